@@ -1,0 +1,176 @@
+"""What GitHub Actions understands: outputs, step summary, annotations, masks, and the wrapping of foreign output.
+
+Protocol: "Workflow commands for GitHub Actions" and actions/toolkit ``file-command.ts``. Outside GitHub (no
+``GITHUB_OUTPUT``) outputs go to standard output as ``name=value`` and the summary is left out.
+"""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from azora_ci.errors import BadInputError
+
+SUMMARY_LIMIT_BYTES = 1024 * 1024  # GitHub drops a larger step summary with an error
+ANNOTATION_LIMIT = 4096  # characters of one annotation that GitHub keeps
+CUT_NOTICE = "\n\n_Cut here: the rest is in the job's artifact._\n"
+
+
+def escape_data(text: str) -> str:
+    """Escape the message of a workflow command."""
+    return text.replace("%", "%25").replace("\r", "%0D").replace("\n", "%0A")
+
+
+def escape_property(text: str) -> str:
+    """Escape a property (such as the title) of a workflow command."""
+    return escape_data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+class Actions:
+    """The runner's file commands and workflow commands.
+
+    ``output_file`` and ``summary_file`` are GitHub's files or None; ``stream`` is where commands and outputs are printed.
+    """
+
+    def __init__(
+        self,
+        *,
+        output_file: Path | None = None,
+        summary_file: Path | None = None,
+        github: bool = False,
+        stream: TextIO | None = None,
+    ) -> None:
+        self._output_file = output_file
+        self._summary_file = summary_file
+        self._github = github
+        self._stream = stream if stream is not None else sys.stdout
+        self._lock = threading.RLock()
+        self._foreign = 0
+        self._token = ""
+        self.outputs: dict[str, str] = {}
+
+    def print(self, text: str = "") -> None:
+        """Print our own line at once. Foreign text belongs in ``foreign_output``."""
+        with self._lock:
+            self._stream.write(text + "\n")
+            self._stream.flush()
+
+    def output(self, name: str, value: str | int) -> None:
+        """Set an output of the step; ``value`` may hold newlines, which cannot inject a second output."""
+        text = str(value)
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise BadInputError(
+                "Bad output name",
+                what=f"{name!r} is not a name of an output",
+                where="a step's output",
+                next_step="report this bug",
+            )
+        self.outputs[name] = text
+        if self._output_file is None:
+            self.print(f"{name}={text}")
+            return
+        delimiter = f"ghadelimiter_{uuid.uuid4()}"
+        if delimiter in text or delimiter in name:
+            raise BadInputError(
+                "Output holds its delimiter",
+                what=f"output {name} contains {delimiter}",
+                where="GITHUB_OUTPUT",
+                next_step="run again",
+            )
+        with self._lock, self._output_file.open("a", encoding="utf-8") as file:
+            file.write(f"{name}<<{delimiter}\n{text}\n{delimiter}\n")
+
+    def summary(self, markdown: str) -> None:
+        """Append to the step summary; what would pass GitHub's 1 MiB is cut with a notice."""
+        if self._summary_file is None:
+            return
+        with self._lock:
+            used = self._summary_file.stat().st_size if self._summary_file.exists() else 0
+            room = SUMMARY_LIMIT_BYTES - used - len(CUT_NOTICE.encode()) - 1
+            data = (markdown.rstrip("\n") + "\n\n").encode()
+            if len(data) > room:
+                data = data[: max(0, room)].decode(errors="ignore").encode() + CUT_NOTICE.encode()
+                if room <= 0:
+                    return
+            with self._summary_file.open("ab") as file:
+                file.write(data)
+
+    def _annotate(self, level: str, title: str, message: str) -> None:
+        if self._github:
+            self._command(f"::{level} title={escape_property(title)}::{escape_data(message[:ANNOTATION_LIMIT])}")
+        else:
+            self.print(f"{level.upper()}: {title}\n{message}")
+
+    def error(self, title: str, message: str) -> None:
+        """Annotate the run with an error."""
+        self._annotate("error", title, message)
+
+    def warning(self, title: str, message: str) -> None:
+        """Annotate the run with a warning."""
+        self._annotate("warning", title, message)
+
+    def notice(self, title: str, message: str) -> None:
+        """Annotate the run with a notice."""
+        self._annotate("notice", title, message)
+
+    def mask(self, secret: str) -> None:
+        """Tell the runner to mask a secret, line by line, before anything else is printed."""
+        if self._github:
+            for line in secret.splitlines():
+                if line.strip():
+                    self._command(f"::add-mask::{escape_data(line)}")
+
+    @contextmanager
+    def group(self, title: str) -> Iterator[None]:
+        """Fold what is printed inside."""
+        if self._github:
+            self._command(f"::group::{escape_data(title)}")
+        else:
+            self.print(f"--- {title}")
+        try:
+            yield
+        finally:
+            if self._github:
+                self._command("::endgroup::")
+
+    @contextmanager
+    def foreign_output(self) -> Iterator[None]:
+        """Wrap output that is not ours, so that it cannot issue workflow commands (``##[…]`` works anywhere in a line).
+
+        May be nested and entered from several threads. A command of our own meanwhile leaves the wrapping for one line. The
+        token is random: a program that guesses it could switch commands on again.
+        """
+        with self._lock:
+            self._foreign += 1
+            if self._foreign == 1:
+                self._stop_commands()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._foreign -= 1
+                if self._foreign == 0:
+                    self._resume_commands()
+
+    def _stop_commands(self) -> None:
+        if self._github:
+            self._token = secrets.token_hex(16)
+            self.print(f"::stop-commands::{self._token}")
+
+    def _resume_commands(self) -> None:
+        if self._github:
+            self.print(f"::{self._token}::")
+
+    def _command(self, line: str) -> None:
+        with self._lock:
+            if self._foreign:
+                self._resume_commands()
+            self.print(line)
+            if self._foreign:
+                self._stop_commands()

@@ -1,0 +1,302 @@
+"""``.github/deploy-production.toml`` -> frozen configuration, validated by ``schemas/deploy-config.schema.json``.
+
+Every key is described, with an example, in that schema. Unknown keys are refused.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from azora_ci import schemas
+from azora_ci.errors import BadInputError
+
+Command = tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Checks:
+    """Gates of the release commit: names of required checks, what may be skipped, commands of the audit and the build."""
+
+    required: tuple[str, ...]
+    rulesets: bool
+    allow_skipped: tuple[str, ...]
+    wait_minutes: float
+    audit: tuple[Command, ...]
+    build: tuple[Command, ...]
+
+
+@dataclass(frozen=True)
+class Build:
+    """The production build of the application, before images are made."""
+
+    commands: tuple[Command, ...]
+
+
+@dataclass(frozen=True)
+class Registry:
+    """Where images go: ``<repository>/<service>:<version>``; ``insecure`` (plain HTTP) is for loopback only."""
+
+    repository: str
+    insecure: bool
+
+
+@dataclass(frozen=True)
+class Database:
+    """How migrations are applied: the command, the folder of the migrations, and whether the database is behind the SSH host."""
+
+    migrate: Command
+    migrations_dir: Path
+    schema: str
+    via_ssh: bool
+
+
+@dataclass(frozen=True)
+class Backup:
+    """Where backups go (``s3://bucket/prefix``) and how they are locked."""
+
+    location: str
+    lock_mode: str
+    lock_days: int
+
+    @property
+    def bucket(self) -> str:
+        """Return the bucket of the location."""
+        return urlsplit(self.location).netloc
+
+    @property
+    def prefix(self) -> str:
+        """Return the key prefix of the location, without slashes at its ends."""
+        return urlsplit(self.location).path.strip("/")
+
+    def key(self, name: str) -> str:
+        """Return the object key of a file name below the location."""
+        return f"{self.prefix}/{name}" if self.prefix else name
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """Limits of the verdict: error share above the old version in percentage points, p95 factor, samples, what few samples mean."""
+
+    error_rate_points: float
+    latency_factor: float
+    minimum_requests: int
+    inconclusive: str  # "pass" | "abort"
+    drain_seconds: float
+
+
+@dataclass(frozen=True)
+class Edge:
+    """The Envoy edge: folder of its dynamic configuration files and its admin address (local_processes target)."""
+
+    config_dir: Path | None
+    admin_url: str | None
+
+
+@dataclass(frozen=True)
+class LocalProcesses:
+    """Folders of the loopback target: state (instances, journal) and content-addressed archives."""
+
+    state_dir: Path
+    archive_dir: Path
+
+
+@dataclass(frozen=True)
+class Target:
+    """Which rollout target is used; never inferred from what is missing."""
+
+    kind: str
+    local_processes: LocalProcesses | None
+
+
+@dataclass(frozen=True)
+class Service:
+    """One deployed service."""
+
+    id: str
+    title: str
+    route_prefix: str
+    health_path: str
+    public_health_url: str
+    port: int
+    instances: int
+    context: Path
+    dockerfile: Path
+    command: Command
+    env: dict[str, str]
+    secrets: tuple[str, ...]
+    volumes: tuple[str, ...]
+    memory: str | None
+    stop_grace_seconds: float
+    timeout_seconds: float
+    depends_on: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A critical endpoint of the smoke tests: expected status and, optionally, a text its body must contain."""
+
+    name: str
+    url: str
+    status: int
+    contains: str | None
+
+
+@dataclass(frozen=True)
+class DeployConfig:
+    """The whole configuration. ``services`` are in rollout order: what a service depends on comes first."""
+
+    application: str
+    public_url: str
+    on_call: str
+    checks: Checks
+    build: Build
+    registry: Registry | None
+    database: Database
+    backup: Backup
+    rollout: Rollout
+    edge: Edge
+    target: Target
+    smoke: tuple[Endpoint, ...]
+    services: tuple[Service, ...]
+
+    def service(self, service_id: str) -> Service:
+        """Return a service by its id. Raises KeyError."""
+        return next(service for service in self.services if service.id == service_id)
+
+
+def load(path: Path) -> DeployConfig:
+    """Read and validate a configuration file. Raises BadInputError that names the file and every bad key."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise BadInputError(
+            "No deployment configuration",
+            what=f"{path} does not exist",
+            where="DEPLOY_CONFIG",
+            next_step="write one with: python -m azora_ci adopt PATH",
+        ) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BadInputError(
+            "Deployment configuration is not TOML", what=str(error), where=str(path), next_step="correct the named line"
+        ) from error
+    schemas.validate(document, "deploy-config", where=str(path))
+    try:
+        return _parse(document)
+    except ValueError as error:
+        raise BadInputError(
+            "Deployment configuration contradicts itself",
+            what=str(error),
+            where=str(path),
+            next_step="correct the named keys",
+        ) from error
+
+
+def _commands(values: list[list[str]]) -> tuple[Command, ...]:
+    return tuple(tuple(command) for command in values)
+
+
+def _parse(document: dict[str, Any]) -> DeployConfig:
+    checks, rollout = document["checks"], document.get("rollout", {})
+    database, backup, registry = document["database"], document["backup"], document.get("registry")
+    edge, build = document.get("edge", {}), document["build"]
+    target = _target(document["target"])
+    if target.kind != "local_processes" and registry is None:
+        raise ValueError("registry: [registry] is required unless target.kind is local_processes")
+    if target.kind == "local_processes" and "config_dir" not in edge:
+        raise ValueError("edge.config_dir: is required by target.kind local_processes")
+    return DeployConfig(
+        application=document["application"],
+        public_url=document["public_url"].rstrip("/"),
+        on_call=document["on_call"],
+        checks=Checks(
+            required=tuple(checks["required"]),
+            rulesets=checks.get("rulesets", True),
+            allow_skipped=tuple(checks.get("allow_skipped", [])),
+            wait_minutes=checks.get("wait_minutes", 15),
+            audit=_commands(checks["audit"]),
+            build=_commands(checks["build"]),
+        ),
+        build=Build(_commands(build["commands"])),
+        registry=Registry(registry["repository"].rstrip("/"), registry.get("insecure", False)) if registry else None,
+        database=Database(
+            migrate=tuple(database.get("migrate", ["npx", "prisma", "migrate", "deploy"])),
+            migrations_dir=Path(database.get("migrations_dir", "prisma/migrations")),
+            schema=database.get("schema", "public"),
+            via_ssh=database.get("via_ssh", False),
+        ),
+        backup=Backup(backup["location"], backup.get("lock_mode", "GOVERNANCE"), backup.get("lock_days", 365)),
+        rollout=Rollout(
+            error_rate_points=rollout.get("error_rate_points", 1.0),
+            latency_factor=rollout.get("latency_factor", 3.0),
+            minimum_requests=rollout.get("minimum_requests", 149),
+            inconclusive=rollout.get("inconclusive", "abort"),
+            drain_seconds=rollout.get("drain_seconds", 30),
+        ),
+        edge=Edge(Path(edge["config_dir"]) if "config_dir" in edge else None, edge.get("admin_url")),
+        target=target,
+        smoke=tuple(
+            Endpoint(one["name"], one["url"], one.get("status", 200), one.get("contains"))
+            for one in document.get("smoke", {}).get("endpoints", [])
+        ),
+        services=_ordered({name: _service(name, one) for name, one in document["services"].items()}),
+    )
+
+
+def _target(document: dict[str, Any]) -> Target:
+    kind = document["kind"]
+    local = document.get("local_processes")
+    if kind == "local_processes" and local is None:
+        raise ValueError("target.local_processes: is required by target.kind local_processes")
+    found = LocalProcesses(Path(local["state_dir"]), Path(local["archive_dir"])) if local else None
+    return Target(kind, found)
+
+
+def _service(name: str, one: dict[str, Any]) -> Service:
+    return Service(
+        id=name,
+        title=one["title"],
+        route_prefix=one["route_prefix"],
+        health_path=one["health_path"],
+        public_health_url=one["public_health_url"],
+        port=one.get("port", 8080),
+        instances=one.get("instances", 1),
+        context=Path(one.get("context", ".")),
+        dockerfile=Path(one.get("dockerfile", "Dockerfile")),
+        command=tuple(one.get("command", [])),
+        env=dict(one.get("env", {})),
+        secrets=tuple(one.get("secrets", [])),
+        volumes=tuple(one.get("volumes", [])),
+        memory=one.get("memory"),
+        stop_grace_seconds=one.get("stop_grace_seconds", 30),
+        timeout_seconds=one.get("timeout_seconds", 15),
+        depends_on=tuple(one.get("depends_on", [])),
+    )
+
+
+def _ordered(services: dict[str, Service]) -> tuple[Service, ...]:
+    """Return services with what they depend on before them; ValueError for unknown names and cycles."""
+    done: dict[str, Service] = {}
+
+    def place(name: str, path: tuple[str, ...]) -> None:
+        if name in path:
+            raise ValueError(f"services.{name}.depends_on: cycle {' -> '.join((*path, name))}")
+        if name not in services:
+            raise ValueError(f"services.{path[-1]}.depends_on: no service {name!r}")
+        if name not in done:
+            for other in services[name].depends_on:
+                place(other, (*path, name))
+            done[name] = services[name]
+
+    for name in services:
+        place(name, ())
+    return tuple(done.values())
+
+
+def is_loopback(url: str) -> bool:
+    """Say whether a URL's host is a loopback address or ``localhost``."""
+    return bool(re.fullmatch(r"localhost|127(?:\.[0-9]{1,3}){3}|::1", urlsplit(url).hostname or ""))

@@ -1,0 +1,207 @@
+"""Composition root: a job's name -> click command -> settings -> wired Job -> the step, inside the one boundary that catches.
+
+Each step module offers ``Settings`` (a settings class) and ``run(job)``. The boundary writes the job's fragment whatever
+happens, prints one annotation for a failure, and turns SIGINT and SIGTERM into ``CancelledError``. GitHub leaves 7.5 s between
+the two and kills 2.5 s later, so everything that happens after a signal must be done in under 7 s.
+"""
+
+from __future__ import annotations
+
+import importlib
+import signal
+import sys
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from azora_ci import fragments, settings
+from azora_ci.actions import Actions
+from azora_ci.clock import Clock
+from azora_ci.errors import AzoraError, CancelledError
+from azora_ci.job import Identity, Job
+from azora_ci.process import Processes, secrets_of_url
+
+if TYPE_CHECKING:
+    import click
+
+JOBS: dict[str, str] = {
+    "validate-release": "Validate the release tag and name the deployment.",
+    "pre-deployment-validation": "Check every gate of the release commit before anything is touched.",
+    "database-backup": "Back the production database up to S3 and prove the backup by restoring it.",
+    "database-migrations": "Apply the application's Prisma migrations behind a verified backup.",
+    "build-and-push": "Build the application and push one image per service.",
+    "gradual-rollout": "Roll out to 5 %, 50 %, 100 % of traffic with health monitoring and automatic return.",
+    "smoke-tests": "Probe the deployed services, the database and the critical endpoints.",
+    "deployment-record": "Assemble the deployment record from the evidence of all jobs.",
+    "manual-rollback": "Write the rollback instructions for this very deployment.",
+    "deployment-failure-handler": "Say exactly what broke and what state production is in.",
+}
+
+
+def step_module(job: str) -> Any:
+    """Return the module of a job's step, imported when needed."""
+    return importlib.import_module(f"azora_ci.steps.{job.replace('-', '_')}")
+
+
+def command(job: str) -> click.Command:
+    """Return the click command of a job: every variable is documented in ``--help``; secrets have no option on purpose."""
+    import click
+
+    declared = dict(settings.variables(step_module(job).Settings))
+    options: list[click.Parameter] = []
+    secret_help: list[str] = []
+    for name, one in declared.items():
+        if one.secret:
+            secret_help.append(f"  {one.name}{'' if one.required else ' (optional)'}: {one.help}")
+            continue
+        default = f" [default: {one.default}]" if one.default else "" if one.required else " [optional]"
+        text = f"{one.help}{default}"
+        options.append(click.Option([f"--{name.replace('_', '-')}"], envvar=one.name, show_envvar=True, metavar="TEXT", help=text))
+    epilog = "\b\nSecrets, read from the environment only:\n" + "\n".join(secret_help) if secret_help else None
+
+    def callback(**given: str | None) -> None:
+        environ = settings.environment()
+        environ.update({declared[name].name: value for name, value in given.items() if value is not None})
+        sys.exit(execute(job, environ))
+
+    return click.Command(job, callback=callback, params=options, help=JOBS[job], epilog=epilog)
+
+
+def main(job: str) -> None:
+    """Run a job as the entry point ``scripts/<job>.py`` does. Exits with the family's exit codes."""
+    command(job).main(prog_name=job)
+
+
+def execute(job_name: str, environ: Mapping[str, str]) -> int:
+    """Run one job with these variables and return its exit code."""
+    module = step_module(job_name)
+    try:
+        loaded = settings.load(module.Settings, environ)
+    except AzoraError as error:
+        return _report_without_settings(job_name, environ, error)
+    job = _wire(job_name, loaded)
+    _catch_signals()
+    started_at = job.now()
+    try:
+        module.run(job)
+        failure: AzoraError | None = None
+    except AzoraError as error:
+        failure = error
+    except KeyboardInterrupt:
+        failure = _cancelled("SIGINT")
+    except Exception as error:
+        failure = _bug(job, error)
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        job.processes.end_all()
+    return _close(job, started_at, failure)
+
+
+def wire_actions(common: settings.Common) -> Actions:
+    """Return the Actions edge that these settings describe."""
+    return Actions(output_file=common.output_file, summary_file=common.summary_file, github=common.on_github)
+
+
+def _wire(job_name: str, loaded: settings.Common) -> Job[Any]:
+    loaded.log_dir.mkdir(parents=True, exist_ok=True)
+    clock = Clock()
+    actions = wire_actions(loaded)
+    processes = Processes(actions=actions, clock=clock, log=loaded.log_dir / f"{job_name}.log")
+    for value in vars(loaded).values():
+        if isinstance(value, settings.Secret):
+            for secret in secrets_of_url(value.reveal()):
+                processes.add_secret(secret)
+    identity = Identity(*(getattr(loaded, name, None) for name in ("deployment_id", "version", "git_sha")))
+    return Job(job_name, loaded, actions, processes, clock, identity)
+
+
+def _catch_signals() -> None:
+    def cancel(number: int, _frame: FrameType | None) -> None:
+        raise _cancelled(signal.Signals(number).name)
+
+    signal.signal(signal.SIGINT, cancel)
+    signal.signal(signal.SIGTERM, cancel)
+
+
+def _cancelled(signal_name: str) -> CancelledError:
+    return CancelledError(
+        "Cancelled",
+        what=f"the job received {signal_name}",
+        where="this run",
+        next_step="read the failure report for the state production is in; re-running the failed jobs continues this deployment",
+    )
+
+
+def _bug(job: Job[Any], error: Exception) -> AzoraError:
+    trace = "".join(traceback.format_exception(error))
+    job.processes.say(trace)
+    return AzoraError(
+        f"Bug in {job.name}",
+        what=f"{type(error).__name__}: {job.processes.masked(str(error))}",
+        where=f"{job.name}.log in the job's artifact holds the traceback",
+        next_step="report it with that log; re-running the failed jobs is safe",
+    )
+
+
+def _close(job: Job[Any], started_at: str, failure: AzoraError | None) -> int:
+    status = "ok" if failure is None else "cancelled" if isinstance(failure, CancelledError) else "failed"
+    try:
+        _write_fragment(job, started_at, status, failure)
+    except AzoraError as error:
+        if failure is None:
+            failure, status = error, "failed"
+        else:
+            job.say(f"the fragment could not be written: {error}")
+    if failure is None:
+        return 0
+    return _announce(job.actions, job.processes.masked, job.name, failure)
+
+
+def _write_fragment(job: Job[Any], started_at: str, status: str, failure: AzoraError | None) -> None:
+    error = None
+    if failure is not None:
+        texts = {"title": failure.title, "what": failure.what, "where": failure.where, "next": failure.next_step}
+        error = {"exit_code": failure.exit_code, **{name: job.processes.masked(text) for name, text in texts.items()}}
+    fragment = fragments.Fragment(
+        job=job.name,
+        **asdict(job.identity),
+        run_id=job.settings.run_id,
+        run_attempt=job.settings.run_attempt,
+        status=status,
+        started_at=started_at,
+        ended_at=job.now(),
+        evidence=job.evidence,
+        error=error,
+    )
+    fragments.write(fragment, job.log_dir)
+
+
+def _announce(actions: Actions, masked: Callable[[str], str], job_name: str, failure: AzoraError) -> int:
+    message = masked(failure.message())
+    actions.error(masked(failure.title), message)
+    actions.summary(f"### ✗ {job_name}: {masked(failure.title)}\n\n```text\n{message}\n```")
+    return failure.exit_code
+
+
+def _report_without_settings(job_name: str, environ: Mapping[str, str], failure: AzoraError) -> int:
+    try:
+        common = settings.load(settings.Common, environ)
+    except AzoraError:
+        return _announce(Actions(github=environ.get("GITHUB_ACTIONS") == "true"), str, job_name, failure)
+    job: Job[Any] = _wire(job_name, common)
+    job.identity = Identity(
+        _valid(settings.deployment_id, environ.get("DEPLOYMENT_ID")),
+        _valid(settings.release_version, environ.get("VERSION")),
+        _valid(settings.git_sha, environ.get("GIT_SHA")),
+    )
+    return _close(job, job.now(), failure)
+
+
+def _valid(parse: Callable[[str], str], text: str | None) -> str | None:
+    try:
+        return parse(text) if text else None
+    except ValueError:
+        return None

@@ -1,0 +1,66 @@
+"""What a step is given: its settings, the edges everyone uses, and the place for its evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from azora_ci import config
+from azora_ci.actions import Actions
+from azora_ci.clock import Clock, rfc3339
+from azora_ci.fragments import Fragments
+from azora_ci.process import Processes
+from azora_ci.settings import Common
+
+S = TypeVar("S", bound=Common)
+
+
+@dataclass
+class Identity:
+    """Which deployment this is; validate-release finds it out, every other job is told."""
+
+    deployment_id: str | None = None
+    version: str | None = None
+    git_sha: str | None = None
+
+
+@dataclass
+class Job(Generic[S]):
+    """One attempt of one job. A step fills ``evidence`` as it observes; what is there when it fails is kept."""
+
+    name: str
+    settings: S
+    actions: Actions
+    processes: Processes
+    clock: Clock
+    identity: Identity
+    evidence: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def log_dir(self) -> Path:
+        """Return the folder that becomes the job's artifact."""
+        return self.settings.log_dir
+
+    @cached_property
+    def config(self) -> config.DeployConfig:
+        """Return the deployment configuration, read when first needed. Raises BadInputError."""
+        return config.load(self.settings.config_path)
+
+    @property
+    def fragments(self) -> Fragments:
+        """Return the fragments of earlier jobs."""
+        return Fragments(self.settings.received_dir)
+
+    def now(self) -> str:
+        """Return the present moment as RFC 3339."""
+        return rfc3339(self.clock.now())
+
+    def say(self, line: str) -> None:
+        """Print a line and keep it in the job's log."""
+        self.processes.say(line)
+
+    def tick(self, fact: str) -> None:
+        """Print a tick. Only the code that has just observed the fact may call this."""
+        self.say(f"✓ {fact}")

@@ -1,0 +1,320 @@
+"""The only module that starts processes.
+
+Every child has its own session, so that it can be ended with all its descendants; its output is read line by line, masked,
+stamped with the time, and kept in the job's log. Children get no secret unless a caller hands it over (``settings.child_environment``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+from urllib.parse import quote, unquote, urlsplit
+
+from azora_ci.actions import Actions
+from azora_ci.clock import Clock, rfc3339
+from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.settings import child_environment
+
+CAPTURE_LIMIT = 8 * 1024 * 1024  # characters of output kept in memory per stream; the log keeps all of it
+GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL; GitHub itself kills 10 s after it asked (see FACTS on cancelling)
+SHORTEST_SECRET = 3  # shorter texts would mask half of every log
+
+
+@dataclass(frozen=True)
+class Completed:
+    """A child that ended: argv, exit code (negative: signal), decoded and masked output."""
+
+    argv: tuple[str, ...]
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+class CommandFailedError(NotTrueError):
+    """A command ended with another exit code than 0."""
+
+    def __init__(self, completed: Completed, *, next_step: str) -> None:
+        out, err = completed.stdout.strip()[-2000:], completed.stderr.strip()[-2000:]
+        super().__init__(
+            f"{Path(completed.argv[0]).name} failed",
+            what=f"exit code {completed.returncode}\nstdout: {out or '(none)'}\nstderr: {err or '(none)'}",
+            where=" ".join(completed.argv),
+            next_step=next_step,
+        )
+        self.completed = completed
+
+
+def secrets_of_url(url: str) -> list[str]:
+    """Return what must not be shown of a URL: itself and its password, percent-encoded and decoded."""
+    try:
+        password = urlsplit(url).password
+    except ValueError:
+        password = None
+    forms = {url}
+    if password:
+        forms |= {password, unquote(password), quote(unquote(password), safe="")}
+    return sorted(forms)
+
+
+class Child:
+    """A running child. ``stdin`` and ``stdout`` are binary pipes where asked for; everything else goes to the log."""
+
+    def __init__(self, popen: subprocess.Popen[bytes], argv: tuple[str, ...]) -> None:
+        self.popen = popen
+        self.argv = argv
+        self.pid = popen.pid
+        self.stdin: IO[bytes] | None = popen.stdin
+        self.stdout: IO[bytes] | None = popen.stdout
+        self.lines: dict[str, list[str]] = {"stdout": [], "stderr": []}
+        self.captured = {"stdout": 0, "stderr": 0}  # characters held in ``lines``
+        self.pumps: list[threading.Thread] = []
+
+    def poll(self) -> int | None:
+        """Return the exit code, or None while it runs."""
+        return self.popen.poll()
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end and for the last line of its output. Raises TimeoutError after ``timeout`` seconds."""
+        try:
+            code = self.popen.wait(timeout)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(f"{self.argv[0]} still runs after {timeout} s") from error
+        for pump in self.pumps:
+            pump.join(timeout=5)
+        return code
+
+    @property
+    def stderr_text(self) -> str:
+        """Return what it has written to standard error so far, masked."""
+        return "".join(self.lines["stderr"])
+
+    def signal(self, number: int) -> None:
+        """Send a signal to the child's whole session, if it still runs."""
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, number)
+
+    def end(self, grace: float = GRACE_SECONDS) -> None:
+        """End the child and its descendants: SIGTERM, then SIGKILL."""
+        if self.popen.poll() is None:
+            self.signal(signal.SIGTERM)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.popen.wait(grace)
+        self.signal(signal.SIGKILL)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.popen.wait(GRACE_SECONDS)
+
+
+class Processes:
+    """Starts children, keeps the job's log, and ends what still runs when the job ends."""
+
+    def __init__(self, *, actions: Actions, clock: Clock, log: Path | None = None, secrets: Iterable[str] = ()) -> None:
+        self._actions = actions
+        self._clock = clock
+        self._log = log
+        self._lock = threading.Lock()
+        self._secrets: list[str] = []
+        self._children: list[Child] = []
+        for secret in secrets:
+            self.add_secret(secret)
+
+    def add_secret(self, secret: str) -> None:
+        """Mask a secret in the log and on the screen from now on."""
+        self._actions.mask(secret)
+        parts = {secret, *secret.splitlines()}
+        found = {part for part in parts if len(part.strip()) >= SHORTEST_SECRET} | set(self._secrets)
+        self._secrets = sorted(found, key=len, reverse=True)
+
+    def masked(self, text: str) -> str:
+        """Return ``text`` with every known secret replaced by ``***``."""
+        for secret in self._secrets:
+            text = text.replace(secret, "***")
+        return text
+
+    def log_line(self, line: str) -> None:
+        """Add a masked line with the time to the job's log, which travels in its artifact."""
+        if self._log is not None:
+            with self._lock, self._log.open("a", encoding="utf-8") as file:
+                file.write(f"{rfc3339(self._clock.now())} {self.masked(line)}\n")
+
+    def say(self, line: str) -> None:
+        """Print our own line and keep it in the log."""
+        self._actions.print(self.masked(line))
+        self.log_line(line)
+
+    def run(  # noqa: PLR0913 - the options of a command, all by keyword
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: bytes | None = None,
+        timeout: float | None = None,
+        check: bool = True,
+        echo: bool = True,
+        next_step: str = "read the output above",
+    ) -> Completed:
+        """Run a command to its end. ``env`` is added to the environment without secrets.
+
+        Raises CommandFailedError for another exit code than 0 (unless ``check=False``), BadInputError when the program is
+        not there, NotTrueError when it takes longer than ``timeout`` seconds.
+        """
+        child = self.start(argv, env=env, cwd=cwd, stdin=stdin is not None, echo=echo)
+        feeder = None
+        if stdin is not None:
+            feeder = threading.Thread(target=_feed, args=(child, stdin), daemon=True)
+            feeder.start()
+        try:
+            code = child.wait(timeout)
+        except TimeoutError:
+            raise NotTrueError(
+                f"{Path(argv[0]).name} took too long",
+                what=f"no end after {timeout} s; it was stopped",
+                where=" ".join(child.argv),
+                next_step=next_step,
+            ) from None
+        finally:
+            child.end()
+            self._forget(child)
+        completed = Completed(child.argv, code, "".join(child.lines["stdout"]), child.stderr_text)
+        if check and code != 0:
+            raise CommandFailedError(completed, next_step=next_step)
+        return completed
+
+    def start(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cwd: Path | None = None,
+        stdin: bool | int = False,
+        stdout_pipe: bool = False,
+        echo: bool = False,
+    ) -> Child:
+        """Start a command and return at once. ``stdout_pipe``: its standard output is a binary pipe for the caller.
+
+        ``stdin`` True makes a binary pipe; an integer is a file descriptor. The caller ends it (``Child.end``) or leaves it
+        to ``end_all``. Raises BadInputError when the program is not there.
+        """
+        shown = tuple(self.masked(part) for part in argv)
+        self.log_line(f"$ {' '.join(shown)}")
+        given = subprocess.PIPE if stdin is True else subprocess.DEVNULL if stdin is False else stdin
+        try:
+            popen = subprocess.Popen(
+                list(argv),
+                stdin=given,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=child_environment(env),
+                cwd=cwd,
+                start_new_session=True,
+            )
+        except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
+            raise BadInputError(
+                f"{Path(argv[0]).name} cannot be started",
+                what=str(error),
+                where=" ".join(shown),
+                next_step="install the program, or correct the command in the configuration",
+            ) from error
+        child = Child(popen, shown)
+        with self._lock:
+            self._children.append(child)
+        assert popen.stderr is not None  # noqa: S101 - PIPE was asked for
+        self._pump(child, popen.stderr, "stderr", echo)
+        if not stdout_pipe:
+            assert popen.stdout is not None  # noqa: S101 - PIPE was asked for
+            child.stdout = None
+            self._pump(child, popen.stdout, "stdout", echo)
+        return child
+
+    def start_detached(
+        self,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str],
+        log: Path,
+        cwd: Path | None = None,
+        user: int | None = None,
+    ) -> int:
+        """Start a process that outlives this job (a service of the local target) and return its process id.
+
+        ``env`` is the whole environment that it gets; its output goes to ``log``. ``user`` is a numeric user id to run as.
+        """
+        with log.open("ab") as file:
+            popen = subprocess.Popen(
+                list(argv),
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=dict(env),
+                cwd=cwd,
+                start_new_session=True,
+                user=user,
+            )
+        self.log_line(f"$ {' '.join(self.masked(part) for part in argv)} & [{popen.pid}]")
+        return popen.pid
+
+    def end_all(self) -> None:
+        """End every child that still runs, with its descendants."""
+        with self._lock:
+            children, self._children = self._children, []
+        for child in children:
+            child.signal(signal.SIGTERM)
+        for child in children:
+            child.end()
+
+    def _forget(self, child: Child) -> None:
+        with self._lock:
+            if child in self._children:
+                self._children.remove(child)
+
+    def _pump(self, child: Child, stream: IO[bytes], name: str, echo: bool) -> None:
+        kept = child.lines[name]
+
+        def keep(line: str) -> None:
+            kept.append(line)
+            child.captured[name] += len(line)
+            while child.captured[name] > CAPTURE_LIMIT and len(kept) > 1:
+                child.captured[name] -= len(kept.pop(0))
+
+        pump = threading.Thread(target=self._pump_lines, args=(stream, keep, echo), daemon=True)
+        child.pumps.append(pump)
+        pump.start()
+
+    def _pump_lines(self, stream: IO[bytes], keep: Callable[[str], None], echo: bool) -> None:
+        wrapping = self._actions.foreign_output() if echo else contextlib.nullcontext()
+        with stream, wrapping:
+            for raw in stream:
+                line = self.masked(raw.decode("utf-8", errors="replace"))
+                keep(line)
+                self.log_line(line.rstrip("\r\n"))
+                if echo:
+                    self._actions.print(f"  {line.rstrip()}")
+
+
+def _feed(child: Child, data: bytes) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        if child.stdin is not None:
+            child.stdin.write(data)
+            child.stdin.close()
+
+
+def is_alive(pid: int) -> bool:
+    """Say whether a process with this id runs (a zombie does not)."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
+    except (OSError, IndexError):
+        return False
+    return state not in {"Z", "X"}
+
+
+def send_signal(pid: int, number: int) -> None:
+    """Send a signal to the session of a detached process, if it still runs."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)

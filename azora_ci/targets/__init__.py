@@ -1,0 +1,1 @@
+"""Rollout targets: small Protocols in one dict."""
