@@ -338,3 +338,64 @@ class Deployment(Common):
         example="0123456789abcdef0123456789abcdef01234567",
         parse=git_sha,
     )
+
+
+# --- groups of variables that several jobs read; inherit beside Deployment ----------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class Aws:
+    """Access to S3, as boto3 and the AWS command line read it; set by an OIDC role or by these standard variables."""
+
+    aws_access_key_id: Secret | None = variable(
+        "AWS_ACCESS_KEY_ID", "AWS access key; an OIDC role sets it", example="AKIA…", required=False, secret=True
+    )
+    aws_secret_access_key: Secret | None = variable(
+        "AWS_SECRET_ACCESS_KEY", "AWS secret key; an OIDC role sets it", example="…", required=False, secret=True
+    )
+    aws_session_token: Secret | None = variable(
+        "AWS_SESSION_TOKEN", "AWS session token; an OIDC role sets it", example="…", required=False, secret=True
+    )
+    aws_region: str = variable("AWS_REGION", "region of the bucket", example="eu-central-1", default="us-east-1")
+    aws_endpoint_url_s3: str | None = variable(
+        "AWS_ENDPOINT_URL_S3", "address of an S3-compatible store; unset: AWS", example="https://minio.example", required=False
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseAccess:
+    """Access to the production database."""
+
+    database_url: Secret = variable(
+        "PROD_DATABASE_URL",
+        "connection string of the production database",
+        example="postgresql://user:password@host:5432/azora",
+        secret=True,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Health:
+    """How health is probed; names and defaults are the guide's."""
+
+    health_timeout: float = variable(
+        "HEALTH_CHECK_TIMEOUT", "seconds a new instance may take to its first healthy answer", example="300", parse=number(0.1, 3600),
+        default="300",
+    )  # fmt: skip
+    health_retries: int = variable(
+        "HEALTH_CHECK_RETRIES", "consecutive failed probes of one endpoint before the verdict is abort", example="5",
+        parse=whole_number(1, 1000), default="5",
+    )  # fmt: skip
+    health_interval: float = variable(
+        "HEALTH_CHECK_INTERVAL", "seconds between probes", example="10", parse=number(0.05, 3600), default="10"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notifications:
+    """Where people are told."""
+
+    slack_webhook: Secret | None = variable(
+        "SLACK_WEBHOOK", "Slack incoming webhook; unset: nobody is notified", example="https://hooks.slack.com/services/…", required=False,
+        secret=True,
+    )  # fmt: skip
