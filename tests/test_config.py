@@ -1,0 +1,106 @@
+"""deploy-production.toml: every mistake is named with its key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from azora_ci import config
+from azora_ci.errors import BadInputError
+
+MINIMAL = """
+schema_version = 1
+application = "azora"
+public_url = "https://azora.world/"
+on_call = "#on-call"
+[checks]
+required = ["test"]
+audit = [["true"]]
+build = [["true"]]
+[build]
+commands = []
+[registry]
+repository = "docker.io/azora"
+[database]
+[backup]
+location = "s3://azora-backups/prod"
+[target]
+kind = "docker_hosts"
+[services.api_gateway]
+title = "API Gateway"
+route_prefix = "/api"
+health_path = "/api/health"
+public_health_url = "https://azora.world/api/health"
+depends_on = ["auth_service"]
+[services.auth_service]
+title = "Auth Service"
+route_prefix = "/auth"
+health_path = "/auth/health"
+public_health_url = "https://azora.world/auth/health"
+"""
+
+
+def load(tmp_path: Path, text: str) -> config.DeployConfig:
+    path = tmp_path / "deploy-production.toml"
+    path.write_text(text)
+    return config.load(path)
+
+
+def test_defaults_and_order(tmp_path):
+    loaded = load(tmp_path, MINIMAL)
+    assert [service.id for service in loaded.services] == ["auth_service", "api_gateway"]
+    assert loaded.public_url == "https://azora.world"
+    assert loaded.backup.key("backup-1.sql.gz") == "prod/backup-1.sql.gz"
+    assert loaded.backup.bucket == "azora-backups"
+    assert loaded.database.migrate == ("npx", "prisma", "migrate", "deploy")
+    assert loaded.service("auth_service").instances == 1
+    with pytest.raises(StopIteration):
+        loaded.service("nothing")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "named"),
+    [
+        ('kind = "docker_hosts"', 'kind = "ftp"', "target.kind"),
+        ("[build]", "[bild]", "bild"),
+        ('depends_on = ["auth_service"]', 'depends_on = ["auth"]', "services.api_gateway.depends_on"),
+        ('route_prefix = "/auth"', 'route_prefix = "/auth"\ndepends_on = ["api_gateway"]', "cycle"),
+        ("s3://azora-backups/prod", "https://azora-backups/prod", "backup.location"),
+        ('[registry]\nrepository = "docker.io/azora"', "", "registry"),
+        ('kind = "docker_hosts"', 'kind = "local_processes"', "target.local_processes"),
+        ('audit = [["true"]]', "audit = []", "checks.audit"),
+        ("schema_version = 1", "schema_version = 2", "schema_version"),
+        ("https://azora.world/auth/health", "https://user:password@azora.world/auth/health", "public_health_url"),
+        ("[services.auth_service]", "[services.Auth]", "Auth"),
+    ],
+)
+def test_every_mistake_names_its_key(tmp_path, old, new, named):
+    assert old in MINIMAL
+    with pytest.raises(BadInputError) as caught:
+        load(tmp_path, MINIMAL.replace(old, new))
+    assert named in caught.value.what
+    assert "deploy-production.toml" in caught.value.where
+
+
+def test_no_file_and_no_toml(tmp_path):
+    with pytest.raises(BadInputError, match="does not exist"):
+        config.load(tmp_path / "missing.toml")
+    with pytest.raises(BadInputError, match="line 1"):
+        load(tmp_path, "= 1")
+
+
+@pytest.mark.parametrize(
+    ("url", "loopback"),
+    [
+        ("http://127.0.0.1:80/x", True),
+        ("http://127.9.9.9", True),
+        ("http://localhost:1", True),
+        ("http://[::1]:5", True),
+        ("http://127.0.0.1.example.org", False),
+        ("http://10.0.0.1", False),
+        ("https://azora.world", False),
+    ],
+)
+def test_loopback(url, loopback):
+    assert config.is_loopback(url) is loopback

@@ -1,0 +1,82 @@
+"""Schemas are documentation: every key is described with an example, unknown keys fail, errors carry the path."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azora_ci import schemas
+from azora_ci.context import JOBS
+from azora_ci.errors import BadInputError
+
+NAMES = sorted(path.name.removesuffix(".schema.json") for path in schemas.schema_folder().glob("*.schema.json"))
+
+
+def properties(schema: object, path: str = ""):
+    """Yield (path, schema) of every described property."""
+    if isinstance(schema, dict):
+        for name, one in schema.get("properties", {}).items() if isinstance(schema.get("properties"), dict) else ():
+            if not path.endswith("/then") and not path.endswith("/else") and not path.endswith("/if"):
+                yield f"{path}/{name}", one
+        for name, one in schema.items():
+            if name not in {"examples", "enum", "const"}:
+                yield from properties(one, f"{path}/{name}")
+    elif isinstance(schema, list):
+        for number, one in enumerate(schema):
+            yield from properties(one, f"{path}/{number}")
+
+
+def conditional(path: str) -> bool:
+    """Say whether a path lies in a condition, which repeats keys that are described elsewhere."""
+    return any(part in {"if", "then", "else", "oneOf", "anyOf", "allOf", "not"} for part in path.split("/"))
+
+
+def described(one: dict) -> bool:
+    """Say whether a key has a description, and an example unless it is a table of described keys."""
+    table = "properties" in one or isinstance(one.get("additionalProperties"), dict)
+    return "$ref" in one or ("description" in one and (table or "examples" in one))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_schema_is_valid_and_describes_every_key(name):
+    schema = schemas.load(name)
+    jsonschema.Draft202012Validator.check_schema(schema)
+    bare = [path for path, one in properties(schema) if not conditional(path) and not described(one)]
+    assert not bare, f"keys without description and example: {bare}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_example_fits_its_own_key(name):
+    schema = schemas.load(name)
+    for path, one in properties(schema):
+        for example in one.get("examples", []):
+            found = list(jsonschema.Draft202012Validator({**one, "$defs": schema.get("$defs", {})}).iter_errors(example))
+            assert not found, f"{path}: {found[0].message}"
+
+
+def test_every_job_has_a_fragment_schema():
+    assert {f"fragment-{job}" for job in JOBS} <= set(NAMES)
+
+
+def test_errors_carry_the_path_and_unknown_keys_fail():
+    with pytest.raises(BadInputError) as caught:
+        schemas.validate({"schema_version": 1, "surprise": 1, "target": {"kind": "ftp"}}, "deploy-config", where="x.toml")
+    assert "target.kind: 'ftp'" in caught.value.what
+    assert "surprise" in caught.value.what
+    assert "x.toml" in caught.value.where
+
+
+@given(st.dictionaries(st.text(), st.integers() | st.text() | st.none() | st.booleans()))
+def test_canonical_json_does_not_depend_on_order(document):
+    backwards = dict(reversed(document.items()))
+    try:
+        data = schemas.canonical(document)
+    except UnicodeEncodeError:  # a lone surrogate has no UTF-8
+        return
+    assert data == schemas.canonical(backwards)
+    assert json.loads(data) == document
+    assert data.endswith(b"\n")
