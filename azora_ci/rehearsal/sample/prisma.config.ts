@@ -1,0 +1,10 @@
+import { PrismaPg } from "@prisma/adapter-pg";
+import { defineConfig } from "prisma/config";
+
+// The engine in JavaScript and WebAssembly: nothing native is downloaded when Prisma is installed or run.
+export default defineConfig({
+  schema: "prisma/schema.prisma",
+  experimental: { adapter: true },
+  engine: "js",
+  adapter: async () => new PrismaPg({ connectionString: process.env.DATABASE_URL }),
+});

@@ -1,0 +1,1 @@
+ALTER TABLE "courses" ADD COLUMN "level" TEXT NOT NULL DEFAULT 'beginner';
