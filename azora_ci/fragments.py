@@ -65,10 +65,14 @@ class Fragments:
     def __init__(self, *folders: Path) -> None:
         self._folders = folders
 
+    def every(self, job: str) -> list[Fragment]:
+        """Return all fragments of a job, whatever their deployment id."""
+        paths = {path.resolve() for folder in self._folders for path in folder.glob(f"**/record/{job}.json")}
+        return list(map(read, sorted(paths)))
+
     def newest(self, job: str, deployment_id: str | None) -> Fragment | None:
         """Return the newest fragment of a job with this deployment id (highest attempt, then latest end), or None."""
-        paths = {path.resolve() for folder in self._folders for path in folder.glob(f"**/record/{job}.json")}
-        found = [fragment for fragment in map(read, sorted(paths)) if fragment.deployment_id == deployment_id]
+        found = [fragment for fragment in self.every(job) if fragment.deployment_id == deployment_id]
         return max(found, key=lambda fragment: (fragment.run_attempt, fragment.ended_at), default=None)
 
     def require(self, job: str, deployment_id: str) -> Fragment:

@@ -56,20 +56,25 @@ class Version:
 
 
 def _reason(text: str) -> str:
+    if text != text.strip():
+        return "has white space or a newline around it"
+    foreign = sorted(set(re.findall(r"[^0-9A-Za-z.+-]", text)))
+    if foreign:
+        return f"holds characters that no version has: {' '.join(map(repr, foreign))}"
     if "+" in text:
         return "holds build metadata (+), which an image tag cannot hold"
-    if re.fullmatch(r"[0-9]+\.[0-9]+\.[0-9]+.*", text):
+    if re.match(r"[0-9]+\.[0-9]+\.[0-9]+", text):
         return "lacks the leading v"
-    if text != text.strip():
-        return "has white space around it"
-    if re.match(r"v?0[0-9]|v?[0-9]+\.0[0-9]|v?[0-9]+\.[0-9]+\.0[0-9]", text):
+    if re.match(r"v(?:[0-9]+\.){0,2}0[0-9]", text):
         return "has a number with a leading zero"
+    if re.fullmatch(r"v?[0-9]+(?:\.[0-9]+)?(?:-.*)?", text):
+        return "has fewer than three numbers"
     return "is not v<major>.<minor>.<patch> with an optional pre-release, such as v1.2.3 or v2.0.0-rc1"
 
 
 def highest_release(names: Iterable[str]) -> Version | None:
     """Return the highest version among tag names that is no pre-release; names that are no versions are passed over."""
-    versions = [Version(name) for name in names if _VERSION.fullmatch(name)]
+    versions = [Version(name) for name in names if len(name) <= LONGEST and _VERSION.fullmatch(name)]
     releases = [version for version in versions if not version.is_prerelease]
     return max(releases, default=None)
 

@@ -1,0 +1,117 @@
+"""Edge to git: tags of the checkout and of its origin, and the commits they name."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from azora_ci.clock import parse_rfc3339
+from azora_ci.errors import BadInputError, UnreachableError
+from azora_ci.process import Completed, Processes
+from azora_ci.settings import Secret
+
+TIMEOUT_SECONDS = 120.0  # for one git command; a tag of a large repository is fetched in seconds
+PEELED = "^{}"  # git's suffix of the line that names what an annotated tag points to
+
+
+@dataclass(frozen=True)
+class Tag:
+    """A tag: its name, the commit that it resolves to (40 hex digits), and its type, ``annotated`` or ``lightweight``."""
+
+    name: str
+    commit: str
+    type: str
+
+
+def peeled_tags(lines: Iterable[str]) -> dict[str, str]:
+    """Return tag name -> object id of ``git ls-remote --tags`` output; an annotated tag gives what it points to."""
+    found: dict[str, str] = {}
+    for line in lines:
+        object_id, _, ref = line.partition("\t")
+        name = ref.removeprefix("refs/tags/")
+        if ref.startswith("refs/tags/") and (name.endswith(PEELED) or name not in found):
+            found[name.removesuffix(PEELED)] = object_id
+    return found
+
+
+class Git:
+    """The repository in ``folder``. ``token`` opens a private origin below ``server_url``; it goes through the environment only."""
+
+    def __init__(self, processes: Processes, folder: Path, *, server_url: str | None = None, token: Secret | None = None) -> None:
+        self._processes = processes
+        self._folder = folder
+        config = [("safe.directory", str(folder.resolve()))]  # a container's checkout often belongs to another user
+        if server_url and token:
+            basic = base64.b64encode(f"x-access-token:{token.reveal()}".encode()).decode()
+            processes.add_secret(basic)
+            config.append((f"http.{server_url.rstrip('/')}/.extraheader", f"AUTHORIZATION: basic {basic}"))
+        self._env = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_CONFIG_COUNT": str(len(config))}
+        for number, (key, value) in enumerate(config):
+            self._env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
+
+    def has_origin(self) -> bool:
+        """Say whether the repository has a remote named origin. Raises BadInputError when the folder is no repository."""
+        completed = self._git("remote")
+        if completed.returncode != 0:
+            raise BadInputError(
+                "No git repository",
+                what=completed.stderr.strip(),
+                where=str(self._folder.resolve()),
+                next_step="run the step in the checkout of the application (actions/checkout)",
+            )
+        return "origin" in completed.stdout.split()
+
+    def origin_tags(self) -> dict[str, str]:
+        """Return tag name -> object id (of the commit, for annotated tags too) at origin. Raises UnreachableError."""
+        return peeled_tags(self._origin("ls-remote", "--tags", "origin").stdout.splitlines())
+
+    def fetch_tag(self, name: str) -> None:
+        """Replace the local tag by origin's own: actions/checkout makes lightweight tags of annotated ones. Raises UnreachableError."""
+        shallow = self._git("rev-parse", "--is-shallow-repository").stdout.strip() == "true"
+        ref = f"refs/tags/{name}"
+        self._origin("fetch", "--no-tags", *(["--depth=1"] if shallow else []), "--force", "origin", f"{ref}:{ref}")
+
+    def local_tags(self) -> list[str]:
+        """Return the names of the tags in the checkout."""
+        return self._git("for-each-ref", "--format=%(refname:lstrip=2)", "refs/tags").stdout.split()
+
+    def tag(self, name: str) -> Tag | None:
+        """Return a tag of the checkout, or None when there is none. Raises BadInputError when it names no commit."""
+        ref = f"refs/tags/{name}"
+        kind = self._git("for-each-ref", "--format=%(objecttype)", ref).stdout.strip()
+        if not kind:
+            return None
+        commit = self.commit(ref)
+        if commit is None:
+            raise BadInputError(
+                "Tag names no commit",
+                what=f"{name} points to a {kind} that leads to no commit",
+                where=ref,
+                next_step="delete the tag and make it again on the release commit",
+            )
+        return Tag(name, commit, "annotated" if kind == "tag" else "lightweight")
+
+    def commit(self, object_id: str) -> str | None:
+        """Return the commit that an object (a tag object, too) leads to, or None when it is not in the checkout."""
+        return self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{object_id}^{{commit}}").stdout.strip() or None
+
+    def commit_time(self, commit: str) -> datetime:
+        """Return when a commit was made (committer date), in UTC."""
+        return parse_rfc3339(self._git("show", "--no-patch", "--format=%cI", commit).stdout.strip())
+
+    def _git(self, *arguments: str) -> Completed:
+        return self._processes.run(("git", *arguments), env=self._env, cwd=self._folder, timeout=TIMEOUT_SECONDS, check=False, echo=False)
+
+    def _origin(self, *arguments: str) -> Completed:
+        completed = self._git(*arguments)
+        if completed.returncode != 0:
+            raise UnreachableError(
+                "Origin does not answer",
+                what=f"git {arguments[0]} ended with exit code {completed.returncode}: {completed.stderr.strip()[-1000:]}",
+                where="remote origin of the checkout",
+                next_step="check the network and that GITHUB_TOKEN may read contents, then run again",
+            )
+        return completed

@@ -1,0 +1,187 @@
+"""validate-release: which tag is deployed, at which commit, under which deployment id."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path
+
+from azora_ci.clock import rfc3339
+from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.fragments import Fragment
+from azora_ci.git import Git, Tag
+from azora_ci.job import Job
+from azora_ci.release import Version, highest_release, new_deployment_id
+from azora_ci.settings import Common, Secret, git_sha, variable
+
+TAGS = "refs/tags/"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Common):
+    """What decides which tag is deployed."""
+
+    event: str = variable("GITHUB_EVENT_NAME", "event that started the run, set by GitHub", example="push")
+    ref: str = variable("GITHUB_REF", "ref that was pushed, or on which the run was started, set by GitHub", example="refs/tags/v1.2.3")
+    sha: str | None = variable(
+        "GITHUB_SHA", "commit that GitHub saw at that ref, set by GitHub", example="0123456789abcdef0123456789abcdef01234567",
+        parse=git_sha, required=False,
+    )  # fmt: skip
+    input_version: str | None = variable(
+        "INPUT_VERSION",
+        "version to deploy, input of workflow_dispatch; empty: the tag the run was started on, else the highest release",
+        example="v1.2.3",
+        required=False,
+    )
+    github_token: Secret | None = variable(
+        "GITHUB_TOKEN", "token that reads a private origin", example="ghs_…", required=False, secret=True
+    )
+
+
+def run(job: Job[Settings]) -> None:
+    """Find and check the release, then name the deployment. Raises BadInputError, NotTrueError, UnreachableError."""
+    settings = job.settings
+    job.evidence |= {"trigger": settings.event, "requested": settings.input_version}
+    asked = asked_version(settings)
+    git = Git(job.processes, Path(), server_url=settings.server_url, token=settings.github_token)
+    origin_tags = git.origin_tags() if git.has_origin() else None
+    version = asked or highest_version(git.local_tags() if origin_tags is None else origin_tags)
+    job.identity.version = str(version)
+    job.evidence |= {"version": str(version), "git_ref": version.tag_ref, "origin_checked": origin_tags is not None}
+    job.tick(f"{version} is a release version")
+    tag = resolved_tag(git, version, origin_tags)
+    refuse_moved(settings, git, tag)
+    commit_time = rfc3339(git.commit_time(tag.commit))
+    job.identity.git_sha = tag.commit
+    job.evidence |= {"git_sha": tag.commit, "tag_type": tag.type, "commit_time": commit_time}
+    where = "no origin to compare with" if origin_tags is None else "origin and checkout agree"
+    job.tick(f"{tag.type} tag {version} resolves to {tag.commit} of {commit_time} ({where})")
+    name_deployment(job, version, tag)
+    _publish(job)
+
+
+def asked_version(settings: Settings) -> Version | None:
+    """Return the version that the event names; None means the highest release. Raises BadInputError."""
+    on_tag = settings.ref.startswith(TAGS)
+    if settings.event == "push" and not on_tag:
+        raise _bad_trigger(f"a push of {settings.ref!r} is no push of a tag")
+    if settings.event not in {"push", "workflow_dispatch"}:
+        raise _bad_trigger(f"the event is {settings.event!r}")
+    if settings.event == "workflow_dispatch" and settings.input_version:
+        return _parsed(settings.input_version, "INPUT_VERSION (input version of workflow_dispatch)")
+    return _parsed(settings.ref.removeprefix(TAGS), "GITHUB_REF") if on_tag else None
+
+
+def highest_version(tags: Collection[str]) -> Version:
+    """Return the highest release among tag names that is no pre-release. Raises BadInputError."""
+    found = highest_release(tags)
+    if found is None:
+        raise BadInputError(
+            "No release tag",
+            what=f"no version was given and none of {len(tags)} tags is a release that is no pre-release",
+            where="tags of the repository",
+            next_step="push a tag such as v1.2.3, or name a version when starting the run",
+        )
+    return found
+
+
+def resolved_tag(git: Git, version: Version, origin_tags: dict[str, str] | None) -> Tag:
+    """Return the tag as origin has it. Raises BadInputError when there is none, NotTrueError when the checkout has another commit."""
+    before = git.tag(str(version))
+    if origin_tags is not None:
+        if str(version) not in origin_tags:
+            raise _missing(version, "origin")
+        git.fetch_tag(str(version))
+    tag = git.tag(str(version))
+    if tag is None:
+        raise _missing(version, "the checkout")
+    if before is not None and before.commit != tag.commit:
+        raise _moved(tag, f"the checkout has it at {before.commit}, origin at {tag.commit}")
+    return tag
+
+
+def refuse_moved(settings: Settings, git: Git, tag: Tag) -> None:
+    """Refuse a tag that no longer is where GitHub saw it when the run started. Raises NotTrueError."""
+    if settings.ref != f"{TAGS}{tag.name}" or not settings.sha:
+        return
+    if tag.commit not in {settings.sha, git.commit(settings.sha)}:
+        raise _moved(tag, f"the run was started at {settings.sha}, the tag now is at {tag.commit}")
+
+
+def name_deployment(job: Job[Settings], version: Version, tag: Tag) -> None:
+    """Fill the deployment id: a new one, or that of an earlier attempt of this run. Raises NotTrueError when the tag moved since."""
+    earlier = earlier_attempt(job)
+    if earlier is not None and earlier.version == str(version) and earlier.git_sha != tag.commit:
+        raise _moved(tag, f"attempt {earlier.run_attempt} of this run found it at {earlier.git_sha}, now it is at {tag.commit}")
+    kept = earlier is not None and earlier.version == str(version)
+    name = earlier.deployment_id if earlier and kept else new_deployment_id(int(job.clock.now().timestamp()), tag.commit)
+    job.identity.deployment_id = name
+    job.evidence |= {"deployment_id": name, "deployment_id_kept": kept}
+    job.say(f"Deployment id {name}" + (f", kept from attempt {earlier.run_attempt}" if earlier and kept else ""))
+
+
+def earlier_attempt(job: Job[Settings]) -> Fragment | None:
+    """Return what an earlier attempt of this very run left, where its artifact was handed over; None otherwise."""
+    settings = job.settings
+    if settings.run_attempt <= 1:
+        return None
+    found = [
+        one
+        for one in job.fragments.every(job.name)
+        if one.status == "ok" and one.run_id == settings.run_id and one.run_attempt < settings.run_attempt
+    ]
+    return max(found, key=lambda one: one.run_attempt, default=None)
+
+
+def _publish(job: Job[Settings]) -> None:
+    evidence = job.evidence
+    job.actions.output("version", evidence["version"])
+    job.actions.output("deployment-id", evidence["deployment_id"])
+    job.actions.output("git-sha", evidence["git_sha"])
+    job.actions.summary(
+        f"### Release {evidence['version']}\n\n"
+        "| | |\n|---|---|\n"
+        f"| Deployment id | `{evidence['deployment_id']}` |\n"
+        f"| Commit | `{evidence['git_sha']}` of {evidence['commit_time']} |\n"
+        f"| Tag | {evidence['tag_type']}, {'fetched from origin' if evidence['origin_checked'] else 'of the checkout'} |\n"
+        f"| Started by | {evidence['trigger']} of {job.settings.actor} |\n"
+    )
+
+
+def _parsed(text: str, where: str) -> Version:
+    try:
+        return Version.parse(text)
+    except ValueError as error:
+        raise BadInputError(
+            "Not a release version",
+            what=f"{text[:200]!r} {error}",
+            where=where,
+            next_step="use a full version with a leading v, such as v1.2.3 or v2.0.0-rc1",
+        ) from None
+
+
+def _bad_trigger(what: str) -> BadInputError:
+    return BadInputError(
+        "Not a release event",
+        what=what,
+        where="GITHUB_EVENT_NAME and GITHUB_REF",
+        next_step="push a release tag (v1.2.3), or start the workflow by hand with a version",
+    )
+
+
+def _missing(version: Version, place: str) -> BadInputError:
+    return BadInputError(
+        "Release tag does not exist",
+        what=f"{place} has no tag {version}",
+        where=version.tag_ref,
+        next_step=f"push the tag (git push origin {version}), or name an existing one",
+    )
+
+
+def _moved(tag: Tag, what: str) -> NotTrueError:
+    return NotTrueError(
+        "Release tag was moved",
+        what=what,
+        where=f"{TAGS}{tag.name}",
+        next_step="find out who moved it; release under a new version instead of moving tags",
+    )

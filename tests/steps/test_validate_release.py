@@ -1,0 +1,314 @@
+"""validate-release on real repositories: a work tree, a bare origin, and a checkout made as actions/checkout makes it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azora_ci.context import execute
+from tests.commands import git
+
+
+@dataclass
+class Repositories:
+    work: Path  # where a developer commits and tags
+    origin: Path  # what they push to
+    checkout: Path  # what the runner has
+    folder: Path
+
+    def commit(self, text: str) -> str:
+        (self.work / "app.txt").write_text(text)
+        git(self.work, "add", "app.txt")
+        git(self.work, "commit", "--quiet", "-m", text)
+        git(self.work, "push", "--quiet", "origin", "main")
+        return git(self.work, "rev-parse", "HEAD")
+
+    def tag(self, name: str, *, annotated: bool = True, target: str = "HEAD") -> None:
+        git(self.work, "tag", *(["-a", "-m", name] if annotated else []), "--force", name, target)
+        git(self.work, "push", "--quiet", "--force", "origin", f"refs/tags/{name}")
+
+    def check_out(self, ref: str = "refs/tags/v1.2.3") -> None:
+        """Do what actions/checkout does: fetch one commit and write it into the ref, so that annotated tags get lightweight."""
+        git(self.folder, "init", "--quiet", str(self.checkout))
+        git(self.checkout, "remote", "add", "origin", f"file://{self.origin}")
+        commit = git(self.origin, "rev-parse", f"{ref}^{{commit}}")
+        git(self.checkout, "fetch", "--quiet", "--no-tags", "--depth=1", "origin", f"+{commit}:{ref}")
+        git(self.checkout, "checkout", "--quiet", "--force", ref)
+
+
+@pytest.fixture
+def repositories(tmp_path: Path) -> Repositories:
+    found = Repositories(tmp_path / "work", tmp_path / "origin.git", tmp_path / "checkout", tmp_path)
+    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(found.origin))
+    git(found.origin, "config", "uploadpack.allowAnySHA1InWant", "true")  # as GitHub allows
+    git(tmp_path, "init", "--quiet", "--initial-branch=main", str(found.work))
+    git(found.work, "remote", "add", "origin", str(found.origin))
+    found.commit("first")
+    return found
+
+
+@dataclass
+class Outcome:
+    code: int
+    outputs: dict[str, str]
+    fragment: dict[str, Any]
+    summary: str
+
+    @property
+    def error(self) -> str:
+        return f"{self.fragment['error']['title']}: {self.fragment['error']['what']}"
+
+
+class Step:
+    def __init__(self, folder: Path, checkout: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.checkout, self.monkeypatch = folder, checkout, monkeypatch
+
+    def __call__(self, event: str = "push", ref: str = "refs/tags/v1.2.3", **more: str) -> Outcome:
+        self.monkeypatch.chdir(self.checkout)
+        logs, output, summary = self.folder / "logs", self.folder / "output", self.folder / "summary"
+        shutil.rmtree(logs, ignore_errors=True)
+        for file in (output, summary):
+            file.write_text("")
+        environ = {
+            "GITHUB_EVENT_NAME": event,
+            "GITHUB_REF": ref,
+            "GITHUB_RUN_ID": "77",
+            "GITHUB_ACTOR": "octocat",
+            "GITHUB_OUTPUT": str(output),
+            "GITHUB_STEP_SUMMARY": str(summary),
+            "DEPLOYMENT_LOG_DIR": str(logs),
+            "RECEIVED_ARTIFACTS_DIR": str(self.folder / "received"),
+        }
+        code = execute("validate-release", environ | more)
+        found = dict(re.findall(r"(?m)^(.+)<<ghadelimiter_.*\n(.*)\nghadelimiter_", output.read_text()))
+        fragment = json.loads((logs / "record" / "validate-release.json").read_text())
+        return Outcome(code, found, fragment, summary.read_text())
+
+    def hand_over(self) -> None:
+        """Give the fragment of the last run to the next one, as a downloaded artifact."""
+        shutil.copytree(self.folder / "logs", self.folder / "received" / "release-logs")
+
+
+@pytest.fixture
+def step(tmp_path: Path, repositories: Repositories, monkeypatch: pytest.MonkeyPatch) -> Step:
+    return Step(tmp_path, repositories.checkout, monkeypatch)
+
+
+def test_pushed_annotated_tag_that_checkout_made_lightweight(repositories: Repositories, step: Step) -> None:
+    commit = repositories.commit("release")
+    repositories.tag("v1.2.3")
+    repositories.check_out()
+    assert git(repositories.checkout, "cat-file", "-t", "refs/tags/v1.2.3") == "commit"
+    before = int(time.time())
+    outcome = step(GITHUB_SHA=commit)
+    assert outcome.code == 0
+    name = outcome.outputs["deployment-id"]
+    assert outcome.outputs == {"version": "v1.2.3", "deployment-id": name, "git-sha": commit}
+    seconds, _, short = name.partition("-")
+    assert before <= int(seconds) <= time.time()
+    assert short == commit[:6]
+    fragment = outcome.fragment
+    assert (fragment["version"], fragment["git_sha"], fragment["deployment_id"]) == ("v1.2.3", commit, name)
+    made = git(repositories.work, "show", "-s", "--format=%ct", commit)
+    assert fragment["evidence"] == {
+        "trigger": "push",
+        "requested": None,
+        "version": "v1.2.3",
+        "git_ref": "refs/tags/v1.2.3",
+        "origin_checked": True,
+        "git_sha": commit,
+        "tag_type": "annotated",
+        "commit_time": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(int(made))),
+        "deployment_id": name,
+        "deployment_id_kept": False,
+    }
+    assert f"| Deployment id | `{name}` |" in outcome.summary
+    assert "push of octocat" in outcome.summary
+
+
+def test_the_tag_object_counts_as_its_commit(repositories: Repositories, step: Step) -> None:
+    repositories.tag("v1.2.3")
+    repositories.check_out()
+    assert step(GITHUB_SHA=git(repositories.origin, "rev-parse", "refs/tags/v1.2.3")).code == 0
+
+
+def test_pushed_lightweight_tag(repositories: Repositories, step: Step) -> None:
+    repositories.tag("v2.0.0-rc1", annotated=False)
+    repositories.check_out("refs/tags/v2.0.0-rc1")
+    outcome = step(ref="refs/tags/v2.0.0-rc1")
+    assert (outcome.code, outcome.outputs["version"]) == (0, "v2.0.0-rc1")
+    assert outcome.fragment["evidence"]["tag_type"] == "lightweight"
+
+
+@pytest.mark.parametrize(
+    ("version", "reason"),
+    [
+        ("v1.2", "fewer than three numbers"),
+        ("v01.2.3", "leading zero"),
+        ("1.2.3", "lacks the leading v"),
+        ("v1.2.3+build", "build metadata"),
+        ("v1.2.3\n", "newline"),
+        ("v1.2.3\nversion=v6.6.6", "characters that no version has"),
+        ("v1.2.3;touch pwned", "characters that no version has"),
+        ("$(touch pwned)", "characters that no version has"),
+    ],
+)
+@pytest.mark.parametrize("event", ["push", "workflow_dispatch"])
+def test_what_is_no_version_is_refused_before_anything_runs(
+    repositories: Repositories, step: Step, event: str, version: str, reason: str
+) -> None:
+    repositories.checkout.mkdir()
+    more = {"ref": f"refs/tags/{version}"} if event == "push" else {"ref": "refs/heads/main", "INPUT_VERSION": version}
+    outcome = step(event, **more)
+    assert outcome.code == 2
+    assert reason in outcome.error
+    assert outcome.outputs == {}
+    assert list(repositories.checkout.iterdir()) == []
+    assert outcome.fragment["deployment_id"] is None
+
+
+@pytest.mark.parametrize(
+    ("event", "ref", "what"),
+    [("push", "refs/heads/main", "no push of a tag"), ("pull_request", "refs/tags/v1.2.3", "the event is 'pull_request'")],
+)
+def test_other_events_are_refused(repositories: Repositories, step: Step, event: str, ref: str, what: str) -> None:
+    repositories.checkout.mkdir()
+    outcome = step(event, ref=ref)
+    assert outcome.code == 2
+    assert what in outcome.error
+
+
+def test_dispatch_names_a_version(repositories: Repositories, step: Step) -> None:
+    repositories.tag("v1.2.3")
+    released = git(repositories.work, "rev-parse", "HEAD")
+    repositories.commit("later")
+    repositories.check_out("refs/heads/main")
+    outcome = step("workflow_dispatch", ref="refs/heads/main", INPUT_VERSION="v1.2.3", GITHUB_SHA="0" * 40)
+    assert (outcome.code, outcome.outputs["git-sha"]) == (0, released)
+    assert outcome.fragment["evidence"]["requested"] == "v1.2.3"
+
+
+def test_empty_dispatch_takes_the_tag_it_was_started_on(repositories: Repositories, step: Step) -> None:
+    for name in ("v1.2.3", "v9.0.0"):
+        repositories.tag(name)
+    repositories.check_out()
+    assert step("workflow_dispatch", INPUT_VERSION="").outputs["version"] == "v1.2.3"
+
+
+def test_empty_dispatch_on_a_branch_takes_the_highest_release(repositories: Repositories, step: Step) -> None:
+    for name in ("v1.9.0", "v1.10.0", "v2.0.0-rc1", "nightly"):
+        repositories.tag(name)
+    repositories.check_out("refs/heads/main")
+    outcome = step("workflow_dispatch", ref="refs/heads/main")
+    assert (outcome.code, outcome.outputs["version"]) == (0, "v1.10.0")
+
+
+def test_empty_dispatch_without_a_release_is_refused(repositories: Repositories, step: Step) -> None:
+    repositories.tag("v2.0.0-rc1")
+    repositories.check_out("refs/heads/main")
+    outcome = step("workflow_dispatch", ref="refs/heads/main")
+    assert outcome.code == 2
+    assert "none of 1 tags is a release" in outcome.error
+
+
+def test_missing_tag_is_refused(repositories: Repositories, step: Step) -> None:
+    repositories.check_out("refs/heads/main")
+    outcome = step("workflow_dispatch", ref="refs/heads/main", INPUT_VERSION="v1.2.3")
+    assert outcome.code == 2
+    assert "origin has no tag v1.2.3" in outcome.error
+
+
+def test_tag_deleted_at_origin_is_refused(repositories: Repositories, step: Step) -> None:
+    repositories.tag("v1.2.3")
+    repositories.check_out()
+    git(repositories.origin, "tag", "-d", "v1.2.3")
+    outcome = step()
+    assert outcome.code == 2
+    assert "origin has no tag v1.2.3" in outcome.error
+
+
+def test_tag_of_a_blob_is_refused(repositories: Repositories, step: Step) -> None:
+    repositories.tag("v1.2.3", target="HEAD:app.txt")
+    repositories.check_out("refs/heads/main")
+    outcome = step("workflow_dispatch", ref="refs/heads/main", INPUT_VERSION="v1.2.3")
+    assert outcome.code == 2
+    assert "leads to no commit" in outcome.error
+
+
+def test_tag_that_moved_after_the_checkout_is_refused(repositories: Repositories, step: Step) -> None:
+    repositories.tag("v1.2.3")
+    repositories.check_out()
+    old = git(repositories.checkout, "rev-parse", "HEAD")
+    new = repositories.commit("other")
+    repositories.tag("v1.2.3")
+    outcome = step()
+    assert outcome.code == 1
+    assert f"the checkout has it at {old}, origin at {new}" in outcome.error
+    assert outcome.outputs == {}
+
+
+def test_tag_that_moved_since_the_run_started_is_refused(repositories: Repositories, step: Step) -> None:
+    old = repositories.commit("release")
+    new = repositories.commit("other")
+    repositories.tag("v1.2.3")
+    repositories.check_out()
+    outcome = step(GITHUB_SHA=old)
+    assert outcome.code == 1
+    assert f"the run was started at {old}, the tag now is at {new}" in outcome.error
+
+
+def test_without_an_origin_the_tag_of_the_checkout_counts(repositories: Repositories, step: Step) -> None:
+    repositories.tag("v1.2.3")
+    repositories.check_out()
+    git(repositories.checkout, "remote", "remove", "origin")
+    outcome = step()
+    assert outcome.code == 0
+    assert outcome.fragment["evidence"]["origin_checked"] is False
+
+
+def test_origin_out_of_reach(repositories: Repositories, step: Step) -> None:
+    repositories.tag("v1.2.3")
+    repositories.check_out()
+    shutil.rmtree(repositories.origin)
+    outcome = step()
+    assert outcome.code == 3
+    assert "Origin does not answer" in outcome.error
+
+
+def test_no_repository(repositories: Repositories, step: Step) -> None:
+    repositories.checkout.mkdir()
+    outcome = step()
+    assert outcome.code == 2
+    assert "No git repository" in outcome.error
+
+
+def test_re_run_keeps_the_id_of_its_earlier_attempt(repositories: Repositories, step: Step) -> None:
+    repositories.tag("v1.2.3")
+    repositories.check_out()
+    first = step().outputs["deployment-id"]
+    step.hand_over()
+    later = step(GITHUB_RUN_ATTEMPT="2")
+    assert later.outputs["deployment-id"] == first
+    assert later.fragment["evidence"]["deployment_id_kept"] is True
+    assert step(GITHUB_RUN_ATTEMPT="2", GITHUB_RUN_ID="78").fragment["evidence"]["deployment_id_kept"] is False
+
+
+def test_re_run_refuses_a_tag_that_moved_in_between(repositories: Repositories, step: Step) -> None:
+    repositories.tag("v1.2.3")
+    repositories.check_out()
+    old = step().outputs["git-sha"]
+    step.hand_over()
+    repositories.commit("other")
+    repositories.tag("v1.2.3")
+    shutil.rmtree(repositories.checkout)
+    repositories.check_out()
+    outcome = step(GITHUB_RUN_ATTEMPT="2")
+    assert outcome.code == 1
+    assert f"attempt 1 of this run found it at {old}" in outcome.error
