@@ -158,6 +158,7 @@ class Processes:
         timeout: float | None = None,
         check: bool = True,
         echo: bool = True,
+        user: int | None = None,
         next_step: str = "read the output above",
     ) -> Completed:
         """Run a command to its end. ``env`` is added to the environment without secrets.
@@ -165,7 +166,7 @@ class Processes:
         Raises CommandFailedError for another exit code than 0 (unless ``check=False``), BadInputError when the program is
         not there, NotTrueError when it takes longer than ``timeout`` seconds.
         """
-        child = self.start(argv, env=env, cwd=cwd, stdin=stdin is not None, echo=echo)
+        child = self.start(argv, env=env, cwd=cwd, stdin=stdin is not None, echo=echo, user=user)
         feeder = None
         if stdin is not None:
             feeder = threading.Thread(target=_feed, args=(child, stdin), daemon=True)
@@ -187,7 +188,7 @@ class Processes:
             raise CommandFailedError(completed, next_step=next_step)
         return completed
 
-    def start(
+    def start(  # noqa: PLR0913 - the options of a command, all by keyword
         self,
         argv: Sequence[str],
         *,
@@ -196,11 +197,12 @@ class Processes:
         stdin: bool | int = False,
         stdout_pipe: bool = False,
         echo: bool = False,
+        user: int | None = None,
     ) -> Child:
         """Start a command and return at once. ``stdout_pipe``: its standard output is a binary pipe for the caller.
 
-        ``stdin`` True makes a binary pipe; an integer is a file descriptor. The caller ends it (``Child.end``) or leaves it
-        to ``end_all``. Raises BadInputError when the program is not there.
+        ``user`` is a numeric user id to run as. ``stdin`` True makes a binary pipe; an integer is a file descriptor. The caller
+        ends it (``Child.end``) or leaves it to ``end_all``. Raises BadInputError when the program is not there.
         """
         shown = tuple(self.masked(part) for part in argv)
         self.log_line(f"$ {' '.join(shown)}")
@@ -214,6 +216,7 @@ class Processes:
                 env=child_environment(env),
                 cwd=cwd,
                 start_new_session=True,
+                user=user,
             )
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
             raise BadInputError(

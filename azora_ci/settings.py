@@ -163,6 +163,12 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return {**kept, **(extra or {})}
 
 
+def drop_libpq_variables() -> None:
+    """Remove ``PG*`` from this process's environment, so that no PGSERVICE or PGOPTIONS redirects a connection that is named in full."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
+
+
 # --- parsers: text -> value, ValueError with a reason -----------------------------------------------------------------
 
 

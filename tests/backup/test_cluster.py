@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import io
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psycopg2
+import pytest
+
+from azora_ci.actions import Actions
+from azora_ci.backup.cluster import Cluster
+from azora_ci.clock import Clock
+from azora_ci.errors import BadInputError, UnreachableError
+from azora_ci.postgres import DatabaseUrl
+from azora_ci.process import Processes, is_alive
+
+
+@pytest.fixture
+def processes() -> Processes:
+    return Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+
+
+def test_session_cluster_answers_and_makes_databases(postgres_cluster):
+    url = postgres_cluster.fresh("CREATE TABLE t (id int); INSERT INTO t VALUES (1), (2)")
+    assert postgres_cluster.execute(url, "SELECT count(*) FROM t") == [(2,)]
+
+
+def test_wrong_password_is_refused_and_not_shown(postgres_cluster):
+    url = DatabaseUrl.parse(postgres_cluster.cluster.url())
+    wrong = DatabaseUrl(url.host, url.port, url.user, "not the password", url.database)
+    with pytest.raises(UnreachableError) as caught:
+        wrong.connect()
+    assert "not the password" not in str(caught.value)
+
+
+def test_cluster_leaves_nothing_behind(tmp_path: Path, processes: Processes):
+    with Cluster.start(tmp_path / "c", processes=processes) as cluster:
+        pid, places = cluster.pid, [cluster.data, cluster.sockets]
+        assert is_alive(pid) and all(place.exists() for place in places)
+    assert not is_alive(pid)
+    assert not any(place.exists() for place in places)
+    cluster.stop()
+
+
+def test_folder_in_use_is_refused(tmp_path: Path, processes: Processes):
+    with (tmp_path / "lock").open("a") as held:
+        subprocess.run([sys.executable, "-c", "import fcntl; fcntl.flock(0, 2)"], stdin=held, check=True)  # the lock is the open file's
+        with pytest.raises(BadInputError, match="in use"):
+            Cluster.start(tmp_path, processes=processes)
+
+
+LEAVE_ONE = """
+import io, sys, time
+from pathlib import Path
+from azora_ci.actions import Actions
+from azora_ci.backup.cluster import Cluster
+from azora_ci.clock import Clock
+from azora_ci.process import Processes
+cluster = Cluster.start(Path(sys.argv[1]), processes=Processes(actions=Actions(stream=io.StringIO()), clock=Clock()))
+print(cluster.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_leftover_of_a_killed_run_is_stopped_by_the_next(tmp_path: Path, processes: Processes):
+    with subprocess.Popen([sys.executable, "-c", LEAVE_ONE, str(tmp_path)], stdout=subprocess.PIPE) as killed:
+        left = int(killed.stdout.readline())
+        os.kill(killed.pid, signal.SIGKILL)
+    assert is_alive(left)
+    with Cluster.start(tmp_path, processes=processes) as cluster:
+        assert not is_alive(left)
+        psycopg2.connect(cluster.url()).close()

@@ -1,0 +1,48 @@
+"""Fixtures that several rooms share. Append below; keep each owner's part together."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+
+import pytest
+
+from azora_ci.actions import Actions
+from azora_ci.backup.cluster import Cluster
+from azora_ci.clock import Clock
+from azora_ci.postgres import DatabaseUrl
+from azora_ci.process import Processes
+
+# --- a real PostgreSQL, one per session -----------------------------------------------------------------------------------
+
+
+class DatabaseMaker:
+    """The session's cluster, and fresh databases in it: ``fresh()`` returns a connection string, ``execute(url, sql)`` runs SQL."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.count = 0
+
+    def fresh(self, sql: str = "", *, options: str = "", name: str | None = None) -> str:
+        self.count += 1
+        url = self.cluster.create_database(name or f"fresh_{self.count}", options)
+        if sql:
+            self.execute(url, sql)
+        return url
+
+    def execute(self, url: str, sql: str) -> list[tuple[object, ...]]:
+        connection = DatabaseUrl.parse(url).connect()
+        try:
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+                return cursor.fetchall() if cursor.description else []
+        finally:
+            connection.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseMaker]:
+    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    with Cluster.start(tmp_path_factory.mktemp("postgres"), processes=processes) as cluster:
+        yield DatabaseMaker(cluster)
+    processes.end_all()
