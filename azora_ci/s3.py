@@ -1,0 +1,386 @@
+"""One bucket of an S3 store: what it promises, what is in it, and writing things once.
+
+Sources: the S3 API reference (conditional writes, checksums, Object Lock). boto3 is imported when a bucket is made.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from azora_ci.clock import Clock, rfc3339
+from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
+from azora_ci.s3_client import ABSENT, DENIED, Calls, Patience, RefusedError, failure
+from azora_ci.settings import Aws
+
+if TYPE_CHECKING:
+    from azora_ci.s3_upload import MultipartUpload
+
+CHUNK = 1024 * 1024  # bytes of a stored object held at a time while reading
+EXISTS = "PreconditionFailed"
+CONFLICT = "ConditionalRequestConflict"
+# The keys that this project uploads in parts; nothing else is ever swept.
+OWN_KEY = re.compile(r"(.*/)?backup-[1-9][0-9]{0,11}-[0-9a-f]{6}(-attempt-[0-9]+)?\.sql\.gz")
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """An object as the store describes it.
+
+    ``size`` in bytes; ``checksum`` is the base64 CRC32 of the whole object where the store keeps one; ``lock_until`` is the
+    end of its retention. A listing knows only key, size, etag and time.
+    """
+
+    key: str
+    size: int
+    etag: str
+    modified: datetime | None = None
+    version_id: str | None = None
+    checksum: str | None = None
+    lock_until: datetime | None = None
+    lock_mode: str | None = None
+    encryption: str | None = None
+    metadata: tuple[tuple[str, str], ...] = ()
+
+    def describe(self) -> str:
+        """Return its facts in one line, for people."""
+        facts = [f"{self.size} bytes", f"ETag {self.etag}"]
+        facts += [f"modified {rfc3339(self.modified)}"] if self.modified else []
+        facts += [f"version {self.version_id}"] if self.version_id else []
+        facts += [f"CRC32 {self.checksum}"] if self.checksum else []
+        facts += [f"locked until {rfc3339(self.lock_until)}"] if self.lock_until else []
+        return ", ".join(facts)
+
+
+@dataclass(frozen=True)
+class BucketFacts:
+    """What a bucket promises. None means that the store does not tell us (not allowed, or not implemented)."""
+
+    versioning: bool | None
+    object_lock: bool | None
+    encryption: str | None  # AES256, aws:kms, …
+    encryption_key: str | None
+    lifecycle: tuple[str, ...] | None  # one line a rule
+
+    def lines(self) -> tuple[str, ...]:
+        """Return one line a fact, for people."""
+        words = {True: "on", False: "off", None: "unknown (the store does not tell)"}
+        rules = "unknown (the store does not tell)" if self.lifecycle is None else "; ".join(self.lifecycle) or "none"
+        return (
+            f"versioning: {words[self.versioning]}",
+            f"Object Lock: {words[self.object_lock]}",
+            f"default encryption: {self.encryption or 'none known'}",
+            f"lifecycle rules: {rules}",
+        )
+
+
+@dataclass(frozen=True)
+class PendingUpload:
+    """A multipart upload that was neither completed nor aborted."""
+
+    key: str
+    upload_id: str
+    initiated: datetime
+
+
+class AlreadyThereError(NotTrueError):
+    """The key is taken. ``existing`` is what is there; ``identical`` says whether size and checksum are those of our bytes."""
+
+    def __init__(self, url: str, existing: StoredObject, *, identical: bool) -> None:
+        super().__init__(
+            "The object is already there",
+            what=f"{url} exists with {'the same' if identical else 'other'} content: {existing.describe()}",
+            where=url,
+            next_step="nothing was overwritten; find out who wrote it, or use another deployment id or attempt",
+        )
+        self.existing = existing
+        self.identical = identical
+
+
+class StartAgainError(UnreachableError):
+    """A conditional write met another one at the same moment (409): nothing was written, the upload starts anew."""
+
+
+def bucket(
+    settings: Aws,
+    name: str,
+    *,
+    clock: Clock | None = None,
+    patience: Patience | None = None,
+    say: Callable[[str], None] | None = None,
+) -> Bucket:
+    """Return a bucket reached with the settings' keys, or with boto3's own chain when they are unset.
+
+    ``say`` is told about every repeated call. Nothing is sent yet. Raises BadInputError for settings that boto3 refuses.
+    """
+    moments = clock or Clock()
+    return Bucket(name, Calls(settings, clock=moments, patience=patience or Patience(), say=say), moments)
+
+
+class Bucket:
+    """One bucket. Every method raises UnreachableError (exit 3) or BadInputError (exit 2) when the store cannot be used."""
+
+    def __init__(self, name: str, calls: Calls, clock: Clock) -> None:
+        self.name = name
+        self.calls = calls
+        self.clock = clock
+        self._facts: BucketFacts | None = None
+
+    def url(self, key: str) -> str:
+        """Return ``s3://bucket/key``."""
+        return f"s3://{self.name}/{key}"
+
+    # --- what the bucket promises -------------------------------------------------------------------------------------
+
+    def facts(self) -> BucketFacts:
+        """Return what the bucket promises, asked once. Raises BadInputError when there is no such bucket."""
+        if self._facts is None:
+            self.calls.call("head_bucket", self.url(""), Bucket=self.name)
+            encryption, key = self._encryption()
+            self._facts = BucketFacts(self._versioning(), self._object_lock(), encryption, key, self._lifecycle())
+        return self._facts
+
+    def _ask(self, operation: str, nothing: str) -> dict[str, Any] | None:
+        """Ask for one configuration: {} when there is none, None when the store does not tell."""
+        silent = DENIED | {"NotImplemented", "MethodNotAllowed", "501", "405", "UnsupportedOperation"}
+        try:
+            return self.calls.call(operation, self.url(""), expected=silent | {nothing}, Bucket=self.name)
+        except RefusedError as refused:
+            return {} if refused.code == nothing else None
+
+    def _versioning(self) -> bool | None:
+        answer = self._ask("get_bucket_versioning", "NoSuchConfiguration")
+        return None if answer is None else answer.get("Status") == "Enabled"
+
+    def _object_lock(self) -> bool | None:
+        answer = self._ask("get_object_lock_configuration", "ObjectLockConfigurationNotFoundError")
+        return None if answer is None else answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled"
+
+    def _encryption(self) -> tuple[str | None, str | None]:
+        answer = self._ask("get_bucket_encryption", "ServerSideEncryptionConfigurationNotFoundError") or {}
+        rules = answer.get("ServerSideEncryptionConfiguration", {}).get("Rules", [])
+        chosen = rules[0].get("ApplyServerSideEncryptionByDefault", {}) if rules else {}
+        return chosen.get("SSEAlgorithm"), chosen.get("KMSMasterKeyID")
+
+    def _lifecycle(self) -> tuple[str, ...] | None:
+        answer = self._ask("get_bucket_lifecycle_configuration", "NoSuchLifecycleConfiguration")
+        return None if answer is None else tuple(_rule(rule) for rule in answer.get("Rules", []))
+
+    def protection(self, lock_days: int | None, lock_mode: str) -> dict[str, Any]:
+        """Return the parameters of a new object for retention (where the bucket has Object Lock) and encryption."""
+        facts = self.facts()
+        chosen: dict[str, Any] = {}
+        if lock_days and facts.object_lock:
+            chosen["ObjectLockMode"] = lock_mode
+            chosen["ObjectLockRetainUntilDate"] = (self.clock.now() + timedelta(days=lock_days)).replace(microsecond=0)
+        if facts.encryption:
+            chosen["ServerSideEncryption"] = facts.encryption
+        if facts.encryption_key:
+            chosen["SSEKMSKeyId"] = facts.encryption_key
+        return chosen
+
+    # --- objects ------------------------------------------------------------------------------------------------------
+
+    def head(self, key: str, version_id: str | None = None) -> StoredObject | None:
+        """Return an object's facts, None when it is not there."""
+        try:
+            answer = self.calls.call(
+                "head_object", self.url(key), expected=ABSENT, Bucket=self.name, Key=key, ChecksumMode="ENABLED", **_version(version_id)
+            )
+        except RefusedError:
+            return None
+        return _stored(key, answer)
+
+    def put_once(
+        self, key: str, data: bytes, *, content_type: str, lock_days: int | None = None, lock_mode: str = "GOVERNANCE"
+    ) -> StoredObject:
+        """Write a small object that is not there yet and return its facts. Retention applies where the bucket has Object Lock.
+
+        Raises AlreadyThereError when the key is taken. A lost answer to our own write is recognised, not taken for another's.
+        """
+        checksum = crc32(data)
+        try:
+            answer = self.calls.call(
+                "put_object", self.url(key), expected=frozenset({EXISTS}), transient=frozenset({CONFLICT}), Bucket=self.name, Key=key,
+                Body=data, ContentType=content_type, ChecksumCRC32=checksum, IfNoneMatch="*", **self.protection(lock_days, lock_mode),
+            )  # fmt: skip
+        except RefusedError as refused:
+            existing = self.require(key)
+            identical = existing.size == len(data) and existing.checksum == checksum
+            if identical and refused.answer_lost:
+                return existing
+            raise AlreadyThereError(self.url(key), existing, identical=identical) from None
+        return self.require(key, answer.get("VersionId"))
+
+    def require(self, key: str, version_id: str | None = None) -> StoredObject:
+        """Return an object's facts. Raises BadInputError when it is not there."""
+        found = self.head(key, version_id)
+        if found is None:
+            raise BadInputError(
+                "The object does not exist",
+                what=f"{self.url(key)}{f' version {version_id}' if version_id else ''} is not in the bucket",
+                where=self.url(key),
+                next_step="check the key and, where one is named, the version",
+            )
+        return found
+
+    def read(self, key: str, version_id: str | None = None) -> bytes:
+        """Return a small object's bytes, checked like those of ``stream``."""
+        return b"".join(self.stream(key, version_id))
+
+    def stream(self, key: str, version_id: str | None = None) -> Iterator[bytes]:
+        """Yield an object's bytes in chunks of at most 1 MiB; a broken connection is taken up where it broke.
+
+        Raises BadInputError when it is not there, NotTrueError when the bytes are not those of the stored checksum.
+        """
+        from isal import isal_zlib
+
+        stored = self.require(key, version_id)
+        position, found = 0, 0
+        for chunk in self._chunks(stored, version_id):
+            position += len(chunk)
+            found = isal_zlib.crc32(chunk, found)
+            yield chunk
+        if position != stored.size or (stored.checksum is not None and stored.checksum != encode_crc32(found)):
+            raise NotTrueError(
+                "The stored object is damaged",
+                what=f"{position} bytes with CRC32 {encode_crc32(found)} were read; stored were {stored.describe()}",
+                where=self.url(key),
+                next_step="do not use this object; take another backup and check the store",
+            )
+
+    def _chunks(self, stored: StoredObject, version_id: str | None) -> Iterator[bytes]:
+        from botocore.exceptions import BotoCoreError
+
+        where, position, breaks = self.url(stored.key), 0, 0
+        while position < stored.size:
+            rest: dict[str, Any] = {"Range": f"bytes={position}-"} if position else {}
+            answer = self.calls.call(
+                "get_object", where, Bucket=self.name, Key=stored.key, IfMatch=f'"{stored.etag}"', **_version(version_id), **rest
+            )
+            body, start = answer["Body"], position
+            try:
+                while chunk := body.read(CHUNK):
+                    position += len(chunk)
+                    yield chunk
+                if position == start:
+                    return
+            except BotoCoreError as error:
+                breaks = 1 if position > start else breaks + 1
+                if breaks >= self.calls.attempts:
+                    raise failure(error, "get_object", where, breaks) from error
+            finally:
+                body.close()
+
+    def list(self, prefix: str) -> Iterator[StoredObject]:
+        """Yield the objects under a prefix, in the order of their keys."""
+        for answer in self._pages("list_objects_v2", prefix, {"ContinuationToken": "NextContinuationToken"}):
+            for item in answer.get("Contents", []):
+                yield StoredObject(item["Key"], item["Size"], item["ETag"].strip('"'), item["LastModified"])
+
+    def _pages(self, operation: str, prefix: str, markers: dict[str, str]) -> Iterator[dict[str, Any]]:
+        position: dict[str, Any] = {}
+        while True:
+            answer = self.calls.call(operation, self.url(prefix), Bucket=self.name, Prefix=prefix, **position)
+            yield answer
+            if not answer.get("IsTruncated"):
+                return
+            position = {parameter: answer[field] for parameter, field in markers.items() if answer.get(field)}
+
+    # --- uploads in parts ---------------------------------------------------------------------------------------------
+
+    def multipart(
+        self,
+        key: str,
+        *,
+        content_type: str = "application/octet-stream",
+        lock_days: int | None = None,
+        lock_mode: str = "GOVERNANCE",
+        in_flight: int = 3,
+        part_size: int = 8 * 1024 * 1024,
+    ) -> MultipartUpload:
+        """Return an upload of a stream of unknown length; see MultipartUpload. Nothing is sent before it is entered."""
+        from azora_ci.s3_upload import MultipartUpload
+
+        return MultipartUpload(self, key, content_type=content_type, lock=(lock_days, lock_mode), in_flight=in_flight, part_size=part_size)
+
+    def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:
+        """Yield the multipart uploads under a prefix that were neither completed nor aborted."""
+        markers = {"KeyMarker": "NextKeyMarker", "UploadIdMarker": "NextUploadIdMarker"}
+        for answer in self._pages("list_multipart_uploads", prefix, markers):
+            for item in answer.get("Uploads", []):
+                yield PendingUpload(item["Key"], item["UploadId"], item["Initiated"])
+
+    def abort_upload(self, key: str, upload_id: str) -> None:
+        """Abort a multipart upload and its parts; one that is gone already is fine."""
+        with contextlib.suppress(RefusedError):
+            self.calls.call(
+                "abort_multipart_upload", self.url(key), expected=frozenset({"NoSuchUpload"}), Bucket=self.name, Key=key, UploadId=upload_id
+            )
+
+    def sweep(
+        self, prefix: str, older_than: timedelta, *, pattern: re.Pattern[str] = OWN_KEY, keep: frozenset[str] = frozenset()
+    ) -> tuple[PendingUpload, ...]:
+        """Abort our own uploads that a killed run left under a prefix, and return them.
+
+        Only whole keys that match ``pattern`` are touched, only uploads begun longer ago than ``older_than`` by the store's
+        clock as compared to ours, and none of the upload ids in ``keep``.
+        """
+        limit = self.clock.now() - older_than
+        left = tuple(
+            pending
+            for pending in self.pending_uploads(prefix)
+            if pattern.fullmatch(pending.key) and pending.initiated <= limit and pending.upload_id not in keep
+        )
+        for pending in left:
+            self.abort_upload(pending.key, pending.upload_id)
+        return left
+
+
+def encode_crc32(value: int) -> str:
+    """Return a CRC32 as S3 writes it: base64 of its four bytes, most significant first."""
+    return base64.b64encode(value.to_bytes(4, "big")).decode("ascii")
+
+
+def crc32(data: bytes | bytearray | memoryview) -> str:
+    """Return the CRC32 of some bytes as S3 writes it."""
+    from isal import isal_zlib
+
+    return encode_crc32(isal_zlib.crc32(data))
+
+
+def _version(version_id: str | None) -> dict[str, Any]:
+    return {"VersionId": version_id} if version_id else {}
+
+
+def _stored(key: str, answer: dict[str, Any]) -> StoredObject:
+    return StoredObject(
+        key=key,
+        size=answer["ContentLength"],
+        etag=answer.get("ETag", "").strip('"'),
+        modified=answer.get("LastModified"),
+        version_id=_real_version(answer.get("VersionId")),
+        # A composite checksum ("…-3") is a checksum of part checksums: it says nothing about the bytes as a whole.
+        checksum=None if answer.get("ChecksumType") == "COMPOSITE" else answer.get("ChecksumCRC32"),
+        lock_until=answer.get("ObjectLockRetainUntilDate"),
+        lock_mode=answer.get("ObjectLockMode"),
+        encryption=answer.get("ServerSideEncryption"),
+        metadata=tuple(sorted(answer.get("Metadata", {}).items())),
+    )
+
+
+def _real_version(version_id: str | None) -> str | None:
+    return None if version_id in {None, "", "null"} else version_id
+
+
+def _rule(rule: dict[str, Any]) -> str:
+    """Return a lifecycle rule in one line: where it applies and what it does."""
+    prefix = rule.get("Filter", {}).get("Prefix", rule.get("Prefix", ""))
+    acts = [name for name in rule if name not in {"ID", "Filter", "Prefix", "Status"}]
+    days = "".join(f" after {rule[name]['Days']} days" for name in acts if isinstance(rule[name], dict) and "Days" in rule[name])
+    return f"{rule.get('ID', 'unnamed')} ({rule.get('Status', '?')}): {', '.join(acts)}{days} under {prefix or 'every key'!r}"

@@ -1,0 +1,299 @@
+"""A stream of unknown length into one S3 object, in parts, visible only when it is whole.
+
+Limits and rules are those of the S3 API reference: at most 10,000 parts of 5 MiB to 5 GiB (the last may be smaller), objects
+up to 5 TiB, a full-object CRC32, ``If-None-Match: *`` and the object's size on completion.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+import uuid
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from azora_ci.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
+from azora_ci.s3 import CONFLICT, EXISTS, AlreadyThereError, StartAgainError, StoredObject, crc32, encode_crc32
+from azora_ci.s3_client import RefusedError
+
+if TYPE_CHECKING:
+    from azora_ci.s3 import Bucket
+
+MEBIBYTE = 1024 * 1024
+PARTS = 10_000  # that S3 allows
+EVEN_PARTS = 1_000  # of the first size, before parts grow
+GROWTH = 2.4  # power of the growth: 10,000 parts that start at 8 MiB hold 5.6 TiB, the last has 2 GiB
+MEMORY = 64 * MEBIBYTE  # of parts on their way, while parts are small; a larger part travels alone
+PATIENCE_ON_ABORT = 2.0  # seconds for parts on their way: a cancelled step has 7 s in all
+TOKEN = "azora-upload"  # noqa: S105 - the name of a metadata entry that tells our object from another's
+
+
+def part_size(number: int, first: int = 8 * MEBIBYTE) -> int:
+    """Return the bytes of part 1, 2, …: ``first`` for 1,000 parts, then growing, so that 10,000 parts hold any object."""
+    growth = max(1.0, number / EVEN_PARTS) ** GROWTH
+    return int(first * growth) // MEBIBYTE * MEBIBYTE
+
+
+@dataclass
+class _Part:
+    number: int
+    body: bytes | bytearray
+
+
+class MultipartUpload:
+    """An upload in progress: a context manager that aborts whatever was not completed.
+
+    ``write`` takes bytes of any length and waits while ``in_flight`` parts are on their way; ``finish`` waits until every part
+    is acknowledged; ``complete`` makes the object visible, only if its key is still free. ``size`` and ``checksum`` describe
+    the bytes written so far, ``acknowledged`` counts the bytes that the store has confirmed. Memory: at most ``in_flight`` + 1
+    parts of the first size; beyond 8 GiB parts grow, and fewer travel at once.
+    """
+
+    def __init__(
+        self, bucket: Bucket, key: str, *, content_type: str, lock: tuple[int | None, str], in_flight: int, part_size: int
+    ) -> None:
+        self.key = key
+        self.size = 0
+        self.acknowledged = 0
+        self.upload_id: str | None = None
+        self._bucket = bucket
+        self._content_type = content_type
+        self._lock = lock
+        self._token = uuid.uuid4().hex
+        self._first = part_size
+        self._in_flight = in_flight
+        self._crc = 0
+        self._number = 1  # of the part being filled
+        self._buffer: bytearray | None = None
+        self._filled = 0
+        self._spare: list[bytearray] = []
+        self._acknowledged: dict[int, dict[str, object]] = {}  # what the completion says about each part
+        self._flying: dict[int, int] = {}  # part number -> bytes on their way
+        self._failure: BaseException | None = None
+        self._changed = threading.Condition()
+        self._stop = threading.Event()
+        self._queue: queue.SimpleQueue[_Part | None] = queue.SimpleQueue()
+        self._workers: list[threading.Thread] = []
+        self._stored: StoredObject | None = None
+
+    @property
+    def checksum(self) -> str:
+        """Return the base64 CRC32 of the bytes written so far, as the store will keep it."""
+        return encode_crc32(self._crc)
+
+    def __enter__(self) -> MultipartUpload:
+        lock_days, lock_mode = self._lock
+        answer = self._call(
+            "create_multipart_upload",
+            ContentType=self._content_type,
+            ChecksumAlgorithm="CRC32",
+            ChecksumType="FULL_OBJECT",
+            Metadata={TOKEN: self._token},
+            **self._bucket.protection(lock_days, lock_mode),
+        )
+        self.upload_id = answer["UploadId"]
+        for number in range(self._in_flight):
+            worker = threading.Thread(target=self._work, name=f"upload-{number}", daemon=True)
+            self._workers.append(worker)
+            worker.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if self._stored is not None:
+            return
+        try:
+            self.abort()
+        except AzoraError as left:
+            if error is None:
+                raise
+            # The first error is the one to report; that something was left behind belongs to it.
+            if isinstance(error, AzoraError):
+                error.what += f"\nThe unfinished upload stays in the bucket, invisible ({left.what}); the next run removes it"
+
+    def write(self, data: bytes | bytearray | memoryview) -> int:
+        """Add bytes to the stream and return their number. Raises what the upload of an earlier part raised."""
+        from isal import isal_zlib
+
+        view = memoryview(data).cast("B")
+        length = len(view)
+        self._crc = isal_zlib.crc32(view, self._crc)
+        while len(view):
+            buffer = self._buffer or self._next_buffer()
+            taken = min(len(view), len(buffer) - self._filled)
+            # Through a memoryview: assigning to the bytearray itself would copy twice.
+            memoryview(buffer)[self._filled : self._filled + taken] = view[:taken]
+            self._filled += taken
+            view = view[taken:]
+            if self._filled == len(buffer):
+                self._send(buffer)
+        self.size += length
+        return length
+
+    def finish(self) -> None:
+        """Send what is left and wait until the store has acknowledged every part. No bytes may follow."""
+        if self._buffer is not None or self._number == 1:
+            self._send(bytes(memoryview(self._buffer or b"")[: self._filled]))
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or not self._flying)
+        self._raise_failure()
+
+    def complete(self) -> StoredObject:
+        """Make the object visible and return its facts as the store gives them.
+
+        Raises AlreadyThereError when the key is taken, StartAgainError when another conditional write was in the way (409),
+        UnreachableError when the store does not say how it ended. A lost answer to our own completion is recognised.
+        """
+        self.finish()
+        try:
+            answer = self._call(
+                "complete_multipart_upload",
+                expected=frozenset({EXISTS, CONFLICT, "NoSuchUpload"}),
+                UploadId=self.upload_id,
+                MultipartUpload={"Parts": [self._acknowledged[number] for number in sorted(self._acknowledged)]},
+                ChecksumCRC32=self.checksum,
+                ChecksumType="FULL_OBJECT",
+                MpuObjectSize=self.size,
+                IfNoneMatch="*",
+            )
+        except RefusedError as refused:
+            stored = self._recognise(refused)
+        except UnreachableError:
+            found = self._found_ours()
+            if found is None:
+                raise
+            stored = found
+        else:
+            stored = self._verified(self._bucket.require(self.key, answer.get("VersionId")))
+        self._stored = stored
+        self._end_workers()
+        return stored
+
+    def abort(self) -> None:
+        """Leave nothing behind: stop the parts on their way and remove the upload. Harmless after ``complete``."""
+        self._end_workers()
+        if self.upload_id is None or self._stored is not None:
+            return
+        self._bucket.abort_upload(self.key, self.upload_id)
+        if any(worker.is_alive() for worker in self._workers):
+            # A part that was still on its way may have landed after the abort; S3 asks for another one.
+            self._bucket.abort_upload(self.key, self.upload_id)
+        self.upload_id = None
+
+    # --- parts on their way -------------------------------------------------------------------------------------------
+
+    def _next_buffer(self) -> bytearray:
+        if self._number > PARTS:
+            raise BadInputError(
+                "The stream is too long for one object",
+                what=f"{self.size} bytes and more do not fit in {PARTS} parts",
+                where=self._bucket.url(self.key),
+                next_step="S3 objects end at 5 TiB: back up in several databases or with another tool",
+            )
+        wanted = part_size(self._number, self._first)
+        with self._changed:
+            self._spare = [buffer for buffer in self._spare if len(buffer) == wanted]
+            self._buffer = self._spare.pop() if self._spare else None
+        if self._buffer is None:
+            self._buffer = bytearray(wanted)
+        self._filled = 0
+        return self._buffer
+
+    def _send(self, body: bytes | bytearray) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._failure or self._may_fly(len(body)))
+            self._raise_failure()
+            self._flying[self._number] = len(body)
+        self._queue.put(_Part(self._number, body))
+        self._number += 1
+        self._buffer, self._filled = None, 0
+
+    def _may_fly(self, length: int) -> bool:
+        return not self._flying or (len(self._flying) < self._in_flight and sum(self._flying.values()) + length <= MEMORY)
+
+    def _raise_failure(self) -> None:
+        if self._failure is not None:
+            raise self._failure
+        if self._stop.is_set():
+            raise ValueError(f"the upload of {self.key} has ended")
+
+    def _work(self) -> None:
+        while (part := self._queue.get()) is not None:
+            try:
+                acknowledgement = None if self._stop.is_set() else self._upload(part)
+            except BaseException as error:  # handed to the thread that writes
+                self._landed(part, None, error)
+            else:
+                self._landed(part, acknowledgement, None)
+
+    def _landed(self, part: _Part, acknowledgement: dict[str, object] | None, error: BaseException | None) -> None:
+        with self._changed:
+            self._failure = self._failure or error
+            if acknowledgement is not None:
+                self._acknowledged[part.number] = acknowledgement
+                self.acknowledged += len(part.body)
+            del self._flying[part.number]
+            if isinstance(part.body, bytearray):
+                self._spare.append(part.body)
+            self._changed.notify_all()
+
+    def _upload(self, part: _Part) -> dict[str, object]:
+        checksum = crc32(part.body)
+        answer = self._call(
+            "upload_part",
+            stop=self._stop,
+            UploadId=self.upload_id,
+            PartNumber=part.number,
+            Body=part.body,
+            ContentLength=len(part.body),
+            ChecksumCRC32=checksum,
+        )
+        return {"PartNumber": part.number, "ETag": answer["ETag"], "ChecksumCRC32": checksum}
+
+    def _end_workers(self) -> None:
+        self._stop.set()
+        for _ in self._workers:
+            self._queue.put(None)
+        limit = self._bucket.clock.monotonic() + PATIENCE_ON_ABORT
+        for worker in self._workers:
+            worker.join(max(0.0, limit - self._bucket.clock.monotonic()))
+
+    def _call(self, operation: str, *, expected: frozenset[str] = frozenset(), **parameters: Any) -> dict[str, Any]:
+        bucket = self._bucket
+        return bucket.calls.call(operation, bucket.url(self.key), expected=expected, Bucket=bucket.name, Key=self.key, **parameters)
+
+    # --- how a completion ended ---------------------------------------------------------------------------------------
+
+    def _recognise(self, refused: RefusedError) -> StoredObject:
+        """Return our own object when a refusal follows a completion whose answer was lost; else raise what happened."""
+        existing = self._bucket.head(self.key)
+        url = self._bucket.url(self.key)
+        if existing is not None and self._is_ours(existing):
+            return self._verified(existing)
+        if refused.code == EXISTS and existing is not None:
+            identical = existing.size == self.size and existing.checksum == self.checksum
+            raise AlreadyThereError(url, existing, identical=identical) from None
+        raise StartAgainError(
+            "The upload must start again",
+            what=f"the completion was answered with {refused.code}, and the key holds {existing.describe() if existing else 'nothing'}",
+            where=url,
+            next_step="re-run the job: it uploads anew",
+        ) from None
+
+    def _found_ours(self) -> StoredObject | None:
+        existing = self._bucket.head(self.key)
+        return self._verified(existing) if existing is not None and self._is_ours(existing) else None
+
+    def _is_ours(self, stored: StoredObject) -> bool:
+        return dict(stored.metadata).get(TOKEN) == self._token
+
+    def _verified(self, stored: StoredObject) -> StoredObject:
+        """Return the stored object if the store describes it as we sent it. Raises NotTrueError otherwise."""
+        if stored.size != self.size or stored.checksum not in {None, self.checksum}:
+            raise NotTrueError(
+                "The store keeps something else than was sent",
+                what=f"sent were {self.size} bytes with CRC32 {self.checksum}; stored are {stored.describe()}",
+                where=self._bucket.url(self.key),
+                next_step="do not use this object; take another backup and check the store",
+            )
+        return stored
