@@ -1,0 +1,50 @@
+"""The sample application as two releases: what the scratch repository commits as v1.0.0 and as v1.1.0."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+SAMPLE = Path(__file__).resolve().parent / "sample"
+OLD_RELEASE = "1.0.0"
+NEW_RELEASE = "1.1.0"
+NEW_MIGRATIONS = ("20261120080000_course_ratings", "20261121080000_course_level")
+FAILING_MIGRATION = "20261122080000_order_totals"
+# The first statement succeeds; the second cannot, because old orders have no total.
+_FAILING_SQL = """\
+ALTER TABLE "orders" ADD COLUMN "total_cents" INTEGER;
+
+ALTER TABLE "orders" ALTER COLUMN "total_cents" SET NOT NULL;
+"""
+
+
+def write_release(folder: Path, release: str = NEW_RELEASE) -> None:
+    """Write the files of one release into a folder; files that are already there are overwritten, others stay."""
+    shutil.copytree(SAMPLE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules", "dist", "__pycache__"))
+    if release == OLD_RELEASE:
+        for name in NEW_MIGRATIONS:
+            shutil.rmtree(migrations(folder) / name)
+
+
+def migrations(folder: Path) -> Path:
+    """Return the folder of the migrations in an application folder."""
+    return folder / "prisma" / "migrations"
+
+
+def add_migration(folder: Path, name: str, sql: str) -> Path:
+    """Add a migration and return its file."""
+    path = migrations(folder) / name / "migration.sql"
+    path.parent.mkdir(parents=True)
+    path.write_text(sql, encoding="utf-8")
+    return path
+
+
+def add_failing_migration(folder: Path) -> None:
+    """Add a migration as people write them: its first statement stays applied, its second fails on existing rows."""
+    add_migration(folder, FAILING_MIGRATION, _FAILING_SQL)
+
+
+def break_build(folder: Path) -> None:
+    """Break the production build: the server program is no JavaScript any more."""
+    server = folder / "services" / "shared" / "server.mjs"
+    server.write_text(server.read_text(encoding="utf-8") + "\nfunction {\n", encoding="utf-8")

