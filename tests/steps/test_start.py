@@ -1,0 +1,23 @@
+"""A step starts fast because heavy libraries are imported when they are needed; ``scripts/bench start`` measures it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from azora_ci.context import JOBS
+
+HEAVY = ["boto3", "botocore", "requests", "jsonschema", "docker", "psycopg2", "slack_sdk", "isal", "hypothesis", "semver"]
+
+
+@pytest.mark.parametrize("job", JOBS)
+def test_no_heavy_library_is_imported_at_start(job):
+    code = (
+        "import json, sys; from azora_ci.context import command; command(sys.argv[1]);"
+        "print(json.dumps([name for name in sys.argv[2:] if name in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, job, *HEAVY], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == []

@@ -1,0 +1,175 @@
+"""One OpenSSH connection per host, against a real sshd: forwarded socket, pinned keys, wrong keys, broken connections."""
+
+from __future__ import annotations
+
+import io
+import os
+import signal
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from azora_ci import ssh
+from azora_ci.actions import Actions
+from azora_ci.clock import Clock
+from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
+from azora_ci.process import Processes
+from azora_ci.settings import Secret
+from tests.sshd import DockerStandIn, Sshd, free_port, keygen
+
+
+@pytest.fixture(scope="module")
+def short_folder():
+    """Unix socket paths are at most 107 bytes long."""
+    with tempfile.TemporaryDirectory(prefix="az-") as folder:
+        yield Path(folder)
+
+
+@pytest.fixture(scope="module")
+def docker_socket(short_folder):
+    stand_in = DockerStandIn(short_folder / "d.sock")
+    yield short_folder / "d.sock"
+    stand_in.close()
+
+
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory):
+    server = Sshd(tmp_path_factory.mktemp("sshd"))
+    server.start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def processes(tmp_path):
+    made = Processes(actions=Actions(stream=io.StringIO()), clock=Clock(), log=tmp_path / "job.log")
+    yield made
+    made.end_all()
+
+
+class Opened:
+    """Makes connections and cleans up after them."""
+
+    def __init__(self, processes, docker_socket):
+        self.processes, self.docker_socket, self.all, self.lines = processes, docker_socket, [], []
+
+    def connection(self, sshd, *, key=None, known_hosts="pinned", accept_new=False, port=None):
+        pinned = sshd.known_hosts if known_hosts == "pinned" else known_hosts
+        credentials = ssh.Credentials(sshd.user, Secret(key or sshd.key), known_hosts=pinned, accept_new=accept_new)
+        address = ssh.HostAddress("127.0.0.1", port or sshd.port)
+        made = ssh.Connection(
+            address, credentials=credentials, processes=self.processes, clock=Clock(), remote_socket=str(self.docker_socket),
+            say=self.lines.append,
+        )  # fmt: skip
+        self.all.append((made, credentials))
+        return made, credentials
+
+
+@pytest.fixture
+def opened(processes, docker_socket, monkeypatch):
+    monkeypatch.setattr(ssh, "ATTEMPTS", 2)
+    made = Opened(processes, docker_socket)
+    yield made
+    for connection, credentials in made.all:
+        connection.close()
+        credentials.wipe()
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("a.example", [("a.example", 22)]),
+        ("a.example:2222, 10.0.0.1", [("a.example", 2222), ("10.0.0.1", 22)]),
+        ("[2001:db8::1]:22", [("2001:db8::1", 22)]),
+    ],
+)
+def test_hosts(text, hosts):
+    assert [(one.host, one.port) for one in ssh.parse_hosts(text)] == hosts
+
+
+@pytest.mark.parametrize("bad", ["", ",", "-oProxyCommand=x", "a b", "a:0", "a:99999", "a,a", "user@host", "a;b"])
+def test_bad_hosts_are_refused(bad):
+    with pytest.raises(ValueError):
+        ssh.parse_hosts(bad)
+
+
+def test_a_pasted_key_is_normalised_and_a_public_key_is_refused():
+    assert ssh.normal_key("-----BEGIN OPENSSH PRIVATE KEY-----\r\nabc\r\n-----END").endswith("\nabc\n-----END\n")
+    with pytest.raises(ValueError, match="not a private key"):
+        ssh.normal_key("ssh-ed25519 AAAA user@host")
+
+
+def test_the_docker_socket_is_forwarded_and_the_key_is_wiped(opened, sshd, processes, tmp_path):
+    connection, credentials = opened.connection(sshd, key=sshd.key.replace("\n", "\r\n"))
+    with connection:
+        answer = ssh.UnixConnection(connection.docker_socket, timeout=10)
+        answer.request("GET", "/_ping")
+        assert answer.getresponse().read() == b"OK"
+        assert credentials.key_file.stat().st_mode & 0o777 == 0o600
+        command_line = Path(f"/proc/{connection._child.pid}/cmdline").read_text()
+        assert "PRIVATE KEY" not in command_line
+    credentials.wipe()
+    assert not credentials.folder.exists()
+    assert not connection.docker_socket.exists()
+    assert "PRIVATE KEY" not in (tmp_path / "job.log").read_text()
+
+
+def test_no_pinned_key_is_refused_unless_opted_in(opened, sshd):
+    with pytest.raises(BadInputError, match="No host key is pinned"):
+        opened.connection(sshd, known_hosts=None)
+    connection, credentials = opened.connection(sshd, known_hosts=None, accept_new=True)
+    with connection:
+        assert credentials.host_keys().split()[1:3] == sshd.known_hosts.split()[1:3]
+
+
+def test_another_host_key_is_refused(opened, sshd, tmp_path):
+    other = keygen(tmp_path / "other").with_suffix(".pub").read_text().split()[:2]
+    connection, _ = opened.connection(sshd, known_hosts=f"[127.0.0.1]:{sshd.port} {' '.join(other)}\n")
+    with pytest.raises(NotTrueError, match="key") as caught:
+        connection.open()
+    assert caught.value.exit_code == 1
+
+
+def test_a_wrong_user_key_is_refused_at_once(opened, sshd, tmp_path):
+    connection, _ = opened.connection(sshd, key=keygen(tmp_path / "stranger").read_text())
+    with pytest.raises(BadInputError, match="refuses the key") as caught:
+        connection.open()
+    assert "authorized_keys" in caught.value.next_step
+    assert opened.lines == []
+
+
+def test_an_unreachable_host_is_tried_again_and_named(opened, sshd):
+    connection, _ = opened.connection(sshd, port=free_port())
+    with pytest.raises(UnreachableError, match="cannot be reached"):
+        connection.open()
+    assert "attempt 1 of 2" in opened.lines[0]
+
+
+def test_forbidden_forwarding_names_the_sshd_lines(opened, tmp_path):
+    server = Sshd(tmp_path / "strict", "AllowTcpForwarding no", "AllowStreamLocalForwarding no")
+    server.start()
+    try:
+        connection, _ = opened.connection(server)
+        with pytest.raises(BadInputError, match="forbids forwarding") as caught:
+            connection.open()
+        assert "AllowStreamLocalForwarding yes" in caught.value.next_step
+    finally:
+        server.stop()
+
+
+def test_a_broken_connection_is_opened_again(opened, sshd):
+    connection, _ = opened.connection(sshd)
+    with connection:
+        os.killpg(connection._child.pid, signal.SIGKILL)
+        connection._child.wait(30)
+        connection.ensure()
+        assert connection.docker_socket.exists()
+        assert "connection lost" in opened.lines[0]
+
+
+def test_docker_that_does_not_answer_is_said(opened, sshd, short_folder):
+    opened.docker_socket = short_folder / "nothing.sock"
+    connection, _ = opened.connection(sshd)
+    with pytest.raises(UnreachableError, match="Docker does not answer"):
+        connection.open()
