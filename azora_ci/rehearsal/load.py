@@ -1,0 +1,157 @@
+"""A steady load of requests through the edge that notes version and status of every answer.
+
+Open loop: requests start on a fixed schedule, whatever the answers do. It runs as a process of its own, so that the harness and
+the load do not slow each other down, and writes one JSON line per answer.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import queue
+import signal
+import threading
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from azora_ci.clock import Clock
+
+WORKERS = 24
+TIMEOUT_SECONDS = 10.0
+NO_VERSION = "none"
+PATHS = (
+    "/api/sessions",
+    "/auth/users",
+    "/api/education/courses",
+    "/api/marketplace/listings",
+    "/api/health",
+    "/auth/health",
+    "/api/education/health",
+    "/api/marketplace/health",
+)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer: when it was due (seconds since the epoch), path, status (0: none came), version in its body, milliseconds."""
+
+    at: float
+    path: str
+    status: int
+    version: str
+    milliseconds: float
+    error: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Say whether a user would have seen an error."""
+        return self.status != 200
+
+
+def version_in(body: bytes, header: str | None) -> str:
+    """Return the version that a response body names; an answer without one (an error page) is known by its header."""
+    try:
+        document = json.loads(body)
+    except ValueError:
+        document = None
+    named = document.get("version") if isinstance(document, dict) else None
+    return str(named or header or NO_VERSION)
+
+
+def read(path: Path) -> list[Answer]:
+    """Return the answers noted so far; a line that is still being written is left out."""
+    answers = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError, TypeError):
+            answers.append(Answer(**json.loads(line)))
+    return answers
+
+
+class _Client:
+    """One connection that is kept open between requests."""
+
+    def __init__(self, host: str, port: int) -> None:
+        self._connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
+
+    def get(self, path: str) -> tuple[int, str]:
+        """Return status and version of an answer. Raises OSError or HTTPException."""
+        try:
+            self._connection.request("GET", path, headers={"user-agent": "rehearsal-load"})
+            response = self._connection.getresponse()
+            body = response.read()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()
+            raise
+        return response.status, version_in(body, response.getheader("x-azora-version"))
+
+
+class Load:
+    """Sends ``rate`` requests a second to ``base_url`` until stopped; answers go to ``log``."""
+
+    def __init__(self, base_url: str, log: Path, *, rate: float, paths: Sequence[str] = PATHS, clock: Clock | None = None) -> None:
+        self._address = urlsplit(base_url)
+        self._log = log
+        self._rate = rate
+        self._paths = tuple(paths)
+        self._clock = clock or Clock()
+        self._due: queue.SimpleQueue[tuple[float, str] | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+
+    def run(self, stop: threading.Event) -> None:
+        """Send until ``stop`` is set, then wait for the answers that are still to come."""
+        workers = [threading.Thread(target=self._work, daemon=True) for _ in range(WORKERS)]
+        writer = threading.Thread(target=self._write, daemon=True)
+        for thread in (*workers, writer):
+            thread.start()
+        start, number = self._clock.monotonic(), 0
+        while not self._clock.wait(stop, start + number / self._rate - self._clock.monotonic()):
+            self._due.put((self._clock.now().timestamp(), self._paths[number % len(self._paths)]))
+            number += 1
+        for _ in workers:
+            self._due.put(None)
+        for worker in workers:
+            worker.join(TIMEOUT_SECONDS + 1)
+        self._answers.put(None)
+        writer.join()
+
+    def _work(self) -> None:
+        client = _Client(self._address.hostname or "127.0.0.1", self._address.port or 80)
+        for at, path in iter(self._due.get, None):
+            status, version, error = 0, NO_VERSION, ""
+            try:
+                status, version = client.get(path)
+            except (OSError, http.client.HTTPException) as problem:
+                error = f"{type(problem).__name__}: {problem}"
+            milliseconds = round((self._clock.now().timestamp() - at) * 1000, 1)
+            self._answers.put(Answer(round(at, 3), path, status, version, milliseconds, error))
+
+    def _write(self) -> None:
+        with self._log.open("a", encoding="utf-8", buffering=1) as file:
+            for answer in iter(self._answers.get, None):
+                file.write(json.dumps(asdict(answer)) + "\n")
+
+
+def counts(answers: Iterable[Answer]) -> dict[str, int]:
+    """Return how many answers came from each version, by version."""
+    found: dict[str, int] = {}
+    for answer in answers:
+        found[answer.version] = found.get(answer.version, 0) + 1
+    return dict(sorted(found.items()))
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Run as ``python -m azora_ci.rehearsal.load BASE_URL LOG RATE`` until SIGTERM or SIGINT."""
+    base_url, log, rate = arguments
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    Load(base_url, Path(log), rate=float(rate)).run(stop)
+
+
+if __name__ == "__main__":
+    import sys
+
+    main(sys.argv[1:])

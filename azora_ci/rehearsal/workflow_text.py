@@ -1,0 +1,75 @@
+"""The workflow file as text: its jobs, what they need, the actions they use, and the file of a second attempt.
+
+"Re-run failed jobs" runs failed jobs and everything that depends on them again, and carries over result and outputs of the others.
+act has no such command. The file of a second attempt is the real one in which each job that is carried over is replaced by
+one that only gives the outputs it gave; all other jobs stay word for word.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Set
+
+_JOB = re.compile(r"^  ([A-Za-z0-9_-]+):[ \t]*$", re.MULTILINE)
+_USES = re.compile(r"uses:\s*([\w.-]+/[\w.-]+)(/[\w./-]+)?@([0-9a-f]{40})")
+
+
+def blocks(text: str) -> dict[str, str]:
+    """Return each job's lines by job id, in the file's order."""
+    _head, marker, body = text.partition("\njobs:\n")
+    if not marker:
+        raise ValueError("the workflow has no jobs")
+    starts = list(_JOB.finditer(body))
+    ends = [match.start() for match in starts[1:]] + [len(body)]
+    return {match.group(1): body[match.start() : end] for match, end in zip(starts, ends, strict=True)}
+
+
+def needs(text: str) -> dict[str, list[str]]:
+    """Return the direct needs of each job."""
+    return {job: _needs_of(block) for job, block in blocks(text).items()}
+
+
+def _needs_of(block: str) -> list[str]:
+    inline = re.search(r"^    needs:[ \t]*\[?([^\]\n#]+)\]?", block, re.MULTILINE)
+    if inline and inline.group(1).strip():
+        return [name.strip() for name in inline.group(1).split(",")]
+    listed = re.search(r"^    needs:[ \t]*\n((?:      - .+\n)+)", block, re.MULTILINE)
+    return re.findall(r"- ([A-Za-z0-9_-]+)", listed.group(1)) if listed else []
+
+
+def actions(text: str) -> list[tuple[str, str, str]]:
+    """Return the actions used, each once and sorted: (owner/repository, folder in it or empty, commit)."""
+    return sorted({(one.group(1), (one.group(2) or "").strip("/"), one.group(3)) for one in _USES.finditer(text)})
+
+
+def to_run_again(text: str, results: Mapping[str, str]) -> set[str]:
+    """Return the jobs that "re-run failed jobs" runs: those that did not succeed, and all that depend on a failed one."""
+    graph = needs(text)
+    again = {job for job in graph if results.get(job) in {"failure", "cancelled"}}
+    grown = True
+    while grown:
+        more = {job for job, direct in graph.items() if again.intersection(direct)} - again
+        again |= more
+        grown = bool(more)
+    return again
+
+
+def second_attempt(text: str, again: Set[str], outputs: Mapping[str, Mapping[str, str]]) -> str:
+    """Return the workflow of a second attempt in which only the jobs ``again`` run; ``outputs`` are those of the others."""
+    for job, block in blocks(text).items():
+        if job not in again:
+            text = text.replace(block, _carried_over(job, _needs_of(block), outputs.get(job, {})))
+    return text
+
+
+def _carried_over(job: str, direct: list[str], outputs: Mapping[str, str]) -> str:
+    lines = [f"  {job}:", f"    needs: {json.dumps(direct)}", "    runs-on: ubuntu-24.04"]
+    if outputs:
+        lines += ["    outputs:", *(f"      {name}: ${{{{ steps.carried.outputs.{name} }}}}" for name in sorted(outputs))]
+    lines += ["    steps:", "      - id: carried", "        name: Carried over from the first attempt", "        env:"]
+    numbered = [(f"OUTPUT_{number}", name, outputs[name]) for number, name in enumerate(sorted(outputs))]
+    lines += [f"          {variable}: {json.dumps(value)}" for variable, _, value in numbered] or ["          NOTHING: none"]
+    writes = [f'echo "{name}=${variable}" >> "$GITHUB_OUTPUT"' for variable, name, _ in numbered] or ["true"]
+    lines += ["        run: |", *(f"          {write}" for write in writes)]
+    return "\n".join(lines) + "\n\n"
