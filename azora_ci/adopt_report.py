@@ -1,0 +1,120 @@
+"""Say what a person has to do after adopting: lines to fill in, environments, secrets, variables, rulesets.
+
+Secrets and variables are read from the adopted workflows themselves, their explanations from the jobs' settings.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from azora_ci import deploy_toml, settings
+from azora_ci.adopt import CONFIG, WORKFLOW_FOLDER, Adoption
+from azora_ci.context import JOBS, step_module
+
+APPROVAL = "production-approval"
+_REFERENCE = re.compile(r"\b(secrets|vars)\.([A-Za-z_][A-Za-z0-9_]*)(?:\s*\|\|\s*'([^']*)')?")
+# An OIDC role replaces these three, and GitHub makes the token.
+_ALTERNATIVE = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
+
+
+@dataclass
+class Needs:
+    """What one environment of the repository has to hold: names of secrets, and variables with their defaults."""
+
+    secrets: set[str] = field(default_factory=set)
+    variables: dict[str, str] = field(default_factory=dict)
+
+
+def environments(workflows: Mapping[str, str]) -> dict[str, Needs]:
+    """Return environment -> what its jobs read, for workflow texts by name."""
+    import yaml
+
+    found: dict[str, Needs] = {}
+    for text in workflows.values():
+        for job in yaml.safe_load(text)["jobs"].values():
+            needs = found.setdefault(job.get("environment") or "", Needs())
+            for kind, name, default in _references(job):
+                if kind == "secrets":
+                    needs.secrets.add(name)
+                else:
+                    needs.variables.setdefault(name, default)
+    return {name: needs for name, needs in found.items() if name}
+
+
+def _references(job: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
+    for match in _REFERENCE.finditer(str(job)):
+        yield match[1], match[2], match[3] or ""
+
+
+def explanations() -> dict[str, settings.Variable]:
+    """Return environment variable -> its declaration, over all jobs."""
+    return {one.name: one for job in JOBS for _, one in settings.variables(step_module(job).Settings)}
+
+
+def report(adoption: Adoption) -> str:
+    """Return the whole list as text, most urgent first."""
+    texts = {one.path.name: one.content for one in adoption.files}
+    toml = texts.pop(CONFIG.name)
+    sections = [_found(adoption), _lines(toml), *_environments(environments(texts)), _rest()]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _found(adoption: Adoption) -> str:
+    application = adoption.application
+    lines = [f"Files in {adoption.folder}:"]
+    lines += [f"  {one.path}  ({one.state})" for one in adoption.files]
+    lines += ["", f"Found in {application.compose_file}:" if application.compose_file else "No compose file was found."]
+    lines += [f"  {one.id} (port {one.port or '?'}, health {one.health_path or '?'})" for one in application.services]
+    lines += [f"  left out: {name}, {reason}" for name, reason in application.left_out.items()]
+    prisma = ", ".join(application.prisma) or "no schema.prisma"
+    lines.append(f"Prisma: {prisma}{'' if application.prisma_dependency else '; package.json does not depend on it'}")
+    if len(application.prisma) > 1:
+        lines.append("  more than one: azora-ci migrates one database; choose the folder, or a command that migrates all of them")
+    return "\n".join(lines)
+
+
+def _lines(toml: str) -> str:
+    missing = deploy_toml.to_fill_in(toml)
+    if not missing:
+        return ""
+    return "\n".join([f"Still to be filled in, in {CONFIG}:", *(f"  line {number}: {what}" for number, what in missing)])
+
+
+def _environments(found: Mapping[str, Needs]) -> Iterator[str]:
+    explained = explanations()
+    for name, needs in found.items():
+        who = "required reviewers" if name == APPROVAL else "no reviewers"
+        lines = [f"Environment {name} (Settings > Environments): {who}; deployment branches and tags: {_admitted(name)}"]
+        lines += [f"  secret {one}: {_explain(one, explained)}" for one in sorted(needs.secrets)]
+        lines += [
+            f"  variable {one} (optional): {_explain(one, explained)}{f' [default: {default}]' if default else ''}"
+            for one, default in sorted(needs.variables.items())
+        ]
+        yield "\n".join(lines)
+
+
+def _admitted(environment: str) -> str:
+    return "the default branch" if environment == "operations" else "tags v* and the protected default branch"
+
+
+def _explain(name: str, explained: Mapping[str, settings.Variable]) -> str:
+    if name == "AWS_ROLE_ARN":
+        return "AWS role that GitHub's OIDC token may assume; then no AWS_* secret is needed"
+    one = explained.get(name)
+    text = f"{one.help}, for example {one.example}" if one else "handed to the services that name it in [services.*] secrets"
+    return f"{text} (not needed with AWS_ROLE_ARN)" if name in _ALTERNATIVE else text
+
+
+def _rest() -> str:
+    return f"""Rulesets (Settings > Rules):
+  tags v*: only release managers may create them; nobody may update or delete them
+  the default branch: pull requests, and the required checks of a release commit
+
+Good to know:
+  Commit {WORKFLOW_FOLDER} and {CONFIG} to the default branch before the first tag.
+  On a public repository anybody can read logs and artifacts, backup locations and records among them.
+  GitHub keeps artifacts as long as the repository allows (90 days on public ones); the archive in S3 keeps the year.
+  Tags pushed with GITHUB_TOKEN start no workflow: push release tags as a person or an app."""

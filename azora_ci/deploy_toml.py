@@ -1,0 +1,131 @@
+"""Write a first ``.github/deploy-production.toml`` for what was discovered. Pure; what nobody can know is marked to be filled in."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+
+from azora_ci.discover import Application, FoundService
+
+FILL_IN = "# fill in"
+DEFAULT_PORT = 8080
+_WIDTH = 44  # column of the comments
+
+
+def render(application: Application) -> str:
+    """Return the text of the configuration. Lines that end in ``# fill in: …`` hold guesses or examples."""
+    public_url = f"https://{application.name}.example"
+    services = application.services or (_example_service(),)
+    parts = [_head(application, public_url), _gates(application), _data(application)]
+    parts += [_service(one, public_url, services, found=bool(application.services)) for one in services]
+    return "\n\n".join(parts) + "\n"
+
+
+def to_fill_in(text: str) -> list[tuple[int, str]]:
+    """Return (line number, what) of every line that is still marked to be filled in."""
+    return [(number, line.split(FILL_IN, 1)[1].lstrip(": ")) for number, line in enumerate(text.splitlines(), 1) if FILL_IN in line]
+
+
+def _toml(value: object) -> str:
+    """Return a value as TOML: texts, whole numbers, truth, lists and flat tables (JSON's escapes are TOML's)."""
+    if isinstance(value, dict):
+        return "{ " + ", ".join(f"{json.dumps(name)} = {_toml(one)}" for name, one in value.items()) + " }" if value else "{}"
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _line(name: str, value: object, comment: str = "") -> str:
+    text = f"{name} = {_toml(value)}"
+    return f"{text:<{_WIDTH}}{comment}" if comment and len(text) < _WIDTH else f"{text}  {comment}".rstrip()
+
+
+def _fill(name: str, value: object, what: str) -> str:
+    return _line(name, value, f"{FILL_IN}: {what}")
+
+
+def _table(name: str, lines: Iterable[str]) -> str:
+    return "\n".join([f"[{name}]", *lines])
+
+
+def _head(application: Application, public_url: str) -> str:
+    return "\n".join(
+        [
+            "# What is deployed where. Every key is described in azora-ci's schemas/deploy-config.schema.json; unknown keys are refused.",
+            f"# A line with `{FILL_IN}` holds a guess: correct it and remove the comment.",
+            _line("schema_version", 1),
+            _line("application", application.name),
+            _fill("public_url", public_url, "the public address"),
+            _fill("on_call", "#on-call on Slack", "how the on-call engineer is reached"),
+        ]
+    )
+
+
+def _gates(application: Application) -> str:
+    manager = application.package_manager or "npm"
+    install = application.install or ("npm", "ci")
+    build = [install, (manager, "run", "build")] if application.build_script else [install]
+    audit = {
+        "npm": ("npm", "audit", "--omit=dev"),
+        "pnpm": ("pnpm", "audit", "--prod"),
+        "yarn": ("yarn", "audit", "--groups", "dependencies"),
+    }[manager]
+    known = application.package_manager is not None and application.build_script
+    commands = _line if known else lambda name, value: _fill(name, value, "the commands of the production build")
+    checks = [
+        _fill("required", [], "names of checks of a release commit; empty is refused unless a ruleset names some"),
+        _line("rulesets", True, "# and what the default branch's rulesets require"),
+        _line("audit", [audit]) if application.package_manager else _fill("audit", [audit], "the command of the security audit"),
+        commands("build", build),
+    ]
+    registry = [_fill("repository", f"docker.io/{application.name}", "registry and namespace of the images")]
+    return "\n\n".join([_table("checks", checks), _table("build", [commands("commands", build)]), _table("registry", registry)])
+
+
+def _data(application: Application) -> str:
+    migrate = {"pnpm": ("pnpm", "exec"), "yarn": ("yarn", "run")}.get(application.package_manager or "npm", ("npx",))
+    folders = application.prisma
+    migrations = (
+        _line("migrations_dir", folders[0])
+        if len(folders) == 1
+        else _fill("migrations_dir", folders[0], f"one of {', '.join(folders)}")
+        if folders
+        else _fill("migrations_dir", "prisma/migrations", "the folder of Prisma's migrations; none was found")
+    )
+    database = [_line("migrate", [*migrate, "prisma", "migrate", "deploy"]), migrations]
+    backup = [_fill("location", f"s3://{application.name}-backups/prod", "bucket and prefix; records are archived beside it")]
+    return "\n\n".join([_table("database", database), _table("backup", backup), _table("target", [_line("kind", "docker_hosts")])])
+
+
+def _example_service() -> FoundService:
+    return FoundService(
+        id="app",
+        compose_name="app",
+        context=".",
+        dockerfile="Dockerfile",
+        port=None,
+        health_path=None,
+        memory=None,
+        instances=None,
+        env={},
+        secrets=("PROD_DATABASE_URL",),
+        depends_on=(),
+    )
+
+
+def _service(one: FoundService, public_url: str, services: Sequence[FoundService], *, found: bool) -> str:
+    prefix = "/" if len(services) == 1 else f"/{one.id.removesuffix('_service').replace('_', '-')}"
+    health = one.health_path or "/health"
+    public = public_url + (health if prefix == "/" or health.startswith(f"{prefix}/") else prefix + health)
+    lines = [
+        _line("title", one.title) if found else _fill("title", one.title, "no compose file was found; one table for each service"),
+        _fill("route_prefix", prefix, "the path prefix that the edge sends here"),
+        _line("health_path", health) if one.health_path else _fill("health_path", health, "the health endpoint of an instance"),
+        _fill("public_health_url", public, "the same endpoint as the public reaches it"),
+        _line("port", one.port) if one.port else _fill("port", DEFAULT_PORT, "the port inside the container"),
+        _line("context", one.context),
+        _line("dockerfile", one.dockerfile),
+    ]
+    optional = {"instances": one.instances, "memory": one.memory, "env": one.env, "secrets": one.secrets, "depends_on": one.depends_on}
+    lines += [_line(name, value) for name, value in optional.items() if value]
+    return _table(f"services.{one.id}", lines)

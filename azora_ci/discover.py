@@ -1,0 +1,206 @@
+"""What an application's repository says about itself: services of its compose file, Prisma, the way it is built. Reads only."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from azora_ci.errors import BadInputError
+
+COMPOSE_FILES = (
+    "docker-compose.production.yml",
+    "docker-compose.prod.yml",
+    "compose.yaml",
+    "compose.yml",
+    "docker-compose.yaml",
+    "docker-compose.yml",
+)
+LOCK_FILES = {
+    "package-lock.json": ("npm", ("npm", "ci")),
+    "pnpm-lock.yaml": ("pnpm", ("pnpm", "install", "--frozen-lockfile")),
+    "yarn.lock": ("yarn", ("yarn", "install", "--frozen-lockfile")),
+}
+NOT_OURS = frozenset({"node_modules", ".git", "dist", "build", "vendor", ".next"})  # folders that hold other people's files
+_SECRET_NAME = re.compile(r"(?:^|_)(?:SECRET|PASSWORD|PASSWD|PASS|PWD|TOKEN|CREDENTIAL|KEY|APIKEY|DSN)S?(?:_|$)")
+_HEALTH_URL = re.compile(r"https?://(?:localhost|127\.0\.0\.1|\[::1\])(?::([0-9]+))?(/[^\s\"'|;&?#]*)?")
+
+
+@dataclass(frozen=True)
+class FoundService:
+    """A service of the compose file that is built from this repository."""
+
+    id: str
+    compose_name: str
+    context: str
+    dockerfile: str
+    port: int | None
+    health_path: str | None
+    memory: str | None
+    instances: int | None
+    env: dict[str, str]
+    secrets: tuple[str, ...]
+    depends_on: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """Return a name for people, ``API Gateway``."""
+        return " ".join(word.upper() if word in {"api", "lms", "ui"} else word.capitalize() for word in self.id.split("_"))
+
+
+@dataclass(frozen=True)
+class Application:
+    """What was found. ``left_out`` names compose services that are not built here (a database, a cache), with the reason."""
+
+    name: str
+    compose_file: str | None = None
+    services: tuple[FoundService, ...] = ()
+    left_out: dict[str, str] = field(default_factory=dict)
+    package_manager: str | None = None
+    install: tuple[str, ...] | None = None
+    build_script: bool = False
+    prisma: tuple[str, ...] = ()
+    prisma_dependency: bool = False
+
+
+def discover(folder: Path) -> Application:
+    """Return what a repository's files say. Raises BadInputError for a compose file or package.json that cannot be read."""
+    package = _package(folder)
+    manager, install = next((LOCK_FILES[name] for name in LOCK_FILES if (folder / name).is_file()), (None, None))
+    compose = next((name for name in COMPOSE_FILES if (folder / name).is_file()), None)
+    services, left_out = _compose(folder / compose) if compose else ((), {})
+    dependencies = {**package.get("dependencies", {}), **package.get("devDependencies", {})}
+    return Application(
+        name=_identifier(str(package.get("name") or folder.resolve().name).rsplit("/", 1)[-1], "-"),
+        compose_file=compose,
+        services=services,
+        left_out=left_out,
+        package_manager=manager,
+        install=install,
+        build_script="build" in package.get("scripts", {}),
+        prisma=tuple(_prisma_folders(folder, package)),
+        prisma_dependency=bool({"prisma", "@prisma/client"} & dependencies.keys()),
+    )
+
+
+def _package(folder: Path) -> dict[str, Any]:
+    path = folder / "package.json"
+    if not path.is_file():
+        return {}
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise BadInputError(
+            "package.json is not JSON", what=str(error), where=str(path), next_step="correct it, then adopt again"
+        ) from error
+    return document if isinstance(document, dict) else {}
+
+
+def _identifier(text: str, joint: str) -> str:
+    """Return a name of lower case letters, digits and ``joint`` that starts with a letter and has at most 31 characters."""
+    cleaned = re.sub(r"[^a-z0-9]+", joint, text.lower()).strip(joint)
+    return (cleaned if cleaned[:1].isalpha() else f"app{joint}{cleaned}")[:31].rstrip(joint)
+
+
+def _prisma_folders(folder: Path, package: dict[str, Any]) -> Iterable[str]:
+    """Yield the folders of Prisma migrations: beside the schema that package.json names, else beside every schema.prisma."""
+    named = package.get("prisma", {}).get("schema") if isinstance(package.get("prisma"), dict) else None
+    schemas = [folder / named] if isinstance(named, str) else sorted(folder.glob("**/schema.prisma"))
+    for schema in schemas:
+        relative = schema.relative_to(folder)
+        if schema.is_file() and not NOT_OURS & set(relative.parts):
+            yield (relative.parent / "migrations").as_posix()
+
+
+# --- compose ------------------------------------------------------------------------------------------------------------
+
+
+def _compose(path: Path) -> tuple[tuple[FoundService, ...], dict[str, str]]:
+    import yaml
+
+    try:
+        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        services: dict[str, dict[str, Any]] = {name: one or {} for name, one in document["services"].items()}
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
+        raise BadInputError(
+            "Compose file cannot be read",
+            what=f"it has no mapping of services: {type(error).__name__} {error}",
+            where=str(path),
+            next_step="correct it, or move it away: services can also be written into the configuration by hand",
+        ) from error
+    built = {name: one for name, one in services.items() if "build" in one}
+    left_out = {name: f"not built here (image {one.get('image', 'unknown')})" for name, one in services.items() if name not in built}
+    return tuple(_service(name, one, set(built)) for name, one in built.items()), left_out
+
+
+def _service(name: str, one: dict[str, Any], built: set[str]) -> FoundService:
+    build = one["build"] if isinstance(one["build"], dict) else {"context": str(one["build"])}
+    health_port, health_path = _health(one.get("healthcheck"))
+    env, secrets = _environment(one.get("environment"))
+    limits = _mapping(_mapping(_mapping(one.get("deploy")).get("resources")).get("limits"))
+    replicas = _mapping(one.get("deploy")).get("replicas")
+    return FoundService(
+        id=_identifier(name, "_"),
+        compose_name=name,
+        context=Path(str(build.get("context", "."))).as_posix(),
+        dockerfile=str(build.get("dockerfile", "Dockerfile")),
+        port=health_port or _port(one.get("ports"), one.get("expose")),
+        health_path=health_path,
+        memory=_memory(one.get("mem_limit") or limits.get("memory")),
+        instances=replicas if isinstance(replicas, int) and replicas > 0 else None,
+        env=env,
+        secrets=secrets,
+        depends_on=tuple(_identifier(other, "_") for other in one.get("depends_on") or () if other in built),
+    )
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def _health(check: object) -> tuple[int | None, str | None]:
+    test = _mapping(check).get("test")
+    found = _HEALTH_URL.search(" ".join(map(str, test)) if isinstance(test, list) else str(test or ""))
+    if found is None:
+        return None, None
+    return int(found[1]) if found[1] else None, found[2]
+
+
+def _port(ports: object, expose: object) -> int | None:
+    """Return the container's port of the first mapping: ``"4000:4000/tcp"``, ``{target: 4000}``, or the first exposed one."""
+    for one in [*(ports if isinstance(ports, list) else []), *(expose if isinstance(expose, list) else [])]:
+        text = str(one.get("target", "")) if isinstance(one, dict) else str(one).split("/")[0].rsplit(":", 1)[-1]
+        if text.isdigit():
+            return int(text)
+    return None
+
+
+def _memory(value: object) -> str | None:
+    found = re.fullmatch(r"([0-9]+)([kmg])(?:i?b)?", str(value or "").lower())
+    return f"{found[1]}{found[2]}" if found else None
+
+
+def _environment(value: object) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Split an environment into literal values and names of secrets. PORT is left out: the target sets it.
+
+    A value that is substituted (``${X}``), missing, or that holds credentials is a secret; it is not copied.
+    """
+    pairs = value.items() if isinstance(value, dict) else [str(one).partition("=")[::2] for one in _list(value)]
+    env: dict[str, str] = {}
+    secrets: list[str] = []
+    for name, raw in pairs:
+        text = "" if raw is None else str(raw).lower() if isinstance(raw, bool) else str(raw)
+        if name == "PORT" or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
+            continue
+        if not text or "$" in text or _SECRET_NAME.search(name.upper()) or re.search(r"://[^/\s]*:[^/\s]*@", text):
+            secrets.append(name.upper())
+        else:
+            env[name] = text
+    return env, tuple(secrets)
+
+
+def _list(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
