@@ -1,0 +1,1 @@
+"""Services that stand in for real ones: they speak the real protocol over real sockets."""
