@@ -1,0 +1,351 @@
+"""The guard: on every production host, the only writer of the edge's routes. Standard library only, one file: it runs in a container.
+
+A runner locks the host, gets a fencing token, and asks for changes with it. From the first weight until the promotion is journalled it
+holds a **lease**, which it must renew; when the lease runs out, the guard puts the old routes back by itself. So a runner that dies, hangs
+or loses its network leaves production on the old version, and a runner that comes back late is refused: its token is superseded.
+
+* Time is the monotonic clock of the guard: neither a jump of the host's clock nor a runner's clock moves a lease.
+* A change is a *generation*: a folder of files. It counts from the one rename of the symbolic link ``current``.
+* The journal (``journal.jsonl``) is append-only and synced before a change is made, so a guard that is killed knows what it was doing:
+  started again with a lease in it, it grants the runner one full lease to come back, then returns.
+
+HTTP API, JSON in and out; 409 answers say why in ``error``::
+
+    GET  /status                                               lock, lease, current generation, last journal entries
+    POST /lock     {owner, run_url, deployment_id, seconds, fence, reason}     -> {token}
+    POST /renew    {token}                                     -> {lock_seconds, lease_seconds}
+    POST /apply    {token, generation, files, hold, event}     switch to a generation; ``hold`` starts the lease
+    POST /promote  {token, event}                              the new version stays; ends the lease
+    POST /abort    {token, reason, event}                      old routes back; ends the lease
+    POST /unlock   {token, reason}
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import re
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+KEPT_GENERATIONS = 20
+STATUS_ENTRIES = 20  # journal entries shown by /status
+BODY_LIMIT = 16 * 1024 * 1024  # bytes of a request
+LEASE_SECONDS = 45.0  # default of the design
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
+
+
+class RefusedError(Exception):
+    """A request that is not allowed now; the text goes to the caller with status 409."""
+
+
+class Guard:
+    """Lock, lease and generations of one edge. ``monotonic`` returns seconds of a clock that never jumps."""
+
+    def __init__(self, folder: Path, *, lease_seconds: float = LEASE_SECONDS, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._folder = folder
+        self._lease_seconds = lease_seconds
+        self._monotonic = monotonic
+        self._guarded = threading.RLock()
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "generations").mkdir(exist_ok=True)
+        self._lock: dict[str, Any] | None = None
+        self._lock_until = 0.0
+        self._safe: str | None = None  # generation to return to while a lease is held
+        self._lease_until = 0.0
+        self._token = 0
+        self._sequence = 0
+        self._entries: list[dict[str, Any]] = []
+        self._read_journal()
+
+    # --- what a runner asks for ------------------------------------------------------------------------------------------
+
+    def lock(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Take the lock, or say who has it. ``fence`` takes it from whoever has it, which needs a ``reason``."""
+        with self._guarded:
+            self.check()
+            wanted = {name: str(request[name])[:500] for name in ("owner", "run_url", "deployment_id")}
+            if request.get("fence") and not request.get("reason"):
+                raise RefusedError("fencing needs a reason")
+            if self._lock and not request.get("fence") and self._lock["deployment_id"] != wanted["deployment_id"]:
+                raise RefusedError(f"locked by {self._holder()}")
+            if self._safe is not None:
+                # Whoever takes over starts from safe ground; the same deployment's rerun too.
+                self._return(f"taken over by {wanted['owner']}")
+            self._token += 1
+            seconds = float(request.get("seconds", 2 * self._lease_seconds))
+            self._lock = {**wanted, "seconds": seconds}
+            self._lock_until = self._monotonic() + seconds
+            self._write("lock", token=self._token, fence=bool(request.get("fence")), reason=request.get("reason"), **self._lock)
+            return {"token": self._token, "lease_seconds": self._lease_seconds}
+
+    def renew(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Prolong lock and lease."""
+        with self._guarded:
+            self._allowed(request)
+            assert self._lock is not None  # noqa: S101 - _allowed has just said so
+            self._lock_until = self._monotonic() + self._lock["seconds"]
+            if self._safe is not None:
+                self._lease_until = self._monotonic() + self._lease_seconds
+            return self._remaining()
+
+    def apply(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Switch to a generation of files by one rename. ``hold`` starts the lease, if none is held."""
+        with self._guarded:
+            self._allowed(request)
+            generation, files = request["generation"], request["files"]
+            if not _NAME.fullmatch(generation) or not all(_NAME.fullmatch(name) for name in files):
+                raise RefusedError("names of generations and files are letters, digits, dots, dashes and underscores")
+            self._lay(generation, files)
+            current = self.current()
+            self._write("apply", generation=generation, previous=current, hold=bool(request.get("hold")), event=request.get("event"))
+            if request.get("hold") and self._safe is None:
+                self._safe = current
+                self._write("lease", safe=current)
+            if self._safe is not None:
+                self._lease_until = self._monotonic() + self._lease_seconds
+            self._switch(generation)
+            self._sweep()
+            return {"generation": generation, **self._remaining()}
+
+    def promote(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Journal the promotion: from now on the new version stays, whatever happens to the runner."""
+        with self._guarded:
+            self._allowed(request)
+            self._write("promote", generation=self.current(), event=request.get("event"))
+            self._safe = None
+            return {"generation": self.current()}
+
+    def abort(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Put the old routes back by one rename."""
+        with self._guarded:
+            self._allowed(request)
+            if self._safe is None:
+                self._write("abort", generation=self.current(), reason=request.get("reason"), event=request.get("event"))
+            else:
+                self._return(str(request.get("reason", "asked for")), event=request.get("event"))
+            return {"generation": self.current()}
+
+    def unlock(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Give the lock back. A lease that is still held goes back first."""
+        with self._guarded:
+            self._allowed(request)
+            if self._safe is not None:
+                self._return("unlocked before the promotion")
+            self._write("unlock", reason=request.get("reason"))
+            self._lock = None
+            return {}
+
+    def status(self) -> dict[str, Any]:
+        """Return lock, lease, current generation and the last journal entries."""
+        with self._guarded:
+            self.check()
+            return {
+                "lock": {**self._lock, "token": self._token} if self._lock else None,
+                **self._remaining(),
+                "held": self._safe is not None,
+                "safe_generation": self._safe,
+                "generation": self.current(),
+                "now": datetime.now(UTC).isoformat(timespec="milliseconds"),
+                "journal": self._entries[-STATUS_ENTRIES:],
+            }
+
+    def check(self) -> None:
+        """Let time pass: return when the lease ran out, drop the lock when it expired."""
+        with self._guarded:
+            if self._safe is not None and self._monotonic() >= self._lease_until:
+                self._return(f"the lease of {self._lease_seconds:g} s ran out")
+                self._token += 1  # the runner that comes back late is refused
+                self._lock = None
+                self._write("fence", token=self._token, reason="lease ran out")
+            elif self._lock is not None and self._safe is None and self._monotonic() >= self._lock_until:
+                self._write("expire", reason=f"not renewed for {self._lock['seconds']:g} s", owner=self._lock["owner"])
+                self._lock = None
+                self._token += 1
+
+    def current(self) -> str | None:
+        """Return the generation that ``current`` points to."""
+        link = self._folder / "current"
+        return link.readlink().name if link.is_symlink() else None
+
+    # --- inside ------------------------------------------------------------------------------------------------------------
+
+    def _allowed(self, request: dict[str, Any]) -> None:
+        self.check()
+        if self._lock is None or request.get("token") != self._token:
+            held = f"the lock is held by {self._holder()}" if self._lock else "nobody holds the lock: it expired or was given back"
+            raise RefusedError(f"token {request.get('token')} is superseded: {held}")
+
+    def _holder(self) -> str:
+        assert self._lock is not None  # noqa: S101 - callers have looked
+        left = max(0.0, self._lock_until - self._monotonic())
+        return f"{self._lock['owner']}, deployment {self._lock['deployment_id']}, {self._lock['run_url']}, for another {left:.0f} s"
+
+    def _remaining(self) -> dict[str, Any]:
+        now = self._monotonic()
+        return {
+            "lock_seconds": round(max(0.0, self._lock_until - now), 3) if self._lock else None,
+            "lease_seconds": round(max(0.0, self._lease_until - now), 3) if self._safe is not None else None,
+        }
+
+    def _return(self, reason: str, *, event: Any = None) -> None:
+        safe = self._safe
+        self._write("return", generation=safe, previous=self.current(), reason=reason, event=event)
+        if safe is not None and safe != self.current():
+            self._switch(safe)
+        self._safe = None
+
+    def _lay(self, generation: str, files: dict[str, str]) -> None:
+        """Write a generation's folder; one that exists must hold the same."""
+        folder = self._folder / "generations" / generation
+        if folder.is_dir():
+            if {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} != files:
+                raise RefusedError(f"generation {generation} exists with other files")
+            return
+        part = folder.with_name(f".{generation}.part")
+        shutil.rmtree(part, ignore_errors=True)
+        part.mkdir()
+        for name, text in files.items():
+            with (part / name).open("w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+        part.rename(folder)
+
+    def _switch(self, generation: str) -> None:
+        link, part = self._folder / "current", self._folder / "current.part"
+        part.unlink(missing_ok=True)
+        part.symlink_to(Path("generations") / generation)
+        part.rename(link)
+        _sync(self._folder)
+
+    def _sweep(self) -> None:
+        kept = {self.current(), self._safe}
+        folders = sorted((self._folder / "generations").iterdir(), key=lambda path: path.stat().st_mtime)
+        for folder in folders[:-KEPT_GENERATIONS]:
+            if folder.name not in kept:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _write(self, event_name: str, **facts: Any) -> None:
+        self._sequence += 1
+        entry = {"sequence": self._sequence, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "entry": event_name, **facts}
+        with (self._folder / "journal.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        self._entries = [*self._entries[-200:], entry]
+
+    def _read_journal(self) -> None:
+        path = self._folder / "journal.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
+        if lines and not lines[-1].endswith("\n"):  # killed while writing: that entry was not acted upon
+            path.write_text("".join(lines[:-1]), encoding="utf-8")
+            lines.pop()
+        for line in lines:
+            self._replay(json.loads(line))
+        if self._safe is not None:
+            self._lease_until = self._monotonic() + self._lease_seconds
+        if self._lock is not None:
+            self._lock_until = self._monotonic() + max(self._lock["seconds"], self._lease_seconds)
+
+    def _replay(self, entry: dict[str, Any]) -> None:
+        self._sequence = entry["sequence"]
+        self._entries = [*self._entries[-200:], entry]
+        kind = entry["entry"]
+        if kind in {"lock", "fence"}:
+            self._token = entry["token"]
+        if kind == "lock":
+            self._lock = {name: entry[name] for name in ("owner", "run_url", "deployment_id", "seconds")}
+        elif kind in {"unlock", "fence"}:
+            self._lock = None
+        elif kind == "expire":
+            self._lock = None
+            self._token += 1
+        elif kind == "lease":
+            self._safe = entry["safe"]
+        elif kind in {"promote", "return"}:
+            self._safe = None
+        if kind == "return" and entry["generation"] is not None and self.current() != entry["generation"]:
+            self._switch(entry["generation"])  # killed between the journal and the rename
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def handler(guard: Guard) -> type[BaseHTTPRequestHandler]:
+    """Return the request handler of a guard."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 60
+
+        def do_GET(self) -> None:
+            if self.path == "/status":
+                self._answer(200, guard.status())
+            else:
+                self._answer(404, {"error": "no such resource"})
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("Content-Length", "0"))
+            action = self.path.strip("/")
+            if action not in {"lock", "renew", "apply", "promote", "abort", "unlock"} or length > BODY_LIMIT:
+                self.close_connection = True
+                self._answer(404, {"error": "no such action, or a body that is too large"})
+                return
+            try:
+                request = json.loads(self.rfile.read(length))
+                self._answer(200, getattr(guard, action)(request))
+            except RefusedError as error:
+                self._answer(409, {"error": str(error)})
+            except (KeyError, TypeError, ValueError) as error:
+                self._answer(400, {"error": f"{type(error).__name__}: {error}"})
+
+        def _answer(self, status: int, document: dict[str, Any]) -> None:
+            data = json.dumps(document).encode()
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(data)))
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, *_args: Any) -> None:
+            """Say nothing per request; the journal is the log."""
+
+    return Handler
+
+
+def main() -> None:
+    """Serve until SIGTERM."""
+    parser = argparse.ArgumentParser(description="Guard of one edge: the only writer of its routes.")
+    parser.add_argument("--folder", type=Path, required=True, help="the volume that Envoy reads its files from")
+    parser.add_argument("--listen", default="127.0.0.1:9902", help="host:port")
+    parser.add_argument("--lease-seconds", type=float, default=LEASE_SECONDS)
+    given = parser.parse_args()
+    host, _, port = given.listen.rpartition(":")
+    guard = Guard(given.folder, lease_seconds=given.lease_seconds)
+    server = ThreadingHTTPServer((host, int(port)), handler(guard))
+    server.daemon_threads = True
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, lambda *_: stop.set())
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    print(f"guard of {given.folder} listens on {host}:{server.server_port}", flush=True)
+    while not stop.wait(0.1):
+        guard.check()
+
+
+if __name__ == "__main__":
+    main()
