@@ -1,0 +1,204 @@
+"""Edge to GitHub's REST API: read only, all pages, bounded retries, rate limits honoured.
+
+Protocol: docs.github.com/rest, "Best practices for using the REST API" (``retry-after`` first, then ``x-ratelimit-reset``, else at
+least a minute) and "Using pagination in the REST API" (follow ``Link: rel="next"``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from azora_ci import __version__
+from azora_ci.clock import Clock
+from azora_ci.errors import BadInputError, UnreachableError
+from azora_ci.settings import Secret
+
+if TYPE_CHECKING:
+    import requests
+
+PAGE_SIZE = 100  # the most that GitHub gives
+MOST_PAGES = 100
+ATTEMPTS = 4  # of one request that meets a 5xx or a broken connection
+PATIENCE_SECONDS = 900.0  # that one request may wait for a rate limit to pass
+UNTOLD_WAIT_SECONDS = 60.0  # GitHub: "wait for at least one minute" where no header says how long
+TIMEOUTS = (10.0, 30.0)  # seconds to connect, to read
+PERMISSIONS = "checks: read, statuses: read, actions: read and contents: read"
+
+
+class GitHub:
+    """One repository (``owner/name``) as its API shows it. ``say`` is told about every wait; ``pause`` is seconds before a retry."""
+
+    def __init__(
+        self,
+        api_url: str,
+        repository: str,
+        token: Secret,
+        *,
+        clock: Clock,
+        say: Callable[[str], None] = lambda _line: None,
+        pause: float = 1.0,
+    ) -> None:
+        self._api = api_url.rstrip("/")
+        self._base = f"{self._api}/repos/{quote(repository)}"
+        self._token = token
+        self._clock = clock
+        self._say = say
+        self._pause = pause
+        self._session: requests.Session | None = None
+
+    def default_branch(self) -> str:
+        """Return the name of the default branch."""
+        return str(self._get(self._base)["default_branch"])
+
+    def branch(self, name: str) -> dict[str, Any]:
+        """Return a branch with its classic protection."""
+        found: dict[str, Any] = self._get(f"{self._base}/branches/{quote(name, safe='')}")
+        return found
+
+    def branch_rules(self, name: str) -> list[dict[str, Any]]:
+        """Return the rules of all active rulesets that apply to a branch."""
+        return self._pages(f"{self._base}/rules/branches/{quote(name, safe='')}")
+
+    def check_runs(self, commit: str) -> list[dict[str, Any]]:
+        """Return the latest check runs of a commit."""
+        return self._pages(f"{self._base}/commits/{commit}/check-runs", key="check_runs", filter="latest")
+
+    def statuses(self, commit: str) -> list[dict[str, Any]]:
+        """Return all commit statuses of a commit, older ones of a context too."""
+        return self._pages(f"{self._base}/commits/{commit}/statuses")
+
+    def check_suite_of_run(self, run_id: str) -> int:
+        """Return the id of the check suite that holds a workflow run's own check runs."""
+        return int(self._get(f"{self._base}/actions/runs/{quote(run_id)}")["check_suite_id"])
+
+    def _get(self, url: str) -> Any:
+        return self._json(self._answer(url, {}))
+
+    def _pages(self, url: str, key: str | None = None, **parameters: str) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = []
+        address, query = url, {"per_page": str(PAGE_SIZE), **parameters}
+        for _ in range(MOST_PAGES):
+            response = self._answer(address, query)
+            page = self._json(response)
+            found += page[key] if key else page
+            following = response.links.get("next", {}).get("url")
+            if not following:
+                return found
+            address, query = self._same_server(following), {}
+        raise UnreachableError(
+            "GitHub's answer does not end",
+            what=f"more than {MOST_PAGES} pages of {PAGE_SIZE}",
+            where=url,
+            next_step="look at what creates so many checks on one commit",
+        )
+
+    def _same_server(self, url: str) -> str:
+        if urlsplit(url)[:2] != urlsplit(self._api)[:2]:  # the token goes nowhere else
+            raise UnreachableError(
+                "GitHub's answer leads elsewhere",
+                what=f"the next page is said to be at {url}",
+                where=self._api,
+                next_step="check GITHUB_API_URL and any proxy before it",
+            )
+        return url
+
+    def _answer(self, url: str, query: dict[str, str]) -> requests.Response:
+        """Return the answer 200. Waits for rate limits, repeats 5xx and broken connections; raises for everything else."""
+        waited, problem = 0.0, ""
+        attempt = 0
+        while attempt < ATTEMPTS:
+            response, problem = self._try(url, query)
+            if response is not None and (wait := self._rate_limit_wait(response)) is not None:
+                waited += wait
+                if waited > PATIENCE_SECONDS:
+                    raise self._limited(url, wait)
+                self._say(f"GitHub's rate limit: waiting {wait:.0f} s")
+                self._clock.sleep(wait)
+                continue
+            if response is not None and response.status_code < 500:
+                self._refuse(url, response)
+                return response
+            attempt += 1
+            if attempt < ATTEMPTS:
+                self._say(f"GitHub: {problem}; attempt {attempt} of {ATTEMPTS}")
+                self._clock.sleep(self._pause * 2 ** (attempt - 1))
+        raise UnreachableError(
+            "GitHub does not answer",
+            what=f"{ATTEMPTS} attempts, the last one: {problem}",
+            where=url,
+            next_step="look at githubstatus.com and run the job again",
+        )
+
+    def _try(self, url: str, query: dict[str, str]) -> tuple[requests.Response | None, str]:
+        import requests
+
+        if self._session is None:
+            self._session = requests.Session()
+            self._session.headers.update(
+                {
+                    "Accept": "application/vnd.github+json",
+                    "Authorization": f"Bearer {self._token.reveal()}",
+                    "User-Agent": f"azora-ci/{__version__}",
+                    "X-GitHub-Api-Version": "2022-11-28",
+                }
+            )
+        try:
+            response = self._session.get(url, params=query, timeout=TIMEOUTS)
+        except requests.RequestException as error:
+            return None, f"{type(error).__name__}: {error}"
+        return response, f"HTTP {response.status_code}"
+
+    def _rate_limit_wait(self, response: requests.Response) -> float | None:
+        """Return the seconds to wait when an answer is a rate limit, else None."""
+        if response.status_code not in {403, 429}:
+            return None
+        after = response.headers.get("retry-after", "")
+        if after.isdigit():
+            return float(after)
+        reset = response.headers.get("x-ratelimit-reset", "")
+        if response.headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():
+            return max(1.0, int(reset) - self._clock.now().timestamp() + 1)
+        told = response.status_code == 429 or "rate limit" in response.text.lower()
+        return UNTOLD_WAIT_SECONDS if told else None
+
+    def _limited(self, url: str, wait: float) -> UnreachableError:
+        return UnreachableError(
+            "GitHub's rate limit is used up",
+            what=f"the next {wait:.0f} s would pass the {PATIENCE_SECONDS:.0f} s that one request may wait",
+            where=url,
+            next_step="run the job again when the limit has been reset",
+        )
+
+    def _refuse(self, url: str, response: requests.Response) -> None:
+        reasons = {
+            401: ("GitHub refuses the token", "hand over a valid GITHUB_TOKEN"),
+            403: ("The token may not read this", f"give the job the permissions {PERMISSIONS}"),
+            404: (
+                "GitHub does not know this",
+                f"check GITHUB_REPOSITORY, and the permissions {PERMISSIONS}: without them GitHub answers 404",
+            ),
+        }
+        if response.status_code == 200:
+            return
+        title, next_step = reasons.get(response.status_code, ("GitHub refuses the request", "read GitHub's message above"))
+        raise BadInputError(title, what=f"HTTP {response.status_code}: {_message(response)}", where=url, next_step=next_step)
+
+    def _json(self, response: requests.Response) -> Any:
+        try:
+            return response.json()
+        except ValueError as error:
+            raise UnreachableError(
+                "GitHub's answer is no JSON",
+                what=f"{response.headers.get('content-type')}: {response.text[:200]!r}",
+                where=response.url,
+                next_step="check GITHUB_API_URL and any proxy before it",
+            ) from error
+
+
+def _message(response: requests.Response) -> str:
+    try:
+        return str(response.json()["message"])[:300]
+    except (ValueError, KeyError, TypeError):
+        return response.text[:300] or "(no message)"

@@ -1,0 +1,96 @@
+"""Edge: does what production needs answer? Each question gives a finding; none changes anything."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from azora_ci.config import Registry, Service
+from azora_ci.errors import AzoraError
+from azora_ci.settings import Aws, Secret
+
+TIMEOUTS = (5.0, 10.0)  # seconds to connect, to read
+DOCKER_HUB = "registry-1.docker.io"
+
+
+@dataclass(frozen=True)
+class Reached:
+    """One question and its answer: ``conclusion`` is what was observed, in a few words."""
+
+    name: str
+    kind: str  # database | bucket | endpoint | registry
+    passed: bool
+    conclusion: str
+    url: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Return the finding as evidence."""
+        found = {"name": self.name, "source": "production", "kind": self.kind}
+        return found | {"conclusion": self.conclusion, "passed": self.passed, "url": self.url}
+
+    def __str__(self) -> str:
+        return f"{self.name}: {self.conclusion}"
+
+
+def _asked(name: str, kind: str, ask: Callable[[], str], url: str | None = None) -> Reached:
+    try:
+        return Reached(name, kind, True, ask(), url)
+    except AzoraError as error:
+        return Reached(name, kind, False, f"{error.title}: {error.what}"[:500], url)
+
+
+def database(url: Secret) -> Reached:
+    """Connect to the database and ask for its version."""
+    from azora_ci.postgres import DatabaseUrl
+
+    def ask() -> str:
+        connection = DatabaseUrl.parse(url.reveal()).connect()
+        try:
+            return f"PostgreSQL {connection.server_version // 10000} answers"
+        finally:
+            connection.close()
+
+    return _asked("production database", "database", ask)
+
+
+def bucket(settings: Aws, name: str) -> Reached:
+    """Ask for the bucket of the backups."""
+    from azora_ci import s3
+
+    def ask() -> str:
+        return ", ".join(s3.bucket(settings, name).facts().lines())
+
+    return _asked("backup bucket", "bucket", ask, f"s3://{name}")
+
+
+def registry(config: Registry) -> Reached:
+    """Ask the registry for its API's version: 200, or 401 where it wants a login, both mean that it is there."""
+    import requests
+
+    host = config.repository.partition("/")[0]
+    host = DOCKER_HUB if host in {"docker.io", "index.docker.io"} else host
+    url = f"{'http' if config.insecure else 'https'}://{host}/v2/"
+    try:
+        status = requests.get(url, timeout=TIMEOUTS).status_code
+    except requests.RequestException as error:
+        return Reached("registry", "registry", False, f"no answer: {type(error).__name__}", url)
+    return Reached("registry", "registry", status in {200, 401}, f"HTTP {status}", url)
+
+
+def endpoint(service: Service) -> Reached:
+    """Ask a public health endpoint; it must be healthy and say its version, which is the one that is running now."""
+    import requests
+
+    url, name = service.public_health_url, f"{service.title} before the rollout"
+    try:
+        response = requests.get(url, timeout=TIMEOUTS, allow_redirects=False)
+    except requests.RequestException as error:
+        return Reached(name, "endpoint", False, f"no answer: {type(error).__name__}", url)
+    try:
+        document = response.json()
+        status, version = str(document["status"]), str(document["version"])
+    except (ValueError, KeyError, TypeError):
+        return Reached(name, "endpoint", False, f"HTTP {response.status_code} without a health document", url)
+    passed = response.status_code == 200 and status == "healthy"
+    return Reached(name, "endpoint", passed, f"HTTP {response.status_code}, {status}, version {version}"[:200], url)

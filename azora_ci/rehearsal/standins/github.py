@@ -1,0 +1,195 @@
+"""A GitHub API server for one repository, as far as the gates read it, answering from a JSON file that is read at each request.
+
+The file's keys, all optional (shapes are those of docs.github.com/rest; what is left out is filled in):
+
+- ``default_branch``: ``"main"``
+- ``check_runs``: ``[{"name", "status", "conclusion", "app_id", "suite", "head_sha"}]`` (status ``completed``, conclusion
+  ``success``; without ``head_sha`` it belongs to every commit)
+- ``statuses``: ``[{"context", "state", "head_sha"}]``
+- ``rules``: rules of rulesets; ``protection``: ``required_status_checks`` of classic protection
+- ``runs``: ``{"<run id>": <check suite id>}``; ``page_size``: the most entries of one page
+- ``answers``: ``[{"path": "<part of the path>", "status", "headers", "times", "body"}]``: given instead, ``times`` times each
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import threading
+from collections import Counter
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
+
+from azora_ci.settings import environment
+
+APP = 15368  # the id of GitHub Actions itself
+SUITE = 1000  # of check runs that name none
+NOT_FOUND = 404, {"message": "Not Found"}
+Answer = tuple[int, Any]
+
+
+class GitHubApi:
+    """The server; a context manager. ``url`` is its address, ``requests`` the paths asked for. It demands ``token`` as bearer."""
+
+    def __init__(self, state: Path, token: str, *, port: int = 0) -> None:
+        self.state = state
+        self.token = token
+        self.requests: list[str] = []
+        self._given: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        self._server.daemon_threads = True
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def __enter__(self) -> GitHubApi:
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+    def serve_forever(self) -> None:
+        """Serve until interrupted."""
+        self._server.serve_forever()
+
+    def write(self, **state: Any) -> None:
+        """Replace the answers by one rename."""
+        part = self.state.with_suffix(".part")
+        part.write_text(json.dumps(state), encoding="utf-8")
+        part.replace(self.state)
+
+    def answer(self, target: str, headers: dict[str, str]) -> tuple[int, Any, dict[str, str]]:
+        """Return status, document and headers for a request."""
+        path, query = unquote(urlsplit(target).path), parse_qs(urlsplit(target).query)
+        state = json.loads(self.state.read_text(encoding="utf-8"))
+        with self._lock:
+            self.requests.append(path)
+            instead = self._instead(state, path)
+        if instead is not None:
+            return instead
+        if headers.get("user-agent", "") == "":
+            return 403, {"message": "Request forbidden by administrative rules. Please set a User-Agent header."}, {}
+        if headers.get("authorization") != f"Bearer {self.token}":
+            return 401, {"message": "Bad credentials"}, {}
+        status, document = route(state, path)
+        return self._paged(target, path, query, state, status, document)
+
+    def _instead(self, state: dict[str, Any], path: str) -> tuple[int, Any, dict[str, str]] | None:
+        for number, one in enumerate(state.get("answers", [])):
+            key = f"{number} {one}"
+            if one["path"] in path and self._given[key] < one.get("times", 1):
+                self._given[key] += 1
+                return one["status"], one.get("body", {"message": "told to answer this"}), one.get("headers", {})
+        return None
+
+    def _paged(
+        self, target: str, path: str, query: dict[str, list[str]], state: dict[str, Any], status: int, document: Any
+    ) -> tuple[int, Any, dict[str, str]]:
+        entries = document.get("check_runs") if isinstance(document, dict) else document
+        if status != 200 or not isinstance(entries, list):
+            return status, document, {}
+        size = min(int(query.get("per_page", ["30"])[0]), state.get("page_size", 100))
+        page = int(query.get("page", ["1"])[0])
+        part = entries[(page - 1) * size : page * size]
+        links = {}
+        if page * size < len(entries):
+            following = {**{name: values[0] for name, values in query.items()}, "page": str(page + 1)}
+            base = state.get("link_base", self.url)
+            links = {"Link": f'<{base}{urlsplit(target).path}?{urlencode(following)}>; rel="next", <{base}{path}>; rel="last"'}
+        return status, {**document, "check_runs": part} if isinstance(document, dict) else part, links
+
+
+def route(state: dict[str, Any], path: str) -> Answer:
+    """Return status and whole document for a path."""
+    found = re.fullmatch(r"/repos/([^/]+/[^/]+)(/.*)?", path)
+    if not found or found[1] != state.get("repository", found[1]):
+        return NOT_FOUND
+    branch, rest = state.get("default_branch", "main"), found[2] or ""
+    if commit := re.fullmatch(r"/commits/([0-9a-f]{40})/(check-runs|statuses)", rest):
+        return 200, _check_runs(state, commit[1]) if commit[2] == "check-runs" else _statuses(state, commit[1])
+    if run := re.fullmatch(r"/actions/runs/([0-9]+)", rest):
+        suite = state.get("runs", {}).get(run[1])
+        return (200, {"id": int(run[1]), "check_suite_id": suite}) if suite else NOT_FOUND
+    fixed: dict[str, Any] = {
+        "": {"full_name": found[1], "default_branch": branch},
+        f"/branches/{branch}": {
+            "name": branch,
+            "protected": "protection" in state,
+            "protection": {
+                "enabled": "protection" in state,
+                "required_status_checks": state.get("protection", {"contexts": [], "checks": []}),
+            },
+        },
+        f"/rules/branches/{branch}": state.get("rules", []),
+    }
+    return (200, fixed[rest]) if rest in fixed else NOT_FOUND
+
+
+def _check_runs(state: dict[str, Any], commit: str) -> dict[str, Any]:
+    runs = []
+    for number, one in enumerate(state.get("check_runs", []), 1):
+        if one.get("head_sha", commit) != commit:
+            continue
+        status = one.get("status", "completed")
+        runs.append(
+            {
+                "id": one.get("id", number),
+                "name": one["name"],
+                "head_sha": commit,
+                "status": status,
+                "conclusion": one.get("conclusion", "success") if status == "completed" else None,
+                "html_url": f"https://github.example/checks/{number}",
+                "app": {"id": one.get("app_id", APP)},
+                "check_suite": {"id": one.get("suite", SUITE)},
+            }
+        )
+    return {"total_count": len(runs), "check_runs": runs[::-1]}  # newest first, as GitHub answers
+
+
+def _statuses(state: dict[str, Any], commit: str) -> list[dict[str, Any]]:
+    return [
+        {"id": one.get("id", number), "context": one["context"], "state": one["state"], "target_url": None}
+        for number, one in enumerate(state.get("statuses", []), 1)
+        if one.get("head_sha", commit) == commit
+    ][::-1]
+
+
+def _handler(api: GitHubApi) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        server_version = "github-stand-in"
+        disable_nagle_algorithm = True
+
+        def do_GET(self) -> None:
+            status, document, headers = api.answer(self.path, {name.lower(): value for name, value in self.headers.items()})
+            body = document.encode() if isinstance(document, str) else json.dumps(document).encode()
+            self.send_response(status)
+            for name, value in {"Content-Type": "application/json; charset=utf-8", "Content-Length": str(len(body)), **headers}.items():
+                self.send_header(name, value)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is http.server's
+            """Stay silent: the requests are kept in ``GitHubApi.requests``."""
+
+    return Handler
+
+
+def main() -> None:
+    """Serve a state file: ``python -m azora_ci.rehearsal.standins.github STATE --port N``; the token is in GITHUB_TOKEN."""
+    parser = argparse.ArgumentParser(description="GitHub API stand-in; the bearer token is taken from GITHUB_TOKEN")
+    parser.add_argument("state", type=Path, help="JSON file with the answers")
+    parser.add_argument("--port", type=int, default=0, help="loopback port; 0 lets the kernel choose")
+    given = parser.parse_args()
+    api = GitHubApi(given.state, environment()["GITHUB_TOKEN"], port=given.port)
+    print(api.url, flush=True)
+    api.serve_forever()
+
+
+if __name__ == "__main__":
+    main()

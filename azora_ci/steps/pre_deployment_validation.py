@@ -1,0 +1,202 @@
+"""pre-deployment-validation: every gate of the release commit, before anything is touched."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from azora_ci import checks, reachability
+from azora_ci.checks import FAILED, PASSED, PENDING, Required, Verdict
+from azora_ci.config import Command
+from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.github import GitHub
+from azora_ci.job import Job
+from azora_ci.process import CommandFailedError
+from azora_ci.reachability import Reached
+from azora_ci.settings import Aws, Deployment, Secret, number, truth, variable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Deployment, Aws):
+    """What opens the gates."""
+
+    github_token: Secret = variable("GITHUB_TOKEN", "token that reads checks, statuses, actions and contents", example="ghs_…", secret=True)
+    database_url: Secret | None = variable(
+        "PROD_DATABASE_URL", "connection string; unset: the database's reachability is not checked here", example="postgresql://…",
+        required=False, secret=True,
+    )  # fmt: skip
+    poll_seconds: float = variable(
+        "CHECK_POLL_SECONDS", "seconds between two looks at pending checks", example="10", parse=number(0.05, 600), default="10"
+    )
+    may_be_down: bool = variable(
+        "PRODUCTION_MAY_BE_DOWN", "true for a first deployment or the repair of an outage: endpoints that are not healthy close no gate",
+        example="true", parse=truth, default="false",
+    )  # fmt: skip
+
+
+def run(job: Job[Settings]) -> None:
+    """Pass every gate or raise: NotTrueError (closed), BadInputError, UnreachableError."""
+    job.evidence |= {"checks": [], "commands": [], "not_checked": []}
+    pass_required_checks(job)
+    pass_reachability(job)
+    for purpose, commands in (("audit", job.config.checks.audit), ("build", job.config.checks.build)):
+        for command in commands:
+            pass_command(job, purpose, command)
+    _summarise(job)
+
+
+# --- required checks ----------------------------------------------------------------------------------------------------
+
+
+def pass_required_checks(job: Job[Settings]) -> None:
+    """Wait until every required check of the commit has passed. Raises NotTrueError when one failed or stays pending."""
+    settings = job.settings
+    if settings.repository is None:
+        raise BadInputError(
+            "No repository",
+            what="GITHUB_REPOSITORY is not set",
+            where="environment variables of this step",
+            next_step="GitHub sets it; export owner/name to replay the step",
+        )
+    github = GitHub(settings.api_url, settings.repository, settings.github_token, clock=job.clock, say=job.say)
+    required = required_checks(job, github)
+    own = None if settings.run_id == "0" else github.check_suite_of_run(settings.run_id)
+    job.say(f"{len(required)} required checks of {settings.git_sha}; excluded: check suite {own or '(none)'} of this run")
+    started = job.clock.monotonic()
+    verdict = settled_verdict(job, github, required, own)
+    job.evidence["waited_seconds"] = round(job.clock.monotonic() - started, 1)
+    for finding in verdict.having(PASSED):
+        job.tick(f"{finding} of {settings.git_sha[:12]}, required by {finding.required.source}")
+    if verdict.state != PASSED:
+        raise gate_closed(verdict, settings.git_sha, job.config.checks.wait_minutes)
+
+
+def required_checks(job: Job[Settings], github: GitHub) -> list[Required]:
+    """Return the checks that the configuration and the default branch's rules require. Raises BadInputError when there are none."""
+    required = checks.required_by_configuration(job.config.checks.required)
+    places = str(job.settings.config_path)
+    if job.config.checks.rulesets:
+        branch = github.default_branch()
+        required += checks.required_by_rules(github.branch_rules(branch))
+        required += checks.required_by_protection(github.branch(branch))
+        places += f", rulesets and protection of {branch}"
+    if not required:
+        raise BadInputError(
+            "No required checks",
+            what="an empty list of checks is no gate: 0 names in checks.required, 0 from rulesets and branch protection",
+            where=places,
+            next_step="name the checks that a release needs in checks.required",
+        )
+    return required
+
+
+def settled_verdict(job: Job[Settings], github: GitHub, required: list[Required], own: int | None) -> Verdict:
+    """Return the verdict once it is settled, or as it stands when the waiting time is over. Its findings become evidence."""
+    limit = job.config.checks.wait_minutes * 60
+    for elapsed in job.clock.ticks(job.settings.poll_seconds, limit):
+        seen = checks.observed(github.check_runs(job.settings.git_sha), github.statuses(job.settings.git_sha), own)
+        verdict = checks.judge(required, seen, job.config.checks.allow_skipped)
+        job.evidence["checks"] = [finding.document() for finding in verdict.findings]
+        if verdict.state != PENDING:
+            break
+        pending = verdict.having(PENDING)
+        names = ", ".join(map(str, pending))
+        job.say(f"waiting for {len(pending)} of {len(verdict.findings)} checks: {names}; {elapsed:.0f} s of {limit:.0f} s")
+    return verdict
+
+
+def gate_closed(verdict: Verdict, commit: str, wait_minutes: float) -> NotTrueError:
+    """Return the error that names every check that has not passed."""
+    failed, pending = verdict.having(FAILED), verdict.having(PENDING)
+    lines = [f"failed: {one}, required by {one.required.source}{_at(one.url)}" for one in failed]
+    lines += [f"pending: {one}, required by {one.required.source}{_at(one.url)}" for one in pending]
+    waited = "" if failed else f" after waiting {wait_minutes:g} minutes"
+    return NotTrueError(
+        "Required checks have not passed",
+        what=f"{len(lines)} of {len(verdict.findings)} are not passed{waited}\n" + "\n".join(lines),
+        where=f"commit {commit}",
+        next_step="repair or re-run the named checks, then re-run this job; a skipped check counts only when checks.allow_skipped names it",
+    )
+
+
+def _at(url: str | None) -> str:
+    return f" {url}" if url else ""
+
+
+# --- production -------------------------------------------------------------------------------------------------------
+
+
+def pass_reachability(job: Job[Settings]) -> None:
+    """Ask everything of production that can be asked from here. Raises NotTrueError naming all that does not answer."""
+    closed: list[Reached] = []
+    for found in reached(job):
+        document = found.document()
+        job.evidence["checks"].append(document)
+        if found.passed:
+            job.tick(str(found))
+        elif found.kind == "endpoint" and job.settings.may_be_down:
+            job.actions.warning("Production is not healthy", f"{found} ({found.url}); accepted because PRODUCTION_MAY_BE_DOWN is true")
+        else:
+            closed.append(found)
+    for one in job.evidence["not_checked"]:
+        job.say(f"- not checked: {one['name']}, {one['reason']}")
+    if closed:
+        raise NotTrueError(
+            "Production cannot be reached",
+            what="\n".join(map(str, closed)),
+            where=", ".join(one.url or one.name for one in closed),
+            next_step="repair it; for a first deployment or the repair of an outage set PRODUCTION_MAY_BE_DOWN=true (endpoints only)",
+        )
+
+
+def reached(job: Job[Settings]) -> Iterator[Reached]:
+    """Yield the findings; what cannot be asked from here is noted as not checked, with the reason."""
+    settings, config = job.settings, job.config
+    skipped: list[dict[str, str]] = job.evidence["not_checked"]
+    if settings.database_url is None or config.database.via_ssh:
+        reason = "it is behind the SSH host" if config.database.via_ssh else "PROD_DATABASE_URL is not handed to this job"
+        skipped.append({"name": "production database", "reason": reason})
+    else:
+        yield reachability.database(settings.database_url)
+    if settings.aws_access_key_id is None:
+        skipped.append({"name": "backup bucket", "reason": "no AWS credentials are handed to this job"})
+    else:
+        yield reachability.bucket(settings, config.backup.bucket)
+    if config.registry is None:
+        skipped.append({"name": "registry", "reason": "the configuration has no [registry]"})
+    else:
+        yield reachability.registry(config.registry)
+    for service in config.services:
+        yield reachability.endpoint(service)
+
+
+# --- commands ---------------------------------------------------------------------------------------------------------
+
+
+def pass_command(job: Job[Settings], purpose: str, command: Command) -> None:
+    """Run one command of the application with its output shown. Raises CommandFailedError."""
+    shown = " ".join(command)
+    started = job.clock.monotonic()
+    with job.actions.group(f"{purpose}: {shown}"):
+        completed = job.processes.run(command, check=False)
+    seconds = round(job.clock.monotonic() - started, 1)
+    entry = {"purpose": purpose, "argv": list(completed.argv), "exit_code": completed.returncode, "seconds": seconds}
+    job.evidence["commands"].append(entry)
+    if completed.returncode != 0:
+        raise CommandFailedError(completed, next_step=f"repair what the {purpose} command reports, and release a new version")
+    job.tick(f"{purpose} command {shown} ended with exit code 0 after {seconds} s")
+
+
+def _summarise(job: Job[Settings]) -> None:
+    evidence = job.evidence
+    rows = [
+        f"| {_cell(one['name'])} | {_cell(one['source'])} | {'✓' if one['passed'] else '✗'} {_cell(one['conclusion'])} |"
+        for one in evidence["checks"]
+    ]
+    rows += [f"| `{_cell(' '.join(one['argv']))}` | {one['purpose']} | ✓ exit code 0, {one['seconds']} s |" for one in evidence["commands"]]
+    rows += [f"| {_cell(one['name'])} | – | not checked: {_cell(one['reason'])} |" for one in evidence["not_checked"]]
+    job.actions.summary(f"### Gates of {job.settings.version}\n\n| Gate | Source | Result |\n|---|---|---|\n" + "\n".join(rows))
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|").replace("\n", " ")

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azora_ci import checks
+from azora_ci.checks import FAILED, PASSED, PENDING, Observed, Required
+
+
+def check_run(number: int, name: str, conclusion: str | None = "success", *, app: int = 15368, suite: int = 1) -> dict[str, Any]:
+    waiting = conclusion in {None, "queued", "in_progress", "waiting", "requested", "pending"}
+    return {
+        "id": number,
+        "name": name,
+        "status": (conclusion or "queued") if waiting else "completed",
+        "conclusion": None if waiting else conclusion,
+        "app": {"id": app},
+        "check_suite": {"id": suite},
+        "html_url": f"https://example.com/{number}",
+    }
+
+
+def status(number: int, context: str, state: str) -> dict[str, Any]:
+    return {"id": number, "context": context, "state": state, "target_url": None}
+
+
+def state_of(*runs: dict[str, Any], statuses: tuple[dict[str, Any], ...] = (), skips: tuple[str, ...] = (), app: int | None = None) -> str:
+    seen = checks.observed(runs, statuses, own_check_suite=99)
+    return checks.judge([Required("test", "configuration", app)], seen, skips).state
+
+
+@pytest.mark.parametrize(
+    ("conclusion", "expected"),
+    [
+        ("success", PASSED),
+        ("failure", FAILED),
+        ("cancelled", FAILED),
+        ("timed_out", FAILED),
+        ("action_required", FAILED),
+        ("stale", FAILED),
+        ("startup_failure", FAILED),
+        ("a word that does not exist yet", FAILED),
+        ("skipped", FAILED),
+        ("neutral", FAILED),
+        ("queued", PENDING),
+        ("in_progress", PENDING),
+        ("waiting", PENDING),
+        ("requested", PENDING),
+        ("pending", PENDING),
+    ],
+)
+def test_each_word_of_a_check_run(conclusion: str, expected: str) -> None:
+    assert state_of(check_run(1, "test", conclusion)) == expected
+
+
+@pytest.mark.parametrize(("state", "expected"), [("success", PASSED), ("pending", PENDING), ("failure", FAILED), ("error", FAILED)])
+def test_each_word_of_a_commit_status(state: str, expected: str) -> None:
+    assert state_of(statuses=(status(1, "test", state),)) == expected
+
+
+def test_missing_is_pending() -> None:
+    assert state_of(check_run(1, "tests")) == PENDING
+
+
+@pytest.mark.parametrize("conclusion", ["skipped", "neutral"])
+def test_skipped_counts_only_where_it_is_allowed(conclusion: str) -> None:
+    assert state_of(check_run(1, "test", conclusion), skips=("test",)) == PASSED
+    assert state_of(check_run(1, "test", conclusion), skips=("other",)) == FAILED
+    assert state_of(check_run(1, "test", "failure"), skips=("test",)) == FAILED
+
+
+def test_newest_result_counts_whatever_the_order_of_the_answer() -> None:
+    assert state_of(check_run(2, "test"), check_run(1, "test", "failure")) == PASSED
+    assert state_of(check_run(1, "test"), check_run(2, "test", "failure")) == FAILED
+    assert state_of(check_run(1, "test"), check_run(10, "test", "queued")) == PENDING
+    assert state_of(statuses=(status(9, "test", "success"), status(10, "test", "failure"))) == FAILED
+
+
+def test_every_app_that_reports_the_name_counts() -> None:
+    assert state_of(check_run(2, "test"), check_run(1, "test", "failure", app=7)) == FAILED
+    assert state_of(check_run(1, "test"), statuses=(status(1, "test", "failure"),)) == FAILED
+    assert state_of(check_run(1, "test"), statuses=(status(1, "test", "pending"),)) == PENDING
+
+
+def test_a_check_bound_to_an_app_takes_no_other() -> None:
+    assert state_of(check_run(1, "test", app=7), app=7) == PASSED
+    assert state_of(check_run(1, "test", app=8), app=7) == PENDING
+    assert state_of(statuses=(status(1, "test", "success"),), app=7) == PENDING
+
+
+def test_own_check_suite_is_left_out_and_not_the_name() -> None:
+    assert state_of(check_run(1, "test", suite=99)) == PENDING
+    assert state_of(check_run(1, "test", suite=1), check_run(2, "test", "in_progress", suite=99)) == PASSED
+
+
+def test_failed_beats_pending_beats_passed() -> None:
+    required = checks.required_by_configuration(["a", "b", "c"])
+    seen = checks.observed([check_run(1, "a"), check_run(2, "b", "queued"), check_run(3, "c", "failure")], [], None)
+    assert checks.judge(required, seen, ()).state == FAILED
+    assert checks.judge(required[:2], seen, ()).state == PENDING
+    assert checks.judge(required[:1], seen, ()).state == PASSED
+
+
+def test_nothing_required_is_never_a_verdict() -> None:
+    with pytest.raises(ValueError, match="nothing can be concluded"):
+        checks.judge([], [Observed("test", "check_run", PASSED, "success", None, None)], ())
+
+
+results = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["success", "failure", "queued", "skipped"])), max_size=8)
+
+
+@given(results, st.sets(st.sampled_from("abc"), min_size=1))
+def test_passed_means_that_the_newest_of_each_required_name_is_a_success(results: list[tuple[str, str]], names: set[str]) -> None:
+    runs = [check_run(number, name, conclusion) for number, (name, conclusion) in enumerate(results)]
+    verdict = checks.judge(checks.required_by_configuration(names), checks.observed(runs, [], None), ())
+    assert (verdict.state == PASSED) == all(dict(results).get(name) == "success" for name in names)
+    assert {finding.required.name for finding in verdict.findings} == names
+
+
+def test_requirements_of_rulesets() -> None:
+    rules = [
+        {"type": "deletion"},
+        {
+            "type": "required_status_checks",
+            "parameters": {"required_status_checks": [{"context": "lint"}, {"context": "t", "integration_id": 7}]},
+        },
+        {"type": "required_status_checks", "parameters": {"required_status_checks": [{"context": "lint"}]}},
+    ]
+    assert checks.required_by_rules(rules) == [Required("lint", "ruleset"), Required("t", "ruleset", 7)]
+
+
+@pytest.mark.parametrize(
+    ("branch", "expected"),
+    [
+        ({"protection": {"enabled": False, "required_status_checks": {"contexts": [], "checks": []}}}, []),
+        ({"name": "main"}, []),
+        ({"protection": {"required_status_checks": None}}, []),
+        (
+            {
+                "protection": {
+                    "required_status_checks": {
+                        "contexts": ["a", "b", "old"],
+                        "checks": [{"context": "a", "app_id": 7}, {"context": "b", "app_id": -1}],
+                    }
+                }
+            },
+            [Required("a", "branch protection", 7), Required("b", "branch protection"), Required("old", "branch protection")],
+        ),
+    ],
+)
+def test_requirements_of_branch_protection(branch: dict[str, Any], expected: list[Required]) -> None:
+    assert checks.required_by_protection(branch) == expected
+
+
+def test_a_finding_is_evidence() -> None:
+    seen = checks.observed([check_run(1, "test", "failure")], [], None)
+    (finding,) = checks.judge([Required("test", "ruleset")], seen, ()).findings
+    assert finding.document() == {
+        "name": "test",
+        "source": "ruleset",
+        "kind": "check_run",
+        "conclusion": "failure",
+        "passed": False,
+        "url": "https://example.com/1",
+    }

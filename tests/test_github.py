@@ -1,0 +1,142 @@
+"""The REST edge against the API stand-in, over real HTTP."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azora_ci.clock import Clock
+from azora_ci.errors import AzoraError, BadInputError, UnreachableError
+from azora_ci.github import GitHub
+from azora_ci.rehearsal.standins.github import GitHubApi
+from azora_ci.settings import Secret
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+@pytest.fixture
+def api(tmp_path: Path) -> Iterator[GitHubApi]:
+    with GitHubApi(tmp_path / "github.json", "the-token") as server:
+        server.write()
+        yield server
+
+
+class Edge(GitHub):
+    said: list[str]
+
+
+def edge(api: GitHubApi, *, token: str = "the-token", repository: str = "azora/azora", url: str | None = None) -> Edge:
+    said: list[str] = []
+    found = Edge(url or api.url, repository, Secret(token), clock=Clock(), say=said.append, pause=0.01)
+    found.said = said
+    return found
+
+
+def told(path: str, status: int, times: int = 1, **headers: str) -> dict[str, Any]:
+    return {"path": path, "status": status, "times": times, "headers": headers}
+
+
+def test_all_pages_are_read(api: GitHubApi) -> None:
+    api.write(
+        page_size=2, check_runs=[{"name": f"c{n}"} for n in range(5)], statuses=[{"context": f"s{n}", "state": "success"} for n in range(3)]
+    )
+    assert sorted(one["name"] for one in edge(api).check_runs(SHA)) == ["c0", "c1", "c2", "c3", "c4"]
+    assert sorted(one["context"] for one in edge(api).statuses(SHA)) == ["s0", "s1", "s2"]
+    assert len([path for path in api.requests if path.endswith("check-runs")]) == 3
+
+
+def test_what_the_gates_read(api: GitHubApi) -> None:
+    rule = {"type": "required_status_checks", "parameters": {"required_status_checks": [{"context": "lint"}]}}
+    api.write(default_branch="release/next", rules=[rule], protection={"contexts": ["test"], "checks": []}, runs={"77": 5})
+    github = edge(api)
+    assert github.default_branch() == "release/next"
+    assert github.branch_rules("release/next") == [rule]
+    assert github.branch("release/next")["protection"]["required_status_checks"]["contexts"] == ["test"]
+    assert github.check_suite_of_run("77") == 5
+
+
+def test_retry_after_is_honoured(api: GitHubApi) -> None:
+    api.write(answers=[told("check-runs", 429, **{"retry-after": "1"})], check_runs=[{"name": "a"}])
+    github, started = edge(api), time.monotonic()
+    assert [one["name"] for one in github.check_runs(SHA)] == ["a"]
+    assert time.monotonic() - started >= 1
+    assert github.said == ["GitHub's rate limit: waiting 1 s"]
+
+
+def test_rate_limit_reset_is_honoured(api: GitHubApi) -> None:
+    reset = str(int(time.time()) + 1)
+    api.write(answers=[told("statuses", 403, **{"x-ratelimit-remaining": "0", "x-ratelimit-reset": reset})])
+    github = edge(api)
+    assert github.statuses(SHA) == []
+    assert time.time() >= int(reset)
+    assert len(github.said) == 1
+
+
+@pytest.mark.parametrize(
+    "headers", [{"retry-after": "3600"}, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int(time.time()) + 3600)}]
+)
+def test_a_limit_beyond_patience_is_not_waited_for(api: GitHubApi, headers: dict[str, str]) -> None:
+    api.write(answers=[told("statuses", 403, **headers)])
+    with pytest.raises(UnreachableError, match="rate limit is used up") as caught:
+        edge(api).statuses(SHA)
+    assert "900 s" in caught.value.what
+
+
+def test_server_errors_are_repeated_a_bounded_number_of_times(api: GitHubApi) -> None:
+    api.write(answers=[told("statuses", 502, times=3)])
+    github = edge(api)
+    assert github.statuses(SHA) == []
+    assert github.said[-1] == "GitHub: HTTP 502; attempt 3 of 4"
+    api.write(answers=[told("statuses", 500, times=9)])
+    with pytest.raises(UnreachableError) as caught:
+        edge(api).statuses(SHA)
+    assert caught.value.what == "4 attempts, the last one: HTTP 500"
+
+
+def test_nobody_answers() -> None:
+    with socket.socket() as taken:  # bound and not listening: every connection is refused
+        taken.bind(("127.0.0.1", 0))
+        github = GitHub(f"http://127.0.0.1:{taken.getsockname()[1]}", "azora/azora", Secret("t"), clock=Clock(), pause=0.01)
+        with pytest.raises(UnreachableError, match="ConnectionError"):
+            github.default_branch()
+
+
+@pytest.mark.parametrize(
+    ("token", "repository", "title", "next_step"),
+    [
+        ("wrong", "azora/azora", "GitHub refuses the token: HTTP 401: Bad credentials", "GITHUB_TOKEN"),
+        ("the-token", "azora/other", "GitHub does not know this: HTTP 404: Not Found", "GITHUB_REPOSITORY"),
+    ],
+)
+def test_refusals_say_what_to_do(api: GitHubApi, token: str, repository: str, title: str, next_step: str) -> None:
+    api.write(repository="azora/azora")
+    with pytest.raises(BadInputError) as caught:
+        edge(api, token=token, repository=repository).default_branch()
+    assert str(caught.value) == title
+    assert next_step in caught.value.next_step
+    assert token not in caught.value.message()
+
+
+def test_missing_permission_names_the_permissions(api: GitHubApi) -> None:
+    api.write(answers=[told("check-runs", 403)])
+    with pytest.raises(BadInputError) as caught:
+        edge(api).check_runs(SHA)
+    assert "checks: read" in caught.value.next_step
+
+
+def test_the_token_goes_to_no_other_server(api: GitHubApi) -> None:
+    api.write(page_size=1, check_runs=[{"name": "a"}, {"name": "b"}], link_base="http://elsewhere.example")
+    with pytest.raises(UnreachableError, match="leads elsewhere"):
+        edge(api).check_runs(SHA)
+
+
+@pytest.mark.parametrize("body", ["<html>proxy</html>", ""])
+def test_an_answer_that_is_no_json(api: GitHubApi, body: str) -> None:
+    api.write(answers=[{"path": "statuses", "status": 200, "body": body}])
+    with pytest.raises(AzoraError, match="no JSON"):
+        edge(api).statuses(SHA)
