@@ -1,0 +1,298 @@
+"""pre-deployment-validation against the GitHub stand-in, a real PostgreSQL and real public endpoints."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azora_ci.context import execute
+from azora_ci.rehearsal.standins.github import GitHubApi
+from tests import deploy_config
+from tests.conftest import DatabaseMaker
+from tests.waiting import until
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+HEALTHY: dict[str, Any] = {"status": "healthy", "version": "1.2.2"}
+
+
+class Site:
+    """A public site: path -> (status, document)."""
+
+    def __init__(self) -> None:
+        self.pages: dict[str, tuple[int, Any]] = {"/health": (200, HEALTHY)}
+        site = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                status, document = site.pages.get(self.path, (404, {}))
+                body = json.dumps(document).encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_: object) -> None: ...
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.host = f"127.0.0.1:{self.server.server_address[1]}"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+
+    def close(self) -> None:
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@pytest.fixture
+def site() -> Iterator[Site]:
+    found = Site()
+    yield found
+    found.close()
+
+
+@dataclass
+class World:
+    folder: Path
+    api: GitHubApi
+    site: Site
+    environ: dict[str, str] = field(default_factory=dict)
+    gates: dict[str, Any] = field(default_factory=dict)
+    more: dict[str, Any] = field(default_factory=dict)
+
+    def run(self, **environ: str) -> int:
+        checks = {"required": ["test"], "audit": [["true"]], "build": [["true"]], "rulesets": False, "wait_minutes": 0}
+        services = {"api_gateway": deploy_config.service("API Gateway", f"http://{self.site.host}/health")}
+        config = deploy_config.write(self.folder / "deploy.toml", checks=checks | self.gates, **{"services": services, **self.more})
+        return execute(
+            "pre-deployment-validation",
+            {
+                "DEPLOY_CONFIG": str(config),
+                "DEPLOYMENT_LOG_DIR": str(self.folder / "logs"),
+                "DEPLOYMENT_ID": "1764000000-012345",
+                "VERSION": "v1.2.3",
+                "GIT_SHA": SHA,
+                "GITHUB_TOKEN": "the-token",
+                "GITHUB_REPOSITORY": "azora/azora",
+                "GITHUB_API_URL": self.api.url,
+                "GITHUB_RUN_ID": "77",
+                "GITHUB_STEP_SUMMARY": str(self.folder / "summary"),
+                "CHECK_POLL_SECONDS": "0.1",
+                **self.environ,
+                **environ,
+            },
+        )
+
+    @property
+    def fragment(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.folder / "logs" / "record" / "pre-deployment-validation.json").read_text())
+        return document
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        return dict(self.fragment["evidence"])
+
+    @property
+    def what(self) -> str:
+        return str(self.fragment["error"]["what"])
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "logs" / "pre-deployment-validation.log").read_text()
+
+
+@pytest.fixture
+def world(tmp_path: Path, site: Site) -> Iterator[World]:
+    with GitHubApi(tmp_path / "github.json", "the-token") as api:
+        api.write(check_runs=[{"name": "test"}], runs={"77": 5})
+        yield World(tmp_path, api, site)
+
+
+def test_all_gates_open(world: World) -> None:
+    world.gates = {"audit": [["sh", "-c", "echo audited; echo 0 findings >&2"]], "build": [["true"], ["sh", "-c", "exit 0"]]}
+    assert world.run() == 0
+    evidence = world.evidence
+    assert evidence["checks"] == [
+        {
+            "name": "test",
+            "source": "configuration",
+            "kind": "check_run",
+            "conclusion": "success",
+            "passed": True,
+            "url": "https://github.example/checks/1",
+        },
+        {
+            "name": "API Gateway before the rollout",
+            "source": "production",
+            "kind": "endpoint",
+            "conclusion": "HTTP 200, healthy, version 1.2.2",
+            "passed": True,
+            "url": f"http://{world.site.host}/health",
+        },
+    ]
+    assert [(one["purpose"], one["argv"], one["exit_code"]) for one in evidence["commands"]] == [
+        ("audit", ["sh", "-c", "echo audited; echo 0 findings >&2"], 0),
+        ("build", ["true"], 0),
+        ("build", ["sh", "-c", "exit 0"], 0),
+    ]
+    assert {one["name"] for one in evidence["not_checked"]} == {"production database", "backup bucket", "registry"}
+    assert "audited" in world.log
+    assert "0 findings" in world.log
+    assert "| test | configuration | ✓ success |" in (world.folder / "summary").read_text()
+
+
+def test_failed_check_closes_the_gate_before_any_command_runs(world: World) -> None:
+    world.api.write(check_runs=[{"name": "test", "conclusion": "failure"}, {"name": "lint", "conclusion": "success"}], runs={"77": 5})
+    world.gates = {"required": ["test", "lint"], "audit": [["touch", str(world.folder / "ran")]], "wait_minutes": 10}
+    assert world.run() == 1
+    assert "1 of 2 are not passed" in world.what
+    assert "failed: test (failure), required by configuration https://github.example/checks/1" in world.what
+    assert not (world.folder / "ran").exists()
+    assert [one["passed"] for one in world.evidence["checks"]] == [False, True]
+
+
+def test_skipped_check_closes_the_gate_unless_it_is_allowed(world: World) -> None:
+    world.api.write(check_runs=[{"name": "test", "conclusion": "skipped"}], runs={"77": 5})
+    assert world.run() == 1
+    assert "test (skipped)" in world.what
+    world.gates = {"allow_skipped": ["test"]}
+    assert world.run() == 0
+
+
+def test_missing_check_is_waited_for_and_then_closes_the_gate(world: World) -> None:
+    world.gates = {"required": ["test", "lint"], "wait_minutes": 0.01}
+    assert world.run() == 1
+    assert "1 of 2 are not passed after waiting 0.01 minutes\npending: lint (missing)" in world.what
+    assert world.log.count("waiting for 1 of 2 checks: lint (missing)") > 1
+
+
+def test_pending_checks_are_waited_for(world: World) -> None:
+    world.api.write(
+        check_runs=[{"name": "test", "status": "in_progress"}], statuses=[{"context": "security", "state": "pending"}], runs={"77": 5}
+    )
+    world.gates = {"required": ["test", "security"], "wait_minutes": 2}
+    codes: list[int] = []
+    # execute() catches signals, which Python allows in its main thread only: GitHub's side moves in the other one.
+    mover = threading.Thread(target=_finish_checks_once_they_were_seen, args=(world,))
+    mover.start()
+    codes.append(world.run())
+    mover.join()
+    assert codes == [0]
+    assert "waiting for 2 of 2 checks: test (in_progress), security (pending)" in world.log
+
+
+def _finish_checks_once_they_were_seen(world: World) -> None:
+    until(lambda: sum(path.endswith("/statuses") for path in world.api.requests) >= 2, "the gate asks twice")
+    world.api.write(check_runs=[{"name": "test"}], statuses=[{"context": "security", "state": "success"}], runs={"77": 5})
+
+
+def test_own_check_run_of_the_same_name_does_not_count(world: World) -> None:
+    world.api.write(check_runs=[{"name": "test", "suite": 5}], runs={"77": 5})
+    assert world.run() == 1
+    assert "test (missing)" in world.what
+    world.api.write(check_runs=[{"name": "test"}, {"name": "test", "suite": 5, "status": "in_progress"}], runs={"77": 5})
+    assert world.run() == 0
+
+
+def test_results_of_another_commit_do_not_count(world: World) -> None:
+    world.api.write(check_runs=[{"name": "test", "head_sha": "f" * 40}], runs={"77": 5})
+    assert world.run() == 1
+    assert "test (missing)" in world.what
+
+
+def test_rulesets_and_protection_add_their_checks(world: World) -> None:
+    rule = {"type": "required_status_checks", "parameters": {"required_status_checks": [{"context": "lint", "integration_id": 15368}]}}
+    world.api.write(
+        check_runs=[{"name": "lint"}],
+        statuses=[{"context": "audit", "state": "failure"}],
+        rules=[rule],
+        protection={"contexts": ["audit"], "checks": []},
+        runs={"77": 5},
+    )
+    world.gates = {"required": [], "rulesets": True}
+    assert world.run() == 1
+    assert [(one["name"], one["source"], one["passed"]) for one in world.evidence["checks"]] == [
+        ("lint", "ruleset", True),
+        ("audit", "branch protection", False),
+    ]
+
+
+def test_no_required_check_at_all_is_an_error(world: World) -> None:
+    world.gates = {"required": [], "rulesets": True}
+    assert world.run() == 2
+    assert "an empty list of checks is no gate" in world.what
+
+
+def test_failing_audit_closes_the_gate_and_shows_its_output(world: World) -> None:
+    world.gates = {"audit": [["sh", "-c", "echo 3 high severity findings; exit 4"]], "build": [["touch", str(world.folder / "built")]]}
+    assert world.run() == 1
+    assert "exit code 4" in world.what
+    assert "3 high severity findings" in world.what
+    assert world.evidence["commands"][0]["exit_code"] == 4
+    assert not (world.folder / "built").exists()
+
+
+def test_commands_see_no_secret(world: World) -> None:
+    seen = world.folder / "seen"
+    world.gates = {"audit": [["sh", "-c", f"env > {seen}"]]}
+    world.run(PROD_DATABASE_URL="")
+    assert "the-token" not in seen.read_text()
+    assert "the-token" not in world.log
+
+
+def test_wrong_token(world: World) -> None:
+    assert world.run(GITHUB_TOKEN="another") == 2
+    assert "Bad credentials" in world.what
+
+
+def test_production_that_is_not_healthy_closes_the_gate_unless_it_may_be_down(world: World) -> None:
+    world.site.pages["/health"] = (503, {"status": "unhealthy", "version": "1.2.2"})
+    assert world.run() == 1
+    assert "API Gateway before the rollout: HTTP 503, unhealthy, version 1.2.2" in world.what
+    assert world.run(PRODUCTION_MAY_BE_DOWN="true") == 0
+    assert world.evidence["checks"][1]["passed"] is False
+
+
+@pytest.mark.parametrize("page", [(200, {}), (200, ["healthy"]), (200, {"status": "degraded", "version": "1"}), (301, HEALTHY), (404, {})])
+def test_what_is_no_healthy_answer(world: World, page: tuple[int, Any]) -> None:
+    world.site.pages["/health"] = page
+    assert world.run() == 1
+
+
+def test_nobody_at_the_public_endpoint(world: World) -> None:
+    world.site.close()
+    assert world.run() == 1
+    assert "no answer: ConnectionError" in world.what
+
+
+def test_database_that_answers(world: World, postgres_cluster: DatabaseMaker) -> None:
+    assert world.run(PROD_DATABASE_URL=postgres_cluster.fresh()) == 0
+    assert [one["passed"] for one in world.evidence["checks"] if one["kind"] == "database"] == [True]
+
+
+def test_database_that_does_not_answer_closes_the_gate(world: World, postgres_cluster: DatabaseMaker) -> None:
+    url = postgres_cluster.fresh().replace("fresh_", "absent_")
+    assert world.run(PROD_DATABASE_URL=url) == 1
+    assert "production database" in world.what
+    assert url not in world.log + world.what
+
+
+def test_registry_that_asks_for_a_login_is_there(world: World) -> None:
+    world.more = {"registry": {"repository": f"{world.site.host}/azora", "insecure": True}}
+    world.site.pages["/v2/"] = (401, {})
+    assert world.run() == 0
+    assert {"registry", "endpoint", "check_run"} == {one["kind"] for one in world.evidence["checks"]}
+    world.site.pages["/v2/"] = (404, {})
+    assert world.run() == 1
+    assert "registry: HTTP 404" in world.what
+
+
+def test_bucket_that_does_not_answer_closes_the_gate(world: World) -> None:
+    keys = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret-key"}
+    assert world.run(**keys, AWS_ENDPOINT_URL_S3=f"http://{world.site.host}") == 1
+    assert "backup bucket" in world.what
