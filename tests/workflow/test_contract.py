@@ -1,0 +1,283 @@
+"""The workflow and the steps agree: ids, needs, conditions, environment, outputs, artifacts, permissions."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from azora_ci.context import JOBS, step_module
+from azora_ci.settings import variables
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOW = ROOT / ".github/workflows/deploy-production.yml"
+TEXT = WORKFLOW.read_text(encoding="utf-8")
+DOCUMENT: dict[str, Any] = yaml.load(TEXT, Loader=yaml.BaseLoader)
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+
+NEEDS = {
+    "validate-release": set(),
+    "pre-deployment-validation": {"validate-release"},
+    "database-backup": {"validate-release", "pre-deployment-validation"},
+    "database-migrations": {"validate-release", "database-backup"},
+    "build-and-push": {"validate-release", "pre-deployment-validation"},
+    "gradual-rollout": {"validate-release", "database-migrations", "build-and-push"},
+    "smoke-tests": {"validate-release", "gradual-rollout"},
+    "deployment-record": set(list(JOBS)[:7]),
+    "manual-rollback": {"validate-release", "gradual-rollout", "deployment-record"},
+    "deployment-failure-handler": set(list(JOBS)[:9]),
+}
+CONDITIONS = {
+    "manual-rollback": "always() && needs.gradual-rollout.result == 'success'",
+    "deployment-failure-handler": "always() && (contains(needs.*.result, 'failure') || contains(needs.*.result, 'cancelled'))",
+}
+ARTIFACTS = {
+    "validate-release": "release-logs",
+    "pre-deployment-validation": "validation-logs",
+    "database-backup": "backup-logs",
+    "database-migrations": "migration-logs",
+    "build-and-push": "build-logs",
+    "gradual-rollout": "rollout-logs",
+    "smoke-tests": "smoke-test-logs",
+    "deployment-record": "deployment-record",
+    "manual-rollback": "rollback-instructions",
+    "deployment-failure-handler": "deployment-failure-report",
+}
+# What GitHub itself sets for every step; docs.github.com, "Default environment variables".
+SET_BY_GITHUB = set(
+    re.findall(
+        r"\w+",
+        """
+        GITHUB_ACTIONS GITHUB_ACTOR GITHUB_API_URL GITHUB_EVENT_NAME GITHUB_EVENT_PATH GITHUB_OUTPUT GITHUB_REF GITHUB_REF_NAME
+        GITHUB_REPOSITORY GITHUB_RUN_ATTEMPT GITHUB_RUN_ID GITHUB_SERVER_URL GITHUB_SHA GITHUB_STEP_SUMMARY GITHUB_WORKSPACE
+        """,
+    )
+)
+READS_AWS = ["contents: read", "id-token: write"]
+PERMISSIONS = {
+    "pre-deployment-validation": ["actions: read", "checks: read", "contents: read", "id-token: write", "statuses: read"],
+    "database-backup": READS_AWS,
+    "database-migrations": READS_AWS,
+    "deployment-record": READS_AWS,
+    "deployment-failure-handler": READS_AWS,
+}
+
+every_job = pytest.mark.parametrize("job", list(JOBS))
+every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+def steps(job: str) -> list[dict[str, Any]]:
+    return DOCUMENT["jobs"][job]["steps"]
+
+
+def run_step(job: str) -> dict[str, Any]:
+    """Return the one step of a job that runs something of ours."""
+    (step,) = [step for step in steps(job) if "run" in step]
+    return step
+
+
+def using(job: str, action: str) -> list[dict[str, Any]]:
+    return [step for step in steps(job) if step.get("uses", "").startswith(f"{action}@")]
+
+
+def declared(job: str) -> dict[str, Any]:
+    """Return environment variable -> declaration of a job's settings."""
+    return {one.name: one for _, one in variables(step_module(job).Settings)}
+
+
+def references(value: object, kind: str) -> list[str]:
+    return re.findall(rf"\b{kind}\.([A-Za-z0-9_-]+)", str(value))
+
+
+def test_the_ten_jobs_stand_in_their_order():
+    assert list(DOCUMENT["jobs"]) == list(JOBS)
+
+
+def test_triggers_are_a_release_tag_and_a_person():
+    triggers = DOCUMENT["on"]
+    assert set(triggers) == {"push", "workflow_dispatch"}
+    assert triggers["push"] == {"tags": ["v*"]}
+    assert set(triggers["workflow_dispatch"]["inputs"]) == {"version"}
+    assert triggers["workflow_dispatch"]["inputs"]["version"]["required"] == "false"
+
+
+def test_a_running_deployment_is_never_cancelled_by_the_next():
+    assert DOCUMENT["concurrency"] == {"group": "deploy-production", "cancel-in-progress": "false"}
+
+
+@every_job
+def test_needs_and_condition(job):
+    found = DOCUMENT["jobs"][job]
+    assert set(found.get("needs", [])) == NEEDS[job]
+    assert found.get("if") == CONDITIONS.get(job)
+
+
+def test_only_known_conditions_stand_in_the_workflow():
+    found = {one for job in JOBS for one in (DOCUMENT["jobs"][job].get("if"), *(step.get("if") for step in steps(job)))}
+    assert found == {None, *CONDITIONS.values(), "always()", "vars.AWS_ROLE_ARN != ''"}
+
+
+@every_job
+def test_no_matrix_and_one_kind_of_runner(job):
+    found = DOCUMENT["jobs"][job]
+    assert "strategy" not in found
+    assert found["runs-on"] == "ubuntu-24.04"
+
+
+@every_job
+def test_the_step_runs_its_script_by_exec(job):
+    script = f"scripts/{job.replace('-', '_')}.py"
+    assert (ROOT / script).is_file()
+    assert run_step(job)["run"] == f'exec "$AZORA_PYTHON" "$AZORA_CI/{script}"'
+    assert DOCUMENT["defaults"]["run"] == {"shell": "bash"}
+    assert "shell" not in run_step(job)
+
+
+@every_job
+def test_the_environment_of_a_step_is_what_its_settings_declare(job):
+    given = {**DOCUMENT["env"], **run_step(job)["env"]}
+    known = declared(job)
+    unknown = set(given) - set(known)
+    assert not unknown, f"the workflow sets what {job} does not read: {sorted(unknown)}"
+    out_of_reach = set(known) - set(given) - SET_BY_GITHUB
+    assert not out_of_reach, f"{job} reads what the workflow does not hand over: {sorted(out_of_reach)}"
+
+
+@every_job
+def test_defaults_in_the_workflow_are_the_settings_defaults(job):
+    known = declared(job)
+    for name, value in {**DOCUMENT["env"], **run_step(job)["env"]}.items():
+        default = re.fullmatch(r"\$\{\{ vars\.\w+ \|\| '([^']*)' \}\}", value)
+        if default:
+            assert known[name].default == default[1], name
+        elif "vars." in value:
+            assert not known[name].required, name
+            assert value == f"${{{{ vars.{name} }}}}"
+        elif "${{" not in value:
+            assert known[name].default == value, name
+
+
+@every_job
+def test_secrets_reach_only_the_step_that_declares_them(job):
+    known = declared(job)
+    secret = {name for name, value in run_step(job)["env"].items() if references(value, "secrets")}
+    assert secret <= {name for name, one in known.items() if one.secret}
+    for name in secret:
+        assert references(run_step(job)["env"][name], "secrets") == [name]
+    elsewhere = [step for step in steps(job) if step is not run_step(job)]
+    rest = {name: value for name, value in DOCUMENT["jobs"][job].items() if name != "steps"}
+    assert not references([elsewhere, rest, DOCUMENT["env"]], "secrets")
+
+
+@every_job
+def test_jobs_with_secrets_are_in_the_environment_that_holds_them(job):
+    environment = DOCUMENT["jobs"][job].get("environment")
+    reads = references(steps(job), "secrets") or "vars.AWS_ROLE_ARN" in str(steps(job))
+    expected = "production-approval" if job == "validate-release" else "production" if reads else None
+    assert environment == expected
+    assert not (reads and job == "validate-release")
+
+
+@every_job
+def test_outputs_declared_are_outputs_written(job):
+    module = step_module(job)
+    tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    written = {
+        call.args[0].value
+        for call in ast.walk(tree)
+        if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "output"
+        if call.args and isinstance(call.args[0], ast.Constant)
+    }
+    outputs = DOCUMENT["jobs"][job].get("outputs", {})
+    assert set(outputs) == written
+    for name, value in outputs.items():
+        assert value == f"${{{{ steps.{run_step(job)['id']}.outputs.{name} }}}}"
+
+
+def test_every_output_that_is_read_is_declared_by_a_direct_need():
+    for job in JOBS:
+        for other, output in re.findall(r"needs\.([\w-]+)\.outputs\.([\w-]+)", str(DOCUMENT["jobs"][job])):
+            assert other in NEEDS[job]
+            assert output in DOCUMENT["jobs"][other]["outputs"]
+
+
+@every_job
+def test_the_evidence_is_kept_for_a_year_whatever_happens(job):
+    (upload,) = using(job, "actions/upload-artifact")
+    assert upload is steps(job)[-1]
+    assert upload["if"] == "always()"
+    assert upload["with"]["retention-days"] == "365"
+    assert upload["with"]["path"] == "${{ env.DEPLOYMENT_LOG_DIR }}"
+    name = upload["with"]["name"]
+    assert name.startswith(f"{ARTIFACTS[job]}-${{{{ ")
+    assert name.endswith("${{ github.run_attempt > 1 && format('-attempt-{0}', github.run_attempt) || '' }}")
+
+
+def test_artifact_names_are_unique_and_not_hidden():
+    names = [using(job, "actions/upload-artifact")[0]["with"]["name"] for job in JOBS]
+    assert len(set(names)) == len(names)
+    assert not DOCUMENT["env"]["DEPLOYMENT_LOG_DIR"].startswith(".")
+
+
+@every_job
+def test_earlier_evidence_is_fetched_by_jobs_that_read_it(job):
+    downloads = using(job, "actions/download-artifact")
+    assert len(downloads) == (job not in {"validate-release", "pre-deployment-validation"})
+    for step in downloads:
+        assert step["with"]["path"] == "${{ env.RECEIVED_ARTIFACTS_DIR }}"
+        assert step["with"]["merge-multiple"] == "false"
+        assert "needs.validate-release.outputs.deployment-id" in step["with"]["pattern"]
+
+
+@every_job
+def test_every_job_works_on_the_validated_commit(job):
+    (checkout,) = using(job, "actions/checkout")
+    assert checkout is steps(job)[0]
+    assert checkout["with"]["persist-credentials"] == "false"
+    assert checkout["with"].get("ref") == (None if job == "validate-release" else "${{ needs.validate-release.outputs.git-sha }}")
+
+
+@every_job
+def test_the_least_permissions(job):
+    assert DOCUMENT["permissions"] == {}
+    given = [f"{scope}: {level}" for scope, level in DOCUMENT["jobs"][job]["permissions"].items()]
+    assert sorted(given) == PERMISSIONS.get(job, ["contents: read"])
+    assert bool(using(job, "aws-actions/configure-aws-credentials")) == ("id-token: write" in given)
+    assert ("AWS_ACCESS_KEY_ID" in run_step(job)["env"]) == ("id-token: write" in given)
+
+
+def test_the_rollout_has_room_for_thirty_minutes_of_monitoring():
+    minutes = {name: int(DOCUMENT["jobs"][name]["timeout-minutes"]) for name in JOBS}
+    env = run_step("gradual-rollout")["env"]
+    monitored = sum(int(re.findall(r"'(\d+)'", env[f"{stage}_MINUTES"])[0]) for stage in ("CANARY", "PROGRESSIVE", "FULL"))
+    assert monitored == 30
+    assert minutes["gradual-rollout"] >= 3 * monitored
+    assert all(10 <= value <= 180 for value in minutes.values())
+
+
+@every_workflow
+def test_every_action_is_pinned_by_a_full_commit(path):
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if re.match(r"[ -]*uses:", line):
+            assert re.fullmatch(r" +uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # (v\d+\.\d+\.\d+|adopt writes the commit here)", line), line
+
+
+@every_workflow
+def test_no_expression_stands_in_a_run_block(path):
+    document = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    runs = [step["run"] for job in document["jobs"].values() for step in job["steps"] if "run" in step]
+    assert runs
+    for run in runs:
+        assert "${{" not in run
+        assert run.startswith("exec ")
+
+
+@every_workflow
+def test_nothing_is_permitted_by_default(path):
+    document = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    assert document["permissions"] == {}
+    assert all("timeout-minutes" in job for job in document["jobs"].values())

@@ -1,0 +1,99 @@
+"""What other people's tools say about the workflows, the set-up action and the shell scripts."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
+ACTIONS = sorted((ROOT / ".github/actions").glob("*/action.yml"))
+every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+def tool(name: str) -> str:
+    """Return a program of the environment that runs the tests."""
+    found = shutil.which(name, path=f"{sysconfig.get_path('scripts')}:{Path(sys.executable).parent}")
+    assert found, f"{name} is not installed beside {sys.executable}"
+    return found
+
+
+def run(*argv: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(part) for part in argv], cwd=folder, capture_output=True, text=True, check=False, timeout=120)
+
+
+def shell_scripts() -> list[Path]:
+    """Return every tracked file whose first line names a shell."""
+    files = [ROOT / name for name in run("git", "ls-files", "--cached", "--others", "--exclude-standard", "-z").stdout.split("\0") if name]
+    first = {path: path.open("rb").readline() for path in files if path.is_file() and path.stat().st_size}
+    return sorted(path for path, line in first.items() if re.match(rb"#!.*\b(ba|da)?sh\b", line))
+
+
+@every_workflow
+def test_a_workflow_fits_githubs_schema(path):
+    done = run(tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("path", ACTIONS, ids=lambda path: path.parent.name)
+def test_an_action_fits_githubs_schema(path):
+    done = run(tool("check-jsonschema"), "--builtin-schema", "vendor.github-actions", path)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("persona", ["regular", "auditor"])
+def test_zizmor_finds_nothing(persona):
+    done = run(
+        tool("zizmor"), "--offline", "--no-progress", "--no-ignores", f"--persona={persona}", "--min-severity=informational", ".github"
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "No findings to report" in done.stdout + done.stderr
+
+
+def test_zizmor_would_find_something(tmp_path):
+    text = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
+    (tmp_path / "bad.yml").write_text(text.replace("persist-credentials: false", "persist-credentials: true"))
+    assert run(tool("zizmor"), "--offline", "--no-progress", "--persona=auditor", tmp_path / "bad.yml").returncode != 0
+
+
+def test_no_finding_is_ignored():
+    for path in [*WORKFLOWS, *ACTIONS]:
+        assert "zizmor: ignore" not in path.read_text(encoding="utf-8")
+    assert not list(ROOT.glob(".github/zizmor.y*ml")) + list(ROOT.glob("zizmor.y*ml"))
+
+
+def test_act_reads_the_ten_jobs():
+    done = run(tool("act"), "-l", "-W", ".github/workflows/deploy-production.yml")
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [line.split() for line in done.stdout.splitlines() if "deploy-production.yml" in line]
+    assert len(rows) == 10
+    stages = {row[1]: int(row[0]) for row in rows}
+    assert stages["database-migrations"] > stages["database-backup"] > stages["pre-deployment-validation"] > 0
+    assert stages["deployment-failure-handler"] == max(stages.values())
+
+
+def test_shell_scripts_are_sound():
+    scripts = shell_scripts()
+    assert ROOT / ".github/actions/setup/install.sh" in scripts
+    done = run(tool("shellcheck"), "--severity=style", *scripts)
+    assert done.returncode == 0, done.stdout
+
+
+def test_run_blocks_are_sound(tmp_path):
+    blocks = 0
+    for path in [*WORKFLOWS, *ACTIONS]:
+        document = yaml.load(path.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+        groups = [job["steps"] for job in document["jobs"].values()] if "jobs" in document else [document["runs"]["steps"]]
+        for step in [step for steps in groups for step in steps if "run" in step]:
+            (tmp_path / f"{blocks}.sh").write_text(f"#!/usr/bin/env bash\n{step['run']}\n")
+            blocks += 1
+    assert blocks >= 13
+    done = run(tool("shellcheck"), "--severity=style", *sorted(tmp_path.glob("*.sh")))
+    assert done.returncode == 0, done.stdout
