@@ -12,9 +12,12 @@ or loses its network leaves production on the old version, and a runner that com
 HTTP API, JSON in and out; 409 answers say why in ``error``::
 
     GET  /status                                               lock, lease, current generation, last journal entries
+    GET  /files                                                files of the current generation, name -> text
+    GET  /journal                                              all events that runners noted, oldest first
     POST /lock     {owner, run_url, deployment_id, seconds, fence, reason}     -> {token}
     POST /renew    {token}                                     -> {lock_seconds, lease_seconds}
     POST /apply    {token, generation, files, hold, event}     switch to a generation; ``hold`` starts the lease
+    POST /note     {token, event}                              add a runner's event to the journal
     POST /promote  {token, event}                              the new version stays; ends the lease
     POST /abort    {token, reason, event}                      old routes back; ends the lease
     POST /unlock   {token, reason}
@@ -115,6 +118,27 @@ class Guard:
             self._switch(generation)
             self._sweep()
             return {"generation": generation, **self._remaining()}
+
+    def note(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Add an event of the runner's to the journal."""
+        with self._guarded:
+            self._allowed(request)
+            self._write("note", event=request["event"])
+            return {"sequence": self._sequence}
+
+    def events(self) -> list[Any]:
+        """Return all events that runners noted, with any request, oldest first."""
+        with self._guarded:
+            path = self._folder / "journal.jsonl"
+            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            return [entry["event"] for entry in map(json.loads, lines) if entry.get("event") is not None]
+
+    def files(self) -> dict[str, str]:
+        """Return the files of the generation in force."""
+        with self._guarded:
+            name = self.current()
+            folder = self._folder / "generations" / name if name else None
+            return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} if folder else {}
 
     def promote(self, request: dict[str, Any]) -> dict[str, Any]:
         """Journal the promotion: from now on the new version stays, whatever happens to the runner."""
@@ -293,15 +317,16 @@ def handler(guard: Guard) -> type[BaseHTTPRequestHandler]:
         timeout = 60
 
         def do_GET(self) -> None:
-            if self.path == "/status":
-                self._answer(200, guard.status())
+            resources: dict[str, Callable[[], Any]] = {"/status": guard.status, "/journal": guard.events, "/files": guard.files}
+            if self.path in resources:
+                self._answer(200, resources[self.path]())
             else:
                 self._answer(404, {"error": "no such resource"})
 
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length", "0"))
             action = self.path.strip("/")
-            if action not in {"lock", "renew", "apply", "promote", "abort", "unlock"} or length > BODY_LIMIT:
+            if action not in {"lock", "renew", "apply", "note", "promote", "abort", "unlock"} or length > BODY_LIMIT:
                 self.close_connection = True
                 self._answer(404, {"error": "no such action, or a body that is too large"})
                 return
@@ -313,7 +338,7 @@ def handler(guard: Guard) -> type[BaseHTTPRequestHandler]:
             except (KeyError, TypeError, ValueError) as error:
                 self._answer(400, {"error": f"{type(error).__name__}: {error}"})
 
-        def _answer(self, status: int, document: dict[str, Any]) -> None:
+        def _answer(self, status: int, document: Any) -> None:
             data = json.dumps(document).encode()
             self.send_response(status)
             self.send_header("Content-Type", "application/json")

@@ -213,6 +213,18 @@ def test_abort_and_unlock_put_the_old_routes_back(served):
     assert served.served_route() == "old"
 
 
+def test_events_of_runners_are_kept_in_order(served):
+    deploy_old(served)
+    token = hold_new(served)
+    served.ask("/note", {"token": token, "event": {"event": "stage", "percent": 5}})
+    served.ask("/promote", {"token": token, "event": {"event": "promote"}})
+    served.stop(signal.SIGKILL)
+    served.start()
+    assert served.ask("/journal") == (200, [{"event": "stage", "percent": 5}, {"event": "promote"}])
+    assert served.ask("/files") == (200, {"routes.json": "new"})
+    assert served.ask("/note", {"token": token - 1, "event": {}})[0] == 409
+
+
 @pytest.mark.parametrize(
     ("path", "body", "status"),
     [
