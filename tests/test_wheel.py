@@ -1,0 +1,96 @@
+"""The built wheel, installed into an empty environment: schemas and workflows ship, a step runs, an application adopts it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from azora_ci.context import JOBS
+from tests.commands import git
+
+ROOT = Path(__file__).resolve().parents[1]
+SHA = "0123456789abcdef0123456789abcdef01234567"
+
+
+def run(*argv: str | Path, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "GITHUB_", "GIT_", "AWS_"))}
+    return subprocess.run(
+        [str(part) for part in argv], cwd=folder, env={**kept, **environ}, capture_output=True, text=True, check=False, timeout=280
+    )
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    done = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, folder=folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (found,) = folder.glob("*.whl")
+    return found
+
+
+@pytest.fixture(scope="module")
+def python(wheel: Path) -> Path:
+    """The interpreter of an empty environment that has the wheel and the hashed requirements, nothing else."""
+    environment = wheel.parent / "environment"
+    assert run(sys.executable, "-m", "venv", environment, folder=wheel.parent).returncode == 0
+    found = environment / "bin/python"
+    pip = (found, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
+    for arguments in (["--require-hashes", "-r", ROOT / "requirements.txt"], ["--no-index", wheel]):
+        done = run(*pip, *arguments, folder=wheel.parent)
+        assert done.returncode == 0, done.stdout + done.stderr
+    return found
+
+
+def test_what_the_wheel_holds(wheel):
+    names = set(zipfile.ZipFile(wheel).namelist())
+    schemas = {f"azora_ci/_schemas/{path.name}" for path in (ROOT / "schemas").glob("*.json")}
+    assert len(schemas) > len(JOBS)
+    assert schemas <= names
+    assert {"azora_ci/_workflows/deploy-production.yml", "azora_ci/_workflows/restore-drill.yml"} <= names
+    assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
+
+
+def test_the_hashed_requirements_are_all_that_is_needed(python, tmp_path):
+    done = run(python, "-m", "pip", "check", "--disable-pip-version-check", folder=tmp_path)
+    assert done.returncode == 0, done.stdout
+
+
+def test_a_step_runs_from_the_wheel_in_an_empty_directory(python, tmp_path):
+    source, empty = tmp_path / "source", tmp_path / "empty"
+    source.mkdir()
+    git(source, "init", "-q")
+    git(source, "commit", "-q", "--allow-empty", "-m", "Start")
+    git(source, "tag", "v1.2.3")
+    git(tmp_path, "clone", "-q", str(source), str(empty))
+    step = "from azora_ci.context import main; main('validate-release')"
+    given = {"GITHUB_EVENT_NAME": "push", "GITHUB_REF": "refs/tags/v1.2.3", "DEPLOYMENT_LOG_DIR": "logs"}
+    done = run(python, "-c", step, folder=empty, **given)
+    assert done.returncode == 0, done.stdout + done.stderr
+    fragment = json.loads((empty / "logs/record/validate-release.json").read_text())
+    assert fragment["status"] == "ok"
+    assert fragment["git_sha"] == git(source, "rev-parse", "HEAD")
+
+
+def test_every_step_documents_its_environment(python, tmp_path):
+    code = "import sys; from azora_ci.context import command; command(sys.argv[1]).main(['--help'], prog_name=sys.argv[1])"
+    for job in JOBS:
+        done = run(python, "-c", code, job, folder=tmp_path)
+        assert done.returncode == 0, f"{job}: {done.stderr}"
+        assert "DEPLOYMENT_LOG_DIR" in done.stdout
+
+
+def test_an_application_adopts_from_the_wheel(python, tmp_path):
+    git(tmp_path, "init", "-q")
+    done = run(python, "-m", "azora_ci", "adopt", tmp_path, folder=tmp_path)
+    assert (done.returncode, "--ref" in done.stderr) == (2, True)
+    done = run(python, "-m", "azora_ci", "adopt", tmp_path, "--ref", SHA, folder=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"setup@{SHA}" in (tmp_path / ".github/workflows/deploy-production.yml").read_text()
+    done = run(python, "-m", "azora_ci", "adopt", tmp_path, "--check", folder=tmp_path)
+    assert done.returncode == 0, done.stderr
