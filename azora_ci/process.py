@@ -11,7 +11,7 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -321,3 +321,34 @@ def send_signal(pid: int, number: int) -> None:
     """Send a signal to the session of a detached process, if it still runs."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pid, number)
+
+
+def birth(pid: int) -> str | None:
+    """Return when a running process was started (clock ticks since boot), or None: with it a reused process id is told apart."""
+    try:
+        parts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
+    except (OSError, IndexError):
+        return None
+    return None if parts[0] in {"Z", "X"} else parts[19]
+
+
+@contextlib.contextmanager
+def undisturbed(*, deliver: bool = True) -> Iterator[None]:
+    """Hold SIGINT and SIGTERM back for a moment, so that a cancelled run is not interrupted between two halves of one thing.
+
+    What arrived meanwhile is delivered at the end, or dropped with ``deliver=False`` (when the job ends anyway). Handlers are
+    replaced rather than signals blocked: a child would inherit the blocking. Outside the main thread nothing arrives.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    watched = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda found, _frame: arrived.append(found)) for number in watched}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if deliver and arrived:
+        signal.raise_signal(arrived[0])

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -167,6 +167,20 @@ def drop_libpq_variables() -> None:
     """Remove ``PG*`` from this process's environment, so that no PGSERVICE or PGOPTIONS redirects a connection that is named in full."""
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
+
+
+def named_secrets(names: Iterable[str]) -> dict[str, Secret]:
+    """Return the secrets that the configuration names, from this step's environment. Raises BadInputError naming all that lack."""
+    wanted = sorted(set(names))
+    missing = [name for name in wanted if not os.environ.get(name)]
+    if missing:
+        raise BadInputError(
+            "Secrets of services are not set",
+            what="not in this step's environment: " + ", ".join(missing),
+            where="services.*.secrets in the deployment configuration",
+            next_step="add them to the env of this step in the workflow (repository settings > Environments), or correct the names",
+        )
+    return {name: Secret(os.environ[name]) for name in wanted}
 
 
 # --- parsers: text -> value, ValueError with a reason -----------------------------------------------------------------

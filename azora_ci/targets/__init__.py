@@ -1,1 +1,143 @@
-"""Rollout targets: small Protocols in one dict."""
+"""Rollout targets: where instances run and how traffic reaches them. A small Protocol, and one dict of its kinds.
+
+What is true about a target is on the target: its journal and its edge files. Nothing depends on what a runner remembers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from azora_ci.clock import Clock
+from azora_ci.config import DeployConfig
+from azora_ci.health import Endpoint
+from azora_ci.process import Processes
+from azora_ci.rollout import Counters
+from azora_ci.settings import Secret
+from azora_ci.targets.journal import History
+
+
+@dataclass(frozen=True)
+class Release:
+    """What is deployed: deployment id, version with v, and service id -> digest of its image or archive."""
+
+    id: str
+    version: str
+    digests: Mapping[str, str]
+
+    @property
+    def bare(self) -> str:
+        """Return the version without v, as health endpoints answer it."""
+        return self.version.removeprefix("v")
+
+
+@dataclass(frozen=True)
+class Owner:
+    """Who holds the lock: deployment id, address of the run, and who started it."""
+
+    deployment_id: str
+    run_url: str
+    actor: str
+
+
+@dataclass(frozen=True)
+class Instance:
+    """A running instance: its address as the edge and direct probes reach it (``host:port``)."""
+
+    release: str
+    version: str
+    service: str
+    number: int
+    address: str
+
+    @property
+    def name(self) -> str:
+        """Return a name for tables."""
+        return f"{self.service}#{self.number} {self.version} ({self.address})"
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One look at the target: counters by (service, release id), effective weights, instances that no longer run."""
+
+    counters: Mapping[tuple[str, str], Counters]
+    weights: Mapping[str, Mapping[str, int]]
+    dead: tuple[Instance, ...] = ()
+
+
+@dataclass(frozen=True)
+class Returned:
+    """How going back went. ``seconds``: until the edge was read back; ``requests_after``: to the new version during the proof."""
+
+    to: str | None
+    seconds: float
+    proved: bool
+    requests_after: int | None
+    detail: str
+
+
+class Target(Protocol):
+    """A place to deploy to. Everything but ``current`` and ``observe`` needs the lock."""
+
+    def locked(self, owner: Owner) -> AbstractContextManager[None]:
+        """Hold the target's lock. Raises NotTrueError naming the owner when somebody else holds it."""
+
+    def renew(self) -> None:
+        """Extend the lock's expiry; call it every interval. Raises NotTrueError when it was taken over."""
+
+    def current(self) -> History:
+        """Return what was deployed here, from the target's journal."""
+
+    def instances(self, release_id: str) -> tuple[Instance, ...]:
+        """Return the instances of a release that were started and not stopped."""
+
+    def deploy(self, release: Release, percent: int) -> tuple[Instance, ...]:
+        """Have that share of instances of a release running, healthy with its version, and warm at the edge; weights stay.
+
+        Returns all of the release's instances. Raises NotTrueError when one does not become healthy in time.
+        """
+
+    def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
+        """Give a release that share of traffic and return the weights that were read back."""
+
+    def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
+        """Keep a stage's evidence in the journal, so that a rerun can show it."""
+
+    def promote(self, release: Release) -> None:
+        """Make a release the one in production. The one before keeps running at weight 0: it is what a rollback goes back to."""
+
+    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
+        """Give all traffic back to the version before, prove it, and stop the release's instances.
+
+        ``hurry``: the run was cancelled, everything must be over within 5 seconds.
+        """
+
+    def endpoint(self, instance: Instance, side: str) -> Endpoint:
+        """Return the address at which an instance itself answers for its health and version."""
+
+    def observe(self) -> Observation:
+        """Return counters, effective weights and dead instances. Raises UnreachableError."""
+
+
+@dataclass(frozen=True)
+class Wiring:
+    """What a target is given: configuration, edges, folder for instances' logs, seconds to health, and secrets by name."""
+
+    config: DeployConfig
+    processes: Processes
+    clock: Clock
+    log_dir: Path
+    health_timeout: float
+    secrets: Mapping[str, Secret] = field(default_factory=dict)
+
+
+def _local_processes(wiring: Wiring) -> Target:
+    from azora_ci.targets.local_processes import LocalProcesses
+
+    return LocalProcesses(wiring)
+
+
+TARGETS: dict[str, Callable[[Wiring], Target]] = {"local_processes": _local_processes}

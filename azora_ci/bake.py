@@ -1,0 +1,254 @@
+"""Watching one stage: every interval probe everything at once, read the edge's counters, decide, say so.
+
+Uses edges (probes, the target) and decisions (health, rollout); it moves nothing itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from azora_ci import rollout_report
+from azora_ci.clock import Clock, rfc3339
+from azora_ci.config import Service
+from azora_ci.envoy import RELEASE_HEADER
+from azora_ci.errors import UnreachableError
+from azora_ci.health import NEW, OLD, PUBLIC, Answer, Endpoint, Finding, Record, Verdict, classify, judge
+from azora_ci.probes import Prober, Request
+from azora_ci.process import Processes
+from azora_ci.rollout import Action, Counters, Decision, Limits, Progress, Stage, Traffic, judge_traffic, next_action, synthetic_now
+from azora_ci.targets import Instance, Observation, Release, Target
+
+HOLD_INTERVALS = 3  # a stage whose verdict is open is held for at least so many intervals beyond its end
+LONGEST_HOLD = 300.0  # seconds
+LONGEST_PROBE = 5.0  # seconds for one probe
+SYNTHETIC_AT_ONCE = 200  # per service, version and tick: making up samples must not become an attack
+
+
+Counts = Mapping[tuple[str, str], Counters]  # (service, release id) -> counters
+
+
+@dataclass(frozen=True)
+class Rules:
+    """How a stage is watched: seconds between ticks, failures in a row, limits, and what an open verdict means."""
+
+    interval: float
+    retries: int
+    limits: Limits
+    inconclusive: str
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is compared: the new release and the one before (None on a first deployment)."""
+
+    new: Release
+    old_id: str | None
+    old_version: str | None
+    services: tuple[Service, ...]
+
+    def public_endpoints(self, percent: int) -> list[Endpoint]:
+        """Return the public endpoints; while traffic is split either version is right, at 100 % only the new one."""
+        right = {self.new.bare}
+        if percent < 100 and self.old_version:
+            right.add(self.old_version.removeprefix("v"))
+        return [Endpoint(f"{one.id} public", one.id, PUBLIC, one.public_health_url, frozenset(right)) for one in self.services]
+
+
+@dataclass
+class Tally:
+    """What has been counted in a stage so far."""
+
+    probes: int = 0
+    failed: int = 0
+    public: int = 0
+    public_failed: int = 0
+    synthetic: int = 0
+    ticks: int = 0
+    failures: dict[str, str] = field(default_factory=dict)  # endpoint -> its last failure
+
+
+@dataclass
+class Bake:
+    """Watches the stages of one rollout. Failures in a row and the old version's baseline span stages, so they live here."""
+
+    target: Target
+    subject: Subject
+    rules: Rules
+    processes: Processes
+    clock: Clock
+    prober: Prober = field(init=False)
+    record: Record = field(init=False)
+    base: Counts = field(init=False)  # when the rollout began: the start of the old version's baseline
+    running: _Stage | None = None
+
+    def __post_init__(self) -> None:
+        self.prober = Prober(self.clock)
+        self.record = Record(self.subject.new.id)
+        self.base = self.target.observe().counters
+
+    def watch(self, stage: Stage, weights: Mapping[str, Mapping[str, int]]) -> tuple[Decision, dict[str, Any]]:
+        """Watch a stage to its end and return (advance or abort, the stage's evidence). CancelledError may interrupt it."""
+        self.running = _Stage(self, stage, weights)
+        decision = self.running.watch()
+        evidence = self.running.evidence("healthy" if decision.action is Action.ADVANCE else "aborted", decision.reason)
+        self.running = None
+        return decision, evidence
+
+    def interrupted(self, status: str, reason: str) -> list[dict[str, Any]]:
+        """Return the evidence of the stage that was being watched when something else ended it; empty between stages."""
+        return [self.running.evidence(status, reason)] if self.running else []
+
+    def counters(self, observation: Observation, start: Counts) -> dict[str, tuple[Counters, Counters | None]]:
+        """Return service -> (new since the stage began, old since the rollout began)."""
+        found = {}
+        for service in self.subject.services:
+            new = self._since(observation, start, service.id, self.subject.new.id)
+            old = self._since(observation, self.base, service.id, self.subject.old_id) if self.subject.old_id else None
+            found[service.id] = (new, old)
+        return found
+
+    def by_version(self, observation: Observation, start: Counts) -> dict[str, Counters]:
+        """Return version -> counters of all services since the stage began."""
+        ids = {self.subject.new.version: self.subject.new.id}
+        if self.subject.old_id and self.subject.old_version:
+            ids[self.subject.old_version] = self.subject.old_id
+        return {
+            version: rollout_report.total(self._since(observation, start, one.id, release) for one in self.subject.services)
+            for version, release in ids.items()
+        }
+
+    @staticmethod
+    def _since(observation: Observation, start: Counts, service: str, release: str) -> Counters:
+        now = observation.counters.get((service, release), Counters())
+        return now.since(start.get((service, release), Counters()))
+
+
+class _Stage:
+    """One stage being watched."""
+
+    def __init__(self, bake: Bake, stage: Stage, weights: Mapping[str, Mapping[str, int]]) -> None:
+        self._bake = bake
+        self._stage = stage
+        self._weights = weights
+        self._target, self._subject, self._rules = bake.target, bake.subject, bake.rules
+        self._clock = bake.clock
+        self._tally = Tally()
+        self._started_at = rfc3339(self._clock.now())
+        self._last, self._failing = (0, 0), list[str]()  # of the latest tick: (passed, all) probes, texts of the failed ones
+        self._start_time = self._clock.monotonic()
+        self._start = self._target.observe().counters
+        self._observation: Observation | None = None
+        self._instances: tuple[Instance, ...] = self._target.instances(self._subject.new.id)
+        self._old = self._target.instances(self._subject.old_id) if self._subject.old_id else ()
+
+    def watch(self) -> Decision:
+        """Tick until the stage is over or must be aborted."""
+        interval = min(self._rules.interval, self._stage.seconds) or self._rules.interval
+        hold = max(HOLD_INTERVALS * interval, min(self._stage.seconds, LONGEST_HOLD))
+        wanted: dict[tuple[str, str], int] = {}
+        decision = Decision(Action.ABORT, "no tick came")
+        # Two intervals more than the longest hold: the last tick must find that the hold is over.
+        for elapsed in self._clock.ticks(interval, self._stage.seconds + hold + 2 * interval):
+            self._target.renew()
+            health, traffic = self._tick(wanted, min(LONGEST_PROBE, max(1.0, interval)))
+            progress = Progress(elapsed, self._stage.seconds, hold)
+            decision = next_action(progress, health, traffic, inconclusive=self._rules.inconclusive)
+            self._say(elapsed, decision, traffic)
+            if decision.action in {Action.ADVANCE, Action.ABORT}:
+                return decision
+            wanted = self._wanted(traffic, elapsed, interval)
+        return Decision(Action.ABORT, f"no verdict in time: {decision.reason}")
+
+    def _tick(self, wanted: Mapping[tuple[str, str], int], timeout: float) -> tuple[Verdict, Traffic]:
+        endpoints = [self._target.endpoint(one, NEW) for one in self._instances]
+        endpoints += [self._target.endpoint(one, OLD) for one in self._old]
+        endpoints += self._subject.public_endpoints(self._stage.percent)
+        requests = [Request(endpoint.url) for endpoint in endpoints] + self._synthetic(wanted)
+        answers = self._bake.prober.fetch_all(requests, timeout)
+        findings = [classify(endpoint, answer) for endpoint, answer in zip(endpoints, answers, strict=False)]
+        findings += self._observe()
+        self._count(findings, len(requests) - len(endpoints))
+        self._bake.record.add(findings)
+        health = judge(self._bake.record, self._rules.retries)
+        if self._observation is None:
+            return health, Traffic()
+        return health, judge_traffic(self._bake.counters(self._observation, self._start), self._rules.limits)
+
+    def _observe(self) -> list[Finding]:
+        endpoint = Endpoint("edge counters", "edge", NEW, "", frozenset())
+        try:
+            self._observation = self._target.observe()
+        except UnreachableError as error:
+            return [classify(endpoint, Answer(0.0, failure="broken", detail=error.what))]
+        return [Finding(endpoint, "healthy", "", 0.0)]
+
+    def _synthetic(self, wanted: Mapping[tuple[str, str], int]) -> list[Request]:
+        words = {NEW: "canary", OLD: "stable"}
+        urls = {one.id: one.public_health_url for one in self._subject.services}
+        return [
+            Request(urls[service], {RELEASE_HEADER: words[side]})
+            for (service, side), number in wanted.items()
+            for _ in range(min(number, SYNTHETIC_AT_ONCE))
+        ]
+
+    def _wanted(self, traffic: Traffic, elapsed: float, interval: float) -> dict[tuple[str, str], int]:
+        if self._observation is None:
+            return {}
+        pairs = self._bake.counters(self._observation, self._start)
+        left = self._stage.seconds - elapsed
+        found = {}
+        for (service, side), missing in traffic.missing.items():
+            seen = pairs[service][0 if side == NEW else 1] or Counters()
+            found[service, side] = synthetic_now(missing, seen.requests, elapsed=elapsed, left=left, interval=interval)
+        return found
+
+    def _count(self, findings: list[Finding], synthetic: int) -> None:
+        tally = self._tally
+        tally.ticks += 1
+        tally.synthetic += synthetic
+        for finding in findings:
+            tally.probes += 1
+            tally.failed += not finding.passed
+            if finding.endpoint.side == PUBLIC:
+                tally.public += 1
+                tally.public_failed += not finding.passed
+            if not finding.passed:
+                tally.failures[finding.endpoint.name] = finding.detail
+        self._last = (sum(finding.passed for finding in findings), len(findings))
+        self._failing = [f"{finding.endpoint.name}: {finding.detail}" for finding in findings if not finding.passed]
+
+    def _say(self, elapsed: float, decision: Decision, traffic: Traffic) -> None:
+        sides = self._bake.by_version(self._observation, self._start) if self._observation else {}
+        parts = [] if decision.action is Action.WATCH else [decision.action.value.upper()]
+        parts.append(decision.reason)
+        parts += [f"failing: {', '.join(self._failing)}"] if self._failing else []
+        lacking = sum(traffic.missing.values())
+        parts += [f"inconclusive yet: {lacking} requests lack"] if lacking and decision.action is Action.WATCH else []
+        parts += [f"process ended: {one.name}" for one in self._observation.dead] if self._observation else []
+        line = rollout_report.tick_line(self._stage, elapsed, self._last, sides, "; ".join(filter(None, parts)))
+        self._bake.processes.say(line)
+
+    def evidence(self, status: str, reason: str) -> dict[str, Any]:
+        """Return what the stage observed so far."""
+        tally = self._tally
+        sides = self._bake.by_version(self._observation, self._start) if self._observation else {}
+        return {
+            "stage": self._stage.name,
+            "traffic_percentage": self._stage.percent,
+            "started_at": self._started_at,
+            "ended_at": rfc3339(self._clock.now()),
+            "duration_minutes": round((self._clock.monotonic() - self._start_time) / 60, 4),
+            "planned_minutes": self._stage.seconds / 60,
+            "status": status,
+            "reason": reason,
+            "weights": {route: dict(found) for route, found in self._weights.items()},
+            "instances": [one.name for one in self._instances],
+            "probes": {"total": tally.probes, "failed": tally.failed, "ticks": tally.ticks, "last_failures": dict(tally.failures)},
+            "availability": round(1 - tally.public_failed / tally.public, 6) if tally.public else 0.0,
+            "requests": {version: found.requests for version, found in sides.items()},
+            "error_rate": {version: round(found.failed_share, 6) for version, found in sides.items()},
+            "traffic": {version: rollout_report.traffic_evidence(found) for version, found in sides.items()},
+            "synthetic_requests": tally.synthetic,
+        }

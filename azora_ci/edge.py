@@ -1,0 +1,153 @@
+"""The Envoy edge's files and admin port. A change is written beside the present files and switched by one rename.
+
+``<config_dir>/current`` is a symbolic link to the generation in force; what is behind it is the truth about weights, also when
+Envoy or the runner dies. A change counts when the admin port answers that it is in force.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from azora_ci import envoy
+from azora_ci.clock import Clock
+from azora_ci.envoy import EdgeState
+from azora_ci.errors import BadInputError, UnreachableError
+from azora_ci.probes import Request, fetch
+from azora_ci.rollout import Counters
+
+GENERATIONS_KEPT = 20
+ADMIN_TIMEOUT = 5.0  # seconds for one answer of the admin port
+READ_BACK_SECONDS = 10.0  # Envoy reloads within milliseconds; a loaded machine gets time
+STATS = r"^cluster\..*\.upstream_(rq_(total|retry|5xx|rx_reset|pending_failure_eject|time)|cx_connect_fail)$"
+BODY_LIMIT = 64 * 1024 * 1024  # bytes: the admin port is trusted, and answers grow with the number of clusters
+
+
+def install(config_dir: Path, *, listen: str, admin: str, services: tuple[envoy.EdgeService, ...]) -> Path:
+    """Write Envoy's bootstrap and a first generation without any release; return the bootstrap file.
+
+    An edge that is already there keeps its releases and weights. ``listen`` and ``admin`` are ``host:port``.
+    """
+    config_dir.mkdir(parents=True, exist_ok=True)
+    folder = config_dir.resolve()
+    bootstrap = folder / "bootstrap.json"
+    bootstrap.write_text(json.dumps(envoy.bootstrap(folder, admin), indent=1), encoding="utf-8")
+    if not (folder / "current").exists():
+        switch(folder, EdgeState(services, listen))
+    return bootstrap
+
+
+def switch(config_dir: Path, state: EdgeState) -> str:
+    """Write a new generation and put it in force by one rename; return its number as text."""
+    folder = config_dir.resolve()
+    numbers = _generations(folder)
+    generation = str(max(numbers, default=0) + 1)
+    target = folder / "generations" / generation
+    target.mkdir(parents=True)
+    for name, document in envoy.render(state, folder, generation).items():
+        (target / name).write_text(json.dumps(document, indent=1), encoding="utf-8")
+    link = folder / "next"
+    link.unlink(missing_ok=True)
+    link.symlink_to(Path("generations") / generation)
+    link.replace(folder / "current")
+    for number in sorted(numbers)[:-GENERATIONS_KEPT]:
+        shutil.rmtree(folder / "generations" / str(number), ignore_errors=True)
+    return generation
+
+
+def _generations(folder: Path) -> list[int]:
+    return [int(one.name) for one in (folder / "generations").glob("*") if one.name.isdigit()]
+
+
+class Edge:
+    """One Envoy: its folder of files and its admin address."""
+
+    def __init__(self, config_dir: Path, admin_url: str, clock: Clock) -> None:
+        self._folder = config_dir
+        self._admin_url = admin_url.rstrip("/")
+        self._clock = clock
+
+    def state(self) -> EdgeState:
+        """Return the state in force, from the files. Raises BadInputError when no edge is installed there."""
+        try:
+            return EdgeState.from_document(json.loads((self._folder / "current" / "edge.json").read_text(encoding="utf-8")))
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise BadInputError(
+                "No edge is installed",
+                what=f"{self._folder / 'current' / 'edge.json'} cannot be read: {type(error).__name__}: {error}",
+                where="edge.config_dir in the deployment configuration",
+                next_step="install the edge first (azora_ci.edge.install writes Envoy's bootstrap and files), or correct edge.config_dir",
+            ) from error
+
+    def switch(self, state: EdgeState) -> str:
+        """Put a state in force by one rename, without waiting for Envoy; return the generation."""
+        return switch(self._folder, state)
+
+    def apply(self, state: EdgeState) -> None:
+        """Put a state in force and wait until Envoy says so. Raises UnreachableError when it does not."""
+        self.confirm(state, self.switch(state))
+
+    def confirm(self, state: EdgeState, generation: str) -> None:
+        """Read the effective configuration back until weights and addresses are those of ``state``. Raises UnreachableError."""
+        deadline = self._clock.monotonic() + READ_BACK_SECONDS
+        while True:
+            difference = self._difference(state, generation)
+            if difference is None:
+                return
+            if self._clock.monotonic() > deadline:
+                raise UnreachableError(
+                    "The edge did not take the change",
+                    what=f"{difference} after {READ_BACK_SECONDS:g} s",
+                    where=f"{self._admin_url}/config_dump, {self._folder}",
+                    next_step="look at Envoy's log; the files are what it will take when it starts again",
+                )
+            self._clock.sleep(0.01)
+
+    def _difference(self, state: EdgeState, generation: str) -> str | None:
+        try:
+            found, weights = envoy.effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))
+            if found != generation:
+                return f"Envoy routes by generation {found or '(none)'}, not {generation}"
+            if weights != envoy.expected_weights(state):
+                return f"Envoy's weights are {weights}, not {envoy.expected_weights(state)}"
+            hosts = envoy.cluster_hosts(self._get("/clusters?format=json"))
+        except UnreachableError as error:
+            return error.what
+        for name, addresses in envoy.expected_hosts(state).items():
+            if set(hosts.get(name, {})) != addresses:
+                return f"cluster {name} has {sorted(hosts.get(name, {}))}, not {sorted(addresses)}"
+        return None
+
+    def weights(self) -> dict[str, dict[str, int]]:
+        """Return what Envoy really has: route prefix -> cluster -> weight."""
+        return envoy.effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))[1]
+
+    def counters(self, state: EdgeState) -> dict[tuple[str, str], Counters]:
+        """Return (service, release id) -> counters since Envoy started. Raises UnreachableError."""
+        stats = self._get(f"/stats?format=json&histogram_buckets=cumulative&filter={quote(STATS)}")
+        return envoy.counters(stats, state)
+
+    def requests_to(self, addresses: set[str]) -> int:
+        """Return how many requests Envoy has sent to these addresses so far, through any cluster. Raises UnreachableError."""
+        hosts = envoy.cluster_hosts(self._get("/clusters?format=json"))
+        return sum(count for found in hosts.values() for address, count in found.items() if address in addresses)
+
+    def _get(self, path: str) -> Mapping[str, Any]:
+        answer = fetch(Request(self._admin_url + path), ADMIN_TIMEOUT, self._clock, limit=BODY_LIMIT)
+        try:
+            if answer.status == 200:
+                document: Mapping[str, Any] = json.loads(answer.body)
+                return document
+            detail = answer.detail or f"HTTP {answer.status}"
+        except ValueError as error:
+            detail = f"no JSON: {error}"
+        raise UnreachableError(
+            "The edge's admin port does not answer",
+            what=f"Envoy's admin port: {detail}",
+            where=self._admin_url + path.split("?", maxsplit=1)[0],
+            next_step="check that Envoy runs and that edge.admin_url is right",
+        )

@@ -1,0 +1,119 @@
+"""HTTP probes: many addresses at once, each within a time limit. The one edge that asks services how they are."""
+
+from __future__ import annotations
+
+import http.client
+import queue
+import socket
+import ssl
+import threading
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from azora_ci.clock import Clock
+from azora_ci.health import Answer, Endpoint, Finding, classify
+
+BODY_LIMIT = 64 * 1024  # bytes of an answer that are read
+WORKERS = 32
+DEPLOYMENT_HEADER = "x-azora-deployment"
+
+
+class Request(NamedTuple):
+    """One GET: address and headers."""
+
+    url: str
+    headers: Mapping[str, str] = {}
+
+
+def fetch(request: Request, timeout: float, clock: Clock, *, limit: int = BODY_LIMIT) -> Answer:
+    """Send a GET on a new connection and return what came back; no redirect is followed. Never raises for the network.
+
+    ``timeout`` seconds for all of it; ``limit`` bytes of the body are read.
+    """
+    start = clock.monotonic()
+    parts = urlsplit(request.url)
+    deadline = start + timeout
+    connection = _connection(parts.scheme, parts.hostname or "", parts.port, timeout)
+    try:
+        path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+        connection.request("GET", path, headers={"connection": "close", "user-agent": "azora-ci-probe", **request.headers})
+        response = connection.getresponse()
+        body = _read(response, limit, deadline, clock)
+        milliseconds = (clock.monotonic() - start) * 1000
+        kind, deployment = response.getheader("content-type") or "", response.getheader(DEPLOYMENT_HEADER)
+        return Answer(milliseconds, response.status, kind, body, deployment)
+    except (OSError, http.client.HTTPException) as error:
+        return _failure(error, (clock.monotonic() - start) * 1000, timeout)
+    finally:
+        connection.close()
+
+
+def _connection(scheme: str, host: str, port: int | None, timeout: float) -> http.client.HTTPConnection:
+    if scheme == "https":
+        return http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
+    return http.client.HTTPConnection(host, port, timeout=timeout)
+
+
+def _read(response: http.client.HTTPResponse, limit: int, deadline: float, clock: Clock) -> bytes:
+    # The socket's timeout is per read: a server that trickles would hold the probe for ever.
+    found = bytearray()
+    while len(found) < limit:
+        if clock.monotonic() > deadline:
+            raise TimeoutError
+        part = response.read1(min(BODY_LIMIT, limit - len(found)))
+        if not part:
+            break
+        found += part
+    return bytes(found)
+
+
+def _failure(error: Exception, milliseconds: float, timeout: float) -> Answer:
+    if isinstance(error, TimeoutError):
+        return Answer(milliseconds, failure="timeout", detail=f"no answer within {timeout:g} s")
+    if isinstance(error, ConnectionRefusedError):
+        return Answer(milliseconds, failure="refused", detail="connection refused")
+    if isinstance(error, socket.gaierror):
+        return Answer(milliseconds, failure="broken", detail="host name cannot be resolved")
+    return Answer(milliseconds, failure="broken", detail=f"{type(error).__name__}: {str(error)[:120]}")
+
+
+class Prober:
+    """Sends many requests at once. Its threads are daemons: a probe that hangs does not hold up a cancelled job."""
+
+    def __init__(self, clock: Clock, *, workers: int = WORKERS) -> None:
+        self._clock = clock
+        self._work: queue.SimpleQueue[tuple[int, Request, float, queue.SimpleQueue[tuple[int, Answer]]]] = queue.SimpleQueue()
+        self._workers = workers
+        self._threads: list[threading.Thread] = []
+
+    def fetch_all(self, requests: Iterable[Request], timeout: float) -> list[Answer]:
+        """Return the answers in the order of the requests; each may take ``timeout`` seconds."""
+        wanted = list(requests)
+        self._grow(min(self._workers, len(wanted)))
+        answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
+        for number, request in enumerate(wanted):
+            self._work.put((number, request, timeout, answers))
+        found = dict(answers.get() for _ in wanted)
+        return [found[number] for number in range(len(wanted))]
+
+    def probe(self, endpoints: Iterable[Endpoint], timeout: float) -> list[Finding]:
+        """Probe endpoints at once and say what each answer means."""
+        wanted = list(endpoints)
+        answers = self.fetch_all([Request(endpoint.url) for endpoint in wanted], timeout)
+        return [classify(endpoint, answer) for endpoint, answer in zip(wanted, answers, strict=True)]
+
+    def _grow(self, number: int) -> None:
+        while len(self._threads) < number:
+            thread = threading.Thread(target=self._serve, daemon=True)
+            thread.start()
+            self._threads.append(thread)
+
+    def _serve(self) -> None:
+        while True:
+            number, request, timeout, answers = self._work.get()
+            try:
+                answer = fetch(request, timeout, self._clock)
+            except Exception as error:  # an answer must come, or the caller waits for ever
+                answer = Answer(0.0, failure="broken", detail=f"{type(error).__name__}: {str(error)[:120]}")
+            answers.put((number, answer))

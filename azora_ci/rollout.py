@@ -1,0 +1,309 @@
+"""How far the new version may go: stages, the comparison of two versions' traffic, and what happens next. Pure.
+
+The error test: one-sided, 99 %. With exact (Clopper-Pearson) bounds for each version's share of failed requests, combined to a
+bound of their difference (Newcombe 1998, method 10, which takes any pair of bounds). Abort when the lower bound of
+``new - old`` is above the limit. A failed request is a 5xx answer, or one that only failover could answer.
+The latency test: the new version's p95 is above the limit when, with the same confidence, more than 5 % of its requests took
+longer than the limit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from azora_ci.health import NEW, OLD, Verdict
+
+CONFIDENCE = 0.99  # one-sided; the tests are repeated every interval, so 95 % would cry wolf too often
+LATENCY_FLOOR_MS = 100.0  # differences of p95 below this are scheduling noise of a small machine, whatever their factor
+PERCENT = (("canary", 5), ("progressive", 50), ("full", 100))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: its share of traffic and of instances in percent, and how long it is watched, in seconds."""
+
+    name: str
+    percent: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Counters:
+    """What the edge counted for one release of one service since some moment.
+
+    ``requests`` by users, each once; ``errors``: 5xx answers; ``hidden``: attempts that failed and were made good by failover;
+    ``buckets``: (upper bound in milliseconds, requests up to it), cumulative.
+    """
+
+    requests: int = 0
+    errors: int = 0
+    hidden: int = 0
+    resets: int = 0
+    connect_failures: int = 0
+    buckets: tuple[tuple[float, int], ...] = ()
+
+    @property
+    def failed(self) -> int:
+        """Return requests that this release failed, never more than there were."""
+        return min(self.requests, self.errors + self.hidden)
+
+    @property
+    def failed_share(self) -> float:
+        """Return the share of failed requests, 0 where there were none."""
+        return self.failed / self.requests if self.requests else 0.0
+
+    def since(self, earlier: Counters) -> Counters:
+        """Return what was counted after ``earlier``. A proxy that restarted counts from 0: then all of it is new."""
+        if self.requests < earlier.requests:
+            return self
+        before = dict(earlier.buckets)
+        numbers = {
+            name: max(0, getattr(self, name) - getattr(earlier, name))
+            for name in ("requests", "errors", "hidden", "resets", "connect_failures")
+        }
+        return Counters(**numbers, buckets=tuple((bound, max(0, count - before.get(bound, 0))) for bound, count in self.buckets))
+
+    def plus(self, other: Counters) -> Counters:
+        """Return the sum of two counts."""
+        theirs, ours = dict(other.buckets), dict(self.buckets)
+        bounds = sorted({*theirs, *ours})
+        return Counters(
+            self.requests + other.requests,
+            self.errors + other.errors,
+            self.hidden + other.hidden,
+            self.resets + other.resets,
+            self.connect_failures + other.connect_failures,
+            tuple((bound, ours.get(bound, 0) + theirs.get(bound, 0)) for bound in bounds),
+        )
+
+
+def stages(minutes: Sequence[float], *, first: bool) -> tuple[Stage, ...]:
+    """Return the plan for (canary, progressive, full) minutes. A first deployment has no other version to share traffic with."""
+    found = tuple(Stage(name, percent, length * 60) for (name, percent), length in zip(PERCENT, minutes, strict=True))
+    return found[-1:] if first else found
+
+
+def instances_at(percent: int, total: int) -> int:
+    """Return how many of ``total`` instances run the new version at a stage: the share rounded up, at least one."""
+    return max(1, math.ceil(percent * total / 100))
+
+
+def levels(depends_on: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Return services in groups: each group depends on earlier groups only. ValueError for a cycle."""
+    waiting, done, found = dict(depends_on), set[str](), list[list[str]]()
+    while waiting:
+        ready = [name for name, needs in waiting.items() if all(need in done or need not in depends_on for need in needs)]
+        if not ready:
+            raise ValueError(f"services depend on each other in a circle: {', '.join(waiting)}")
+        found.append(ready)
+        done.update(ready)
+        for name in ready:
+            del waiting[name]
+    return found
+
+
+# --- statistics --------------------------------------------------------------------------------------------------------
+
+
+def share_bounds(failed: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Return the exact (Clopper-Pearson) one-sided lower and upper bound of a share; (0, 1) when nothing was counted."""
+    if total == 0:
+        return 0.0, 1.0
+    alpha = 1 - confidence
+    lower = 0.0 if failed == 0 else _beta_quantile(alpha, failed, total - failed + 1)
+    upper = 1.0 if failed == total else _beta_quantile(1 - alpha, failed + 1, total - failed)
+    return lower, upper
+
+
+def difference_lower_bound(new: tuple[int, int], old: tuple[int, int], confidence: float = CONFIDENCE) -> float:
+    """Return the lower bound of ``new - old`` for two (failed, total) counts."""
+    new_share, old_share = (failed / total if total else 0.0 for failed, total in (new, old))
+    new_lower, _ = share_bounds(*new, confidence)
+    _, old_upper = share_bounds(*old, confidence)
+    return new_share - old_share - math.hypot(new_share - new_lower, old_upper - old_share)
+
+
+def _beta_quantile(probability: float, a: float, b: float) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(50):  # halves the interval to 1e-15
+        middle = (low + high) / 2
+        if _beta_share(middle, a, b) < probability:
+            low = middle
+        else:
+            high = middle
+    return (low + high) / 2
+
+
+def _beta_share(x: float, a: float, b: float) -> float:
+    """Return the regularised incomplete beta function (continued fraction, DLMF 8.17.22)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    if x > (a + 1) / (a + b + 2):
+        return 1 - _beta_share(1 - x, b, a)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x)) / a
+    fraction, c, d = 1.0, 1.0, 0.0
+    for step in range(500):
+        half = step // 2
+        if step == 0:
+            term = 1.0
+        elif step % 2 == 0:
+            term = half * (b - half) * x / ((a + 2 * half - 1) * (a + 2 * half))
+        else:
+            term = -(a + half) * (a + b + half) * x / ((a + 2 * half) * (a + 2 * half + 1))
+        d = 1 / _not_zero(1 + term * d)
+        c = _not_zero(1 + term / c)
+        fraction *= c * d
+        if abs(1 - c * d) < 1e-12:
+            break
+    return front * (fraction - 1)
+
+
+def _not_zero(value: float) -> float:
+    return value if abs(value) > 1e-300 else 1e-300
+
+
+def percentile(buckets: Sequence[tuple[float, int]], share: float) -> float | None:
+    """Return the latency in milliseconds that ``share`` of requests stay below, linear inside a bucket; None without requests."""
+    total = buckets[-1][1] if buckets else 0
+    if not total:
+        return None
+    wanted, lower, before = share * total, 0.0, 0
+    for upper, count in buckets:
+        if count >= wanted and count > before:
+            return lower + (upper - lower) * (wanted - before) / (count - before)
+        lower, before = upper, count
+    return buckets[-1][0]
+
+
+def slower_than(buckets: Sequence[tuple[float, int]], milliseconds: float) -> tuple[int, int]:
+    """Return (requests that certainly took longer, all requests): whole buckets above the limit only."""
+    total = buckets[-1][1] if buckets else 0
+    within = next((count for bound, count in buckets if bound >= milliseconds), total)
+    return total - within, total
+
+
+# --- the verdict on traffic --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Limits of the verdict: percentage points of failed requests above the old version, factor of its p95, samples needed."""
+
+    error_points: float
+    latency_factor: float
+    minimum_requests: int
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """The verdict on traffic: reasons to abort, and what is missing to say more: (service, new|old) -> requests that lack."""
+
+    abort: tuple[str, ...] = ()
+    missing: Mapping[tuple[str, str], int] = field(default_factory=dict)
+
+
+def judge_traffic(pairs: Mapping[str, tuple[Counters, Counters | None]], limits: Limits) -> Traffic:
+    """Compare service -> (new, old) counters; old is None on a first deployment."""
+    abort: list[str] = []
+    missing: dict[tuple[str, str], int] = {}
+    for service, (new, old) in pairs.items():
+        abort += [f"{service}: {reason}" for reason in (_errors(new, old, limits), _latency(new, old, limits)) if reason]
+        for side, counters in ((NEW, new), (OLD, old)):
+            if counters is not None and counters.requests < limits.minimum_requests:
+                missing[service, side] = limits.minimum_requests - counters.requests
+    return Traffic(tuple(abort), missing)
+
+
+def _errors(new: Counters, old: Counters | None, limits: Limits) -> str | None:
+    if old is None:  # nothing to compare with: the share itself must stay below the limit
+        least, before = share_bounds(new.failed, new.requests)[0], "no old version"
+    else:
+        least = difference_lower_bound((new.failed, new.requests), (old.failed, old.requests))
+        before = f"old {old.failed} of {old.requests} ({old.failed_share:.1%})"
+    if least * 100 <= limits.error_points:
+        return None
+    return (
+        f"new version failed {new.failed} of {new.requests} requests ({new.failed_share:.1%}), {before}; with {CONFIDENCE:.0%} confidence "
+        f"that is more than {least * 100:.1f} points worse, limit {limits.error_points:g} points"
+    )
+
+
+def _latency(new: Counters, old: Counters | None, limits: Limits) -> str | None:
+    if old is None or min(new.requests, old.requests) < limits.minimum_requests:
+        return None
+    old_p95, new_p95 = percentile(old.buckets, 0.95), percentile(new.buckets, 0.95)
+    if old_p95 is None or new_p95 is None:
+        return None
+    limit = max(old_p95 * limits.latency_factor, old_p95 + LATENCY_FLOOR_MS)
+    slow, total = slower_than(new.buckets, limit)
+    if share_bounds(slow, total)[0] <= 0.05:
+        return None
+    return (
+        f"new version's p95 is {new_p95:.0f} ms, old {old_p95:.0f} ms; {slow} of {total} requests took longer than {limit:.0f} ms "
+        f"(factor {limits.latency_factor:g}), with {CONFIDENCE:.0%} confidence more than 5 % do"
+    )
+
+
+def synthetic_now(missing: int, seen: int, *, elapsed: float, left: float, interval: float) -> int:
+    """Return how many synthetic requests to send at this tick, so that natural traffic and they make up ``missing`` in time.
+
+    ``seen`` requests came in ``elapsed`` seconds; ``left`` seconds remain. The first ticks only look at how much comes by itself.
+    """
+    if missing <= 0 or (elapsed < interval and left > interval):
+        return 0
+    natural = seen / elapsed * max(0.0, left) if elapsed > 0 else 0.0
+    ticks_left = max(1.0, left // interval)
+    return math.ceil(max(0.0, missing - natural) / ticks_left)
+
+
+# --- what happens next -------------------------------------------------------------------------------------------------
+
+
+class Action(Enum):
+    """What happens after a tick."""
+
+    WATCH = "watch"
+    HOLD = "hold"
+    ADVANCE = "advance"
+    ABORT = "abort"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a stage is, in seconds: how long it has been watched, its length, and how long it may be held beyond that."""
+
+    elapsed: float
+    length: float
+    hold: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """An action with its reason; the reason is printed and recorded."""
+
+    action: Action
+    reason: str
+
+
+def next_action(progress: Progress, health: Verdict, traffic: Traffic, *, inconclusive: str) -> Decision:
+    """Decide after a tick. ``inconclusive``: what too few samples mean once holding did not help, "pass" or "abort"."""
+    if health.abort:
+        return Decision(Action.ABORT, "; ".join(health.abort))
+    if traffic.abort and not health.hold:
+        return Decision(Action.ABORT, "; ".join(traffic.abort))
+    if progress.elapsed < progress.length:
+        return Decision(Action.WATCH, "; ".join((*health.hold, *health.notes)) or "healthy")
+    held_out = progress.elapsed >= progress.length + progress.hold
+    if health.hold:
+        reason = "; ".join(health.hold)
+        return Decision(Action.ABORT, f"held {progress.hold:g} s, still: {reason}") if held_out else Decision(Action.HOLD, reason)
+    if traffic.missing:
+        lacking = ", ".join(f"{service} ({side} version) lacks {count}" for (service, side), count in traffic.missing.items())
+        reason = f"inconclusive, too few requests to compare: {lacking}"
+        if not held_out:
+            return Decision(Action.HOLD, reason)
+        return Decision(Action.ABORT if inconclusive == "abort" else Action.ADVANCE, f"{reason}; configured to {inconclusive}")
+    return Decision(Action.ADVANCE, "; ".join(("healthy", *health.notes)))

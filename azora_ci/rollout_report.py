@@ -1,0 +1,81 @@
+"""What people read about a rollout: the plan, a line per tick, a table per stage. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from azora_ci.rollout import CONFIDENCE, Counters, Limits, Stage, percentile
+
+
+def plan_lines(stages: Sequence[Stage], *, new: str, old: str | None, limits: Limits, counts: Mapping[str, Sequence[int]]) -> list[str]:
+    """Return the plan that is printed before anything moves; ``counts``: service -> instances of the new version per stage."""
+    lines = [f"Plan: {old or 'nothing (first deployment)'} -> {new}, services in this order: {', '.join(counts)}"]
+    for number, stage in enumerate(stages):
+        started = ", ".join(f"{service} {found[number]}" for service, found in counts.items())
+        lines.append(f"  {stage.name}: {stage.percent} % of traffic for {stage.seconds / 60:g} minutes; new instances: {started}")
+    lines.append(
+        f"  back to {old or 'no version'} when: an endpoint keeps failing; or the new version's share of failed requests is more than "
+        f"{limits.error_points:g} points above the old one's, or its p95 more than {limits.latency_factor:g} times the old one's, "
+        f"with {CONFIDENCE:.0%} confidence (exact bounds, one-sided); {limits.minimum_requests} requests per service and version needed"
+    )
+    return lines
+
+
+def tick_line(stage: Stage, elapsed: float, probes: tuple[int, int], sides: Mapping[str, Counters], text: str) -> str:
+    """Return the live line of a tick. ``probes``: (passed, all); ``sides``: version -> counters of this stage."""
+    traffic = " | ".join(f"{version} {_traffic(counters)}" for version, counters in sides.items())
+    return f"{stage.name} {elapsed:6.1f} s  {stage.percent:3} %  probes {probes[0]}/{probes[1]}  {traffic}  {text}"
+
+
+def _traffic(counters: Counters) -> str:
+    p95 = percentile(counters.buckets, 0.95)
+    latency = f", p95 {p95:.0f} ms" if p95 is not None else ""
+    return f"{counters.requests} requests, {counters.failed} failed ({counters.failed_share:.1%}){latency}"
+
+
+def stage_table(evidence: Mapping[str, Any]) -> str:
+    """Return the Markdown table of a stage from its evidence."""
+    probes = evidence["probes"]
+    rate = (probes["total"] - probes["failed"]) / probes["total"] if probes["total"] else 0.0
+    rows = [
+        f"**{evidence['stage']}**: {evidence['traffic_percentage']} % for {evidence['duration_minutes']:g} minutes, {evidence['status']}; "
+        f"probes {probes['total'] - probes['failed']} of {probes['total']} healthy ({rate:.2%}), "
+        f"availability at the public endpoints {evidence['availability']:.2%}",
+        "",
+        "| version | requests | failed | share | made good by failover | p50 | p95 |",
+        "|---|---:|---:|---:|---:|---:|---:|",
+    ]
+    for version, found in evidence["traffic"].items():
+        rows.append(
+            f"| {version} | {found['requests']} | {found['failed']} | {found['error_rate']:.2%} | {found['failover']} "
+            f"| {_milliseconds(found['p50_ms'])} | {_milliseconds(found['p95_ms'])} |"
+        )
+    return "\n".join(rows)
+
+
+def _milliseconds(value: float | None) -> str:
+    return "–" if value is None else f"{value:.0f} ms"
+
+
+def traffic_evidence(counters: Counters) -> dict[str, Any]:
+    """Return the evidence of one version's traffic in a stage."""
+    latencies = {name: percentile(counters.buckets, share) for name, share in (("p50_ms", 0.5), ("p95_ms", 0.95))}
+    return {
+        "requests": counters.requests,
+        "errors_5xx": counters.errors,
+        "failover": counters.hidden,
+        "resets": counters.resets,
+        "connect_failures": counters.connect_failures,
+        "failed": counters.failed,
+        "error_rate": round(counters.failed_share, 6),
+        **{name: None if value is None else round(value, 1) for name, value in latencies.items()},
+    }
+
+
+def total(found: Iterable[Counters]) -> Counters:
+    """Return the sum of counts."""
+    result = Counters()
+    for one in found:
+        result = result.plus(one)
+    return result

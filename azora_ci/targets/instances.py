@@ -1,0 +1,131 @@
+"""Instances of the local target: archives unpacked, processes started on loopback, told apart from strangers, stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import shutil
+import signal
+import socket
+import tarfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from azora_ci.clock import Clock
+from azora_ci.config import Service
+from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.process import Processes, birth, send_signal
+from azora_ci.settings import Secret, environment
+
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "NODE_PATH")  # all that an instance sees of us
+LOOPBACK = "127.0.0.1"
+
+
+@dataclass(frozen=True)
+class Started:
+    """A started process: its id, when it was born, its port and log."""
+
+    pid: int
+    birth: str | None
+    port: int
+    log: str
+
+
+def unpack(archive_dir: Path, digest: str, folder: Path) -> Path:
+    """Unpack ``sha256-<hex>.tar.gz`` once and return its folder. Raises NotTrueError when the bytes are not those of the digest."""
+    kind, _, digits = digest.partition(":")
+    archive = archive_dir / f"{kind}-{digits}.tar.gz"
+    done = folder / digits
+    if done.is_dir():
+        return done
+    try:
+        with archive.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BadInputError(
+            "Archive cannot be read",
+            what=f"{type(error).__name__}: {error.strerror}",
+            where=str(archive),
+            next_step="run build-and-push again, on this machine; target.local_processes.archive_dir must be the same folder for both",
+        ) from error
+    if kind != "sha256" or found != digits:
+        raise NotTrueError(
+            "Archive is not what was built",
+            what=f"the SHA-256 of its bytes is {found}, the build's digest is {digest}",
+            where=str(archive),
+            next_step="find out who changed the file; then remove it and run build-and-push again",
+        )
+    part = folder / f"{digits}.part"
+    shutil.rmtree(part, ignore_errors=True)
+    part.mkdir(parents=True)
+    with tarfile.open(archive) as tar:
+        tar.extractall(part, filter="data")
+    part.rename(done)
+    return done
+
+
+def free_port() -> int:
+    """Return a port of the loopback interface that is free now."""
+    with socket.socket() as probe:
+        probe.bind((LOOPBACK, 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def instance_environment(service: Service, facts: Mapping[str, str], secrets: Mapping[str, Secret]) -> dict[str, str]:
+    """Return the whole environment of an instance. ``facts``: PORT, VERSION and the like; secrets only those the service names."""
+    ours = environment()
+    inherited = {name: ours[name] for name in INHERITED if name in ours}
+    return {**inherited, **service.env, **facts, **{name: secrets[name].reveal() for name in service.secrets}}
+
+
+def start(processes: Processes, service: Service, *, folder: Path, env: Mapping[str, str], log: Path) -> Started:
+    """Start an instance, detached: it outlives this job. Raises BadInputError when the program is not there."""
+    try:
+        pid = processes.start_detached(service.command, env=env, log=log, cwd=folder)
+    except OSError as error:
+        raise BadInputError(
+            f"{service.title} cannot be started",
+            what=f"{type(error).__name__}: {error}",
+            where=f"services.{service.id}.command = {list(service.command)}",
+            next_step="correct the command; it runs in the unpacked build context",
+        ) from error
+    return Started(pid, birth(pid), int(env["PORT"]), str(log))
+
+
+def runs(facts: Mapping[str, Any]) -> bool:
+    """Say whether a recorded instance still runs, and is not a stranger with its process id."""
+    return facts["birth"] is not None and birth(facts["pid"]) == facts["birth"]
+
+
+def stop(found: Iterable[tuple[Mapping[str, Any], float]], clock: Clock) -> None:
+    """Stop (instance, seconds of grace) pairs: SIGTERM to all, then SIGKILL to those that outlast their grace."""
+    waiting = [(facts, grace) for facts, grace in found if runs(facts)]
+    start_time = clock.monotonic()
+    for facts, _ in waiting:
+        send_signal(facts["pid"], signal.SIGTERM)
+    while waiting:
+        elapsed = clock.monotonic() - start_time
+        for facts, grace in waiting:
+            if elapsed >= grace:
+                send_signal(facts["pid"], signal.SIGKILL)
+        waiting = [(facts, grace) for facts, grace in waiting if runs(facts)]
+        if waiting:
+            clock.sleep(0.02)
+
+
+def keep_log(facts: Mapping[str, Any], log_dir: Path, name: str) -> None:
+    """Copy an instance's log into the job's artifact."""
+    target = log_dir / "instances"
+    target.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        shutil.copyfile(facts["log"], target / f"{name}.log")
+
+
+def log_tail(log: str, lines: int = 8) -> str:
+    """Return the end of an instance's log, for an error message."""
+    with contextlib.suppress(OSError):
+        return "\n".join(Path(log).read_text(encoding="utf-8", errors="replace").splitlines()[-lines:])
+    return ""

@@ -1,0 +1,117 @@
+"""The append-only journal of a target: JSON lines -> history. What a rerun after any crash reads."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+DEPLOYING, PROMOTED, ABORTED, REMOVED = "deploying", "promoted", "aborted", "removed"
+
+
+@dataclass
+class Deployed:
+    """One release in the history. ``previous`` is the release that served when it began; instances: number by service -> facts."""
+
+    id: str
+    version: str
+    digests: dict[str, str]
+    previous: str | None
+    outcome: str = DEPLOYING
+    reason: str | None = None
+    percent: int = 0
+    stages: list[dict[str, Any]] = field(default_factory=list)
+    instances: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
+    started: int = 0  # instances ever started: their numbers are not used again
+
+
+@dataclass
+class History:
+    """What was deployed, by deployment id in order; ``serving`` is the release that was promoted last and not gone back from."""
+
+    releases: dict[str, Deployed] = field(default_factory=dict)
+    serving: str | None = None
+
+    @property
+    def unfinished(self) -> Deployed | None:
+        """Return the release that began and neither was promoted nor went back: its runner died, or it is running now."""
+        return next((one for one in self.releases.values() if one.outcome == DEPLOYING), None)
+
+    def before(self, release_id: str) -> Deployed | None:
+        """Return the release that traffic goes back to from this one."""
+        found = self.releases.get(release_id)
+        if found is None or (found.outcome != PROMOTED and self.serving != release_id):
+            return self.releases.get(self.serving) if self.serving else None
+        return self.releases.get(found.previous) if found.previous else None
+
+    def apply(self, entry: Mapping[str, Any]) -> None:
+        """Take one entry. Unknown events are passed over: a newer version may have written them."""
+        name = entry["deployment_id"]
+        event = entry["event"]
+        if event == "begin":
+            kept = self.releases.pop(name, None)
+            self.releases[name] = Deployed(name, entry["version"], dict(entry["digests"]), entry["previous"])
+            if kept:
+                self.releases[name].started, self.releases[name].instances = kept.started, kept.instances
+            return
+        release = self.releases[name]
+        if event == "instance":
+            release.instances[entry["service"], entry["number"]] = dict(entry)
+            release.started = max(release.started, entry["number"])
+        elif event == "stopped":
+            release.instances.pop((entry["service"], entry["number"]), None)
+        elif event == "weight":
+            release.percent = entry["percent"]
+        elif event == "stage":
+            release.stages.append(entry["stage"])
+        elif event == "promote":
+            release.outcome, self.serving = PROMOTED, name
+        elif event == "abort":
+            if self.serving == name:
+                self.serving = release.previous
+            release.outcome, release.reason, release.percent, release.stages = ABORTED, entry["reason"], 0, []
+        elif event == "removed":
+            release.outcome = REMOVED
+
+
+def replay(lines: Iterable[str]) -> History:
+    """Return the history that journal lines tell. A line that was cut when its writer died is passed over."""
+    history = History()
+    for line in lines:
+        try:
+            entry = json.loads(line)
+        except ValueError:
+            continue
+        history.apply(entry)
+    return history
+
+
+class Journal:
+    """A journal file; every entry is on disk before the next thing is done."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def history(self) -> History:
+        """Return the history; an absent file is an empty one."""
+        try:
+            return replay(self._path.read_text(encoding="utf-8").splitlines())
+        except FileNotFoundError:
+            return History()
+
+    def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:
+        """Append an entry; ``at`` is RFC 3339."""
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        line = json.dumps({"at": at, "event": event, "deployment_id": deployment_id, **facts}, ensure_ascii=False)
+        with self._path.open("ab+") as file:
+            file.seek(0, os.SEEK_END)
+            if file.tell():
+                file.seek(-1, os.SEEK_END)
+                if file.read(1) != b"\n":  # the last writer died in the middle of a line
+                    file.write(b"\n")
+            file.write(line.encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
