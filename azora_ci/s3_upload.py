@@ -148,7 +148,7 @@ class MultipartUpload:
         try:
             answer = self._call(
                 "complete_multipart_upload",
-                expected=frozenset({EXISTS, CONFLICT, "NoSuchUpload"}),
+                expected=frozenset({EXISTS, CONFLICT, "NoSuchUpload", "BadDigest"}),
                 UploadId=self.upload_id,
                 MultipartUpload={"Parts": [self._acknowledged[number] for number in sorted(self._acknowledged)]},
                 ChecksumCRC32=self.checksum,
