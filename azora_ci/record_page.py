@@ -1,0 +1,121 @@
+"""The summary page of a recorded deployment, as Markdown for the release engineer. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+Document = Mapping[str, Any]
+
+
+def success(document: Document, location: str, sha256: str, notes: Iterable[str]) -> str:
+    """Return the page of a successful deployment: what runs now, how it got there, until when it can go back, where the proof is."""
+    parts = [
+        f"## ✅ {document['version']} is in production",
+        _facts(document, location, sha256),
+        "### Rollout",
+        _stages(document),
+        "### Services",
+        _services(document),
+        "### Jobs",
+        _jobs(document),
+        *(f"- {note}" for note in notes),
+        _whole(document),
+    ]
+    return "\n\n".join(part for part in parts if part)
+
+
+def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
+    """Return a Markdown table; what could break a cell is escaped."""
+    names = list(head)
+    lines = [names, ["---"] * len(names), *([cell(one) for one in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(value: object) -> str:
+    """Return a value as the text of a table cell."""
+    text = "–" if value is None else str(value)
+    return text.replace("|", "\\|").replace("\r", "").replace("\n", "<br>")
+
+
+def duration(seconds: float | None) -> str:
+    """Return seconds as people read them: 4.2 s, 12 min 5 s."""
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def _facts(document: Document, location: str, sha256: str) -> str:
+    backup, metrics = document["database_backup"], document["metrics"]
+    back = (
+        f"to {document['previous_version']} until **{document['rollback_deadline']}**"
+        if document["rollback_available"]
+        else "not possible: there is no previous version"
+    )
+    rows = [
+        ("Deployment ID", f"`{document['deployment_id']}`"),
+        ("Commit", f"`{document['git_sha']}`"),
+        ("Rollback", back),
+        ("Migrations", f"{document['migrations_applied']} applied {_names(document['migrations'])}"),
+        ("Backup", f"`{backup['backup_id']}`, {_rows(backup)}, proof: {(backup['proof'] or {}).get('depth', 'none')}"),
+        ("Took", f"{duration(metrics['duration_seconds'])}; {duration(metrics['lead_time_seconds'])} from the commit"),
+        ("Record", f"`{location}`<br>SHA-256 `{sha256}`"),
+    ]
+    if document["override_reasons"]:
+        rows.append(("Overrides", "; ".join(document["override_reasons"])))
+    return table(("", ""), rows)
+
+
+def _names(migrations: Iterable[Document]) -> str:
+    return ", ".join(f"`{one['name']}`" for one in migrations)
+
+
+def _rows(backup: Document) -> str:
+    return f"{backup['rows']:,} rows" if isinstance(backup["rows"], int) else "rows not counted"
+
+
+def _stages(document: Document) -> str:
+    def error_rates(stage: Document) -> str:
+        shares = (stage["error_rate"] or {}).items()
+        return "<br>".join(f"{version}: {'–' if share is None else f'{share:.2%}'}" for version, share in shares)
+
+    def requests(stage: Document) -> str:
+        return "<br>".join(f"{version}: {count}" for version, count in (stage["requests"] or {}).items())
+
+    return table(
+        ("Stage", "Traffic", "Watched", "Probes failed", "Requests", "Errors", "Verdict"),
+        (
+            (
+                stage["stage"], f"{stage['traffic_percentage']} %", duration(stage["duration_minutes"] * 60), _probes(stage["probes"]),
+                requests(stage), error_rates(stage), stage["status"],
+            )
+            for stage in document["rollout_stages"]
+        ),
+    )  # fmt: skip
+
+
+def _probes(probes: Document | None) -> str:
+    return f"{probes['failed']} of {probes['total']}" if probes else "–"
+
+
+def _services(document: Document) -> str:
+    health = document["health_checks"]
+    digests = document["image_digests"]
+    return table(
+        ("Service", "Health", "Digest"), ((name, health.get(name), f"`{digests.get(name)}`") for name in document["services_deployed"])
+    )
+
+
+def _jobs(document: Document) -> str:
+    return table(("Job", "Took"), ((job, duration(seconds)) for job, seconds in document["metrics"]["job_seconds"].items()))
+
+
+def _whole(document: Document) -> str:
+    import json
+
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return f"<details><summary>The whole record</summary>\n\n```json\n{text}\n```\n\n</details>"

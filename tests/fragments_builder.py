@@ -1,0 +1,220 @@
+"""Complete, valid evidence of every job, as a successful deployment leaves it. Change what a test is about, nothing else."""
+
+from __future__ import annotations
+
+import copy
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from azora_ci import fragments
+from azora_ci.clock import rfc3339
+from azora_ci.fragments import Fragment
+
+DEPLOYMENT_ID = "1764000000-abc123"
+VERSION = "v1.2.3"
+GIT_SHA = "abc1230123456789abcdef0123456789abcdef01"
+PREVIOUS_ID = "1763000000-0f0f0f"
+START = datetime(2026, 11, 24, 11, 0, tzinfo=UTC)
+SERVICES = ("api_gateway", "auth_service", "education_service", "marketplace_service")
+BACKUP = f"backup-{DEPLOYMENT_ID}"
+SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
+ARTIFACTS = {
+    "validate-release": "release-logs",
+    "pre-deployment-validation": "validation-logs",
+    "database-backup": "backup-logs",
+    "database-migrations": "migration-logs",
+    "build-and-push": "build-logs",
+    "gradual-rollout": "rollout-logs",
+    "smoke-tests": "smoke-test-logs",
+    "deployment-record": "deployment-record",
+    "manual-rollback": "rollback-instructions",
+}
+# (start, end) of each job in seconds after START
+TIMES = {
+    "validate-release": (0, 8.5),
+    "pre-deployment-validation": (10, 60),
+    "database-backup": (61, 180.25),
+    "database-migrations": (181, 185.2),
+    "build-and-push": (61, 300),
+    "gradual-rollout": (301, 2150),
+    "smoke-tests": (2151, 2160.125),
+}
+
+
+def moment(seconds: float) -> str:
+    """Return RFC 3339 for so many seconds after the start of the run."""
+    return rfc3339(START + timedelta(seconds=seconds))
+
+
+def digest(service: str) -> str:
+    return "sha256:" + service.encode().hex().ljust(64, "0")[:64]
+
+
+def _stage(name: str, percent: int, start: float, minutes: float) -> dict[str, Any]:
+    return {
+        "stage": name,
+        "traffic_percentage": percent,
+        "started_at": moment(start),
+        "ended_at": moment(start + minutes * 60),
+        "duration_minutes": minutes,
+        "status": "healthy",
+        "weights": {service: {VERSION: percent, "v1.2.2": 100 - percent} for service in SERVICES},
+        "probes": {"total": 240, "failed": 1 if name == "canary" else 0},
+        "requests": {"v1.2.3": 60 * percent, "v1.2.2": 60 * (100 - percent)},
+        "error_rate": {"v1.2.3": 0.0, "v1.2.2": 0.001 if percent < 100 else 0.0},
+    }
+
+
+def evidence(job: str) -> dict[str, Any]:
+    """Return the evidence that a job leaves when all is well; a fresh copy to change."""
+    return copy.deepcopy(_EVIDENCE[job])
+
+
+_EVIDENCE: dict[str, dict[str, Any]] = {
+    "validate-release": {
+        "trigger": "push",
+        "requested": None,
+        "version": VERSION,
+        "git_ref": f"refs/tags/{VERSION}",
+        "origin_checked": True,
+        "git_sha": GIT_SHA,
+        "tag_type": "annotated",
+        "commit_time": "2026-11-24T09:00:00.000Z",
+        "deployment_id": DEPLOYMENT_ID,
+        "deployment_id_kept": False,
+    },
+    "pre-deployment-validation": {
+        "checks": [
+            {
+                "name": "test",
+                "source": "configuration",
+                "kind": "check_run",
+                "conclusion": "success",
+                "passed": True,
+                "url": "https://github.com/azora/azora/runs/1",
+            }
+        ],
+        "commands": [
+            {"purpose": "audit", "argv": ["npm", "audit"], "exit_code": 0, "seconds": 3.2},
+            {"purpose": "build", "argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1},
+        ],
+        "not_checked": [],
+        "waited_seconds": 0.0,
+    },
+    "database-backup": {
+        "backup_id": BACKUP,
+        "location": f"s3://azora-backups/prod/{BACKUP}.sql.gz",
+        "key": f"prod/{BACKUP}.sql.gz",
+        "version_id": None,
+        "timestamp": moment(62),
+        "manifest_key": f"prod/{BACKUP}.manifest.json",
+        "manifest_sha256": SHA256,
+        "sha256": SHA256,
+        "size_bytes": 1048576,
+        "raw_bytes": 9048576,
+        "tables": 5,
+        "rows": 120000,
+        "proof": {"depth": "full", "restore_seconds": 41.5, "verified_at": moment(170), "reason": None},
+        "reused": False,
+        "lock_until": None,
+        "seconds": {"dump": 60.0, "restore": 41.5},
+        "server_version": "18.1",
+    },
+    "database-migrations": {
+        "backup_id": BACKUP,
+        "backup_age_minutes": 2.0,
+        "migrations_applied": 2,
+        "applied": [
+            {"name": "20261120000000_add_courses", "checksum": SHA256, "seconds": 0.4},
+            {"name": "20261121000000_index_orders", "checksum": SHA256, "seconds": 1.1},
+        ],
+        "already_applied": 7,
+        "seconds": 3.9,
+    },
+    "build-and-push": {
+        "kind": "archives",
+        "services": {
+            name: {"digest": digest(name), "reference": f"{name}.tar.gz", "size_bytes": 1000, "seconds": 2.0, "reused": False}
+            for name in SERVICES
+        },
+        "commands": [{"argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1}],
+        "seconds": 238.0,
+    },
+    "gradual-rollout": {
+        "target": "local_processes",
+        "previous": {"version": "v1.2.2", "deployment_id": PREVIOUS_ID},
+        "stages": [_stage("canary", 5, 310, 5.01), _stage("progressive", 50, 620, 10.0), _stage("full", 100, 1230, 15.0)],
+        "rollout_status": "completed",
+        "abort": None,
+        "services": {name: digest(name) for name in SERVICES},
+        "rollback_available": True,
+        "instances": {},
+    },
+    "smoke-tests": {
+        "tests": [
+            {
+                "name": name,
+                "kind": "health",
+                "url": f"https://azora.example/{name}/health",
+                "passed": True,
+                "status": 200,
+                "version": "1.2.3",
+                "milliseconds": 23.5,
+                "detail": None,
+            }
+            for name in SERVICES
+        ],
+        "smoke_status": "passed",
+        "health": {**dict.fromkeys(SERVICES, "healthy"), "database": "healthy"},
+    },
+}
+ERROR = {"exit_code": 1, "title": "It broke", "what": "exit code 7 after 3 of 5", "where": "the broken part", "next": "mend it"}
+
+
+def fragment(
+    job: str,
+    status: str = "ok",
+    *,
+    attempt: int = 1,
+    error: dict[str, Any] | None = None,
+    given: dict[str, Any] | None = None,
+    **changes: Any,
+) -> Fragment:
+    """Return the fragment of a job. ``changes`` replace keys of its complete evidence, ``given`` replaces all of it."""
+    start, end = TIMES.get(job, (2200, 2210))
+    return Fragment(
+        job=job,
+        deployment_id=DEPLOYMENT_ID,
+        version=VERSION,
+        git_sha=GIT_SHA,
+        run_id="1234567890",
+        run_attempt=attempt,
+        status=status,
+        started_at=moment(start),
+        ended_at=moment(end),
+        evidence=(evidence(job) | changes) if given is None else given,
+        error=None if status == "ok" else error or ERROR,
+    )
+
+
+def complete(**changed: Fragment) -> dict[str, Fragment]:
+    """Return the fragments of a successful deployment; ``changed`` (job with underscores) replace some."""
+    return {job: fragment(job) for job in _EVIDENCE} | {one.job: one for one in changed.values()}
+
+
+def receive(folder: Path, *found: Fragment) -> None:
+    """Write fragments as the artifacts of their jobs, validated, each with a log beside it."""
+    for one in found:
+        attempt = f"-attempt-{one.run_attempt}" if one.run_attempt > 1 else ""
+        artifact = folder / f"{ARTIFACTS[one.job]}-{DEPLOYMENT_ID}{attempt}"
+        fragments.write(one, artifact)
+        (artifact / f"{one.job}.log").write_text(f"log of {one.job}\n")
+
+
+def needs(**results: str) -> str:
+    """Return ``toJSON(needs)`` as GitHub gives it: everything succeeded but for these (job with underscores)."""
+    named = {job.replace("_", "-"): result for job, result in results.items()}
+    document = {job: {"result": named.get(job, "success"), "outputs": None if named.get(job) == "skipped" else {}} for job in ARTIFACTS}
+    return json.dumps(document, indent=2)
