@@ -1,0 +1,160 @@
+"""A receiver that answers as Slack's incoming webhooks do and keeps every accepted message in a JSON-lines file.
+
+``python -m azora_ci.rehearsal.standins.slack MESSAGES --port 8065 --answers 429,500,ok`` runs one in the foreground.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import threading
+from collections.abc import Iterable
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+from azora_ci.clock import Clock, rfc3339
+
+LONGEST_BODY = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One answer to give instead of accepting: HTTP status, body, and the seconds of ``Retry-After`` (None: no such header)."""
+
+    status: int
+    body: str
+    retry_after: float | None = None
+
+
+ANSWERS = {
+    "429": Answer(429, "rate_limited", 1),
+    "500": Answer(500, "rollup_error"),
+    "404": Answer(404, "no_service"),
+    "empty": Answer(200, ""),
+}
+
+
+class SlackReceiver:
+    """The server. ``messages`` is a JSON-lines file: ``{"received_at", "path", "text", "payload"}`` a line.
+
+    ``answers`` are used up one a request; after them every well-formed message is accepted with ``ok``.
+    """
+
+    def __init__(self, messages: Path, *, port: int = 0, answers: Iterable[Answer] = ()) -> None:
+        self.messages = messages
+        self.requests = 0
+        self._answers = list(answers)
+        self._lock = threading.Lock()
+        messages.parent.mkdir(parents=True, exist_ok=True)
+        messages.touch()
+        self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+
+    @property
+    def url(self) -> str:
+        """Return the webhook to send to."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}/services/T0/B0/rehearsal"
+
+    def start(self) -> SlackReceiver:
+        """Serve in a thread."""
+        self._thread.start()
+        return self
+
+    def stop(self) -> None:
+        """End serving and close the port."""
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> SlackReceiver:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def answer_next(self, *answers: Answer) -> None:
+        """Give these answers to the next requests."""
+        with self._lock:
+            self._answers.extend(answers)
+
+    def texts(self) -> list[str]:
+        """Return the texts of the messages that were accepted, oldest first."""
+        with self._lock:
+            return [json.loads(line)["text"] for line in self.messages.read_text(encoding="utf-8").splitlines()]
+
+    def receive(self, path: str, body: bytes) -> Answer:
+        """Take one request and return its answer, as Slack names its errors."""
+        with self._lock:
+            self.requests += 1
+            if self._answers:
+                return self._answers.pop(0)
+            if not path.startswith("/services/"):
+                return ANSWERS["404"]
+            payload = _payload(body)
+            if payload is None:
+                return Answer(400, "invalid_payload")
+            if not payload.get("text"):
+                return Answer(400, "no_text")
+            entry = {"received_at": rfc3339(Clock().now()), "path": path, "text": payload["text"], "payload": payload}
+            with self.messages.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(entry, ensure_ascii=False) + "\n")
+            return Answer(200, "ok")
+
+
+def _payload(body: bytes) -> dict[str, Any] | None:
+    try:
+        document = json.loads(body)
+    except ValueError:
+        return None
+    return document if isinstance(document, dict) else None
+
+
+def _handler(receiver: SlackReceiver) -> type[BaseHTTPRequestHandler]:
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        timeout = 30
+
+        def do_POST(self) -> None:
+            length = int(self.headers.get("Content-Length") or 0)
+            if not 0 <= length <= LONGEST_BODY:
+                self._answer(Answer(400, "invalid_payload"))
+                return
+            self._answer(receiver.receive(self.path, self.rfile.read(length)))
+
+        def _answer(self, answer: Answer) -> None:
+            data = answer.body.encode()
+            self.send_response(answer.status)
+            self.send_header("Content-Type", "text/html")
+            self.send_header("Content-Length", str(len(data)))
+            if answer.retry_after is not None:
+                self.send_header("Retry-After", f"{answer.retry_after:g}")
+            self.end_headers()
+            self.wfile.write(data)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name http.server calls
+            """Print nothing: what was received is in the file."""
+
+    return Handler
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Serve in the foreground until interrupted; prints the webhook's address as the first line."""
+    parser = argparse.ArgumentParser(description="Stand-in for Slack's incoming webhooks.")
+    parser.add_argument("messages", type=Path, help="JSON-lines file for the messages")
+    parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (0: a free one)")
+    parser.add_argument("--answers", default="", help=f"comma separated answers for the first requests: {', '.join(ANSWERS)}")
+    chosen = parser.parse_args(arguments)
+    answers = [ANSWERS[name] for name in chosen.answers.split(",") if name]
+    receiver = SlackReceiver(chosen.messages, port=chosen.port, answers=answers).start()
+    print(receiver.url, flush=True)
+    try:
+        threading.Event().wait()
+    except KeyboardInterrupt:
+        receiver.stop()
+
+
+if __name__ == "__main__":
+    main()

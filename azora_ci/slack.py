@@ -1,0 +1,137 @@
+"""Messages to people over a Slack incoming webhook. A failure to notify never changes a verdict; it is said and recorded.
+
+Protocol: https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks/ - ``& < >`` are escaped, success is the body
+``ok``, a 429 names the seconds to wait in ``Retry-After``.
+"""
+
+from __future__ import annotations
+
+import http.client
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from azora_ci.clock import Clock
+from azora_ci.settings import Secret
+
+if TYPE_CHECKING:
+    from slack_sdk.webhook import WebhookResponse
+
+ATTEMPTS = 4
+TIMEOUT_SECONDS = 10
+LONGEST_WAIT_SECONDS = 60.0  # all waits together; a longer Retry-After means that nobody is told by Slack this time
+BACKOFF_SECONDS = (1.0, 2.0, 4.0)
+
+
+@dataclass(frozen=True)
+class Notification:
+    """What became of a message: sent or not, after how many attempts, and why not. Holds no secret."""
+
+    sent: bool
+    attempts: int
+    detail: str
+
+
+def success_text(*, version: str, deployment_id: str, public_url: str, rollback_window_minutes: int | None) -> str:
+    """Return the guide's message of a successful deployment; without a way back (``None``) its last line is left out."""
+    lines = [
+        "✅ Production deployment successful",
+        f"Version: {escape(version)}",
+        f"Deployment ID: {escape(deployment_id)}",
+        f"Environment: {escape(public_url)}",
+        "All services healthy and operational",
+    ]
+    if rollback_window_minutes is not None:
+        lines.append(f"Rollback available for {rollback_window_minutes} minutes")
+    return "\n".join(lines)
+
+
+def failure_text(*, version: str | None, deployment_id: str | None, backup_available: bool) -> str:
+    """Return the guide's message of a failed deployment; the line on the backup only when there is a verified one."""
+    lines = [
+        "🚨 Production deployment FAILED",
+        f"Version: {escape(version or 'unknown')}",
+        f"Deployment ID: {escape(deployment_id or 'none was assigned')}",
+        "",
+        "⚠️ ACTION REQUIRED: Manual investigation needed",
+    ]
+    if backup_available:
+        lines.append("Database backup available for rollback")
+    lines.append("Check workflow logs for failure details")
+    return "\n".join(lines)
+
+
+def escape(text: str) -> str:
+    """Escape the three characters that Slack's text format gives a meaning."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def notify(webhook: Secret | None, text: str, clock: Clock) -> Notification:
+    """Send a message and say what became of it. Never raises for anything that Slack or the network does.
+
+    Repeats after 429 (waiting as long as ``Retry-After`` asks, at most a minute altogether), after 5xx, and when no answer came.
+    """
+    if webhook is None:
+        return Notification(False, 0, "SLACK_WEBHOOK is not set, nobody was notified")
+    waited = 0.0
+    detail = ""
+    for attempt in range(1, ATTEMPTS + 1):
+        answer = _send_once(webhook.reveal(), text)
+        if answer.sent:
+            return Notification(True, attempt, answer.detail)
+        detail = answer.detail
+        if answer.wait_seconds is None:
+            return Notification(False, attempt, detail)
+        pause = max(answer.wait_seconds, BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS)) - 1] if answer.backoff else 0.0)
+        if attempt == ATTEMPTS:
+            break
+        if waited + pause > LONGEST_WAIT_SECONDS:
+            return Notification(False, attempt, f"{detail}; waiting {pause:g} s more is too long")
+        clock.sleep(pause)
+        waited += pause
+    return Notification(False, ATTEMPTS, f"{detail}; gave up after {ATTEMPTS} attempts")
+
+
+@dataclass(frozen=True)
+class _Answer:
+    sent: bool
+    detail: str
+    wait_seconds: float | None = None  # None: another attempt would not help
+    backoff: bool = False
+
+
+def _send_once(url: str, text: str) -> _Answer:
+    import logging
+
+    from slack_sdk.errors import SlackRequestError
+    from slack_sdk.webhook import WebhookClient
+
+    quiet = logging.getLogger(f"{__name__}.quiet")
+    quiet.disabled = True  # the client logs the webhook's address, which is the secret
+    client = WebhookClient(url, timeout=TIMEOUT_SECONDS, retry_handlers=[], logger=quiet)
+    client.proxy = None  # urllib honours HTTPS_PROXY and NO_PROXY by itself; the client would forget NO_PROXY
+    try:
+        return _judge(client.send(text=text))
+    except (SlackRequestError, ValueError):
+        return _Answer(False, "SLACK_WEBHOOK is not an address that can be used")
+    except (OSError, http.client.HTTPException) as error:
+        return _Answer(False, f"Slack did not answer ({type(error).__name__})", 0.0, backoff=True)
+
+
+def _judge(response: WebhookResponse) -> _Answer:
+    body = response.body.strip()
+    if response.status_code == 200 and body == "ok":
+        return _Answer(True, "Slack answered ok")
+    said = f"Slack answered {response.status_code} {body[:200]!r}"
+    if response.status_code == 429:
+        return _Answer(False, said, _retry_after(response))
+    if response.status_code >= 500:
+        return _Answer(False, said, 0.0, backoff=True)
+    return _Answer(False, said)
+
+
+def _retry_after(response: WebhookResponse) -> float:
+    named = {name.lower(): value for name, value in response.headers.items()}.get("retry-after", "")
+    try:
+        return max(1.0, float(named))
+    except ValueError:
+        return 1.0
