@@ -1,0 +1,159 @@
+"""The archive beside the backups: records and artifacts, each written once and locked for a year where the bucket can lock.
+
+``s3://<bucket>/records/<environment>/<deployment-id>/<attempt>.json`` and ``s3://<bucket>/artifacts/<environment>/<deployment-id>/<attempt>/…``.
+"""
+
+from __future__ import annotations
+
+import json
+import mimetypes
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from azora_ci.errors import NotTrueError
+from azora_ci.record import Document, Previous, archived_bytes, sha256
+
+if TYPE_CHECKING:
+    from azora_ci.s3 import Bucket, StoredObject
+
+LOCK_DAYS = 365  # the guide's retention of audit evidence
+LARGEST_ARTIFACT_BYTES = 64 * 1024 * 1024
+LOOK_BACK = 20  # records read to find the last deployment that succeeded
+_RECORD_KEY = re.compile(r"records/[^/]+/([1-9][0-9]{0,11}-[0-9a-f]{6})/([1-9][0-9]*)\.json")
+
+
+@dataclass(frozen=True)
+class KeptRecord:
+    """An archived record: where, its SHA-256, whether it was there already, and until when the bucket locks it."""
+
+    location: str
+    sha256: str
+    recognised: bool
+    lock_until: datetime | None
+
+
+@dataclass(frozen=True)
+class KeptArtifacts:
+    """What became of the artifacts of a run: files archived or found identical, and those that could not be kept, with the reason."""
+
+    location: str
+    files: int
+    size_bytes: int
+    problems: tuple[str, ...]
+
+
+class Archive:
+    """Records and artifacts of one environment in one bucket. Methods raise UnreachableError, BadInputError or NotTrueError."""
+
+    def __init__(self, bucket: Bucket, environment: str, lock_mode: str = "GOVERNANCE") -> None:
+        self.bucket = bucket
+        self.environment = environment
+        self.lock_mode = lock_mode
+
+    def record_key(self, deployment_id: str, attempt: int) -> str:
+        """Return the key of a record."""
+        return f"records/{self.environment}/{deployment_id}/{attempt}.json"
+
+    def artifacts_prefix(self, deployment_id: str, attempt: int) -> str:
+        """Return the prefix of a run's artifacts, with its final slash."""
+        return f"artifacts/{self.environment}/{deployment_id}/{attempt}/"
+
+    def records(self) -> list[StoredObject]:
+        """Return the records of this environment, in the order in which they were written."""
+        found = [one for one in self.bucket.list(f"records/{self.environment}/") if _RECORD_KEY.fullmatch(one.key)]
+        return sorted(found, key=lambda one: (one.modified or datetime.min.replace(tzinfo=UTC), _order(one.key)))
+
+    def records_of(self, deployment_id: str) -> dict[int, bytes]:
+        """Return the archived records of one deployment by attempt."""
+        keys = [one.key for one in self.bucket.list(f"records/{self.environment}/{deployment_id}/")]
+        return {int(match[2]): self.bucket.read(key) for key in keys if (match := _RECORD_KEY.fullmatch(key))}
+
+    def previous(self, deployment_id: str, attempt: int) -> Previous:
+        """Return what came before this record: the hash of the newest one, and the last deployment that succeeded."""
+        own = self.record_key(deployment_id, attempt)
+        earlier = [one for one in self.records() if one.key != own]
+        newest: str | None = None
+        for number, stored in enumerate(reversed(earlier[-LOOK_BACK:])):
+            data = self.bucket.read(stored.key)
+            if number == 0:
+                newest = sha256(data)
+            document = _document(data)
+            if document.get("status") == "success" and document["deployment_id"] != deployment_id:
+                return Previous(newest, document["deployment_id"], document["version"])
+        return Previous(newest)
+
+    def keep_record(self, document: Document) -> KeptRecord:
+        """Archive a record. One that is there already with the same bytes is recognised; other bytes raise NotTrueError."""
+        from azora_ci.s3 import AlreadyThereError
+
+        data = archived_bytes(document)
+        key = self.record_key(document["deployment_id"], document["run_attempt"])
+        recognised = False
+        try:
+            stored = self.bucket.put_once(key, data, content_type="application/json", lock_days=LOCK_DAYS, lock_mode=self.lock_mode)
+        except AlreadyThereError as taken:
+            if self.bucket.read(key) != data:
+                raise _another_record(self.bucket.url(key)) from taken
+            stored, recognised = taken.existing, True
+        return KeptRecord(self.bucket.url(key), sha256(data), recognised, stored.lock_until)
+
+    def keep_artifacts(self, folder: Path, deployment_id: str, attempt: int) -> KeptArtifacts:
+        """Archive every file below a folder of received artifacts. What cannot be kept is named, it does not end the job."""
+        prefix = self.artifacts_prefix(deployment_id, attempt)
+        files, size, problems = 0, 0, list[str]()
+        for path in _files(folder):
+            name = path.relative_to(folder).as_posix()
+            problem = self._keep_file(path, prefix + name)
+            if problem:
+                problems.append(f"{name}: {problem}")
+            else:
+                files, size = files + 1, size + path.stat().st_size
+        return KeptArtifacts(self.bucket.url(prefix), files, size, tuple(problems))
+
+    def _keep_file(self, path: Path, key: str) -> str | None:
+        from azora_ci.s3 import AlreadyThereError
+
+        size = path.stat().st_size
+        if size > LARGEST_ARTIFACT_BYTES:
+            return f"{size} bytes are more than the {LARGEST_ARTIFACT_BYTES} that are archived"
+        data = path.read_bytes()
+        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        try:
+            self.bucket.put_once(key, data, content_type=kind, lock_days=LOCK_DAYS, lock_mode=self.lock_mode)
+        except AlreadyThereError as taken:
+            if not taken.identical and self.bucket.read(key) != data:
+                return f"another file is archived as {self.bucket.url(key)}"
+        return None
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    """Yield the regular files below a folder in order, links left out."""
+    yield from (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
+
+
+def _document(data: bytes) -> Document:
+    """Return an archived record; {} for bytes that are none, which still are a link of the chain."""
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _order(key: str) -> tuple[int, int]:
+    match = _RECORD_KEY.fullmatch(key)
+    assert match is not None  # noqa: S101 - records() keeps only keys of this form
+    return int(match[1].split("-")[0]), int(match[2])
+
+
+def _another_record(url: str) -> NotTrueError:
+    return NotTrueError(
+        "Another record is archived",
+        what=f"{url} holds other bytes than the record assembled now",
+        where=url,
+        next_step="compare both (the new one is deployment-record.json in this job's artifact); an archived record is never replaced",
+    )
