@@ -1,0 +1,249 @@
+"""ROLLBACK-INSTRUCTIONS.md for one deployment: what the on-call engineer does, in order, without reading code. Pure."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from azora_ci import restore_scripts, rollback
+
+FILE_NAME = "ROLLBACK-INSTRUCTIONS.md"
+
+
+@dataclass(frozen=True)
+class Guide:
+    """What the instructions take from the configuration: whom to call, where the application is, (title, health URL) a service."""
+
+    application: str
+    on_call: str
+    public_url: str
+    health_urls: tuple[tuple[str, str], ...]
+    target: str
+    workflow: str = "deploy-production.yml"
+
+
+def render(record: Mapping[str, Any], guide: Guide) -> str:
+    """Return the instructions for the deployment of a record (schema deployment-record) as Markdown."""
+    way = rollback.way(record)
+    parts = [
+        _identity(record, way),
+        _window(record, way),
+        _when(record),
+        _procedure(record, guide, way),
+        _backup(record, way),
+        _verification(guide, way),
+        _contact(record, guide),
+        _afterwards(record, way),
+    ]
+    return "\n".join(part.strip("\n") + "\n" for part in parts)
+
+
+def _identity(record: Mapping[str, Any], way: rollback.Way) -> str:
+    before = f"{way.version} (deployment {way.deployment_id or 'not known'})" if way.version else "none is kept"
+    return f"""# Rollback instructions: {record["version"]}
+
+| | |
+|---|---|
+| Deployment ID | `{record["deployment_id"]}` |
+| Version | `{record["version"]}` (commit `{record["git_sha"]}`) |
+| Version before | {before} |
+| Environment | {record["environment"]} |
+| Deployed | {record["timestamp"]}, started by {record["triggered_by"]} |
+| Status | {record["status"]} |
+| Migrations applied | {_known(record["migrations_applied"])} |
+| Run | {record["run_url"]} |
+"""
+
+
+def _known(value: object) -> str:
+    return "not known" if value is None else str(value)
+
+
+def _window(record: Mapping[str, Any], way: rollback.Way) -> str:
+    if way.version is None:
+        return """## Rollback window
+
+**There is no previous version to go back to.** Either this was the first deployment, or the version before was not kept. What can
+be done is to deploy a corrected release, and to restore the database from its backup (below).
+"""
+    return f"""## Rollback window
+
+{record["rollback_window_minutes"]} minutes from completion. **Deadline: {record["rollback_deadline"]}**
+(`date -u` shows the present time). Until then {way.version} is kept running and ready.
+"""
+
+
+def _when(record: Mapping[str, Any]) -> str:
+    broken = [one for one in record["smoke_tests"] if not one["passed"]]
+    listed = "".join(f"\n- **{one['name']}**: {one['detail'] or one['status']}" for one in broken)
+    now = f"\n**Smoke tests of this deployment failed**, look at these first:\n{listed}\n" if broken else ""
+    return f"""## When to roll back
+{now}
+- A critical service fails in a way that the smoke tests did not catch.
+- Data is corrupted, or its integrity is in doubt.
+- Performance is worse than users can accept.
+- A security vulnerability became known in {record["version"]}.
+
+One service with few errors, or something a configuration change cures, is usually no reason: a rollback moves every service.
+"""
+
+
+def _procedure(record: Mapping[str, Any], guide: Guide, way: rollback.Way) -> str:
+    return f"""## Procedure
+
+### 1. Verify that a rollback is necessary
+
+Look at the services (commands under *Verify the services*), agree with the team lead, and say so in {guide.on_call}.
+
+### 2. Stop traffic to {record["version"]}
+
+{_traffic(record, guide, way)}
+### 3. Restore the database, only if its data needs it
+
+{_whether_to_restore(record, way)}
+### 4. Verify the services
+
+Run the commands under *Verify the services*: every one must answer `healthy` with the version you went back to.
+
+### 5. Document the incident
+
+Write an incident report: when users were first affected, when traffic went back, what was restored, and the deployment ID
+`{record["deployment_id"]}`. Keep the run's artifacts and its record as they are.
+"""
+
+
+def _traffic(record: Mapping[str, Any], guide: Guide, way: rollback.Way) -> str:
+    if way.version is None:
+        return "There is no previous version to send traffic to. Deploy a corrected release, or take the application offline at its edge.\n"
+    repository = f" --repo {shlex.quote(record['repository'])}" if record["repository"] else ""
+    caution = (
+        "The migrations of this deployment stay applied: the previous version must be compatible with the new schema.\n"
+        if record["migrations_applied"] != 0
+        else ""
+    )
+    return f"""Send all traffic back to {way.version}:
+
+```bash
+gh workflow run {shlex.quote(guide.workflow)}{repository} --ref {shlex.quote(way.version)} -f version={shlex.quote(way.version)}
+```
+
+{caution}
+"""
+
+
+def _whether_to_restore(record: Mapping[str, Any], way: rollback.Way) -> str:
+    if not way.restore_possible:
+        return "**There is no verified backup of this deployment.** Do not restore anything before the database team has looked.\n"
+    taken = record["database_backup"]["timestamp"]
+    if not way.restore_useful:
+        return (
+            "This deployment applied **no migration**: going back needs no restore. Restore only if the data itself is damaged; "
+            f"every write after {taken} is then lost from the live database.\n"
+        )
+    return (
+        f"{_known(record['migrations_applied'])} migrations were applied. If {way.version or 'the version you go back to'} works with the "
+        "new schema, leave the database alone. Restore when data is damaged or the old version cannot work with the schema. **Every "
+        f"write after {taken} is then lost from the live database**; it stays in the database that is set aside.\n\n"
+        "Stop what writes to the database first, then follow *Restore commands*.\n"
+    )
+
+
+def _backup(record: Mapping[str, Any], way: rollback.Way) -> str:
+    backup = record["database_backup"]
+    if not backup:
+        return "## Backup\n\nThis deployment has no backup in its evidence.\n"
+    proof = backup["proof"] or {}
+    return f"""## Backup
+
+| | |
+|---|---|
+| Backup | `{backup["backup_id"]}` |
+| Location | `{backup["location"]}` |
+| S3 version | {f"`{backup['version_id']}`" if backup["version_id"] else "the bucket keeps no versions"} |
+| Snapshot taken | {backup["timestamp"]} |
+| SHA-256 | `{backup["sha256"]}` |
+| Content | {_known(backup["tables"])} tables, {_known(backup["rows"])} rows, PostgreSQL {backup["server_version"]} |
+| Proof | {_proof(proof)} |
+| Locked until | {backup["lock_until"] or "not locked"} |
+
+{_restore_commands(record, backup) if way.restore_possible else "It was not proven by a restore: treat it as unverified."}
+"""
+
+
+def _proof(proof: Mapping[str, Any]) -> str:
+    if proof.get("depth") in {"full", "counts"}:
+        return f"restored at {proof['verified_at']} and compared ({proof['depth']})"
+    return f"**not proven**: {proof.get('reason') or 'no reason was given'}"
+
+
+def _restore_commands(record: Mapping[str, Any], backup: Mapping[str, Any]) -> str:
+    restore = restore_scripts.restore_script(backup, record["deployment_id"])
+    swap = restore_scripts.swap_script(record["deployment_id"])
+    return f"""### Restore commands
+
+Never restore over the live database: rows would double without an error. Restore into a **new** database, look at it, then swap
+the two by renaming. Both scripts lie beside this file (`{restore_scripts.RESTORE_SCRIPT}`, `{restore_scripts.SWAP_SCRIPT}`) and are
+printed here. They need psql of the server's major version (a minor release of 2025 or newer), the aws command line, and in your shell:
+
+```bash
+export PGHOST=… PGPORT=5432 PGUSER=… PGDATABASE=…   # the production database
+read -rsp 'Password: ' PGPASSWORD && export PGPASSWORD
+```
+
+`bash {restore_scripts.RESTORE_SCRIPT}` downloads exactly the verified object, checks its SHA-256, restores it and counts its rows:
+
+```bash
+{restore.rstrip()}
+```
+
+`bash {restore_scripts.SWAP_SCRIPT}` closes the connections and swaps the names; `bash {restore_scripts.SWAP_SCRIPT} back` undoes it:
+
+```bash
+{swap.rstrip()}
+```
+
+Settings made with `ALTER DATABASE … SET` and `GRANT … ON DATABASE` do not move with a rename: set them again.
+By hand, into a new and empty database `$RESTORED` only, the restore itself is one line:
+
+```bash
+{restore_scripts.one_line(backup["location"])}
+```
+"""
+
+
+def _verification(guide: Guide, way: rollback.Way) -> str:
+    version = way.version.removeprefix("v") if way.version else "the version you deployed"
+    lines = "\n".join(f"curl -fsS --max-time 10 {shlex.quote(url)}   # {title}" for title, url in guide.health_urls)
+    return f"""## Verify the services
+
+Each must answer `{{"status": "healthy", "version": "{version}"}}`:
+
+```bash
+{lines}
+```
+
+Then open {guide.public_url} and do what a user does.
+"""
+
+
+def _contact(record: Mapping[str, Any], guide: Guide) -> str:
+    return f"""## Contact
+
+On-call team of {guide.application}: **{guide.on_call}**. Give them the deployment ID `{record["deployment_id"]}` and the run
+{record["run_url"]}.
+"""
+
+
+def _afterwards(record: Mapping[str, Any], way: rollback.Way) -> str:
+    before = way.version or "an earlier version"
+    return f"""## After the deadline
+
+After {record["rollback_deadline"] or "the window"} a rollback is no longer supported by machinery and needs a person's judgement:
+
+- {before} may have been stopped. Deploy it again as a release, or better, release a correction.
+- The restore commands keep working as long as the backup is kept, but each hour adds writes that a restore would lose. Prefer
+  restoring beside the live database and copying back what is missing.
+- Call the on-call team before anything is moved.
+"""

@@ -1,0 +1,107 @@
+"""manual-rollback: the rollback instructions for this very deployment, with scripts that work, whenever the rollout succeeded."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from azora_ci import diagnosis, instructions, record, restore_scripts, rollback, run_facts, schemas
+from azora_ci.errors import NotTrueError
+from azora_ci.job import Job
+from azora_ci.settings import Deployment
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Deployment):
+    """What manual-rollback reads."""
+
+
+def run(job: Job[Settings]) -> None:
+    """Write ROLLBACK-INSTRUCTIONS.md and its scripts. Raises NotTrueError when nothing is known of the rollout."""
+    document, source = _record(job)
+    job.evidence["source"] = source
+    verdict = rollback.may_we(document, job.clock.now())
+    text = instructions.render(document, _guide(job))
+    _write(job, instructions.FILE_NAME, text)
+    job.evidence.update(
+        instructions=instructions.FILE_NAME,
+        instructions_sha256=record.sha256(text.encode()),
+        scripts=_scripts(job, document),
+        rollback_available=document["rollback_available"],
+        rollback_deadline=document["rollback_deadline"],
+        still_open=verdict.allowed,
+        previous_version=document["previous_version"],
+    )
+    job.tick(f"{instructions.FILE_NAME} for {document['version']} ({document['deployment_id']}) is written")
+    job.say(verdict.reason)
+    job.actions.summary(text)
+
+
+def _record(job: Job[Settings]) -> tuple[record.Document, str]:
+    """Return the record that deployment-record wrote, or, when there is none, what the fragments support, and which of the two it is."""
+    written = job.fragments.newest("deployment-record", job.settings.deployment_id)
+    if written is not None and written.status == "ok":
+        return _written(job, written.evidence["record_sha256"]), "record"
+    found = {
+        name: fragment for name in record.EVIDENCE_JOBS if (fragment := job.fragments.newest(name, job.settings.deployment_id)) is not None
+    }
+    if "gradual-rollout" not in found:
+        raise NotTrueError(
+            "Nothing is known of the rollout",
+            what=f"neither a record nor a fragment of gradual-rollout with deployment id {job.settings.deployment_id} was found",
+            where=str(job.settings.received_dir),
+            next_step="download the artifacts of this run into RECEIVED_ARTIFACTS_DIR and run this job again",
+        )
+    job.say("there is no deployment record: the instructions rest on the jobs' fragments")
+    finding = diagnosis.diagnose({}, found, job.settings.version)
+    failure = record.Failure([one.document() for one in finding.failed], finding.not_run, finding.production)
+    facts = run_facts.circumstances(job, job.settings.deployment_id, artifacts_location=None)
+    document = record.assemble(found, facts, status=finding.status, failure=failure)
+    schemas.validate(document, record.SCHEMA, where="the record that the fragments support")
+    return document, "fragments"
+
+
+def _written(job: Job[Settings], sha256: str) -> record.Document:
+    for path in sorted(job.settings.received_dir.glob("**/deployment-record.json")):
+        data = path.read_bytes()
+        if record.sha256(data) == sha256:
+            document: record.Document = json.loads(data)
+            schemas.validate(document, record.SCHEMA, where=str(path))
+            job.tick(f"{path} is the record with SHA-256 {sha256}")
+            return document
+    raise NotTrueError(
+        "The record is missing",
+        what=f"no deployment-record.json with SHA-256 {sha256} was received, though deployment-record says that it wrote it",
+        where=str(job.settings.received_dir),
+        next_step="download the artifact deployment-record-… of this run, or re-run the failed jobs",
+    )
+
+
+def _guide(job: Job[Any]) -> instructions.Guide:
+    return instructions.Guide(
+        application=job.config.application,
+        on_call=job.config.on_call,
+        public_url=job.config.public_url,
+        health_urls=tuple((service.title, service.public_health_url) for service in job.config.services),
+        target=job.config.target.kind,
+    )
+
+
+def _scripts(job: Job[Settings], document: record.Document) -> dict[str, str]:
+    """Write the restore scripts where there is a verified backup, and return their hashes by name."""
+    if not rollback.way(document).restore_possible:
+        job.say("there is no verified backup: no restore scripts are written")
+        return {}
+    texts = {
+        restore_scripts.RESTORE_SCRIPT: restore_scripts.restore_script(document["database_backup"], document["deployment_id"]),
+        restore_scripts.SWAP_SCRIPT: restore_scripts.swap_script(document["deployment_id"]),
+    }
+    return {name: record.sha256(_write(job, name, text).read_bytes()) for name, text in texts.items()}
+
+
+def _write(job: Job[Settings], name: str, text: str) -> Path:
+    path = job.log_dir / name
+    path.write_text(text, encoding="utf-8")
+    return path
