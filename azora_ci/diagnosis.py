@@ -1,0 +1,258 @@
+"""What broke, what was not run, and what state production is in, derived from the evidence alone. Pure.
+
+Every sentence rests on a job's result or on its fragment; where neither shows a fact, the sentence says that it is unknown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from azora_ci import rollback
+from azora_ci.fragments import Fragment
+
+PIPELINE = (
+    "validate-release",
+    "pre-deployment-validation",
+    "database-backup",
+    "database-migrations",
+    "build-and-push",
+    "gradual-rollout",
+    "smoke-tests",
+    "deployment-record",
+    "manual-rollback",
+)
+# The guide's troubleshooting cases, per job.
+ADVICE: dict[str, str] = {
+    "validate-release": "correct the tag or the input version and start again; nothing was touched",
+    "pre-deployment-validation": "look at the named checks of the commit, correct them, and re-run the failed jobs; nothing was touched",
+    "database-backup": "check that the database answers, that the role may write to the bucket, and that there is room; "
+    "then re-run the failed jobs",
+    "database-migrations": "read _prisma_migrations in the job's log; resolve a failed migration with prisma migrate resolve first; "
+    "restore the backup only when data is damaged",
+    "build-and-push": "read the build log; correct it in a new release, or re-run the failed jobs when the registry was down",
+    "gradual-rollout": "read the logs of the new instances and the named reason; check that migrations and configuration fit",
+    "smoke-tests": "look at the named services now: the new version has the traffic; if users are affected go back, "
+    "ROLLBACK-INSTRUCTIONS.md says how",
+    "deployment-record": "production is not affected; re-run the failed jobs so that the record is written and archived",
+    "manual-rollback": "production is not affected; re-run the failed jobs so that the rollback instructions are written",
+}
+# What a job waits for; one whose needs did not succeed cannot have started.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "validate-release": (),
+    "pre-deployment-validation": ("validate-release",),
+    "database-backup": ("validate-release", "pre-deployment-validation"),
+    "database-migrations": ("database-backup",),
+    "build-and-push": ("pre-deployment-validation",),
+    "gradual-rollout": ("database-migrations", "build-and-push"),
+    "smoke-tests": ("gradual-rollout",),
+    "deployment-record": ("smoke-tests",),
+    "manual-rollback": ("gradual-rollout",),
+}
+
+
+@dataclass(frozen=True)
+class FailedJob:
+    """A job that failed or was cancelled. ``result`` is failure or cancelled."""
+
+    job: str
+    result: str
+    title: str
+    what: str
+    where: str
+    next_step: str
+
+    def document(self) -> dict[str, str]:
+        """Return it as the report's JSON."""
+        return {
+            "job": self.job, "result": self.result, "title": self.title, "what": self.what, "where": self.where, "next": self.next_step,
+        }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The whole finding. ``status`` is failed, rolled_back or cancelled; ``production`` holds one sentence a fact."""
+
+    status: str
+    failed: tuple[FailedJob, ...]
+    succeeded: tuple[str, ...]
+    not_run: tuple[str, ...]
+    unknown: tuple[str, ...]
+    production: tuple[str, ...]
+    next_steps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known of one job: its result (success, failure, cancelled, skipped or unknown) and its fragment, if it left one."""
+
+    job: str
+    result: str
+    fragment: Fragment | None
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        """Return the evidence it left."""
+        return self.fragment.evidence if self.fragment else {}
+
+
+def outcomes(needs: Mapping[str, str], found: Mapping[str, Fragment]) -> dict[str, Outcome]:
+    """Return what is known of every job, from the results GitHub gives and the fragments found."""
+    of_status = {"ok": "success", "failed": "failure", "cancelled": "cancelled"}
+    known: dict[str, Outcome] = {}
+    for job in PIPELINE:
+        fragment = found.get(job)
+        result = needs.get(job) or (of_status[fragment.status] if fragment else "unknown")
+        # A cancelled run names jobs "cancelled" that never started.
+        if fragment is None and result in {"cancelled", "unknown"} and any(known[need].result != "success" for need in NEEDS[job]):
+            result = "skipped" if result == "cancelled" or _certain(known, job) else "unknown"
+        known[job] = Outcome(job, result, fragment)
+    return known
+
+
+def _certain(known: Mapping[str, Outcome], job: str) -> bool:
+    """Say whether a job is known not to have started: one of its needs is known to have ended otherwise than well."""
+    return any(known[need].result in {"failure", "cancelled", "skipped"} for need in NEEDS[job])
+
+
+def diagnose(needs: Mapping[str, str], found: Mapping[str, Fragment], version: str | None) -> Diagnosis:
+    """Return the finding. ``needs`` maps jobs to success, failure, cancelled or skipped; it may be empty."""
+    known = outcomes(needs, found)
+    failed = tuple(_failed(one) for one in known.values() if one.result in {"failure", "cancelled"})
+    named = {result: tuple(one.job for one in known.values() if one.result == result) for result in ("success", "skipped", "unknown")}
+    return Diagnosis(
+        status=_status(known, failed),
+        failed=failed,
+        succeeded=named["success"],
+        not_run=named["skipped"],
+        unknown=named["unknown"],
+        production=(traffic(known, version), *_smoke(known), schema(known), *_old_code_on_new_schema(known)),
+        next_steps=_next_steps(failed, known),
+    )
+
+
+def _status(known: Mapping[str, Outcome], failed: tuple[FailedJob, ...]) -> str:
+    if known["gradual-rollout"].evidence.get("rollout_status") == "rolled_back":
+        return "rolled_back"
+    return "cancelled" if failed and all(one.result == "cancelled" for one in failed) else "failed"
+
+
+def _failed(one: Outcome) -> FailedJob:
+    if one.fragment is not None and one.fragment.error is not None:
+        error = one.fragment.error
+        return FailedJob(one.job, one.result, error["title"], error["what"], error["where"], error["next"])
+    if one.fragment is not None:
+        what = f"its own work ended well (attempt {one.fragment.run_attempt}), the job did not: a step before or after it, or a time limit"
+    elif one.result == "cancelled":
+        what = "it was cancelled before it could leave evidence, or never started"
+    else:
+        what = "it left no evidence: it was ended before it could write, or its artifact was not kept"
+    return FailedJob(one.job, one.result, f"{one.job}: {one.result}", what, "the job's log in this run", ADVICE[one.job])
+
+
+# --- the state of production -------------------------------------------------------------------------------------------
+
+
+def traffic(known: Mapping[str, Outcome], version: str | None) -> str:
+    """Return which version has the traffic, as far as the evidence shows it."""
+    one = known["gradual-rollout"]
+    rollout, new = one.evidence, version or "the new version"
+    old = (rollout.get("previous") or {}).get("version") or "the previous version"
+    if one.result == "skipped":
+        return "Code and traffic: unchanged. The rollout did not run; the version that was in production keeps all traffic."
+    if one.fragment is None:
+        return f"Code and traffic: unknown. gradual-rollout ({one.result}) left no evidence; look at the edge's routes and the instances."
+    outcome = rollout.get("rollout_status")
+    if outcome == "completed":
+        return f"Code and traffic: {new} has all traffic; the rollout completed."
+    if outcome == "rolled_back":
+        return _went_back(rollout, old)
+    if outcome is None and not rollout.get("stages"):
+        return (
+            f"Code and traffic: no stage was recorded before gradual-rollout ended ({one.result}); {old} should have all traffic. "
+            "Confirm it at the edge: nothing read it back."
+        )
+    return (
+        f"Code and traffic: half done ({outcome or one.result}). {_last_stage(rollout)} Read the routes at the edge before anything else."
+    )
+
+
+def _went_back(rollout: Mapping[str, Any], old: str) -> str:
+    abort = rollout.get("abort") or {}
+    seconds = abort.get("seconds_to_safe")
+    took = f" within {seconds:g} s" if isinstance(seconds, int | float) else ""
+    proof = "this was verified" if abort.get("proved") else "this was NOT verified: read the routes at the edge"
+    why = f" Aborted in stage {abort.get('stage')}: {abort.get('reason')}." if abort else ""
+    return f"Code and traffic: {old} has all traffic again{took}; {proof}.{why}"
+
+
+def _last_stage(rollout: Mapping[str, Any]) -> str:
+    stages = rollout.get("stages") or []
+    if not stages:
+        return "No stage was recorded."
+    last = stages[-1]
+    return f"Last recorded stage: {last.get('stage')} ({last.get('traffic_percentage')} %), {last.get('status')}."
+
+
+def _smoke(known: Mapping[str, Outcome]) -> tuple[str, ...]:
+    one = known["smoke-tests"]
+    tests = one.evidence.get("tests") or []
+    broken = [f"{test.get('name')} ({test.get('detail') or test.get('status')})" for test in tests if not test.get("passed")]
+    if broken:
+        return (f"Services: {len(broken)} of {len(tests)} smoke tests failed: {'; '.join(broken)}.",)
+    if one.result == "success":
+        return (f"Services: all {len(tests)} smoke tests passed.",)
+    if known["gradual-rollout"].evidence.get("rollout_status") == "completed":
+        return ("Services: not confirmed by smoke tests.",)
+    return ()
+
+
+def schema(known: Mapping[str, Outcome]) -> str:
+    """Return what happened to the database schema, as far as the evidence shows it."""
+    one = known["database-migrations"]
+    if one.result == "skipped":
+        return "Schema: unchanged. The migrations did not run."
+    if one.fragment is None:
+        return f"Schema: unknown. database-migrations ({one.result}) left no evidence; read _prisma_migrations."
+    count, names = one.evidence.get("migrations_applied"), [str(step.get("name")) for step in one.evidence.get("applied") or []]
+    listed = f" ({', '.join(names)})" if names else ""
+    if one.fragment.status == "ok":
+        return f"Schema: migrated, {count} applied since the backup{listed}." if count else "Schema: unchanged, nothing was pending."
+    applied = f"{len(names)} applied{listed}" if names else "none recorded as applied"
+    return (
+        f"Schema: the migrations ended as {one.fragment.status}, {applied}. Statements of an unfinished migration can have stayed: "
+        "compare the database with its migration.sql."
+    )
+
+
+def _old_code_on_new_schema(known: Mapping[str, Outcome]) -> tuple[str, ...]:
+    migrations, rollout = known["database-migrations"], known["gradual-rollout"]
+    changed = bool(migrations.evidence.get("migrations_applied") or migrations.evidence.get("applied"))
+    if changed and rollout.evidence.get("rollout_status") != "completed":
+        return (
+            "Old code runs on the new schema: safe as long as the migrations are compatible with it (they add, they do not take away).",
+        )
+    return ()
+
+
+def _next_steps(failed: tuple[FailedJob, ...], known: Mapping[str, Outcome]) -> tuple[str, ...]:
+    steps: list[str] = []
+    for one in failed:
+        for text in (f"{one.job}: {one.next_step}", f"{one.job}: {ADVICE[one.job]}"):
+            if text not in steps and one.next_step:
+                steps.append(text)
+    status = known["gradual-rollout"].evidence.get("rollout_status")
+    if known["gradual-rollout"].fragment is not None and status not in {"completed", "rolled_back"}:
+        steps.insert(0, "before anything else: read the routes at the edge and make sure that one healthy version has all traffic")
+    if not failed:
+        steps.append("no failed job was named: open the run and look for the job that is red")
+    return tuple(steps)
+
+
+def verified_backup(found: Mapping[str, Fragment]) -> dict[str, Any] | None:
+    """Return the evidence of the backup when its job succeeded and the stored object was proven by a restore, else None."""
+    one = found.get("database-backup")
+    if one is None or one.status != "ok" or not rollback.is_proven(one.evidence):
+        return None
+    return one.evidence

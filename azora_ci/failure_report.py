@@ -1,0 +1,83 @@
+"""deployment-failure-report.md from the report's JSON (schema deployment-failure-report). Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from azora_ci.record_page import table
+
+SCHEMA = "deployment-failure-report"
+JSON_FILE = "deployment-failure-report.json"
+MARKDOWN_FILE = "deployment-failure-report.md"
+HEADLINES = {"failed": "FAILED", "rolled_back": "was rolled back", "cancelled": "was cancelled"}
+
+
+def page(report: Mapping[str, Any]) -> str:
+    """Return the report for people: what production is in comes before why."""
+    parts = [
+        f"# 🚨 Deployment of {report['version'] or 'an unknown version'} {HEADLINES[report['status']]}",
+        _facts(report),
+        "## State of production",
+        _list(report["production_state"]),
+        "## What failed",
+        "\n\n".join(_failed(one) for one in report["failed_jobs"]) or "No failed job is known.",
+        "## What to do next",
+        _list(report["next_steps"]),
+        "## What ran and what did not",
+        _jobs(report),
+        "## Backup",
+        _backup(report["backup"]),
+    ]
+    if report["notes"]:
+        parts += ["## What this report could not do", _list(report["notes"])]
+    return "\n\n".join(parts) + "\n"
+
+
+def _facts(report: Mapping[str, Any]) -> str:
+    record = f"`{report['record_location']}`" if report["record_location"] else "not archived"
+    rows = [
+        ("Deployment ID", f"`{report['deployment_id']}`" if report["deployment_id"] else "none was assigned"),
+        ("Version", report["version"] or "not known"),
+        ("Commit", f"`{report['git_sha']}`" if report["git_sha"] else "not known"),
+        ("Environment", report["environment"]),
+        ("Failed stage", ", ".join(one["job"] for one in report["failed_jobs"]) or "not known"),
+        ("Run", f"{report['run_url']} (attempt {report['run_attempt']})"),
+        ("Record", record),
+        ("Slack", report["notification"]),
+    ]
+    return table(("", ""), rows)
+
+
+def _failed(one: Mapping[str, str]) -> str:
+    return f"### {one['job']} ({one['result']}): {one['title']}\n\n{fenced(one['what'])}\n\nWhere: {one['where']}\n\nNext: {one['next']}"
+
+
+def fenced(text: str) -> str:
+    """Return a text as a code block that nothing inside it can end."""
+    fence = "```"
+    while fence in text:
+        fence += "`"
+    return f"{fence}text\n{text or '(no text)'}\n{fence}"
+
+
+def _list(lines: Iterable[str]) -> str:
+    return "\n".join(f"- {line}" for line in lines) or "- nothing is known"
+
+
+def _jobs(report: Mapping[str, Any]) -> str:
+    failed = {one["job"]: one["result"] for one in report["failed_jobs"]}
+    words = {
+        **dict.fromkeys(report["succeeded"], "✓ succeeded"),
+        **{job: f"✗ {result}" for job, result in failed.items()},
+        **dict.fromkeys(report["not_run"], "not run"),
+        **dict.fromkeys(report["unknown"], "not known"),
+    }
+    return table(("Job", "Result"), words.items())
+
+
+def _backup(backup: Mapping[str, Any] | None) -> str:
+    if backup is None:
+        return "This deployment left no backup."
+    word = "verified, kept" if backup["verified"] else "**not verified**"
+    return f"`{backup['backup_id']}`: {word}. `{backup['location']}`\n\n{backup['detail']}\n\nNothing was deleted."
