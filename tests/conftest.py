@@ -46,3 +46,8 @@ def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datab
     with Cluster.start(tmp_path_factory.mktemp("postgres"), processes=processes) as cluster:
         yield DatabaseMaker(cluster)
     processes.end_all()
+
+
+# --- the sample application, installed and built once per session -----------------------------------------------------------
+
+pytest_plugins = ["tests.sample"]
