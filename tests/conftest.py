@@ -12,6 +12,7 @@ from azora_ci.backup.cluster import Cluster
 from azora_ci.clock import Clock
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.process import Processes
+from tests.sample import sample  # noqa: F401 - the fixture of the sample application, for every room
 
 # --- a real PostgreSQL, one per session -----------------------------------------------------------------------------------
 
@@ -46,8 +47,3 @@ def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datab
     with Cluster.start(tmp_path_factory.mktemp("postgres"), processes=processes) as cluster:
         yield DatabaseMaker(cluster)
     processes.end_all()
-
-
-# --- the sample application, installed and built once per session -----------------------------------------------------------
-
-pytest_plugins = ["tests.sample"]

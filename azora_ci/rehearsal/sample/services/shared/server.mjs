@@ -67,6 +67,7 @@ async function answer(request, response) {
   const path = new URL(request.url, "http://localhost").pathname;
   const health = path === service.healthPath;
   const fault = readFault(health);
+  if (fault) console.log(`${service.id} ${version}: ${path}: fault ${fault}`);
   if (fault === "exit") process.exit(70);
   if (fault === "hang") return;
   if (fault === "slow") await pause(2_000);
