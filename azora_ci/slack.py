@@ -111,7 +111,7 @@ def _send_once(url: str, text: str) -> _Answer:
     client.proxy = None  # urllib honours HTTPS_PROXY and NO_PROXY by itself; the client would forget NO_PROXY
     try:
         return _judge(client.send(text=text))
-    except (SlackRequestError, ValueError):
+    except (SlackRequestError, ValueError, http.client.InvalidURL):
         return _Answer(False, "SLACK_WEBHOOK is not an address that can be used")
     except (OSError, http.client.HTTPException) as error:
         return _Answer(False, f"Slack did not answer ({type(error).__name__})", 0.0, backoff=True)
