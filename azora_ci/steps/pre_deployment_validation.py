@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from azora_ci import checks, reachability
+from azora_ci import checks, commands, reachability
 from azora_ci.checks import FAILED, PASSED, PENDING, Required, Verdict
-from azora_ci.config import Command
 from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.github import GitHub
 from azora_ci.job import Job
-from azora_ci.process import CommandFailedError
 from azora_ci.reachability import Reached
 from azora_ci.settings import Aws, Deployment, Secret, number, truth, variable
 
@@ -39,9 +37,9 @@ def run(job: Job[Settings]) -> None:
     job.evidence |= {"checks": [], "commands": [], "not_checked": []}
     pass_required_checks(job)
     pass_reachability(job)
-    for purpose, commands in (("audit", job.config.checks.audit), ("build", job.config.checks.build)):
-        for command in commands:
-            pass_command(job, purpose, command)
+    for purpose, wanted in (("audit", job.config.checks.audit), ("build", job.config.checks.build)):
+        for command in wanted:
+            commands.run(job, purpose, command)
     _summarise(job)
 
 
@@ -170,21 +168,7 @@ def reached(job: Job[Settings]) -> Iterator[Reached]:
         yield reachability.endpoint(service)
 
 
-# --- commands ---------------------------------------------------------------------------------------------------------
-
-
-def pass_command(job: Job[Settings], purpose: str, command: Command) -> None:
-    """Run one command of the application with its output shown. Raises CommandFailedError."""
-    shown = " ".join(command)
-    started = job.clock.monotonic()
-    with job.actions.group(f"{purpose}: {shown}"):
-        completed = job.processes.run(command, check=False)
-    seconds = round(job.clock.monotonic() - started, 1)
-    entry = {"purpose": purpose, "argv": list(completed.argv), "exit_code": completed.returncode, "seconds": seconds}
-    job.evidence["commands"].append(entry)
-    if completed.returncode != 0:
-        raise CommandFailedError(completed, next_step=f"repair what the {purpose} command reports, and release a new version")
-    job.tick(f"{purpose} command {shown} ended with exit code 0 after {seconds} s")
+# --- summary -----------------------------------------------------------------------------------------------------------
 
 
 def _summarise(job: Job[Settings]) -> None:

@@ -1,0 +1,149 @@
+"""Deterministic archives of a service's build context: the same content gives the same bytes, whatever its times and owners.
+
+What belongs to a context is said by its ``.dockerignore``, read by the Docker SDK's own matcher, so that an archive and an image hold
+the same files. Nothing else is left out by name (``node_modules`` is part of a service that needs it) but ``.git`` and this job's
+own folders, which change while they are read.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import stat
+import tarfile
+import tempfile
+from collections.abc import Collection
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from azora_ci.errors import BadInputError
+
+ALWAYS_LEFT_OUT = (".git",)
+BLOCK = 1024 * 1024
+COMPRESSION = 1  # igzip's level 1: an archive is read once or twice, so time counts more than size
+
+
+@dataclass(frozen=True)
+class Archive:
+    """An archive: ``sha256:<hex>`` of its bytes, size in bytes, number of entries."""
+
+    digest: str
+    size_bytes: int
+    entries: int
+
+
+class _Counted:
+    """A writer that hashes and counts what passes to ``target``."""
+
+    def __init__(self, target: IO[bytes]) -> None:
+        self._target = target
+        self.sha256 = hashlib.sha256()
+        self.size = 0
+
+    def write(self, data: bytes) -> int:
+        self.sha256.update(data)
+        self.size += len(data)
+        return self._target.write(data)
+
+    def flush(self) -> None:
+        self._target.flush()
+
+
+def context_folder(context: Path, root: Path) -> Path:
+    """Return the folder of a service's build context below ``root``. Raises BadInputError when it is not there or leads out."""
+    folder = (root / context).resolve()
+    if not folder.is_relative_to(root.resolve()):
+        raise _bad("Build context leads out of the repository", f"{context} is {folder}", root, "name a folder below the repository")
+    if not folder.is_dir():
+        raise _bad("No build context", f"{folder} is no folder", root, "correct services.*.context, or let the build make it")
+    return folder
+
+
+def members(folder: Path, *, dockerfile: str, left_out: Collection[Path] = ()) -> list[str]:
+    """Return the relative paths of a context in order, without what ``.dockerignore``, ``ALWAYS_LEFT_OUT`` and ``left_out`` name."""
+    from docker.utils.build import exclude_paths
+
+    ignore = folder / ".dockerignore"
+    lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
+    patterns = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    inside = [path.resolve().relative_to(folder).as_posix() for path in left_out if path.resolve().is_relative_to(folder)]
+    return sorted(exclude_paths(str(folder), [*patterns, *ALWAYS_LEFT_OUT, *inside], dockerfile=dockerfile))
+
+
+def write(folder: Path, names: Collection[str], stream: IO[bytes], *, self_contained: bool) -> Archive:
+    """Write a tar.gz of ``names`` below ``folder``. ``self_contained`` refuses links that lead out of it. Raises BadInputError."""
+    from isal import igzip
+
+    counted = _Counted(stream)
+    try:
+        packed = igzip.GzipFile(  # type: ignore[no-untyped-call]  # isal types this constructor not at all
+            filename="", mode="wb", compresslevel=COMPRESSION, fileobj=counted, mtime=0
+        )
+        with packed, tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as tar:
+            for name in names:
+                _add(tar, folder, name, self_contained=self_contained)
+    except OSError as error:
+        raise _bad("Build context cannot be read", str(error), folder, "let nothing change the context while it is archived") from error
+    return Archive(f"sha256:{counted.sha256.hexdigest()}", counted.size, len(names))
+
+
+def _add(tar: tarfile.TarFile, folder: Path, name: str, *, self_contained: bool) -> None:
+    path = folder / name
+    status = path.lstat()
+    member = tarfile.TarInfo(name)  # owner, group and time stay 0
+    member.mode = 0o755 if stat.S_ISDIR(status.st_mode) or status.st_mode & 0o111 else 0o644
+    if stat.S_ISDIR(status.st_mode):
+        member.type = tarfile.DIRTYPE
+        tar.addfile(member)
+    elif stat.S_ISLNK(status.st_mode):
+        member.type, member.mode, member.linkname = tarfile.SYMTYPE, 0o777, str(path.readlink())
+        if self_contained:
+            _refuse_way_out(folder, name, member.linkname)
+        tar.addfile(member)
+    elif stat.S_ISREG(status.st_mode):
+        member.size = status.st_size
+        with path.open("rb") as file:
+            tar.addfile(member, file)
+    else:
+        raise _bad("Build context holds a special file", f"{name} is neither file, folder nor link", folder, "name it in .dockerignore")
+
+
+def _refuse_way_out(folder: Path, name: str, target: str) -> None:
+    depth = 0
+    for part in (PurePosixPath(name).parent / target).parts:
+        depth = depth - 1 if part == ".." else depth + 1
+        if depth < 0 or target.startswith("/"):
+            what = f"{name} -> {target}: it would lead nowhere on the machine that unpacks the archive"
+            raise _bad(
+                "Link leads out of the build context", what, folder, "copy what it names into the context, or name it in .dockerignore"
+            )
+
+
+def store(folder: Path, names: Collection[str], archive_dir: Path) -> tuple[Archive, Path, bool]:
+    """Write a context to ``<archive_dir>/sha256-<hex>.tar.gz`` by one rename; return it, its path, and whether it was there already."""
+    archive_dir.mkdir(parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=archive_dir, prefix=".part-", delete=False) as file:
+        part = Path(file.name)
+        try:
+            archive = write(folder, names, file, self_contained=True)
+        except BaseException:
+            part.unlink()
+            raise
+    path = archive_dir / f"{archive.digest.replace(':', '-')}.tar.gz"
+    reused = path.is_file() and digest_of(path) == archive.digest
+    part.chmod(0o644)
+    part.replace(path)
+    return archive, path, reused
+
+
+def digest_of(path: Path) -> str:
+    """Return ``sha256:<hex>`` of a file."""
+    sha256 = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(BLOCK):
+            sha256.update(block)
+    return f"sha256:{sha256.hexdigest()}"
+
+
+def _bad(title: str, what: str, where: Path, next_step: str) -> BadInputError:
+    return BadInputError(title, what=what, where=str(where), next_step=next_step)

@@ -1,0 +1,230 @@
+"""build-and-push: the production build, then one image (or archive) per service, known by its digest."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+from azora_ci import archives, commands, registry
+from azora_ci.config import Registry, Service, is_loopback
+from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.job import Job
+from azora_ci.registry import Docker, Image, Release
+from azora_ci.settings import Deployment, Secret, variable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Deployment):
+    """Access to the daemon and the registry."""
+
+    docker_host: str = variable(
+        "DOCKER_HOST", "address of the Docker daemon", example="unix:///var/run/docker.sock", default="unix:///var/run/docker.sock"
+    )
+    docker_username: Secret | None = variable(
+        "DOCKER_USERNAME", "user of the registry; unset: no login", example="azora", required=False, secret=True
+    )
+    docker_password: Secret | None = variable(
+        "DOCKER_PASSWORD", "password or token of the registry", example="dckr_pat_…", required=False, secret=True
+    )
+
+
+def run(job: Job[Settings]) -> None:
+    """Build what is deployed. Raises BadInputError, NotTrueError, UnreachableError."""
+    archived = job.config.target.kind == "local_processes"
+    job.evidence |= {"kind": "archives" if archived else "images", "commands": [], "services": {}}
+    if archived:
+        archive_services(job)
+    else:
+        build_images(job)
+    _publish(job)
+
+
+def production_build(job: Job[Settings]) -> None:
+    """Run the application's production build."""
+    for command in job.config.build.commands:
+        commands.run(job, "production", command)
+
+
+# --- archives ---------------------------------------------------------------------------------------------------------
+
+
+def archive_services(job: Job[Settings]) -> None:
+    """Build the application and write one content-addressed archive per service."""
+    local = job.config.target.local_processes
+    assert local is not None  # noqa: S101 - the configuration demands it for this kind of target
+    production_build(job)
+    for service in job.config.services:
+        started = job.clock.monotonic()
+        folder, names = _context(job, service)
+        archive, path, reused = archives.store(folder, names, local.archive_dir)
+        _record(job, service, started, digest=archive.digest, reference=str(path), size_bytes=archive.size_bytes, reused=reused)
+        done = "was there already" if reused else f"holds {archive.entries} entries of {service.context}"
+        job.tick(f"archive of {service.id} {done}: {archive.digest}, {archive.size_bytes} bytes")
+
+
+# --- images -----------------------------------------------------------------------------------------------------------
+
+
+def build_images(job: Job[Settings]) -> None:
+    """Push one image per service; an identical one that is there is recognised, another one under this version is refused."""
+    target = _registry(job)
+    with _foreign_lines(job) as log:
+        docker = Docker(job.settings.docker_host, credentials=_credentials(job.settings), log=log, clock=job.clock)
+        job.tick(f"Docker {docker.version()} answers")
+        if docker.check_login(target.repository):
+            job.tick(f"the registry of {target.repository} accepts the login")
+        missing = [service for service in job.config.services if not recognised(job, docker, target, service)]
+        if missing:
+            production_build(job)
+        for service in missing:
+            build_image(job, docker, target, service)
+
+
+def recognised(job: Job[Settings], docker: Docker, target: Registry, service: Service) -> bool:
+    """Say whether this very release of a service is in the registry, and record it. Raises NotTrueError for another image."""
+    release, reference, started = _release(job, service), _reference(job, target, service), job.clock.monotonic()
+    digest = docker.find(reference)
+    if digest is None:
+        return False
+    image = docker.pulled(reference, digest)
+    standing = release.standing(image.labels)
+    if standing == "foreign":
+        raise foreign_image(release, image)
+    if standing == "same":
+        _record_image(job, service, started, image, reused=True)
+        job.tick(f"{reference} was pushed before from the same commit: {digest}")
+    return standing == "same"
+
+
+def foreign_image(release: Release, image: Image) -> NotTrueError:
+    """Return the error about another image under the version's tag: a version that was published is never replaced."""
+    found = {name: image.labels.get(name, "(none)") for name in release.labels}
+    differences = [f"{name}: {found[name]}, expected {value}" for name, value in release.labels.items() if found[name] != value]
+    return NotTrueError(
+        "Another image has this version",
+        what=f"{image.digest} was not made from this release\n" + "\n".join(differences),
+        where=image.reference,
+        next_step="release under a new version, or remove the tag from the registry if it was never deployed",
+    )
+
+
+def build_image(job: Job[Settings], docker: Docker, target: Registry, service: Service) -> None:
+    """Build and push one image."""
+    started, reference = job.clock.monotonic(), _reference(job, target, service)
+    folder, names = _context(job, service)
+    if service.dockerfile.as_posix() not in names:
+        raise BadInputError(
+            "No Dockerfile",
+            what=f"{service.dockerfile} is not in the build context",
+            where=str(folder),
+            next_step=f"correct services.{service.id}.dockerfile, which is relative to the context",
+        )
+    with job.actions.group(f"image of {service.id}"), tempfile.TemporaryFile() as context:
+        archives.write(folder, names, context, self_contained=False)
+        context.seek(0)
+        _build(job, docker, service, context)
+        image = docker.push(reference)
+    _record_image(job, service, started, image, reused=False)
+    job.tick(f"{reference} is in the registry: {image.digest}, {image.size_bytes} bytes")
+
+
+def _build(job: Job[Settings], docker: Docker, service: Service, context: IO[bytes]) -> None:
+    target = _registry(job)
+    docker.build(
+        context,
+        dockerfile=service.dockerfile.as_posix(),
+        reference=_reference(job, target, service),
+        labels=_release(job, service).labels,
+    )
+
+
+def _registry(job: Job[Settings]) -> Registry:
+    target = job.config.registry
+    assert target is not None  # noqa: S101 - the configuration demands it for every target but local_processes
+    if target.insecure and not is_loopback(f"http://{target.repository}"):
+        raise BadInputError(
+            "Registry without encryption",
+            what=f"registry.insecure is true, and {target.repository} is not on loopback",
+            where=str(job.settings.config_path),
+            next_step="give the registry a certificate and remove registry.insecure",
+        )
+    return target
+
+
+def _credentials(settings: Settings) -> tuple[Secret, Secret] | None:
+    if settings.docker_username and settings.docker_password:
+        return settings.docker_username, settings.docker_password
+    if settings.docker_username or settings.docker_password:
+        raise BadInputError(
+            "Half a login",
+            what="one of DOCKER_USERNAME and DOCKER_PASSWORD is set, the other is not",
+            where="environment variables of this step",
+            next_step="set both, or neither for a registry without a login",
+        )
+    return None
+
+
+def _reference(job: Job[Settings], target: Registry, service: Service) -> str:
+    return f"{target.repository}/{service.id}:{job.settings.version}"
+
+
+def _release(job: Job[Settings], service: Service) -> Release:
+    settings = job.settings
+    return registry.Release(service.id, settings.version, settings.git_sha, settings.deployment_id)
+
+
+@contextmanager
+def _foreign_lines(job: Job[Settings]) -> Iterator[Callable[[str], None]]:
+    """Give a function that shows a line of the daemon, masked and wrapped, and keeps it with the time in the job's log."""
+
+    def log(line: str) -> None:
+        job.actions.print(f"  {job.processes.masked(line)}")
+        job.processes.log_line(line)
+
+    with job.actions.foreign_output():
+        yield log
+
+
+# --- both -------------------------------------------------------------------------------------------------------------
+
+
+def _context(job: Job[Settings], service: Service) -> tuple[Path, list[str]]:
+    folder = archives.context_folder(service.context, Path())
+    left_out = (job.settings.log_dir, job.settings.received_dir)
+    names = archives.members(folder, dockerfile=service.dockerfile.as_posix(), left_out=left_out)
+    if not names:
+        raise BadInputError(
+            "Build context is empty",
+            what=f"nothing in {folder} is left by .dockerignore",
+            where=f"services.{service.id}.context",
+            next_step="correct the context, or run the production build that fills it in build.commands",
+        )
+    return folder, names
+
+
+def _record_image(job: Job[Settings], service: Service, started: float, image: Image, *, reused: bool) -> None:
+    _record(job, service, started, digest=image.digest, reference=image.reference, size_bytes=image.size_bytes, reused=reused)
+
+
+def _record(job: Job[Settings], service: Service, started: float, **facts: Any) -> None:
+    job.evidence["services"][service.id] = facts | {"seconds": round(job.clock.monotonic() - started, 1)}
+
+
+def _publish(job: Job[Settings]) -> None:
+    services = job.evidence["services"]
+    job.evidence["seconds"] = round(sum(one["seconds"] for one in [*services.values(), *job.evidence["commands"]]), 1)
+    digests = {name: one["digest"] for name, one in services.items()}
+    job.actions.output("digests", json.dumps(digests, sort_keys=True))
+    rows = [
+        f"| {name} | `{one['digest']}` | {one['size_bytes'] / 1e6:.1f} MB | {'recognised' if one['reused'] else 'new'} |"
+        for name, one in services.items()
+    ]
+    job.actions.summary(
+        f"### {job.evidence['kind'].capitalize()} of {job.settings.version}\n\n| Service | Digest | Size | |\n|---|---|---|---|\n"
+        + "\n".join(rows)
+    )
