@@ -133,7 +133,7 @@ def render(state: EdgeState, config_dir: Path, generation: str) -> dict[str, dic
     clusters = [_cluster(cluster_name(service, release.id), config_dir) for service, release in names]
     files = {
         "listeners.json": _response(generation, [_listener(state.listen, config_dir)]),
-        "routes.json": _response(generation, [_route_configuration(state)]),
+        "routes.json": _response(generation, [_route_configuration(state, generation)]),
         "clusters.json": _response(generation, clusters),
         "edge.json": state.document(),
     }
@@ -207,14 +207,15 @@ def _endpoints(name: str, groups: Iterable[tuple[str, ...]]) -> dict[str, Any]:
     return {"@type": f"{_TYPE}.config.endpoint.v3.ClusterLoadAssignment", "cluster_name": name, "endpoints": localities}
 
 
-def _route_configuration(state: EdgeState) -> dict[str, Any]:
+def _route_configuration(state: EdgeState, generation: str) -> dict[str, Any]:
     # Envoy takes the first match: the longest prefix comes first.
     ordered = sorted(state.services, key=lambda service: (-len(service.route_prefix), service.route_prefix))
     routes = [route for service in ordered for route in _routes(state, service)]
     return {
         "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",
         "name": ROUTES,
-        "virtual_hosts": [{"name": "all", "domains": ["*"], "routes": routes}],
+        # Envoy passes over an update without a difference; with the generation in it, each one can be read back.
+        "virtual_hosts": [{"name": f"generation-{generation}", "domains": ["*"], "routes": routes}],
     }
 
 
@@ -295,12 +296,13 @@ def effective_weights(dump: Mapping[str, Any]) -> tuple[str, dict[str, dict[str,
         routes = config.get("route_config", {})
         if routes.get("name") == ROUTES:
             found = {}
-            for route in routes["virtual_hosts"][0].get("routes", []):
+            host = routes["virtual_hosts"][0]
+            for route in host.get("routes", []):
                 match = route["match"]
                 if "headers" not in match and "route" in route:
                     shares = route["route"]["weighted_clusters"]["clusters"]
                     found[match.get("path_separated_prefix") or match["prefix"]] = {one["name"]: one.get("weight", 0) for one in shares}
-            return config.get("version_info", ""), found
+            return host["name"].removeprefix("generation-"), found
     return "", {}
 
 

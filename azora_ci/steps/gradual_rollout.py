@@ -18,14 +18,28 @@ from azora_ci.health import NEW, classify
 from azora_ci.job import Job
 from azora_ci.probes import Request, fetch
 from azora_ci.process import secrets_of_url, undisturbed
-from azora_ci.rollout import Action, Limits, Stage, instances_at, stages
+from azora_ci.rollout import TEST, Action, Limits, Stage, instances_at, stages
 from azora_ci.settings import Deployment, Health, Secret, named_secrets, number, truth, variable
 from azora_ci.targets import TARGETS, Owner, Release, Target, Wiring
 from azora_ci.targets.journal import Deployed, History
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Health):
+class Production:
+    """How production's hosts and registry are reached; read by targets that are on other machines."""
+
+    hosts: str | None = variable(
+        "PROD_HOST", "one host or several, comma separated, host[:port]", example="a.azora.world,b.azora.world:2222", required=False
+    )
+    user: str | None = variable("PROD_USER", "user on the hosts, allowed on the Docker socket", example="deploy", required=False)
+    key: Secret | None = variable("PROD_KEY", "private SSH key of that user", example="-----BEGIN …", required=False, secret=True)
+    known_hosts: str | None = variable("PROD_KNOWN_HOSTS", "pinned host keys", example="a.azora.world ssh-ed25519 AAAA…", required=False)
+    docker_username: str | None = variable("DOCKER_USERNAME", "user of the registry", example="azora", required=False)
+    docker_password: Secret | None = variable("DOCKER_PASSWORD", "its password or token", example="…", required=False, secret=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Deployment, Health, Production):
     """What gradual-rollout reads, beyond the secrets that services.*.secrets name."""
 
     canary_minutes: float = variable("CANARY_MINUTES", "minutes at 5 %, fractions allowed", example="5", parse=number(0, 1440), default="5")
@@ -128,6 +142,7 @@ class Rollout:
             stages=[],
             abort=None,
             notes=[],
+            test=TEST,
             short_stages_reason=self.job.settings.short_stages_reason,
         )
 

@@ -1,0 +1,65 @@
+"""A small real service for rollout tests: PORT, VERSION, SERVICE from its environment, misbehaviour from flag files.
+
+``$FLAGS/<version>.<behaviour>``, or ``<version>.<service>.<behaviour>``: error (500 on work), sick (500 on health), hang, html,
+liar (answers another version), slow, down (ends at start). ``$FLAGS/seen.<version>`` grows by a byte per request.
+"""
+
+import json
+import os
+import signal
+import sys
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+FLAGS, VERSION, SERVICE = Path(os.environ["FLAGS"]), os.environ["VERSION"], os.environ["SERVICE"]
+
+
+def flag(behaviour: str) -> bool:
+    return (FLAGS / f"{VERSION}.{behaviour}").exists() or (FLAGS / f"{VERSION}.{SERVICE}.{behaviour}").exists()
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        with (FLAGS / f"seen.{VERSION}").open("ab") as file:
+            file.write(b".")
+        health = self.path.endswith("/health")
+        if flag("hang"):
+            time.sleep(30)
+        if flag("slow") and not health:
+            time.sleep(0.3)
+        if flag("html"):
+            return self.answer(200, b"<html>Welcome</html>", "text/html")
+        if flag("sick") if health else flag("error"):
+            return self.answer(500, b'{"status": "broken"}')
+        version = "9.9.9" if flag("liar") else VERSION
+        secret = os.environ.get("SERVICE_SECRET", "")
+        document = {"status": "healthy", "version": version, "service": SERVICE, "path": self.path, "secret_length": len(secret)}
+        return self.answer(200, json.dumps(document).encode())
+
+    def do_POST(self):
+        self.rfile.read(int(self.headers.get("content-length") or 0))
+        self.do_GET()
+
+    def answer(self, status, body, kind="application/json"):
+        self.send_response(status)
+        self.send_header("content-type", kind)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_):
+        pass
+
+
+class Server(ThreadingHTTPServer):
+    request_queue_size = 128
+
+
+if flag("down"):
+    sys.exit("told not to start")
+print(f"{SERVICE} {VERSION} starts on {os.environ['PORT']}", flush=True)
+signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
