@@ -27,7 +27,7 @@ if [ ! -f "$venv/complete" ]; then
   # Two jobs may share the cache: both install under a name of their own, the first rename wins.
   new=$(mktemp -d "$cache/azora-ci/new.XXXXXXXX")
   trap 'rm -rf "$new"' EXIT
-  "$python" -m venv "$new"
+  "$python" -m venv "$new" || fail "$python cannot make a virtual environment: install its venv package (Debian: python3-venv)"
   "$new/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes --no-deps \
     -r "$azora_ci/requirements.txt" || fail "pip could not install $azora_ci/requirements.txt: read its message above"
   "$new/bin/python" - "$azora_ci" <<'PYTHON'
