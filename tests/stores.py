@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
+import pytest
+
 from azora_ci import s3
 from azora_ci.rehearsal.standins.s3 import Fault, S3Server
 from azora_ci.settings import Aws, Secret
@@ -63,3 +67,16 @@ def aws(endpoint: str, key_id: str = KEY_ID, secret: str = SECRET, token: str = 
         aws_region="us-east-1",
         aws_endpoint_url_s3=endpoint,
     )
+
+
+@pytest.fixture(scope="session")
+def s3_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
+    with S3Server(tmp_path_factory.mktemp("s3"), control_token="control") as server:
+        yield Stores(server)
+
+
+@pytest.fixture
+def s3_server(s3_session: Stores) -> Iterator[Stores]:
+    s3_session.faults.clear()
+    yield s3_session
+    s3_session.faults.clear()
