@@ -48,3 +48,33 @@ def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Datab
     with Cluster.start(tmp_path_factory.mktemp("postgres"), processes=processes) as cluster:
         yield DatabaseMaker(cluster)
     processes.end_all()
+
+
+# --- a real Docker daemon and registries, one of each per session ------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def docker_engine() -> Iterator[str]:
+    """Give the address of a daemon of our own."""
+    from tests.docker_engine import engine
+
+    with engine() as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give host and port of a registry without a login."""
+    from tests.docker_engine import registry
+
+    with registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
+
+
+@pytest.fixture(scope="session")
+def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Give host and port of a registry that demands a login."""
+    from tests.docker_engine import registry
+
+    with registry(tmp_path_factory.mktemp("private-registry"), login=True) as host:
+        yield host

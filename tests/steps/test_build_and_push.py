@@ -1,0 +1,280 @@
+"""build-and-push with a real Docker daemon and real registries; images hold nothing but a static busybox."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from azora_ci import archives
+from azora_ci.context import execute
+from azora_ci.registry import Release
+from tests import deploy_config
+from tests.docker_engine import BUSYBOX, PASSWORD, USER
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
+DOCKERFILE = 'FROM scratch\nCOPY busybox /bin/busybox\nCOPY dist /srv\nCMD ["/bin/busybox", "httpd", "-f", "-h", "/srv"]\n'
+SERVICES = ("api_gateway", "auth_service")
+
+
+class World:
+    """A repository with two services whose images need what the production build makes."""
+
+    def __init__(self, folder: Path, engine: str, host: str, name: str) -> None:
+        self.folder, self.engine, self.host, self.name = folder, engine, host, name
+        self.root = folder / "repository"
+        self.build: list[list[str]] = [["sh", "-c", "for s in services/*; do mkdir -p $s/dist && echo built > $s/dist/index.html; done"]]
+        self.more: dict[str, Any] = {"target": {"kind": "docker_hosts"}, "registry": {"repository": f"{host}/{name}", "insecure": True}}
+        for service in SERVICES:
+            context = self.root / "services" / service
+            context.mkdir(parents=True)
+            (context / "Dockerfile").write_text(DOCKERFILE)
+            shutil.copy(BUSYBOX, context / "busybox")
+
+    def run(self, **environ: str) -> int:
+        services = {name: deploy_config.service(name, context=f"services/{name}", command=["run"]) for name in SERVICES}
+        config = deploy_config.write(self.folder / "deploy.toml", build={"commands": self.build}, **{"services": services, **self.more})
+        (self.folder / "output").write_text("")
+        defaults = {
+            "DEPLOY_CONFIG": str(config),
+            "DEPLOYMENT_LOG_DIR": str(self.folder / "logs"),
+            "DEPLOYMENT_ID": "1764000000-012345",
+            "VERSION": "v1.2.3",
+            "GIT_SHA": SHA,
+            "DOCKER_HOST": self.engine,
+            "GITHUB_OUTPUT": str(self.folder / "output"),
+            "GITHUB_STEP_SUMMARY": str(self.folder / "summary"),
+        }
+        return execute("build-and-push", defaults | environ)
+
+    @property
+    def fragment(self) -> dict[str, Any]:
+        document: dict[str, Any] = json.loads((self.folder / "logs" / "record" / "build-and-push.json").read_text())
+        return document
+
+    @property
+    def services(self) -> dict[str, Any]:
+        return dict(self.fragment["evidence"]["services"])
+
+    @property
+    def what(self) -> str:
+        return f"{self.fragment['error']['title']}: {self.fragment['error']['what']}"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "logs" / "build-and-push.log").read_text()
+
+    @property
+    def output(self) -> dict[str, str]:
+        found = re.search(r"(?m)^digests<<.*\n(.*)\n", (self.folder / "output").read_text())
+        return dict(json.loads(found[1])) if found else {}
+
+    def in_registry(self, service: str, tag: str = "v1.2.3") -> tuple[str | None, dict[str, str]]:
+        """Ask the registry itself: digest and labels under a tag."""
+        base = f"http://{self.host}/v2/{self.name}/{service}"
+        answer = requests.get(f"{base}/manifests/{tag}", headers={"Accept": MANIFEST}, timeout=30)
+        if answer.status_code == 404:
+            return None, {}
+        config = requests.get(f"{base}/blobs/{answer.json()['config']['digest']}", timeout=30).json()
+        return answer.headers["Docker-Content-Digest"], config["config"]["Labels"]
+
+
+@pytest.fixture
+def make(tmp_path: Path, docker_engine: str, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], World]:
+    def make(host: str) -> World:
+        world = World(tmp_path, docker_engine, host, re.sub(r"[^a-z0-9]", "", tmp_path.name))
+        monkeypatch.chdir(world.root)
+        monkeypatch.setenv("HOME", str(tmp_path / "home"))
+        return world
+
+    return make
+
+
+@pytest.fixture
+def world(make: Callable[[str], World], docker_registry: str) -> World:
+    return make(docker_registry)
+
+
+def test_one_labelled_image_per_service_is_in_the_registry(world: World) -> None:
+    assert world.run() == 0
+    found = {service: world.in_registry(service) for service in SERVICES}
+    assert world.output == {service: digest for service, (digest, _) in found.items()}
+    for service, (digest, labels) in found.items():
+        assert labels == {
+            "org.opencontainers.image.version": "v1.2.3",
+            "org.opencontainers.image.revision": SHA,
+            "azora-ci.deployment-id": "1764000000-012345",
+            "azora-ci.service": service,
+        }
+        evidence = world.services[service]
+        assert (evidence["digest"], evidence["reused"]) == (digest, False)
+        assert evidence["reference"] == f"{world.host}/{world.name}/{service}:v1.2.3"
+        assert evidence["size_bytes"] > BUSYBOX.stat().st_size
+    assert [(one["purpose"], one["exit_code"]) for one in world.fragment["evidence"]["commands"]] == [("production", 0)]
+    assert re.search(r"(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z Step 1/\d+ : FROM scratch$", world.log)
+    assert str(found["api_gateway"][0]) in (world.folder / "summary").read_text()
+
+
+def test_what_is_there_from_the_same_commit_is_recognised_and_not_built_again(world: World) -> None:
+    assert world.run() == 0
+    first = world.output
+    world.build = [["touch", str(world.folder / "built-again")]]
+    assert world.run(GITHUB_RUN_ATTEMPT="2") == 0
+    assert world.run(DEPLOYMENT_ID="1764009999-012345") == 0  # the same version deployed another time
+    assert world.output == first
+    assert {one["reused"] for one in world.services.values()} == {True}
+    assert world.fragment["evidence"]["commands"] == []
+    assert not (world.folder / "built-again").exists()
+
+
+def test_a_rerun_makes_only_what_is_missing(world: World) -> None:
+    broken = world.root / "services" / "auth_service" / "Dockerfile"
+    broken.write_text("FROM scratch\nCOPY absent /\n")
+    assert world.run() == 1
+    first = world.services["api_gateway"]["digest"]
+    assert set(world.services) == {"api_gateway"}
+    assert world.output == {}
+    broken.write_text(DOCKERFILE)
+    assert world.run(GITHUB_RUN_ATTEMPT="2") == 0
+    assert world.output["api_gateway"] == first
+    assert [world.services[service]["reused"] for service in SERVICES] == [True, False]
+
+
+def test_another_image_under_this_version_is_refused_and_stays(world: World) -> None:
+    assert world.run() == 0
+    before = world.in_registry("api_gateway")
+    assert world.run(GIT_SHA="f" * 40, DEPLOYMENT_ID="1764009999-ffffff") == 1
+    assert "Another image has this version" in world.what
+    assert f"org.opencontainers.image.revision: {SHA}, expected {'f' * 40}" in world.what
+    assert str(before[0]) in world.what
+    assert world.in_registry("api_gateway") == before
+    assert world.output == {}
+
+
+def test_what_this_deployment_pushed_may_be_replaced_by_it(world: World) -> None:
+    assert world.run() == 0
+    before = world.output
+    assert world.run(GIT_SHA="f" * 40) == 0
+    assert world.in_registry("api_gateway")[1]["org.opencontainers.image.revision"] == "f" * 40
+    assert world.output["api_gateway"] == world.in_registry("api_gateway")[0] != before["api_gateway"]
+
+
+def test_a_build_that_fails_shows_its_last_lines_and_pushes_nothing(world: World) -> None:
+    (world.root / "services" / "api_gateway" / "Dockerfile").write_text("FROM scratch\nCOPY absent /absent\n")
+    assert world.run() == 1
+    assert "Image does not build" in world.what
+    assert "absent" in world.what
+    assert "Step 2/" in world.what
+    assert world.in_registry("api_gateway") == (None, {})
+
+
+def test_a_production_build_that_fails_ends_the_job_before_any_image(world: World) -> None:
+    world.build = [["sh", "-c", "echo no such module; exit 3"]]
+    assert world.run() == 1
+    assert "no such module" in world.what
+    assert world.fragment["evidence"]["commands"][0]["exit_code"] == 3
+    assert world.in_registry("api_gateway") == (None, {})
+
+
+def test_missing_dockerfile(world: World) -> None:
+    (world.root / "services" / "api_gateway" / "Dockerfile").unlink()
+    assert world.run() == 2
+    assert "Dockerfile is not in the build context" in world.what
+
+
+def test_registry_out_of_reach(world: World) -> None:
+    world.more["registry"] = {"repository": "127.0.0.1:1/azora", "insecure": True}
+    assert world.run() == 3
+    assert "connection refused" in world.what
+
+
+def test_daemon_out_of_reach(world: World) -> None:
+    assert world.run(DOCKER_HOST=f"unix://{world.folder}/absent.sock") == 3
+    assert "Docker does not answer" in world.what
+
+
+def test_login_is_used_and_never_written_down(make: Callable[[str], World], private_registry: str) -> None:
+    world = make(private_registry)
+    assert world.run(DOCKER_USERNAME=USER, DOCKER_PASSWORD=PASSWORD) == 0
+    assert all(digest.startswith("sha256:") for digest in world.output.values())
+    written = [path for path in world.folder.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
+    assert written == []
+    assert world.run(DOCKER_USERNAME=USER, DOCKER_PASSWORD=PASSWORD, GITHUB_RUN_ATTEMPT="2") == 0
+    assert {one["reused"] for one in world.services.values()} == {True}
+
+
+@pytest.mark.parametrize("login", [{"DOCKER_USERNAME": USER, "DOCKER_PASSWORD": "wrong-password"}, {}])
+def test_a_login_that_is_refused(make: Callable[[str], World], private_registry: str, login: dict[str, str]) -> None:
+    world = make(private_registry)
+    assert world.run(**login) == 2
+    assert "Registry refuses access" in world.what
+    assert "wrong-password" not in world.what + world.log
+    assert world.output == {}
+
+
+def test_half_a_login(world: World) -> None:
+    assert world.run(DOCKER_USERNAME=USER) == 2
+    assert "Half a login" in world.what
+
+
+def test_a_registry_without_encryption_must_be_on_loopback(world: World) -> None:
+    world.more["registry"] = {"repository": "registry.example/azora", "insecure": True}
+    assert world.run() == 2
+    assert "not on loopback" in world.what
+
+
+def archived(world: World) -> World:
+    world.engine = f"unix://{world.folder}/absent.sock"  # archives need no daemon
+    local = {"state_dir": str(world.folder / "state"), "archive_dir": str(world.folder / "archives")}
+    world.more = {"target": {"kind": "local_processes", "local_processes": local}}
+    return world
+
+
+def test_archives_for_local_processes(world: World) -> None:
+    world = archived(world)
+    assert world.run() == 0
+    assert world.fragment["evidence"]["kind"] == "archives"
+    for service, digest in world.output.items():
+        path = world.folder / "archives" / f"{digest.replace(':', '-')}.tar.gz"
+        assert archives.digest_of(path) == digest == world.services[service]["digest"]
+        assert world.services[service]["reference"] == str(path)
+        with tarfile.open(path) as tar:
+            assert "dist/index.html" in tar.getnames()
+    first = world.output
+    assert world.run(GITHUB_RUN_ATTEMPT="2") == 0
+    assert world.output == first
+    assert {one["reused"] for one in world.services.values()} == {True}
+
+
+def test_an_empty_context_is_refused(world: World) -> None:
+    world = archived(world)
+    shutil.rmtree(world.root / "services" / "auth_service")
+    (world.root / "services" / "auth_service").mkdir()
+    world.build = []
+    assert world.run() == 2
+    assert "Build context is empty" in world.what
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({}, "same"),
+        ({"azora-ci.deployment-id": "1-ffffff"}, "same"),
+        ({"org.opencontainers.image.revision": "f" * 40}, "ours"),
+        ({"org.opencontainers.image.revision": "f" * 40, "azora-ci.deployment-id": "1-ffffff"}, "foreign"),
+        ({"azora-ci.service": "other", "azora-ci.deployment-id": "1-ffffff"}, "foreign"),
+        ({"org.opencontainers.image.version": "v1", "azora-ci.deployment-id": "1-ffffff"}, "foreign"),
+    ],
+)
+def test_standing_of_an_image(changes: dict[str, str], expected: str) -> None:
+    release = Release("api_gateway", "v1.2.3", SHA, "1764000000-012345")
+    assert release.standing({**release.labels, **changes}) == expected
+    assert release.standing({}) == "foreign"
