@@ -20,26 +20,12 @@ from azora_ci.probes import Request, fetch
 from azora_ci.process import secrets_of_url, undisturbed
 from azora_ci.rollout import TEST, Action, Limits, Stage, instances_at, stages
 from azora_ci.settings import Deployment, Health, Secret, named_secrets, number, truth, variable
-from azora_ci.targets import TARGETS, Owner, Release, Target, Wiring
+from azora_ci.targets import Owner, Release, Target, Wiring, target_of
 from azora_ci.targets.journal import Deployed, History
 
 
 @dataclass(frozen=True, kw_only=True)
-class Production:
-    """How production's hosts and registry are reached; read by targets that are on other machines."""
-
-    hosts: str | None = variable(
-        "PROD_HOST", "one host or several, comma separated, host[:port]", example="a.azora.world,b.azora.world:2222", required=False
-    )
-    user: str | None = variable("PROD_USER", "user on the hosts, allowed on the Docker socket", example="deploy", required=False)
-    key: Secret | None = variable("PROD_KEY", "private SSH key of that user", example="-----BEGIN …", required=False, secret=True)
-    known_hosts: str | None = variable("PROD_KNOWN_HOSTS", "pinned host keys", example="a.azora.world ssh-ed25519 AAAA…", required=False)
-    docker_username: str | None = variable("DOCKER_USERNAME", "user of the registry", example="azora", required=False)
-    docker_password: Secret | None = variable("DOCKER_PASSWORD", "its password or token", example="…", required=False, secret=True)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Health, Production):
+class Settings(Deployment, Health):
     """What gradual-rollout reads, beyond the secrets that services.*.secrets name."""
 
     canary_minutes: float = variable("CANARY_MINUTES", "minutes at 5 %, fractions allowed", example="5", parse=number(0, 1440), default="5")
@@ -107,19 +93,12 @@ def _release(job: Job[Settings]) -> Release:
 
 
 def _target(job: Job[Settings]) -> Target:
-    kind = job.config.target.kind
-    if kind not in TARGETS:
-        raise BadInputError(
-            "Target is not available",
-            what=f"target.kind {kind!r} is not among {', '.join(TARGETS)}",
-            where=str(job.settings.config_path),
-            next_step="choose an available target",
-        )
     secrets = named_secrets(name for service in job.config.services for name in service.secrets)
     for secret in secrets.values():
         for text in secrets_of_url(secret.reveal()):
             job.processes.add_secret(text)
-    return TARGETS[kind](Wiring(job.config, job.processes, job.clock, job.log_dir, job.settings.health_timeout, secrets))
+    wiring = Wiring(job.config, job.processes, job.clock, job.log_dir, job.settings.health_timeout, secrets)
+    return target_of(job.config.target.kind, wiring)
 
 
 @dataclass

@@ -13,6 +13,7 @@ from typing import Protocol
 
 from azora_ci.clock import Clock
 from azora_ci.config import DeployConfig
+from azora_ci.errors import BadInputError
 from azora_ci.health import Endpoint
 from azora_ci.process import Processes
 from azora_ci.rollout import Counters
@@ -141,3 +142,15 @@ def _local_processes(wiring: Wiring) -> Target:
 
 
 TARGETS: dict[str, Callable[[Wiring], Target]] = {"local_processes": _local_processes}
+
+
+def target_of(kind: str, wiring: Wiring) -> Target:
+    """Return the target of ``target.kind``. Raises BadInputError for a kind that is not there."""
+    if kind not in TARGETS:
+        raise BadInputError(
+            "Target is not available",
+            what=f"target.kind {kind!r} is not among {', '.join(TARGETS)}",
+            where="the deployment configuration",
+            next_step="choose an available target",
+        )
+    return TARGETS[kind](wiring)

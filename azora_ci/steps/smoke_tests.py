@@ -1,0 +1,200 @@
+"""smoke-tests: is what was deployed really there? Health endpoints, the database, and the configured critical endpoints.
+
+A failure leaves the new version in place and calls for a person, as the guide says; ``ROLLBACK_ON_SMOKE_FAILURE=true`` takes
+traffic back instead, under the target's lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from azora_ci.config import Endpoint
+from azora_ci.errors import AzoraError, BadInputError, NotTrueError
+from azora_ci.health import PUBLIC, Answer, classify
+from azora_ci.health import Endpoint as HealthEndpoint
+from azora_ci.job import Job
+from azora_ci.postgres import DatabaseUrl
+from azora_ci.probes import Prober, Request
+from azora_ci.process import undisturbed
+from azora_ci.settings import DatabaseAccess, Deployment, Health, truth, variable
+from azora_ci.targets import Owner, Release, Wiring, target_of
+
+PROBE_SECONDS = 10.0  # for one answer
+MIGRATIONS_TABLE = "_prisma_migrations"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Deployment, Health, DatabaseAccess):
+    """What smoke-tests reads."""
+
+    rollback: bool = variable(
+        "ROLLBACK_ON_SMOKE_FAILURE",
+        "true: failed smoke tests take traffic back to the version before; false: they call for a person",
+        example="false",
+        parse=truth,
+        default="false",
+    )
+
+
+@dataclass(frozen=True)
+class HttpTest:
+    """A test of one address: its name, kind (health, endpoint), and what an answer means: (passed, version, detail)."""
+
+    name: str
+    kind: str
+    url: str
+    service: str | None
+    judge: Callable[[Answer], tuple[bool, str | None, str]]
+
+
+def run(job: Job[Settings]) -> None:
+    """Run every test and keep its result. Raises NotTrueError when one fails."""
+    tests = _http_tests(job)
+    job.evidence.update(tests=[], smoke_status="failed", health={}, rollback=None)
+    _database(job)
+    _http(job, tests)
+    failed = [test for test in job.evidence["tests"] if not test["passed"]]
+    job.evidence["smoke_status"] = "failed" if failed else "passed"
+    job.actions.output("smoke-status", job.evidence["smoke_status"])
+    _table(job)
+    if not failed:
+        job.tick(f"all {len(job.evidence['tests'])} smoke tests passed")
+        return
+    state = "the new version stays in place"
+    if job.settings.rollback:
+        state = _take_back(job, "; ".join(f"{test['name']}: {test['detail']}" for test in failed))
+    raise NotTrueError(
+        "Smoke tests failed",
+        what="\n".join(f"{test['name']}: {test['detail']} ({test['attempts']} attempts)" for test in failed) + f"\n{state}",
+        where=", ".join(test["url"] or "PROD_DATABASE_URL" for test in failed),
+        next_step="look at these services now; to take traffic back, follow the rollback instructions of this deployment",
+    )
+
+
+def _http_tests(job: Job[Settings]) -> list[HttpTest]:
+    if not job.config.smoke:
+        raise BadInputError(
+            "No critical endpoints are configured",
+            what="smoke.endpoints is empty; a smoke test that tests nothing would be no evidence",
+            where=str(job.settings.config_path),
+            next_step='add at least one, such as endpoints = [{ name = "courses", url = "https://…/api/education/courses" }]',
+        )
+    right = frozenset({job.settings.version.removeprefix("v")})
+    health = [
+        _health_test(f"{one.title} health", HealthEndpoint(one.id, one.id, PUBLIC, one.public_health_url, right))
+        for one in job.config.services
+    ]
+    return health + [_endpoint_test(one) for one in job.config.smoke]
+
+
+def _health_test(name: str, endpoint: HealthEndpoint) -> HttpTest:
+    def judge(answer: Answer) -> tuple[bool, str | None, str]:
+        finding = classify(endpoint, answer)
+        return finding.passed, finding.version, finding.detail
+
+    return HttpTest(name, "health", endpoint.url, endpoint.service, judge)
+
+
+def _endpoint_test(endpoint: Endpoint) -> HttpTest:
+    def judge(answer: Answer) -> tuple[bool, str | None, str]:
+        if answer.failure:
+            return False, None, answer.detail
+        if answer.status != endpoint.status:
+            return False, None, f"HTTP {answer.status}, expected {endpoint.status}"
+        if endpoint.contains is not None and endpoint.contains.encode() not in answer.body:
+            return False, None, f"HTTP {answer.status}, but {endpoint.contains!r} is not in the first {len(answer.body)} bytes"
+        return True, None, f"HTTP {answer.status}"
+
+    return HttpTest(endpoint.name, "endpoint", endpoint.url, None, judge)
+
+
+def _http(job: Job[Settings], tests: list[HttpTest]) -> None:
+    """Run the tests at once; those that fail again, every interval, up to the retries of the settings."""
+    prober = Prober(job.clock)
+    results: dict[str, dict[str, Any]] = {}
+    waiting = tests
+    for attempt in range(1, job.settings.health_retries + 1):
+        if attempt > 1:
+            job.clock.sleep(job.settings.health_interval)
+        answers = prober.fetch_all([Request(test.url) for test in waiting], PROBE_SECONDS)
+        for test, answer in zip(waiting, answers, strict=True):
+            passed, version, detail = test.judge(answer)
+            facts = {"url": test.url, "passed": passed, "status": answer.status, "version": version}
+            timing = {"milliseconds": round(answer.milliseconds, 1), "attempts": attempt, "detail": detail}
+            results[test.name] = {"name": test.name, "kind": test.kind, **facts, **timing}
+            job.say(f"{'✓' if passed else '✗'} {test.name}: {detail} ({answer.milliseconds:.0f} ms, attempt {attempt})")
+        waiting = [test for test in waiting if not results[test.name]["passed"]]
+        if not waiting:
+            break
+    for test in tests:
+        job.evidence["tests"].append(results[test.name])
+        if test.service:
+            job.evidence["health"][test.service] = "healthy" if results[test.name]["passed"] else "unhealthy"
+
+
+def _database(job: Job[Settings]) -> None:
+    """Connect with the production URL, and read the table of migrations."""
+    start = job.clock.monotonic()
+    try:
+        migrations = _count_migrations(job)
+        passed, detail = True, f"{migrations} migrations in {job.config.database.schema}.{MIGRATIONS_TABLE}"
+    except AzoraError as error:
+        passed, detail = False, f"{error.title}: {job.processes.masked(error.what)}"
+    milliseconds = round((job.clock.monotonic() - start) * 1000, 1)
+    facts = {"name": "Database connectivity", "kind": "database", "url": None, "passed": passed, "status": None, "version": None}
+    job.evidence["tests"].append({**facts, "milliseconds": milliseconds, "attempts": 1, "detail": detail})
+    job.evidence["health"]["database"] = "healthy" if passed else "unhealthy"
+    job.say(f"{'✓' if passed else '✗'} Database connectivity: {detail} ({milliseconds:.0f} ms)")
+
+
+def _count_migrations(job: Job[Settings]) -> int:
+    import psycopg2
+    from psycopg2 import sql
+
+    connection = DatabaseUrl.parse(job.settings.database_url.reveal()).connect()
+    try:
+        with connection.cursor() as cursor:
+            table = sql.Identifier(job.config.database.schema, MIGRATIONS_TABLE)
+            cursor.execute(sql.SQL("SELECT count(*) FROM {} WHERE finished_at IS NOT NULL").format(table))
+            (count,) = cursor.fetchone() or (0,)
+            return int(count)
+    except psycopg2.Error as error:
+        raise NotTrueError(
+            "Database does not answer as it should",
+            what=str(error).strip().splitlines()[0],
+            where=f"{job.config.database.schema}.{MIGRATIONS_TABLE}",
+            next_step="check the schema and the rights of the user of PROD_DATABASE_URL",
+        ) from error
+    finally:
+        connection.close()
+
+
+def _table(job: Job[Settings]) -> None:
+    lines = ["| smoke test | passed | status | version | time | detail |", "|---|---|---|---|---:|---|"]
+    for test in job.evidence["tests"]:
+        cells = ("✓" if test["passed"] else "✗", test["status"] or "–", test["version"] or "–", f"{test['milliseconds']:.0f} ms")
+        lines.append(f"| {test['name']} | {' | '.join(map(str, cells))} | {str(test['detail']).replace('|', '¦')} |")
+    job.actions.summary("\n".join(lines))
+
+
+def _take_back(job: Job[Settings], reason: str) -> str:
+    """Take traffic back to the version before; return what to tell people."""
+    settings = job.settings
+    target = target_of(job.config.target.kind, Wiring(job.config, job.processes, job.clock, job.log_dir, settings.health_timeout))
+    with target.locked(Owner(settings.deployment_id, settings.run_url, settings.actor)):
+        history = target.current()
+        before = history.before(settings.deployment_id)
+        if history.serving != settings.deployment_id or before is None:
+            job.evidence["rollback"] = {"to": None, "seconds_to_safe": None, "proved": False, "detail": "there is nothing to go back to"}
+            return "traffic was not taken back: there is no version before this deployment, or this one does not serve"
+        mine = history.releases[settings.deployment_id]
+        with undisturbed():
+            returned = target.abort(Release(mine.id, mine.version, mine.digests), f"smoke tests failed: {reason}")
+    facts = {"to": returned.to, "seconds_to_safe": round(returned.seconds, 3), "proved": returned.proved, "detail": returned.detail}
+    job.evidence["rollback"] = facts
+    text = f"traffic went back to {returned.to} in {returned.seconds:.2f} s, {'proved' if returned.proved else 'NOT proved'}: {returned.detail}"
+    job.say(text)
+    job.actions.summary(f"**{text}**")
+    return text
