@@ -1,0 +1,163 @@
+"""The scratch repository: the sample application, adopted as a user would adopt it, with an old release and the one to deploy."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from azora_ci import adopt
+from azora_ci.process import Processes
+from azora_ci.rehearsal import application
+
+NAME = "azora/sample"
+SETUP_COMMIT = "5e7" + "0" * 37  # the set-up action is replaced by a local one; any commit id will do
+OLD_VERSION = f"v{application.OLD_RELEASE}"
+NEW_VERSION = f"v{application.NEW_RELEASE}"
+WORKFLOW = adopt.WORKFLOW_FOLDER / "deploy-production.yml"
+REQUIRED_CHECKS = ("lint", "test", "security")
+RULESET_CHECK = "build"
+BUCKET = "azora-backups"
+SERVICES = {  # id -> (title, folder, route prefix, health path)
+    "api_gateway": ("API Gateway", "api-gateway", "/api", "/api/health"),
+    "auth_service": ("Auth", "auth-service", "/auth", "/auth/health"),
+    "education_service": ("Education", "education-service", "/api/education", "/api/education/health"),
+    "marketplace_service": ("Marketplace", "marketplace-service", "/api/marketplace", "/api/marketplace/health"),
+}
+CRITICAL_PATHS = {"courses": "/api/education/courses", "listings": "/api/marketplace/listings"}
+_IDENTITY = {"NAME": "Release Engineer", "EMAIL": "release@azora.example"}
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the rehearsal's production is: addresses, folders, and the program that runs services."""
+
+    edge_port: int
+    admin_port: int
+    edge_folder: Path
+    state_folder: Path
+    archive_folder: Path
+    fault_file: Path
+    node: Path
+
+    @property
+    def public_url(self) -> str:
+        """Return the public address of the application."""
+        return f"http://127.0.0.1:{self.edge_port}"
+
+    @property
+    def admin_url(self) -> str:
+        """Return Envoy's admin address."""
+        return f"http://127.0.0.1:{self.admin_port}"
+
+
+def configuration(places: Places) -> str:
+    """Return ``deploy-production.toml`` as a person fills it in, for a production of local processes."""
+    top = {"schema_version": 1, "application": "azora-sample", "public_url": places.public_url, "on_call": "#azora-on-call on Slack"}
+    install, build = ["npm", "ci"], ["npm", "run", "build"]
+    tables: dict[str, dict[str, object]] = {
+        "checks": {
+            "required": list(REQUIRED_CHECKS),
+            "rulesets": True,
+            "wait_minutes": 0.2,
+            "audit": [["npm", "run", "check-lockfile"]],
+            "build": [install, ["npm", "test"]],
+        },
+        "build": {"commands": [install, build]},
+        "database": {"migrate": ["npx", "prisma", "migrate", "deploy"], "migrations_dir": "prisma/migrations"},
+        "backup": {"location": f"s3://{BUCKET}/prod"},
+        "rollout": {"minimum_requests": 30, "inconclusive": "abort", "latency_factor": 20, "drain_seconds": 2},
+        "edge": {"config_dir": str(places.edge_folder), "admin_url": places.admin_url},
+        "target": {"kind": "local_processes"},
+        "target.local_processes": {"state_dir": str(places.state_folder), "archive_dir": str(places.archive_folder)},
+    }
+    lines = [_pair(name, value) for name, value in top.items()]
+    for name, table in tables.items():
+        lines += ["", f"[{name}]", *(_pair(key, value) for key, value in table.items())]
+    for name, path in CRITICAL_PATHS.items():
+        lines += ["", "[[smoke.endpoints]]", _pair("name", name), _pair("url", places.public_url + path), _pair("contains", '"items"')]
+    for service in SERVICES:
+        lines += ["", f"[services.{service}]", *(_pair(key, value) for key, value in _service(service, places).items())]
+    return "\n".join(lines) + "\n"
+
+
+def _service(service: str, places: Places) -> dict[str, object]:
+    title, folder, prefix, health = SERVICES[service]
+    found: dict[str, object] = {
+        "title": title,
+        "route_prefix": prefix,
+        "health_path": health,
+        "public_health_url": places.public_url + health,
+        "instances": 2,
+        "context": f"services/{folder}/dist",
+        "command": [str(places.node), "server.mjs"],
+        "env": {"FAULT_FILE": str(places.fault_file)},
+        "secrets": ["PROD_DATABASE_URL"],
+        "stop_grace_seconds": 5,
+    }
+    return found if service != "api_gateway" else {**found, "depends_on": ["auth_service"]}
+
+
+def _pair(name: str, value: object) -> str:
+    return f"{name} = {_toml(value)}"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(_pair(json.dumps(name), one) for name, one in value.items()) + " }"
+    return json.dumps(value, ensure_ascii=False)  # JSON's texts, numbers, truth values and lists are TOML's
+
+
+@dataclass
+class Scratch:
+    """The repository at ``folder``. Make it with ``begin``, then ``release`` the version to deploy."""
+
+    folder: Path
+    processes: Processes
+
+    def git(self, *arguments: str) -> str:
+        """Run git without the machine's configuration and return its output. Raises CommandFailedError."""
+        env = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in _IDENTITY.items()}
+        env |= {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
+        return self.processes.run(("git", *arguments), env=env, cwd=self.folder, timeout=60, echo=False).stdout.strip()
+
+    def begin(self) -> None:
+        """Commit and tag what production runs before the rehearsal's deployment."""
+        application.write_release(self.folder, application.OLD_RELEASE)
+        self.git("init", "--quiet", "--initial-branch=main")
+        self.git("remote", "add", "origin", f"https://github.com/{NAME}.git")  # never contacted: checkouts come from this folder
+        self._commit("First release", OLD_VERSION)
+
+    def adopt(self, places: Places) -> None:
+        """Adopt azora-ci as its command does, and fill in the configuration."""
+        adopt.adopt(self.folder, action_ref=SETUP_COMMIT)
+        (self.folder / adopt.CONFIG).write_text(configuration(places), encoding="utf-8")
+        adopt.adopt(self.folder, action_ref=SETUP_COMMIT)  # the configuration names secrets of services: the workflow gets them
+        adopt.check(adopt.plan(self.folder))
+
+    def release(self, version: str, change: Callable[[Path], None] | None = None) -> str:
+        """Commit and tag the release to deploy, changed by ``change``; a later commit on main follows. Return the release's commit."""
+        application.write_release(self.folder, application.NEW_RELEASE)
+        _append(self.folder / "services" / "shared" / "server.mjs", f"// {version}")  # new code: other digests than the old release's
+        if change is not None:
+            change(self.folder)
+        commit = self._commit(f"Release {version}", version)
+        _append(self.folder / "README.md", "\nWork goes on after the release.")
+        self._commit("Work on", None)
+        return commit
+
+    def check_out(self, ref: str) -> None:
+        """Make a ref the one that act takes GITHUB_SHA from."""
+        self.git("checkout", "--quiet", "--detach", ref)
+
+    def _commit(self, message: str, tag: str | None) -> str:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "-m", message)
+        if tag is not None:
+            self.git("tag", "--annotate", "-m", message, tag)
+        return self.git("rev-parse", "HEAD")
+
+
+def _append(path: Path, line: str) -> None:
+    path.write_text(f"{path.read_text(encoding='utf-8')}{line}\n", encoding="utf-8")

@@ -1,0 +1,274 @@
+"""The world of a rehearsal: everything that production consists of, as real software on loopback.
+
+PostgreSQL with the old release's data, an S3 server, the old version of four services behind Envoy, GitHub's API, Slack, and a
+steady load. Every port is the kernel's choice, every process is noted in the run's state file.
+"""
+
+from __future__ import annotations
+
+import json
+import secrets
+import shutil
+import sys
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+from azora_ci import archives, config, envoy, settings
+from azora_ci.adopt import CONFIG
+from azora_ci.backup.cluster import free_port
+from azora_ci.clock import Clock
+from azora_ci.errors import UnreachableError
+from azora_ci.process import Processes, is_alive
+from azora_ci.rehearsal import application, repo
+from azora_ci.rehearsal.node import Node, prepare
+from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run
+from azora_ci.rehearsal.standins import database
+from azora_ci.targets import Owner, Release, Wiring
+from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
+
+START_SECONDS = 60.0
+ENVOY_ATTEMPTS = 5
+LOAD_RATE = 40.0  # requests a second
+OLD_DEPLOYMENT = "1764000000-01d01d"
+ROLE = "arn:aws:iam::123456789012:role/azora-deploy"
+
+
+@dataclass
+class World:
+    """A started world. ``url`` of the database, endpoints and secrets are known once ``start`` has returned."""
+
+    run: Run
+    cache: Path
+    processes: Processes
+    clock: Clock
+    node: Node = field(init=False)
+    places: repo.Places = field(init=False)
+    scratch: repo.Scratch = field(init=False)
+    database: database.ProductionDatabase = field(init=False)
+    s3_endpoint: str = ""
+    github_url: str = ""
+    slack_url: str = ""
+    run_id: str = ""
+    keys: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def load_log(self) -> Path:
+        """Return the file with the load's answers."""
+        return self.run.folder / "load.jsonl"
+
+    @property
+    def slack_messages(self) -> Path:
+        """Return the file with the messages that Slack received."""
+        return self.run.folder / "slack.jsonl"
+
+    @property
+    def s3_faults(self) -> Path:
+        """Return the file that tells the S3 server how to fail."""
+        return self.run.folder / "s3-faults.json"
+
+    @property
+    def github_state(self) -> Path:
+        """Return the file that the GitHub API answers from."""
+        return self.run.folder / "github.json"
+
+    def start(self) -> None:
+        """Start everything. Raises an error of the family that names what did not start."""
+        self.run_id = str(7_000_000_000 + secrets.randbelow(10**9))
+        self.keys = {name: secrets.token_hex(16) for name in ("s3", "github", "slack")}
+        for secret in self.keys.values():
+            self.processes.add_secret(secret)
+        self.node = prepare(self.processes, self.cache / "node")
+        old = self.run.folder / "old-release"
+        application.write_release(old, application.OLD_RELEASE)
+        self.node.install(self.processes, old)
+        with ThreadPoolExecutor(3) as pool:
+            waiting = [pool.submit(part) for part in (lambda: self._start_database(old), self._start_servers, lambda: self._build_old(old))]
+            for one in waiting:
+                one.result()
+        self._start_edge()
+        self._deploy_old()
+        self._start_load()
+
+    def _detached(self, name: str, argv: list[str], env: Mapping[str, str] | None = None) -> int:
+        """Start a server that may outlive the harness, with its output in ``<name>.log``; return its process id."""
+        whole = {**settings.child_environment(), "PYTHONUNBUFFERED": "1", **(env or {})}
+        pid = self.processes.start_detached(argv, env=whole, log=self.run.path(f"logs/{name}.log"), cwd=self.run.folder)
+        self.run.note(name, pid)
+        return pid
+
+    def _module(self, name: str, arguments: list[str], env: Mapping[str, str] | None = None) -> int:
+        return self._detached(name.replace(".", "-"), [sys.executable, "-m", f"azora_ci.rehearsal.{name}", *arguments], env)
+
+    # --- the parts -----------------------------------------------------------------------------------------------------
+
+    def _start_database(self, old: Path) -> None:
+        folder = self.run.path(DATABASE)
+        self.database = database.start(folder, old, processes=self.processes, node=self.node, detached=True)
+        self.run.note(DATABASE, self.database.cluster.pid)
+
+    def _start_servers(self) -> None:
+        self.write_github(repo.REQUIRED_CHECKS)
+        ready = self.run.folder / "s3.json"
+        self.s3_faults.write_text("[]", encoding="utf-8")
+        s3 = [
+            str(self.run.folder / "s3"),
+            "--bucket",
+            repo.BUCKET,
+            "--object-lock",
+            "--faults",
+            str(self.s3_faults),
+            "--ready-file",
+            str(ready),
+        ]
+        s3_pid = self._module("standins.s3", s3, {"AWS_ACCESS_KEY_ID": "AKIAREHEARSAL", "AWS_SECRET_ACCESS_KEY": self.keys["s3"]})
+        github = self._module("standins.github", [str(self.github_state)], {"GITHUB_TOKEN": self.keys["github"]})
+        slack = self._module("standins.slack", [str(self.slack_messages)])
+        self.github_url = self._first_line("standins-github", github)
+        self.slack_url = self._first_line("standins-slack", slack)
+        self._until(ready.exists, "the S3 server", s3_pid)
+        self.s3_endpoint = json.loads(ready.read_text(encoding="utf-8"))["endpoint"]
+        credentials = f"ACCESS_KEY_ID=AKIAREHEARSAL\nSECRET_ACCESS_KEY={self.keys['s3']}\n"
+        path = self.run.path("credentials.env")
+        path.touch(mode=0o600)
+        path.write_text(credentials, encoding="utf-8")
+
+    def write_github(self, passed: tuple[str, ...], red: str | None = None) -> None:
+        """Write what GitHub says of the release commit: checks that passed, one that is red, a ruleset, this run's own check."""
+        suite = 4242
+        runs: list[dict[str, Any]] = [{"name": name, "conclusion": "failure" if name == red else "success"} for name in passed]
+        runs.append({"name": "Validate release", "status": "in_progress", "suite": suite})
+        parameters = {"required_status_checks": [{"context": repo.RULESET_CHECK}]}
+        state = {
+            "repository": repo.NAME,
+            "check_runs": runs,
+            "statuses": [{"context": repo.RULESET_CHECK, "state": "success"}],
+            "rules": [{"type": "required_status_checks", "parameters": parameters}],
+            "runs": {self.run_id: suite},
+        }
+        part = self.github_state.with_suffix(".part")
+        part.write_text(json.dumps(state), encoding="utf-8")
+        part.replace(self.github_state)
+
+    def _build_old(self, old: Path) -> None:
+        self.node.run(self.processes, ("npm", "run", "build"), old)
+        self.scratch = repo.Scratch(self.run.path("application"), self.processes)
+        self.scratch.begin()
+
+    def _start_edge(self) -> None:
+        """Start Envoy; ports that somebody took in the meantime are replaced by others."""
+        binary = Path(sys.executable).parent / "envoy"
+        for attempt in range(ENVOY_ATTEMPTS):
+            self.places = repo.Places(
+                edge_port=free_port(),
+                admin_port=free_port(),
+                edge_folder=self.run.path(f"edge-{attempt}/files").absolute(),
+                state_folder=self.run.path("production/state"),
+                archive_folder=self.run.path("production/archives"),
+                fault_file=self.run.folder / "fault.json",
+                node=self.node.bin / "node",
+            )
+            self.scratch.adopt(self.places)
+            deployed = config.load(self.scratch.folder / CONFIG)
+            bootstrap = install_edge(deployed, self.places.edge_folder, self.places.edge_port, self.places.admin_port)
+            found = str(binary) if binary.is_file() else shutil.which("envoy") or "envoy"
+            pid = self._detached(f"envoy-{attempt}", list(envoy.command(bootstrap, binary=found)))
+            if self._answers(f"{self.places.admin_url}/ready", pid):
+                return
+        raise UnreachableError(
+            "Envoy does not start",
+            what=self._tail(f"envoy-{ENVOY_ATTEMPTS - 1}"),
+            where=str(self.run.folder / "logs"),
+            next_step="read its log",
+        )
+
+    def _deploy_old(self) -> None:
+        deployed = config.load(self.scratch.folder / CONFIG)
+        digests = {}
+        for service in deployed.services:
+            folder = archives.context_folder(service.context, self.run.folder / "old-release")
+            names = archives.members(folder, dockerfile="")
+            digests[service.id] = archives.store(folder, names, self.places.archive_folder)[0].digest
+        url = settings.Secret(self.database.url)
+        wiring = Wiring(deployed, self.processes, self.clock, self.run.path("logs/old"), START_SECONDS, {"PROD_DATABASE_URL": url})
+        release = Release(OLD_DEPLOYMENT, repo.OLD_VERSION, digests)
+        deploy_at_once(
+            LocalProcesses(wiring), release, Owner(OLD_DEPLOYMENT, "https://github.com/azora/sample/actions/runs/1", "rehearsal")
+        )
+
+    def _start_load(self) -> None:
+        pid = self._module("load", [self.places.public_url, str(self.load_log), f"{LOAD_RATE:g}"])
+        self._until(lambda: self.load_log.exists() and self.load_log.stat().st_size > 0, "the load", pid)
+
+    # --- waiting -------------------------------------------------------------------------------------------------------
+
+    def _first_line(self, name: str, pid: int) -> str:
+        log = self.run.folder / "logs" / f"{name}.log"
+        self._until(lambda: log.exists() and "\n" in log.read_text(encoding="utf-8"), name, pid)
+        return log.read_text(encoding="utf-8").splitlines()[0].strip()
+
+    def _until(self, true: Any, what: str, pid: int) -> None:
+        deadline = self.clock.monotonic() + START_SECONDS
+        while not true():
+            if not is_alive(pid) or self.clock.monotonic() > deadline:
+                state = "still runs" if is_alive(pid) else "ended"
+                raise UnreachableError(
+                    f"{what} does not answer",
+                    what=f"process {pid} {state}; nothing within {START_SECONDS:g} s",
+                    where=str(self.run.folder / "logs"),
+                    next_step="read its log there",
+                )
+            self.clock.sleep(0.05)
+
+    def _answers(self, url: str, pid: int) -> bool:
+        deadline = self.clock.monotonic() + START_SECONDS
+        while is_alive(pid) and self.clock.monotonic() < deadline:
+            try:
+                with urlopen(url, timeout=2):  # noqa: S310 - Envoy's admin port on loopback
+                    return True
+            except OSError:
+                self.clock.sleep(0.05)
+        return False
+
+    def _tail(self, name: str) -> str:
+        log = self.run.folder / "logs" / f"{name}.log"
+        return log.read_text(encoding="utf-8", errors="replace")[-1500:] if log.exists() else "(no log)"
+
+    # --- for act -------------------------------------------------------------------------------------------------------
+
+    def secrets(self) -> dict[str, str]:
+        """Return the repository's secrets, as GitHub would hold them."""
+        return {"PROD_DATABASE_URL": self.database.url, "SLACK_WEBHOOK": self.slack_url, "GITHUB_TOKEN": self.keys["github"]}
+
+    def variables(self) -> dict[str, str]:
+        """Return the repository's variables: short stages, quick probes, and the S3 server's address."""
+        return {
+            "AWS_ROLE_ARN": ROLE,
+            "AWS_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL_S3": self.s3_endpoint,
+            "CANARY_MINUTES": "0.07",
+            "PROGRESSIVE_MINUTES": "0.07",
+            "FULL_MINUTES": "0.09",
+            "SHORT_STAGES_REASON": "a rehearsal",
+            "HEALTH_CHECK_TIMEOUT": "60",
+            "HEALTH_CHECK_RETRIES": "3",
+            "HEALTH_CHECK_INTERVAL": "0.5",
+            "CHECK_POLL_SECONDS": "1",
+        }
+
+    def environment(self, attempt: int) -> dict[str, str]:
+        """Return what every step sees beyond the workflow's own environment. It holds no secret."""
+        return {
+            **self.node.environment(),
+            "GITHUB_API_URL": self.github_url,
+            "GITHUB_RUN_ID": self.run_id,
+            "GITHUB_RUN_ATTEMPT": str(attempt),
+            "REHEARSAL_PYTHON": sys.executable,
+            "REHEARSAL_CHECKOUT": str(CHECKOUT),
+            "REHEARSAL_ARTIFACTS": str(self.run.artifacts),
+            "REHEARSAL_REPOSITORY": str(self.scratch.folder),
+            "REHEARSAL_CREDENTIALS": str(self.run.folder / "credentials.env"),
+        }
