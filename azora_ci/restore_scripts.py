@@ -48,10 +48,12 @@ SQL
 
 _FILL = """
 # A dump that was cut off restores without an error: its last line is what proves that it is whole.
-gunzip -c "$file" | tail -n 20 | grep 'PostgreSQL database dump complete' > /dev/null
+gunzip -c "$file" | tail -n 20 | grep 'PostgreSQL database dump complete' > /dev/null ||
+  { echo "$file is cut off: its last line is missing. Nothing was restored." >&2; exit 1; }
 gunzip -c "$file" | psql -X -q -v ON_ERROR_STOP=1 -d "$restored" > /dev/null
 """
 
+# Counts the tables that pg_dump dumps, as the backup's manifest does: those of extensions and of the system are left out.
 _COUNT = """
 psql -X -q -v ON_ERROR_STOP=1 -d "$restored" <<'SQL'
 DO $check$
@@ -59,7 +61,9 @@ DECLARE
   one record; n bigint; total bigint := 0; tables bigint := 0;
 BEGIN
   FOR one IN SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-             WHERE c.relkind = 'r' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_' LOOP
+             WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
+               AND NOT EXISTS (SELECT 1 FROM pg_depend d
+                               WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') LOOP
     EXECUTE format('SELECT count(*) FROM ONLY %I.%I', one.nspname, one.relname) INTO n;
     total := total + n; tables := tables + 1;
   END LOOP;

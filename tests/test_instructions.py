@@ -1,0 +1,281 @@
+"""The instructions fit the deployment, and their commands work: on a real database, with the real aws and psql."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azora_ci import instructions, record, restore_scripts
+from azora_ci.postgres import DatabaseUrl, find_binary
+from azora_ci.rehearsal.standins.s3 import S3Server
+from tests import fragments_builder as build
+from tests.record_world import BUCKET, TITLES, make_bucket
+from tests.test_record import FACTS, FAILURE
+
+GUIDE = instructions.Guide(
+    application="azora",
+    on_call="#azora-on-call (Slack)",
+    public_url="https://azora.world",
+    health_urls=tuple((title, f"https://azora.world/{name}/health") for name, title in TITLES.items()),
+    target="docker_hosts",
+)
+VENV = Path(sys.executable).parent
+
+
+def document(status: str = "success", **changed: Any) -> dict[str, Any]:
+    return record.assemble(build.complete(**changed), FACTS, status=status, failure=None if status == "success" else FAILURE)
+
+
+def text(**changed: Any) -> str:
+    return instructions.render(document(**changed), GUIDE)
+
+
+# --- what they say -----------------------------------------------------------------------------------------------------
+
+
+def test_every_section_of_the_guide_is_there_for_this_deployment():
+    shown = text()
+    for part in (
+        "# Rollback instructions: v1.2.3",
+        "`1764000000-abc123`",
+        "60 minutes from completion",
+        "**Deadline: 2026-11-24T12:36:00.125Z**",
+        "## When to roll back",
+        "### 1. Verify that a rollback is necessary",
+        "### 2. Stop traffic to v1.2.3",
+        "### 3. Restore the database",
+        "### 4. Verify the services",
+        "### 5. Document the incident",
+        "s3://azora-backups/prod/backup-1764000000-abc123.sql.gz",
+        "### Restore commands",
+        "set -o pipefail",
+        "aws s3 cp s3://azora-backups/prod/backup-1764000000-abc123.sql.gz - | gunzip | psql -X -v ON_ERROR_STOP=1",
+        "On-call team of azora: **#azora-on-call (Slack)**",
+        "## After the deadline",
+        "curl -fsS --max-time 10 https://azora.world/api_gateway/health   # API Gateway",
+        '{"status": "healthy", "version": "1.2.2"}',
+    ):
+        assert part in shown, part
+    for name in build.SERVICES:
+        assert f"https://azora.world/{name}/health" in shown
+
+
+def test_without_migrations_no_restore_is_asked_for():
+    shown = text(m=build.fragment("database-migrations", migrations_applied=0, applied=[]))
+    assert "applied **no migration**: going back needs no restore" in shown
+    assert "The migrations of this deployment stay applied" not in shown
+
+
+def test_with_migrations_the_loss_of_writes_is_said():
+    assert "**Every write after 2026-11-24T11:01:02.000Z is then lost from the live database**" in text()
+
+
+def test_first_deployment_promises_no_way_back():
+    shown = text(r=build.fragment("gradual-rollout", previous=None, rollback_available=False))
+    assert "**There is no previous version to go back to.**" in shown
+    assert "gh workflow run" not in shown
+
+
+def test_unproven_backup_is_not_offered():
+    proof = {"depth": "none", "restore_seconds": None, "verified_at": None, "reason": "4 TB"}
+    shown = text(b=build.fragment("database-backup", proof=proof))
+    assert "**not proven**: 4 TB" in shown
+    assert "There is no verified backup" in shown
+    assert "pg_restore" not in shown
+    assert "```bash\n#!/usr/bin/env bash" not in shown
+
+
+def test_failed_smoke_tests_stand_first_among_the_reasons():
+    tests = build.evidence("smoke-tests")["tests"]
+    tests[0] |= {"passed": False, "status": 500, "detail": "answered 500"}
+    shown = instructions.render(document("failed", s=build.fragment("smoke-tests", "failed", tests=tests, smoke_status="failed")), GUIDE)
+    assert "**Smoke tests of this deployment failed**" in shown
+    assert "- **api_gateway**: answered 500" in shown
+    assert "gh workflow run" in shown
+
+
+def blocks(markdown: str) -> list[str]:
+    """Return the bash blocks of a Markdown text."""
+    return [part.split("```")[0] for part in markdown.split("```bash\n")[1:]]
+
+
+def test_every_command_passes_shellcheck(tmp_path):
+    found = blocks(text())
+    assert len(found) == 6
+    for number, block in enumerate(found):
+        file = tmp_path / f"{number}.sh"
+        file.write_text(block if block.startswith("#!") else f"#!/usr/bin/env bash\n{block}")
+    done = subprocess.run(
+        [VENV / "shellcheck", "--exclude=SC2154", *sorted(tmp_path.iterdir())], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_the_shell_would_act_on_is_quoted():
+    backup = {"backup_id": "backup-1", "location": "s3://b/prod/it's $(touch x).sql.gz", "version_id": "v;1"}
+    script = restore_scripts.restore_script(backup, build.DEPLOYMENT_ID)
+    assert "--version-id 'v;1'" in script
+    assert """--key 'prod/it'"'"'s $(touch x).sql.gz'""" in script
+
+
+# --- what they do ------------------------------------------------------------------------------------------------------
+
+TABLES = """
+CREATE TABLE courses (id int PRIMARY KEY, title text NOT NULL);
+CREATE TABLE enrolments (id int PRIMARY KEY, course int REFERENCES courses);
+INSERT INTO courses SELECT n, 'course ' || n FROM generate_series(1, 50) n;
+INSERT INTO enrolments SELECT n, 1 + n % 50 FROM generate_series(1, 300) n;
+"""
+
+
+class Rescue:
+    """A database with a stored backup, and the on-call engineer's shell."""
+
+    def __init__(self, folder: Path, cluster: Any, server: S3Server, s3: Any) -> None:
+        self.folder, self.cluster, self.s3 = folder, cluster, s3
+        self.url = DatabaseUrl.parse(cluster.fresh(TABLES))
+        self.database = self.url.database
+        self.programs = find_binary("psql", None).parent
+        self.environ = {
+            "PATH": f"{self.programs}:{VENV}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            "AWS_ACCESS_KEY_ID": "standin",
+            "AWS_SECRET_ACCESS_KEY": "standin-secret",
+            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_ENDPOINT_URL_S3": server.endpoint,
+            **self.url.libpq_env(),
+        }
+        self.dump = subprocess.run(
+            [self.programs / "pg_dump", "--no-password"], env=self.environ, capture_output=True, timeout=60, check=True
+        ).stdout
+
+    def store(self, data: bytes, **more: Any) -> dict[str, Any]:
+        """Store a backup and return what the record says of it."""
+        key = f"prod/{build.BACKUP}.sql.gz"
+        answer = self.s3.put_object(Bucket=BUCKET, Key=key, Body=data)
+        evidence = build.evidence("database-backup")
+        return evidence | {"version_id": answer.get("VersionId"), "sha256": record.sha256(data), "tables": 2, "rows": 350} | more
+
+    def bash(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        file = self.folder / "script.sh"
+        file.write_text(script)
+        return subprocess.run(
+            ["bash", file, *arguments], cwd=self.folder, env=self.environ, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def rows(self, table: str, database: str | None = None) -> int:
+        url = self.url.with_database(database or self.database)
+        return int(self.cluster.execute(url.text, f"SELECT count(*) FROM {table}")[0][0])  # type: ignore[call-overload]
+
+    def databases(self) -> set[str]:
+        found = self.cluster.execute(self.url.with_database("postgres").text, "SELECT datname FROM pg_database")
+        return {str(name) for (name,) in found if str(name).startswith(self.database)}
+
+
+@pytest.fixture(scope="module")
+def bucket(tmp_path_factory):
+    with S3Server(tmp_path_factory.mktemp("s3")) as server:
+        yield server, make_bucket(server)
+
+
+@pytest.fixture
+def rescue(tmp_path, postgres_cluster, bucket):
+    return Rescue(tmp_path, postgres_cluster, *bucket)
+
+
+def test_restore_and_swap_and_back_again(rescue):
+    backup = rescue.store(gzip.compress(rescue.dump))
+    rescue.store(b"a newer object under the same key")  # the verified version is fetched, not the newest
+    rescue.cluster.execute(rescue.url.text, "DELETE FROM enrolments; CREATE TABLE added_later (id int)")
+
+    restored = rescue.bash(restore_scripts.restore_script(backup, build.DEPLOYMENT_ID))
+    assert restored.returncode == 0, restored.stderr
+    assert rescue.rows("enrolments") == 0, "the live database was touched"
+    assert rescue.rows("enrolments", f"{rescue.database}_restore_1764000000") == 300
+
+    swap = restore_scripts.swap_script(build.DEPLOYMENT_ID)
+    holder = DatabaseUrl.parse(rescue.url.text).connect()  # somebody is connected: that must not stop the swap
+    swapped = rescue.bash(swap)
+    assert swapped.returncode == 0, swapped.stderr
+    assert holder.closed or not _answers(holder)
+    assert rescue.rows("enrolments") == 300
+    aside = f"{rescue.database}_before_rollback_1764000000"
+    assert rescue.rows("added_later", aside) == 0, "what was live is not kept"
+
+    back = rescue.bash(swap, "back")
+    assert back.returncode == 0, back.stderr
+    assert rescue.rows("enrolments") == 0
+    assert rescue.databases() == {rescue.database, f"{rescue.database}_restore_1764000000"}
+
+
+def _answers(connection: Any) -> bool:
+    import psycopg2
+
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except psycopg2.Error:
+        return False
+    return True
+
+
+def test_restore_twice_is_not_doubled(rescue):
+    script = restore_scripts.restore_script(rescue.store(gzip.compress(rescue.dump)), build.DEPLOYMENT_ID)
+    for _ in range(2):
+        assert rescue.bash(script).returncode == 0
+    assert rescue.rows("courses", f"{rescue.database}_restore_1764000000") == 50
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda dump: {"data": gzip.compress(dump[: len(dump) // 2])}, "is cut off"),  # cut off, but a whole gzip: only the last line tells
+        (lambda dump: {"data": gzip.compress(dump)[:-40]}, "unexpected end of file"),
+        (lambda dump: {"data": gzip.compress(dump), "rows": 351}, "restored 2 tables with 350 rows, the backup has 2 tables with 351 rows"),
+        (lambda dump: {"data": gzip.compress(dump), "sha256": "0" * 64}, "computed checksum did NOT match"),
+        (
+            lambda dump: {"data": gzip.compress(dump.replace(b"COPY public.courses", b"COPY public.gone"))},
+            'relation "public.gone" does not exist',
+        ),
+    ],
+    ids=["cut dump", "cut gzip", "other rows", "other object", "failing statement"],
+)
+def test_a_bad_backup_stops_the_restore_and_never_swaps(rescue, damage, said):
+    backup = rescue.store(**damage(rescue.dump))
+    done = rescue.bash(restore_scripts.restore_script(backup, build.DEPLOYMENT_ID))
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Restored and compared" not in done.stdout
+    assert rescue.rows("enrolments") == 300
+
+
+def test_swap_without_a_restored_database_changes_nothing(rescue):
+    done = rescue.bash(restore_scripts.swap_script(build.DEPLOYMENT_ID))
+    assert done.returncode == 1
+    assert "run restore-database.sh first" in done.stderr
+    assert rescue.databases() == {rescue.database}
+    assert rescue.rows("courses") == 50
+
+
+def test_a_swap_that_fails_half_way_leaves_the_live_database_open(rescue):
+    assert rescue.bash(restore_scripts.restore_script(rescue.store(gzip.compress(rescue.dump)), build.DEPLOYMENT_ID)).returncode == 0
+    aside = f"{rescue.database}_before_rollback_1764000000"
+    rescue.cluster.execute(rescue.url.with_database("postgres").text, f'CREATE DATABASE "{aside}"')  # the name is taken
+    done = rescue.bash(restore_scripts.swap_script(build.DEPLOYMENT_ID))
+    assert done.returncode != 0
+    assert rescue.rows("courses") == 50
+
+
+def test_one_line_restores_into_the_new_database(rescue):
+    rescue.store(gzip.compress(rescue.dump))
+    new = DatabaseUrl.parse(rescue.cluster.fresh())
+    line = restore_scripts.one_line(f"s3://{BUCKET}/prod/{build.BACKUP}.sql.gz")
+    done = rescue.bash(f"RESTORED={new.database}\n{line} > /dev/null\n")
+    assert done.returncode == 0, done.stderr
+    assert rescue.rows("enrolments", new.database) == 300
