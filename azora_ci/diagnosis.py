@@ -229,7 +229,7 @@ def schema(known: Mapping[str, Outcome]) -> str:
 def _old_code_on_new_schema(known: Mapping[str, Outcome]) -> tuple[str, ...]:
     migrations, rollout = known["database-migrations"], known["gradual-rollout"]
     changed = bool(migrations.evidence.get("migrations_applied") or migrations.evidence.get("applied"))
-    if changed and rollout.evidence.get("rollout_status") != "completed":
+    if changed and (rollout.result == "skipped" or rollout.evidence.get("rollout_status") == "rolled_back"):
         return (
             "Old code runs on the new schema: safe as long as the migrations are compatible with it (they add, they do not take away).",
         )

@@ -1,0 +1,201 @@
+"""The finding says what the evidence shows, and that the rest is unknown."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from azora_ci import diagnosis
+from azora_ci.diagnosis import PIPELINE
+from tests import fragments_builder as build
+
+
+def needs(until=None, result="failure", **more):
+    """Return results: success before ``until``, ``result`` for it, skipped after it."""
+    found, word = {}, "success"
+    for job in PIPELINE:
+        found[job] = result if job == until else word
+        if job == until:
+            word = "skipped"
+    return found | {job.replace("_", "-"): text for job, text in more.items()}
+
+
+def found(*ok, **changed):
+    """Return the fragments of these jobs."""
+    return {job: build.fragment(job) for job in ok} | {one.job: one for one in changed.values()}
+
+
+def diagnose(results, fragments):
+    return diagnosis.diagnose(results, fragments, build.VERSION)
+
+
+BEFORE_MIGRATIONS = PIPELINE[:3]
+BEFORE_ROLLOUT = PIPELINE[:5]
+
+
+def test_a_red_check_touches_nothing():
+    results = needs("pre-deployment-validation")
+    finding = diagnose(results, found("validate-release", gate=build.fragment("pre-deployment-validation", "failed")))
+    assert finding.status == "failed"
+    assert [one.job for one in finding.failed] == ["pre-deployment-validation"]
+    assert finding.failed[0].what == "exit code 7 after 3 of 5"
+    assert finding.not_run == PIPELINE[2:]
+    assert finding.production == (
+        "Code and traffic: unchanged. The rollout did not run; the version that was in production keeps all traffic.",
+        "Schema: unchanged. The migrations did not run.",
+    )
+    assert finding.next_steps[0] == "pre-deployment-validation: mend it"
+
+
+def test_old_code_on_the_new_schema_is_said():
+    results = needs("build-and-push", database_migrations="success")
+    finding = diagnose(results, found(*BEFORE_ROLLOUT[:4], build=build.fragment("build-and-push", "failed", given={})))
+    code, schema, both = finding.production
+    assert "unchanged" in code
+    assert schema == "Schema: migrated, 2 applied since the backup (20261120000000_add_courses, 20261121000000_index_orders)."
+    assert both.startswith("Old code runs on the new schema")
+
+
+def test_nothing_pending_means_that_the_schema_is_unchanged():
+    results = needs("build-and-push", database_migrations="success")
+    migrations = build.fragment("database-migrations", migrations_applied=0, applied=[])
+    assert diagnose(results, found(*BEFORE_MIGRATIONS, m=migrations)).production[1:] == ("Schema: unchanged, nothing was pending.",)
+
+
+def test_a_failed_migration_is_never_called_rolled_back():
+    applied = build.evidence("database-migrations")["applied"][:1]
+    migrations = build.fragment("database-migrations", "failed", given={"applied": applied})
+    _, schema, both = diagnose(needs("database-migrations"), found(*BEFORE_MIGRATIONS, m=migrations)).production
+    assert "1 applied (20261120000000_add_courses)" in schema
+    assert "can have stayed" in schema
+    assert both.startswith("Old code runs on the new schema")
+
+
+def test_migrations_without_evidence_are_unknown():
+    production = diagnose(needs("database-migrations"), found(*BEFORE_MIGRATIONS)).production
+    assert production[1] == "Schema: unknown. database-migrations (failure) left no evidence; read _prisma_migrations."
+
+
+def aborted(proved=True, **more):
+    abort = {"stage": "canary", "reason": "api_gateway: 4 of 30 probes failed (13 %), limit 5 %", "seconds_to_safe": 1.5, "proved": proved}
+    return build.fragment("gradual-rollout", "failed", rollout_status="rolled_back", abort=abort, **more)
+
+
+def test_a_rollback_names_stage_reason_and_proof():
+    finding = diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT, r=aborted()))
+    assert finding.status == "rolled_back"
+    assert finding.production[0] == (
+        "Code and traffic: v1.2.2 has all traffic again within 1.5 s; this was verified. "
+        "Aborted in stage canary: api_gateway: 4 of 30 probes failed (13 %), limit 5 %."
+    )
+
+
+def test_an_unproved_rollback_is_said():
+    finding = diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT, r=aborted(proved=False)))
+    assert "NOT verified" in finding.production[0]
+
+
+@pytest.mark.parametrize("outcome", ["failed", "cancelled", None])
+def test_a_half_done_rollout_is_never_called_safe(outcome):
+    stages = build.evidence("gradual-rollout")["stages"][:2]
+    stages[1]["status"] = "cancelled"
+    rollout = build.fragment(
+        "gradual-rollout", "cancelled", given={"stages": stages, "rollout_status": outcome} if outcome else {"stages": stages}
+    )
+    finding = diagnose(needs("gradual-rollout", "cancelled"), found(*BEFORE_ROLLOUT, r=rollout))
+    assert finding.status == "cancelled"
+    assert "half done" in finding.production[0]
+    assert "Last recorded stage: progressive (50 %), cancelled." in finding.production[0]
+    assert "before anything else" in finding.next_steps[0]
+
+
+def test_a_rollout_without_evidence_is_unknown():
+    finding = diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT))
+    assert finding.production[0].startswith("Code and traffic: unknown. gradual-rollout (failure) left no evidence")
+
+
+def test_failed_smoke_tests_leave_the_new_version_and_name_the_service():
+    tests = build.evidence("smoke-tests")["tests"]
+    tests[1] |= {"passed": False, "status": 500, "detail": "answered 500"}
+    smoke = build.fragment("smoke-tests", "failed", tests=tests, smoke_status="failed")
+    finding = diagnose(needs("smoke-tests", manual_rollback="success"), found(*PIPELINE[:6], s=smoke))
+    assert finding.status == "failed"
+    assert finding.production[0] == "Code and traffic: v1.2.3 has all traffic; the rollout completed."
+    assert finding.production[1] == "Services: 1 of 4 smoke tests failed: auth_service (answered 500)."
+    assert "ROLLBACK-INSTRUCTIONS.md" in " ".join(finding.next_steps)
+
+
+def test_a_failed_record_does_not_alarm_about_production():
+    finding = diagnose(needs("deployment-record"), found(*PIPELINE[:7], r=build.fragment("deployment-record", "failed", given={})))
+    assert finding.production[:2] == (
+        "Code and traffic: v1.2.3 has all traffic; the rollout completed.",
+        "Services: all 4 smoke tests passed.",
+    )
+    assert any("production is not affected" in step for step in finding.next_steps)
+
+
+# --- cancellation and missing evidence ---------------------------------------------------------------------------------
+
+
+def test_jobs_that_a_cancelled_run_never_started_were_not_run():
+    results = {job: "success" if job in PIPELINE[:2] else "cancelled" for job in PIPELINE}
+    backup = build.fragment("database-backup", "cancelled", given={})
+    finding = diagnose(results, found(*PIPELINE[:2], b=backup))
+    assert finding.status == "cancelled"
+    assert "gradual-rollout" in finding.not_run
+    assert finding.production[0].startswith("Code and traffic: unchanged.")
+    assert finding.production[1].startswith("Schema: unchanged.")
+
+
+def test_a_failure_beside_a_cancellation_is_a_failure():
+    results = needs("database-migrations", build_and_push="cancelled")
+    assert diagnose(results, found(*BEFORE_MIGRATIONS)).status == "failed"
+
+
+def test_without_results_the_fragments_speak():
+    finding = diagnose({}, found("validate-release", gate=build.fragment("pre-deployment-validation", "failed")))
+    assert [one.job for one in finding.failed] == ["pre-deployment-validation"]
+    assert finding.succeeded == ("validate-release",)
+    assert "gradual-rollout" in finding.not_run  # it waits for the failed job
+
+
+def test_without_anything_all_is_unknown():
+    finding = diagnose({}, {})
+    assert finding.unknown == PIPELINE
+    assert finding.status == "failed"
+    assert all("unknown" in sentence for sentence in finding.production)
+    assert finding.next_steps == ("no failed job was named: open the run and look for the job that is red",)
+
+
+def test_a_job_that_failed_around_its_step_is_not_blamed_on_the_step():
+    results = needs("database-backup")
+    (failed,) = diagnose(results, found(*PIPELINE[:3])).failed
+    assert "its own work ended well (attempt 1), the job did not" in failed.what
+
+
+def test_a_job_that_left_nothing_says_so():
+    (failed,) = diagnose(needs("database-backup"), found(*PIPELINE[:2])).failed
+    assert "left no evidence" in failed.what
+    assert failed.title == "database-backup: failure"
+
+
+# --- the backup --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("backup", "verified"),
+    [
+        (build.fragment("database-backup"), True),
+        (build.fragment("database-backup", proof={"depth": "counts", "reason": "large"}), True),
+        (build.fragment("database-backup", proof={"depth": "none", "reason": "huge"}), False),
+        (replace(build.fragment("database-backup"), status="failed"), False),
+        (build.fragment("database-backup", given={}), False),
+    ],
+)
+def test_a_backup_is_verified_only_by_proof(backup, verified):
+    assert (diagnosis.verified_backup({"database-backup": backup}) is not None) is verified
+
+
+def test_no_backup_is_no_verified_backup():
+    assert diagnosis.verified_backup({}) is None
