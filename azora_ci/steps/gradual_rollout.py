@@ -122,7 +122,7 @@ class Rollout:
             abort=None,
             notes=[],
             test=TEST,
-            short_stages_reason=self.job.settings.short_stages_reason,
+            override_reason=self.job.settings.short_stages_reason,
         )
 
     # --- before anything moves -------------------------------------------------------------------------------------------

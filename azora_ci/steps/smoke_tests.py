@@ -194,7 +194,8 @@ def _take_back(job: Job[Settings], reason: str) -> str:
             returned = target.abort(Release(mine.id, mine.version, mine.digests), f"smoke tests failed: {reason}")
     facts = {"to": returned.to, "seconds_to_safe": round(returned.seconds, 3), "proved": returned.proved, "detail": returned.detail}
     job.evidence["rollback"] = facts
-    text = f"traffic went back to {returned.to} in {returned.seconds:.2f} s, {'proved' if returned.proved else 'NOT proved'}: {returned.detail}"
+    proof = "proved" if returned.proved else "NOT proved"
+    text = f"traffic went back to {returned.to} in {returned.seconds:.2f} s, {proof}: {returned.detail}"
     job.say(text)
     job.actions.summary(f"**{text}**")
     return text
