@@ -47,8 +47,11 @@ class Registry:
 
 @dataclass(frozen=True)
 class Database:
-    """How migrations are applied: the command, the folder of the migrations, and whether the database is behind the SSH host."""
+    """How migrations are applied: what is run before, the command, the folder of the migrations, and whether the database is
+    behind the SSH host.
+    """
 
+    prepare: tuple[Command, ...]
     migrate: Command
     migrations_dir: Path
     schema: str
@@ -224,6 +227,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
         build=Build(_commands(build["commands"])),
         registry=Registry(registry["repository"].rstrip("/"), registry.get("insecure", False)) if registry else None,
         database=Database(
+            prepare=_commands(database.get("prepare", [["npm", "ci"]])),
             migrate=tuple(database.get("migrate", ["npx", "prisma", "migrate", "deploy"])),
             migrations_dir=Path(database.get("migrations_dir", "prisma/migrations")),
             schema=database.get("schema", "public"),

@@ -92,7 +92,8 @@ def _data(application: Application) -> str:
         if folders
         else _fill("migrations_dir", "prisma/migrations", "the folder of Prisma's migrations; none was found")
     )
-    database = [_line("migrate", [*migrate, "prisma", "migrate", "deploy"]), migrations]
+    install = _line("prepare", [list(application.install or ("npm", "ci"))])
+    database = [install, _line("migrate", [*migrate, "prisma", "migrate", "deploy"]), migrations]
     backup = [_fill("location", f"s3://{application.name}-backups/prod", "bucket and prefix; records are archived beside it")]
     return "\n\n".join([_table("database", database), _table("backup", backup), _table("target", [_line("kind", "docker_hosts")])])
 

@@ -1,0 +1,105 @@
+"""Prisma from outside: the folder of migrations, the table ``_prisma_migrations``, and the application's own migrate command."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from azora_ci.errors import BadInputError
+from azora_ci.migrations import LOCK, Migration, Row
+from azora_ci.postgres import DatabaseUrl
+from azora_ci.process import Completed, Processes
+
+TABLE = "_prisma_migrations"
+# Prisma asks its makers for news, and npx offers to download what is not installed: neither belongs in a deployment.
+QUIET = {"CHECKPOINT_DISABLE": "1", "PRISMA_HIDE_UPDATE_MESSAGE": "1", "npm_config_yes": "false", "npm_config_update_notifier": "false"}
+DEPLOY_SECONDS = 3300.0  # the job's limit is an hour
+
+
+def read_folder(folder: Path) -> list[Migration]:
+    """Return the migrations in a folder, in order of their names. Raises BadInputError when there are none or one has no file."""
+    places = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    empty = [path.name for path in places if not (path / "migration.sql").is_file()]
+    if not places or empty:
+        raise BadInputError(
+            "No migrations" if not places else "A migration has no migration.sql",
+            what=f"without migration.sql: {', '.join(empty)}" if empty else "no folder of a migration is there",
+            where=str(folder),
+            next_step="correct database.migrations_dir in the deployment configuration, or commit the missing files",
+        )
+    return [Migration(path.name, (path / "migration.sql").read_bytes()) for path in places]
+
+
+def read_table(url: DatabaseUrl, schema: str) -> list[Row]:
+    """Return the rows of ``_prisma_migrations``; empty when the table does not exist yet. Raises UnreachableError."""
+    from psycopg2 import sql
+
+    connection = url.connect(application="azora-ci migrations")
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SET statement_timeout = '30s'")
+            cursor.execute("SELECT to_regclass(format('%%I.%%I', %s::text, %s::text)) IS NOT NULL", (schema, TABLE))
+            found = cursor.fetchone()
+            if not found or not found[0]:
+                return []
+            cursor.execute(
+                sql.SQL(
+                    "SELECT migration_name, checksum, started_at, finished_at, rolled_back_at, applied_steps_count, logs "
+                    "FROM {} ORDER BY started_at, migration_name"
+                ).format(sql.Identifier(schema, TABLE))
+            )
+            return [Row(*row) for row in cursor.fetchall()]
+    finally:
+        connection.close()
+
+
+def lock_holders(url: DatabaseUrl) -> list[str]:
+    """Return who holds Prisma's advisory lock, for people: process id, application, address, since when."""
+    connection = url.connect(application="azora-ci migrations")
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(
+                """SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'), coalesce(a.client_addr::text, 'local'), a.backend_start
+                FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+                WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = %s
+                  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())""",
+                (LOCK,),
+            )
+            return [
+                f"process {pid} ({name}, from {address}, connected since {since:%Y-%m-%d %H:%M:%S %Z})"
+                for pid, name, address, since in cursor.fetchall()
+            ]
+    finally:
+        connection.close()
+
+
+@dataclass(frozen=True)
+class Deployed:
+    """How a migrate command ended. ``code`` is Prisma's (``P3009``) or None."""
+
+    completed: Completed
+    code: str | None
+
+    @property
+    def ok(self) -> bool:
+        """Say whether it succeeded."""
+        return self.completed.returncode == 0
+
+    @property
+    def lock_timeout(self) -> bool:
+        """Say whether it gave up waiting for the advisory lock, having done nothing."""
+        return self.code == "P1002" and str(LOCK) in self.completed.stdout + self.completed.stderr
+
+
+def deploy(processes: Processes, command: tuple[str, ...], url: str, folder: Path) -> Deployed:
+    """Run the application's migrate command; the connection string is in that child's environment only, as ``DATABASE_URL``."""
+    env = {**QUIET, "DATABASE_URL": url}
+    done = processes.run(command, env=env, cwd=folder, timeout=DEPLOY_SECONDS, check=False)
+    return Deployed(done, None if done.returncode == 0 else error_code(done.stdout + "\n" + done.stderr))
+
+
+def error_code(output: str) -> str | None:
+    """Return the error code that Prisma printed, ``P1002``, or None. https://www.prisma.io/docs/orm/reference/error-reference"""
+    found = re.search(r"^Error: (?:.*\b)?(P\d{4})\b", output, re.MULTILINE)
+    return found[1] if found else None
