@@ -230,6 +230,12 @@ def major_of(program: Path) -> int | None:
     return int(matched[1]) if matched else None
 
 
+def version_text(program: Path) -> str:
+    """Return what a program says about its version, ``pg_dump (PostgreSQL) 18.1``."""
+    matched = re.search(rb"[a-z_]+ \(PostgreSQL\) [.0-9a-z]+", program.read_bytes())
+    return matched[0].decode() if matched else program.name
+
+
 def find_binary(name: str, major: int | None) -> Path:
     """Return a program of a major version (None: the newest there is). Raises BadInputError naming what to install."""
     found = {major_of(folder / name): folder / name for folder in reversed(list(installations())) if (folder / name).is_file()}

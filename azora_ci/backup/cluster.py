@@ -29,8 +29,9 @@ from azora_ci.settings import child_environment
 
 SUPERUSER = "azora"
 START_SECONDS = 90.0
-STOP_SECONDS = 10.0
+STOP_SECONDS = 3.0  # a cancelled step has 7 s in all
 START_ATTEMPTS = 5
+PLACES = "places"  # file that lists the folders of a cluster
 # For data that exists elsewhere too: no flush to disk, no WAL where it can be helped, nothing in the background.
 # https://www.postgresql.org/docs/current/populate.html and non-durability.html
 SCRATCH_SETTINGS: Mapping[str, str] = {
@@ -137,10 +138,10 @@ class Cluster:
         self.major = _major(initdb, find_binary("postgres", major))
         self.user = _unprivileged()
         self.data = _data_folder(self.folder, self.user)
-        stop_leftover(self.data, self._clock)
-        shutil.rmtree(self.data, ignore_errors=True)
+        clear(self.folder, self._clock)
         self.sockets = Path(tempfile.mkdtemp(prefix="azora-pg-"))
         self._places = [self.data, self.sockets]
+        self._note_places()
         self.data.mkdir(mode=0o700)
         for place in self._places:
             _give(place, self.user)
@@ -162,6 +163,10 @@ class Cluster:
         )
         password_file.unlink()
 
+    def _note_places(self) -> None:
+        """Keep the list of our folders for whoever cleans up after us, should we be killed."""
+        (self.folder / PLACES).write_text("\n".join(map(str, self._places)), encoding="utf-8")
+
     def _readable_programs(self, programs: Path) -> Path:
         """Return ``programs``, or a copy of the installation where the unprivileged user can read it."""
         if self.user is None or _reachable(programs, self.user):
@@ -169,6 +174,7 @@ class Cluster:
         copy = Path(tempfile.mkdtemp(prefix="azora-pg-programs-"))
         copy.chmod(0o755)
         self._places.append(copy)
+        self._note_places()
         installation = programs.parent
         wheel = installation.parent
         shutil.copytree(installation, copy / wheel.name / installation.name, symlinks=True)
@@ -215,8 +221,23 @@ class Cluster:
         return False
 
 
-def stop_leftover(data: Path, clock: Clock | None = None) -> bool:
-    """Stop the server that a killed run left on this data folder. Return whether there was one."""
+def clear(folder: Path, clock: Clock | None = None) -> bool:
+    """Stop the server and remove the files that a killed run left for ``folder``. Return whether a server was running.
+
+    Call it only while no living process has its cluster there.
+    """
+    try:
+        noted = [Path(line) for line in (folder / PLACES).read_text(encoding="utf-8").splitlines()]
+    except OSError:
+        return False
+    running = _stop_leftover(noted[0], clock or Clock()) if noted else False
+    for place in noted:
+        if place.name.startswith("azora-pg-") or place.parent == folder.resolve():
+            shutil.rmtree(place, ignore_errors=True)
+    return running
+
+
+def _stop_leftover(data: Path, clock: Clock) -> bool:
     try:
         pid = int((data / "postmaster.pid").read_text(encoding="utf-8").split()[0])
         command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
@@ -224,13 +245,13 @@ def stop_leftover(data: Path, clock: Clock | None = None) -> bool:
         return False
     if str(data).encode() not in command:
         return False  # the number belongs to another process by now
-    _end_server(pid, clock or Clock())
+    _end_server(pid, clock)
     return True
 
 
 def _end_server(pid: int, clock: Clock) -> None:
-    """SIGINT is PostgreSQL's fast shutdown, SIGQUIT its immediate one."""
-    for number, seconds in ((signal.SIGINT, STOP_SECONDS / 2), (signal.SIGQUIT, STOP_SECONDS / 2), (signal.SIGKILL, 2.0)):
+    """SIGQUIT is PostgreSQL's immediate shutdown: the files go with it, so nothing needs to be saved."""
+    for number, seconds in ((signal.SIGQUIT, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
         send_signal(pid, number)
         deadline = clock.monotonic() + seconds
         while is_alive(pid) and clock.monotonic() < deadline:

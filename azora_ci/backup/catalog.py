@@ -1,0 +1,114 @@
+"""What a database says about itself: the same questions to production's snapshot and to the restored copy.
+
+Objects of extensions and of the system are left out, as pg_dump leaves them out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import psycopg2.extensions
+
+# pg_dump's own session settings (setup_connection in pg_dump.c), and a time zone, so that text means the same on both sides
+SESSION = (
+    "SET DATESTYLE = ISO",
+    "SET INTERVALSTYLE = POSTGRES",
+    "SET TIMEZONE = 'UTC'",
+    "SET extra_float_digits = 3",
+    "SET bytea_output = hex",
+    "SET synchronize_seqscans = off",
+    "SET row_security = off",  # an error instead of silently fewer rows
+    "SET lock_timeout = 0",
+    "SET idle_in_transaction_session_timeout = 0",
+)
+_OWN = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+    AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = '{catalog}'::regclass AND d.objid = {oid} AND d.deptype = 'e')"""
+_TABLE = _OWN.format(catalog="pg_class", oid="c.oid")
+TABLES = f"""SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_TABLE} ORDER BY pg_relation_size(c.oid) DESC, 1, 2"""  # noqa: S608 - constants
+SEQUENCES = f"""SELECT n.nspname, c.relname, s.seqincrement, pg_sequence_last_value(c.oid)
+    FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relpersistence <> 't' AND {_TABLE}"""  # noqa: S608
+CONSTRAINTS = f"""SELECT n.nspname, c.relname, k.conname, k.contype::text, k.convalidated
+    FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE c.relpersistence <> 't' AND {_TABLE}"""  # noqa: S608
+INDEXES = f"""SELECT n.nspname, c.relname, i.relname FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
+    JOIN pg_class c ON c.oid = x.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+    WHERE x.indisvalid AND x.indisready AND c.relpersistence <> 't' AND c.relkind <> 't' AND {_TABLE}"""  # noqa: S608
+LARGE_OBJECTS = "SELECT count(*) FROM pg_largeobject_metadata"
+
+Table = tuple[str, str]  # schema, name
+
+
+@dataclass(frozen=True)
+class Catalog:
+    """What must be the same after a restore. Sequences: (increment, last value or None) by (schema, name)."""
+
+    tables: tuple[Table, ...]
+    sequences: dict[Table, tuple[int, int | None]]
+    constraints: frozenset[tuple[Any, ...]]
+    indexes: frozenset[tuple[Any, ...]]
+    large_objects: int
+
+
+def read(cursor: psycopg2.extensions.cursor) -> Catalog:
+    """Return the catalog that this transaction sees."""
+
+    def rows(query: str) -> list[tuple[Any, ...]]:
+        cursor.execute(query)
+        return cursor.fetchall()
+
+    return Catalog(
+        tables=tuple((schema, name) for schema, name in rows(TABLES)),
+        sequences={(schema, name): (increment, last) for schema, name, increment, last in rows(SEQUENCES)},
+        constraints=frozenset(rows(CONSTRAINTS)),
+        indexes=frozenset(rows(INDEXES)),
+        large_objects=rows(LARGE_OBJECTS)[0][0],
+    )
+
+
+def quoted(table: Table) -> str:
+    """Return a table's name as PostgreSQL writes it where every part is quoted, ``"public"."users"``."""
+    return ".".join('"' + part.replace('"', '""') + '"' for part in table)
+
+
+def shown(table: Table) -> str:
+    """Return a table's name for people and documents, ``public.users``; unusual parts are quoted."""
+    return ".".join(part if part.replace("_", "a").isalnum() and part == part.lower() else f'"{part}"' for part in table)
+
+
+def differences(production: Catalog, restored: Catalog) -> list[str]:
+    """Return what the restored catalog lacks or has too much, one line a kind with the first names; empty when nothing."""
+    found: list[str] = []
+    for kind, wanted, have in (
+        ("tables", set(production.tables), set(restored.tables)),
+        ("constraints", production.constraints, restored.constraints),
+        ("valid indexes", production.indexes, restored.indexes),
+        ("sequences", set(production.sequences), set(restored.sequences)),
+    ):
+        for word, names in (("missing", wanted - have), ("unexpected", have - wanted)):
+            if names:
+                found.append(f"{len(names)} {kind} {word}: {', '.join('.'.join(map(str, name)) for name in sorted(names, key=str)[:5])}")
+    if production.large_objects != restored.large_objects:
+        found.append(f"large objects: {production.large_objects} in the snapshot, {restored.large_objects} restored")
+    before = {shown(name): values for name, values in production.sequences.items()}
+    return found + sequences_behind(before, {shown(name): values for name, values in restored.sequences.items()})
+
+
+Sequences = Mapping[str, tuple[int, int | None]]
+
+
+def sequences_behind(production: Sequences, restored: Sequences) -> list[str]:
+    """Return the sequences that a restore left behind; increment and last value by name.
+
+    A sequence moves outside of transactions: the dump may hold a later value than the snapshot's, never an earlier one.
+    """
+    found = []
+    for name, (increment, last) in production.items():
+        again = restored.get(name, (0, None))[1]
+        if last is not None and (again is None or (again < last if increment > 0 else again > last)):
+            found.append(f"sequence {name} is behind: {again} restored, {last} at the snapshot")
+    return found

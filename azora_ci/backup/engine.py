@@ -1,0 +1,369 @@
+"""Takes a backup and proves it; proves a stored one again. What follows what, with the details elsewhere."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from azora_ci.backup import catalog, proof
+from azora_ci.backup import manifest as documents
+from azora_ci.backup.copy_stream import TableData
+from azora_ci.backup.dump import Dumped, DumpPlan, dump
+from azora_ci.backup.progress import Meter, Progress
+from azora_ci.backup.restore import Accountant, Restore
+from azora_ci.backup.scratch import Scratch, fresh_database, open_scratch, require_space, work_folder
+from azora_ci.backup.source import Counter, ServerFacts, Snapshot, facts_of
+from azora_ci.clock import Clock, rfc3339
+from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.postgres import DatabaseUrl, find_binary, version_text
+from azora_ci.process import Processes
+from azora_ci.s3 import AlreadyThereError
+
+if TYPE_CHECKING:
+    from azora_ci.config import Backup
+    from azora_ci.s3 import Bucket, StoredObject
+    from azora_ci.s3_upload import MultipartUpload
+
+SNAPSHOT_WAIT_SECONDS = 300.0  # for a safe snapshot; long serializable writers delay it
+
+
+@dataclass
+class Wiring:
+    """What a backup is made with. ``identity`` holds deployment_id, version, git_sha and environment for the documents."""
+
+    bucket: Bucket
+    backup: Backup
+    processes: Processes
+    clock: Clock
+    identity: Mapping[str, str]
+    depth: str  # full | counts | none
+    reason: str | None = None
+    level: int = 2
+    limit_seconds: float = 3 * 3600.0
+    verify_url: DatabaseUrl | None = None
+    scratch_dir: Path | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure a phase, whether it succeeds or not."""
+        start = self.clock.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] = round(self.clock.monotonic() - start, 3)
+
+    @property
+    def where(self) -> str | None:
+        """Return where backups are proven, for the manifest."""
+        return None if self.depth == "none" else "BACKUP_VERIFY_DATABASE_URL" if self.verify_url else "private cluster"
+
+    @contextmanager
+    def progress(self, meter: Meter) -> Iterator[Meter]:
+        """Show a meter while something runs."""
+        with Progress(meter, self.processes.say, self.clock):
+            yield meter
+
+
+class ForeignObjectError(NotTrueError):
+    """The object under our key is not the one that our documents describe."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """The place of a proof that is being set up: work folder, scratch server and the empty database in it."""
+
+    folder: Path
+    scratch: Scratch | None
+    database: DatabaseUrl | None
+
+    @property
+    def spool(self) -> Path:
+        """Return the file that keeps the compressed bytes."""
+        return self.folder / "spool.sql.gz"
+
+
+@contextmanager
+def workbench(it: Wiring, server: ServerFacts, name: str) -> Iterator[Bench]:
+    """Set up what a proof of the wiring's depth needs, checked before anything is dumped; all of it is gone at the end."""
+    with ExitStack() as stack:
+        with it.phase("scratch"):
+            folder = stack.enter_context(work_folder(it.scratch_dir))
+            if it.depth == "none":
+                yield Bench(folder, None, None)
+                return
+            require_space(folder, server.size_bytes, private=it.verify_url is None)
+            scratch = stack.enter_context(open_scratch(it.verify_url, folder, server, it.processes))
+            database = stack.enter_context(fresh_database(scratch, name.replace("-", "_"), server))
+        yield Bench(folder, scratch, database)
+
+
+@dataclass
+class Followers:
+    """The processes that follow the spool. None where the depth asks for none."""
+
+    restore: Restore | None
+    accountant: Accountant | None
+
+    def abandon(self) -> None:
+        """End them."""
+        for follower in (self.restore, self.accountant):
+            if follower is not None:
+                follower.abandon()
+
+
+@contextmanager
+def follow(it: Wiring, bench: Bench, *, account: bool) -> Iterator[Followers]:
+    """Start restoring what comes into the spool, and reading it for an account of its rows."""
+    bench.spool.touch(mode=0o600)
+    accountant = Accountant(bench.spool, it.depth, it.processes) if account else None
+    followers = Followers(None, accountant)
+    try:
+        if bench.scratch is not None and bench.database is not None:
+            psql = find_binary("psql", bench.scratch.facts.major)
+            followers.restore = Restore(bench.spool, psql, bench.database, it.processes)
+        yield followers
+    finally:
+        followers.abandon()
+
+
+# --- a new backup -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What is backed up, and with which pg_dump."""
+
+    url: DatabaseUrl
+    server: ServerFacts
+    pg_dump: Path
+
+
+def take(it: Wiring, names: documents.Names, origin: Origin, stored_hook: Callable[[str], None]) -> documents.Manifest:
+    """Dump, upload, restore and compare; return the manifest. ``stored_hook`` is told the location once the object is there.
+
+    Raises the errors of each part. Until the upload is completed nothing is visible in the bucket; afterwards an unproven
+    backup stays there, without a manifest.
+    """
+    with workbench(it, origin.server, names.backup_id) as bench, follow(it, bench, account=it.depth == "full") as followers:
+        with _upload(it, names) as upload, bench.spool.open("r+b", buffering=0) as spool:
+            pending, expected = _dump(it, names, origin, (upload, spool), followers)
+            with it.phase("complete"):
+                upload.finish()
+                _claim(it, names, pending)
+                stored = upload.complete()
+        stored_hook(pending["location"])
+        return _prove_new(it, names, bench, followers, (pending, expected, stored))
+
+
+def _upload(it: Wiring, names: documents.Names) -> MultipartUpload:
+    backup = it.backup
+    return it.bucket.multipart(names.key, content_type=documents.GZIP_TYPE, lock_days=backup.lock_days, lock_mode=backup.lock_mode)
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the restored database is compared with: rows (and hashes) of the dump, the snapshot's catalog."""
+
+    tables: tuple[TableData, ...]
+    catalog: catalog.Catalog
+
+
+def _dump(
+    it: Wiring, names: documents.Names, origin: Origin, sinks: tuple[MultipartUpload, IO[bytes]], followers: Followers
+) -> tuple[dict[str, Any], Expected]:
+    """Return the pending document and what a restore must match. Production's snapshot is let go of at the end."""
+    server = origin.server
+    with ExitStack() as stack:
+        with it.phase("snapshot"):
+            snapshot = stack.enter_context(Snapshot(origin.url, wait_seconds=SNAPSHOT_WAIT_SECONDS))
+        counter = Counter(snapshot, origin.url, timeout_seconds=it.limit_seconds)
+        stack.callback(counter.cancel)
+        if it.depth != "none":
+            counter.start()
+        plan = DumpPlan(origin.pg_dump, origin.url, snapshot.id, it.level, it.limit_seconds)
+        meter = Meter("dump", clock=it.clock, expected=server.size_bytes, tables=len(snapshot.catalog.tables))
+        with it.phase("dump"), it.progress(meter), _disk_errors(followers):
+            dumped = dump(plan, it.processes, *sinks, meter)
+        with it.phase("counts"):
+            counts = counter.result()
+    if followers.accountant is not None:
+        with it.phase("account"):
+            dumped = replace(dumped, tables=followers.accountant.finish(dumped.size_bytes).tables)
+    if it.depth != "none":
+        proof.require_none(proof.count_findings(dumped.tables, counts, server.encoding))
+    pending = _pending(it, names, origin, snapshot, dumped)
+    pending["compressed"]["crc32"] = sinks[0].checksum
+    return pending, Expected(dumped.tables, snapshot.catalog)
+
+
+@contextmanager
+def _disk_errors(followers: Followers) -> Iterator[None]:
+    """Say what a full disk means."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+            raise
+        followers.abandon()
+        raise BadInputError(
+            "The disk for the spool is full",
+            what=str(error),
+            where="BACKUP_SCRATCH_DIR",
+            next_step="use a larger disk, or set BACKUP_VERIFY_DATABASE_URL; nothing was published",
+        ) from error
+
+
+def _pending(it: Wiring, names: documents.Names, origin: Origin, snapshot: Snapshot, dumped: Dumped) -> dict[str, Any]:
+    encoding = origin.server.encoding
+    return {
+        "schema_version": documents.SCHEMA_VERSION,
+        "backup_id": names.backup_id,
+        **it.identity,
+        "server": documents.server_document(origin.server),
+        "client_version": version_text(origin.pg_dump),
+        "snapshot": {"time": snapshot.time, "lsn": snapshot.lsn, "isolation": snapshot.isolation},
+        "catalog": documents.catalog_document(snapshot.catalog),
+        "tables": [
+            {"name": catalog.shown(proof.text_name(table, encoding)), "rows": table.rows, "hash": table.hash} for table in dumped.tables
+        ],
+        "rows": dumped.rows,
+        "raw": {"bytes": dumped.raw_bytes, "sha256": dumped.raw_sha256},
+        "compressed": {"bytes": dumped.size_bytes, "sha256": dumped.sha256},
+        "key": names.key,
+        "location": it.bucket.url(names.key),
+    }
+
+
+def _claim(it: Wiring, names: documents.Names, pending: dict[str, Any]) -> None:
+    """Write the pending document: it is also the claim on this attempt's key."""
+    try:
+        documents.write_once(it.bucket, names.pending_key, pending, "backup-pending", it.backup, lock=False)
+    except AlreadyThereError as error:
+        raise NotTrueError(
+            "Another run is making this backup",
+            what=f"{names.pending_key} appeared while this run was dumping: {error.existing.describe()}",
+            where=it.bucket.url(names.pending_key),
+            next_step="wait for the other run to end, then re-run this job: it recognises the proven backup",
+        ) from None
+
+
+def _prove_new(
+    it: Wiring,
+    names: documents.Names,
+    bench: Bench,
+    followers: Followers,
+    made: tuple[dict[str, Any], Expected, StoredObject],
+) -> documents.Manifest:
+    pending, expected, stored = made
+    size, sha256 = pending["compressed"]["bytes"], pending["compressed"]["sha256"]
+    restore_seconds = None
+    if followers.restore is not None and bench.database is not None:
+        with ThreadPoolExecutor(1, thread_name_prefix="read-back") as pool:
+            reading = pool.submit(_read_back, it, stored, sha256)
+            restore_seconds = _finish_restore(it, followers.restore, size)
+            seen = _compare(it, bench.database, pending, expected.tables)
+            proof.require_none(catalog.differences(expected.catalog, seen))
+            reading.result()
+    return conclude(it, names, pending, stored, restore_seconds)
+
+
+def _read_back(it: Wiring, stored: StoredObject, sha256: str) -> None:
+    with it.phase("read_back"):
+        proof.read_back(it.bucket, stored, sha256)
+
+
+def _finish_restore(it: Wiring, restore: Restore, size: int) -> float:
+    with it.phase("restore_after_dump"):
+        seconds = restore.finish(size)
+    it.seconds["restore"] = round(seconds, 3)
+    it.processes.say(f"restored in {seconds:.1f} s")
+    return seconds
+
+
+def _compare(it: Wiring, database: DatabaseUrl, document: Mapping[str, Any], tables: tuple[TableData, ...]) -> catalog.Catalog:
+    """Compare every restored table with the dump's and return the restored catalog. Raises NotTrueError."""
+    encoding = document["server"]["encoding"]
+    meter = Meter("compare", clock=it.clock, expected=document["raw"]["bytes"] if it.depth == "full" else 0, tables=len(tables))
+    with it.phase("compare"), it.progress(meter):
+        seen, restored = proof.restored_tables(database, encoding, tables, meter)
+    by_name = {(table.schema, table.name): table for table in restored}
+    findings = proof.table_findings(tables, by_name, encoding)
+    for line in findings:
+        it.processes.say(f"✗ {line}")
+    proof.require_none(findings)
+    return seen
+
+
+def conclude(
+    it: Wiring, names: documents.Names, pending: dict[str, Any], stored: StoredObject, restore_seconds: float | None
+) -> documents.Manifest:
+    """Write the manifest, last and once, and return it."""
+    moment = rfc3339(it.clock.now())
+    document = {
+        **pending,
+        "version_id": stored.version_id,
+        "lock_until": rfc3339(stored.lock_until) if stored.lock_until else None,
+        "encryption": stored.encryption,
+        "proof": {
+            "depth": it.depth,
+            "restore_seconds": None if restore_seconds is None else round(restore_seconds, 3),
+            "verified_at": moment,
+            "reason": it.reason,
+            "where": it.where,
+        },
+        "seconds": dict(it.seconds),
+        "created_at": moment,
+    }
+    sha256 = documents.write_once(it.bucket, names.manifest_key, document, "backup-manifest", it.backup, lock=True)
+    return documents.Manifest(document, names.manifest_key, sha256)
+
+
+# --- a stored backup ----------------------------------------------------------------------------------------------------
+
+
+def prove_stored(it: Wiring, document: Mapping[str, Any], stored: StoredObject) -> float | None:
+    """Restore a stored backup and compare it with its document; return the seconds of the restore (None: depth none).
+
+    Raises ForeignObjectError when the object's bytes are not those of the document, NotTrueError when it does not restore to
+    what the document says.
+    """
+    server = facts_of(dict(document["server"]))
+    with workbench(it, server, f"drill-{document['backup_id']}") as bench, follow(it, bench, account=True) as followers:
+        with it.phase("read_back"):
+            _fetch(it, document, stored, bench.spool)
+        assert followers.accountant is not None  # noqa: S101 - asked for
+        account = followers.accountant.finish(stored.size)
+        recorded = {one["name"]: one for one in document["tables"]}
+        proof.require_none(proof.account_findings(recorded, account.tables, server.encoding, document["raw"]["sha256"], account.raw_sha256))
+        if followers.restore is None or bench.database is None:
+            return None
+        seconds = _finish_restore(it, followers.restore, stored.size)
+        seen = _compare(it, bench.database, document, account.tables)
+        proof.require_none(documents.catalog_findings(document["catalog"], seen))
+        return seconds
+
+
+def _fetch(it: Wiring, document: Mapping[str, Any], stored: StoredObject, spool: Path) -> None:
+    import hashlib
+
+    digest = hashlib.sha256()
+    meter = Meter("read", clock=it.clock, expected=stored.size)
+    with spool.open("r+b", buffering=0) as file, it.progress(meter):
+        for piece in it.bucket.stream(stored.key, stored.version_id):
+            file.write(piece)
+            digest.update(piece)
+            meter.done += len(piece)
+    if digest.hexdigest() != document["compressed"]["sha256"]:
+        raise ForeignObjectError(
+            "Another object is under the backup's key",
+            what=f"its SHA-256 is {digest.hexdigest()}, the document written before it says {document['compressed']['sha256']}; it is "
+            f"{stored.describe()}",
+            where=it.bucket.url(stored.key),
+            next_step="nothing was overwritten; find out who wrote it (bucket logs), then deploy with a new tag or dispatch",
+        )

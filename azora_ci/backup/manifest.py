@@ -1,0 +1,252 @@
+"""The documents beside a backup: ``pending`` before its upload is completed, ``manifest`` last and once.
+
+Names below the backup's location, for attempt 1 and attempt N of a deployment id:
+``backup-<id>.sql.gz`` and ``backup-<id>-attempt-N.sql.gz``, each with ``.pending.json`` and ``.manifest.json`` for ``.sql.gz``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from azora_ci import schemas
+from azora_ci.backup import catalog, source
+from azora_ci.errors import AzoraError, NotTrueError
+
+if TYPE_CHECKING:
+    from azora_ci.config import Backup
+    from azora_ci.s3 import Bucket, StoredObject
+
+SCHEMA_VERSION = 1
+JSON_TYPE = "application/json"
+GZIP_TYPE = "application/gzip"
+_NAME = re.compile(r"backup-([1-9][0-9]{0,11}-[0-9a-f]{6})(?:-attempt-([1-9][0-9]{0,5}))?(\.sql\.gz|\.pending\.json|\.manifest\.json)")
+
+
+@dataclass(frozen=True)
+class Names:
+    """Keys of one attempt's three objects."""
+
+    backup: Backup
+    deployment_id: str
+    attempt: int = 1
+
+    @property
+    def backup_id(self) -> str:
+        """Return ``backup-<id>`` or ``backup-<id>-attempt-N``."""
+        return f"backup-{self.deployment_id}" + (f"-attempt-{self.attempt}" if self.attempt > 1 else "")
+
+    @property
+    def key(self) -> str:
+        """Return the key of the backup itself."""
+        return self.backup.key(f"{self.backup_id}.sql.gz")
+
+    @property
+    def pending_key(self) -> str:
+        """Return the key of the pending document."""
+        return self.backup.key(f"{self.backup_id}.pending.json")
+
+    @property
+    def manifest_key(self) -> str:
+        """Return the key of the manifest."""
+        return self.backup.key(f"{self.backup_id}.manifest.json")
+
+
+@dataclass
+class Attempt:
+    """What the bucket holds of one attempt: the objects as a listing shows them, by suffix."""
+
+    names: Names
+    objects: dict[str, StoredObject] = field(default_factory=dict)
+
+    @property
+    def has_backup(self) -> bool:
+        """Say whether the backup itself is there."""
+        return ".sql.gz" in self.objects
+
+    @property
+    def has_pending(self) -> bool:
+        """Say whether the pending document is there."""
+        return ".pending.json" in self.objects
+
+    @property
+    def has_manifest(self) -> bool:
+        """Say whether the manifest is there."""
+        return ".manifest.json" in self.objects
+
+
+def attempts(bucket: Bucket, backup: Backup, deployment_id: str | None = None) -> list[Attempt]:
+    """Return what the bucket holds, of one deployment or of all, oldest deployment and attempt first."""
+    prefix = backup.key(f"backup-{deployment_id or ''}")
+    found: dict[tuple[str, int], Attempt] = {}
+    for stored in bucket.list(prefix):
+        matched = _NAME.fullmatch(stored.key.removeprefix(backup.key("")))
+        if matched and deployment_id in {None, matched[1]}:
+            place = (matched[1], int(matched[2] or 1))
+            found.setdefault(place, Attempt(Names(backup, *place))).objects[matched[3]] = stored
+    return [found[place] for place in sorted(found, key=lambda place: (int(place[0].split("-")[0]), *place))]
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """A manifest as it is stored: its document, key and SHA-256."""
+
+    document: dict[str, Any]
+    key: str
+    sha256: str
+
+    @property
+    def backup_id(self) -> str:
+        """Return the id of the backup."""
+        return str(self.document["backup_id"])
+
+    @property
+    def snapshot_time(self) -> str:
+        """Return when the snapshot was taken, RFC 3339."""
+        return str(self.document["snapshot"]["time"])
+
+    @property
+    def depth(self) -> str:
+        """Return full, counts or none."""
+        return str(self.document["proof"]["depth"])
+
+    def evidence(self) -> dict[str, Any]:
+        """Return the keys that every job's evidence about a backup shares."""
+        it = self.document
+        proof = {name: it["proof"][name] for name in ("depth", "restore_seconds", "verified_at", "reason")}
+        return {
+            "backup_id": it["backup_id"],
+            "location": it["location"],
+            "key": it["key"],
+            "version_id": it["version_id"],
+            "timestamp": it["snapshot"]["time"],
+            "manifest_key": self.key,
+            "manifest_sha256": self.sha256,
+            "sha256": it["compressed"]["sha256"],
+            "size_bytes": it["compressed"]["bytes"],
+            "raw_bytes": it["raw"]["bytes"],
+            "tables": len(it["tables"]),
+            "rows": it["rows"],
+            "proof": proof,
+            "lock_until": it["lock_until"],
+            "seconds": it["seconds"],
+            "server_version": it["server"]["version"],
+        }
+
+
+def read(bucket: Bucket, names: Names) -> Manifest:
+    """Return a stored manifest, validated. Raises BadInputError when it is absent or does not fit its schema."""
+    data = bucket.read(names.manifest_key)
+    document = _validated(data, "backup-manifest", bucket.url(names.manifest_key))
+    return Manifest(document, names.manifest_key, hashlib.sha256(data).hexdigest())
+
+
+def read_pending(bucket: Bucket, names: Names) -> dict[str, Any]:
+    """Return a stored pending document, validated. Raises BadInputError."""
+    return _validated(bucket.read(names.pending_key), "backup-pending", bucket.url(names.pending_key))
+
+
+def _validated(data: bytes, schema: str, where: str) -> dict[str, Any]:
+    try:
+        document = json.loads(data)
+    except ValueError:
+        document = None
+    schemas.validate(document, schema, where=where)
+    assert isinstance(document, dict)  # noqa: S101 - the schema says so
+    return document
+
+
+def require_object(bucket: Bucket, manifest: Manifest) -> StoredObject:
+    """Return the object that a manifest describes, that very version, still the one under its key.
+
+    Raises NotTrueError naming both when another object is under the key or the described one is gone.
+    """
+    it = manifest.document
+    newest = bucket.head(it["key"])
+    if newest is None or newest.version_id != it["version_id"] or not _same_bytes(newest, it["compressed"]):
+        raise NotTrueError(
+            "Another object is under the backup's key",
+            what=f"the manifest describes {it['compressed']['bytes']} bytes, version {it['version_id']}, CRC32 "
+            f"{it['compressed']['crc32']}; the key holds {newest.describe() if newest else 'nothing'}",
+            where=bucket.url(it["key"]),
+            next_step="nothing was overwritten; find out who wrote or removed it (bucket logs), then deploy with a new tag or dispatch",
+        )
+    return newest
+
+
+def _same_bytes(stored: StoredObject, compressed: Mapping[str, Any]) -> bool:
+    return stored.size == compressed["bytes"] and stored.checksum in {None, compressed["crc32"]}
+
+
+def verified_manifest(bucket: Bucket, backup: Backup, deployment_id: str) -> Manifest:
+    """Return the newest verified manifest of this deployment; its object is there as described.
+
+    Raises NotTrueError when there is none: nothing that needs a way back may start.
+    """
+    for attempt in reversed(attempts(bucket, backup, deployment_id)):
+        if attempt.has_manifest:
+            manifest = read(bucket, attempt.names)
+            if manifest.document["deployment_id"] != deployment_id:
+                raise _unverified(bucket.url(attempt.names.manifest_key), f"it belongs to deployment {manifest.document['deployment_id']}")
+            require_object(bucket, manifest)
+            return manifest
+    where = bucket.url(Names(backup, deployment_id).manifest_key)
+    raise _unverified(where, f"no manifest of deployment {deployment_id} is in the bucket, so no backup of it is proven")
+
+
+def _unverified(where: str, what: str) -> AzoraError:
+    return NotTrueError(
+        "No verified backup",
+        what=what,
+        where=where,
+        next_step="run database-backup for this deployment; read what it reports",
+    )
+
+
+def catalog_document(it: catalog.Catalog) -> dict[str, Any]:
+    """Return a catalog as it stands in the documents: counts and hashes instead of long lists."""
+    return {
+        "tables": _summary(it.tables),
+        "constraints": _summary(it.constraints),
+        "indexes": _summary(it.indexes),
+        "sequences": {catalog.shown(name): list(values) for name, values in sorted(it.sequences.items())},
+        "large_objects": it.large_objects,
+    }
+
+
+def _summary(items: Any) -> dict[str, Any]:
+    lines = sorted(json.dumps(item, ensure_ascii=False) for item in items)
+    return {"count": len(lines), "sha256": hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()}
+
+
+def catalog_findings(document: Mapping[str, Any], restored: catalog.Catalog) -> list[str]:
+    """Return what a restored catalog differs in from the one in a document; empty when nothing."""
+    again = catalog_document(restored)
+    findings = [
+        f"{kind}: {document[kind]['count']} at the snapshot, {again[kind]['count']} restored, not the same"
+        for kind in ("tables", "constraints", "indexes")
+        if document[kind] != again[kind]
+    ]
+    if document["large_objects"] != again["large_objects"]:
+        findings.append(f"large objects: {document['large_objects']} at the snapshot, {again['large_objects']} restored")
+    before = {name: (increment, last) for name, (increment, last) in document["sequences"].items()}
+    after = {name: (increment, last) for name, (increment, last) in again["sequences"].items()}
+    return findings + catalog.sequences_behind(before, after)
+
+
+def server_document(facts: source.ServerFacts) -> dict[str, Any]:
+    """Return a server's facts as JSON."""
+    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(facts).items()}
+
+
+def write_once(bucket: Bucket, key: str, document: dict[str, Any], schema: str, backup: Backup, *, lock: bool) -> str:
+    """Validate a document, store it where nothing is yet, and return its SHA-256. Raises AlreadyThereError."""
+    schemas.validate(document, schema, where=bucket.url(key))
+    data = (json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    days = backup.lock_days if lock else None
+    bucket.put_once(key, data, content_type=JSON_TYPE, lock_days=days, lock_mode=backup.lock_mode)
+    return hashlib.sha256(data).hexdigest()

@@ -1,0 +1,116 @@
+"""A restore that runs beside the dump: spool file -> feed process -> psql -> scratch database."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from azora_ci.backup import feed
+from azora_ci.backup.copy_stream import TableData
+from azora_ci.clock import Clock
+from azora_ci.errors import NotTrueError
+from azora_ci.postgres import DatabaseUrl
+from azora_ci.process import Processes
+
+
+@dataclass(frozen=True)
+class Account:
+    """What reading the backup found: tables with rows and hashes, bytes and SHA-256 of the SQL."""
+
+    tables: tuple[TableData, ...]
+    raw_bytes: int
+    raw_sha256: str
+
+
+def psql_argv(program: Path, script: Path) -> tuple[str, ...]:
+    """Return psql's command line: no start-up file, one transaction, stop at the first error, no rows in messages."""
+    options = ("--no-psqlrc", "--no-password", "--quiet", "--single-transaction", "--output=/dev/null")
+    return (str(program), *options, "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse", f"--file={script}")
+
+
+class Follower:
+    """A process that follows the spool (see feed.py)."""
+
+    def __init__(self, processes: Processes, *arguments: str) -> None:
+        package = Path(feed.__file__).resolve().parent.parent.parent
+        argv = (sys.executable, "-m", feed.__name__, *arguments)
+        self.child = processes.start(argv, env={"PYTHONPATH": str(package)}, stdin=True)
+
+    def done(self, size: int) -> None:
+        """Say that the spool is complete with ``size`` bytes."""
+        assert self.child.stdin is not None  # noqa: S101 - a pipe was asked for
+        with contextlib.suppress(BrokenPipeError):
+            self.child.stdin.write(f"done {size}\n".encode())
+            self.child.stdin.close()
+
+
+class Accountant:
+    """Counts and hashes the rows of the spool in a process of its own; ``depth`` full: of all tables, else Prisma's only."""
+
+    def __init__(self, spool: Path, depth: str, processes: Processes) -> None:
+        self._report = spool.with_name("account.json")
+        self._follower = Follower(processes, "account", str(spool), str(self._report), depth)
+
+    def finish(self, size: int) -> Account:
+        """Wait for the end of a spool of ``size`` bytes and return what was found. Raises NotTrueError for a damaged backup."""
+        self._follower.done(size)
+        code = self._follower.child.wait()
+        if code != 0:
+            raise _failed("reading the backup", code, self._follower.child.stderr_text)
+        found, tables = feed.read_report(self._report)
+        if not found["complete"]:
+            raise _failed("reading the backup", 0, "the SQL does not end with pg_dump's completion line")
+        return Account(tuple(tables), found["raw_bytes"], found["sha256"])
+
+    def abandon(self) -> None:
+        """End the process."""
+        self._follower.child.end()
+
+
+class Restore:
+    """A running restore of the spool with psql."""
+
+    def __init__(self, spool: Path, psql: Path, database: DatabaseUrl, processes: Processes) -> None:
+        self._clock = Clock()
+        self._start = self._clock.monotonic()
+        fifo = spool.with_name("sql")
+        os.mkfifo(fifo, 0o600)
+        self._psql = processes.start(psql_argv(psql, fifo), env={**database.libpq_env(), "PGAPPNAME": "azora-ci restore"})
+        self._follower = Follower(processes, "restore", str(spool), str(fifo))
+
+    def finish(self, size: int) -> float:
+        """Wait for the end of a spool of ``size`` bytes and return the seconds since the start. Raises NotTrueError."""
+        self._follower.done(size)
+        feeding = self._follower.child
+        while feeding.poll() is None and self._psql.poll() is None:
+            self._clock.sleep(0.02)
+        cut = feeding.poll() not in {None, 0} and self._psql.poll() is None
+        if cut:
+            self._psql.end()  # it would take the end of its input for the end of the script
+        elif feeding.poll() is None and self._psql.poll() != 0:
+            feeding.end()  # nobody reads what it writes
+        if not cut:
+            self._require("psql", self._psql.wait(), self._psql.stderr_text)
+        self._require("reading the backup", feeding.wait(), feeding.stderr_text)
+        return self._clock.monotonic() - self._start
+
+    def abandon(self) -> None:
+        """End what runs."""
+        self._follower.child.end()
+        self._psql.end()
+
+    def _require(self, who: str, code: int, output: str) -> None:
+        if code != 0:
+            raise _failed(who, code, output)
+
+
+def _failed(who: str, code: int, output: str) -> NotTrueError:
+    return NotTrueError(
+        "The backup could not be restored",
+        what=f"{who} ended with exit code {code}\n{output.strip()[-2000:] or '(no output)'}",
+        where="the scratch database",
+        next_step="the backup is not proven and migrations stay closed; correct the cause (the message names it), then re-run the job",
+    )

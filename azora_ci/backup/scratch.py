@@ -1,0 +1,176 @@
+"""Where a backup is restored to prove it: a private cluster, or a fresh database on the server of BACKUP_VERIFY_DATABASE_URL."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from azora_ci.backup import source
+from azora_ci.backup.cluster import Cluster, clear
+from azora_ci.errors import BadInputError
+from azora_ci.postgres import DatabaseUrl
+from azora_ci.process import Processes
+
+if TYPE_CHECKING:
+    import psycopg2.extensions
+
+PREFIX = "azora-backup-"
+RESTORED_SHARE = 1.3  # a restored database against the original, with what a restore needs beside it
+SPOOL_SHARE = 0.6  # compressed SQL against the database on disk, generously
+GIB = 1024**3
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A place to restore to. ``url`` names the administrator's database there, ``private`` that nobody else uses the server."""
+
+    url: DatabaseUrl
+    private: bool
+    facts: source.ServerFacts
+
+
+@contextmanager
+def work_folder(parent: Path | None) -> Iterator[Path]:
+    """Give a folder for spool and cluster below ``parent`` (None: the machine's temporary files); what dead runs left goes first."""
+    root = (parent or Path(tempfile.gettempdir())).resolve()
+    root.mkdir(parents=True, exist_ok=True)
+    sweep(root)
+    folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
+    with (folder / "alive").open("w", encoding="utf-8") as alive:
+        fcntl.flock(alive, fcntl.LOCK_EX)
+        folder.chmod(0o711)  # the unprivileged user of the cluster passes through, and reads nothing
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def sweep(root: Path) -> list[Path]:
+    """Stop and remove what killed runs left below ``root``; folders of running ones are locked and stay. Return what went."""
+    gone = []
+    for folder in root.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError), (folder / "alive").open("a", encoding="utf-8") as alive:
+            fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            clear(folder / "cluster")
+            shutil.rmtree(folder, ignore_errors=True)
+            gone.append(folder)
+    return gone
+
+
+def require_space(folder: Path, database_bytes: int, *, private: bool) -> None:
+    """Raise BadInputError unless ``folder`` has room for the spool and, for a private cluster, the restored database."""
+    needed = int(database_bytes * (SPOOL_SHARE + (RESTORED_SHARE if private else 0)))
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise BadInputError(
+            "Not enough disk to prove the backup",
+            what=f"{free / GIB:.2f} GiB are free, {needed / GIB:.2f} GiB are needed (database {database_bytes / GIB:.2f} GiB: "
+            f"{RESTORED_SHARE} x to restore it, {SPOOL_SHARE} x for the spool)",
+            where=str(folder),
+            next_step="set BACKUP_VERIFY_DATABASE_URL to a server with room, BACKUP_SCRATCH_DIR to another disk, or use a larger runner",
+        )
+
+
+@contextmanager
+def open_scratch(verify_url: DatabaseUrl | None, folder: Path, production: source.ServerFacts, processes: Processes) -> Iterator[Scratch]:
+    """Give a server to restore to, checked to be fit for the purpose and not to be production itself."""
+    if verify_url is not None:
+        yield _fit(Scratch(verify_url, False, source.facts(verify_url)), production)
+        return
+    with Cluster.start(folder / "cluster", processes=processes, major=production.major) as cluster:
+        url = DatabaseUrl.parse(cluster.url())
+        processes.add_secret(cluster.password)
+        yield _fit(Scratch(url, True, source.facts(url)), production)
+
+
+def _fit(scratch: Scratch, production: source.ServerFacts) -> Scratch:
+    problems = []
+    if production.system_identifier is not None and scratch.facts.system_identifier == production.system_identifier:
+        problems.append(f"it is the production server itself (system identifier {production.system_identifier})")
+    if scratch.facts.major < production.major:
+        problems.append(f"it is PostgreSQL {scratch.facts.version}, production is {production.version}")
+    missing = _missing_extensions(scratch.url, production.extensions)
+    if missing:
+        problems.append(f"it lacks the extensions {', '.join(missing)}")
+    if problems:
+        raise BadInputError(
+            "The backup cannot be restored there to prove it",
+            what="; ".join(problems),
+            where="the scratch server" if scratch.private else "BACKUP_VERIFY_DATABASE_URL",
+            next_step="set BACKUP_VERIFY_DATABASE_URL to a server of the same major version with these extensions that is not production",
+        )
+    return scratch
+
+
+def _missing_extensions(url: DatabaseUrl, wanted: tuple[str, ...]) -> list[str]:
+    connection = url.connect()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT name::text FROM pg_available_extensions")
+            available = {row[0] for row in cursor.fetchall()}
+    finally:
+        connection.close()
+    return sorted(set(wanted) - available)
+
+
+@contextmanager
+def fresh_database(scratch: Scratch, name: str, production: source.ServerFacts) -> Iterator[DatabaseUrl]:
+    """Give an empty database with production's encoding and locale, and the roles and tablespaces that its dump names.
+
+    Database and roles go again at the end; on a private cluster they go with it.
+    """
+    from psycopg2 import sql
+
+    connection = scratch.url.connect()
+    roles = sorted(set(production.roles) - set(scratch.facts.roles))
+    drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+    try:
+        with connection.cursor() as cursor:
+            for role in roles:
+                cursor.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+            if scratch.private:
+                _tablespaces(cursor, production.tablespaces)
+            cursor.execute(drop)
+            _create(cursor, name, production)
+        yield scratch.url.with_database(name)
+    finally:
+        if not scratch.private:
+            with connection.cursor() as cursor:
+                cursor.execute(drop)
+                for role in roles:
+                    cursor.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
+        connection.close()
+
+
+def _tablespaces(cursor: psycopg2.extensions.cursor, names: tuple[str, ...]) -> None:
+    from psycopg2 import sql
+
+    if names:
+        cursor.execute("SET allow_in_place_tablespaces = on")
+    for name in names:
+        cursor.execute(sql.SQL("CREATE TABLESPACE {} LOCATION ''").format(sql.Identifier(name)))
+
+
+def _create(cursor: psycopg2.extensions.cursor, name: str, production: source.ServerFacts) -> None:
+    """Create the database with production's locale, or the nearest that this server has: rules on text may depend on it."""
+    import psycopg2
+    from psycopg2 import sql
+
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}")
+    choices = [(production.collate, production.ctype), ("C", production.ctype), ("C.UTF-8", "C.UTF-8"), ("C", "C")]
+    for number, (collate, ctype) in enumerate(choices):
+        parts = (sql.Literal(production.encoding), sql.Literal(collate), sql.Literal(ctype))
+        try:
+            cursor.execute(statement.format(sql.Identifier(name), *parts))
+        except psycopg2.Error:
+            if number == len(choices) - 1:
+                raise
+        else:
+            return

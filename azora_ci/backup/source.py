@@ -1,0 +1,217 @@
+"""Production's side of a backup: one exported snapshot, facts about the server, and row counts on that snapshot."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from datetime import datetime
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from azora_ci.backup import catalog
+from azora_ci.clock import rfc3339
+from azora_ci.errors import BadInputError, UnreachableError
+from azora_ci.postgres import DatabaseUrl
+
+if TYPE_CHECKING:
+    import psycopg2.extensions
+
+COUNTERS = 2  # sessions that count rows beside the dump
+
+
+@dataclass(frozen=True)
+class ServerFacts:
+    """A database as its server describes it. ``size_bytes`` is the whole database on disk; ``system_identifier`` None: not told."""
+
+    version: str
+    major: int
+    database: str
+    encoding: str
+    collate: str
+    ctype: str
+    size_bytes: int
+    system_identifier: str | None
+    in_recovery: bool
+    through_pooler: bool
+    extensions: tuple[str, ...]
+    roles: tuple[str, ...]
+    tablespaces: tuple[str, ...]
+
+
+FACTS = """SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int / 10000 AS major,
+    d.datname AS database, pg_encoding_to_char(d.encoding) AS encoding, d.datcollate AS collate, d.datctype AS ctype,
+    pg_database_size(d.oid) AS size_bytes, pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS backend,
+    ARRAY(SELECT extname::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1) AS extensions,
+    ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1) AS roles,
+    ARRAY(SELECT spcname::text FROM pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1) AS tablespaces
+    FROM pg_database d WHERE d.datname = current_database()"""
+
+
+def facts(url: DatabaseUrl) -> ServerFacts:
+    """Return what the server says about itself and the database. Raises UnreachableError."""
+    import psycopg2
+
+    connection = url.connect()
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(FACTS)
+            assert cursor.description is not None  # noqa: S101 - a SELECT has columns
+            row: dict[str, Any] = dict(zip([column.name for column in cursor.description], cursor.fetchone() or (), strict=True))
+            try:
+                cursor.execute("SELECT system_identifier::text FROM pg_control_system()")
+                row["system_identifier"] = (cursor.fetchone() or (None,))[0]
+            except psycopg2.Error:
+                row["system_identifier"] = None
+        # A pooler makes the process id of its handshake up: it is the key of its own cancel protocol.
+        row["through_pooler"] = connection.info.backend_pid != row.pop("backend")
+        found = facts_of(row)
+    except psycopg2.Error as error:
+        raise lost(url, error) from error
+    finally:
+        connection.close()
+    return found
+
+
+def facts_of(document: dict[str, Any]) -> ServerFacts:
+    """Return facts from a mapping of their names, lists allowed for tuples."""
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
+    return ServerFacts(**values)
+
+
+def lost(url: DatabaseUrl, error: Exception) -> UnreachableError:
+    """Return the error for a production session that failed."""
+    return UnreachableError(
+        "The production database did not answer",
+        what=str(error).strip() or type(error).__name__,
+        where=url.shown,
+        next_step="check the server's log; re-run the job: nothing was published",
+    )
+
+
+class Snapshot:
+    """An exported snapshot, held open by a session of its own while it is used as a context manager."""
+
+    def __init__(self, url: DatabaseUrl, *, wait_seconds: float) -> None:
+        self._url = url
+        self._wait = wait_seconds
+        self._connection: psycopg2.extensions.connection | None = None
+        self.id = ""
+        self.lsn: str | None = None
+        self.isolation = "serializable, read only, deferrable"
+        self.catalog = catalog.Catalog((), {}, frozenset(), frozenset(), 0)
+        self.time = ""
+
+    def __enter__(self) -> Snapshot:
+        import psycopg2
+
+        self._connection = self._url.connect(application="azora-ci snapshot")
+        try:
+            with self._connection.cursor() as cursor:
+                self._export(cursor)
+        except psycopg2.errors.QueryCanceled as error:
+            self.close()
+            raise BadInputError(
+                "No safe snapshot in time",
+                what=f"the server gave none within {self._wait:.0f} s: serializable transactions that write kept running",
+                where=self._url.shown,
+                next_step="end long serializable transactions (pg_stat_activity), then re-run the job",
+            ) from error
+        except psycopg2.Error as error:
+            self.close()
+            raise lost(self._url, error) from error
+        return self
+
+    def _export(self, cursor: psycopg2.extensions.cursor) -> None:
+        for statement in catalog.SESSION:
+            cursor.execute(statement)
+        cursor.execute("SELECT pg_is_in_recovery()")
+        standby = (cursor.fetchone() or (False,))[0]
+        cursor.execute(f"SET statement_timeout = {int(self._wait * 1000)}")
+        if standby:  # a standby has no serializable transactions
+            self.isolation = "repeatable read, read only, on a standby"
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+        else:
+            cursor.execute("BEGIN ISOLATION LEVEL SERIALIZABLE, READ ONLY, DEFERRABLE")
+        lsn = "pg_last_wal_replay_lsn()" if standby else "pg_current_wal_lsn()"
+        cursor.execute(f"SELECT pg_export_snapshot(), {lsn}::text, clock_timestamp()")
+        self.id, self.lsn, moment = cursor.fetchone() or ("", None, None)
+        assert isinstance(moment, datetime)  # noqa: S101 - clock_timestamp() is never NULL
+        self.time = rfc3339(moment)
+        self.catalog = catalog.read(cursor)
+        cursor.execute("SET statement_timeout = 0")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the snapshot."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def session(self, timeout_seconds: float) -> psycopg2.extensions.connection:
+        """Return another session that sees the same snapshot; each of its statements may take so long."""
+        connection = self._url.connect(application="azora-ci counts")
+        with connection.cursor() as cursor:
+            for statement in catalog.SESSION:
+                cursor.execute(statement)
+            cursor.execute(f"SET statement_timeout = {int(timeout_seconds * 1000)}")
+            cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
+            cursor.execute("SET TRANSACTION SNAPSHOT %s", (self.id,))
+        return connection
+
+
+class Counter:
+    """Counts every table's rows on the snapshot in sessions of its own while the dump runs."""
+
+    def __init__(self, snapshot: Snapshot, url: DatabaseUrl, *, timeout_seconds: float) -> None:
+        self._snapshot = snapshot
+        self._url = url
+        self._timeout = timeout_seconds
+        self._left = list(reversed(snapshot.catalog.tables))
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._connections: list[psycopg2.extensions.connection] = []
+        self._failure: Exception | None = None
+        self.counts: dict[catalog.Table, int] = {}
+
+    def start(self) -> None:
+        """Begin counting. Call it while the snapshot is open."""
+        for _ in range(min(COUNTERS, len(self._left))):
+            connection = self._snapshot.session(self._timeout)
+            self._connections.append(connection)
+            thread = threading.Thread(target=self._count, args=(connection,), name="counts", daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _count(self, connection: psycopg2.extensions.connection) -> None:
+        try:
+            with connection.cursor() as cursor:
+                while (table := self._next()) is not None:
+                    cursor.execute(f"SELECT count(*) FROM ONLY {catalog.quoted(table)}")  # noqa: S608 - quoted name
+                    self.counts[table] = int((cursor.fetchone() or (0,))[0])
+        except Exception as error:
+            self._failure = error
+        finally:
+            connection.close()
+
+    def _next(self) -> catalog.Table | None:
+        with self._lock:
+            return self._left.pop() if self._left and self._failure is None else None
+
+    def result(self) -> dict[catalog.Table, int]:
+        """Wait for the end and return the rows of every table. Raises UnreachableError when counting failed."""
+        for thread in self._threads:
+            thread.join()
+        if self._failure is not None:
+            raise lost(self._url, self._failure)
+        return self.counts
+
+    def cancel(self) -> None:
+        """Stop counting."""
+        self._left.clear()
+        for connection in self._connections:
+            if not connection.closed:
+                connection.cancel()
+        for thread in self._threads:
+            thread.join(timeout=2)
