@@ -84,6 +84,7 @@ class Calls:
         Raises UnreachableError (exit 3) or BadInputError (exit 2).
         """
         from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.parsers import ResponseParserError
 
         method: Callable[..., dict[str, Any]] = getattr(self._client, operation)
         answer_lost = False
@@ -97,19 +98,19 @@ class Calls:
                     raise RefusedError(code, answer_lost=answer_lost) from error
                 again = status >= 500 or code in TRANSIENT | transient
                 answer_lost = answer_lost or status >= 500
-            except BotoCoreError as error:
+            except (BotoCoreError, ResponseParserError) as error:
                 problem, code = error, type(error).__name__
-                again = answer_lost = _connection_failed(error)
-            last = attempt == self._patience.attempts or (stop is not None and stop.is_set())
-            if not again or last:
+                again = _connection_failed(error)
+                answer_lost = answer_lost or again
+            if not again or attempt == self._patience.attempts or not self._pause(operation, where, code, attempt + 1, stop):
                 raise failure(problem, operation, where, attempt) from problem
-            self._pause(operation, where, code, attempt + 1, stop)
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _pause(self, operation: str, where: str, code: str, attempt: int, stop: threading.Event | None) -> None:
+    def _pause(self, operation: str, where: str, code: str, attempt: int, stop: threading.Event | None) -> bool:
+        """Wait before the next attempt; say whether there is to be one."""
         seconds = self._patience.wait_before(attempt)
         self._say(f"{where}: {operation} got {code}; attempt {attempt} of {self._patience.attempts} in {seconds:.1f} s")
-        self._clock.wait(stop or threading.Event(), seconds)
+        return not self._clock.wait(stop or threading.Event(), seconds)
 
 
 def _client(settings: Aws, patience: Patience, connections: int) -> Any:
@@ -211,6 +212,9 @@ def _text(problem: Exception) -> str:
 
 
 def _connection_failed(problem: Exception) -> bool:
-    from botocore.exceptions import HTTPClientError, ResponseStreamingError
+    """Say whether no answer came, or none that could be read."""
+    from botocore.exceptions import ConnectionError as NoConnectionError
+    from botocore.exceptions import HTTPClientError
+    from botocore.parsers import ResponseParserError
 
-    return isinstance(problem, (HTTPClientError, ResponseStreamingError))
+    return isinstance(problem, (HTTPClientError, NoConnectionError, ResponseParserError))

@@ -171,9 +171,9 @@ class MultipartUpload:
 
     def abort(self) -> None:
         """Leave nothing behind: stop the parts on their way and remove the upload. Harmless after ``complete``."""
-        self._end_workers()
         if self.upload_id is None or self._stored is not None:
             return
+        self._end_workers()
         self._bucket.abort_upload(self.key, self.upload_id)
         if any(worker.is_alive() for worker in self._workers):
             # A part that was still on its way may have landed after the abort; S3 asks for another one.
@@ -201,7 +201,7 @@ class MultipartUpload:
 
     def _send(self, body: bytes | bytearray) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._failure or self._may_fly(len(body)))
+            self._changed.wait_for(lambda: self._failure or self._stop.is_set() or self._may_fly(len(body)))
             self._raise_failure()
             self._flying[self._number] = len(body)
         self._queue.put(_Part(self._number, body))
@@ -251,7 +251,9 @@ class MultipartUpload:
         return {"PartNumber": part.number, "ETag": answer["ETag"], "ChecksumCRC32": checksum}
 
     def _end_workers(self) -> None:
-        self._stop.set()
+        with self._changed:
+            self._stop.set()
+            self._changed.notify_all()
         for _ in self._workers:
             self._queue.put(None)
         limit = self._bucket.clock.monotonic() + PATIENCE_ON_ABORT

@@ -17,6 +17,7 @@ ACTIONS = {
     "delay": "wait `seconds`, then go on",
     "lose_answer": "do it, then reset the connection instead of answering",
     "damage_arrival": "flip a bit of the body as it arrives, before anything is verified",
+    "accept_damage": "flip a bit of the body as it arrives, and verify nothing",
     "ignore_checksums": "verify nothing of the body",
     "flip_bit": "do it, then flip a bit of what was stored, at offset `bytes`",
     "cut": "send only `bytes` of the answer's body, then close the connection",
@@ -86,6 +87,11 @@ class Faults:
     def clear(self) -> None:
         """Let everything pass again."""
         self.replace(())
+
+    def total(self) -> int:
+        """Return how many requests met one of the present rules."""
+        with self._lock:
+            return sum(rule.fired for rule in self._rules)
 
     def expire_after(self, requests: int) -> Fault:
         """Let so many requests pass, then answer every one as if the session token had expired."""

@@ -285,8 +285,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._reset()
         if fault.action == "error":
             raise S3Error(fault.status, fault.code, "This answer was asked for")
-        self.body.damage = fault.action == "damage_arrival"
-        self.body.verify = fault.action != "ignore_checksums"
+        self.body.damage = fault.action in {"damage_arrival", "accept_damage"}
+        self.body.verify = fault.action not in {"ignore_checksums", "accept_damage"}
 
     def _after(self, fault: Fault | None, answer: Answer) -> None:
         if fault is not None and fault.action == "flip_bit" and answer.touched:
