@@ -11,6 +11,7 @@ from azora_ci.errors import AzoraError
 from azora_ci.settings import Aws, Secret
 
 TIMEOUTS = (5.0, 10.0)  # seconds to connect, to read
+BUCKET_ATTEMPTS = 3  # the backup itself is more patient; here a store that is down is told soon
 DOCKER_HUB = "registry-1.docker.io"
 
 
@@ -57,9 +58,10 @@ def database(url: Secret) -> Reached:
 def bucket(settings: Aws, name: str) -> Reached:
     """Ask for the bucket of the backups."""
     from azora_ci import s3
+    from azora_ci.s3_client import Patience
 
     def ask() -> str:
-        return ", ".join(s3.bucket(settings, name).facts().lines())
+        return ", ".join(s3.bucket(settings, name, patience=Patience(attempts=BUCKET_ATTEMPTS)).facts().lines())
 
     return _asked("backup bucket", "bucket", ask, f"s3://{name}")
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 import requests
 
@@ -209,6 +210,20 @@ def test_login_is_used_and_never_written_down(make: Callable[[str], World], priv
     assert written == []
     assert world.run(DOCKER_USERNAME=USER, DOCKER_PASSWORD=PASSWORD, GITHUB_RUN_ATTEMPT="2") == 0
     assert {one["reused"] for one in world.services.values()} == {True}
+
+
+def test_a_private_base_image_is_pulled_with_the_login(make: Callable[[str], World], private_registry: str) -> None:
+    world, login = make(private_registry), {"DOCKER_USERNAME": USER, "DOCKER_PASSWORD": PASSWORD}
+    assert world.run(**login) == 0
+    base = f"{world.host}/{world.name}/api_gateway:v1.2.3"
+    client = docker.DockerClient(base_url=world.engine)
+    for service in SERVICES:
+        client.images.remove(f"{world.host}/{world.name}/{service}:v1.2.3", force=True)
+        (world.root / "services" / service / "Dockerfile").write_text(f"FROM {base}\nCOPY dist /more\n")
+    assert world.run(VERSION="v1.2.4", **login) == 0
+    assert f"Step 1/6 : FROM {base}" in world.log
+    assert client.images.get(base)  # it had been removed: the build pulled it
+    client.close()
 
 
 @pytest.mark.parametrize("login", [{"DOCKER_USERNAME": USER, "DOCKER_PASSWORD": "wrong-password"}, {}])

@@ -16,6 +16,7 @@ from azora_ci.context import execute
 from azora_ci.rehearsal.standins.github import GitHubApi
 from tests import deploy_config
 from tests.conftest import DatabaseMaker
+from tests.stores import Stores
 from tests.waiting import until
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -290,6 +291,16 @@ def test_registry_that_asks_for_a_login_is_there(world: World) -> None:
     world.site.pages["/v2/"] = (404, {})
     assert world.run() == 1
     assert "registry: HTTP 404" in world.what
+
+
+def test_bucket_that_is_there(world: World, s3_server: Stores) -> None:
+    world.more = {"backup": {"location": f"s3://{s3_server.make_bucket(object_lock=True)}/prod"}}
+    assert world.run(**s3_server.environ) == 0
+    (bucket,) = [one for one in world.evidence["checks"] if one["kind"] == "bucket"]
+    assert "versioning: on, Object Lock: on" in bucket["conclusion"]
+    world.more = {"backup": {"location": "s3://there-is-no-such-bucket/prod"}}
+    assert world.run(**s3_server.environ) == 1
+    assert "backup bucket" in world.what
 
 
 def test_bucket_that_does_not_answer_closes_the_gate(world: World) -> None:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import re
 import shutil
+import threading
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -280,6 +285,47 @@ def test_origin_out_of_reach(repositories: Repositories, step: Step) -> None:
     outcome = step()
     assert outcome.code == 3
     assert "Origin does not answer" in outcome.error
+
+
+class PrivateOrigin(SimpleHTTPRequestHandler):
+    """Serves a bare repository's files to whoever brings the token, as GitHub takes it from actions/checkout."""
+
+    expected = "basic " + base64.b64encode(b"x-access-token:ghs_the-token").decode()
+
+    def do_GET(self) -> None:
+        if (self.headers.get("Authorization") or "") == self.expected:
+            super().do_GET()
+        else:
+            self.send_response(401)
+            self.send_header("WWW-Authenticate", 'Basic realm="GitHub"')
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture
+def private_origin(repositories: Repositories) -> Iterator[str]:
+    handler = partial(PrivateOrigin, directory=str(repositories.folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+        server.shutdown()
+
+
+def test_private_origin_is_opened_by_the_token_alone(repositories: Repositories, step: Step, private_origin: str) -> None:
+    repositories.tag("v1.2.3")
+    git(repositories.origin, "update-server-info")
+    git(repositories.folder, "clone", "--quiet", str(repositories.origin), str(repositories.checkout))
+    git(repositories.checkout, "remote", "set-url", "origin", f"{private_origin}/origin.git")
+    assert step(GITHUB_SERVER_URL=private_origin).code == 3
+    assert step(GITHUB_SERVER_URL="https://github.com", GITHUB_TOKEN="ghs_the-token").code == 3  # it goes to GitHub only
+    outcome = step(GITHUB_SERVER_URL=private_origin, GITHUB_TOKEN="ghs_the-token")
+    assert (outcome.code, outcome.fragment["evidence"]["tag_type"]) == (0, "annotated")
+    written = b"".join(path.read_bytes() for path in (step.folder / "logs").rglob("*") if path.is_file())
+    assert b"ghs_the-token" not in written
+    assert PrivateOrigin.expected.split()[1].encode() not in written
+    assert "ghs_the-token" not in (repositories.checkout / ".git" / "config").read_text()
 
 
 def test_no_repository(repositories: Repositories, step: Step) -> None:
