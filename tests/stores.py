@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import zlib
 from collections.abc import Iterator
 
 import pytest
+from botocore.exceptions import ClientError
 
 from azora_ci import s3
 from azora_ci.rehearsal.standins.s3 import Fault, S3Server
@@ -45,7 +48,7 @@ class Stores:
     def fault(self, action: str, operation: str, **options: object) -> Fault:
         return self.faults.add(Fault.parse({"action": action, "operation": operation, **options}))
 
-    def boto3(self, **options: object):
+    def boto3(self, *, key_id: str = KEY_ID, secret: str = SECRET, token: str = "", **options: object):
         import boto3
         from botocore.config import Config
 
@@ -53,8 +56,9 @@ class Stores:
             "s3",
             endpoint_url=self.endpoint,
             region_name="us-east-1",
-            aws_access_key_id=KEY_ID,
-            aws_secret_access_key=SECRET,
+            aws_access_key_id=key_id,
+            aws_secret_access_key=secret,
+            aws_session_token=token or None,
             config=Config(retries={"total_max_attempts": 1}, s3={"addressing_style": "path"}, **options),
         )
 
@@ -67,6 +71,15 @@ def aws(endpoint: str, key_id: str = KEY_ID, secret: str = SECRET, token: str = 
         aws_region="us-east-1",
         aws_endpoint_url_s3=endpoint,
     )
+
+
+def crc(data: bytes) -> str:
+    return base64.b64encode(zlib.crc32(data).to_bytes(4, "big")).decode()
+
+
+def refused(error: pytest.ExceptionInfo[ClientError]) -> tuple[int, str]:
+    answer = error.value.response
+    return answer["ResponseMetadata"]["HTTPStatusCode"], answer["Error"]["Code"]
 
 
 @pytest.fixture(scope="session")
