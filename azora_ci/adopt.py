@@ -90,7 +90,7 @@ def workflow(name: str, action: Action, service_secrets: Iterable[str] = ()) -> 
 
 
 def _secret_lines(text: str, marker: re.Match[str], names: Iterable[str]) -> Iterator[str]:
-    step = text[text.rindex("- name:", 0, marker.start()) : marker.start()]
+    step = text[text.rindex("- name:", 0, marker.start()) : text.index(" run: ", marker.end())]
     yield marker[0]
     for name in sorted(set(names)):
         if not re.search(rf"^ *{name}:", step, re.MULTILINE):
