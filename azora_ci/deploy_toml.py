@@ -23,7 +23,8 @@ def render(application: Application) -> str:
 
 def to_fill_in(text: str) -> list[tuple[int, str]]:
     """Return (line number, what) of every line that is still marked to be filled in."""
-    return [(number, line.split(FILL_IN, 1)[1].lstrip(": ")) for number, line in enumerate(text.splitlines(), 1) if FILL_IN in line]
+    marked = [(number, line) for number, line in enumerate(text.splitlines(), 1) if FILL_IN in line and not line.startswith("#")]
+    return [(number, line.split(FILL_IN, 1)[1].lstrip(": ")) for number, line in marked]
 
 
 def _toml(value: object) -> str:

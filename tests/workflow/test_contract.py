@@ -260,7 +260,12 @@ def test_the_rollout_has_room_for_thirty_minutes_of_monitoring():
     monitored = sum(int(re.findall(r"'(\d+)'", env[f"{stage}_MINUTES"])[0]) for stage in ("CANARY", "PROGRESSIVE", "FULL"))
     assert monitored == 30
     assert minutes["gradual-rollout"] >= 3 * monitored
-    assert all(10 <= value <= 180 for value in minutes.values())
+    assert all(10 <= value <= 300 for value in minutes.values())
+
+
+def test_the_backup_has_room_for_the_longest_snapshot_and_its_proof():
+    longest = int(declared("database-backup")["BACKUP_SNAPSHOT_MAX_MINUTES"].default)
+    assert int(DOCUMENT["jobs"]["database-backup"]["timeout-minutes"]) >= longest + 60
 
 
 @every_workflow
