@@ -133,7 +133,7 @@ def diagnose(needs: Mapping[str, str], found: Mapping[str, Fragment], version: s
 
 
 def _status(known: Mapping[str, Outcome], failed: tuple[FailedJob, ...]) -> str:
-    if known["gradual-rollout"].evidence.get("rollout_status") == "rolled_back":
+    if known["gradual-rollout"].evidence.get("rollout_status") == "rolled_back" or rollback.went_back(known["smoke-tests"].evidence):
         return "rolled_back"
     return "cancelled" if failed and all(one.result == "cancelled" for one in failed) else "failed"
 
@@ -158,33 +158,41 @@ def traffic(known: Mapping[str, Outcome], version: str | None) -> str:
     """Return which version has the traffic, as far as the evidence shows it."""
     one = known["gradual-rollout"]
     rollout, new = one.evidence, version or "the new version"
-    old = (rollout.get("previous") or {}).get("version") or "the previous version"
     if one.result == "skipped":
         return "Code and traffic: unchanged. The rollout did not run; the version that was in production keeps all traffic."
     if one.fragment is None:
         return f"Code and traffic: unknown. gradual-rollout ({one.result}) left no evidence; look at the edge's routes and the instances."
-    outcome = rollout.get("rollout_status")
+    outcome, abort = rollout.get("rollout_status"), rollout.get("abort")
     if outcome == "completed":
-        return f"Code and traffic: {new} has all traffic; the rollout completed."
-    if outcome == "rolled_back":
-        return _went_back(rollout, old)
-    if outcome is None and not rollout.get("stages"):
-        return (
-            f"Code and traffic: no stage was recorded before gradual-rollout ended ({one.result}); {old} should have all traffic. "
-            "Confirm it at the edge: nothing read it back."
-        )
+        return _after_completion(known["smoke-tests"].evidence.get("rollback"), new)
+    if abort and abort.get("seconds_to_safe") is not None:
+        return _went_back(abort, (rollout.get("previous") or {}).get("version"), new)
+    if outcome in {None, "planned"} and not rollout.get("stages") and not abort:
+        return f"Code and traffic: unchanged by this attempt. gradual-rollout ended ({one.result}) before it moved anything."
+    unsafe = f" Taking traffic back did not finish: {abort.get('detail')}." if abort else ""
+    noted = "".join(f" {note}." for note in rollout.get("notes") or [])
     return (
-        f"Code and traffic: half done ({outcome or one.result}). {_last_stage(rollout)} Read the routes at the edge before anything else."
+        f"Code and traffic: half done ({outcome or one.result}).{unsafe} {_last_stage(rollout)}{noted} "
+        "Read the routes at the edge before anything else."
     )
 
 
-def _went_back(rollout: Mapping[str, Any], old: str) -> str:
-    abort = rollout.get("abort") or {}
-    seconds = abort.get("seconds_to_safe")
-    took = f" within {seconds:g} s" if isinstance(seconds, int | float) else ""
-    proof = "this was verified" if abort.get("proved") else "this was NOT verified: read the routes at the edge"
-    why = f" Aborted in stage {abort.get('stage')}: {abort.get('reason')}." if abort else ""
-    return f"Code and traffic: {old} has all traffic again{took}; {proof}.{why}"
+def _after_completion(back: Mapping[str, Any] | None, new: str) -> str:
+    if back and back.get("to"):
+        return f"Code and traffic: {back['to']} has all traffic again, because smoke tests of {new} failed; {_proof(back)}."
+    return f"Code and traffic: {new} has all traffic; the rollout completed."
+
+
+def _went_back(abort: Mapping[str, Any], old: str | None, new: str) -> str:
+    why = f" Aborted in stage {abort.get('stage')}: {abort.get('reason')}."
+    if old is None:
+        return f"Code and traffic: no version has traffic. {new} was the first deployment and was taken out; {_proof(abort)}.{why}"
+    return f"Code and traffic: {old} has all traffic again within {abort['seconds_to_safe']:g} s; {_proof(abort)}.{why}"
+
+
+def _proof(back: Mapping[str, Any]) -> str:
+    detail = f" ({back['detail']})" if back.get("detail") else ""
+    return f"this was verified{detail}" if back.get("proved") else f"this was NOT verified{detail}: read the routes at the edge"
 
 
 def _last_stage(rollout: Mapping[str, Any]) -> str:
@@ -219,21 +227,37 @@ def schema(known: Mapping[str, Outcome]) -> str:
     listed = f" ({', '.join(names)})" if names else ""
     if one.fragment.status == "ok":
         return f"Schema: migrated, {count} applied since the backup{listed}." if count else "Schema: unchanged, nothing was pending."
-    applied = f"{len(names)} applied{listed}" if names else "none recorded as applied"
-    return (
-        f"Schema: the migrations ended as {one.fragment.status}, {applied}. Statements of an unfinished migration can have stayed: "
-        "compare the database with its migration.sql."
-    )
+    return _half_migrated(one, f"{len(names)} applied{listed}" if names else "none recorded as applied")
+
+
+def _half_migrated(one: Outcome, applied: str) -> str:
+    """Return what migrations that did not end well left, from the comparison of the schema before and after where there is one."""
+    evidence = one.evidence
+    broken = f", failed: {', '.join(evidence['failed'])}" if evidence.get("failed") else ""
+    said = f"Schema: the migrations ended as {one.fragment.status if one.fragment else one.result}, {applied}{broken}."
+    if "schema_gained" not in evidence or "schema_lost" not in evidence:
+        return f"{said} Statements of an unfinished migration can have stayed: compare the database with its migration.sql."
+    gained, lost = evidence["schema_gained"], evidence["schema_lost"]
+    if not gained and not lost:
+        return f"{said} Compared before and after, the schema is unchanged; rows may not be."
+    changes = [f"gained {'; '.join(gained)}"] * bool(gained) + [f"lost {'; '.join(lost)}"] * bool(lost)
+    return f"{said} Compared before and after, the schema {' and '.join(changes)}."
 
 
 def _old_code_on_new_schema(known: Mapping[str, Outcome]) -> tuple[str, ...]:
     migrations, rollout = known["database-migrations"], known["gradual-rollout"]
     changed = bool(migrations.evidence.get("migrations_applied") or migrations.evidence.get("applied"))
-    if changed and (rollout.result == "skipped" or rollout.evidence.get("rollout_status") == "rolled_back"):
-        return (
-            "Old code runs on the new schema: safe as long as the migrations are compatible with it (they add, they do not take away).",
-        )
-    return ()
+    back = rollout.evidence.get("rollout_status") == "rolled_back" or rollback.went_back(known["smoke-tests"].evidence)
+    if not changed or not (rollout.result == "skipped" or back):
+        return ()
+    risks = [
+        f"{one['migration']}: {one['statement']} ({one['why']})"
+        for one in migrations.evidence.get("risks") or []
+        if one.get("kind") == "old-version"
+    ]
+    if risks:
+        return (f"Old code runs on the new schema, and that is at risk: {'; '.join(risks)}.",)
+    return ("Old code runs on the new schema: safe as long as the migrations are compatible with it (they add, they do not take away).",)
 
 
 def _next_steps(failed: tuple[FailedJob, ...], known: Mapping[str, Outcome]) -> tuple[str, ...]:
@@ -242,8 +266,7 @@ def _next_steps(failed: tuple[FailedJob, ...], known: Mapping[str, Outcome]) -> 
         for text in (f"{one.job}: {one.next_step}", f"{one.job}: {ADVICE[one.job]}"):
             if text not in steps and one.next_step:
                 steps.append(text)
-    status = known["gradual-rollout"].evidence.get("rollout_status")
-    if known["gradual-rollout"].fragment is not None and status not in {"completed", "rolled_back"}:
+    if any(word in traffic(known, None) for word in ("half done", "NOT verified", "unknown. gradual-rollout (")):
         steps.insert(0, "before anything else: read the routes at the edge and make sure that one healthy version has all traffic")
     if not failed:
         steps.append("no failed job was named: open the run and look for the job that is red")

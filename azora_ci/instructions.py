@@ -62,6 +62,11 @@ def _known(value: object) -> str:
 
 
 def _window(record: Mapping[str, Any], way: rollback.Way) -> str:
+    if record["status"] == "rolled_back":
+        return """## Rollback window
+
+**Traffic has gone back already.** What follows is for what is left: the database, and finding out why.
+"""
     if way.version is None:
         return """## Rollback window
 
@@ -115,6 +120,8 @@ Write an incident report: when users were first affected, when traffic went back
 
 
 def _traffic(record: Mapping[str, Any], guide: Guide, way: rollback.Way) -> str:
+    if record["status"] == "rolled_back":
+        return f"Done: {record['previous_version'] or 'the version before'} has all traffic. Confirm it under *Verify the services*.\n"
     if way.version is None:
         return "There is no previous version to send traffic to. Deploy a corrected release, or take the application offline at its edge.\n"
     repository = f" --repo {shlex.quote(record['repository'])}" if record["repository"] else ""
@@ -123,10 +130,10 @@ def _traffic(record: Mapping[str, Any], guide: Guide, way: rollback.Way) -> str:
         if record["migrations_applied"] != 0
         else ""
     )
-    return f"""Send all traffic back to {way.version}:
+    return f"""Deploy {way.version} again; its run moves the traffic in the same stages and watches them:
 
 ```bash
-gh workflow run {shlex.quote(guide.workflow)}{repository} --ref {shlex.quote(way.version)} -f version={shlex.quote(way.version)}
+gh workflow run {shlex.quote(guide.workflow)}{repository} -f version={shlex.quote(way.version)}
 ```
 
 {caution}

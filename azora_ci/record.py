@@ -88,8 +88,9 @@ def assemble(
     ended = finished_at(found) or timestamp
     if ended is None:
         raise ValueError("a record without fragments needs a timestamp")
-    rollout = evidence["gradual-rollout"]
-    available = rollback.available(rollout)
+    rollout, smoke = evidence["gradual-rollout"], evidence["smoke-tests"]
+    available = rollback.available(rollout, smoke)
+    serves = rollout.get("rollout_status") == "completed" and not rollback.went_back(smoke)
     return {
         "schema_version": SCHEMA_VERSION,
         "timestamp": ended,
@@ -100,11 +101,11 @@ def assemble(
         "git_sha": facts.git_sha,
         "git_ref": f"refs/tags/{facts.version}" if facts.version else None,
         "triggered_by": facts.triggered_by,
-        "services_deployed": sorted(rollout.get("services") or {}) if rollout.get("rollout_status") == "completed" else [],
+        "services_deployed": sorted(rollout.get("services") or {}) if serves else [],
         "database_backup": _backup(found.get("database-backup")),
         "migrations_applied": evidence["database-migrations"].get("migrations_applied"),
         "rollout_stages": [_stage(one) for one in rollout.get("stages", [])],
-        "health_checks": _health(evidence["smoke-tests"]),
+        "health_checks": _health(smoke),
         "rollback_available": available,
         "rollback_window_minutes": facts.rollback_window_minutes,
         "rollback_deadline": rollback.deadline(ended, facts.rollback_window_minutes) if status == "success" or available else None,
@@ -137,7 +138,7 @@ def _beyond_the_guide(found: Mapping[str, Fragment], evidence: Mapping[str, Docu
             pick(one, "name", "kind", "url", "passed", "status", "version", "milliseconds", "detail")
             for one in evidence["smoke-tests"].get("tests", [])
         ],
-        "rollout": _rollout(evidence["gradual-rollout"]),
+        "rollout": _rollout(evidence["gradual-rollout"], evidence["smoke-tests"]),
         "metrics": _metrics(found, evidence),
         "override_reasons": _override_reasons(evidence),
         "evidence": {job: _source(one) for job, one in found.items() if job in EVIDENCE_JOBS},
@@ -167,20 +168,24 @@ def _backup(fragment: Fragment | None) -> Document | None:
 
 def _stage(one: Mapping[str, Any]) -> Document:
     guide = pick(one, "stage", "traffic_percentage", "duration_minutes", "status")
-    return {**guide, **pick(one, "started_at", "ended_at", "weights", "probes", "requests", "error_rate")}
+    beyond = pick(one, "started_at", "ended_at", "planned_minutes", "reason", "weights", "availability", "requests", "error_rate")
+    probes = one.get("probes")
+    return {**guide, **beyond, "probes": pick(probes, "total", "failed") if probes else None}
 
 
 def _health(smoke: Document) -> Document:
     return {**(smoke.get("health") or {}), "smoke_tests": smoke.get("smoke_status") or "not_run"}
 
 
-def _rollout(rollout: Document) -> Document | None:
+def _rollout(rollout: Document, smoke: Document) -> Document | None:
     if not rollout:
         return None
-    abort = rollout.get("abort")
+    abort, back = rollout.get("abort"), smoke.get("rollback")
     return {
         **pick(rollout, "target", "rollout_status"),
-        "abort": pick(abort, "stage", "reason", "seconds_to_safe", "proved") if abort else None,
+        "abort": pick(abort, "stage", "reason", "seconds_to_safe", "proved", "detail") if abort else None,
+        "smoke_rollback": pick(back, "to", "seconds_to_safe", "proved", "detail") if back else None,
+        "notes": list(rollout.get("notes") or []),
     }
 
 

@@ -40,9 +40,18 @@ def deadline(timestamp: str, window_minutes: float) -> str:
     return closes.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def available(rollout: Mapping[str, Any]) -> bool:
-    """Say whether a rollout left a previous version to go back to: completed, one named, and still kept as the rollout says."""
-    return bool(rollout.get("rollout_status") == "completed" and rollout.get("previous") and rollout.get("rollback_available"))
+def available(rollout: Mapping[str, Any], smoke: Mapping[str, Any] | None = None) -> bool:
+    """Say whether there is a previous version to go back to, from the evidence of gradual-rollout and of smoke-tests.
+
+    The rollout completed, names the version before and keeps it, and failed smoke tests have not gone back to it already.
+    """
+    kept = rollout.get("rollout_status") == "completed" and rollout.get("previous") and rollout.get("rollback_available")
+    return bool(kept and not went_back(smoke or {}))
+
+
+def went_back(smoke: Mapping[str, Any]) -> bool:
+    """Say whether failed smoke tests took traffic back to the version before."""
+    return bool((smoke.get("rollback") or {}).get("to"))
 
 
 def may_we(record: Mapping[str, Any], now: datetime) -> Verdict:

@@ -53,17 +53,40 @@ def digest(service: str) -> str:
 
 
 def _stage(name: str, percent: int, start: float, minutes: float) -> dict[str, Any]:
+    shares = {VERSION: percent, "v1.2.2": 100 - percent}
+    traffic = {
+        version: {
+            "requests": 60 * share,
+            "errors_5xx": 0,
+            "failover": 0,
+            "resets": 0,
+            "connect_failures": 0,
+            "failed": 0,
+            "error_rate": 0.0,
+            "p50_ms": 40.0,
+            "p95_ms": 80.0,
+        }
+        for version, share in shares.items()
+    }
     return {
         "stage": name,
         "traffic_percentage": percent,
         "started_at": moment(start),
         "ended_at": moment(start + minutes * 60),
         "duration_minutes": minutes,
+        "planned_minutes": round(minutes),
         "status": "healthy",
-        "weights": {service: {VERSION: percent, "v1.2.2": 100 - percent} for service in SERVICES},
+        "reason": "healthy",
+        "weights": {"/api": {f"api_gateway-{PREVIOUS_ID}": 100 - percent, f"api_gateway-{DEPLOYMENT_ID}": percent}},
+        "instances": [f"api_gateway#1 {VERSION} (127.0.0.1:40001)"],
         "probes": {"total": 240, "failed": 1 if name == "canary" else 0},
-        "requests": {"v1.2.3": 60 * percent, "v1.2.2": 60 * (100 - percent)},
-        "error_rate": {"v1.2.3": 0.0, "v1.2.2": 0.001 if percent < 100 else 0.0},
+        "ticks": 30,
+        "last_failures": {},
+        "availability": 1.0,
+        "requests": {version: 60 * share for version, share in shares.items()},
+        "error_rate": {VERSION: 0.0, "v1.2.2": 0.001 if percent < 100 else 0.0},
+        "traffic": traffic,
+        "synthetic_requests": 0,
     }
 
 
@@ -124,6 +147,7 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
     },
     "database-migrations": {
         "backup_id": BACKUP,
+        "manifest_sha256": SHA256,
         "backup_age_minutes": 2.0,
         "migrations_applied": 2,
         "applied": [
@@ -131,6 +155,7 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
             {"name": "20261121000000_index_orders", "checksum": SHA256, "seconds": 1.1},
         ],
         "already_applied": 7,
+        "pending": ["20261120000000_add_courses", "20261121000000_index_orders"],
         "seconds": 3.9,
     },
     "build-and-push": {
@@ -139,7 +164,7 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
             name: {"digest": digest(name), "reference": f"{name}.tar.gz", "size_bytes": 1000, "seconds": 2.0, "reused": False}
             for name in SERVICES
         },
-        "commands": [{"argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1}],
+        "commands": [{"purpose": "production", "argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1}],
         "seconds": 238.0,
     },
     "gradual-rollout": {
@@ -150,7 +175,10 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
         "abort": None,
         "services": {name: digest(name) for name in SERVICES},
         "rollback_available": True,
-        "instances": {},
+        "instances": [f"api_gateway#1 {VERSION} (127.0.0.1:40001)"],
+        "override_reason": None,
+        "notes": [],
+        "test": "one-sided, 99 %, exact bounds",
     },
     "smoke-tests": {
         "tests": [
@@ -162,12 +190,14 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
                 "status": 200,
                 "version": "1.2.3",
                 "milliseconds": 23.5,
-                "detail": None,
+                "attempts": 1,
+                "detail": "version 1.2.3",
             }
             for name in SERVICES
         ],
         "smoke_status": "passed",
         "health": {**dict.fromkeys(SERVICES, "healthy"), "database": "healthy"},
+        "rollback": None,
     },
 }
 ERROR = {"exit_code": 1, "title": "It broke", "what": "exit code 7 after 3 of 5", "where": "the broken part", "next": "mend it"}

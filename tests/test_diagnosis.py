@@ -72,21 +72,46 @@ def test_a_failed_migration_is_never_called_rolled_back():
     assert both.startswith("Old code runs on the new schema")
 
 
+@pytest.mark.parametrize(
+    ("gained", "lost", "said"),
+    [
+        ([], [], "the schema is unchanged; rows may not be"),
+        (["column orders.total integer"], [], "the schema gained column orders.total integer."),
+        (["table a"], ["table b"], "the schema gained table a and lost table b."),
+    ],
+)
+def test_the_comparison_of_schemas_is_told(gained, lost, said):
+    given = {"applied": [], "failed": ["20261122080000_order_totals"], "schema_gained": gained, "schema_lost": lost}
+    finding = diagnose(
+        needs("database-migrations"), found(*BEFORE_MIGRATIONS, m=build.fragment("database-migrations", "failed", given=given))
+    )
+    assert "none recorded as applied, failed: 20261122080000_order_totals." in finding.production[1]
+    assert said in finding.production[1]
+
+
+def test_a_known_risk_for_the_old_version_is_named():
+    risk = {"migration": "m1", "kind": "old-version", "statement": "DROP COLUMN x", "why": "v1.2.2 may read it"}
+    migrations = build.fragment("database-migrations", risks=[risk])
+    finding = diagnose(needs("build-and-push", database_migrations="success"), found(*BEFORE_MIGRATIONS, m=migrations))
+    assert finding.production[2] == "Old code runs on the new schema, and that is at risk: m1: DROP COLUMN x (v1.2.2 may read it)."
+
+
 def test_migrations_without_evidence_are_unknown():
     production = diagnose(needs("database-migrations"), found(*BEFORE_MIGRATIONS)).production
     assert production[1] == "Schema: unknown. database-migrations (failure) left no evidence; read _prisma_migrations."
 
 
-def aborted(proved=True, **more):
-    abort = {"stage": "canary", "reason": "api_gateway: 4 of 30 probes failed (13 %), limit 5 %", "seconds_to_safe": 1.5, "proved": proved}
-    return build.fragment("gradual-rollout", "failed", rollout_status="rolled_back", abort=abort, **more)
+def aborted(proved=True, outcome="rolled_back", **more):
+    reason = "api_gateway: 4 of 30 probes failed (13 %), limit 5 %"
+    abort = {"stage": "canary", "reason": reason, "seconds_to_safe": 1.5, "proved": proved, "detail": "0 requests in 3 s"}
+    return build.fragment("gradual-rollout", "failed", rollout_status=outcome, abort=abort, **more)
 
 
 def test_a_rollback_names_stage_reason_and_proof():
     finding = diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT, r=aborted()))
     assert finding.status == "rolled_back"
     assert finding.production[0] == (
-        "Code and traffic: v1.2.2 has all traffic again within 1.5 s; this was verified. "
+        "Code and traffic: v1.2.2 has all traffic again within 1.5 s; this was verified (0 requests in 3 s). "
         "Aborted in stage canary: api_gateway: 4 of 30 probes failed (13 %), limit 5 %."
     )
 
@@ -94,6 +119,42 @@ def test_a_rollback_names_stage_reason_and_proof():
 def test_an_unproved_rollback_is_said():
     finding = diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT, r=aborted(proved=False)))
     assert "NOT verified" in finding.production[0]
+    assert "before anything else" in finding.next_steps[0]
+
+
+def test_a_cancelled_rollout_that_went_back_is_cancelled_and_safe():
+    finding = diagnose(needs("gradual-rollout", "cancelled"), found(*BEFORE_ROLLOUT, r=aborted(outcome="cancelled")))
+    assert finding.status == "cancelled"
+    assert "v1.2.2 has all traffic again" in finding.production[0]
+
+
+def test_a_first_deployment_that_went_back_leaves_no_version():
+    rollout = aborted(outcome="failed", previous=None)
+    assert "no version has traffic" in diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT, r=rollout)).production[0]
+
+
+def test_going_back_that_did_not_finish_is_alarming():
+    rollout = aborted(outcome="failed")
+    rollout.evidence["abort"] |= {"seconds_to_safe": None, "proved": False, "detail": "Edge: no answer"}
+    finding = diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT, r=rollout))
+    assert "half done (failed). Taking traffic back did not finish: Edge: no answer." in finding.production[0]
+    assert "before anything else" in finding.next_steps[0]
+
+
+def test_a_rollout_that_ended_before_it_moved_anything():
+    rollout = build.fragment("gradual-rollout", "failed", given={"stages": [], "abort": None})
+    finding = diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT, r=rollout))
+    assert finding.production[0] == "Code and traffic: unchanged by this attempt. gradual-rollout ended (failure) before it moved anything."
+
+
+def test_smoke_tests_that_took_traffic_back():
+    back = {"to": "v1.2.2", "seconds_to_safe": 0.1, "proved": True, "detail": "0 requests in 3 s"}
+    smoke = build.fragment("smoke-tests", "failed", smoke_status="failed", rollback=back)
+    finding = diagnose(needs("smoke-tests", manual_rollback="success"), found(*PIPELINE[:6], s=smoke))
+    assert finding.status == "rolled_back"
+    assert finding.production[0] == (
+        "Code and traffic: v1.2.2 has all traffic again, because smoke tests of v1.2.3 failed; this was verified (0 requests in 3 s)."
+    )
 
 
 @pytest.mark.parametrize("outcome", ["failed", "cancelled", None])
@@ -165,7 +226,8 @@ def test_without_anything_all_is_unknown():
     assert finding.unknown == PIPELINE
     assert finding.status == "failed"
     assert all("unknown" in sentence for sentence in finding.production)
-    assert finding.next_steps == ("no failed job was named: open the run and look for the job that is red",)
+    assert finding.next_steps[0].startswith("before anything else: read the routes at the edge")
+    assert finding.next_steps[-1] == "no failed job was named: open the run and look for the job that is red"
 
 
 def test_a_job_that_failed_around_its_step_is_not_blamed_on_the_step():

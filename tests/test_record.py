@@ -163,13 +163,24 @@ def test_record_of_a_failure_is_valid_when_jobs_left_no_evidence_at_all():
 
 
 def test_rolled_back_rollout_names_its_reason():
-    abort = {"stage": "canary", "reason": "api_gateway: 5 probes failed", "seconds_to_safe": 1.5, "proved": True}
+    abort = {"stage": "canary", "reason": "api_gateway: 5 probes failed", "seconds_to_safe": 1.5, "proved": True, "detail": "0 requests"}
     rollout = build.fragment("gradual-rollout", "failed", rollout_status="rolled_back", abort=abort)
     document = record.assemble(build.complete(rollout=rollout), FACTS, status="rolled_back", failure=FAILURE)
     assert problems(document) == []
-    assert document["rollout"] == {"target": "local_processes", "rollout_status": "rolled_back", "abort": abort}
+    assert document["rollout"]["rollout_status"] == "rolled_back"
+    assert document["rollout"]["abort"] == abort
     assert document["services_deployed"] == []
     assert document["rollback_deadline"] is None
+
+
+def test_going_back_after_smoke_tests_leaves_nothing_deployed_and_nothing_to_go_back_to():
+    back = {"to": "v1.2.2", "seconds_to_safe": 0.1, "proved": True, "detail": "0 requests reached v1.2.3 in 3 s"}
+    smoke = build.fragment("smoke-tests", "failed", smoke_status="failed", rollback=back)
+    document = record.assemble(build.complete(smoke=smoke), FACTS, status="rolled_back", failure=FAILURE)
+    assert problems(document) == []
+    assert document["rollout"]["smoke_rollback"] == back
+    assert document["services_deployed"] == []
+    assert document["rollback_available"] is False
 
 
 def test_record_without_fragments_needs_a_moment():
