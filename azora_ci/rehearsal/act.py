@@ -34,7 +34,8 @@ class JobRun:
 
     result: str = "skipped"
     seconds: float = 0.0
-    started: float | None = None  # moments of the harness's monotonic clock: act's own times are whole seconds
+    started: float | None = None  # moments of the harness, seconds since the epoch: act's own times are whole seconds
+    ended: float | None = None
     outputs: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
 
@@ -133,7 +134,7 @@ class Act:
     def run(self, request: Request, *, timeout: float) -> dict[str, JobRun]:
         """Run a workflow to its end and return what happened to each of its jobs, in the file's order.
 
-        Raises NotTrueError with the tail of act's output when it ran no job at all or did not end within ``timeout`` seconds.
+        Raises NotTrueError with the tail of act's output when it ran no job, gave up in one, or did not end in ``timeout`` seconds.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         text = request.workflow.read_text(encoding="utf-8")
@@ -160,9 +161,10 @@ class Act:
                 where=str(self.folder / "act.log"),
                 next_step="read the end of that log",
             )
-        if all(job.started is None for job in jobs.values()):
+        unfinished = [name for name, job in jobs.items() if job.started is not None and job.ended is None]
+        if unfinished or all(job.started is None for job in jobs.values()):
             raise NotTrueError(
-                "act ran no job",
+                f"act ended in the middle of {', '.join(unfinished)}" if unfinished else "act ran no job",
                 what=f"exit code {child.poll()}: {child.stderr_text.strip()[-2000:] or '(no output)'}",
                 where=" ".join(self.command(request, replaced)),
                 next_step="read what act says of the workflow file",
@@ -200,7 +202,7 @@ class Act:
                     continue
                 log.write(f"[{event['jobID']}] {str(event.get('msg', '')).rstrip()}\n")
                 log.flush()
-                if absorb(job, event, at=self._clock.monotonic()):
+                if absorb(job, event, at=self._clock.now().timestamp()):
                     self._progress(str(event["jobID"]), job)
 
 
@@ -222,5 +224,6 @@ def absorb(job: JobRun, event: Mapping[str, Any], *, at: float) -> bool:
     if "jobResult" not in event:
         return False
     job.result = str(event["jobResult"])
+    job.ended = at
     job.seconds = round(at - job.started, 2)
     return True

@@ -1,0 +1,162 @@
+"""What can be seen of a rehearsal from outside, gathered from the things themselves.
+
+Answers that the load got, fresh answers of the health endpoints, rows of the database, objects of the bucket, messages of Slack, files of
+artifacts. Imports nothing of the steps or decisions that are judged by it.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.error import HTTPError
+from urllib.request import urlopen
+
+from azora_ci.rehearsal.load import Answer, version_in
+
+FRESH_REQUESTS = 12  # to each health endpoint after the run
+TRAILER = b"-- PostgreSQL database dump complete"
+
+
+@dataclass(frozen=True)
+class JobSeen:
+    """What act said of a job: result (success, failure, skipped), seconds, and when it began and ended (seconds since the epoch)."""
+
+    result: str
+    seconds: float = 0.0
+    started: float | None = None
+    ended: float | None = None
+
+
+@dataclass(frozen=True)
+class Dump:
+    """A stored backup, read to its end: whether it ends as pg_dump ends one, and the rows in it by table."""
+
+    complete: bool
+    rows: dict[str, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """Everything that was seen; see ``gather``."""
+
+    jobs: dict[str, JobSeen]
+    answers: list[Answer] = field(default_factory=list)
+    fresh: dict[str, dict[str, int]] = field(default_factory=dict)  # health path -> "<status> <version>" -> answers
+    messages: list[str] = field(default_factory=list)
+    artifacts: dict[str, list[str]] = field(default_factory=dict)  # artifact -> its files
+    documents: dict[str, Any] = field(default_factory=dict)  # "<artifact>/<file>" -> JSON document
+    objects: dict[str, bytes] = field(default_factory=dict)  # key -> content; of backups only the key
+    dumps: dict[str, Dump] = field(default_factory=dict)
+    migrations: dict[str, bool] = field(default_factory=dict)  # name -> finished
+    rows_before: int = 0
+    leaks: list[str] = field(default_factory=list)  # where a secret was found
+
+    def fragment(self, job: str, *, attempt: int | None = None) -> dict[str, Any] | None:
+        """Return the newest fragment of a job (or that of one attempt) in the artifacts."""
+        found = [one for name, one in self.documents.items() if name.endswith(f"/record/{job}.json")]
+        found = [one for one in found if attempt is None or one.get("run_attempt") == attempt]
+        return max(found, key=lambda one: (one.get("run_attempt", 0), str(one.get("ended_at"))), default=None)
+
+
+def fresh_answers(base_url: str, paths: Iterable[str], requests: int = FRESH_REQUESTS) -> dict[str, dict[str, int]]:
+    """Ask each path that often, each time on a new connection, and count the answers by status and version."""
+    found: dict[str, dict[str, int]] = {}
+    for path in paths:
+        counts: dict[str, int] = {}
+        for _ in range(requests):
+            answer = _ask(base_url + path)
+            counts[answer] = counts.get(answer, 0) + 1
+        found[path] = counts
+    return found
+
+
+def _ask(url: str) -> str:
+    try:
+        with urlopen(url, timeout=10) as response:  # noqa: S310 - the rehearsal's edge on loopback
+            return f"{response.status} {version_in(response.read(), response.headers.get('x-azora-version'))}"
+    except HTTPError as error:
+        return f"{error.code} {version_in(error.read(), error.headers.get('x-azora-version'))}"
+    except OSError as error:
+        return f"0 {type(error).__name__}"
+
+
+def messages(log: Path) -> list[str]:
+    """Return the texts that Slack received, oldest first."""
+    return [json.loads(line)["text"] for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+
+
+def artifacts(store: Path) -> tuple[dict[str, list[str]], dict[str, Any]]:
+    """Return the files of each artifact, and every JSON document in them by ``<artifact>/<file>``."""
+    files: dict[str, list[str]] = {}
+    documents: dict[str, Any] = {}
+    for folder in sorted(store.iterdir()) if store.is_dir() else []:
+        there = sorted(path for path in folder.rglob("*") if path.is_file())
+        files[folder.name] = [path.relative_to(folder).as_posix() for path in there]
+        for path in there:
+            if path.suffix == ".json":
+                documents[path.relative_to(store).as_posix()] = json.loads(path.read_text(encoding="utf-8"))
+    return files, documents
+
+
+def migrations(database_url: str) -> dict[str, bool]:
+    """Return which migrations the database has, and whether each finished."""
+    import psycopg2
+
+    with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute('SELECT migration_name, finished_at IS NOT NULL FROM "_prisma_migrations" WHERE rolled_back_at IS NULL')
+        return dict(cursor.fetchall())
+
+
+def bucket(endpoint: str, key_id: str, secret: str, name: str) -> tuple[dict[str, bytes], dict[str, Dump]]:
+    """Return every object of the bucket; of database dumps what is in them, read as a stranger would read them."""
+    import boto3
+
+    client = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=key_id, aws_secret_access_key=secret, region_name="us-east-1")
+    objects: dict[str, bytes] = {}
+    dumps: dict[str, Dump] = {}
+    for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
+        for one in page.get("Contents", []):
+            body = client.get_object(Bucket=name, Key=one["Key"])["Body"]
+            if one["Key"].endswith(".sql.gz"):
+                with tempfile.TemporaryFile() as file:
+                    file.writelines(body.iter_chunks(1 << 20))
+                    file.seek(0)
+                    with gzip.open(file) as lines:
+                        dumps[one["Key"]] = read_dump(lines)
+                objects[one["Key"]] = b""
+            else:
+                objects[one["Key"]] = body.read()
+    return objects, dumps
+
+
+def read_dump(lines: Iterable[bytes]) -> Dump:
+    """Count the rows of a plain dump by table, and look for its last line. Raises what gzip raises for a damaged stream."""
+    complete, table, rows = False, None, dict[str, int]()
+    for line in lines:
+        if table is None and line.startswith(b"COPY "):
+            table = line.split()[1].decode().removeprefix("public.")
+            rows[table] = 0
+        elif table is not None and line.rstrip(b"\n") == b"\\.":
+            table = None
+        elif table is not None:
+            rows[table] += 1
+        elif line.startswith(TRAILER):
+            complete = True
+    return Dump(complete, rows)
+
+
+def leaks(secrets: Mapping[str, str], places: Sequence[Path], objects: Mapping[str, bytes]) -> list[str]:
+    """Return where a secret can be read: in files below ``places`` or in objects of the bucket."""
+    found = []
+    files = [path for place in places for path in ([place] if place.is_file() else sorted(place.rglob("*"))) if path.is_file()]
+    for name, secret in secrets.items():
+        needle = secret.encode()
+        found += [f"{name} in {path}" for path in files if needle in path.read_bytes()]
+        found += [f"{name} in object {key}" for key, content in objects.items() if needle in content]
+    return found
