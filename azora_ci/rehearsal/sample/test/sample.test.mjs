@@ -5,7 +5,7 @@ import { productionPackages } from "../scripts/build.mjs";
 import { problemsOf } from "../scripts/check-lockfile.mjs";
 import { faultOf } from "../services/shared/fault.mjs";
 
-const request = { service: "auth_service", version: "1.1.0", health: false, chance: 0.4 };
+const request = { service: "auth_service", version: "1.1.0", path: "/auth/users", health: false, chance: 0.4 };
 
 test("no fault file, no fault", () => {
   assert.equal(faultOf(null, request), null);
@@ -17,6 +17,8 @@ test("a fault is narrowed down by version, service, share and health", () => {
   assert.equal(faultOf('{"answer": "hang", "version": "1.1.0"}', request), "hang");
   assert.equal(faultOf('{"answer": "hang", "version": "1.0.0"}', request), null);
   assert.equal(faultOf('{"answer": "hang", "service": "api_gateway"}', request), null);
+  assert.equal(faultOf('{"answer": "hang", "path": "/auth/users"}', request), "hang");
+  assert.equal(faultOf('{"answer": "hang", "path": "/auth/health"}', request), null);
   assert.equal(faultOf('{"answer": "hang", "share": 0.5}', request), "hang");
   assert.equal(faultOf('{"answer": "hang", "share": 0.4}', request), null);
   assert.equal(faultOf('{"answer": "html", "health_only": true}', request), null);

@@ -4,7 +4,7 @@ export const ANSWERS = ["error", "hang", "html", "wrong-version", "unhealthy", "
 
 /**
  * Return the answer that a fault file asks for, or null.
- * `text` is the file's content (null: no file); `request` is {service, version, health, chance} with chance in [0, 1).
+ * `text` is the file's content (null: no file); `request` is {service, version, path, health, chance} with chance in [0, 1).
  */
 export function faultOf(text, request) {
   const trimmed = (text ?? "").trim();
@@ -13,6 +13,7 @@ export function faultOf(text, request) {
   if (!ANSWERS.includes(fault.answer)) throw new Error(`fault file: ${JSON.stringify(fault.answer)} is none of ${ANSWERS.join(", ")}`);
   if (fault.version !== undefined && fault.version !== request.version) return null;
   if (fault.service !== undefined && fault.service !== request.service) return null;
+  if (fault.path !== undefined && fault.path !== request.path) return null;
   if (fault.health_only && !request.health) return null;
   if (fault.share !== undefined && request.chance >= fault.share) return null;
   return fault.answer;

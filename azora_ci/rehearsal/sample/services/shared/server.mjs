@@ -21,7 +21,7 @@ let draining = false;
 
 const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
 
-function readFault(health) {
+function readFault(path, health) {
   if (!faultFile) return null;
   let text = null;
   try {
@@ -29,7 +29,7 @@ function readFault(health) {
   } catch (error) {
     if (error.code !== "ENOENT") throw error;
   }
-  return faultOf(text, { service: service.id, version, health, chance: Math.random() });
+  return faultOf(text, { service: service.id, version, path, health, chance: Math.random() });
 }
 
 function send(response, status, body, shown = version) {
@@ -66,7 +66,7 @@ async function work(path, response, fault) {
 async function answer(request, response) {
   const path = new URL(request.url, "http://localhost").pathname;
   const health = path === service.healthPath;
-  const fault = readFault(health);
+  const fault = readFault(path, health);
   if (fault) console.log(`${service.id} ${version}: ${path}: fault ${fault}`);
   if (fault === "exit") process.exit(70);
   if (fault === "hang") return;
