@@ -8,7 +8,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 from azora_ci import deploy_toml, settings
 from azora_ci.adopt import CONFIG, WORKFLOW_FOLDER, Adoption
@@ -35,29 +34,35 @@ class Needs:
 
 
 def environments(workflows: Mapping[str, str]) -> dict[str, Needs]:
-    """Return environment -> what its jobs read, for workflow texts by name."""
+    """Return environment -> what its jobs read, for workflow texts by name.
+
+    The name is "" for the repository itself: what is read outside a job does not see an environment's variables.
+    """
     import yaml
 
     found: dict[str, Needs] = {}
     for text in workflows.values():
-        for job in yaml.safe_load(text)["jobs"].values():
-            needs = found.setdefault(job.get("environment") or "", Needs())
-            for kind, name, default in _references(job):
+        document = yaml.safe_load(text)
+        parts = [(job.get("environment") or "", job) for job in document["jobs"].values()]
+        for environment, part in [*parts, ("", document.get("env"))]:
+            needs = found.setdefault(environment, Needs())
+            for kind, name, default in _references(part):
                 if kind == "secrets":
                     needs.secrets.add(name)
                 else:
                     needs.variables.setdefault(name, default)
-    return {name: needs for name, needs in found.items() if name}
+    return {name: needs for name, needs in found.items() if name or needs.secrets or needs.variables}
 
 
-def _references(job: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    for match in _REFERENCE.finditer(str(job)):
+def _references(part: object) -> Iterator[tuple[str, str, str]]:
+    for match in _REFERENCE.finditer(str(part)):
         yield match[1], match[2], match[3] or ""
 
 
 def explanations() -> dict[str, settings.Variable]:
-    """Return environment variable -> its declaration, over all jobs."""
-    return {one.name: one for job in JOBS for _, one in settings.variables(step_module(job).Settings)}
+    """Return environment variable -> its declaration, over all jobs; one that requires it goes before one that does not."""
+    declared = [one for job in JOBS for _, one in settings.variables(step_module(job).Settings)]
+    return {one.name: one for one in sorted(declared, key=lambda one: one.required)}
 
 
 def report(adoption: Adoption) -> str:
@@ -92,14 +97,24 @@ def _lines(toml: str) -> str:
 def _environments(found: Mapping[str, Needs]) -> Iterator[str]:
     explained = explanations()
     for name, needs in found.items():
-        who = "required reviewers" if name == APPROVAL else "no reviewers"
-        lines = [f"Environment {name} (Settings > Environments): {who}; deployment branches and tags: {_admitted(name)}"]
-        lines += [f"  secret {one}: {_explain(one, explained)}" for one in sorted(needs.secrets)]
+        lines = [_heading(name)]
+        lines += [f"  secret {one}{_optional(one, explained)}: {_explain(one, explained)}" for one in sorted(needs.secrets)]
         lines += [
             f"  variable {one} (optional): {_explain(one, explained)}{f' [default: {default}]' if default else ''}"
             for one, default in sorted(needs.variables.items())
         ]
         yield "\n".join(lines)
+
+
+def _heading(environment: str) -> str:
+    if not environment:
+        return "Repository (Settings > Secrets and variables > Actions):"
+    who = "required reviewers" if environment == APPROVAL else "no reviewers"
+    return f"Environment {environment} (Settings > Environments): {who}; deployment branches and tags: {_admitted(environment)}"
+
+
+def _optional(name: str, explained: Mapping[str, settings.Variable]) -> str:
+    return " (optional)" if name in explained and not explained[name].required else ""
 
 
 def _admitted(environment: str) -> str:

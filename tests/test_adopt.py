@@ -307,7 +307,14 @@ def test_the_production_environment_has_no_reviewers_and_the_approval_has_no_sec
     assert "required reviewers" in sections["production-approval"]
     assert "secret" not in sections["production-approval"]
     assert "no reviewers" in sections["production"]
-    assert "PROD_DATABASE_URL: connection string" in sections["production"]
+    assert "secret PROD_DATABASE_URL: connection string" in sections["production"]
+    assert "secret SLACK_WEBHOOK (optional): " in sections["production"]
+
+
+def test_what_no_environment_can_hold_belongs_to_the_repository(application):
+    _, output = run(str(application), "--ref", SHA)
+    (section,) = [part for part in output.split("\n\n") if part.startswith("Repository (")]
+    assert [line.split()[1] for line in section.splitlines()[1:]] == ["ROLLBACK_WINDOW_MINUTES"]
 
 
 # --- bad input --------------------------------------------------------------------------------------------------------------------
