@@ -23,7 +23,7 @@ from azora_ci.targets import Instance, Observation, Release, Target
 HOLD_INTERVALS = 3  # a stage whose verdict is open is held for at least so many intervals beyond its end
 LONGEST_HOLD = 300.0  # seconds
 LONGEST_PROBE = 5.0  # seconds for one probe
-SYNTHETIC_AT_ONCE = 200  # per service, version and tick: making up samples must not become an attack
+SYNTHETIC_AT_ONCE = 50  # per service, version and tick: making up samples must neither attack a service nor delay the probes
 
 
 Counts = Mapping[tuple[str, str], Counters]  # (service, release id) -> counters
@@ -88,16 +88,24 @@ class Bake:
         self.record = Record(self.subject.new.id)
         self.base = self.target.observe().counters
 
-    def watch(self, stage: Stage, weights: Mapping[str, Mapping[str, int]]) -> tuple[Decision, dict[str, Any]]:
-        """Watch a stage to its end and return (advance or abort, the stage's evidence). CancelledError may interrupt it."""
-        self.running = _Stage(self, stage, weights)
+    def begin(self, stage: Stage) -> None:
+        """Start counting for a stage; call it before its weight is moved, so that no request of it is missed."""
+        self.running = _Stage(self, stage)
+
+    def watch(self, weights: Mapping[str, Mapping[str, int]]) -> tuple[Decision, dict[str, Any]]:
+        """Watch the stage that began, and return (advance or abort, its evidence). CancelledError may interrupt it.
+
+        ``weights`` are those that were read back from the edge.
+        """
+        assert self.running is not None  # noqa: S101 - begin() comes first
+        self.running.weights = weights
         decision = self.running.watch()
         evidence = self.running.evidence("healthy" if decision.action is Action.ADVANCE else "aborted", decision.reason)
         self.running = None
         return decision, evidence
 
     def interrupted(self, status: str, reason: str) -> list[dict[str, Any]]:
-        """Return the evidence of the stage that was being watched when something else ended it; empty between stages."""
+        """Return the evidence of the stage that had begun when something else ended it; empty between stages."""
         return [self.running.evidence(status, reason)] if self.running else []
 
     def counters(self, observation: Observation, start: Counts) -> dict[str, tuple[Counters, Counters | None]]:
@@ -128,10 +136,10 @@ class Bake:
 class _Stage:
     """One stage being watched."""
 
-    def __init__(self, bake: Bake, stage: Stage, weights: Mapping[str, Mapping[str, int]]) -> None:
+    def __init__(self, bake: Bake, stage: Stage) -> None:
         self._bake = bake
         self._stage = stage
-        self._weights = weights
+        self.weights: Mapping[str, Mapping[str, int]] = {}
         self._target, self._subject, self._rules = bake.target, bake.subject, bake.rules
         self._clock = bake.clock
         self._tally = Tally()
@@ -243,7 +251,7 @@ class _Stage:
             "planned_minutes": self._stage.seconds / 60,
             "status": status,
             "reason": reason,
-            "weights": {route: dict(found) for route, found in self._weights.items()},
+            "weights": {route: dict(found) for route, found in self.weights.items()},
             "instances": [one.name for one in self._instances],
             "probes": {"total": tally.probes, "failed": tally.failed},
             "ticks": tally.ticks,

@@ -224,9 +224,10 @@ class Rollout:
         self.job.say(f"--- {stage.name}: {stage.percent} %")
         found = self.target.deploy(self.release, stage.percent)
         self.evidence["instances"] = [one.name for one in found]
+        bake.begin(stage)
         weights = self.target.set_weight(self.release, stage.percent)
         self.job.tick(f"the edge answers that {stage.percent} % of traffic goes to {self.release.version}")
-        decision, evidence = bake.watch(stage, weights)
+        decision, evidence = bake.watch(weights)
         self._keep(evidence)
         if decision.action is Action.ABORT:
             raise NotTrueError(

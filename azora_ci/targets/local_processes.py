@@ -27,7 +27,8 @@ from azora_ci.targets.journal import Deployed, History, Journal
 from azora_ci.targets.lock import Lock
 
 PROBE_SECONDS = 2.0  # for one answer while waiting for health
-PROOF_SECONDS, HURRIED_PROOF_SECONDS = 3.0, 1.0  # in which no request may reach the new version after going back
+# Seconds in which no request may reach the new version after going back: as a rule, in a hurry, and when it never had traffic.
+PROOF_SECONDS, HURRIED_PROOF_SECONDS, UNUSED_PROOF_SECONDS = 3.0, 1.0, 0.3
 HURRIED_GRACE_SECONDS = 1.5  # a cancelled run is killed 10 s after the first signal; what does not drain until then is closed
 PORT_ATTEMPTS = 3  # another process may take a free port before the instance does
 
@@ -259,12 +260,13 @@ class LocalProcesses:
         older = state.previous if state.previous not in {target, release.id} else None
         safe = replace(state, stable=target, canary=None, previous=older, percent=0)
         generation = self._edge.switch(safe)
+        seconds = HURRIED_PROOF_SECONDS if hurry else PROOF_SECONDS if self._had_traffic(release.id) else UNUSED_PROOF_SECONDS
         if release.id in self.current().releases:
             self._note("abort", release.id, reason=reason)
         try:
             self._edge.confirm(safe, generation)
             took = self._clock.monotonic() - begun
-            returned = self._prove(back, addresses, took, HURRIED_PROOF_SECONDS if hurry else PROOF_SECONDS)
+            returned = self._prove(back, addresses, took, seconds)
         except UnreachableError as error:
             detail = f"not proved: {error.what}; the files hold the old weights, Envoy takes them when it starts"
             returned = Returned(back.version if back else None, self._clock.monotonic() - begun, False, None, detail)
@@ -273,6 +275,11 @@ class LocalProcesses:
             self._stop(found, quickly=hurry)
         self._forget(release.id)
         return returned
+
+    def _had_traffic(self, release_id: str) -> bool:
+        history = self.current()
+        found = history.releases.get(release_id)
+        return found is not None and (found.percent > 0 or history.serving == release_id)
 
     def _prove(self, back: Deployed | None, addresses: set[str], took: float, seconds: float) -> Returned:
         before = self._edge.requests_to(addresses)

@@ -1,0 +1,290 @@
+"""The rollout step as a process, on a real Envoy and real services under load: every end state is looked at from outside."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from azora_ci.process import send_signal
+from tests.edge_world import NEW, OLD, Load, World, get
+from tests.waiting import until
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path)
+    try:
+        made.deploy_old()
+        made.built()
+        yield made
+    finally:
+        made.close()
+
+
+def back_on_old(world: World) -> None:
+    """Users get the old version only, and nothing of the new one runs."""
+    assert world.versions_now() == {"1.0.0"}
+    assert set(world.running()) == {"v1.0.0"}
+
+
+def test_up_to_100_percent_without_a_failed_request(world):
+    with Load(world.port) as load:
+        code, output = world.finish(world.start("gradual_rollout"))
+        assert code == 0, output
+        assert world.versions_now() == {"1.1.0"}
+    assert load.failed == []
+    assert load.versions["1.0.0"] > 10
+    assert load.versions["1.1.0"] > 10
+    assert world.running() == {"v1.0.0": 4, "v1.1.0": 4}  # the old version is kept as the rollback target
+    evidence = world.fragment().evidence
+    assert evidence["rollout_status"] == "completed"
+    assert evidence["previous"] == {"version": "v1.0.0", "deployment_id": OLD}
+    assert evidence["rollback_available"] is True
+    assert evidence["override_reason"] == "a test"
+    shares = [(one["stage"], one["traffic_percentage"], len(one["instances"]), one["status"]) for one in evidence["stages"]]
+    assert shares == [("canary", 5, 2, "healthy"), ("progressive", 50, 2, "healthy"), ("full", 100, 4, "healthy")]
+    assert evidence["stages"][0]["weights"]["/api"] == {f"api_gateway-{OLD}": 95, f"api_gateway-{NEW}": 5}
+    for stage in evidence["stages"]:
+        assert stage["requests"]["v1.1.0"] >= 30  # two services, 15 each: made up by synthetic requests where users sent fewer
+        assert stage["probes"]["failed"] == 0
+    assert "rollout-status<<" in (world.folder / "output-1.txt").read_text()
+    assert "| v1.1.0 |" in (world.folder / "summary-1.md").read_text()
+    everything = output + "".join(path.read_text() for path in (world.folder / "job-1").rglob("*") if path.is_file())
+    assert "not-to-be-seen" not in everything
+    assert json.loads(get(world.port, "/api/work")[2])["secret_length"] == len("not-to-be-seen")
+    assert json.loads(get(world.port, "/auth/work")[2])["secret_length"] == 0  # it names no secret
+    rerun_recognises_it(world)
+
+
+def rerun_recognises_it(world: World) -> None:
+    before = (world.folder / "edge" / "current" / "edge.json").read_text()
+    code, output = world.finish(world.start("gradual_rollout", attempt=2))
+    assert code == 0, output
+    assert "already promoted" in output
+    evidence = world.fragment(attempt=2).evidence
+    assert evidence["rollout_status"] == "completed"
+    assert evidence["stages"] == world.fragment().evidence["stages"]
+    assert evidence["previous"] == {"version": "v1.0.0", "deployment_id": OLD}
+    assert (world.folder / "edge" / "current" / "edge.json").read_text() == before
+    assert world.running() == {"v1.0.0": 4, "v1.1.0": 4}
+
+
+@pytest.mark.parametrize(("stage", "percent"), [("canary", 5), ("progressive", 50), ("full", 100)])
+def test_errors_of_the_new_version_take_all_traffic_back(world, stage, percent):
+    long = {f"{stage.upper()}_MINUTES": "1"}
+    with Load(world.port) as load:
+        process = world.start("gradual_rollout", **long)
+        world.wait_for_weight(percent, process)
+        world.flag("1.1.0.api_gateway.error")
+        world.flag("1.1.0.api_gateway.sick")
+        code, output = world.finish(process)
+        assert code == 1, output
+        back_on_old(world)
+    evidence = world.fragment().evidence
+    assert evidence["rollout_status"] == "rolled_back"
+    assert evidence["abort"]["stage"] == stage
+    assert evidence["abort"]["proved"] is True
+    assert evidence["abort"]["seconds_to_safe"] < 5
+    assert "api_gateway" in evidence["abort"]["reason"]
+    assert evidence["stages"][-1]["status"] == "aborted"
+    assert evidence["rollback_available"] is False
+    assert {status for status, _ in load.failed} <= {500}  # what the new version answered, and nothing that the way back lost
+    kept = [path.name for path in (world.folder / "job-1" / "instances").iterdir()]
+    assert any(name.startswith(f"{NEW}-api_gateway-") for name in kept)
+
+
+def test_work_that_fails_while_health_is_green_is_seen_in_the_edge_counters(world):
+    with Load(world.port, pause=0.005):
+        process = world.start("gradual_rollout", PROGRESSIVE_MINUTES="1")
+        world.wait_for_weight(50, process)
+        world.flag("1.1.0.error")
+        code, output = world.finish(process)
+    assert code == 1, output
+    reason = world.fragment().evidence["abort"]["reason"]
+    assert "99% confidence" in reason
+    assert "v1.0.0" not in reason.split("old")[0]
+    back_on_old(world)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_cancelled_run_takes_traffic_back_within_five_seconds(world, number):
+    process = world.start("gradual_rollout", PROGRESSIVE_MINUTES="2")
+    world.wait_for_weight(50, process)
+    process.send_signal(number)
+    until(lambda: world.edge.state().percent == 0 and world.edge.state().canary is None, "old weights", 5)
+    process.send_signal(signal.SIGTERM)  # the runner's second signal must not interrupt the way back
+    code, output = world.finish(process)
+    assert code == 1, output
+    back_on_old(world)
+    fragment = world.fragment()
+    assert fragment.status == "cancelled"
+    assert fragment.evidence["rollout_status"] == "cancelled"
+    assert fragment.evidence["abort"]["proved"] is True
+    assert fragment.evidence["stages"][-1]["status"] == "cancelled"
+
+
+def test_an_instance_that_dies_costs_no_request_and_aborts(world):
+    with Load(world.port) as load:
+        process = world.start("gradual_rollout", PROGRESSIVE_MINUTES="1")
+        world.wait_for_weight(50, process)
+        victim = next(iter(world.target().current().releases[NEW].instances.values()))
+        send_signal(victim["pid"], signal.SIGKILL)
+        code, output = world.finish(process)
+        back_on_old(world)
+    assert code == 1, output
+    assert load.failed == []
+    assert "process ended" in output
+    assert world.fragment().evidence["abort"]["proved"] is True
+
+
+def test_a_run_that_was_killed_is_taken_back_and_started_again(world):
+    process = world.start("gradual_rollout", PROGRESSIVE_MINUTES="2")
+    world.wait_for_weight(50, process)
+    process.kill()
+    process.communicate()
+    with Load(world.port) as load:
+        code, output = world.finish(world.start("gradual_rollout", attempt=2))
+    assert code == 0, output
+    assert load.failed == []
+    assert "took over the lock" in output
+    assert any("was left at 50 % by a run that died" in note for note in world.fragment(attempt=2).evidence["notes"])
+    assert world.versions_now() == {"1.1.0"}
+    assert world.running() == {"v1.0.0": 4, "v1.1.0": 4}
+
+
+def test_a_rerun_after_an_abort_starts_again_at_0_percent(world):
+    world.flag("1.1.0.sick")
+    code, _ = world.finish(world.start("gradual_rollout", HEALTH_CHECK_TIMEOUT="2"))
+    assert code == 1
+    assert world.fragment().evidence["abort"]["stage"] == "canary"
+    assert world.fragment().evidence["stages"] == []  # it never got weight
+    back_on_old(world)
+    world.unflag("1.1.0.sick")
+    code, output = world.finish(world.start("gradual_rollout", attempt=2))
+    assert code == 0, output
+    assert "starting again at 0 %" in output
+    assert world.versions_now() == {"1.1.0"}
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "said"),
+    [("html", "not JSON"), ("liar", "answers version 9.9.9, expected 1.1.0"), ("hang", "no answer within"), ("down", "told not to start")],
+)
+def test_what_is_not_healthy_as_the_new_version_gets_no_traffic(world, behaviour, said):
+    world.flag(f"1.1.0.{behaviour}")
+    code, output = world.finish(world.start("gradual_rollout", HEALTH_CHECK_TIMEOUT="2"))
+    assert code == 1, output
+    assert said in world.fragment().error["what"]
+    assert world.fragment().evidence["stages"] == []
+    back_on_old(world)
+
+
+def test_the_old_version_failing_alone_is_not_held_against_the_new_one(world):
+    process = world.start("gradual_rollout", PROGRESSIVE_MINUTES="0.06")
+    world.wait_for_weight(50, process)
+    world.flag("1.0.0.auth_service.sick")
+    code, output = world.finish(process)
+    assert code == 0, output
+    assert "the old version fails alone, not the new one's fault" in output
+    assert world.versions_now() == {"1.1.0"}
+
+
+def test_too_few_requests_are_held_and_then_mean_what_is_configured(tmp_path):
+    world = World(tmp_path, instances=1, rollout={"minimum_requests": 1_000_000})
+    try:
+        world.deploy_old()
+        world.built()
+        code, output = world.finish(world.start("gradual_rollout", CANARY_MINUTES="0.01", HEALTH_CHECK_INTERVAL="1"))
+        assert code == 1, output
+        assert "HOLD" in output
+        reason = world.fragment().evidence["abort"]["reason"]
+        assert "inconclusive, too few requests" in reason
+        assert reason.endswith("configured to abort")
+        back_on_old(world)
+    finally:
+        world.close()
+
+
+def test_a_first_deployment_has_nothing_to_go_back_to(tmp_path):
+    world = World(tmp_path, instances=1)
+    try:
+        world.built()
+        code, output = world.finish(world.start("gradual_rollout"))
+        assert code == 0, output
+        evidence = world.fragment().evidence
+        assert evidence["previous"] is None
+        assert evidence["rollback_available"] is False
+        assert [stage["stage"] for stage in evidence["stages"]] == ["full"]
+        assert world.versions_now() == {"1.1.0"}
+    finally:
+        world.close()
+
+
+def test_a_second_deployment_is_refused_while_one_runs(world):
+    process = world.start("gradual_rollout", CANARY_MINUTES="2")
+    world.wait_for_weight(5, process)
+    before = world.edge.state()
+    code, output = world.finish(world.start("gradual_rollout", attempt=2))
+    assert code == 1
+    assert "Another deployment is running" in output
+    assert world.edge.state() == before
+    process.terminate()
+    world.finish(process)
+    back_on_old(world)
+
+
+def test_an_older_deployment_does_not_replace_a_newer_one(world):
+    world.built("0.9.0", "1763999999-cccccc")
+    code, output = world.finish(world.start("gradual_rollout", DEPLOYMENT_ID="1763999999-cccccc", VERSION="v0.9.0"))
+    assert code == 1
+    assert "A newer deployment is in production" in output
+    back_on_old(world)
+
+
+def test_a_dry_run_prints_the_plan_and_changes_nothing(world):
+    journal = (world.folder / "state" / "journal.jsonl").read_bytes()
+    code, output = world.finish(world.start("gradual_rollout", ROLLOUT_DRY_RUN="true"))
+    assert code == 0, output
+    assert "canary: 5 % of traffic" in output
+    assert world.fragment().evidence["rollout_status"] == "planned"
+    assert (world.folder / "state" / "journal.jsonl").read_bytes() == journal
+    back_on_old(world)
+
+
+def test_short_stages_in_production_need_a_reason(world):
+    code, output = world.finish(world.start("gradual_rollout", SHORT_STAGES_REASON=""))
+    assert code == 2
+    assert "SHORT_STAGES_REASON" in output
+    back_on_old(world)
+
+
+def test_bytes_that_are_not_those_of_the_digest_are_not_started(world):
+    digest = world.release("1.1.0", NEW).digests["auth_service"].removeprefix("sha256:")
+    with (world.archives / f"sha256-{digest}.tar.gz").open("ab") as archive:
+        archive.write(b"tampered")
+    code, output = world.finish(world.start("gradual_rollout"))
+    assert code == 1, output
+    assert "Archive is not what was built" in output
+    back_on_old(world)
+
+
+def test_an_envoy_that_is_killed_comes_back_with_the_same_weights(world):
+    process = world.start("gradual_rollout", PROGRESSIVE_MINUTES="0.07", HEALTH_CHECK_RETRIES="50")
+    world.wait_for_weight(50, process)
+    world.kill_envoy()
+    world.start_envoy()
+    found = {json.loads(get(world.port, "/api/work")[2])["version"] for _ in range(40)}
+    assert found == {"1.0.0", "1.1.0"}
+    code, output = world.finish(process)
+    assert code == 0, output
+
+
+def test_a_secret_that_a_service_names_must_be_there(world):
+    code, output = world.finish(world.start("gradual_rollout", SERVICE_SECRET=""))
+    assert code == 2
+    assert "SERVICE_SECRET" in output
+    back_on_old(world)
