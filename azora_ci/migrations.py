@@ -182,19 +182,20 @@ class Risk:
     why: str
 
 
+_OLD = "; the version that still runs"
 _RULES: Sequence[tuple[str, str, str]] = (
-    ("data", r"\bDROP\s+(TABLE|SCHEMA|DATABASE)\b", "the data is gone, and the version that still runs may use it"),
-    ("data", r"\bDROP\s+COLUMN\b", "the data is gone, and the version that still runs may use it"),
+    ("data", r"\bDROP\s+(TABLE|SCHEMA|DATABASE)\b", f"the data is gone{_OLD} may use it"),
+    ("data", r"\bDROP\s+COLUMN\b", f"the data is gone{_OLD} may use it"),
     ("data", r"^TRUNCATE\b", "every row is gone"),
     ("data", r"^DELETE\s+FROM\s+\S+\s*$", "every row is gone: there is no WHERE"),
-    ("old-version", r"\bRENAME\s+(COLUMN\b|TO\b|\S+\s+TO\b)", "the version that still runs knows the old name"),
-    ("old-version", r"\bSET\s+NOT\s+NULL\b", "fails on rows without a value; the version that still runs may write such rows"),
-    ("old-version", r"\bADD\s+COLUMN\b(?!.*\bDEFAULT\b).*\bNOT\s+NULL\b", "fails on a table with rows; the version that still runs leaves it out"),
+    ("old-version", r"\bRENAME\s+(COLUMN\b|TO\b|\S+\s+TO\b)", f"another name{_OLD} knows the old one"),
+    ("old-version", r"\bSET\s+NOT\s+NULL\b", f"fails on rows without a value{_OLD} may write such rows"),
+    ("old-version", r"\bADD\s+COLUMN\b(?!.*\bDEFAULT\b).*\bNOT\s+NULL\b", f"fails on a table with rows{_OLD} leaves it out"),
     ("lock", r"\bALTER\s+COLUMN\s+\S+\s+(SET\s+DATA\s+)?TYPE\b", "may rewrite the table while nobody can use it"),
     ("lock", r"^CREATE\s+(UNIQUE\s+)?INDEX\s+(?!CONCURRENTLY\b)", "nobody can write to the table until the index is built"),
     ("lock", r"\bADD\s+CONSTRAINT\b.*\b(FOREIGN\s+KEY|CHECK)\b(?!.*\bNOT\s+VALID\b)", "checks every row while others cannot write"),
     ("lock", r"^(LOCK\s+TABLE|VACUUM\s+FULL|CLUSTER|REINDEX\s+(?!.*CONCURRENTLY))\b", "nobody can use the table meanwhile"),
-)  # fmt: skip
+)
 _NAME = r'(?:IF\s+NOT\s+EXISTS\s+)?((?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|\w+))?)'
 
 

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from azora_ci.errors import BadInputError
+from azora_ci.errors import BadInputError, UnreachableError
 from azora_ci.migrations import LOCK, Migration, Row
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.process import Completed, Processes
+
+if TYPE_CHECKING:
+    import psycopg2.extensions
 
 TABLE = "_prisma_migrations"
 # Prisma asks its makers for news, and npx offers to download what is not installed: neither belongs in a deployment.
@@ -31,47 +37,70 @@ def read_folder(folder: Path) -> list[Migration]:
     return [Migration(path.name, (path / "migration.sql").read_bytes()) for path in places]
 
 
-def read_table(url: DatabaseUrl, schema: str) -> list[Row]:
-    """Return the rows of ``_prisma_migrations``; empty when the table does not exist yet. Raises UnreachableError."""
-    from psycopg2 import sql
+@contextlib.contextmanager
+def _session(url: DatabaseUrl) -> Iterator[psycopg2.extensions.cursor]:
+    """Yield a cursor of a session of its own, whose statements may take 30 s. Raises UnreachableError for what the server refuses."""
+    import psycopg2
 
     connection = url.connect(application="azora-ci migrations")
     try:
         with connection.cursor() as cursor:
             cursor.execute("SET statement_timeout = '30s'")
-            cursor.execute("SELECT to_regclass(format('%%I.%%I', %s::text, %s::text)) IS NOT NULL", (schema, TABLE))
-            found = cursor.fetchone()
-            if not found or not found[0]:
-                return []
-            cursor.execute(
-                sql.SQL(
-                    "SELECT migration_name, checksum, started_at, finished_at, rolled_back_at, applied_steps_count, logs "
-                    "FROM {} ORDER BY started_at, migration_name"
-                ).format(sql.Identifier(schema, TABLE))
-            )
-            return [Row(*row) for row in cursor.fetchall()]
+            yield cursor
+    except psycopg2.Error as error:
+        raise UnreachableError(
+            "The production database did not answer",
+            what=str(error).strip() or type(error).__name__,
+            where=url.shown,
+            next_step="check the server's log and what this user may read",
+        ) from error
     finally:
         connection.close()
+
+
+_ROWS = """SELECT migration_name, checksum, started_at, finished_at, rolled_back_at, applied_steps_count, logs
+    FROM {} ORDER BY started_at, migration_name"""
+
+
+def read_table(url: DatabaseUrl, schema: str) -> list[Row]:
+    """Return the rows of ``_prisma_migrations``; empty when the table does not exist yet. Raises UnreachableError."""
+    from psycopg2 import sql
+
+    with _session(url) as cursor:
+        cursor.execute("SELECT to_regclass(format('%%I.%%I', %s::text, %s::text)) IS NOT NULL", (schema, TABLE))
+        if cursor.fetchone() != (True,):
+            return []
+        cursor.execute(sql.SQL(_ROWS).format(sql.Identifier(schema, TABLE)))
+        return [Row(*row) for row in cursor.fetchall()]
+
+
+_HOLDERS = """SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'), coalesce(a.client_addr::text, 'local'), a.backend_start
+    FROM pg_locks l JOIN pg_stat_activity a USING (pid)
+    WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = %s
+      AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
 
 
 def lock_holders(url: DatabaseUrl) -> list[str]:
-    """Return who holds Prisma's advisory lock, for people: process id, application, address, since when."""
-    connection = url.connect(application="azora-ci migrations")
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(
-                """SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'), coalesce(a.client_addr::text, 'local'), a.backend_start
-                FROM pg_locks l JOIN pg_stat_activity a USING (pid)
-                WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = %s
-                  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())""",
-                (LOCK,),
-            )
-            return [
-                f"process {pid} ({name}, from {address}, connected since {since:%Y-%m-%d %H:%M:%S %Z})"
-                for pid, name, address, since in cursor.fetchall()
-            ]
-    finally:
-        connection.close()
+    """Return who holds Prisma's advisory lock, for people: process id, application, address, since when. Raises UnreachableError."""
+    with _session(url) as cursor:
+        cursor.execute(_HOLDERS, (LOCK,))
+        return [f"process {pid} ({name}, from {address}, since {since:%H:%M:%S %Z})" for pid, name, address, since in cursor.fetchall()]
+
+
+_OBJECTS = """SELECT concat('column ', table_name, '.', column_name, ' ', data_type, CASE is_nullable WHEN 'NO' THEN ' not null' END)
+    FROM information_schema.columns WHERE table_schema = %(schema)s AND table_name <> %(table)s
+    UNION ALL SELECT concat('index ', indexname, ' on ', tablename)
+    FROM pg_indexes WHERE schemaname = %(schema)s AND tablename <> %(table)s
+    UNION ALL SELECT concat('constraint ', conname, ' on ', conrelid::regclass)
+    FROM pg_constraint JOIN pg_namespace n ON n.oid = connamespace
+    WHERE n.nspname = %(schema)s AND contype IN ('c', 'f', 'x') AND conrelid <> 0"""
+
+
+def objects(url: DatabaseUrl, schema: str) -> frozenset[str]:
+    """Return the columns, indexes and constraints of a schema, one line each, to tell what a failed migration left behind."""
+    with _session(url) as cursor:
+        cursor.execute(_OBJECTS, {"schema": schema, "table": TABLE})
+        return frozenset(line for (line,) in cursor.fetchall())
 
 
 @dataclass(frozen=True)

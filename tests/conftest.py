@@ -12,7 +12,7 @@ from azora_ci.backup.cluster import Cluster
 from azora_ci.clock import Clock
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.process import Processes
-from tests.sample import sample  # noqa: F401 - the fixture of the sample application, for every room
+from tests.sample import migrated, running, sample  # noqa: F401 - the sample application, for every room
 from tests.stores import s3_server, s3_session  # noqa: F401 - a strict S3 server per session, its faults cleared around each test
 
 # --- a real PostgreSQL, one per session -----------------------------------------------------------------------------------

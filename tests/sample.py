@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import subprocess
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,6 +15,10 @@ from azora_ci.actions import Actions
 from azora_ci.clock import Clock
 from azora_ci.process import Processes
 from azora_ci.rehearsal import application, node
+from azora_ci.rehearsal.standins import database
+
+if TYPE_CHECKING:
+    from tests.conftest import DatabaseMaker
 
 
 class Sample:
@@ -33,3 +40,29 @@ class Sample:
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     folder = tmp_path_factory.mktemp("sample")
     return Sample(folder, Processes(actions=Actions(stream=io.StringIO()), clock=Clock(), log=folder / "log"))
+
+
+@pytest.fixture(scope="session")
+def migrated(sample: Sample, postgres_cluster: DatabaseMaker, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A database that the old release's Prisma migrated yesterday; use it as a template, do not change it."""
+    url = postgres_cluster.fresh()
+    old = sample.copy(tmp_path_factory.mktemp("old"), application.OLD_RELEASE)
+    database.migrate(url, old, processes=sample.processes, node=sample.node)
+    yesterday = "finished_at = finished_at - interval '1 day', started_at = started_at - interval '1 day'"
+    postgres_cluster.execute(url, f"UPDATE _prisma_migrations SET {yesterday}")
+    return url
+
+
+@pytest.fixture
+def running() -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Start programs that are ended after the test whatever happens: ``running(argv, folder, environ)``."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(argv: list[str], folder: Path, environ: dict[str, str]) -> subprocess.Popen[str]:
+        started.append(subprocess.Popen(argv, cwd=folder, env=environ, text=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.wait(30)

@@ -1,0 +1,356 @@
+"""Apply the application's migrations behind a verified backup, with what the database itself says before and after as evidence."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from azora_ci import migrations, prisma, settings
+from azora_ci.clock import parse_rfc3339
+from azora_ci.errors import AzoraError, BadInputError, CancelledError, NotTrueError, UnreachableError
+from azora_ci.job import Job
+from azora_ci.migrations import Migration, Plan, Row
+from azora_ci.postgres import DatabaseUrl
+from azora_ci.prisma import Deployed
+from azora_ci.settings import variable, whole_number
+
+LOCK_ATTEMPTS = 3  # Prisma itself waits 10 s for its lock each time
+LOCK_PAUSE_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(settings.Deployment, settings.Aws, settings.DatabaseAccess):
+    """What database-migrations reads."""
+
+    backup_max_age: int = variable(
+        "BACKUP_MAX_AGE_MINUTES", "minutes after which a backup's snapshot is too old to migrate behind", example="120",
+        parse=whole_number(1, 10080), default="120",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Backup:
+    """The verified backup of this deployment: its id, the time of its snapshot, its age in minutes now, and of which database."""
+
+    id: str
+    snapshot: datetime
+    age_minutes: float
+    database: str
+    system_identifier: str | None
+
+
+@dataclass(frozen=True)
+class Database:
+    """The production database: parsed connection string and the schema that holds Prisma's table."""
+
+    url: DatabaseUrl
+    schema: str
+
+    def rows(self) -> list[Row]:
+        """Return the rows of Prisma's table."""
+        return prisma.read_table(self.url, self.schema)
+
+    def objects(self) -> frozenset[str]:
+        """Return what the schema consists of."""
+        return prisma.objects(self.url, self.schema)
+
+
+def run(job: Job[Settings]) -> None:
+    """Apply what is pending. Raises NotTrueError when the gate is closed or a migration failed."""
+    started = job.clock.monotonic()
+    release = prisma.read_folder(job.config.database.migrations_dir)
+    backup = verified_backup(job)
+    database = _database(job)
+    _require_same_database(database, backup)
+    plan = migrations.plan(release, database.rows())
+    _show(job, plan)
+    _refuse(job, plan, backup)
+    if plan.pending:
+        _log_sql(job, plan.pending)
+        prepare(job)
+        _apply(job, database, backup, plan)
+    after = migrations.plan(release, database.rows())
+    _require_done(after)
+    _conclude(job, backup, after, job.clock.monotonic() - started)
+
+
+# --- the gate -------------------------------------------------------------------------------------------------------------
+
+
+def verified_backup(job: Job[Settings]) -> Backup:
+    """Return the verified backup of this deployment: what its job said and what the bucket holds must agree. Raises NotTrueError."""
+    from azora_ci import s3
+    from azora_ci.backup import manifest
+
+    said = job.fragments.require("database-backup", job.settings.deployment_id).evidence
+    where = job.config.backup
+    found = manifest.verified_manifest(s3.bucket(job.settings, where.bucket, clock=job.clock), where, job.settings.deployment_id)
+    if (said["backup_id"], said["manifest_sha256"]) != (found.backup_id, found.sha256):
+        raise NotTrueError(
+            "The backup is not the one that was verified",
+            what=f"database-backup verified {said['backup_id']} (manifest {said['manifest_sha256'][:12]}…), "
+            f"the bucket holds {found.backup_id} (manifest {found.sha256[:12]}…)",
+            where=f"{where.location}, {found.key}",
+            next_step="find out who wrote the newer manifest, then re-run all jobs",
+        )
+    snapshot = parse_rfc3339(found.snapshot_time)
+    age = (job.clock.now() - snapshot).total_seconds() / 60
+    job.evidence |= {
+        "backup_id": found.backup_id,
+        "manifest_sha256": found.sha256,
+        "backup_age_minutes": round(age, 3),
+        "proof_depth": found.depth,
+    }
+    job.tick(f"{found.backup_id} is in the bucket as it was verified (proof: {found.depth}), {age:.1f} minutes old")
+    server = found.document["server"]
+    return Backup(found.backup_id, snapshot, age, server["database"], server["system_identifier"])
+
+
+def _database(job: Job[Settings]) -> Database:
+    config = job.config.database
+    if config.via_ssh:
+        raise BadInputError(
+            "Migrations through SSH are not supported",
+            what="database.via_ssh is true; the migrate command runs on this runner and needs to reach the database itself",
+            where="database.via_ssh in the deployment configuration",
+            next_step="let the runner reach the database (self-hosted runner, allow list), and set via_ssh to false",
+        )
+    url = DatabaseUrl.parse(job.settings.database_url.reveal())
+    if url.pooler_hint:
+        job.actions.warning(
+            "Migrations through a connection pooler",
+            f"{url.pooler_hint}: Prisma's lock may not hold there.\nUse the direct address of the database in PROD_DATABASE_URL",
+        )
+    return Database(url, url.schema if url.schema != "public" else config.schema)
+
+
+def _require_same_database(database: Database, backup: Backup) -> None:
+    """A backup of another database is no way back. The identifier of the cluster is compared where both sides know it."""
+    from azora_ci.backup import source
+
+    facts = source.facts(database.url)
+    identifiers = {backup.system_identifier, facts.system_identifier} - {None}
+    if facts.database != backup.database or len(identifiers) > 1:
+        raise NotTrueError(
+            "The backup is of another database",
+            what=f"{backup.id} holds {backup.database} of cluster {backup.system_identifier}, "
+            f"PROD_DATABASE_URL names {facts.database} of cluster {facts.system_identifier}",
+            where=f"PROD_DATABASE_URL ({database.url.shown})",
+            next_step="give both jobs the same PROD_DATABASE_URL, then re-run all jobs",
+        )
+
+
+def _show(job: Job[Settings], plan: Plan) -> None:
+    """Record and print the plan before anything moves."""
+    risks = [risk for one in plan.pending for risk in migrations.risks(one)]
+    job.evidence |= {
+        "pending": [one.name for one in plan.pending],
+        "already_applied": len(plan.applied),
+        "database_ahead": [row.name for row in plan.ahead],
+        "risks": [vars(risk) for risk in risks],
+    }
+    job.say(f"{len(plan.applied)} migrations are applied, {len(plan.pending)} pending{_names(plan.pending)}")
+    if plan.ahead:
+        names = ", ".join(row.name for row in plan.ahead)
+        job.actions.warning("The database is ahead of this release", f"an older release is deployed; only the database has: {names}")
+    if plan.late:
+        names = ", ".join(one.name for one in plan.late)
+        job.actions.warning("Migrations come late", f"they sort before applied ones and are applied after them: {names}")
+    for risk in risks:
+        job.actions.warning(f"{risk.migration}: look twice", f"{risk.statement}\n{risk.why}")
+
+
+def _names(pending: tuple[Migration, ...]) -> str:
+    return f": {', '.join(one.name for one in pending)}" if pending else ""
+
+
+def _refuse(job: Job[Settings], plan: Plan, backup: Backup) -> None:
+    reason = migrations.refusal(plan)
+    if reason is not None:
+        where = f"{job.config.database.migrations_dir} and {prisma.TABLE} of the production database"
+        raise NotTrueError(reason.title, what=f"{reason.what}\nnothing was applied", where=where, next_step=reason.next_step)
+    limit = job.settings.backup_max_age
+    if plan.pending and backup.age_minutes > limit:
+        raise NotTrueError(
+            "The backup is too old",
+            what=f"its snapshot was taken {backup.age_minutes:.0f} minutes ago, the limit is {limit}: what was written since would be "
+            f"lost in a restore; {len(plan.pending)} migrations are pending and nothing was applied",
+            where=f"{backup.id}, BACKUP_MAX_AGE_MINUTES",
+            next_step="re-run all jobs (not only the failed ones), so that a new backup is made",
+        )
+
+
+# --- applying -------------------------------------------------------------------------------------------------------------
+
+
+def _log_sql(job: Job[Settings], pending: tuple[Migration, ...]) -> None:
+    """Keep the SQL of every pending migration in the log: Prisma does not print it."""
+    for one in pending:
+        job.processes.log_line(f"--- {one.name}, SHA-256 {one.checksum}")
+        for line in one.text.splitlines():
+            job.processes.log_line(f"    {line}")
+    job.say(f"the SQL of {len(pending)} pending migrations is in {job.name}.log")
+
+
+def prepare(job: Job[Settings]) -> None:
+    """Run the configured commands that install what the migrate command needs; they see no secret."""
+    for command in job.config.database.prepare:
+        job.processes.run(command, echo=False, next_step="correct database.prepare in the deployment configuration, or what it installs")
+
+
+def _apply(job: Job[Settings], database: Database, backup: Backup, plan: Plan) -> None:
+    """Run the migrate command; whatever ends it, say what the database looks like afterwards."""
+    objects = database.objects()
+    try:
+        deployed = _deploy(job, database)
+    except AzoraError as error:
+        with contextlib.suppress(UnreachableError):
+            error.what += f"\n{_aftermath(job, database, backup, plan, objects).text}"
+        if isinstance(error, CancelledError):
+            error.next_step = "look at the database before anything else; re-running the failed jobs continues this deployment"
+        raise
+    if not deployed.ok:
+        raise _failure(job, deployed, lambda: _aftermath(job, database, backup, plan, objects))
+
+
+def _deploy(job: Job[Settings], database: Database) -> Deployed:
+    """Run the migrate command, again when somebody else held Prisma's lock: then it has done nothing."""
+    for attempt in range(1, LOCK_ATTEMPTS + 1):
+        job.evidence["attempts"] = attempt
+        with job.actions.group(" ".join(job.config.database.migrate)):
+            deployed = prisma.deploy(job.processes, job.config.database.migrate, job.settings.database_url.reveal(), Path.cwd())
+        if not deployed.lock_timeout:
+            break
+        holders = prisma.lock_holders(database.url)
+        job.evidence["lock_holders"] = holders
+        job.say(
+            f"attempt {attempt} of {LOCK_ATTEMPTS}: Prisma's lock {migrations.LOCK} is held by {', '.join(holders) or 'nobody any more'}"
+        )
+        if attempt < LOCK_ATTEMPTS:
+            job.clock.sleep(LOCK_PAUSE_SECONDS)
+    return deployed
+
+
+# --- after a failure --------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Aftermath:
+    """What the database says after a failure: a text for people, and the attempts that failed."""
+
+    text: str
+    failed: tuple[Row, ...]
+
+
+def _aftermath(job: Job[Settings], database: Database, backup: Backup, plan: Plan, objects: frozenset[str]) -> Aftermath:
+    """Read the database again, keep it as evidence, and say what state it is in. Never assumes that anything was rolled back."""
+    rows = database.rows()
+    applied = migrations.applied_since(rows, backup.snapshot)
+    failed = tuple(row for row in rows if row.failed)
+    gained, lost = sorted(database.objects() - objects), sorted(objects - database.objects())
+    job.evidence |= {
+        "applied": _applied(applied),
+        "migrations_applied": len(applied),
+        "failed": [row.name for row in failed],
+        "schema_gained": gained[:100],
+        "schema_lost": lost[:100],
+    }
+    new = {row.name for row in rows if row.applied} - {row.name for row in plan.applied}
+    lines = [f"applied by this attempt: {', '.join(sorted(new)) or 'none'}", *map(migrations.describe_failed, failed)]
+    if gained or lost:
+        lines.append(f"the schema gained: {'; '.join(gained[:10]) or 'nothing'}; and lost: {'; '.join(lost[:10]) or 'nothing'}")
+    else:
+        lines.append("columns, indexes and constraints are as before; rows may have changed")
+    if failed:
+        lines.append("statements before the failing one may stay applied; Prisma refuses every migration until it is resolved (P3009)")
+    running = prisma.lock_holders(database.url)
+    if running:
+        lines.append(f"Prisma's lock is still held: {', '.join(running)}")
+    lines.append(f"{backup.id} (snapshot {backup.snapshot:%Y-%m-%d %H:%M:%S %Z}) is verified and can be restored")
+    return Aftermath("\n".join(lines), failed)
+
+
+_UNREACHABLE = frozenset({"P1001", "P1002", "P1003", "P1008", "P1011", "P1017"})
+_REFUSED = frozenset({"P1000", "P1010"})
+
+
+def _failure(job: Job[Settings], deployed: Deployed, read: Callable[[], Aftermath]) -> AzoraError:
+    """Return the error for a migrate command that failed, by what the database says and by Prisma's code."""
+    command = " ".join(deployed.completed.argv)
+    last = (deployed.completed.stderr.strip() or deployed.completed.stdout.strip())[-1500:]
+    what = f"{command}: exit code {deployed.completed.returncode}{f', {deployed.code}' if deployed.code else ''}"
+    job.evidence["code"] = deployed.code
+    try:
+        after = read()
+    except UnreachableError as error:
+        return UnreachableError(
+            "The database cannot be asked what the migration left", what=f"{what}\n{last}\n{error.what}", where=error.where,
+            next_step="reach the database, then read _prisma_migrations before anything else",
+        )  # fmt: skip
+    where = f"{prisma.TABLE} of the production database; {job.name}.log"
+    if deployed.lock_timeout:
+        return NotTrueError(
+            "Another migration holds Prisma's lock",
+            what=f"{what} in each of {LOCK_ATTEMPTS} attempts: advisory lock {migrations.LOCK}\n{after.text}",
+            where=where,
+            next_step="let that migration end, or end its session (pg_terminate_backend), then re-run the failed jobs",
+        )
+    if after.failed:
+        return NotTrueError(
+            f"Migration {after.failed[0].name} failed",
+            what=f"{what}\n{after.text}",
+            where=where,
+            next_step=f"repair the schema by hand, then npx prisma migrate resolve --rolled-back {after.failed[0].name} "
+            "(or --applied), correct the migration and release again; or restore the backup",
+        )
+    kind = UnreachableError if deployed.code in _UNREACHABLE else BadInputError if deployed.code in _REFUSED else NotTrueError
+    return kind("The migrate command failed", what=f"{what}\n{last}\n{after.text}", where=where, next_step=_advice(deployed, last))
+
+
+def _advice(deployed: Deployed, last: str) -> str:
+    if deployed.code == "P3005":
+        return "the database has tables but no history: mark what is there with npx prisma migrate resolve --applied NAME"
+    if "canceled due to missing packages" in last:
+        return "Prisma is not installed: correct database.prepare in the deployment configuration (npm ci)"
+    return "read the output above; nothing needs to be undone when nothing was applied"
+
+
+# --- the end ----------------------------------------------------------------------------------------------------------------
+
+
+def _require_done(after: Plan) -> None:
+    reason = migrations.refusal(after)
+    if reason is None and not after.pending:
+        return
+    names = ", ".join(one.name for one in after.pending)
+    raise NotTrueError(
+        "The migrate command succeeded, the database disagrees",
+        what=reason.what if reason else f"still pending: {names}",
+        where=f"{prisma.TABLE} of the production database, database.migrate in the deployment configuration",
+        next_step="check that the command migrates the database named by DATABASE_URL, from database.migrations_dir",
+    )
+
+
+def _applied(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
+    return [{"name": row.name, "checksum": row.checksum, "seconds": round(row.seconds, 3)} for row in rows]
+
+
+def _conclude(job: Job[Settings], backup: Backup, after: Plan, seconds: float) -> None:
+    applied = migrations.applied_since(after.applied, backup.snapshot)
+    job.evidence |= {
+        "applied": _applied(applied),
+        "migrations_applied": len(applied),
+        "already_applied": len(after.applied) - len(applied),
+        "seconds": round(seconds, 3),
+    }
+    job.actions.output("migrations-applied", len(applied))
+    for row in applied:
+        job.tick(f"{row.name} is applied ({row.seconds:.2f} s, SHA-256 {row.checksum[:12]}…)")
+    job.tick(f"nothing is pending: {len(after.applied)} migrations are applied, {len(applied)} of them since {backup.id}")
+    rows = "\n".join(f"| {row.name} | {row.seconds:.2f} s | `{row.checksum[:12]}` |" for row in applied)
+    table = f"\n\n| Migration | Time | SHA-256 |\n|---|---|---|\n{rows}" if applied else ""
+    job.actions.summary(f"### ✓ database-migrations: {len(applied)} applied behind {backup.id}{table}")

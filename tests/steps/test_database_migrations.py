@@ -1,0 +1,328 @@
+"""database-migrations for real: PostgreSQL, Prisma, an S3 server, and the bad days."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azora_ci import config, context
+from azora_ci.migrations import LOCK
+from azora_ci.postgres import DatabaseUrl
+from azora_ci.rehearsal import application
+from azora_ci.steps import database_migrations
+from tests import backups, deploy_config
+from tests.conftest import DatabaseMaker
+from tests.sample import Sample
+from tests.stores import Stores
+from tests.waiting import until
+
+ID = "1764000000-abc123"
+PRISMA = ["npx", "prisma", "migrate", "deploy"]
+NEW = list(application.NEW_MIGRATIONS)
+SCRIPT = Path(__file__).parents[2] / "scripts" / "database_migrations.py"
+
+
+class Deployment:
+    """An application folder, a production database, a verified backup of it, and the step run on them."""
+
+    def __init__(self, folder: Path, url: str, stores: Stores, maker: DatabaseMaker, node: dict[str, str]) -> None:
+        self.folder = folder
+        self.url = url
+        self.stores = stores
+        self.maker = maker
+        self.node = node
+        self.bucket = stores.make_bucket()
+        self.received = folder / "received-artifacts"
+        self.logs = folder / "deployment-logs"
+        self.output = folder / "output.txt"
+        self.configure()
+
+    def configure(self, migrate: list[str] | None = None, prepare: list[list[str]] | None = None) -> None:
+        database = {"migrate": migrate or PRISMA, "prepare": prepare or []}
+        self.config = deploy_config.write(
+            self.folder / "deploy.toml", database=database, backup={"location": f"s3://{self.bucket}/prod"}
+        )  # fmt: skip
+
+    def back_up(self, age: timedelta = timedelta(minutes=1), *, of: str | None = None, fragment: bool = True) -> None:
+        where = config.load(self.config).backup
+        found = backups.store(self.stores.open(self.bucket), where, ID, of or self.url, age)
+        if fragment:
+            backups.fragment(self.received, found)
+
+    def environ(self, **changes: str) -> dict[str, str]:
+        it = {
+            **os.environ,
+            **self.node,
+            **self.stores.environ,
+            "DEPLOYMENT_ID": ID,
+            "VERSION": "v1.1.0",
+            "GIT_SHA": "abc123" + "0" * 34,
+            "PROD_DATABASE_URL": self.url,
+            "DEPLOY_CONFIG": str(self.config),
+            "DEPLOYMENT_LOG_DIR": str(self.logs),
+            "RECEIVED_ARTIFACTS_DIR": str(self.received),
+            "GITHUB_OUTPUT": str(self.output),
+        }
+        return it | changes
+
+    def run(self, **changes: str) -> int:
+        return context.execute("database-migrations", self.environ(**changes))
+
+    def fragment(self) -> dict[str, Any]:
+        return json.loads((self.logs / "record" / "database-migrations.json").read_text(encoding="utf-8"))
+
+    @property
+    def evidence(self) -> dict[str, Any]:
+        return self.fragment()["evidence"]
+
+    @property
+    def error(self) -> dict[str, Any]:
+        return self.fragment()["error"]
+
+    @property
+    def log(self) -> str:
+        return (self.logs / "database-migrations.log").read_text(encoding="utf-8")
+
+    def applied(self) -> list[object]:
+        rows = self.maker.execute(self.url, "SELECT migration_name FROM _prisma_migrations WHERE finished_at IS NOT NULL ORDER BY 1")
+        return [name for (name,) in rows]
+
+    def add(self, name: str, sql: str) -> None:
+        application.add_migration(self.folder, name, sql)
+
+
+@pytest.fixture
+def production(
+    sample: Sample, migrated: str, postgres_cluster: DatabaseMaker, s3_server: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Deployment:
+    """Production at v1.0.0, the release v1.1.0 checked out, no backup yet."""
+    url = postgres_cluster.fresh(options=f"TEMPLATE {DatabaseUrl.parse(migrated).database}")
+    folder = sample.copy(tmp_path / "application")
+    monkeypatch.chdir(folder)
+    node = sample.node.environment()
+    for name, value in node.items():
+        monkeypatch.setenv(name, value)
+    return Deployment(folder, url, s3_server, postgres_cluster, node)
+
+
+# --- the good day -----------------------------------------------------------------------------------------------------------
+
+
+def test_pending_migrations_are_applied_once_and_a_re_run_says_the_same(production: Deployment) -> None:
+    production.back_up()
+    assert production.run() == 0
+    evidence = production.evidence
+    assert [one["name"] for one in evidence["applied"]] == NEW
+    assert (evidence["migrations_applied"], evidence["already_applied"], evidence["pending"]) == (2, 3, NEW)
+    assert 1 <= evidence["backup_age_minutes"] < 3
+    assert 'ALTER TABLE "courses" ADD COLUMN "level"' in production.log
+    assert production.applied()[-2:] == NEW
+    assert production.output.read_text(encoding="utf-8").splitlines()[1] == "2"
+
+    assert production.run(GITHUB_RUN_ATTEMPT="2") == 0
+    again = production.evidence
+    assert (again["migrations_applied"], again["already_applied"], again["pending"]) == (2, 3, [])
+    assert again["applied"] == evidence["applied"]
+    assert "attempts" not in again
+
+
+def test_no_secret_is_in_any_artifact(production: Deployment) -> None:
+    production.configure(migrate=["sh", "-c", 'echo "connecting to $DATABASE_URL"; exit 1'], prepare=[["sh", "-c", "env | sort"]])
+    production.back_up()
+    assert production.run() == 1
+    password = DatabaseUrl.parse(production.url).password
+    artifact = "".join(path.read_text(encoding="utf-8") for path in production.logs.rglob("*") if path.is_file())
+    assert "connecting to ***" in artifact
+    assert password not in artifact
+    assert production.stores.environ["AWS_SECRET_ACCESS_KEY"] not in artifact
+    assert "DATABASE_URL=" not in artifact
+
+
+def test_an_older_release_goes_on_with_a_warning(production: Deployment, capsys: pytest.CaptureFixture[str]) -> None:
+    production.maker.execute(
+        production.url,
+        "INSERT INTO _prisma_migrations (id, checksum, migration_name, finished_at) VALUES ('x', 'y', '20991231000000_later', now())",
+    )
+    for name in NEW:
+        (application.migrations(production.folder) / name / "migration.sql").unlink()
+        (application.migrations(production.folder) / name).rmdir()
+    production.back_up(timedelta(minutes=-1))
+    assert production.run() == 0
+    assert production.evidence["database_ahead"] == ["20991231000000_later"]
+    assert "an older release is deployed" in capsys.readouterr().out
+
+
+# --- the gate ---------------------------------------------------------------------------------------------------------------
+
+
+def refused(production: Deployment, title: str, what: str, code: int = 1) -> None:
+    """The step refuses, says so, and the database is as before."""
+    before = production.applied()
+    assert production.run() == code, production.log
+    assert (production.error["title"], production.fragment()["status"]) == (title, "failed")
+    assert what in production.error["what"] + production.error["next"]
+    assert production.applied() == before
+    assert "attempts" not in production.evidence
+
+
+def test_without_evidence_of_a_backup(production: Deployment) -> None:
+    refused(production, "No evidence of database-backup", ID)
+
+
+def test_without_a_manifest_in_the_bucket(production: Deployment) -> None:
+    production.back_up()
+    production.bucket = production.stores.make_bucket()
+    production.configure()
+    refused(production, "No verified backup", "no manifest of deployment")
+
+
+def test_with_a_manifest_that_the_backup_job_did_not_write(production: Deployment) -> None:
+    production.back_up()
+    production.bucket = production.stores.make_bucket()
+    production.configure()
+    production.back_up(timedelta(minutes=2), fragment=False)
+    refused(production, "The backup is not the one that was verified", "re-run all jobs")
+
+
+def test_with_a_backup_of_another_database(production: Deployment) -> None:
+    production.back_up(of=production.maker.fresh())
+    refused(production, "The backup is of another database", "PROD_DATABASE_URL names fresh_")
+
+
+def test_a_stale_backup_closes_the_gate_only_when_something_is_pending(production: Deployment) -> None:
+    production.back_up(timedelta(minutes=121))
+    refused(production, "The backup is too old", "re-run all jobs")
+    for name in NEW:
+        (application.migrations(production.folder) / name / "migration.sql").unlink()
+        (application.migrations(production.folder) / name).rmdir()
+    assert production.run() == 0
+    assert production.evidence["migrations_applied"] >= 0
+
+
+def test_an_edited_migration(production: Deployment) -> None:
+    production.back_up()
+    (application.migrations(production.folder) / "20260915080000_education" / "migration.sql").write_text("SELECT 1;\n", encoding="utf-8")
+    refused(production, "Applied migrations were edited", "20260915080000_education: applied with SHA-256 ")
+
+
+def test_a_deleted_migration(production: Deployment) -> None:
+    production.back_up()
+    folder = application.migrations(production.folder) / "20260915080000_education"
+    (folder / "migration.sql").unlink()
+    folder.rmdir()
+    refused(production, "Applied migrations are gone from the release", "20260915080000_education")
+
+
+def test_a_database_behind_ssh_is_refused(production: Deployment) -> None:
+    production.back_up()
+    text = production.config.read_text(encoding="utf-8").replace("database = { ", "database = { via_ssh = true, ")
+    production.config.write_text(text, encoding="utf-8")
+    refused(production, "Migrations through SSH are not supported", "via_ssh", code=2)
+
+
+# --- the bad day ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_migration_says_what_stayed_and_blocks_the_next_attempt(production: Deployment) -> None:
+    production.maker.execute(
+        production.url,
+        """INSERT INTO users (email, name) VALUES ('a@example.org', 'Ada');
+        INSERT INTO listings (seller_id, title, price_cents) SELECT id, 'Book', 100 FROM users;
+        INSERT INTO orders (buyer_id, listing_id) SELECT seller_id, id FROM listings""",
+    )
+    application.add_failing_migration(production.folder)
+    production.back_up()
+    assert production.run() == 1
+    name, error = application.FAILING_MIGRATION, production.error
+    assert error["title"] == f"Migration {name} failed"
+    assert f"applied by this attempt: {', '.join(NEW)}" in error["what"]
+    assert "column orders.total_cents integer" in error["what"]
+    assert "P3009" in error["what"]
+    assert f"resolve --rolled-back {name}" in error["next"]
+    evidence = production.evidence
+    assert (evidence["migrations_applied"], evidence["failed"]) == (2, [name])
+    assert "column orders.total_cents integer" in evidence["schema_gained"]
+
+    refused(production, "A failed migration blocks the database", f"{name}: began")
+
+
+def test_a_held_lock_is_waited_for_and_its_holder_named(production: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_migrations, "LOCK_PAUSE_SECONDS", 0.1)
+    production.back_up()
+    holder = DatabaseUrl.parse(production.url).connect(application="another deployment")
+    log = production.logs / "database-migrations.log"
+
+    def release() -> None:
+        until(lambda: log.exists() and "attempt 1 of 3" in log.read_text(encoding="utf-8"), "the first attempt", 60)
+        holder.close()
+
+    with holder.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_lock(%s)", (LOCK,))
+    helper = threading.Thread(target=release)
+    helper.start()
+    try:
+        assert production.run() == 0
+    finally:
+        helper.join(90)
+    assert production.evidence["attempts"] >= 2
+    assert "another deployment" in production.evidence["lock_holders"][0]
+    assert production.applied()[-2:] == NEW
+
+
+def test_a_lock_that_is_never_free_ends_the_job(production: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_migrations, "LOCK_PAUSE_SECONDS", 0.0)
+    production.configure(migrate=["sh", "-c", f"echo 'Error: P1002'; echo 'pg_advisory_lock({LOCK})'; exit 1"])
+    production.back_up()
+    assert production.run() == 1
+    assert production.error["title"] == "Another migration holds Prisma's lock"
+    assert "in each of 3 attempts" in production.error["what"]
+    assert production.evidence["attempts"] == 3
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "title", "text"),
+    [
+        ("true", 1, "The migrate command succeeded, the database disagrees", "still pending: 20261120080000_course_ratings"),
+        ("echo 'Error: P1001: no server'; exit 1", 3, "The migrate command failed", "P1001"),
+        ("echo 'Error: P1000: no login'; exit 1", 2, "The migrate command failed", "P1000"),
+        ("echo 'npm error npx canceled due to missing packages' >&2; exit 1", 1, "The migrate command failed", "database.prepare"),
+        ("exit 7", 1, "The migrate command failed", "exit code 7"),
+    ],
+)
+def test_a_command_that_does_not_migrate(production: Deployment, script: str, code: int, title: str, text: str) -> None:
+    production.configure(migrate=["sh", "-c", script])
+    production.back_up()
+    assert production.run() == code
+    assert production.error["title"] == title
+    assert text in production.error["what"] + production.error["next"]
+    assert len(production.applied()) == 3
+
+
+def test_an_unreachable_database(production: Deployment) -> None:
+    production.back_up()
+    production.url = "postgresql://azora:hidden-word@127.0.0.1:1/azora"
+    assert production.run() == 3
+    assert "hidden-word" not in production.log + json.dumps(production.fragment())
+
+
+def test_a_cancelled_migration_leaves_evidence_of_its_state(production: Deployment, running: Callable[..., subprocess.Popen[str]]) -> None:
+    production.add("20261123080000_slow", "SELECT pg_sleep(600);\n")
+    production.back_up()
+    step = running([sys.executable, str(SCRIPT)], production.folder, production.environ(GITHUB_OUTPUT=""))
+    sleeping = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND query LIKE 'SELECT pg_sleep(600)%'"
+    until(lambda: production.maker.execute(production.url, sleeping) == [(1,)] or step.poll() is not None, "the slow migration", 60)
+    step.send_signal(signal.SIGTERM)
+    assert step.wait(30) == 1
+    assert production.fragment()["status"] == "cancelled"
+    assert production.evidence["failed"] == ["20261123080000_slow"]
+    assert f"applied by this attempt: {', '.join(NEW)}" in production.error["what"]

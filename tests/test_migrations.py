@@ -1,0 +1,157 @@
+"""Decisions about migrations: pure, every bad history by name."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azora_ci import migrations
+from azora_ci.migrations import Migration, Row
+
+START = datetime(2026, 11, 24, 11, 0, tzinfo=UTC)
+
+
+def migration(name: str, sql: str = "SELECT 1;\n") -> Migration:
+    return Migration(name, sql.encode())
+
+
+def row(
+    name: str, *, finished: bool = True, rolled_back: bool = False, sql: str = "SELECT 1;\n", at: int = 0, logs: str | None = None
+) -> Row:
+    began = START + timedelta(minutes=at)
+    return Row(
+        name=name,
+        checksum=hashlib.sha256(sql.encode()).hexdigest(),
+        started_at=began,
+        finished_at=began + timedelta(seconds=1.5) if finished else None,
+        rolled_back_at=began if rolled_back else None,
+        steps=int(finished),
+        logs=logs,
+    )
+
+
+def names(items: tuple[Row, ...] | tuple[Migration, ...]) -> list[str]:
+    return [one.name for one in items]
+
+
+def test_what_is_pending_is_what_the_table_lacks() -> None:
+    found = migrations.plan([migration("2_b"), migration("3_c"), migration("1_a")], [row("1_a")])
+    assert (names(found.applied), names(found.pending)) == (["1_a"], ["2_b", "3_c"])
+    assert migrations.refusal(found) is None
+    assert found.late == ()
+
+
+def test_an_empty_database_has_everything_pending() -> None:
+    found = migrations.plan([migration("1_a")], [])
+    assert names(found.pending) == ["1_a"]
+    assert migrations.refusal(found) is None
+
+
+def test_a_failed_attempt_blocks_and_is_not_pending() -> None:
+    found = migrations.plan([migration("1_a"), migration("2_b")], [row("1_a", finished=False, logs="ERROR: no such table\n  0: frame\n")])
+    assert (names(found.failed), names(found.pending)) == (["1_a"], ["2_b"])
+    reason = migrations.refusal(found)
+    assert reason is not None
+    assert "1_a: began 2026-11-24 11:00:00 UTC and did not finish: ERROR: no such table" in reason.what
+    assert "frame" not in reason.what
+    assert "migrate resolve --rolled-back" in reason.next_step
+
+
+def test_an_attempt_ended_in_the_middle_says_so() -> None:
+    assert "ended in the middle" in migrations.describe_failed(row("1_a", finished=False))
+
+
+def test_a_rolled_back_attempt_is_pending_again() -> None:
+    rows = [row("1_a", finished=False, rolled_back=True)]
+    assert names(migrations.plan([migration("1_a")], rows).pending) == ["1_a"]
+    again = migrations.plan([migration("1_a", "SELECT 2;\n")], [*rows, row("1_a", sql="SELECT 2;\n", at=1)])
+    assert (names(again.applied), again.pending, again.failed, again.edited) == (["1_a"], (), (), ())
+
+
+def test_an_edited_migration_is_refused_with_both_checksums() -> None:
+    found = migrations.plan([migration("1_a", "SELECT 2;\n"), migration("2_b")], [row("1_a")])
+    reason = migrations.refusal(found)
+    assert reason is not None
+    assert reason.title == "Applied migrations were edited"
+    assert row("1_a").checksum[:12] in reason.what
+    assert migration("1_a", "SELECT 2;\n").checksum[:12] in reason.what
+
+
+@pytest.mark.parametrize(("applied", "released"), [("a\nb\n", "a\r\nb\r\n"), ("a\r\nb\r\n", "a\nb\n")])
+def test_other_line_ends_are_no_edit(applied: str, released: str) -> None:
+    assert migrations.plan([migration("1_a", released)], [row("1_a", sql=applied)]).edited == ()
+
+
+def test_a_deleted_folder_is_refused() -> None:
+    found = migrations.plan([migration("1_a"), migration("3_c")], [row("1_a"), row("2_b")])
+    reason = migrations.refusal(found)
+    assert (names(found.deleted), reason and reason.title) == (["2_b"], "Applied migrations are gone from the release")
+
+
+def test_an_older_release_is_behind_the_database_and_may_go_on() -> None:
+    found = migrations.plan([migration("1_a")], [row("1_a"), row("2_b")])
+    assert (names(found.ahead), found.deleted, migrations.refusal(found)) == (["2_b"], (), None)
+
+
+def test_histories_that_diverged_are_refused() -> None:
+    found = migrations.plan([migration("1_a"), migration("2_hotfix")], [row("1_a"), row("3_c")])
+    reason = migrations.refusal(found)
+    assert reason is not None
+    assert reason.title == "Release and database have diverged"
+    assert "3_c" in reason.what
+    assert "2_hotfix" in reason.what
+
+
+def test_a_late_migration_is_named() -> None:
+    found = migrations.plan([migration("1_a"), migration("2_b"), migration("3_c")], [row("1_a"), row("3_c")])
+    assert (names(found.late), migrations.refusal(found)) == (["2_b"], None)
+
+
+def test_applied_since_counts_what_finished_after_the_snapshot() -> None:
+    rows = [row("3_c", at=9), row("1_a", at=-5), row("2_b", at=5), row("4_d", finished=False, at=10), row("5_e", rolled_back=True, at=11)]
+    found = migrations.applied_since(rows, START)
+    assert names(found) == ["2_b", "3_c"]
+    assert found[0].seconds == 1.5
+
+
+@given(st.sets(st.sampled_from("abcdefgh")), st.sets(st.sampled_from("abcdefgh")))
+def test_every_migration_is_in_exactly_one_place(released: set[str], applied: set[str]) -> None:
+    found = migrations.plan(map(migration, released), map(row, applied))
+    assert {*names(found.applied)} == applied
+    assert {*names(found.pending)} == released - applied
+    assert {*names(found.deleted), *names(found.ahead)} == applied - released
+    assert found.diverged == bool(found.pending and found.ahead)
+
+
+@pytest.mark.parametrize(
+    ("sql", "kind"),
+    [
+        ('DROP TABLE "users";', "data"),
+        ('ALTER TABLE "users" DROP COLUMN "name";', "data"),
+        ("TRUNCATE orders;", "data"),
+        ("DELETE FROM orders;", "data"),
+        ("DELETE FROM orders WHERE id = 1;", None),
+        ('ALTER TABLE "users" RENAME COLUMN "name" TO "full_name";', "old-version"),
+        ("ALTER TABLE users RENAME TO people;", "old-version"),
+        ("ALTER TABLE users ALTER COLUMN name SET NOT NULL;", "old-version"),
+        ("ALTER TABLE users ADD COLUMN age INTEGER NOT NULL;", "old-version"),
+        ("ALTER TABLE users ADD COLUMN age INTEGER NOT NULL DEFAULT 0;", None),
+        ("ALTER TABLE users ADD COLUMN age INTEGER;", None),
+        ("ALTER TABLE users ALTER COLUMN id SET DATA TYPE BIGINT;", "lock"),
+        ('CREATE UNIQUE INDEX "u" ON "users"("email");', "lock"),
+        ("CREATE INDEX CONCURRENTLY u ON users(email);", None),
+        ("ALTER TABLE orders ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES b(id);", "lock"),
+        ("ALTER TABLE orders ADD CONSTRAINT f FOREIGN KEY (a) REFERENCES b(id) NOT VALID;", None),
+        ('CREATE TABLE "n" ("id" INT);\nCREATE INDEX "i" ON "n"("id");\nALTER TABLE "n" ADD CONSTRAINT c CHECK (id > 0);', None),
+        ("-- DROP TABLE users;\nINSERT INTO notes VALUES ('DROP TABLE users; it''s gone');", None),
+        ("/* DROP TABLE a; */ CREATE FUNCTION f() RETURNS void AS $x$ DROP TABLE a; $x$ LANGUAGE sql;", None),
+    ],
+)
+def test_risks_are_found_in_statements_only(sql: str, kind: str | None) -> None:
+    found = list(migrations.risks(migration("1_a", sql)))
+    assert [risk.kind for risk in found] == ([kind] if kind else [])
+    assert all(risk.why and risk.statement in " ".join(sql.split()) for risk in found)
