@@ -96,7 +96,7 @@ class Outcome:
 
     def __init__(self, world: BackupWorld, code: int, output: str, script: str) -> None:
         self.code = code
-        self.output = output
+        self.output = "".join(line for line in output.splitlines(keepends=True) if not line.startswith("::add-mask::"))
         path = world.logs / "record" / f"{script.replace('_', '-')}.json"
         self.fragment: dict[str, Any] = json.loads(path.read_text()) if path.exists() else {}
         log = world.logs / f"{script.replace('_', '-')}.log"

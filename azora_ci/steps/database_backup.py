@@ -77,9 +77,12 @@ def run(job: Job[Settings]) -> None:
     """Make sure that a proven backup of this deployment is in the bucket, and say where."""
     from azora_ci import s3
     from azora_ci.backup import manifest
+    from azora_ci.postgres import DatabaseUrl
 
     settings, backup = job.settings, job.config.backup
     _require_reason(settings)
+    url = DatabaseUrl.parse(settings.database_url.reveal())
+    job.processes.add_secret(url.password)
     bucket = s3.bucket(settings, backup.bucket, clock=job.clock, say=job.say)
     facts = bucket.facts().lines()
     job.evidence["bucket"] = list(facts)
@@ -94,7 +97,7 @@ def run(job: Job[Settings]) -> None:
         job.tick(f"backup {found.backup_id} of an earlier attempt is proven ({found.depth}) and unchanged in the bucket: nothing to do")
         _report(job, found, reused=True)
         return
-    _report(job, _make(job, bucket, existing), reused=False)
+    _report(job, _make(job, bucket, url, existing), reused=False)
 
 
 def _require_reason(settings: Settings) -> None:
@@ -119,13 +122,13 @@ def _sweep(job: Job[Settings], bucket: Bucket) -> None:
         job.evidence["swept_uploads"] = [pending.key for pending in left]
 
 
-def _make(job: Job[Settings], bucket: Bucket, existing: list[Attempt]) -> Manifest:
+def _make(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, existing: list[Attempt]) -> Manifest:
     """Prove what an earlier attempt left, or take a new backup."""
     from azora_ci.backup.manifest import Names
 
     last = existing[-1] if existing else None
     if last is None:
-        return _take(job, bucket, Names(job.config.backup, job.settings.deployment_id))
+        return _take(job, bucket, url, Names(job.config.backup, job.settings.deployment_id))
     if last.has_backup and not last.has_pending:
         stored = bucket.require(last.names.key)
         raise NotTrueError(
@@ -142,7 +145,7 @@ def _make(job: Job[Settings], bucket: Bucket, existing: list[Attempt]) -> Manife
         job.say(f"an earlier attempt stopped before its upload was complete: {last.names.key} was never published")
     following = Names(job.config.backup, job.settings.deployment_id, last.names.attempt + 1)
     job.say(f"the next attempt is written beside it: {following.key}")
-    return _take(job, bucket, following)
+    return _take(job, bucket, url, following)
 
 
 def _prove_leftover(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:
@@ -164,12 +167,10 @@ def _prove_leftover(job: Job[Settings], bucket: Bucket, names: Names) -> Manifes
     return engine.conclude(it, names, pending, stored, seconds)
 
 
-def _take(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest:
+def _take(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, names: Names) -> Manifest:
     from azora_ci.backup import engine
-    from azora_ci.postgres import DatabaseUrl, find_binary
+    from azora_ci.postgres import find_binary
 
-    url = DatabaseUrl.parse(job.settings.database_url.reveal())
-    job.processes.add_secret(url.password)
     server = _preflight(job, url)
     it = _wiring(job, bucket, server.size_bytes)
 

@@ -1,12 +1,14 @@
+"""The job as a user runs it, on a real PostgreSQL and a strict S3 server."""
+
 from __future__ import annotations
 
-import gzip
-import subprocess
 from pathlib import Path
 
 import pytest
 
-from azora_ci.postgres import DatabaseUrl, find_binary
+from azora_ci.backup import manifest
+from azora_ci.errors import NotTrueError
+from azora_ci.postgres import DatabaseUrl
 from tests.backup_world import ID, SIMPLE, BackupWorld
 
 
@@ -20,31 +22,149 @@ def simple(postgres_cluster) -> str:
     return postgres_cluster.fresh(SIMPLE)
 
 
-def test_backup_is_made_and_proven(world: BackupWorld, simple: str, postgres_cluster):
+def test_backup_is_made_proven_and_recognised(tmp_path: Path, s3_server, simple: str):
+    world = BackupWorld(tmp_path, s3_server, object_lock=True, encryption="AES256")
     outcome = world.run(simple)
     assert outcome.code == 0, outcome
     assert world.keys() == [f"backup-{ID}{end}" for end in (".manifest.json", ".pending.json", ".sql.gz")]
     assert outcome.evidence["tables"] == 3
     assert outcome.evidence["rows"] == 1501
     assert outcome.evidence["proof"]["depth"] == "full"
+    assert outcome.evidence["lock_until"] and outcome.evidence["version_id"]
     assert not outcome.evidence["reused"]
-    names = {one["name"]: one["rows"] for one in world.manifest()["tables"]}
-    assert names == {"public.users": 500, "public.orders": 1000, "public._prisma_migrations": 1}
+    assert {one["name"]: one["rows"] for one in world.manifest()["tables"]} == {
+        "public.users": 500,
+        "public.orders": 1000,
+        "public._prisma_migrations": 1,
+    }
     assert all(one["hash"] for one in world.manifest()["tables"])
     assert world.leftovers() == []
-    assert "backup-id<<" in (world.folder / "output.txt").read_text()
-    guide = postgres_cluster.fresh()
-    restore_as_the_guide_says(world, guide)
-    assert postgres_cluster.execute(guide, "SELECT count(*) FROM orders") == [(1000,)]
+    assert DatabaseUrl.parse(simple).password not in outcome.output + outcome.log
+    found = manifest.verified_manifest(world.bucket, world.backup, ID)
+    assert found.sha256 == outcome.evidence["manifest_sha256"]
+
+    again = world.run("postgresql://nobody:nothing@127.0.0.1:1/unreachable")
+    assert again.code == 0, again
+    assert again.evidence == {**outcome.evidence, "reused": True}
+    assert len(world.keys()) == 3
 
 
-def restore_as_the_guide_says(world: BackupWorld, url: str) -> None:
-    """``aws s3 cp s3://… - | gunzip | psql``, with the bytes of the object as they are."""
-    packed = world.bucket.read(f"prod/backup-{ID}.sql.gz")
-    unpacked = subprocess.run(["gunzip"], input=packed, stdout=subprocess.PIPE, check=True).stdout
-    assert unpacked == gzip.decompress(packed)
-    target = DatabaseUrl.parse(url)
-    psql = find_binary("psql", 18)
-    subprocess.run(
-        [str(psql), "-X", "-v", "ON_ERROR_STOP=1"], input=unpacked, env=target.libpq_env(), stdout=subprocess.DEVNULL, check=True
-    )
+def test_foreign_object_is_refused_and_named(world: BackupWorld, simple: str):
+    world.bucket.put_once(f"prod/backup-{ID}.sql.gz", b"somebody else's", content_type="application/gzip")
+    outcome = world.run(simple)
+    assert outcome.code == 1
+    assert f"backup-{ID}.sql.gz" in outcome.error["where"]
+    assert "15 bytes" in outcome.error["what"]
+    assert world.keys() == [f"backup-{ID}.sql.gz"]
+
+
+def test_object_replaced_after_the_proof_closes_the_gate(world: BackupWorld, simple: str):
+    assert world.run(simple).code == 0
+    world.stores.boto3().put_object(Bucket=world.bucket_name, Key=f"prod/backup-{ID}.sql.gz", Body=b"replaced")
+    with pytest.raises(NotTrueError, match="Another object"):
+        manifest.verified_manifest(world.bucket, world.backup, ID)
+    outcome = world.run(simple)
+    assert outcome.code == 1
+    assert "8 bytes" in outcome.error["what"]
+
+
+def test_no_manifest_is_no_verified_backup(world: BackupWorld):
+    with pytest.raises(NotTrueError, match="No verified backup"):
+        manifest.verified_manifest(world.bucket, world.backup, ID)
+
+
+@pytest.mark.parametrize(
+    ("sql", "title"),
+    [("", "There is no table in the dump"), ("CREATE SCHEMA s; CREATE VIEW v AS SELECT 1", "There is no table in the dump")],
+)
+def test_database_without_tables_is_no_backup(world: BackupWorld, postgres_cluster, sql: str, title: str):
+    outcome = world.run(postgres_cluster.fresh(sql))
+    assert outcome.code == 1
+    assert outcome.error["title"] == title
+    assert world.keys() == [] and world.uploads() == [] and world.leftovers() == []
+
+
+def test_empty_tables_are_a_backup(world: BackupWorld, postgres_cluster):
+    outcome = world.run(postgres_cluster.fresh("CREATE TABLE t (id int)"))
+    assert outcome.code == 0, outcome
+    assert outcome.evidence["rows"] == 0
+
+
+def test_bad_url_is_named_and_not_shown(world: BackupWorld):
+    outcome = world.run("mysql://me:hidden-word@db/azora")
+    assert outcome.code == 2
+    assert outcome.error["where"] == "PROD_DATABASE_URL"
+    assert "hidden-word" not in outcome.output + outcome.log
+
+
+def test_unreachable_database_is_exit_3_without_the_password(world: BackupWorld, simple: str):
+    url = DatabaseUrl.parse(simple)
+    wrong = DatabaseUrl(url.host, url.port, url.user, "p@ss/w%rd:wrong", url.database)
+    outcome = world.run(wrong.text)
+    assert outcome.code == 3
+    assert "p@ss" not in outcome.output + outcome.log and "p%40ss" not in outcome.output + outcome.log
+    assert world.keys() == [] and world.uploads() == []
+
+
+def test_surroundings_do_not_matter(world: BackupWorld, simple: str, tmp_path: Path):
+    home = tmp_path / "home"
+    home.mkdir()
+    (home / ".psqlrc").write_text("\\echo from psqlrc\n\\q\n")
+    (home / ".pg_service.conf").write_text("[elsewhere]\nhost=192.0.2.1\n")
+    surroundings = {"PGOPTIONS": "-c statement_timeout=1", "PGSERVICE": "elsewhere", "PGHOST": "192.0.2.1", "PGSSLMODE": "verify-full"}
+    outcome = world.run(simple, HOME=str(home), PGDATESTYLE="German", **surroundings)
+    assert outcome.code == 0, outcome
+
+
+def test_counts_by_size_and_none_with_a_reason(world: BackupWorld, simple: str):
+    outcome = world.run(simple, BACKUP_FULL_PROOF_MAX_GIB="0.001", DEPLOYMENT_ID="1764000001-abc123")
+    assert outcome.code == 0, outcome
+    assert outcome.evidence["proof"]["depth"] == "counts"
+    assert "BACKUP_FULL_PROOF_MAX_GIB" in outcome.evidence["proof"]["reason"]
+    assert world.run(simple, BACKUP_PROOF="none").code == 2
+    outcome = world.run(simple, BACKUP_PROOF="none", BACKUP_PROOF_REASON="incident 4711")
+    assert outcome.code == 0, outcome
+    assert outcome.evidence["proof"]["depth"] == "none"
+    assert outcome.evidence["proof"]["reason"] == "incident 4711"
+    assert "✓ backup restored" not in outcome.output
+
+
+def test_prisma_parameters_and_an_odd_password(world: BackupWorld, postgres_cluster):
+    url = postgres_cluster.fresh("CREATE TABLE t (id int); INSERT INTO t VALUES (1)")
+    postgres_cluster.execute(url, "CREATE ROLE odd LOGIN SUPERUSER PASSWORD 'p@ss/w%rd?#x'")
+    parsed = DatabaseUrl.parse(url)
+    raw = f"postgresql://odd:p@ss/w%rd?#x@{parsed.host}:{parsed.port}/{parsed.database}?schema=public&connection_limit=5&pool_timeout=2"
+    outcome = world.run(raw)
+    assert outcome.code == 0, outcome
+    assert "connection_limit, pool_timeout, schema" in outcome.output
+    assert "p@ss/w%rd" not in outcome.output + outcome.log
+
+
+def test_pooler_is_refused(world: BackupWorld, simple: str):
+    outcome = world.run(f"{simple}?pgbouncer=true")
+    assert outcome.code == 2
+    assert "pooler" in outcome.error["title"]
+
+
+def test_scratch_must_not_be_production(world: BackupWorld, simple: str, postgres_cluster):
+    outcome = world.run(simple, BACKUP_VERIFY_DATABASE_URL=postgres_cluster.cluster.url())
+    assert outcome.code == 2
+    assert "production server itself" in outcome.error["what"]
+    assert world.keys() == [] and world.uploads() == []
+
+
+def test_role_that_may_not_read_everything_fails_the_backup(world: BackupWorld, postgres_cluster):
+    url = postgres_cluster.fresh("CREATE TABLE t (id int); INSERT INTO t VALUES (1); CREATE ROLE weak LOGIN PASSWORD 'weak-word'")
+    parsed = DatabaseUrl.parse(url)
+    outcome = world.run(DatabaseUrl(parsed.host, parsed.port, "weak", "weak-word", parsed.database).text)
+    assert outcome.code == 3
+    assert "permission denied" in outcome.error["what"]
+    assert world.keys() == [] and world.uploads() == []
+
+
+@pytest.mark.parametrize("bad", ["../x", "1764000000-abc123\n", "1" * 1100])
+def test_deployment_id_that_is_none_touches_nothing(world: BackupWorld, simple: str, bad: str):
+    outcome = world.run(simple, DEPLOYMENT_ID=bad)
+    assert outcome.code == 2
+    assert "DEPLOYMENT_ID" in outcome.output
+    assert world.keys() == []
