@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -14,7 +13,6 @@ from azora_ci.process import Completed, Processes
 from azora_ci.settings import Secret
 
 TIMEOUT_SECONDS = 120.0  # for one git command; a tag of a large repository is fetched in seconds
-PEELED = "^{}"  # git's suffix of the line that names what an annotated tag points to
 
 
 @dataclass(frozen=True)
@@ -24,17 +22,6 @@ class Tag:
     name: str
     commit: str
     type: str
-
-
-def peeled_tags(lines: Iterable[str]) -> dict[str, str]:
-    """Return tag name -> object id of ``git ls-remote --tags`` output; an annotated tag gives what it points to."""
-    found: dict[str, str] = {}
-    for line in lines:
-        object_id, _, ref = line.partition("\t")
-        name = ref.removeprefix("refs/tags/")
-        if ref.startswith("refs/tags/") and (name.endswith(PEELED) or name not in found):
-            found[name.removesuffix(PEELED)] = object_id
-    return found
 
 
 class Git:
@@ -64,9 +51,10 @@ class Git:
             )
         return "origin" in completed.stdout.split()
 
-    def origin_tags(self) -> dict[str, str]:
-        """Return tag name -> object id (of the commit, for annotated tags too) at origin. Raises UnreachableError."""
-        return peeled_tags(self._origin("ls-remote", "--tags", "origin").stdout.splitlines())
+    def origin_tags(self) -> list[str]:
+        """Return the names of the tags at origin. Raises UnreachableError."""
+        lines = self._origin("ls-remote", "--tags", "--refs", "origin").stdout.splitlines()
+        return [line.partition("\trefs/tags/")[2] for line in lines]
 
     def fetch_tag(self, name: str) -> None:
         """Replace the local tag by origin's own: actions/checkout makes lightweight tags of annotated ones. Raises UnreachableError."""

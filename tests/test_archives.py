@@ -37,6 +37,9 @@ def test_same_content_gives_the_same_bytes_whatever_times_order_and_modes(tmp_pa
     (two / "server.js").chmod(0o600)
     os.link(two / "lib" / "a.js", tmp_path / "another-name-of-a")
     assert pack(one) == pack(two)
+    assert pack(one)[4:8] == bytes(4)  # the time in the gzip header
+    names = archives.members(one, dockerfile="Dockerfile")
+    assert names == sorted(names)
 
 
 @pytest.mark.parametrize("change", ["content", "name", "executable", "extra", "empty folder", "link"])

@@ -85,7 +85,7 @@ def highest_version(tags: Collection[str]) -> Version:
     return found
 
 
-def resolved_tag(git: Git, version: Version, origin_tags: dict[str, str] | None) -> Tag:
+def resolved_tag(git: Git, version: Version, origin_tags: Collection[str] | None) -> Tag:
     """Return the tag as origin has it. Raises BadInputError when there is none, NotTrueError when the checkout has another commit."""
     before = git.tag(str(version))
     if origin_tags is not None:

@@ -32,6 +32,7 @@ class World:
     def __init__(self, folder: Path, engine: str, host: str, name: str) -> None:
         self.folder, self.engine, self.host, self.name = folder, engine, host, name
         self.root = folder / "repository"
+        self.contexts = "services/{}"
         self.build: list[list[str]] = [["sh", "-c", "for s in services/*; do mkdir -p $s/dist && echo built > $s/dist/index.html; done"]]
         self.more: dict[str, Any] = {"target": {"kind": "docker_hosts"}, "registry": {"repository": f"{host}/{name}", "insecure": True}}
         for service in SERVICES:
@@ -41,7 +42,7 @@ class World:
             shutil.copy(BUSYBOX, context / "busybox")
 
     def run(self, **environ: str) -> int:
-        services = {name: deploy_config.service(name, context=f"services/{name}", command=["run"]) for name in SERVICES}
+        services = {name: deploy_config.service(name, context=self.contexts.format(name), command=["run"]) for name in SERVICES}
         config = deploy_config.write(self.folder / "deploy.toml", build={"commands": self.build}, **{"services": services, **self.more})
         (self.folder / "output").write_text("")
         defaults = {
@@ -267,6 +268,19 @@ def test_archives_for_local_processes(world: World) -> None:
     assert world.run(GITHUB_RUN_ATTEMPT="2") == 0
     assert world.output == first
     assert {one["reused"] for one in world.services.values()} == {True}
+
+
+def test_own_logs_and_earlier_artifacts_are_no_part_of_a_context(world: World) -> None:
+    world = archived(world)
+    world.contexts = "."
+    folders = {"DEPLOYMENT_LOG_DIR": "deployment-logs", "RECEIVED_ARTIFACTS_DIR": "received-artifacts"}
+    assert world.run(**folders) == 0
+    first = world.output
+    (world.root / "received-artifacts").mkdir()
+    (world.root / "received-artifacts" / "new").write_text("")
+    assert world.run(**folders) == 0
+    assert world.output == first
+    assert len(set(first.values())) == 1
 
 
 def test_an_empty_context_is_refused(world: World) -> None:

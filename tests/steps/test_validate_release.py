@@ -313,7 +313,11 @@ def private_origin(repositories: Repositories) -> Iterator[str]:
         server.shutdown()
 
 
-def test_private_origin_is_opened_by_the_token_alone(repositories: Repositories, step: Step, private_origin: str) -> None:
+def test_private_origin_is_opened_by_the_token_alone(
+    repositories: Repositories, step: Step, private_origin: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_TRACE_CURL", "1")  # git prints every header, secrets too
+    monkeypatch.setenv("GIT_TRACE_REDACT", "0")
     repositories.tag("v1.2.3")
     git(repositories.origin, "update-server-info")
     git(repositories.folder, "clone", "--quiet", str(repositories.origin), str(repositories.checkout))
@@ -323,6 +327,7 @@ def test_private_origin_is_opened_by_the_token_alone(repositories: Repositories,
     outcome = step(GITHUB_SERVER_URL=private_origin, GITHUB_TOKEN="ghs_the-token")
     assert (outcome.code, outcome.fragment["evidence"]["tag_type"]) == (0, "annotated")
     written = b"".join(path.read_bytes() for path in (step.folder / "logs").rglob("*") if path.is_file())
+    assert b"AUTHORIZATION: basic ***" in written
     assert b"ghs_the-token" not in written
     assert PrivateOrigin.expected.split()[1].encode() not in written
     assert "ghs_the-token" not in (repositories.checkout / ".git" / "config").read_text()
