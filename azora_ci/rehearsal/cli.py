@@ -1,0 +1,83 @@
+"""``scripts/rehearse``: the whole pipeline on this machine."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from types import FrameType
+
+import click
+
+from azora_ci.clock import Clock
+from azora_ci.errors import AzoraError, BadInputError
+from azora_ci.rehearsal import repo, report, runs, scenarios
+from azora_ci.rehearsal.rehearsal import Options, Rehearsal, with_tail
+from azora_ci.release import Version
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.option("--fail", type=click.Choice(scenarios.FAILURES), help="Break this for real and see what the pipeline does about it.")
+@click.option("--dispatch", is_flag=False, flag_value="", metavar="[VERSION]", help="Use workflow_dispatch, with a version or without one.")
+@click.option("--rerun", is_flag=True, help="After --fail: repair what was broken and re-run the failed jobs.")
+@click.option("--keep", is_flag=True, help="Leave everything running, and write one file of variables per job to replay it.")
+@click.option("--end", "end", is_flag=True, help="End what --keep left running, and nothing else.")
+def main(*, fail: str | None, dispatch: str | None, rerun: bool, keep: bool, end: bool) -> None:
+    """Run the real deployment workflow with act against real software on this machine, and judge it from outside.
+
+    Without options: a release tag goes to production and everything must be well. Exit code 0 means that the pipeline did what the
+    scenario demands; also when the scenario is that it must fail.
+    """
+    clock, base = Clock(), runs.base_folder()
+    if end:
+        ended = runs.end_leftovers(base, clock, kept=True)
+        click.echo(f"ended: {', '.join(ended) or 'nothing was running'}")
+        return
+    try:
+        options = _options(fail, dispatch, rerun=rerun, keep=keep)
+        sys.exit(_rehearse(options, clock))
+    except AzoraError as error:
+        click.echo(f"{error.title}\n{error.message()}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _options(fail: str | None, dispatch: str | None, *, rerun: bool, keep: bool) -> Options:
+    if rerun and (fail is None or scenarios.SCENARIOS[fail].repair is None):
+        able = ", ".join(name for name, one in scenarios.SCENARIOS.items() if one.repair is not None)
+        raise _bad("--rerun needs a failure that can be repaired", f"one of {able}")
+    if dispatch:
+        try:
+            version = Version.parse(dispatch)
+        except ValueError as error:
+            raise _bad(f"--dispatch {dispatch!r} {error}", "give a version such as v1.2.3") from error
+        if version.text == repo.OLD_VERSION:
+            raise _bad(f"{dispatch} is what production runs when the rehearsal begins", "give another version")
+    return Options(scenario=fail or "success", dispatch=dispatch, rerun=rerun, keep=keep)
+
+
+def _bad(what: str, next_step: str) -> BadInputError:
+    return BadInputError("These options do not go together", what=what, where="scripts/rehearse", next_step=next_step)
+
+
+def _rehearse(options: Options, clock: Clock) -> int:
+    def cancel(_number: int, _frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, cancel)
+    base = runs.base_folder()
+    base.mkdir(parents=True, exist_ok=True)
+    rehearsal = Rehearsal(options, base, clock, say=click.echo)
+    try:
+        outcome = with_tail(rehearsal.run(), rehearsal.jobs)
+    except KeyboardInterrupt:
+        click.echo("interrupted; everything that was started has been ended", err=True)
+        return 130
+    places = [("artifacts", base / "artifacts"), ("result", base / "result.json"), ("logs", base / "logs")]
+    if options.keep:
+        kept = sorted((base / "runs").glob("*/replay"))
+        places += [("replay", kept[-1])] if kept else []
+    click.echo(report.render(outcome, rehearsal.replaced, places))
+    return 0 if outcome.ok else 1
+
+
+if __name__ == "__main__":
+    main(prog_name="scripts/rehearse")

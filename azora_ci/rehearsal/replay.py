@@ -1,0 +1,64 @@
+"""One file of variables per job, so that a person can replay one step against a world that was kept."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from azora_ci import context, settings
+from azora_ci.adopt import CONFIG
+from azora_ci.rehearsal import repo
+from azora_ci.rehearsal.act import JobRun, write_private
+from azora_ci.rehearsal.runs import CHECKOUT
+from azora_ci.rehearsal.world import World
+
+ALWAYS = ("PATH", "npm_config_cache", "npm_config_prefer_offline", "CHECKPOINT_DISABLE")
+
+
+def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], attempt: int) -> dict[str, Path]:
+    """Write ``replay/<job>.env`` (mode 0600) for every job and return the files. ``release``: outputs of validate-release."""
+    known = _values(world, jobs, release, attempt)
+    found = {}
+    for job in context.JOBS:
+        own = {
+            "DEPLOYMENT_LOG_DIR": str(world.run.path(f"replay/{job}/x").parent),
+            "RECEIVED_ARTIFACTS_DIR": str(world.run.artifacts),
+            "AZORA_CI": str(CHECKOUT),
+        }
+        values = {**known, **own}
+        declared = [one.name for _, one in settings.variables(context.step_module(job).Settings)]
+        names = [name for name in (*ALWAYS, "AZORA_CI", *declared) if name in values]
+        lines = [
+            f"# {job} of deployment {release.get('deployment-id', '(none)')}. Holds secrets. Replay it from the application's folder:",
+            f"#   cd {shlex.quote(str(world.scratch.folder))}; set -a; . {shlex.quote(str(world.run.folder / 'replay' / f'{job}.env'))}",
+            f'#   {world.environment(attempt)["REHEARSAL_PYTHON"]} "$AZORA_CI/scripts/{job.replace("-", "_")}.py"',
+            *(f"{name}={shlex.quote(values[name])}" for name in dict.fromkeys(names)),
+        ]
+        found[job] = write_private(world.run.path(f"replay/{job}.env"), "\n".join(lines) + "\n")
+    return found
+
+
+def _values(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], attempt: int) -> dict[str, str]:
+    version = release.get("version", repo.NEW_VERSION)
+    return {
+        **world.environment(attempt),
+        **world.variables(),
+        **world.secrets(),
+        "AWS_ACCESS_KEY_ID": "AKIAREHEARSAL",
+        "AWS_SECRET_ACCESS_KEY": world.keys["s3"],
+        "DEPLOY_CONFIG": str(world.scratch.folder / CONFIG),
+        "DEPLOY_ENVIRONMENT": "production",
+        "DEPLOYMENT_ID": release.get("deployment-id", ""),
+        "VERSION": version,
+        "GIT_SHA": release.get("git-sha", ""),
+        "GITHUB_REPOSITORY": repo.NAME,
+        "GITHUB_ACTOR": "release-engineer",
+        "GITHUB_EVENT_NAME": "push",
+        "GITHUB_REF": f"refs/tags/{version}",
+        "GITHUB_REF_NAME": version,
+        "GITHUB_REF_TYPE": "tag",
+        "GITHUB_SHA": release.get("git-sha", ""),
+        "NEEDS": json.dumps({name: {"result": one.result, "outputs": one.outputs} for name, one in jobs.items()}),
+    }
