@@ -18,10 +18,11 @@ _REFERENCE = re.compile(r"\b(secrets|vars)\.([A-Za-z_][A-Za-z0-9_]*)(?:\s*\|\|\s
 # An OIDC role replaces these three, and GitHub makes the token.
 _ALTERNATIVE = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
 
-# Read by aws-actions/configure-aws-credentials, not by a step of ours.
-_ROLE = {
+# Read by other actions, not by a step.
+_OTHERS = {
     "AWS_ROLE_ARN": "AWS role that GitHub's OIDC token for this environment may assume (sub repo:OWNER/NAME:environment:…)",
     "AWS_ROLE_SECONDS": "how long the role's session lasts, in seconds; a database that takes an hour to back up needs more",
+    "POSTGRESQL_MAJOR": "major version of the production database, such as 17, when the runner's image has another (ubuntu-24.04 has 16)",
 }
 
 
@@ -122,8 +123,8 @@ def _admitted(environment: str) -> str:
 
 
 def _explain(name: str, explained: Mapping[str, settings.Variable]) -> str:
-    if name in _ROLE:
-        return _ROLE[name]
+    if name in _OTHERS:
+        return _OTHERS[name]
     one = explained.get(name)
     text = f"{one.help}, for example {one.example}" if one else "handed to the services that name it in [services.*] secrets"
     return f"{text} (not needed with AWS_ROLE_ARN)" if name in _ALTERNATIVE else text

@@ -33,9 +33,9 @@ class Runner:
         (self.checkout / "azora_ci").symlink_to(ROOT / "azora_ci")
         (self.checkout / "requirements.txt").write_text(only_click())
 
-    def environ(self, job: str, python: str) -> dict[str, str]:
+    def environ(self, job: str, python: str, postgresql: str) -> dict[str, str]:
         return {
-            "PATH": os.environ["PATH"],
+            "PATH": f"{self.folder / 'bin'}:{os.environ['PATH']}",
             "HOME": str(self.folder),
             **{
                 name: value
@@ -44,22 +44,23 @@ class Runner:
             },
             "SETUP_FOLDER": str(self.setup),
             "SETUP_PYTHON": python,
+            "SETUP_POSTGRESQL": postgresql,
             "RUNNER_TOOL_CACHE": str(self.folder / "tools"),
             "GITHUB_ENV": str(self.folder / f"{job}.env"),
             "GITHUB_OUTPUT": str(self.folder / f"{job}.output"),
         }
 
-    def start(self, job: str, python: str = sys.executable) -> subprocess.Popen[str]:
+    def start(self, job: str, python: str = sys.executable, postgresql: str = "") -> subprocess.Popen[str]:
         return subprocess.Popen(
             ["bash", self.setup / "install.sh"],
-            env=self.environ(job, python),
+            env=self.environ(job, python, postgresql),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
 
-    def run(self, job: str = "job", python: str = sys.executable) -> tuple[int, str]:
-        process = self.start(job, python)
+    def run(self, job: str = "job", python: str = sys.executable, postgresql: str = "") -> tuple[int, str]:
+        process = self.start(job, python, postgresql)
         output, _ = process.communicate(timeout=240)
         return process.returncode, output
 
@@ -127,3 +128,24 @@ def test_the_action_alone_without_its_repository_is_refused(runner):
     code, output = runner.run()
     assert code == 2
     assert "OWNER/azora-ci/.github/actions/setup@<commit>" in output
+
+
+@pytest.mark.parametrize("major", ["17; reboot", "latest", "7", "017", "$(id)"])
+def test_only_a_major_version_of_postgresql_is_installed(runner, major):
+    (runner.checkout / "requirements.txt").write_text("")
+    code, output = runner.run(postgresql=major)
+    assert code == 2
+    assert "give a major version such as 17" in output
+
+
+def test_a_postgresql_that_cannot_be_installed_is_named(runner):
+    (runner.checkout / "requirements.txt").write_text("")
+    (runner.folder / "bin").mkdir()
+    sudo = runner.folder / "bin/sudo"
+    sudo.write_text('#!/bin/sh\necho "asked for: $*"\n[ "$1" != apt-get ]\n')
+    sudo.chmod(0o755)
+    code, output = runner.run(postgresql="99")
+    assert code == 2
+    assert "asked for: apt-get install -y --no-install-recommends postgresql-99" in output
+    assert "postgresql-99 could not be installed" in output
+    assert not (runner.folder / "job.env").exists()

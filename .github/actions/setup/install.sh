@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs azora-ci's requirements, hashes checked, and exports AZORA_CI and AZORA_PYTHON to the steps that follow.
 #
-# Reads SETUP_FOLDER (this folder), SETUP_PYTHON (Python 3.11 or newer), RUNNER_TOOL_CACHE or RUNNER_TEMP (where the virtual
+# Reads SETUP_FOLDER (this folder), SETUP_PYTHON (Python 3.11 or newer), SETUP_POSTGRESQL (a major version, or nothing), RUNNER_TOOL_CACHE or RUNNER_TEMP (where the virtual
 # environment goes), GITHUB_ENV and GITHUB_OUTPUT. The environment is named after what it was made from: a runner that keeps
 # its tool cache installs once; a new requirement, interpreter or checkout gets a new one.
 set -euo pipefail
@@ -19,6 +19,16 @@ cache=${RUNNER_TOOL_CACHE:-${RUNNER_TEMP:-}}
 command -v "$python" >/dev/null || fail "$python was not found: give the input python the path of Python 3.11 or newer"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
   || fail "$python is $("$python" --version 2>&1), azora-ci needs Python 3.11 or newer: give the input python another path"
+
+# pg_dump refuses a newer server, and a backup is restored into its own major: a runner's image has one of them only.
+major=${SETUP_POSTGRESQL:-}
+pgdg=/usr/share/postgresql-common/pgdg/apt.postgresql.org.sh
+[[ $major =~ ^([1-9][0-9])?$ ]] || fail "postgresql is '$major': give a major version such as 17"
+if [ -n "$major" ] && [ ! -x "/usr/lib/postgresql/$major/bin/pg_dump" ]; then
+  if [ -x "$pgdg" ]; then sudo "$pgdg" -y || fail "apt.postgresql.org could not be added: read the messages above"; fi
+  sudo apt-get install -y --no-install-recommends "postgresql-$major" \
+    || fail "postgresql-$major could not be installed: read the messages above"
+fi
 
 name=$( (cat "$azora_ci/requirements.txt"; "$python" -VV; printf '%s\n' "$azora_ci") | sha256sum | cut -c 1-32)
 venv=$cache/azora-ci/$name
