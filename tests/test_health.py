@@ -1,0 +1,123 @@
+"""Answers become findings, findings become a verdict."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azora_ci.health import NEW, OLD, PUBLIC, Answer, Endpoint, Record, Verdict, classify, judge
+
+NEW_ID, OLD_ID = "1764000100-bbbbbb", "1764000000-aaaaaa"
+
+
+def endpoint(side: str = NEW, name: str = "api", versions: tuple[str, ...] = ("1.1.0",)) -> Endpoint:
+    return Endpoint(f"{name} {side}", name, side, "http://127.0.0.1:1/health", frozenset(versions))
+
+
+def answer(body: object = None, status: int = 200, kind: str = "application/json", deployment: str | None = None) -> Answer:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Answer(1.0, status, kind, data, deployment)
+
+
+GOOD = answer({"status": "healthy", "version": "1.1.0"})
+BAD = answer({}, status=500)
+
+
+@pytest.mark.parametrize(
+    ("given_answer", "outcome", "detail"),
+    [
+        (GOOD, "healthy", "version 1.1.0"),
+        (answer({"status": "healthy", "version": "1.0.0"}), "wrong-version", "answers version 1.0.0, expected 1.1.0"),
+        (answer({"status": "healthy"}), "wrong-version", "names no version"),
+        (answer({"status": "healthy", "version": 11}), "wrong-version", "names no version"),
+        (answer({"status": "degraded", "version": "1.1.0"}), "unhealthy", "says status 'degraded'"),
+        (answer({"version": "1.1.0"}), "unhealthy", "says status 'None'"),
+        (answer(b"<html>", kind="text/html; charset=utf-8"), "html", "HTTP 200 with text/html; charset=utf-8, not JSON"),
+        (answer(b"<html>"), "not-json", "HTTP 200 with a body that is not JSON: '<html>'"),
+        (answer(["healthy"]), "not-json", "HTTP 200 with a body that is no JSON object: '[\"healthy\"]'"),
+        (answer({"status": "healthy", "version": "1.1.0"}, status=503), "status", "HTTP 503"),
+        (answer(b"", status=301), "status", "HTTP 301"),
+        (Answer(2000.0, failure="timeout", detail="no answer within 2 s"), "timeout", "no answer within 2 s"),
+        (Answer(1.0, failure="refused", detail="connection refused"), "refused", "connection refused"),
+    ],
+)
+def test_only_a_healthy_answer_of_the_right_version_is_healthy(given_answer, outcome, detail):
+    found = classify(endpoint(), given_answer)
+    assert (found.outcome, found.detail) == (outcome, detail)
+    assert found.passed is (outcome == "healthy")
+
+
+@given(st.binary(max_size=200))
+def test_no_body_breaks_the_reading(body):
+    assert classify(endpoint(), answer(body)).outcome in {"healthy", "unhealthy", "wrong-version", "not-json"}
+
+
+def after(ticks: list[dict[Endpoint, Answer]]) -> Record:
+    record = Record(NEW_ID)
+    for tick in ticks:
+        record.add(classify(one, found) for one, found in tick.items())
+    return record
+
+
+def test_failures_in_a_row_abort_and_not_one_fewer():
+    new = endpoint()
+    assert judge(after([{new: BAD}] * 2), 3) == Verdict()
+    verdict = judge(after([{new: BAD}] * 3), 3)
+    assert verdict.abort == ("api new failed 3 of 3 probes in a row (HTTP 500)",)
+
+
+def test_one_good_answer_starts_the_count_again():
+    new = endpoint()
+    assert judge(after([{new: BAD}, {new: BAD}, {new: GOOD}, {new: BAD}, {new: BAD}]), 3).abort == ()
+
+
+def test_every_endpoint_is_counted_for_itself():
+    one, other = endpoint(name="api"), endpoint(name="auth")
+    ticks = [{one: BAD, other: GOOD}, {one: GOOD, other: BAD}] * 3
+    assert judge(after(ticks), 2).abort == ()
+
+
+def test_an_old_version_that_fails_alone_is_said_so_and_aborts_nothing():
+    new, old, public = endpoint(), endpoint(OLD), endpoint(PUBLIC)
+    verdict = judge(after([{new: GOOD, old: BAD, public: BAD}] * 4), 3)
+    assert verdict.abort == ()
+    assert verdict.hold == ()
+    assert all(note.startswith("the old version fails alone, not the new one's fault") for note in verdict.notes)
+    assert len(verdict.notes) == 2
+
+
+def test_both_versions_failing_is_held_not_blamed():
+    new, old = endpoint(), endpoint(OLD)
+    verdict = judge(after([{new: BAD, old: BAD}] * 3), 3)
+    assert verdict.abort == ()
+    assert verdict.hold == ("old and new version both fail, not the new one's fault: api new failed 3 of 3 probes in a row (HTTP 500)",)
+
+
+def test_one_broken_old_instance_of_two_does_not_excuse_the_new_version():
+    new, broken, fine = endpoint(), Endpoint("api#1", "api", OLD, "http://a"), Endpoint("api#2", "api", OLD, "http://b")
+    ticks = [{new: BAD, broken: BAD, fine: answer({"status": "healthy", "version": "1.0.0"})}] * 3
+    assert judge(after(ticks), 3).abort != ()
+
+
+def test_an_old_version_of_another_service_excuses_nothing():
+    new, old = endpoint(name="api"), endpoint(OLD, name="auth")
+    assert judge(after([{new: BAD, old: BAD}] * 3), 3).abort != ()
+
+
+def test_a_public_failure_counts_for_the_version_that_the_edge_chose():
+    public, new = endpoint(PUBLIC), endpoint()
+    of_old, of_new = answer({}, 500, deployment=OLD_ID), answer({}, 500, deployment=NEW_ID)
+    assert judge(after([{public: of_old, new: GOOD}] * 3), 3).abort == ()
+    assert judge(after([{public: of_old, new: GOOD}] * 2 + [{public: of_new, new: GOOD}]), 3).abort != ()
+
+
+def test_a_public_failure_that_nobody_can_be_blamed_for_aborts():
+    assert judge(after([{endpoint(PUBLIC): BAD, endpoint(): GOOD}] * 3), 3).abort != ()
+
+
+def test_an_endpoint_that_is_no_longer_probed_is_forgotten():
+    new, other = endpoint(name="api"), endpoint(name="auth")
+    assert judge(after([{new: BAD}] * 3 + [{other: GOOD}]), 3) == Verdict()

@@ -1,0 +1,238 @@
+"""Stages, statistics, and what happens next."""
+
+from __future__ import annotations
+
+import math
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azora_ci import rollout_report
+from azora_ci.health import NEW, OLD, Verdict
+from azora_ci.rollout import (
+    Action,
+    Counters,
+    Limits,
+    Progress,
+    Traffic,
+    difference_lower_bound,
+    instances_at,
+    judge_traffic,
+    levels,
+    next_action,
+    percentile,
+    share_bounds,
+    slower_than,
+    stages,
+    synthetic_now,
+)
+
+LIMITS = Limits(error_points=1.0, latency_factor=3.0, minimum_requests=149)
+
+
+def test_the_plan_is_the_guides():
+    found = [(stage.name, stage.percent, stage.seconds) for stage in stages((5, 10, 15), first=False)]
+    assert found == [("canary", 5, 300), ("progressive", 50, 600), ("full", 100, 900)]
+
+
+def test_a_first_deployment_shares_traffic_with_nobody():
+    assert [stage.name for stage in stages((5, 10, 15), first=True)] == ["full"]
+
+
+@pytest.mark.parametrize(
+    ("percent", "total", "new"), [(5, 1, 1), (5, 20, 1), (5, 21, 2), (50, 1, 1), (50, 3, 2), (50, 4, 2), (100, 7, 7), (5, 100, 5)]
+)
+def test_instances_are_the_share_rounded_up_and_at_least_one(percent, total, new):
+    assert instances_at(percent, total) == new
+
+
+def test_services_start_after_what_they_depend_on():
+    assert levels({"web": ["api", "auth"], "api": ["auth"], "auth": [], "mail": []}) == [["auth", "mail"], ["api"], ["web"]]
+    with pytest.raises(ValueError, match="circle"):
+        levels({"a": ["b"], "b": ["a"]})
+
+
+# --- statistics --------------------------------------------------------------------------------------------------------
+
+
+def binomial_tail(at_least: int, total: int, share: float) -> float:
+    return math.fsum(math.comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(at_least, total + 1))
+
+
+@given(st.integers(1, 120).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
+def test_bounds_are_those_of_the_binomial_distribution(counts):
+    failed, total = counts
+    lower, upper = share_bounds(failed, total)
+    assert 0 <= lower <= failed / total <= upper <= 1
+    if failed:  # at the lower bound, so many failures or more come with probability 1 %
+        assert binomial_tail(failed, total, lower) == pytest.approx(0.01, rel=1e-6)
+    if failed < total:
+        assert 1 - binomial_tail(failed + 1, total, upper) == pytest.approx(0.01, rel=1e-6)
+
+
+def test_bounds_of_large_counts_are_close_to_the_share():
+    lower, upper = share_bounds(5_000, 1_000_000)
+    assert 0.0048 < lower < 0.005 < upper < 0.0052
+
+
+@given(st.integers(0, 500), st.integers(0, 500), st.integers(0, 500), st.integers(0, 500))
+def test_the_bound_of_a_difference_never_passes_the_difference(new_failed, new_good, old_failed, old_good):
+    new, old = (new_failed, new_failed + new_good), (old_failed, old_failed + old_good)
+    shares = [failed / total if total else 0.0 for failed, total in (new, old)]
+    assert difference_lower_bound(new, old) <= shares[0] - shares[1] + 1e-12
+
+
+def counters(requests: int, errors: int = 0, hidden: int = 0, milliseconds: float = 20.0) -> Counters:
+    buckets = tuple((bound, requests if bound >= milliseconds else 0) for bound in (10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0))
+    return Counters(requests, errors, hidden, buckets=buckets)
+
+
+@pytest.mark.parametrize(
+    ("new", "old", "aborts"),
+    [
+        (counters(1, 1), counters(1000), False),  # one failure of one says nothing yet
+        (counters(2, 2), counters(1000), True),
+        (counters(200, 3), counters(4000), False),
+        (counters(200, 20), counters(4000), True),
+        (counters(200, 20), counters(4000, 400), False),  # the old version is no better
+        (counters(200, 0, hidden=20), counters(4000), True),  # made good by failover, still failed
+        (counters(2, 2), counters(0), False),  # nothing to compare with
+        (counters(10_000, 90), counters(10_000), False),  # below one point
+        (counters(100_000, 1400), counters(100_000), True),
+    ],
+)
+def test_errors_abort_when_there_are_enough_samples_to_say_so(new, old, aborts):
+    found = judge_traffic({"api": (new, old)}, LIMITS)
+    assert bool(found.abort) is aborts
+    if aborts:
+        assert "99% confidence" in found.abort[0]
+        assert f"{new.failed} of {new.requests}" in found.abort[0]
+
+
+def test_without_an_old_version_the_share_itself_is_judged():
+    assert judge_traffic({"api": (counters(100, 30), None)}, LIMITS).abort != ()
+    assert judge_traffic({"api": (counters(200), None)}, LIMITS) == Traffic()
+
+
+def test_latency_aborts_beyond_the_factor_and_not_for_scheduling_noise():
+    old = counters(1000, milliseconds=40.0)
+    assert judge_traffic({"api": (counters(200, milliseconds=640.0), old)}, LIMITS).abort != ()
+    assert judge_traffic({"api": (counters(200, milliseconds=80.0), old)}, LIMITS).abort == ()
+    fast = counters(1000, milliseconds=10.0)
+    assert judge_traffic({"api": (counters(200, milliseconds=80.0), fast)}, LIMITS).abort == ()  # 8 times, but 70 ms
+
+
+def test_latency_of_too_few_requests_is_not_judged():
+    found = judge_traffic({"api": (counters(100, milliseconds=640.0), counters(1000))}, LIMITS)
+    assert found.abort == ()
+    assert found.missing == {("api", NEW): 49}
+
+
+def test_missing_samples_are_named_per_service_and_side():
+    found = judge_traffic({"api": (counters(140), counters(10)), "auth": (counters(149), counters(149))}, LIMITS)
+    assert found.missing == {("api", NEW): 9, ("api", OLD): 139}
+
+
+def test_percentiles_are_linear_inside_a_bucket():
+    assert percentile(((10.0, 50), (20.0, 100)), 0.95) == pytest.approx(19.0)
+    assert percentile(((10.0, 100), (20.0, 100)), 0.5) == pytest.approx(5.0)
+    assert percentile((), 0.95) is None
+    assert slower_than(((10.0, 50), (20.0, 90), (40.0, 100)), 15.0) == (10, 100)
+
+
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=8))
+def test_a_higher_share_never_has_a_lower_percentile(counts):
+    total, buckets = 0, []
+    for number, count in enumerate(counts):
+        total += count
+        buckets.append((float(10 * (number + 1)), total))
+    found = [percentile(buckets, share) for share in (0.1, 0.5, 0.9, 0.95, 1.0)]
+    assert all((a is None and b is None) or a <= b for a, b in pairwise(found))
+
+
+def test_counters_since_a_moment_survive_a_restart_of_the_edge():
+    before, after = counters(100, 5), counters(130, 6)
+    assert after.since(before).requests == 30
+    assert after.since(before).errors == 1
+    assert counters(7).since(before) == counters(7)
+    assert counters(3).plus(counters(4, 1)).requests == 7
+
+
+def test_synthetic_requests_make_up_what_users_do_not_send():
+    assert synthetic_now(0, 500, elapsed=10, left=20, interval=10) == 0
+    assert synthetic_now(100, 0, elapsed=0, left=60, interval=10) == 0  # first see how much comes by itself
+    assert synthetic_now(100, 0, elapsed=10, left=50, interval=10) == 20
+    assert synthetic_now(100, 50, elapsed=10, left=50, interval=10) == 0  # users will send 250 more
+    assert synthetic_now(100, 0, elapsed=70, left=-10, interval=10) == 100  # held: all at once
+
+
+# --- what happens next -------------------------------------------------------------------------------------------------
+
+FINE, LACKING = Traffic(), Traffic(missing={("api", NEW): 9})
+
+
+@pytest.mark.parametrize(
+    ("elapsed", "health", "traffic", "inconclusive", "action"),
+    [
+        (10, Verdict(), FINE, "abort", Action.WATCH),
+        (60, Verdict(), FINE, "abort", Action.ADVANCE),
+        (0, Verdict(abort=("x",)), FINE, "pass", Action.ABORT),
+        (0, Verdict(), Traffic(abort=("x",)), "pass", Action.ABORT),
+        (0, Verdict(hold=("x",)), Traffic(abort=("x",)), "pass", Action.WATCH),  # both versions fail: nobody is to blame
+        (60, Verdict(hold=("x",)), FINE, "pass", Action.HOLD),
+        (90, Verdict(hold=("x",)), FINE, "pass", Action.ABORT),
+        (10, Verdict(), LACKING, "abort", Action.WATCH),
+        (60, Verdict(), LACKING, "pass", Action.HOLD),
+        (90, Verdict(), LACKING, "pass", Action.ADVANCE),
+        (90, Verdict(), LACKING, "abort", Action.ABORT),
+        (60, Verdict(notes=("old",)), FINE, "abort", Action.ADVANCE),
+    ],
+)
+def test_what_happens_next(elapsed, health, traffic, inconclusive, action):
+    found = next_action(Progress(elapsed, 60, 30), health, traffic, inconclusive=inconclusive)
+    assert found.action is action
+    assert found.reason
+
+
+@given(
+    st.floats(0, 1000),
+    st.builds(Verdict, st.sampled_from([(), ("a",)]), st.sampled_from([(), ("h",)]), st.sampled_from([(), ("n",)])),
+    st.sampled_from([FINE, LACKING, Traffic(abort=("t",))]),
+    st.sampled_from(["pass", "abort"]),
+)
+def test_no_verdict_with_a_reason_to_abort_ever_advances(elapsed, health, traffic, inconclusive):
+    found = next_action(Progress(elapsed, 60, 30), health, traffic, inconclusive=inconclusive)
+    if health.abort or health.hold or traffic.abort or elapsed < 60:
+        assert found.action is not Action.ADVANCE
+    if elapsed >= 90:
+        assert found.action in {Action.ADVANCE, Action.ABORT}
+
+
+# --- what people read --------------------------------------------------------------------------------------------------
+
+
+def test_the_plan_names_order_shares_and_limits():
+    lines = rollout_report.plan_lines(
+        stages((5, 10, 15), first=False), new="v1.1.0", old="v1.0.0", limits=LIMITS, counts={"auth": [1, 1, 2], "api": [1, 2, 4]}
+    )
+    assert lines[0] == "Plan: v1.0.0 -> v1.1.0, services in this order: auth, api"
+    assert lines[2] == "  progressive: 50 % of traffic for 10 minutes; new instances: auth 1, api 2"
+    assert "back to v1.0.0 when" in lines[-1]
+
+
+def test_a_stage_table_has_a_row_per_version():
+    evidence = {
+        "stage": "canary",
+        "traffic_percentage": 5,
+        "duration_minutes": 5.01,
+        "status": "healthy",
+        "probes": {"total": 200, "failed": 3},
+        "availability": 0.99,
+        "traffic": {"v1.1.0": rollout_report.traffic_evidence(counters(10, 1)), "v1.0.0": rollout_report.traffic_evidence(Counters())},
+    }
+    table = rollout_report.stage_table(evidence)
+    assert "probes 197 of 200 healthy (98.50%)" in table
+    assert "| v1.1.0 | 10 | 1 | 10.00% | 0 | 15 ms | 20 ms |" in table
+    assert "| v1.0.0 | 0 | 0 | 0.00% | 0 | – | – |" in table
