@@ -163,9 +163,13 @@ def describe_failed(row: Row) -> str:
     return f"{row.name}: began {row.started_at:%Y-%m-%d %H:%M:%S %Z} and did not finish: {reason}"
 
 
-def applied_since(rows: Iterable[Row], moment: datetime) -> tuple[Row, ...]:
-    """Return the migrations that were finished after a moment, in the order in which they were."""
-    found = [row for row in rows if row.applied and row.finished_at is not None and row.finished_at > moment]
+def applied_since(rows: Iterable[Row], moment: datetime, before: Iterable[Row] = ()) -> tuple[Row, ...]:
+    """Return the migrations that were finished after a moment or are not among ``before``, in the order in which they were applied.
+
+    Their times are the migrating machine's, the moment may be the database's: ``before`` makes up for clocks that differ.
+    """
+    known = {row.name for row in before if row.applied}
+    found = [row for row in rows if row.applied and row.finished_at is not None and (row.finished_at > moment or row.name not in known)]
     return tuple(sorted(found, key=lambda row: (row.started_at, row.name)))
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from azora_ci import migrations, prisma, settings
 from azora_ci.clock import parse_rfc3339
-from azora_ci.errors import AzoraError, BadInputError, CancelledError, NotTrueError, UnreachableError
+from azora_ci.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
 from azora_ci.job import Job
 from azora_ci.migrations import Migration, Plan, Row
 from azora_ci.postgres import DatabaseUrl
@@ -75,7 +75,9 @@ def run(job: Job[Settings]) -> None:
         _apply(job, database, backup, plan)
     after = migrations.plan(release, database.rows())
     _require_done(after)
-    _conclude(job, backup, after, job.clock.monotonic() - started)
+    applied = migrations.applied_since(after.applied, backup.snapshot, plan.applied)
+    _conclude(job, backup, after, applied)
+    job.evidence["seconds"] = round(job.clock.monotonic() - started, 3)
 
 
 # --- the gate -------------------------------------------------------------------------------------------------------------
@@ -209,9 +211,9 @@ def _apply(job: Job[Settings], database: Database, backup: Backup, plan: Plan) -
         deployed = _deploy(job, database)
     except AzoraError as error:
         with contextlib.suppress(UnreachableError):
-            error.what += f"\n{_aftermath(job, database, backup, plan, objects).text}"
-        if isinstance(error, CancelledError):
-            error.next_step = "look at the database before anything else; re-running the failed jobs continues this deployment"
+            after = _aftermath(job, database, backup, plan, objects)
+            error.what += f"\n{after.text}"
+            error.next_step = _resolve(after) if after.failed else error.next_step
         raise
     if not deployed.ok:
         raise _failure(job, deployed, lambda: _aftermath(job, database, backup, plan, objects))
@@ -249,9 +251,10 @@ class Aftermath:
 def _aftermath(job: Job[Settings], database: Database, backup: Backup, plan: Plan, objects: frozenset[str]) -> Aftermath:
     """Read the database again, keep it as evidence, and say what state it is in. Never assumes that anything was rolled back."""
     rows = database.rows()
-    applied = migrations.applied_since(rows, backup.snapshot)
+    applied = migrations.applied_since(rows, backup.snapshot, plan.applied)
     failed = tuple(row for row in rows if row.failed)
-    gained, lost = sorted(database.objects() - objects), sorted(objects - database.objects())
+    now = database.objects()
+    gained, lost = sorted(now - objects), sorted(objects - now)
     job.evidence |= {
         "applied": _applied(applied),
         "migrations_applied": len(applied),
@@ -262,16 +265,20 @@ def _aftermath(job: Job[Settings], database: Database, backup: Backup, plan: Pla
     new = {row.name for row in rows if row.applied} - {row.name for row in plan.applied}
     lines = [f"applied by this attempt: {', '.join(sorted(new)) or 'none'}", *map(migrations.describe_failed, failed)]
     if gained or lost:
-        lines.append(f"the schema gained: {'; '.join(gained[:10]) or 'nothing'}; and lost: {'; '.join(lost[:10]) or 'nothing'}")
+        lines.append(f"since this attempt began the schema gained: {_some(gained)}; and lost: {_some(lost)}")
     else:
         lines.append("columns, indexes and constraints are as before; rows may have changed")
     if failed:
         lines.append("statements before the failing one may stay applied; Prisma refuses every migration until it is resolved (P3009)")
     running = prisma.lock_holders(database.url)
     if running:
-        lines.append(f"Prisma's lock is still held: {', '.join(running)}")
+        lines.append(f"Prisma's lock is still held, the server may still be at work: {', '.join(running)}")
     lines.append(f"{backup.id} (snapshot {backup.snapshot:%Y-%m-%d %H:%M:%S %Z}) is verified and can be restored")
     return Aftermath("\n".join(lines), failed)
+
+
+def _some(lines: list[str], most: int = 10) -> str:
+    return "; ".join(lines[:most]) + (f" and {len(lines) - most} more" if len(lines) > most else "") or "nothing"
 
 
 _UNREACHABLE = frozenset({"P1001", "P1002", "P1003", "P1008", "P1011", "P1017"})
@@ -304,11 +311,17 @@ def _failure(job: Job[Settings], deployed: Deployed, read: Callable[[], Aftermat
             f"Migration {after.failed[0].name} failed",
             what=f"{what}\n{after.text}",
             where=where,
-            next_step=f"repair the schema by hand, then npx prisma migrate resolve --rolled-back {after.failed[0].name} "
-            "(or --applied), correct the migration and release again; or restore the backup",
+            next_step=_resolve(after),
         )
     kind = UnreachableError if deployed.code in _UNREACHABLE else BadInputError if deployed.code in _REFUSED else NotTrueError
     return kind("The migrate command failed", what=f"{what}\n{last}\n{after.text}", where=where, next_step=_advice(deployed, last))
+
+
+def _resolve(after: Aftermath) -> str:
+    return (
+        f"bring the schema to a known state by hand, then npx prisma migrate resolve --rolled-back {after.failed[0].name} "
+        "(or --applied), correct the migration and release again; or restore the backup"
+    )
 
 
 def _advice(deployed: Deployed, last: str) -> str:
@@ -339,13 +352,11 @@ def _applied(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
     return [{"name": row.name, "checksum": row.checksum, "seconds": round(row.seconds, 3)} for row in rows]
 
 
-def _conclude(job: Job[Settings], backup: Backup, after: Plan, seconds: float) -> None:
-    applied = migrations.applied_since(after.applied, backup.snapshot)
+def _conclude(job: Job[Settings], backup: Backup, after: Plan, applied: tuple[Row, ...]) -> None:
     job.evidence |= {
         "applied": _applied(applied),
         "migrations_applied": len(applied),
         "already_applied": len(after.applied) - len(applied),
-        "seconds": round(seconds, 3),
     }
     job.actions.output("migrations-applied", len(applied))
     for row in applied:

@@ -325,4 +325,6 @@ def test_a_cancelled_migration_leaves_evidence_of_its_state(production: Deployme
     assert step.wait(30) == 1
     assert production.fragment()["status"] == "cancelled"
     assert production.evidence["failed"] == ["20261123080000_slow"]
+    assert "the server may still be at work: process" in production.error["what"]
+    assert "resolve --rolled-back 20261123080000_slow" in production.error["next"]
     assert f"applied by this attempt: {', '.join(NEW)}" in production.error["what"]
