@@ -225,12 +225,13 @@ def _metrics(found: Mapping[str, Fragment], evidence: Mapping[str, Document]) ->
     stages = evidence["gradual-rollout"].get("stages", [])
     probes = [stage.get("probes") or {} for stage in stages]
     total, failed = (sum(one.get(name, 0) for one in probes) for name in ("total", "failed"))
-    jobs = {job: seconds_between(one.started_at, one.ended_at) for job, one in found.items() if job in EVIDENCE_JOBS}
+    # A runner's clock may be set back while a job runs.
+    jobs = {job: max(0.0, seconds_between(one.started_at, one.ended_at)) for job, one in found.items() if job in EVIDENCE_JOBS}
     starts = [one.started_at for job, one in found.items() if job in EVIDENCE_JOBS]
     end, commit_time = finished_at(found), evidence["validate-release"].get("commit_time")
     first = min(starts, key=datetime.fromisoformat, default=None)
     return {
-        "duration_seconds": seconds_between(first, end) if first and end else None,
+        "duration_seconds": max(0.0, seconds_between(first, end)) if first and end else None,
         "job_seconds": jobs,
         "lead_time_seconds": seconds_between(commit_time, end) if commit_time and end else None,
         "health_probes": {"total": total, "failed": failed},

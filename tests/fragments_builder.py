@@ -16,7 +16,7 @@ DEPLOYMENT_ID = "1764000000-abc123"
 VERSION = "v1.2.3"
 GIT_SHA = "abc1230123456789abcdef0123456789abcdef01"
 PREVIOUS_ID = "1763000000-0f0f0f"
-START = datetime(2026, 11, 24, 11, 0, tzinfo=UTC)
+START = datetime(2025, 11, 24, 11, 0, tzinfo=UTC)
 SERVICES = ("api_gateway", "auth_service", "education_service", "marketplace_service")
 BACKUP = f"backup-{DEPLOYMENT_ID}"
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
@@ -104,7 +104,7 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
         "origin_checked": True,
         "git_sha": GIT_SHA,
         "tag_type": "annotated",
-        "commit_time": "2026-11-24T09:00:00.000Z",
+        "commit_time": "2025-11-24T09:00:00.000Z",
         "deployment_id": DEPLOYMENT_ID,
         "deployment_id_kept": False,
     },

@@ -8,31 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.context import execute
-from azora_ci.rehearsal.standins.s3 import S3Server
 from azora_ci.rehearsal.standins.slack import SlackReceiver
 from tests import deploy_config
 from tests import fragments_builder as build
+from tests.stores import Stores
 
-BUCKET = "azora-backups"
 TITLES = {
     "api_gateway": "API Gateway",
     "auth_service": "Auth Service",
     "education_service": "Education Service",
     "marketplace_service": "Marketplace Service",
 }
-
-
-def make_bucket(server: S3Server, *, lock: bool = True, versioned: bool = True) -> Any:
-    """Make the bucket of the backups and return a boto3 client for the server."""
-    import boto3
-
-    client = boto3.client(
-        "s3", endpoint_url=server.endpoint, region_name="us-east-1", aws_access_key_id="standin", aws_secret_access_key="standin-secret"
-    )
-    client.create_bucket(Bucket=BUCKET, ObjectLockEnabledForBucket=lock)
-    if versioned and not lock:
-        client.put_bucket_versioning(Bucket=BUCKET, VersioningConfiguration={"Status": "Enabled"})
-    return client
 
 
 @dataclass
@@ -63,8 +49,8 @@ class World:
     """One deployment's surroundings in a folder. ``environ`` is what every step gets; change it before a run."""
 
     folder: Path
-    server: S3Server
-    s3: Any
+    stores: Stores
+    bucket: str
     slack: SlackReceiver
     environ: dict[str, str] = field(default_factory=dict)
     runs: int = 0
@@ -75,16 +61,18 @@ class World:
 
     def put_backup(self, data: bytes = b"dump") -> dict[str, Any]:
         """Store a backup object and return the evidence that names it."""
-        answer = self.s3.put_object(Bucket=BUCKET, Key=f"prod/{build.BACKUP}.sql.gz", Body=data)
-        return {"version_id": answer.get("VersionId"), "size_bytes": len(data)}
+        key = f"prod/{build.BACKUP}.sql.gz"
+        stored = self.stores.open(self.bucket).put_once(key, data, content_type="application/gzip")
+        return {"location": f"s3://{self.bucket}/{key}", "version_id": stored.version_id, "size_bytes": stored.size}
+
+    def objects(self, prefix: str) -> dict[str, bytes]:
+        """Return what is stored under a prefix, by key."""
+        bucket = self.stores.open(self.bucket)
+        return {one.key: bucket.read(one.key) for one in bucket.list(prefix)}
 
     def records(self) -> dict[str, bytes]:
         """Return the archived records by key."""
         return self.objects("records/")
-
-    def objects(self, prefix: str) -> dict[str, bytes]:
-        listed = self.s3.list_objects_v2(Bucket=BUCKET, Prefix=prefix).get("Contents", [])
-        return {one["Key"]: self.s3.get_object(Bucket=BUCKET, Key=one["Key"])["Body"].read() for one in listed}
 
     def run(self, job: str, **more: str | None) -> Outcome:
         """Run a step in this process as its entry point does; None removes a variable."""
@@ -110,14 +98,18 @@ def _outputs(text: str) -> dict[str, str]:
     return {lines[n].split("<<")[0]: lines[n + 1] for n in range(0, len(lines), 3)}
 
 
-def world(folder: Path, server: S3Server, s3: Any, slack: SlackReceiver) -> World:
-    """Return a world with a configuration, and the environment of a run on GitHub's runner."""
+def world(folder: Path, stores: Stores, slack: SlackReceiver, *, object_lock: bool = True) -> World:
+    """Return a world with a bucket, a configuration, and the environment of a run on GitHub's runner."""
+    bucket = stores.make_bucket(object_lock=object_lock)
     services = {
         name: deploy_config.service(TITLES[name], f"https://azora.example/{name}/health", route_prefix=f"/{name}")
         for name in build.SERVICES
     }
-    config = deploy_config.write(folder / "deploy.toml", services=services, on_call="#azora-on-call (Slack), +49 30 1234567")
+    config = deploy_config.write(
+        folder / "deploy.toml", services=services, on_call="#azora-on-call (Slack)", backup={"location": f"s3://{bucket}/prod"}
+    )
     environ = {
+        **stores.environ,
         "DEPLOYMENT_ID": build.DEPLOYMENT_ID,
         "VERSION": build.VERSION,
         "GIT_SHA": build.GIT_SHA,
@@ -127,9 +119,6 @@ def world(folder: Path, server: S3Server, s3: Any, slack: SlackReceiver) -> Worl
         "GITHUB_RUN_ID": "1234567890",
         "GITHUB_ACTOR": "octocat",
         "GITHUB_ACTIONS": "true",
-        "AWS_ACCESS_KEY_ID": "standin",
-        "AWS_SECRET_ACCESS_KEY": "standin-secret",
-        "AWS_ENDPOINT_URL_S3": server.endpoint,
         "SLACK_WEBHOOK": slack.url,
     }
-    return World(folder, server, s3, slack, environ)
+    return World(folder, stores, bucket, slack, environ)

@@ -13,9 +13,9 @@ import pytest
 
 from azora_ci import instructions, record, restore_scripts
 from azora_ci.postgres import DatabaseUrl, find_binary
-from azora_ci.rehearsal.standins.s3 import S3Server
 from tests import fragments_builder as build
-from tests.record_world import BUCKET, TITLES, make_bucket
+from tests.record_world import TITLES
+from tests.stores import Stores
 from tests.test_record import FACTS, FAILURE
 
 GUIDE = instructions.Guide(
@@ -45,7 +45,7 @@ def test_every_section_of_the_guide_is_there_for_this_deployment():
         "# Rollback instructions: v1.2.3",
         "`1764000000-abc123`",
         "60 minutes from completion",
-        "**Deadline: 2026-11-24T12:36:00.125Z**",
+        "**Deadline: 2025-11-24T12:36:00.125Z**",
         "## When to roll back",
         "### 1. Verify that a rollback is necessary",
         "### 2. Stop traffic to v1.2.3",
@@ -73,7 +73,7 @@ def test_without_migrations_no_restore_is_asked_for():
 
 
 def test_with_migrations_the_loss_of_writes_is_said():
-    assert "**Every write after 2026-11-24T11:01:02.000Z is then lost from the live database**" in text()
+    assert "**Every write after 2025-11-24T11:01:02.000Z is then lost from the live database**" in text()
 
 
 def test_first_deployment_promises_no_way_back():
@@ -137,18 +137,16 @@ INSERT INTO enrolments SELECT n, 1 + n % 50 FROM generate_series(1, 300) n;
 class Rescue:
     """A database with a stored backup, and the on-call engineer's shell."""
 
-    def __init__(self, folder: Path, cluster: Any, server: S3Server, s3: Any) -> None:
-        self.folder, self.cluster, self.s3 = folder, cluster, s3
+    def __init__(self, folder: Path, cluster: Any, stores: Stores) -> None:
+        self.folder, self.cluster, self.s3 = folder, cluster, stores.boto3()
+        self.bucket = stores.make_bucket(object_lock=True)
         self.url = DatabaseUrl.parse(cluster.fresh(TABLES))
         self.database = self.url.database
         self.programs = find_binary("psql", None).parent
         self.environ = {
             "PATH": f"{self.programs}:{VENV}:{os.environ['PATH']}",
             "HOME": str(folder),
-            "AWS_ACCESS_KEY_ID": "standin",
-            "AWS_SECRET_ACCESS_KEY": "standin-secret",
-            "AWS_DEFAULT_REGION": "us-east-1",
-            "AWS_ENDPOINT_URL_S3": server.endpoint,
+            **stores.environ,
             **self.url.libpq_env(),
         }
         self.dump = subprocess.run(
@@ -158,9 +156,19 @@ class Rescue:
     def store(self, data: bytes, **more: Any) -> dict[str, Any]:
         """Store a backup and return what the record says of it."""
         key = f"prod/{build.BACKUP}.sql.gz"
-        answer = self.s3.put_object(Bucket=BUCKET, Key=key, Body=data)
+        answer = self.s3.put_object(Bucket=self.bucket, Key=key, Body=data)
         evidence = build.evidence("database-backup")
-        return evidence | {"version_id": answer.get("VersionId"), "sha256": record.sha256(data), "tables": 2, "rows": 350} | more
+        return (
+            evidence
+            | {
+                "location": f"s3://{self.bucket}/{key}",
+                "version_id": answer.get("VersionId"),
+                "sha256": record.sha256(data),
+                "tables": 2,
+                "rows": 350,
+            }
+            | more
+        )
 
     def bash(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         file = self.folder / "script.sh"
@@ -178,15 +186,9 @@ class Rescue:
         return {str(name) for (name,) in found if str(name).startswith(self.database)}
 
 
-@pytest.fixture(scope="module")
-def bucket(tmp_path_factory):
-    with S3Server(tmp_path_factory.mktemp("s3")) as server:
-        yield server, make_bucket(server)
-
-
 @pytest.fixture
-def rescue(tmp_path, postgres_cluster, bucket):
-    return Rescue(tmp_path, postgres_cluster, *bucket)
+def rescue(tmp_path, postgres_cluster, s3_server):
+    return Rescue(tmp_path, postgres_cluster, s3_server)
 
 
 def test_restore_and_swap_and_back_again(rescue):
@@ -275,7 +277,7 @@ def test_a_swap_that_fails_half_way_leaves_the_live_database_open(rescue):
 def test_one_line_restores_into_the_new_database(rescue):
     rescue.store(gzip.compress(rescue.dump))
     new = DatabaseUrl.parse(rescue.cluster.fresh())
-    line = restore_scripts.one_line(f"s3://{BUCKET}/prod/{build.BACKUP}.sql.gz")
+    line = restore_scripts.one_line(f"s3://{rescue.bucket}/prod/{build.BACKUP}.sql.gz")
     done = rescue.bash(f"RESTORED={new.database}\n{line} > /dev/null\n")
     assert done.returncode == 0, done.stderr
     assert rescue.rows("enrolments", new.database) == 300

@@ -42,8 +42,8 @@ def problems(document):
 def test_record_holds_every_field_of_the_guide_with_its_type():
     document = success()
     assert problems(document) == []
-    assert document["timestamp"] == "2026-11-24T11:36:00.125Z"  # the end of the smoke tests, the last job
-    assert document["rollback_deadline"] == "2026-11-24T12:36:00.125Z"
+    assert document["timestamp"] == "2025-11-24T11:36:00.125Z"  # the end of the smoke tests, the last job
+    assert document["rollback_deadline"] == "2025-11-24T12:36:00.125Z"
     assert document["rollback_window_minutes"] == 60
     assert document["rollback_available"] is True
     assert document["status"] == "success"
@@ -53,7 +53,7 @@ def test_record_holds_every_field_of_the_guide_with_its_type():
     assert document["migrations_applied"] == 2
     assert document["database_backup"]["backup_id"] == "backup-1764000000-abc123"
     assert document["database_backup"]["location"] == "s3://azora-backups/prod/backup-1764000000-abc123.sql.gz"
-    assert document["database_backup"]["timestamp"] == "2026-11-24T11:01:02.000Z"
+    assert document["database_backup"]["timestamp"] == "2025-11-24T11:01:02.000Z"
     stages = [(one["stage"], one["traffic_percentage"], one["duration_minutes"], one["status"]) for one in document["rollout_stages"]]
     assert stages == [("canary", 5, 5.01, "healthy"), ("progressive", 50, 10.0, "healthy"), ("full", 100, 15.0, "healthy")]
     assert document["health_checks"] == {**dict.fromkeys(build.SERVICES, "healthy"), "database": "healthy", "smoke_tests": "passed"}
@@ -147,7 +147,7 @@ FAILURE = record.Failure(
 @pytest.mark.parametrize("count", range(8))
 def test_record_of_a_failure_is_valid_whatever_fragments_there_are(status, count):
     found = {job: build.fragment(job) for job in record.EVIDENCE_JOBS[:count]}
-    document = record.assemble(found, FACTS, status=status, timestamp="2026-11-24T11:00:00.000Z", failure=FAILURE)
+    document = record.assemble(found, FACTS, status=status, timestamp="2025-11-24T11:00:00.000Z", failure=FAILURE)
     assert problems(document) == []
     assert document["health_checks"]["smoke_tests"] == ("passed" if count == 7 else "not_run")
     assert document["rollback_available"] is (count >= 6)

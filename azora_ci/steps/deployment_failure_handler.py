@@ -18,9 +18,12 @@ from azora_ci.clock import rfc3339
 from azora_ci.errors import AzoraError, CancelledError
 from azora_ci.fragments import Fragment
 from azora_ci.job import Identity, Job
+from azora_ci.s3_client import Patience
 from azora_ci.settings import Aws, Common, Notifications, deployment_id, git_sha, release_version, variable
 
 T = TypeVar("T")
+# A report soon is worth more than an archive late: the job waits less for the store than others do.
+PATIENCE = Patience(attempts=3, connect_timeout=5, read_timeout=20)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,6 +123,10 @@ def _carry_on(job: Job[Settings], notes: list[str], failing: str, act: Callable[
     return None
 
 
+def _bucket(job: Job[Settings], name: str) -> s3.Bucket:
+    return s3.bucket(job.settings, name, clock=job.clock, say=job.say, patience=PATIENCE)
+
+
 # --- the backup --------------------------------------------------------------------------------------------------------
 
 
@@ -146,7 +153,7 @@ def _preserved_backup(job: Job[Settings], found: dict[str, Fragment], notes: lis
 def _stored(job: Job[Settings], evidence: dict[str, Any]) -> str:
     """Return the facts of the very object that was verified. Raises when it is gone or has another size."""
     bucket, key = restore_scripts.bucket_and_key(evidence["location"])
-    stored = s3.bucket(job.settings, bucket, clock=job.clock, say=job.say).require(key, evidence.get("version_id"))
+    stored = _bucket(job, bucket).require(key, evidence.get("version_id"))
     if evidence.get("size_bytes") is not None and stored.size != evidence["size_bytes"]:
         raise ValueError(f"the object has {stored.size} bytes, the verified backup has {evidence['size_bytes']}")
     return stored.describe()
@@ -194,9 +201,7 @@ def _keep_record(job: Job[Settings], finding: diagnosis.Diagnosis, found: dict[s
     document = _assembled(job, finding, found, None)
     _write_record(job, document)
     backup = job.config.backup
-    archive = Archive(
-        s3.bucket(job.settings, backup.bucket, clock=job.clock, say=job.say), job.settings.deploy_environment, backup.lock_mode
-    )
+    archive = Archive(_bucket(job, backup.bucket), job.settings.deploy_environment, backup.lock_mode)
     document = _assembled(job, finding, found, archive)
     _write_record(job, document)
     artifacts = archive.keep_artifacts(job.settings.received_dir, own_id, job.settings.run_attempt)

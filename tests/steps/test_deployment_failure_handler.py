@@ -1,0 +1,252 @@
+"""deployment-failure-handler: it reports whatever there is, keeps the backup, tells people, and never fails silently."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+
+import pytest
+
+from azora_ci import failure_report, record, schemas
+from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
+from tests import fragments_builder as build
+from tests import record_world
+from tests.test_slack import FAILURE
+
+JOB = "deployment-failure-handler"
+KEY = f"records/production/{build.DEPLOYMENT_ID}/1.json"
+WITH_BACKUP = FAILURE.replace("1234567890-abc123", build.DEPLOYMENT_ID)
+WITHOUT_BACKUP = WITH_BACKUP.replace("Database backup available for rollback\n", "")
+ORDER = list(build.ARTIFACTS)
+
+
+@pytest.fixture
+def world(tmp_path, s3_server):
+    with SlackReceiver(tmp_path / "slack.jsonl") as slack:
+        yield record_world.world(tmp_path, s3_server, slack)
+
+
+def failed_at(world, job, *, result="failure", backup=True, **changes):
+    """Leave what a run leaves whose ``job`` failed, and return its toJSON(needs)."""
+    at = ORDER.index(job)
+    stored = world.put_backup() if backup and at > 2 else {}
+    found = [build.fragment(one, **(stored if one == "database-backup" else {})) for one in ORDER[:at]]
+    status = "failed" if result == "failure" else "cancelled"
+    build.receive(world.received, *found, build.fragment(job, status, **changes))
+    results = {one.replace("-", "_"): "skipped" for one in ORDER[at + 1 :]}
+    return build.needs(**{job.replace("-", "_"): result}, **results)
+
+
+def report_of(done):
+    report = done.document("deployment-failure-report.json")
+    assert schemas.problems(report, failure_report.SCHEMA) == []
+    return report
+
+
+# --- each stage --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("job", ORDER[:7])
+def test_the_failed_stage_is_reported_with_its_error_whatever_it_is(world, job):
+    done = world.run(JOB, NEEDS=failed_at(world, job, given={}))
+    assert done.code == 0
+    report = report_of(done)
+    assert [one["job"] for one in report["failed_jobs"]] == [job]
+    assert report["failed_jobs"][0]["what"] == "exit code 7 after 3 of 5"
+    assert report["not_run"] == ORDER[ORDER.index(job) + 1 :]
+    page = (done.logs / "deployment-failure-report.md").read_text()
+    assert f"### {job} (failure): It broke\n\n```text\nexit code 7 after 3 of 5\n```" in page
+    assert page.strip() in done.summary
+    assert world.slack.texts() == [WITH_BACKUP if ORDER.index(job) > 2 else WITHOUT_BACKUP]
+
+
+def test_a_record_of_the_failure_is_archived_with_the_artifacts(world):
+    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", given={"applied": []}))
+    data = world.records()[KEY]
+    assert done.evidence["record_sha256"] == hashlib.sha256(data).hexdigest()
+    assert done.evidence["record_location"] == f"s3://{world.bucket}/{KEY}"
+    assert (done.logs / "deployment-record.json").read_bytes() == data
+    document = json.loads(data)
+    assert schemas.problems(document, record.SCHEMA) == []
+    assert document["status"] == "failed"
+    assert document["failure"]["failed_jobs"][0]["job"] == "database-migrations"
+    assert document["failure"]["not_run"] == ORDER[4:]
+    assert document["timestamp"] == build.moment(185.2)
+    assert f"artifacts/production/{build.DEPLOYMENT_ID}/1/migration-logs-{build.DEPLOYMENT_ID}/database-migrations.log" in world.objects("")
+
+
+def test_a_rollback_is_recorded_as_one(world):
+    abort = {
+        "stage": "canary",
+        "reason": "api_gateway failed 5 of 5 probes",
+        "seconds_to_safe": 0.2,
+        "proved": True,
+        "detail": "0 requests",
+    }
+    needs = failed_at(world, "gradual-rollout", rollout_status="rolled_back", abort=abort, rollback_available=False)
+    done = world.run(JOB, NEEDS=needs)
+    assert json.loads(world.records()[KEY])["status"] == "rolled_back"
+    assert "v1.2.2 has all traffic again within 0.2 s; this was verified" in done.evidence["production_state"]
+    assert "# 🚨 Deployment of v1.2.3 was rolled back" in done.summary
+
+
+def test_a_cancelled_run_is_recorded_as_one(world):
+    done = world.run(JOB, NEEDS=failed_at(world, "database-backup", result="cancelled", given={}))
+    assert done.code == 0
+    assert done.evidence["status"] == "cancelled"
+    assert json.loads(world.records()[KEY])["status"] == "cancelled"
+
+
+def test_failed_smoke_tests_leave_the_new_version_and_say_so(world):
+    tests = build.evidence("smoke-tests")["tests"]
+    tests[0] |= {"passed": False, "status": 500, "detail": "HTTP 500"}
+    done = world.run(JOB, NEEDS=failed_at(world, "smoke-tests", tests=tests, smoke_status="failed"))
+    assert "v1.2.3 has all traffic" in done.evidence["production_state"]
+    assert "1 of 4 smoke tests failed: api_gateway (HTTP 500)" in done.evidence["production_state"]
+
+
+# --- the backup --------------------------------------------------------------------------------------------------------
+
+
+def test_the_very_object_that_was_proven_is_looked_for(world):
+    needs = failed_at(world, "database-migrations", given={})
+    done = world.run(JOB, NEEDS=needs)
+    backup = done.evidence["backup"]
+    assert backup["verified"] is True
+    assert backup["backup_id"] == build.BACKUP
+    assert "4 bytes" in backup["detail"]
+    assert f"prod/{build.BACKUP}.sql.gz" in world.objects("prod/"), "the backup was not preserved"
+
+
+def test_a_backup_that_is_gone_is_not_promised(world):
+    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", backup=False, given={}))
+    assert done.code == 0
+    assert done.evidence["backup"]["verified"] is False
+    assert any("the backup could not be looked at" in note for note in done.evidence["notes"])
+    assert world.slack.texts() == [WITHOUT_BACKUP]
+
+
+def test_another_object_in_its_place_is_not_promised(world):
+    needs = failed_at(world, "database-migrations", given={})
+    path = next(world.received.glob("**/record/database-backup.json"))
+    path.write_text(path.read_text().replace('"size_bytes": 4', '"size_bytes": 5'))
+    done = world.run(JOB, NEEDS=needs)
+    assert any("has 4 bytes, the verified backup has 5" in note for note in done.evidence["notes"])
+    assert world.slack.texts() == [WITHOUT_BACKUP]
+
+
+def test_an_unproven_backup_is_kept_but_not_promised(world):
+    stored = world.put_backup()
+    proof = {"depth": "none", "restore_seconds": None, "verified_at": build.moment(170), "reason": "4 TB"}
+    found = [build.fragment(one) for one in ORDER[:2]] + [build.fragment("database-backup", proof=proof, **stored)]
+    build.receive(world.received, *found, build.fragment("database-migrations", "failed", given={}))
+    done = world.run(JOB, NEEDS=build.needs(database_migrations="failure", gradual_rollout="skipped"))
+    assert "never proven" in done.evidence["backup"]["detail"]
+    assert world.slack.texts() == [WITHOUT_BACKUP]
+
+
+# --- when almost everything is missing -----------------------------------------------------------------------------------
+
+NOTHING = dict.fromkeys(["DEPLOYMENT_ID", "VERSION", "GIT_SHA", "NEEDS", "SLACK_WEBHOOK", "GITHUB_REPOSITORY"])
+NO_AWS = dict.fromkeys(["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
+
+
+def test_a_run_that_failed_before_it_had_an_id(world):
+    done = world.run(JOB, NEEDS=build.needs(validate_release="failure"), DEPLOYMENT_ID="", VERSION="", GIT_SHA="")
+    assert done.code == 0
+    assert done.fragment["status"] == "ok"
+    report = report_of(done)
+    assert report["deployment_id"] is None
+    assert report["failed_jobs"][0]["job"] == "validate-release"
+    assert world.records() == {}
+    assert world.slack.texts() == [WITHOUT_BACKUP.replace("v1.2.3", "unknown").replace(build.DEPLOYMENT_ID, "none was assigned")]
+
+
+def test_nothing_at_all(world):
+    done = world.run(JOB, DEPLOY_CONFIG="/nowhere/deploy.toml", **NOTHING)
+    assert done.code == 0
+    report = report_of(done)
+    assert report["unknown"] == ORDER
+    assert any("NEEDS is not set" in note for note in report["notes"])
+    assert "unknown" in (done.logs / "deployment-failure-report.md").read_text()
+    assert "Slack was not told" in report["notification"] or "SLACK_WEBHOOK is not set" in report["notification"]
+
+
+def test_without_configuration_the_report_and_the_record_are_written(world):
+    needs = failed_at(world, "database-migrations", given={})
+    done = world.run(JOB, NEEDS=needs, DEPLOY_CONFIG="/nowhere/deploy.toml")
+    assert done.code == 0
+    assert any("the record was not archived: No deployment configuration" in note for note in report_of(done)["notes"])
+    assert schemas.problems(done.document("deployment-record.json"), record.SCHEMA) == []
+    assert done.evidence["record_location"] is None
+    assert world.slack.texts() == [WITH_BACKUP]
+
+
+def test_a_store_that_refuses_ends_neither_report_nor_message(world):
+    needs = failed_at(world, "database-migrations", given={})
+    world.stores.fault("error", "*", status=403, code="AccessDenied", times=None)
+    done = world.run(JOB, NEEDS=needs)
+    assert done.code == 0
+    notes = report_of(done)["notes"]
+    assert any("the backup could not be looked at" in note for note in notes)
+    assert any("the record was not archived" in note for note in notes)
+    assert world.slack.texts() == [WITHOUT_BACKUP]
+    assert "What this report could not do" in done.summary
+
+
+def test_a_store_that_nobody_answers_at(world):
+    needs = failed_at(world, "database-migrations", given={})
+    done = world.run(JOB, NEEDS=needs, AWS_ENDPOINT_URL_S3="http://127.0.0.1:1")
+    assert done.code == 0
+    assert world.slack.texts() == [WITHOUT_BACKUP]
+    assert done.evidence["record_sha256"] is not None
+
+
+def test_a_fragment_that_cannot_be_read_is_left_out_and_named(world):
+    needs = failed_at(world, "database-migrations", given={})
+    path = next(world.received.glob("**/record/pre-deployment-validation.json"))
+    path.write_text("{cut off")
+    done = world.run(JOB, NEEDS=needs)
+    assert done.code == 0
+    assert any("pre-deployment-validation.json was left out: Fragment is not JSON" in note for note in report_of(done)["notes"])
+
+
+@pytest.mark.parametrize("needs", ["no json", "[]", '{"database-backup": null}', '{"database-backup": "failure"}'])
+def test_results_that_make_no_sense_are_noted(world, needs):
+    failed_at(world, "database-migrations", given={})
+    done = world.run(JOB, NEEDS=needs)
+    assert done.code == 0
+    report = report_of(done)
+    assert any("the report rests on the fragments alone" in note for note in report["notes"])
+    assert [one["job"] for one in report["failed_jobs"]] == ["database-migrations"]
+
+
+def test_slack_that_does_not_answer_is_said(world):
+    world.slack.answer_next(ANSWERS["404"])
+    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", given={}))
+    assert done.code == 0
+    assert report_of(done)["notified"] is False
+    assert "404 'no_service'" in done.evidence["notification"]
+
+
+def test_fragments_of_another_deployment_are_not_taken(world):
+    needs = failed_at(world, "database-migrations", given={})
+    done = world.run(JOB, NEEDS=needs, DEPLOYMENT_ID="1764555555-abc123")
+    assert done.code == 0
+    assert done.evidence["backup"] is None
+    assert "left no evidence" in report_of(done)["failed_jobs"][0]["what"]
+
+
+def test_the_newest_attempt_counts(world):
+    needs = failed_at(world, "database-migrations", given={})
+    error = build.ERROR | {"what": "the second time it was something else"}
+    build.receive(world.received, build.fragment("database-migrations", "failed", attempt=2, given={}, error=error))
+    done = world.run(JOB, NEEDS=needs, GITHUB_RUN_ATTEMPT="2")
+    assert report_of(done)["failed_jobs"][0]["what"] == "the second time it was something else"
+    assert list(world.records()) == [KEY.replace("/1.json", "/2.json")]
+
+
+def test_what_a_job_printed_cannot_break_out_of_the_report(world):
+    error = build.ERROR | {"what": "```\n# not a heading\n::error::injected"}
+    done = world.run(JOB, NEEDS=failed_at(world, "build-and-push", given={}, error=error))
+    assert "````text\n```\n# not a heading\n::error::injected\n````" in (done.logs / "deployment-failure-report.md").read_text()

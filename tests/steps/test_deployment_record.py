@@ -1,0 +1,224 @@
+"""deployment-record against a strict S3 server and a Slack receiver: one record, written once, and nothing said that is not so."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+
+import pytest
+
+from azora_ci import record, schemas
+from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
+from tests import fragments_builder as build
+from tests import record_world
+from tests.test_slack import SUCCESS
+
+KEY = f"records/production/{build.DEPLOYMENT_ID}/1.json"
+MESSAGE = SUCCESS.replace("1234567890-abc123", build.DEPLOYMENT_ID).replace("https://azora.world", "https://azora.example")
+
+
+@pytest.fixture
+def world(tmp_path, s3_server):
+    with SlackReceiver(tmp_path / "slack.jsonl") as slack:
+        yield record_world.world(tmp_path, s3_server, slack)
+
+
+@pytest.fixture
+def ready(world):
+    build.receive(world.received, *build.complete().values())
+    return world
+
+
+def test_record_is_written_archived_locked_and_announced(ready):
+    done = ready.run("deployment-record")
+    assert done.code == 0
+    data = (done.logs / "deployment-record.json").read_bytes()
+    assert ready.records() == {KEY: data}
+    sha256 = hashlib.sha256(data).hexdigest()
+    assert done.outputs == {"record-sha256": sha256}
+    assert done.evidence["record_sha256"] == sha256
+    assert done.evidence["record_location"] == f"s3://{ready.bucket}/{KEY}"
+    assert done.evidence["previous_record_sha256"] is None
+    assert done.evidence["rollback_deadline"] == "2025-11-24T12:36:00.125Z"
+    assert done.evidence["notified"] is True
+    document = json.loads(data)
+    assert schemas.problems(document, record.SCHEMA) == []
+    assert document["triggered_by"] == "octocat"
+    assert document["artifacts_location"] == f"s3://{ready.bucket}/artifacts/production/{build.DEPLOYMENT_ID}/1/"
+    assert ready.slack.texts() == [MESSAGE]
+    stored = ready.stores.open(ready.bucket).head(KEY)
+    assert stored.lock_mode == "GOVERNANCE"
+    assert (stored.lock_until - stored.modified).days in {364, 365}
+
+
+def test_summary_tells_what_runs_where_and_until_when(ready):
+    summary = ready.run("deployment-record").summary
+    for part in (
+        "## ✅ v1.2.3 is in production",
+        "to v1.2.2 until **2025-11-24T12:36:00.125Z**",
+        "| canary | 5 % | 5 min 1 s | 1 of 240 |",
+        f"`s3://{ready.bucket}/{KEY}`",
+        build.digest("auth_service"),
+        "| database-backup | 1 min 59 s |",
+        '"rollback_window_minutes": 60',
+    ):
+        assert part in summary, part
+
+
+def test_artifacts_of_every_job_are_archived(ready):
+    done = ready.run("deployment-record")
+    kept = ready.objects("artifacts/")
+    prefix = f"artifacts/production/{build.DEPLOYMENT_ID}/1/"
+    assert kept[f"{prefix}backup-logs-{build.DEPLOYMENT_ID}/database-backup.log"] == b"log of database-backup\n"
+    assert len(kept) == done.evidence["artifacts"]["files"] == 14
+    fragment = json.loads(kept[f"{prefix}smoke-test-logs-{build.DEPLOYMENT_ID}/record/smoke-tests.json"])
+    written = json.loads(ready.records()[KEY])["evidence"]["smoke-tests"]["fragment_sha256"]
+    assert record.sha256(schemas.canonical(fragment)) == written
+
+
+def test_bucket_without_object_lock_is_said(tmp_path, s3_server):
+    with SlackReceiver(tmp_path / "slack.jsonl") as slack:
+        world = record_world.world(tmp_path, s3_server, slack, object_lock=False)
+        build.receive(world.received, *build.complete().values())
+        done = world.run("deployment-record")
+    assert done.code == 0
+    assert done.evidence["lock_until"] is None
+    assert "not locked: the bucket has no Object Lock" in (done.logs / "deployment-record.log").read_text()
+
+
+# --- again -------------------------------------------------------------------------------------------------------------
+
+
+def test_writing_again_gives_the_same_bytes_and_is_recognised(ready):
+    first = ready.run("deployment-record")
+    again = ready.run("deployment-record")
+    assert again.code == 0
+    assert again.outputs == first.outputs
+    assert len(ready.records()) == 1
+
+
+def test_a_second_attempt_recognises_the_record_and_does_not_tell_slack_twice(ready):
+    first = ready.run("deployment-record")
+    artifact = ready.received / f"deployment-record-{build.DEPLOYMENT_ID}"
+    first.logs.rename(artifact)
+    again = ready.run("deployment-record", GITHUB_RUN_ATTEMPT="2")
+    assert again.code == 0
+    assert again.outputs == first.outputs
+    assert list(ready.records()) == [KEY]
+    assert ready.slack.texts() == [MESSAGE]
+    assert again.evidence["notification"] == "Slack was told in attempt 1"
+
+
+def test_a_second_attempt_after_other_evidence_writes_its_own_record(ready):
+    ready.run("deployment-record")
+    later = replace(build.fragment("smoke-tests", attempt=2), ended_at=build.moment(9000))
+    build.receive(ready.received, later)
+    again = ready.run("deployment-record", GITHUB_RUN_ATTEMPT="2")
+    assert again.code == 0
+    first, second = sorted(ready.records().items())
+    assert second[0].endswith("/2.json")
+    assert json.loads(second[1])["previous_record_sha256"] == hashlib.sha256(first[1]).hexdigest()
+
+
+def test_another_record_under_the_key_is_refused_and_named(ready):
+    ready.stores.open(ready.bucket).put_once(KEY, b'{"status": "failed", "deployment_id": "x"}\n', content_type="application/json")
+    done = ready.run("deployment-record")
+    assert done.code == 1
+    assert KEY in done.error
+    assert ready.slack.texts() == []
+    assert ready.records()[KEY].startswith(b'{"status": "failed"')
+
+
+def test_each_record_names_the_one_before(ready):
+    ready.run("deployment-record")
+    other = "1764009999-abc123"
+    moved = [
+        replace(one, deployment_id=other, evidence=json.loads(json.dumps(one.evidence).replace(build.DEPLOYMENT_ID, other)))
+        for one in build.complete().values()
+    ]
+    build.receive(ready.folder / "received-2", *moved)
+    done = ready.run("deployment-record", DEPLOYMENT_ID=other, RECEIVED_ARTIFACTS_DIR=str(ready.folder / "received-2"))
+    assert done.code == 0
+    chain = [data for _, data in sorted(ready.records().items())]
+    assert len(chain) == 2
+    assert record.broken_links(chain) == []
+    assert done.evidence["previous_record_sha256"] == hashlib.sha256(chain[0]).hexdigest()
+
+
+# --- bad days ----------------------------------------------------------------------------------------------------------
+
+
+def nothing_was_said(world) -> bool:
+    return world.records() == {} and world.slack.texts() == []
+
+
+@pytest.mark.parametrize("job", record.EVIDENCE_JOBS)
+def test_missing_evidence_is_no_success(world, job):
+    found = build.complete()
+    del found[job]
+    build.receive(world.received, *found.values())
+    done = world.run("deployment-record")
+    assert done.code == 1
+    assert done.error.startswith(f"No evidence of {job}")
+    assert nothing_was_said(world)
+
+
+def test_a_failed_job_is_no_success(world):
+    build.receive(world.received, *build.complete(smoke=build.fragment("smoke-tests", "failed")).values())
+    done = world.run("deployment-record")
+    assert done.code == 1
+    assert "smoke-tests did not succeed" in done.error
+    assert nothing_was_said(world)
+
+
+def test_a_fragment_that_does_not_fit_its_schema_is_not_read(ready):
+    path = next(ready.received.glob("**/record/database-backup.json"))
+    path.write_text(path.read_text().replace('"rows": 120000', '"rows": "$(wc -l)"'))
+    done = ready.run("deployment-record")
+    assert done.code == 2
+    assert "evidence.rows" in done.error
+    assert nothing_was_said(ready)
+
+
+def test_other_digests_than_built_are_no_success(world):
+    rollout = build.fragment("gradual-rollout", services=dict.fromkeys(build.SERVICES, "sha256:" + "0" * 64))
+    build.receive(world.received, *build.complete(rollout=rollout).values())
+    done = world.run("deployment-record")
+    assert done.code == 1
+    assert "The evidence contradicts itself" in done.error
+    assert "auth_service: sha256:" in done.error
+    assert nothing_was_said(world)
+
+
+def test_a_bucket_that_refuses_is_no_archive_and_no_message(ready):
+    ready.stores.fault("error", "PutObject", key="records/*", status=403, code="AccessDenied", times=None)
+    done = ready.run("deployment-record")
+    assert done.code in {2, 3}
+    assert ready.slack.texts() == []
+    assert (done.logs / "deployment-record.json").exists(), "the record is lost"
+    ready.stores.faults.clear()
+    assert ready.run("deployment-record").code == 0
+
+
+def test_a_failure_to_notify_does_not_change_the_verdict(ready):
+    ready.slack.answer_next(ANSWERS["404"])
+    done = ready.run("deployment-record")
+    assert done.code == 0
+    assert done.evidence["notified"] is False
+    assert "404 'no_service'" in done.evidence["notification"]
+    assert "404 'no_service'" in done.summary
+
+
+def test_without_a_webhook_nobody_is_told(ready):
+    done = ready.run("deployment-record", SLACK_WEBHOOK=None)
+    assert done.code == 0
+    assert done.evidence["notified"] is False
+    assert ready.slack.requests == 0
+
+
+def test_first_deployment_promises_no_rollback(world):
+    rollout = build.fragment("gradual-rollout", previous=None, rollback_available=False)
+    build.receive(world.received, *build.complete(rollout=rollout).values())
+    assert world.run("deployment-record").code == 0
+    assert world.slack.texts() == [MESSAGE.removesuffix("\nRollback available for 60 minutes")]
