@@ -81,8 +81,7 @@ class GitHub:
         address, query = url, {"per_page": str(PAGE_SIZE), **parameters}
         for _ in range(MOST_PAGES):
             response = self._answer(address, query)
-            page = self._json(response)
-            found += page[key] if key else page
+            found += self._entries(response, key)
             following = response.links.get("next", {}).get("url")
             if not following:
                 return found
@@ -93,6 +92,18 @@ class GitHub:
             where=url,
             next_step="look at what creates so many checks on one commit",
         )
+
+    def _entries(self, response: requests.Response, key: str | None) -> list[dict[str, Any]]:
+        page = self._json(response)
+        entries = page.get(key) if key and isinstance(page, dict) else page
+        if not isinstance(entries, list):
+            raise UnreachableError(
+                "GitHub's answer has another shape",
+                what=f"no list{f' under {key}' if key else ''}: {response.text[:200]!r}",
+                where=response.url,
+                next_step="check GITHUB_API_URL and any proxy before it",
+            )
+        return entries
 
     def _same_server(self, url: str) -> str:
         if urlsplit(url)[:2] != urlsplit(self._api)[:2]:  # the token goes nowhere else

@@ -106,13 +106,22 @@ class Docker:
         return True
 
     def find(self, reference: str) -> str | None:
-        """Return the digest that the registry has under a reference, or None. Raises BadInputError, UnreachableError."""
-        from docker.errors import NotFound
+        """Return the digest that the registry has under a reference, or None. Raises BadInputError, UnreachableError.
+
+        Docker Hub answers "denied" for a repository that does not exist yet, also to its owner: with a login that is taken as "not
+        there", and the push says whether access is missing.
+        """
+        from docker.errors import APIError, NotFound
 
         with self._asking(reference):
             try:
                 return str(self._api.inspect_distribution(reference, auth_config=self._auth)["Descriptor"]["digest"])
             except NotFound:
+                return None
+            except APIError as error:
+                if not self._auth or "denied" not in str(error.explanation).lower():
+                    raise
+                self._log(f"{reference} is not there, or may not be read: {error.explanation}")
                 return None
 
     def pulled(self, reference: str, digest: str) -> Image:

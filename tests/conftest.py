@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import signal
 from collections.abc import Iterator
 
 import pytest
@@ -14,6 +15,18 @@ from azora_ci.postgres import DatabaseUrl
 from azora_ci.process import Processes
 from tests.sample import migrated, running, sample  # noqa: F401 - the sample application, for every room
 from tests.stores import s3_server, s3_session  # noqa: F401 - a strict S3 server per session, its faults cleared around each test
+
+# --- every test -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def signals_as_before() -> Iterator[None]:
+    """Give signals back: a job that ends ignores them, and what later tests start would inherit that."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
 
 # --- a real PostgreSQL, one per session -----------------------------------------------------------------------------------
 

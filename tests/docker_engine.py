@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import docker
+import docker.errors
 
 from tests.waiting import until
 
@@ -56,13 +57,12 @@ def engine() -> Iterator[str]:
 
 
 def _pong(url: str) -> bool:
-    client = docker.DockerClient(base_url=url, timeout=10)
     try:
-        return bool(client.ping())
-    except Exception:
+        client = docker.DockerClient(base_url=url, timeout=10)
+    except docker.errors.DockerException:
         return False
-    finally:
-        client.close()
+    client.close()
+    return True
 
 
 @contextmanager

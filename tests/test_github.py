@@ -140,3 +140,12 @@ def test_an_answer_that_is_no_json(api: GitHubApi, body: str) -> None:
     api.write(answers=[{"path": "statuses", "status": 200, "body": body}])
     with pytest.raises(AzoraError, match="no JSON"):
         edge(api).statuses(SHA)
+
+
+@pytest.mark.parametrize("body", [{"message": "hello"}, {"check_runs": None}, "null"])
+def test_an_answer_of_another_shape(api: GitHubApi, body: Any) -> None:
+    api.write(answers=[{"path": path, "status": 200, "body": body} for path in ("check-runs", "statuses")])
+    with pytest.raises(UnreachableError, match="another shape"):
+        edge(api).check_runs(SHA)
+    with pytest.raises(UnreachableError, match="another shape"):
+        edge(api).statuses(SHA)

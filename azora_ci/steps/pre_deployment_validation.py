@@ -35,12 +35,14 @@ class Settings(Deployment, Aws):
 def run(job: Job[Settings]) -> None:
     """Pass every gate or raise: NotTrueError (closed), BadInputError, UnreachableError."""
     job.evidence |= {"checks": [], "commands": [], "not_checked": []}
-    pass_required_checks(job)
-    pass_reachability(job)
-    for purpose, wanted in (("audit", job.config.checks.audit), ("build", job.config.checks.build)):
-        for command in wanted:
-            commands.run(job, purpose, command)
-    _summarise(job)
+    try:
+        pass_required_checks(job)
+        pass_reachability(job)
+        for purpose, wanted in (("audit", job.config.checks.audit), ("build", job.config.checks.build)):
+            for command in wanted:
+                commands.run(job, purpose, command)
+    finally:
+        _summarise(job)
 
 
 # --- required checks ----------------------------------------------------------------------------------------------------
@@ -177,7 +179,11 @@ def _summarise(job: Job[Settings]) -> None:
         f"| {_cell(one['name'])} | {_cell(one['source'])} | {'✓' if one['passed'] else '✗'} {_cell(one['conclusion'])} |"
         for one in evidence["checks"]
     ]
-    rows += [f"| `{_cell(' '.join(one['argv']))}` | {one['purpose']} | ✓ exit code 0, {one['seconds']} s |" for one in evidence["commands"]]
+    rows += [
+        f"| `{_cell(' '.join(one['argv']))}` | {one['purpose']} | {'✗' if one['exit_code'] else '✓'} exit code {one['exit_code']}, "
+        f"{one['seconds']} s |"
+        for one in evidence["commands"]
+    ]
     rows += [f"| {_cell(one['name'])} | – | not checked: {_cell(one['reason'])} |" for one in evidence["not_checked"]]
     job.actions.summary(f"### Gates of {job.settings.version}\n\n| Gate | Source | Result |\n|---|---|---|\n" + "\n".join(rows))
 

@@ -6,7 +6,9 @@ import json
 import re
 import shutil
 import tarfile
+import threading
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +17,11 @@ import pytest
 import requests
 
 from azora_ci import archives
+from azora_ci.clock import Clock
 from azora_ci.context import execute
-from azora_ci.registry import Release
+from azora_ci.errors import BadInputError
+from azora_ci.registry import Docker, Release
+from azora_ci.settings import Secret
 from tests import deploy_config
 from tests.docker_engine import BUSYBOX, PASSWORD, USER
 
@@ -234,6 +239,41 @@ def test_a_login_that_is_refused(make: Callable[[str], World], private_registry:
     assert "Registry refuses access" in world.what
     assert "wrong-password" not in world.what + world.log
     assert world.output == {}
+
+
+class DenyingRegistry(BaseHTTPRequestHandler):
+    """Lets everybody in and denies every repository, as Docker Hub does for one that does not exist yet."""
+
+    def do_GET(self) -> None:
+        denied = self.path != "/v2/"
+        body = json.dumps(
+            {"errors": [{"code": "DENIED", "message": "requested access to the resource is denied"}]} if denied else {}
+        ).encode()
+        self.send_response(403 if denied else 200)
+        self.send_header("Docker-Distribution-Api-Version", "registry/2.0")
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def do_HEAD(self) -> None:
+        self.do_GET()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+def test_denied_means_not_there_for_who_has_a_login(docker_engine: str) -> None:
+    said: list[str] = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), DenyingRegistry) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+        reference = f"127.0.0.1:{server.server_address[1]}/azora/new:v1.2.3"
+        credentials = (Secret(USER), Secret(PASSWORD))
+        assert Docker(docker_engine, credentials=credentials, log=said.append, clock=Clock()).find(reference) is None
+        with pytest.raises(BadInputError, match="denied"):
+            Docker(docker_engine, credentials=None, log=said.append, clock=Clock()).find(reference)
+        server.shutdown()
+    assert len(said) == 1
+    assert "is not there, or may not be read" in said[0]
 
 
 def test_half_a_login(world: World) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -62,32 +66,29 @@ class World:
     folder: Path
     api: GitHubApi
     site: Site
-    environ: dict[str, str] = field(default_factory=dict)
     gates: dict[str, Any] = field(default_factory=dict)
     more: dict[str, Any] = field(default_factory=dict)
 
     def run(self, **environ: str) -> int:
+        return execute("pre-deployment-validation", self.environment() | environ)
+
+    def environment(self) -> dict[str, str]:
         checks = {"required": ["test"], "audit": [["true"]], "build": [["true"]], "rulesets": False, "wait_minutes": 0}
         services = {"api_gateway": deploy_config.service("API Gateway", f"http://{self.site.host}/health")}
         config = deploy_config.write(self.folder / "deploy.toml", checks=checks | self.gates, **{"services": services, **self.more})
-        return execute(
-            "pre-deployment-validation",
-            {
-                "DEPLOY_CONFIG": str(config),
-                "DEPLOYMENT_LOG_DIR": str(self.folder / "logs"),
-                "DEPLOYMENT_ID": "1764000000-012345",
-                "VERSION": "v1.2.3",
-                "GIT_SHA": SHA,
-                "GITHUB_TOKEN": "the-token",
-                "GITHUB_REPOSITORY": "azora/azora",
-                "GITHUB_API_URL": self.api.url,
-                "GITHUB_RUN_ID": "77",
-                "GITHUB_STEP_SUMMARY": str(self.folder / "summary"),
-                "CHECK_POLL_SECONDS": "0.1",
-                **self.environ,
-                **environ,
-            },
-        )
+        return {
+            "DEPLOY_CONFIG": str(config),
+            "DEPLOYMENT_LOG_DIR": str(self.folder / "logs"),
+            "DEPLOYMENT_ID": "1764000000-012345",
+            "VERSION": "v1.2.3",
+            "GIT_SHA": SHA,
+            "GITHUB_TOKEN": "the-token",
+            "GITHUB_REPOSITORY": "azora/azora",
+            "GITHUB_API_URL": self.api.url,
+            "GITHUB_RUN_ID": "77",
+            "GITHUB_STEP_SUMMARY": str(self.folder / "summary"),
+            "CHECK_POLL_SECONDS": "0.1",
+        }
 
     @property
     def fragment(self) -> dict[str, Any]:
@@ -155,6 +156,7 @@ def test_failed_check_closes_the_gate_before_any_command_runs(world: World) -> N
     assert "failed: test (failure), required by configuration https://github.example/checks/1" in world.what
     assert not (world.folder / "ran").exists()
     assert [one["passed"] for one in world.evidence["checks"]] == [False, True]
+    assert "| test | configuration | ✗ failure |" in (world.folder / "summary").read_text()
 
 
 def test_skipped_check_closes_the_gate_unless_it_is_allowed(world: World) -> None:
@@ -190,6 +192,18 @@ def test_pending_checks_are_waited_for(world: World) -> None:
 def _finish_checks_once_they_were_seen(world: World) -> None:
     until(lambda: sum(path.endswith("/statuses") for path in world.api.requests) >= 2, "the gate asks twice")
     world.api.write(check_runs=[{"name": "test"}], statuses=[{"context": "security", "state": "success"}], runs={"77": 5})
+
+
+def test_cancellation_ends_the_waiting_and_is_recorded(world: World) -> None:
+    world.api.write(check_runs=[{"name": "test", "status": "queued"}], runs={"77": 5})
+    world.gates = {"wait_minutes": 60}
+    script = Path(__file__).parents[2] / "scripts" / "pre_deployment_validation.py"
+    process = subprocess.Popen([sys.executable, str(script)], env={**os.environ, **world.environment()}, stdout=subprocess.DEVNULL)
+    until(lambda: any(path.endswith("/statuses") for path in world.api.requests), "the gate asks")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(30) == 1
+    assert world.fragment["status"] == "cancelled"
+    assert world.evidence["checks"][0]["conclusion"] == "queued"
 
 
 def test_own_check_run_of_the_same_name_does_not_count(world: World) -> None:
