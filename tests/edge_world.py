@@ -128,7 +128,9 @@ class World:
             )
             services[name] |= {"route_prefix": prefix, "health_path": f"{prefix}/health"}
         edge = {"config_dir": str(self.folder / "edge"), "admin_url": f"http://127.0.0.1:{self.admin}"}
-        return deploy_config.write(self.folder / "deploy.toml", services=services, edge=edge, rollout=rollout, **changes)
+        smoke = {"endpoints": [{"name": "work", "url": f"http://127.0.0.1:{self.port}/api/work", "contains": '"service": "api_gateway"'}]}
+        keys = {"services": services, "edge": edge, "rollout": rollout, "smoke": smoke} | changes
+        return deploy_config.write(self.folder / "deploy.toml", **keys)
 
     def start_envoy(self) -> None:
         with (self.folder / "envoy.log").open("ab") as log:

@@ -163,8 +163,8 @@ def _count_migrations(job: Job[Settings]) -> int:
     except psycopg2.Error as error:
         raise NotTrueError(
             "Database does not answer as it should",
-            what=str(error).strip().splitlines()[0],
-            where=f"{job.config.database.schema}.{MIGRATIONS_TABLE}",
+            what=f"{job.config.database.schema}.{MIGRATIONS_TABLE}: {str(error).strip().splitlines()[0]}",
+            where="PROD_DATABASE_URL",
             next_step="check the schema and the rights of the user of PROD_DATABASE_URL",
         ) from error
     finally:

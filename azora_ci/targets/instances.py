@@ -60,8 +60,17 @@ def unpack(archive_dir: Path, digest: str, folder: Path) -> Path:
     part = folder / f"{digits}.part"
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
-    with tarfile.open(archive) as tar:
-        tar.extractall(part, filter="data")
+    try:
+        with tarfile.open(archive) as tar:
+            tar.extractall(part, filter="data")
+    except tarfile.TarError as error:
+        shutil.rmtree(part, ignore_errors=True)
+        raise NotTrueError(
+            "Archive cannot be unpacked",
+            what=f"{type(error).__name__}: {error}",
+            where=str(archive),
+            next_step="find out what is in it that leads outside its folder, and build it again",
+        ) from error
     part.rename(done)
     return done
 

@@ -1,0 +1,84 @@
+"""The journal: what a rerun after any crash reads."""
+
+from __future__ import annotations
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from azora_ci.targets.journal import Journal, replay
+
+OLD, NEW = "1764000000-aaaaaa", "1764000100-bbbbbb"
+AT = "2026-11-24T11:00:00.000Z"
+
+
+def begin(name: str, previous: str | None) -> dict[str, object]:
+    return {"event": "begin", "deployment_id": name, "version": "v1", "digests": {}, "previous": previous}
+
+
+def promoted(name: str, previous: str | None) -> list[dict[str, object]]:
+    return [begin(name, previous), {"event": "weight", "deployment_id": name, "percent": 100}, {"event": "promote", "deployment_id": name}]
+
+
+def history(*entries: dict[str, object]):
+    return replay(json.dumps(entry) for entry in entries)
+
+
+def test_what_was_promoted_last_serves_and_the_one_before_is_the_way_back():
+    found = history(*promoted(OLD, None), *promoted(NEW, OLD))
+    assert found.serving == NEW
+    assert found.before(NEW).id == OLD
+    assert found.before(OLD) is None
+    assert found.unfinished is None
+
+
+def test_what_began_and_did_not_end_is_unfinished():
+    found = history(*promoted(OLD, None), begin(NEW, OLD), {"event": "weight", "deployment_id": NEW, "percent": 5})
+    assert found.unfinished.id == NEW
+    assert found.unfinished.percent == 5
+    assert found.serving == OLD
+    assert found.before(NEW).id == OLD
+
+
+def test_an_abort_leaves_what_served_before():
+    abort = {"event": "abort", "deployment_id": NEW, "reason": "sick"}
+    climbing = history(*promoted(OLD, None), begin(NEW, OLD), abort)
+    after_promotion = history(*promoted(OLD, None), *promoted(NEW, OLD), abort)
+    for found in (climbing, after_promotion):
+        assert found.serving == OLD
+        assert (found.releases[NEW].outcome, found.releases[NEW].reason, found.releases[NEW].percent) == ("aborted", "sick", 0)
+
+
+def test_an_instance_number_is_never_used_again():
+    entries = [begin(NEW, None)]
+    for number in (1, 2):
+        entries.append({"event": "instance", "deployment_id": NEW, "service": "api", "number": number, "pid": number})
+        entries.append({"event": "stopped", "deployment_id": NEW, "service": "api", "number": number})
+    entries += [{"event": "abort", "deployment_id": NEW, "reason": "x"}, begin(NEW, None)]
+    found = history(*entries).releases[NEW]
+    assert found.instances == {}
+    assert found.started == 2
+    assert found.outcome == "deploying"
+
+
+def test_entries_of_a_later_version_are_passed_over():
+    assert history(begin(NEW, None), {"event": "blessed", "deployment_id": NEW}).unfinished.id == NEW
+
+
+def test_an_absent_file_is_an_empty_history(tmp_path):
+    assert Journal(tmp_path / "journal.jsonl").history().releases == {}
+
+
+@given(cut=st.integers(0, 400))
+def test_a_writer_that_dies_in_the_middle_of_a_line_loses_that_line_only(tmp_path_factory, cut):
+    path = tmp_path_factory.mktemp("journal") / "journal.jsonl"
+    journal = Journal(path)
+    journal.add(AT, "begin", OLD, version="v1", digests={}, previous=None)
+    journal.add(AT, "promote", OLD)
+    whole = path.read_bytes()
+    path.write_bytes(whole + json.dumps(begin(NEW, OLD)).encode()[:cut])
+    journal.add(AT, "begin", "1764000200-cccccc", version="v3", digests={}, previous=OLD)
+    found = journal.history()
+    assert found.serving == OLD
+    assert "1764000200-cccccc" in found.releases

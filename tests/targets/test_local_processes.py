@@ -1,0 +1,154 @@
+"""The local target where the step's tests do not look: refusals, generations of releases, going back after promotion."""
+
+from __future__ import annotations
+
+import io
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from azora_ci import config
+from azora_ci.actions import Actions
+from azora_ci.clock import Clock
+from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.process import Processes
+from azora_ci.targets import Owner, Wiring, target_of
+from azora_ci.targets import instances as local
+from tests import deploy_config
+from tests.edge_world import NEW, OLD, Load, World
+
+OWNER = Owner(NEW, "https://runs.example/2", "tests")
+THIRD = "1764000200-cccccc"
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> Iterator[World]:
+    made = World(tmp_path, instances=1)
+    try:
+        made.deploy_old()
+        yield made
+    finally:
+        made.close()
+
+
+def wiring(path: Path) -> Wiring:
+    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    return Wiring(config.load(path), processes, Clock(), path.parent / "logs", 30.0)
+
+
+def put_up(world: World, version: str, deployment_id: str) -> None:
+    target, release = world.target(), world.release(version, deployment_id)
+    with target.locked(OWNER):
+        target.deploy(release, 100)
+        target.set_weight(release, 100)
+        target.promote(release)
+
+
+def test_anything_but_loopback_is_refused(tmp_path):
+    service = deploy_config.service("API", "https://azora.world/api/health", command=["true"])
+    edge = {"config_dir": str(tmp_path / "edge"), "admin_url": "http://10.0.0.1:9901"}
+    path = deploy_config.write(tmp_path / "deploy.toml", services={"api": service}, edge=edge)
+    with pytest.raises(BadInputError) as refused:
+        target_of("local_processes", wiring(path))
+    assert "edge.admin_url = http://10.0.0.1:9901" in refused.value.what
+    assert "services.api.public_health_url = https://azora.world/api/health" in refused.value.what
+
+
+def test_a_service_without_a_command_and_an_unknown_target_are_refused(tmp_path):
+    service = deploy_config.service("API", "http://127.0.0.1:1/health")
+    edge = {"config_dir": str(tmp_path / "edge"), "admin_url": "http://127.0.0.1:1"}
+    path = deploy_config.write(tmp_path / "deploy.toml", services={"api": service}, edge=edge)
+    with pytest.raises(BadInputError, match="missing for api"):
+        target_of("local_processes", wiring(path))
+    with pytest.raises(BadInputError, match="'kubernetes' is not among"):
+        target_of("kubernetes", wiring(path))
+
+
+def test_the_version_before_is_kept_and_older_ones_go(world):
+    with Load(world.port) as load:
+        put_up(world, "1.1.0", NEW)
+        assert world.running() == {"v1.0.0": 2, "v1.1.0": 2}
+        put_up(world, "1.2.0", THIRD)
+        assert world.running() == {"v1.1.0": 2, "v1.2.0": 2}
+        assert world.versions_now() == {"1.2.0"}
+    assert load.failed == []
+    state = world.edge.state()
+    assert {one.id for one in state.releases} == {NEW, THIRD}
+    assert (state.stable, state.previous, state.canary) == (THIRD, NEW, None)
+    assert world.target().current().releases[OLD].outcome == "removed"
+
+
+def test_going_back_after_promotion_is_proved_and_costs_no_request(world):
+    put_up(world, "1.1.0", NEW)
+    target = world.target()
+    with Load(world.port) as load, target.locked(OWNER):
+        returned = target.abort(world.release("1.1.0", NEW), "smoke tests failed", hurry=True)
+        assert world.versions_now() == {"1.0.0"}
+    assert (returned.to, returned.proved, returned.requests_after) == ("v1.0.0", True, 0)
+    assert returned.seconds < 5
+    assert load.failed == []
+    assert world.running() == {"v1.0.0": 2}
+    assert target.current().serving == OLD
+
+
+def test_an_old_version_that_is_not_healthy_is_no_proof(world):
+    put_up(world, "1.1.0", NEW)
+    world.flag("1.0.0.api_gateway.sick")
+    target = world.target()
+    with target.locked(OWNER):
+        returned = target.abort(world.release("1.1.0", NEW), "a test", hurry=True)
+    assert returned.proved is False
+    assert "the old version is not healthy" in returned.detail
+    assert world.edge.state().stable == OLD
+
+
+def test_going_back_without_an_edge_leaves_the_old_weights_in_the_files(world):
+    put_up(world, "1.1.0", NEW)
+    world.kill_envoy()
+    target = world.target()
+    with pytest.MonkeyPatch.context() as patch, target.locked(OWNER):
+        patch.setattr("azora_ci.edge.READ_BACK_SECONDS", 0.3)
+        returned = target.abort(world.release("1.1.0", NEW), "a test", hurry=True)
+    assert returned.proved is False
+    assert "not proved" in returned.detail
+    world.start_envoy()
+    assert world.versions_now() == {"1.0.0"}
+
+
+def test_nothing_is_moved_without_the_lock(world):
+    target, thief = world.target(), world.target()
+    with target.locked(OWNER):
+        with pytest.raises(NotTrueError), thief.locked(Owner(THIRD, "u", "a")):
+            pass
+        (world.folder / "state" / "lock.json").unlink()
+        with pytest.raises(NotTrueError, match="taken over"):
+            target.set_weight(world.release("1.0.0", OLD), 100)
+    assert world.versions_now(5) == {"1.0.0"}
+
+
+def test_an_archive_cannot_write_outside_its_folder(tmp_path):
+    import hashlib
+
+    data = io.BytesIO()
+    with tarfile.open(fileobj=data, mode="w:gz") as tar:
+        info = tarfile.TarInfo("../outside")
+        tar.addfile(info, io.BytesIO())
+    digest = hashlib.sha256(data.getvalue()).hexdigest()
+    (tmp_path / f"sha256-{digest}.tar.gz").write_bytes(data.getvalue())
+    with pytest.raises(NotTrueError, match="cannot be unpacked"):
+        local.unpack(tmp_path, f"sha256:{digest}", tmp_path / "unpacked" / "deep")
+    assert not (tmp_path / "unpacked" / "outside").exists()
+    with pytest.raises(BadInputError, match="cannot be read"):
+        local.unpack(tmp_path, f"sha256:{'0' * 64}", tmp_path / "unpacked")
+
+
+def test_instances_see_nothing_of_the_jobs_environment(monkeypatch):
+    monkeypatch.setenv("GITHUB_TOKEN", "not for services")
+    monkeypatch.setenv("PROD_DATABASE_URL", "not named")
+    service = config._service("api", deploy_config.service("API", env={"MODE": "production"}))
+    found = local.instance_environment(service, {"PORT": "1"}, {})
+    assert found["MODE"] == "production"
+    assert found["PORT"] == "1"
+    assert not {"GITHUB_TOKEN", "PROD_DATABASE_URL"} & set(found)
