@@ -75,12 +75,14 @@ class Calls:
         expected: frozenset[str] = frozenset(),
         transient: frozenset[str] = frozenset(),
         stop: threading.Event | None = None,
+        persistent: bool = False,
         **parameters: Any,
     ) -> dict[str, Any]:
         """Make one call, repeated while it may still succeed, and return the answer.
 
         ``operation`` is boto3's method name, ``where`` the object for people, ``expected`` the error codes that come back as
-        RefusedError, ``transient`` further codes worth repeating. A set ``stop`` ends the waiting between attempts.
+        RefusedError, ``transient`` further codes worth repeating. A set ``stop`` ends the waiting between attempts;
+        ``persistent`` doubles their number, where an hour of work would be lost.
         Raises UnreachableError (exit 3) or BadInputError (exit 2).
         """
         from botocore.exceptions import BotoCoreError, ClientError
@@ -88,7 +90,8 @@ class Calls:
 
         method: Callable[..., dict[str, Any]] = getattr(self._client, operation)
         answer_lost = False
-        for attempt in range(1, self._patience.attempts + 1):
+        attempts = self.attempts * (2 if persistent else 1)
+        for attempt in range(1, attempts + 1):
             try:
                 return method(**parameters)
             except ClientError as error:
@@ -102,14 +105,15 @@ class Calls:
                 problem, code = error, type(error).__name__
                 again = _connection_failed(error)
                 answer_lost = answer_lost or again
-            if not again or attempt == self._patience.attempts or not self._pause(operation, where, code, attempt + 1, stop):
+            told = f"{where}: {operation} got {code}; attempt {attempt + 1} of {attempts}"
+            if not again or attempt == attempts or not self._pause(told, attempt + 1, stop):
                 raise failure(problem, operation, where, attempt) from problem
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _pause(self, operation: str, where: str, code: str, attempt: int, stop: threading.Event | None) -> bool:
+    def _pause(self, told: str, attempt: int, stop: threading.Event | None) -> bool:
         """Wait before the next attempt; say whether there is to be one."""
         seconds = self._patience.wait_before(attempt)
-        self._say(f"{where}: {operation} got {code}; attempt {attempt} of {self._patience.attempts} in {seconds:.1f} s")
+        self._say(f"{told} in {seconds:.1f} s")
         return not self._clock.wait(stop or threading.Event(), seconds)
 
 

@@ -149,6 +149,7 @@ class MultipartUpload:
             answer = self._call(
                 "complete_multipart_upload",
                 expected=frozenset({EXISTS, CONFLICT, "NoSuchUpload", "BadDigest"}),
+                persistent=True,
                 UploadId=self.upload_id,
                 MultipartUpload={"Parts": [self._acknowledged[number] for number in sorted(self._acknowledged)]},
                 ChecksumCRC32=self.checksum,
@@ -242,6 +243,7 @@ class MultipartUpload:
         answer = self._call(
             "upload_part",
             stop=self._stop,
+            persistent=True,
             UploadId=self.upload_id,
             PartNumber=part.number,
             Body=part.body,

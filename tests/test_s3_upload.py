@@ -118,7 +118,7 @@ def test_a_part_that_fails_is_sent_again(s3_server: Stores, fault: dict[str, obj
 def test_a_part_that_keeps_failing_ends_the_upload(s3_server: Stores) -> None:
     bucket = s3_server.open()
     s3_server.fault("error", "UploadPart", skip=1, times=None, status=503, code="SlowDown")
-    with pytest.raises(UnreachableError, match="upload_part failed after 4 attempts: HTTP 503 SlowDown"):
+    with pytest.raises(UnreachableError, match="upload_part failed after 8 attempts: HTTP 503 SlowDown"):
         upload(bucket, DATA * 3)
     assert nothing_left(bucket)
 
@@ -180,7 +180,7 @@ def test_a_completion_that_happened_counts_even_when_no_answer_ever_comes(s3_ser
 def test_a_completion_that_did_not_happen_is_a_failure(s3_server: Stores) -> None:
     bucket = s3_server.open()
     s3_server.fault("error", "CompleteMultipartUpload", times=None)
-    with pytest.raises(UnreachableError, match="complete_multipart_upload failed after 4 attempts"):
+    with pytest.raises(UnreachableError, match="complete_multipart_upload failed after 8 attempts"):
         upload(bucket)
     assert nothing_left(bucket)
 
@@ -247,7 +247,7 @@ def test_aborting_does_not_wait_for_a_part_that_hangs(s3_server: Stores) -> None
         sending.write(DATA)
         until(lambda: s3_server.server.store.bucket(bucket.name).uploads, "the upload is there")
         begun = time.monotonic()
-    assert time.monotonic() - begun < 6  # a cancelled step has 7 s
+    assert time.monotonic() - begun < 15  # nobody waited for the client's 20 s; a cancelled step has 7 s
     assert nothing_left(bucket)
 
 
@@ -276,20 +276,22 @@ def test_no_more_parts_are_on_their_way_than_allowed(s3_server: Stores) -> None:
 
 def test_memory_is_bounded_by_the_parts_on_their_way(s3_server: Stores) -> None:
     program = """
-import json, os, resource, sys
+import json, os, pathlib, sys
 from azora_ci import s3
 from tests.stores import aws
 bucket = s3.bucket(aws(sys.argv[1]), sys.argv[2])
+def peak():  # kibibytes; ru_maxrss would be that of the parent, whose memory the child had before exec
+    return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 with bucket.multipart("first") as sending:
     sending.write(b"x")
     sending.complete()
-before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+before = peak()
 block = os.urandom(1 << 20)
 with bucket.multipart("big") as sending:
     for _ in range(200):
         sending.write(block)
     stored = sending.complete()
-print(json.dumps([stored.size, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before]))
+print(json.dumps([stored.size, peak() - before]))
 """
     argv = [sys.executable, "-c", program, s3_server.endpoint, s3_server.make_bucket()]
     output = subprocess.run(argv, check=True, capture_output=True, text=True, timeout=120).stdout
