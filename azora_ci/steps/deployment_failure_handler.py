@@ -198,6 +198,11 @@ def _keep_record(job: Job[Settings], finding: diagnosis.Diagnosis, found: dict[s
     if own_id is None:
         job.say("no deployment id was assigned: there is no deployment to record")
         return
+    written = found.get("deployment-record")
+    if written is not None and written.status == "ok":
+        job.evidence.update({name: written.evidence[name] for name in ("record_sha256", "record_location")})
+        job.say(f"the record of the deployment itself is archived at {written.evidence['record_location']} and stays as it is")
+        return
     document = _assembled(job, finding, found, None)
     _write_record(job, document)
     backup = job.config.backup

@@ -105,6 +105,19 @@ def test_failed_smoke_tests_leave_the_new_version_and_say_so(world):
     assert "1 of 4 smoke tests failed: api_gateway (HTTP 500)" in done.evidence["production_state"]
 
 
+def test_a_record_of_success_is_not_contradicted_by_what_fails_after_it(world):
+    stored = world.put_backup()
+    build.receive(world.received, *build.complete(backup=build.fragment("database-backup", **stored)).values())
+    success = world.run("deployment-record")
+    success.logs.rename(world.received / f"deployment-record-{build.DEPLOYMENT_ID}")
+    build.receive(world.received, build.fragment("manual-rollback", "failed", given={}))
+    done = world.run(JOB, NEEDS=build.needs(manual_rollback="failure"))
+    assert done.code == 0
+    assert done.evidence["record_sha256"] == success.outputs["record-sha256"]
+    assert [json.loads(data)["status"] for data in world.records().values()] == ["success"]
+    assert done.evidence["notes"] == []
+
+
 # --- the backup --------------------------------------------------------------------------------------------------------
 
 
@@ -148,7 +161,6 @@ def test_an_unproven_backup_is_kept_but_not_promised(world):
 # --- when almost everything is missing -----------------------------------------------------------------------------------
 
 NOTHING = dict.fromkeys(["DEPLOYMENT_ID", "VERSION", "GIT_SHA", "NEEDS", "SLACK_WEBHOOK", "GITHUB_REPOSITORY"])
-NO_AWS = dict.fromkeys(["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"])
 
 
 def test_a_run_that_failed_before_it_had_an_id(world):
