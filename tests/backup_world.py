@@ -78,7 +78,7 @@ class BackupWorld:
     def outcome(self, code: int, output: str, script: str = "database_backup") -> Outcome:
         return Outcome(self, code, output, script)
 
-    def keys(self) -> list[str]:
+    def listing(self) -> list[str]:
         return [stored.key.removeprefix("prod/") for stored in self.bucket.list("prod/")]
 
     def uploads(self) -> list[str]:

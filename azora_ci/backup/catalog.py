@@ -27,8 +27,9 @@ SESSION = (
 _OWN = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
     AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = '{catalog}'::regclass AND d.objid = {oid} AND d.deptype = 'e')"""
 _TABLE = _OWN.format(catalog="pg_class", oid="c.oid")
+# relpages is an estimate, but pg_relation_size() would wait for whoever locks the table.
 TABLES = f"""SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-    WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_TABLE} ORDER BY pg_relation_size(c.oid) DESC, 1, 2"""  # noqa: S608 - constants
+    WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_TABLE} ORDER BY c.relpages DESC, 1, 2"""  # noqa: S608 - constants
 SEQUENCES = f"""SELECT n.nspname, c.relname, s.seqincrement, pg_sequence_last_value(c.oid)
     FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relpersistence <> 't' AND {_TABLE}"""  # noqa: S608

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
+import threading
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -208,7 +208,7 @@ def _disk_errors(followers: Followers) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno not in {errno.ENOSPC, errno.EDQUOT}:
+        if error.errno not in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
             raise
         followers.abandon()
         raise BadInputError(
@@ -264,13 +264,34 @@ def _prove_new(
     size, sha256 = pending["compressed"]["bytes"], pending["compressed"]["sha256"]
     restore_seconds = None
     if followers.restore is not None and bench.database is not None:
-        with ThreadPoolExecutor(1, thread_name_prefix="read-back") as pool:
-            reading = pool.submit(_read_back, it, stored, sha256)
-            restore_seconds = _finish_restore(it, followers.restore, size)
-            seen = _compare(it, bench.database, pending, expected.tables)
-            proof.require_none(catalog.differences(expected.catalog, seen))
-            reading.result()
+        reading = Background(lambda: _read_back(it, stored, sha256))
+        restore_seconds = _finish_restore(it, followers.restore, size)
+        seen = _compare(it, bench.database, pending, expected.tables)
+        proof.require_none(catalog.differences(expected.catalog, seen))
+        reading.result()
     return conclude(it, names, pending, stored, restore_seconds)
+
+
+class Background:
+    """Runs something beside; a thread that nobody waits for when the job is cancelled."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self._work = work
+        self._failure: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="read-back", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            self._work()
+        except BaseException as error:
+            self._failure = error
+
+    def result(self) -> None:
+        """Wait for the end. Raises what the work raised."""
+        self._thread.join()
+        if self._failure is not None:
+            raise self._failure
 
 
 def _read_back(it: Wiring, stored: StoredObject, sha256: str) -> None:

@@ -26,7 +26,7 @@ def test_backup_is_made_proven_and_recognised(tmp_path: Path, s3_server, simple:
     world = BackupWorld(tmp_path, s3_server, object_lock=True, encryption="AES256")
     outcome = world.run(simple)
     assert outcome.code == 0, outcome
-    assert world.keys() == [f"backup-{ID}{end}" for end in (".manifest.json", ".pending.json", ".sql.gz")]
+    assert world.listing() == [f"backup-{ID}{end}" for end in (".manifest.json", ".pending.json", ".sql.gz")]
     assert outcome.evidence["tables"] == 3
     assert outcome.evidence["rows"] == 1501
     assert outcome.evidence["proof"]["depth"] == "full"
@@ -46,7 +46,7 @@ def test_backup_is_made_proven_and_recognised(tmp_path: Path, s3_server, simple:
     again = world.run("postgresql://nobody:nothing@127.0.0.1:1/unreachable")
     assert again.code == 0, again
     assert again.evidence == {**outcome.evidence, "reused": True}
-    assert len(world.keys()) == 3
+    assert len(world.listing()) == 3
 
 
 def test_foreign_object_is_refused_and_named(world: BackupWorld, simple: str):
@@ -55,7 +55,7 @@ def test_foreign_object_is_refused_and_named(world: BackupWorld, simple: str):
     assert outcome.code == 1
     assert f"backup-{ID}.sql.gz" in outcome.error["where"]
     assert "15 bytes" in outcome.error["what"]
-    assert world.keys() == [f"backup-{ID}.sql.gz"]
+    assert world.listing() == [f"backup-{ID}.sql.gz"]
 
 
 def test_object_replaced_after_the_proof_closes_the_gate(world: BackupWorld, simple: str):
@@ -81,7 +81,7 @@ def test_database_without_tables_is_no_backup(world: BackupWorld, postgres_clust
     outcome = world.run(postgres_cluster.fresh(sql))
     assert outcome.code == 1
     assert outcome.error["title"] == title
-    assert world.keys() == [] and world.uploads() == [] and world.leftovers() == []
+    assert world.listing() == [] and world.uploads() == [] and world.leftovers() == []
 
 
 def test_empty_tables_are_a_backup(world: BackupWorld, postgres_cluster):
@@ -103,7 +103,7 @@ def test_unreachable_database_is_exit_3_without_the_password(world: BackupWorld,
     outcome = world.run(wrong.text)
     assert outcome.code == 3
     assert "p@ss" not in outcome.output + outcome.log and "p%40ss" not in outcome.output + outcome.log
-    assert world.keys() == [] and world.uploads() == []
+    assert world.listing() == [] and world.uploads() == []
 
 
 def test_surroundings_do_not_matter(world: BackupWorld, simple: str, tmp_path: Path):
@@ -150,16 +150,17 @@ def test_scratch_must_not_be_production(world: BackupWorld, simple: str, postgre
     outcome = world.run(simple, BACKUP_VERIFY_DATABASE_URL=postgres_cluster.cluster.url())
     assert outcome.code == 2
     assert "production server itself" in outcome.error["what"]
-    assert world.keys() == [] and world.uploads() == []
+    assert world.listing() == [] and world.uploads() == []
 
 
 def test_role_that_may_not_read_everything_fails_the_backup(world: BackupWorld, postgres_cluster):
-    url = postgres_cluster.fresh("CREATE TABLE t (id int); INSERT INTO t VALUES (1); CREATE ROLE weak LOGIN PASSWORD 'weak-word'")
+    url = postgres_cluster.fresh("CREATE TABLE \"weak-word\" (id int); CREATE ROLE weak LOGIN PASSWORD 'weak-word'")
     parsed = DatabaseUrl.parse(url)
     outcome = world.run(DatabaseUrl(parsed.host, parsed.port, "weak", "weak-word", parsed.database).text)
     assert outcome.code == 3
-    assert "permission denied" in outcome.error["what"]
-    assert world.keys() == [] and world.uploads() == []
+    assert "permission denied for table ***" in outcome.error["what"]
+    assert "weak-word" not in outcome.output + outcome.log
+    assert world.listing() == [] and world.uploads() == []
 
 
 @pytest.mark.parametrize("bad", ["../x", "1764000000-abc123\n", "1" * 1100])
@@ -167,4 +168,4 @@ def test_deployment_id_that_is_none_touches_nothing(world: BackupWorld, simple: 
     outcome = world.run(simple, DEPLOYMENT_ID=bad)
     assert outcome.code == 2
     assert "DEPLOYMENT_ID" in outcome.output
-    assert world.keys() == []
+    assert world.listing() == []

@@ -1,0 +1,338 @@
+"""Bad days of a backup, with real processes: after each, nothing is lost, nothing half published, and the next run gets through."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from azora_ci.backup import manifest
+from azora_ci.errors import NotTrueError
+from azora_ci.postgres import DatabaseUrl
+from azora_ci.rehearsal.standins.s3 import Fault
+from tests.backup_world import ID, SIMPLE, BackupWorld, Outcome, stop
+from tests.waiting import until
+
+BACKUP = f"backup-{ID}.sql.gz"
+LONG = 30.0  # seconds that a held request waits; no test waits for its end
+
+
+@pytest.fixture
+def world(tmp_path: Path, s3_server) -> BackupWorld:
+    return BackupWorld(tmp_path, s3_server)
+
+
+@pytest.fixture(scope="module")
+def simple(postgres_cluster) -> str:
+    return postgres_cluster.fresh(SIMPLE)
+
+
+@contextmanager
+def dump_held(url: str) -> Iterator[None]:
+    """Keep pg_dump waiting for a table while the block runs."""
+    holder = DatabaseUrl.parse(url).connect(autocommit=False)
+    try:
+        with holder.cursor() as cursor:
+            cursor.execute("LOCK TABLE users IN ACCESS EXCLUSIVE MODE")
+            yield
+    finally:
+        holder.close()
+
+
+def until_dump_waits(url: str) -> None:
+    watcher = DatabaseUrl.parse(url).connect()
+    with watcher.cursor() as cursor:
+
+        def waits() -> bool:
+            cursor.execute(
+                "SELECT 1 FROM pg_stat_activity WHERE application_name = 'azora-ci pg_dump' AND wait_event_type = 'Lock' "
+                "AND datname = current_database()"
+            )
+            return bool(cursor.fetchone())
+
+        until(waits, "pg_dump waits for the locked table")
+    watcher.close()
+
+
+def child(process, name: str) -> psutil.Process:
+    found = [one for one in psutil.Process(process.pid).children(recursive=True) if one.name() == name]
+    assert len(found) == 1, found
+    return found[0]
+
+
+def nothing_published(world: BackupWorld) -> None:
+    assert BACKUP not in world.listing()
+    assert world.uploads() == []
+    with pytest.raises(NotTrueError):
+        manifest.verified_manifest(world.bucket, world.backup, ID)
+
+
+def next_run_gets_through(world: BackupWorld, url: str) -> Outcome:
+    outcome = world.run(url)
+    assert outcome.code == 0, outcome
+    assert outcome.evidence["proof"]["depth"] == "full"
+    manifest.verified_manifest(world.bucket, world.backup, ID)
+    assert world.uploads() == []
+    assert world.leftovers() == []
+    return outcome
+
+
+# --- the database side ---------------------------------------------------------------------------------------------------
+
+
+def test_pg_dump_killed_at_the_start(world: BackupWorld, simple: str):
+    with dump_held(simple):
+        process = world.start(simple)
+        until_dump_waits(simple)
+        child(process, "pg_dump").kill()
+        outcome = world.outcome(process.wait(30), process.stdout.read())
+    assert outcome.code == 3
+    assert outcome.error["title"] == "pg_dump failed"
+    nothing_published(world)
+    assert world.leftovers() == []
+
+
+def test_backend_terminated(world: BackupWorld, simple: str, postgres_cluster):
+    with dump_held(simple):
+        process = world.start(simple)
+        until_dump_waits(simple)
+        postgres_cluster.execute(
+            simple, "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = 'azora-ci pg_dump'"
+        )
+        outcome = world.outcome(process.wait(30), process.stdout.read())
+    assert outcome.code == 3
+    assert "terminating connection" in outcome.error["what"]
+    nothing_published(world)
+
+
+def test_scratch_dies_and_the_next_run_proves_what_is_stored(world: BackupWorld, simple: str):
+    with dump_held(simple):
+        process = world.start(simple)
+        until_dump_waits(simple)
+        data = Path(next(world.scratch.glob("*/cluster/places")).read_text().splitlines()[0])
+        pid = (data / "postmaster.pid").read_text().split()[0]
+        os.kill(int(pid), signal.SIGKILL)
+    outcome = world.outcome(process.wait(60), process.stdout.read())
+    assert outcome.code == 1, outcome
+    assert outcome.evidence["unproven"].endswith(BACKUP)
+    assert world.listing() == [f"backup-{ID}.pending.json", BACKUP]
+    with pytest.raises(NotTrueError, match="No verified backup"):
+        manifest.verified_manifest(world.bucket, world.backup, ID)
+    before = world.bucket.require(f"prod/{BACKUP}").version_id
+    outcome = next_run_gets_through(world, simple)
+    assert outcome.evidence["version_id"] == before
+
+
+def test_two_runs_at_once_make_one_backup(world: BackupWorld, simple: str):
+    with dump_held(simple):
+        first, second = world.start(simple), world.start(simple, DEPLOYMENT_LOG_DIR=str(world.folder / "other-logs"))
+        until_dump_waits(simple)
+    outputs = [first.communicate(timeout=90)[0], second.communicate(timeout=90)[0]]
+    assert 0 in {first.returncode, second.returncode}, outputs
+    assert {first.returncode, second.returncode} <= {0, 1, 3}, outputs
+    manifest.verified_manifest(world.bucket, world.backup, ID)
+    assert sum(key.endswith(".manifest.json") for key in world.listing()) == 1
+    assert sum(key.endswith(".sql.gz") for key in world.listing()) == 1
+    assert world.run(simple).evidence["reused"]
+    assert world.uploads() == []
+
+
+# --- the store's side ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        pytest.param({"action": "error", "operation": "UploadPart", "status": 500}, marks=pytest.mark.faults),
+        pytest.param({"action": "error", "operation": "UploadPart", "status": 503, "code": "SlowDown"}, marks=pytest.mark.faults),
+        pytest.param({"action": "reset", "operation": "UploadPart"}, marks=pytest.mark.faults),
+        pytest.param({"action": "damage_arrival", "operation": "UploadPart"}, marks=pytest.mark.faults),
+        {"action": "lose_answer", "operation": "CompleteMultipartUpload"},
+        pytest.param({"action": "error", "operation": "CompleteMultipartUpload", "status": 503}, marks=pytest.mark.faults),
+        pytest.param({"action": "lose_answer", "operation": "PutObject", "key": "*.manifest.json"}, marks=pytest.mark.faults),
+        pytest.param({"action": "cut", "operation": "GetObject", "bytes": 100}, marks=pytest.mark.faults),
+    ],
+    ids=lambda fault: f"{fault['action']}-{fault['operation']}-{fault.get('status', '')}",
+)
+def test_trouble_that_passes_is_overcome(world: BackupWorld, simple: str, fault: dict[str, object]):
+    rule = world.stores.faults.add(Fault.parse(fault))
+    outcome = world.run(simple)
+    assert rule.fired == 1
+    assert outcome.code == 0, outcome
+    assert len(world.listing()) == 3
+    assert world.uploads() == []
+
+
+@pytest.mark.parametrize(
+    ("status", "code"), [(412, "PreconditionFailed"), pytest.param(409, "ConditionalRequestConflict", marks=pytest.mark.faults)]
+)
+def test_refused_completion_publishes_nothing(world: BackupWorld, simple: str, status: int, code: str):
+    world.stores.fault("error", "CompleteMultipartUpload", status=status, code=code)
+    outcome = world.run(simple)
+    assert outcome.code == 3, outcome
+    nothing_published(world)
+    outcome = next_run_gets_through(world, simple)
+    assert outcome.evidence["backup_id"] == f"backup-{ID}-attempt-2"
+
+
+def test_expired_credentials_publish_nothing(world: BackupWorld, simple: str):
+    rule = world.stores.fault("error", "UploadPart", status=400, code="ExpiredToken", times=None)
+    outcome = world.run(simple)
+    assert outcome.code == 3
+    assert "expired" in outcome.error["title"]
+    nothing_published(world)
+    rule.times = rule.fired
+    next_run_gets_through(world, simple)
+
+
+@pytest.mark.parametrize(
+    "faults",
+    [
+        [{"action": "flip_bit", "operation": "CompleteMultipartUpload", "bytes": 2000}],
+        pytest.param(
+            [
+                {"action": "accept_damage", "operation": "UploadPart"},
+                {"action": "ignore_checksums", "operation": "CompleteMultipartUpload"},
+            ],
+            marks=pytest.mark.faults,
+        ),
+    ],
+    ids=["flipped-bit", "wrong-checksum-accepted"],
+)
+def test_damaged_object_is_found_and_another_is_written_beside_it(world: BackupWorld, simple: str, faults: list[dict[str, object]]):
+    for fault in faults:
+        world.stores.faults.add(Fault.parse(fault))
+    outcome = world.run(simple)
+    assert outcome.code == 1, outcome
+    assert f"backup-{ID}.manifest.json" not in world.listing()
+    world.stores.faults.clear()
+    outcome = next_run_gets_through(world, simple)
+    assert outcome.evidence["backup_id"] == f"backup-{ID}-attempt-2"
+    assert BACKUP in world.listing()
+
+
+# --- signals ---------------------------------------------------------------------------------------------------------------
+
+PHASES = {
+    "preflight": ("HeadBucket", "*"),
+    "snapshot": ("CreateMultipartUpload", "*"),
+    "complete": ("CompleteMultipartUpload", "*"),
+    "read-back": ("GetObject", "*.sql.gz"),
+    "manifest": ("PutObject", "*.manifest.json"),
+}
+SAMPLED = {("dump", signal.SIGTERM), ("read-back", signal.SIGINT), ("complete", signal.SIGKILL)}
+
+
+@pytest.mark.parametrize(
+    ("phase", "number"),
+    [
+        pytest.param(phase, number, marks=[] if (phase, number) in SAMPLED else pytest.mark.faults, id=f"{phase}-{number.name}")
+        for phase in ("dump", *PHASES)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGKILL)
+    ],
+)
+def test_signal_at_each_phase(world: BackupWorld, simple: str, phase: str, number: signal.Signals):
+    if phase == "dump":
+        with dump_held(simple):
+            process = world.start(simple)
+            until_dump_waits(simple)
+            output = stop(process, number)
+    else:
+        operation, key = PHASES[phase]
+        rule = world.stores.fault("delay", operation, key=key, seconds=LONG)
+        process = world.start(simple)
+        until(lambda: rule.fired, f"{operation} was asked for")
+        output = stop(process, number)
+    outcome = world.outcome(process.returncode, output)
+    assert f"backup-{ID}.manifest.json" not in world.listing()
+    if number != signal.SIGKILL:
+        assert outcome.code == 1, outcome
+        assert outcome.fragment["status"] == "cancelled"
+        assert world.uploads() == []
+        assert world.leftovers() == []
+    next_run_gets_through(world, simple)
+
+
+# --- disks and sizes ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bulky(postgres_cluster) -> str:
+    """A database of 60 MiB that compresses to about half."""
+    return postgres_cluster.fresh(
+        "CREATE TABLE users (id int, noise text); "
+        "INSERT INTO users SELECT n, (SELECT string_agg(md5(random()::text || n || k), '') FROM generate_series(1, 120) k) "
+        "FROM generate_series(1, 15000) n"
+    )
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("share", [0.5, 0.99])
+def test_pg_dump_killed_on_its_way(world: BackupWorld, bulky: str, share: float):
+    whole = world.run(bulky, BACKUP_PROOF="none", BACKUP_PROOF_REASON="to know the size", DEPLOYMENT_ID="1764000009-abc123")
+    size = whole.evidence["size_bytes"]
+    world.stores.fault("delay", "UploadPart", seconds=0.3, times=None)
+    process = world.start(bulky)
+    until(lambda: any(spool.stat().st_size >= size * share for spool in world.scratch.glob("*/spool.sql.gz")), "the spool grows", 60)
+    for one in psutil.Process(process.pid).children(recursive=True):
+        if one.name() == "pg_dump":
+            one.kill()
+    outcome = world.outcome(process.wait(60), process.stdout.read())
+    if outcome.code == 0:  # it had written everything by then
+        assert share == 0.99
+        return
+    assert outcome.code == 3, outcome
+    nothing_published(world)
+    world.stores.faults.clear()
+    next_run_gets_through(world, bulky)
+
+
+@pytest.mark.faults
+def test_full_disk_under_the_spool(world: BackupWorld, bulky: str):
+    process = world.start(bulky)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20 * 1024 * 1024, 20 * 1024 * 1024))
+    outcome = world.outcome(process.wait(90), process.communicate()[0])
+    assert outcome.code in {1, 2}, outcome
+    nothing_published(world)
+    assert world.leftovers() == []
+    next_run_gets_through(world, bulky)
+
+
+@pytest.mark.faults
+def test_server_restarted_during_the_dump(world: BackupWorld, tmp_path: Path):
+    import io
+
+    from azora_ci.actions import Actions
+    from azora_ci.backup.cluster import Cluster
+    from azora_ci.clock import Clock
+    from azora_ci.process import Processes
+
+    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    with Cluster.start(tmp_path / "production", processes=processes) as production:
+        url = production.create_database("azora")
+        with DatabaseUrl.parse(url).connect() as connection, connection.cursor() as cursor:
+            cursor.execute(SIMPLE)
+        with dump_held(url):
+            process = world.start(url)
+            until_dump_waits(url)
+            backend = DatabaseUrl.parse(url).connect()
+            os.kill(backend.info.backend_pid, signal.SIGKILL)  # the server ends every session and recovers
+            outcome = world.outcome(process.wait(60), process.stdout.read())
+        assert outcome.code == 3, outcome
+        nothing_published(world)
+        until(lambda: answers(url), "the server is back")
+        next_run_gets_through(world, url)
+
+
+def answers(url: str) -> bool:
+    try:
+        DatabaseUrl.parse(url).connect().close()
+    except Exception:
+        return False
+    return True
