@@ -42,7 +42,7 @@ def engine() -> Iterator[str]:
     folder = Path(tempfile.mkdtemp(prefix="dk"))  # short: a socket's path may have 107 characters at most
     url = f"unix://{folder}/s"
     argv = ["dockerd", "--data-root", f"{folder}/d", "--exec-root", f"{folder}/e", "--pidfile", f"{folder}/p", "-H", url]
-    argv += ["--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false", "--storage-driver=vfs"]
+    argv += ["--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"]
     try:
         with running(argv, folder / "log") as process:
 
