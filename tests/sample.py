@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
@@ -26,7 +27,7 @@ class Sample:
 
     def __init__(self, folder: Path, processes: Processes) -> None:
         self.processes = processes
-        self.node = node.prepare(processes, Path(tempfile.gettempdir()) / "azora-ci-tests" / "node")
+        self.node = node.prepare(processes, Path(tempfile.gettempdir()) / f"azora-ci-tests-{os.getuid()}" / "node")
         self.built = self.copy(folder / "built")
         self.node.run(processes, ("npm", "run", "build"), self.built)
 

@@ -23,6 +23,7 @@ test("a fault is narrowed down by version, service, share and health", () => {
   assert.equal(faultOf('{"answer": "hang", "share": 0.4}', request), null);
   assert.equal(faultOf('{"answer": "html", "health_only": true}', request), null);
   assert.throws(() => faultOf("explode", request), /none of/);
+  assert.throws(() => faultOf('{"answer": "hang", "shares": 0.5}', request), /unknown shares/);
 });
 
 test("production packages hold pg and no development tool", () => {

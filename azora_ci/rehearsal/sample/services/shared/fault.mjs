@@ -1,6 +1,7 @@
 // Faults on purpose: what a fault file says about one request. Pure.
 
 export const ANSWERS = ["error", "hang", "html", "wrong-version", "unhealthy", "slow", "exit"];
+const KEYS = ["answer", "version", "service", "path", "health_only", "share"];
 
 /**
  * Return the answer that a fault file asks for, or null.
@@ -11,6 +12,8 @@ export function faultOf(text, request) {
   if (!trimmed) return null;
   const fault = trimmed.startsWith("{") ? JSON.parse(trimmed) : { answer: trimmed };
   if (!ANSWERS.includes(fault.answer)) throw new Error(`fault file: ${JSON.stringify(fault.answer)} is none of ${ANSWERS.join(", ")}`);
+  const unknown = Object.keys(fault).filter((key) => !KEYS.includes(key));
+  if (unknown.length > 0) throw new Error(`fault file: unknown ${unknown.join(", ")}`);
   if (fault.version !== undefined && fault.version !== request.version) return null;
   if (fault.service !== undefined && fault.service !== request.service) return null;
   if (fault.path !== undefined && fault.path !== request.path) return null;
