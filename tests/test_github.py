@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -149,3 +152,18 @@ def test_an_answer_of_another_shape(api: GitHubApi, body: Any) -> None:
         edge(api).check_runs(SHA)
     with pytest.raises(UnreachableError, match="another shape"):
         edge(api).statuses(SHA)
+
+
+def test_the_stand_in_runs_as_a_program_and_reads_its_file_at_each_request(tmp_path: Path) -> None:
+    state = tmp_path / "state.json"
+    state.write_text('{"default_branch": "main"}')
+    argv = [sys.executable, "-m", "azora_ci.rehearsal.standins.github", str(state)]
+    with subprocess.Popen(argv, env={**os.environ, "GITHUB_TOKEN": "its-token"}, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            github = GitHub(process.stdout.readline().strip(), "azora/azora", Secret("its-token"), clock=Clock())
+            assert github.default_branch() == "main"
+            state.write_text('{"default_branch": "trunk"}')
+            assert github.default_branch() == "trunk"
+        finally:
+            process.terminate()
