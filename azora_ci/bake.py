@@ -149,7 +149,9 @@ class _Stage:
         self._start = self._target.observe().counters
         self._observation: Observation | None = None
         self._instances: tuple[Instance, ...] = self._target.instances(self._subject.new.id)
-        self._old = self._target.instances(self._subject.old_id) if self._subject.old_id else ()
+        services = {one.id for one in self._subject.services}
+        old = self._target.instances(self._subject.old_id) if self._subject.old_id else ()
+        self._old = [one for one in old if one.service in services]  # a service that the configuration dropped is not compared
 
     def watch(self) -> Decision:
         """Tick until the stage is over or must be aborted."""

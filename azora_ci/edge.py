@@ -91,9 +91,9 @@ class Edge:
         """Put a state in force and wait until Envoy says so. Raises UnreachableError when it does not."""
         self.confirm(state, self.switch(state))
 
-    def confirm(self, state: EdgeState, generation: str) -> None:
+    def confirm(self, state: EdgeState, generation: str, seconds: float = READ_BACK_SECONDS) -> None:
         """Read the effective configuration back until weights and addresses are those of ``state``. Raises UnreachableError."""
-        deadline = self._clock.monotonic() + READ_BACK_SECONDS
+        deadline = self._clock.monotonic() + seconds
         while True:
             difference = self._difference(state, generation)
             if difference is None:
@@ -101,7 +101,7 @@ class Edge:
             if self._clock.monotonic() > deadline:
                 raise UnreachableError(
                     "The edge did not take the change",
-                    what=f"{difference} after {READ_BACK_SECONDS:g} s",
+                    what=f"{difference} after {seconds:g} s",
                     where=f"{self._admin_url}/config_dump, {self._folder}",
                     next_step="look at Envoy's log; the files are what it will take when it starts again",
                 )

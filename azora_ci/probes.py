@@ -12,11 +12,11 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from azora_ci.clock import Clock
+from azora_ci.envoy import DEPLOYMENT_HEADER
 from azora_ci.health import Answer, Endpoint, Finding, classify
 
 BODY_LIMIT = 64 * 1024  # bytes of an answer that are read
 WORKERS = 32
-DEPLOYMENT_HEADER = "x-azora-deployment"
 
 
 class Request(NamedTuple):

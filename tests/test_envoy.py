@@ -214,13 +214,12 @@ def switch_protocols(server: socket.socket) -> None:
             connection.recv(1)
 
 
-def test_a_change_that_nobody_takes_does_not_count(tmp_path, monkeypatch):
+def test_a_change_that_nobody_takes_does_not_count(tmp_path):
     world = World(tmp_path, instances=1)
     world.kill_envoy()
-    monkeypatch.setattr("azora_ci.edge.READ_BACK_SECONDS", 0.3)
     try:
         with pytest.raises(UnreachableError, match="did not take the change"):
-            world.edge.apply(world.edge.state())
+            world.edge.confirm(world.edge.state(), world.edge.switch(world.edge.state()), 0.3)
     finally:
         world.close()
 

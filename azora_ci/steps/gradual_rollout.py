@@ -140,10 +140,9 @@ class Rollout:
         earlier = history.releases.get(self.release.id)
         if earlier and earlier.outcome == "aborted":
             self._remark(f"an earlier attempt of {self.release.id} went back ({earlier.reason}); starting again at 0 %")
-        for unfinished in [one for one in history.releases.values() if one.outcome == "deploying"]:
-            self._remark(
-                f"{unfinished.version} ({unfinished.id}) was left at {unfinished.percent} % by a run that died; taking traffic back first"
-            )
+        while (unfinished := self.target.current().unfinished) is not None:
+            left = "on its way back" if unfinished.going_back else f"at {unfinished.percent} %"
+            self._remark(f"{unfinished.version} ({unfinished.id}) was left {left} by a run that died; taking traffic back first")
             stale = Release(unfinished.id, unfinished.version, unfinished.digests)
             with undisturbed():
                 returned = self.target.abort(stale, "its run died in the middle")

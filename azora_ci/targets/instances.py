@@ -8,7 +8,7 @@ import shutil
 import signal
 import socket
 import tarfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -109,8 +109,11 @@ def runs(facts: Mapping[str, Any]) -> bool:
     return facts["birth"] is not None and birth(facts["pid"]) == facts["birth"]
 
 
-def stop(found: Iterable[tuple[Mapping[str, Any], float]], clock: Clock) -> None:
-    """Stop (instance, seconds of grace) pairs: SIGTERM to all, then SIGKILL to those that outlast their grace."""
+def stop(found: Iterable[tuple[Mapping[str, Any], float]], clock: Clock, meanwhile: Callable[[], None]) -> None:
+    """Stop (instance, seconds of grace) pairs: SIGTERM to all, then SIGKILL to those that outlast their grace.
+
+    ``meanwhile`` is called while waiting, to keep a lock alive.
+    """
     waiting = [(facts, grace) for facts, grace in found if runs(facts)]
     start_time = clock.monotonic()
     for facts, _ in waiting:
@@ -122,6 +125,7 @@ def stop(found: Iterable[tuple[Mapping[str, Any], float]], clock: Clock) -> None
                 send_signal(facts["pid"], signal.SIGKILL)
         waiting = [(facts, grace) for facts, grace in waiting if runs(facts)]
         if waiting:
+            meanwhile()
             clock.sleep(0.02)
 
 

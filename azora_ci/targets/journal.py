@@ -23,6 +23,7 @@ class Deployed:
     outcome: str = DEPLOYING
     reason: str | None = None
     percent: int = 0
+    going_back: bool = False  # traffic was to be taken back, and whether that was finished is not known
     stages: list[dict[str, Any]] = field(default_factory=list)
     instances: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     started: int = 0  # instances ever started: their numbers are not used again
@@ -37,8 +38,8 @@ class History:
 
     @property
     def unfinished(self) -> Deployed | None:
-        """Return the release that began and neither was promoted nor went back: its runner died, or it is running now."""
-        return next((one for one in self.releases.values() if one.outcome == DEPLOYING), None)
+        """Return a release whose runner died, or is at it now: it began and was not promoted, or was on its way back."""
+        return next((one for one in self.releases.values() if one.outcome == DEPLOYING or one.going_back), None)
 
     def before(self, release_id: str) -> Deployed | None:
         """Return the release that traffic goes back to from this one."""
@@ -69,7 +70,10 @@ class History:
             release.stages.append(entry["stage"])
         elif event == "promote":
             release.outcome, self.serving = PROMOTED, name
+        elif event == "going-back":
+            release.going_back = True
         elif event == "abort":
+            release.going_back = False
             if self.serving == name:
                 self.serving = release.previous
             release.outcome, release.reason, release.percent, release.stages = ABORTED, entry["reason"], 0, []

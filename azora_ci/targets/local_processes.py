@@ -14,7 +14,7 @@ from typing import Any
 from azora_ci import edge as edges
 from azora_ci.clock import rfc3339
 from azora_ci.config import DeployConfig, Service, is_loopback
-from azora_ci.edge import Edge
+from azora_ci.edge import READ_BACK_SECONDS, Edge
 from azora_ci.envoy import EdgeRelease, EdgeService, EdgeState
 from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.health import NEW, OLD, Endpoint, Finding
@@ -29,6 +29,7 @@ from azora_ci.targets.lock import Lock
 PROBE_SECONDS = 2.0  # for one answer while waiting for health
 # Seconds in which no request may reach the new version after going back: as a rule, in a hurry, and when it never had traffic.
 PROOF_SECONDS, HURRIED_PROOF_SECONDS, UNUSED_PROOF_SECONDS = 3.0, 1.0, 0.3
+HURRIED_READ_BACK_SECONDS = 2.0  # of a cancelled run; the files are switched already
 HURRIED_GRACE_SECONDS = 1.5  # a cancelled run is killed 10 s after the first signal; what does not drain until then is closed
 PORT_ATTEMPTS = 3  # another process may take a free port before the instance does
 
@@ -110,12 +111,19 @@ class LocalProcesses:
         self._lock.renew()
         found = self.current().releases.get(release.id)
         if found is None or found.outcome != "deploying":
+            self._follow_journal()
             self._note("begin", release.id, version=release.version, digests=dict(release.digests), previous=self.current().serving)
         order = levels({service.id: service.depends_on for service in self._config.services})
         for group in order:
             self._raise_services([self._config.service(name) for name in group], release, percent)
         self._warm(release)
         return self.instances(release.id)
+
+    def _follow_journal(self) -> None:
+        """Bring the edge to what the journal says serves: a runner may have died between the two."""
+        serving, state = self.current().serving, self._edge.state()
+        if serving is not None and (state.stable != serving or state.canary is not None):
+            self._settle(serving)
 
     def _raise_services(self, services: list[Service], release: Release, percent: int) -> None:
         for service in services:
@@ -259,12 +267,15 @@ class LocalProcesses:
         target = back.id if back else None
         older = state.previous if state.previous not in {target, release.id} else None
         safe = replace(state, stable=target, canary=None, previous=older, percent=0)
+        known = release.id in self.current().releases
+        if known:
+            self._note("going-back", release.id, reason=reason)
         generation = self._edge.switch(safe)
         seconds = HURRIED_PROOF_SECONDS if hurry else PROOF_SECONDS if self._had_traffic(release.id) else UNUSED_PROOF_SECONDS
-        if release.id in self.current().releases:
+        if known:
             self._note("abort", release.id, reason=reason)
         try:
-            self._edge.confirm(safe, generation)
+            self._edge.confirm(safe, generation, HURRIED_READ_BACK_SECONDS if hurry else READ_BACK_SECONDS)
             took = self._clock.monotonic() - begun
             returned = self._prove(back, addresses, took, seconds)
         except UnreachableError as error:
@@ -284,7 +295,7 @@ class LocalProcesses:
     def _prove(self, back: Deployed | None, addresses: set[str], took: float, seconds: float) -> Returned:
         before = self._edge.requests_to(addresses)
         deadline = self._clock.monotonic() + seconds
-        old = self.instances(back.id) if back else ()
+        old = [one for one in self.instances(back.id) if _known(self._config, one.service)] if back else []
         sick: list[Finding] = []
         while True:
             sick = [finding for finding in self.probe(old, OLD) if not finding.passed]
@@ -303,7 +314,7 @@ class LocalProcesses:
         for facts in found.instances.values():
             grace = self._config.service(facts["service"]).stop_grace_seconds if _known(self._config, facts["service"]) else 5.0
             pairs.append((facts, min(grace, HURRIED_GRACE_SECONDS) if quickly else grace))
-        local.stop(reversed(pairs), self._clock)
+        local.stop(reversed(pairs), self._clock, self._lock.renew)
         for facts in found.instances.values():
             local.keep_log(facts, self._wiring.log_dir, f"{found.id}-{facts['service']}-{facts['number']}")
             self._note("stopped", found.id, service=facts["service"], number=facts["number"])

@@ -50,6 +50,14 @@ def test_an_abort_leaves_what_served_before():
         assert (found.releases[NEW].outcome, found.releases[NEW].reason, found.releases[NEW].percent) == ("aborted", "sick", 0)
 
 
+def test_a_way_back_that_was_not_finished_is_unfinished():
+    going = {"event": "going-back", "deployment_id": NEW, "reason": "smoke"}
+    found = history(*promoted(OLD, None), *promoted(NEW, OLD), going)
+    assert found.unfinished.id == NEW
+    assert found.before(NEW).id == OLD
+    assert history(*promoted(OLD, None), *promoted(NEW, OLD), going, {**going, "event": "abort"}).unfinished is None
+
+
 def test_an_instance_number_is_never_used_again():
     entries = [begin(NEW, None)]
     for number in (1, 2):

@@ -93,6 +93,22 @@ def test_going_back_after_promotion_is_proved_and_costs_no_request(world):
     assert target.current().serving == OLD
 
 
+def test_the_edge_follows_the_journal_after_a_runner_died_between_the_two(world):
+    target, release = world.target(), world.release("1.1.0", NEW)
+    with target.locked(OWNER):
+        target.deploy(release, 100)
+        target.set_weight(release, 100)
+        target._note("promote", NEW)  # and then its runner died: at the edge it is still the canary
+        assert world.edge.state().stable == OLD
+        with Load(world.port) as load:
+            target.deploy(world.release("1.2.0", THIRD), 5)
+            state = world.edge.state()
+            assert (state.stable, state.canary, state.percent) == (NEW, THIRD, 0)
+            assert world.versions_now() == {"1.1.0"}
+    assert load.failed == []
+    assert set(load.versions) == {"1.1.0"}
+
+
 def test_an_old_version_that_is_not_healthy_is_no_proof(world):
     put_up(world, "1.1.0", NEW)
     world.flag("1.0.0.api_gateway.sick")
@@ -108,8 +124,7 @@ def test_going_back_without_an_edge_leaves_the_old_weights_in_the_files(world):
     put_up(world, "1.1.0", NEW)
     world.kill_envoy()
     target = world.target()
-    with pytest.MonkeyPatch.context() as patch, target.locked(OWNER):
-        patch.setattr("azora_ci.edge.READ_BACK_SECONDS", 0.3)
+    with target.locked(OWNER):
         returned = target.abort(world.release("1.1.0", NEW), "a test", hurry=True)
     assert returned.proved is False
     assert "not proved" in returned.detail
