@@ -67,7 +67,6 @@ class MultipartUpload:
         self._number = 1  # of the part being filled
         self._buffer: bytearray | None = None
         self._filled = 0
-        self._spare: list[bytearray] = []
         self._acknowledged: dict[int, dict[str, object]] = {}  # what the completion says about each part
         self._flying: dict[int, int] = {}  # part number -> bytes on their way
         self._failure: BaseException | None = None
@@ -94,7 +93,7 @@ class MultipartUpload:
         )
         self.upload_id = answer["UploadId"]
         for number in range(self._in_flight):
-            worker = threading.Thread(target=self._work, name=f"upload-{number}", daemon=True)
+            worker = threading.Thread(target=self._work, name=f"upload {number} of {self.key}", daemon=True)
             self._workers.append(worker)
             worker.start()
         return self
@@ -191,12 +190,7 @@ class MultipartUpload:
                 where=self._bucket.url(self.key),
                 next_step="S3 objects end at 5 TiB: back up in several databases or with another tool",
             )
-        wanted = part_size(self._number, self._first)
-        with self._changed:
-            self._spare = [buffer for buffer in self._spare if len(buffer) == wanted]
-            self._buffer = self._spare.pop() if self._spare else None
-        if self._buffer is None:
-            self._buffer = bytearray(wanted)
+        self._buffer = bytearray(part_size(self._number, self._first))
         self._filled = 0
         return self._buffer
 
@@ -234,8 +228,6 @@ class MultipartUpload:
                 self._acknowledged[part.number] = acknowledgement
                 self.acknowledged += len(part.body)
             del self._flying[part.number]
-            if isinstance(part.body, bytearray):
-                self._spare.append(part.body)
             self._changed.notify_all()
 
     def _upload(self, part: _Part) -> dict[str, object]:
