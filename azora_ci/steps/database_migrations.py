@@ -34,11 +34,12 @@ class Settings(settings.Deployment, settings.Aws, settings.DatabaseAccess):
 
 @dataclass(frozen=True)
 class Backup:
-    """The verified backup of this deployment: its id, the time of its snapshot, its age in minutes now, and of which database."""
+    """The verified backup of this deployment: its id, snapshot time, age in minutes now, how it was proven, of which database."""
 
     id: str
     snapshot: datetime
     age_minutes: float
+    depth: str
     database: str
     system_identifier: str | None
 
@@ -109,7 +110,7 @@ def verified_backup(job: Job[Settings]) -> Backup:
     }
     job.tick(f"{found.backup_id} is in the bucket as it was verified (proof: {found.depth}), {age:.1f} minutes old")
     server = found.document["server"]
-    return Backup(found.backup_id, snapshot, age, server["database"], server["system_identifier"])
+    return Backup(found.backup_id, snapshot, age, found.depth, server["database"], server["system_identifier"])
 
 
 def _database(job: Job[Settings]) -> Database:
@@ -273,7 +274,8 @@ def _aftermath(job: Job[Settings], database: Database, backup: Backup, plan: Pla
     running = prisma.lock_holders(database.url)
     if running:
         lines.append(f"Prisma's lock is still held, the server may still be at work: {', '.join(running)}")
-    lines.append(f"{backup.id} (snapshot {backup.snapshot:%Y-%m-%d %H:%M:%S %Z}) is verified and can be restored")
+    proof = "was never restored to prove it" if backup.depth == "none" else f"is proven ({backup.depth}) and can be restored"
+    lines.append(f"{backup.id} (snapshot {backup.snapshot:%Y-%m-%d %H:%M:%S %Z}) {proof}")
     return Aftermath("\n".join(lines), failed)
 
 

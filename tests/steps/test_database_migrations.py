@@ -136,6 +136,13 @@ def test_pending_migrations_are_applied_once_and_a_re_run_says_the_same(producti
     assert "attempts" not in again
 
 
+def test_behind_a_backup_that_was_really_made(production: Deployment) -> None:
+    logs = production.received / f"backup-logs-{ID}"
+    assert context.execute("database-backup", production.environ(DEPLOYMENT_LOG_DIR=str(logs), GITHUB_OUTPUT="")) == 0
+    assert production.run() == 0
+    assert (production.evidence["migrations_applied"], production.evidence["proof_depth"]) == (2, "full")
+
+
 def test_no_secret_is_in_any_artifact(production: Deployment) -> None:
     production.configure(migrate=["sh", "-c", 'echo "connecting to $DATABASE_URL"; exit 1'], prepare=[["sh", "-c", "env | sort"]])
     production.back_up()
