@@ -38,6 +38,10 @@ JOBS: dict[str, str] = {
     "manual-rollback": "Write the rollback instructions for this very deployment.",
     "deployment-failure-handler": "Say exactly what broke and what state production is in.",
 }
+# Run on their own, outside of a deployment, in the same boundary as the jobs.
+TOOLS: dict[str, str] = {
+    "restore-drill": "Restore the newest backup (or a given one) and prove it against its manifest.",
+}
 
 
 def step_module(job: str) -> Any:
@@ -66,7 +70,7 @@ def command(job: str) -> click.Command:
         environ.update({declared[name].name: value for name, value in given.items() if value is not None})
         sys.exit(execute(job, environ))
 
-    return click.Command(job, callback=callback, params=options, help=JOBS[job], epilog=epilog)
+    return click.Command(job, callback=callback, params=options, help=(JOBS | TOOLS)[job], epilog=epilog)
 
 
 def main(job: str) -> None:

@@ -1,0 +1,143 @@
+"""restore-drill: the newest backup, or a given one, is restored and compared with its manifest; a failure is told on Slack.
+
+Production is not touched: what the database must be is in the manifest.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from azora_ci.clock import parse_rfc3339
+from azora_ci.errors import AzoraError, NotTrueError
+from azora_ci.job import Identity, Job
+from azora_ci.settings import Aws, Common, Notifications, Secret, one_of, variable
+
+if TYPE_CHECKING:
+    from azora_ci.backup.engine import Wiring
+    from azora_ci.backup.manifest import Manifest
+    from azora_ci.s3 import Bucket
+
+
+def backup_id(text: str) -> str:
+    """Parse a backup id, or the deployment id in it."""
+    if not re.fullmatch(r"(backup-)?[1-9][0-9]{0,11}-[0-9a-f]{6}(-attempt-[1-9][0-9]{0,5})?", text):
+        raise ValueError("is no backup id")
+    return text if text.startswith("backup-") else f"backup-{text}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Common, Aws, Notifications):
+    """What restore-drill reads."""
+
+    backup_id: str | None = variable(
+        "BACKUP_ID",
+        "backup to restore, or its deployment id; unset: the newest",
+        example="backup-1764000000-abc123",
+        parse=backup_id,
+        required=False,
+    )
+    proof: str = variable(
+        "BACKUP_PROOF", "how deep to compare: full or counts", example="full", parse=one_of("full", "counts"), default="full"
+    )
+    verify_url: Secret | None = variable(
+        "BACKUP_VERIFY_DATABASE_URL",
+        "server to restore to; unset: a private cluster on this machine",
+        example="postgresql://user:password@scratch:5432/postgres",
+        required=False,
+        secret=True,
+    )
+    scratch_dir: Path | None = variable(
+        "BACKUP_SCRATCH_DIR",
+        "folder for the spool and the private cluster; unset: the machine's temporary files",
+        example="/mnt/scratch",
+        parse=Path,
+        required=False,
+    )
+
+
+def run(job: Job[Settings]) -> None:
+    """Restore, compare, report; on failure tell people."""
+    try:
+        _drill(job)
+    except AzoraError as error:
+        _notify(job, error)
+        raise
+
+
+def _drill(job: Job[Settings]) -> None:
+    from azora_ci import s3
+    from azora_ci.backup import engine, manifest
+
+    bucket = s3.bucket(job.settings, job.config.backup.bucket, clock=job.clock, say=job.say)
+    found = _chosen(job, bucket)
+    document = found.document
+    job.identity = Identity(document["deployment_id"], document["version"], document["git_sha"])
+    age = (job.clock.now() - parse_rfc3339(found.snapshot_time)).total_seconds() / 3600
+    job.say(f"{found.backup_id}: snapshot of {found.snapshot_time}, {age:.1f} hours old, {document['rows']:,} rows")
+    job.evidence.update(found.evidence(), age_hours=round(age, 2), depth=job.settings.proof)
+    stored = manifest.require_object(bucket, found)
+    it = _wiring(job, bucket)
+    seconds = engine.prove_stored(it, document, stored)
+    job.evidence.update(restore_seconds=round(seconds or 0.0, 3), seconds=it.seconds)
+    job.tick(f"{found.backup_id} restored in {seconds or 0.0:.1f} s and compared with its manifest ({it.depth})")
+    job.actions.summary(
+        f"### Restore drill: {found.backup_id}\n\nRestored in {seconds or 0.0:.1f} s and compared with its manifest ({it.depth}): "
+        f"{len(document['tables'])} tables, {document['rows']:,} rows, snapshot {found.snapshot_time} ({age:.1f} hours old)."
+    )
+
+
+def _chosen(job: Job[Settings], bucket: Bucket) -> Manifest:
+    """Return the manifest of the backup that the settings name, or of the newest one. Raises NotTrueError when there is none."""
+    from azora_ci.backup import manifest
+
+    backup, wanted = job.config.backup, job.settings.backup_id
+    for attempt in reversed(manifest.attempts(bucket, backup)):
+        if attempt.has_manifest and wanted in {None, attempt.names.backup_id, f"backup-{attempt.names.deployment_id}"}:
+            return manifest.read(bucket, attempt.names)
+    raise NotTrueError(
+        "There is no backup to restore",
+        what=f"no manifest of {wanted}" if wanted else "no backup with a manifest",
+        where=bucket.url(backup.key("")),
+        next_step="look at the newest deployment's database-backup job, and at the bucket's lifecycle rules",
+    )
+
+
+def _wiring(job: Job[Settings], bucket: Bucket) -> Wiring:
+    from azora_ci.backup.engine import Wiring
+    from azora_ci.postgres import DatabaseUrl
+
+    verify = None
+    if job.settings.verify_url is not None:
+        verify = DatabaseUrl.parse(job.settings.verify_url.reveal(), "BACKUP_VERIFY_DATABASE_URL")
+        job.processes.add_secret(verify.password)
+    return Wiring(
+        bucket=bucket,
+        backup=job.config.backup,
+        processes=job.processes,
+        clock=job.clock,
+        identity={},
+        depth=job.settings.proof,
+        verify_url=verify,
+        scratch_dir=job.settings.scratch_dir,
+    )
+
+
+def _notify(job: Job[Settings], error: AzoraError) -> None:
+    from azora_ci import slack
+
+    shown = job.evidence.get("backup_id") or job.settings.backup_id or "no backup"
+    first_line = job.processes.masked(error.what.splitlines()[0] if error.what else "")
+    text = "\n".join(
+        (
+            "🚨 Restore drill FAILED",
+            f"Backup: {slack.escape(shown)}",
+            f"{slack.escape(error.title)}: {slack.escape(first_line)}",
+            f"Run: {job.settings.run_url}",
+        )
+    )
+    sent = slack.notify(job.settings.slack_webhook, text, job.clock)
+    job.evidence["notified"] = sent.sent
+    job.say(f"Slack: {sent.detail}")

@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from azora_ci.rehearsal.standins.slack import SlackReceiver
+from tests.backup_world import ID, SIMPLE, BackupWorld
+
+
+@pytest.fixture(scope="module")
+def url(postgres_cluster) -> str:
+    return postgres_cluster.fresh(SIMPLE)
+
+
+def test_newest_backup_is_restored_and_a_damaged_one_is_told(tmp_path: Path, s3_server, url: str):
+    world = BackupWorld(tmp_path, s3_server)
+    assert world.run(url, DEPLOYMENT_ID="1763000000-abc123").code == 0
+    assert world.run(url).code == 0
+
+    outcome = world.run("", "restore_drill")
+    assert outcome.code == 0, outcome
+    assert outcome.evidence["backup_id"] == f"backup-{ID}"
+    assert outcome.evidence["depth"] == "full"
+    assert outcome.fragment["deployment_id"] == ID
+
+    older = world.run("", "restore_drill", BACKUP_ID="1763000000-abc123", BACKUP_PROOF="counts")
+    assert older.code == 0, older
+    assert older.evidence["backup_id"] == "backup-1763000000-abc123"
+
+    damage_record_of_rows(world)
+    messages = tmp_path / "slack.jsonl"
+    with SlackReceiver(messages) as slack:
+        failing = world.run("", "restore_drill", SLACK_WEBHOOK=slack.url)
+    assert failing.code == 1, failing
+    assert "public.users" in failing.error["what"]
+    assert failing.evidence["notified"]
+    assert "Restore drill FAILED" in messages.read_text()
+    assert world.leftovers() == []
+
+
+def damage_record_of_rows(world: BackupWorld) -> None:
+    """Make the manifest say that there was one more user."""
+    document = world.manifest()
+    next(table for table in document["tables"] if table["name"] == "public.users")["rows"] += 1
+    key = f"prod/backup-{ID}.manifest.json"
+    world.stores.boto3().put_object(Bucket=world.bucket_name, Key=key, Body=json.dumps(document).encode())
+
+
+def test_no_backup_is_a_failed_drill(tmp_path: Path, s3_server):
+    outcome = BackupWorld(tmp_path, s3_server).run("", "restore_drill")
+    assert outcome.code == 1
+    assert outcome.error["title"] == "There is no backup to restore"
