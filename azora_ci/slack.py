@@ -108,7 +108,6 @@ def _send_once(url: str, text: str) -> _Answer:
     quiet = logging.getLogger(f"{__name__}.quiet")
     quiet.disabled = True  # the client logs the webhook's address, which is the secret
     client = WebhookClient(url, timeout=TIMEOUT_SECONDS, retry_handlers=[], logger=quiet)
-    client.proxy = None  # urllib honours HTTPS_PROXY and NO_PROXY by itself; the client would forget NO_PROXY
     try:
         return _judge(client.send(text=text))
     except (SlackRequestError, ValueError, http.client.InvalidURL):

@@ -134,6 +134,9 @@ INSERT INTO enrolments SELECT n, 1 + n % 50 FROM generate_series(1, 300) n;
 """
 
 
+LAST_LINE = b"--\n-- PostgreSQL database dump complete\n"
+
+
 class Rescue:
     """A database with a stored backup, and the on-call engineer's shell."""
 
@@ -238,6 +241,7 @@ def test_restore_twice_is_not_doubled(rescue):
     ("damage", "said"),
     [
         (lambda dump: {"data": gzip.compress(dump[: len(dump) // 2])}, "is cut off"),  # cut off, but a whole gzip: only the last line tells
+        (lambda dump: {"data": gzip.compress(dump)[:-8] + bytes(4) + gzip.compress(dump)[-4:]}, "crc error"),
         (lambda dump: {"data": gzip.compress(dump)[:-40]}, "unexpected end of file"),
         (lambda dump: {"data": gzip.compress(dump), "rows": 351}, "restored 2 tables with 350 rows, the backup has 2 tables with 351 rows"),
         (lambda dump: {"data": gzip.compress(dump), "sha256": "0" * 64}, "computed checksum did NOT match"),
@@ -245,8 +249,9 @@ def test_restore_twice_is_not_doubled(rescue):
             lambda dump: {"data": gzip.compress(dump.replace(b"COPY public.courses", b"COPY public.gone"))},
             'relation "public.gone" does not exist',
         ),
+        (lambda dump: {"data": gzip.compress(dump.replace(LAST_LINE, b"SELECT 1/0;\n" + LAST_LINE))}, "division by zero"),
     ],
-    ids=["cut dump", "cut gzip", "other rows", "other object", "failing statement"],
+    ids=["cut dump", "damaged gzip", "cut gzip", "other rows", "other object", "failing table", "failing statement"],
 )
 def test_a_bad_backup_stops_the_restore_and_never_swaps(rescue, damage, said):
     backup = rescue.store(**damage(rescue.dump))
