@@ -24,7 +24,7 @@ def example(schema: dict[str, Any]) -> Any:
     return schema["examples"][0]
 
 
-def store(bucket: Bucket, where: config.Backup, deployment_id: str, url: str, age: timedelta) -> manifest.Manifest:
+def store(bucket: Bucket, where: config.Backup, deployment_id: str, url: str, age: timedelta, depth: str = "full") -> manifest.Manifest:
     """Store an object and the manifest that says it is a backup of ``url`` whose snapshot is ``age`` old."""
     names = manifest.Names(where, deployment_id)
     data = f"backup of {deployment_id}".encode()
@@ -32,6 +32,7 @@ def store(bucket: Bucket, where: config.Backup, deployment_id: str, url: str, ag
     document = example(schemas.load("backup-manifest"))
     document |= {"backup_id": names.backup_id, "deployment_id": deployment_id, "key": names.key, "location": bucket.url(names.key)}
     document |= {"version_id": stored.version_id, "compressed": _facts(data), "server": _server(url)}
+    document["proof"]["depth"] = depth
     document["snapshot"]["time"] = rfc3339(datetime.now(UTC) - age)
     manifest.write_once(bucket, names.manifest_key, document, "backup-manifest", where, lock=False)
     return manifest.read(bucket, names)

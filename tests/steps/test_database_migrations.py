@@ -53,9 +53,9 @@ class Deployment:
             self.folder / "deploy.toml", database=database, backup={"location": f"s3://{self.bucket}/prod"}
         )  # fmt: skip
 
-    def back_up(self, age: timedelta = timedelta(minutes=1), *, of: str | None = None, fragment: bool = True) -> None:
+    def back_up(self, age: timedelta = timedelta(minutes=1), *, of: str | None = None, fragment: bool = True, depth: str = "full") -> None:
         where = config.load(self.config).backup
-        found = backups.store(self.stores.open(self.bucket), where, ID, of or self.url, age)
+        found = backups.store(self.stores.open(self.bucket), where, ID, of or self.url, age, depth)
         if fragment:
             backups.fragment(self.received, found)
 
@@ -313,6 +313,13 @@ def test_a_command_that_does_not_migrate(production: Deployment, script: str, co
     assert production.error["title"] == title
     assert text in production.error["what"] + production.error["next"]
     assert len(production.applied()) == 3
+
+
+def test_a_backup_that_was_never_restored_is_not_called_proven(production: Deployment) -> None:
+    production.configure(migrate=["false"])
+    production.back_up(depth="none")
+    assert production.run() == 1
+    assert "was never restored to prove it" in production.error["what"]
 
 
 def test_an_unreachable_database(production: Deployment) -> None:
