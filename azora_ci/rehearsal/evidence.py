@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
-from urllib.request import urlopen
+from urllib.request import Request, urlopen
 
 from azora_ci.rehearsal.load import Answer, version_in
 
@@ -48,6 +48,7 @@ class Seen:
     jobs: dict[str, JobSeen]
     answers: list[Answer] = field(default_factory=list)
     fresh: dict[str, dict[str, int]] = field(default_factory=dict)  # health path -> "<status> <version>" -> answers
+    struck: bool = False  # a request to the new version through the edge got an error as soon as it was told to fail
     messages: list[str] = field(default_factory=list)
     artifacts: dict[str, list[str]] = field(default_factory=dict)  # artifact -> its files
     documents: dict[str, Any] = field(default_factory=dict)  # "<artifact>/<file>" -> JSON document
@@ -70,15 +71,17 @@ def fresh_answers(base_url: str, paths: Iterable[str], requests: int = FRESH_REQ
     for path in paths:
         counts: dict[str, int] = {}
         for _ in range(requests):
-            answer = _ask(base_url + path)
+            answer = ask(base_url + path)
             counts[answer] = counts.get(answer, 0) + 1
         found[path] = counts
     return found
 
 
-def _ask(url: str) -> str:
+def ask(url: str, headers: Mapping[str, str] | None = None) -> str:
+    """Return ``<status> <version>`` of one answer, status 0 when none came."""
+    request = Request(url, headers=dict(headers or {}))  # noqa: S310 - the rehearsal's edge on loopback
     try:
-        with urlopen(url, timeout=10) as response:  # noqa: S310 - the rehearsal's edge on loopback
+        with urlopen(request, timeout=10) as response:  # noqa: S310 - likewise
             return f"{response.status} {version_in(response.read(), response.headers.get('x-azora-version'))}"
     except HTTPError as error:
         return f"{error.code} {version_in(error.read(), error.headers.get('x-azora-version'))}"

@@ -58,6 +58,7 @@ class Rehearsal:
         self.jobs: dict[str, JobRun] = {}
         self.replaced: dict[str, Path] = {}
         self.attempt = 1
+        self.struck = False
 
     def run(self) -> report.Outcome:
         """Rehearse and return the outcome; everything that was started has ended then, unless it is to be kept."""
@@ -105,20 +106,24 @@ class Rehearsal:
         self.replaced = act.replaced_actions(workflow.read_text(encoding="utf-8"))
         with contextlib.ExitStack() as stack:
             if self.scenario.stage is not None:
-                fault = {"answer": "error", "version": self.demand.new}
-                watch = StageWatch(world, self.scenario.stage, lambda: scenarios.write_fault(world, **fault), self.clock)
-                stack.enter_context(watch)
+                stack.enter_context(StageWatch(world, self.scenario.stage, lambda: self._strike(world), self.clock))
             self.jobs = self._act(world, workflow)
+
+    def _strike(self, world: World) -> None:
+        """Make the new version fail, and see it fail through the edge: at 5 % users may be lucky for a second."""
+        scenarios.write_fault(world, answer="error", version=self.demand.new)
+        path = repo.SERVICES["auth_service"][3]
+        self.struck = evidence.ask(world.places.public_url + path, {"x-azora-release": "canary"}) == f"500 {self.demand.new}"
 
     def _run_again(self, world: World) -> None:
         """Repair what was broken and do what "re-run failed jobs" does."""
         if self.scenario.repair is not None:
             self.scenario.repair(world)
         self.attempt = 2
-        self.demand = scenarios.with_version(scenarios.after_rerun(self.scenario), self.demand.new)
-        workflow = world.scratch.folder / repo.WORKFLOW
-        text = workflow.read_text(encoding="utf-8")
+        text = (world.scratch.folder / repo.WORKFLOW).read_text(encoding="utf-8")
         again = workflow_text.to_run_again(text, {name: one.result for name, one in self.jobs.items()})
+        demand = scenarios.with_version(scenarios.after_rerun(self.scenario), self.demand.new)
+        self.demand = replace(demand, again=tuple(sorted(again)))
         self.say(f"repaired; running failed jobs again: {', '.join(name for name in self.jobs if name in again)}")
         second = world.run.path("second-attempt.yml")
         outputs = {name: one.outputs for name, one in self.jobs.items()}
@@ -173,6 +178,7 @@ class Rehearsal:
             jobs={name: _job_seen(one) for name, one in self.jobs.items()},
             answers=load.read(world.load_log),
             fresh=evidence.fresh_answers(world.places.public_url, [health for _, _, _, health in repo.SERVICES.values()]),
+            struck=self.struck,
             messages=evidence.messages(world.slack_messages),
             artifacts=files,
             documents=documents,

@@ -71,7 +71,8 @@ def render(outcome: Outcome, replaced: Mapping[str, Path], places: Iterable[tupl
     lines += [f"{what:<10} {path}" for what, path in places]
     lines += ["", *(f"FINDING: {one}" for one in outcome.findings)]
     verdict = "the pipeline did what it must" if outcome.ok else f"{len(outcome.findings)} findings"
-    lines.append(f"{'✓' if outcome.ok else '✗'} {outcome.scenario} ({outcome.broken} was broken): {verdict}, {outcome.seconds:.0f} s")
+    mark = "✓" if outcome.ok else "✗"
+    lines.append(f"{mark} {outcome.scenario}: {verdict}, {outcome.seconds:.0f} s (broken on purpose: {outcome.broken})")
     return "\n".join(lines)
 
 

@@ -165,7 +165,7 @@ FAILURES = tuple(name for name in SCENARIOS if name != "success")
 
 def after_rerun(scenario: Scenario) -> Demand:
     """Return what is demanded when the fault of a scenario was repaired and its failed jobs were run again."""
-    return demand(attempt=2, failing_paths=scenario.demand.failing_paths, not_run=("deployment-failure-handler",))
+    return demand(attempt=2, failing_paths=scenario.demand.failing_paths)
 
 
 def with_version(found: Demand, version: str) -> Demand:

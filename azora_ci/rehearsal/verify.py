@@ -54,7 +54,8 @@ FEWEST_ROWS = 100_000
 class Demand:
     """What a scenario demands. Versions are bare (1.1.0); ``stages``: (stage, status) in order; ``record``: its status.
 
-    ``failing_paths``: where users may see errors (None: nowhere, empty: anywhere, but only from the new version).
+    ``failing_paths``: where users may see errors (None: nowhere, empty: anywhere, but only from the new version). ``again``: the
+    jobs that ran in attempt ``attempt`` when it is not the first.
     """
 
     old: str
@@ -68,6 +69,7 @@ class Demand:
     record: str
     failing_paths: tuple[str, ...] | None = None
     attempt: int = 1
+    again: tuple[str, ...] = ()
 
     @property
     def succeeded(self) -> bool:
@@ -113,9 +115,11 @@ def _jobs(seen: Seen, demand: Demand) -> Iterable[str]:
 def _artifacts(seen: Seen, demand: Demand, own_id: str) -> Iterable[str]:
     for job in JOBS:
         ran = demand.result(job) != "skipped"
+        suffix = f"-attempt-{demand.attempt}" if job in demand.again else ""
+        wanted_name = f"{ARTIFACTS[job]}-{own_id}{suffix}"
         there = [name for name in seen.artifacts if name.startswith(f"{ARTIFACTS[job]}-{own_id}")]
-        if ran != bool(there):
-            yield f"artifacts of {job}: {there or 'none'}, demanded {'one' if ran else 'none'}"
+        if (wanted_name in there) != ran:
+            yield f"artifacts of {job}: {there or 'none'}, demanded {wanted_name if ran else 'none'}"
         fragment = seen.fragment(job)
         wanted = "failed" if job in demand.failed else "ok"
         if ran and (fragment is None or fragment["status"] != wanted or fragment["deployment_id"] != own_id):
@@ -145,7 +149,7 @@ def _requests(seen: Seen, demand: Demand) -> Iterable[str]:
         if failed:
             yield f"{len(failed)} of {len(seen.answers)} requests failed, demanded none; the first: {failed[0]}"
     else:
-        if not failed:
+        if not failed and not seen.struck:
             yield "no request failed: the fault never reached a user, so nothing was tried"
         wrong = [one for one in failed if one.version != demand.new or (demand.failing_paths and one.path not in demand.failing_paths)]
         if wrong:
@@ -175,7 +179,7 @@ def _stages(seen: Seen, demand: Demand) -> Iterable[str]:
         low, high = SHARES[one["stage"]]
         if not low <= share <= high:
             yield f"stage {one['stage']}: {share:.0%} of {len(inside)} requests came from {demand.new}, demanded {low:.0%} to {high:.0%}"
-    if stages and not any(answer.version == demand.new for answer in seen.answers):
+    if stages and not seen.struck and not any(answer.version == demand.new for answer in seen.answers):
         yield f"stages are in the evidence, but no request was answered by {demand.new}"
 
 
