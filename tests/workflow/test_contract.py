@@ -268,6 +268,19 @@ def test_the_backup_has_room_for_the_longest_snapshot_and_its_proof():
     assert int(DOCUMENT["jobs"]["database-backup"]["timeout-minutes"]) >= longest + 60
 
 
+def test_the_restore_drill_hands_over_what_it_declares():
+    drill = yaml.load((ROOT / ".github/workflows/restore-drill.yml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    (job,) = drill["jobs"].values()
+    assert job["environment"] == "operations"
+    (step,) = [step for step in job["steps"] if "run" in step]
+    assert step["run"] == 'exec "$AZORA_PYTHON" "$AZORA_CI/scripts/restore_drill.py"'
+    given, known = {**drill["env"], **step["env"]}, declared("restore-drill")
+    assert set(given) == set(known) - SET_BY_GITHUB - {"RECEIVED_ARTIFACTS_DIR", "ROLLBACK_WINDOW_MINUTES"}  # of deployments only
+    assert {name for name, value in given.items() if references(value, "secrets")} == {name for name, one in known.items() if one.secret}
+    assert given["BACKUP_PROOF"] == f"${{{{ vars.BACKUP_PROOF || '{known['BACKUP_PROOF'].default}' }}}}"
+    assert list(drill["on"]) == ["schedule", "workflow_dispatch"]
+
+
 @every_workflow
 def test_every_action_is_pinned_by_a_full_commit(path):
     for line in path.read_text(encoding="utf-8").splitlines():
