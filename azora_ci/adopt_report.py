@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from azora_ci import deploy_toml, settings
 from azora_ci.adopt import CONFIG, WORKFLOW_FOLDER, Adoption
-from azora_ci.context import JOBS, step_module
+from azora_ci.context import JOBS, TOOLS, step_module
 
 APPROVAL = "production-approval"
 _REFERENCE = re.compile(r"\b(secrets|vars)\.([A-Za-z_][A-Za-z0-9_]*)(?:\s*\|\|\s*'([^']*)')?")
@@ -62,7 +62,7 @@ def _references(part: object) -> Iterator[tuple[str, str, str]]:
 
 def explanations() -> dict[str, settings.Variable]:
     """Return environment variable -> its declaration, over all jobs; one that requires it goes before one that does not."""
-    declared = [one for job in JOBS for _, one in settings.variables(step_module(job).Settings)]
+    declared = [one for job in (*TOOLS, *JOBS) for _, one in settings.variables(step_module(job).Settings)]
     return {one.name: one for one in sorted(declared, key=lambda one: one.required)}
 
 
