@@ -269,6 +269,15 @@ def test_locked_versions_are_not_deleted(s3_server: Stores) -> None:
     assert len(client.list_object_versions(Bucket=bucket, Prefix="COMPLIANCE")["Versions"]) == 2
 
 
+def test_etags_are_md5_unless_kms_encrypts(s3_server: Stores) -> None:
+    client, digest = s3_server.boto3(), f'"{hashlib.md5(b"data").hexdigest()}"'
+    plain, kms = s3_server.make_bucket(), s3_server.make_bucket(encryption="aws:kms")
+    assert client.put_object(Bucket=plain, Key="a", Body=b"data")["ETag"] == digest
+    answer = client.put_object(Bucket=kms, Key="a", Body=b"data")
+    assert (answer["ETag"] == digest, answer["ServerSideEncryption"]) == (False, "aws:kms")
+    assert client.head_object(Bucket=kms, Key="a")["ETag"] == answer["ETag"]
+
+
 def test_a_lock_needs_a_checksum_and_a_bucket_for_it(s3_server: Stores, wire: Wire) -> None:
     until_then = (datetime.now(UTC) + timedelta(days=1)).strftime("%Y-%m-%dT%H:%M:%SZ")
     lock = {"x_amz_object_lock_mode": "GOVERNANCE", "x_amz_object_lock_retain_until_date": until_then}

@@ -25,6 +25,7 @@ def main() -> None:
     parser.add_argument("--region", default="us-east-1")
     parser.add_argument("--bucket", action="append", default=[], help="bucket to make at the start (repeatable)")
     parser.add_argument("--object-lock", action="store_true", help="those buckets get Object Lock and versioning")
+    parser.add_argument("--encryption", choices=("AES256", "aws:kms"), help="their default encryption (ETags under aws:kms are no MD5)")
     parser.add_argument("--faults", type=Path, help="JSON file with a list of faults, read again whenever it changes")
     parser.add_argument("--ready-file", type=Path, help="JSON file written once the server answers: endpoint, port")
     chosen = parser.parse_args()
@@ -42,7 +43,7 @@ def main() -> None:
         signal.signal(number, lambda *_: end.set())
     with server:
         for name in chosen.bucket:
-            server.make_bucket(name, object_lock=chosen.object_lock)
+            server.make_bucket(name, object_lock=chosen.object_lock, encryption=chosen.encryption)
         print(f"S3 at {server.endpoint}, kept in {chosen.folder}", flush=True)
         if chosen.ready_file is not None:
             ready = chosen.ready_file.with_suffix(".part")

@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import re
+import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
 from email.message import Message
@@ -58,11 +59,11 @@ class Crc32:
 
 @dataclass(frozen=True)
 class Received:
-    """A body on disk: bytes, MD5 in hex, its CRC32, and the checksum that the client sent (algorithm -> base64)."""
+    """A body on disk: bytes, ETag, its CRC32, and the checksum that the client sent (algorithm -> base64)."""
 
     path: Path
     size: int
-    md5: str
+    etag: str
     crc32: int
     declared: dict[str, str]
 
@@ -109,9 +110,14 @@ class Body:
         self._verify(checks)
         return b"".join(parts)
 
-    def receive(self, path: Path) -> Received:
-        """Write the body to a file and verify it. Raises S3Error; the file is then gone."""
+    def receive(self, path: Path, *, opaque_etag: bool) -> Received:
+        """Write the body to a file and verify it. Raises S3Error; the file is then gone.
+
+        The ETag is the MD5, or random where S3 promises nothing about it (objects encrypted by KMS): that spares the MD5.
+        """
         checks = self._checks()
+        if opaque_etag and self._headers.get("content-md5") is None:
+            del checks["md5"]
         try:
             with path.open("wb", buffering=0) as file:
                 size = self._copy(file, checks)
@@ -121,7 +127,8 @@ class Body:
             raise
         crc = checks["crc32"]
         assert isinstance(crc, Crc32)  # noqa: S101 - made by _checks
-        return Received(path, size, checks["md5"].digest().hex(), crc.value, declared)
+        etag = uuid.uuid4().hex if opaque_etag else checks["md5"].digest().hex()
+        return Received(path, size, etag, crc.value, declared)
 
     def _copy(self, file: IO[bytes], checks: dict[str, Hash]) -> int:
         size = 0
@@ -230,7 +237,7 @@ class Body:
         """Compare everything and return the declared checksum. Raises S3Error."""
         if self.verify and self._payload not in {TRAILER, UNSIGNED} and checks["sha256"].digest().hex() != self._payload:
             raise S3Error(400, "XAmzContentSHA256Mismatch", "The provided 'x-amz-content-sha256' header does not match what was computed.")
-        if self.verify:
+        if self.verify and "md5" in checks:
             self._verify_md5(checks["md5"].digest())
         declared = self._declared_header()
         if declared is None:

@@ -75,7 +75,7 @@ def upload_part(request: Request) -> Answer:
         bucket, upload = _upload(request)
         require_checksum_for_lock(request, upload.traits.lock)
         path = bucket.new_file()
-    received = request.body.receive(path)
+    received = request.body.receive(path, opaque_etag=upload.traits.opaque_etag)
     sent = next(iter(received.declared), None)
     with request.store.lock:
         try:
@@ -90,7 +90,7 @@ def upload_part(request: Request) -> Answer:
         upload.parts[int(number)] = Part(int(number), received)
         if replaced is not None:
             replaced.received.path.unlink(missing_ok=True)
-    headers = {"etag": f'"{received.md5}"', **{f"x-amz-checksum-{name}": value for name, value in received.declared.items()}}
+    headers = {"etag": f'"{received.etag}"', **{f"x-amz-checksum-{name}": value for name, value in received.declared.items()}}
     return Answer(200, headers, touched=(path,))
 
 
@@ -112,7 +112,7 @@ def complete_multipart_upload(request: Request) -> Answer:
         for number, part in upload.parts.items():
             if part not in parts:
                 upload.parts[number].received.path.unlink(missing_ok=True)
-        digest = hashlib.md5(b"".join(bytes.fromhex(part.received.md5) for part in parts), usedforsecurity=False).hexdigest()
+        digest = hashlib.md5(b"".join(bytes.fromhex(part.received.etag) for part in parts), usedforsecurity=False).hexdigest()
         version = bucket.add(
             Version(
                 upload.key,
@@ -146,7 +146,7 @@ def _chosen(upload: Upload, listed: list[ElementTree.Element]) -> list[Part]:
     parts = []
     for number, item in zip(numbers, listed, strict=True):
         part = upload.parts.get(number)
-        if part is None or item.findtext("ETag", "").strip('"') != part.received.md5:
+        if part is None or item.findtext("ETag", "").strip('"') != part.received.etag:
             raise S3Error(400, "InvalidPart", f"Part {number} could not be found, or its entity tag did not match the part's entity tag.")
         _verify_part(upload, part, item)
         parts.append(part)
@@ -223,7 +223,7 @@ def list_parts(request: Request) -> Answer:
             {
                 "PartNumber": number,
                 "LastModified": upload.initiated,
-                "ETag": f'"{upload.parts[number].received.md5}"',
+                "ETag": f'"{upload.parts[number].received.etag}"',
                 "Size": upload.parts[number].received.size,
                 **{f"Checksum{name.upper()}": value for name, value in upload.parts[number].received.declared.items()},
             }

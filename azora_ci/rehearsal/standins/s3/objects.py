@@ -21,7 +21,7 @@ def put_object(request: Request) -> Answer:
         path = store.bucket(request.bucket).new_file()
     if request.body.left > LARGEST_PUT:
         raise S3Error(400, "EntityTooLarge", "Your proposed upload exceeds the maximum allowed size")
-    received = request.body.receive(path)
+    received = request.body.receive(path, opaque_etag=traits.opaque_etag)
     with store.lock:
         try:
             require_free(request)
@@ -34,7 +34,7 @@ def put_object(request: Request) -> Answer:
                 NULL,
                 0,
                 store.clock.now(),
-                etag=received.md5,
+                etag=received.etag,
                 size=received.size,
                 segments=[(f"data/{path.name}", received.size)],
                 checksums=received.declared,

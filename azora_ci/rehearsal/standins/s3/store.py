@@ -36,6 +36,11 @@ class Traits:
     headers: dict[str, str] = field(default_factory=dict)  # content-type, x-amz-meta-*, encryption: echoed as they are
     lock: Lock | None = None
 
+    @property
+    def opaque_etag(self) -> bool:
+        """Whether the ETag is no MD5, as that of objects encrypted by KMS."""
+        return self.headers.get("x-amz-server-side-encryption") == "aws:kms"
+
 
 @dataclass
 class Version:
