@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import itertools
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from azora_ci.backup.copy_stream import CopyScanner, RowHash
+
+DUMP = rb"""--
+-- PostgreSQL database dump
+--
+
+\restrict abc
+
+CREATE FUNCTION f() RETURNS text AS $_$
+COPY public.fake (a) FROM stdin;
+1
+\.
+$_$;
+COMMENT ON TABLE x IS 'it''s
+COPY public.fake (a) FROM stdin;
+';
+/* COPY "no" -- ' */
+COPY public.t (a, "b ) FROM stdin;
+x") FROM stdin;
+1	2
+3	4\n
+\.
+
+
+COPY "Q s"."ta""b" (a) FROM stdin;
+\.
+
+
+COPY public.nocol  FROM stdin;
+
+
+\.
+
+SELECT 'a\';
+--
+-- PostgreSQL database dump complete
+--
+
+\unrestrict abc
+
+"""
+TABLES = [(b"public", b"t", 2), (b"Q s", b'ta"b', 0), (b"public", b"nocol", 2)]
+
+
+def scan(pieces: list[bytes], *, hashing: bool = True) -> CopyScanner:
+    scanner = CopyScanner(lambda _table: hashing)
+    for piece in pieces:
+        scanner.feed(piece)
+    return scanner
+
+
+def cut(data: bytes, places: list[int]) -> list[bytes]:
+    bounds = [0, *sorted(place % len(data) for place in places), len(data)]
+    return [data[start:end] for start, end in itertools.pairwise(bounds)]
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=60), st.booleans())
+@settings(max_examples=150, deadline=None)
+def test_tables_are_found_wherever_blocks_are_cut(places: list[int], hashing: bool):
+    scanner = scan(cut(DUMP, places), hashing=hashing)
+    assert [(table.schema, table.name, table.rows) for table in scanner.tables] == TABLES
+    assert scanner.complete
+    if hashing:
+        assert [table.hash for table in scanner.tables] == [table.hash for table in scan([DUMP]).tables]
+
+
+def test_one_byte_at_a_time():
+    scanner = scan([bytes([byte]) for byte in DUMP])
+    assert [(table.schema, table.name, table.rows) for table in scanner.tables] == TABLES
+
+
+def test_a_dump_without_its_last_line_is_not_complete():
+    end = DUMP.index(b"complete\n--\n")
+    for stop in range(0, end + len(b"complete\n-"), 3):
+        assert not scan([DUMP[:stop]]).complete
+
+
+def test_completion_line_inside_rows_or_quotes_does_not_count():
+    end = b"\n--\n-- PostgreSQL database dump complete\n--\n\n"
+    assert scan([b"SELECT 1;" + end]).complete
+    assert not scan([b"SELECT 'open" + end]).complete
+    assert not scan([b"COPY public.t (a) FROM stdin;" + end]).complete
+    assert not scan([b"SELECT 1;" + end + b"SELECT 2;\n" * 200]).complete
+
+
+def test_unreadable_copy_is_an_error():
+    with pytest.raises(ValueError, match="cannot be read"):
+        scan([b"\nCOPY nonsense FROM stdin;\n"])
+
+
+LINES = st.lists(st.binary(max_size=30).filter(lambda line: b"\n" not in line), max_size=20)
+
+
+@given(LINES, st.randoms(use_true_random=False), st.lists(st.integers(0, 10**6), max_size=8))
+@settings(max_examples=150, deadline=None)
+def test_hash_knows_rows_and_not_their_order(lines: list[bytes], order, places: list[int]):
+    first, second = RowHash(), RowHash()
+    first.feed(b"".join(line + b"\n" for line in lines))
+    order.shuffle(lines)
+    text = b"".join(line + b"\n" for line in lines)
+    for piece in cut(text, places) if text else []:
+        second.feed(piece)
+    assert (first.rows, first.hexdigest()) == (second.rows, second.hexdigest()) and first.rows == len(lines)
+
+
+@given(LINES.filter(bool), st.data())
+@settings(max_examples=100, deadline=None)
+def test_hash_sees_every_change(lines: list[bytes], data):
+    def digest(these: list[bytes]) -> str:
+        found = RowHash()
+        found.feed(b"".join(line + b"\n" for line in these))
+        return found.hexdigest()
+
+    place = data.draw(st.integers(0, len(lines) - 1))
+    changed = [*lines]
+    changed[place] += b"x"
+    assert digest(changed) != digest(lines)
+    assert digest(lines[:place] + lines[place + 1 :]) != digest(lines)
+    assert digest([*lines, lines[place]]) != digest(lines)
