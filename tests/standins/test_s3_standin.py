@@ -362,8 +362,14 @@ def test_faults_come_from_a_file_that_may_be_rewritten(tmp_path: Path) -> None:
         rules.write_text('[{"action": "error", "operation": "Head*", "status": 503, "code": "SlowDown", "times": null}]')
         with pytest.raises(ClientError):
             client.head_bucket(Bucket="azora")
+        rules.write_text('[{"action": "err')  # still being written: what was there counts
+        with pytest.raises(ClientError):
+            client.head_bucket(Bucket="azora")
         rules.write_text("[]")
         client.head_bucket(Bucket="azora")
+        rules.write_text('[{"action": "explode"}]')
+        with pytest.raises(ClientError, match="cannot be used: 'explode' is none of"):
+            client.list_objects_v2(Bucket="azora")
 
 
 def test_a_fault_counts_matching_requests_only() -> None:

@@ -10,6 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from azora_ci.rehearsal.standins.s3.errors import S3Error
+
 ACTIONS = {
     "error": "answer with `status` and `code`",
     "hang": "wait `seconds`, then close the connection without an answer",
@@ -111,5 +113,12 @@ class Faults:
         except FileNotFoundError:
             return
         if changed != self._seen:
-            self._rules = [Fault.parse(item) for item in json.loads(self._file.read_text(encoding="utf-8"))]
+            try:
+                document = json.loads(self._file.read_text(encoding="utf-8"))
+            except json.JSONDecodeError:
+                return  # it is being written; the next request reads it again
+            try:
+                self._rules = [Fault.parse(item) for item in document]
+            except (TypeError, ValueError) as error:
+                raise S3Error(500, "InternalError", f"the faults file cannot be used: {error}") from error
             self._seen = changed
