@@ -227,6 +227,8 @@ class _Stage:
             if not finding.passed:
                 tally.failures[finding.endpoint.name] = finding.detail
         self._last = (sum(finding.passed for finding in findings), len(findings))
+        times = ", ".join(f"{one.endpoint.name} {one.outcome} {one.milliseconds:.0f} ms" for one in findings)
+        self._bake.processes.log_line(f"{self._stage.name} health: {times}")
         self._failing = [f"{finding.endpoint.name}: {finding.detail}" for finding in findings if not finding.passed]
 
     def _say(self, elapsed: float, decision: Decision, traffic: Traffic) -> None:

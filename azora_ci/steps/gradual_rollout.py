@@ -23,6 +23,8 @@ from azora_ci.settings import Deployment, Health, Secret, named_secrets, number,
 from azora_ci.targets import Owner, Release, Target, Wiring, target_of
 from azora_ci.targets.journal import Deployed, History
 
+SHORTEST_MINUTES = 1.0  # of a stage in production, without a reason
+
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Deployment, Health):
@@ -68,7 +70,7 @@ def run(job: Job[Settings]) -> None:
 
 def _plan_stages(settings: Settings) -> tuple[float, float, float]:
     minutes = (settings.canary_minutes, settings.progressive_minutes, settings.full_minutes)
-    if settings.deploy_environment == "production" and min(minutes) < 1 and not settings.short_stages_reason:
+    if settings.deploy_environment == "production" and min(minutes) < SHORTEST_MINUTES and not settings.short_stages_reason:
         raise BadInputError(
             "Stages are too short for production",
             what=f"stages of {', '.join(f'{one:g}' for one in minutes)} minutes; under a minute nothing is learned about a new version",
@@ -122,7 +124,7 @@ class Rollout:
             abort=None,
             notes=[],
             test=TEST,
-            override_reason=self.job.settings.short_stages_reason,
+            override_reason=self.job.settings.short_stages_reason if min(self.minutes) < SHORTEST_MINUTES else None,
         )
 
     # --- before anything moves -------------------------------------------------------------------------------------------

@@ -129,12 +129,13 @@ def stop(found: Iterable[tuple[Mapping[str, Any], float]], clock: Clock, meanwhi
             clock.sleep(0.02)
 
 
-def keep_log(facts: Mapping[str, Any], log_dir: Path, name: str) -> None:
-    """Copy an instance's log into the job's artifact."""
-    target = log_dir / "instances"
-    target.mkdir(parents=True, exist_ok=True)
-    with contextlib.suppress(OSError):
-        shutil.copyfile(facts["log"], target / f"{name}.log")
+def keep_log(facts: Mapping[str, Any], target: Path, masked: Callable[[str], str]) -> None:
+    """Copy an instance's log into the job's artifact, which many can read: masked."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source = Path(facts["log"])
+    if source.exists():
+        with source.open(encoding="utf-8", errors="replace") as lines, target.open("w", encoding="utf-8") as copy:
+            copy.writelines(map(masked, lines))
 
 
 def log_tail(log: str, lines: int = 8) -> str:

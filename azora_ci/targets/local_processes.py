@@ -28,7 +28,7 @@ from azora_ci.targets.lock import Lock
 
 PROBE_SECONDS = 2.0  # for one answer while waiting for health
 # Seconds in which no request may reach the new version after going back: as a rule, in a hurry, and when it never had traffic.
-PROOF_SECONDS, HURRIED_PROOF_SECONDS, UNUSED_PROOF_SECONDS = 3.0, 1.0, 0.3
+PROOF_SECONDS, HURRIED_PROOF_SECONDS, UNUSED_PROOF_SECONDS = 2.0, 1.0, 0.3
 HURRIED_READ_BACK_SECONDS = 2.0  # of a cancelled run; the files are switched already
 HURRIED_GRACE_SECONDS = 1.5  # a cancelled run is killed 10 s after the first signal; what does not drain until then is closed
 PORT_ATTEMPTS = 3  # another process may take a free port before the instance does
@@ -316,7 +316,8 @@ class LocalProcesses:
             pairs.append((facts, min(grace, HURRIED_GRACE_SECONDS) if quickly else grace))
         local.stop(reversed(pairs), self._clock, self._lock.renew)
         for facts in found.instances.values():
-            local.keep_log(facts, self._wiring.log_dir, f"{found.id}-{facts['service']}-{facts['number']}")
+            kept = self._wiring.log_dir / "instances" / f"{found.id}-{facts['service']}-{facts['number']}.log"
+            local.keep_log(facts, kept, self._wiring.processes.masked)
             self._note("stopped", found.id, service=facts["service"], number=facts["number"])
 
     def _forget(self, release_id: str) -> None:
