@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import mimetypes
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -103,10 +103,13 @@ class Archive:
 
     def keep_artifacts(self, folder: Path, deployment_id: str, attempt: int) -> KeptArtifacts:
         """Archive every file below a folder of received artifacts. What cannot be kept is named, it does not end the job."""
+        return self.keep_files({path.relative_to(folder).as_posix(): path for path in _files(folder)}, deployment_id, attempt)
+
+    def keep_files(self, found: Mapping[str, Path], deployment_id: str, attempt: int) -> KeptArtifacts:
+        """Archive files under these names below the run's artifacts; see ``keep_artifacts``."""
         prefix = self.artifacts_prefix(deployment_id, attempt)
         files, size, problems = 0, 0, list[str]()
-        for path in _files(folder):
-            name = path.relative_to(folder).as_posix()
+        for name, path in found.items():
             problem = self._keep_file(path, prefix + name)
             if problem:
                 problems.append(f"{name}: {problem}")

@@ -22,7 +22,7 @@ def page(report: Mapping[str, Any]) -> str:
         _list(report["production_state"]),
         "## What failed",
         "\n\n".join(_failed(one) for one in report["failed_jobs"]) or "No failed job is known.",
-        "## What to do next",
+        "## Action required: what to do next",
         _list(report["next_steps"]),
         "## What ran and what did not",
         _jobs(report),
@@ -50,7 +50,7 @@ def _facts(report: Mapping[str, Any]) -> str:
 
 
 def _failed(one: Mapping[str, str]) -> str:
-    return f"### {one['job']} ({one['result']}): {one['title']}\n\n{fenced(one['what'])}\n\nWhere: {one['where']}\n\nNext: {one['next']}"
+    return f"### {one['job']} ({one['result']}): {one['title']}\n\n{fenced(one['what'])}\n\nWhere: {one['where']}"
 
 
 def fenced(text: str) -> str:

@@ -126,18 +126,20 @@ def _traffic(record: Mapping[str, Any], guide: Guide, way: rollback.Way) -> str:
         return "There is no previous version to send traffic to. Deploy a corrected release, or take the application offline at its edge.\n"
     repository = f" --repo {shlex.quote(record['repository'])}" if record["repository"] else ""
     caution = (
-        "The migrations of this deployment stay applied: the previous version must be compatible with the new schema.\n"
+        "\nThe migrations of this deployment stay applied: the previous version must be compatible with the new schema.\n"
         if record["migrations_applied"] != 0
         else ""
     )
-    return f"""Deploy {way.version} again; its run moves the traffic in the same stages and watches them:
+    return f"""Deploy {way.version} again; its run passes the same gates, moves the traffic in the same stages and watches them.
+Shorten the stages first, a minute each is the least that production accepts:
 
 ```bash
+for stage in CANARY PROGRESSIVE FULL; do gh variable set "${{stage}}_MINUTES"{repository} --body 1; done
 gh workflow run {shlex.quote(guide.workflow)}{repository} -f version={shlex.quote(way.version)}
 ```
 
-{caution}
-"""
+Afterwards put the stages back: `gh variable delete CANARY_MINUTES`, and the other two.
+{caution}"""
 
 
 def _whether_to_restore(record: Mapping[str, Any], way: rollback.Way) -> str:
@@ -149,10 +151,12 @@ def _whether_to_restore(record: Mapping[str, Any], way: rollback.Way) -> str:
             "This deployment applied **no migration**: going back needs no restore. Restore only if the data itself is damaged; "
             f"every write after {taken} is then lost from the live database.\n"
         )
+    count = record["migrations_applied"]
+    applied = "It is not known how many migrations were applied" if count is None else f"Migrations applied: {count}"
     return (
-        f"{_known(record['migrations_applied'])} migrations were applied. If {way.version or 'the version you go back to'} works with the "
-        "new schema, leave the database alone. Restore when data is damaged or the old version cannot work with the schema. **Every "
-        f"write after {taken} is then lost from the live database**; it stays in the database that is set aside.\n\n"
+        f"{applied}. If {way.version or 'the version you go back to'} works with the new schema, leave the database alone.\n"
+        "Restore when data is damaged, or when the old version cannot work with the schema.\n"
+        f"**Every write after {taken} is then lost from the live database**; it stays in the database that is set aside.\n\n"
         "Stop what writes to the database first, then follow *Restore commands*.\n"
     )
 

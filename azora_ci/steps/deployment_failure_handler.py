@@ -18,6 +18,7 @@ from azora_ci.clock import rfc3339
 from azora_ci.errors import AzoraError, CancelledError
 from azora_ci.fragments import Fragment
 from azora_ci.job import Identity, Job
+from azora_ci.release import artifact_suffix
 from azora_ci.s3_client import Patience
 from azora_ci.settings import Aws, Common, Notifications, deployment_id, git_sha, release_version, variable
 
@@ -63,9 +64,12 @@ def run(job: Job[Settings]) -> None:
     job.evidence.update(backup=backup, record_sha256=None, record_location=None, notified=False, notification="not sent yet")
     _report(job, finding, backup)
     job.evidence["artifacts"] = None
-    _carry_on(job, notes, "the record was not archived", lambda: _keep_record(job, finding, found))
+    archive = _carry_on(job, notes, "the record was not archived", lambda: _keep_record(job, finding, found))
     _notify(job, backup is not None and backup["verified"])
+    job.actions.notice("State of production", "\n".join(finding.production))
     _report(job, finding, backup)
+    if archive is not None:
+        _carry_on(job, notes, "the report was not archived", lambda: _keep_report(job, archive))
     job.actions.summary(failure_report.page(_document(job, finding, backup)))
 
 
@@ -192,21 +196,20 @@ def _report(job: Job[Settings], finding: diagnosis.Diagnosis, backup: dict[str, 
     (job.log_dir / failure_report.MARKDOWN_FILE).write_text(failure_report.page(document), encoding="utf-8")
 
 
-def _keep_record(job: Job[Settings], finding: diagnosis.Diagnosis, found: dict[str, Fragment]) -> None:
+def _keep_record(job: Job[Settings], finding: diagnosis.Diagnosis, found: dict[str, Fragment]) -> Archive | None:
     """Assemble the record of the failed deployment, write it beside the report, and archive it with the artifacts."""
     own_id = job.identity.deployment_id
     if own_id is None:
         job.say("no deployment id was assigned: there is no deployment to record")
-        return
+        return None
     written = found.get("deployment-record")
     if written is not None and written.status == "ok":
         job.evidence.update({name: written.evidence[name] for name in ("record_sha256", "record_location")})
         job.say(f"the record of the deployment itself is archived at {written.evidence['record_location']} and stays as it is")
-        return
+        return _archive(job)
     document = _assembled(job, finding, found, None)
     _write_record(job, document)
-    backup = job.config.backup
-    archive = Archive(_bucket(job, backup.bucket), job.settings.deploy_environment, backup.lock_mode)
+    archive = _archive(job)
     document = _assembled(job, finding, found, archive)
     _write_record(job, document)
     artifacts = archive.keep_artifacts(job.settings.received_dir, own_id, job.settings.run_attempt)
@@ -216,6 +219,22 @@ def _keep_record(job: Job[Settings], finding: diagnosis.Diagnosis, found: dict[s
     kept = archive.keep_record(document)
     job.evidence["record_location"] = kept.location
     job.tick(f"the record ({document['status']}) is archived at {kept.location} (SHA-256 {kept.sha256})")
+    return archive
+
+
+def _archive(job: Job[Settings]) -> Archive:
+    backup = job.config.backup
+    return Archive(_bucket(job, backup.bucket), job.settings.deploy_environment, backup.lock_mode)
+
+
+def _keep_report(job: Job[Settings], archive: Archive) -> None:
+    """Archive the report itself: nobody else does, this is the last job."""
+    own_id, attempt = job.identity.deployment_id or "", job.settings.run_attempt
+    names = (failure_report.JSON_FILE, failure_report.MARKDOWN_FILE)
+    found = {f"deployment-failure-report-{artifact_suffix(own_id, '', attempt)}/{name}": job.log_dir / name for name in names}
+    kept = archive.keep_files(found, own_id, attempt)
+    job.tick(f"{kept.files} files of the report are archived below {kept.location}")
+    job.evidence["notes"].extend(kept.problems)
 
 
 def _assembled(job: Job[Settings], finding: diagnosis.Diagnosis, found: dict[str, Fragment], archive: Archive | None) -> record.Document:

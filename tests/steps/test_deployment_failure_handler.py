@@ -72,6 +72,8 @@ def test_a_record_of_the_failure_is_archived_with_the_artifacts(world):
     assert document["failure"]["failed_jobs"][0]["job"] == "database-migrations"
     assert document["failure"]["not_run"] == ORDER[4:]
     assert document["timestamp"] == build.moment(185.2)
+    report = f"artifacts/production/{build.DEPLOYMENT_ID}/1/deployment-failure-report-{build.DEPLOYMENT_ID}/deployment-failure-report.json"
+    assert world.objects("artifacts/")[report] == (done.logs / "deployment-failure-report.json").read_bytes()
     assert f"artifacts/production/{build.DEPLOYMENT_ID}/1/migration-logs-{build.DEPLOYMENT_ID}/database-migrations.log" in world.objects("")
 
 
