@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from azora_ci.context import execute
 from azora_ci.rehearsal.standins.slack import SlackReceiver
+from azora_ci.s3 import Bucket
 from tests import deploy_config
 from tests import fragments_builder as build
 from tests.stores import Stores
@@ -55,6 +57,11 @@ class World:
     environ: dict[str, str] = field(default_factory=dict)
     runs: int = 0
 
+    @cached_property
+    def store(self) -> Bucket:
+        """Our own client of the bucket; made once, that takes longer than a request."""
+        return self.stores.open(self.bucket)
+
     @property
     def received(self) -> Path:
         return self.folder / "received"
@@ -62,13 +69,12 @@ class World:
     def put_backup(self, data: bytes = b"dump") -> dict[str, Any]:
         """Store a backup object and return the evidence that names it."""
         key = f"prod/{build.BACKUP}.sql.gz"
-        stored = self.stores.open(self.bucket).put_once(key, data, content_type="application/gzip")
+        stored = self.store.put_once(key, data, content_type="application/gzip")
         return {"location": f"s3://{self.bucket}/{key}", "version_id": stored.version_id, "size_bytes": stored.size}
 
     def objects(self, prefix: str) -> dict[str, bytes]:
         """Return what is stored under a prefix, by key."""
-        bucket = self.stores.open(self.bucket)
-        return {one.key: bucket.read(one.key) for one in bucket.list(prefix)}
+        return {one.key: self.store.read(one.key) for one in self.store.list(prefix)}
 
     def records(self) -> dict[str, bytes]:
         """Return the archived records by key."""

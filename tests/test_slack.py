@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 import threading
 import urllib.error
 import urllib.request
@@ -195,3 +197,19 @@ def test_receiver_keeps_what_it_accepted_in_lines(receiver):
     lines = [json.loads(line) for line in receiver.messages.read_text(encoding="utf-8").splitlines()]
     assert sorted(line["text"] for line in lines) == [f"message {n}\n✅" for n in range(8)]
     assert {line["path"] for line in lines} == {"/services/T0/B0/rehearsal"}
+
+
+def test_receiver_runs_as_a_program_and_can_be_told_to_fail(tmp_path):
+    messages = tmp_path / "messages.jsonl"
+    command = [sys.executable, "-m", "azora_ci.rehearsal.standins.slack", str(messages), "--answers", "429,500"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    try:
+        url = process.stdout.readline().strip()
+        clock = PatientClock()
+        result = slack.notify(Secret(url), "hello", clock)
+    finally:
+        process.terminate()
+        process.wait(timeout=30)
+        process.stdout.close()
+    assert (result.sent, result.attempts, clock.waits) == (True, 3, [1, 2])
+    assert json.loads(messages.read_text())["text"] == "hello"

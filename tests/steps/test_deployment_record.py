@@ -47,7 +47,7 @@ def test_record_is_written_archived_locked_and_announced(ready):
     assert document["triggered_by"] == "octocat"
     assert document["artifacts_location"] == f"s3://{ready.bucket}/artifacts/production/{build.DEPLOYMENT_ID}/1/"
     assert ready.slack.texts() == [MESSAGE]
-    stored = ready.stores.open(ready.bucket).head(KEY)
+    stored = ready.store.head(KEY)
     assert stored.lock_mode == "GOVERNANCE"
     assert (stored.lock_until - stored.modified).days in {364, 365}
 
@@ -122,7 +122,7 @@ def test_a_second_attempt_after_other_evidence_writes_its_own_record(ready):
 
 
 def test_another_record_under_the_key_is_refused_and_named(ready):
-    ready.stores.open(ready.bucket).put_once(KEY, b'{"status": "failed", "deployment_id": "x"}\n', content_type="application/json")
+    ready.store.put_once(KEY, b'{"status": "failed", "deployment_id": "x"}\n', content_type="application/json")
     done = ready.run("deployment-record")
     assert done.code == 1
     assert KEY in done.error
