@@ -262,6 +262,6 @@ def _notify(job: Job[Settings], backup_available: bool) -> None:
     notification = slack.notify(job.settings.slack_webhook, text, job.clock)
     job.evidence.update(notified=notification.sent, notification=notification.detail)
     if notification.sent:
-        job.tick(f"Slack: {notification.detail}")
+        job.tick(notification.detail)
     else:
         job.actions.warning("Slack was not told", f"{notification.detail}. Tell the on-call engineer yourself.")

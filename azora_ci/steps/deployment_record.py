@@ -125,7 +125,7 @@ def _announce(job: Job[Settings], document: record.Document) -> slack.Notificati
         notification = slack.notify(job.settings.slack_webhook, text, job.clock)
     job.evidence.update(notified=notification.sent, notification=notification.detail)
     if notification.sent:
-        job.tick(f"Slack: {notification.detail}")
+        job.tick(notification.detail)
     elif job.settings.slack_webhook is None:
         job.say(notification.detail)
     else:
