@@ -15,7 +15,7 @@ from azora_ci.config import Service
 from azora_ci.envoy import RELEASE_HEADER
 from azora_ci.errors import UnreachableError
 from azora_ci.health import NEW, OLD, PUBLIC, Answer, Endpoint, Finding, Record, Verdict, classify, judge
-from azora_ci.probes import Prober, Request
+from azora_ci.probes import Prober, Request, request_of
 from azora_ci.process import Processes
 from azora_ci.rollout import Action, Counters, Decision, Limits, Progress, Stage, Traffic, judge_traffic, next_action, synthetic_now
 from azora_ci.targets import Instance, Observation, Release, Target
@@ -89,7 +89,7 @@ class Bake:
         self.base = self.target.observe().counters
 
     def begin(self, stage: Stage) -> None:
-        """Start counting for a stage; call it before its weight is moved, so that no request of it is missed."""
+        """Note that a stage begins, before its weight is moved: what interrupts it from then on finds it in the evidence."""
         self.running = _Stage(self, stage)
 
     def watch(self, weights: Mapping[str, Mapping[str, int]]) -> tuple[Decision, dict[str, Any]]:
@@ -98,7 +98,7 @@ class Bake:
         ``weights`` are those that were read back from the edge.
         """
         assert self.running is not None  # noqa: S101 - begin() comes first
-        self.running.weights = weights
+        self.running.count_from_here(weights)
         decision = self.running.watch()
         evidence = self.running.evidence("healthy" if decision.action is Action.ADVANCE else "aborted", decision.reason)
         self.running = None
@@ -146,12 +146,18 @@ class _Stage:
         self._started_at = rfc3339(self._clock.now())
         self._last, self._failing = (0, 0), list[str]()  # of the latest tick: (passed, all) probes, texts of the failed ones
         self._start_time = self._clock.monotonic()
-        self._start = self._target.observe().counters
+        self._start: Counts = {}
         self._observation: Observation | None = None
         self._instances: tuple[Instance, ...] = self._target.instances(self._subject.new.id)
         services = {one.id for one in self._subject.services}
         old = self._target.instances(self._subject.old_id) if self._subject.old_id else ()
         self._old = [one for one in old if one.service in services]  # a service that the configuration dropped is not compared
+
+    def count_from_here(self, weights: Mapping[str, Mapping[str, int]]) -> None:
+        """Count from the moment at which the weights were read back; what came before belongs to the stage before."""
+        self.weights = weights
+        self._start_time, self._started_at = self._clock.monotonic(), rfc3339(self._clock.now())
+        self._start = self._target.observe().counters
 
     def watch(self) -> Decision:
         """Tick until the stage is over or must be aborted."""
@@ -175,7 +181,7 @@ class _Stage:
         endpoints = [self._target.endpoint(one, NEW) for one in self._instances]
         endpoints += [self._target.endpoint(one, OLD) for one in self._old]
         endpoints += self._subject.public_endpoints(self._stage.percent)
-        requests = [Request(endpoint.url) for endpoint in endpoints] + self._synthetic(wanted)
+        requests = [request_of(endpoint) for endpoint in endpoints] + self._synthetic(wanted)
         answers = self._bake.prober.fetch_all(requests, timeout)
         findings = [classify(endpoint, answer) for endpoint, answer in zip(endpoints, answers, strict=False)]
         findings += self._observe()

@@ -17,7 +17,7 @@ from azora_ci import envoy
 from azora_ci.clock import Clock
 from azora_ci.envoy import EdgeState
 from azora_ci.errors import BadInputError, UnreachableError
-from azora_ci.probes import Request, fetch
+from azora_ci.probes import Dial, Request, fetch
 from azora_ci.rollout import Counters
 
 GENERATIONS_KEPT = 20
@@ -64,12 +64,13 @@ def _generations(folder: Path) -> list[int]:
 
 
 class Edge:
-    """One Envoy: its folder of files and its admin address."""
+    """One Envoy: its folder of files and its admin address; ``dial`` connects to the latter where this machine cannot."""
 
-    def __init__(self, config_dir: Path, admin_url: str, clock: Clock) -> None:
+    def __init__(self, config_dir: Path, admin_url: str, clock: Clock, dial: Dial | None = None) -> None:
         self._folder = config_dir
         self._admin_url = admin_url.rstrip("/")
         self._clock = clock
+        self._dial = dial
 
     def state(self) -> EdgeState:
         """Return the state in force, from the files. Raises BadInputError when no edge is installed there."""
@@ -137,7 +138,7 @@ class Edge:
         return sum(count for found in hosts.values() for address, count in found.items() if address in addresses)
 
     def _get(self, path: str) -> Mapping[str, Any]:
-        answer = fetch(Request(self._admin_url + path), ADMIN_TIMEOUT, self._clock, limit=BODY_LIMIT)
+        answer = fetch(Request(self._admin_url + path, dial=self._dial), ADMIN_TIMEOUT, self._clock, limit=BODY_LIMIT)
         try:
             if answer.status == 200:
                 document: Mapping[str, Any] = json.loads(answer.body)

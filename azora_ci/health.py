@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 NEW, OLD, PUBLIC = "new", "old", "public"
 
@@ -27,13 +28,17 @@ class Answer:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One address that is probed; ``versions`` are those (without v) that are right there; empty: any."""
+    """One address that is probed; ``versions`` are those (without v) that are right there; empty: any.
+
+    ``via``: how a connection to it is made (``probes.Dial``) where this machine cannot connect by itself.
+    """
 
     name: str
     service: str
     side: str  # new | old | public
     url: str
     versions: frozenset[str] = frozenset()
+    via: Any = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True)

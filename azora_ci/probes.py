@@ -7,7 +7,7 @@ import queue
 import socket
 import ssl
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,11 +19,32 @@ BODY_LIMIT = 64 * 1024  # bytes of an answer that are read
 WORKERS = 32
 
 
+Dial = Callable[[str, int, float], socket.socket]  # host, port, seconds -> a connection made by way of another machine
+
+
 class Request(NamedTuple):
-    """One GET: address and headers."""
+    """One GET: address, headers, and how to connect when not directly."""
 
     url: str
     headers: Mapping[str, str] = {}
+    dial: Dial | None = None
+
+
+def request_of(endpoint: Endpoint) -> Request:
+    """Return the request that asks an endpoint for its health."""
+    return Request(endpoint.url, dial=endpoint.via)
+
+
+class DialledConnection(http.client.HTTPConnection):
+    """HTTP over a connection that somebody else makes."""
+
+    def __init__(self, host: str, port: int | None, timeout: float, dial: Dial) -> None:
+        super().__init__(host, port, timeout=timeout)
+        self._dial, self._seconds = dial, timeout
+
+    def connect(self) -> None:
+        """Connect by way of the other machine."""
+        self.sock = self._dial(self.host, self.port, self._seconds)
 
 
 def fetch(request: Request, timeout: float, clock: Clock, *, limit: int = BODY_LIMIT) -> Answer:
@@ -34,7 +55,7 @@ def fetch(request: Request, timeout: float, clock: Clock, *, limit: int = BODY_L
     start = clock.monotonic()
     parts = urlsplit(request.url)
     deadline = start + timeout
-    connection = _connection(parts.scheme, parts.hostname or "", parts.port, timeout)
+    connection = _connection(request, timeout)
     try:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
         connection.request("GET", path, headers={"connection": "close", "user-agent": "azora-ci-probe", **request.headers})
@@ -49,8 +70,12 @@ def fetch(request: Request, timeout: float, clock: Clock, *, limit: int = BODY_L
         connection.close()
 
 
-def _connection(scheme: str, host: str, port: int | None, timeout: float) -> http.client.HTTPConnection:
-    if scheme == "https":
+def _connection(request: Request, timeout: float) -> http.client.HTTPConnection:
+    parts = urlsplit(request.url)
+    host, port = parts.hostname or "", parts.port
+    if request.dial is not None:
+        return DialledConnection(host, port, timeout, request.dial)
+    if parts.scheme == "https":
         return http.client.HTTPSConnection(host, port, timeout=timeout, context=ssl.create_default_context())
     return http.client.HTTPConnection(host, port, timeout=timeout)
 
@@ -100,7 +125,7 @@ class Prober:
     def probe(self, endpoints: Iterable[Endpoint], timeout: float) -> list[Finding]:
         """Probe endpoints at once and say what each answer means."""
         wanted = list(endpoints)
-        answers = self.fetch_all([Request(endpoint.url) for endpoint in wanted], timeout)
+        answers = self.fetch_all(map(request_of, wanted), timeout)
         return [classify(endpoint, answer) for endpoint, answer in zip(wanted, answers, strict=True)]
 
     def _grow(self, number: int) -> None:

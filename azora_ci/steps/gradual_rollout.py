@@ -16,7 +16,7 @@ from azora_ci.bake import Bake, Rules, Subject
 from azora_ci.errors import AzoraError, BadInputError, CancelledError, NotTrueError
 from azora_ci.health import NEW, classify
 from azora_ci.job import Job
-from azora_ci.probes import Request, fetch
+from azora_ci.probes import fetch, request_of
 from azora_ci.process import secrets_of_url, undisturbed
 from azora_ci.rollout import TEST, Action, Limits, Stage, instances_at, stages
 from azora_ci.settings import Deployment, Health, Secret, named_secrets, number, truth, variable
@@ -192,7 +192,7 @@ class Rollout:
 
     def _require_healthy(self) -> None:
         endpoints = [self.target.endpoint(one, NEW) for one in self.target.instances(self.release.id)]
-        findings = [classify(one, fetch(Request(one.url), 5.0, self.job.clock)) for one in endpoints]
+        findings = [classify(one, fetch(request_of(one), 5.0, self.job.clock)) for one in endpoints]
         sick = [f"{one.endpoint.name}: {one.detail}" for one in findings if not one.passed]
         if sick or not findings:
             raise NotTrueError(

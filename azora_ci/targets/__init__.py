@@ -46,18 +46,19 @@ class Owner:
 
 @dataclass(frozen=True)
 class Instance:
-    """A running instance: its address as the edge and direct probes reach it (``host:port``)."""
+    """A running instance: its address as the edge reaches it (``host:port``), and on which of several production hosts it is."""
 
     release: str
     version: str
     service: str
     number: int
     address: str
+    host: str = ""
 
     @property
     def name(self) -> str:
         """Return a name for tables."""
-        return f"{self.service}#{self.number} {self.version} ({self.address})"
+        return f"{self.service}#{self.number} {self.version} ({self.address}{' on ' + self.host if self.host else ''})"
 
 
 @dataclass(frozen=True)
