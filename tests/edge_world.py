@@ -13,7 +13,6 @@ import subprocess
 import sys
 import tarfile
 import threading
-import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -58,19 +57,21 @@ def get(port: int, path: str, method: str = "GET", headers: dict[str, str] | Non
 class Load:
     """A light steady load through the edge: which status and version came back, in order."""
 
-    def __init__(self, port: int, *, pause: float = 0.02) -> None:
+    def __init__(self, port: int, *, pause: float = 0.02, threads: int = 1) -> None:
         self.answers: list[tuple[int, str]] = []
         self._port, self._pause = port, pause
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._send, daemon=True)
+        self._threads = [threading.Thread(target=self._send, daemon=True) for _ in range(threads)]
 
     def __enter__(self) -> Load:
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        self._thread.join(timeout=30)
+        for thread in self._threads:
+            thread.join(timeout=30)
 
     def _send(self) -> None:
         paths = ("/api/work", "/auth/work")
@@ -273,12 +274,3 @@ class World:
             return state.canary == NEW and state.percent == percent
 
         until(there, f"{percent} % for the new version", 60)
-
-
-def sleep_until_seen(world: World, version: str, number: int) -> None:
-    """Wait until a version was asked so many times."""
-    path = world.flags / f"seen.{version}"
-    until(lambda: path.exists() and path.stat().st_size >= number, f"{number} requests to {version}")
-
-
-__all__ = ["NEW", "OLD", "Load", "World", "get", "sleep_until_seen", "time"]

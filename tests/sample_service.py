@@ -1,7 +1,7 @@
 """A small real service for rollout tests: PORT, VERSION, SERVICE from its environment, misbehaviour from flag files.
 
 ``$FLAGS/<version>.<behaviour>``, or ``<version>.<service>.<behaviour>``: error (500 on work), sick (500 on health), hang, html,
-liar (answers another version), slow, down (ends at start). ``$FLAGS/seen.<version>`` grows by a byte per request.
+liar (answers another version), slow (a second of work), down (ends at start).
 """
 
 import json
@@ -24,13 +24,11 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # headers and body are two writes; the second would wait 40 ms
 
     def do_GET(self):
-        with (FLAGS / f"seen.{VERSION}").open("ab") as file:
-            file.write(b".")
         health = self.path.endswith("/health")
         if flag("hang"):
             time.sleep(30)
         if flag("slow") and not health:
-            time.sleep(0.3)
+            time.sleep(1)
         if flag("html"):
             return self.answer(200, b"<html>Welcome</html>", "text/html")
         if flag("sick") if health else flag("error"):
