@@ -15,7 +15,7 @@ from azora_ci.backup import manifest as documents
 from azora_ci.backup.copy_stream import TableData
 from azora_ci.backup.dump import Dumped, DumpPlan, dump
 from azora_ci.backup.progress import Meter, Progress
-from azora_ci.backup.restore import Accountant, Restore
+from azora_ci.backup.restore import Account, Accountant, Restore
 from azora_ci.backup.scratch import Scratch, fresh_database, open_scratch, require_space, work_folder
 from azora_ci.backup.source import Counter, ServerFacts, Snapshot, facts_of
 from azora_ci.clock import Clock, rfc3339
@@ -348,26 +348,42 @@ def conclude(
 # --- a stored backup ----------------------------------------------------------------------------------------------------
 
 
-def prove_stored(it: Wiring, document: Mapping[str, Any], stored: StoredObject) -> float | None:
+def prove_stored(it: Wiring, document: Mapping[str, Any], stored: StoredObject, *, overlapping: bool = True) -> float | None:
     """Restore a stored backup and compare it with its document; return the seconds of the restore (None: depth none).
 
-    Raises ForeignObjectError when the object's bytes are not those of the document, NotTrueError when it does not restore to
-    what the document says.
+    ``overlapping`` False does one thing after the other, for those who want to know what that costs. Raises
+    ForeignObjectError when the object's bytes are not those of the document, NotTrueError when it does not restore to what
+    the document says.
     """
     server = facts_of(dict(document["server"]))
-    with workbench(it, server, f"drill-{document['backup_id']}") as bench, follow(it, bench, account=True) as followers:
+    with workbench(it, server, f"drill-{document['backup_id']}") as bench, ExitStack() as stack:
+        if overlapping:
+            followers = stack.enter_context(follow(it, bench, account=True))
+        bench.spool.touch(mode=0o600)
         with it.phase("read_back"):
             _fetch(it, document, stored, bench.spool)
-        assert followers.accountant is not None  # noqa: S101 - asked for
-        account = followers.accountant.finish(stored.size)
-        recorded = {one["name"]: one for one in document["tables"]}
-        proof.require_none(proof.account_findings(recorded, account.tables, server.encoding, document["raw"]["sha256"], account.raw_sha256))
+        if not overlapping:
+            with follow(it, replace(bench, scratch=None), account=True) as counting:
+                account = _account(counting, document, stored)
+            followers = stack.enter_context(follow(it, bench, account=False))
+        else:
+            account = _account(followers, document, stored)
         if followers.restore is None or bench.database is None:
             return None
         seconds = _finish_restore(it, followers.restore, stored.size)
         seen = _compare(it, bench.database, document, account.tables)
         proof.require_none(documents.catalog_findings(document["catalog"], seen))
         return seconds
+
+
+def _account(followers: Followers, document: Mapping[str, Any], stored: StoredObject) -> Account:
+    """Return the account of the spool, which must be the one in the document. Raises NotTrueError."""
+    assert followers.accountant is not None  # noqa: S101 - asked for
+    account = followers.accountant.finish(stored.size)
+    recorded = {one["name"]: one for one in document["tables"]}
+    encoding, sha256 = document["server"]["encoding"], document["raw"]["sha256"]
+    proof.require_none(proof.account_findings(recorded, account.tables, encoding, sha256, account.raw_sha256))
+    return account
 
 
 def _fetch(it: Wiring, document: Mapping[str, Any], stored: StoredObject, spool: Path) -> None:
@@ -381,10 +397,14 @@ def _fetch(it: Wiring, document: Mapping[str, Any], stored: StoredObject, spool:
             digest.update(piece)
             meter.done += len(piece)
     if digest.hexdigest() != document["compressed"]["sha256"]:
-        raise ForeignObjectError(
-            "Another object is under the backup's key",
+        from azora_ci.s3_upload import TOKEN
+
+        ours = TOKEN in dict(stored.metadata)  # a run of this job wrote it, and the store did not keep what was sent
+        kind = NotTrueError if ours else ForeignObjectError
+        raise kind(
+            "The stored backup is damaged" if ours else "Another object is under the backup's key",
             what=f"its SHA-256 is {digest.hexdigest()}, the document written before it says {document['compressed']['sha256']}; it is "
             f"{stored.describe()}",
             where=it.bucket.url(stored.key),
-            next_step="nothing was overwritten; find out who wrote it (bucket logs), then deploy with a new tag or dispatch",
+            next_step="nothing was overwritten; check the store and its logs, then re-run the job (or deploy anew where the object is foreign)",
         )

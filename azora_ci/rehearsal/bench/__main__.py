@@ -1,0 +1,33 @@
+"""``scripts/bench``: one subcommand per measurement."""
+
+from __future__ import annotations
+
+import sys
+
+import click
+
+from azora_ci.errors import AzoraError
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def main() -> None:
+    """Measure on this machine."""
+
+
+@main.command()
+@click.option("--gib", default=1.0, show_default=True, help="Size of the database.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Rounds; every figure is the median.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def backup(*, gib: float, rounds: int, as_json: bool) -> None:
+    """Compare database-backup with pipes of pg_dump, gzip or pigz, and the AWS command line."""
+    from azora_ci.rehearsal.bench import backup as measurement
+
+    try:
+        measurement.run(gib, rounds, as_json=as_json)
+    except AzoraError as error:
+        click.echo(f"{error.title}\n{error.message()}", err=True)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main(prog_name="bench")
