@@ -19,7 +19,7 @@ from azora_ci.process import Processes, is_alive, send_signal
 from azora_ci.rehearsal import act, evidence, load, replay, repo, report, scenarios, verify, workflow_text
 from azora_ci.rehearsal.act import Act, JobRun, Request
 from azora_ci.rehearsal.evidence import JobSeen, Seen
-from azora_ci.rehearsal.runs import Run, end_leftovers, publish
+from azora_ci.rehearsal.runs import Run, cache_folder, end_leftovers, publish
 from azora_ci.rehearsal.scenarios import Scenario, StageWatch
 from azora_ci.rehearsal.world import World
 
@@ -68,7 +68,7 @@ class Rehearsal:
         outcome = report.Outcome(self.options.name, self.scenario.broken)
         run = Run.begin(self.base, self.clock)
         self.processes = Processes(actions=Actions(stream=io.StringIO()), clock=self.clock, log=run.path("logs/harness.log"))
-        world = World(run, self.base / ".cache", self.processes, self.clock)
+        world = World(run, cache_folder(self.base), self.processes, self.clock)
         try:
             self._rehearse(world, outcome)
         except AzoraError as error:

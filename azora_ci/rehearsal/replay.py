@@ -19,6 +19,7 @@ ALWAYS = ("PATH", "npm_config_cache", "npm_config_prefer_offline", "CHECKPOINT_D
 
 def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], attempt: int) -> dict[str, Path]:
     """Write ``replay/<job>.env`` (mode 0600) for every job and return the files. ``release``: outputs of validate-release."""
+    world.scratch.git("remote", "set-url", "origin", str(world.scratch.folder))  # where checkouts under act come from
     known = _values(world, jobs, release, attempt)
     found = {}
     for job in context.JOBS:
@@ -33,7 +34,7 @@ def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], 
         lines = [
             f"# {job} of deployment {release.get('deployment-id', '(none)')}. Holds secrets. Replay it from the application's folder:",
             f"#   cd {shlex.quote(str(world.scratch.folder))}; set -a; . {shlex.quote(str(world.run.folder / 'replay' / f'{job}.env'))}",
-            f'#   {world.environment(attempt)["REHEARSAL_PYTHON"]} "$AZORA_CI/scripts/{job.replace("-", "_")}.py"',
+            f'#   python "$AZORA_CI/scripts/{job.replace("-", "_")}.py"',
             *(f"{name}={shlex.quote(values[name])}" for name in dict.fromkeys(names)),
         ]
         found[job] = write_private(world.run.path(f"replay/{job}.env"), "\n".join(lines) + "\n")
@@ -42,8 +43,10 @@ def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], 
 
 def _values(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], attempt: int) -> dict[str, str]:
     version = release.get("version", repo.NEW_VERSION)
+    environment = world.environment(attempt)
     return {
-        **world.environment(attempt),
+        **environment,
+        "PATH": f"{Path(environment['REHEARSAL_PYTHON']).parent}:{environment['PATH']}",
         **world.variables(),
         **world.secrets(),
         "AWS_ACCESS_KEY_ID": "AKIAREHEARSAL",

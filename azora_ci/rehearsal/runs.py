@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -47,9 +48,9 @@ class Run:
     @classmethod
     def begin(cls, base: Path, clock: Clock) -> Run:
         """Make the folder of a new run; several may begin at the same moment."""
-        name = f"{clock.now():%Y%m%dT%H%M%S}-{os.getpid()}"
-        run = cls(base / "runs" / name)
-        run.folder.mkdir(parents=True)
+        (base / "runs").mkdir(parents=True, exist_ok=True)
+        run = cls(Path(tempfile.mkdtemp(prefix=f"{clock.now():%Y%m%dT%H%M%S}-", dir=base / "runs")))
+        run.folder.chmod(0o755)  # PostgreSQL runs as another user where this one is root
         run._write({"harness": asdict(Started("harness", os.getpid(), birth(os.getpid()))), "kept": False, "processes": []})
         return run
 
@@ -184,3 +185,8 @@ def _locked(path: Path) -> Iterator[None]:
 def base_folder() -> Path:
     """Return where rehearsals live: ``rehearsal/`` in the checkout, or what REHEARSAL_DIR names."""
     return Path(settings.environment().get("REHEARSAL_DIR") or CHECKOUT / "rehearsal").resolve()
+
+
+def cache_folder(base: Path) -> Path:
+    """Return where prepared things are kept between rehearsals: ``.cache/`` in the base folder, or what REHEARSAL_CACHE names."""
+    return Path(settings.environment().get("REHEARSAL_CACHE") or base / ".cache").resolve()

@@ -23,7 +23,7 @@ import click
 
 from azora_ci import s3
 from azora_ci.actions import Actions
-from azora_ci.backup import engine, manifest, source
+from azora_ci.backup import engine, manifest, source, workshop
 from azora_ci.backup.cluster import Cluster, free_port
 from azora_ci.clock import Clock
 from azora_ci.config import Backup
@@ -187,7 +187,7 @@ def _serial(bench: Bench) -> None:
         counter = source.Counter(snapshot, bench.url, timeout_seconds=3600)
         counter.start()
         counter.result()
-    it = engine.Wiring(
+    it = workshop.Wiring(
         bucket=bucket, backup=backup, processes=bench.processes, clock=bench.clock, identity={}, depth="full", scratch_dir=bench.folder
     )
     engine.prove_stored(it, document, bucket.require(document["key"]), overlapping=False)

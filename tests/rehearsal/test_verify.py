@@ -1,0 +1,374 @@
+"""The judge: right evidence has no findings, and each kind of wrong evidence has one."""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import io
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azora_ci.rehearsal.evidence import Dump, JobSeen, Seen, artifacts, leaks, read_dump
+from azora_ci.rehearsal.load import Answer
+from azora_ci.rehearsal.report import Outcome, periods, render
+from azora_ci.rehearsal.scenarios import SCENARIOS, after_rerun, with_version
+from azora_ci.rehearsal.verify import ARTIFACTS, JOBS, Demand, expected_message, findings
+
+OWN_ID = "1764000100-abc123"
+URL = "http://127.0.0.1:8080"
+START = datetime(2026, 11, 24, 12, 0, tzinfo=UTC).timestamp()
+STAGE_SECONDS = {"canary": 10, "progressive": 10, "full": 10}
+PERCENT = {"canary": 5, "progressive": 50, "full": 100}
+
+
+def moment(seconds: float) -> str:
+    return datetime.fromtimestamp(START + seconds, UTC).isoformat()
+
+
+def evidence_of_stages(demand: Demand) -> list[dict[str, Any]]:
+    return [
+        {
+            "stage": name,
+            "status": status,
+            "traffic_percentage": PERCENT[name],
+            "started_at": moment(10 * number),
+            "ended_at": moment(10 * number + 10),
+        }
+        for number, (name, status) in enumerate(demand.stages)
+    ]
+
+
+def traffic(demand: Demand) -> list[Answer]:
+    """Twenty requests a second: before, in each stage with its share, and after."""
+    found = [Answer(START - 5 + n / 20, "/api/health", 200, demand.old, 30.0) for n in range(90)]
+    for number, (name, status) in enumerate(demand.stages):
+        for n in range(200):
+            new = n % 100 < PERCENT[name]
+            bad = new and status == "aborted"
+            version = demand.new if new else demand.old
+            found.append(Answer(START + 10 * number + n / 20, "/api/education/courses", 500 if bad else 200, version, 30.0))
+    end = START + 10 * len(demand.stages) + 2
+    code = 500 if demand.failing_paths else 200
+    found += [Answer(end + n / 20, "/api/education/courses", code, demand.serving, 30.0) for n in range(40)]
+    return found
+
+
+def seen_of(demand: Demand) -> Seen:
+    """Everything as the demand wants it."""
+    jobs = {name: JobSeen(demand.result(name), 1.0, START, START + 30) for name in JOBS}
+    jobs["gradual-rollout"] = replace(jobs["gradual-rollout"], ended=START + 10 * len(demand.stages) + 1)
+    files: dict[str, list[str]] = {}
+    documents: dict[str, Any] = {}
+    for job in JOBS:
+        if demand.result(job) == "skipped":
+            continue
+        suffix = f"-attempt-{demand.attempt}" if job in demand.again else ""
+        name = f"{ARTIFACTS[job]}-{OWN_ID}{suffix}"
+        files[name] = [f"record/{job}.json"]
+        status = "failed" if job in demand.failed else "ok"
+        attempt = demand.attempt if job in demand.again else 1
+        fragment = {"job": job, "status": status, "deployment_id": OWN_ID, "run_attempt": attempt, "ended_at": moment(40), "evidence": {}}
+        documents[f"{name}/record/{job}.json"] = fragment
+        if job == "gradual-rollout":
+            fragment["evidence"] = {"stages": evidence_of_stages(demand)}
+    last = "deployment-record" if demand.succeeded else "deployment-failure-handler"
+    suffix = f"-attempt-{demand.attempt}" if last in demand.again else ""
+    record = record_of(demand)
+    archived = json.dumps(record).encode()
+    documents[f"{ARTIFACTS[last]}-{OWN_ID}{suffix}/deployment-record.json"] = record
+    fragment = documents[f"{ARTIFACTS[last]}-{OWN_ID}{suffix}/record/{last}.json"]
+    fragment["evidence"] = {"record_sha256": hashlib.sha256(archived).hexdigest()}
+    key = f"prod/backup-{OWN_ID}.sql.gz"
+    return Seen(
+        jobs=jobs,
+        answers=traffic(demand),
+        fresh={path: {f"200 {demand.serving}": 12} for path in ("/api/health", "/auth/health")},
+        messages=["the first attempt's"] * (demand.attempt - 1) + [expected_message(demand, OWN_ID, URL)],
+        artifacts=files,
+        documents=documents,
+        objects={f"records/production/{OWN_ID}/{demand.attempt}.json": archived, **({key: b""} if demand.backup else {})},
+        dumps={key: Dump(True, {"users": 60_000, "orders": 60_000})} if demand.backup else {},
+        migrations=dict(demand.migrations),
+        rows_before=120_000,
+    )
+
+
+def record_of(demand: Demand) -> dict[str, Any]:
+    location = f"s3://azora-backups/prod/backup-{OWN_ID}.sql.gz"
+    return {
+        "deployment_id": OWN_ID,
+        "version": f"v{demand.new}",
+        "status": demand.record,
+        "environment": "production",
+        "git_ref": f"refs/tags/v{demand.new}",
+        "rollback_window_minutes": 60,
+        "migrations_applied": 2,
+        "rollback_available": True,
+        "previous_version": f"v{demand.old}",
+        "services_deployed": ["a", "b", "c", "d"] if demand.succeeded else [],
+        "database_backup": {"location": location} if demand.backup else None,
+        "rollout_stages": [{"stage": name, "status": status} for name, status in demand.stages],
+    }
+
+
+@pytest.mark.parametrize("name", sorted(SCENARIOS))
+def test_right_evidence_has_no_findings(name: str) -> None:
+    demand = SCENARIOS[name].demand
+    assert findings(seen_of(demand), demand, URL) == []
+
+
+def test_right_evidence_of_a_re_run_has_no_findings() -> None:
+    again = tuple(job for job in JOBS[JOBS.index("gradual-rollout") :])
+    demand = replace(after_rerun(SCENARIOS["smoke"]), again=again)
+    assert findings(seen_of(demand), demand, URL) == []
+
+
+def test_no_evidence_at_all_is_no_success() -> None:
+    found = findings(Seen(jobs={}), SCENARIOS["success"].demand, URL)
+    assert len(found) == 12 and "no fragment" in found[-1]
+    assert not Outcome("success", "nothing").ok
+
+
+Damage = Callable[[Seen], Seen]
+
+
+def documents(seen: Seen, ending: str, **changes: Any) -> Seen:
+    """Return what is seen with changes to the document whose name ends so."""
+    name = next(one for one in seen.documents if one.endswith(ending))
+    return replace(seen, documents={**seen.documents, name: {**seen.documents[name], **changes}})
+
+
+def answers(seen: Seen, change: Callable[[Answer], Answer]) -> Seen:
+    return replace(seen, answers=[change(one) for one in seen.answers])
+
+
+def in_stage(answer: Answer, number: int) -> bool:
+    return START + 10 * number <= answer.at < START + 10 * number + 10
+
+
+def always(version: str, number: int) -> Damage:
+    return lambda seen: answers(seen, lambda one: replace(one, version=version) if in_stage(one, number) else one)
+
+
+KEY = f"prod/backup-{OWN_ID}.sql.gz"
+RECORD_FILE = f"{OWN_ID}/deployment-record.json"
+RECORD = f"records/production/{OWN_ID}/1.json"
+WRONG: dict[str, tuple[str, Damage, str]] = {
+    "a job failed": ("success", lambda s: replace(s, jobs={**s.jobs, "smoke-tests": JobSeen("failure")}), "job smoke-tests: failure"),
+    "a job was skipped": ("success", lambda s: replace(s, jobs={**s.jobs, "database-backup": JobSeen("skipped")}), "job database-backup"),
+    "a job ran that must not": (
+        "checks",
+        lambda s: replace(s, jobs={**s.jobs, "database-migrations": JobSeen("success")}),
+        "job database-",
+    ),
+    "an eleventh job": ("success", lambda s: replace(s, jobs={**s.jobs, "extra": JobSeen("success")}), "not the ten"),
+    "an artifact is missing": (
+        "success",
+        lambda s: replace(s, artifacts={name: files for name, files in s.artifacts.items() if "build" not in name}),
+        "artifacts of build-and-push: none",
+    ),
+    "an artifact of somebody else": ("success", lambda s: replace(s, artifacts={**s.artifacts, "logs": []}), "without the deployment id"),
+    "a fragment says failed": ("success", lambda s: documents(s, "/record/smoke-tests.json", status="failed"), "fragment of smoke-tests"),
+    "a fragment of another deployment": (
+        "success",
+        lambda s: documents(s, "/record/smoke-tests.json", deployment_id="1764000000-ffffff"),
+        "fragment of smoke-tests",
+    ),
+    "the old version still serves": ("success", lambda s: replace(s, fresh={"/api/health": {"200 1.0.0": 12}}), "/api/health answers"),
+    "both versions serve": ("canary", lambda s: replace(s, fresh={"/x": {"200 1.0.0": 11, "200 1.1.0": 1}}), "/x answers"),
+    "an unhealthy answer": ("success", lambda s: replace(s, fresh={"/x": {"200 1.1.0": 11, "503 1.1.0": 1}}), "/x answers"),
+    "nothing was asked": ("success", lambda s: replace(s, fresh={}), "no health endpoint was asked"),
+    "a request failed": (
+        "success",
+        lambda s: replace(s, answers=[*s.answers, Answer(START, "/auth/users", 503, "1.0.0", 1.0)]),
+        "1 of 731 requests failed",
+    ),
+    "an answer of a stranger": (
+        "success",
+        lambda s: replace(s, answers=[*s.answers, Answer(START, "/", 200, "9.9.9", 1.0)]),
+        "unknown versions",
+    ),
+    "hardly any load": ("success", lambda s: replace(s, answers=s.answers[:20]), "only 20 requests"),
+    "all traffic to the canary": ("success", always("1.1.0", 0), "stage canary: 100%"),
+    "nothing moved at 50 %": ("success", always("1.0.0", 1), "stage progressive: 0%"),
+    "the old version at 100 %": ("success", always("1.0.0", 2), "stage full: 0%"),
+    "a stage is missing": (
+        "success",
+        lambda s: documents(s, "/record/gradual-rollout.json", evidence={"stages": []}),
+        "stages in the evidence",
+    ),
+    "new traffic after the abort": (
+        "canary",
+        lambda s: answers(s, lambda one: replace(one, version="1.1.0") if one.at > START + 12 else one),
+        "requests after the end of gradual-rollout",
+    ),
+    "the old version failed too": (
+        "canary",
+        lambda s: answers(s, lambda one: replace(one, status=503) if in_stage(one, 0) else one),
+        "that the fault did not touch",
+    ),
+    "the fault never struck": ("canary", lambda s: answers(s, lambda one: replace(one, status=200)), "never reached a user"),
+    "another path failed": ("smoke", lambda s: answers(s, lambda one: replace(one, path="/auth/users")), "that the fault did not touch"),
+    "traffic without a rollout": (
+        "build",
+        lambda s: answers(s, lambda one: replace(one, version="1.1.0")),
+        "got traffic without a rollout",
+    ),
+    "a migration is pending": (
+        "success",
+        lambda s: replace(s, migrations=dict(list(s.migrations.items())[:-1])),
+        "migrations in the database",
+    ),
+    "the failing migration finished": (
+        "migration",
+        lambda s: replace(s, migrations=dict.fromkeys(s.migrations, True)),
+        "migrations in the",
+    ),
+    "migrations ran behind a closed gate": ("checks", lambda s: replace(s, migrations={**s.migrations, "new": True}), "migrations in the"),
+    "no backup": ("success", lambda s: replace(s, dumps={}), "demanded prod/backup"),
+    "a backup that must not be": ("backup", lambda s: replace(s, dumps={KEY: Dump(True, {"users": 120_000})}), "demanded no backup"),
+    "a truncated backup": ("success", lambda s: replace(s, dumps={KEY: Dump(False, {"users": 120_000})}), "does not end"),
+    "half a backup": ("success", lambda s: replace(s, dumps={KEY: Dump(True, {"users": 60_000})}), "holds 60000 rows"),
+    "too small a database": (
+        "success",
+        lambda s: replace(s, dumps={KEY: Dump(True, {"users": 10})}, rows_before=10),
+        "at least 100000",
+    ),
+    "no message": ("success", lambda s: replace(s, messages=[]), "Slack received []"),
+    "two messages": ("success", lambda s: replace(s, messages=s.messages * 2), "Slack received"),
+    "success is said of a failure": (
+        "canary",
+        lambda s: replace(s, messages=[expected_message(SCENARIOS["success"].demand, OWN_ID, URL)]),
+        "Slack received",
+    ),
+    "a backup is promised that is not there": (
+        "backup",
+        lambda s: replace(s, messages=[expected_message(SCENARIOS["build"].demand, OWN_ID, URL)]),
+        "Slack received",
+    ),
+    "no record": (
+        "success",
+        lambda s: replace(s, documents={name: one for name, one in s.documents.items() if not name.endswith("deployment-record.json")}),
+        "no deployment-record-",
+    ),
+    "the record says success": ("canary", lambda s: documents(s, RECORD_FILE, status="success"), "record: status is 'success'"),
+    "the record has another version": ("success", lambda s: documents(s, RECORD_FILE, version="v1.0.0"), "record: version"),
+    "the record counts otherwise": ("success", lambda s: documents(s, RECORD_FILE, migrations_applied=0), "migrations_applied is 0"),
+    "the record names three services": (
+        "success",
+        lambda s: documents(s, RECORD_FILE, services_deployed=["a", "b", "c"]),
+        "demanded four services",
+    ),
+    "the record names another backup": (
+        "success",
+        lambda s: documents(s, RECORD_FILE, database_backup={"location": "s3://azora-backups/prod/other"}),
+        "database_backup.location",
+    ),
+    "the record has other stages": ("success", lambda s: documents(s, RECORD_FILE, rollout_stages=[]), "rollout_stages"),
+    "the record is not archived": ("success", lambda s: replace(s, objects={}), "not archived"),
+    "the archived record was changed": (
+        "success",
+        lambda s: replace(s, objects={**s.objects, RECORD: b"{}"}),
+        "the archived record has SHA-256",
+    ),
+    "a secret leaked": ("success", lambda s: replace(s, leaks=["the database password in x.log"]), "a secret can be read"),
+}
+
+
+@pytest.mark.parametrize("wrong", sorted(WRONG))
+def test_wrong_evidence_has_a_finding(wrong: str) -> None:
+    name, damage, expected = WRONG[wrong]
+    demand = SCENARIOS[name].demand
+    found = findings(damage(seen_of(demand)), demand, URL)
+    assert any(expected in one for one in found), found
+
+
+def test_the_second_attempt_must_leave_artifacts_of_its_own() -> None:
+    demand = replace(after_rerun(SCENARIOS["smoke"]), again=("smoke-tests", "deployment-record", "manual-rollback"))
+    seen = seen_of(demand)
+    renamed = {name.replace("-attempt-2", ""): files for name, files in seen.artifacts.items()}
+    found = findings(replace(seen, artifacts=renamed), demand, URL)
+    assert any(f"demanded smoke-test-logs-{OWN_ID}-attempt-2" in one for one in found), found
+
+
+def test_a_demand_for_another_version() -> None:
+    demand = with_version(SCENARIOS["canary"].demand, "2.0.0-rc1")
+    assert (demand.new, demand.serving) == ("2.0.0-rc1", "1.0.0")
+    assert with_version(SCENARIOS["success"].demand, "2.0.0-rc1").serving == "2.0.0-rc1"
+
+
+# --- looking -----------------------------------------------------------------------------------------------------------
+
+DUMP = b"""--
+CREATE TABLE public.users (id integer);
+COPY public.users (id) FROM stdin;
+1
+COPY that is data
+\\.
+
+COPY public.empty (id) FROM stdin;
+\\.
+-- PostgreSQL database dump complete
+\\unrestrict x
+"""
+
+
+def test_a_dump_is_read_to_its_end() -> None:
+    assert read_dump(io.BytesIO(DUMP)) == Dump(True, {"users": 2, "empty": 0})
+    assert read_dump(io.BytesIO(DUMP[: DUMP.index(b"COPY that")])) == Dump(False, {"users": 1})
+
+
+def test_a_dump_that_was_cut_is_an_error() -> None:
+    data = gzip.compress(DUMP)
+    with pytest.raises(EOFError), gzip.open(io.BytesIO(data[:-12])) as lines:
+        read_dump(lines)
+
+
+def test_secrets_are_found_in_files_and_objects(tmp_path: Path) -> None:
+    (tmp_path / "logs").mkdir()
+    (tmp_path / "logs" / "a.log").write_bytes(b"connecting with \xff s3cret!")
+    found = leaks({"the password": "s3cret!"}, [tmp_path], {"records/1.json": b'{"x": "s3cret!"}', "fine": b""})
+    assert found == [f"the password in {tmp_path}/logs/a.log", "the password in object records/1.json"]
+    assert leaks({"the password": "other"}, [tmp_path / "logs" / "a.log"], {}) == []
+
+
+def test_artifacts_are_read_with_their_documents(tmp_path: Path) -> None:
+    (tmp_path / "logs-1" / "record").mkdir(parents=True)
+    (tmp_path / "logs-1" / "record" / "x.json").write_text('{"a": 1}', encoding="utf-8")
+    (tmp_path / "logs-1" / "x.log").write_text("", encoding="utf-8")
+    assert artifacts(tmp_path) == ({"logs-1": ["record/x.json", "x.log"]}, {"logs-1/record/x.json": {"a": 1}})
+    assert artifacts(tmp_path / "none") == ({}, {})
+
+
+# --- the report --------------------------------------------------------------------------------------------------------
+
+
+def test_the_report_shows_traffic_by_version_and_stage() -> None:
+    demand = SCENARIOS["success"].demand
+    outcome = Outcome("success", "nothing", 41.26, seen_of(demand).jobs, seen_of(demand))
+    assert {name: len(found) for name, found in periods(seen_of(demand)).items()} == {
+        "before the rollout": 90,
+        "canary (5 %)": 181,
+        "progressive (50 %)": 181,
+        "full (100 %)": 181,
+        "after the rollout": 40,
+    }
+    document = outcome.document()
+    assert set(document) == {"scenario", "ok", "seconds", "jobs", "requests", "failed_requests", "traffic", "findings"}
+    assert (document["ok"], document["seconds"], document["requests"], document["failed_requests"]) == (True, 41.3, 730, 0)
+    assert document["traffic"] == {"1.0.0": 90 + 190 + 100, "1.1.0": 10 + 100 + 200 + 40}
+    assert document["jobs"]["deployment-failure-handler"] == {"result": "skipped", "seconds": 1.0}
+    text = render(outcome, {"actions/checkout@0123456789": Path("/x/checkout")}, [("artifacts", Path("/a"))])
+    assert "actions/checkout@0123456 -> checkout" in text and "✓ success: the pipeline did what it must" in text
+
+
+def test_the_report_shows_findings() -> None:
+    outcome = Outcome("canary", "something", 1.0, {}, None, ["it is wrong"])
+    assert outcome.document()["ok"] is False
+    assert "FINDING: it is wrong" in render(outcome, {}, []) and "✗ canary: 1 findings" in render(outcome, {}, [])
