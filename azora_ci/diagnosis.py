@@ -127,7 +127,7 @@ def diagnose(needs: Mapping[str, str], found: Mapping[str, Fragment], version: s
         succeeded=named["success"],
         not_run=named["skipped"],
         unknown=named["unknown"],
-        production=(traffic(known, version), *_smoke(known), schema(known), *_old_code_on_new_schema(known)),
+        production=(traffic(known, version), *_smoke(known), schema(known), *_old_code_on_new_schema(known), *_way_back(known)),
         next_steps=_next_steps(failed, known),
     )
 
@@ -258,6 +258,14 @@ def _old_code_on_new_schema(known: Mapping[str, Outcome]) -> tuple[str, ...]:
     if risks:
         return (f"Old code runs on the new schema, and that is at risk: {'; '.join(risks)}.",)
     return ("Old code runs on the new schema: safe as long as the migrations are compatible with it (they add, they do not take away).",)
+
+
+def _way_back(known: Mapping[str, Outcome]) -> tuple[str, ...]:
+    rollout = known["gradual-rollout"].evidence
+    if not rollback.available(rollout, known["smoke-tests"].evidence):
+        return ()
+    old = rollout["previous"].get("version")
+    return (f"Rollback: {old} is kept; the artifact rollback-instructions says how to go back and until when.",)
 
 
 def _next_steps(failed: tuple[FailedJob, ...], known: Mapping[str, Outcome]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from azora_ci.diagnosis import PIPELINE
 from azora_ci.record_page import table
 
 SCHEMA = "deployment-failure-report"
@@ -73,7 +74,7 @@ def _jobs(report: Mapping[str, Any]) -> str:
         **dict.fromkeys(report["not_run"], "not run"),
         **dict.fromkeys(report["unknown"], "not known"),
     }
-    return table(("Job", "Result"), words.items())
+    return table(("Job", "Result"), ((job, words[job]) for job in PIPELINE if job in words))
 
 
 def _backup(backup: Mapping[str, Any] | None) -> str:

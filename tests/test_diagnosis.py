@@ -184,6 +184,7 @@ def test_failed_smoke_tests_leave_the_new_version_and_name_the_service():
     assert finding.status == "failed"
     assert finding.production[0] == "Code and traffic: v1.2.3 has all traffic; the rollout completed."
     assert finding.production[1] == "Services: 1 of 4 smoke tests failed: auth_service (answered 500)."
+    assert finding.production[-1] == "Rollback: v1.2.2 is kept; the artifact rollback-instructions says how to go back and until when."
     assert "ROLLBACK-INSTRUCTIONS.md" in " ".join(finding.next_steps)
 
 

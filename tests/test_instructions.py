@@ -14,6 +14,8 @@ import pytest
 from azora_ci import instructions, record, restore_scripts
 from azora_ci.postgres import DatabaseUrl, find_binary
 from tests import fragments_builder as build
+from tests.backup_world import ID as BACKUP_ID
+from tests.backup_world import BackupWorld
 from tests.record_world import TITLES
 from tests.stores import Stores
 from tests.test_record import FACTS, FAILURE
@@ -286,3 +288,35 @@ def test_one_line_restores_into_the_new_database(rescue):
     done = rescue.bash(f"RESTORED={new.database}\n{line} > /dev/null\n")
     assert done.returncode == 0, done.stderr
     assert rescue.rows("enrolments", new.database) == 300
+
+
+TRICKY = """
+CREATE SCHEMA "Sales Team";
+CREATE TABLE "Sales Team"."Order Lines" (id int PRIMARY KEY, note text);
+INSERT INTO "Sales Team"."Order Lines" SELECT n, E'line\\n\\t\\\\ü' || n FROM generate_series(1, 40) n;
+CREATE TABLE events (at date NOT NULL, id int) PARTITION BY RANGE (at);
+CREATE TABLE events_2025 PARTITION OF events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+CREATE TABLE events_other PARTITION OF events DEFAULT;
+INSERT INTO events SELECT date '2025-12-01' + n, n FROM generate_series(1, 60) n;
+CREATE TABLE base (id int);
+CREATE TABLE derived (extra int) INHERITS (base);
+INSERT INTO base VALUES (1), (2);
+INSERT INTO derived VALUES (3, 3);
+CREATE UNLOGGED TABLE cache (id int);
+INSERT INTO cache SELECT generate_series(1, 7);
+CREATE TABLE nothing (id int);
+CREATE MATERIALIZED VIEW totals AS SELECT count(*) FROM base;
+"""
+
+
+def test_what_database_backup_stores_is_what_the_script_restores(rescue, postgres_cluster, s3_server):
+    postgres_cluster.execute(rescue.url.text, TRICKY)
+    outcome = BackupWorld(rescue.folder, s3_server, object_lock=True).run(rescue.url.text)
+    assert outcome.code == 0, outcome
+    postgres_cluster.execute(rescue.url.text, "DROP TABLE enrolments")
+    done = rescue.bash(restore_scripts.restore_script(outcome.evidence, BACKUP_ID))
+    assert done.returncode == 0, done.stderr
+    restored = f"{rescue.database}_restore_{BACKUP_ID.split('-')[0]}"
+    assert rescue.rows("enrolments", restored) == 300
+    assert rescue.rows('"Sales Team"."Order Lines"', restored) == 40
+    assert rescue.rows("events", restored) == 60
