@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import errno
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -14,122 +13,24 @@ from azora_ci.backup import catalog, proof
 from azora_ci.backup import manifest as documents
 from azora_ci.backup.copy_stream import TableData
 from azora_ci.backup.dump import Dumped, DumpPlan, dump
-from azora_ci.backup.progress import Meter, Progress
-from azora_ci.backup.restore import Account, Accountant, Restore
-from azora_ci.backup.scratch import Scratch, fresh_database, open_scratch, require_space, work_folder
+from azora_ci.backup.progress import Meter
+from azora_ci.backup.restore import Account, Restore
 from azora_ci.backup.source import Counter, ServerFacts, Snapshot, facts_of
-from azora_ci.clock import Clock, rfc3339
+from azora_ci.backup.workshop import Background, Bench, Followers, Wiring, follow, workbench
+from azora_ci.clock import rfc3339
 from azora_ci.errors import BadInputError, NotTrueError
-from azora_ci.postgres import DatabaseUrl, find_binary, version_text
-from azora_ci.process import Processes
+from azora_ci.postgres import DatabaseUrl, version_text
 from azora_ci.s3 import AlreadyThereError
 
 if TYPE_CHECKING:
-    from azora_ci.config import Backup
-    from azora_ci.s3 import Bucket, StoredObject
+    from azora_ci.s3 import StoredObject
     from azora_ci.s3_upload import MultipartUpload
 
 SNAPSHOT_WAIT_SECONDS = 300.0  # for a safe snapshot; long serializable writers delay it
 
 
-@dataclass
-class Wiring:
-    """What a backup is made with. ``identity`` holds deployment_id, version, git_sha and environment for the documents."""
-
-    bucket: Bucket
-    backup: Backup
-    processes: Processes
-    clock: Clock
-    identity: Mapping[str, str]
-    depth: str  # full | counts | none
-    reason: str | None = None
-    level: int = 2
-    limit_seconds: float = 3 * 3600.0
-    verify_url: DatabaseUrl | None = None
-    scratch_dir: Path | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
-
-    @contextmanager
-    def phase(self, name: str) -> Iterator[None]:
-        """Measure a phase, whether it succeeds or not."""
-        start = self.clock.monotonic()
-        try:
-            yield
-        finally:
-            self.seconds[name] = round(self.clock.monotonic() - start, 3)
-
-    @property
-    def where(self) -> str | None:
-        """Return where backups are proven, for the manifest."""
-        return None if self.depth == "none" else "BACKUP_VERIFY_DATABASE_URL" if self.verify_url else "private cluster"
-
-    @contextmanager
-    def progress(self, meter: Meter) -> Iterator[Meter]:
-        """Show a meter while something runs."""
-        with Progress(meter, self.processes.say, self.clock):
-            yield meter
-
-
 class ForeignObjectError(NotTrueError):
     """The object under our key is not the one that our documents describe."""
-
-
-@dataclass(frozen=True)
-class Bench:
-    """The place of a proof that is being set up: work folder, scratch server and the empty database in it."""
-
-    folder: Path
-    scratch: Scratch | None
-    database: DatabaseUrl | None
-
-    @property
-    def spool(self) -> Path:
-        """Return the file that keeps the compressed bytes."""
-        return self.folder / "spool.sql.gz"
-
-
-@contextmanager
-def workbench(it: Wiring, server: ServerFacts, name: str) -> Iterator[Bench]:
-    """Set up what a proof of the wiring's depth needs, checked before anything is dumped; all of it is gone at the end."""
-    with ExitStack() as stack:
-        with it.phase("scratch"):
-            folder = stack.enter_context(work_folder(it.scratch_dir))
-            if it.depth == "none":
-                yield Bench(folder, None, None)
-                return
-            require_space(folder, server.size_bytes, private=it.verify_url is None)
-            scratch = stack.enter_context(open_scratch(it.verify_url, folder, server, it.processes))
-            database = stack.enter_context(fresh_database(scratch, name.replace("-", "_"), server))
-        yield Bench(folder, scratch, database)
-
-
-@dataclass
-class Followers:
-    """The processes that follow the spool. None where the depth asks for none."""
-
-    restore: Restore | None
-    accountant: Accountant | None
-
-    def abandon(self) -> None:
-        """End them."""
-        for follower in (self.restore, self.accountant):
-            if follower is not None:
-                follower.abandon()
-
-
-@contextmanager
-def follow(it: Wiring, bench: Bench, *, account: bool) -> Iterator[Followers]:
-    """Start restoring what comes into the spool, and reading it for an account of its rows."""
-    bench.spool.touch(mode=0o600)
-    accountant = Accountant(bench.spool, it.depth, it.processes) if account else None
-    followers = Followers(None, accountant)
-    try:
-        if bench.scratch is not None and bench.database is not None:
-            psql = find_binary("psql", bench.scratch.facts.major)
-            followers.restore = Restore(bench.spool, psql, bench.database, it.processes)
-        yield followers
-    finally:
-        followers.abandon()
 
 
 # --- a new backup -------------------------------------------------------------------------------------------------------
@@ -272,28 +173,6 @@ def _prove_new(
     return conclude(it, names, pending, stored, restore_seconds)
 
 
-class Background:
-    """Runs something beside; a thread that nobody waits for when the job is cancelled."""
-
-    def __init__(self, work: Callable[[], None]) -> None:
-        self._work = work
-        self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="read-back", daemon=True)
-        self._thread.start()
-
-    def _run(self) -> None:
-        try:
-            self._work()
-        except BaseException as error:
-            self._failure = error
-
-    def result(self) -> None:
-        """Wait for the end. Raises what the work raised."""
-        self._thread.join()
-        if self._failure is not None:
-            raise self._failure
-
-
 def _read_back(it: Wiring, stored: StoredObject, sha256: str) -> None:
     with it.phase("read_back"):
         proof.read_back(it.bucket, stored, sha256)
@@ -406,5 +285,5 @@ def _fetch(it: Wiring, document: Mapping[str, Any], stored: StoredObject, spool:
             what=f"its SHA-256 is {digest.hexdigest()}, the document written before it says {document['compressed']['sha256']}; it is "
             f"{stored.describe()}",
             where=it.bucket.url(stored.key),
-            next_step="nothing was overwritten; check the store and its logs, then re-run the job (or deploy anew where the object is foreign)",
+            next_step="nothing was overwritten; check the store and its logs, then re-run the job (a foreign object: deploy anew)",
         )

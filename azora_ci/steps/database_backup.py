@@ -16,9 +16,9 @@ from azora_ci.job import Job
 from azora_ci.settings import Aws, DatabaseAccess, Deployment, Secret, number, one_of, variable, whole_number
 
 if TYPE_CHECKING:
-    from azora_ci.backup.engine import Wiring
     from azora_ci.backup.manifest import Attempt, Manifest, Names
     from azora_ci.backup.source import ServerFacts
+    from azora_ci.backup.workshop import Wiring
     from azora_ci.postgres import DatabaseUrl
     from azora_ci.s3 import Bucket
 
@@ -203,7 +203,7 @@ def _preflight(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
 
 
 def _wiring(job: Job[Settings], bucket: Bucket, size_bytes: int) -> Wiring:
-    from azora_ci.backup.engine import Wiring
+    from azora_ci.backup.workshop import Wiring
     from azora_ci.postgres import DatabaseUrl
 
     settings = job.settings

@@ -16,8 +16,8 @@ from azora_ci.job import Identity, Job
 from azora_ci.settings import Aws, Common, Notifications, Secret, one_of, variable
 
 if TYPE_CHECKING:
-    from azora_ci.backup.engine import Wiring
     from azora_ci.backup.manifest import Manifest
+    from azora_ci.backup.workshop import Wiring
     from azora_ci.s3 import Bucket
 
 
@@ -106,7 +106,7 @@ def _chosen(job: Job[Settings], bucket: Bucket) -> Manifest:
 
 
 def _wiring(job: Job[Settings], bucket: Bucket) -> Wiring:
-    from azora_ci.backup.engine import Wiring
+    from azora_ci.backup.workshop import Wiring
     from azora_ci.postgres import DatabaseUrl
 
     verify = None
