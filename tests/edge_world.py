@@ -100,6 +100,7 @@ class World:
 
     def __init__(self, folder: Path, *, instances: int = 2, rollout: dict[str, Any] | None = None, **changes: Any) -> None:
         self.folder = folder
+        self.rollback_window_minutes = 60.0
         self.flags = folder / "flags"
         self.archives = folder / "archives"
         for one in (self.flags, self.archives):
@@ -165,7 +166,8 @@ class World:
 
         processes = Processes(actions=Actions(stream=io.StringIO()), clock=self.clock)
         logs = self.folder / "logs"
-        return LocalProcesses(Wiring(self.config, processes, self.clock, logs, 30.0, {"SERVICE_SECRET": Secret("not-to-be-seen")}))
+        secrets = {"SERVICE_SECRET": Secret("not-to-be-seen")}
+        return LocalProcesses(Wiring(self.config, processes, self.clock, logs, 30.0, secrets, self.rollback_window_minutes))
 
     def release(self, version: str, deployment_id: str) -> Release:
         return Release(deployment_id, f"v{version}", {name: self.archive(version, name) for name in SERVICES})

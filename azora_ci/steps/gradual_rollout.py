@@ -22,6 +22,7 @@ from azora_ci.rollout import TEST, Action, Limits, Stage, instances_at, stages
 from azora_ci.settings import Deployment, Health, Secret, named_secrets, number, truth, variable
 from azora_ci.targets import Owner, Release, Target, Wiring, target_of
 from azora_ci.targets.journal import Deployed, History
+from azora_ci.targets.lock import FencedError
 
 SHORTEST_MINUTES = 1.0  # of a stage in production, without a reason
 
@@ -99,7 +100,9 @@ def _target(job: Job[Settings]) -> Target:
     for secret in secrets.values():
         for text in secrets_of_url(secret.reveal()):
             job.processes.add_secret(text)
-    wiring = Wiring(job.config, job.processes, job.clock, job.log_dir, job.settings.health_timeout, secrets)
+    settings = job.settings
+    window = settings.rollback_window_minutes
+    wiring = Wiring(job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, secrets, window)
     return target_of(job.config.target.kind, wiring)
 
 
@@ -262,6 +265,10 @@ class Rollout:
         reason = error.what if isinstance(error, AzoraError) else type(error).__name__
         for evidence in bake.interrupted("cancelled" if cancelled else "aborted", reason):
             self._keep(evidence)
+        if isinstance(error, FencedError):
+            self._remark(f"{error.title}, {error.what}: who holds it decides about traffic, this run changes nothing any more")
+            self.finish("failed")
+            return
         if self.target.current().serving == self.release.id:
             self._remark(f"{self.release.version} had been promoted already: it stays; re-run this job to finish")
             self.finish("failed")

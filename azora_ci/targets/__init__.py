@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from azora_ci.clock import Clock
 from azora_ci.config import DeployConfig
@@ -37,11 +37,25 @@ class Release:
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds the lock: deployment id, address of the run, and who started it."""
+    """Who holds the lock: deployment id, address of the run, and who started it.
+
+    ``fence`` is the reason for taking the lock from a deployment that holds it; None waits for nobody and takes from nobody.
+    """
 
     deployment_id: str
     run_url: str
     actor: str
+    fence: str | None = None
+
+
+@dataclass(frozen=True)
+class Held:
+    """A lock that somebody holds. ``alive``: its owner still runs, as far as can be told; ``fence``: why it was taken from another."""
+
+    owner: Owner
+    renewed_at: str
+    expires_at: str
+    alive: bool
 
 
 @dataclass(frozen=True)
@@ -85,7 +99,10 @@ class Target(Protocol):
     """A place to deploy to. Everything but ``current`` and ``observe`` needs the lock."""
 
     def locked(self, owner: Owner) -> AbstractContextManager[None]:
-        """Hold the target's lock. Raises NotTrueError naming the owner when somebody else holds it."""
+        """Hold the target's lock. Raises NotTrueError naming the owner when somebody else holds it and ``owner.fence`` is None.
+
+        A rollback fences a deployment, never another rollback: whoever was fenced is refused everything from then on.
+        """
 
     def renew(self) -> None:
         """Extend the lock's expiry; call it every interval. Raises NotTrueError when it was taken over."""
@@ -124,9 +141,25 @@ class Target(Protocol):
         """Return counters, effective weights and dead instances. Raises UnreachableError."""
 
 
+@runtime_checkable
+class Tended(Protocol):
+    """What a person at a keyboard can do about a target, beyond what the jobs do."""
+
+    def holder(self) -> Held | None:
+        """Return who holds the lock, or None."""
+
+    def unlock(self, reason: str, actor: str) -> Held | None:
+        """Take the lock away from whoever holds it, and note why; return who that was. Its owner is refused from then on."""
+
+    def remove(self, release_id: str) -> None:
+        """Take a release that gets no traffic from the edge, drain and stop its instances. Needs the lock."""
+
+
 @dataclass(frozen=True)
 class Wiring:
-    """What a target is given: configuration, edges, folder for instances' logs, seconds to health, and secrets by name."""
+    """What a target is given: configuration, edges, folder for instances' logs, seconds to health, secrets by name, and the
+    minutes in which going back is supported.
+    """
 
     config: DeployConfig
     processes: Processes
@@ -134,6 +167,7 @@ class Wiring:
     log_dir: Path
     health_timeout: float
     secrets: Mapping[str, Secret] = field(default_factory=dict)
+    rollback_window_minutes: float = 60.0
 
 
 def _local_processes(wiring: Wiring) -> Target:

@@ -6,8 +6,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+
+from azora_ci.clock import parse_rfc3339
 
 DEPLOYING, PROMOTED, ABORTED, REMOVED = "deploying", "promoted", "aborted", "removed"
 
@@ -27,6 +30,7 @@ class Deployed:
     stages: list[dict[str, Any]] = field(default_factory=list)
     instances: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     started: int = 0  # instances ever started: their numbers are not used again
+    promoted_at: str | None = None  # RFC 3339
 
 
 @dataclass
@@ -47,6 +51,18 @@ class History:
         if found is None or (found.outcome != PROMOTED and self.serving != release_id):
             return self.releases.get(self.serving) if self.serving else None
         return self.releases.get(found.previous) if found.previous else None
+
+    def superseded(self, now: datetime, window_minutes: float) -> list[Deployed]:
+        """Return the releases that nobody goes back to any more, oldest first.
+
+        What serves, what a rollback of it goes back to, and what is under way stay; so does a release until the rollback window of
+        the one that was promoted after it has closed.
+        """
+        target = self.before(self.serving) if self.serving else None
+        kept = {self.serving, target.id if target else None}
+        kept |= {one.previous for one in self.releases.values() if one.outcome == PROMOTED and not _closed(one, now, window_minutes)}
+        settled = {PROMOTED, ABORTED}
+        return [one for one in self.releases.values() if one.id not in kept and one.outcome in settled and not one.going_back]
 
     def apply(self, entry: Mapping[str, Any]) -> None:
         """Take one entry. Unknown events are passed over: a newer version may have written them."""
@@ -69,7 +85,7 @@ class History:
         elif event == "stage":
             release.stages.append(entry["stage"])
         elif event == "promote":
-            release.outcome, self.serving = PROMOTED, name
+            release.outcome, self.serving, release.promoted_at = PROMOTED, name, entry.get("at")
         elif event == "going-back":
             release.going_back = True
         elif event == "abort":
@@ -79,6 +95,12 @@ class History:
             release.outcome, release.reason, release.percent, release.stages = ABORTED, entry["reason"], 0, []
         elif event == "removed":
             release.outcome = REMOVED
+
+
+def _closed(release: Deployed, now: datetime, window_minutes: float) -> bool:
+    if release.promoted_at is None:  # promoted before that was kept
+        return True
+    return parse_rfc3339(release.promoted_at) + timedelta(minutes=window_minutes) <= now
 
 
 def replay(lines: Iterable[str]) -> History:

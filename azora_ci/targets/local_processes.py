@@ -5,6 +5,7 @@ Made for the rehearsal and for single-machine trials; the edge files, the journa
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -19,12 +20,12 @@ from azora_ci.envoy import EdgeRelease, EdgeService, EdgeState
 from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.health import NEW, OLD, Endpoint, Finding
 from azora_ci.probes import Prober
-from azora_ci.process import undisturbed
+from azora_ci.process import send_signal, undisturbed
 from azora_ci.rollout import instances_at, levels
-from azora_ci.targets import Instance, Observation, Owner, Release, Returned, Wiring
+from azora_ci.targets import Held, Instance, Observation, Owner, Release, Returned, Wiring
 from azora_ci.targets import instances as local
 from azora_ci.targets.journal import Deployed, History, Journal
-from azora_ci.targets.lock import Lock
+from azora_ci.targets.lock import FencedError, Lock
 
 PROBE_SECONDS = 2.0  # for one answer while waiting for health
 # Seconds in which no request may reach the new version after going back: as a rule, in a hurry, and when it never had traffic.
@@ -80,7 +81,9 @@ class LocalProcesses:
         """Hold the lock of this machine's state folder."""
         with undisturbed():
             self._lock.acquire(owner)
-        if self._lock.taken_over:
+        if self._lock.fenced:
+            self._wiring.processes.say(f"fenced the deployment {self._lock.fenced}: from now on it can change nothing")
+        elif self._lock.taken_over:
             self._wiring.processes.say(f"took over the lock of {self._lock.taken_over}: its owner no longer runs")
         try:
             yield
@@ -92,6 +95,14 @@ class LocalProcesses:
         """Extend the lock."""
         self._lock.renew()
 
+    def holder(self) -> Held | None:
+        """Return who holds the lock."""
+        return self._lock.holder()
+
+    def unlock(self, reason: str, actor: str) -> Held | None:
+        """Take the lock away from whoever holds it."""
+        return self._lock.break_open(reason, actor)
+
     def current(self) -> History:
         """Return the journal's history."""
         return self._journal.history()
@@ -102,7 +113,15 @@ class LocalProcesses:
         return tuple(_instance(found, facts) for facts in found.instances.values()) if found else ()
 
     def _note(self, event: str, deployment_id: str, **facts: Any) -> None:
-        self._journal.add(rfc3339(self._clock.now()), event, deployment_id, **facts)
+        with self._lock.ours():
+            self._journal.add(rfc3339(self._clock.now()), event, deployment_id, **facts)
+
+    def _switch(self, state: EdgeState) -> str:
+        with self._lock.ours():  # who was fenced must not overwrite what a rollback has just put in force
+            return self._edge.switch(state)
+
+    def _apply(self, state: EdgeState) -> None:
+        self._edge.confirm(state, self._switch(state))
 
     # --- deploy --------------------------------------------------------------------------------------------------------
 
@@ -147,7 +166,11 @@ class LocalProcesses:
         env = local.instance_environment(service, facts, self._wiring.secrets)
         with undisturbed():  # a started process that the journal does not know would be nobody's
             started = local.start(self._wiring.processes, service, folder=folder, env=env, log=logs / f"{service.id}-{number}.log")
-            self._note("instance", release.id, service=service.id, number=number, **asdict(started))
+            try:
+                self._note("instance", release.id, service=service.id, number=number, **asdict(started))
+            except FencedError:
+                send_signal(started.pid, signal.SIGKILL)
+                raise
 
     def _await_health(self, services: list[str], release: Release) -> None:
         deadline = self._clock.monotonic() + self._wiring.health_timeout
@@ -211,12 +234,12 @@ class LocalProcesses:
             endpoints[one.service] = (*endpoints.get(one.service, ()), one.address)
         known = state.with_release(EdgeRelease(release.id, release.version, endpoints))
         if release.id == state.stable:
-            self._edge.apply(known)
+            self._apply(known)
             return
         # First the clusters, then the routes that name them: Envoy loads the files one after the other.
         if state.release(release.id) is None:
-            self._edge.apply(known)
-        self._edge.apply(replace(known, canary=release.id, percent=state.percent if state.canary == release.id else 0))
+            self._apply(known)
+        self._apply(replace(known, canary=release.id, percent=state.percent if state.canary == release.id else 0))
 
     # --- weights -------------------------------------------------------------------------------------------------------
 
@@ -225,7 +248,7 @@ class LocalProcesses:
         self._lock.renew()
         state = self._edge_state()
         self._note("weight", release.id, percent=percent)
-        self._edge.apply(replace(state, canary=release.id, percent=percent))
+        self._apply(replace(state, canary=release.id, percent=percent))
         return self._edge.weights()
 
     def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
@@ -238,23 +261,24 @@ class LocalProcesses:
         with undisturbed():
             self._note("promote", release.id)
             self._settle(release.id)
-        self._remove_old(release.id)
+        self._remove_old()
 
     def _settle(self, release_id: str) -> None:
         before = self.current().before(release_id)
         state = self._edge_state()
-        self._edge.apply(replace(state, stable=release_id, canary=None, previous=before.id if before else None, percent=0))
+        self._apply(replace(state, stable=release_id, canary=None, previous=before.id if before else None, percent=0))
 
-    def _remove_old(self, release_id: str) -> None:
-        history = self.current()
-        before = history.before(release_id)
-        kept = {release_id, before.id if before else None}
-        for one in [one for name, one in history.releases.items() if name not in kept and one.outcome != "removed"]:
-            state = self._edge_state()
-            if state.release(one.id) is not None:
-                self._edge.apply(state.without(one.id))
-            self._stop(one, quickly=False)
-            self._note("removed", one.id)
+    def _remove_old(self) -> None:
+        for one in self.current().superseded(self._clock.now(), self._wiring.rollback_window_minutes):
+            self.remove(one.id)
+
+    def remove(self, release_id: str) -> None:
+        """Take a release without traffic from the edge, and stop its instances."""
+        state = self._edge_state()
+        if state.release(release_id) is not None:
+            self._apply(state.without(release_id))
+        self._stop(self.current().releases[release_id], quickly=False)
+        self._note("removed", release_id)
 
     # --- back ----------------------------------------------------------------------------------------------------------
 
@@ -270,7 +294,7 @@ class LocalProcesses:
         known = release.id in self.current().releases
         if known:
             self._note("going-back", release.id, reason=reason)
-        generation = self._edge.switch(safe)
+        generation = self._switch(safe)
         seconds = HURRIED_PROOF_SECONDS if hurry else PROOF_SECONDS if self._had_traffic(release.id) else UNUSED_PROOF_SECONDS
         if known:
             self._note("abort", release.id, reason=reason)
@@ -323,7 +347,7 @@ class LocalProcesses:
     def _forget(self, release_id: str) -> None:
         state = self._edge_state()
         if state.release(release_id) is not None:
-            self._edge.switch(state.without(release_id))
+            self._switch(state.without(release_id))
 
     # --- observe -------------------------------------------------------------------------------------------------------
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from datetime import UTC, datetime
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -90,3 +91,21 @@ def test_a_writer_that_dies_in_the_middle_of_a_line_loses_that_line_only(tmp_pat
     found = journal.history()
     assert found.serving == OLD
     assert "1764000200-cccccc" in found.releases
+
+
+def test_what_nobody_goes_back_to_any_more_is_superseded_once_the_window_has_closed():
+    def at(minute: int, entries: list[dict[str, object]]) -> list[dict[str, object]]:
+        return [{**one, "at": f"2026-11-24T11:{minute:02}:00.000Z"} for one in entries]
+
+    third, fourth = "1764000200-cccccc", "1764000300-dddddd"
+    abort = {"event": "abort", "deployment_id": fourth, "reason": "sick"}
+    entries = [*at(0, promoted(OLD, None)), *at(10, promoted(NEW, OLD)), *at(20, promoted(third, NEW)), begin(fourth, third)]
+
+    def superseded(minute: int, *more: dict[str, object]) -> list[str]:
+        now = datetime(2026, 11, 24, 11, minute, tzinfo=UTC)
+        return [one.id for one in history(*entries, *more).superseded(now, 30)]
+
+    assert superseded(39) == []  # the window of NEW is open: one can go back twice
+    assert superseded(40) == [OLD]  # never what serves, what a rollback goes back to, what is under way
+    assert superseded(59, abort) == [OLD, fourth]
+    assert superseded(59, abort, {"event": "removed", "deployment_id": OLD}) == [fourth]

@@ -70,6 +70,7 @@ def test_the_version_before_is_kept_and_older_ones_go(world):
     with Load(world.port) as load:
         put_up(world, "1.1.0", NEW)
         assert world.running() == {"v1.0.0": 2, "v1.1.0": 2}
+        world.rollback_window_minutes = 0
         put_up(world, "1.2.0", THIRD)
         assert world.running() == {"v1.1.0": 2, "v1.2.0": 2}
         assert world.versions_now() == {"1.2.0"}
@@ -78,6 +79,19 @@ def test_the_version_before_is_kept_and_older_ones_go(world):
     assert {one.id for one in state.releases} == {NEW, THIRD}
     assert (state.stable, state.previous, state.canary) == (THIRD, NEW, None)
     assert world.target().current().releases[OLD].outcome == "removed"
+
+
+def test_until_the_window_closes_older_versions_are_kept_too_and_one_can_go_back_twice(world):
+    put_up(world, "1.1.0", NEW)
+    put_up(world, "1.2.0", THIRD)
+    assert world.running() == {"v1.0.0": 2, "v1.1.0": 2, "v1.2.0": 2}
+    target = world.target()
+    with Load(world.port) as load, target.locked(OWNER):
+        for version, deployment_id, before in (("1.2.0", THIRD, "1.1.0"), ("1.1.0", NEW, "1.0.0")):
+            assert target.abort(world.release(version, deployment_id), "a test").proved
+            assert world.versions_now(5) == {before}
+    assert load.failed == []
+    assert world.running() == {"v1.0.0": 2}
 
 
 def test_going_back_after_promotion_is_proved_and_costs_no_request(world):

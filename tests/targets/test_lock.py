@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,7 +15,7 @@ from azora_ci.clock import Clock
 from azora_ci.errors import NotTrueError
 from azora_ci.process import birth
 from azora_ci.targets import Owner
-from azora_ci.targets.lock import Lock
+from azora_ci.targets.lock import FencedError, Lock
 
 ME, OTHER = Owner("1764000000-aaaaaa", "https://runs.example/1", "octocat"), Owner("1764000100-bbbbbb", "https://runs.example/2", "hubot")
 
@@ -74,3 +75,63 @@ def test_a_reused_process_id_is_not_the_owner(tmp_path):
     assert (document["pid"], document["birth"]) == (os.getpid(), birth(os.getpid()))
     (tmp_path / "lock.json").write_text(json.dumps({**document, "birth": "1"}))
     Lock(tmp_path / "lock.json", Clock()).acquire(OTHER)
+
+
+# --- a rollback takes it, a person takes it ------------------------------------------------------------------------------
+
+RESCUER = Owner("1764000000-aaaaaa", "https://runs.example/3", "rescuer", fence="users see errors")
+
+
+def test_a_rollback_fences_a_living_deployment_which_can_change_nothing_from_then_on(tmp_path):
+    deployment, rollback = Lock(tmp_path / "lock.json", Clock()), Lock(tmp_path / "lock.json", Clock())
+    deployment.acquire(OTHER)
+    with deployment.ours():
+        pass
+    rollback.acquire(RESCUER)
+    assert rollback.fenced == "1764000100-bbbbbb of hubot (https://runs.example/2)"
+    with pytest.raises(FencedError, match="now belongs to 1764000000-aaaaaa, a rollback: users see errors"), deployment.ours():
+        pytest.fail("a fenced deployment changed something")
+    with pytest.raises(FencedError):
+        deployment.renew()
+    deployment.release()
+    rollback.renew()
+    entry = json.loads((tmp_path / "lock.log.jsonl").read_text())
+    assert (entry["event"], entry["deployment_id"], entry["reason"], entry["by"]) == (
+        "fenced",
+        OTHER.deployment_id,
+        RESCUER.fence,
+        "rescuer",
+    )
+
+
+def test_a_rollback_does_not_fence_a_rollback_and_a_deployment_waits_for_it(tmp_path):
+    Lock(tmp_path / "lock.json", Clock()).acquire(RESCUER)
+    for owner in (RESCUER, OTHER):
+        with pytest.raises(NotTrueError, match=r"a rollback by rescuer holds the lock until .*: users see errors"):
+            Lock(tmp_path / "lock.json", Clock()).acquire(owner)
+
+
+def test_who_holds_the_lock_and_taking_it_away_by_hand(tmp_path):
+    lock = Lock(tmp_path / "lock.json", Clock())
+    assert (lock.holder(), lock.break_open("nothing there", "me")) == (None, None)
+    lock.acquire(ME)
+    held = lock.holder()
+    assert (held.owner, held.alive) == (ME, True)
+    assert lock.break_open("its runner hangs", "hubot") == held
+    assert lock.holder() is None
+    with pytest.raises(FencedError, match="belongs to nobody"):
+        lock.renew()
+    assert "its runner hangs" in (tmp_path / "lock.log.jsonl").read_text()
+
+
+def test_a_rollback_that_asks_while_a_change_is_made_waits_for_its_end(tmp_path):
+    deployment, rollback = Lock(tmp_path / "lock.json", Clock()), Lock(tmp_path / "lock.json", Clock())
+    deployment.acquire(OTHER)
+    order = []
+    with deployment.ours():
+        thread = threading.Thread(target=lambda: (rollback.acquire(RESCUER), order.append("fenced")))
+        thread.start()
+        thread.join(0.2)
+        order.append("changed")
+    thread.join(30)
+    assert order == ["changed", "fenced"]
