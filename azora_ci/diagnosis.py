@@ -256,7 +256,7 @@ def _old_code_on_new_schema(known: Mapping[str, Outcome]) -> tuple[str, ...]:
         if one.get("kind") == "old-version"
     ]
     if risks:
-        return (f"Old code runs on the new schema, and that is at risk: {'; '.join(risks)}.",)
+        return (f"Old code runs on the new schema, which may break it: {'; '.join(risks)}.",)
     return ("Old code runs on the new schema: safe as long as the migrations are compatible with it (they add, they do not take away).",)
 
 

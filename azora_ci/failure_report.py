@@ -81,4 +81,13 @@ def _backup(backup: Mapping[str, Any] | None) -> str:
     if backup is None:
         return "This deployment left no backup."
     word = "verified, kept" if backup["verified"] else "**not verified**"
-    return f"`{backup['backup_id']}`: {word}. `{backup['location']}`\n\n{backup['detail']}\n\nNothing was deleted."
+    found = f"`{backup['backup_id']}`: {word}. `{backup['location']}`\n\n{backup['detail']}\n\nNothing was deleted."
+    if not backup["scripts"]:
+        return found
+    restore, swap = backup["scripts"]
+    return (
+        f"{found}\n\nOnly when data is damaged: `bash {restore}`, beside this report, restores it into a new database and compares;\n"
+        f"`bash {swap}` then swaps that with the live one by renaming, and `bash {swap} back` undoes it.\n"
+        "Their first lines say what they need. "
+        "Writes after the snapshot are lost from the live database, and kept in the one that is set aside."
+    )

@@ -93,7 +93,7 @@ def test_a_known_risk_for_the_old_version_is_named():
     risk = {"migration": "m1", "kind": "old-version", "statement": "DROP COLUMN x", "why": "v1.2.2 may read it"}
     migrations = build.fragment("database-migrations", risks=[risk])
     finding = diagnose(needs("build-and-push", database_migrations="success"), found(*BEFORE_MIGRATIONS, m=migrations))
-    assert finding.production[2] == "Old code runs on the new schema, and that is at risk: m1: DROP COLUMN x (v1.2.2 may read it)."
+    assert finding.production[2] == "Old code runs on the new schema, which may break it: m1: DROP COLUMN x (v1.2.2 may read it)."
 
 
 def test_migrations_without_evidence_are_unknown():

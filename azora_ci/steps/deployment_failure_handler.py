@@ -150,8 +150,21 @@ def _preserved_backup(job: Job[Settings], found: dict[str, Fragment], notes: lis
         "backup_id": one.evidence.get("backup_id") or "unknown",
         "location": one.evidence["location"],
         "verified": verified,
+        "scripts": _restore_scripts(job, one.evidence) if verified else [],
         "detail": detail or "not found or not reachable now; nothing was deleted",
     }
+
+
+def _restore_scripts(job: Job[Settings], evidence: dict[str, Any]) -> list[str]:
+    """Write the scripts that restore a verified backup beside the report: there may be no rollback instructions to find them in."""
+    own_id = job.identity.deployment_id or ""
+    texts = {
+        restore_scripts.RESTORE_SCRIPT: restore_scripts.restore_script(evidence, own_id),
+        restore_scripts.SWAP_SCRIPT: restore_scripts.swap_script(own_id),
+    }
+    for name, text in texts.items():
+        (job.log_dir / name).write_text(text, encoding="utf-8")
+    return list(texts)
 
 
 def _stored(job: Job[Settings], evidence: dict[str, Any]) -> str:
@@ -230,7 +243,7 @@ def _archive(job: Job[Settings]) -> Archive:
 def _keep_report(job: Job[Settings], archive: Archive) -> None:
     """Archive the report itself: nobody else does, this is the last job."""
     own_id, attempt = job.identity.deployment_id or "", job.settings.run_attempt
-    names = (failure_report.JSON_FILE, failure_report.MARKDOWN_FILE)
+    names = (failure_report.JSON_FILE, failure_report.MARKDOWN_FILE, *(job.evidence["backup"] or {"scripts": []})["scripts"])
     found = {f"deployment-failure-report-{artifact_suffix(own_id, '', attempt)}/{name}": job.log_dir / name for name in names}
     kept = archive.keep_files(found, own_id, attempt)
     job.tick(f"{kept.files} files of the report are archived below {kept.location}")

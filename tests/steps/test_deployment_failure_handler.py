@@ -133,10 +133,20 @@ def test_the_very_object_that_was_proven_is_looked_for(world):
     assert f"prod/{build.BACKUP}.sql.gz" in world.objects("prod/"), "the backup was not preserved"
 
 
+def test_scripts_that_restore_a_verified_backup_lie_beside_the_report(world):
+    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", given={}))
+    assert done.evidence["backup"]["scripts"] == ["restore-database.sh", "swap-database.sh"]
+    script = (done.logs / "restore-database.sh").read_text()
+    assert f"--bucket {world.bucket} --key prod/{build.BACKUP}.sql.gz --version-id" in script
+    assert "`bash restore-database.sh`, beside this report" in done.summary
+    assert any(key.endswith("/restore-database.sh") for key in world.objects("artifacts/"))
+
+
 def test_a_backup_that_is_gone_is_not_promised(world):
     done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", backup=False, given={}))
     assert done.code == 0
     assert done.evidence["backup"]["verified"] is False
+    assert not (done.logs / "restore-database.sh").exists()
     assert any("the backup could not be looked at" in note for note in done.evidence["notes"])
     assert world.slack.texts() == [WITHOUT_BACKUP]
 
