@@ -290,7 +290,12 @@ class Bucket:
     def _pages(self, operation: str, prefix: str, markers: dict[str, str]) -> Iterator[dict[str, Any]]:
         position: dict[str, Any] = {}
         while True:
-            answer = self.calls.call(operation, self.url(prefix), Bucket=self.name, Prefix=prefix, **position)
+            try:
+                answer = self.calls.call(
+                    operation, self.url(prefix), expected=frozenset({"NoSuchUpload"}), Bucket=self.name, Prefix=prefix, **position
+                )
+            except RefusedError:  # rclone's server says so of a bucket that never had an upload in parts
+                return
             yield answer
             if not answer.get("IsTruncated"):
                 return
