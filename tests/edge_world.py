@@ -106,6 +106,7 @@ class World:
         for one in (self.flags, self.archives):
             one.mkdir(parents=True)
         self._envoy: subprocess.Popen[bytes] | None = None
+        self._steps: list[subprocess.Popen[str]] = []
         self.clock = Clock()
         self.port, self.admin = free_ports(2)
         self.config_path = self._configure(instances, ROLLOUT | (rollout or {}), changes)
@@ -153,6 +154,9 @@ class World:
         self._envoy.wait()
 
     def close(self) -> None:
+        for step in self._steps:  # a test that failed may have left one that would go on starting instances
+            step.kill()
+            step.wait()
         self.kill_envoy()
         for release in self.target().current().releases.values():
             for facts in release.instances.values():
@@ -222,9 +226,10 @@ class World:
     def start(self, script: str, attempt: int = 1, **more: str) -> subprocess.Popen[str]:
         """Start a step as a process."""
         command = [sys.executable, str(ROOT / "scripts" / f"{script}.py")]
-        return subprocess.Popen(
-            command, env=self.environ(attempt, **more), cwd=self.folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-        )
+        environ, output = self.environ(attempt, **more), subprocess.PIPE
+        step = subprocess.Popen(command, env=environ, cwd=self.folder, stdout=output, stderr=subprocess.STDOUT, text=True)
+        self._steps.append(step)
+        return step
 
     def built(self, version: str = "1.1.0", deployment_id: str = NEW) -> None:
         """Leave the fragment that build-and-push leaves."""
