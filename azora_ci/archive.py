@@ -1,6 +1,7 @@
 """The archive beside the backups: records and artifacts, each written once and locked for a year where the bucket can lock.
 
-``s3://<bucket>/records/<environment>/<deployment-id>/<attempt>.json`` and ``s3://<bucket>/artifacts/<environment>/<deployment-id>/<attempt>/…``.
+``s3://<bucket>/records/<environment>/<deployment-id>/<attempt>.json`` and ``s3://<bucket>/artifacts/<environment>/<deployment-id>/<attempt>/…``;
+beside a deployment's record those of its rollbacks, ``rollback-<number>.json``. All records of an environment are one chain.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ if TYPE_CHECKING:
 
 LOCK_DAYS = 365  # the guide's retention of audit evidence
 LARGEST_ARTIFACT_BYTES = 64 * 1024 * 1024
+MOST_ROLLBACKS = 1000  # of one deployment
 LOOK_BACK = 20  # records read to find the last deployment that succeeded
-_RECORD_KEY = re.compile(r"records/[^/]+/([1-9][0-9]{0,11}-[0-9a-f]{6})/([1-9][0-9]*)\.json")
+_RECORD_KEY = re.compile(r"records/[^/]+/([1-9][0-9]{0,11}-[0-9a-f]{6})/(rollback-)?([1-9][0-9]*)\.json")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,24 @@ class KeptArtifacts:
     files: int
     size_bytes: int
     problems: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Archived:
+    """A record as it lies in the archive."""
+
+    key: str
+    data: bytes
+
+    @property
+    def document(self) -> Document:
+        """Return the record; {} for bytes that are none."""
+        return _document(self.data)
+
+    @property
+    def sha256(self) -> str:
+        """Return the SHA-256 of its bytes."""
+        return sha256(self.data)
 
 
 class Archive:
@@ -68,9 +88,39 @@ class Archive:
         return sorted(found, key=lambda one: (one.modified or datetime.min.replace(tzinfo=UTC), _order(one.key)))
 
     def records_of(self, deployment_id: str) -> dict[int, bytes]:
-        """Return the archived records of one deployment by attempt."""
+        """Return the archived records of one deployment by attempt, those of its rollbacks left out."""
         keys = [one.key for one in self.bucket.list(f"records/{self.environment}/{deployment_id}/")]
-        return {int(match[2]): self.bucket.read(key) for key in keys if (match := _RECORD_KEY.fullmatch(key))}
+        found = {key: match for key in keys if (match := _RECORD_KEY.fullmatch(key)) and not match[2]}
+        return {int(match[3]): self.bucket.read(key) for key, match in found.items()}
+
+    def to_take_back(self, deployment_id: str | None) -> Archived:
+        """Return the record of this deployment, or of the newest that can be taken back or succeeded. Raises NotTrueError.
+
+        Of several attempts the last one that left a version in production counts.
+        """
+        chosen: Archived | None = None
+        for stored in reversed(self.records()):
+            match = _RECORD_KEY.fullmatch(stored.key)
+            if match is None or match[2] or deployment_id not in {None, match[1]}:
+                continue
+            found = Archived(stored.key, self.bucket.read(stored.key))
+            if found.document.get("status") == "success" or found.document.get("rollback_available"):
+                return found
+            chosen = chosen or found
+        if chosen is None or deployment_id is None:
+            raise _no_record(self.bucket.url(f"records/{self.environment}/"), deployment_id)
+        return chosen
+
+    def around(self, key: str) -> tuple[list[Archived], int]:
+        """Return the chain from some records before this one to the newest, and the place of this one in it."""
+        keys = [one.key for one in self.records()]
+        first = max(0, keys.index(key) - LOOK_BACK)
+        return [Archived(one, self.bucket.read(one)) for one in keys[first:]], keys.index(key) - first
+
+    def newest_sha256(self) -> str | None:
+        """Return the SHA-256 of the record that was written last: what the next one names."""
+        found = self.records()
+        return sha256(self.bucket.read(found[-1].key)) if found else None
 
     def previous(self, deployment_id: str, attempt: int) -> Previous:
         """Return what came before this record: the hash of the newest one, and the last deployment that succeeded."""
@@ -100,6 +150,22 @@ class Archive:
                 raise _another_record(self.bucket.url(key)) from taken
             stored, recognised = taken.existing, True
         return KeptRecord(self.bucket.url(key), sha256(data), recognised, stored.lock_until)
+
+    def keep_rollback(self, document: Document) -> KeptRecord:
+        """Archive the record of a rollback beside its deployment's, under the next free number."""
+        from azora_ci.s3 import AlreadyThereError
+
+        data = archived_bytes(document)
+        for number in range(1, MOST_ROLLBACKS + 1):
+            key = f"records/{self.environment}/{document['deployment_id']}/rollback-{number}.json"
+            if self.bucket.head(key) is not None:
+                continue
+            try:
+                stored = self.bucket.put_once(key, data, content_type="application/json", lock_days=LOCK_DAYS, lock_mode=self.lock_mode)
+            except AlreadyThereError:
+                continue
+            return KeptRecord(self.bucket.url(key), sha256(data), False, stored.lock_until)
+        raise _another_record(self.bucket.url(key))
 
     def keep_artifacts(self, folder: Path, deployment_id: str, attempt: int) -> KeptArtifacts:
         """Archive every file below a folder of received artifacts. What cannot be kept is named, it does not end the job."""
@@ -150,7 +216,16 @@ def _document(data: bytes) -> Document:
 def _order(key: str) -> tuple[int, int]:
     match = _RECORD_KEY.fullmatch(key)
     assert match is not None  # noqa: S101 - records() keeps only keys of this form
-    return int(match[1].split("-")[0]), int(match[2])
+    return int(match[1].split("-")[0]), int(match[3])
+
+
+def _no_record(where: str, deployment_id: str | None) -> NotTrueError:
+    return NotTrueError(
+        "There is no such deployment" if deployment_id else "There is no deployment to take back",
+        what=f"no record of {deployment_id}" if deployment_id else "no record of a deployment that reached production",
+        where=where,
+        next_step="look its id up in the run's summary; a deployment that still runs has no record yet: cancel its run, which goes back",
+    )
 
 
 def _another_record(url: str) -> NotTrueError:

@@ -41,6 +41,7 @@ JOBS: dict[str, str] = {
 # Run on their own, outside of a deployment, in the same boundary as the jobs.
 TOOLS: dict[str, str] = {
     "restore-drill": "Restore the newest backup (or a given one) and prove it against its manifest.",
+    "rollback": "Take a deployment back by hand, within its rollback window.",
 }
 
 
@@ -62,7 +63,10 @@ def command(job: str) -> click.Command:
             continue
         default = f" [default: {one.default}]" if one.default else "" if one.required else " [optional]"
         text = f"{one.help}{default}"
-        options.append(click.Option([f"--{name.replace('_', '-')}"], envvar=one.name, show_envvar=True, metavar="TEXT", help=text))
+        names = [f"--{name.replace('_', '-')}", *(["--config"] if name == "config_path" else [])]
+        # --switch alone means --switch true
+        alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if one.parse is settings.truth else {}
+        options.append(click.Option([*names, name], envvar=one.name, show_envvar=True, metavar="TEXT", help=text, **alone))
     epilog = "\b\nSecrets, read from the environment only:\n" + "\n".join(secret_help) if secret_help else None
 
     def callback(**given: str | None) -> None:

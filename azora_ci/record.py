@@ -310,3 +310,35 @@ def broken_links(archived: Sequence[bytes]) -> list[str]:
             said.append(f"{name} names {link} as the record before it, which is {before}")
         before = sha256(data)
     return said
+
+
+def doubts(archived: Sequence[bytes], place: int) -> list[str]:
+    """Return what speaks against the record at this place of a chain (oldest first): its form, its link, and links behind it.
+
+    A link must name some record before it, not always the last: two runs may end at the same time. Bytes behind it that are no
+    record are passed over; they say nothing about this one.
+    """
+    said: list[str] = []
+    if not _is_canonical(archived[place]):
+        said.append("its bytes are not canonical JSON")
+    hashes = [sha256(data) for data in archived]
+    for number in range(place, len(archived)):
+        document = _json(archived[number])
+        link = document.get("previous_record_sha256")
+        if link is not None and number and link not in hashes[:number]:
+            name = "it" if number == place else f"the record {number - place} behind it ({document.get('deployment_id')})"
+            said.append(f"{name} names {link} as a record before it, and there is none with that SHA-256")
+    return said
+
+
+def _json(data: bytes) -> Document:
+    try:
+        document = json.loads(data)
+    except ValueError:
+        return {}
+    return document if isinstance(document, dict) else {}
+
+
+def _is_canonical(data: bytes) -> bool:
+    document = _json(data)
+    return bool(document) and archived_bytes(document) == data

@@ -60,6 +60,21 @@ def failure_text(*, version: str | None, deployment_id: str | None, backup_avail
     return "\n".join(lines)
 
 
+def rollback_text(*, versions: tuple[str, str | None], deployment_id: str, reason: str, actor: str, problem: str | None) -> str:
+    """Return the message of a rollback. ``versions``: from and to; ``problem``: what calls for a person, None when all went well."""
+    lines = [
+        "🚨 Production rollback needs attention" if problem else "↩️ Production rolled back",
+        f"Version: {escape(versions[0])} → {escape(versions[1] or 'unknown')}",
+        f"Deployment ID: {escape(deployment_id)}",
+        f"Reason: {escape(reason)}",
+        f"Started by: {escape(actor)}",
+        "The database was left as it is",
+    ]
+    if problem:
+        lines += ["", f"⚠️ ACTION REQUIRED: {escape(problem)}"]
+    return "\n".join(lines)
+
+
 def escape(text: str) -> str:
     """Escape the three characters that Slack's text format gives a meaning."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -51,21 +51,37 @@ class HttpTest:
 
 def run(job: Job[Settings]) -> None:
     """Run every test and keep its result. Raises NotTrueError when one fails."""
-    tests = _http_tests(job)
     job.evidence.update(tests=[], smoke_status="failed", health={}, rollback=None)
-    _database(job)
-    _http(job, tests)
-    failed = [test for test in job.evidence["tests"] if not test["passed"]]
-    job.evidence["smoke_status"] = "failed" if failed else "passed"
+    failed = examine(job, job.settings.version, job.evidence)
     job.actions.output("smoke-status", job.evidence["smoke_status"])
-    _table(job)
     if not failed:
-        job.tick(f"all {len(job.evidence['tests'])} smoke tests passed")
         return
     state = "the new version stays in place"
     if job.settings.rollback:
         state = _take_back(job, "; ".join(f"{test['name']}: {test['detail']}" for test in failed))
-    raise NotTrueError(
+    raise failure(failed, state)
+
+
+def examine(job: Job[Any], version: str, evidence: dict[str, Any]) -> list[dict[str, Any]]:
+    """Run every test against this version (with v), keep tests, smoke_status and health in ``evidence``; return what failed.
+
+    The job's settings are ``Health`` and ``DatabaseAccess``. Raises BadInputError when nothing is configured to be tested.
+    """
+    tests = http_tests(job, version)
+    evidence.update(tests=[], smoke_status="failed", health={})
+    _database(job, evidence)
+    _http(job, tests, evidence)
+    failed = [test for test in evidence["tests"] if not test["passed"]]
+    evidence["smoke_status"] = "failed" if failed else "passed"
+    _table(job, evidence)
+    if not failed:
+        job.tick(f"all {len(evidence['tests'])} smoke tests passed")
+    return failed
+
+
+def failure(failed: list[dict[str, Any]], state: str) -> NotTrueError:
+    """Return the error that failed tests are; ``state`` says what production is like now."""
+    return NotTrueError(
         "Smoke tests failed",
         what="\n".join(f"{test['name']}: {test['detail']} ({test['attempts']} attempts)" for test in failed) + f"\n{state}",
         where=", ".join(test["url"] or "PROD_DATABASE_URL" for test in failed),
@@ -73,7 +89,8 @@ def run(job: Job[Settings]) -> None:
     )
 
 
-def _http_tests(job: Job[Settings]) -> list[HttpTest]:
+def http_tests(job: Job[Any], version: str) -> list[HttpTest]:
+    """Return the tests of addresses for this version (with v). Raises BadInputError when no critical endpoint is configured."""
     if not job.config.smoke:
         raise BadInputError(
             "No critical endpoints are configured",
@@ -81,7 +98,7 @@ def _http_tests(job: Job[Settings]) -> list[HttpTest]:
             where=str(job.settings.config_path),
             next_step='add at least one, such as endpoints = [{ name = "courses", url = "https://…/api/education/courses" }]',
         )
-    right = frozenset({job.settings.version.removeprefix("v")})
+    right = frozenset({version.removeprefix("v")})
     health = [
         _health_test(f"{one.title} health", HealthEndpoint(one.id, one.id, PUBLIC, one.public_health_url, right))
         for one in job.config.services
@@ -110,7 +127,7 @@ def _endpoint_test(endpoint: Endpoint) -> HttpTest:
     return HttpTest(endpoint.name, "endpoint", endpoint.url, None, judge)
 
 
-def _http(job: Job[Settings], tests: list[HttpTest]) -> None:
+def _http(job: Job[Any], tests: list[HttpTest], evidence: dict[str, Any]) -> None:
     """Run the tests at once; those that fail again, every interval, up to the retries of the settings."""
     prober = Prober(job.clock)
     results: dict[str, dict[str, Any]] = {}
@@ -129,12 +146,12 @@ def _http(job: Job[Settings], tests: list[HttpTest]) -> None:
         if not waiting:
             break
     for test in tests:
-        job.evidence["tests"].append(results[test.name])
+        evidence["tests"].append(results[test.name])
         if test.service:
-            job.evidence["health"][test.service] = "healthy" if results[test.name]["passed"] else "unhealthy"
+            evidence["health"][test.service] = "healthy" if results[test.name]["passed"] else "unhealthy"
 
 
-def _database(job: Job[Settings]) -> None:
+def _database(job: Job[Any], evidence: dict[str, Any]) -> None:
     """Connect with the production URL, and read the table of migrations."""
     start = job.clock.monotonic()
     try:
@@ -144,12 +161,12 @@ def _database(job: Job[Settings]) -> None:
         passed, detail = False, f"{error.title}: {job.processes.masked(error.what)}"
     milliseconds = round((job.clock.monotonic() - start) * 1000, 1)
     facts = {"name": "Database connectivity", "kind": "database", "url": None, "passed": passed, "status": None, "version": None}
-    job.evidence["tests"].append({**facts, "milliseconds": milliseconds, "attempts": 1, "detail": detail})
-    job.evidence["health"]["database"] = "healthy" if passed else "unhealthy"
+    evidence["tests"].append({**facts, "milliseconds": milliseconds, "attempts": 1, "detail": detail})
+    evidence["health"]["database"] = "healthy" if passed else "unhealthy"
     job.say(f"{'✓' if passed else '✗'} Database connectivity: {detail} ({milliseconds:.0f} ms)")
 
 
-def _count_migrations(job: Job[Settings]) -> int:
+def _count_migrations(job: Job[Any]) -> int:
     import psycopg2
     from psycopg2 import sql
 
@@ -171,9 +188,9 @@ def _count_migrations(job: Job[Settings]) -> int:
         connection.close()
 
 
-def _table(job: Job[Settings]) -> None:
+def _table(job: Job[Any], evidence: dict[str, Any]) -> None:
     lines = ["| smoke test | passed | status | version | time | detail |", "|---|---|---|---|---:|---|"]
-    for test in job.evidence["tests"]:
+    for test in evidence["tests"]:
         cells = ("✓" if test["passed"] else "✗", test["status"] or "–", test["version"] or "–", f"{test['milliseconds']:.0f} ms")
         lines.append(f"| {test['name']} | {' | '.join(map(str, cells))} | {str(test['detail']).replace('|', '¦')} |")
     job.actions.summary("\n".join(lines))

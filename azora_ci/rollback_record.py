@@ -1,0 +1,64 @@
+"""What is kept of a rollback: its record, beside the deployment's, in the same chain of hashes. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from azora_ci.record import Document, pick
+
+SCHEMA_VERSION = 1
+SCHEMA = "rollback-record"
+FILE_NAME = "rollback-record.json"
+COMPLETED, UNVERIFIED = "completed", "unverified"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """What the record holds beyond what was observed: when, who, which run, and the record before it in the archive."""
+
+    timestamp: str
+    environment: str
+    triggered_by: str
+    repository: str | None
+    run_id: str
+    run_url: str
+    run_attempt: int
+    previous_record_sha256: str | None
+
+
+def status(evidence: Mapping[str, Any]) -> str:
+    """Return completed when traffic is proved to be back and the smoke tests passed, else unverified."""
+    return COMPLETED if evidence["proved"] and evidence["smoke_status"] == "passed" else UNVERIFIED
+
+
+def assemble(evidence: Mapping[str, Any], deployed: Mapping[str, Any], facts: Circumstances) -> Document:
+    """Return the record of a rollback from the step's evidence and the record of the deployment that was taken back."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "kind": "rollback",
+        "timestamp": facts.timestamp,
+        "deployment_id": deployed["deployment_id"],
+        "version": deployed["version"],
+        "environment": facts.environment,
+        "status": status(evidence),
+        "reason": evidence["reason"],
+        "triggered_by": facts.triggered_by,
+        "repository": facts.repository,
+        "run_id": facts.run_id,
+        "run_url": facts.run_url,
+        "run_attempt": facts.run_attempt,
+        **pick(evidence, "to", "rollback_deadline", "after_deadline", "already_back", "fenced", "instances"),
+        **pick(evidence, "seconds_to_safe", "proved", "requests_after", "detail"),
+        "smoke_status": evidence["smoke_status"],
+        "smoke_tests": [
+            pick(one, "name", "kind", "url", "passed", "status", "version", "milliseconds", "detail") for one in evidence["tests"]
+        ],
+        "health_checks": dict(evidence["health"]),
+        "database_restored": False,  # the code goes back, the data stays
+        "migrations_applied": deployed["migrations_applied"],
+        "deployment_record": dict(evidence["record"]),
+        "previous_record_sha256": facts.previous_record_sha256,
+        "notes": list(evidence["notes"]),
+    }

@@ -1,0 +1,261 @@
+"""Going back by hand as a process: real edge, real instances, a strict S3 server, a Slack receiver, a database."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azora_ci import record, rollback_record, schemas
+from azora_ci.archive import Archive, KeptRecord
+from azora_ci.clock import rfc3339
+from azora_ci.process import send_signal
+from azora_ci.rehearsal.standins.slack import SlackReceiver
+from azora_ci.targets import Owner
+from tests import fragments_builder as build
+from tests.conftest import DatabaseMaker
+from tests.edge_world import NEW, OLD, SHA, Load, World
+from tests.stores import Stores
+from tests.test_record import FACTS
+from tests.waiting import until
+
+THIRD = "1764000200-cccccc"
+REASON = "checkout fails <everywhere>"
+MIGRATIONS = "CREATE TABLE _prisma_migrations (id text, finished_at timestamptz); INSERT INTO _prisma_migrations VALUES ('one', now())"
+
+
+class Production(World):
+    """1.1.0 is in production after 1.0.0, and its record is archived."""
+
+    def __init__(self, folder: Path, stores: Stores, database: str) -> None:
+        bucket = stores.make_bucket(object_lock=True)
+        super().__init__(folder, instances=1, backup={"location": f"s3://{bucket}/prod"})
+        self.records = Archive(stores.open(bucket), "production")
+        self.slack = SlackReceiver(folder / "slack.jsonl").__enter__()
+        self.given = {**stores.environ, "PROD_DATABASE_URL": database, "SLACK_WEBHOOK": self.slack.url, "GITHUB_ACTOR": "octocat"}
+        self.given |= {"ROLLBACK_REASON": REASON, "HEALTH_CHECK_RETRIES": "2", "GITHUB_ACTIONS": "true"}
+        self.attempt = 0
+        self.deploy_old()
+        self.put_up("1.1.0", NEW)
+
+    def close(self) -> None:
+        super().close()
+        self.slack.__exit__(None, None, None)
+
+    def put_up(self, version: str, deployment_id: str) -> None:
+        target, release = self.target(), self.release(version, deployment_id)
+        with target.locked(Owner(deployment_id, "https://runs.example/2", "tests")):
+            target.deploy(release, 100)
+            target.set_weight(release, 100)
+            target.promote(release)
+
+    def keep(self, deployment_id: str = NEW, version: str = "v1.1.0", *, minutes_ago: float = 1, **changed: Any) -> KeptRecord:
+        """Archive the record of a deployment that ended so many minutes ago."""
+        previous = {"version": "v1.0.0", "deployment_id": OLD}
+        found = build.complete(r=build.fragment("gradual-rollout", previous=previous))
+        before = self.records.previous(deployment_id, 1)
+        facts = replace(FACTS, deployment_id=deployment_id, version=version, git_sha=SHA, previous=before)
+        ended = datetime.now(UTC) - timedelta(minutes=minutes_ago)
+        times = {"timestamp": rfc3339(ended), "rollback_deadline": rfc3339(ended + timedelta(minutes=60))}
+        return self.records.keep_record({**record.assemble(found, facts, status="success"), **times, **changed})
+
+    def back(self, **more: str) -> tuple[int, str]:
+        """Run the step as the workflow does; DEPLOYMENT_ID is empty unless it is given."""
+        self.attempt += 1
+        return self.finish(self.start("rollback", self.attempt, **{**self.given, "DEPLOYMENT_ID": "", **more}))
+
+    def evidence(self) -> dict[str, Any]:
+        return self.fragment("rollback", self.attempt).evidence
+
+    def rollback_records(self) -> list[dict[str, Any]]:
+        return [found.document for found in self.chain() if found.document["schema_version"] == 1 and "kind" in found.document]
+
+    def chain(self) -> list[Any]:
+        found = self.records.records()
+        return self.records.around(found[0].key)[0] if found else []
+
+    def untouched(self) -> bool:
+        """Say whether 1.1.0 serves everything as before, and nothing was journalled, archived or told."""
+        state, held = self.edge.state(), self.target().holder()
+        journal = self.target().current()
+        same = (state.stable, state.canary, held, journal.serving) == (NEW, None, None, NEW) and not journal.releases[NEW].going_back
+        return same and self.versions_now(5) == {"1.1.0"} and self.rollback_records() == [] and self.slack.texts() == []
+
+
+@pytest.fixture(scope="module")
+def database(postgres_cluster: DatabaseMaker) -> str:
+    return postgres_cluster.fresh(MIGRATIONS)
+
+
+@pytest.fixture
+def production(tmp_path: Path, s3_server: Stores, database: str) -> Iterator[Production]:
+    made = Production(tmp_path, s3_server, database)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory, s3_session: Stores, database: str) -> Iterator[Production]:
+    """One production for everything that is refused: afterwards it is as before."""
+    made = Production(tmp_path_factory.mktemp("refusing"), s3_session, database)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+def refused(production: Production, *words: str, **more: str) -> None:
+    code, output = production.back(**more)
+    assert code == 1, output
+    for word in words:
+        assert word in output, output
+    assert production.untouched()
+
+
+# --- it goes back -------------------------------------------------------------------------------------------------------------
+
+
+def test_back_within_the_window_without_a_failed_request_and_once_more_is_recognised(production):
+    kept = production.keep()
+    with Load(production.port) as load:
+        code, output = production.back()
+        assert code == 0, output
+        assert production.versions_now() == {"1.0.0"}
+    assert load.failed == []
+    assert production.running() == {"v1.0.0": 2}
+    evidence = production.evidence()
+    assert (evidence["to"], evidence["proved"], evidence["requests_after"]) == ({"version": "v1.0.0", "deployment_id": OLD}, True, 0)
+    assert (evidence["smoke_status"], evidence["already_back"], evidence["after_deadline"]) == ("passed", False, False)
+    assert evidence["record"] == {"location": kept.location, "sha256": kept.sha256}
+    assert production.slack.texts() == [
+        f"↩️ Production rolled back\nVersion: v1.1.0 → v1.0.0\nDeployment ID: {NEW}\nReason: checkout fails &lt;everywhere&gt;\n"
+        "Started by: octocat\nThe database was left as it is"
+    ]
+    once_more(production, kept)
+
+
+def once_more(production: Production, kept: KeptRecord) -> None:
+    code, output = production.back(DEPLOYMENT_ID=NEW)
+    assert code == 0, output
+    assert production.evidence()["already_back"] is True
+    assert production.versions_now(5) == {"1.0.0"}
+    assert production.running() == {"v1.0.0": 2}
+    chain = production.chain()
+    assert [one.key.rsplit("/", 1)[1] for one in chain] == ["1.json", "rollback-1.json", "rollback-2.json"]
+    assert record.broken_links([one.data for one in chain]) == []
+    for one in chain[1:]:
+        schemas.validate(one.document, rollback_record.SCHEMA, where=one.key)
+        assert one.document["deployment_record"]["sha256"] == kept.sha256
+    assert [one["status"] for one in production.rollback_records()] == ["completed", "completed"]
+    assert production.records.previous(THIRD, 1) == record.Previous(chain[-1].sha256, NEW, "v1.1.0")
+    assert list(production.records.records_of(NEW)) == [1]
+
+
+def test_after_the_deadline_only_if_somebody_insists(production):
+    production.keep(minutes_ago=61)
+    refused(production, "::error title=After the deadline%3A manual intervention required", "1 minutes ago", "on-call@azora.example")
+    code, output = production.back(ROLLBACK_AFTER_DEADLINE="true")
+    assert code == 0, output
+    assert production.evidence()["after_deadline"] is True
+    assert "going back nevertheless" in production.rollback_records()[0]["notes"][0]
+    assert production.versions_now(5) == {"1.0.0"}
+
+
+def test_a_running_rollout_is_fenced_and_changes_nothing_any_more(production):
+    production.keep()
+    production.built("1.2.0", THIRD)
+    slow = {"DEPLOYMENT_ID": THIRD, "VERSION": "v1.2.0", "CANARY_MINUTES": "3", "HEALTH_CHECK_INTERVAL": "0.1"}
+    rollout = production.start("gradual_rollout", 9, **slow)
+    until(lambda: production.edge.state().percent == 5, "the rollout gives 5 % to 1.2.0", 60)
+    with Load(production.port) as load:
+        code, output = production.back()
+        assert code == 0, output
+        rollout_code, rollout_output = production.finish(rollout)
+        assert production.versions_now() == {"1.0.0"}
+    assert load.failed == []
+    assert (rollout_code, production.fragment("gradual-rollout", 9).evidence["rollout_status"]) == (1, "failed")
+    assert f"a rollback: {REASON}: who holds it decides about traffic" in rollout_output or "now belongs to nobody" in rollout_output
+    assert f"fenced the deployment {THIRD}" in output
+    assert production.evidence()["fenced"] == THIRD
+    assert production.target().current().serving == OLD
+    assert production.running() == {"v1.0.0": 2}
+
+
+def test_a_cancelled_rollback_that_has_begun_is_finished_quickly(production):
+    production.keep()
+    production.attempt = 1
+    process = production.start("rollback", 1, **production.given, DEPLOYMENT_ID=NEW)
+    until(lambda: production.edge.state().stable == OLD, "the edge's files hold the old weights")
+    process.send_signal(signal.SIGTERM)  # while it is proved
+    code, output = production.finish(process)
+    assert production.versions_now() == {"1.0.0"}, output
+    assert (code, production.fragment("rollback").status) == (1, "cancelled")
+    assert production.evidence()["to"]["version"] == "v1.0.0"
+    code, output = production.back()
+    assert code == 0, output
+    assert production.rollback_records()[0]["status"] == "completed"
+
+
+def test_failed_smoke_tests_of_the_version_before_call_for_a_person(production):
+    production.keep()
+    production.flag("1.0.0.api_gateway.error")
+    code, output = production.back()
+    assert code == 1
+    assert "work: HTTP 500" in output
+    assert production.rollback_records()[0]["status"] == "unverified"
+    assert "needs attention" in production.slack.texts()[0]
+    assert production.versions_now(3) >= {"1.0.0"}
+
+
+# --- it is refused, and nothing is changed ---------------------------------------------------------------------------------
+
+
+def test_an_unknown_deployment_and_an_empty_archive_are_refused(refusing):
+    refused(refusing, "There is no deployment to take back")
+    refusing.keep()
+    refused(refusing, f"no record of {THIRD}", "cancel its run", DEPLOYMENT_ID=THIRD)
+
+
+def test_an_old_version_that_is_not_healthy_is_not_gone_back_to(refusing):
+    refusing.flag("1.0.0.auth_service.sick")
+    refused(refusing, "The version before is not there any more", "1 of 2 instances of v1.0.0 are healthy", "HTTP 500", DEPLOYMENT_ID=NEW)
+    refusing.unflag("1.0.0.auth_service.sick")
+
+
+def test_a_deployment_without_a_version_before_or_that_does_not_serve_is_refused(refusing):
+    first, elsewhere = "1764000400-eeeeee", "1764000500-ffffff"
+    refusing.keep(first, rollback_available=False, previous_version=None, previous_deployment_id=None)
+    refused(refusing, "There is nothing to go back to", "no previous version", DEPLOYMENT_ID=first)
+    refusing.keep(elsewhere)
+    refused(refusing, f"the target does not have v1.1.0 ({elsewhere}); v1.1.0 ({NEW}) serves", DEPLOYMENT_ID=elsewhere)
+
+
+def test_dead_instances_of_the_version_before_are_refused(refusing):
+    facts = next(iter(refusing.target().current().releases[OLD].instances.values()))
+    send_signal(facts["pid"], signal.SIGKILL)
+    until(lambda: refusing.running()["v1.0.0"] == 1, "an old instance is dead")
+    refused(refusing, "1 of 2 instances of v1.0.0 are healthy", "nothing was changed", DEPLOYMENT_ID=NEW)
+
+
+def test_without_a_reason_or_critical_endpoints_nothing_is_begun(refusing):
+    code, output = refusing.back(ROLLBACK_REASON=" ")
+    assert (code, "ROLLBACK_REASON" in output) == (2, True)
+    assert refusing.untouched()
+
+
+def test_a_changed_record_is_not_believed(refusing):
+    key = refusing.records.record_key("1764000300-dddddd", 1)
+    document = {**json.loads(refusing.records.records_of(NEW)[1]), "deployment_id": "1764000300-dddddd"}
+    changed = [json.dumps(document).encode(), record.archived_bytes({**document, "previous_record_sha256": "0" * 64})]
+    for number, data in enumerate(changed):
+        words = ("not canonical JSON",) if number == 0 else ("there is none with that SHA-256",)
+        refusing.records.bucket.put_once(key.replace("dddddd", f"ddddd{number}"), data, content_type="application/json")
+        refused(refusing, "The record cannot be believed", *words, DEPLOYMENT_ID=f"1764000300-ddddd{number}")
