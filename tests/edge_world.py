@@ -33,7 +33,7 @@ OLD, NEW = "1764000000-aaaaaa", "1764000100-bbbbbb"
 ENVOY = str(Path(sys.executable).parent / "envoy")
 SERVICES = ("auth_service", "api_gateway")
 # A stage is a second or two; a loaded machine may be slow, so the limits that are not under test are generous.
-ROLLOUT = {"minimum_requests": 15, "latency_factor": 1000.0, "inconclusive": "abort"}
+ROLLOUT = {"minimum_requests": 10, "latency_factor": 1000.0, "inconclusive": "abort"}
 
 
 def free_ports(number: int) -> list[int]:
@@ -215,9 +215,9 @@ class World:
             "HEALTH_CHECK_TIMEOUT": "30",
             "HEALTH_CHECK_INTERVAL": "0.25",
             "HEALTH_CHECK_RETRIES": "3",
-            "CANARY_MINUTES": "0.017",
-            "PROGRESSIVE_MINUTES": "0.017",
-            "FULL_MINUTES": "0.017",
+            "CANARY_MINUTES": "0.012",
+            "PROGRESSIVE_MINUTES": "0.012",
+            "FULL_MINUTES": "0.012",
             "SHORT_STAGES_REASON": "a test",
             "SERVICE_SECRET": "not-to-be-seen",
             **more,
