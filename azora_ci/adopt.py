@@ -18,7 +18,7 @@ from azora_ci import config, deploy_toml
 from azora_ci.discover import Application, discover
 from azora_ci.errors import BadInputError, NotTrueError
 
-WORKFLOWS = ("deploy-production.yml", "restore-drill.yml")
+WORKFLOWS = ("deploy-production.yml", "rollback-production.yml", "restore-drill.yml")
 WORKFLOW_FOLDER = Path(".github/workflows")
 CONFIG = Path(".github/deploy-production.toml")
 REPOSITORY = "Azora-OS/azora-ci"  # where the set-up action is published

@@ -84,6 +84,7 @@ def test_adopting_writes_the_workflows_and_a_configuration(application):
         ".github/deploy-production.toml",
         ".github/workflows/deploy-production.yml",
         ".github/workflows/restore-drill.yml",
+        ".github/workflows/rollback-production.yml",
     ]
     assert git(application, "status", "--porcelain", "--untracked-files=all").splitlines() == [f"?? {path}" for path in sorted(written)]
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from azora_ci.adopt import WORKFLOWS
 from azora_ci.context import JOBS
 from tests.commands import git
 
@@ -52,7 +53,7 @@ def test_what_the_wheel_holds(wheel):
     schemas = {f"azora_ci/_schemas/{path.name}" for path in (ROOT / "schemas").glob("*.json")}
     assert len(schemas) > len(JOBS)
     assert schemas <= names
-    assert {"azora_ci/_workflows/deploy-production.yml", "azora_ci/_workflows/restore-drill.yml"} <= names
+    assert {f"azora_ci/_workflows/{name}" for name in WORKFLOWS} <= names
     assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
 
 

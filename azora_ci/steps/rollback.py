@@ -101,6 +101,7 @@ def _genuine(job: Job[Settings], archive: Archive, found: Archived) -> record.Do
             next_step="find out who changed the archive; to go back without it, deploy the version before again",
         )
     job.identity = Identity(document["deployment_id"], document["version"], document["git_sha"])
+    job.actions.output("deployment-id", document["deployment_id"])
     job.evidence.update(
         record={"location": location, "sha256": found.sha256},
         rollback_deadline=document["rollback_deadline"],

@@ -281,6 +281,52 @@ def test_the_restore_drill_hands_over_what_it_declares():
     assert list(drill["on"]) == ["schedule", "workflow_dispatch"]
 
 
+ROLLBACK: dict[str, Any] = yaml.load((ROOT / ".github/workflows/rollback-production.yml").read_text("utf-8"), Loader=yaml.BaseLoader)
+
+
+def test_the_button_asks_for_a_reason_and_never_waits_for_a_deployment():
+    assert list(ROLLBACK["on"]) == ["workflow_dispatch"]
+    inputs = ROLLBACK["on"]["workflow_dispatch"]["inputs"]
+    assert {name: (one["type"], one["required"]) for name, one in inputs.items()} == {
+        "reason": ("string", "true"),
+        "deployment-id": ("string", "false"),
+        "after-deadline": ("boolean", "false"),
+    }
+    assert inputs["after-deadline"]["default"] == "false"
+    assert ROLLBACK["concurrency"] == {"group": "rollback-production", "cancel-in-progress": "false"}
+    assert ROLLBACK["concurrency"]["group"] != DOCUMENT["concurrency"]["group"]
+
+
+def test_the_button_hands_over_what_the_rollback_declares():
+    (job,) = ROLLBACK["jobs"].values()
+    assert job["environment"] == "production"
+    assert [f"{scope}: {level}" for scope, level in job["permissions"].items()] == READS_AWS
+    (step,) = [step for step in job["steps"] if "run" in step]
+    assert step["run"] == 'exec "$AZORA_PYTHON" "$AZORA_CI/scripts/rollback.py"'
+    given, known = {**ROLLBACK["env"], **step["env"]}, declared("rollback")
+    assert set(given) == set(known) - SET_BY_GITHUB - {"RECEIVED_ARTIFACTS_DIR", "ROLLBACK_WINDOW_MINUTES"}  # the record says until when
+    secret = {name for name, value in given.items() if references(value, "secrets")}
+    assert secret == {name for name, one in known.items() if one.secret}
+    assert not references([ROLLBACK["env"], {**job, "steps": [one for one in job["steps"] if one is not step]}], "secrets")
+    asked = {name: value for name, value in given.items() if "inputs." in value}
+    assert asked == {
+        "DEPLOYMENT_ID": "${{ inputs.deployment-id }}",
+        "ROLLBACK_REASON": "${{ inputs.reason }}",
+        "ROLLBACK_AFTER_DEADLINE": "${{ inputs.after-deadline }}",
+    }
+    for name, value in given.items():
+        default = re.fullmatch(r"\$\{\{ vars\.\w+ \|\| '([^']*)' \}\}", value)
+        assert default is None or known[name].default == default[1], name
+
+
+def test_the_button_keeps_its_evidence_for_a_year():
+    (job,) = ROLLBACK["jobs"].values()
+    upload = job["steps"][-1]
+    assert (upload["if"], upload["with"]["retention-days"]) == ("always()", "365")
+    assert upload["with"]["path"] == "${{ env.DEPLOYMENT_LOG_DIR }}"
+    assert upload["with"]["name"].startswith("rollback-logs-${{ steps.run.outputs.deployment-id || ")
+
+
 @every_workflow
 def test_every_action_is_pinned_by_a_full_commit(path):
     for line in path.read_text(encoding="utf-8").splitlines():
