@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # Installs azora-ci's requirements, hashes checked, and exports AZORA_CI and AZORA_PYTHON to the steps that follow.
 #
-# Reads SETUP_FOLDER (this folder), SETUP_PYTHON (Python 3.11 or newer), SETUP_POSTGRESQL (a major version, or nothing), RUNNER_TOOL_CACHE or RUNNER_TEMP (where the virtual
-# environment goes), GITHUB_ENV and GITHUB_OUTPUT. The environment is named after what it was made from: a runner that keeps
+# Reads SETUP_FOLDER (this folder), SETUP_PYTHON (Python 3.11 or newer), SETUP_POSTGRESQL (a major version, or nothing),
+# RUNNER_TOOL_CACHE or RUNNER_TEMP (where the virtual environment goes), GITHUB_ENV and GITHUB_OUTPUT. The environment is named after what it was made from: a runner that keeps
 # its tool cache installs once; a new requirement, interpreter or checkout gets a new one.
 set -euo pipefail
 
@@ -22,10 +22,10 @@ command -v "$python" >/dev/null || fail "$python was not found: give the input p
 
 # pg_dump refuses a newer server, and a backup is restored into its own major: a runner's image has one of them only.
 major=${SETUP_POSTGRESQL:-}
-pgdg=/usr/share/postgresql-common/pgdg/apt.postgresql.org.sh
+pgdg=$(compgen -G '/usr/share/postgresql-common/pgdg/*.sh' | head -n 1 || true) # adds PostgreSQL's own package archive
 [[ $major =~ ^([1-9][0-9])?$ ]] || fail "postgresql is '$major': give a major version such as 17"
 if [ -n "$major" ] && [ ! -x "/usr/lib/postgresql/$major/bin/pg_dump" ]; then
-  if [ -x "$pgdg" ]; then sudo "$pgdg" -y || fail "apt.postgresql.org could not be added: read the messages above"; fi
+  if [ -n "$pgdg" ]; then sudo "$pgdg" -y || fail "PostgreSQL's package archive could not be added: read the messages above"; fi
   sudo apt-get install -y --no-install-recommends "postgresql-$major" \
     || fail "postgresql-$major could not be installed: read the messages above"
 fi
