@@ -250,5 +250,5 @@ def find_binary(name: str, major: int | None) -> Path:
         f"{name} of PostgreSQL {wanted or ''} is missing".replace("  ", " "),
         what=f"the server is PostgreSQL {wanted}; {name} is here in major versions: {have}" if wanted else f"no {name} was found",
         where="/usr/lib/postgresql/<major>/bin, PATH, wheels",
-        next_step=f"install the package {package} (apt.postgresql.org carries every major version)",
+        next_step=f"install the package {package} (the PostgreSQL project packages every major version for Debian and Ubuntu)",
     )
