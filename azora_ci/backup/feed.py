@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import IO, Any
 
 from azora_ci.backup.copy_stream import CopyScanner, TableData
+from azora_ci.backup.memory import return_large_blocks
 from azora_ci.clock import Clock
 
-PIECE = 256 * 1024  # bytes of compressed data read at a time
+PIECE = 128 * 1024  # bytes of compressed data read at a time
+BLOCK = 1024 * 1024  # bytes of SQL handed on at a time
 GROWTH_POLL_SECONDS = 0.02
 MIGRATIONS = b"_prisma_migrations"
 
@@ -67,7 +69,10 @@ def inflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
     engine = isal_zlib.decompressobj(wbits=31)
     for piece in pieces:
-        yield engine.decompress(piece)
+        rest = piece
+        while rest:
+            yield engine.decompress(rest, BLOCK)  # a piece of zeros may hold a thousand times its length
+            rest = engine.unconsumed_tail
         if engine.unused_data:
             raise ValueError("something follows the gzip member")
     if not engine.eof:
@@ -117,6 +122,7 @@ def _table(one: dict[str, Any]) -> TableData:
 def main() -> int:
     """Run as a process. Exit code 1 when the spool is damaged or abandoned, or psql is gone; the reason is on standard error."""
     mode, spool, *rest = sys.argv[1:]
+    return_large_blocks()
     orders = Orders(sys.stdin)
     try:
         if mode == "account":

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from azora_ci.backup.memory import return_large_blocks
 from azora_ci.backup.progress import Meter, Progress
 from azora_ci.backup.restore import Accountant, Restore
 from azora_ci.backup.scratch import Scratch, fresh_database, open_scratch, require_space, work_folder
@@ -77,6 +78,7 @@ class Bench:
 @contextmanager
 def workbench(it: Wiring, server: ServerFacts, name: str) -> Iterator[Bench]:
     """Set up what a proof of the wiring's depth needs, checked before anything is dumped; all of it is gone at the end."""
+    return_large_blocks()
     with ExitStack() as stack:
         with it.phase("scratch"):
             folder = stack.enter_context(work_folder(it.scratch_dir))

@@ -104,3 +104,10 @@ def test_abandoned_spool_is_not_complete(tmp_path: Path):
     os.close(writer)
     with pytest.raises(EOFError, match="gone"):
         list(follow(spool, Orders(os.fdopen(reader)), Clock()))
+
+
+def test_a_bomb_is_inflated_in_bounded_pieces():
+    whole = b"".join(packed([bytes(40 * 1024 * 1024)]))
+    pieces = list(inflate(iter([whole])))
+    assert sum(map(len, pieces)) == 40 * 1024 * 1024
+    assert max(map(len, pieces)) <= 1024 * 1024
