@@ -91,9 +91,12 @@ class Rehearsal:
         if self.scenario.before is not None:
             self.scenario.before(world)
         self._deploy(world)
-        if self.options.rerun:
-            self._run_again(world)
         self.clock.sleep(AFTERMATH_SECONDS)
+        if self.options.rerun:
+            first = verify.findings(self._look(world), self.demand, world.places.public_url)
+            outcome.findings += [f"first attempt: {one}" for one in first]
+            self._run_again(world)
+            self.clock.sleep(AFTERMATH_SECONDS)
         self._end_load(world)
         outcome.seen = self._look(world)
         outcome.findings += verify.findings(outcome.seen, self.demand, world.places.public_url)
