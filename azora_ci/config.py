@@ -5,6 +5,7 @@ Every key is described, with an example, in that schema. Unknown keys are refuse
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import tomllib
 from dataclasses import dataclass
@@ -109,11 +110,24 @@ class LocalProcesses:
 
 
 @dataclass(frozen=True)
+class DockerHosts:
+    """Production hosts: pinned images of edge and guard, the port that users reach, subnets of the two networks, seconds of the lease."""
+
+    edge_image: str
+    guard_image: str
+    http_port: int
+    network: str
+    admin_network: str
+    lease_seconds: float
+
+
+@dataclass(frozen=True)
 class Target:
     """Which rollout target is used; never inferred from what is missing."""
 
     kind: str
     local_processes: LocalProcesses | None
+    docker_hosts: DockerHosts | None = None
 
 
 @dataclass(frozen=True)
@@ -257,7 +271,30 @@ def _target(document: dict[str, Any]) -> Target:
     if kind == "local_processes" and local is None:
         raise ValueError("target.local_processes: is required by target.kind local_processes")
     found = LocalProcesses(Path(local["state_dir"]), Path(local["archive_dir"])) if local else None
-    return Target(kind, found)
+    return Target(kind, found, _docker_hosts(document.get("docker_hosts")))
+
+
+def _docker_hosts(found: dict[str, Any] | None) -> DockerHosts | None:
+    if found is None:
+        return None
+    network, admin_network = found.get("network", "10.212.0.0/16"), found.get("admin_network", "10.213.0.0/24")
+    for name, text in (("network", network), ("admin_network", admin_network)):
+        try:
+            smallest = ipaddress.IPv4Network(text).num_addresses
+        except ValueError as error:
+            raise ValueError(f"target.docker_hosts.{name}: {error}") from error
+        if smallest < 64:
+            raise ValueError(f"target.docker_hosts.{name}: {text} has {smallest} addresses, at least 64 are needed")
+    if ipaddress.IPv4Network(network).overlaps(ipaddress.IPv4Network(admin_network)):
+        raise ValueError(f"target.docker_hosts: network {network} and admin_network {admin_network} overlap")
+    return DockerHosts(
+        edge_image=found["edge_image"],
+        guard_image=found["guard_image"],
+        http_port=found.get("http_port", 80),
+        network=network,
+        admin_network=admin_network,
+        lease_seconds=found.get("lease_seconds", 45),
+    )
 
 
 def _service(name: str, one: dict[str, Any]) -> Service:

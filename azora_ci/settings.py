@@ -411,6 +411,43 @@ class Health:
     )
 
 
+def production_hosts(text: str) -> str:
+    """Check a list of hosts (imported late: the SSH edge owns the format)."""
+    from azora_ci.ssh import parse_hosts
+
+    parse_hosts(text)
+    return text
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductionHosts:
+    """How production hosts are reached; only the docker_hosts target demands them. Names are the guide's."""
+
+    prod_host: Secret | None = variable(
+        "PROD_HOST", "production hosts, host or host:port, comma separated", example="web1.example,web2.example", parse=production_hosts,
+        required=False, secret=True,
+    )  # fmt: skip
+    prod_user: Secret | None = variable(
+        "PROD_USER", "user on them, who may use Docker's socket", example="deploy", required=False, secret=True
+    )
+    prod_key: Secret | None = variable(
+        "PROD_KEY", "private SSH key of that user, all lines", example="-----BEGIN OPENSSH PRIVATE KEY-----…", required=False, secret=True
+    )
+    prod_known_hosts: str | None = variable(
+        "PROD_KNOWN_HOSTS", "host keys as ssh-keyscan prints them", example="web1.example ssh-ed25519 AAAA…", required=False
+    )
+    prod_accept_new_host_key: bool = variable(
+        "PROD_ACCEPT_NEW_HOST_KEY", "true: accept unknown host keys on the very first deployment", example="false", parse=truth,
+        default="false",
+    )  # fmt: skip
+    docker_username: Secret | None = variable(
+        "DOCKER_USERNAME", "user of the registry; unset: no login", example="azora", required=False, secret=True
+    )
+    docker_password: Secret | None = variable(
+        "DOCKER_PASSWORD", "password or token of the registry", example="dckr_pat_…", required=False, secret=True
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Notifications:
     """Where people are told."""

@@ -19,7 +19,7 @@ from azora_ci.job import Job
 from azora_ci.probes import fetch, request_of
 from azora_ci.process import secrets_of_url, undisturbed
 from azora_ci.rollout import TEST, Action, Limits, Stage, instances_at, stages
-from azora_ci.settings import Deployment, Health, Secret, named_secrets, number, truth, variable
+from azora_ci.settings import Deployment, Health, ProductionHosts, Secret, named_secrets, number, truth, variable
 from azora_ci.targets import Owner, Release, Target, Wiring, target_of
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.lock import FencedError
@@ -28,7 +28,7 @@ SHORTEST_MINUTES = 1.0  # of a stage in production, without a reason
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Health):
+class Settings(Deployment, Health, ProductionHosts):
     """What gradual-rollout reads, beyond the secrets that services.*.secrets name."""
 
     canary_minutes: float = variable("CANARY_MINUTES", "minutes at 5 %, fractions allowed", example="5", parse=number(0, 1440), default="5")
@@ -102,7 +102,7 @@ def _target(job: Job[Settings]) -> Target:
             job.processes.add_secret(text)
     settings = job.settings
     window = settings.rollback_window_minutes
-    wiring = Wiring(job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, secrets, window)
+    wiring = Wiring(job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, secrets, window, settings)
     return target_of(job.config.target.kind, wiring)
 
 

@@ -17,7 +17,7 @@ from azora_ci.health import OLD, classify
 from azora_ci.job import Identity, Job
 from azora_ci.probes import fetch, request_of
 from azora_ci.process import undisturbed
-from azora_ci.settings import Aws, Common, DatabaseAccess, Health, Notifications, deployment_id, truth, variable
+from azora_ci.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts, deployment_id, truth, variable
 from azora_ci.steps import smoke_tests
 from azora_ci.targets import Owner, Release, Returned, Target, Wiring, target_of
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
@@ -34,7 +34,7 @@ def reason(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Common, Health, DatabaseAccess, Aws, Notifications):
+class Settings(Common, Health, DatabaseAccess, Aws, Notifications, ProductionHosts):
     """What rollback reads."""
 
     reason: str = variable("ROLLBACK_REASON", "why; lands in the record", example="checkout fails for every user", parse=reason)
@@ -142,7 +142,7 @@ def _target(job: Job[Settings]) -> Target:
     settings = job.settings
     wiring = Wiring(
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout,
-        rollback_window_minutes=settings.rollback_window_minutes,
+        rollback_window_minutes=settings.rollback_window_minutes, access=settings,
     )  # fmt: skip
     return target_of(job.config.target.kind, wiring)
 

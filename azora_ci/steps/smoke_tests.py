@@ -18,7 +18,7 @@ from azora_ci.job import Job
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.probes import Prober, Request
 from azora_ci.process import undisturbed
-from azora_ci.settings import DatabaseAccess, Deployment, Health, truth, variable
+from azora_ci.settings import DatabaseAccess, Deployment, Health, ProductionHosts, truth, variable
 from azora_ci.targets import Owner, Release, Wiring, target_of
 
 PROBE_SECONDS = 10.0  # for one answer
@@ -26,7 +26,7 @@ MIGRATIONS_TABLE = "_prisma_migrations"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Health, DatabaseAccess):
+class Settings(Deployment, Health, DatabaseAccess, ProductionHosts):
     """What smoke-tests reads."""
 
     rollback: bool = variable(
@@ -199,7 +199,8 @@ def _table(job: Job[Any], evidence: dict[str, Any]) -> None:
 def _take_back(job: Job[Settings], reason: str) -> str:
     """Take traffic back to the version before; return what to tell people."""
     settings = job.settings
-    target = target_of(job.config.target.kind, Wiring(job.config, job.processes, job.clock, job.log_dir, settings.health_timeout))
+    wiring = Wiring(job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, access=settings)
+    target = target_of(job.config.target.kind, wiring)
     with target.locked(Owner(settings.deployment_id, settings.run_url, settings.actor)):
         history = target.current()
         before = history.before(settings.deployment_id)

@@ -17,7 +17,7 @@ from azora_ci.errors import BadInputError
 from azora_ci.health import Endpoint
 from azora_ci.process import Processes
 from azora_ci.rollout import Counters
-from azora_ci.settings import Secret
+from azora_ci.settings import ProductionHosts, Secret
 from azora_ci.targets.journal import History
 
 
@@ -168,6 +168,7 @@ class Wiring:
     health_timeout: float
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     rollback_window_minutes: float = 60.0
+    access: ProductionHosts | None = None  # to the machines of targets that are elsewhere
 
 
 def _local_processes(wiring: Wiring) -> Target:
@@ -176,7 +177,13 @@ def _local_processes(wiring: Wiring) -> Target:
     return LocalProcesses(wiring)
 
 
-TARGETS: dict[str, Callable[[Wiring], Target]] = {"local_processes": _local_processes}
+def _docker_hosts(wiring: Wiring) -> Target:
+    from azora_ci.targets.docker_hosts import DockerHosts
+
+    return DockerHosts(wiring)
+
+
+TARGETS: dict[str, Callable[[Wiring], Target]] = {"local_processes": _local_processes, "docker_hosts": _docker_hosts}
 
 
 def target_of(kind: str, wiring: Wiring) -> Target:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -101,6 +101,33 @@ def _closed(release: Deployed, now: datetime, window_minutes: float) -> bool:
     if release.promoted_at is None:  # promoted before that was kept
         return True
     return parse_rfc3339(release.promoted_at) + timedelta(minutes=window_minutes) <= now
+
+
+def merged(histories: Sequence[History]) -> History:
+    """Return what several hosts' journals tell together, where they differ because one of them was out of reach.
+
+    What was promoted anywhere is promoted; what is under way, or on its way back, anywhere is unfinished; a release that was taken
+    back on one host and promoted on another is on its way back.
+    """
+    if len(histories) == 1:
+        return histories[0]
+    result = History()
+    names = sorted({name for one in histories for name in one.releases}, key=lambda name: (int(name.partition("-")[0]), name))
+    for name in names:
+        result.releases[name] = _merged_release([one.releases[name] for one in histories if name in one.releases])
+    serving = {one.serving for one in histories if one.serving is not None}
+    wanted = [name for name in names if name in serving]
+    firm = [name for name in wanted if result.releases[name].outcome == PROMOTED and not result.releases[name].going_back]
+    result.serving = next(reversed(firm or wanted), None)
+    return result
+
+
+def _merged_release(found: list[Deployed]) -> Deployed:
+    outcomes = {one.outcome for one in found}
+    going_back = any(one.going_back for one in found) or outcomes >= {PROMOTED, ABORTED}
+    order = (PROMOTED, DEPLOYING, ABORTED, REMOVED)
+    chosen = min(found, key=lambda one: order.index(one.outcome))
+    return replace(chosen, going_back=going_back)
 
 
 def replay(lines: Iterable[str]) -> History:

@@ -1,0 +1,131 @@
+"""Instances as containers of one host, run by the digest of their image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from azora_ci.config import Service
+from azora_ci.errors import UnreachableError
+from azora_ci.targets import Release, Wiring
+from azora_ci.targets.docker_host import LABEL, NETWORK, DockerHost
+from azora_ci.targets.site import Facts
+
+LOG_LINES, TAIL_LINES = 2000, 8  # of an instance's log that are kept, and shown in an error
+
+
+class Containers:
+    """A ``site.Runner`` of one host."""
+
+    attempts = 1  # what a daemon restarts by itself needs no second start from us
+
+    def __init__(self, host: DockerHost, wiring: Wiring, checkpoint: Callable[[], None]) -> None:
+        self._host, self._wiring, self._checkpoint = host, wiring, checkpoint
+
+    def image(self, service: Service, release: Release) -> str:
+        """Return the reference of a service's image, by digest."""
+        registry = self._wiring.config.registry
+        assert registry is not None  # noqa: S101 - the configuration's own check
+        return f"{registry.repository}/{service.id}@{release.digests[service.id]}"
+
+    def prepare(self, service: Service, release: Release) -> None:
+        """Pull the image."""
+        self._host.pull(self.image(service, release), self._checkpoint)
+
+    def start(self, service: Service, release: Release, number: int) -> Facts:
+        """Create and start a container at an address of our choosing, which survives a restart of the daemon."""
+        name = f"azora-{service.id}-{release.id}-{number}"
+        labels = {"service": service.id, "version": release.version, "deployment-id": release.id, "number": str(number)}
+        with self._host.docker(f"start {name}") as client:
+            self._remove(client, name)
+            address = self._host.addresses.free(taken_addresses(client))
+            container = self._host.create(
+                client,
+                name,
+                self.image(service, release),
+                endpoint=(NETWORK, address),
+                command=None,  # the image's own
+                binds=list(service.volumes),
+                env=self._environment(service, release),
+                labels={f"{LABEL}{key}": value for key, value in labels.items()},
+                memory=service.memory,
+            )
+            container.start()
+        return {"container": name, "address": f"{address}:{service.port}"}
+
+    def _environment(self, service: Service, release: Release) -> dict[str, str]:
+        facts = {"PORT": str(service.port), "HOST": "0.0.0.0", "SERVICE": service.id}  # noqa: S104 - inside its own container
+        facts |= {"VERSION": release.bare, "DEPLOYMENT_ID": release.id}
+        return {**service.env, **facts, **{name: self._wiring.secrets[name].reveal() for name in service.secrets}}
+
+    def _remove(self, client: Any, name: str) -> None:
+        """Remove a container of this name: a runner died before the journal knew it."""
+        from docker.errors import NotFound
+
+        with suppress(NotFound):
+            client.containers.get(name).remove(force=True)
+
+    def address(self, facts: Facts) -> str:
+        """Return ``host:port`` as the edge reaches it."""
+        return str(facts["address"])
+
+    def dead(self, found: Sequence[Facts]) -> list[Facts]:
+        """Return those whose container does not run now; one that crashes again and again waits for its next start most of the time."""
+        if not found:
+            return []
+        with self._host.docker("list containers") as client:
+            running = {
+                name.lstrip("/")
+                for one in client.api.containers(filters={"label": f"{LABEL}deployment-id", "status": "running"})
+                for name in one["Names"]
+            }
+        return [facts for facts in found if facts["container"] not in running]
+
+    def stop(self, found: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
+        """Stop containers one after the other, each with its grace; they stay, stopped, for whoever looks for the cause."""
+        from docker.errors import NotFound
+
+        for facts, grace in found:
+            meanwhile()
+            with self._host.docker(f"stop {facts['container']}") as client, suppress(NotFound):
+                client.api.stop(facts["container"], timeout=max(1, round(grace)))
+
+    def keep_log(self, facts: Facts, path: Path) -> None:
+        """Copy the end of its log, masked."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(UnreachableError):
+            path.write_text(self._log(facts, LOG_LINES), encoding="utf-8")
+
+    def log_tail(self, facts: Facts) -> str:
+        """Return the end of its log, masked."""
+        with suppress(UnreachableError):
+            return self._log(facts, TAIL_LINES)
+        return ""
+
+    def _log(self, facts: Facts, lines: int) -> str:
+        with self._host.docker("show a log") as client:
+            data: bytes = client.api.logs(facts["container"], tail=lines, timestamps=True)
+        return self._wiring.processes.masked(data.decode("utf-8", errors="replace"))
+
+    def discard(self, facts: Facts) -> None:
+        """Remove a container that the journal does not know."""
+        with self._host.docker(f"remove {facts['container']}") as client:
+            self._remove(client, facts["container"])
+
+    def clear(self, release_id: str) -> None:
+        """Remove the containers of a release."""
+        with self._host.docker("remove old containers") as client:
+            for one in client.api.containers(all=True, filters={"label": f"{LABEL}deployment-id={release_id}"}):
+                client.api.remove_container(one["Id"], force=True, v=True)
+
+
+def taken_addresses(client: Any) -> set[str]:
+    """Return the addresses that containers have or will have when they start again."""
+    found = set()
+    for one in client.api.containers(all=True, filters={"network": NETWORK}):
+        endpoint = one["NetworkSettings"]["Networks"][NETWORK]
+        configured = endpoint.get("IPAMConfig") or {}
+        found |= {endpoint.get("IPAddress"), configured.get("IPv4Address")}
+    return found - {None, ""}

@@ -1,0 +1,332 @@
+"""Target ``docker_hosts``: one or many production hosts over SSH, each with an edge, a guard, a journal and a lock of its own.
+
+What is done on one host is ``Site``'s story; here all hosts do it at once. They move together: what cannot be done on one is taken back
+on all. A host that cannot be reached any more goes back by itself, when its guard's lease runs out.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TypeVar
+
+from azora_ci.config import DeployConfig
+from azora_ci.config import DockerHosts as Settings
+from azora_ci.envoy import EdgeState
+from azora_ci.errors import AzoraError, BadInputError, UnreachableError
+from azora_ci.health import Endpoint
+from azora_ci.process import undisturbed
+from azora_ci.rollout import Counters
+from azora_ci.settings import ProductionHosts, Secret
+from azora_ci.ssh import Connection, Credentials, HostAddress, parse_hosts
+from azora_ci.targets import Held, Instance, Observation, Owner, Release, Returned, Wiring
+from azora_ci.targets.containers import Containers
+from azora_ci.targets.docker_host import ADMIN_PORT, EDGE_PORT, GUARD_PORT, DockerHost
+from azora_ci.targets.guarded import GuardClient, GuardedEdge, GuardedJournal, Lease
+from azora_ci.targets.journal import PROMOTED, History, merged
+from azora_ci.targets.lock import FencedError
+from azora_ci.targets.parallel import HaltedError, Outcome, outcomes, results
+from azora_ci.targets.site import Parts, Site, edge_services
+
+FULL = 100  # percent
+EDGE_START_SECONDS = 60.0
+RELEASE_SECONDS = 10.0  # for giving the locks back; they expire by themselves
+LEASE_MARGIN = 5.0  # seconds after which a guard whose lease ran out has surely gone back
+HURRIED_SECONDS = 4.5  # for going back on all hosts when the run was cancelled; who does not answer by then goes back by its lease
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HostSite:
+    """A host and the story of its site."""
+
+    host: DockerHost
+    guard: GuardClient
+    lease: Lease
+    edge: GuardedEdge
+    site: Site
+
+    def install_guard(self) -> None:
+        """Have the guard run, and its clock agree with ours."""
+        self.host.install_guard()
+        self.guard.await_answer()
+        self.guard.check_clock()
+
+    def install_edge(self, state: EdgeState) -> None:
+        """Have the edge run and follow the guard's files; a new one begins with ``state``."""
+        if not self.guard.ask("/files"):
+            self.edge.switch(state)
+        self.host.install_edge()
+        self.edge.confirm(self.edge.state(), self.guard.ask("/status")["generation"], EDGE_START_SECONDS)
+
+    def history(self) -> History:
+        """Return what the journal tells; nothing, where no guard was ever installed."""
+        if self.guard.token is None and not self.host.is_installed():
+            return History()
+        return self.site.current()
+
+
+class DockerHosts:
+    """See ``targets.Target`` for what each method promises."""
+
+    def __init__(self, wiring: Wiring) -> None:
+        self._wiring, self._config, self._clock = wiring, wiring.config, wiring.clock
+        self._say = wiring.processes.say
+        self._settings = _settings(wiring.config)
+        self._hosts, self._user, self._key = _access(wiring.access)
+        self._sites: list[HostSite] = []
+        self._halted = threading.Event()
+        self._depth = 0  # of callers that need the connections
+        self._credentials: Credentials | None = None
+        self._owner: Owner | None = None
+
+    # --- connections ---------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def _connected(self) -> Iterator[None]:
+        """Be connected to all hosts; the outermost caller opens and closes. Raises what the first host that fails says."""
+        if self._depth == 0:
+            self._connect()
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._disconnect()
+
+    def _connect(self) -> None:
+        access = self._wiring.access
+        assert access is not None  # noqa: S101 - _access has looked
+        known, accept = access.prod_known_hosts, access.prod_accept_new_host_key
+        self._credentials = Credentials(self._user, self._key, known_hosts=known, accept_new=accept)
+        try:
+            self._sites = [self._host_site(address, self._credentials) for address in self._hosts]
+            results(outcomes(self._sites, lambda one: one.host.open(), self._clock))
+        except BaseException:
+            self._disconnect()
+            raise
+        if self._credentials.accept_new:
+            self._say(f"new host keys were accepted; pin them now, PROD_KNOWN_HOSTS:\n{self._credentials.host_keys()}")
+
+    def _host_site(self, address: HostAddress, credentials: Credentials) -> HostSite:
+        wiring = self._wiring
+        connection = Connection(address, credentials=credentials, processes=wiring.processes, clock=self._clock, say=self._say)
+        host = DockerHost(connection, self._settings, wiring)
+        guard = GuardClient(host.name, (host.addresses.guard, GUARD_PORT), host.dial, self._clock, host.ensure)
+        edge = GuardedEdge(guard, f"{host.addresses.admin}:{ADMIN_PORT}", self._clock, host.dial)
+        lease = Lease(guard, self._clock)
+        runner = Containers(host, wiring, self._checkpoint)
+        parts = Parts(lease, GuardedJournal(guard), edge, runner, host=host.name, dial=host.dial, checkpoint=self._checkpoint)
+        return HostSite(host, guard, lease, edge, Site(wiring, parts))
+
+    def _disconnect(self) -> None:
+        for one in self._sites:
+            one.host.close()
+        if self._credentials is not None:
+            self._credentials.wipe()
+        self._credentials = None
+
+    def _checkpoint(self) -> None:
+        if self._halted.is_set():
+            raise HaltedError("something else went wrong, or the run was cancelled")
+
+    def _each(self, work: Callable[[HostSite], T], *, halt: bool = False) -> list[T]:
+        """Do something on all hosts at once; raises the first error when all are done. ``halt``: an error stops the others."""
+        return results(outcomes(self._sites, work, self._clock, halt=self._halted.set if halt else None))
+
+    # --- lock and truth ------------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def locked(self, owner: Owner) -> Iterator[None]:
+        """Hold the lock of every host, with guard and edge installed where they are missing."""
+        with self._connected():
+            self._halted.clear()
+            self._owner = owner
+            self._each(HostSite.install_guard)
+            try:
+                for one in self._sites:
+                    self._acquire(one, owner)
+                first = EdgeState(edge_services(self._config), f"0.0.0.0:{EDGE_PORT}")
+                self._each(lambda one: one.install_edge(first))
+                yield
+            finally:
+                with undisturbed():
+                    outcomes(self._sites, lambda one: one.lease.release(), self._clock, seconds=RELEASE_SECONDS)
+
+    def _acquire(self, one: HostSite, owner: Owner) -> None:
+        with undisturbed():
+            one.lease.acquire(owner)
+        if one.lease.taken_over:
+            self._say(f"{one.host.name}: took over the lock of {one.lease.taken_over}")
+
+    def renew(self) -> None:
+        """Say whether all locks and leases are still ours; they are renewed in the background."""
+        for one in self._sites:
+            one.lease.renew()
+
+    def holder(self) -> Held | None:
+        """Return who holds the lock of the first host that is locked."""
+        with self._connected():
+            found = self._each(lambda one: one.guard.holder() if one.host.is_installed() else None)
+        return next((one for one in found if one is not None), None)
+
+    def unlock(self, reason: str, actor: str) -> Held | None:
+        """Take the locks away from whoever holds them; a lease that is held goes back first."""
+        with self._connected():
+            found = self._each(lambda one: one.lease.break_open(reason, actor) if one.host.is_installed() else None)
+        return next((one for one in found if one is not None), None)
+
+    def current(self) -> History:
+        """Return the history that the hosts' journals tell together."""
+        with self._connected():
+            return merged(self._each(HostSite.history))
+
+    def instances(self, release_id: str) -> tuple[Instance, ...]:
+        """Return the instances of a release on all hosts."""
+
+        def of(one: HostSite) -> tuple[Instance, ...]:
+            return one.site.instances(release_id) if release_id in one.history().releases else ()
+
+        with self._connected():
+            return tuple(instance for found in self._each(of) for instance in found)
+
+    # --- the way up ----------------------------------------------------------------------------------------------------
+
+    def deploy(self, release: Release, percent: int) -> tuple[Instance, ...]:
+        """Have that share of instances on every host. A host that missed releases is brought to the serving one first."""
+        self._catch_up(release)
+        self._each(lambda one: one.site.deploy(release, percent), halt=True)
+        return self.instances(release.id)
+
+    def _catch_up(self, release: Release) -> None:
+        history = self.current()
+        serving = history.releases.get(history.serving or "")
+        if serving is None or serving.id == release.id:
+            return
+        behind = [one for one in self._sites if one.history().serving != serving.id]
+        for one in behind:
+            self._say(f"{one.host.name} is behind: it is brought to {serving.version} ({serving.id}) first")
+        wanted = Release(serving.id, serving.version, serving.digests)
+        results(outcomes(behind, lambda one: _at_once(one.site, wanted), self._clock, halt=self._halted.set))
+
+    def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
+        """Move the weights of every host, each by one rename, and return what was read back."""
+        return _together(self._sites, self._each(lambda one: one.site.set_weight(release, percent)))
+
+    def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
+        """Keep a stage's evidence on every host."""
+        self._each(lambda one: one.site.finish_stage(release, evidence))
+
+    def promote(self, release: Release) -> None:
+        """Promote on every host. One that went back by itself before it was reached is brought forward again."""
+
+        def promote(one: HostSite) -> None:
+            found = one.history().releases.get(release.id)
+            if found is None or (found.outcome != PROMOTED and found.percent < FULL):
+                _at_once(one.site, release)
+            else:
+                one.site.promote(release)
+
+        self._each(promote)
+
+    def remove(self, release_id: str) -> None:
+        """Remove a release without traffic from every host that has it."""
+        self._each(lambda one: one.site.remove(release_id) if release_id in one.history().releases else None)
+
+    # --- the way back --------------------------------------------------------------------------------------------------
+
+    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
+        """Go back on every host at once. A host that cannot be reached goes back when its lease runs out, and is named."""
+        limit = HURRIED_SECONDS if hurry else self._settings.lease_seconds + LEASE_MARGIN
+        promoted = self.current().serving == release.id
+        self._halted.set()  # whatever is still starting instances must not go on
+        found = outcomes(self._sites, lambda one: self._abort_one(one, release, reason, hurry), self._clock, seconds=limit)
+        lost = [one for one in found if one.result is None]
+        there = [(one.item.host.name, one.result) for one in found if one.result is not None]
+        lines = [f"{name}: {returned.detail}" if len(found) > 1 else returned.detail for name, returned in there]
+        lines += [self._lost(one, promoted=promoted) for one in lost]
+        if not there:
+            raise UnreachableError(
+                "No host could be told to go back",
+                what="\n".join(lines),
+                where="PROD_HOST",
+                next_step="make the hosts reachable and re-run the job: it reads their journals and goes back or on",
+            )
+        seconds = max(returned.seconds for _, returned in there)
+        proved = not lost and all(returned.proved for _, returned in there)
+        counted = [returned.requests_after for _, returned in there]
+        after = None if None in counted else sum(count or 0 for count in counted)
+        return Returned(there[0][1].to, seconds, proved, after, "; ".join(lines))
+
+    def _abort_one(self, one: HostSite, release: Release, reason: str, hurry: bool) -> Returned:
+        try:
+            return one.site.abort(release, reason, hurry=hurry)
+        except FencedError:
+            # Its guard went back by itself, and nobody has taken the lock since: finish what it could not do.
+            if self._owner is None or one.guard.ask("/status")["lock"] is not None:
+                raise
+            one.lease.acquire(self._owner)
+            return one.site.abort(release, reason, hurry=hurry)
+
+    def _lost(self, one: Outcome[HostSite, Returned], *, promoted: bool) -> str:
+        detail = one.error.what if isinstance(one.error, AzoraError) else f"{one.error or 'no answer yet'}"
+        lease = self._settings.lease_seconds
+        then = "the new version still serves there" if promoted else f"its guard goes back by itself {lease:g} s after the last renewal"
+        return f"{one.item.host.name}: not reached ({detail}); {then}"
+
+    # --- observe -------------------------------------------------------------------------------------------------------
+
+    def endpoint(self, instance: Instance, side: str) -> Endpoint:
+        """Return the address of an instance and the way to it through its host."""
+        found = next(one for one in self._sites if one.host.name == instance.host)
+        return found.site.endpoint(instance, side)
+
+    def observe(self) -> Observation:
+        """Return the counters of all edges together."""
+        found = self._each(lambda one: one.site.observe())
+        counters: dict[tuple[str, str], Counters] = {}
+        for observation in found:
+            for key, count in observation.counters.items():
+                counters[key] = counters.get(key, Counters()).plus(count)
+        weights = _together(self._sites, [one.weights for one in found])
+        return Observation(counters, weights, tuple(dead for one in found for dead in one.dead))
+
+
+def _at_once(site: Site, release: Release) -> None:
+    site.deploy(release, FULL)
+    site.set_weight(release, FULL)
+    site.promote(release)
+
+
+def _together(sites: list[HostSite], found: Sequence[Mapping[str, Mapping[str, int]]]) -> Mapping[str, Mapping[str, int]]:
+    """Return the weights of all hosts: once where they agree, else by host."""
+    if all(one == found[0] for one in found):
+        return found[0]
+    return {f"{route} on {one.host.name}": shares for one, weights in zip(sites, found, strict=True) for route, shares in weights.items()}
+
+
+def _settings(config: DeployConfig) -> Settings:
+    if config.target.docker_hosts is None:
+        raise BadInputError(
+            "The hosts' edge is not configured",
+            what="target.docker_hosts is missing: which images of Envoy and Python the edge and its guard run",
+            where="the deployment configuration",
+            next_step="add [target.docker_hosts] with edge_image and guard_image, pinned by digest",
+        )
+    return config.target.docker_hosts
+
+
+def _access(access: ProductionHosts | None) -> tuple[tuple[HostAddress, ...], str, Secret]:
+    if access is None or access.prod_host is None or access.prod_user is None or access.prod_key is None:
+        given = {"PROD_HOST": access and access.prod_host, "PROD_USER": access and access.prod_user, "PROD_KEY": access and access.prod_key}
+        raise BadInputError(
+            "Access to the production hosts is not set",
+            what="not in this step's environment: " + ", ".join(name for name, value in given.items() if value is None),
+            where="target.kind docker_hosts",
+            next_step="set them as secrets of the environment (repository settings > Environments) and in this step's env",
+        )
+    return parse_hosts(access.prod_host.reveal()), access.prod_user.reveal(), access.prod_key

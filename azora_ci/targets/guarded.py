@@ -1,0 +1,273 @@
+"""A host's guard as the runner sees it: the lock, the journal and the routes, each changed with the fencing token only.
+
+The shapes are those of the other targets (``lock.Lock``, ``journal.Journal``, ``edge.Edge``), so that one story moves both.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import itertools
+import json
+import threading
+from collections.abc import Callable, Mapping
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from azora_ci import envoy
+from azora_ci.clock import Clock, parse_rfc3339, rfc3339
+from azora_ci.edge import Edge
+from azora_ci.envoy import EdgeState
+from azora_ci.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
+from azora_ci.probes import Dial, DialledConnection
+from azora_ci.targets import Held, Owner
+from azora_ci.targets.journal import History
+from azora_ci.targets.lock import FencedError
+
+START_SECONDS = 30.0  # for a guard that was just started
+RENEWALS_PER_LEASE = 5
+LONGEST_SILENCE = 2 / 3  # of a lease: then all hosts go back together, before this one does so alone
+ROLLBACK = ", rollback: "  # in the name of a lock's owner, before the reason
+ANSWER_SECONDS = 10.0  # for one answer of the guard; it writes and syncs before it answers
+EDGE_FOLDER = Path("/edge")  # the volume of the routes, as edge and guard see it
+CLOCK_LIMIT = timedelta(minutes=5)  # between the host's clock and the runner's: the journal's and the record's times must agree
+
+
+class GuardClient:
+    """Asks one guard. ``token`` is the fencing token while the lock is held; ``recover`` opens a lost connection again."""
+
+    def __init__(self, host: str, address: tuple[str, int], dial: Dial, clock: Clock, recover: Callable[[], None]) -> None:
+        self.host = host
+        self.token: int | None = None
+        self.lease_seconds = 45.0
+        self._address = address
+        self._dial, self._clock, self._recover = dial, clock, recover
+
+    def ask(self, path: str, document: Mapping[str, Any] | None = None) -> Any:
+        """Return the guard's answer, asked again once where it got lost: what is asked for twice is done once, or noted twice.
+
+        Raises NotTrueError when it refuses, UnreachableError when it does not answer.
+        """
+        try:
+            return self._ask(path, document)
+        except UnreachableError:
+            self._recover()
+            return self._ask(path, document)
+
+    def await_answer(self) -> Any:
+        """Wait for a guard that was just started and return its status. Raises UnreachableError."""
+        deadline = self._clock.monotonic() + START_SECONDS
+        while True:
+            try:
+                return self._ask("/status", None)
+            except UnreachableError:
+                if self._clock.monotonic() > deadline:
+                    raise
+                self._clock.sleep(0.1)
+
+    def holder(self) -> Held | None:
+        """Return who holds the lock, or None."""
+        status = self.ask("/status")
+        lock = status["lock"]
+        if lock is None:
+            return None
+        actor, _, fence = lock["owner"].partition(ROLLBACK)
+        expires = parse_rfc3339(status["now"]) + timedelta(seconds=status["lock_seconds"])
+        renewed = expires - timedelta(seconds=lock["seconds"])
+        return Held(Owner(lock["deployment_id"], lock["run_url"], actor, fence or None), rfc3339(renewed), rfc3339(expires), alive=True)
+
+    def _ask(self, path: str, document: Mapping[str, Any] | None) -> Any:
+        connection = DialledConnection(*self._address, ANSWER_SECONDS, self._dial)
+        try:
+            body = None if document is None else json.dumps(document)
+            connection.request("GET" if document is None else "POST", path, body, {"connection": "close"})
+            response = connection.getresponse()
+            status, answer = response.status, json.loads(response.read())
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise UnreachableError(
+                "The guard does not answer",
+                what=f"{type(error).__name__}: {error}",
+                where=f"guard of {self.host}, {path}",
+                next_step="traffic goes back by itself when the lease runs out; check the host, its sshd and the container azora-guard",
+            ) from error
+        finally:
+            connection.close()
+        if status == 409:
+            raise self._refused(path, answer["error"])
+        if status != 200:
+            raise UnreachableError(
+                "The guard did not understand",
+                what=f"HTTP {status}: {answer.get('error')}",
+                where=f"guard of {self.host}, {path}",
+                next_step="the guard may be of another version: see the container azora-guard on the host",
+            )
+        return answer
+
+    def change(self, action: str, **document: Any) -> Any:
+        """Ask for a change with the fencing token."""
+        return self.ask(f"/{action}", {"token": self.token, **document})
+
+    def check_clock(self) -> None:
+        """Raise NotTrueError when the host's clock is off."""
+        difference = parse_rfc3339(self.ask("/status")["now"]) - self._clock.now()
+        if abs(difference) > CLOCK_LIMIT:
+            raise NotTrueError(
+                "The host's clock is off",
+                what=f"it differs from the runner's by {difference.total_seconds():.0f} s, the limit is {CLOCK_LIMIT.seconds} s",
+                where=self.host,
+                next_step="set the host's clock (timedatectl, chrony) and deploy again; nothing was changed",
+            )
+
+    def _refused(self, path: str, reason: str) -> NotTrueError:
+        if path == "/lock":
+            return _busy(self.host, reason)
+        return FencedError(
+            "The guard refused",
+            what=reason,
+            where=f"guard of {self.host}, {path}",
+            next_step="read what happened in the guard's journal (python -m azora_ci lock status); a rerun starts from there",
+        )
+
+
+class Lease:
+    """The guard's lock and lease, renewed by a thread of its own, so that a long pull does not lose them."""
+
+    def __init__(self, guard: GuardClient, clock: Clock) -> None:
+        self._guard, self._clock = guard, clock
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._renewed = 0.0
+        self._refused: NotTrueError | None = None
+        self.taken_over: str | None = None
+
+    def acquire(self, owner: Owner) -> None:
+        """Take the lock. Raises NotTrueError naming the owner when somebody else holds it."""
+        held = self._guard.holder()
+        if held is not None and held.owner.fence is not None and owner.fence is not None:
+            raise _busy(self._guard.host, f"a rollback by {held.owner.actor} is running: {held.owner.fence}")
+        wanted = {"owner": _named(owner), "run_url": owner.run_url, "deployment_id": owner.deployment_id}
+        answer = self._guard.ask("/lock", {**wanted, "fence": owner.fence is not None, "reason": owner.fence})
+        self._guard.token, self._guard.lease_seconds = answer["token"], float(answer["lease_seconds"])
+        self.taken_over = f"{held.owner.deployment_id} ({held.owner.run_url})" if held else None
+        self._refused, self._renewed = None, self._clock.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._keep, args=(self._stop,), daemon=True)
+        self._thread.start()
+
+    def _keep(self, stop: threading.Event) -> None:
+        while not self._clock.wait(stop, self._guard.lease_seconds / RENEWALS_PER_LEASE):
+            begun = self._clock.monotonic()
+            try:
+                self._guard.change("renew")
+                self._renewed = begun
+            except NotTrueError as error:
+                self._refused = error
+                return
+            except AzoraError:
+                continue  # asked again soon; renew() says when it has been too long
+
+    def renew(self) -> None:
+        """Raise NotTrueError when the lock was taken over, UnreachableError when the lease is about to run out."""
+        if self._refused is not None:
+            raise self._refused
+        silent = self._clock.monotonic() - self._renewed
+        if silent > self._guard.lease_seconds * LONGEST_SILENCE:
+            raise UnreachableError(
+                "A production host is not reached any more",
+                what=f"its guard has not answered for {silent:.0f} s; the lease of {self._guard.lease_seconds:g} s is about to run out",
+                where=self._guard.host,
+                next_step="check the host and the network; its guard takes traffic back by itself",
+            )
+
+    def release(self) -> None:
+        """Give the lock back, if it is still ours. A lease that is still held goes back."""
+        self._stop.set()
+        if self._guard.token is not None:
+            with contextlib.suppress(NotTrueError, UnreachableError):
+                self._guard.change("unlock", reason="the run has ended")
+        self._guard.token = None
+
+    def break_open(self, reason: str, actor: str) -> Held | None:
+        """Take the lock away from whoever holds it, and return who that was."""
+        held = self._guard.holder()
+        if held is not None:
+            wanted = {"owner": actor, "run_url": "", "deployment_id": "released by hand"}
+            token = self._guard.ask("/lock", {**wanted, "fence": True, "reason": reason})["token"]
+            self._guard.ask("/unlock", {"token": token, "reason": reason})
+        return held
+
+
+def _named(owner: Owner) -> str:
+    return owner.actor if owner.fence is None else f"{owner.actor}{ROLLBACK}{owner.fence}"
+
+
+def _busy(host: str, reason: str) -> NotTrueError:
+    return NotTrueError(
+        "Another deployment is running",
+        what=reason,
+        where=f"guard of {host}",
+        next_step="wait for that run to end, or cancel it; a lock whose owner died is taken over when it expires",
+    )
+
+
+class GuardedJournal:
+    """The runner's events in the guard's journal. Whoever holds the lock is the only writer, so it is read once per lock."""
+
+    def __init__(self, guard: GuardClient) -> None:
+        self._guard = guard
+        self._known: tuple[int, History] | None = None
+        self._guarded = threading.Lock()
+
+    def history(self) -> History:
+        """Return the history that the guard's events tell."""
+        with self._guarded:
+            if self._known is not None and self._known[0] == self._guard.token:
+                return self._known[1]
+            history = History()
+            for event in self._guard.ask("/journal"):
+                history.apply(event)
+            self._known = (self._guard.token, history) if self._guard.token is not None else None
+            return history
+
+    def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:
+        """Add an event. Some are more than a note to the guard: a promotion ends the lease, going back switches the routes."""
+        entry = {"at": at, "event": event, "deployment_id": deployment_id, **facts}
+        history = self.history()
+        if event == "promote":
+            self._guard.change("promote", event=entry)
+        elif event == "going-back":
+            self._guard.change("abort", reason=facts.get("reason"), event=entry)
+        else:
+            self._guard.change("note", event=entry)
+        with self._guarded:
+            history.apply(entry)
+
+
+class GuardedEdge(Edge):
+    """An Envoy whose files only the guard writes."""
+
+    def __init__(self, guard: GuardClient, admin: str, clock: Clock, dial: Dial) -> None:
+        super().__init__(EDGE_FOLDER, f"http://{admin}", clock, dial)
+        self._guard = guard
+        self._numbers = itertools.count(1)
+
+    def state(self) -> EdgeState:
+        """Return the state in force, from the guard's files."""
+        try:
+            return EdgeState.from_document(json.loads(self._guard.ask("/files")["edge.json"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInputError(
+                "No edge is installed",
+                what=f"the guard has no state of the edge: {type(error).__name__}: {error}",
+                where=self._guard.host,
+                next_step="deploy to this host once, or run: python -m azora_ci edge install",
+            ) from error
+
+    def switch(self, state: EdgeState) -> str:
+        """Put a state in force by the guard's one rename. From the first weight of a canary on, a lease holds it."""
+        generation = f"{self._guard.token}-{next(self._numbers)}"
+        files = {name: json.dumps(document) for name, document in envoy.render(state, EDGE_FOLDER, generation).items()}
+        hold = state.canary is not None and state.percent > 0
+        self._guard.change("apply", generation=generation, files=files, hold=hold)
+        return generation
