@@ -16,6 +16,9 @@ _TOKEN = re.compile(rb"'|\"|--|/\*|\$(?:[A-Za-z_\x80-\xff][A-Za-z0-9_\x80-\xff]*
 _HEADER = re.compile(rb'\nCOPY ((?:"(?:[^"]|"")*"|[^";])*?) FROM stdin;\n')
 _TABLE = re.compile(rb"(" + _IDENTIFIER + rb")\.(" + _IDENTIFIER + rb")\s*(\(.*\))?\s*", re.DOTALL)
 _END = re.compile(rb"\n--\n-- PostgreSQL database dump complete\n--\n\s*(?:\\unrestrict [A-Za-z0-9]+\s*)?\Z")
+# How pg_dump restores large objects: SELECT pg_catalog.lo_open('16385', 131072); SELECT pg_catalog.lowrite(0, '\\x00ff');
+_OBJECT = re.compile(rb"SELECT pg_catalog\.(lo_open\(|lowrite\(0, )\Z")
+OBJECT_CALL = 40  # bytes that the calls above have at most before the quote
 _CLOSING = {b"'": b"'", b'"': b'"', b"--": b"\n", b"/*": b"*/"}
 LONGEST_TOKEN = 256  # bytes kept at the end of a block because a token may be cut there
 LONGEST_HEADER = 4 * 1024 * 1024  # 1600 columns with names of 63 bytes need 0.2 MiB
@@ -67,6 +70,34 @@ class RowHash:
         return f"{self._sum % (1 << HASH_BITS):032x}"
 
 
+class ObjectsHash:
+    """An order-independent hash of large objects: the sum of each one's 128-bit BLAKE2b of ``oid:hex digits``, modulo 2^128."""
+
+    def __init__(self) -> None:
+        self._sum = 0
+        self._one: blake2b | None = None
+
+    def begin(self, oid: bytes) -> None:
+        """Go on to the next object."""
+        self._end()
+        self._one = blake2b(oid + b":", digest_size=16)
+
+    def feed(self, piece: bytes) -> None:
+        """Add hex digits of the object's data, wherever they are cut; the ``\\x`` before them is left out."""
+        if self._one is not None:
+            self._one.update(piece.translate(None, b"\\x"))
+
+    def _end(self) -> None:
+        if self._one is not None:
+            self._sum += int.from_bytes(self._one.digest(), "little")
+        self._one = None
+
+    def hexdigest(self) -> str:
+        """Return the hash of the objects so far as 32 hex digits."""
+        self._end()
+        return f"{self._sum % (1 << HASH_BITS):032x}"
+
+
 class CopyScanner:
     """Follows a dump block by block. ``tables`` are those seen so far; rows are counted, and hashed where ``hashed`` says so."""
 
@@ -79,6 +110,9 @@ class CopyScanner:
         self._opening = False
         self._hash: RowHash | None = None
         self._tail = b""
+        self._meaning = b""  # of the quoted text that passes: an object's number, its data, or nothing of interest
+        self._number = b""
+        self.objects = ObjectsHash()
 
     def feed(self, block: bytes) -> None:
         """Take the next bytes of the dump. Raises ValueError for a COPY statement that cannot be read."""
@@ -112,14 +146,28 @@ class CopyScanner:
             return self._header(buffer, found.start())
         self._closing = _CLOSING.get(token, token)
         self._state = self._quoted
+        before = _OBJECT.search(buffer, max(0, found.start() - OBJECT_CALL), found.start()) if token == b"'" else None
+        self._meaning = before[1] if before else b""
         return found.end()
 
     def _quoted(self, buffer: bytes, position: int) -> int:
         end = buffer.find(self._closing, position)
         if end < 0:
-            return max(position, len(buffer) - len(self._closing) + 1)
+            stop = max(position, len(buffer) - len(self._closing) + 1)
+            self._object(buffer, position, stop)
+            return stop
+        self._object(buffer, position, end)
+        if self._meaning == b"lo_open(":
+            self.objects.begin(self._number)
+            self._number = b""
         self._state = self._sql
         return end if self._closing == b"\n" else end + len(self._closing)  # a line's end may begin the next token
+
+    def _object(self, buffer: bytes, start: int, stop: int) -> None:
+        if self._meaning == b"lo_open(":
+            self._number += buffer[start:stop]
+        elif self._meaning:
+            self.objects.feed(buffer[start:stop])
 
     def _header(self, buffer: bytes, position: int) -> int:
         found = _HEADER.match(buffer, position)

@@ -96,13 +96,16 @@ def _dump(
             dumped = dump(plan, it.processes, *sinks, meter)
         with it.phase("counts"):
             counts = counter.result()
+    objects = None
     if followers.accountant is not None:
         with it.phase("account"):
-            dumped = replace(dumped, tables=followers.accountant.finish(dumped.size_bytes).tables)
+            account = followers.accountant.finish(dumped.size_bytes)
+        dumped, objects = replace(dumped, tables=account.tables), account.objects
     if it.depth != "none":
         proof.require_none(proof.count_findings(dumped.tables, counts, server.encoding))
     pending = _pending(it, names, origin, snapshot, dumped)
     pending["compressed"]["crc32"] = sinks[0].checksum
+    pending["large_objects_hash"] = objects
     return pending, Expected(dumped.tables, snapshot.catalog)
 
 
@@ -199,6 +202,10 @@ def _compare(it: Wiring, database: DatabaseUrl, document: Mapping[str, Any], tab
     findings = proof.table_findings(tables, by_name, encoding)
     for line in findings:
         it.processes.say(f"✗ {line}")
+    if document["large_objects_hash"] is not None and it.depth == "full":
+        objects = proof.restored_objects(database)
+        if objects != document["large_objects_hash"]:
+            findings.append(f"large objects: the content differs ({document['large_objects_hash']} in the dump, {objects} restored)")
     proof.require_none(findings)
     return seen
 

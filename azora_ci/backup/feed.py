@@ -88,6 +88,7 @@ def account(spool: Path, report: Path, depth: str, orders: Orders) -> None:
         size += len(block)
         scanner.feed(block)
     found: dict[str, Any] = {"raw_bytes": size, "sha256": digest.hexdigest(), "complete": scanner.complete}
+    found["objects"] = scanner.objects.hexdigest() if depth == "full" else None
     found["tables"] = [_document(table) for table in scanner.tables]
     temporary = report.with_suffix(".part")
     temporary.write_text(json.dumps(found), encoding="ascii")

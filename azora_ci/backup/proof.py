@@ -12,7 +12,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
 from azora_ci.backup import catalog
-from azora_ci.backup.copy_stream import HASH_BITS, TableData
+from azora_ci.backup.copy_stream import HASH_BITS, ObjectsHash, TableData
 from azora_ci.backup.feed import MIGRATIONS
 from azora_ci.backup.progress import Meter
 from azora_ci.errors import NotTrueError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from azora_ci.s3 import Bucket, StoredObject
 
+OBJECT_PIECE = 1024 * 1024  # bytes of a large object read at a time
 SHOWN = 10  # findings in a message; all of them are in the log
 
 
@@ -72,6 +73,28 @@ def _restored(cursor: psycopg2.extensions.cursor, table: TableData, meter: Meter
     name = b".".join(b'"' + part.replace(b'"', b'""') + b'"' for part in (table.schema, table.name))
     cursor.execute(b"SELECT count(*) FROM ONLY " + name)
     return TableData(table.schema, table.name, table.statement, int((cursor.fetchone() or (0,))[0]))
+
+
+def restored_objects(database: DatabaseUrl) -> str:
+    """Return the hash of the restored large objects."""
+    found = ObjectsHash()
+    connection = database.connect(application="azora-ci proof")
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT oid::text FROM pg_largeobject_metadata")
+            for (oid,) in cursor.fetchall():
+                found.begin(oid.encode())
+                position = 0
+                while True:
+                    cursor.execute("SELECT encode(lo_get(%s::oid, %s, %s), 'hex')", (oid, position, OBJECT_PIECE))
+                    piece = (cursor.fetchone() or ("",))[0]
+                    if not piece:
+                        break
+                    found.feed(piece.encode())
+                    position += OBJECT_PIECE
+    finally:
+        connection.close()
+    return found.hexdigest()
 
 
 def table_findings(dumped: Iterable[TableData], restored: Mapping[tuple[bytes, bytes], TableData], encoding: str) -> list[str]:

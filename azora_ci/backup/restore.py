@@ -18,11 +18,12 @@ from azora_ci.process import Processes
 
 @dataclass(frozen=True)
 class Account:
-    """What reading the backup found: tables with rows and hashes, bytes and SHA-256 of the SQL."""
+    """What reading the backup found: tables with rows and hashes, the large objects' hash, bytes and SHA-256 of the SQL."""
 
     tables: tuple[TableData, ...]
     raw_bytes: int
     raw_sha256: str
+    objects: str | None
 
 
 def psql_argv(program: Path, script: Path) -> tuple[str, ...]:
@@ -63,7 +64,7 @@ class Accountant:
         found, tables = feed.read_report(self._report)
         if not found["complete"]:
             raise _failed("reading the backup", 0, "the SQL does not end with pg_dump's completion line")
-        return Account(tuple(tables), found["raw_bytes"], found["sha256"])
+        return Account(tuple(tables), found["raw_bytes"], found["sha256"], found["objects"])
 
     def abandon(self) -> None:
         """End the process."""

@@ -125,3 +125,33 @@ def test_hash_sees_every_change(lines: list[bytes], data):
     assert digest(changed) != digest(lines)
     assert digest(lines[:place] + lines[place + 1 :]) != digest(lines)
     assert digest([*lines, lines[place]]) != digest(lines)
+
+
+OBJECTS = rb"""
+SELECT pg_catalog.lo_open('16385', 131072);
+SELECT pg_catalog.lowrite(0, '\x00ff27');
+SELECT pg_catalog.lowrite(0, '\x0a');
+SELECT pg_catalog.lo_close(0);
+SELECT pg_catalog.lo_open('16386', 131072);
+SELECT pg_catalog.lo_close(0);
+SELECT pg_catalog.setval('public.s', 3, true);
+"""
+
+
+def objects(pieces: list[bytes]) -> str:
+    return scan(pieces).objects.hexdigest()
+
+
+@given(st.lists(st.integers(0, 10**6), max_size=40))
+@settings(max_examples=100, deadline=None)
+def test_large_objects_are_hashed_wherever_blocks_are_cut(places: list[int]):
+    assert objects(cut(OBJECTS, places)) == objects([OBJECTS])
+
+
+def test_hash_of_large_objects_sees_number_content_and_length():
+    changed = [OBJECTS.replace(b"16386", b"16387"), OBJECTS.replace(b"00ff27", b"00ff28"), OBJECTS.replace(b"0a", b"0a0a"), b"SELECT 1;"]
+    assert len({objects([OBJECTS]), *(objects([one]) for one in changed)}) == 5
+
+
+def test_large_objects_written_in_other_pieces_are_the_same():
+    assert objects([OBJECTS.replace(b"0a", b"").replace(b"00ff27", b"00ff270a")]) == objects([OBJECTS])

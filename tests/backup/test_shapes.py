@@ -100,6 +100,7 @@ def test_every_shape_is_proven_and_restores(world: BackupWorld, postgres_cluster
     assert tables["public.parent"] == tables["public.child"] == 1
     assert "public.fake" not in tables
     assert world.manifest()["catalog"]["large_objects"] == 2
+    assert world.manifest()["large_objects_hash"] != "0" * 32
     again = postgres_cluster.fresh()
     restore_with_the_guides_line(world, again)
     assert postgres_cluster.execute(again, "SELECT sum(twice) FROM made") == [(2550,)]
