@@ -22,6 +22,7 @@ class Guide:
     health_urls: tuple[tuple[str, str], ...]
     target: str
     workflow: str = "deploy-production.yml"
+    rollback_workflow: str = "rollback-production.yml"
 
 
 def render(record: Mapping[str, Any], guide: Guide) -> str:
@@ -130,7 +131,10 @@ def _traffic(record: Mapping[str, Any], guide: Guide, way: rollback.Way) -> str:
         if record["migrations_applied"] != 0
         else ""
     )
-    return f"""Deploy {way.version} again; its run passes the same gates, moves the traffic in the same stages and watches them.
+    return f"""{_button(record, guide, way, repository)}
+#### If it is refused because {way.version} is not there any more
+
+Deploy {way.version} again; its run passes the same gates, moves the traffic in the same stages and watches them.
 Shorten the stages first, a minute each is the least that production accepts:
 
 ```bash
@@ -140,6 +144,29 @@ gh workflow run {shlex.quote(guide.workflow)}{repository} -f version={shlex.quot
 
 Afterwards put the stages back: `gh variable delete CANARY_MINUTES`, and the other two.
 {caution}"""
+
+
+def _button(record: Mapping[str, Any], guide: Guide, way: rollback.Way, repository: str) -> str:
+    name, own_id = shlex.quote(guide.rollback_workflow), shlex.quote(record["deployment_id"])
+    page = f"{record['run_url'].split('/actions/')[0]}/actions/workflows/{guide.rollback_workflow}"
+    button = f"[Roll production back]({page})" if repository else "Roll production back"
+    return f"""Press the button: **{button}** > *Run workflow*, with the deployment id `{record["deployment_id"]}` and the reason; or:
+
+```bash
+gh workflow run {name}{repository} -f deployment-id={own_id} -f reason="${{REASON:?say why}}"
+```
+
+On a machine whose environment has the secrets of production, the same in one command:
+
+```bash
+python -m azora_ci rollback --deployment-id {own_id} --reason "${{REASON:?say why}}"
+```
+
+All traffic goes to {way.version} by one rename at the edge, within seconds. First it is checked that this record is genuine and its
+window open, and that the instances of {way.version} are healthy; afterwards it is proved that no request reaches
+{record["version"]}, and the smoke tests run. A deployment that is under way is stopped.
+After the deadline add `-f after-deadline=true`, or `--after-deadline`.
+"""
 
 
 def _whether_to_restore(record: Mapping[str, Any], way: rollback.Way) -> str:
@@ -253,7 +280,8 @@ def _afterwards(record: Mapping[str, Any], way: rollback.Way) -> str:
 
 After {record["rollback_deadline"] or "the window"} a rollback is no longer supported by machinery and needs a person's judgement:
 
-- {before} may have been stopped. Deploy it again as a release, or better, release a correction.
+- {before} may have been stopped. As long as it runs, `--after-deadline` goes back nevertheless. Else deploy it again as a release, or
+  better, release a correction.
 - The restore commands keep working as long as the backup is kept, but each hour adds writes that a restore would lose. Prefer
   restoring beside the live database and copying back what is missing.
 - Call the on-call team before anything is moved.

@@ -68,6 +68,16 @@ def test_every_section_of_the_guide_is_there_for_this_deployment():
         assert f"https://azora.world/{name}/health" in shown
 
 
+def test_the_button_and_the_command_are_named_with_this_deployments_id():
+    shown = text()
+    assert "[Roll production back](https://github.com/azora/azora/actions/workflows/rollback-production.yml)" in shown
+    button = "gh workflow run rollback-production.yml --repo azora/azora -f deployment-id=1764000000-abc123 -f reason="
+    assert button in shown
+    assert "python -m azora_ci rollback --deployment-id 1764000000-abc123 --reason " in shown
+    assert shown.index(button) < shown.index("gh workflow run deploy-production.yml")  # the quick way first
+    assert "-f after-deadline=true" in shown
+
+
 def test_without_migrations_no_restore_is_asked_for():
     shown = text(m=build.fragment("database-migrations", migrations_applied=0, applied=[]))
     assert "applied **no migration**: going back needs no restore" in shown
@@ -109,7 +119,7 @@ def blocks(markdown: str) -> list[str]:
 
 def test_every_command_passes_shellcheck(tmp_path):
     found = blocks(text())
-    assert len(found) == 6
+    assert len(found) == 8
     for number, block in enumerate(found):
         file = tmp_path / f"{number}.sh"
         file.write_text(block if block.startswith("#!") else f"#!/usr/bin/env bash\n{block}")
