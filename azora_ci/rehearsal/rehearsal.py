@@ -73,6 +73,9 @@ class Rehearsal:
             self._rehearse(world, outcome)
         except AzoraError as error:
             outcome.findings.append(f"{error.title}: {error.message()}")
+        except Exception as error:
+            outcome.findings.append(f"a bug in the rehearsal itself: {type(error).__name__}: {error}")
+            raise
         finally:
             outcome.jobs = {name: _job_seen(one) for name, one in self.jobs.items()}
             outcome.seconds = self.clock.monotonic() - begun
