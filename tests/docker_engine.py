@@ -66,16 +66,16 @@ def _pong(url: str) -> bool:
 
 
 @contextmanager
-def registry(folder: Path, *, login: bool = False) -> Iterator[str]:
+def registry(folder: Path, *, login: bool = False, address: str = "127.0.0.1") -> Iterator[str]:
     """Start a registry on a port of the kernel's choice; give its ``host:port``."""
-    text = f"version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '127.0.0.1:0'}}\n"
+    text = f"version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '{address}:0'}}\n"
     if login:
         (folder / "htpasswd").write_text(HTPASSWD)
         text += f"auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}\n"
     (folder / "registry.yml").write_text(text)
     log = folder / "log"
     with running(["docker-registry", "serve", f"{folder}/registry.yml"], log) as process:
-        until(lambda: b"listening on 127.0.0.1:" in log.read_bytes() or process.poll() is not None, "docker-registry listens")
-        found = re.search(r"listening on (127\.0\.0\.1:[0-9]+)", log.read_text())
+        until(lambda: f"listening on {address}:".encode() in log.read_bytes() or process.poll() is not None, "docker-registry listens")
+        found = re.search(rf"listening on ({re.escape(address)}:[0-9]+)", log.read_text())
         assert found, log.read_text()[-3000:]
         yield found[1]

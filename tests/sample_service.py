@@ -61,4 +61,4 @@ if flag("down"):
     sys.exit("told not to start")
 print(f"{SERVICE} {VERSION} starts on {os.environ['PORT']}", flush=True)
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
-Server(("127.0.0.1", int(os.environ["PORT"])), Handler).serve_forever()
+Server((os.environ.get("HOST", "127.0.0.1"), int(os.environ["PORT"])), Handler).serve_forever()

@@ -31,6 +31,8 @@ class Sshd:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.port = free_port()
+        self.address = "127.0.0.1"
+        self.prefix: list[str] = []  # a command that starts it in another place
         self.user = getpass.getuser()
         self.host_key = keygen(folder / "host_key")
         self.key_file = keygen(folder / "user_key")
@@ -56,11 +58,11 @@ class Sshd:
         binary = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
         assert binary is not None, "sshd is missing: apt-get install openssh-server"
         log = (self.folder / "sshd.log").open("ab")
-        self.process = subprocess.Popen([binary, "-D", "-e", "-f", self.folder / "sshd_config"], stdout=log, stderr=log)
+        self.process = subprocess.Popen([*self.prefix, binary, "-D", "-e", "-f", self.folder / "sshd_config"], stdout=log, stderr=log)
         deadline = time.monotonic() + 30
         while time.monotonic() < deadline:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                if probe.connect_ex((self.address, self.port)) == 0:
                     return
             assert self.process.poll() is None, (self.folder / "sshd.log").read_text()
             time.sleep(0.05)

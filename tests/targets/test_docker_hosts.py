@@ -1,0 +1,158 @@
+"""Production hosts with real dockerd, sshd, Envoy and guard: up, back, and what happens when something dies on the way."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from azora_ci.targets import Owner
+from tests.docker_world import NEW, OLD, Lan, Load, World, get, lan
+from tests.waiting import until
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
+    with lan(tmp_path_factory.mktemp("lan")) as made:
+        yield made
+
+
+@pytest.fixture
+def world(network: Lan, tmp_path: Path) -> Iterator[World]:
+    made = World(network, tmp_path)
+    made.built()
+    yield made
+    made.close()
+
+
+def test_a_first_deployment_installs_everything(world):
+    world.deploy_old()
+    assert world.versions_now() == {"1.0.0"}
+    assert world.running() == {"v1.0.0": 3}
+    names = {one.name for one in world.machines[0].client.containers.list()}
+    assert {"azora-edge", "azora-guard"} <= names
+    subnet = world.machines[0].client.networks.get("azora").attrs["Containers"].values()
+    assert "azora-guard" not in {one["Name"] for one in subnet}  # guard and admin port are on a network that no instance joins
+
+
+def test_up_to_100_percent_without_a_failed_request(world):
+    world.deploy_old()
+    with Load(world.machines) as load:
+        code, output = world.finish(world.start())
+        assert code == 0, output
+        assert world.versions_now() == {"1.1.0"}
+    assert load.failed == []
+    assert load.versions["1.0.0"] > 10
+    assert load.versions["1.1.0"] > 10
+    assert world.running() == {"v1.0.0": 3, "v1.1.0": 3}  # the old version is kept as the rollback target
+    evidence = world.fragment().evidence
+    assert evidence["rollout_status"] == "completed"
+    assert evidence["target"] == "docker_hosts"
+    assert evidence["previous"] == {"version": "v1.0.0", "deployment_id": OLD}
+    shares = [(one["stage"], one["traffic_percentage"], len(one["instances"]), one["status"]) for one in evidence["stages"]]
+    assert shares == [("canary", 5, 2, "healthy"), ("progressive", 50, 2, "healthy"), ("full", 100, 3, "healthy")]
+    assert evidence["stages"][0]["weights"]["/api"] == {f"api_gateway-{OLD}": 95, f"api_gateway-{NEW}": 5}
+    by_digest = {one.labels["world.azora.image"] for one in world.machines[0].containers(NEW)}
+    assert by_digest == {f"{world.lan.registry}/{name}@{digest}" for name, digest in world.lan.digests["1.1.0"].items()}
+    assert json.loads(get(world.machines[0].address, "/api/work")[2])["secret_length"] == len("not-to-be-seen")
+    everything = output + "".join(path.read_text() for path in (world.folder / "job-1").rglob("*") if path.is_file())
+    assert "not-to-be-seen" not in everything
+    assert "PRIVATE KEY" not in everything
+    rerun_recognises_it(world)
+
+
+def rerun_recognises_it(world: World) -> None:
+    before = world.edge_state(world.machines[0])
+    code, output = world.finish(world.start(attempt=2))
+    assert code == 0, output
+    assert "already promoted" in output
+    assert world.fragment(attempt=2).evidence["rollout_status"] == "completed"
+    assert world.edge_state(world.machines[0]) == before
+    assert world.running() == {"v1.0.0": 3, "v1.1.0": 3}
+
+
+def back_on_old(world: World) -> None:
+    """Users get the old version only, and nothing of the new one runs."""
+    assert world.versions_now() == {"1.0.0"}
+    assert world.running() == {"v1.0.0": 3 * len(world.machines)}
+
+
+def test_errors_of_the_new_version_take_all_traffic_back(world):
+    world.deploy_old()
+    with Load(world.machines) as load:
+        step = world.start(PROGRESSIVE_MINUTES="2")
+        world.wait_for_weight(50, step)
+        world.flag("1.1.0.api_gateway.sick")
+        code, output = world.finish(step)
+        assert code == 1, output
+        back_on_old(world)
+    assert load.failed == []
+    evidence = world.fragment().evidence
+    assert evidence["rollout_status"] == "rolled_back"
+    assert evidence["abort"]["proved"] is True, evidence["abort"]
+    assert evidence["abort"]["seconds_to_safe"] < 5
+    kept = [path.name for path in (world.folder / "job-1" / "instances").iterdir()]
+    assert any(f"{NEW}-api_gateway-" in name for name in kept)
+    stopped = world.machines[0].client.containers.list(all=True, filters={"label": f"world.azora.deployment-id={NEW}"})
+    assert {one.status for one in stopped} == {"exited"}  # kept, for whoever looks for the cause
+
+
+def test_a_lost_runner_leaves_the_old_version_and_a_rerun_finishes(world):
+    world.deploy_old()
+    with Load(world.machines) as load:
+        step = world.start(CANARY_MINUTES="5")
+        world.wait_for_weight(5, step)
+        lose(step)
+        until(lambda: world.edge_state(world.machines[0])["percent"] == 0, "the guard goes back by itself", world.lease + 5)
+        assert world.versions_now() == {"1.0.0"}
+        code, output = world.finish(world.start(attempt=2))
+        assert code == 0, output
+        assert "taking traffic back first" in output
+        assert world.versions_now() == {"1.1.0"}
+    assert load.failed == []
+    assert world.running() == {"v1.0.0": 3, "v1.1.0": 3}
+
+
+def lose(step) -> None:
+    """Kill a runner and its connections as a machine that vanishes does."""
+    for pid in [step.pid, *descendants(step.pid)]:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    step.wait()
+
+
+def descendants(pid: int) -> list[int]:
+    children = [int(one) for task in Path(f"/proc/{pid}/task").glob("*/children") for one in task.read_text().split()]
+    return [*children, *(one for child in children for one in descendants(child))]
+
+
+def test_a_cancelled_run_takes_traffic_back_within_five_seconds(world):
+    world.deploy_old()
+    step = world.start(PROGRESSIVE_MINUTES="5")
+    world.wait_for_weight(50, step)
+    step.send_signal(signal.SIGTERM)
+    until(lambda: world.edge_state(world.machines[0])["percent"] == 0, "old weights", 5)
+    code, output = world.finish(step)
+    assert code == 1, output
+    back_on_old(world)
+    fragment = world.fragment()
+    assert (fragment.status, fragment.evidence["rollout_status"]) == ("cancelled", "cancelled")
+    assert fragment.evidence["abort"]["proved"] is True
+
+
+def test_a_second_deployment_is_refused_and_changes_nothing(world):
+    world.deploy_old()
+    target = world.target()
+    other = "1764000200-cccccc"
+    with target.locked(Owner(other, "https://runs.example/7", "somebody")):
+        code, output = world.finish(world.start())
+    assert code == 1, output
+    assert "somebody" in output
+    assert "https://runs.example/7" in output
+    back_on_old(world)
+    assert target.holder() is None
