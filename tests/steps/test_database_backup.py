@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import pytest
 
+from azora_ci.actions import Actions
 from azora_ci.backup import manifest
+from azora_ci.backup.cluster import Cluster
+from azora_ci.clock import Clock
 from azora_ci.errors import NotTrueError
 from azora_ci.postgres import DatabaseUrl
+from azora_ci.process import Processes
 from tests.backup_world import ID, SIMPLE, BackupWorld
 
 
@@ -169,3 +174,26 @@ def test_deployment_id_that_is_none_touches_nothing(world: BackupWorld, simple: 
     assert outcome.code == 2
     assert "DEPLOYMENT_ID" in outcome.output
     assert world.listing() == []
+
+
+def test_extension_that_scratch_lacks_is_refused_before_the_dump(world: BackupWorld, postgres_cluster):
+    url = postgres_cluster.fresh("CREATE TABLE t (id int); CREATE EXTENSION citext")
+    postgres_cluster.execute(url, "UPDATE pg_extension SET extname = 'only_in_production' WHERE extname = 'citext'")
+    outcome = world.run(url)
+    assert outcome.code == 2
+    assert "only_in_production" in outcome.error["what"]
+    assert "BACKUP_VERIFY_DATABASE_URL" in outcome.error["next"]
+    assert world.listing() == [] and world.uploads() == []
+
+
+def test_proof_on_a_given_server_leaves_nothing_there(world: BackupWorld, simple: str, postgres_cluster, tmp_path: Path):
+    postgres_cluster.execute(simple, 'CREATE ROLE "Only In Production"; ALTER TABLE orders OWNER TO "Only In Production"')
+    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    with Cluster.start(tmp_path / "verify", processes=processes) as verify:
+        outcome = world.run(simple, BACKUP_VERIFY_DATABASE_URL=verify.url())
+        assert outcome.code == 0, outcome
+        assert world.manifest()["proof"]["where"] == "BACKUP_VERIFY_DATABASE_URL"
+        assert verify.password not in outcome.output + outcome.log
+        left = "SELECT datname::text FROM pg_database UNION SELECT rolname::text FROM pg_roles WHERE rolname ~ 'Only'"
+        names = postgres_cluster.execute(verify.url(), left)
+        assert sorted(names) == [("postgres",), ("template0",), ("template1",)]
