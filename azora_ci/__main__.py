@@ -3,26 +3,14 @@
 from __future__ import annotations
 
 import re
-import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
 
-from azora_ci.errors import AzoraError
+from azora_ci import keyboard
+from azora_ci.keyboard import reported_errors
 
 _CHECKOUT = Path(__file__).resolve().parent.parent
-
-
-@contextmanager
-def reported_errors() -> Iterator[None]:
-    """Turn an error of the family into its message on standard error and its exit code."""
-    try:
-        yield
-    except AzoraError as error:
-        click.echo(f"{error.title}\n{error.message()}", err=True)
-        sys.exit(error.exit_code)
 
 
 @click.group()
@@ -71,6 +59,9 @@ def _origin() -> str | None:
     """Return ``owner/name`` of this checkout's origin on GitHub."""
     found = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?$", _git("remote", "get-url", "origin") or "")
     return found[1] if found else None
+
+
+keyboard.add_to(main)
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from azora_ci.probes import fetch, request_of
 from azora_ci.process import undisturbed
 from azora_ci.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts, deployment_id, truth, variable
 from azora_ci.steps import smoke_tests
-from azora_ci.targets import Owner, Release, Returned, Target, Wiring, target_of
+from azora_ci.targets import Owner, Release, Returned, Target, Wiring, reached, target_of
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
 
 PROBE_SECONDS = 5.0  # for one answer of an old instance
@@ -62,9 +62,10 @@ def run(job: Job[Settings]) -> None:
     _require_open_window(job, deployed)
     target = _target(job)
     way = Way(job, target, deployed)
-    before = way.require()
-    smoke_tests.http_tests(job, before.version)
-    problem = _problem(job, way.go(before))
+    with reached(target):
+        before = way.require()
+        smoke_tests.http_tests(job, before.version)
+        problem = _problem(job, way.go(before))
     try:
         _keep(job, archive, deployed)
     except AzoraError as error:  # people are told all the same

@@ -6,7 +6,7 @@ What is true about a target is on the target: its journal and its edge files. No
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -196,3 +196,10 @@ def target_of(kind: str, wiring: Wiring) -> Target:
             next_step="choose an available target",
         )
     return TARGETS[kind](wiring)
+
+
+def reached(target: Target) -> AbstractContextManager[object]:
+    """Keep the connections to a target open while several things are asked of it without the lock."""
+    connected = getattr(target, "connected", None)
+    found: AbstractContextManager[object] = connected() if connected else nullcontext()
+    return found

@@ -152,7 +152,7 @@ class Journal:
         """Return the history; an absent file is an empty one."""
         try:
             return replay(self._path.read_text(encoding="utf-8").splitlines())
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return History()
 
     def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:

@@ -128,7 +128,7 @@ class Lock:
     def _read(self) -> dict[str, Any] | None:
         try:
             document: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return document
 

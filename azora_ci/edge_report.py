@@ -1,0 +1,58 @@
+"""What ``edge status`` prints: a line per route and release, with weights, counters and instances. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from azora_ci.rollout import Counters, percentile
+from azora_ci.targets import Observation
+from azora_ci.targets.journal import History
+
+HEAD = ("route", "service", "version", "deployment", "role", "weight", "requests", "failed", "p95")
+
+
+def text(history: History, seen: Observation, instances: Mapping[str, int]) -> str:
+    """Return the whole page. ``instances``: deployment id -> how many were started and not stopped."""
+    rows = sorted(_rows(history, seen))
+    parts = [table([HEAD, *rows]) if rows else "The edge routes nothing: nothing was deployed yet."]
+    counted = [f"{_name(history, name)}: {number} instances" for name, number in instances.items() if number]
+    parts += ["\n".join(counted)] if counted else []
+    parts += ["\n".join(f"✗ {one.name} does not run" for one in seen.dead)] if seen.dead else []
+    left = history.unfinished
+    if left is not None:
+        parts.append(f"{_name(history, left.id)} is under way, or its run died: {left.percent} %")
+    return "\n\n".join(parts)
+
+
+def table(rows: Iterable[tuple[str, ...]]) -> str:
+    """Return rows as columns that are as wide as their widest cell."""
+    found = list(rows)
+    widths = [max(map(len, column)) for column in zip(*found, strict=True)]
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in found)
+
+
+def _rows(history: History, seen: Observation) -> Iterable[tuple[str, ...]]:
+    for route, clusters in seen.weights.items():
+        for cluster, weight in clusters.items():
+            service, seconds, commit = cluster.rsplit("-", 2)
+            name = f"{seconds}-{commit}"
+            found = history.releases.get(name)
+            facts = (route, service, found.version if found else "?", name, _role(history, name), f"{weight} %")
+            yield (*facts, *_counted(seen.counters.get((service, name), Counters())))
+
+
+def _counted(counters: Counters) -> tuple[str, str, str]:
+    p95 = percentile(counters.buckets, 0.95)
+    failed = f"{counters.failed} ({counters.failed_share:.1%})"
+    return str(counters.requests), failed, "–" if p95 is None else f"{p95:.0f} ms"
+
+
+def _role(history: History, name: str) -> str:
+    before = history.before(history.serving) if history.serving else None
+    if name == history.serving:
+        return "stable"
+    return "rollback target" if before and before.id == name else "canary"
+
+
+def _name(history: History, name: str) -> str:
+    return f"{history.releases[name].version} ({name}, {_role(history, name)})"

@@ -1,0 +1,299 @@
+"""Commands of a person at a keyboard about a target: ``rollback``, ``lock``, ``clean``, ``edge``, ``doctor``."""
+
+from __future__ import annotations
+
+import getpass
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from azora_ci.errors import AzoraError, BadInputError, NotTrueError
+
+if TYPE_CHECKING:
+    from azora_ci.targets import Held, Owner, Target, Tended, Wiring
+
+_Command = Callable[..., Any]
+
+
+@contextmanager
+def reported_errors() -> Iterator[None]:
+    """Turn an error of the family into its message on standard error and its exit code."""
+    try:
+        yield
+    except AzoraError as error:
+        click.echo(f"{error.title}\n{error.message()}", err=True)
+        sys.exit(error.exit_code)
+
+
+def _config_option(command: _Command) -> _Command:
+    return click.option(
+        "--config", "config_path", type=click.Path(path_type=Path), envvar="DEPLOY_CONFIG", show_envvar=True,
+        default=".github/deploy-production.toml", show_default=True, help="What is deployed where.",
+    )(command)  # fmt: skip
+
+
+def _reason_option(command: _Command) -> _Command:
+    return click.option("--reason", required=True, metavar="TEXT", help="Why; is kept with the lock's history.")(command)
+
+
+def add_to(group: click.Group) -> None:
+    """Add these commands to the command line's group."""
+    for command in (rollback, lock, clean, edge, doctor):
+        group.add_command(command)
+
+
+# --- what every command needs ---------------------------------------------------------------------------------------------
+
+
+def _wiring(config_path: Path, window_minutes: float = 60.0) -> Wiring:
+    from azora_ci import config, settings
+    from azora_ci.actions import Actions
+    from azora_ci.clock import Clock
+    from azora_ci.process import Processes
+    from azora_ci.targets import Wiring
+
+    access = settings.load(settings.ProductionHosts, settings.environment())
+    clock = Clock()
+    processes = Processes(actions=Actions(), clock=clock, secrets=_secrets(access))
+    loaded = config.load(config_path)
+    return Wiring(loaded, processes, clock, Path("deployment-logs"), 30.0, rollback_window_minutes=window_minutes, access=access)
+
+
+def _secrets(access: Any) -> list[str]:
+    from azora_ci.settings import Secret
+
+    return [one.reveal() for one in vars(access).values() if isinstance(one, Secret)]
+
+
+def _target(wiring: Wiring) -> Target:
+    from azora_ci.targets import target_of
+
+    return target_of(wiring.config.target.kind, wiring)
+
+
+def _tended(target: Target) -> Tended:
+    """Return the same target, as one whose lock and releases a person may touch."""
+    from azora_ci.targets import Tended
+
+    if not isinstance(target, Tended):
+        raise BadInputError(
+            "This target cannot do that",
+            what=f"{type(target).__name__} offers neither its lock nor its releases to the command line",
+            where="target.kind in the deployment configuration",
+            next_step="look at the target itself",
+        )
+    return target
+
+
+def _actor() -> str:
+    from azora_ci.settings import environment
+
+    given = environment().get("GITHUB_ACTOR")
+    try:
+        return given or getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def _owner(what: str) -> Owner:
+    from azora_ci.targets import Owner
+
+    return Owner(what, f"python -m azora_ci {what} on {socket.gethostname()}", _actor())
+
+
+# --- rollback ---------------------------------------------------------------------------------------------------------------
+
+
+@click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def rollback(arguments: tuple[str, ...]) -> None:
+    """Take a deployment back: --reason TEXT [--deployment-id ID] [--after-deadline]."""
+    from azora_ci import context
+
+    context.command("rollback").main(args=list(arguments), prog_name="python -m azora_ci rollback")
+
+
+# --- lock -------------------------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def lock() -> None:
+    """Look at the target's lock, or take it away from an owner that will not come back."""
+
+
+@lock.command("status")
+@_config_option
+def lock_status(config_path: Path) -> None:
+    """Say who holds the lock, for how long, and whether its owner still runs."""
+    with reported_errors():
+        held = _tended(_target(_wiring(config_path))).holder()
+        click.echo(_held_text(held) if held else "The lock is free.")
+
+
+@lock.command("release")
+@_reason_option
+@click.option("--force", is_flag=True, help="Also when its owner still runs: it can change nothing from then on, not even go back.")
+@_config_option
+def lock_release(reason: str, *, force: bool, config_path: Path) -> None:
+    """Take the lock away from its owner."""
+    with reported_errors():
+        target = _tended(_target(_wiring(config_path)))
+        held = target.holder()
+        if held is None:
+            click.echo("The lock is free.")
+            return
+        if held.alive and not force:
+            raise NotTrueError(
+                "The lock's owner is alive",
+                what=_held_text(held),
+                where="the target's lock",
+                next_step="cancel its run, which takes traffic back first; or roll back, which fences it; or insist with --force",
+            )
+        target.unlock(reason, _actor())
+        click.echo(f"Released: {reason}\n{_held_text(held)}")
+        click.echo("What it left half done goes back when the next deployment or rollback begins.")
+
+
+def _held_text(held: Held) -> str:
+    kind = f"a rollback ({held.owner.fence})" if held.owner.fence else "a deployment"
+    state = "runs" if held.alive else "does not run any more, or has not renewed it: the next one takes the lock over"
+    lines = {
+        "held by": f"{held.owner.deployment_id}, {kind}, started by {held.owner.actor}",
+        "run": held.owner.run_url,
+        "renewed": held.renewed_at,
+        "expires": held.expires_at,
+        "its owner": state,
+    }
+    return "\n".join(f"{name:<10} {text}" for name, text in lines.items())
+
+
+# --- clean ------------------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@click.option(
+    "--window-minutes", type=click.FloatRange(0), envvar="ROLLBACK_WINDOW_MINUTES", show_envvar=True, default=60, show_default=True,
+    help="Minutes after a promotion in which going back is supported.",
+)  # fmt: skip
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and change nothing.")
+@_config_option
+def clean(window_minutes: float, *, dry_run: bool, config_path: Path) -> None:
+    """Drain and remove instances of releases whose rollback window has closed, never the rollback target."""
+    from azora_ci.targets import reached
+
+    with reported_errors():
+        wiring = _wiring(config_path, window_minutes)
+        target = _target(wiring)
+        tended = _tended(target)
+        with reached(target):
+            found = _removable(wiring, target)
+            _say_kept(target, {name for name, _ in found})
+        if not found:
+            click.echo("Nothing is to be removed.")
+            return
+        if dry_run:
+            click.echo("\n".join(f"would remove {text}" for _, text in found))
+            return
+        with target.locked(_owner("clean")):
+            for name, text in _removable(wiring, target):
+                tended.remove(name)
+                click.echo(f"✓ removed {text}")
+
+
+def _removable(wiring: Wiring, target: Target) -> list[tuple[str, str]]:
+    """Return (deployment id, text) of each release that goes."""
+    releases = target.current().superseded(wiring.clock.now(), wiring.rollback_window_minutes)
+    counted = [(one, len(target.instances(one.id))) for one in releases]
+    return [(one.id, f"{one.version} ({one.id}): {number} instances") for one, number in counted if number]
+
+
+def _say_kept(target: Target, going: set[str]) -> None:
+    history = target.current()
+    before = history.before(history.serving) if history.serving else None
+    for one in history.releases.values():
+        number = len(target.instances(one.id))
+        if number and one.id not in going:
+            why = "serves" if one.id == history.serving else "is the rollback target" if before and one.id == before.id else "is kept"
+            click.echo(f"{one.version} ({one.id}) {why}: {number} instances")
+
+
+# --- edge -------------------------------------------------------------------------------------------------------------------
+
+
+@click.group()
+def edge() -> None:
+    """Prepare the edge, or look at its weights, versions and counters."""
+
+
+@edge.command("status")
+@_config_option
+def edge_status(config_path: Path) -> None:
+    """Show what the edge really has: weights, versions and counters of each route."""
+    from azora_ci import edge_report
+    from azora_ci.targets import reached
+
+    with reported_errors():
+        target = _target(_wiring(config_path))
+        with reached(target):
+            history, seen = target.current(), target.observe()
+            instances = {one.id: len(target.instances(one.id)) for one in history.releases.values()}
+        click.echo(edge_report.text(history, seen, instances))
+
+
+@edge.command("install")
+@click.option("--listen", metavar="HOST:PORT", help="Where local_processes' edge listens. [default: that of the public health URLs]")
+@_config_option
+def edge_install(listen: str | None, config_path: Path) -> None:
+    """Prepare the edge where there is none; one that is there keeps its releases and weights."""
+    with reported_errors():
+        wiring = _wiring(config_path)
+        if wiring.config.target.kind == "local_processes":
+            click.echo(_install_local(wiring, listen))
+            return
+        with _target(wiring).locked(_owner("edge-install")):
+            click.echo("✓ guard and edge run on every host")
+
+
+def _install_local(wiring: Wiring, listen: str | None) -> str:
+    from urllib.parse import urlsplit
+
+    from azora_ci import envoy
+    from azora_ci.targets.local_processes import install_edge
+
+    found = wiring.config
+    _target(wiring)  # refuses what is not on loopback
+    addresses = {"--listen": listen or urlsplit(found.services[0].public_health_url).netloc, "edge.admin_url": found.edge.admin_url or ""}
+    ports = {}
+    for name, address in addresses.items():
+        port = urlsplit(address if "//" in address else f"//{address}").port
+        if port is None:
+            raise BadInputError("No port to listen on", what=f"{address!r} names no port", where=name, next_step="name host and port")
+        ports[name] = port
+    assert found.edge.config_dir is not None  # noqa: S101 - the configuration's own check
+    bootstrap = install_edge(found, found.edge.config_dir, *ports.values())
+    return f"✓ {bootstrap} is written; start the edge with:\n{' '.join(envoy.command(bootstrap))}"
+
+
+# --- doctor -----------------------------------------------------------------------------------------------------------------
+
+
+@click.command()
+@_config_option
+def doctor(config_path: Path) -> None:
+    """Say what production needs and lacks, with the next step for each missing thing. Changes nothing."""
+    from azora_ci import doctor as consultation
+
+    with reported_errors():
+        findings = consultation.examine(_wiring(config_path))
+    for one in findings:
+        click.echo(f"{'✓' if one.passed else '✗'} {one.name}: {one.detail}")
+        if not one.passed:
+            click.echo(f"    next: {one.next_step}")
+    missing = sum(not one.passed for one in findings)
+    click.echo(f"{len(findings) - missing} of {len(findings)} are as they should be.")
+    sys.exit(1 if missing else 0)
