@@ -72,9 +72,8 @@ def _rehearse(options: Options, clock: Clock) -> int:
         click.echo("interrupted; everything that was started has been ended", err=True)
         return 130
     places = [("artifacts", base / "artifacts"), ("result", base / "result.json"), ("logs", base / "logs")]
-    if options.keep:
-        kept = sorted((base / "runs").glob("*/replay"))
-        places += [("replay", kept[-1])] if kept else []
+    if options.keep and (base / runs.REPLAY).exists():
+        places.append(("replay", base / runs.REPLAY))
     click.echo(report.render(outcome, rehearsal.replaced, places))
     return 0 if outcome.ok else 1
 

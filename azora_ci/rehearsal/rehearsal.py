@@ -19,7 +19,7 @@ from azora_ci.process import Processes, is_alive, send_signal
 from azora_ci.rehearsal import act, evidence, load, replay, repo, report, scenarios, verify, workflow_text
 from azora_ci.rehearsal.act import Act, JobRun, Request
 from azora_ci.rehearsal.evidence import JobSeen, Seen
-from azora_ci.rehearsal.runs import Run, cache_folder, end_leftovers, publish
+from azora_ci.rehearsal.runs import Run, cache_folder, end_leftovers, point_to, publish
 from azora_ci.rehearsal.scenarios import Scenario, StageWatch
 from azora_ci.rehearsal.world import World
 
@@ -209,6 +209,7 @@ class Rehearsal:
         if self.options.keep and "validate-release" in self.jobs:
             replay.write(world, self.jobs, self.jobs["validate-release"].outputs, self.attempt + 1)
             world.run.keep()
+            point_to(self.base, world.run.folder / "replay")
             return
         stubborn = world.run.end(self.clock)
         if stubborn:

@@ -27,6 +27,7 @@ from azora_ci.process import birth, send_signal
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 DATABASE = "database"  # folder of the PostgreSQL cluster, and the name its process is noted under
 GRACE_SECONDS = 6.0  # between SIGTERM and SIGKILL
+REPLAY = "env"  # link in the base folder to the newest kept run's files of variables
 PUBLISHED = ("artifacts", "result.json", "logs")  # what a run leaves in the base folder
 
 
@@ -159,7 +160,17 @@ def end_leftovers(base: Path, clock: Clock, *, kept: bool = False) -> list[str]:
         run.end(clock)
         run.remove()
         found.append(folder.name)
+    if (base / REPLAY).is_symlink() and not (base / REPLAY).exists():
+        (base / REPLAY).unlink()
     return found
+
+
+def point_to(base: Path, folder: Path) -> None:
+    """Make ``<base>/env`` lead to the files with which steps of a kept run are replayed, by one rename."""
+    link = base / f"{REPLAY}.{os.getpid()}.part"
+    link.unlink(missing_ok=True)
+    link.symlink_to(folder)
+    link.replace(base / REPLAY)
 
 
 def publish(base: Path, files: dict[str, Path]) -> None:

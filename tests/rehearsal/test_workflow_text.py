@@ -40,6 +40,12 @@ def test_local_composites_know_every_input_that_the_workflow_gives() -> None:
                 assert set(step.get("with", {})) <= set(action.get("inputs", {})), step["uses"]
 
 
+def test_the_local_set_up_offers_what_the_real_one_offers() -> None:
+    real = yaml.safe_load((ROOT / ".github" / "actions" / "setup" / "action.yml").read_text(encoding="utf-8"))
+    local = yaml.safe_load((ROOT / "azora_ci" / "rehearsal" / "actions" / "setup" / "action.yml").read_text(encoding="utf-8"))
+    assert (set(local["inputs"]), set(local["outputs"])) == (set(real["inputs"]), set(real["outputs"]))
+
+
 def test_an_action_without_a_local_composite_is_refused() -> None:
     with pytest.raises(BadInputError, match=r"somebody/thing has no local composite"):
         replaced_actions(f"uses: somebody/thing@{'0' * 40}")

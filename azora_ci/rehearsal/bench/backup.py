@@ -92,13 +92,14 @@ class Bench:
 
 def run(gib: float, rounds: int, *, as_json: bool) -> None:
     """Build the database, measure, print. Raises BadInputError when a program is missing."""
-    for program in ("gzip", "pigz"):
-        if shutil.which(program) is None:
-            raise BadInputError(f"{program} is missing", what="it is one of the competitors", where="PATH", next_step=f"install {program}")
 
     def say(line: str) -> None:
         click.echo(line, err=True)
 
+    if shutil.which("gzip") is None:
+        raise BadInputError("gzip is missing", what="it is one of the competitors", where="PATH", next_step="install gzip")
+    if shutil.which("pigz") is None:
+        say("pigz is not installed: c is left out")
     clock = Clock()
     processes = Processes(actions=Actions(stream=sys.stderr), clock=clock)
     with ExitStack() as stack:
@@ -119,7 +120,7 @@ def run(gib: float, rounds: int, *, as_json: bool) -> None:
 
 
 def _competitors(bench: Bench) -> dict[str, Callable[[], None]]:
-    return {
+    every: dict[str, Callable[[], None]] = {
         "pg_dump_seconds": lambda: _shell(bench, '"$PG_DUMP" > /dev/null'),
         "gzip_pipe_seconds": lambda: _shell(bench, '"$PG_DUMP" | gzip | "$AWS" s3 cp --no-progress - "$TO"'),
         "pigz_pipe_seconds": lambda: _shell(bench, '"$PG_DUMP" | pigz | "$AWS" s3 cp --no-progress - "$TO"'),
@@ -127,6 +128,7 @@ def _competitors(bench: Bench) -> dict[str, Callable[[], None]]:
         "backup_proven_seconds": lambda: _job(bench, bench.next_id(), BACKUP_PROOF="full"),
         "serial_proof_seconds": lambda: _serial(bench),
     }
+    return {name: work for name, work in every.items() if name != "pigz_pipe_seconds" or shutil.which("pigz")}
 
 
 def _shell(bench: Bench, line: str) -> None:
@@ -232,14 +234,15 @@ def _store(folder: Path, processes: Processes, clock: Clock) -> dict[str, str]:
 
 
 def _print(bench: Bench, size: int, *, as_json: bool) -> None:
-    medians = {name: round(statistics.median(values), 3) for name, values in bench.seconds.items()}
+    medians = {name: round(statistics.median(bench.seconds[name]), 3) if name in bench.seconds else None for name in NAMES}
     peak = round(bench.peak_bytes / MIB, 1)
     if as_json:
         click.echo(json.dumps({"gib": round(size / database.GIB, 3), **medians, "peak_rss_mib": peak}))
         return
     click.echo(f"{size / database.GIB:.2f} GiB on {os.cpu_count()} x {_processor()}, median of {len(bench.seconds['backup_seconds'])}")
     for name, title in NAMES.items():
-        click.echo(f"  {title:<42} {medians[name]:8.2f} s")
+        seconds = medians[name]
+        click.echo(f"  {title:<42} " + ("not measured" if seconds is None else f"{seconds:8.2f} s"))
     ratios = (
         ("d / a", "backup_seconds", "pg_dump_seconds", "<= 1.15"),
         ("b / d", "gzip_pipe_seconds", "backup_seconds", ">= 3"),
@@ -247,7 +250,9 @@ def _print(bench: Bench, size: int, *, as_json: bool) -> None:
         ("e / f", "backup_proven_seconds", "serial_proof_seconds", "<= 0.8"),
     )
     for title, upper, lower, aim in ratios:
-        click.echo(f"  {title:<42} {medians[upper] / medians[lower]:8.2f}    (aim {aim})")
+        over, under = medians[upper], medians[lower]
+        if over is not None and under is not None:
+            click.echo(f"  {title:<42} {over / under:8.2f}    (aim {aim})")
     click.echo(f"  {'peak memory of our own Python':<42} {peak:8.1f} MiB  (aim <= 128)")
 
 
