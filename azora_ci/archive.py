@@ -224,7 +224,8 @@ def _no_record(where: str, deployment_id: str | None) -> NotTrueError:
         "There is no such deployment" if deployment_id else "There is no deployment to take back",
         what=f"no record of {deployment_id}" if deployment_id else "no record of a deployment that reached production",
         where=where,
-        next_step="look its id up in the run's summary; a deployment that still runs has no record yet: cancel its run, which goes back",
+        next_step="look its id up in the run's summary. A deployment that still runs has no record yet: cancel its run; a rollout goes "
+        "back by that, and what was promoted already gets its record and can be taken back",
     )
 
 

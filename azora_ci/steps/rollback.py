@@ -244,8 +244,9 @@ class Way:
             text = f"{unfinished.version} ({unfinished.id}) was at {unfinished.percent} %; it goes back first"
             _remark(self.job, text)
             self.job.evidence["fenced"] = unfinished.id
+            stale = Release(unfinished.id, unfinished.version, unfinished.digests)
             with undisturbed():
-                returned = self.target.abort(Release(unfinished.id, unfinished.version, unfinished.digests), self.job.settings.reason)
+                returned = self.target.abort(stale, self.job.settings.reason, hurry=True)  # users still wait for the real way back
             self.job.say(f"traffic is on {returned.to or 'no version'}: {returned.detail}")
 
     def _take_back(self, mine: Deployed) -> Returned:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import tarfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.process import Processes
 from azora_ci.targets import Owner, Wiring, target_of
 from azora_ci.targets import instances as local
+from azora_ci.targets.lock import FencedError
 from tests import deploy_config
 from tests.edge_world import NEW, OLD, Load, World
 
@@ -154,6 +156,23 @@ def test_nothing_is_moved_without_the_lock(world):
         (world.folder / "state" / "lock.json").unlink()
         with pytest.raises(NotTrueError, match="taken over"):
             target.set_weight(world.release("1.0.0", OLD), 100)
+    assert world.versions_now(5) == {"1.0.0"}
+
+
+def test_who_was_fenced_can_neither_go_on_nor_back(world):
+    deployment, rescue = world.target(), world.target()
+    release = world.release("1.1.0", NEW)
+    with deployment.locked(OWNER):
+        deployment.deploy(release, 100)
+        deployment.set_weight(release, 50)
+        with rescue.locked(Owner(NEW, "https://runs.example/3", "rescuer", fence="users see errors")):
+            for change in (lambda: deployment.set_weight(release, 100), lambda: deployment.abort(release, "cancelled", hurry=True)):
+                with pytest.raises(FencedError, match="users see errors"):
+                    change()
+            with pytest.raises(FencedError):
+                deployment._parts.edge.switch(replace(world.edge.state(), percent=100))
+            assert world.edge.state().percent == 50
+            assert rescue.abort(release, "users see errors", hurry=True).proved
     assert world.versions_now(5) == {"1.0.0"}
 
 
