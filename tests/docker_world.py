@@ -353,6 +353,9 @@ class World:
     def flag(self, name: str) -> None:
         (self.flags / name).touch()
 
+    def unflag(self, name: str) -> None:
+        (self.flags / name).unlink()
+
     # --- steps ---------------------------------------------------------------------------------------------------------
 
     def environ(self, attempt: int, **more: str) -> dict[str, str]:

@@ -55,6 +55,9 @@ class Sshd:
         return f"[127.0.0.1]:{self.port} {kind} {key}\n"
 
     def start(self) -> None:
+        """Start it, if it does not run."""
+        if self.process is not None:
+            return
         binary = shutil.which("sshd", path="/usr/sbin:/usr/local/sbin:/usr/bin")
         assert binary is not None, "sshd is missing: apt-get install openssh-server"
         log = (self.folder / "sshd.log").open("ab")

@@ -32,7 +32,7 @@ from azora_ci.targets.site import Parts, Site, edge_services
 
 FULL = 100  # percent
 EDGE_START_SECONDS = 60.0
-RELEASE_SECONDS = 10.0  # for giving the locks back; they expire by themselves
+RELEASE_SECONDS = 3.0  # for giving the locks back; they expire by themselves
 LEASE_MARGIN = 5.0  # seconds after which a guard whose lease ran out has surely gone back
 HURRIED_SECONDS = 4.5  # for going back on all hosts when the run was cancelled; who does not answer by then goes back by its lease
 
@@ -144,7 +144,6 @@ class DockerHosts:
     def locked(self, owner: Owner) -> Iterator[None]:
         """Hold the lock of every host, with guard and edge installed where they are missing."""
         with self._connected():
-            self._halted.clear()
             self._owner = owner
             self._each(HostSite.install_guard)
             try:
@@ -198,6 +197,7 @@ class DockerHosts:
 
     def deploy(self, release: Release, percent: int) -> tuple[Instance, ...]:
         """Have that share of instances on every host. A host that missed releases is brought to the serving one first."""
+        self._halted.clear()
         self._catch_up(release)
         self._each(lambda one: one.site.deploy(release, percent), halt=True)
         return self.instances(release.id)

@@ -7,12 +7,16 @@ import json
 import os
 import signal
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from azora_ci.targets import Owner
+from azora_ci.clock import Clock
+from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.targets import Owner, Release
 from tests.docker_world import NEW, OLD, Lan, Load, World, get, lan
+from tests.sshd import keygen
 from tests.waiting import until
 
 
@@ -30,18 +34,9 @@ def world(network: Lan, tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
-def test_a_first_deployment_installs_everything(world):
+def test_from_an_empty_host_to_100_percent_without_a_failed_request(world):
     world.deploy_old()
-    assert world.versions_now() == {"1.0.0"}
-    assert world.running() == {"v1.0.0": 3}
-    names = {one.name for one in world.machines[0].client.containers.list()}
-    assert {"azora-edge", "azora-guard"} <= names
-    subnet = world.machines[0].client.networks.get("azora").attrs["Containers"].values()
-    assert "azora-guard" not in {one["Name"] for one in subnet}  # guard and admin port are on a network that no instance joins
-
-
-def test_up_to_100_percent_without_a_failed_request(world):
-    world.deploy_old()
+    first_deployment_installed_everything(world)
     with Load(world.machines) as load:
         code, output = world.finish(world.start())
         assert code == 0, output
@@ -66,6 +61,15 @@ def test_up_to_100_percent_without_a_failed_request(world):
     rerun_recognises_it(world)
 
 
+def first_deployment_installed_everything(world: World) -> None:
+    assert world.versions_now() == {"1.0.0"}
+    assert world.running() == {"v1.0.0": 3}
+    names = {one.name for one in world.machines[0].client.containers.list()}
+    assert {"azora-edge", "azora-guard"} <= names
+    subnet = world.machines[0].client.networks.get("azora").attrs["Containers"].values()
+    assert "azora-guard" not in {one["Name"] for one in subnet}  # guard and admin port are on a network that no instance joins
+
+
 def rerun_recognises_it(world: World) -> None:
     before = world.edge_state(world.machines[0])
     code, output = world.finish(world.start(attempt=2))
@@ -82,7 +86,7 @@ def back_on_old(world: World) -> None:
     assert world.running() == {"v1.0.0": 3 * len(world.machines)}
 
 
-def test_errors_of_the_new_version_take_all_traffic_back(world):
+def test_whatever_ends_a_rollout_takes_all_traffic_back(world):
     world.deploy_old()
     with Load(world.machines) as load:
         step = world.start(PROGRESSIVE_MINUTES="2")
@@ -100,6 +104,34 @@ def test_errors_of_the_new_version_take_all_traffic_back(world):
     assert any(f"{NEW}-api_gateway-" in name for name in kept)
     stopped = world.machines[0].client.containers.list(all=True, filters={"label": f"world.azora.deployment-id={NEW}"})
     assert {one.status for one in stopped} == {"exited"}  # kept, for whoever looks for the cause
+    world.unflag("1.1.0.api_gateway.sick")
+    a_second_deployment_is_refused_and_changes_nothing(world)
+    a_cancelled_run_takes_traffic_back_within_five_seconds(world)
+
+
+def a_second_deployment_is_refused_and_changes_nothing(world: World) -> None:
+    target = world.target()
+    other = "1764000200-cccccc"
+    with target.locked(Owner(other, "https://runs.example/7", "somebody")):
+        code, output = world.finish(world.start(attempt=2))
+    assert code == 1, output
+    assert "somebody" in output
+    assert "https://runs.example/7" in output
+    back_on_old(world)
+    assert target.holder() is None
+
+
+def a_cancelled_run_takes_traffic_back_within_five_seconds(world: World) -> None:
+    step = world.start(attempt=3, PROGRESSIVE_MINUTES="5")
+    world.wait_for_weight(50, step)
+    step.send_signal(signal.SIGTERM)
+    until(lambda: world.edge_state(world.machines[0])["percent"] == 0, "old weights", 5)
+    code, output = world.finish(step)
+    assert code == 1, output
+    back_on_old(world)
+    fragment = world.fragment(attempt=3)
+    assert (fragment.status, fragment.evidence["rollout_status"]) == ("cancelled", "cancelled")
+    assert fragment.evidence["abort"]["proved"] is True
 
 
 def test_a_lost_runner_leaves_the_old_version_and_a_rerun_finishes(world):
@@ -131,28 +163,84 @@ def descendants(pid: int) -> list[int]:
     return [*children, *(one for child in children for one in descendants(child))]
 
 
-def test_a_cancelled_run_takes_traffic_back_within_five_seconds(world):
+# --- several hosts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two_hosts(network: Lan, tmp_path: Path) -> Iterator[World]:
+    made = World(network, tmp_path, 2)
+    made.built()
+    yield made
+    for machine in made.machines:
+        machine.sshd.start()
+    made.close()
+
+
+def test_two_hosts_move_together_and_go_back_together(two_hosts):
+    world = two_hosts
+    near, far = world.machines
     world.deploy_old()
-    step = world.start(PROGRESSIVE_MINUTES="5")
-    world.wait_for_weight(50, step)
-    step.send_signal(signal.SIGTERM)
-    until(lambda: world.edge_state(world.machines[0])["percent"] == 0, "old weights", 5)
-    code, output = world.finish(step)
-    assert code == 1, output
+    far.sshd.stop()
+    code, output = world.finish(world.start(attempt=1))  # one is out of reach before: nothing starts
+    assert code == 3, output
+    assert far.address in output
     back_on_old(world)
-    fragment = world.fragment()
-    assert (fragment.status, fragment.evidence["rollout_status"]) == ("cancelled", "cancelled")
-    assert fragment.evidence["abort"]["proved"] is True
+    far.sshd.start()
+    with Load(world.machines) as load:
+        step = world.start(attempt=2, PROGRESSIVE_MINUTES="5")
+        world.wait_for_weight(50, step)
+        far.sshd.stop()  # out of reach during a stage: all go back, this one by its lease
+        code, output = world.finish(step)
+        assert code in {1, 3}, output
+        assert world.versions_now(near) == {"1.0.0"}
+        until(lambda: world.edge_state(far)["percent"] == 0, "the guard goes back by itself", world.lease + 5)
+        assert world.versions_now(far) == {"1.0.0"}
+        abort = world.fragment(attempt=2).evidence["abort"]
+        assert abort["proved"] is False
+        assert f"{far.address}: not reached" in abort["detail"]
+        far.sshd.start()
+        code, output = world.finish(world.start(attempt=3))
+        assert code == 0, output
+        assert world.versions_now() == {"1.1.0"}
+    assert load.failed == []
+    assert load.versions["1.1.0"] > 10
+    assert world.running() == {"v1.0.0": 6, "v1.1.0": 6}
+    stages = world.fragment(attempt=3).evidence["stages"]
+    assert [len(one["instances"]) for one in stages] == [4, 4, 6]  # every host has its share
 
 
-def test_a_second_deployment_is_refused_and_changes_nothing(world):
-    world.deploy_old()
+# --- refused before anything moves -----------------------------------------------------------------------------------------
+
+
+class WrongClock(Clock):
+    """A runner whose clock is an hour ahead, or a host whose clock is an hour behind."""
+
+    def now(self):
+        return super().now() + timedelta(hours=1)
+
+
+def test_what_is_refused_before_anything_moves(world):
+    stranger = keygen(world.folder / "stranger").with_suffix(".pub").read_text().split()[:2]
+    machine = world.machines[0]
+    with pytest.raises(NotTrueError, match="ost key"):
+        world.target(PROD_KNOWN_HOSTS=f"{machine.address} {' '.join(stranger)}\n").current()
+    with pytest.raises(BadInputError, match="refuses the key"):
+        world.target(PROD_KEY=(world.folder / "stranger").read_text()).current()
+    assert machine.client.containers.list(all=True) == []
+    world.clock = WrongClock()
+    with pytest.raises(NotTrueError, match="clock is off"), world.target().locked(Owner(OLD, "https://runs.example/1", "tests")):
+        pass
+    world.clock = Clock()
     target = world.target()
-    other = "1764000200-cccccc"
-    with target.locked(Owner(other, "https://runs.example/7", "somebody")):
-        code, output = world.finish(world.start())
-    assert code == 1, output
-    assert "somebody" in output
-    assert "https://runs.example/7" in output
-    back_on_old(world)
-    assert target.holder() is None
+    missing = Release(NEW, "v1.1.0", dict.fromkeys(world.lan.digests["1.1.0"], "sha256:" + "0" * 64))
+    with target.locked(Owner(NEW, "https://runs.example/1", "tests")):
+        with pytest.raises(NotTrueError, match="image cannot be pulled"):
+            target.deploy(missing, 100)
+        assert target.abort(missing, "no image").to is None
+    assert world.running() == {}
+
+
+def test_access_that_is_not_set_is_named(world):
+    code, output = world.finish(world.start(PROD_HOST="", PROD_KEY=""))
+    assert code == 2, output
+    assert "PROD_HOST, PROD_KEY" in output
