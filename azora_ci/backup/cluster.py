@@ -137,7 +137,7 @@ class Cluster:
         initdb = find_binary("initdb", major)
         self.major = _major(initdb, find_binary("postgres", major))
         self.user = _unprivileged()
-        self.data = _data_folder(self.folder, self.user)
+        self.data = data_folder(self.folder)
         clear(self.folder, self._clock)
         self.sockets = Path(tempfile.mkdtemp(prefix="azora-pg-"))
         self._places = [self.data, self.sockets]
@@ -288,8 +288,11 @@ def _unprivileged() -> int | None:
     return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
 
 
-def _data_folder(folder: Path, user: int | None) -> Path:
-    if user is None or _reachable(folder, user):
+def data_folder(folder: Path) -> Path:
+    """Return where the data of a cluster in ``folder`` lies: there, or with the temporary files where its user cannot reach it."""
+    user = _unprivileged()
+    existing = next(path for path in (folder, *folder.parents) if path.exists())
+    if user is None or _reachable(existing, user):
         return folder.resolve() / "data"
     name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]  # the same for the next run, which finds leftovers
     return Path(tempfile.gettempdir()).resolve() / f"azora-pg-data-{name}"

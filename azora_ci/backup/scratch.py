@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azora_ci.backup import source
-from azora_ci.backup.cluster import Cluster, clear
+from azora_ci.backup.cluster import Cluster, clear, data_folder
 from azora_ci.errors import BadInputError
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.process import Processes
@@ -65,17 +65,26 @@ def sweep(root: Path) -> list[Path]:
 
 
 def require_space(folder: Path, database_bytes: int, *, private: bool) -> None:
-    """Raise BadInputError unless ``folder`` has room for the spool and, for a private cluster, the restored database."""
-    needed = int(database_bytes * (SPOOL_SHARE + (RESTORED_SHARE if private else 0)))
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise BadInputError(
-            "Not enough disk to prove the backup",
-            what=f"{free / GIB:.2f} GiB are free, {needed / GIB:.2f} GiB are needed (database {database_bytes / GIB:.2f} GiB: "
-            f"{RESTORED_SHARE} x to restore it, {SPOOL_SHARE} x for the spool)",
-            where=str(folder),
-            next_step="set BACKUP_VERIFY_DATABASE_URL to a server with room, BACKUP_SCRATCH_DIR to another disk, or use a larger runner",
-        )
+    """Raise BadInputError unless there is room for the spool and, for a private cluster, the restored database.
+
+    The cluster may lie on another disk than ``folder``: see ``cluster.data_folder``.
+    """
+    needs = [(folder, SPOOL_SHARE)] + ([(data_folder(folder / "cluster"), RESTORED_SHARE)] if private else [])
+    disks: dict[int, tuple[Path, float]] = {}
+    for place, share in needs:
+        existing = next(path for path in (place, *place.parents) if path.exists())
+        device = existing.stat().st_dev
+        disks[device] = (existing, share + disks.get(device, (existing, 0.0))[1])
+    for place, share in disks.values():
+        free, needed = shutil.disk_usage(place).free, int(database_bytes * share)
+        if free < needed:
+            raise BadInputError(
+                "Not enough disk to prove the backup",
+                what=f"{free / GIB:.2f} GiB are free, {needed / GIB:.2f} GiB are needed (database {database_bytes / GIB:.2f} GiB: "
+                f"{RESTORED_SHARE} x to restore it, {SPOOL_SHARE} x for the spool)",
+                where=str(place),
+                next_step="set BACKUP_VERIFY_DATABASE_URL to another server, BACKUP_SCRATCH_DIR to another disk, or take a larger runner",
+            )
 
 
 @contextmanager
