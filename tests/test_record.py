@@ -277,3 +277,32 @@ def test_same_record_is_recognised_by_its_bytes_only():
     assert record.with_keys_of({**now, "triggered_by": "mallory"}, archived, "previous_record_sha256") is None
     assert record.with_keys_of(now, b"no json", "previous_record_sha256") is None
     assert record.with_keys_of(now, b"[]", "previous_record_sha256") is None
+
+
+# --- is one record of a chain to be believed ----------------------------------------------------------------------------------
+
+
+def linked(*links: int | str | None) -> list[bytes]:
+    """Return records of which each names the one with that number, a hash, or none."""
+    made: list[bytes] = []
+    for number, link in enumerate(links):
+        named = record.sha256(made[link]) if isinstance(link, int) else link
+        made.append(record.archived_bytes({"deployment_id": f"{number}-abc123", "previous_record_sha256": named}))
+    return made
+
+
+def test_a_record_whose_links_fit_is_not_doubted_also_when_two_runs_ended_at_once():
+    assert record.doubts(linked(None, 0, 0, 2), 1) == []
+    assert record.doubts([*linked(None, 0), b"no record"], 1) == []
+
+
+def test_a_changed_record_is_doubted_because_of_the_one_behind_it():
+    chain = linked(None, 0, 1)
+    chain[1] = record.archived_bytes({**json.loads(chain[1]), "rollback_deadline": "2099-01-01T00:00:00.000Z"})
+    (said,) = record.doubts(chain, 1)
+    assert said.startswith("the record 1 behind it (2-abc123) names ")
+
+
+def test_a_record_with_other_bytes_or_a_link_to_nothing_is_doubted():
+    assert record.doubts([b'{"a":1}'], 0) == ["its bytes are not canonical JSON"]
+    assert "it names " + "0" * 64 in record.doubts(linked(None, "0" * 64), 1)[0]

@@ -106,6 +106,7 @@ def production(tmp_path: Path, s3_server: Stores, database: str) -> Iterator[Pro
 def refusing(tmp_path_factory: pytest.TempPathFactory, s3_session: Stores, database: str) -> Iterator[Production]:
     """One production for everything that is refused: afterwards it is as before."""
     made = Production(tmp_path_factory.mktemp("refusing"), s3_session, database)
+    made.keep()
     try:
         yield made
     finally:
@@ -219,15 +220,8 @@ def test_failed_smoke_tests_of_the_version_before_call_for_a_person(production):
 
 
 def test_an_unknown_deployment_and_an_empty_archive_are_refused(refusing):
-    refused(refusing, "There is no deployment to take back")
-    refusing.keep()
+    refused(refusing, "There is no deployment to take back", DEPLOY_ENVIRONMENT="staging")
     refused(refusing, f"no record of {THIRD}", "cancel its run", DEPLOYMENT_ID=THIRD)
-
-
-def test_an_old_version_that_is_not_healthy_is_not_gone_back_to(refusing):
-    refusing.flag("1.0.0.auth_service.sick")
-    refused(refusing, "The version before is not there any more", "1 of 2 instances of v1.0.0 are healthy", "HTTP 500", DEPLOYMENT_ID=NEW)
-    refusing.unflag("1.0.0.auth_service.sick")
 
 
 def test_a_deployment_without_a_version_before_or_that_does_not_serve_is_refused(refusing):
@@ -238,11 +232,15 @@ def test_a_deployment_without_a_version_before_or_that_does_not_serve_is_refused
     refused(refusing, f"the target does not have v1.1.0 ({elsewhere}); v1.1.0 ({NEW}) serves", DEPLOYMENT_ID=elsewhere)
 
 
-def test_dead_instances_of_the_version_before_are_refused(refusing):
+def test_sick_and_dead_instances_of_the_version_before_are_refused(refusing):
+    words = ("The version before is not there any more", "1 of 2 instances of v1.0.0 are healthy", "nothing was changed")
+    refusing.flag("1.0.0.auth_service.sick")
+    refused(refusing, *words, "HTTP 500", DEPLOYMENT_ID=NEW)
+    refusing.unflag("1.0.0.auth_service.sick")
     facts = next(iter(refusing.target().current().releases[OLD].instances.values()))
     send_signal(facts["pid"], signal.SIGKILL)
     until(lambda: refusing.running()["v1.0.0"] == 1, "an old instance is dead")
-    refused(refusing, "1 of 2 instances of v1.0.0 are healthy", "nothing was changed", DEPLOYMENT_ID=NEW)
+    refused(refusing, *words, DEPLOYMENT_ID=NEW)
 
 
 def test_without_a_reason_or_critical_endpoints_nothing_is_begun(refusing):
@@ -252,10 +250,11 @@ def test_without_a_reason_or_critical_endpoints_nothing_is_begun(refusing):
 
 
 def test_a_changed_record_is_not_believed(refusing):
-    key = refusing.records.record_key("1764000300-dddddd", 1)
-    document = {**json.loads(refusing.records.records_of(NEW)[1]), "deployment_id": "1764000300-dddddd"}
-    changed = [json.dumps(document).encode(), record.archived_bytes({**document, "previous_record_sha256": "0" * 64})]
-    for number, data in enumerate(changed):
-        words = ("not canonical JSON",) if number == 0 else ("there is none with that SHA-256",)
-        refusing.records.bucket.put_once(key.replace("dddddd", f"ddddd{number}"), data, content_type="application/json")
-        refused(refusing, "The record cannot be believed", *words, DEPLOYMENT_ID=f"1764000300-ddddd{number}")
+    changed, bucket = Archive(refusing.records.bucket, "changed"), refusing.records.bucket
+    document = {**json.loads(refusing.records.records_of(NEW)[1]), "environment": "changed"}
+    bucket.put_once(changed.record_key(NEW, 1), json.dumps(document).encode(), content_type="application/json")
+    words = ("The record cannot be believed", "not canonical JSON")
+    refused(refusing, *words, DEPLOYMENT_ID=NEW, DEPLOY_ENVIRONMENT="changed")
+    orphan = {**document, "deployment_id": THIRD, "previous_record_sha256": "0" * 64}
+    bucket.put_once(changed.record_key(THIRD, 1), record.archived_bytes(orphan), content_type="application/json")
+    refused(refusing, words[0], "there is none with that SHA-256", DEPLOYMENT_ID=THIRD, DEPLOY_ENVIRONMENT="changed")
