@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 GIB = 1024**3
 DEAD_AFTER = timedelta(hours=6)  # no job runs longer, so an unfinished upload of another deployment this old belongs to a dead run
+CLOCKS_DIFFER = timedelta(minutes=10)  # an upload that the store dates in our future is still one of the past
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,7 +116,7 @@ def _sweep(job: Job[Settings], bucket: Bucket) -> None:
     from azora_ci.backup.manifest import Names
 
     prefix, own = job.config.backup.key("backup-"), Names(job.config.backup, job.settings.deployment_id).backup_id
-    left = (*bucket.sweep(job.config.backup.key(own), timedelta(0)), *bucket.sweep(prefix, DEAD_AFTER))
+    left = (*bucket.sweep(job.config.backup.key(own), -CLOCKS_DIFFER), *bucket.sweep(prefix, DEAD_AFTER))
     for pending in left:
         job.say(f"removed an unfinished upload of a dead run: {pending.key}, begun {pending.initiated.isoformat()}")
     if left:
