@@ -57,7 +57,8 @@ def command(job: str) -> click.Command:
     declared = dict(settings.variables(step_module(job).Settings))
     options: list[click.Parameter] = []
     secret_help: list[str] = []
-    for name, one in declared.items():
+    own = step_module(job).Settings.__annotations__  # a step's own variables stand first
+    for name, one in sorted(declared.items(), key=lambda item: item[0] not in own):
         if one.secret:
             secret_help.append(f"  {one.name}{'' if one.required else ' (optional)'}: {one.help}")
             continue
