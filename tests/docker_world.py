@@ -288,10 +288,11 @@ class World:
         self.clock = Clock()
         self.lease = lease
         self.steps: list[subprocess.Popen[str]] = []
-        self.config_path = self._configure()
+        self.config_path = self.configure()
         self.config = config.load(self.config_path)
 
-    def _configure(self) -> Path:
+    def configure(self) -> Path:
+        """Write the deployment configuration."""
         services = {}
         for name, prefix in SERVICES.items():
             services[name] = deploy_config.service(

@@ -78,6 +78,7 @@ class DockerHost:
         self._connection, self._settings, self._wiring = connection, settings, wiring
         self._client: Any = None
         self._opening = threading.Lock()
+        self._closed = False
 
     # --- connection ----------------------------------------------------------------------------------------------------
 
@@ -89,13 +90,20 @@ class DockerHost:
     def ensure(self) -> None:
         """Open the connection again if it was lost. Raises UnreachableError when that fails."""
         with self._opening:
+            if self._closed:
+                raise UnreachableError(
+                    "Connection is closed", what="the run ends", where=self.name, next_step="nothing: it was closed by us"
+                )
             before = self._connection.socks_port
             self._connection.ensure()
+            if self._closed:  # meanwhile
+                self._connection.close()
             if self._connection.socks_port != before:
                 self._client = None  # its pooled connections are dead
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection for good; who waits for it to be opened again gives up."""
+        self._closed = True
         self._connection.close()
 
     def dial(self, host: str, port: int, timeout: float) -> socket.socket:

@@ -86,7 +86,7 @@ class DockerHosts:
     # --- connections ---------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _connected(self) -> Iterator[None]:
+    def connected(self) -> Iterator[None]:
         """Be connected to all hosts; the outermost caller opens and closes. Raises what the first host that fails says."""
         if self._depth == 0:
             self._connect()
@@ -143,7 +143,7 @@ class DockerHosts:
     @contextmanager
     def locked(self, owner: Owner) -> Iterator[None]:
         """Hold the lock of every host, with guard and edge installed where they are missing."""
-        with self._connected():
+        with self.connected():
             self._owner = owner
             self._each(HostSite.install_guard)
             try:
@@ -169,19 +169,19 @@ class DockerHosts:
 
     def holder(self) -> Held | None:
         """Return who holds the lock of the first host that is locked."""
-        with self._connected():
+        with self.connected():
             found = self._each(lambda one: one.guard.holder() if one.host.is_installed() else None)
         return next((one for one in found if one is not None), None)
 
     def unlock(self, reason: str, actor: str) -> Held | None:
         """Take the locks away from whoever holds them; a lease that is held goes back first."""
-        with self._connected():
+        with self.connected():
             found = self._each(lambda one: one.lease.break_open(reason, actor) if one.host.is_installed() else None)
         return next((one for one in found if one is not None), None)
 
     def current(self) -> History:
         """Return the history that the hosts' journals tell together."""
-        with self._connected():
+        with self.connected():
             return merged(self._each(HostSite.history))
 
     def instances(self, release_id: str) -> tuple[Instance, ...]:
@@ -190,7 +190,7 @@ class DockerHosts:
         def of(one: HostSite) -> tuple[Instance, ...]:
             return one.site.instances(release_id) if release_id in one.history().releases else ()
 
-        with self._connected():
+        with self.connected():
             return tuple(instance for found in self._each(of) for instance in found)
 
     # --- the way up ----------------------------------------------------------------------------------------------------
@@ -264,13 +264,16 @@ class DockerHosts:
 
     def _abort_one(self, one: HostSite, release: Release, reason: str, hurry: bool) -> Returned:
         try:
-            return one.site.abort(release, reason, hurry=hurry)
+            returned = one.site.abort(release, reason, hurry=hurry)
         except FencedError:
             # Its guard went back by itself, and nobody has taken the lock since: finish what it could not do.
             if self._owner is None or one.guard.ask("/status")["lock"] is not None:
                 raise
             one.lease.acquire(self._owner)
-            return one.site.abort(release, reason, hurry=hurry)
+            returned = one.site.abort(release, reason, hurry=hurry)
+        if len(self._sites) > 1:
+            self._say(f"{one.host.name}: all traffic is on {returned.to or 'no version'} after {returned.seconds:.2f} s")
+        return returned
 
     def _lost(self, one: Outcome[HostSite, Returned], *, promoted: bool) -> str:
         detail = one.error.what if isinstance(one.error, AzoraError) else f"{one.error or 'no answer yet'}"
@@ -283,11 +286,12 @@ class DockerHosts:
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
         """Return the address of an instance and the way to it through its host."""
         found = next(one for one in self._sites if one.host.name == instance.host)
-        return found.site.endpoint(instance, side)
+        return found.site.endpoint(instance, side)  # to be asked while connected
 
     def observe(self) -> Observation:
         """Return the counters of all edges together."""
-        found = self._each(lambda one: one.site.observe())
+        with self.connected():
+            found = self._each(lambda one: one.site.observe())
         counters: dict[tuple[str, str], Counters] = {}
         for observation in found:
             for key, count in observation.counters.items():

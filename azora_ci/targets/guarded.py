@@ -44,23 +44,12 @@ class GuardClient:
         self._address = address
         self._dial, self._clock, self._recover = dial, clock, recover
 
-    def ask(self, path: str, document: Mapping[str, Any] | None = None) -> Any:
-        """Return the guard's answer, asked again once where it got lost: what is asked for twice is done once, or noted twice.
-
-        Raises NotTrueError when it refuses, UnreachableError when it does not answer.
-        """
-        try:
-            return self._ask(path, document)
-        except UnreachableError:
-            self._recover()
-            return self._ask(path, document)
-
     def await_answer(self) -> Any:
         """Wait for a guard that was just started and return its status. Raises UnreachableError."""
         deadline = self._clock.monotonic() + START_SECONDS
         while True:
             try:
-                return self._ask("/status", None)
+                return self.ask("/status")
             except UnreachableError:
                 if self._clock.monotonic() > deadline:
                     raise
@@ -77,7 +66,8 @@ class GuardClient:
         renewed = expires - timedelta(seconds=lock["seconds"])
         return Held(Owner(lock["deployment_id"], lock["run_url"], actor, fence or None), rfc3339(renewed), rfc3339(expires), alive=True)
 
-    def _ask(self, path: str, document: Mapping[str, Any] | None) -> Any:
+    def ask(self, path: str, document: Mapping[str, Any] | None = None) -> Any:
+        """Return the guard's answer. Raises NotTrueError when it refuses, UnreachableError when it does not answer."""
         connection = DialledConnection(*self._address, ANSWER_SECONDS, self._dial)
         try:
             body = None if document is None else json.dumps(document)
@@ -105,8 +95,16 @@ class GuardClient:
         return answer
 
     def change(self, action: str, **document: Any) -> Any:
-        """Ask for a change with the fencing token."""
-        return self.ask(f"/{action}", {"token": self.token, **document})
+        """Ask for a change with the fencing token, once more over a new connection where the answer got lost.
+
+        What is asked for twice is done once; at worst it is noted twice.
+        """
+        request = {"token": self.token, **document}
+        try:
+            return self.ask(f"/{action}", request)
+        except UnreachableError:
+            self._recover()
+            return self.ask(f"/{action}", request)
 
     def check_clock(self) -> None:
         """Raise NotTrueError when the host's clock is off."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import signal
+import subprocess
+import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from azora_ci import config
 from azora_ci.clock import Clock
 from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.targets import Owner, Release
@@ -244,3 +248,88 @@ def test_access_that_is_not_set_is_named(world):
     code, output = world.finish(world.start(PROD_HOST="", PROD_KEY=""))
     assert code == 2, output
     assert "PROD_HOST, PROD_KEY" in output
+
+
+# --- the rest of the matrix ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.faults
+def test_what_dies_on_a_host_comes_back_as_it_was_and_costs_no_request(world):
+    world.deploy_old()
+    machine = world.machines[0]
+    step = world.start(PROGRESSIVE_MINUTES="5", HEALTH_CHECK_RETRIES="1000")
+    world.wait_for_weight(50, step)
+    addresses = {one.name: address_of(one) for one in machine.containers()}
+    with Load(world.machines) as load:
+        for one in (machine.containers(NEW)[0], machine.client.containers.get("azora-guard")):
+            kill_container(one)
+            until(lambda one=one: restarted(one), f"{one.name} is restarted")
+    assert load.failed == []
+    kill_container(machine.client.containers.get("azora-edge"))  # the way in itself: its downtime is real, its weights are the same
+    until(lambda: reachable(world), "the edge is back")
+    until(lambda: world.versions_now() == {"1.0.0", "1.1.0"}, "both versions answer")
+    machine.restart_docker()
+    until(lambda: reachable(world), "the edge is back")
+    until(lambda: len(machine.containers()) == len(addresses), "the instances are back")
+    assert {one.name: address_of(one) for one in machine.containers()} == addresses
+    until(lambda: world.versions_now() == {"1.0.0", "1.1.0"}, "both versions answer")
+    step.send_signal(signal.SIGTERM)
+    world.finish(step)
+    back_on_old(world)
+
+
+def address_of(container) -> str:
+    container.reload()
+    return container.attrs["NetworkSettings"]["Networks"]["azora"]["IPAddress"]
+
+
+def kill_container(container) -> None:
+    container.reload()
+    os.kill(container.attrs["State"]["Pid"], signal.SIGKILL)
+
+
+def restarted(container) -> bool:
+    container.reload()
+    return container.status == "running" and container.attrs["RestartCount"] > 0
+
+
+def reachable(world: World) -> bool:
+    try:
+        return get(world.machines[0].address, "/api/work")[0] == 200
+    except OSError:
+        return False
+
+
+@pytest.mark.faults
+def test_an_sshd_that_is_away_for_a_moment_ends_nothing(world):
+    world.lease = 30.0
+    world.config = config.load(world.configure())
+    world.deploy_old()
+    machine = world.machines[0]
+    with Load(world.machines) as load:
+        step = world.start(CANARY_MINUTES="0.2", HEALTH_CHECK_INTERVAL="1", HEALTH_CHECK_RETRIES="20")
+        world.wait_for_weight(5, step)
+        machine.sshd.stop()
+        time.sleep(2)
+        machine.sshd.start()
+        code, output = world.finish(step)
+    assert code == 0, output
+    assert "connection lost, opening it again" in output
+    assert load.failed == []
+    assert world.versions_now() == {"1.1.0"}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("seed", range(5))
+def test_a_runner_lost_at_any_moment_leaves_one_version_and_a_rerun_finishes(world, seed):
+    world.deploy_old()
+    moment = random.Random(seed).uniform(0.2, 9.0)
+    step = world.start()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        step.wait(moment)
+    lose(step)
+    until(lambda: len(world.versions_now()) == 1, "one version answers", world.lease + 20)
+    code, output = world.finish(world.start(attempt=2))
+    assert code == 0, output
+    assert world.versions_now() == {"1.1.0"}
+    assert world.running() == {"v1.0.0": 3, "v1.1.0": 3}
