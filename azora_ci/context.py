@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from azora_ci import fragments, settings
 from azora_ci.actions import Actions
 from azora_ci.clock import Clock
-from azora_ci.errors import AzoraError, CancelledError
+from azora_ci.errors import AzoraError, CancelledError, Explained
 from azora_ci.job import Identity, Job
 from azora_ci.process import Processes, secrets_of_url
 
@@ -95,8 +95,8 @@ def execute(job_name: str, environ: Mapping[str, str]) -> int:
     started_at = job.now()
     try:
         module.run(job)
-        failure: AzoraError | None = None
-    except AzoraError as error:
+        failure: Explained | None = None
+    except Explained as error:
         failure = error
     except KeyboardInterrupt:
         failure = _cancelled("SIGINT")
@@ -155,7 +155,7 @@ def _bug(job: Job[Any], error: Exception) -> AzoraError:
     )
 
 
-def _close(job: Job[Any], started_at: str, failure: AzoraError | None) -> int:
+def _close(job: Job[Any], started_at: str, failure: Explained | None) -> int:
     status = "ok" if failure is None else "cancelled" if isinstance(failure, CancelledError) else "failed"
     try:
         _write_fragment(job, started_at, status, failure)
@@ -169,7 +169,7 @@ def _close(job: Job[Any], started_at: str, failure: AzoraError | None) -> int:
     return _announce(job.actions, job.processes.masked, job.name, failure)
 
 
-def _write_fragment(job: Job[Any], started_at: str, status: str, failure: AzoraError | None) -> None:
+def _write_fragment(job: Job[Any], started_at: str, status: str, failure: Explained | None) -> None:
     error = None
     if failure is not None:
         texts = {"title": failure.title, "what": failure.what, "where": failure.where, "next": failure.next_step}
@@ -188,7 +188,7 @@ def _write_fragment(job: Job[Any], started_at: str, status: str, failure: AzoraE
     fragments.write(fragment, job.log_dir)
 
 
-def _announce(actions: Actions, masked: Callable[[str], str], job_name: str, failure: AzoraError) -> int:
+def _announce(actions: Actions, masked: Callable[[str], str], job_name: str, failure: Explained) -> int:
     message = masked(failure.message())
     actions.error(masked(failure.title), message)
     actions.summary(f"### ✗ {job_name}: {masked(failure.title)}\n\n```text\n{message}\n```")

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 
-class AzoraError(Exception):
-    """A failure that a person can act on: what happened, where, and what to do next.
+class Explained(BaseException):
+    """What a person can act on: what happened, where, and what to do next.
 
     ``title`` is a short headline; ``what`` states the fact with its numbers; ``where`` names the variable, file, URL or
     object; ``next_step`` says what the reader can do. No field may hold a secret.
@@ -27,14 +27,22 @@ class AzoraError(Exception):
         return f"{self.what}\nWhere: {self.where}\nNext: {self.next_step}"
 
 
+class AzoraError(Explained, Exception):
+    """A failure of ours, with its explanation."""
+
+
 class NotTrueError(AzoraError):
     """The thing checked is not true: a gate is closed, a probe failed, a rollback happened. Exit code 1."""
 
     exit_code = 1
 
 
-class CancelledError(AzoraError):
-    """The run was cancelled (SIGINT or SIGTERM). Exit code 1, status ``cancelled``."""
+class CancelledError(Explained):
+    """The run was cancelled (SIGINT or SIGTERM). Exit code 1, status ``cancelled``.
+
+    Raised by the signal handler wherever the job happens to be. It is no ``Exception``, as KeyboardInterrupt is none: a library
+    that catches every Exception (botocore does, around each request) must not swallow a cancellation and go on.
+    """
 
     exit_code = 1
 

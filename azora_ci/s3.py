@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from azora_ci.clock import Clock, rfc3339
 from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
-from azora_ci.s3_client import ABSENT, DENIED, Calls, Patience, RefusedError, failure, raise_if_cancelled
+from azora_ci.s3_client import ABSENT, DENIED, Calls, Patience, RefusedError, failure
 from azora_ci.settings import Aws
 
 if TYPE_CHECKING:
@@ -274,7 +274,6 @@ class Bucket:
                 if position == start:
                     return
             except BotoCoreError as error:
-                raise_if_cancelled(error)
                 breaks = 1 if position > start else breaks + 1
                 if breaks >= self.calls.attempts:
                     raise failure(error, "get_object", where, breaks) from error

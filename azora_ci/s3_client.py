@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from azora_ci.clock import Clock
-from azora_ci.errors import AzoraError, BadInputError, CancelledError, UnreachableError
+from azora_ci.errors import AzoraError, BadInputError, UnreachableError
 from azora_ci.settings import Aws
 
 # Answers after which the same request may succeed. BadDigest and its like mean that bytes were damaged on the way.
@@ -102,7 +102,6 @@ class Calls:
                 again = status >= 500 or code in TRANSIENT | transient
                 answer_lost = answer_lost or status >= 500
             except (BotoCoreError, ResponseParserError) as error:
-                raise_if_cancelled(error)
                 problem, code = error, type(error).__name__
                 again = _connection_failed(error)
                 answer_lost = answer_lost or again
@@ -153,15 +152,6 @@ def _client(settings: Aws, patience: Patience, connections: int) -> Any:
             where="AWS_ENDPOINT_URL_S3, AWS_REGION and AWS_* keys",
             next_step="correct the variables, or assume the role before this step",
         ) from error
-
-
-def raise_if_cancelled(error: BaseException) -> None:
-    """Raise the CancelledError in an error's chain, if there is one: botocore wraps whatever interrupts a request."""
-    inner: BaseException | None = error
-    while inner is not None:
-        if isinstance(inner, CancelledError):
-            raise inner
-        inner = inner.__cause__ or inner.__context__
 
 
 def failure(problem: Exception, operation: str, where: str, attempts: int) -> AzoraError:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from azora_ci import diagnosis, failure_report, fragments, record, restore_scripts, run_facts, s3, schemas, slack
 from azora_ci.archive import Archive
 from azora_ci.clock import rfc3339
-from azora_ci.errors import AzoraError, CancelledError
+from azora_ci.errors import AzoraError
 from azora_ci.fragments import Fragment
 from azora_ci.job import Identity, Job
 from azora_ci.release import artifact_suffix
@@ -114,8 +114,6 @@ def _carry_on(job: Job[Settings], notes: list[str], failing: str, act: Callable[
     """Do one part; when it cannot be done say so, note it, and go on."""
     try:
         return act()
-    except CancelledError:
-        raise
     except AzoraError as error:
         reason = f"{failing}: {error.title}: {error.what}"
     except Exception as error:

@@ -13,7 +13,7 @@ from typing import Any
 
 from azora_ci import rollout_report
 from azora_ci.bake import Bake, Rules, Subject
-from azora_ci.errors import AzoraError, BadInputError, CancelledError, NotTrueError
+from azora_ci.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError
 from azora_ci.health import NEW, classify
 from azora_ci.job import Job
 from azora_ci.probes import fetch, request_of
@@ -262,7 +262,7 @@ class Rollout:
 
     def _after(self, error: BaseException, bake: Bake) -> None:
         cancelled = isinstance(error, CancelledError)
-        reason = error.what if isinstance(error, AzoraError) else type(error).__name__
+        reason = error.what if isinstance(error, Explained) else type(error).__name__
         for evidence in bake.interrupted("cancelled" if cancelled else "aborted", reason):
             self._keep(evidence)
         if isinstance(error, FencedError):
