@@ -240,9 +240,9 @@ def get(address: str, path: str, headers: dict[str, str] | None = None) -> tuple
 class Load:
     """A light steady load on the hosts' edges in turn: which status and version came back, in order."""
 
-    def __init__(self, machines: list[Machine], *, pause: float = 0.02) -> None:
+    def __init__(self, world: World, *, pause: float = 0.02) -> None:
         self.answers: list[tuple[int, str]] = []
-        self._addresses, self._pause = [one.address for one in machines], pause
+        self._addresses, self._paths, self._pause = [one.address for one in world.machines], world.paths, pause
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send, daemon=True)
 
@@ -259,7 +259,7 @@ class Load:
         while not self._stop.is_set():
             number += 1
             try:
-                status, _, body = get(self._addresses[number % len(self._addresses)], ("/api/work", "/auth/work")[number // 2 % 2])
+                status, _, body = get(self._addresses[number % len(self._addresses)], self._paths[number // 2 % len(self._paths)])
                 version = json.loads(body).get("version", "") if status == 200 else ""
             except (OSError, ValueError, http.client.HTTPException) as error:
                 status, version = 0, repr(error)
@@ -278,7 +278,9 @@ class Load:
 class World:
     """Some of the machines, without any deployment; ``deploy_old()`` puts 1.0.0 there, ``start()`` runs the real step."""
 
-    def __init__(self, lan: Lan, folder: Path, machines: int = 1, *, lease: float = 6.0) -> None:
+    def __init__(
+        self, lan: Lan, folder: Path, machines: int = 1, *, lease: float = 6.0, services: tuple[str, ...] = tuple(SERVICES)
+    ) -> None:
         self.lan, self.folder = lan, folder
         self.machines = lan.more(machines)
         for one in self.machines:
@@ -287,6 +289,7 @@ class World:
         self.flags.mkdir()
         self.clock = Clock()
         self.lease = lease
+        self.services = services
         self.steps: list[subprocess.Popen[str]] = []
         self.config_path = self.configure()
         self.config = config.load(self.config_path)
@@ -294,7 +297,8 @@ class World:
     def configure(self) -> Path:
         """Write the deployment configuration."""
         services = {}
-        for name, prefix in SERVICES.items():
+        for name in self.services:
+            prefix = SERVICES[name]
             services[name] = deploy_config.service(
                 name.replace("_", " "),
                 f"http://{self.machines[0].address}:{HTTP_PORT}{prefix}/health",
@@ -303,7 +307,7 @@ class World:
                 volumes=[f"{self.flags}:/flags"],
                 stop_grace_seconds=3,
                 memory="256m",
-                depends_on=["auth_service"] if name == "api_gateway" else [],
+                depends_on=["auth_service"] if name == "api_gateway" and "auth_service" in self.services else [],
                 secrets=["SERVICE_SECRET"] if name == "api_gateway" else [],
             )
             services[name] |= {"route_prefix": prefix, "health_path": f"{prefix}/health"}
@@ -342,7 +346,21 @@ class World:
         return DockerHosts(Wiring(self.config, self.processes, self.clock, self.folder / "logs", 60.0, secrets, access=settings))
 
     def release(self, version: str, deployment_id: str) -> Release:
-        return Release(deployment_id, f"v{version}", self.lan.digests[version])
+        return Release(deployment_id, f"v{version}", self.digests(version))
+
+    def digests(self, version: str) -> dict[str, str]:
+        """Return the digests of a version's images, of the services that are configured."""
+        return {name: digest for name, digest in self.lan.digests[version].items() if name in self.services}
+
+    @property
+    def paths(self) -> list[str]:
+        """Return a path of each service that does some work."""
+        return [f"{SERVICES[name]}/work" for name in self.services]
+
+    @property
+    def instances(self) -> int:
+        """Return how many instances of a release run when it has all the traffic."""
+        return len(self.machines) * sum(service.instances for service in self.config.services)
 
     def deploy_old(self) -> None:
         target, release = self.target(), self.release("1.0.0", OLD)
@@ -402,7 +420,7 @@ class World:
         """Leave the fragment that build-and-push leaves."""
         services = {
             name: {"digest": digest, "reference": f"{self.lan.registry}/{name}:v1.1.0", "size_bytes": 1, "seconds": 0.1, "reused": False}
-            for name, digest in self.lan.digests["1.1.0"].items()
+            for name, digest in self.digests("1.1.0").items()
         }
         moment = "2026-11-24T11:00:00.000Z"
         evidence = {"kind": "images", "services": services, "commands": [], "seconds": 0.2}
@@ -420,7 +438,7 @@ class World:
         """Return the versions that answer users now."""
         found = set()
         for one in [machine] if machine else self.machines:
-            for path in ("/api/work", "/auth/work"):
+            for path in self.paths:
                 for _ in range(number):
                     status, _, body = get(one.address, path)
                     found.add(json.loads(body)["version"] if status == 200 else f"HTTP {status}")
