@@ -29,5 +29,15 @@ def backup(*, gib: float, rounds: int, as_json: bool) -> None:
         sys.exit(error.exit_code)
 
 
+@main.command()
+@click.option("--rounds", default=11, show_default=True, type=click.IntRange(1, 100), help="Rounds; every figure is the median.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def start(*, rounds: int, as_json: bool) -> None:
+    """Measure how long each step takes to its first line of output, beyond a bare Python."""
+    from azora_ci.rehearsal.bench import start as measurement
+
+    measurement.run(rounds, as_json=as_json)
+
+
 if __name__ == "__main__":
     main(prog_name="bench")
