@@ -337,7 +337,7 @@ class World:
             prod_user=Secret(access["PROD_USER"]),
             prod_key=Secret(access["PROD_KEY"]),
             prod_known_hosts=access["PROD_KNOWN_HOSTS"],
-            prod_accept_new_host_key=False,
+            prod_accept_new_host_key=access.get("accept_new", False),
             docker_username=None,
             docker_password=None,
         )

@@ -5,6 +5,7 @@ Everything is idempotent: what is there is recognised by name and label. Protoco
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import io
 import ipaddress
@@ -140,6 +141,21 @@ class DockerHost:
         with self.docker("list containers") as client:
             return bool(client.containers.list(filters={"name": f"^/{GUARD}$", "status": "running"}))
 
+    def has_another_guard(self) -> bool:
+        """Say whether a guard runs here that is not this version's, or is configured differently."""
+        with self.docker("list containers") as client:
+            found = client.api.containers(filters={"name": f"^/{GUARD}$", "status": "running"})
+        return bool(found) and found[0]["Labels"].get(f"{LABEL}guard") != self._guard_digest()
+
+    def remove_guard(self) -> None:
+        """Remove the guard; its journal and the routes stay on their volume, and the edge goes on."""
+        with self.docker("remove the guard") as client:
+            client.api.remove_container(GUARD, force=True)
+
+    def _guard_digest(self) -> str:
+        parts = (inspect.getsource(guard), self._settings.guard_image, f"{self._settings.lease_seconds:g}")
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()
+
     def install_guard(self) -> None:
         """Have the networks, the volume and the guard."""
         with self.docker("prepare the edge's networks and guard") as client:
@@ -195,6 +211,7 @@ class DockerHost:
             command=["--folder", str(EDGE_FOLDER), "--listen", f"0.0.0.0:{GUARD_PORT}", "--lease-seconds", f"{lease:g}"],
             endpoint=(ADMIN_NETWORK, self.addresses.guard),
             binds=[f"{VOLUME}:{EDGE_FOLDER}:rw"],
+            labels={f"{LABEL}guard": self._guard_digest()},
         )
         bootstrap = envoy.bootstrap(EDGE_FOLDER, f"{self.addresses.admin}:{ADMIN_PORT}")
         container.put_archive("/", _tar("azora/guard.py", inspect.getsource(guard)))
@@ -252,6 +269,20 @@ class DockerHost:
             networking_config=api.create_networking_config({network: api.create_endpoint_config(ipv4_address=address)}),
         )
         return client.containers.get(made["Id"])
+
+    def require_memory(self, wanted: int) -> None:
+        """Raise NotTrueError when the host has less memory than ``wanted`` bytes beside what running instances may take."""
+        with self.docker("tell its memory") as client:
+            total = int(client.info()["MemTotal"])
+            names = [one["Id"] for one in client.api.containers(filters={"label": f"{LABEL}deployment-id"})]
+            taken = sum(int(client.api.inspect_container(name)["HostConfig"]["Memory"]) for name in names)
+        if wanted + taken > total:
+            raise NotTrueError(
+                "The host has too little memory for both versions",
+                what=f"running instances may take {taken >> 20} MiB, the new ones {wanted >> 20} MiB, there are {total >> 20} MiB",
+                where=self.name,
+                next_step="lower services.*.memory or instances, run python -m azora_ci clean, or give the host more memory",
+            )
 
     # --- images --------------------------------------------------------------------------------------------------------
 

@@ -50,7 +50,9 @@ class HostSite:
     site: Site
 
     def install_guard(self) -> None:
-        """Have the guard run, and its clock agree with ours."""
+        """Have this version's guard run, and its clock agree with ours. One that guards something just now is left in peace."""
+        if self.host.has_another_guard() and self.guard.ask("/status")["lock"] is None:
+            self.host.remove_guard()
         self.host.install_guard()
         self.guard.await_answer()
         self.guard.check_clock()
@@ -199,6 +201,9 @@ class DockerHosts:
         """Have that share of instances on every host. A host that missed releases is brought to the serving one first."""
         self._halted.clear()
         self._catch_up(release)
+        if release.id not in self.current().releases:
+            wanted = memory_needed(self._config)
+            self._each(lambda one: one.host.require_memory(wanted))
         self._each(lambda one: one.site.deploy(release, percent), halt=True)
         return self.instances(release.id)
 
@@ -298,6 +303,13 @@ class DockerHosts:
                 counters[key] = counters.get(key, Counters()).plus(count)
         weights = _together(self._sites, [one.weights for one in found])
         return Observation(counters, weights, tuple(dead for one in found for dead in one.dead))
+
+
+def memory_needed(config: DeployConfig) -> int:
+    """Return the bytes that all instances of a release may take on one host; a service without ``memory`` counts as nothing."""
+    from docker.utils import parse_bytes
+
+    return sum(one.instances * int(parse_bytes(one.memory)) for one in config.services if one.memory)
 
 
 def _at_once(site: Site, release: Release) -> None:

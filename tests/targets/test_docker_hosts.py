@@ -10,6 +10,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -17,8 +18,9 @@ import pytest
 
 from azora_ci import config
 from azora_ci.clock import Clock
-from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.targets import Owner, Release
+from azora_ci.targets.lock import FencedError
 from tests.docker_world import NEW, OLD, Lan, Load, World, get, lan
 from tests.sshd import keygen
 from tests.waiting import until
@@ -73,6 +75,17 @@ def test_from_an_empty_host_to_100_percent_without_a_failed_request(world):
     assert "not-to-be-seen" not in everything
     assert "PRIVATE KEY" not in everything
     rerun_recognises_it(world)
+    it_is_taken_back_after_its_promotion(world)
+
+
+def it_is_taken_back_after_its_promotion(world: World) -> None:
+    target = world.target()
+    with target.locked(Owner(NEW, "https://runs.example/9", "alice", fence="checkout fails")):
+        assert target.holder().owner.fence == "checkout fails"
+        returned = target.abort(world.release("1.1.0", NEW), "checkout fails")
+    assert (returned.to, returned.proved, returned.requests_after) == ("v1.0.0", True, 0)
+    assert target.current().serving == OLD
+    back_on_old(world)
 
 
 def first_deployment_installed_everything(world: World) -> None:
@@ -133,6 +146,20 @@ def a_second_deployment_is_refused_and_changes_nothing(world: World) -> None:
     assert "https://runs.example/7" in output
     back_on_old(world)
     assert target.holder() is None
+    with target.locked(Owner(other, "https://runs.example/7", "somebody")):
+        assert world.target().holder().owner.actor == "somebody"
+        assert world.target().unlock("its machine is gone", "alice").owner.deployment_id == other
+        with pytest.raises(FencedError, match="superseded"):
+            target.finish_stage(world.release("1.1.0", NEW), {})
+        until(lambda: refused(target), "its lock is known to be lost")
+
+
+def refused(target) -> bool:
+    try:
+        target.renew()
+    except FencedError:
+        return True
+    return False
 
 
 def a_cancelled_run_takes_traffic_back_within_five_seconds(world: World) -> None:
@@ -241,11 +268,21 @@ def test_what_is_refused_before_anything_moves(world):
         world.target(PROD_KNOWN_HOSTS=f"{machine.address} {' '.join(stranger)}\n").current()
     with pytest.raises(BadInputError, match="refuses the key"):
         world.target(PROD_KEY=(world.folder / "stranger").read_text()).current()
+    with pytest.raises(BadInputError, match="No host key is pinned"):
+        world.target(PROD_KNOWN_HOSTS=None).current()
+    assert world.target(PROD_KNOWN_HOSTS=None, accept_new=True).current().releases == {}
+    assert machine.sshd.known_hosts.split()[2] in (world.folder / "target.log").read_text()  # to be pinned from now on
     assert machine.client.containers.list(all=True) == []
     world.clock = WrongClock()
     with pytest.raises(NotTrueError, match="clock is off"), world.target().locked(Owner(OLD, "https://runs.example/1", "tests")):
         pass
     world.clock = Clock()
+    services = tuple(replace(one, memory="4096g") for one in world.config.services)
+    world.config, config_before = replace(world.config, services=services), world.config
+    greedy = world.target()
+    with pytest.raises(NotTrueError, match="too little memory"), greedy.locked(Owner(OLD, "https://runs.example/1", "tests")):
+        greedy.deploy(world.release("1.0.0", OLD), 100)
+    world.config = config_before
     target = world.target()
     missing = Release(NEW, "v1.1.0", dict.fromkeys(world.lan.digests["1.1.0"], "sha256:" + "0" * 64))
     with target.locked(Owner(NEW, "https://runs.example/1", "tests")):
@@ -329,6 +366,45 @@ def test_an_sshd_that_is_away_for_a_moment_ends_nothing(small_world):
     assert "connection lost, opening it again" in output
     assert load.failed == []
     assert world.versions_now() == {"1.1.0"}
+
+
+@pytest.mark.faults
+def test_a_promotion_that_reached_one_host_only_is_finished_by_a_rerun(two_hosts):
+    world = two_hosts
+    near, far = world.machines
+    world.deploy_old()
+    target, release = world.target(), world.release("1.1.0", NEW)
+    with target.locked(Owner(NEW, "https://runs.example/1", "tests")):
+        target.deploy(release, 100)
+        target.set_weight(release, 100)
+        far.sshd.stop()
+        with pytest.raises(UnreachableError):
+            target.promote(release)
+        assert target.current().serving == NEW
+    until(lambda: world.edge_state(far)["percent"] == 0, "the guard goes back by itself", world.lease + 5)
+    assert (world.versions_now(near), world.versions_now(far)) == ({"1.1.0"}, {"1.0.0"})
+    far.sshd.start()
+    code, output = world.finish(world.start())
+    assert code == 0, output
+    assert "already promoted" in output
+    assert world.versions_now() == {"1.1.0"}
+
+
+@pytest.mark.faults
+def test_a_host_that_is_behind_and_has_an_old_guard_is_brought_up_first(two_hosts):
+    world = two_hosts
+    near, far = world.machines
+    world.deploy_old()
+    far.reset()
+    world.lease = 7.0  # the guards are configured anew: they are replaced
+    world.config = config.load(world.configure())
+    code, output = world.finish(world.start())
+    assert code == 0, output
+    assert f"{far.address} is behind: it is brought to v1.0.0" in output
+    assert world.versions_now() == {"1.1.0"}
+    assert world.running() == {"v1.0.0": world.instances, "v1.1.0": world.instances}
+    command = near.client.containers.get("azora-guard").attrs["Config"]["Cmd"]
+    assert command[-2:] == ["--lease-seconds", "7"]
 
 
 @pytest.mark.faults
