@@ -1,0 +1,61 @@
+"""Several hosts at once: order, errors, time limits, and what an interruption leaves."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+import pytest
+
+from azora_ci.clock import Clock
+from azora_ci.errors import NotTrueError
+from azora_ci.targets.parallel import AT_ONCE, HaltedError, outcomes, results
+
+
+def test_results_come_in_order_and_at_once():
+    together = threading.Barrier(3, timeout=30)
+
+    def work(number):
+        together.wait()
+        return number * 2
+
+    assert results(outcomes([1, 2, 3], work, Clock())) == [2, 4, 6]
+
+
+def test_no_more_than_the_limit_at_once():
+    running, most, lock = 0, 0, threading.Lock()
+
+    def work(_number):
+        nonlocal running, most
+        with lock:
+            running += 1
+            most = max(most, running)
+        time.sleep(0.01)
+        with lock:
+            running -= 1
+
+    outcomes(range(3 * AT_ONCE), work, Clock())
+    assert 1 < most <= AT_ONCE
+
+
+def test_an_error_stops_the_others_and_is_the_one_that_is_raised():
+    halted = threading.Event()
+
+    def work(number):
+        if number == 1:
+            raise NotTrueError("Broken", what="the cause", where="there", next_step="mend it")
+        assert halted.wait(30)
+        raise HaltedError("stopped")
+
+    found = outcomes([0, 1, 2], work, Clock(), halt=halted.set)
+    assert [type(one.error) for one in found] == [HaltedError, NotTrueError, HaltedError]
+    with pytest.raises(NotTrueError, match="the cause"):
+        results(found)
+
+
+def test_what_is_not_done_in_time_is_left_behind():
+    never = threading.Event()
+    found = outcomes([0, 1], lambda number: never.wait(30) if number else "done", Clock(), seconds=0.3)
+    never.set()
+    assert (found[0].done, found[0].result) == (True, "done")
+    assert found[1].result is None
