@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from azora_ci.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
+from azora_ci.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
 from azora_ci.s3 import CONFLICT, EXISTS, AlreadyThereError, StartAgainError, StoredObject, crc32, encode_crc32
 from azora_ci.s3_client import RefusedError
 
@@ -107,7 +107,7 @@ class MultipartUpload:
             if error is None:
                 raise
             # The first error is the one to report; that something was left behind belongs to it.
-            if isinstance(error, AzoraError):
+            if isinstance(error, Explained):
                 error.what += f"\nThe unfinished upload stays in the bucket, invisible ({left.what}); the next run removes it"
 
     def write(self, data: bytes | bytearray | memoryview) -> int:

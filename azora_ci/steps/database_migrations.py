@@ -11,7 +11,7 @@ from typing import Any
 
 from azora_ci import migrations, prisma, settings
 from azora_ci.clock import parse_rfc3339
-from azora_ci.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
+from azora_ci.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
 from azora_ci.job import Job
 from azora_ci.migrations import Migration, Plan, Row
 from azora_ci.postgres import DatabaseUrl
@@ -210,7 +210,7 @@ def _apply(job: Job[Settings], database: Database, backup: Backup, plan: Plan) -
     objects = database.objects()
     try:
         deployed = _deploy(job, database)
-    except AzoraError as error:
+    except Explained as error:  # a cancellation too: its statement may run on in the server
         with contextlib.suppress(UnreachableError):
             after = _aftermath(job, database, backup, plan, objects)
             error.what += f"\n{after.text}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azora_ci.clock import parse_rfc3339
-from azora_ci.errors import AzoraError, NotTrueError
+from azora_ci.errors import Explained, NotTrueError
 from azora_ci.job import Identity, Job
 from azora_ci.settings import Aws, Common, Notifications, Secret, one_of, variable
 
@@ -62,7 +62,7 @@ def run(job: Job[Settings]) -> None:
     """Restore, compare, report; on failure tell people."""
     try:
         _drill(job)
-    except AzoraError as error:
+    except Explained as error:
         _notify(job, error)
         raise
 
@@ -125,7 +125,7 @@ def _wiring(job: Job[Settings], bucket: Bucket) -> Wiring:
     )
 
 
-def _notify(job: Job[Settings], error: AzoraError) -> None:
+def _notify(job: Job[Settings], error: Explained) -> None:
     from azora_ci import slack
 
     shown = job.evidence.get("backup_id") or job.settings.backup_id or "no backup"
