@@ -313,7 +313,15 @@ class World:
             services[name] |= {"route_prefix": prefix, "health_path": f"{prefix}/health"}
         hosts = {"edge_image": self.lan.edge_image, "guard_image": self.lan.guard_image, "http_port": HTTP_PORT}
         target = {"kind": "docker_hosts", "docker_hosts": {**hosts, "lease_seconds": self.lease}}
-        keys = {"services": services, "rollout": ROLLOUT, "target": target, "edge": None, "registry": {"repository": self.lan.registry}}
+        smoke = {"endpoints": [{"name": "work", "url": f"http://{self.machines[0].address}:{HTTP_PORT}/api/work"}]}
+        keys = {
+            "smoke": smoke,
+            "services": services,
+            "rollout": ROLLOUT,
+            "target": target,
+            "edge": None,
+            "registry": {"repository": self.lan.registry},
+        }
         return deploy_config.write(self.folder / "deploy.toml", **keys)
 
     # --- releases ------------------------------------------------------------------------------------------------------
@@ -381,6 +389,7 @@ class World:
         known = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         return known | self.access | {
             "PYTHONPATH": str(ROOT),
+            "TMPDIR": str(self.machines[0].folder),  # a lost runner leaves its key and sockets behind
             "DEPLOYMENT_ID": NEW,
             "VERSION": "v1.1.0",
             "GIT_SHA": SHA,

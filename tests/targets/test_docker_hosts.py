@@ -8,6 +8,7 @@ import os
 import random
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -75,7 +76,16 @@ def test_from_an_empty_host_to_100_percent_without_a_failed_request(world):
     assert "not-to-be-seen" not in everything
     assert "PRIVATE KEY" not in everything
     rerun_recognises_it(world)
+    people_can_look(world)
     it_is_taken_back_after_its_promotion(world)
+
+
+def people_can_look(world: World) -> None:
+    for words in (("edge", "status"), ("lock", "status"), ("doctor",)):
+        argv = [sys.executable, "-m", "azora_ci", *words, "--config", str(world.config_path)]
+        done = subprocess.run(argv, env=world.environ(3), cwd=world.folder, capture_output=True, text=True, timeout=120, check=False)
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert "v1.1.0" in done.stdout or words[0] == "lock"
 
 
 def it_is_taken_back_after_its_promotion(world: World) -> None:
