@@ -6,6 +6,7 @@ Protocol: "Workflow commands for GitHub Actions" and actions/toolkit ``file-comm
 
 from __future__ import annotations
 
+import re
 import secrets
 import sys
 import threading
@@ -30,6 +31,11 @@ def escape_data(text: str) -> str:
 def escape_property(text: str) -> str:
     """Escape a property (such as the title) of a workflow command."""
     return escape_data(text).replace(":", "%3A").replace(",", "%2C")
+
+
+def harmless(text: str) -> str:
+    """Return a text of which no line is a workflow command: ``::`` at the start of a line (a carriage return ends one, too), ``##[``."""
+    return re.sub(r"(^|[\r\n])(\s*):(?=:)", r"\1\2: ", text).replace("##[", "## [")
 
 
 class Actions:
@@ -60,6 +66,10 @@ class Actions:
         with self._lock:
             self._stream.write(text + "\n")
             self._stream.flush()
+
+    def say(self, text: str) -> None:
+        """Print a line of ours that may quote others (a service's answer, a server's message): it cannot issue commands."""
+        self.print(harmless(text) if self._github else text)
 
     def output(self, name: str, value: str | int) -> None:
         """Set an output of the step; ``value`` may hold newlines, which cannot inject a second output."""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci.actions import SUMMARY_LIMIT_BYTES, Actions, escape_data, escape_property
+from azora_ci.actions import SUMMARY_LIMIT_BYTES, Actions, escape_data, escape_property, harmless
 from azora_ci.errors import BadInputError
 
 
@@ -117,6 +117,23 @@ def test_foreign_output_cannot_issue_commands_and_ours_still_can():
         actions.print("::warning::fake")
     actions.notice("After", "ours")
     assert runner_obeys(stream.getvalue()) == ["::error title=Real::ours", "::notice title=After::ours"]
+
+
+@pytest.mark.parametrize(
+    "quoted", ["1.2.3\n::error::fake", "x\r  ::add-mask::a", "\n\u2003::stop-commands::token", "fine ##[group]fake", "::warning::fake"]
+)
+def test_what_we_quote_cannot_issue_commands(quoted):
+    stream = io.StringIO()
+    Actions(github=True, stream=stream).say(quoted)
+    assert runner_obeys(stream.getvalue()) == []
+    plain = io.StringIO()
+    Actions(stream=plain).say(quoted)
+    assert plain.getvalue() == quoted + "\n"
+
+
+@given(st.text(st.sampled_from(":#[]ab \n\r"), max_size=40))
+def test_no_text_becomes_a_command(text):
+    assert runner_obeys(harmless(text)) == []
 
 
 def test_foreign_output_from_two_threads():
