@@ -21,7 +21,7 @@ from azora_ci.actions import Actions
 from azora_ci.clock import Clock
 from azora_ci.errors import AzoraError, CancelledError, Explained
 from azora_ci.job import Identity, Job
-from azora_ci.process import Processes, secrets_of_url
+from azora_ci.process import Processes, hide_environment, secrets_of_url
 
 if TYPE_CHECKING:
     import click
@@ -80,6 +80,7 @@ def command(job: str) -> click.Command:
 
 def main(job: str) -> None:
     """Run a job as the entry point ``scripts/<job>.py`` does. Exits with the family's exit codes."""
+    hide_environment()
     command(job).main(prog_name=job)
 
 
@@ -119,10 +120,11 @@ def _wire(job_name: str, loaded: settings.Common) -> Job[Any]:
     clock = Clock()
     actions = wire_actions(loaded)
     processes = Processes(actions=actions, clock=clock, log=loaded.log_dir / f"{job_name}.log")
-    for value in vars(loaded).values():
+    for name, declared in settings.variables(type(loaded)):
+        value = getattr(loaded, name)
         if isinstance(value, settings.Secret):
             for secret in secrets_of_url(value.reveal()):
-                processes.add_secret(secret)
+                processes.add_secret(secret, is_name=declared.name in settings.NAMES)
     identity = Identity(*(getattr(loaded, name, None) for name in ("deployment_id", "version", "git_sha")))
     return Job(job_name, loaded, actions, processes, clock, identity)
 
@@ -182,16 +184,18 @@ def _write_fragment(job: Job[Any], started_at: str, status: str, failure: Explai
         status=status,
         started_at=started_at,
         ended_at=job.now(),
-        evidence=job.evidence,
+        evidence=job.processes.masked_evidence(job.evidence),
         error=error,
     )
     fragments.write(fragment, job.log_dir)
 
 
 def _announce(actions: Actions, masked: Callable[[str], str], job_name: str, failure: Explained) -> int:
+    from azora_ci.failure_report import fenced
+
     message = masked(failure.message())
     actions.error(masked(failure.title), message)
-    actions.summary(f"### ✗ {job_name}: {masked(failure.title)}\n\n```text\n{message}\n```")
+    actions.summary(f"### ✗ {job_name}: {masked(failure.title)}\n\n{fenced(message)}")
     return failure.exit_code
 
 

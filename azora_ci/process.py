@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from azora_ci.actions import Actions
@@ -25,6 +25,8 @@ from azora_ci.settings import child_environment
 CAPTURE_LIMIT = 8 * 1024 * 1024  # characters of output kept in memory per stream; the log keeps all of it
 GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL; GitHub itself kills 10 s after it asked (see FACTS on cancelling)
 SHORTEST_SECRET = 3  # shorter texts would mask half of every log
+SHORTEST_IN_EVIDENCE = 8  # shorter ones stand inside of words that evidence needs
+PR_SET_DUMPABLE = 4  # prctl(2), Linux
 
 
 @dataclass(frozen=True)
@@ -120,16 +122,34 @@ class Processes:
         self._log = log
         self._lock = threading.Lock()
         self._secrets: list[str] = []
+        self._names: set[str] = set()
         self._children: list[Child] = []
         for secret in secrets:
             self.add_secret(secret)
 
-    def add_secret(self, secret: str) -> None:
-        """Mask a secret in the log and on the screen from now on."""
+    def add_secret(self, secret: str, *, is_name: bool = False) -> None:
+        """Mask a secret in the log and on the screen from now on, and in evidence unless it ``is_name`` of somebody or something."""
         self._actions.mask(secret)
         parts = {secret, *secret.splitlines()}
+        self._names |= parts if is_name else set()
         found = {part for part in parts if len(part.strip()) >= SHORTEST_SECRET} | set(self._secrets)
         self._secrets = sorted(found, key=len, reverse=True)
+
+    def masked_evidence(self, value: Any) -> Any:
+        """Return evidence in which no sentence holds a secret: what a server answers may quote one.
+
+        Only texts with a space are touched: digests, locations and references have none, and the next job relies on them.
+        """
+        if isinstance(value, dict):
+            return {name: self.masked_evidence(one) for name, one in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.masked_evidence(one) for one in value]
+        if not isinstance(value, str) or " " not in value:
+            return value
+        for secret in self._secrets:
+            if len(secret) >= SHORTEST_IN_EVIDENCE and secret not in self._names:
+                value = value.replace(secret, "***")
+        return value
 
     def masked(self, text: str) -> str:
         """Return ``text`` with every known secret replaced by ``***``."""
@@ -145,7 +165,7 @@ class Processes:
 
     def say(self, line: str) -> None:
         """Print our own line and keep it in the log."""
-        self._actions.print(self.masked(line))
+        self._actions.say(self.masked(line))
         self.log_line(line)
 
     def run(  # noqa: PLR0913 - the options of a command, all by keyword
@@ -306,6 +326,19 @@ def _feed(child: Child, data: bytes) -> None:
         if child.stdin is not None:
             child.stdin.write(data)
             child.stdin.close()
+
+
+def hide_environment() -> None:
+    """Keep other processes of this user from reading this one's environment and memory (``/proc/<pid>/environ``).
+
+    The application's own build scripts run as children of a step whose environment has secrets; a child's own environment is
+    free of them already (``settings.child_environment``). A script that may become root, as on GitHub's own runners, is not
+    stopped by this; where there is no prctl (macOS) there is no ``/proc`` either.
+    """
+    import ctypes
+
+    with contextlib.suppress(AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def is_alive(pid: int) -> bool:

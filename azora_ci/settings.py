@@ -153,6 +153,10 @@ WITHHELD = frozenset(
 )
 
 
+# Secrets that name somebody or something: not shown in logs, but image references and instances in the evidence hold them.
+NAMES = frozenset({"DOCKER_USERNAME", "PROD_HOST", "PROD_USER"})
+
+
 def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the environment for a child process: ours without secrets and without ``GITHUB_OUTPUT`` and its like, plus ``extra``.
 

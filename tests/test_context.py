@@ -76,6 +76,30 @@ def test_a_failure_is_announced_recorded_and_masked(step, environ, capsys, error
     assert "hunter2" not in kept.replace("::add-mask::", "")
 
 
+def test_evidence_is_masked_and_a_quoted_fence_does_not_end_the_summary(step, environ):
+    environ["PROD_DATABASE_URL"] = "postgresql://u:hunter2hunter2@127.0.0.1:1/d"
+
+    def run(job):
+        job.evidence["rollback"] = {"to": None, "seconds_to_safe": None, "proved": False, "detail": "it says hunter2hunter2 and more"}
+        raise NotTrueError("It broke", what="```\n# ✅ all is well", where="here", next_step="do that")
+
+    step(run)
+    assert context.execute("smoke-tests", environ) == 1
+    assert fragment(environ)["evidence"]["rollback"]["detail"] == "it says *** and more"
+    page = Path(environ["GITHUB_STEP_SUMMARY"]).read_text()
+    assert "\n````text\n```\n# ✅ all is well\n" in page
+    assert page.rstrip().endswith("\n````")
+
+
+def test_an_entry_point_hides_its_environment(monkeypatch):
+    hidden = []
+    monkeypatch.setattr(context, "hide_environment", lambda: hidden.append(True))
+    monkeypatch.setattr(sys, "argv", ["smoke-tests", "--help"])
+    with pytest.raises(SystemExit):
+        context.main("smoke-tests")
+    assert hidden == [True]
+
+
 def test_a_bug_keeps_its_traceback_in_the_log_and_exits_4(step, environ, capsys):
     def run(_job):
         raise ZeroDivisionError("oops hunter2")

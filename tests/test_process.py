@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import re
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -14,6 +16,8 @@ from azora_ci.actions import Actions
 from azora_ci.clock import Clock
 from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.process import CommandFailedError, Processes, is_alive, secrets_of_url, send_signal
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -101,6 +105,55 @@ def test_a_child_sees_no_secret_of_ours(processes, monkeypatch):
     monkeypatch.setenv("PROD_DATABASE_URL", "postgresql://hidden")
     code = "import os; print(os.environ.get('PROD_DATABASE_URL'), os.environ.get('GIVEN'))"
     assert processes.run(python(code), env={"GIVEN": "yes"}).stdout == "None yes\n"
+
+
+# Root may look into any process: the rights to do so (CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON) go first, by PR_CAPBSET_DROP and exec.
+WITHOUT_RIGHTS = (
+    "import ctypes, os, sys; [ctypes.CDLL(None).prctl(24, right, 0, 0, 0) for right in (19, 21, 38)];"
+    " os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
+)
+READ_OURS = "import os, pathlib; print(pathlib.Path(f'/proc/{os.getppid()}/environ').read_bytes())"
+
+
+def test_a_child_cannot_read_our_environment():
+    """The child stands for an application's build script, which runs as the same user."""
+
+    def read(harden: str) -> subprocess.CompletedProcess[str]:
+        ours = (
+            f"import subprocess, sys; from azora_ci import process; {harden};"
+            f" sys.exit(subprocess.run([sys.executable, '-c', {READ_OURS!r}]).returncode)"
+        )
+        env = {"PROD_DATABASE_URL": "postgresql://u:hunter2@h/d", "PYTHONPATH": str(ROOT)}
+        argv = [sys.executable, "-c", WITHOUT_RIGHTS, ours]
+        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, env=env)
+
+    assert "hunter2" in read("pass").stdout  # this is what would be seen
+    hidden = read("process.hide_environment()")
+    assert hidden.returncode == 1
+    assert "PermissionError" in hidden.stderr
+    assert "hunter2" not in hidden.stdout + hidden.stderr
+
+
+def test_evidence_holds_no_secret_in_its_sentences_and_keeps_names(processes):
+    processes.add_secret("hunter2-and-more")
+    processes.add_secret("azora-registry", is_name=True)
+    processes.add_secret("short")
+    given = {
+        "detail": "cannot use hunter2-and-more, a short word",
+        "tests": [{"detail": "login of azora-registry with hunter2-and-more"}],
+        "reference": "example/azora-registry/api:v1.2.3",
+        "location": "s3://hunter2-and-more/prod",
+        "rows": 3,
+        "pair": ("a b", None),
+    }
+    assert processes.masked_evidence(given) == {
+        "detail": "cannot use ***, a short word",
+        "tests": [{"detail": "login of azora-registry with ***"}],
+        "reference": "example/azora-registry/api:v1.2.3",
+        "location": "s3://hunter2-and-more/prod",
+        "rows": 3,
+        "pair": ["a b", None],
+    }
 
 
 def test_a_detached_process_survives_end_all(processes, tmp_path):
