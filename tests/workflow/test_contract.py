@@ -245,6 +245,12 @@ def test_every_job_works_on_the_validated_commit(job):
     assert checkout["with"].get("ref") == (None if job == "validate-release" else "${{ needs.validate-release.outputs.git-sha }}")
 
 
+def test_the_failure_report_needs_nothing_before_it_but_our_own_set_up():
+    before = steps("deployment-failure-handler")[:-2]
+    demanded = [step["name"] for step in before if step.get("continue-on-error") != "true"]
+    assert demanded == ["Set up azora-ci"]
+
+
 @every_job
 def test_the_least_permissions(job):
     assert DOCUMENT["permissions"] == {}
