@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -29,9 +31,25 @@ def problems(document: object, name: str) -> list[str]:
     """Return what is wrong with a document, each with its path (``backup.location: …``); empty when it is valid."""
     import jsonschema
 
-    validator = jsonschema.Draft202012Validator(load(name), format_checker=jsonschema.FormatChecker())
+    validator = _validator()(load(name), format_checker=jsonschema.FormatChecker())
     found = sorted(validator.iter_errors(document), key=lambda error: list(map(str, error.absolute_path)))
     return [f"{'.'.join(map(str, error.absolute_path)) or '(top level)'}: {error.message[:500]}" for error in found]
+
+
+@cache
+def _validator() -> Any:
+    """Return the validator's class: JSON Schema's, with ``$`` at the end of a pattern as JSON Schema means it.
+
+    There (ECMA-262) it is the end of the text; Python's lets one newline follow, and names become keys, tags and command lines.
+    """
+    import jsonschema
+
+    def pattern(_validator: Any, wanted: str, text: object, _schema: Any) -> Iterator[Any]:
+        strict = wanted[:-1] + r"\Z" if wanted.endswith("$") else wanted
+        if isinstance(text, str) and not re.search(strict, text):
+            yield jsonschema.ValidationError(f"{text!r} does not match {wanted!r}")
+
+    return jsonschema.validators.extend(jsonschema.Draft202012Validator, {"pattern": pattern})
 
 
 def validate(document: object, name: str, *, where: str) -> None:

@@ -73,6 +73,11 @@ def test_defaults_and_order(tmp_path):
         ("schema_version = 1", "schema_version = 2", "schema_version"),
         ("https://azora.world/auth/health", "https://user:password@azora.world/auth/health", "public_health_url"),
         ("[services.auth_service]", "[services.Auth]", "Auth"),
+        # One newline at the end: Python's $ lets it pass, and these become object keys, image tags and lines of instructions.
+        ("s3://azora-backups/prod", "s3://azora-backups/prod\\n", "backup.location"),
+        ('"docker.io/azora"', '"docker.io/azora\\n"', "registry.repository"),
+        ("[services.auth_service]", '[services."auth_service\\n"]', "auth_service"),
+        ('title = "Auth Service"', 'title = "Auth\\nrm -rf /"', "services.auth_service.title"),
     ],
 )
 def test_every_mistake_names_its_key(tmp_path, old, new, named):
