@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 NEW, OLD, PUBLIC = "new", "old", "public"
+LONGEST = 200  # characters of what a service says its version is; no release's has more (release.LONGEST)
 
 
 @dataclass(frozen=True)
@@ -80,13 +81,13 @@ def _read(body: bytes, versions: frozenset[str]) -> tuple[str, str, str | None]:
         return "not-json", f"HTTP 200 with a body that is not JSON: {_short(body)}", None
     if not isinstance(document, dict):
         return "not-json", f"HTTP 200 with a body that is no JSON object: {_short(body)}", None
-    version = str(document["version"]) if isinstance(document.get("version"), str) else None
+    version = document["version"][:LONGEST] if isinstance(document.get("version"), str) else None
     if document.get("status") != "healthy":
         return "unhealthy", f"says status {str(document.get('status'))[:80]!r}", version
     if version is None:
         return "wrong-version", "names no version", None
     if versions and version not in versions:
-        return "wrong-version", f"answers version {version[:80]}, expected {' or '.join(sorted(versions))}", version
+        return "wrong-version", f"answers version {' '.join(version[:80].split())}, expected {' or '.join(sorted(versions))}", version
     return "healthy", f"version {version}", version
 
 

@@ -31,6 +31,7 @@ BAD = answer({}, status=500)
     [
         (GOOD, "healthy", "version 1.1.0"),
         (answer({"status": "healthy", "version": "1.0.0"}), "wrong-version", "answers version 1.0.0, expected 1.1.0"),
+        (answer({"status": "healthy", "version": "1\n::error::x"}), "wrong-version", "answers version 1 ::error::x, expected 1.1.0"),
         (answer({"status": "healthy"}), "wrong-version", "names no version"),
         (answer({"status": "healthy", "version": 11}), "wrong-version", "names no version"),
         (answer({"status": "degraded", "version": "1.1.0"}), "unhealthy", "says status 'degraded'"),
@@ -48,6 +49,10 @@ def test_only_a_healthy_answer_of_the_right_version_is_healthy(given_answer, out
     found = classify(endpoint(), given_answer)
     assert (found.outcome, found.detail) == (outcome, detail)
     assert found.passed is (outcome == "healthy")
+
+
+def test_what_a_service_says_is_kept_short():
+    assert len(classify(endpoint(), answer({"status": "healthy", "version": "9" * 60_000})).version or "") == 200
 
 
 @given(st.binary(max_size=200))

@@ -18,6 +18,7 @@ from azora_ci.job import Job
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.probes import Prober, Request
 from azora_ci.process import undisturbed
+from azora_ci.record_page import table
 from azora_ci.settings import DatabaseAccess, Deployment, Health, ProductionHosts, truth, variable
 from azora_ci.targets import Owner, Release, Wiring, target_of
 
@@ -189,11 +190,11 @@ def _count_migrations(job: Job[Any]) -> int:
 
 
 def _table(job: Job[Any], evidence: dict[str, Any]) -> None:
-    lines = ["| smoke test | passed | status | version | time | detail |", "|---|---|---|---|---:|---|"]
-    for test in evidence["tests"]:
-        cells = ("✓" if test["passed"] else "✗", test["status"] or "–", test["version"] or "–", f"{test['milliseconds']:.0f} ms")
-        lines.append(f"| {test['name']} | {' | '.join(map(str, cells))} | {str(test['detail']).replace('|', '¦')} |")
-    job.actions.summary("\n".join(lines))
+    rows = [
+        (test["name"], "✓" if test["passed"] else "✗", test["status"], test["version"], f"{test['milliseconds']:.0f} ms", test["detail"])
+        for test in evidence["tests"]
+    ]
+    job.actions.summary(table(("smoke test", "passed", "status", "version", "time", "detail"), rows))
 
 
 def _take_back(job: Job[Settings], reason: str) -> str:
