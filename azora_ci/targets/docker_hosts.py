@@ -32,6 +32,7 @@ from azora_ci.targets.site import Parts, Site, edge_services
 
 FULL = 100  # percent
 EDGE_START_SECONDS = 60.0
+OBSERVE_SECONDS = 10.0  # for one look at all hosts; a silent one must not hold up the verdict on the others
 RELEASE_SECONDS = 3.0  # for giving the locks back; they expire by themselves
 LEASE_MARGIN = 5.0  # seconds after which a guard whose lease ran out has surely gone back
 HURRIED_SECONDS = 4.5  # for going back on all hosts when the run was cancelled; who does not answer by then goes back by its lease
@@ -296,7 +297,16 @@ class DockerHosts:
     def observe(self) -> Observation:
         """Return the counters of all edges together."""
         with self.connected():
-            found = self._each(lambda one: one.site.observe())
+            seen = outcomes(self._sites, lambda one: one.site.observe(), self._clock, seconds=OBSERVE_SECONDS)
+        silent = [one.item.host.name for one in seen if not one.done]
+        if silent:
+            raise UnreachableError(
+                "A production host is silent",
+                what=f"{', '.join(silent)}: no answer within {OBSERVE_SECONDS:g} s",
+                where="PROD_HOST",
+                next_step="check the host and the network; its guard takes traffic back by itself",
+            )
+        found = results(seen)
         counters: dict[tuple[str, str], Counters] = {}
         for observation in found:
             for key, count in observation.counters.items():

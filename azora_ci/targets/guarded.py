@@ -49,7 +49,7 @@ class GuardClient:
         deadline = self._clock.monotonic() + START_SECONDS
         while True:
             try:
-                return self.ask("/status")
+                return self._ask("/status")
             except UnreachableError:
                 if self._clock.monotonic() > deadline:
                     raise
@@ -67,7 +67,17 @@ class GuardClient:
         return Held(Owner(lock["deployment_id"], lock["run_url"], actor, fence or None), rfc3339(renewed), rfc3339(expires), alive=True)
 
     def ask(self, path: str, document: Mapping[str, Any] | None = None) -> Any:
-        """Return the guard's answer. Raises NotTrueError when it refuses, UnreachableError when it does not answer."""
+        """Return the guard's answer, asked once more over a new connection where it got lost: done once, at worst noted twice.
+
+        Raises NotTrueError when it refuses, UnreachableError when it does not answer.
+        """
+        try:
+            return self._ask(path, document)
+        except UnreachableError:
+            self._recover()
+            return self._ask(path, document)
+
+    def _ask(self, path: str, document: Mapping[str, Any] | None = None) -> Any:
         connection = DialledConnection(*self._address, ANSWER_SECONDS, self._dial)
         try:
             body = None if document is None else json.dumps(document)
@@ -95,16 +105,8 @@ class GuardClient:
         return answer
 
     def change(self, action: str, **document: Any) -> Any:
-        """Ask for a change with the fencing token, once more over a new connection where the answer got lost.
-
-        What is asked for twice is done once; at worst it is noted twice.
-        """
-        request = {"token": self.token, **document}
-        try:
-            return self.ask(f"/{action}", request)
-        except UnreachableError:
-            self._recover()
-            return self.ask(f"/{action}", request)
+        """Ask for a change with the fencing token."""
+        return self.ask(f"/{action}", {"token": self.token, **document})
 
     def check_clock(self) -> None:
         """Raise NotTrueError when the host's clock is off."""

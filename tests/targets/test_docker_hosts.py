@@ -313,6 +313,8 @@ def test_access_that_is_not_set_is_named(world):
 
 @pytest.mark.faults
 def test_what_dies_on_a_host_comes_back_as_it_was_and_costs_no_request(world):
+    world.lease = 60.0  # of a loaded machine, whose daemon is slow to come back
+    world.config = config.load(world.configure())
     world.deploy_old()
     machine = world.machines[0]
     step = world.start(PROGRESSIVE_MINUTES="5", HEALTH_CHECK_RETRIES="1000")
