@@ -39,5 +39,25 @@ def start(*, rounds: int, as_json: bool) -> None:
     measurement.run(rounds, as_json=as_json)
 
 
+@main.command()
+@click.option("--scene", "scenes", multiple=True, help="load, shares, abort, fifty, kills, probes, overhead or compose; all without it.")
+@click.option(
+    "--place", type=click.Choice(["local", "docker", "both"]), default="both", show_default=True, help="Processes, hosts, or both."
+)
+@click.option("--small", is_flag=True, help="As little as shows that everything runs; proves nothing.")
+@click.option("--set", "changes", multiple=True, help="NAME=NUMBER of what is measured: requests, rate, stage, rounds, moments, …")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def rollout(*, scenes: tuple[str, ...], place: str, small: bool, changes: tuple[str, ...], as_json: bool) -> None:
+    """Measure what rollouts cost users, and how they come back."""
+    from azora_ci.rehearsal.bench import rollout as measurement
+
+    try:
+        size = measurement.size_of(changes, small=small)
+        measurement.run(measurement.chosen(scenes), measurement.places_of(place), size, as_json=as_json)
+    except AzoraError as error:
+        click.echo(f"{error.title}\n{error.message()}", err=True)
+        sys.exit(error.exit_code)
+
+
 if __name__ == "__main__":
     main(prog_name="bench")

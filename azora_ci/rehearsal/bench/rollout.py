@@ -1,0 +1,209 @@
+"""``scripts/bench rollout``: what a rollout costs its users, and how fast and how surely it comes back. Real processes throughout.
+
+Scenes play on this machine's processes (``local``) and, where dockerd and sshd are installed, on hosts of network namespaces
+(``docker``). What was not measured is null; where both measured, the worse figure counts, and requests are added up.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import click
+
+from azora_ci.clock import Clock
+from azora_ci.errors import AzoraError, BadInputError
+from azora_ci.rehearsal.bench import rollout_probes, rollout_scenes
+from azora_ci.rehearsal.bench.rollout_scenes import Size
+from azora_ci.rehearsal.bench.rollout_world import local_world
+
+SCENES = ("load", "shares", "abort", "fifty", "kills", "probes", "overhead", "compose")
+PLACES = ("local", "docker")
+PROGRAMS = ("dockerd", "sshd", "docker-registry", "busybox", "ip", "nsenter")  # of the place docker
+# The JSON object, in this order.
+KEYS = (
+    *("requests", "failed", "share_at_5", "share_at_50", "abort_seconds_one_host", "abort_seconds_fifty_hosts", "kill_moments"),
+    *("worst_recovery_seconds", "lease_seconds", "tick_drift_ms", "probe_cpu_share", "overhead_seconds"),
+)
+LIMITS: dict[str, tuple[str, Callable[[float], bool]]] = {
+    "requests": (">= 100000", lambda found: found >= 100_000),
+    "failed": ("0", lambda found: found == 0),
+    "share_at_5": ("5 +- 1", lambda found: abs(found - 5) <= 1),
+    "share_at_50": ("50 +- 1", lambda found: abs(found - 50) <= 1),
+    "abort_seconds_one_host": ("<= 1", lambda found: found <= 1),
+    "abort_seconds_fifty_hosts": ("<= 3", lambda found: found <= 3),
+    "kill_moments": (">= 25", lambda found: found >= 25),
+    "worst_recovery_seconds": ("<= lease + 5", lambda found: found <= 10),
+    "lease_seconds": ("5", lambda found: found == 5),
+    "tick_drift_ms": ("<= 100", lambda found: found <= 100),
+    "probe_cpu_share": ("<= 0.3", lambda found: found <= 0.3),
+    "overhead_seconds": ("<= 5", lambda found: found <= 5),
+}
+
+
+class Scene(NamedTuple):
+    """One measurement. ``kind``: what it plays on (world, factory, folder)."""
+
+    kind: str
+    work: Callable[[Any, Size], dict[str, Any]]
+
+
+@dataclass
+class Results:
+    """Figures by place and scene. ``broken``: scenes that could not be measured to their end."""
+
+    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    broken: dict[str, str] = field(default_factory=dict)
+
+    def document(self) -> dict[str, Any]:
+        """Return the JSON object."""
+        values = {key: [one[key] for one in self.found.values() if one.get(key) is not None] for key in KEYS}
+        return {key: _together(key, found) if found else None for key, found in values.items()}
+
+
+def _together(key: str, values: Sequence[Any]) -> Any:
+    if key in {"requests", "failed", "kill_moments"}:
+        return sum(values)
+    if key.startswith("share_at_"):
+        return rollout_scenes.furthest(values, int(key.removeprefix("share_at_")))
+    return max(values)
+
+
+def chosen(scenes: Sequence[str]) -> tuple[str, ...]:
+    """Return the scenes that were asked for, all when none was. Raises BadInputError for one that is not there."""
+    for name in scenes:
+        if name not in SCENES:
+            raise _bad(f"no scene {name!r}", f"--scene: {', '.join(SCENES)}")
+    return tuple(scenes) or SCENES
+
+
+def places_of(place: str) -> tuple[str, ...]:
+    """Return the places; docker is left out of ``both`` where its programs are missing."""
+    if place != "both":
+        return (place,)
+    missing = [name for name in PROGRAMS if shutil.which(name, path=f"{os.defpath}:/usr/sbin:/usr/local/sbin:/usr/local/bin") is None]
+    if missing:
+        click.echo(f"not measured on hosts: {', '.join(missing)} missing", err=True)
+    return PLACES[: 1 if missing else 2]
+
+
+def size_of(changes: Sequence[str], *, small: bool) -> Size:
+    """Return how much is measured. Raises BadInputError for a change that is none."""
+    size = rollout_scenes.SMALL if small else Size()
+    for text in changes:
+        name, _, number = text.partition("=")
+        try:
+            size = replace(size, **{name: type(getattr(size, name))(float(number))})
+        except (AttributeError, TypeError, ValueError):
+            raise _bad(f"{text!r} changes nothing", f"--set NAME=NUMBER: {', '.join(one.name for one in fields(Size))}") from None
+    return size
+
+
+def _bad(what: str, next_step: str) -> BadInputError:
+    return BadInputError("Not to be measured", what=what, where="bench rollout", next_step=next_step)
+
+
+def run(scenes: Sequence[str], places: Sequence[str], size: Size, *, as_json: bool) -> None:
+    """Play the scenes and print what was measured. Ends with 1 when one could not be measured to its end."""
+    results, say = Results(), _sayer()
+    for place in places:
+        _play(place, [one for one in scenes if one in _scenes_of(place)], size, results, say)
+    if as_json:
+        click.echo(json.dumps(results.document()))
+    else:
+        _print(results)
+    if results.broken:
+        sys.exit(1)
+
+
+def _sayer() -> Callable[[str], None]:
+    def say(line: str) -> None:
+        click.echo(f"[load {os.getloadavg()[0]:.2f}] {line}", err=True)
+
+    return say
+
+
+def _scenes_of(place: str) -> dict[str, Scene]:
+    """Return the scenes of a place; each is given what ``_stage`` has for its kind, and the size."""
+    world = {"load": rollout_scenes.load, "abort": rollout_scenes.abort, "overhead": rollout_scenes.overhead}
+    found = {name: Scene("world", work) for name, work in world.items()}
+    if place == "local":
+        from azora_ci.rehearsal.bench import rollout_fifty
+
+        apart = {"fifty": Scene("folder", rollout_fifty.measure), "probes": Scene("folder", _probes)}
+        return {**found, **apart, "shares": Scene("world", rollout_scenes.shares)}
+    from azora_ci.rehearsal.bench import rollout_docker
+
+    hosts = {"kills": Scene("world", rollout_docker.kills), "compose": Scene("world", rollout_docker.compose)}
+    return {**found, **hosts, "shares": Scene("factory", rollout_docker.shares)}
+
+
+def _probes(folder: Path, size: Size) -> dict[str, Any]:
+    return rollout_probes.probes(folder, size.endpoints, size.probe_seconds, size.probe_interval)
+
+
+def _play(place: str, scenes: Sequence[str], size: Size, results: Results, say: Callable[[str], None]) -> None:
+    known = _scenes_of(place)
+    with tempfile.TemporaryDirectory(prefix="azora-bench-", ignore_cleanup_errors=True) as name, ExitStack() as stack:
+        Path(name).chmod(0o711)  # PostgreSQL runs as another user below it
+        factory = None
+        for scene in scenes:
+            title, begun = f"{scene} ({place})", Clock().monotonic()
+            say(f"{title} begins")
+            try:
+                if place == "docker" and factory is None:
+                    factory = _hosts(stack, Path(name))
+                with _stage(known[scene].kind, Path(name) / scene, factory) as given:
+                    results.found[title] = known[scene].work(given, size)
+            except AzoraError as error:
+                results.broken[title] = f"{error.title}: {error.what}"
+                say(f"{title} was not measured: {error.title}: {error.what}")
+                continue
+            say(f"{title} took {Clock().monotonic() - begun:.0f} s: {json.dumps(results.found[title])}")
+
+
+def _hosts(stack: ExitStack, folder: Path) -> Any:
+    from azora_ci.rehearsal.bench.rollout_docker import place
+
+    return stack.enter_context(place(folder))
+
+
+@contextmanager
+def _stage(kind: str, folder: Path, factory: Any) -> Iterator[Any]:
+    """Have what a scene needs: a folder, a way to make worlds, or a world of its own, so that each scene begins alike."""
+    if kind == "factory":
+        yield factory
+        return
+    if factory is not None:
+        with factory(1) as hosts:
+            yield hosts
+        return
+    folder.mkdir()
+    if kind == "folder":
+        yield folder
+    else:
+        with local_world(folder) as world:
+            yield world
+
+
+def _print(results: Results) -> None:
+    document = results.document()
+    click.echo(f"{os.cpu_count()} cores, load average {' '.join(f'{one:.2f}' for one in os.getloadavg())}")
+    for key in KEYS:
+        value, (aim, holds) = document[key], LIMITS[key]
+        if value is None:
+            click.echo(f"  {key:<28} not measured")
+        else:
+            click.echo(f"  {key:<28} {value:>10}   {'holds' if holds(value) else 'FAILS'} ({aim})")
+    for title, found in results.found.items():
+        click.echo(f"{title}: {json.dumps(found)}")
+    for title, why in results.broken.items():
+        click.echo(f"{title}: not measured: {why}")

@@ -1,0 +1,245 @@
+"""An open-loop client: requests start on a fixed schedule, whatever the answers do, each on a connection of its own choosing.
+
+A process of its own, ``python -m azora_ci.rehearsal.bench.rollout_client '{"addresses": …}'``: it sends until ``requests`` were sent
+*and* its standard input was closed, waits for the answers, and prints one JSON line. Nothing
+is ever sent twice: what a user's browser would try again by itself counts as failed here. Latency is from the moment at which a
+request was due.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+from collections import Counter, deque
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from azora_ci.clock import Clock
+
+TICK = 0.004  # seconds between two looks at the schedule
+TIMEOUT = 15.0  # seconds for an answer
+LAST_ANSWERS = TIMEOUT + 2
+EXAMPLES = 12  # failures that are told in full
+WARM = 16  # connections per address that are there before the first request
+
+
+@dataclass
+class Sent:
+    """One request on its way. ``due``: seconds of the loop's clock."""
+
+    number: int
+    due: float
+    method: str
+    address: int
+    done: bool = False
+
+
+@dataclass
+class Results:
+    """What came back. Times are seconds since the epoch."""
+
+    sent: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+    versions: list[Counter[str]] = field(default_factory=list)
+    last_sent: dict[str, float] = field(default_factory=dict)
+    last_answer: dict[str, float] = field(default_factory=dict)
+    milliseconds: list[float] = field(default_factory=list)
+    examples: list[dict[str, Any]] = field(default_factory=list)
+    in_flight: list[int] = field(default_factory=list)
+
+
+class Client:
+    """Keeps the schedule and the connections."""
+
+    def __init__(self, wanted: dict[str, Any]) -> None:
+        self._addresses = [tuple(one) for one in wanted["addresses"]]
+        self._rate, self._requests = float(wanted["rate"]), int(wanted.get("requests", 0))
+        self._post_every = int(wanted.get("post_every", 0))
+        self._path = wanted.get("path", "/work")
+        self._loop = asyncio.get_running_loop()
+        clock = Clock()
+        self._epoch = clock.now().timestamp() - self._loop.time()
+        self._idle: list[deque[Link]] = [deque() for _ in self._addresses]
+        self._flying: set[Sent] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._number = 0
+        self._next_look = 0.0
+        self.stop = asyncio.Event()
+        self.results = Results(versions=[Counter() for _ in self._addresses])
+
+    async def run(self) -> None:
+        """Send, then wait for the answers that are still to come."""
+        for address, idle in enumerate(self._idle):
+            for _ in range(WARM):
+                idle.append(await self._connect(address))
+        begun = self._loop.time()
+        print("sending", flush=True)
+        while not (self.stop.is_set() and self._number >= self._requests):
+            due = int((self._loop.time() - begun) * self._rate)
+            while self._number < due:
+                self._send(begun + self._number / self._rate)
+            self.results.in_flight.append(len(self._flying))
+            self._expire()
+            await asyncio.sleep(TICK)
+        end = self._loop.time() + LAST_ANSWERS
+        while self._flying and self._loop.time() < end:
+            self._expire()
+            await asyncio.sleep(TICK)
+
+    def _send(self, due: float) -> None:
+        post = self._post_every and self._number % self._post_every == self._post_every - 1
+        sent = Sent(self._number, due, "POST" if post else "GET", self._number % len(self._addresses))
+        self._number += 1
+        self.results.sent[sent.method] += 1
+        self._flying.add(sent)
+        idle = self._idle[sent.address]
+        while idle:
+            link = idle.pop()
+            if not link.closed:
+                link.send(sent, self._text(sent))
+                return
+        task = self._loop.create_task(self._send_on_new(sent))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    def _text(self, sent: Sent) -> bytes:
+        host = f"host: {self._addresses[sent.address][0]}\r\n"
+        body = b'{"id": 1}' if sent.method == "POST" else b""
+        length = f"content-length: {len(body)}\r\n" if body else ""
+        return f"{sent.method} {self._path} HTTP/1.1\r\n{host}{length}\r\n".encode() + body
+
+    async def _send_on_new(self, sent: Sent) -> None:
+        try:
+            link = await self._connect(sent.address)
+        except OSError as error:
+            self.fail(sent, f"connect: {error}")
+        else:
+            link.send(sent, self._text(sent))
+
+    async def _connect(self, address: int) -> Link:
+        host, port = self._addresses[address]
+        _, link = await self._loop.create_connection(lambda: Link(self), host, port)
+        return link
+
+    def _expire(self) -> None:
+        now = self._loop.time()
+        if now < self._next_look:
+            return
+        self._next_look = now + 1.0
+        for sent in [one for one in self._flying if one.due < now - TIMEOUT]:
+            self.fail(sent, f"no answer within {TIMEOUT:g} s")
+
+    def fail(self, sent: Sent, reason: str) -> None:
+        """Note a request that failed, once."""
+        if sent.done:
+            return
+        sent.done = True
+        self._flying.discard(sent)
+        self.results.failed[sent.method] += 1
+        if len(self.results.examples) < EXAMPLES:
+            at = round(self._epoch + sent.due, 3)
+            self.results.examples.append({"at": at, "method": sent.method, "number": sent.number, "reason": reason})
+
+    def answered(self, link: Link, sent: Sent, status: int, body: bytes) -> None:
+        """Note an answer, and keep its connection for the next request."""
+        if not link.closed:
+            self._idle[sent.address].append(link)
+        now = self._loop.time()
+        self.results.milliseconds.append((now - sent.due) * 1000)
+        if status != 200:
+            self.fail(sent, f"HTTP {status}: {body[:120]!r}")
+            return
+        if sent.done:
+            return
+        sent.done = True
+        self._flying.discard(sent)
+        _, _, rest = body.partition(b'"version": "')
+        version = rest.partition(b'"')[0].decode()
+        self.results.versions[sent.address][version] += 1
+        self.results.last_sent[version] = self._epoch + sent.due
+        self.results.last_answer[version] = self._epoch + now
+
+    def document(self) -> dict[str, Any]:
+        """Return everything that was seen, as JSON."""
+        found, times = self.results, sorted(self.results.milliseconds) or [0.0]
+        flying = found.in_flight[len(found.in_flight) // 10 :] or [0]
+        return {
+            "sent": dict(found.sent),
+            "failed": {method: found.failed[method] for method in found.sent},
+            "versions": [dict(one) for one in found.versions],
+            "last_sent": found.last_sent,
+            "last_answer": found.last_answer,
+            "in_flight": {"mean": round(sum(flying) / len(flying), 1), "least": min(flying), "most": max(flying)},
+            "milliseconds": {"p50": round(times[len(times) // 2], 1), "p99": round(times[int(len(times) * 0.99)], 1)},
+            "unanswered": len(self._flying),
+            "examples": found.examples,
+        }
+
+
+class Link(asyncio.Protocol):
+    """A connection that stays open between requests."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+        self._sent: Sent | None = None
+        self._buffer = b""
+        self._transport: asyncio.Transport | None = None
+        self.closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Remember it."""
+        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a TCP connection
+        self._transport = transport
+
+    def send(self, sent: Sent, text: bytes) -> None:
+        """Send a request."""
+        assert self._transport is not None  # noqa: S101 - connected
+        self._sent, self._buffer = sent, b""
+        self._transport.write(text)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of an answer."""
+        self._buffer += data
+        head, separator, body = self._buffer.partition(b"\r\n\r\n")
+        if not separator or self._sent is None:
+            return
+        length, close = 0, False
+        for line in head.lower().split(b"\r\n")[1:]:
+            if line.startswith(b"content-length:"):
+                length = int(line[15:])
+            close = close or line == b"connection: close"
+        if len(body) < length:
+            return
+        sent, self._sent = self._sent, None
+        if close:
+            self.closed = True
+        self._client.answered(self, sent, int(head[9:12]), body)
+        if close and self._transport is not None:
+            self._transport.close()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Tell whose answer will not come."""
+        self.closed = True
+        if self._sent is not None:
+            self._client.fail(self._sent, f"connection lost: {exc or 'closed by the other side'}")
+
+
+async def main(arguments: Sequence[str]) -> None:
+    """Run one measurement."""
+    client = Client(json.loads(arguments[0]))
+    loop = asyncio.get_running_loop()
+
+    def ended() -> None:
+        if not sys.stdin.buffer.read(1):
+            loop.remove_reader(sys.stdin.fileno())
+            client.stop.set()
+
+    loop.add_reader(sys.stdin.fileno(), ended)
+    await client.run()
+    print(json.dumps(client.document()), flush=True)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(sys.argv[1:]))

@@ -1,0 +1,313 @@
+"""Hosts to measure rollouts on: each a network namespace with dockerd, sshd, Envoy and guard, on one bridge with a registry.
+
+The hosts are those of the project's own tests (``tests.docker_world``), so this needs the repository and root, as they do.
+"""
+
+from __future__ import annotations
+
+import importlib
+import io
+import itertools
+import json
+import signal
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from azora_ci import config
+from azora_ci.actions import Actions
+from azora_ci.clock import Clock, parse_rfc3339
+from azora_ci.errors import AzoraError, BadInputError, NotTrueError
+from azora_ci.process import Child, Processes, send_signal
+from azora_ci.rehearsal.bench import rollout_scenes, rollout_service
+from azora_ci.rehearsal.bench.rollout_scenes import Size
+from azora_ci.rehearsal.bench.rollout_world import OWNER_URL, SERVICE, Client, Steps, configuration, until
+from azora_ci.targets import Owner, Release, Target
+
+LEASE_SECONDS = 5.0
+INSTANCES = 2  # per host
+ASKED = 40  # requests per host that must all be answered by one version
+KILL_STAGE = 1.0  # seconds of a stage whose step is killed
+SETTLE_SECONDS = 1.0
+PUBLISHED = 8001  # where the stop-and-start deployment listens
+SERVICE_PORT = 8080
+
+
+class HostsWorld:
+    """One or several hosts with 1.0.0 in production."""
+
+    def __init__(self, lan: Any, folder: Path, machines: int) -> None:
+        self.clock = Clock()
+        folder.mkdir(parents=True)
+        self.processes = Processes(actions=Actions(stream=io.StringIO()), clock=self.clock, log=folder / "bench.log")
+        self.lan = lan
+        self._tests = _tests()
+        self._inner = self._tests.World(lan, folder, machines, lease=LEASE_SECONDS)
+        self._inner.config_path.write_text(self._configuration(), encoding="utf-8")
+        self._inner.config = config.load(self._inner.config_path)
+        digest = image(lan)
+        self.steps = Steps(folder, self._inner.config_path, self.processes, access=self._inner.access, digest=lambda _version: digest)
+        self.stable = self.steps.next_release()
+        target = self.target()
+        with target.locked(self.owner(self.stable)):
+            target.deploy(self.stable, 100)
+            target.set_weight(self.stable, 100)
+            target.promote(self.stable)
+
+    @property
+    def machines(self) -> list[Any]:
+        """Return the hosts."""
+        found: list[Any] = self._inner.machines
+        return found
+
+    def _configuration(self) -> str:
+        flags = self._inner.flags
+        service = {
+            "public_health_url": f"http://{self.machines[0].address}:{self._tests.HTTP_PORT}/health",
+            "instances": INSTANCES,
+            "port": SERVICE_PORT,
+            "env": {"SICK": "/flags/sick"},
+            "volumes": [f"{flags}:/flags", f"{Path(rollout_service.__file__)}:/app/service.py:ro"],
+            "stop_grace_seconds": 5,
+        }
+        hosts = {"edge_image": self.lan.edge_image, "guard_image": self.lan.guard_image, "http_port": self._tests.HTTP_PORT}
+        target = {"kind": "docker_hosts", "docker_hosts": {**hosts, "lease_seconds": LEASE_SECONDS}}
+        return configuration(service, target, registry={"repository": self.lan.registry})
+
+    def target(self) -> Target:
+        """Return the target, to be moved without a step."""
+        found: Target = self._inner.target()
+        return found
+
+    @staticmethod
+    def owner(release: Release) -> Owner:
+        """Return the owner of a lock."""
+        return Owner(release.id, OWNER_URL, "bench")
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Return where users come in."""
+        return [(one.address, self._tests.HTTP_PORT) for one in self.machines]
+
+    def states(self) -> list[dict[str, Any]]:
+        """Return the routes in force on each host, from its volume."""
+        return [self._inner.edge_state(one) for one in self.machines]
+
+    def at(self, release: Release, percent: int) -> bool:
+        """Say whether that share of traffic goes to a release on every host."""
+        return all((one["canary"], one["percent"]) == (release.id, percent) for one in self.states())
+
+    def kill_one(self, release: Release) -> None:
+        """Kill the process of a new instance on the first host; dockerd starts it again."""
+        container = self.machines[0].containers(release.id)[0]
+        container.reload()
+        send_signal(container.attrs["State"]["Pid"], signal.SIGKILL)
+
+    def make_sick(self, version: str) -> None:
+        """Have the instances of a version say that they are not healthy."""
+        (self._inner.flags / "sick").write_text(version.removeprefix("v"), encoding="utf-8")
+
+    def started(self, release: Release) -> list[datetime]:
+        """Return when the instances of a release began to be made."""
+        return sorted(parse_rfc3339(one.attrs["Created"]) for machine in self.machines for one in machine.containers(release.id))
+
+    def promoted(self, release: Release) -> bool:
+        """Say whether a host's journal holds the promotion."""
+        found = []
+        for one in self.machines:
+            text = (one.folder / "d/volumes/azora-edge/_data/journal.jsonl").read_text(encoding="utf-8")
+            entries = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
+            found.append(any(e["entry"] == "promote" and (e.get("event") or {}).get("deployment_id") == release.id for e in entries))
+        return any(found)
+
+    def versions_now(self) -> set[str]:
+        """Return the versions that answer users now."""
+        found: Counter[str] = Counter()
+        for one in self.machines:
+            for _ in range(ASKED):
+                status, _, body = self._tests.get(one.address, "/work")
+                found[json.loads(body)["version"] if status == 200 else f"HTTP {status}"] += 1
+        return set(found)
+
+    def close(self) -> None:
+        """End what was started."""
+        self.processes.end_all()
+        self._inner.close()
+
+
+def _tests() -> Any:
+    try:
+        return importlib.import_module("tests.docker_world")
+    except ImportError as error:
+        raise BadInputError(
+            "The hosts are missing", what=str(error), where="tests/docker_world.py", next_step="run scripts/bench in the repository"
+        ) from error
+
+
+def image(lan: Any) -> str:
+    """Push the image of the service to the hosts' registry and return its digest; the program itself is mounted."""
+    client = lan.machines[0].client
+    digest = lan.digests["1.0.0"]["api_gateway"]
+    client.images.get(f"{lan.registry}/api_gateway@{digest}").tag(f"{lan.registry}/{SERVICE}", "v1")
+    return str(lan._push(SERVICE, "v1")).rpartition("@")[2]
+
+
+Factory = Callable[[int], AbstractContextManager[HostsWorld]]
+
+
+@contextmanager
+def place(folder: Path) -> Iterator[Factory]:
+    """Have a network; the factory makes a world of so many hosts on it, with nothing left of the one before."""
+    numbers = itertools.count(1)
+    (folder / "lan").mkdir()
+    with _tests().lan(folder / "lan") as lan:
+
+        @contextmanager
+        def make(machines: int = 1) -> Iterator[HostsWorld]:
+            world = HostsWorld(lan, folder / f"world-{next(numbers)}", machines)
+            try:
+                yield world
+            finally:
+                world.close()
+
+        yield make
+
+
+def shares(make: Factory, size: Size) -> dict[str, Any]:
+    """Count who answers, on one host and on three."""
+    found: dict[str, Any] = {}
+    for machines in (1, 3):
+        with make(machines) as world:
+            counted = rollout_scenes.shares(world, size)
+        for key, value in counted.items():
+            found[f"{key}_on_{machines}"] = value
+        for percent in (5, 50):
+            key = f"share_at_{percent}"
+            every = [*([found[key]] if key in found else []), counted[key], *counted[f"{key}_by_host"]]
+            found[key] = rollout_scenes.furthest(every, percent)
+    return found
+
+
+def kills(world: HostsWorld, size: Size) -> dict[str, Any]:
+    """Kill the step at moments spread over a whole rollout; seconds until one version has all traffic; a rerun finishes."""
+    stage = (KILL_STAGE,) * 3
+    begun = world.clock.monotonic()
+    world.steps.finish(world.steps.start(world.steps.next_release(), stage), 0)
+    whole = world.clock.monotonic() - begun
+    found = Kills(world.steps.last.bare)
+    begun = world.clock.monotonic()
+    for number in range(size.moments):
+        if world.clock.monotonic() - begun > size.seconds or found.failures:
+            break
+        kill(world, found, whole * (number + 0.5) / size.moments)
+    return {
+        "kill_moments": len(found.moments),
+        "worst_recovery_seconds": max(found.recoveries, default=None),
+        "lease_seconds": LEASE_SECONDS,
+        "moments": found.moments,
+        "recoveries": found.recoveries,
+        "killed_after_promotion": found.promoted,
+        "failures": found.failures,
+        "whole_rollout_seconds": round(whole, 2),
+    }
+
+
+@dataclass
+class Kills:
+    """What kills did. ``moments``: seconds after a step's start at which it was killed, where its rerun finished."""
+
+    old: str
+    moments: list[float] = field(default_factory=list)
+    recoveries: list[float] = field(default_factory=list)
+    promoted: int = 0
+    failures: list[str] = field(default_factory=list)
+
+
+def kill(world: HostsWorld, found: Kills, moment: float) -> None:
+    """Kill the step of the next release after so many seconds, wait until one version has all traffic, and run it again."""
+    release = world.steps.next_release()
+    step = world.steps.start(release, (KILL_STAGE,) * 3)
+    with suppress(TimeoutError):
+        step.wait(moment)
+    lose(step)
+    begun = world.clock.monotonic()
+    try:
+        found.promoted += settle(world, release, found.old)
+        found.recoveries.append(round(world.clock.monotonic() - begun, 2))
+        world.steps.finish(world.steps.start(release, (KILL_STAGE,) * 3), 0)
+        if world.versions_now() != {release.bare}:
+            raise NotTrueError("A rerun did not finish", what=str(world.versions_now()), where="users' answers", next_step="read its log")
+    except AzoraError as error:
+        found.failures.append(f"killed at {moment:.2f} s: {error.title}: {error.what[-1500:]}")
+        if not found.recoveries or len(found.recoveries) == len(found.moments):
+            found.recoveries.append(round(world.clock.monotonic() - begun, 2))
+        return
+    found.moments.append(round(moment, 2))
+    found.old = release.bare
+
+
+def lose(step: Child) -> None:
+    """Kill a step and its connections, as a machine that vanishes does."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(step.pid)
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+    step.wait(30)
+
+
+def settle(world: HostsWorld, release: Release, old: str) -> bool:
+    """Wait until all traffic is where it belongs after a kill: on the old version, or, once promotion is journalled, on the new one.
+
+    Returns whether the promotion was journalled.
+    """
+    forward = False
+
+    def settled() -> bool:
+        nonlocal forward
+        forward = world.promoted(release)
+        for one in world.states():
+            on_new = one["stable"] == release.id or (one["canary"] == release.id and one["percent"] == 100)
+            on_old = one["stable"] != release.id and (one["canary"] is None or one["percent"] == 0)
+            if not (on_new if forward else on_old):
+                return False
+        return world.versions_now() == {release.bare if forward else old}
+
+    until(settled, f"one version has all traffic after the kill of {release.id}", world.clock, 60)
+    return forward
+
+
+def compose(world: HostsWorld, size: Size) -> dict[str, Any]:
+    """Count what stop-and-start costs under the same load: the container is replaced, as ``docker compose up -d`` does it."""
+    client, lan = world.machines[0].client, world.lan
+    reference = f"{lan.registry}/{SERVICE}@{image(lan)}"
+
+    def start(version: str) -> Any:
+        return client.containers.run(
+            reference,
+            name="side-by-side",
+            detach=True,
+            ports={SERVICE_PORT: PUBLISHED},
+            environment={"PORT": str(SERVICE_PORT), "HOST": "0.0.0.0", "VERSION": version},  # noqa: S104 - inside its own container
+            volumes=[f"{Path(rollout_service.__file__)}:/app/service.py:ro"],
+        )
+
+    before = start("1.0.0")
+    try:
+        world.clock.sleep(2)
+        requests = min(size.requests, 10_000)
+        load = Client(world.processes, [(world.machines[0].address, PUBLISHED)], rate=size.rate, requests=requests)
+        world.clock.sleep(SETTLE_SECONDS)
+        before.stop(timeout=10)
+        before.remove()
+        start("1.1.0")
+        found = load.finish(120)
+    finally:
+        client.containers.get("side-by-side").remove(force=True)
+    return {"stop_and_start_requests": found["sent"]["GET"], "stop_and_start_failed": found["failed"]["GET"], "versions": found["versions"]}

@@ -1,0 +1,137 @@
+"""Going back on fifty hosts, each an answer of 50 ms away: seconds from the verdict until the last of them has the old routes.
+
+The target is the real ``docker_hosts`` up to the sockets that OpenSSH would forward; those are the stand-ins' own.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from azora_ci import config
+from azora_ci.actions import Actions
+from azora_ci.clock import Clock
+from azora_ci.errors import NotTrueError
+from azora_ci.process import Processes
+from azora_ci.rehearsal.bench.rollout_scenes import Size
+from azora_ci.rehearsal.bench.rollout_world import OWNER_URL, SERVICE, configuration
+from azora_ci.settings import ProductionHosts, Secret
+from azora_ci.ssh import HostAddress
+from azora_ci.targets import Owner, Release, Wiring, docker_hosts
+from azora_ci.targets.docker_hosts import DockerHosts
+
+LEASE_SECONDS = 45.0
+DIGEST = "sha256:" + "0" * 64
+NO_KEY = "-----BEGIN NO PRIVATE KEY-----\nnone\n"  # no connection is opened with it
+OLD, NEW = (Release(f"176400000{one}-00000{one}", f"v1.{one}.0", {SERVICE: DIGEST}) for one in (1, 2))
+
+
+class Forwarded:
+    """Stands in for ``ssh.Connection``: the forwarded sockets are a stand-in's own. ``ports`` and ``folder`` are set before use."""
+
+    folder = Path()
+    ports: tuple[int, ...] = ()
+
+    def __init__(self, address: HostAddress, **_given: Any) -> None:
+        self.address = address
+        number = int(address.host.removeprefix("h"))
+        self.socks_port = self.ports[number]
+        self.docker_socket = self.folder / str(number) / "docker.sock"
+
+    def open(self) -> None:
+        """Have it open."""
+
+    def ensure(self) -> None:
+        """Have it open."""
+
+    def close(self) -> None:
+        """Leave it open."""
+
+
+class FiftyHosts(DockerHosts):
+    """The target, with stand-ins for its connections."""
+
+    def _host_site(self, address: HostAddress, credentials: Any) -> docker_hosts.HostSite:
+        names = vars(docker_hosts)
+        before = names["Connection"]
+        names["Connection"] = Forwarded  # the one thing that is not real here
+        try:
+            return super()._host_site(address, credentials)
+        finally:
+            names["Connection"] = before
+
+
+def measure(folder: Path, size: Size) -> dict[str, Any]:
+    """Deploy to all hosts, bring the next release to 50 %, go back, and read from the hosts when their routes were switched."""
+    clock = Clock()
+    processes = Processes(actions=Actions(stream=io.StringIO()), clock=clock, log=folder / "fifty.log")
+    with tempfile.TemporaryDirectory(prefix="azf") as short:  # a socket's path may have 107 characters at most
+        given = (short, str(size.hosts), str(size.latency), str(LEASE_SECONDS))
+        argv = (sys.executable, "-m", "azora_ci.rehearsal.bench.rollout_standins", *given)
+        server = processes.start(argv, stdout_pipe=True)
+        try:
+            assert server.stdout is not None  # noqa: S101 - a pipe was asked for
+            Forwarded.folder, Forwarded.ports = Path(short), tuple(json.loads(server.stdout.readline() or b"[]"))
+            target = FiftyHosts(_wiring(folder, processes, clock, size))
+            return _go_back(target, Path(short) / "switches.jsonl", clock, size)
+        finally:
+            processes.end_all()
+
+
+def _go_back(target: DockerHosts, switches: Path, clock: Clock, size: Size) -> dict[str, Any]:
+    with target.locked(Owner(OLD.id, OWNER_URL, "bench")):
+        target.deploy(OLD, 100)
+        target.set_weight(OLD, 100)
+        target.promote(OLD)
+    with target.locked(Owner(NEW.id, OWNER_URL, "bench")):
+        begun = clock.monotonic()
+        target.deploy(NEW, 50)
+        target.set_weight(NEW, 50)
+        up = clock.monotonic() - begun
+        verdict = clock.now().timestamp()
+        returned = target.abort(NEW, "measured")
+        whole = clock.now().timestamp() - verdict
+    back: dict[int, float] = {}
+    for line in switches.read_text(encoding="utf-8").splitlines():
+        found = json.loads(line)
+        if found["at"] >= verdict and found["percent"] == 0:
+            back.setdefault(found["host"], found["at"] - verdict)
+    if len(back) != size.hosts or not returned.proved:
+        raise NotTrueError(
+            "Not all hosts went back",
+            what=f"{len(back)} of {size.hosts}; {returned.detail[:500]}",
+            where="stand-ins",
+            next_step="see above",
+        )
+    return {
+        "abort_seconds_fifty_hosts": round(max(back.values()), 3) if size.hosts >= 50 else None,
+        "first_host_seconds": round(min(back.values()), 3),
+        "last_host_seconds": round(max(back.values()), 3),
+        "read_back_seconds": round(returned.seconds, 3),
+        "until_proved_and_stopped_seconds": round(whole, 2),
+        "hosts": size.hosts,
+        "latency_seconds": size.latency,
+        "up_seconds": round(up, 2),
+    }
+
+
+def _wiring(folder: Path, processes: Processes, clock: Clock, size: Size) -> Wiring:
+    service = {"public_health_url": "http://127.0.0.1/health", "instances": 1, "port": 8080, "stop_grace_seconds": 1}
+    images = {"edge_image": f"registry.example/edge@{DIGEST}", "guard_image": f"registry.example/guard@{DIGEST}"}
+    target = {"kind": "docker_hosts", "docker_hosts": {**images, "lease_seconds": LEASE_SECONDS}}
+    path = folder / "deploy.toml"
+    path.write_text(configuration(service, target, registry={"repository": "registry.example"}), encoding="utf-8")
+    access = ProductionHosts(
+        prod_host=Secret(",".join(f"h{number}" for number in range(size.hosts))),
+        prod_user=Secret("bench"),
+        prod_key=Secret(NO_KEY),
+        prod_known_hosts="none",
+        prod_accept_new_host_key=False,
+        docker_username=None,
+        docker_password=None,
+    )
+    return Wiring(config.load(path), processes, clock, folder / "logs", 60.0, access=access)

@@ -1,0 +1,174 @@
+"""A thousand real HTTP endpoints, watched by the real loop of a stage: drift of its ticks, and how busy it keeps a core.
+
+Endpoints and watcher are processes of their own, ``python -m azora_ci.rehearsal.bench.rollout_probes endpoints|watch …``, so that the
+watcher's processor time is its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import resource
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from azora_ci.actions import Actions
+from azora_ci.bake import Bake, Rules, Subject
+from azora_ci.clock import Clock
+from azora_ci.errors import NotTrueError
+from azora_ci.health import Endpoint
+from azora_ci.process import Processes
+from azora_ci.rollout import Limits, Stage
+from azora_ci.targets import Instance, Observation, Owner, Release, Returned
+from azora_ci.targets.journal import History
+
+VERSION = "1.0.0"
+RELEASE = Release("1764000000-000001", f"v{VERSION}", {})
+PER_PORT_FILE = 200  # descriptors to spare
+MODULE = "azora_ci.rehearsal.bench.rollout_probes"
+
+
+def probes(folder: Path, endpoints: int, seconds: float, interval: float) -> dict[str, Any]:
+    """Start endpoints and watcher and return what the watcher says of itself. Raises NotTrueError when one fails."""
+    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock(), log=folder / "probes.log")
+    try:
+        server = processes.start((sys.executable, "-m", MODULE, "endpoints", str(endpoints)), stdout_pipe=True)
+        assert server.stdout is not None  # noqa: S101 - a pipe was asked for
+        ports = server.stdout.readline().decode()
+        watch = (sys.executable, "-m", MODULE, "watch", str(seconds), str(interval), str(folder / "watch.log"))
+        done = processes.run(watch, stdin=ports.encode(), timeout=seconds + 120, echo=False)
+    finally:
+        processes.end_all()
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    if found["endpoints"] != endpoints or found["failed"]:
+        raise NotTrueError("Not all endpoints were healthy", what=str(found), where="bench rollout", next_step="measure on a quiet machine")
+    return found
+
+
+async def serve(number: int) -> None:
+    """Answer healthy on so many ports, until ended; the ports are printed as JSON."""
+    loop = asyncio.get_running_loop()
+    servers = [await loop.create_server(_Healthy, "127.0.0.1", 0) for _ in range(number)]
+    print(json.dumps([one.sockets[0].getsockname()[1] for one in servers]), flush=True)
+    await asyncio.Event().wait()
+
+
+class _Healthy(asyncio.Protocol):
+    """Answers one request and closes, as a probe asks for."""
+
+    body = json.dumps({"status": "healthy", "version": VERSION}).encode()
+    answer = b"HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport, self._buffer = transport, b""
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if b"\r\n\r\n" in self._buffer and isinstance(self._transport, asyncio.Transport):
+            self._transport.write(self.answer)
+            self._transport.close()
+
+
+@dataclass
+class NotingClock(Clock):
+    """The machine's clock; notes how late every tick came, in seconds."""
+
+    late: list[float] = field(default_factory=list)
+
+    def ticks(self, interval: float, duration: float) -> Iterator[float]:
+        """Yield as ``Clock`` does."""
+        for elapsed in super().ticks(interval, duration):
+            self.late.append(elapsed - round(elapsed / interval) * interval)
+            yield elapsed
+
+
+@dataclass(frozen=True)
+class Many:
+    """A ``targets.Target`` whose instances are endpoints: only what watching asks of it is there."""
+
+    ports: tuple[int, ...]
+
+    def instances(self, release_id: str) -> tuple[Instance, ...]:
+        """Return one instance per port."""
+        return tuple(Instance(release_id, VERSION, "web", number, f"127.0.0.1:{port}") for number, port in enumerate(self.ports))
+
+    def endpoint(self, instance: Instance, side: str) -> Endpoint:
+        """Return where it answers."""
+        return Endpoint(instance.name, "web", side, f"http://{instance.address}/health", frozenset({VERSION}))
+
+    def renew(self) -> None:
+        """Nothing expires."""
+
+    def observe(self) -> Observation:
+        """Count nothing."""
+        return Observation({}, {})
+
+    def locked(self, owner: Owner) -> AbstractContextManager[None]:
+        """Not for watching."""
+        raise NotImplementedError
+
+    def current(self) -> History:
+        """Return nothing."""
+        return History()
+
+    def deploy(self, release: Release, percent: int) -> tuple[Instance, ...]:
+        """Not for watching."""
+        raise NotImplementedError
+
+    def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
+        """Not for watching."""
+        raise NotImplementedError
+
+    def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
+        """Not for watching."""
+
+    def promote(self, release: Release) -> None:
+        """Not for watching."""
+
+    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
+        """Not for watching."""
+        raise NotImplementedError
+
+
+def watch(ports: Sequence[int], seconds: float, interval: float, log: Path) -> dict[str, Any]:
+    """Watch one stage and return drift, processor time and counts."""
+    clock = NotingClock()
+    processes = Processes(actions=Actions(stream=io.StringIO()), clock=clock, log=log)
+    subject = Subject(RELEASE, None, None, ())
+    bake = Bake(Many(tuple(ports)), subject, Rules(interval, 5, Limits(5.0, 2.0, 1), "pass"), processes, clock)
+    stage = Stage("full", 100, seconds)
+    before, begun = resource.getrusage(resource.RUSAGE_SELF), clock.monotonic()
+    bake.begin(stage)
+    _, evidence = bake.watch({})
+    after, took = resource.getrusage(resource.RUSAGE_SELF), clock.monotonic() - begun
+    used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {
+        "tick_drift_ms": round(max(clock.late) * 1000, 1),
+        "probe_cpu_share": round(used / took, 3),
+        "endpoints": len(ports),
+        "ticks": len(clock.late),
+        "probes": evidence["probes"]["total"],
+        "failed": evidence["probes"]["failed"],
+        "seconds": round(took, 1),
+    }
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Be one of the two processes."""
+    if arguments[0] == "endpoints":
+        limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        wanted = 2 * int(arguments[1]) + PER_PORT_FILE
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if limit == resource.RLIM_INFINITY else min(limit, wanted), limit))
+        asyncio.run(serve(int(arguments[1])))
+    else:
+        seconds, interval, log = arguments[1:]
+        print(json.dumps(watch(json.loads(sys.stdin.readline()), float(seconds), float(interval), Path(log))))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

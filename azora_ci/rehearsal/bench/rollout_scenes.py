@@ -1,0 +1,221 @@
+"""What is measured on one machine: failed requests, shares, seconds back, and what the step itself costs.
+
+Each scene takes a world and returns the figures of the JSON object that it knows, and more under its own names.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from azora_ci.clock import Clock
+from azora_ci.errors import NotTrueError
+from azora_ci.process import Child, Processes
+from azora_ci.rehearsal.bench.rollout_world import Client, Steps, seconds_of_starts, until
+from azora_ci.rollout import stages
+from azora_ci.targets import Owner, Release, Target
+
+PERCENTS = (5, 50, 100)
+LONG = 600.0  # seconds of a stage that something else ends
+SETTLE = 1.0  # seconds at a stage before it is disturbed
+PATIENT = {"HEALTH_CHECK_RETRIES": "100000"}  # a killed instance must cost nobody anything, and the rollout goes on
+
+
+class World(Protocol):
+    """Where a scene plays."""
+
+    clock: Clock
+    processes: Processes
+    steps: Steps
+
+    @property
+    def addresses(self) -> list[tuple[str, int]]:
+        """Return where users come in."""
+
+    def at(self, release: Release, percent: int) -> bool:
+        """Say whether that share of traffic goes to a release."""
+
+    def kill_one(self, release: Release) -> None:
+        """Kill a new instance."""
+
+    def make_sick(self, version: str) -> None:
+        """Have the instances of a version say that they are not healthy."""
+
+    def started(self, release: Release) -> list[datetime]:
+        """Return when the instances of a release were started."""
+
+    def target(self) -> Target:
+        """Return the target."""
+
+    def owner(self, release: Release) -> Owner:
+        """Return the owner of a lock."""
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is measured: requests in all and per share, requests a second, seconds of a stage, rounds where a median is told."""
+
+    requests: int = 100_000
+    share_requests: int = 20_000
+    rate: float = 1500.0
+    stage: float = 3.0
+    rounds: int = 3
+    post_every: int = 20
+    seconds: float = 900.0  # after which a scene is given up
+    moments: int = 25
+    endpoints: int = 1000
+    probe_seconds: float = 180.0
+    probe_interval: float = 10.0
+    hosts: int = 50
+    latency: float = 0.05  # seconds before each answer of one of them
+
+
+SMALL = Size(
+    requests=400,
+    share_requests=300,
+    rate=100.0,
+    stage=0.6,
+    rounds=1,
+    moments=1,
+    endpoints=50,
+    probe_seconds=2.0,
+    probe_interval=0.5,
+    hosts=3,
+)  # for tests: everything runs, nothing is proved
+
+
+def load(world: World, size: Size) -> dict[str, Any]:
+    """Send while a release climbs, three go back from a stage each, and one climbs whose instances are killed at every stage."""
+    begun = world.clock.monotonic()
+    client = Client(world.processes, world.addresses, rate=size.rate, requests=size.requests, post_every=size.post_every)
+    climb(world, size)
+    for percent in PERCENTS:
+        go_back(world, size, percent)
+    climb(world, size, killing=True)
+    spent = world.clock.monotonic() - begun
+    found = client.finish(max(60.0, size.requests / size.rate * 3))
+    sent, failed = found["sent"], found["failed"]
+    return {
+        "requests": sent.get("GET", 0),
+        "failed": failed.get("GET", 0),
+        "posts": sent.get("POST", 0),
+        "posts_failed": failed.get("POST", 0),
+        "unanswered": found["unanswered"],
+        "in_flight": found["in_flight"],
+        "milliseconds": found["milliseconds"],
+        "versions": dict(sum((Counter(one) for one in found["versions"]), Counter())),
+        "rollout_seconds": round(spent, 1),
+        "examples": found["examples"],
+    }
+
+
+def climb(world: World, size: Size, *, killing: bool = False) -> dict[str, Any]:
+    """Bring the next release to 100 %, and kill a new instance at each stage if asked to. Returns the evidence."""
+    release = world.steps.next_release()
+    step = world.steps.start(release, (size.stage,) * 3, **(PATIENT if killing else {}))
+    if killing:
+        for percent in PERCENTS:
+            reach(world, step, release, percent)
+            world.clock.sleep(size.stage / 3)
+            world.kill_one(release)
+    return world.steps.finish(step, 0)
+
+
+def go_back(world: World, size: Size, percent: int) -> dict[str, Any]:
+    """Let the next release become sick at a stage, and see it go back. Returns the evidence."""
+    release = world.steps.next_release()
+    step = world.steps.start(release, tuple(LONG if one == percent else size.stage for one in PERCENTS))  # type: ignore[arg-type] # three
+    reach(world, step, release, percent)
+    world.clock.sleep(min(SETTLE, size.stage))
+    world.make_sick(release.version)
+    evidence = world.steps.finish(step, 1)
+    world.make_sick("")
+    if evidence["rollout_status"] != "rolled_back" or not evidence["abort"]["proved"]:
+        raise NotTrueError("It did not go back", what=str(evidence["abort"]), where=f"{percent} %", next_step="read the step's log")
+    return evidence
+
+
+def reach(world: World, step: Child, release: Release, percent: int) -> None:
+    """Wait until a step has come to a stage."""
+
+    def there() -> bool:
+        if step.poll() is not None:
+            output = "".join(step.lines["stdout"])[-3000:] + step.stderr_text[-1000:]
+            raise NotTrueError("A rollout ended early", what=output, where=f"before {percent} %", next_step="see its output")
+        return world.at(release, percent)
+
+    until(there, f"{percent} % for {release.version}", world.clock)
+
+
+def shares(world: World, size: Size) -> dict[str, Any]:
+    """Count who answers at 5 % and at 50 %, per address; then go back, and see when the last request reached the new version."""
+    target, release = world.target(), world.steps.next_release()
+    found: dict[str, Any] = {}
+    with target.locked(world.owner(release)):
+        for percent in (5, 50):
+            target.deploy(release, percent)
+            target.set_weight(release, percent)
+            client = Client(world.processes, world.addresses, rate=size.rate, requests=size.share_requests)
+            counted = client.finish(60 + size.share_requests / size.rate * 3)
+            found[f"share_at_{percent}"] = share(counted["versions"], release.bare)
+            found[f"share_at_{percent}_by_host"] = [share([one], release.bare) for one in counted["versions"]]
+            found[f"share_at_{percent}_requests"] = sum(sum(one.values()) for one in counted["versions"])
+        target.abort(release, "measured")
+    return found
+
+
+def share(versions: Sequence[Mapping[str, int]], version: str) -> float:
+    """Return the percentage of answers that came from a version."""
+    total = sum(sum(one.values()) for one in versions)
+    return round(100 * sum(one.get(version, 0) for one in versions) / max(1, total), 3)
+
+
+def furthest(shares_seen: Sequence[float], wanted: float) -> float:
+    """Return the share that is furthest from the wanted one."""
+    return max(shares_seen, key=lambda found: abs(found - wanted))
+
+
+def abort(world: World, size: Size) -> dict[str, Any]:
+    """Go back from 50 % under load, several times: seconds from the call until the last request that the new version got was sent."""
+    seen, told = [], []
+    for _ in range(size.rounds):
+        target, release = world.target(), world.steps.next_release()
+        with target.locked(world.owner(release)):
+            target.deploy(release, 100)
+            target.set_weight(release, 50)
+            client = Client(world.processes, world.addresses, rate=min(size.rate, 500.0))
+            world.clock.sleep(SETTLE)
+            verdict = world.clock.now().timestamp()
+            returned = target.abort(release, "measured")
+            answers = client.finish(60)
+        told.append(returned.seconds)
+        seen.append(max(0.0, answers["last_sent"].get(release.bare, 0.0) - verdict))
+    return {
+        "abort_seconds_one_host": round(max(*told, *seen), 3),
+        "abort_seconds_read_back": [round(one, 3) for one in told],
+        "abort_seconds_last_request": [round(one, 3) for one in seen],
+    }
+
+
+def overhead(world: World, size: Size) -> dict[str, Any]:
+    """Time whole rollouts as processes, less the stages' planned seconds and less the wait for instances to start."""
+    whole, starts = [], []
+    for _ in range(size.rounds):
+        begun = world.clock.monotonic()
+        evidence = climb(world, size)
+        seconds = world.clock.monotonic() - begun
+        planned = sum(one["planned_minutes"] * 60 for one in evidence["stages"])
+        whole.append(seconds - planned)
+        log = world.steps.logs(world.steps.attempt) / "gradual-rollout.log"
+        starts.append(seconds_of_starts(log, world.started(world.steps.last)))
+    own = [one - start for one, start in zip(whole, starts, strict=True)]
+    return {
+        "overhead_seconds": round(statistics.median(own), 2),
+        "overhead_with_starts_seconds": round(statistics.median(whole), 2),
+        "starts_seconds": round(statistics.median(starts), 2),
+        "planned_stages": [one.percent for one in stages((1, 1, 1), first=False)],
+    }
