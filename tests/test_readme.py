@@ -1,0 +1,79 @@
+"""What the README tells people to type is there: scripts, commands, options, files, variables and their defaults."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import click
+import pytest
+
+from azora_ci import settings
+from azora_ci.__main__ import main
+from azora_ci.context import JOBS, TOOLS, step_module
+from azora_ci.rehearsal import cli, scenarios
+
+ROOT = Path(__file__).resolve().parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL))
+VARIABLES = {one.name: one for job in (*JOBS, *TOOLS) for _, one in settings.variables(step_module(job).Settings)}
+
+
+def test_it_is_short():
+    assert len(TEXT.splitlines()) <= 150
+
+
+def test_scripts_schemas_and_links_are_files():
+    named = set(re.findall(r"\b((?:scripts|schemas)/[a-z_.-]+[a-z])", TEXT)) | set(re.findall(r"\]\(([^):]+)\)", TEXT))
+    assert {"scripts/rehearse", "scripts/test", "schemas/deploy-config.schema.json"} <= named
+    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+
+
+def test_commands_of_the_package_exist_with_their_options():
+    lines = re.findall(r"python -m azora_ci ([^#\n`]*)", TEXT)
+    assert len(lines) >= 5
+    for line in lines:
+        words = line.split()
+        found: click.Command = main
+        while isinstance(found, click.Group) and words:
+            name = words.pop(0)
+            assert name in found.commands, line
+            found = found.commands[name]
+        known = {option for one in found.params for option in one.opts}
+        known |= (
+            {f"--{one.replace('_', '-')}" for one, _ in settings.variables(step_module("rollback").Settings)}
+            if "rollback" in line
+            else set()
+        )
+        assert set(re.findall(r"--[a-z-]+", line)) <= known, line
+
+
+def test_who_has_only_python_is_told_how_to_run_commands_that_need_packages():
+    assert "python " in BLOCKS
+    assert TEXT.index(". .venv/bin/activate") < TEXT.index("python -m azora_ci")
+
+
+def test_every_failure_and_option_of_the_rehearsal_is_named():
+    assert f"scripts/rehearse --fail {'|'.join(scenarios.FAILURES)}`" in TEXT
+    known = {option for one in cli.main.params for option in one.opts}
+    named = set(re.findall(r"`(--[a-z]+)", TEXT.split("## The flow")[0]))
+    assert named and named <= known
+
+
+@pytest.mark.parametrize(
+    ("name", "default"),
+    [
+        (name.strip("` "), default)
+        for names, defaults in re.findall(r"^\| (`[A-Z_`/ ]+) \| ([^|]+) \|", TEXT.split("## Configuration")[1], re.MULTILINE)
+        for name, default in zip(names.split(" / "), defaults.split(" / "), strict=True)
+    ],
+)
+def test_variables_have_the_defaults_that_are_shown(name: str, default: str):
+    full = name if not name.startswith("_") else f"HEALTH_CHECK{name}"
+    shown = default.strip("` ").removesuffix(" s")
+    assert VARIABLES[full].default == shown or (full, shown) == ("BACKUP_PROOF", "full")
+
+
+def test_no_command_shows_a_password_to_the_machine():
+    """A connection string on a command line can be read by everybody on the machine."""
+    assert not re.search(r"psql[^\n|]*(postgres(ql)?://|_URL)", TEXT)
