@@ -51,7 +51,7 @@ def _facts(report: Mapping[str, Any]) -> str:
 
 
 def _failed(one: Mapping[str, str]) -> str:
-    return f"### {one['job']} ({one['result']}): {one['title']}\n\n{fenced(one['what'])}\n\nWhere: {one['where']}"
+    return f"### {one['job']} ({one['result']}): {_one_line(one['title'])}\n\n{fenced(one['what'])}\n\nWhere: {_one_line(one['where'])}"
 
 
 def fenced(text: str) -> str:
@@ -63,7 +63,12 @@ def fenced(text: str) -> str:
 
 
 def _list(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {line}" for line in lines) or "- nothing is known"
+    return "\n".join(f"- {_one_line(line)}" for line in lines) or "- nothing is known"
+
+
+def _one_line(text: str) -> str:
+    """Return a text as one line: what others said in it must not become a heading or a list of its own."""
+    return " ".join(text.split())
 
 
 def _jobs(report: Mapping[str, Any]) -> str:

@@ -271,6 +271,10 @@ def test_the_newest_attempt_counts(world):
 
 
 def test_what_a_job_printed_cannot_break_out_of_the_report(world):
-    error = build.ERROR | {"what": "```\n# not a heading\n::error::injected"}
+    others = "quoted\n# ✅ all is well"
+    error = build.ERROR | {"what": "```\n# not a heading\n::error::injected", "title": others, "where": others, "next": others}
     done = world.run(JOB, NEEDS=failed_at(world, "build-and-push", given={}, error=error))
-    assert "````text\n```\n# not a heading\n::error::injected\n````" in (done.logs / "deployment-failure-report.md").read_text()
+    page = (done.logs / "deployment-failure-report.md").read_text()
+    assert "````text\n```\n# not a heading\n::error::injected\n````" in page
+    assert page.count("quoted # ✅ all is well") == 3
+    assert "\n# ✅" not in page
