@@ -19,23 +19,24 @@ CREATE TABLE orders (id bigserial PRIMARY KEY, account_id bigint NOT NULL REFERE
     status text NOT NULL);
 CREATE INDEX ON orders (account_id);
 CREATE INDEX ON orders (status, total);
-CREATE TABLE prose (text text);
-INSERT INTO prose SELECT string_agg(word || CASE WHEN n % 11 = 0 THEN '. ' ELSE ' ' END, '') FROM (
-    SELECT n, (ARRAY['the', 'of', 'learning', 'student', 'market', 'course', 'and', 'delivery', 'to', 'price', 'a', 'teacher', 'question',
-        'in', 'answer', 'is', 'lesson', 'that', 'credit', 'school', 'for', 'garden', 'with', 'river', 'mathematics', 'history'])
-        [1 + abs(hashint4(n)) % 26] AS word FROM generate_series(1, 20000) n) words;
+CREATE TABLE prose (n int PRIMARY KEY, text text NOT NULL);
+INSERT INTO prose SELECT page, string_agg(word || CASE WHEN n % 11 = 0 THEN '. ' ELSE ' ' END, '') FROM (
+    SELECT page, n, (ARRAY['the', 'of', 'learning', 'student', 'market', 'course', 'and', 'delivery', 'to', 'price', 'a', 'teacher',
+        'question', 'in', 'answer', 'is', 'lesson', 'that', 'credit', 'school', 'for', 'garden', 'with', 'river', 'mathematics', 'history'])
+        [1 + (hashint4(n + page * 1000) & 1023) % 26] AS word
+    FROM generate_series(0, 127) page, generate_series(1, 400) n) words GROUP BY page;
 """
 BATCH = """
 WITH made AS (
     INSERT INTO accounts (email, name, biography)
-    SELECT 'person' || n || '.' || %(batch)s || '@example.org', 'Person ' || n,
-        substr(text, 1 + abs(hashint4(n + %(batch)s * 977)) %% 90000, 700)
-    FROM generate_series(1, 4000) n, prose RETURNING id),
+    SELECT 'person' || person.n || '.' || %(batch)s || '@example.org', 'Person ' || person.n,
+        substr(text, 1 + (hashint4(person.n) & 1023), 700)
+    FROM generate_series(1, 4000) AS person (n) JOIN prose ON prose.n = hashint4(person.n + %(batch)s * 977) & 127 RETURNING id),
 happened AS (
     INSERT INTO events (account_id, at, payload)
-    SELECT id, now() - n * interval '1 minute', jsonb_build_object('kind', 'lesson', 'number', n, 'seen', n %% 2 = 0, 'note',
-        substr(text, 1 + abs(hashint8(id * 31 + n)) %% 90000, 150), 'tags', jsonb_build_array('a', n, id))
-    FROM made, prose, generate_series(1, 5) n),
+    SELECT id, now() - number * interval '1 minute', jsonb_build_object('kind', 'lesson', 'number', number, 'seen', number %% 2 = 0,
+        'note', substr(text, 1 + (hashint8(id * 31 + number) & 1023), 150), 'tags', jsonb_build_array('a', number, id))
+    FROM made CROSS JOIN generate_series(1, 5) AS event (number) JOIN prose ON prose.n = hashint8(id * 17 + number) & 127),
 kept AS (
     INSERT INTO files (account_id, name, content)
     SELECT id, 'file-' || id, decode((SELECT string_agg(md5(id || 'x' || k), '') FROM generate_series(1, 40) k), 'hex') FROM made)
