@@ -25,7 +25,7 @@ from azora_ci.errors import NotTrueError, UnreachableError
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.process import Child, Processes
 
-QUEUE_BLOCKS = 4  # compressed blocks on their way to the upload
+QUEUE_BLOCKS = 2  # compressed blocks on their way to the upload
 PIPE_BYTES = 1024 * 1024  # of the pipe from pg_dump; 64 KiB make it wait more than it works
 EXIT_SECONDS = 60.0  # for pg_dump to end after its last byte
 F_SETPIPE_SZ = 1031  # fcntl(2), Linux

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from azora_ci.s3 import StoredObject
     from azora_ci.s3_upload import MultipartUpload
 
-PART_BYTES = 5 * 1024 * 1024  # the smallest that S3 takes: four of them are most of our memory
+PART_BYTES = 5 * 1024 * 1024  # the smallest that S3 takes: three of them are most of our memory
 SNAPSHOT_WAIT_SECONDS = 300.0  # for a safe snapshot; long serializable writers delay it
 
 
@@ -66,7 +66,12 @@ def take(it: Wiring, names: documents.Names, origin: Origin, stored_hook: Callab
 def _upload(it: Wiring, names: documents.Names) -> MultipartUpload:
     backup = it.backup
     return it.bucket.multipart(
-        names.key, content_type=documents.GZIP_TYPE, lock_days=backup.lock_days, lock_mode=backup.lock_mode, part_size=PART_BYTES
+        names.key,
+        content_type=documents.GZIP_TYPE,
+        lock_days=backup.lock_days,
+        lock_mode=backup.lock_mode,
+        part_size=PART_BYTES,
+        in_flight=2,
     )
 
 
