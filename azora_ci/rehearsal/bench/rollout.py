@@ -6,13 +6,14 @@ Scenes play on this machine's processes (``local``) and, where dockerd and sshd 
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -151,47 +152,69 @@ def _probes(folder: Path, size: Size) -> dict[str, Any]:
 
 
 def _play(place: str, scenes: Sequence[str], size: Size, results: Results, say: Callable[[str], None]) -> None:
-    known = _scenes_of(place)
-    with tempfile.TemporaryDirectory(prefix="azora-bench-", ignore_cleanup_errors=True) as name, ExitStack() as stack:
+    with tempfile.TemporaryDirectory(prefix="azora-bench-", ignore_cleanup_errors=True) as name:
         Path(name).chmod(0o711)  # PostgreSQL runs as another user below it
-        factory = None
-        for scene in scenes:
-            title, begun = f"{scene} ({place})", Clock().monotonic()
-            say(f"{title} begins")
-            try:
-                if place == "docker" and factory is None:
-                    factory = _hosts(stack, Path(name))
-                with _stage(known[scene].kind, Path(name) / scene, factory) as given:
-                    results.found[title] = known[scene].work(given, size)
-            except AzoraError as error:
-                results.broken[title] = f"{error.title}: {error.what}"
-                say(f"{title} was not measured: {error.title}: {error.what}")
-                continue
-            say(f"{title} took {Clock().monotonic() - begun:.0f} s: {json.dumps(results.found[title])}")
+        with Stage(place, Path(name)) as stage:
+            for scene in scenes:
+                _play_one(stage, scene, size, results, say)
 
 
-def _hosts(stack: ExitStack, folder: Path) -> Any:
-    from azora_ci.rehearsal.bench.rollout_docker import place
-
-    return stack.enter_context(place(folder))
-
-
-@contextmanager
-def _stage(kind: str, folder: Path, factory: Any) -> Iterator[Any]:
-    """Have what a scene needs: a folder, a way to make worlds, or a world of its own, so that each scene begins alike."""
-    if kind == "factory":
-        yield factory
-        return
-    if factory is not None:
-        with factory(1) as hosts:
-            yield hosts
-        return
-    folder.mkdir()
-    if kind == "folder":
-        yield folder
+def _play_one(stage: Stage, name: str, size: Size, results: Results, say: Callable[[str], None]) -> None:
+    title, begun, scene = f"{name} ({stage.place})", Clock().monotonic(), _scenes_of(stage.place)[name]
+    say(f"{title} begins")
+    try:
+        with stage.given(scene.kind) as given:
+            results.found[title] = scene.work(given, size)
+    except AzoraError as error:
+        stage.clear()
+        results.broken[title] = f"{error.title}: {error.what}"
+        say(f"{title} was not measured: {error.title}: {error.what}")
     else:
-        with local_world(folder) as world:
-            yield world
+        say(f"{title} took {Clock().monotonic() - begun:.0f} s: {json.dumps(results.found[title])}")
+
+
+class Stage:
+    """Has what scenes need. The world of processes is shared between scenes until one of them breaks; hosts begin anew for each."""
+
+    def __init__(self, place: str, folder: Path) -> None:
+        self.place, self._folder = place, folder
+        self._stack = ExitStack()
+        self._kept: Any = None
+        self._numbers = itertools.count(1)
+
+    def __enter__(self) -> Stage:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """End what is kept between scenes."""
+        self._kept = None
+        self._stack.close()
+
+    @contextmanager
+    def given(self, kind: str) -> Iterator[Any]:
+        """Give a scene a folder, a world, or a factory of worlds."""
+        folder = self._folder / str(next(self._numbers))
+        folder.mkdir()
+        if kind == "folder":
+            yield folder
+            return
+        if self._kept is None:
+            self._kept = self._stack.enter_context(self._made(folder))
+        if self.place == "local" or kind == "factory":
+            yield self._kept
+        else:
+            with self._kept(1) as hosts:
+                yield hosts
+
+    def _made(self, folder: Path) -> AbstractContextManager[Any]:
+        if self.place == "local":
+            return local_world(folder)
+        from azora_ci.rehearsal.bench.rollout_docker import place
+
+        return place(folder)
 
 
 def _print(results: Results) -> None:

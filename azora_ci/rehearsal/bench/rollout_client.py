@@ -25,7 +25,7 @@ EXAMPLES = 12  # failures that are told in full
 WARM = 16  # connections per address that are there before the first request
 
 
-@dataclass
+@dataclass(eq=False)
 class Sent:
     """One request on its way. ``due``: seconds of the loop's clock."""
 

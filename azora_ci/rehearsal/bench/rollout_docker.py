@@ -9,7 +9,6 @@ import importlib
 import io
 import itertools
 import json
-import signal
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
@@ -22,7 +21,8 @@ from azora_ci import config
 from azora_ci.actions import Actions
 from azora_ci.clock import Clock, parse_rfc3339
 from azora_ci.errors import AzoraError, BadInputError, NotTrueError
-from azora_ci.process import Child, Processes, send_signal
+from azora_ci.probes import Request, fetch
+from azora_ci.process import Child, Processes
 from azora_ci.rehearsal.bench import rollout_scenes, rollout_service
 from azora_ci.rehearsal.bench.rollout_scenes import Size
 from azora_ci.rehearsal.bench.rollout_world import OWNER_URL, SERVICE, Client, Steps, configuration, until
@@ -103,9 +103,11 @@ class HostsWorld:
 
     def kill_one(self, release: Release) -> None:
         """Kill the process of a new instance on the first host; dockerd starts it again."""
+        import psutil
+
         container = self.machines[0].containers(release.id)[0]
         container.reload()
-        send_signal(container.attrs["State"]["Pid"], signal.SIGKILL)
+        psutil.Process(container.attrs["State"]["Pid"]).kill()
 
     def make_sick(self, version: str) -> None:
         """Have the instances of a version say that they are not healthy."""
@@ -293,6 +295,7 @@ def compose(world: HostsWorld, size: Size) -> dict[str, Any]:
             reference,
             name="side-by-side",
             detach=True,
+            network="azora",
             ports={SERVICE_PORT: PUBLISHED},
             environment={"PORT": str(SERVICE_PORT), "HOST": "0.0.0.0", "VERSION": version},  # noqa: S104 - inside its own container
             volumes=[f"{Path(rollout_service.__file__)}:/app/service.py:ro"],
@@ -300,7 +303,8 @@ def compose(world: HostsWorld, size: Size) -> dict[str, Any]:
 
     before = start("1.0.0")
     try:
-        world.clock.sleep(2)
+        request = Request(f"http://{world.machines[0].address}:{PUBLISHED}/health")
+        until(lambda: fetch(request, 2, world.clock).status == 200, "the service answers", world.clock)
         requests = min(size.requests, 10_000)
         load = Client(world.processes, [(world.machines[0].address, PUBLISHED)], rate=size.rate, requests=requests)
         world.clock.sleep(SETTLE_SECONDS)

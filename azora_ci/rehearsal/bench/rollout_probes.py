@@ -45,7 +45,7 @@ def probes(folder: Path, endpoints: int, seconds: float, interval: float) -> dic
     finally:
         processes.end_all()
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if found["endpoints"] != endpoints or found["failed"]:
+    if found["endpoints"] != endpoints or found["probes_failed"]:
         raise NotTrueError("Not all endpoints were healthy", what=str(found), where="bench rollout", next_step="measure on a quiet machine")
     return found
 
@@ -153,7 +153,7 @@ def watch(ports: Sequence[int], seconds: float, interval: float, log: Path) -> d
         "endpoints": len(ports),
         "ticks": len(clock.late),
         "probes": evidence["probes"]["total"],
-        "failed": evidence["probes"]["failed"],
+        "probes_failed": evidence["probes"]["failed"],
         "seconds": round(took, 1),
     }
 
