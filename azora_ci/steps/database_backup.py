@@ -91,14 +91,23 @@ def run(job: Job[Settings]) -> None:
         job.say(f"bucket {bucket.name}, {line}")
     _sweep(job, bucket)
     existing = manifest.attempts(bucket, backup, settings.deployment_id)
-    proven = next((attempt for attempt in reversed(existing) if attempt.has_manifest), None)
-    if proven is not None:
-        found = manifest.read(bucket, proven.names)
-        manifest.require_object(bucket, found)
-        job.tick(f"backup {found.backup_id} of an earlier attempt is proven ({found.depth}) and unchanged in the bucket: nothing to do")
-        _report(job, found, reused=True)
-        return
-    _report(job, _make(job, bucket, url, existing), reused=False)
+    done = next((attempt for attempt in reversed(existing) if attempt.has_manifest), None)
+    found = _earlier(job, bucket, done.names) if done else None
+    _report(job, found or _make(job, bucket, url, existing), reused=found is not None)
+
+
+def _earlier(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:
+    """Return an earlier attempt's manifest, its object unchanged; None when it was made without the proof that is wanted now."""
+    from azora_ci.backup import manifest
+
+    found = manifest.read(bucket, names)
+    manifest.require_object(bucket, found)
+    if found.depth == "none" and job.settings.proof != "none":
+        job.say(f"backup {found.backup_id} of an earlier attempt was never restored; now BACKUP_PROOF asks for more")
+        return None
+    proven = "was never restored" if found.depth == "none" else f"is proven ({found.depth})"
+    job.tick(f"backup {found.backup_id} of an earlier attempt {proven} and is unchanged in the bucket: nothing to do")
+    return found
 
 
 def _require_reason(settings: Settings) -> None:
@@ -138,11 +147,11 @@ def _make(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, existing: list[A
             where=bucket.url(last.names.key),
             next_step="nothing was overwritten; find out who wrote it (bucket logs), then deploy with a new tag or dispatch",
         )
-    if last.has_backup:
+    if last.has_backup and not last.has_manifest:
         found = _prove_leftover(job, bucket, last.names)
         if found is not None:
             return found
-    else:
+    elif not last.has_backup:
         job.say(f"an earlier attempt stopped before its upload was complete: {last.names.key} was never published")
     following = Names(job.config.backup, job.settings.deployment_id, last.names.attempt + 1)
     job.say(f"the next attempt is written beside it: {following.key}")

@@ -132,6 +132,14 @@ def test_counts_by_size_and_none_with_a_reason(world: BackupWorld, simple: str):
     assert outcome.evidence["proof"]["depth"] == "none"
     assert outcome.evidence["proof"]["reason"] == "incident 4711"
     assert "✓ backup restored" not in outcome.output
+    again = world.run(simple, BACKUP_PROOF="none", BACKUP_PROOF_REASON="incident 4711")
+    assert again.evidence == {**outcome.evidence, "reused": True}
+    assert "was never restored and is unchanged" in again.output
+    assert "is proven" not in again.output
+    proven = world.run(simple)
+    assert proven.code == 0, proven
+    assert (proven.evidence["backup_id"], proven.evidence["proof"]["depth"]) == (f"backup-{ID}-attempt-2", "full")
+    assert manifest.verified_manifest(world.bucket, world.backup, ID).backup_id == f"backup-{ID}-attempt-2"
 
 
 def test_prisma_parameters_and_an_odd_password(world: BackupWorld, postgres_cluster):
