@@ -92,11 +92,15 @@ def test_a_rollback_is_recorded_as_one(world):
     assert "# 🚨 Deployment of v1.2.3 was rolled back" in done.summary
 
 
-def test_a_cancelled_run_is_recorded_as_one(world):
-    done = world.run(JOB, NEEDS=failed_at(world, "database-backup", result="cancelled", given={}))
+@pytest.mark.parametrize("job", ORDER[1:7])
+def test_a_run_that_was_cancelled_in_any_job_is_recorded_as_one(world, job):
+    done = world.run(JOB, NEEDS=failed_at(world, job, result="cancelled", given={}))
     assert done.code == 0
     assert done.evidence["status"] == "cancelled"
+    assert done.evidence["failed_jobs"] == [job]
+    assert report_of(done)["not_run"] == ORDER[ORDER.index(job) + 1 :]
     assert json.loads(world.records()[KEY])["status"] == "cancelled"
+    assert world.slack.texts() == [WITH_BACKUP if ORDER.index(job) > 2 else WITHOUT_BACKUP]
 
 
 def test_failed_smoke_tests_leave_the_new_version_and_say_so(world):
