@@ -20,6 +20,10 @@ from azora_ci.process import Processes
 
 OLDEST_NODE = 20  # what Prisma 6 and the sample need
 INSTALL_SECONDS = 300.0
+WHEN_IT_FAILS = (
+    "read npm's message. Installing needs a package registry (npm config: registry, proxy; NODE_EXTRA_CA_CERTS for a certificate of "
+    "your own); what was installed once is used again without it"
+)
 
 # Reuses node_modules only when the lock file, package.json, .npmrc and Node.js are the same bytes and version.
 _NPM = """\
@@ -66,7 +70,9 @@ class Node:
     def run(self, processes: Processes, argv: tuple[str, ...], folder: Path) -> str:
         """Run ``npm``, ``npx`` or ``node`` in a folder and return its output. Raises CommandFailedError."""
         program = str(self.bin / argv[0])
-        done = processes.run((program, *argv[1:]), env=self.environment(), cwd=folder, timeout=INSTALL_SECONDS, echo=False)
+        done = processes.run(
+            (program, *argv[1:]), env=self.environment(), cwd=folder, timeout=INSTALL_SECONDS, echo=False, next_step=WHEN_IT_FAILS
+        )
         return done.stdout
 
     def install(self, processes: Processes, folder: Path) -> None:

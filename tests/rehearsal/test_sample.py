@@ -147,8 +147,9 @@ def _bytes(folder: Path) -> dict[str, bytes]:
 def test_a_broken_build_fails(sample: Sample, tmp_path: Path) -> None:
     folder = sample.copy(tmp_path / "broken")
     application.break_build(folder)
-    with pytest.raises(CommandFailedError, match="npm failed"):
+    with pytest.raises(CommandFailedError, match="npm failed") as caught:
         sample.node.run(sample.processes, ("npm", "run", "build"), folder)
+    assert "package registry" in caught.value.next_step
 
 
 def test_lock_file_names_no_host_of_a_registry() -> None:
