@@ -14,7 +14,7 @@ import pytest
 
 from azora_ci.backup import manifest
 from azora_ci.errors import NotTrueError
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.postgres import DatabaseUrl, find_binary, major_of
 from azora_ci.rehearsal.standins.s3 import Fault
 from tests.backup_world import ID, SIMPLE, BackupWorld, Outcome, stop
 from tests.waiting import until
@@ -152,6 +152,7 @@ def test_two_runs_at_once_make_one_backup(world: BackupWorld, simple: str):
         pytest.param({"action": "error", "operation": "UploadPart", "status": 500}, marks=pytest.mark.faults),
         pytest.param({"action": "error", "operation": "UploadPart", "status": 503, "code": "SlowDown"}, marks=pytest.mark.faults),
         pytest.param({"action": "reset", "operation": "UploadPart"}, marks=pytest.mark.faults),
+        pytest.param({"action": "hang", "operation": "UploadPart", "seconds": 90}, marks=pytest.mark.faults),  # times out after 60 s
         pytest.param({"action": "damage_arrival", "operation": "UploadPart"}, marks=pytest.mark.faults),
         {"action": "lose_answer", "operation": "CompleteMultipartUpload"},
         pytest.param({"action": "error", "operation": "CompleteMultipartUpload", "status": 503}, marks=pytest.mark.faults),
@@ -257,6 +258,35 @@ def test_signal_at_each_phase(world: BackupWorld, simple: str, phase: str, numbe
         assert world.uploads() == []
         assert world.leftovers() == []
     next_run_gets_through(world, simple)
+
+
+# --- a stream that ends too early, and says that it is well ----------------------------------------------------------------
+
+MEBIBYTE = 1024 * 1024  # a block of the gzip member
+CUTS = [number * MEBIBYTE - less for number in range(1, 4) for less in (0, 1)]
+
+
+@pytest.fixture(scope="module")
+def four_blocks(postgres_cluster) -> str:
+    """A database whose dump has a little more than three blocks."""
+    return postgres_cluster.fresh(
+        "CREATE TABLE users (id int, noise text); INSERT INTO users SELECT n, repeat(md5(n::text), 32) FROM generate_series(1, 3200) n"
+    )
+
+
+@pytest.mark.parametrize("cut", [pytest.param(cut, marks=[] if cut in CUTS[:2] else pytest.mark.faults) for cut in CUTS])
+def test_a_dump_cut_at_a_block_is_not_published(world: BackupWorld, four_blocks: str, tmp_path: Path, cut: int):
+    """The real pg_dump behind a pipe that loses its end and exits with 0, as a shell pipe without pipefail does."""
+    real = find_binary("pg_dump", None)
+    wrapper = tmp_path / "bin" / "pg_dump"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f"#!/bin/bash\n# pg_dump (PostgreSQL) {major_of(real)}.0\n'{real}' \"$@\" | head -c {cut}\nexit 0\n")
+    wrapper.chmod(0o755)
+    outcome = world.run(four_blocks, PATH=f"{wrapper.parent}:/usr/local/bin:/usr/bin:/bin")
+    assert outcome.code == 1, outcome
+    assert outcome.error["title"] == "The dump is not complete"
+    nothing_published(world)
+    assert world.leftovers() == []
 
 
 # --- disks and sizes ---------------------------------------------------------------------------------------------------------
