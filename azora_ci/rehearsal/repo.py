@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from azora_ci import adopt
 from azora_ci.process import Processes
@@ -29,9 +30,31 @@ CRITICAL_PATHS = {"courses": "/api/education/courses", "listings": "/api/marketp
 _IDENTITY = {"NAME": "Release Engineer", "EMAIL": "release@azora.example"}
 
 
+class Production(Protocol):
+    """A rehearsal's production: its addresses, the file that tells services to fail, and how the configuration describes it."""
+
+    @property
+    def public_url(self) -> str:
+        """Return the public address of the application."""
+
+    @property
+    def admin_url(self) -> str:
+        """Return Envoy's admin address."""
+
+    @property
+    def fault_file(self) -> Path:
+        """Return the file that services read at every request."""
+
+    def tables(self) -> dict[str, dict[str, object]]:
+        """Return the configuration's tables that say where instances run."""
+
+    def service(self, folder: str) -> dict[str, object]:
+        """Return what the configuration says of how a service (its folder) is built and run."""
+
+
 @dataclass(frozen=True)
 class Places:
-    """Where the rehearsal's production is: addresses, folders, and the program that runs services."""
+    """A production of local processes: addresses, folders, and the program that runs services."""
 
     edge_port: int
     admin_port: int
@@ -51,9 +74,22 @@ class Places:
         """Return Envoy's admin address."""
         return f"http://127.0.0.1:{self.admin_port}"
 
+    def tables(self) -> dict[str, dict[str, object]]:
+        """Return the tables of edge and target."""
+        return {
+            "edge": {"config_dir": str(self.edge_folder), "admin_url": self.admin_url},
+            "target": {"kind": "local_processes"},
+            "target.local_processes": {"state_dir": str(self.state_folder), "archive_dir": str(self.archive_folder)},
+        }
 
-def configuration(places: Places) -> str:
-    """Return ``deploy-production.toml`` as a person fills it in, for a production of local processes."""
+    def service(self, folder: str) -> dict[str, object]:
+        """Return context, command and environment of a service."""
+        run = {"context": f"services/{folder}/dist", "command": [str(self.node), "server.mjs"]}
+        return {**run, "env": {"FAULT_FILE": str(self.fault_file)}}
+
+
+def configuration(places: Production) -> str:
+    """Return ``deploy-production.toml`` as a person fills it in."""
     top = {"schema_version": 1, "application": "azora-sample", "public_url": places.public_url, "on_call": "#azora-on-call on Slack"}
     install, build = ["npm", "ci"], ["npm", "run", "build"]
     tables: dict[str, dict[str, object]] = {
@@ -68,9 +104,7 @@ def configuration(places: Places) -> str:
         "database": {"migrate": ["npx", "prisma", "migrate", "deploy"], "migrations_dir": "prisma/migrations"},
         "backup": {"location": f"s3://{BUCKET}/prod"},
         "rollout": {"minimum_requests": 30, "inconclusive": "abort", "latency_factor": 20, "drain_seconds": 2},
-        "edge": {"config_dir": str(places.edge_folder), "admin_url": places.admin_url},
-        "target": {"kind": "local_processes"},
-        "target.local_processes": {"state_dir": str(places.state_folder), "archive_dir": str(places.archive_folder)},
+        **places.tables(),
     }
     lines = [_pair(name, value) for name, value in top.items()]
     for name, table in tables.items():
@@ -82,7 +116,7 @@ def configuration(places: Places) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _service(service: str, places: Places) -> dict[str, object]:
+def _service(service: str, places: Production) -> dict[str, object]:
     title, folder, prefix, health = SERVICES[service]
     found: dict[str, object] = {
         "title": title,
@@ -90,9 +124,7 @@ def _service(service: str, places: Places) -> dict[str, object]:
         "health_path": health,
         "public_health_url": places.public_url + health,
         "instances": 2,
-        "context": f"services/{folder}/dist",
-        "command": [str(places.node), "server.mjs"],
-        "env": {"FAULT_FILE": str(places.fault_file)},
+        **places.service(folder),
         "secrets": ["PROD_DATABASE_URL"],
         "stop_grace_seconds": 5,
     }
@@ -129,7 +161,7 @@ class Scratch:
         self.git("remote", "add", "origin", f"https://github.com/{NAME}.git")  # never contacted: checkouts come from this folder
         self._commit("First release", OLD_VERSION)
 
-    def adopt(self, places: Places) -> None:
+    def adopt(self, places: Production) -> None:
         """Adopt azora-ci as its command does, and fill in the configuration."""
         adopt.adopt(self.folder, action_ref=SETUP_COMMIT)
         (self.folder / adopt.CONFIG).write_text(configuration(places), encoding="utf-8")

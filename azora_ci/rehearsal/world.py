@@ -46,7 +46,7 @@ class World:
     processes: Processes
     clock: Clock
     node: Node = field(init=False)
-    places: repo.Places = field(init=False)
+    places: repo.Production = field(init=False)
     scratch: repo.Scratch = field(init=False)
     database: database.ProductionDatabase = field(init=False)
     s3_endpoint: str = ""
@@ -93,10 +93,10 @@ class World:
         self._deploy_old()
         self._start_load()
 
-    def _detached(self, name: str, argv: list[str], env: Mapping[str, str] | None = None) -> int:
+    def _detached(self, name: str, argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
         """Start a server that may outlive the harness, with its output in ``<name>.log``; return its process id."""
         whole = {**settings.child_environment(), "PYTHONUNBUFFERED": "1", **(env or {})}
-        pid = self.processes.start_detached(argv, env=whole, log=self.run.path(f"logs/{name}.log"), cwd=self.run.folder)
+        pid = self.processes.start_detached(argv, env=whole, log=self.run.path(f"logs/{name}.log"), cwd=cwd or self.run.folder)
         self.run.note(name, pid)
         return pid
 
@@ -162,7 +162,7 @@ class World:
         """Start Envoy; ports that somebody took in the meantime are replaced by others."""
         binary = Path(sys.executable).parent / "envoy"
         for attempt in range(ENVOY_ATTEMPTS):
-            self.places = repo.Places(
+            places = repo.Places(
                 edge_port=free_port(),
                 admin_port=free_port(),
                 edge_folder=self.run.path(f"edge-{attempt}/files").absolute(),
@@ -171,9 +171,10 @@ class World:
                 fault_file=self.run.folder / "fault.json",
                 node=self.node.bin / "node",
             )
-            self.scratch.adopt(self.places)
+            self.places = places
+            self.scratch.adopt(places)
             deployed = config.load(self.scratch.folder / CONFIG)
-            bootstrap = install_edge(deployed, self.places.edge_folder, self.places.edge_port, self.places.admin_port)
+            bootstrap = install_edge(deployed, places.edge_folder, places.edge_port, places.admin_port)
             found = str(binary) if binary.is_file() else shutil.which("envoy") or "envoy"
             pid = self._detached(f"envoy-{attempt}", list(envoy.command(bootstrap, binary=found)))
             if self._answers(f"{self.places.admin_url}/ready", pid):
@@ -191,7 +192,7 @@ class World:
         for service in deployed.services:
             folder = archives.context_folder(service.context, self.run.folder / "old-release")
             names = archives.members(folder, dockerfile="")
-            digests[service.id] = archives.store(folder, names, self.places.archive_folder)[0].digest
+            digests[service.id] = archives.store(folder, names, self.run.path("production/archives"))[0].digest
         url = settings.Secret(self.database.url)
         wiring = Wiring(deployed, self.processes, self.clock, self.run.path("logs/old"), START_SECONDS, {"PROD_DATABASE_URL": url})
         release = Release(OLD_DEPLOYMENT, repo.OLD_VERSION, digests)
