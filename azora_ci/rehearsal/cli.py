@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+from dataclasses import replace
 from types import FrameType
 
 import click
@@ -19,9 +20,10 @@ from azora_ci.release import Version
 @click.option("--fail", type=click.Choice(scenarios.FAILURES), help="Break this for real and see what the pipeline does about it.")
 @click.option("--dispatch", is_flag=False, flag_value="", metavar="[VERSION]", help="Use workflow_dispatch, with a version or without one.")
 @click.option("--rerun", is_flag=True, help="After --fail: repair what was broken and re-run the failed jobs.")
+@click.option("--docker", is_flag=True, help="Production is a host with sshd and dockerd; services are containers. Needs root.")
 @click.option("--keep", is_flag=True, help="Leave everything running, and write one file of variables per job to replay it.")
 @click.option("--end", "end", is_flag=True, help="End what --keep left running, and nothing else.")
-def main(*, fail: str | None, dispatch: str | None, rerun: bool, keep: bool, end: bool) -> None:
+def main(*, fail: str | None, dispatch: str | None, rerun: bool, docker: bool, keep: bool, end: bool) -> None:
     """Run the real deployment workflow with act against real software on this machine, and judge it from outside.
 
     Without options: a release tag goes to production and everything must be well. Exit code 0 means that the pipeline did what the
@@ -33,7 +35,9 @@ def main(*, fail: str | None, dispatch: str | None, rerun: bool, keep: bool, end
         click.echo(f"ended: {', '.join(ended) or 'nothing was running'}")
         return
     try:
-        options = _options(fail, dispatch, rerun=rerun, keep=keep)
+        options = replace(_options(fail, dispatch, rerun=rerun, keep=keep), docker=docker)
+        if docker:
+            _require_docker()
         sys.exit(_rehearse(options, clock))
     except AzoraError as error:
         click.echo(f"{error.title}\n{error.message()}", err=True)
@@ -52,6 +56,12 @@ def _options(fail: str | None, dispatch: str | None, *, rerun: bool, keep: bool)
         if version.text == repo.OLD_VERSION:
             raise _bad(f"{dispatch} is what production runs when the rehearsal begins", "give another version")
     return Options(scenario=fail or "success", dispatch=dispatch, rerun=rerun, keep=keep)
+
+
+def _require_docker() -> None:
+    from azora_ci.rehearsal import docker_machine
+
+    docker_machine.require()
 
 
 def _bad(what: str, next_step: str) -> BadInputError:

@@ -106,3 +106,12 @@ def python(client: Any, processes: Processes, tag: str = "azora-python:local") -
     files.update(with_libraries({"/usr/local/bin/python3": binary, **extensions}, processes))
     home = {"PYTHONHOME": sys.base_prefix, "PYTHONUNBUFFERED": "1"}
     return load(client, tag, archive(files), entrypoint=["/usr/local/bin/python3"], env=home)
+
+
+def node(client: Any, processes: Processes, binary: Path, accounts: Path, tag: str) -> str:
+    """Make an image of a Node.js to build services from, with the user ``node``. ``accounts``: folder for the image's user files."""
+    files = with_libraries({"/usr/local/bin/node": binary}, processes)
+    for name, line in (("passwd", "node:x:1000:1000::/tmp:/bin/false"), ("group", "node:x:1000:")):
+        files[f"/etc/{name}"] = accounts / name
+        files[f"/etc/{name}"].write_text(f"{line}\n", encoding="utf-8")
+    return load(client, tag, archive(files), entrypoint=[])

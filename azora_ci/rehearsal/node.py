@@ -101,6 +101,11 @@ def prepare(processes: Processes, cache: Path | None = None) -> Node:
     return Node(folder, cache)
 
 
+def binary(processes: Processes) -> Path:
+    """Return the Node.js that ``prepare`` prepares. Raises BadInputError when there is none."""
+    return (_from_wheel() or _from_machine(processes))[0]
+
+
 def _write(path: Path, script: str) -> None:
     """Write a program by one rename: another rehearsal may be running the old one."""
     part = path.with_name(f"{path.name}.part.{os.getpid()}")

@@ -36,12 +36,13 @@ class Options:
     dispatch: str | None = None
     rerun: bool = False
     keep: bool = False
+    docker: bool = False
 
     @property
     def name(self) -> str:
         """Return the name of the outcome."""
         dispatched = "+dispatch" if self.dispatch is not None else ""
-        return f"{self.scenario}{dispatched}{'+rerun' if self.rerun else ''}"
+        return f"{self.scenario}{dispatched}{'+rerun' if self.rerun else ''}{'+docker' if self.docker else ''}"
 
 
 class Rehearsal:
@@ -68,7 +69,7 @@ class Rehearsal:
         outcome = report.Outcome(self.options.name, self.scenario.broken)
         run = Run.begin(self.base, self.clock)
         self.processes = Processes(actions=Actions(stream=io.StringIO()), clock=self.clock, log=run.path("logs/harness.log"))
-        world = World(run, cache_folder(self.base), self.processes, self.clock)
+        world = self._kind_of_world()(run, cache_folder(self.base), self.processes, self.clock)
         try:
             self._rehearse(world, outcome)
         except AzoraError as error:
@@ -82,6 +83,13 @@ class Rehearsal:
             self.processes.end_all()
             self._close(world, outcome)
         return outcome
+
+    def _kind_of_world(self) -> type[World]:
+        if not self.options.docker:
+            return World
+        from azora_ci.rehearsal.docker_world import DockerWorld
+
+        return DockerWorld
 
     # --- the story -----------------------------------------------------------------------------------------------------
 
@@ -179,6 +187,8 @@ class Rehearsal:
         password = world.database.url.split("@", maxsplit=1)[0].rsplit(":", 1)[1]
         secrets = {"the database password": password, "the S3 key": world.keys["s3"], "the GitHub token": world.keys["github"]}
         secrets["the Slack webhook"] = world.slack_url.split("/services/", 1)[1]
+        if self.options.docker:
+            secrets["the key of the production host"] = world.secrets()["PROD_KEY"].splitlines()[-2]
         logs = sorted(world.run.folder.glob("act-*/act.log"))
         return Seen(
             jobs={name: _job_seen(one) for name, one in self.jobs.items()},

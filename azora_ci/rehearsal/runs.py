@@ -26,6 +26,7 @@ from azora_ci.process import birth, send_signal
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 DATABASE = "database"  # folder of the PostgreSQL cluster, and the name its process is noted under
+DOCKER = "docker.json"  # says what a rehearsal with containers has to end besides processes; see docker_machine
 GRACE_SECONDS = 6.0  # between SIGTERM and SIGKILL
 REPLAY = "env"  # link in the base folder to the newest kept run's files of variables
 PUBLISHED = ("artifacts", "result.json", "logs")  # what a run leaves in the base folder
@@ -111,6 +112,10 @@ class Run:
 
     def end(self, clock: Clock, *, grace: float = GRACE_SECONDS) -> list[str]:
         """End every process of this run and the database's files; return the names of those that needed to be killed."""
+        if self._has_docker:
+            from azora_ci.rehearsal import docker_machine
+
+            docker_machine.end_containers(self.folder)
         deadline = clock.monotonic() + grace
         living = self.living()
         for one in living:
@@ -122,7 +127,13 @@ class Run:
         for one in living:
             _signal(one, signal.SIGKILL)
         clear(self.folder / DATABASE, clock)
+        if self._has_docker:
+            docker_machine.remove(self.folder, clock)
         return stubborn
+
+    @property
+    def _has_docker(self) -> bool:
+        return (self.folder / DOCKER).exists()
 
     def remove(self) -> None:
         """Remove the run's folder."""

@@ -1,0 +1,253 @@
+"""What ``--docker`` starts on this machine: a production host in a network namespace of its own, a build daemon, a registry.
+
+The host has a real dockerd and a real sshd that sees its socket at ``/var/run/docker.sock``. Here are the pure parts (addresses, command
+lines, configuration files), what the machine must have, and how everything ends, also when the rehearsal was killed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from azora_ci import settings
+from azora_ci.actions import Actions
+from azora_ci.clock import Clock
+from azora_ci.errors import BadInputError
+from azora_ci.process import Processes
+from azora_ci.rehearsal.runs import DOCKER
+
+PACKAGES = {  # program -> its package in Debian
+    "dockerd": "docker.io",
+    "docker-registry": "docker-registry",
+    "sshd": "openssh-server",
+    "ssh": "openssh-client",
+    "ssh-keygen": "openssh-client",
+    "ip": "iproute2",
+    "nsenter": "util-linux",
+    "unshare": "util-linux",
+}
+SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"  # where daemons lie, often not on a person's PATH
+MACHINE, HOST, PUBLIC = 1, 10, 80  # last parts of addresses: this machine's, the host's sshd, the host's as users know it
+API_SECONDS = 30.0
+REMOVED_AT_ONCE = 8  # containers
+
+
+def search_path() -> str:
+    """Return the PATH with the folders of daemons."""
+    return f"{settings.environment().get('PATH', '/usr/bin:/bin')}{os.pathsep}{SYSTEM_FOLDERS}"
+
+
+def program(name: str) -> str:
+    """Return the path of a program. Raises BadInputError naming its package."""
+    found = shutil.which(name, path=search_path())
+    if found is None:
+        raise _lacking([name], root=True)
+    return found
+
+
+def require() -> None:
+    """Raise BadInputError that names everything that this machine lacks for ``--docker``."""
+    missing = [name for name in PACKAGES if shutil.which(name, path=search_path()) is None]
+    root = os.geteuid() == 0
+    if missing or not root:
+        raise _lacking(missing, root=root)
+
+
+def _lacking(missing: list[str], *, root: bool) -> BadInputError:
+    packages = " ".join(dict.fromkeys(PACKAGES[name] for name in missing))
+    what = [f"not installed: {', '.join(missing)}"] if missing else []
+    steps = [f"apt-get install --no-install-recommends {packages}"] if missing else []
+    if not root:
+        what.append("not root: dockerd, sshd and a network namespace need its rights")
+        steps.append("run it as root: sudo scripts/rehearse --docker")
+    return BadInputError(
+        "This machine cannot rehearse with Docker", what="; ".join(what), where="scripts/rehearse --docker", next_step=", then ".join(steps)
+    )
+
+
+@dataclass(frozen=True)
+class Addresses:
+    """Three /24 networks of 10.0.0.0/8: the host's instances, its admin network, and the one between this machine and the host."""
+
+    second: int
+    third: int
+
+    @classmethod
+    def chosen(cls) -> Addresses:
+        """Choose by chance, so that two rehearsals can run side by side."""
+        return cls(64 + secrets.randbelow(128), 4 * secrets.randbelow(63))
+
+    @property
+    def network(self) -> str:
+        """Return the subnet of the instances."""
+        return f"10.{self.second}.{self.third}.0/24"
+
+    @property
+    def admin_network(self) -> str:
+        """Return the subnet of guard and admin port."""
+        return f"10.{self.second}.{self.third + 1}.0/24"
+
+    @property
+    def admin(self) -> str:
+        """Return the address of the edge's admin port, as the target chooses it."""
+        return f"10.{self.second}.{self.third + 1}.2"
+
+    def between(self, number: int) -> str:
+        """Return an address of the network between this machine and the host."""
+        return f"10.{self.second}.{self.third + 2}.{number}"
+
+
+@dataclass(frozen=True)
+class Note:
+    """What is to be ended: the namespace, and a folder with a short path (a socket's path may have 107 characters at most)."""
+
+    namespace: str
+    folder: str
+
+    @classmethod
+    def begin(cls, run_folder: Path) -> Note:
+        """Choose names and note them."""
+        found = cls(f"azr{secrets.token_hex(3)}", tempfile.mkdtemp(prefix="azr-"))
+        (run_folder / DOCKER).write_text(json.dumps(asdict(found)), encoding="utf-8")
+        return found
+
+    @classmethod
+    def of(cls, run_folder: Path) -> Note:
+        """Return the note of a run that has one."""
+        return cls(**json.loads((run_folder / DOCKER).read_text(encoding="utf-8")))
+
+    def socket(self, daemon: str) -> str:
+        """Return the path of a daemon's socket."""
+        return f"{self.folder}/{daemon}.sock"
+
+    @property
+    def inside(self) -> tuple[str, ...]:
+        """Return the beginning of a command that runs in the namespace; ``ip netns exec`` would hide the cgroups."""
+        return (program("nsenter"), f"--net=/run/netns/{self.namespace}")
+
+
+def network_commands(note: Note, addresses: Addresses) -> Iterator[tuple[str, ...]]:
+    """Yield the ``ip`` commands that make the namespace, a cable to it, and the way to the instances."""
+    name, outside = note.namespace, f"{note.namespace}o"
+    texts = (
+        f"netns add {name}",
+        f"link add {outside} type veth peer name eth0 netns {name}",
+        f"addr add {addresses.between(MACHINE)}/24 dev {outside}",
+        f"link set {outside} up",
+        f"-n {name} addr add {addresses.between(HOST)}/24 dev eth0",
+        f"-n {name} addr add {addresses.between(PUBLIC)}/24 dev eth0",
+        f"-n {name} link set eth0 up",
+        f"-n {name} link set lo up",
+        f"route add {addresses.network} via {addresses.between(HOST)}",
+    )
+    for text in texts:
+        yield (program("ip"), *text.split())
+
+
+def dockerd(note: Note, daemon: str, data: Path, *, forwards: bool) -> tuple[str, ...]:
+    """Return the command of a daemon with places of its own, which leaves the machine's firewall and other daemons alone.
+
+    ``forwards``: packets from containers may leave the network namespace it is started in.
+    """
+    folder = note.folder
+    Path(folder, "daemon.json").write_text("{}", encoding="utf-8")  # not the machine's own configuration
+    return (
+        program("dockerd"),
+        f"--config-file={folder}/daemon.json",
+        f"--data-root={data}",
+        f"--exec-root={folder}/{daemon}",
+        f"--pidfile={folder}/{daemon}.pid",
+        f"--host=unix://{note.socket(daemon)}",
+        "--bridge=none",
+        f"--ip-forward={str(forwards).lower()}",
+        "--iptables=false",
+        "--ip-masq=false",
+    )
+
+
+def registry_configuration(folder: Path) -> str:
+    """Return the configuration of a registry on a port of loopback that the kernel chooses."""
+    storage = f"storage: {{filesystem: {{rootdirectory: {json.dumps(str(folder))}}}}}"
+    return f"version: 0.1\nlog: {{level: info}}\n{storage}\nhttp: {{addr: '127.0.0.1:0'}}\n"
+
+
+def sshd_configuration(folder: Path, host: str) -> str:
+    """Return the configuration of an sshd that admits the key ``user_key`` of its folder, with what the target needs and no more."""
+    lines = (
+        "Port 22",
+        f"ListenAddress {host}",
+        f"HostKey {folder}/host_key",
+        f"AuthorizedKeysFile {folder}/user_key.pub",
+        f"PidFile {folder}/sshd.pid",
+        "StrictModes no",
+        "UsePAM yes",  # or a root without a password would be refused as locked
+        "PasswordAuthentication no",
+        "PermitRootLogin prohibit-password",
+        "AllowTcpForwarding yes",
+        "AllowStreamLocalForwarding yes",
+    )
+    return "\n".join(lines) + "\n"
+
+
+def sshd(note: Note, folder: Path, daemon: str) -> tuple[str, ...]:
+    """Return the command of an sshd in the host's network, with a /run of its own in which docker.sock is the host's daemon."""
+    mounts = 'mount -t tmpfs tmpfs /run && mkdir /run/sshd && ln -s "$0" /run/docker.sock && exec "$@"'
+    apart = (program("unshare"), "--mount", "--propagation", "private", "sh", "-c", mounts, note.socket(daemon))
+    return (*note.inside, *apart, program("sshd"), "-D", "-e", "-f", str(folder / "sshd_config"))
+
+
+# --- the end -----------------------------------------------------------------------------------------------------------------
+
+
+def end_containers(run_folder: Path) -> None:
+    """Remove all containers of a run's host, and whatever of them a daemon that was killed left behind."""
+    note = Note.of(run_folder)
+    with contextlib.suppress(Exception):  # a daemon that does not answer any more: its processes are ended below
+        _remove_containers(note.socket("host"))
+    for keeper in _keepers(note):
+        for pid in (*_children(keeper), keeper):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.kill(pid, signal.SIGKILL)
+
+
+def _remove_containers(socket_path: str) -> None:
+    import docker
+
+    client: Any = docker.DockerClient(base_url=f"unix://{socket_path}", timeout=API_SECONDS)
+    with contextlib.closing(client), ThreadPoolExecutor(REMOVED_AT_ONCE) as pool:
+        list(pool.map(lambda one: one.remove(force=True, v=True), client.containers.list(all=True)))
+
+
+def _keepers(note: Note) -> Iterator[int]:
+    """Yield the processes that keep this run's containers; they work in its folder, and outlive a daemon that was killed."""
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                if os.readlink(entry / "cwd").startswith(f"{note.folder}/"):  # noqa: PTH115 - as in runs: may be no path
+                    yield int(entry.name)
+
+
+def _children(pid: int) -> list[int]:
+    with contextlib.suppress(OSError):
+        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+    return []
+
+
+def remove(run_folder: Path, clock: Clock) -> None:
+    """Remove namespace, networks and the short folder; the daemons have ended."""
+    note = Note.of(run_folder)
+    processes = Processes(actions=Actions(stream=io.StringIO()), clock=clock)
+    for command in (("link", "del", f"{note.namespace}o"), ("netns", "del", note.namespace)):
+        processes.run((program("ip"), *command), check=False, echo=False, timeout=30)
+    shutil.rmtree(note.folder, ignore_errors=True)

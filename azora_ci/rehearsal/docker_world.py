@@ -1,0 +1,242 @@
+"""The world of ``scripts/rehearse --docker``: production is a host with sshd and dockerd, and services are containers.
+
+Everything else is the other world's: database, S3, GitHub, Slack, the sample application, the load. Images are built by a daemon of
+their own and travel through a registry. Nothing can be pulled here, so the base image is made from this machine's Node.js.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from azora_ci import archives, config, registry
+from azora_ci.adopt import CONFIG
+from azora_ci.rehearsal import docker_machine, images, node, repo
+from azora_ci.rehearsal.docker_machine import HOST, MACHINE, PUBLIC, Addresses, Note
+from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
+from azora_ci.settings import ProductionHosts, Secret
+from azora_ci.targets import Owner, Release, Wiring
+from azora_ci.targets.docker_hosts import DockerHosts
+
+BASE_IMAGE = "node:22-slim"  # what the sample's Dockerfiles begin with
+ADMIN_PORT = 9901
+IMPORT_SECONDS = 300.0  # for one image
+LEASE_SECONDS = 20.0
+FAULTS = "/faults"  # in the services' containers
+
+
+@dataclass(frozen=True)
+class DockerPlaces:
+    """A production host: addresses, images of edge and guard, the repository of the registry, the file of faults."""
+
+    addresses: Addresses
+    edge_image: str
+    guard_image: str
+    repository: str
+    fault_file: Path
+
+    @property
+    def public_url(self) -> str:
+        """Return the address of the host's edge. It is not the sshd's, which is a secret and masked wherever it is printed."""
+        return f"http://{self.addresses.between(PUBLIC)}"
+
+    @property
+    def admin_url(self) -> str:
+        """Return the address of the relay to Envoy's admin port, which is on a network of its own."""
+        return f"http://{self.addresses.between(HOST)}:{ADMIN_PORT}"
+
+    def tables(self) -> dict[str, dict[str, object]]:
+        """Return the tables of registry and target."""
+        addresses = self.addresses
+        hosts = {"edge_image": self.edge_image, "guard_image": self.guard_image, "lease_seconds": LEASE_SECONDS}
+        return {
+            "registry": {"repository": self.repository, "insecure": True},
+            "target": {"kind": "docker_hosts"},
+            "target.docker_hosts": {**hosts, "network": addresses.network, "admin_network": addresses.admin_network},
+        }
+
+    def service(self, folder: str) -> dict[str, object]:
+        """Return context, environment and volume of a service, which is built by its own Dockerfile."""
+        volumes = [f"{self.fault_file.parent}:{FAULTS}:ro"]
+        return {"context": f"services/{folder}", "env": {"FAULT_FILE": f"{FAULTS}/{self.fault_file.name}"}, "volumes": volumes}
+
+
+@dataclass
+class DockerWorld(World):
+    """A started world with a production host."""
+
+    note: Note = field(init=False)
+    addresses: Addresses = field(init=False)
+    registry_address: str = ""
+    database_url: str = ""
+    edge_image: str = ""
+    guard_image: str = ""
+    known_hosts: str = ""
+    key: str = ""
+
+    def start(self) -> None:
+        """Start everything. Raises an error of the family that names what did not start."""
+        self.note, self.addresses = Note.begin(self.run.folder), Addresses.chosen()
+        for command in docker_machine.network_commands(self.note, self.addresses):
+            self.processes.run(command, echo=False, timeout=60, next_step="is this a container without the right to make networks?")
+        super().start()
+
+    # --- the parts -----------------------------------------------------------------------------------------------------
+
+    def _start_database(self, old: Path) -> None:
+        """Start the database, and the way to it from the host: it listens on this machine's loopback only."""
+        super()._start_database(old)
+        here = f"127.0.0.1:{self.database.cluster.port}"
+        reached = self._relay("relay-database", f"{self.addresses.between(MACHINE)}:0", here)
+        self.database_url = self.database.url.replace(f"@{here}/", f"@{reached}/")
+        self.processes.add_secret(self.database_url)
+
+    def _start_servers(self) -> None:
+        super()._start_servers()
+        self._start_registry()
+        with ThreadPoolExecutor(2) as pool:
+            waiting = [pool.submit(self._start_builder), pool.submit(self._start_host)]
+            for one in waiting:
+                one.result()
+
+    def _relay(self, name: str, listen: str, target: str, *before: str) -> str:
+        """Start a relay, in the namespace when ``before`` leads there, and return the address it listens at."""
+        argv = [*before, sys.executable, "-m", "azora_ci.rehearsal.relay", listen, target]
+        return self._first_line(name, self._detached(name, argv))
+
+    def _daemon(self, name: str, argv: tuple[str, ...]) -> int:
+        # Not in the run's folder, below which everything is ended at once: dockerd starts a containerd that was ended anew.
+        return self._detached(name, list(argv), {"PATH": docker_machine.search_path()}, cwd=Path(self.note.folder))
+
+    def _start_registry(self) -> None:
+        """Start a registry on this machine's loopback, where it needs no certificate, and put it on the host's loopback too."""
+        settings = self.run.path("docker/registry.yml")
+        settings.write_text(docker_machine.registry_configuration(self.run.folder / "docker" / "registry"), encoding="utf-8")
+        pid = self._daemon("registry", (docker_machine.program("docker-registry"), "serve", str(settings)))
+        log = self.run.folder / "logs" / "registry.log"
+        listens = re.compile(r"listening on (127\.0\.0\.1:[0-9]+)")
+        self._until(lambda: listens.search(log.read_text(encoding="utf-8")), "docker-registry", pid)
+        self.registry_address = listens.findall(log.read_text(encoding="utf-8"))[0]
+        between = self._relay("relay-registry", f"{self.addresses.between(MACHINE)}:0", self.registry_address)
+        self._relay("relay-registry-host", self.registry_address, between, *self.note.inside)
+
+    def _start_docker(self, name: str, *before: str) -> Any:
+        """Start a daemon and return a client of it."""
+        import docker
+        from docker.errors import DockerException
+
+        data = self.run.path(f"docker/{name}/x").parent
+        pid = self._daemon(f"dockerd-{name}", (*before, *docker_machine.dockerd(self.note, name, data, forwards=bool(before))))
+        url = f"unix://{self.note.socket(name)}"
+
+        def answers() -> bool:
+            with contextlib.suppress(DockerException):
+                docker.DockerClient(base_url=url, timeout=10).close()
+                return True
+            return False
+
+        self._until(answers, f"dockerd ({name})", pid)
+        return docker.DockerClient(base_url=url, timeout=IMPORT_SECONDS)
+
+    def _start_builder(self) -> None:
+        """Start the daemon that builds, with the base image of the services. The registry gets its layer once, while there is time."""
+        client, tag = self._start_docker("builder"), f"{self.registry_address}/base:node"
+        accounts = self.run.path("docker/accounts/x").parent
+        images.node(client, self.processes, node.binary(self.processes), accounts, BASE_IMAGE)
+        client.images.get(BASE_IMAGE).tag(tag)
+        client.close()
+        self._docker().push(tag)
+
+    def _start_host(self) -> None:
+        client = self._start_docker("host", *self.note.inside)
+        self.edge_image = images.envoy(client, self.processes)
+        self.guard_image = images.python(client, self.processes)
+        client.close()
+        self._start_sshd()
+
+    def _start_sshd(self) -> None:
+        folder = self.run.path("sshd/x").parent
+        keygen = docker_machine.program("ssh-keygen")
+        for name in ("host_key", "user_key"):
+            self.processes.run((keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)), echo=False, timeout=60)
+        host = self.addresses.between(HOST)
+        (folder / "sshd_config").write_text(docker_machine.sshd_configuration(folder, host), encoding="utf-8")
+        kind, key = (folder / "host_key.pub").read_text(encoding="utf-8").split()[:2]
+        self.known_hosts = f"{host} {kind} {key}"
+        self.key = (folder / "user_key").read_text(encoding="utf-8")
+        pid = self._daemon("sshd", docker_machine.sshd(self.note, folder, "host"))
+        log = self.run.folder / "logs" / "sshd.log"
+        self._until(lambda: "Server listening" in log.read_text(encoding="utf-8"), "sshd", pid)
+
+    def _start_edge(self) -> None:
+        """Write the configuration; the edge itself comes with the first deployment."""
+        fault_file = self.run.path("faults/fault.json")
+        repository = f"{self.registry_address}/azora"
+        self.places = DockerPlaces(self.addresses, self.edge_image, self.guard_image, repository, fault_file)
+        self.scratch.adopt(self.places)
+
+    def _docker(self) -> registry.Docker:
+        url = f"unix://{self.note.socket('builder')}"
+        return registry.Docker(url, credentials=None, log=self.processes.log_line, clock=self.clock)
+
+    def _deploy_old(self) -> None:
+        deployed = config.load(self.scratch.folder / CONFIG)
+        release = Release(OLD_DEPLOYMENT, repo.OLD_VERSION, self._build_images(deployed))
+        secrets = {"PROD_DATABASE_URL": Secret(self.database_url)}
+        logs = self.run.path("logs/old")
+        target = DockerHosts(Wiring(deployed, self.processes, self.clock, logs, START_SECONDS, secrets, access=self._access()))
+        with target.locked(Owner(OLD_DEPLOYMENT, "https://github.com/azora/sample/actions/runs/1", "rehearsal")):
+            target.deploy(release, 100)
+            target.set_weight(release, 100)
+            target.promote(release)
+        self._relay(
+            "relay-admin", f"{self.addresses.between(HOST)}:{ADMIN_PORT}", f"{self.addresses.admin}:{ADMIN_PORT}", *self.note.inside
+        )
+
+    def _build_images(self, deployed: config.DeployConfig) -> dict[str, str]:
+        """Build and push the old version's images; return their digests."""
+        builder, digests = self._docker(), {}
+        commit = self.scratch.git("rev-parse", "HEAD")
+        for service in deployed.services:
+            folder = archives.context_folder(service.context, self.run.folder / "old-release")
+            names = archives.members(folder, dockerfile=service.dockerfile.as_posix())
+            reference = f"{self.registry_address}/azora/{service.id}:{repo.OLD_VERSION}"
+            labels = registry.Release(service.id, repo.OLD_VERSION, commit, OLD_DEPLOYMENT).labels
+            with tempfile.TemporaryFile() as context:
+                archives.write(folder, names, context, self_contained=False)
+                context.seek(0)
+                builder.build(context, dockerfile=service.dockerfile.as_posix(), reference=reference, labels=labels)
+            digests[service.id] = builder.push(reference).digest
+        return digests
+
+    # --- for act -------------------------------------------------------------------------------------------------------
+
+    def _access(self) -> ProductionHosts:
+        return ProductionHosts(
+            prod_host=Secret(self.addresses.between(HOST)),
+            prod_user=Secret("root"),
+            prod_key=Secret(self.key),
+            prod_known_hosts=self.known_hosts,
+            prod_accept_new_host_key=False,
+            docker_username=None,
+            docker_password=None,
+        )
+
+    def secrets(self) -> dict[str, str]:
+        """Return the repository's secrets; the database is reached by the way that the host takes too."""
+        access = {"PROD_HOST": self.addresses.between(HOST), "PROD_USER": "root", "PROD_KEY": self.key}
+        return {**super().secrets(), "PROD_DATABASE_URL": self.database_url, **access}
+
+    def variables(self) -> dict[str, str]:
+        """Return the repository's variables, the host's key among them."""
+        return {**super().variables(), "PROD_KNOWN_HOSTS": self.known_hosts}
+
+    def environment(self, attempt: int) -> dict[str, str]:
+        """Return what every step sees: on a runner the build daemon is the machine's own."""
+        return {**super().environment(attempt), "DOCKER_HOST": f"unix://{self.note.socket('builder')}"}

@@ -1,0 +1,66 @@
+"""What ``--docker`` needs of a machine, and its way between networks."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from azora_ci.errors import BadInputError
+from azora_ci.rehearsal import docker_machine
+from azora_ci.rehearsal.docker_machine import Addresses
+
+
+def test_what_a_machine_lacks_is_named_with_its_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setattr(docker_machine, "SYSTEM_FOLDERS", str(tmp_path))
+    (tmp_path / "ip").touch(mode=0o755)
+    with pytest.raises(BadInputError) as caught:
+        docker_machine.require()
+    assert "not installed: dockerd, docker-registry, sshd, ssh, ssh-keygen, nsenter, unshare" in caught.value.what
+    packages = "docker.io docker-registry openssh-server openssh-client util-linux"
+    assert f"apt-get install --no-install-recommends {packages}" in caught.value.next_step
+    assert caught.value.exit_code == 2
+
+
+def test_networks_of_a_rehearsal_do_not_overlap() -> None:
+    found = Addresses(64, 8)
+    assert (found.network, found.admin_network, found.between(10)) == ("10.64.8.0/24", "10.64.9.0/24", "10.64.10.10")
+    for one in (Addresses.chosen() for _ in range(200)):
+        assert 64 <= one.second < 192 and one.third % 4 == 0 and one.third + 2 < 255
+
+
+@pytest.fixture
+def upper() -> Iterator[str]:
+    """A server that answers in capitals when the other side has said everything."""
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def answer() -> None:
+        connection, _ = server.accept()
+        with connection:
+            said = b"".join(iter(lambda: connection.recv(4096), b""))
+            connection.sendall(said.upper())
+
+    threading.Thread(target=answer, daemon=True).start()
+    yield f"127.0.0.1:{server.getsockname()[1]}"
+    server.close()
+
+
+def test_a_relay_forwards_both_ways_to_the_end(upper: str) -> None:
+    argv = [sys.executable, "-m", "azora_ci.rehearsal.relay", "127.0.0.1:0", upper]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as relay:
+        try:
+            assert relay.stdout is not None
+            host, port = relay.stdout.readline().strip().split(":")
+            with socket.create_connection((host, int(port)), timeout=30) as connection:
+                connection.sendall(b"hello " * 50_000)
+                connection.shutdown(socket.SHUT_WR)
+                found = b"".join(iter(lambda: connection.recv(4096), b""))
+            assert found == b"HELLO " * 50_000
+        finally:
+            relay.terminate()

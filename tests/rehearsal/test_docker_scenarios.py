@@ -1,0 +1,79 @@
+"""``--docker``: the same workflow and the same judge, with a production host made of a real sshd and a real dockerd."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import signal
+from pathlib import Path
+
+import pytest
+
+from azora_ci.rehearsal.verify import JOBS
+from tests.rehearsal.test_scenarios import Rehearsed, command, living, read_line, rehearse, results, start
+
+pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(600)]
+
+
+def short_folder(log: str) -> str:
+    """Return the folder of the daemons' sockets, as a log names it."""
+    found = re.search(r"--exec-root=(/\S+/azr-[^/ ]+)/", log)
+    assert found, log[-3000:]
+    return found[1]
+
+
+def daemons(log: str) -> list[str]:
+    """Return the running commands that name that folder: daemons, their containerd, the keepers of containers."""
+    commands = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            commands.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
+    return [one for one in commands if short_folder(log) in one]
+
+
+def nothing_left(base: Path, log: str) -> None:
+    """Neither processes nor the namespace that a log names, nor its cable, nor the daemons' folder."""
+    assert living(base) == []
+    name = re.search(r"netns add (azr[0-9a-f]+)", log)
+    assert name, log[-3000:]
+    assert not Path("/run/netns", name[1]).exists() and not Path("/sys/class/net", f"{name[1]}o").exists()
+    assert not Path(short_folder(log)).exists() and daemons(log) == []
+
+
+def rehearsed(base: Path, *options: str) -> Rehearsed:
+    found = rehearse(base, ("--docker", *options))
+    nothing_left(base, (base / "logs" / "harness.log").read_text(encoding="utf-8"))
+    return found
+
+
+def test_a_tag_reaches_containers_on_a_host_and_no_user_notices(tmp_path: Path) -> None:
+    found = rehearsed(tmp_path)
+    result = found.well()
+    assert results(result) == {"success": set(JOBS[:-1]), "skipped": {"deployment-failure-handler"}}
+    assert result["scenario"] == "success+docker" and result["failed_requests"] == 0
+    assert set(result["traffic"]) == {"1.0.0", "1.1.0"}
+    built = found.json("build-logs-*/record/build-and-push.json")["evidence"]
+    rollout = found.json("rollout-logs-*/record/gradual-rollout.json")["evidence"]
+    assert built["kind"] == "images" and len(built["services"]) == 4
+    assert rollout["target"] == "docker_hosts" and rollout["previous"]["version"] == "v1.0.0"
+    assert rollout["services"] == {name: one["digest"] for name, one in built["services"].items()}
+
+
+def test_a_canary_that_fails_is_taken_back_on_the_host(tmp_path: Path) -> None:
+    found = rehearsed(tmp_path, "--fail", "canary")
+    result = found.well()
+    assert results(result)["failure"] == {"gradual-rollout"}
+    assert result["traffic"].get("1.1.0", 0) < result["traffic"]["1.0.0"]
+    evidence = found.json("rollout-logs-*/record/gradual-rollout.json")["evidence"]
+    assert evidence["rollout_status"] == "rolled_back" and evidence["abort"]["proved"] is True
+
+
+def test_a_killed_one_leaves_nothing_once_it_is_ended(tmp_path: Path) -> None:
+    killed = start(tmp_path, "--docker", "--fail", "checks")
+    read_line(killed, "it runs after")
+    killed.send_signal(signal.SIGKILL)
+    killed.wait(30)
+    log = next(tmp_path.glob("runs/*/logs/harness.log")).read_text(encoding="utf-8")
+    assert len(daemons(log)) > 8 and living(tmp_path) != []
+    assert next(tmp_path.glob("runs/*")).name in command(tmp_path, "--end").stdout
+    nothing_left(tmp_path, log)
