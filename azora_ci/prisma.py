@@ -32,7 +32,8 @@ def read_folder(folder: Path) -> list[Migration]:
             "No migrations" if not places else "A migration has no migration.sql",
             what=f"without migration.sql: {', '.join(empty)}" if empty else "no folder of a migration is there",
             where=str(folder),
-            next_step="correct database.migrations_dir in the deployment configuration, or commit the missing files",
+            next_step="correct database.migrations_dir in the deployment configuration, or commit the missing files; to replay the step by "
+            "hand, run it in the application's folder",
         )
     return [Migration(path.name, (path / "migration.sql").read_bytes()) for path in places]
 

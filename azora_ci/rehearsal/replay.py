@@ -27,14 +27,15 @@ def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], 
             "DEPLOYMENT_LOG_DIR": str(world.run.path(f"replay/{job}/x").parent),
             "RECEIVED_ARTIFACTS_DIR": str(world.run.artifacts),
             "AZORA_CI": str(CHECKOUT),
+            "GITHUB_WORKSPACE": str(world.scratch.folder),
         }
         values = {**known, **own}
         declared = [one.name for _, one in settings.variables(context.step_module(job).Settings)]
-        names = [name for name in (*ALWAYS, "AZORA_CI", *declared) if name in values]
+        names = [name for name in (*ALWAYS, "AZORA_CI", "GITHUB_WORKSPACE", *declared) if name in values]
         lines = [
             f"# {job} of deployment {release.get('deployment-id', '(none)')}. Holds secrets. Replay it from the application's folder:",
-            f"#   cd {shlex.quote(str(world.scratch.folder))}; set -a; . {shlex.quote(str(world.run.folder / 'replay' / f'{job}.env'))}",
-            f'#   python "$AZORA_CI/scripts/{job.replace("-", "_")}.py"',
+            f"#   set -a; . {shlex.quote(str(world.run.folder / 'replay' / f'{job}.env'))}; set +a",
+            f'#   cd "$GITHUB_WORKSPACE"; python "$AZORA_CI/scripts/{job.replace("-", "_")}.py"',
             *(f"{name}={shlex.quote(values[name])}" for name in dict.fromkeys(names)),
         ]
         found[job] = write_private(world.run.path(f"replay/{job}.env"), "\n".join(lines) + "\n")

@@ -203,6 +203,10 @@ def test_a_failing_build_and_replaying_a_step_of_a_kept_world(rehearsed: Rehears
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing to do" in done.stdout
+    script = f'set -a; . {folder}/database-migrations.env; cd "$GITHUB_WORKSPACE"; exec python "$AZORA_CI/scripts/database_migrations.py"'
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "nothing is pending: 5 migrations are applied" in done.stdout
     assert living(rehearsed.base) != []
     ended = command(rehearsed.base, "--end")
     assert run in ended.stdout and living(rehearsed.base) == [] and not folder.is_symlink()
