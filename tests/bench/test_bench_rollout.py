@@ -50,7 +50,7 @@ def test_what_happened_is_told_scene_by_scene(measured):
     told = {line.split("] ", 1)[1].split(" took ")[0]: line for line in log.splitlines() if " took " in line}
     assert set(told) == {f"{name} (local)" for name in ("load", "shares", "abort", "fifty", "probes", "overhead")}
     load = json.loads(told["load (local)"].partition(": ")[2])
-    assert len(load["versions"]) >= 5  # what served, what climbed, what went back from three stages
+    assert len(load["versions"]) >= 3  # what served, and what climbed twice
     assert load["posts"] > 0
     fifty = json.loads(told["fifty (local)"].partition(": ")[2])
     assert fifty["hosts"] == 3

@@ -65,6 +65,7 @@ class Size:
     stage: float = 3.0
     rounds: int = 3
     post_every: int = 20
+    back: int = 3  # stages from which a release goes back
     seconds: float = 900.0  # after which a scene is given up
     moments: int = 25
     endpoints: int = 1000
@@ -77,14 +78,16 @@ class Size:
 SMALL = Size(
     requests=400,
     share_requests=300,
-    rate=100.0,
+    rate=200.0,
     stage=0.6,
     rounds=1,
+    back=1,
     moments=1,
     endpoints=50,
     probe_seconds=2.0,
     probe_interval=0.5,
     hosts=3,
+    latency=0.01,
 )  # for tests: everything runs, nothing is proved
 
 
@@ -94,7 +97,7 @@ def load(world: World, size: Size) -> dict[str, Any]:
     client = Client(world.processes, world.addresses, rate=size.rate, requests=size.requests, post_every=size.post_every)
     climb(world, size, killing=True)
     climb(world, size)  # with it, no dead instance is in production any more
-    for percent in PERCENTS:
+    for percent in PERCENTS[: size.back]:
         go_back(world, size, percent)
     spent = world.clock.monotonic() - begun
     found = client.finish(max(60.0, size.requests / size.rate * 3))
