@@ -21,7 +21,7 @@ from azora_ci.clock import Clock
 TICK = 0.004  # seconds between two looks at the schedule
 TIMEOUT = 15.0  # seconds for an answer
 LAST_ANSWERS = TIMEOUT + 2
-EXAMPLES = 12  # failures that are told in full
+EXAMPLES = 5  # failures of each method that are told in full
 WARM = 16  # connections per address that are there before the first request
 
 
@@ -138,7 +138,7 @@ class Client:
         sent.done = True
         self._flying.discard(sent)
         self.results.failed[sent.method] += 1
-        if len(self.results.examples) < EXAMPLES:
+        if self.results.failed[sent.method] <= EXAMPLES:
             at = round(self._epoch + sent.due, 3)
             self.results.examples.append({"at": at, "method": sent.method, "number": sent.number, "reason": reason})
 

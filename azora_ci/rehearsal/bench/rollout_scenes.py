@@ -5,6 +5,7 @@ Each scene takes a world and returns the figures of the JSON object that it know
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -92,15 +93,21 @@ SMALL = Size(
 
 
 def load(world: World, size: Size) -> dict[str, Any]:
-    """Send while one release climbs whose instances are killed at every stage, another one climbs, and three go back from a stage each."""
-    begun = world.clock.monotonic()
-    client = Client(world.processes, world.addresses, rate=size.rate, requests=size.requests, post_every=size.post_every)
-    climb(world, size, killing=True)
-    climb(world, size)  # with it, no dead instance is in production any more
-    for percent in PERCENTS[: size.back]:
-        go_back(world, size, percent)
+    """Send while one release climbs whose instances are killed at every stage, another one climbs, and three go back from a stage each.
+
+    That is one round; rounds are repeated until all requests were due.
+    """
+    begun, rounds = world.clock.monotonic(), 0
+    requests = math.ceil(size.requests * size.post_every / (size.post_every - 1))  # so many that the GETs among them suffice
+    client = Client(world.processes, world.addresses, rate=size.rate, requests=requests, post_every=size.post_every)
+    while rounds == 0 or (world.clock.monotonic() - begun) < min(requests / size.rate, size.seconds):
+        climb(world, size, killing=True)
+        climb(world, size)  # with it, no dead instance is in production any more
+        for percent in PERCENTS[: size.back]:
+            go_back(world, size, percent)
+        rounds += 1
     spent = world.clock.monotonic() - begun
-    found = client.finish(max(60.0, size.requests / size.rate * 3))
+    found = client.finish(max(60.0, requests / size.rate * 3))
     sent, failed = found["sent"], found["failed"]
     return {
         "requests": sent.get("GET", 0),
@@ -111,6 +118,7 @@ def load(world: World, size: Size) -> dict[str, Any]:
         "in_flight": found["in_flight"],
         "milliseconds": found["milliseconds"],
         "versions": dict(sum((Counter(one) for one in found["versions"]), Counter())),
+        "rounds": rounds,
         "rollout_seconds": round(spent, 1),
         "examples": found["examples"],
     }
