@@ -119,7 +119,9 @@ class Note:
     def begin(cls, run_folder: Path) -> Note:
         """Choose names and note them."""
         found = cls(f"azr{secrets.token_hex(3)}", tempfile.mkdtemp(prefix="azr-"))
-        (run_folder / DOCKER).write_text(json.dumps(asdict(found)), encoding="utf-8")
+        part = run_folder / f"{DOCKER}.part"
+        part.write_text(json.dumps(asdict(found)), encoding="utf-8")
+        part.replace(run_folder / DOCKER)  # whole or not at all: whoever ends a killed run reads it
         return found
 
     @classmethod
