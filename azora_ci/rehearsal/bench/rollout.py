@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import shutil
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -115,6 +116,7 @@ def _bad(what: str, next_step: str) -> BadInputError:
 def run(scenes: Sequence[str], places: Sequence[str], size: Size, *, as_json: bool) -> None:
     """Play the scenes and print what was measured. Ends with 1 when one could not be measured to its end."""
     results, say = Results(), _sayer()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended all the same
     for place in places:
         _play(place, [one for one in scenes if one in _scenes_of(place)], size, results, say)
     if as_json:
