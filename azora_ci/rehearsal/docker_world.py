@@ -87,6 +87,11 @@ class DockerWorld(World):
             self.processes.run(command, echo=False, timeout=60, next_step="is this a container without the right to make networks?")
         super().start()
 
+    def remarks(self) -> tuple[str, ...]:
+        """Return where the host is, and what its images are made of."""
+        made = f"{BASE_IMAGE}, Envoy's and the guard's image are made of this machine's binaries: nothing is pulled from elsewhere"
+        return f"its host is {self.addresses.between(HOST)}, with sshd and dockerd in network namespace {self.note.namespace}", made
+
     # --- the parts -----------------------------------------------------------------------------------------------------
 
     def _start_database(self, old: Path) -> None:

@@ -98,6 +98,8 @@ class Rehearsal:
         self.say(f"starting production as it is: {repo.OLD_VERSION} of {len(repo.SERVICES)} services, their database, and its users")
         world.start()
         self.say(f"  it runs after {self.clock.monotonic() - begun:.1f} s: {world.places.public_url}")
+        for remark in world.remarks():
+            self.say(f"  {remark}")
         world.scratch.release(self.version, self.scenario.change)
         if self.scenario.before is not None:
             self.scenario.before(world)

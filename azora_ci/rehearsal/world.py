@@ -93,6 +93,10 @@ class World:
         self._deploy_old()
         self._start_load()
 
+    def remarks(self) -> tuple[str, ...]:
+        """Return what a person should know of a started world."""
+        return ()
+
     def _detached(self, name: str, argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
         """Start a server that may outlive the harness, with its output in ``<name>.log``; return its process id."""
         whole = {**settings.child_environment(), "PYTHONUNBUFFERED": "1", **(env or {})}
