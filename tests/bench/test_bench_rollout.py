@@ -28,9 +28,9 @@ def test_the_local_scenes_are_measured_with_real_processes(measured):
     found, _ = measured
     assert tuple(found) == rollout.KEYS
     assert found["failed"] == 0
-    assert found["requests"] >= 380  # of 400, every twentieth is a POST
-    assert 35 < found["share_at_50"] < 65
-    assert 0 < found["share_at_5"] < 15
+    assert found["requests"] >= 300
+    assert 30 < found["share_at_50"] < 70
+    assert 0 < found["share_at_5"] < 18
     assert 0 < found["abort_seconds_one_host"] < 10
     assert 0 <= found["tick_drift_ms"] < 2000
     assert 0 < found["probe_cpu_share"] < 1

@@ -189,8 +189,7 @@ def shares(make: Factory, size: Size) -> dict[str, Any]:
             found[f"{key}_on_{machines}"] = value
         for percent in (5, 50):
             key = f"share_at_{percent}"
-            every = [*([found[key]] if key in found else []), counted[key], *counted[f"{key}_by_host"]]
-            found[key] = rollout_scenes.furthest(every, percent)
+            found[key] = rollout_scenes.furthest([*([found[key]] if key in found else []), counted[key]], percent)
     return found
 
 

@@ -77,15 +77,15 @@ class Size:
 
 
 SMALL = Size(
-    requests=400,
-    share_requests=300,
+    requests=300,
+    share_requests=200,
     rate=200.0,
     stage=0.6,
     rounds=1,
     back=1,
     moments=1,
     endpoints=50,
-    probe_seconds=2.0,
+    probe_seconds=1.0,
     probe_interval=0.5,
     hosts=3,
     latency=0.01,
@@ -174,7 +174,8 @@ def shares(world: World, size: Size) -> dict[str, Any]:
             counted = client.finish(60 + size.share_requests / size.rate * 3)
             found[f"share_at_{percent}"] = share(counted["versions"], release.bare)
             found[f"share_at_{percent}_by_host"] = [share([one], release.bare) for one in counted["versions"]]
-            found[f"share_at_{percent}_requests"] = sum(sum(one.values()) for one in counted["versions"])
+            found[f"share_at_{percent}_answers_by_host"] = [sum(one.values()) for one in counted["versions"]]
+            found[f"share_at_{percent}_failed"] = {"failed": counted["failed"], "examples": counted["examples"]}
         target.abort(release, "measured")
     return found
 
