@@ -17,7 +17,7 @@ BLOCK = 1024 * 1024  # bytes of SQL in one deflate block
 HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no name, no time (the same bytes give the same file), unknown system
 END_OF_DEFLATE = b"\x03\x00"  # a final block without content
 RAW_DEFLATE = -15
-AHEAD = 4  # blocks that may wait for their turn: bounds memory
+AHEAD = 2  # blocks that may wait for their turn: bounds memory
 
 
 def deflate_block(data: bytes, level: int) -> bytes:

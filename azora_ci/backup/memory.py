@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 
 M_MMAP_THRESHOLD = -3  # mallopt(3)
+M_ARENA_MAX = -8
 THRESHOLD_BYTES = 128 * 1024
 
 
@@ -16,4 +17,6 @@ def return_large_blocks() -> None:
     import ctypes
 
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, THRESHOLD_BYTES)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, THRESHOLD_BYTES)
+        mallopt(M_ARENA_MAX, 1)  # small blocks of a dozen threads need no arena each
