@@ -9,7 +9,7 @@ from typing import Generic, TypeVar
 
 from azora_ci.clock import Clock
 
-AT_ONCE = 16
+AT_ONCE = 64  # threads that mostly wait: of fifty hosts none may wait for another's way back, which takes some seconds to prove
 END_SECONDS = 3.0  # that work which was told to stop may take before it is left behind
 
 Item = TypeVar("Item")
