@@ -18,6 +18,10 @@ from tests.stores import s3_server, s3_session  # noqa: F401 - a strict S3 serve
 
 # --- every test -----------------------------------------------------------------------------------------------------------
 
+# A shell without job control starts background commands with SIGINT ignored, and every process below inherits that: tests that
+# interrupt a program would then wait for ever, depending on how somebody started them.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 
 @pytest.fixture(autouse=True)
 def signals_as_before() -> Iterator[None]:
