@@ -48,6 +48,14 @@ class Subject:
     old_version: str | None
     services: tuple[Service, ...]
 
+    @property
+    def ids(self) -> dict[str, str]:
+        """Return version -> release id, the new one first."""
+        found = {self.new.version: self.new.id}
+        if self.old_id and self.old_version:
+            found[self.old_version] = self.old_id
+        return found
+
     def public_endpoints(self, percent: int) -> list[Endpoint]:
         """Return the public endpoints; while traffic is split either version is right, at 100 % only the new one."""
         right = {self.new.bare}
@@ -119,12 +127,9 @@ class Bake:
 
     def by_version(self, observation: Observation, start: Counts) -> dict[str, Counters]:
         """Return version -> counters of all services since the stage began."""
-        ids = {self.subject.new.version: self.subject.new.id}
-        if self.subject.old_id and self.subject.old_version:
-            ids[self.subject.old_version] = self.subject.old_id
         return {
             version: rollout_report.total(self._since(observation, start, one.id, release) for one in self.subject.services)
-            for version, release in ids.items()
+            for version, release in self.subject.ids.items()
         }
 
     @staticmethod
@@ -269,6 +274,9 @@ class _Stage:
             "availability": round(1 - tally.public_failed / tally.public, 6) if tally.public else 0.0,
             "requests": {version: found.requests for version, found in sides.items()},
             "error_rate": {version: round(found.failed_share, 6) for version, found in sides.items()},
-            "traffic": {version: rollout_report.traffic_evidence(found) for version, found in sides.items()},
+            "traffic": {
+                version: rollout_report.traffic_evidence(found, rollout_report.weight_of(self._subject.ids[version], self.weights))
+                for version, found in sides.items()
+            },
             "synthetic_requests": tally.synthetic,
         }

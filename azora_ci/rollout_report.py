@@ -43,13 +43,13 @@ def stage_table(evidence: Mapping[str, Any]) -> str:
         f"probes {probes['total'] - probes['failed']} of {probes['total']} healthy ({rate:.2%}), "
         f"availability at the public endpoints {evidence['availability']:.2%}",
         "",
-        "| version | requests | failed | share | made good by failover | p50 | p95 |",
-        "|---|---:|---:|---:|---:|---:|---:|",
+        "| version | weight | requests | 5xx | made good by failover | failed | p50 | p95 |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for version, found in evidence["traffic"].items():
         rows.append(
-            f"| {version} | {found['requests']} | {found['failed']} | {found['error_rate']:.2%} | {found['failover']} "
-            f"| {_milliseconds(found['p50_ms'])} | {_milliseconds(found['p95_ms'])} |"
+            f"| {version} | {_percent(found['weight'])} | {found['requests']} | {found['errors_5xx']} | {found['failover']} "
+            f"| {found['error_rate']:.2%} | {_milliseconds(found['p50_ms'])} | {_milliseconds(found['p95_ms'])} |"
         )
     return "\n".join(rows)
 
@@ -58,10 +58,24 @@ def _milliseconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f} ms"
 
 
-def traffic_evidence(counters: Counters) -> dict[str, Any]:
-    """Return the evidence of one version's traffic in a stage."""
+def _percent(value: int | None) -> str:
+    return "–" if value is None else f"{value} %"
+
+
+def weight_of(release_id: str, weights: Mapping[str, Mapping[str, int]]) -> int | None:
+    """Return the percent of traffic that a release has by the weights that were read back (route -> cluster -> percent).
+
+    The least, where routes differ; None before weights were read back.
+    """
+    shares = [sum(share for name, share in found.items() if name.endswith(f"-{release_id}")) for found in weights.values()]
+    return min(shares, default=None)
+
+
+def traffic_evidence(counters: Counters, weight: int | None = None) -> dict[str, Any]:
+    """Return the evidence of one version's traffic in a stage; ``weight``: its percent as read back from the edge."""
     latencies = {name: percentile(counters.buckets, share) for name, share in (("p50_ms", 0.5), ("p95_ms", 0.95))}
     return {
+        "weight": weight,
         "requests": counters.requests,
         "errors_5xx": counters.errors,
         "failover": counters.hidden,

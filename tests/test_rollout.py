@@ -230,9 +230,16 @@ def test_a_stage_table_has_a_row_per_version():
         "status": "healthy",
         "probes": {"total": 200, "failed": 3},
         "availability": 0.99,
-        "traffic": {"v1.1.0": rollout_report.traffic_evidence(counters(10, 1)), "v1.0.0": rollout_report.traffic_evidence(Counters())},
+        "traffic": {"v1.1.0": rollout_report.traffic_evidence(counters(10, 1), 5), "v1.0.0": rollout_report.traffic_evidence(Counters())},
     }
     table = rollout_report.stage_table(evidence)
     assert "probes 197 of 200 healthy (98.50%)" in table
-    assert "| v1.1.0 | 10 | 1 | 10.00% | 0 | 15 ms | 20 ms |" in table
-    assert "| v1.0.0 | 0 | 0 | 0.00% | 0 | – | – |" in table
+    assert "| v1.1.0 | 5 % | 10 | 1 | 0 | 10.00% | 15 ms | 20 ms |" in table
+    assert "| v1.0.0 | – | 0 | 0 | 0 | 0.00% | – | – |" in table
+
+
+def test_a_weight_is_the_least_that_a_release_has_on_any_route():
+    weights = {"/api": {"api-1-a": 95, "api-2-b": 5}, "/auth": {"auth-1-a": 97, "auth-2-b": 3}}
+    assert rollout_report.weight_of("2-b", weights) == 3
+    assert rollout_report.weight_of("1-a", {"/api": {"api-2-b": 100}}) == 0
+    assert rollout_report.weight_of("2-b", {}) is None
