@@ -1,0 +1,191 @@
+"""Environment variables as typed fields: what a variable is, how its text becomes a value, how all problems are told at once.
+
+A settings class is a frozen dataclass whose fields are made by ``variable``. ``load`` reports every missing or malformed
+variable, by name, with what it is for and an example. Nothing here reads the environment: ``settings`` does.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, TypeVar
+
+from azora_ci.errors import BadInputError
+
+S = TypeVar("S")
+DEPLOYMENT_ID = re.compile(r"[1-9][0-9]{0,11}-[0-9a-f]{6}")
+GIT_SHA = re.compile(r"[0-9a-f]{40}")
+
+
+class Secret:
+    """A value that must not be shown: its ``repr`` and ``str`` are redacted, ``reveal()`` is the way out."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the value itself. Hand it to a protocol, never to a log, a command line or an artifact."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return "Secret('***')"
+
+    def __str__(self) -> str:
+        return "***"
+
+    def __format__(self, spec: str) -> str:
+        return format("***", spec)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and other._value == self._value
+
+    def __hash__(self) -> int:
+        return hash(("Secret", self._value))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise TypeError("a Secret is not pickled")
+
+
+@dataclass(frozen=True)
+class Variable:
+    """One environment variable: its name, what it is for, an example, how its text becomes a value."""
+
+    name: str
+    help: str
+    example: str
+    parse: Callable[[str], Any]
+    default: str | None
+    required: bool
+    secret: bool
+
+
+def variable(  # noqa: PLR0913 - the parts of a variable's documentation, all by keyword
+    name: str,
+    help_text: str,
+    *,
+    example: str,
+    parse: Callable[[str], Any] = str,
+    default: str | None = None,
+    required: bool | None = None,
+    secret: bool = False,
+) -> Any:
+    """Declare a field that is read from the environment variable ``name``.
+
+    ``parse`` turns its text into the value and raises ValueError with a reason. Without ``default`` it is required, unless
+    ``required=False``: then the field is None when the variable is unset or empty. GitHub hands over an unset secret as an
+    empty text, so empty counts as unset.
+    """
+    needed = default is None if required is None else required
+    parser: Callable[[str], Any] = (lambda text: Secret(parse(text))) if secret else parse
+    return field(metadata={"variable": Variable(name, help_text, example, parser, default, needed, secret)})
+
+
+def variables(settings_class: type[Any]) -> Iterator[tuple[str, Variable]]:
+    """Yield (field name, Variable) of a settings class, inherited ones included."""
+    for item in fields(settings_class):
+        yield item.name, _variable_of(item)
+
+
+def _variable_of(item: Field[Any]) -> Variable:
+    found = item.metadata.get("variable")
+    if not isinstance(found, Variable):
+        raise TypeError(f"field {item.name} was not made by variable()")
+    assert item.default is MISSING  # noqa: S101 - defaults live in the Variable, so that they pass through its parser
+    return found
+
+
+def load(settings_class: type[S], environ: Mapping[str, str]) -> S:
+    """Return the settings that ``environ`` describes. Raises BadInputError naming every bad variable at once."""
+    values: dict[str, Any] = {}
+    problems: list[str] = []
+    for name, declared in variables(settings_class):
+        text = environ.get(declared.name, "") or declared.default or ""
+        if not text:
+            if declared.required:
+                problems.append(f"{declared.name} is not set: {declared.help} (for example {declared.example})")
+            values[name] = None
+            continue
+        try:
+            values[name] = declared.parse(text)
+        except ValueError as error:
+            shown = "its value (not shown)" if declared.secret else repr(text)
+            problems.append(f"{declared.name}: {shown} {error}: {declared.help} (for example {declared.example})")
+    if problems:
+        raise BadInputError(
+            "Environment is not complete" if len(problems) == 1 else f"{len(problems)} environment variables need attention",
+            what="\n".join(problems),
+            where="environment variables of this step",
+            next_step="set them in the workflow's env (secrets: repository settings > Environments), or export them to replay the step",
+        )
+    return settings_class(**values)
+
+
+# --- parsers: text -> value, ValueError with a reason -----------------------------------------------------------------
+
+
+def whole_number(minimum: int = 0, maximum: int = 10**9) -> Callable[[str], int]:
+    """Return a parser for a whole number within bounds."""
+
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,12}", text):
+            raise ValueError("is not a whole number")
+        if not minimum <= int(text) <= maximum:
+            raise ValueError(f"is not between {minimum} and {maximum}")
+        return int(text)
+
+    return parse
+
+
+def number(minimum: float = 0.0, maximum: float = 1e9) -> Callable[[str], float]:
+    """Return a parser for a decimal number within bounds (no NaN, no infinity)."""
+
+    def parse(text: str) -> float:
+        if not re.fullmatch(r"-?[0-9]{1,12}(\.[0-9]{1,12})?", text):
+            raise ValueError("is not a number")
+        if not minimum <= float(text) <= maximum:
+            raise ValueError(f"is not between {minimum:g} and {maximum:g}")
+        return float(text)
+
+    return parse
+
+
+def truth(text: str) -> bool:
+    """Parse true or false."""
+    if text.lower() not in {"true", "false"}:
+        raise ValueError("is neither true nor false")
+    return text.lower() == "true"
+
+
+def one_of(*choices: str) -> Callable[[str], str]:
+    """Return a parser for one of several words."""
+
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ValueError(f"is none of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def deployment_id(text: str) -> str:
+    """Parse ``<unix seconds>-<first 6 hex of the commit>``; it becomes part of object keys, file and artifact names."""
+    if not DEPLOYMENT_ID.fullmatch(text):
+        raise ValueError("is not <unix seconds>-<first 6 hex digits of the commit>")
+    return text
+
+
+def git_sha(text: str) -> str:
+    """Parse a full commit id."""
+    if not GIT_SHA.fullmatch(text):
+        raise ValueError("is not a full commit id of 40 hex digits")
+    return text
+
+
+def release_version(text: str) -> str:
+    """Parse a release version with a leading v (imported late: decisions own the rule)."""
+    from azora_ci.release import Version
+
+    return str(Version.parse(text))
