@@ -45,8 +45,13 @@ class Job(Generic[S]):
 
     @cached_property
     def config(self) -> config.DeployConfig:
-        """Return the deployment configuration, read when first needed. Raises BadInputError."""
-        return config.load(self.settings.config_path)
+        """Return the deployment configuration, read when first needed. Raises BadInputError.
+
+        From then on no child inherits the secrets of services, which only instances are given.
+        """
+        loaded = config.load(self.settings.config_path)
+        self.processes.withhold(name for service in loaded.services for name in service.secrets)
+        return loaded
 
     @property
     def fragments(self) -> Fragments:

@@ -123,6 +123,7 @@ class Processes:
         self._lock = threading.Lock()
         self._secrets: list[str] = []
         self._names: set[str] = set()
+        self._withheld: set[str] = set()
         self._children: list[Child] = []
         for secret in secrets:
             self.add_secret(secret)
@@ -134,6 +135,10 @@ class Processes:
         self._names |= parts if is_name else set()
         found = {part for part in parts if len(part.strip()) >= SHORTEST_SECRET} | set(self._secrets)
         self._secrets = sorted(found, key=len, reverse=True)
+
+    def withhold(self, variables: Iterable[str]) -> None:
+        """Keep these variables of ours from every child from now on, unless a caller hands one over."""
+        self._withheld |= set(variables)
 
     def masked_evidence(self, value: Any) -> Any:
         """Return evidence in which no sentence holds a secret: what a server answers may quote one.
@@ -233,7 +238,7 @@ class Processes:
                 stdin=given,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                env=child_environment(env),
+                env=child_environment(env, self._withheld),
                 cwd=cwd,
                 start_new_session=True,
                 user=user,

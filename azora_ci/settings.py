@@ -86,13 +86,14 @@ WITHHELD = frozenset(
 NAMES = frozenset({"DOCKER_USERNAME", "PROD_HOST", "PROD_USER"})
 
 
-def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+def child_environment(extra: Mapping[str, str] | None = None, withheld: Iterable[str] = ()) -> dict[str, str]:
     """Return the environment for a child process: ours without secrets and without ``GITHUB_OUTPUT`` and its like, plus ``extra``.
 
-    A build script of the application must neither see production's secrets nor write our step's outputs.
+    A build script of the application must neither see production's secrets nor write our step's outputs. ``withheld`` names
+    secrets beyond our own: those of services.
     """
     files = {"GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY"}
-    kept = {name: value for name, value in os.environ.items() if name not in WITHHELD | files}
+    kept = {name: value for name, value in os.environ.items() if name not in WITHHELD.union(files, withheld)}
     return {**kept, **(extra or {})}
 
 

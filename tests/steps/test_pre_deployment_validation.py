@@ -151,6 +151,17 @@ def test_all_gates_open(world: World) -> None:
     assert "| test | configuration | ✓ success |" in (world.folder / "summary").read_text()
 
 
+def test_commands_see_no_secret_that_only_services_get(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("STRIPE_KEY", "sk-live-of-services")
+    monkeypatch.setenv("STRIPE_MODE", "of-everyone")
+    one = deploy_config.service("API Gateway", f"http://{world.site.host}/health") | {"secrets": ["STRIPE_KEY"]}
+    world.more = {"services": {"api_gateway": one}}
+    world.gates = {"audit": [["env"]], "build": [["env"]]}
+    assert world.run() == 0
+    assert world.log.count("of-everyone") == 2
+    assert "sk-live-of-services" not in world.log
+
+
 def test_failed_check_closes_the_gate_before_any_command_runs(world: World) -> None:
     world.api.write(check_runs=[{"name": "test", "conclusion": "failure"}, {"name": "lint", "conclusion": "success"}], runs={"77": 5})
     world.gates = {"required": ["test", "lint"], "audit": [["touch", str(world.folder / "ran")]], "wait_minutes": 10}
