@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from azora_ci import envoy
+from azora_ci import envoy, envoy_admin, envoy_config
 from azora_ci.clock import Clock
 from azora_ci.envoy import EdgeState
 from azora_ci.errors import BadInputError, UnreachableError
@@ -35,7 +35,7 @@ def install(config_dir: Path, *, listen: str, admin: str, services: tuple[envoy.
     config_dir.mkdir(parents=True, exist_ok=True)
     folder = config_dir.resolve()
     bootstrap = folder / "bootstrap.json"
-    bootstrap.write_text(json.dumps(envoy.bootstrap(folder, admin), indent=1), encoding="utf-8")
+    bootstrap.write_text(json.dumps(envoy_config.bootstrap(folder, admin), indent=1), encoding="utf-8")
     if not (folder / "current").exists():
         switch(folder, EdgeState(services, listen))
     return bootstrap
@@ -48,7 +48,7 @@ def switch(config_dir: Path, state: EdgeState) -> str:
     generation = str(max(numbers, default=0) + 1)
     target = folder / "generations" / generation
     target.mkdir(parents=True)
-    for name, document in envoy.render(state, folder, generation).items():
+    for name, document in envoy_config.render(state, folder, generation).items():
         (target / name).write_text(json.dumps(document, indent=1), encoding="utf-8")
     link = folder / "next"
     link.unlink(missing_ok=True)
@@ -110,31 +110,31 @@ class Edge:
 
     def _difference(self, state: EdgeState, generation: str) -> str | None:
         try:
-            found, weights = envoy.effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))
+            found, weights = envoy_admin.effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))
             if found != generation:
                 return f"Envoy routes by generation {found or '(none)'}, not {generation}"
-            if weights != envoy.expected_weights(state):
-                return f"Envoy's weights are {weights}, not {envoy.expected_weights(state)}"
-            hosts = envoy.cluster_hosts(self._get("/clusters?format=json"))
+            if weights != envoy_admin.expected_weights(state):
+                return f"Envoy's weights are {weights}, not {envoy_admin.expected_weights(state)}"
+            hosts = envoy_admin.cluster_hosts(self._get("/clusters?format=json"))
         except UnreachableError as error:
             return error.what
-        for name, addresses in envoy.expected_hosts(state).items():
+        for name, addresses in envoy_admin.expected_hosts(state).items():
             if set(hosts.get(name, {})) != addresses:
                 return f"cluster {name} has {sorted(hosts.get(name, {}))}, not {sorted(addresses)}"
         return None
 
     def weights(self) -> dict[str, dict[str, int]]:
         """Return what Envoy really has: route prefix -> cluster -> weight."""
-        return envoy.effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))[1]
+        return envoy_admin.effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))[1]
 
     def counters(self, state: EdgeState) -> dict[tuple[str, str], Counters]:
         """Return (service, release id) -> counters since Envoy started. Raises UnreachableError."""
         stats = self._get(f"/stats?format=json&histogram_buckets=cumulative&filter={quote(STATS)}")
-        return envoy.counters(stats, state)
+        return envoy_admin.counters(stats, state)
 
     def requests_to(self, addresses: set[str]) -> int:
         """Return how many requests Envoy has sent to these addresses so far, through any cluster. Raises UnreachableError."""
-        hosts = envoy.cluster_hosts(self._get("/clusters?format=json"))
+        hosts = envoy_admin.cluster_hosts(self._get("/clusters?format=json"))
         return sum(count for found in hosts.values() for address, count in found.items() if address in addresses)
 
     def _get(self, path: str) -> Mapping[str, Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import envoy
+from azora_ci import envoy_admin, envoy_config
 from azora_ci.clock import Clock
 from azora_ci.edge import Edge
 from azora_ci.envoy import EdgeRelease, EdgeService, EdgeState
@@ -34,7 +34,7 @@ BOTH = EdgeState(
 
 
 def routes(state: EdgeState) -> list[dict]:
-    files = envoy.render(state, Path("/edge"), "7")
+    files = envoy_config.render(state, Path("/edge"), "7")
     return files["routes.json"]["resources"][0]["virtual_hosts"][0]["routes"]
 
 
@@ -54,7 +54,7 @@ def test_all_weights_are_in_one_file():
     assert BOTH.weights("api") == {OLD: 95, NEW: 5}
     assert BOTH.weights("edu") == {OLD: 100}  # the new release has no instance of it
     assert BOTH.weights("web") == {}
-    assert envoy.expected_weights(BOTH)["/api"] == {f"api-{OLD}": 95, f"api-{NEW}": 5}
+    assert envoy_admin.expected_weights(BOTH)["/api"] == {f"api-{OLD}": 95, f"api-{NEW}": 5}
 
 
 def test_a_service_that_only_the_new_release_has_gets_traffic_with_its_first_weight():
@@ -89,11 +89,11 @@ def test_failover_is_the_other_side_and_never_a_third():
 def test_a_release_that_is_taken_out_leaves_no_role_behind():
     left = BOTH.without(NEW)
     assert (left.canary, left.stable) == (None, OLD)
-    assert not any(NEW in name for name in envoy.render(left, Path("/edge"), "8"))
+    assert not any(NEW in name for name in envoy_config.render(left, Path("/edge"), "8"))
 
 
 def test_counters_of_an_edge_without_traffic_are_zero():
-    found = envoy.counters({"stats": []}, BOTH)
+    found = envoy_admin.counters({"stats": []}, BOTH)
     assert set(found) == {("api", OLD), ("edu", OLD), ("api", NEW)}
     assert all(one.requests == 0 for one in found.values())
 

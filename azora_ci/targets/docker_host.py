@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from azora_ci import envoy, guard
+from azora_ci import envoy, envoy_config, guard
 from azora_ci.config import DockerHosts as HostSettings
 from azora_ci.errors import NotTrueError, UnreachableError
 from azora_ci.ssh import Connection, socks_connect
@@ -213,7 +213,7 @@ class DockerHost:
             binds=[f"{VOLUME}:{EDGE_FOLDER}:rw"],
             labels={f"{LABEL}guard": self._guard_digest()},
         )
-        bootstrap = envoy.bootstrap(EDGE_FOLDER, f"{self.addresses.admin}:{ADMIN_PORT}")
+        bootstrap = envoy_config.bootstrap(EDGE_FOLDER, f"{self.addresses.admin}:{ADMIN_PORT}")
         container.put_archive("/", _tar("azora/guard.py", inspect.getsource(guard)))
         container.put_archive(str(EDGE_FOLDER), _tar("bootstrap.json", json.dumps(bootstrap)))
         return container

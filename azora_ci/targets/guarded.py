@@ -15,7 +15,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from azora_ci import envoy
+from azora_ci import envoy_config
 from azora_ci.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.edge import Edge
 from azora_ci.envoy import EdgeState
@@ -267,7 +267,7 @@ class GuardedEdge(Edge):
     def switch(self, state: EdgeState) -> str:
         """Put a state in force by the guard's one rename. From the first weight of a canary on, a lease holds it."""
         generation = f"{self._guard.token}-{next(self._numbers)}"
-        files = {name: json.dumps(document) for name, document in envoy.render(state, EDGE_FOLDER, generation).items()}
+        files = {name: json.dumps(document) for name, document in envoy_config.render(state, EDGE_FOLDER, generation).items()}
         hold = state.canary is not None and state.percent > 0
         self._guard.change("apply", generation=generation, files=files, hold=hold)
         return generation

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from azora_ci import envoy, guard
+from azora_ci import envoy_admin, guard
 from azora_ci.clock import Clock
 from azora_ci.envoy import EdgeState
 from azora_ci.targets.docker_host import ADMIN_PORT, GUARD_PORT
@@ -129,7 +129,7 @@ class Host:
         if path.startswith("/config_dump"):
             routes = json.loads(files["routes.json"])["resources"] if files else []
             return _json({"configs": [{"route_config": one} for one in routes]})
-        hosts = envoy.expected_hosts(EdgeState.from_document(json.loads(files["edge.json"]))) if files else {}
+        hosts = envoy_admin.expected_hosts(EdgeState.from_document(json.loads(files["edge.json"]))) if files else {}
         found = []
         for name, addresses in hosts.items():
             parts = [one.rpartition(":") for one in addresses]
