@@ -17,7 +17,19 @@ from azora_ci.errors import UnreachableError
 from azora_ci.health import NEW, OLD, PUBLIC, Answer, Endpoint, Finding, Record, Verdict, classify, judge
 from azora_ci.probes import Prober, Request, request_of
 from azora_ci.process import Processes
-from azora_ci.rollout import Action, Counters, Decision, Limits, Progress, Stage, Traffic, judge_traffic, next_action, synthetic_now
+from azora_ci.rollout import (
+    Action,
+    Counters,
+    Decision,
+    Limits,
+    Progress,
+    Stage,
+    Traffic,
+    judge_traffic,
+    next_action,
+    synthetic_now,
+    unseen,
+)
 from azora_ci.targets import Instance, Observation, Release, Target
 
 HOLD_INTERVALS = 3  # a stage whose verdict is open is held for at least so many intervals beyond its end
@@ -73,7 +85,7 @@ class Tally:
     public: int = 0
     public_failed: int = 0
     synthetic: int = 0
-    ticks: int = 0
+    decisions: list[dict[str, Any]] = field(default_factory=list)  # one a tick, with the numbers it was made from
     failures: dict[str, str] = field(default_factory=dict)  # endpoint -> its last failure
 
 
@@ -151,7 +163,7 @@ class _Stage:
         self._started_at = rfc3339(self._clock.now())
         self._last, self._failing = (0, 0), list[str]()  # of the latest tick: (passed, all) probes, texts of the failed ones
         self._start_time = self._clock.monotonic()
-        self._start: Counts = {}
+        self._start: Counts | None = None  # until the edge's counters could be read
         self._observation: Observation | None = None
         self._instances: tuple[Instance, ...] = self._target.instances(self._subject.new.id)
         services = {one.id for one in self._subject.services}
@@ -162,7 +174,8 @@ class _Stage:
         """Count from the moment at which the weights were read back; what came before belongs to the stage before."""
         self.weights = weights
         self._start_time, self._started_at = self._clock.monotonic(), rfc3339(self._clock.now())
-        self._start = self._target.observe().counters
+        self._start = self._observation = None
+        self._observe()  # a connection lost at this moment is no worse than one lost at a tick
 
     def watch(self) -> Decision:
         """Tick until the stage is over or must be aborted."""
@@ -176,7 +189,7 @@ class _Stage:
             health, traffic = self._tick(wanted, min(LONGEST_PROBE, max(1.0, interval)))
             progress = Progress(elapsed, self._stage.seconds, hold)
             decision = next_action(progress, health, traffic, inconclusive=self._rules.inconclusive)
-            self._say(elapsed, decision, traffic)
+            self._note(elapsed, decision, traffic)
             if decision.action in {Action.ADVANCE, Action.ABORT}:
                 return decision
             wanted = self._wanted(traffic, elapsed, interval)
@@ -194,8 +207,9 @@ class _Stage:
         self._bake.record.add(findings)
         health = judge(self._bake.record, self._rules.retries)
         if self._observation is None:
-            return health, Traffic()
-        return health, judge_traffic(self._bake.counters(self._observation, self._start), self._rules.limits)
+            pairs = [(one.id, self._subject.old_id is not None) for one in self._subject.services]
+            return health, unseen(pairs, self._rules.limits)
+        return health, judge_traffic(self._bake.counters(self._observation, self._start or {}), self._rules.limits)
 
     def _observe(self) -> list[Finding]:
         endpoint = Endpoint("edge counters", "edge", NEW, "", frozenset())
@@ -203,6 +217,8 @@ class _Stage:
             self._observation = self._target.observe()
         except UnreachableError as error:
             return [classify(endpoint, Answer(0.0, failure="broken", detail=error.what))]
+        if self._start is None:
+            self._start = self._observation.counters
         return [Finding(endpoint, "healthy", "", 0.0)]
 
     def _synthetic(self, wanted: Mapping[tuple[str, str], int]) -> list[Request]:
@@ -217,7 +233,7 @@ class _Stage:
     def _wanted(self, traffic: Traffic, elapsed: float, interval: float) -> dict[tuple[str, str], int]:
         if self._observation is None:
             return {}
-        pairs = self._bake.counters(self._observation, self._start)
+        pairs = self._bake.counters(self._observation, self._start or {})
         left = self._stage.seconds - elapsed
         found = {}
         for (service, side), missing in traffic.missing.items():
@@ -227,7 +243,6 @@ class _Stage:
 
     def _count(self, findings: list[Finding], synthetic: int) -> None:
         tally = self._tally
-        tally.ticks += 1
         tally.synthetic += synthetic
         for finding in findings:
             tally.probes += 1
@@ -242,8 +257,22 @@ class _Stage:
         self._bake.processes.log_line(f"{self._stage.name} health: {times}")
         self._failing = [f"{finding.endpoint.name}: {finding.detail}" for finding in findings if not finding.passed]
 
-    def _say(self, elapsed: float, decision: Decision, traffic: Traffic) -> None:
-        sides = self._bake.by_version(self._observation, self._start) if self._observation else {}
+    def _note(self, elapsed: float, decision: Decision, traffic: Traffic) -> None:
+        sides = self._bake.by_version(self._observation, self._start or {}) if self._observation else {}
+        self._tally.decisions.append(
+            {
+                "after_seconds": round(elapsed, 3),
+                "decision": decision.action.value,
+                "reason": decision.reason,
+                "probes": {"total": self._last[1], "failed": self._last[1] - self._last[0]},
+                "requests": {version: found.requests for version, found in sides.items()},
+                "failed": {version: found.failed for version, found in sides.items()},
+                "lacking": sum(traffic.missing.values()),
+            }
+        )
+        self._say(elapsed, decision, traffic, sides)
+
+    def _say(self, elapsed: float, decision: Decision, traffic: Traffic, sides: Mapping[str, Counters]) -> None:
         parts = [] if decision.action is Action.WATCH else [decision.action.value.upper()]
         parts.append(decision.reason)
         parts += [f"failing: {', '.join(self._failing)}"] if self._failing else []
@@ -256,7 +285,7 @@ class _Stage:
     def evidence(self, status: str, reason: str) -> dict[str, Any]:
         """Return what the stage observed so far."""
         tally = self._tally
-        sides = self._bake.by_version(self._observation, self._start) if self._observation else {}
+        sides = self._bake.by_version(self._observation, self._start or {}) if self._observation else {}
         return {
             "stage": self._stage.name,
             "traffic_percentage": self._stage.percent,
@@ -269,7 +298,8 @@ class _Stage:
             "weights": {route: dict(found) for route, found in self.weights.items()},
             "instances": [one.name for one in self._instances],
             "probes": {"total": tally.probes, "failed": tally.failed},
-            "ticks": tally.ticks,
+            "ticks": len(tally.decisions),
+            "decisions": tally.decisions,
             "last_failures": dict(tally.failures),
             "availability": round(1 - tally.public_failed / tally.public, 6) if tally.public else 0.0,
             "requests": {version: found.requests for version, found in sides.items()},

@@ -56,6 +56,7 @@ def _stage(name: str, percent: int, start: float, minutes: float) -> dict[str, A
     shares = {VERSION: percent, "v1.2.2": 100 - percent}
     traffic = {
         version: {
+            "weight": share,
             "requests": 60 * share,
             "errors_5xx": 0,
             "failover": 0,
@@ -81,6 +82,7 @@ def _stage(name: str, percent: int, start: float, minutes: float) -> dict[str, A
         "instances": [f"api_gateway#1 {VERSION} (127.0.0.1:40001)"],
         "probes": {"total": 240, "failed": 1 if name == "canary" else 0},
         "ticks": 30,
+        "decisions": [],
         "last_failures": {},
         "availability": 1.0,
         "requests": {version: 60 * share for version, share in shares.items()},

@@ -51,6 +51,8 @@ def test_up_to_100_percent_without_a_failed_request(world):
     for stage in evidence["stages"]:
         assert stage["requests"]["v1.1.0"] >= 20  # two services, 10 each: made up by synthetic requests where users sent fewer
         assert stage["probes"]["failed"] == 0
+        assert [one["decision"] for one in stage["decisions"]][-1] == "advance"
+        assert len(stage["decisions"]) == stage["ticks"]
     assert "rollout-status<<" in (world.folder / "output-1.txt").read_text()
     assert "| v1.1.0 |" in (world.folder / "summary-1.md").read_text()
     everything = output + "".join(path.read_text() for path in (world.folder / "job-1").rglob("*") if path.is_file())
@@ -91,6 +93,9 @@ def test_errors_of_the_new_version_take_all_traffic_back(world, stage, percent):
     assert evidence["abort"]["seconds_to_safe"] < 5
     assert "api_gateway" in evidence["abort"]["reason"]
     assert evidence["stages"][-1]["status"] == "aborted"
+    last = evidence["stages"][-1]["decisions"][-1]
+    assert (last["decision"], last["reason"] in evidence["abort"]["reason"]) == ("abort", True)
+    assert last["probes"]["failed"] > 0 or last["failed"]["v1.1.0"] > 0
     assert evidence["rollback_available"] is False
     assert {status for status, _ in load.failed} <= {500}  # what the new version answered, and nothing that the way back lost
     kept = [path.name for path in (world.folder / "job-1" / "instances").iterdir()]
