@@ -106,11 +106,15 @@ class Streak:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Reasons to abort; reasons to hold (both versions fail: not the new one's fault); notes that change nothing."""
+    """Reasons to abort; reasons to hold (both versions fail: not the new one's fault); notes that change nothing.
+
+    ``failing``: endpoints that fail, but not often enough yet to abort; a stage does not end on such a probe.
+    """
 
     abort: tuple[str, ...] = ()
     hold: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    failing: tuple[str, ...] = ()
 
 
 @dataclass
@@ -140,6 +144,8 @@ def judge(record: Record, retries: int) -> Verdict:
     abort: list[str] = []
     hold: list[str] = []
     notes: list[str] = []
+    failing: list[str] = []
+    old_failing = _services_down(record, OLD, 1)
     old_down = _services_down(record, OLD, max(1, retries - 1))
     new_down = _services_down(record, NEW, max(1, retries - 1))
     for name, streak in record.streaks.items():
@@ -148,15 +154,18 @@ def judge(record: Record, retries: int) -> Verdict:
         if endpoint.side == OLD:
             if streak.failures and endpoint.service not in new_down:
                 notes.append(f"the old version fails alone, not the new one's fault: {text}")
-        elif streak.failures < retries:
+        elif streak.failures == 0:
             continue
+        elif streak.failures < retries:
+            if endpoint.side == NEW or (streak.of_old < streak.failures and endpoint.service not in old_failing):
+                failing.append(text)
         elif endpoint.service in old_down and (endpoint.side == NEW or endpoint.service in new_down):
             hold.append(f"old and new version both fail, not the new one's fault: {text}")
         elif endpoint.side == PUBLIC and (streak.of_old == streak.failures or endpoint.service in old_down):
             notes.append(f"the old version fails alone, not the new one's fault: {text}")
         else:
             abort.append(text)
-    return Verdict(tuple(abort), tuple(hold), tuple(notes))
+    return Verdict(tuple(abort), tuple(hold), tuple(notes), tuple(failing))
 
 
 def _services_down(record: Record, side: str, failures: int) -> set[str]:

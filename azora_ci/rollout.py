@@ -209,6 +209,12 @@ class Traffic:
     missing: Mapping[tuple[str, str], int] = field(default_factory=dict)
 
 
+def unseen(pairs: Iterable[tuple[str, bool]], limits: Limits) -> Traffic:
+    """Return the verdict where no counter could be read yet: all requests lack. ``pairs``: service, and whether it has an old version."""
+    sides = [(service, side) for service, has_old in pairs for side in ((NEW, OLD) if has_old else (NEW,))]
+    return Traffic(missing=dict.fromkeys(sides, limits.minimum_requests))
+
+
 def judge_traffic(pairs: Mapping[str, tuple[Counters, Counters | None]], limits: Limits) -> Traffic:
     """Compare service -> (new, old) counters; old is None on a first deployment."""
     abort: list[str] = []
@@ -298,15 +304,16 @@ def next_action(progress: Progress, health: Verdict, traffic: Traffic, *, inconc
         return Decision(Action.ABORT, "; ".join(health.abort))
     if traffic.abort and not health.hold:
         return Decision(Action.ABORT, "; ".join(traffic.abort))
+    hold = (*health.hold, *(f"not judged while both fail: {reason}" for reason in traffic.abort))
     if progress.elapsed < progress.length:
-        return Decision(Action.WATCH, "; ".join((*health.hold, *health.notes)) or "healthy")
+        return Decision(Action.WATCH, "; ".join((*hold, *health.notes)) or "healthy")
     held_out = progress.elapsed >= progress.length + progress.hold
-    if health.hold:
-        reason = "; ".join(health.hold)
+    if hold or health.failing:  # a stage does not end on a failed probe: after the last one nobody would see the next
+        reason = "; ".join((*hold, *health.failing))
         return Decision(Action.ABORT, f"held {progress.hold:g} s, still: {reason}") if held_out else Decision(Action.HOLD, reason)
     if traffic.missing:
         lacking = ", ".join(f"{service} ({side} version) lacks {count}" for (service, side), count in traffic.missing.items())
-        reason = f"inconclusive, too few requests to compare: {lacking}"
+        reason = "; ".join((f"inconclusive, too few requests to compare: {lacking}", *health.notes))
         if not held_out:
             return Decision(Action.HOLD, reason)
         return Decision(Action.ABORT if inconclusive == "abort" else Action.ADVANCE, f"{reason}; configured to {inconclusive}")

@@ -69,7 +69,7 @@ def after(ticks: list[dict[Endpoint, Answer]]) -> Record:
 
 def test_failures_in_a_row_abort_and_not_one_fewer():
     new = endpoint()
-    assert judge(after([{new: BAD}] * 2), 3) == Verdict()
+    assert judge(after([{new: BAD}] * 2), 3) == Verdict(failing=("api new failed 2 of 3 probes in a row (HTTP 500)",))
     verdict = judge(after([{new: BAD}] * 3), 3)
     assert verdict.abort == ("api new failed 3 of 3 probes in a row (HTTP 500)",)
 
@@ -126,3 +126,50 @@ def test_a_public_failure_that_nobody_can_be_blamed_for_aborts():
 def test_an_endpoint_that_is_no_longer_probed_is_forgotten():
     new, other = endpoint(name="api"), endpoint(name="auth")
     assert judge(after([{new: BAD}] * 3 + [{other: GOOD}]), 3) == Verdict()
+
+
+def test_a_public_failure_of_the_old_version_does_not_hold_a_stage():
+    public, new, old = endpoint(PUBLIC), endpoint(), endpoint(OLD)
+    of_old = answer({}, 500, deployment=OLD_ID)
+    assert judge(after([{public: of_old, new: GOOD}]), 3).failing == ()
+    assert judge(after([{public: BAD, new: GOOD, old: BAD}]), 3).failing == ()  # the edge names nobody, but the old version is down
+    assert judge(after([{public: BAD, new: GOOD}]), 3).failing != ()
+
+
+def test_one_old_instance_of_several_that_fails_alone_is_said_and_aborts_nothing():
+    new, broken = endpoint(), Endpoint("api#1", "api", OLD, "http://a")
+    fine = Endpoint("api#2", "api", OLD, "http://b")
+    verdict = judge(after([{new: GOOD, broken: BAD, fine: answer({"status": "healthy", "version": "1.0.0"})}] * 5), 3)
+    assert verdict == Verdict(
+        notes=("the old version fails alone, not the new one's fault: api#1 failed 5 of 3 probes in a row (HTTP 500)",)
+    )
+
+
+ENDPOINTS = [
+    Endpoint(f"{service} {side} {number}", service, side, "http://a") for service in "ab" for side in (NEW, OLD, PUBLIC) for number in "12"
+]
+ticks = st.lists(st.lists(st.sampled_from(["good", "bad", "bad by old", "bad by new"]), min_size=12, max_size=12), min_size=1, max_size=8)
+
+
+@given(ticks, st.integers(1, 4))
+def test_whatever_is_answered_the_verdict_is_fair(rows, retries):
+    answers = {
+        "good": answer({"status": "healthy", "version": "1.1.0"}),
+        "bad": BAD,
+        "bad by old": answer({}, 500, deployment=OLD_ID),
+        "bad by new": answer({}, 500, deployment=NEW_ID),
+    }
+    record = after([dict(zip(ENDPOINTS, (answers[name] for name in row), strict=True)) for row in rows])
+    verdict = judge(record, retries)
+    said = " ".join((*verdict.abort, *verdict.hold, *verdict.notes, *verdict.failing))
+    for one in ENDPOINTS:
+        streak = record.streaks[one.name]
+        named = [text for text in verdict.abort if text.startswith(one.name)]
+        if named:  # nobody is taken back for an old instance, for too few failures, or for what the edge gave to the old version
+            assert one.side != OLD
+            assert streak.failures >= retries
+            assert one.side == NEW or streak.of_old < streak.failures
+        if one.side == NEW and streak.failures:  # no failure of the new version goes unsaid
+            assert f"{one.name} failed" in said
+    if not any(record.streaks[one.name].failures for one in ENDPOINTS):
+        assert verdict == Verdict()

@@ -27,6 +27,7 @@ from azora_ci.rollout import (
     slower_than,
     stages,
     synthetic_now,
+    unseen,
 )
 
 LIMITS = Limits(error_points=1.0, latency_factor=3.0, minimum_requests=149)
@@ -188,6 +189,10 @@ FINE, LACKING = Traffic(), Traffic(missing={("api", NEW): 9})
         (90, Verdict(), LACKING, "pass", Action.ADVANCE),
         (90, Verdict(), LACKING, "abort", Action.ABORT),
         (60, Verdict(notes=("old",)), FINE, "abort", Action.ADVANCE),
+        (10, Verdict(failing=("x",)), FINE, "abort", Action.WATCH),
+        (60, Verdict(failing=("x",)), FINE, "pass", Action.HOLD),  # no stage ends on a failed probe
+        (90, Verdict(failing=("x",)), FINE, "pass", Action.ABORT),
+        (60, Verdict(), unseen([("api", True)], LIMITS), "pass", Action.HOLD),  # counters that were never read are no pass
     ],
 )
 def test_what_happens_next(elapsed, health, traffic, inconclusive, action):
@@ -198,16 +203,47 @@ def test_what_happens_next(elapsed, health, traffic, inconclusive, action):
 
 @given(
     st.floats(0, 1000),
-    st.builds(Verdict, st.sampled_from([(), ("a",)]), st.sampled_from([(), ("h",)]), st.sampled_from([(), ("n",)])),
+    st.builds(Verdict, *[st.sampled_from([(), (word,)]) for word in ("because a", "because h", "because n", "because f")]),
     st.sampled_from([FINE, LACKING, Traffic(abort=("t",))]),
     st.sampled_from(["pass", "abort"]),
 )
 def test_no_verdict_with_a_reason_to_abort_ever_advances(elapsed, health, traffic, inconclusive):
     found = next_action(Progress(elapsed, 60, 30), health, traffic, inconclusive=inconclusive)
-    if health.abort or health.hold or traffic.abort or elapsed < 60:
+    if health.abort or health.hold or health.failing or traffic.abort or elapsed < 60:
         assert found.action is not Action.ADVANCE
     if elapsed >= 90:
         assert found.action in {Action.ADVANCE, Action.ABORT}
+    if elapsed >= 60 and traffic.missing and not (health.abort or health.hold or health.failing):
+        assert "inconclusive" in found.reason  # never silent
+    if not health.abort and not (traffic.abort and not health.hold):
+        assert all(text in found.reason for text in health.hold)
+    if found.action is Action.ADVANCE:
+        assert all(text in found.reason for text in health.notes)
+
+
+def test_counters_that_were_never_read_lack_everything():
+    assert unseen([("api", True), ("auth", False)], LIMITS) == Traffic(missing={("api", NEW): 149, ("api", OLD): 149, ("auth", NEW): 149})
+
+
+def test_traffic_that_is_not_judged_while_both_versions_fail_is_said():
+    found = next_action(Progress(10, 60, 30), Verdict(hold=("both fail",)), Traffic(abort=("api: 5 of 9",)), inconclusive="pass")
+    assert found.reason == "both fail; not judged while both fail: api: 5 of 9"
+
+
+counts = st.tuples(st.integers(0, 300), st.integers(0, 300)).map(lambda found: counters(sum(found), found[0]))
+
+
+@given(counts, counts, st.integers(0, 40))
+def test_more_failures_of_the_old_version_never_turn_against_the_new_one(new, old, more):
+    worse = counters(old.requests, min(old.requests, old.errors + more))
+    if judge_traffic({"api": (new, worse)}, LIMITS).abort:
+        assert judge_traffic({"api": (new, old)}, LIMITS).abort
+
+
+@given(counts, counts)
+def test_a_version_that_fails_no_more_often_than_the_old_one_is_not_taken_back(new, old):
+    if new.failed_share <= old.failed_share:
+        assert judge_traffic({"api": (new, old)}, LIMITS).abort == ()
 
 
 # --- what people read --------------------------------------------------------------------------------------------------
