@@ -288,12 +288,13 @@ class Rollout:
         detail = {"seconds_to_safe": round(returned.seconds, 3), "proved": returned.proved, "detail": returned.detail}
         self.evidence["abort"].update(detail)
         self.evidence["rollback_available"] = False
-        mark = "✓" if returned.proved else "✗"
-        self.job.say(f"{mark} all traffic is on {returned.to or 'no version'} after {returned.seconds:.2f} s: {returned.detail}")
-        self.job.actions.summary(
-            f"**Traffic went back to {returned.to or 'no version'}** in {returned.seconds:.2f} s, "
-            f"{'proved' if returned.proved else 'NOT proved'}: {returned.detail}"
-        )
+        to, seconds = returned.to or "no version", f"{returned.seconds:.2f} s"
+        if returned.proved:
+            self.job.say(f"✓ all traffic is on {to} after {seconds}: {returned.detail}")
+            self.job.actions.summary(f"**Traffic went back to {to}** in {seconds}, proved: {returned.detail}")
+        else:  # the seconds are those of what could be reached
+            self.job.say(f"✗ that all traffic is on {to} is NOT proved; where the edge answered, it was after {seconds}: {returned.detail}")
+            self.job.actions.summary(f"**Traffic went back to {to}, NOT proved**; where the edge answered, in {seconds}: {returned.detail}")
         self.finish("cancelled" if cancelled else "rolled_back" if returned.to else "failed")
 
     def finish(self, status: str) -> None:

@@ -30,6 +30,7 @@ RENEWALS_PER_LEASE = 5
 LONGEST_SILENCE = 2 / 3  # of a lease: then all hosts go back together, before this one does so alone
 ROLLBACK = ", rollback: "  # in the name of a lock's owner, before the reason
 ANSWER_SECONDS = 10.0  # for one answer of the guard; it writes and syncs before it answers
+WAY_BACK = {"abort", "stopped", "removed"}  # events that must be kept on a full disk, too
 EDGE_FOLDER = Path("/edge")  # the volume of the routes, as edge and guard see it
 CLOCK_LIMIT = timedelta(minutes=5)  # between the host's clock and the runner's: the journal's and the record's times must agree
 
@@ -42,7 +43,7 @@ class GuardClient:
         self.token: int | None = None
         self.lease_seconds = 45.0
         self._address = address
-        self._dial, self._clock, self._recover = dial, clock, recover
+        self._dial, self._clock, self.recover = dial, clock, recover
 
     def await_answer(self) -> Any:
         """Wait for a guard that was just started and return its status. Raises UnreachableError."""
@@ -74,7 +75,7 @@ class GuardClient:
         try:
             return self._ask(path, document)
         except UnreachableError:
-            self._recover()
+            self.recover()
             return self._ask(path, document)
 
     def _ask(self, path: str, document: Mapping[str, Any] | None = None) -> Any:
@@ -95,6 +96,8 @@ class GuardClient:
             connection.close()
         if status == 409:
             raise self._refused(path, answer["error"])
+        if status == 507:
+            raise _full(self.host, answer["error"])
         if status != 200:
             raise UnreachableError(
                 "The guard did not understand",
@@ -167,11 +170,15 @@ class Lease:
             except AzoraError:
                 continue  # asked again soon; renew() says when it has been too long
 
+    def silent(self) -> float:
+        """Return for how many seconds the guard has not answered."""
+        return self._clock.monotonic() - self._renewed
+
     def renew(self) -> None:
         """Raise NotTrueError when the lock was taken over, UnreachableError when the lease is about to run out."""
         if self._refused is not None:
             raise self._refused
-        silent = self._clock.monotonic() - self._renewed
+        silent = self.silent()
         if silent > self._guard.lease_seconds * LONGEST_SILENCE:
             raise UnreachableError(
                 "A production host is not reached any more",
@@ -196,6 +203,19 @@ class Lease:
             token = self._guard.ask("/lock", {**wanted, "fence": True, "reason": reason})["token"]
             self._guard.ask("/unlock", {"token": token, "reason": reason})
         return held
+
+
+class DiskFullError(NotTrueError):
+    """The host's disk has no room for a change; routes are as they were."""
+
+
+def _full(host: str, reason: str) -> DiskFullError:
+    return DiskFullError(
+        "The host's disk is full",
+        what=f"the guard cannot write to its volume ({reason}); routes are as they were",
+        where=f"guard of {host}",
+        next_step="make room on the host (docker system df, journalctl --vacuum-size=…), then re-run the job",
+    )
 
 
 def _named(owner: Owner) -> str:
@@ -239,7 +259,7 @@ class GuardedJournal:
         elif event == "going-back":
             self._guard.change("abort", reason=facts.get("reason"), event=entry)
         else:
-            self._guard.change("note", event=entry)
+            self._guard.change("note", event=entry, back=event in WAY_BACK)
         with self._guarded:
             history.apply(entry)
 
@@ -264,10 +284,17 @@ class GuardedEdge(Edge):
                 next_step="deploy to this host once, or run: python -m azora_ci edge install",
             ) from error
 
+    def _get(self, path: str) -> Mapping[str, Any]:
+        try:
+            return super()._get(path)
+        except UnreachableError:
+            self._guard.recover()  # it may be the connection, not the edge
+            return super()._get(path)
+
     def switch(self, state: EdgeState) -> str:
         """Put a state in force by the guard's one rename. From the first weight of a canary on, a lease holds it."""
         generation = f"{self._guard.token}-{next(self._numbers)}"
         files = {name: json.dumps(document) for name, document in envoy_config.render(state, EDGE_FOLDER, generation).items()}
         hold = state.canary is not None and state.percent > 0
-        self._guard.change("apply", generation=generation, files=files, hold=hold)
+        self._guard.change("apply", generation=generation, files=files, hold=hold, back=state.canary is None)
         return generation

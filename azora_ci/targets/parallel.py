@@ -33,8 +33,10 @@ def outcomes(
     *,
     seconds: float | None = None,
     halt: Callable[[], None] | None = None,
+    lost: Callable[[Item], bool] = lambda _item: False,
 ) -> list[Outcome[Item, Result]]:
-    """Do ``work`` for every item, ``AT_ONCE`` at a time, and return what came of each, in order; ``done`` is false after ``seconds``.
+    """Do ``work`` for every item, ``AT_ONCE`` at a time, and return what came of each, in order; ``done`` is false after ``seconds``,
+    or when the item is ``lost``, which is asked again and again while its work goes on.
 
     When this thread is interrupted, or an item fails, ``halt`` is called: it tells the others to stop.
     """
@@ -55,18 +57,20 @@ def outcomes(
     for one in found:
         threading.Thread(target=do, args=(one,), daemon=True).start()
     try:
-        _await(found, finished, clock, seconds)
+        _await(found, finished, clock, seconds, lost)
     except BaseException:
         if halt is not None:
             halt()
-        _await(found, finished, clock, END_SECONDS)
+        _await(found, finished, clock, END_SECONDS, lost)
         raise
     return found
 
 
-def _await(found: list[Outcome[Item, Result]], finished: threading.Semaphore, clock: Clock, seconds: float | None) -> None:
+def _await(
+    found: list[Outcome[Item, Result]], finished: threading.Semaphore, clock: Clock, seconds: float | None, lost: Callable[[Item], bool]
+) -> None:
     deadline = None if seconds is None else clock.monotonic() + seconds
-    while not all(one.done for one in found):
+    while not all(one.done or lost(one.item) for one in found):
         left = None if deadline is None else deadline - clock.monotonic()
         if left is not None and left <= 0:
             return

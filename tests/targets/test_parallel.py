@@ -59,3 +59,19 @@ def test_what_is_not_done_in_time_is_left_behind():
     never.set()
     assert (found[0].done, found[0].result) == (True, "done")
     assert found[1].result is None
+
+
+def test_who_is_lost_is_left_behind_and_who_is_slow_is_not():
+    never, silent = threading.Event(), threading.Event()
+
+    def work(number):
+        if number == 1:
+            never.wait(30)
+        else:
+            time.sleep(0.3)  # longer than it takes to know that the other is lost
+        return number
+
+    silent.set()
+    found = outcomes([0, 1], work, Clock(), lost=lambda number: number == 1 and silent.is_set())
+    never.set()
+    assert [one.result for one in found] == [0, None]
