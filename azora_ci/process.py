@@ -173,6 +173,11 @@ class Processes:
         self._actions.say(self.masked(line))
         self.log_line(line)
 
+    def warning(self, title: str, text: str) -> None:
+        """Annotate the run with a warning and keep it in the log."""
+        self._actions.warning(self.masked(title), self.masked(text))
+        self.log_line(f"{title}: {text}")
+
     def run(  # noqa: PLR0913 - the options of a command, all by keyword
         self,
         argv: Sequence[str],

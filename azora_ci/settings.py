@@ -285,6 +285,13 @@ def production_hosts(text: str) -> str:
     return text
 
 
+def production_user(text: str) -> str:
+    """Check the name of a user (imported late: the SSH edge owns the format)."""
+    from azora_ci.ssh_folder import user_name
+
+    return user_name(text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProductionHosts:
     """How production hosts are reached; only the docker_hosts target demands them. Names are the guide's."""
@@ -294,7 +301,7 @@ class ProductionHosts:
         required=False, secret=True,
     )  # fmt: skip
     prod_user: Secret | None = variable(
-        "PROD_USER", "user on them, who may use Docker's socket", example="deploy", required=False, secret=True
+        "PROD_USER", "user on them, who may use Docker's socket", example="deploy", parse=production_user, required=False, secret=True
     )
     prod_key: Secret | None = variable(
         "PROD_KEY", "private SSH key of that user, all lines", example="-----BEGIN OPENSSH PRIVATE KEY-----…", required=False, secret=True

@@ -1,33 +1,31 @@
 """One OpenSSH connection per production host: it forwards the Docker socket and a SOCKS port, and runs no command there.
 
-The host needs an sshd with ``AllowTcpForwarding`` and ``AllowStreamLocalForwarding``. Host keys are always checked, against pinned
-ones; accepting an unknown key once is an explicit opt-in. The private key lies in a file of mode 0600 in a folder of its own, which is
-wiped at the end; it is never on a command line. Options as in ssh_config(5).
+The host needs an sshd with ``AllowTcpForwarding`` and ``AllowStreamLocalForwarding``. Host keys are always checked, against pinned or
+recorded ones; accepting an unknown key once is an explicit opt-in. What names production is in the files of ``ssh_folder``.
+
+A jump host is a connection of its own that forwards the host's sshd. OpenSSH's ProxyJump would put the production host's name on the
+command line of a second ssh.
 """
 
 from __future__ import annotations
 
-import contextlib
 import http.client
-import os
 import re
-import shutil
 import socket
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Any, Self
 
 from azora_ci.clock import Clock
 from azora_ci.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
+from azora_ci.host_keys import HostKey, known_name
 from azora_ci.process import Child, Processes
-from azora_ci.settings import Secret
+from azora_ci.ssh_folder import CONNECT_SECONDS, Credentials, config_text, user_name
 
 DOCKER_SOCKET = "/var/run/docker.sock"
-CONNECT_SECONDS = 10
 ATTEMPTS = 4  # of opening a connection; waits 1, 2, 4 s between them
-KEEP_ALIVE = ("ServerAliveInterval=5", "ServerAliveCountMax=3")  # a dead peer is noticed after 15 s
 _HOST = re.compile(r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -57,72 +55,26 @@ def parse_hosts(text: str) -> tuple[HostAddress, ...]:
     return tuple(hosts)
 
 
-def normal_key(text: str) -> str:
-    """Return a private key as OpenSSH wants it: no carriage returns, a final newline. Raises ValueError when it is none."""
-    key = text.replace("\r\n", "\n").replace("\r", "\n").strip("\n") + "\n"
-    if not re.match(r"-----BEGIN [A-Z ]*PRIVATE KEY-----\n", key):
-        raise ValueError("is not a private key in PEM or OpenSSH format")
-    return key
+@dataclass(frozen=True)
+class JumpHost:
+    """A host through which production is reached, and the user there (None: the same as in production)."""
+
+    address: HostAddress
+    user: str | None = None
 
 
-class Credentials:
-    """User, private key and pinned host keys, as files that live only as long as this object."""
-
-    def __init__(self, user: str, key: Secret, *, known_hosts: str | None, accept_new: bool = False) -> None:
-        if known_hosts is None and not accept_new:
-            raise BadInputError(
-                "No host key is pinned",
-                what="without a pinned key anyone on the path could pose as the production host",
-                where="PROD_KNOWN_HOSTS",
-                next_step="set it to the output of: ssh-keyscan HOST (compared with the host's own keys), or, for the very first"
-                " deployment only, set PROD_ACCEPT_NEW_HOST_KEY=true",
-            )
-        self.user = user
-        self.accept_new = accept_new and known_hosts is None
-        self.folder = Path(tempfile.mkdtemp(prefix="azora-ssh-"))  # mode 0700
-        self.key_file = self.folder / "key"
-        self.known_hosts_file = self.folder / "known_hosts"
-        descriptor = os.open(self.key_file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            file.write(normal_key(key.reveal()))
-        self.known_hosts_file.write_text(known_hosts.replace("\r", "").rstrip("\n") + "\n" if known_hosts else "", encoding="utf-8")
-
-    def host_keys(self) -> str:
-        """Return the known host keys, for pinning; after the first connection with ``accept_new`` the new one is among them."""
-        return self.known_hosts_file.read_text(encoding="utf-8")
-
-    def wipe(self) -> None:
-        """Overwrite the key and remove the folder."""
-        with contextlib.suppress(OSError):
-            self.key_file.write_bytes(b"\0" * self.key_file.stat().st_size)
-        shutil.rmtree(self.folder, ignore_errors=True)
+def parse_jump(text: str) -> JumpHost:
+    """Return what ``PROD_JUMP_HOST`` says: ``[user@]host[:port]``. Raises ValueError with a reason."""
+    user, at, place = text.strip().rpartition("@")
+    hosts = parse_hosts(place)
+    if len(hosts) != 1:
+        raise ValueError("names more than one host")
+    return JumpHost(hosts[0], user_name(user) if at else None)
 
 
-def tunnel_argv(
-    address: HostAddress, credentials: Credentials, *, socket_path: Path, socks_port: int, remote_socket: str
-) -> tuple[str, ...]:
-    """Return the command that forwards the remote Docker socket to ``socket_path`` and opens a SOCKS port on loopback."""
-    options = (
-        "BatchMode=yes",
-        f"ConnectTimeout={CONNECT_SECONDS}",
-        "ExitOnForwardFailure=yes",
-        "IdentitiesOnly=yes",
-        "IdentityAgent=none",
-        "PasswordAuthentication=no",
-        f"StrictHostKeyChecking={'accept-new' if credentials.accept_new else 'yes'}",
-        f"UserKnownHostsFile={credentials.known_hosts_file}",
-        "GlobalKnownHostsFile=none",
-        "HashKnownHosts=no",
-        "StreamLocalBindMask=0177",
-        "ControlPath=none",
-        "LogLevel=INFO",
-        *KEEP_ALIVE,
-    )
-    flags = tuple(part for option in options for part in ("-o", option))
-    return (
-        "ssh", "-F", "none", "-N", "-T", "-i", str(credentials.key_file), "-p", str(address.port), "-l", credentials.user, *flags,
-        "-L", f"{socket_path}:{remote_socket}", "-D", f"127.0.0.1:{socks_port}", "--", address.host,
-    )  # fmt: skip
+def ssh_argv(config_file: Path, alias: str) -> tuple[str, ...]:
+    """Return the command that opens the connection which a configuration file describes; it names nobody and nothing."""
+    return ("ssh", "-F", str(config_file), "-N", "-T", alias)
 
 
 _REASONS: tuple[tuple[str, type[AzoraError], str, str], ...] = (
@@ -136,17 +88,33 @@ _REASONS: tuple[tuple[str, type[AzoraError], str, str], ...] = (
 )  # fmt: skip
 
 
-def explain(stderr: str, address: HostAddress) -> AzoraError:
-    """Return the error that OpenSSH's messages mean."""
+def explain(stderr: str, where: str, known: Iterable[HostKey] = ()) -> AzoraError:
+    """Return the error that OpenSSH's messages mean; ``known`` are the keys that the host might have shown."""
+    said = _without_art(stderr)[-500:]
     for sign, kind, title, next_step in _REASONS:
         if sign in stderr:
-            return kind(title, what=stderr.strip()[-500:], where=f"PROD_HOST {address}", next_step=next_step)
+            what = _other_key(stderr, known) if kind is NotTrueError else said
+            return kind(title, what=what, where=where, next_step=next_step)
     return UnreachableError(
         "Production host cannot be reached",
-        what=stderr.strip()[-500:] or f"no answer within {CONNECT_SECONDS} s",
-        where=f"PROD_HOST {address}",
+        what=said or f"no answer within {CONNECT_SECONDS} s",
+        where=where,
         next_step="check that sshd runs there, that the runner may reach it, and that the port is right",
     )
+
+
+def _other_key(stderr: str, known: Iterable[HostKey]) -> str:
+    """Say which key was expected and which one was shown; OpenSSH names a key of a type that is not known by its type only."""
+    expected = ", ".join(f"{one.fingerprint} ({one.key_type})" for one in known) or "(none)"
+    found = re.search(r"sent by the remote host is\s+(SHA256:[A-Za-z0-9+/]+)", stderr)
+    kind = re.search(r"No (\S+) host key is known", stderr)
+    shown = found[1] if found else f"a key of type {kind[1]}, of which none is known" if kind else _without_art(stderr)[-200:]
+    return f"known: {expected}; the host shows: {shown}"
+
+
+def _without_art(stderr: str) -> str:
+    """Return OpenSSH's messages without the picture of the host key."""
+    return "\n".join(line for line in stderr.splitlines() if not line.startswith(("+--", "|", "Host key fingerprint is"))).strip()
 
 
 class UnixConnection(http.client.HTTPConnection):
@@ -186,6 +154,18 @@ def socks_connect(socks_port: int, host: str, port: int, *, timeout: float) -> s
     return connection
 
 
+def forward_line(port: int, host: str, remote_port: int) -> str:
+    """Return the line of ssh_config that forwards a port on loopback to an address as seen from the far end."""
+    return f"LocalForward 127.0.0.1:{port} {f'[{host}]' if ':' in host else host}:{remote_port}"
+
+
+def is_listening(port: int) -> bool:
+    """Say whether something listens on this port of loopback."""
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
 def free_port() -> int:
     """Return a port on loopback that was free a moment ago."""
     with socket.socket() as probe:
@@ -194,84 +174,172 @@ def free_port() -> int:
         return port
 
 
-class Connection:
-    """A connection to one host, opened again when it breaks. Use as a context manager."""
+class Tunnel:
+    """An SSH connection that forwards something, opened again when it breaks. Use as a context manager.
 
-    def __init__(
+    ``alias`` is the connection's name on the command line; ``place`` (such as ``PROD_HOST web1``) says in errors where it leads.
+    """
+
+    def __init__(  # noqa: PLR0913 - the parts of a connection, all by keyword
         self,
         address: HostAddress,
         *,
         credentials: Credentials,
         processes: Processes,
         clock: Clock,
-        remote_socket: str = DOCKER_SOCKET,
+        alias: str = "azora-1",
+        jump: JumpHost | None = None,
+        user: str | None = None,
+        variable: str = "PROD_HOST",
         say: Callable[[str], None] | None = None,
     ) -> None:
         self.address = address
-        self._credentials = credentials
+        self.alias = alias
+        self.credentials = credentials
+        self._user = user
+        self._place = f"{variable} {address}"
         self._processes = processes
         self._clock = clock
-        self._remote_socket = remote_socket
         self._say = say or (lambda _line: None)
-        self._folder = Path(tempfile.mkdtemp(prefix="azora-tunnel-"))
         self._child: Child | None = None
-        self.docker_socket = self._folder / "docker.sock"
-        self.socks_port = 0
+        self._via: _JumpTunnel | None = None
+        if jump is not None:
+            self._via = _JumpTunnel(
+                jump.address, to=address, credentials=credentials, processes=processes, clock=clock, alias=f"{alias}-jump", user=jump.user,
+                variable="PROD_JUMP_HOST", say=say,
+            )  # fmt: skip
 
-    def __enter__(self) -> Connection:
+    def __enter__(self) -> Self:
         self.open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def open(self) -> None:
-        """Connect, at most ``ATTEMPTS`` times where trying again can help. Raises the errors of ``explain``."""
-        for attempt in range(1, ATTEMPTS + 1):
+    @property
+    def name(self) -> str:
+        """Return the name under which the host's keys are known."""
+        return known_name(self.address.host, self.address.port)
+
+    def open(self, attempts: int | None = None) -> None:
+        """Connect, at most ``attempts`` (``ATTEMPTS``) times where trying again can help. Raises the errors of ``explain``."""
+        most = attempts or ATTEMPTS
+        for attempt in range(1, most + 1):
             try:
                 return self._open_once()
             except UnreachableError as error:
-                if attempt == ATTEMPTS:
+                if attempt == most:
                     raise
-                self._say(f"{self.address}: {error.title.lower()}, attempt {attempt} of {ATTEMPTS}: {error.what.splitlines()[-1]}")
+                self._say(f"{self.address}: {error.title.lower()}, attempt {attempt} of {most}: {error.what.splitlines()[-1]}")
                 self._clock.sleep(2 ** (attempt - 1))
         return None
 
     def ensure(self) -> None:
         """Open the connection again if it broke."""
-        if self._child is None or self._child.poll() is not None:
+        if not self.is_open():
             self._say(f"{self.address}: connection lost, opening it again")
             self.open()
 
+    def is_open(self) -> bool:
+        """Say whether it is open, as far as OpenSSH has noticed."""
+        return self._child is not None and self._child.poll() is None
+
     def close(self) -> None:
-        """End the connection and remove its sockets."""
+        """End the connection."""
         if self._child is not None:
             self._child.end()
             self._child = None
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if self._via is not None:
+            self._via.close()
+
+    # --- what a kind of tunnel says ---------------------------------------------------------------------------------------
+
+    def _forwards(self) -> tuple[str, ...]:
+        """Return the lines of ssh_config that forward something; they may choose new ports each time."""
+        raise NotImplementedError
+
+    def _is_ready(self) -> bool:
+        """Say whether the forwarded thing is there on this side."""
+        raise NotImplementedError
+
+    def _check(self) -> None:
+        """Ask the far end through the tunnel. Raises errors of the family."""
+
+    # --- opening ----------------------------------------------------------------------------------------------------------
 
     def _open_once(self) -> None:
         if self._child is not None:
             self._child.end()
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        self.docker_socket.unlink(missing_ok=True)
-        self.socks_port = free_port()
-        argv = tunnel_argv(
-            self.address, self._credentials, socket_path=self.docker_socket, socks_port=self.socks_port, remote_socket=self._remote_socket
-        )
-        self._child = self._processes.start(argv)
+        if self._via is not None and not self._via.is_open():
+            self._via.open()
+        forwards = self._forwards()
+        config_file = self.credentials.write(f"config-{self.alias}", config_text(self.alias, self._options(), forwards))
+        self._child = self._processes.start(ssh_argv(config_file, self.alias))
         deadline = self._clock.monotonic() + CONNECT_SECONDS + 5
-        while not self.docker_socket.exists():
+        while not self._is_ready():
             if self._child.poll() is not None:
                 self._child.wait(5)
-                raise explain(self._child.stderr_text, self.address)
+                raise self._explained()
             if self._clock.monotonic() > deadline:
                 self._child.end()
-                raise explain("", self.address)
+                raise self._explained()
             self._clock.sleep(0.05)
-        self._ping()
+        found = re.search(r"Host key fingerprint is (SHA256:\S+)", self._child.stderr_text)
+        self.credentials.note(self.name, found[1] if found else None)
+        self._check()
 
-    def _ping(self) -> None:
+    def _options(self) -> Mapping[str, str]:
+        options = self.credentials.options_for(self.name)
+        if self._user is not None:
+            options["User"] = self._user
+        if self._via is None:
+            return options | {"HostName": self.address.host, "Port": str(self.address.port)}
+        return options | {"HostName": "127.0.0.1", "Port": str(self._via.port), "HostKeyAlias": self.name}
+
+    def _explained(self) -> AzoraError:
+        assert self._child is not None  # noqa: S101 - it has just failed
+        return explain(self._child.stderr_text, self._place, self.credentials.known(self.name))
+
+
+class _JumpTunnel(Tunnel):
+    """The connection to a jump host; ``port`` on loopback is the sshd of the production host behind it."""
+
+    def __init__(self, address: HostAddress, *, to: HostAddress, **parts: Any) -> None:
+        super().__init__(address, **parts)
+        self._to = to
+        self.port = 0
+
+    def _forwards(self) -> tuple[str, ...]:
+        self.port = free_port()
+        return (forward_line(self.port, self._to.host, self._to.port),)
+
+    def _is_ready(self) -> bool:
+        return is_listening(self.port)
+
+
+class Connection(Tunnel):
+    """A connection to one production host: its Docker socket as a file, and a SOCKS port."""
+
+    def __init__(self, address: HostAddress, *, remote_socket: str = DOCKER_SOCKET, **parts: Any) -> None:
+        super().__init__(address, **parts)
+        self._remote_socket = remote_socket
+        self.docker_socket = self.credentials.folder / f"{self.alias}.sock"
+        self.socks_port = 0
+
+    def close(self) -> None:
+        """End the connection and remove its socket."""
+        super().close()
+        self.docker_socket.unlink(missing_ok=True)
+
+    def _forwards(self) -> tuple[str, ...]:
+        self.docker_socket.unlink(missing_ok=True)
+        self.socks_port = free_port()
+        return f"LocalForward {self.docker_socket} {self._remote_socket}", f"DynamicForward 127.0.0.1:{self.socks_port}"
+
+    def _is_ready(self) -> bool:
+        return self.docker_socket.exists()
+
+    def _check(self) -> None:
         """Ask Docker through the tunnel; the answer to a forbidden forwarding comes only now."""
         connection = UnixConnection(self.docker_socket, timeout=CONNECT_SECONDS)
         try:

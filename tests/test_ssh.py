@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import ssh
+from azora_ci import ssh, ssh_folder
 from azora_ci.actions import Actions
 from azora_ci.clock import Clock
 from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
@@ -56,7 +56,7 @@ class Opened:
 
     def connection(self, sshd, *, key=None, known_hosts="pinned", accept_new=False, port=None):
         pinned = sshd.known_hosts if known_hosts == "pinned" else known_hosts
-        credentials = ssh.Credentials(sshd.user, Secret(key or sshd.key), known_hosts=pinned, accept_new=accept_new)
+        credentials = ssh_folder.Credentials(sshd.user, Secret(key or sshd.key), known_hosts=pinned, accept_new=accept_new)
         address = ssh.HostAddress("127.0.0.1", port or sshd.port)
         made = ssh.Connection(
             address, credentials=credentials, processes=self.processes, clock=Clock(), remote_socket=str(self.docker_socket),
@@ -95,9 +95,9 @@ def test_bad_hosts_are_refused(bad):
 
 
 def test_a_pasted_key_is_normalised_and_a_public_key_is_refused():
-    assert ssh.normal_key("-----BEGIN OPENSSH PRIVATE KEY-----\r\nabc\r\n-----END").endswith("\nabc\n-----END\n")
+    assert ssh_folder.normal_key("-----BEGIN OPENSSH PRIVATE KEY-----\r\nabc\r\n-----END").endswith("\nabc\n-----END\n")
     with pytest.raises(ValueError, match="not a private key"):
-        ssh.normal_key("ssh-ed25519 AAAA user@host")
+        ssh_folder.normal_key("ssh-ed25519 AAAA user@host")
 
 
 def test_the_docker_socket_is_forwarded_and_the_key_is_wiped(opened, sshd, processes, tmp_path):
@@ -107,12 +107,27 @@ def test_the_docker_socket_is_forwarded_and_the_key_is_wiped(opened, sshd, proce
         answer.request("GET", "/_ping")
         assert answer.getresponse().read() == b"OK"
         assert credentials.key_file.stat().st_mode & 0o777 == 0o600
-        command_line = Path(f"/proc/{connection._child.pid}/cmdline").read_text()
-        assert "PRIVATE KEY" not in command_line
     credentials.wipe()
     assert not credentials.folder.exists()
     assert not connection.docker_socket.exists()
     assert "PRIVATE KEY" not in (tmp_path / "job.log").read_text()
+
+
+def test_no_command_line_names_production(opened, sshd):
+    connection, credentials = opened.connection(sshd)
+    with connection:
+        parts = Path(f"/proc/{connection._child.pid}/cmdline").read_text().split("\0")
+    assert parts == ["ssh", "-F", str(credentials.folder / "config-azora-1"), "-N", "-T", "azora-1", ""]
+
+
+def test_what_names_production_is_in_files_of_mode_0600(opened, sshd):
+    connection, credentials = opened.connection(sshd)
+    with connection:
+        files = [path for path in credentials.folder.iterdir() if path.is_file()]
+        assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
+        assert credentials.folder.stat().st_mode & 0o777 == 0o700
+        text = (credentials.folder / "config-azora-1").read_text()
+        assert f"  HostName 127.0.0.1\n  Port {sshd.port}\n" in text
 
 
 def test_no_pinned_key_is_refused_unless_opted_in(opened, sshd):
@@ -120,7 +135,8 @@ def test_no_pinned_key_is_refused_unless_opted_in(opened, sshd):
         opened.connection(sshd, known_hosts=None)
     connection, credentials = opened.connection(sshd, known_hosts=None, accept_new=True)
     with connection:
-        assert credentials.host_keys().split()[1:3] == sshd.known_hosts.split()[1:3]
+        (seen,) = credentials.seen.values()
+    assert (seen.source, seen.key.blob) == ("accepted", sshd.known_hosts.split()[2])
 
 
 def test_another_host_key_is_refused(opened, sshd, tmp_path):

@@ -20,7 +20,8 @@ from azora_ci.health import Endpoint
 from azora_ci.process import undisturbed
 from azora_ci.rollout import Counters
 from azora_ci.settings import ProductionHosts, Secret
-from azora_ci.ssh import Connection, Credentials, HostAddress, parse_hosts
+from azora_ci.ssh import Connection, HostAddress, parse_hosts
+from azora_ci.ssh_folder import Credentials
 from azora_ci.targets import Held, Instance, Observation, Owner, Release, Returned, Wiring
 from azora_ci.targets.containers import Containers
 from azora_ci.targets.docker_host import ADMIN_PORT, EDGE_PORT, GUARD_PORT, DockerHost
@@ -107,17 +108,41 @@ class DockerHosts:
         known, accept = access.prod_known_hosts, access.prod_accept_new_host_key
         self._credentials = Credentials(self._user, self._key, known_hosts=known, accept_new=accept)
         try:
-            self._sites = [self._host_site(address, self._credentials) for address in self._hosts]
-            results(outcomes(self._sites, lambda one: one.host.open(), self._clock))
+            numbered = enumerate(self._hosts, start=1)
+            self._sites = [self._host_site(address, self._credentials, f"azora-{number}") for number, address in numbered]
+            self._sites = self._answering(outcomes(self._sites, self._open, self._clock))
         except BaseException:
             self._disconnect()
             raise
-        if self._credentials.accept_new:
-            self._say(f"new host keys were accepted; pin them now, PROD_KNOWN_HOSTS:\n{self._credentials.host_keys()}")
+        if self._credentials.to_be_pinned():
+            self._wiring.processes.warning("New host keys were accepted", self._credentials.to_be_pinned())
 
-    def _host_site(self, address: HostAddress, credentials: Credentials) -> HostSite:
+    def _open(self, one: HostSite) -> None:
+        if not self._wiring.spare_lost_hosts:
+            return one.host.open()
+        one.host.open(SPARED_ATTEMPTS)
+        one.history()  # now is the moment to learn that its daemon or its guard is silent
+        return None
+
+    def _answering(self, found: list[Outcome[HostSite, None]]) -> list[HostSite]:
+        """Return the hosts to go on with: all of them, unless those that cannot be reached are to be left out."""
+        lost = [one for one in found if isinstance(one.error, UnreachableError)]
+        if not self._wiring.spare_lost_hosts or len(lost) == len(found):
+            results(found)
+            return [one.item for one in found]
+        there = [one for one in found if one not in lost]
+        results(there)
+        for one in lost:
+            one.item.host.close()
+            name, error = one.item.host.name, one.error
+            assert isinstance(error, UnreachableError)  # noqa: S101 - so they were chosen
+            self._left_out[name] = f"{error.title}: {error.what}"
+            self._say(f"✗ {name} is not reached ({self._left_out[name]}); going on with {len(there)} of {len(found)} hosts")
+        return [one.item for one in there]
+
+    def _host_site(self, address: HostAddress, credentials: Credentials, alias: str) -> HostSite:
         wiring = self._wiring
-        connection = Connection(address, credentials=credentials, processes=wiring.processes, clock=self._clock, say=self._say)
+        connection = Connection(address, credentials=credentials, processes=wiring.processes, clock=self._clock, alias=alias, say=self._say)
         host = DockerHost(connection, self._settings, wiring)
         guard = GuardClient(host.name, (host.addresses.guard, GUARD_PORT), host.dial, self._clock, host.ensure)
         edge = GuardedEdge(guard, f"{host.addresses.admin}:{ADMIN_PORT}", self._clock, host.dial)

@@ -55,12 +55,12 @@ class Forwarded:
 class FiftyHosts(DockerHosts):
     """The target, with stand-ins for its connections."""
 
-    def _host_site(self, address: HostAddress, credentials: Any) -> docker_hosts.HostSite:
+    def _host_site(self, address: HostAddress, credentials: Any, alias: str) -> docker_hosts.HostSite:
         names = vars(docker_hosts)
         before = names["Connection"]
         names["Connection"] = Forwarded  # the one thing that is not real here
         try:
-            return super()._host_site(address, credentials)
+            return super()._host_site(address, credentials, alias)
         finally:
             names["Connection"] = before
 
