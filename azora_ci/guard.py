@@ -1,4 +1,4 @@
-"""The guard: on every production host, the only writer of the edge's routes. Standard library only, one file: it runs in a container.
+"""The guard: on every production host, the only writer of the edge's routes. Standard library only: it runs in a container.
 
 A runner locks the host, gets a fencing token, and asks for changes with it. From the first weight until the promotion is journalled it
 holds a **lease**, which it must renew; when the lease runs out, the guard puts the old routes back by itself. So a runner that dies, hangs
@@ -8,16 +8,17 @@ or loses its network leaves production on the old version, and a runner that com
 * A change is a *generation*: a folder of files. It counts from the one rename of the symbolic link ``current``.
 * The journal (``journal.jsonl``) is append-only and synced before a change is made, so a guard that is killed knows what it was doing:
   started again with a lease in it, it grants the runner one full lease to come back, then returns.
+* A full disk: no weight rises without room for the way back, which is occupied beforehand (``guard_store.py``); the way up is refused.
 
-HTTP API, JSON in and out; 409 answers say why in ``error``::
+HTTP API, JSON in and out; 409 (not allowed) and 507 (disk full) say why in ``error``; ``back`` lets a request use the reserve::
 
-    GET  /status                                               lock, lease, current generation, last journal entries
+    GET  /status                                               lock, lease, current generation, free bytes, last journal entries
     GET  /files                                                files of the current generation, name -> text
     GET  /journal                                              all events that runners noted, oldest first
     POST /lock     {owner, run_url, deployment_id, seconds, fence, reason}     -> {token}
     POST /renew    {token}                                     -> {lock_seconds, lease_seconds}
-    POST /apply    {token, generation, files, hold, event}     switch to a generation; ``hold`` starts the lease
-    POST /note     {token, event}                              add a runner's event to the journal
+    POST /apply    {token, generation, files, hold, back, event}     switch to a generation; ``hold`` starts the lease
+    POST /note     {token, event, back}                        add a runner's event to the journal
     POST /promote  {token, event}                              the new version stays; ends the lease
     POST /abort    {token, reason, event}                      old routes back; ends the lease
     POST /unlock   {token, reason}
@@ -27,9 +28,7 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
-import shutil
 import signal
 import threading
 import time
@@ -39,7 +38,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-KEPT_GENERATIONS = 20
+from azora_ci.guard_store import FullError, Store
+
 STATUS_ENTRIES = 20  # journal entries shown by /status
 BODY_LIMIT = 16 * 1024 * 1024  # bytes of a request
 LEASE_SECONDS = 45.0  # default of the design
@@ -54,12 +54,10 @@ class Guard:
     """Lock, lease and generations of one edge. ``monotonic`` returns seconds of a clock that never jumps."""
 
     def __init__(self, folder: Path, *, lease_seconds: float = LEASE_SECONDS, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._folder = folder
+        self._store = Store(folder)
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
         self._guarded = threading.RLock()
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "generations").mkdir(exist_ok=True)
         self._lock: dict[str, Any] | None = None
         self._lock_until = 0.0
         self._safe: str | None = None  # generation to return to while a lease is held
@@ -107,44 +105,41 @@ class Guard:
             generation, files = request["generation"], request["files"]
             if not _NAME.fullmatch(generation) or not all(_NAME.fullmatch(name) for name in files):
                 raise RefusedError("names of generations and files are letters, digits, dots, dashes and underscores")
-            self._lay(generation, files)
+            hold, back = bool(request.get("hold")), bool(request.get("back"))
+            self._lay(generation, files, back=back)
             current = self.current()
-            self._write("apply", generation=generation, previous=current, hold=bool(request.get("hold")), event=request.get("event"))
-            if request.get("hold") and self._safe is None:
+            self._write("apply", back=back, generation=generation, previous=current, hold=hold, event=request.get("event"))
+            if hold and self._safe is None:
+                self._write("lease", back=False, safe=current)
                 self._safe = current
-                self._write("lease", safe=current)
             if self._safe is not None:
                 self._lease_until = self._monotonic() + self._lease_seconds
             self._switch(generation)
-            self._sweep()
+            self._store.sweep({generation, self._safe})
             return {"generation": generation, **self._remaining()}
 
     def note(self, request: dict[str, Any]) -> dict[str, Any]:
         """Add an event of the runner's to the journal."""
         with self._guarded:
             self._allowed(request)
-            self._write("note", event=request["event"])
+            self._write("note", back=bool(request.get("back")), event=request["event"])
             return {"sequence": self._sequence}
 
     def events(self) -> list[Any]:
         """Return all events that runners noted, with any request, oldest first."""
         with self._guarded:
-            path = self._folder / "journal.jsonl"
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-            return [entry["event"] for entry in map(json.loads, lines) if entry.get("event") is not None]
+            return [entry["event"] for entry in self._store.entries() if entry.get("event") is not None]
 
     def files(self) -> dict[str, str]:
         """Return the files of the generation in force."""
         with self._guarded:
-            name = self.current()
-            folder = self._folder / "generations" / name if name else None
-            return {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} if folder else {}
+            return self._store.files(self.current())
 
     def promote(self, request: dict[str, Any]) -> dict[str, Any]:
         """Journal the promotion: from now on the new version stays, whatever happens to the runner."""
         with self._guarded:
             self._allowed(request)
-            self._write("promote", generation=self.current(), event=request.get("event"))
+            self._write("promote", back=False, generation=self.current(), event=request.get("event"))
             self._safe = None
             return {"generation": self.current()}
 
@@ -178,6 +173,7 @@ class Guard:
                 "held": self._safe is not None,
                 "safe_generation": self._safe,
                 "generation": self.current(),
+                **self._store.disk(),
                 "now": datetime.now(UTC).isoformat(timespec="milliseconds"),
                 "journal": self._entries[-STATUS_ENTRIES:],
             }
@@ -189,16 +185,15 @@ class Guard:
                 self._return(f"the lease of {self._lease_seconds:g} s ran out")
                 self._token += 1  # the runner that comes back late is refused
                 self._lock = None
-                self._write("fence", token=self._token, reason="lease ran out")
+                self._tried("fence", token=self._token, reason="lease ran out")
             elif self._lock is not None and self._safe is None and self._monotonic() >= self._lock_until:
-                self._write("expire", reason=f"not renewed for {self._lock['seconds']:g} s", owner=self._lock["owner"])
+                self._tried("expire", reason=f"not renewed for {self._lock['seconds']:g} s", owner=self._lock["owner"])
                 self._lock = None
                 self._token += 1
 
     def current(self) -> str | None:
         """Return the generation that ``current`` points to."""
-        link = self._folder / "current"
-        return link.readlink().name if link.is_symlink() else None
+        return self._store.current()
 
     # --- inside ------------------------------------------------------------------------------------------------------------
 
@@ -221,60 +216,54 @@ class Guard:
         }
 
     def _return(self, reason: str, *, event: Any = None) -> None:
+        """Put the old routes back. That a full disk cannot keep the reason must not keep traffic on the new version."""
         safe = self._safe
-        self._write("return", generation=safe, previous=self.current(), reason=reason, event=event)
+        full = self._tried("return", generation=safe, previous=self.current(), reason=reason, event=event)
         if safe is not None and safe != self.current():
             self._switch(safe)
         self._safe = None
+        if full is not None and event is not None:
+            raise full  # the runner's event is not kept, and it is there to be told
 
-    def _lay(self, generation: str, files: dict[str, str]) -> None:
-        """Write a generation's folder; one that exists must hold the same."""
-        folder = self._folder / "generations" / generation
-        if folder.is_dir():
-            if {path.name: path.read_text(encoding="utf-8") for path in folder.iterdir()} != files:
-                raise RefusedError(f"generation {generation} exists with other files")
-            return
-        part = folder.with_name(f".{generation}.part")
-        shutil.rmtree(part, ignore_errors=True)
-        part.mkdir()
-        for name, text in files.items():
-            with (part / name).open("w", encoding="utf-8") as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-        part.rename(folder)
+    def _lay(self, generation: str, files: dict[str, str], *, back: bool) -> None:
+        """Write a generation's folder; one that exists must hold the same. On the way up, reserve what the way back needs."""
+        if not self._store.has(generation):
+            self._store.lay(generation, files, reserve=back)
+        elif self._store.files(generation) != files:
+            raise RefusedError(f"generation {generation} exists with other files")
+        if not back:
+            current = self._safe or self.current()
+            self._store.reserve(files | self._store.files(current))
+            if current is not None:
+                self._store.prepare(current)
 
     def _switch(self, generation: str) -> None:
-        link, part = self._folder / "current", self._folder / "current.part"
-        part.unlink(missing_ok=True)
-        part.symlink_to(Path("generations") / generation)
-        part.rename(link)
-        _sync(self._folder)
+        self._store.switch(generation)
 
-    def _sweep(self) -> None:
-        kept = {self.current(), self._safe}
-        folders = sorted((self._folder / "generations").iterdir(), key=lambda path: path.stat().st_mtime)
-        for folder in folders[:-KEPT_GENERATIONS]:
-            if folder.name not in kept:
-                shutil.rmtree(folder, ignore_errors=True)
-
-    def _write(self, event_name: str, **facts: Any) -> None:
+    def _write(self, event_name: str, *, back: bool = True, **facts: Any) -> None:
+        """Journal an entry, which is on disk when this returns. Raises FullError; ``back``: the reserve may be used."""
+        at = datetime.now(UTC).isoformat(timespec="milliseconds")
+        entry = {"sequence": self._sequence + 1, "at": at, "entry": event_name, **facts}
+        self._store.append(entry, reserve=back)
         self._sequence += 1
-        entry = {"sequence": self._sequence, "at": datetime.now(UTC).isoformat(timespec="milliseconds"), "entry": event_name, **facts}
-        with (self._folder / "journal.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(entry) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
         self._entries = [*self._entries[-200:], entry]
 
+    def _tried(self, event_name: str, **facts: Any) -> FullError | None:
+        """Journal what happens by itself, whether or not there is room for it."""
+        try:
+            self._write(event_name, **facts)
+        except FullError as error:
+            return error
+        return None
+
     def _read_journal(self) -> None:
-        path = self._folder / "journal.jsonl"
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True) if path.exists() else []
-        if lines and not lines[-1].endswith("\n"):  # killed while writing: that entry was not acted upon
-            path.write_text("".join(lines[:-1]), encoding="utf-8")
-            lines.pop()
-        for line in lines:
-            self._replay(json.loads(line))
+        pending: str | None = None  # where the last return leads, if nothing was applied after it
+        for entry in self._store.entries():
+            self._replay(entry)
+            if entry["entry"] in {"return", "apply"}:
+                pending = entry["generation"] if entry["entry"] == "return" else None
+        if pending is not None and pending != self.current():
+            self._switch(pending)  # killed between the journal and the rename
         if self._safe is not None:
             self._lease_until = self._monotonic() + self._lease_seconds
         if self._lock is not None:
@@ -297,16 +286,6 @@ class Guard:
             self._safe = entry["safe"]
         elif kind in {"promote", "return"}:
             self._safe = None
-        if kind == "return" and entry["generation"] is not None and self.current() != entry["generation"]:
-            self._switch(entry["generation"])  # killed between the journal and the rename
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def handler(guard: Guard) -> type[BaseHTTPRequestHandler]:
@@ -335,6 +314,8 @@ def handler(guard: Guard) -> type[BaseHTTPRequestHandler]:
                 self._answer(200, getattr(guard, action)(request))
             except RefusedError as error:
                 self._answer(409, {"error": str(error)})
+            except FullError as error:
+                self._answer(507, {"error": str(error)})
             except (KeyError, TypeError, ValueError) as error:
                 self._answer(400, {"error": f"{type(error).__name__}: {error}"})
 
@@ -369,7 +350,10 @@ def main() -> None:
     threading.Thread(target=server.serve_forever, daemon=True).start()
     print(f"guard of {given.folder} listens on {host}:{server.server_port}", flush=True)
     while not stop.wait(0.1):
-        guard.check()
+        try:
+            guard.check()
+        except OSError as error:  # tried again: a guard that ended would watch over nothing
+            print(f"{type(error).__name__}: {error}", flush=True)
 
 
 if __name__ == "__main__":

@@ -41,7 +41,8 @@ class Served:
             "--lease-seconds",
             str(self.lease),
         ]
-        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+        environ = {**os.environ, "PYTHONPATH": str(Path(guard_module.__file__).parent.parent)}
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environ)
         line = self.process.stdout.readline()
         self.port = int(line.rsplit(":", 1)[1])
 
@@ -166,6 +167,17 @@ def test_killed_between_journal_and_rename_it_still_returns(served):
     assert served.served_route() == "new"
     served.start()
     assert served.served_route() == "old"
+
+
+def test_a_guard_that_starts_again_keeps_what_was_promoted_after_a_return(served):
+    deploy_old(served)
+    token = hold_new(served)
+    served.ask("/abort", {"token": token, "reason": "5xx"})
+    for action, more in (("apply", {"generation": "newer", "files": {"routes.json": "newer"}, "hold": True}), ("promote", {})):
+        assert served.ask(f"/{action}", {"token": token, **more})[0] == 200
+    served.stop(signal.SIGKILL)
+    served.start()
+    assert served.served_route() == "newer"
 
 
 def test_one_deployment_at_a_time_and_the_holder_is_named(served):

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from azora_ci import envoy, envoy_config, guard
+from azora_ci import envoy, envoy_config, guard, guard_store
 from azora_ci.config import DockerHosts as HostSettings
 from azora_ci.errors import NotTrueError, UnreachableError
 from azora_ci.ssh import Connection, socks_connect
@@ -153,7 +153,7 @@ class DockerHost:
             client.api.remove_container(GUARD, force=True)
 
     def _guard_digest(self) -> str:
-        parts = (inspect.getsource(guard), self._settings.guard_image, f"{self._settings.lease_seconds:g}")
+        parts = (inspect.getsource(guard), inspect.getsource(guard_store), self._settings.guard_image, f"{self._settings.lease_seconds:g}")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def install_guard(self) -> None:
@@ -214,7 +214,13 @@ class DockerHost:
             labels={f"{LABEL}guard": self._guard_digest()},
         )
         bootstrap = envoy_config.bootstrap(EDGE_FOLDER, f"{self.addresses.admin}:{ADMIN_PORT}")
-        container.put_archive("/", _tar("azora/guard.py", inspect.getsource(guard)))
+        sources = {
+            "guard.py": inspect.getsource(guard),
+            "azora_ci/__init__.py": "",
+            "azora_ci/guard_store.py": inspect.getsource(guard_store),
+        }
+        for name, text in sources.items():
+            container.put_archive("/", _tar(f"azora/{name}", text))
         container.put_archive(str(EDGE_FOLDER), _tar("bootstrap.json", json.dumps(bootstrap)))
         return container
 
