@@ -134,7 +134,14 @@ class Edge:
 
     def requests_to(self, addresses: set[str]) -> int:
         """Return how many requests Envoy has sent to these addresses so far, through any cluster. Raises UnreachableError."""
-        hosts = envoy_admin.cluster_hosts(self._get("/clusters?format=json"))
+        return self._sum(addresses, "rq_total")
+
+    def under_way(self, addresses: set[str]) -> int:
+        """Return how many requests and upgraded connections are open at these addresses. Raises UnreachableError."""
+        return self._sum(addresses, "rq_active")
+
+    def _sum(self, addresses: set[str], stat: str) -> int:
+        hosts = envoy_admin.cluster_hosts(self._get("/clusters?format=json"), stat)
         return sum(count for found in hosts.values() for address, count in found.items() if address in addresses)
 
     def _get(self, path: str) -> Mapping[str, Any]:

@@ -35,14 +35,17 @@ def expected_weights(state: EdgeState) -> dict[str, dict[str, int]]:
     return {prefix: {cluster_name(name, one): share for one, share in found.items()} for prefix, (name, found) in shares.items() if found}
 
 
-def cluster_hosts(clusters: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """Return cluster name -> "host:port" -> requests sent to it so far, from ``/clusters?format=json``."""
+def cluster_hosts(clusters: Mapping[str, Any], stat: str = "rq_total") -> dict[str, dict[str, int]]:
+    """Return cluster name -> "host:port" -> requests sent to it so far, from ``/clusters?format=json``.
+
+    With ``stat`` "rq_active": how many are under way, upgraded connections among them.
+    """
     found: dict[str, dict[str, int]] = {}
     for cluster in clusters.get("cluster_statuses", []):
         hosts = found.setdefault(cluster["name"], {})
         for host in cluster.get("host_statuses", []):
             address = host["address"]["socket_address"]
-            total = next((int(stat.get("value", 0)) for stat in host.get("stats", []) if stat["name"] == "rq_total"), 0)
+            total = next((int(one.get("value", 0)) for one in host.get("stats", []) if one["name"] == stat), 0)
             hosts[f"{address['address']}:{address['port_value']}"] = total
     return found
 

@@ -21,6 +21,7 @@ from azora_ci.process import undisturbed
 from azora_ci.rollout import Counters, instances_at, levels
 from azora_ci.targets import Instance, Observation, Release, Returned, Wiring
 from azora_ci.targets.journal import DEPLOYING, Deployed, History
+from azora_ci.targets.proof import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, prove
 
 PROBE_SECONDS = 2.0  # for one answer while waiting for health
 # Seconds in which no request may reach the new version after going back: as a rule, in a hurry, and when it never had traffic.
@@ -105,6 +106,9 @@ class SiteEdge(Protocol):
 
     def requests_to(self, addresses: set[str]) -> int:
         """Return how many requests went to these addresses."""
+
+    def under_way(self, addresses: set[str]) -> int:
+        """Return how many requests and upgraded connections are open at these addresses."""
 
 
 def edge_services(config: DeployConfig) -> tuple[EdgeService, ...]:
@@ -332,8 +336,8 @@ class Site:
             self._note("abort", release.id, reason=reason)
         try:
             self._edge.confirm(safe, generation, HURRIED_READ_BACK_SECONDS if hurry else READ_BACK_SECONDS)
-            took = self._clock.monotonic() - begun
-            returned = self._prove(back, addresses, took, seconds)
+            settle = HURRIED_SETTLE_SECONDS if hurry else SETTLE_SECONDS
+            returned = self._prove(back, addresses, begun, settle=settle, seconds=seconds)
         except UnreachableError as error:
             detail = f"not proved: {error.what}; the files hold the old weights, Envoy takes them when it starts"
             returned = Returned(back.version if back else None, self._clock.monotonic() - begun, False, None, detail)
@@ -348,22 +352,14 @@ class Site:
         found = history.releases.get(release_id)
         return found is not None and (found.percent > 0 or history.serving == release_id)
 
-    def _prove(self, back: Deployed | None, addresses: set[str], took: float, seconds: float) -> Returned:
-        before = self._edge.requests_to(addresses)
-        deadline = self._clock.monotonic() + seconds
+    def _prove(self, back: Deployed | None, addresses: set[str], begun: float, *, settle: float, seconds: float) -> Returned:
         old = [one for one in self.instances(back.id) if self._known(one.service)] if back else []
-        sick: list[Finding] = []
-        while True:
-            sick = [finding for finding in self.probe(old, OLD) if not finding.passed]
-            left = deadline - self._clock.monotonic()
-            if left <= 0:
-                break
-            self._clock.sleep(min(0.2, left))
-        after = self._edge.requests_to(addresses) - before
-        detail = f"{after} requests reached the new version in {seconds:g} s"
-        if sick:
-            detail += f"; the old version is not healthy: {sick[0].endpoint.name}: {sick[0].detail}"
-        return Returned(back.version if back else None, took, after == 0 and not sick, after, detail)
+        found = prove(self._edge, addresses, self._clock, settle=settle, seconds=seconds, ask=lambda: self.probe(old, OLD))
+        detail = f"{found.after} requests reached the new version in {seconds:g} s"
+        if found.sick:
+            detail += f"; the old version is not healthy: {found.sick[0].endpoint.name}: {found.sick[0].detail}"
+        proved = found.after == 0 and not found.sick
+        return Returned(back.version if back else None, found.since - begun, proved, found.after, detail)
 
     def _stop(self, found: Deployed, *, quickly: bool) -> None:
         stopped = list(found.instances.values())
