@@ -110,35 +110,12 @@ class DockerHosts:
         try:
             numbered = enumerate(self._hosts, start=1)
             self._sites = [self._host_site(address, self._credentials, f"azora-{number}") for number, address in numbered]
-            self._sites = self._answering(outcomes(self._sites, self._open, self._clock))
+            results(outcomes(self._sites, lambda one: one.host.open(), self._clock))
         except BaseException:
             self._disconnect()
             raise
         if self._credentials.to_be_pinned():
             self._wiring.processes.warning("New host keys were accepted", self._credentials.to_be_pinned())
-
-    def _open(self, one: HostSite) -> None:
-        if not self._wiring.spare_lost_hosts:
-            return one.host.open()
-        one.host.open(SPARED_ATTEMPTS)
-        one.history()  # now is the moment to learn that its daemon or its guard is silent
-        return None
-
-    def _answering(self, found: list[Outcome[HostSite, None]]) -> list[HostSite]:
-        """Return the hosts to go on with: all of them, unless those that cannot be reached are to be left out."""
-        lost = [one for one in found if isinstance(one.error, UnreachableError)]
-        if not self._wiring.spare_lost_hosts or len(lost) == len(found):
-            results(found)
-            return [one.item for one in found]
-        there = [one for one in found if one not in lost]
-        results(there)
-        for one in lost:
-            one.item.host.close()
-            name, error = one.item.host.name, one.error
-            assert isinstance(error, UnreachableError)  # noqa: S101 - so they were chosen
-            self._left_out[name] = f"{error.title}: {error.what}"
-            self._say(f"✗ {name} is not reached ({self._left_out[name]}); going on with {len(there)} of {len(found)} hosts")
-        return [one.item for one in there]
 
     def _host_site(self, address: HostAddress, credentials: Credentials, alias: str) -> HostSite:
         wiring = self._wiring
