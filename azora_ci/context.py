@@ -191,11 +191,11 @@ def _write_fragment(job: Job[Any], started_at: str, status: str, failure: Explai
 
 
 def _announce(actions: Actions, masked: Callable[[str], str], job_name: str, failure: Explained) -> int:
-    from azora_ci.failure_report import fenced
+    from azora_ci.markdown import escaped, fenced
 
     message = masked(failure.message())
     actions.error(masked(failure.title), message)
-    actions.summary(f"### ✗ {job_name}: {masked(failure.title)}\n\n{fenced(message)}")
+    actions.summary(f"### ✗ {job_name}: {escaped(masked(failure.title))}\n\n{fenced(message)}")
     return failure.exit_code
 
 

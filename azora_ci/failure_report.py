@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from azora_ci.diagnosis import PIPELINE
-from azora_ci.record_page import table
+from azora_ci.markdown import code, escaped, fenced, listed, table
 
 SCHEMA = "deployment-failure-report"
 JSON_FILE = "deployment-failure-report.json"
@@ -17,7 +17,7 @@ HEADLINES = {"failed": "FAILED", "rolled_back": "was rolled back", "cancelled": 
 def page(report: Mapping[str, Any]) -> str:
     """Return the report for people: what production is in comes before why."""
     parts = [
-        f"# 🚨 Deployment of {report['version'] or 'an unknown version'} {HEADLINES[report['status']]}",
+        f"# 🚨 Deployment of {escaped(report['version'] or 'an unknown version')} {HEADLINES[report['status']]}",
         _facts(report),
         "## State of production",
         _list(report["production_state"]),
@@ -36,11 +36,11 @@ def page(report: Mapping[str, Any]) -> str:
 
 
 def _facts(report: Mapping[str, Any]) -> str:
-    record = f"`{report['record_location']}`" if report["record_location"] else "not archived"
+    record = code(report["record_location"]) if report["record_location"] else "not archived"
     rows = [
-        ("Deployment ID", f"`{report['deployment_id']}`" if report["deployment_id"] else "none was assigned"),
+        ("Deployment ID", code(report["deployment_id"]) if report["deployment_id"] else "none was assigned"),
         ("Version", report["version"] or "not known"),
-        ("Commit", f"`{report['git_sha']}`" if report["git_sha"] else "not known"),
+        ("Commit", code(report["git_sha"]) if report["git_sha"] else "not known"),
         ("Environment", report["environment"]),
         ("Failed stage", ", ".join(one["job"] for one in report["failed_jobs"]) or "not known"),
         ("Run", f"{report['run_url']} (attempt {report['run_attempt']})"),
@@ -51,24 +51,11 @@ def _facts(report: Mapping[str, Any]) -> str:
 
 
 def _failed(one: Mapping[str, str]) -> str:
-    return f"### {one['job']} ({one['result']}): {_one_line(one['title'])}\n\n{fenced(one['what'])}\n\nWhere: {_one_line(one['where'])}"
-
-
-def fenced(text: str) -> str:
-    """Return a text as a code block that nothing inside it can end."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}text\n{text or '(no text)'}\n{fence}"
+    return f"### {one['job']} ({one['result']}): {escaped(one['title'])}\n\n{fenced(one['what'])}\n\nWhere: {escaped(one['where'])}"
 
 
 def _list(lines: Iterable[str]) -> str:
-    return "\n".join(f"- {_one_line(line)}" for line in lines) or "- nothing is known"
-
-
-def _one_line(text: str) -> str:
-    """Return a text as one line: what others said in it must not become a heading or a list of its own."""
-    return " ".join(text.split())
+    return listed(lines) or "- nothing is known"
 
 
 def _jobs(report: Mapping[str, Any]) -> str:
@@ -86,7 +73,7 @@ def _backup(backup: Mapping[str, Any] | None) -> str:
     if backup is None:
         return "This deployment left no backup."
     word = "verified, kept" if backup["verified"] else "**not verified**"
-    found = f"`{backup['backup_id']}`: {word}. `{backup['location']}`\n\n{backup['detail']}\n\nNothing was deleted."
+    found = f"{code(backup['backup_id'])}: {word}. {code(backup['location'])}\n\n{escaped(backup['detail'])}\n\nNothing was deleted."
     if not backup["scripts"]:
         return found
     restore, swap = backup["scripts"]

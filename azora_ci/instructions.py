@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from azora_ci import restore_scripts, rollback
+from azora_ci.markdown import Markup, code, escaped, listed, table
 
 FILE_NAME = "ROLLBACK-INSTRUCTIONS.md"
 
@@ -42,20 +43,17 @@ def render(record: Mapping[str, Any], guide: Guide) -> str:
 
 
 def _identity(record: Mapping[str, Any], way: rollback.Way) -> str:
-    before = f"{way.version} (deployment {way.deployment_id or 'not known'})" if way.version else "none is kept"
-    return f"""# Rollback instructions: {record["version"]}
-
-| | |
-|---|---|
-| Deployment ID | `{record["deployment_id"]}` |
-| Version | `{record["version"]}` (commit `{record["git_sha"]}`) |
-| Version before | {before} |
-| Environment | {record["environment"]} |
-| Deployed | {record["timestamp"]}, started by {record["triggered_by"]} |
-| Status | {record["status"]} |
-| Migrations applied | {_known(record["migrations_applied"])} |
-| Run | {record["run_url"]} |
-"""
+    rows = [
+        ("Deployment ID", code(record["deployment_id"])),
+        ("Version", Markup(f"{code(record['version'])} (commit {code(record['git_sha'])})")),
+        ("Version before", f"{way.version} (deployment {way.deployment_id or 'not known'})" if way.version else "none is kept"),
+        ("Environment", record["environment"]),
+        ("Deployed", f"{record['timestamp']}, started by {record['triggered_by']}"),
+        ("Status", record["status"]),
+        ("Migrations applied", _known(record["migrations_applied"])),
+        ("Run", record["run_url"]),
+    ]
+    return f"# Rollback instructions: {escaped(record['version'])}\n\n{table(('', ''), rows)}\n"
 
 
 def _known(value: object) -> str:
@@ -83,8 +81,8 @@ be done is to deploy a corrected release, and to restore the database from its b
 
 def _when(record: Mapping[str, Any]) -> str:
     broken = [one for one in record["smoke_tests"] if not one["passed"]]
-    listed = "".join(f"\n- **{one['name']}**: {one['detail'] or one['status']}" for one in broken)
-    now = f"\n**Smoke tests of this deployment failed**, look at these first:\n{listed}\n" if broken else ""
+    tests = listed(Markup(f"**{escaped(one['name'])}**: {escaped(one['detail'] or one['status'])}") for one in broken)
+    now = f"\n**Smoke tests of this deployment failed**, look at these first:\n\n{tests}\n" if broken else ""
     return f"""## When to roll back
 {now}
 - A critical service fails in a way that the smoke tests did not catch.
@@ -192,28 +190,25 @@ def _backup(record: Mapping[str, Any], way: rollback.Way) -> str:
     backup = record["database_backup"]
     if not backup:
         return "## Backup\n\nThis deployment has no backup in its evidence.\n"
-    proof = backup["proof"] or {}
-    return f"""## Backup
-
-| | |
-|---|---|
-| Backup | `{backup["backup_id"]}` |
-| Location | `{backup["location"]}` |
-| S3 version | {f"`{backup['version_id']}`" if backup["version_id"] else "the bucket keeps no versions"} |
-| Snapshot taken | {backup["timestamp"]} |
-| SHA-256 | `{backup["sha256"]}` |
-| Content | {_known(backup["tables"])} tables, {_known(backup["rows"])} rows, PostgreSQL {backup["server_version"]} |
-| Proof | {_proof(proof)} |
-| Locked until | {backup["lock_until"] or "not locked"} |
-
-{_restore_commands(record, backup) if way.restore_possible else "It was not proven by a restore: treat it as unverified."}
-"""
+    content = f"{_known(backup['tables'])} tables, {_known(backup['rows'])} rows, PostgreSQL {backup['server_version']}"
+    rows = [
+        ("Backup", code(backup["backup_id"])),
+        ("Location", code(backup["location"])),
+        ("S3 version", code(backup["version_id"]) if backup["version_id"] else "the bucket keeps no versions"),
+        ("Snapshot taken", backup["timestamp"]),
+        ("SHA-256", code(backup["sha256"])),
+        ("Content", content),
+        ("Proof", _proof(backup["proof"] or {})),
+        ("Locked until", backup["lock_until"] or "not locked"),
+    ]
+    restore = _restore_commands(record, backup) if way.restore_possible else "It was not proven by a restore: treat it as unverified."
+    return f"## Backup\n\n{table(('', ''), rows)}\n\n{restore}\n"
 
 
 def _proof(proof: Mapping[str, Any]) -> str:
     if proof.get("depth") in {"full", "counts"}:
         return f"restored at {proof['verified_at']} and compared ({proof['depth']})"
-    return f"**not proven**: {proof.get('reason') or 'no reason was given'}"
+    return Markup(f"**not proven**: {escaped(proof.get('reason') or 'no reason was given')}")
 
 
 def _restore_commands(record: Mapping[str, Any], backup: Mapping[str, Any]) -> str:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from azora_ci.markdown import Markup, code, escaped, fenced, lines, listed, table
+
 Document = Mapping[str, Any]
 
 
@@ -19,23 +21,10 @@ def success(document: Document, location: str, sha256: str, notes: Iterable[str]
         _services(document),
         "### Jobs",
         _jobs(document),
-        *(f"- {note}" for note in notes),
+        listed(notes),
         _whole(document),
     ]
     return "\n\n".join(part for part in parts if part)
-
-
-def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """Return a Markdown table; what could break a cell is escaped."""
-    names = list(head)
-    lines = [names, ["---"] * len(names), *([cell(one) for one in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-
-def cell(value: object) -> str:
-    """Return a value as the text of a table cell."""
-    text = "–" if value is None else str(value)
-    return text.replace("|", "\\|").replace("\r", "").replace("\n", "<br>")
 
 
 def duration(seconds: float | None) -> str:
@@ -52,18 +41,18 @@ def duration(seconds: float | None) -> str:
 def _facts(document: Document, location: str, sha256: str) -> str:
     backup, metrics = document["database_backup"], document["metrics"]
     back = (
-        f"to {document['previous_version']} until **{document['rollback_deadline']}**"
+        Markup(f"to {escaped(document['previous_version'])} until **{document['rollback_deadline']}**")
         if document["rollback_available"]
         else "not possible: there is no previous version"
     )
     rows = [
-        ("Deployment ID", f"`{document['deployment_id']}`"),
-        ("Commit", f"`{document['git_sha']}`"),
+        ("Deployment ID", code(document["deployment_id"])),
+        ("Commit", code(document["git_sha"])),
         ("Rollback", back),
-        ("Migrations", f"{document['migrations_applied']} applied {_names(document['migrations'])}"),
-        ("Backup", f"`{backup['backup_id']}`, {_rows(backup)}, proof: {(backup['proof'] or {}).get('depth', 'none')}"),
+        ("Migrations", Markup(f"{document['migrations_applied']} applied {_names(document['migrations'])}")),
+        ("Backup", Markup(f"{code(backup['backup_id'])}, {_rows(backup)}, proof: {(backup['proof'] or {}).get('depth', 'none')}")),
         ("Took", f"{duration(metrics['duration_seconds'])}; {duration(metrics['lead_time_seconds'])} from the commit"),
-        ("Record", f"`{location}`<br>SHA-256 `{sha256}`"),
+        ("Record", lines([code(location), Markup(f"SHA-256 {code(sha256)}")])),
     ]
     if document["override_reasons"]:
         rows.append(("Overrides", "; ".join(document["override_reasons"])))
@@ -71,7 +60,7 @@ def _facts(document: Document, location: str, sha256: str) -> str:
 
 
 def _names(migrations: Iterable[Document]) -> str:
-    return ", ".join(f"`{one['name']}`" for one in migrations)
+    return ", ".join(code(one["name"]) for one in migrations)
 
 
 def _rows(backup: Document) -> str:
@@ -81,10 +70,10 @@ def _rows(backup: Document) -> str:
 def _stages(document: Document) -> str:
     def error_rates(stage: Document) -> str:
         shares = (stage["error_rate"] or {}).items()
-        return "<br>".join(f"{version}: {'–' if share is None else f'{share:.2%}'}" for version, share in shares)
+        return lines(f"{version}: {'–' if share is None else f'{share:.2%}'}" for version, share in shares)
 
     def requests(stage: Document) -> str:
-        return "<br>".join(f"{version}: {count}" for version, count in (stage["requests"] or {}).items())
+        return lines(f"{version}: {count}" for version, count in (stage["requests"] or {}).items())
 
     return table(
         ("Stage", "Traffic", "Watched", "Probes failed", "Requests", "Errors", "Verdict"),
@@ -106,7 +95,7 @@ def _services(document: Document) -> str:
     health = document["health_checks"]
     digests = document["image_digests"]
     return table(
-        ("Service", "Health", "Digest"), ((name, health.get(name), f"`{digests.get(name)}`") for name in document["services_deployed"])
+        ("Service", "Health", "Digest"), ((name, health.get(name), code(digests.get(name))) for name in document["services_deployed"])
     )
 
 
@@ -117,5 +106,5 @@ def _jobs(document: Document) -> str:
 def _whole(document: Document) -> str:
     import json
 
-    text = json.dumps(document, indent=2, ensure_ascii=False)
-    return f"<details><summary>The whole record</summary>\n\n```json\n{text}\n```\n\n</details>"
+    whole = fenced(json.dumps(document, indent=2, ensure_ascii=False), "json")
+    return f"<details><summary>The whole record</summary>\n\n{whole}\n\n</details>"

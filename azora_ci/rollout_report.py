@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from azora_ci.markdown import escaped
 from azora_ci.rollout import CONFIDENCE, Counters, Limits, Stage, percentile
 
 
@@ -48,7 +49,7 @@ def stage_table(evidence: Mapping[str, Any]) -> str:
     ]
     for version, found in evidence["traffic"].items():
         rows.append(
-            f"| {version} | {_percent(found['weight'])} | {found['requests']} | {found['errors_5xx']} | {found['failover']} "
+            f"| {escaped(version)} | {_percent(found['weight'])} | {found['requests']} | {found['errors_5xx']} | {found['failover']} "
             f"| {found['error_rate']:.2%} | {_milliseconds(found['p50_ms'])} | {_milliseconds(found['p95_ms'])} |"
         )
     return "\n".join(rows)

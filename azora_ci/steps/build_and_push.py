@@ -14,6 +14,7 @@ from azora_ci import archives, commands, registry
 from azora_ci.config import Registry, Service, is_loopback
 from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.job import Job
+from azora_ci.markdown import code, table
 from azora_ci.registry import Docker, Image, Release
 from azora_ci.settings import Deployment, Secret, variable
 
@@ -221,10 +222,8 @@ def _publish(job: Job[Settings]) -> None:
     digests = {name: one["digest"] for name, one in services.items()}
     job.actions.output("digests", json.dumps(digests, sort_keys=True))
     rows = [
-        f"| {name} | `{one['digest']}` | {one['size_bytes'] / 1e6:.1f} MB | {'recognised' if one['reused'] else 'new'} |"
+        (name, code(one["digest"]), f"{one['size_bytes'] / 1e6:.1f} MB", "recognised" if one["reused"] else "new")
         for name, one in services.items()
     ]
-    job.actions.summary(
-        f"### {job.evidence['kind'].capitalize()} of {job.settings.version}\n\n| Service | Digest | Size | |\n|---|---|---|---|\n"
-        + "\n".join(rows)
-    )
+    shown = table(("Service", "Digest", "Size", ""), rows)
+    job.actions.summary(f"### {job.evidence['kind'].capitalize()} of {job.settings.version}\n\n{shown}")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.job import Job
+from azora_ci.markdown import code, table
 from azora_ci.settings import Aws, DatabaseAccess, Deployment, Secret, number, one_of, variable, whole_number
 
 if TYPE_CHECKING:
@@ -269,10 +270,14 @@ def _report(job: Job[Settings], found: Manifest, *, reused: bool) -> None:
     job.actions.output("location", it["location"])
     restored = f"restored in {proof['restore_seconds']:.1f} s" if proof["restore_seconds"] is not None else "not restored"
     reason = f", {proof['reason']}" if proof["reason"] else ""
-    job.actions.summary(
-        f"### Backup {it['backup_id']}{' (recognised)' if reused else ''}\n\n"
-        f"| | |\n|---|---|\n| Location | `{it['location']}` |\n| Version | `{it['version_id']}` |\n| Snapshot | {it['timestamp']} |\n"
-        f"| Size | {it['size_bytes']:,} bytes ({it['raw_bytes']:,} of SQL) |\n| Tables, rows | {it['tables']}, {it['rows']:,} |\n"
-        f"| SHA-256 | `{it['sha256']}` |\n| Proof | {proof['depth']}, {restored}{reason} |\n"
-        f"| Locked until | {it['lock_until'] or 'no Object Lock'} |"
-    )
+    rows = [
+        ("Location", code(it["location"])),
+        ("Version", code(it["version_id"])),
+        ("Snapshot", it["timestamp"]),
+        ("Size", f"{it['size_bytes']:,} bytes ({it['raw_bytes']:,} of SQL)"),
+        ("Tables, rows", f"{it['tables']}, {it['rows']:,}"),
+        ("SHA-256", code(it["sha256"])),
+        ("Proof", f"{proof['depth']}, {restored}{reason}"),
+        ("Locked until", it["lock_until"] or "no Object Lock"),
+    ]
+    job.actions.summary(f"### Backup {it['backup_id']}{' (recognised)' if reused else ''}\n\n{table(('', ''), rows)}")

@@ -13,6 +13,7 @@ from azora_ci import migrations, prisma, settings
 from azora_ci.clock import parse_rfc3339
 from azora_ci.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
 from azora_ci.job import Job
+from azora_ci.markdown import code, table
 from azora_ci.migrations import Migration, Plan, Row
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.prisma import Deployed
@@ -364,6 +365,6 @@ def _conclude(job: Job[Settings], backup: Backup, after: Plan, applied: tuple[Ro
     for row in applied:
         job.tick(f"{row.name} is applied ({row.seconds:.2f} s, SHA-256 {row.checksum[:12]}…)")
     job.tick(f"nothing is pending: {len(after.applied)} migrations are applied, {len(applied)} of them since {backup.id}")
-    rows = "\n".join(f"| {row.name} | {row.seconds:.2f} s | `{row.checksum[:12]}` |" for row in applied)
-    table = f"\n\n| Migration | Time | SHA-256 |\n|---|---|---|\n{rows}" if applied else ""
-    job.actions.summary(f"### ✓ database-migrations: {len(applied)} applied behind {backup.id}{table}")
+    rows = [(code(row.name), f"{row.seconds:.2f} s", code(row.checksum[:12])) for row in applied]
+    shown = f"\n\n{table(('Migration', 'Time', 'SHA-256'), rows)}" if applied else ""
+    job.actions.summary(f"### ✓ database-migrations: {len(applied)} applied behind {backup.id}{shown}")

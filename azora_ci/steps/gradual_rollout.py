@@ -16,6 +16,7 @@ from azora_ci.bake import Bake, Rules, Subject
 from azora_ci.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError
 from azora_ci.health import NEW, classify
 from azora_ci.job import Job
+from azora_ci.markdown import escaped, fenced
 from azora_ci.probes import fetch, request_of
 from azora_ci.process import secrets_of_url, undisturbed
 from azora_ci.rollout import TEST, Action, Limits, Stage, instances_at, stages
@@ -164,7 +165,8 @@ class Rollout:
         lines = rollout_report.plan_lines(self.plan, new=self.release.version, old=old, limits=self.limits, counts=counts)
         for line in lines:
             self.job.say(line)
-        self.job.actions.summary("\n".join([f"### Rollout of {self.release.version}", "```text", *lines, "```"]))
+        plan = "\n".join(lines)
+        self.job.actions.summary(f"### Rollout of {self.release.version}\n\n{fenced(plan)}")
 
     def _note_previous(self, before: Deployed | None) -> None:
         previous = {"version": before.version, "deployment_id": before.id} if before else None
@@ -291,10 +293,12 @@ class Rollout:
         to, seconds = returned.to or "no version", f"{returned.seconds:.2f} s"
         if returned.proved:
             self.job.say(f"✓ all traffic is on {to} after {seconds}: {returned.detail}")
-            self.job.actions.summary(f"**Traffic went back to {to}** in {seconds}, proved: {returned.detail}")
+            self.job.actions.summary(f"**Traffic went back to {to}** in {seconds}, proved: {escaped(returned.detail)}")
         else:  # the seconds are those of what could be reached
             self.job.say(f"✗ that all traffic is on {to} is NOT proved; where the edge answered, it was after {seconds}: {returned.detail}")
-            self.job.actions.summary(f"**Traffic went back to {to}, NOT proved**; where the edge answered, in {seconds}: {returned.detail}")
+            self.job.actions.summary(
+                f"**Traffic went back to {to}, NOT proved**; where the edge answered, in {seconds}: {escaped(returned.detail)}"
+            )
         self.finish("cancelled" if cancelled else "rolled_back" if returned.to else "failed")
 
     def finish(self, status: str) -> None:

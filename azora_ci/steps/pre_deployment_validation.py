@@ -10,6 +10,7 @@ from azora_ci.checks import FAILED, PASSED, PENDING, Required, Verdict
 from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.github import GitHub
 from azora_ci.job import Job
+from azora_ci.markdown import code, table
 from azora_ci.reachability import Reached
 from azora_ci.settings import Aws, Deployment, Secret, number, truth, variable
 
@@ -175,18 +176,9 @@ def reached(job: Job[Settings]) -> Iterator[Reached]:
 
 def _summarise(job: Job[Settings]) -> None:
     evidence = job.evidence
-    rows = [
-        f"| {_cell(one['name'])} | {_cell(one['source'])} | {'✓' if one['passed'] else '✗'} {_cell(one['conclusion'])} |"
-        for one in evidence["checks"]
-    ]
-    rows += [
-        f"| `{_cell(' '.join(one['argv']))}` | {one['purpose']} | {'✗' if one['exit_code'] else '✓'} exit code {one['exit_code']}, "
-        f"{one['seconds']} s |"
-        for one in evidence["commands"]
-    ]
-    rows += [f"| {_cell(one['name'])} | – | not checked: {_cell(one['reason'])} |" for one in evidence["not_checked"]]
-    job.actions.summary(f"### Gates of {job.settings.version}\n\n| Gate | Source | Result |\n|---|---|---|\n" + "\n".join(rows))
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
+    rows = [(one["name"], one["source"], f"{'✓' if one['passed'] else '✗'} {one['conclusion']}") for one in evidence["checks"]]
+    for one in evidence["commands"]:
+        ended = f"{'✗' if one['exit_code'] else '✓'} exit code {one['exit_code']}, {one['seconds']} s"
+        rows.append((code(" ".join(one["argv"])), one["purpose"], ended))
+    rows += [(one["name"], None, f"not checked: {one['reason']}") for one in evidence["not_checked"]]
+    job.actions.summary(f"### Gates of {job.settings.version}\n\n{table(('Gate', 'Source', 'Result'), rows)}")

@@ -15,10 +15,10 @@ from azora_ci.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.health import PUBLIC, Answer, classify
 from azora_ci.health import Endpoint as HealthEndpoint
 from azora_ci.job import Job
+from azora_ci.markdown import escaped, table
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.probes import Prober, Request
 from azora_ci.process import undisturbed
-from azora_ci.record_page import table
 from azora_ci.settings import DatabaseAccess, Deployment, Health, ProductionHosts, truth, variable
 from azora_ci.targets import Owner, Release, Wiring, target_of
 
@@ -216,5 +216,5 @@ def _take_back(job: Job[Settings], reason: str) -> str:
     proof = "proved" if returned.proved else "NOT proved"
     text = f"traffic went back to {returned.to} in {returned.seconds:.2f} s, {proof}: {returned.detail}"
     job.say(text)
-    job.actions.summary(f"**{text}**")
+    job.actions.summary(f"**{escaped(text)}**")
     return text

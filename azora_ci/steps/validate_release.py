@@ -11,6 +11,7 @@ from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.fragments import Fragment
 from azora_ci.git import Git, Tag
 from azora_ci.job import Job
+from azora_ci.markdown import code, table
 from azora_ci.release import Version, highest_release, new_deployment_id
 from azora_ci.settings import Common, Secret, git_sha, variable
 
@@ -138,14 +139,13 @@ def _publish(job: Job[Settings]) -> None:
     job.actions.output("version", evidence["version"])
     job.actions.output("deployment-id", evidence["deployment_id"])
     job.actions.output("git-sha", evidence["git_sha"])
-    job.actions.summary(
-        f"### Release {evidence['version']}\n\n"
-        "| | |\n|---|---|\n"
-        f"| Deployment id | `{evidence['deployment_id']}` |\n"
-        f"| Commit | `{evidence['git_sha']}` of {evidence['commit_time']} |\n"
-        f"| Tag | {evidence['tag_type']}, {'fetched from origin' if evidence['origin_checked'] else 'of the checkout'} |\n"
-        f"| Started by | {evidence['trigger']} of {job.settings.actor} |\n"
-    )
+    rows = [
+        ("Deployment id", code(evidence["deployment_id"])),
+        ("Commit", f"{evidence['git_sha']} of {evidence['commit_time']}"),
+        ("Tag", f"{evidence['tag_type']}, {'fetched from origin' if evidence['origin_checked'] else 'of the checkout'}"),
+        ("Started by", f"{evidence['trigger']} of {job.settings.actor}"),
+    ]
+    job.actions.summary(f"### Release {evidence['version']}\n\n{table(('', ''), rows)}")
 
 
 def _parsed(text: str, where: str) -> Version:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -24,6 +26,7 @@ from tests import backups, deploy_config
 from tests.conftest import DatabaseMaker
 from tests.sample import Sample
 from tests.stores import Stores
+from tests.test_markdown import cells
 from tests.waiting import until
 
 ID = "1764000000-abc123"
@@ -167,6 +170,22 @@ def test_an_older_release_goes_on_with_a_warning(production: Deployment, capsys:
     assert production.run() == 0
     assert production.evidence["database_ahead"] == ["20991231000000_later"]
     assert "an older release is deployed" in capsys.readouterr().out
+
+
+def test_the_summary_shows_names_as_they_are(production: Deployment) -> None:
+    name, sql = "20991231000000_a|b`<i>c", "SELECT 1;\n"
+    for one in NEW:
+        shutil.rmtree(application.migrations(production.folder) / one)
+    production.add(name, sql)
+    production.back_up()
+    production.maker.execute(
+        production.url,
+        "INSERT INTO _prisma_migrations (id, checksum, migration_name, finished_at) "
+        f"VALUES ('x', '{hashlib.sha256(sql.encode()).hexdigest()}', '{name}', now())",
+    )
+    summary = production.folder / "summary.md"
+    assert production.run(GITHUB_STEP_SUMMARY=str(summary)) == 0
+    assert cells(summary.read_text(encoding="utf-8").partition("\n\n")[2])[0] == name
 
 
 # --- the gate ---------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from azora_ci import failure_report, record, schemas
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from tests import fragments_builder as build
 from tests import record_world
+from tests.test_markdown import PARSER
 from tests.test_slack import FAILURE
 
 JOB = "deployment-failure-handler"
@@ -282,3 +283,13 @@ def test_what_a_job_printed_cannot_break_out_of_the_report(world):
     assert "````text\n```\n# not a heading\n::error::injected\n````" in page
     assert page.count("quoted # ✅ all is well") == 3
     assert "\n# ✅" not in page
+
+
+def test_what_a_job_printed_is_shown_as_it_was(world):
+    others = "<img src=x> [a](https://evil.example) | ``` *b*"
+    error = build.ERROR | {"title": others, "where": others, "next": others}
+    done = world.run(JOB, NEEDS=failed_at(world, "build-and-push", given={}, error=error))
+    shown = PARSER.render((done.logs / "deployment-failure-report.md").read_text())
+    assert shown.count("&lt;img src=x&gt; [a](https://evil.example) | ``` *b*") == 3
+    assert "<img" not in shown
+    assert 'evil.example"' not in shown

@@ -21,6 +21,7 @@ from azora_ci.rehearsal.standins.github import GitHubApi
 from tests import deploy_config
 from tests.conftest import DatabaseMaker
 from tests.stores import Stores
+from tests.test_markdown import cells
 from tests.waiting import until
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -149,6 +150,15 @@ def test_all_gates_open(world: World) -> None:
     assert "audited" in world.log
     assert "0 findings" in world.log
     assert "| test | configuration | ✓ success |" in (world.folder / "summary").read_text()
+
+
+def test_the_summary_shows_commands_and_checks_as_they_are(world: World) -> None:
+    world.api.write(check_runs=[{"name": "test | <b>`unit`"}], runs={"77": 5})
+    world.gates = {"required": ["test | <b>`unit`"], "audit": [["sh", "-c", "echo `true` | cat\n"]]}
+    assert world.run() == 0
+    shown = cells((world.folder / "summary").read_text().partition("\n\n")[2])
+    assert shown[:3] == ["test | <b>`unit`", "configuration", "✓ success"]
+    assert "sh -c echo `true` | cat" in shown
 
 
 def test_commands_see_no_secret_that_only_services_get(world: World, monkeypatch: pytest.MonkeyPatch) -> None:

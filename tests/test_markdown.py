@@ -1,0 +1,85 @@
+"""What others said is shown, and never takes effect: judged by a real parser of Markdown."""
+
+from __future__ import annotations
+
+import html
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from markdown_it import MarkdownIt
+
+from azora_ci import markdown
+from azora_ci.markdown import Markup
+
+PARSER = MarkdownIt("commonmark").enable("table")
+HOSTILE = [
+    "a | b",
+    "a \\| b",
+    "20261124_x`|`y",
+    "<img src=x onerror=alert(1)>",
+    "</details><h1>ok</h1>",
+    "&lt;script&gt;",
+    "[click](https://evil.example)",
+    "![](https://evil.example/pixel)",
+    "**bold** and _slanted_ and __dunder__ and ~~gone~~",
+    "# heading",
+    "- [ ] item",
+    "1. one",
+    "> quotation",
+    "```",
+    "back\\slash at the end\\",
+]
+words = st.text(st.characters(codec="utf-8", exclude_categories=("Cc", "Cs", "Zl", "Zp")), min_size=1)
+anything = st.one_of(st.sampled_from(HOSTILE), st.text("|`\\<>&*_[]()#-~!ab 1.\n"), words)
+
+
+def cells(page: str) -> list[str]:
+    """Return the text of each cell of the body, as a browser shows it; nothing but <br> and <code> may have become HTML."""
+    shown = PARSER.render(page)
+    assert set(re.findall(r"<(\w+)", shown)) <= {"table", "thead", "tbody", "tr", "th", "td", "br", "code"}, shown
+    return [_seen(one) for one in re.findall(r"<td>(.*?)</td>", shown, re.DOTALL)]
+
+
+def _seen(fragment: str) -> str:
+    return html.unescape(re.sub(r"<[^>]+>", "", fragment.replace("<br>", "\n").replace("<br />", "\n")))
+
+
+def flat(value: str) -> str:
+    return " ".join(value.split())
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_a_cell_shows_exactly_what_it_was_given(hostile):
+    assert cells(markdown.table(("name", ""), [(hostile, "next"), ("x", markdown.code(hostile))])) == [hostile, "next", "x", hostile]
+
+
+@given(anything, anything)
+def test_no_text_breaks_out_of_its_cell(first, second):
+    found = cells(markdown.table(("one", "two"), [(first, markdown.code(second)), ("x", "y")]))
+    assert [flat(one) for one in found] == [flat(first), flat(second), "x", "y"]
+
+
+@given(st.lists(anything.filter(str.strip), min_size=1))
+def test_no_text_breaks_out_of_its_line(values):
+    shown = PARSER.render("before\n\n" + markdown.listed(values) + "\n\nafter")
+    assert set(re.findall(r"<(\w+)", shown)) <= {"p", "ul", "li"}, shown
+    assert [_seen(one).strip() for one in re.findall(r"<li>(.*?)</li>", shown, re.DOTALL)] == list(map(flat, values))
+
+
+def test_lines_of_a_text_stay_lines_and_our_own_markup_stays():
+    assert cells(markdown.table(("", ""), [("one\r\ntwo | three", None), (Markup("**ours**".replace("*", "")), 3)])) == [
+        "one\ntwo | three",
+        "–",
+        "ours",
+        "3",
+    ]
+    assert markdown.escaped("public._prisma_migrations") == "public.\\_prisma_migrations"
+    assert markdown.escaped("api_gateway 1.2.3 -> 1.2.4, 5 %") == "api_gateway 1.2.3 -> 1.2.4, 5 %"
+    assert markdown.lines([markdown.code("a"), "<b>"]) == "`a`<br>&lt;b>"
+
+
+def test_nothing_ends_a_code_block():
+    assert PARSER.render(markdown.fenced("a\n````\n# b")).count("<pre>") == 1
+    assert "<h1>" not in PARSER.render(markdown.fenced("a\n````\n# b"))
