@@ -78,7 +78,9 @@ class HostSshd(Sshd):
 
 
 class Machine:
-    """One production host."""
+    """One production host. ``options``: of its dockerd."""
+
+    options: list[str] = ["--iptables=false", "--ip-forward=false"]  # noqa: RUF012 - replaced as a whole, by the instance
 
     def __init__(self, lan: Lan, number: int) -> None:
         self.name, self.address = f"{lan.name}h{number}", f"{lan.prefix}.{10 + number}"
@@ -108,7 +110,7 @@ class Machine:
         folder = self.folder
         argv = [*inside(self.name), "dockerd", "--data-root", f"{folder}/d", "--exec-root", f"{folder}/e"]
         argv += ["--pidfile", f"{folder}/p", "-H", f"unix://{self.socket}", "--insecure-registry", self.lan.registry]
-        argv += ["--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"]
+        argv += ["--bridge=none", "--ip-masq=false", *self.options]
         process = self._stack.enter_context(running(argv, folder / "log"))
 
         def answers() -> bool:
@@ -177,9 +179,9 @@ class Lan:
         processes, client = Processes(actions=Actions(stream=io.StringIO()), clock=Clock()), self.machines[0].client
         images.envoy(client, processes, f"{self.registry}/edge:local")
         images.python(client, processes, f"{self.registry}/guard:local")
-        return self._push("edge"), self._push("guard")
+        return self.push("edge"), self.push("guard")
 
-    def _push(self, name: str, tag: str = "local") -> str:
+    def push(self, name: str, tag: str = "local") -> str:
         client = self.machines[0].client
         for line in client.api.push(f"{self.registry}/{name}", tag=tag, stream=True, decode=True):
             assert "error" not in line, line
@@ -202,7 +204,7 @@ class Lan:
             context.seek(0)
             tag = f"{self.registry}/{service}:v{version}"
             self.machines[0].client.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
-            found[service] = self._push(service, f"v{version}").rpartition("@")[2]
+            found[service] = self.push(service, f"v{version}").rpartition("@")[2]
         return found
 
     def more(self, number: int) -> list[Machine]:
@@ -279,7 +281,14 @@ class World:
     """Some of the machines, without any deployment; ``deploy_old()`` puts 1.0.0 there, ``start()`` runs the real step."""
 
     def __init__(
-        self, lan: Lan, folder: Path, machines: int = 1, *, lease: float = 6.0, services: tuple[str, ...] = tuple(SERVICES)
+        self,
+        lan: Lan,
+        folder: Path,
+        machines: int = 1,
+        *,
+        lease: float = 6.0,
+        services: tuple[str, ...] = tuple(SERVICES),
+        backup: dict[str, str] | None = None,
     ) -> None:
         self.lan, self.folder = lan, folder
         self.machines = lan.more(machines)
@@ -290,6 +299,8 @@ class World:
         self.clock = Clock()
         self.lease = lease
         self.services = services
+        self.rollout: dict[str, Any] = dict(ROLLOUT)
+        self.backup = backup
         self.steps: list[subprocess.Popen[str]] = []
         self.config_path = self.configure()
         self.config = config.load(self.config_path)
@@ -317,10 +328,11 @@ class World:
         keys = {
             "smoke": smoke,
             "services": services,
-            "rollout": ROLLOUT,
+            "rollout": self.rollout,
             "target": target,
             "edge": None,
             "registry": {"repository": self.lan.registry},
+            **({"backup": self.backup} if self.backup else {}),
         }
         return deploy_config.write(self.folder / "deploy.toml", **keys)
 

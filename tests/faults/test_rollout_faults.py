@@ -1,0 +1,121 @@
+"""Drives ``rollout_table.ROWS``: every fault of a rollout on real hosts, and the end state that its row requires."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.docker_world import Lan, World, lan
+from tests.faults.rollout_hosts import made_as
+from tests.faults.rollout_table import BEFORE, ROWS, Failed, Row, Runs
+from tests.faults.rollout_world import Scene, Users, configured
+from tests.waiting import until
+
+SERVICES = ("api_gateway",)  # of two instances per host
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
+    with lan(tmp_path_factory.mktemp("lan")) as made:
+        yield made
+
+
+@pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=[] if row.sampled else pytest.mark.faults) for row in ROWS])
+def test_fault(network: Lan, tmp_path: Path, row: Row) -> None:
+    world = World(network, tmp_path, row.hosts, services=SERVICES)
+    try:
+        with made_as(row.host, world), configured(world, lease=row.lease, rollout=dict(row.rollout)):
+            world.deploy_old()
+            world.built()
+            with Users(world, row.users) as users:
+                scene = Scene(world, users, dict(row.settings))
+                try:
+                    strikes(scene, row)
+                finally:
+                    scene.mend()
+    finally:
+        world.close()
+
+
+def strikes(scene: Scene, row: Row) -> None:
+    world, users = scene.world, scene.users
+    output, code = run(scene, row)
+    ended = time.monotonic()
+    assert code == row.end.code, output
+    for words in row.said:
+        assert words in output, f"{words!r} was not said:\n{output}"
+    until(lambda: users.versions(world.machines) == row.end.users, f"users get {set(row.end.users)}", world.lease + 5)
+    assert instances(scene, row.end.runs), world.running()
+    if row.end.code >= 0:
+        evidence = world.fragment().evidence
+        assert evidence.get("rollout_status") == row.end.status, evidence
+        told(evidence, row)
+    may_fail(scene, row)
+    if row.back_within is not None:
+        lost = world.machines[-1] if row.hosts > 1 else None
+        for host in world.machines:
+            limit = world.lease + 5 + row.back_within if host is lost else row.back_within
+            assert users.last_of_new(host) - scene.broke <= limit, f"{host.address}: {users.last_of_new(host) - scene.broke:.1f} s"
+        assert ended - scene.broke <= row.back_within + world.lease + 5, f"the run ended {ended - scene.broke:.1f} s after the break"
+    scene.mend()
+    if row.end.rerun:
+        code, output = world.finish(world.start(attempt=2))
+        assert code == 0, output
+        assert users.versions(world.machines) == {"1.1.0"}
+        assert instances(scene, Runs.BOTH), world.running()
+
+
+def run(scene: Scene, row: Row) -> tuple[str, int]:
+    """Run the step and break the row's thing at its moment; return its output and exit code."""
+    world = scene.world
+    if row.when == BEFORE:
+        scene.broke = time.monotonic()
+        row.broken(scene)
+    scene.step = world.start(**scene.given)
+    if row.when != BEFORE:
+        world.wait_for_weight(row.when, scene.step)
+        scene.broke = time.monotonic()
+        row.broken(scene)
+    code, output = world.finish(scene.step)
+    return output, code
+
+
+def instances(scene: Scene, runs: Runs) -> bool:
+    """Say whether those instances run."""
+    running, each = scene.world.running(), scene.world.instances
+    if runs is Runs.OLD_AND_LEFT:
+        return running["v1.0.0"] == each
+    return running == Counter({"v1.0.0": each, **({"v1.1.0": each} if runs is Runs.BOTH else {})})
+
+
+def told(evidence: dict[str, object], row: Row) -> None:
+    """Every decision is in the evidence with the test that it was made by; a way back says why, how long, and whether it is proved."""
+    if row.end.status is None:
+        return
+    assert "99%" in str(evidence["test"])
+    for stage in evidence["stages"]:  # type: ignore[attr-defined] # a JSON document
+        assert len(stage["decisions"]) == stage["ticks"]
+        assert all(one["reason"] for one in stage["decisions"])
+    abort = evidence["abort"]
+    assert (abort is None) == (row.end.status == "completed")
+    if isinstance(abort, dict):
+        assert abort["reason"]
+        assert abort["proved"] is ("NOT proved" not in row.said and row.end.status != "failed"), abort
+        assert row.end.status == "failed" or abort["seconds_to_safe"] < 5, abort
+
+
+def may_fail(scene: Scene, row: Row) -> None:
+    """Compare what failed for users with what may."""
+    failed = scene.users.failed()
+    allowed = {
+        Failed.NONE: lambda one: False,
+        Failed.OF_NEW: lambda one: one.by == "1764000100-bbbbbb",
+        Failed.OF_BOTH: lambda one: one.by != "",
+        Failed.WHILE_THE_EDGE_IS_DOWN: lambda one: one.status in {0, 503},
+    }[row.failed]
+    wrong = [one for one in failed if not allowed(one)]
+    assert wrong == [], f"{len(wrong)} of {len(scene.users.seen)} GETs failed that may not: {wrong[:5]}"
