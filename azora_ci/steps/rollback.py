@@ -19,7 +19,7 @@ from azora_ci.probes import fetch, request_of
 from azora_ci.process import undisturbed
 from azora_ci.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts, deployment_id, truth, variable
 from azora_ci.steps import smoke_tests
-from azora_ci.targets import Owner, Release, Returned, Target, Wiring, reached, target_of
+from azora_ci.targets import Instance, Owner, Release, Returned, Target, Wiring, reached, target_of
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
 
 PROBE_SECONDS = 5.0  # for one answer of an old instance
@@ -65,7 +65,7 @@ def run(job: Job[Settings]) -> None:
     with reached(target):
         before = way.require()
         smoke_tests.http_tests(job, before.version)
-        problem = _problem(job, way.go(before))
+        problem = _problem(job, way.go(before), way.lost)
     try:
         _keep(job, archive, deployed)
     except AzoraError as error:  # people are told all the same
@@ -143,7 +143,7 @@ def _target(job: Job[Settings]) -> Target:
     settings = job.settings
     wiring = Wiring(
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout,
-        rollback_window_minutes=settings.rollback_window_minutes, access=settings,
+        rollback_window_minutes=settings.rollback_window_minutes, access=settings, spare_lost_hosts=True,
     )  # fmt: skip
     return target_of(job.config.target.kind, wiring)
 
@@ -163,6 +163,7 @@ class Way:
     job: Job[Settings]
     target: Target
     deployed: record.Document
+    lost: tuple[str, ...] = ()  # hosts that were not reached
 
     @property
     def id(self) -> str:
@@ -201,7 +202,7 @@ class Way:
 
     def _require_healthy(self, before: Deployed) -> None:
         found = self.target.instances(before.id)
-        missing = sorted({one.id for one in self.job.config.services} - {one.service for one in found})
+        missing = self._missing(found)
         endpoints = [self.target.endpoint(one, OLD) for one in found]
         findings = [classify(one, fetch(request_of(one), PROBE_SECONDS, self.job.clock)) for one in endpoints]
         healthy = sum(one.passed for one in findings)
@@ -221,6 +222,13 @@ class Way:
         )
         self.job.tick(f"all {len(found)} instances of {before.version} are there and healthy")
 
+    def _missing(self, found: tuple[Instance, ...]) -> list[str]:
+        """Return the services, on each host that has either version, of which the version before has no instance."""
+        hosts = {one.host for one in (*found, *self.target.instances(self.id))} or {""}
+        wanted = {(service.id, host) for service in self.job.config.services for host in hosts}
+        lacking = wanted - {(one.service, one.host) for one in found}
+        return [f"{service} on {host}" if host else service for service, host in sorted(lacking)]
+
     # --- go -----------------------------------------------------------------------------------------------------------------
 
     def go(self, before: Deployed) -> list[dict[str, Any]]:
@@ -233,8 +241,9 @@ class Way:
             if self._before(self.target.current()).id != before.id:
                 raise self._impossible("the target changed in the meantime")
             self._require_healthy(before)
-            self.job.evidence["already_back"] = self.target.current().serving != self.id
-            returned = self._take_back(self.target.current().releases[self.id])
+            mine = self.target.current().releases[self.id]
+            self.job.evidence["already_back"] = self.target.current().serving != self.id and not mine.going_back
+            returned = self._take_back(mine)
         self._report(returned)
         return smoke_tests.examine(self.job, before.version, self.job.evidence)
 
@@ -268,8 +277,12 @@ class Way:
 
     def _report(self, returned: Returned) -> None:
         self._note_returned(returned)
+        self.lost = returned.lost
+        if returned.lost:
+            _remark(self.job, f"not reached, and not taken back: {', '.join(returned.lost)}")
         already = " again (it had gone back before)" if self.job.evidence["already_back"] else ""
-        text = f"all traffic is on {returned.to} after {returned.seconds:.2f} s{already}: {returned.detail}"
+        traffic = "traffic of the other hosts" if returned.lost else "all traffic"
+        text = f"{traffic} is on {returned.to} after {returned.seconds:.2f} s{already}: {returned.detail}"
         if returned.proved:
             self.job.tick(text)
         else:
@@ -300,7 +313,14 @@ def _keep(job: Job[Settings], archive: Archive, deployed: record.Document) -> No
     job.tick(f"the record of this rollback is archived at {kept.location} (SHA-256 {kept.sha256})")
 
 
-def _problem(job: Job[Settings], failed: list[dict[str, Any]]) -> AzoraError | None:
+def _problem(job: Job[Settings], failed: list[dict[str, Any]], lost: tuple[str, ...]) -> AzoraError | None:
+    if lost:
+        return NotTrueError(
+            "Not every production host was taken back",
+            what=job.evidence["detail"],
+            where=", ".join(lost),
+            next_step="take these hosts out of the balancer now; when they can be reached, run the same rollback again: it finishes there",
+        )
     if not job.evidence["proved"]:
         return NotTrueError(
             "The way back is not proved",

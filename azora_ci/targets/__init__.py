@@ -86,13 +86,17 @@ class Observation:
 
 @dataclass(frozen=True)
 class Returned:
-    """How going back went. ``seconds``: until the edge was read back; ``requests_after``: to the new version during the proof."""
+    """How going back went. ``seconds``: until the edge was read back; ``requests_after``: to the new version during the proof.
+
+    ``lost``: hosts that were not reached, so that nothing is known of them but what ``detail`` says.
+    """
 
     to: str | None
     seconds: float
     proved: bool
     requests_after: int | None
     detail: str
+    lost: tuple[str, ...] = ()
 
 
 class Target(Protocol):
@@ -158,7 +162,8 @@ class Tended(Protocol):
 @dataclass(frozen=True)
 class Wiring:
     """What a target is given: configuration, edges, folder for instances' logs, seconds to health, secrets by name, and the
-    minutes in which going back is supported.
+    minutes in which going back is supported. ``spare_lost_hosts``: of several hosts, those that cannot be reached are left out, said
+    and counted as not proved; for going back only, which helps the users of every host that it reaches.
     """
 
     config: DeployConfig
@@ -169,6 +174,7 @@ class Wiring:
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     rollback_window_minutes: float = 60.0
     access: ProductionHosts | None = None  # to the machines of targets that are elsewhere
+    spare_lost_hosts: bool = False
 
 
 def _local_processes(wiring: Wiring) -> Target:

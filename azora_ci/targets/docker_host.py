@@ -83,10 +83,10 @@ class DockerHost:
 
     # --- connection ----------------------------------------------------------------------------------------------------
 
-    def open(self) -> None:
-        """Connect. Raises the errors of ``ssh.explain``."""
+    def open(self, attempts: int | None = None) -> None:
+        """Connect, with so many attempts where trying again can help. Raises the errors of ``ssh.explain``."""
         with self._opening:
-            self._connection.open()
+            self._connection.open(attempts)
 
     def ensure(self) -> None:
         """Open the connection again if it was lost. Raises UnreachableError when that fails."""

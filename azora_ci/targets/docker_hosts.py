@@ -36,6 +36,7 @@ EDGE_START_SECONDS = 60.0
 OBSERVE_SECONDS = 10.0  # for one look at all hosts; a silent one must not hold up the verdict on the others
 RELEASE_SECONDS = 3.0  # for giving the locks back; they expire by themselves
 LEASE_MARGIN = 5.0  # seconds after which a guard whose lease ran out has surely gone back
+SPARED_ATTEMPTS = 2  # of connecting to a host while the users of the others wait
 HURRIED_SECONDS = 4.5  # for going back on all hosts when the run was cancelled; who does not answer by then goes back by its lease
 
 T = TypeVar("T")
@@ -82,6 +83,7 @@ class DockerHosts:
         self._settings = _settings(wiring.config)
         self._hosts, self._user, self._key = _access(wiring.access)
         self._sites: list[HostSite] = []
+        self._left_out: dict[str, str] = {}  # host -> why it is not reached
         self._halted = threading.Event()
         self._depth = 0  # of callers that need the connections
         self._credentials: Credentials | None = None
@@ -110,12 +112,35 @@ class DockerHosts:
         try:
             numbered = enumerate(self._hosts, start=1)
             self._sites = [self._host_site(address, self._credentials, f"azora-{number}") for number, address in numbered]
-            results(outcomes(self._sites, lambda one: one.host.open(), self._clock))
+            self._sites = self._answering(outcomes(self._sites, self._open, self._clock))
         except BaseException:
             self._disconnect()
             raise
         if self._credentials.to_be_pinned():
             self._wiring.processes.warning("New host keys were accepted", self._credentials.to_be_pinned())
+
+    def _open(self, one: HostSite) -> None:
+        if not self._wiring.spare_lost_hosts:
+            return one.host.open()
+        one.host.open(SPARED_ATTEMPTS)
+        one.history()  # now is the moment to learn that its daemon or its guard is silent
+        return None
+
+    def _answering(self, found: list[Outcome[HostSite, None]]) -> list[HostSite]:
+        """Return the hosts to go on with: all of them, unless those that cannot be reached are to be left out."""
+        lost = [one for one in found if isinstance(one.error, UnreachableError)]
+        if not self._wiring.spare_lost_hosts or len(lost) == len(found):
+            results(found)
+            return [one.item for one in found]
+        there = [one for one in found if one not in lost]
+        results(there)
+        for one in lost:
+            one.item.host.close()
+            name, error = one.item.host.name, one.error
+            assert isinstance(error, UnreachableError)  # noqa: S101 - so they were chosen
+            self._left_out[name] = f"{error.title}: {error.what}"
+            self._say(f"✗ {name} is not reached ({self._left_out[name]}); going on with {len(there)} of {len(found)} hosts")
+        return [one.item for one in there]
 
     def _host_site(self, address: HostAddress, credentials: Credentials, alias: str) -> HostSite:
         wiring = self._wiring
@@ -250,13 +275,15 @@ class DockerHosts:
     def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
         """Go back on every host at once. A host that cannot be reached goes back when its lease runs out, and is named."""
         limit = HURRIED_SECONDS if hurry else self._settings.lease_seconds + LEASE_MARGIN
-        promoted = self.current().serving == release.id
+        known = self.current().releases.get(release.id)
+        promoted = known is not None and known.outcome == PROMOTED
         self._halted.set()  # whatever is still starting instances must not go on
         found = outcomes(self._sites, lambda one: self._abort_one(one, release, reason, hurry), self._clock, seconds=limit)
         lost = [one for one in found if one.result is None]
         there = [(one.item.host.name, one.result) for one in found if one.result is not None]
         lines = [f"{name}: {returned.detail}" if len(found) > 1 else returned.detail for name, returned in there]
-        lines += [self._lost(one, promoted=promoted) for one in lost]
+        lines += [self._lost(one.item.host.name, _why(one), promoted=promoted) for one in lost]
+        lines += [self._lost(name, why, promoted=promoted) for name, why in self._left_out.items()]
         if not there:
             raise UnreachableError(
                 "No host could be told to go back",
@@ -265,10 +292,11 @@ class DockerHosts:
                 next_step="make the hosts reachable and re-run the job: it reads their journals and goes back or on",
             )
         seconds = max(returned.seconds for _, returned in there)
-        proved = not lost and all(returned.proved for _, returned in there)
+        proved = not lost and not self._left_out and all(returned.proved for _, returned in there)
         counted = [returned.requests_after for _, returned in there]
         after = None if None in counted else sum(count or 0 for count in counted)
-        return Returned(there[0][1].to, seconds, proved, after, "; ".join(lines))
+        names = (*(one.item.host.name for one in lost), *self._left_out)
+        return Returned(there[0][1].to, seconds, proved, after, "; ".join(lines), names)
 
     def _abort_one(self, one: HostSite, release: Release, reason: str, hurry: bool) -> Returned:
         try:
@@ -283,11 +311,10 @@ class DockerHosts:
             self._say(f"{one.host.name}: all traffic is on {returned.to or 'no version'} after {returned.seconds:.2f} s")
         return returned
 
-    def _lost(self, one: Outcome[HostSite, Returned], *, promoted: bool) -> str:
-        detail = one.error.what if isinstance(one.error, AzoraError) else f"{one.error or 'no answer yet'}"
+    def _lost(self, name: str, detail: str, *, promoted: bool) -> str:
         lease = self._settings.lease_seconds
         then = "the new version still serves there" if promoted else f"its guard goes back by itself {lease:g} s after the last renewal"
-        return f"{one.item.host.name}: not reached ({detail}); {then}"
+        return f"{name}: not reached ({detail}); {then}"
 
     # --- observe -------------------------------------------------------------------------------------------------------
 
@@ -322,6 +349,10 @@ def memory_needed(config: DeployConfig) -> int:
     from docker.utils import parse_bytes
 
     return sum(one.instances * int(parse_bytes(one.memory)) for one in config.services if one.memory)
+
+
+def _why(one: Outcome[HostSite, Returned]) -> str:
+    return one.error.what if isinstance(one.error, AzoraError) else f"{one.error or 'no answer yet'}"
 
 
 def _at_once(site: Site, release: Release) -> None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import signal
 from collections.abc import Iterator
-from dataclasses import replace
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +12,32 @@ import pytest
 
 from azora_ci import record, rollback_record, schemas
 from azora_ci.archive import Archive, KeptRecord
-from azora_ci.clock import rfc3339
 from azora_ci.process import send_signal
-from azora_ci.rehearsal.standins.slack import SlackReceiver
 from azora_ci.targets import Owner
-from tests import fragments_builder as build
 from tests.conftest import DatabaseMaker
-from tests.edge_world import NEW, OLD, SHA, Load, World
+from tests.edge_world import NEW, OLD, Load, World
+from tests.rollback_world import MIGRATIONS, REASON, Surroundings
 from tests.stores import Stores
-from tests.test_record import FACTS
 from tests.waiting import until
 
 THIRD = "1764000200-cccccc"
-REASON = "checkout fails <everywhere>"
-MIGRATIONS = "CREATE TABLE _prisma_migrations (id text, finished_at timestamptz); INSERT INTO _prisma_migrations VALUES ('one', now())"
 
 
 class Production(World):
     """1.1.0 is in production after 1.0.0, and its record is archived."""
 
     def __init__(self, folder: Path, stores: Stores, database: str) -> None:
-        bucket = stores.make_bucket(object_lock=True)
-        super().__init__(folder, instances=1, backup={"location": f"s3://{bucket}/prod"})
-        self.records = Archive(stores.open(bucket), "production")
-        self.slack = SlackReceiver(folder / "slack.jsonl").__enter__()
-        self.given = {**stores.environ, "PROD_DATABASE_URL": database, "SLACK_WEBHOOK": self.slack.url, "GITHUB_ACTOR": "octocat"}
-        self.given |= {"ROLLBACK_REASON": REASON, "HEALTH_CHECK_RETRIES": "2", "GITHUB_ACTIONS": "true"}
+        self.around = Surroundings(folder, stores, database)
+        super().__init__(folder, instances=1, backup=self.around.backup)
+        self.keep, self.chain, self.rollback_records = self.around.keep, self.around.chain, self.around.rollback_records
+        self.records, self.slack, self.given = self.around.records, self.around.slack, self.around.given
         self.attempt = 0
         self.deploy_old()
         self.put_up("1.1.0", NEW)
 
     def close(self) -> None:
         super().close()
-        self.slack.__exit__(None, None, None)
+        self.around.close()
 
     def put_up(self, version: str, deployment_id: str) -> None:
         target, release = self.target(), self.release(version, deployment_id)
@@ -55,30 +46,13 @@ class Production(World):
             target.set_weight(release, 100)
             target.promote(release)
 
-    def keep(self, deployment_id: str = NEW, version: str = "v1.1.0", *, minutes_ago: float = 1, **changed: Any) -> KeptRecord:
-        """Archive the record of a deployment that ended so many minutes ago."""
-        previous = {"version": "v1.0.0", "deployment_id": OLD}
-        found = build.complete(r=build.fragment("gradual-rollout", previous=previous))
-        before = self.records.previous(deployment_id, 1)
-        facts = replace(FACTS, deployment_id=deployment_id, version=version, git_sha=SHA, previous=before)
-        ended = datetime.now(UTC) - timedelta(minutes=minutes_ago)
-        times = {"timestamp": rfc3339(ended), "rollback_deadline": rfc3339(ended + timedelta(minutes=60))}
-        return self.records.keep_record({**record.assemble(found, facts, status="success"), **times, **changed})
-
     def back(self, **more: str) -> tuple[int, str]:
         """Run the step as the workflow does; DEPLOYMENT_ID is empty unless it is given."""
         self.attempt += 1
-        return self.finish(self.start("rollback", self.attempt, **{**self.given, "DEPLOYMENT_ID": "", **more}))
+        return self.finish(self.start("rollback", self.attempt, **{**self.given, **more}))
 
     def evidence(self) -> dict[str, Any]:
         return self.fragment("rollback", self.attempt).evidence
-
-    def rollback_records(self) -> list[dict[str, Any]]:
-        return [found.document for found in self.chain() if found.document["schema_version"] == 1 and "kind" in found.document]
-
-    def chain(self) -> list[Any]:
-        found = self.records.records()
-        return self.records.around(found[0].key)[0] if found else []
 
     def untouched(self) -> bool:
         """Say whether 1.1.0 serves everything as before, and nothing was journalled, archived or told."""
@@ -193,7 +167,7 @@ def test_a_running_rollout_is_fenced_and_changes_nothing_any_more(production):
 def test_a_cancelled_rollback_that_has_begun_is_finished_quickly(production):
     production.keep()
     production.attempt = 1
-    process = production.start("rollback", 1, **production.given, DEPLOYMENT_ID=NEW)
+    process = production.start("rollback", 1, **{**production.given, "DEPLOYMENT_ID": NEW})
     until(lambda: production.edge.state().stable == OLD, "the edge's files hold the old weights")
     process.send_signal(signal.SIGTERM)  # while it is proved
     code, output = production.finish(process)

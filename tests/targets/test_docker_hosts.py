@@ -23,6 +23,8 @@ from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.targets import Owner, Release
 from azora_ci.targets.lock import FencedError
 from tests.docker_world import NEW, OLD, Lan, Load, World, get, lan
+from tests.rollback_world import MIGRATIONS, Surroundings
+from tests.rollback_world import evidence as rollback_evidence
 from tests.sshd import keygen
 from tests.waiting import until
 
@@ -51,7 +53,7 @@ def small_world(network: Lan, tmp_path: Path) -> Iterator[World]:
     made.close()
 
 
-def test_from_an_empty_host_to_100_percent_without_a_failed_request(world):
+def test_from_an_empty_host_to_100_percent_without_a_failed_request_and_back(world, s3_server, postgres_cluster):
     world.deploy_old()
     first_deployment_installed_everything(world)
     with Load(world) as load:
@@ -77,7 +79,11 @@ def test_from_an_empty_host_to_100_percent_without_a_failed_request(world):
     assert "PRIVATE KEY" not in everything
     rerun_recognises_it(world)
     people_can_look(world)
-    it_is_taken_back_after_its_promotion(world)
+    around = Surroundings(world.folder, s3_server, postgres_cluster.fresh(MIGRATIONS))
+    try:
+        it_is_taken_back_by_hand_within_its_window(world, around)
+    finally:
+        around.close()
 
 
 def people_can_look(world: World) -> None:
@@ -88,14 +94,25 @@ def people_can_look(world: World) -> None:
         assert "v1.1.0" in done.stdout or words[0] == "lock"
 
 
-def it_is_taken_back_after_its_promotion(world: World) -> None:
-    target = world.target()
-    with target.locked(Owner(NEW, "https://runs.example/9", "alice", fence="checkout fails")):
-        assert target.holder().owner.fence == "checkout fails"
-        returned = target.abort(world.release("1.1.0", NEW), "checkout fails")
-    assert (returned.to, returned.proved, returned.requests_after) == ("v1.0.0", True, 0)
-    assert target.current().serving == OLD
-    back_on_old(world)
+def it_is_taken_back_by_hand_within_its_window(world: World, around: Surroundings) -> None:
+    world.backup = around.backup
+    world.configure()
+    kept = around.keep()
+    with Load(world) as load:
+        code, output = world.finish(world.start("rollback", 8, **around.given))
+        assert code == 0, output
+        back_on_old(world)
+    assert load.failed == []
+    found = rollback_evidence(world.folder, 8)
+    assert (found["to"], found["proved"], found["requests_after"]) == ({"version": "v1.0.0", "deployment_id": OLD}, True, 0)
+    assert (found["smoke_status"], found["already_back"], len(found["instances"])) == ("passed", False, world.instances)
+    (record_of_it,) = around.rollback_records()
+    assert (record_of_it["status"], record_of_it["deployment_record"]["sha256"]) == ("completed", kept.sha256)
+    assert around.slack.texts()[0].startswith("↩️ Production rolled back\nVersion: v1.1.0 → v1.0.0")
+    assert world.target().current().serving == OLD
+    said = [line for line in output.splitlines() if not line.startswith("::add-mask::")]
+    left = [path.read_text() for path in (world.folder / "job-8").rglob("*") if path.is_file()]
+    assert not [text for text in (*said, *left) if "PRIVATE KEY" in text or "not-to-be-seen" in text]
 
 
 def first_deployment_installed_everything(world: World) -> None:

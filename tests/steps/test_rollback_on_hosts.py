@@ -1,0 +1,202 @@
+"""Going back by hand on production hosts, with real dockerd, sshd, Envoy and guard: what is refused, and what is lost on the way."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azora_ci import record, rollback_record, schemas
+from azora_ci.targets import Owner
+from tests.conftest import DatabaseMaker
+from tests.docker_world import NEW, OLD, Lan, Load, World, lan
+from tests.rollback_world import MIGRATIONS, Surroundings, evidence
+from tests.stores import Stores
+from tests.waiting import until
+
+pytestmark = pytest.mark.faults
+SMALL = ("api_gateway",)
+THIRD = "1764000200-cccccc"
+
+
+@dataclass
+class Production:
+    """1.1.0 is in production after 1.0.0 on some hosts, and its record is archived."""
+
+    world: World
+    around: Surroundings
+    attempt: int = 20
+
+    def start(self, **more: str) -> Any:
+        self.attempt += 1
+        return self.world.start("rollback", self.attempt, **{**self.around.given, **more})
+
+    def back(self, **more: str) -> tuple[int, str]:
+        return self.world.finish(self.start(**more))
+
+    def evidence(self) -> dict[str, Any]:
+        return evidence(self.world.folder, self.attempt)
+
+    def untouched(self) -> bool:
+        """Say whether 1.1.0 serves everywhere, nobody holds the lock, and nothing was journalled, archived or told."""
+        target, world = self.world.target(), self.world
+        journal = target.current()
+        states = [world.edge_state(one) for one in world.machines]
+        same = all((one["stable"], one["canary"]) == (NEW, None) for one in states)
+        journalled = (journal.serving, journal.releases[NEW].going_back, target.holder()) == (NEW, False, None)
+        return same and journalled and world.versions_now() == {"1.1.0"} and not self.around.rollback_records()
+
+    def refused(self, *words: str, **more: str) -> None:
+        code, output = self.back(**more)
+        assert code == 1, output
+        for word in words:
+            assert word in output, output
+        assert self.untouched()
+        assert self.around.slack.texts() == []
+
+
+def put_up(world: World, version: str, deployment_id: str) -> None:
+    target, release = world.target(), world.release(version, deployment_id)
+    with target.locked(Owner(deployment_id, "https://runs.example/2", "tests")):
+        target.deploy(release, 100)
+        target.set_weight(release, 100)
+        target.promote(release)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
+    with lan(tmp_path_factory.mktemp("lan")) as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def database(postgres_cluster: DatabaseMaker) -> str:
+    return postgres_cluster.fresh(MIGRATIONS)
+
+
+def production(network: Lan, folder: Path, stores: Stores, database: str, hosts: int) -> Iterator[Production]:
+    around = Surroundings(folder, stores, database)
+    world = World(network, folder, hosts, services=SMALL, backup=around.backup)
+    world.deploy_old()
+    put_up(world, "1.1.0", NEW)
+    try:
+        yield Production(world, around)
+    finally:
+        for machine in world.machines:
+            machine.sshd.start()
+        world.close()
+        around.close()
+
+
+@pytest.fixture
+def one_host(network: Lan, tmp_path: Path, s3_server: Stores, database: str) -> Iterator[Production]:
+    yield from production(network, tmp_path, s3_server, database, 1)
+
+
+@pytest.fixture
+def two_hosts(network: Lan, tmp_path: Path, s3_server: Stores, database: str) -> Iterator[Production]:
+    yield from production(network, tmp_path, s3_server, database, 2)
+
+
+def test_what_is_refused_changes_nothing_and_a_second_press_is_recognised(one_host):
+    it, world = one_host, one_host.world
+    it.around.keep(minutes_ago=61)
+    it.refused("::error title=After the deadline%3A manual intervention required", "1 minutes ago", "--after-deadline")
+    world.flag("1.0.0.api_gateway.sick")
+    it.refused("The version before is not there any more", "0 of 2 instances of v1.0.0 are healthy", ROLLBACK_AFTER_DEADLINE="true")
+    world.unflag("1.0.0.api_gateway.sick")
+    gone = world.machines[0].containers(OLD)[0]
+    gone.stop(timeout=1)
+    it.refused("1 of 2 instances of v1.0.0 are healthy", "nothing was changed", ROLLBACK_AFTER_DEADLINE="true")
+    gone.start()
+    with Load(world) as load:
+        code, output = it.back(ROLLBACK_AFTER_DEADLINE="true")
+        assert code == 0, output
+        assert world.versions_now() == {"1.0.0"}
+        assert (it.evidence()["after_deadline"], it.evidence()["already_back"]) == (True, False)
+        code, output = it.back(DEPLOYMENT_ID=NEW, ROLLBACK_AFTER_DEADLINE="true")
+        assert code == 0, output
+    assert load.failed == []
+    assert it.evidence()["already_back"] is True
+    assert world.running() == {"v1.0.0": world.instances}
+    chain = it.around.chain()
+    assert [one.key.rsplit("/", 1)[1] for one in chain] == ["1.json", "rollback-1.json", "rollback-2.json"]
+    assert record.broken_links([one.data for one in chain]) == []
+    for one in chain[1:]:
+        schemas.validate(one.document, rollback_record.SCHEMA, where=one.key)
+
+
+def test_a_rollout_under_way_is_fenced_and_changes_nothing_any_more(one_host):
+    it, world = one_host, one_host.world
+    it.around.keep()
+    built(world, THIRD)
+    rollout = world.start(attempt=2, DEPLOYMENT_ID=THIRD, VERSION="v1.0.0", CANARY_MINUTES="5", HEALTH_CHECK_RETRIES="1000")
+    until(lambda: rollout.poll() is not None or world.edge_state(world.machines[0])["percent"] == 5, "5 % for the third", 60)
+    assert rollout.poll() is None, rollout.communicate()[0]
+    with Load(world) as load:
+        code, output = it.back()
+        assert code == 0, output
+        rollout_code, rollout_output = world.finish(rollout)
+        assert world.versions_now() == {"1.0.0"}
+    assert load.failed == []
+    assert rollout_code == 1, rollout_output
+    assert f"took over the lock of {THIRD}" in output
+    assert it.evidence()["fenced"] == THIRD
+    assert world.target().current().serving == OLD
+    assert world.machines[0].containers(THIRD) == world.machines[0].containers(NEW) == []
+    assert len(world.machines[0].containers(OLD)) == world.instances
+
+
+def built(world: World, deployment_id: str) -> None:
+    """Leave the fragment of a build of the oldest images for another deployment."""
+    world.built()
+    path = world.folder / "received" / f"build-logs-{NEW}"
+    text = (path / "record" / "build-and-push.json").read_text().replace(NEW, deployment_id).replace("v1.1.0", "v1.0.0")
+    for name, digest in world.digests("1.1.0").items():
+        text = text.replace(digest, world.digests("1.0.0")[name])
+    path = path.rename(path.with_name(f"build-logs-{deployment_id}"))
+    (path / "record" / "build-and-push.json").write_text(text)
+
+
+def test_a_host_out_of_reach_is_left_out_said_and_finished_by_a_second_press(two_hosts):
+    it, (near, far) = two_hosts, two_hosts.world.machines
+    it.around.keep()
+    far.sshd.stop()
+    code, output = it.back()
+    assert code == 1, output
+    assert (it.world.versions_now(near), it.world.versions_now(far)) == ({"1.0.0"}, {"1.1.0"})
+    assert "Not every production host was taken back" in output
+    assert f"{far.address}: not reached" in output
+    assert "the new version still serves there" in output
+    assert "run the same rollback again" in output
+    (first,) = it.around.rollback_records()
+    assert (first["status"], first["proved"], first["already_back"]) == ("unverified", False, False)
+    assert any(far.address in note for note in first["notes"])
+    assert "needs attention" in it.around.slack.texts()[0]
+    far.sshd.start()
+    with Load(it.world) as load:
+        code, output = it.back()
+        assert code == 0, output
+        assert it.world.versions_now() == {"1.0.0"}
+    assert load.failed == []
+    assert [one["status"] for one in it.around.rollback_records()] == ["unverified", "completed"]
+    assert it.world.running() == {"v1.0.0": it.world.instances}
+
+
+def test_with_no_host_in_reach_or_one_that_lost_the_version_before_nothing_is_changed(two_hosts):
+    it, (near, far) = two_hosts, two_hosts.world.machines
+    it.around.keep()
+    for machine in (near, far):
+        machine.sshd.stop()
+    code, output = it.back()
+    assert code == 3, output
+    assert "Production host cannot be reached" in output
+    for machine in (near, far):
+        machine.sshd.start()
+    assert it.untouched()
+    for one in far.containers(OLD):
+        one.stop(timeout=1)
+    it.refused(f"2 of {it.world.instances} instances of v1.0.0 are healthy", f"on {far.address}")
