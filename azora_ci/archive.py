@@ -111,6 +111,12 @@ class Archive:
             raise _no_record(self.bucket.url(f"records/{self.environment}/"), deployment_id)
         return chosen
 
+    def newest_with(self, name: str) -> Archived | None:
+        """Return the newest of the last records of deployments in which this key holds something, or None."""
+        keys = [one.key for one in self.records() if not one.key.rpartition("/")[2].startswith("rollback-")]
+        found = (Archived(key, self.bucket.read(key)) for key in reversed(keys[-LOOK_BACK:]))
+        return next((one for one in found if one.document.get(name)), None)
+
     def around(self, key: str) -> tuple[list[Archived], int]:
         """Return the chain from some records before this one to the newest, and the place of this one in it."""
         keys = [one.key for one in self.records()]

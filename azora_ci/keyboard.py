@@ -15,6 +15,9 @@ import click
 from azora_ci.errors import AzoraError, BadInputError, NotTrueError
 
 if TYPE_CHECKING:
+    from azora_ci.config import DeployConfig
+    from azora_ci.process import Processes
+    from azora_ci.settings import ProductionHosts
     from azora_ci.targets import Held, Owner, Target, Tended, Wiring
 
 _Command = Callable[..., Any]
@@ -61,7 +64,26 @@ def _wiring(config_path: Path, window_minutes: float = 60.0) -> Wiring:
     clock = Clock()
     processes = Processes(actions=Actions(), clock=clock, secrets=_secrets(access))
     loaded = config.load(config_path)
-    return Wiring(loaded, processes, clock, Path("deployment-logs"), 30.0, rollback_window_minutes=window_minutes, access=access)
+    return Wiring(
+        loaded, processes, clock, Path("deployment-logs"), 30.0, rollback_window_minutes=window_minutes, access=access,
+        recorded_host_keys=_recorded_host_keys(access, loaded, processes),
+    )  # fmt: skip
+
+
+def _recorded_host_keys(access: ProductionHosts, loaded: DeployConfig, processes: Processes) -> str:
+    """Return what the last deployment recorded, where that counts and the archive can be read from here."""
+    from azora_ci import recorded_keys, s3, settings
+    from azora_ci.archive import Archive
+
+    given = settings.environment()
+    aws = settings.load(settings.Aws, given)
+    if not recorded_keys.are_needed(access, loaded) or aws.aws_access_key_id is None:
+        return ""
+    for secret in _secrets(aws):
+        processes.add_secret(secret)
+    return recorded_keys.of_archive(
+        access, loaded, Archive(s3.bucket(aws, loaded.backup.bucket), given.get("DEPLOY_ENVIRONMENT") or "production")
+    )
 
 
 def _secrets(access: Any) -> list[str]:

@@ -139,6 +139,9 @@ def _beyond_the_guide(found: Mapping[str, Fragment], evidence: Mapping[str, Docu
             for one in evidence["smoke-tests"].get("tests", [])
         ],
         "rollout": _rollout(evidence["gradual-rollout"], evidence["smoke-tests"]),
+        "host_keys": [
+            pick(one, "fingerprint", "key_type", "known_hosts", "source") for one in evidence["gradual-rollout"].get("host_keys", [])
+        ],
         "metrics": _metrics(found, evidence),
         "override_reasons": _override_reasons(evidence),
         "evidence": {job: _source(one) for job, one in found.items() if job in EVIDENCE_JOBS},

@@ -33,6 +33,7 @@ __all__ = [
     "Deployment",
     "Health",
     "Notifications",
+    "PinnedHostKeys",
     "ProductionHosts",
     "Secret",
     "Variable",
@@ -293,7 +294,17 @@ def production_user(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProductionHosts:
+class PinnedHostKeys:
+    """Which keys the production hosts may show."""
+
+    prod_known_hosts: str | None = variable(
+        "PROD_KNOWN_HOSTS", "host keys as ssh-keyscan prints them; unset: those that the last deployment recorded",
+        example="web1.example ssh-ed25519 AAAA…", required=False,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductionHosts(PinnedHostKeys):
     """How production hosts are reached; only the docker_hosts target demands them. Names are the guide's."""
 
     prod_host: Secret | None = variable(
@@ -306,12 +317,9 @@ class ProductionHosts:
     prod_key: Secret | None = variable(
         "PROD_KEY", "private SSH key of that user, all lines", example="-----BEGIN OPENSSH PRIVATE KEY-----…", required=False, secret=True
     )
-    prod_known_hosts: str | None = variable(
-        "PROD_KNOWN_HOSTS", "host keys as ssh-keyscan prints them", example="web1.example ssh-ed25519 AAAA…", required=False
-    )
     prod_accept_new_host_key: bool = variable(
-        "PROD_ACCEPT_NEW_HOST_KEY", "true: accept unknown host keys on the very first deployment", example="false", parse=truth,
-        default="false",
+        "PROD_ACCEPT_NEW_HOST_KEY", "true: accept host keys where none is pinned or recorded (the very first deployment)",
+        example="false", parse=truth, default="false",
     )  # fmt: skip
     docker_username: Secret | None = variable(
         "DOCKER_USERNAME", "user of the registry; unset: no login", example="azora", required=False, secret=True

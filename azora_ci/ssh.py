@@ -241,8 +241,8 @@ class Tunnel:
             self.open()
 
     def is_open(self) -> bool:
-        """Say whether it is open, as far as OpenSSH has noticed."""
-        return self._child is not None and self._child.poll() is None
+        """Say whether it is open, as far as OpenSSH has noticed. One that is just ending has closed its ports before it is gone."""
+        return self._child is not None and self._child.poll() is None and self._is_ready()
 
     def close(self) -> None:
         """End the connection."""
@@ -337,7 +337,7 @@ class Connection(Tunnel):
         return f"LocalForward {self.docker_socket} {self._remote_socket}", f"DynamicForward 127.0.0.1:{self.socks_port}"
 
     def _is_ready(self) -> bool:
-        return self.docker_socket.exists()
+        return self.docker_socket.exists() and is_listening(self.socks_port)
 
     def _check(self) -> None:
         """Ask Docker through the tunnel; the answer to a forbidden forwarding comes only now."""

@@ -180,6 +180,7 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
         "instances": [f"api_gateway#1 {VERSION} (127.0.0.1:40001)"],
         "override_reason": None,
         "notes": [],
+        "host_keys": [],
         "test": "one-sided, 99 %, exact bounds",
     },
     "smoke-tests": {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import signal
+import subprocess
 import tempfile
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from azora_ci import ssh, ssh_folder
 from azora_ci.actions import Actions
 from azora_ci.clock import Clock
 from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
+from azora_ci.host_keys import HostKey, hashed_line, lines_of
 from azora_ci.process import Processes
 from azora_ci.settings import Secret
 from tests.sshd import DockerStandIn, Sshd, free_port, keygen
@@ -54,9 +56,11 @@ class Opened:
     def __init__(self, processes, docker_socket):
         self.processes, self.docker_socket, self.all, self.lines = processes, docker_socket, [], []
 
-    def connection(self, sshd, *, key=None, known_hosts="pinned", accept_new=False, port=None):
+    def connection(self, sshd, *, key=None, known_hosts="pinned", recorded="", accept_new=False, port=None):
         pinned = sshd.known_hosts if known_hosts == "pinned" else known_hosts
-        credentials = ssh_folder.Credentials(sshd.user, Secret(key or sshd.key), known_hosts=pinned, accept_new=accept_new)
+        credentials = ssh_folder.Credentials(
+            sshd.user, Secret(key or sshd.key), known_hosts=pinned, recorded=recorded, accept_new=accept_new
+        )
         address = ssh.HostAddress("127.0.0.1", port or sshd.port)
         made = ssh.Connection(
             address, credentials=credentials, processes=self.processes, clock=Clock(), remote_socket=str(self.docker_socket),
@@ -139,12 +143,56 @@ def test_no_pinned_key_is_refused_unless_opted_in(opened, sshd):
     assert (seen.source, seen.key.blob) == ("accepted", sshd.known_hosts.split()[2])
 
 
+def test_a_host_that_is_not_among_the_pinned_ones_is_refused(opened, sshd):
+    connection, _ = opened.connection(sshd, known_hosts="other.example " + sshd.known_hosts.partition(" ")[2])
+    with pytest.raises(NotTrueError, match="Host key is not the pinned one") as caught:
+        connection.open()
+    assert caught.value.what == "known: (none); the host shows: a key of type ED25519, of which none is known"
+
+
 def test_another_host_key_is_refused(opened, sshd, tmp_path):
     other = keygen(tmp_path / "other").with_suffix(".pub").read_text().split()[:2]
     connection, _ = opened.connection(sshd, known_hosts=f"[127.0.0.1]:{sshd.port} {' '.join(other)}\n")
     with pytest.raises(NotTrueError, match="key") as caught:
         connection.open()
     assert caught.value.exit_code == 1
+
+
+def test_a_key_that_was_accepted_and_recorded_is_all_that_the_next_connection_needs(opened, sshd):
+    first, accepted = opened.connection(sshd, known_hosts=None, accept_new=True)
+    with first:
+        (evidence,) = accepted.evidence()
+    assert "127.0.0.1" not in str(evidence)
+    assert evidence["known_hosts"].endswith(" ".join(sshd.known_hosts.split()[1:3]))
+    second, recorded = opened.connection(sshd, known_hosts=None, recorded=lines_of([evidence]))
+    with second:
+        (again,) = recorded.evidence()
+    assert (again["source"], again["fingerprint"]) == ("recorded", evidence["fingerprint"])
+    assert recorded.to_be_pinned() == ""
+    assert evidence["fingerprint"] in accepted.to_be_pinned()
+    assert "127.0.0.1" not in accepted.to_be_pinned()
+
+
+@pytest.mark.parametrize("accept_new", [False, True])
+def test_a_host_with_another_key_than_the_recorded_one_is_refused(opened, sshd, tmp_path, accept_new):
+    old = HostKey(*keygen(tmp_path / "old").with_suffix(".pub").read_text().split()[:2])
+    new = HostKey(*sshd.known_hosts.split()[1:3])
+    line = hashed_line(f"[127.0.0.1]:{sshd.port}", old, bytes(20))
+    connection, _ = opened.connection(sshd, known_hosts=None, recorded=line, accept_new=accept_new)
+    with pytest.raises(NotTrueError, match="Host key") as caught:
+        connection.open()
+    assert f"known: {old.fingerprint} (ssh-ed25519); the host shows: {new.fingerprint}" == caught.value.what
+
+
+def test_a_key_of_another_type_is_no_new_host(opened, sshd, tmp_path):
+    subprocess.run(["ssh-keygen", "-q", "-t", "ecdsa", "-N", "", "-f", tmp_path / "old"], check=True, timeout=30)
+    old = HostKey(*(tmp_path / "old.pub").read_text().split()[:2])
+    line = hashed_line(f"[127.0.0.1]:{sshd.port}", old, bytes(20))
+    connection, _ = opened.connection(sshd, known_hosts=None, recorded=line, accept_new=True)
+    with pytest.raises(NotTrueError, match="Host key") as caught:
+        connection.open()
+    assert old.fingerprint in caught.value.what
+    assert HostKey(*sshd.known_hosts.split()[1:3]).fingerprint in caught.value.what
 
 
 def test_a_wrong_user_key_is_refused_at_once(opened, sshd, tmp_path):

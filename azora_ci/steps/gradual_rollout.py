@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import rollout_report
+from azora_ci import recorded_keys, rollout_report
 from azora_ci.bake import Bake, Rules, Subject
 from azora_ci.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError
 from azora_ci.health import NEW, classify
@@ -21,7 +21,7 @@ from azora_ci.probes import fetch, request_of
 from azora_ci.process import secrets_of_url, undisturbed
 from azora_ci.rollout import TEST, Action, Limits, Stage, instances_at, stages
 from azora_ci.settings import Deployment, Health, ProductionHosts, Secret, named_secrets, number, truth, variable
-from azora_ci.targets import Owner, Release, Target, Wiring, target_of
+from azora_ci.targets import Owner, Release, Target, Wiring, host_keys, target_of
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.lock import FencedError
 
@@ -58,10 +58,12 @@ def run(job: Job[Settings]) -> None:
     rollout = Rollout(job, target, release, plan)
     if job.settings.dry_run:
         rollout.announce(target.current())
+        rollout.note_host_keys()
         rollout.finish("planned")
         return
     owner = Owner(release.id, job.settings.run_url, job.settings.actor)
     with target.locked(owner):
+        rollout.note_host_keys()
         history = rollout.recover(target.current())
         if history.serving == release.id:
             rollout.recognise(history)
@@ -103,7 +105,10 @@ def _target(job: Job[Settings]) -> Target:
             job.processes.add_secret(text)
     settings = job.settings
     window = settings.rollback_window_minutes
-    wiring = Wiring(job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, secrets, window, settings)
+    wiring = Wiring(
+        job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, secrets, window, settings,
+        recorded_host_keys=recorded_keys.for_job(job),
+    )  # fmt: skip
     return target_of(job.config.target.kind, wiring)
 
 
@@ -127,9 +132,14 @@ class Rollout:
             stages=[],
             abort=None,
             notes=[],
+            host_keys=[],
             test=TEST,
             override_reason=self.job.settings.short_stages_reason if min(self.minutes) < SHORTEST_MINUTES else None,
         )
+
+    def note_host_keys(self) -> None:
+        """Keep what the target's hosts showed: the next deployment expects it where no key is pinned."""
+        self.evidence["host_keys"] = host_keys(self.target)
 
     # --- before anything moves -------------------------------------------------------------------------------------------
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from azora_ci import checks, commands, reachability
+from azora_ci import checks, commands, reachability, recorded_keys
+from azora_ci.archive import Archive
 from azora_ci.checks import FAILED, PASSED, PENDING, Required, Verdict
 from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.github import GitHub
 from azora_ci.job import Job
 from azora_ci.markdown import code, table
 from azora_ci.reachability import Reached
-from azora_ci.settings import Aws, Deployment, Secret, number, truth, variable
+from azora_ci.settings import Aws, Deployment, PinnedHostKeys, Secret, number, truth, variable
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Aws):
+class Settings(Deployment, Aws, PinnedHostKeys):
     """What opens the gates."""
 
     github_token: Secret = variable("GITHUB_TOKEN", "token that reads checks, statuses, actions and contents", example="ghs_…", secret=True)
@@ -35,10 +36,11 @@ class Settings(Deployment, Aws):
 
 def run(job: Job[Settings]) -> None:
     """Pass every gate or raise: NotTrueError (closed), BadInputError, UnreachableError."""
-    job.evidence |= {"checks": [], "commands": [], "not_checked": []}
+    job.evidence |= {"checks": [], "commands": [], "not_checked": [], "recorded_host_keys": None}
     try:
         pass_required_checks(job)
         pass_reachability(job)
+        read_recorded_host_keys(job)
         for purpose, wanted in (("audit", job.config.checks.audit), ("build", job.config.checks.build)):
             for command in wanted:
                 commands.run(job, purpose, command)
@@ -169,6 +171,31 @@ def reached(job: Job[Settings]) -> Iterator[Reached]:
         yield reachability.registry(config.registry)
     for service in config.services:
         yield reachability.endpoint(service)
+
+
+def read_recorded_host_keys(job: Job[Settings]) -> None:
+    """Hand the host keys that the last deployment recorded to the jobs that connect. Raises NotTrueError for a record with doubts."""
+    if not recorded_keys.are_needed(job.settings, job.config):
+        return
+    if job.settings.aws_access_key_id is None:
+        reason = "no AWS credentials are handed to this job"
+        job.evidence["not_checked"].append({"name": "recorded host keys", "reason": reason})
+        return
+    found = recorded_keys.newest(s3_archive(job))
+    if found is None:
+        job.say("- no deployment has recorded a host key yet: pin them, PROD_KNOWN_HOSTS")
+        return
+    job.evidence["recorded_host_keys"] = found.document()
+    shown = ", ".join(one["fingerprint"] for one in found.host_keys)
+    job.tick(f"the hosts must show the keys that {found.location} recorded: {shown}")
+
+
+def s3_archive(job: Job[Settings]) -> Archive:
+    """Return the archive of this environment's records."""
+    from azora_ci import s3
+
+    backup = job.config.backup
+    return Archive(s3.bucket(job.settings, backup.bucket, clock=job.clock, say=job.say), job.settings.deploy_environment, backup.lock_mode)
 
 
 # --- summary -----------------------------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import record, rollback, rollback_record, s3, schemas, slack
+from azora_ci import record, recorded_keys, rollback, rollback_record, s3, schemas, slack
 from azora_ci.archive import Archive, Archived
 from azora_ci.errors import AzoraError, BadInputError, CancelledError, NotTrueError
 from azora_ci.health import OLD, classify
@@ -60,7 +60,7 @@ def run(job: Job[Settings]) -> None:
     archive = _archive(job)
     deployed = _genuine(job, archive, archive.to_take_back(job.settings.deployment_id))
     _require_open_window(job, deployed)
-    target = _target(job)
+    target = _target(job, archive)
     way = Way(job, target, deployed)
     with reached(target):
         before = way.require()
@@ -139,12 +139,14 @@ def _require_open_window(job: Job[Settings], document: record.Document) -> None:
         job.tick(f"{name}: {verdict.reason}")
 
 
-def _target(job: Job[Settings]) -> Target:
+def _target(job: Job[Settings], archive: Archive) -> Target:
     settings = job.settings
     wiring = Wiring(
+    recorded = recorded_keys.of_archive(settings, job.config, archive)
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout,
         rollback_window_minutes=settings.rollback_window_minutes, access=settings, spare_lost_hosts=True,
     )  # fmt: skip
+        recorded_host_keys=recorded,
     return target_of(job.config.target.kind, wiring)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from azora_ci import recorded_keys
 from azora_ci.config import Endpoint
 from azora_ci.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.health import PUBLIC, Answer, classify
@@ -200,7 +201,10 @@ def _table(job: Job[Any], evidence: dict[str, Any]) -> None:
 def _take_back(job: Job[Settings], reason: str) -> str:
     """Take traffic back to the version before; return what to tell people."""
     settings = job.settings
-    wiring = Wiring(job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, access=settings)
+    recorded = recorded_keys.for_job(job)
+    wiring = Wiring(
+        job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, access=settings, recorded_host_keys=recorded
+    )
     target = target_of(job.config.target.kind, wiring)
     with target.locked(Owner(settings.deployment_id, settings.run_url, settings.actor)):
         history = target.current()

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from azora_ci.clock import Clock
 from azora_ci.config import DeployConfig
@@ -175,6 +175,7 @@ class Wiring:
     rollback_window_minutes: float = 60.0
     access: ProductionHosts | None = None  # to the machines of targets that are elsewhere
     spare_lost_hosts: bool = False
+    recorded_host_keys: str = ""  # what hosts showed earlier, as the text of a known_hosts file; counts where no key is pinned
 
 
 def _local_processes(wiring: Wiring) -> Target:
@@ -202,6 +203,11 @@ def target_of(kind: str, wiring: Wiring) -> Target:
             next_step="choose an available target",
         )
     return TARGETS[kind](wiring)
+
+
+def host_keys(target: Target) -> list[dict[str, Any]]:
+    """Return the host keys that a target's connections have seen, as evidence; empty for a target without any."""
+    return list(getattr(target, "host_keys", ()))
 
 
 def reached(target: Target) -> AbstractContextManager[object]:

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from azora_ci.config import DeployConfig
 from azora_ci.config import DockerHosts as Settings
@@ -96,6 +96,7 @@ class DockerHosts:
         """Be connected to all hosts; the outermost caller opens and closes. Raises what the first host that fails says."""
         if self._depth == 0:
             self._connect()
+        self.host_keys: list[dict[str, Any]] = []  # what the hosts showed, as evidence
         self._depth += 1
         try:
             yield
@@ -108,7 +109,8 @@ class DockerHosts:
         access = self._wiring.access
         assert access is not None  # noqa: S101 - _access has looked
         known, accept = access.prod_known_hosts, access.prod_accept_new_host_key
-        self._credentials = Credentials(self._user, self._key, known_hosts=known, accept_new=accept)
+        recorded = self._wiring.recorded_host_keys
+        self._credentials = Credentials(self._user, self._key, known_hosts=known, recorded=recorded, accept_new=accept)
         try:
             numbered = enumerate(self._hosts, start=1)
             self._sites = [self._host_site(address, self._credentials, f"azora-{number}") for number, address in numbered]
@@ -124,6 +126,7 @@ class DockerHosts:
             return one.host.open()
         one.host.open(SPARED_ATTEMPTS)
         one.history()  # now is the moment to learn that its daemon or its guard is silent
+        self.host_keys = self._credentials.evidence()
         return None
 
     def _answering(self, found: list[Outcome[HostSite, None]]) -> list[HostSite]:

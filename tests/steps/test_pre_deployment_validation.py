@@ -16,9 +16,10 @@ from typing import Any
 
 import pytest
 
+from azora_ci.archive import Archive
 from azora_ci.context import execute
 from azora_ci.rehearsal.standins.github import GitHubApi
-from tests import deploy_config
+from tests import deploy_config, test_recorded_keys
 from tests.conftest import DatabaseMaker
 from tests.stores import Stores
 from tests.test_markdown import cells
@@ -345,3 +346,28 @@ def test_bucket_that_does_not_answer_closes_the_gate(world: World) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret-key"}
     assert world.run(**keys, AWS_ENDPOINT_URL_S3=f"http://{world.site.host}") == 1
     assert "backup bucket" in world.what
+
+
+def test_host_keys_that_the_last_deployment_recorded_are_handed_on(world: World, s3_server: Stores) -> None:
+    name = s3_server.make_bucket(object_lock=True)
+    hosts = {"edge_image": "r.example/edge@sha256:" + "0" * 64, "guard_image": "r.example/python@sha256:" + "0" * 64}
+    world.more = {
+        "backup": {"location": f"s3://{name}/prod"},
+        "target": {"kind": "docker_hosts", "docker_hosts": hosts},
+        "edge": None,
+        "registry": {"repository": f"{world.site.host}/azora", "insecure": True},
+    }
+    world.site.pages["/v2/"] = (200, {})
+    assert world.run(**s3_server.environ) == 0
+    assert world.evidence["recorded_host_keys"] is None
+    assert "no deployment has recorded a host key yet" in world.log
+
+    location = test_recorded_keys.keep(Archive(s3_server.open(name), "production"), 1764000000, test_recorded_keys.FIRST)
+    assert world.run(**s3_server.environ) == 0
+    found = world.evidence["recorded_host_keys"]
+    assert (found["location"], found["host_keys"]) == (location, [test_recorded_keys.evidence(test_recorded_keys.FIRST)])
+
+    assert world.run(**s3_server.environ, PROD_KNOWN_HOSTS="web1.example ssh-ed25519 AAAA") == 0
+    assert world.evidence["recorded_host_keys"] is None  # the pinned ones count
+    assert world.run() == 0
+    assert "recorded host keys" in {one["name"] for one in world.evidence["not_checked"]}

@@ -1,0 +1,78 @@
+"""Host keys that the last deployment recorded, in a strict S3 server: found by the next one, not believed where the archive was changed."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from azora_ci import fragments, recorded_keys, schemas
+from azora_ci.archive import Archive
+from azora_ci.errors import NotTrueError
+from azora_ci.host_keys import HostKey, SeenKey
+from azora_ci.record import assemble, sha256
+from tests import fragments_builder as build
+from tests.test_record import FACTS
+
+SALT = bytes(range(20))
+FIRST, SECOND = (HostKey("ssh-ed25519", blob) for blob in ("AAAAC3NzaC1lZDI1NTE5AAAAIGmn", "AAAAC3NzaC1lZDI1NTE5AAAAIHxx"))
+
+
+@pytest.fixture
+def archive(s3_server):
+    return Archive(s3_server.open(s3_server.make_bucket(object_lock=True)), "production")
+
+
+def evidence(key: HostKey, source: str = "accepted") -> dict[str, object]:
+    return SeenKey(key.fingerprint, key, source).document("web1.example", SALT)
+
+
+def keep(archive: Archive, seconds: int, *keys: HostKey) -> str:
+    found = build.complete()
+    found["gradual-rollout"].evidence["host_keys"] = [evidence(one) for one in keys]
+    previous = replace(FACTS.previous, record_sha256=archive.newest_sha256())
+    document = assemble(found, replace(FACTS, deployment_id=f"{seconds}-abc123", previous=previous), status="success")
+    schemas.validate(document, "deployment-record", where="test")
+    return archive.keep_record(document).location
+
+
+def test_nothing_is_recorded_before_the_first_deployment(archive):
+    assert recorded_keys.newest(archive) is None
+    keep(archive, 1764000000)
+    assert recorded_keys.newest(archive) is None
+
+
+def test_the_newest_record_that_has_keys_counts(archive):
+    keep(archive, 1764000000, FIRST)
+    location = keep(archive, 1764000100, SECOND)
+    keep(archive, 1764000200)  # it never connected
+    found = recorded_keys.newest(archive)
+    assert found.location == location
+    assert found.sha256 == sha256(archive.bucket.read("records/production/1764000100-abc123/1.json"))
+    assert found.known_hosts == f"{evidence(SECOND)['known_hosts']}\n"
+    assert "web1.example" not in json.dumps(found.document())
+
+
+def test_a_record_that_was_slipped_in_is_not_believed(archive):
+    keep(archive, 1764000000, FIRST)
+    found = json.loads(archive.bucket.read("records/production/1764000000-abc123/1.json"))
+    found["host_keys"], found["previous_record_sha256"] = [evidence(SECOND)], "0" * 64
+    archive.bucket.put_once("records/production/1764000100-abc123/1.json", schemas.canonical(found), content_type="application/json")
+    with pytest.raises(NotTrueError, match="cannot be believed") as caught:
+        recorded_keys.newest(archive)
+    assert "PROD_KNOWN_HOSTS" in caught.value.next_step
+
+
+def test_what_this_deployment_saw_comes_before_what_was_recorded(tmp_path):
+    found = build.complete()
+    received = fragments.Fragments(tmp_path)
+    assert recorded_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == ""
+    recorded = {"location": "s3://b/records/production/1763000000-0f0f0f/1.json", "sha256": "0" * 64, "host_keys": [evidence(FIRST)]}
+    validation = found["pre-deployment-validation"]
+    validation.evidence["recorded_host_keys"] = recorded
+    fragments.write(validation, tmp_path / "a")
+    assert recorded_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == f"{evidence(FIRST)['known_hosts']}\n"
+    found["gradual-rollout"].evidence["host_keys"] = [evidence(SECOND)]
+    fragments.write(found["gradual-rollout"], tmp_path / "b")
+    assert recorded_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == f"{evidence(SECOND)['known_hosts']}\n"
