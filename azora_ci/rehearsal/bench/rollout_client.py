@@ -1,15 +1,19 @@
 """An open-loop client: requests start on a fixed schedule, whatever the answers do, each on a connection of its own choosing.
 
 A process of its own, ``python -m azora_ci.rehearsal.bench.rollout_client '{"addresses": …}'``: it sends until ``requests`` were sent
-*and* its standard input was closed, waits for the answers, and prints one JSON line. Nothing
-is ever sent twice: what a user's browser would try again by itself counts as failed here. Latency is from the moment at which a
-request was due.
+*and* its standard input was closed, waits for the answers, and prints one JSON line. Nothing is ever sent twice: what a user's browser
+would try again by itself counts as failed here.
+
+Latency is from the moment at which a request was due, so a client that is late makes answers look slower, never faster; how late it was
+is told (``lag_ms``). Every request that was due is accounted for: answered, failed with a kind, or unanswered at the end.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
+import resource
 import sys
 from collections import Counter, deque
 from collections.abc import Sequence
@@ -21,33 +25,62 @@ from azora_ci.clock import Clock
 TICK = 0.004  # seconds between two looks at the schedule
 TIMEOUT = 15.0  # seconds for an answer
 LAST_ANSWERS = TIMEOUT + 2
-EXAMPLES = 5  # failures of each method that are told in full
-WARM = 16  # connections per address that are there before the first request
+EXAMPLES = 5  # failures of each kind that are told in full
+WARM = 32  # connections per address that are there before the first request
+MOST_KINDS = 20  # kinds of failures that are told apart
 
 
 @dataclass(eq=False)
 class Sent:
-    """One request on its way. ``due``: seconds of the loop's clock."""
+    """One request on its way. ``due``: seconds of the loop's clock. ``link``: the connection that has it."""
 
     number: int
     due: float
     method: str
     address: int
     done: bool = False
+    link: Link | None = None
 
 
 @dataclass
 class Results:
-    """What came back. Times are seconds since the epoch."""
+    """What came back. Times are seconds since the epoch. ``lags``: seconds by which requests were sent late."""
 
     sent: Counter[str] = field(default_factory=Counter)
+    sent_to: Counter[int] = field(default_factory=Counter)
+    answered: Counter[str] = field(default_factory=Counter)
     failed: Counter[str] = field(default_factory=Counter)
+    failed_at: Counter[int] = field(default_factory=Counter)
+    kinds: Counter[str] = field(default_factory=Counter)
     versions: list[Counter[str]] = field(default_factory=list)
     last_sent: dict[str, float] = field(default_factory=dict)
     last_answer: dict[str, float] = field(default_factory=dict)
     milliseconds: list[float] = field(default_factory=list)
     examples: list[dict[str, Any]] = field(default_factory=list)
-    in_flight: list[int] = field(default_factory=list)
+    lags: list[float] = field(default_factory=list)
+    connections: int = 0
+
+
+@dataclass
+class InFlight:
+    """How many requests are on their way: the mean over time, not over moments at which somebody looked."""
+
+    now: int = 0
+    most: int = 0
+    area: float = 0.0  # requests x seconds
+    since: float = 0.0
+    begun: float = 0.0
+
+    def change(self, by: int, at: float) -> None:
+        """Count one more or one less from a moment on."""
+        self.area += self.now * (at - self.since)
+        self.since = at
+        self.now += by
+        self.most = max(self.most, self.now)
+
+    def mean(self) -> float:
+        """Return the mean from ``begun`` until the last change."""
+        return self.area / max(1e-9, self.since - self.begun)
 
 
 class Client:
@@ -66,6 +99,9 @@ class Client:
         self._tasks: set[asyncio.Task[None]] = set()
         self._number = 0
         self._next_look = 0.0
+        self._seconds = 0.0
+        self._busy = InFlight()
+        self.in_flight: dict[str, float] = {}
         self.stop = asyncio.Event()
         self.results = Results(versions=[Counter() for _ in self._addresses])
 
@@ -75,14 +111,17 @@ class Client:
             for _ in range(WARM):
                 idle.append(await self._connect(address))
         begun = self._loop.time()
+        self._busy = InFlight(since=begun, begun=begun)
         print("sending", flush=True)
         while not (self.stop.is_set() and self._number >= self._requests):
             due = int((self._loop.time() - begun) * self._rate)
             while self._number < due:
                 self._send(begun + self._number / self._rate)
-            self.results.in_flight.append(len(self._flying))
             self._expire()
             await asyncio.sleep(TICK)
+        self._seconds = self._loop.time() - begun
+        mean, most = self._busy.mean(), self._busy.most
+        self.in_flight = {"mean": round(mean, 1), "most": most}
         end = self._loop.time() + LAST_ANSWERS
         while self._flying and self._loop.time() < end:
             self._expire()
@@ -91,9 +130,13 @@ class Client:
     def _send(self, due: float) -> None:
         post = self._post_every and self._number % self._post_every == self._post_every - 1
         sent = Sent(self._number, due, "POST" if post else "GET", self._number % len(self._addresses))
+        now = self._loop.time()
         self._number += 1
         self.results.sent[sent.method] += 1
+        self.results.sent_to[sent.address] += 1
+        self.results.lags.append(now - due)
         self._flying.add(sent)
+        self._busy.change(1, now)
         idle = self._idle[sent.address]
         while idle:
             link = idle.pop()
@@ -103,6 +146,11 @@ class Client:
         task = self._loop.create_task(self._send_on_new(sent))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _landed(self, sent: Sent, now: float) -> None:
+        sent.done = True
+        self._flying.discard(sent)
+        self._busy.change(-1, now)
 
     def _text(self, sent: Sent) -> bytes:
         host = f"host: {self._addresses[sent.address][0]}\r\n"
@@ -114,12 +162,16 @@ class Client:
         try:
             link = await self._connect(sent.address)
         except OSError as error:
-            self.fail(sent, f"connect: {error}")
+            self.fail(sent, f"connect: {error.strerror or error}")
+            return
+        if sent.done:  # it was given up before there was a connection: the connection is for the next one
+            self._idle[sent.address].append(link)
         else:
             link.send(sent, self._text(sent))
 
     async def _connect(self, address: int) -> Link:
         host, port = self._addresses[address]
+        self.results.connections += 1
         _, link = await self._loop.create_connection(lambda: Link(self), host, port)
         return link
 
@@ -130,15 +182,20 @@ class Client:
         self._next_look = now + 1.0
         for sent in [one for one in self._flying if one.due < now - TIMEOUT]:
             self.fail(sent, f"no answer within {TIMEOUT:g} s")
+            if sent.link is not None:
+                sent.link.give_up()
 
     def fail(self, sent: Sent, reason: str) -> None:
         """Note a request that failed, once."""
         if sent.done:
             return
-        sent.done = True
-        self._flying.discard(sent)
+        self._landed(sent, self._loop.time())
         self.results.failed[sent.method] += 1
-        if self.results.failed[sent.method] <= EXAMPLES:
+        self.results.failed_at[sent.address] += 1
+        kind = f"{sent.method} {re.sub(r'[0-9]{4,}', 'N', reason)[:100]}"
+        known = kind in self.results.kinds or len(self.results.kinds) < MOST_KINDS
+        self.results.kinds[kind if known else f"{sent.method} otherwise"] += 1
+        if self.results.kinds[kind] <= EXAMPLES and known:
             at = round(self._epoch + sent.due, 3)
             self.results.examples.append({"at": at, "method": sent.method, "number": sent.number, "reason": reason})
 
@@ -147,35 +204,50 @@ class Client:
         if not link.closed:
             self._idle[sent.address].append(link)
         now = self._loop.time()
-        self.results.milliseconds.append((now - sent.due) * 1000)
-        if status != 200:
-            self.fail(sent, f"HTTP {status}: {body[:120]!r}")
-            return
         if sent.done:
             return
-        sent.done = True
-        self._flying.discard(sent)
+        self.results.milliseconds.append((now - sent.due) * 1000)
+        if status != 200:
+            self.fail(sent, f"HTTP {status}: {body[:60]!r}")
+            return
+        self._landed(sent, now)
+        self.results.answered[sent.method] += 1
         _, _, rest = body.partition(b'"version": "')
         version = rest.partition(b'"')[0].decode()
         self.results.versions[sent.address][version] += 1
-        self.results.last_sent[version] = self._epoch + sent.due
+        self.results.last_sent[version] = max(self.results.last_sent.get(version, 0.0), self._epoch + sent.due)
         self.results.last_answer[version] = self._epoch + now
 
     def document(self) -> dict[str, Any]:
         """Return everything that was seen, as JSON."""
-        found, times = self.results, sorted(self.results.milliseconds) or [0.0]
-        flying = found.in_flight[len(found.in_flight) // 10 :] or [0]
+        found = self.results
         return {
             "sent": dict(found.sent),
+            "answered": {method: found.answered[method] for method in found.sent},
             "failed": {method: found.failed[method] for method in found.sent},
+            "kinds": dict(found.kinds),
+            "unanswered": len(self._flying),
+            "by_address": [
+                {"sent": found.sent_to[one], "answered": found.versions[one].total(), "failed": found.failed_at[one]}
+                for one in range(len(self._addresses))
+            ],
             "versions": [dict(one) for one in found.versions],
             "last_sent": found.last_sent,
             "last_answer": found.last_answer,
-            "in_flight": {"mean": round(sum(flying) / len(flying), 1), "least": min(flying), "most": max(flying)},
-            "milliseconds": {"p50": round(times[len(times) // 2], 1), "p99": round(times[int(len(times) * 0.99)], 1)},
-            "unanswered": len(self._flying),
+            "in_flight": self.in_flight,
+            "milliseconds": _spread(found.milliseconds),
+            "lag_ms": _spread([one * 1000 for one in found.lags]),
+            "wanted_rate": self._rate,
+            "rate": round(sum(found.sent.values()) / max(1e-9, self._seconds), 1),
+            "connections": found.connections,
             "examples": found.examples,
         }
+
+
+def _spread(values: list[float]) -> dict[str, float]:
+    ordered = sorted(values) or [0.0]
+    found = {name: ordered[int(len(ordered) * part)] for name, part in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))}
+    return {name: round(value, 1) for name, value in {**found, "max": ordered[-1]}.items()}
 
 
 class Link(asyncio.Protocol):
@@ -196,8 +268,14 @@ class Link(asyncio.Protocol):
     def send(self, sent: Sent, text: bytes) -> None:
         """Send a request."""
         assert self._transport is not None  # noqa: S101 - connected
-        self._sent, self._buffer = sent, b""
+        self._sent, self._buffer, sent.link = sent, b"", self
         self._transport.write(text)
+
+    def give_up(self) -> None:
+        """Close the connection whose answer does not come; nothing else may be asked on it."""
+        self.closed = True
+        if self._transport is not None:
+            self._transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """Take a part of an answer."""
@@ -228,6 +306,8 @@ class Link(asyncio.Protocol):
 
 async def main(arguments: Sequence[str]) -> None:
     """Run one measurement."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))  # a request that hangs keeps a connection, and others need their own
     client = Client(json.loads(arguments[0]))
     loop = asyncio.get_running_loop()
 

@@ -9,9 +9,11 @@ import importlib
 import io
 import itertools
 import json
+import os
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -19,13 +21,14 @@ from typing import Any
 
 from azora_ci import config
 from azora_ci.actions import Actions
+from azora_ci.backup.cluster import SUPERUSER
 from azora_ci.clock import Clock, parse_rfc3339
 from azora_ci.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.probes import Request, fetch
 from azora_ci.process import Child, Processes
 from azora_ci.rehearsal.bench import rollout_scenes, rollout_service
 from azora_ci.rehearsal.bench.rollout_scenes import Size
-from azora_ci.rehearsal.bench.rollout_world import OWNER_URL, SERVICE, Client, Steps, configuration, until
+from azora_ci.rehearsal.bench.rollout_world import DATABASE, OWNER_URL, SERVICE, Client, Steps, configuration, database, until
 from azora_ci.targets import Owner, Release, Target
 
 LEASE_SECONDS = 5.0
@@ -35,17 +38,30 @@ KILL_STAGE = 1.0  # seconds of a stage whose step is killed
 SETTLE_SECONDS = 1.0
 PUBLISHED = 8001  # where the stop-and-start deployment listens
 SERVICE_PORT = 8080
+SYSTEM_PATH = f"{os.defpath}:/usr/sbin:/usr/local/sbin:/usr/local/bin"
 
 
 class HostsWorld:
     """One or several hosts with 1.0.0 in production."""
+
+    revives = True
 
     def __init__(self, lan: Any, folder: Path, machines: int) -> None:
         self.clock = Clock()
         folder.mkdir(parents=True)
         self.processes = Processes(actions=Actions(stream=io.StringIO()), clock=self.clock, log=folder / "bench.log")
         self.lan = lan
+        self._stack = ExitStack()
         self._tests = _tests()
+        try:
+            self._start(lan, folder, machines)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, lan: Any, folder: Path, machines: int) -> None:
+        folder.chmod(0o711)
+        self._cluster = self._stack.enter_context(database(folder / "database", self.processes))
         self._inner = self._tests.World(lan, folder, machines, lease=LEASE_SECONDS)
         self._inner.config_path.write_text(self._configuration(), encoding="utf-8")
         self._inner.config = config.load(self._inner.config_path)
@@ -70,13 +86,24 @@ class HostsWorld:
             "public_health_url": f"http://{self.machines[0].address}:{self._tests.HTTP_PORT}/health",
             "instances": INSTANCES,
             "port": SERVICE_PORT,
-            "env": {"SICK": "/flags/sick"},
-            "volumes": [f"{flags}:/flags", f"{Path(rollout_service.__file__)}:/app/service.py:ro"],
+            "env": {"SICK": "/flags/sick", "DATABASE_URL": self.database_url},
+            "volumes": [f"{flags}:/flags", *self.mounts],
             "stop_grace_seconds": 5,
         }
         hosts = {"edge_image": self.lan.edge_image, "guard_image": self.lan.guard_image, "http_port": self._tests.HTTP_PORT}
         target = {"kind": "docker_hosts", "docker_hosts": {**hosts, "lease_seconds": LEASE_SECONDS}}
         return configuration(service, target, registry={"repository": self.lan.registry})
+
+    @property
+    def database_url(self) -> str:
+        """Return the database as instances reach it: by its Unix socket, for the hosts have no way out."""
+        cluster = self._cluster
+        return f"postgresql://{SUPERUSER}:{cluster.password}@/{DATABASE}?host=/database&port={cluster.port}"
+
+    @property
+    def mounts(self) -> list[str]:
+        """Return what instances need of this machine: the program, and the database's socket."""
+        return [f"{Path(rollout_service.__file__)}:/app/service.py:ro", f"{self._cluster.sockets}:/database"]
 
     def target(self) -> Target:
         """Return the target, to be moved without a step."""
@@ -136,9 +163,12 @@ class HostsWorld:
         return set(found)
 
     def close(self) -> None:
-        """End what was started."""
-        self.processes.end_all()
-        self._inner.close()
+        """End what was started; the instances first, then their database."""
+        with ExitStack() as stack:
+            stack.callback(self._stack.close)
+            stack.callback(self.processes.end_all)
+            if hasattr(self, "_inner"):
+                stack.callback(self._inner.close)
 
 
 def _tests() -> Any:
@@ -155,7 +185,7 @@ def image(lan: Any) -> str:
     client = lan.machines[0].client
     digest = lan.digests["1.0.0"]["api_gateway"]
     client.images.get(f"{lan.registry}/api_gateway@{digest}").tag(f"{lan.registry}/{SERVICE}", "v1")
-    return str(lan._push(SERVICE, "v1")).rpartition("@")[2]
+    return str(lan.push(SERVICE, "v1")).rpartition("@")[2]
 
 
 Factory = Callable[[int], AbstractContextManager[HostsWorld]]
@@ -164,9 +194,13 @@ Factory = Callable[[int], AbstractContextManager[HostsWorld]]
 @contextmanager
 def place(folder: Path) -> Iterator[Factory]:
     """Have a network; the factory makes a world of so many hosts on it, with nothing left of the one before."""
-    numbers = itertools.count(1)
+    numbers, tests = itertools.count(1), _tests()
     (folder / "lan").mkdir()
-    with _tests().lan(folder / "lan") as lan:
+    if shutil.which("iptables", path=SYSTEM_PATH):
+        # As on production's hosts: the kernel hands published ports on. Without it every byte goes through docker-proxy, which takes as
+        # much of a core as the service itself, and ends for good at the first connection that it has no descriptor for.
+        tests.Machine.options = []
+    with tests.lan(folder / "lan") as lan:
 
         @contextmanager
         def make(machines: int = 1) -> Iterator[HostsWorld]:

@@ -32,6 +32,7 @@ class World(Protocol):
     clock: Clock
     processes: Processes
     steps: Steps
+    revives: bool  # whether a killed instance is started again
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -61,8 +62,9 @@ class Size:
     """How much is measured: requests in all and per share, requests a second, seconds of a stage, rounds where a median is told."""
 
     requests: int = 100_000
-    share_requests: int = 20_000
-    rate: float = 1500.0
+    share_requests: int = 30_000
+    rate: float = 1300.0
+    share_rate: float = 1000.0
     stage: float = 3.0
     rounds: int = 3
     post_every: int = 20
@@ -80,6 +82,7 @@ SMALL = Size(
     requests=300,
     share_requests=200,
     rate=200.0,
+    share_rate=200.0,
     stage=0.6,
     rounds=1,
     back=1,
@@ -93,35 +96,47 @@ SMALL = Size(
 
 
 def load(world: World, size: Size) -> dict[str, Any]:
-    """Send while one release climbs whose instances are killed at every stage, another one climbs, and three go back from a stage each.
+    """Send while releases climb and go back, one from each stage, and while a new instance is killed at each stage.
 
-    That is one round; rounds are repeated until all requests were due.
+    Where killed instances are started again the release goes on; where they are not, it goes back. That is one round; rounds are
+    repeated until all requests were due.
     """
     begun, rounds = world.clock.monotonic(), 0
     requests = math.ceil(size.requests * size.post_every / (size.post_every - 1))  # so many that the GETs among them suffice
     client = Client(world.processes, world.addresses, rate=size.rate, requests=requests, post_every=size.post_every)
     while rounds == 0 or (world.clock.monotonic() - begun) < min(requests / size.rate, size.seconds):
-        climb(world, size, killing=True)
-        climb(world, size)  # with it, no dead instance is in production any more
         for percent in PERCENTS[: size.back]:
             go_back(world, size, percent)
+        if world.revives:
+            climb(world, size, killing=True)
+        else:
+            for percent in PERCENTS[: size.back]:
+                go_back(world, size, percent, killing=True)
+        climb(world, size)
         rounds += 1
     spent = world.clock.monotonic() - begun
     found = client.finish(max(60.0, requests / size.rate * 3))
-    sent, failed = found["sent"], found["failed"]
     return {
-        "requests": sent.get("GET", 0),
-        "failed": failed.get("GET", 0),
-        "posts": sent.get("POST", 0),
-        "posts_failed": failed.get("POST", 0),
-        "unanswered": found["unanswered"],
-        "in_flight": found["in_flight"],
-        "milliseconds": found["milliseconds"],
+        "requests": found["sent"].get("GET", 0),
+        "failed": found["failed"].get("GET", 0),
+        "posts": found["sent"].get("POST", 0),
+        "posts_failed": found["failed"].get("POST", 0),
+        "killed_at_each_stage": "goes on" if world.revives else "goes back",
         "versions": dict(sum((Counter(one) for one in found["versions"]), Counter())),
         "rounds": rounds,
         "rollout_seconds": round(spent, 1),
-        "examples": found["examples"],
+        **account(found),
     }
+
+
+def account(found: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what became of every request that was due, and how the client itself did. Raises NotTrueError when one is missing."""
+    sent, answered, failed = (sum(found[name].values()) for name in ("sent", "answered", "failed"))
+    if sent != answered + failed + found["unanswered"]:
+        what = f"{sent} sent, {answered} answered, {failed} failed, {found['unanswered']} unanswered"
+        raise NotTrueError("Requests are unaccounted for", what=what, where="rollout_client", next_step="this is a bug of the client")
+    kept = ("kinds", "unanswered", "in_flight", "milliseconds", "lag_ms", "wanted_rate", "rate", "connections", "examples")
+    return {"answered": answered, **{name: found[name] for name in kept}}
 
 
 def climb(world: World, size: Size, *, killing: bool = False) -> dict[str, Any]:
@@ -136,13 +151,16 @@ def climb(world: World, size: Size, *, killing: bool = False) -> dict[str, Any]:
     return world.steps.finish(step, 0)
 
 
-def go_back(world: World, size: Size, percent: int) -> dict[str, Any]:
-    """Let the next release become sick at a stage, and see it go back. Returns the evidence."""
+def go_back(world: World, size: Size, percent: int, *, killing: bool = False) -> dict[str, Any]:
+    """Let the next release become sick at a stage, or kill one of its instances there, and see it go back. Returns the evidence."""
     release = world.steps.next_release()
     step = world.steps.start(release, tuple(LONG if one == percent else size.stage for one in PERCENTS))  # type: ignore[arg-type] # three
     reach(world, step, release, percent)
     world.clock.sleep(min(SETTLE, size.stage))
-    world.make_sick(release.version)
+    if killing:
+        world.kill_one(release)
+    else:
+        world.make_sick(release.version)
     evidence = world.steps.finish(step, 1)
     world.make_sick("")
     if evidence["rollout_status"] != "rolled_back" or not evidence["abort"]["proved"]:
@@ -170,12 +188,11 @@ def shares(world: World, size: Size) -> dict[str, Any]:
         for percent in (5, 50):
             target.deploy(release, percent)
             target.set_weight(release, percent)
-            client = Client(world.processes, world.addresses, rate=size.rate, requests=size.share_requests)
-            counted = client.finish(60 + size.share_requests / size.rate * 3)
+            client = Client(world.processes, world.addresses, rate=size.share_rate, requests=size.share_requests)
+            counted = client.finish(60 + size.share_requests / size.share_rate * 3)
             found[f"share_at_{percent}"] = share(counted["versions"], release.bare)
             found[f"share_at_{percent}_by_host"] = [share([one], release.bare) for one in counted["versions"]]
-            found[f"share_at_{percent}_answers_by_host"] = [sum(one.values()) for one in counted["versions"]]
-            found[f"share_at_{percent}_failed"] = {"failed": counted["failed"], "examples": counted["examples"]}
+            found[f"share_at_{percent}_requests"] = {"by_host": counted["by_address"], **account(counted)}
         target.abort(release, "measured")
     return found
 

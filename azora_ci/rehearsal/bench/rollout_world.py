@@ -31,6 +31,8 @@ from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, ins
 SERVICE = "web"
 SHA = "0" * 40
 FIRST_ID = 1764000000
+DATABASE = "bench"
+MOST_CONNECTIONS = 200  # each instance has one; old ones keep running
 OWNER_URL = "https://runs.example/bench"
 WAIT_SECONDS = 120.0  # for anything that must come
 SCHEMA = (
@@ -166,6 +168,8 @@ class Steps:
 class LocalWorld:
     """Services on loopback behind Envoy, with 1.0.0 in production. ``close`` ends everything that was started."""
 
+    revives = False
+
     def __init__(self, folder: Path, processes: Processes, *, instances: int = 3) -> None:
         self.folder, self.processes, self.clock = folder, processes, Clock()
         self._stack = ExitStack()
@@ -179,15 +183,13 @@ class LocalWorld:
             raise
 
     def _start(self, instances: int) -> None:
-        cluster = self._stack.enter_context(Cluster.start(self.folder / "database", processes=self.processes))
-        self.database_url = cluster.create_database("bench")
-        _fill(self.database_url)
+        cluster = self._stack.enter_context(database(self.folder / "database", self.processes))
         self.port, self.admin = free_port(), free_port()
         service = {
             "public_health_url": f"http://{LOOPBACK}:{self.port}/health",
             "instances": instances,
             "command": [sys.executable, "service.py"],
-            "env": {"SICK": str(self.sick), "DATABASE_URL": self.database_url},
+            "env": {"SICK": str(self.sick), "DATABASE_URL": cluster.url(DATABASE)},
             "stop_grace_seconds": 5,
         }
         places = {"state_dir": str(self.folder / "state"), "archive_dir": str(self.folder / "archives")}
@@ -266,16 +268,20 @@ class LocalWorld:
                         send_signal(facts["pid"], signal.SIGKILL)
 
 
-def _fill(url: str) -> None:
+@contextmanager
+def database(folder: Path, processes: Processes) -> Iterator[Cluster]:
+    """Have PostgreSQL with the services' table in ``DATABASE`` for a while."""
     from azora_ci.postgres import DatabaseUrl
 
-    connection = DatabaseUrl.parse(url).connect()
-    try:
-        connection.autocommit = True
-        with connection.cursor() as cursor:
-            cursor.execute(SCHEMA)
-    finally:
-        connection.close()
+    with Cluster.start(folder, processes=processes, settings={"max_connections": str(MOST_CONNECTIONS)}) as cluster:
+        connection = DatabaseUrl.parse(cluster.create_database(DATABASE)).connect()
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(SCHEMA)
+        finally:
+            connection.close()
+        yield cluster
 
 
 @contextmanager
@@ -296,6 +302,12 @@ class Client:
         argv = (sys.executable, "-m", "azora_ci.rehearsal.bench.rollout_client", json.dumps({"addresses": addresses, **wanted}))
         self._child = processes.start(argv, stdin=True)
         until(lambda: self._child.lines["stdout"] or self._child.poll() is not None, "the client sends", Clock())
+        if not self._child.lines["stdout"]:
+            raise self._failed()
+
+    def _failed(self) -> NotTrueError:
+        told = f"exit code {self._child.wait(10)}: {self._child.stderr_text[-2000:]}"
+        return NotTrueError("The client failed", what=told, where="rollout_client", next_step="see its output")
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Let it end once it has sent what was asked for, and return what it saw. Raises NotTrueError."""
@@ -304,9 +316,7 @@ class Client:
         code = ended(self._child, seconds)
         lines = self._child.lines["stdout"]
         if code != 0 or len(lines) < 2:
-            raise NotTrueError(
-                "The client failed", what=self._child.stderr_text[-2000:], where="rollout_client", next_step="see its output"
-            )
+            raise self._failed()
         found: dict[str, Any] = json.loads(lines[-1])
         return found
 
