@@ -111,7 +111,9 @@ class LocalProcesses:
 
 @dataclass(frozen=True)
 class DockerHosts:
-    """Production hosts: pinned images of edge and guard, the port that users reach, subnets of the two networks, seconds of the lease."""
+    """Production hosts: pinned images of edge and guard, the port that users reach, subnets of the two networks, seconds of the lease,
+    and the disk (``1g``) that stays free beside the images of both versions.
+    """
 
     edge_image: str
     guard_image: str
@@ -119,6 +121,7 @@ class DockerHosts:
     network: str
     admin_network: str
     lease_seconds: float
+    disk_reserve: str = "1g"
 
 
 @dataclass(frozen=True)
@@ -294,6 +297,7 @@ def _docker_hosts(found: dict[str, Any] | None) -> DockerHosts | None:
         network=network,
         admin_network=admin_network,
         lease_seconds=found.get("lease_seconds", 45),
+        disk_reserve=found.get("disk_reserve", "1g"),
     )
 
 

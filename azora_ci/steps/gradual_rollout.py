@@ -21,7 +21,7 @@ from azora_ci.probes import fetch, request_of
 from azora_ci.process import secrets_of_url, undisturbed
 from azora_ci.rollout import TEST, Action, Limits, Stage, instances_at, stages
 from azora_ci.settings import Deployment, Health, ProductionHosts, Secret, named_secrets, number, truth, variable
-from azora_ci.targets import Owner, Release, Target, Wiring, host_keys, target_of
+from azora_ci.targets import Owner, Planning, Release, Target, Wiring, host_keys, target_of
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.lock import FencedError
 
@@ -95,7 +95,7 @@ def _release(job: Job[Settings]) -> Release:
             next_step="run build-and-push again with the same configuration",
         )
     digests = {service.id: built[service.id]["digest"] for service in job.config.services}
-    return Release(job.settings.deployment_id, job.settings.version, digests)
+    return Release(job.settings.deployment_id, job.settings.version, digests, {name: built[name]["size_bytes"] for name in digests})
 
 
 def _target(job: Job[Settings]) -> Target:
@@ -173,6 +173,8 @@ class Rollout:
         counts = {one.id: [instances_at(stage.percent, one.instances) for stage in self.plan] for one in self.job.config.services}
         old = before.version if before else None
         lines = rollout_report.plan_lines(self.plan, new=self.release.version, old=old, limits=self.limits, counts=counts)
+        if isinstance(self.target, Planning):
+            lines = [*lines, *self.target.plan(self.release)]
         for line in lines:
             self.job.say(line)
         plan = "\n".join(lines)

@@ -23,11 +23,15 @@ from azora_ci.targets.journal import History
 
 @dataclass(frozen=True)
 class Release:
-    """What is deployed: deployment id, version with v, and service id -> digest of its image or archive."""
+    """What is deployed: deployment id, version with v, and service id -> digest of its image or archive.
+
+    ``sizes``: service id -> bytes of its unpacked image, where the build said so.
+    """
 
     id: str
     version: str
     digests: Mapping[str, str]
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def bare(self) -> str:
@@ -143,6 +147,14 @@ class Target(Protocol):
 
     def observe(self) -> Observation:
         """Return counters, effective weights and dead instances. Raises UnreachableError."""
+
+
+@runtime_checkable
+class Planning(Protocol):
+    """What a target knows about a deployment before anything moves, beyond its stages."""
+
+    def plan(self, release: Release) -> list[str]:
+        """Return lines for the plan. Raises NotTrueError for what would go wrong; nothing was started then."""
 
 
 @runtime_checkable

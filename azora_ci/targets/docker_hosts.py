@@ -24,11 +24,13 @@ from azora_ci.ssh import Connection, HostAddress, parse_hosts
 from azora_ci.ssh_folder import Credentials
 from azora_ci.targets import Held, Instance, Observation, Owner, Release, Returned, Wiring
 from azora_ci.targets.containers import Containers
-from azora_ci.targets.docker_host import ADMIN_PORT, EDGE_PORT, GUARD_PORT, DockerHost
+from azora_ci.targets.docker_host import DockerHost
+from azora_ci.targets.equipment import ADMIN_PORT, EDGE_PORT, GUARD_PORT, Equipment
 from azora_ci.targets.guarded import GuardClient, GuardedEdge, GuardedJournal, Lease
 from azora_ci.targets.journal import PROMOTED, History, merged
 from azora_ci.targets.lock import FencedError
 from azora_ci.targets.parallel import HaltedError, Outcome, outcomes, results
+from azora_ci.targets.room import Needs, needs, require_disk, require_memory
 from azora_ci.targets.site import Parts, Site, edge_services
 
 FULL = 100  # percent
@@ -47,6 +49,7 @@ class HostSite:
     """A host and the story of its site."""
 
     host: DockerHost
+    equipment: Equipment
     guard: GuardClient
     lease: Lease
     edge: GuardedEdge
@@ -54,9 +57,9 @@ class HostSite:
 
     def install_guard(self) -> None:
         """Have this version's guard run, and its clock agree with ours. One that guards something just now is left in peace."""
-        if self.host.has_another_guard() and self.guard.ask("/status")["lock"] is None:
-            self.host.remove_guard()
-        self.host.install_guard()
+        if self.equipment.has_another_guard() and self.guard.ask("/status")["lock"] is None:
+            self.equipment.remove_guard()
+        self.equipment.install_guard()
         self.guard.await_answer()
         self.guard.check_clock()
 
@@ -64,14 +67,19 @@ class HostSite:
         """Have the edge run and follow the guard's files; a new one begins with ``state``."""
         if not self.guard.ask("/files"):
             self.edge.switch(state)
-        self.host.install_edge()
+        self.equipment.install_edge()
         self.edge.confirm(self.edge.state(), self.guard.ask("/status")["generation"], EDGE_START_SECONDS)
 
     def history(self) -> History:
         """Return what the journal tells; nothing, where no guard was ever installed."""
-        if self.guard.token is None and not self.host.is_installed():
+        if self.guard.token is None and not self.equipment.is_installed():
             return History()
         return self.site.current()
+
+    def plan(self, wanted: Needs) -> list[str]:
+        """Return what there is room for. Raises NotTrueError where it is too little."""
+        free = self.guard.ask("/status").get("disk_free_bytes") if self.equipment.is_installed() else None
+        return [*require_memory(self.host, wanted), *require_disk(self.host, free, wanted)]
 
 
 class DockerHosts:
@@ -84,6 +92,7 @@ class DockerHosts:
         self._hosts, self._user, self._key = _access(wiring.access)
         self._sites: list[HostSite] = []
         self._left_out: dict[str, str] = {}  # host -> why it is not reached
+        self._planned: str | None = None  # deployment id that there is room for
         self._halted = threading.Event()
         self._depth = 0  # of callers that need the connections
         self._credentials: Credentials | None = None
@@ -154,7 +163,7 @@ class DockerHosts:
         lease = Lease(guard, self._clock)
         runner = Containers(host, wiring, self._checkpoint)
         parts = Parts(lease, GuardedJournal(guard), edge, runner, host=host.name, dial=host.dial, checkpoint=self._checkpoint)
-        return HostSite(host, guard, lease, edge, Site(wiring, parts))
+        return HostSite(host, Equipment(host, self._settings, self._say), guard, lease, edge, Site(wiring, parts))
 
     def _disconnect(self) -> None:
         for one in self._sites:
@@ -203,13 +212,13 @@ class DockerHosts:
     def holder(self) -> Held | None:
         """Return who holds the lock of the first host that is locked."""
         with self.connected():
-            found = self._each(lambda one: one.guard.holder() if one.host.is_installed() else None)
+            found = self._each(lambda one: one.guard.holder() if one.equipment.is_installed() else None)
         return next((one for one in found if one is not None), None)
 
     def unlock(self, reason: str, actor: str) -> Held | None:
         """Take the locks away from whoever holds them; a lease that is held goes back first."""
         with self.connected():
-            found = self._each(lambda one: one.lease.break_open(reason, actor) if one.host.is_installed() else None)
+            found = self._each(lambda one: one.lease.break_open(reason, actor) if one.equipment.is_installed() else None)
         return next((one for one in found if one is not None), None)
 
     def current(self) -> History:
@@ -228,13 +237,21 @@ class DockerHosts:
 
     # --- the way up ----------------------------------------------------------------------------------------------------
 
+    def plan(self, release: Release) -> list[str]:
+        """Return what every host has room for. Raises NotTrueError where it is too little."""
+        wanted = needs(self._config, release)
+        with self.connected():
+            lines = [line for found in self._each(lambda one: one.plan(wanted)) for line in found]
+        self._planned = release.id
+        return lines
+
     def deploy(self, release: Release, percent: int) -> tuple[Instance, ...]:
         """Have that share of instances on every host. A host that missed releases is brought to the serving one first."""
         self._halted.clear()
         self._catch_up(release)
-        if release.id not in self.current().releases:
-            wanted = memory_needed(self._config)
-            self._each(lambda one: one.host.require_memory(wanted))
+        if release.id not in (self.current().releases.keys() | {self._planned}):
+            for line in self.plan(release):
+                self._say(line)
         self._each(lambda one: one.site.deploy(release, percent), halt=True)
         return self.instances(release.id)
 
@@ -345,13 +362,6 @@ class DockerHosts:
                 counters[key] = counters.get(key, Counters()).plus(count)
         weights = _together(self._sites, [one.weights for one in found])
         return Observation(counters, weights, tuple(dead for one in found for dead in one.dead))
-
-
-def memory_needed(config: DeployConfig) -> int:
-    """Return the bytes that all instances of a release may take on one host; a service without ``memory`` counts as nothing."""
-    from docker.utils import parse_bytes
-
-    return sum(one.instances * int(parse_bytes(one.memory)) for one in config.services if one.memory)
 
 
 def _why(one: Outcome[HostSite, Returned]) -> str:

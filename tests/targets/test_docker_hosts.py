@@ -22,19 +22,13 @@ from azora_ci.clock import Clock
 from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.targets import Owner, Release
 from azora_ci.targets.lock import FencedError
-from tests.docker_world import NEW, OLD, Lan, Load, World, get, lan
+from tests.docker_world import NEW, OLD, Lan, Load, World, get
 from tests.rollback_world import MIGRATIONS, Surroundings
 from tests.rollback_world import evidence as rollback_evidence
 from tests.sshd import keygen
 from tests.waiting import until
 
 SMALL = ("api_gateway",)  # where one service shows it
-
-
-@pytest.fixture(scope="module")
-def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
-    with lan(tmp_path_factory.mktemp("lan")) as made:
-        yield made
 
 
 @pytest.fixture
