@@ -173,6 +173,43 @@ def applied_since(rows: Iterable[Row], moment: datetime, before: Iterable[Row] =
     return tuple(sorted(found, key=lambda row: (row.started_at, row.name)))
 
 
+# --- what must be there ---------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Migrations that a database must have: at least so many, these among them; ``source`` says who knows."""
+
+    source: str
+    count: int
+    names: tuple[str, ...] = ()
+
+
+# Every release has migrations (database-migrations refuses one without), so an empty table is never right.
+AT_LEAST_ONE = Expected("every release has at least", 1)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """Whether a database has what was expected, with the numbers for people."""
+
+    passed: bool
+    detail: str
+
+
+def standing(rows: Iterable[Row], expected: Expected) -> Standing:
+    """Compare a table with what was expected of it. A failed attempt is wrong; more than expected is not: somebody may have gone on."""
+    listed = list(rows)
+    found = {row.name for row in listed if row.applied}
+    failed = sorted({row.name for row in listed if row.failed})
+    missing = sorted(set(expected.names) - found)
+    parts = [f"{len(found)} migrations applied, {expected.source} {expected.count}"]
+    parts += [f"not there: {', '.join(missing)}"] if missing else []
+    parts += [f"begun and not finished: {', '.join(failed)}"] if failed else []
+    parts += [f"the newest is {max(found)}"] if found else []
+    return Standing(len(found) >= expected.count and not missing and not failed, "; ".join(parts))
+
+
 # --- what deserves a second look ------------------------------------------------------------------------------------------
 
 

@@ -59,6 +59,11 @@ def _session(url: DatabaseUrl) -> Iterator[psycopg2.extensions.cursor]:
         connection.close()
 
 
+def schema_of(url: DatabaseUrl, configured: str) -> str:
+    """Return the schema that holds Prisma's table: the connection string's, or else the configured one."""
+    return url.schema if url.schema != "public" else configured
+
+
 _ROWS = """SELECT migration_name, checksum, started_at, finished_at, rolled_back_at, applied_steps_count, logs
     FROM {} ORDER BY started_at, migration_name"""
 

@@ -14,11 +14,12 @@ from azora_ci.clock import rfc3339
 from azora_ci.rehearsal.standins.slack import SlackReceiver
 from tests import fragments_builder as build
 from tests.edge_world import NEW, OLD, SHA
+from tests.prisma_table import with_migrations
 from tests.stores import Stores
 from tests.test_record import FACTS
 
 REASON = "checkout fails <everywhere>"
-MIGRATIONS = "CREATE TABLE _prisma_migrations (id text, finished_at timestamptz); INSERT INTO _prisma_migrations VALUES ('one', now())"
+MIGRATIONS = with_migrations(*(one["name"] for one in build.evidence("database-migrations")["applied"]))
 
 
 class Surroundings:

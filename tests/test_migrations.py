@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azora_ci import migrations
-from azora_ci.migrations import Migration, Row
+from azora_ci.migrations import Expected, Migration, Row
 
 START = datetime(2026, 11, 24, 11, 0, tzinfo=UTC)
 
@@ -160,3 +160,22 @@ def test_risks_are_found_in_statements_only(sql: str, kind: str | None) -> None:
     found = list(migrations.risks(migration("1_a", sql)))
     assert [risk.kind for risk in found] == ([kind] if kind else [])
     assert all(risk.why and risk.statement in " ".join(sql.split()) for risk in found)
+
+
+@pytest.mark.parametrize(
+    ("rows", "expected", "passed", "said"),
+    [
+        ([row("1"), row("2")], Expected("left", 2, ("2",)), True, "2 migrations applied, left 2; the newest is 2"),
+        ([row("1"), row("2"), row("3")], Expected("left", 2, ("2",)), True, "3 migrations applied, left 2; the newest is 3"),
+        ([], Expected("left", 2), False, "0 migrations applied, left 2"),
+        ([], migrations.AT_LEAST_ONE, False, "0 migrations applied, every release has at least 1"),
+        ([row("1"), row("1", rolled_back=True)], Expected("left", 2), False, "1 migrations applied, left 2; the newest is 1"),
+        ([row("1"), row("2", rolled_back=True)], Expected("left", 1, ("2",)), False, "not there: 2"),
+        ([row("1"), row("3")], Expected("left", 2, ("2",)), False, "2 migrations applied, left 2; not there: 2; the newest is 3"),
+        ([row("1"), row("2", finished=False)], Expected("left", 1), False, "begun and not finished: 2"),
+        ([row("1", finished=False, rolled_back=True), row("1")], Expected("left", 1), True, "1 migrations applied"),
+    ],
+)
+def test_a_table_is_compared_with_what_was_left(rows, expected, passed, said):
+    found = migrations.standing(rows, expected)
+    assert (found.passed, said in found.detail) == (passed, True), found

@@ -129,7 +129,7 @@ def _database(job: Job[Settings]) -> Database:
             "Migrations through a connection pooler",
             f"{url.pooler_hint}: Prisma's lock may not hold there.\nUse the direct address of the database in PROD_DATABASE_URL",
         )
-    return Database(url, url.schema if url.schema != "public" else config.schema)
+    return Database(url, prisma.schema_of(url, config.schema))
 
 
 def _require_same_database(database: Database, backup: Backup) -> None:

@@ -15,6 +15,7 @@ from azora_ci.archive import Archive, Archived
 from azora_ci.errors import AzoraError, BadInputError, CancelledError, NotTrueError
 from azora_ci.health import OLD, classify
 from azora_ci.job import Identity, Job
+from azora_ci.migrations import Expected
 from azora_ci.probes import fetch, request_of
 from azora_ci.process import undisturbed
 from azora_ci.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts, deployment_id, truth, variable
@@ -141,12 +142,12 @@ def _require_open_window(job: Job[Settings], document: record.Document) -> None:
 
 def _target(job: Job[Settings], archive: Archive) -> Target:
     settings = job.settings
-    wiring = Wiring(
     recorded = recorded_keys.of_archive(settings, job.config, archive)
+    wiring = Wiring(
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout,
         rollback_window_minutes=settings.rollback_window_minutes, access=settings, spare_lost_hosts=True,
-    )  # fmt: skip
         recorded_host_keys=recorded,
+    )  # fmt: skip
     return target_of(job.config.target.kind, wiring)
 
 
@@ -247,7 +248,9 @@ class Way:
             self.job.evidence["already_back"] = self.target.current().serving != self.id and not mine.going_back
             returned = self._take_back(mine)
         self._report(returned)
-        return smoke_tests.examine(self.job, before.version, self.job.evidence)
+        names = tuple(one["name"] for one in self.deployed["migrations"])  # the code goes back, the data stays
+        expected = Expected(f"the record of {self.deployed['version']} names", max(1, len(names)), names)
+        return smoke_tests.examine(self.job, before.version, self.job.evidence, expected)
 
     def _clear(self) -> None:
         """Take back what is under way: a deployment that was fenced just now, or one whose run died."""

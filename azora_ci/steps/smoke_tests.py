@@ -10,13 +10,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import recorded_keys
+from azora_ci import migrations, prisma, recorded_keys
 from azora_ci.config import Endpoint
 from azora_ci.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.health import PUBLIC, Answer, classify
 from azora_ci.health import Endpoint as HealthEndpoint
 from azora_ci.job import Job
 from azora_ci.markdown import escaped, table
+from azora_ci.migrations import AT_LEAST_ONE, Expected
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.probes import Prober, Request
 from azora_ci.process import undisturbed
@@ -24,7 +25,6 @@ from azora_ci.settings import DatabaseAccess, Deployment, Health, ProductionHost
 from azora_ci.targets import Owner, Release, Wiring, target_of
 
 PROBE_SECONDS = 10.0  # for one answer
-MIGRATIONS_TABLE = "_prisma_migrations"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,7 +54,7 @@ class HttpTest:
 def run(job: Job[Settings]) -> None:
     """Run every test and keep its result. Raises NotTrueError when one fails."""
     job.evidence.update(tests=[], smoke_status="failed", health={}, rollback=None)
-    failed = examine(job, job.settings.version, job.evidence)
+    failed = examine(job, job.settings.version, job.evidence, expected_migrations(job))
     job.actions.output("smoke-status", job.evidence["smoke_status"])
     if not failed:
         return
@@ -64,14 +64,25 @@ def run(job: Job[Settings]) -> None:
     raise failure(failed, state)
 
 
-def examine(job: Job[Any], version: str, evidence: dict[str, Any]) -> list[dict[str, Any]]:
+def expected_migrations(job: Job[Settings]) -> Expected:
+    """Return the migrations that database-migrations left applied; where its evidence is not here, that is said."""
+    found = job.fragments.newest("database-migrations", job.settings.deployment_id)
+    if found is None or found.status != "ok":
+        job.say("- no evidence of database-migrations is here: only that the database has migrations can be tested")
+        return AT_LEAST_ONE
+    count = found.evidence["already_applied"] + found.evidence["migrations_applied"]
+    return Expected("database-migrations left", count, tuple(one["name"] for one in found.evidence["applied"]))
+
+
+def examine(job: Job[Any], version: str, evidence: dict[str, Any], expected: Expected) -> list[dict[str, Any]]:
     """Run every test against this version (with v), keep tests, smoke_status and health in ``evidence``; return what failed.
 
-    The job's settings are ``Health`` and ``DatabaseAccess``. Raises BadInputError when nothing is configured to be tested.
+    ``expected`` are the migrations that the database must have. The job's settings are ``Health`` and ``DatabaseAccess``. Raises
+    BadInputError when nothing is configured to be tested.
     """
     tests = http_tests(job, version)
     evidence.update(tests=[], smoke_status="failed", health={})
-    _database(job, evidence)
+    _database(job, evidence, expected)
     _http(job, tests, evidence)
     failed = [test for test in evidence["tests"] if not test["passed"]]
     evidence["smoke_status"] = "failed" if failed else "passed"
@@ -153,12 +164,14 @@ def _http(job: Job[Any], tests: list[HttpTest], evidence: dict[str, Any]) -> Non
             evidence["health"][test.service] = "healthy" if results[test.name]["passed"] else "unhealthy"
 
 
-def _database(job: Job[Any], evidence: dict[str, Any]) -> None:
-    """Connect with the production URL, and read the table of migrations."""
+def _database(job: Job[Any], evidence: dict[str, Any], expected: Expected) -> None:
+    """Connect with the production URL, and compare its table of migrations with what is expected."""
     start = job.clock.monotonic()
     try:
-        migrations = _count_migrations(job)
-        passed, detail = True, f"{migrations} migrations in {job.config.database.schema}.{MIGRATIONS_TABLE}"
+        url = DatabaseUrl.parse(job.settings.database_url.reveal())
+        schema = prisma.schema_of(url, job.config.database.schema)
+        found = migrations.standing(prisma.read_table(url, schema), expected)
+        passed, detail = found.passed, f"{schema}.{prisma.TABLE}: {found.detail}"
     except AzoraError as error:
         passed, detail = False, f"{error.title}: {job.processes.masked(error.what)}"
     milliseconds = round((job.clock.monotonic() - start) * 1000, 1)
@@ -166,28 +179,6 @@ def _database(job: Job[Any], evidence: dict[str, Any]) -> None:
     evidence["tests"].append({**facts, "milliseconds": milliseconds, "attempts": 1, "detail": detail})
     evidence["health"]["database"] = "healthy" if passed else "unhealthy"
     job.say(f"{'✓' if passed else '✗'} Database connectivity: {detail} ({milliseconds:.0f} ms)")
-
-
-def _count_migrations(job: Job[Any]) -> int:
-    import psycopg2
-    from psycopg2 import sql
-
-    connection = DatabaseUrl.parse(job.settings.database_url.reveal()).connect()
-    try:
-        with connection.cursor() as cursor:
-            table = sql.Identifier(job.config.database.schema, MIGRATIONS_TABLE)
-            cursor.execute(sql.SQL("SELECT count(*) FROM {} WHERE finished_at IS NOT NULL").format(table))
-            (count,) = cursor.fetchone() or (0,)
-            return int(count)
-    except psycopg2.Error as error:
-        raise NotTrueError(
-            "Database does not answer as it should",
-            what=f"{job.config.database.schema}.{MIGRATIONS_TABLE}: {str(error).strip().splitlines()[0]}",
-            where="PROD_DATABASE_URL",
-            next_step="check the schema and the rights of the user of PROD_DATABASE_URL",
-        ) from error
-    finally:
-        connection.close()
 
 
 def _table(job: Job[Any], evidence: dict[str, Any]) -> None:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from azora_ci.targets import Owner
+from tests import fragments_builder as build
 from tests.conftest import DatabaseMaker
 from tests.edge_world import NEW, Load, World
+from tests.prisma_table import with_migrations
 
-MIGRATIONS = """
-    CREATE TABLE _prisma_migrations (id text PRIMARY KEY, finished_at timestamptz);
-    INSERT INTO _prisma_migrations VALUES ('one', now()), ('two', now()), ('broken', NULL)
-"""
+NAMES = ("20261101_one", "20261102_two")
 QUICK = {"HEALTH_CHECK_RETRIES": "2", "HEALTH_CHECK_INTERVAL": "0.1"}
 
 
 @pytest.fixture(scope="module")
 def database(postgres_cluster: DatabaseMaker) -> str:
-    return postgres_cluster.fresh(MIGRATIONS)
+    return postgres_cluster.fresh(with_migrations(*NAMES))
 
 
 @pytest.fixture
@@ -58,7 +58,11 @@ def test_everything_is_tested_and_recorded(world, database):
     assert evidence["smoke_status"] == "passed"
     assert evidence["health"] == {"database": "healthy", "auth_service": "healthy", "api_gateway": "healthy"}
     assert {test["version"] for test in evidence["tests"] if test["kind"] == "health"} == {"1.1.0"}
-    assert evidence["tests"][0]["detail"] == "2 migrations in public._prisma_migrations"
+    database_test = evidence["tests"][0]
+    assert database_test["detail"] == (
+        "public._prisma_migrations: 2 migrations applied, every release has at least 1; the newest is 20261102_two"
+    )
+    assert "no evidence of database-migrations is here" in output
     assert "smoke-status<<" in (world.folder / "output-1.txt").read_text()
     assert "| work | ✓ | 200 |" in (world.folder / "summary-1.md").read_text()
     password = database.split("@")[0].rsplit(":", 1)[1]
@@ -102,12 +106,29 @@ def test_the_old_version_behind_the_address_is_a_failure(world, database):
     assert world.versions_now(5) == {"1.1.0"}
 
 
-@pytest.mark.parametrize("sql", ["SELECT 1", "CREATE TABLE _prisma_migrations (id int)"])
-def test_a_database_without_readable_migrations_is_unhealthy(world, postgres_cluster, sql):
+@pytest.mark.parametrize(
+    ("sql", "said"),
+    [
+        ("SELECT 1", "public._prisma_migrations: 0 migrations applied, every release has at least 1"),
+        (with_migrations(), "public._prisma_migrations: 0 migrations applied, every release has at least 1"),
+        ("CREATE TABLE _prisma_migrations (id int)", "migration_name"),
+    ],
+)
+def test_a_database_without_readable_migrations_is_unhealthy(world, postgres_cluster, sql, said):
     code, output = smoke(world, postgres_cluster.fresh(sql))
     assert code == 1
-    assert "_prisma_migrations" in output
+    assert said in output
     assert world.fragment("smoke-tests").evidence["health"]["database"] == "unhealthy"
+
+
+def test_the_database_must_have_what_database_migrations_left(world, database):
+    rows = [{"name": "20261103_three", "checksum": "0" * 64, "seconds": 0.1}]
+    found = build.fragment("database-migrations", migrations_applied=1, applied=rows, already_applied=2)
+    build.receive(world.folder / "received", replace(found, deployment_id=NEW))
+    code, output = smoke(world, database)
+    assert code == 1
+    assert "2 migrations applied, database-migrations left 3; not there: 20261103_three" in output
+    assert outcomes(world) == {"Database connectivity": False, "auth service health": True, "api gateway health": True, "work": True}
 
 
 def test_a_database_that_cannot_be_reached_is_unhealthy_and_the_rest_is_tested(world):
