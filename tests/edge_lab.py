@@ -55,6 +55,9 @@ class Backend:
         class Server(ThreadingHTTPServer):
             request_queue_size = 512
 
+            def handle_error(self, *_: object) -> None:
+                pass  # a client that hangs up is no news
+
         self._server = Server(("127.0.0.1", 0), Handler)
         self.address = f"127.0.0.1:{self._server.server_port}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()

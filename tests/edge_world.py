@@ -33,7 +33,7 @@ OLD, NEW = "1764000000-aaaaaa", "1764000100-bbbbbb"
 ENVOY = str(Path(sys.executable).parent / "envoy")
 SERVICES = ("auth_service", "api_gateway")
 # A stage is a second or two; a loaded machine may be slow, so the limits that are not under test are generous.
-ROLLOUT = {"minimum_requests": 10, "latency_factor": 1000.0, "inconclusive": "abort"}
+ROLLOUT = {"minimum_requests": 10, "latency_factor": 1000.0, "inconclusive": "abort", "drain_seconds": 2}
 
 
 def free_ports(number: int) -> list[int]:

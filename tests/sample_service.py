@@ -2,6 +2,7 @@
 
 ``$FLAGS/<version>.<behaviour>``, or ``<version>.<service>.<behaviour>``: error (500 on work), sick (500 on health), hang, html,
 liar (answers another version), slow (a second of work), down (ends at start).
+``/…/chat`` echoes over an upgraded connection, ``/…/events`` streams a line every tenth of a second.
 """
 
 import json
@@ -24,6 +25,8 @@ class Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True  # headers and body are two writes; the second would wait 40 ms
 
     def do_GET(self):
+        if self.path.endswith(("/chat", "/events")):
+            return self.talk(chat=self.path.endswith("/chat"))
         health = self.path.endswith("/health")
         if flag("hang"):
             time.sleep(30)
@@ -37,6 +40,23 @@ class Handler(BaseHTTPRequestHandler):
         secret = os.environ.get("SERVICE_SECRET", "")
         document = {"status": "healthy", "version": version, "service": SERVICE, "path": self.path, "secret_length": len(secret)}
         return self.answer(200, json.dumps(document).encode())
+
+    def talk(self, *, chat):
+        self.close_connection = True
+        self.send_response(101 if chat else 200)
+        kind = {"connection": "Upgrade", "upgrade": "websocket"} if chat else {"content-type": "text/event-stream", "connection": "close"}
+        for name, value in kind.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.flush()
+        try:
+            while not chat:
+                self.wfile.write(f"data: {VERSION}\n\n".encode())
+                time.sleep(0.1)
+            while heard := self.connection.recv(4096):
+                self.wfile.write(f"{VERSION} heard ".encode() + heard)
+        except OSError:
+            pass
 
     def do_POST(self):
         self.rfile.read(int(self.headers.get("content-length") or 0))

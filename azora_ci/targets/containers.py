@@ -11,7 +11,7 @@ from azora_ci.config import Service
 from azora_ci.errors import UnreachableError
 from azora_ci.targets import Release, Wiring
 from azora_ci.targets.docker_host import LABEL, NETWORK, DockerHost
-from azora_ci.targets.site import Facts
+from azora_ci.targets.protocols import Facts
 
 LOG_LINES, TAIL_LINES = 2000, 8  # of an instance's log that are kept, and shown in an error
 

@@ -22,7 +22,8 @@ from azora_ci.targets import Held, Instance, Owner, Release, Wiring
 from azora_ci.targets import instances as local
 from azora_ci.targets.journal import History, Journal
 from azora_ci.targets.lock import Lock
-from azora_ci.targets.site import Facts, Parts, Site, edge_services
+from azora_ci.targets.protocols import Facts
+from azora_ci.targets.site import Parts, Site, edge_services
 
 
 def install_edge(config: DeployConfig, config_dir: Path, listen_port: int, admin_port: int) -> Path:

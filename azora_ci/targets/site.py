@@ -5,110 +5,32 @@ A ``Site`` moves one of them; how a process or a container is started and stoppe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from azora_ci.clock import rfc3339
 from azora_ci.config import DeployConfig, Service
 from azora_ci.edge import READ_BACK_SECONDS
 from azora_ci.envoy import EdgeRelease, EdgeService, EdgeState
+from azora_ci.envoy_admin import expected_weights
 from azora_ci.errors import NotTrueError, UnreachableError
 from azora_ci.health import NEW, OLD, Endpoint, Finding
 from azora_ci.probes import Dial, Prober
 from azora_ci.process import undisturbed
-from azora_ci.rollout import Counters, instances_at, levels
+from azora_ci.rollout import instances_at, levels
 from azora_ci.targets import Instance, Observation, Release, Returned, Wiring
 from azora_ci.targets.journal import DEPLOYING, Deployed, History
-from azora_ci.targets.proof import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, prove
+from azora_ci.targets.proof import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, drain, prove
+from azora_ci.targets.protocols import Facts, Runner, SiteEdge, SiteJournal, SiteLock
 
 PROBE_SECONDS = 2.0  # for one answer while waiting for health
 # Seconds in which no request may reach the new version after going back: as a rule, in a hurry, and when it never had traffic.
 PROOF_SECONDS, HURRIED_PROOF_SECONDS, UNUSED_PROOF_SECONDS = 2.0, 1.0, 0.3
 HURRIED_READ_BACK_SECONDS = 2.0  # of a cancelled run; the files are switched already
-HURRIED_GRACE_SECONDS = 1.5  # a cancelled run is killed 10 s after the first signal; what does not drain until then is closed
+# A cancelled run is killed 10 s after the first signal: what does not end until then is closed.
+HURRIED_DRAIN_SECONDS, HURRIED_GRACE_SECONDS = 0.5, 1.5
 DROPPED_GRACE_SECONDS = 5.0  # for an instance of a service that the configuration no longer has
-
-Facts = Mapping[str, Any]  # what the journal keeps of an instance
-
-
-class Runner(Protocol):
-    """Starts and stops instances. ``attempts``: how often one that ended before its first answer is started."""
-
-    attempts: int
-
-    def prepare(self, service: Service, release: Release) -> None:
-        """Fetch what ``start`` needs; may take long, and may be interrupted."""
-
-    def start(self, service: Service, release: Release, number: int) -> Facts:
-        """Start an instance and return what to keep of it."""
-
-    def address(self, facts: Facts) -> str:
-        """Return ``host:port`` at which the edge reaches it."""
-
-    def dead(self, found: Sequence[Facts]) -> list[Facts]:
-        """Return those that no longer run. Raises UnreachableError."""
-
-    def stop(self, found: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
-        """Stop (instance, seconds of grace) pairs; ``meanwhile`` is called while waiting."""
-
-    def keep_log(self, facts: Facts, path: Path) -> None:
-        """Copy an instance's log, masked, into the job's artifact."""
-
-    def log_tail(self, facts: Facts) -> str:
-        """Return the end of its log, masked."""
-
-    def discard(self, facts: Facts) -> None:
-        """End an instance at once that the journal does not know."""
-
-    def clear(self, release_id: str) -> None:
-        """Remove what is left of a release whose instances were stopped."""
-
-
-class SiteLock(Protocol):
-    """A deployment lock."""
-
-    def renew(self) -> None:
-        """Prolong it. Raises NotTrueError when it was taken over."""
-
-
-class SiteJournal(Protocol):
-    """An append-only journal."""
-
-    def history(self) -> History:
-        """Return what it tells."""
-
-    def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:
-        """Append an entry that is kept when this returns."""
-
-
-class SiteEdge(Protocol):
-    """An edge whose files are switched by one rename; see ``edge.Edge``."""
-
-    def state(self) -> EdgeState:
-        """Return the state in force."""
-
-    def switch(self, state: EdgeState) -> str:
-        """Put a state in force and return the generation."""
-
-    def apply(self, state: EdgeState) -> None:
-        """Put a state in force and wait until it is read back."""
-
-    def confirm(self, state: EdgeState, generation: str, seconds: float = READ_BACK_SECONDS) -> None:
-        """Wait until a state is read back."""
-
-    def weights(self) -> dict[str, dict[str, int]]:
-        """Return the effective weights."""
-
-    def counters(self, state: EdgeState) -> dict[tuple[str, str], Counters]:
-        """Return counters by service and release."""
-
-    def requests_to(self, addresses: set[str]) -> int:
-        """Return how many requests went to these addresses."""
-
-    def under_way(self, addresses: set[str]) -> int:
-        """Return how many requests and upgraded connections are open at these addresses."""
 
 
 def edge_services(config: DeployConfig) -> tuple[EdgeService, ...]:
@@ -283,8 +205,9 @@ class Site:
         self._keep_alive()
         state = self._edge_state()
         self._note("weight", release.id, percent=percent)
-        self._edge.apply(replace(state, canary=release.id, percent=percent))
-        return self._edge.weights()
+        wanted = replace(state, canary=release.id, percent=percent)
+        self._edge.apply(wanted)
+        return expected_weights(wanted)  # which is what was read back
 
     def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
         """Keep a stage's evidence."""
@@ -308,11 +231,13 @@ class Site:
             self.remove(one.id)
 
     def remove(self, release_id: str) -> None:
-        """Take a release without traffic from the edge, and stop its instances."""
+        """Drain a release that gets no traffic, take it from the edge, and stop its instances."""
+        found = self.current().releases[release_id]
+        self._drain(found, self._config.rollout.drain_seconds)
         state = self._edge_state()
         if state.release(release_id) is not None:
             self._edge.apply(state.without(release_id))
-        self._stop(self.current().releases[release_id], quickly=False)
+        self._stop(found, quickly=False)
         self._runner.clear(release_id)
         self._note("removed", release_id)
 
@@ -343,6 +268,8 @@ class Site:
             returned = Returned(back.version if back else None, self._clock.monotonic() - begun, False, None, detail)
         found = self.current().releases.get(release.id)
         if found:
+            longest = self._config.rollout.drain_seconds
+            self._drain(found, min(longest, HURRIED_DRAIN_SECONDS) if hurry else longest)
             self._stop(found, quickly=hurry)
         self._forget(release.id)
         return returned
@@ -360,6 +287,12 @@ class Site:
             detail += f"; the old version is not healthy: {found.sick[0].endpoint.name}: {found.sick[0].detail}"
         proved = found.after == 0 and not found.sick
         return Returned(back.version if back else None, found.since - begun, proved, found.after, detail)
+
+    def _drain(self, found: Deployed, seconds: float) -> None:
+        addresses = {self._runner.address(facts) for facts in list(found.instances.values())}
+        left = drain(self._edge, addresses, self._clock, seconds=seconds, meanwhile=self._lock.renew)
+        if left:
+            self._wiring.processes.say(f"{left} requests or connections to {found.version} are open after {seconds:g} s: they end with it")
 
     def _stop(self, found: Deployed, *, quickly: bool) -> None:
         stopped = list(found.instances.values())

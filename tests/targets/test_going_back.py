@@ -14,7 +14,10 @@ import pytest
 from azora_ci.clock import Clock
 from azora_ci.targets import Owner
 from azora_ci.targets.proof import QUIET_SECONDS, prove, still_since
+from azora_ci.targets.site import PROOF_SECONDS
+from tests.edge_talk import Chat, Events
 from tests.edge_world import NEW, World
+from tests.waiting import until
 
 OWNER = Owner(NEW, "https://runs.example/2", "tests")
 
@@ -105,3 +108,89 @@ def test_a_count_that_never_moves_is_still_since_it_was_first_asked():
     begun = time.monotonic()
     assert still_since(lambda: 7, Clock(), 2) - begun < 0.1
     assert time.monotonic() - begun > QUIET_SECONDS
+
+
+# --- what is still open ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def patient(tmp_path: Path) -> Iterator[World]:
+    """A production whose open connections get a second and a half."""
+    made = World(tmp_path, instances=1, rollout={"drain_seconds": 1.5})
+    try:
+        made.deploy_old()
+        yield made
+    finally:
+        made.close()
+
+
+def test_long_connections_survive_weights_and_are_drained_then_closed_by_an_abort(patient):
+    target, release = patient.target(), patient.release("1.1.0", NEW)
+    with target.locked(OWNER):
+        target.deploy(release, 100)
+        target.set_weight(release, 5)
+        chat, events, kept = (
+            Chat(patient.port, "/api/chat", "canary"),
+            Events(patient.port, "/api/events", "canary"),
+            Chat(patient.port, "/api/chat", "stable"),
+        )
+        target.set_weight(release, 50)
+        assert chat.say("hello") == "1.1.0 heard hello"
+        until(lambda: events.count > 3, "events arrive")
+        begun = time.monotonic()
+        returned = target.abort(release, "a test")
+    assert returned.proved
+    until(lambda: events.ended is not None, "the stream is closed", 10)
+    assert returned.seconds + PROOF_SECONDS + 1.4 < events.ended - begun < 15  # not before it was drained
+    assert chat.say("hello") == ""
+    assert kept.say("hello") == "1.0.0 heard hello"
+
+
+def test_connections_to_both_versions_survive_a_promotion(patient):
+    target, release = patient.target(), patient.release("1.1.0", NEW)
+    with target.locked(OWNER):
+        target.deploy(release, 100)
+        target.set_weight(release, 50)
+        old, new = Chat(patient.port, "/api/chat", "stable"), Chat(patient.port, "/api/chat", "canary")
+        stream = Events(patient.port, "/api/events", "stable")
+        target.set_weight(release, 100)
+        target.promote(release)
+    assert (old.say("hello"), new.say("hello")) == ("1.0.0 heard hello", "1.1.0 heard hello")
+    before = stream.count
+    until(lambda: stream.count > before + 5, "the old version goes on to stream")
+    assert (stream.version, stream.ended) == ("1.0.0", None)
+
+
+def test_nobody_waits_for_connections_that_end_by_themselves(tmp_path):
+    world = World(tmp_path, instances=1, rollout={"drain_seconds": 300})
+    try:
+        world.deploy_old()
+        target, release = world.target(), world.release("1.1.0", NEW)
+        with target.locked(OWNER):
+            target.deploy(release, 100)
+            target.set_weight(release, 50)
+            chat = Chat(world.port, "/api/chat", "canary")
+            leaving = threading.Timer(3, chat.close)
+            leaving.start()
+            begun = time.monotonic()
+            target.abort(release, "a test")
+        assert 2.9 < time.monotonic() - begun < 60
+    finally:
+        world.close()
+
+
+def test_a_cancelled_run_does_not_wait_for_them(tmp_path):
+    world = World(tmp_path, instances=1, rollout={"drain_seconds": 300})
+    try:
+        world.deploy_old()
+        target, release = world.target(), world.release("1.1.0", NEW)
+        with target.locked(OWNER):
+            target.deploy(release, 100)
+            target.set_weight(release, 50)
+            chat = Chat(world.port, "/api/chat", "canary")
+            begun = time.monotonic()
+            target.abort(release, "cancelled", hurry=True)
+        assert time.monotonic() - begun < 5
+        assert chat.say("hello") == ""
+    finally:
+        world.close()
