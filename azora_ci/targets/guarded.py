@@ -178,14 +178,21 @@ class Lease:
         """Raise NotTrueError when the lock was taken over, UnreachableError when the lease is about to run out."""
         if self._refused is not None:
             raise self._refused
+        overdue = self.overdue()
+        if overdue is not None:
+            raise overdue
+
+    def overdue(self) -> UnreachableError | None:
+        """Return that the lease is about to run out, or None."""
         silent = self.silent()
-        if silent > self._guard.lease_seconds * LONGEST_SILENCE:
-            raise UnreachableError(
-                "A production host is not reached any more",
-                what=f"its guard has not answered for {silent:.0f} s; the lease of {self._guard.lease_seconds:g} s is about to run out",
-                where=self._guard.host,
-                next_step="check the host and the network; its guard takes traffic back by itself",
-            )
+        if silent <= self._guard.lease_seconds * LONGEST_SILENCE:
+            return None
+        return UnreachableError(
+            "A production host is not reached any more",
+            what=f"its guard has not answered for {silent:.0f} s; the lease of {self._guard.lease_seconds:g} s is about to run out",
+            where=self._guard.host,
+            next_step="check the host and the network; its guard takes traffic back by itself",
+        )
 
     def release(self) -> None:
         """Give the lock back, if it is still ours. A lease that is still held goes back."""
