@@ -45,7 +45,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 OLD, NEW = "1764000000-aaaaaa", "1764000100-bbbbbb"
 HTTP_PORT = 8000
 SERVICES = {"api_gateway": "/api", "auth_service": "/auth"}
-ROLLOUT = {"minimum_requests": 10, "latency_factor": 1000.0, "inconclusive": "abort"}
+ROLLOUT = {"minimum_requests": 10, "latency_factor": 1000.0, "inconclusive": "abort", "drain_seconds": 2}
 
 
 def ip(*arguments: str, check: bool = True) -> None:
