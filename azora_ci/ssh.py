@@ -18,6 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from azora_ci import lasting
 from azora_ci.clock import Clock
 from azora_ci.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
 from azora_ci.host_keys import HostKey, known_name
@@ -274,7 +275,7 @@ class Tunnel:
             self._via.open()
         forwards = self._forwards()
         config_file = self.credentials.write(f"config-{self.alias}", config_text(self.alias, self._options(), forwards))
-        self._child = self._processes.start(ssh_argv(config_file, self.alias))
+        self._child = lasting.start(self._processes, ssh_argv(config_file, self.alias))
         deadline = self._clock.monotonic() + CONNECT_SECONDS + 5
         while not self._is_ready():
             if self._child.poll() is not None:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -16,9 +18,12 @@ from azora_ci.actions import Actions
 from azora_ci.clock import Clock
 from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.host_keys import HostKey, hashed_line, lines_of
-from azora_ci.process import Processes
+from azora_ci.process import Processes, is_alive
 from azora_ci.settings import Secret
 from tests.sshd import DockerStandIn, Sshd, free_port, keygen
+from tests.waiting import until
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -230,6 +235,51 @@ def test_a_broken_connection_is_opened_again(opened, sshd):
         connection.ensure()
         assert connection.docker_socket.exists()
         assert "connection lost" in opened.lines[0]
+
+
+RUNNER = """
+import io, json, os, sys, threading
+from azora_ci import ssh, ssh_folder
+from azora_ci.actions import Actions
+from azora_ci.clock import Clock
+from azora_ci.process import Processes
+from azora_ci.settings import Secret
+
+given = json.load(sys.stdin)
+credentials = ssh_folder.Credentials(given["user"], Secret(given["key"]), known_hosts=given["known_hosts"])
+processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+address = ssh.HostAddress("127.0.0.1", given["port"])
+connection = ssh.Connection(address, credentials=credentials, processes=processes, clock=Clock(), remote_socket=given["socket"])
+opening = threading.Thread(target=connection.open)  # which ends, as those that open many connections at once
+opening.start()
+opening.join()
+while os.path.exists(f"/proc/self/task/{opening.native_id}"):
+    pass
+connection._check()
+print(connection._child.pid, credentials.folder, flush=True)
+threading.Event().wait()
+"""
+
+
+def test_a_killed_runner_leaves_neither_a_connection_nor_for_long_a_key(opened, sshd, docker_socket, short_folder, monkeypatch):
+    given = {"user": sshd.user, "key": sshd.key, "known_hosts": sshd.known_hosts, "port": sshd.port, "socket": str(docker_socket)}
+    environ = os.environ | {"TMPDIR": str(short_folder), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-c", RUNNER]
+    runner = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
+    try:
+        runner.stdin.write(json.dumps(given))
+        runner.stdin.close()
+        pid, folder = runner.stdout.readline().split()
+        assert is_alive(int(pid))
+    finally:
+        runner.kill()
+        runner.wait()
+        runner.stdout.close()
+    until(lambda: not is_alive(int(pid)), "the connection is closed", 30)
+    assert (Path(folder) / "key").exists()
+    monkeypatch.setattr("tempfile.tempdir", str(short_folder))
+    _, credentials = opened.connection(sshd)
+    assert list(short_folder.glob("azora-ssh-*")) == [credentials.folder]
 
 
 def test_docker_that_does_not_answer_is_said(opened, sshd, short_folder):
