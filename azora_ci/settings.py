@@ -35,6 +35,7 @@ __all__ = [
     "Notifications",
     "PinnedHostKeys",
     "ProductionHosts",
+    "ProofPlace",
     "Secret",
     "Variable",
     "child_environment",
@@ -76,6 +77,7 @@ WITHHELD = frozenset(
         "PGPASSWORD",
         "PROD_DATABASE_URL",
         "PROD_HOST",
+        "PROD_JUMP_HOST",
         "PROD_KEY",
         "PROD_USER",
         "SLACK_WEBHOOK",
@@ -84,7 +86,7 @@ WITHHELD = frozenset(
 
 
 # Secrets that name somebody or something: not shown in logs, but image references and instances in the evidence hold them.
-NAMES = frozenset({"DOCKER_USERNAME", "PROD_HOST", "PROD_USER"})
+NAMES = frozenset({"DOCKER_USERNAME", "PROD_HOST", "PROD_JUMP_HOST", "PROD_USER"})
 
 
 def child_environment(extra: Mapping[str, str] | None = None, withheld: Iterable[str] = ()) -> dict[str, str]:
@@ -286,6 +288,14 @@ def production_hosts(text: str) -> str:
     return text
 
 
+def production_jump(text: str) -> str:
+    """Check the name of a jump host (imported late: the SSH edge owns the format)."""
+    from azora_ci.ssh import parse_jump
+
+    parse_jump(text)
+    return text
+
+
 def production_user(text: str) -> str:
     """Check the name of a user (imported late: the SSH edge owns the format)."""
     from azora_ci.ssh_folder import user_name
@@ -311,6 +321,10 @@ class ProductionHosts(PinnedHostKeys):
         "PROD_HOST", "production hosts, host or host:port, comma separated", example="web1.example,web2.example", parse=production_hosts,
         required=False, secret=True,
     )  # fmt: skip
+    prod_jump_host: Secret | None = variable(
+        "PROD_JUMP_HOST", "host through which the production hosts are reached, [user@]host[:port]; unset: none",
+        example="jump@bastion.example", parse=production_jump, required=False, secret=True,
+    )  # fmt: skip
     prod_user: Secret | None = variable(
         "PROD_USER", "user on them, who may use Docker's socket", example="deploy", parse=production_user, required=False, secret=True
     )
@@ -327,6 +341,20 @@ class ProductionHosts(PinnedHostKeys):
     docker_password: Secret | None = variable(
         "DOCKER_PASSWORD", "password or token of the registry", example="dckr_pat_…", required=False, secret=True
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProofPlace:
+    """Where a backup is restored to prove it."""
+
+    verify_url: Secret | None = variable(
+        "BACKUP_VERIFY_DATABASE_URL", "server to which the backup is restored; unset: a private cluster on this machine",
+        example="postgresql://user:password@scratch:5432/postgres", required=False, secret=True,
+    )  # fmt: skip
+    scratch_dir: Path | None = variable(
+        "BACKUP_SCRATCH_DIR", "folder for the spool and the private cluster; unset: the machine's temporary files", example="/mnt/scratch",
+        parse=Path, required=False,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,6 +21,7 @@ from azora_ci.process import Processes
 if TYPE_CHECKING:
     from azora_ci.config import Backup
     from azora_ci.s3 import Bucket
+    from azora_ci.settings import ProofPlace
 
 
 @dataclass
@@ -59,6 +60,15 @@ class Wiring:
         """Show a meter while something runs."""
         with Progress(meter, self.processes.say, self.clock):
             yield meter
+
+
+def verify_server(settings: ProofPlace, processes: Processes) -> DatabaseUrl | None:
+    """Return the server to which a backup is restored, its password masked from now on; None: a private cluster."""
+    if settings.verify_url is None:
+        return None
+    found = DatabaseUrl.parse(settings.verify_url.reveal(), "BACKUP_VERIFY_DATABASE_URL")
+    processes.add_secret(found.password)
+    return found
 
 
 @dataclass(frozen=True)

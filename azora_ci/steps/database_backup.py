@@ -8,13 +8,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.job import Job
 from azora_ci.markdown import code, table
-from azora_ci.settings import Aws, DatabaseAccess, Deployment, Secret, number, one_of, variable, whole_number
+from azora_ci.settings import Aws, DatabaseAccess, Deployment, ProofPlace, number, one_of, variable, whole_number
 
 if TYPE_CHECKING:
     from azora_ci.backup.manifest import Attempt, Manifest, Names
@@ -29,7 +28,7 @@ CLOCKS_DIFFER = timedelta(minutes=10)  # an upload that the store dates in our f
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Aws, DatabaseAccess):
+class Settings(Deployment, Aws, DatabaseAccess, ProofPlace):
     """What database-backup reads."""
 
     proof: str | None = variable(
@@ -48,20 +47,6 @@ class Settings(Deployment, Aws, DatabaseAccess):
     )
     proof_reason: str | None = variable(
         "BACKUP_PROOF_REASON", "why the proof is less than full; lands in the record", example="incident 4711", required=False
-    )
-    verify_url: Secret | None = variable(
-        "BACKUP_VERIFY_DATABASE_URL",
-        "server on which the backup is restored to prove it; unset: a private cluster on this machine",
-        example="postgresql://user:password@scratch:5432/postgres",
-        required=False,
-        secret=True,
-    )
-    scratch_dir: Path | None = variable(
-        "BACKUP_SCRATCH_DIR",
-        "folder for the spool and the private cluster; unset: the machine's temporary files",
-        example="/mnt/scratch",
-        parse=Path,
-        required=False,
     )
     snapshot_max_minutes: float = variable(
         "BACKUP_SNAPSHOT_MAX_MINUTES",
@@ -214,15 +199,10 @@ def _preflight(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
 
 
 def _wiring(job: Job[Settings], bucket: Bucket, size_bytes: int) -> Wiring:
-    from azora_ci.backup.workshop import Wiring
-    from azora_ci.postgres import DatabaseUrl
+    from azora_ci.backup.workshop import Wiring, verify_server
 
     settings = job.settings
     depth, reason = _depth(settings, size_bytes)
-    verify = None
-    if settings.verify_url is not None:
-        verify = DatabaseUrl.parse(settings.verify_url.reveal(), "BACKUP_VERIFY_DATABASE_URL")
-        job.processes.add_secret(verify.password)
     job.say(f"proof: {depth}" + (f" ({reason})" if reason else ""))
     return Wiring(
         bucket=bucket,
@@ -239,7 +219,7 @@ def _wiring(job: Job[Settings], bucket: Bucket, size_bytes: int) -> Wiring:
         reason=reason,
         level=settings.compression,
         limit_seconds=settings.snapshot_max_minutes * 60,
-        verify_url=verify,
+        verify_url=verify_server(settings, job.processes),
         scratch_dir=settings.scratch_dir,
     )
 

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azora_ci.clock import parse_rfc3339
 from azora_ci.errors import Explained, NotTrueError
 from azora_ci.job import Identity, Job
-from azora_ci.settings import Aws, Common, Notifications, Secret, one_of, variable
+from azora_ci.settings import Aws, Common, Notifications, ProofPlace, one_of, variable
 
 if TYPE_CHECKING:
     from azora_ci.backup.manifest import Manifest
@@ -29,7 +28,7 @@ def backup_id(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Common, Aws, Notifications):
+class Settings(Common, Aws, ProofPlace, Notifications):
     """What restore-drill reads."""
 
     backup_id: str | None = variable(
@@ -41,20 +40,6 @@ class Settings(Common, Aws, Notifications):
     )
     proof: str = variable(
         "BACKUP_PROOF", "how deep to compare: full or counts", example="full", parse=one_of("full", "counts"), default="full"
-    )
-    verify_url: Secret | None = variable(
-        "BACKUP_VERIFY_DATABASE_URL",
-        "server to restore to; unset: a private cluster on this machine",
-        example="postgresql://user:password@scratch:5432/postgres",
-        required=False,
-        secret=True,
-    )
-    scratch_dir: Path | None = variable(
-        "BACKUP_SCRATCH_DIR",
-        "folder for the spool and the private cluster; unset: the machine's temporary files",
-        example="/mnt/scratch",
-        parse=Path,
-        required=False,
     )
 
 
@@ -109,13 +94,8 @@ def _chosen(job: Job[Settings], bucket: Bucket) -> Manifest:
 
 
 def _wiring(job: Job[Settings], bucket: Bucket) -> Wiring:
-    from azora_ci.backup.workshop import Wiring
-    from azora_ci.postgres import DatabaseUrl
+    from azora_ci.backup.workshop import Wiring, verify_server
 
-    verify = None
-    if job.settings.verify_url is not None:
-        verify = DatabaseUrl.parse(job.settings.verify_url.reveal(), "BACKUP_VERIFY_DATABASE_URL")
-        job.processes.add_secret(verify.password)
     return Wiring(
         bucket=bucket,
         backup=job.config.backup,
@@ -123,7 +103,7 @@ def _wiring(job: Job[Settings], bucket: Bucket) -> Wiring:
         clock=job.clock,
         identity={},
         depth=job.settings.proof,
-        verify_url=verify,
+        verify_url=verify_server(job.settings, job.processes),
         scratch_dir=job.settings.scratch_dir,
     )
 
