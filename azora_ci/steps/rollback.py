@@ -15,6 +15,7 @@ from azora_ci.archive import Archive, Archived
 from azora_ci.errors import AzoraError, BadInputError, CancelledError, NotTrueError
 from azora_ci.health import OLD, classify
 from azora_ci.job import Identity, Job
+from azora_ci.markdown import escaped
 from azora_ci.migrations import Expected
 from azora_ci.probes import fetch, request_of
 from azora_ci.process import undisturbed
@@ -292,7 +293,8 @@ class Way:
             self.job.tick(text)
         else:
             self.job.say(f"✗ NOT proved: {text}")
-        self.job.actions.summary(f"### {self.deployed['version']} was taken back\n\n{'✓' if returned.proved else '✗ NOT proved:'} {text}")
+        mark = "✓" if returned.proved else "✗ NOT proved:"
+        self.job.actions.summary(f"### {self.deployed['version']} was taken back\n\n{mark} {escaped(text)}")
 
 
 # --- afterwards ---------------------------------------------------------------------------------------------------------------
