@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from azora_ci.config import DeployConfig
@@ -20,21 +19,22 @@ from azora_ci.health import Endpoint
 from azora_ci.process import undisturbed
 from azora_ci.rollout import Counters
 from azora_ci.settings import ProductionHosts, Secret
-from azora_ci.ssh import Connection, HostAddress, parse_hosts
+from azora_ci.ssh import Connection, HostAddress, parse_hosts, parse_jump
 from azora_ci.ssh_folder import Credentials
 from azora_ci.targets import Held, Instance, Observation, Owner, Release, Returned, Wiring
 from azora_ci.targets.containers import Containers
 from azora_ci.targets.docker_host import DockerHost
+from azora_ci.targets.edge_settings import edge_options, edge_services
 from azora_ci.targets.equipment import ADMIN_PORT, EDGE_PORT, GUARD_PORT, Equipment
 from azora_ci.targets.guarded import GuardClient, GuardedEdge, GuardedJournal, Lease
+from azora_ci.targets.host_site import HostSite
 from azora_ci.targets.journal import PROMOTED, History, merged
 from azora_ci.targets.lock import FencedError
 from azora_ci.targets.parallel import HaltedError, Outcome, outcomes, results
-from azora_ci.targets.room import Needs, needs, require_disk, require_memory
-from azora_ci.targets.site import Parts, Site, edge_services
+from azora_ci.targets.room import needs
+from azora_ci.targets.site import Parts, Site
 
 FULL = 100  # percent
-EDGE_START_SECONDS = 60.0
 OBSERVE_SECONDS = 10.0  # for one look at all hosts; a silent one must not hold up the verdict on the others
 RELEASE_SECONDS = 3.0  # for giving the locks back; they expire by themselves
 LEASE_MARGIN = 5.0  # seconds after which a guard whose lease ran out has surely gone back
@@ -42,44 +42,6 @@ SPARED_ATTEMPTS = 2  # of connecting to a host while the users of the others wai
 HURRIED_SECONDS = 4.5  # for going back on all hosts when the run was cancelled; who does not answer by then goes back by its lease
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class HostSite:
-    """A host and the story of its site."""
-
-    host: DockerHost
-    equipment: Equipment
-    guard: GuardClient
-    lease: Lease
-    edge: GuardedEdge
-    site: Site
-
-    def install_guard(self) -> None:
-        """Have this version's guard run, and its clock agree with ours. One that guards something just now is left in peace."""
-        if self.equipment.has_another_guard() and self.guard.ask("/status")["lock"] is None:
-            self.equipment.remove_guard()
-        self.equipment.install_guard()
-        self.guard.await_answer()
-        self.guard.check_clock()
-
-    def install_edge(self, state: EdgeState) -> None:
-        """Have the edge run and follow the guard's files; a new one begins with ``state``."""
-        if not self.guard.ask("/files"):
-            self.edge.switch(state)
-        self.equipment.install_edge()
-        self.edge.confirm(self.edge.state(), self.guard.ask("/status")["generation"], EDGE_START_SECONDS)
-
-    def history(self) -> History:
-        """Return what the journal tells; nothing, where no guard was ever installed."""
-        if self.guard.token is None and not self.equipment.is_installed():
-            return History()
-        return self.site.current()
-
-    def plan(self, wanted: Needs) -> list[str]:
-        """Return what there is room for. Raises NotTrueError where it is too little."""
-        free = self.guard.ask("/status").get("disk_free_bytes") if self.equipment.is_installed() else None
-        return [*require_memory(self.host, wanted), *require_disk(self.host, free, wanted)]
 
 
 class DockerHosts:
@@ -90,6 +52,8 @@ class DockerHosts:
         self._say = wiring.processes.say
         self._settings = _settings(wiring.config)
         self._hosts, self._user, self._key = _access(wiring.access)
+        jump = wiring.access.prod_jump_host if wiring.access else None
+        self._jump = parse_jump(jump.reveal()) if jump else None
         self._sites: list[HostSite] = []
         self._left_out: dict[str, str] = {}  # host -> why it is not reached
         self._planned: str | None = None  # deployment id that there is room for
@@ -97,6 +61,7 @@ class DockerHosts:
         self._depth = 0  # of callers that need the connections
         self._credentials: Credentials | None = None
         self._owner: Owner | None = None
+        self.host_keys: list[dict[str, Any]] = []  # what the hosts showed, as evidence
 
     # --- connections ---------------------------------------------------------------------------------------------------
 
@@ -105,7 +70,6 @@ class DockerHosts:
         """Be connected to all hosts; the outermost caller opens and closes. Raises what the first host that fails says."""
         if self._depth == 0:
             self._connect()
-        self.host_keys: list[dict[str, Any]] = []  # what the hosts showed, as evidence
         self._depth += 1
         try:
             yield
@@ -127,6 +91,7 @@ class DockerHosts:
         except BaseException:
             self._disconnect()
             raise
+        self.host_keys = self._credentials.evidence()
         if self._credentials.to_be_pinned():
             self._wiring.processes.warning("New host keys were accepted", self._credentials.to_be_pinned())
 
@@ -135,7 +100,6 @@ class DockerHosts:
             return one.host.open()
         one.host.open(SPARED_ATTEMPTS)
         one.history()  # now is the moment to learn that its daemon or its guard is silent
-        self.host_keys = self._credentials.evidence()
         return None
 
     def _answering(self, found: list[Outcome[HostSite, None]]) -> list[HostSite]:
@@ -156,14 +120,16 @@ class DockerHosts:
 
     def _host_site(self, address: HostAddress, credentials: Credentials, alias: str) -> HostSite:
         wiring = self._wiring
-        connection = Connection(address, credentials=credentials, processes=wiring.processes, clock=self._clock, alias=alias, say=self._say)
+        connection = Connection(
+            address, credentials=credentials, processes=wiring.processes, clock=self._clock, alias=alias, jump=self._jump, say=self._say
+        )
         host = DockerHost(connection, self._settings, wiring)
         guard = GuardClient(host.name, (host.addresses.guard, GUARD_PORT), host.dial, self._clock, host.ensure)
         edge = GuardedEdge(guard, f"{host.addresses.admin}:{ADMIN_PORT}", self._clock, host.dial)
         lease = Lease(guard, self._clock)
         runner = Containers(host, wiring, self._checkpoint)
         parts = Parts(lease, GuardedJournal(guard), edge, runner, host=host.name, dial=host.dial, checkpoint=self._checkpoint)
-        return HostSite(host, Equipment(host, self._settings, self._say), guard, lease, edge, Site(wiring, parts))
+        return HostSite(host, Equipment(host, self._settings, self._config.edge.tls, self._say), guard, lease, edge, Site(wiring, parts))
 
     def _disconnect(self) -> None:
         for one in self._sites:
@@ -176,9 +142,21 @@ class DockerHosts:
         if self._halted.is_set():
             raise HaltedError("something else went wrong, or the run was cancelled")
 
-    def _each(self, work: Callable[[HostSite], T], *, halt: bool = False) -> list[T]:
-        """Do something on all hosts at once; raises the first error when all are done. ``halt``: an error stops the others."""
-        return results(outcomes(self._sites, work, self._clock, halt=self._halted.set if halt else None))
+    def _each(self, work: Callable[[HostSite], T]) -> list[T]:
+        """Do something on all hosts at once; raises the first error when all are done."""
+        return results(outcomes(self._sites, work, self._clock))
+
+    def _move(self, work: Callable[[HostSite], T], *, halt: bool = False) -> list[T]:
+        """Move all hosts at once; ``halt``: an error stops the others.
+
+        One whose lease is about to run out is not waited for: the others must not stay ahead of it.
+        """
+        told = self._halted.set if halt else None
+        found = outcomes(self._sites, work, self._clock, halt=told, lost=lambda one: one.lease.overdue() is not None)
+        for one in found:
+            if not one.done:
+                one.error = one.item.lease.overdue() or HaltedError("not done")
+        return results(found)
 
     # --- lock and truth ------------------------------------------------------------------------------------------------
 
@@ -191,7 +169,7 @@ class DockerHosts:
             try:
                 for one in self._sites:
                     self._acquire(one, owner)
-                first = EdgeState(edge_services(self._config), f"0.0.0.0:{EDGE_PORT}")
+                first = EdgeState(edge_services(self._config), f"0.0.0.0:{EDGE_PORT}", options=edge_options(self._config))
                 self._each(lambda one: one.install_edge(first))
                 yield
             finally:
@@ -252,7 +230,7 @@ class DockerHosts:
         if release.id not in (self.current().releases.keys() | {self._planned}):
             for line in self.plan(release):
                 self._say(line)
-        self._each(lambda one: one.site.deploy(release, percent), halt=True)
+        self._move(lambda one: one.steadily(lambda site: site.deploy(release, percent)), halt=True)
         return self.instances(release.id)
 
     def _catch_up(self, release: Release) -> None:
@@ -268,11 +246,11 @@ class DockerHosts:
 
     def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
         """Move the weights of every host, each by one rename, and return what was read back."""
-        return _together(self._sites, self._each(lambda one: one.site.set_weight(release, percent)))
+        return _together(self._sites, self._move(lambda one: one.steadily(lambda site: site.set_weight(release, percent))))
 
     def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
         """Keep a stage's evidence on every host."""
-        self._each(lambda one: one.site.finish_stage(release, evidence))
+        self._move(lambda one: one.steadily(lambda site: site.finish_stage(release, evidence)))
 
     def promote(self, release: Release) -> None:
         """Promote on every host. One that went back by itself before it was reached is brought forward again."""
@@ -282,9 +260,9 @@ class DockerHosts:
             if found is None or (found.outcome != PROMOTED and found.percent < FULL):
                 _at_once(one.site, release)
             else:
-                one.site.promote(release)
+                one.steadily(lambda site: site.promote(release))
 
-        self._each(promote)
+        self._move(promote)
 
     def remove(self, release_id: str) -> None:
         """Remove a release without traffic from every host that has it."""
@@ -294,11 +272,13 @@ class DockerHosts:
 
     def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
         """Go back on every host at once. A host that cannot be reached goes back when its lease runs out, and is named."""
-        limit = HURRIED_SECONDS if hurry else self._settings.lease_seconds + LEASE_MARGIN
+        limit = HURRIED_SECONDS if hurry else None
         known = self.current().releases.get(release.id)
         promoted = known is not None and known.outcome == PROMOTED
         self._halted.set()  # whatever is still starting instances must not go on
-        found = outcomes(self._sites, lambda one: self._abort_one(one, release, reason, hurry), self._clock, seconds=limit)
+        found = outcomes(
+            self._sites, lambda one: self._abort_one(one, release, reason, hurry), self._clock, seconds=limit, lost=self._is_lost
+        )
         lost = [one for one in found if one.result is None]
         there = [(one.item.host.name, one.result) for one in found if one.result is not None]
         lines = [f"{name}: {returned.detail}" if len(found) > 1 else returned.detail for name, returned in there]
@@ -317,6 +297,9 @@ class DockerHosts:
         after = None if None in counted else sum(count or 0 for count in counted)
         names = (*(one.item.host.name for one in lost), *self._left_out)
         return Returned(there[0][1].to, seconds, proved, after, "; ".join(lines), names)
+
+    def _is_lost(self, one: HostSite) -> bool:
+        return one.lease.silent() > self._settings.lease_seconds + LEASE_MARGIN  # its guard has gone back without us by now
 
     def _abort_one(self, one: HostSite, release: Release, reason: str, hurry: bool) -> Returned:
         try:

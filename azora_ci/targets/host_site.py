@@ -1,0 +1,66 @@
+"""One of several production hosts: what is installed there, and the story of its site."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+from azora_ci.envoy import EdgeState
+from azora_ci.errors import UnreachableError
+from azora_ci.targets.docker_host import DockerHost
+from azora_ci.targets.equipment import Equipment
+from azora_ci.targets.guarded import GuardClient, GuardedEdge, Lease
+from azora_ci.targets.journal import History
+from azora_ci.targets.room import Needs, require_disk, require_memory
+from azora_ci.targets.site import Site
+
+EDGE_START_SECONDS = 60.0
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class HostSite:
+    """A host and the story of its site."""
+
+    host: DockerHost
+    equipment: Equipment
+    guard: GuardClient
+    lease: Lease
+    edge: GuardedEdge
+    site: Site
+
+    def install_guard(self) -> None:
+        """Have this version's guard run, and its clock agree with ours. One that guards something just now is left in peace."""
+        if self.equipment.has_another_guard() and self.guard.ask("/status")["lock"] is None:
+            self.equipment.remove_guard()
+        self.equipment.install_guard()
+        self.guard.await_answer()
+        self.guard.check_clock()
+
+    def install_edge(self, state: EdgeState) -> None:
+        """Have the edge run and follow the guard's files; a new one begins with ``state``."""
+        if not self.guard.ask("/files"):
+            self.edge.switch(state)
+        self.equipment.install_edge()
+        self.edge.confirm(self.edge.state(), self.guard.ask("/status")["generation"], EDGE_START_SECONDS)
+
+    def steadily(self, work: Callable[[Site], T]) -> T:
+        """Do something that may be done twice: once more, over a new connection, where the first one broke on the way."""
+        try:
+            return work(self.site)
+        except UnreachableError:
+            self.host.ensure()
+            return work(self.site)
+
+    def history(self) -> History:
+        """Return what the journal tells; nothing, where no guard was ever installed."""
+        if self.guard.token is None and not self.equipment.is_installed():
+            return History()
+        return self.site.current()
+
+    def plan(self, wanted: Needs) -> list[str]:
+        """Return what there is room for. Raises NotTrueError where it is too little."""
+        free = self.guard.ask("/status").get("disk_free_bytes") if self.equipment.is_installed() else None
+        return [*require_memory(self.host, wanted), *require_disk(self.host, free, wanted)]
