@@ -46,8 +46,9 @@ class Seen(NamedTuple):
 class Users:
     """GETs to every host's edge, from an address that is not the runner's: what breaks the runner's way need not break theirs."""
 
-    def __init__(self, world: World, number: int = 1) -> None:
+    def __init__(self, world: World, number: int = 1, *, keep: bool = False) -> None:
         self.seen: list[Seen] = []
+        self._keep = keep  # connections open, as a balancer in front of the hosts does
         self._paths, self._source = world.paths, f"{world.lan.prefix}.2"
         ip("addr", "add", f"{self._source}/24", "dev", world.lan.name, check=False)
         self._stop = threading.Event()
@@ -64,22 +65,30 @@ class Users:
             thread.join(timeout=SLOWEST + 10)
 
     def _send(self, host: str) -> None:
-        number = 0
+        number, connection = 0, self._connection(host)
         while not self._stop.is_set():
             number += 1
-            self.seen.append(self.get(host, self._paths[number % len(self._paths)]))
+            self.seen.append(self._ask(connection, host, self._paths[number % len(self._paths)]))
+            if not self._keep:
+                connection.close()  # the next GET opens another one
             self._stop.wait(PAUSE)
 
+    def _connection(self, host: str) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(host, HTTP_PORT, timeout=SLOWEST, source_address=(self._source, 0))
+
     def get(self, host: str, path: str) -> Seen:
-        connection = http.client.HTTPConnection(host, HTTP_PORT, timeout=SLOWEST, source_address=(self._source, 0))
+        """Send one GET over a connection of its own."""
+        with contextlib.closing(self._connection(host)) as connection:
+            return self._ask(connection, host, path)
+
+    def _ask(self, connection: http.client.HTTPConnection, host: str, path: str) -> Seen:
         try:
             connection.request("GET", path)
             response = connection.getresponse()
             status, by, body = response.status, response.getheader(DEPLOYMENT_HEADER) or "", response.read()
         except (OSError, http.client.HTTPException) as error:
-            return Seen(time.monotonic(), host, 0, "", repr(error))
-        finally:
             connection.close()
+            return Seen(time.monotonic(), host, 0, "", repr(error))
         try:
             said = str(json.loads(body).get("version", ""))
         except ValueError:
@@ -190,11 +199,10 @@ def kill_main_process(container: docker.models.containers.Container) -> None:
 
 
 def killed(what: str) -> Cause:
-    """Kill a container's main process (SIGKILL): ``azora-edge``, ``azora-guard``, or one of the new instances; it comes back."""
+    """Kill the main process (SIGKILL) of ``azora-edge`` or ``azora-guard``; dockerd starts it again."""
 
     def cause(scene: Scene) -> None:
-        client = scene.near.client
-        container = scene.near.containers(NEW)[0] if what == "new instance" else client.containers.get(what)
+        container = scene.near.client.containers.get(what)
 
         def is_back() -> bool:
             container.reload()
@@ -205,6 +213,11 @@ def killed(what: str) -> Cause:
         scene.answers("1.0.0", "1.1.0")  # with the same weights: users get both
 
     return cause
+
+
+def new_instance_killed(scene: Scene) -> None:
+    """Kill the main process (SIGKILL) of a new instance."""
+    kill_main_process(scene.near.containers(NEW)[0])
 
 
 def docker_restarted(scene: Scene) -> None:

@@ -274,15 +274,21 @@ def four_blocks(postgres_cluster) -> str:
     )
 
 
+def dump_wrapper(folder: Path, script: str) -> Path:
+    """Write a program named pg_dump, a line of bash with the real one as ``{real}``, and return its folder, for PATH."""
+    real = find_binary("pg_dump", None)
+    wrapper = folder / "bin" / "pg_dump"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f"#!/bin/bash\n# pg_dump (PostgreSQL) {major_of(real)}.0\n" + script.replace("{real}", f"'{real}'") + "\n")
+    wrapper.chmod(0o755)
+    return wrapper.parent
+
+
 @pytest.mark.parametrize("cut", [pytest.param(cut, marks=[] if cut in CUTS[:2] else pytest.mark.faults) for cut in CUTS])
 def test_a_dump_cut_at_a_block_is_not_published(world: BackupWorld, four_blocks: str, tmp_path: Path, cut: int):
     """The real pg_dump behind a pipe that loses its end and exits with 0, as a shell pipe without pipefail does."""
-    real = find_binary("pg_dump", None)
-    wrapper = tmp_path / "bin" / "pg_dump"
-    wrapper.parent.mkdir()
-    wrapper.write_text(f"#!/bin/bash\n# pg_dump (PostgreSQL) {major_of(real)}.0\n'{real}' \"$@\" | head -c {cut}\nexit 0\n")
-    wrapper.chmod(0o755)
-    outcome = world.run(four_blocks, PATH=f"{wrapper.parent}:/usr/local/bin:/usr/bin:/bin")
+    wrapper = dump_wrapper(tmp_path, f"""{{real}} "$@" | head -c {cut}; exit 0""")
+    outcome = world.run(four_blocks, PATH=f"{wrapper}:/usr/local/bin:/usr/bin:/bin")
     assert outcome.code == 1, outcome
     assert outcome.error["title"] == "The dump is not complete"
     nothing_published(world)
@@ -304,22 +310,14 @@ def bulky(postgres_cluster) -> str:
 
 @pytest.mark.faults
 @pytest.mark.parametrize("share", [0.5, 0.99])
-def test_pg_dump_killed_on_its_way(world: BackupWorld, bulky: str, share: float):
+def test_pg_dump_killed_on_its_way(world: BackupWorld, bulky: str, tmp_path: Path, share: float):
+    """The real pg_dump, killed when so much of its dump has passed: long before the last line, so that it can never have ended."""
     whole = world.run(bulky, BACKUP_PROOF="none", BACKUP_PROOF_REASON="to know the size", DEPLOYMENT_ID="1764000009-abc123")
-    size = whole.evidence["size_bytes"]
-    world.stores.fault("delay", "UploadPart", seconds=0.3, times=None)
-    process = world.start(bulky)
-    until(lambda: any(spool.stat().st_size >= size * share for spool in world.scratch.glob("*/spool.sql.gz")), "the spool grows", 60)
-    for one in psutil.Process(process.pid).children(recursive=True):
-        if one.name() == "pg_dump":
-            one.kill()
-    outcome = world.outcome(process.wait(60), process.stdout.read())
-    if outcome.code == 0:  # it had written everything by then
-        assert share == 0.99
-        return
+    wrapper = dump_wrapper(tmp_path, f"""exec {{real}} "$@" > >(head -c {int(whole.evidence["raw_bytes"] * share)}; kill -KILL $$)""")
+    outcome = world.run(bulky, PATH=f"{wrapper}:/usr/local/bin:/usr/bin:/bin")
     assert outcome.code == 3, outcome
+    assert "killed by signal 9" in outcome.error["what"], outcome
     nothing_published(world)
-    world.stores.faults.clear()
     next_run_gets_through(world, bulky)
 
 

@@ -31,7 +31,7 @@ def test_fault(network: Lan, tmp_path: Path, row: Row) -> None:
         with made_as(row.host, world), configured(world, lease=row.lease, rollout=dict(row.rollout)):
             world.deploy_old()
             world.built()
-            with Users(world, row.users) as users:
+            with Users(world, row.users, keep=row.kept) as users:
                 scene = Scene(world, users, dict(row.settings))
                 try:
                     strikes(scene, row)
