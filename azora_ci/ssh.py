@@ -84,6 +84,7 @@ _REASONS: tuple[tuple[str, type[AzoraError], str, str], ...] = (
     ("Host key verification failed", NotTrueError, "Host key is not the pinned one", "add the host's key to PROD_KNOWN_HOSTS (ssh-keyscan,"
      " compared with the host's own keys)"),
     ("Permission denied", BadInputError, "Host refuses the key", "check PROD_USER and PROD_KEY, and the user's authorized_keys"),
+    ("administratively prohibited", BadInputError, "The jump host forbids forwarding", "set AllowTcpForwarding yes in its sshd_config"),
     ("error in libcrypto", BadInputError, "Private key cannot be read", "set PROD_KEY to the whole private key, all lines, no passphrase"),
     ("invalid format", BadInputError, "Private key cannot be read", "set PROD_KEY to the whole private key, all lines, no passphrase"),
 )  # fmt: skip
@@ -198,7 +199,7 @@ class Tunnel:
         self.alias = alias
         self.credentials = credentials
         self._user = user
-        self._place = f"{variable} {address}"
+        self._place = f"{variable} {address}" + (f" through PROD_JUMP_HOST {jump.address}" if jump is not None else "")
         self._processes = processes
         self._clock = clock
         self._say = say or (lambda _line: None)
@@ -272,7 +273,7 @@ class Tunnel:
         if self._child is not None:
             self._child.end()
         if self._via is not None and not self._via.is_open():
-            self._via.open()
+            self._via.open(attempts=1)  # who calls tries again
         forwards = self._forwards()
         config_file = self.credentials.write(f"config-{self.alias}", config_text(self.alias, self._options(), forwards))
         self._child = lasting.start(self._processes, ssh_argv(config_file, self.alias))
@@ -299,7 +300,10 @@ class Tunnel:
 
     def _explained(self) -> AzoraError:
         assert self._child is not None  # noqa: S101 - it has just failed
-        return explain(self._child.stderr_text, self._place, self.credentials.known(self.name))
+        said = self._child.stderr_text
+        if self._via is not None and self._via._child is not None:
+            said += self._via._child.stderr_text
+        return explain(said, self._place, self.credentials.known(self.name))
 
 
 class _JumpTunnel(Tunnel):

@@ -354,6 +354,7 @@ class World:
         access = self.access | changes
         settings = ProductionHosts(
             prod_host=Secret(access["PROD_HOST"]),
+            prod_jump_host=None,
             prod_user=Secret(access["PROD_USER"]),
             prod_key=Secret(access["PROD_KEY"]),
             prod_known_hosts=access["PROD_KNOWN_HOSTS"],

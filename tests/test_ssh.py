@@ -61,7 +61,7 @@ class Opened:
     def __init__(self, processes, docker_socket):
         self.processes, self.docker_socket, self.all, self.lines = processes, docker_socket, [], []
 
-    def connection(self, sshd, *, key=None, known_hosts="pinned", recorded="", accept_new=False, port=None):
+    def connection(self, sshd, *, key=None, known_hosts="pinned", recorded="", accept_new=False, port=None, jump=None):
         pinned = sshd.known_hosts if known_hosts == "pinned" else known_hosts
         credentials = ssh_folder.Credentials(
             sshd.user, Secret(key or sshd.key), known_hosts=pinned, recorded=recorded, accept_new=accept_new
@@ -69,7 +69,7 @@ class Opened:
         address = ssh.HostAddress("127.0.0.1", port or sshd.port)
         made = ssh.Connection(
             address, credentials=credentials, processes=self.processes, clock=Clock(), remote_socket=str(self.docker_socket),
-            say=self.lines.append,
+            jump=jump, say=self.lines.append,
         )  # fmt: skip
         self.all.append((made, credentials))
         return made, credentials
@@ -101,6 +101,23 @@ def test_hosts(text, hosts):
 def test_bad_hosts_are_refused(bad):
     with pytest.raises(ValueError):
         ssh.parse_hosts(bad)
+
+
+@pytest.mark.parametrize(
+    ("text", "jump"),
+    [
+        ("bastion.example", ssh.JumpHost(ssh.HostAddress("bastion.example"))),
+        ("ops@bastion.example:2222", ssh.JumpHost(ssh.HostAddress("bastion.example", 2222), "ops")),
+    ],
+)
+def test_jump_hosts(text, jump):
+    assert ssh.parse_jump(text) == jump
+
+
+@pytest.mark.parametrize("bad", ["", "a,b", "a b@c", "@a", "-oX@a", 'a"@b', "a@b@c d"])
+def test_bad_jump_hosts_are_refused(bad):
+    with pytest.raises(ValueError):
+        ssh.parse_jump(bad)
 
 
 def test_a_pasted_key_is_normalised_and_a_public_key_is_refused():
@@ -236,6 +253,87 @@ def test_a_broken_connection_is_opened_again(opened, sshd):
         assert connection.docker_socket.exists()
         assert "connection lost" in opened.lines[0]
 
+
+# --- a jump host --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def bastion(tmp_path_factory, sshd):
+    """Another sshd, which admits the same key."""
+    server = Sshd(tmp_path_factory.mktemp("bastion"), "AllowTcpForwarding yes", f"PermitOpen 127.0.0.1:{sshd.port}")
+    (server.folder / "authorized_keys").write_text(sshd.key_file.with_suffix(".pub").read_text())
+    server.start()
+    yield server
+    server.stop()
+
+
+def jump_to(server, user=None):
+    return ssh.JumpHost(ssh.HostAddress("127.0.0.1", server.port), user)
+
+
+def test_a_host_is_reached_through_a_jump_host_and_no_command_line_names_either(opened, sshd, bastion):
+    connection, credentials = opened.connection(sshd, known_hosts=sshd.known_hosts + bastion.known_hosts, jump=jump_to(bastion))
+    with connection:
+        answer = ssh.UnixConnection(connection.docker_socket, timeout=10)
+        answer.request("GET", "/_ping")
+        assert answer.getresponse().read() == b"OK"
+        assert len(bastion.sessions()) == 1
+        children = [connection._child, connection._via._child]
+        parts = [Path(f"/proc/{one.pid}/cmdline").read_text().split("\0")[2:6] for one in children]
+        folder = credentials.folder
+        assert parts == [[str(folder / f"config-{alias}"), "-N", "-T", alias] for alias in ("azora-1", "azora-1-jump")]
+        assert [one.source for one in credentials.seen.values()] == ["pinned", "pinned"]
+    until(lambda: bastion.sessions() == [], "the jump host's connection is closed", 30)
+
+
+def test_a_lost_jump_host_is_connected_to_again(opened, sshd, bastion):
+    connection, _ = opened.connection(sshd, known_hosts=sshd.known_hosts + bastion.known_hosts, jump=jump_to(bastion))
+    with connection:
+        os.killpg(connection._via._child.pid, signal.SIGKILL)
+        until(lambda: not connection.is_open(), "the connection is lost", 60)
+        connection.ensure()
+        connection._check()
+
+
+def test_keys_of_both_are_accepted_and_recorded(opened, sshd, bastion):
+    first, accepted = opened.connection(sshd, known_hosts=None, accept_new=True, jump=jump_to(bastion))
+    with first:
+        evidence = accepted.evidence()
+    assert {one["known_hosts"].split()[2] for one in evidence} == {one.known_hosts.split()[2] for one in (sshd, bastion)}
+    second, recorded = opened.connection(sshd, known_hosts=None, recorded=lines_of(evidence), jump=jump_to(bastion))
+    with second:
+        assert [one.source for one in recorded.seen.values()] == ["recorded", "recorded"]
+
+
+def test_a_host_behind_the_jump_host_with_another_key_is_refused(opened, sshd, bastion):
+    stolen = f"[127.0.0.1]:{sshd.port} " + bastion.known_hosts.partition(" ")[2]
+    connection, _ = opened.connection(sshd, known_hosts=stolen + bastion.known_hosts, jump=jump_to(bastion))
+    with pytest.raises(NotTrueError, match="Host key does not match") as caught:
+        connection.open()
+    assert caught.value.where == f"PROD_HOST 127.0.0.1:{sshd.port} through PROD_JUMP_HOST 127.0.0.1:{bastion.port}"
+
+
+def test_a_jump_host_with_another_key_is_refused(opened, sshd, bastion):
+    stolen = f"[127.0.0.1]:{bastion.port} " + sshd.known_hosts.partition(" ")[2]
+    connection, _ = opened.connection(sshd, known_hosts=stolen + sshd.known_hosts, jump=jump_to(bastion))
+    with pytest.raises(NotTrueError, match="Host key does not match") as caught:
+        connection.open()
+    assert caught.value.where == f"PROD_JUMP_HOST 127.0.0.1:{bastion.port}"
+
+
+def test_a_jump_host_that_forbids_forwarding_is_named(opened, sshd, tmp_path):
+    server = Sshd(tmp_path / "strict", "AllowTcpForwarding no")
+    (server.folder / "authorized_keys").write_text(sshd.key_file.with_suffix(".pub").read_text())
+    server.start()
+    try:
+        connection, _ = opened.connection(sshd, known_hosts=sshd.known_hosts + server.known_hosts, jump=jump_to(server))
+        with pytest.raises(BadInputError, match="The jump host forbids forwarding"):
+            connection.open()
+    finally:
+        server.stop()
+
+
+# --- a killed runner ----------------------------------------------------------------------------------------------------
 
 RUNNER = """
 import io, json, os, sys, threading

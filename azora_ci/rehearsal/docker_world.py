@@ -225,6 +225,7 @@ class DockerWorld(World):
     def _access(self) -> ProductionHosts:
         return ProductionHosts(
             prod_host=Secret(self.addresses.between(HOST)),
+            prod_jump_host=None,
             prod_user=Secret("root"),
             prod_key=Secret(self.key),
             prod_known_hosts=self.known_hosts,

@@ -129,6 +129,7 @@ def _wiring(folder: Path, processes: Processes, clock: Clock, size: Size) -> Wir
         prod_host=Secret(",".join(f"h{number}" for number in range(size.hosts))),
         prod_user=Secret("bench"),
         prod_key=Secret(NO_KEY),
+        prod_jump_host=None,
         prod_known_hosts="none",
         prod_accept_new_host_key=False,
         docker_username=None,
