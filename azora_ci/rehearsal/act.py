@@ -30,7 +30,7 @@ CARRIED_STEPS = ("run", "carried")  # ids of the steps whose outputs are the out
 
 @dataclass
 class JobRun:
-    """What act said of one job: its result as GitHub names it, its seconds, the outputs of its main step, its log lines."""
+    """What act said of one job: result as GitHub names it, seconds, the outputs of its main step, log lines, its steps' summaries."""
 
     result: str = "skipped"
     seconds: float = 0.0
@@ -38,6 +38,7 @@ class JobRun:
     ended: float | None = None
     outputs: dict[str, str] = field(default_factory=dict)
     lines: list[str] = field(default_factory=list)
+    summary: str = ""
 
 
 @dataclass(frozen=True)
@@ -221,6 +222,8 @@ def absorb(job: JobRun, event: Mapping[str, Any], *, at: float) -> bool:
         job.lines.append(str(event.get("msg", "")).rstrip("\n"))
     if event.get("command") == "set-output" and len(event.get("stepID", [])) == 1 and event["stepID"][0] in CARRIED_STEPS:
         job.outputs[str(event["name"])] = str(event["arg"])
+    if event.get("command") == "summary":  # act empties the file before each step, and tells what a step left in it
+        job.summary += str(event.get("content", ""))
     if "jobResult" not in event:
         return False
     job.result = str(event["jobResult"])

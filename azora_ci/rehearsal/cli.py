@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from dataclasses import replace
+from collections.abc import Mapping
 from types import FrameType
 
 import click
@@ -20,10 +20,11 @@ from azora_ci.release import Version
 @click.option("--fail", type=click.Choice(scenarios.FAILURES), help="Break this for real and see what the pipeline does about it.")
 @click.option("--dispatch", is_flag=False, flag_value="", metavar="[VERSION]", help="Use workflow_dispatch, with a version or without one.")
 @click.option("--rerun", is_flag=True, help="After --fail: repair what was broken and re-run the failed jobs.")
+@click.option("--rollback", is_flag=True, help="After the deployment press the button that takes it back, and judge that too.")
 @click.option("--docker", is_flag=True, help="Production is a host with sshd and dockerd; services are containers. Needs root.")
 @click.option("--keep", is_flag=True, help="Leave everything running, and write one file of variables per job to replay it.")
 @click.option("--end", "end", is_flag=True, help="End what --keep left running, and nothing else.")
-def main(*, fail: str | None, dispatch: str | None, rerun: bool, docker: bool, keep: bool, end: bool) -> None:
+def main(*, fail: str | None, dispatch: str | None, end: bool, **flags: bool) -> None:
     """Run the real deployment workflow with act against real software on this machine, and judge it from outside.
 
     Without options: a release tag goes to production and everything must be well. Exit code 0 means that the pipeline did what the
@@ -35,8 +36,8 @@ def main(*, fail: str | None, dispatch: str | None, rerun: bool, docker: bool, k
         click.echo(f"ended: {', '.join(ended) or 'nothing was running'}")
         return
     try:
-        options = replace(_options(fail, dispatch, rerun=rerun, keep=keep), docker=docker)
-        if docker:
+        options = _options(fail, dispatch, flags)
+        if options.docker:
             _require_docker()
         sys.exit(_rehearse(options, clock))
     except AzoraError as error:
@@ -44,8 +45,13 @@ def main(*, fail: str | None, dispatch: str | None, rerun: bool, docker: bool, k
         sys.exit(error.exit_code)
 
 
-def _options(fail: str | None, dispatch: str | None, *, rerun: bool, keep: bool) -> Options:
-    if rerun and (fail is None or scenarios.SCENARIOS[fail].repair is None):
+def _options(fail: str | None, dispatch: str | None, flags: Mapping[str, bool]) -> Options:
+    """Return the options. ``flags``: rerun, rollback, docker, keep."""
+    if flags["rollback"] and fail is not None:
+        raise _bad("--rollback takes a deployment back that went well", "leave --fail out; --fail smoke-rollback goes back by itself")
+    if scenarios.SCENARIOS[fail or "success"].needs_docker and not flags["docker"]:
+        raise _bad(f"--fail {fail} needs a guard, which local processes do not have", "add --docker")
+    if flags["rerun"] and (fail is None or scenarios.SCENARIOS[fail].repair is None):
         able = ", ".join(name for name, one in scenarios.SCENARIOS.items() if one.repair is not None)
         raise _bad("--rerun needs a failure that can be repaired", f"one of {able}")
     if dispatch:
@@ -55,7 +61,7 @@ def _options(fail: str | None, dispatch: str | None, *, rerun: bool, keep: bool)
             raise _bad(f"--dispatch {dispatch!r} {error}", "give a version such as v1.2.3") from error
         if version.text == repo.OLD_VERSION:
             raise _bad(f"{dispatch} is what production runs when the rehearsal begins", "give another version")
-    return Options(scenario=fail or "success", dispatch=dispatch, rerun=rerun, keep=keep)
+    return Options(scenario=fail or "success", dispatch=dispatch, **flags)
 
 
 def _require_docker() -> None:
@@ -81,7 +87,8 @@ def _rehearse(options: Options, clock: Clock) -> int:
     except KeyboardInterrupt:
         click.echo("interrupted; everything that was started has been ended", err=True)
         return 130
-    places = [("artifacts", base / "artifacts"), ("result", base / "result.json"), ("logs", base / "logs")]
+    places = [("artifacts", base / "artifacts"), ("summaries", base / "summaries")]
+    places += [("result", base / "result.json"), ("logs", base / "logs")]
     if options.keep and (base / runs.REPLAY).exists():
         places.append(("replay", base / runs.REPLAY))
     click.echo(report.render(outcome, rehearsal.replaced, places))

@@ -19,6 +19,7 @@ from azora_ci import archives, config, registry
 from azora_ci.adopt import CONFIG
 from azora_ci.rehearsal import docker_machine, images, node, repo
 from azora_ci.rehearsal.docker_machine import HOST, MACHINE, PUBLIC, Addresses, Note
+from azora_ci.rehearsal.scenarios import LEASE_SECONDS
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
 from azora_ci.settings import ProductionHosts, Secret
 from azora_ci.targets import Owner, Release, Wiring
@@ -27,7 +28,6 @@ from azora_ci.targets.docker_hosts import DockerHosts
 BASE_IMAGE = "node:22-slim"  # what the sample's Dockerfiles begin with
 ADMIN_PORT = 9901
 IMPORT_SECONDS = 300.0  # for one image
-LEASE_SECONDS = 20.0
 FAULTS = "/faults"  # in the services' containers
 
 

@@ -10,7 +10,7 @@ import gzip
 import json
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -57,6 +57,8 @@ class Seen:
     migrations: dict[str, bool] = field(default_factory=dict)  # name -> finished
     rows_before: int = 0
     leaks: list[str] = field(default_factory=list)  # where a secret was found
+    summaries: dict[str, str] = field(default_factory=dict)  # job -> the step summary that the run's page shows
+    started: dict[str, set[float]] = field(default_factory=dict)  # path -> when the instances that answer it began, seconds since the epoch
 
     def fragment(self, job: str, *, attempt: int | None = None) -> dict[str, Any] | None:
         """Return the newest fragment of a job (or that of one attempt) in the artifacts."""
@@ -74,6 +76,16 @@ def fresh_answers(base_url: str, paths: Iterable[str], requests: int = FRESH_REQ
             answer = ask(base_url + path)
             counts[answer] = counts.get(answer, 0) + 1
         found[path] = counts
+    return found
+
+
+def started(base_url: str, paths: Iterable[str], requests: int = FRESH_REQUESTS) -> dict[str, set[float]]:
+    """Ask each path that often and return the moments at which the instances that answered had begun, as they say themselves."""
+    found: dict[str, set[float]] = {path: set() for path in paths}
+    for path, moments in found.items():
+        for _ in range(requests):
+            with suppress(OSError, ValueError), urlopen(base_url + path, timeout=10) as response:  # noqa: S310 - the rehearsal's edge
+                moments.add(float(response.headers.get("x-azora-started", "it does not say")))
     return found
 
 

@@ -16,12 +16,13 @@ from azora_ci.actions import Actions
 from azora_ci.clock import Clock
 from azora_ci.errors import AzoraError
 from azora_ci.process import Processes, is_alive, send_signal
-from azora_ci.rehearsal import act, evidence, load, replay, repo, report, scenarios, verify, workflow_text
+from azora_ci.rehearsal import act, button, evidence, load, replay, repo, report, scenarios, verify, verify_rollback, workflow_text
 from azora_ci.rehearsal.act import Act, JobRun, Request
 from azora_ci.rehearsal.evidence import JobSeen, Seen
-from azora_ci.rehearsal.runs import Run, cache_folder, end_leftovers, point_to, publish
+from azora_ci.rehearsal.runs import Run, cache_folder, end_leftovers, lose_runner, point_to, publish
 from azora_ci.rehearsal.scenarios import Scenario, StageWatch
-from azora_ci.rehearsal.world import World
+from azora_ci.rehearsal.verify_rollback import Pressed
+from azora_ci.rehearsal.world import OLD_DEPLOYMENT, World
 
 RUN_SECONDS = 400.0  # for one run of the workflow
 AFTERMATH_SECONDS = 1.5  # of load after the last job
@@ -35,6 +36,7 @@ class Options:
     scenario: str = "success"
     dispatch: str | None = None
     rerun: bool = False
+    rollback: bool = False
     keep: bool = False
     docker: bool = False
 
@@ -42,7 +44,8 @@ class Options:
     def name(self) -> str:
         """Return the name of the outcome."""
         dispatched = "+dispatch" if self.dispatch is not None else ""
-        return f"{self.scenario}{dispatched}{'+rerun' if self.rerun else ''}{'+docker' if self.docker else ''}"
+        flags = {"rerun": self.rerun, "rollback": self.rollback, "docker": self.docker}
+        return "+".join([self.scenario + dispatched, *(name for name, given in flags.items() if given)])
 
 
 class Rehearsal:
@@ -104,15 +107,43 @@ class Rehearsal:
         if self.scenario.before is not None:
             self.scenario.before(world)
         self._deploy(world)
+        self._wait_for_settling()
         self.clock.sleep(AFTERMATH_SECONDS)
         if self.options.rerun:
-            first = verify.findings(self._look(world), self.demand, world.places.public_url)
-            outcome.findings += [f"first attempt: {one}" for one in first]
+            outcome.findings += [f"first attempt: {one}" for one in self._judged(world, self._look(world))]
             self._run_again(world)
+            self.clock.sleep(AFTERMATH_SECONDS)
+        if self.options.rollback:
+            outcome.findings += [f"before the rollback: {one}" for one in self._judged(world, self._look(world))]
+            self._press(world)
             self.clock.sleep(AFTERMATH_SECONDS)
         self._end_load(world)
         outcome.seen = self._look(world)
-        outcome.findings += verify.findings(outcome.seen, self.demand, world.places.public_url)
+        if self.options.rollback:
+            pressed = Pressed(
+                old=self.demand.old, new=self.demand.new, old_id=OLD_DEPLOYMENT, reason=button.REASON, actor=button.PRESSED_BY
+            )
+            outcome.findings += verify_rollback.findings(outcome.seen, pressed)
+        else:
+            outcome.findings += self._judged(world, outcome.seen)
+
+    def _wait_for_settling(self) -> None:
+        """Wait as long as production may take after a lost runner."""
+        ended = self.jobs[self.demand.lost].ended if self.demand.lost else None
+        left = (ended or 0.0) + self.demand.settle - self.clock.now().timestamp()
+        if left > 0:
+            self.say(f"the machine is gone; production has {self.demand.settle:g} s to be on the old version again")
+            self.clock.sleep(left)
+
+    def _judged(self, world: World, seen: Seen) -> list[str]:
+        return verify.findings(seen, self.demand, world.places.public_url)
+
+    def _press(self, world: World) -> None:
+        self.say(f"pressing the button: {button.WORKFLOW.name}, reason: {button.REASON}")
+        world.scratch.check_out("main")  # a dispatch runs there
+        wanted = button.request(world)
+        self.replaced |= act.replaced_actions(wanted.workflow.read_text(encoding="utf-8"))
+        self.jobs |= self._act(world, wanted, "rollback")
 
     def _deploy(self, world: World) -> None:
         how = "workflow_dispatch" if self.options.dispatch is not None else f"push of {self.version}"
@@ -123,7 +154,9 @@ class Rehearsal:
         with contextlib.ExitStack() as stack:
             if self.scenario.stage is not None:
                 stack.enter_context(StageWatch(world, self.scenario.stage, lambda: self._strike(world), self.clock))
-            self.jobs = self._act(world, workflow)
+            if self.scenario.runner is not None:
+                stack.enter_context(StageWatch(world, self.scenario.runner, lambda: lose_runner(world.run), self.clock))
+            self.jobs = self._act(world, self._request(world, workflow), "1")
 
     def _strike(self, world: World) -> None:
         """Make the new version fail, and see it fail through the edge: at 5 % users may be lucky for a second."""
@@ -144,17 +177,22 @@ class Rehearsal:
         second = world.run.path("second-attempt.yml")
         outputs = {name: one.outputs for name, one in self.jobs.items()}
         second.write_text(workflow_text.second_attempt(text, again, outputs), encoding="utf-8")
-        found = self._act(world, second)
+        found = self._act(world, self._request(world, second), "2")
         self.jobs = {name: found[name] if name in again else one for name, one in self.jobs.items()}
 
-    def _act(self, world: World, workflow: Path) -> dict[str, JobRun]:
+    def _act(self, world: World, wanted: Request, name: str) -> dict[str, JobRun]:
         def ended(job: str, run: JobRun) -> None:
             self.say(f"  {report.MARKS.get(run.result, '?')} {job} {run.seconds:.1f} s")
             if self.scenario.after is not None and self.attempt == 1:
                 self.scenario.after(world, job, run)
 
-        runner = Act(world.run.path(f"act-{self.attempt}/x").parent, self.processes, self.clock, progress=ended)
-        return runner.run(self._request(world, workflow), timeout=RUN_SECONDS)
+        runner = Act(world.run.path(f"act-{name}/x").parent, self.processes, self.clock, progress=ended)
+        found = runner.run(wanted, timeout=RUN_SECONDS)
+        suffix = f"-attempt-{self.attempt}" if name == str(self.attempt) != "1" else ""
+        for job, one in found.items():
+            if one.summary:
+                world.run.path(f"summaries/{job}{suffix}.md").write_text(one.summary, encoding="utf-8")
+        return found
 
     def _request(self, world: World, workflow: Path) -> Request:
         repository = {"full_name": repo.NAME, "name": repo.NAME.split("/")[1], "owner": {"login": repo.NAME.split("/")[0]}}
@@ -168,7 +206,7 @@ class Rehearsal:
             payload=payload,
             repository=world.scratch.folder,
             workflow=workflow,
-            variables=world.variables(),
+            variables={**world.variables(), **self.scenario.variables},
             secrets=world.secrets(),
             environment=world.environment(self.attempt),
         )
@@ -192,10 +230,11 @@ class Rehearsal:
         if self.options.docker:
             secrets["the key of the production host"] = world.secrets()["PROD_KEY"].splitlines()[-2]
         logs = sorted(world.run.folder.glob("act-*/act.log"))
+        healths = [health for _, _, _, health in repo.SERVICES.values()]
         return Seen(
             jobs={name: _job_seen(one) for name, one in self.jobs.items()},
             answers=load.read(world.load_log),
-            fresh=evidence.fresh_answers(world.places.public_url, [health for _, _, _, health in repo.SERVICES.values()]),
+            fresh=evidence.fresh_answers(world.places.public_url, healths),
             struck=self.struck,
             messages=evidence.messages(world.slack_messages),
             artifacts=files,
@@ -204,7 +243,9 @@ class Rehearsal:
             dumps=dumps,
             migrations=evidence.migrations(world.database.url),
             rows_before=sum(world.database.rows.values()),
-            leaks=evidence.leaks(secrets, [world.run.artifacts, *logs], objects),
+            leaks=evidence.leaks(secrets, [world.run.artifacts, world.run.folder / "summaries", *logs], objects),
+            summaries={name: one.summary for name, one in self.jobs.items()},
+            started=evidence.started(world.places.public_url, healths),
         )
 
     def _close(self, world: World, outcome: report.Outcome) -> None:
@@ -217,7 +258,8 @@ class Rehearsal:
                 shutil.copyfile(path, logs / name)
         result = world.run.path("result.json")
         result.write_text(json.dumps(outcome.document(), indent=2) + "\n", encoding="utf-8")
-        publish(self.base, {"artifacts": world.run.artifacts, "result.json": result, "logs": logs})
+        summaries = world.run.folder / "summaries"
+        publish(self.base, {"artifacts": world.run.artifacts, "result.json": result, "logs": logs, "summaries": summaries})
         if self.options.keep and "validate-release" in self.jobs:
             replay.write(world, self.jobs, self.jobs["validate-release"].outputs, self.attempt + 1)
             world.run.keep()

@@ -55,8 +55,11 @@ def periods(seen: Seen) -> dict[str, list[Answer]]:
     rollout = seen.jobs.get("gradual-rollout")
     start, end = (rollout.started or 0.0, rollout.ended or float("inf")) if rollout else (0.0, float("inf"))
     before = [one for one in seen.answers if one.at < start]
-    after = [one for one in seen.answers if one.at > end]
-    return {"before the rollout": before, **found, "after the rollout": after}
+    back = seen.jobs.get("rollback")
+    gone = (back.ended if back else None) or float("inf")
+    after = [one for one in seen.answers if end < one.at <= gone]
+    taken_back = {"after the rollback": [one for one in seen.answers if one.at > gone]} if back else {}
+    return {"before the rollout": before, **found, "after the rollout": after, **taken_back}
 
 
 def render(outcome: Outcome, replaced: Mapping[str, Path], places: Iterable[tuple[str, Path]]) -> str:

@@ -29,7 +29,7 @@ DATABASE = "database"  # folder of the PostgreSQL cluster, and the name its proc
 DOCKER = "docker.json"  # says what a rehearsal with containers has to end besides processes; see docker_machine
 GRACE_SECONDS = 6.0  # between SIGTERM and SIGKILL
 REPLAY = "env"  # link in the base folder to the newest kept run's files of variables
-PUBLISHED = ("artifacts", "result.json", "logs")  # what a run leaves in the base folder
+PUBLISHED = ("artifacts", "result.json", "logs", "summaries")  # what a run leaves in the base folder
 
 
 @dataclass(frozen=True)
@@ -159,6 +159,27 @@ def _working_below(folder: Path) -> Iterator[Started]:
             found = birth(int(entry.name))
             if found is not None and (where == root or where.startswith(root + "/")):
                 yield Started(f"process in {where[len(root) :] or '/'}", int(entry.name), found)
+
+
+def lose_runner(run: Run) -> None:
+    """Kill a run's rollout with everything it started, as when the machine vanishes below it: nothing of it says goodbye."""
+    found = [one.pid for one in run.living() if b"scripts/gradual_rollout.py" in _read(f"/proc/{one.pid}/cmdline")]
+    children = [child for pid in found for child in _descendants(pid)]
+    for pid in [*found, *children]:
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.kill(pid, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> list[int]:
+    children = [int(one) for task in Path(f"/proc/{pid}/task").glob("*") for one in _read(f"{task}/children").split()]
+    return [*children, *(one for child in children for one in _descendants(child))]
+
+
+def _read(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError:
+        return b""
 
 
 def end_leftovers(base: Path, clock: Clock, *, kept: bool = False) -> list[str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -34,6 +34,7 @@ OnJob = Callable[[World, str, JobRun], None]
 class Scenario:
     """One row: ``change`` alters the release's files, ``before`` breaks the world before the run, ``stage`` makes the new version
     fail when it has that percentage of traffic, ``after`` breaks something when a job ends; ``repair`` undoes it for a re-run.
+    ``variables`` are set in the repository; ``runner``: the machine that deploys is lost at that percentage.
     """
 
     name: str
@@ -44,6 +45,13 @@ class Scenario:
     stage: int | None = None
     after: OnJob | None = None
     repair: Break | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+    runner: int | None = None
+
+    @property
+    def needs_docker(self) -> bool:
+        """Say whether it needs hosts with a guard."""
+        return self.runner is not None
 
 
 def demand(**given: Any) -> Demand:
@@ -111,6 +119,20 @@ def _stage(name: str, percent: int, *before: str) -> Scenario:
     )
 
 
+LEASE_SECONDS = 20.0  # of the guard on a rehearsal's host
+GUARD_SECONDS = 5.0  # that the guard may take to go back once the lease has run out
+
+
+def _lost_runner(percent: int) -> Scenario:
+    going = failure("gradual-rollout", not_run=AFTER_ROLLOUT, lost="gradual-rollout", settle=LEASE_SECONDS + GUARD_SECONDS)
+    return Scenario(
+        name="runner",
+        broken=f"the machine that deploys vanishes when the new version has {percent} % of traffic",
+        runner=percent,
+        demand=going,
+    )
+
+
 _AFTER_GATES = ("database-backup", "database-migrations", "build-and-push", "gradual-rollout", *AFTER_ROLLOUT)
 SCENARIOS: dict[str, Scenario] = {
     one.name: one
@@ -157,6 +179,20 @@ SCENARIOS: dict[str, Scenario] = {
             after=_break_endpoint,
             demand=demand(failed=("smoke-tests",), not_run=("deployment-record",), record="failed", failing_paths=(FAULTY_PATH,)),
             repair=mend,
+        ),
+        _lost_runner(50),
+        Scenario(
+            name="smoke-rollback",
+            broken=f"{FAULTY_PATH} answers 500 once the rollout is over, and ROLLBACK_ON_SMOKE_FAILURE is true",
+            after=_break_endpoint,
+            variables={"ROLLBACK_ON_SMOKE_FAILURE": "true"},
+            demand=demand(
+                failed=("smoke-tests",),
+                not_run=("deployment-record",),
+                serving=application.OLD_RELEASE,
+                record="rolled_back",
+                failing_paths=(FAULTY_PATH,),
+            ),
         ),
     )
 }

@@ -55,7 +55,8 @@ class Demand:
     """What a scenario demands. Versions are bare (1.1.0); ``stages``: (stage, status) in order; ``record``: its status.
 
     ``failing_paths``: where users may see errors (None: nowhere, empty: anywhere, but only from the new version). ``again``: the
-    jobs that ran in attempt ``attempt`` when it is not the first.
+    jobs that ran in attempt ``attempt`` when it is not the first. ``lost``: a job whose machine vanished; production may take
+    ``settle`` seconds after its end until it is on the old version.
     """
 
     old: str
@@ -70,6 +71,8 @@ class Demand:
     failing_paths: tuple[str, ...] | None = None
     attempt: int = 1
     again: tuple[str, ...] = ()
+    lost: str | None = None
+    settle: float = 0.0
 
     @property
     def succeeded(self) -> bool:
@@ -95,6 +98,7 @@ def findings(seen: Seen, demand: Demand, public_url: str) -> list[str]:
         *_serving(seen, demand),
         *_requests(seen, demand),
         *_stages(seen, demand),
+        *_summaries(seen, demand),
         *_database(seen, demand),
         *_backup(seen, demand, own_id),
         *_message(seen, demand, own_id, public_url),
@@ -122,7 +126,10 @@ def _artifacts(seen: Seen, demand: Demand, own_id: str) -> Iterable[str]:
             yield f"artifacts of {job}: {there or 'none'}, demanded {wanted_name if ran else 'none'}"
         fragment = seen.fragment(job)
         wanted = "failed" if job in demand.failed else "ok"
-        if ran and (fragment is None or fragment["status"] != wanted or fragment["deployment_id"] != own_id):
+        if job == demand.lost:
+            if fragment is not None:
+                yield f"fragment of {job}: status {fragment['status']}, demanded none: its machine vanished"
+        elif ran and (fragment is None or fragment["status"] != wanted or fragment["deployment_id"] != own_id):
             stated = "no fragment" if fragment is None else f"status {fragment['status']} of {fragment['deployment_id']}"
             yield f"fragment of {job}: {stated}, demanded status {wanted} of {own_id}"
     strangers = [name for name in seen.artifacts if own_id not in name]
@@ -154,11 +161,14 @@ def _requests(seen: Seen, demand: Demand) -> Iterable[str]:
         wrong = [one for one in failed if one.version != demand.new or (demand.failing_paths and one.path not in demand.failing_paths)]
         if wrong:
             yield f"{len(wrong)} requests failed that the fault did not touch; the first: {wrong[0]}"
-    rollout = seen.jobs.get("gradual-rollout")
-    if "gradual-rollout" in demand.failed and rollout and rollout.ended:
-        late = [one for one in seen.answers if one.at > rollout.ended and (one.failed or one.version != demand.old)]
-        if late:
-            yield f"{len(late)} requests after the end of gradual-rollout were not answered well by {demand.old}; the first: {late[0]}"
+    by = "gradual-rollout" if "gradual-rollout" in demand.failed else "smoke-tests"  # who took traffic back, if it went back
+    back = seen.jobs.get(by)
+    if by in demand.failed and demand.serving == demand.old and back and back.ended:
+        after = [one for one in seen.answers if one.at > back.ended + demand.settle]
+        late = [one for one in after if one.failed or one.version != demand.old]
+        if late or not after:
+            where = f"{len(late)} of {len(after)} requests more than {demand.settle:g} s after the end of {by}"
+            yield f"{where} were not answered well by {demand.old}; the first: {late[:1]}"
     if "gradual-rollout" in demand.not_run and any(one.version == demand.new for one in seen.answers):
         yield f"version {demand.new} got traffic without a rollout"
 
@@ -181,6 +191,21 @@ def _stages(seen: Seen, demand: Demand) -> Iterable[str]:
             yield f"stage {one['stage']}: {share:.0%} of {len(inside)} requests came from {demand.new}, demanded {low:.0%} to {high:.0%}"
     if stages and not seen.struck and not any(answer.version == demand.new for answer in seen.answers):
         yield f"stages are in the evidence, but no request was answered by {demand.new}"
+
+
+def _summaries(seen: Seen, demand: Demand) -> Iterable[str]:
+    """What the run's page shows: the plan and a table for each stage, and what every failure says, word for word."""
+    rollout = seen.summaries.get("gradual-rollout", "")
+    wanted = [f"Plan: v{demand.old} -> v{demand.new}", *(f"**{stage}**: " for stage, _ in demand.stages)] if demand.stages else []
+    for one in wanted:
+        if one not in rollout:
+            yield f"the summary of gradual-rollout does not show {one!r}: {rollout[:300] or '(empty)'}"
+    for job in set(demand.failed) - {demand.lost}:
+        error = (seen.fragment(job) or {}).get("error") or {}
+        said = [error.get("title") or "its error", *str(error.get("what") or "").splitlines()]
+        lacking = [line for line in said if line.strip() not in seen.summaries.get(job, "")]
+        if lacking:
+            yield f"the summary of {job} does not say {lacking[0]!r}: {seen.summaries.get(job, '')[:300] or '(empty)'}"
 
 
 def within(answers: Iterable[Answer], stage: Mapping[str, Any]) -> list[Answer]:

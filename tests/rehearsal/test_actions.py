@@ -43,6 +43,18 @@ def test_checkout_gives_what_started_the_run_or_the_ref(toy: Toy) -> None:
     assert sorted(toy.ended) == ["annotated", "everything", "older", "started"]
 
 
+def test_the_summary_of_a_job_is_what_all_its_steps_wrote_the_failed_one_too(toy: Toy) -> None:
+    steps = """\
+      - run: printf '### Plan\\n\\n| a | b |\\n' >> "$GITHUB_STEP_SUMMARY"
+      - run: |
+          echo '**it broke**' >> "$GITHUB_STEP_SUMMARY"
+          exit 1
+"""
+    runs = toy.run(HEAD + job("writer", steps) + job("silent", "      - run: 'true'\n"))
+    assert (runs["writer"].result, runs["writer"].summary) == ("failure", "### Plan\n\n| a | b |\n**it broke**\n")
+    assert runs["silent"].summary == ""
+
+
 def test_a_tag_that_started_the_run_becomes_a_lightweight_one(toy: Toy) -> None:
     text = HEAD + job("started", checkout() + "      - run: echo kind=$(git cat-file -t v1.0.0)\n")
     from tests.commands import git

@@ -46,16 +46,17 @@ def rehearsed(base: Path, *options: str) -> Rehearsed:
     return found
 
 
-def test_a_tag_reaches_containers_on_a_host_and_no_user_notices(tmp_path: Path) -> None:
-    found = rehearsed(tmp_path)
-    result = found.well()
-    assert results(result) == {"success": set(JOBS[:-1]), "skipped": {"deployment-failure-handler"}}
-    assert result["scenario"] == "success+docker" and result["failed_requests"] == 0
+def test_a_tag_reaches_containers_on_a_host_and_the_button_takes_it_back_and_no_user_notices(tmp_path: Path) -> None:
+    found = rehearsed(tmp_path, "--rollback")
+    result = found.well("rollback")
+    assert results(result) == {"success": {*JOBS[:-1], "rollback"}, "skipped": {"deployment-failure-handler"}}
+    assert result["scenario"] == "success+rollback+docker" and result["failed_requests"] == 0
     assert set(result["traffic"]) == {"1.0.0", "1.1.0"}
     built = found.json("build-logs-*/record/build-and-push.json")["evidence"]
     rollout = found.json("rollout-logs-*/record/gradual-rollout.json")["evidence"]
     assert built["kind"] == "images" and len(built["services"]) == 4
     assert rollout["target"] == "docker_hosts" and rollout["previous"]["version"] == "v1.0.0"
+    assert found.json("rollback-logs-*/rollback-record.json")["status"] == "completed"
     assert rollout["services"] == {name: one["digest"] for name, one in built["services"].items()}
 
 
@@ -66,6 +67,31 @@ def test_a_canary_that_fails_is_taken_back_on_the_host(tmp_path: Path) -> None:
     assert result["traffic"].get("1.1.0", 0) < result["traffic"]["1.0.0"]
     evidence = found.json("rollout-logs-*/record/gradual-rollout.json")["evidence"]
     assert evidence["rollout_status"] == "rolled_back" and evidence["abort"]["proved"] is True
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("stage", ["progressive", "full"])
+def test_a_version_that_fails_in_a_stage_is_taken_back_on_the_host(tmp_path: Path, stage: str) -> None:
+    found = rehearsed(tmp_path, "--fail", stage)
+    assert results(found.well())["failure"] == {"gradual-rollout"}
+    assert found.json("rollout-logs-*/record/gradual-rollout.json")["evidence"]["abort"]["proved"] is True
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("name", "serving"), [("smoke", "1.1.0"), ("smoke-rollback", "1.0.0")])
+def test_an_endpoint_that_fails_after_the_rollout_on_the_host(tmp_path: Path, name: str, serving: str) -> None:
+    found = rehearsed(tmp_path, "--fail", name)
+    assert results(found.well())["failure"] == {"smoke-tests"}
+    record = found.json("deployment-failure-report-*/deployment-record.json")
+    assert record["status"] == ("failed" if serving == "1.1.0" else "rolled_back")
+
+
+@pytest.mark.faults
+def test_when_the_machine_that_deploys_vanishes_the_guard_takes_traffic_back(tmp_path: Path) -> None:
+    found = rehearsed(tmp_path, "--fail", "runner")
+    result = found.well()
+    assert results(result)["failure"] == {"gradual-rollout"} and result["failed_requests"] == 0
+    assert result["traffic"]["1.1.0"] > 0
 
 
 def test_a_killed_one_leaves_nothing_once_it_is_ended(tmp_path: Path) -> None:

@@ -38,12 +38,15 @@ class Rehearsed:
         document: dict[str, Any] = json.loads((self.base / "result.json").read_text(encoding="utf-8"))
         return document
 
-    def well(self) -> dict[str, Any]:
-        """Return result.json of a rehearsal in which the pipeline did what it must."""
+    def well(self, *more: str) -> dict[str, Any]:
+        """Return result.json of a rehearsal in which the pipeline, and ``more`` jobs of other workflows, did what they must."""
         assert self.code == 0, self.output
-        assert set(self.result) == KEYS and set(self.result["jobs"]) == set(JOBS), self.result
+        assert set(self.result) == KEYS and set(self.result["jobs"]) == {*JOBS, *more}, self.result
         assert self.result["ok"] is True and self.result["findings"] == [], self.output
         return self.result
+
+    def summary(self, job: str) -> str:
+        return (self.base / "summaries" / f"{job}.md").read_text(encoding="utf-8")
 
     def json(self, pattern: str) -> Any:
         return json.loads(next(self.base.glob(f"artifacts/{pattern}")).read_text(encoding="utf-8"))
@@ -147,6 +150,8 @@ def test_a_tag_goes_through_all_jobs_and_no_user_notices(rehearsed: Rehearsed) -
     assert record["status"] == "success" and record["previous_version"] == "v1.0.0"
     assert next(rehearsed.base.glob("artifacts/rollback-instructions-*/ROLLBACK-INSTRUCTIONS.md")).is_file()
     assert re.search(r"canary \(5 %\) +\d+", rehearsed.output) and "actions/checkout@" in rehearsed.output
+    assert {path.stem for path in (rehearsed.base / "summaries").iterdir()} == set(JOBS[:-1])
+    assert "back to v1.0.0 when" in rehearsed.summary("gradual-rollout")
     assert living(rehearsed.base) == []
 
 
@@ -160,10 +165,15 @@ def test_failed_jobs_of_a_canary_run_again(rehearsed: Rehearsed) -> None:
     assert len(list(rehearsed.base.glob("artifacts/backup-logs-*"))) == 1
 
 
-@rehearses("--dispatch")
-def test_a_dispatch_deploys_the_highest_release_though_main_went_on(rehearsed: Rehearsed) -> None:
-    result = rehearsed.well()
-    assert result["scenario"] == "success+dispatch" and result["failed_requests"] == 0
+@rehearses("--dispatch", "--rollback")
+def test_a_dispatch_deploys_the_highest_release_though_main_went_on_and_the_button_takes_it_back(rehearsed: Rehearsed) -> None:
+    result = rehearsed.well("rollback")
+    assert result["scenario"] == "success+dispatch+rollback" and result["failed_requests"] == 0
+    assert results(result)["success"] == {*JOBS[:-1], "rollback"}
+    kept = rehearsed.json("rollback-logs-*/rollback-record.json")
+    assert (kept["status"], kept["version"], kept["to"]["version"]) == ("completed", "v1.1.0", "v1.0.0")
+    assert re.search(r"after the rollback +\d+ +0 +0", rehearsed.output)
+    assert "v1.1.0 was taken back" in rehearsed.summary("rollback")
     fragment = rehearsed.json("release-logs-*/record/validate-release.json")
     assert (fragment["version"], fragment["evidence"]["requested"]) == ("v1.1.0", None)
 
@@ -173,6 +183,18 @@ def test_an_endpoint_that_fails_after_the_rollout_calls_for_a_person(rehearsed: 
     result = rehearsed.well()
     assert results(result)["failure"] == {"smoke-tests"} and results(result)["skipped"] == {"deployment-record"}
     assert result["failed_requests"] > 0
+    assert "the new version stays in place" in rehearsed.summary("smoke-tests")
+
+
+@rehearses("--fail", "smoke-rollback")
+def test_an_endpoint_that_fails_after_the_rollout_takes_traffic_back_where_that_is_wanted(rehearsed: Rehearsed) -> None:
+    result = rehearsed.well()
+    assert results(result)["failure"] == {"smoke-tests"} and results(result)["skipped"] == {"deployment-record"}
+    assert rehearsed.json("deployment-failure-report-*/deployment-record.json")["status"] == "rolled_back"
+    back = rehearsed.json("smoke-test-logs-*/record/smoke-tests.json")["evidence"]["rollback"]
+    assert (back["to"], back["proved"]) == ("v1.0.0", True)
+    instructions = next(rehearsed.base.glob("artifacts/rollback-instructions-*/ROLLBACK-INSTRUCTIONS.md")).read_text(encoding="utf-8")
+    assert "There is no previous version" not in instructions
 
 
 @pytest.mark.parametrize("rehearsed", [("--fail", "progressive"), ("--fail", "full")], indirect=True, ids=["progressive", "full"])
@@ -252,6 +274,9 @@ def test_a_killed_rehearsal_is_cleaned_up_by_the_next_and_an_interrupted_one_by_
     [
         (("--rerun",), "needs a failure that can be repaired"),
         (("--fail", "build", "--rerun"), "needs a failure that can be repaired"),
+        (("--fail", "smoke-rollback", "--rerun"), "needs a failure that can be repaired"),
+        (("--fail", "canary", "--rollback"), "takes a deployment back that went well"),
+        (("--fail", "runner"), "add --docker"),
         (("--dispatch", "1.2.3"), "lacks the leading v"),
         (("--dispatch", "v1.0.0"), "is what production runs"),
     ],

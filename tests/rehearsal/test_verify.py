@@ -25,6 +25,7 @@ URL = "http://127.0.0.1:8080"
 START = datetime(2026, 11, 24, 12, 0, tzinfo=UTC).timestamp()
 STAGE_SECONDS = {"canary": 10, "progressive": 10, "full": 10}
 PERCENT = {"canary": 5, "progressive": 50, "full": 100}
+ERROR = {"title": "It broke", "what": "4 of 30 probes failed\nlimit 5 %"}
 
 
 def moment(seconds: float) -> str:
@@ -53,10 +54,19 @@ def traffic(demand: Demand) -> list[Answer]:
             bad = new and status == "aborted"
             version = demand.new if new else demand.old
             found.append(Answer(START + 10 * number + n / 20, "/api/education/courses", 500 if bad else 200, version, 30.0))
-    end = START + 10 * len(demand.stages) + 2
-    code = 500 if demand.failing_paths else 200
+    end = START + 10 * len(demand.stages) + 2 + demand.settle
+    if demand.failing_paths and demand.serving == demand.old:  # until it went back
+        found.append(Answer(START + 29.9, demand.failing_paths[0], 500, demand.new, 30.0))
+    code = 500 if demand.failing_paths and demand.serving == demand.new else 200
     found += [Answer(end + n / 20, "/api/education/courses", code, demand.serving, 30.0) for n in range(40)]
     return found
+
+
+def summaries_of(demand: Demand) -> dict[str, str]:
+    """The plan and a table for each stage, and the error of whatever failed."""
+    found = dict.fromkeys(demand.failed, f"### ✗ {ERROR['title']}\n\n{ERROR['what']}\n")
+    plan = f"Plan: v{demand.old} -> v{demand.new}\n" + "".join(f"**{name}**: 5 %\n" for name, _ in demand.stages)
+    return {**found, "gradual-rollout": plan + found.get("gradual-rollout", "")}
 
 
 def seen_of(demand: Demand) -> Seen:
@@ -75,6 +85,10 @@ def seen_of(demand: Demand) -> Seen:
         attempt = demand.attempt if job in demand.again else 1
         fragment = {"job": job, "status": status, "deployment_id": OWN_ID, "run_attempt": attempt, "ended_at": moment(40), "evidence": {}}
         documents[f"{name}/record/{job}.json"] = fragment
+        if status == "failed":
+            fragment["error"] = ERROR
+        if job == demand.lost:
+            del documents[f"{name}/record/{job}.json"]
         if job == "gradual-rollout":
             fragment["evidence"] = {"stages": evidence_of_stages(demand)}
     last = "deployment-record" if demand.succeeded else "deployment-failure-handler"
@@ -96,6 +110,7 @@ def seen_of(demand: Demand) -> Seen:
         dumps={key: Dump(True, {"users": 60_000, "orders": 60_000})} if demand.backup else {},
         migrations=dict(demand.migrations),
         rows_before=120_000,
+        summaries=summaries_of(demand),
     )
 
 
@@ -206,7 +221,7 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
     "new traffic after the abort": (
         "canary",
         lambda s: answers(s, lambda one: replace(one, version="1.1.0") if one.at > START + 12 else one),
-        "requests after the end of gradual-rollout",
+        "s after the end of gradual-rollout were not answered well",
     ),
     "the old version failed too": (
         "canary",
@@ -276,6 +291,37 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
         "success",
         lambda s: replace(s, objects={**s.objects, RECORD: b"{}"}),
         "the archived record has SHA-256",
+    ),
+    "the summary has no plan": ("success", lambda s: replace(s, summaries={}), "does not show 'Plan: v1.0.0 -> v1.1.0'"),
+    "the summary lacks a stage": (
+        "success",
+        lambda s: replace(s, summaries={"gradual-rollout": s.summaries["gradual-rollout"].replace("**full**", "")}),
+        "does not show '**full**: '",
+    ),
+    "the summary hides what failed": (
+        "build",
+        lambda s: replace(s, summaries={"build-and-push": "### ✗ It broke\n\n4 of 30 probes failed"}),
+        "the summary of build-and-push does not say 'limit 5 %'",
+    ),
+    "a lost runner said goodbye": (
+        "runner",
+        lambda s: replace(s, documents={**s.documents, "x/record/gradual-rollout.json": {"status": "failed", "evidence": {"stages": []}}}),
+        "demanded none: its machine vanished",
+    ),
+    "the guard took too long": (
+        "runner",
+        lambda s: answers(s, lambda one: replace(one, version="1.1.0") if one.at > START + 26.5 else one),
+        "more than 25 s after the end of gradual-rollout",
+    ),
+    "nobody asked after the lease": (
+        "runner",
+        lambda s: replace(s, answers=[*s.answers[:90], *(replace(one, at=START) for one in s.answers[90:])]),
+        "0 of 0 requests more than 25 s after",
+    ),
+    "failed smoke tests left the new version": (
+        "smoke-rollback",
+        lambda s: answers(s, lambda one: replace(one, version="1.1.0") if one.at > START + 31 else one),
+        "after the end of smoke-tests were not answered well by 1.0.0",
     ),
     "a secret leaked": ("success", lambda s: replace(s, leaks=["the database password in x.log"]), "a secret can be read"),
 }

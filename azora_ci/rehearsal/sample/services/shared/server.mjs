@@ -8,6 +8,7 @@ import { faultOf } from "./fault.mjs";
 const service = JSON.parse(readFileSync(new URL("./service.json", import.meta.url), "utf8"));
 const version = process.env.VERSION ?? "0.0.0";
 const faultFile = process.env.FAULT_FILE;
+const started = (Date.now() / 1000 - process.uptime()).toFixed(3);
 const DRAIN_LIMIT_MS = 10_000;
 const pool = new pg.Pool({
   connectionString: process.env.DATABASE_URL ?? process.env.PROD_DATABASE_URL,
@@ -40,6 +41,7 @@ function send(response, status, body, shown = version) {
     "content-length": data.length,
     "x-azora-version": shown,
     "x-azora-service": service.id,
+    "x-azora-started": started,
     ...(draining ? { connection: "close" } : {}),
   });
   response.end(data);
