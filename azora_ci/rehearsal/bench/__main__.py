@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import click
 
@@ -47,13 +48,14 @@ def start(*, rounds: int, as_json: bool) -> None:
 @click.option("--small", is_flag=True, help="As little as shows that everything runs; proves nothing.")
 @click.option("--set", "changes", multiple=True, help="NAME=NUMBER of what is measured: requests, rate, stage, rounds, moments, …")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
-def rollout(*, scenes: tuple[str, ...], place: str, small: bool, changes: tuple[str, ...], as_json: bool) -> None:
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="A file that keeps every figure, scene by scene.")
+def rollout(*, scenes: tuple[str, ...], place: str, small: bool, changes: tuple[str, ...], as_json: bool, output: Path | None) -> None:
     """Measure what rollouts cost users, and how they come back."""
     from azora_ci.rehearsal.bench import rollout as measurement
 
     try:
         size = measurement.size_of(changes, small=small)
-        measurement.run(measurement.chosen(scenes), measurement.places_of(place), size, as_json=as_json)
+        measurement.run(measurement.chosen(scenes), measurement.places_of(place), size, as_json=as_json, output=output)
     except AzoraError as error:
         click.echo(f"{error.title}\n{error.message()}", err=True)
         sys.exit(error.exit_code)

@@ -1,7 +1,8 @@
 """``scripts/bench rollout``: what a rollout costs its users, and how fast and how surely it comes back. Real processes throughout.
 
 Scenes play on this machine's processes (``local``) and, where dockerd and sshd are installed, on hosts of network namespaces
-(``docker``). What was not measured is null; where both measured, the worse figure counts, and requests are added up.
+(``docker``). What was not measured is null; where both measured, the worse figure counts, and requests are added up. A scene that breaks
+does not lose the others: its figures are missing or stay as they were, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -9,19 +10,21 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import platform
+import re
 import shutil
 import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import click
 
-from azora_ci.clock import Clock
+from azora_ci.clock import Clock, rfc3339
 from azora_ci.errors import AzoraError, BadInputError
 from azora_ci.rehearsal.bench import rollout_probes, rollout_scenes
 from azora_ci.rehearsal.bench.rollout_scenes import Size
@@ -30,6 +33,12 @@ from azora_ci.rehearsal.bench.rollout_world import local_world
 SCENES = ("load", "shares", "abort", "fifty", "kills", "probes", "overhead", "compose")
 PLACES = ("local", "docker")
 PROGRAMS = ("dockerd", "sshd", "docker-registry", "busybox", "ip", "nsenter")  # of the place docker
+# Expected on two cores, with usual sizes.
+MINUTES = {
+    **{("local", "load"): 2.0, ("local", "shares"): 1.1, ("local", "abort"): 0.5, ("local", "fifty"): 0.6, ("local", "probes"): 3.2},
+    **{("local", "overhead"): 0.8, ("docker", "load"): 2.5, ("docker", "shares"): 2.8, ("docker", "abort"): 0.8, ("docker", "kills"): 10.0},
+    **{("docker", "compose"): 0.8, ("docker", "overhead"): 1.0},
+}
 # The JSON object, in this order.
 KEYS = (
     *("requests", "failed", "share_at_5", "share_at_50", "abort_seconds_one_host", "abort_seconds_fifty_hosts", "kill_moments"),
@@ -58,17 +67,46 @@ class Scene(NamedTuple):
     work: Callable[[Any, Size], dict[str, Any]]
 
 
+def this_machine() -> dict[str, Any]:
+    """Return what figures depend on: processor, cores, memory, kernel, and how busy the machine was before."""
+    cpu = re.search(r"model name\s*: (.*)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return {
+        "cpu": cpu[1] if cpu else platform.machine(),
+        "cores": os.cpu_count(),
+        "memory_gib": round(memory, 1),
+        "kernel": platform.release(),
+        "load_average_before": [round(one, 2) for one in os.getloadavg()],
+        "begun": rfc3339(Clock().now()),
+    }
+
+
 @dataclass
 class Results:
-    """Figures by place and scene. ``broken``: scenes that could not be measured to their end."""
+    """Figures by place and scene. ``broken``: scenes that could not be measured to their end. ``output``: a file that keeps everything."""
 
     found: dict[str, dict[str, Any]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
+    output: Path | None = None
+    machine: dict[str, Any] = field(default_factory=this_machine)
 
     def document(self) -> dict[str, Any]:
         """Return the JSON object."""
         values = {key: [one[key] for one in self.found.values() if one.get(key) is not None] for key in KEYS}
         return {key: _together(key, found) if found else None for key, found in values.items()}
+
+    def whole(self) -> dict[str, Any]:
+        """Return everything, as ``--output`` keeps it."""
+        figures = self.document()
+        held = {key: None if figures[key] is None else LIMITS[key][1](figures[key]) for key in KEYS}
+        return {"machine": self.machine, "figures": figures, "held": held, "scenes": self.found, "broken": self.broken}
+
+    def keep(self) -> None:
+        """Write the file, whole."""
+        if self.output is not None:
+            half = self.output.with_name(f".{self.output.name}.half")
+            half.write_text(json.dumps(self.whole(), indent=2) + "\n", encoding="utf-8")
+            half.replace(self.output)
 
 
 def _together(key: str, values: Sequence[Any]) -> Any:
@@ -113,12 +151,15 @@ def _bad(what: str, next_step: str) -> BadInputError:
     return BadInputError("Not to be measured", what=what, where="bench rollout", next_step=next_step)
 
 
-def run(scenes: Sequence[str], places: Sequence[str], size: Size, *, as_json: bool) -> None:
+def run(scenes: Sequence[str], places: Sequence[str], size: Size, *, as_json: bool, output: Path | None = None) -> None:
     """Play the scenes and print what was measured. Ends with 1 when one could not be measured to its end."""
-    results, say = Results(), _sayer()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # what was started is ended all the same
+    results = Results(output=output)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+    programme = [(place, one) for place in places for one in scenes if one in _scenes_of(place)]
+    say = _sayer(programme, size)
     for place in places:
-        _play(place, [one for one in scenes if one in _scenes_of(place)], size, results, say)
+        _play(place, [one for where, one in programme if where == place], size, results, say)
     if as_json:
         click.echo(json.dumps(results.document()))
     else:
@@ -127,9 +168,24 @@ def run(scenes: Sequence[str], places: Sequence[str], size: Size, *, as_json: bo
         sys.exit(1)
 
 
-def _sayer() -> Callable[[str], None]:
+def _end(number: int, _frame: object) -> None:
+    """End what was started, however often one is asked to."""
+    for one in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(one, signal.SIG_IGN)
+    sys.exit(128 + number)
+
+
+def _sayer(programme: Sequence[tuple[str, str]], size: Size) -> Callable[[str], None]:
+    """Return what tells of progress; with usual sizes it says how many minutes are left, from ``MINUTES``."""
+    left = list(programme)
+
     def say(line: str) -> None:
-        click.echo(f"[load {os.getloadavg()[0]:.2f}] {line}", err=True)
+        text = f"[load {os.getloadavg()[0]:.2f}] {line}"
+        if line.endswith(" begins"):
+            minutes = sum(MINUTES[one] for one in left)
+            left.pop(0)
+            text += f"; about {minutes:.0f} min left" if size == Size() else ""
+        click.echo(text, err=True)
 
     return say
 
@@ -143,9 +199,9 @@ def _scenes_of(place: str) -> dict[str, Scene]:
 
         apart = {"fifty": Scene("folder", rollout_fifty.measure), "probes": Scene("folder", _probes)}
         return {**found, **apart, "shares": Scene("world", rollout_scenes.shares)}
-    from azora_ci.rehearsal.bench import rollout_docker
+    from azora_ci.rehearsal.bench import rollout_compose, rollout_docker, rollout_kills
 
-    hosts = {"kills": Scene("world", rollout_docker.kills), "compose": Scene("world", rollout_docker.compose)}
+    hosts = {"kills": Scene("world", rollout_kills.kills), "compose": Scene("world", rollout_compose.compose)}
     return {**found, **hosts, "shares": Scene("factory", rollout_docker.shares)}
 
 
@@ -167,12 +223,16 @@ def _play_one(stage: Stage, name: str, size: Size, results: Results, say: Callab
     try:
         with stage.given(scene.kind) as given:
             results.found[title] = scene.work(given, size)
-    except AzoraError as error:
-        stage.clear()
-        results.broken[title] = f"{error.title}: {error.what}"
-        say(f"{title} was not measured: {error.title}: {error.what}")
+    except Exception as error:
+        results.broken[title] = f"{error.title}: {error.what}" if isinstance(error, AzoraError) else f"{type(error).__name__}: {error}"
+        say(f"{title} was not measured: {results.broken[title]}")
+        with suppress(Exception):
+            stage.clear()
     else:
+        if results.found[title].get("failures"):
+            results.broken[title] = "; ".join(results.found[title]["failures"])
         say(f"{title} took {Clock().monotonic() - begun:.0f} s: {json.dumps(results.found[title])}")
+    results.keep()
 
 
 class Stage:

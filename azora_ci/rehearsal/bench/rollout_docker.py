@@ -13,8 +13,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -23,20 +22,16 @@ from azora_ci import config
 from azora_ci.actions import Actions
 from azora_ci.backup.cluster import SUPERUSER
 from azora_ci.clock import Clock, parse_rfc3339
-from azora_ci.errors import AzoraError, BadInputError, NotTrueError
-from azora_ci.probes import Request, fetch
-from azora_ci.process import Child, Processes
+from azora_ci.errors import BadInputError
+from azora_ci.process import Processes
 from azora_ci.rehearsal.bench import rollout_scenes, rollout_service
+from azora_ci.rehearsal.bench.rollout_kills import LEASE_SECONDS
 from azora_ci.rehearsal.bench.rollout_scenes import Size
-from azora_ci.rehearsal.bench.rollout_world import DATABASE, OWNER_URL, SERVICE, Client, Steps, configuration, database, until
+from azora_ci.rehearsal.bench.rollout_world import DATABASE, OWNER_URL, SERVICE, Steps, configuration, database
 from azora_ci.targets import Owner, Release, Target
 
-LEASE_SECONDS = 5.0
 INSTANCES = 2  # per host
 ASKED = 40  # requests per host that must all be answered by one version
-KILL_STAGE = 1.0  # seconds of a stage whose step is killed
-SETTLE_SECONDS = 1.0
-PUBLISHED = 8001  # where the stop-and-start deployment listens
 SERVICE_PORT = 8080
 SYSTEM_PATH = f"{os.defpath}:/usr/sbin:/usr/local/sbin:/usr/local/bin"
 
@@ -50,7 +45,7 @@ class HostsWorld:
         self.clock = Clock()
         folder.mkdir(parents=True)
         self.processes = Processes(actions=Actions(stream=io.StringIO()), clock=self.clock, log=folder / "bench.log")
-        self.lan = lan
+        self.lan, self.folder = lan, folder
         self._stack = ExitStack()
         self._tests = _tests()
         try:
@@ -66,6 +61,7 @@ class HostsWorld:
         self._inner.config_path.write_text(self._configuration(), encoding="utf-8")
         self._inner.config = config.load(self._inner.config_path)
         digest = image(lan)
+        self.reference = f"{lan.registry}/{SERVICE}@{digest}"
         self.steps = Steps(folder, self._inner.config_path, self.processes, access=self._inner.access, digest=lambda _version: digest)
         self.stable = self.steps.next_release()
         target = self.target()
@@ -225,126 +221,3 @@ def shares(make: Factory, size: Size) -> dict[str, Any]:
             key = f"share_at_{percent}"
             found[key] = rollout_scenes.furthest([*([found[key]] if key in found else []), counted[key]], percent)
     return found
-
-
-def kills(world: HostsWorld, size: Size) -> dict[str, Any]:
-    """Kill the step at moments spread over a whole rollout; seconds until one version has all traffic; a rerun finishes."""
-    stage = (KILL_STAGE,) * 3
-    begun = world.clock.monotonic()
-    world.steps.finish(world.steps.start(world.steps.next_release(), stage), 0)
-    whole = world.clock.monotonic() - begun
-    found = Kills(world.steps.last.bare)
-    begun = world.clock.monotonic()
-    for number in range(size.moments):
-        if world.clock.monotonic() - begun > size.seconds or found.failures:
-            break
-        kill(world, found, whole * (number + 0.5) / size.moments)
-    return {
-        "kill_moments": len(found.moments),
-        "worst_recovery_seconds": max(found.recoveries, default=None),
-        "lease_seconds": LEASE_SECONDS,
-        "moments": found.moments,
-        "recoveries": found.recoveries,
-        "killed_after_promotion": found.promoted,
-        "failures": found.failures,
-        "whole_rollout_seconds": round(whole, 2),
-    }
-
-
-@dataclass
-class Kills:
-    """What kills did. ``moments``: seconds after a step's start at which it was killed, where its rerun finished."""
-
-    old: str
-    moments: list[float] = field(default_factory=list)
-    recoveries: list[float] = field(default_factory=list)
-    promoted: int = 0
-    failures: list[str] = field(default_factory=list)
-
-
-def kill(world: HostsWorld, found: Kills, moment: float) -> None:
-    """Kill the step of the next release after so many seconds, wait until one version has all traffic, and run it again."""
-    release = world.steps.next_release()
-    step = world.steps.start(release, (KILL_STAGE,) * 3)
-    with suppress(TimeoutError):
-        step.wait(moment)
-    lose(step)
-    begun = world.clock.monotonic()
-    try:
-        found.promoted += settle(world, release, found.old)
-        found.recoveries.append(round(world.clock.monotonic() - begun, 2))
-        world.steps.finish(world.steps.start(release, (KILL_STAGE,) * 3), 0)
-        if world.versions_now() != {release.bare}:
-            raise NotTrueError("A rerun did not finish", what=str(world.versions_now()), where="users' answers", next_step="read its log")
-    except AzoraError as error:
-        found.failures.append(f"killed at {moment:.2f} s: {error.title}: {error.what[-1500:]}")
-        if not found.recoveries or len(found.recoveries) == len(found.moments):
-            found.recoveries.append(round(world.clock.monotonic() - begun, 2))
-        return
-    found.moments.append(round(moment, 2))
-    found.old = release.bare
-
-
-def lose(step: Child) -> None:
-    """Kill a step and its connections, as a machine that vanishes does."""
-    import psutil
-
-    with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(step.pid)
-        for one in (process, *process.children(recursive=True)):
-            with suppress(psutil.NoSuchProcess):
-                one.kill()
-    step.wait(30)
-
-
-def settle(world: HostsWorld, release: Release, old: str) -> bool:
-    """Wait until all traffic is where it belongs after a kill: on the old version, or, once promotion is journalled, on the new one.
-
-    Returns whether the promotion was journalled.
-    """
-    forward = False
-
-    def settled() -> bool:
-        nonlocal forward
-        forward = world.promoted(release)
-        for one in world.states():
-            on_new = one["stable"] == release.id or (one["canary"] == release.id and one["percent"] == 100)
-            on_old = one["stable"] != release.id and (one["canary"] is None or one["percent"] == 0)
-            if not (on_new if forward else on_old):
-                return False
-        return world.versions_now() == {release.bare if forward else old}
-
-    until(settled, f"one version has all traffic after the kill of {release.id}", world.clock, 60)
-    return forward
-
-
-def compose(world: HostsWorld, size: Size) -> dict[str, Any]:
-    """Count what stop-and-start costs under the same load: the container is replaced, as ``docker compose up -d`` does it."""
-    client, lan = world.machines[0].client, world.lan
-    reference = f"{lan.registry}/{SERVICE}@{image(lan)}"
-
-    def start(version: str) -> Any:
-        return client.containers.run(
-            reference,
-            name="side-by-side",
-            detach=True,
-            network="azora",
-            ports={SERVICE_PORT: PUBLISHED},
-            environment={"PORT": str(SERVICE_PORT), "HOST": "0.0.0.0", "VERSION": version},  # noqa: S104 - inside its own container
-            volumes=[f"{Path(rollout_service.__file__)}:/app/service.py:ro"],
-        )
-
-    before = start("1.0.0")
-    try:
-        request = Request(f"http://{world.machines[0].address}:{PUBLISHED}/health")
-        until(lambda: fetch(request, 2, world.clock).status == 200, "the service answers", world.clock)
-        requests = min(size.requests, 10_000)
-        load = Client(world.processes, [(world.machines[0].address, PUBLISHED)], rate=size.rate, requests=requests)
-        world.clock.sleep(SETTLE_SECONDS)
-        before.stop(timeout=10)
-        before.remove()
-        start("1.1.0")
-        found = load.finish(120)
-    finally:
-        client.containers.get("side-by-side").remove(force=True)
-    return {"stop_and_start_requests": found["sent"]["GET"], "stop_and_start_failed": found["failed"]["GET"], "versions": found["versions"]}

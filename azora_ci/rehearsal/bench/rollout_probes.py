@@ -45,8 +45,10 @@ def probes(folder: Path, endpoints: int, seconds: float, interval: float) -> dic
     finally:
         processes.end_all()
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if found["endpoints"] != endpoints or found["probes_failed"]:
-        raise NotTrueError("Not all endpoints were healthy", what=str(found), where="bench rollout", next_step="measure on a quiet machine")
+    if found["endpoints"] != endpoints or found["probes_failed"] or found["ticks_missed"]:
+        raise NotTrueError(
+            "Not all endpoints were healthy at every tick", what=str(found), where="bench rollout", next_step="measure on a quiet machine"
+        )
     return found
 
 
@@ -83,7 +85,7 @@ class NotingClock(Clock):
     def ticks(self, interval: float, duration: float) -> Iterator[float]:
         """Yield as ``Clock`` does."""
         for elapsed in super().ticks(interval, duration):
-            self.late.append(elapsed - round(elapsed / interval) * interval)
+            self.late.append(elapsed - int(elapsed / interval + 1e-6) * interval)  # never early: Clock sleeps until a tick is due
             yield elapsed
 
 
@@ -152,6 +154,7 @@ def watch(ports: Sequence[int], seconds: float, interval: float, log: Path) -> d
         "probe_cpu_share": round(used / took, 3),
         "endpoints": len(ports),
         "ticks": len(clock.late),
+        "ticks_missed": int(seconds / interval + 1e-6) + 1 - len(clock.late),
         "probes": evidence["probes"]["total"],
         "probes_failed": evidence["probes"]["failed"],
         "seconds": round(took, 1),

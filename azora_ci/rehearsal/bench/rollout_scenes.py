@@ -21,6 +21,7 @@ from azora_ci.rollout import stages
 from azora_ci.targets import Owner, Release, Target
 
 PERCENTS = (5, 50, 100)
+POST_EVERY = 20  # one request in so many is a POST
 LONG = 600.0  # seconds of a stage that something else ends
 SETTLE = 1.0  # seconds at a stage before it is disturbed
 PATIENT = {"HEALTH_CHECK_RETRIES": "1000"}  # a killed instance must cost nobody anything, and the rollout goes on
@@ -67,10 +68,10 @@ class Size:
     share_rate: float = 1000.0
     stage: float = 3.0
     rounds: int = 3
-    post_every: int = 20
+    post_every: int = POST_EVERY
     back: int = 3  # stages from which a release goes back
     seconds: float = 900.0  # after which a scene is given up
-    moments: int = 25
+    moments: int = 27  # more than are needed: one may come after a step's end
     endpoints: int = 1000
     probe_seconds: float = 180.0
     probe_interval: float = 10.0

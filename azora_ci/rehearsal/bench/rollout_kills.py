@@ -1,0 +1,222 @@
+"""A runner that is killed at many moments of a rollout: seconds until one version has all the traffic, and a rerun that finishes.
+
+The moments are spread over the phases of a rollout, so that some lie in each of them however short it is: a first rollout, left alone,
+says how long each phase lasts; in the others the kill waits for the beginning of its phase and then for a fraction of that time.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from azora_ci.errors import AzoraError, NotTrueError
+from azora_ci.process import Child
+from azora_ci.rehearsal.bench import rollout_scenes
+from azora_ci.rehearsal.bench.rollout_scenes import Size
+from azora_ci.rehearsal.bench.rollout_world import Client, until
+from azora_ci.targets import Release
+
+LEASE_SECONDS = 5.0
+STAGE, RERUN_STAGE = 1.0, 0.5  # seconds of each stage
+SETTLE_SECONDS = 60.0  # after which a recovery is given up
+RATE = 50.0  # users' requests a second meanwhile
+MOST_FAILURES = 3
+TRIES = 3  # of a moment that came after the step's end
+OLD, NEW = "old", "new"
+
+
+class Phase(NamedTuple):
+    """A part of a rollout: from one mark to the next. ``weight``: of how many moments in 25 lie in it."""
+
+    name: str
+    begins: str
+    ends: str
+    weight: int
+
+
+PHASES = (
+    Phase("before the first weight", "start", "5 %", 5),
+    Phase("5 %", "5 %", "50 %", 5),
+    Phase("50 %", "50 %", "100 %", 5),
+    Phase("100 %", "100 %", "promoted", 5),
+    Phase("promoted", "promoted", "end", 5),
+)
+
+
+class HostsWorld(rollout_scenes.World, Protocol):
+    """Hosts: where a journal and routes can be read from outside."""
+
+    def states(self) -> list[dict[str, Any]]:
+        """Return the routes in force on each host."""
+
+    def promoted(self, release: Release) -> bool:
+        """Say whether a host's journal holds the promotion."""
+
+    def versions_now(self) -> set[str]:
+        """Return the versions that answer users now."""
+
+
+class Moment(NamedTuple):
+    """When to kill: a fraction of a phase."""
+
+    phase: Phase
+    fraction: float
+
+
+def moments(number: int) -> list[Moment]:
+    """Return so many moments, in each phase about as many as in the others and evenly spread over it."""
+    total = sum(one.weight for one in PHASES)
+    shares = [one.weight * number / total for one in PHASES]
+    counts = [math.floor(one) for one in shares]
+    for index in sorted(range(len(PHASES)), key=lambda one: counts[one] - shares[one])[: number - sum(counts)]:
+        counts[index] += 1
+    return [Moment(phase, (one + 0.5) / count) for phase, count in zip(PHASES, counts, strict=True) for one in range(count)]
+
+
+@dataclass
+class Kills:
+    """What kills did. ``told``: one line of facts for each whose rerun finished."""
+
+    old: str
+    lengths: Mapping[str, float]
+    told: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
+    too_late: int = 0
+    sent: Counter[str] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
+
+
+def kills(world: HostsWorld, size: Size) -> dict[str, Any]:
+    """Kill the step at each of the moments; see where the traffic goes, and that a rerun finishes."""
+    lengths = measure(world)
+    found = Kills(world.steps.last.bare, lengths)
+    begun = world.clock.monotonic()
+    for moment in moments(size.moments):
+        if world.clock.monotonic() - begun > size.seconds or len(found.failures) >= MOST_FAILURES:
+            found.failures.append("given up after so many failures or seconds")
+            break
+        for _ in range(TRIES):
+            if kill(world, found, moment):
+                break
+            found.too_late += 1
+    recoveries = [one["recovery_seconds"] for one in found.told]
+    return {
+        "kill_moments": len(found.told),
+        "worst_recovery_seconds": max(recoveries, default=None),
+        "lease_seconds": LEASE_SECONDS,
+        "by_phase": dict(Counter(one["phase"] for one in found.told)),
+        "phase_seconds": {name: round(seconds, 2) for name, seconds in lengths.items()},
+        "moments": found.told,
+        "failures": found.failures,
+        "killed_too_late": found.too_late,
+        "kill_requests": dict(found.sent),
+        "kill_requests_failed": dict(found.failed),
+    }
+
+
+def _marks(world: HostsWorld, release: Release, step: Child) -> dict[str, Callable[[], bool]]:
+    """Return when each mark of a rollout is reached."""
+    return {
+        "start": lambda: True,
+        **{f"{percent} %": lambda percent=percent: world.at(release, percent) for percent in rollout_scenes.PERCENTS},  # type: ignore[misc] # bound now
+        "promoted": lambda: world.promoted(release),
+        "end": lambda: step.poll() is not None,
+    }
+
+
+def measure(world: HostsWorld) -> dict[str, float]:
+    """Let one rollout finish and return how many seconds each phase of it lasted. Raises NotTrueError when it ends otherwise."""
+    begun = world.clock.monotonic()
+    release = world.steps.next_release()
+    step = world.steps.start(release, (STAGE,) * 3)
+    at: dict[str, float] = {}
+    for name, reached in _marks(world, release, step).items():
+        until(lambda reached=reached: reached() or step.poll() is not None, f"mark {name}", world.clock)  # type: ignore[misc] # bound now
+        at[name] = world.clock.monotonic() - begun
+    world.steps.finish(step, 0)
+    return {phase.name: at[phase.ends] - at[phase.begins] for phase in PHASES}
+
+
+def kill(world: HostsWorld, found: Kills, moment: Moment) -> bool:
+    """Kill the step of the next release at a moment, wait until one version has all traffic, and run it again.
+
+    Returns False when the step had ended before it could be killed.
+    """
+    release = world.steps.next_release()
+    client = Client(world.processes, world.addresses, rate=RATE, post_every=rollout_scenes.POST_EVERY)
+    begun = world.clock.monotonic()
+    step = world.steps.start(release, (STAGE,) * 3)
+    reached = _marks(world, release, step)[moment.phase.begins]
+    until(lambda: reached() or step.poll() is not None, f"{moment.phase.begins} of {release.version}", world.clock)
+    with suppress(TimeoutError):
+        step.wait(found.lengths[moment.phase.name] * moment.fraction)
+    alive = step.poll() is None
+    at, seconds = world.clock.now().timestamp(), world.clock.monotonic() - begun
+    lose(step)
+    facts = {"seconds": round(seconds, 3), "planned": moment.phase.name, "phase": phase_of(world, release)}
+    try:
+        forward = settle(world, release, found.old)
+        settled = world.clock.now().timestamp() - at
+        seen = client.finish(60)
+        world.steps.finish(world.steps.start(release, (RERUN_STAGE,) * 3), 0)
+        if world.versions_now() != {release.bare}:
+            raise NotTrueError("A rerun did not finish", what=str(world.versions_now()), where="users' answers", next_step="read its log")
+    except AzoraError as error:
+        found.failures.append(f"killed at {facts}: {error.title}: {error.what[-1500:]}")
+        found.old = next(iter(world.versions_now()))
+        return True
+    found.sent.update(seen["sent"])
+    found.failed.update(seen["failed"])
+    right = release.bare if forward else found.old
+    wrong = max((moment for version, moment in seen["last_sent"].items() if version != right), default=0.0)
+    wrongly = round(max(0.0, wrong - at), 2)  # seconds in which users still got the version that is on its way out
+    facts |= {"traffic": NEW if forward else OLD, "recovery_seconds": max(round(settled, 2), wrongly), "last_wrong_answer": wrongly}
+    found.old = release.bare
+    if alive:
+        found.told.append(facts)
+    return alive
+
+
+def phase_of(world: HostsWorld, release: Release) -> str:
+    """Return the phase of a release as hosts have it: by the journal and the routes in force."""
+    if world.promoted(release):
+        return PHASES[-1].name
+    weights = {one["percent"] for one in world.states() if one["canary"] == release.id and one["percent"]}
+    return f"{max(weights)} %" if weights else PHASES[0].name
+
+
+def lose(step: Child) -> None:
+    """Kill a step and its connections, as a machine that vanishes does."""
+    import psutil
+
+    with suppress(psutil.NoSuchProcess):
+        process = psutil.Process(step.pid)
+        for one in (process, *process.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
+    step.wait(30)
+
+
+def settle(world: HostsWorld, release: Release, old: str) -> bool:
+    """Wait until all traffic is where it belongs after a kill: on the old version, or, once promotion is journalled, on the new one.
+
+    Returns whether the promotion was journalled. Raises NotTrueError.
+    """
+    forward = False
+
+    def settled() -> bool:
+        nonlocal forward
+        forward = world.promoted(release)
+        for one in world.states():
+            on_new = one["stable"] == release.id or (one["canary"] == release.id and one["percent"] == 100)
+            on_old = one["stable"] != release.id and (one["canary"] is None or one["percent"] == 0)
+            if not (on_new if forward else on_old):
+                return False
+        return world.versions_now() == {release.bare if forward else old}
+
+    until(settled, f"one version has all traffic after the kill of {release.id}", world.clock, SETTLE_SECONDS)
+    return forward
