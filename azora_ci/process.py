@@ -39,6 +39,11 @@ class Completed:
     stderr: str
 
 
+def ending(returncode: int) -> str:
+    """Return for people how a process ended: its exit code, or the signal that killed it."""
+    return f"exit code {returncode}" if returncode >= 0 else f"killed by signal {-returncode}"
+
+
 class CommandFailedError(NotTrueError):
     """A command ended with another exit code than 0."""
 
@@ -46,7 +51,7 @@ class CommandFailedError(NotTrueError):
         out, err = completed.stdout.strip()[-2000:], completed.stderr.strip()[-2000:]
         super().__init__(
             f"{Path(completed.argv[0]).name} failed",
-            what=f"exit code {completed.returncode}\nstdout: {out or '(none)'}\nstderr: {err or '(none)'}",
+            what=f"{ending(completed.returncode)}\nstdout: {out or '(none)'}\nstderr: {err or '(none)'}",
             where=" ".join(completed.argv),
             next_step=next_step,
         )

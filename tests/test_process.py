@@ -67,6 +67,12 @@ def test_a_failure_shows_none_for_empty_output(processes):
     assert "exit code 7\nstdout: (none)\nstderr: (none)" in caught.value.what
 
 
+def test_a_killed_command_is_said_to_be_killed(processes):
+    with pytest.raises(CommandFailedError) as caught:
+        processes.run(["bash", "-c", "kill -KILL $$"])
+    assert caught.value.what.startswith("killed by signal 9\n")
+
+
 def test_a_missing_program_is_bad_input(processes):
     with pytest.raises(BadInputError, match="cannot be started"):
         processes.run(["no-such-program-here"])

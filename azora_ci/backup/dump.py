@@ -23,7 +23,7 @@ from azora_ci.backup.progress import Meter
 from azora_ci.clock import Clock
 from azora_ci.errors import NotTrueError, UnreachableError
 from azora_ci.postgres import DatabaseUrl
-from azora_ci.process import Child, Processes
+from azora_ci.process import Child, Processes, ending
 
 QUEUE_BLOCKS = 2  # compressed blocks on their way to the upload
 PIPE_BYTES = 1024 * 1024  # of the pipe from pg_dump; 64 KiB make it wait more than it works
@@ -188,7 +188,7 @@ def _check(child: Child, code: int, scanner: CopyScanner, plan: DumpPlan, second
     if code != 0:
         raise UnreachableError(
             "pg_dump failed",
-            what=f"exit code {code}\n{child.stderr_text.strip()[-2000:] or '(no output)'}",
+            what=f"{ending(code)}\n{child.stderr_text.strip()[-2000:] or '(no output)'}",
             where=plan.url.shown,
             next_step="read its message; nothing was published; re-run the job when the cause is gone",
         )

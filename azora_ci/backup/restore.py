@@ -13,7 +13,7 @@ from azora_ci.backup.copy_stream import TableData
 from azora_ci.clock import Clock
 from azora_ci.errors import NotTrueError
 from azora_ci.postgres import DatabaseUrl
-from azora_ci.process import Processes
+from azora_ci.process import Processes, ending
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Restore:
 def _failed(who: str, code: int, output: str) -> NotTrueError:
     return NotTrueError(
         "The backup could not be restored",
-        what=f"{who} ended with exit code {code}\n{output.strip()[-2000:] or '(no output)'}",
+        what=f"{who}: {ending(code)}\n{output.strip()[-2000:] or '(no output)'}",
         where="the scratch database",
         next_step="the backup is not proven and migrations stay closed; correct the cause (the message names it), then re-run the job",
     )

@@ -17,6 +17,7 @@ from azora_ci.markdown import code, table
 from azora_ci.migrations import Migration, Plan, Row
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.prisma import Deployed
+from azora_ci.process import ending
 from azora_ci.settings import variable, whole_number
 
 LOCK_ATTEMPTS = 3  # Prisma itself waits 10 s for its lock each time
@@ -292,7 +293,7 @@ def _failure(job: Job[Settings], deployed: Deployed, read: Callable[[], Aftermat
     """Return the error for a migrate command that failed, by what the database says and by Prisma's code."""
     command = " ".join(deployed.completed.argv)
     last = (deployed.completed.stderr.strip() or deployed.completed.stdout.strip())[-1500:]
-    what = f"{command}: exit code {deployed.completed.returncode}{f', {deployed.code}' if deployed.code else ''}"
+    what = f"{command}: {ending(deployed.completed.returncode)}{f', {deployed.code}' if deployed.code else ''}"
     job.evidence["code"] = deployed.code
     try:
         after = read()
