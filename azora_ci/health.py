@@ -146,13 +146,14 @@ def judge(record: Record, retries: int) -> Verdict:
     notes: list[str] = []
     failing: list[str] = []
     old_failing = _services_down(record, OLD, 1)
+    new_failing = {one.service for name, one in record.endpoints.items() if one.side == NEW and record.streaks[name].failures}
     old_down = _services_down(record, OLD, max(1, retries - 1))
     new_down = _services_down(record, NEW, max(1, retries - 1))
     for name, streak in record.streaks.items():
         endpoint = record.endpoints[name]
         text = f"{name} failed {streak.failures} of {retries} probes in a row ({streak.detail})"
         if endpoint.side == OLD:
-            if streak.failures and endpoint.service not in new_down:
+            if streak.failures and endpoint.service not in new_failing:
                 notes.append(f"the old version fails alone, not the new one's fault: {text}")
         elif streak.failures == 0:
             continue

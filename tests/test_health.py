@@ -145,6 +145,10 @@ def test_one_old_instance_of_several_that_fails_alone_is_said_and_aborts_nothing
     )
 
 
+def test_nobody_fails_alone_where_both_just_begin_to_fail():
+    assert judge(after([{endpoint(): BAD, endpoint(OLD): BAD}]), 3).notes == ()
+
+
 ENDPOINTS = [
     Endpoint(f"{service} {side} {number}", service, side, "http://a") for service in "ab" for side in (NEW, OLD, PUBLIC) for number in "12"
 ]
