@@ -94,11 +94,25 @@ class Rollout:
 
 
 @dataclass(frozen=True)
+class Tls:
+    """Certificate and key in one folder of the host that runs the edge, the port that users know, and what plain HTTP does."""
+
+    certificate: Path
+    key: Path
+    port: int
+    redirect_http: bool
+
+
+@dataclass(frozen=True)
 class Edge:
-    """The Envoy edge: folder of its dynamic configuration files and its admin address (local_processes target)."""
+    """The Envoy edge: folder of its dynamic configuration files and its admin address (local_processes target), TLS in the edge,
+    and how many proxies in front of it are believed.
+    """
 
     config_dir: Path | None
     admin_url: str | None
+    tls: Tls | None
+    trusted_proxies: int
 
 
 @dataclass(frozen=True)
@@ -258,7 +272,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
             inconclusive=rollout.get("inconclusive", "abort"),
             drain_seconds=rollout.get("drain_seconds", 30),
         ),
-        edge=Edge(Path(edge["config_dir"]) if "config_dir" in edge else None, edge.get("admin_url")),
+        edge=_edge(edge),
         target=target,
         smoke=tuple(
             Endpoint(one["name"], one["url"], one.get("status", 200), one.get("contains"))
@@ -266,6 +280,22 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
         ),
         services=_ordered({name: _service(name, one) for name, one in document["services"].items()}),
     )
+
+
+def _edge(found: dict[str, Any]) -> Edge:
+    folder = Path(found["config_dir"]) if "config_dir" in found else None
+    return Edge(folder, found.get("admin_url"), _tls(found), found.get("trusted_proxies", 0))
+
+
+def _tls(found: dict[str, Any]) -> Tls | None:
+    if "tls_certificate" not in found and "tls_key" not in found:
+        return None
+    if "tls_certificate" not in found or "tls_key" not in found:
+        raise ValueError("edge.tls_certificate and edge.tls_key: one does nothing without the other")
+    certificate, key = Path(found["tls_certificate"]), Path(found["tls_key"])
+    if certificate.parent != key.parent:
+        raise ValueError(f"edge.tls_certificate, edge.tls_key: {certificate} and {key} must be in one folder, which the edge watches")
+    return Tls(certificate, key, found.get("https_port", 443), found.get("redirect_http", True))
 
 
 def _target(document: dict[str, Any]) -> Target:

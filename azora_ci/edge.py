@@ -9,25 +9,29 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from azora_ci import envoy, envoy_admin, envoy_config
 from azora_ci.clock import Clock
-from azora_ci.envoy import EdgeState
+from azora_ci.envoy import EdgeOptions, EdgeState
 from azora_ci.errors import BadInputError, UnreachableError
 from azora_ci.probes import Dial, Request, fetch
 from azora_ci.rollout import Counters
 
 GENERATIONS_KEPT = 20
+NO_OPTIONS = EdgeOptions()
 ADMIN_TIMEOUT = 5.0  # seconds for one answer of the admin port
 READ_BACK_SECONDS = 10.0  # Envoy reloads within milliseconds; a loaded machine gets time
 STATS = r"^cluster\..*\.upstream_(rq_(total|retry|5xx|rx_reset|pending_failure_eject|time)|cx_connect_fail)$"
 BODY_LIMIT = 64 * 1024 * 1024  # bytes: the admin port is trusted, and answers grow with the number of clusters
 
 
-def install(config_dir: Path, *, listen: str, admin: str, services: tuple[envoy.EdgeService, ...]) -> Path:
+def install(
+    config_dir: Path, *, listen: str, admin: str, services: tuple[envoy.EdgeService, ...], options: EdgeOptions = NO_OPTIONS
+) -> Path:
     """Write Envoy's bootstrap and a first generation without any release; return the bootstrap file.
 
     An edge that is already there keeps its releases and weights. ``listen`` and ``admin`` are ``host:port``.
@@ -37,7 +41,7 @@ def install(config_dir: Path, *, listen: str, admin: str, services: tuple[envoy.
     bootstrap = folder / "bootstrap.json"
     bootstrap.write_text(json.dumps(envoy_config.bootstrap(folder, admin), indent=1), encoding="utf-8")
     if not (folder / "current").exists():
-        switch(folder, EdgeState(services, listen))
+        switch(folder, EdgeState(services, listen, options=options))
     return bootstrap
 
 
@@ -88,9 +92,16 @@ class Edge:
         """Put a state in force by one rename, without waiting for Envoy; return the generation."""
         return switch(self._folder, state)
 
-    def apply(self, state: EdgeState) -> None:
-        """Put a state in force and wait until Envoy says so. Raises UnreachableError when it does not."""
-        self.confirm(state, self.switch(state))
+    def apply(self, state: EdgeState, seconds: float = READ_BACK_SECONDS) -> None:
+        """Put a state in force and wait until Envoy says so. Raises UnreachableError when it does not.
+
+        Plain HTTP is redirected only when TLS is known to work: otherwise a wrong path would lead all users to a closed door.
+        """
+        tls = state.options.tls
+        if tls is not None and tls.redirect and tls != self.state().options.tls:
+            careful = replace(state, options=replace(state.options, tls=replace(tls, redirect=False)))
+            self.confirm(careful, self.switch(careful), seconds)
+        self.confirm(state, self.switch(state), seconds)
 
     def confirm(self, state: EdgeState, generation: str, seconds: float = READ_BACK_SECONDS) -> None:
         """Read the effective configuration back until weights and addresses are those of ``state``. Raises UnreachableError."""
@@ -116,6 +127,9 @@ class Edge:
             if weights != envoy_admin.expected_weights(state):
                 return f"Envoy's weights are {weights}, not {envoy_admin.expected_weights(state)}"
             hosts = envoy_admin.cluster_hosts(self._get("/clusters?format=json"))
+            tls = state.options.tls
+            if tls is not None and not self._get("/certs")["certificates"]:
+                return f"Envoy has no certificate: {tls.certificate} or {tls.key} cannot be read, or they do not belong together"
         except UnreachableError as error:
             return error.what
         for name, addresses in envoy_admin.expected_hosts(state).items():

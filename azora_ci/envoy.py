@@ -35,6 +35,28 @@ class EdgeRelease:
 
 
 @dataclass(frozen=True)
+class EdgeTls:
+    """TLS in the edge: ``listen`` is ``host:port``, the files' paths are as Envoy sees them, ``port`` is the one that users know.
+
+    Both files are in one folder, which is watched: a renewed certificate is taken up when its files are renamed over the old ones.
+    """
+
+    listen: str
+    certificate: str
+    key: str
+    port: int = 443
+    redirect: bool = True  # plain HTTP answers with a redirect to HTTPS
+
+
+@dataclass(frozen=True)
+class EdgeOptions:
+    """What is configured about the edge, whatever releases there are. ``trusted_proxies``: how many are in front of it."""
+
+    tls: EdgeTls | None = None
+    trusted_proxies: int = 0
+
+
+@dataclass(frozen=True)
 class EdgeState:
     """The whole edge. ``percent`` of requests go to ``canary``, the rest to ``stable``; ``previous`` is kept warm at weight 0."""
 
@@ -45,6 +67,7 @@ class EdgeState:
     canary: str | None = None
     previous: str | None = None
     percent: int = 0
+    options: EdgeOptions = EdgeOptions()
 
     def document(self) -> dict[str, Any]:
         """Return the state as JSON; ``from_document`` reads it back."""
@@ -57,7 +80,11 @@ class EdgeState:
             EdgeRelease(one["id"], one["version"], {name: tuple(found) for name, found in one["endpoints"].items()})
             for one in document["releases"]
         )
-        return EdgeState(**{**document, "releases": releases, "services": tuple(EdgeService(**one) for one in document["services"])})
+        options = dict(document.get("options", {}))  # an edge of an older version has none
+        if options.get("tls"):
+            options["tls"] = EdgeTls(**options["tls"])
+        services = tuple(EdgeService(**one) for one in document["services"])
+        return EdgeState(**{**document, "releases": releases, "services": services, "options": EdgeOptions(**options)})
 
     def release(self, release_id: str | None) -> EdgeRelease | None:
         """Return a release by its id, or None."""

@@ -1,4 +1,4 @@
-"""What Envoy is told, except for routes: bootstrap, listener, clusters, addresses. Pure.
+"""What Envoy is told, except for routes: bootstrap, listeners, certificate, clusters, addresses. Pure.
 
 Weights are in the one route file, so that one rename moves all of them.
 Protocol: Envoy API v3, file-based xDS with ``path_config_source`` and ``watched_directory``.
@@ -10,10 +10,10 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from azora_ci.envoy import EdgeState, cluster_name
-from azora_ci.envoy_routes import ROUTES, route_configuration
+from azora_ci.envoy import EdgeOptions, EdgeState, EdgeTls, cluster_name
+from azora_ci.envoy_routes import ROUTES, redirect_configuration, route_configuration
 
-LISTENER = "edge"
+LISTENER, TLS_LISTENER, CERTIFICATE = "edge", "edge-tls", "edge"
 # Milliseconds. Envoy's own buckets are too coarse to compare a p95 by a factor.
 BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 35, 40, 45, 50, 60, 70, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800,
            1000, 1500, 2000, 3000, 5000, 10000, 30000, 60000)  # fmt: skip
@@ -37,15 +37,20 @@ def bootstrap(config_dir: Path, admin: str) -> dict[str, Any]:
 
 
 def render(state: EdgeState, config_dir: Path, generation: str) -> dict[str, dict[str, Any]]:
-    """Return file name -> document of one generation: listeners, routes, clusters, one endpoint file per cluster, and the state."""
+    """Return file name -> document of one generation: listeners, routes, clusters, one endpoint file per cluster, and the state.
+
+    With TLS, one more names the files of certificate and key.
+    """
     names = [(service.id, release) for service in state.services for release in state.releases if release.endpoints.get(service.id)]
     clusters = [_cluster(cluster_name(service, release.id), config_dir) for service, release in names]
     files = {
-        "listeners.json": _response(generation, [_listener(state.listen, config_dir)]),
+        "listeners.json": _response(generation, _listeners(state, config_dir)),
         "routes.json": _response(generation, [route_configuration(state, generation)]),
         "clusters.json": _response(generation, clusters),
         "edge.json": state.document(),
     }
+    if state.options.tls is not None:
+        files["secrets.json"] = _response(generation, [_secret(state.options.tls)])
     for service, release in names:
         other = state.release(state.failover(release.id))
         groups = [release.endpoints[service], other.endpoints.get(service, ()) if other else ()]
@@ -69,21 +74,55 @@ def _response(generation: str, resources: list[dict[str, Any]]) -> dict[str, Any
     return {"version_info": generation, "resources": resources}
 
 
-def _listener(listen: str, config_dir: Path) -> dict[str, Any]:
-    manager = {
+def _listeners(state: EdgeState, config_dir: Path) -> list[dict[str, Any]]:
+    routes = {"rds": {"route_config_name": ROUTES, "config_source": _source(config_dir, "routes.json")}}
+    tls = state.options.tls
+    if tls is None:
+        return [_listener(LISTENER, state.listen, _manager(state.options, routes))]
+    plain = {"route_config": redirect_configuration(tls.port)} if tls.redirect else routes
+    return [
+        _listener(LISTENER, state.listen, _manager(state.options, plain)),
+        _listener(TLS_LISTENER, tls.listen, _manager(state.options, routes), _transport(config_dir)),
+    ]
+
+
+def _manager(options: EdgeOptions, routes: dict[str, Any]) -> dict[str, Any]:
+    return {
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "edge",
-        "rds": {"route_config_name": ROUTES, "config_source": _source(config_dir, "routes.json")},
-        "use_remote_address": True,  # x-forwarded-for and x-forwarded-proto are ours
+        **routes,
+        "use_remote_address": True,  # x-forwarded-for and x-forwarded-proto are ours, unless a trusted proxy says them
+        "xff_num_trusted_hops": options.trusted_proxies,
         "server_header_transformation": "PASS_THROUGH",
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "http_filters": [{"name": "router", "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"}}],
     }
+
+
+def _listener(name: str, listen: str, manager: dict[str, Any], transport: dict[str, Any] | None = None) -> dict[str, Any]:
+    chain: dict[str, Any] = {"filters": [{"name": "http", "typed_config": manager}]}
+    if transport is not None:
+        chain["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": transport}
+    return {"@type": f"{_TYPE}.config.listener.v3.Listener", "name": name, "address": _address(listen), "filter_chains": [chain]}
+
+
+def _transport(config_dir: Path) -> dict[str, Any]:
+    secret = {"name": CERTIFICATE, "sds_config": _source(config_dir, "secrets.json")}
     return {
-        "@type": f"{_TYPE}.config.listener.v3.Listener",
-        "name": LISTENER,
-        "address": _address(listen),
-        "filter_chains": [{"filters": [{"name": "http", "typed_config": manager}]}],
+        "@type": f"{_TYPE}.extensions.transport_sockets.tls.v3.DownstreamTlsContext",
+        "common_tls_context": {"tls_certificate_sds_secret_configs": [secret], "alpn_protocols": ["h2", "http/1.1"]},
+    }
+
+
+def _secret(tls: EdgeTls) -> dict[str, Any]:
+    return {
+        "@type": f"{_TYPE}.extensions.transport_sockets.tls.v3.Secret",
+        "name": CERTIFICATE,
+        "tls_certificate": {
+            "certificate_chain": {"filename": tls.certificate},
+            "private_key": {"filename": tls.key},
+            "watched_directory": {"path": str(Path(tls.certificate).parent)},
+        },
     }
 
 

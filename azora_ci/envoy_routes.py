@@ -11,6 +11,7 @@ from typing import Any
 from azora_ci.envoy import DEPLOYMENT_HEADER, RELEASE_HEADER, EdgeService, EdgeState, cluster_name
 
 ROUTES = "edge"
+HTTPS_PORT = 443
 SAFE_METHODS = "GET|HEAD|OPTIONS"
 # What is tried again. A request that may change something is so only where nothing of it was sent: nothing may happen twice.
 SAFE_RETRY, UNSENT_RETRY = "connect-failure,refused-stream,reset", "connect-failure,reset-before-request"
@@ -28,6 +29,17 @@ def route_configuration(state: EdgeState, generation: str) -> dict[str, Any]:
         "name": ROUTES,
         # Envoy passes over an update without a difference; with the generation in it, each one can be read back.
         "virtual_hosts": [{"name": f"generation-{generation}", "domains": ["*"], "routes": routes}],
+    }
+
+
+def redirect_configuration(port: int) -> dict[str, Any]:
+    """Return the routes of plain HTTP where it only leads to HTTPS; method and body stay what they were (308)."""
+    redirect: dict[str, Any] = {"https_redirect": True, "response_code": "PERMANENT_REDIRECT"}
+    if port != HTTPS_PORT:
+        redirect["port_redirect"] = port
+    return {
+        "name": "redirect",
+        "virtual_hosts": [{"name": "redirect", "domains": ["*"], "routes": [{"match": {"prefix": "/"}, "redirect": redirect}]}],
     }
 
 

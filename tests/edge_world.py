@@ -109,7 +109,9 @@ class World:
         self._steps: list[subprocess.Popen[str]] = []
         self.clock = Clock()
         self.port, self.admin = free_ports(2)
-        self.config_path = self._configure(instances, ROLLOUT | (rollout or {}), changes)
+        self.edge_keys: dict[str, Any] = {"config_dir": str(folder / "edge"), "admin_url": f"http://127.0.0.1:{self.admin}"}
+        self._configured = (instances, ROLLOUT | (rollout or {}), changes)
+        self.config_path = self._configure(*self._configured)
         self.config = config.load(self.config_path)
         self.bootstrap = install_edge(self.config, folder / "edge", self.port, self.admin)
         self.edge = Edge(folder / "edge", f"http://127.0.0.1:{self.admin}", self.clock)
@@ -130,10 +132,15 @@ class World:
                 secrets=["SERVICE_SECRET"] if name == "api_gateway" else [],
             )
             services[name] |= {"route_prefix": prefix, "health_path": f"{prefix}/health"}
-        edge = {"config_dir": str(self.folder / "edge"), "admin_url": f"http://127.0.0.1:{self.admin}"}
         smoke = {"endpoints": [{"name": "work", "url": f"http://127.0.0.1:{self.port}/api/work", "contains": '"service": "api_gateway"'}]}
-        keys = {"services": services, "edge": edge, "rollout": rollout, "smoke": smoke} | changes
+        keys = {"services": services, "edge": self.edge_keys, "rollout": rollout, "smoke": smoke} | changes
         return deploy_config.write(self.folder / "deploy.toml", **keys)
+
+    def configure_edge(self, **keys: Any) -> None:
+        """Change ``[edge]`` of the configuration; the next deployment takes it up."""
+        self.edge_keys |= keys
+        self.config_path = self._configure(*self._configured)
+        self.config = config.load(self.config_path)
 
     def start_envoy(self) -> None:
         with (self.folder / "envoy.log").open("ab") as log:

@@ -17,8 +17,10 @@ from typing import Any
 
 from azora_ci import envoy, envoy_config, guard, guard_store
 from azora_ci.config import DockerHosts as HostSettings
+from azora_ci.config import Tls
 from azora_ci.errors import NotTrueError
 from azora_ci.targets.docker_host import LABEL, NETWORK, DockerHost
+from azora_ci.targets.edge_settings import TLS_FOLDER, TLS_PORT
 from azora_ci.targets.guarded import EDGE_FOLDER
 
 ADMIN_NETWORK, VOLUME = "azora-admin", "azora-edge"
@@ -29,8 +31,8 @@ EDGE_PORT, ADMIN_PORT, GUARD_PORT = 8080, 9901, 9902  # inside their containers
 class Equipment:
     """A host's edge and guard."""
 
-    def __init__(self, host: DockerHost, settings: HostSettings, say: Callable[[str], None]) -> None:
-        self._host, self._settings, self._say = host, settings, say
+    def __init__(self, host: DockerHost, settings: HostSettings, tls: Tls | None, say: Callable[[str], None]) -> None:
+        self._host, self._settings, self._tls, self._say = host, settings, tls, say
 
     def is_installed(self) -> bool:
         """Say whether a guard runs here."""
@@ -121,6 +123,10 @@ class Equipment:
         return container
 
     def _create_edge(self, client: Any) -> Any:
+        binds, ports = [f"{VOLUME}:{EDGE_FOLDER}:ro"], {EDGE_PORT: self._settings.http_port}
+        if self._tls is not None:
+            binds.append(f"{self._tls.certificate.parent}:{TLS_FOLDER}:ro")
+            ports[TLS_PORT] = self._tls.port
         container = self._host.create(
             client,
             EDGE,
@@ -128,8 +134,8 @@ class Equipment:
             entrypoint=list(envoy.command(EDGE_FOLDER / "bootstrap.json")),
             command=[],
             endpoint=(NETWORK, self._host.addresses.edge),
-            binds=[f"{VOLUME}:{EDGE_FOLDER}:ro"],
-            ports={EDGE_PORT: self._settings.http_port},
+            binds=binds,
+            ports=ports,
         )
         client.networks.get(ADMIN_NETWORK).connect(container, ipv4_address=self._host.addresses.admin)
         return container

@@ -20,16 +20,17 @@ from azora_ci.errors import BadInputError
 from azora_ci.process import send_signal, undisturbed
 from azora_ci.targets import Held, Instance, Owner, Release, Wiring
 from azora_ci.targets import instances as local
+from azora_ci.targets.edge_settings import edge_options, edge_services
 from azora_ci.targets.journal import History, Journal
 from azora_ci.targets.lock import Lock
 from azora_ci.targets.protocols import Facts
-from azora_ci.targets.site import Parts, Site, edge_services
+from azora_ci.targets.site import Parts, Site
 
 
 def install_edge(config: DeployConfig, config_dir: Path, listen_port: int, admin_port: int) -> Path:
     """Write the bootstrap and first files of an edge on loopback and return the bootstrap file (start it with ``envoy.command``)."""
     listen, admin = f"{local.LOOPBACK}:{listen_port}", f"{local.LOOPBACK}:{admin_port}"
-    return edges.install(config_dir, listen=listen, admin=admin, services=edge_services(config))
+    return edges.install(config_dir, listen=listen, admin=admin, services=edge_services(config), options=edge_options(config))
 
 
 def deploy_at_once(target: LocalProcesses, release: Release, owner: Owner) -> tuple[Instance, ...]:

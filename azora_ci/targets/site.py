@@ -10,9 +10,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from azora_ci.clock import rfc3339
-from azora_ci.config import DeployConfig, Service
+from azora_ci.config import Service
 from azora_ci.edge import READ_BACK_SECONDS
-from azora_ci.envoy import EdgeRelease, EdgeService, EdgeState
+from azora_ci.envoy import EdgeRelease, EdgeState
 from azora_ci.envoy_admin import expected_weights
 from azora_ci.errors import NotTrueError, UnreachableError
 from azora_ci.health import NEW, OLD, Endpoint, Finding
@@ -20,6 +20,7 @@ from azora_ci.probes import Dial, Prober
 from azora_ci.process import undisturbed
 from azora_ci.rollout import instances_at, levels
 from azora_ci.targets import Instance, Observation, Release, Returned, Wiring
+from azora_ci.targets.edge_settings import edge_options, edge_services
 from azora_ci.targets.journal import DEPLOYING, Deployed, History
 from azora_ci.targets.proof import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, drain, prove
 from azora_ci.targets.protocols import Facts, Runner, SiteEdge, SiteJournal, SiteLock
@@ -31,11 +32,6 @@ HURRIED_READ_BACK_SECONDS = 2.0  # of a cancelled run; the files are switched al
 # A cancelled run is killed 10 s after the first signal: what does not end until then is closed.
 HURRIED_DRAIN_SECONDS, HURRIED_GRACE_SECONDS = 0.5, 1.5
 DROPPED_GRACE_SECONDS = 5.0  # for an instance of a service that the configuration no longer has
-
-
-def edge_services(config: DeployConfig) -> tuple[EdgeService, ...]:
-    """Return what the edge needs to know of the services."""
-    return tuple(EdgeService(one.id, one.route_prefix, one.timeout_seconds) for one in config.services)
 
 
 def nothing() -> None:
@@ -181,11 +177,12 @@ class Site:
         return Endpoint(one.name, one.service, side, url, frozenset({one.version.removeprefix("v")}), self._parts.dial)
 
     def _edge_state(self) -> EdgeState:
-        # Routes follow the configuration of the release that is being deployed; releases and weights are what is in force.
+        # Services follow the configuration of the release that is being deployed; releases and weights are what is in force.
         return replace(self._edge.state(), services=edge_services(self._config))
 
     def _warm(self, release: Release) -> None:
-        state = self._edge_state()
+        # Only on the way up: going back must not depend on options that may be what is wrong.
+        state = replace(self._edge_state(), options=edge_options(self._config))
         endpoints: dict[str, tuple[str, ...]] = {}
         for one in self.instances(release.id):
             endpoints[one.service] = (*endpoints.get(one.service, ()), one.address)
