@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from collections.abc import Callable
@@ -66,14 +67,23 @@ class Progress:
         self._end.set()
         self._thread.join()
         if self._terminal:
-            sys.stderr.write("\r\x1b[K")
+            _draw("")
         if error is None:
             self._say(self._meter.line())
 
     def _show(self) -> None:
         while not self._clock.wait(self._end, BAR_SECONDS if self._terminal else LINE_SECONDS):
             if self._terminal:
-                sys.stderr.write(f"\r\x1b[K{self._meter.bar()}")
-                sys.stderr.flush()
+                _draw(self._meter.bar())
             else:
                 self._say(self._meter.line())
+
+
+def _draw(text: str) -> None:
+    """Replace the terminal's line; what does not fit is cut, because a line that wraps cannot be taken back."""
+    try:
+        columns = os.get_terminal_size(sys.stderr.fileno()).columns
+    except (OSError, ValueError):
+        columns = 80
+    sys.stderr.write(f"\r\x1b[K{text[: max(columns - 1, 0)]}")
+    sys.stderr.flush()
