@@ -300,6 +300,7 @@ class World:
         self.lease = lease
         self.services = services
         self.rollout: dict[str, Any] = dict(ROLLOUT)
+        self.host_settings: dict[str, Any] = {}
         self.backup = backup
         self.steps: list[subprocess.Popen[str]] = []
         self.config_path = self.configure()
@@ -322,7 +323,7 @@ class World:
                 secrets=["SERVICE_SECRET"] if name == "api_gateway" else [],
             )
             services[name] |= {"route_prefix": prefix, "health_path": f"{prefix}/health"}
-        hosts = {"edge_image": self.lan.edge_image, "guard_image": self.lan.guard_image, "http_port": HTTP_PORT}
+        hosts = {"edge_image": self.lan.edge_image, "guard_image": self.lan.guard_image, "http_port": HTTP_PORT, **self.host_settings}
         target = {"kind": "docker_hosts", "docker_hosts": {**hosts, "lease_seconds": self.lease}}
         smoke = {"endpoints": [{"name": "work", "url": f"http://{self.machines[0].address}:{HTTP_PORT}/api/work"}]}
         keys = {

@@ -1,14 +1,20 @@
-"""Hosts that are made in another way than the rest: a dockerd with live-restore, a guard whose wall clock can be set."""
+"""Hosts made in another way than the rest: a dockerd with live-restore, a guard whose wall clock can be set, a disk that can be filled."""
 
 from __future__ import annotations
 
+import contextlib
 import io
+import os
+import subprocess
 import tarfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
 
 from azora_ci import config
-from tests.docker_world import Lan, World
+from tests.docker_world import Lan, Machine, World
 
 # All containers of a machine share its clock, and a test may not set that: so the guard's Python is told another time than the
 # kernel's. Only the wall clock: CLOCK_MONOTONIC does not move when a clock is set, and the lease is timed by it.
@@ -28,6 +34,39 @@ datetime.datetime = Skewed
 """
 
 
+class SmallMachine(Machine):
+    """A host whose Docker has an ext4 file system of its own, which can be filled."""
+
+    def start_docker(self) -> None:
+        if not os.path.ismount(self.data):
+            self.data.mkdir()
+            image = self.folder / "disk"
+            with image.open("wb") as file:
+                file.truncate(700 << 20)
+            subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True, timeout=60)
+            subprocess.run(["mount", "-o", "loop", image, self.data], check=True, timeout=60)
+        super().start_docker()
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "d"
+
+    def fill(self) -> None:
+        with (self.data / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
+            for size in (1 << 20, 4096, 1):
+                with contextlib.suppress(OSError):
+                    while True:
+                        file.write(b"x" * size)
+            file.write(b"x")
+
+    def close(self) -> None:
+        (self.data / "filler").unlink(missing_ok=True)
+        self.sshd.stop()
+        self._stack.close()
+        subprocess.run(["umount", "--lazy", self.data], check=True, timeout=60)
+        super().close()
+
+
 @contextmanager
 def made_as(kind: str, world: World) -> Iterator[None]:
     """Have the world's first host made in that way; "" is as usual."""
@@ -41,6 +80,9 @@ def made_as(kind: str, world: World) -> Iterator[None]:
             yield
         finally:
             world.lan.guard_image = before
+    elif kind == "small disk":
+        with small_disk(world):
+            yield
     else:
         assert not kind
         yield
@@ -58,6 +100,17 @@ def live_restore(world: World) -> Iterator[None]:
         machine.reset()
         machine.options = list(type(machine).options)
         machine.restart_docker()
+
+
+@contextmanager
+def small_disk(world: World) -> Iterator[None]:
+    """Have a host whose disk can be filled, and a configuration that asks for little room."""
+    machine = SmallMachine(world.lan, 8)
+    world.machines, world.host_settings = [machine], {"disk_reserve": "1m"}
+    try:
+        yield
+    finally:
+        machine.close()
 
 
 def skewable_guard(lan: Lan) -> str:

@@ -92,6 +92,7 @@ class Row:
 LONG = {"PROGRESSIVE_MINUTES": "3"}  # long enough for what ends it
 PATIENT = {"PROGRESSIVE_MINUTES": "0.2", "HEALTH_CHECK_RETRIES": "400"}  # what breaks is the host's trouble, it may take its time
 BRIEF_NOISE = {"HEALTH_CHECK_INTERVAL": "1", "HEALTH_CHECK_RETRIES": "20"}
+TOLERANT = {"error_rate_points": 100.0}  # what fails is not held against the new version: something else is looked at
 SICK = ("1.1.0.sick", "1.1.0.error")  # both at once: health and work answer 500
 BOTH_SICK = (*SICK, "1.0.0.sick", "1.0.0.error")
 LONGER_THAN_A_LEASE = 60.0
@@ -141,7 +142,8 @@ ROWS = (
     ),
     # --- the hosts
     Row("guard killed", 50, cause.killed("azora-guard"), GOES_ON, settings=PATIENT, lease=30.0),
-    Row("new instance killed", 50, cause.new_instance_killed, GOES_BACK, said=("new version failed",), back_within=10, settings=LONG),
+    Row("new instance killed", 50, cause.new_instance_gone, GOES_BACK, said=("process ended",), back_within=10, settings=LONG),
+    Row("new instance crashes once", 50, cause.new_instance_crashes, GOES_ON, settings=PATIENT, rollout=TOLERANT),
     Row("Envoy killed", 50, cause.killed("azora-edge"), GOES_ON, Failed.WHILE_THE_EDGE_IS_DOWN, settings=PATIENT, lease=30.0),
     Row(
         "dockerd restarted, containers too",
@@ -165,6 +167,8 @@ ROWS = (
     ),
     Row("clock an hour behind", BEFORE, cause.clock_off(-3600), REFUSED, said=("clock is off",), host="clock"),
     Row("clock jumps by an hour", 50, cause.clock_off(3600), GOES_ON, host="clock", settings={"PROGRESSIVE_MINUTES": "0.2"}),
+    Row("disk full", BEFORE, cause.disk_filled, REFUSED, said=("too little disk",), host="small disk"),
+    Row("disk full", 50, cause.disk_filled, GOES_BACK, said=("disk is full",), host="small disk", settings={"PROGRESSIVE_MINUTES": "0.1"}),
     Row("image missing in the registry", BEFORE, cause.image_missing, GOES_BACK, said=("image cannot be pulled",)),
     # --- the new version
     *(
@@ -223,7 +227,7 @@ ROWS = (
         Failed.OF_BOTH,
         said=("old and new version both fail, not the new one's fault",),
         settings={"PROGRESSIVE_MINUTES": "0.2"},
-        rollout={"error_rate_points": 50.0},
+        rollout=TOLERANT,
     ),
     Row(
         "both versions fail for good",

@@ -26,6 +26,7 @@ from azora_ci import config
 from azora_ci.envoy import DEPLOYMENT_HEADER
 from azora_ci.targets import Owner
 from tests.docker_world import HTTP_PORT, NEW, OLD, Machine, World, ip
+from tests.faults.rollout_hosts import SmallMachine
 from tests.sshd import keygen
 from tests.waiting import until
 
@@ -215,9 +216,14 @@ def killed(what: str) -> Cause:
     return cause
 
 
-def new_instance_killed(scene: Scene) -> None:
-    """Kill the main process (SIGKILL) of a new instance."""
+def new_instance_crashes(scene: Scene) -> None:
+    """Kill the main process (SIGKILL) of a new instance; dockerd starts it again at once."""
     kill_main_process(scene.near.containers(NEW)[0])
+
+
+def new_instance_gone(scene: Scene) -> None:
+    """Kill a new instance (SIGKILL) by Docker's own command, which leaves it dead."""
+    scene.near.containers(NEW)[0].kill()
 
 
 def docker_restarted(scene: Scene) -> None:
@@ -247,6 +253,14 @@ def clock_off(seconds: float) -> Cause:
         file.write_text(f"{seconds}")
 
     return cause
+
+
+def disk_filled(scene: Scene) -> None:
+    """Fill the disk of the first host's Docker to the last byte."""
+    machine = scene.near
+    assert isinstance(machine, SmallMachine)
+    scene.mends.append((machine.data / "filler").unlink)
+    machine.fill()
 
 
 # --- releases --------------------------------------------------------------------------------------------------------------

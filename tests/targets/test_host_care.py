@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import subprocess
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +12,7 @@ import pytest
 from azora_ci import config
 from azora_ci.errors import NotTrueError
 from azora_ci.targets import Release
-from tests.docker_world import NEW, Lan, Load, Machine, World
+from tests.docker_world import NEW, Lan, World
 
 SMALL = ("api_gateway",)
 
@@ -78,79 +75,3 @@ def test_memory_is_counted_over_all_services_and_instances_and_what_has_no_limit
         world.target().plan(world.release("1.1.0", NEW))
     stranger.remove(force=True)
     assert world.running() == {"v1.0.0": 3}
-
-
-# --- a full disk -----------------------------------------------------------------------------------------------------------
-
-
-class SmallMachine(Machine):
-    """A host whose Docker has an ext4 file system of its own, which can be filled."""
-
-    def start_docker(self) -> None:
-        if not os.path.ismount(self.data):
-            self.data.mkdir()
-            image = self.folder / "disk"
-            with image.open("wb") as file:
-                file.truncate(700 << 20)
-            subprocess.run(["mkfs.ext4", "-q", "-m", "0", image], check=True, timeout=60)
-            subprocess.run(["mount", "-o", "loop", image, self.data], check=True, timeout=60)
-        super().start_docker()
-
-    @property
-    def data(self) -> Path:
-        return self.folder / "d"
-
-    def fill(self) -> None:
-        with (self.data / "filler").open("wb", buffering=0) as file, pytest.raises(OSError, match="No space"):
-            for size in (1 << 20, 4096, 1):
-                with contextlib.suppress(OSError):
-                    while True:
-                        file.write(b"x" * size)
-            file.write(b"x")
-
-    def close(self) -> None:
-        (self.data / "filler").unlink(missing_ok=True)
-        self.sshd.stop()
-        self._stack.close()
-        subprocess.run(["umount", "--lazy", self.data], check=True, timeout=60)
-        super().close()
-
-
-@pytest.fixture
-def small_disk(network: Lan, tmp_path: Path) -> Iterator[World]:
-    machine = SmallMachine(network, 8)
-    made = World(network, tmp_path, services=SMALL)
-    made.machines = [machine]
-    made.configure()
-    made.built()
-    with_host_settings(made, disk_reserve="1m")
-    yield made
-    made.close()
-    machine.close()
-
-
-@pytest.mark.faults
-def test_a_disk_that_fills_up_during_a_stage_takes_traffic_back(small_disk):
-    world = small_disk
-    machine = world.machines[0]
-    world.deploy_old()
-    with Load(world) as load:
-        step = world.start(PROGRESSIVE_MINUTES="0.1")
-        world.wait_for_weight(50, step)
-        machine.fill()
-        code, output = world.finish(step)
-        assert code == 1, output
-        assert "disk is full" in output
-        assert world.versions_now() == {"1.0.0"}
-        assert world.running() == {"v1.0.0": 2}
-        abort = world.fragment().evidence["abort"]
-        assert abort["proved"] is True, abort
-        code, output = world.finish(world.start(attempt=2))  # nothing starts on a full disk
-        assert code == 1, output
-        assert "too little disk" in output
-        assert world.running() == {"v1.0.0": 2}
-        (machine.data / "filler").unlink()
-        code, output = world.finish(world.start(attempt=3))
-        assert code == 0, output
-    assert load.failed == []
-    assert world.versions_now() == {"1.1.0"}
