@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -9,12 +10,14 @@ from pathlib import Path
 
 import pytest
 
+from azora_ci.rollout import PERCENT
 from tests.docker_world import Lan, World, lan
 from tests.faults.rollout_hosts import made_as
 from tests.faults.rollout_table import BEFORE, ROWS, Failed, Row, Runs
 from tests.faults.rollout_world import Scene, Users, configured
 from tests.waiting import until
 
+STAGES = {percent: name for name, percent in PERCENT}
 SERVICES = ("api_gateway",)  # of two instances per host
 
 
@@ -78,6 +81,8 @@ def run(scene: Scene, row: Row) -> tuple[str, int]:
     scene.step = world.start(**scene.given)
     if row.when != BEFORE:
         world.wait_for_weight(row.when, scene.step)
+        first_tick = re.compile(rf" {STAGES[row.when]} .* probes [0-9]+/")
+        until(lambda: first_tick.search(scene.log()), "the stage is being watched")
         scene.broke = time.monotonic()
         row.broken(scene)
     code, output = world.finish(scene.step)
@@ -97,6 +102,8 @@ def told(evidence: dict[str, object], row: Row) -> None:
     if row.end.status is None:
         return
     assert "99%" in str(evidence["test"])
+    if row.failed is Failed.WHILE_THE_EDGE_IS_DOWN:  # reported as what it is
+        assert min(stage["availability"] for stage in evidence["stages"]) < 1  # type: ignore[attr-defined] # a JSON document
     for stage in evidence["stages"]:  # type: ignore[attr-defined] # a JSON document
         assert len(stage["decisions"]) == stage["ticks"]
         assert all(one["reason"] for one in stage["decisions"])
