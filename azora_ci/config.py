@@ -106,13 +106,14 @@ class Tls:
 @dataclass(frozen=True)
 class Edge:
     """The Envoy edge: folder of its dynamic configuration files and its admin address (local_processes target), TLS in the edge,
-    and how many proxies in front of it are believed.
+    how many proxies in front of it are believed, and the cookie that keeps users on a version.
     """
 
     config_dir: Path | None
     admin_url: str | None
     tls: Tls | None
     trusted_proxies: int
+    sticky_cookie: str | None
 
 
 @dataclass(frozen=True)
@@ -284,7 +285,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
 
 def _edge(found: dict[str, Any]) -> Edge:
     folder = Path(found["config_dir"]) if "config_dir" in found else None
-    return Edge(folder, found.get("admin_url"), _tls(found), found.get("trusted_proxies", 0))
+    return Edge(folder, found.get("admin_url"), _tls(found), found.get("trusted_proxies", 0), found.get("sticky_cookie"))
 
 
 def _tls(found: dict[str, Any]) -> Tls | None:

@@ -50,10 +50,15 @@ class EdgeTls:
 
 @dataclass(frozen=True)
 class EdgeOptions:
-    """What is configured about the edge, whatever releases there are. ``trusted_proxies``: how many are in front of it."""
+    """What is configured about the edge, whatever releases there are. ``trusted_proxies``: how many are in front of it.
+
+    ``sticky_cookie``: name of the cookie that keeps users on a version, see ``envoy_routes``; ``secure_cookie``: they come by HTTPS.
+    """
 
     tls: EdgeTls | None = None
     trusted_proxies: int = 0
+    sticky_cookie: str | None = None
+    secure_cookie: bool = False
 
 
 @dataclass(frozen=True)

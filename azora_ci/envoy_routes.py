@@ -5,18 +5,32 @@ Protocol: Envoy API v3, ``RouteConfiguration``.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from azora_ci.envoy import DEPLOYMENT_HEADER, RELEASE_HEADER, EdgeService, EdgeState, cluster_name
+from azora_ci.rollout import PERCENT
 
 ROUTES = "edge"
+FULL = 100  # percent
+DRAWN_AT = tuple(percent for _, percent in PERCENT)  # the weights at which users may have been drawn
 HTTPS_PORT = 443
 SAFE_METHODS = "GET|HEAD|OPTIONS"
 # What is tried again. A request that may change something is so only where nothing of it was sent: nothing may happen twice.
 SAFE_RETRY, UNSENT_RETRY = "connect-failure,refused-stream,reset", "connect-failure,reset-before-request"
 ATTEMPTS_PER_SIDE = 3  # at most; each waits a connect timeout where an instance does not even refuse
 _TYPE = "type.googleapis.com/envoy"
+
+
+@dataclass(frozen=True)
+class Way:
+    """Requests with these headers go to these releases in these shares; who is drawn gets that release's cookie."""
+
+    headers: tuple[dict[str, Any], ...]
+    shares: Mapping[str, int]
+    cookies: Mapping[str, str] = field(default_factory=dict)
 
 
 def route_configuration(state: EdgeState, generation: str) -> dict[str, Any]:
@@ -48,20 +62,66 @@ def _routes(state: EdgeState, service: EdgeService) -> list[dict[str, Any]]:
     if not weights:
         text = {"inline_string": f"no release of {service.id} is deployed\n"}
         return [{"match": _match(service.route_prefix), "direct_response": {"status": 503, "body": text}}]
-    # A canary at 0 % can be reached by header as soon as it is warm; after an abort there is no canary, and no such route.
-    ways: list[tuple[list[dict[str, Any]], dict[str, int]]] = []
-    for word, release_id in (("canary", state.canary), ("stable", state.stable)):
-        release = state.release(release_id)
-        if release and release.endpoints.get(service.id):
-            ways.append(([_header(RELEASE_HEADER, {"exact": word})], {release.id: 100}))
-    ways.append(([], weights))
     safe = _header(":method", {"safe_regex": {"regex": SAFE_METHODS}})
     found = []
-    for headers, shares in ways:
+    for way in [*_asked_for(state, service), *_sticky(state, weights), Way((), weights, _drawn(state, weights))]:
         for method, conditions in (([safe], SAFE_RETRY), ([], UNSENT_RETRY)):
-            action = _action(service, shares, conditions, _attempts(state, service))
-            found.append({"match": _match(service.route_prefix, [*headers, *method]), "route": action})
+            action = _action(state, service, way, conditions)
+            found.append({"match": _match(service.route_prefix, [*way.headers, *method]), "route": action})
     return found
+
+
+def _asked_for(state: EdgeState, service: EdgeService) -> list[Way]:
+    """Return the ways by header. A canary at 0 % can be asked for as soon as it is warm; after an abort there is none, and no such way."""
+    sides = (("canary", state.canary), ("stable", state.stable))
+    return [
+        Way((_header(RELEASE_HEADER, {"exact": word}),), {release_id: FULL})
+        for word, release_id in sides
+        if release_id is not None and state.addresses(release_id, service.id)
+    ]
+
+
+# --- users who stay on a version -----------------------------------------------------------------------------------------
+
+
+def _sticky(state: EdgeState, weights: Mapping[str, int]) -> list[Way]:
+    """Return the ways of users whose cookie says what was drawn for them.
+
+    Who got the canary keeps it. Who got the old version when ``drawn`` % got the canary keeps it while the weight stays, and is drawn
+    again when it has risen to ``percent``: for the canary with (percent - drawn) / (100 - drawn), so that all in all ``percent`` % of
+    the users have it. The cookie names the deployment: after an abort it matches nothing, and is taken away.
+    """
+    name, canary, stable = state.options.sticky_cookie, state.canary, state.stable
+    if name is None:
+        return []
+    if canary is None or state.percent == 0:
+        return [Way((_cookie(name),), weights, dict.fromkeys(weights, f"{name}=; Max-Age=0"))]
+    if stable is None or set(weights) != {canary, stable}:
+        return []  # only one version has this service: nothing to draw
+    found = [Way((_cookie(name, f"{canary}.canary"),), {canary: FULL})]
+    for drawn in DRAWN_AT:
+        if drawn < state.percent:
+            again = {stable: FULL - state.percent, canary: state.percent - drawn}
+            found.append(Way((_cookie(name, f"{canary}.stable.{drawn}"),), again, _drawn(state, weights)))
+    if state.percent < FULL:
+        found.append(Way((_cookie(name, f"{canary}.stable.{state.percent}"),), {stable: FULL}))
+    return found
+
+
+def _drawn(state: EdgeState, weights: Mapping[str, int]) -> dict[str, str]:
+    """Return release id -> the cookie of users who are drawn now."""
+    name, canary, stable = state.options.sticky_cookie, state.canary, state.stable
+    if name is None or canary is None or stable is None or state.percent == 0 or set(weights) != {canary, stable}:
+        return {}
+    return {canary: f"{name}={canary}.canary", stable: f"{name}={canary}.stable.{state.percent}"}
+
+
+def _cookie(name: str, value: str | None = None) -> dict[str, Any]:
+    wanted = ".*" if value is None else f"{re.escape(value)}(?:\\s*;.*)?"
+    return _header("cookie", {"safe_regex": {"regex": f"(?:.*;\\s*)?{re.escape(name)}={wanted}"}})
+
+
+# --- parts of a route ----------------------------------------------------------------------------------------------------
 
 
 def _match(prefix: str, headers: list[dict[str, Any]] | None = None) -> dict[str, Any]:
@@ -74,22 +134,28 @@ def _header(name: str, match: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "string_match": match}
 
 
-def _action(service: EdgeService, shares: Mapping[str, int], conditions: str, attempts: int) -> dict[str, Any]:
+def _action(state: EdgeState, service: EdgeService, way: Way, conditions: str) -> dict[str, Any]:
     clusters = [
         {
             "name": cluster_name(service.id, release_id),
             "weight": weight,
-            "response_headers_to_add": [
-                {"header": {"key": DEPLOYMENT_HEADER, "value": release_id}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}
-            ],
+            "response_headers_to_add": _answered_with(state, release_id, way.cookies.get(release_id)),
         }
-        for release_id, weight in shares.items()
+        for release_id, weight in way.shares.items()
     ]
     action: dict[str, Any] = {"weighted_clusters": {"clusters": clusters}, "timeout": f"{service.timeout_seconds:g}s"}
     if service.timeout_seconds == 0:
         action["idle_timeout"] = "0s"  # streams and upgraded connections may be silent for long
-    action["retry_policy"] = _retry(conditions, attempts)
+    action["retry_policy"] = _retry(conditions, _attempts(state, service))
     return action
+
+
+def _answered_with(state: EdgeState, release_id: str, cookie: str | None) -> list[dict[str, Any]]:
+    found = [{"header": {"key": DEPLOYMENT_HEADER, "value": release_id}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
+    if cookie is not None:
+        value = f"{cookie}; Path=/; HttpOnly; SameSite=Lax{'; Secure' if state.options.secure_cookie else ''}"
+        found.append({"header": {"key": "set-cookie", "value": value}, "append_action": "APPEND_IF_EXISTS_OR_ADD"})
+    return found
 
 
 def _attempts(state: EdgeState, service: EdgeService) -> int:

@@ -18,7 +18,14 @@ def edge_services(config: DeployConfig) -> tuple[EdgeService, ...]:
 
 def edge_options(config: DeployConfig) -> EdgeOptions:
     """Return how the edge is configured, whatever releases there are."""
-    return EdgeOptions(_tls(config), config.edge.trusted_proxies)
+    tls = _tls(config)
+    return EdgeOptions(tls, config.edge.trusted_proxies, config.edge.sticky_cookie, secure_cookie=_by_https(config, tls))
+
+
+def _by_https(config: DeployConfig, tls: EdgeTls | None) -> bool:
+    if config.edge.sticky_cookie is None:
+        return False
+    return config.public_url.startswith("https:") or (tls is not None and tls.redirect)
 
 
 def _tls(config: DeployConfig) -> EdgeTls | None:
