@@ -127,7 +127,7 @@ class LocalProcesses:
 @dataclass(frozen=True)
 class DockerHosts:
     """Production hosts: pinned images of edge and guard, the port that users reach, subnets of the two networks, seconds of the lease,
-    and the disk (``1g``) that stays free beside the images of both versions.
+    the disk (``1g``) that stays free beside the images of both versions, and the compose project whose port the edge may take over.
     """
 
     edge_image: str
@@ -137,6 +137,7 @@ class DockerHosts:
     admin_network: str
     lease_seconds: float
     disk_reserve: str = "1g"
+    take_over: str | None = None
 
 
 @dataclass(frozen=True)
@@ -329,6 +330,7 @@ def _docker_hosts(found: dict[str, Any] | None) -> DockerHosts | None:
         admin_network=admin_network,
         lease_seconds=found.get("lease_seconds", 45),
         disk_reserve=found.get("disk_reserve", "1g"),
+        take_over=found.get("take_over"),
     )
 
 

@@ -316,6 +316,9 @@ class Rollout:
     def finish(self, status: str) -> None:
         """Say how it ended, in the evidence and as the job's output."""
         self.evidence["rollout_status"] = status
+        if isinstance(self.target, Planning):
+            self.evidence["notes"] += self.target.notes
+            self.target.notes.clear()
         self.evidence.setdefault("instances", [one.name for one in self.target.instances(self.release.id)])
         self.job.actions.output("rollout-status", status)
 

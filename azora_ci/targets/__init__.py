@@ -151,7 +151,9 @@ class Target(Protocol):
 
 @runtime_checkable
 class Planning(Protocol):
-    """What a target knows about a deployment before anything moves, beyond its stages."""
+    """What a target knows about a deployment beyond its stages. ``notes``: what happened that its evidence has to tell."""
+
+    notes: list[str]
 
     def plan(self, release: Release) -> list[str]:
         """Return lines for the plan. Raises NotTrueError for what would go wrong; nothing was started then."""

@@ -133,7 +133,7 @@ class DockerHost:
         image: str,
         *,
         command: list[str] | None,
-        endpoint: tuple[str, str],
+        endpoint: tuple[str, str] | None,
         entrypoint: list[str] | None = None,
         binds: Sequence[str] = (),
         ports: Mapping[int, int] | None = None,
@@ -141,13 +141,13 @@ class DockerHost:
         labels: Mapping[str, str] | None = None,
         memory: str | None = None,
     ) -> Any:
-        """Create a container with a static address in a network; it is not started. ``endpoint``: (network, address)."""
+        """Create a container with a static address in a network; it is not started. ``endpoint``: (network, address), None for none."""
         api = client.api
-        network, address = endpoint
         host_config = api.create_host_config(
             binds=list(binds),
             port_bindings=dict(ports or {}),
-            restart_policy={"Name": "unless-stopped"},
+            restart_policy={"Name": "unless-stopped"} if endpoint else None,
+            network_mode=None if endpoint else "none",
             mem_limit=memory,
             log_config={"Type": "json-file", "Config": {"max-size": "20m", "max-file": "3"}},
         )
@@ -160,7 +160,7 @@ class DockerHost:
             ports=list(ports or {}),
             labels={f"{LABEL}image": image, **(labels or {})},
             host_config=host_config,
-            networking_config=api.create_networking_config({network: api.create_endpoint_config(ipv4_address=address)}),
+            networking_config=None if endpoint is None else _endpoint(api, *endpoint),
         )
         return client.containers.get(made["Id"])
 
@@ -212,3 +212,7 @@ class DockerHost:
             where=self.name,
             next_step="check that build-and-push pushed it, that the host reaches the registry, and DOCKER_USERNAME and DOCKER_PASSWORD",
         )
+
+
+def _endpoint(api: Any, network: str, address: str) -> Any:
+    return api.create_networking_config({network: api.create_endpoint_config(ipv4_address=address)})

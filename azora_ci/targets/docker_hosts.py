@@ -7,7 +7,7 @@ on all. A host that cannot be reached any more goes back by itself, when its gua
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -33,6 +33,7 @@ from azora_ci.targets.lock import FencedError
 from azora_ci.targets.parallel import HaltedError, Outcome, outcomes, results
 from azora_ci.targets.room import needs
 from azora_ci.targets.site import Parts, Site
+from azora_ci.targets.takeover import Port
 
 FULL = 100  # percent
 OBSERVE_SECONDS = 10.0  # for one look at all hosts; a silent one must not hold up the verdict on the others
@@ -57,6 +58,7 @@ class DockerHosts:
         self._sites: list[HostSite] = []
         self._left_out: dict[str, str] = {}  # host -> why it is not reached
         self._planned: str | None = None  # deployment id that there is room for
+        self.notes: list[str] = []  # what a deployment's evidence says beside its stages
         self._halted = threading.Event()
         self._depth = 0  # of callers that need the connections
         self._credentials: Credentials | None = None
@@ -129,7 +131,9 @@ class DockerHosts:
         lease = Lease(guard, self._clock)
         runner = Containers(host, wiring, self._checkpoint)
         parts = Parts(lease, GuardedJournal(guard), edge, runner, host=host.name, dial=host.dial, checkpoint=self._checkpoint)
-        return HostSite(host, Equipment(host, self._settings, self._config.edge.tls, self._say), guard, lease, edge, Site(wiring, parts))
+        equipment = Equipment(host, self._settings, wiring)
+        port = Port(host, equipment, guard, self._settings, self._clock)
+        return HostSite(host, equipment, port, guard, lease, edge, Site(wiring, parts))
 
     def _disconnect(self) -> None:
         for one in self._sites:
@@ -165,16 +169,22 @@ class DockerHosts:
         """Hold the lock of every host, with guard and edge installed where they are missing."""
         with self.connected():
             self._owner = owner
+            self._each(lambda one: one.port.require())
             self._each(HostSite.install_guard)
             try:
-                for one in self._sites:
+                for one in sorted(self._sites, key=lambda site: site.host.name):  # in everybody's order: the second is refused at the first
                     self._acquire(one, owner)
                 first = EdgeState(edge_services(self._config), f"0.0.0.0:{EDGE_PORT}", options=edge_options(self._config))
-                self._each(lambda one: one.install_edge(first))
+                self._remark(self._each(lambda one: one.install_edge(first)))
                 yield
             finally:
                 with undisturbed():
                     outcomes(self._sites, lambda one: one.lease.release(), self._clock, seconds=RELEASE_SECONDS)
+
+    def _remark(self, notes: Iterable[str | None]) -> None:
+        for note in filter(None, notes):
+            self.notes.append(note)
+            self._say(note)
 
     def _acquire(self, one: HostSite, owner: Owner) -> None:
         with undisturbed():
@@ -246,7 +256,9 @@ class DockerHosts:
 
     def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
         """Move the weights of every host, each by one rename, and return what was read back."""
-        return _together(self._sites, self._move(lambda one: one.steadily(lambda site: site.set_weight(release, percent))))
+        weights = self._move(lambda one: one.steadily(lambda site: site.set_weight(release, percent)))
+        self._remark(one.port.take(release.id) for one in self._sites)  # one after the other: a balancer has the others meanwhile
+        return _together(self._sites, weights)
 
     def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
         """Keep a stage's evidence on every host."""
@@ -303,13 +315,13 @@ class DockerHosts:
 
     def _abort_one(self, one: HostSite, release: Release, reason: str, hurry: bool) -> Returned:
         try:
-            returned = one.site.abort(release, reason, hurry=hurry)
+            returned = one.go_back(release, reason, hurry=hurry)
         except FencedError:
             # Its guard went back by itself, and nobody has taken the lock since: finish what it could not do.
             if self._owner is None or one.guard.ask("/status")["lock"] is not None:
                 raise
             one.lease.acquire(self._owner)
-            returned = one.site.abort(release, reason, hurry=hurry)
+            returned = one.go_back(release, reason, hurry=hurry)
         if len(self._sites) > 1:
             self._say(f"{one.host.name}: all traffic is on {returned.to or 'no version'} after {returned.seconds:.2f} s")
         return returned

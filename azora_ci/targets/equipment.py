@@ -1,11 +1,14 @@
 """What a production host needs beside instances: two networks, the volume of the routes, the guard and the edge.
 
-Everything is idempotent: what is there is recognised by name and label.
+Everything is idempotent: what is there is recognised by name and label. An edge that is configured anew is replaced: everything it
+knows is on the volume, so the new one is made ready beside it, tried, and then started the moment the old one has stopped. Connections
+that are open then are closed; how long nothing answered is measured.
 """
 
 from __future__ import annotations
 
 import hashlib
+import http.client
 import inspect
 import io
 import ipaddress
@@ -17,22 +20,26 @@ from typing import Any
 
 from azora_ci import envoy, envoy_config, guard, guard_store
 from azora_ci.config import DockerHosts as HostSettings
-from azora_ci.config import Tls
-from azora_ci.errors import NotTrueError
+from azora_ci.errors import NotTrueError, UnreachableError
+from azora_ci.probes import DialledConnection
+from azora_ci.targets import Wiring
 from azora_ci.targets.docker_host import LABEL, NETWORK, DockerHost
 from azora_ci.targets.edge_settings import TLS_FOLDER, TLS_PORT
 from azora_ci.targets.guarded import EDGE_FOLDER
 
 ADMIN_NETWORK, VOLUME = "azora-admin", "azora-edge"
 EDGE, GUARD = "azora-edge", "azora-guard"
+NEXT, TRIAL = "azora-edge-next", "azora-edge-trial"  # while the edge is replaced
+ANSWER_SECONDS = 15.0  # that a new edge may take to answer
 EDGE_PORT, ADMIN_PORT, GUARD_PORT = 8080, 9901, 9902  # inside their containers
 
 
 class Equipment:
     """A host's edge and guard."""
 
-    def __init__(self, host: DockerHost, settings: HostSettings, tls: Tls | None, say: Callable[[str], None]) -> None:
-        self._host, self._settings, self._tls, self._say = host, settings, tls, say
+    def __init__(self, host: DockerHost, settings: HostSettings, wiring: Wiring) -> None:
+        self._host, self._settings, self._wiring = host, settings, wiring
+        self._say, self._clock = wiring.processes.say, wiring.clock
 
     def is_installed(self) -> bool:
         """Say whether a guard runs here."""
@@ -60,12 +67,183 @@ class Equipment:
             self._network(client, NETWORK, self._host.addresses.network, internal=False)
             self._network(client, ADMIN_NETWORK, self._host.addresses.admin_network, internal=True)
             client.volumes.create(VOLUME)
-            self._ensure(client, GUARD, self._settings.guard_image, self._create_guard)
+            container = self._found(client, GUARD)
+            if container is None:
+                self._host.pull(self._settings.guard_image)
+                container = self._create_guard(client)
+            if container.status != "running":
+                container.start()
 
-    def install_edge(self) -> None:
-        """Have the edge run. The guard must have a first generation: Envoy does not start without its files."""
+    # --- edge --------------------------------------------------------------------------------------------------------------
+
+    def edge_image(self) -> tuple[str | None, bool]:
+        """Return the image that the edge runs, None without an edge, and whether the edge is the configured one."""
+        with self._host.docker("look at the edge") as client:
+            found = client.api.containers(all=True, filters={"name": f"^/{EDGE}$"})
+        labels = found[0]["Labels"] if found else {}
+        return labels.get(f"{LABEL}image"), labels.get(f"{LABEL}edge") in {
+            self._edge_digest(publish=True),
+            self._edge_digest(publish=False),
+        }
+
+    @property
+    def ports(self) -> tuple[int, ...]:
+        """Return the host's ports that users come to."""
+        return tuple(self._edge_parts(publish=True)["ports"].values())
+
+    def is_published(self) -> bool:
+        """Say whether an edge runs that has the port."""
+        with self._host.docker("look at the edge") as client:
+            found = client.api.containers(filters={"name": f"^/{EDGE}$", "status": "running"})
+        return bool(found) and any(port.get("PublicPort") for port in found[0]["Ports"] or [])
+
+    def install_edge(self, *, publish: bool = True, replace: bool = True) -> float | None:
+        """Have the edge run. ``publish``: on the hosts' port; ``replace``: one that is configured otherwise is replaced.
+
+        The guard must have a first generation: Envoy does not start without its files. Returns the seconds in which nothing answered,
+        None where no edge that had the port was replaced.
+        """
         with self._host.docker("start the edge") as client:
-            self._ensure(client, EDGE, self._settings.edge_image, self._create_edge)
+            self._finish_replacement(client)
+            there = self._found(client, EDGE)
+            if there is not None and there.labels.get(f"{LABEL}edge") != self._edge_digest(publish=publish):
+                if replace:
+                    had_port = self.is_published()
+                    seconds = self.replace_edge(publish=publish)
+                    return seconds if had_port else None
+                self._say(f"{self._host.name}: the edge is not the configured one; it is replaced when nothing is under way")
+            if there is None:
+                self._host.pull(self._settings.edge_image)
+                there = self._create_edge(client, EDGE, publish=publish)
+            if there.status != "running":
+                there.start()
+        return None
+
+    def replace_edge(self, *, publish: bool, between: Callable[[], None] = lambda: None) -> float:
+        """Replace the edge and return the seconds in which nothing answered. ``between``: what is done while none runs.
+
+        Raises NotTrueError when the new one does not come up; the old one is started again then.
+        """
+        with self._host.docker("replace the edge") as client:
+            self._host.pull(self._settings.edge_image)
+            self._try_edge(client)
+            old, new = client.containers.get(EDGE), self._create_edge(client, NEXT, publish=publish)
+            begun = self._clock.monotonic()
+            old.stop(timeout=1)
+            try:
+                between()
+                new.start()
+                self._await_edge(new, publish=publish)
+            except BaseException:
+                new.remove(force=True)
+                old.start()
+                raise
+            seconds = self._clock.monotonic() - begun
+            old.remove(force=True)
+            new.rename(EDGE)
+        return seconds
+
+    def _finish_replacement(self, client: Any) -> None:
+        """Go on with, or undo, a replacement whose runner died."""
+        new, old = self._found(client, NEXT), self._found(client, EDGE)
+        if new is None:
+            return
+        if new.status == "running":
+            if old is not None:
+                old.remove(force=True)
+            new.rename(EDGE)
+        else:
+            new.remove(force=True)
+
+    def _try_edge(self, client: Any) -> None:
+        """Let the configured image read its configuration, before anything is stopped for it."""
+        entrypoint = [*envoy.command(EDGE_FOLDER / "bootstrap.json"), "--mode", "validate"]
+        trial = self._host.create(
+            client, TRIAL, self._settings.edge_image, entrypoint=entrypoint, command=[], endpoint=None, binds=[f"{VOLUME}:{EDGE_FOLDER}:ro"]
+        )
+        try:
+            trial.start()
+            code = trial.wait(timeout=ANSWER_SECONDS)["StatusCode"]
+            said = trial.logs(tail=5).decode(errors="replace")
+        finally:
+            trial.remove(force=True)
+        if code:
+            raise self._not_up(f"it ended with {code} when it was tried: {self._wiring.processes.masked(said)[-500:]}")
+
+    def _await_edge(self, container: Any, *, publish: bool) -> None:
+        deadline = self._clock.monotonic() + ANSWER_SECONDS
+        while not self._answers(publish=publish):
+            container.reload()
+            if container.status in {"exited", "dead", "restarting"} or self._clock.monotonic() > deadline:
+                said = self._wiring.processes.masked(container.logs(tail=5).decode(errors="replace"))
+                raise self._not_up(f"it is {container.status} and does not answer: {said[-500:]}")
+            self._clock.sleep(0.02)
+
+    def _answers(self, *, publish: bool) -> bool:
+        connection = DialledConnection(self._host.addresses.admin, ADMIN_PORT, 2.0, self._host.dial)
+        try:
+            connection.request("GET", "/ready", headers={"connection": "close"})
+            live = connection.getresponse().status == 200
+            for port in self.ports if publish and live else ():
+                self._host.dial("127.0.0.1", port, 2.0).close()
+        except (OSError, http.client.HTTPException, UnreachableError):
+            return False
+        finally:
+            connection.close()
+        return live
+
+    def _not_up(self, what: str) -> NotTrueError:
+        return NotTrueError(
+            "The new edge does not come up",
+            what=f"{self._settings.edge_image}: {what}",
+            where=f"{self._host.name}, container {EDGE}",
+            next_step="correct target.docker_hosts; the edge that was there goes on",
+        )
+
+    def _found(self, client: Any, name: str) -> Any:
+        from docker.errors import NotFound
+
+        try:
+            return client.containers.get(name)
+        except NotFound:
+            return None
+
+    def _edge_digest(self, *, publish: bool) -> str:
+        parts = (
+            self._settings.edge_image,
+            self._edge_parts(publish=publish),
+            str(self._settings.network),
+            str(self._settings.admin_network),
+        )
+        return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _edge_parts(self, *, publish: bool) -> dict[str, Any]:
+        """Return what the edge's container is made of; another edge is made when this changes."""
+        binds, ports = [f"{VOLUME}:{EDGE_FOLDER}:ro"], {EDGE_PORT: self._settings.http_port}
+        tls = self._wiring.config.edge.tls
+        if tls is not None:
+            binds.append(f"{tls.certificate.parent}:{TLS_FOLDER}:ro")
+            ports[TLS_PORT] = tls.port
+        return {
+            "entrypoint": list(envoy.command(EDGE_FOLDER / "bootstrap.json")),
+            "binds": binds,
+            "ports": ports if publish else {},
+        }
+
+    def _create_edge(self, client: Any, name: str, *, publish: bool) -> Any:
+        container = self._host.create(
+            client,
+            name,
+            self._settings.edge_image,
+            command=[],
+            endpoint=(NETWORK, self._host.addresses.edge),
+            labels={f"{LABEL}edge": self._edge_digest(publish=publish)},
+            **self._edge_parts(publish=publish),
+        )
+        client.networks.get(ADMIN_NETWORK).connect(container, ipv4_address=self._host.addresses.admin)
+        return container
+
+    # --- networks and guard ------------------------------------------------------------------------------------------------
 
     def _network(self, client: Any, name: str, subnet: ipaddress.IPv4Network, *, internal: bool) -> None:
         from docker.types import IPAMConfig, IPAMPool
@@ -83,21 +261,6 @@ class Equipment:
                 where=f"{self._host.name}, target.docker_hosts",
                 next_step="configure the subnet that is there; addresses of running instances depend on it",
             )
-
-    def _ensure(self, client: Any, name: str, image: str, create: Callable[[Any], Any]) -> None:
-        from docker.errors import NotFound
-
-        try:
-            container = client.containers.get(name)
-        except NotFound:
-            self._host.pull(image)
-            container = create(client)
-        else:
-            wanted = container.labels.get(f"{LABEL}image")
-            if wanted != image:
-                self._say(f"{self._host.name}: {name} runs {wanted}, configured is {image}; it is left as it is")
-        if container.status != "running":
-            container.start()
 
     def _create_guard(self, client: Any) -> Any:
         lease = self._settings.lease_seconds
@@ -120,24 +283,6 @@ class Equipment:
         for name, text in sources.items():
             container.put_archive("/", _tar(f"azora/{name}", text))
         container.put_archive(str(EDGE_FOLDER), _tar("bootstrap.json", json.dumps(bootstrap)))
-        return container
-
-    def _create_edge(self, client: Any) -> Any:
-        binds, ports = [f"{VOLUME}:{EDGE_FOLDER}:ro"], {EDGE_PORT: self._settings.http_port}
-        if self._tls is not None:
-            binds.append(f"{self._tls.certificate.parent}:{TLS_FOLDER}:ro")
-            ports[TLS_PORT] = self._tls.port
-        container = self._host.create(
-            client,
-            EDGE,
-            self._settings.edge_image,
-            entrypoint=list(envoy.command(EDGE_FOLDER / "bootstrap.json")),
-            command=[],
-            endpoint=(NETWORK, self._host.addresses.edge),
-            binds=binds,
-            ports=ports,
-        )
-        client.networks.get(ADMIN_NETWORK).connect(container, ipv4_address=self._host.addresses.admin)
         return container
 
 

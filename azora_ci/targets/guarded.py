@@ -299,9 +299,12 @@ class GuardedEdge(Edge):
             return super()._get(path)
 
     def switch(self, state: EdgeState) -> str:
-        """Put a state in force by the guard's one rename. From the first weight of a canary on, a lease holds it."""
+        """Put a state in force by the guard's one rename. From the first weight of a canary on, a lease holds it.
+
+        Where nothing was before there is nothing to go back to: a first release without a runner serves users better than no routes.
+        """
         generation = f"{self._guard.token}-{next(self._numbers)}"
         files = {name: json.dumps(document) for name, document in envoy_config.render(state, EDGE_FOLDER, generation).items()}
-        hold = state.canary is not None and state.percent > 0
+        hold = state.canary is not None and state.percent > 0 and state.stable is not None
         self._guard.change("apply", generation=generation, files=files, hold=hold, back=state.canary is None)
         return generation

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from azora_ci.envoy import EdgeState
 from azora_ci.errors import UnreachableError
+from azora_ci.targets import Release, Returned
 from azora_ci.targets.docker_host import DockerHost
 from azora_ci.targets.equipment import Equipment
 from azora_ci.targets.guarded import GuardClient, GuardedEdge, Lease
 from azora_ci.targets.journal import History
 from azora_ci.targets.room import Needs, require_disk, require_memory
 from azora_ci.targets.site import Site
+from azora_ci.targets.takeover import Port
 
 EDGE_START_SECONDS = 60.0
 
@@ -26,6 +28,7 @@ class HostSite:
 
     host: DockerHost
     equipment: Equipment
+    port: Port
     guard: GuardClient
     lease: Lease
     edge: GuardedEdge
@@ -39,12 +42,16 @@ class HostSite:
         self.guard.await_answer()
         self.guard.check_clock()
 
-    def install_edge(self, state: EdgeState) -> None:
-        """Have the edge run and follow the guard's files; a new one begins with ``state``."""
+    def install_edge(self, state: EdgeState) -> str | None:
+        """Have the edge run and follow the guard's files; a new one begins with ``state``. Says what replacing it cost."""
         if not self.guard.ask("/files"):
             self.edge.switch(state)
-        self.equipment.install_edge()
+        self.port.waits = not self.equipment.is_published() and bool(self.port.holders())
+        seconds = self.equipment.install_edge(publish=not self.port.waits, replace=self.history().unfinished is None)
         self.edge.confirm(self.edge.state(), self.guard.ask("/status")["generation"], EDGE_START_SECONDS)
+        if seconds is None:
+            return None
+        return f"{self.host.name}: the edge was replaced by the configured one; nothing answered for at most {seconds:.1f} s"
 
     def steadily(self, work: Callable[[Site], T]) -> T:
         """Do something that may be done twice: once more, over a new connection, where the first one broke on the way."""
@@ -63,4 +70,11 @@ class HostSite:
     def plan(self, wanted: Needs) -> list[str]:
         """Return what there is room for. Raises NotTrueError where it is too little."""
         free = self.guard.ask("/status").get("disk_free_bytes") if self.equipment.is_installed() else None
-        return [*require_memory(self.host, wanted), *require_disk(self.host, free, wanted)]
+        self.port.require()
+        return [*require_memory(self.host, wanted), *require_disk(self.host, free, wanted), *self.port.plan()]
+
+    def go_back(self, release: Release, reason: str, *, hurry: bool) -> Returned:
+        """Go back: to the containers from which the edge took its port, where there is no version before."""
+        note = self.port.give_back(release.id) if self.history().before(release.id) is None else None
+        returned = self.site.abort(release, reason, hurry=hurry)
+        return replace(returned, detail=f"{note}; {returned.detail}") if note else returned

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from azora_ci import config
 from azora_ci.errors import NotTrueError
-from azora_ci.targets import Release
-from tests.docker_world import NEW, Lan, World
+from azora_ci.targets import Owner, Release
+from tests.docker_world import HTTP_PORT, NEW, Lan, World, get
+from tests.waiting import until
 
 SMALL = ("api_gateway",)
 
@@ -75,3 +78,109 @@ def test_memory_is_counted_over_all_services_and_instances_and_what_has_no_limit
         world.target().plan(world.release("1.1.0", NEW))
     stranger.remove(force=True)
     assert world.running() == {"v1.0.0": 3}
+
+
+# --- the port --------------------------------------------------------------------------------------------------------------
+
+
+SHOP = """
+from http.server import BaseHTTPRequestHandler, HTTPServer
+import signal, sys
+class Shop(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers(); self.wfile.write(b'{"version": "the old shop"}')
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+HTTPServer(("", 80), Shop).serve_forever()
+"""
+
+
+def shop(world: World, project: str = "shop") -> Any:
+    """Start what ``docker-compose up`` starts, on the port that the edge wants."""
+    client = world.machines[0].client
+    for left in client.networks.list(names=["shop_default"]):
+        left.remove()
+    client.networks.create("shop_default")
+    container = client.containers.run(
+        world.lan.guard_image,
+        ["python3", "-c", SHOP],
+        entrypoint="",
+        name="shop_web_1",
+        labels={"com.docker.compose.project": project, "com.docker.compose.service": "web"},
+        network="shop_default",
+        ports={80: HTTP_PORT},
+        restart_policy={"Name": "always"},
+        detach=True,
+    )
+    until(lambda: versions(world) == "the old shop", "the shop answers")
+    return container
+
+
+def versions(world: World) -> str:
+    try:
+        return str(json.loads(get(world.machines[0].address, "/api/work")[2])["version"])
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return repr(error)
+
+
+def state(container: Any) -> tuple[str, str]:
+    container.reload()
+    return container.status, container.attrs["HostConfig"]["RestartPolicy"]["Name"]
+
+
+def test_a_port_that_is_taken_is_refused_until_its_compose_project_is_named(world):
+    container = shop(world)
+    names = {one.name for one in world.machines[0].client.containers.list(all=True)}
+    code, output = world.finish(world.start())
+    assert code == 1, output
+    assert f"port {HTTP_PORT}: container shop_web_1 publishes it, of compose project shop; nothing was changed" in output
+    assert 'set target.docker_hosts.take_over = "shop"' in output
+    assert {one.name for one in world.machines[0].client.containers.list(all=True)} == names
+    with_host_settings(world, take_over="shop")
+    world.flag("1.1.0.api_gateway.sick")
+    code, output = world.finish(world.start(attempt=2, HEALTH_CHECK_TIMEOUT="3"))  # not ready to take over
+    assert code == 1, output
+    assert (state(container), versions(world)) == (("running", "always"), "the old shop")
+    world.unflag("1.1.0.api_gateway.sick")
+    the_new_version_takes_the_port_over(world, container)
+    a_rerun_changes_nothing(world, container)
+
+
+def the_new_version_takes_the_port_over(world: World, container: Any) -> None:
+    code, output = world.finish(world.start(attempt=3))
+    assert code == 0, output
+    assert f"port {HTTP_PORT} is taken over from compose project shop" in output
+    assert versions(world) == "1.1.0"
+    assert state(container) == ("exited", "no")
+    evidence = world.fragment(attempt=3).evidence
+    assert (evidence["previous"], evidence["rollback_available"], evidence["rollout_status"]) == (None, False, "completed")
+    assert any("was taken over from shop_web_1; nothing answered for at most" in note for note in evidence["notes"]), evidence["notes"]
+
+
+def a_rerun_changes_nothing(world: World, container: Any) -> None:
+    edge = world.machines[0].client.containers.get("azora-edge").id
+    code, output = world.finish(world.start(attempt=4))
+    assert code == 0, output
+    assert "already promoted" in output
+    assert world.machines[0].client.containers.get("azora-edge").id == edge
+    assert state(container) == ("exited", "no")
+
+
+@pytest.mark.faults
+def test_the_old_containers_run_again_when_the_new_version_fails_or_the_edge_does_not_come_up(world):
+    with_host_settings(world, take_over="shop")
+    container = shop(world)
+    step = world.start(FULL_MINUTES="2")
+    until(lambda: versions(world) == "1.1.0" or step.poll() is not None, "the new version has the port", 60)
+    world.flag("1.1.0.api_gateway.sick")
+    code, output = world.finish(step)
+    assert code == 1, output
+    assert (state(container), versions(world)) == (("running", "always"), "the old shop")
+    assert f"port {HTTP_PORT} is back with shop_web_1" in world.fragment().evidence["abort"]["detail"]
+    world.unflag("1.1.0.api_gateway.sick")
+    target, release = world.target(), world.release("1.1.0", NEW)
+    with target.locked(Owner(NEW, "https://runs.example/1", "tests")):
+        target.deploy(release, 100)
+        target._sites[0].equipment._settings = replace(world.config.target.docker_hosts, edge_image=world.lan.guard_image)
+        with pytest.raises(NotTrueError, match="could not be taken over"):
+            target.set_weight(release, 100)
+        assert (state(container), versions(world)) == (("running", "always"), "the old shop")
