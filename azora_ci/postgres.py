@@ -11,7 +11,7 @@ import importlib.util
 import re
 import shutil
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,6 +60,7 @@ class DatabaseUrl:
     ignored: tuple[str, ...] = ()
     schema: str = "public"
     pgbouncer: bool = False
+    tunnel_port: int | None = None  # on loopback, where connections to this server go instead
 
     @staticmethod
     def parse(text: str, variable: str = "PROD_DATABASE_URL") -> DatabaseUrl:
@@ -82,7 +83,10 @@ class DatabaseUrl:
     def text(self) -> str:
         """Return a connection string that libpq accepts, with the password in it."""
         credentials = quote(self.user, safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
-        parameters = {**self.parameters, **({"host": self.host} if self.host.startswith("/") else {})}
+        parameters = {**self.parameters, **self._detour(), **({"host": self.host} if self.host.startswith("/") else {})}
+        port = parameters.pop("port", None)
+        if port is not None:
+            return replace(self, port=port, parameters=parameters, tunnel_port=None).text
         place = self.port and f":{self.port}" if self.host.startswith("/") else self._hosts()
         query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
         return f"postgresql://{credentials}@{place}/{quote(self.database, safe='')}{query}"
@@ -95,7 +99,15 @@ class DatabaseUrl:
 
     def with_database(self, name: str) -> DatabaseUrl:
         """Return the same connection to another database."""
-        return DatabaseUrl(self.host, self.port, self.user, self.password, name, self.parameters)
+        found = DatabaseUrl(self.host, self.port, self.user, self.password, name, self.parameters)
+        return replace(found, tunnel_port=self.tunnel_port)
+
+    def through(self, tunnel_port: int) -> DatabaseUrl:
+        """Return the same server, reached through a port on loopback; its name stays what TLS verifies."""
+        return replace(self, tunnel_port=tunnel_port)
+
+    def _detour(self) -> dict[str, str]:
+        return {"hostaddr": "127.0.0.1", "port": str(self.tunnel_port)} if self.tunnel_port is not None else {}
 
     @property
     def pooler_hint(self) -> str | None:
@@ -112,6 +124,7 @@ class DatabaseUrl:
         """Return the environment that makes libpq's programs connect here: password included, nothing for a command line."""
         found = {"PGHOST": self.host, "PGPORT": self.port, "PGUSER": self.user, "PGPASSWORD": self.password, "PGDATABASE": self.database}
         found |= {_LIBPQ_VARIABLES[name]: value for name, value in self.parameters.items()}
+        found |= {f"PG{name.upper()}": value for name, value in self._detour().items()}
         found.setdefault("PGCONNECT_TIMEOUT", str(CONNECT_TIMEOUT_SECONDS))
         return {name: value for name, value in found.items() if value}
 
@@ -124,7 +137,7 @@ class DatabaseUrl:
         parts = {"host": self.host, "port": self.port, "user": self.user, "password": self.password, "dbname": self.database}
         try:
             connection: psycopg2.extensions.connection = psycopg2.connect(
-                **{name: value for name, value in {**given, **parts}.items() if value}
+                **{name: value for name, value in {**given, **parts, **self._detour()}.items() if value}
             )
         except psycopg2.OperationalError as error:
             text = str(error).strip()

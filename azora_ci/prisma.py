@@ -127,6 +127,27 @@ class Deployed:
         return self.code == "P1002" and str(LOCK) in self.completed.stdout + self.completed.stderr
 
 
+def through_tunnel(text: str, tunnel_port: int | None) -> str:
+    """Return a connection string with ``127.0.0.1:tunnel_port`` in place of its host and port; the same where there is no tunnel.
+
+    Raises BadInputError where the server's name is to be verified: Prisma has no hostaddr, it would verify 127.0.0.1.
+    """
+    if tunnel_port is None:
+        return text
+    before, at, place = text.strip().rpartition("@")
+    location, mark, query = place.partition("?")
+    given = [part for part in query.split("&") if part]
+    if {"sslmode=verify-full", "sslaccept=strict"} & set(given):
+        raise BadInputError(
+            "Prisma cannot verify the server's name through a tunnel",
+            what="the connection string asks for verify-full or sslaccept=strict, and Prisma connects to 127.0.0.1",
+            where="PROD_DATABASE_URL, with database.via_ssh",
+            next_step="use sslmode=require: SSH leads to a host whose key is known; or let the runner reach the database itself",
+        )
+    kept = "&".join(part for part in given if part.partition("=")[0] not in {"host", "port", "hostaddr"})
+    return f"{before}{at}127.0.0.1:{tunnel_port}/{location.partition('/')[2]}{mark}{kept}"
+
+
 def deploy(processes: Processes, command: tuple[str, ...], url: str, folder: Path) -> Deployed:
     """Run the application's migrate command; the connection string is in that child's environment only, as ``DATABASE_URL``."""
     env = {**QUIET, "DATABASE_URL": url}

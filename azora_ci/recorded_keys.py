@@ -71,8 +71,25 @@ def of_this_deployment(fragments: Fragments, deployment_id: str) -> str:
 
 
 def for_job(job: Job[Any]) -> str:
-    """Return what earlier jobs know of host keys, or nothing where they are pinned. The job's settings are ``ProductionHosts``."""
-    return "" if job.settings.prod_known_hosts else of_this_deployment(job.fragments, job.settings.deployment_id)
+    """Return what earlier jobs know of host keys, else the archive where the job may read it; nothing where keys are pinned.
+
+    The job's settings are ``PinnedHostKeys``. Raises what ``newest`` raises.
+    """
+    if job.settings.prod_known_hosts:
+        return ""
+    found = of_this_deployment(job.fragments, job.settings.deployment_id) if job.settings.deployment_id else ""
+    if found or getattr(job.settings, "aws_access_key_id", None) is None:
+        return found
+    return of_archive(job.settings, job.config, archive_of(job))
+
+
+def archive_of(job: Job[Any]) -> Archive:
+    """Return the archive of a job's environment. The job's settings are ``Aws``."""
+    from azora_ci import s3
+    from azora_ci.archive import Archive
+
+    backup = job.config.backup
+    return Archive(s3.bucket(job.settings, backup.bucket, clock=job.clock, say=job.say), job.settings.deploy_environment, backup.lock_mode)
 
 
 def are_needed(settings: PinnedHostKeys, config: DeployConfig) -> bool:

@@ -37,6 +37,7 @@ __all__ = [
     "ProductionHosts",
     "ProofPlace",
     "Secret",
+    "SshAccess",
     "Variable",
     "child_environment",
     "deployment_id",
@@ -314,8 +315,8 @@ class PinnedHostKeys:
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProductionHosts(PinnedHostKeys):
-    """How production hosts are reached; only the docker_hosts target demands them. Names are the guide's."""
+class SshAccess(PinnedHostKeys):
+    """How production hosts are reached; the docker_hosts target and database.via_ssh demand it. Names are the guide's."""
 
     prod_host: Secret | None = variable(
         "PROD_HOST", "production hosts, host or host:port, comma separated", example="web1.example,web2.example", parse=production_hosts,
@@ -335,6 +336,12 @@ class ProductionHosts(PinnedHostKeys):
         "PROD_ACCEPT_NEW_HOST_KEY", "true: accept host keys where none is pinned or recorded (the very first deployment)",
         example="false", parse=truth, default="false",
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductionHosts(SshAccess):
+    """How images get to production hosts that are reached by SSH."""
+
     docker_username: Secret | None = variable(
         "DOCKER_USERNAME", "user of the registry; unset: no login", example="azora", required=False, secret=True
     )

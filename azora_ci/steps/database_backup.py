@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from azora_ci import database_tunnel
 from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.job import Job
 from azora_ci.markdown import code, table
-from azora_ci.settings import Aws, DatabaseAccess, Deployment, ProofPlace, number, one_of, variable, whole_number
+from azora_ci.settings import Aws, DatabaseAccess, Deployment, ProofPlace, SshAccess, number, one_of, variable, whole_number
 
 if TYPE_CHECKING:
     from azora_ci.backup.manifest import Attempt, Manifest, Names
@@ -28,7 +29,7 @@ CLOCKS_DIFFER = timedelta(minutes=10)  # an upload that the store dates in our f
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Aws, DatabaseAccess, ProofPlace):
+class Settings(Deployment, Aws, DatabaseAccess, SshAccess, ProofPlace):
     """What database-backup reads."""
 
     proof: str | None = variable(
@@ -68,8 +69,7 @@ def run(job: Job[Settings]) -> None:
 
     settings, backup = job.settings, job.config.backup
     _require_reason(settings)
-    url = DatabaseUrl.parse(settings.database_url.reveal())
-    job.processes.add_secret(url.password)
+    DatabaseUrl.parse(settings.database_url.reveal())  # said before anything is done
     bucket = s3.bucket(settings, backup.bucket, clock=job.clock, say=job.say)
     facts = bucket.facts().lines()
     job.evidence["bucket"] = list(facts)
@@ -79,7 +79,11 @@ def run(job: Job[Settings]) -> None:
     existing = manifest.attempts(bucket, backup, settings.deployment_id)
     done = next((attempt for attempt in reversed(existing) if attempt.has_manifest), None)
     found = _earlier(job, bucket, done.names) if done else None
-    _report(job, found or _make(job, bucket, url, existing), reused=found is not None)
+    if found is not None:
+        _report(job, found, reused=True)
+        return
+    with database_tunnel.reached(job) as url:
+        _report(job, _make(job, bucket, url, existing), reused=False)
 
 
 def _earlier(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from azora_ci import migrations, prisma, settings
+from azora_ci import database_tunnel, migrations, prisma, settings
 from azora_ci.clock import parse_rfc3339
 from azora_ci.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
 from azora_ci.job import Job
@@ -17,15 +17,15 @@ from azora_ci.markdown import code, table
 from azora_ci.migrations import Migration, Plan, Row
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.prisma import Deployed
-from azora_ci.process import ending
-from azora_ci.settings import variable, whole_number
+from azora_ci.process import ending, secrets_of_url
+from azora_ci.settings import Secret, variable, whole_number
 
 LOCK_ATTEMPTS = 3  # Prisma itself waits 10 s for its lock each time
 LOCK_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(settings.Deployment, settings.Aws, settings.DatabaseAccess):
+class Settings(settings.Deployment, settings.Aws, settings.DatabaseAccess, settings.SshAccess):
     """What database-migrations reads."""
 
     backup_max_age: int = variable(
@@ -48,10 +48,11 @@ class Backup:
 
 @dataclass(frozen=True)
 class Database:
-    """The production database: parsed connection string and the schema that holds Prisma's table."""
+    """The production database: parsed connection string, the schema that holds Prisma's table, the connection string for Prisma."""
 
     url: DatabaseUrl
     schema: str
+    prisma_url: Secret
 
     def rows(self) -> list[Row]:
         """Return the rows of Prisma's table."""
@@ -67,7 +68,13 @@ def run(job: Job[Settings]) -> None:
     started = job.clock.monotonic()
     release = prisma.read_folder(job.config.database.migrations_dir)
     backup = verified_backup(job)
-    database = _database(job)
+    with database_tunnel.reached(job) as url:
+        migrate(job, release, backup, _database(job, url))
+    job.evidence["seconds"] = round(job.clock.monotonic() - started, 3)
+
+
+def migrate(job: Job[Settings], release: list[Migration], backup: Backup, database: Database) -> None:
+    """Apply what is pending of a release's migrations behind this backup."""
     _require_same_database(database, backup)
     plan = migrations.plan(release, database.rows())
     _show(job, plan)
@@ -80,7 +87,6 @@ def run(job: Job[Settings]) -> None:
     _require_done(after)
     applied = migrations.applied_since(after.applied, backup.snapshot, plan.applied)
     _conclude(job, backup, after, applied)
-    job.evidence["seconds"] = round(job.clock.monotonic() - started, 3)
 
 
 # --- the gate -------------------------------------------------------------------------------------------------------------
@@ -115,22 +121,16 @@ def verified_backup(job: Job[Settings]) -> Backup:
     return Backup(found.backup_id, snapshot, age, found.depth, server["database"], server["system_identifier"])
 
 
-def _database(job: Job[Settings]) -> Database:
-    config = job.config.database
-    if config.via_ssh:
-        raise BadInputError(
-            "Migrations through SSH are not supported",
-            what="database.via_ssh is true; the migrate command runs on this runner and needs to reach the database itself",
-            where="database.via_ssh in the deployment configuration",
-            next_step="let the runner reach the database (self-hosted runner, allow list), and set via_ssh to false",
-        )
-    url = DatabaseUrl.parse(job.settings.database_url.reveal())
+def _database(job: Job[Settings], url: DatabaseUrl) -> Database:
     if url.pooler_hint:
         job.actions.warning(
             "Migrations through a connection pooler",
             f"{url.pooler_hint}: Prisma's lock may not hold there.\nUse the direct address of the database in PROD_DATABASE_URL",
         )
-    return Database(url, prisma.schema_of(url, config.schema))
+    connection = prisma.through_tunnel(job.settings.database_url.reveal(), url.tunnel_port)
+    for secret in secrets_of_url(connection):
+        job.processes.add_secret(secret)
+    return Database(url, prisma.schema_of(url, job.config.database.schema), Secret(connection))
 
 
 def _require_same_database(database: Database, backup: Backup) -> None:
@@ -227,7 +227,7 @@ def _deploy(job: Job[Settings], database: Database) -> Deployed:
     for attempt in range(1, LOCK_ATTEMPTS + 1):
         job.evidence["attempts"] = attempt
         with job.actions.group(" ".join(job.config.database.migrate)):
-            deployed = prisma.deploy(job.processes, job.config.database.migrate, job.settings.database_url.reveal(), Path.cwd())
+            deployed = prisma.deploy(job.processes, job.config.database.migrate, database.prisma_url.reveal(), Path.cwd())
         if not deployed.lock_timeout:
             break
         holders = prisma.lock_holders(database.url)

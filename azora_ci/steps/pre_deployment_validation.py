@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from azora_ci import checks, commands, reachability, recorded_keys
-from azora_ci.archive import Archive
 from azora_ci.checks import FAILED, PASSED, PENDING, Required, Verdict
 from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.github import GitHub
@@ -181,21 +180,13 @@ def read_recorded_host_keys(job: Job[Settings]) -> None:
         reason = "no AWS credentials are handed to this job"
         job.evidence["not_checked"].append({"name": "recorded host keys", "reason": reason})
         return
-    found = recorded_keys.newest(s3_archive(job))
+    found = recorded_keys.newest(recorded_keys.archive_of(job))
     if found is None:
         job.say("- no deployment has recorded a host key yet: pin them, PROD_KNOWN_HOSTS")
         return
     job.evidence["recorded_host_keys"] = found.document()
     shown = ", ".join(one["fingerprint"] for one in found.host_keys)
     job.tick(f"the hosts must show the keys that {found.location} recorded: {shown}")
-
-
-def s3_archive(job: Job[Settings]) -> Archive:
-    """Return the archive of this environment's records."""
-    from azora_ci import s3
-
-    backup = job.config.backup
-    return Archive(s3.bucket(job.settings, backup.bucket, clock=job.clock, say=job.say), job.settings.deploy_environment, backup.lock_mode)
 
 
 # --- summary -----------------------------------------------------------------------------------------------------------

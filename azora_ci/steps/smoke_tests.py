@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import migrations, prisma, recorded_keys
+from azora_ci import database_tunnel, migrations, prisma, recorded_keys
 from azora_ci.config import Endpoint
 from azora_ci.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.health import PUBLIC, Answer, classify
@@ -18,7 +18,6 @@ from azora_ci.health import Endpoint as HealthEndpoint
 from azora_ci.job import Job
 from azora_ci.markdown import escaped, table
 from azora_ci.migrations import AT_LEAST_ONE, Expected
-from azora_ci.postgres import DatabaseUrl
 from azora_ci.probes import Prober, Request
 from azora_ci.process import undisturbed
 from azora_ci.settings import DatabaseAccess, Deployment, Health, ProductionHosts, truth, variable
@@ -168,9 +167,9 @@ def _database(job: Job[Any], evidence: dict[str, Any], expected: Expected) -> No
     """Connect with the production URL, and compare its table of migrations with what is expected."""
     start = job.clock.monotonic()
     try:
-        url = DatabaseUrl.parse(job.settings.database_url.reveal())
-        schema = prisma.schema_of(url, job.config.database.schema)
-        found = migrations.standing(prisma.read_table(url, schema), expected)
+        with database_tunnel.reached(job) as url:
+            schema = prisma.schema_of(url, job.config.database.schema)
+            found = migrations.standing(prisma.read_table(url, schema), expected)
         passed, detail = found.passed, f"{schema}.{prisma.TABLE}: {found.detail}"
     except AzoraError as error:
         passed, detail = False, f"{error.title}: {job.processes.masked(error.what)}"

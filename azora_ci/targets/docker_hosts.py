@@ -17,9 +17,9 @@ from azora_ci.envoy import EdgeState
 from azora_ci.errors import AzoraError, BadInputError, UnreachableError
 from azora_ci.health import Endpoint
 from azora_ci.process import undisturbed
+from azora_ci.production_access import access_of
 from azora_ci.rollout import Counters
-from azora_ci.settings import ProductionHosts, Secret
-from azora_ci.ssh import Connection, HostAddress, parse_hosts, parse_jump
+from azora_ci.ssh import Connection, HostAddress
 from azora_ci.ssh_folder import Credentials
 from azora_ci.targets import Held, Instance, Observation, Owner, Release, Returned, Wiring
 from azora_ci.targets.containers import Containers
@@ -52,9 +52,7 @@ class DockerHosts:
         self._wiring, self._config, self._clock = wiring, wiring.config, wiring.clock
         self._say = wiring.processes.say
         self._settings = _settings(wiring.config)
-        self._hosts, self._user, self._key = _access(wiring.access)
-        jump = wiring.access.prod_jump_host if wiring.access else None
-        self._jump = parse_jump(jump.reveal()) if jump else None
+        self._access = access_of(wiring.access, "target.kind docker_hosts")
         self._sites: list[HostSite] = []
         self._left_out: dict[str, str] = {}  # host -> why it is not reached
         self._planned: str | None = None  # deployment id that there is room for
@@ -81,13 +79,9 @@ class DockerHosts:
                 self._disconnect()
 
     def _connect(self) -> None:
-        access = self._wiring.access
-        assert access is not None  # noqa: S101 - _access has looked
-        known, accept = access.prod_known_hosts, access.prod_accept_new_host_key
-        recorded = self._wiring.recorded_host_keys
-        self._credentials = Credentials(self._user, self._key, known_hosts=known, recorded=recorded, accept_new=accept)
+        self._credentials = self._access.credentials(self._wiring.recorded_host_keys)
         try:
-            numbered = enumerate(self._hosts, start=1)
+            numbered = enumerate(self._access.hosts, start=1)
             self._sites = [self._host_site(address, self._credentials, f"azora-{number}") for number, address in numbered]
             self._sites = self._answering(outcomes(self._sites, self._open, self._clock))
         except BaseException:
@@ -123,8 +117,9 @@ class DockerHosts:
     def _host_site(self, address: HostAddress, credentials: Credentials, alias: str) -> HostSite:
         wiring = self._wiring
         connection = Connection(
-            address, credentials=credentials, processes=wiring.processes, clock=self._clock, alias=alias, jump=self._jump, say=self._say
-        )
+            address, credentials=credentials, processes=wiring.processes, clock=self._clock, alias=alias, jump=self._access.jump,
+            say=self._say,
+        )  # fmt: skip
         host = DockerHost(connection, self._settings, wiring)
         guard = GuardClient(host.name, (host.addresses.guard, GUARD_PORT), host.dial, self._clock, host.ensure)
         edge = GuardedEdge(guard, f"{host.addresses.admin}:{ADMIN_PORT}", self._clock, host.dial)
@@ -385,15 +380,3 @@ def _settings(config: DeployConfig) -> Settings:
             next_step="add [target.docker_hosts] with edge_image and guard_image, pinned by digest",
         )
     return config.target.docker_hosts
-
-
-def _access(access: ProductionHosts | None) -> tuple[tuple[HostAddress, ...], str, Secret]:
-    if access is None or access.prod_host is None or access.prod_user is None or access.prod_key is None:
-        given = {"PROD_HOST": access and access.prod_host, "PROD_USER": access and access.prod_user, "PROD_KEY": access and access.prod_key}
-        raise BadInputError(
-            "Access to the production hosts is not set",
-            what="not in this step's environment: " + ", ".join(name for name, value in given.items() if value is None),
-            where="target.kind docker_hosts",
-            next_step="set them as secrets of the environment (repository settings > Environments) and in this step's env",
-        )
-    return parse_hosts(access.prod_host.reveal()), access.prod_user.reveal(), access.prod_key

@@ -249,13 +249,6 @@ def test_a_deleted_migration(production: Deployment) -> None:
     refused(production, "Applied migrations are gone from the release", "20260915080000_education")
 
 
-def test_a_database_behind_ssh_is_refused(production: Deployment) -> None:
-    production.back_up()
-    text = production.config.read_text(encoding="utf-8").replace("database = { ", "database = { via_ssh = true, ")
-    production.config.write_text(text, encoding="utf-8")
-    refused(production, "Migrations through SSH are not supported", "via_ssh", code=2)
-
-
 # --- the bad day ------------------------------------------------------------------------------------------------------------
 
 

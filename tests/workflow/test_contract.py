@@ -61,6 +61,8 @@ SET_BY_GITHUB = set(
 SET_BY_THE_MACHINE = {"DOCKER_HOST"}
 # What only a person at a keyboard sets: a variable left behind in the repository must not turn deployments into rehearsals.
 AT_A_KEYBOARD = {"ROLLOUT_DRY_RUN"}
+# What a step gets only where the database is reached through a production host.
+VIA_SSH = "${{{{ vars.DATABASE_VIA_SSH == 'true' && secrets.{} || '' }}}}"
 READS_AWS = ["contents: read", "id-token: write"]
 PERMISSIONS = {
     "pre-deployment-validation": ["actions: read", "checks: read", "contents: read", "id-token: write", "statuses: read"],
@@ -158,6 +160,9 @@ def test_defaults_in_the_workflow_are_the_settings_defaults(job):
         default = re.fullmatch(r"\$\{\{ vars\.\w+ \|\| '([^']*)' \}\}", value)
         if default:
             assert known[name].default == default[1], name
+        elif value == VIA_SSH.format(name):
+            assert known[name].secret, name
+            assert not known[name].required, name
         elif "vars." in value:
             assert not known[name].required, name
             assert value == f"${{{{ vars.{name} }}}}"

@@ -1,0 +1,111 @@
+"""The production database, reached by this runner itself, or through the first production host (``database.via_ssh``).
+
+The connection is forwarded from a port on loopback. What libpq verifies stays the database's own name: ``host`` is kept and only
+``hostaddr`` and ``port`` lead into the tunnel (https://www.postgresql.org/docs/current/libpq-connect.html, hostaddr).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from azora_ci import recorded_keys
+from azora_ci.errors import BadInputError, UnreachableError
+from azora_ci.job import Job
+from azora_ci.postgres import DatabaseUrl
+from azora_ci.production_access import access_of
+from azora_ci.ssh import Tunnel, forward_line, free_port, is_listening
+
+ANSWER_SECONDS = 15.0
+EXPLANATION_SECONDS = 2.0
+SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")  # a server answers S or N; "SSLRequest" of PostgreSQL's protocol
+DEFAULT_PORT = 5432
+
+
+@contextmanager
+def reached(job: Job[Any], recorded: str | None = None) -> Iterator[DatabaseUrl]:
+    """Yield the address of PROD_DATABASE_URL; with ``database.via_ssh`` it leads through a tunnel that lives as long as the block.
+
+    The job's settings are ``DatabaseAccess`` and ``SshAccess``; ``recorded`` host keys are those of earlier jobs unless given. Raises
+    BadInputError for a connection string that cannot be forwarded, and the errors of ``ssh.explain``.
+    """
+    url = DatabaseUrl.parse(job.settings.database_url.reveal())
+    job.processes.add_secret(url.password)
+    if not job.config.database.via_ssh:
+        yield url
+        return
+    if "," in url.host or url.host.startswith("/"):
+        raise BadInputError(
+            "This address cannot be forwarded",
+            what="the connection string names several hosts" if "," in url.host else "the connection string names a local socket",
+            where="PROD_DATABASE_URL, with database.via_ssh",
+            next_step="name the one host and port that the production host connects to",
+        )
+    hint = "set them as secrets of the environment, and its variable DATABASE_VIA_SSH to true: it hands them to this step"
+    access = access_of(job.settings, "database.via_ssh in the deployment configuration", hint)
+    credentials = access.credentials(recorded_keys.for_job(job) if recorded is None else recorded)
+    try:
+        tunnel = DatabaseTunnel(
+            access.hosts[0], to=url, credentials=credentials, processes=job.processes, clock=job.clock, alias="azora-database",
+            jump=access.jump, say=job.say,
+        )  # fmt: skip
+        with tunnel:
+            if credentials.to_be_pinned():
+                job.processes.warning("New host keys were accepted", credentials.to_be_pinned())
+            job.say("the database is reached through the first production host")
+            yield url.through(tunnel.port)
+    finally:
+        credentials.wipe()
+
+
+class DatabaseTunnel(Tunnel):
+    """A connection that forwards a port on loopback to a database server as its host sees it."""
+
+    def __init__(self, address: Any, *, to: DatabaseUrl, **parts: Any) -> None:
+        super().__init__(address, **parts)
+        self._to = to
+        self.port = 0
+
+    def _forwards(self) -> tuple[str, ...]:
+        self.port = free_port()
+        return (forward_line(self.port, self._to.parameters.get("hostaddr", self._to.host), int(self._to.port or DEFAULT_PORT)),)
+
+    def _is_ready(self) -> bool:
+        return is_listening(self.port)
+
+    def _check(self) -> None:
+        """Ask the server whether it speaks TLS: any answer is one of a PostgreSQL server."""
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_SECONDS) as probe:
+                probe.sendall(SSL_REQUEST)
+                answer = probe.recv(1)
+        except OSError as error:
+            answer, said = b"", str(error)
+        else:
+            said = f"it answered {answer!r}" if answer else "the connection was closed without an answer"
+        if answer not in {b"S", b"N", b"E"}:
+            raise self._unreached(said)
+
+    def _unreached(self, said: str) -> BadInputError | UnreachableError:
+        assert self._child is not None  # noqa: S101 - it was opened before it was checked
+        lines = list[str]()
+        for _elapsed in self._clock.ticks(0.05, EXPLANATION_SECONDS):  # OpenSSH says why a moment after it closed the connection
+            lines = [line for line in self._child.stderr_text.splitlines() if "open failed" in line]
+            if lines:
+                break
+        what = "; ".join([said, *lines[-1:]])
+        if "administratively prohibited" in what:
+            return BadInputError(
+                "sshd forbids forwarding",
+                what=what,
+                where=f"sshd_config on {self._place}",
+                next_step=f"set AllowTcpForwarding yes there (and PermitOpen {self._to.shown.partition('/')[0]}, where it is used)",
+            )
+        return UnreachableError(
+            "Database cannot be reached from the production host",
+            what=what,
+            where=f"{self._to.shown}, from {self._place}",
+            next_step="check host and port of PROD_DATABASE_URL as that host sees them, and that the server admits it (firewall)",
+        )
