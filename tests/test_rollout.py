@@ -90,6 +90,9 @@ def counters(requests: int, errors: int = 0, hidden: int = 0, milliseconds: floa
     return Counters(requests, errors, hidden, buckets=buckets)
 
 
+counts = st.tuples(st.integers(0, 300), st.integers(0, 300)).map(lambda found: counters(sum(found), found[0]))
+
+
 @pytest.mark.parametrize(
     ("new", "old", "aborts"),
     [
@@ -169,6 +172,23 @@ def test_synthetic_requests_make_up_what_users_do_not_send():
     assert synthetic_now(100, 0, elapsed=70, left=-10, interval=10) == 100  # held: all at once
 
 
+@given(counts, counts)
+def test_what_is_counted_after_a_moment_is_what_came_since(before, after):
+    assert before.plus(after) == after.plus(before)
+    since = before.plus(after).since(before)
+    if after.requests:
+        assert (since.requests, since.errors) == (after.requests, after.errors)
+    assert 0 <= since.failed <= since.requests
+
+
+@given(st.integers(-5, 500), st.integers(0, 5000), st.floats(0, 600), st.floats(-100, 600), st.sampled_from([0.25, 1.0, 10.0]))
+def test_no_more_synthetic_requests_are_sent_than_are_missing(missing, seen, elapsed, left, interval):
+    found = synthetic_now(missing, seen, elapsed=elapsed, left=left, interval=interval)
+    assert 0 <= found <= max(0, missing)
+    if missing > 0 and seen == 0 and elapsed >= interval:
+        assert found > 0  # nobody makes up for them otherwise
+
+
 # --- what happens next -------------------------------------------------------------------------------------------------
 
 FINE, LACKING = Traffic(), Traffic(missing={("api", NEW): 9})
@@ -228,9 +248,6 @@ def test_counters_that_were_never_read_lack_everything():
 def test_traffic_that_is_not_judged_while_both_versions_fail_is_said():
     found = next_action(Progress(10, 60, 30), Verdict(hold=("both fail",)), Traffic(abort=("api: 5 of 9",)), inconclusive="pass")
     assert found.reason == "both fail; not judged while both fail: api: 5 of 9"
-
-
-counts = st.tuples(st.integers(0, 300), st.integers(0, 300)).map(lambda found: counters(sum(found), found[0]))
 
 
 @given(counts, counts, st.integers(0, 40))

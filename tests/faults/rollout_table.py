@@ -64,7 +64,7 @@ class Row:
     """One fault and its end. ``sampled``: part of the ordinary run; the others run with ``scripts/test --faults``.
 
     ``back_within``: seconds from the break until no user of a host that is reached gets the new version any more; None: not this
-    row's promise. ``world``: settings of the run, ``host``: what the first host is made with (``rollout_hosts``).
+    row's promise; a host that is lost goes back by its lease, within 5 s. ``host``: how the first host is made (``rollout_hosts``).
     """
 
     fault: str
@@ -80,13 +80,15 @@ class Row:
     rollout: Mapping[str, object] = field(default_factory=dict)
     users: int = 1  # per host
     kept: bool = False  # users' connections stay open, as those of a balancer do
+    moving: bool = False  # not while the stage is watched, but as soon as its weight was moved, before that was read back
     host: str = ""
     sampled: bool = False
 
     @property
     def name(self) -> str:
         """Return the row's name in test reports."""
-        return f"{self.fault} {'before' if self.when == BEFORE else f'at {self.when}'}".replace(" ", "-")
+        moment = "before" if self.when == BEFORE else f"{'on the way to' if self.moving else 'at'} {self.when}"
+        return f"{self.fault} {moment}".replace(" ", "-")
 
 
 LONG = {"PROGRESSIVE_MINUTES": "3"}  # long enough for what ends it
@@ -126,7 +128,7 @@ ROWS = (
         cause.sshd_gone,
         BACK_BUT_ONE,
         said=("NOT proved", "not reached"),
-        back_within=15,
+        back_within=10,
         hosts=3,
         settings=LONG,
     ),
@@ -136,8 +138,29 @@ ROWS = (
         cause.black_hole,
         BACK_BUT_ONE,
         said=("NOT proved", "not reached"),
-        back_within=20,
+        back_within=10,
         hosts=3,
+        settings=LONG,
+    ),
+    Row(
+        "sshd away for 2 s",
+        50,
+        cause.sshd_away(2),
+        GOES_ON,
+        said=("connection lost, opening it again",),
+        lease=30.0,
+        moving=True,
+        settings=BRIEF_NOISE,
+    ),
+    Row(
+        "one of three hosts silent",
+        50,
+        cause.black_hole,
+        BACK_BUT_ONE,
+        said=("NOT proved", "not reached"),
+        back_within=10,
+        hosts=3,
+        moving=True,
         settings=LONG,
     ),
     # --- the hosts
