@@ -90,7 +90,7 @@ class Observation:
 
 @dataclass(frozen=True)
 class Returned:
-    """How going back went. ``seconds``: until the edge was read back; ``requests_after``: to the new version during the proof.
+    """How going back went. ``seconds``: until the last request reached the new version; ``requests_after``: that did during the proof.
 
     ``lost``: hosts that were not reached, so that nothing is known of them but what ``detail`` says.
     """
