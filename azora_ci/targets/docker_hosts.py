@@ -36,7 +36,9 @@ from azora_ci.targets.site import Parts, Site
 from azora_ci.targets.takeover import Port
 
 FULL = 100  # percent
-OBSERVE_SECONDS = 10.0  # for one look at all hosts; a silent one must not hold up the verdict on the others
+# Seconds for one look at all hosts, and the share of a lease that it may take where that is less: a silent host must not hold up the
+# verdict on the others until its own lease has run out.
+LEAST_OBSERVE_SECONDS, OBSERVE_SECONDS, OBSERVE_SHARE = 3.0, 10.0, 1 / 3
 RELEASE_SECONDS = 3.0  # for giving the locks back; they expire by themselves
 LEASE_MARGIN = 5.0  # seconds after which a guard whose lease ran out has surely gone back
 SPARED_ATTEMPTS = 2  # of connecting to a host while the users of the others wait
@@ -335,13 +337,14 @@ class DockerHosts:
 
     def observe(self) -> Observation:
         """Return the counters of all edges together."""
+        limit = min(OBSERVE_SECONDS, max(LEAST_OBSERVE_SECONDS, self._settings.lease_seconds * OBSERVE_SHARE))
         with self.connected():
-            seen = outcomes(self._sites, lambda one: one.site.observe(), self._clock, seconds=OBSERVE_SECONDS)
+            seen = outcomes(self._sites, lambda one: one.site.observe(), self._clock, seconds=limit)
         silent = [one.item.host.name for one in seen if not one.done]
         if silent:
             raise UnreachableError(
                 "A production host is silent",
-                what=f"{', '.join(silent)}: no answer within {OBSERVE_SECONDS:g} s",
+                what=f"{', '.join(silent)}: no answer within {limit:g} s",
                 where="PROD_HOST",
                 next_step="check the host and the network; its guard takes traffic back by itself",
             )
