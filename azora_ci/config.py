@@ -214,7 +214,7 @@ def load(path: Path) -> DeployConfig:
             "No deployment configuration",
             what=f"{path} does not exist",
             where="DEPLOY_CONFIG",
-            next_step="write one with: python -m azora_ci adopt PATH",
+            next_step="run this in the application's folder, or name the file (--config); python -m azora_ci adopt PATH writes a first one",
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise BadInputError(

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from azora_ci.errors import AzoraError
-from azora_ci.targets import Target, Tended, Wiring, reached, target_of
+from azora_ci.targets import Target, Tended, Wiring, left_out, reached, target_of
+from azora_ci.targets.journal import PROMOTED
 
 
 @dataclass(frozen=True)
@@ -85,12 +86,18 @@ def _writable(name: str, key: str, folder: Path) -> Finding:
 
 
 def _docker_hosts(wiring: Wiring) -> Iterator[Finding]:
-    def ask() -> str:
-        target = target_of(wiring.config.target.kind, wiring)
-        with reached(target):
-            return f"every host answers, {len(target.current().releases)} releases are known"
+    """One finding for each host that does not answer, one for those that do."""
+    target = target_of(wiring.config.target.kind, replace(wiring, spare_lost_hosts=True))
 
-    yield _asked("hosts", ask)
+    def ask() -> str:
+        with reached(target):
+            known = len(target.current().releases)
+        return f"{'every host answers' if not left_out(target) else 'the others answer'}, {known} releases are known"
+
+    found = _asked("hosts", ask)
+    yield found
+    check = "check that it is up, that its sshd and dockerd run, and that this machine may reach it"
+    yield from (Finding(f"host {name}", False, why, check) for name, why in left_out(target).items())
 
 
 KINDS: dict[str, Callable[[Wiring], Iterator[Finding]]] = {"local_processes": _local_processes, "docker_hosts": _docker_hosts}
@@ -101,7 +108,7 @@ KINDS: dict[str, Callable[[Wiring], Iterator[Finding]]] = {"local_processes": _l
 
 def _state(wiring: Wiring) -> Iterator[Finding]:
     try:
-        target = target_of(wiring.config.target.kind, wiring)
+        target = target_of(wiring.config.target.kind, replace(wiring, spare_lost_hosts=True))
         with reached(target):
             yield from [_lock(target), _unfinished(target), _instances(target)]
     except AzoraError as error:
@@ -123,6 +130,9 @@ def _unfinished(target: Target) -> Finding:
     held = target.holder() if isinstance(target, Tended) else None
     if left is None:
         return Finding("rollout", True, "none is half done")
+    if left.outcome == PROMOTED:
+        again = f'run the same rollback again: python -m azora_ci rollback --deployment-id {left.id} --reason "…"'
+        return Finding("rollout", False, f"{left.version} ({left.id}) was taken back, but not everywhere", again)
     text = f"{left.version} ({left.id}) at {left.percent} %"
     if held is not None and held.alive:
         return Finding("rollout", True, f"under way: {text}")

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 from azora_ci.rollout import Counters, percentile
-from azora_ci.targets import Observation
-from azora_ci.targets.journal import History
+from azora_ci.targets import Instance, Observation
+from azora_ci.targets.journal import PROMOTED, History
 
 HEAD = ("route", "service", "version", "deployment", "role", "weight", "requests", "failed", "p95")
 
 
-def text(history: History, seen: Observation, instances: Mapping[str, int]) -> str:
-    """Return the whole page. ``instances``: deployment id -> how many were started and not stopped."""
+def text(history: History, seen: Observation, instances: Mapping[str, Sequence[Instance]]) -> str:
+    """Return the whole page. ``instances``: deployment id -> those that were started and not stopped."""
     rows = sorted(_rows(history, seen))
     parts = [table([HEAD, *rows]) if rows else "The edge routes nothing: nothing was deployed yet."]
-    counted = [f"{_name(history, name)}: {number} instances" for name, number in instances.items() if number]
+    counted = [f"{_name(history, name)}: {len(found)} instances{_by_host(found)}" for name, found in instances.items() if found]
     parts += ["\n".join(counted)] if counted else []
     parts += ["\n".join(f"✗ {one.name} does not run" for one in seen.dead)] if seen.dead else []
     left = history.unfinished
-    if left is not None:
+    if left is not None and left.outcome == PROMOTED:
+        again = f'python -m azora_ci rollback --deployment-id {left.id} --reason "…"'
+        parts.append(f"✗ {_name(history, left.id)} was taken back, but not everywhere. Run the same rollback again:\n  {again}")
+    elif left is not None:
         parts.append(f"{_name(history, left.id)} is under way, or its run died: {left.percent} %")
     return "\n\n".join(parts)
+
+
+def _by_host(found: Sequence[Instance]) -> str:
+    hosts = Counter(one.host for one in found)
+    return f" ({', '.join(f'{number} on {host}' for host, number in sorted(hosts.items()))})" if len(hosts) > 1 else ""
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:
@@ -51,6 +60,8 @@ def _role(history: History, name: str) -> str:
     before = history.before(history.serving) if history.serving else None
     if name == history.serving:
         return "stable"
+    if name in history.releases and history.releases[name].outcome == PROMOTED and history.releases[name].going_back:
+        return "goes back"
     return "rollback target" if before and before.id == name else "canary"
 
 

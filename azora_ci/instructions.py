@@ -164,6 +164,15 @@ All traffic goes to {way.version} by one rename at the edge, within seconds. Fir
 window open, and that the instances of {way.version} are healthy; afterwards it is proved that no request reaches
 {record["version"]}, and the smoke tests run. A deployment that is under way is stopped.
 After the deadline add `-f after-deadline=true`, or `--after-deadline`.
+
+Of several production hosts, one that cannot be reached is left out and named, and the run ends red: take that host out of the
+balancer, and run the same rollback again when it answers. To see where things stand, also meanwhile:
+
+```bash
+python -m azora_ci edge status    # which version serves where, with weights and counters
+python -m azora_ci lock status    # who deploys, or rolls back, just now
+python -m azora_ci doctor         # what production lacks, with the next step
+```
 """
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from azora_ci.errors import AzoraError, BadInputError, NotTrueError
+from azora_ci.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
 
 if TYPE_CHECKING:
     from azora_ci.config import DeployConfig
@@ -68,6 +68,27 @@ def _wiring(config_path: Path, window_minutes: float = 60.0) -> Wiring:
         loaded, processes, clock, Path("deployment-logs"), 30.0, rollback_window_minutes=window_minutes, access=access,
         recorded_host_keys=_recorded_host_keys(access, loaded, processes),
     )  # fmt: skip
+
+
+def _looking(config_path: Path) -> Wiring:
+    """Return the wiring of a command that only looks: what can be seen is shown, though a host is out of reach."""
+    from dataclasses import replace
+
+    return replace(_wiring(config_path), spare_lost_hosts=True)
+
+
+def _end_if_some_are_left_out(target: Target) -> None:
+    """Say which hosts are missing from what was shown, and end as for anything that cannot be reached."""
+    from azora_ci.targets import left_out
+
+    missing = left_out(target)
+    if missing:
+        raise UnreachableError(
+            "Not every production host was reached",
+            what="\n".join(f"{host}: {why}" for host, why in missing.items()),
+            where="PROD_HOST",
+            next_step="what is shown above is what the other hosts say; python -m azora_ci doctor says what a host lacks",
+        )
 
 
 def _recorded_host_keys(access: ProductionHosts, loaded: DeployConfig, processes: Processes) -> str:
@@ -131,13 +152,53 @@ def _owner(what: str) -> Owner:
 # --- rollback ---------------------------------------------------------------------------------------------------------------
 
 
-@click.command(context_settings={"ignore_unknown_options": True}, add_help_option=False)
-@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def rollback(arguments: tuple[str, ...]) -> None:
-    """Take a deployment back: --reason TEXT [--deployment-id ID] [--after-deadline]."""
+ROLLBACK_EXAMPLE = 'python -m azora_ci rollback --reason "checkout fails for every user"'
+
+
+@click.command(
+    context_settings={"ignore_unknown_options": True},
+    epilog=f"""
+    \b
+    {ROLLBACK_EXAMPLE}
+
+    Run it in the application's folder, with production's secrets in the environment: PROD_DATABASE_URL; AWS_ACCESS_KEY_ID and
+    AWS_SECRET_ACCESS_KEY (and AWS_SESSION_TOKEN) for the archive of records; PROD_HOST, PROD_USER, PROD_KEY and the variable
+    PROD_KNOWN_HOSTS for production hosts; SLACK_WEBHOOK if people are to be told. The button "Roll production back" on GitHub has
+    them all. Every other variable: python scripts/rollback.py --help.
+
+    Exit codes: 0 it is back, proved and tested; 1 it was refused, or is not proved: read the last lines; 2 something is missing or
+    mistyped; 3 production or the archive cannot be reached.
+    """,
+)
+@click.option("--reason", metavar="TEXT", envvar="ROLLBACK_REASON", help="Why. Lands in the record and in the message to Slack. Required.")
+@click.option(
+    "--deployment-id", metavar="ID", envvar="DEPLOYMENT_ID",
+    help="The deployment to take back, such as 1764000000-abc123. [default: the newest one that reached production]",
+)  # fmt: skip
+@click.option("--after-deadline", is_flag=True, help="Go back although the rollback window has closed.")
+@_config_option
+@click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="")
+def rollback(*, reason: str | None, deployment_id: str | None, after_deadline: bool, config_path: Path, more: tuple[str, ...]) -> None:
+    """Take a deployment back to the version before it.
+
+    Nothing is changed before it is known that the deployment's record is genuine, that its window is open, and that every instance of
+    the version before is there and healthy. Then all traffic goes back by one rename a host, within seconds; it is proved that no
+    request reaches the new version any more; the smoke tests run; a record is written. A rollout that is under way is stopped first.
+    The database is left as it is. It may be run again at any time: what is done is recognised.
+    """
     from azora_ci import context
 
-    context.command("rollback").main(args=list(arguments), prog_name="python -m azora_ci rollback")
+    with reported_errors():
+        if not (reason or "").strip():
+            raise BadInputError(
+                "No reason is given",
+                what="a rollback's record says why, for whoever reads it later",
+                where="--reason",
+                next_step=ROLLBACK_EXAMPLE,
+            )
+    given = ["--reason", str(reason), "--config", str(config_path), *(["--after-deadline"] if after_deadline else [])]
+    given += ["--deployment-id", deployment_id] if deployment_id else []
+    context.command("rollback").main(args=[*given, *more], prog_name="python -m azora_ci rollback")
 
 
 # --- lock -------------------------------------------------------------------------------------------------------------------
@@ -151,10 +212,17 @@ def lock() -> None:
 @lock.command("status")
 @_config_option
 def lock_status(config_path: Path) -> None:
-    """Say who holds the lock, for how long, and whether its owner still runs."""
+    """Say who holds the lock, for how long, and whether its owner still runs; of several hosts, for each."""
+    from azora_ci.targets import holders
+
     with reported_errors():
-        held = _tended(_target(_wiring(config_path))).holder()
-        click.echo(_held_text(held) if held else "The lock is free.")
+        target = _target(_looking(config_path))
+        found = holders(_tended(target))
+        if len({held and (held.owner, held.alive) for held in found.values()}) == 1:
+            click.echo(_said_of(next(iter(found.values()))))
+        else:  # the hosts do not agree
+            click.echo("\n\n".join(f"{host}\n{_said_of(held)}" for host, held in found.items()))
+        _end_if_some_are_left_out(target)
 
 
 @lock.command("release")
@@ -179,6 +247,10 @@ def lock_release(reason: str, *, force: bool, config_path: Path) -> None:
         target.unlock(reason, _actor())
         click.echo(f"Released: {reason}\n{_held_text(held)}")
         click.echo("What it left half done goes back when the next deployment or rollback begins.")
+
+
+def _said_of(held: Held | None) -> str:
+    return _held_text(held) if held else "The lock is free."
 
 
 def _held_text(held: Held) -> str:
@@ -260,11 +332,12 @@ def edge_status(config_path: Path) -> None:
     from azora_ci.targets import reached
 
     with reported_errors():
-        target = _target(_wiring(config_path))
+        target = _target(_looking(config_path))
         with reached(target):
             history, seen = target.current(), target.observe()
-            instances = {one.id: len(target.instances(one.id)) for one in history.releases.values()}
+            instances = {one.id: target.instances(one.id) for one in history.releases.values()}
         click.echo(edge_report.text(history, seen, instances))
+        _end_if_some_are_left_out(target)
 
 
 @edge.command("install")

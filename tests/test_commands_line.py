@@ -89,6 +89,34 @@ def test_rollback_is_the_step_with_its_options_and_exit_codes(tmp_path):
     assert (fragment["status"], fragment["evidence"]["reason"]) == ("failed", "a test")
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ([], ("No reason is given", "Next: python -m azora_ci rollback --reason")),
+        (["--reason", "  "], ("No reason is given",)),
+        (["--reason", "a test"], ("PROD_DATABASE_URL is not set",)),
+        (["--reason", "a test", "--deployment-id", "v1.2.3"], ("'v1.2.3' is not <unix seconds>", "for example 1764000000-abc123")),
+        (["--reason", "a test", "--deployment", "x"], ("No such option",)),
+    ],
+    ids=["no reason", "an empty reason", "no secrets", "a version for an id", "a mistyped option"],
+)
+def test_a_tired_person_is_told_what_is_missing_and_nothing_begins(tmp_path, given, said):
+    environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | {"PYTHONPATH": str(ROOT)}
+    argv = [sys.executable, "-m", "azora_ci", "rollback", *given]
+    done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2, done.stdout + done.stderr
+    for words in said:
+        assert words in done.stdout + done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_the_help_of_a_rollback_fits_a_screen_and_names_the_secrets():
+    code, shown = run("rollback", "--help")
+    assert (code, len(shown.splitlines()) <= 45) == (0, True), shown
+    for words in ("--reason", "--deployment-id", "--after-deadline", "PROD_DATABASE_URL", "PROD_KEY", "AWS_ACCESS_KEY_ID", "Exit codes"):
+        assert words in shown
+
+
 # --- lock -------------------------------------------------------------------------------------------------------------------
 
 

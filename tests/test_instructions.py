@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import gzip
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
+import yaml
 
-from azora_ci import instructions, record, restore_scripts
+from azora_ci import instructions, record, restore_scripts, rollback
+from azora_ci.__main__ import main
 from azora_ci.postgres import DatabaseUrl, find_binary
 from tests import fragments_builder as build
 from tests.backup_world import ID as BACKUP_ID
@@ -78,6 +83,25 @@ def test_the_button_and_the_command_are_named_with_this_deployments_id():
     assert "-f after-deadline=true" in shown
 
 
+def test_every_command_of_ours_that_is_named_is_there_with_its_options():
+    named = re.findall(r"python -m azora_ci ([^\n`#]+)", text())
+    assert {line.split()[0] for line in named} == {"rollback", "edge", "lock", "doctor"}
+    for line in named:
+        command: Any = main
+        words = shlex.split(line)
+        while words and isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        known = {name for one in command.params for name in one.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_the_inputs_of_the_button_are_those_of_its_workflow():
+    path = Path(__file__).parent.parent / ".github/workflows/rollback-production.yml"
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    inputs = workflow[True]["workflow_dispatch"]["inputs"]  # "on" is YAML's true
+    assert set(re.findall(r"-f ([a-z-]+)=", instructions._button(document(), GUIDE, rollback.way(document()), ""))) == set(inputs)
+
+
 def test_without_migrations_no_restore_is_asked_for():
     shown = text(m=build.fragment("database-migrations", migrations_applied=0, applied=[]))
     assert "applied **no migration**: going back needs no restore" in shown
@@ -119,7 +143,7 @@ def blocks(markdown: str) -> list[str]:
 
 def test_every_command_passes_shellcheck(tmp_path):
     found = blocks(text())
-    assert len(found) == 8
+    assert len(found) == 9
     for number, block in enumerate(found):
         file = tmp_path / f"{number}.sh"
         file.write_text(block if block.startswith("#!") else f"#!/usr/bin/env bash\n{block}")

@@ -64,6 +64,7 @@ def run(job: Job[Settings]) -> None:
     _require_open_window(job, deployed)
     target = _target(job, archive)
     way = Way(job, target, deployed)
+    job.say(f"looking at production ({job.config.target.kind}) …")
     with reached(target):
         before = way.require()
         smoke_tests.http_tests(job, before.version)
@@ -204,7 +205,7 @@ class Way:
             next_step="name the deployment that serves (python -m azora_ci edge status), or deploy the version you want again",
         )
 
-    def _require_healthy(self, before: Deployed) -> None:
+    def _require_healthy(self, before: Deployed, still: str = "") -> None:
         found = self.target.instances(before.id)
         missing = self._missing(found)
         endpoints = [self.target.endpoint(one, OLD) for one in found]
@@ -224,7 +225,7 @@ class Way:
             services=dict(before.digests),
             instances=[one.name for one in found],
         )
-        self.job.tick(f"all {len(found)} instances of {before.version} are there and healthy")
+        self.job.tick(f"all {len(found)} instances of {before.version} are {still}there and healthy")
 
     def _missing(self, found: tuple[Instance, ...]) -> list[str]:
         """Return the services, on each host that has either version, of which the version before has no instance."""
@@ -244,7 +245,8 @@ class Way:
             self._clear()
             if self._before(self.target.current()).id != before.id:
                 raise self._impossible("the target changed in the meantime")
-            self._require_healthy(before)
+            self._require_healthy(before, "still ")
+            self.job.say(f"moving all traffic to {before.version}, then watching that no request reaches {self.deployed['version']} …")
             mine = self.target.current().releases[self.id]
             self.job.evidence["already_back"] = self.target.current().serving != self.id and not mine.going_back
             returned = self._take_back(mine)

@@ -224,6 +224,18 @@ def host_keys(target: Target) -> list[dict[str, Any]]:
     return list(getattr(target, "host_keys", ()))
 
 
+def left_out(target: object) -> Mapping[str, str]:
+    """Return the hosts of a target that were not reached and are left out (``spare_lost_hosts``), with the reason."""
+    found: Mapping[str, str] = getattr(target, "left_out", {})
+    return found
+
+
+def holders(target: Tended) -> Mapping[str, Held | None]:
+    """Return who holds the lock of each of a target's hosts, by the host's name; "" where there are no several hosts."""
+    ask: Callable[[], Mapping[str, Held | None]] = getattr(target, "holders", lambda: {"": target.holder()})
+    return ask()
+
+
 def reached(target: Target) -> AbstractContextManager[object]:
     """Keep the connections to a target open while several things are asked of it without the lock."""
     connected = getattr(target, "connected", None)

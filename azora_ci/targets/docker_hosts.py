@@ -194,11 +194,20 @@ class DockerHosts:
         for one in self._sites:
             one.lease.renew()
 
+    @property
+    def left_out(self) -> Mapping[str, str]:
+        """Return the hosts that were not reached and are left out, with the reason; see ``Wiring.spare_lost_hosts``."""
+        return self._left_out
+
     def holder(self) -> Held | None:
         """Return who holds the lock of the first host that is locked."""
+        return next((one for one in self.holders().values() if one is not None), None)
+
+    def holders(self) -> dict[str, Held | None]:
+        """Return who holds the lock of each host, by the host's name."""
         with self.connected():
             found = self._each(lambda one: one.guard.holder() if one.equipment.is_installed() else None)
-        return next((one for one in found if one is not None), None)
+            return {one.host.name: held for one, held in zip(self._sites, found, strict=True)}
 
     def unlock(self, reason: str, actor: str) -> Held | None:
         """Take the locks away from whoever holds them; a lease that is held goes back first."""

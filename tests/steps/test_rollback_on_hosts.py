@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,6 +38,13 @@ class Production:
 
     def back(self, **more: str) -> tuple[int, str]:
         return self.world.finish(self.start(**more))
+
+    def look(self, *words: str) -> tuple[int, str]:
+        """Run a command of a person at a keyboard and return its exit code and output."""
+        argv = [sys.executable, "-m", "azora_ci", *words, "--config", str(self.world.config_path)]
+        environ, folder = self.world.environ(1), self.world.folder
+        done = subprocess.run(argv, env=environ, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+        return done.returncode, done.stdout + done.stderr
 
     def evidence(self) -> dict[str, Any]:
         return evidence(self.world.folder, self.attempt)
@@ -175,8 +184,17 @@ def test_a_host_out_of_reach_is_left_out_said_and_finished_by_a_second_press(two
     (first,) = it.around.rollback_records()
     assert (first["status"], first["proved"], first["already_back"]) == ("unverified", False, False)
     assert any(far.address in note for note in first["notes"])
+    code, shown = it.look("edge", "status")
+    assert (code, f"{far.address}: Production host cannot be reached" in shown) == (3, True), shown
+    assert "v1.0.0" in shown  # what the other one says is shown all the same
+    assert it.look("lock", "status")[0] == 3
+    code, shown = it.look("doctor")
+    assert (code, f"✗ host {far.address}" in shown, "✓ hosts: the others answer" in shown) == (1, True, True), shown
     assert "needs attention" in it.around.slack.texts()[0]
     far.sshd.start()
+    code, shown = it.look("edge", "status")
+    assert (code, f"/api on {far.address}" in shown, "Run the same rollback again" in shown) == (0, True, True), shown
+    assert "✗ rollout: v1.1.0" in it.look("doctor")[1]
     with Load(it.world) as load:
         code, output = it.back()
         assert code == 0, output
