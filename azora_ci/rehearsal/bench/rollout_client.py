@@ -22,9 +22,9 @@ from typing import Any
 
 from azora_ci.clock import Clock
 
-TICK = 0.004  # seconds between two looks at the schedule
-TIMEOUT = 15.0  # seconds for an answer
-LAST_ANSWERS = TIMEOUT + 2
+TICK = 0.002  # seconds between two looks at the schedule
+TIMEOUT = 15.0  # seconds for an answer, unless told otherwise
+LAST_ANSWERS = 2.0  # seconds beyond that
 EXAMPLES = 5  # failures of each kind that are told in full
 WARM = 32  # connections per address that are there before the first request
 MOST_KINDS = 20  # kinds of failures that are told apart
@@ -90,6 +90,7 @@ class Client:
         self._addresses = [tuple(one) for one in wanted["addresses"]]
         self._rate, self._requests = float(wanted["rate"]), int(wanted.get("requests", 0))
         self._post_every = int(wanted.get("post_every", 0))
+        self._timeout = float(wanted.get("timeout", TIMEOUT))
         self._path = wanted.get("path", "/work")
         self._loop = asyncio.get_running_loop()
         clock = Clock()
@@ -114,7 +115,7 @@ class Client:
         self._busy = InFlight(since=begun, begun=begun)
         print("sending", flush=True)
         while not (self.stop.is_set() and self._number >= self._requests):
-            due = int((self._loop.time() - begun) * self._rate)
+            due = int((self._loop.time() - begun) * self._rate) + 1  # the first one is due at once
             while self._number < due:
                 self._send(begun + self._number / self._rate)
             self._expire()
@@ -122,7 +123,7 @@ class Client:
         self._seconds = self._loop.time() - begun
         mean, most = self._busy.mean(), self._busy.most
         self.in_flight = {"mean": round(mean, 1), "most": most}
-        end = self._loop.time() + LAST_ANSWERS
+        end = self._loop.time() + self._timeout + LAST_ANSWERS
         while self._flying and self._loop.time() < end:
             self._expire()
             await asyncio.sleep(TICK)
@@ -180,8 +181,8 @@ class Client:
         if now < self._next_look:
             return
         self._next_look = now + 1.0
-        for sent in [one for one in self._flying if one.due < now - TIMEOUT]:
-            self.fail(sent, f"no answer within {TIMEOUT:g} s")
+        for sent in [one for one in self._flying if one.due < now - self._timeout]:
+            self.fail(sent, f"no answer within {self._timeout:g} s")
             if sent.link is not None:
                 sent.link.give_up()
 

@@ -43,7 +43,7 @@ class Forwarded:
         self.socks_port = self.ports[number]
         self.docker_socket = self.folder / str(number) / "docker.sock"
 
-    def open(self) -> None:
+    def open(self, _attempts: int | None = None) -> None:
         """Have it open."""
 
     def ensure(self) -> None:

@@ -104,6 +104,10 @@ class Host:
             writer.close()
             return
         await asyncio.sleep(self.latency)
+        if host == "127.0.0.1":  # on the host itself nobody listens yet
+            writer.write(b"\x05\x00" + b"\x05\x05\x00\x01" + bytes(6))
+            writer.close()
+            return
         writer.write(b"\x05\x00" + b"\x05\x00\x00\x01" + bytes(6))
 
         async def respond(method: str, path: str, body: bytes) -> Answer:
@@ -211,11 +215,14 @@ class Host:
         endpoint = {"IPAddress": one["address"] if one["running"] else "", "IPAMConfig": {"IPv4Address": one["address"]}}
         state = "running" if one["running"] else "exited"
         labels = one["body"].get("Labels") or {}
+        bindings = (one["body"].get("HostConfig") or {}).get("PortBindings") or {}
+        published = [binding["HostPort"] for found in bindings.values() for binding in found]
         return {
             "Id": name,
             "Names": [f"/{name}"],
             "Labels": labels,
             "State": state,
+            "Ports": [{"PublicPort": int(port)} for port in published] if one["running"] else [],
             "NetworkSettings": {"Networks": {one["network"]: endpoint}},
         }
 
