@@ -129,7 +129,8 @@ class Edge:
             hosts = envoy_admin.cluster_hosts(self._get("/clusters?format=json"))
             tls = state.options.tls
             if tls is not None and not self._get("/certs")["certificates"]:
-                return f"Envoy has no certificate: {tls.certificate} or {tls.key} cannot be read, or they do not belong together"
+                names = f"edge.tls_certificate or edge.tls_key ({tls.certificate}, {tls.key} as it sees them)"
+                return f"Envoy has no certificate: {names} cannot be read, or they do not belong together"
         except UnreachableError as error:
             return error.what
         for name, addresses in envoy_admin.expected_hosts(state).items():

@@ -138,7 +138,7 @@ def _cluster(name: str, config_dir: Path) -> dict[str, Any]:
         "name": name,
         "type": "EDS",
         "eds_cluster_config": {"eds_config": _source(config_dir, f"endpoints-{name}.json")},
-        "connect_timeout": "2s",
+        "connect_timeout": "1s",  # the edge and its instances are on one machine; three of them may be tried
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
         "circuit_breakers": {
             "thresholds": [{"max_connections": limit, "max_pending_requests": limit, "max_requests": limit, "max_retries": limit}]

@@ -301,6 +301,7 @@ class World:
         self.services = services
         self.rollout: dict[str, Any] = dict(ROLLOUT)
         self.host_settings: dict[str, Any] = {}
+        self.edge_settings: dict[str, Any] = {}
         self.backup = backup
         self.steps: list[subprocess.Popen[str]] = []
         self.config_path = self.configure()
@@ -331,7 +332,7 @@ class World:
             "services": services,
             "rollout": self.rollout,
             "target": target,
-            "edge": None,
+            "edge": self.edge_settings or None,
             "registry": {"repository": self.lan.registry},
             **({"backup": self.backup} if self.backup else {}),
         }

@@ -7,12 +7,14 @@ import socket
 import threading
 import time
 
+from tests.docker_world import HTTP_PORT
+
 
 class Chat:
     """A WebSocket, as far as the edge is concerned: an upgraded connection on which every word is answered."""
 
-    def __init__(self, port: int, path: str, side: str = "") -> None:
-        self._socket = _connect(port, path, side, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    def __init__(self, where: int | str, path: str, side: str = "") -> None:
+        self._socket = _connect(where, path, side, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
         assert b" 101 " in _head(self._socket)
 
     def say(self, word: str) -> str:
@@ -29,11 +31,11 @@ class Chat:
 class Events:
     """A stream of events, read by a thread: how many came, and when it ended."""
 
-    def __init__(self, port: int, path: str, side: str = "") -> None:
+    def __init__(self, where: int | str, path: str, side: str = "") -> None:
         self.count = 0
         self.version = ""
         self.ended: float | None = None  # monotonic seconds
-        self._socket = _connect(port, path, side, "Accept: text/event-stream\r\nConnection: close\r\n")
+        self._socket = _connect(where, path, side, "Accept: text/event-stream\r\nConnection: close\r\n")
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -50,8 +52,9 @@ class Events:
         self._socket.close()
 
 
-def _connect(port: int, path: str, side: str, headers: str) -> socket.socket:
-    made = socket.create_connection(("127.0.0.1", port), timeout=30)
+def _connect(where: int | str, path: str, side: str, headers: str) -> socket.socket:
+    address = ("127.0.0.1", where) if isinstance(where, int) else (where, HTTP_PORT)  # a port of this machine, or a host
+    made = socket.create_connection(address, timeout=30)
     wanted = f"x-azora-release: {side}\r\n" if side else ""
     made.sendall(f"GET {path} HTTP/1.1\r\nHost: azora.example\r\n{wanted}{headers}\r\n".encode())
     return made

@@ -67,6 +67,14 @@ def test_a_dead_canary_costs_no_request_and_is_counted(lab, old):
     assert found.failed_share == 1.0
 
 
+def test_a_canary_that_does_not_even_refuse_costs_no_request(lab, old):
+    with black_hole() as silent:
+        lab.put(old, [silent], 50)
+        before = lab.edge.counters(lab.edge.state())["api", NEW]
+        assert send(lab.port, 48, threads=48) == {"1.0.0": 48}
+    assert lab.edge.counters(lab.edge.state())["api", NEW].since(before).failed_share == 1.0
+
+
 def test_one_dead_canary_of_two_leaves_the_other_its_share(lab, old, new):
     lab.put(old, [refusing(), *new], 50)
     found = send(lab.port, 400)
