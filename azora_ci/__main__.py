@@ -19,7 +19,7 @@ def main() -> None:
     """Production deployments in which every tick is evidence."""
 
 
-@main.command()
+@main.command(short_help="Write workflows and a configuration into a repository.")
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 with a diff when the adopted files are not this version's.")
 @click.option("--force", is_flag=True, help="Also replace workflows that somebody changed. The configuration is never replaced.")

@@ -44,6 +44,8 @@ TOOLS: dict[str, str] = {
     "rollback": "Take a deployment back by hand, within its rollback window.",
 }
 
+EXIT_CODES = "Exit codes: 0 done; 1 what was checked is not true; 2 bad input; 3 an outside system was not reached; 4 a bug."
+
 
 def step_module(job: str) -> Any:
     """Return the module of a job's step, imported when needed."""
@@ -57,31 +59,38 @@ def command(job: str) -> click.Command:
     declared = dict(settings.variables(step_module(job).Settings))
     options: list[click.Parameter] = []
     secret_help: list[str] = []
-    own = step_module(job).Settings.__annotations__  # a step's own variables stand first
-    for name, one in sorted(declared.items(), key=lambda item: item[0] not in own):
+    github_help: list[str] = []
+    own = step_module(job).Settings.__annotations__
+    # What one must give stands first, then a step's own variables; what GitHub sets is named at the end.
+    for name, one in sorted(declared.items(), key=lambda item: (not item[1].required, item[0] not in own)):
         if one.secret:
             secret_help.append(f"  {one.name}{'' if one.required else ' (optional)'}: {one.help}")
             continue
-        default = f" [default: {one.default}]" if one.default else "" if one.required else " [optional]"
-        text = f"{one.help}{default}"
+        kind = f"[default: {one.default}]" if one.default else f"[{'required' if one.required else 'optional'}; such as {one.example}]"
+        text = f"{one.help} {kind}"
         names = [f"--{name.replace('_', '-')}", *(["--config"] if name == "config_path" else [])]
         # --switch alone means --switch true
         alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if one.parse is settings.truth else {}
-        options.append(click.Option([*names, name], envvar=one.name, show_envvar=True, metavar="TEXT", help=text, **alone))
-    epilog = "\b\nSecrets, read from the environment only:\n" + "\n".join(secret_help) if secret_help else None
+        hidden = one.name.startswith("GITHUB_") and not one.required
+        github_help += [f"{one.name} ({one.help.removesuffix(', set by GitHub')})"] if hidden else []
+        shown: dict[str, Any] = {"envvar": one.name, "show_envvar": True, "metavar": "TEXT", "help": text, "hidden": hidden}
+        options.append(click.Option([*names, name], **shown, **alone))
+    secrets = "\b\nSecrets, read from the environment only:\n" + "\n".join(secret_help) + "\n\n" if secret_help else ""
 
     def callback(**given: str | None) -> None:
         environ = settings.environment()
         environ.update({declared[name].name: value for name, value in given.items() if value is not None})
         sys.exit(execute(job, environ))
 
-    return click.Command(job, callback=callback, params=options, help=(JOBS | TOOLS)[job], epilog=epilog)
+    github = f"Set by GitHub, and read where they are set: {', '.join(github_help)}.\n\n"
+    wide = {"max_content_width": 120}
+    return click.Command(job, wide, callback, options, help=(JOBS | TOOLS)[job], epilog=secrets + github + EXIT_CODES)
 
 
 def main(job: str) -> None:
     """Run a job as the entry point ``scripts/<job>.py`` does. Exits with the family's exit codes."""
     hide_environment()
-    command(job).main(prog_name=job)
+    command(job).main(prog_name=f"scripts/{job.replace('-', '_')}.py")
 
 
 def execute(job_name: str, environ: Mapping[str, str]) -> int:

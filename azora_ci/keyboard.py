@@ -204,7 +204,7 @@ def rollback(*, reason: str | None, deployment_id: str | None, after_deadline: b
 # --- lock -------------------------------------------------------------------------------------------------------------------
 
 
-@click.group()
+@click.group(short_help="Look at the target's lock, or take it away from a dead owner.")
 def lock() -> None:
     """Look at the target's lock, or take it away from an owner that will not come back."""
 
@@ -269,7 +269,7 @@ def _held_text(held: Held) -> str:
 # --- clean ------------------------------------------------------------------------------------------------------------------
 
 
-@click.command()
+@click.command(short_help="Remove instances that nobody can go back to any more.")
 @click.option(
     "--window-minutes", type=click.FloatRange(0), envvar="ROLLBACK_WINDOW_MINUTES", show_envvar=True, default=60, show_default=True,
     help="Minutes after a promotion in which going back is supported.",
@@ -377,7 +377,7 @@ def _install_local(wiring: Wiring, listen: str | None) -> str:
 # --- doctor -----------------------------------------------------------------------------------------------------------------
 
 
-@click.command()
+@click.command(short_help="Say what production needs and lacks; change nothing.")
 @_config_option
 def doctor(config_path: Path) -> None:
     """Say what production needs and lacks, with the next step for each missing thing. Changes nothing."""

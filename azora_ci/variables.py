@@ -118,7 +118,8 @@ def load(settings_class: type[S], environ: Mapping[str, str]) -> S:
             "Environment is not complete" if len(problems) == 1 else f"{len(problems)} environment variables need attention",
             what="\n".join(problems),
             where="environment variables of this step",
-            next_step="set them in the workflow's env (secrets: repository settings > Environments), or export them to replay the step",
+            next_step="set them in the workflow's env (secrets: repository settings > Environments), or export them to replay the step; "
+            "--help lists them all",
         )
     return settings_class(**values)
 

@@ -117,6 +117,11 @@ def test_the_help_of_a_rollback_fits_a_screen_and_names_the_secrets():
         assert words in shown
 
 
+def test_no_command_is_described_by_half_a_sentence():
+    _, shown = run("--help")
+    assert "..." not in shown.partition("Commands:")[2]
+
+
 # --- lock -------------------------------------------------------------------------------------------------------------------
 
 

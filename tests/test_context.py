@@ -154,6 +154,20 @@ def test_help_documents_the_environment(job):
         assert not declared.secret or f"--{name.replace('_', '-')}" not in shown
 
 
+def test_help_begins_with_what_must_be_given_and_ends_with_exit_codes():
+    script = ROOT / "scripts" / "database_migrations.py"
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False, timeout=60)
+    shown = " ".join(done.stdout.split())
+    assert shown.startswith("Usage: scripts/database_migrations.py [OPTIONS]")
+    first, _, rest = shown.partition("--backup-max-age TEXT")
+    assert first.count("[required; such as") == 3
+    assert "[required" not in rest
+    assert "PROD_DATABASE_URL: connection string" in rest
+    assert "--run-id" not in rest
+    assert "GITHUB_RUN_ID (the run)" in rest
+    assert shown.endswith("3 an outside system was not reached; 4 a bug.")
+
+
 def test_without_github_a_step_prints_for_a_person(tmp_path):
     done = subprocess.run(
         [sys.executable, ROOT / "scripts" / "smoke_tests.py"], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path,
