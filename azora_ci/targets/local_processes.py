@@ -1,6 +1,11 @@
 """Target ``local_processes``: instances are processes of this machine on loopback, behind an Envoy that follows files.
 
 Made for the rehearsal and for single-machine trials; the story, the edge files and the journal are those of every target.
+
+There is no guard here, and so no lease: a runner that is killed with SIGKILL (or loses its machine's power) leaves weights and instances
+as they were at that moment, a canary at 5 % included, and its lock. Nothing moves until somebody begins: the next deployment, rerun or
+rollback sees that the owner no longer runs, takes the lock over, and puts all traffic back on the version that was promoted before it
+does anything else. ``python -m azora_ci lock status`` shows such a lock, ``lock release`` frees it (traffic stays as it is).
 """
 
 from __future__ import annotations
