@@ -10,21 +10,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import record, recorded_keys, rollback, rollback_record, s3, schemas, slack
+from azora_ci import kept_version, record, recorded_keys, rollback, rollback_record, s3, schemas, slack
 from azora_ci.archive import Archive, Archived
 from azora_ci.errors import AzoraError, BadInputError, CancelledError, NotTrueError
-from azora_ci.health import OLD, classify
 from azora_ci.job import Identity, Job
 from azora_ci.markdown import escaped
 from azora_ci.migrations import Expected
-from azora_ci.probes import fetch, request_of
 from azora_ci.process import undisturbed
 from azora_ci.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts, deployment_id, truth, variable
 from azora_ci.steps import smoke_tests
-from azora_ci.targets import Instance, Owner, Release, Returned, Target, Wiring, reached, target_of
+from azora_ci.targets import Owner, Release, Returned, Target, Wiring, reached, target_of
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
-
-PROBE_SECONDS = 5.0  # for one answer of an old instance
 
 
 def reason(text: str) -> str:
@@ -206,33 +202,20 @@ class Way:
         )
 
     def _require_healthy(self, before: Deployed, still: str = "") -> None:
-        found = self.target.instances(before.id)
-        missing = self._missing(found)
-        endpoints = [self.target.endpoint(one, OLD) for one in found]
-        findings = [classify(one, fetch(request_of(one), PROBE_SECONDS, self.job.clock)) for one in endpoints]
-        healthy = sum(one.passed for one in findings)
-        sick = [f"{one.endpoint.name}: {one.detail}" for one in findings if not one.passed]
-        sick += [f"{name}: no instance of {before.version} is there" for name in missing]
-        if sick:
+        kept = kept_version.look(self.target, self.job.config, self.job.clock, before=before, leaving=self.id)
+        if kept.sick:
             raise NotTrueError(
                 "The version before is not there any more",
-                what=f"{healthy} of {len(found)} instances of {before.version} are healthy; {'; '.join(sick)}; nothing was changed",
+                what=f"{kept.told(before.version)}; nothing was changed",
                 where="direct probes of its instances",
                 next_step=f"deploy {before.version} again, or release a correction; going back would take the application offline",
             )
         self.job.evidence.update(
             to={"version": before.version, "deployment_id": before.id},
             services=dict(before.digests),
-            instances=[one.name for one in found],
+            instances=list(kept.names),
         )
-        self.job.tick(f"all {len(found)} instances of {before.version} are {still}there and healthy")
-
-    def _missing(self, found: tuple[Instance, ...]) -> list[str]:
-        """Return the services, on each host that has either version, of which the version before has no instance."""
-        hosts = {one.host for one in (*found, *self.target.instances(self.id))} or {""}
-        wanted = {(service.id, host) for service in self.job.config.services for host in hosts}
-        lacking = wanted - {(one.service, one.host) for one in found}
-        return [f"{service} on {host}" if host else service for service, host in sorted(lacking)]
+        self.job.tick(f"all {len(kept.names)} instances of {before.version} are {still}there and healthy")
 
     # --- go -----------------------------------------------------------------------------------------------------------------
 

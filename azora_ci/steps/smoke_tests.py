@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import database_tunnel, migrations, prisma, recorded_keys
+from azora_ci import database_tunnel, kept_version, migrations, prisma, recorded_keys
 from azora_ci.config import Endpoint
 from azora_ci.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.health import PUBLIC, Answer, classify
@@ -59,7 +59,7 @@ def run(job: Job[Settings]) -> None:
         return
     state = "the new version stays in place"
     if job.settings.rollback:
-        state = _take_back(job, "; ".join(f"{test['name']}: {test['detail']}" for test in failed))
+        state = _taken_back(job, "; ".join(f"{test['name']}: {test['detail']}" for test in failed))
     raise failure(failed, state)
 
 
@@ -188,20 +188,44 @@ def _table(job: Job[Any], evidence: dict[str, Any]) -> None:
     job.actions.summary(table(("smoke test", "passed", "status", "version", "time", "detail"), rows))
 
 
+def _taken_back(job: Job[Settings], reason: str) -> str:
+    """Take traffic back to the version before; return what to tell people, also when that cannot be done."""
+    try:
+        return _take_back(job, reason)
+    except AzoraError as error:  # the failed tests are what people must read first
+        return _not_taken_back(job, f"{error.title}: {error.what} ({error.where})")
+
+
+def _not_taken_back(job: Job[Settings], why: str) -> str:
+    job.evidence["rollback"] = {"to": None, "seconds_to_safe": None, "proved": False, "detail": why}
+    text = f"traffic was NOT taken back: {why}"
+    job.say(text)
+    job.actions.summary(f"**{escaped(text)}**")
+    return text
+
+
 def _take_back(job: Job[Settings], reason: str) -> str:
-    """Take traffic back to the version before; return what to tell people."""
     settings = job.settings
     recorded = recorded_keys.for_job(job)
     wiring = Wiring(
-        job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, access=settings, recorded_host_keys=recorded
+        job.config,
+        job.processes,
+        job.clock,
+        job.log_dir,
+        settings.health_timeout,
+        access=settings,
+        recorded_host_keys=recorded,
+        spare_lost_hosts=True,
     )
     target = target_of(job.config.target.kind, wiring)
     with target.locked(Owner(settings.deployment_id, settings.run_url, settings.actor)):
         history = target.current()
         before = history.before(settings.deployment_id)
         if history.serving != settings.deployment_id or before is None:
-            job.evidence["rollback"] = {"to": None, "seconds_to_safe": None, "proved": False, "detail": "there is nothing to go back to"}
-            return "traffic was not taken back: there is no version before this deployment, or this one does not serve"
+            return _not_taken_back(job, "there is no version before this deployment, or this one does not serve")
+        kept = kept_version.look(target, job.config, job.clock, before=before, leaving=settings.deployment_id)
+        if kept.sick:  # the new version, of which some tests failed, is better than none
+            return _not_taken_back(job, kept.told(before.version))
         mine = history.releases[settings.deployment_id]
         with undisturbed():
             returned = target.abort(Release(mine.id, mine.version, mine.digests), f"smoke tests failed: {reason}")

@@ -98,11 +98,27 @@ def test_a_failure_takes_traffic_back_when_it_is_configured_to(world, database):
     assert world.running() == {"v1.0.0": 2}
 
 
+def test_traffic_does_not_go_back_to_a_version_that_is_sick_or_under_somebody_elses_lock(world, database):
+    world.flag("1.1.0.api_gateway.error")
+    world.flag("1.0.0.auth_service.sick")
+    code, output = smoke(world, database, ROLLBACK_ON_SMOKE_FAILURE="true")
+    assert (code, world.edge.state().stable) == (1, NEW), output
+    assert "traffic was NOT taken back: 1 of 2 instances of v1.0.0 are healthy" in output
+    assert "work: HTTP 500" in world.fragment("smoke-tests").error["what"]
+    world.unflag("1.0.0.auth_service.sick")
+    with world.target().locked(Owner(NEW, "https://runs.example/7", "somebody")):
+        code, output = smoke(world, database, ROLLBACK_ON_SMOKE_FAILURE="true")
+    assert (code, world.edge.state().stable) == (1, NEW), output
+    assert "traffic was NOT taken back: Another deployment" in output
+    rollback = world.fragment("smoke-tests").evidence["rollback"]
+    assert (rollback["to"], "https://runs.example/7" in rollback["detail"]) == (None, True)
+
+
 def test_the_old_version_behind_the_address_is_a_failure(world, database):
     code, output = smoke(world, database, VERSION="v1.2.0", DEPLOYMENT_ID="1764000200-cccccc", ROLLBACK_ON_SMOKE_FAILURE="true")
     assert code == 1
     assert "answers version 1.1.0, expected 1.2.0" in output
-    assert "traffic was not taken back" in output  # this deployment does not serve: nothing of it can be undone
+    assert "traffic was NOT taken back: there is no version before" in output  # this deployment does not serve: nothing of it can be undone
     assert world.versions_now(5) == {"1.1.0"}
 
 
