@@ -11,18 +11,9 @@ from typing import Any
 
 from azora_ci import rollback
 from azora_ci.fragments import Fragment
+from azora_ci.record import EVIDENCE_JOBS
 
-PIPELINE = (
-    "validate-release",
-    "pre-deployment-validation",
-    "database-backup",
-    "database-migrations",
-    "build-and-push",
-    "gradual-rollout",
-    "smoke-tests",
-    "deployment-record",
-    "manual-rollback",
-)
+PIPELINE = (*EVIDENCE_JOBS, "deployment-record", "manual-rollback")
 # The guide's troubleshooting cases, per job.
 ADVICE: dict[str, str] = {
     "validate-release": "correct the tag or the input version and start again; nothing was touched",
