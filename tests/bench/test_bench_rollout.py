@@ -1,25 +1,40 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import itertools
 import json
 import os
+import shutil
+import signal
 import subprocess
 import sys
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
+import psutil
 import pytest
 
 from azora_ci.clock import rfc3339
-from azora_ci.errors import BadInputError
-from azora_ci.rehearsal.bench import rollout
+from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.rehearsal.bench import rollout, rollout_kills, rollout_scenes
 from azora_ci.rehearsal.bench.rollout_scenes import Size, furthest, share
 from azora_ci.rehearsal.bench.rollout_world import seconds_of_starts
+from tests.waiting import until
+
+BENCH = [sys.executable, "-m", "azora_ci.rehearsal.bench", "rollout"]
 
 
 @pytest.fixture(scope="module")
 def measured() -> tuple[dict, str]:
-    argv = [sys.executable, "-m", "azora_ci.rehearsal.bench", "rollout", "--small", "--place", "local", "--json"]
     known = {"PATH": os.environ["PATH"], "HOME": "/nonexistent"}
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=240, env=known, check=False)
+    done = subprocess.run(
+        [*BENCH, "--small", "--place", "local", "--json"], capture_output=True, text=True, timeout=240, env=known, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout), done.stderr
 
@@ -52,6 +67,8 @@ def test_what_happened_is_told_scene_by_scene(measured):
     load = json.loads(told["load (local)"].partition(": ")[2])
     assert len(load["versions"]) >= 3  # what served, and what climbed twice
     assert load["posts"] > 0
+    assert load["answered"] == load["requests"] + load["posts"]
+    assert load["in_flight"]["most"] >= load["in_flight"]["mean"] > 0
     fifty = json.loads(told["fifty (local)"].partition(": ")[2])
     assert fifty["hosts"] == 3
     assert fifty["last_host_seconds"] > 2 * fifty["latency_seconds"]
@@ -98,3 +115,172 @@ def test_what_is_measured_can_be_changed():
     with pytest.raises(BadInputError):
         rollout.chosen(["nonsense"])
     assert rollout.chosen([]) == rollout.SCENES
+
+
+def test_a_broken_scene_loses_neither_the_others_nor_what_it_found(tmp_path, monkeypatch, capsys):
+    def breaks(folder, size):
+        raise RuntimeError("nobody thought of this")
+
+    scenes = {
+        "load": rollout.Scene("folder", breaks),
+        "fifty": rollout.Scene("folder", lambda _folder, _size: {"abort_seconds_fifty_hosts": 0.5}),
+        "abort": rollout.Scene("folder", lambda _folder, _size: {"kill_moments": 3, "failures": ["killed at 3 s: it did not come back"]}),
+    }
+    monkeypatch.setattr(rollout, "_scenes_of", lambda _place: scenes)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        with pytest.raises(SystemExit) as ended:
+            rollout.run(("load", "fifty", "abort"), ("local",), Size(), as_json=True, output=tmp_path / "out.json")
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert ended.value.code == 1
+    printed, progress = capsys.readouterr()
+    found = json.loads(printed)
+    assert tuple(found) == rollout.KEYS
+    assert (found["requests"], found["abort_seconds_fifty_hosts"], found["kill_moments"]) == (None, 0.5, 3)
+    kept = json.loads((tmp_path / "out.json").read_text())
+    assert kept["figures"] == found
+    assert kept["broken"]["load (local)"] == "RuntimeError: nobody thought of this"
+    assert kept["broken"]["abort (local)"] == "killed at 3 s: it did not come back"
+    assert (kept["held"]["abort_seconds_fifty_hosts"], kept["held"]["kill_moments"], kept["held"]["requests"]) == (True, False, None)
+    assert kept["machine"]["cores"] == os.cpu_count()
+    assert "fifty (local) begins; about" in progress
+
+
+@pytest.fixture
+def reachable() -> Iterator[Path]:
+    """Have a folder for temporary files that PostgreSQL's user may enter; the parents of ``tmp_path`` are closed to it."""
+    folder = Path(tempfile.mkdtemp(prefix="bench"))
+    folder.chmod(0o1777)
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_stopped_bench_ends_all_that_it_has_started(reachable, number):
+    known = {"PATH": os.environ["PATH"], "HOME": "/nonexistent", "TMPDIR": str(reachable)}
+    options = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "env": known, "start_new_session": True}
+    bench = subprocess.Popen([*BENCH, "--small", "--place", "local", "--scene", "load"], **options)
+    try:
+
+        def started() -> bool:
+            assert bench.poll() is None
+            names = Counter(_name(one) for one in _below(str(reachable)))
+            return names["envoy"] == 1 and names["service.py"] >= 3
+
+        until(started, "Envoy and instances run", 60)
+        bench.send_signal(number)
+        bench.send_signal(number)  # impatience changes nothing
+        assert bench.wait(60) == 128 + number
+        until(lambda: not _below(str(reachable)), "everything has ended", 10)
+    finally:
+        bench.kill()
+    assert not list(reachable.glob("azora-bench-*"))
+
+
+def _below(folder: str) -> list[psutil.Process]:
+    """Return the processes that name a folder or work in it."""
+    found = []
+    for one in psutil.process_iter():
+        try:
+            if folder in " ".join(one.cmdline()) or one.cwd().startswith(folder):
+                found.append(one)
+        except (psutil.NoSuchProcess, psutil.AccessDenied):
+            continue
+    return found
+
+
+def _name(process: psutil.Process) -> str:
+    try:
+        words = process.cmdline()
+    except psutil.NoSuchProcess:
+        return ""
+    return "service.py" if "service.py" in words else process.name()
+
+
+def test_moments_of_kills_are_spread_over_every_phase():
+    found = rollout_kills.moments(27)
+    counts = Counter(one.phase.name for one in found)
+    assert set(counts) == {"before the first weight", "5 %", "50 %", "100 %", "promoted"}
+    assert min(counts.values()) >= 5
+    assert len(set(found)) == 27
+    assert all(0 < one.fraction < 1 for one in found)
+    assert [one.fraction for one in found if one.phase.name == "100 %"] == pytest.approx([0.1, 0.3, 0.5, 0.7, 0.9], abs=0.02)
+    assert len(rollout_kills.moments(1)) == 1
+
+
+def test_nothing_that_was_sent_is_left_out_of_the_account():
+    counted = {"sent": {"GET": 10, "POST": 1}, "answered": {"GET": 7, "POST": 1}, "failed": {"GET": 2, "POST": 0}, "unanswered": 0}
+    rest = dict.fromkeys(("kinds", "in_flight", "milliseconds", "lag_ms", "wanted_rate", "rate", "connections", "examples"))
+    with pytest.raises(NotTrueError, match="unaccounted"):
+        rollout_scenes.account(counted | rest)
+    assert rollout_scenes.account(counted | rest | {"unanswered": 1})["answered"] == 8
+
+
+@pytest.fixture
+def faulty_port() -> Iterator[int]:
+    """Start a server that answers, answers 503, closes and stays silent in turn, and give its port."""
+    numbers = itertools.count()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError, ConnectionError):
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                if head.startswith(b"POST"):
+                    await reader.readexactly(9)
+                number = next(numbers) % 4
+                if number == 2:
+                    break
+                if number != 3:
+                    status, body = (b"200 OK", b'{"version": "1.0.0"}') if number == 0 else (b"503 Not now", b"no")
+                    writer.write(b"HTTP/1.1 %s\r\ncontent-length: %d\r\n\r\n%s" % (status, len(body), body))
+        writer.close()
+
+    loop = asyncio.new_event_loop()
+    server = loop.run_until_complete(asyncio.start_server(serve, "127.0.0.1", 0))
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    yield server.sockets[0].getsockname()[1]
+    loop.call_soon_threadsafe(loop.stop)
+    thread.join()
+
+
+def test_the_client_tells_what_became_of_every_request(faulty_port):
+    wanted = {"addresses": [("127.0.0.1", faulty_port)], "rate": 200, "requests": 200, "post_every": 10, "timeout": 1.5}
+    argv = [sys.executable, "-m", "azora_ci.rehearsal.bench.rollout_client", json.dumps(wanted)]
+    done = subprocess.run(argv, input="", capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["sent"] == {"GET": 180, "POST": 20}
+    kinds = Counter()
+    for kind, number in found["kinds"].items():
+        kinds[kind.split(" ", 1)[1].split(":")[0]] += number
+    assert kinds == {"HTTP 503": 50, "connection lost": 50, "no answer within 1.5 s": 50}
+    assert sum(found["answered"].values()) == found["versions"][0]["1.0.0"] == 50
+    assert sum(found["failed"].values()) == 150
+    assert found["unanswered"] == 0
+    assert found["by_address"] == [{"sent": 200, "answered": 50, "failed": 150}]
+    assert found["milliseconds"]["p50"] >= found["lag_ms"]["p50"]  # from the moment at which a request was due
+
+
+@pytest.mark.faults
+def test_the_scenes_of_hosts_are_measured_on_real_hosts(tmp_path):
+    """One moment in each phase; dockerd, sshd and docker-compose where it is installed."""
+    sizes = ("--set", "moments=5", "--set", "requests=2000", "--set", "rate=100")
+    scenes = [word for name in ("load", "shares", "kills", "compose") for word in ("--scene", name)]
+    argv = [*BENCH, "--small", "--place", "docker", *scenes, *sizes, "--json", "--output", str(tmp_path / "out.json")]
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=580, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    kept = json.loads((tmp_path / "out.json").read_text())
+    figures, scenes_found = kept["figures"], kept["scenes"]
+    assert figures["failed"] == 0
+    assert figures["kill_moments"] == 5
+    assert figures["worst_recovery_seconds"] <= figures["lease_seconds"] + 5
+    kills = scenes_found["kills (docker)"]
+    assert {one["traffic"] for one in kills["moments"]} == {"old", "new"}
+    assert scenes_found["shares (docker)"]["share_at_50_requests_on_3"]["unanswered"] == 0
+    compose = scenes_found["compose (docker)"]
+    assert compose["compose_failed"] > 0  # it stops before it starts
+    installed = shutil.which("docker-compose") is not None
+    assert compose["compose"].endswith("over SSH") if installed else compose["compose"].startswith("emulated")

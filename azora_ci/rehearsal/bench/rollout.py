@@ -223,7 +223,7 @@ def _play_one(stage: Stage, name: str, size: Size, results: Results, say: Callab
     try:
         with stage.given(scene.kind) as given:
             results.found[title] = scene.work(given, size)
-    except Exception as error:
+    except Exception as error:  # whatever broke one scene must not lose the others
         results.broken[title] = f"{error.title}: {error.what}" if isinstance(error, AzoraError) else f"{type(error).__name__}: {error}"
         say(f"{title} was not measured: {results.broken[title]}")
         with suppress(Exception):
