@@ -245,6 +245,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
         raise ValueError("registry: [registry] is required unless target.kind is local_processes")
     if target.kind == "local_processes" and "config_dir" not in edge:
         raise ValueError("edge.config_dir: is required by target.kind local_processes")
+    _check_redirect(document)
     return DeployConfig(
         application=document["application"],
         public_url=document["public_url"].rstrip("/"),
@@ -298,6 +299,18 @@ def _tls(found: dict[str, Any]) -> Tls | None:
     if certificate.parent != key.parent:
         raise ValueError(f"edge.tls_certificate, edge.tls_key: {certificate} and {key} must be in one folder, which the edge watches")
     return Tls(certificate, key, found.get("https_port", 443), found.get("redirect_http", True))
+
+
+def _check_redirect(document: dict[str, Any]) -> None:
+    """Raise ValueError for addresses that would be answered with a redirect, which no probe follows."""
+    tls = _tls(document.get("edge", {}))
+    if tls is None or not tls.redirect_http:
+        return
+    probed = {f"services.{name}.public_health_url": one["public_health_url"] for name, one in document["services"].items()}
+    probed |= {f"smoke.endpoints {one['name']}": one["url"] for one in document.get("smoke", {}).get("endpoints", [])}
+    plain = [name for name, url in probed.items() if url.startswith("http:")]
+    if plain:
+        raise ValueError(f"{', '.join(plain)}: plain HTTP leads to HTTPS (edge.redirect_http), and probes follow no redirect: say https:")
 
 
 def _target(document: dict[str, Any]) -> Target:

@@ -63,7 +63,10 @@ class EdgeOptions:
 
 @dataclass(frozen=True)
 class EdgeState:
-    """The whole edge. ``percent`` of requests go to ``canary``, the rest to ``stable``; ``previous`` is kept warm at weight 0."""
+    """The whole edge. ``percent`` of requests go to ``canary``, the rest to ``stable``; ``previous`` is kept warm at weight 0.
+
+    ``attempt`` tells one start of a canary from another of the same release: who was drawn for the one was not for the other.
+    """
 
     services: tuple[EdgeService, ...]
     listen: str
@@ -72,6 +75,7 @@ class EdgeState:
     canary: str | None = None
     previous: str | None = None
     percent: int = 0
+    attempt: int = 0
     options: EdgeOptions = EdgeOptions()
 
     def document(self) -> dict[str, Any]:

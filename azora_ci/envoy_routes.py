@@ -89,7 +89,7 @@ def _sticky(state: EdgeState, weights: Mapping[str, int]) -> list[Way]:
 
     Who got the canary keeps it. Who got the old version when ``drawn`` % got the canary keeps it while the weight stays, and is drawn
     again when it has risen to ``percent``: for the canary with (percent - drawn) / (100 - drawn), so that all in all ``percent`` % of
-    the users have it. The cookie names the deployment: after an abort it matches nothing, and is taken away.
+    the users have it. The cookie names the deployment and its attempt: after an abort it matches nothing, and is taken away.
     """
     name, canary, stable = state.options.sticky_cookie, state.canary, state.stable
     if name is None:
@@ -98,13 +98,13 @@ def _sticky(state: EdgeState, weights: Mapping[str, int]) -> list[Way]:
         return [Way((_cookie(name),), weights, dict.fromkeys(weights, f"{name}=; Max-Age=0"))]
     if stable is None or set(weights) != {canary, stable}:
         return []  # only one version has this service: nothing to draw
-    found = [Way((_cookie(name, f"{canary}.canary"),), {canary: FULL})]
+    found = [Way((_cookie(name, f"{canary}.{state.attempt}.canary"),), {canary: FULL})]
     for drawn in DRAWN_AT:
         if drawn < state.percent:
             again = {stable: FULL - state.percent, canary: state.percent - drawn}
-            found.append(Way((_cookie(name, f"{canary}.stable.{drawn}"),), again, _drawn(state, weights)))
+            found.append(Way((_cookie(name, f"{canary}.{state.attempt}.stable.{drawn}"),), again, _drawn(state, weights)))
     if state.percent < FULL:
-        found.append(Way((_cookie(name, f"{canary}.stable.{state.percent}"),), {stable: FULL}))
+        found.append(Way((_cookie(name, f"{canary}.{state.attempt}.stable.{state.percent}"),), {stable: FULL}))
     return found
 
 
@@ -113,7 +113,7 @@ def _drawn(state: EdgeState, weights: Mapping[str, int]) -> dict[str, str]:
     name, canary, stable = state.options.sticky_cookie, state.canary, state.stable
     if name is None or canary is None or stable is None or state.percent == 0 or set(weights) != {canary, stable}:
         return {}
-    return {canary: f"{name}={canary}.canary", stable: f"{name}={canary}.stable.{state.percent}"}
+    return {canary: f"{name}={canary}.{state.attempt}.canary", stable: f"{name}={canary}.{state.attempt}.stable.{state.percent}"}
 
 
 def _cookie(name: str, value: str | None = None) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def test_who_is_drawn_again_makes_up_the_difference_exactly(drawn, percent):
     releases = (EdgeRelease(OLD, "v1.0.0", {"api": ("127.0.0.1:1",)}), EdgeRelease(NEW, "v1.1.0", {"api": ("127.0.0.1:2",)}))
     services = (EdgeService("api", "/", 15),)
     state = EdgeState(services, "127.0.0.1:8000", releases, stable=OLD, canary=NEW, percent=percent, options=OPTIONS)
-    cookie = f"{NAME}={NEW}.stable.{drawn}"
+    cookie = f"{NAME}={NEW}.0.stable.{drawn}"
     shares = next(
         {one["name"]: one["weight"] for one in route["route"]["weighted_clusters"]["clusters"]}
         for route in route_configuration(state, "7")["virtual_hosts"][0]["routes"]
@@ -139,7 +139,7 @@ def test_a_cookie_is_only_believed_about_this_deployment(lab):
     user = User()
     connection = http.client.HTTPConnection("127.0.0.1", lab.port, timeout=20)
     lab.weigh(5)
-    for forged in (f"{OLD}.canary", f"{NEW}.canaryx", "nonsense"):
+    for forged in (f"{OLD}.0.canary", f"{NEW}.1.canary", f"{NEW}.0.canaryx", "nonsense"):
         found = set()
         for _ in range(30):
             user.cookie, user.set = forged, 0
@@ -151,7 +151,7 @@ def test_a_cookie_is_only_believed_about_this_deployment(lab):
 def test_the_release_header_wins_and_changes_no_cookie(lab):
     lab.weigh(50)
     for side, version in (("canary", "1.1.0"), ("stable", "1.0.0")):
-        for cookie in (f"{NEW}.canary", f"{NEW}.stable.50"):
+        for cookie in (f"{NEW}.0.canary", f"{NEW}.0.stable.50"):
             status, headers, body = get(lab.port, "/", headers={"x-azora-release": side, "cookie": f"{NAME}={cookie}"})
             assert (status, json.loads(body)["version"]) == (200, version)
             assert "set-cookie" not in headers
@@ -203,9 +203,15 @@ def test_a_deployment_that_is_aborted_evicts_its_users(tmp_path):
             assert set(first) == {"1.0.0", "1.1.0"}
             assert ask_all(world.port, users, "/auth/work") == first
             returned = target.abort(release, "a test")
-        assert returned.proved
-        assert set(ask_all(world.port, users, "/api/work")) == {"1.0.0"}
-        assert {one.cookie for one in users} == {None}
+            assert returned.proved
+            away, here = users[:20], users[20:]
+            assert set(ask_all(world.port, here, "/api/work")) == {"1.0.0"}
+            assert {one.cookie for one in here} == {None}
+            target.deploy(release, 100)  # the same release once more: who was away since is drawn anew
+            target.set_weight(release, 5)
+            drawn = [one.set for one in away]
+            ask_all(world.port, away, "/api/work")
+            assert [one.set for one in away] == [count + 1 for count in drawn]
     finally:
         world.close()
 

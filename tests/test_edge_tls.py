@@ -148,9 +148,13 @@ def test_what_is_configured_is_what_the_edge_is_told(tmp_path):
     [
         ({"tls_certificate": "/tls/a.pem"}, "one does nothing without the other"),
         ({"tls_certificate": "/tls/a.pem", "tls_key": "/keys/b.pem"}, "must be in one folder"),
+        ({"tls_certificate": "/tls/a.pem", "tls_key": "/tls/b.pem", "probed": "http"}, "public_health_url: plain HTTP leads to HTTPS"),
         ({"tls_certificate": "tls/a.pem", "tls_key": "tls/b.pem"}, "edge.tls_certificate"),
     ],
 )
 def test_what_cannot_work_is_refused(tmp_path, edge, said):
+    edge = dict(edge)
+    scheme = edge.pop("probed", "https")
+    services = {"api": deploy_config.service("API", f"{scheme}://azora.example/health")}
     with pytest.raises(BadInputError, match=said):
-        settings(tmp_path, edge)
+        settings(tmp_path, edge, services=services)

@@ -193,7 +193,10 @@ class Site:
         # First the clusters, then the routes that name them: Envoy loads the files one after the other.
         if state.release(release.id) is None:
             self._edge.apply(known)
-        self._edge.apply(replace(known, canary=release.id, percent=state.percent if state.canary == release.id else 0))
+        if state.canary == release.id:
+            self._edge.apply(known)
+        else:
+            self._edge.apply(replace(known, canary=release.id, percent=0, attempt=self.current().releases[release.id].started))
 
     # --- weights -------------------------------------------------------------------------------------------------------
 
