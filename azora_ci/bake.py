@@ -22,6 +22,7 @@ from azora_ci.rollout import (
     Counters,
     Decision,
     Limits,
+    Pair,
     Progress,
     Stage,
     Traffic,
@@ -128,13 +129,16 @@ class Bake:
         """Return the evidence of the stage that had begun when something else ended it; empty between stages."""
         return [self.running.evidence(status, reason)] if self.running else []
 
-    def counters(self, observation: Observation, start: Counts) -> dict[str, tuple[Counters, Counters | None]]:
-        """Return service -> (new since the stage began, old since the rollout began)."""
-        found = {}
+    def pairs(self, observation: Observation, start: Counts) -> dict[str, Pair]:
+        """Return what is compared of every service; ``start``: the counts when the stage began."""
+        found, old = {}, self.subject.old_id
         for service in self.subject.services:
             new = self._since(observation, start, service.id, self.subject.new.id)
-            old = self._since(observation, self.base, service.id, self.subject.old_id) if self.subject.old_id else None
-            found[service.id] = (new, old)
+            if old is None:
+                found[service.id] = Pair(new, None)
+            else:
+                baseline, beside = (self._since(observation, since, service.id, old) for since in (self.base, start))
+                found[service.id] = Pair(new, baseline, beside)
         return found
 
     def by_version(self, observation: Observation, start: Counts) -> dict[str, Counters]:
@@ -209,7 +213,7 @@ class _Stage:
         if self._observation is None:
             pairs = [(one.id, self._subject.old_id is not None) for one in self._subject.services]
             return health, unseen(pairs, self._rules.limits)
-        return health, judge_traffic(self._bake.counters(self._observation, self._start or {}), self._rules.limits)
+        return health, judge_traffic(self._bake.pairs(self._observation, self._start or {}), self._rules.limits, health.doubt)
 
     def _observe(self) -> list[Finding]:
         endpoint = Endpoint("edge counters", "edge", NEW, "", frozenset())
@@ -233,11 +237,11 @@ class _Stage:
     def _wanted(self, traffic: Traffic, elapsed: float, interval: float) -> dict[tuple[str, str], int]:
         if self._observation is None:
             return {}
-        pairs = self._bake.counters(self._observation, self._start or {})
+        pairs = self._bake.pairs(self._observation, self._start or {})
         left = self._stage.seconds - elapsed
         found = {}
         for (service, side), missing in traffic.missing.items():
-            seen = pairs[service][0 if side == NEW else 1] or Counters()
+            seen = (pairs[service].new if side == NEW else pairs[service].old) or Counters()
             found[service, side] = synthetic_now(missing, seen.requests, elapsed=elapsed, left=left, interval=interval)
         return found
 

@@ -108,13 +108,15 @@ class Streak:
 class Verdict:
     """Reasons to abort; reasons to hold (both versions fail: not the new one's fault); notes that change nothing.
 
-    ``failing``: endpoints that fail, but not often enough yet to abort; a stage does not end on such a probe.
+    ``failing``: endpoints that fail, but not often enough yet to abort; a stage does not end on such a probe. ``doubt``: services of
+    which no old instance answered the last probe: whose fault their failed requests are cannot be told just now.
     """
 
     abort: tuple[str, ...] = ()
     hold: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     failing: tuple[str, ...] = ()
+    doubt: frozenset[str] = frozenset()
 
 
 @dataclass
@@ -166,7 +168,7 @@ def judge(record: Record, retries: int) -> Verdict:
             notes.append(f"the old version fails alone, not the new one's fault: {text}")
         else:
             abort.append(text)
-    return Verdict(tuple(abort), tuple(hold), tuple(notes), tuple(failing))
+    return Verdict(tuple(abort), tuple(hold), tuple(notes), tuple(failing), frozenset(old_failing))
 
 
 def _services_down(record: Record, side: str, failures: int) -> set[str]:

@@ -10,7 +10,7 @@ longer than the limit.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -203,10 +203,25 @@ class Limits:
 
 @dataclass(frozen=True)
 class Traffic:
-    """The verdict on traffic: reasons to abort, and what is missing to say more: (service, new|old) -> requests that lack."""
+    """The verdict on traffic: reasons to abort, and what is missing to say more: (service, new|old) -> requests that lack.
+
+    ``doubtful``: what would be a reason to abort, did the service's old version not fail its probes just now.
+    """
 
     abort: tuple[str, ...] = ()
     missing: Mapping[tuple[str, str], int] = field(default_factory=dict)
+    doubtful: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pair:
+    """What is compared of a service: the new version since the stage began, the old one since the rollout began (its baseline; None on
+    a first deployment), and the old one at the same time as the new: a trouble that befalls both is not the new version's fault.
+    """
+
+    new: Counters
+    old: Counters | None
+    beside: Counters = field(default_factory=Counters)
 
 
 def unseen(pairs: Iterable[tuple[str, bool]], limits: Limits) -> Traffic:
@@ -215,24 +230,29 @@ def unseen(pairs: Iterable[tuple[str, bool]], limits: Limits) -> Traffic:
     return Traffic(missing=dict.fromkeys(sides, limits.minimum_requests))
 
 
-def judge_traffic(pairs: Mapping[str, tuple[Counters, Counters | None]], limits: Limits) -> Traffic:
-    """Compare service -> (new, old) counters; old is None on a first deployment."""
+def judge_traffic(pairs: Mapping[str, Pair], limits: Limits, doubt: Collection[str] = ()) -> Traffic:
+    """Compare both versions of every service. ``doubt``: services whose old version fails its probes just now."""
     abort: list[str] = []
+    doubtful: list[str] = []
     missing: dict[tuple[str, str], int] = {}
-    for service, (new, old) in pairs.items():
-        abort += [f"{service}: {reason}" for reason in (_errors(new, old, limits), _latency(new, old, limits)) if reason]
-        for side, counters in ((NEW, new), (OLD, old)):
+    for service, pair in pairs.items():
+        reasons = [f"{service}: {reason}" for reason in (_errors(pair, limits), _latency(pair, limits)) if reason]
+        (doubtful if service in doubt else abort).extend(reasons)
+        for side, counters in ((NEW, pair.new), (OLD, pair.old)):
             if counters is not None and counters.requests < limits.minimum_requests:
                 missing[service, side] = limits.minimum_requests - counters.requests
-    return Traffic(tuple(abort), missing)
+    return Traffic(tuple(abort), missing, tuple(doubtful))
 
 
-def _errors(new: Counters, old: Counters | None, limits: Limits) -> str | None:
+def _errors(pair: Pair, limits: Limits) -> str | None:
+    new, old, beside = pair.new, pair.old, pair.beside
     if old is None:  # nothing to compare with: the share itself must stay below the limit
         least, before = share_bounds(new.failed, new.requests)[0], "no old version"
     else:
-        least = difference_lower_bound((new.failed, new.requests), (old.failed, old.requests))
+        compared = [old, beside] if beside.requests else [old]
+        least = min(difference_lower_bound((new.failed, new.requests), (one.failed, one.requests)) for one in compared)
         before = f"old {old.failed} of {old.requests} ({old.failed_share:.1%})"
+        before += f", of which in this stage {beside.failed} of {beside.requests}" if beside.requests else ""
     if least * 100 <= limits.error_points:
         return None
     return (
@@ -241,12 +261,14 @@ def _errors(new: Counters, old: Counters | None, limits: Limits) -> str | None:
     )
 
 
-def _latency(new: Counters, old: Counters | None, limits: Limits) -> str | None:
+def _latency(pair: Pair, limits: Limits) -> str | None:
+    new, old = pair.new, pair.old
     if old is None or min(new.requests, old.requests) < limits.minimum_requests:
         return None
     old_p95, new_p95 = percentile(old.buckets, 0.95), percentile(new.buckets, 0.95)
     if old_p95 is None or new_p95 is None:
         return None
+    old_p95 = max(old_p95, percentile(pair.beside.buckets, 0.95) or 0.0)
     limit = max(old_p95 * limits.latency_factor, old_p95 + LATENCY_FLOOR_MS)
     slow, total = slower_than(new.buckets, limit)
     if share_bounds(slow, total)[0] <= 0.05:
@@ -304,7 +326,8 @@ def next_action(progress: Progress, health: Verdict, traffic: Traffic, *, inconc
         return Decision(Action.ABORT, "; ".join(health.abort))
     if traffic.abort and not health.hold:
         return Decision(Action.ABORT, "; ".join(traffic.abort))
-    hold = (*health.hold, *(f"not judged while both fail: {reason}" for reason in traffic.abort))
+    open_reasons = (*traffic.doubtful, *traffic.abort)  # the latter only where the health of both versions decides
+    hold = (*health.hold, *(f"not judged while the old version fails too: {reason}" for reason in open_reasons))
     if progress.elapsed < progress.length:
         return Decision(Action.WATCH, "; ".join((*hold, *health.notes)) or "healthy")
     held_out = progress.elapsed >= progress.length + progress.hold

@@ -145,6 +145,13 @@ def test_one_old_instance_of_several_that_fails_alone_is_said_and_aborts_nothing
     )
 
 
+def test_a_service_is_in_doubt_while_no_old_instance_of_it_answers():
+    new, one, other = endpoint(), Endpoint("api#1", "api", OLD, "http://a"), Endpoint("api#2", "api", OLD, "http://b")
+    well = answer({"status": "healthy", "version": "1.0.0"})
+    assert judge(after([{new: GOOD, one: BAD, other: well}]), 3).doubt == frozenset()
+    assert judge(after([{new: GOOD, one: BAD, other: BAD}]), 3).doubt == {"api"}
+
+
 def test_nobody_fails_alone_where_both_just_begin_to_fail():
     assert judge(after([{endpoint(): BAD, endpoint(OLD): BAD}]), 3).notes == ()
 

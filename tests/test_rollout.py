@@ -15,6 +15,7 @@ from azora_ci.rollout import (
     Action,
     Counters,
     Limits,
+    Pair,
     Progress,
     Traffic,
     difference_lower_bound,
@@ -108,7 +109,7 @@ counts = st.tuples(st.integers(0, 300), st.integers(0, 300)).map(lambda found: c
     ],
 )
 def test_errors_abort_when_there_are_enough_samples_to_say_so(new, old, aborts):
-    found = judge_traffic({"api": (new, old)}, LIMITS)
+    found = judge_traffic({"api": Pair(new, old)}, LIMITS)
     assert bool(found.abort) is aborts
     if aborts:
         assert "99% confidence" in found.abort[0]
@@ -116,26 +117,48 @@ def test_errors_abort_when_there_are_enough_samples_to_say_so(new, old, aborts):
 
 
 def test_without_an_old_version_the_share_itself_is_judged():
-    assert judge_traffic({"api": (counters(100, 30), None)}, LIMITS).abort != ()
-    assert judge_traffic({"api": (counters(200), None)}, LIMITS) == Traffic()
+    assert judge_traffic({"api": Pair(counters(100, 30), None)}, LIMITS).abort != ()
+    assert judge_traffic({"api": Pair(counters(200), None)}, LIMITS) == Traffic()
 
 
 def test_latency_aborts_beyond_the_factor_and_not_for_scheduling_noise():
     old = counters(1000, milliseconds=40.0)
-    assert judge_traffic({"api": (counters(200, milliseconds=640.0), old)}, LIMITS).abort != ()
-    assert judge_traffic({"api": (counters(200, milliseconds=80.0), old)}, LIMITS).abort == ()
+    assert judge_traffic({"api": Pair(counters(200, milliseconds=640.0), old)}, LIMITS).abort != ()
+    assert judge_traffic({"api": Pair(counters(200, milliseconds=80.0), old)}, LIMITS).abort == ()
     fast = counters(1000, milliseconds=10.0)
-    assert judge_traffic({"api": (counters(200, milliseconds=80.0), fast)}, LIMITS).abort == ()  # 8 times, but 70 ms
+    assert judge_traffic({"api": Pair(counters(200, milliseconds=80.0), fast)}, LIMITS).abort == ()  # 8 times, but 70 ms
+
+
+def test_a_trouble_that_befalls_both_versions_at_once_is_not_the_new_ones():
+    long_before = counters(5000, 4)  # of the old version, since the rollout began
+    assert judge_traffic({"api": Pair(counters(40, 30), long_before)}, LIMITS).abort != ()
+    assert judge_traffic({"api": Pair(counters(40, 30), long_before, counters(60, 4))}, LIMITS).abort != ()
+    assert judge_traffic({"api": Pair(counters(40, 30), long_before, counters(60, 44))}, LIMITS) == Traffic(missing={("api", NEW): 109})
+    slow, fast = counters(200, milliseconds=640.0), counters(5000, milliseconds=20.0)
+    assert judge_traffic({"api": Pair(slow, fast)}, LIMITS).abort != ()
+    assert judge_traffic({"api": Pair(slow, fast, counters(90, milliseconds=640.0))}, LIMITS).abort == ()
+
+
+def test_the_comparison_is_told_with_both_counts_of_the_old_version():
+    (reason,) = judge_traffic({"api": Pair(counters(40, 30), counters(5000, 4), counters(60, 1))}, LIMITS).abort
+    assert "new version failed 30 of 40 requests (75.0%), old 4 of 5000 (0.1%), of which in this stage 1 of 60; with 99% conf" in reason
+
+
+def test_traffic_is_not_judged_of_a_service_whose_old_version_fails_its_probes():
+    pairs = {"api": Pair(counters(40, 30), counters(5000)), "auth": Pair(counters(40, 30), counters(5000))}
+    found = judge_traffic(pairs, LIMITS, {"api"})
+    assert [text.partition(":")[0] for text in found.abort] == ["auth"]
+    assert [text.partition(":")[0] for text in found.doubtful] == ["api"]
 
 
 def test_latency_of_too_few_requests_is_not_judged():
-    found = judge_traffic({"api": (counters(100, milliseconds=640.0), counters(1000))}, LIMITS)
+    found = judge_traffic({"api": Pair(counters(100, milliseconds=640.0), counters(1000))}, LIMITS)
     assert found.abort == ()
     assert found.missing == {("api", NEW): 49}
 
 
 def test_missing_samples_are_named_per_service_and_side():
-    found = judge_traffic({"api": (counters(140), counters(10)), "auth": (counters(149), counters(149))}, LIMITS)
+    found = judge_traffic({"api": Pair(counters(140), counters(10)), "auth": Pair(counters(149), counters(149))}, LIMITS)
     assert found.missing == {("api", NEW): 9, ("api", OLD): 139}
 
 
@@ -204,6 +227,9 @@ FINE, LACKING = Traffic(), Traffic(missing={("api", NEW): 9})
         (0, Verdict(hold=("x",)), Traffic(abort=("x",)), "pass", Action.WATCH),  # both versions fail: nobody is to blame
         (60, Verdict(hold=("x",)), FINE, "pass", Action.HOLD),
         (90, Verdict(hold=("x",)), FINE, "pass", Action.ABORT),
+        (0, Verdict(), Traffic(doubtful=("x",)), "pass", Action.WATCH),
+        (60, Verdict(), Traffic(doubtful=("x",)), "pass", Action.HOLD),
+        (90, Verdict(), Traffic(doubtful=("x",)), "pass", Action.ABORT),
         (10, Verdict(), LACKING, "abort", Action.WATCH),
         (60, Verdict(), LACKING, "pass", Action.HOLD),
         (90, Verdict(), LACKING, "pass", Action.ADVANCE),
@@ -224,12 +250,12 @@ def test_what_happens_next(elapsed, health, traffic, inconclusive, action):
 @given(
     st.floats(0, 1000),
     st.builds(Verdict, *[st.sampled_from([(), (word,)]) for word in ("because a", "because h", "because n", "because f")]),
-    st.sampled_from([FINE, LACKING, Traffic(abort=("t",))]),
+    st.sampled_from([FINE, LACKING, Traffic(abort=("t",)), Traffic(doubtful=("d",))]),
     st.sampled_from(["pass", "abort"]),
 )
 def test_no_verdict_with_a_reason_to_abort_ever_advances(elapsed, health, traffic, inconclusive):
     found = next_action(Progress(elapsed, 60, 30), health, traffic, inconclusive=inconclusive)
-    if health.abort or health.hold or health.failing or traffic.abort or elapsed < 60:
+    if health.abort or health.hold or health.failing or traffic.abort or traffic.doubtful or elapsed < 60:
         assert found.action is not Action.ADVANCE
     if elapsed >= 90:
         assert found.action in {Action.ADVANCE, Action.ABORT}
@@ -245,22 +271,22 @@ def test_counters_that_were_never_read_lack_everything():
     assert unseen([("api", True), ("auth", False)], LIMITS) == Traffic(missing={("api", NEW): 149, ("api", OLD): 149, ("auth", NEW): 149})
 
 
-def test_traffic_that_is_not_judged_while_both_versions_fail_is_said():
+def test_traffic_that_is_not_judged_while_the_old_version_fails_is_said():
     found = next_action(Progress(10, 60, 30), Verdict(hold=("both fail",)), Traffic(abort=("api: 5 of 9",)), inconclusive="pass")
-    assert found.reason == "both fail; not judged while both fail: api: 5 of 9"
+    assert found.reason == "both fail; not judged while the old version fails too: api: 5 of 9"
 
 
-@given(counts, counts, st.integers(0, 40))
-def test_more_failures_of_the_old_version_never_turn_against_the_new_one(new, old, more):
-    worse = counters(old.requests, min(old.requests, old.errors + more))
-    if judge_traffic({"api": (new, worse)}, LIMITS).abort:
-        assert judge_traffic({"api": (new, old)}, LIMITS).abort
+@given(counts, counts, counts, st.integers(0, 40))
+def test_more_failures_of_the_old_version_never_turn_against_the_new_one(new, old, beside, more):
+    worse = [counters(one.requests, min(one.requests, one.errors + more)) for one in (old, beside)]
+    if judge_traffic({"api": Pair(new, *worse)}, LIMITS).abort:
+        assert judge_traffic({"api": Pair(new, old, beside)}, LIMITS).abort
 
 
-@given(counts, counts)
-def test_a_version_that_fails_no_more_often_than_the_old_one_is_not_taken_back(new, old):
-    if new.failed_share <= old.failed_share:
-        assert judge_traffic({"api": (new, old)}, LIMITS).abort == ()
+@given(counts, counts, counts)
+def test_a_version_that_fails_no_more_often_than_the_old_one_is_not_taken_back(new, old, beside):
+    if new.failed_share <= old.failed_share or (beside.requests and new.failed_share <= beside.failed_share):
+        assert judge_traffic({"api": Pair(new, old, beside)}, LIMITS).abort == ()
 
 
 # --- what people read --------------------------------------------------------------------------------------------------

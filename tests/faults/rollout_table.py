@@ -33,6 +33,7 @@ class Runs(Enum):
     """Which instances run afterwards."""
 
     OLD = "all old ones, none of the new version"
+    BOTH_BUT_ONE = "as BOTH, without the old one that is broken"
     BOTH = "all old ones, which are kept as the rollback target, and all new ones"
     OLD_AND_LEFT = "all old ones; new ones that could not be stopped get no traffic"
 
@@ -49,6 +50,7 @@ class End:
 
 
 GOES_ON = End(0, "completed", frozenset({"1.1.0"}), Runs.BOTH, rerun=False)
+GOES_ON_WITHOUT_IT = End(0, "completed", frozenset({"1.1.0"}), Runs.BOTH_BUT_ONE, rerun=False)
 GOES_BACK = End(1, "rolled_back", frozenset({"1.0.0"}), Runs.OLD, rerun=True)
 CANCELLED = End(1, "cancelled", frozenset({"1.0.0"}), Runs.OLD, rerun=True)
 REFUSED = End(1, None, frozenset({"1.0.0"}), Runs.OLD, rerun=True)
@@ -272,7 +274,7 @@ ROWS = (
         "one old instance of two gone",
         50,
         cause.old_instance_stopped,
-        GOES_ON,
+        GOES_ON_WITHOUT_IT,
         said=("the old version fails alone, not the new one's fault",),
         settings={"PROGRESSIVE_MINUTES": "0.1"},
     ),

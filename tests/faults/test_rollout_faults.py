@@ -95,7 +95,8 @@ def instances(scene: Scene, runs: Runs) -> bool:
     running, each = scene.world.running(), scene.world.instances
     if runs is Runs.OLD_AND_LEFT:
         return running["v1.0.0"] == each
-    return running == Counter({"v1.0.0": each, **({"v1.1.0": each} if runs is Runs.BOTH else {})})
+    old, new = (each - 1 if runs is Runs.BOTH_BUT_ONE else each), (0 if runs is Runs.OLD else each)
+    return running == +Counter({"v1.0.0": old, "v1.1.0": new})
 
 
 def told(evidence: dict[str, object], row: Row) -> None:
