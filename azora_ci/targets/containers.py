@@ -115,10 +115,13 @@ class Containers:
             self._remove(client, facts["container"])
 
     def clear(self, release_id: str) -> None:
-        """Remove the containers of a release."""
+        """Remove the containers of a release, and their images unless another release's containers are made of them."""
         with self._host.docker("remove old containers") as client:
-            for one in client.api.containers(all=True, filters={"label": f"{LABEL}deployment-id={release_id}"}):
+            found = client.api.containers(all=True, filters={"label": f"{LABEL}deployment-id={release_id}"})
+            for one in found:
                 client.api.remove_container(one["Id"], force=True, v=True)
+        for image in sorted({one["Labels"][f"{LABEL}image"] for one in found}):
+            self._host.drop_image(image)
 
 
 def taken_addresses(client: Any) -> set[str]:

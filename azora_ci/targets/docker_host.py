@@ -21,6 +21,7 @@ from azora_ci.targets import Wiring
 NETWORK = "azora"  # of the instances
 FIRST_INSTANCE = 16  # of the network's addresses; the ones before are the gateway's, the edge's, and to spare
 LABEL = "world.azora."
+IN_USE = 409  # the daemon's answer about an image of which there is a container
 API_SECONDS = 60.0  # for one answer of the daemon
 
 
@@ -176,6 +177,19 @@ class DockerHost:
             except ImageNotFound:
                 return False
             return True
+
+    def drop_image(self, reference: str) -> None:
+        """Remove an image, unless a container, running or not, is made of it."""
+        from docker.errors import APIError, NotFound
+
+        with self.docker("remove an image") as client:
+            try:
+                client.api.remove_image(reference)
+            except NotFound:
+                return
+            except APIError as error:
+                if error.response is None or error.response.status_code != IN_USE:
+                    raise
 
     def pull(self, reference: str, checkpoint: Callable[[], None] = lambda: None) -> None:
         """Have an image, by its digest or image id. Credentials go with this one call. Raises NotTrueError when it is nowhere."""
