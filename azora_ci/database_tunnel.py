@@ -16,10 +16,9 @@ from azora_ci.errors import BadInputError, UnreachableError
 from azora_ci.job import Job
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.production_access import access_of
-from azora_ci.ssh import Tunnel, forward_line, free_port, is_listening
+from azora_ci.ssh import EXPLANATION_SECONDS, Tunnel, forward_line, free_port, is_listening
 
 ANSWER_SECONDS = 15.0
-EXPLANATION_SECONDS = 2.0
 SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")  # a server answers S or N; "SSLRequest" of PostgreSQL's protocol
 DEFAULT_PORT = 5432
 

@@ -4,35 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from azora_ci.errors import AzoraError
-from azora_ci.targets import Target, Tended, Wiring, left_out, reached, target_of
+from azora_ci.findings import Finding, asked, failed
+from azora_ci.targets import Target, Tended, Wiring, reached, target_of
 from azora_ci.targets.journal import PROMOTED
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that production needs: whether it is there, what was seen, and what to do when it is not."""
-
-    name: str
-    passed: bool
-    detail: str
-    next_step: str = ""
 
 
 def examine(wiring: Wiring) -> list[Finding]:
     """Ask for everything that the configured target needs, then for the state it is in."""
     return [*_configuration(wiring), *KINDS[wiring.config.target.kind](wiring), *_state(wiring)]
-
-
-def _asked(name: str, ask: Callable[[], str], next_step: str = "") -> Finding:
-    """Return what came of a question; an error of the family is a thing that is missing."""
-    try:
-        return Finding(name, True, ask())
-    except AzoraError as error:
-        return Finding(name, False, f"{error.title}: {error.what}", next_step or error.next_step)
 
 
 def _configuration(wiring: Wiring) -> Iterator[Finding]:
@@ -62,14 +45,14 @@ def _local_processes(wiring: Wiring) -> Iterator[Finding]:
     places, config_dir, admin = found.target.local_processes, found.edge.config_dir, found.edge.admin_url or ""
     assert places is not None  # noqa: S101 - the configuration's own check
     assert config_dir is not None  # noqa: S101 - likewise
-    yield _asked("loopback", lambda: f"{type(target_of(found.target.kind, wiring)).__name__} keeps to this machine")
+    yield asked("loopback", lambda: f"{type(target_of(found.target.kind, wiring)).__name__} keeps to this machine")
     yield _writable("state dir", "target.local_processes.state_dir", places.state_dir)
     yield _writable("archive dir", "target.local_processes.archive_dir", places.archive_dir)
     edge = Edge(config_dir, admin, wiring.clock)
     install = "python -m azora_ci edge install"
-    yield _asked("config dir", lambda: f"{config_dir} holds the edge's files, {len(edge.state().releases)} releases", install)
+    yield asked("config dir", lambda: f"{config_dir} holds the edge's files, {len(edge.state().releases)} releases", install)
     start = f"start the edge ({install} prints the command), or correct edge.admin_url"
-    yield _asked("admin port", lambda: f"{admin} answers, {len(edge.weights())} routes", start)
+    yield asked("admin port", lambda: f"{admin} answers, {len(edge.weights())} routes", start)
 
 
 def _writable(name: str, key: str, folder: Path) -> Finding:
@@ -86,18 +69,12 @@ def _writable(name: str, key: str, folder: Path) -> Finding:
 
 
 def _docker_hosts(wiring: Wiring) -> Iterator[Finding]:
-    """One finding for each host that does not answer, one for those that do."""
-    target = target_of(wiring.config.target.kind, replace(wiring, spare_lost_hosts=True))
+    from azora_ci import doctor_hosts
 
-    def ask() -> str:
-        with reached(target):
-            known = len(target.current().releases)
-        return f"{'every host answers' if not left_out(target) else 'the others answer'}, {known} releases are known"
-
-    found = _asked("hosts", ask)
-    yield found
-    check = "check that it is up, that its sshd and dockerd run, and that this machine may reach it"
-    yield from (Finding(f"host {name}", False, why, check) for name, why in left_out(target).items())
+    try:
+        yield from doctor_hosts.findings(wiring)
+    except AzoraError as error:
+        yield failed("hosts", error)
 
 
 KINDS: dict[str, Callable[[Wiring], Iterator[Finding]]] = {"local_processes": _local_processes, "docker_hosts": _docker_hosts}

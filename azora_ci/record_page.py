@@ -54,6 +54,9 @@ def _facts(document: Document, location: str, sha256: str) -> str:
         ("Took", f"{duration(metrics['duration_seconds'])}; {duration(metrics['lead_time_seconds'])} from the commit"),
         ("Record", lines([code(location), Markup(f"SHA-256 {code(sha256)}")])),
     ]
+    if document["host_keys"]:
+        shown = (f"{one['key_type'] or 'authority'} {one['fingerprint']}, {one['source']}" for one in document["host_keys"])
+        rows.append(("Host keys", lines(shown)))
     if document["override_reasons"]:
         rows.append(("Overrides", "; ".join(document["override_reasons"])))
     return table(("", ""), rows)

@@ -26,6 +26,7 @@ from azora_ci.process import Child, Processes
 from azora_ci.ssh_folder import CONNECT_SECONDS, Credentials, config_text, user_name
 
 DOCKER_SOCKET = "/var/run/docker.sock"
+EXPLANATION_SECONDS = 2.0  # that OpenSSH may take to say why it closed a forwarded connection
 ATTEMPTS = 4  # of opening a connection; waits 1, 2, 4 s between them
 _HOST = re.compile(r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 
@@ -358,7 +359,7 @@ class Connection(Tunnel):
 
     def _no_docker(self, error: Exception) -> AzoraError:
         """Return what a silent Docker socket means. OpenSSH says the same for a forbidden and for a missing socket."""
-        if not self._tcp_is_forwarded():
+        if self.forbids_tcp():
             return BadInputError(
                 "sshd forbids forwarding",
                 what="neither the Docker socket nor a TCP connection is let through",
@@ -373,9 +374,15 @@ class Connection(Tunnel):
             " AllowStreamLocalForwarding yes",
         )
 
-    def _tcp_is_forwarded(self) -> bool:
+    def forbids_tcp(self) -> bool:
+        """Say whether sshd refuses to forward TCP; where nothing listens at the port that is tried, it has tried itself."""
+        assert self._child is not None  # noqa: S101 - to be asked while connected
+        said = len(self._child.stderr_text)
         try:
             socks_connect(self.socks_port, "127.0.0.1", self.address.port, timeout=CONNECT_SECONDS).close()
         except OSError:
-            return False
-        return True
+            for _elapsed in self._clock.ticks(0.05, EXPLANATION_SECONDS):  # OpenSSH says why a moment later
+                if "open failed" in self._child.stderr_text[said:]:
+                    break
+            return "connect failed" not in self._child.stderr_text[said:]
+        return False

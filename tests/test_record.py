@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azora_ci import record, schemas
+from azora_ci import record, record_page, schemas
 from tests import fragments_builder as build
 
 FACTS = record.Circumstances(
@@ -93,6 +93,14 @@ def test_first_deployment_has_nothing_to_go_back_to():
     assert problems(document) == []
     assert document["rollback_available"] is False
     assert document["previous_version"] is None
+
+
+def test_host_keys_are_in_the_record_and_on_its_page():
+    line = "|1|F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg= ssh-ed25519 AAAA"
+    key = {"fingerprint": "SHA256:" + "a" * 43, "key_type": "ssh-ed25519", "known_hosts": line, "source": "accepted"}
+    found = success(rollout=build.fragment("gradual-rollout", host_keys=[key]))
+    assert found["host_keys"] == [key]
+    assert f"ssh-ed25519 {key['fingerprint']}, accepted" in record_page.success(found, "s3://b/r.json", "0" * 64, [])
 
 
 def test_override_reasons_land_in_the_record():

@@ -72,6 +72,11 @@ class DockerHost:
         self._opening = threading.Lock()
         self._closed = False
 
+    @property
+    def connection(self) -> Connection:
+        """Return the connection itself, to ask what stands in its way."""
+        return self._connection
+
     # --- connection ----------------------------------------------------------------------------------------------------
 
     def open(self, attempts: int | None = None) -> None:

@@ -11,10 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from azora_ci.config import DeployConfig
-from azora_ci.config import DockerHosts as Settings
 from azora_ci.envoy import EdgeState
-from azora_ci.errors import AzoraError, BadInputError, UnreachableError
+from azora_ci.errors import AzoraError, UnreachableError
 from azora_ci.health import Endpoint
 from azora_ci.process import undisturbed
 from azora_ci.production_access import access_of
@@ -27,7 +25,7 @@ from azora_ci.targets.docker_host import DockerHost
 from azora_ci.targets.edge_settings import edge_options, edge_services
 from azora_ci.targets.equipment import ADMIN_PORT, EDGE_PORT, GUARD_PORT, Equipment
 from azora_ci.targets.guarded import GuardClient, GuardedEdge, GuardedJournal, Lease
-from azora_ci.targets.host_site import HostSite
+from azora_ci.targets.host_site import HostSite, settings_of
 from azora_ci.targets.journal import PROMOTED, History, merged
 from azora_ci.targets.lock import FencedError
 from azora_ci.targets.parallel import HaltedError, Outcome, outcomes, results
@@ -53,7 +51,7 @@ class DockerHosts:
     def __init__(self, wiring: Wiring) -> None:
         self._wiring, self._config, self._clock = wiring, wiring.config, wiring.clock
         self._say = wiring.processes.say
-        self._settings = _settings(wiring.config)
+        self._settings = settings_of(wiring.config)
         self._access = access_of(wiring.access, "target.kind docker_hosts")
         self._sites: list[HostSite] = []
         self._left_out: dict[str, str] = {}  # host -> why it is not reached
@@ -83,8 +81,7 @@ class DockerHosts:
     def _connect(self) -> None:
         self._credentials = self._access.credentials(self._wiring.recorded_host_keys)
         try:
-            numbered = enumerate(self._access.hosts, start=1)
-            self._sites = [self._host_site(address, self._credentials, f"azora-{number}") for number, address in numbered]
+            self._sites = self._unopened(self._credentials)
             self._sites = self._answering(outcomes(self._sites, self._open, self._clock))
         except BaseException:
             self._disconnect()
@@ -115,6 +112,21 @@ class DockerHosts:
             self._left_out[name] = f"{error.title}: {error.what}"
             self._say(f"✗ {name} is not reached ({self._left_out[name]}); going on with {len(there)} of {len(found)} hosts")
         return [one.item for one in there]
+
+    def _unopened(self, credentials: Credentials) -> list[HostSite]:
+        numbered = enumerate(self._access.hosts, start=1)
+        return [self._host_site(address, credentials, f"azora-{number}") for number, address in numbered]
+
+    def looked_at(self, look: Callable[[HostSite], T]) -> list[Outcome[HostSite, T]]:
+        """Have ``look`` connect to each host and look at it, whatever becomes of the others."""
+        credentials = self._access.credentials(self._wiring.recorded_host_keys)
+        sites = self._unopened(credentials)
+        try:
+            return outcomes(sites, look, self._clock)
+        finally:
+            for one in sites:
+                one.host.close()
+            credentials.wipe()
 
     def _host_site(self, address: HostAddress, credentials: Credentials, alias: str) -> HostSite:
         wiring = self._wiring
@@ -381,14 +393,3 @@ def _together(sites: list[HostSite], found: Sequence[Mapping[str, Mapping[str, i
     if all(one == found[0] for one in found):
         return found[0]
     return {f"{route} on {one.host.name}": shares for one, weights in zip(sites, found, strict=True) for route, shares in weights.items()}
-
-
-def _settings(config: DeployConfig) -> Settings:
-    if config.target.docker_hosts is None:
-        raise BadInputError(
-            "The hosts' edge is not configured",
-            what="target.docker_hosts is missing: which images of Envoy and Python the edge and its guard run",
-            where="the deployment configuration",
-            next_step="add [target.docker_hosts] with edge_image and guard_image, pinned by digest",
-        )
-    return config.target.docker_hosts

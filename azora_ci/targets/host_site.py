@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
+from azora_ci.config import DeployConfig, DockerHosts
 from azora_ci.envoy import EdgeState
-from azora_ci.errors import UnreachableError
+from azora_ci.errors import BadInputError, UnreachableError
 from azora_ci.targets import Release, Returned
 from azora_ci.targets.docker_host import DockerHost
 from azora_ci.targets.equipment import Equipment
@@ -78,3 +79,15 @@ class HostSite:
         note = self.port.give_back(release.id) if self.history().before(release.id) is None else None
         returned = self.site.abort(release, reason, hurry=hurry)
         return replace(returned, detail=f"{note}; {returned.detail}") if note else returned
+
+
+def settings_of(config: DeployConfig) -> DockerHosts:
+    """Return how the hosts' edges are configured. Raises BadInputError where they are not."""
+    if config.target.docker_hosts is None:
+        raise BadInputError(
+            "The hosts' edge is not configured",
+            what="target.docker_hosts is missing: which images of Envoy and Python the edge and its guard run",
+            where="the deployment configuration",
+            next_step="add [target.docker_hosts] with edge_image and guard_image, pinned by digest",
+        )
+    return config.target.docker_hosts

@@ -74,6 +74,11 @@ def people_can_look(world: World) -> None:
         done = subprocess.run(argv, env=world.environ(3), cwd=world.folder, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "v1.1.0" in done.stdout or words[0] == "lock"
+    host = world.machines[0].address
+    for name in ("connection", "host key", "AllowTcpForwarding", "AllowStreamLocalForwarding", "Docker", "clock", "memory and disk"):
+        assert f"✓ host {host}: {name}: " in done.stdout, done.stdout
+    assert f"✓ host {host}: guard: runs and answers" in done.stdout
+    assert f"✓ host {host}: edge: runs, " in done.stdout
 
 
 def it_is_taken_back_by_hand_within_its_window(world: World, around: Surroundings) -> None:
