@@ -162,6 +162,6 @@ def _message(seen: Seen, pressed: Pressed, own_id: str) -> Iterable[str]:
 
 def _summary(seen: Seen, pressed: Pressed) -> Iterable[str]:
     text = seen.summaries.get(JOB, "")
-    for wanted in (f"v{pressed.new} was taken back", f"all traffic is on v{pressed.old}", "smoke test"):
+    for wanted in (f"v{pressed.new} was taken back", f"all traffic is on v{pressed.old}", "smoke test", "| record of the rollback | s3://"):
         if wanted not in text:
             yield f"the summary of {JOB} does not say {wanted!r}: {text[:300] or '(empty)'}"

@@ -14,7 +14,7 @@ from azora_ci import kept_version, record, recorded_keys, rollback, rollback_rec
 from azora_ci.archive import Archive, Archived
 from azora_ci.errors import AzoraError, BadInputError, CancelledError, NotTrueError
 from azora_ci.job import Identity, Job
-from azora_ci.markdown import escaped
+from azora_ci.markdown import escaped, table
 from azora_ci.migrations import Expected
 from azora_ci.process import undisturbed
 from azora_ci.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts, deployment_id, truth, variable
@@ -305,6 +305,21 @@ def _keep(job: Job[Settings], archive: Archive, deployed: record.Document) -> No
     job.tick(f"the record of this rollback is archived at {kept.location} (SHA-256 {kept.sha256})")
 
 
+def _facts(job: Job[Settings], deployed: record.Document, notification: str) -> list[tuple[str, object]]:
+    """Return what somebody who opens the run's page wants to know next."""
+    found, applied = job.evidence, deployed["migrations_applied"]
+    stays = "it is not known how many migrations" if applied is None else f"{applied} migrations"
+    return [
+        ("deployment taken back", f"{deployed['version']} ({deployed['deployment_id']})"),
+        ("serving now", f"{found['to']['version']} ({found['to']['deployment_id']})"),
+        ("reason", found["reason"]),
+        ("started by", job.settings.actor),
+        ("database", f"left as it is: {stays} of {deployed['version']} stay applied"),
+        ("record of the rollback", found.get("rollback_record", {}).get("location")),
+        ("Slack", notification),
+    ]
+
+
 def _problem(job: Job[Settings], failed: list[dict[str, Any]], lost: tuple[str, ...]) -> AzoraError | None:
     if lost:
         return NotTrueError(
@@ -335,4 +350,5 @@ def _notify(job: Job[Settings], deployed: record.Document, problem: AzoraError |
     )
     sent = slack.notify(job.settings.slack_webhook, text, job.clock)
     job.evidence.update(notified=sent.sent)
+    job.actions.summary(table(("what", "value"), _facts(job, deployed, sent.detail)))
     job.say(f"Slack: {sent.detail}")

@@ -67,7 +67,9 @@ def seen(document: dict[str, Any] | None = None) -> Seen:
             f"{ARTIFACT}/rollback-record.json": found,
         },
         objects={f"{FOLDER}1.json": DEPLOYMENT, f"{FOLDER}rollback-1.json": record.archived_bytes(found)},
-        summaries={"rollback": "### v1.1.0 was taken back\n\n✓ all traffic is on v1.0.0 after 0.1 s\n\n| smoke test | passed |"},
+        summaries={
+            "rollback": "### v1.1.0 was taken back\n\n✓ all traffic is on v1.0.0 after 0.1 s\n\n| smoke test | passed |\n| record of the rollback | s3://azora-backups/x |"
+        },
     )
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from azora_ci import record, rollback_record, schemas
 from azora_ci.archive import Archive, KeptRecord
+from azora_ci.markdown import escaped
 from azora_ci.process import send_signal
 from azora_ci.targets import Owner
 from tests.conftest import DatabaseMaker
@@ -53,6 +54,10 @@ class Production(World):
 
     def evidence(self) -> dict[str, Any]:
         return self.fragment("rollback", self.attempt).evidence
+
+    def rollback_location(self) -> str:
+        """Return where the newest rollback's record is archived, as Markdown shows it."""
+        return str(escaped(self.evidence()["rollback_record"]["location"]))
 
     def untouched(self) -> bool:
         """Say whether 1.1.0 serves everything as before, and nothing was journalled, archived or told."""
@@ -114,6 +119,14 @@ def test_back_within_the_window_without_a_failed_request_and_once_more_is_recogn
         f"↩️ Production rolled back\nVersion: v1.1.0 → v1.0.0\nDeployment ID: {NEW}\nReason: checkout fails &lt;everywhere&gt;\n"
         "Started by: octocat\nThe database was left as it is"
     ]
+    page = (production.folder / "summary-1.md").read_text()
+    for row in (
+        f"| deployment taken back | v1.1.0 ({NEW}) |",
+        "| reason | checkout fails &lt;everywhere> |",
+        "| Slack | Slack answered ok |",
+    ):
+        assert row in page, page
+    assert f"| record of the rollback | {production.rollback_location()} |" in page
     once_more(production, kept)
 
 
