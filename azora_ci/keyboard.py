@@ -303,7 +303,7 @@ def _removable(wiring: Wiring, target: Target) -> list[tuple[str, str]]:
     """Return (deployment id, text) of each release that goes."""
     releases = target.current().superseded(wiring.clock.now(), wiring.rollback_window_minutes)
     counted = [(one, len(target.instances(one.id))) for one in releases]
-    return [(one.id, f"{one.version} ({one.id}): {number} instances") for one, number in counted if number]
+    return [(one.id, f"{one.version} ({one.id}): {number or 'stopped'} instances") for one, number in counted]
 
 
 def _say_kept(target: Target, going: set[str]) -> None:
@@ -329,14 +329,15 @@ def edge() -> None:
 def edge_status(config_path: Path) -> None:
     """Show what the edge really has: weights, versions and counters of each route."""
     from azora_ci import edge_report
-    from azora_ci.targets import reached
+    from azora_ci.targets import edges, reached
 
     with reported_errors():
         target = _target(_looking(config_path))
         with reached(target):
             history, seen = target.current(), target.observe()
             instances = {one.id: target.instances(one.id) for one in history.releases.values()}
-        click.echo(edge_report.text(history, seen, instances))
+            lines = edges(target)
+        click.echo("\n".join([edge_report.text(history, seen, instances), *lines]))
         _end_if_some_are_left_out(target)
 
 
@@ -344,7 +345,7 @@ def edge_status(config_path: Path) -> None:
 @click.option("--listen", metavar="HOST:PORT", help="Where local_processes' edge listens. [default: that of the public health URLs]")
 @_config_option
 def edge_install(listen: str | None, config_path: Path) -> None:
-    """Prepare the edge where there is none; one that is there keeps its releases and weights."""
+    """Prepare the edge where there is none, replace one that is configured anew; releases and weights stay."""
     with reported_errors():
         wiring = _wiring(config_path)
         if wiring.config.target.kind == "local_processes":

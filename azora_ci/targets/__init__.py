@@ -236,6 +236,12 @@ def holders(target: Tended) -> Mapping[str, Held | None]:
     return ask()
 
 
+def edges(target: Target) -> list[str]:
+    """Return a line about the edge of each host; empty for a target that does not install its edge."""
+    found = getattr(target, "edges", None)
+    return list(found()) if found else []
+
+
 def reached(target: Target) -> AbstractContextManager[object]:
     """Keep the connections to a target open while several things are asked of it without the lock."""
     connected = getattr(target, "connected", None)

@@ -349,6 +349,11 @@ class DockerHosts:
         then = "the new version still serves there" if promoted else f"its guard goes back by itself {lease:g} s after the last renewal"
         return f"{name}: not reached ({detail}); {then}"
 
+    def edges(self) -> list[str]:
+        """Return a line about the edge of each host: what it runs, and whether that is configured."""
+        with self.connected():
+            return self._each(HostSite.edge_line)
+
     # --- observe -------------------------------------------------------------------------------------------------------
 
     def endpoint(self, instance: Instance, side: str) -> Endpoint:

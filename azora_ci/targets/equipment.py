@@ -141,6 +141,7 @@ class Equipment:
             seconds = self._clock.monotonic() - begun
             old.remove(force=True)
             new.rename(EDGE)
+        self._host.drop_image(old.labels.get(f"{LABEL}image", self._settings.edge_image))
         return seconds
 
     def _finish_replacement(self, client: Any) -> None:
@@ -157,6 +158,8 @@ class Equipment:
 
     def _try_edge(self, client: Any) -> None:
         """Let the configured image read its configuration, before anything is stopped for it."""
+        from docker.errors import APIError
+
         entrypoint = [*envoy.command(EDGE_FOLDER / "bootstrap.json"), "--mode", "validate"]
         trial = self._host.create(
             client, TRIAL, self._settings.edge_image, entrypoint=entrypoint, command=[], endpoint=None, binds=[f"{VOLUME}:{EDGE_FOLDER}:ro"]
@@ -165,6 +168,8 @@ class Equipment:
             trial.start()
             code = trial.wait(timeout=ANSWER_SECONDS)["StatusCode"]
             said = trial.logs(tail=5).decode(errors="replace")
+        except APIError as error:
+            raise self._not_up(f"it cannot be started: {str(error.explanation)[:500]}") from error
         finally:
             trial.remove(force=True)
         if code:

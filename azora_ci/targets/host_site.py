@@ -54,6 +54,14 @@ class HostSite:
             return None
         return f"{self.host.name}: the edge was replaced by the configured one; nothing answered for at most {seconds:.1f} s"
 
+    def edge_line(self) -> str:
+        """Say what the edge runs, and whether that is configured."""
+        image, configured = self.equipment.edge_image()
+        if image is None:
+            return f"{self.host.name}: no edge is installed"
+        known = "as configured" if configured else "which is not what is configured: the next deployment, or edge install, replaces it"
+        return f"{self.host.name}: the edge runs {image}, {known}"
+
     def steadily(self, work: Callable[[Site], T]) -> T:
         """Do something that may be done twice: once more, over a new connection, where the first one broke on the way."""
         try:

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import http.client
 import json
+import subprocess
+import sys
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import docker
+import docker.errors
 import pytest
 
 from azora_ci import config
 from azora_ci.errors import NotTrueError
 from azora_ci.targets import Owner, Release
-from tests.docker_world import HTTP_PORT, NEW, Lan, World, get
+from azora_ci.targets.docker_hosts import DockerHosts
+from tests.docker_world import HTTP_PORT, NEW, OLD, Lan, Load, World, get
 from tests.waiting import until
 
 SMALL = ("api_gateway",)
@@ -58,6 +64,7 @@ def test_too_little_disk_for_both_versions_is_refused_before_anything_starts(wor
         target.plan(missing)
 
 
+@pytest.mark.faults
 def test_memory_is_counted_over_all_services_and_instances_and_what_has_no_limit_is_named(network, tmp_path):
     world = World(network, tmp_path)
     world.deploy_old()  # three instances of 256 MiB each
@@ -136,11 +143,6 @@ def test_a_port_that_is_taken_is_refused_until_its_compose_project_is_named(worl
     assert 'set target.docker_hosts.take_over = "shop"' in output
     assert {one.name for one in world.machines[0].client.containers.list(all=True)} == names
     with_host_settings(world, take_over="shop")
-    world.flag("1.1.0.api_gateway.sick")
-    code, output = world.finish(world.start(attempt=2, HEALTH_CHECK_TIMEOUT="3"))  # not ready to take over
-    assert code == 1, output
-    assert (state(container), versions(world)) == (("running", "always"), "the old shop")
-    world.unflag("1.1.0.api_gateway.sick")
     the_new_version_takes_the_port_over(world, container)
     a_rerun_changes_nothing(world, container)
 
@@ -169,6 +171,11 @@ def a_rerun_changes_nothing(world: World, container: Any) -> None:
 def test_the_old_containers_run_again_when_the_new_version_fails_or_the_edge_does_not_come_up(world):
     with_host_settings(world, take_over="shop")
     container = shop(world)
+    world.flag("1.1.0.api_gateway.sick")
+    code, output = world.finish(world.start(attempt=2, HEALTH_CHECK_TIMEOUT="3"))  # never ready to take over
+    assert code == 1, output
+    assert (state(container), versions(world)) == (("running", "always"), "the old shop")
+    world.unflag("1.1.0.api_gateway.sick")
     step = world.start(FULL_MINUTES="2")
     until(lambda: versions(world) == "1.1.0" or step.poll() is not None, "the new version has the port", 60)
     world.flag("1.1.0.api_gateway.sick")
@@ -184,3 +191,123 @@ def test_the_old_containers_run_again_when_the_new_version_fails_or_the_edge_doe
         with pytest.raises(NotTrueError, match="could not be taken over"):
             target.set_weight(release, 100)
         assert (state(container), versions(world)) == (("running", "always"), "the old shop")
+        target._sites[0].equipment._settings = world.config.target.docker_hosts
+        port = target._sites[0].port
+        facts = [port._facts(one) for one in port.holders()]
+        port._note("took-port", NEW, facts)
+        port._stop(facts)  # and here the runner dies
+    code, output = world.finish(world.start(attempt=3))
+    assert code == 0, output
+    assert f"port {HTTP_PORT} is back with shop_web_1" in output
+    assert (state(container), versions(world)) == (("exited", "no"), "1.1.0")
+
+
+# --- edge ------------------------------------------------------------------------------------------------------------------
+
+
+def at_the_keyboard(world: World, *words: str) -> tuple[int, str]:
+    argv = [sys.executable, "-m", "azora_ci", *words, "--config", str(world.config_path)]
+    done = subprocess.run(argv, env=world.environ(9), cwd=world.folder, capture_output=True, text=True, timeout=120, check=False)
+    return done.returncode, done.stdout + done.stderr
+
+
+def another_edge_image(lan: Lan) -> str:
+    client = lan.machines[0].client
+    made = client.containers.create(lan.edge_image)
+    made.commit(repository=f"{lan.registry}/edge", tag="another", changes="LABEL made=later")
+    made.remove()
+    return lan.push("edge", "another")
+
+
+@pytest.mark.faults
+def test_an_edge_that_is_configured_anew_is_tried_and_replaced_with_its_weights(world):
+    world.deploy_old()
+    client = world.machines[0].client
+    first = client.containers.get("azora-edge").id
+    before = world.config_path.read_text()
+    world.config_path.write_text(before.replace(world.lan.edge_image, world.lan.guard_image))  # no Envoy in it
+    with Load(world) as load:
+        code, output = at_the_keyboard(world, "edge", "install")
+        assert code == 1, output
+        assert "The new edge does not come up" in output
+    assert (load.failed, client.containers.get("azora-edge").id) == ([], first)
+    image = another_edge_image(world.lan)
+    world.config_path.write_text(before.replace(world.lan.edge_image, image))
+    assert "which is not what is configured" in at_the_keyboard(world, "edge", "status")[1]
+    with Load(world) as load:
+        code, output = at_the_keyboard(world, "edge", "install")
+        assert code == 0, output
+        assert "the edge was replaced by the configured one; nothing answered for at most" in output
+        until(lambda: load.answers[-1][0] == 200, "users are served")
+    assert f"the edge runs {image}, as configured" in at_the_keyboard(world, "edge", "status")[1]
+    assert load.versions.keys() == {"1.0.0"}
+    assert {one.name for one in client.containers.list(all=True)} >= {"azora-edge"}
+    assert not [one for one in client.containers.list(all=True) if one.name in {"azora-edge-next", "azora-edge-trial"}]
+    second = client.containers.get("azora-edge").id
+    assert second != first
+    assert at_the_keyboard(world, "edge", "install")[0] == 0
+    assert client.containers.get("azora-edge").id == second
+
+
+# --- removal ---------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.faults
+def test_what_is_superseded_is_removed_with_its_images_and_never_the_rollback_target(world):
+    client = world.machines[0].client
+    world.deploy_old()
+    target = world.target()
+    releases = [world.release("1.1.0", NEW), Release("1764000200-cccccc", "v1.0.0", world.digests("1.0.0"))]
+    for release in releases:
+        with target.locked(Owner(release.id, "https://runs.example/1", "tests")):
+            target.deploy(release, 100)
+            target.set_weight(release, 100)
+            target.promote(release)
+    images = {version: f"{world.lan.registry}/api_gateway@{world.digests(version)['api_gateway']}" for version in ("1.0.0", "1.1.0")}
+    code, output = at_the_keyboard(world, "clean", "--window-minutes", "0")
+    assert code == 0, output
+    assert f"✓ removed v1.0.0 ({OLD}): 2 instances" in output
+    assert f"v1.1.0 ({NEW}) is the rollback target: 2 instances" in output
+    assert {release.id: len(world.machines[0].containers(release.id)) for release in releases} == {release.id: 2 for release in releases}
+    assert all(client.images.get(image) for image in images.values())  # the first one is what serves again
+    fourth = Release("1764000300-dddddd", "v1.0.0", world.digests("1.0.0"))
+    with target.locked(Owner(fourth.id, "https://runs.example/1", "tests")):
+        target.deploy(fourth, 100)
+        target.set_weight(fourth, 100)
+        target.promote(fourth)
+    assert at_the_keyboard(world, "clean", "--window-minutes", "0")[0] == 0
+    assert world.running() == {"v1.0.0": 4}
+    with pytest.raises(docker.errors.ImageNotFound):
+        client.images.get(images["1.1.0"])
+    assert client.images.get(images["1.0.0"])
+
+
+# --- two at once -----------------------------------------------------------------------------------------------------------
+
+
+def test_two_deployments_at_once_over_the_same_hosts_in_different_order(network, tmp_path):
+    world = World(network, tmp_path, 2, services=SMALL)
+    near, far = (one.address for one in world.machines)
+    with world.target(PROD_HOST=far).locked(Owner(OLD, "https://runs.example/1", "somebody")):
+        with pytest.raises(NotTrueError, match="somebody"), world.target().locked(Owner(NEW, "https://runs.example/2", "me")):
+            pass
+        assert world.target(PROD_HOST=near).holder() is None  # what was locked first was given back
+    assert [one.containers() for one in world.machines] == [[], []]
+    targets = {OLD: world.target(PROD_HOST=f"{near},{far}"), NEW: world.target(PROD_HOST=f"{far},{near}")}
+    for _ in range(3):
+        ended = dict.fromkeys(targets, "")
+        threads = [threading.Thread(target=try_to_lock, args=(name, target, ended)) for name, target in targets.items()]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert sorted(ended.values()) == ["locked", "refused"]
+
+
+def try_to_lock(name: str, target: DockerHosts, ended: dict[str, str]) -> None:
+    try:
+        with target.locked(Owner(name, "https://runs.example/1", name)):
+            ended[name] = "locked"
+            until(lambda: all(ended.values()), "the other one has tried")
+    except NotTrueError:
+        ended[name] = "refused"
