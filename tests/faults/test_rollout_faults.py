@@ -46,6 +46,7 @@ def test_fault(network: Lan, tmp_path: Path, row: Row) -> None:
 
 def strikes(scene: Scene, row: Row) -> None:
     world, users = scene.world, scene.users
+    before = touchable(scene)
     output, code = run(scene, row)
     ended = time.monotonic()
     assert code == row.end.code, output
@@ -53,6 +54,8 @@ def strikes(scene: Scene, row: Row) -> None:
         assert words in output, f"{words!r} was not said:\n{output}"
     until(lambda: users.versions(world.machines) == row.end.users, f"users get {set(row.end.users)}", world.lease + 5)
     assert instances(scene, row.end.runs), world.running()
+    if row.end.status is None and row.end.code > 0:
+        assert touchable(scene) == before
     if row.end.code >= 0:
         evidence = world.fragment().evidence
         assert evidence.get("rollout_status") == row.end.status, evidence
@@ -88,6 +91,11 @@ def run(scene: Scene, row: Row) -> tuple[str, int]:
         row.broken(scene)
     code, output = world.finish(scene.step)
     return output, code
+
+
+def touchable(scene: Scene) -> list[tuple[object, set[str]]]:
+    """Return what a run that is refused must leave as it is: every host's routes and containers."""
+    return [(scene.world.edge_state(one), {found.id for found in one.client.containers.list(all=True)}) for one in scene.world.machines]
 
 
 def instances(scene: Scene, runs: Runs) -> bool:
