@@ -6,7 +6,6 @@ All of them are on one bridge, as in a data centre, with a registry beside them.
 from __future__ import annotations
 
 import contextlib
-import http.client
 import io
 import json
 import os
@@ -17,7 +16,6 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -35,7 +33,7 @@ from azora_ci.rehearsal import images
 from azora_ci.settings import ProductionHosts, Secret
 from azora_ci.targets import Owner, Release, Wiring
 from azora_ci.targets.docker_hosts import DockerHosts
-from tests import deploy_config
+from tests import deploy_config, load
 from tests.docker_engine import registry, running
 from tests.sshd import Sshd
 from tests.waiting import until
@@ -230,51 +228,14 @@ def lan(folder: Path) -> Iterator[Lan]:
 
 
 def get(address: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection(address, HTTP_PORT, timeout=20)
-    try:
-        connection.request("GET", path, headers=headers or {})
-        response = connection.getresponse()
-        return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
-    finally:
-        connection.close()
+    return load.get((address, HTTP_PORT), path, headers=headers)
 
 
-class Load:
-    """A light steady load on the hosts' edges in turn: which status and version came back, in order."""
+class Load(load.Load):
+    """A load on the hosts' edges in turn."""
 
     def __init__(self, world: World, *, pause: float = 0.02) -> None:
-        self.answers: list[tuple[int, str]] = []
-        self._addresses, self._paths, self._pause = [one.address for one in world.machines], world.paths, pause
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._send, daemon=True)
-
-    def __enter__(self) -> Load:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join(timeout=30)
-
-    def _send(self) -> None:
-        number = 0
-        while not self._stop.is_set():
-            number += 1
-            try:
-                status, _, body = get(self._addresses[number % len(self._addresses)], self._paths[number // 2 % len(self._paths)])
-                version = json.loads(body).get("version", "") if status == 200 else ""
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                status, version = 0, repr(error)
-            self.answers.append((status, version))
-            self._stop.wait(self._pause)
-
-    @property
-    def failed(self) -> list[tuple[int, str]]:
-        return [one for one in self.answers if one[0] != 200]
-
-    @property
-    def versions(self) -> Counter[str]:
-        return Counter(version for status, version in self.answers if status == 200)
+        super().__init__([(one.address, HTTP_PORT) for one in world.machines], world.paths, pause=pause)
 
 
 class World:

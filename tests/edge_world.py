@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import http.client
 import io
 import json
 import os
@@ -12,7 +11,6 @@ import socket
 import subprocess
 import sys
 import tarfile
-import threading
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -24,7 +22,7 @@ from azora_ci.edge import Edge
 from azora_ci.process import Processes, birth, send_signal
 from azora_ci.targets import Owner, Release, Wiring
 from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
-from tests import deploy_config
+from tests import deploy_config, load
 from tests.waiting import until
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,6 +30,7 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 OLD, NEW = "1764000000-aaaaaa", "1764000100-bbbbbb"
 ENVOY = str(Path(sys.executable).parent / "envoy")
 SERVICES = ("auth_service", "api_gateway")
+LOOPBACK = "127.0.0.1"
 # A stage is a second or two; a loaded machine may be slow, so the limits that are not under test are generous.
 ROLLOUT = {"minimum_requests": 10, "latency_factor": 1000.0, "inconclusive": "abort", "drain_seconds": 2}
 
@@ -45,54 +44,14 @@ def free_ports(number: int) -> list[int]:
 
 
 def get(port: int, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=20)
-    try:
-        connection.request(method, path, headers=headers or {})
-        response = connection.getresponse()
-        return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
-    finally:
-        connection.close()
+    return load.get((LOOPBACK, port), path, method, headers)
 
 
-class Load:
-    """A light steady load through the edge: which status and version came back, in order."""
+class Load(load.Load):
+    """A load through the edge at a port of this machine."""
 
     def __init__(self, port: int, *, pause: float = 0.02, threads: int = 1) -> None:
-        self.answers: list[tuple[int, str]] = []
-        self._port, self._pause = port, pause
-        self._stop = threading.Event()
-        self._threads = [threading.Thread(target=self._send, daemon=True) for _ in range(threads)]
-
-    def __enter__(self) -> Load:
-        for thread in self._threads:
-            thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        for thread in self._threads:
-            thread.join(timeout=30)
-
-    def _send(self) -> None:
-        paths = ("/api/work", "/auth/work")
-        number = 0
-        while not self._stop.is_set():
-            number += 1
-            try:
-                status, _, body = get(self._port, paths[number % 2])
-                version = json.loads(body).get("version", "") if status == 200 else ""
-            except (OSError, ValueError, http.client.HTTPException) as error:
-                status, version = 0, repr(error)
-            self.answers.append((status, version))
-            self._stop.wait(self._pause)
-
-    @property
-    def failed(self) -> list[tuple[int, str]]:
-        return [one for one in self.answers if one[0] != 200]
-
-    @property
-    def versions(self) -> Counter[str]:
-        return Counter(version for status, version in self.answers if status == 200)
+        super().__init__([(LOOPBACK, port)], ("/api/work", "/auth/work"), pause=pause, threads=threads)
 
 
 class World:
