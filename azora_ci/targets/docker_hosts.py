@@ -365,7 +365,7 @@ class DockerHosts:
         """Return the counters of all edges together."""
         limit = min(OBSERVE_SECONDS, max(LEAST_OBSERVE_SECONDS, self._settings.lease_seconds * OBSERVE_SHARE))
         with self.connected():
-            seen = outcomes(self._sites, lambda one: one.site.observe(), self._clock, seconds=limit)
+            seen = outcomes(self._sites, lambda one: one.site.observe(), self._clock, seconds=limit, reads=True)
         silent = [one.item.host.name for one in seen if not one.done]
         if silent:
             raise UnreachableError(

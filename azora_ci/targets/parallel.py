@@ -26,7 +26,7 @@ class Outcome(Generic[Item, Result]):
     done: bool = False
 
 
-def outcomes(
+def outcomes(  # noqa: PLR0913 - what ends the wait, all by keyword
     items: Iterable[Item],
     work: Callable[[Item], Result],
     clock: Clock,
@@ -34,11 +34,13 @@ def outcomes(
     seconds: float | None = None,
     halt: Callable[[], None] | None = None,
     lost: Callable[[Item], bool] = lambda _item: False,
+    reads: bool = False,
 ) -> list[Outcome[Item, Result]]:
     """Do ``work`` for every item, ``AT_ONCE`` at a time, and return what came of each, in order; ``done`` is false after ``seconds``,
     or when the item is ``lost``, which is asked again and again while its work goes on.
 
-    When this thread is interrupted, or an item fails, ``halt`` is called: it tells the others to stop.
+    When this thread is interrupted, or an item fails, ``halt`` is called: it tells the others to stop. Whoever is interrupted waits for
+    them a moment, so that nothing moves any more afterwards, unless the work only ``reads``.
     """
     found: list[Outcome[Item, Result]] = [Outcome(item) for item in items]
     places, finished = threading.Semaphore(AT_ONCE), threading.Semaphore(0)
@@ -61,7 +63,8 @@ def outcomes(
     except BaseException:
         if halt is not None:
             halt()
-        _await(found, finished, clock, END_SECONDS, lost)
+        if not reads:
+            _await(found, finished, clock, END_SECONDS, lost)
         raise
     return found
 

@@ -53,6 +53,7 @@ GOES_ON = End(0, "completed", frozenset({"1.1.0"}), Runs.BOTH, rerun=False)
 GOES_ON_WITHOUT_IT = End(0, "completed", frozenset({"1.1.0"}), Runs.BOTH_BUT_ONE, rerun=False)
 GOES_BACK = End(1, "rolled_back", frozenset({"1.0.0"}), Runs.OLD, rerun=True)
 CANCELLED = End(1, "cancelled", frozenset({"1.0.0"}), Runs.OLD, rerun=True)
+CANCELLED_BUT_ONE = End(1, "cancelled", frozenset({"1.0.0"}), Runs.OLD_AND_LEFT, rerun=True)  # a lost host goes back by its guard
 REFUSED = End(1, None, frozenset({"1.0.0"}), Runs.OLD, rerun=True)
 BAD_INPUT = End(2, None, frozenset({"1.0.0"}), Runs.OLD, rerun=True)
 UNREACHED = End(3, None, frozenset({"1.0.0"}), Runs.OLD, rerun=True)
@@ -280,6 +281,16 @@ ROWS = (
     # --- the runner
     Row("cancelled by SIGINT", 50, cause.signal_sent(signal.SIGINT), CANCELLED, back_within=5, settings=LONG),
     Row("cancelled by SIGTERM", 50, cause.signal_sent(signal.SIGTERM), CANCELLED, back_within=5, settings=LONG),
+    Row(
+        "cancelled while one of three hosts is silent",
+        50,
+        cause.all_of(cause.black_hole, cause.signal_sent(signal.SIGTERM)),
+        CANCELLED_BUT_ONE,
+        said=("NOT proved", "not reached"),
+        back_within=5,
+        hosts=3,
+        settings=LONG,
+    ),
     Row("runner killed", 50, cause.runner_lost, RUNNER_DEAD, back_within=11, settings=LONG),
     Row("five runners killed one after the other", BEFORE, cause.runners_lost(0, 1, 2, 3, 4), GOES_ON, lease=3.0, sampled=True),
     Row(

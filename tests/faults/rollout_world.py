@@ -314,6 +314,16 @@ def signal_sent(number: signal.Signals) -> Cause:
     return cause
 
 
+def all_of(*causes: Cause) -> Cause:
+    """Have one thing after the other."""
+
+    def cause(scene: Scene) -> None:
+        for one in causes:
+            one(scene)
+
+    return cause
+
+
 def lose(step: subprocess.Popen[str]) -> None:
     """Kill a runner and its connections as a machine that vanishes does."""
     for pid in [step.pid, *descendants(step.pid)]:

@@ -75,3 +75,23 @@ def test_who_is_lost_is_left_behind_and_who_is_slow_is_not():
     found = outcomes([0, 1], work, Clock(), lost=lambda number: number == 1 and silent.is_set())
     never.set()
     assert [one.result for one in found] == [0, None]
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_who_is_interrupted_waits_for_what_moves_and_not_for_what_reads(reads):
+    go, waited = threading.Event(), []
+
+    class Interrupted(Clock):
+        def monotonic(self):
+            if not waited:
+                waited.append(True)
+                raise KeyboardInterrupt
+            return super().monotonic()
+
+    threading.Timer(0.3, go.set).start()
+    begun = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        outcomes([0], lambda _number: go.wait(30), Interrupted(), seconds=60, reads=reads)
+    assert go.is_set() is not reads
+    assert time.monotonic() - begun < 3
+    go.wait(30)
