@@ -358,11 +358,7 @@ def hide_environment() -> None:
 
 def is_alive(pid: int) -> bool:
     """Say whether a process with this id runs (a zombie does not)."""
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[0]
-    except (OSError, IndexError):
-        return False
-    return state not in {"Z", "X"}
+    return birth(pid) is not None
 
 
 def send_signal(pid: int, number: int) -> None:
