@@ -233,7 +233,7 @@ class Guard:
             raise RefusedError(f"generation {generation} exists with other files")
         if not back:
             current = self._safe or self.current()
-            self._store.reserve(files | self._store.files(current))
+            self._store.reserve(self._store.files(current) | files)
             if current is not None:
                 self._store.prepare(current)
 

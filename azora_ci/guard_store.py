@@ -155,6 +155,9 @@ class Store:
             for number in range(SPARE_GENERATIONS):
                 folder = self._spares / str(number)
                 folder.mkdir(exist_ok=True)
+                for path in list(folder.iterdir()):
+                    if path.name not in files:
+                        path.unlink()
                 for name, text in files.items():
                     self._occupy(folder / name, max(SMALLEST_SPARE, 2 * len(text.encode())))
             self._occupy(self._spare_journal, SPARE_JOURNAL)

@@ -141,3 +141,11 @@ def test_half_an_entry_does_not_spoil_the_next(disk):
     text = (disk / "edge" / "journal.jsonl").read_text()
     assert [json.loads(line)["sequence"] for line in text.splitlines()] == whole(disk)
     assert Guard(disk / "edge", monotonic=Time()).events() == [{"event": "weight"}]
+
+
+def test_room_is_reserved_for_what_is_routed_now(disk):
+    guard, token = prepared(disk, Time())
+    for number in range(3):
+        guard.apply({"token": token, "generation": f"g{number}", "files": {f"endpoints-{number}.json": "x"}})
+    reserved = {path.name for path in (disk / "edge" / "spares").glob("*/*")}
+    assert reserved == {"endpoints-1.json", "endpoints-2.json"}  # and what was in force before, to which it may go back

@@ -184,7 +184,7 @@ class DockerHosts:
                 for one in sorted(self._sites, key=lambda site: site.host.name):  # in everybody's order: the second is refused at the first
                     self._acquire(one, owner)
                 first = EdgeState(edge_services(self._config), f"0.0.0.0:{EDGE_PORT}", options=edge_options(self._config))
-                self._remark(self._each(lambda one: one.install_edge(first)))
+                self._remark(self._each(lambda one: one.install_edge(first, replaced=owner.fence is None)))
                 yield
             finally:
                 with undisturbed():

@@ -55,7 +55,10 @@ class Equipment:
     def remove_guard(self) -> None:
         """Remove the guard; its journal and the routes stay on their volume, and the edge goes on."""
         with self._host.docker("remove the guard") as client:
+            image = client.containers.get(GUARD).labels.get(f"{LABEL}image", self._settings.guard_image)
             client.api.remove_container(GUARD, force=True)
+        if image != self._settings.guard_image:
+            self._host.drop_image(image)
 
     def _guard_digest(self) -> str:
         parts = (inspect.getsource(guard), inspect.getsource(guard_store), self._settings.guard_image, f"{self._settings.lease_seconds:g}")
@@ -141,7 +144,9 @@ class Equipment:
             seconds = self._clock.monotonic() - begun
             old.remove(force=True)
             new.rename(EDGE)
-        self._host.drop_image(old.labels.get(f"{LABEL}image", self._settings.edge_image))
+        image = old.labels.get(f"{LABEL}image", self._settings.edge_image)
+        if image != self._settings.edge_image:
+            self._host.drop_image(image)
         return seconds
 
     def _finish_replacement(self, client: Any) -> None:

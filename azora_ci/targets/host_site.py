@@ -43,13 +43,18 @@ class HostSite:
         self.guard.await_answer()
         self.guard.check_clock()
 
-    def install_edge(self, state: EdgeState) -> str | None:
-        """Have the edge run and follow the guard's files; a new one begins with ``state``. Says what replacing it cost."""
+    def install_edge(self, state: EdgeState, *, replaced: bool) -> str | None:
+        """Have the edge run and follow the guard's files; a new one begins with ``state``.
+
+        ``replaced``: one that is configured otherwise may be replaced, unless a rollout is under way. Says what that cost.
+        """
         if not self.guard.ask("/files"):
             self.edge.switch(state)
         self.port.waits = not self.equipment.is_published() and bool(self.port.holders())
-        seconds = self.equipment.install_edge(publish=not self.port.waits, replace=self.history().unfinished is None)
+        seconds = self.equipment.install_edge(publish=not self.port.waits, replace=replaced and self.history().unfinished is None)
         self.edge.confirm(self.edge.state(), self.guard.ask("/status")["generation"], EDGE_START_SECONDS)
+        if self.port.waits:
+            return f"{self.host.name}: the edge runs, and its port is still with others: a deployment takes it over"
         if seconds is None:
             return None
         return f"{self.host.name}: the edge was replaced by the configured one; nothing answered for at most {seconds:.1f} s"

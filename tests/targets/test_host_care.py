@@ -200,6 +200,9 @@ def test_the_old_containers_run_again_when_the_new_version_fails_or_the_edge_doe
     assert code == 0, output
     assert f"port {HTTP_PORT} is back with shop_web_1" in output
     assert (state(container), versions(world)) == (("exited", "no"), "1.1.0")
+    world.machines[0].restart_docker()
+    until(lambda: versions(world) == "1.1.0", "the new version has the port after a restart, too")
+    assert state(container) == ("exited", "no")
 
 
 # --- edge ------------------------------------------------------------------------------------------------------------------
@@ -234,6 +237,9 @@ def test_an_edge_that_is_configured_anew_is_tried_and_replaced_with_its_weights(
     image = another_edge_image(world.lan)
     world.config_path.write_text(before.replace(world.lan.edge_image, image))
     assert "which is not what is configured" in at_the_keyboard(world, "edge", "status")[1]
+    world.config = config.load(world.config_path)
+    with world.target().locked(Owner(OLD, "https://runs.example/1", "alice", fence="checkout fails")):  # a rollback has other worries
+        assert client.containers.get("azora-edge").id == first
     with Load(world) as load:
         code, output = at_the_keyboard(world, "edge", "install")
         assert code == 0, output
