@@ -2,8 +2,9 @@
 
 The error test: one-sided, 99 %. With exact (Clopper-Pearson) bounds for each version's share of failed requests, combined to a
 bound of their difference (Newcombe 1998, method 10, which takes any pair of bounds). Abort when the lower bound of
-``new - old`` is above the limit. A failed request is a 5xx answer, or one that only failover could answer.
-The latency test: the new version's p95 is above the limit when, with the same confidence, more than 5 % of its requests took
+``new - old`` is above the limit, for the old version's requests since the rollout began, its baseline, and for those in the same stage:
+what goes wrong with both versions at once is not the new one's fault. A failed request is a 5xx answer, or one that only failover could
+answer. The latency test: the new version's p95 is above the limit when, with the same confidence, more than 5 % of its requests took
 longer than the limit.
 """
 
@@ -18,7 +19,8 @@ from azora_ci.health import NEW, OLD, Verdict
 
 CONFIDENCE = 0.99  # one-sided; the tests are repeated every interval, so 95 % would cry wolf too often
 TEST = (
-    f"failed requests: one-sided, {CONFIDENCE:.0%}, exact (Clopper-Pearson) bounds combined by Newcombe's method 10; "
+    f"failed requests: one-sided, {CONFIDENCE:.0%}, exact (Clopper-Pearson) bounds combined by Newcombe's method 10, "
+    f"compared with the old version since the rollout began and in the same stage; "
     f"p95: share of requests slower than the limit above 5 % with the same confidence"
 )
 LATENCY_FLOOR_MS = 100.0  # differences of p95 below this are scheduling noise of a small machine, whatever their factor
