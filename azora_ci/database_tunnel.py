@@ -24,11 +24,11 @@ DEFAULT_PORT = 5432
 
 
 @contextmanager
-def reached(job: Job[Any], recorded: str | None = None) -> Iterator[DatabaseUrl]:
+def reached(job: Job[Any], evidence: dict[str, Any] | None = None) -> Iterator[DatabaseUrl]:
     """Yield the address of PROD_DATABASE_URL; with ``database.via_ssh`` it leads through a tunnel that lives as long as the block.
 
-    The job's settings are ``DatabaseAccess`` and ``SshAccess``; ``recorded`` host keys are those of earlier jobs unless given. Raises
-    BadInputError for a connection string that cannot be forwarded, and the errors of ``ssh.explain``.
+    The job's settings are ``DatabaseAccess`` and ``SshAccess``; ``evidence`` gets the ``host_keys`` that were seen. Raises BadInputError
+    for a connection string that cannot be forwarded, and the errors of ``ssh.explain``.
     """
     url = DatabaseUrl.parse(job.settings.database_url.reveal())
     job.processes.add_secret(url.password)
@@ -44,13 +44,15 @@ def reached(job: Job[Any], recorded: str | None = None) -> Iterator[DatabaseUrl]
         )
     hint = "set them as secrets of the environment, and its variable DATABASE_VIA_SSH to true: it hands them to this step"
     access = access_of(job.settings, "database.via_ssh in the deployment configuration", hint)
-    credentials = access.credentials(recorded_keys.for_job(job) if recorded is None else recorded)
+    credentials = access.credentials(recorded_keys.for_job(job))
     try:
         tunnel = DatabaseTunnel(
             access.hosts[0], to=url, credentials=credentials, processes=job.processes, clock=job.clock, alias="azora-database",
             jump=access.jump, say=job.say,
         )  # fmt: skip
         with tunnel:
+            if evidence is not None:
+                evidence["host_keys"] = credentials.evidence()
             if credentials.to_be_pinned():
                 job.processes.warning("New host keys were accepted", credentials.to_be_pinned())
             job.say("the database is reached through the first production host")

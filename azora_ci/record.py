@@ -27,6 +27,7 @@ EVIDENCE_JOBS = (
     "gradual-rollout",
     "smoke-tests",
 )
+CONNECTING_JOBS = ("gradual-rollout", "database-migrations", "database-backup")  # over SSH, the one that sees most hosts first
 Document = dict[str, Any]
 
 
@@ -139,9 +140,7 @@ def _beyond_the_guide(found: Mapping[str, Fragment], evidence: Mapping[str, Docu
             for one in evidence["smoke-tests"].get("tests", [])
         ],
         "rollout": _rollout(evidence["gradual-rollout"], evidence["smoke-tests"]),
-        "host_keys": [
-            pick(one, "fingerprint", "key_type", "known_hosts", "source") for one in evidence["gradual-rollout"].get("host_keys", [])
-        ],
+        "host_keys": _host_keys(evidence),
         "metrics": _metrics(found, evidence),
         "override_reasons": _override_reasons(evidence),
         "evidence": {job: _source(one) for job, one in found.items() if job in EVIDENCE_JOBS},
@@ -152,6 +151,16 @@ def _beyond_the_guide(found: Mapping[str, Fragment], evidence: Mapping[str, Docu
 def pick(document: Mapping[str, Any], *names: str) -> Document:
     """Return these keys of a document; a missing one becomes null."""
     return {name: document.get(name) for name in names}
+
+
+def _host_keys(evidence: Mapping[str, Document]) -> list[Document]:
+    """Return the host keys that the jobs saw; of one job those that none before it saw. Hosts that share a key have a line each."""
+    found: list[Document] = []
+    for job in CONNECTING_JOBS:
+        known = {one["fingerprint"] for one in found}
+        seen = (pick(one, "fingerprint", "key_type", "known_hosts", "source") for one in evidence[job].get("host_keys", []))
+        found += [one for one in seen if one["fingerprint"] not in known]
+    return found
 
 
 def _checks(evidence: Mapping[str, Document]) -> Iterable[Document]:

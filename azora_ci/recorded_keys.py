@@ -60,14 +60,14 @@ def newest(archive: Archive) -> Recorded | None:
 def of_this_deployment(fragments: Fragments, deployment_id: str) -> str:
     """Return what earlier jobs of a deployment know of host keys, as the text of a known_hosts file; empty when they know nothing.
 
-    What its rollout has seen comes first: on a first deployment it is all there is.
+    What was recorded before, and what its own connections have seen since: on a first deployment that is all there is.
     """
-    rollout = fragments.newest("gradual-rollout", deployment_id)
-    if rollout is not None and rollout.evidence.get("host_keys"):
-        return lines_of(rollout.evidence["host_keys"])
     validation = fragments.newest("pre-deployment-validation", deployment_id)
     found = validation.evidence.get("recorded_host_keys") if validation is not None else None
-    return lines_of(found["host_keys"]) if found else ""
+    lines = [lines_of(found["host_keys"])] if found else []
+    seen = (fragments.newest(job, deployment_id) for job in record.CONNECTING_JOBS)
+    lines += [lines_of(one.evidence.get("host_keys", ())) for one in seen if one is not None]
+    return "".join(lines)
 
 
 def for_job(job: Job[Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 from pathlib import Path
 
 import pytest
@@ -69,8 +70,30 @@ def test_a_backup_is_made_and_proven_through_the_production_host(postgres_cluste
     done = world.run(url, **host.environ)
     assert done.code == 0, done
     assert (done.evidence["rows"], done.evidence["proof"]["depth"]) == (1501, "full")
+    assert [one["source"] for one in done.evidence["host_keys"]] == ["pinned"]
     assert f"{NAME}:" in done.log  # it is told by its own name
     assert host.key not in done.log
+
+
+def test_what_a_first_deployment_accepted_is_expected_by_its_later_jobs(postgres_cluster, s3_server, host, tmp_path):
+    world = BackupWorld(tmp_path, s3_server)
+    world.config.write_text(world.config.read_text().replace("database = {", "database = { via_ssh = true", 1))
+    url = private(postgres_cluster.fresh(SIMPLE))
+    given = {**host.environ, "PROD_KNOWN_HOSTS": "", "RECEIVED_ARTIFACTS_DIR": str(tmp_path / "received")}
+    accepted = world.run(url, **given, PROD_ACCEPT_NEW_HOST_KEY="true")
+    assert accepted.code == 0, accepted
+    assert "::warning title=New host keys were accepted::" in accepted.output
+    assert [one["source"] for one in accepted.evidence["host_keys"]] == ["accepted"]
+
+    earlier = tmp_path / "received" / "backup-logs" / "record" / "database-backup.json"
+    earlier.parent.mkdir(parents=True)
+    earlier.write_text(json.dumps(accepted.fragment))
+    (tmp_path / "again").mkdir()
+    other = BackupWorld(tmp_path / "again", s3_server)
+    other.config.write_text(world.config.read_text().replace(world.location, other.location))
+    expected = other.run(url, **given)
+    assert expected.code == 0, expected
+    assert [one["source"] for one in expected.evidence["host_keys"]] == ["recorded"]
 
 
 def test_migrations_are_applied_through_the_production_host(production: Deployment, host):  # noqa: F811 - the fixture

@@ -100,6 +100,11 @@ def test_host_keys_are_in_the_record_and_on_its_page():
     key = {"fingerprint": "SHA256:" + "a" * 43, "key_type": "ssh-ed25519", "known_hosts": line, "source": "accepted"}
     found = success(rollout=build.fragment("gradual-rollout", host_keys=[key]))
     assert found["host_keys"] == [key]
+    backup = build.fragment("database-backup", host_keys=[{**key, "known_hosts": line.replace("F1E", "G1E"), "source": "recorded"}])
+    assert success(backup=backup)["host_keys"][0]["source"] == "recorded"
+    assert success(backup=backup, rollout=build.fragment("gradual-rollout", host_keys=[key]))["host_keys"] == [key]
+    twin = {**key, "known_hosts": line.replace("F1E", "H1E")}  # of another host that was made from the same image
+    assert success(backup=backup, rollout=build.fragment("gradual-rollout", host_keys=[key, twin]))["host_keys"] == [key, twin]
     assert f"ssh-ed25519 {key['fingerprint']}, accepted" in record_page.success(found, "s3://b/r.json", "0" * 64, [])
 
 

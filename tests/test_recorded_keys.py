@@ -10,7 +10,7 @@ import pytest
 from azora_ci import fragments, recorded_keys, schemas
 from azora_ci.archive import Archive
 from azora_ci.errors import NotTrueError
-from azora_ci.host_keys import HostKey, SeenKey
+from azora_ci.host_keys import HostKey, SeenKey, lines_of
 from azora_ci.record import assemble, sha256
 from tests import fragments_builder as build
 from tests.test_record import FACTS
@@ -64,7 +64,7 @@ def test_a_record_that_was_slipped_in_is_not_believed(archive):
     assert "PROD_KNOWN_HOSTS" in caught.value.next_step
 
 
-def test_what_this_deployment_saw_comes_before_what_was_recorded(tmp_path):
+def test_what_this_deployment_saw_counts_beside_what_was_recorded(tmp_path):
     found = build.complete()
     received = fragments.Fragments(tmp_path)
     assert recorded_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == ""
@@ -75,4 +75,4 @@ def test_what_this_deployment_saw_comes_before_what_was_recorded(tmp_path):
     assert recorded_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == f"{evidence(FIRST)['known_hosts']}\n"
     found["gradual-rollout"].evidence["host_keys"] = [evidence(SECOND)]
     fragments.write(found["gradual-rollout"], tmp_path / "b")
-    assert recorded_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == f"{evidence(SECOND)['known_hosts']}\n"
+    assert recorded_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == lines_of([evidence(FIRST), evidence(SECOND)])

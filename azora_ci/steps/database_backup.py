@@ -82,7 +82,7 @@ def run(job: Job[Settings]) -> None:
     if found is not None:
         _report(job, found, reused=True)
         return
-    with database_tunnel.reached(job) as url:
+    with database_tunnel.reached(job, job.evidence) as url:
         _report(job, _make(job, bucket, url, existing), reused=False)
 
 

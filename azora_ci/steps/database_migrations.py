@@ -68,7 +68,7 @@ def run(job: Job[Settings]) -> None:
     started = job.clock.monotonic()
     release = prisma.read_folder(job.config.database.migrations_dir)
     backup = verified_backup(job)
-    with database_tunnel.reached(job) as url:
+    with database_tunnel.reached(job, job.evidence) as url:
         migrate(job, release, backup, _database(job, url))
     job.evidence["seconds"] = round(job.clock.monotonic() - started, 3)
 
