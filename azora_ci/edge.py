@@ -128,7 +128,7 @@ class Edge:
                 return f"Envoy's weights are {weights}, not {envoy_admin.expected_weights(state)}"
             hosts = envoy_admin.cluster_hosts(self._get("/clusters?format=json"))
             tls = state.options.tls
-            if tls is not None and not self._get("/certs")["certificates"]:
+            if tls is not None and self.certificate_days() is None:
                 names = f"edge.tls_certificate or edge.tls_key ({tls.certificate}, {tls.key} as it sees them)"
                 return f"Envoy has no certificate: {names} cannot be read, or they do not belong together"
         except UnreachableError as error:
@@ -141,6 +141,10 @@ class Edge:
     def weights(self) -> dict[str, dict[str, int]]:
         """Return what Envoy really has: route prefix -> cluster -> weight."""
         return envoy_admin.effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))[1]
+
+    def certificate_days(self) -> int | None:
+        """Return for how many whole days the edge's certificate is still valid; None where it has none. Raises UnreachableError."""
+        return envoy_admin.certificate_days(self._get("/certs"))
 
     def counters(self, state: EdgeState) -> dict[tuple[str, str], Counters]:
         """Return (service, release id) -> counters since Envoy started. Raises UnreachableError."""

@@ -35,6 +35,12 @@ def expected_weights(state: EdgeState) -> dict[str, dict[str, int]]:
     return {prefix: {cluster_name(name, one): share for one, share in found.items()} for prefix, (name, found) in shares.items() if found}
 
 
+def certificate_days(certs: Mapping[str, Any]) -> int | None:
+    """Return for how many whole days the edge's certificate is still valid, from ``/certs``; None where it has none."""
+    days = [int(chain["days_until_expiration"]) for one in certs.get("certificates", []) for chain in one.get("cert_chain", [])]
+    return min(days, default=None)
+
+
 def cluster_hosts(clusters: Mapping[str, Any], stat: str = "rq_total") -> dict[str, dict[str, int]]:
     """Return cluster name -> "host:port" -> requests sent to it so far, from ``/clusters?format=json``.
 

@@ -169,6 +169,7 @@ def _retry(conditions: str, attempts: int) -> dict[str, Any]:
 
     Retries never leave the weighted cluster that was chosen. Were the other side asked first, then one dead instance among several
     would send its whole share there: with one of three, a third of the users would have met a canary at 5 %.
+    Nothing but retries gets there: without health checks all instances count as healthy, so that priority 0 never overflows.
     """
     priorities = f"{_TYPE}.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     hosts = f"{_TYPE}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"

@@ -134,7 +134,8 @@ class World:
     def target(self) -> LocalProcesses:
         from azora_ci.settings import Secret
 
-        processes = Processes(actions=Actions(stream=io.StringIO()), clock=self.clock)
+        self.said = io.StringIO()
+        processes = Processes(actions=Actions(stream=self.said), clock=self.clock)
         logs = self.folder / "logs"
         secrets = {"SERVICE_SECRET": Secret("not-to-be-seen")}
         return LocalProcesses(Wiring(self.config, processes, self.clock, logs, 30.0, secrets, self.rollback_window_minutes))

@@ -107,6 +107,17 @@ def test_no_post_is_executed_twice_when_connections_break(lab):
         second.die()
 
 
+def test_no_header_of_a_client_makes_the_edge_repeat_its_post(lab):
+    first, second = Breaking("1.0.0"), Breaking("1.1.0")
+    try:
+        lab.put([first.address], [second.address], 50)
+        send(lab.port, 40, "POST", headers={"x-envoy-retry-on": "reset,5xx", "x-envoy-max-retries": "5"})
+        assert set(Counter(first.done + second.done).values()) == {1}
+    finally:
+        first.die()
+        second.die()
+
+
 def breaks(path: str) -> bool:
     return path.endswith("7")
 

@@ -81,6 +81,9 @@ class SiteEdge(Protocol):
     def confirm(self, state: EdgeState, generation: str, seconds: float = READ_BACK_SECONDS) -> None:
         """Wait until a state is read back."""
 
+    def certificate_days(self) -> int | None:
+        """Return for how many days its certificate is still valid; None where it has none."""
+
     def weights(self) -> dict[str, dict[str, int]]:
         """Return the effective weights."""
 

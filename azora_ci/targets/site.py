@@ -25,6 +25,7 @@ from azora_ci.targets.journal import DEPLOYING, Deployed, History
 from azora_ci.targets.proof import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, drain, prove
 from azora_ci.targets.protocols import Facts, Runner, SiteEdge, SiteJournal, SiteLock
 
+CERTIFICATE_DAYS = 14  # fewer are told: certificates that renew themselves have more left
 PROBE_SECONDS = 2.0  # for one answer while waiting for health
 # Seconds in which no request may reach the new version after going back: as a rule, in a hurry, and when it never had traffic.
 PROOF_SECONDS, HURRIED_PROOF_SECONDS, UNUSED_PROOF_SECONDS = 2.0, 1.0, 0.3
@@ -197,6 +198,16 @@ class Site:
             self._edge.apply(known)
         else:
             self._edge.apply(replace(known, canary=release.id, percent=0, attempt=self.current().releases[release.id].started))
+            self._warn_of_expiry(state)
+
+    def _warn_of_expiry(self, state: EdgeState) -> None:
+        if state.options.tls is None:
+            return
+        days = self._edge.certificate_days()
+        if days is not None and days < CERTIFICATE_DAYS:
+            where = f"{self._parts.host}: " if self._parts.host else ""
+            text = f"{where}valid for {days} more days; renew the files of edge.tls_certificate"
+            self._wiring.processes.warning("The edge's certificate expires soon", text)
 
     # --- weights -------------------------------------------------------------------------------------------------------
 
