@@ -148,7 +148,8 @@ class Lease:
         """Take the lock. Raises NotTrueError naming the owner when somebody else holds it."""
         held = self._guard.holder()
         if held is not None and held.owner.fence is not None and owner.fence is not None:
-            raise _busy(self._guard.host, f"a rollback by {held.owner.actor} is running: {held.owner.fence}")
+            until = f"it holds the lock until {held.expires_at} unless it renews it ({held.owner.run_url})"
+            raise _busy(self._guard.host, f"a rollback by {held.owner.actor} is running: {held.owner.fence}; {until}")
         wanted = {"owner": _named(owner), "run_url": owner.run_url, "deployment_id": owner.deployment_id}
         answer = self._guard.ask("/lock", {**wanted, "fence": owner.fence is not None, "reason": owner.fence})
         self._guard.token, self._guard.lease_seconds = answer["token"], float(answer["lease_seconds"])

@@ -21,6 +21,10 @@ PRESSED = Pressed(old="1.0.0", new="1.1.0", old_id=OLD_ID, reason="checkout <fai
 FOLDER = f"records/production/{OWN_ID}/"
 ARTIFACT = f"rollback-logs-{OWN_ID}"
 START = 1_764_000_000.0
+PAGE = (
+    "### v1.1.0 was taken back\n\n✓ all traffic is on v1.0.0 after 0.1 s\n\n| smoke test | passed |\n\n"
+    "| record of the rollback | s3://azora-backups/x |"
+)
 DEPLOYMENT = record.archived_bytes({"deployment_id": OWN_ID, "status": "success"})
 
 
@@ -67,9 +71,7 @@ def seen(document: dict[str, Any] | None = None) -> Seen:
             f"{ARTIFACT}/rollback-record.json": found,
         },
         objects={f"{FOLDER}1.json": DEPLOYMENT, f"{FOLDER}rollback-1.json": record.archived_bytes(found)},
-        summaries={
-            "rollback": "### v1.1.0 was taken back\n\n✓ all traffic is on v1.0.0 after 0.1 s\n\n| smoke test | passed |\n| record of the rollback | s3://azora-backups/x |"
-        },
+        summaries={"rollback": PAGE},
     )
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,7 @@ from azora_ci import record, rollback_record, schemas
 from azora_ci.targets import Owner
 from tests.conftest import DatabaseMaker
 from tests.docker_world import NEW, OLD, Lan, Load, World, lan
+from tests.faults.rollout_world import lose
 from tests.rollback_world import MIGRATIONS, Surroundings, evidence
 from tests.stores import Stores
 from tests.waiting import until
@@ -202,6 +205,43 @@ def test_a_host_out_of_reach_is_left_out_said_and_finished_by_a_second_press(two
     assert load.failed == []
     assert [one["status"] for one in it.around.rollback_records()] == ["unverified", "completed"]
     assert it.world.running() == {"v1.0.0": it.world.instances}
+
+
+def begun(it: Production) -> subprocess.Popen[str]:
+    """Start a rollback and return it when every host's files hold the old weights, while it still proves that."""
+    step = it.start()
+    until(lambda: all(it.world.edge_state(one)["stable"] == OLD for one in it.world.machines) or step.poll() is not None, "old weights", 60)
+    assert step.poll() is None, step.communicate()[0]
+    return step
+
+
+def test_a_rollback_that_was_cancelled_or_killed_leaves_the_old_version_and_is_finished_by_the_next(two_hosts):
+    it, world = two_hosts, two_hosts.world
+    it.around.keep()
+    step = begun(it)
+    step.send_signal(signal.SIGTERM)
+    began = time.monotonic()
+    code, output = world.finish(step)
+    assert (code, time.monotonic() - began < 10) == (1, True), output
+    assert world.versions_now() == {"1.0.0"}
+    assert it.around.rollback_records() == []
+    put_up(world, "1.1.0", THIRD)  # and the same again, with a runner that vanishes
+    previous = {"previous_deployment_id": OLD, "previous_version": "v1.0.0"}
+    it.around.keep(THIRD, **previous)
+    step = begun(it)
+    lose(step)
+    assert world.versions_now() == {"1.0.0"}
+    code, output = it.back()
+    assert code == 1, output
+    assert "a rollback by octocat is running: checkout fails" in output
+    assert "it holds the lock until" in output
+    until(lambda: world.target().holder() is None, "the lock of the dead has expired", 60)
+    with Load(world) as load:
+        code, output = it.back()
+        assert code == 0, output
+    assert load.failed == []
+    assert [one["status"] for one in it.around.rollback_records()] == ["completed"]
+    assert world.running() == {"v1.0.0": world.instances}
 
 
 def test_with_no_host_in_reach_or_one_that_lost_the_version_before_nothing_is_changed(two_hosts):
