@@ -81,11 +81,10 @@ class Guard:
             if self._safe is not None:
                 # Whoever takes over starts from safe ground; the same deployment's rerun too.
                 self._return(f"taken over by {wanted['owner']}")
-            self._token += 1
             seconds = float(request.get("seconds", 2 * self._lease_seconds))
-            self._lock = {**wanted, "seconds": seconds}
-            self._lock_until = self._monotonic() + seconds
-            self._write("lock", token=self._token, fence=bool(request.get("fence")), reason=request.get("reason"), **self._lock)
+            token, lock = self._token + 1, {**wanted, "seconds": seconds}
+            self._write("lock", token=token, fence=bool(request.get("fence")), reason=request.get("reason"), **lock)
+            self._token, self._lock, self._lock_until = token, lock, self._monotonic() + seconds
             return {"token": self._token, "lease_seconds": self._lease_seconds}
 
     def renew(self, request: dict[str, Any]) -> dict[str, Any]:

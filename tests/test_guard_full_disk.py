@@ -149,3 +149,15 @@ def test_room_is_reserved_for_what_is_routed_now(disk):
         guard.apply({"token": token, "generation": f"g{number}", "files": {f"endpoints-{number}.json": "x"}})
     reserved = {path.name for path in (disk / "edge" / "spares").glob("*/*")}
     assert reserved == {"endpoints-1.json", "endpoints-2.json"}  # and what was in force before, to which it may go back
+
+
+def test_a_lock_that_cannot_be_journalled_is_not_taken(disk):
+    guard, token = prepared(disk, Time())
+    guard.unlock({"token": token, "reason": "done"})
+    (disk / "edge" / "journal.spare").unlink()
+    fill(disk)
+    with pytest.raises(FullError):
+        guard.lock({**ME, "owner": "x" * 500, "run_url": "x" * 500, "reason": "x" * 5000})
+    (disk / "filler").unlink()
+    assert guard.status()["lock"] is None
+    assert guard.lock({**ME, "deployment_id": "2-bbbbbb"})["token"] == token + 1

@@ -2,7 +2,8 @@
 
 Everything is idempotent: what is there is recognised by name and label. An edge that is configured anew is replaced: everything it
 knows is on the volume, so the new one is made ready beside it, tried, and then started the moment the old one has stopped. Connections
-that are open then are closed; how long nothing answered is measured.
+that are open then are closed; how long nothing answered is measured. A runner that dies in that second leaves the host without an edge
+until a rerun, or ``edge install``, so nothing is replaced while a rollout is under way or taken back.
 """
 
 from __future__ import annotations
@@ -151,7 +152,9 @@ class Equipment:
 
     def _finish_replacement(self, client: Any) -> None:
         """Go on with, or undo, a replacement whose runner died."""
-        new, old = self._found(client, NEXT), self._found(client, EDGE)
+        new, old, trial = (self._found(client, name) for name in (NEXT, EDGE, TRIAL))
+        if trial is not None:
+            trial.remove(force=True)
         if new is None:
             return
         if new.status == "running":
