@@ -12,6 +12,7 @@ import pytest
 from tests.edge_lab import Backend, Lab
 from tests.edge_talk import Chat, Events
 from tests.edge_world import get
+from tests.waiting import until
 
 
 class Talking(Backend):
@@ -19,7 +20,7 @@ class Talking(Backend):
 
     def answer(self, request):
         if request.path == "/slow":
-            time.sleep(3)
+            time.sleep(10)
         if request.path not in {"/events", "/chat"}:
             super().answer(request)
             return
@@ -66,7 +67,7 @@ def test_a_service_learns_who_asks(lab):
 def test_a_slow_answer_is_given_up_after_the_routes_own_time(lab):
     begun = time.monotonic()
     assert get(lab.port, "/slow")[0] == 504
-    assert 0.9 < time.monotonic() - begun < 2.9
+    assert 0.9 < time.monotonic() - begun < 9
     assert get(lab.port, "/quick")[0] == 200
 
 
@@ -78,8 +79,7 @@ def test_an_upgraded_connection_outlives_the_routes_time(lab):
 
 def test_a_stream_is_cut_by_the_time_of_a_service_that_is_not_one_of_streams(lab):
     events = Events(lab.port, "/events")
-    time.sleep(1.5)
-    assert events.ended is not None
+    until(lambda: events.ended is not None, "the stream is cut")
 
 
 @pytest.mark.faults

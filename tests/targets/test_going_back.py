@@ -140,8 +140,8 @@ def test_long_connections_survive_weights_and_are_drained_then_closed_by_an_abor
         begun = time.monotonic()
         returned = target.abort(release, "a test")
     assert returned.proved
-    until(lambda: events.ended is not None, "the stream is closed", 10)
-    assert returned.seconds + PROOF_SECONDS + 1.4 < events.ended - begun < 15  # not before it was drained
+    until(lambda: events.ended is not None, "the stream is closed")
+    assert returned.seconds + PROOF_SECONDS + 1.4 < events.ended - begun < 60  # not before it was drained
     assert chat.say("hello") == ""
     assert kept.say("hello") == "1.0.0 heard hello"
 
@@ -171,10 +171,10 @@ def test_nobody_waits_for_connections_that_end_by_themselves(tmp_path):
             target.set_weight(release, 50)
             chat = Chat(world.port, "/api/chat", "canary")
             leaving = threading.Timer(3, chat.close)
-            leaving.start()
             begun = time.monotonic()
+            leaving.start()
             target.abort(release, "a test")
-        assert 2.9 < time.monotonic() - begun < 60
+        assert 3 < time.monotonic() - begun < 120
     finally:
         world.close()
 
@@ -190,7 +190,7 @@ def test_a_cancelled_run_does_not_wait_for_them(tmp_path):
             chat = Chat(world.port, "/api/chat", "canary")
             begun = time.monotonic()
             target.abort(release, "cancelled", hurry=True)
-        assert time.monotonic() - begun < 5
+        assert time.monotonic() - begun < 30
         assert chat.say("hello") == ""
     finally:
         world.close()
