@@ -11,8 +11,8 @@ import pytest
 from tests.edge_lab import Backend, Lab, black_hole, refusing, send
 from tests.edge_world import NEW, OLD
 
-REQUESTS = 1600
-SPREAD = 0.028  # 5 standard deviations of a share of 5 % in so many requests
+REQUESTS = 1000
+SPREAD = 0.035  # 5 standard deviations of a share of 5 % in so many requests
 
 
 @pytest.fixture(scope="module")

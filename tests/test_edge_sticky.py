@@ -24,7 +24,7 @@ from tests.edge_lab import Backend, Lab
 from tests.edge_world import NEW, OLD, World, get
 
 NAME = "azora-release"
-USERS = 1200
+USERS = 800
 OPTIONS = EdgeOptions(sticky_cookie=NAME)
 
 
@@ -93,14 +93,14 @@ def test_users_stay_where_they_were_drawn_and_shares_of_users_are_exact(lab):
     users = [User() for _ in range(USERS)]
     lab.weigh(5)
     first = ask_all(lab.port, users)
-    assert abs(share(first) - 0.05) < 0.032  # 5 standard deviations, here and below
+    assert abs(share(first) - 0.05) < 0.039  # 5 standard deviations, here and below
     drawn = [one.set for one in users]
     assert set(drawn) == {1}
     assert ask_all(lab.port, users) == first  # nobody flips while the weight stays
     assert [one.set for one in users] == drawn  # and nobody is drawn again
     lab.weigh(50)
     second = ask_all(lab.port, users)
-    assert abs(share(second) - 0.5) < 0.073
+    assert abs(share(second) - 0.5) < 0.089
     assert [after for before, after in zip(first, second, strict=True) if before == "1.1.0" != after] == []  # nobody comes back
     assert ask_all(lab.port, users) == second
     lab.abort()
