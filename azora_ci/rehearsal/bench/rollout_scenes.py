@@ -60,13 +60,14 @@ class World(Protocol):
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: requests in all and per share, requests a second, seconds of a stage, rounds where a median is told."""
+    """How much is measured: GETs in all and requests per share, requests a second, seconds of a stage, rounds where a median is told."""
 
     requests: int = 100_000
     share_requests: int = 30_000
-    rate: float = 1300.0
+    rate: float = 1200.0  # with the services' latency more than 50 requests in flight
     share_rate: float = 1000.0
     stage: float = 3.0
+    interval: float = 1.0  # seconds between probes in those stages
     rounds: int = 3
     post_every: int = POST_EVERY
     back: int = 3  # stages from which a release goes back
@@ -85,6 +86,7 @@ SMALL = Size(
     rate=200.0,
     share_rate=200.0,
     stage=0.6,
+    interval=0.5,
     rounds=1,
     back=1,
     moments=1,
@@ -143,7 +145,8 @@ def account(found: Mapping[str, Any]) -> dict[str, Any]:
 def climb(world: World, size: Size, *, killing: bool = False) -> dict[str, Any]:
     """Bring the next release to 100 %, and kill a new instance at each stage if asked to. Returns the evidence."""
     release = world.steps.next_release()
-    step = world.steps.start(release, (size.stage,) * 3, **(PATIENT if killing else {}))
+    more = {"HEALTH_CHECK_INTERVAL": str(size.interval), **(PATIENT if killing else {})}
+    step = world.steps.start(release, (size.stage,) * 3, **more)
     if killing:
         for percent in PERCENTS:
             reach(world, step, release, percent)
@@ -155,7 +158,8 @@ def climb(world: World, size: Size, *, killing: bool = False) -> dict[str, Any]:
 def go_back(world: World, size: Size, percent: int, *, killing: bool = False) -> dict[str, Any]:
     """Let the next release become sick at a stage, or kill one of its instances there, and see it go back. Returns the evidence."""
     release = world.steps.next_release()
-    step = world.steps.start(release, tuple(LONG if one == percent else size.stage for one in PERCENTS))  # type: ignore[arg-type] # three
+    canary, progressive, full = (LONG if one == percent else size.stage for one in PERCENTS)
+    step = world.steps.start(release, (canary, progressive, full), HEALTH_CHECK_INTERVAL=str(size.interval))
     reach(world, step, release, percent)
     world.clock.sleep(min(SETTLE, size.stage))
     if killing:
