@@ -8,13 +8,13 @@ from __future__ import annotations
 import math
 import statistics
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
 from azora_ci.clock import Clock
-from azora_ci.errors import NotTrueError
+from azora_ci.errors import AzoraError, NotTrueError
 from azora_ci.process import Child, Processes
 from azora_ci.rehearsal.bench.rollout_world import Client, Steps, seconds_of_starts, until
 from azora_ci.rollout import stages
@@ -102,21 +102,23 @@ def load(world: World, size: Size) -> dict[str, Any]:
     """Send while releases climb and go back, one from each stage, and while a new instance is killed at each stage.
 
     Where killed instances are started again the release goes on; where they are not, it goes back. That is one round; rounds are
-    repeated until all requests were due.
+    repeated until all requests were due. A rollout that ends otherwise than it should is told among ``failures``.
     """
     begun, rounds = world.clock.monotonic(), 0
+    failures: list[str] = []
     requests = math.ceil(size.requests * size.post_every / (size.post_every - 1))  # so many that the GETs among them suffice
     client = Client(world.processes, world.addresses, rate=size.rate, requests=requests, post_every=size.post_every)
     while rounds == 0 or (world.clock.monotonic() - begun) < min(requests / size.rate, size.seconds):
-        for percent in PERCENTS[: size.back]:
-            go_back(world, size, percent)
-        if world.revives:
-            climb(world, size, killing=True)
-        else:
-            for percent in PERCENTS[: size.back]:
-                go_back(world, size, percent, killing=True)
-        climb(world, size)
+        for name, move in _round(world, size):
+            try:
+                move()
+            except AzoraError as error:
+                world.steps.stop()
+                world.make_sick("")
+                failures.append(f"{name}: {error.title}: {error.what[-1500:]}")
         rounds += 1
+        if failures:
+            break
     spent = world.clock.monotonic() - begun
     found = client.finish(max(60.0, requests / size.rate * 3))
     return {
@@ -127,9 +129,22 @@ def load(world: World, size: Size) -> dict[str, Any]:
         "killed_at_each_stage": "goes on" if world.revives else "goes back",
         "versions": dict(sum((Counter(one) for one in found["versions"]), Counter())),
         "rounds": rounds,
+        "failures": failures,
         "rollout_seconds": round(spent, 1),
         **account(found),
     }
+
+
+def _round(world: World, size: Size) -> Iterator[tuple[str, Callable[[], object]]]:
+    """Yield what happens in one round, each with its name. The last climb leaves no dead instance in production."""
+    for percent in PERCENTS[: size.back]:
+        yield f"back from {percent} %", lambda percent=percent: go_back(world, size, percent)  # type: ignore[misc] # bound now
+    if world.revives:
+        yield "an instance killed at each stage", lambda: climb(world, size, killing=True)
+    else:
+        for percent in PERCENTS[: size.back]:
+            yield f"killed at {percent} %", lambda percent=percent: go_back(world, size, percent, killing=True)  # type: ignore[misc] # bound now
+    yield "up to 100 %", lambda: climb(world, size)
 
 
 def account(found: Mapping[str, Any]) -> dict[str, Any]:

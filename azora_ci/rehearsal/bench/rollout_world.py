@@ -34,6 +34,7 @@ FIRST_ID = 1764000000
 DATABASE = "bench"
 MOST_CONNECTIONS = 200  # each instance has one; old ones keep running
 OWNER_URL = "https://runs.example/bench"
+GO_BACK_SECONDS = 15.0  # for a cancelled step
 WAIT_SECONDS = 120.0  # for anything that must come
 SCHEMA = (
     "CREATE TABLE courses (id integer PRIMARY KEY, name text); INSERT INTO courses SELECT n, 'Course ' || n FROM generate_series(0, 999) n"
@@ -108,6 +109,7 @@ class Steps:
     access: Mapping[str, str] = field(default_factory=dict)
     digest: Callable[[str], str] = lambda _version: ""
     last: Release = field(default_factory=lambda: Release("", "", {}))
+    running: Child | None = None
 
     def next_release(self) -> Release:
         """Return the next version with its digest; it is ``last`` until the next."""
@@ -138,7 +140,14 @@ class Steps:
             **self.access,
             **more,
         }
-        return self.processes.start((sys.executable, "-c", "from azora_ci.context import main; main('gradual-rollout')"), env=environ)
+        argv = (sys.executable, "-c", "from azora_ci.context import main; main('gradual-rollout')")
+        self.running = self.processes.start(argv, env=environ)
+        return self.running
+
+    def stop(self) -> None:
+        """Cancel the step that was started last, if it still runs, and let it go back."""
+        if self.running is not None and self.running.poll() is None:
+            self.running.end(GO_BACK_SECONDS)
 
     def logs(self, attempt: int) -> Path:
         """Return the folder of an attempt's log and fragment."""
