@@ -180,7 +180,7 @@ SCENARIOS: dict[str, Scenario] = {
             demand=demand(failed=("smoke-tests",), not_run=("deployment-record",), record="failed", failing_paths=(FAULTY_PATH,)),
             repair=mend,
         ),
-        _lost_runner(50),
+        _lost_runner(5),
         Scenario(
             name="smoke-rollback",
             broken=f"{FAULTY_PATH} answers 500 once the rollout is over, and ROLLBACK_ON_SMOKE_FAILURE is true",
