@@ -304,6 +304,13 @@ def production_user(text: str) -> str:
     return user_name(text)
 
 
+def production_key(text: str) -> str:
+    """Return a private key with the line ends that OpenSSH wants (imported late: the SSH edge owns the format)."""
+    from azora_ci.ssh_folder import normal_key
+
+    return normal_key(text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class PinnedHostKeys:
     """Which keys the production hosts may show."""
@@ -330,8 +337,9 @@ class SshAccess(PinnedHostKeys):
         "PROD_USER", "user on them, who may use Docker's socket", example="deploy", parse=production_user, required=False, secret=True
     )
     prod_key: Secret | None = variable(
-        "PROD_KEY", "private SSH key of that user, all lines", example="-----BEGIN OPENSSH PRIVATE KEY-----…", required=False, secret=True
-    )
+        "PROD_KEY", "private SSH key of that user, all lines", example="-----BEGIN OPENSSH PRIVATE KEY-----…", parse=production_key,
+        required=False, secret=True,
+    )  # fmt: skip
     prod_accept_new_host_key: bool = variable(
         "PROD_ACCEPT_NEW_HOST_KEY", "true: accept host keys where none is pinned or recorded (the very first deployment)",
         example="false", parse=truth, default="false",

@@ -94,7 +94,7 @@ class Credentials:
     def __init__(self, user: str, key: Secret, *, known_hosts: str | None, recorded: str = "", accept_new: bool = False) -> None:
         if known_hosts is None and not recorded and not accept_new:
             raise _nothing_known()
-        self.user = user_name(user)
+        self.user, text_of_key = user_name(user), normal_key(key.reveal())
         self._pinned = known_hosts is not None
         self._recorded = recorded
         self._accept_new = accept_new
@@ -103,7 +103,7 @@ class Credentials:
         self.folder = Path(tempfile.mkdtemp(prefix=f"{PREFIX}{os.getpid()}-"))  # mode 0700
         self.key_file, self.known_hosts_file = self.folder / "key", self.folder / "known_hosts"
         self.write(OWNER_FILE, owner_text(os.getpid()))
-        self.write("key", normal_key(key.reveal()))
+        self.write("key", text_of_key)
         text = (known_hosts if known_hosts is not None else recorded).replace("\r", "").rstrip("\n")
         self.write("known_hosts", f"{text}\n" if text else "")
 

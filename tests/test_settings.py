@@ -62,6 +62,29 @@ def test_a_malformed_secret_is_named_but_not_shown():
     assert "hunter2" not in caught.value.message()
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("PROD_HOST", "web1.example web2.example"),
+        ("PROD_HOST", "-oProxyCommand=id"),
+        ("PROD_JUMP_HOST", "ops@a.example,b.example"),
+        ("PROD_USER", "deploy\n  ProxyCommand id"),
+        ("PROD_KEY", "ssh-ed25519 AAAA the public one"),
+    ],
+)
+def test_access_to_production_that_ssh_could_misread_is_refused_and_not_shown(name, value):
+    with pytest.raises(BadInputError) as caught:
+        settings.load(settings.ProductionHosts, {name: value})
+    assert f"{name}: its value (not shown)" in caught.value.what
+    assert value not in caught.value.message()
+
+
+def test_a_pasted_private_key_is_normalised():
+    text = "-----BEGIN OPENSSH PRIVATE KEY-----\r\nabc\r\n-----END OPENSSH PRIVATE KEY-----"
+    loaded = settings.load(settings.ProductionHosts, {"PROD_KEY": text})
+    assert loaded.prod_key.reveal() == text.replace("\r", "") + "\n"
+
+
 def test_a_secret_is_redacted_wherever_it_is_shown():
     secret = settings.Secret("hunter2")
     for shown in (repr(secret), str(secret), f"{secret}", f"{secret:>10}", repr([secret]), repr({"k": secret})):
