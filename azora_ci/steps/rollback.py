@@ -12,7 +12,7 @@ from typing import Any
 
 from azora_ci import kept_version, record, recorded_keys, rollback, rollback_record, s3, schemas, slack
 from azora_ci.archive import Archive, Archived
-from azora_ci.errors import AzoraError, BadInputError, CancelledError, NotTrueError
+from azora_ci.errors import AzoraError, BadInputError, CancelledError, NotTrueError, UnreachableError
 from azora_ci.job import Identity, Job
 from azora_ci.markdown import escaped, table
 from azora_ci.migrations import Expected
@@ -56,7 +56,7 @@ def run(job: Job[Settings]) -> None:
     """Take the deployment back. Raises NotTrueError when it may not, cannot, or is not proved to be back."""
     job.evidence.update(reason=job.settings.reason, notes=[], fenced=None, already_back=False)
     archive = _archive(job)
-    deployed = _genuine(job, archive, archive.to_take_back(job.settings.deployment_id))
+    deployed = _genuine(job, archive, _found(job, archive))
     _require_open_window(job, deployed)
     target = _target(job, archive)
     way = Way(job, target, deployed)
@@ -81,6 +81,19 @@ def _archive(job: Job[Settings]) -> Archive:
     backup = job.config.backup
     bucket = s3.bucket(job.settings, backup.bucket, clock=job.clock, say=job.say)
     return Archive(bucket, job.settings.deploy_environment, backup.lock_mode)
+
+
+def _found(job: Job[Settings], archive: Archive) -> Archived:
+    try:
+        return archive.to_take_back(job.settings.deployment_id)
+    except UnreachableError as error:
+        raise UnreachableError(
+            error.title,
+            what=f"{error.what}; nothing was changed",
+            where=error.where,
+            next_step="run the same again when the archive answers: without its record no deployment is taken back. python -m azora_ci "
+            "edge status shows what serves; check AWS_ENDPOINT_URL_S3, the network and the state of the store",
+        ) from error
 
 
 def _genuine(job: Job[Settings], archive: Archive, found: Archived) -> record.Document:

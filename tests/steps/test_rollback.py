@@ -236,6 +236,15 @@ def test_without_a_reason_or_critical_endpoints_nothing_is_begun(refusing):
     assert refusing.untouched()
 
 
+def test_an_archive_that_does_not_answer_changes_nothing(refusing):
+    code, output = refusing.back(AWS_ENDPOINT_URL_S3="http://127.0.0.1:1")
+    assert code == 3, output
+    assert "S3 could not be reached" in output
+    assert "nothing was changed" in output
+    assert "when the archive answers" in output
+    assert refusing.untouched()
+
+
 def test_a_changed_record_is_not_believed(refusing):
     changed, bucket = Archive(refusing.records.bucket, "changed"), refusing.records.bucket
     document = {**json.loads(refusing.records.records_of(NEW)[1]), "environment": "changed"}
