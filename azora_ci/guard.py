@@ -82,7 +82,8 @@ class Guard:
                 # Whoever takes over starts from safe ground; the same deployment's rerun too.
                 self._return(f"taken over by {wanted['owner']}")
             seconds = float(request.get("seconds", 2 * self._lease_seconds))
-            token, lock = self._token + 1, {**wanted, "seconds": seconds}
+            token = self._token + 1
+            lock: dict[str, Any] = {**wanted, "seconds": seconds}
             self._write("lock", token=token, fence=bool(request.get("fence")), reason=request.get("reason"), **lock)
             self._token, self._lock, self._lock_until = token, lock, self._monotonic() + seconds
             return {"token": self._token, "lease_seconds": self._lease_seconds}
