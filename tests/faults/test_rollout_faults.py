@@ -14,7 +14,8 @@ from azora_ci.rollout import PERCENT
 from tests.docker_world import Lan, World, lan
 from tests.faults.rollout_hosts import made_as
 from tests.faults.rollout_table import BEFORE, ROWS, Failed, Row, Runs
-from tests.faults.rollout_world import Scene, Users, configured
+from tests.faults.rollout_users import Users
+from tests.faults.rollout_world import Scene, configured
 from tests.waiting import until
 
 STAGES = {percent: name for name, percent in PERCENT}
