@@ -16,7 +16,7 @@ import pytest
 from azora_ci import envoy_admin, envoy_config
 from azora_ci.clock import Clock
 from azora_ci.edge import Edge
-from azora_ci.envoy import EdgeRelease, EdgeService, EdgeState
+from azora_ci.envoy import EdgeOptions, EdgeRelease, EdgeService, EdgeState, EdgeTls
 from azora_ci.errors import BadInputError, UnreachableError
 from azora_ci.process import send_signal
 from azora_ci.targets import Owner
@@ -44,6 +44,14 @@ def prefixes(state: EdgeState) -> list[str]:
 
 def test_the_state_survives_its_document():
     assert EdgeState.from_document(json.loads(json.dumps(BOTH.document()))) == BOTH
+
+
+def test_options_survive_it_too_and_an_older_edge_has_none():
+    tls = EdgeTls("0.0.0.0:8443", "/tls/certificate.pem", "/tls/key.pem", 8443, redirect=False)
+    chosen = replace(BOTH, attempt=4, options=EdgeOptions(tls, 1, "azora-release", secure_cookie=True))
+    assert EdgeState.from_document(json.loads(json.dumps(chosen.document()))) == chosen
+    old = {name: value for name, value in BOTH.document().items() if name not in {"options", "attempt"}}
+    assert EdgeState.from_document(json.loads(json.dumps(old))) == BOTH
 
 
 def test_the_longest_prefix_is_matched_first():
