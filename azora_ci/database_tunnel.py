@@ -16,7 +16,7 @@ from azora_ci.errors import BadInputError, UnreachableError
 from azora_ci.job import Job
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.production_access import access_of
-from azora_ci.ssh import EXPLANATION_SECONDS, Tunnel, forward_line, free_port, is_listening
+from azora_ci.ssh import EXPLANATION_SECONDS, Tunnel, forward_lines
 
 ANSWER_SECONDS = 15.0
 SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")  # a server answers S or N; "SSLRequest" of PostgreSQL's protocol
@@ -67,14 +67,9 @@ class DatabaseTunnel(Tunnel):
     def __init__(self, address: Any, *, to: DatabaseUrl, **parts: Any) -> None:
         super().__init__(address, **parts)
         self._to = to
-        self.port = 0
 
     def _forwards(self) -> tuple[str, ...]:
-        self.port = free_port()
-        return (forward_line(self.port, self._to.parameters.get("hostaddr", self._to.host), int(self._to.port or DEFAULT_PORT)),)
-
-    def _is_ready(self) -> bool:
-        return is_listening(self.port)
+        return forward_lines(self, self._to.parameters.get("hostaddr", self._to.host), int(self._to.port or DEFAULT_PORT))
 
     def _check(self) -> None:
         """Ask the server whether it speaks TLS: any answer is one of a PostgreSQL server."""

@@ -69,7 +69,9 @@ def examine(site: HostSite, wiring: Wiring) -> Iterator[Finding]:
 
 
 def _host_key(name: str, connection: Connection) -> Finding:
-    seen = connection.credentials.seen[connection.name]
+    seen = connection.credentials.seen.get(connection.name)
+    if seen is None:
+        return Finding(f"{name}: host key", True, "checked by OpenSSH, which did not say which one it is")
     pin = (
         f"compare it with the host's own and pin it, PROD_KNOWN_HOSTS: {connection.name} {seen.key.key_type} {seen.key.blob}"
         if seen.key

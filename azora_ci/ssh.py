@@ -157,11 +157,6 @@ def socks_connect(socks_port: int, host: str, port: int, *, timeout: float) -> s
     return connection
 
 
-def forward_line(port: int, host: str, remote_port: int) -> str:
-    """Return the line of ssh_config that forwards a port on loopback to an address as seen from the far end."""
-    return f"LocalForward 127.0.0.1:{port} {f'[{host}]' if ':' in host else host}:{remote_port}"
-
-
 def is_listening(port: int) -> bool:
     """Say whether something listens on this port of loopback."""
     with socket.socket() as probe:
@@ -180,7 +175,8 @@ def free_port() -> int:
 class Tunnel:
     """An SSH connection that forwards something, opened again when it breaks. Use as a context manager.
 
-    ``alias`` is the connection's name on the command line; ``place`` (such as ``PROD_HOST web1``) says in errors where it leads.
+    ``alias`` is the connection's name on the command line. ``port`` on loopback and ``socket_file`` are forwarded: that OpenSSH made the
+    file says that the port is its own, not another program's.
     """
 
     def __init__(  # noqa: PLR0913 - the parts of a connection, all by keyword
@@ -199,6 +195,8 @@ class Tunnel:
         self.address = address
         self.alias = alias
         self.credentials = credentials
+        self.port = 0
+        self.socket_file = credentials.folder / f"{alias}.sock"
         self._user = user
         self._place = f"{variable} {address}" + (f" through PROD_JUMP_HOST {jump.address}" if jump is not None else "")
         self._processes = processes
@@ -248,21 +246,18 @@ class Tunnel:
         return self._child is not None and self._child.poll() is None and self._is_ready()
 
     def close(self) -> None:
-        """End the connection."""
+        """End the connection and remove its socket."""
         if self._child is not None:
             self._child.end()
             self._child = None
+        self.socket_file.unlink(missing_ok=True)
         if self._via is not None:
             self._via.close()
 
     # --- what a kind of tunnel says ---------------------------------------------------------------------------------------
 
     def _forwards(self) -> tuple[str, ...]:
-        """Return the lines of ssh_config that forward something; they may choose new ports each time."""
-        raise NotImplementedError
-
-    def _is_ready(self) -> bool:
-        """Say whether the forwarded thing is there on this side."""
+        """Return the lines of ssh_config that forward ``port`` and ``socket_file``."""
         raise NotImplementedError
 
     def _check(self) -> None:
@@ -275,8 +270,9 @@ class Tunnel:
             self._child.end()
         if self._via is not None and not self._via.is_open():
             self._via.open(attempts=1)  # who calls tries again
-        forwards = self._forwards()
-        config_file = self.credentials.write(f"config-{self.alias}", config_text(self.alias, self._options(), forwards))
+        self.socket_file.unlink(missing_ok=True)
+        self.port = free_port()
+        config_file = self.credentials.write(f"config-{self.alias}", config_text(self.alias, self._options(), self._forwards()))
         self._child = lasting.start(self._processes, ssh_argv(config_file, self.alias))
         deadline = self._clock.monotonic() + CONNECT_SECONDS + 5
         while not self._is_ready():
@@ -287,9 +283,21 @@ class Tunnel:
                 self._child.end()
                 raise self._explained()
             self._clock.sleep(0.05)
-        found = re.search(r"Host key fingerprint is (SHA256:\S+)", self._child.stderr_text)
-        self.credentials.note(self.name, found[1] if found else None)
+        self.credentials.note(self.name, self._shown_key(self._child))
+        if self._child.poll() is not None:
+            raise self._explained()
         self._check()
+
+    def _is_ready(self) -> bool:
+        return self.socket_file.exists() and is_listening(self.port)
+
+    def _shown_key(self, child: Child) -> str | None:
+        """Return the fingerprint of the key that the host showed, None where it was accepted as a new one."""
+        for _elapsed in self._clock.ticks(0.05, EXPLANATION_SECONDS):  # it was printed before, and is on its way to us
+            found = re.search(r"Host key fingerprint is (SHA256:\S+)|Permanently added", child.stderr_text)
+            if found:
+                return found[1]
+        return None
 
     def _options(self) -> Mapping[str, str]:
         options = self.credentials.options_for(self.name)
@@ -307,20 +315,21 @@ class Tunnel:
         return explain(said, self._place, self.credentials.known(self.name))
 
 
+def forward_lines(tunnel: Tunnel, host: str, port: int) -> tuple[str, ...]:
+    """Return the lines of ssh_config that forward a tunnel's port and socket to an address as seen from the far end."""
+    there = f"{f'[{host}]' if ':' in host else host}:{port}"
+    return f"LocalForward 127.0.0.1:{tunnel.port} {there}", f"LocalForward {tunnel.socket_file} {there}"
+
+
 class _JumpTunnel(Tunnel):
     """The connection to a jump host; ``port`` on loopback is the sshd of the production host behind it."""
 
     def __init__(self, address: HostAddress, *, to: HostAddress, **parts: Any) -> None:
         super().__init__(address, **parts)
         self._to = to
-        self.port = 0
 
     def _forwards(self) -> tuple[str, ...]:
-        self.port = free_port()
-        return (forward_line(self.port, self._to.host, self._to.port),)
-
-    def _is_ready(self) -> bool:
-        return is_listening(self.port)
+        return forward_lines(self, self._to.host, self._to.port)
 
 
 class Connection(Tunnel):
@@ -329,21 +338,19 @@ class Connection(Tunnel):
     def __init__(self, address: HostAddress, *, remote_socket: str = DOCKER_SOCKET, **parts: Any) -> None:
         super().__init__(address, **parts)
         self._remote_socket = remote_socket
-        self.docker_socket = self.credentials.folder / f"{self.alias}.sock"
-        self.socks_port = 0
 
-    def close(self) -> None:
-        """End the connection and remove its socket."""
-        super().close()
-        self.docker_socket.unlink(missing_ok=True)
+    @property
+    def docker_socket(self) -> Path:
+        """Return the file that leads to the Docker socket."""
+        return self.socket_file
+
+    @property
+    def socks_port(self) -> int:
+        """Return the port of the SOCKS server on loopback; another one each time the connection is opened."""
+        return self.port
 
     def _forwards(self) -> tuple[str, ...]:
-        self.docker_socket.unlink(missing_ok=True)
-        self.socks_port = free_port()
-        return f"LocalForward {self.docker_socket} {self._remote_socket}", f"DynamicForward 127.0.0.1:{self.socks_port}"
-
-    def _is_ready(self) -> bool:
-        return self.docker_socket.exists() and is_listening(self.socks_port)
+        return f"LocalForward {self.socket_file} {self._remote_socket}", f"DynamicForward 127.0.0.1:{self.port}"
 
     def _check(self) -> None:
         """Ask Docker through the tunnel; the answer to a forbidden forwarding comes only now."""

@@ -132,14 +132,12 @@ class Credentials:
         """Return the keys that are known of a host by now."""
         return host_keys.keys_of(self.known_hosts_file.read_text(encoding="utf-8"), name)
 
-    def note(self, name: str, fingerprint: str | None) -> SeenKey:
+    def note(self, name: str, fingerprint: str | None) -> None:
         """Keep what a host showed: this fingerprint, or None for the key that has just been accepted. The first sight counts."""
-        known = self.known(name)
-        key = next((one for one in known if fingerprint in {None, one.fingerprint}), None)
-        shown = fingerprint or (key.fingerprint if key else "unknown")
-        if name not in self.seen:
+        key = next((one for one in self.known(name) if fingerprint in {None, one.fingerprint}), None)
+        shown = fingerprint or (key.fingerprint if key else None)
+        if name not in self.seen and shown is not None:
             self.seen[name] = SeenKey(shown, key, self._source(name))
-        return self.seen[name]
 
     def _source(self, name: str) -> str:
         if self._pinned:
