@@ -66,7 +66,7 @@ def _wiring(config_path: Path, window_minutes: float = 60.0) -> Wiring:
     loaded = config.load(config_path)
     return Wiring(
         loaded, processes, clock, Path("deployment-logs"), 30.0, rollback_window_minutes=window_minutes, access=access,
-        recorded_host_keys=_recorded_host_keys(access, loaded, processes),
+        recorded_host_keys=recorded_host_keys(access, loaded, processes),
     )  # fmt: skip
 
 
@@ -91,7 +91,7 @@ def _end_if_some_are_left_out(target: Target) -> None:
         )
 
 
-def _recorded_host_keys(access: ProductionHosts, loaded: DeployConfig, processes: Processes) -> str:
+def recorded_host_keys(access: ProductionHosts, loaded: DeployConfig, processes: Processes) -> str:
     """Return what the last deployment recorded, where that counts and the archive can be read from here."""
     from azora_ci import recorded_keys, s3, settings
     from azora_ci.archive import Archive

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import replace
 
 import pytest
 
-from azora_ci import fragments, recorded_keys, schemas
+from azora_ci import config, fragments, keyboard, recorded_keys, schemas, settings
+from azora_ci.actions import Actions
 from azora_ci.archive import Archive
+from azora_ci.clock import Clock
 from azora_ci.errors import NotTrueError
 from azora_ci.host_keys import HostKey, SeenKey, lines_of
+from azora_ci.process import Processes
 from azora_ci.record import assemble, sha256
+from tests import deploy_config
 from tests import fragments_builder as build
 from tests.test_record import FACTS
 
@@ -76,3 +81,34 @@ def test_what_this_deployment_saw_counts_beside_what_was_recorded(tmp_path):
     found["gradual-rollout"].evidence["host_keys"] = [evidence(SECOND)]
     fragments.write(found["gradual-rollout"], tmp_path / "b")
     assert recorded_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == lines_of([evidence(FIRST), evidence(SECOND)])
+
+
+def production(tmp_path, kind: str = "docker_hosts", **database) -> config.DeployConfig:
+    images = {"edge_image": "r.example/edge@sha256:" + "0" * 64, "guard_image": "r.example/python@sha256:" + "0" * 64}
+    target = {"target": {"kind": "docker_hosts", "docker_hosts": images}, "edge": None} if kind == "docker_hosts" else {}
+    written = deploy_config.write(tmp_path / "d.toml", registry={"repository": "r.example/azora"}, database=database, **target)
+    return config.load(written)
+
+
+def access(**environ: str) -> settings.ProductionHosts:
+    return settings.load(settings.ProductionHosts, environ)
+
+
+def test_the_archive_is_asked_only_where_recorded_keys_count(archive, tmp_path):
+    keep(archive, 1764000000, FIRST)
+    line = f"{evidence(FIRST)['known_hosts']}\n"
+    assert recorded_keys.of_archive(access(), production(tmp_path), archive) == line
+    assert recorded_keys.of_archive(access(PROD_KNOWN_HOSTS="web1.example ssh-ed25519 AAAA"), production(tmp_path), archive) == ""
+    assert recorded_keys.of_archive(access(), production(tmp_path, "local_processes"), archive) == ""
+    assert recorded_keys.of_archive(access(), production(tmp_path, "local_processes", via_ssh=True), archive) == line
+
+
+def test_a_person_at_a_keyboard_who_may_read_the_archive_needs_no_pinned_key(archive, tmp_path, s3_server, monkeypatch):
+    keep(archive, 1764000000, FIRST)
+    loaded = replace(production(tmp_path), backup=replace(production(tmp_path).backup, location=f"s3://{archive.bucket.name}/prod"))
+    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
+    assert keyboard.recorded_host_keys(access(), loaded, processes) == ""
+    for name, value in s3_server.environ.items():
+        monkeypatch.setenv(name, value)
+    assert keyboard.recorded_host_keys(access(), loaded, processes) == f"{evidence(FIRST)['known_hosts']}\n"
