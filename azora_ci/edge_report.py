@@ -16,8 +16,8 @@ def text(history: History, seen: Observation, instances: Mapping[str, Sequence[I
     """Return the whole page. ``instances``: deployment id -> those that were started and not stopped."""
     rows = sorted(_rows(history, seen))
     parts = [table([HEAD, *rows]) if rows else "The edge routes nothing: nothing was deployed yet."]
-    counted = [f"{_name(history, name)}: {len(found)} instances{_by_host(found)}" for name, found in instances.items() if found]
-    parts += ["\n".join(counted)] if counted else []
+    shown = [f"{_name(history, name)}: {counted(found)}" for name, found in instances.items() if found]
+    parts += ["\n".join(shown)] if shown else []
     parts += ["\n".join(f"✗ {one.name} does not run" for one in seen.dead)] if seen.dead else []
     left = history.unfinished
     if left is not None and left.outcome == PROMOTED:
@@ -28,9 +28,11 @@ def text(history: History, seen: Observation, instances: Mapping[str, Sequence[I
     return "\n\n".join(parts)
 
 
-def _by_host(found: Sequence[Instance]) -> str:
+def counted(found: Sequence[Instance]) -> str:
+    """Return how many instances there are, on each host where there are several."""
     hosts = Counter(one.host for one in found)
-    return f" ({', '.join(f'{number} on {host}' for host, number in sorted(hosts.items()))})" if len(hosts) > 1 else ""
+    where = f" ({', '.join(f'{number} on {host}' for host, number in sorted(hosts.items()))})" if len(hosts) > 1 else ""
+    return f"{len(found)} instances{where}"
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:

@@ -307,13 +307,15 @@ def _removable(wiring: Wiring, target: Target) -> list[tuple[str, str]]:
 
 
 def _say_kept(target: Target, going: set[str]) -> None:
+    from azora_ci import edge_report
+
     history = target.current()
     before = history.before(history.serving) if history.serving else None
     for one in history.releases.values():
-        number = len(target.instances(one.id))
-        if number and one.id not in going:
+        found = target.instances(one.id)
+        if found and one.id not in going:
             why = "serves" if one.id == history.serving else "is the rollback target" if before and one.id == before.id else "is kept"
-            click.echo(f"{one.version} ({one.id}) {why}: {number} instances")
+            click.echo(f"{one.version} ({one.id}) {why}: {edge_report.counted(found)}")
 
 
 # --- edge -------------------------------------------------------------------------------------------------------------------

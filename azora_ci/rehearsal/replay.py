@@ -9,7 +9,7 @@ from pathlib import Path
 
 from azora_ci import context, settings
 from azora_ci.adopt import CONFIG
-from azora_ci.rehearsal import repo
+from azora_ci.rehearsal import button, repo
 from azora_ci.rehearsal.act import JobRun, write_private
 from azora_ci.rehearsal.runs import CHECKOUT
 from azora_ci.rehearsal.world import World
@@ -18,11 +18,14 @@ ALWAYS = ("PATH", "npm_config_cache", "npm_config_prefer_offline", "CHECKPOINT_D
 
 
 def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], attempt: int) -> dict[str, Path]:
-    """Write ``replay/<job>.env`` (mode 0600) for every job and return the files. ``release``: outputs of validate-release."""
+    """Write ``replay/<job>.env`` (mode 0600) for every job and for the rollback, and return the files.
+
+    ``release``: outputs of validate-release.
+    """
     world.scratch.git("remote", "set-url", "origin", str(world.scratch.folder))  # where checkouts under act come from
     known = _values(world, jobs, release, attempt)
     found = {}
-    for job in context.JOBS:
+    for job in (*context.JOBS, button.JOB):
         own = {
             "DEPLOYMENT_LOG_DIR": str(world.run.path(f"replay/{job}/x").parent),
             "RECEIVED_ARTIFACTS_DIR": str(world.run.artifacts),
@@ -54,6 +57,7 @@ def _values(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str]
         "AWS_SECRET_ACCESS_KEY": world.keys["s3"],
         "DEPLOY_CONFIG": str(world.scratch.folder / CONFIG),
         "DEPLOY_ENVIRONMENT": "production",
+        "ROLLBACK_REASON": button.REASON,
         "DEPLOYMENT_ID": release.get("deployment-id", ""),
         "VERSION": version,
         "GIT_SHA": release.get("git-sha", ""),

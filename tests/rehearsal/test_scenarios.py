@@ -219,7 +219,7 @@ def test_a_failing_build_and_replaying_a_step_of_a_kept_world(rehearsed: Rehears
     assert f"replay     {folder}" in rehearsed.output
     run = folder.resolve().parent.name
     files = sorted(folder.glob("*.env"))
-    assert {path.stem for path in files} == set(JOBS) and {path.stat().st_mode & 0o777 for path in files} == {0o600}
+    assert {path.stem for path in files} == {*JOBS, "rollback"} and {path.stat().st_mode & 0o777 for path in files} == {0o600}
     script = f"set -a; . {folder}/database-backup.env; exec python scripts/database_backup.py"
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
@@ -229,6 +229,10 @@ def test_a_failing_build_and_replaying_a_step_of_a_kept_world(rehearsed: Rehears
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "nothing is pending: 5 migrations are applied" in done.stdout
+    script = f'set -a; . {folder}/rollback.env; cd "$GITHUB_WORKSPACE"; exec python "$AZORA_CI/scripts/rollback.py"'
+    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "There is nothing to go back to" in done.stdout  # this deployment never got traffic
     assert living(rehearsed.base) != []
     ended = command(rehearsed.base, "--end")
     assert run in ended.stdout and living(rehearsed.base) == [] and not folder.is_symlink()
