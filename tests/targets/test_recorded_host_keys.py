@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -56,11 +58,19 @@ def test_the_first_deployment_accepts_the_next_expects_and_another_host_is_refus
     assert (accepted["source"], accepted["fingerprint"]) == ("accepted", old.fingerprint)
     assert machine.address not in json.dumps(accepted)
 
-    archived(world, Archive(s3_server.open(s3_server.make_bucket()), "production"))
+    bucket = s3_server.make_bucket()
+    archived(world, Archive(s3_server.open(bucket), "production"))
     code, output = world.finish(world.start(attempt=2, PROD_KNOWN_HOSTS=""))
     assert code == 0, output
     (expected,) = world.fragment(2).evidence["host_keys"]
     assert (expected["source"], expected["fingerprint"]) == ("recorded", old.fingerprint)
+
+    world.backup = {"location": f"s3://{bucket}/prod"}
+    world.configure()
+    argv = [sys.executable, "-m", "azora_ci", "lock", "status", "--config", str(world.config_path)]
+    environ = world.environ(3, **s3_server.environ, PROD_KNOWN_HOSTS="")  # a person who may read the archive
+    done = subprocess.run(argv, env=environ, cwd=world.folder, capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, "free" in done.stdout) == (0, True), done.stdout + done.stderr
 
     machine.sshd.stop()
     machine.sshd.host_key.unlink()
