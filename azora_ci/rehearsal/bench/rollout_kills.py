@@ -99,8 +99,8 @@ def kills(world: HostsWorld, size: Size) -> dict[str, Any]:
         if world.clock.monotonic() - begun > size.seconds or len(found.failures) >= MOST_FAILURES:
             found.failures.append("given up after so many failures or seconds")
             break
-        for _ in range(TRIES):
-            if kill(world, found, moment):
+        for attempt in range(TRIES):
+            if kill(world, found, moment._replace(fraction=moment.fraction / 2**attempt)):  # the next one comes earlier
                 break
             found.too_late += 1
     recoveries = [one["recovery_seconds"] for one in found.told]
