@@ -26,7 +26,7 @@ from azora_ci.settings import Secret
 CONNECT_SECONDS = 10
 PREFIX = "azora-ssh-"
 OWNER_FILE = "owner"
-_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}[A-Za-z0-9_$-]|[A-Za-z0-9_]")
+_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}[A-Za-z0-9_-]|[A-Za-z0-9_]")
 # A dead peer is noticed after 15 s.
 OPTIONS: Mapping[str, str] = {
     "BatchMode": "yes",
@@ -65,7 +65,7 @@ def normal_key(text: str) -> str:
 
 
 def config_text(alias: str, options: Mapping[str, str], forwards: Iterable[str]) -> str:
-    """Return the text of an ssh_config file with one ``Host``: its own options before the common ones, then its forwards.
+    """Return the text of an ssh_config file with one ``Host``: the common options, its own, its forwards.
 
     Raises ValueError for a value with a line break, a quote or a ``$``: it could become another line or another value.
     """

@@ -21,12 +21,13 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-@pytest.mark.parametrize("name", ["deploy", "a", "web_1.deploy-2", "user@domain.example", "machine$"])
+@pytest.mark.parametrize("name", ["deploy", "a", "web_1.deploy-2", "user@domain.example"])
 def test_names_of_users(name):
     assert user_name(name) == name
+    assert f"  User {name}\n" in config_text("azora-1", {"User": name}, ())
 
 
-@pytest.mark.parametrize("name", ["", "-oProxyCommand=x", "a b", 'a"b', "a\nProxyCommand x", "a%h", "$HOME", "a;b"])
+@pytest.mark.parametrize("name", ["", "-oProxyCommand=x", "a b", 'a"b', "a\nProxyCommand x", "a%h", "$HOME", "machine$", "a;b"])
 def test_what_could_become_another_line_is_no_user(name):
     with pytest.raises(ValueError):
         user_name(name)
