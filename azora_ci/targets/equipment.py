@@ -96,10 +96,10 @@ class Equipment:
         return tuple(self._edge_parts(publish=True)["ports"].values())
 
     def is_published(self) -> bool:
-        """Say whether an edge runs that has the port."""
+        """Say whether an edge runs that has the port; it may have its last name yet to get."""
         with self._host.docker("look at the edge") as client:
-            found = client.api.containers(filters={"name": f"^/{EDGE}$", "status": "running"})
-        return bool(found) and any(port.get("PublicPort") for port in found[0]["Ports"] or [])
+            found = client.api.containers(filters={"name": f"^/({EDGE}|{NEXT})$", "status": "running"})
+        return any(port.get("PublicPort") for one in found for port in one.get("Ports") or [])
 
     def install_edge(self, *, publish: bool = True, replace: bool = True) -> float | None:
         """Have the edge run. ``publish``: on the hosts' port; ``replace``: one that is configured otherwise is replaced.
@@ -152,11 +152,12 @@ class Equipment:
 
     def _finish_replacement(self, client: Any) -> None:
         """Go on with, or undo, a replacement whose runner died."""
-        new, old, trial = (self._found(client, name) for name in (NEXT, EDGE, TRIAL))
-        if trial is not None:
-            trial.remove(force=True)
-        if new is None:
+        names = {name.lstrip("/") for one in client.api.containers(all=True, filters={"name": f"^/{EDGE}"}) for name in one["Names"]}
+        if TRIAL in names:
+            client.containers.get(TRIAL).remove(force=True)
+        if NEXT not in names:
             return
+        new, old = client.containers.get(NEXT), self._found(client, EDGE)
         if new.status == "running":
             if old is not None:
                 old.remove(force=True)

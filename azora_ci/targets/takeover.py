@@ -120,15 +120,16 @@ class Port:
         facts = self._taken_by(release_id)
         if facts is None:
             return None
+        lasted = "how long nothing answered is not known"
         if self._equipment.is_published():
             seconds = self._equipment.replace_edge(publish=False, between=lambda: self._start(facts))
-        else:
-            seconds = 0.0
+            lasted = f"nothing answered for at most {seconds:.1f} s"
+        else:  # its run died in between
             self._start(facts)
         self.waits = True
         self._note(GAVE_BACK, release_id, facts)
         names = ", ".join(one["name"] for one in facts)
-        return f"{self._host.name}: {self._port} is back with {names}; nothing answered for at most {seconds:.1f} s"
+        return f"{self._host.name}: {self._port} is back with {names}; {lasted}"
 
     def _taken_by(self, release_id: str) -> Sequence[Container] | None:
         found: Sequence[Container] | None = None
