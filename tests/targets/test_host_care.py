@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -320,3 +323,19 @@ def try_to_lock(name: str, target: DockerHosts, ended: dict[str, str]) -> None:
             until(lambda: all(ended.values()), "the other one has tried")
     except NotTrueError:
         ended[name] = "refused"
+
+
+@pytest.mark.faults
+def test_a_first_deployment_whose_runner_dies_keeps_serving_and_a_rerun_finishes(world):
+    step = world.start(FULL_MINUTES="5")
+    until(lambda: versions(world) == "1.1.0" or step.poll() is not None, "the first version answers", 60)
+    os.killpg(step.pid, signal.SIGKILL)
+    step.wait()
+    deadline = time.monotonic() + world.lease + 3
+    while time.monotonic() < deadline:  # nothing was before it that its guard could put back
+        assert versions(world) == "1.1.0"
+        time.sleep(0.1)
+    code, output = world.finish(world.start(attempt=2))
+    assert code == 0, output
+    assert "taking traffic back first" in output
+    assert (versions(world), world.running()) == ("1.1.0", {"v1.1.0": 2})
