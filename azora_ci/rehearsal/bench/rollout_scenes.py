@@ -64,7 +64,7 @@ class Size:
 
     requests: int = 100_000
     share_requests: int = 30_000
-    rate: float = 1200.0  # with the services' latency more than 50 requests in flight
+    rate: float = 1080.0  # with the services' latency more than 50 requests in flight
     share_rate: float = 1000.0
     stage: float = 3.0
     interval: float = 1.0  # seconds between probes in those stages
