@@ -134,6 +134,8 @@ def _wire(job_name: str, loaded: settings.Common) -> Job[Any]:
         if isinstance(value, settings.Secret):
             for secret in secrets_of_url(value.reveal()):
                 processes.add_secret(secret, is_name=declared.name in settings.NAMES)
+            for host in settings.hosts_named(declared.name, value.reveal()):
+                processes.add_secret(host, is_name="." not in host and ":" not in host)  # it may stand inside of a word
     identity = Identity(*(getattr(loaded, name, None) for name in ("deployment_id", "version", "git_sha")))
     return Job(job_name, loaded, actions, processes, clock, identity)
 

@@ -38,7 +38,7 @@ def findings(wiring: Wiring) -> list[Finding]:
 def _of_host(look: Outcome[HostSite, list[Finding]]) -> list[Finding]:
     if look.result is not None:
         return look.result
-    name = f"host {look.item.host.name}"
+    name = look.item.host.name
     return [
         failed(name, look.error) if isinstance(look.error, AzoraError) else Finding(name, False, repr(look.error), "look at it yourself")
     ]
@@ -46,7 +46,7 @@ def _of_host(look: Outcome[HostSite, list[Finding]]) -> list[Finding]:
 
 def examine(site: HostSite, wiring: Wiring) -> Iterator[Finding]:
     """Yield what is found on one host; what cannot be asked because of something before it is left out."""
-    name, connection, problem = f"host {site.host.name}", site.host.connection, None
+    name, connection, problem = site.host.name, site.host.connection, None
     try:
         site.host.open(ATTEMPTS)
     except AzoraError as error:  # the connection itself may stand nevertheless

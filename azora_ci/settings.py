@@ -86,8 +86,21 @@ WITHHELD = frozenset(
 )
 
 
-# Secrets that name somebody or something: not shown in logs, but image references and instances in the evidence hold them.
-NAMES = frozenset({"DOCKER_USERNAME", "PROD_HOST", "PROD_JUMP_HOST", "PROD_USER"})
+# Secrets that name somebody: not shown in logs, but image references in the evidence hold them.
+NAMES = frozenset({"DOCKER_USERNAME", "PROD_USER"})
+
+
+def hosts_named(variable_name: str, text: str) -> list[str]:
+    """Return the hosts that a secret names, each to be masked by itself; an address on loopback names nobody."""
+    from azora_ci.ssh import parse_hosts, parse_jump
+
+    if variable_name == "PROD_HOST":
+        hosts = [one.host for one in parse_hosts(text)]
+    elif variable_name == "PROD_JUMP_HOST":
+        hosts = [parse_jump(text).address.host]
+    else:
+        return []
+    return [one for one in hosts if one != "localhost" and not one.startswith("127.")]
 
 
 def child_environment(extra: Mapping[str, str] | None = None, withheld: Iterable[str] = ()) -> dict[str, str]:

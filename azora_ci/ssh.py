@@ -13,7 +13,7 @@ import http.client
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -33,23 +33,27 @@ _HOST = re.compile(r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-
 
 @dataclass(frozen=True)
 class HostAddress:
-    """A production host and the port of its sshd."""
+    """A production host and the port of its sshd.
+
+    What people and records read is ``host-1``, ``host-2``, …, its place in PROD_HOST: the address is a secret.
+    """
 
     host: str
     port: int = 22
+    number: int = field(default=1, compare=False)
 
     def __str__(self) -> str:
-        return self.host if self.port == 22 else f"{self.host}:{self.port}"
+        return f"host-{self.number}"
 
 
 def parse_hosts(text: str) -> tuple[HostAddress, ...]:
     """Return the hosts of ``PROD_HOST``: one or several, comma separated, ``host[:port]``. Raises ValueError with a reason."""
-    hosts = []
+    hosts: list[HostAddress] = []
     for part in filter(None, (one.strip() for one in text.split(","))):
         match = _HOST.fullmatch(part)
         if match is None or not 0 < int(match["port"] or 22) < 65536:
             raise ValueError("holds something that is not host or host:port")
-        hosts.append(HostAddress(match["host"].strip("[]"), int(match["port"] or 22)))
+        hosts.append(HostAddress(match["host"].strip("[]"), int(match["port"] or 22), len(hosts) + 1))
     if not hosts:
         raise ValueError("names no host")
     if len(set(hosts)) != len(hosts):
@@ -198,7 +202,8 @@ class Tunnel:
         self.port = 0
         self.socket_file = credentials.folder / f"{alias}.sock"
         self._user = user
-        self._place = f"{variable} {address}" + (f" through PROD_JUMP_HOST {jump.address}" if jump is not None else "")
+        self._label = str(address) if variable == "PROD_HOST" else "the jump host"
+        self._place = (f"{address} of PROD_HOST" if variable == "PROD_HOST" else variable) + (" through PROD_JUMP_HOST" if jump else "")
         self._processes = processes
         self._clock = clock
         self._say = say or (lambda _line: None)
@@ -231,14 +236,14 @@ class Tunnel:
             except UnreachableError as error:
                 if attempt == most:
                     raise
-                self._say(f"{self.address}: {error.title.lower()}, attempt {attempt} of {most}: {error.what.splitlines()[-1]}")
+                self._say(f"{self._label}: {error.title.lower()}, attempt {attempt} of {most}: {error.what.splitlines()[-1]}")
                 self._clock.sleep(2 ** (attempt - 1))
         return None
 
     def ensure(self) -> None:
         """Open the connection again if it broke."""
         if not self.is_open():
-            self._say(f"{self.address}: connection lost, opening it again")
+            self._say(f"{self._label}: connection lost, opening it again")
             self.open()
 
     def is_open(self) -> bool:

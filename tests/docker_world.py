@@ -82,6 +82,7 @@ class Machine:
 
     def __init__(self, lan: Lan, number: int) -> None:
         self.name, self.address = f"{lan.name}h{number}", f"{lan.prefix}.{10 + number}"
+        self.called = f"host-{number + 1}"  # in what people read: the address is a secret
         self.lan = lan
         self.folder = Path(tempfile.mkdtemp(prefix="dh"))  # short: a socket's path may have 107 characters at most
         self.socket = self.folder / "s"

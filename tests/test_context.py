@@ -40,9 +40,9 @@ def environ(tmp_path):
 def step(monkeypatch):
     """Put a step of the test's own in the place of smoke-tests; signal handlers are restored afterwards."""
 
-    def put(run):
+    def put(run, *more):
         module = ModuleType("azora_ci.steps.smoke_tests")
-        bases = (settings.Deployment, settings.DatabaseAccess)
+        bases = (settings.Deployment, settings.DatabaseAccess, *more)
         module.Settings = dataclass(frozen=True, kw_only=True)(type("Settings", bases, {}))
         module.run = run
         monkeypatch.setitem(sys.modules, "azora_ci.steps.smoke_tests", module)
@@ -55,6 +55,26 @@ def step(monkeypatch):
 
 def fragment(environ) -> dict:
     return json.loads((Path(environ["DEPLOYMENT_LOG_DIR"]) / "record" / "smoke-tests.json").read_text())
+
+
+def test_each_production_host_is_masked_by_itself(step, environ, capsys):
+    environ |= {"PROD_HOST": "web1.example:2222, 203.0.113.7,web", "PROD_JUMP_HOST": "ops@bastion.example"}
+    kept: list[str] = []
+
+    def run(job):
+        job.say("web1.example and 203.0.113.7 and bastion.example")
+        kept.extend(job.processes.masked_evidence(["ssh: connect to host 203.0.113.7 port 22", "a web page"]))
+        raise UnreachableError("Lost", what="web1.example is away", where="host-1", next_step="wait")
+
+    step(run, settings.SshAccess)
+    assert context.execute("smoke-tests", environ) == 3
+    printed = capsys.readouterr().out
+    assert "*** and *** and ***" in printed
+    text = json.dumps(fragment(environ))
+    assert kept == ["ssh: connect to host *** port 22", "a web page"]  # a name without a dot may stand inside of a word
+    shown = "".join(line for line in printed.splitlines() if not line.startswith("::add-mask::"))
+    for host in ("web1.example", "203.0.113.7", "bastion.example"):
+        assert host not in text + shown
 
 
 @pytest.mark.parametrize(("error", "code"), [(NotTrueError, 1), (UnreachableError, 3)])

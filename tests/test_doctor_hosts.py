@@ -78,12 +78,13 @@ def found(tmp_path: Path, given: ProductionHosts) -> list[Finding]:
 def test_every_host_is_examined_and_the_missing_line_named(hosts, tmp_path):
     stranger, nobody = hosts["neither"], f"127.0.0.1:{free_port()}"
     addresses = {kind: f"127.0.0.1:{one.port}" for kind, one in hosts.items()}
+    called = {kind: f"host-{number}: " for number, kind in enumerate((*addresses, "nobody"), 1)}
     known = "".join(one.known_hosts for one in hosts.values() if one is not stranger)
     known += f"[127.0.0.1]:{stranger.port} " + hosts["both"].known_hosts.partition(" ")[2]  # another host's key
     findings = found(tmp_path, access(hosts, [*addresses.values(), nobody], known))
 
     def of(kind: str) -> dict[str, Finding]:
-        name = f"host {addresses.get(kind, nobody)}: "
+        name = called[kind]
         return {one.name.removeprefix(name): one for one in findings if one.name.startswith(name)}
 
     def failed(kind: str) -> list[str]:

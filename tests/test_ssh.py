@@ -310,7 +310,7 @@ def test_a_host_behind_the_jump_host_with_another_key_is_refused(opened, sshd, b
     connection, _ = opened.connection(sshd, known_hosts=stolen + bastion.known_hosts, jump=jump_to(bastion))
     with pytest.raises(NotTrueError, match="Host key does not match") as caught:
         connection.open()
-    assert caught.value.where == f"PROD_HOST 127.0.0.1:{sshd.port} through PROD_JUMP_HOST 127.0.0.1:{bastion.port}"
+    assert caught.value.where == "host-1 of PROD_HOST through PROD_JUMP_HOST"
 
 
 def test_a_jump_host_with_another_key_is_refused(opened, sshd, bastion):
@@ -318,7 +318,7 @@ def test_a_jump_host_with_another_key_is_refused(opened, sshd, bastion):
     connection, _ = opened.connection(sshd, known_hosts=stolen + sshd.known_hosts, jump=jump_to(bastion))
     with pytest.raises(NotTrueError, match="Host key does not match") as caught:
         connection.open()
-    assert caught.value.where == f"PROD_JUMP_HOST 127.0.0.1:{bastion.port}"
+    assert caught.value.where == "PROD_JUMP_HOST"
 
 
 def test_a_jump_host_that_forbids_forwarding_is_named(opened, sshd, tmp_path):

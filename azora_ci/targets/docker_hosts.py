@@ -181,7 +181,8 @@ class DockerHosts:
             self._each(lambda one: one.port.require())
             self._each(HostSite.install_guard)
             try:
-                for one in sorted(self._sites, key=lambda site: site.host.name):  # in everybody's order: the second is refused at the first
+                # In everybody's order, whatever theirs in PROD_HOST: the second is refused at the first.
+                for one in sorted(self._sites, key=lambda site: site.host.connection.name):
                     self._acquire(one, owner)
                 first = EdgeState(edge_services(self._config), f"0.0.0.0:{EDGE_PORT}", options=edge_options(self._config))
                 self._remark(self._each(lambda one: one.install_edge(first, replaced=owner.fence is None)))
