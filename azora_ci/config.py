@@ -8,13 +8,14 @@ from __future__ import annotations
 import ipaddress
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from azora_ci import schemas
 from azora_ci.errors import BadInputError
+from azora_ci.rollout import levels
 
 Command = tuple[str, ...]
 
@@ -84,7 +85,10 @@ class Backup:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Limits of the verdict: error share above the old version in percentage points, p95 factor, samples, what few samples mean."""
+    """Limits of the verdict: error share above the old version in percentage points, p95 factor, samples, what few samples mean.
+
+    ``rollout.order`` is in each service's ``depends_on``.
+    """
 
     error_rate_points: float
     latency_factor: float
@@ -281,7 +285,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
             Endpoint(one["name"], one["url"], one.get("status", 200), one.get("contains"))
             for one in document.get("smoke", {}).get("endpoints", [])
         ),
-        services=_ordered({name: _service(name, one) for name, one in document["services"].items()}),
+        services=_ordered({name: _service(name, one) for name, one in document["services"].items()}, rollout.get("order", [])),
     )
 
 
@@ -369,23 +373,23 @@ def _service(name: str, one: dict[str, Any]) -> Service:
     )
 
 
-def _ordered(services: dict[str, Service]) -> tuple[Service, ...]:
-    """Return services with what they depend on before them; ValueError for unknown names and cycles."""
-    done: dict[str, Service] = {}
+def _ordered(services: dict[str, Service], order: list[str]) -> tuple[Service, ...]:
+    """Return services with what they wait for before them; ``order`` makes each wait for the one named before it.
 
-    def place(name: str, path: tuple[str, ...]) -> None:
-        if name in path:
-            raise ValueError(f"services.{name}.depends_on: cycle {' -> '.join((*path, name))}")
-        if name not in services:
-            raise ValueError(f"services.{path[-1]}.depends_on: no service {name!r}")
-        if name not in done:
-            for other in services[name].depends_on:
-                place(other, (*path, name))
-            done[name] = services[name]
-
-    for name in services:
-        place(name, ())
-    return tuple(done.values())
+    ValueError for unknown names and cycles.
+    """
+    named = {"rollout.order": tuple(order)} | {f"services.{one.id}.depends_on": one.depends_on for one in services.values()}
+    for key, names in named.items():
+        for name in names:
+            if name not in services:
+                raise ValueError(f"{key}: no service {name!r}")
+    before = dict(zip(order[1:], order, strict=False))
+    waits = {one.id: tuple(dict.fromkeys((*one.depends_on, *filter(None, [before.get(one.id)])))) for one in services.values()}
+    try:
+        groups = levels(waits)
+    except ValueError as error:
+        raise ValueError(f"rollout.order and services.*.depends_on: a cycle, {error}") from None
+    return tuple(replace(services[name], depends_on=waits[name]) for group in groups for name in group)
 
 
 def is_loopback(url: str) -> bool:

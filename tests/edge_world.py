@@ -131,14 +131,14 @@ class World:
 
     # --- releases ------------------------------------------------------------------------------------------------------
 
-    def target(self) -> LocalProcesses:
+    def target(self, *, health_timeout: float = 30.0) -> LocalProcesses:
         from azora_ci.settings import Secret
 
         self.said = io.StringIO()
         processes = Processes(actions=Actions(stream=self.said), clock=self.clock)
         logs = self.folder / "logs"
         secrets = {"SERVICE_SECRET": Secret("not-to-be-seen")}
-        return LocalProcesses(Wiring(self.config, processes, self.clock, logs, 30.0, secrets, self.rollback_window_minutes))
+        return LocalProcesses(Wiring(self.config, processes, self.clock, logs, health_timeout, secrets, self.rollback_window_minutes))
 
     def release(self, version: str, deployment_id: str) -> Release:
         return Release(deployment_id, f"v{version}", {name: self.archive(version, name) for name in SERVICES})

@@ -59,6 +59,13 @@ def test_defaults_and_order(tmp_path):
         loaded.service("nothing")
 
 
+def test_an_order_is_a_chain_of_waiting_beside_what_depends_on_says(tmp_path):
+    text = MINIMAL.replace('depends_on = ["auth_service"]\n', "")
+    assert [one.id for one in load(tmp_path, text).services] == ["api_gateway", "auth_service"]
+    ordered = load(tmp_path, text.replace("[target]", '[rollout]\norder = ["auth_service", "api_gateway"]\n[target]'))
+    assert [(one.id, one.depends_on) for one in ordered.services] == [("auth_service", ()), ("api_gateway", ("auth_service",))]
+
+
 @pytest.mark.parametrize(
     ("old", "new", "named"),
     [
@@ -66,6 +73,8 @@ def test_defaults_and_order(tmp_path):
         ("[build]", "[bild]", "bild"),
         ('depends_on = ["auth_service"]', 'depends_on = ["auth"]', "services.api_gateway.depends_on"),
         ('route_prefix = "/auth"', 'route_prefix = "/auth"\ndepends_on = ["api_gateway"]', "cycle"),
+        ("[services.api_gateway]", '[rollout]\norder = ["api"]\n[services.api_gateway]', "rollout.order: no service 'api'"),
+        ("[services.api_gateway]", '[rollout]\norder = ["api_gateway", "auth_service"]\n[services.api_gateway]', "rollout.order"),
         ("s3://azora-backups/prod", "https://azora-backups/prod", "backup.location"),
         ('[registry]\nrepository = "docker.io/azora"', "", "registry"),
         ('kind = "docker_hosts"', 'kind = "local_processes"', "target.local_processes"),

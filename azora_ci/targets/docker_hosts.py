@@ -182,7 +182,7 @@ class DockerHosts:
             self._each(HostSite.install_guard)
             try:
                 # In everybody's order, whatever theirs in PROD_HOST: the second is refused at the first.
-                for one in sorted(self._sites, key=lambda site: site.host.connection.name):
+                for one in sorted(self._sites, key=lambda site: (site.host.connection.address.host, site.host.connection.address.port)):
                     self._acquire(one, owner)
                 first = EdgeState(edge_services(self._config), f"0.0.0.0:{EDGE_PORT}", options=edge_options(self._config))
                 self._remark(self._each(lambda one: one.install_edge(first, replaced=owner.fence is None)))

@@ -95,11 +95,14 @@ class Site:
         if found is None or found.outcome != DEPLOYING:
             self._follow_journal()
             self._note("begin", release.id, version=release.version, digests=dict(release.digests), previous=self.current().serving)
-        order = levels({service.id: service.depends_on for service in self._config.services})
-        for group in order:
+        for group in self._levels():
             self._raise_services([self._config.service(name) for name in group], release, percent)
         self._warm(release)
         return self.instances(release.id)
+
+    def _levels(self) -> list[list[str]]:
+        """Return services in groups: each waits for those before it on the way up, and goes before them on the way back."""
+        return levels({service.id: service.depends_on for service in self._config.services})
 
     def _follow_journal(self) -> None:
         """Bring the edge to what the journal says serves: a runner may have died between the two."""
@@ -306,18 +309,25 @@ class Site:
             self._wiring.processes.say(f"{left} requests or connections to {found.version} are open after {seconds:g} s: they end with it")
 
     def _stop(self, found: Deployed, *, quickly: bool) -> None:
-        stopped = list(found.instances.values())
-        pairs = []
-        for facts in reversed(stopped):
-            name = facts["service"]
-            grace = self._config.service(name).stop_grace_seconds if self._known(name) else DROPPED_GRACE_SECONDS
-            pairs.append((facts, min(grace, HURRIED_GRACE_SECONDS) if quickly else grace))
-        self._runner.stop(pairs, self._lock.renew)
+        """Stop a release's instances, what others depend on last; ``quickly``: all at once."""
+        stopped: list[Facts] = list(found.instances.values())
+        groups = [stopped] if quickly else self._back_down(stopped)
+        for group in groups:
+            self._runner.stop([(facts, self._grace(facts["service"], quickly=quickly)) for facts in group], self._lock.renew)
         at = f"{self._parts.host.replace(':', '-')}-" if self._parts.host else ""
         for facts in stopped:
             kept = self._wiring.log_dir / "instances" / f"{at}{found.id}-{facts['service']}-{facts['number']}.log"
             self._runner.keep_log(facts, kept)
             self._note("stopped", found.id, service=facts["service"], number=facts["number"])
+
+    def _back_down(self, stopped: list[Facts]) -> list[list[Facts]]:
+        dropped = [facts for facts in stopped if not self._known(facts["service"])]
+        groups = [[facts for facts in stopped if facts["service"] in names] for names in reversed(self._levels())]
+        return [group for group in (dropped, *groups) if group]
+
+    def _grace(self, service: str, *, quickly: bool) -> float:
+        seconds = self._config.service(service).stop_grace_seconds if self._known(service) else DROPPED_GRACE_SECONDS
+        return min(seconds, HURRIED_GRACE_SECONDS) if quickly else seconds
 
     def _forget(self, release_id: str) -> None:
         state = self._edge_state()

@@ -109,6 +109,34 @@ def test_going_back_after_promotion_is_proved_and_costs_no_request(world):
     assert target.current().serving == OLD
 
 
+def test_what_others_wait_for_is_started_first_and_stopped_last(world, monkeypatch):
+    put_up(world, "1.1.0", NEW)
+    target, stopped = world.target(), []
+    assert [service for service, _ in target.current().releases[NEW].instances] == ["auth_service", "api_gateway"]
+    stop = target._runner.stop
+
+    def noted(found, meanwhile):
+        pairs = list(found)
+        stopped.append([facts["service"] for facts, _ in pairs])
+        stop(pairs, meanwhile)
+        assert target._runner.dead([facts for facts, _ in pairs]) == [facts for facts, _ in pairs]
+
+    monkeypatch.setattr(target._runner, "stop", noted)
+    with target.locked(OWNER):
+        assert target.abort(world.release("1.1.0", NEW), "a test").proved
+    assert stopped == [["api_gateway"], ["auth_service"]]
+
+
+def test_nothing_is_started_before_what_it_waits_for_is_healthy(world):
+    world.flag("1.1.0.auth_service.sick")
+    target, release = world.target(health_timeout=1.0), world.release("1.1.0", NEW)
+    with target.locked(OWNER):
+        with pytest.raises(NotTrueError, match="auth_service"):
+            target.deploy(release, 100)
+        assert [service for service, _ in target.current().releases[NEW].instances] == ["auth_service"]
+        assert target.abort(release, "a test").proved
+
+
 def test_the_edge_follows_the_journal_after_a_runner_died_between_the_two(world):
     target, release = world.target(), world.release("1.1.0", NEW)
     with target.locked(OWNER):
