@@ -9,6 +9,7 @@ from azora_ci.discover import Application, FoundService
 
 FILL_IN = "# fill in"
 DEFAULT_PORT = 8080
+NO_DIGEST = f"sha256:{'0' * 64}"
 _WIDTH = 44  # column of the comments
 
 
@@ -16,7 +17,7 @@ def render(application: Application) -> str:
     """Return the text of the configuration. Lines that end in ``# fill in: …`` hold guesses or examples."""
     public_url = f"https://{application.name}.example"
     services = application.services or (_example_service(),)
-    parts = [_head(application, public_url), _gates(application), _data(application)]
+    parts = [_head(application, public_url), _gates(application), _data(application), _smoke(public_url)]
     parts += [_service(one, public_url, services, found=bool(application.services)) for one in services]
     return "\n\n".join(parts) + "\n"
 
@@ -96,7 +97,21 @@ def _data(application: Application) -> str:
     install = _line("prepare", [list(application.install or ("npm", "ci"))])
     database = [install, _line("migrate", [*migrate, "prisma", "migrate", "deploy"]), migrations]
     backup = [_fill("location", f"s3://{application.name}-backups/prod", "bucket and prefix; records are archived beside it")]
-    return "\n\n".join([_table("database", database), _table("backup", backup), _table("target", [_line("kind", "docker_hosts")])])
+    return "\n\n".join([_table("database", database), _table("backup", backup), _hosts()])
+
+
+def _hosts() -> str:
+    pinned = "pinned by digest, as crane digest prints it"
+    images = [
+        _fill("edge_image", f"docker.io/envoyproxy/envoy@{NO_DIGEST}", f"Envoy, {pinned}"),
+        _fill("guard_image", f"docker.io/library/python@{NO_DIGEST}", f"Python 3.11 or newer, {pinned}"),
+    ]
+    return "\n\n".join([_table("target", [_line("kind", "docker_hosts")]), _table("target.docker_hosts", images)])
+
+
+def _smoke(public_url: str) -> str:
+    what = "what must answer when a deployment is done; at least one"
+    return _table("smoke", [_fill("endpoints", [{"name": "front page", "url": f"{public_url}/"}], what)])
 
 
 def _example_service() -> FoundService:

@@ -172,7 +172,7 @@ def test_a_repository_with_nothing_to_find_gets_a_configuration_to_fill_in(tmp_p
     text = (tmp_path / adopt.CONFIG).read_text()
     assert schemas.problems(tomllib.loads(text), "deploy-config") == []
     what = " ".join(what for _, what in deploy_toml.to_fill_in(text))
-    for missing in ("migrations", "compose file", "health endpoint", "security audit", "checks"):
+    for missing in ("migrations", "compose file", "health endpoint", "security audit", "checks", "Envoy", "Python 3.11", "must answer"):
         assert missing in what
 
 

@@ -13,6 +13,7 @@ from azora_ci.job import Job
 from azora_ci.markdown import code, table
 from azora_ci.reachability import Reached
 from azora_ci.settings import Aws, Deployment, PinnedHostKeys, Secret, number, truth, variable
+from azora_ci.targets.host_site import settings_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,7 @@ def run(job: Job[Settings]) -> None:
     """Pass every gate or raise: NotTrueError (closed), BadInputError, UnreachableError."""
     job.evidence |= {"checks": [], "commands": [], "not_checked": [], "recorded_host_keys": None}
     try:
+        pass_configuration(job)
         pass_required_checks(job)
         pass_reachability(job)
         read_recorded_host_keys(job)
@@ -45,6 +47,22 @@ def run(job: Job[Settings]) -> None:
                 commands.run(job, purpose, command)
     finally:
         _summarise(job)
+
+
+# --- configuration ------------------------------------------------------------------------------------------------------
+
+
+def pass_configuration(job: Job[Settings]) -> None:
+    """Refuse what later jobs would only find after the migrations, or after 100 % of traffic. Raises BadInputError."""
+    if job.config.target.kind == "docker_hosts":
+        settings_of(job.config)
+    if not job.config.smoke:
+        raise BadInputError(
+            "No critical endpoints",
+            what="smoke.endpoints is empty: smoke-tests would refuse, after the new version has all traffic",
+            where=str(job.settings.config_path),
+            next_step="add at least one endpoint to [smoke] that must answer when a deployment is done",
+        )
 
 
 # --- required checks ----------------------------------------------------------------------------------------------------
@@ -164,6 +182,9 @@ def reached(job: Job[Settings]) -> Iterator[Reached]:
         skipped.append({"name": "backup bucket", "reason": "no AWS credentials are handed to this job"})
     else:
         yield reachability.bucket(settings, config.backup.bucket)
+    if config.target.kind == "docker_hosts":
+        reason = "PROD_HOST and PROD_KEY are not handed to this job; gradual-rollout asks each host before it starts anything there"
+        skipped.append({"name": "production hosts", "reason": reason})
     if config.registry is None:
         skipped.append({"name": "registry", "reason": "the configuration has no [registry]"})
     else:

@@ -63,6 +63,9 @@ def site() -> Iterator[Site]:
     found.close()
 
 
+SMOKE = {"endpoints": [{"name": "courses", "url": "https://azora.example/api/courses"}]}
+
+
 @dataclass
 class World:
     folder: Path
@@ -80,7 +83,9 @@ class World:
     def environment(self) -> dict[str, str]:
         checks = {"required": ["test"], "audit": [["true"]], "build": [["true"]], "rulesets": False, "wait_minutes": 0}
         services = {"api_gateway": deploy_config.service("API Gateway", f"http://{self.site.host}/health")}
-        config = deploy_config.write(self.folder / "deploy.toml", checks=checks | self.gates, **{"services": services, **self.more})
+        config = deploy_config.write(
+            self.folder / "deploy.toml", checks=checks | self.gates, **{"services": services, "smoke": SMOKE, **self.more}
+        )
         return {
             "DEPLOY_CONFIG": str(config),
             "DEPLOYMENT_LOG_DIR": str(self.folder / "logs"),
@@ -151,6 +156,20 @@ def test_all_gates_open(world: World) -> None:
     assert "audited" in world.log
     assert "0 findings" in world.log
     assert "| test | configuration | ✓ success |" in (world.folder / "summary").read_text()
+
+
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        ({"smoke": {"endpoints": []}}, "smoke.endpoints is empty"),
+        ({"target": {"kind": "docker_hosts"}, "registry": {"repository": "r.example/azora"}}, "target.docker_hosts is missing"),
+    ],
+)
+def test_what_later_jobs_would_refuse_is_refused_before_anything_is_touched(world: World, capsys, more, named) -> None:
+    world.more = more
+    assert world.run() == 2
+    assert named in capsys.readouterr().out
+    assert world.asked() == 0
 
 
 def test_the_summary_shows_commands_and_checks_as_they_are(world: World) -> None:
