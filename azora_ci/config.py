@@ -206,7 +206,7 @@ class DeployConfig:
 
     def service(self, service_id: str) -> Service:
         """Return a service by its id. Raises KeyError."""
-        return next(service for service in self.services if service.id == service_id)
+        return {service.id: service for service in self.services}[service_id]
 
 
 def load(path: Path) -> DeployConfig:

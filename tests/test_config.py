@@ -55,7 +55,7 @@ def test_defaults_and_order(tmp_path):
     assert loaded.backup.bucket == "azora-backups"
     assert loaded.database.migrate == ("npx", "prisma", "migrate", "deploy")
     assert loaded.service("auth_service").instances == 1
-    with pytest.raises(StopIteration):
+    with pytest.raises(KeyError):
         loaded.service("nothing")
 
 
