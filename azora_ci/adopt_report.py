@@ -22,7 +22,7 @@ _ALTERNATIVE = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN
 _OTHERS = {
     "AWS_ROLE_ARN": "AWS role that GitHub's OIDC token for this environment may assume (sub repo:OWNER/NAME:environment:…)",
     "AWS_ROLE_SECONDS": "how long the role's session lasts, in seconds; a database that takes an hour to back up needs more",
-    "DATABASE_VIA_SSH": "true with database.via_ssh: hands PROD_HOST, PROD_USER and PROD_KEY to the jobs that reach the database",
+    "DATABASE_VIA_SSH": "true with database.via_ssh: hands the SSH secrets (PROD_HOST, PROD_KEY, …) to the jobs that reach the database",
     "POSTGRESQL_MAJOR": "major version of the production database, such as 17, when the runner's image has another (ubuntu-24.04 has 16)",
 }
 

@@ -113,7 +113,7 @@ def _unfinished(target: Target) -> Finding:
     text = f"{left.version} ({left.id}) at {left.percent} %"
     if held is not None and held.alive:
         return Finding("rollout", True, f"under way: {text}")
-    return Finding("rollout", False, f"half done: {text}", "re-run its failed jobs, or roll back: either takes its traffic back first")
+    return Finding("rollout", False, f"half done: {text}", "re-run its failed jobs: they take its traffic back first")
 
 
 def _instances(target: Target) -> Finding:

@@ -40,7 +40,9 @@ def _of_host(look: Outcome[HostSite, list[Finding]]) -> list[Finding]:
         return look.result
     name = look.item.host.name
     return [
-        failed(name, look.error) if isinstance(look.error, AzoraError) else Finding(name, False, repr(look.error), "look at it yourself")
+        failed(name, look.error)
+        if isinstance(look.error, AzoraError)
+        else Finding(name, False, repr(look.error), "this is a bug of azora-ci: report the line above")
     ]
 
 
@@ -52,7 +54,11 @@ def examine(site: HostSite, wiring: Wiring) -> Iterator[Finding]:
     except AzoraError as error:  # the connection itself may stand nevertheless
         problem = error
     if not connection.is_open():
-        yield failed(f"{name}{CONNECTION}", problem or NotTrueError("Connection is closed", what="it ended", where=name, next_step="again"))
+        yield failed(
+            f"{name}{CONNECTION}",
+            problem
+            or NotTrueError("Connection is closed", what="it ended", where=name, next_step="run doctor again; then read sshd's log"),
+        )
         return
     yield Finding(f"{name}{CONNECTION}", True, "sshd answers and admits the key")
     yield _host_key(name, connection)

@@ -18,12 +18,12 @@ from enum import Enum
 from azora_ci.health import NEW, OLD, Verdict
 
 CONFIDENCE = 0.99  # one-sided; the tests are repeated every interval, so 95 % would cry wolf too often
+LATENCY_FLOOR_MS = 100.0  # differences of p95 below this are scheduling noise of a small machine, whatever their factor
 TEST = (
     f"failed requests: one-sided, {CONFIDENCE:.0%}, exact (Clopper-Pearson) bounds combined by Newcombe's method 10, "
     f"compared with the old version since the rollout began and in the same stage; "
-    f"p95: share of requests slower than the limit above 5 % with the same confidence"
+    f"p95: share of requests slower than the limit (the factor, and {LATENCY_FLOOR_MS:g} ms more) above 5 % with the same confidence"
 )
-LATENCY_FLOOR_MS = 100.0  # differences of p95 below this are scheduling noise of a small machine, whatever their factor
 PERCENT = (("canary", 5), ("progressive", 50), ("full", 100))
 
 

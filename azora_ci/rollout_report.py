@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from azora_ci.markdown import escaped
-from azora_ci.rollout import CONFIDENCE, Counters, Limits, Stage, percentile
+from azora_ci.rollout import CONFIDENCE, LATENCY_FLOOR_MS, Counters, Limits, Stage, percentile
 
 
 def plan_lines(stages: Sequence[Stage], *, new: str, old: str | None, limits: Limits, counts: Mapping[str, Sequence[int]]) -> list[str]:
@@ -17,7 +17,8 @@ def plan_lines(stages: Sequence[Stage], *, new: str, old: str | None, limits: Li
         lines.append(f"  {stage.name}: {stage.percent} % of traffic for {stage.seconds / 60:g} minutes; new instances: {started}")
     lines.append(
         f"  back to {old or 'no version'} when: an endpoint keeps failing; or the new version's share of failed requests is more than "
-        f"{limits.error_points:g} points above the old one's, or its p95 more than {limits.latency_factor:g} times the old one's, "
+        f"{limits.error_points:g} points above the old one's, or its p95 more than {limits.latency_factor:g} times the old one's "
+        f"and at least {LATENCY_FLOOR_MS:g} ms more, "
         f"with {CONFIDENCE:.0%} confidence (exact bounds, one-sided); {limits.minimum_requests} requests per service and version needed"
     )
     return lines

@@ -329,7 +329,7 @@ class PinnedHostKeys:
     """Which keys the production hosts may show."""
 
     prod_known_hosts: str | None = variable(
-        "PROD_KNOWN_HOSTS", "host keys as ssh-keyscan prints them; unset: those that the last deployment recorded",
+        "PROD_KNOWN_HOSTS", "host keys as ssh-keyscan -H prints them (logs show variables); unset: those that the last deployment recorded",
         example="web1.example ssh-ed25519 AAAA…", required=False,
     )  # fmt: skip
 

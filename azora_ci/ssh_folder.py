@@ -164,7 +164,7 @@ def _nothing_known() -> BadInputError:
         "No host key is pinned",
         what="without a known key anyone on the path could pose as the production host; none is pinned, none was recorded",
         where="PROD_KNOWN_HOSTS",
-        next_step="set it to the output of: ssh-keyscan HOST (compared with the host's own keys), or, for the very first"
+        next_step="set it to the output of: ssh-keyscan -H HOST (compared with the host's own keys), or, for the very first"
         " deployment only, set PROD_ACCEPT_NEW_HOST_KEY=true",
     )
 

@@ -1,5 +1,5 @@
 # What actions/checkout does, from REHEARSAL_REPOSITORY: an empty workspace, a detached commit for tags and commits, a branch for
-# branches. As the real one does, a tag that started the run becomes a lightweight one (actions/checkout issue 290), and
+# branches. As the real one does, a tag that started the run becomes a lightweight one, and
 # with persist-credentials the token would stay readable in .git/config.
 set -euo pipefail
 cd "$GITHUB_WORKSPACE"
