@@ -70,21 +70,25 @@ class Guard:
     # --- what a runner asks for ------------------------------------------------------------------------------------------
 
     def lock(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Take the lock, or say who has it. ``fence`` takes it from whoever has it, which needs a ``reason``."""
+        """Take the lock, or say who has it. ``fence`` takes it from whoever has it, which needs a ``reason``.
+
+        A rerun takes it from its first run, but never from the rollback that fenced that.
+        """
         with self._guarded:
             self.check()
             wanted = {name: str(request[name])[:500] for name in ("owner", "run_url", "deployment_id")}
             if request.get("fence") and not request.get("reason"):
                 raise RefusedError("fencing needs a reason")
-            if self._lock and not request.get("fence") and self._lock["deployment_id"] != wanted["deployment_id"]:
+            fence = bool(request.get("fence"))
+            if self._lock and not fence and (self._lock["fence"] or self._lock["deployment_id"] != wanted["deployment_id"]):
                 raise RefusedError(f"locked by {self._holder()}")
             if self._safe is not None:
                 # Whoever takes over starts from safe ground; the same deployment's rerun too.
                 self._return(f"taken over by {wanted['owner']}")
             seconds = float(request.get("seconds", 2 * self._lease_seconds))
             token = self._token + 1
-            lock: dict[str, Any] = {**wanted, "seconds": seconds}
-            self._write("lock", token=token, fence=bool(request.get("fence")), reason=request.get("reason"), **lock)
+            lock: dict[str, Any] = {**wanted, "seconds": seconds, "fence": fence}
+            self._write("lock", token=token, reason=request.get("reason"), **lock)
             self._token, self._lock, self._lock_until = token, lock, self._monotonic() + seconds
             return {"token": self._token, "lease_seconds": self._lease_seconds}
 
@@ -277,6 +281,7 @@ class Guard:
             self._token = entry["token"]
         if kind == "lock":
             self._lock = {name: entry[name] for name in ("owner", "run_url", "deployment_id", "seconds")}
+            self._lock["fence"] = entry.get("fence", False)
         elif kind in {"unlock", "fence"}:
             self._lock = None
         elif kind == "expire":

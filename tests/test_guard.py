@@ -215,6 +215,21 @@ def test_a_rerun_of_the_same_deployment_takes_over_and_fences_its_first_run(serv
     assert served.ask("/renew", {"token": second})[0] == 200
 
 
+def test_a_rerun_does_not_take_the_lock_of_the_rollback_of_its_own_deployment(served):
+    deploy_old(served)
+    hold_new(served)
+    back = served.ask("/lock", {**ME, "owner": "carol", "fence": True, "reason": "errors at checkout"})[1]["token"]
+    for _ in range(2):
+        status, answer = served.ask("/lock", ME)
+        assert (status, "locked by carol" in answer["error"]) == (409, True)
+        assert served.ask("/renew", {"token": back})[0] == 200
+        served.stop(signal.SIGKILL)  # and one that was killed has not forgotten it
+        served.start()
+    by_hand = served.ask("/lock", {**ME, "owner": "dave", "fence": True, "reason": "its runner is gone"})[1]["token"]
+    assert served.ask("/unlock", {"token": by_hand, "reason": "its runner is gone"})[0] == 200
+    assert served.ask("/lock", ME)[0] == 200
+
+
 def test_abort_and_unlock_put_the_old_routes_back(served):
     deploy_old(served)
     token = hold_new(served)

@@ -145,9 +145,9 @@ class Lease:
         self.taken_over: str | None = None
 
     def acquire(self, owner: Owner) -> None:
-        """Take the lock. Raises NotTrueError naming the owner when somebody else holds it."""
+        """Take the lock. Raises NotTrueError naming the owner when somebody else holds it, and a rollback's owner to everybody."""
         held = self._guard.holder()
-        if held is not None and held.owner.fence is not None and owner.fence is not None:
+        if held is not None and held.owner.fence is not None:
             until = f"it holds the lock until {held.expires_at} unless it renews it ({held.owner.run_url})"
             raise _busy(self._guard.host, f"a rollback by {held.owner.actor} is running: {held.owner.fence}; {until}")
         wanted = {"owner": _named(owner), "run_url": owner.run_url, "deployment_id": owner.deployment_id}
