@@ -62,7 +62,10 @@ SET_BY_THE_MACHINE = {"DOCKER_HOST"}
 # What only a person at a keyboard sets: a variable left behind in the repository must not turn deployments into rehearsals.
 AT_A_KEYBOARD = {"ROLLOUT_DRY_RUN"}
 # What a step gets only where the database is reached through a production host.
+# Secrets that a job gets only where a variable says that it needs them.
 VIA_SSH = "${{{{ vars.DATABASE_VIA_SSH == 'true' && secrets.{} || '' }}}}"
+GOING_BACK = "${{{{ vars.ROLLBACK_ON_SMOKE_FAILURE == 'true' && secrets.{} || '' }}}}"
+EITHER = "${{{{ (vars.ROLLBACK_ON_SMOKE_FAILURE == 'true' || vars.DATABASE_VIA_SSH == 'true') && secrets.{} || '' }}}}"
 READS_AWS = ["contents: read", "id-token: write"]
 PERMISSIONS = {
     "pre-deployment-validation": ["actions: read", "checks: read", "contents: read", "id-token: write", "statuses: read"],
@@ -160,7 +163,7 @@ def test_defaults_in_the_workflow_are_the_settings_defaults(job):
         default = re.fullmatch(r"\$\{\{ vars\.\w+ \|\| '([^']*)' \}\}", value)
         if default:
             assert known[name].default == default[1], name
-        elif value == VIA_SSH.format(name):
+        elif value in {one.format(name) for one in (VIA_SSH, GOING_BACK, EITHER)}:
             assert known[name].secret, name
             assert not known[name].required, name
         elif "vars." in value:
