@@ -61,7 +61,6 @@ SET_BY_GITHUB = set(
 SET_BY_THE_MACHINE = {"DOCKER_HOST"}
 # What only a person at a keyboard sets: a variable left behind in the repository must not turn deployments into rehearsals.
 AT_A_KEYBOARD = {"ROLLOUT_DRY_RUN"}
-# What a step gets only where the database is reached through a production host.
 # Secrets that a job gets only where a variable says that it needs them.
 VIA_SSH = "${{{{ vars.DATABASE_VIA_SSH == 'true' && secrets.{} || '' }}}}"
 GOING_BACK = "${{{{ vars.ROLLBACK_ON_SMOKE_FAILURE == 'true' && secrets.{} || '' }}}}"
