@@ -222,7 +222,8 @@ class Guard:
     def _return(self, reason: str, *, event: Any = None) -> None:
         """Put the old routes back. That a full disk cannot keep the reason must not keep traffic on the new version."""
         safe = self._safe
-        full = self._tried("return", generation=safe, previous=self.current(), reason=reason, event=event)
+        again = bool(self._entries) and self._entries[-1]["entry"] == "return" and event is None  # the switch failed, and is tried again
+        full = None if again else self._tried("return", generation=safe, previous=self.current(), reason=reason, event=event)
         if safe is not None and safe != self.current():
             self._switch(safe)
         self._safe = None
@@ -266,10 +267,13 @@ class Guard:
             self._replay(entry)
             if entry["entry"] in {"return", "apply"}:
                 pending = entry["generation"] if entry["entry"] == "return" else None
-        if pending is not None and pending != self.current():
-            self._switch(pending)  # killed between the journal and the rename
         if self._safe is not None:
             self._lease_until = self._monotonic() + self._lease_seconds
+        if pending is not None and pending != self.current():
+            try:
+                self._switch(pending)  # killed between the journal and the rename
+            except (OSError, FullError):
+                self._safe, self._lease_until = pending, self._monotonic()  # check() tries again
         if self._lock is not None:
             self._lock_until = self._monotonic() + max(self._lock["seconds"], self._lease_seconds)
 
@@ -302,10 +306,13 @@ def handler(guard: Guard) -> type[BaseHTTPRequestHandler]:
 
         def do_GET(self) -> None:
             resources: dict[str, Callable[[], Any]] = {"/status": guard.status, "/journal": guard.events, "/files": guard.files}
-            if self.path in resources:
-                self._answer(200, resources[self.path]())
-            else:
+            if self.path not in resources:
                 self._answer(404, {"error": "no such resource"})
+                return
+            try:
+                self._answer(200, resources[self.path]())
+            except FullError as error:  # going back is tried, and finds no room yet
+                self._answer(507, {"error": str(error)})
 
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length", "0"))
@@ -357,7 +364,7 @@ def main() -> None:
     while not stop.wait(0.1):
         try:
             guard.check()
-        except OSError as error:  # tried again: a guard that ended would watch over nothing
+        except (OSError, FullError) as error:  # tried again: a guard that ended would watch over nothing
             print(f"{type(error).__name__}: {error}", flush=True)
 
 

@@ -175,17 +175,18 @@ class Store:
 
     def prepare(self, generation: str) -> None:
         """Have the link for ``switch`` to this generation ready. Raises FullError."""
-        part = self._link(generation)
-        part.unlink(missing_ok=True)
+        part, there = self._link(generation), Path("generations") / generation
+        if part.is_symlink() and part.readlink() == there:
+            return  # made anew, it might find no room
         try:
-            part.symlink_to(Path("generations") / generation)
+            part.unlink(missing_ok=True)
+            part.symlink_to(there)
         except OSError as error:
             raise _explained(error) from error
 
     def switch(self, generation: str) -> None:
         """Put a generation in force by one rename, which needs no room when it was prepared."""
-        if not self._link(generation).is_symlink():
-            self.prepare(generation)
+        self.prepare(generation)
         self._link(generation).rename(self._folder / "current")
         _sync(self._folder)
 

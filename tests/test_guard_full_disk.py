@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ import pytest
 
 from azora_ci.guard import Guard, RefusedError
 from azora_ci.guard_store import FullError, Store
+from tests.test_guard import Served
+from tests.waiting import until
 
 ME = {"owner": "alice", "run_url": "https://github.example/runs/1", "deployment_id": "1-aaaaaa"}
 OLD, NEW = {"routes.json": "old" * 400, "edge.json": "{}"}, {"routes.json": "new" * 400, "edge.json": "{}"}
@@ -161,3 +165,44 @@ def test_a_lock_that_cannot_be_journalled_is_not_taken(disk):
     (disk / "filler").unlink()
     assert guard.status()["lock"] is None
     assert guard.lock({**ME, "deployment_id": "2-bbbbbb"})["token"] == token + 1
+
+
+def test_the_prepared_way_back_is_not_made_anew(disk):
+    guard, token = held(disk, Time())
+    link = disk / "edge" / ".to.old"
+    made = link.lstat().st_ino
+    guard.apply({"token": token, "generation": "newer", "files": NEW, "hold": True})
+    assert link.lstat().st_ino == made
+    guard.abort({"token": token, "reason": "5xx"})
+    assert guard.files() == OLD
+
+
+def without_room_for_a_link(disk: Path) -> None:
+    """Leave no inode on the disk."""
+    numbers = os.statvfs(disk)
+    used = numbers.f_files - numbers.f_ffree
+    subprocess.run(["mount", "-o", f"remount,nr_inodes={used + 20}", disk], check=True, timeout=30)
+    with pytest.raises(OSError, match="No space"):
+        for number in range(1000):
+            (disk / f"filler-{number}").touch()
+
+
+def test_a_guard_that_cannot_go_back_goes_on_and_does_so_when_there_is_room(disk):
+    held(disk, Time())
+    (disk / "edge" / ".to.old").unlink()
+    without_room_for_a_link(disk)
+    served = Served(disk / "edge", lease=0.5)  # the lease begins anew, and ends
+    try:
+        until(lambda: served.ask("/status")[0] == 507, "it tries to go back")
+        served.stop(signal.SIGKILL)
+        served.start()  # killed before the rename
+        until(lambda: served.ask("/status")[0] == 507, "it tries again")
+        assert (served.process.poll(), served.served_route()) == (None, NEW["routes.json"])
+        (disk / "filler-0").unlink()
+        until(lambda: served.served_route() == OLD["routes.json"], "the old routes")
+        until(lambda: served.ask("/status")[1].get("lock", 0) is None, "nobody holds the lock")
+        entries = [one["entry"] for one in served.ask("/status")[1]["journal"]]
+        assert entries[-2:] == ["return", "fence"]
+        assert entries.count("return") == 1
+    finally:
+        served.stop()
