@@ -1,7 +1,7 @@
 """A small real service for rollout tests: PORT, VERSION, SERVICE from its environment, misbehaviour from flag files.
 
 ``$FLAGS/<version>.<behaviour>``, or ``<version>.<service>.<behaviour>``: error (500 on work), sick (500 on health), hang, html,
-liar (answers another version), slow (a second of work), down (ends at start).
+liar (answers another version), slow (a second of work), down (ends at start), deaf (does not end when told to).
 ``/…/chat`` echoes over an upgraded connection, ``/…/events`` streams a line every tenth of a second.
 """
 
@@ -80,5 +80,5 @@ class Server(ThreadingHTTPServer):
 if flag("down"):
     sys.exit("told not to start")
 print(f"{SERVICE} {VERSION} starts on {os.environ['PORT']}", flush=True)
-signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+signal.signal(signal.SIGTERM, lambda *_: None if flag("deaf") else os._exit(0))
 Server((os.environ.get("HOST", "127.0.0.1"), int(os.environ["PORT"])), Handler).serve_forever()

@@ -179,7 +179,7 @@ class DockerHosts:
         with self.connected():
             self._owner = owner
             self._each(lambda one: one.port.require())
-            self._each(HostSite.install_guard)
+            self._each(lambda one: one.install_guard(replaced=owner.fence is None))
             try:
                 # In everybody's order, whatever theirs in PROD_HOST: the second is refused at the first.
                 for one in sorted(self._sites, key=lambda site: (site.host.connection.address.host, site.host.connection.address.port)):
@@ -285,10 +285,11 @@ class DockerHosts:
 
     def promote(self, release: Release) -> None:
         """Promote on every host. One that went back by itself before it was reached is brought forward again."""
+        self._halted.clear()  # another deployment may have been taken back first
 
         def promote(one: HostSite) -> None:
             found = one.history().releases.get(release.id)
-            if found is None or (found.outcome != PROMOTED and found.percent < FULL):
+            if found is None or (found.outcome != PROMOTED and not one.gives_all_to(release.id)):
                 _at_once(one.site, release)
             else:
                 one.steadily(lambda site: site.promote(release))

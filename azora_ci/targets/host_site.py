@@ -35,13 +35,18 @@ class HostSite:
     edge: GuardedEdge
     site: Site
 
-    def install_guard(self) -> None:
-        """Have this version's guard run, and its clock agree with ours. One that guards something just now is left in peace."""
-        if self.equipment.has_another_guard() and self.guard.ask("/status")["lock"] is None:
+    def install_guard(self, *, replaced: bool) -> None:
+        """Have this version's guard run, and its clock agree with ours. One that guards something just now is left in peace.
+
+        Not ``replaced``: one that runs is left as it is, whatever its version and clock.
+        """
+        if replaced and self.equipment.has_another_guard() and self.guard.ask("/status")["lock"] is None:
+            self.equipment.pull_guard()  # or the host is left without one
             self.equipment.remove_guard()
         self.equipment.install_guard()
         self.guard.await_answer()
-        self.guard.check_clock()
+        if replaced:
+            self.guard.check_clock()
 
     def install_edge(self, state: EdgeState, *, replaced: bool) -> str | None:
         """Have the edge run and follow the guard's files; a new one begins with ``state``.
@@ -80,6 +85,14 @@ class HostSite:
         if self.guard.token is None and not self.equipment.is_installed():
             return History()
         return self.site.current()
+
+    def gives_all_to(self, release_id: str) -> bool:
+        """Say whether the edge gives all traffic to a release that is not promoted here yet.
+
+        The journal does not know: a guard that went back by itself has put an earlier state in force since.
+        """
+        state = self.edge.state()
+        return (state.canary, state.percent) == (release_id, 100)
 
     def plan(self, wanted: Needs) -> list[str]:
         """Return what there is room for. Raises NotTrueError where it is too little."""

@@ -24,6 +24,7 @@ from tests.rollback_world import evidence as rollback_evidence
 from tests.sshd import keygen
 from tests.waiting import until
 
+THIRD = "1764000200-cccccc"
 SMALL = ("api_gateway",)  # where one service shows it
 
 
@@ -177,12 +178,14 @@ def refused(target) -> bool:
 
 
 def a_cancelled_run_takes_traffic_back_within_five_seconds(world: World) -> None:
+    world.flag("1.1.0.deaf")  # and nothing of the new version ends by itself
     step = world.start(attempt=3, PROGRESSIVE_MINUTES="5")
     world.wait_for_weight(50, step)
     step.send_signal(signal.SIGTERM)
     until(lambda: world.edge_state(world.machines[0])["percent"] == 0, "old weights", 5)
     code, output = world.finish(step)
     assert code == 1, output
+    world.unflag("1.1.0.deaf")
     back_on_old(world)
     fragment = world.fragment(attempt=3)
     assert (fragment.status, fragment.evidence["rollout_status"]) == ("cancelled", "cancelled")
@@ -293,8 +296,11 @@ def test_a_promotion_that_reached_one_host_only_is_finished_by_a_rerun(two_hosts
     world.deploy_old()
     target, release = world.target(), world.release("1.1.0", NEW)
     with target.locked(Owner(NEW, "https://runs.example/1", "tests")):
-        target.deploy(release, 100)
-        target.set_weight(release, 100)
+        for percent in (5, 50, 100):
+            target.deploy(release, percent)
+            target.set_weight(release, percent)
+        wanted = {one.address for one in target.instances(NEW) if one.host == far.called}
+        assert len(wanted) == 2
         far.sshd.stop()
         with pytest.raises(UnreachableError):
             target.promote(release)
@@ -304,6 +310,20 @@ def test_a_promotion_that_reached_one_host_only_is_finished_by_a_rerun(two_hosts
     far.sshd.start()
     code, output = world.finish(world.start())
     assert code == 0, output
+    assert "already promoted" in output
+    assert world.versions_now() == {"1.1.0"}
+    (known,) = (one for one in world.edge_state(far)["releases"] if one["id"] == NEW)
+    assert set(known["endpoints"]["api_gateway"]) == wanted  # its guard had gone back to what it knew at the first stage
+    another_one_that_was_left_is_taken_back_first(world)
+
+
+def another_one_that_was_left_is_taken_back_first(world: World) -> None:
+    target = world.target()
+    with target.locked(Owner(THIRD, "https://runs.example/2", "tests")):
+        target.deploy(world.release("1.1.0", THIRD), 5)
+    code, output = world.finish(world.start(attempt=2))
+    assert code == 0, output
+    assert f"({THIRD}) was left at 0 %" in output
     assert "already promoted" in output
     assert world.versions_now() == {"1.1.0"}
 
