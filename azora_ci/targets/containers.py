@@ -11,6 +11,7 @@ from azora_ci.config import Service
 from azora_ci.errors import UnreachableError
 from azora_ci.targets import Release, Wiring
 from azora_ci.targets.docker_host import LABEL, NETWORK, DockerHost
+from azora_ci.targets.parallel import outcomes, results
 from azora_ci.targets.protocols import Facts
 
 LOG_LINES, TAIL_LINES = 2000, 8  # of an instance's log that are kept, and shown in an error
@@ -84,13 +85,21 @@ class Containers:
         return [facts for facts in found if facts["container"] not in running]
 
     def stop(self, found: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
-        """Stop containers one after the other, each with its grace; they stay, stopped, for whoever looks for the cause."""
+        """Stop containers at once, each with its grace; they stay, stopped, for whoever looks for the cause."""
+
+        def given_up(_one: tuple[Facts, float]) -> bool:
+            meanwhile()  # raises when the lock is lost
+            return False
+
+        meanwhile()
+        results(outcomes(found, self._stop, self._wiring.clock, lost=given_up))
+
+    def _stop(self, one: tuple[Facts, float]) -> None:
         from docker.errors import NotFound
 
-        for facts, grace in found:
-            meanwhile()
-            with self._host.docker(f"stop {facts['container']}") as client, suppress(NotFound):
-                client.api.stop(facts["container"], timeout=max(1, round(grace)))
+        facts, grace = one
+        with self._host.docker(f"stop {facts['container']}") as client, suppress(NotFound):
+            client.api.stop(facts["container"], timeout=max(1, round(grace)))
 
     def keep_log(self, facts: Facts, path: Path) -> None:
         """Copy the end of its log, masked."""

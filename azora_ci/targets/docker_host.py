@@ -69,7 +69,7 @@ class DockerHost:
         self.addresses = Addresses(ipaddress.IPv4Network(settings.network), ipaddress.IPv4Network(settings.admin_network))
         self._connection, self._settings, self._wiring = connection, settings, wiring
         self._client: Any = None
-        self._opening = threading.Lock()
+        self._opening, self._making = threading.Lock(), threading.Lock()
         self._closed = False
 
     @property
@@ -124,11 +124,14 @@ class DockerHost:
             ) from error
 
     def _docker_client(self) -> Any:
-        if self._client is None:
-            import docker
+        with self._making:  # containers are stopped by several threads
+            client = self._client
+            if client is None:
+                import docker
 
-            self._client = docker.DockerClient(base_url=f"unix://{self._connection.docker_socket}", timeout=API_SECONDS)
-        return self._client
+                client = docker.DockerClient(base_url=f"unix://{self._connection.docker_socket}", timeout=API_SECONDS)
+                self._client = client
+            return client
 
     # --- containers ----------------------------------------------------------------------------------------------------
 

@@ -31,7 +31,7 @@ PROBE_SECONDS = 2.0  # for one answer while waiting for health
 PROOF_SECONDS, HURRIED_PROOF_SECONDS, UNUSED_PROOF_SECONDS = 2.0, 1.0, 0.3
 HURRIED_READ_BACK_SECONDS = 2.0  # of a cancelled run; the files are switched already
 # A cancelled run is killed 10 s after the first signal: what does not end until then is closed.
-HURRIED_DRAIN_SECONDS, HURRIED_GRACE_SECONDS = 0.5, 1.5
+HURRIED_DRAIN_SECONDS, HURRIED_GRACE_SECONDS = 0.5, 1.0
 DROPPED_GRACE_SECONDS = 5.0  # for an instance of a service that the configuration no longer has
 
 
