@@ -95,10 +95,16 @@ class Site:
         if found is None or found.outcome != DEPLOYING:
             self._follow_journal()
             self._note("begin", release.id, version=release.version, digests=dict(release.digests), previous=self.current().serving)
+            self._note_ended(release.id)
         for group in self._levels():
             self._raise_services([self._config.service(name) for name in group], release, percent)
         self._warm(release)
         return self.instances(release.id)
+
+    def _note_ended(self, release_id: str) -> None:
+        """Note what an earlier attempt stopped and its runner, which died just then, did not note: nobody waits for its health."""
+        for facts in self._runner.dead(list(self.current().releases[release_id].instances.values())):
+            self._note("stopped", release_id, service=facts["service"], number=facts["number"])
 
     def _levels(self) -> list[list[str]]:
         """Return services in groups: each waits for those before it on the way up, and goes before them on the way back."""

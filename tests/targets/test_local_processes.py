@@ -18,6 +18,7 @@ from azora_ci.process import Processes
 from azora_ci.targets import Owner, Wiring, target_of
 from azora_ci.targets import instances as local
 from azora_ci.targets.lock import FencedError
+from azora_ci.targets.site import Site
 from tests import deploy_config
 from tests.edge_world import NEW, OLD, Load, World
 
@@ -151,6 +152,30 @@ def test_the_edge_follows_the_journal_after_a_runner_died_between_the_two(world)
             assert world.versions_now() == {"1.1.0"}
     assert load.failed == []
     assert set(load.versions) == {"1.1.0"}
+
+
+def test_instances_that_were_stopped_when_the_runner_died_are_not_waited_for(world, monkeypatch):
+    release = world.release("1.1.0", NEW)
+    dying, note = world.target(), Site._note
+
+    def died(site, event, deployment_id, **facts):
+        if event == "stopped":
+            raise KeyboardInterrupt
+        note(site, event, deployment_id, **facts)
+
+    monkeypatch.setattr(Site, "_note", died)
+    with dying.locked(OWNER):
+        dying.deploy(release, 100)
+        with pytest.raises(KeyboardInterrupt):
+            dying.abort(release, "a test")
+    monkeypatch.undo()
+    assert world.running() == {"v1.0.0": 2}
+    target = world.target()
+    assert (target.current().releases[NEW].outcome, len(target.instances(NEW))) == ("aborted", 2)
+    monkeypatch.setattr(target._runner, "attempts", 1)  # as for containers
+    with target.locked(OWNER):
+        assert len(target.deploy(release, 100)) == 2
+    assert world.running() == {"v1.0.0": 2, "v1.1.0": 2}
 
 
 def test_an_old_version_that_is_not_healthy_is_no_proof(world):
