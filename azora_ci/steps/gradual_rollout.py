@@ -13,7 +13,7 @@ from typing import Any
 
 from azora_ci import recorded_keys, rollout_report
 from azora_ci.bake import Bake, Rules, Subject
-from azora_ci.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError
+from azora_ci.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError, UnreachableError
 from azora_ci.health import NEW, classify
 from azora_ci.job import Job
 from azora_ci.markdown import escaped, fenced
@@ -163,6 +163,13 @@ class Rollout:
             with undisturbed():
                 returned = self.target.abort(stale, "its run died in the middle")
             self.job.say(f"traffic is on {returned.to or 'no version'}: {returned.detail}")
+            if returned.lost:
+                raise UnreachableError(
+                    "A production host was lost while traffic was taken back",
+                    what=returned.detail,
+                    where=", ".join(returned.lost),
+                    next_step="make it reachable and re-run the job: it reads the hosts' journals",
+                )
         return self.target.current()
 
     def announce(self, history: History) -> None:

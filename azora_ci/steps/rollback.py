@@ -261,6 +261,8 @@ class Way:
             with undisturbed():
                 returned = self.target.abort(stale, self.job.settings.reason, hurry=True)  # users still wait for the real way back
             self.job.say(f"traffic is on {returned.to or 'no version'}: {returned.detail}")
+            if returned.lost:
+                return  # their journals, as far as they are known, would say the same again and again
 
     def _take_back(self, mine: Deployed) -> Returned:
         release, why = Release(mine.id, mine.version, mine.digests), f"rollback: {self.job.settings.reason}"

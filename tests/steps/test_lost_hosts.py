@@ -1,0 +1,62 @@
+"""A host that is lost while something that was left half done is taken back: no step asks for that again and again."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from azora_ci.errors import UnreachableError
+from azora_ci.steps.gradual_rollout import Rollout
+from azora_ci.steps.rollback import Way
+from azora_ci.targets import Release, Returned
+from azora_ci.targets.journal import History
+
+OLD, NEW, THIRD = "1764000000-aaaaaa", "1764000100-bbbbbb", "1764000200-cccccc"
+
+
+class Losing:
+    """A target whose second host is lost: what is known of its journal says the same whatever is done."""
+
+    def __init__(self) -> None:
+        self.taken_back: list[str] = []
+        self._history = History()
+        for name in (OLD, NEW):
+            self._tell("begin", name, version="v1.0.0", digests={}, previous=self._history.serving)
+            self._tell("promote", name)
+        self._tell("begin", THIRD, version="v1.1.0", digests={}, previous=NEW)
+
+    def _tell(self, event: str, name: str, **facts: Any) -> None:
+        self._history.apply({"event": event, "deployment_id": name, **facts})
+
+    def current(self) -> History:
+        return self._history
+
+    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
+        assert self.taken_back == [], "asked again"
+        self.taken_back.append(release.id)
+        return Returned("v1.0.0", 0.1, False, 0, "host-2: not reached", ("host-2",))
+
+
+def job() -> Any:
+    said: list[str] = []
+    settings = SimpleNamespace(reason="users see errors")
+    return SimpleNamespace(said=said, say=said.append, settings=settings, evidence={"notes": [], "fenced": None})
+
+
+def test_a_deployment_says_which_host_was_lost():
+    target, found = Losing(), job()
+    rollout = Rollout.__new__(Rollout)
+    rollout.job, rollout.target, rollout.release = found, target, Release("1764000300-dddddd", "v1.2.0", {})  # type: ignore[assignment]
+    rollout.evidence = found.evidence
+    with pytest.raises(UnreachableError, match="was lost while traffic was taken back") as refused:
+        rollout.recover(target.current())
+    assert (refused.value.where, target.taken_back) == ("host-2", [THIRD])
+
+
+def test_a_rollback_goes_on_with_the_hosts_that_are_there():
+    target, found = Losing(), job()
+    Way(found, target, {"deployment_id": NEW})._clear()  # type: ignore[arg-type]
+    assert target.taken_back == [THIRD]
+    assert found.evidence["fenced"] == THIRD
