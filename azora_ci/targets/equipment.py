@@ -53,6 +53,10 @@ class Equipment:
             found = client.api.containers(filters={"name": f"^/{GUARD}$", "status": "running"})
         return bool(found) and found[0]["Labels"].get(f"{LABEL}guard") != self._guard_digest()
 
+    def pull_guard(self) -> None:
+        """Have the configured guard's image. Raises NotTrueError when it is nowhere."""
+        self._host.pull(self._settings.guard_image)
+
     def remove_guard(self) -> None:
         """Remove the guard; its journal and the routes stay on their volume, and the edge goes on."""
         with self._host.docker("remove the guard") as client:

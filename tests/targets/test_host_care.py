@@ -339,3 +339,20 @@ def test_a_first_deployment_whose_runner_dies_keeps_serving_and_a_rerun_finishes
     assert code == 0, output
     assert "taking traffic back first" in output
     assert (versions(world), world.running()) == ("1.1.0", {"v1.1.0": 2})
+
+
+@pytest.mark.faults
+def test_a_guard_whose_new_image_is_nowhere_stays_and_a_rollback_does_not_ask_for_it(world):
+    world.deploy_old()
+    client = world.machines[0].client
+    first = client.containers.get("azora-guard").id
+    text = world.config_path.read_text()
+    repository = world.lan.guard_image.partition("@")[0]
+    world.config_path.write_text(text.replace(world.lan.guard_image, f"{repository}@sha256:{'0' * 64}"))
+    world.config = config.load(world.config_path)
+    with pytest.raises(NotTrueError), world.target().locked(Owner(NEW, "https://runs.example/2", "alice")):
+        pass
+    with world.target().locked(Owner(OLD, "https://runs.example/1", "alice", fence="checkout fails")):
+        assert world.target().holder().owner.fence == "checkout fails"
+    guard = client.containers.get("azora-guard")
+    assert (guard.id, guard.status) == (first, "running")
