@@ -25,7 +25,7 @@ def renew(folder: Path, *, hosts: tuple[str, ...] = ("localhost",)) -> int:
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(days=2))
+        .not_valid_after(now + datetime.timedelta(days=2, hours=12))
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(one) for one in hosts]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())

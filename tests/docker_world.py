@@ -9,7 +9,7 @@ import contextlib
 import io
 import json
 import os
-import random
+import secrets
 import shutil
 import signal
 import subprocess
@@ -149,12 +149,16 @@ class Machine:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+def _any_prefix() -> str:
+    return f"10.{100 + secrets.randbelow(100)}.{1 + secrets.randbelow(254)}"
+
+
 class Lan:
     """A bridge with hosts and a registry on it; images of edge, guard and two releases are in the registry."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.name = f"az{os.getpid() % 10**6}{random.randrange(10)}"
+        self.name = f"az{secrets.token_hex(4)}"  # several in one process, whose random numbers a test may have seeded
         self._stack = contextlib.ExitStack()
         self.machines: list[Machine] = []
         self.prefix = self._bridge()
@@ -169,7 +173,8 @@ class Lan:
 
     def _bridge(self) -> str:
         ip("link", "add", self.name, "type", "bridge")
-        prefix = f"10.{random.randrange(100, 200)}.{random.randrange(1, 255)}"
+        taken = subprocess.run(["ip", "-o", "-4", "addr"], capture_output=True, text=True, timeout=30, check=True).stdout
+        prefix = next(one for one in iter(_any_prefix, None) if f" {one}." not in taken)
         ip("addr", "add", f"{prefix}.1/24", "dev", self.name)
         ip("link", "set", self.name, "up")
         return prefix

@@ -117,7 +117,7 @@ def test_a_deployment_brings_tls_and_going_back_keeps_it(tmp_path):
         target, release = world.target(), world.release("1.1.0", NEW)
         with target.locked(Owner(NEW, "https://runs.example/2", "tests")):
             target.deploy(release, 100)
-            assert "valid for 1 more days" in world.said.getvalue()
+            assert "valid for 2 more days" in world.said.getvalue()
             target.set_weight(release, 50)
             assert get_tls(port, tmp_path / "tls", "/api/work")[0] == 200
             target.abort(release, "a test")
