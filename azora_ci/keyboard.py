@@ -212,7 +212,7 @@ def lock() -> None:
 @lock.command("status")
 @_config_option
 def lock_status(config_path: Path) -> None:
-    """Say who holds the lock, for how long, and whether its owner still runs; of several hosts, for each."""
+    """Say who holds the lock, for how long, and whether its owner still runs or renews it; of several hosts, for each."""
     from azora_ci.targets import holders
 
     with reported_errors():
@@ -242,7 +242,7 @@ def lock_release(reason: str, *, force: bool, config_path: Path) -> None:
                 "The lock's owner is alive",
                 what=_held_text(held),
                 where="the target's lock",
-                next_step="cancel its run, which takes traffic back first; or roll back, which fences it; or insist with --force",
+                next_step="cancel its run, which takes traffic back first; or insist with --force",
             )
         target.unlock(reason, _actor())
         click.echo(f"Released: {reason}\n{_held_text(held)}")
@@ -256,6 +256,8 @@ def _said_of(held: Held | None) -> str:
 def _held_text(held: Held) -> str:
     kind = f"a rollback ({held.owner.fence})" if held.owner.fence else "a deployment"
     state = "runs" if held.alive else "does not run any more, or has not renewed it: the next one takes the lock over"
+    if held.silent is not None:
+        state = f"has renewed it {held.silent:.0f} s ago" if held.alive else f"has been silent for {held.silent:.0f} s"
     lines = {
         "held by": f"{held.owner.deployment_id}, {kind}, started by {held.owner.actor}",
         "run": held.owner.run_url,

@@ -5,7 +5,9 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -17,7 +19,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from azora_ci import guard as guard_module
+from azora_ci.clock import Clock
 from azora_ci.guard import Guard, RefusedError
+from azora_ci.keyboard import _held_text
+from azora_ci.targets.guarded import GuardClient
 
 ME = {"owner": "alice", "run_url": "https://github.example/runs/1", "deployment_id": "1-aaaaaa"}
 OTHER = {"owner": "bob", "run_url": "https://github.example/runs/2", "deployment_id": "2-bbbbbb"}
@@ -195,6 +200,17 @@ def test_a_lock_left_by_a_dead_owner_is_taken_over_after_expiry(served):
     assert served.ask("/lock", OTHER)[0] == 409
     until(lambda: served.ask("/lock", OTHER)[0] == 200)
     assert served.ask("/renew", {"token": token})[0] == 409
+
+
+def test_the_holder_of_a_lock_is_alive_while_it_renews_it(served):
+    guard = GuardClient("host-1", ("127.0.0.1", served.port), lambda *where: socket.create_connection(where[:2], where[2]), Clock(), int)
+    token = served.ask("/lock", ME)[1]["token"]
+    assert guard.holder().alive
+    assert "its owner  has renewed it 0 s ago" in _held_text(guard.holder())
+    until(lambda: not guard.holder().alive)
+    assert re.search(r"its owner  has been silent for [1-4] s", _held_text(guard.holder()))
+    assert served.ask("/renew", {"token": token})[0] == 200
+    assert guard.holder().alive
 
 
 def test_a_rollback_fences_a_running_deployment_and_stands_on_old_ground(served):

@@ -54,12 +54,16 @@ class Owner:
 
 @dataclass(frozen=True)
 class Held:
-    """A lock that somebody holds. ``alive``: its owner still runs, as far as can be told; ``fence``: why it was taken from another."""
+    """A lock that somebody holds. ``alive``: its owner still runs, as far as can be told; ``fence``: why it was taken from another.
+
+    ``silent``: seconds since it was renewed, where that is all that can be told.
+    """
 
     owner: Owner
     renewed_at: str
     expires_at: str
     alive: bool
+    silent: float | None = None
 
 
 @dataclass(frozen=True)

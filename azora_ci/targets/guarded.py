@@ -65,7 +65,10 @@ class GuardClient:
         actor, _, fence = lock["owner"].partition(ROLLBACK)
         expires = parse_rfc3339(status["now"]) + timedelta(seconds=status["lock_seconds"])
         renewed = expires - timedelta(seconds=lock["seconds"])
-        return Held(Owner(lock["deployment_id"], lock["run_url"], actor, fence or None), rfc3339(renewed), rfc3339(expires), alive=True)
+        silent = lock["seconds"] - status["lock_seconds"]
+        alive = silent <= LONGEST_SILENCE * lock["seconds"] / 2  # a lock is taken for two leases
+        owner = Owner(lock["deployment_id"], lock["run_url"], actor, fence or None)
+        return Held(owner, rfc3339(renewed), rfc3339(expires), alive, silent)
 
     def ask(self, path: str, document: Mapping[str, Any] | None = None) -> Any:
         """Return the guard's answer, asked once more over a new connection where it got lost: done once, at worst noted twice.
