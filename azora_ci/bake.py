@@ -54,12 +54,20 @@ class Rules:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is compared: the new release and the one before (None on a first deployment)."""
+    """What is compared: the new release and the one before (None on a first deployment).
+
+    ``added``: ids of services that the one before has not; of them there is nothing to compare with.
+    """
 
     new: Release
     old_id: str | None
     old_version: str | None
     services: tuple[Service, ...]
+    added: frozenset[str] = frozenset()
+
+    def old_of(self, service_id: str) -> str | None:
+        """Return the id of the release that a service is compared with."""
+        return None if service_id in self.added else self.old_id
 
     @property
     def ids(self) -> dict[str, str]:
@@ -131,8 +139,9 @@ class Bake:
 
     def pairs(self, observation: Observation, start: Counts) -> dict[str, Pair]:
         """Return what is compared of every service; ``start``: the counts when the stage began."""
-        found, old = {}, self.subject.old_id
+        found = {}
         for service in self.subject.services:
+            old = self.subject.old_of(service.id)
             new = self._since(observation, start, service.id, self.subject.new.id)
             if old is None:
                 found[service.id] = Pair(new, None)
@@ -211,7 +220,7 @@ class _Stage:
         self._bake.record.add(findings)
         health = judge(self._bake.record, self._rules.retries)
         if self._observation is None:
-            pairs = [(one.id, self._subject.old_id is not None) for one in self._subject.services]
+            pairs = [(one.id, self._subject.old_of(one.id) is not None) for one in self._subject.services]
             return health, unseen(pairs, self._rules.limits)
         return health, judge_traffic(self._bake.pairs(self._observation, self._start or {}), self._rules.limits, health.doubt)
 

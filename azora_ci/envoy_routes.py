@@ -60,6 +60,8 @@ def redirect_configuration(port: int) -> dict[str, Any]:
 def _routes(state: EdgeState, service: EdgeService) -> list[dict[str, Any]]:
     weights = state.weights(service.id)
     if not weights:
+        if state.stable is not None:  # dropped by the version in force, or new with a canary at 0 %: what a shorter prefix says holds
+            return []
         text = {"inline_string": f"no release of {service.id} is deployed\n"}
         return [{"match": _match(service.route_prefix), "direct_response": {"status": 503, "body": text}}]
     safe = _header(":method", {"safe_regex": {"regex": SAFE_METHODS}})

@@ -148,10 +148,11 @@ def _button(record: Mapping[str, Any], guide: Guide, way: rollback.Way, reposito
     name, own_id = shlex.quote(guide.rollback_workflow), shlex.quote(record["deployment_id"])
     page = f"{record['run_url'].split('/actions/')[0]}/actions/workflows/{guide.rollback_workflow}"
     button = f"[Roll production back]({page})" if repository else "Roll production back"
-    return f"""Press the button: **{button}** > *Run workflow*, with the deployment id `{record["deployment_id"]}` and the reason; or:
+    return f"""Press the button: **{button}** > *Run workflow*, with the deployment id `{record["deployment_id"]}` and the reason.
+There choose *Use workflow from*: tag `{record["version"]}`, whose configuration names the services of this deployment; or:
 
 ```bash
-gh workflow run {name}{repository} -f deployment-id={own_id} -f reason="${{REASON:?say why}}"
+gh workflow run {name}{repository} --ref {shlex.quote(record["version"])} -f deployment-id={own_id} -f reason="${{REASON:?say why}}"
 ```
 
 On a machine whose environment has the secrets of production, the same in one command:

@@ -60,6 +60,7 @@ class World:
     def __init__(self, folder: Path, *, instances: int = 2, rollout: dict[str, Any] | None = None, **changes: Any) -> None:
         self.folder = folder
         self.rollback_window_minutes = 60.0
+        self.services: tuple[str, ...] = SERVICES
         self.flags = folder / "flags"
         self.archives = folder / "archives"
         for one in (self.flags, self.archives):
@@ -78,7 +79,7 @@ class World:
 
     def _configure(self, instances: int, rollout: dict[str, Any], changes: dict[str, Any]) -> Path:
         services = {}
-        for name in SERVICES:
+        for name in self.services:
             prefix = "/api" if name == "api_gateway" else "/auth"
             services[name] = deploy_config.service(
                 name.replace("_", " "),
@@ -87,7 +88,7 @@ class World:
                 command=[sys.executable, "-S", "service.py"],
                 env={"FLAGS": str(self.flags)},
                 stop_grace_seconds=5,
-                depends_on=["auth_service"] if name == "api_gateway" else [],
+                depends_on=["auth_service"] if name == "api_gateway" and "auth_service" in self.services else [],
                 secrets=["SERVICE_SECRET"] if name == "api_gateway" else [],
             )
             services[name] |= {"route_prefix": prefix, "health_path": f"{prefix}/health"}
@@ -100,6 +101,11 @@ class World:
         self.edge_keys |= keys
         self.config_path = self._configure(*self._configured)
         self.config = config.load(self.config_path)
+
+    def configure_services(self, *names: str) -> None:
+        """Have only these services in the configuration and in releases; the next deployment takes it up."""
+        self.services = names
+        self.configure_edge()
 
     def start_envoy(self) -> None:
         with (self.folder / "envoy.log").open("ab") as log:
@@ -141,7 +147,7 @@ class World:
         return LocalProcesses(Wiring(self.config, processes, self.clock, logs, health_timeout, secrets, self.rollback_window_minutes))
 
     def release(self, version: str, deployment_id: str) -> Release:
-        return Release(deployment_id, f"v{version}", {name: self.archive(version, name) for name in SERVICES})
+        return Release(deployment_id, f"v{version}", {name: self.archive(version, name) for name in self.services})
 
     def archive(self, version: str, service: str) -> str:
         data = io.BytesIO()

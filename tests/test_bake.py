@@ -62,15 +62,16 @@ class Virtual(Clock):
 class Edge:
     """A target of which only the counters are asked: ten requests of each version more at every look; ``lost`` looks fail."""
 
-    def __init__(self, lost: Sequence[int]) -> None:
-        self._lost, self._looks = lost, 0
+    def __init__(self, lost: Sequence[int], *, added: bool = False) -> None:
+        self._lost, self._looks, self._added = lost, 0, added
 
     def observe(self) -> Observation:
         self._looks += 1
         if self._looks in self._lost:
             raise UnreachableError("Lost", what="the connection broke", where="host", next_step="wait")
         found = Counters(requests=10 * self._looks)
-        return Observation({("api_gateway", NEW): found, ("api_gateway", OLD): found}, {})
+        old = {} if self._added else {("api_gateway", OLD): found}
+        return Observation({("api_gateway", NEW): found, **old}, {})
 
     def instances(self, _release: str) -> tuple[Instance, ...]:
         return ()
@@ -80,16 +81,16 @@ class Edge:
 
 
 def watched(
-    folder: Path, url: str, lost: Sequence[int], *, retries: int = 3, inconclusive: str = "pass"
+    folder: Path, url: str, lost: Sequence[int], *, retries: int = 3, inconclusive: str = "pass", added: bool = False
 ) -> tuple[Decision, dict[str, Any]]:
     """Watch a stage of a minute, a tick every ten seconds, on an edge whose counters cannot be read at some looks.
 
     The first look is before the stage, the second when it begins, the third at its first tick.
     """
     path = deploy_config.write(folder / "deploy.toml", services={"api_gateway": deploy_config.service("API", url)})
-    subject = Subject(Release(NEW, "v1.1.0", {}), OLD, "v1.0.0", config.load(path).services)
+    subject = Subject(Release(NEW, "v1.1.0", {}), OLD, "v1.0.0", config.load(path).services, frozenset({"api_gateway"} if added else ()))
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
-    bake = Bake(Edge(lost), subject, Rules(10, retries, LIMITS, inconclusive), processes, Virtual())  # type: ignore[arg-type] # a part of one
+    bake = Bake(Edge(lost, added=added), subject, Rules(10, retries, LIMITS, inconclusive), processes, Virtual())  # type: ignore[arg-type] # a part of one
     bake.begin(Stage("canary", 5, 60))
     return bake.watch({})
 
@@ -118,6 +119,12 @@ def test_a_stage_does_not_end_while_the_counters_are_away(tmp_path, url):
     assert [one["decision"] for one in evidence["decisions"]] == [*["watch"] * 6, "hold", "hold", "advance"]
     assert "edge counters failed 1 of 100" in evidence["decisions"][6]["reason"]
     assert decision.action is Action.ADVANCE
+
+
+def test_a_service_that_the_old_version_has_not_waits_for_no_samples_of_it(tmp_path, url):
+    decision, evidence = watched(tmp_path, url, [], inconclusive="abort", added=True)
+    assert decision.action is Action.ADVANCE, decision.reason
+    assert {one["lacking"] for one in evidence["decisions"][1:]} == {0}
 
 
 def test_counters_that_were_never_read_pass_nothing(tmp_path, url):

@@ -76,8 +76,9 @@ def test_every_section_of_the_guide_is_there_for_this_deployment():
 def test_the_button_and_the_command_are_named_with_this_deployments_id():
     shown = text()
     assert "[Roll production back](https://github.com/azora/azora/actions/workflows/rollback-production.yml)" in shown
-    button = "gh workflow run rollback-production.yml --repo azora/azora -f deployment-id=1764000000-abc123 -f reason="
+    button = "gh workflow run rollback-production.yml --repo azora/azora --ref v1.2.3 -f deployment-id=1764000000-abc123 -f reason="
     assert button in shown
+    assert "*Use workflow from*: tag `v1.2.3`" in shown  # the default branch may have other services by now
     assert "python -m azora_ci rollback --deployment-id 1764000000-abc123 --reason " in shown
     assert shown.index(button) < shown.index("gh workflow run deploy-production.yml")  # the quick way first
     assert "-f after-deadline=true" in shown

@@ -232,7 +232,8 @@ class Rollout:
         """Go through the stages and promote; anything that goes wrong takes traffic back first."""
         before = history.before(self.release.id)
         settings, config = self.job.settings, self.job.config
-        subject = Subject(self.release, before.id if before else None, before.version if before else None, config.services)
+        added = frozenset(self.release.digests) - frozenset(before.digests) if before else frozenset[str]()
+        subject = Subject(self.release, before.id if before else None, before.version if before else None, config.services, added)
         rules = Rules(settings.health_interval, settings.health_retries, self.limits, config.rollout.inconclusive)
         bake = Bake(self.target, subject, rules, self.job.processes, self.job.clock)
         with self._safely(bake):

@@ -63,7 +63,7 @@ def run(job: Job[Settings]) -> None:
     job.say(f"looking at production ({job.config.target.kind}) …")
     with reached(target):
         before = way.require()
-        smoke_tests.http_tests(job, before.version)
+        smoke_tests.http_tests(job, before.version, before.digests)
         problem = _problem(job, way.go(before), way.lost)
     try:
         _keep(job, archive, deployed)
@@ -249,7 +249,7 @@ class Way:
         self._report(returned)
         names = tuple(one["name"] for one in self.deployed["migrations"])  # the code goes back, the data stays
         expected = Expected(f"the record of {self.deployed['version']} names", max(1, len(names)), names)
-        return smoke_tests.examine(self.job, before.version, self.job.evidence, expected)
+        return smoke_tests.examine(self.job, before.version, self.job.evidence, expected, before.digests)
 
     def _clear(self) -> None:
         """Take back what is under way: a deployment that was fenced just now, or one whose run died."""

@@ -6,7 +6,7 @@ traffic back instead, under the target's lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,13 +73,15 @@ def expected_migrations(job: Job[Settings]) -> Expected:
     return Expected("database-migrations left", count, tuple(one["name"] for one in found.evidence["applied"]))
 
 
-def examine(job: Job[Any], version: str, evidence: dict[str, Any], expected: Expected) -> list[dict[str, Any]]:
+def examine(
+    job: Job[Any], version: str, evidence: dict[str, Any], expected: Expected, services: Collection[str] | None = None
+) -> list[dict[str, Any]]:
     """Run every test against this version (with v), keep tests, smoke_status and health in ``evidence``; return what failed.
 
-    ``expected`` are the migrations that the database must have. The job's settings are ``Health`` and ``DatabaseAccess``. Raises
-    BadInputError when nothing is configured to be tested.
+    ``expected`` are the migrations that the database must have; ``services``: see ``http_tests``. The job's settings are ``Health``
+    and ``DatabaseAccess``. Raises BadInputError when nothing is configured to be tested.
     """
-    tests = http_tests(job, version)
+    tests = http_tests(job, version, services)
     evidence.update(tests=[], smoke_status="failed", health={})
     _database(job, evidence, expected)
     _http(job, tests, evidence)
@@ -101,8 +103,11 @@ def failure(failed: list[dict[str, Any]], state: str) -> NotTrueError:
     )
 
 
-def http_tests(job: Job[Any], version: str) -> list[HttpTest]:
-    """Return the tests of addresses for this version (with v). Raises BadInputError when no critical endpoint is configured."""
+def http_tests(job: Job[Any], version: str, services: Collection[str] | None = None) -> list[HttpTest]:
+    """Return the tests of addresses for this version (with v). Raises BadInputError when no critical endpoint is configured.
+
+    ``services``: ids of the services that this version has, None for all; health of others is not expected.
+    """
     if not job.config.smoke:
         raise BadInputError(
             "No critical endpoints are configured",
@@ -114,6 +119,7 @@ def http_tests(job: Job[Any], version: str) -> list[HttpTest]:
     health = [
         _health_test(f"{one.title} health", HealthEndpoint(one.id, one.id, PUBLIC, one.public_health_url, right))
         for one in job.config.services
+        if services is None or one.id in services
     ]
     return health + [_endpoint_test(one) for one in job.config.smoke]
 

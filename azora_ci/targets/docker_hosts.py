@@ -33,7 +33,6 @@ from azora_ci.targets.room import needs
 from azora_ci.targets.site import Parts, Site
 from azora_ci.targets.takeover import Port
 
-FULL = 100  # percent
 # Seconds for one look at all hosts, and the share of a lease that it may take where that is less: a silent host must not hold up the
 # verdict on the others until its own lease has run out.
 LEAST_OBSERVE_SECONDS, OBSERVE_SECONDS, OBSERVE_SHARE = 3.0, 10.0, 1 / 3
@@ -213,8 +212,9 @@ class DockerHosts:
         return self._left_out
 
     def holder(self) -> Held | None:
-        """Return who holds the lock of the first host that is locked."""
-        return next((one for one in self.holders().values() if one is not None), None)
+        """Return who holds the lock of a host; one that lives before one that has been silent."""
+        found = [one for one in self.holders().values() if one is not None]
+        return next((one for one in found if one.alive), found[0] if found else None)
 
     def holders(self) -> dict[str, Held | None]:
         """Return who holds the lock of each host, by the host's name."""
@@ -271,7 +271,7 @@ class DockerHosts:
         for one in behind:
             self._say(f"{one.host.name} is behind: it is brought to {serving.version} ({serving.id}) first")
         wanted = Release(serving.id, serving.version, serving.digests)
-        results(outcomes(behind, lambda one: _at_once(one.site, wanted), self._clock, halt=self._halted.set))
+        results(outcomes(behind, lambda one: one.at_once(wanted), self._clock, halt=self._halted.set))
 
     def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
         """Move the weights of every host, each by one rename, and return what was read back."""
@@ -290,7 +290,7 @@ class DockerHosts:
         def promote(one: HostSite) -> None:
             found = one.history().releases.get(release.id)
             if found is None or (found.outcome != PROMOTED and not one.gives_all_to(release.id)):
-                _at_once(one.site, release)
+                one.at_once(release)
             else:
                 one.steadily(lambda site: site.promote(release))
 
@@ -387,12 +387,6 @@ class DockerHosts:
 
 def _why(one: Outcome[HostSite, Returned]) -> str:
     return one.error.what if isinstance(one.error, AzoraError) else f"{one.error or 'no answer yet'}"
-
-
-def _at_once(site: Site, release: Release) -> None:
-    site.deploy(release, FULL)
-    site.set_weight(release, FULL)
-    site.promote(release)
 
 
 def _together(sites: list[HostSite], found: Sequence[Mapping[str, Mapping[str, int]]]) -> Mapping[str, Mapping[str, int]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from azora_ci.config import DeployConfig
-from azora_ci.envoy import EdgeOptions, EdgeService, EdgeTls
+from azora_ci.envoy import EdgeOptions, EdgeService, EdgeState, EdgeTls
+from azora_ci.errors import NotTrueError
 
 TLS_PORT, TLS_FOLDER = 8443, Path("/tls")  # inside the edge's container
 LOOPBACK = "127.0.0.1"
@@ -14,6 +15,24 @@ LOOPBACK = "127.0.0.1"
 def edge_services(config: DeployConfig) -> tuple[EdgeService, ...]:
     """Return what the edge needs to know of the services."""
     return tuple(EdgeService(one.id, one.route_prefix, one.timeout_seconds) for one in config.services)
+
+
+def require_kept_prefixes(state: EdgeState, config: DeployConfig) -> None:
+    """Raise NotTrueError where a route prefix would move to or from a service that the stable release has.
+
+    One route file serves both versions: users of the old one would be led to the new place, or to another service.
+    """
+    for one in config.services:
+        for other in state.services:
+            moved = (one.id == other.id) != (one.route_prefix == other.route_prefix)
+            if moved and state.addresses(state.stable, other.id):
+                raise NotTrueError(
+                    "A route prefix moves while a version in production has it",
+                    what=f"service {one.id} at {one.route_prefix}; in force: service {other.id} at {other.route_prefix}",
+                    where=f"services.{one.id}.route_prefix in the deployment configuration",
+                    next_step="move the prefix in two releases: first one that adds a service of a new name at a new prefix, or drops the "
+                    "service that has this prefix; when it is promoted, the other",
+                )
 
 
 def edge_options(config: DeployConfig) -> EdgeOptions:

@@ -19,6 +19,7 @@ from azora_ci.targets.site import Site
 from azora_ci.targets.takeover import Port
 
 EDGE_START_SECONDS = 60.0
+FULL = 100  # percent
 
 T = TypeVar("T")
 
@@ -86,13 +87,19 @@ class HostSite:
             return History()
         return self.site.current()
 
+    def at_once(self, release: Release) -> None:
+        """Bring a release that serves elsewhere to 100 % here."""
+        self.site.deploy(release, FULL)
+        self.site.set_weight(release, FULL)
+        self.site.promote(release)
+
     def gives_all_to(self, release_id: str) -> bool:
         """Say whether the edge gives all traffic to a release that is not promoted here yet.
 
         The journal does not know: a guard that went back by itself has put an earlier state in force since.
         """
         state = self.edge.state()
-        return (state.canary, state.percent) == (release_id, 100)
+        return (state.canary, state.percent) == (release_id, FULL)
 
     def plan(self, wanted: Needs) -> list[str]:
         """Return what there is room for. Raises NotTrueError where it is too little."""

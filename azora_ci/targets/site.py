@@ -20,7 +20,7 @@ from azora_ci.probes import Dial, Prober
 from azora_ci.process import undisturbed
 from azora_ci.rollout import instances_at, levels
 from azora_ci.targets import Instance, Observation, Release, Returned, Wiring
-from azora_ci.targets.edge_settings import edge_options, edge_services
+from azora_ci.targets.edge_settings import edge_options, edge_services, require_kept_prefixes
 from azora_ci.targets.journal import DEPLOYING, Deployed, History
 from azora_ci.targets.proof import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, drain, prove
 from azora_ci.targets.protocols import Facts, Runner, SiteEdge, SiteJournal, SiteLock
@@ -93,11 +93,13 @@ class Site:
         self._keep_alive()
         found = self.current().releases.get(release.id)
         if found is None or found.outcome != DEPLOYING:
+            require_kept_prefixes(self._edge.state(), self._config)
             self._follow_journal()
             self._note("begin", release.id, version=release.version, digests=dict(release.digests), previous=self.current().serving)
             self._note_ended(release.id)
         for group in self._levels():
-            self._raise_services([self._config.service(name) for name in group], release, percent)
+            # A host that is behind is brought to an older release, which may not have all services of this configuration.
+            self._raise_services([self._config.service(name) for name in group if name in release.digests], release, percent)
         self._warm(release)
         return self.instances(release.id)
 
@@ -187,8 +189,16 @@ class Site:
         return Endpoint(one.name, one.service, side, url, frozenset({one.version.removeprefix("v")}), self._parts.dial)
 
     def _edge_state(self) -> EdgeState:
-        # Services follow the configuration of the release that is being deployed; releases and weights are what is in force.
-        return replace(self._edge.state(), services=edge_services(self._config))
+        """Return what is in force, with the services of the configuration of the release that is being deployed.
+
+        A service that it has dropped stays as long as a release that is there has instances of it: until the promotion all its
+        requests go to the old version. Afterwards it has no route, what a shorter prefix says holds; a rollback finds it again.
+        """
+        state, wanted = self._edge.state(), edge_services(self._config)
+        ids, prefixes = {one.id for one in wanted}, {one.route_prefix for one in wanted}
+        there = {service for release in state.releases for service, addresses in release.endpoints.items() if addresses}
+        kept = [one for one in state.services if one.id in there - ids and one.route_prefix not in prefixes]
+        return replace(state, services=(*wanted, *kept))
 
     def _warm(self, release: Release) -> None:
         # Only on the way up: going back must not depend on options that may be what is wrong.
@@ -266,7 +276,7 @@ class Site:
     def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
         """Put the old weights in force by one rename, then prove it, then stop the new instances."""
         begun = self._clock.monotonic()
-        state = self._edge_state()
+        state = self._edge.state()  # with the services in force: a way back must not bring routes of another configuration
         back = self.current().before(release.id)
         addresses = {one.address for one in self.instances(release.id)}
         target = back.id if back else None
@@ -336,7 +346,7 @@ class Site:
         return min(seconds, HURRIED_GRACE_SECONDS) if quickly else seconds
 
     def _forget(self, release_id: str) -> None:
-        state = self._edge_state()
+        state = self._edge.state()
         if state.release(release_id) is not None:
             self._edge.switch(state.without(release_id))
 
