@@ -371,6 +371,7 @@ class Connection(Tunnel):
 
     def _no_docker(self, error: Exception) -> AzoraError:
         """Return what a silent Docker socket means. OpenSSH says the same for a forbidden and for a missing socket."""
+        self._await_word("open failed", 0)  # of this attempt: it must not be taken for the answer to the next one
         if self.forbids_tcp():
             return BadInputError(
                 "sshd forbids forwarding",
@@ -393,8 +394,13 @@ class Connection(Tunnel):
         try:
             socks_connect(self.socks_port, "127.0.0.1", self.address.port, timeout=CONNECT_SECONDS).close()
         except OSError:
-            for _elapsed in self._clock.ticks(0.05, EXPLANATION_SECONDS):  # OpenSSH says why a moment later
-                if "open failed" in self._child.stderr_text[said:]:
-                    break
+            self._await_word("open failed", said)
             return "connect failed" not in self._child.stderr_text[said:]
         return False
+
+    def _await_word(self, word: str, begin: int) -> None:
+        """Wait until OpenSSH has said something from there on, which comes a moment after it closed the connection, or never."""
+        assert self._child is not None  # noqa: S101 - likewise
+        for _elapsed in self._clock.ticks(0.05, EXPLANATION_SECONDS):
+            if word in self._child.stderr_text[begin:]:
+                return
