@@ -234,19 +234,31 @@ def installations() -> Iterator[Path]:
 
 
 @cache
-def major_of(program: Path) -> int | None:
-    """Return the major version that a program carries in its text (``pg_dump (PostgreSQL) 18.1``), or None."""
+def _version(program: Path) -> tuple[int, str] | None:
+    """Return (major version, text) of the version line that a program carries, or None where the file is no program of PostgreSQL.
+
+    Debian, Ubuntu and PGDG append their package's version: ``pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)``. Some programs
+    hold their name in that line, others a ``%s`` for it; initdb also holds the line that it expects of ``postgres``.
+    """
+    name = program.name.encode()
+    pattern = rb"(?:%b|%%s) (\(PostgreSQL\) ([0-9]{1,3})[.0-9a-z]*(?: \([^()\n\0]{1,100}\))?)[\n\0]" % re.escape(name)
     try:
-        matched = re.search(rb"\(PostgreSQL\) ([0-9]{1,3})[.0-9a-z]*[\n\0]", program.read_bytes())
+        matched = re.search(pattern, program.read_bytes())
     except OSError:
         return None
-    return int(matched[1]) if matched else None
+    return (int(matched[2]), f"{program.name} {matched[1].decode()}") if matched else None
+
+
+def major_of(program: Path) -> int | None:
+    """Return the major version of a program of PostgreSQL, or None where the file is none."""
+    version = _version(program)
+    return version[0] if version else None
 
 
 def version_text(program: Path) -> str:
-    """Return what a program says about its version, ``pg_dump (PostgreSQL) 18.1``."""
-    matched = re.search(rb"[a-z_]+ \(PostgreSQL\) [.0-9a-z]+", program.read_bytes())
-    return matched[0].decode() if matched else program.name
+    """Return a program's version line as ``--version`` prints it, its name where it carries none."""
+    version = _version(program)
+    return version[1] if version else program.name
 
 
 def find_binary(name: str, major: int | None) -> Path:

@@ -13,6 +13,7 @@ from azora_ci.backup.cluster import Cluster
 from azora_ci.clock import Clock
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.process import Processes
+from tests.distribution import newest_of_the_distribution
 from tests.sample import migrated, running, sample  # noqa: F401 - the sample application, for every room
 from tests.stores import s3_server, s3_session  # noqa: F401 - a strict S3 server per session, its faults cleared around each test
 
@@ -59,10 +60,20 @@ class DatabaseMaker:
             connection.close()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--postgres",
+        choices=("newest", "distribution"),
+        default="newest",
+        help="whose PostgreSQL the tests' database is: the newest on this machine (a wheel's), or that of the distribution's packages",
+    )
+
+
 @pytest.fixture(scope="session")
-def postgres_cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DatabaseMaker]:
+def postgres_cluster(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[DatabaseMaker]:
+    major = int(newest_of_the_distribution().parent.name) if request.config.getoption("postgres") == "distribution" else None
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
-    with Cluster.start(tmp_path_factory.mktemp("postgres"), processes=processes) as cluster:
+    with Cluster.start(tmp_path_factory.mktemp("postgres"), processes=processes, major=major) as cluster:
         yield DatabaseMaker(cluster)
     processes.end_all()
 

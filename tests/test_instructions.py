@@ -182,7 +182,7 @@ class Rescue:
         self.bucket = stores.make_bucket(object_lock=True)
         self.url = DatabaseUrl.parse(cluster.fresh(TABLES))
         self.database = self.url.database
-        self.programs = find_binary("psql", None).parent
+        self.programs = find_binary("psql", cluster.cluster.major).parent
         self.environ = {
             "PATH": f"{self.programs}:{VENV}:{os.environ['PATH']}",
             "HOME": str(folder),

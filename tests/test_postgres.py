@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from azora_ci import postgres
 from azora_ci.errors import BadInputError
 from azora_ci.postgres import DatabaseUrl
+from tests.distribution import newest_of_the_distribution
 
 PASSWORDS = ["plain", "p@ss", "a/b", "50%off", "100%", "@@", "a:b", "x?y=1#z", "ä€", "%zz%41"]
 
@@ -93,6 +94,35 @@ def test_programs_of_one_major_version():
     said = subprocess.run([str(pg_dump), "--version"], capture_output=True, text=True, check=True).stdout
     assert postgres.version_text(pg_dump) in said
     assert postgres.major_of(pg_dump) == 18
+
+
+@pytest.mark.parametrize("name", ["pg_dump", "psql", "pg_restore", "postgres", "initdb"])
+def test_programs_of_the_distribution(name: str):
+    program = newest_of_the_distribution() / name
+    printed = subprocess.run([str(program), "--version"], capture_output=True, text=True, check=True).stdout.strip()
+    assert postgres.version_text(program) == printed
+    assert postgres.major_of(program) == int(program.parent.parent.name)
+    assert postgres.find_binary(name, postgres.major_of(program)) == program
+
+
+@pytest.mark.parametrize(
+    ("line", "major"),
+    [
+        ("pg_dump (PostgreSQL) 18.1", 18),
+        ("pg_dump (PostgreSQL) 9.6.24", 9),
+        ("pg_dump (PostgreSQL) 19beta1", 19),
+        ("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)", 15),
+        ("pg_dump (PostgreSQL) 16.9 (Ubuntu 16.9-0ubuntu0.24.04.1)", 16),
+        ("pg_dump (PostgreSQL) 17.5 (Ubuntu 17.5-1.pgdg24.04+1)", 17),
+        ("%s (PostgreSQL) 14.19 (Homebrew)", 14),
+    ],
+)
+@pytest.mark.parametrize("end", [b"\n", b"\0"])
+def test_version_lines_of_packages(tmp_path: Path, line: str, major: int, end: bytes):
+    program = tmp_path / "pg_dump"
+    program.write_bytes(b"\x7fELF\0postgres (PostgreSQL) 7.4\n\0" + line.encode() + end)
+    assert postgres.major_of(program) == major
+    assert postgres.version_text(program) == line.replace("%s", "pg_dump")
 
 
 def test_missing_major_names_the_package():

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from azora_ci.backup.source import facts
 from azora_ci.postgres import DatabaseUrl, find_binary
 from tests.backup_world import ID, BackupWorld
 
@@ -76,7 +77,7 @@ def world(tmp_path: Path, s3_server) -> BackupWorld:
 def restore_with_the_guides_line(world: BackupWorld, url: str) -> None:
     packed = world.bucket.read(f"prod/backup-{ID}.sql.gz")
     unpacked = subprocess.run(["gunzip"], input=packed, stdout=subprocess.PIPE, check=True).stdout
-    argv = [str(find_binary("psql", 18)), "-X", "-q", "-v", "ON_ERROR_STOP=1"]
+    argv = [str(find_binary("psql", facts(DatabaseUrl.parse(url)).major)), "-X", "-q", "-v", "ON_ERROR_STOP=1"]
     subprocess.run(argv, input=unpacked, env=DatabaseUrl.parse(url).libpq_env(), stdout=subprocess.DEVNULL, check=True)
 
 

@@ -197,7 +197,7 @@ def test_extension_that_scratch_lacks_is_refused_before_the_dump(world: BackupWo
 def test_proof_on_a_given_server_leaves_nothing_there(world: BackupWorld, simple: str, postgres_cluster, tmp_path: Path):
     postgres_cluster.execute(simple, 'CREATE ROLE "Only In Production"; ALTER TABLE orders OWNER TO "Only In Production"')
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
-    with Cluster.start(tmp_path / "verify", processes=processes) as verify:
+    with Cluster.start(tmp_path / "verify", processes=processes, major=postgres_cluster.cluster.major) as verify:
         outcome = world.run(simple, BACKUP_VERIFY_DATABASE_URL=verify.url())
         assert outcome.code == 0, outcome
         assert world.manifest()["proof"]["where"] == "BACKUP_VERIFY_DATABASE_URL"
