@@ -1,36 +1,51 @@
 """Required checks of a commit: what GitHub answered -> a verdict. Pure.
 
 GitHub's own rule ("skipped counts as passed") is not used: a job that was skipped because its dependency failed is no evidence.
-Shapes of the answers: docs.github.com/rest, "List check runs for a Git reference", "List commit statuses for a reference",
-"Get rules for a branch", "Get a branch".
+Every check run that has a required name counts, whichever workflow it belongs to; only a later attempt of the same workflow run
+replaces one. Shapes of the answers: docs.github.com/rest, "List check runs for a Git reference", "List commit statuses for a
+reference", "List workflow runs for a repository", "Get rules for a branch", "Get a branch".
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections import Counter, defaultdict
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 PASSED, PENDING, FAILED = "passed", "pending", "failed"
 SKIPS = frozenset({"skipped", "neutral"})
+CHECK_RUN, COMMIT_STATUS, WORKFLOW_RUN = "check_run", "commit_status", "workflow_run"
 ANY_APP = -1  # GitHub's id for "any source may set this check"
 
 
 @dataclass(frozen=True)
 class Required:
-    """A check that must have passed: its name, who demands it, and the only app whose result counts (None: any)."""
+    """A check that must have passed: its name, who demands it, and the only app whose result counts (None: any).
+
+    Where a ruleset demands a whole workflow (``workflow``), the name is the path of the workflow's file.
+    """
 
     name: str
     source: str  # configuration | ruleset | branch protection
     app_id: int | None = None
+    workflow: bool = False
+
+    def concerns(self, check: Observed) -> bool:
+        """Say whether a check of the commit has the name that is required."""
+        if self.workflow or check.kind == WORKFLOW_RUN:
+            # A workflow of another repository is shown as owner/name/.github/workflows/file.yml.
+            same = check.name == self.name or check.name.endswith(f"/{self.name}")
+            return self.workflow and check.kind == WORKFLOW_RUN and same
+        return check.name == self.name
 
 
 @dataclass(frozen=True)
 class Observed:
-    """The newest result of one check: ``conclusion`` is GitHub's word, or its status where there is no conclusion yet."""
+    """A result that counts of one check: ``conclusion`` is GitHub's word, or its status where there is no conclusion yet."""
 
     name: str
-    kind: str  # check_run | commit_status
+    kind: str  # check_run | commit_status | workflow_run
     state: str  # passed | pending | failed | skipped
     conclusion: str
     app_id: int | None
@@ -42,7 +57,7 @@ class Finding:
     """How one required check stands."""
 
     required: Required
-    kind: str  # check_run | commit_status | missing
+    kind: str  # check_run | commit_status | workflow_run | missing
     state: str  # passed | pending | failed
     conclusion: str
     url: str | None
@@ -88,14 +103,16 @@ def required_by_configuration(names: Iterable[str]) -> list[Required]:
 
 
 def required_by_rules(rules: Iterable[dict[str, Any]]) -> list[Required]:
-    """Return the checks that a branch's rulesets require (answer of ``/rules/branches/{branch}``)."""
-    found = [
-        Required(one["context"], "ruleset", _app(one.get("integration_id")))
-        for rule in rules
-        if rule.get("type") == "required_status_checks"
-        for one in rule.get("parameters", {}).get("required_status_checks", [])
-    ]
-    return list(dict.fromkeys(found))
+    """Return the checks and the whole workflows that a branch's rulesets require (answer of ``/rules/branches/{branch}``)."""
+    required = []
+    for rule in rules:
+        parameters = rule.get("parameters") or {}
+        if rule.get("type") == "required_status_checks":
+            checks = parameters.get("required_status_checks", [])
+            required += [Required(check["context"], "ruleset", _app(check.get("integration_id"))) for check in checks]
+        elif rule.get("type") == "workflows":
+            required += [Required(workflow["path"], "ruleset", workflow=True) for workflow in parameters.get("workflows", [])]
+    return list(dict.fromkeys(required))
 
 
 def required_by_protection(branch: dict[str, Any]) -> list[Required]:
@@ -110,33 +127,77 @@ def _app(identifier: int | None) -> int | None:
     return None if identifier in {None, ANY_APP} else identifier
 
 
-def observed(check_runs: Iterable[dict[str, Any]], statuses: Iterable[dict[str, Any]], own_check_suite: int | None) -> list[Observed]:
-    """Return the newest check run per name and app and the newest status per context, without the run's own check suite.
+def repeated_suites(check_runs: Iterable[dict[str, Any]]) -> list[int]:
+    """Return the ids of check suites that hold several check runs of one name: attempts of one job, or two jobs of one name."""
+    numbers = Counter(_check(run) for run in check_runs)
+    return sorted({suite for (suite, _app_id, _name), number in numbers.items() if number > 1 and suite is not None})
 
-    Newest is the highest id: GitHub counts up, and a queued check run has no start time yet.
+
+def observed(
+    check_runs: Iterable[dict[str, Any]],
+    statuses: Iterable[dict[str, Any]],
+    own_check_suite: int | None,
+    *,
+    attempts: Mapping[int, int] | None = None,
+    workflow_runs: Iterable[dict[str, Any]] = (),
+) -> list[Observed]:
+    """Return every result of a commit that no later attempt replaced, without those of this run's own check suite.
+
+    ``check_runs`` of all attempts; ``attempts``: id of a check run -> the attempt of its workflow run that made it. Of check runs of one
+    suite, app and name whose attempts are not told, the highest id counts: GitHub counts up, and a queued check run has no start time.
+    Of commit statuses the newest of each context counts.
     """
-    runs: dict[tuple[str, int | None], dict[str, Any]] = {}
-    for one in sorted(check_runs, key=lambda one: int(one["id"])):
-        if own_check_suite is None or (one.get("check_suite") or {}).get("id") != own_check_suite:
-            runs[one["name"], (one.get("app") or {}).get("id")] = one
-    contexts = {one["context"]: one for one in sorted(statuses, key=lambda one: int(one["id"]))}
-    return [_of_check_run(one) for one in runs.values()] + [_of_status(one) for one in contexts.values()]
+    suites: dict[tuple[int | None, int | None, str], list[dict[str, Any]]] = defaultdict(list)
+    for run in check_runs:
+        if own_check_suite is None or _check(run)[0] != own_check_suite:
+            suites[_check(run)].append(run)
+    current = [run for runs in suites.values() for run in _not_replaced(runs, attempts or {})]
+    contexts = {status["context"]: status for status in sorted(statuses, key=lambda status: int(status["id"]))}
+    results = [_of_check_run(run) for run in current] + [_of_status(status) for status in contexts.values()]
+    return results + [_of_workflow_run(run) for run in workflow_runs if run.get("check_suite_id") != own_check_suite]
 
 
-def _of_check_run(one: dict[str, Any]) -> Observed:
-    conclusion = one.get("conclusion") if one.get("status") == "completed" else None
-    state = PENDING if one.get("status") != "completed" else FAILED
-    if conclusion == "success":
-        state = PASSED
-    elif conclusion in SKIPS:
-        state = "skipped"
-    app = (one.get("app") or {}).get("id")
-    return Observed(one["name"], "check_run", state, conclusion or one.get("status") or "unknown", app, one.get("html_url"))
+def _check(run: dict[str, Any]) -> tuple[int | None, int | None, str]:
+    """Return (check suite, app, name) of a check run. Each run of a workflow has a check suite of its own, which its attempts share."""
+    return (run.get("check_suite") or {}).get("id"), (run.get("app") or {}).get("id"), run["name"]
+
+
+def _not_replaced(runs: list[dict[str, Any]], attempts: Mapping[int, int]) -> list[dict[str, Any]]:
+    """Return which of the check runs of one suite, app and name count.
+
+    A later attempt that has fewer jobs of that name than an earlier one cannot have replaced all of them: then both count.
+    """
+    if any(run["id"] not in attempts for run in runs):
+        return [max(runs, key=lambda run: int(run["id"]))]
+    by_attempt: dict[int, list[dict[str, Any]]] = defaultdict(list)
+    for run in runs:
+        by_attempt[attempts[run["id"]]].append(run)
+    newest = by_attempt[max(by_attempt)]
+    return newest + [run for jobs in by_attempt.values() if len(jobs) > len(newest) for run in jobs]
+
+
+def _of_check_run(run: dict[str, Any]) -> Observed:
+    return Observed(run["name"], CHECK_RUN, *_outcome(run), _check(run)[1], run.get("html_url"))
+
+
+def _of_workflow_run(run: dict[str, Any]) -> Observed:
+    path = str(run["path"]).partition("@")[0]  # owner/name/.github/workflows/file.yml@ref
+    return Observed(path, WORKFLOW_RUN, *_outcome(run), None, run.get("html_url"))
+
+
+def _outcome(run: dict[str, Any]) -> tuple[str, str]:
+    """Return (our state, GitHub's word) of a check run or a workflow run."""
+    status, conclusion = run.get("status") or "unknown", run.get("conclusion")
+    if status != "completed":
+        return PENDING, status
+    if conclusion in SKIPS:
+        return "skipped", str(conclusion)
+    return PASSED if conclusion == "success" else FAILED, conclusion or status
 
 
 def _of_status(one: dict[str, Any]) -> Observed:
     state = {"success": PASSED, "pending": PENDING}.get(one["state"], FAILED)
-    return Observed(one["context"], "commit_status", state, one["state"], None, one.get("target_url"))
+    return Observed(one["context"], COMMIT_STATUS, state, one["state"], None, one.get("target_url"))
 
 
 def judge(required: Collection[Required], seen: Collection[Observed], allow_skipped: Collection[str]) -> Verdict:
@@ -145,7 +206,7 @@ def judge(required: Collection[Required], seen: Collection[Observed], allow_skip
 
 
 def _findings(required: Required, seen: Collection[Observed], allow_skipped: Collection[str]) -> list[Finding]:
-    named = [one for one in seen if one.name == required.name]
+    named = [check for check in seen if required.concerns(check)]
     matching = [one for one in named if required.app_id is None or one.app_id == required.app_id]
     if not matching:
         # A commit status does not tell which app set it, so it cannot satisfy a check that is bound to one.

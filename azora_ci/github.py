@@ -62,8 +62,21 @@ class GitHub:
         return self._pages(f"{self._base}/rules/branches/{quote(name, safe='')}")
 
     def check_runs(self, commit: str) -> list[dict[str, Any]]:
-        """Return the latest check runs of a commit."""
-        return self._pages(f"{self._base}/commits/{commit}/check-runs", key="check_runs", filter="latest")
+        """Return the check runs of a commit, of earlier attempts too: ``filter=latest`` may hide one of two jobs of one name."""
+        return self._pages(f"{self._base}/commits/{commit}/check-runs", key="check_runs", filter="all")
+
+    def workflow_runs(self, commit: str) -> list[dict[str, Any]]:
+        """Return the workflow runs of a commit, each in its latest attempt."""
+        return self._pages(f"{self._base}/actions/runs", key="workflow_runs", head_sha=commit)
+
+    def job_attempts(self, check_suite: int) -> dict[int, int]:
+        """Return id of a check run -> attempt, for the jobs of a suite; empty when the suite is of another app than GitHub Actions.
+
+        A job of GitHub Actions and its check run have the same id.
+        """
+        runs = self._pages(f"{self._base}/actions/runs", key="workflow_runs", check_suite_id=str(check_suite))
+        jobs = [job for run in runs for job in self._pages(f"{self._base}/actions/runs/{run['id']}/jobs", key="jobs", filter="all")]
+        return {int(job["id"]): int(job["run_attempt"]) for job in jobs}
 
     def statuses(self, commit: str) -> list[dict[str, Any]]:
         """Return all commit statuses of a commit, older ones of a context too."""

@@ -27,8 +27,14 @@ def status(number: int, context: str, state: str) -> dict[str, Any]:
     return {"id": number, "context": context, "state": state, "target_url": None}
 
 
-def state_of(*runs: dict[str, Any], statuses: tuple[dict[str, Any], ...] = (), skips: tuple[str, ...] = (), app: int | None = None) -> str:
-    seen = checks.observed(runs, statuses, own_check_suite=99)
+def state_of(
+    *runs: dict[str, Any],
+    statuses: tuple[dict[str, Any], ...] = (),
+    skips: tuple[str, ...] = (),
+    app: int | None = None,
+    attempts: dict[int, int] | None = None,
+) -> str:
+    seen = checks.observed(runs, statuses, own_check_suite=99, attempts=attempts)
     return checks.judge([Required("test", "configuration", app)], seen, skips).state
 
 
@@ -83,6 +89,56 @@ def test_every_app_that_reports_the_name_counts() -> None:
     assert state_of(check_run(2, "test"), check_run(1, "test", "failure", app=7)) == FAILED
     assert state_of(check_run(1, "test"), statuses=(status(1, "test", "failure"),)) == FAILED
     assert state_of(check_run(1, "test"), statuses=(status(1, "test", "pending"),)) == PENDING
+
+
+@pytest.mark.parametrize(("other", "expected"), [("failure", FAILED), ("in_progress", PENDING), ("skipped", FAILED), ("success", PASSED)])
+def test_every_workflow_that_has_a_job_of_the_name_counts(other: str, expected: str) -> None:
+    assert state_of(check_run(1, "test", other, suite=11), check_run(2, "test", suite=12)) == expected
+    assert state_of(check_run(2, "test", other, suite=11), check_run(1, "test", suite=12)) == expected
+
+
+def test_a_later_attempt_replaces_the_earlier_of_its_own_workflow_run_only() -> None:
+    failed, passed, elsewhere = check_run(1, "test", "failure", suite=11), check_run(2, "test", suite=11), check_run(3, "test", suite=12)
+    assert state_of(failed, passed, elsewhere, attempts={1: 1, 2: 2, 3: 1}) == PASSED
+    assert state_of(failed, passed, elsewhere, attempts={1: 2, 2: 1, 3: 1}) == FAILED
+    assert state_of(failed, elsewhere, attempts={1: 1, 3: 2}) == FAILED
+
+
+def test_two_jobs_of_one_name_in_one_run_both_count() -> None:
+    failed, passed = check_run(1, "test", "failure"), check_run(2, "test")
+    assert state_of(failed, passed, attempts={1: 1, 2: 1}) == FAILED
+    assert state_of(failed, passed, check_run(3, "test"), check_run(4, "test"), attempts={1: 1, 2: 1, 3: 2, 4: 2}) == PASSED
+    # One of the two ran again: which of them is not told, so the earlier results still count.
+    assert state_of(failed, passed, check_run(3, "test"), attempts={1: 1, 2: 1, 3: 2}) == FAILED
+
+
+def test_suites_whose_attempts_must_be_known() -> None:
+    runs = [check_run(1, "a", suite=7), check_run(2, "a", suite=7), check_run(3, "a", suite=8), check_run(4, "b", suite=8)]
+    assert checks.repeated_suites(runs) == [7]
+
+
+def workflow_run(path: str, conclusion: str | None = "success", *, suite: int = 1) -> dict[str, Any]:
+    return {"path": path, "status": "completed" if conclusion else "in_progress", "conclusion": conclusion, "check_suite_id": suite}
+
+
+@pytest.mark.parametrize(
+    ("runs", "expected"),
+    [
+        ([], PENDING),
+        ([workflow_run(".github/workflows/scan.yml")], PASSED),
+        ([workflow_run("org/rules/.github/workflows/scan.yml@refs/heads/main")], PASSED),
+        ([workflow_run(".github/workflows/other-scan.yml")], PENDING),
+        ([workflow_run(".github/workflows/scan.yml"), workflow_run(".github/workflows/scan.yml", None)], PENDING),
+        ([workflow_run(".github/workflows/scan.yml"), workflow_run(".github/workflows/scan.yml", "failure")], FAILED),
+        ([workflow_run(".github/workflows/scan.yml", suite=99)], PENDING),
+    ],
+)
+def test_a_workflow_that_a_ruleset_demands_is_a_gate(runs: list[dict[str, Any]], expected: str) -> None:
+    path = ".github/workflows/scan.yml"
+    required = checks.required_by_rules([{"type": "workflows", "parameters": {"workflows": [{"path": path, "repository_id": 1}]}}])
+    assert required == [Required(path, "ruleset", workflow=True)]
+    seen = checks.observed([check_run(1, path)], [], 99, workflow_runs=runs)
+    assert checks.judge(required, seen, ()).state == expected
 
 
 def test_a_check_bound_to_an_app_takes_no_other() -> None:

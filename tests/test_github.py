@@ -63,6 +63,13 @@ def test_what_the_gates_read(api: GitHubApi) -> None:
     assert github.check_suite_of_run("77") == 5
 
 
+def test_attempts_of_jobs_are_read_by_their_suite(api: GitHubApi) -> None:
+    jobs = [{"name": "test", "suite": 7, "attempt": n} for n in (1, 2, 2)] + [{"name": "test", "suite": 8, "app_id": 3}]
+    api.write(page_size=2, check_runs=jobs)
+    assert edge(api).job_attempts(7) == {1: 1, 2: 2, 3: 2}
+    assert edge(api).job_attempts(8) == {}  # of another app
+
+
 def test_retry_after_is_honoured(api: GitHubApi) -> None:
     api.write(answers=[told("check-runs", 429, **{"retry-after": "1"})], check_runs=[{"name": "a"}])
     github, started = edge(api), time.monotonic()

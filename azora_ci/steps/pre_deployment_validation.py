@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from azora_ci import checks, commands, reachability, recorded_keys
-from azora_ci.checks import FAILED, PASSED, PENDING, Required, Verdict
+from azora_ci.checks import FAILED, PASSED, PENDING, Observed, Required, Verdict
 from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.github import GitHub
 from azora_ci.job import Job
@@ -114,8 +114,7 @@ def settled_verdict(job: Job[Settings], github: GitHub, required: list[Required]
     """Return the verdict once it is settled, or as it stands when the waiting time is over. Its findings become evidence."""
     limit = job.config.checks.wait_minutes * 60
     for elapsed in job.clock.ticks(job.settings.poll_seconds, limit):
-        seen = checks.observed(github.check_runs(job.settings.git_sha), github.statuses(job.settings.git_sha), own)
-        verdict = checks.judge(required, seen, job.config.checks.allow_skipped)
+        verdict = checks.judge(required, observed_checks(github, job.settings.git_sha, required, own), job.config.checks.allow_skipped)
         job.evidence["checks"] = [finding.document() for finding in verdict.findings]
         if verdict.state != PENDING:
             break
@@ -123,6 +122,17 @@ def settled_verdict(job: Job[Settings], github: GitHub, required: list[Required]
         names = ", ".join(map(str, pending))
         job.say(f"waiting for {len(pending)} of {len(verdict.findings)} checks: {names}; {elapsed:.0f} s of {limit:.0f} s")
     return verdict
+
+
+def observed_checks(github: GitHub, commit: str, required: list[Required], own: int | None) -> list[Observed]:
+    """Return the results of a commit that count; GitHub is asked for attempts and workflow runs only where they matter."""
+    names = {check.name for check in required}
+    check_runs = [run for run in github.check_runs(commit) if run["name"] in names]
+    attempts: dict[int, int] = {}
+    for suite in checks.repeated_suites(check_runs):
+        attempts |= github.job_attempts(suite)
+    workflow_runs = github.workflow_runs(commit) if any(check.workflow for check in required) else []
+    return checks.observed(check_runs, github.statuses(commit), own, attempts=attempts, workflow_runs=workflow_runs)
 
 
 def gate_closed(verdict: Verdict, commit: str, wait_minutes: float) -> NotTrueError:

@@ -258,6 +258,32 @@ def test_own_check_run_of_the_same_name_does_not_count(world: World) -> None:
     assert world.run() == 0
 
 
+def test_a_failed_check_of_another_workflow_closes_the_gate(world: World) -> None:
+    world.api.write(check_runs=[{"name": "test", "suite": 11, "conclusion": "failure"}, {"name": "test", "suite": 12}], runs={"77": 5})
+    assert world.run() == 1
+    assert "failed: test (failure), required by configuration https://github.example/checks/1" in world.what
+
+
+def test_a_job_that_was_run_again_counts_by_its_last_attempt(world: World) -> None:
+    failed, passed = {"name": "test", "suite": 11, "conclusion": "failure"}, {"name": "test", "suite": 11, "attempt": 2}
+    world.api.write(check_runs=[failed, passed], runs={"77": 5})
+    assert world.run() == 0
+    world.api.write(check_runs=[failed, passed | {"attempt": 1}], runs={"77": 5})
+    assert world.run() == 1  # two jobs of one name in one attempt
+
+
+def test_a_workflow_of_a_ruleset_is_a_gate(world: World) -> None:
+    scan = ".github/workflows/scan.yml"
+    rules = [{"type": "workflows", "parameters": {"workflows": [{"path": scan, "repository_id": 1}]}}]
+    world.api.write(check_runs=[{"name": "test"}], rules=rules, runs={"77": 5})
+    world.gates = {"rulesets": True, "wait_minutes": 0.01}
+    assert world.run() == 1
+    assert f"pending: {scan} (missing), required by ruleset" in world.what
+    world.api.write(check_runs=[{"name": "test"}], rules=rules, workflow_runs=[{"path": scan}], runs={"77": 5})
+    assert world.run() == 0
+    assert {"name": scan, "kind": "workflow_run", "passed": True}.items() <= world.evidence["checks"][1].items()
+
+
 def test_results_of_another_commit_do_not_count(world: World) -> None:
     world.api.write(check_runs=[{"name": "test", "head_sha": "f" * 40}], runs={"77": 5})
     assert world.run() == 1

@@ -3,8 +3,9 @@
 The file's keys, all optional (shapes are those of docs.github.com/rest; what is left out is filled in):
 
 - ``default_branch``: ``"main"``
-- ``check_runs``: ``[{"name", "status", "conclusion", "app_id", "suite", "head_sha"}]`` (status ``completed``, conclusion
-  ``success``; without ``head_sha`` it belongs to every commit)
+- ``check_runs``: ``[{"name", "status", "conclusion", "app_id", "suite", "attempt", "head_sha"}]`` (status ``completed``, conclusion
+  ``success``; without ``head_sha`` it belongs to every commit); those of GitHub Actions are jobs of a workflow run, its id the suite's
+- ``workflow_runs``: ``[{"path", "status", "conclusion", "suite"}]``: what is listed for a commit
 - ``statuses``: ``[{"context", "state", "head_sha"}]``
 - ``rules``: rules of rulesets; ``protection``: ``required_status_checks`` of classic protection
 - ``runs``: ``{"<run id>": <check suite id>}``; ``page_size``: the most entries of one page
@@ -28,6 +29,7 @@ from azora_ci.settings import environment
 
 APP = 15368  # the id of GitHub Actions itself
 SUITE = 1000  # of check runs that name none
+LISTS = ("check_runs", "workflow_runs", "jobs")  # keys under which answers hold a list
 NOT_FOUND = 404, {"message": "Not Found"}
 Answer = tuple[int, Any]
 
@@ -76,7 +78,7 @@ class GitHubApi:
             return 403, {"message": "Request forbidden by administrative rules. Please set a User-Agent header."}, {}
         if headers.get("authorization") != f"Bearer {self.token}":
             return 401, {"message": "Bad credentials"}, {}
-        status, document = route(state, path)
+        status, document = route(state, path, {name: values[0] for name, values in query.items()})
         return self._paged(target, path, query, state, status, document)
 
     def _instead(self, state: dict[str, Any], path: str) -> tuple[int, Any, dict[str, str]] | None:
@@ -90,7 +92,8 @@ class GitHubApi:
     def _paged(
         self, target: str, path: str, query: dict[str, list[str]], state: dict[str, Any], status: int, document: Any
     ) -> tuple[int, Any, dict[str, str]]:
-        entries = document.get("check_runs") if isinstance(document, dict) else document
+        key = next((name for name in LISTS if name in document), "") if isinstance(document, dict) else ""
+        entries = document[key] if key else document
         if status != 200 or not isinstance(entries, list):
             return status, document, {}
         size = min(int(query.get("per_page", ["30"])[0]), state.get("page_size", 100))
@@ -101,17 +104,21 @@ class GitHubApi:
             following = {**{name: values[0] for name, values in query.items()}, "page": str(page + 1)}
             base = state.get("link_base", self.url)
             links = {"Link": f'<{base}{urlsplit(target).path}?{urlencode(following)}>; rel="next", <{base}{path}>; rel="last"'}
-        return status, {**document, "check_runs": part} if isinstance(document, dict) else part, links
+        return status, {**document, key: part} if key else part, links
 
 
-def route(state: dict[str, Any], path: str) -> Answer:
-    """Return status and whole document for a path."""
+def route(state: dict[str, Any], path: str, query: dict[str, str]) -> Answer:
+    """Return status and whole document for a path; ``query`` selects workflow runs."""
     found = re.fullmatch(r"/repos/([^/]+/[^/]+)(/.*)?", path)
     if not found or found[1] != state.get("repository", found[1]):
         return NOT_FOUND
     branch, rest = state.get("default_branch", "main"), found[2] or ""
     if commit := re.fullmatch(r"/commits/([0-9a-f]{40})/(check-runs|statuses)", rest):
         return 200, _check_runs(state, commit[1]) if commit[2] == "check-runs" else _statuses(state, commit[1])
+    if rest == "/actions/runs":
+        return 200, _workflow_runs(state, query)
+    if run := re.fullmatch(r"/actions/runs/([0-9]+)/jobs", rest):
+        return 200, {"jobs": [job for job in _jobs(state) if job["run_id"] == int(run[1])]}
     if run := re.fullmatch(r"/actions/runs/([0-9]+)", rest):
         suite = state.get("runs", {}).get(run[1])
         return (200, {"id": int(run[1]), "check_suite_id": suite}) if suite else NOT_FOUND
@@ -149,6 +156,25 @@ def _check_runs(state: dict[str, Any], commit: str) -> dict[str, Any]:
             }
         )
     return {"total_count": len(runs), "check_runs": runs[::-1]}  # newest first, as GitHub answers
+
+
+def _jobs(state: dict[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"id": run.get("id", number), "run_id": run.get("suite", SUITE), "run_attempt": run.get("attempt", 1), "name": run["name"]}
+        for number, run in enumerate(state.get("check_runs", []), 1)
+        if run.get("app_id", APP) == APP
+    ]
+
+
+def _workflow_runs(state: dict[str, Any], query: dict[str, str]) -> dict[str, Any]:
+    if "check_suite_id" in query:
+        suite = int(query["check_suite_id"])
+        return {"workflow_runs": [{"id": suite, "check_suite_id": suite}] if any(job["run_id"] == suite for job in _jobs(state)) else []}
+    runs = [
+        {"id": number, "status": "completed", "conclusion": "success", "check_suite_id": run.get("suite", SUITE), **run}
+        for number, run in enumerate(state.get("workflow_runs", []), 1)
+    ]
+    return {"workflow_runs": runs}
 
 
 def _statuses(state: dict[str, Any], commit: str) -> list[dict[str, Any]]:
