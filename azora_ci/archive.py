@@ -1,12 +1,13 @@
-"""The archive beside the backups: records and artifacts, each written once and locked for a year where the bucket can lock.
+"""The archive of deployment records and artifacts. It lies in the bucket of the backups.
 
-``s3://<bucket>/records/<environment>/<deployment-id>/<attempt>.json`` and ``s3://<bucket>/artifacts/<environment>/<deployment-id>/<attempt>/…``;
-beside a deployment's record those of its rollbacks, ``rollback-<number>.json``. All records of an environment are one chain.
+Each object is written once, and locked for a year where the bucket supports locks. Records are
+``s3://<bucket>/records/<environment>/<deployment-id>/<attempt>.json``; the records of a deployment's rollbacks lie in the same folder as
+``rollback-<number>.json``. Artifacts are ``s3://<bucket>/artifacts/<environment>/<deployment-id>/<attempt>/…``. All records of an
+environment form one chain of hashes.
 """
 
 from __future__ import annotations
 
-import json
 import mimetypes
 import re
 from collections.abc import Iterator, Mapping
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azora_ci.errors import NotTrueError
-from azora_ci.record import Document, Previous, archived_bytes, sha256
+from azora_ci.record import Document, Previous, archived_bytes, parse_record, sha256
 
 if TYPE_CHECKING:
     from azora_ci.s3 import Bucket, StoredObject
@@ -30,7 +31,7 @@ _RECORD_KEY = re.compile(r"records/[^/]+/([1-9][0-9]{0,11}-[0-9a-f]{6})/(rollbac
 
 @dataclass(frozen=True)
 class KeptRecord:
-    """An archived record: where, its SHA-256, whether it was there already, and until when the bucket locks it."""
+    """An archived record: its URL, its SHA-256, whether it was archived already, and until when the bucket locks it."""
 
     location: str
     sha256: str
@@ -40,7 +41,7 @@ class KeptRecord:
 
 @dataclass(frozen=True)
 class KeptArtifacts:
-    """What became of the artifacts of a run: files archived or found identical, and those that could not be kept, with the reason."""
+    """Which artifacts of a run are archived (newly, or identical before), and which files could not be archived, with the reason."""
 
     location: str
     files: int
@@ -50,19 +51,19 @@ class KeptArtifacts:
 
 @dataclass(frozen=True)
 class Archived:
-    """A record as it lies in the archive."""
+    """A record as it is stored in the archive: its key in the bucket and its bytes."""
 
     key: str
     data: bytes
 
     @property
     def document(self) -> Document:
-        """Return the record; {} for bytes that are none."""
-        return _document(self.data)
+        """Return the parsed record; {} when the bytes are not a JSON object."""
+        return parse_record(self.data)
 
     @property
     def sha256(self) -> str:
-        """Return the SHA-256 of its bytes."""
+        """Return the SHA-256 of the record's bytes."""
         return sha256(self.data)
 
 
@@ -83,67 +84,67 @@ class Archive:
         return f"artifacts/{self.environment}/{deployment_id}/{attempt}/"
 
     def records(self) -> list[StoredObject]:
-        """Return the records of this environment, in the order in which they were written."""
-        found = [one for one in self.bucket.list(f"records/{self.environment}/") if _RECORD_KEY.fullmatch(one.key)]
-        return sorted(found, key=lambda one: (one.modified or datetime.min.replace(tzinfo=UTC), _order(one.key)))
+        """Return the stored records of this environment, oldest first."""
+        stored = [item for item in self.bucket.list(f"records/{self.environment}/") if _RECORD_KEY.fullmatch(item.key)]
+        return sorted(stored, key=lambda item: (item.modified or datetime.min.replace(tzinfo=UTC), _order(item.key)))
 
     def records_of(self, deployment_id: str) -> dict[int, bytes]:
-        """Return the archived records of one deployment by attempt, those of its rollbacks left out."""
-        keys = [one.key for one in self.bucket.list(f"records/{self.environment}/{deployment_id}/")]
-        found = {key: match for key in keys if (match := _RECORD_KEY.fullmatch(key)) and not match[2]}
-        return {int(match[3]): self.bucket.read(key) for key, match in found.items()}
+        """Return the bytes of one deployment's records by attempt, without the records of its rollbacks."""
+        keys = [stored.key for stored in self.bucket.list(f"records/{self.environment}/{deployment_id}/")]
+        matches = {key: match for key in keys if (match := _RECORD_KEY.fullmatch(key)) and not match[2]}
+        return {int(match[3]): self.bucket.read(key) for key, match in matches.items()}
 
-    def to_take_back(self, deployment_id: str | None) -> Archived:
-        """Return the record of this deployment, or of the newest that can be taken back or succeeded. Raises NotTrueError.
+    def record_to_take_back(self, deployment_id: str | None) -> Archived:
+        """Return the record of this deployment; without an id, of the newest that succeeded or can be taken back.
 
-        Of several attempts the last one that left a version in production counts.
+        Of several attempts, the last one that left a version in production counts. Raises NotTrueError when there is no such record.
         """
         chosen: Archived | None = None
         for stored in reversed(self.records()):
             match = _RECORD_KEY.fullmatch(stored.key)
             if match is None or match[2] or deployment_id not in {None, match[1]}:
                 continue
-            found = Archived(stored.key, self.bucket.read(stored.key))
-            if found.document.get("status") == "success" or found.document.get("rollback_available"):
-                return found
-            chosen = chosen or found
+            archived = Archived(stored.key, self.bucket.read(stored.key))
+            if archived.document.get("status") == "success" or archived.document.get("rollback_available"):
+                return archived
+            chosen = chosen or archived
         if chosen is None or deployment_id is None:
             raise _no_record(self.bucket.url(f"records/{self.environment}/"), deployment_id)
         return chosen
 
     def newest_with(self, name: str) -> Archived | None:
-        """Return the newest of the last records of deployments in which this key holds something, or None."""
-        keys = [one.key for one in self.records() if not one.key.rpartition("/")[2].startswith("rollback-")]
-        found = (Archived(key, self.bucket.read(key)) for key in reversed(keys[-LOOK_BACK:]))
-        return next((one for one in found if one.document.get(name)), None)
+        """Return the newest of the last LOOK_BACK deployment records that holds a value under this key, or None."""
+        keys = [stored.key for stored in self.records() if not stored.key.rpartition("/")[2].startswith("rollback-")]
+        newest_first = (Archived(key, self.bucket.read(key)) for key in reversed(keys[-LOOK_BACK:]))
+        return next((archived for archived in newest_first if archived.document.get(name)), None)
 
     def around(self, key: str) -> tuple[list[Archived], int]:
-        """Return the chain from some records before this one to the newest, and the place of this one in it."""
-        keys = [one.key for one in self.records()]
+        """Return the chain from up to LOOK_BACK records before this key to the newest record, and this record's index in it."""
+        keys = [stored.key for stored in self.records()]
         first = max(0, keys.index(key) - LOOK_BACK)
-        return [Archived(one, self.bucket.read(one)) for one in keys[first:]], keys.index(key) - first
+        return [Archived(chain_key, self.bucket.read(chain_key)) for chain_key in keys[first:]], keys.index(key) - first
 
     def newest_sha256(self) -> str | None:
-        """Return the SHA-256 of the record that was written last: what the next one names."""
-        found = self.records()
-        return sha256(self.bucket.read(found[-1].key)) if found else None
+        """Return the SHA-256 of the newest record, which the next record must name, or None without records."""
+        records = self.records()
+        return sha256(self.bucket.read(records[-1].key)) if records else None
 
     def previous(self, deployment_id: str, attempt: int) -> Previous:
-        """Return what came before this record: the hash of the newest one, and the last deployment that succeeded."""
+        """Return the SHA-256 of the newest other record, and the last other deployment that succeeded."""
         own = self.record_key(deployment_id, attempt)
-        earlier = [one for one in self.records() if one.key != own]
+        earlier = [stored for stored in self.records() if stored.key != own]
         newest: str | None = None
         for number, stored in enumerate(reversed(earlier[-LOOK_BACK:])):
             data = self.bucket.read(stored.key)
             if number == 0:
                 newest = sha256(data)
-            document = _document(data)
+            document = parse_record(data)
             if document.get("status") == "success" and document["deployment_id"] != deployment_id:
                 return Previous(newest, document["deployment_id"], document["version"])
         return Previous(newest)
 
     def keep_record(self, document: Document) -> KeptRecord:
-        """Archive a record. One that is there already with the same bytes is recognised; other bytes raise NotTrueError."""
+        """Archive a record. A record already archived with the same bytes is recognised; one with other bytes raises NotTrueError."""
         from azora_ci.s3 import AlreadyThereError
 
         data = archived_bytes(document)
@@ -158,7 +159,7 @@ class Archive:
         return KeptRecord(self.bucket.url(key), sha256(data), recognised, stored.lock_until)
 
     def keep_rollback(self, document: Document) -> KeptRecord:
-        """Archive the record of a rollback beside its deployment's, under the next free number."""
+        """Archive the record of a rollback in the folder of its deployment, under the next free number."""
         from azora_ci.s3 import AlreadyThereError
 
         data = archived_bytes(document)
@@ -174,14 +175,14 @@ class Archive:
         raise _another_record(self.bucket.url(key))
 
     def keep_artifacts(self, folder: Path, deployment_id: str, attempt: int) -> KeptArtifacts:
-        """Archive every file below a folder of received artifacts. What cannot be kept is named, it does not end the job."""
+        """Archive every file below a folder of received artifacts. Files that cannot be archived are returned as problems."""
         return self.keep_files({path.relative_to(folder).as_posix(): path for path in _files(folder)}, deployment_id, attempt)
 
-    def keep_files(self, found: Mapping[str, Path], deployment_id: str, attempt: int) -> KeptArtifacts:
-        """Archive files under these names below the run's artifacts; see ``keep_artifacts``."""
+    def keep_files(self, paths: Mapping[str, Path], deployment_id: str, attempt: int) -> KeptArtifacts:
+        """Archive files under these names in the run's folder of artifacts, as ``keep_artifacts`` does."""
         prefix = self.artifacts_prefix(deployment_id, attempt)
         files, size, problems = 0, 0, list[str]()
-        for name, path in found.items():
+        for name, path in paths.items():
             problem = self._keep_file(path, prefix + name)
             if problem:
                 problems.append(f"{name}: {problem}")
@@ -196,9 +197,9 @@ class Archive:
         if size > LARGEST_ARTIFACT_BYTES:
             return f"{size} bytes are more than the {LARGEST_ARTIFACT_BYTES} that are archived"
         data = path.read_bytes()
-        kind = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
+        content_type = mimetypes.guess_type(path.name)[0] or "application/octet-stream"
         try:
-            self.bucket.put_once(key, data, content_type=kind, lock_days=LOCK_DAYS, lock_mode=self.lock_mode)
+            self.bucket.put_once(key, data, content_type=content_type, lock_days=LOCK_DAYS, lock_mode=self.lock_mode)
         except AlreadyThereError as taken:
             if not taken.identical and self.bucket.read(key) != data:
                 return f"another file is archived as {self.bucket.url(key)}"
@@ -206,17 +207,8 @@ class Archive:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Yield the regular files below a folder in order, links left out."""
+    """Yield the regular files below a folder in sorted order, without symbolic links."""
     yield from (path for path in sorted(folder.rglob("*")) if path.is_file() and not path.is_symlink())
-
-
-def _document(data: bytes) -> Document:
-    """Return an archived record; {} for bytes that are none, which still are a link of the chain."""
-    try:
-        document = json.loads(data)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
 
 
 def _order(key: str) -> tuple[int, int]:

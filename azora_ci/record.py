@@ -1,14 +1,14 @@
-"""Fragments -> deployment record, and the chain of hashes that ties each record to the one before. Pure.
+"""Assemble the deployment record from the jobs' fragments, and check the chain of hashes that links all records. Pure.
 
-The record holds every field of the production deployment guide under the guide's name, and beyond them the evidence each field
-rests on. Its archived form is canonical JSON; ``sha256`` of those bytes is what the next record names.
+The record holds every field of the production deployment guide under the guide's name, and in further fields the evidence for them.
+It is archived as canonical JSON; the next record names the SHA-256 of those bytes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -27,13 +27,13 @@ EVIDENCE_JOBS = (
     "gradual-rollout",
     "smoke-tests",
 )
-CONNECTING_JOBS = ("gradual-rollout", "database-migrations", "database-backup")  # over SSH, the one that sees most hosts first
+CONNECTING_JOBS = ("gradual-rollout", "database-migrations", "database-backup")  # over SSH; the job that sees most hosts comes first
 Document = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Previous:
-    """What the archive knows of earlier records: hash of the newest one, and the last deployment that succeeded."""
+    """Earlier records in the archive: SHA-256 of the newest record, and id and version of the last deployment that succeeded."""
 
     record_sha256: str | None = None
     deployment_id: str | None = None
@@ -42,7 +42,7 @@ class Previous:
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
-    """What the record holds beyond the fragments. ``previous`` comes from the archive; the rest from the run's settings."""
+    """Facts of the record that no fragment holds. ``previous`` comes from the archive, the other fields from the run's settings."""
 
     deployment_id: str
     version: str | None
@@ -73,28 +73,28 @@ def sha256(data: bytes) -> str:
 
 
 def archived_bytes(record: Document) -> bytes:
-    """Return the one form in which a record is written, hashed and archived."""
+    """Return the bytes in which a record is written, hashed and archived: canonical JSON."""
     return schemas.canonical(record)
 
 
 def assemble(
-    found: Mapping[str, Fragment], facts: Circumstances, *, status: str, timestamp: str | None = None, failure: Failure | None = None
+    fragments: Mapping[str, Fragment], facts: Circumstances, *, status: str, timestamp: str | None = None, failure: Failure | None = None
 ) -> Document:
     """Return the record that these fragments support; a job without a fragment leaves its fields null or empty.
 
-    ``status`` is success, failed, rolled_back or cancelled. ``timestamp`` is used only where there is no fragment at all: the
-    record is dated by the end of its last job, so that assembling it again gives the same bytes.
+    ``status`` is success, failed, rolled_back or cancelled. The record's time is the end of its last job, so that a second assembly
+    gives the same bytes; only without any fragment it is ``timestamp``. Raises ValueError when both are missing.
     """
-    evidence = {job: found[job].evidence if job in found else {} for job in EVIDENCE_JOBS}
-    ended = finished_at(found) or timestamp
-    if ended is None:
+    evidence = {job: fragments[job].evidence if job in fragments else {} for job in EVIDENCE_JOBS}
+    ended_at = finished_at(fragments) or timestamp
+    if ended_at is None:
         raise ValueError("a record without fragments needs a timestamp")
     rollout, smoke = evidence["gradual-rollout"], evidence["smoke-tests"]
     available = rollback.available(rollout, smoke)
     serves = rollout.get("rollout_status") == "completed" and not rollback.went_back(smoke)
     return {
         "schema_version": SCHEMA_VERSION,
-        "timestamp": ended,
+        "timestamp": ended_at,
         "deployment_id": facts.deployment_id,
         "version": facts.version,
         "environment": facts.environment,
@@ -103,21 +103,21 @@ def assemble(
         "git_ref": f"refs/tags/{facts.version}" if facts.version else None,
         "triggered_by": facts.triggered_by,
         "services_deployed": sorted(rollout.get("services") or {}) if serves else [],
-        "database_backup": _backup(found.get("database-backup")),
+        "database_backup": _backup(fragments.get("database-backup")),
         "migrations_applied": evidence["database-migrations"].get("migrations_applied"),
-        "rollout_stages": [_stage(one) for one in rollout.get("stages", [])],
+        "rollout_stages": [_stage(stage) for stage in rollout.get("stages", [])],
         "health_checks": _health(smoke),
         "rollback_available": available,
         "rollback_window_minutes": facts.rollback_window_minutes,
-        "rollback_deadline": rollback.deadline(ended, facts.rollback_window_minutes) if status == "success" or available else None,
-        **_beyond_the_guide(found, evidence, facts),
+        "rollback_deadline": rollback.deadline(ended_at, facts.rollback_window_minutes) if status == "success" or available else None,
+        **_beyond_the_guide(fragments, evidence, facts),
         "failure": _failure(failure),
     }
 
 
-def _beyond_the_guide(found: Mapping[str, Fragment], evidence: Mapping[str, Document], facts: Circumstances) -> Document:
-    release, build = evidence["validate-release"], evidence["build-and-push"]
-    before = evidence["gradual-rollout"].get("previous") or {}
+def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, Document], facts: Circumstances) -> Document:
+    release, build, validation = evidence["validate-release"], evidence["build-and-push"], evidence["pre-deployment-validation"]
+    previous = evidence["gradual-rollout"].get("previous") or {}
     return {
         "trigger": release.get("trigger"),
         "commit_time": release.get("commit_time"),
@@ -125,63 +125,56 @@ def _beyond_the_guide(found: Mapping[str, Fragment], evidence: Mapping[str, Docu
         "run_id": facts.run_id,
         "run_url": facts.run_url,
         "run_attempt": facts.run_attempt,
-        "previous_deployment_id": before.get("deployment_id") or facts.previous.deployment_id,
-        "previous_version": before.get("version") or facts.previous.version,
+        "previous_deployment_id": previous.get("deployment_id") or facts.previous.deployment_id,
+        "previous_version": previous.get("version") or facts.previous.version,
         "previous_record_sha256": facts.previous.record_sha256,
         "artifact_kind": build.get("kind"),
-        "image_digests": {name: one["digest"] for name, one in (build.get("services") or {}).items() if "digest" in one},
-        "checks": [pick(one, "name", "source", "kind", "conclusion", "passed", "url") for one in _checks(evidence)],
-        "commands": [
-            pick(one, "purpose", "argv", "exit_code", "seconds") for one in evidence["pre-deployment-validation"].get("commands", [])
-        ],
-        "migrations": [pick(one, "name", "checksum", "seconds") for one in evidence["database-migrations"].get("applied", [])],
+        "image_digests": {name: image["digest"] for name, image in (build.get("services") or {}).items() if "digest" in image},
+        "checks": [pick(check, "name", "source", "kind", "conclusion", "passed", "url") for check in validation.get("checks", [])],
+        "commands": [pick(command, "purpose", "argv", "exit_code", "seconds") for command in validation.get("commands", [])],
+        "migrations": [pick(migration, "name", "checksum", "seconds") for migration in evidence["database-migrations"].get("applied", [])],
         "smoke_tests": [
-            pick(one, "name", "kind", "url", "passed", "status", "version", "milliseconds", "detail")
-            for one in evidence["smoke-tests"].get("tests", [])
+            pick(test, "name", "kind", "url", "passed", "status", "version", "milliseconds", "detail")
+            for test in evidence["smoke-tests"].get("tests", [])
         ],
         "rollout": _rollout(evidence["gradual-rollout"], evidence["smoke-tests"]),
         "host_keys": _host_keys(evidence),
-        "metrics": _metrics(found, evidence),
+        "metrics": _metrics(fragments, evidence),
         "override_reasons": _override_reasons(evidence),
-        "evidence": {job: _source(one) for job, one in found.items() if job in EVIDENCE_JOBS},
+        "evidence": {job: _source(fragment) for job, fragment in fragments.items() if job in EVIDENCE_JOBS},
         "artifacts_location": facts.artifacts_location,
     }
 
 
 def pick(document: Mapping[str, Any], *names: str) -> Document:
-    """Return these keys of a document; a missing one becomes null."""
+    """Return these keys of a document with their values; the value of a missing key is None."""
     return {name: document.get(name) for name in names}
 
 
 def _host_keys(evidence: Mapping[str, Document]) -> list[Document]:
-    """Return the host keys that the jobs saw; of one job those that none before it saw. Hosts that share a key have a line each."""
-    found: list[Document] = []
+    """Return the host keys that the jobs saw, without those an earlier job saw. Of one job, hosts that share a key have an entry each."""
+    host_keys: list[Document] = []
     for job in CONNECTING_JOBS:
-        known = {one["fingerprint"] for one in found}
-        seen = (pick(one, "fingerprint", "key_type", "known_hosts", "source") for one in evidence[job].get("host_keys", []))
-        found += [one for one in seen if one["fingerprint"] not in known]
-    return found
-
-
-def _checks(evidence: Mapping[str, Document]) -> Iterable[Document]:
-    checks: list[Document] = evidence["pre-deployment-validation"].get("checks", [])
-    return checks
+        fingerprints = {host_key["fingerprint"] for host_key in host_keys}
+        keys_of_job = (pick(entry, "fingerprint", "key_type", "known_hosts", "source") for entry in evidence[job].get("host_keys", []))
+        host_keys += [host_key for host_key in keys_of_job if host_key["fingerprint"] not in fingerprints]
+    return host_keys
 
 
 def _backup(fragment: Fragment | None) -> Document | None:
     if fragment is None or "location" not in fragment.evidence:
         return None
     names = ("backup_id", "location", "timestamp", "version_id", "sha256", "size_bytes", "tables", "rows", "server_version")
-    kept = pick(fragment.evidence, *names, "manifest_key", "manifest_sha256", "lock_until")
+    backup = pick(fragment.evidence, *names, "manifest_key", "manifest_sha256", "lock_until")
     proof = fragment.evidence.get("proof")
-    kept["proof"] = pick(proof, "depth", "restore_seconds", "verified_at", "reason") if proof else None
-    return kept
+    backup["proof"] = pick(proof, "depth", "restore_seconds", "verified_at", "reason") if proof else None
+    return backup
 
 
-def _stage(one: Mapping[str, Any]) -> Document:
-    guide = pick(one, "stage", "traffic_percentage", "duration_minutes", "status")
-    beyond = pick(one, "started_at", "ended_at", "planned_minutes", "reason", "weights", "availability", "requests", "error_rate")
-    probes = one.get("probes")
+def _stage(stage: Mapping[str, Any]) -> Document:
+    guide = pick(stage, "stage", "traffic_percentage", "duration_minutes", "status")
+    beyond = pick(stage, "started_at", "ended_at", "planned_minutes", "reason", "weights", "availability", "requests", "error_rate")
+    probes = stage.get("probes")
     return {**guide, **beyond, "probes": pick(probes, "total", "failed") if probes else None}
 
 
@@ -205,14 +198,14 @@ def _failure(failure: Failure | None) -> Document | None:
     if failure is None:
         return None
     return {
-        "failed_jobs": [pick(one, "job", "result", "title", "what") for one in failure.failed_jobs],
+        "failed_jobs": [pick(job, "job", "result", "title", "what") for job in failure.failed_jobs],
         "not_run": list(failure.not_run),
         "production_state": list(failure.production_state),
     }
 
 
 def _source(fragment: Fragment) -> Document:
-    """Say which fragment a part of the record rests on, and its hash, so that the archived artifact can be checked against it."""
+    """Return status, attempt, times and SHA-256 of a fragment, so that the archived artifact can be checked against the record."""
     return {
         "status": fragment.status,
         "run_attempt": fragment.run_attempt,
@@ -223,127 +216,122 @@ def _source(fragment: Fragment) -> Document:
 
 
 def seconds_between(start: str, end: str) -> float:
-    """Return the seconds from one RFC 3339 moment to another, to the millisecond."""
+    """Return the seconds from one RFC 3339 time to another, rounded to milliseconds."""
     return round((datetime.fromisoformat(end) - datetime.fromisoformat(start)).total_seconds(), 3)
 
 
-def finished_at(found: Mapping[str, Fragment]) -> str | None:
-    """Return the moment at which the last of the jobs of evidence ended."""
-    ends = [found[job].ended_at for job in EVIDENCE_JOBS if job in found]
+def finished_at(fragments: Mapping[str, Fragment]) -> str | None:
+    """Return the time (RFC 3339) at which the last of the EVIDENCE_JOBS ended, or None without a fragment."""
+    ends = [fragments[job].ended_at for job in EVIDENCE_JOBS if job in fragments]
     return max(ends, key=datetime.fromisoformat, default=None)
 
 
-def _metrics(found: Mapping[str, Fragment], evidence: Mapping[str, Document]) -> Document:
+def _metrics(fragments: Mapping[str, Fragment], evidence: Mapping[str, Document]) -> Document:
     stages = evidence["gradual-rollout"].get("stages", [])
     probes = [stage.get("probes") or {} for stage in stages]
-    total, failed = (sum(one.get(name, 0) for one in probes) for name in ("total", "failed"))
+    total, failed = (sum(counts.get(name, 0) for counts in probes) for name in ("total", "failed"))
     # A runner's clock may be set back while a job runs.
-    jobs = {job: max(0.0, seconds_between(one.started_at, one.ended_at)) for job, one in found.items() if job in EVIDENCE_JOBS}
-    starts = [one.started_at for job, one in found.items() if job in EVIDENCE_JOBS]
-    end, commit_time = finished_at(found), evidence["validate-release"].get("commit_time")
-    first = min(starts, key=datetime.fromisoformat, default=None)
+    times = {job: (fragment.started_at, fragment.ended_at) for job, fragment in fragments.items() if job in EVIDENCE_JOBS}
+    job_seconds = {job: max(0.0, seconds_between(*start_and_end)) for job, start_and_end in times.items()}
+    start = min((started_at for started_at, _ in times.values()), key=datetime.fromisoformat, default=None)
+    end, commit_time = finished_at(fragments), evidence["validate-release"].get("commit_time")
     return {
-        "duration_seconds": max(0.0, seconds_between(first, end)) if first and end else None,
-        "job_seconds": jobs,
+        "duration_seconds": max(0.0, seconds_between(start, end)) if start and end else None,
+        "job_seconds": job_seconds,
         "lead_time_seconds": seconds_between(commit_time, end) if commit_time and end else None,
         "health_probes": {"total": total, "failed": failed},
         "health_check_success_rate": round(1 - failed / total, 6) if total else None,
         "requests": sum(sum((stage.get("requests") or {}).values()) for stage in stages),
-        "migration_seconds": jobs.get("database-migrations"),
+        "migration_seconds": job_seconds.get("database-migrations"),
     }
 
 
 def _override_reasons(evidence: Mapping[str, Document]) -> list[str]:
-    """Return the reasons people gave for proving or watching less than the guide asks."""
-    reasons = [f"{job}: {one['override_reason']}" for job, one in evidence.items() if one.get("override_reason")]
+    """Return the reasons that people gave for verifying or watching less than the guide asks."""
+    reasons = [f"{job}: {document['override_reason']}" for job, document in evidence.items() if document.get("override_reason")]
     proof = evidence["database-backup"].get("proof") or {}
     if proof.get("depth") in {"none", "counts"} and proof.get("reason"):
         reasons.append(f"database-backup: proof {proof['depth']}: {proof['reason']}")
     return reasons
 
 
-# --- does the evidence agree with itself -------------------------------------------------------------------------------
+# --- contradictions in the evidence ------------------------------------------------------------------------------------
 
 
-def contradictions(found: Mapping[str, Fragment], facts: Circumstances) -> list[str]:
-    """Return where the evidence of a successful deployment contradicts itself; empty when every part tells the same story."""
-    said = [
-        f"{job} was about {name} {getattr(one, name)}, this record is about {getattr(facts, name)}"
-        for job, one in found.items()
+def contradictions(fragments: Mapping[str, Fragment], facts: Circumstances) -> list[str]:
+    """Return a sentence for each contradiction in the evidence of a successful deployment; empty when all parts agree."""
+    problems = [
+        f"{job} was about {name} {getattr(fragment, name)}, this record is about {getattr(facts, name)}"
+        for job, fragment in fragments.items()
         for name in ("deployment_id", "version", "git_sha")
-        if getattr(one, name) != getattr(facts, name)
+        if getattr(fragment, name) != getattr(facts, name)
     ]
-    evidence = {job: one.evidence for job, one in found.items()}
+    evidence = {job: fragment.evidence for job, fragment in fragments.items()}
     backup, migrations = evidence["database-backup"].get("backup_id"), evidence["database-migrations"].get("backup_id")
     if backup != migrations:
-        said.append(f"the migrations ran behind {migrations}, the backup of this deployment is {backup}")
-    built = {name: one.get("digest") for name, one in (evidence["build-and-push"].get("services") or {}).items()}
+        problems.append(f"the migrations ran behind {migrations}, the backup of this deployment is {backup}")
+    built = {name: image.get("digest") for name, image in (evidence["build-and-push"].get("services") or {}).items()}
     running = evidence["gradual-rollout"].get("services") or {}
-    said += [
+    problems += [
         f"{name}: {built.get(name, 'nothing')} was built, {running.get(name, 'nothing')} was rolled out"
         for name in sorted(built.keys() | running.keys())
         if built.get(name) != running.get(name)
     ]
     if not running:
-        said.append("gradual-rollout names no service")
+        problems.append("gradual-rollout names no service")
     if evidence["gradual-rollout"].get("rollout_status") != "completed":
-        said.append(f"the rollout is {evidence['gradual-rollout'].get('rollout_status')}, not completed")
+        problems.append(f"the rollout is {evidence['gradual-rollout'].get('rollout_status')}, not completed")
     if evidence["smoke-tests"].get("smoke_status") != "passed":
-        said.append(f"the smoke tests are {evidence['smoke-tests'].get('smoke_status')}, not passed")
-    return said
+        problems.append(f"the smoke tests are {evidence['smoke-tests'].get('smoke_status')}, not passed")
+    return problems
 
 
 # --- the chain of records ----------------------------------------------------------------------------------------------
 
 
 def with_keys_of(record: Document, archived: bytes, *names: str) -> Document | None:
-    """Return the record with these keys taken from an archived one, when its bytes are then the archived ones; else None."""
-    try:
-        other = json.loads(archived)
-    except ValueError:
-        return None
-    if not isinstance(other, dict):
-        return None
-    merged = {**record, **{name: other.get(name) for name in names}}
+    """Return the record with these keys copied from an archived record if that makes their bytes equal, else None."""
+    merged = {**record, **pick(parse_record(archived), *names)}
     return merged if archived_bytes(merged) == archived else None
 
 
 def broken_links(archived: Sequence[bytes]) -> list[str]:
-    """Return what is wrong with a chain of archived records, oldest first: bytes that are not canonical, links that do not fit."""
-    said: list[str] = []
-    before: str | None = None
+    """Return a sentence for each fault of a chain of records (oldest first): bytes that are not canonical, links that do not fit."""
+    problems: list[str] = []
+    previous_sha256: str | None = None
     for number, data in enumerate(archived):
         document = json.loads(data)
         name = f"record {number} ({document.get('deployment_id')})"
         if archived_bytes(document) != data:
-            said.append(f"{name} is not canonical JSON")
+            problems.append(f"{name} is not canonical JSON")
         link = document.get("previous_record_sha256")
-        if number and link != before:
-            said.append(f"{name} names {link} as the record before it, which is {before}")
-        before = sha256(data)
-    return said
+        if number and link != previous_sha256:
+            problems.append(f"{name} names {link} as the record before it, which is {previous_sha256}")
+        previous_sha256 = sha256(data)
+    return problems
 
 
 def doubts(archived: Sequence[bytes], place: int) -> list[str]:
-    """Return what speaks against the record at this place of a chain (oldest first): its form, its link, and links behind it.
+    """Return the reasons to distrust the record at this index of a chain (oldest first): its form, its link, and the links after it.
 
-    A link must name some record before it, not always the last: two runs may end at the same time. Bytes behind it that are no
-    record are passed over; they say nothing about this one.
+    A link must name an earlier record, not always the last one: two runs may end at the same time. Bytes after this record that are
+    not a record are skipped, because they show nothing about this record.
     """
-    said: list[str] = []
+    problems: list[str] = []
     if not _is_canonical(archived[place]):
-        said.append("its bytes are not canonical JSON")
+        problems.append("its bytes are not canonical JSON")
     hashes = [sha256(data) for data in archived]
     for number in range(place, len(archived)):
-        document = _json(archived[number])
+        document = parse_record(archived[number])
         link = document.get("previous_record_sha256")
         if link is not None and number and link not in hashes[:number]:
             name = "it" if number == place else f"the record {number - place} behind it ({document.get('deployment_id')})"
-            said.append(f"{name} names {link} as a record before it, and there is none with that SHA-256")
-    return said
+            problems.append(f"{name} names {link} as a record before it, and there is none with that SHA-256")
+    return problems
 
 
-def _json(data: bytes) -> Document:
+def parse_record(data: bytes) -> Document:
+    """Return an archived record; {} when the bytes are not a JSON object. Such bytes still count as a link of the chain."""
     try:
         document = json.loads(data)
     except ValueError:
@@ -352,5 +340,5 @@ def _json(data: bytes) -> Document:
 
 
 def _is_canonical(data: bytes) -> bool:
-    document = _json(data)
+    document = parse_record(data)
     return bool(document) and archived_bytes(document) == data

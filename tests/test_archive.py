@@ -111,16 +111,16 @@ def test_nothing_received_is_nothing_kept(archive, tmp_path):
 
 def test_what_can_be_taken_back_is_the_newest_that_reached_production(archive):
     with pytest.raises(NotTrueError, match="no record of a deployment"):
-        archive.to_take_back(None)
+        archive.record_to_take_back(None)
     archive.keep_record(document(1764000000))
     failed = {**document(1764000100, status="failed"), "rollback_available": False}
     archive.keep_record(failed)
-    assert archive.to_take_back(None).document["deployment_id"] == "1764000000-abc123"
-    assert archive.to_take_back("1764000100-abc123").document["status"] == "failed"  # named: it is refused for what it is
+    assert archive.record_to_take_back(None).document["deployment_id"] == "1764000000-abc123"
+    assert archive.record_to_take_back("1764000100-abc123").document["status"] == "failed"  # named: it is refused for what it is
     archive.keep_record(document(1764000200, status="failed"))  # failed smoke tests: the new version serves, and can go back
-    assert archive.to_take_back(None).document["deployment_id"] == "1764000200-abc123"
+    assert archive.record_to_take_back(None).document["deployment_id"] == "1764000200-abc123"
     with pytest.raises(NotTrueError, match="no record of 1764000300-abc123"):
-        archive.to_take_back("1764000300-abc123")
+        archive.record_to_take_back("1764000300-abc123")
 
 
 def test_records_of_rollbacks_lie_beside_the_deployments_and_are_links_of_the_same_chain(archive):
@@ -132,5 +132,5 @@ def test_records_of_rollbacks_lie_beside_the_deployments_and_are_links_of_the_sa
     assert (place, chain[0].sha256, len(chain)) == (0, kept.sha256, 3)
     assert archive.previous("1764000100-abc123", 1) == record.Previous(chain[2].sha256, "1764000000-abc123", build.VERSION)
     assert archive.newest_sha256() == chain[2].sha256
-    assert archive.to_take_back(None).sha256 == kept.sha256
+    assert archive.record_to_take_back(None).sha256 == kept.sha256
     assert list(archive.records_of("1764000000-abc123")) == [1]

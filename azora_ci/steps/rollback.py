@@ -85,7 +85,7 @@ def _archive(job: Job[Settings]) -> Archive:
 
 def _found(job: Job[Settings], archive: Archive) -> Archived:
     try:
-        return archive.to_take_back(job.settings.deployment_id)
+        return archive.record_to_take_back(job.settings.deployment_id)
     except UnreachableError as error:
         raise UnreachableError(
             error.title,
