@@ -1,6 +1,6 @@
-"""What broke, what was not run, and what state production is in, derived from the evidence alone. Pure.
+"""Derive from the evidence alone what failed, what was not run, and what state production is in. Pure.
 
-Every sentence rests on a job's result or on its fragment; where neither shows a fact, the sentence says that it is unknown.
+Every sentence is based on a job's result or on its fragment; where neither shows a fact, the sentence says that it is unknown.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ ADVICE: dict[str, str] = {
     "deployment-record": "production is not affected; re-run the failed jobs so that the record is written and archived",
     "manual-rollback": "production is not affected; re-run the failed jobs so that the rollback instructions are written",
 }
-# What a job waits for; one whose needs did not succeed cannot have started.
+# The jobs that each job waits for. A job cannot have started unless all of them succeeded.
 NEEDS: dict[str, tuple[str, ...]] = {
     "validate-release": (),
     "pre-deployment-validation": ("validate-release",),
@@ -55,7 +55,7 @@ class FailedJob:
     next_step: str
 
     def document(self) -> dict[str, str]:
-        """Return it as the report's JSON."""
+        """Return the job as the report's JSON."""
         return {
             "job": self.job, "result": self.result, "title": self.title, "what": self.what, "where": self.where, "next": self.next_step,
         }  # fmt: skip
@@ -63,7 +63,7 @@ class FailedJob:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The whole finding. ``status`` is failed, rolled_back or cancelled; ``production`` holds one sentence a fact."""
+    """The whole result. ``status`` is failed, rolled_back or cancelled; ``production`` holds one sentence for each fact."""
 
     status: str
     failed: tuple[FailedJob, ...]
@@ -76,7 +76,7 @@ class Diagnosis:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is known of one job: its result (success, failure, cancelled, skipped or unknown) and its fragment, if it left one."""
+    """One job: its result (success, failure, cancelled, skipped or unknown) and its fragment, or None when it left no fragment."""
 
     job: str
     result: str
@@ -84,106 +84,109 @@ class Outcome:
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """Return the evidence it left."""
+        """Return the evidence in the job's fragment; {} without a fragment."""
         return self.fragment.evidence if self.fragment else {}
 
 
-def outcomes(needs: Mapping[str, str], found: Mapping[str, Fragment]) -> dict[str, Outcome]:
-    """Return what is known of every job, from the results GitHub gives and the fragments found."""
-    of_status = {"ok": "success", "failed": "failure", "cancelled": "cancelled"}
-    known: dict[str, Outcome] = {}
+def outcomes(needs: Mapping[str, str], fragments: Mapping[str, Fragment]) -> dict[str, Outcome]:
+    """Return the outcome of every job, from the results that GitHub reports (``needs``) and the fragments."""
+    result_of_status = {"ok": "success", "failed": "failure", "cancelled": "cancelled"}
+    by_job: dict[str, Outcome] = {}
     for job in PIPELINE:
-        fragment = found.get(job)
-        result = needs.get(job) or (of_status[fragment.status] if fragment else "unknown")
-        # A cancelled run names jobs "cancelled" that never started.
-        if fragment is None and result in {"cancelled", "unknown"} and any(known[need].result != "success" for need in NEEDS[job]):
-            result = "skipped" if result == "cancelled" or _certain(known, job) else "unknown"
-        known[job] = Outcome(job, result, fragment)
-    return known
+        fragment = fragments.get(job)
+        result = needs.get(job) or (result_of_status[fragment.status] if fragment else "unknown")
+        # GitHub reports jobs of a cancelled run as "cancelled" even when they never started.
+        if fragment is None and result in {"cancelled", "unknown"} and any(by_job[need].result != "success" for need in NEEDS[job]):
+            result = "skipped" if result == "cancelled" or _cannot_have_started(by_job, job) else "unknown"
+        by_job[job] = Outcome(job, result, fragment)
+    return by_job
 
 
-def _certain(known: Mapping[str, Outcome], job: str) -> bool:
-    """Say whether a job is known not to have started: one of its needs is known to have ended otherwise than well."""
-    return any(known[need].result in {"failure", "cancelled", "skipped"} for need in NEEDS[job])
+def _cannot_have_started(by_job: Mapping[str, Outcome], job: str) -> bool:
+    """Say whether a job cannot have started because one of its needs is known not to have succeeded."""
+    return any(by_job[need].result in {"failure", "cancelled", "skipped"} for need in NEEDS[job])
 
 
-def diagnose(needs: Mapping[str, str], found: Mapping[str, Fragment], version: str | None) -> Diagnosis:
-    """Return the finding. ``needs`` maps jobs to success, failure, cancelled or skipped; it may be empty."""
-    known = outcomes(needs, found)
-    failed = tuple(_failed(one) for one in known.values() if one.result in {"failure", "cancelled"})
-    named = {result: tuple(one.job for one in known.values() if one.result == result) for result in ("success", "skipped", "unknown")}
+def diagnose(needs: Mapping[str, str], fragments: Mapping[str, Fragment], version: str | None) -> Diagnosis:
+    """Return the diagnosis. ``needs`` maps jobs to success, failure, cancelled or skipped; it may be empty."""
+    by_job = outcomes(needs, fragments)
+    failed = tuple(_failed(outcome) for outcome in by_job.values() if outcome.result in {"failure", "cancelled"})
+    jobs = {
+        result: tuple(job for job, outcome in by_job.items() if outcome.result == result) for result in ("success", "skipped", "unknown")
+    }
     return Diagnosis(
-        status=_status(known, failed),
+        status=_status(by_job, failed),
         failed=failed,
-        succeeded=named["success"],
-        not_run=named["skipped"],
-        unknown=named["unknown"],
-        production=(traffic(known, version), *_smoke(known), schema(known), *_old_code_on_new_schema(known), *_way_back(known)),
-        next_steps=_next_steps(failed, known),
+        succeeded=jobs["success"],
+        not_run=jobs["skipped"],
+        unknown=jobs["unknown"],
+        production=(traffic(by_job, version), *_smoke(by_job), schema(by_job), *_old_code_on_new_schema(by_job), *_kept_version(by_job)),
+        next_steps=_next_steps(failed, by_job),
     )
 
 
-def _status(known: Mapping[str, Outcome], failed: tuple[FailedJob, ...]) -> str:
-    if known["gradual-rollout"].evidence.get("rollout_status") == "rolled_back" or rollback.went_back(known["smoke-tests"].evidence):
+def _status(by_job: Mapping[str, Outcome], failed: tuple[FailedJob, ...]) -> str:
+    if by_job["gradual-rollout"].evidence.get("rollout_status") == "rolled_back" or rollback.went_back(by_job["smoke-tests"].evidence):
         return "rolled_back"
-    return "cancelled" if failed and all(one.result == "cancelled" for one in failed) else "failed"
+    return "cancelled" if failed and all(job.result == "cancelled" for job in failed) else "failed"
 
 
-def _failed(one: Outcome) -> FailedJob:
-    if one.fragment is not None and one.fragment.error is not None:
-        error = one.fragment.error
-        return FailedJob(one.job, one.result, error["title"], error["what"], error["where"], error["next"])
-    if one.fragment is not None:
-        what = f"its own work ended well (attempt {one.fragment.run_attempt}), the job did not: a step before or after it, or a time limit"
-    elif one.result == "cancelled":
-        what = "it was cancelled before it could leave evidence, or never started"
+def _failed(outcome: Outcome) -> FailedJob:
+    job, result, fragment = outcome.job, outcome.result, outcome.fragment
+    if fragment is not None and fragment.error is not None:
+        error = fragment.error
+        return FailedJob(job, result, error["title"], error["what"], error["where"], error["next"])
+    if fragment is not None:
+        reason = f"its own work ended well (attempt {fragment.run_attempt}), the job did not: a step before or after it, or a time limit"
+    elif result == "cancelled":
+        reason = "it was cancelled before it could leave evidence, or never started"
     else:
-        what = "it left no evidence: it was ended before it could write, or its artifact was not kept"
-    return FailedJob(one.job, one.result, f"{one.job}: {one.result}", what, "the job's log in this run", ADVICE[one.job])
+        reason = "it left no evidence: it was ended before it could write, or its artifact was not kept"
+    return FailedJob(job, result, f"{job}: {result}", reason, "the job's log in this run", ADVICE[job])
 
 
 # --- the state of production -------------------------------------------------------------------------------------------
 
 
-def traffic(known: Mapping[str, Outcome], version: str | None) -> str:
-    """Return which version has the traffic, as far as the evidence shows it."""
-    one = known["gradual-rollout"]
-    rollout, new = one.evidence, version or "the new version"
-    if one.result == "skipped":
+def traffic(by_job: Mapping[str, Outcome], version: str | None) -> str:
+    """Return a sentence that says which version has the traffic, as far as the evidence shows."""
+    outcome, new_version = by_job["gradual-rollout"], version or "the new version"
+    result, rollout = outcome.result, outcome.evidence
+    if result == "skipped":
         return "Code and traffic: unchanged. The rollout did not run; the version that was in production keeps all traffic."
-    if one.fragment is None:
-        return f"Code and traffic: unknown. gradual-rollout ({one.result}) left no evidence; look at the edge's routes and the instances."
-    outcome, abort = rollout.get("rollout_status"), rollout.get("abort")
-    if outcome == "completed":
-        return _after_completion(known["smoke-tests"].evidence.get("rollback"), new)
+    if outcome.fragment is None:
+        return f"Code and traffic: unknown. gradual-rollout ({result}) left no evidence; look at the edge's routes and the instances."
+    status, abort = rollout.get("rollout_status"), rollout.get("abort")
+    if status == "completed":
+        return _after_completion(by_job["smoke-tests"].evidence.get("rollback"), new_version)
     if abort and abort.get("seconds_to_safe") is not None:
-        return _went_back(abort, (rollout.get("previous") or {}).get("version"), new)
-    if outcome in {None, "planned"} and not rollout.get("stages") and not abort:
-        return f"Code and traffic: unchanged by this attempt. gradual-rollout ended ({one.result}) before it moved anything."
-    unsafe = f" Taking traffic back did not finish: {abort.get('detail')}." if abort else ""
-    noted = "".join(f" {note}." for note in rollout.get("notes") or [])
+        return _went_back(abort, (rollout.get("previous") or {}).get("version"), new_version)
+    if status in {None, "planned"} and not rollout.get("stages") and not abort:
+        return f"Code and traffic: unchanged by this attempt. gradual-rollout ended ({result}) before it moved anything."
+    failed_abort = f" Taking traffic back did not finish: {abort.get('detail')}." if abort else ""
+    notes = "".join(f" {note}." for note in rollout.get("notes") or [])
     return (
-        f"Code and traffic: half done ({outcome or one.result}).{unsafe} {_last_stage(rollout)}{noted} "
+        f"Code and traffic: half done ({status or result}).{failed_abort} {_last_stage(rollout)}{notes} "
         "Read the routes at the edge before anything else."
     )
 
 
-def _after_completion(back: Mapping[str, Any] | None, new: str) -> str:
-    if back and back.get("to"):
-        return f"Code and traffic: {back['to']} has all traffic again, because smoke tests of {new} failed; {_proof(back)}."
-    return f"Code and traffic: {new} has all traffic; the rollout completed."
+def _after_completion(reversal: Mapping[str, Any] | None, new_version: str) -> str:
+    if reversal and (old_version := reversal.get("to")):
+        return f"Code and traffic: {old_version} has all traffic again, because smoke tests of {new_version} failed; {_proof(reversal)}."
+    return f"Code and traffic: {new_version} has all traffic; the rollout completed."
 
 
-def _went_back(abort: Mapping[str, Any], old: str | None, new: str) -> str:
+def _went_back(abort: Mapping[str, Any], old_version: str | None, new_version: str) -> str:
     why = f" Aborted in stage {abort.get('stage')}: {abort.get('reason')}."
-    if old is None:
-        return f"Code and traffic: no version has traffic. {new} was the first deployment and was taken out; {_proof(abort)}.{why}"
-    return f"Code and traffic: {old} has all traffic again within {abort['seconds_to_safe']:g} s; {_proof(abort)}.{why}"
+    if old_version is None:
+        return f"Code and traffic: no version has traffic. {new_version} was the first deployment and was taken out; {_proof(abort)}.{why}"
+    return f"Code and traffic: {old_version} has all traffic again within {abort['seconds_to_safe']:g} s; {_proof(abort)}.{why}"
 
 
-def _proof(back: Mapping[str, Any]) -> str:
-    detail = f" ({back['detail']})" if back.get("detail") else ""
-    return f"this was verified{detail}" if back.get("proved") else f"this was NOT verified{detail}: read the routes at the edge"
+def _proof(reversal: Mapping[str, Any]) -> str:
+    detail = f" ({reversal['detail']})" if reversal.get("detail") else ""
+    return f"this was verified{detail}" if reversal.get("proved") else f"this was NOT verified{detail}: read the routes at the edge"
 
 
 def _last_stage(rollout: Mapping[str, Any]) -> str:
@@ -194,87 +197,88 @@ def _last_stage(rollout: Mapping[str, Any]) -> str:
     return f"Last recorded stage: {last.get('stage')} ({last.get('traffic_percentage')} %), {last.get('status')}."
 
 
-def _smoke(known: Mapping[str, Outcome]) -> tuple[str, ...]:
-    one = known["smoke-tests"]
-    tests = one.evidence.get("tests") or []
+def _smoke(by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
+    outcome = by_job["smoke-tests"]
+    tests = outcome.evidence.get("tests") or []
     broken = [f"{test.get('name')} ({test.get('detail') or test.get('status')})" for test in tests if not test.get("passed")]
     if broken:
         return (f"Services: {len(broken)} of {len(tests)} smoke tests failed: {'; '.join(broken)}.",)
-    if one.result == "success":
+    if outcome.result == "success":
         return (f"Services: all {len(tests)} smoke tests passed.",)
-    if known["gradual-rollout"].evidence.get("rollout_status") == "completed":
+    if by_job["gradual-rollout"].evidence.get("rollout_status") == "completed":
         return ("Services: not confirmed by smoke tests.",)
     return ()
 
 
-def schema(known: Mapping[str, Outcome]) -> str:
-    """Return what happened to the database schema, as far as the evidence shows it."""
-    one = known["database-migrations"]
-    if one.result == "skipped":
+def schema(by_job: Mapping[str, Outcome]) -> str:
+    """Return a sentence that says what happened to the database schema, as far as the evidence shows."""
+    outcome = by_job["database-migrations"]
+    fragment, evidence = outcome.fragment, outcome.evidence
+    if outcome.result == "skipped":
         return "Schema: unchanged. The migrations did not run."
-    if one.fragment is None:
-        return f"Schema: unknown. database-migrations ({one.result}) left no evidence; read _prisma_migrations."
-    count, names = one.evidence.get("migrations_applied"), [str(step.get("name")) for step in one.evidence.get("applied") or []]
+    if fragment is None:
+        return f"Schema: unknown. database-migrations ({outcome.result}) left no evidence; read _prisma_migrations."
+    count, names = evidence.get("migrations_applied"), [str(migration.get("name")) for migration in evidence.get("applied") or []]
     listed = f" ({', '.join(names)})" if names else ""
-    if one.fragment.status == "ok":
+    if fragment.status == "ok":
         return f"Schema: migrated, {count} applied since the backup{listed}." if count else "Schema: unchanged, nothing was pending."
-    return _half_migrated(one, f"{len(names)} applied{listed}" if names else "none recorded as applied")
+    return _half_migrated(fragment, f"{len(names)} applied{listed}" if names else "none recorded as applied")
 
 
-def _half_migrated(one: Outcome, applied: str) -> str:
-    """Return what migrations that did not end well left, from the comparison of the schema before and after where there is one."""
-    evidence = one.evidence
+def _half_migrated(fragment: Fragment, applied: str) -> str:
+    """Return what unfinished migrations changed in the schema, where the schema before and after them was compared."""
+    evidence = fragment.evidence
     broken = f", failed: {', '.join(evidence['failed'])}" if evidence.get("failed") else ""
-    said = f"Schema: the migrations ended as {one.fragment.status if one.fragment else one.result}, {applied}{broken}."
+    ending = f"Schema: the migrations ended as {fragment.status}, {applied}{broken}."
     if "schema_gained" not in evidence or "schema_lost" not in evidence:
-        return f"{said} Statements of an unfinished migration can have stayed: compare the database with its migration.sql."
+        return f"{ending} Statements of an unfinished migration can have stayed: compare the database with its migration.sql."
     gained, lost = evidence["schema_gained"], evidence["schema_lost"]
     if not gained and not lost:
-        return f"{said} Compared before and after, the schema is unchanged; rows may not be."
+        return f"{ending} Compared before and after, the schema is unchanged; rows may not be."
     changes = [f"gained {'; '.join(gained)}"] * bool(gained) + [f"lost {'; '.join(lost)}"] * bool(lost)
-    return f"{said} Compared before and after, the schema {' and '.join(changes)}."
+    return f"{ending} Compared before and after, the schema {' and '.join(changes)}."
 
 
-def _old_code_on_new_schema(known: Mapping[str, Outcome]) -> tuple[str, ...]:
-    migrations, rollout = known["database-migrations"], known["gradual-rollout"]
+def _old_code_on_new_schema(by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
+    migrations, rollout = by_job["database-migrations"], by_job["gradual-rollout"]
     changed = bool(migrations.evidence.get("migrations_applied") or migrations.evidence.get("applied"))
-    back = rollout.evidence.get("rollout_status") == "rolled_back" or rollback.went_back(known["smoke-tests"].evidence)
-    if not changed or not (rollout.result == "skipped" or back):
+    went_back = rollout.evidence.get("rollout_status") == "rolled_back" or rollback.went_back(by_job["smoke-tests"].evidence)
+    if not changed or not (rollout.result == "skipped" or went_back):
         return ()
     risks = [
-        f"{one['migration']}: {one['statement']} ({one['why']})"
-        for one in migrations.evidence.get("risks") or []
-        if one.get("kind") == "old-version"
+        f"{risk['migration']}: {risk['statement']} ({risk['why']})"
+        for risk in migrations.evidence.get("risks") or []
+        if risk.get("kind") == "old-version"
     ]
     if risks:
         return (f"Old code runs on the new schema, which may break it: {'; '.join(risks)}.",)
     return ("Old code runs on the new schema: safe as long as the migrations are compatible with it (they add, they do not take away).",)
 
 
-def _way_back(known: Mapping[str, Outcome]) -> tuple[str, ...]:
-    rollout = known["gradual-rollout"].evidence
-    if not rollback.available(rollout, known["smoke-tests"].evidence):
+def _kept_version(by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
+    rollout = by_job["gradual-rollout"].evidence
+    if not rollback.available(rollout, by_job["smoke-tests"].evidence):
         return ()
-    old = rollout["previous"].get("version")
-    return (f"Rollback: {old} is kept; the artifact rollback-instructions says how to go back and until when.",)
+    previous_version = rollout["previous"].get("version")
+    return (f"Rollback: {previous_version} is kept; the artifact rollback-instructions says how to go back and until when.",)
 
 
-def _next_steps(failed: tuple[FailedJob, ...], known: Mapping[str, Outcome]) -> tuple[str, ...]:
+def _next_steps(failed: tuple[FailedJob, ...], by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
     steps: list[str] = []
-    for one in failed:
-        for text in (f"{one.job}: {one.next_step}", f"{one.job}: {ADVICE[one.job]}"):
-            if text not in steps and one.next_step:
+    for failed_job in failed:
+        for text in (f"{failed_job.job}: {failed_job.next_step}", f"{failed_job.job}: {ADVICE[failed_job.job]}"):
+            if text not in steps and failed_job.next_step:
                 steps.append(text)
-    if any(word in traffic(known, None) for word in ("half done", "NOT verified", "unknown. gradual-rollout (")):
+    if any(phrase in traffic(by_job, None) for phrase in ("half done", "NOT verified", "unknown. gradual-rollout (")):
         steps.insert(0, "before anything else: read the routes at the edge and make sure that one healthy version has all traffic")
     if not failed:
         steps.append("no failed job was named: open the run and look for the job that is red")
     return tuple(steps)
 
 
-def verified_backup(found: Mapping[str, Fragment]) -> dict[str, Any] | None:
+def verified_backup(fragments: Mapping[str, Fragment]) -> dict[str, Any] | None:
     """Return the evidence of the backup when its job succeeded and the stored object was proven by a restore, else None."""
-    one = found.get("database-backup")
-    if one is None or one.status != "ok" or not rollback.is_proven(one.evidence):
+    fragment = fragments.get("database-backup")
+    if fragment is None or fragment.status != "ok" or not rollback.is_proven(fragment.evidence):
         return None
-    return one.evidence
+    return fragment.evidence
