@@ -11,7 +11,7 @@ Document = Mapping[str, Any]
 
 
 def success(document: Document, location: str, sha256: str, notes: Iterable[str]) -> str:
-    """Return the page of a successful deployment: what runs now, how it got there, until when it can go back, where the proof is."""
+    """Return the page of a successful deployment: version, rollout, services, jobs, rollback deadline, and the record's location."""
     parts = [
         f"## ✅ {document['version']} is in production",
         _facts(document, location, sha256),
@@ -22,25 +22,25 @@ def success(document: Document, location: str, sha256: str, notes: Iterable[str]
         "### Jobs",
         _jobs(document),
         listed(notes),
-        _whole(document),
+        _whole_record(document),
     ]
     return "\n\n".join(part for part in parts if part)
 
 
 def duration(seconds: float | None) -> str:
-    """Return seconds as people read them: 4.2 s, 12 min 5 s."""
+    """Return seconds as text for people: 4.2 s, 12 min 5 s; – for None."""
     if seconds is None:
         return "–"
     if seconds < 60:
         return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
+    minutes, remaining_seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {remaining_seconds} s"
 
 
 def _facts(document: Document, location: str, sha256: str) -> str:
     backup, metrics = document["database_backup"], document["metrics"]
-    back = (
+    rollback = (
         Markup(f"to {escaped(document['previous_version'])} until **{document['rollback_deadline']}**")
         if document["rollback_available"]
         else "not possible: there is no previous version"
@@ -48,22 +48,22 @@ def _facts(document: Document, location: str, sha256: str) -> str:
     rows = [
         ("Deployment ID", code(document["deployment_id"])),
         ("Commit", code(document["git_sha"])),
-        ("Rollback", back),
+        ("Rollback", rollback),
         ("Migrations", Markup(f"{document['migrations_applied']} applied {_names(document['migrations'])}")),
         ("Backup", Markup(f"{code(backup['backup_id'])}, {_rows(backup)}, proof: {(backup['proof'] or {}).get('depth', 'none')}")),
         ("Took", f"{duration(metrics['duration_seconds'])}; {duration(metrics['lead_time_seconds'])} from the commit"),
         ("Record", lines([code(location), Markup(f"SHA-256 {code(sha256)}")])),
     ]
     if document["host_keys"]:
-        shown = (f"{one['key_type'] or 'authority'} {one['fingerprint']}, {one['source']}" for one in document["host_keys"])
-        rows.append(("Host keys", lines(shown)))
+        host_keys = (f"{key['key_type'] or 'authority'} {key['fingerprint']}, {key['source']}" for key in document["host_keys"])
+        rows.append(("Host keys", lines(host_keys)))
     if document["override_reasons"]:
         rows.append(("Overrides", "; ".join(document["override_reasons"])))
     return table(("", ""), rows)
 
 
 def _names(migrations: Iterable[Document]) -> str:
-    return ", ".join(code(one["name"]) for one in migrations)
+    return ", ".join(code(migration["name"]) for migration in migrations)
 
 
 def _rows(backup: Document) -> str:
@@ -106,8 +106,8 @@ def _jobs(document: Document) -> str:
     return table(("Job", "Took"), ((job, duration(seconds)) for job, seconds in document["metrics"]["job_seconds"].items()))
 
 
-def _whole(document: Document) -> str:
+def _whole_record(document: Document) -> str:
     import json
 
-    whole = fenced(json.dumps(document, indent=2, ensure_ascii=False), "json")
-    return f"<details><summary>The whole record</summary>\n\n{whole}\n\n</details>"
+    json_block = fenced(json.dumps(document, indent=2, ensure_ascii=False), "json")
+    return f"<details><summary>The whole record</summary>\n\n{json_block}\n\n</details>"

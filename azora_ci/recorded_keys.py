@@ -1,7 +1,7 @@
-"""Host keys that the last deployment recorded: what a host must show where none is pinned.
+"""Host keys that the last deployment recorded. A host must present its recorded key when no key is pinned.
 
-The archive is read where there are credentials for it: by pre-deployment-validation, whose fragment hands them to the jobs that connect,
-by a rollback, and by a person at a keyboard who has them.
+Only jobs with credentials for the archive read it: pre-deployment-validation, whose fragment passes the keys on to the jobs that
+connect, and a rollback. A person at a keyboard who has the credentials reads it, too.
 """
 
 from __future__ import annotations
@@ -23,63 +23,64 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Recorded:
-    """Host keys of an archived record: where it lies, the SHA-256 of its bytes, and the keys as evidence."""
+    """Host keys of an archived record: the record's URL, the SHA-256 of its bytes, and the keys as evidence."""
 
     location: str
     sha256: str
     host_keys: list[dict[str, Any]]
 
     def document(self) -> dict[str, Any]:
-        """Return them as evidence."""
+        """Return location, hash and keys as evidence."""
         return {"location": self.location, "sha256": self.sha256, "host_keys": self.host_keys}
 
     @property
     def known_hosts(self) -> str:
-        """Return them as the text of a known_hosts file."""
+        """Return the keys as the text of a known_hosts file."""
         return lines_of(self.host_keys)
 
 
 def newest(archive: Archive) -> Recorded | None:
-    """Return the host keys of the newest record that has some, or None. Raises NotTrueError when that record cannot be believed."""
-    found = archive.newest_with("host_keys")
-    if found is None:
+    """Return the host keys of the newest record that has some, or None. Raises NotTrueError when that record cannot be trusted."""
+    archived = archive.newest_with("host_keys")
+    if archived is None:
         return None
-    location = archive.bucket.url(found.key)
-    chain, place = archive.around(found.key)
-    said = record.doubts([one.data for one in chain], place)
-    if said:
+    location = archive.bucket.url(archived.key)
+    chain, index = archive.around(archived.key)
+    problems = record.doubts([link.data for link in chain], index)
+    if problems:
         raise NotTrueError(
             "The record cannot be believed",
-            what="\n".join(said),
+            what="\n".join(problems),
             where=location,
             next_step="find out who changed the archive; to go on without it, pin the host keys: PROD_KNOWN_HOSTS",
         )
-    return Recorded(location, found.sha256, found.document["host_keys"])
+    return Recorded(location, archived.sha256, archived.document["host_keys"])
 
 
 def of_this_deployment(fragments: Fragments, deployment_id: str) -> str:
-    """Return what earlier jobs of a deployment know of host keys, as the text of a known_hosts file; empty when they know nothing.
+    """Return the host keys in the fragments of a deployment's earlier jobs, as the text of a known_hosts file; empty without keys.
 
-    What was recorded before, and what its own connections have seen since: on a first deployment that is all there is.
+    These are the keys that an earlier deployment recorded, and those that this deployment's own jobs saw since. A first deployment has
+    only the latter.
     """
     validation = fragments.newest("pre-deployment-validation", deployment_id)
-    found = validation.evidence.get("recorded_host_keys") if validation is not None else None
-    lines = [lines_of(found["host_keys"])] if found else []
-    seen = (fragments.newest(job, deployment_id) for job in record.CONNECTING_JOBS)
-    lines += [lines_of(one.evidence.get("host_keys", ())) for one in seen if one is not None]
+    recorded = validation.evidence.get("recorded_host_keys") if validation is not None else None
+    lines = [lines_of(recorded["host_keys"])] if recorded else []
+    newest_fragments = (fragments.newest(job, deployment_id) for job in record.CONNECTING_JOBS)
+    lines += [lines_of(fragment.evidence.get("host_keys", ())) for fragment in newest_fragments if fragment is not None]
     return "".join(lines)
 
 
 def for_job(job: Job[Any]) -> str:
-    """Return what earlier jobs know of host keys, else the archive where the job may read it; nothing where keys are pinned.
+    """Return the host keys of earlier jobs, else those of the archive if the job can read it; empty when keys are pinned.
 
-    The job's settings are ``PinnedHostKeys``. Raises what ``newest`` raises.
+    The text is that of a known_hosts file. The job's settings are ``PinnedHostKeys``. Raises the errors of ``newest``.
     """
     if job.settings.prod_known_hosts:
         return ""
-    found = of_this_deployment(job.fragments, job.settings.deployment_id) if job.settings.deployment_id else ""
-    if found or getattr(job.settings, "aws_access_key_id", None) is None:
-        return found
+    known_hosts = of_this_deployment(job.fragments, job.settings.deployment_id) if job.settings.deployment_id else ""
+    if known_hosts or getattr(job.settings, "aws_access_key_id", None) is None:
+        return known_hosts
     return of_archive(job.settings, job.config, archive_of(job))
 
 
@@ -93,11 +94,11 @@ def archive_of(job: Job[Any]) -> Archive:
 
 
 def are_needed(settings: PinnedHostKeys, config: DeployConfig) -> bool:
-    """Say whether recorded keys count: hosts are connected to, and none is pinned."""
+    """Say whether recorded keys are used: the job connects to hosts, and no key is pinned."""
     return settings.prod_known_hosts is None and (config.target.kind == "docker_hosts" or config.database.via_ssh)
 
 
 def of_archive(settings: PinnedHostKeys, config: DeployConfig, archive: Archive) -> str:
-    """Return the newest record's host keys as the text of a known_hosts file; empty where they do not count, or there are none."""
-    found = newest(archive) if are_needed(settings, config) else None
-    return found.known_hosts if found else ""
+    """Return the newest record's host keys as the text of a known_hosts file; empty when they are not needed or none are recorded."""
+    recorded = newest(archive) if are_needed(settings, config) else None
+    return recorded.known_hosts if recorded else ""

@@ -1,4 +1,4 @@
-"""What is kept of a rollback: its record, beside the deployment's, in the same chain of hashes. Pure."""
+"""The record of a rollback. It is archived next to the deployment's record, in the same chain of hashes. Pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ COMPLETED, UNVERIFIED = "completed", "unverified"
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
-    """What the record holds beyond what was observed: when, who, which run, and the record before it in the archive."""
+    """Facts of the record that the step did not observe: time, person, run, and the SHA-256 of the previous record in the archive."""
 
     timestamp: str
     environment: str
@@ -29,12 +29,12 @@ class Circumstances:
 
 
 def status(evidence: Mapping[str, Any]) -> str:
-    """Return completed when traffic is proved to be back and the smoke tests passed, else unverified."""
+    """Return ``completed`` when the traffic's return is proved and the smoke tests passed, else ``unverified``."""
     return COMPLETED if evidence["proved"] and evidence["smoke_status"] == "passed" else UNVERIFIED
 
 
 def assemble(evidence: Mapping[str, Any], deployed: Mapping[str, Any], facts: Circumstances) -> Document:
-    """Return the record of a rollback from the step's evidence and the record of the deployment that was taken back."""
+    """Return the record of a rollback from the step's evidence and the record of the deployment that was rolled back."""
     return {
         "schema_version": SCHEMA_VERSION,
         "kind": "rollback",
@@ -53,7 +53,7 @@ def assemble(evidence: Mapping[str, Any], deployed: Mapping[str, Any], facts: Ci
         **pick(evidence, "seconds_to_safe", "proved", "requests_after", "detail"),
         "smoke_status": evidence["smoke_status"],
         "smoke_tests": [
-            pick(one, "name", "kind", "url", "passed", "status", "version", "milliseconds", "detail") for one in evidence["tests"]
+            pick(test, "name", "kind", "url", "passed", "status", "version", "milliseconds", "detail") for test in evidence["tests"]
         ],
         "health_checks": dict(evidence["health"]),
         "database_restored": False,  # the code goes back, the data stays

@@ -1,4 +1,4 @@
-"""What the record holds of the run itself, from a job's settings: one place for the three jobs that assemble a record."""
+"""The facts of the run for a deployment record, read from a job's settings. All three jobs that assemble a record use this."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from azora_ci.record import Circumstances, Previous
 def circumstances(
     job: Job[Any], deployment_id: str, *, attempt: int | None = None, previous: Previous | None = None, artifacts_location: str | None
 ) -> Circumstances:
-    """Return the circumstances of this run; ``attempt`` is the run's own unless an archived record is compared with."""
+    """Return the circumstances of this run. ``attempt`` is the run's own unless an archived record is compared."""
     settings = job.settings
     return Circumstances(
         deployment_id=deployment_id,
