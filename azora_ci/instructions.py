@@ -28,7 +28,7 @@ class Guide:
 
 def render(record: Mapping[str, Any], guide: Guide) -> str:
     """Return the instructions for the deployment of a record (schema deployment-record) as Markdown."""
-    way = rollback.way(record)
+    way = rollback.plan(record)
     parts = [
         _identity(record, way),
         _window(record, way),

@@ -100,7 +100,7 @@ def test_the_inputs_of_the_button_are_those_of_its_workflow():
     path = Path(__file__).parent.parent / ".github/workflows/rollback-production.yml"
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     inputs = workflow[True]["workflow_dispatch"]["inputs"]  # "on" is YAML's true
-    assert set(re.findall(r"-f ([a-z-]+)=", instructions._button(document(), GUIDE, rollback.way(document()), ""))) == set(inputs)
+    assert set(re.findall(r"-f ([a-z-]+)=", instructions._button(document(), GUIDE, rollback.plan(document()), ""))) == set(inputs)
 
 
 def test_without_migrations_no_restore_is_asked_for():

@@ -22,7 +22,7 @@ def run(job: Job[Settings]) -> None:
     """Write ROLLBACK-INSTRUCTIONS.md and its scripts. Raises NotTrueError when nothing is known of the rollout."""
     document, source = _record(job)
     job.evidence["source"] = source
-    verdict = rollback.may_we(document, job.clock.now())
+    verdict = rollback.assess(document, job.clock.now())
     text = instructions.render(document, _guide(job))
     _write(job, instructions.FILE_NAME, text)
     job.evidence.update(
@@ -91,7 +91,7 @@ def _guide(job: Job[Any]) -> instructions.Guide:
 
 def _scripts(job: Job[Settings], document: record.Document) -> dict[str, str]:
     """Write the restore scripts where there is a verified backup, and return their hashes by name."""
-    if not rollback.way(document).restore_possible:
+    if not rollback.plan(document).restore_possible:
         job.say("there is no verified backup: no restore scripts are written")
         return {}
     texts = {

@@ -126,7 +126,7 @@ def _genuine(job: Job[Settings], archive: Archive, found: Archived) -> record.Do
 
 def _require_open_window(job: Job[Settings], document: record.Document) -> None:
     """Raise NotTrueError after the deadline, unless somebody insists, and when there is nothing to go back to."""
-    verdict = rollback.may_we(document, job.clock.now())
+    verdict = rollback.assess(document, job.clock.now())
     late = document["rollback_available"] and verdict.deadline is not None and not verdict.allowed
     job.evidence["after_deadline"] = bool(late)
     name = f"{document['version']} ({document['deployment_id']}, {document['status']})"
