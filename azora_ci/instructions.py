@@ -1,4 +1,4 @@
-"""ROLLBACK-INSTRUCTIONS.md for one deployment: what the on-call engineer does, in order, without reading code. Pure."""
+"""ROLLBACK-INSTRUCTIONS.md of one deployment: the steps of the on-call engineer, in order, without reading code. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FILE_NAME = "ROLLBACK-INSTRUCTIONS.md"
 
 @dataclass(frozen=True)
 class Guide:
-    """What the instructions take from the configuration: whom to call, where the application is, (title, health URL) a service."""
+    """Values from the configuration: whom to call, the application's URL, and (title, health URL) of each service."""
 
     application: str
     on_call: str
@@ -28,45 +28,45 @@ class Guide:
 
 def render(record: Mapping[str, Any], guide: Guide) -> str:
     """Return the instructions for the deployment of a record (schema deployment-record) as Markdown."""
-    way = rollback.plan(record)
+    plan = rollback.plan(record)
     parts = [
-        _identity(record, way),
-        _window(record, way),
+        _identity(record, plan),
+        _window(record, plan),
         _when(record),
-        _procedure(record, guide, way),
-        _backup(record, way),
-        _verification(guide, way),
+        _procedure(record, guide, plan),
+        _backup(record, plan),
+        _verification(guide, plan),
         _contact(record, guide),
-        _afterwards(record, way),
+        _afterwards(record, plan),
     ]
     return "\n".join(part.strip("\n") + "\n" for part in parts)
 
 
-def _identity(record: Mapping[str, Any], way: rollback.Way) -> str:
+def _identity(record: Mapping[str, Any], plan: rollback.Way) -> str:
     rows = [
         ("Deployment ID", code(record["deployment_id"])),
         ("Version", Markup(f"{code(record['version'])} (commit {code(record['git_sha'])})")),
-        ("Version before", f"{way.version} (deployment {way.deployment_id or 'not known'})" if way.version else "none is kept"),
+        ("Version before", f"{plan.version} (deployment {plan.deployment_id or 'not known'})" if plan.version else "none is kept"),
         ("Environment", record["environment"]),
         ("Deployed", f"{record['timestamp']}, started by {record['triggered_by']}"),
         ("Status", record["status"]),
-        ("Migrations applied", _known(record["migrations_applied"])),
+        ("Migrations applied", _text(record["migrations_applied"])),
         ("Run", record["run_url"]),
     ]
     return f"# Rollback instructions: {escaped(record['version'])}\n\n{table(('', ''), rows)}\n"
 
 
-def _known(value: object) -> str:
+def _text(value: object) -> str:
     return "not known" if value is None else str(value)
 
 
-def _window(record: Mapping[str, Any], way: rollback.Way) -> str:
+def _window(record: Mapping[str, Any], plan: rollback.Way) -> str:
     if record["status"] == "rolled_back":
         return """## Rollback window
 
 **Traffic has gone back already.** What follows is for what is left: the database, and finding out why.
 """
-    if way.version is None:
+    if plan.version is None:
         return """## Rollback window
 
 **There is no previous version to go back to.** Either this was the first deployment, or the version before was not kept. What can
@@ -75,16 +75,16 @@ be done is to deploy a corrected release, and to restore the database from its b
     return f"""## Rollback window
 
 {record["rollback_window_minutes"]} minutes from completion. **Deadline: {record["rollback_deadline"]}**
-(`date -u` shows the present time). Until then {way.version} is kept running and ready.
+(`date -u` shows the present time). Until then {plan.version} is kept running and ready.
 """
 
 
 def _when(record: Mapping[str, Any]) -> str:
-    broken = [one for one in record["smoke_tests"] if not one["passed"]]
-    tests = listed(Markup(f"**{escaped(one['name'])}**: {escaped(one['detail'] or one['status'])}") for one in broken)
-    now = f"\n**Smoke tests of this deployment failed**, look at these first:\n\n{tests}\n" if broken else ""
+    failed_tests = [test for test in record["smoke_tests"] if not test["passed"]]
+    test_list = listed(Markup(f"**{escaped(test['name'])}**: {escaped(test['detail'] or test['status'])}") for test in failed_tests)
+    warning = f"\n**Smoke tests of this deployment failed**, look at these first:\n\n{test_list}\n" if failed_tests else ""
     return f"""## When to roll back
-{now}
+{warning}
 - A critical service fails in a way that the smoke tests did not catch.
 - Data is corrupted, or its integrity is in doubt.
 - Performance is worse than users can accept.
@@ -94,7 +94,7 @@ One service with few errors, or something a configuration change cures, is usual
 """
 
 
-def _procedure(record: Mapping[str, Any], guide: Guide, way: rollback.Way) -> str:
+def _procedure(record: Mapping[str, Any], guide: Guide, plan: rollback.Way) -> str:
     return f"""## Procedure
 
 ### 1. Verify that a rollback is necessary
@@ -103,10 +103,10 @@ Look at the services (commands under *Verify the services*), agree with the team
 
 ### 2. Stop traffic to {record["version"]}
 
-{_traffic(record, guide, way)}
+{_traffic(record, guide, plan)}
 ### 3. Restore the database, only if its data needs it
 
-{_whether_to_restore(record, way)}
+{_whether_to_restore(record, plan)}
 ### 4. Verify the services
 
 Run the commands under *Verify the services*: every one must answer `healthy` with the version you went back to.
@@ -118,10 +118,10 @@ Write an incident report: when users were first affected, when traffic went back
 """
 
 
-def _traffic(record: Mapping[str, Any], guide: Guide, way: rollback.Way) -> str:
+def _traffic(record: Mapping[str, Any], guide: Guide, plan: rollback.Way) -> str:
     if record["status"] == "rolled_back":
         return f"Done: {record['previous_version'] or 'the version before'} has all traffic. Confirm it under *Verify the services*.\n"
-    if way.version is None:
+    if plan.version is None:
         return "There is no previous version to send traffic to. Deploy a corrected release, or take the application offline at its edge.\n"
     repository = f" --repo {shlex.quote(record['repository'])}" if record["repository"] else ""
     caution = (
@@ -129,22 +129,22 @@ def _traffic(record: Mapping[str, Any], guide: Guide, way: rollback.Way) -> str:
         if record["migrations_applied"] != 0
         else ""
     )
-    return f"""{_button(record, guide, way, repository)}
-#### If it is refused because {way.version} is not there any more
+    return f"""{_button(record, guide, plan, repository)}
+#### If it is refused because {plan.version} is not there any more
 
-Deploy {way.version} again; its run passes the same gates, moves the traffic in the same stages and watches them.
+Deploy {plan.version} again; its run passes the same gates, moves the traffic in the same stages and watches them.
 Shorten the stages first, a minute each is the least that production accepts:
 
 ```bash
 for stage in CANARY PROGRESSIVE FULL; do gh variable set "${{stage}}_MINUTES"{repository} --body 1; done
-gh workflow run {shlex.quote(guide.workflow)}{repository} -f version={shlex.quote(way.version)}
+gh workflow run {shlex.quote(guide.workflow)}{repository} -f version={shlex.quote(plan.version)}
 ```
 
 Afterwards put the stages back: `gh variable delete CANARY_MINUTES`, and the other two.
 {caution}"""
 
 
-def _button(record: Mapping[str, Any], guide: Guide, way: rollback.Way, repository: str) -> str:
+def _button(record: Mapping[str, Any], guide: Guide, plan: rollback.Way, repository: str) -> str:
     name, own_id = shlex.quote(guide.rollback_workflow), shlex.quote(record["deployment_id"])
     page = f"{record['run_url'].split('/actions/')[0]}/actions/workflows/{guide.rollback_workflow}"
     button = f"[Roll production back]({page})" if repository else "Roll production back"
@@ -161,8 +161,8 @@ On a machine whose environment has the secrets of production, the same in one co
 python -m azora_ci rollback --deployment-id {own_id} --reason "${{REASON:?say why}}"
 ```
 
-All traffic goes to {way.version} by one rename at the edge, within seconds. First it is checked that this record is genuine and its
-window open, and that the instances of {way.version} are healthy; afterwards it is proved that no request reaches
+All traffic goes to {plan.version} by one rename at the edge, within seconds. First it is checked that this record is genuine and its
+window open, and that the instances of {plan.version} are healthy; afterwards it is proved that no request reaches
 {record["version"]}, and the smoke tests run. A deployment that is under way is stopped.
 After the deadline add `-f after-deadline=true`, or `--after-deadline`.
 
@@ -177,30 +177,30 @@ python -m azora_ci doctor         # what production lacks, with the next step
 """
 
 
-def _whether_to_restore(record: Mapping[str, Any], way: rollback.Way) -> str:
-    if not way.restore_possible:
+def _whether_to_restore(record: Mapping[str, Any], plan: rollback.Way) -> str:
+    if not plan.restore_possible:
         return "**There is no verified backup of this deployment.** Do not restore anything before the database team has looked.\n"
-    taken = record["database_backup"]["timestamp"]
-    if not way.restore_useful:
+    snapshot_time = record["database_backup"]["timestamp"]
+    if not plan.restore_useful:
         return (
             "This deployment applied **no migration**: going back needs no restore. Restore only if the data itself is damaged; "
-            f"every write after {taken} is then lost from the live database.\n"
+            f"every write after {snapshot_time} is then lost from the live database.\n"
         )
     count = record["migrations_applied"]
-    applied = "It is not known how many migrations were applied" if count is None else f"Migrations applied: {count}"
+    applied_sentence = "It is not known how many migrations were applied" if count is None else f"Migrations applied: {count}"
     return (
-        f"{applied}. If {way.version or 'the version you go back to'} works with the new schema, leave the database alone.\n"
+        f"{applied_sentence}. If {plan.version or 'the version you go back to'} works with the new schema, leave the database alone.\n"
         "Restore when data is damaged, or when the old version cannot work with the schema.\n"
-        f"**Every write after {taken} is then lost from the live database**; it stays in the database that is set aside.\n\n"
+        f"**Every write after {snapshot_time} is then lost from the live database**; it stays in the database that is set aside.\n\n"
         "Stop what writes to the database first, then follow *Restore commands*.\n"
     )
 
 
-def _backup(record: Mapping[str, Any], way: rollback.Way) -> str:
+def _backup(record: Mapping[str, Any], plan: rollback.Way) -> str:
     backup = record["database_backup"]
     if not backup:
         return "## Backup\n\nThis deployment has no backup in its evidence.\n"
-    content = f"{_known(backup['tables'])} tables, {_known(backup['rows'])} rows, PostgreSQL {backup['server_version']}"
+    content = f"{_text(backup['tables'])} tables, {_text(backup['rows'])} rows, PostgreSQL {backup['server_version']}"
     rows = [
         ("Backup", code(backup["backup_id"])),
         ("Location", code(backup["location"])),
@@ -211,7 +211,7 @@ def _backup(record: Mapping[str, Any], way: rollback.Way) -> str:
         ("Proof", _proof(backup["proof"] or {})),
         ("Locked until", backup["lock_until"] or "not locked"),
     ]
-    restore = _restore_commands(record, backup) if way.restore_possible else "It was not proven by a restore: treat it as unverified."
+    restore = _restore_commands(record, backup) if plan.restore_possible else "It was not proven by a restore: treat it as unverified."
     return f"## Backup\n\n{table(('', ''), rows)}\n\n{restore}\n"
 
 
@@ -256,8 +256,8 @@ By hand, into a new and empty database `$RESTORED` only, the restore itself is o
 """
 
 
-def _verification(guide: Guide, way: rollback.Way) -> str:
-    version = way.version.removeprefix("v") if way.version else "the version you deployed"
+def _verification(guide: Guide, plan: rollback.Way) -> str:
+    version = plan.version.removeprefix("v") if plan.version else "the version you deployed"
     lines = "\n".join(f"curl -fsS --max-time 10 {shlex.quote(url)}   # {title}" for title, url in guide.health_urls)
     return f"""## Verify the services
 
@@ -279,13 +279,13 @@ On-call team of {guide.application}: **{guide.on_call}**. Give them the deployme
 """
 
 
-def _afterwards(record: Mapping[str, Any], way: rollback.Way) -> str:
-    before = way.version or "an earlier version"
+def _afterwards(record: Mapping[str, Any], plan: rollback.Way) -> str:
+    version = plan.version or "an earlier version"
     return f"""## After the deadline
 
 After {record["rollback_deadline"] or "the window"} a rollback is no longer supported by machinery and needs a person's judgement:
 
-- {before} may have been stopped. As long as it runs, `--after-deadline` goes back nevertheless. Else deploy it again as a release, or
+- {version} may have been stopped. As long as it runs, `--after-deadline` goes back nevertheless. Else deploy it again as a release, or
   better, release a correction.
 - The restore commands keep working as long as the backup is kept, but each hour adds writes that a restore would lose. Prefer
   restoring beside the live database and copying back what is missing.

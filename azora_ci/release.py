@@ -1,4 +1,4 @@
-"""What a release is called: versions and deployment ids. Pure."""
+"""Names of a release: its version, deployment id and artifact suffix. Pure."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Version:
 
     @staticmethod
     def parse(text: str) -> Version:
-        """Return the version a text names. Raises ValueError with a reason."""
+        """Return the version in a text. Raises ValueError with the reason why it is none."""
         if not _VERSION.fullmatch(text):
             raise ValueError(_reason(text))
         if len(text) > LONGEST:
@@ -33,12 +33,12 @@ class Version:
 
     @property
     def is_prerelease(self) -> bool:
-        """Say whether it is a pre-release (``-rc1``)."""
+        """Say whether the version is a pre-release (``-rc1``)."""
         return "-" in self.text
 
     @property
     def bare(self) -> str:
-        """Return the version without ``v``, as health endpoints answer it."""
+        """Return the version without ``v``, the form in which health endpoints report it."""
         return self.text[1:]
 
     @property
@@ -73,7 +73,7 @@ def _reason(text: str) -> str:
 
 
 def highest_release(names: Iterable[str]) -> Version | None:
-    """Return the highest version among tag names that is no pre-release; names that are no versions are passed over."""
+    """Return the highest version without pre-release among tag names, or None. Names that are no versions are skipped."""
     versions = [Version(name) for name in names if len(name) <= LONGEST and _VERSION.fullmatch(name)]
     releases = [version for version in versions if not version.is_prerelease]
     return max(releases, default=None)

@@ -1,7 +1,7 @@
 """The two shell scripts of a database rollback, as text for one backup. Pure.
 
-``restore_script`` never touches the live database: it restores into a new one beside it and compares. ``swap_script`` changes the two
-by renaming, which takes a moment, and back again. Neither holds a secret: psql and aws take theirs from the environment.
+``restore_script`` never touches the live database: it restores into a new database and compares the number of rows. ``swap_script``
+swaps the two databases by renaming, which takes a moment, or swaps them back. psql and aws take their secrets from the environment.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ SWAP_SCRIPT = "swap-database.sh"
 
 
 def bucket_and_key(location: str) -> tuple[str, str]:
-    """Return bucket and key of ``s3://bucket/key``."""
+    """Return bucket and key of a location ``s3://bucket/key``."""
     parts = urlsplit(location)
     return parts.netloc, parts.path.lstrip("/")
 
 
 def one_line(location: str) -> str:
-    """Return the guide's one-line restore, hardened: it stops at the first error and goes into the new database only."""
+    """Return the guide's one-line restore, hardened: it stops at the first error and writes to the new database only."""
     return f'set -o pipefail; aws s3 cp {shlex.quote(location)} - | gunzip | psql -X -v ON_ERROR_STOP=1 -d "$RESTORED"'
 
 
@@ -53,7 +53,7 @@ gunzip -c "$file" | tail -n 20 | grep 'PostgreSQL database dump complete' > /dev
 gunzip -c "$file" | psql -X -q -v ON_ERROR_STOP=1 -d "$restored" > /dev/null
 """
 
-# Counts the tables that pg_dump dumps, as the backup's manifest does: those of extensions and of the system are left out.
+# Counts the tables that pg_dump dumps, as the backup's manifest does: without tables of extensions and of the system.
 _COUNT = """
 psql -X -q -v ON_ERROR_STOP=1 -d "$restored" <<'SQL'
 DO $check$
@@ -76,7 +76,7 @@ SQL
 
 
 def restore_script(backup: Mapping[str, Any], deployment_id: str) -> str:
-    """Return the script that restores this backup (the record's ``database_backup``) into a new database beside the live one."""
+    """Return the script that restores this backup (the record's ``database_backup``) into a new database on the same server."""
     bucket, key = bucket_and_key(backup["location"])
     version = f" --version-id {shlex.quote(backup['version_id'])}" if backup.get("version_id") else ""
     file = shlex.quote(key.rsplit("/", 1)[-1])
@@ -116,7 +116,7 @@ echo "$live is now what was $incoming; what was live is kept as $outgoing."
 
 
 def swap_script(deployment_id: str) -> str:
-    """Return the script that puts the restored database in the live one's place by renaming; ``back`` undoes it."""
+    """Return the script that swaps the restored database with the live one by renaming; its argument ``back`` undoes that."""
     suffix = deployment_id.split("-", maxsplit=1)[0]
     head = _head("Swap the restored database with the live one by renaming; with the word back, undo that.", deployment_id, "")
     return head + _SWAP.format(suffix=suffix, restore=RESTORE_SCRIPT)
