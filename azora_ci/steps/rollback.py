@@ -219,7 +219,7 @@ class Way:
         if kept.sick:
             raise NotTrueError(
                 "The version before is not there any more",
-                what=f"{kept.told(before.version)}; nothing was changed",
+                what=f"{kept.summary(before.version)}; nothing was changed",
                 where="direct probes of its instances",
                 next_step=f"deploy {before.version} again, or release a correction; going back would take the application offline",
             )

@@ -231,7 +231,7 @@ def _take_back(job: Job[Settings], reason: str) -> str:
             return _not_taken_back(job, "there is no version before this deployment, or this one does not serve")
         kept = kept_version.look(target, job.config, job.clock, before=before, leaving=settings.deployment_id)
         if kept.sick:  # the new version, of which some tests failed, is better than none
-            return _not_taken_back(job, kept.told(before.version))
+            return _not_taken_back(job, kept.summary(before.version))
         mine = history.releases[settings.deployment_id]
         with undisturbed():
             returned = target.abort(Release(mine.id, mine.version, mine.digests), f"smoke tests failed: {reason}")
