@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from azora_ci.errors import AzoraError
-from azora_ci.findings import Finding, asked, failed
+from azora_ci.findings import Finding, check, failed
 from azora_ci.targets import Target, Tended, Wiring, reached, target_of
 from azora_ci.targets.journal import PROMOTED
 
@@ -45,14 +45,14 @@ def _local_processes(wiring: Wiring) -> Iterator[Finding]:
     places, config_dir, admin = found.target.local_processes, found.edge.config_dir, found.edge.admin_url or ""
     assert places is not None  # noqa: S101 - the configuration's own check
     assert config_dir is not None  # noqa: S101 - likewise
-    yield asked("loopback", lambda: f"{type(target_of(found.target.kind, wiring)).__name__} keeps to this machine")
+    yield check("loopback", lambda: f"{type(target_of(found.target.kind, wiring)).__name__} keeps to this machine")
     yield _writable("state dir", "target.local_processes.state_dir", places.state_dir)
     yield _writable("archive dir", "target.local_processes.archive_dir", places.archive_dir)
     edge = Edge(config_dir, admin, wiring.clock)
     install = "python -m azora_ci edge install"
-    yield asked("config dir", lambda: f"{config_dir} holds the edge's files, {len(edge.state().releases)} releases", install)
+    yield check("config dir", lambda: f"{config_dir} holds the edge's files, {len(edge.state().releases)} releases", install)
     start = f"start the edge ({install} prints the command), or correct edge.admin_url"
-    yield asked("admin port", lambda: f"{admin} answers, {len(edge.weights())} routes", start)
+    yield check("admin port", lambda: f"{admin} answers, {len(edge.weights())} routes", start)
 
 
 def _writable(name: str, key: str, folder: Path) -> Finding:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from azora_ci.errors import AzoraError, NotTrueError
-from azora_ci.findings import Finding, asked, failed
+from azora_ci.findings import Finding, check, failed
 from azora_ci.host_keys import ACCEPTED
 from azora_ci.ssh import Connection
 from azora_ci.targets import Release, Wiring
@@ -65,13 +65,13 @@ def examine(site: HostSite, wiring: Wiring) -> Iterator[Finding]:
     yield from _forwarding(name, connection, problem)
     if problem is not None:
         return
-    docker = asked(f"{name}: Docker", lambda: _docker(site))
+    docker = check(f"{name}: Docker", lambda: _docker(site))
     yield docker
     if docker.passed:
-        yield asked(f"{name}: clock", lambda: _clock(site, wiring))
-        yield asked(f"{name}: memory and disk", lambda: _room(site, wiring))
-        yield asked(f"{name}: guard", lambda: _guard(site))
-        yield asked(f"{name}: edge", lambda: _edge(site))
+        yield check(f"{name}: clock", lambda: _clock(site, wiring))
+        yield check(f"{name}: memory and disk", lambda: _room(site, wiring))
+        yield check(f"{name}: guard", lambda: _guard(site))
+        yield check(f"{name}: edge", lambda: _edge(site))
 
 
 def _host_key(name: str, connection: Connection) -> Finding:

@@ -1,4 +1,4 @@
-"""What a look at production finds: one thing that it needs, whether it is there, and what to do when it is not."""
+"""Findings of the doctor: a requirement of production, whether it is met, and what to do when it is not."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from azora_ci.errors import AzoraError
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that production needs: whether it is there, what was seen, and what to do when it is not."""
+    """A requirement of production: whether it is met, the observed detail, and what to do when it is not met."""
 
     name: str
     passed: bool
@@ -18,14 +18,14 @@ class Finding:
     next_step: str = ""
 
 
-def asked(name: str, ask: Callable[[], str], next_step: str = "") -> Finding:
-    """Return what came of a question; an error of the family is a thing that is missing."""
+def check(name: str, question: Callable[[], str], next_step: str = "") -> Finding:
+    """Return a passed finding with the answer of ``question``, or a failed one when it raises an AzoraError."""
     try:
-        return Finding(name, True, ask())
+        return Finding(name, True, question())
     except AzoraError as error:
         return failed(name, error, next_step)
 
 
 def failed(name: str, error: AzoraError, next_step: str = "") -> Finding:
-    """Return an error of the family as a thing that is missing."""
+    """Return an AzoraError as a failed finding; ``next_step`` replaces the error's own."""
     return Finding(name, False, f"{error.title}: {error.what}", next_step or error.next_step)
