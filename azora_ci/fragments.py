@@ -15,7 +15,7 @@ SCHEMA_VERSION = 1
 
 @dataclass(frozen=True)
 class Fragment:
-    """What one attempt of one job left as evidence. Times are RFC 3339 in UTC."""
+    """The evidence that one attempt of one job left. Times are RFC 3339 in UTC."""
 
     job: str
     deployment_id: str | None
@@ -60,20 +60,20 @@ def read(path: Path) -> Fragment:
 
 
 class Fragments:
-    """The fragments that earlier jobs left, wherever their artifacts were unpacked below ``folders``."""
+    """The fragments that earlier jobs left, anywhere below ``folders``, where their artifacts are unpacked."""
 
     def __init__(self, *folders: Path) -> None:
         self._folders = folders
 
     def every(self, job: str) -> list[Fragment]:
-        """Return all fragments of a job, whatever their deployment id."""
+        """Return all fragments of a job, with any deployment id. Raises BadInputError for an invalid fragment."""
         paths = {path.resolve() for folder in self._folders for path in folder.glob(f"**/record/{job}.json")}
         return list(map(read, sorted(paths)))
 
     def newest(self, job: str, deployment_id: str | None) -> Fragment | None:
         """Return the newest fragment of a job with this deployment id (highest attempt, then latest end), or None."""
-        found = [fragment for fragment in self.every(job) if fragment.deployment_id == deployment_id]
-        return max(found, key=lambda fragment: (fragment.run_attempt, fragment.ended_at), default=None)
+        candidates = [fragment for fragment in self.every(job) if fragment.deployment_id == deployment_id]
+        return max(candidates, key=lambda fragment: (fragment.run_attempt, fragment.ended_at), default=None)
 
     def require(self, job: str, deployment_id: str) -> Fragment:
         """Return the newest fragment of a job, which must be ``ok``. Raises NotTrueError."""
