@@ -1,4 +1,4 @@
-"""deployment-failure-report.md from the report's JSON (schema deployment-failure-report). Pure."""
+"""Render deployment-failure-report.md from the report's JSON (schema deployment-failure-report). Pure."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ HEADLINES = {"failed": "FAILED", "rolled_back": "was rolled back", "cancelled": 
 
 
 def page(report: Mapping[str, Any]) -> str:
-    """Return the report for people: what production is in comes before why."""
+    """Return the report as Markdown: the state of production comes before the failed jobs."""
     parts = [
         f"# 🚨 Deployment of {escaped(report['version'] or 'an unknown version')} {HEADLINES[report['status']]}",
         _facts(report),
         "## State of production",
         _list(report["production_state"]),
         "## What failed",
-        "\n\n".join(_failed(one) for one in report["failed_jobs"]) or "No failed job is known.",
+        "\n\n".join(_failed(job) for job in report["failed_jobs"]) or "No failed job is known.",
         "## Action required: what to do next",
         _list(report["next_steps"]),
         "## What ran and what did not",
@@ -42,7 +42,7 @@ def _facts(report: Mapping[str, Any]) -> str:
         ("Version", report["version"] or "not known"),
         ("Commit", code(report["git_sha"]) if report["git_sha"] else "not known"),
         ("Environment", report["environment"]),
-        ("Failed stage", ", ".join(one["job"] for one in report["failed_jobs"]) or "not known"),
+        ("Failed stage", ", ".join(job["job"] for job in report["failed_jobs"]) or "not known"),
         ("Run", f"{report['run_url']} (attempt {report['run_attempt']})"),
         ("Record", record),
         ("Slack", report["notification"]),
@@ -50,8 +50,8 @@ def _facts(report: Mapping[str, Any]) -> str:
     return table(("", ""), rows)
 
 
-def _failed(one: Mapping[str, str]) -> str:
-    return f"### {one['job']} ({one['result']}): {escaped(one['title'])}\n\n{fenced(one['what'])}\n\nWhere: {escaped(one['where'])}"
+def _failed(job: Mapping[str, str]) -> str:
+    return f"### {job['job']} ({job['result']}): {escaped(job['title'])}\n\n{fenced(job['what'])}\n\nWhere: {escaped(job['where'])}"
 
 
 def _list(lines: Iterable[str]) -> str:
@@ -59,26 +59,26 @@ def _list(lines: Iterable[str]) -> str:
 
 
 def _jobs(report: Mapping[str, Any]) -> str:
-    failed = {one["job"]: one["result"] for one in report["failed_jobs"]}
-    words = {
+    results = {job["job"]: job["result"] for job in report["failed_jobs"]}
+    marks = {
         **dict.fromkeys(report["succeeded"], "✓ succeeded"),
-        **{job: f"✗ {result}" for job, result in failed.items()},
+        **{job: f"✗ {result}" for job, result in results.items()},
         **dict.fromkeys(report["not_run"], "not run"),
         **dict.fromkeys(report["unknown"], "not known"),
     }
-    return table(("Job", "Result"), ((job, words[job]) for job in PIPELINE if job in words))
+    return table(("Job", "Result"), ((job, marks[job]) for job in PIPELINE if job in marks))
 
 
 def _backup(backup: Mapping[str, Any] | None) -> str:
     if backup is None:
         return "This deployment left no backup."
-    word = "verified, kept" if backup["verified"] else "**not verified**"
-    found = f"{code(backup['backup_id'])}: {word}. {code(backup['location'])}\n\n{escaped(backup['detail'])}\n\nNothing was deleted."
+    state = "verified, kept" if backup["verified"] else "**not verified**"
+    summary = f"{code(backup['backup_id'])}: {state}. {code(backup['location'])}\n\n{escaped(backup['detail'])}\n\nNothing was deleted."
     if not backup["scripts"]:
-        return found
+        return summary
     restore, swap = backup["scripts"]
     return (
-        f"{found}\n\nOnly when data is damaged: `bash {restore}`, beside this report, restores it into a new database and compares;\n"
+        f"{summary}\n\nOnly when data is damaged: `bash {restore}`, beside this report, restores it into a new database and compares;\n"
         f"`bash {swap}` then swaps that with the live one by renaming, and `bash {swap} back` undoes it.\n"
         "Their first lines say what they need. "
         "Writes after the snapshot are lost from the live database, and kept in the one that is set aside."

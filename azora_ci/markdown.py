@@ -1,6 +1,6 @@
-"""Markdown for step summaries and reports, in which what others said (names, error texts) is shown and never takes effect. Pure.
+"""Markdown for step summaries and reports, in which foreign text (names, error texts) is shown and never acts as markup. Pure.
 
-Plain strings are escaped; ``Markup`` is what our own code made, and stands as it is. The dialect is GitHub's
+Plain strings are escaped; ``Markup`` comes from our own code and is not changed. The dialect is GitHub's
 (https://github.github.com/gfm/): a pipe ends a table's cell even inside of code, and a line break ends the row.
 """
 
@@ -10,42 +10,42 @@ import re
 from collections.abc import Iterable
 
 _ENTITIES = {"&": "&amp;", "<": "&lt;", "|": "&#124;"}
-_START = re.compile(r"^(?:[#>]|[-+](?=[\s-]|$)|\d+(?=[.)](?:\s|$)))")  # would make a heading, a quotation or a list of the line
+_START = re.compile(r"^(?:[#>]|[-+](?=[\s-]|$)|\d+(?=[.)](?:\s|$)))")  # would turn the line into a heading, a quotation or a list
 
 
 class Markup(str):
-    """Text that is Markdown already, on one line."""
+    """One line of text that is Markdown already."""
 
     __slots__ = ()
 
 
 def escaped(value: object) -> Markup:
-    """Return a value as text on one line in which nothing is a command of Markdown or HTML; None is –."""
+    """Return a value as one line of text without active Markdown or HTML; – for None."""
     if isinstance(value, Markup):
         return value
     line = "–" if value is None else " ".join(str(value).split())
     line = re.sub(r"[\\`*\[]|(?<![^\W_])_|_(?![^\W_])|(?<!/)~", r"\\\g<0>", line)
-    line = re.sub(r"[&<|]", lambda found: _ENTITIES[found[0]], line)
-    return Markup(_START.sub(lambda found: f"{found[0]}\\" if found[0].isdigit() else f"\\{found[0]}", line))
+    line = re.sub(r"[&<|]", lambda match: _ENTITIES[match[0]], line)
+    return Markup(_START.sub(lambda match: f"{match[0]}\\" if match[0].isdigit() else f"\\{match[0]}", line))
 
 
 def code(value: object) -> Markup:
-    """Return a value as code on one line, also where it holds pipes and backticks."""
+    """Return a value as code on one line, even when it holds pipes or backticks."""
     line = " ".join(str(value).split())
     return Markup(f"<code>{escaped(line)}</code>" if re.search(r"[`|]", line) or not line else f"`{line}`")
 
 
 def lines(values: Iterable[object]) -> Markup:
-    """Return several values under each other, in one cell."""
+    """Return several values below each other, for one cell of a table."""
     return Markup("<br>".join(map(escaped, values)))
 
 
 def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
-    """Return a table; the lines of a cell's text stay lines."""
+    """Return a table. Line breaks inside a cell's text are kept."""
     names: list[str] = list(map(escaped, head))
     body = [names, ["---"] * len(names)]
-    body += [[_cell(one) for one in row] for row in rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in body)
+    body += [[_cell(value) for value in row] for row in rows]
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in body)
 
 
 def _cell(value: object) -> Markup:
@@ -53,12 +53,12 @@ def _cell(value: object) -> Markup:
 
 
 def listed(values: Iterable[object]) -> str:
-    """Return a list, one line a value."""
-    return "\n".join(f"- {escaped(one)}" for one in values)
+    """Return a bulleted list with one line for each value."""
+    return "\n".join(f"- {escaped(value)}" for value in values)
 
 
 def fenced(block: str, language: str = "text") -> str:
-    """Return a text as a code block that nothing inside it can end."""
+    """Return a text as a code block, with a fence that is longer than any fence in the text."""
     fence = "```"
     while fence in block:
         fence += "`"
