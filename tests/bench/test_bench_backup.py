@@ -7,7 +7,7 @@ import sys
 
 
 def test_a_small_database_is_measured_six_ways():
-    argv = [sys.executable, "-m", "azora_ci.rehearsal.bench", "backup", "--gib", "0.02", "--rounds", "1", "--json"]
+    argv = [sys.executable, "-m", "tests.bench", "backup", "--gib", "0.02", "--rounds", "1", "--json"]
     done = subprocess.run(
         argv, capture_output=True, text=True, timeout=240, env={"PATH": os.environ["PATH"], "HOME": "/nonexistent"}, check=False
     )

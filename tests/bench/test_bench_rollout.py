@@ -21,12 +21,14 @@ import pytest
 
 from azora_ci.clock import rfc3339
 from azora_ci.errors import BadInputError, NotTrueError
-from azora_ci.rehearsal.bench import rollout, rollout_kills, rollout_scenes
-from azora_ci.rehearsal.bench.rollout_scenes import Size, furthest, share
-from azora_ci.rehearsal.bench.rollout_world import seconds_of_starts
+from tests.bench.rollout import command
+from tests.bench.rollout import kills as rollout_kills
+from tests.bench.rollout import scenes as rollout_scenes
+from tests.bench.rollout.scenes import Size, furthest, share
+from tests.bench.rollout.world import seconds_of_starts
 from tests.waiting import until
 
-BENCH = [sys.executable, "-m", "azora_ci.rehearsal.bench", "rollout"]
+BENCH = [sys.executable, "-m", "tests.bench", "rollout"]
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def measured() -> tuple[dict, str]:
 
 def test_the_local_scenes_are_measured_with_real_processes(measured):
     found, _ = measured
-    assert tuple(found) == rollout.KEYS
+    assert tuple(found) == command.KEYS
     assert found["failed"] == 0
     assert found["requests"] >= 300
     assert 30 < found["share_at_50"] < 70
@@ -75,7 +77,7 @@ def test_what_happened_is_told_scene_by_scene(measured):
 
 
 def test_several_places_count_together_and_the_worse_figure_counts():
-    results = rollout.Results(
+    results = command.Results(
         {
             "load (local)": {"requests": 10, "failed": 1, "share_at_5": 5.2, "overhead_seconds": 1.0},
             "load (docker)": {"requests": 20, "failed": 2, "share_at_5": 4.1, "overhead_seconds": 3.0},
@@ -107,14 +109,14 @@ def test_the_wait_for_instances_is_from_the_first_start_to_the_last_healthy_answ
 @pytest.mark.parametrize("change", ["nothing", "colour=1", "rate=fast"])
 def test_a_change_that_changes_nothing_is_refused(change):
     with pytest.raises(BadInputError):
-        rollout.size_of([change], small=False)
+        command.size_of([change], small=False)
 
 
 def test_what_is_measured_can_be_changed():
-    assert rollout.size_of(["requests=5", "stage=0.5"], small=False) == Size(requests=5, stage=0.5)
+    assert command.size_of(["requests=5", "stage=0.5"], small=False) == Size(requests=5, stage=0.5)
     with pytest.raises(BadInputError):
-        rollout.chosen(["nonsense"])
-    assert rollout.chosen([]) == rollout.SCENES
+        command.chosen(["nonsense"])
+    assert command.chosen([]) == command.SCENES
 
 
 def test_a_broken_scene_loses_neither_the_others_nor_what_it_found(tmp_path, monkeypatch, capsys):
@@ -122,22 +124,22 @@ def test_a_broken_scene_loses_neither_the_others_nor_what_it_found(tmp_path, mon
         raise RuntimeError("nobody thought of this")
 
     scenes = {
-        "load": rollout.Scene("folder", breaks),
-        "fifty": rollout.Scene("folder", lambda _folder, _size: {"abort_seconds_fifty_hosts": 0.5}),
-        "abort": rollout.Scene("folder", lambda _folder, _size: {"kill_moments": 3, "failures": ["killed at 3 s: it did not come back"]}),
+        "load": command.Scene("folder", breaks),
+        "fifty": command.Scene("folder", lambda _folder, _size: {"abort_seconds_fifty_hosts": 0.5}),
+        "abort": command.Scene("folder", lambda _folder, _size: {"kill_moments": 3, "failures": ["killed at 3 s: it did not come back"]}),
     }
-    monkeypatch.setattr(rollout, "_scenes_of", lambda _place: scenes)
+    monkeypatch.setattr(command, "_scenes_of", lambda _place: scenes)
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         with pytest.raises(SystemExit) as ended:
-            rollout.run(("load", "fifty", "abort"), ("local",), Size(), as_json=True, output=tmp_path / "out.json")
+            command.run(("load", "fifty", "abort"), ("local",), Size(), as_json=True, output=tmp_path / "out.json")
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
     assert ended.value.code == 1
     printed, progress = capsys.readouterr()
     found = json.loads(printed)
-    assert tuple(found) == rollout.KEYS
+    assert tuple(found) == command.KEYS
     assert (found["requests"], found["abort_seconds_fifty_hosts"], found["kill_moments"]) == (None, 0.5, 3)
     kept = json.loads((tmp_path / "out.json").read_text())
     assert kept["figures"] == found
@@ -248,7 +250,7 @@ def faulty_port() -> Iterator[int]:
 
 def test_the_client_tells_what_became_of_every_request(faulty_port):
     wanted = {"addresses": [("127.0.0.1", faulty_port)], "rate": 200, "requests": 200, "post_every": 10, "timeout": 1.5}
-    argv = [sys.executable, "-m", "azora_ci.rehearsal.bench.rollout_client", json.dumps(wanted)]
+    argv = [sys.executable, "-m", "tests.bench.rollout.client", json.dumps(wanted)]
     done = subprocess.run(argv, input="", capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])

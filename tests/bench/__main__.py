@@ -21,7 +21,7 @@ def main() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def backup(*, gib: float, rounds: int, as_json: bool) -> None:
     """Compare database-backup with pipes of pg_dump, gzip or pigz, and the AWS command line."""
-    from azora_ci.rehearsal.bench import backup as measurement
+    from tests.bench import backup as measurement
 
     try:
         measurement.run(gib, rounds, as_json=as_json)
@@ -35,7 +35,7 @@ def backup(*, gib: float, rounds: int, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def start(*, rounds: int, as_json: bool) -> None:
     """Measure how long each step takes to its first line of output, beyond a bare Python."""
-    from azora_ci.rehearsal.bench import start as measurement
+    from tests.bench import start as measurement
 
     measurement.run(rounds, as_json=as_json)
 
@@ -51,7 +51,7 @@ def start(*, rounds: int, as_json: bool) -> None:
 @click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="A file that keeps every figure, scene by scene.")
 def rollout(*, scenes: tuple[str, ...], place: str, small: bool, changes: tuple[str, ...], as_json: bool, output: Path | None) -> None:
     """Measure what rollouts cost users, and how they come back."""
-    from azora_ci.rehearsal.bench import rollout as measurement
+    from tests.bench.rollout import command as measurement
 
     try:
         size = measurement.size_of(changes, small=small)

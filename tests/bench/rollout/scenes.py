@@ -16,9 +16,9 @@ from typing import Any, Protocol
 from azora_ci.clock import Clock
 from azora_ci.errors import AzoraError, NotTrueError
 from azora_ci.process import Child, Processes
-from azora_ci.rehearsal.bench.rollout_world import Client, Steps, seconds_of_starts, until
 from azora_ci.rollout import stages
 from azora_ci.targets import Owner, Release, Target
+from tests.bench.rollout.world import Client, Steps, seconds_of_starts, until
 
 PERCENTS = (5, 50, 100)
 POST_EVERY = 20  # one request in so many is a POST

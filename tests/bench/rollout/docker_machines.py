@@ -24,11 +24,12 @@ from azora_ci.backup.cluster import SUPERUSER
 from azora_ci.clock import Clock, parse_rfc3339
 from azora_ci.errors import BadInputError
 from azora_ci.process import Processes
-from azora_ci.rehearsal.bench import rollout_scenes, rollout_service
-from azora_ci.rehearsal.bench.rollout_kills import LEASE_SECONDS
-from azora_ci.rehearsal.bench.rollout_scenes import Size
-from azora_ci.rehearsal.bench.rollout_world import DATABASE, OWNER_URL, SERVICE, Steps, configuration, database
 from azora_ci.targets import Owner, Release, Target
+from tests.bench.rollout import scenes
+from tests.bench.rollout import service as rollout_service
+from tests.bench.rollout.kills import LEASE_SECONDS
+from tests.bench.rollout.scenes import Size
+from tests.bench.rollout.world import DATABASE, OWNER_URL, SERVICE, Steps, configuration, database
 
 INSTANCES = 2  # per host
 ASKED = 40  # requests per host that must all be answered by one version
@@ -214,10 +215,10 @@ def shares(make: Factory, size: Size) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for machines in (1, 3):
         with make(machines) as world:
-            counted = rollout_scenes.shares(world, size)
+            counted = scenes.shares(world, size)
         for key, value in counted.items():
             found[f"{key}_on_{machines}"] = value
         for percent in (5, 50):
             key = f"share_at_{percent}"
-            found[key] = rollout_scenes.furthest([*([found[key]] if key in found else []), counted[key]], percent)
+            found[key] = scenes.furthest([*([found[key]] if key in found else []), counted[key]], percent)
     return found

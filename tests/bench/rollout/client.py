@@ -1,6 +1,6 @@
 """An open-loop client: requests start on a fixed schedule, whatever the answers do, each on a connection of its own choosing.
 
-A process of its own, ``python -m azora_ci.rehearsal.bench.rollout_client '{"addresses": …}'``: it sends until ``requests`` were sent
+A process of its own, ``python -m tests.bench.rollout.client '{"addresses": …}'``: it sends until ``requests`` were sent
 *and* its standard input was closed, waits for the answers, and prints one JSON line. Nothing is ever sent twice: what a user's browser
 would try again by itself counts as failed here.
 
@@ -263,12 +263,12 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember it."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a TCP connection
+        assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
     def send(self, sent: Sent, text: bytes) -> None:
         """Send a request."""
-        assert self._transport is not None  # noqa: S101 - connected
+        assert self._transport is not None
         self._sent, self._buffer, sent.link = sent, b"", self
         self._transport.write(text)
 

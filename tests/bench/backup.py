@@ -30,9 +30,9 @@ from azora_ci.config import Backup
 from azora_ci.errors import BadInputError, UnreachableError
 from azora_ci.postgres import DatabaseUrl, find_binary
 from azora_ci.process import Child, Processes
-from azora_ci.rehearsal.bench import database
 from azora_ci.s3_client import Patience
 from azora_ci.settings import Aws, Secret
+from tests.bench import database
 
 BUCKET = "bench"
 KEY_ID, SECRET = "benchkey", "benchsecret"

@@ -17,9 +17,9 @@ from typing import Any, Protocol
 from azora_ci.errors import NotTrueError
 from azora_ci.probes import Request, fetch
 from azora_ci.process import Child
-from azora_ci.rehearsal.bench import rollout_scenes
-from azora_ci.rehearsal.bench.rollout_scenes import Size
-from azora_ci.rehearsal.bench.rollout_world import SERVICE, Client, until
+from tests.bench.rollout import scenes
+from tests.bench.rollout.scenes import Size
+from tests.bench.rollout.world import SERVICE, Client, until
 
 PROJECT = "side-by-side"
 PORT, PUBLISHED = 8080, 8001
@@ -29,7 +29,7 @@ UP_SECONDS = 120.0
 EMULATED = "emulated over the Docker API: docker-compose is not installed"
 
 
-class HostsWorld(rollout_scenes.World, Protocol):
+class HostsWorld(scenes.World, Protocol):
     """Hosts, as far as this scene needs them."""
 
     machines: list[Any]
@@ -96,7 +96,7 @@ def _project(world: HostsWorld, version: str) -> dict[str, Any]:
     """Return the compose file, as a document; JSON is YAML."""
     service = {
         "image": world.reference,
-        "environment": {"PORT": str(PORT), "HOST": "0.0.0.0", "VERSION": version, "DATABASE_URL": world.database_url},  # noqa: S104 - inside
+        "environment": {"PORT": str(PORT), "HOST": "0.0.0.0", "VERSION": version, "DATABASE_URL": world.database_url},
         "ports": [f"{PUBLISHED}:{PORT}"],
         "volumes": world.mounts,
         "stop_grace_period": "5s",
@@ -162,5 +162,5 @@ def compose(world: HostsWorld, size: Size) -> dict[str, Any]:
         "compose_posts_failed": found["failed"].get("POST", 0),
         "compose_up_seconds": round(seconds, 1),
         "versions": found["versions"],
-        **rollout_scenes.account(found),
+        **scenes.account(found),
     }

@@ -4,7 +4,7 @@ A host has a Unix socket that speaks the Docker Engine API as far as the target 
 SOCKS port on loopback behind which are the real guard (``azora_ci.guard`` on a folder of its own), the admin port of an Envoy that has
 taken what the guard's files say, and the health of its instances. Each switch of routes is noted in ``switches.jsonl``.
 
-``python -m azora_ci.rehearsal.bench.rollout_standins FOLDER NUMBER LATENCY LEASE`` prints the SOCKS ports as JSON and serves until ended.
+``python -m tests.bench.rollout.standins FOLDER NUMBER LATENCY LEASE`` prints the SOCKS ports as JSON and serves until ended.
 """
 
 from __future__ import annotations

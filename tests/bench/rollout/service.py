@@ -149,11 +149,11 @@ class Link(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Remember it."""
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - of a TCP server
+        assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self._service.links.add(self)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - the protocol's signature
+    def connection_lost(self, exc: Exception | None) -> None:
         """Forget it."""
         self._service.links.discard(self)
 
@@ -180,9 +180,9 @@ class Link(asyncio.Protocol):
         task.add_done_callback(self._service.tasks.discard)
 
     async def _work(self) -> None:
-        end = asyncio.get_running_loop().time() + LEAST + (MOST - LEAST) * random.random() ** SKEW  # noqa: S311 - load, not secrets
+        end = asyncio.get_running_loop().time() + LEAST + (MOST - LEAST) * random.random() ** SKEW
         try:
-            name = await self._service.database.course(random.randrange(ROWS))  # noqa: S311
+            name = await self._service.database.course(random.randrange(ROWS))
         except OSError as error:
             self._answer(500, {"version": VERSION, "error": str(error)})
             return

@@ -15,10 +15,10 @@ from typing import Any, NamedTuple, Protocol
 
 from azora_ci.errors import AzoraError, NotTrueError
 from azora_ci.process import Child
-from azora_ci.rehearsal.bench import rollout_scenes
-from azora_ci.rehearsal.bench.rollout_scenes import Size
-from azora_ci.rehearsal.bench.rollout_world import Client, until
 from azora_ci.targets import Release
+from tests.bench.rollout import scenes
+from tests.bench.rollout.scenes import Size
+from tests.bench.rollout.world import Client, until
 
 LEASE_SECONDS = 5.0
 STAGE, RERUN_STAGE = 1.0, 0.5  # seconds of each stage
@@ -47,7 +47,7 @@ PHASES = (
 )
 
 
-class HostsWorld(rollout_scenes.World, Protocol):
+class HostsWorld(scenes.World, Protocol):
     """Hosts: where a journal and routes can be read from outside."""
 
     def states(self) -> list[dict[str, Any]]:
@@ -122,7 +122,7 @@ def _marks(world: HostsWorld, release: Release, step: Child) -> dict[str, Callab
     """Return when each mark of a rollout is reached."""
     return {
         "start": lambda: True,
-        **{f"{percent} %": lambda percent=percent: world.at(release, percent) for percent in rollout_scenes.PERCENTS},  # type: ignore[misc] # bound now
+        **{f"{percent} %": lambda percent=percent: world.at(release, percent) for percent in scenes.PERCENTS},  # type: ignore[misc] # bound now
         "promoted": lambda: world.promoted(release),
         "end": lambda: step.poll() is not None,
     }
@@ -147,7 +147,7 @@ def kill(world: HostsWorld, found: Kills, moment: Moment) -> bool:
     Returns False when the step had ended before it could be killed.
     """
     release = world.steps.next_release()
-    client = Client(world.processes, world.addresses, rate=RATE, post_every=rollout_scenes.POST_EVERY)
+    client = Client(world.processes, world.addresses, rate=RATE, post_every=scenes.POST_EVERY)
     begun = world.clock.monotonic()
     step = world.steps.start(release, (STAGE,) * 3)
     reached = _marks(world, release, step)[moment.phase.begins]

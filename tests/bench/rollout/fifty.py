@@ -17,13 +17,13 @@ from azora_ci.actions import Actions
 from azora_ci.clock import Clock
 from azora_ci.errors import NotTrueError
 from azora_ci.process import Processes
-from azora_ci.rehearsal.bench.rollout_scenes import Size
-from azora_ci.rehearsal.bench.rollout_world import OWNER_URL, SERVICE, configuration
 from azora_ci.settings import ProductionHosts, Secret
 from azora_ci.ssh import HostAddress
 from azora_ci.targets import Owner, Release, Wiring, docker_hosts
 from azora_ci.targets.docker_hosts import DockerHosts
 from azora_ci.targets.host_site import HostSite
+from tests.bench.rollout.scenes import Size
+from tests.bench.rollout.world import OWNER_URL, SERVICE, configuration
 
 LEASE_SECONDS = 45.0
 DIGEST = "sha256:" + "0" * 64
@@ -72,10 +72,10 @@ def measure(folder: Path, size: Size) -> dict[str, Any]:
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=clock, log=folder / "fifty.log")
     with tempfile.TemporaryDirectory(prefix="azf") as short:  # a socket's path may have 107 characters at most
         given = (short, str(size.hosts), str(size.latency), str(LEASE_SECONDS))
-        argv = (sys.executable, "-m", "azora_ci.rehearsal.bench.rollout_standins", *given)
+        argv = (sys.executable, "-m", "tests.bench.rollout.standins", *given)
         server = processes.start(argv, stdout_pipe=True)
         try:
-            assert server.stdout is not None  # noqa: S101 - a pipe was asked for
+            assert server.stdout is not None
             Forwarded.folder, Forwarded.ports = Path(short), tuple(json.loads(server.stdout.readline() or b"[]"))
             target = FiftyHosts(_wiring(folder, processes, clock, size))
             return _go_back(target, Path(short) / "switches.jsonl", clock, size)

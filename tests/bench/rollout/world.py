@@ -23,10 +23,10 @@ from azora_ci.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.edge import Edge
 from azora_ci.errors import NotTrueError
 from azora_ci.process import Child, Processes, send_signal
-from azora_ci.rehearsal.bench import rollout_service
 from azora_ci.targets import Owner, Release, Wiring
 from azora_ci.targets.instances import LOOPBACK, free_port
 from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
+from tests.bench.rollout import service as rollout_service
 
 SERVICE = "web"
 SHA = "0" * 40
@@ -308,7 +308,7 @@ class Client:
     """The open-loop client as a process."""
 
     def __init__(self, processes: Processes, addresses: list[tuple[str, int]], **wanted: Any) -> None:
-        argv = (sys.executable, "-m", "azora_ci.rehearsal.bench.rollout_client", json.dumps({"addresses": addresses, **wanted}))
+        argv = (sys.executable, "-m", "tests.bench.rollout.client", json.dumps({"addresses": addresses, **wanted}))
         self._child = processes.start(argv, stdin=True)
         until(lambda: self._child.lines["stdout"] or self._child.poll() is not None, "the client sends", Clock())
         if not self._child.lines["stdout"]:
@@ -320,7 +320,7 @@ class Client:
 
     def finish(self, seconds: float) -> dict[str, Any]:
         """Let it end once it has sent what was asked for, and return what it saw. Raises NotTrueError."""
-        assert self._child.stdin is not None  # noqa: S101 - a pipe was asked for
+        assert self._child.stdin is not None
         self._child.stdin.close()
         code = ended(self._child, seconds)
         lines = self._child.lines["stdout"]

@@ -1,6 +1,6 @@
 """A thousand real HTTP endpoints, watched by the real loop of a stage: drift of its ticks, and how busy it keeps a core.
 
-Endpoints and watcher are processes of their own, ``python -m azora_ci.rehearsal.bench.rollout_probes endpoints|watch …``, so that the
+Endpoints and watcher are processes of their own, ``python -m tests.bench.rollout.probes endpoints|watch …``, so that the
 watcher's processor time is its own.
 """
 
@@ -30,7 +30,7 @@ from azora_ci.targets.journal import History
 VERSION = "1.0.0"
 RELEASE = Release("1764000000-000001", f"v{VERSION}", {})
 PER_PORT_FILE = 200  # descriptors to spare
-MODULE = "azora_ci.rehearsal.bench.rollout_probes"
+MODULE = "tests.bench.rollout.probes"
 
 
 def probes(folder: Path, endpoints: int, seconds: float, interval: float) -> dict[str, Any]:
@@ -38,7 +38,7 @@ def probes(folder: Path, endpoints: int, seconds: float, interval: float) -> dic
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock(), log=folder / "probes.log")
     try:
         server = processes.start((sys.executable, "-m", MODULE, "endpoints", str(endpoints)), stdout_pipe=True)
-        assert server.stdout is not None  # noqa: S101 - a pipe was asked for
+        assert server.stdout is not None
         ports = server.stdout.readline().decode()
         watch = (sys.executable, "-m", MODULE, "watch", str(seconds), str(interval), str(folder / "watch.log"))
         done = processes.run(watch, stdin=ports.encode(), timeout=seconds + 120, echo=False)

@@ -26,9 +26,10 @@ import click
 
 from azora_ci.clock import Clock, rfc3339
 from azora_ci.errors import AzoraError, BadInputError
-from azora_ci.rehearsal.bench import rollout_probes, rollout_scenes
-from azora_ci.rehearsal.bench.rollout_scenes import Size
-from azora_ci.rehearsal.bench.rollout_world import local_world
+from tests.bench.rollout import probes
+from tests.bench.rollout import scenes as rollout_scenes
+from tests.bench.rollout.scenes import Size
+from tests.bench.rollout.world import local_world
 
 SCENES = ("load", "shares", "abort", "fifty", "kills", "probes", "overhead", "compose")
 PLACES = ("local", "docker")
@@ -195,18 +196,18 @@ def _scenes_of(place: str) -> dict[str, Scene]:
     world = {"load": rollout_scenes.load, "abort": rollout_scenes.abort, "overhead": rollout_scenes.overhead}
     found = {name: Scene("world", work) for name, work in world.items()}
     if place == "local":
-        from azora_ci.rehearsal.bench import rollout_fifty
+        from tests.bench.rollout import fifty
 
-        apart = {"fifty": Scene("folder", rollout_fifty.measure), "probes": Scene("folder", _probes)}
+        apart = {"fifty": Scene("folder", fifty.measure), "probes": Scene("folder", _probes)}
         return {**found, **apart, "shares": Scene("world", rollout_scenes.shares)}
-    from azora_ci.rehearsal.bench import rollout_compose, rollout_docker, rollout_kills
+    from tests.bench.rollout import compose, docker_machines, kills
 
-    hosts = {"kills": Scene("world", rollout_kills.kills), "compose": Scene("world", rollout_compose.compose)}
-    return {**found, **hosts, "shares": Scene("factory", rollout_docker.shares)}
+    hosts = {"kills": Scene("world", kills.kills), "compose": Scene("world", compose.compose)}
+    return {**found, **hosts, "shares": Scene("factory", docker_machines.shares)}
 
 
 def _probes(folder: Path, size: Size) -> dict[str, Any]:
-    return rollout_probes.probes(folder, size.endpoints, size.probe_seconds, size.probe_interval)
+    return probes.probes(folder, size.endpoints, size.probe_seconds, size.probe_interval)
 
 
 def _play(place: str, scenes: Sequence[str], size: Size, results: Results, say: Callable[[str], None]) -> None:
@@ -274,7 +275,7 @@ class Stage:
     def _made(self, folder: Path) -> AbstractContextManager[Any]:
         if self.place == "local":
             return local_world(folder)
-        from azora_ci.rehearsal.bench.rollout_docker import place
+        from tests.bench.rollout.docker_machines import place
 
         return place(folder)
 
