@@ -1,6 +1,6 @@
-"""What a database says about itself: the same questions to production's snapshot and to the restored copy.
+"""The catalog of a database, read with the same queries from production's snapshot and from the restored copy.
 
-Objects of extensions and of the system are left out, as pg_dump leaves them out.
+Objects that belong to an extension or to the system are left out, as in pg_dump's output.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import psycopg2.extensions
 
-# pg_dump's own session settings (setup_connection in pg_dump.c), and a time zone, so that text means the same on both sides
+# pg_dump's own session settings (setup_connection in pg_dump.c), and a time zone, so that both sides write values as the same text
 SESSION = (
     "SET DATESTYLE = ISO",
     "SET INTERVALSTYLE = POSTGRES",
@@ -24,10 +24,10 @@ SESSION = (
     "SET lock_timeout = 0",
     "SET idle_in_transaction_session_timeout = 0",
 )
-_OWN = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
+_USER_OBJECT = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
     AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = '{catalog}'::regclass AND d.objid = {oid} AND d.deptype = 'e')"""
-_TABLE = _OWN.format(catalog="pg_class", oid="c.oid")
-# relpages is an estimate, but pg_relation_size() would wait for whoever locks the table.
+_TABLE = _USER_OBJECT.format(catalog="pg_class", oid="c.oid")
+# relpages is an estimate, but pg_relation_size() would wait for a session that locks the table.
 TABLES = f"""SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND {_TABLE} ORDER BY c.relpages DESC, 1, 2"""  # noqa: S608 - constants
 SEQUENCES = f"""SELECT n.nspname, c.relname, s.seqincrement, pg_sequence_last_value(c.oid)
@@ -46,7 +46,7 @@ Table = tuple[str, str]  # schema, name
 
 @dataclass(frozen=True)
 class Catalog:
-    """What must be the same after a restore. Sequences: (increment, last value or None) by (schema, name)."""
+    """The parts of a database that a restore must reproduce. Sequences: (increment, last value or None) by (schema, name)."""
 
     tables: tuple[Table, ...]
     sequences: dict[Table, tuple[int, int | None]]
@@ -71,45 +71,45 @@ def read(cursor: psycopg2.extensions.cursor) -> Catalog:
     )
 
 
-def quoted(table: Table) -> str:
+def quoted_name(table: Table) -> str:
     """Return a table's name as PostgreSQL writes it where every part is quoted, ``"public"."users"``."""
     return ".".join('"' + part.replace('"', '""') + '"' for part in table)
 
 
-def shown(table: Table) -> str:
+def display_name(table: Table) -> str:
     """Return a table's name for people and documents, ``public.users``; unusual parts are quoted."""
     return ".".join(part if part.replace("_", "a").isalnum() and part == part.lower() else f'"{part}"' for part in table)
 
 
 def differences(production: Catalog, restored: Catalog) -> list[str]:
-    """Return what the restored catalog lacks or has too much, one line a kind with the first names; empty when nothing."""
-    found: list[str] = []
-    for kind, wanted, have in (
+    """Return what the restored catalog lacks or has in excess: a line per kind of object with the first names; empty when equal."""
+    findings: list[str] = []
+    for kind, expected, present in (
         ("tables", set(production.tables), set(restored.tables)),
         ("constraints", production.constraints, restored.constraints),
         ("valid indexes", production.indexes, restored.indexes),
         ("sequences", set(production.sequences), set(restored.sequences)),
     ):
-        for word, names in (("missing", wanted - have), ("unexpected", have - wanted)):
+        for word, names in (("missing", expected - present), ("unexpected", present - expected)):
             if names:
-                found.append(f"{len(names)} {kind} {word}: {', '.join('.'.join(map(str, name)) for name in sorted(names, key=str)[:5])}")
+                findings.append(f"{len(names)} {kind} {word}: {', '.join('.'.join(map(str, name)) for name in sorted(names, key=str)[:5])}")
     if production.large_objects != restored.large_objects:
-        found.append(f"large objects: {production.large_objects} in the snapshot, {restored.large_objects} restored")
-    before = {shown(name): values for name, values in production.sequences.items()}
-    return found + sequences_behind(before, {shown(name): values for name, values in restored.sequences.items()})
+        findings.append(f"large objects: {production.large_objects} in the snapshot, {restored.large_objects} restored")
+    snapshot_sequences = {display_name(name): values for name, values in production.sequences.items()}
+    return findings + sequences_behind(snapshot_sequences, {display_name(name): values for name, values in restored.sequences.items()})
 
 
 Sequences = Mapping[str, tuple[int, int | None]]
 
 
 def sequences_behind(production: Sequences, restored: Sequences) -> list[str]:
-    """Return the sequences that a restore left behind; increment and last value by name.
+    """Return one line for every restored sequence that is behind the snapshot's; arguments hold (increment, last value) by name.
 
     A sequence moves outside of transactions: the dump may hold a later value than the snapshot's, never an earlier one.
     """
-    found = []
+    findings = []
     for name, (increment, last) in production.items():
-        again = restored.get(name, (0, None))[1]
-        if last is not None and (again is None or (again < last if increment > 0 else again > last)):
-            found.append(f"sequence {name} is behind: {again} restored, {last} at the snapshot")
-    return found
+        restored_last = restored.get(name, (0, None))[1]
+        if last is not None and (restored_last is None or (restored_last < last if increment > 0 else restored_last > last)):
+            findings.append(f"sequence {name} is behind: {restored_last} restored, {last} at the snapshot")
+    return findings

@@ -142,7 +142,8 @@ def _pending(it: Wiring, names: documents.Names, origin: Origin, snapshot: Snaps
         "snapshot": {"time": snapshot.time, "lsn": snapshot.lsn, "isolation": snapshot.isolation},
         "catalog": documents.catalog_document(snapshot.catalog),
         "tables": [
-            {"name": catalog.shown(proof.text_name(table, encoding)), "rows": table.rows, "hash": table.hash} for table in dumped.tables
+            {"name": catalog.display_name(proof.text_name(table, encoding)), "rows": table.rows, "hash": table.hash}
+            for table in dumped.tables
         ],
         "rows": dumped.rows,
         "raw": {"bytes": dumped.raw_bytes, "sha256": dumped.raw_sha256},

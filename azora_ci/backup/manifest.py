@@ -213,7 +213,7 @@ def catalog_document(it: catalog.Catalog) -> dict[str, Any]:
         "tables": _summary(it.tables),
         "constraints": _summary(it.constraints),
         "indexes": _summary(it.indexes),
-        "sequences": {catalog.shown(name): list(values) for name, values in sorted(it.sequences.items())},
+        "sequences": {catalog.display_name(name): list(values) for name, values in sorted(it.sequences.items())},
         "large_objects": it.large_objects,
     }
 

@@ -188,7 +188,7 @@ class Counter:
         try:
             with connection.cursor() as cursor:
                 while (table := self._next()) is not None:
-                    cursor.execute(f"SELECT count(*) FROM ONLY {catalog.quoted(table)}")  # noqa: S608 - quoted name
+                    cursor.execute(f"SELECT count(*) FROM ONLY {catalog.quoted_name(table)}")  # noqa: S608 - quoted name
                     self.counts[table] = int((cursor.fetchone() or (0,))[0])
         except Exception as error:
             self._failure = error
