@@ -1,7 +1,7 @@
-"""A private PostgreSQL cluster: started with the machine's programs or those of a wheel, gone without a trace when stopped.
+"""A private PostgreSQL cluster: started with the machine's programs or those of a wheel; its files are removed when it stops.
 
-PostgreSQL refuses to run as root, so root drops to ``nobody`` for it. The cluster listens on a loopback port of the kernel's
-choice with a random scram password; its Unix socket lies in a folder of its own with a short path (107 bytes is the limit).
+PostgreSQL refuses to run as root, so root starts it as ``nobody``. The cluster listens on a loopback port that the kernel
+chooses, with a random scram password; its Unix socket is in a separate folder with a short path (107 bytes is the limit).
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SUPERUSER = "azora"
 START_SECONDS = 90.0
 STOP_SECONDS = 3.0  # a cancelled step has 7 s in all
 START_ATTEMPTS = 5
-PLACES = "places"  # file that lists the folders of a cluster
-# For data that exists elsewhere too: no flush to disk, no WAL where it can be helped, nothing in the background.
+FOLDER_LIST = "places"  # name of the file that lists the folders of a cluster
+# The data exists elsewhere too, so: no flush to disk, as little WAL as possible, no background work.
 # https://www.postgresql.org/docs/current/populate.html and non-durability.html
 SCRATCH_SETTINGS: Mapping[str, str] = {
     "fsync": "off",
@@ -47,7 +47,7 @@ SCRATCH_SETTINGS: Mapping[str, str] = {
     "max_connections": "50",
     "max_locks_per_transaction": "2048",  # one restore in one transaction locks every table and large object
     "log_error_verbosity": "terse",
-    "log_min_error_statement": "panic",  # a failing statement may hold rows; those do not belong in a log
+    "log_min_error_statement": "panic",  # a failing statement may contain rows, which must not appear in a log
 }
 
 
@@ -59,7 +59,7 @@ class Cluster:
         self._lock = lock
         self._clock = Clock()
         self._child: Child | None = None
-        self._places: list[Path] = []
+        self._folders: list[Path] = []
         self.folder = folder
         self.data = folder / "data"
         self.password = secrets.token_urlsafe(24)
@@ -77,18 +77,18 @@ class Cluster:
         settings: Mapping[str, str] | None = None,
         detached: bool = False,
     ) -> Cluster:
-        """Start a new, empty cluster that keeps its files below ``folder`` and answer when it accepts connections.
+        """Start a new, empty cluster with its files below ``folder`` and return it when it accepts connections.
 
-        ``settings`` are added to SCRATCH_SETTINGS; ``detached`` lets it outlive this process. What a killed run left in
-        ``folder`` is stopped and removed first. Where the unprivileged user cannot reach ``folder``, the data lies in the
-        machine's folder for temporary files. Raises BadInputError when programs are missing or the folder is in use,
+        ``settings`` are added to SCRATCH_SETTINGS; ``detached`` lets the server outlive this process. A cluster that a killed run
+        left in ``folder`` is stopped and removed first. If the unprivileged user cannot access ``folder``, the data is stored in
+        the machine's folder for temporary files. Raises BadInputError when programs are missing or the folder is in use,
         UnreachableError when the server does not start.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        cluster = cls(processes, folder, _locked(folder))
+        cluster = cls(processes, folder, _lock_folder(folder))
         try:
-            cluster._prepare(major)
-            cluster._serve({**SCRATCH_SETTINGS, **(settings or {})}, detached)
+            cluster._initialise(major)
+            cluster._start_server({**SCRATCH_SETTINGS, **(settings or {})}, detached)
         except BaseException:
             cluster.stop()
             raise
@@ -118,7 +118,7 @@ class Cluster:
 
     @property
     def running(self) -> bool:
-        """Say whether the server process is there."""
+        """Return whether the server process exists."""
         return self.pid > 0 and is_alive(self.pid)
 
     def stop(self) -> None:
@@ -128,28 +128,28 @@ class Cluster:
             if self._child is not None:
                 self._child.end()
             self.pid = 0
-        for place in self._places:
-            shutil.rmtree(place, ignore_errors=True)
-        self._places.clear()
+        for folder in self._folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        self._folders.clear()
         self._lock.close()
 
-    def _prepare(self, major: int | None) -> None:
+    def _initialise(self, major: int | None) -> None:
         initdb = find_binary("initdb", major)
-        self.major = _major(initdb, find_binary("postgres", major))
-        self.user = _unprivileged()
+        self.major = _installed_major(initdb, find_binary("postgres", major))
+        self.user = _unprivileged_user()
         self.data = data_folder(self.folder)
         clear(self.folder, self._clock)
         self.sockets = Path(tempfile.mkdtemp(prefix="azora-pg-"))
-        self._places = [self.data, self.sockets]
-        self._note_places()
+        self._folders = [self.data, self.sockets]
+        self._record_folders()
         self.data.mkdir(mode=0o700)
-        for place in self._places:
-            _give(place, self.user)
+        for folder in self._folders:
+            _change_owner(folder, self.user)
         self.programs = self._readable_programs(initdb.parent)
         password_file = self.sockets / "password"
         password_file.touch(mode=0o600)
         password_file.write_text(self.password, encoding="utf-8")
-        _give(password_file, self.user)
+        _change_owner(password_file, self.user)
         self._processes.run(
             (
                 *(str(self.programs / "initdb"), "-D", str(self.data), "-U", SUPERUSER, f"--pwfile={password_file}"),
@@ -163,18 +163,18 @@ class Cluster:
         )
         password_file.unlink()
 
-    def _note_places(self) -> None:
-        """Keep the list of our folders for whoever cleans up after us, should we be killed."""
-        (self.folder / PLACES).write_text("\n".join(map(str, self._places)), encoding="utf-8")
+    def _record_folders(self) -> None:
+        """Write the list of this cluster's folders to a file, so that the next run can remove them if this process is killed."""
+        (self.folder / FOLDER_LIST).write_text("\n".join(map(str, self._folders)), encoding="utf-8")
 
     def _readable_programs(self, programs: Path) -> Path:
-        """Return ``programs``, or a copy of the installation where the unprivileged user can read it."""
-        if self.user is None or _reachable(programs, self.user):
+        """Return ``programs`` if the unprivileged user can read it, otherwise the same folder in a readable copy of the installation."""
+        if self.user is None or _is_accessible(programs, self.user):
             return programs
         copy = Path(tempfile.mkdtemp(prefix="azora-pg-programs-"))
         copy.chmod(0o755)
-        self._places.append(copy)
-        self._note_places()
+        self._folders.append(copy)
+        self._record_folders()
         installation = programs.parent
         wheel = installation.parent
         shutil.copytree(installation, copy / wheel.name / installation.name, symlinks=True)
@@ -183,13 +183,13 @@ class Cluster:
             shutil.copytree(libraries, copy / libraries.name, symlinks=True)
         return copy / wheel.name / installation.name / programs.name
 
-    def _serve(self, settings: Mapping[str, str], detached: bool) -> None:
-        """Start the server; another port is tried when somebody took the one the kernel offered."""
+    def _start_server(self, settings: Mapping[str, str], detached: bool) -> None:
+        """Start the server; try again with another port when a process took the port that the kernel offered."""
         for _attempt in range(START_ATTEMPTS):
             self.port = free_port()
-            own = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": str(self.sockets)}
+            connection_settings = {"listen_addresses": "127.0.0.1", "port": str(self.port), "unix_socket_directories": str(self.sockets)}
             argv = [str(self.programs / "postgres"), "-D", str(self.data)]
-            for name, value in {**settings, **own}.items():
+            for name, value in {**settings, **connection_settings}.items():
                 argv += ["-c", f"{name}={value}"]
             env = {"HOME": str(self.sockets), "TZ": "UTC", "LC_ALL": "C"}
             if detached:
@@ -200,7 +200,7 @@ class Cluster:
             else:
                 self._child = self._processes.start(argv, env=env, cwd=self.sockets, user=self.user)
                 self.pid = self._child.pid
-            if self._answers():
+            if self._wait_until_accepting():
                 return
         raise UnreachableError(
             "The scratch database server does not start",
@@ -209,7 +209,7 @@ class Cluster:
             next_step="read the server's message; disk, memory and shared memory must suffice",
         )
 
-    def _answers(self) -> bool:
+    def _wait_until_accepting(self) -> bool:
         deadline = self._clock.monotonic() + START_SECONDS
         while self._clock.monotonic() < deadline:
             if (self._child is not None and self._child.poll() is not None) or not is_alive(self.pid):
@@ -224,16 +224,16 @@ class Cluster:
 def clear(folder: Path, clock: Clock | None = None) -> bool:
     """Stop the server and remove the files that a killed run left for ``folder``. Return whether a server was running.
 
-    Call it only while no living process has its cluster there.
+    Call it only while no running process keeps its cluster there.
     """
     try:
-        noted = [Path(line) for line in (folder / PLACES).read_text(encoding="utf-8").splitlines()]
+        folders = [Path(line) for line in (folder / FOLDER_LIST).read_text(encoding="utf-8").splitlines()]
     except OSError:
         return False
-    running = _stop_leftover(noted[0], clock or Clock()) if noted else False
-    for place in noted:
-        if place.name.startswith("azora-pg-") or place.parent == folder.resolve():
-            shutil.rmtree(place, ignore_errors=True)
+    running = _stop_leftover(folders[0], clock or Clock()) if folders else False
+    for leftover in folders:
+        if leftover.name.startswith("azora-pg-") or leftover.parent == folder.resolve():
+            shutil.rmtree(leftover, ignore_errors=True)
     return running
 
 
@@ -244,15 +244,15 @@ def _stop_leftover(data: Path, clock: Clock) -> bool:
     except (OSError, ValueError, IndexError):
         return False
     if str(data).encode() not in command:
-        return False  # the number belongs to another process by now
+        return False  # the process id now belongs to another program
     _end_server(pid, clock)
     return True
 
 
 def _end_server(pid: int, clock: Clock) -> None:
-    """SIGQUIT is PostgreSQL's immediate shutdown: the files go with it, so nothing needs to be saved."""
-    for number, seconds in ((signal.SIGQUIT, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
-        send_signal(pid, number)
+    """End the server with SIGQUIT, PostgreSQL's immediate shutdown, then SIGKILL: its files are deleted, so nothing needs saving."""
+    for signal_number, seconds in ((signal.SIGQUIT, STOP_SECONDS), (signal.SIGKILL, STOP_SECONDS)):
+        send_signal(pid, signal_number)
         deadline = clock.monotonic() + seconds
         while is_alive(pid) and clock.monotonic() < deadline:
             clock.sleep(0.02)
@@ -268,7 +268,7 @@ def free_port() -> int:
     return port
 
 
-def _locked(folder: Path) -> IO[str]:
+def _lock_folder(folder: Path) -> IO[str]:
     file = (folder / "lock").open("a", encoding="utf-8")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -283,36 +283,36 @@ def _locked(folder: Path) -> IO[str]:
     return file
 
 
-def _unprivileged() -> int | None:
-    """Return the user to drop to: ``nobody`` for root, None (stay) for everyone else."""
+def _unprivileged_user() -> int | None:
+    """Return the id of the user who runs the server: ``nobody`` for root, None (no change) for everyone else."""
     return pwd.getpwnam("nobody").pw_uid if os.geteuid() == 0 else None
 
 
 def data_folder(folder: Path) -> Path:
-    """Return where the data of a cluster in ``folder`` lies: there, or with the temporary files where its user cannot reach it."""
-    user = _unprivileged()
+    """Return the data folder of a cluster in ``folder``: below it, or among the temporary files if the server's user cannot enter it."""
+    user = _unprivileged_user()
     existing = next(path for path in (folder, *folder.parents) if path.exists())
-    if user is None or _reachable(existing, user):
+    if user is None or _is_accessible(existing, user):
         return folder.resolve() / "data"
-    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]  # the same for the next run, which finds leftovers
+    name = hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:16]  # the next run computes the same name and so finds leftovers
     return Path(tempfile.gettempdir()).resolve() / f"azora-pg-data-{name}"
 
 
-def _reachable(path: Path, user: int) -> bool:
-    """Say whether another user may enter a folder and everything above it (owner and world bits; groups are dropped)."""
-    for place in (path.resolve(), *path.resolve().parents):
-        status = place.stat()
+def _is_accessible(path: Path, user: int) -> bool:
+    """Return whether another user may enter a folder and all its parents (owner and world bits; the process drops its groups)."""
+    for folder in (path.resolve(), *path.resolve().parents):
+        status = folder.stat()
         if not status.st_mode & (0o100 if status.st_uid == user else 0o001):
             return False
     return True
 
 
-def _give(path: Path, user: int | None) -> None:
+def _change_owner(path: Path, user: int | None) -> None:
     if user is not None:
         os.chown(path, user, -1)
 
 
-def _major(initdb: Path, postgres: Path) -> int:
+def _installed_major(initdb: Path, postgres: Path) -> int:
     from azora_ci.postgres import major_of
 
     if initdb.parent != postgres.parent:
