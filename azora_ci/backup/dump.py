@@ -1,7 +1,7 @@
-"""The one pass: pg_dump -> one gzip member -> the object's upload and a spool file, with bounded memory.
+"""The dump in one pass with bounded memory: pg_dump -> one gzip member -> the object's upload and a spool file.
 
-The upload is completed by the caller, and only after everything here held: pg_dump exited 0, its completion line was seen, at
-least one table was dumped, every part was acknowledged.
+The caller completes the upload, and only after all checks here passed: pg_dump exited 0, its completion line was read, at least
+one table was dumped, every part was acknowledged.
 """
 
 from __future__ import annotations
@@ -26,22 +26,22 @@ from azora_ci.postgres import DatabaseUrl
 from azora_ci.process import Child, Processes, ending
 
 QUEUE_BLOCKS = 2  # compressed blocks on their way to the upload
-PIPE_BYTES = 1024 * 1024  # of the pipe from pg_dump; 64 KiB make it wait more than it works
+PIPE_BYTES = 1024 * 1024  # size of the pipe from pg_dump; with the usual 64 KiB it spends more time waiting than working
 EXIT_SECONDS = 60.0  # for pg_dump to end after its last byte
 F_SETPIPE_SZ = 1031  # fcntl(2), Linux
 
 
 class Upload(Protocol):
-    """What takes the compressed bytes."""
+    """A destination of the compressed bytes."""
 
     def write(self, data: bytes) -> int:
-        """Take bytes."""
+        """Accept bytes and return their number."""
         ...
 
 
 @dataclass(frozen=True)
 class Dumped:
-    """What one dump was: sizes in bytes, SHA-256 in hex, tables in the order of the dump with their rows."""
+    """The facts of a finished dump: sizes in bytes, SHA-256 in hex, tables in the order of the dump with their row counts."""
 
     raw_bytes: int
     size_bytes: int
@@ -52,13 +52,13 @@ class Dumped:
 
     @property
     def rows(self) -> int:
-        """Return the rows of all tables."""
+        """Return the number of rows of all tables."""
         return sum(table.rows for table in self.tables)
 
 
 @dataclass(frozen=True)
 class DumpPlan:
-    """How to dump: program, connection, snapshot, compression level and the longest the snapshot may be held, in seconds."""
+    """How to dump: program, connection, snapshot, compression level and how many seconds the snapshot may be held."""
 
     program: Path
     url: DatabaseUrl
@@ -76,7 +76,7 @@ class DumpPlan:
 
 
 class Sink:
-    """Writes compressed blocks to the spool and the upload on a thread of its own, and hashes them."""
+    """Writes compressed blocks to the spool and the upload on a separate thread, and hashes them."""
 
     def __init__(self, upload: Upload, spool: IO[bytes], meter: Meter) -> None:
         self._upload = upload
@@ -84,19 +84,19 @@ class Sink:
         self._meter = meter
         self._queue: queue.Queue[bytes | None] = queue.Queue(QUEUE_BLOCKS)
         self._failure: BaseException | None = None
-        self._thread = threading.Thread(target=self._run, name="upload", daemon=True)
+        self._thread = threading.Thread(target=self._write_blocks, name="upload", daemon=True)
         self._digest = hashlib.sha256()
         self.size = 0
         self._thread.start()
 
     def put(self, block: bytes) -> None:
-        """Hand a block over. Raises what an earlier one met."""
+        """Queue a block. Raises the error that writing an earlier block raised."""
         if self._failure is not None:
             raise self._failure
         self._queue.put(block)
 
     def close(self) -> str:
-        """Wait until everything was handed on and return the SHA-256."""
+        """Wait until every block is written and return their SHA-256 in hex."""
         self._queue.put(None)
         self._thread.join()
         if self._failure is not None:
@@ -104,15 +104,15 @@ class Sink:
         return self._digest.hexdigest()
 
     def abandon(self) -> None:
-        """Stop taking blocks."""
+        """Stop writing blocks."""
         self._failure = self._failure or EOFError("abandoned")
         with contextlib.suppress(queue.Full):
             self._queue.put_nowait(None)
 
-    def _run(self) -> None:
+    def _write_blocks(self) -> None:
         while (block := self._queue.get()) is not None:
             if self._failure is not None:
-                continue  # keep emptying the queue, so that whoever fills it wakes up and sees the failure
+                continue  # keep emptying the queue, so that ``put`` wakes up and raises the failure
             try:
                 self._spool.write(block)
                 self._digest.update(block)
@@ -124,50 +124,50 @@ class Sink:
 
 
 def dump(plan: DumpPlan, processes: Processes, upload: Upload, spool: IO[bytes], meter: Meter) -> Dumped:
-    """Run pg_dump to its end and pass everything on.
+    """Run pg_dump to its end, pass its compressed output to the upload and the spool, and return the facts of the dump.
 
-    Raises UnreachableError when pg_dump fails, NotTrueError when what came is no complete dump, and whatever the upload raises.
+    Raises UnreachableError when pg_dump fails, NotTrueError when its output is not a complete dump, and the upload's errors.
     """
     clock = Clock()
     start = clock.monotonic()
     child = processes.start(plan.argv(), env=plan.env(), stdout_pipe=True)
-    _widen(child)
+    _enlarge_pipe(child)
     sink = Sink(upload, spool, meter)
-    overdue = threading.Timer(plan.limit_seconds, child.end)
-    overdue.daemon = True
-    overdue.start()
+    limit_timer = threading.Timer(plan.limit_seconds, child.end)
+    limit_timer.daemon = True
+    limit_timer.start()
     try:
-        digest, scanner = _pump(child, GzipMember(level=plan.level), sink, meter)
+        digest, scanner = _compress(child, GzipMember(level=plan.level), sink, meter)
         code = child.wait(EXIT_SECONDS)
-        _check(child, code, scanner, plan, clock.monotonic() - start)
+        _require_complete(child, code, scanner, plan, clock.monotonic() - start)
         sha256 = sink.close()
     except BaseException:
         sink.abandon()
         child.end()
         raise
     finally:
-        overdue.cancel()
+        limit_timer.cancel()
     return Dumped(meter.done, sink.size, digest, sha256, tuple(scanner.tables), clock.monotonic() - start)
 
 
-def _pump(child: Child, member: GzipMember, sink: Sink, meter: Meter) -> tuple[str, CopyScanner]:
-    """Return the SHA-256 of the SQL and the scanner that saw it. Everything was handed to the sink."""
+def _compress(child: Child, member: GzipMember, sink: Sink, meter: Meter) -> tuple[str, CopyScanner]:
+    """Pass pg_dump's compressed output to the sink; return the SHA-256 of the SQL and the scanner that read it."""
     scanner, digest = CopyScanner(lambda table: table.name == MIGRATIONS), hashlib.sha256()
     with member:
         for block in _blocks(child):
             scanner.feed(block)
             digest.update(block)
-            for ready in member.add(block):
-                sink.put(ready)
+            for compressed in member.add(block):
+                sink.put(compressed)
             meter.done, meter.tables_done = member.raw_bytes, len(scanner.tables)
-        for ready in member.finish():
-            sink.put(ready)
+        for compressed in member.finish():
+            sink.put(compressed)
     return digest.hexdigest(), scanner
 
 
-def _widen(child: Child) -> None:
+def _enlarge_pipe(child: Child) -> None:
     assert child.stdout is not None  # noqa: S101 - a pipe was asked for
-    with contextlib.suppress(OSError):  # a smaller pipe is slower, nothing else
+    with contextlib.suppress(OSError):  # a smaller pipe is only slower
         fcntl.fcntl(child.stdout.fileno(), F_SETPIPE_SZ, PIPE_BYTES)
 
 
@@ -177,7 +177,7 @@ def _blocks(child: Child) -> Iterator[bytes]:
         yield block
 
 
-def _check(child: Child, code: int, scanner: CopyScanner, plan: DumpPlan, seconds: float) -> None:
+def _require_complete(child: Child, code: int, scanner: CopyScanner, plan: DumpPlan, seconds: float) -> None:
     if code != 0 and seconds >= plan.limit_seconds:
         raise NotTrueError(
             "The dump took too long",

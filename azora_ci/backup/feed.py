@@ -1,8 +1,8 @@
-"""Processes of their own that read the spool file while it still grows, so that they never hold the dump up.
+"""Separate processes that read the spool file while it still grows, so that they never slow the dump down.
 
-``python -m azora_ci.backup.feed account SPOOL REPORT DEPTH`` counts and hashes the rows and writes what it found to REPORT;
-``python -m azora_ci.backup.feed restore SPOOL FIFO`` hands the SQL to psql. On standard input they are told ``done <size>`` when
-the file is complete, or see the end of input when whoever started them is gone.
+``python -m azora_ci.backup.feed account SPOOL REPORT DEPTH`` counts and hashes the rows and writes the results to REPORT;
+``python -m azora_ci.backup.feed restore SPOOL FIFO`` passes the SQL to psql. They read ``done <size>`` from standard input when
+the file is complete, or the end of input when the process that started them has ended.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from azora_ci.backup.memory import return_large_blocks
 from azora_ci.clock import Clock
 
 PIECE = 128 * 1024  # bytes of compressed data read at a time
-BLOCK = 1024 * 1024  # bytes of SQL handed on at a time
+BLOCK = 1024 * 1024  # bytes of SQL passed on at a time
 GROWTH_POLL_SECONDS = 0.02
 MIGRATIONS = b"_prisma_migrations"
 
 
 class Orders:
-    """What the parent process says: the final size of the spool, or nothing any more."""
+    """Messages from the parent process: ``size`` is the spool's final size, ``abandoned`` means that the parent has ended."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.size: int | None = None
@@ -45,7 +45,7 @@ class Orders:
 
 
 def follow(spool: Path, orders: Orders, clock: Clock) -> Iterator[bytes]:
-    """Yield the spool's bytes up to the size that ``orders`` names, waiting while it grows. Raises EOFError when abandoned."""
+    """Yield the spool's bytes up to the size in ``orders``; wait while it grows. Raises EOFError when abandoned or too short."""
     position = 0
     with spool.open("rb", buffering=0) as file:
         while orders.size is None or position < orders.size:
@@ -64,15 +64,15 @@ def follow(spool: Path, orders: Orders, clock: Clock) -> Iterator[bytes]:
 
 
 def inflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield the content of exactly one gzip member, its checksum and length verified. Raises EOFError when it is cut."""
+    """Yield the content of exactly one gzip member and verify its checksum and length. Raises EOFError when it is truncated."""
     from isal import isal_zlib
 
     engine = isal_zlib.decompressobj(wbits=31)
     for piece in pieces:
-        rest = piece
-        while rest:
-            yield engine.decompress(rest, BLOCK)  # a piece of zeros may hold a thousand times its length
-            rest = engine.unconsumed_tail
+        compressed = piece
+        while compressed:
+            yield engine.decompress(compressed, BLOCK)  # a piece of zeros may hold a thousand times its length
+            compressed = engine.unconsumed_tail
         if engine.unused_data:
             raise ValueError("something follows the gzip member")
     if not engine.eof:
@@ -80,18 +80,18 @@ def inflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
 
 
 def account(spool: Path, report: Path, depth: str, orders: Orders) -> None:
-    """Write the report: tables with rows and hashes (``depth`` full: of all tables), raw bytes, SHA-256 of the SQL, completeness."""
+    """Write the report: tables with row counts and hashes (``depth`` full: of all), raw bytes, SHA-256 of the SQL, completeness."""
     scanner = CopyScanner(lambda table: depth == "full" or table.name == MIGRATIONS)
     digest, size = hashlib.sha256(), 0
     for block in inflate(follow(spool, orders, Clock())):
         digest.update(block)
         size += len(block)
         scanner.feed(block)
-    found: dict[str, Any] = {"raw_bytes": size, "sha256": digest.hexdigest(), "complete": scanner.complete}
-    found["objects"] = scanner.objects.hexdigest() if depth == "full" else None
-    found["tables"] = [_document(table) for table in scanner.tables]
+    results: dict[str, Any] = {"raw_bytes": size, "sha256": digest.hexdigest(), "complete": scanner.complete}
+    results["objects"] = scanner.objects.hexdigest() if depth == "full" else None
+    results["tables"] = [_table_document(table) for table in scanner.tables]
     temporary = report.with_suffix(".part")
-    temporary.write_text(json.dumps(found), encoding="ascii")
+    temporary.write_text(json.dumps(results), encoding="ascii")
     temporary.replace(report)
 
 
@@ -102,34 +102,33 @@ def restore(spool: Path, fifo: Path, orders: Orders) -> None:
             sink.write(block)
 
 
-def _document(table: TableData) -> dict[str, Any]:
-    """Return a table as JSON; bytes of the dump's encoding travel as the characters with the same numbers."""
+def _table_document(table: TableData) -> dict[str, Any]:
+    """Return a table as JSON; bytes of the dump's encoding become the characters with the same code points."""
     names = {part: getattr(table, part).decode("latin-1") for part in ("schema", "name", "statement")}
     return {**names, "rows": table.rows, "hash": table.hash}
 
 
 def read_report(report: Path) -> tuple[dict[str, Any], list[TableData]]:
     """Return a report and its tables."""
-    found = json.loads(report.read_text(encoding="ascii"))
-    tables = [_table(one) for one in found["tables"]]
-    return found, tables
+    results = json.loads(report.read_text(encoding="ascii"))
+    return results, [_parse_table(document) for document in results["tables"]]
 
 
-def _table(one: dict[str, Any]) -> TableData:
-    schema, name, statement = (one[part].encode("latin-1") for part in ("schema", "name", "statement"))
-    return TableData(schema, name, statement, one["rows"], one["hash"])
+def _parse_table(document: dict[str, Any]) -> TableData:
+    schema, name, statement = (document[part].encode("latin-1") for part in ("schema", "name", "statement"))
+    return TableData(schema, name, statement, document["rows"], document["hash"])
 
 
 def main() -> int:
-    """Run as a process. Exit code 1 when the spool is damaged or abandoned, or psql is gone; the reason is on standard error."""
-    mode, spool, *rest = sys.argv[1:]
+    """Run as a process. Return 1 when the spool is damaged or abandoned, or psql has ended; the reason is on standard error."""
+    mode, spool, *arguments = sys.argv[1:]
     return_large_blocks()
     orders = Orders(sys.stdin)
     try:
         if mode == "account":
-            account(Path(spool), Path(rest[0]), rest[1], orders)
+            account(Path(spool), Path(arguments[0]), arguments[1], orders)
         else:
-            restore(Path(spool), Path(rest[0]), orders)
+            restore(Path(spool), Path(arguments[0]), orders)
     except (EOFError, ValueError, OSError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1
