@@ -1,4 +1,4 @@
-"""What a proof is made with and where: settings and edges of one backup, its scratch database, the processes that follow its spool."""
+"""The means of a proof: settings and connections of one backup, its scratch database, the processes that follow its spool."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Wiring:
-    """What a backup is made with. ``identity`` holds deployment_id, version, git_sha and environment for the documents."""
+    """Settings and connections of one backup. ``identity`` holds deployment_id, version, git_sha and environment for the documents."""
 
     bucket: Bucket
     backup: Backup
@@ -43,7 +43,7 @@ class Wiring:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Measure a phase, whether it succeeds or not."""
+        """Record the seconds of a phase, whether it succeeds or not."""
         start = self.clock.monotonic()
         try:
             yield
@@ -52,12 +52,12 @@ class Wiring:
 
     @property
     def where(self) -> str | None:
-        """Return where backups are proven, for the manifest."""
+        """Return the name of the server where backups are proven, for the manifest."""
         return None if self.depth == "none" else "BACKUP_VERIFY_DATABASE_URL" if self.verify_url else "private cluster"
 
     @contextmanager
     def progress(self, meter: Meter) -> Iterator[Meter]:
-        """Show a meter while something runs."""
+        """Show a meter while the block runs."""
         with Progress(meter, self.processes.say, self.clock):
             yield meter
 
@@ -66,14 +66,14 @@ def verify_server(settings: ProofPlace, processes: Processes) -> DatabaseUrl | N
     """Return the server to which a backup is restored, its password masked from now on; None: a private cluster."""
     if settings.verify_url is None:
         return None
-    found = DatabaseUrl.parse(settings.verify_url.reveal(), "BACKUP_VERIFY_DATABASE_URL")
-    processes.add_secret(found.password)
-    return found
+    server = DatabaseUrl.parse(settings.verify_url.reveal(), "BACKUP_VERIFY_DATABASE_URL")
+    processes.add_secret(server.password)
+    return server
 
 
 @dataclass(frozen=True)
 class Bench:
-    """The place of a proof that is being set up: work folder, scratch server and the empty database in it."""
+    """The prepared place of a proof: work folder, scratch server and the empty database in it."""
 
     folder: Path
     scratch: Scratch | None
@@ -81,57 +81,57 @@ class Bench:
 
     @property
     def spool(self) -> Path:
-        """Return the file that keeps the compressed bytes."""
+        """Return the path of the file with the compressed dump."""
         return self.folder / "spool.sql.gz"
 
 
 @contextmanager
-def workbench(it: Wiring, server: ServerFacts, name: str) -> Iterator[Bench]:
-    """Set up what a proof of the wiring's depth needs, checked before anything is dumped; all of it is gone at the end."""
+def workbench(wiring: Wiring, server: ServerFacts, name: str) -> Iterator[Bench]:
+    """Yield the place of a proof of the wiring's depth, checked before anything is dumped; it is removed at the end."""
     return_large_blocks()
     with ExitStack() as stack:
-        with it.phase("scratch"):
-            folder = stack.enter_context(work_folder(it.scratch_dir))
-            if it.depth == "none":
+        with wiring.phase("scratch"):
+            folder = stack.enter_context(work_folder(wiring.scratch_dir))
+            if wiring.depth == "none":
                 yield Bench(folder, None, None)
                 return
-            require_space(folder, server.size_bytes, private=it.verify_url is None)
-            scratch = stack.enter_context(open_scratch(it.verify_url, folder, server, it.processes))
+            require_space(folder, server.size_bytes, private=wiring.verify_url is None)
+            scratch = stack.enter_context(open_scratch(wiring.verify_url, folder, server, wiring.processes))
             database = stack.enter_context(fresh_database(scratch, name.replace("-", "_"), server))
         yield Bench(folder, scratch, database)
 
 
 @dataclass
 class Followers:
-    """The processes that follow the spool. None where the depth asks for none."""
+    """The processes that follow the spool. None where the depth needs no such process."""
 
     restore: Restore | None
     accountant: Accountant | None
 
     def abandon(self) -> None:
-        """End them."""
+        """End the processes."""
         for follower in (self.restore, self.accountant):
             if follower is not None:
                 follower.abandon()
 
 
 @contextmanager
-def follow(it: Wiring, bench: Bench, *, account: bool) -> Iterator[Followers]:
-    """Start restoring what comes into the spool, and reading it for an account of its rows."""
+def follow(wiring: Wiring, bench: Bench, *, account: bool) -> Iterator[Followers]:
+    """Start the restore of the growing spool and, with ``account``, the count of its rows; end both with the block."""
     bench.spool.touch(mode=0o600)
-    accountant = Accountant(bench.spool, it.depth, it.processes) if account else None
+    accountant = Accountant(bench.spool, wiring.depth, wiring.processes) if account else None
     followers = Followers(None, accountant)
     try:
         if bench.scratch is not None and bench.database is not None:
             psql = find_binary("psql", bench.scratch.facts.major)
-            followers.restore = Restore(bench.spool, psql, bench.database, it.processes)
+            followers.restore = Restore(bench.spool, psql, bench.database, wiring.processes)
         yield followers
     finally:
         followers.abandon()
 
 
 class Background:
-    """Runs something beside; a thread that nobody waits for when the job is cancelled."""
+    """Runs a function on a daemon thread, so that a cancelled job does not wait for it."""
 
     def __init__(self, work: Callable[[], None]) -> None:
         self._work = work
@@ -146,7 +146,7 @@ class Background:
             self._failure = error
 
     def result(self) -> None:
-        """Wait for the end. Raises what the work raised."""
+        """Wait for the end. Raises the error that the function raised."""
         self._thread.join()
         if self._failure is not None:
             raise self._failure
