@@ -1,4 +1,4 @@
-"""The documents beside a backup: ``pending`` before its upload is completed, ``manifest`` last and once.
+"""The documents beside a backup: ``pending`` before its upload is completed, ``manifest`` as the last write, never replaced.
 
 Names below the backup's location, for attempt 1 and attempt N of a deployment id:
 ``backup-<id>.sql.gz`` and ``backup-<id>-attempt-N.sql.gz``, each with ``.pending.json`` and ``.manifest.json`` for ``.sql.gz``.
@@ -58,37 +58,37 @@ class Names:
 
 @dataclass
 class Attempt:
-    """What the bucket holds of one attempt: the objects as a listing shows them, by suffix."""
+    """The objects of one attempt in the bucket, as a listing describes them, by suffix."""
 
     names: Names
     objects: dict[str, StoredObject] = field(default_factory=dict)
 
     @property
     def has_backup(self) -> bool:
-        """Say whether the backup itself is there."""
+        """Return whether the backup itself is in the bucket."""
         return ".sql.gz" in self.objects
 
     @property
     def has_pending(self) -> bool:
-        """Say whether the pending document is there."""
+        """Return whether the pending document is in the bucket."""
         return ".pending.json" in self.objects
 
     @property
     def has_manifest(self) -> bool:
-        """Say whether the manifest is there."""
+        """Return whether the manifest is in the bucket."""
         return ".manifest.json" in self.objects
 
 
 def attempts(bucket: Bucket, backup: Backup, deployment_id: str | None = None) -> list[Attempt]:
-    """Return what the bucket holds, of one deployment or of all, oldest deployment and attempt first."""
+    """Return the attempts in the bucket, of one deployment or of all, oldest deployment and attempt first."""
     prefix = backup.key(f"backup-{deployment_id or ''}")
-    found: dict[tuple[str, int], Attempt] = {}
+    by_identity: dict[tuple[str, int], Attempt] = {}
     for stored in bucket.list(prefix):
         matched = _NAME.fullmatch(stored.key.removeprefix(backup.key("")))
         if matched and deployment_id in {None, matched[1]}:
-            place = (matched[1], int(matched[2] or 1))
-            found.setdefault(place, Attempt(Names(backup, *place))).objects[matched[3]] = stored
-    return [found[place] for place in sorted(found, key=lambda place: (int(place[0].split("-")[0]), *place))]
+            identity = (matched[1], int(matched[2] or 1))
+            by_identity.setdefault(identity, Attempt(Names(backup, *identity))).objects[matched[3]] = stored
+    return [by_identity[identity] for identity in sorted(by_identity, key=lambda identity: (int(identity[0].split("-")[0]), *identity))]
 
 
 @dataclass(frozen=True)
@@ -116,30 +116,30 @@ class Manifest:
 
     def evidence(self) -> dict[str, Any]:
         """Return the keys that every job's evidence about a backup shares."""
-        it = self.document
-        proof = {name: it["proof"][name] for name in ("depth", "restore_seconds", "verified_at", "reason")}
+        document = self.document
+        proof = {name: document["proof"][name] for name in ("depth", "restore_seconds", "verified_at", "reason")}
         return {
-            "backup_id": it["backup_id"],
-            "location": it["location"],
-            "key": it["key"],
-            "version_id": it["version_id"],
-            "timestamp": it["snapshot"]["time"],
+            "backup_id": document["backup_id"],
+            "location": document["location"],
+            "key": document["key"],
+            "version_id": document["version_id"],
+            "timestamp": document["snapshot"]["time"],
             "manifest_key": self.key,
             "manifest_sha256": self.sha256,
-            "sha256": it["compressed"]["sha256"],
-            "size_bytes": it["compressed"]["bytes"],
-            "raw_bytes": it["raw"]["bytes"],
-            "tables": len(it["tables"]),
-            "rows": it["rows"],
+            "sha256": document["compressed"]["sha256"],
+            "size_bytes": document["compressed"]["bytes"],
+            "raw_bytes": document["raw"]["bytes"],
+            "tables": len(document["tables"]),
+            "rows": document["rows"],
             "proof": proof,
-            "lock_until": it["lock_until"],
-            "seconds": it["seconds"],
-            "server_version": it["server"]["version"],
+            "lock_until": document["lock_until"],
+            "seconds": document["seconds"],
+            "server_version": document["server"]["version"],
         }
 
 
 def read(bucket: Bucket, names: Names) -> Manifest:
-    """Return a stored manifest, validated. Raises BadInputError when it is absent or does not fit its schema."""
+    """Return a stored manifest, validated. Raises BadInputError when it is absent or does not match its schema."""
     data = bucket.read(names.manifest_key)
     document = _validated(data, "backup-manifest", bucket.url(names.manifest_key))
     return Manifest(document, names.manifest_key, hashlib.sha256(data).hexdigest())
@@ -161,18 +161,18 @@ def _validated(data: bytes, schema: str, where: str) -> dict[str, Any]:
 
 
 def require_object(bucket: Bucket, manifest: Manifest) -> StoredObject:
-    """Return the object that a manifest describes, that very version, still the one under its key.
+    """Return the object that a manifest describes: exactly that version, which must be the newest under its key.
 
-    Raises NotTrueError naming both when another object is under the key or the described one is gone.
+    Raises NotTrueError that names both when another object is under the key or the described object is absent.
     """
-    it = manifest.document
-    newest = bucket.head(it["key"])
-    if newest is None or newest.version_id != it["version_id"] or not _same_bytes(newest, it["compressed"]):
+    document = manifest.document
+    newest = bucket.head(document["key"])
+    if newest is None or newest.version_id != document["version_id"] or not _same_bytes(newest, document["compressed"]):
         raise NotTrueError(
             "Another object is under the backup's key",
-            what=f"the manifest describes {it['compressed']['bytes']} bytes, version {it['version_id']}, CRC32 "
-            f"{it['compressed']['crc32']}; the key holds {newest.describe() if newest else 'nothing'}",
-            where=bucket.url(it["key"]),
+            what=f"the manifest describes {document['compressed']['bytes']} bytes, version {document['version_id']}, CRC32 "
+            f"{document['compressed']['crc32']}; the key holds {newest.describe() if newest else 'nothing'}",
+            where=bucket.url(document["key"]),
             next_step="nothing was overwritten; find out who wrote or removed it (bucket logs), then deploy with a new tag or dispatch",
         )
     return newest
@@ -183,9 +183,9 @@ def _same_bytes(stored: StoredObject, compressed: Mapping[str, Any]) -> bool:
 
 
 def verified_manifest(bucket: Bucket, backup: Backup, deployment_id: str) -> Manifest:
-    """Return the newest verified manifest of this deployment; its object is there as described.
+    """Return the newest verified manifest of this deployment, whose object is in the bucket as described.
 
-    Raises NotTrueError when there is none: nothing that needs a way back may start.
+    Raises NotTrueError when there is none: a step that may need to restore the database must not start.
     """
     for attempt in reversed(attempts(bucket, backup, deployment_id)):
         if attempt.has_manifest:
@@ -207,14 +207,14 @@ def _unverified(where: str, what: str) -> AzoraError:
     )
 
 
-def catalog_document(it: catalog.Catalog) -> dict[str, Any]:
-    """Return a catalog as it stands in the documents: counts and hashes instead of long lists."""
+def catalog_document(database_catalog: catalog.Catalog) -> dict[str, Any]:
+    """Return a catalog in the form of the documents: counts and hashes instead of long lists."""
     return {
-        "tables": _summary(it.tables),
-        "constraints": _summary(it.constraints),
-        "indexes": _summary(it.indexes),
-        "sequences": {catalog.display_name(name): list(values) for name, values in sorted(it.sequences.items())},
-        "large_objects": it.large_objects,
+        "tables": _summary(database_catalog.tables),
+        "constraints": _summary(database_catalog.constraints),
+        "indexes": _summary(database_catalog.indexes),
+        "sequences": {catalog.display_name(name): list(values) for name, values in sorted(database_catalog.sequences.items())},
+        "large_objects": database_catalog.large_objects,
     }
 
 
@@ -224,18 +224,18 @@ def _summary(items: Any) -> dict[str, Any]:
 
 
 def catalog_findings(document: Mapping[str, Any], restored: catalog.Catalog) -> list[str]:
-    """Return what a restored catalog differs in from the one in a document; empty when nothing."""
-    again = catalog_document(restored)
+    """Return one line for every difference between a restored catalog and the catalog in a document."""
+    restored_document = catalog_document(restored)
     findings = [
-        f"{kind}: {document[kind]['count']} at the snapshot, {again[kind]['count']} restored, not the same"
+        f"{kind}: {document[kind]['count']} at the snapshot, {restored_document[kind]['count']} restored, not the same"
         for kind in ("tables", "constraints", "indexes")
-        if document[kind] != again[kind]
+        if document[kind] != restored_document[kind]
     ]
-    if document["large_objects"] != again["large_objects"]:
-        findings.append(f"large objects: {document['large_objects']} at the snapshot, {again['large_objects']} restored")
-    before = {name: (increment, last) for name, (increment, last) in document["sequences"].items()}
-    after = {name: (increment, last) for name, (increment, last) in again["sequences"].items()}
-    return findings + catalog.sequences_behind(before, after)
+    if document["large_objects"] != restored_document["large_objects"]:
+        findings.append(f"large objects: {document['large_objects']} at the snapshot, {restored_document['large_objects']} restored")
+    snapshot_sequences = {name: (increment, last) for name, (increment, last) in document["sequences"].items()}
+    restored_sequences = {name: (increment, last) for name, (increment, last) in restored_document["sequences"].items()}
+    return findings + catalog.sequences_behind(snapshot_sequences, restored_sequences)
 
 
 def server_document(facts: source.ServerFacts) -> dict[str, Any]:
@@ -244,7 +244,7 @@ def server_document(facts: source.ServerFacts) -> dict[str, Any]:
 
 
 def write_once(bucket: Bucket, key: str, document: dict[str, Any], schema: str, backup: Backup, *, lock: bool) -> str:
-    """Validate a document, store it where nothing is yet, and return its SHA-256. Raises AlreadyThereError."""
+    """Validate a document, store it under a key that is still free, and return its SHA-256. Raises AlreadyThereError."""
     schemas.validate(document, schema, where=bucket.url(key))
     data = (json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
     days = backup.lock_days if lock else None
