@@ -1,4 +1,4 @@
-"""A restore that runs beside the dump: spool file -> feed process -> psql -> scratch database."""
+"""A restore that runs at the same time as the dump: spool file -> feed process -> psql -> scratch database."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from azora_ci.process import Processes, ending
 
 @dataclass(frozen=True)
 class Account:
-    """What reading the backup found: tables with rows and hashes, the large objects' hash, bytes and SHA-256 of the SQL."""
+    """The content of a backup as read: tables with row counts and hashes, the large objects' hash, bytes and SHA-256 of the SQL."""
 
     tables: tuple[TableData, ...]
     raw_bytes: int
@@ -41,7 +41,7 @@ class Follower:
         self.child = processes.start(argv, env={"PYTHONPATH": str(package)}, stdin=True)
 
     def done(self, size: int) -> None:
-        """Say that the spool is complete with ``size`` bytes."""
+        """Tell the process that the spool is complete with ``size`` bytes."""
         assert self.child.stdin is not None  # noqa: S101 - a pipe was asked for
         with contextlib.suppress(BrokenPipeError):
             self.child.stdin.write(f"done {size}\n".encode())
@@ -49,22 +49,22 @@ class Follower:
 
 
 class Accountant:
-    """Counts and hashes the rows of the spool in a process of its own; ``depth`` full: of all tables, else Prisma's only."""
+    """Counts and hashes the rows of the spool in a separate process; ``depth`` full: of all tables, else only of Prisma's table."""
 
     def __init__(self, spool: Path, depth: str, processes: Processes) -> None:
         self._report = spool.with_name("account.json")
         self._follower = Follower(processes, "account", str(spool), str(self._report), depth)
 
     def finish(self, size: int) -> Account:
-        """Wait for the end of a spool of ``size`` bytes and return what was found. Raises NotTrueError for a damaged backup."""
+        """Wait for the end of a spool of ``size`` bytes and return its account. Raises NotTrueError for a damaged backup."""
         self._follower.done(size)
         code = self._follower.child.wait()
         if code != 0:
             raise _failed("reading the backup", code, self._follower.child.stderr_text)
-        found, tables = feed.read_report(self._report)
-        if not found["complete"]:
+        report, tables = feed.read_report(self._report)
+        if not report["complete"]:
             raise _failed("reading the backup", 0, "the SQL does not end with pg_dump's completion line")
-        return Account(tuple(tables), found["raw_bytes"], found["sha256"], found["objects"])
+        return Account(tuple(tables), report["raw_bytes"], report["sha256"], report["objects"])
 
     def abandon(self) -> None:
         """End the process."""
@@ -85,33 +85,33 @@ class Restore:
     def finish(self, size: int) -> float:
         """Wait for the end of a spool of ``size`` bytes and return the seconds since the start. Raises NotTrueError."""
         self._follower.done(size)
-        feeding = self._follower.child
-        while feeding.poll() is None and self._psql.poll() is None:
+        feeder = self._follower.child
+        while feeder.poll() is None and self._psql.poll() is None:
             self._clock.sleep(0.02)
-        cut = feeding.poll() not in {None, 0} and self._psql.poll() is None
-        if cut:
-            self._psql.end()  # it would take the end of its input for the end of the script
-        elif feeding.poll() is None and self._psql.poll() != 0:
-            feeding.end()  # nobody reads what it writes
-        if not cut:
-            self._require("psql", self._psql.wait(), self._psql.stderr_text)
-        self._require("reading the backup", feeding.wait(), feeding.stderr_text)
+        input_cut = feeder.poll() not in {None, 0} and self._psql.poll() is None
+        if input_cut:
+            self._psql.end()  # psql would mistake the end of its input for the end of the script
+        elif feeder.poll() is None and self._psql.poll() != 0:
+            feeder.end()  # psql no longer reads its output
+        if not input_cut:
+            self._require_success("psql", self._psql.wait(), self._psql.stderr_text)
+        self._require_success("reading the backup", feeder.wait(), feeder.stderr_text)
         return self._clock.monotonic() - self._start
 
     def abandon(self) -> None:
-        """End what runs."""
+        """End both processes."""
         self._follower.child.end()
         self._psql.end()
 
-    def _require(self, who: str, code: int, output: str) -> None:
+    def _require_success(self, program: str, code: int, output: str) -> None:
         if code != 0:
-            raise _failed(who, code, output)
+            raise _failed(program, code, output)
 
 
-def _failed(who: str, code: int, output: str) -> NotTrueError:
+def _failed(program: str, code: int, output: str) -> NotTrueError:
     return NotTrueError(
         "The backup could not be restored",
-        what=f"{who}: {ending(code)}\n{output.strip()[-2000:] or '(no output)'}",
+        what=f"{program}: {ending(code)}\n{output.strip()[-2000:] or '(no output)'}",
         where="the scratch database",
         next_step="the backup is not proven and migrations stay closed; correct the cause (the message names it), then re-run the job",
     )

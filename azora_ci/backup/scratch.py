@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     import psycopg2.extensions
 
 PREFIX = "azora-backup-"
-RESTORED_SHARE = 1.3  # a restored database against the original, with what a restore needs beside it
-SPOOL_SHARE = 0.6  # compressed SQL against the database on disk, generously
+RESTORED_SHARE = 1.3  # restored database with the restore's temporary files, as a share of the original
+SPOOL_SHARE = 0.6  # compressed SQL as a share of the database on disk, estimated generously
 GIB = 1024**3
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """A place to restore to. ``url`` names the administrator's database there, ``private`` that nobody else uses the server."""
+    """A server to restore to. ``url`` leads to its administrator's database; ``private`` means that nobody else uses the server."""
 
     url: DatabaseUrl
     private: bool
@@ -38,14 +38,14 @@ class Scratch:
 
 @contextmanager
 def work_folder(parent: Path | None) -> Iterator[Path]:
-    """Give a folder for spool and cluster below ``parent`` (None: the machine's temporary files); what dead runs left goes first."""
+    """Yield a new folder for spool and cluster below ``parent`` (None: the temporary folder), after removing dead runs' folders."""
     root = (parent or Path(tempfile.gettempdir())).resolve()
     root.mkdir(parents=True, exist_ok=True)
     sweep(root)
     folder = Path(tempfile.mkdtemp(prefix=PREFIX, dir=root))
     with (folder / "alive").open("w", encoding="utf-8") as alive:
         fcntl.flock(alive, fcntl.LOCK_EX)
-        folder.chmod(0o711)  # the unprivileged user of the cluster passes through, and reads nothing
+        folder.chmod(0o711)  # the cluster's unprivileged user may pass through, but cannot list it
         try:
             yield folder
         finally:
@@ -53,15 +53,15 @@ def work_folder(parent: Path | None) -> Iterator[Path]:
 
 
 def sweep(root: Path) -> list[Path]:
-    """Stop and remove what killed runs left below ``root``; folders of running ones are locked and stay. Return what went."""
-    gone = []
+    """Stop clusters and remove folders of killed runs below ``root``; running runs lock theirs. Return the removed folders."""
+    removed = []
     for folder in root.glob(f"{PREFIX}*"):
         with contextlib.suppress(OSError), (folder / "alive").open("a", encoding="utf-8") as alive:
             fcntl.flock(alive, fcntl.LOCK_EX | fcntl.LOCK_NB)
             clear(folder / "cluster")
             shutil.rmtree(folder, ignore_errors=True)
-            gone.append(folder)
-    return gone
+            removed.append(folder)
+    return removed
 
 
 def require_space(folder: Path, database_bytes: int, *, private: bool) -> None:
@@ -71,35 +71,35 @@ def require_space(folder: Path, database_bytes: int, *, private: bool) -> None:
     """
     needs = [(folder, SPOOL_SHARE)] + ([(data_folder(folder / "cluster"), RESTORED_SHARE)] if private else [])
     disks: dict[int, tuple[Path, float]] = {}
-    for place, share in needs:
-        existing = next(path for path in (place, *place.parents) if path.exists())
+    for location, share in needs:
+        existing = next(path for path in (location, *location.parents) if path.exists())
         device = existing.stat().st_dev
         disks[device] = (existing, share + disks.get(device, (existing, 0.0))[1])
-    for place, share in disks.values():
-        free, needed = shutil.disk_usage(place).free, int(database_bytes * share)
+    for location, share in disks.values():
+        free, needed = shutil.disk_usage(location).free, int(database_bytes * share)
         if free < needed:
             raise BadInputError(
                 "Not enough disk to prove the backup",
                 what=f"{free / GIB:.2f} GiB are free, {needed / GIB:.2f} GiB are needed (database {database_bytes / GIB:.2f} GiB: "
                 f"{RESTORED_SHARE} x to restore it, {SPOOL_SHARE} x for the spool)",
-                where=str(place),
+                where=str(location),
                 next_step="set BACKUP_VERIFY_DATABASE_URL to another server, BACKUP_SCRATCH_DIR to another disk, or take a larger runner",
             )
 
 
 @contextmanager
 def open_scratch(verify_url: DatabaseUrl | None, folder: Path, production: source.ServerFacts, processes: Processes) -> Iterator[Scratch]:
-    """Give a server to restore to, checked to be fit for the purpose and not to be production itself."""
+    """Yield a server to restore to. Raises BadInputError when it is unsuitable or production itself."""
     if verify_url is not None:
-        yield _fit(Scratch(verify_url, False, source.facts(verify_url)), production)
+        yield _require_suitable(Scratch(verify_url, False, source.facts(verify_url)), production)
         return
     with Cluster.start(folder / "cluster", processes=processes, major=production.major) as cluster:
         url = DatabaseUrl.parse(cluster.url())
         processes.add_secret(cluster.password)
-        yield _fit(Scratch(url, True, source.facts(url)), production)
+        yield _require_suitable(Scratch(url, True, source.facts(url)), production)
 
 
-def _fit(scratch: Scratch, production: source.ServerFacts) -> Scratch:
+def _require_suitable(scratch: Scratch, production: source.ServerFacts) -> Scratch:
     problems = []
     if production.system_identifier is not None and scratch.facts.system_identifier == production.system_identifier:
         problems.append(f"it is the production server itself (system identifier {production.system_identifier})")
@@ -118,7 +118,7 @@ def _fit(scratch: Scratch, production: source.ServerFacts) -> Scratch:
     return scratch
 
 
-def _missing_extensions(url: DatabaseUrl, wanted: tuple[str, ...]) -> list[str]:
+def _missing_extensions(url: DatabaseUrl, required: tuple[str, ...]) -> list[str]:
     connection = url.connect()
     try:
         with connection.cursor() as cursor:
@@ -126,14 +126,14 @@ def _missing_extensions(url: DatabaseUrl, wanted: tuple[str, ...]) -> list[str]:
             available = {row[0] for row in cursor.fetchall()}
     finally:
         connection.close()
-    return sorted(set(wanted) - available)
+    return sorted(set(required) - available)
 
 
 @contextmanager
 def fresh_database(scratch: Scratch, name: str, production: source.ServerFacts) -> Iterator[DatabaseUrl]:
-    """Give an empty database with production's encoding and locale, and the roles and tablespaces that its dump names.
+    """Yield an empty database with production's encoding and locale, and the roles and tablespaces that its dump names.
 
-    Database and roles go again at the end; on a private cluster they go with it.
+    Database and roles are dropped at the end, except on a private cluster, which is removed as a whole.
     """
     from psycopg2 import sql
 
@@ -145,9 +145,9 @@ def fresh_database(scratch: Scratch, name: str, production: source.ServerFacts) 
             for role in roles:
                 cursor.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
             if scratch.private:
-                _tablespaces(cursor, production.tablespaces)
+                _create_tablespaces(cursor, production.tablespaces)
             cursor.execute(drop)
-            _create(cursor, name, production)
+            _create_database(cursor, name, production)
         yield scratch.url.with_database(name)
     finally:
         if not scratch.private:
@@ -158,7 +158,7 @@ def fresh_database(scratch: Scratch, name: str, production: source.ServerFacts) 
         connection.close()
 
 
-def _tablespaces(cursor: psycopg2.extensions.cursor, names: tuple[str, ...]) -> None:
+def _create_tablespaces(cursor: psycopg2.extensions.cursor, names: tuple[str, ...]) -> None:
     from psycopg2 import sql
 
     if names:
@@ -167,17 +167,17 @@ def _tablespaces(cursor: psycopg2.extensions.cursor, names: tuple[str, ...]) -> 
         cursor.execute(sql.SQL("CREATE TABLESPACE {} LOCATION ''").format(sql.Identifier(name)))
 
 
-def _create(cursor: psycopg2.extensions.cursor, name: str, production: source.ServerFacts) -> None:
-    """Create the database with production's locale, or the nearest that this server has: rules on text may depend on it."""
+def _create_database(cursor: psycopg2.extensions.cursor, name: str, production: source.ServerFacts) -> None:
+    """Create the database with production's locale, or the nearest that this server has: constraints on text may depend on it."""
     import psycopg2
     from psycopg2 import sql
 
     statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}")
     choices = [(production.collate, production.ctype), ("C", production.ctype), ("C.UTF-8", "C.UTF-8"), ("C", "C")]
     for number, (collate, ctype) in enumerate(choices):
-        parts = (sql.Literal(production.encoding), sql.Literal(collate), sql.Literal(ctype))
+        literals = (sql.Literal(production.encoding), sql.Literal(collate), sql.Literal(ctype))
         try:
-            cursor.execute(statement.format(sql.Identifier(name), *parts))
+            cursor.execute(statement.format(sql.Identifier(name), *literals))
         except psycopg2.Error:
             if number == len(choices) - 1:
                 raise

@@ -16,12 +16,12 @@ from azora_ci.postgres import DatabaseUrl
 if TYPE_CHECKING:
     import psycopg2.extensions
 
-COUNTERS = 2  # sessions that count rows beside the dump
+COUNTERS = 2  # sessions that count rows during the dump
 
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """A database as its server describes it. ``size_bytes`` is the whole database on disk; ``system_identifier`` None: not told."""
+    """A database as its server describes it. ``size_bytes``: the whole database on disk; ``system_identifier`` None: not readable."""
 
     version: str
     major: int
@@ -48,7 +48,7 @@ FACTS = """SELECT current_setting('server_version') AS version, current_setting(
 
 
 def facts(url: DatabaseUrl) -> ServerFacts:
-    """Return what the server says about itself and the database. Raises UnreachableError."""
+    """Return the server's facts about itself and the database. Raises UnreachableError."""
     import psycopg2
 
     connection = url.connect()
@@ -62,23 +62,22 @@ def facts(url: DatabaseUrl) -> ServerFacts:
                 row["system_identifier"] = (cursor.fetchone() or (None,))[0]
             except psycopg2.Error:
                 row["system_identifier"] = None
-        # A pooler makes the process id of its handshake up: it is the key of its own cancel protocol.
+        # A pooler invents the process id in its handshake: it is the key of the pooler's own cancel protocol.
         row["through_pooler"] = connection.info.backend_pid != row.pop("backend")
-        found = facts_of(row)
+        return facts_of(row)
     except psycopg2.Error as error:
-        raise lost(url, error) from error
+        raise session_error(url, error) from error
     finally:
         connection.close()
-    return found
 
 
 def facts_of(document: dict[str, Any]) -> ServerFacts:
-    """Return facts from a mapping of their names, lists allowed for tuples."""
+    """Return the facts from a mapping of their names to values; a list becomes a tuple."""
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
     return ServerFacts(**values)
 
 
-def lost(url: DatabaseUrl, error: Exception) -> UnreachableError:
+def session_error(url: DatabaseUrl, error: Exception) -> UnreachableError:
     """Return the error for a production session that failed."""
     return UnreachableError(
         "The production database did not answer",
@@ -89,7 +88,7 @@ def lost(url: DatabaseUrl, error: Exception) -> UnreachableError:
 
 
 class Snapshot:
-    """An exported snapshot, held open by a session of its own while it is used as a context manager."""
+    """An exported snapshot: a context manager whose separate session holds the snapshot open."""
 
     def __init__(self, url: DatabaseUrl, *, wait_seconds: float) -> None:
         self._url = url
@@ -118,7 +117,7 @@ class Snapshot:
             ) from error
         except psycopg2.Error as error:
             self.close()
-            raise lost(self._url, error) from error
+            raise session_error(self._url, error) from error
         return self
 
     def _export(self, cursor: psycopg2.extensions.cursor) -> None:
@@ -144,13 +143,13 @@ class Snapshot:
         self.close()
 
     def close(self) -> None:
-        """Let go of the snapshot."""
+        """Release the snapshot."""
         if self._connection is not None:
             self._connection.close()
             self._connection = None
 
     def session(self, timeout_seconds: float) -> psycopg2.extensions.connection:
-        """Return another session that sees the same snapshot; each of its statements may take so long."""
+        """Return another session that sees the same snapshot; each of its statements may take ``timeout_seconds``."""
         connection = self._url.connect(application="azora-ci counts")
         with connection.cursor() as cursor:
             for statement in catalog.SESSION:
@@ -162,13 +161,13 @@ class Snapshot:
 
 
 class Counter:
-    """Counts every table's rows on the snapshot in sessions of its own while the dump runs."""
+    """Counts every table's rows on the snapshot in separate sessions while the dump runs."""
 
     def __init__(self, snapshot: Snapshot, url: DatabaseUrl, *, timeout_seconds: float) -> None:
         self._snapshot = snapshot
         self._url = url
         self._timeout = timeout_seconds
-        self._left = list(reversed(snapshot.catalog.tables))
+        self._uncounted = list(reversed(snapshot.catalog.tables))
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._connections: list[psycopg2.extensions.connection] = []
@@ -177,7 +176,7 @@ class Counter:
 
     def start(self) -> None:
         """Begin counting. Call it while the snapshot is open."""
-        for _ in range(min(COUNTERS, len(self._left))):
+        for _ in range(min(COUNTERS, len(self._uncounted))):
             connection = self._snapshot.session(self._timeout)
             self._connections.append(connection)
             thread = threading.Thread(target=self._count, args=(connection,), name="counts", daemon=True)
@@ -187,7 +186,7 @@ class Counter:
     def _count(self, connection: psycopg2.extensions.connection) -> None:
         try:
             with connection.cursor() as cursor:
-                while (table := self._next()) is not None:
+                while (table := self._next_table()) is not None:
                     cursor.execute(f"SELECT count(*) FROM ONLY {catalog.quoted_name(table)}")  # noqa: S608 - quoted name
                     self.counts[table] = int((cursor.fetchone() or (0,))[0])
         except Exception as error:
@@ -195,21 +194,21 @@ class Counter:
         finally:
             connection.close()
 
-    def _next(self) -> catalog.Table | None:
+    def _next_table(self) -> catalog.Table | None:
         with self._lock:
-            return self._left.pop() if self._left and self._failure is None else None
+            return self._uncounted.pop() if self._uncounted and self._failure is None else None
 
     def result(self) -> dict[catalog.Table, int]:
-        """Wait for the end and return the rows of every table. Raises UnreachableError when counting failed."""
+        """Wait for the end and return the row count of every table. Raises UnreachableError when counting failed."""
         for thread in self._threads:
             thread.join()
         if self._failure is not None:
-            raise lost(self._url, self._failure)
+            raise session_error(self._url, self._failure)
         return self.counts
 
     def cancel(self) -> None:
         """Stop counting."""
-        self._left.clear()
+        self._uncounted.clear()
         for connection in self._connections:
             if not connection.closed:
                 connection.cancel()
