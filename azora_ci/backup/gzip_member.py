@@ -1,8 +1,8 @@
 """One gzip member, compressed on several threads and readable by any ``gunzip``.
 
-Each block becomes raw deflate that ends with a sync flush, so blocks can be made independently and laid end to end (RFC 1951);
-one header before them, one final empty block and the CRC of everything after them make a single member (RFC 1952). A file cut
-anywhere is then recognisably cut, which a file of several members is not.
+Each block becomes raw deflate that ends with a sync flush, so blocks can be compressed independently and concatenated (RFC 1951);
+with one header before them, and one final empty block and the CRC of all data after them, they form a single member (RFC 1952).
+A truncated file is then always detected, unlike a file of several members that is cut between two of them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ BLOCK = 1024 * 1024  # bytes of SQL in one deflate block
 HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no name, no time (the same bytes give the same file), unknown system
 END_OF_DEFLATE = b"\x03\x00"  # a final block without content
 RAW_DEFLATE = -15
-AHEAD = 2  # blocks that may wait for their turn: bounds memory
+AHEAD = 2  # blocks that may wait for output: bounds memory
 
 
 def deflate_block(data: bytes, level: int) -> bytes:
@@ -29,7 +29,7 @@ def deflate_block(data: bytes, level: int) -> bytes:
 
 
 class GzipMember:
-    """Compresses blocks on threads and gives the member's bytes in order. A context manager that ends its threads."""
+    """Compresses blocks on threads and yields the member's bytes in order. A context manager that ends its threads."""
 
     def __init__(self, *, level: int = 2, threads: int = 2) -> None:
         self._level = level
@@ -45,7 +45,7 @@ class GzipMember:
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def add(self, block: bytes) -> Iterator[bytes]:
-        """Take a block and yield what is ready of the blocks before it."""
+        """Start compressing a block and yield the compressed blocks that are ready, in order."""
         from isal import isal_zlib
 
         if not self.raw_bytes:

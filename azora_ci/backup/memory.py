@@ -1,4 +1,4 @@
-"""Keeps our own memory small while hundreds of gigabytes pass through blocks of a mebibyte."""
+"""Keeps the memory of this process small while hundreds of gigabytes pass through it in blocks of one mebibyte."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ THRESHOLD_BYTES = 128 * 1024
 
 
 def return_large_blocks() -> None:
-    """Make glibc give every large block back when it is freed.
+    """Make glibc return every large block to the system when it is freed.
 
-    By itself it raises the limit with each block and then keeps them in one arena per thread, 20 MiB in all. Elsewhere: nothing.
+    By default it raises the limit with each block and keeps them in one arena per thread, 20 MiB in all. Other C libraries: no effect.
     """
     import ctypes
 

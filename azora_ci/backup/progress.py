@@ -30,7 +30,7 @@ class Meter:
         self._start = clock.monotonic()
 
     def line(self) -> str:
-        """Return the numbers as one line: bytes, MB/s, tables done, time left where it can be told."""
+        """Return the numbers as one line: bytes, MB/s, tables done, time left where it can be estimated."""
         seconds = max(self._clock.monotonic() - self._start, 1e-3)
         parts = [f"{self.phase}: {self.done / MIB:,.1f} MiB", f"{self.done / 1e6 / seconds:,.1f} MB/s"]
         if self.sent:
@@ -80,7 +80,7 @@ class Progress:
 
 
 def _draw(text: str) -> None:
-    """Replace the terminal's line; what does not fit is cut, because a line that wraps cannot be taken back."""
+    """Replace the terminal's current line; text beyond its width is cut, because a wrapped line cannot be erased."""
     try:
         columns = os.get_terminal_size(sys.stderr.fileno()).columns
     except (OSError, ValueError):
