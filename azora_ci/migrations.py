@@ -1,8 +1,8 @@
-"""Migrations as Prisma keeps them: what a database has, what a release brings, and whether the one may follow the other. Pure.
+"""Prisma's migrations: compares those of a database with those of a release and decides whether the release may be applied. Pure.
 
 ``_prisma_migrations`` has one row per attempt. A row with neither ``finished_at`` nor ``rolled_back_at`` is a failed attempt and
-stops every later ``migrate deploy`` (P3009). Its ``checksum`` is the SHA-256 of ``migration.sql``; ``migrate deploy`` looks neither at
-an edited file nor at a deleted folder, so this module does. Table: prisma-engines, ``sql_schema_connector`` and ``checksum.rs``.
+stops every later ``migrate deploy`` (P3009). Its ``checksum`` is the SHA-256 of ``migration.sql``; ``migrate deploy`` checks neither
+for edited files nor for deleted folders, so this module does. Table: prisma-engines, ``sql_schema_connector`` and ``checksum.rs``.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ class Migration:
 
     @property
     def checksum(self) -> str:
-        """Return the SHA-256 of its file, as Prisma records it."""
+        """Return the SHA-256 of migration.sql, as Prisma records it."""
         return hashlib.sha256(self.sql).hexdigest()
 
     @property
     def text(self) -> str:
-        """Return its SQL for people."""
+        """Return the SQL as text; invalid UTF-8 is replaced."""
         return self.sql.decode("utf-8", errors="replace")
 
     def has_checksum(self, checksum: str) -> bool:
-        """Say whether a recorded checksum is this file's; other line ends are no edit, for Prisma neither."""
-        unix = self.sql.replace(b"\r\n", b"\n")
-        forms = (self.sql, unix, unix.replace(b"\n", b"\r\n"))
-        return checksum in {hashlib.sha256(form).hexdigest() for form in forms}
+        """Return whether a recorded checksum is this file's; like Prisma, ignore whether lines end with LF or CRLF."""
+        with_lf = self.sql.replace(b"\r\n", b"\n")
+        variants = (self.sql, with_lf, with_lf.replace(b"\n", b"\r\n"))
+        return checksum in {hashlib.sha256(variant).hexdigest() for variant in variants}
 
 
 @dataclass(frozen=True)
@@ -54,26 +54,26 @@ class Row:
 
     @property
     def applied(self) -> bool:
-        """Say whether the migration is in effect."""
+        """Return whether the migration is in effect."""
         return self.finished_at is not None and self.rolled_back_at is None
 
     @property
     def failed(self) -> bool:
-        """Say whether the attempt began, did not finish, and was not resolved."""
+        """Return whether the attempt began, did not finish, and was not resolved."""
         return self.finished_at is None and self.rolled_back_at is None
 
     @property
     def seconds(self) -> float:
-        """Return how long it took; 0 where that is not recorded."""
+        """Return how long the attempt took; 0 if its end is not recorded."""
         return max(0.0, (self.finished_at - self.started_at).total_seconds()) if self.finished_at else 0.0
 
 
 @dataclass(frozen=True)
 class Plan:
-    """How a release's migrations relate to a database's; every tuple is in order of names.
+    """A release's migrations compared with a database's; every tuple is in order of names.
 
-    ``late``: pending ones that sort before an applied one. ``ahead``: applied ones newer than everything in the release (an older
-    release is deployed). ``deleted``: applied ones that the release lacks although it has newer ones.
+    ``late``: pending migrations that sort before an applied one. ``ahead``: applied migrations newer than all of the release (an
+    older release is deployed). ``deleted``: applied migrations that the release lacks although it has newer ones.
     """
 
     applied: tuple[Row, ...]
@@ -86,29 +86,29 @@ class Plan:
 
     @property
     def diverged(self) -> bool:
-        """Say whether both sides have migrations that the other lacks."""
+        """Return whether release and database each have migrations that the other lacks."""
         return bool(self.pending and self.ahead)
 
 
 def plan(folder: Iterable[Migration], rows: Iterable[Row]) -> Plan:
-    """Return how the migrations of a release relate to the rows of a database."""
-    release = {one.name: one for one in sorted(folder, key=lambda one: one.name)}
-    listed = sorted(rows, key=lambda row: (row.name, row.started_at))
-    applied = {row.name: row for row in listed if row.applied}
-    failed = tuple(row for row in listed if row.failed)
-    begun = {row.name for row in failed}
-    newest = max(release, default="")
+    """Compare the migrations of a release with the rows of a database and return the result."""
+    release = {migration.name: migration for migration in sorted(folder, key=lambda migration: migration.name)}
+    sorted_rows = sorted(rows, key=lambda row: (row.name, row.started_at))
+    applied = {row.name: row for row in sorted_rows if row.applied}
+    failed = tuple(row for row in sorted_rows if row.failed)
+    failed_names = {row.name for row in failed}
+    newest_in_release = max(release, default="")
     unknown = [row for name, row in applied.items() if name not in release]
-    pending = tuple(one for name, one in release.items() if name not in applied and name not in begun)
-    last = max(applied, default="")
+    pending = tuple(migration for name, migration in release.items() if name not in applied and name not in failed_names)
+    last_applied = max(applied, default="")
     return Plan(
         applied=tuple(applied.values()),
         pending=pending,
         failed=failed,
         edited=tuple((row, release[name]) for name, row in applied.items() if _edited(row, release.get(name))),
-        deleted=tuple(row for row in unknown if row.name < newest),
-        ahead=tuple(row for row in unknown if row.name > newest),
-        late=tuple(one for one in pending if one.name < last),
+        deleted=tuple(row for row in unknown if row.name < newest_in_release),
+        ahead=tuple(row for row in unknown if row.name > newest_in_release),
+        late=tuple(migration for migration in pending if migration.name < last_applied),
     )
 
 
@@ -125,29 +125,29 @@ class Refusal:
     next_step: str
 
 
-def refusal(found: Plan) -> Refusal | None:
-    """Return why nothing may be applied, or None. The first that a person must deal with comes first."""
-    if found.failed:
+def refusal(result: Plan) -> Refusal | None:
+    """Return why nothing may be applied, or None; of several reasons the one that a person must deal with first."""
+    if result.failed:
         return Refusal(
             "A failed migration blocks the database",
-            "\n".join(describe_failed(row) for row in found.failed),
+            "\n".join(describe_failed(row) for row in result.failed),
             "bring the database to a known state by hand, then mark the migration: npx prisma migrate resolve --rolled-back NAME "
             "(or --applied NAME); until then Prisma refuses every migration (P3009)",
         )
-    if found.edited:
+    if result.edited:
         return Refusal(
             "Applied migrations were edited",
-            "\n".join(f"{row.name}: applied with SHA-256 {row.checksum[:12]}…, now {one.checksum[:12]}…" for row, one in found.edited),
+            "\n".join(f"{row.name}: applied with SHA-256 {row.checksum[:12]}…, now {file.checksum[:12]}…" for row, file in result.edited),
             "restore the files as they were applied (git log -- <folder>) and put the change into a new migration",
         )
-    if found.deleted:
+    if result.deleted:
         return Refusal(
             "Applied migrations are gone from the release",
-            f"applied in the database but no folder: {', '.join(row.name for row in found.deleted)}",
+            f"applied in the database but no folder: {', '.join(row.name for row in result.deleted)}",
             "restore the folders from git; a squashed history needs npx prisma migrate resolve --applied first",
         )
-    if found.diverged:
-        ahead, pending = ", ".join(row.name for row in found.ahead), ", ".join(one.name for one in found.pending)
+    if result.diverged:
+        ahead, pending = ", ".join(row.name for row in result.ahead), ", ".join(migration.name for migration in result.pending)
         return Refusal(
             "Release and database have diverged",
             f"only the database has: {ahead}\nonly the release has: {pending}",
@@ -157,60 +157,60 @@ def refusal(found: Plan) -> Refusal | None:
 
 
 def describe_failed(row: Row) -> str:
-    """Return one failed attempt for people: which, since when, and the first lines of its error."""
+    """Return a failed attempt as text: migration, start, and the first 500 characters of its error."""
     lines = [line.strip() for line in (row.logs or "").splitlines() if line.strip() and not re.match(r"\s*(\d+: |at |with )", line)]
     reason = " ".join(lines)[:500] or "no error was recorded: the command was ended in the middle"
     return f"{row.name}: began {row.started_at:%Y-%m-%d %H:%M:%S %Z} and did not finish: {reason}"
 
 
-def applied_since(rows: Iterable[Row], moment: datetime, before: Iterable[Row] = ()) -> tuple[Row, ...]:
-    """Return the migrations that were finished after a moment or are not among ``before``, in the order in which they were applied.
+def applied_since(rows: Iterable[Row], moment: datetime, earlier: Iterable[Row] = ()) -> tuple[Row, ...]:
+    """Return the migrations finished after a moment or not applied in ``earlier``, in the order in which they were applied.
 
-    Their times are the migrating machine's, the moment may be the database's: ``before`` makes up for clocks that differ.
+    Their times come from the migrating machine, the moment may come from the database: ``earlier`` corrects for clock differences.
     """
-    known = {row.name for row in before if row.applied}
-    found = [row for row in rows if row.applied and row.finished_at is not None and (row.finished_at > moment or row.name not in known)]
-    return tuple(sorted(found, key=lambda row: (row.started_at, row.name)))
+    names = {row.name for row in earlier if row.applied}
+    newer = [row for row in rows if row.applied and row.finished_at is not None and (row.finished_at > moment or row.name not in names)]
+    return tuple(sorted(newer, key=lambda row: (row.started_at, row.name)))
 
 
-# --- what must be there ---------------------------------------------------------------------------------------------------
+# --- expected migrations -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Migrations that a database must have: at least so many, these among them; ``source`` says who knows."""
+    """Migrations that a database must have: at least ``count``, ``names`` among them; ``source`` says where that is recorded."""
 
     source: str
     count: int
     names: tuple[str, ...] = ()
 
 
-# Every release has migrations (database-migrations refuses one without), so an empty table is never right.
+# Every release has migrations (database-migrations refuses one without), so an empty table is always an error.
 AT_LEAST_ONE = Expected("every release has at least", 1)
 
 
 @dataclass(frozen=True)
 class Standing:
-    """Whether a database has what was expected, with the numbers for people."""
+    """Whether a database has the expected migrations, with the numbers as text."""
 
     passed: bool
     detail: str
 
 
-def standing(rows: Iterable[Row], expected: Expected) -> Standing:
-    """Compare a table with what was expected of it. A failed attempt is wrong; more than expected is not: somebody may have gone on."""
-    listed = list(rows)
-    found = {row.name for row in listed if row.applied}
-    failed = sorted({row.name for row in listed if row.failed})
-    missing = sorted(set(expected.names) - found)
-    parts = [f"{len(found)} migrations applied, {expected.source} {expected.count}"]
+def compare_with_expected(rows: Iterable[Row], expected: Expected) -> Standing:
+    """Compare a table with the expected migrations. Failed attempts are errors; further migrations are not: a later release adds some."""
+    table = list(rows)
+    applied = {row.name for row in table if row.applied}
+    failed = sorted({row.name for row in table if row.failed})
+    missing = sorted(set(expected.names) - applied)
+    parts = [f"{len(applied)} migrations applied, {expected.source} {expected.count}"]
     parts += [f"not there: {', '.join(missing)}"] if missing else []
     parts += [f"begun and not finished: {', '.join(failed)}"] if failed else []
-    parts += [f"the newest is {max(found)}"] if found else []
-    return Standing(len(found) >= expected.count and not missing and not failed, "; ".join(parts))
+    parts += [f"the newest is {max(applied)}"] if applied else []
+    return Standing(len(applied) >= expected.count and not missing and not failed, "; ".join(parts))
 
 
-# --- what deserves a second look ------------------------------------------------------------------------------------------
+# --- risky statements -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -241,29 +241,29 @@ _NAME = r'(?:IF\s+NOT\s+EXISTS\s+)?((?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|\w+))?)'
 
 
 def risks(migration: Migration) -> Iterator[Risk]:
-    """Yield what deserves a second look before it is applied. A warning, no verdict: texts are compared, nothing is executed."""
+    """Yield statements to review before they are applied. Warnings only: the text is matched, nothing is executed."""
     statements = list(_statements(migration.text))
-    created = {match[1] for one in statements if (match := re.match(rf"CREATE\s+TABLE\s+{_NAME}", one, re.IGNORECASE))}
+    created = {matched[1] for statement in statements if (matched := re.match(rf"CREATE\s+TABLE\s+{_NAME}", statement, re.IGNORECASE))}
     for statement in statements:
-        if _table(statement) in created:
-            continue  # nobody uses a table yet that this very migration makes
+        if _table_name(statement) in created:
+            continue  # this migration creates the table, so nothing uses it yet
         for kind, pattern, why in _RULES:
             if re.search(pattern, statement, re.IGNORECASE | re.DOTALL):
                 yield Risk(migration.name, kind, " ".join(statement.split())[:200], why)
                 break
 
 
-def _table(statement: str) -> str | None:
-    found = re.match(
+def _table_name(statement: str) -> str | None:
+    matched = re.match(
         rf"(?:ALTER\s+TABLE\s+(?:ONLY\s+)?|CREATE\s+(?:UNIQUE\s+)?INDEX\b.*?\bON\s+){_NAME}", statement, re.IGNORECASE | re.DOTALL
     )
-    return found[1] if found else None
+    return matched[1] if matched else None
 
 
-_QUIET = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$", re.DOTALL)
+_COMMENT_OR_TEXT = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$", re.DOTALL)
 
 
 def _statements(sql: str) -> Iterator[str]:
-    """Yield statements without comments, texts emptied, so that a word inside them is no statement."""
-    quiet = _QUIET.sub(lambda found: "''" if found[0][0] in "'$" else " ", sql)
-    yield from (one.strip() for one in quiet.split(";") if one.strip())
+    """Yield the statements without comments and with empty text literals, so that a word inside these is not matched."""
+    code = _COMMENT_OR_TEXT.sub(lambda matched: "''" if matched[0][0] in "'$" else " ", sql)
+    yield from (statement.strip() for statement in code.split(";") if statement.strip())

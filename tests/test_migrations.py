@@ -177,5 +177,5 @@ def test_risks_are_found_in_statements_only(sql: str, kind: str | None) -> None:
     ],
 )
 def test_a_table_is_compared_with_what_was_left(rows, expected, passed, said):
-    found = migrations.standing(rows, expected)
+    found = migrations.compare_with_expected(rows, expected)
     assert (found.passed, said in found.detail) == (passed, True), found

@@ -175,7 +175,7 @@ def _database(job: Job[Any], evidence: dict[str, Any], expected: Expected) -> No
     try:
         with database_tunnel.reached(job) as url:
             schema = prisma.schema_of(url, job.config.database.schema)
-            found = migrations.standing(prisma.read_table(url, schema), expected)
+            found = migrations.compare_with_expected(prisma.read_table(url, schema), expected)
         passed, detail = found.passed, f"{schema}.{prisma.TABLE}: {found.detail}"
     except AzoraError as error:
         passed, detail = False, f"{error.title}: {job.processes.masked(error.what)}"
