@@ -1,6 +1,6 @@
-"""The production database, reached by this runner itself, or through the first production host (``database.via_ssh``).
+"""The production database, reached by this runner directly, or through the first production host (``database.via_ssh``).
 
-The connection is forwarded from a port on loopback. What libpq verifies stays the database's own name: ``host`` is kept and only
+SSH forwards a port on loopback to the database. libpq still verifies the database's own name: ``host`` is unchanged and only
 ``hostaddr`` and ``port`` lead into the tunnel (https://www.postgresql.org/docs/current/libpq-connect.html, hostaddr).
 """
 
@@ -25,9 +25,9 @@ DEFAULT_PORT = 5432
 
 @contextmanager
 def reached(job: Job[Any], evidence: dict[str, Any] | None = None) -> Iterator[DatabaseUrl]:
-    """Yield the address of PROD_DATABASE_URL; with ``database.via_ssh`` it leads through a tunnel that lives as long as the block.
+    """Yield the address of PROD_DATABASE_URL; with ``database.via_ssh`` it leads through a tunnel that stays open during the block.
 
-    The job's settings are ``DatabaseAccess`` and ``SshAccess``; ``evidence`` gets the ``host_keys`` that were seen. Raises BadInputError
+    The job's settings are ``DatabaseAccess`` and ``SshAccess``; ``host_keys`` is added to ``evidence``. Raises BadInputError
     for a connection string that cannot be forwarded, and the errors of ``ssh.explain``.
     """
     url = DatabaseUrl.parse(job.settings.database_url.reveal())
@@ -56,52 +56,52 @@ def reached(job: Job[Any], evidence: dict[str, Any] | None = None) -> Iterator[D
             if credentials.to_be_pinned():
                 job.processes.warning("New host keys were accepted", credentials.to_be_pinned())
             job.say("the database is reached through the first production host")
-            yield url.through(tunnel.port)
+            yield url.with_tunnel(tunnel.port)
     finally:
         credentials.wipe()
 
 
 class DatabaseTunnel(Tunnel):
-    """A connection that forwards a port on loopback to a database server as its host sees it."""
+    """An SSH tunnel that forwards a port on loopback to a database server; the SSH host resolves the server's address."""
 
-    def __init__(self, address: Any, *, to: DatabaseUrl, **parts: Any) -> None:
-        super().__init__(address, **parts)
+    def __init__(self, address: Any, *, to: DatabaseUrl, **options: Any) -> None:
+        super().__init__(address, **options)
         self._to = to
 
     def _forwards(self) -> tuple[str, ...]:
         return forward_lines(self, self._to.parameters.get("hostaddr", self._to.host), int(self._to.port or DEFAULT_PORT))
 
     def _check(self) -> None:
-        """Ask the server whether it speaks TLS: any answer is one of a PostgreSQL server."""
+        """Ask whether the server supports TLS; only a PostgreSQL server answers S, N or E. Raises BadInputError or UnreachableError."""
         try:
             with socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_SECONDS) as probe:
                 probe.sendall(SSL_REQUEST)
                 answer = probe.recv(1)
         except OSError as error:
-            answer, said = b"", str(error)
+            answer, observation = b"", str(error)
         else:
-            said = f"it answered {answer!r}" if answer else "the connection was closed without an answer"
+            observation = f"it answered {answer!r}" if answer else "the connection was closed without an answer"
         if answer not in {b"S", b"N", b"E"}:
-            raise self._unreached(said)
+            raise self._explain_failure(observation)
 
-    def _unreached(self, said: str) -> BadInputError | UnreachableError:
+    def _explain_failure(self, observation: str) -> BadInputError | UnreachableError:
         assert self._child is not None  # noqa: S101 - it was opened before it was checked
         lines = list[str]()
-        for _elapsed in self._clock.ticks(0.05, EXPLANATION_SECONDS):  # OpenSSH says why a moment after it closed the connection
+        for _elapsed in self._clock.ticks(0.05, EXPLANATION_SECONDS):  # OpenSSH writes the reason a moment after it closed the connection
             lines = [line for line in self._child.stderr_text.splitlines() if "open failed" in line]
             if lines:
                 break
-        what = "; ".join([said, *lines[-1:]])
-        if "administratively prohibited" in what:
+        details = "; ".join([observation, *lines[-1:]])
+        if "administratively prohibited" in details:
             return BadInputError(
                 "sshd forbids forwarding",
-                what=what,
+                what=details,
                 where=f"sshd_config on {self._place}",
-                next_step=f"set AllowTcpForwarding yes there (and PermitOpen {self._to.shown.partition('/')[0]}, where it is used)",
+                next_step=f"set AllowTcpForwarding yes there (and PermitOpen {self._to.location.partition('/')[0]}, where it is used)",
             )
         return UnreachableError(
             "Database cannot be reached from the production host",
-            what=what,
-            where=f"{self._to.shown}, from {self._place}",
+            what=details,
+            where=f"{self._to.location}, from {self._place}",
             next_step="check host and port of PROD_DATABASE_URL as that host sees them, and that the server admits it (firewall)",
         )

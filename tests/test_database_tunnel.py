@@ -151,7 +151,7 @@ def test_no_command_line_names_the_database(tunnel, host, postgres_cluster):
     url = private(postgres_cluster.cluster.url())
     with tunnel(host, url) as opened:
         assert NAME not in Path(f"/proc/{opened._child.pid}/cmdline").read_text()
-        connection = DatabaseUrl.parse(url).through(opened.port).connect()
+        connection = DatabaseUrl.parse(url).with_tunnel(opened.port).connect()
         try:
             assert connection.info.dsn_parameters["host"] == NAME
         finally:
@@ -162,12 +162,12 @@ def test_no_command_line_names_the_database(tunnel, host, postgres_cluster):
 
 
 def test_libpq_verifies_the_servers_own_name_behind_the_tunnel():
-    url = DatabaseUrl.parse("postgresql://u:p@db.example:6432/azora?sslmode=verify-full").through(4711)
+    url = DatabaseUrl.parse("postgresql://u:p@db.example:6432/azora?sslmode=verify-full").with_tunnel(4711)
     environment = url.libpq_env()
     wanted = {"PGHOST": "db.example", "PGHOSTADDR": "127.0.0.1", "PGPORT": "4711", "PGSSLMODE": "verify-full"}
     assert wanted.items() <= environment.items()
     assert url.text == "postgresql://u:p@db.example:4711/azora?sslmode=verify-full&hostaddr=127.0.0.1"
-    assert url.shown == "db.example:6432/azora"
+    assert url.location == "db.example:6432/azora"
     assert url.pooler_hint == "port 6432 is a pooler's"
     assert url.with_database("other").libpq_env()["PGPORT"] == "4711"
 

@@ -62,7 +62,7 @@ def test_a_plain_address_is_no_pooler():
 
 def test_nothing_secret_in_what_is_shown():
     url = DatabaseUrl.parse("postgresql://user:secret-word@h:1/d")
-    assert "secret-word" not in f"{url} {url!r} {url.shown}"
+    assert "secret-word" not in f"{url} {url!r} {url.location}"
 
 
 def test_environment_for_libpq_holds_everything():

@@ -182,27 +182,27 @@ def _require_complete(child: Child, code: int, scanner: CopyScanner, plan: DumpP
         raise NotTrueError(
             "The dump took too long",
             what=f"pg_dump was stopped after {seconds:.0f} s so that production need not keep its snapshot longer",
-            where=plan.url.shown,
+            where=plan.url.location,
             next_step="raise BACKUP_SNAPSHOT_MAX_MINUTES, or find out what slows the dump; nothing was published",
         )
     if code != 0:
         raise UnreachableError(
             "pg_dump failed",
             what=f"{ending(code)}\n{child.stderr_text.strip()[-2000:] or '(no output)'}",
-            where=plan.url.shown,
+            where=plan.url.location,
             next_step="read its message; nothing was published; re-run the job when the cause is gone",
         )
     if not scanner.complete:
         raise NotTrueError(
             "The dump is not complete",
             what="pg_dump exited 0, but its line 'PostgreSQL database dump complete' is missing at the end",
-            where=plan.url.shown,
+            where=plan.url.location,
             next_step="nothing was published; look for what cut the stream (memory, disk, a proxy), then re-run the job",
         )
     if not scanner.tables:
         raise NotTrueError(
             "There is no table in the dump",
             what="pg_dump exited 0 and dumped no table at all",
-            where=plan.url.shown,
+            where=plan.url.location,
             next_step="check that PROD_DATABASE_URL names the right database and that its user may read the tables",
         )

@@ -82,7 +82,7 @@ def session_error(url: DatabaseUrl, error: Exception) -> UnreachableError:
     return UnreachableError(
         "The production database did not answer",
         what=str(error).strip() or type(error).__name__,
-        where=url.shown,
+        where=url.location,
         next_step="check the server's log; re-run the job: nothing was published",
     )
 
@@ -112,7 +112,7 @@ class Snapshot:
             raise BadInputError(
                 "No safe snapshot in time",
                 what=f"the server gave none within {self._wait:.0f} s: serializable transactions that write kept running",
-                where=self._url.shown,
+                where=self._url.location,
                 next_step="end long serializable transactions (pg_stat_activity), then re-run the job",
             ) from error
         except psycopg2.Error as error:

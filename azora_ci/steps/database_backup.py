@@ -197,7 +197,7 @@ def _preflight(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
             where="PROD_DATABASE_URL",
             next_step="use the server's direct address (Prisma calls it directUrl)",
         )
-    job.say(f"{url.shown}: PostgreSQL {server.version}, {server.encoding}, {server.size_bytes / GIB:.3f} GiB")
+    job.say(f"{url.location}: PostgreSQL {server.version}, {server.encoding}, {server.size_bytes / GIB:.3f} GiB")
     job.say(f"using {find_binary('pg_dump', server.major)} and {find_binary('psql', server.major)}")
     return server
 

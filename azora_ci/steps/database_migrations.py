@@ -144,7 +144,7 @@ def _require_same_database(database: Database, backup: Backup) -> None:
             "The backup is of another database",
             what=f"{backup.id} holds {backup.database} of cluster {backup.system_identifier}, "
             f"PROD_DATABASE_URL names {facts.database} of cluster {facts.system_identifier}",
-            where=f"PROD_DATABASE_URL ({database.url.shown})",
+            where=f"PROD_DATABASE_URL ({database.url.location})",
             next_step="give both jobs the same PROD_DATABASE_URL, then re-run all jobs",
         )
 
