@@ -1,6 +1,6 @@
-"""One bucket of an S3 store: what it promises, what is in it, and writing things once.
+"""A bucket of an S3 store: its configuration, its objects, and writes that never replace an object.
 
-Sources: the S3 API reference (conditional writes, checksums, Object Lock). boto3 is imported when a bucket is made.
+Sources: the S3 API reference (conditional writes, checksums, Object Lock). boto3 is imported when a Bucket is created.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CHUNK = 1024 * 1024  # bytes of a stored object held at a time while reading
 EXISTS = "PreconditionFailed"
 CONFLICT = "ConditionalRequestConflict"
-# The keys that this project uploads in parts; nothing else is ever swept.
+# The keys that this project uploads in parts; ``sweep`` aborts uploads of these keys only.
 OWN_KEY = re.compile(r"(.*/)?backup-[1-9][0-9]{0,11}-[0-9a-f]{6}(-attempt-[0-9]+)?\.sql\.gz")
 
 
@@ -34,7 +34,7 @@ class StoredObject:
     """An object as the store describes it.
 
     ``size`` in bytes; ``checksum`` is the base64 CRC32 of the whole object where the store keeps one; ``lock_until`` is the
-    end of its retention. A listing knows only key, size, etag and time.
+    end of its retention. A listing has only key, size, etag and time.
     """
 
     key: str
@@ -49,7 +49,7 @@ class StoredObject:
     metadata: tuple[tuple[str, str], ...] = ()
 
     def describe(self) -> str:
-        """Return its facts in one line, for people."""
+        """Return the facts as one line of text."""
         facts = [f"{self.size} bytes", f"ETag {self.etag}"]
         facts += [f"modified {rfc3339(self.modified)}"] if self.modified else []
         facts += [f"version {self.version_id}"] if self.version_id else []
@@ -60,7 +60,7 @@ class StoredObject:
 
 @dataclass(frozen=True)
 class BucketFacts:
-    """What a bucket promises. None means that the store does not tell us (not allowed, or not implemented)."""
+    """The configuration of a bucket. None: the store does not report it (not allowed, or not implemented)."""
 
     versioning: bool | None
     object_lock: bool | None
@@ -69,7 +69,7 @@ class BucketFacts:
     lifecycle: tuple[str, ...] | None  # one line a rule
 
     def lines(self) -> tuple[str, ...]:
-        """Return one line a fact, for people."""
+        """Return one line of text per fact."""
         words = {True: "on", False: "off", None: "unknown (the store does not tell)"}
         rules = "unknown (the store does not tell)" if self.lifecycle is None else "; ".join(self.lifecycle) or "none"
         return (
@@ -90,7 +90,7 @@ class PendingUpload:
 
 
 class AlreadyThereError(NotTrueError):
-    """The key is taken. ``existing`` is what is there; ``identical`` says whether size and checksum are those of our bytes."""
+    """The key is taken by the object ``existing``; ``identical`` says whether its size and checksum are those of our bytes."""
 
     def __init__(self, url: str, existing: StoredObject, *, identical: bool) -> None:
         super().__init__(
@@ -104,7 +104,7 @@ class AlreadyThereError(NotTrueError):
 
 
 class StartAgainError(UnreachableError):
-    """A conditional write met another one at the same moment (409): nothing was written, the upload starts anew."""
+    """A conditional write collided with a simultaneous one (409): nothing was written, the upload must start again."""
 
 
 def bucket(
@@ -115,12 +115,12 @@ def bucket(
     patience: Patience | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Bucket:
-    """Return a bucket reached with the settings' keys, or with boto3's own chain when they are unset.
+    """Return a bucket that uses the settings' keys, or boto3's own chain of credentials when they are unset.
 
-    ``say`` is told about every repeated call. Nothing is sent yet. Raises BadInputError for settings that boto3 refuses.
+    ``say`` is called with a line for every repeated call. No request is sent yet. Raises BadInputError for unusable settings.
     """
-    moments = clock or Clock()
-    return Bucket(name, Calls(settings, clock=moments, patience=patience or Patience(), say=say), moments)
+    clock = clock or Clock()
+    return Bucket(name, Calls(settings, clock=clock, patience=patience or Patience(), say=say), clock)
 
 
 class Bucket:
@@ -136,73 +136,73 @@ class Bucket:
         """Return ``s3://bucket/key``."""
         return f"s3://{self.name}/{key}"
 
-    # --- what the bucket promises -------------------------------------------------------------------------------------
+    # --- configuration ------------------------------------------------------------------------------------------------
 
     def facts(self) -> BucketFacts:
-        """Return what the bucket promises, asked once. Raises BadInputError when there is no such bucket."""
+        """Return the bucket's configuration, requested once. Raises BadInputError when there is no such bucket."""
         if self._facts is None:
             self.calls.call("head_bucket", self.url(""), Bucket=self.name)
             encryption, key = self._encryption()
             self._facts = BucketFacts(self._versioning(), self._object_lock(), encryption, key, self._lifecycle())
         return self._facts
 
-    def _ask(self, operation: str, nothing: str) -> dict[str, Any] | None:
-        """Ask for one configuration: {} when there is none, None when the store does not tell."""
-        silent = DENIED | {"NotImplemented", "MethodNotAllowed", "501", "405", "UnsupportedOperation"}
+    def _configuration(self, operation: str, absent: str) -> dict[str, Any] | None:
+        """Return one configuration: {} when the store answers ``absent``, None when it does not report it."""
+        withheld = DENIED | {"NotImplemented", "MethodNotAllowed", "501", "405", "UnsupportedOperation"}
         try:
-            return self.calls.call(operation, self.url(""), expected=silent | {nothing}, Bucket=self.name)
+            return self.calls.call(operation, self.url(""), expected=withheld | {absent}, Bucket=self.name)
         except RefusedError as refused:
-            return {} if refused.code == nothing else None
+            return {} if refused.code == absent else None
 
     def _versioning(self) -> bool | None:
-        answer = self._ask("get_bucket_versioning", "NoSuchConfiguration")
+        answer = self._configuration("get_bucket_versioning", "NoSuchConfiguration")
         return None if answer is None else answer.get("Status") == "Enabled"
 
     def _object_lock(self) -> bool | None:
-        answer = self._ask("get_object_lock_configuration", "ObjectLockConfigurationNotFoundError")
+        answer = self._configuration("get_object_lock_configuration", "ObjectLockConfigurationNotFoundError")
         return None if answer is None else answer.get("ObjectLockConfiguration", {}).get("ObjectLockEnabled") == "Enabled"
 
     def _encryption(self) -> tuple[str | None, str | None]:
-        answer = self._ask("get_bucket_encryption", "ServerSideEncryptionConfigurationNotFoundError") or {}
+        answer = self._configuration("get_bucket_encryption", "ServerSideEncryptionConfigurationNotFoundError") or {}
         rules = answer.get("ServerSideEncryptionConfiguration", {}).get("Rules", [])
-        chosen = rules[0].get("ApplyServerSideEncryptionByDefault", {}) if rules else {}
-        return chosen.get("SSEAlgorithm"), chosen.get("KMSMasterKeyID")
+        default = rules[0].get("ApplyServerSideEncryptionByDefault", {}) if rules else {}
+        return default.get("SSEAlgorithm"), default.get("KMSMasterKeyID")
 
     def _lifecycle(self) -> tuple[str, ...] | None:
-        answer = self._ask("get_bucket_lifecycle_configuration", "NoSuchLifecycleConfiguration")
-        return None if answer is None else tuple(_rule(rule) for rule in answer.get("Rules", []))
+        answer = self._configuration("get_bucket_lifecycle_configuration", "NoSuchLifecycleConfiguration")
+        return None if answer is None else tuple(_describe_rule(rule) for rule in answer.get("Rules", []))
 
     def protection(self, lock_days: int | None, lock_mode: str) -> dict[str, Any]:
         """Return the parameters of a new object for retention (where the bucket has Object Lock) and encryption."""
         facts = self.facts()
-        chosen: dict[str, Any] = {}
+        parameters: dict[str, Any] = {}
         if lock_days and facts.object_lock:
-            chosen["ObjectLockMode"] = lock_mode
-            chosen["ObjectLockRetainUntilDate"] = (self.clock.now() + timedelta(days=lock_days)).replace(microsecond=0)
+            parameters["ObjectLockMode"] = lock_mode
+            parameters["ObjectLockRetainUntilDate"] = (self.clock.now() + timedelta(days=lock_days)).replace(microsecond=0)
         if facts.encryption:
-            chosen["ServerSideEncryption"] = facts.encryption
+            parameters["ServerSideEncryption"] = facts.encryption
         if facts.encryption_key:
-            chosen["SSEKMSKeyId"] = facts.encryption_key
-        return chosen
+            parameters["SSEKMSKeyId"] = facts.encryption_key
+        return parameters
 
     # --- objects ------------------------------------------------------------------------------------------------------
 
     def head(self, key: str, version_id: str | None = None) -> StoredObject | None:
-        """Return an object's facts, None when it is not there."""
+        """Return an object's facts, None when it does not exist."""
         try:
             answer = self.calls.call(
                 "head_object", self.url(key), expected=ABSENT, Bucket=self.name, Key=key, ChecksumMode="ENABLED", **_version(version_id)
             )
         except RefusedError:
             return None
-        return _stored(key, answer)
+        return _stored_object(key, answer)
 
     def put_once(
         self, key: str, data: bytes, *, content_type: str, lock_days: int | None = None, lock_mode: str = "GOVERNANCE"
     ) -> StoredObject:
-        """Write a small object that is not there yet and return its facts. Retention applies where the bucket has Object Lock.
+        """Write a small object under a free key and return its facts. Retention applies where the bucket has Object Lock.
 
-        Raises AlreadyThereError when the key is taken. A lost answer to our own write is recognised, not taken for another's.
+        Raises AlreadyThereError when the key is taken, unless our own write took it and its answer was lost.
         """
         checksum = crc32(data)
         try:
@@ -212,47 +212,47 @@ class Bucket:
             )  # fmt: skip
         except RefusedError as refused:
             existing = self.require(key)
-            # Without checksums in the store: the ETag of an object that was put at once is its MD5 (not under KMS).
-            kept = {existing.checksum} if existing.checksum else {existing.etag}
-            identical = existing.size == len(data) and bool(kept & {checksum, hashlib.md5(data, usedforsecurity=False).hexdigest()})
+            # A store without checksums: the ETag of an object written by one request is its MD5 (not under KMS).
+            digests = {existing.checksum} if existing.checksum else {existing.etag}
+            identical = existing.size == len(data) and bool(digests & {checksum, hashlib.md5(data, usedforsecurity=False).hexdigest()})
             if identical and refused.answer_lost:
                 return existing
             raise AlreadyThereError(self.url(key), existing, identical=identical) from None
         return self.require(key, answer.get("VersionId"))
 
     def require(self, key: str, version_id: str | None = None) -> StoredObject:
-        """Return an object's facts. Raises BadInputError when it is not there."""
-        found = self.head(key, version_id)
-        if found is None:
+        """Return an object's facts. Raises BadInputError when it does not exist."""
+        stored = self.head(key, version_id)
+        if stored is None:
             raise BadInputError(
                 "The object does not exist",
                 what=f"{self.url(key)}{f' version {version_id}' if version_id else ''} is not in the bucket",
                 where=self.url(key),
                 next_step="check the key and, where one is named, the version",
             )
-        return found
+        return stored
 
     def read(self, key: str, version_id: str | None = None) -> bytes:
-        """Return a small object's bytes, checked like those of ``stream``."""
+        """Return a small object's bytes, verified as in ``stream``."""
         return b"".join(self.stream(key, version_id))
 
     def stream(self, key: str, version_id: str | None = None) -> Iterator[bytes]:
-        """Yield an object's bytes in chunks of at most 1 MiB; a broken connection is taken up where it broke.
+        """Yield an object's bytes in chunks of at most 1 MiB; a broken connection is resumed where it broke.
 
-        Raises BadInputError when it is not there, NotTrueError when the bytes are not those of the stored checksum.
+        Raises BadInputError when the object does not exist, NotTrueError when the bytes do not match its size and checksum.
         """
         from isal import isal_zlib
 
         stored = self.require(key, version_id)
-        position, found = 0, 0
+        position, checksum = 0, 0
         for chunk in self._chunks(stored, version_id):
             position += len(chunk)
-            found = isal_zlib.crc32(chunk, found)
+            checksum = isal_zlib.crc32(chunk, checksum)
             yield chunk
-        if position != stored.size or (stored.checksum is not None and stored.checksum != encode_crc32(found)):
+        if position != stored.size or (stored.checksum is not None and stored.checksum != encode_crc32(checksum)):
             raise NotTrueError(
                 "The stored object is damaged",
-                what=f"{position} bytes with CRC32 {encode_crc32(found)} were read; stored were {stored.describe()}",
+                what=f"{position} bytes with CRC32 {encode_crc32(checksum)} were read; stored were {stored.describe()}",
                 where=self.url(key),
                 next_step="do not use this object; take another backup and check the store",
             )
@@ -260,23 +260,23 @@ class Bucket:
     def _chunks(self, stored: StoredObject, version_id: str | None) -> Iterator[bytes]:
         from botocore.exceptions import BotoCoreError
 
-        where, position, breaks = self.url(stored.key), 0, 0
+        where, position, failures = self.url(stored.key), 0, 0
         while position < stored.size:
-            rest: dict[str, Any] = {"Range": f"bytes={position}-"} if position else {}
+            byte_range: dict[str, Any] = {"Range": f"bytes={position}-"} if position else {}
             answer = self.calls.call(
-                "get_object", where, Bucket=self.name, Key=stored.key, IfMatch=f'"{stored.etag}"', **_version(version_id), **rest
+                "get_object", where, Bucket=self.name, Key=stored.key, IfMatch=f'"{stored.etag}"', **_version(version_id), **byte_range
             )
-            body, start = answer["Body"], position
+            body, resumed_at = answer["Body"], position
             try:
                 while chunk := body.read(CHUNK):
                     position += len(chunk)
                     yield chunk
-                if position == start:
+                if position == resumed_at:
                     return
             except BotoCoreError as error:
-                breaks = 1 if position > start else breaks + 1
-                if breaks >= self.calls.attempts:
-                    raise failure(error, "get_object", where, breaks) from error
+                failures = 1 if position > resumed_at else failures + 1
+                if failures >= self.calls.attempts:
+                    raise failure(error, "get_object", where, failures) from error
             finally:
                 body.close()
 
@@ -293,7 +293,7 @@ class Bucket:
                 answer = self.calls.call(
                     operation, self.url(prefix), expected=frozenset({"NoSuchUpload"}), Bucket=self.name, Prefix=prefix, **position
                 )
-            except RefusedError:  # rclone's server says so of a bucket that never had an upload in parts
+            except RefusedError:  # rclone's server answers so for a bucket that never had an upload in parts
                 return
             yield answer
             if not answer.get("IsTruncated"):
@@ -312,7 +312,7 @@ class Bucket:
         in_flight: int = 3,
         part_size: int = 8 * 1024 * 1024,
     ) -> MultipartUpload:
-        """Return an upload of a stream of unknown length; see MultipartUpload. Nothing is sent before it is entered."""
+        """Return an upload of a stream of unknown length; see MultipartUpload. Nothing is sent before its ``with`` block begins."""
         from azora_ci.s3_upload import MultipartUpload
 
         return MultipartUpload(self, key, content_type=content_type, lock=(lock_days, lock_mode), in_flight=in_flight, part_size=part_size)
@@ -325,7 +325,7 @@ class Bucket:
                 yield PendingUpload(item["Key"], item["UploadId"], item["Initiated"])
 
     def abort_upload(self, key: str, upload_id: str) -> None:
-        """Abort a multipart upload and its parts; one that is gone already is fine."""
+        """Abort a multipart upload and remove its parts; an upload that no longer exists is no error."""
         with contextlib.suppress(RefusedError):
             self.calls.call(
                 "abort_multipart_upload", self.url(key), expected=frozenset({"NoSuchUpload"}), Bucket=self.name, Key=key, UploadId=upload_id
@@ -334,20 +334,20 @@ class Bucket:
     def sweep(
         self, prefix: str, older_than: timedelta, *, pattern: re.Pattern[str] = OWN_KEY, keep: frozenset[str] = frozenset()
     ) -> tuple[PendingUpload, ...]:
-        """Abort our own uploads that a killed run left under a prefix, and return them.
+        """Abort the project's uploads that a killed run left under a prefix, and return them.
 
-        Only whole keys that match ``pattern`` are touched, only uploads begun longer ago than ``older_than`` by the store's
-        clock as compared to ours, and none of the upload ids in ``keep``.
+        Aborts only uploads whose whole key matches ``pattern``, that began longer ago than ``older_than`` (the store's time
+        against this machine's clock), and whose id is not in ``keep``.
         """
-        limit = self.clock.now() - older_than
-        left = tuple(
+        latest_start = self.clock.now() - older_than
+        leftovers = tuple(
             pending
             for pending in self.pending_uploads(prefix)
-            if pattern.fullmatch(pending.key) and pending.initiated <= limit and pending.upload_id not in keep
+            if pattern.fullmatch(pending.key) and pending.initiated <= latest_start and pending.upload_id not in keep
         )
-        for pending in left:
+        for pending in leftovers:
             self.abort_upload(pending.key, pending.upload_id)
-        return left
+        return leftovers
 
 
 def encode_crc32(value: int) -> str:
@@ -366,14 +366,14 @@ def _version(version_id: str | None) -> dict[str, Any]:
     return {"VersionId": version_id} if version_id else {}
 
 
-def _stored(key: str, answer: dict[str, Any]) -> StoredObject:
+def _stored_object(key: str, answer: dict[str, Any]) -> StoredObject:
     return StoredObject(
         key=key,
         size=answer["ContentLength"],
         etag=answer.get("ETag", "").strip('"'),
         modified=_utc(answer.get("LastModified")),
         version_id=_real_version(answer.get("VersionId")),
-        # A composite checksum ("…-3") is a checksum of part checksums: it says nothing about the bytes as a whole.
+        # A composite checksum ("…-3") is a checksum of part checksums, not of the whole object.
         checksum=None if answer.get("ChecksumType") == "COMPOSITE" else answer.get("ChecksumCRC32"),
         lock_until=_utc(answer.get("ObjectLockRetainUntilDate")),
         lock_mode=answer.get("ObjectLockMode"),
@@ -390,9 +390,9 @@ def _real_version(version_id: str | None) -> str | None:
     return None if version_id in {None, "", "null"} else version_id
 
 
-def _rule(rule: dict[str, Any]) -> str:
-    """Return a lifecycle rule in one line: where it applies and what it does."""
+def _describe_rule(rule: dict[str, Any]) -> str:
+    """Return a lifecycle rule as one line: name, status, actions, prefix."""
     prefix = rule.get("Filter", {}).get("Prefix", rule.get("Prefix", ""))
-    acts = [name for name in rule if name not in {"ID", "Filter", "Prefix", "Status"}]
-    days = "".join(f" after {rule[name]['Days']} days" for name in acts if isinstance(rule[name], dict) and "Days" in rule[name])
-    return f"{rule.get('ID', 'unnamed')} ({rule.get('Status', '?')}): {', '.join(acts)}{days} under {prefix or 'every key'!r}"
+    actions = [name for name in rule if name not in {"ID", "Filter", "Prefix", "Status"}]
+    days = "".join(f" after {rule[name]['Days']} days" for name in actions if isinstance(rule[name], dict) and "Days" in rule[name])
+    return f"{rule.get('ID', 'unnamed')} ({rule.get('Status', '?')}): {', '.join(actions)}{days} under {prefix or 'every key'!r}"

@@ -1,7 +1,7 @@
-"""Calls to S3: one client from explicit settings, retries by our own clock, and errors that say what to do next.
+"""Calls to S3: one client from explicit settings, retries, and errors that name the next step.
 
-botocore's own retries are off: a lost answer to a conditional write must be told apart from a refusal, so the calls are
-repeated here, where that can be seen.
+botocore's own retries are off: a lost answer to a conditional write must be distinguished from a refusal, so this module
+repeats the calls itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from azora_ci.clock import Clock
 from azora_ci.errors import AzoraError, BadInputError, UnreachableError
 from azora_ci.settings import Aws
 
-# Answers after which the same request may succeed. BadDigest and its like mean that bytes were damaged on the way.
+# Answers after which the same request may succeed. BadDigest and similar codes mean that bytes were damaged in transit.
 TRANSIENT = frozenset(
     {
         "BadDigest", "IncompleteBody", "InternalError", "OperationAborted", "PriorRequestNotComplete", "RequestTimeout",
@@ -31,7 +31,7 @@ ABSENT = frozenset({"404", "NoSuchKey", "NotFound", "NoSuchVersion"})
 
 @dataclass(frozen=True)
 class Patience:
-    """How long a call may take: attempts, seconds between them (doubled, capped, with jitter) and seconds for one attempt."""
+    """How long a call may take: attempts, seconds between them (doubled, capped, with jitter) and seconds per attempt."""
 
     attempts: int = 6
     first_wait: float = 0.25
@@ -40,13 +40,13 @@ class Patience:
     read_timeout: float = 60.0
 
     def wait_before(self, attempt: int) -> float:
-        """Return the seconds to wait before attempt 2, 3, …: doubled each time, the upper half of it random."""
-        full = min(self.longest_wait, self.first_wait * 2.0 ** (attempt - 2))
-        return full * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, keeps no secret
+        """Return the seconds to wait before attempt 2, 3, …: doubled each time, then reduced at random by up to half."""
+        longest = min(self.longest_wait, self.first_wait * 2.0 ** (attempt - 2))
+        return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, protects no secret
 
 
 class RefusedError(Exception):
-    """An answer that the caller asked to see itself: ``code``, and whether an earlier attempt's answer was lost."""
+    """An error code that the caller expects: ``code``, and whether an earlier attempt's answer was lost."""
 
     def __init__(self, code: str, *, answer_lost: bool) -> None:
         super().__init__(code)
@@ -80,9 +80,9 @@ class Calls:
     ) -> dict[str, Any]:
         """Make one call, repeated while it may still succeed, and return the answer.
 
-        ``operation`` is boto3's method name, ``where`` the object for people, ``expected`` the error codes that come back as
-        RefusedError, ``transient`` further codes worth repeating. A set ``stop`` ends the waiting between attempts;
-        ``persistent`` doubles their number, where an hour of work would be lost.
+        ``operation`` is boto3's method name, ``where`` the object's name in errors, ``expected`` the error codes that are raised
+        as RefusedError, ``transient`` further codes that are repeated. Setting ``stop`` ends the waiting between attempts;
+        ``persistent`` doubles their number, for calls whose failure would lose an hour of work.
         Raises UnreachableError (exit 3) or BadInputError (exit 2).
         """
         from botocore.exceptions import BotoCoreError, ClientError
@@ -99,21 +99,21 @@ class Calls:
                 code, status = _code(error), _status(error)
                 if code in expected:
                     raise RefusedError(code, answer_lost=answer_lost) from error
-                again = status >= 500 or code in TRANSIENT | transient
+                repeatable = status >= 500 or code in TRANSIENT | transient
                 answer_lost = answer_lost or status >= 500
             except (BotoCoreError, ResponseParserError) as error:
                 problem, code = error, type(error).__name__
-                again = _connection_failed(error)
-                answer_lost = answer_lost or again
-            told = f"{where}: {operation} got {code}; attempt {attempt + 1} of {attempts}"
-            if not again or attempt == attempts or not self._pause(told, attempt + 1, stop):
+                repeatable = _connection_failed(error)
+                answer_lost = answer_lost or repeatable
+            message = f"{where}: {operation} got {code}; attempt {attempt + 1} of {attempts}"
+            if not repeatable or attempt == attempts or not self._pause(message, attempt + 1, stop):
                 raise failure(problem, operation, where, attempt) from problem
         raise AssertionError("unreachable: the last attempt returns or raises")
 
-    def _pause(self, told: str, attempt: int, stop: threading.Event | None) -> bool:
-        """Wait before the next attempt; say whether there is to be one."""
+    def _pause(self, message: str, attempt: int, stop: threading.Event | None) -> bool:
+        """Wait before the next attempt; return False when ``stop`` was set meanwhile."""
         seconds = self._patience.wait_before(attempt)
-        self._say(f"{told} in {seconds:.1f} s")
+        self._say(f"{message} in {seconds:.1f} s")
         return not self._clock.wait(stop or threading.Event(), seconds)
 
 
@@ -125,7 +125,7 @@ def _client(settings: Aws, patience: Patience, connections: int) -> Any:
     endpoint = settings.aws_endpoint_url_s3
     encrypted = endpoint is None or endpoint.startswith("https:")
     options: dict[str, Any] = {
-        # Uploads carry a checksum of our own; stores that know no checksums refuse those that botocore would add.
+        # Uploads carry a checksum of our own; stores without checksums refuse those that botocore would add.
         "request_checksum_calculation": "when_required",
         "response_checksum_validation": "when_required",
         "retries": {"total_max_attempts": 1, "mode": "standard"},
@@ -155,42 +155,42 @@ def _client(settings: Aws, patience: Patience, connections: int) -> Any:
 
 
 def failure(problem: Exception, operation: str, where: str, attempts: int) -> AzoraError:
-    """Return the error that says what to do about a call that failed for good."""
-    code, tried = _code(problem), f"after {attempts} attempt{'s' if attempts > 1 else ''}"
-    what = f"{operation} failed {tried}: {_text(problem)}"
+    """Return the error for a call that failed finally, with the next step for its cause."""
+    code = _code(problem)
+    details = f"{operation} failed after {attempts} attempt{'s' if attempts > 1 else ''}: {_text(problem)}"
     # An answer to HEAD has no body, so an expired token shows only as status 400.
     if code in EXPIRED or (operation.startswith("head_") and code == "400"):
         return UnreachableError(
             "AWS credentials have expired",
-            what=what,
+            what=details,
             where=where,
             next_step="assume the role again (aws-actions/configure-aws-credentials) before this step, then re-run the job",
         )
     if code in UNKNOWN_KEY or code in {"NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError"}:
         return BadInputError(
             "AWS credentials are not accepted",
-            what=what,
+            what=details,
             where=where,
             next_step="check AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or the role that the workflow assumes",
         )
     if code in DENIED:
         return UnreachableError(
             "S3 denies access",
-            what=what,
+            what=details,
             where=where,
             next_step="allow this operation in the role's policy and in the bucket's policy, then re-run the job",
         )
     if code == "NoSuchBucket" or (operation == "head_bucket" and code == "404"):
         return BadInputError(
-            "The bucket does not exist", what=what, where=where, next_step="create the bucket, or correct location under [backup]"
+            "The bucket does not exist", what=details, where=where, next_step="create the bucket, or correct location under [backup]"
         )
     if code in ABSENT:
         return BadInputError(
-            "The object does not exist", what=what, where=where, next_step="check the key and, where one is named, the version"
+            "The object does not exist", what=details, where=where, next_step="check the key and, where one is named, the version"
         )
     return UnreachableError(
         "S3 could not be reached" if _connection_failed(problem) else "S3 did not answer as it should",
-        what=what,
+        what=details,
         where=where,
         next_step="re-run the job; if it persists, check AWS_ENDPOINT_URL_S3, the network and the state of the store",
     )
@@ -216,7 +216,7 @@ def _text(problem: Exception) -> str:
 
 
 def _connection_failed(problem: Exception) -> bool:
-    """Say whether no answer came, or none that could be read."""
+    """Return whether no answer arrived, or no readable answer."""
     from botocore.exceptions import ConnectionError as NoConnectionError
     from botocore.exceptions import HTTPClientError
     from botocore.parsers import ResponseParserError
