@@ -1,4 +1,4 @@
-"""A stream of unknown length into one S3 object, in parts, visible only when it is whole.
+"""Uploads a stream of unknown length to one S3 object, in parts; the object is visible only when it is complete.
 
 Limits and rules are those of the S3 API reference: at most 10,000 parts of 5 MiB to 5 GiB (the last may be smaller), objects
 up to 5 TiB, a full-object CRC32, ``If-None-Match: *`` and the object's size on completion.
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from azora_ci.s3 import Bucket
 
 MEBIBYTE = 1024 * 1024
-PARTS = 10_000  # that S3 allows
-EVEN_PARTS = 1_000  # of the first size, before parts grow
-GROWTH = 2.4  # power of the growth: 10,000 parts that start at 8 MiB hold 5.6 TiB, the last has 2 GiB
-MEMORY = 64 * MEBIBYTE  # of parts on their way, while parts are small; a larger part travels alone
-PATIENCE_ON_ABORT = 2.0  # seconds for parts on their way: a cancelled step has 7 s in all
-TOKEN = "azora-upload"  # noqa: S105 - the name of a metadata entry that tells our object from another's
+PARTS = 10_000  # the most that S3 allows
+EVEN_PARTS = 1_000  # parts of the first size, before they grow
+GROWTH = 2.4  # exponent of the growth: 10,000 parts that start at 8 MiB hold 5.6 TiB, the last has 2 GiB
+MEMORY = 64 * MEBIBYTE  # bytes of parts in transit, while parts are small; a larger part is sent alone
+PATIENCE_ON_ABORT = 2.0  # seconds to wait for parts in transit: a cancelled step has 7 s in all
+TOKEN = "azora-upload"  # noqa: S105 - the name of the metadata entry by which an upload recognises its own object
 
 
 def part_size(number: int, first: int = 8 * MEBIBYTE) -> int:
-    """Return the bytes of part 1, 2, …: ``first`` for 1,000 parts, then growing, so that 10,000 parts hold any object."""
+    """Return the bytes of part 1, 2, …: ``first`` for 1,000 parts, then growing, so that 10,000 parts suffice for any object."""
     growth = max(1.0, number / EVEN_PARTS) ** GROWTH
     return int(first * growth) // MEBIBYTE * MEBIBYTE
 
@@ -42,12 +42,12 @@ class _Part:
 
 
 class MultipartUpload:
-    """An upload in progress: a context manager that aborts whatever was not completed.
+    """An upload in progress: a context manager that aborts the upload if it was not completed.
 
-    ``write`` takes bytes of any length and waits while ``in_flight`` parts are on their way; ``finish`` waits until every part
+    ``write`` takes bytes of any length and waits while ``in_flight`` parts are in transit; ``finish`` waits until every part
     is acknowledged; ``complete`` makes the object visible, only if its key is still free. ``size`` and ``checksum`` describe
     the bytes written so far, ``acknowledged`` counts the bytes that the store has confirmed. Memory: at most ``in_flight`` + 1
-    parts of the first size; beyond 8 GiB parts grow, and fewer travel at once.
+    parts of the first size; beyond 8 GiB parts grow, and fewer are in transit at once.
     """
 
     def __init__(
@@ -61,14 +61,14 @@ class MultipartUpload:
         self._content_type = content_type
         self._lock = lock
         self._token = uuid.uuid4().hex
-        self._first = part_size
+        self._first_part_size = part_size
         self._in_flight = in_flight
         self._crc = 0
-        self._number = 1  # of the part being filled
+        self._part_number = 1  # number of the part that is being filled
         self._buffer: bytearray | None = None
         self._filled = 0
-        self._acknowledged: dict[int, dict[str, object]] = {}  # what the completion says about each part
-        self._flying: dict[int, int] = {}  # part number -> bytes on their way
+        self._acknowledged: dict[int, dict[str, object]] = {}  # entries of the completion, by part number
+        self._in_transit: dict[int, int] = {}  # part number -> bytes in transit
         self._failure: BaseException | None = None
         self._changed = threading.Condition()
         self._stop = threading.Event()
@@ -93,7 +93,7 @@ class MultipartUpload:
         )
         self.upload_id = answer["UploadId"]
         for number in range(self._in_flight):
-            worker = threading.Thread(target=self._work, name=f"upload {number} of {self.key}", daemon=True)
+            worker = threading.Thread(target=self._send_parts, name=f"upload {number} of {self.key}", daemon=True)
             self._workers.append(worker)
             worker.start()
         return self
@@ -103,15 +103,15 @@ class MultipartUpload:
             return
         try:
             self.abort()
-        except AzoraError as left:
+        except AzoraError as abort_error:
             if error is None:
                 raise
-            # The first error is the one to report; that something was left behind belongs to it.
+            # The first error is the one to report; the leftover upload is added to its text.
             if isinstance(error, Explained):
-                error.what += f"\nThe unfinished upload stays in the bucket, invisible ({left.what}); the next run removes it"
+                error.what += f"\nThe unfinished upload stays in the bucket, invisible ({abort_error.what}); the next run removes it"
 
     def write(self, data: bytes | bytearray | memoryview) -> int:
-        """Add bytes to the stream and return their number. Raises what the upload of an earlier part raised."""
+        """Add bytes to the stream and return their number. Raises the error of an earlier part's upload."""
         from isal import isal_zlib
 
         view = memoryview(data).cast("B")
@@ -119,29 +119,29 @@ class MultipartUpload:
         self._crc = isal_zlib.crc32(view, self._crc)
         while len(view):
             buffer = self._buffer or self._next_buffer()
-            taken = min(len(view), len(buffer) - self._filled)
-            # Through a memoryview: assigning to the bytearray itself would copy twice.
-            memoryview(buffer)[self._filled : self._filled + taken] = view[:taken]
-            self._filled += taken
-            view = view[taken:]
+            count = min(len(view), len(buffer) - self._filled)
+            # Through a memoryview, because assigning to a slice of the bytearray would copy twice.
+            memoryview(buffer)[self._filled : self._filled + count] = view[:count]
+            self._filled += count
+            view = view[count:]
             if self._filled == len(buffer):
                 self._send(buffer)
         self.size += length
         return length
 
     def finish(self) -> None:
-        """Send what is left and wait until the store has acknowledged every part. No bytes may follow."""
-        if self._buffer is not None or self._number == 1:
+        """Send the last part and wait until the store has acknowledged every part. No bytes may follow."""
+        if self._buffer is not None or self._part_number == 1:
             self._send(bytes(memoryview(self._buffer or b"")[: self._filled]))
         with self._changed:
-            self._changed.wait_for(lambda: self._failure or not self._flying)
+            self._changed.wait_for(lambda: self._failure or not self._in_transit)
         self._raise_failure()
 
     def complete(self) -> StoredObject:
         """Make the object visible and return its facts as the store gives them.
 
-        Raises AlreadyThereError when the key is taken, StartAgainError when another conditional write was in the way (409),
-        UnreachableError when the store does not say how it ended. A lost answer to our own completion is recognised.
+        Raises AlreadyThereError when the key is taken, StartAgainError when another conditional write interfered (409),
+        UnreachableError when the result is unknown. A completion that succeeded although its answer was lost is recognised.
         """
         self.finish()
         try:
@@ -157,12 +157,12 @@ class MultipartUpload:
                 IfNoneMatch="*",
             )
         except RefusedError as refused:
-            stored = self._recognise(refused)
+            stored = self._recognise_own(refused)
         except UnreachableError:
-            found = self._found_ours()
-            if found is None:
+            own_object = self._find_own()
+            if own_object is None:
                 raise
-            stored = found
+            stored = own_object
         else:
             stored = self._verified(self._bucket.require(self.key, answer.get("VersionId")))
         self._stored = stored
@@ -170,41 +170,41 @@ class MultipartUpload:
         return stored
 
     def abort(self) -> None:
-        """Leave nothing behind: stop the parts on their way and remove the upload. Harmless after ``complete``."""
+        """Stop the parts in transit and remove the upload from the store. Does nothing after ``complete``."""
         if self.upload_id is None or self._stored is not None:
             return
         self._end_workers()
         self._bucket.abort_upload(self.key, self.upload_id)
         if any(worker.is_alive() for worker in self._workers):
-            # A part that was still on its way may have landed after the abort; S3 asks for another one.
+            # A part in transit may have arrived after the abort; S3's reference asks for a second abort then.
             self._bucket.abort_upload(self.key, self.upload_id)
         self.upload_id = None
 
-    # --- parts on their way -------------------------------------------------------------------------------------------
+    # --- parts in transit ---------------------------------------------------------------------------------------------
 
     def _next_buffer(self) -> bytearray:
-        if self._number > PARTS:
+        if self._part_number > PARTS:
             raise BadInputError(
                 "The stream is too long for one object",
                 what=f"{self.size} bytes and more do not fit in {PARTS} parts",
                 where=self._bucket.url(self.key),
                 next_step="S3 objects end at 5 TiB: back up in several databases or with another tool",
             )
-        self._buffer = bytearray(part_size(self._number, self._first))
+        self._buffer = bytearray(part_size(self._part_number, self._first_part_size))
         self._filled = 0
         return self._buffer
 
     def _send(self, body: bytes | bytearray) -> None:
         with self._changed:
-            self._changed.wait_for(lambda: self._failure or self._stop.is_set() or self._may_fly(len(body)))
+            self._changed.wait_for(lambda: self._failure or self._stop.is_set() or self._may_send(len(body)))
             self._raise_failure()
-            self._flying[self._number] = len(body)
-        self._queue.put(_Part(self._number, body))
-        self._number += 1
+            self._in_transit[self._part_number] = len(body)
+        self._queue.put(_Part(self._part_number, body))
+        self._part_number += 1
         self._buffer, self._filled = None, 0
 
-    def _may_fly(self, length: int) -> bool:
-        return not self._flying or (len(self._flying) < self._in_flight and sum(self._flying.values()) + length <= MEMORY)
+    def _may_send(self, length: int) -> bool:
+        return not self._in_transit or (len(self._in_transit) < self._in_flight and sum(self._in_transit.values()) + length <= MEMORY)
 
     def _raise_failure(self) -> None:
         if self._failure is not None:
@@ -212,22 +212,22 @@ class MultipartUpload:
         if self._stop.is_set():
             raise ValueError(f"the upload of {self.key} has ended")
 
-    def _work(self) -> None:
+    def _send_parts(self) -> None:
         while (part := self._queue.get()) is not None:
             try:
                 acknowledgement = None if self._stop.is_set() else self._upload(part)
-            except BaseException as error:  # handed to the thread that writes
-                self._landed(part, None, error)
+            except BaseException as error:  # raised in the thread that writes
+                self._record_result(part, None, error)
             else:
-                self._landed(part, acknowledgement, None)
+                self._record_result(part, acknowledgement, None)
 
-    def _landed(self, part: _Part, acknowledgement: dict[str, object] | None, error: BaseException | None) -> None:
+    def _record_result(self, part: _Part, acknowledgement: dict[str, object] | None, error: BaseException | None) -> None:
         with self._changed:
             self._failure = self._failure or error
             if acknowledgement is not None:
                 self._acknowledged[part.number] = acknowledgement
                 self.acknowledged += len(part.body)
-            del self._flying[part.number]
+            del self._in_transit[part.number]
             self._changed.notify_all()
 
     def _upload(self, part: _Part) -> dict[str, object]:
@@ -258,13 +258,13 @@ class MultipartUpload:
         bucket = self._bucket
         return bucket.calls.call(operation, bucket.url(self.key), expected=expected, Bucket=bucket.name, Key=self.key, **parameters)
 
-    # --- how a completion ended ---------------------------------------------------------------------------------------
+    # --- result of a completion ---------------------------------------------------------------------------------------
 
-    def _recognise(self, refused: RefusedError) -> StoredObject:
-        """Return our own object when a refusal follows a completion whose answer was lost; else raise what happened."""
+    def _recognise_own(self, refused: RefusedError) -> StoredObject:
+        """Return this upload's object if it was completed although the answer was lost; else raise AlreadyThereError or StartAgainError."""
         existing = self._bucket.head(self.key)
         url = self._bucket.url(self.key)
-        if existing is not None and self._is_ours(existing):
+        if existing is not None and self._is_own(existing):
             return self._verified(existing)
         if refused.code == EXISTS and existing is not None:
             identical = existing.size == self.size and existing.checksum == self.checksum
@@ -276,15 +276,15 @@ class MultipartUpload:
             next_step="re-run the job: it uploads anew",
         ) from None
 
-    def _found_ours(self) -> StoredObject | None:
+    def _find_own(self) -> StoredObject | None:
         existing = self._bucket.head(self.key)
-        return self._verified(existing) if existing is not None and self._is_ours(existing) else None
+        return self._verified(existing) if existing is not None and self._is_own(existing) else None
 
-    def _is_ours(self, stored: StoredObject) -> bool:
+    def _is_own(self, stored: StoredObject) -> bool:
         return dict(stored.metadata).get(TOKEN) == self._token
 
     def _verified(self, stored: StoredObject) -> StoredObject:
-        """Return the stored object if the store describes it as we sent it. Raises NotTrueError otherwise."""
+        """Return the stored object if its size and checksum are those of the bytes sent. Raises NotTrueError otherwise."""
         if stored.size != self.size or stored.checksum not in {None, self.checksum}:
             raise NotTrueError(
                 "The store keeps something else than was sent",
