@@ -1,4 +1,4 @@
-"""Required checks of a commit: what GitHub answered -> a verdict. Pure.
+"""Required checks of a commit: turns GitHub's answers into a verdict. Pure.
 
 GitHub's own rule ("skipped counts as passed") is not used: a job that was skipped because its dependency failed is no evidence.
 Every check run that has a required name counts, whichever workflow it belongs to; only a later attempt of the same workflow run
@@ -54,7 +54,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class Finding:
-    """How one required check stands."""
+    """The state of one required check."""
 
     required: Required
     kind: str  # check_run | commit_status | workflow_run | missing
@@ -79,7 +79,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How all required checks stand. An empty verdict is neither passed nor anything else: it must not be made."""
+    """The states of all required checks. An empty verdict has no state, so creating it raises ValueError."""
 
     findings: tuple[Finding, ...]
 
@@ -89,11 +89,11 @@ class Verdict:
 
     def having(self, state: str) -> tuple[Finding, ...]:
         """Return the findings in a state."""
-        return tuple(one for one in self.findings if one.state == state)
+        return tuple(finding for finding in self.findings if finding.state == state)
 
     @property
     def state(self) -> str:
-        """Return ``failed`` as soon as one failed, else ``pending`` while one is, else ``passed``."""
+        """Return ``failed`` if a check failed, else ``pending`` if a check is pending, else ``passed``."""
         return FAILED if self.having(FAILED) else PENDING if self.having(PENDING) else PASSED
 
 
@@ -117,10 +117,10 @@ def required_by_rules(rules: Iterable[dict[str, Any]]) -> list[Required]:
 
 def required_by_protection(branch: dict[str, Any]) -> list[Required]:
     """Return the checks that classic branch protection requires (answer of ``/branches/{branch}``)."""
-    demanded = (branch.get("protection") or {}).get("required_status_checks") or {}
-    checks = [Required(one["context"], "branch protection", _app(one.get("app_id"))) for one in demanded.get("checks") or []]
-    named = {one.name for one in checks}
-    return checks + [Required(name, "branch protection") for name in demanded.get("contexts") or [] if name not in named]
+    protection = (branch.get("protection") or {}).get("required_status_checks") or {}
+    checks = [Required(check["context"], "branch protection", _app(check.get("app_id"))) for check in protection.get("checks") or []]
+    names = {check.name for check in checks}
+    return checks + [Required(name, "branch protection") for name in protection.get("contexts") or [] if name not in names]
 
 
 def _app(identifier: int | None) -> int | None:
@@ -200,23 +200,23 @@ def _of_status(one: dict[str, Any]) -> Observed:
     return Observed(one["context"], COMMIT_STATUS, state, one["state"], None, one.get("target_url"))
 
 
-def judge(required: Collection[Required], seen: Collection[Observed], allow_skipped: Collection[str]) -> Verdict:
-    """Return how the required checks stand; every result of a required name counts. Raises ValueError when none is required."""
-    return Verdict(tuple(finding for one in required for finding in _findings(one, seen, allow_skipped)))
+def judge(required: Collection[Required], results: Collection[Observed], allow_skipped: Collection[str]) -> Verdict:
+    """Return the verdict on the required checks; every result of a required name counts. Raises ValueError when none is required."""
+    return Verdict(tuple(finding for check in required for finding in _findings(check, results, allow_skipped)))
 
 
 def _findings(required: Required, seen: Collection[Observed], allow_skipped: Collection[str]) -> list[Finding]:
     named = [check for check in seen if required.concerns(check)]
     matching = [one for one in named if required.app_id is None or one.app_id == required.app_id]
     if not matching:
-        # A commit status does not tell which app set it, so it cannot satisfy a check that is bound to one.
-        conclusion = f"missing from app {required.app_id}" if named else "missing"
+        # A commit status does not name the app that set it, so it cannot satisfy a check that is bound to an app.
+        conclusion = f"missing from app {required.app_id}" if same_name else "missing"
         return [Finding(required, "missing", PENDING, conclusion, None)]
     skip_passes = required.name in allow_skipped
-    return [Finding(required, one.kind, _state(one, skip_passes=skip_passes), one.conclusion, one.url) for one in matching]
+    return [Finding(required, result.kind, _state(result, skip_passes=skip_passes), result.conclusion, result.url) for result in matching]
 
 
-def _state(one: Observed, *, skip_passes: bool) -> str:
-    if one.state == "skipped":
+def _state(result: Observed, *, skip_passes: bool) -> str:
+    if result.state == "skipped":
         return PASSED if skip_passes else FAILED
-    return one.state
+    return result.state

@@ -1,4 +1,4 @@
-"""Commands of the application (audit, build): run with their output shown, and recorded as evidence."""
+"""Runs commands of the application (audit, build), shows their output and records them as evidence."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from azora_ci.process import CommandFailedError
 
 def run(job: Job[Any], purpose: str, command: Command) -> None:
     """Run one command and add it to the evidence ``commands``. Raises CommandFailedError for another exit code than 0."""
-    shown = " ".join(command)
+    command_line = " ".join(command)
     started = job.clock.monotonic()
-    with job.actions.group(f"{purpose}: {shown}"):
+    with job.actions.group(f"{purpose}: {command_line}"):
         completed = job.processes.run(command, check=False)
     seconds = round(job.clock.monotonic() - started, 1)
     entry = {"purpose": purpose, "argv": list(completed.argv), "exit_code": completed.returncode, "seconds": seconds}
     job.evidence["commands"].append(entry)
     if completed.returncode != 0:
         raise CommandFailedError(completed, next_step=f"repair what the {purpose} command reports, and release a new version")
-    job.tick(f"{purpose} command {shown} ended with exit code 0 after {seconds} s")
+    job.tick(f"{purpose} command {command_line} ended with exit code 0 after {seconds} s")

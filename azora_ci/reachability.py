@@ -1,4 +1,4 @@
-"""Edge: does what production needs answer? Each question gives a finding; none changes anything."""
+"""Checks whether the services that production needs answer. Every check returns a finding and changes nothing."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from azora_ci.errors import AzoraError
 from azora_ci.settings import Aws, Secret
 
 TIMEOUTS = (5.0, 10.0)  # seconds to connect, to read
-BUCKET_ATTEMPTS = 3  # the backup itself is more patient; here a store that is down is told soon
+BUCKET_ATTEMPTS = 3  # fewer than for the backup itself, so that an unreachable store is reported soon
 DOCKER_HUB = "registry-1.docker.io"
 
 
 @dataclass(frozen=True)
 class Reached:
-    """One question and its answer: ``conclusion`` is what was observed, in a few words."""
+    """The result of one check: ``conclusion`` is the observation in a few words."""
 
     name: str
     kind: str  # database | bucket | endpoint | registry
@@ -27,47 +27,47 @@ class Reached:
 
     def document(self) -> dict[str, Any]:
         """Return the finding as evidence."""
-        found = {"name": self.name, "source": "production", "kind": self.kind}
-        return found | {"conclusion": self.conclusion, "passed": self.passed, "url": self.url}
+        document = {"name": self.name, "source": "production", "kind": self.kind}
+        return document | {"conclusion": self.conclusion, "passed": self.passed, "url": self.url}
 
     def __str__(self) -> str:
         return f"{self.name}: {self.conclusion}"
 
 
-def _asked(name: str, kind: str, ask: Callable[[], str], url: str | None = None) -> Reached:
+def _check(name: str, kind: str, request: Callable[[], str], url: str | None = None) -> Reached:
     try:
-        return Reached(name, kind, True, ask(), url)
+        return Reached(name, kind, True, request(), url)
     except AzoraError as error:
         return Reached(name, kind, False, f"{error.title}: {error.what}"[:500], url)
 
 
 def database(url: Secret) -> Reached:
-    """Connect to the database and ask for its version."""
+    """Check that the database accepts a connection; the finding names its version."""
     from azora_ci.postgres import DatabaseUrl
 
-    def ask() -> str:
+    def request() -> str:
         connection = DatabaseUrl.parse(url.reveal()).connect()
         try:
             return f"PostgreSQL {connection.server_version // 10000} answers"
         finally:
             connection.close()
 
-    return _asked("production database", "database", ask)
+    return _check("production database", "database", request)
 
 
 def bucket(settings: Aws, name: str) -> Reached:
-    """Ask for the bucket of the backups."""
+    """Check that the bucket of the backups answers; the finding describes its configuration."""
     from azora_ci import s3
     from azora_ci.s3_client import Patience
 
-    def ask() -> str:
+    def request() -> str:
         return ", ".join(s3.bucket(settings, name, patience=Patience(attempts=BUCKET_ATTEMPTS)).facts().lines())
 
-    return _asked("backup bucket", "bucket", ask, f"s3://{name}")
+    return _check("backup bucket", "bucket", request, f"s3://{name}")
 
 
 def registry(config: Registry) -> Reached:
-    """Ask the registry for its API's version: 200, or 401 where it wants a login, both mean that it is there."""
+    """Check that the registry answers with status 200, or 401 if it requires a login."""
     import requests
 
     host = config.repository.partition("/")[0]
@@ -81,7 +81,7 @@ def registry(config: Registry) -> Reached:
 
 
 def endpoint(service: Service) -> Reached:
-    """Ask a public health endpoint; it must be healthy and say its version, which is the one that is running now."""
+    """Check that a public health endpoint is healthy and reports a version: that of the release before the rollout."""
     import requests
 
     url, name = service.public_health_url, f"{service.title} before the rollout"
