@@ -1,4 +1,4 @@
-"""Edge to git: tags of the checkout and of its origin, and the commits they name."""
+"""A client of git: tags of the checkout and of its origin, and the commits that they name."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ class Tag:
 
 
 class Git:
-    """The repository in ``folder``. ``token`` opens a private origin below ``server_url``; it goes through the environment only."""
+    """The repository in ``folder``. ``token`` is for a private origin below ``server_url``; it is passed in the environment only."""
 
     def __init__(self, processes: Processes, folder: Path, *, server_url: str | None = None, token: Secret | None = None) -> None:
         self._processes = processes
         self._folder = folder
         config = [("safe.directory", str(folder.resolve()))]  # a container's checkout often belongs to another user
         if server_url and token:
-            basic = base64.b64encode(f"x-access-token:{token.reveal()}".encode()).decode()
-            processes.add_secret(basic)
-            config.append((f"http.{server_url.rstrip('/')}/.extraheader", f"AUTHORIZATION: basic {basic}"))
+            credentials = base64.b64encode(f"x-access-token:{token.reveal()}".encode()).decode()
+            processes.add_secret(credentials)
+            config.append((f"http.{server_url.rstrip('/')}/.extraheader", f"AUTHORIZATION: basic {credentials}"))
         self._env = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_CONFIG_COUNT": str(len(config))}
         for number, (key, value) in enumerate(config):
             self._env |= {f"GIT_CONFIG_KEY_{number}": key, f"GIT_CONFIG_VALUE_{number}": value}
 
     def has_origin(self) -> bool:
-        """Say whether the repository has a remote named origin. Raises BadInputError when the folder is no repository."""
-        completed = self._git("remote")
+        """Return whether the repository has a remote named origin. Raises BadInputError when the folder is no repository."""
+        completed = self._run("remote")
         if completed.returncode != 0:
             raise BadInputError(
                 "No git repository",
@@ -53,23 +53,23 @@ class Git:
 
     def origin_tags(self) -> list[str]:
         """Return the names of the tags at origin. Raises UnreachableError."""
-        lines = self._origin("ls-remote", "--tags", "--refs", "origin").stdout.splitlines()
+        lines = self._run_at_origin("ls-remote", "--tags", "--refs", "origin").stdout.splitlines()
         return [line.partition("\trefs/tags/")[2] for line in lines]
 
     def fetch_tag(self, name: str) -> None:
-        """Replace the local tag by origin's own: actions/checkout makes lightweight tags of annotated ones. Raises UnreachableError."""
-        shallow = self._git("rev-parse", "--is-shallow-repository").stdout.strip() == "true"
+        """Replace the local tag by origin's: actions/checkout turns annotated tags into lightweight ones. Raises UnreachableError."""
+        shallow = self._run("rev-parse", "--is-shallow-repository").stdout.strip() == "true"
         ref = f"refs/tags/{name}"
-        self._origin("fetch", "--no-tags", *(["--depth=1"] if shallow else []), "--force", "origin", f"{ref}:{ref}")
+        self._run_at_origin("fetch", "--no-tags", *(["--depth=1"] if shallow else []), "--force", "origin", f"{ref}:{ref}")
 
     def local_tags(self) -> list[str]:
         """Return the names of the tags in the checkout."""
-        return self._git("for-each-ref", "--format=%(refname:lstrip=2)", "refs/tags").stdout.split()
+        return self._run("for-each-ref", "--format=%(refname:lstrip=2)", "refs/tags").stdout.split()
 
     def tag(self, name: str) -> Tag | None:
-        """Return a tag of the checkout, or None when there is none. Raises BadInputError when it names no commit."""
+        """Return a tag of the checkout, or None if it does not exist. Raises BadInputError when it names no commit."""
         ref = f"refs/tags/{name}"
-        kind = self._git("for-each-ref", "--format=%(objecttype)", ref).stdout.strip()
+        kind = self._run("for-each-ref", "--format=%(objecttype)", ref).stdout.strip()
         if not kind:
             return None
         commit = self.commit(ref)
@@ -83,18 +83,18 @@ class Git:
         return Tag(name, commit, "annotated" if kind == "tag" else "lightweight")
 
     def commit(self, object_id: str) -> str | None:
-        """Return the commit that an object (a tag object, too) leads to, or None when it is not in the checkout."""
-        return self._git("rev-parse", "--verify", "--quiet", "--end-of-options", f"{object_id}^{{commit}}").stdout.strip() or None
+        """Return the commit of an object (which may be a tag object), or None when it is not in the checkout."""
+        return self._run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{object_id}^{{commit}}").stdout.strip() or None
 
     def commit_time(self, commit: str) -> datetime:
         """Return when a commit was made (committer date), in UTC."""
-        return parse_rfc3339(self._git("show", "--no-patch", "--format=%cI", commit).stdout.strip())
+        return parse_rfc3339(self._run("show", "--no-patch", "--format=%cI", commit).stdout.strip())
 
-    def _git(self, *arguments: str) -> Completed:
+    def _run(self, *arguments: str) -> Completed:
         return self._processes.run(("git", *arguments), env=self._env, cwd=self._folder, timeout=TIMEOUT_SECONDS, check=False, echo=False)
 
-    def _origin(self, *arguments: str) -> Completed:
-        completed = self._git(*arguments)
+    def _run_at_origin(self, *arguments: str) -> Completed:
+        completed = self._run(*arguments)
         if completed.returncode != 0:
             raise UnreachableError(
                 "Origin does not answer",

@@ -1,4 +1,4 @@
-"""Edge to GitHub's REST API: read only, all pages, bounded retries, rate limits honoured.
+"""A client of GitHub's REST API: read only, reads all pages, bounded retries, obeys rate limits.
 
 Protocol: docs.github.com/rest, "Best practices for using the REST API" (``retry-after`` first, then ``x-ratelimit-reset``, else at
 least a minute) and "Using pagination in the REST API" (follow ``Link: rel="next"``).
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
 
 PAGE_SIZE = 100  # the most that GitHub gives
 MOST_PAGES = 100
-ATTEMPTS = 4  # of one request that meets a 5xx or a broken connection
-PATIENCE_SECONDS = 900.0  # that one request may wait for a rate limit to pass
-UNTOLD_WAIT_SECONDS = 60.0  # GitHub: "wait for at least one minute" where no header says how long
+ATTEMPTS = 4  # of a request that is answered with 5xx or loses its connection
+PATIENCE_SECONDS = 900.0  # the longest that one request may wait for rate limits
+DEFAULT_WAIT_SECONDS = 60.0  # GitHub: "wait for at least one minute" if no header names the time
 TIMEOUTS = (10.0, 30.0)  # seconds to connect, to read
 PERMISSIONS = "checks: read, statuses: read, actions: read and contents: read"
 
 
 class GitHub:
-    """One repository (``owner/name``) as its API shows it. ``say`` is told about every wait; ``pause`` is seconds before a retry."""
+    """A repository (``owner/name``). ``say`` is called with a line for every wait; ``pause``: seconds before the first retry."""
 
     def __init__(
         self,
@@ -54,8 +54,8 @@ class GitHub:
 
     def branch(self, name: str) -> dict[str, Any]:
         """Return a branch with its classic protection."""
-        found: dict[str, Any] = self._get(f"{self._base}/branches/{quote(name, safe='')}")
-        return found
+        branch: dict[str, Any] = self._get(f"{self._base}/branches/{quote(name, safe='')}")
+        return branch
 
     def branch_rules(self, name: str) -> list[dict[str, Any]]:
         """Return the rules of all active rulesets that apply to a branch."""
@@ -79,7 +79,7 @@ class GitHub:
         return {int(job["id"]): int(job["run_attempt"]) for job in jobs}
 
     def statuses(self, commit: str) -> list[dict[str, Any]]:
-        """Return all commit statuses of a commit, older ones of a context too."""
+        """Return all commit statuses of a commit, including replaced statuses of the same context."""
         return self._pages(f"{self._base}/commits/{commit}/statuses")
 
     def check_suite_of_run(self, run_id: str) -> int:
@@ -87,18 +87,18 @@ class GitHub:
         return int(self._get(f"{self._base}/actions/runs/{quote(run_id)}")["check_suite_id"])
 
     def _get(self, url: str) -> Any:
-        return self._json(self._answer(url, {}))
+        return self._json(self._request(url, {}))
 
     def _pages(self, url: str, key: str | None = None, **parameters: str) -> list[dict[str, Any]]:
-        found: list[dict[str, Any]] = []
+        entries: list[dict[str, Any]] = []
         address, query = url, {"per_page": str(PAGE_SIZE), **parameters}
         for _ in range(MOST_PAGES):
-            response = self._answer(address, query)
-            found += self._entries(response, key)
-            following = response.links.get("next", {}).get("url")
-            if not following:
-                return found
-            address, query = self._same_server(following), {}
+            response = self._request(address, query)
+            entries += self._entries(response, key)
+            next_url = response.links.get("next", {}).get("url")
+            if not next_url:
+                return entries
+            address, query = self._require_same_server(next_url), {}
         raise UnreachableError(
             "GitHub's answer does not end",
             what=f"more than {MOST_PAGES} pages of {PAGE_SIZE}",
@@ -118,8 +118,8 @@ class GitHub:
             )
         return entries
 
-    def _same_server(self, url: str) -> str:
-        if urlsplit(url)[:2] != urlsplit(self._api)[:2]:  # the token goes nowhere else
+    def _require_same_server(self, url: str) -> str:
+        if urlsplit(url)[:2] != urlsplit(self._api)[:2]:  # the token must not be sent to another server
             raise UnreachableError(
                 "GitHub's answer leads elsewhere",
                 what=f"the next page is said to be at {url}",
@@ -128,21 +128,21 @@ class GitHub:
             )
         return url
 
-    def _answer(self, url: str, query: dict[str, str]) -> requests.Response:
-        """Return the answer 200. Waits for rate limits, repeats 5xx and broken connections; raises for everything else."""
+    def _request(self, url: str, query: dict[str, str]) -> requests.Response:
+        """Return the answer of status 200. Waits for rate limits, repeats 5xx and broken connections, raises for other statuses."""
         waited, problem = 0.0, ""
         attempt = 0
         while attempt < ATTEMPTS:
-            response, problem = self._try(url, query)
+            response, problem = self._send(url, query)
             if response is not None and (wait := self._rate_limit_wait(response)) is not None:
                 waited += wait
                 if waited > PATIENCE_SECONDS:
-                    raise self._limited(url, wait)
+                    raise self._rate_limit_error(url, wait)
                 self._say(f"GitHub's rate limit: waiting {wait:.0f} s")
                 self._clock.sleep(wait)
                 continue
             if response is not None and response.status_code < 500:
-                self._refuse(url, response)
+                self._require_success(url, response)
                 return response
             attempt += 1
             if attempt < ATTEMPTS:
@@ -155,7 +155,7 @@ class GitHub:
             next_step="look at githubstatus.com and run the job again",
         )
 
-    def _try(self, url: str, query: dict[str, str]) -> tuple[requests.Response | None, str]:
+    def _send(self, url: str, query: dict[str, str]) -> tuple[requests.Response | None, str]:
         import requests
 
         if self._session is None:
@@ -175,19 +175,19 @@ class GitHub:
         return response, f"HTTP {response.status_code}"
 
     def _rate_limit_wait(self, response: requests.Response) -> float | None:
-        """Return the seconds to wait when an answer is a rate limit, else None."""
+        """Return the seconds to wait if an answer reports a rate limit, else None."""
         if response.status_code not in {403, 429}:
             return None
-        after = response.headers.get("retry-after", "")
-        if after.isdigit():
-            return float(after)
+        retry_after = response.headers.get("retry-after", "")
+        if retry_after.isdigit():
+            return float(retry_after)
         reset = response.headers.get("x-ratelimit-reset", "")
         if response.headers.get("x-ratelimit-remaining") == "0" and reset.isdigit():
             return max(1.0, int(reset) - self._clock.now().timestamp() + 1)
-        told = response.status_code == 429 or "rate limit" in response.text.lower()
-        return UNTOLD_WAIT_SECONDS if told else None
+        is_limit = response.status_code == 429 or "rate limit" in response.text.lower()
+        return DEFAULT_WAIT_SECONDS if is_limit else None
 
-    def _limited(self, url: str, wait: float) -> UnreachableError:
+    def _rate_limit_error(self, url: str, wait: float) -> UnreachableError:
         return UnreachableError(
             "GitHub's rate limit is used up",
             what=f"the next {wait:.0f} s would pass the {PATIENCE_SECONDS:.0f} s that one request may wait",
@@ -195,7 +195,7 @@ class GitHub:
             next_step="run the job again when the limit has been reset",
         )
 
-    def _refuse(self, url: str, response: requests.Response) -> None:
+    def _require_success(self, url: str, response: requests.Response) -> None:
         reasons = {
             401: ("GitHub refuses the token", "hand over a valid GITHUB_TOKEN"),
             403: ("The token may not read this", f"give the job the permissions {PERMISSIONS}"),

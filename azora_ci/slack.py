@@ -1,4 +1,4 @@
-"""Messages to people over a Slack incoming webhook. A failure to notify never changes a verdict; it is said and recorded.
+"""Messages through a Slack incoming webhook. A failure to notify never changes a verdict; it is logged and recorded.
 
 Protocol: https://docs.slack.dev/messaging/sending-messages-using-incoming-webhooks/ - ``& < >`` are escaped, success is the body
 ``ok``, a 429 names the seconds to wait in ``Retry-After``.
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 10
-LONGEST_WAIT_SECONDS = 60.0  # all waits together; a longer Retry-After means that nobody is told by Slack this time
+LONGEST_WAIT_SECONDS = 60.0  # all waits together; after a longer Retry-After the message is not sent
 BACKOFF_SECONDS = (1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
 class Notification:
-    """What became of a message: sent or not, after how many attempts, and why not. Holds no secret."""
+    """The result of a message: sent or not, after how many attempts, and why not. Contains no secret."""
 
     sent: bool
     attempts: int
@@ -32,7 +32,7 @@ class Notification:
 
 
 def success_text(*, version: str, deployment_id: str, public_url: str, rollback_window_minutes: int | None) -> str:
-    """Return the guide's message of a successful deployment; without a way back (``None``) its last line is left out."""
+    """Return the guide's message of a successful deployment; ``rollback_window_minutes`` None omits its last line."""
     lines = [
         "✅ Production deployment successful",
         f"Version: {escape(version)}",
@@ -46,7 +46,7 @@ def success_text(*, version: str, deployment_id: str, public_url: str, rollback_
 
 
 def failure_text(*, version: str | None, deployment_id: str | None, backup_available: bool) -> str:
-    """Return the guide's message of a failed deployment; the line on the backup only when there is a verified one."""
+    """Return the guide's message of a failed deployment; with a line on the backup if a verified backup exists."""
     lines = [
         "🚨 Production deployment FAILED",
         f"Version: {escape(version or 'unknown')}",
@@ -61,7 +61,7 @@ def failure_text(*, version: str | None, deployment_id: str | None, backup_avail
 
 
 def rollback_text(*, versions: tuple[str, str | None], deployment_id: str, reason: str, actor: str, problem: str | None) -> str:
-    """Return the message of a rollback. ``versions``: from and to; ``problem``: what calls for a person, None when all went well."""
+    """Return the message of a rollback. ``versions``: from and to; ``problem``: what a person must resolve, None if nothing."""
     lines = [
         "🚨 Production rollback needs attention" if problem else "↩️ Production rolled back",
         f"Version: {escape(versions[0])} → {escape(versions[1] or 'unknown')}",
@@ -76,14 +76,14 @@ def rollback_text(*, versions: tuple[str, str | None], deployment_id: str, reaso
 
 
 def escape(text: str) -> str:
-    """Escape the three characters that Slack's text format gives a meaning."""
+    """Return the text with the three special characters of Slack's text format escaped."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
 def notify(webhook: Secret | None, text: str, clock: Clock) -> Notification:
-    """Send a message and say what became of it. Never raises for anything that Slack or the network does.
+    """Send a message and return the result. Never raises for a failure of Slack or the network.
 
-    Repeats after 429 (waiting as long as ``Retry-After`` asks, at most a minute altogether), after 5xx, and when no answer came.
+    Repeats after 429 (waiting as long as ``Retry-After`` asks, at most a minute altogether), after 5xx, and when no answer arrived.
     """
     if webhook is None:
         return Notification(False, 0, "SLACK_WEBHOOK is not set, nobody was notified")
@@ -121,31 +121,31 @@ def _send_once(url: str, text: str) -> _Answer:
     from slack_sdk.webhook import WebhookClient
 
     quiet = logging.getLogger(f"{__name__}.quiet")
-    quiet.disabled = True  # the client logs the webhook's address, which is the secret
+    quiet.disabled = True  # the client logs the webhook's address, which is secret
     client = WebhookClient(url, timeout=TIMEOUT_SECONDS, retry_handlers=[], logger=quiet)
     try:
-        return _judge(client.send(text=text))
+        return _answer_of(client.send(text=text))
     except (SlackRequestError, ValueError, http.client.InvalidURL):
         return _Answer(False, "SLACK_WEBHOOK is not an address that can be used")
     except (OSError, http.client.HTTPException) as error:
         return _Answer(False, f"Slack did not answer ({type(error).__name__})", 0.0, backoff=True)
 
 
-def _judge(response: WebhookResponse) -> _Answer:
+def _answer_of(response: WebhookResponse) -> _Answer:
     body = response.body.strip()
     if response.status_code == 200 and body == "ok":
         return _Answer(True, "Slack answered ok")
-    said = f"Slack answered {response.status_code} {body[:200]!r}"
+    detail = f"Slack answered {response.status_code} {body[:200]!r}"
     if response.status_code == 429:
-        return _Answer(False, said, _retry_after(response))
+        return _Answer(False, detail, _retry_after(response))
     if response.status_code >= 500:
-        return _Answer(False, said, 0.0, backoff=True)
-    return _Answer(False, said)
+        return _Answer(False, detail, 0.0, backoff=True)
+    return _Answer(False, detail)
 
 
 def _retry_after(response: WebhookResponse) -> float:
-    named = {name.lower(): value for name, value in response.headers.items()}.get("retry-after", "")
+    seconds = {name.lower(): value for name, value in response.headers.items()}.get("retry-after", "")
     try:
-        return max(1.0, float(named))
+        return max(1.0, float(seconds))
     except ValueError:
         return 1.0
