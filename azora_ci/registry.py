@@ -1,4 +1,4 @@
-"""Edge to the Docker daemon and, through it, to the registry. Credentials go with each call; nothing is written to disk.
+"""A client of the Docker daemon and, through it, of the registry. Every call carries credentials; nothing is written to disk.
 
 Protocol: Docker Engine API (``/build``, ``/images/{name}/push``, ``/distribution/{name}/json``). The daemon speaks to the registry.
 """
@@ -18,16 +18,16 @@ VERSION_LABEL = "org.opencontainers.image.version"
 REVISION_LABEL = "org.opencontainers.image.revision"
 DEPLOYMENT_LABEL = "azora-ci.deployment-id"
 SERVICE_LABEL = "azora-ci.service"
-TIMEOUT_SECONDS = 3600  # between two lines of the daemon: a build step may be silent for long; the job has its own limit
-PUSH_ATTEMPTS = 3  # layers that arrived are not sent again
+TIMEOUT_SECONDS = 3600  # between two lines of the daemon: a build step may be silent for long; the job has a separate limit
+PUSH_ATTEMPTS = 3  # layers that the registry has are not sent again
 REFUSALS = ("denied", "unauthorized", "authentication required", "no basic auth", "incorrect username", "forbidden")
-LAST_LINES = 40  # of a failed build that the error shows; all of them are in the log
+LAST_LINES = 40  # the most lines of a failed build in the error; the log has all of them
 DOCKER_HUB = "https://index.docker.io/v1/"
 
 
 @dataclass(frozen=True)
 class Release:
-    """What an image is made for; its labels say so."""
+    """The release that an image is built for, as recorded in its labels."""
 
     service: str
     version: str
@@ -45,11 +45,11 @@ class Release:
         }
 
     def standing(self, labels: Mapping[str, str]) -> str:
-        """Say what an image under this version's tag is: ``same`` (this service and commit), ``ours`` (this deployment), ``foreign``."""
-        agrees = {name for name, value in self.labels.items() if labels.get(name) == value}
-        if agrees >= {SERVICE_LABEL, VERSION_LABEL, REVISION_LABEL}:
+        """Classify an image by its labels: ``same`` (this service, version, commit), ``ours`` (this deployment) or ``foreign``."""
+        matching = {name for name, value in self.labels.items() if labels.get(name) == value}
+        if matching >= {SERVICE_LABEL, VERSION_LABEL, REVISION_LABEL}:
             return "same"
-        return "ours" if DEPLOYMENT_LABEL in agrees else "foreign"
+        return "ours" if DEPLOYMENT_LABEL in matching else "foreign"
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,9 @@ class Docker:
         self._auth = {"username": credentials[0].reveal(), "password": credentials[1].reveal()} if credentials else {}
         self._log = log
         self._clock = clock
-        self._api = self._connected()
+        self._api = self._connect()
 
-    def _connected(self) -> Any:
+    def _connect(self) -> Any:
         import docker
         from docker.errors import DockerException
 
@@ -94,26 +94,26 @@ class Docker:
 
     def version(self) -> str:
         """Return the daemon's version."""
-        with self._asking(self._base_url):
+        with self._translated_errors(self._base_url):
             return str(self._api.version()["Version"])
 
     def check_login(self, repository: str) -> bool:
-        """Try the credentials at the registry; False when there are none. They stay in memory. Raises BadInputError, UnreachableError."""
+        """Log in at the registry, in memory only; return False without credentials. Raises BadInputError, UnreachableError."""
         if not self._auth:
             return False
-        with self._asking(host_of(repository)):
+        with self._translated_errors(host_of(repository)):
             self._api.login(self._auth["username"], password=self._auth["password"], registry=host_of(repository), reauth=True)
         return True
 
     def find(self, reference: str) -> str | None:
-        """Return the digest that the registry has under a reference, or None. Raises BadInputError, UnreachableError.
+        """Return the digest of a reference in the registry, or None. Raises BadInputError, UnreachableError.
 
-        Docker Hub answers "denied" for a repository that does not exist yet, also to its owner: with a login that is taken as "not
-        there", and the push says whether access is missing.
+        Docker Hub answers "denied" for a repository that does not exist yet, even to its owner: with credentials that answer
+        returns None, and the later push fails if access is missing.
         """
         from docker.errors import APIError, NotFound
 
-        with self._asking(reference):
+        with self._translated_errors(reference):
             try:
                 return str(self._api.inspect_distribution(reference, auth_config=self._auth)["Descriptor"]["digest"])
             except NotFound:
@@ -124,46 +124,46 @@ class Docker:
                 self._log(f"{reference} is not there, or may not be read: {error.explanation}")
                 return None
 
-    def pulled(self, reference: str, digest: str) -> Image:
-        """Pull an image by its digest and say what it is. Raises BadInputError, UnreachableError."""
+    def pull(self, reference: str, digest: str) -> Image:
+        """Pull an image by its digest and return it. Raises BadInputError, UnreachableError."""
         repository = reference.rpartition(":")[0]
-        with self._asking(reference):
-            self._follow(self._api.pull(repository, tag=digest, stream=True, decode=True, auth_config=self._auth), reference)
+        with self._translated_errors(reference):
+            self._log_until_end(self._api.pull(repository, tag=digest, stream=True, decode=True, auth_config=self._auth), reference)
         return self._image(f"{repository}@{digest}", reference, digest)
 
     def _image(self, local: str, reference: str, digest: str) -> Image:
-        with self._asking(reference):
-            found = self._api.inspect_image(local)
-        return Image(reference, digest, int(found["Size"]), found["Config"].get("Labels") or {})
+        with self._translated_errors(reference):
+            description = self._api.inspect_image(local)
+        return Image(reference, digest, int(description["Size"]), description["Config"].get("Labels") or {})
 
     def build(self, context: IO[bytes], *, dockerfile: str, reference: str, labels: Mapping[str, str]) -> None:
-        """Build an image from a tar.gz and name it. Raises NotTrueError with the last lines of a build that failed."""
+        """Build an image named ``reference`` from a tar.gz. Raises NotTrueError with the last lines of a failed build."""
         lines: list[str] = []
 
-        def keep(line: str) -> None:
+        def record_line(line: str) -> None:
             lines.append(line)
             self._log(line)
 
-        with self._asking(reference):
+        with self._translated_errors(reference):
             answers = self._api.build(
                 fileobj=context, custom_context=True, encoding="gzip", dockerfile=dockerfile, tag=reference,
                 labels=dict(labels), rm=True, forcerm=True, decode=True,
             )  # fmt: skip
-            problem = _problem(answers, keep)
+            problem = _log_lines(answers, record_line)
         if problem:
-            shown = "\n".join(lines[-LAST_LINES:])
+            last_lines = "\n".join(lines[-LAST_LINES:])
             raise NotTrueError(
                 "Image does not build",
-                what=f"{problem}\nlast lines of the build:\n{shown or '(none)'}",
+                what=f"{problem}\nlast lines of the build:\n{last_lines or '(none)'}",
                 where=f"{dockerfile} of {reference}",
                 next_step="repair the Dockerfile or what it runs, and release a new version",
             )
 
     def push(self, reference: str) -> Image:
-        """Push an image, and ask the registry which digest it has now. Raises BadInputError, UnreachableError, NotTrueError."""
+        """Push an image and return it; the registry must have its digest. Raises BadInputError, UnreachableError, NotTrueError."""
         for attempt in range(1, PUSH_ATTEMPTS + 1):
             try:
-                said = self._push(reference)
+                pushed_digest = self._push(reference)
                 break
             except UnreachableError as error:
                 if attempt == PUSH_ATTEMPTS:
@@ -171,10 +171,10 @@ class Docker:
                 self._log(f"push of {reference}, attempt {attempt} of {PUSH_ATTEMPTS}: {error.what}")
                 self._clock.sleep(attempt)
         digest = self.find(reference)
-        if digest is None or digest != said:
+        if digest is None or digest != pushed_digest:
             raise NotTrueError(
                 "Registry has another image",
-                what=f"the push ended with digest {said}, the registry answers {digest or 'that there is none'}",
+                what=f"the push ended with digest {pushed_digest}, the registry answers {digest or 'that there is none'}",
                 where=reference,
                 next_step="find out what else pushes this tag, then re-run the job",
             )
@@ -184,25 +184,25 @@ class Docker:
         repository, _, tag = reference.rpartition(":")
         digest = ""
 
-        def watch(answers: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        def watch_digest(answers: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
             nonlocal digest
             for answer in answers:
                 digest = (answer.get("aux") or {}).get("Digest", digest)
                 yield answer
 
-        with self._asking(reference):
+        with self._translated_errors(reference):
             answers = self._api.push(repository, tag=tag, stream=True, decode=True, auth_config=self._auth)
-            self._follow(watch(answers), reference)
+            self._log_until_end(watch_digest(answers), reference)
         return digest
 
-    def _follow(self, answers: Iterable[dict[str, Any]], reference: str) -> None:
-        problem = _problem(answers, self._log)
+    def _log_until_end(self, answers: Iterable[dict[str, Any]], reference: str) -> None:
+        problem = _log_lines(answers, self._log)
         if problem:
             raise _registry_error(problem, reference)
 
     @contextmanager
-    def _asking(self, where: str) -> Iterator[None]:
-        """Turn the SDK's exceptions into ours."""
+    def _translated_errors(self, where: str) -> Iterator[None]:
+        """Turn the SDK's exceptions into BadInputError or UnreachableError."""
         import requests
         from docker.errors import DockerException
 
@@ -212,8 +212,8 @@ class Docker:
             raise _registry_error(str(getattr(error, "explanation", None) or error), where) from error
 
 
-def _problem(answers: Iterable[dict[str, Any]], log: Callable[[str], None]) -> str:
-    """Log the lines of a stream of answers, without progress bars; return its error, empty when there was none."""
+def _log_lines(answers: Iterable[dict[str, Any]], log: Callable[[str], None]) -> str:
+    """Log the lines of a stream of answers, without progress bars; return its error, empty if there was none."""
     partial = problem = ""
     for answer in answers:
         problem = str(answer["error"]).strip() if "error" in answer else problem

@@ -92,7 +92,7 @@ def recognised(job: Job[Settings], docker: Docker, target: Registry, service: Se
     digest = docker.find(reference)
     if digest is None:
         return False
-    image = docker.pulled(reference, digest)
+    image = docker.pull(reference, digest)
     standing = release.standing(image.labels)
     if standing == "foreign":
         raise foreign_image(release, image)
