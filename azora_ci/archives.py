@@ -1,8 +1,8 @@
 """Deterministic archives of a service's build context: the same content gives the same bytes, whatever its times and owners.
 
-What belongs to a context is said by its ``.dockerignore``, read by the Docker SDK's own matcher, so that an archive and an image hold
-the same files. Nothing else is left out by name (``node_modules`` is part of a service that needs it) but ``.git`` and this job's
-own folders, which change while they are read.
+The Docker SDK's own matcher reads ``.dockerignore`` to select the files of a context, so that an archive and an image contain the
+same files. Beyond that only ``.git`` and this job's own folders are left out, because these change while they are read; for example
+``node_modules`` stays, since a service may need it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from azora_ci.errors import BadInputError
 
 ALWAYS_LEFT_OUT = (".git",)
 BLOCK = 1024 * 1024
-COMPRESSION = 1  # igzip's level 1: an archive is read once or twice, so time counts more than size
+COMPRESSION = 1  # igzip's level 1: an archive is read once or twice, so speed matters more than size
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Archive:
     entries: int
 
 
-class _Counted:
-    """A writer that hashes and counts what passes to ``target``."""
+class _CountingWriter:
+    """A writer that hashes and counts the bytes that it passes to ``target``."""
 
     def __init__(self, target: IO[bytes]) -> None:
         self._target = target
@@ -50,41 +50,41 @@ class _Counted:
 
 
 def context_folder(context: Path, root: Path) -> Path:
-    """Return the folder of a service's build context below ``root``. Raises BadInputError when it is not there or leads out."""
+    """Return the folder of a service's build context below ``root``. Raises BadInputError when it does not exist or is outside."""
     folder = (root / context).resolve()
     if not folder.is_relative_to(root.resolve()):
-        raise _bad("Build context leads out of the repository", f"{context} is {folder}", root, "name a folder below the repository")
+        raise _error("Build context leads out of the repository", f"{context} is {folder}", root, "name a folder below the repository")
     if not folder.is_dir():
-        raise _bad("No build context", f"{folder} is no folder", root, "correct services.*.context, or let the build make it")
+        raise _error("No build context", f"{folder} is no folder", root, "correct services.*.context, or let the build make it")
     return folder
 
 
 def members(folder: Path, *, dockerfile: str, left_out: Collection[Path] = ()) -> list[str]:
-    """Return the relative paths of a context in order, without what ``.dockerignore``, ``ALWAYS_LEFT_OUT`` and ``left_out`` name."""
+    """Return the sorted relative paths of a context, without those that ``.dockerignore``, ``ALWAYS_LEFT_OUT``, ``left_out`` exclude."""
     from docker.utils.build import exclude_paths
 
     ignore = folder / ".dockerignore"
     lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
     patterns = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    inside = [path.resolve().relative_to(folder).as_posix() for path in left_out if path.resolve().is_relative_to(folder)]
-    return sorted(exclude_paths(str(folder), [*patterns, *ALWAYS_LEFT_OUT, *inside], dockerfile=dockerfile))
+    excluded = [path.resolve().relative_to(folder).as_posix() for path in left_out if path.resolve().is_relative_to(folder)]
+    return sorted(exclude_paths(str(folder), [*patterns, *ALWAYS_LEFT_OUT, *excluded], dockerfile=dockerfile))
 
 
 def write(folder: Path, names: Collection[str], stream: IO[bytes], *, self_contained: bool) -> Archive:
-    """Write a tar.gz of ``names`` below ``folder``. ``self_contained`` refuses links that lead out of it. Raises BadInputError."""
+    """Write a tar.gz of ``names`` below ``folder``. ``self_contained`` forbids links to outside of it. Raises BadInputError."""
     from isal import igzip
 
-    counted = _Counted(stream)
+    writer = _CountingWriter(stream)
     try:
-        packed = igzip.GzipFile(  # type: ignore[no-untyped-call]  # isal types this constructor not at all
-            filename="", mode="wb", compresslevel=COMPRESSION, fileobj=counted, mtime=0
+        compressed = igzip.GzipFile(  # type: ignore[no-untyped-call]  # isal has no types for this constructor
+            filename="", mode="wb", compresslevel=COMPRESSION, fileobj=writer, mtime=0
         )
-        with packed, tarfile.open(fileobj=packed, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as tar:
+        with compressed, tarfile.open(fileobj=compressed, mode="w", format=tarfile.GNU_FORMAT, errors="surrogateescape") as tar:
             for name in names:
                 _add(tar, folder, name, self_contained=self_contained)
     except OSError as error:
-        raise _bad("Build context cannot be read", str(error), folder, "let nothing change the context while it is archived") from error
-    return Archive(f"sha256:{counted.sha256.hexdigest()}", counted.size, len(names))
+        raise _error("Build context cannot be read", str(error), folder, "let nothing change the context while it is archived") from error
+    return Archive(f"sha256:{writer.sha256.hexdigest()}", writer.size, len(names))
 
 
 def _add(tar: tarfile.TarFile, folder: Path, name: str, *, self_contained: bool) -> None:
@@ -98,29 +98,29 @@ def _add(tar: tarfile.TarFile, folder: Path, name: str, *, self_contained: bool)
     elif stat.S_ISLNK(status.st_mode):
         member.type, member.mode, member.linkname = tarfile.SYMTYPE, 0o777, str(path.readlink())
         if self_contained:
-            _refuse_way_out(folder, name, member.linkname)
+            _require_inside(folder, name, member.linkname)
         tar.addfile(member)
     elif stat.S_ISREG(status.st_mode):
         member.size = status.st_size
         with path.open("rb") as file:
             tar.addfile(member, file)
     else:
-        raise _bad("Build context holds a special file", f"{name} is neither file, folder nor link", folder, "name it in .dockerignore")
+        raise _error("Build context holds a special file", f"{name} is neither file, folder nor link", folder, "name it in .dockerignore")
 
 
-def _refuse_way_out(folder: Path, name: str, target: str) -> None:
+def _require_inside(folder: Path, name: str, target: str) -> None:
     depth = 0
     for part in (PurePosixPath(name).parent / target).parts:
         depth = depth - 1 if part == ".." else depth + 1
         if depth < 0 or target.startswith("/"):
-            what = f"{name} -> {target}: it would lead nowhere on the machine that unpacks the archive"
-            raise _bad(
-                "Link leads out of the build context", what, folder, "copy what it names into the context, or name it in .dockerignore"
+            details = f"{name} -> {target}: it would lead nowhere on the machine that unpacks the archive"
+            raise _error(
+                "Link leads out of the build context", details, folder, "copy what it names into the context, or name it in .dockerignore"
             )
 
 
 def store(folder: Path, names: Collection[str], archive_dir: Path) -> tuple[Archive, Path, bool]:
-    """Write a context to ``<archive_dir>/sha256-<hex>.tar.gz`` by one rename; return it, its path, and whether it was there already."""
+    """Write a context to ``<archive_dir>/sha256-<hex>.tar.gz`` by one rename; return it, its path, and whether the file existed."""
     archive_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=archive_dir, prefix=".part-", delete=False) as file:
         part = Path(file.name)
@@ -145,5 +145,5 @@ def digest_of(path: Path) -> str:
     return f"sha256:{sha256.hexdigest()}"
 
 
-def _bad(title: str, what: str, where: Path, next_step: str) -> BadInputError:
+def _error(title: str, what: str, where: Path, next_step: str) -> BadInputError:
     return BadInputError(title, what=what, where=str(where), next_step=next_step)
