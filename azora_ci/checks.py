@@ -205,9 +205,9 @@ def judge(required: Collection[Required], results: Collection[Observed], allow_s
     return Verdict(tuple(finding for check in required for finding in _findings(check, results, allow_skipped)))
 
 
-def _findings(required: Required, seen: Collection[Observed], allow_skipped: Collection[str]) -> list[Finding]:
-    named = [check for check in seen if required.concerns(check)]
-    matching = [one for one in named if required.app_id is None or one.app_id == required.app_id]
+def _findings(required: Required, results: Collection[Observed], allow_skipped: Collection[str]) -> list[Finding]:
+    same_name = [result for result in results if required.concerns(result)]
+    matching = [result for result in same_name if required.app_id is None or result.app_id == required.app_id]
     if not matching:
         # A commit status does not name the app that set it, so it cannot satisfy a check that is bound to an app.
         conclusion = f"missing from app {required.app_id}" if same_name else "missing"
