@@ -1,4 +1,4 @@
-"""build-and-push: the production build, then one image (or archive) per service, known by its digest."""
+"""build-and-push: run the production build, then make one image (or archive) per service, identified by its digest."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Settings(Deployment):
 
 
 def run(job: Job[Settings]) -> None:
-    """Build what is deployed. Raises BadInputError, NotTrueError, UnreachableError."""
+    """Build and store the image or archive of every service. Raises BadInputError, NotTrueError, UnreachableError."""
     archived = job.config.target.kind == "local_processes"
     job.evidence |= {"kind": "archives" if archived else "images", "commands": [], "services": {}}
     if archived:
@@ -61,33 +61,33 @@ def archive_services(job: Job[Settings]) -> None:
     production_build(job)
     for service in job.config.services:
         started = job.clock.monotonic()
-        folder, names = _context(job, service)
+        folder, names = _read_context(job, service)
         archive, path, reused = archives.store(folder, names, local.archive_dir)
         _record(job, service, started, digest=archive.digest, reference=str(path), size_bytes=archive.size_bytes, reused=reused)
-        done = "was there already" if reused else f"holds {archive.entries} entries of {service.context}"
-        job.tick(f"archive of {service.id} {done}: {archive.digest}, {archive.size_bytes} bytes")
+        outcome = "was there already" if reused else f"holds {archive.entries} entries of {service.context}"
+        job.tick(f"archive of {service.id} {outcome}: {archive.digest}, {archive.size_bytes} bytes")
 
 
 # --- images -----------------------------------------------------------------------------------------------------------
 
 
 def build_images(job: Job[Settings]) -> None:
-    """Push one image per service; an identical one that is there is recognised, another one under this version is refused."""
+    """Push one image per service. Images that were pushed from this commit are reused; other images under this version are refused."""
     target = _registry(job)
-    with _foreign_lines(job) as log:
+    with _daemon_log(job) as log:
         docker = Docker(job.settings.docker_host, credentials=_credentials(job.settings), log=log, clock=job.clock)
         job.tick(f"Docker {docker.version()} answers")
         if docker.check_login(target.repository):
             job.tick(f"the registry of {target.repository} accepts the login")
-        missing = [service for service in job.config.services if not recognised(job, docker, target, service)]
+        missing = [service for service in job.config.services if not recognise_image(job, docker, target, service)]
         if missing:
             production_build(job)
         for service in missing:
             build_image(job, docker, target, service)
 
 
-def recognised(job: Job[Settings], docker: Docker, target: Registry, service: Service) -> bool:
-    """Say whether this very release of a service is in the registry, and record it. Raises NotTrueError for another image."""
+def recognise_image(job: Job[Settings], docker: Docker, target: Registry, service: Service) -> bool:
+    """Return whether the registry has a service's image of this release, and record the image. Raises NotTrueError for another image."""
     release, reference, started = _release(job, service), _reference(job, target, service), job.clock.monotonic()
     digest = docker.find(reference)
     if digest is None:
@@ -95,17 +95,17 @@ def recognised(job: Job[Settings], docker: Docker, target: Registry, service: Se
     image = docker.pull(reference, digest)
     standing = release.standing(image.labels)
     if standing == "foreign":
-        raise foreign_image(release, image)
+        raise foreign_image_error(release, image)
     if standing == "same":
         _record_image(job, service, started, image, reused=True)
         job.tick(f"{reference} was pushed before from the same commit: {digest}")
     return standing == "same"
 
 
-def foreign_image(release: Release, image: Image) -> NotTrueError:
-    """Return the error about another image under the version's tag: a version that was published is never replaced."""
-    found = {name: image.labels.get(name, "(none)") for name in release.labels}
-    differences = [f"{name}: {found[name]}, expected {value}" for name, value in release.labels.items() if found[name] != value]
+def foreign_image_error(release: Release, image: Image) -> NotTrueError:
+    """Return the error for another image under the version's tag: a published version is never replaced."""
+    labels = {name: image.labels.get(name, "(none)") for name in release.labels}
+    differences = [f"{name}: {labels[name]}, expected {expected}" for name, expected in release.labels.items() if labels[name] != expected]
     return NotTrueError(
         "Another image has this version",
         what=f"{image.digest} was not made from this release\n" + "\n".join(differences),
@@ -117,7 +117,7 @@ def foreign_image(release: Release, image: Image) -> NotTrueError:
 def build_image(job: Job[Settings], docker: Docker, target: Registry, service: Service) -> None:
     """Build and push one image."""
     started, reference = job.clock.monotonic(), _reference(job, target, service)
-    folder, names = _context(job, service)
+    folder, names = _read_context(job, service)
     if service.dockerfile.as_posix() not in names:
         raise BadInputError(
             "No Dockerfile",
@@ -180,8 +180,8 @@ def _release(job: Job[Settings], service: Service) -> Release:
 
 
 @contextmanager
-def _foreign_lines(job: Job[Settings]) -> Iterator[Callable[[str], None]]:
-    """Give a function that shows a line of the daemon, masked and wrapped, and keeps it with the time in the job's log."""
+def _daemon_log(job: Job[Settings]) -> Iterator[Callable[[str], None]]:
+    """Yield a function that prints a line from the daemon, masked and wrapped, and adds it with the time to the job's log."""
 
     def log(line: str) -> None:
         job.actions.print(f"  {job.processes.masked(line)}")
@@ -191,10 +191,10 @@ def _foreign_lines(job: Job[Settings]) -> Iterator[Callable[[str], None]]:
         yield log
 
 
-# --- both -------------------------------------------------------------------------------------------------------------
+# --- images and archives ----------------------------------------------------------------------------------------------
 
 
-def _context(job: Job[Settings], service: Service) -> tuple[Path, list[str]]:
+def _read_context(job: Job[Settings], service: Service) -> tuple[Path, list[str]]:
     folder = archives.context_folder(service.context, Path())
     left_out = (job.settings.log_dir, job.settings.received_dir)
     names = archives.members(folder, dockerfile=service.dockerfile.as_posix(), left_out=left_out)
@@ -218,12 +218,12 @@ def _record(job: Job[Settings], service: Service, started: float, **facts: Any) 
 
 def _publish(job: Job[Settings]) -> None:
     services = job.evidence["services"]
-    job.evidence["seconds"] = round(sum(one["seconds"] for one in [*services.values(), *job.evidence["commands"]]), 1)
-    digests = {name: one["digest"] for name, one in services.items()}
+    job.evidence["seconds"] = round(sum(facts["seconds"] for facts in [*services.values(), *job.evidence["commands"]]), 1)
+    digests = {name: facts["digest"] for name, facts in services.items()}
     job.actions.output("digests", json.dumps(digests, sort_keys=True))
     rows = [
-        (name, code(one["digest"]), f"{one['size_bytes'] / 1e6:.1f} MB", "recognised" if one["reused"] else "new")
-        for name, one in services.items()
+        (name, code(facts["digest"]), f"{facts['size_bytes'] / 1e6:.1f} MB", "recognised" if facts["reused"] else "new")
+        for name, facts in services.items()
     ]
-    shown = table(("Service", "Digest", "Size", ""), rows)
-    job.actions.summary(f"### {job.evidence['kind'].capitalize()} of {job.settings.version}\n\n{shown}")
+    services_table = table(("Service", "Digest", "Size", ""), rows)
+    job.actions.summary(f"### {job.evidence['kind'].capitalize()} of {job.settings.version}\n\n{services_table}")
