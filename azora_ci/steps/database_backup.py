@@ -1,7 +1,7 @@
-"""database-backup: a backup of production that is restored and compared before anyone may rely on it.
+"""database-backup: back production up, then restore the backup and compare it before any other job may rely on it.
 
-An earlier attempt's proven backup of the same deployment is recognised; an unproven one of our own is proven now; what cannot
-be proven stays where it is, and the next attempt is written beside it.
+A proven backup of the same deployment from an earlier attempt is reused. An earlier attempt's unproven backup is proven now; if
+that fails, its object stays in the bucket, and a new backup is written under the next attempt's key.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 GIB = 1024**3
 DEAD_AFTER = timedelta(hours=6)  # no job runs longer, so an unfinished upload of another deployment this old belongs to a dead run
-CLOCKS_DIFFER = timedelta(minutes=10)  # an upload that the store dates in our future is still one of the past
+CLOCKS_DIFFER = timedelta(minutes=10)  # the store's clock may be ahead of ours: an upload dated in our future still counts as begun
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,42 +62,42 @@ class Settings(Deployment, Aws, DatabaseAccess, SshAccess, ProofPlace):
 
 
 def run(job: Job[Settings]) -> None:
-    """Make sure that a proven backup of this deployment is in the bucket, and say where."""
+    """Make sure that the bucket holds a proven backup of this deployment, and output its id and location."""
     from azora_ci import s3
     from azora_ci.backup import manifest
     from azora_ci.postgres import DatabaseUrl
 
     settings, backup = job.settings, job.config.backup
     _require_reason(settings)
-    DatabaseUrl.parse(settings.database_url.reveal())  # said before anything is done
+    DatabaseUrl.parse(settings.database_url.reveal())  # a bad URL is reported before any other step
     bucket = s3.bucket(settings, backup.bucket, clock=job.clock, say=job.say)
     facts = bucket.facts().lines()
     job.evidence["bucket"] = list(facts)
     for line in facts:
         job.say(f"bucket {bucket.name}, {line}")
-    _sweep(job, bucket)
-    existing = manifest.attempts(bucket, backup, settings.deployment_id)
-    done = next((attempt for attempt in reversed(existing) if attempt.has_manifest), None)
-    found = _earlier(job, bucket, done.names) if done else None
-    if found is not None:
-        _report(job, found, reused=True)
+    _remove_dead_uploads(job, bucket)
+    attempts = manifest.attempts(bucket, backup, settings.deployment_id)
+    complete = next((attempt for attempt in reversed(attempts) if attempt.has_manifest), None)
+    proven = _read_earlier(job, bucket, complete.names) if complete else None
+    if proven is not None:
+        _report(job, proven, reused=True)
         return
     with database_tunnel.reached(job, job.evidence) as url:
-        _report(job, _make(job, bucket, url, existing), reused=False)
+        _report(job, _prove_or_take(job, bucket, url, attempts), reused=False)
 
 
-def _earlier(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:
-    """Return an earlier attempt's manifest, its object unchanged; None when it was made without the proof that is wanted now."""
+def _read_earlier(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:
+    """Return an earlier attempt's manifest after checking its object; None when it was never restored and the settings ask for that."""
     from azora_ci.backup import manifest
 
-    found = manifest.read(bucket, names)
-    manifest.require_object(bucket, found)
-    if found.depth == "none" and job.settings.proof != "none":
-        job.say(f"backup {found.backup_id} of an earlier attempt was never restored; now BACKUP_PROOF asks for more")
+    backup_manifest = manifest.read(bucket, names)
+    manifest.require_object(bucket, backup_manifest)
+    if backup_manifest.depth == "none" and job.settings.proof != "none":
+        job.say(f"backup {backup_manifest.backup_id} of an earlier attempt was never restored; now BACKUP_PROOF asks for more")
         return None
-    proven = "was never restored" if found.depth == "none" else f"is proven ({found.depth})"
-    job.tick(f"backup {found.backup_id} of an earlier attempt {proven} and is unchanged in the bucket: nothing to do")
-    return found
+    proven = "was never restored" if backup_manifest.depth == "none" else f"is proven ({backup_manifest.depth})"
+    job.tick(f"backup {backup_manifest.backup_id} of an earlier attempt {proven} and is unchanged in the bucket: nothing to do")
+    return backup_manifest
 
 
 def _require_reason(settings: Settings) -> None:
@@ -110,25 +110,25 @@ def _require_reason(settings: Settings) -> None:
         )
 
 
-def _sweep(job: Job[Settings], bucket: Bucket) -> None:
-    """Remove unfinished uploads of dead runs: of this deployment at once (jobs of one do not overlap), of others when they are old."""
+def _remove_dead_uploads(job: Job[Settings], bucket: Bucket) -> None:
+    """Remove unfinished uploads of dead runs: this deployment's at once (its jobs do not overlap), others' after DEAD_AFTER."""
     from azora_ci.backup.manifest import Names
 
-    prefix, own = job.config.backup.key("backup-"), Names(job.config.backup, job.settings.deployment_id).backup_id
-    left = (*bucket.sweep(job.config.backup.key(own), -CLOCKS_DIFFER), *bucket.sweep(prefix, DEAD_AFTER))
-    for pending in left:
-        job.say(f"removed an unfinished upload of a dead run: {pending.key}, begun {pending.initiated.isoformat()}")
-    if left:
-        job.evidence["swept_uploads"] = [pending.key for pending in left]
+    prefix, own_id = job.config.backup.key("backup-"), Names(job.config.backup, job.settings.deployment_id).backup_id
+    removed = (*bucket.sweep(job.config.backup.key(own_id), -CLOCKS_DIFFER), *bucket.sweep(prefix, DEAD_AFTER))
+    for upload in removed:
+        job.say(f"removed an unfinished upload of a dead run: {upload.key}, begun {upload.initiated.isoformat()}")
+    if removed:
+        job.evidence["swept_uploads"] = [upload.key for upload in removed]
 
 
-def _make(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, existing: list[Attempt]) -> Manifest:
-    """Prove what an earlier attempt left, or take a new backup."""
+def _prove_or_take(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, attempts: list[Attempt]) -> Manifest:
+    """Prove the backup that an earlier attempt stored, or take a new one. Raises NotTrueError for an object of somebody else."""
     from azora_ci.backup.manifest import Names
 
-    last = existing[-1] if existing else None
+    last = attempts[-1] if attempts else None
     if last is None:
-        return _take(job, bucket, url, Names(job.config.backup, job.settings.deployment_id))
+        return _take_backup(job, bucket, url, Names(job.config.backup, job.settings.deployment_id))
     if last.has_backup and not last.has_pending:
         stored = bucket.require(last.names.key)
         raise NotTrueError(
@@ -138,14 +138,14 @@ def _make(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, existing: list[A
             next_step="nothing was overwritten; find out who wrote it (bucket logs), then deploy with a new tag or dispatch",
         )
     if last.has_backup and not last.has_manifest:
-        found = _prove_leftover(job, bucket, last.names)
-        if found is not None:
-            return found
+        proven = _prove_leftover(job, bucket, last.names)
+        if proven is not None:
+            return proven
     elif not last.has_backup:
         job.say(f"an earlier attempt stopped before its upload was complete: {last.names.key} was never published")
-    following = Names(job.config.backup, job.settings.deployment_id, last.names.attempt + 1)
-    job.say(f"the next attempt is written beside it: {following.key}")
-    return _take(job, bucket, url, following)
+    next_names = Names(job.config.backup, job.settings.deployment_id, last.names.attempt + 1)
+    job.say(f"the next attempt is written beside it: {next_names.key}")
+    return _take_backup(job, bucket, url, next_names)
 
 
 def _prove_leftover(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:
@@ -155,45 +155,45 @@ def _prove_leftover(job: Job[Settings], bucket: Bucket, names: Names) -> Manifes
     pending = manifest.read_pending(bucket, names)
     stored = bucket.require(names.key)
     job.say(f"an earlier attempt stored {names.key} but did not prove it: proving it now")
-    it = _wiring(job, bucket, pending["server"]["size_bytes"])
+    wiring = _wire(job, bucket, pending["server"]["size_bytes"])
     try:
-        seconds = engine.prove_stored(it, pending, stored)
+        seconds = engine.prove_stored(wiring, pending, stored)
     except engine.ForeignObjectError:
         raise
     except NotTrueError as error:
         job.actions.warning("An earlier backup cannot be proven", f"{names.key} stays where it is: {error.what}")
         job.say(f"{names.key} cannot be proven: {error.what}")
         return None
-    return engine.conclude(it, names, pending, stored, seconds)
+    return engine.conclude(wiring, names, pending, stored, seconds)
 
 
-def _take(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, names: Names) -> Manifest:
+def _take_backup(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, names: Names) -> Manifest:
     from azora_ci.backup import engine
     from azora_ci.postgres import find_binary
 
-    server = _preflight(job, url)
-    it = _wiring(job, bucket, server.size_bytes)
+    server = _check_server(job, url)
+    wiring = _wire(job, bucket, server.size_bytes)
 
-    def stored(location: str) -> None:
+    def note_stored(location: str) -> None:
         job.evidence["unproven"] = location
         job.say(f"stored {location}, not proven yet")
 
-    return engine.take(it, names, engine.Origin(url, server, find_binary("pg_dump", server.major)), stored)
+    return engine.take(wiring, names, engine.Origin(url, server, find_binary("pg_dump", server.major)), note_stored)
 
 
-def _preflight(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
-    """Return what the production server says, or refuse before the first byte."""
+def _check_server(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
+    """Return the production server's facts. Raises BadInputError for a connection pooler, before anything is dumped."""
     from azora_ci.backup import source
     from azora_ci.postgres import find_binary
 
     if url.ignored:
         job.say(f"PROD_DATABASE_URL: libpq does not know {', '.join(url.ignored)}: left out")
     server = source.facts(url)
-    why = url.pooler_hint or ("the session's process id is not the server's" if server.through_pooler else None)
-    if why is not None:
+    reason = url.pooler_hint or ("the session's process id is not the server's" if server.through_pooler else None)
+    if reason is not None:
         raise BadInputError(
             "PROD_DATABASE_URL leads to a connection pooler",
-            what=f"{why}; a snapshot cannot be shared between sessions there",
+            what=f"{reason}; a snapshot cannot be shared between sessions there",
             where="PROD_DATABASE_URL",
             next_step="use the server's direct address (Prisma calls it directUrl)",
         )
@@ -202,11 +202,11 @@ def _preflight(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
     return server
 
 
-def _wiring(job: Job[Settings], bucket: Bucket, size_bytes: int) -> Wiring:
+def _wire(job: Job[Settings], bucket: Bucket, size_bytes: int) -> Wiring:
     from azora_ci.backup.workshop import Wiring, verify_server
 
     settings = job.settings
-    depth, reason = _depth(settings, size_bytes)
+    depth, reason = _choose_depth(settings, size_bytes)
     job.say(f"proof: {depth}" + (f" ({reason})" if reason else ""))
     return Wiring(
         bucket=bucket,
@@ -228,40 +228,41 @@ def _wiring(job: Job[Settings], bucket: Bucket, size_bytes: int) -> Wiring:
     )
 
 
-def _depth(settings: Settings, size_bytes: int) -> tuple[str, str | None]:
-    """Return how deep the proof goes, and why when it is less than full."""
+def _choose_depth(settings: Settings, size_bytes: int) -> tuple[str, str | None]:
+    """Return the depth of the proof (full, counts or none) and the reason when it is less than full."""
     if settings.proof is not None:
         return settings.proof, settings.proof_reason
     if size_bytes <= settings.full_proof_max_gib * GIB:
         return "full", settings.proof_reason
-    why = f"the database has {size_bytes / GIB:.1f} GiB, above BACKUP_FULL_PROOF_MAX_GIB ({settings.full_proof_max_gib:g})"
-    return "counts", settings.proof_reason or why
+    reason = f"the database has {size_bytes / GIB:.1f} GiB, above BACKUP_FULL_PROOF_MAX_GIB ({settings.full_proof_max_gib:g})"
+    return "counts", settings.proof_reason or reason
 
 
-def _report(job: Job[Settings], found: Manifest, *, reused: bool) -> None:
-    """Leave the evidence, the outputs and the summary. ``found`` was read from, or just written to, the bucket."""
+def _report(job: Job[Settings], backup_manifest: Manifest, *, reused: bool) -> None:
+    """Write the evidence, the outputs and the summary. The manifest was read from, or just written to, the bucket."""
     job.evidence.pop("unproven", None)
-    job.evidence.update(found.evidence())
+    job.evidence.update(backup_manifest.evidence())
     job.evidence["reused"] = reused
-    it, proof = job.evidence, job.evidence["proof"]
+    evidence, proof = job.evidence, job.evidence["proof"]
     if not reused and proof["depth"] != "none":
         compared = "row by row" if proof["depth"] == "full" else "by row counts"
         job.tick(
-            f"backup restored and compared {compared}: {it['tables']} tables, {it['rows']:,} rows, in {proof['restore_seconds']:.1f} s"
+            f"backup restored and compared {compared}: {evidence['tables']} tables, {evidence['rows']:,} rows, "
+            f"in {proof['restore_seconds']:.1f} s"
         )
-        job.tick(f"stored object read back, SHA-256 {it['sha256']}")
-    job.actions.output("backup-id", it["backup_id"])
-    job.actions.output("location", it["location"])
+        job.tick(f"stored object read back, SHA-256 {evidence['sha256']}")
+    job.actions.output("backup-id", evidence["backup_id"])
+    job.actions.output("location", evidence["location"])
     restored = f"restored in {proof['restore_seconds']:.1f} s" if proof["restore_seconds"] is not None else "not restored"
     reason = f", {proof['reason']}" if proof["reason"] else ""
     rows = [
-        ("Location", code(it["location"])),
-        ("Version", code(it["version_id"])),
-        ("Snapshot", it["timestamp"]),
-        ("Size", f"{it['size_bytes']:,} bytes ({it['raw_bytes']:,} of SQL)"),
-        ("Tables, rows", f"{it['tables']}, {it['rows']:,}"),
-        ("SHA-256", code(it["sha256"])),
+        ("Location", code(evidence["location"])),
+        ("Version", code(evidence["version_id"])),
+        ("Snapshot", evidence["timestamp"]),
+        ("Size", f"{evidence['size_bytes']:,} bytes ({evidence['raw_bytes']:,} of SQL)"),
+        ("Tables, rows", f"{evidence['tables']}, {evidence['rows']:,}"),
+        ("SHA-256", code(evidence["sha256"])),
         ("Proof", f"{proof['depth']}, {restored}{reason}"),
-        ("Locked until", it["lock_until"] or "no Object Lock"),
+        ("Locked until", evidence["lock_until"] or "no Object Lock"),
     ]
-    job.actions.summary(f"### Backup {it['backup_id']}{' (recognised)' if reused else ''}\n\n{table(('', ''), rows)}")
+    job.actions.summary(f"### Backup {evidence['backup_id']}{' (recognised)' if reused else ''}\n\n{table(('', ''), rows)}")
