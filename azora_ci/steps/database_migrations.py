@@ -1,4 +1,4 @@
-"""Apply the application's migrations behind a verified backup, with what the database itself says before and after as evidence."""
+"""Apply the application's migrations behind a verified backup. The evidence is what the database reports before and after."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Settings(settings.Deployment, settings.Aws, settings.DatabaseAccess, setti
 
 @dataclass(frozen=True)
 class Backup:
-    """The verified backup of this deployment: its id, snapshot time, age in minutes now, how it was proven, of which database."""
+    """The verified backup of this deployment: id, time and age of its snapshot, depth of its proof, and the database it was taken of."""
 
     id: str
     snapshot: datetime
@@ -48,7 +48,7 @@ class Backup:
 
 @dataclass(frozen=True)
 class Database:
-    """The production database: parsed connection string, the schema that holds Prisma's table, the connection string for Prisma."""
+    """The production database: parsed connection string, schema that holds Prisma's table, connection string for Prisma."""
 
     url: DatabaseUrl
     schema: str
@@ -59,69 +59,70 @@ class Database:
         return prisma.read_table(self.url, self.schema)
 
     def objects(self) -> frozenset[str]:
-        """Return what the schema consists of."""
+        """Return the columns, indexes and constraints of the schema."""
         return prisma.objects(self.url, self.schema)
 
 
 def run(job: Job[Settings]) -> None:
-    """Apply what is pending. Raises NotTrueError when the gate is closed or a migration failed."""
+    """Apply the pending migrations. Raises NotTrueError when the gate is closed or a migration failed."""
     started = job.clock.monotonic()
     release = prisma.read_folder(job.config.database.migrations_dir)
-    backup = verified_backup(job)
+    backup = require_verified_backup(job)
     with database_tunnel.reached(job, job.evidence) as url:
-        migrate(job, release, backup, _database(job, url))
+        migrate(job, release, backup, _make_database(job, url))
     job.evidence["seconds"] = round(job.clock.monotonic() - started, 3)
 
 
 def migrate(job: Job[Settings], release: list[Migration], backup: Backup, database: Database) -> None:
-    """Apply what is pending of a release's migrations behind this backup."""
+    """Apply the pending migrations of a release behind this backup."""
     _require_same_database(database, backup)
     plan = migrations.plan(release, database.rows())
-    _show(job, plan)
-    _refuse(job, plan, backup)
+    _show_plan(job, plan)
+    _refuse_unsafe(job, plan, backup)
     if plan.pending:
         _log_sql(job, plan.pending)
         prepare(job)
         _apply(job, database, backup, plan)
-    after = migrations.plan(release, database.rows())
-    _require_done(after)
-    applied = migrations.applied_since(after.applied, backup.snapshot, plan.applied)
-    _conclude(job, backup, after, applied)
+    outcome = migrations.plan(release, database.rows())
+    _require_all_applied(outcome)
+    applied = migrations.applied_since(outcome.applied, backup.snapshot, plan.applied)
+    _conclude(job, backup, outcome, applied)
 
 
 # --- the gate -------------------------------------------------------------------------------------------------------------
 
 
-def verified_backup(job: Job[Settings]) -> Backup:
-    """Return the verified backup of this deployment: what its job said and what the bucket holds must agree. Raises NotTrueError."""
+def require_verified_backup(job: Job[Settings]) -> Backup:
+    """Return the verified backup of this deployment. Raises NotTrueError when the bucket does not hold the backup that its job verified."""
     from azora_ci import s3
     from azora_ci.backup import manifest
 
-    said = job.fragments.require("database-backup", job.settings.deployment_id).evidence
-    where = job.config.backup
-    found = manifest.verified_manifest(s3.bucket(job.settings, where.bucket, clock=job.clock), where, job.settings.deployment_id)
-    if (said["backup_id"], said["manifest_sha256"]) != (found.backup_id, found.sha256):
+    evidence = job.fragments.require("database-backup", job.settings.deployment_id).evidence
+    storage = job.config.backup
+    bucket = s3.bucket(job.settings, storage.bucket, clock=job.clock)
+    backup_manifest = manifest.verified_manifest(bucket, storage, job.settings.deployment_id)
+    if (evidence["backup_id"], evidence["manifest_sha256"]) != (backup_manifest.backup_id, backup_manifest.sha256):
         raise NotTrueError(
             "The backup is not the one that was verified",
-            what=f"database-backup verified {said['backup_id']} (manifest {said['manifest_sha256'][:12]}…), "
-            f"the bucket holds {found.backup_id} (manifest {found.sha256[:12]}…)",
-            where=f"{where.location}, {found.key}",
+            what=f"database-backup verified {evidence['backup_id']} (manifest {evidence['manifest_sha256'][:12]}…), "
+            f"the bucket holds {backup_manifest.backup_id} (manifest {backup_manifest.sha256[:12]}…)",
+            where=f"{storage.location}, {backup_manifest.key}",
             next_step="find out who wrote the newer manifest, then re-run all jobs",
         )
-    snapshot = parse_rfc3339(found.snapshot_time)
+    snapshot = parse_rfc3339(backup_manifest.snapshot_time)
     age = (job.clock.now() - snapshot).total_seconds() / 60
     job.evidence |= {
-        "backup_id": found.backup_id,
-        "manifest_sha256": found.sha256,
+        "backup_id": backup_manifest.backup_id,
+        "manifest_sha256": backup_manifest.sha256,
         "backup_age_minutes": round(age, 3),
-        "proof_depth": found.depth,
+        "proof_depth": backup_manifest.depth,
     }
-    job.tick(f"{found.backup_id} is in the bucket as it was verified (proof: {found.depth}), {age:.1f} minutes old")
-    server = found.document["server"]
-    return Backup(found.backup_id, snapshot, age, found.depth, server["database"], server["system_identifier"])
+    job.tick(f"{backup_manifest.backup_id} is in the bucket as it was verified (proof: {backup_manifest.depth}), {age:.1f} minutes old")
+    server = backup_manifest.document["server"]
+    return Backup(backup_manifest.backup_id, snapshot, age, backup_manifest.depth, server["database"], server["system_identifier"])
 
 
-def _database(job: Job[Settings], url: DatabaseUrl) -> Database:
+def _make_database(job: Job[Settings], url: DatabaseUrl) -> Database:
     if url.pooler_hint:
         job.actions.warning(
             "Migrations through a connection pooler",
@@ -134,7 +135,7 @@ def _database(job: Job[Settings], url: DatabaseUrl) -> Database:
 
 
 def _require_same_database(database: Database, backup: Backup) -> None:
-    """A backup of another database is no way back. The identifier of the cluster is compared where both sides know it."""
+    """Raise NotTrueError when the backup is of another database. The identifiers of the clusters are compared when both are known."""
     from azora_ci.backup import source
 
     facts = source.facts(database.url)
@@ -149,11 +150,11 @@ def _require_same_database(database: Database, backup: Backup) -> None:
         )
 
 
-def _show(job: Job[Settings], plan: Plan) -> None:
-    """Record and print the plan before anything moves."""
-    risks = [risk for one in plan.pending for risk in migrations.risks(one)]
+def _show_plan(job: Job[Settings], plan: Plan) -> None:
+    """Record and print the plan before anything is changed."""
+    risks = [risk for migration in plan.pending for risk in migrations.risks(migration)]
     job.evidence |= {
-        "pending": [one.name for one in plan.pending],
+        "pending": [migration.name for migration in plan.pending],
         "already_applied": len(plan.applied),
         "database_ahead": [row.name for row in plan.ahead],
         "risks": [vars(risk) for risk in risks],
@@ -163,17 +164,17 @@ def _show(job: Job[Settings], plan: Plan) -> None:
         names = ", ".join(row.name for row in plan.ahead)
         job.actions.warning("The database is ahead of this release", f"an older release is deployed; only the database has: {names}")
     if plan.late:
-        names = ", ".join(one.name for one in plan.late)
+        names = ", ".join(migration.name for migration in plan.late)
         job.actions.warning("Migrations come late", f"they sort before applied ones and are applied after them: {names}")
     for risk in risks:
         job.actions.warning(f"{risk.migration}: look twice", f"{risk.statement}\n{risk.why}")
 
 
 def _names(pending: tuple[Migration, ...]) -> str:
-    return f": {', '.join(one.name for one in pending)}" if pending else ""
+    return f": {', '.join(migration.name for migration in pending)}" if pending else ""
 
 
-def _refuse(job: Job[Settings], plan: Plan, backup: Backup) -> None:
+def _refuse_unsafe(job: Job[Settings], plan: Plan, backup: Backup) -> None:
     reason = migrations.refusal(plan)
     if reason is not None:
         where = f"{job.config.database.migrations_dir} and {prisma.TABLE} of the production database"
@@ -194,9 +195,9 @@ def _refuse(job: Job[Settings], plan: Plan, backup: Backup) -> None:
 
 def _log_sql(job: Job[Settings], pending: tuple[Migration, ...]) -> None:
     """Keep the SQL of every pending migration in the log: Prisma does not print it."""
-    for one in pending:
-        job.processes.log_line(f"--- {one.name}, SHA-256 {one.checksum}")
-        for line in one.text.splitlines():
+    for migration in pending:
+        job.processes.log_line(f"--- {migration.name}, SHA-256 {migration.checksum}")
+        for line in migration.text.splitlines():
             job.processes.log_line(f"    {line}")
     job.say(f"the SQL of {len(pending)} pending migrations is in {job.name}.log")
 
@@ -208,22 +209,22 @@ def prepare(job: Job[Settings]) -> None:
 
 
 def _apply(job: Job[Settings], database: Database, backup: Backup, plan: Plan) -> None:
-    """Run the migrate command; whatever ends it, say what the database looks like afterwards."""
+    """Run the migrate command. Every error that ends it describes the database as it is afterwards."""
     objects = database.objects()
     try:
         deployed = _deploy(job, database)
-    except Explained as error:  # a cancellation too: its statement may run on in the server
+    except Explained as error:  # a cancellation, too: the server may still run its statement
         with contextlib.suppress(UnreachableError):
-            after = _aftermath(job, database, backup, plan, objects)
-            error.what += f"\n{after.text}"
-            error.next_step = _resolve(after) if after.failed else error.next_step
+            aftermath = _read_aftermath(job, database, backup, plan, objects)
+            error.what += f"\n{aftermath.text}"
+            error.next_step = _advise_resolve(aftermath) if aftermath.failed else error.next_step
         raise
     if not deployed.ok:
-        raise _failure(job, deployed, lambda: _aftermath(job, database, backup, plan, objects))
+        raise _migration_error(job, deployed, lambda: _read_aftermath(job, database, backup, plan, objects))
 
 
 def _deploy(job: Job[Settings], database: Database) -> Deployed:
-    """Run the migrate command, again when somebody else held Prisma's lock: then it has done nothing."""
+    """Run the migrate command. Repeat it when another session held Prisma's lock: such an attempt changed nothing."""
     for attempt in range(1, LOCK_ATTEMPTS + 1):
         job.evidence["attempts"] = attempt
         with job.actions.group(" ".join(job.config.database.migrate)):
@@ -245,21 +246,21 @@ def _deploy(job: Job[Settings], database: Database) -> Deployed:
 
 @dataclass(frozen=True)
 class Aftermath:
-    """What the database says after a failure: a text for people, and the attempts that failed."""
+    """The state of the database after a failure: a description for people, and the rows of the migrations that failed."""
 
     text: str
     failed: tuple[Row, ...]
 
 
-def _aftermath(job: Job[Settings], database: Database, backup: Backup, plan: Plan, objects: frozenset[str]) -> Aftermath:
-    """Read the database again, keep it as evidence, and say what state it is in. Never assumes that anything was rolled back."""
+def _read_aftermath(job: Job[Settings], database: Database, backup: Backup, plan: Plan, earlier_objects: frozenset[str]) -> Aftermath:
+    """Read the database again, record its state as evidence, and describe it. Nothing is assumed to have been rolled back."""
     rows = database.rows()
     applied = migrations.applied_since(rows, backup.snapshot, plan.applied)
     failed = tuple(row for row in rows if row.failed)
-    now = database.objects()
-    gained, lost = sorted(now - objects), sorted(objects - now)
+    objects = database.objects()
+    gained, lost = sorted(objects - earlier_objects), sorted(earlier_objects - objects)
     job.evidence |= {
-        "applied": _applied(applied),
+        "applied": _describe_applied(applied),
         "migrations_applied": len(applied),
         "failed": [row.name for row in failed],
         "schema_gained": gained[:100],
@@ -268,7 +269,7 @@ def _aftermath(job: Job[Settings], database: Database, backup: Backup, plan: Pla
     new = {row.name for row in rows if row.applied} - {row.name for row in plan.applied}
     lines = [f"applied by this attempt: {', '.join(sorted(new)) or 'none'}", *map(migrations.describe_failed, failed)]
     if gained or lost:
-        lines.append(f"since this attempt began the schema gained: {_some(gained)}; and lost: {_some(lost)}")
+        lines.append(f"since this attempt began the schema gained: {_join_some(gained)}; and lost: {_join_some(lost)}")
     else:
         lines.append("columns, indexes and constraints are as before; rows may have changed")
     if failed:
@@ -281,7 +282,7 @@ def _aftermath(job: Job[Settings], database: Database, backup: Backup, plan: Pla
     return Aftermath("\n".join(lines), failed)
 
 
-def _some(lines: list[str], most: int = 10) -> str:
+def _join_some(lines: list[str], most: int = 10) -> str:
     return "; ".join(lines[:most]) + (f" and {len(lines) - most} more" if len(lines) > most else "") or "nothing"
 
 
@@ -289,41 +290,43 @@ _UNREACHABLE = frozenset({"P1001", "P1002", "P1003", "P1008", "P1011", "P1017"})
 _REFUSED = frozenset({"P1000", "P1010"})
 
 
-def _failure(job: Job[Settings], deployed: Deployed, read: Callable[[], Aftermath]) -> AzoraError:
-    """Return the error for a migrate command that failed, by what the database says and by Prisma's code."""
+def _migration_error(job: Job[Settings], deployed: Deployed, read_aftermath: Callable[[], Aftermath]) -> AzoraError:
+    """Return the error for a migrate command that failed; the state of the database and Prisma's error code decide which."""
     command = " ".join(deployed.completed.argv)
     last = (deployed.completed.stderr.strip() or deployed.completed.stdout.strip())[-1500:]
-    what = f"{command}: {ending(deployed.completed.returncode)}{f', {deployed.code}' if deployed.code else ''}"
+    ended = f"{command}: {ending(deployed.completed.returncode)}{f', {deployed.code}' if deployed.code else ''}"
     job.evidence["code"] = deployed.code
     try:
-        after = read()
+        aftermath = read_aftermath()
     except UnreachableError as error:
         return UnreachableError(
-            "The database cannot be asked what the migration left", what=f"{what}\n{last}\n{error.what}", where=error.where,
+            "The database cannot be asked what the migration left", what=f"{ended}\n{last}\n{error.what}", where=error.where,
             next_step="reach the database, then read _prisma_migrations before anything else",
         )  # fmt: skip
     where = f"{prisma.TABLE} of the production database; {job.name}.log"
     if deployed.lock_timeout:
         return NotTrueError(
             "Another migration holds Prisma's lock",
-            what=f"{what} in each of {LOCK_ATTEMPTS} attempts: advisory lock {migrations.LOCK}\n{after.text}",
+            what=f"{ended} in each of {LOCK_ATTEMPTS} attempts: advisory lock {migrations.LOCK}\n{aftermath.text}",
             where=where,
             next_step="let that migration end, or end its session (pg_terminate_backend), then re-run the failed jobs",
         )
-    if after.failed:
+    if aftermath.failed:
         return NotTrueError(
-            f"Migration {after.failed[0].name} failed",
-            what=f"{what}\n{after.text}",
+            f"Migration {aftermath.failed[0].name} failed",
+            what=f"{ended}\n{aftermath.text}",
             where=where,
-            next_step=_resolve(after),
+            next_step=_advise_resolve(aftermath),
         )
-    kind = UnreachableError if deployed.code in _UNREACHABLE else BadInputError if deployed.code in _REFUSED else NotTrueError
-    return kind("The migrate command failed", what=f"{what}\n{last}\n{after.text}", where=where, next_step=_advice(deployed, last))
+    error_class = UnreachableError if deployed.code in _UNREACHABLE else BadInputError if deployed.code in _REFUSED else NotTrueError
+    return error_class(
+        "The migrate command failed", what=f"{ended}\n{last}\n{aftermath.text}", where=where, next_step=_advice(deployed, last)
+    )
 
 
-def _resolve(after: Aftermath) -> str:
+def _advise_resolve(aftermath: Aftermath) -> str:
     return (
-        f"bring the schema to a known state by hand, then npx prisma migrate resolve --rolled-back {after.failed[0].name} "
+        f"bring the schema to a known state by hand, then npx prisma migrate resolve --rolled-back {aftermath.failed[0].name} "
         "(or --applied), correct the migration and release again; or restore the backup"
     )
 
@@ -339,11 +342,11 @@ def _advice(deployed: Deployed, last: str) -> str:
 # --- the end ----------------------------------------------------------------------------------------------------------------
 
 
-def _require_done(after: Plan) -> None:
-    reason = migrations.refusal(after)
-    if reason is None and not after.pending:
+def _require_all_applied(plan: Plan) -> None:
+    reason = migrations.refusal(plan)
+    if reason is None and not plan.pending:
         return
-    names = ", ".join(one.name for one in after.pending)
+    names = ", ".join(migration.name for migration in plan.pending)
     raise NotTrueError(
         "The migrate command succeeded, the database disagrees",
         what=reason.what if reason else f"still pending: {names}",
@@ -352,20 +355,20 @@ def _require_done(after: Plan) -> None:
     )
 
 
-def _applied(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
+def _describe_applied(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
     return [{"name": row.name, "checksum": row.checksum, "seconds": round(row.seconds, 3)} for row in rows]
 
 
-def _conclude(job: Job[Settings], backup: Backup, after: Plan, applied: tuple[Row, ...]) -> None:
+def _conclude(job: Job[Settings], backup: Backup, plan: Plan, applied: tuple[Row, ...]) -> None:
     job.evidence |= {
-        "applied": _applied(applied),
+        "applied": _describe_applied(applied),
         "migrations_applied": len(applied),
-        "already_applied": len(after.applied) - len(applied),
+        "already_applied": len(plan.applied) - len(applied),
     }
     job.actions.output("migrations-applied", len(applied))
     for row in applied:
         job.tick(f"{row.name} is applied ({row.seconds:.2f} s, SHA-256 {row.checksum[:12]}…)")
-    job.tick(f"nothing is pending: {len(after.applied)} migrations are applied, {len(applied)} of them since {backup.id}")
+    job.tick(f"nothing is pending: {len(plan.applied)} migrations are applied, {len(applied)} of them since {backup.id}")
     rows = [(code(row.name), f"{row.seconds:.2f} s", code(row.checksum[:12])) for row in applied]
-    shown = f"\n\n{table(('Migration', 'Time', 'SHA-256'), rows)}" if applied else ""
-    job.actions.summary(f"### ✓ database-migrations: {len(applied)} applied behind {backup.id}{shown}")
+    applied_table = f"\n\n{table(('Migration', 'Time', 'SHA-256'), rows)}" if applied else ""
+    job.actions.summary(f"### ✓ database-migrations: {len(applied)} applied behind {backup.id}{applied_table}")
