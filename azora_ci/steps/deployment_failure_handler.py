@@ -1,6 +1,6 @@
-"""deployment-failure-handler: what broke, what state production is in, what to do next; told to people and recorded.
+"""deployment-failure-handler: report what broke, what state production is in and what to do next; notify people, archive the record.
 
-It must work when almost everything is missing, and never fails silently: each part that cannot be done is noted and the rest goes on.
+The job must work when almost every input is missing. A part that fails is noted in the report, and the other parts still run.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from azora_ci.s3_client import Patience
 from azora_ci.settings import Aws, Common, Notifications, deployment_id, git_sha, release_version, variable
 
 T = TypeVar("T")
-# A report soon is worth more than an archive late: the job waits less for the store than others do.
+# People need the report soon, more than they need the archive: this job waits for the store for a shorter time than other jobs.
 PATIENCE = Patience(attempts=3, connect_timeout=5, read_timeout=20)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Common, Aws, Notifications):
-    """What deployment-failure-handler reads. Everything may be missing: a run can fail before there is anything."""
+    """What deployment-failure-handler reads. Any of it may be missing: a run can fail before the values exist."""
 
     needs: str | None = variable(
         "NEEDS", "results of the jobs: toJSON(needs)", example='{"database-backup": {"result": "failure"}}', required=False
@@ -48,39 +48,39 @@ class Settings(Common, Aws, Notifications):
 
 
 def run(job: Job[Settings]) -> None:
-    """Write the report, keep the record, tell people. Ends well when the report was written; what else failed is in its notes."""
+    """Write the report, archive the record, notify people. Only a report that cannot be written fails the job; notes name other failures."""
     notes: list[str] = []
     job.evidence["notes"] = notes
-    needs = _needs(job, notes)
-    found = _found(job, notes)
-    finding = diagnosis.diagnose(needs, found, job.identity.version)
+    needs = _read_needs(job, notes)
+    job_fragments = _read_fragments(job, notes)
+    finding = diagnosis.diagnose(needs, job_fragments, job.identity.version)
     job.evidence.update(
-        failed_jobs=[one.job for one in finding.failed],
+        failed_jobs=[failed.job for failed in finding.failed],
         not_run=list(finding.not_run),
         status=finding.status,
         production_state="\n".join(finding.production),
     )
-    backup = _preserved_backup(job, found, notes)
+    backup = _check_backup(job, job_fragments, notes)
     job.evidence.update(backup=backup, record_sha256=None, record_location=None, notified=False, notification="not sent yet")
-    _report(job, finding, backup)
+    _write_report(job, finding, backup)
     job.evidence["artifacts"] = None
-    archive = _carry_on(job, notes, "the record was not archived", lambda: _keep_record(job, finding, found))
+    archive = _try_part(job, notes, "the record was not archived", lambda: _archive_record(job, finding, job_fragments))
     _notify(job, backup is not None and backup["verified"])
     job.actions.notice("State of production", "\n".join(finding.production))
-    _report(job, finding, backup)
+    _write_report(job, finding, backup)
     if archive is not None:
-        _carry_on(job, notes, "the report was not archived", lambda: _keep_report(job, archive))
-    job.actions.summary(failure_report.page(_document(job, finding, backup)))
+        _try_part(job, notes, "the report was not archived", lambda: _archive_report(job, archive))
+    job.actions.summary(failure_report.page(_make_report(job, finding, backup)))
 
 
-# --- what there is -----------------------------------------------------------------------------------------------------
+# --- inputs ------------------------------------------------------------------------------------------------------------
 
 
-def _needs(job: Job[Settings], notes: list[str]) -> dict[str, str]:
-    """Return the results of the jobs; {} with a note when GitHub's are not usable."""
+def _read_needs(job: Job[Settings], notes: list[str]) -> dict[str, str]:
+    """Return the result of each job by its name, or {} and a note when GitHub's NEEDS cannot be used."""
     try:
-        given = json.loads(job.settings.needs or "{}")
-        results = {str(name): str(one["result"]) for name, one in given.items() if name in diagnosis.PIPELINE}
+        needs = json.loads(job.settings.needs or "{}")
+        results = {str(name): str(entry["result"]) for name, entry in needs.items() if name in diagnosis.PIPELINE}
     except (ValueError, TypeError, KeyError, AttributeError):
         notes.append("NEEDS is not the result of jobs: the report rests on the fragments alone")
         return {}
@@ -89,72 +89,72 @@ def _needs(job: Job[Settings], notes: list[str]) -> dict[str, str]:
     return results
 
 
-def _found(job: Job[Settings], notes: list[str]) -> dict[str, Fragment]:
-    """Return the newest fragment of every job; one that cannot be read is noted, not trusted."""
+def _read_fragments(job: Job[Settings], notes: list[str]) -> dict[str, Fragment]:
+    """Return the newest fragment of every job by the job's name. A fragment that cannot be read is noted and left out."""
     newest: dict[str, Fragment] = {}
     for name in diagnosis.PIPELINE:
         for path in sorted(job.settings.received_dir.glob(f"**/record/{name}.json")):
-            one = _carry_on(job, notes, f"{path} was left out", partial(fragments.read, path))
-            if one is None or (job.identity.deployment_id is not None and one.deployment_id != job.identity.deployment_id):
+            fragment = _try_part(job, notes, f"{path} was left out", partial(fragments.read, path))
+            if fragment is None or (job.identity.deployment_id is not None and fragment.deployment_id != job.identity.deployment_id):
                 continue
-            known = newest.get(name)
-            if known is None or (one.run_attempt, one.ended_at) > (known.run_attempt, known.ended_at):
-                newest[name] = one
+            previous = newest.get(name)
+            if previous is None or (fragment.run_attempt, fragment.ended_at) > (previous.run_attempt, previous.ended_at):
+                newest[name] = fragment
     _identify(job, newest.get("validate-release"))
     return newest
 
 
 def _identify(job: Job[Settings], release: Fragment | None) -> None:
-    """Take from the evidence of validate-release what the environment does not say of the deployment."""
+    """Take the deployment's identity from the fragment of validate-release when the environment does not give it."""
     if release is not None and job.identity.deployment_id is None:
         job.identity = Identity(release.deployment_id, release.version, release.git_sha)
 
 
-def _carry_on(job: Job[Settings], notes: list[str], failing: str, act: Callable[[], T]) -> T | None:
-    """Do one part; when it cannot be done say so, note it, and go on."""
+def _try_part(job: Job[Settings], notes: list[str], consequence: str, act: Callable[[], T]) -> T | None:
+    """Return the result of a part of this job; when the part fails, print and note the consequence, and return None."""
     try:
         return act()
     except AzoraError as error:
-        reason = f"{failing}: {error.title}: {error.what}"
+        reason = f"{consequence}: {error.title}: {error.what}"
     except Exception as error:
         job.processes.say("".join(traceback.format_exception(error)))
-        reason = f"{failing}: {type(error).__name__}: {error}"
+        reason = f"{consequence}: {type(error).__name__}: {error}"
     note = job.processes.masked(reason)
     notes.append(note)
     job.say(note)
     return None
 
 
-def _bucket(job: Job[Settings], name: str) -> s3.Bucket:
+def _open_bucket(job: Job[Settings], name: str) -> s3.Bucket:
     return s3.bucket(job.settings, name, clock=job.clock, say=job.say, patience=PATIENCE)
 
 
 # --- the backup --------------------------------------------------------------------------------------------------------
 
 
-def _preserved_backup(job: Job[Settings], found: dict[str, Fragment], notes: list[str]) -> dict[str, Any] | None:
-    """Return what is known of this deployment's backup; verified only when it was proven and its object is in the bucket now."""
-    one = found.get("database-backup")
-    if one is None or not one.evidence.get("location"):
+def _check_backup(job: Job[Settings], job_fragments: dict[str, Fragment], notes: list[str]) -> dict[str, Any] | None:
+    """Return the state of this deployment's backup. It is verified when it was proven and its object is in the bucket now."""
+    fragment = job_fragments.get("database-backup")
+    if fragment is None or not fragment.evidence.get("location"):
         return None
-    proven = diagnosis.verified_backup(found) is not None
-    detail = _carry_on(job, notes, "the backup could not be looked at", lambda: _stored(job, one.evidence))
+    proven = diagnosis.verified_backup(job_fragments) is not None
+    detail = _try_part(job, notes, "the backup could not be looked at", lambda: _describe_stored_backup(job, fragment.evidence))
     verified = proven and detail is not None
     if verified:
-        job.tick(f"backup {one.evidence['backup_id']} is in the bucket: {detail}")
+        job.tick(f"backup {fragment.evidence['backup_id']} is in the bucket: {detail}")
     elif detail is not None:
         detail = f"in the bucket ({detail}), but never proven by a restore"
     return {
-        "backup_id": one.evidence.get("backup_id") or "unknown",
-        "location": one.evidence["location"],
+        "backup_id": fragment.evidence.get("backup_id") or "unknown",
+        "location": fragment.evidence["location"],
         "verified": verified,
-        "scripts": _restore_scripts(job, one.evidence) if verified else [],
+        "scripts": _write_restore_scripts(job, fragment.evidence) if verified else [],
         "detail": detail or "not found or not reachable now; nothing was deleted",
     }
 
 
-def _restore_scripts(job: Job[Settings], evidence: dict[str, Any]) -> list[str]:
-    """Write the scripts that restore a verified backup beside the report: there may be no rollback instructions to find them in."""
+def _write_restore_scripts(job: Job[Settings], evidence: dict[str, Any]) -> list[str]:
+    """Write the scripts that restore a verified backup beside the report, as there may be no rollback instructions. Return their names."""
     own_id = job.identity.deployment_id or ""
     texts = {
         restore_scripts.RESTORE_SCRIPT: restore_scripts.restore_script(evidence, own_id),
@@ -165,10 +165,10 @@ def _restore_scripts(job: Job[Settings], evidence: dict[str, Any]) -> list[str]:
     return list(texts)
 
 
-def _stored(job: Job[Settings], evidence: dict[str, Any]) -> str:
-    """Return the facts of the very object that was verified. Raises when it is gone or has another size."""
+def _describe_stored_backup(job: Job[Settings], evidence: dict[str, Any]) -> str:
+    """Return a description of the object that was verified. Raises when it is gone, ValueError when it has another size."""
     bucket, key = restore_scripts.bucket_and_key(evidence["location"])
-    stored = _bucket(job, bucket).require(key, evidence.get("version_id"))
+    stored = _open_bucket(job, bucket).require(key, evidence.get("version_id"))
     if evidence.get("size_bytes") is not None and stored.size != evidence["size_bytes"]:
         raise ValueError(f"the object has {stored.size} bytes, the verified backup has {evidence['size_bytes']}")
     return stored.describe()
@@ -177,7 +177,7 @@ def _stored(job: Job[Settings], evidence: dict[str, Any]) -> str:
 # --- report, record, message -------------------------------------------------------------------------------------------
 
 
-def _document(job: Job[Settings], finding: diagnosis.Diagnosis, backup: dict[str, Any] | None) -> dict[str, Any]:
+def _make_report(job: Job[Settings], finding: diagnosis.Diagnosis, backup: dict[str, Any] | None) -> dict[str, Any]:
     return {
         "schema_version": 1,
         "deployment_id": job.identity.deployment_id,
@@ -188,7 +188,7 @@ def _document(job: Job[Settings], finding: diagnosis.Diagnosis, backup: dict[str
         "run_attempt": job.settings.run_attempt,
         "run_url": job.settings.run_url,
         "status": finding.status,
-        "failed_jobs": [one.document() for one in finding.failed],
+        "failed_jobs": [failed.document() for failed in finding.failed],
         "succeeded": list(finding.succeeded),
         "not_run": list(finding.not_run),
         "unknown": list(finding.unknown),
@@ -200,55 +200,57 @@ def _document(job: Job[Settings], finding: diagnosis.Diagnosis, backup: dict[str
     }
 
 
-def _report(job: Job[Settings], finding: diagnosis.Diagnosis, backup: dict[str, Any] | None) -> None:
-    document = _document(job, finding, backup)
+def _write_report(job: Job[Settings], finding: diagnosis.Diagnosis, backup: dict[str, Any] | None) -> None:
+    document = _make_report(job, finding, backup)
     schemas.validate(document, failure_report.SCHEMA, where=failure_report.JSON_FILE)
     (job.log_dir / failure_report.JSON_FILE).write_bytes(schemas.canonical(document))
     (job.log_dir / failure_report.MARKDOWN_FILE).write_text(failure_report.page(document), encoding="utf-8")
 
 
-def _keep_record(job: Job[Settings], finding: diagnosis.Diagnosis, found: dict[str, Fragment]) -> Archive | None:
-    """Assemble the record of the failed deployment, write it beside the report, and archive it with the artifacts."""
+def _archive_record(job: Job[Settings], finding: diagnosis.Diagnosis, job_fragments: dict[str, Fragment]) -> Archive | None:
+    """Assemble the record of the failed deployment, write it beside the report, archive it with the artifacts; return the archive."""
     own_id = job.identity.deployment_id
     if own_id is None:
         job.say("no deployment id was assigned: there is no deployment to record")
         return None
-    written = found.get("deployment-record")
+    written = job_fragments.get("deployment-record")
     if written is not None and written.status == "ok":
         job.evidence.update({name: written.evidence[name] for name in ("record_sha256", "record_location")})
         job.say(f"the record of the deployment itself is archived at {written.evidence['record_location']} and stays as it is")
-        return _archive(job)
-    document = _assembled(job, finding, found, None)
+        return _open_archive(job)
+    document = _assemble_record(job, finding, job_fragments, None)
     _write_record(job, document)
-    archive = _archive(job)
-    document = _assembled(job, finding, found, archive)
+    archive = _open_archive(job)
+    document = _assemble_record(job, finding, job_fragments, archive)
     _write_record(job, document)
     artifacts = archive.keep_artifacts(job.settings.received_dir, own_id, job.settings.run_attempt)
     job.evidence["artifacts"] = {
         "location": artifacts.location, "files": artifacts.files, "size_bytes": artifacts.size_bytes, "problems": list(artifacts.problems),
     }  # fmt: skip
-    kept = archive.keep_record(document)
-    job.evidence["record_location"] = kept.location
-    job.tick(f"the record ({document['status']}) is archived at {kept.location} (SHA-256 {kept.sha256})")
+    kept_record = archive.keep_record(document)
+    job.evidence["record_location"] = kept_record.location
+    job.tick(f"the record ({document['status']}) is archived at {kept_record.location} (SHA-256 {kept_record.sha256})")
     return archive
 
 
-def _archive(job: Job[Settings]) -> Archive:
+def _open_archive(job: Job[Settings]) -> Archive:
     backup = job.config.backup
-    return Archive(_bucket(job, backup.bucket), job.settings.deploy_environment, backup.lock_mode)
+    return Archive(_open_bucket(job, backup.bucket), job.settings.deploy_environment, backup.lock_mode)
 
 
-def _keep_report(job: Job[Settings], archive: Archive) -> None:
-    """Archive the report itself: nobody else does, this is the last job."""
+def _archive_report(job: Job[Settings], archive: Archive) -> None:
+    """Archive the report: this is the last job, so no other job archives its artifact."""
     own_id, attempt = job.identity.deployment_id or "", job.settings.run_attempt
     names = (failure_report.JSON_FILE, failure_report.MARKDOWN_FILE, *(job.evidence["backup"] or {"scripts": []})["scripts"])
-    found = {f"deployment-failure-report-{artifact_suffix(own_id, '', attempt)}/{name}": job.log_dir / name for name in names}
-    kept = archive.keep_files(found, own_id, attempt)
-    job.tick(f"{kept.files} files of the report are archived below {kept.location}")
-    job.evidence["notes"].extend(kept.problems)
+    files = {f"deployment-failure-report-{artifact_suffix(own_id, '', attempt)}/{name}": job.log_dir / name for name in names}
+    kept_report = archive.keep_files(files, own_id, attempt)
+    job.tick(f"{kept_report.files} files of the report are archived below {kept_report.location}")
+    job.evidence["notes"].extend(kept_report.problems)
 
 
-def _assembled(job: Job[Settings], finding: diagnosis.Diagnosis, found: dict[str, Fragment], archive: Archive | None) -> record.Document:
+def _assemble_record(
+    job: Job[Settings], finding: diagnosis.Diagnosis, job_fragments: dict[str, Fragment], archive: Archive | None
+) -> record.Document:
     own_id = job.identity.deployment_id or ""
     attempt = job.settings.run_attempt
     facts = run_facts.circumstances(
@@ -257,8 +259,8 @@ def _assembled(job: Job[Settings], finding: diagnosis.Diagnosis, found: dict[str
         previous=archive.previous(own_id, attempt) if archive else None,
         artifacts_location=archive.bucket.url(archive.artifacts_prefix(own_id, attempt)) if archive else None,
     )
-    failure = record.Failure([one.document() for one in finding.failed], finding.not_run, finding.production)
-    return record.assemble(found, facts, status=finding.status, timestamp=rfc3339(job.clock.now()), failure=failure)
+    failure = record.Failure([failed.document() for failed in finding.failed], finding.not_run, finding.production)
+    return record.assemble(job_fragments, facts, status=finding.status, timestamp=rfc3339(job.clock.now()), failure=failure)
 
 
 def _write_record(job: Job[Settings], document: record.Document) -> None:
