@@ -48,7 +48,7 @@ class Settings(Common, Aws, Notifications):
 
 
 def run(job: Job[Settings]) -> None:
-    """Write the report, archive the record, notify people. Only a report that cannot be written fails the job; notes name other failures."""
+    """Write the report, archive the record, notify people. Only a report that cannot be written fails the job; notes list the rest."""
     notes: list[str] = []
     job.evidence["notes"] = notes
     needs = _read_needs(job, notes)

@@ -1,4 +1,4 @@
-"""deployment-record: assemble the record from the evidence of all jobs, archive it, and tell people that the deployment succeeded."""
+"""deployment-record: assemble the record from the evidence of all jobs, archive it, and notify people that the deployment succeeded."""
 
 from __future__ import annotations
 
@@ -21,62 +21,62 @@ class Settings(Deployment, Aws, Notifications):
 
 
 def run(job: Job[Settings]) -> None:
-    """Assemble, validate, archive, announce. Raises NotTrueError when the evidence is incomplete or contradicts itself."""
-    found = _evidence(job)
-    archive = _archive(job)
-    document = _recognised(job, archive, found) or _new(job, archive, found)
+    """Assemble, validate and archive the record, then announce it. Raises NotTrueError for incomplete or contradictory evidence."""
+    job_fragments = _require_fragments(job)
+    archive = _open_archive(job)
+    document = _find_archived(job, archive, job_fragments) or _assemble_new(job, archive, job_fragments)
     _write(job, document)
-    artifacts = _keep_artifacts(job, archive)
-    kept = _keep(job, archive, document)
-    job.actions.output("record-sha256", kept.sha256)
+    artifacts = _archive_artifacts(job, archive)
+    kept_record = _archive_record(job, archive, document)
+    job.actions.output("record-sha256", kept_record.sha256)
     notification = _announce(job, document)
     notes = [f"{artifacts.files} artifact files are archived below `{artifacts.location}`", *artifacts.problems, notification.detail]
-    job.actions.summary(record_page.success(document, kept.location, kept.sha256, notes))
+    job.actions.summary(record_page.success(document, kept_record.location, kept_record.sha256, notes))
 
 
-def _evidence(job: Job[Settings]) -> dict[str, Fragment]:
-    found = {name: job.fragments.require(name, job.settings.deployment_id) for name in record.EVIDENCE_JOBS}
-    said = record.contradictions(found, run_facts.circumstances(job, job.settings.deployment_id, artifacts_location=None))
-    if said:
+def _require_fragments(job: Job[Settings]) -> dict[str, Fragment]:
+    job_fragments = {name: job.fragments.require(name, job.settings.deployment_id) for name in record.EVIDENCE_JOBS}
+    contradictions = record.contradictions(job_fragments, run_facts.circumstances(job, job.settings.deployment_id, artifacts_location=None))
+    if contradictions:
         raise NotTrueError(
             "The evidence contradicts itself",
-            what="\n".join(said),
+            what="\n".join(contradictions),
             where=f"fragments of deployment {job.settings.deployment_id} in {job.settings.received_dir}",
             next_step="find out which of them is right before this deployment is called a success; no record was written",
         )
-    job.tick(f"the fragments of {len(found)} jobs are complete, valid and agree with each other")
-    return found
+    job.tick(f"the fragments of {len(job_fragments)} jobs are complete, valid and agree with each other")
+    return job_fragments
 
 
-def _archive(job: Job[Settings]) -> Archive:
+def _open_archive(job: Job[Settings]) -> Archive:
     backup = job.config.backup
     bucket = s3.bucket(job.settings, backup.bucket, clock=job.clock, say=job.say)
     return Archive(bucket, job.settings.deploy_environment, backup.lock_mode)
 
 
-def _assembled(
-    job: Job[Settings], archive: Archive, found: dict[str, Fragment], attempt: int, previous: record.Previous | None
+def _assemble(
+    job: Job[Settings], archive: Archive, job_fragments: dict[str, Fragment], attempt: int, previous: record.Previous | None
 ) -> record.Document:
     location = archive.bucket.url(archive.artifacts_prefix(job.settings.deployment_id, attempt))
     facts = run_facts.circumstances(job, job.settings.deployment_id, attempt=attempt, previous=previous, artifacts_location=location)
-    return record.assemble(found, facts, status="success")
+    return record.assemble(job_fragments, facts, status="success")
 
 
-def _recognised(job: Job[Settings], archive: Archive, found: dict[str, Fragment]) -> record.Document | None:
-    """Return the record when an earlier attempt archived the same one: what is proven is recognised, not written twice."""
+def _find_archived(job: Job[Settings], archive: Archive, job_fragments: dict[str, Fragment]) -> record.Document | None:
+    """Return the record that an earlier attempt archived when its content is the same, so that it is not written twice; else None."""
     for attempt, data in archive.records_of(job.settings.deployment_id).items():
-        document = _assembled(job, archive, found, attempt, None)
-        before = ("previous_record_sha256", "previous_deployment_id", "previous_version")
-        if (same := record.with_keys_of(document, data, *before)) is not None:
+        document = _assemble(job, archive, job_fragments, attempt, None)
+        previous_keys = ("previous_record_sha256", "previous_deployment_id", "previous_version")
+        if (archived := record.with_keys_of(document, data, *previous_keys)) is not None:
             job.tick(f"the record of this deployment is archived already (attempt {attempt})")
-            return same
+            return archived
     return None
 
 
-def _new(job: Job[Settings], archive: Archive, found: dict[str, Fragment]) -> record.Document:
+def _assemble_new(job: Job[Settings], archive: Archive, job_fragments: dict[str, Fragment]) -> record.Document:
     attempt = job.settings.run_attempt
     previous = archive.previous(job.settings.deployment_id, attempt)
-    return _assembled(job, archive, found, attempt, previous)
+    return _assemble(job, archive, job_fragments, attempt, previous)
 
 
 def _write(job: Job[Settings], document: record.Document) -> None:
@@ -86,29 +86,30 @@ def _write(job: Job[Settings], document: record.Document) -> None:
     job.tick(f"{path} is complete and fits its schema")
 
 
-def _keep_artifacts(job: Job[Settings], archive: Archive) -> KeptArtifacts:
-    kept = archive.keep_artifacts(job.settings.received_dir, job.settings.deployment_id, job.settings.run_attempt)
+def _archive_artifacts(job: Job[Settings], archive: Archive) -> KeptArtifacts:
+    artifacts = archive.keep_artifacts(job.settings.received_dir, job.settings.deployment_id, job.settings.run_attempt)
     job.evidence["artifacts"] = {
-        "location": kept.location, "files": kept.files, "size_bytes": kept.size_bytes, "problems": list(kept.problems),
+        "location": artifacts.location, "files": artifacts.files, "size_bytes": artifacts.size_bytes, "problems": list(artifacts.problems),
     }  # fmt: skip
-    job.tick(f"{kept.files} artifact files ({kept.size_bytes} bytes) are archived below {kept.location}")
-    if kept.problems:
-        job.actions.warning("Artifacts not archived", "\n".join(kept.problems))
-    return kept
+    job.tick(f"{artifacts.files} artifact files ({artifacts.size_bytes} bytes) are archived below {artifacts.location}")
+    if artifacts.problems:
+        job.actions.warning("Artifacts not archived", "\n".join(artifacts.problems))
+    return artifacts
 
 
-def _keep(job: Job[Settings], archive: Archive, document: record.Document) -> KeptRecord:
-    kept = archive.keep_record(document)
+def _archive_record(job: Job[Settings], archive: Archive, document: record.Document) -> KeptRecord:
+    kept_record = archive.keep_record(document)
+    lock_until = rfc3339(kept_record.lock_until) if kept_record.lock_until else None
     job.evidence.update(
-        record_sha256=kept.sha256,
-        record_location=kept.location,
+        record_sha256=kept_record.sha256,
+        record_location=kept_record.location,
         previous_record_sha256=document["previous_record_sha256"],
         rollback_deadline=document["rollback_deadline"],
-        lock_until=rfc3339(kept.lock_until) if kept.lock_until else None,
+        lock_until=lock_until,
     )
-    locked = f", locked until {rfc3339(kept.lock_until)}" if kept.lock_until else ", not locked: the bucket has no Object Lock"
-    job.tick(f"the record is archived at {kept.location} (SHA-256 {kept.sha256}{locked})")
-    return kept
+    locked = f", locked until {lock_until}" if lock_until else ", not locked: the bucket has no Object Lock"
+    job.tick(f"the record is archived at {kept_record.location} (SHA-256 {kept_record.sha256}{locked})")
+    return kept_record
 
 
 def _announce(job: Job[Settings], document: record.Document) -> slack.Notification:

@@ -1,4 +1,4 @@
-"""manual-rollback: the rollback instructions for this very deployment, with scripts that work, whenever the rollout succeeded."""
+"""manual-rollback: write the rollback instructions for this deployment and the scripts that they name, after a successful rollout."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ class Settings(Deployment):
 
 
 def run(job: Job[Settings]) -> None:
-    """Write ROLLBACK-INSTRUCTIONS.md and its scripts. Raises NotTrueError when nothing is known of the rollout."""
-    document, source = _record(job)
+    """Write ROLLBACK-INSTRUCTIONS.md and its scripts. Raises NotTrueError when there is no evidence of the rollout."""
+    document, source = _find_record(job)
     job.evidence["source"] = source
     verdict = rollback.assess(document, job.clock.now())
-    text = instructions.render(document, _guide(job))
+    text = instructions.render(document, _make_guide(job))
     _write(job, instructions.FILE_NAME, text)
     job.evidence.update(
         instructions=instructions.FILE_NAME,
         instructions_sha256=record.sha256(text.encode()),
-        scripts=_scripts(job, document),
+        scripts=_write_scripts(job, document),
         rollback_available=document["rollback_available"],
         rollback_deadline=document["rollback_deadline"],
         still_open=verdict.allowed,
@@ -39,15 +39,15 @@ def run(job: Job[Settings]) -> None:
     job.actions.summary(text)
 
 
-def _record(job: Job[Settings]) -> tuple[record.Document, str]:
-    """Return the record that deployment-record wrote, or, when there is none, what the fragments support, and which of the two it is."""
+def _find_record(job: Job[Settings]) -> tuple[record.Document, str]:
+    """Return (record, source): the record that deployment-record wrote ("record"), or one assembled from fragments ("fragments")."""
     written = job.fragments.newest("deployment-record", job.settings.deployment_id)
     if written is not None and written.status == "ok":
-        return _written(job, written.evidence["record_sha256"]), "record"
-    found = {
+        return _read_record(job, written.evidence["record_sha256"]), "record"
+    job_fragments = {
         name: fragment for name in record.EVIDENCE_JOBS if (fragment := job.fragments.newest(name, job.settings.deployment_id)) is not None
     }
-    if "gradual-rollout" not in found:
+    if "gradual-rollout" not in job_fragments:
         raise NotTrueError(
             "Nothing is known of the rollout",
             what=f"neither a record nor a fragment of gradual-rollout with deployment id {job.settings.deployment_id} was found",
@@ -55,15 +55,15 @@ def _record(job: Job[Settings]) -> tuple[record.Document, str]:
             next_step="download the artifacts of this run into RECEIVED_ARTIFACTS_DIR and run this job again",
         )
     job.say("there is no deployment record: the instructions rest on the jobs' fragments")
-    finding = diagnosis.diagnose({}, found, job.settings.version)
-    failure = record.Failure([one.document() for one in finding.failed], finding.not_run, finding.production)
+    finding = diagnosis.diagnose({}, job_fragments, job.settings.version)
+    failure = record.Failure([failed.document() for failed in finding.failed], finding.not_run, finding.production)
     facts = run_facts.circumstances(job, job.settings.deployment_id, artifacts_location=None)
-    document = record.assemble(found, facts, status=finding.status, failure=failure)
+    document = record.assemble(job_fragments, facts, status=finding.status, failure=failure)
     schemas.validate(document, record.SCHEMA, where="the record that the fragments support")
     return document, "fragments"
 
 
-def _written(job: Job[Settings], sha256: str) -> record.Document:
+def _read_record(job: Job[Settings], sha256: str) -> record.Document:
     for path in sorted(job.settings.received_dir.glob("**/deployment-record.json")):
         data = path.read_bytes()
         if record.sha256(data) == sha256:
@@ -79,7 +79,7 @@ def _written(job: Job[Settings], sha256: str) -> record.Document:
     )
 
 
-def _guide(job: Job[Any]) -> instructions.Guide:
+def _make_guide(job: Job[Any]) -> instructions.Guide:
     return instructions.Guide(
         application=job.config.application,
         on_call=job.config.on_call,
@@ -89,8 +89,8 @@ def _guide(job: Job[Any]) -> instructions.Guide:
     )
 
 
-def _scripts(job: Job[Settings], document: record.Document) -> dict[str, str]:
-    """Write the restore scripts where there is a verified backup, and return their hashes by name."""
+def _write_scripts(job: Job[Settings], document: record.Document) -> dict[str, str]:
+    """Write the restore scripts when there is a verified backup, and return their SHA-256 by file name; without one, return {}."""
     if not rollback.plan(document).restore_possible:
         job.say("there is no verified backup: no restore scripts are written")
         return {}
