@@ -1,7 +1,7 @@
-"""gradual-rollout: one process owns three stages, 5 %, 50 %, 100 %, and the way back.
+"""gradual-rollout: one process runs the three stages, 5 %, 50 %, 100 % of traffic, and takes traffic back when one fails.
 
-Everything that is true is on the target (journal, edge files): a rerun with the same deployment id reads it and goes on, goes
-back, or recognises what is done, and says which.
+The state of a rollout is stored on the target (journal, edge files). A rerun with the same deployment id reads it, says what it
+found, and then starts again, takes traffic back first, or recognises that the release was promoted already.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from azora_ci.targets import Owner, Planning, Release, Target, Wiring, host_keys
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.lock import FencedError
 
-SHORTEST_MINUTES = 1.0  # of a stage in production, without a reason
+SHORTEST_MINUTES = 1.0  # shortest stage in production; shorter ones need SHORT_STAGES_REASON
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,46 +51,45 @@ class Settings(Deployment, Health, ProductionHosts):
 
 
 def run(job: Job[Settings]) -> None:
-    """Roll the release out, or take traffic back. Raises NotTrueError for a rollback."""
-    plan = _plan_stages(job.settings)
-    release = _release(job)
-    target = _target(job)
-    rollout = Rollout(job, target, release, plan)
+    """Roll the release out. When a stage fails, take traffic back and raise NotTrueError."""
+    durations = _stage_durations(job.settings)
+    release = _require_release(job)
+    target = _make_target(job)
+    rollout = Rollout(job, target, release, durations)
     if job.settings.dry_run:
-        rollout.announce(target.current())
+        rollout.announce_plan(target.current())
         rollout.note_host_keys()
         rollout.finish("planned")
         return
-    owner = Owner(release.id, job.settings.run_url, job.settings.actor)
-    with target.locked(owner):
+    with target.locked(Owner(release.id, job.settings.run_url, job.settings.actor)):
         rollout.note_host_keys()
         history = rollout.recover(target.current())
         if history.serving == release.id:
-            rollout.recognise(history)
+            rollout.recognise_promoted(history)
         else:
-            rollout.announce(history)
-            rollout.climb(history)
+            rollout.announce_plan(history)
+            rollout.run_stages(history)
 
 
-def _plan_stages(settings: Settings) -> tuple[float, float, float]:
+def _stage_durations(settings: Settings) -> tuple[float, float, float]:
     minutes = (settings.canary_minutes, settings.progressive_minutes, settings.full_minutes)
     if settings.deploy_environment == "production" and min(minutes) < SHORTEST_MINUTES and not settings.short_stages_reason:
         raise BadInputError(
             "Stages are too short for production",
-            what=f"stages of {', '.join(f'{one:g}' for one in minutes)} minutes; under a minute nothing is learned about a new version",
+            what=f"stages of {', '.join(f'{span:g}' for span in minutes)} minutes; under a minute nothing is learned about a new version",
             where="CANARY_MINUTES, PROGRESSIVE_MINUTES, FULL_MINUTES",
             next_step="use at least 1 minute each, or give SHORT_STAGES_REASON, which lands in the record",
         )
     return minutes
 
 
-def _release(job: Job[Settings]) -> Release:
+def _require_release(job: Job[Settings]) -> Release:
     built = job.fragments.require("build-and-push", job.settings.deployment_id).evidence["services"]
-    wanted = {service.id for service in job.config.services}
-    if set(built) != wanted:
+    configured = {service.id for service in job.config.services}
+    if set(built) != configured:
         raise NotTrueError(
             "Built services are not the configured ones",
-            what=f"built: {', '.join(sorted(built)) or '(none)'}; configured: {', '.join(sorted(wanted))}",
+            what=f"built: {', '.join(sorted(built)) or '(none)'}; configured: {', '.join(sorted(configured))}",
             where="the fragment of build-and-push",
             next_step="run build-and-push again with the same configuration",
         )
@@ -98,7 +97,7 @@ def _release(job: Job[Settings]) -> Release:
     return Release(job.settings.deployment_id, job.settings.version, digests, {name: built[name]["size_bytes"] for name in digests})
 
 
-def _target(job: Job[Settings]) -> Target:
+def _make_target(job: Job[Settings]) -> Target:
     secrets = named_secrets(name for service in job.config.services for name in service.secrets)
     for secret in secrets.values():
         for text in secrets_of_url(secret.reveal()):
@@ -114,7 +113,7 @@ def _target(job: Job[Settings]) -> Target:
 
 @dataclass
 class Rollout:
-    """The story of one rollout; ``job.evidence`` grows with it."""
+    """One rollout of a release to a target; each step is recorded in ``job.evidence``."""
 
     job: Job[Settings]
     target: Target
@@ -124,7 +123,7 @@ class Rollout:
     def __post_init__(self) -> None:
         config = self.job.config
         self.limits = Limits(config.rollout.error_rate_points, config.rollout.latency_factor, config.rollout.minimum_requests)
-        self.at = "before the first stage"
+        self.phase = "before the first stage"
         self.evidence: dict[str, Any] = self.job.evidence
         self.evidence.update(
             target=config.target.kind,
@@ -138,13 +137,13 @@ class Rollout:
         )
 
     def note_host_keys(self) -> None:
-        """Keep what the target's hosts showed: the next deployment expects it where no key is pinned."""
+        """Record the host keys that the target's hosts presented: the next deployment expects them when no key is pinned."""
         self.evidence["host_keys"] = host_keys(self.target)
 
-    # --- before anything moves -------------------------------------------------------------------------------------------
+    # --- preparation -----------------------------------------------------------------------------------------------------
 
     def recover(self, history: History) -> History:
-        """Bring the target to a state to start from: what a dead runner left half done goes back. Returns the history then."""
+        """Take back the unfinished deployments of dead runs; return the history afterwards. Raises NotTrueError, UnreachableError."""
         serving = history.releases.get(history.serving or "")
         if serving and serving.id != self.release.id and _seconds(serving.id) > _seconds(self.release.id):
             raise NotTrueError(
@@ -155,10 +154,10 @@ class Rollout:
             )
         earlier = history.releases.get(self.release.id)
         if earlier and earlier.outcome == "aborted":
-            self._remark(f"an earlier attempt of {self.release.id} went back ({earlier.reason}); starting again at 0 %")
+            self._note(f"an earlier attempt of {self.release.id} went back ({earlier.reason}); starting again at 0 %")
         while (unfinished := self.target.current().unfinished) is not None:
-            left = "on its way back" if unfinished.going_back else f"at {unfinished.percent} %"
-            self._remark(f"{unfinished.version} ({unfinished.id}) was left {left} by a run that died; taking traffic back first")
+            progress = "on its way back" if unfinished.going_back else f"at {unfinished.percent} %"
+            self._note(f"{unfinished.version} ({unfinished.id}) was left {progress} by a run that died; taking traffic back first")
             stale = Release(unfinished.id, unfinished.version, unfinished.digests)
             with undisturbed():
                 returned = self.target.abort(stale, "its run died in the middle")
@@ -172,14 +171,15 @@ class Rollout:
                 )
         return self.target.current()
 
-    def announce(self, history: History) -> None:
-        """Print the plan and note what it starts from."""
-        before = history.before(self.release.id)
-        self.plan = stages(self.minutes, first=before is None)
-        self._note_previous(before)
-        counts = {one.id: [instances_at(stage.percent, one.instances) for stage in self.plan] for one in self.job.config.services}
-        old = before.version if before else None
-        lines = rollout_report.plan_lines(self.plan, new=self.release.version, old=old, limits=self.limits, counts=counts)
+    def announce_plan(self, history: History) -> None:
+        """Print the plan of the stages and record the previous version."""
+        previous = history.before(self.release.id)
+        self.plan = stages(self.minutes, first=previous is None)
+        self._note_previous(previous)
+        services = self.job.config.services
+        counts = {service.id: [instances_at(stage.percent, service.instances) for stage in self.plan] for service in services}
+        previous_version = previous.version if previous else None
+        lines = rollout_report.plan_lines(self.plan, new=self.release.version, old=previous_version, limits=self.limits, counts=counts)
         if isinstance(self.target, Planning):
             lines = [*lines, *self.target.plan(self.release)]
         for line in lines:
@@ -187,74 +187,74 @@ class Rollout:
         plan = "\n".join(lines)
         self.job.actions.summary(f"### Rollout of {self.release.version}\n\n{fenced(plan)}")
 
-    def _note_previous(self, before: Deployed | None) -> None:
-        previous = {"version": before.version, "deployment_id": before.id} if before else None
-        self.evidence.update(previous=previous, rollback_available=before is not None)
+    def _note_previous(self, previous: Deployed | None) -> None:
+        evidence = {"version": previous.version, "deployment_id": previous.id} if previous else None
+        self.evidence.update(previous=evidence, rollback_available=previous is not None)
 
-    def _remark(self, text: str) -> None:
+    def _note(self, text: str) -> None:
         self.evidence["notes"].append(text)
         self.job.say(text)
 
     # --- already done ----------------------------------------------------------------------------------------------------
 
-    def recognise(self, history: History) -> None:
-        """This deployment was promoted by an earlier attempt: make sure that it serves, and say so."""
-        done = history.releases[self.release.id]
-        if dict(self.release.digests) != done.digests:
+    def recognise_promoted(self, history: History) -> None:
+        """Finish a deployment that an earlier attempt promoted. Raises NotTrueError when its digests differ or it is not healthy."""
+        promoted = history.releases[self.release.id]
+        if dict(self.release.digests) != promoted.digests:
             raise NotTrueError(
                 "Promoted with other bytes",
-                what=f"{self.release.id} was promoted with digests {done.digests}, the build now says {dict(self.release.digests)}",
+                what=f"{self.release.id} was promoted with digests {promoted.digests}, the build now says {dict(self.release.digests)}",
                 where="journal of the target and fragment of build-and-push",
                 next_step="start a new run, which gets a deployment id of its own",
             )
         self.target.promote(self.release)  # finishes what an attempt that died right after promotion left
         self._note_previous(history.before(self.release.id))
-        self.evidence["stages"] = done.stages
+        self.evidence["stages"] = promoted.stages
         self._require_healthy()
-        self._remark(f"{self.release.version} was already promoted by an earlier attempt of this deployment; nothing was changed")
+        self._note(f"{self.release.version} was already promoted by an earlier attempt of this deployment; nothing was changed")
         self.finish("completed")
 
     def _require_healthy(self) -> None:
-        endpoints = [self.target.endpoint(one, NEW) for one in self.target.instances(self.release.id)]
-        findings = [classify(one, fetch(request_of(one), 5.0, self.job.clock)) for one in endpoints]
-        sick = [f"{one.endpoint.name}: {one.detail}" for one in findings if not one.passed]
-        if sick or not findings:
+        endpoints = [self.target.endpoint(instance, NEW) for instance in self.target.instances(self.release.id)]
+        findings = [classify(endpoint, fetch(request_of(endpoint), 5.0, self.job.clock)) for endpoint in endpoints]
+        unhealthy = [f"{finding.endpoint.name}: {finding.detail}" for finding in findings if not finding.passed]
+        if unhealthy or not findings:
             raise NotTrueError(
                 "The promoted version is not healthy",
-                what="; ".join(sick) or "no instance of it runs",
+                what="; ".join(unhealthy) or "no instance of it runs",
                 where="direct probes of its instances",
                 next_step="read the instances' logs; go back with the rollback instructions, or start a new run",
             )
 
-    # --- the climb -------------------------------------------------------------------------------------------------------
+    # --- the stages ------------------------------------------------------------------------------------------------------
 
-    def climb(self, history: History) -> None:
-        """Go through the stages and promote; anything that goes wrong takes traffic back first."""
-        before = history.before(self.release.id)
+    def run_stages(self, history: History) -> None:
+        """Run the stages and promote the release. After any failure traffic is taken back before the error is raised."""
+        previous = history.before(self.release.id)
         settings, config = self.job.settings, self.job.config
-        added = frozenset(self.release.digests) - frozenset(before.digests) if before else frozenset[str]()
-        subject = Subject(self.release, before.id if before else None, before.version if before else None, config.services, added)
+        added = frozenset(self.release.digests) - frozenset(previous.digests) if previous else frozenset[str]()
+        subject = Subject(self.release, previous.id if previous else None, previous.version if previous else None, config.services, added)
         rules = Rules(settings.health_interval, settings.health_retries, self.limits, config.rollout.inconclusive)
         bake = Bake(self.target, subject, rules, self.job.processes, self.job.clock)
-        with self._safely(bake):
+        with self._taking_back_on_failure(bake):
             for stage in self.plan:
-                self._stage(stage, bake)
-            self.at = "promotion"
+                self._run_stage(stage, bake)
+            self.phase = "promotion"
             self.target.promote(self.release)
-        kept = f"{before.version} keeps running at 0 % as the rollback target" if before else "there is no version to go back to"
-        self.job.tick(f"{self.release.version} is promoted; {kept}")
+        fallback = f"{previous.version} keeps running at 0 % as the rollback target" if previous else "there is no version to go back to"
+        self.job.tick(f"{self.release.version} is promoted; {fallback}")
         self.finish("completed")
 
-    def _stage(self, stage: Stage, bake: Bake) -> None:
-        self.at = stage.name
+    def _run_stage(self, stage: Stage, bake: Bake) -> None:
+        self.phase = stage.name
         self.job.say(f"--- {stage.name}: {stage.percent} %")
-        found = self.target.deploy(self.release, stage.percent)
-        self.evidence["instances"] = [one.name for one in found]
+        instances = self.target.deploy(self.release, stage.percent)
+        self.evidence["instances"] = [instance.name for instance in instances]
         bake.begin(stage)
         weights = self.target.set_weight(self.release, stage.percent)
         self.job.tick(f"the edge answers that {stage.percent} % of traffic goes to {self.release.version}")
         decision, evidence = bake.watch(weights)
-        self._keep(evidence)
+        self._record_stage(evidence)
         if decision.action is Action.ABORT:
             raise NotTrueError(
                 f"{stage.name}: not healthy",
@@ -265,41 +265,41 @@ class Rollout:
         self.target.finish_stage(self.release, evidence)
         self.job.tick(f"{stage.name} was watched for {evidence['duration_minutes'] * 60:.0f} s: {decision.reason}")
 
-    def _keep(self, evidence: dict[str, Any]) -> None:
+    def _record_stage(self, evidence: dict[str, Any]) -> None:
         self.evidence["stages"].append(evidence)
         table = rollout_report.stage_table(evidence)
         self.job.say(table)
         self.job.actions.summary(table)
 
-    # --- the way back ----------------------------------------------------------------------------------------------------
+    # --- taking traffic back ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _safely(self, bake: Bake) -> Iterator[None]:
+    def _taking_back_on_failure(self, bake: Bake) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
-            with undisturbed(deliver=False):  # the second signal of a cancelled run must not interrupt the way back
-                self._after(error, bake)
+            with undisturbed(deliver=False):  # the second signal of a cancelled run must not interrupt this
+                self._handle_failure(error, bake)
             raise
 
-    def _after(self, error: BaseException, bake: Bake) -> None:
+    def _handle_failure(self, error: BaseException, bake: Bake) -> None:
         cancelled = isinstance(error, CancelledError)
         reason = error.what if isinstance(error, Explained) else type(error).__name__
         for evidence in bake.interrupted("cancelled" if cancelled else "aborted", reason):
-            self._keep(evidence)
+            self._record_stage(evidence)
         if isinstance(error, FencedError):
-            self._remark(f"{error.title}, {error.what}: who holds it decides about traffic, this run changes nothing any more")
+            self._note(f"{error.title}, {error.what}: who holds it decides about traffic, this run changes nothing any more")
             self.finish("failed")
             return
         if self.target.current().serving == self.release.id:
-            self._remark(f"{self.release.version} had been promoted already: it stays; re-run this job to finish")
+            self._note(f"{self.release.version} had been promoted already: it stays; re-run this job to finish")
             self.finish("failed")
             return
-        self._back(reason, cancelled=cancelled)
+        self._take_back(reason, cancelled=cancelled)
 
-    def _back(self, reason: str, *, cancelled: bool) -> None:
+    def _take_back(self, reason: str, *, cancelled: bool) -> None:
         self.job.say(f"taking all traffic back: {reason}")
-        self.evidence["abort"] = {"stage": self.at, "reason": reason, "seconds_to_safe": None, "proved": False, "detail": "not finished"}
+        self.evidence["abort"] = {"stage": self.phase, "reason": reason, "seconds_to_safe": None, "proved": False, "detail": "not finished"}
         try:
             returned = self.target.abort(self.release, reason, hurry=cancelled)
         except AzoraError as error:
@@ -310,24 +310,26 @@ class Rollout:
         detail = {"seconds_to_safe": round(returned.seconds, 3), "proved": returned.proved, "detail": returned.detail}
         self.evidence["abort"].update(detail)
         self.evidence["rollback_available"] = False
-        to, seconds = returned.to or "no version", f"{returned.seconds:.2f} s"
+        version, seconds = returned.to or "no version", f"{returned.seconds:.2f} s"
         if returned.proved:
-            self.job.say(f"✓ all traffic is on {to} after {seconds}: {returned.detail}")
-            self.job.actions.summary(f"**Traffic went back to {to}** in {seconds}, proved: {escaped(returned.detail)}")
-        else:  # the seconds are those of what could be reached
-            self.job.say(f"✗ that all traffic is on {to} is NOT proved; where the edge answered, it was after {seconds}: {returned.detail}")
+            self.job.say(f"✓ all traffic is on {version} after {seconds}: {returned.detail}")
+            self.job.actions.summary(f"**Traffic went back to {version}** in {seconds}, proved: {escaped(returned.detail)}")
+        else:  # the seconds were measured at the edges that answered
+            self.job.say(
+                f"✗ that all traffic is on {version} is NOT proved; where the edge answered, it was after {seconds}: {returned.detail}"
+            )
             self.job.actions.summary(
-                f"**Traffic went back to {to}, NOT proved**; where the edge answered, in {seconds}: {escaped(returned.detail)}"
+                f"**Traffic went back to {version}, NOT proved**; where the edge answered, in {seconds}: {escaped(returned.detail)}"
             )
         self.finish("cancelled" if cancelled else "rolled_back" if returned.to else "failed")
 
     def finish(self, status: str) -> None:
-        """Say how it ended, in the evidence and as the job's output."""
+        """Set the status of the rollout in the evidence and as the job's output."""
         self.evidence["rollout_status"] = status
         if isinstance(self.target, Planning):
             self.evidence["notes"] += self.target.notes
             self.target.notes.clear()
-        self.evidence.setdefault("instances", [one.name for one in self.target.instances(self.release.id)])
+        self.evidence.setdefault("instances", [instance.name for instance in self.target.instances(self.release.id)])
         self.job.actions.output("rollout-status", status)
 
 
