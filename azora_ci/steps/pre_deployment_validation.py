@@ -1,4 +1,4 @@
-"""pre-deployment-validation: every gate of the release commit, before anything is touched."""
+"""pre-deployment-validation: check every gate of the release commit before anything is changed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from azora_ci.targets.host_site import settings_of
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Deployment, Aws, PinnedHostKeys):
-    """What opens the gates."""
+    """What pre-deployment-validation reads."""
 
     github_token: Secret = variable("GITHUB_TOKEN", "token that reads checks, statuses, actions and contents", example="ghs_…", secret=True)
     database_url: Secret | None = variable(
@@ -35,25 +35,25 @@ class Settings(Deployment, Aws, PinnedHostKeys):
 
 
 def run(job: Job[Settings]) -> None:
-    """Pass every gate or raise: NotTrueError (closed), BadInputError, UnreachableError."""
+    """Pass every gate. Raises NotTrueError when a gate is closed, BadInputError, UnreachableError."""
     job.evidence |= {"checks": [], "commands": [], "not_checked": [], "recorded_host_keys": None}
     try:
         pass_configuration(job)
         pass_required_checks(job)
         pass_reachability(job)
         read_recorded_host_keys(job)
-        for purpose, wanted in (("audit", job.config.checks.audit), ("build", job.config.checks.build)):
-            for command in wanted:
+        for purpose, argvs in (("audit", job.config.checks.audit), ("build", job.config.checks.build)):
+            for command in argvs:
                 commands.run(job, purpose, command)
     finally:
-        _summarise(job)
+        _write_summary(job)
 
 
 # --- configuration ------------------------------------------------------------------------------------------------------
 
 
 def pass_configuration(job: Job[Settings]) -> None:
-    """Refuse what later jobs would only find after the migrations, or after 100 % of traffic. Raises BadInputError."""
+    """Raise BadInputError for settings that later jobs would refuse only after the migrations or after 100 % of traffic."""
     if job.config.target.kind == "docker_hosts":
         settings_of(job.config)
     if not job.config.smoke:
@@ -79,42 +79,43 @@ def pass_required_checks(job: Job[Settings]) -> None:
             next_step="GitHub sets it; export owner/name to replay the step",
         )
     github = GitHub(settings.api_url, settings.repository, settings.github_token, clock=job.clock, say=job.say)
-    required = required_checks(job, github)
-    own = None if settings.run_id == "0" else github.check_suite_of_run(settings.run_id)
-    job.say(f"{len(required)} required checks of {settings.git_sha}; excluded: check suite {own or '(none)'} of this run")
+    required = find_required_checks(job, github)
+    own_suite = None if settings.run_id == "0" else github.check_suite_of_run(settings.run_id)
+    job.say(f"{len(required)} required checks of {settings.git_sha}; excluded: check suite {own_suite or '(none)'} of this run")
     started = job.clock.monotonic()
-    verdict = settled_verdict(job, github, required, own)
+    verdict = await_verdict(job, github, required, own_suite)
     job.evidence["waited_seconds"] = round(job.clock.monotonic() - started, 1)
     for finding in verdict.having(PASSED):
         job.tick(f"{finding} of {settings.git_sha[:12]}, required by {finding.required.source}")
     if verdict.state != PASSED:
-        raise gate_closed(verdict, settings.git_sha, job.config.checks.wait_minutes)
+        raise gate_error(verdict, settings.git_sha, job.config.checks.wait_minutes)
 
 
-def required_checks(job: Job[Settings], github: GitHub) -> list[Required]:
+def find_required_checks(job: Job[Settings], github: GitHub) -> list[Required]:
     """Return the checks that the configuration and the default branch's rules require. Raises BadInputError when there are none."""
     required = checks.required_by_configuration(job.config.checks.required)
-    places = str(job.settings.config_path)
+    sources = str(job.settings.config_path)
     if job.config.checks.rulesets:
         branch = github.default_branch()
         required += checks.required_by_rules(github.branch_rules(branch))
         required += checks.required_by_protection(github.branch(branch))
-        places += f", rulesets and protection of {branch}"
+        sources += f", rulesets and protection of {branch}"
     if not required:
         raise BadInputError(
             "No required checks",
             what="an empty list of checks is no gate: 0 names in checks.required, 0 from rulesets and branch protection",
-            where=places,
+            where=sources,
             next_step="name the checks that a release needs in checks.required",
         )
     return required
 
 
-def settled_verdict(job: Job[Settings], github: GitHub, required: list[Required], own: int | None) -> Verdict:
-    """Return the verdict once it is settled, or as it stands when the waiting time is over. Its findings become evidence."""
+def await_verdict(job: Job[Settings], github: GitHub, required: list[Required], own_suite: int | None) -> Verdict:
+    """Return the verdict when no check is pending, or the last verdict when the waiting time is over. Its findings become evidence."""
     limit = job.config.checks.wait_minutes * 60
     for elapsed in job.clock.ticks(job.settings.poll_seconds, limit):
-        verdict = checks.judge(required, observed_checks(github, job.settings.git_sha, required, own), job.config.checks.allow_skipped)
+        observations = checks.observed(github.check_runs(job.settings.git_sha), github.statuses(job.settings.git_sha), own_suite)
+        verdict = checks.judge(required, observations, job.config.checks.allow_skipped)
         job.evidence["checks"] = [finding.document() for finding in verdict.findings]
         if verdict.state != PENDING:
             break
@@ -124,22 +125,11 @@ def settled_verdict(job: Job[Settings], github: GitHub, required: list[Required]
     return verdict
 
 
-def observed_checks(github: GitHub, commit: str, required: list[Required], own: int | None) -> list[Observed]:
-    """Return the results of a commit that count; GitHub is asked for attempts and workflow runs only where they matter."""
-    names = {check.name for check in required}
-    check_runs = [run for run in github.check_runs(commit) if run["name"] in names]
-    attempts: dict[int, int] = {}
-    for suite in checks.repeated_suites(check_runs):
-        attempts |= github.job_attempts(suite)
-    workflow_runs = github.workflow_runs(commit) if any(check.workflow for check in required) else []
-    return checks.observed(check_runs, github.statuses(commit), own, attempts=attempts, workflow_runs=workflow_runs)
-
-
-def gate_closed(verdict: Verdict, commit: str, wait_minutes: float) -> NotTrueError:
+def gate_error(verdict: Verdict, commit: str, wait_minutes: float) -> NotTrueError:
     """Return the error that names every check that has not passed."""
     failed, pending = verdict.having(FAILED), verdict.having(PENDING)
-    lines = [f"failed: {one}, required by {one.required.source}{_at(one.url)}" for one in failed]
-    lines += [f"pending: {one}, required by {one.required.source}{_at(one.url)}" for one in pending]
+    lines = [f"failed: {finding}, required by {finding.required.source}{_append_url(finding.url)}" for finding in failed]
+    lines += [f"pending: {finding}, required by {finding.required.source}{_append_url(finding.url)}" for finding in pending]
     waited = "" if failed else f" after waiting {wait_minutes:g} minutes"
     return NotTrueError(
         "Required checks have not passed",
@@ -149,7 +139,7 @@ def gate_closed(verdict: Verdict, commit: str, wait_minutes: float) -> NotTrueEr
     )
 
 
-def _at(url: str | None) -> str:
+def _append_url(url: str | None) -> str:
     return f" {url}" if url else ""
 
 
@@ -157,30 +147,30 @@ def _at(url: str | None) -> str:
 
 
 def pass_reachability(job: Job[Settings]) -> None:
-    """Ask everything of production that can be asked from here. Raises NotTrueError naming all that does not answer."""
-    closed: list[Reached] = []
-    for found in reached(job):
-        document = found.document()
+    """Check what this job can reach of production. Raises NotTrueError that names everything that does not answer."""
+    failures: list[Reached] = []
+    for finding in examine_production(job):
+        document = finding.document()
         job.evidence["checks"].append(document)
-        if found.passed:
-            job.tick(str(found))
-        elif found.kind == "endpoint" and job.settings.may_be_down:
-            job.actions.warning("Production is not healthy", f"{found} ({found.url}); accepted because PRODUCTION_MAY_BE_DOWN is true")
+        if finding.passed:
+            job.tick(str(finding))
+        elif finding.kind == "endpoint" and job.settings.may_be_down:
+            job.actions.warning("Production is not healthy", f"{finding} ({finding.url}); accepted because PRODUCTION_MAY_BE_DOWN is true")
         else:
-            closed.append(found)
-    for one in job.evidence["not_checked"]:
-        job.say(f"- not checked: {one['name']}, {one['reason']}")
-    if closed:
+            failures.append(finding)
+    for skipped in job.evidence["not_checked"]:
+        job.say(f"- not checked: {skipped['name']}, {skipped['reason']}")
+    if failures:
         raise NotTrueError(
             "Production cannot be reached",
-            what="\n".join(map(str, closed)),
-            where=", ".join(one.url or one.name for one in closed),
+            what="\n".join(map(str, failures)),
+            where=", ".join(finding.url or finding.name for finding in failures),
             next_step="repair it; for a first deployment or the repair of an outage set PRODUCTION_MAY_BE_DOWN=true (endpoints only)",
         )
 
 
-def reached(job: Job[Settings]) -> Iterator[Reached]:
-    """Yield the findings; what cannot be asked from here is noted as not checked, with the reason."""
+def examine_production(job: Job[Settings]) -> Iterator[Reached]:
+    """Yield a finding for each part of production; a part that this job cannot reach is recorded as not checked, with the reason."""
     settings, config = job.settings, job.config
     skipped: list[dict[str, str]] = job.evidence["not_checked"]
     if settings.database_url is None or config.database.via_ssh:
@@ -204,30 +194,30 @@ def reached(job: Job[Settings]) -> Iterator[Reached]:
 
 
 def read_recorded_host_keys(job: Job[Settings]) -> None:
-    """Hand the host keys that the last deployment recorded to the jobs that connect. Raises NotTrueError for a record with doubts."""
+    """Record the host keys of the last deployment as evidence for the jobs that connect. Raises NotTrueError for a doubtful record."""
     if not recorded_keys.are_needed(job.settings, job.config):
         return
     if job.settings.aws_access_key_id is None:
         reason = "no AWS credentials are handed to this job"
         job.evidence["not_checked"].append({"name": "recorded host keys", "reason": reason})
         return
-    found = recorded_keys.newest(recorded_keys.archive_of(job))
-    if found is None:
+    recorded = recorded_keys.newest(recorded_keys.archive_of(job))
+    if recorded is None:
         job.say("- no deployment has recorded a host key yet: pin them, PROD_KNOWN_HOSTS")
         return
-    job.evidence["recorded_host_keys"] = found.document()
-    shown = ", ".join(one["fingerprint"] for one in found.host_keys)
-    job.tick(f"the hosts must show the keys that {found.location} recorded: {shown}")
+    job.evidence["recorded_host_keys"] = recorded.document()
+    fingerprints = ", ".join(key["fingerprint"] for key in recorded.host_keys)
+    job.tick(f"the hosts must show the keys that {recorded.location} recorded: {fingerprints}")
 
 
 # --- summary -----------------------------------------------------------------------------------------------------------
 
 
-def _summarise(job: Job[Settings]) -> None:
+def _write_summary(job: Job[Settings]) -> None:
     evidence = job.evidence
-    rows = [(one["name"], one["source"], f"{'✓' if one['passed'] else '✗'} {one['conclusion']}") for one in evidence["checks"]]
-    for one in evidence["commands"]:
-        ended = f"{'✗' if one['exit_code'] else '✓'} exit code {one['exit_code']}, {one['seconds']} s"
-        rows.append((code(" ".join(one["argv"])), one["purpose"], ended))
-    rows += [(one["name"], None, f"not checked: {one['reason']}") for one in evidence["not_checked"]]
+    rows = [(check["name"], check["source"], f"{'✓' if check['passed'] else '✗'} {check['conclusion']}") for check in evidence["checks"]]
+    for command in evidence["commands"]:
+        outcome = f"{'✗' if command['exit_code'] else '✓'} exit code {command['exit_code']}, {command['seconds']} s"
+        rows.append((code(" ".join(command["argv"])), command["purpose"], outcome))
+    rows += [(skipped["name"], None, f"not checked: {skipped['reason']}") for skipped in evidence["not_checked"]]
     job.actions.summary(f"### Gates of {job.settings.version}\n\n{table(('Gate', 'Source', 'Result'), rows)}")
