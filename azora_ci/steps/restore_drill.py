@@ -1,6 +1,6 @@
-"""restore-drill: the newest backup, or a given one, is restored and compared with its manifest; a failure is told on Slack.
+"""restore-drill: restore the newest backup, or the named one, and compare it with its manifest; report a failure on Slack.
 
-Production is not touched: what the database must be is in the manifest.
+Production is not read or changed: the manifest says what the restored database must contain.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ class Settings(Common, Aws, ProofPlace, Notifications):
 
 
 def run(job: Job[Settings]) -> None:
-    """Restore, compare, report; on failure tell people."""
+    """Restore a backup, compare it with its manifest and report; on a failure notify people, then raise it."""
     try:
         _drill(job)
     except Explained as error:
         _notify(job, error.title, error.what)
         raise
-    except Exception as error:  # a bug of ours is a failed drill too: nobody knows whether the backup can be restored
+    except Exception as error:  # a bug is a failed drill, too: the backup was not proven to be restorable
         _notify(job, "Bug in the restore drill", f"{type(error).__name__}: {error}")
         raise
 
@@ -60,40 +60,40 @@ def _drill(job: Job[Settings]) -> None:
     from azora_ci.backup import engine, manifest
 
     bucket = s3.bucket(job.settings, job.config.backup.bucket, clock=job.clock, say=job.say)
-    found = _chosen(job, bucket)
-    document = found.document
+    backup_manifest = _choose_backup(job, bucket)
+    document = backup_manifest.document
     job.identity = Identity(document["deployment_id"], document["version"], document["git_sha"])
-    age = (job.clock.now() - parse_rfc3339(found.snapshot_time)).total_seconds() / 3600
-    job.say(f"{found.backup_id}: snapshot of {found.snapshot_time}, {age:.1f} hours old, {document['rows']:,} rows")
-    job.evidence.update(found.evidence(), age_hours=round(age, 2), depth=job.settings.proof)
-    stored = manifest.require_object(bucket, found)
-    it = _wiring(job, bucket)
-    seconds = engine.prove_stored(it, document, stored)
-    job.evidence.update(restore_seconds=round(seconds or 0.0, 3), seconds=it.seconds)
-    job.tick(f"{found.backup_id} restored in {seconds or 0.0:.1f} s and compared with its manifest ({it.depth})")
+    age = (job.clock.now() - parse_rfc3339(backup_manifest.snapshot_time)).total_seconds() / 3600
+    job.say(f"{backup_manifest.backup_id}: snapshot of {backup_manifest.snapshot_time}, {age:.1f} hours old, {document['rows']:,} rows")
+    job.evidence.update(backup_manifest.evidence(), age_hours=round(age, 2), depth=job.settings.proof)
+    stored = manifest.require_object(bucket, backup_manifest)
+    wiring = _wire(job, bucket)
+    seconds = engine.prove_stored(wiring, document, stored)
+    job.evidence.update(restore_seconds=round(seconds or 0.0, 3), seconds=wiring.seconds)
+    job.tick(f"{backup_manifest.backup_id} restored in {seconds or 0.0:.1f} s and compared with its manifest ({wiring.depth})")
     job.actions.summary(
-        f"### Restore drill: {found.backup_id}\n\nRestored in {seconds or 0.0:.1f} s and compared with its manifest ({it.depth}): "
-        f"{len(document['tables'])} tables, {document['rows']:,} rows, snapshot {found.snapshot_time} ({age:.1f} hours old)."
+        f"### Restore drill: {backup_manifest.backup_id}\n\nRestored in {seconds or 0.0:.1f} s and compared with its manifest "
+        f"({wiring.depth}): {len(document['tables'])} tables, {document['rows']:,} rows, snapshot {backup_manifest.snapshot_time} ({age:.1f} hours old)."
     )
 
 
-def _chosen(job: Job[Settings], bucket: Bucket) -> Manifest:
+def _choose_backup(job: Job[Settings], bucket: Bucket) -> Manifest:
     """Return the manifest of the backup that the settings name, or of the newest one. Raises NotTrueError when there is none."""
     from azora_ci.backup import manifest
 
-    backup, wanted = job.config.backup, job.settings.backup_id
+    backup, wanted_id = job.config.backup, job.settings.backup_id
     for attempt in reversed(manifest.attempts(bucket, backup)):
-        if attempt.has_manifest and wanted in {None, attempt.names.backup_id, f"backup-{attempt.names.deployment_id}"}:
+        if attempt.has_manifest and wanted_id in {None, attempt.names.backup_id, f"backup-{attempt.names.deployment_id}"}:
             return manifest.read(bucket, attempt.names)
     raise NotTrueError(
         "There is no backup to restore",
-        what=f"no manifest of {wanted}" if wanted else "no backup with a manifest",
+        what=f"no manifest of {wanted_id}" if wanted_id else "no backup with a manifest",
         where=bucket.url(backup.key("")),
         next_step="look at the newest deployment's database-backup job, and at the bucket's lifecycle rules",
     )
 
 
-def _wiring(job: Job[Settings], bucket: Bucket) -> Wiring:
+def _wire(job: Job[Settings], bucket: Bucket) -> Wiring:
     from azora_ci.backup.workshop import Wiring, verify_server
 
     return Wiring(
@@ -108,19 +108,19 @@ def _wiring(job: Job[Settings], bucket: Bucket) -> Wiring:
     )
 
 
-def _notify(job: Job[Settings], title: str, what: str) -> None:
+def _notify(job: Job[Settings], title: str, detail: str) -> None:
     from azora_ci import slack
 
-    shown = job.evidence.get("backup_id") or job.settings.backup_id or "no backup"
-    first_line = job.processes.masked(what.splitlines()[0] if what else "")
+    backup_name = job.evidence.get("backup_id") or job.settings.backup_id or "no backup"
+    first_line = job.processes.masked(detail.splitlines()[0] if detail else "")
     text = "\n".join(
         (
             "🚨 Restore drill FAILED",
-            f"Backup: {slack.escape(shown)}",
+            f"Backup: {slack.escape(backup_name)}",
             f"{slack.escape(title)}: {slack.escape(first_line)}",
             f"Run: {job.settings.run_url}",
         )
     )
-    sent = slack.notify(job.settings.slack_webhook, text, job.clock)
-    job.evidence["notified"] = sent.sent
-    job.say(f"Slack: {sent.detail}")
+    notification = slack.notify(job.settings.slack_webhook, text, job.clock)
+    job.evidence["notified"] = notification.sent
+    job.say(f"Slack: {notification.detail}")
