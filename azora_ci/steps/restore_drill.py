@@ -73,7 +73,8 @@ def _drill(job: Job[Settings]) -> None:
     job.tick(f"{backup_manifest.backup_id} restored in {seconds or 0.0:.1f} s and compared with its manifest ({wiring.depth})")
     job.actions.summary(
         f"### Restore drill: {backup_manifest.backup_id}\n\nRestored in {seconds or 0.0:.1f} s and compared with its manifest "
-        f"({wiring.depth}): {len(document['tables'])} tables, {document['rows']:,} rows, snapshot {backup_manifest.snapshot_time} ({age:.1f} hours old)."
+        f"({wiring.depth}): {len(document['tables'])} tables, {document['rows']:,} rows, "
+        f"snapshot {backup_manifest.snapshot_time} ({age:.1f} hours old)."
     )
 
 
