@@ -1,8 +1,8 @@
-"""rollback: a deployment is taken back by hand, within its window, by the same one rename as an abort.
+"""rollback: take a deployment back by hand, within its rollback window, with the same single rename as an abort.
 
-Nothing is changed before four things are known: the deployment's record is genuine, its window is open, this is what serves, and
-the instances of the version before are there and healthy. A deployment that is under way is fenced and goes back first. The
-database is not touched: the rollback instructions say when and how it is restored.
+Four conditions are checked before anything is changed: the deployment's record is genuine, its window is open, the deployment
+serves, and the previous version's instances exist and are healthy. A deployment that is under way is fenced and taken back first.
+The database is not changed: the rollback instructions say when and how to restore it.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from azora_ci.targets import Owner, Release, Returned, Target, Wiring, reached, 
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
 
 
-def reason(text: str) -> str:
-    """Parse a reason: a line that somebody understands a year later."""
-    found = " ".join(text.split())
-    if not 3 <= len(found) <= 500:
+def parse_reason(text: str) -> str:
+    """Parse a reason: a line of 3 to 500 characters that people still understand a year later."""
+    line = " ".join(text.split())
+    if not 3 <= len(line) <= 500:
         raise ValueError("is not a reason of 3 to 500 characters")
-    return found
+    return line
 
 
 @dataclass(frozen=True, kw_only=True)
 class Settings(Common, Health, DatabaseAccess, Aws, Notifications, ProductionHosts):
     """What rollback reads."""
 
-    reason: str = variable("ROLLBACK_REASON", "why; lands in the record", example="checkout fails for every user", parse=reason)
+    reason: str = variable("ROLLBACK_REASON", "why; lands in the record", example="checkout fails for every user", parse=parse_reason)
     deployment_id: str | None = variable(
         "DEPLOYMENT_ID",
         "deployment to take back; unset: the newest one that reached production",
@@ -53,37 +53,37 @@ class Settings(Common, Health, DatabaseAccess, Aws, Notifications, ProductionHos
 
 
 def run(job: Job[Settings]) -> None:
-    """Take the deployment back. Raises NotTrueError when it may not, cannot, or is not proved to be back."""
+    """Take the deployment back. Raises NotTrueError when that is not allowed, not possible or not proved."""
     job.evidence.update(reason=job.settings.reason, notes=[], fenced=None, already_back=False)
-    archive = _archive(job)
-    deployed = _genuine(job, archive, _found(job, archive))
+    archive = _open_archive(job)
+    deployed = _require_genuine(job, archive, _find_record(job, archive))
     _require_open_window(job, deployed)
-    target = _target(job, archive)
-    way = Way(job, target, deployed)
+    target = _make_target(job, archive)
+    deployment_rollback = DeploymentRollback(job, target, deployed)
     job.say(f"looking at production ({job.config.target.kind}) …")
     with reached(target):
-        before = way.require()
-        smoke_tests.http_tests(job, before.version, before.digests)
-        problem = _problem(job, way.go(before), way.lost)
+        previous = deployment_rollback.require_previous()
+        smoke_tests.http_tests(job, previous.version, previous.digests)
+        problem = _find_problem(job, deployment_rollback.execute(previous), deployment_rollback.lost)
     try:
-        _keep(job, archive, deployed)
-    except AzoraError as error:  # people are told all the same
+        _archive_record(job, archive, deployed)
+    except AzoraError as error:  # people are notified nevertheless
         problem = problem or error
     _notify(job, deployed, problem)
     if problem is not None:
         raise problem
 
 
-# --- may we -----------------------------------------------------------------------------------------------------------------
+# --- permission -------------------------------------------------------------------------------------------------------------
 
 
-def _archive(job: Job[Settings]) -> Archive:
+def _open_archive(job: Job[Settings]) -> Archive:
     backup = job.config.backup
     bucket = s3.bucket(job.settings, backup.bucket, clock=job.clock, say=job.say)
     return Archive(bucket, job.settings.deploy_environment, backup.lock_mode)
 
 
-def _found(job: Job[Settings], archive: Archive) -> Archived:
+def _find_record(job: Job[Settings], archive: Archive) -> Archived:
     try:
         return archive.record_to_take_back(job.settings.deployment_id)
     except UnreachableError as error:
@@ -96,42 +96,42 @@ def _found(job: Job[Settings], archive: Archive) -> Archived:
         ) from error
 
 
-def _genuine(job: Job[Settings], archive: Archive, found: Archived) -> record.Document:
-    """Return the record, checked by its schema and by the chain of hashes it is part of. Raises NotTrueError."""
-    location = archive.bucket.url(found.key)
-    chain, place = archive.around(found.key)
-    said = record.doubts([one.data for one in chain], place)
-    document = found.document
+def _require_genuine(job: Job[Settings], archive: Archive, archived: Archived) -> record.Document:
+    """Return the record after checking its schema and its chain of hashes. Raises NotTrueError when one of them does not fit."""
+    location = archive.bucket.url(archived.key)
+    records, position = archive.around(archived.key)
+    doubts = record.doubts([entry.data for entry in records], position)
+    document = archived.document
     try:
         schemas.validate(document, record.SCHEMA, where=location)
     except BadInputError as error:
-        said.append(error.what)
-    if said:
+        doubts.append(error.what)
+    if doubts:
         raise NotTrueError(
             "The record cannot be believed",
-            what="\n".join(said),
+            what="\n".join(doubts),
             where=location,
             next_step="find out who changed the archive; to go back without it, deploy the version before again",
         )
     job.identity = Identity(document["deployment_id"], document["version"], document["git_sha"])
     job.actions.output("deployment-id", document["deployment_id"])
     job.evidence.update(
-        record={"location": location, "sha256": found.sha256},
+        record={"location": location, "sha256": archived.sha256},
         rollback_deadline=document["rollback_deadline"],
         status_of_deployment=document["status"],
     )
-    job.tick(f"the record {location} fits its schema and its chain of hashes ({len(chain)} records looked at, SHA-256 {found.sha256})")
+    job.tick(f"the record {location} fits its schema and its chain of hashes ({len(records)} records looked at, SHA-256 {archived.sha256})")
     return document
 
 
 def _require_open_window(job: Job[Settings], document: record.Document) -> None:
-    """Raise NotTrueError after the deadline, unless somebody insists, and when there is nothing to go back to."""
+    """Raise NotTrueError after the deadline, unless ROLLBACK_AFTER_DEADLINE is true, and when there is no version to go back to."""
     verdict = rollback.assess(document, job.clock.now())
     late = document["rollback_available"] and verdict.deadline is not None and not verdict.allowed
     job.evidence["after_deadline"] = bool(late)
     name = f"{document['version']} ({document['deployment_id']}, {document['status']})"
     if late and job.settings.after_deadline:
-        _remark(job, f"{verdict.reason}; going back nevertheless, as was asked for")
+        _note(job, f"{verdict.reason}; going back nevertheless, as was asked for")
     elif late:
         raise NotTrueError(
             "After the deadline: manual intervention required",
@@ -151,7 +151,7 @@ def _require_open_window(job: Job[Settings], document: record.Document) -> None:
         job.tick(f"{name}: {verdict.reason}")
 
 
-def _target(job: Job[Settings], archive: Archive) -> Target:
+def _make_target(job: Job[Settings], archive: Archive) -> Target:
     settings = job.settings
     recorded = recorded_keys.of_archive(settings, job.config, archive)
     wiring = Wiring(
@@ -162,17 +162,17 @@ def _target(job: Job[Settings], archive: Archive) -> Target:
     return target_of(job.config.target.kind, wiring)
 
 
-def _remark(job: Job[Settings], text: str) -> None:
+def _note(job: Job[Settings], text: str) -> None:
     job.evidence["notes"].append(text)
     job.say(text)
 
 
-# --- the way back -------------------------------------------------------------------------------------------------------------
+# --- the rollback -------------------------------------------------------------------------------------------------------------
 
 
 @dataclass
-class Way:
-    """The way back from one deployment on one target."""
+class DeploymentRollback:
+    """The rollback of one deployment on one target."""
 
     job: Job[Settings]
     target: Target
@@ -182,95 +182,96 @@ class Way:
     @property
     def id(self) -> str:
         """Return the id of the deployment that is taken back."""
-        found: str = self.deployed["deployment_id"]
-        return found
+        return str(self.deployed["deployment_id"])
 
-    # --- can we -----------------------------------------------------------------------------------------------------------
+    # --- conditions -------------------------------------------------------------------------------------------------------
 
-    def require(self) -> Deployed:
-        """Return the release to go back to: journal and record agree on it, and all its instances are healthy."""
-        before = self._before(self.target.current())
-        self._require_healthy(before)
-        return before
+    def require_previous(self) -> Deployed:
+        """Return the release to go back to. Raises NotTrueError unless journal and record agree on it and all its instances are healthy."""
+        previous = self._previous_release(self.target.current())
+        self._require_healthy(previous)
+        return previous
 
-    def _before(self, history: History) -> Deployed:
-        mine = history.releases.get(self.id)
-        expected = self.deployed["previous_deployment_id"]
+    def _previous_release(self, history: History) -> Deployed:
+        deployment = history.releases.get(self.id)
+        recorded_id = self.deployed["previous_deployment_id"]
         serving = history.releases.get(history.serving or "")
-        shown = f"{serving.version} ({serving.id})" if serving else "nothing"
-        if mine is None or mine.outcome not in {DEPLOYING, PROMOTED, ABORTED}:
-            raise self._impossible(f"the target does not have {self.deployed['version']} ({self.id}); {shown} serves")
-        if mine.previous != expected:
-            raise self._impossible(f"the target's journal says that {mine.previous} served before it, the record says {expected}")
-        if serving is None or serving.id not in {self.id, mine.previous}:
-            raise self._impossible(f"{self.deployed['version']} ({self.id}) does not serve: {shown} does")
-        return history.releases[mine.previous or ""]
+        serving_text = f"{serving.version} ({serving.id})" if serving else "nothing"
+        if deployment is None or deployment.outcome not in {DEPLOYING, PROMOTED, ABORTED}:
+            raise self._impossible_error(f"the target does not have {self.deployed['version']} ({self.id}); {serving_text} serves")
+        if deployment.previous != recorded_id:
+            raise self._impossible_error(
+                f"the target's journal says that {deployment.previous} served before it, the record says {recorded_id}"
+            )
+        if serving is None or serving.id not in {self.id, deployment.previous}:
+            raise self._impossible_error(f"{self.deployed['version']} ({self.id}) does not serve: {serving_text} does")
+        return history.releases[deployment.previous or ""]
 
-    def _impossible(self, what: str) -> NotTrueError:
+    def _impossible_error(self, detail: str) -> NotTrueError:
         return NotTrueError(
             "There is no way back from this deployment",
-            what=f"{what}; nothing was changed",
+            what=f"{detail}; nothing was changed",
             where=f"target {self.job.config.target.kind}",
             next_step="name the deployment that serves (python -m azora_ci edge status), or deploy the version you want again",
         )
 
-    def _require_healthy(self, before: Deployed, still: str = "") -> None:
-        kept = kept_version.look(self.target, self.job.config, self.job.clock, before=before, leaving=self.id)
-        if kept.sick:
+    def _require_healthy(self, previous: Deployed, qualifier: str = "") -> None:
+        kept_instances = kept_version.look(self.target, self.job.config, self.job.clock, before=previous, leaving=self.id)
+        if kept_instances.sick:
             raise NotTrueError(
                 "The version before is not there any more",
-                what=f"{kept.summary(before.version)}; nothing was changed",
+                what=f"{kept_instances.told(previous.version)}; nothing was changed",
                 where="direct probes of its instances",
-                next_step=f"deploy {before.version} again, or release a correction; going back would take the application offline",
+                next_step=f"deploy {previous.version} again, or release a correction; going back would take the application offline",
             )
         self.job.evidence.update(
-            to={"version": before.version, "deployment_id": before.id},
-            services=dict(before.digests),
-            instances=list(kept.names),
+            to={"version": previous.version, "deployment_id": previous.id},
+            services=dict(previous.digests),
+            instances=list(kept_instances.names),
         )
-        self.job.tick(f"all {len(kept.names)} instances of {before.version} are {still}there and healthy")
+        self.job.tick(f"all {len(kept_instances.names)} instances of {previous.version} are {qualifier}there and healthy")
 
-    # --- go -----------------------------------------------------------------------------------------------------------------
+    # --- execution ----------------------------------------------------------------------------------------------------------
 
-    def go(self, before: Deployed) -> list[dict[str, Any]]:
-        """Go back under the lock and run the smoke tests; return those that failed."""
+    def execute(self, previous: Deployed) -> list[dict[str, Any]]:
+        """Take traffic back under the target's lock, run the smoke tests of the previous version and return those that failed."""
         settings = self.job.settings
         self._note_returned(Returned(None, 0.0, False, None, "not begun"))
-        self.job.say(f"taking {self.deployed['version']} ({self.id}) back to {before.version} ({before.id}): {settings.reason}")
+        self.job.say(f"taking {self.deployed['version']} ({self.id}) back to {previous.version} ({previous.id}): {settings.reason}")
         with self.target.locked(Owner(self.id, settings.run_url, settings.actor, fence=settings.reason)):
-            self._clear()
-            if self._before(self.target.current()).id != before.id:
-                raise self._impossible("the target changed in the meantime")
-            self._require_healthy(before, "still ")
-            self.job.say(f"moving all traffic to {before.version}, then watching that no request reaches {self.deployed['version']} …")
-            mine = self.target.current().releases[self.id]
-            self.job.evidence["already_back"] = self.target.current().serving != self.id and not mine.going_back
-            returned = self._take_back(mine)
+            self._take_back_unfinished()
+            if self._previous_release(self.target.current()).id != previous.id:
+                raise self._impossible_error("the target changed in the meantime")
+            self._require_healthy(previous, "still ")
+            self.job.say(f"moving all traffic to {previous.version}, then watching that no request reaches {self.deployed['version']} …")
+            deployment = self.target.current().releases[self.id]
+            self.job.evidence["already_back"] = self.target.current().serving != self.id and not deployment.going_back
+            returned = self._take_back(deployment)
         self._report(returned)
-        names = tuple(one["name"] for one in self.deployed["migrations"])  # the code goes back, the data stays
+        names = tuple(migration["name"] for migration in self.deployed["migrations"])  # the code goes back, the data stays
         expected = Expected(f"the record of {self.deployed['version']} names", max(1, len(names)), names)
-        return smoke_tests.examine(self.job, before.version, self.job.evidence, expected, before.digests)
+        return smoke_tests.examine(self.job, previous.version, self.job.evidence, expected, previous.digests)
 
-    def _clear(self) -> None:
-        """Take back what is under way: a deployment that was fenced just now, or one whose run died."""
+    def _take_back_unfinished(self) -> None:
+        """Take back an unfinished deployment: one that this rollback has just fenced, or one whose run died."""
         while (unfinished := self.target.current().unfinished) is not None and unfinished.id != self.id:
             text = f"{unfinished.version} ({unfinished.id}) was at {unfinished.percent} %; it goes back first"
-            _remark(self.job, text)
+            _note(self.job, text)
             self.job.evidence["fenced"] = unfinished.id
             stale = Release(unfinished.id, unfinished.version, unfinished.digests)
             with undisturbed():
                 returned = self.target.abort(stale, self.job.settings.reason, hurry=True)  # users still wait for the real way back
             self.job.say(f"traffic is on {returned.to or 'no version'}: {returned.detail}")
             if returned.lost:
-                return  # their journals, as far as they are known, would say the same again and again
+                return  # the lost hosts' journals cannot be changed now: this loop would never end
 
-    def _take_back(self, mine: Deployed) -> Returned:
-        release, why = Release(mine.id, mine.version, mine.digests), f"rollback: {self.job.settings.reason}"
+    def _take_back(self, deployment: Deployed) -> Returned:
+        release, abort_reason = Release(deployment.id, deployment.version, deployment.digests), f"rollback: {self.job.settings.reason}"
         try:
-            return self.target.abort(release, why)
+            return self.target.abort(release, abort_reason)
         except CancelledError:
-            with undisturbed(deliver=False):  # half a way back is worse than a whole one
-                self._report(self.target.abort(release, why, hurry=True))
+            with undisturbed(deliver=False):  # half a rollback is worse than a whole one
+                self._report(self.target.abort(release, abort_reason, hurry=True))
             raise
 
     def _note_returned(self, returned: Returned) -> None:
@@ -285,7 +286,7 @@ class Way:
         self._note_returned(returned)
         self.lost = returned.lost
         if returned.lost:
-            _remark(self.job, f"not reached, and not taken back: {', '.join(returned.lost)}")
+            _note(self.job, f"not reached, and not taken back: {', '.join(returned.lost)}")
         already = " again (it had gone back before)" if self.job.evidence["already_back"] else ""
         traffic = "traffic of the other hosts" if returned.lost else "all traffic"
         text = f"{traffic} is on {returned.to} after {returned.seconds:.2f} s{already}: {returned.detail}"
@@ -300,7 +301,7 @@ class Way:
 # --- afterwards ---------------------------------------------------------------------------------------------------------------
 
 
-def _keep(job: Job[Settings], archive: Archive, deployed: record.Document) -> None:
+def _archive_record(job: Job[Settings], archive: Archive, deployed: record.Document) -> None:
     settings = job.settings
     facts = rollback_record.Circumstances(
         timestamp=job.now(),
@@ -315,27 +316,27 @@ def _keep(job: Job[Settings], archive: Archive, deployed: record.Document) -> No
     document = rollback_record.assemble(job.evidence, deployed, facts)
     schemas.validate(document, rollback_record.SCHEMA, where=rollback_record.FILE_NAME)
     (job.log_dir / rollback_record.FILE_NAME).write_bytes(record.archived_bytes(document))
-    kept = archive.keep_rollback(document)
-    job.evidence.update(rollback_record={"location": kept.location, "sha256": kept.sha256})
-    job.tick(f"the record of this rollback is archived at {kept.location} (SHA-256 {kept.sha256})")
+    kept_record = archive.keep_rollback(document)
+    job.evidence.update(rollback_record={"location": kept_record.location, "sha256": kept_record.sha256})
+    job.tick(f"the record of this rollback is archived at {kept_record.location} (SHA-256 {kept_record.sha256})")
 
 
-def _facts(job: Job[Settings], deployed: record.Document, notification: str) -> list[tuple[str, object]]:
-    """Return what somebody who opens the run's page wants to know next."""
-    found, applied = job.evidence, deployed["migrations_applied"]
+def _summary_rows(job: Job[Settings], deployed: record.Document, notification: str) -> list[tuple[str, object]]:
+    """Return the (name, value) rows of the run's summary page."""
+    evidence, applied = job.evidence, deployed["migrations_applied"]
     stays = "it is not known how many migrations" if applied is None else f"{applied} migrations"
     return [
         ("deployment taken back", f"{deployed['version']} ({deployed['deployment_id']})"),
-        ("serving now", f"{found['to']['version']} ({found['to']['deployment_id']})"),
-        ("reason", found["reason"]),
+        ("serving now", f"{evidence['to']['version']} ({evidence['to']['deployment_id']})"),
+        ("reason", evidence["reason"]),
         ("started by", job.settings.actor),
         ("database", f"left as it is: {stays} of {deployed['version']} stay applied"),
-        ("record of the rollback", found.get("rollback_record", {}).get("location")),
+        ("record of the rollback", evidence.get("rollback_record", {}).get("location")),
         ("Slack", notification),
     ]
 
 
-def _problem(job: Job[Settings], failed: list[dict[str, Any]], lost: tuple[str, ...]) -> AzoraError | None:
+def _find_problem(job: Job[Settings], failed: list[dict[str, Any]], lost: tuple[str, ...]) -> AzoraError | None:
     if lost:
         return NotTrueError(
             "Not every production host was taken back",
@@ -363,7 +364,7 @@ def _notify(job: Job[Settings], deployed: record.Document, problem: AzoraError |
         actor=job.settings.actor,
         problem=problem.title if problem else None,
     )
-    sent = slack.notify(job.settings.slack_webhook, text, job.clock)
-    job.evidence.update(notified=sent.sent)
-    job.actions.summary(table(("what", "value"), _facts(job, deployed, sent.detail)))
-    job.say(f"Slack: {sent.detail}")
+    notification = slack.notify(job.settings.slack_webhook, text, job.clock)
+    job.evidence.update(notified=notification.sent)
+    job.actions.summary(table(("what", "value"), _summary_rows(job, deployed, notification.detail)))
+    job.say(f"Slack: {notification.detail}")

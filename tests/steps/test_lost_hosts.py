@@ -9,7 +9,7 @@ import pytest
 
 from azora_ci.errors import UnreachableError
 from azora_ci.steps.gradual_rollout import Rollout
-from azora_ci.steps.rollback import Way
+from azora_ci.steps.rollback import DeploymentRollback
 from azora_ci.targets import Release, Returned
 from azora_ci.targets.journal import History
 
@@ -57,6 +57,6 @@ def test_a_deployment_says_which_host_was_lost():
 
 def test_a_rollback_goes_on_with_the_hosts_that_are_there():
     target, found = Losing(), job()
-    Way(found, target, {"deployment_id": NEW})._clear()  # type: ignore[arg-type]
+    DeploymentRollback(found, target, {"deployment_id": NEW})._take_back_unfinished()  # type: ignore[arg-type]
     assert target.taken_back == [THIRD]
     assert found.evidence["fenced"] == THIRD
