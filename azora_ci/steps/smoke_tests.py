@@ -1,7 +1,7 @@
-"""smoke-tests: is what was deployed really there? Health endpoints, the database, and the configured critical endpoints.
+"""smoke-tests: check that the deployed version answers: health endpoints, the database, and the configured critical endpoints.
 
-A failure leaves the new version in place and calls for a person, as the guide says; ``ROLLBACK_ON_SMOKE_FAILURE=true`` takes
-traffic back instead, under the target's lock.
+After a failure the new version stays in place and a person must decide, as the guide says; ``ROLLBACK_ON_SMOKE_FAILURE=true``
+takes traffic back instead, under the target's lock.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Settings(Deployment, Health, DatabaseAccess, ProductionHosts):
 
 @dataclass(frozen=True)
 class HttpTest:
-    """A test of one address: its name, kind (health, endpoint), and what an answer means: (passed, version, detail)."""
+    """A test of one URL: its name, kind (health or endpoint), and the function that judges an answer: (passed, version, detail)."""
 
     name: str
     kind: str
@@ -51,7 +51,7 @@ class HttpTest:
 
 
 def run(job: Job[Settings]) -> None:
-    """Run every test and keep its result. Raises NotTrueError when one fails."""
+    """Run every test and record its result. Raises NotTrueError when a test fails."""
     job.evidence.update(tests=[], smoke_status="failed", health={}, rollback=None)
     failed = examine(job, job.settings.version, job.evidence, expected_migrations(job))
     job.actions.output("smoke-status", job.evidence["smoke_status"])
@@ -59,42 +59,42 @@ def run(job: Job[Settings]) -> None:
         return
     state = "the new version stays in place"
     if job.settings.rollback:
-        state = _taken_back(job, "; ".join(f"{test['name']}: {test['detail']}" for test in failed))
+        state = _try_take_back(job, "; ".join(f"{test['name']}: {test['detail']}" for test in failed))
     raise failure(failed, state)
 
 
 def expected_migrations(job: Job[Settings]) -> Expected:
-    """Return the migrations that database-migrations left applied; where its evidence is not here, that is said."""
-    found = job.fragments.newest("database-migrations", job.settings.deployment_id)
-    if found is None or found.status != "ok":
+    """Return the migrations that database-migrations left applied, or AT_LEAST_ONE with a printed note when its evidence is missing."""
+    fragment = job.fragments.newest("database-migrations", job.settings.deployment_id)
+    if fragment is None or fragment.status != "ok":
         job.say("- no evidence of database-migrations is here: only that the database has migrations can be tested")
         return AT_LEAST_ONE
-    count = found.evidence["already_applied"] + found.evidence["migrations_applied"]
-    return Expected("database-migrations left", count, tuple(one["name"] for one in found.evidence["applied"]))
+    count = fragment.evidence["already_applied"] + fragment.evidence["migrations_applied"]
+    return Expected("database-migrations left", count, tuple(migration["name"] for migration in fragment.evidence["applied"]))
 
 
 def examine(
     job: Job[Any], version: str, evidence: dict[str, Any], expected: Expected, services: Collection[str] | None = None
 ) -> list[dict[str, Any]]:
-    """Run every test against this version (with v), keep tests, smoke_status and health in ``evidence``; return what failed.
+    """Run every test against this version (with v), store tests, smoke_status and health in ``evidence``; return the failed tests.
 
     ``expected`` are the migrations that the database must have; ``services``: see ``http_tests``. The job's settings are ``Health``
-    and ``DatabaseAccess``. Raises BadInputError when nothing is configured to be tested.
+    and ``DatabaseAccess``. Raises BadInputError when no critical endpoint is configured.
     """
     tests = http_tests(job, version, services)
     evidence.update(tests=[], smoke_status="failed", health={})
-    _database(job, evidence, expected)
-    _http(job, tests, evidence)
+    _test_database(job, evidence, expected)
+    _run_http_tests(job, tests, evidence)
     failed = [test for test in evidence["tests"] if not test["passed"]]
     evidence["smoke_status"] = "failed" if failed else "passed"
-    _table(job, evidence)
+    _write_table(job, evidence)
     if not failed:
         job.tick(f"all {len(evidence['tests'])} smoke tests passed")
     return failed
 
 
 def failure(failed: list[dict[str, Any]], state: str) -> NotTrueError:
-    """Return the error that failed tests are; ``state`` says what production is like now."""
+    """Return the error for failed tests; ``state`` describes the state of production now."""
     return NotTrueError(
         "Smoke tests failed",
         what="\n".join(f"{test['name']}: {test['detail']} ({test['attempts']} attempts)" for test in failed) + f"\n{state}",
@@ -104,9 +104,9 @@ def failure(failed: list[dict[str, Any]], state: str) -> NotTrueError:
 
 
 def http_tests(job: Job[Any], version: str, services: Collection[str] | None = None) -> list[HttpTest]:
-    """Return the tests of addresses for this version (with v). Raises BadInputError when no critical endpoint is configured.
+    """Return the tests of URLs for this version (with v). Raises BadInputError when no critical endpoint is configured.
 
-    ``services``: ids of the services that this version has, None for all; health of others is not expected.
+    ``services``: ids of the services that this version has, None for all; the health of other services is not tested.
     """
     if not job.config.smoke:
         raise BadInputError(
@@ -115,16 +115,16 @@ def http_tests(job: Job[Any], version: str, services: Collection[str] | None = N
             where=str(job.settings.config_path),
             next_step='add at least one, such as endpoints = [{ name = "courses", url = "https://…/api/education/courses" }]',
         )
-    right = frozenset({version.removeprefix("v")})
+    versions = frozenset({version.removeprefix("v")})
     health = [
-        _health_test(f"{one.title} health", HealthEndpoint(one.id, one.id, PUBLIC, one.public_health_url, right))
-        for one in job.config.services
-        if services is None or one.id in services
+        _make_health_test(f"{service.title} health", HealthEndpoint(service.id, service.id, PUBLIC, service.public_health_url, versions))
+        for service in job.config.services
+        if services is None or service.id in services
     ]
-    return health + [_endpoint_test(one) for one in job.config.smoke]
+    return health + [_make_endpoint_test(endpoint) for endpoint in job.config.smoke]
 
 
-def _health_test(name: str, endpoint: HealthEndpoint) -> HttpTest:
+def _make_health_test(name: str, endpoint: HealthEndpoint) -> HttpTest:
     def judge(answer: Answer) -> tuple[bool, str | None, str]:
         finding = classify(endpoint, answer)
         return finding.passed, finding.version, finding.detail
@@ -132,7 +132,7 @@ def _health_test(name: str, endpoint: HealthEndpoint) -> HttpTest:
     return HttpTest(name, "health", endpoint.url, endpoint.service, judge)
 
 
-def _endpoint_test(endpoint: Endpoint) -> HttpTest:
+def _make_endpoint_test(endpoint: Endpoint) -> HttpTest:
     def judge(answer: Answer) -> tuple[bool, str | None, str]:
         if answer.failure:
             return False, None, answer.detail
@@ -145,23 +145,23 @@ def _endpoint_test(endpoint: Endpoint) -> HttpTest:
     return HttpTest(endpoint.name, "endpoint", endpoint.url, None, judge)
 
 
-def _http(job: Job[Any], tests: list[HttpTest], evidence: dict[str, Any]) -> None:
-    """Run the tests at once; those that fail again, every interval, up to the retries of the settings."""
+def _run_http_tests(job: Job[Any], tests: list[HttpTest], evidence: dict[str, Any]) -> None:
+    """Run all tests at once, then repeat the failed ones at every interval, up to the number of retries in the settings."""
     prober = Prober(job.clock)
     results: dict[str, dict[str, Any]] = {}
-    waiting = tests
+    pending = tests
     for attempt in range(1, job.settings.health_retries + 1):
         if attempt > 1:
             job.clock.sleep(job.settings.health_interval)
-        answers = prober.fetch_all([Request(test.url) for test in waiting], PROBE_SECONDS)
-        for test, answer in zip(waiting, answers, strict=True):
+        answers = prober.fetch_all([Request(test.url) for test in pending], PROBE_SECONDS)
+        for test, answer in zip(pending, answers, strict=True):
             passed, version, detail = test.judge(answer)
             facts = {"url": test.url, "passed": passed, "status": answer.status, "version": version}
             timing = {"milliseconds": round(answer.milliseconds, 1), "attempts": attempt, "detail": detail}
             results[test.name] = {"name": test.name, "kind": test.kind, **facts, **timing}
             job.say(f"{'✓' if passed else '✗'} {test.name}: {detail} ({answer.milliseconds:.0f} ms, attempt {attempt})")
-        waiting = [test for test in waiting if not results[test.name]["passed"]]
-        if not waiting:
+        pending = [test for test in pending if not results[test.name]["passed"]]
+        if not pending:
             break
     for test in tests:
         evidence["tests"].append(results[test.name])
@@ -169,14 +169,14 @@ def _http(job: Job[Any], tests: list[HttpTest], evidence: dict[str, Any]) -> Non
             evidence["health"][test.service] = "healthy" if results[test.name]["passed"] else "unhealthy"
 
 
-def _database(job: Job[Any], evidence: dict[str, Any], expected: Expected) -> None:
-    """Connect with the production URL, and compare its table of migrations with what is expected."""
+def _test_database(job: Job[Any], evidence: dict[str, Any], expected: Expected) -> None:
+    """Connect with the production URL and compare Prisma's table of migrations with the expected migrations."""
     start = job.clock.monotonic()
     try:
         with database_tunnel.reached(job) as url:
             schema = prisma.schema_of(url, job.config.database.schema)
-            found = migrations.compare_with_expected(prisma.read_table(url, schema), expected)
-        passed, detail = found.passed, f"{schema}.{prisma.TABLE}: {found.detail}"
+            standing = migrations.standing(prisma.read_table(url, schema), expected)
+        passed, detail = standing.passed, f"{schema}.{prisma.TABLE}: {standing.detail}"
     except AzoraError as error:
         passed, detail = False, f"{error.title}: {job.processes.masked(error.what)}"
     milliseconds = round((job.clock.monotonic() - start) * 1000, 1)
@@ -186,7 +186,7 @@ def _database(job: Job[Any], evidence: dict[str, Any], expected: Expected) -> No
     job.say(f"{'✓' if passed else '✗'} Database connectivity: {detail} ({milliseconds:.0f} ms)")
 
 
-def _table(job: Job[Any], evidence: dict[str, Any]) -> None:
+def _write_table(job: Job[Any], evidence: dict[str, Any]) -> None:
     rows = [
         (test["name"], "✓" if test["passed"] else "✗", test["status"], test["version"], f"{test['milliseconds']:.0f} ms", test["detail"])
         for test in evidence["tests"]
@@ -194,17 +194,17 @@ def _table(job: Job[Any], evidence: dict[str, Any]) -> None:
     job.actions.summary(table(("smoke test", "passed", "status", "version", "time", "detail"), rows))
 
 
-def _taken_back(job: Job[Settings], reason: str) -> str:
-    """Take traffic back to the version before; return what to tell people, also when that cannot be done."""
+def _try_take_back(job: Job[Settings], reason: str) -> str:
+    """Take traffic back to the previous version; return a sentence about the result, also when that was not possible."""
     try:
         return _take_back(job, reason)
     except AzoraError as error:  # the failed tests are what people must read first
-        return _not_taken_back(job, f"{error.title}: {error.what} ({error.where})")
+        return _report_not_taken_back(job, f"{error.title}: {error.what} ({error.where})")
 
 
-def _not_taken_back(job: Job[Settings], why: str) -> str:
-    job.evidence["rollback"] = {"to": None, "seconds_to_safe": None, "proved": False, "detail": why}
-    text = f"traffic was NOT taken back: {why}"
+def _report_not_taken_back(job: Job[Settings], reason: str) -> str:
+    job.evidence["rollback"] = {"to": None, "seconds_to_safe": None, "proved": False, "detail": reason}
+    text = f"traffic was NOT taken back: {reason}"
     job.say(text)
     job.actions.summary(f"**{escaped(text)}**")
     return text
@@ -226,15 +226,15 @@ def _take_back(job: Job[Settings], reason: str) -> str:
     target = target_of(job.config.target.kind, wiring)
     with target.locked(Owner(settings.deployment_id, settings.run_url, settings.actor)):
         history = target.current()
-        before = history.before(settings.deployment_id)
-        if history.serving != settings.deployment_id or before is None:
-            return _not_taken_back(job, "there is no version before this deployment, or this one does not serve")
-        kept = kept_version.look(target, job.config, job.clock, before=before, leaving=settings.deployment_id)
-        if kept.sick:  # the new version, of which some tests failed, is better than none
-            return _not_taken_back(job, kept.summary(before.version))
-        mine = history.releases[settings.deployment_id]
+        previous = history.before(settings.deployment_id)
+        if history.serving != settings.deployment_id or previous is None:
+            return _report_not_taken_back(job, "there is no version before this deployment, or this one does not serve")
+        instances = kept_version.look(target, job.config, job.clock, before=previous, leaving=settings.deployment_id)
+        if instances.sick:  # a new version that failed some tests is better than no version
+            return _report_not_taken_back(job, instances.told(previous.version))
+        deployment = history.releases[settings.deployment_id]
         with undisturbed():
-            returned = target.abort(Release(mine.id, mine.version, mine.digests), f"smoke tests failed: {reason}")
+            returned = target.abort(Release(deployment.id, deployment.version, deployment.digests), f"smoke tests failed: {reason}")
     facts = {"to": returned.to, "seconds_to_safe": round(returned.seconds, 3), "proved": returned.proved, "detail": returned.detail}
     job.evidence["rollback"] = facts
     proof = "proved" if returned.proved else "NOT proved"
