@@ -1,4 +1,4 @@
-"""validate-release: which tag is deployed, at which commit, under which deployment id."""
+"""validate-release: decide which tag is deployed, at which commit, under which deployment id."""
 
 from __future__ import annotations
 
@@ -43,98 +43,99 @@ def run(job: Job[Settings]) -> None:
     """Find and check the release, then name the deployment. Raises BadInputError, NotTrueError, UnreachableError."""
     settings = job.settings
     job.evidence |= {"trigger": settings.event, "requested": settings.input_version}
-    asked = asked_version(settings)
+    requested = find_requested_version(settings)
     git = Git(job.processes, Path(), server_url=settings.server_url, token=settings.github_token)
     origin_tags = git.origin_tags() if git.has_origin() else None
-    version = asked or highest_version(git.local_tags() if origin_tags is None else origin_tags)
+    version = requested or find_highest_version(git.local_tags() if origin_tags is None else origin_tags)
     job.identity.version = str(version)
     job.evidence |= {"version": str(version), "git_ref": version.tag_ref, "origin_checked": origin_tags is not None}
     job.tick(f"{version} is a release version")
-    tag = resolved_tag(git, version, origin_tags)
-    refuse_moved(settings, git, tag)
+    tag = resolve_tag(git, version, origin_tags)
+    refuse_moved_tag(settings, git, tag)
     commit_time = rfc3339(git.commit_time(tag.commit))
     job.identity.git_sha = tag.commit
     job.evidence |= {"git_sha": tag.commit, "tag_type": tag.type, "commit_time": commit_time}
-    where = "no origin to compare with" if origin_tags is None else "origin and checkout agree"
-    job.tick(f"{tag.type} tag {version} resolves to {tag.commit} of {commit_time} ({where})")
+    comparison = "no origin to compare with" if origin_tags is None else "origin and checkout agree"
+    job.tick(f"{tag.type} tag {version} resolves to {tag.commit} of {commit_time} ({comparison})")
     name_deployment(job, version, tag)
-    _publish(job)
+    _write_outputs(job)
 
 
-def asked_version(settings: Settings) -> Version | None:
-    """Return the version that the event names; None means the highest release. Raises BadInputError."""
+def find_requested_version(settings: Settings) -> Version | None:
+    """Return the version that the event names, or None for the highest release. Raises BadInputError."""
     on_tag = settings.ref.startswith(TAGS)
     if settings.event == "push" and not on_tag:
-        raise _bad_trigger(f"a push of {settings.ref!r} is no push of a tag")
+        raise _trigger_error(f"a push of {settings.ref!r} is no push of a tag")
     if settings.event not in {"push", "workflow_dispatch"}:
-        raise _bad_trigger(f"the event is {settings.event!r}")
+        raise _trigger_error(f"the event is {settings.event!r}")
     if settings.event == "workflow_dispatch" and settings.input_version:
-        return _parsed(settings.input_version, "INPUT_VERSION (input version of workflow_dispatch)")
-    return _parsed(settings.ref.removeprefix(TAGS), "GITHUB_REF") if on_tag else None
+        return _parse_version(settings.input_version, "INPUT_VERSION (input version of workflow_dispatch)")
+    return _parse_version(settings.ref.removeprefix(TAGS), "GITHUB_REF") if on_tag else None
 
 
-def highest_version(tags: Collection[str]) -> Version:
-    """Return the highest release among tag names that is no pre-release. Raises BadInputError."""
-    found = highest_release(tags)
-    if found is None:
+def find_highest_version(tags: Collection[str]) -> Version:
+    """Return the highest version among tag names that is no pre-release. Raises BadInputError when there is none."""
+    version = highest_release(tags)
+    if version is None:
         raise BadInputError(
             "No release tag",
             what=f"no version was given and none of {len(tags)} tags is a release that is no pre-release",
             where="tags of the repository",
             next_step="push a tag such as v1.2.3, or name a version when starting the run",
         )
-    return found
+    return version
 
 
-def resolved_tag(git: Git, version: Version, origin_tags: Collection[str] | None) -> Tag:
-    """Return the tag as origin has it. Raises BadInputError when there is none, NotTrueError when the checkout has another commit."""
-    before = git.tag(str(version))
+def resolve_tag(git: Git, version: Version, origin_tags: Collection[str] | None) -> Tag:
+    """Return the tag as origin has it. Raises BadInputError for a missing tag, NotTrueError when the checkout has another commit."""
+    local_tag = git.tag(str(version))
     if origin_tags is not None:
         if str(version) not in origin_tags:
-            raise _missing(version, "origin")
+            raise _missing_error(version, "origin")
         git.fetch_tag(str(version))
     tag = git.tag(str(version))
     if tag is None:
-        raise _missing(version, "the checkout")
-    if before is not None and before.commit != tag.commit:
-        raise _moved(tag, f"the checkout has it at {before.commit}, origin at {tag.commit}")
+        raise _missing_error(version, "the checkout")
+    if local_tag is not None and local_tag.commit != tag.commit:
+        raise _moved_error(tag, f"the checkout has it at {local_tag.commit}, origin at {tag.commit}")
     return tag
 
 
-def refuse_moved(settings: Settings, git: Git, tag: Tag) -> None:
-    """Refuse a tag that no longer is where GitHub saw it when the run started. Raises NotTrueError."""
+def refuse_moved_tag(settings: Settings, git: Git, tag: Tag) -> None:
+    """Raise NotTrueError when the tag no longer points to the commit that GitHub saw when the run started."""
     if settings.ref != f"{TAGS}{tag.name}" or not settings.sha:
         return
     if tag.commit not in {settings.sha, git.commit(settings.sha)}:
-        raise _moved(tag, f"the run was started at {settings.sha}, the tag now is at {tag.commit}")
+        raise _moved_error(tag, f"the run was started at {settings.sha}, the tag now is at {tag.commit}")
 
 
 def name_deployment(job: Job[Settings], version: Version, tag: Tag) -> None:
-    """Fill the deployment id: a new one, or that of an earlier attempt of this run. Raises NotTrueError when the tag moved since."""
-    earlier = earlier_attempt(job)
-    if earlier is not None and earlier.version == str(version) and earlier.git_sha != tag.commit:
-        raise _moved(tag, f"attempt {earlier.run_attempt} of this run found it at {earlier.git_sha}, now it is at {tag.commit}")
-    kept = earlier is not None and earlier.version == str(version)
-    name = earlier.deployment_id if earlier and kept else new_deployment_id(int(job.clock.now().timestamp()), tag.commit)
+    """Set the deployment id: a new one, or that of an earlier attempt of this run. Raises NotTrueError when the tag moved since then."""
+    earlier = find_earlier_attempt(job)
+    if earlier is not None and earlier.version != str(version):
+        earlier = None
+    if earlier is not None and earlier.git_sha != tag.commit:
+        raise _moved_error(tag, f"attempt {earlier.run_attempt} of this run found it at {earlier.git_sha}, now it is at {tag.commit}")
+    name = earlier.deployment_id if earlier else new_deployment_id(int(job.clock.now().timestamp()), tag.commit)
     job.identity.deployment_id = name
-    job.evidence |= {"deployment_id": name, "deployment_id_kept": kept}
-    job.say(f"Deployment id {name}" + (f", kept from attempt {earlier.run_attempt}" if earlier and kept else ""))
+    job.evidence |= {"deployment_id": name, "deployment_id_kept": earlier is not None}
+    job.say(f"Deployment id {name}" + (f", kept from attempt {earlier.run_attempt}" if earlier else ""))
 
 
-def earlier_attempt(job: Job[Settings]) -> Fragment | None:
-    """Return what an earlier attempt of this very run left, where its artifact was handed over; None otherwise."""
+def find_earlier_attempt(job: Job[Settings]) -> Fragment | None:
+    """Return the fragment of the newest successful earlier attempt of this run, or None when no such artifact was received."""
     settings = job.settings
     if settings.run_attempt <= 1:
         return None
-    found = [
-        one
-        for one in job.fragments.every(job.name)
-        if one.status == "ok" and one.run_id == settings.run_id and one.run_attempt < settings.run_attempt
+    attempts = [
+        fragment
+        for fragment in job.fragments.every(job.name)
+        if fragment.status == "ok" and fragment.run_id == settings.run_id and fragment.run_attempt < settings.run_attempt
     ]
-    return max(found, key=lambda one: one.run_attempt, default=None)
+    return max(attempts, key=lambda attempt: attempt.run_attempt, default=None)
 
 
-def _publish(job: Job[Settings]) -> None:
+def _write_outputs(job: Job[Settings]) -> None:
     evidence = job.evidence
     job.actions.output("version", evidence["version"])
     job.actions.output("deployment-id", evidence["deployment_id"])
@@ -148,7 +149,7 @@ def _publish(job: Job[Settings]) -> None:
     job.actions.summary(f"### Release {evidence['version']}\n\n{table(('', ''), rows)}")
 
 
-def _parsed(text: str, where: str) -> Version:
+def _parse_version(text: str, where: str) -> Version:
     try:
         return Version.parse(text)
     except ValueError as error:
@@ -160,16 +161,16 @@ def _parsed(text: str, where: str) -> Version:
         ) from None
 
 
-def _bad_trigger(what: str) -> BadInputError:
+def _trigger_error(detail: str) -> BadInputError:
     return BadInputError(
         "Not a release event",
-        what=what,
+        what=detail,
         where="GITHUB_EVENT_NAME and GITHUB_REF",
         next_step="push a release tag (v1.2.3), or start the workflow by hand with a version",
     )
 
 
-def _missing(version: Version, place: str) -> BadInputError:
+def _missing_error(version: Version, place: str) -> BadInputError:
     return BadInputError(
         "Release tag does not exist",
         what=f"{place} has no tag {version}",
@@ -178,10 +179,10 @@ def _missing(version: Version, place: str) -> BadInputError:
     )
 
 
-def _moved(tag: Tag, what: str) -> NotTrueError:
+def _moved_error(tag: Tag, detail: str) -> NotTrueError:
     return NotTrueError(
         "Release tag was moved",
-        what=what,
+        what=detail,
         where=f"{TAGS}{tag.name}",
         next_step="find out who moved it; release under a new version instead of moving tags",
     )
