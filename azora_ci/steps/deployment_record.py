@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from azora_ci import record, record_page, run_facts, s3, schemas, slack
+from azora_ci import record, record_page, recorded_keys, run_facts, schemas, slack
 from azora_ci.archive import Archive, KeptArtifacts, KeptRecord
 from azora_ci.clock import rfc3339
 from azora_ci.errors import NotTrueError
@@ -23,7 +23,7 @@ class Settings(Deployment, Aws, Notifications):
 def run(job: Job[Settings]) -> None:
     """Assemble, validate and archive the record, then announce it. Raises NotTrueError for incomplete or contradictory evidence."""
     job_fragments = _require_fragments(job)
-    archive = _open_archive(job)
+    archive = recorded_keys.archive_of(job)
     document = _find_archived(job, archive, job_fragments) or _assemble_new(job, archive, job_fragments)
     _write(job, document)
     artifacts = _archive_artifacts(job, archive)
@@ -46,12 +46,6 @@ def _require_fragments(job: Job[Settings]) -> dict[str, Fragment]:
         )
     job.tick(f"the fragments of {len(job_fragments)} jobs are complete, valid and agree with each other")
     return job_fragments
-
-
-def _open_archive(job: Job[Settings]) -> Archive:
-    backup = job.config.backup
-    bucket = s3.bucket(job.settings, backup.bucket, clock=job.clock, say=job.say)
-    return Archive(bucket, job.settings.deploy_environment, backup.lock_mode)
 
 
 def _assemble(

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import kept_version, record, recorded_keys, rollback, rollback_record, s3, schemas, slack
+from azora_ci import kept_version, record, recorded_keys, rollback, rollback_record, schemas, slack
 from azora_ci.archive import Archive, Archived
 from azora_ci.errors import AzoraError, BadInputError, CancelledError, NotTrueError, UnreachableError
 from azora_ci.job import Identity, Job
@@ -55,7 +55,7 @@ class Settings(Common, Health, DatabaseAccess, Aws, Notifications, ProductionHos
 def run(job: Job[Settings]) -> None:
     """Take the deployment back. Raises NotTrueError when that is not allowed, not possible or not proved."""
     job.evidence.update(reason=job.settings.reason, notes=[], fenced=None, already_back=False)
-    archive = _open_archive(job)
+    archive = recorded_keys.archive_of(job)
     deployed = _require_genuine(job, archive, _find_record(job, archive))
     _require_open_window(job, deployed)
     target = _make_target(job, archive)
@@ -75,12 +75,6 @@ def run(job: Job[Settings]) -> None:
 
 
 # --- permission -------------------------------------------------------------------------------------------------------------
-
-
-def _open_archive(job: Job[Settings]) -> Archive:
-    backup = job.config.backup
-    bucket = s3.bucket(job.settings, backup.bucket, clock=job.clock, say=job.say)
-    return Archive(bucket, job.settings.deploy_environment, backup.lock_mode)
 
 
 def _find_record(job: Job[Settings], archive: Archive) -> Archived:
@@ -194,20 +188,18 @@ class DeploymentRollback:
 
     def _previous_release(self, history: History) -> Deployed:
         deployment = history.releases.get(self.id)
-        recorded_id = self.deployed["previous_deployment_id"]
+        expected = self.deployed["previous_deployment_id"]
         serving = history.releases.get(history.serving or "")
         serving_text = f"{serving.version} ({serving.id})" if serving else "nothing"
         if deployment is None or deployment.outcome not in {DEPLOYING, PROMOTED, ABORTED}:
-            raise self._impossible_error(f"the target does not have {self.deployed['version']} ({self.id}); {serving_text} serves")
-        if deployment.previous != recorded_id:
-            raise self._impossible_error(
-                f"the target's journal says that {deployment.previous} served before it, the record says {recorded_id}"
-            )
+            raise self._refusal(f"the target does not have {self.deployed['version']} ({self.id}); {serving_text} serves")
+        if deployment.previous != expected:
+            raise self._refusal(f"the target's journal says that {deployment.previous} served before it, the record says {expected}")
         if serving is None or serving.id not in {self.id, deployment.previous}:
-            raise self._impossible_error(f"{self.deployed['version']} ({self.id}) does not serve: {serving_text} does")
+            raise self._refusal(f"{self.deployed['version']} ({self.id}) does not serve: {serving_text} does")
         return history.releases[deployment.previous or ""]
 
-    def _impossible_error(self, detail: str) -> NotTrueError:
+    def _refusal(self, detail: str) -> NotTrueError:
         return NotTrueError(
             "There is no way back from this deployment",
             what=f"{detail}; nothing was changed",
@@ -241,7 +233,7 @@ class DeploymentRollback:
         with self.target.locked(Owner(self.id, settings.run_url, settings.actor, fence=settings.reason)):
             self._take_back_unfinished()
             if self._previous_release(self.target.current()).id != previous.id:
-                raise self._impossible_error("the target changed in the meantime")
+                raise self._refusal("the target changed in the meantime")
             self._require_healthy(previous, "still ")
             self.job.say(f"moving all traffic to {previous.version}, then watching that no request reaches {self.deployed['version']} …")
             deployment = self.target.current().releases[self.id]
