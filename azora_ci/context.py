@@ -1,8 +1,8 @@
-"""Composition root: a job's name -> click command -> settings -> wired Job -> the step, inside the one boundary that catches.
+"""Composition root: job name -> click command -> settings -> wired Job -> step; ``execute`` catches every error of a step.
 
-Each step module offers ``Settings`` (a settings class) and ``run(job)``. The boundary writes the job's fragment whatever
-happens, prints one annotation for a failure, and turns SIGINT and SIGTERM into ``CancelledError``. GitHub leaves 7.5 s between
-the two and kills 2.5 s later, so everything that happens after a signal must be done in under 7 s.
+Each step module offers ``Settings`` (a settings class) and ``run(job)``. ``execute`` writes the job's fragment after success and
+after failure, prints one annotation for a failure, and turns SIGINT and SIGTERM into ``CancelledError``. GitHub sends SIGTERM
+7.5 s after SIGINT and kills 2.5 s later, so everything that runs after a signal must end in under 7 s.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ JOBS: dict[str, str] = {
     "manual-rollback": "Write the rollback instructions for this very deployment.",
     "deployment-failure-handler": "Say exactly what broke and what state production is in.",
 }
-# Run on their own, outside of a deployment, in the same boundary as the jobs.
+# Tools run by themselves, outside of a deployment, through the same ``execute`` as the jobs.
 TOOLS: dict[str, str] = {
     "restore-drill": "Restore the newest backup (or a given one) and prove it against its manifest.",
     "rollback": "Take a deployment back by hand, within its rollback window.",
@@ -53,42 +53,42 @@ def step_module(job: str) -> Any:
 
 
 def command(job: str) -> click.Command:
-    """Return the click command of a job: every variable is documented in ``--help``; secrets have no option on purpose."""
+    """Return the click command of a job. ``--help`` documents every variable; secrets have no option on purpose."""
     import click
 
-    declared = dict(settings.variables(step_module(job).Settings))
+    variables = dict(settings.variables(step_module(job).Settings))
     options: list[click.Parameter] = []
     secret_help: list[str] = []
     github_help: list[str] = []
-    own = step_module(job).Settings.__annotations__
-    # What one must give stands first, then a step's own variables; what GitHub sets is named at the end.
-    for name, one in sorted(declared.items(), key=lambda item: (not item[1].required, item[0] not in own)):
-        if one.secret:
-            secret_help.append(f"  {one.name}{'' if one.required else ' (optional)'}: {one.help}")
+    own_fields = step_module(job).Settings.__annotations__
+    # Required variables come first, then a step's own; those that GitHub sets are listed at the end.
+    for name, variable in sorted(variables.items(), key=lambda item: (not item[1].required, item[0] not in own_fields)):
+        if variable.secret:
+            secret_help.append(f"  {variable.name}{'' if variable.required else ' (optional)'}: {variable.help}")
             continue
-        kind = f"[default: {one.default}]" if one.default else f"[{'required' if one.required else 'optional'}; such as {one.example}]"
-        text = f"{one.help} {kind}"
+        presence = "required" if variable.required else "optional"
+        text = f"{variable.help} [{f'default: {variable.default}' if variable.default else f'{presence}; such as {variable.example}'}]"
         names = [f"--{name.replace('_', '-')}", *(["--config"] if name == "config_path" else [])]
         # --switch alone means --switch true
-        alone: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if one.parse is settings.truth else {}
-        hidden = one.name.startswith("GITHUB_") and not one.required
-        github_help += [f"{one.name} ({one.help.removesuffix(', set by GitHub')})"] if hidden else []
-        shown: dict[str, Any] = {"envvar": one.name, "show_envvar": True, "metavar": "TEXT", "help": text, "hidden": hidden}
-        options.append(click.Option([*names, name], **shown, **alone))
+        flag_attributes: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if variable.parse is settings.truth else {}
+        hidden = variable.name.startswith("GITHUB_") and not variable.required
+        github_help += [f"{variable.name} ({variable.help.removesuffix(', set by GitHub')})"] if hidden else []
+        attributes: dict[str, Any] = {"envvar": variable.name, "show_envvar": True, "metavar": "TEXT", "help": text, "hidden": hidden}
+        options.append(click.Option([*names, name], **attributes, **flag_attributes))
     secrets = "\b\nSecrets, read from the environment only:\n" + "\n".join(secret_help) + "\n\n" if secret_help else ""
 
-    def callback(**given: str | None) -> None:
+    def callback(**arguments: str | None) -> None:
         environ = settings.environment()
-        environ.update({declared[name].name: value for name, value in given.items() if value is not None})
+        environ.update({variables[name].name: value for name, value in arguments.items() if value is not None})
         sys.exit(execute(job, environ))
 
     github = f"Set by GitHub, and read where they are set: {', '.join(github_help)}.\n\n"
-    wide = {"max_content_width": 120}
-    return click.Command(job, wide, callback, options, help=(JOBS | TOOLS)[job], epilog=secrets + github + EXIT_CODES)
+    context_settings = {"max_content_width": 120}
+    return click.Command(job, context_settings, callback, options, help=(JOBS | TOOLS)[job], epilog=secrets + github + EXIT_CODES)
 
 
 def main(job: str) -> None:
-    """Run a job as the entry point ``scripts/<job>.py`` does. Exits with the family's exit codes."""
+    """Run a job as its entry point ``scripts/<job>.py`` does, and exit with one of ``EXIT_CODES``."""
     hide_environment()
     command(job).main(prog_name=f"scripts/{job.replace('-', '_')}.py")
 
@@ -97,10 +97,10 @@ def execute(job_name: str, environ: Mapping[str, str]) -> int:
     """Run one job with these variables and return its exit code."""
     module = step_module(job_name)
     try:
-        loaded = settings.load(module.Settings, environ)
+        job_settings = settings.load(module.Settings, environ)
     except AzoraError as error:
         return _report_without_settings(job_name, environ, error)
-    job = _wire(job_name, loaded)
+    job = _wire(job_name, job_settings)
     _catch_signals()
     started_at = job.now()
     try:
@@ -124,20 +124,20 @@ def wire_actions(common: settings.Common) -> Actions:
     return Actions(output_file=common.output_file, summary_file=common.summary_file, github=common.on_github)
 
 
-def _wire(job_name: str, loaded: settings.Common) -> Job[Any]:
-    loaded.log_dir.mkdir(parents=True, exist_ok=True)
+def _wire(job_name: str, job_settings: settings.Common) -> Job[Any]:
+    job_settings.log_dir.mkdir(parents=True, exist_ok=True)
     clock = Clock()
-    actions = wire_actions(loaded)
-    processes = Processes(actions=actions, clock=clock, log=loaded.log_dir / f"{job_name}.log")
-    for name, declared in settings.variables(type(loaded)):
-        value = getattr(loaded, name)
+    actions = wire_actions(job_settings)
+    processes = Processes(actions=actions, clock=clock, log=job_settings.log_dir / f"{job_name}.log")
+    for name, variable in settings.variables(type(job_settings)):
+        value = getattr(job_settings, name)
         if isinstance(value, settings.Secret):
             for secret in secrets_of_url(value.reveal()):
-                processes.add_secret(secret, is_name=declared.name in settings.NAMES)
-            for host in settings.hosts_named(declared.name, value.reveal()):
-                processes.add_secret(host, is_name="." not in host and ":" not in host)  # it may stand inside of a word
-    identity = Identity(*(getattr(loaded, name, None) for name in ("deployment_id", "version", "git_sha")))
-    return Job(job_name, loaded, actions, processes, clock, identity)
+                processes.add_secret(secret, is_name=variable.name in settings.NAMES)
+            for host in settings.hosts_named(variable.name, value.reveal()):
+                processes.add_secret(host, is_name="." not in host and ":" not in host)  # such a name may be part of a word
+    identity = Identity(*(getattr(job_settings, name, None) for name in ("deployment_id", "version", "git_sha")))
+    return Job(job_name, job_settings, actions, processes, clock, identity)
 
 
 def _catch_signals() -> None:

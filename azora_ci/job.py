@@ -1,4 +1,4 @@
-"""What a step is given: its settings, the edges everyone uses, and the place for its evidence."""
+"""The object that every step receives: its settings, the shared edges, and the place for its evidence."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ S = TypeVar("S", bound=Common)
 
 @dataclass
 class Identity:
-    """Which deployment this is; validate-release finds it out, every other job is told."""
+    """Identity of the deployment: validate-release determines it, every other job reads it from its environment."""
 
     deployment_id: str | None = None
     version: str | None = None
@@ -28,7 +28,7 @@ class Identity:
 
 @dataclass
 class Job(Generic[S]):
-    """One attempt of one job. A step fills ``evidence`` as it observes; what is there when it fails is kept."""
+    """One attempt of one job. A step adds each observation to ``evidence``; a failed job keeps what it had added."""
 
     name: str
     settings: S
@@ -45,9 +45,9 @@ class Job(Generic[S]):
 
     @cached_property
     def config(self) -> config.DeployConfig:
-        """Return the deployment configuration, read when first needed. Raises BadInputError.
+        """Return the deployment configuration, read at the first use. Raises BadInputError.
 
-        From then on no child inherits the secrets of services, which only instances are given.
+        From then on no child inherits the secrets of services: only instances of services receive them.
         """
         loaded = config.load(self.settings.config_path)
         self.processes.withhold(name for service in loaded.services for name in service.secrets)
