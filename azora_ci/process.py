@@ -23,9 +23,9 @@ from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.settings import child_environment
 
 CAPTURE_LIMIT = 8 * 1024 * 1024  # characters of output kept in memory per stream; the log keeps all of it
-GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL; GitHub itself kills 10 s after it asked (see FACTS on cancelling)
+GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL; GitHub itself kills a cancelled job 10 s after its first signal
 SHORTEST_SECRET = 3  # shorter texts would mask half of every log
-SHORTEST_IN_EVIDENCE = 8  # shorter ones stand inside of words that evidence needs
+SHORTEST_IN_EVIDENCE = 8  # shorter secrets may be parts of words that evidence needs
 PR_SET_DUMPABLE = 4  # prctl(2), Linux
 
 
@@ -40,12 +40,12 @@ class Completed:
 
 
 def ending(returncode: int) -> str:
-    """Return for people how a process ended: its exit code, or the signal that killed it."""
+    """Return a text that says how a process ended: its exit code, or the signal that killed it."""
     return f"exit code {returncode}" if returncode >= 0 else f"killed by signal {-returncode}"
 
 
 class CommandFailedError(NotTrueError):
-    """A command ended with another exit code than 0."""
+    """A command ended with an exit code other than 0."""
 
     def __init__(self, completed: Completed, *, next_step: str) -> None:
         out, err = completed.stdout.strip()[-2000:], completed.stderr.strip()[-2000:]
@@ -59,7 +59,7 @@ class CommandFailedError(NotTrueError):
 
 
 def secrets_of_url(url: str) -> list[str]:
-    """Return what must not be shown of a URL: itself and its password, percent-encoded and decoded."""
+    """Return the secret texts of a URL: the whole URL and its password, percent-encoded and decoded."""
     try:
         password = urlsplit(url).password
     except ValueError:
@@ -71,7 +71,7 @@ def secrets_of_url(url: str) -> list[str]:
 
 
 class Child:
-    """A running child. ``stdin`` and ``stdout`` are binary pipes where asked for; everything else goes to the log."""
+    """A running child. ``stdin`` and ``stdout`` are binary pipes when the caller requested them; other output goes to the log."""
 
     def __init__(self, popen: subprocess.Popen[bytes], argv: tuple[str, ...]) -> None:
         self.popen = popen
@@ -84,11 +84,11 @@ class Child:
         self.pumps: list[threading.Thread] = []
 
     def poll(self) -> int | None:
-        """Return the exit code, or None while it runs."""
+        """Return the exit code, or None while the child runs."""
         return self.popen.poll()
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for the end and for the last line of its output. Raises TimeoutError after ``timeout`` seconds."""
+        """Wait for the child's end and the last line of its output; return the exit code. Raises TimeoutError after ``timeout`` seconds."""
         try:
             code = self.popen.wait(timeout)
         except subprocess.TimeoutExpired as error:
@@ -99,7 +99,7 @@ class Child:
 
     @property
     def stderr_text(self) -> str:
-        """Return what it has written to standard error so far, masked."""
+        """Return what the child has written to standard error so far, masked."""
         return "".join(self.lines["stderr"])
 
     def signal(self, number: int) -> None:
@@ -134,26 +134,26 @@ class Processes:
             self.add_secret(secret)
 
     def add_secret(self, secret: str, *, is_name: bool = False) -> None:
-        """Mask a secret in the log and on the screen from now on, and in evidence unless it ``is_name`` of somebody or something."""
+        """Mask a secret in the log and on the screen from now on. Evidence is masked, too, unless it ``is_name`` of a user or host."""
         self._actions.mask(secret)
         parts = {secret, *secret.splitlines()}
         self._names |= parts if is_name else set()
-        found = {part for part in parts if len(part.strip()) >= SHORTEST_SECRET} | set(self._secrets)
-        self._secrets = sorted(found, key=len, reverse=True)
+        maskable = {part for part in parts if len(part.strip()) >= SHORTEST_SECRET} | set(self._secrets)
+        self._secrets = sorted(maskable, key=len, reverse=True)
 
     def withhold(self, variables: Iterable[str]) -> None:
-        """Keep these variables of ours from every child from now on, unless a caller hands one over."""
+        """Remove these variables from the environment of every later child, unless a caller passes one in ``env``."""
         self._withheld |= set(variables)
 
     def masked_evidence(self, value: Any) -> Any:
-        """Return evidence in which no sentence holds a secret: what a server answers may quote one.
+        """Return evidence with every secret in its sentences replaced by ``***``: a server's answer may quote a secret.
 
-        Only texts with a space are touched: digests, locations and references have none, and the next job relies on them.
+        Only texts with a space are changed: digests, locations and references have none, and later jobs rely on them.
         """
         if isinstance(value, dict):
-            return {name: self.masked_evidence(one) for name, one in value.items()}
+            return {name: self.masked_evidence(item) for name, item in value.items()}
         if isinstance(value, (list, tuple)):
-            return [self.masked_evidence(one) for one in value]
+            return [self.masked_evidence(item) for item in value]
         if not isinstance(value, str) or " " not in value:
             return value
         for secret in self._secrets:
@@ -198,8 +198,8 @@ class Processes:
     ) -> Completed:
         """Run a command to its end. ``env`` is added to the environment without secrets.
 
-        Raises CommandFailedError for another exit code than 0 (unless ``check=False``), BadInputError when the program is
-        not there, NotTrueError when it takes longer than ``timeout`` seconds.
+        Raises CommandFailedError for an exit code other than 0 (unless ``check=False``), BadInputError when the program cannot
+        be started, NotTrueError when it takes longer than ``timeout`` seconds.
         """
         child = self.start(argv, env=env, cwd=cwd, stdin=stdin is not None, echo=echo, user=user)
         feeder = None
@@ -236,16 +236,16 @@ class Processes:
     ) -> Child:
         """Start a command and return at once. ``stdout_pipe``: its standard output is a binary pipe for the caller.
 
-        ``user`` is a numeric user id to run as. ``stdin`` True makes a binary pipe; an integer is a file descriptor. The caller
-        ends it (``Child.end``) or leaves it to ``end_all``. Raises BadInputError when the program is not there.
+        ``user`` is a numeric user id to run as. ``stdin`` True makes a binary pipe; an integer is a file descriptor. The caller ends
+        the child (``Child.end``) or leaves that to ``end_all``. Raises BadInputError when the program cannot be started.
         """
-        shown = tuple(self.masked(part) for part in argv)
-        self.log_line(f"$ {' '.join(shown)}")
-        given = subprocess.PIPE if stdin is True else subprocess.DEVNULL if stdin is False else stdin
+        masked_argv = tuple(self.masked(part) for part in argv)
+        self.log_line(f"$ {' '.join(masked_argv)}")
+        stdin_source = subprocess.PIPE if stdin is True else subprocess.DEVNULL if stdin is False else stdin
         try:
             popen = subprocess.Popen(
                 list(argv),
-                stdin=given,
+                stdin=stdin_source,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=child_environment(env, self._withheld),
@@ -257,10 +257,10 @@ class Processes:
             raise BadInputError(
                 f"{Path(argv[0]).name} cannot be started",
                 what=str(error),
-                where=" ".join(shown),
+                where=" ".join(masked_argv),
                 next_step="install the program, or correct the command in the configuration",
             ) from error
-        child = Child(popen, shown)
+        child = Child(popen, masked_argv)
         with self._lock:
             self._children.append(child)
         assert popen.stderr is not None  # noqa: S101 - PIPE was asked for
@@ -313,13 +313,13 @@ class Processes:
                 self._children.remove(child)
 
     def _pump(self, child: Child, stream: IO[bytes], name: str, echo: bool) -> None:
-        kept = child.lines[name]
+        lines = child.lines[name]
 
         def keep(line: str) -> None:
-            kept.append(line)
+            lines.append(line)
             child.captured[name] += len(line)
-            while child.captured[name] > CAPTURE_LIMIT and len(kept) > 1:
-                child.captured[name] -= len(kept.pop(0))
+            while child.captured[name] > CAPTURE_LIMIT and len(lines) > 1:
+                child.captured[name] -= len(lines.pop(0))
 
         pump = threading.Thread(target=self._pump_lines, args=(stream, keep, echo), daemon=True)
         child.pumps.append(pump)
@@ -357,7 +357,7 @@ def hide_environment() -> None:
 
 
 def is_alive(pid: int) -> bool:
-    """Say whether a process with this id runs (a zombie does not)."""
+    """Return whether a process with this id runs (a zombie does not)."""
     return birth(pid) is not None
 
 
@@ -368,7 +368,7 @@ def send_signal(pid: int, number: int) -> None:
 
 
 def birth(pid: int) -> str | None:
-    """Return when a running process was started (clock ticks since boot), or None: with it a reused process id is told apart."""
+    """Return the start time of a running process in clock ticks since boot, or None. It tells a reused process id from the old one."""
     try:
         parts = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()
     except (OSError, IndexError):
@@ -378,21 +378,21 @@ def birth(pid: int) -> str | None:
 
 @contextlib.contextmanager
 def undisturbed(*, deliver: bool = True) -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back for a moment, so that a cancelled run is not interrupted between two halves of one thing.
+    """Hold SIGINT and SIGTERM back inside the block, so that a cancellation does not interrupt steps that belong together.
 
-    What arrived meanwhile is delivered at the end, or dropped with ``deliver=False`` (when the job ends anyway). Handlers are
-    replaced rather than signals blocked: a child would inherit the blocking. Outside the main thread nothing arrives.
+    The first signal that arrived is raised again at the end, or dropped with ``deliver=False`` (when the job ends anyway). Handlers
+    are replaced rather than signals blocked: a child would inherit the blocking. Outside the main thread no signal arrives.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     arrived: list[int] = []
-    watched = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda found, _frame: arrived.append(found)) for number in watched}
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    handlers = {number: signal.signal(number, lambda received, _frame: arrived.append(received)) for number in numbers}
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
     if deliver and arrived:
         signal.raise_signal(arrived[0])
