@@ -62,7 +62,7 @@ def environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-# What a child process never inherits: it gets a secret only when a caller hands it over by name.
+# Variables that a child process never inherits: it gets a secret only when a caller passes it by name.
 WITHHELD = frozenset(
     {
         "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
@@ -86,44 +86,44 @@ WITHHELD = frozenset(
 )
 
 
-# Secrets that name somebody: not shown in logs, but image references in the evidence hold them.
+# Secrets that are user names: masked in logs, but not in the evidence, whose image references contain them.
 NAMES = frozenset({"DOCKER_USERNAME", "PROD_USER"})
 
 
 def hosts_named(variable_name: str, text: str) -> list[str]:
-    """Return the hosts that a secret names, each to be masked by itself; an address on loopback names nobody."""
+    """Return the hosts in a secret, so that each is masked by itself; loopback addresses are left out, as they reveal nothing."""
     from azora_ci.ssh import parse_hosts, parse_jump
 
     if variable_name == "PROD_HOST":
-        hosts = [one.host for one in parse_hosts(text)]
+        hosts = [address.host for address in parse_hosts(text)]
     elif variable_name == "PROD_JUMP_HOST":
         hosts = [parse_jump(text).address.host]
     else:
         return []
-    return [one for one in hosts if one != "localhost" and not one.startswith("127.")]
+    return [host for host in hosts if host != "localhost" and not host.startswith("127.")]
 
 
 def child_environment(extra: Mapping[str, str] | None = None, withheld: Iterable[str] = ()) -> dict[str, str]:
-    """Return the environment for a child process: ours without secrets and without ``GITHUB_OUTPUT`` and its like, plus ``extra``.
+    """Return the environment for a child process: this process's own without secrets and GitHub's command files, plus ``extra``.
 
-    A build script of the application must neither see production's secrets nor write our step's outputs. ``withheld`` names
-    secrets beyond our own: those of services.
+    A build script of the application must neither see production's secrets nor write this step's outputs. ``withheld`` names
+    further variables to leave out: the secrets of services.
     """
     files = {"GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY"}
-    kept = {name: value for name, value in os.environ.items() if name not in WITHHELD.union(files, withheld)}
-    return {**kept, **(extra or {})}
+    inherited = {name: value for name, value in os.environ.items() if name not in WITHHELD.union(files, withheld)}
+    return {**inherited, **(extra or {})}
 
 
 def drop_libpq_variables() -> None:
-    """Remove ``PG*`` from this process's environment, so that no PGSERVICE or PGOPTIONS redirects a connection that is named in full."""
+    """Remove ``PG*`` from this process's environment: PGSERVICE or PGOPTIONS could redirect a connection despite its full URL."""
     for name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[name]
 
 
 def named_secrets(names: Iterable[str]) -> dict[str, Secret]:
-    """Return the secrets that the configuration names, from this step's environment. Raises BadInputError naming all that lack."""
-    wanted = sorted(set(names))
-    missing = [name for name in wanted if not os.environ.get(name)]
+    """Return the secrets that the configuration names from this step's environment. Raises BadInputError that names all missing ones."""
+    required_names = sorted(set(names))
+    missing = [name for name in required_names if not os.environ.get(name)]
     if missing:
         raise BadInputError(
             "Secrets of services are not set",
@@ -131,7 +131,7 @@ def named_secrets(names: Iterable[str]) -> dict[str, Secret]:
             where="services.*.secrets in the deployment configuration",
             next_step="add them to the env of this step in the workflow (repository settings > Environments), or correct the names",
         )
-    return {name: Secret(os.environ[name]) for name in wanted}
+    return {name: Secret(os.environ[name]) for name in required_names}
 
 
 # --- what every job reads ---------------------------------------------------------------------------------------------
@@ -139,7 +139,7 @@ def named_secrets(names: Iterable[str]) -> dict[str, Secret]:
 
 @dataclass(frozen=True, kw_only=True)
 class Common:
-    """What every job reads; names as in the production deployment guide and as GitHub sets them."""
+    """What every job reads. The names are those of the production deployment guide and of GitHub."""
 
     log_dir: Path = variable(
         "DEPLOYMENT_LOG_DIR",
@@ -243,12 +243,12 @@ class Deployment(Common):
     )
 
 
-# --- groups of variables that several jobs read; inherit beside Deployment ----------------------------------------------
+# --- groups of variables that several jobs read: further base classes of a step's settings ------------------------------
 
 
 @dataclass(frozen=True, kw_only=True)
 class Aws:
-    """Access to S3, as boto3 and the AWS command line read it; set by an OIDC role or by these standard variables."""
+    """Access to S3. These are the standard variables of boto3 and the AWS command line; an OIDC role sets them, too."""
 
     aws_access_key_id: Secret | None = variable(
         "AWS_ACCESS_KEY_ID", "AWS access key; an OIDC role sets it", example="AKIA…", required=False, secret=True
@@ -279,7 +279,7 @@ class DatabaseAccess:
 
 @dataclass(frozen=True, kw_only=True)
 class Health:
-    """How health is probed; names and defaults are the guide's."""
+    """How health is probed. Names and defaults are those of the production deployment guide."""
 
     health_timeout: float = variable(
         "HEALTH_CHECK_TIMEOUT", "seconds a new instance may take to its first healthy answer", example="300", parse=number(0.1, 3600),
@@ -295,7 +295,7 @@ class Health:
 
 
 def production_hosts(text: str) -> str:
-    """Check a list of hosts (imported late: the SSH edge owns the format)."""
+    """Return a list of hosts unchanged after checking it (the SSH module, imported late, defines the format)."""
     from azora_ci.ssh import parse_hosts
 
     parse_hosts(text)
@@ -303,7 +303,7 @@ def production_hosts(text: str) -> str:
 
 
 def production_jump(text: str) -> str:
-    """Check the name of a jump host (imported late: the SSH edge owns the format)."""
+    """Return the name of a jump host unchanged after checking it (the SSH module, imported late, defines the format)."""
     from azora_ci.ssh import parse_jump
 
     parse_jump(text)
@@ -311,14 +311,14 @@ def production_jump(text: str) -> str:
 
 
 def production_user(text: str) -> str:
-    """Check the name of a user (imported late: the SSH edge owns the format)."""
+    """Return the name of a user after checking it (the SSH module, imported late, defines the format)."""
     from azora_ci.ssh_folder import user_name
 
     return user_name(text)
 
 
 def production_key(text: str) -> str:
-    """Return a private key with the line ends that OpenSSH wants (imported late: the SSH edge owns the format)."""
+    """Return a private key with the line ends that OpenSSH requires (the SSH module, imported late, defines the format)."""
     from azora_ci.ssh_folder import normal_key
 
     return normal_key(text)
@@ -326,7 +326,7 @@ def production_key(text: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class PinnedHostKeys:
-    """Which keys the production hosts may show."""
+    """The host keys that the production hosts may present."""
 
     prod_known_hosts: str | None = variable(
         "PROD_KNOWN_HOSTS", "host keys as ssh-keyscan -H prints them (logs show variables); unset: those that the last deployment recorded",
@@ -336,7 +336,7 @@ class PinnedHostKeys:
 
 @dataclass(frozen=True, kw_only=True)
 class SshAccess(PinnedHostKeys):
-    """How production hosts are reached; the docker_hosts target and database.via_ssh demand it. Names are the guide's."""
+    """How production hosts are reached: required by the docker_hosts target and database.via_ssh. The names are the guide's."""
 
     prod_host: Secret | None = variable(
         "PROD_HOST", "production hosts, host or host:port, comma separated", example="web1.example,web2.example", parse=production_hosts,
@@ -387,7 +387,7 @@ class ProofPlace:
 
 @dataclass(frozen=True, kw_only=True)
 class Notifications:
-    """Where people are told."""
+    """Where notifications are sent."""
 
     slack_webhook: Secret | None = variable(
         "SLACK_WEBHOOK", "Slack incoming webhook; unset: nobody is notified", example="https://hooks.slack.com/services/…", required=False,

@@ -1,4 +1,4 @@
-"""Environment variables as typed fields: what a variable is, how its text becomes a value, how all problems are told at once.
+"""Environment variables as typed fields: what a variable is, how its text becomes a value, how all problems are reported at once.
 
 A settings class is a frozen dataclass whose fields are made by ``variable``. ``load`` reports every missing or malformed
 variable, by name, with what it is for and an example. Nothing here reads the environment: ``settings`` does.
@@ -19,7 +19,7 @@ GIT_SHA = re.compile(r"[0-9a-f]{40}")
 
 
 class Secret:
-    """A value that must not be shown: its ``repr`` and ``str`` are redacted, ``reveal()`` is the way out."""
+    """A value that must not be shown: ``repr`` and ``str`` are redacted, only ``reveal()`` returns the value."""
 
     __slots__ = ("_value",)
 
@@ -51,7 +51,7 @@ class Secret:
 
 @dataclass(frozen=True)
 class Variable:
-    """One environment variable: its name, what it is for, an example, how its text becomes a value."""
+    """One environment variable: its name, purpose and example, and the parser that turns its text into a value."""
 
     name: str
     help: str
@@ -74,45 +74,45 @@ def variable(  # noqa: PLR0913 - the parts of a variable's documentation, all by
 ) -> Any:
     """Declare a field that is read from the environment variable ``name``.
 
-    ``parse`` turns its text into the value and raises ValueError with a reason. Without ``default`` it is required, unless
-    ``required=False``: then the field is None when the variable is unset or empty. GitHub hands over an unset secret as an
-    empty text, so empty counts as unset.
+    ``parse`` turns the text into the value and raises ValueError with a reason. A variable without ``default`` is required, unless
+    ``required=False``: then the field is None when the variable is unset or empty. GitHub passes an unset secret as an empty
+    text, so empty counts as unset.
     """
-    needed = default is None if required is None else required
+    is_required = default is None if required is None else required
     parser: Callable[[str], Any] = (lambda text: Secret(parse(text))) if secret else parse
-    return field(metadata={"variable": Variable(name, help_text, example, parser, default, needed, secret)})
+    return field(metadata={"variable": Variable(name, help_text, example, parser, default, is_required, secret)})
 
 
 def variables(settings_class: type[Any]) -> Iterator[tuple[str, Variable]]:
     """Yield (field name, Variable) of a settings class, inherited ones included."""
-    for item in fields(settings_class):
-        yield item.name, _variable_of(item)
+    for settings_field in fields(settings_class):
+        yield settings_field.name, _variable_of(settings_field)
 
 
-def _variable_of(item: Field[Any]) -> Variable:
-    found = item.metadata.get("variable")
-    if not isinstance(found, Variable):
-        raise TypeError(f"field {item.name} was not made by variable()")
-    assert item.default is MISSING  # noqa: S101 - defaults live in the Variable, so that they pass through its parser
-    return found
+def _variable_of(settings_field: Field[Any]) -> Variable:
+    declaration = settings_field.metadata.get("variable")
+    if not isinstance(declaration, Variable):
+        raise TypeError(f"field {settings_field.name} was not made by variable()")
+    assert settings_field.default is MISSING  # noqa: S101 - defaults live in the Variable, so that they pass through its parser
+    return declaration
 
 
 def load(settings_class: type[S], environ: Mapping[str, str]) -> S:
-    """Return the settings that ``environ`` describes. Raises BadInputError naming every bad variable at once."""
+    """Return the settings that ``environ`` describes. Raises BadInputError that names every bad variable at once."""
     values: dict[str, Any] = {}
     problems: list[str] = []
-    for name, declared in variables(settings_class):
-        text = environ.get(declared.name, "") or declared.default or ""
+    for name, declaration in variables(settings_class):
+        text = environ.get(declaration.name, "") or declaration.default or ""
         if not text:
-            if declared.required:
-                problems.append(f"{declared.name} is not set: {declared.help} (for example {declared.example})")
+            if declaration.required:
+                problems.append(f"{declaration.name} is not set: {declaration.help} (for example {declaration.example})")
             values[name] = None
             continue
         try:
-            values[name] = declared.parse(text)
+            values[name] = declaration.parse(text)
         except ValueError as error:
-            shown = "its value (not shown)" if declared.secret else repr(text)
-            problems.append(f"{declared.name}: {shown} {error}: {declared.help} (for example {declared.example})")
+            value_text = "its value (not shown)" if declaration.secret else repr(text)
+            problems.append(f"{declaration.name}: {value_text} {error}: {declaration.help} (for example {declaration.example})")
     if problems:
         raise BadInputError(
             "Environment is not complete" if len(problems) == 1 else f"{len(problems)} environment variables need attention",
@@ -154,7 +154,7 @@ def number(minimum: float = 0.0, maximum: float = 1e9) -> Callable[[str], float]
 
 
 def truth(text: str) -> bool:
-    """Parse true or false."""
+    """Return the bool that the text true or false names."""
     if text.lower() not in {"true", "false"}:
         raise ValueError("is neither true nor false")
     return text.lower() == "true"
@@ -186,7 +186,7 @@ def git_sha(text: str) -> str:
 
 
 def release_version(text: str) -> str:
-    """Parse a release version with a leading v (imported late: decisions own the rule)."""
+    """Parse a release version with a leading v (the ``release`` module, imported late, defines the format)."""
     from azora_ci.release import Version
 
     return str(Version.parse(text))
