@@ -1,4 +1,4 @@
-"""What GitHub Actions understands: outputs, step summary, annotations, masks, and the wrapping of foreign output.
+"""Messages to the GitHub Actions runner: outputs, step summary, annotations, masks, and the wrapping of foreign output.
 
 Protocol: "Workflow commands for GitHub Actions" and actions/toolkit ``file-command.ts``. Outside GitHub (no
 ``GITHUB_OUTPUT``) outputs go to standard output as ``name=value`` and the summary is left out.
@@ -34,7 +34,7 @@ def escape_property(text: str) -> str:
 
 
 def harmless(text: str) -> str:
-    """Return a text of which no line is a workflow command: ``::`` at the start of a line (a carriage return ends one, too), ``##[``."""
+    """Return the text without workflow commands: ``::`` at a line's start (a carriage return ends a line, too) and ``##[`` are split."""
     return re.sub(r"(^|[\r\n])(\s*):(?=:)", r"\1\2: ", text).replace("##[", "## [")
 
 
@@ -62,13 +62,13 @@ class Actions:
         self.outputs: dict[str, str] = {}
 
     def print(self, text: str = "") -> None:
-        """Print our own line at once. Foreign text belongs in ``foreign_output``."""
+        """Print this program's own line at once. Print foreign text inside ``foreign_output``."""
         with self._lock:
             self._stream.write(text + "\n")
             self._stream.flush()
 
     def say(self, text: str) -> None:
-        """Print a line of ours that may quote others (a service's answer, a server's message): it cannot issue commands."""
+        """Print this program's own line that may quote a service or server; the quoted text cannot issue commands."""
         self.print(harmless(text) if self._github else text)
 
     def output(self, name: str, value: str | int) -> None:
@@ -97,7 +97,7 @@ class Actions:
             file.write(f"{name}<<{delimiter}\n{text}\n{delimiter}\n")
 
     def summary(self, markdown: str) -> None:
-        """Append to the step summary; what would pass GitHub's 1 MiB is cut with a notice."""
+        """Append to the step summary; text beyond GitHub's limit of 1 MiB is replaced by a notice."""
         if self._summary_file is None:
             return
         with self._lock:
@@ -138,7 +138,7 @@ class Actions:
 
     @contextmanager
     def group(self, title: str) -> Iterator[None]:
-        """Fold what is printed inside."""
+        """Fold the lines that are printed inside the block."""
         if self._github:
             self._command(f"::group::{escape_data(title)}")
         else:
@@ -151,10 +151,10 @@ class Actions:
 
     @contextmanager
     def foreign_output(self) -> Iterator[None]:
-        """Wrap output that is not ours, so that it cannot issue workflow commands (``##[…]`` works anywhere in a line).
+        """Wrap output of other programs, so that it cannot issue workflow commands (``##[…]`` works anywhere in a line).
 
-        May be nested and entered from several threads. A command of our own meanwhile leaves the wrapping for one line. The
-        token is random: a program that guesses it could switch commands on again.
+        Blocks may be nested and entered by several threads. A command of this class leaves the wrapping for one line. The token is
+        random: a program that guesses it could switch commands on again.
         """
         with self._lock:
             self._foreign += 1

@@ -19,7 +19,7 @@ def rfc3339(moment: datetime) -> str:
 
 
 def parse_rfc3339(text: str) -> datetime:
-    """Return the moment that an RFC 3339 text names. Raises ValueError when it is none."""
+    """Return the moment in UTC that an RFC 3339 text names. Raises ValueError for another text and for a missing time zone."""
     moment = datetime.fromisoformat(text)
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
@@ -27,28 +27,28 @@ def parse_rfc3339(text: str) -> datetime:
 
 
 class Clock:
-    """The machine's clock. Pass one down instead of reading the time where a decision is made."""
+    """The machine's clock. Pass a clock as a parameter instead of reading the time inside a decision."""
 
     def now(self) -> datetime:
         """Return the present moment in UTC."""
         return datetime.now(UTC)
 
     def monotonic(self) -> float:
-        """Return seconds of a clock that never jumps."""
+        """Return the seconds of a clock that never jumps."""
         return time.monotonic()
 
     def sleep(self, seconds: float) -> None:
-        """Wait; a negative duration is none."""
+        """Wait for a number of seconds; a negative number counts as 0."""
         time.sleep(max(0.0, seconds))
 
     def wait(self, event: threading.Event, seconds: float) -> bool:
-        """Wait for an event at most so many seconds; say whether it was set."""
+        """Wait for an event for at most ``seconds``; return whether it was set."""
         return event.wait(max(0.0, seconds))
 
     def ticks(self, interval: float, duration: float) -> Iterator[float]:
         """Yield the elapsed seconds at 0, interval, 2 x interval, … up to ``duration``, on a schedule that does not drift.
 
-        A tick that comes late does not move the later ones; ticks missed altogether are left out.
+        A late tick does not delay the later ones; ticks that were missed altogether are left out.
         """
         start = self.monotonic()
         number = 0

@@ -1,13 +1,13 @@
-"""One family of errors; the exit code lives on the class.
+"""The errors of this project. The exit code is an attribute of the class.
 
-0 done, 1 the thing checked is not true, 2 bad input or configuration, 3 an outside system could not be reached, 4 a bug.
+0 done, 1 the checked condition is not true, 2 bad input or configuration, 3 an outside system could not be reached, 4 a bug.
 """
 
 from __future__ import annotations
 
 
 class Explained(BaseException):
-    """What a person can act on: what happened, where, and what to do next.
+    """An error that a person can act on: what happened, where, and what to do next.
 
     ``title`` is a short headline; ``what`` states the fact with its numbers; ``where`` names the variable, file, URL or
     object; ``next_step`` says what the reader can do. No field may hold a secret.
@@ -28,11 +28,11 @@ class Explained(BaseException):
 
 
 class AzoraError(Explained, Exception):
-    """A failure of ours, with its explanation."""
+    """A failure with an explanation: base class of all errors except cancellation."""
 
 
 class NotTrueError(AzoraError):
-    """The thing checked is not true: a gate is closed, a probe failed, a rollback happened. Exit code 1."""
+    """The checked condition is not true: a gate is closed, a probe failed, a rollback happened. Exit code 1."""
 
     exit_code = 1
 
@@ -40,8 +40,8 @@ class NotTrueError(AzoraError):
 class CancelledError(Explained):
     """The run was cancelled (SIGINT or SIGTERM). Exit code 1, status ``cancelled``.
 
-    Raised by the signal handler wherever the job happens to be. It is no ``Exception``, as KeyboardInterrupt is none: a library
-    that catches every Exception (botocore does, around each request) must not swallow a cancellation and go on.
+    The signal handler raises it at any point of the job. It is not an ``Exception``, as KeyboardInterrupt is not: a library that
+    catches every Exception (botocore does, around each request) must not swallow a cancellation and go on.
     """
 
     exit_code = 1
