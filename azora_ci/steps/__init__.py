@@ -1,1 +1,1 @@
-"""One module per job; each offers ``Settings`` and ``run(job)`` and reads as the story of that job."""
+"""One module per job; each offers ``Settings`` and ``run(job)``."""

@@ -252,7 +252,7 @@ class DeploymentRollback:
             self.job.evidence["fenced"] = unfinished.id
             stale = Release(unfinished.id, unfinished.version, unfinished.digests)
             with undisturbed():
-                returned = self.target.abort(stale, self.job.settings.reason, hurry=True)  # users still wait for the real way back
+                returned = self.target.abort(stale, self.job.settings.reason, hurry=True)  # users still wait for the rollback itself
             self.job.say(f"traffic is on {returned.to or 'no version'}: {returned.detail}")
             if returned.lost:
                 return  # the lost hosts' journals cannot be changed now: this loop would never end
