@@ -114,8 +114,8 @@ def await_verdict(job: Job[Settings], github: GitHub, required: list[Required], 
     """Return the verdict when no check is pending, or the last verdict when the waiting time is over. Its findings become evidence."""
     limit = job.config.checks.wait_minutes * 60
     for elapsed in job.clock.ticks(job.settings.poll_seconds, limit):
-        observations = checks.observed(github.check_runs(job.settings.git_sha), github.statuses(job.settings.git_sha), own_suite)
-        verdict = checks.judge(required, observations, job.config.checks.allow_skipped)
+        results = current_results(github, job.settings.git_sha, required, own_suite)
+        verdict = checks.judge(required, results, job.config.checks.allow_skipped)
         job.evidence["checks"] = [finding.document() for finding in verdict.findings]
         if verdict.state != PENDING:
             break
@@ -123,6 +123,17 @@ def await_verdict(job: Job[Settings], github: GitHub, required: list[Required], 
         names = ", ".join(map(str, pending))
         job.say(f"waiting for {len(pending)} of {len(verdict.findings)} checks: {names}; {elapsed:.0f} s of {limit:.0f} s")
     return verdict
+
+
+def current_results(github: GitHub, commit: str, required: list[Required], own_suite: int | None) -> list[Observed]:
+    """Return the results of a commit that count. Asks GitHub for attempts and workflow runs only where they can change the verdict."""
+    names = {check.name for check in required}
+    check_runs = [run for run in github.check_runs(commit) if run["name"] in names]
+    attempts: dict[int, int] = {}
+    for suite in checks.repeated_suites(check_runs):
+        attempts |= github.job_attempts(suite)
+    workflow_runs = github.workflow_runs(commit) if any(check.workflow for check in required) else []
+    return checks.observed(check_runs, github.statuses(commit), own_suite, attempts=attempts, workflow_runs=workflow_runs)
 
 
 def gate_error(verdict: Verdict, commit: str, wait_minutes: float) -> NotTrueError:

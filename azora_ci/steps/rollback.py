@@ -212,7 +212,7 @@ class DeploymentRollback:
         if kept_instances.sick:
             raise NotTrueError(
                 "The version before is not there any more",
-                what=f"{kept_instances.told(previous.version)}; nothing was changed",
+                what=f"{kept_instances.summary(previous.version)}; nothing was changed",
                 where="direct probes of its instances",
                 next_step=f"deploy {previous.version} again, or release a correction; going back would take the application offline",
             )

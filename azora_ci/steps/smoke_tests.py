@@ -175,7 +175,7 @@ def _test_database(job: Job[Any], evidence: dict[str, Any], expected: Expected) 
     try:
         with database_tunnel.reached(job) as url:
             schema = prisma.schema_of(url, job.config.database.schema)
-            standing = migrations.standing(prisma.read_table(url, schema), expected)
+            standing = migrations.compare_with_expected(prisma.read_table(url, schema), expected)
         passed, detail = standing.passed, f"{schema}.{prisma.TABLE}: {standing.detail}"
     except AzoraError as error:
         passed, detail = False, f"{error.title}: {job.processes.masked(error.what)}"
@@ -231,7 +231,7 @@ def _take_back(job: Job[Settings], reason: str) -> str:
             return _report_not_taken_back(job, "there is no version before this deployment, or this one does not serve")
         instances = kept_version.look(target, job.config, job.clock, before=previous, leaving=settings.deployment_id)
         if instances.sick:  # a new version that failed some tests is better than no version
-            return _report_not_taken_back(job, instances.told(previous.version))
+            return _report_not_taken_back(job, instances.summary(previous.version))
         deployment = history.releases[settings.deployment_id]
         with undisturbed():
             returned = target.abort(Release(deployment.id, deployment.version, deployment.digests), f"smoke tests failed: {reason}")
