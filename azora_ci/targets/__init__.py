@@ -1,6 +1,6 @@
-"""Rollout targets: where instances run and how traffic reaches them. A small Protocol, and one dict of its kinds.
+"""Rollout targets: where instances run and how traffic reaches them. A small Protocol, and a dict of its implementations.
 
-What is true about a target is on the target: its journal and its edge files. Nothing depends on what a runner remembers.
+A target's state is stored on the target itself, in its journal and its edge files. Nothing depends on the memory of a runner.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from azora_ci.targets.journal import History
 
 @dataclass(frozen=True)
 class Release:
-    """What is deployed: deployment id, version with v, and service id -> digest of its image or archive.
+    """A release to deploy: deployment id, version with v, and service id -> digest of its image or archive.
 
-    ``sizes``: service id -> bytes of its unpacked image, where the build said so.
+    ``sizes``: service id -> bytes of its unpacked image, for the services whose size the build reported.
     """
 
     id: str
@@ -35,15 +35,15 @@ class Release:
 
     @property
     def bare(self) -> str:
-        """Return the version without v, as health endpoints answer it."""
+        """Return the version without v, as health endpoints report it."""
         return self.version.removeprefix("v")
 
 
 @dataclass(frozen=True)
 class Owner:
-    """Who holds the lock: deployment id, address of the run, and who started it.
+    """The owner of a lock: deployment id, address of the run, and the account that started it.
 
-    ``fence`` is the reason for taking the lock from a deployment that holds it; None waits for nobody and takes from nobody.
+    ``fence`` is the reason for taking the lock from a deployment that holds it; with None the lock is never taken from its holder.
     """
 
     deployment_id: str
@@ -54,9 +54,9 @@ class Owner:
 
 @dataclass(frozen=True)
 class Held:
-    """A lock that somebody holds. ``alive``: its owner still runs, as far as can be told; ``fence``: why it was taken from another.
+    """A lock that is held. ``alive``: its owner still runs, as far as this can be determined.
 
-    ``silent``: seconds since it was renewed, where that is all that can be told.
+    ``silent``: seconds since the last renewal, for locks whose owner's process cannot be checked; else None.
     """
 
     owner: Owner
@@ -68,7 +68,7 @@ class Held:
 
 @dataclass(frozen=True)
 class Instance:
-    """A running instance: its address as the edge reaches it (``host:port``), and on which of several production hosts it is."""
+    """A running instance. ``address``: ``host:port`` as the edge reaches it; ``host``: its production host, "" where there is only one."""
 
     release: str
     version: str
@@ -79,13 +79,13 @@ class Instance:
 
     @property
     def name(self) -> str:
-        """Return a name for tables."""
+        """Return the name that tables show."""
         return f"{self.service}#{self.number} {self.version} ({self.address}{' on ' + self.host if self.host else ''})"
 
 
 @dataclass(frozen=True)
 class Observation:
-    """One look at the target: counters by (service, release id), effective weights, instances that no longer run."""
+    """The observed state of a target: counters by (service, release id), effective weights, instances that no longer run."""
 
     counters: Mapping[tuple[str, str], Counters]
     weights: Mapping[str, Mapping[str, int]]
@@ -94,9 +94,9 @@ class Observation:
 
 @dataclass(frozen=True)
 class Returned:
-    """How going back went. ``seconds``: until the last request reached the new version; ``requests_after``: that did during the proof.
-
-    ``lost``: hosts that were not reached, so that nothing is known of them but what ``detail`` says.
+    """The result of going back to version ``to`` (None: there was no earlier version). ``seconds``: until the last request reached the
+    new version; ``requests_after``: requests that reached it during the proof; ``lost``: hosts that could not be reached, whose state
+    is unknown (``detail`` says what is expected of them).
     """
 
     to: str | None
@@ -108,46 +108,46 @@ class Returned:
 
 
 class Target(Protocol):
-    """A place to deploy to. Everything but ``current`` and ``observe`` needs the lock."""
+    """A place to deploy to. All methods except ``current`` and ``observe`` need the lock."""
 
     def locked(self, owner: Owner) -> AbstractContextManager[None]:
         """Hold the target's lock. Raises NotTrueError naming the owner when somebody else holds it and ``owner.fence`` is None.
 
-        A rollback fences a deployment, never another rollback: whoever was fenced is refused everything from then on.
+        A rollback fences a deployment, never another rollback. From then on, every change by the fenced owner is refused.
         """
 
     def renew(self) -> None:
-        """Extend the lock's expiry; call it every interval. Raises NotTrueError when it was taken over."""
+        """Extend the lock's expiry; to be called in every interval. Raises NotTrueError when the lock was taken over."""
 
     def current(self) -> History:
-        """Return what was deployed here, from the target's journal."""
+        """Return the history of deployments from the target's journal."""
 
     def instances(self, release_id: str) -> tuple[Instance, ...]:
         """Return the instances of a release that were started and not stopped."""
 
     def deploy(self, release: Release, percent: int) -> tuple[Instance, ...]:
-        """Have that share of instances of a release running, healthy with its version, and warm at the edge; weights stay.
+        """Have ``percent`` of a release's instances running, healthy with its version, and warm at the edge; weights stay unchanged.
 
-        Returns all of the release's instances. Raises NotTrueError when one does not become healthy in time.
+        Returns all of the release's instances. Raises NotTrueError when an instance does not become healthy in time.
         """
 
     def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
-        """Give a release that share of traffic and return the weights that were read back."""
+        """Give a release ``percent`` of the traffic and return the weights that were read back."""
 
     def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
-        """Keep a stage's evidence in the journal, so that a rerun can show it."""
+        """Store a stage's evidence in the journal, so that a rerun can show it."""
 
     def promote(self, release: Release) -> None:
-        """Make a release the one in production. The one before keeps running at weight 0: it is what a rollback goes back to."""
+        """Put a release in production. The previous release keeps running at weight 0, so that a rollback can return to it."""
 
     def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
-        """Give all traffic back to the version before, prove it, and stop the release's instances.
+        """Give all traffic back to the previous version, prove it, and stop the release's instances.
 
-        ``hurry``: the run was cancelled, everything must be over within 5 seconds.
+        ``hurry``: the run was cancelled, so this must end within 5 seconds.
         """
 
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
-        """Return the address at which an instance itself answers for its health and version."""
+        """Return the address at which an instance itself reports its health and version."""
 
     def observe(self) -> Observation:
         """Return counters, effective weights and dead instances. Raises UnreachableError."""
@@ -155,33 +155,33 @@ class Target(Protocol):
 
 @runtime_checkable
 class Planning(Protocol):
-    """What a target knows about a deployment beyond its stages. ``notes``: what happened that its evidence has to tell."""
+    """A target that checks a deployment before its first stage. ``notes``: events that the deployment's evidence must mention."""
 
     notes: list[str]
 
     def plan(self, release: Release) -> list[str]:
-        """Return lines for the plan. Raises NotTrueError for what would go wrong; nothing was started then."""
+        """Return lines for the plan. Raises NotTrueError, before anything is started, when the deployment would fail."""
 
 
 @runtime_checkable
 class Tended(Protocol):
-    """What a person at a keyboard can do about a target, beyond what the jobs do."""
+    """The actions on a target that are for people at a keyboard; the jobs do not use them."""
 
     def holder(self) -> Held | None:
         """Return who holds the lock, or None."""
 
     def unlock(self, reason: str, actor: str) -> Held | None:
-        """Take the lock away from whoever holds it, and note why; return who that was. Its owner is refused from then on."""
+        """Take the lock away from its holder and note the reason. Return the former holder, whose changes are refused from then on."""
 
     def remove(self, release_id: str) -> None:
-        """Take a release that gets no traffic from the edge, drain and stop its instances. Needs the lock."""
+        """Drain a release that gets no traffic, remove it from the edge, and stop its instances. Needs the lock."""
 
 
 @dataclass(frozen=True)
 class Wiring:
-    """What a target is given: configuration, edges, folder for instances' logs, seconds to health, secrets by name, and the
-    minutes in which going back is supported. ``spare_lost_hosts``: of several hosts, those that cannot be reached are left out, said
-    and counted as not proved; for going back only, which helps the users of every host that it reaches.
+    """The inputs of a target: configuration, process starter, clock, folder for instances' logs, seconds until instances must be healthy,
+    secrets by name, and the minutes in which going back is supported. ``spare_lost_hosts``: of several hosts, those that cannot be
+    reached are left out, reported, and counted as not proved; for going back, which helps the users of every host that it reaches.
     """
 
     config: DeployConfig
@@ -191,9 +191,9 @@ class Wiring:
     health_timeout: float
     secrets: Mapping[str, Secret] = field(default_factory=dict)
     rollback_window_minutes: float = 60.0
-    access: ProductionHosts | None = None  # to the machines of targets that are elsewhere
+    access: ProductionHosts | None = None  # how to reach the machines of remote targets
     spare_lost_hosts: bool = False
-    recorded_host_keys: str = ""  # what hosts showed earlier, as the text of a known_hosts file; counts where no key is pinned
+    recorded_host_keys: str = ""  # host keys seen earlier, as the text of a known_hosts file; used where no key is pinned
 
 
 def _local_processes(wiring: Wiring) -> Target:
@@ -212,7 +212,7 @@ TARGETS: dict[str, Callable[[Wiring], Target]] = {"local_processes": _local_proc
 
 
 def target_of(kind: str, wiring: Wiring) -> Target:
-    """Return the target of ``target.kind``. Raises BadInputError for a kind that is not there."""
+    """Return the target of ``target.kind``. Raises BadInputError for an unknown kind."""
     if kind not in TARGETS:
         raise BadInputError(
             "Target is not available",
@@ -224,30 +224,30 @@ def target_of(kind: str, wiring: Wiring) -> Target:
 
 
 def host_keys(target: Target) -> list[dict[str, Any]]:
-    """Return the host keys that a target's connections have seen, as evidence; empty for a target without any."""
+    """Return the host keys that a target's connections have seen, as evidence; empty for a target without connections."""
     return list(getattr(target, "host_keys", ()))
 
 
 def left_out(target: object) -> Mapping[str, str]:
-    """Return the hosts of a target that were not reached and are left out (``spare_lost_hosts``), with the reason."""
-    found: Mapping[str, str] = getattr(target, "left_out", {})
-    return found
+    """Return the unreachable hosts of a target that are left out (``spare_lost_hosts``): name -> reason."""
+    reasons: Mapping[str, str] = getattr(target, "left_out", {})
+    return reasons
 
 
 def holders(target: Tended) -> Mapping[str, Held | None]:
-    """Return who holds the lock of each of a target's hosts, by the host's name; "" where there are no several hosts."""
-    ask: Callable[[], Mapping[str, Held | None]] = getattr(target, "holders", lambda: {"": target.holder()})
-    return ask()
+    """Return host name -> holder of the host's lock; the name is "" for a target that is not made of hosts."""
+    read_holders: Callable[[], Mapping[str, Held | None]] = getattr(target, "holders", lambda: {"": target.holder()})
+    return read_holders()
 
 
 def edges(target: Target) -> list[str]:
     """Return a line about the edge of each host; empty for a target that does not install its edge."""
-    found = getattr(target, "edges", None)
-    return list(found()) if found else []
+    describe = getattr(target, "edges", None)
+    return list(describe()) if describe else []
 
 
 def reached(target: Target) -> AbstractContextManager[object]:
-    """Keep the connections to a target open while several things are asked of it without the lock."""
+    """Return a context that keeps the connections to a target open over several queries without the lock."""
     connected = getattr(target, "connected", None)
-    found: AbstractContextManager[object] = connected() if connected else nullcontext()
-    return found
+    context: AbstractContextManager[object] = connected() if connected else nullcontext()
+    return context

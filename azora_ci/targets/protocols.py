@@ -1,4 +1,4 @@
-"""What a ``site.Site`` is made of, as it sees them: who runs instances, a lock, a journal and an edge."""
+"""The interfaces of the parts of a ``site.Site``: the runner of instances, the lock, the journal and the edge."""
 
 from __future__ import annotations
 
@@ -13,61 +13,61 @@ from azora_ci.rollout import Counters
 from azora_ci.targets import Release
 from azora_ci.targets.journal import History
 
-Facts = Mapping[str, Any]  # what the journal keeps of an instance
+Facts = Mapping[str, Any]  # an instance as the journal records it
 
 
 class Runner(Protocol):
-    """Starts and stops instances. ``attempts``: how often one that ended before its first answer is started."""
+    """Starts and stops instances. ``attempts``: how often an instance that ends before its first answer is started."""
 
     attempts: int
 
     def prepare(self, service: Service, release: Release) -> None:
-        """Fetch what ``start`` needs; may take long, and may be interrupted."""
+        """Fetch what ``start`` needs. This may take long and may be interrupted."""
 
     def start(self, service: Service, release: Release, number: int) -> Facts:
-        """Start an instance and return what to keep of it."""
+        """Start an instance and return the facts about it that the journal has to record."""
 
     def address(self, facts: Facts) -> str:
-        """Return ``host:port`` at which the edge reaches it."""
+        """Return ``host:port`` at which the edge reaches the instance."""
 
-    def dead(self, found: Sequence[Facts]) -> list[Facts]:
-        """Return those that no longer run. Raises UnreachableError."""
+    def dead(self, instances: Sequence[Facts]) -> list[Facts]:
+        """Return the instances that no longer run. Raises UnreachableError."""
 
-    def stop(self, found: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
-        """Stop (instance, seconds of grace) pairs; ``meanwhile`` is called while waiting."""
+    def stop(self, instances: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
+        """Stop instances, pairs of facts and seconds of grace; ``meanwhile`` is called while waiting."""
 
     def keep_log(self, facts: Facts, path: Path) -> None:
         """Copy an instance's log, masked, into the job's artifact."""
 
     def log_tail(self, facts: Facts) -> str:
-        """Return the end of its log, masked."""
+        """Return the end of an instance's log, masked."""
 
     def discard(self, facts: Facts) -> None:
-        """End an instance at once that the journal does not know."""
+        """Kill an instance that could not be recorded in the journal."""
 
     def clear(self, release_id: str) -> None:
-        """Remove what is left of a release whose instances were stopped."""
+        """Remove the remains of a release whose instances were stopped."""
 
 
 class SiteLock(Protocol):
     """A deployment lock."""
 
     def renew(self) -> None:
-        """Prolong it. Raises NotTrueError when it was taken over."""
+        """Extend the lock. Raises NotTrueError when it was taken over."""
 
 
 class SiteJournal(Protocol):
     """An append-only journal."""
 
     def history(self) -> History:
-        """Return what it tells."""
+        """Return the history that the entries record."""
 
     def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:
-        """Append an entry that is kept when this returns."""
+        """Append an entry; it is stored durably when this returns."""
 
 
 class SiteEdge(Protocol):
-    """An edge whose files are switched by one rename; see ``edge.Edge``."""
+    """An edge whose files are switched by a single rename; see ``edge.Edge``."""
 
     def state(self) -> EdgeState:
         """Return the state in force."""
@@ -76,19 +76,19 @@ class SiteEdge(Protocol):
         """Put a state in force and return the generation."""
 
     def apply(self, state: EdgeState) -> None:
-        """Put a state in force and wait until it is read back."""
+        """Put a state in force and wait until the edge reports it."""
 
     def confirm(self, state: EdgeState, generation: str, seconds: float = READ_BACK_SECONDS) -> None:
-        """Wait until a state is read back."""
+        """Wait until the edge reports a state."""
 
     def certificate_days(self) -> int | None:
-        """Return for how many days its certificate is still valid; None where it has none."""
+        """Return for how many days the edge's certificate is still valid; None for an edge without a certificate."""
 
     def weights(self) -> dict[str, dict[str, int]]:
-        """Return the effective weights."""
+        """Return the effective weights: route prefix -> cluster -> weight."""
 
     def counters(self, state: EdgeState) -> dict[tuple[str, str], Counters]:
-        """Return counters by service and release."""
+        """Return (service id, release id) -> counters."""
 
     def requests_to(self, addresses: set[str]) -> int:
         """Return how many requests went to these addresses."""
