@@ -166,7 +166,7 @@ class DockerHosts:
         told = self._halted.set if halt else None
         found = outcomes(self._sites, work, self._clock, halt=told, lost=lambda one: one.lease.overdue() is not None)
         for one in found:
-            if not one.done:
+            if not one.finished:
                 one.error = one.item.lease.overdue() or HaltedError("not done")
         return results(found)
 
@@ -368,7 +368,7 @@ class DockerHosts:
         limit = min(OBSERVE_SECONDS, max(LEAST_OBSERVE_SECONDS, self._settings.lease_seconds * OBSERVE_SHARE))
         with self.connected():
             seen = outcomes(self._sites, lambda one: one.site.observe(), self._clock, seconds=limit, reads=True)
-        silent = [one.item.host.name for one in seen if not one.done]
+        silent = [one.item.host.name for one in seen if not one.finished]
         if silent:
             raise UnreachableError(
                 "A production host is silent",

@@ -1,4 +1,4 @@
-"""The same on several hosts at once: daemon threads, so that a host that hangs does not hold up a cancelled job."""
+"""Do the same work on several hosts at once, in daemon threads, so that a host that hangs does not hold up a cancelled job."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Generic, TypeVar
 
 from azora_ci.clock import Clock
 
-AT_ONCE = 64  # threads that mostly wait: of fifty hosts none may wait for another's way back, which takes some seconds to prove
-END_SECONDS = 3.0  # that work which was told to stop may take before it is left behind
+AT_ONCE = 64  # threads, which mostly wait: with fifty hosts, none may wait until another has gone back, which takes seconds to prove
+END_SECONDS = 3.0  # that work may take to end after it was halted; then it is left behind
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -18,12 +18,12 @@ Result = TypeVar("Result")
 
 @dataclass
 class Outcome(Generic[Item, Result]):
-    """What came of one item: a result, an error, or neither yet."""
+    """The outcome of the work for an item: a result, an error, or neither while ``finished`` is false."""
 
     item: Item
     result: Result | None = None
     error: BaseException | None = None
-    done: bool = False
+    finished: bool = False
 
 
 def outcomes(  # noqa: PLR0913 - what ends the wait, all by keyword
@@ -36,58 +36,58 @@ def outcomes(  # noqa: PLR0913 - what ends the wait, all by keyword
     lost: Callable[[Item], bool] = lambda _item: False,
     reads: bool = False,
 ) -> list[Outcome[Item, Result]]:
-    """Do ``work`` for every item, ``AT_ONCE`` at a time, and return what came of each, in order; ``done`` is false after ``seconds``,
-    or when the item is ``lost``, which is asked again and again while its work goes on.
+    """Do ``work`` for every item, ``AT_ONCE`` at a time, and return the outcomes in the order of the items.
 
-    When this thread is interrupted, or an item fails, ``halt`` is called: it tells the others to stop. Whoever is interrupted waits for
-    them a moment, so that nothing moves any more afterwards, unless the work only ``reads``.
+    Work is not waited for any longer (its outcome is not ``finished``) after ``seconds``, or when its item is ``lost``, which is checked
+    repeatedly. When an item fails or this thread is interrupted, ``halt`` is called to stop the other work. An interrupted thread waits
+    up to END_SECONDS for that work, so that nothing is changed after it ends, unless the work only ``reads``.
     """
-    found: list[Outcome[Item, Result]] = [Outcome(item) for item in items]
-    places, finished = threading.Semaphore(AT_ONCE), threading.Semaphore(0)
+    pending: list[Outcome[Item, Result]] = [Outcome(item) for item in items]
+    slots, completed = threading.Semaphore(AT_ONCE), threading.Semaphore(0)
 
-    def do(one: Outcome[Item, Result]) -> None:
-        with places:
+    def process(outcome: Outcome[Item, Result]) -> None:
+        with slots:
             try:
-                one.result = work(one.item)
+                outcome.result = work(outcome.item)
             except BaseException as error:
-                one.error = error
+                outcome.error = error
                 if halt is not None:
                     halt()
-            one.done = True
-            finished.release()
+            outcome.finished = True
+            completed.release()
 
-    for one in found:
-        threading.Thread(target=do, args=(one,), daemon=True).start()
+    for outcome in pending:
+        threading.Thread(target=process, args=(outcome,), daemon=True).start()
     try:
-        _await(found, finished, clock, seconds, lost)
+        _await(pending, completed, clock, seconds, lost)
     except BaseException:
         if halt is not None:
             halt()
         if not reads:
-            _await(found, finished, clock, END_SECONDS, lost)
+            _await(pending, completed, clock, END_SECONDS, lost)
         raise
-    return found
+    return pending
 
 
 def _await(
-    found: list[Outcome[Item, Result]], finished: threading.Semaphore, clock: Clock, seconds: float | None, lost: Callable[[Item], bool]
+    pending: list[Outcome[Item, Result]], completed: threading.Semaphore, clock: Clock, seconds: float | None, lost: Callable[[Item], bool]
 ) -> None:
     deadline = None if seconds is None else clock.monotonic() + seconds
-    while not all(one.done or lost(one.item) for one in found):
-        left = None if deadline is None else deadline - clock.monotonic()
-        if left is not None and left <= 0:
+    while not all(outcome.finished or lost(outcome.item) for outcome in pending):
+        remaining = None if deadline is None else deadline - clock.monotonic()
+        if remaining is not None and remaining <= 0:
             return
-        finished.acquire(timeout=0.5 if left is None else min(0.5, left))
+        completed.acquire(timeout=0.5 if remaining is None else min(0.5, remaining))
 
 
-def results(found: list[Outcome[Item, Result]]) -> list[Result]:
-    """Return all results, or raise the first error that is not the answer to another one's."""
-    errors = [one.error for one in found if one.error is not None]
+def results(finished: list[Outcome[Item, Result]]) -> list[Result]:
+    """Return all results, or raise the first error; a HaltedError only when there is no other, since another error causes it."""
+    errors = [outcome.error for outcome in finished if outcome.error is not None]
     causes = [error for error in errors if not isinstance(error, HaltedError)]
     if errors:
         raise (causes or errors)[0]
-    return [one.result for one in found]  # type: ignore[misc] # done without an error: it is a Result, which may be None
+    return [outcome.result for outcome in finished]  # type: ignore[misc] # no error, so this is a Result, which may itself be None
 
 
 class HaltedError(Exception):
-    """Work was given up because something else failed or the run was cancelled."""
+    """Work was abandoned because other work failed or the run was cancelled."""

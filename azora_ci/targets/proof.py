@@ -1,4 +1,4 @@
-"""What the edge's own counters prove about instances that must get no requests any more: since when, and that it stays so."""
+"""Proof from the edge's own counters that instances get no more requests: since when, and that none follows."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from azora_ci.clock import Clock
 from azora_ci.errors import UnreachableError
 from azora_ci.health import Finding
 
-# Seconds in which a count must not change to stand still. Envoy's workers take new routes up after the admin port names them, and
-# retries are still on their way: at 1,500 requests a second, hundreds reached the new version after the configuration was read back.
+# Seconds without a change after which a count stands still. Envoy's workers adopt new routes after the admin port reports them, and
+# retries are still in flight: at 1,500 requests a second, hundreds reached the new version after the configuration was read back.
 QUIET_SECONDS = 0.2
-SETTLE_SECONDS, HURRIED_SETTLE_SECONDS = 2.0, 0.6  # at most until the count stands still; a cancelled run has less time
+SETTLE_SECONDS, HURRIED_SETTLE_SECONDS = 2.0, 0.6  # the longest wait for a count to stand still; a cancelled run has less time
 POLL_SECONDS = 0.05
 
 
-class Counted(Protocol):
-    """What counts: see ``edge.Edge``."""
+class RequestCounts(Protocol):
+    """The counts of an edge; see ``edge.Edge``."""
 
     def requests_to(self, addresses: set[str]) -> int:
         """Return how many requests went to these addresses."""
@@ -38,45 +38,45 @@ class Proof:
 
 
 def still_since(count: Callable[[], int], clock: Clock, seconds: float) -> float:
-    """Wait until a count stands still, at most ``seconds``; return the monotonic moment from which it did, or last moved."""
+    """Wait until a count stands still, at most ``seconds``. Return the monotonic time of its last change, or of the start."""
     last, since = count(), clock.monotonic()
     deadline = since + seconds
     while (now := clock.monotonic()) - since < QUIET_SECONDS and now < deadline:
         clock.sleep(POLL_SECONDS)
-        found = count()
-        if found != last:
-            since, last = clock.monotonic(), found
+        current = count()
+        if current != last:
+            since, last = clock.monotonic(), current
     return since
 
 
 def prove(
-    edge: Counted, addresses: set[str], clock: Clock, *, settle: float, seconds: float, ask: Callable[[], Sequence[Finding]]
+    edge: RequestCounts, addresses: set[str], clock: Clock, *, settle: float, seconds: float, ask: Callable[[], Sequence[Finding]]
 ) -> Proof:
-    """Wait until requests to ``addresses`` stand still, then count for ``seconds`` whether any follows; ``ask`` probes meanwhile.
+    """Wait until no more requests go to ``addresses``, then count those that follow within ``seconds``; ``ask`` probes meanwhile.
 
     Raises UnreachableError when the edge does not answer.
     """
     since = still_since(lambda: edge.requests_to(addresses), clock, settle)
-    before = edge.requests_to(addresses)
+    baseline = edge.requests_to(addresses)
     deadline = clock.monotonic() + seconds
     while True:
         sick = tuple(finding for finding in ask() if not finding.passed)
-        left = deadline - clock.monotonic()
-        if left <= 0:
-            return Proof(since, edge.requests_to(addresses) - before, seconds, sick)
-        clock.sleep(min(0.2, left))
+        remaining = deadline - clock.monotonic()
+        if remaining <= 0:
+            return Proof(since, edge.requests_to(addresses) - baseline, seconds, sick)
+        clock.sleep(min(0.2, remaining))
 
 
-def drain(edge: Counted, addresses: set[str], clock: Clock, *, seconds: float, meanwhile: Callable[[], None]) -> int:
-    """Wait until nothing is open at ``addresses``, at most ``seconds``; return how much still is.
+def drain(edge: RequestCounts, addresses: set[str], clock: Clock, *, seconds: float, meanwhile: Callable[[], None]) -> int:
+    """Wait until no request or connection is open at ``addresses``, at most ``seconds``; return how many are still open.
 
-    An edge that does not answer has nothing open that could be waited for.
+    Returns 0 when the edge does not answer: it has no open requests then.
     """
     deadline = clock.monotonic() + seconds
     try:
-        while (left := edge.under_way(addresses)) and clock.monotonic() < deadline:
+        while (open_requests := edge.under_way(addresses)) and clock.monotonic() < deadline:
             meanwhile()
             clock.sleep(0.05)
     except UnreachableError:
         return 0
-    return left
+    return open_requests

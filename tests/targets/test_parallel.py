@@ -57,7 +57,7 @@ def test_what_is_not_done_in_time_is_left_behind():
     never = threading.Event()
     found = outcomes([0, 1], lambda number: never.wait(30) if number else "done", Clock(), seconds=0.3)
     never.set()
-    assert (found[0].done, found[0].result) == (True, "done")
+    assert (found[0].finished, found[0].result) == (True, "done")
     assert found[1].result is None
 
 
