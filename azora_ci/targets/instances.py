@@ -1,4 +1,4 @@
-"""Instances of the local target: archives unpacked, processes started on loopback, told apart from strangers, stopped."""
+"""Instances of the local target: unpack archives, start processes on loopback, recognize them by their birth time, stop them."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.process import Processes, birth, send_signal
 from azora_ci.settings import Secret, environment
 
-INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "NODE_PATH")  # all that an instance sees of us
+INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "NODE_PATH")  # variables of this process
 LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
 class Started:
-    """A started process: its id, when it was born, its port and log."""
+    """A started process: its id, birth (see ``process.birth``), port and log file."""
 
     pid: int
     birth: str | None
@@ -34,15 +34,15 @@ class Started:
 
 
 def unpack(archive_dir: Path, digest: str, folder: Path) -> Path:
-    """Unpack ``sha256-<hex>.tar.gz`` once and return its folder. Raises NotTrueError when the bytes are not those of the digest."""
-    kind, _, digits = digest.partition(":")
-    archive = archive_dir / f"{kind}-{digits}.tar.gz"
-    done = folder / digits
-    if done.is_dir():
-        return done
+    """Unpack ``sha256-<hex>.tar.gz`` once and return its folder. Raises NotTrueError when the archive does not have the digest."""
+    algorithm, _, digits = digest.partition(":")
+    archive = archive_dir / f"{algorithm}-{digits}.tar.gz"
+    unpacked = folder / digits
+    if unpacked.is_dir():
+        return unpacked
     try:
         with archive.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+            actual = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise BadInputError(
             "Archive cannot be read",
@@ -50,10 +50,10 @@ def unpack(archive_dir: Path, digest: str, folder: Path) -> Path:
             where=str(archive),
             next_step="run build-and-push again, on this machine; target.local_processes.archive_dir must be the same folder for both",
         ) from error
-    if kind != "sha256" or found != digits:
+    if algorithm != "sha256" or actual != digits:
         raise NotTrueError(
             "Archive is not what was built",
-            what=f"the SHA-256 of its bytes is {found}, the build's digest is {digest}",
+            what=f"the SHA-256 of its bytes is {actual}, the build's digest is {digest}",
             where=str(archive),
             next_step="find out who changed the file; then remove it and run build-and-push again",
         )
@@ -71,25 +71,25 @@ def unpack(archive_dir: Path, digest: str, folder: Path) -> Path:
             where=str(archive),
             next_step="find out what is in it that leads outside its folder, and build it again",
         ) from error
-    part.rename(done)
-    return done
+    part.rename(unpacked)
+    return unpacked
 
 
 def _extract(tar: tarfile.TarFile, folder: Path) -> None:
-    """Unpack members that stay inside ``folder``. Raises TarError for one that leads out of it.
+    """Unpack an archive into ``folder``. Raises TarError for a member that leads out of it.
 
-    Python 3.11.0 to 3.11.3 (Debian 12 has 3.11.2) do not know extraction filters.
+    Members are checked here where Python has no extraction filters: 3.11.0 to 3.11.3 (Debian 12 has 3.11.2).
     """
     if hasattr(tarfile, "data_filter"):
         tar.extractall(folder, filter="data")
         return
     for member in tar.getmembers():
-        where = folder / member.name
-        target = where.parent / member.linkname if member.issym() else where
+        destination = folder / member.name
+        target = destination.parent / member.linkname if member.issym() else destination
         plain = member.isreg() or member.isdir() or member.issym()
-        if not plain or not where.resolve().is_relative_to(folder.resolve()) or not target.resolve().is_relative_to(folder.resolve()):
+        if not plain or not destination.resolve().is_relative_to(folder.resolve()) or not target.resolve().is_relative_to(folder.resolve()):
             raise tarfile.TarError(f"{member.name} leads outside its folder or is a special file")
-        tar.extract(member, folder)  # one by one, so that a link made before counts
+        tar.extract(member, folder)  # in turn, so that links that are already extracted are resolved in these checks
 
 
 def free_port() -> int:
@@ -101,14 +101,14 @@ def free_port() -> int:
 
 
 def instance_environment(service: Service, facts: Mapping[str, str], secrets: Mapping[str, Secret]) -> dict[str, str]:
-    """Return the whole environment of an instance. ``facts``: PORT, VERSION and the like; secrets only those the service names."""
-    ours = environment()
-    inherited = {name: ours[name] for name in INHERITED if name in ours}
+    """Return the whole environment of an instance: ``facts`` (PORT, VERSION and others), and only those secrets that the service names."""
+    own = environment()
+    inherited = {name: own[name] for name in INHERITED if name in own}
     return {**inherited, **service.env, **facts, **{name: secrets[name].reveal() for name in service.secrets}}
 
 
 def start(processes: Processes, service: Service, *, folder: Path, env: Mapping[str, str], log: Path) -> Started:
-    """Start an instance, detached: it outlives this job. Raises BadInputError when the program is not there."""
+    """Start an instance, detached, so that it outlives this job. Raises BadInputError when its program cannot be started."""
     try:
         pid = processes.start_detached(service.command, env=env, log=log, cwd=folder)
     except OSError as error:
@@ -122,16 +122,16 @@ def start(processes: Processes, service: Service, *, folder: Path, env: Mapping[
 
 
 def runs(facts: Mapping[str, Any]) -> bool:
-    """Say whether a recorded instance still runs, and is not a stranger with its process id."""
+    """Return whether a recorded instance still runs; another process that got its process id does not count."""
     return facts["birth"] is not None and birth(facts["pid"]) == facts["birth"]
 
 
-def stop(found: Iterable[tuple[Mapping[str, Any], float]], clock: Clock, meanwhile: Callable[[], None]) -> None:
-    """Stop (instance, seconds of grace) pairs: SIGTERM to all, then SIGKILL to those that outlast their grace.
+def stop(instances: Iterable[tuple[Mapping[str, Any], float]], clock: Clock, meanwhile: Callable[[], None]) -> None:
+    """Stop instances, pairs of facts and seconds of grace: SIGTERM to all, then SIGKILL to those still running after their grace.
 
-    ``meanwhile`` is called while waiting, to keep a lock alive.
+    ``meanwhile`` is called while waiting, to renew a lock.
     """
-    waiting = [(facts, grace) for facts, grace in found if runs(facts)]
+    waiting = [(facts, grace) for facts, grace in instances if runs(facts)]
     start_time = clock.monotonic()
     for facts, _ in waiting:
         send_signal(facts["pid"], signal.SIGTERM)
@@ -147,7 +147,7 @@ def stop(found: Iterable[tuple[Mapping[str, Any], float]], clock: Clock, meanwhi
 
 
 def keep_log(facts: Mapping[str, Any], target: Path, masked: Callable[[str], str]) -> None:
-    """Copy an instance's log into the job's artifact, which many can read: masked."""
+    """Copy an instance's log into the job's artifact, masked, because many people can read artifacts."""
     target.parent.mkdir(parents=True, exist_ok=True)
     source = Path(facts["log"])
     if source.exists():
