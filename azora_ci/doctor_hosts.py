@@ -28,7 +28,7 @@ NO_RELEASE = Release("", "", {})  # its images are not asked for
 
 def findings(wiring: Wiring) -> list[Finding]:
     """Return what is found on every host, in their order. Raises BadInputError when access to them is not complete."""
-    looks = DockerHosts(wiring).looked_at(lambda site: list(examine(site, wiring)))
+    looks = DockerHosts(wiring).examine_hosts(lambda site: list(examine(site, wiring)))
     found = [finding for one in looks for finding in _of_host(one)]
     lost = sum(not one.passed and one.name.endswith(CONNECTION) for one in found)
     said = "none answers" if lost == len(looks) else "the others answer" if lost else "every host answers"

@@ -1,11 +1,12 @@
 """Target ``docker_hosts``: one or many production hosts over SSH, each with an edge, a guard, a journal and a lock of its own.
 
-What is done on one host is ``Site``'s story; here all hosts do it at once. They move together: what cannot be done on one is taken back
-on all. A host that cannot be reached any more goes back by itself, when its guard's lease runs out.
+``Site`` does the work on one host; this module does it on all hosts at once. The hosts stay together: when a step fails on one host, all
+go back. A host that cannot be reached any more goes back by itself, when the lease of its guard runs out.
 """
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -33,13 +34,13 @@ from azora_ci.targets.room import needs
 from azora_ci.targets.site import Parts, Site
 from azora_ci.targets.takeover import Port
 
-# Seconds for one look at all hosts, and the share of a lease that it may take where that is less: a silent host must not hold up the
-# verdict on the others until its own lease has run out.
+# Seconds in which all hosts must answer an observation, or this share of a lease where that is less: a silent host must not delay the
+# verdict on the other hosts until its own lease has run out.
 LEAST_OBSERVE_SECONDS, OBSERVE_SECONDS, OBSERVE_SHARE = 3.0, 10.0, 1 / 3
-RELEASE_SECONDS = 3.0  # for giving the locks back; they expire by themselves
-LEASE_MARGIN = 5.0  # seconds after which a guard whose lease ran out has surely gone back
-SPARED_ATTEMPTS = 2  # of connecting to a host while the users of the others wait
-HURRIED_SECONDS = 4.5  # for going back on all hosts when the run was cancelled; who does not answer by then goes back by its lease
+RELEASE_SECONDS = 3.0  # for releasing the locks, which otherwise expire by themselves
+LEASE_MARGIN = 5.0  # seconds after the end of its lease in which a guard has certainly gone back
+SPARED_ATTEMPTS = 2  # to connect to a host while the users of the other hosts wait
+HURRIED_SECONDS = 4.5  # for going back on all hosts when the run was cancelled; a host that is slower goes back when its lease ends
 
 T = TypeVar("T")
 
@@ -53,20 +54,20 @@ class DockerHosts:
         self._settings = settings_of(wiring.config)
         self._access = access_of(wiring.access, "target.kind docker_hosts")
         self._sites: list[HostSite] = []
-        self._left_out: dict[str, str] = {}  # host -> why it is not reached
-        self._planned: str | None = None  # deployment id that there is room for
-        self.notes: list[str] = []  # what a deployment's evidence says beside its stages
+        self._left_out: dict[str, str] = {}  # host -> why it could not be reached
+        self._planned: str | None = None  # deployment id of the release for which every host has room
+        self.notes: list[str] = []  # for a deployment's evidence, besides its stages
         self._halted = threading.Event()
-        self._depth = 0  # of callers that need the connections
+        self._depth = 0  # number of ``connected`` contexts that are open
         self._credentials: Credentials | None = None
         self._owner: Owner | None = None
-        self.host_keys: list[dict[str, Any]] = []  # what the hosts showed, as evidence
+        self.host_keys: list[dict[str, Any]] = []  # the host keys that connections have seen, as evidence
 
     # --- connections ---------------------------------------------------------------------------------------------------
 
     @contextmanager
     def connected(self) -> Iterator[None]:
-        """Be connected to all hosts; the outermost caller opens and closes. Raises what the first host that fails says."""
+        """Keep all hosts connected; the outermost of nested contexts opens and closes. Raises the error of the first host that fails."""
         if self._depth == 0:
             self._connect()
         self._depth += 1
@@ -80,8 +81,8 @@ class DockerHosts:
     def _connect(self) -> None:
         self._credentials = self._access.credentials(self._wiring.recorded_host_keys)
         try:
-            self._sites = self._unopened(self._credentials)
-            self._sites = self._answering(outcomes(self._sites, self._open, self._clock))
+            self._sites = self._unopened_sites(self._credentials)
+            self._sites = self._reachable_sites(outcomes(self._sites, self._open, self._clock))
         except BaseException:
             self._disconnect()
             raise
@@ -89,42 +90,42 @@ class DockerHosts:
         if self._credentials.to_be_pinned():
             self._wiring.processes.warning("New host keys were accepted", self._credentials.to_be_pinned())
 
-    def _open(self, one: HostSite) -> None:
+    def _open(self, host_site: HostSite) -> None:
         if not self._wiring.spare_lost_hosts:
-            return one.host.open()
-        one.host.open(SPARED_ATTEMPTS)
-        one.history()  # now is the moment to learn that its daemon or its guard is silent
+            return host_site.host.open()
+        host_site.host.open(SPARED_ATTEMPTS)
+        host_site.history()  # raises UnreachableError here when the host's daemon or guard does not answer
         return None
 
-    def _answering(self, found: list[Outcome[HostSite, None]]) -> list[HostSite]:
-        """Return the hosts to go on with: all of them, unless those that cannot be reached are to be left out."""
-        lost = [one for one in found if isinstance(one.error, UnreachableError)]
-        if not self._wiring.spare_lost_hosts or len(lost) == len(found):
-            results(found)
-            return [one.item for one in found]
-        there = [one for one in found if one not in lost]
-        results(there)
-        for one in lost:
-            one.item.host.close()
-            name, error = one.item.host.name, one.error
-            assert isinstance(error, UnreachableError)  # noqa: S101 - so they were chosen
+    def _reachable_sites(self, openings: list[Outcome[HostSite, None]]) -> list[HostSite]:
+        """Return the hosts to continue with: all of them, or with ``spare_lost_hosts`` those that could be reached."""
+        lost = [opening for opening in openings if isinstance(opening.error, UnreachableError)]
+        if not self._wiring.spare_lost_hosts or len(lost) == len(openings):
+            results(openings)
+            return [opening.item for opening in openings]
+        connected = [opening for opening in openings if opening not in lost]
+        results(connected)
+        for opening in lost:
+            opening.item.host.close()
+            name, error = opening.item.host.name, opening.error
+            assert isinstance(error, UnreachableError)  # noqa: S101 - ``lost`` was selected by this
             self._left_out[name] = f"{error.title}: {error.what}"
-            self._say(f"✗ {name} is not reached ({self._left_out[name]}); going on with {len(there)} of {len(found)} hosts")
-        return [one.item for one in there]
+            self._say(f"✗ {name} is not reached ({self._left_out[name]}); going on with {len(connected)} of {len(openings)} hosts")
+        return [opening.item for opening in connected]
 
-    def _unopened(self, credentials: Credentials) -> list[HostSite]:
+    def _unopened_sites(self, credentials: Credentials) -> list[HostSite]:
         numbered = enumerate(self._access.hosts, start=1)
         return [self._host_site(address, credentials, f"azora-{number}") for number, address in numbered]
 
-    def looked_at(self, look: Callable[[HostSite], T]) -> list[Outcome[HostSite, T]]:
-        """Have ``look`` connect to each host and look at it, whatever becomes of the others."""
+    def examine_hosts(self, examine: Callable[[HostSite], T]) -> list[Outcome[HostSite, T]]:
+        """Return the outcome of ``examine``, which connects to a host itself, for each host; a failure on one host stops no other."""
         credentials = self._access.credentials(self._wiring.recorded_host_keys)
-        sites = self._unopened(credentials)
+        sites = self._unopened_sites(credentials)
         try:
-            return outcomes(sites, look, self._clock)
+            return outcomes(sites, examine, self._clock)
         finally:
-            for one in sites:
-                one.host.close()
+            for host_site in sites:
+                host_site.host.close()
             credentials.wipe()
 
     def _host_site(self, address: HostAddress, credentials: Credentials, alias: str) -> HostSite:
@@ -144,8 +145,8 @@ class DockerHosts:
         return HostSite(host, equipment, port, guard, lease, edge, Site(wiring, parts))
 
     def _disconnect(self) -> None:
-        for one in self._sites:
-            one.host.close()
+        for host_site in self._sites:
+            host_site.host.close()
         if self._credentials is not None:
             self._credentials.wipe()
         self._credentials = None
@@ -154,112 +155,112 @@ class DockerHosts:
         if self._halted.is_set():
             raise HaltedError("something else went wrong, or the run was cancelled")
 
-    def _each(self, work: Callable[[HostSite], T]) -> list[T]:
-        """Do something on all hosts at once; raises the first error when all are done."""
+    def _run_on_all(self, work: Callable[[HostSite], T]) -> list[T]:
+        """Do ``work`` on all hosts at once and return the results. Raises the first error when all have ended."""
         return results(outcomes(self._sites, work, self._clock))
 
-    def _move(self, work: Callable[[HostSite], T], *, halt: bool = False) -> list[T]:
-        """Move all hosts at once; ``halt``: an error stops the others.
+    def _change_all(self, work: Callable[[HostSite], T], *, halt: bool = False) -> list[T]:
+        """Change all hosts at once and return the results; ``halt``: an error stops the work on the other hosts.
 
-        One whose lease is about to run out is not waited for: the others must not stay ahead of it.
+        A host whose lease is about to run out is not waited for: it goes back, and the other hosts must not stay ahead of it.
         """
-        told = self._halted.set if halt else None
-        found = outcomes(self._sites, work, self._clock, halt=told, lost=lambda one: one.lease.overdue() is not None)
-        for one in found:
-            if not one.finished:
-                one.error = one.item.lease.overdue() or HaltedError("not done")
-        return results(found)
+        stop_others = self._halted.set if halt else None
+        changes = outcomes(self._sites, work, self._clock, halt=stop_others, lost=lambda site: site.lease.overdue() is not None)
+        for change in changes:
+            if not change.finished:
+                change.error = change.item.lease.overdue() or HaltedError("not done")
+        return results(changes)
 
-    # --- lock and truth ------------------------------------------------------------------------------------------------
+    # --- lock and journal ----------------------------------------------------------------------------------------------
 
     @contextmanager
     def locked(self, owner: Owner) -> Iterator[None]:
-        """Hold the lock of every host, with guard and edge installed where they are missing."""
+        """Hold the lock of every host; guards and edges that are missing are installed first."""
         with self.connected():
             self._owner = owner
-            self._each(lambda one: one.port.require())
-            self._each(lambda one: one.install_guard(replaced=owner.fence is None))
+            self._run_on_all(lambda host_site: host_site.port.require())
+            self._run_on_all(lambda host_site: host_site.install_guard(replaced=owner.fence is None))
             try:
-                # In everybody's order, whatever theirs in PROD_HOST: the second is refused at the first.
-                for one in sorted(self._sites, key=lambda site: (site.host.connection.address.host, site.host.connection.address.port)):
-                    self._acquire(one, owner)
+                # All runs lock in this order, whatever their order of PROD_HOST: of two runs, the later is refused at the first host.
+                for host_site in sorted(self._sites, key=_address_of):
+                    self._acquire(host_site, owner)
                 first = EdgeState(edge_services(self._config), f"0.0.0.0:{EDGE_PORT}", options=edge_options(self._config))
-                self._remark(self._each(lambda one: one.install_edge(first, replaced=owner.fence is None)))
+                self._add_notes(self._run_on_all(lambda host_site: host_site.install_edge(first, replaced=owner.fence is None)))
                 yield
             finally:
                 with undisturbed():
-                    outcomes(self._sites, lambda one: one.lease.release(), self._clock, seconds=RELEASE_SECONDS)
+                    outcomes(self._sites, lambda host_site: host_site.lease.release(), self._clock, seconds=RELEASE_SECONDS)
 
-    def _remark(self, notes: Iterable[str | None]) -> None:
+    def _add_notes(self, notes: Iterable[str | None]) -> None:
         for note in filter(None, notes):
             self.notes.append(note)
             self._say(note)
 
-    def _acquire(self, one: HostSite, owner: Owner) -> None:
+    def _acquire(self, host_site: HostSite, owner: Owner) -> None:
         with undisturbed():
-            one.lease.acquire(owner)
-        if one.lease.taken_over:
-            self._say(f"{one.host.name}: took over the lock of {one.lease.taken_over}")
+            host_site.lease.acquire(owner)
+        if host_site.lease.taken_over:
+            self._say(f"{host_site.host.name}: took over the lock of {host_site.lease.taken_over}")
 
     def renew(self) -> None:
-        """Say whether all locks and leases are still ours; they are renewed in the background."""
-        for one in self._sites:
-            one.lease.renew()
+        """Check that this run still holds all locks and leases, which are renewed in the background. Raises what ``Lease.renew`` does."""
+        for host_site in self._sites:
+            host_site.lease.renew()
 
     @property
     def left_out(self) -> Mapping[str, str]:
-        """Return the hosts that were not reached and are left out, with the reason; see ``Wiring.spare_lost_hosts``."""
+        """Return host -> reason for the unreachable hosts that are left out; see ``Wiring.spare_lost_hosts``."""
         return self._left_out
 
     def holder(self) -> Held | None:
-        """Return who holds the lock of a host; one that lives before one that has been silent."""
-        found = [one for one in self.holders().values() if one is not None]
-        return next((one for one in found if one.alive), found[0] if found else None)
+        """Return a holder of a host's lock, preferably a live one; None when no host is locked."""
+        locks = [held for held in self.holders().values() if held is not None]
+        return next((held for held in locks if held.alive), locks[0] if locks else None)
 
     def holders(self) -> dict[str, Held | None]:
-        """Return who holds the lock of each host, by the host's name."""
+        """Return host name -> holder of the host's lock."""
         with self.connected():
-            found = self._each(lambda one: one.guard.holder() if one.equipment.is_installed() else None)
-            return {one.host.name: held for one, held in zip(self._sites, found, strict=True)}
+            locks = self._run_on_all(lambda host_site: host_site.guard.holder() if host_site.equipment.is_installed() else None)
+            return {host_site.host.name: held for host_site, held in zip(self._sites, locks, strict=True)}
 
     def unlock(self, reason: str, actor: str) -> Held | None:
-        """Take the locks away from whoever holds them; a lease that is held goes back first."""
+        """Take the locks away from their holders and return one of them; where a lease is held, traffic goes back first."""
         with self.connected():
-            found = self._each(lambda one: one.lease.break_open(reason, actor) if one.equipment.is_installed() else None)
-        return next((one for one in found if one is not None), None)
+            broken = self._run_on_all(lambda site: site.lease.break_open(reason, actor) if site.equipment.is_installed() else None)
+        return next(filter(None, broken), None)
 
     def current(self) -> History:
-        """Return the history that the hosts' journals tell together."""
+        """Return the merged history of all hosts' journals."""
         with self.connected():
-            return merged(self._each(HostSite.history))
+            return merged(self._run_on_all(HostSite.history))
 
     def instances(self, release_id: str) -> tuple[Instance, ...]:
         """Return the instances of a release on all hosts."""
 
-        def of(one: HostSite) -> tuple[Instance, ...]:
-            return one.site.instances(release_id) if release_id in one.history().releases else ()
+        def read(host_site: HostSite) -> tuple[Instance, ...]:
+            return host_site.site.instances(release_id) if release_id in host_site.history().releases else ()
 
         with self.connected():
-            return tuple(instance for found in self._each(of) for instance in found)
+            return tuple(itertools.chain.from_iterable(self._run_on_all(read)))
 
-    # --- the way up ----------------------------------------------------------------------------------------------------
+    # --- deployment ----------------------------------------------------------------------------------------------------
 
     def plan(self, release: Release) -> list[str]:
-        """Return what every host has room for. Raises NotTrueError where it is too little."""
-        wanted = needs(self._config, release)
+        """Return lines about every host's room for a release. Raises NotTrueError where it is too little."""
+        required = needs(self._config, release)
         with self.connected():
-            lines = [line for found in self._each(lambda one: one.plan(wanted)) for line in found]
+            lines = list(itertools.chain.from_iterable(self._run_on_all(lambda host_site: host_site.plan(required))))
         self._planned = release.id
         return lines
 
     def deploy(self, release: Release, percent: int) -> tuple[Instance, ...]:
-        """Have that share of instances on every host. A host that missed releases is brought to the serving one first."""
+        """Have ``percent`` of the instances on every host. A host that missed releases first gets the one that serves elsewhere."""
         self._halted.clear()
         self._catch_up(release)
         if release.id not in (self.current().releases.keys() | {self._planned}):
             for line in self.plan(release):
                 self._say(line)
-        self._move(lambda one: one.steadily(lambda site: site.deploy(release, percent)), halt=True)
+        self._change_all(lambda host_site: host_site.run_with_reconnect(lambda site: site.deploy(release, percent)), halt=True)
         return self.instances(release.id)
 
     def _catch_up(self, release: Release) -> None:
@@ -267,108 +268,108 @@ class DockerHosts:
         serving = history.releases.get(history.serving or "")
         if serving is None or serving.id == release.id:
             return
-        behind = [one for one in self._sites if one.history().serving != serving.id]
-        for one in behind:
-            self._say(f"{one.host.name} is behind: it is brought to {serving.version} ({serving.id}) first")
-        wanted = Release(serving.id, serving.version, serving.digests)
-        results(outcomes(behind, lambda one: one.at_once(wanted), self._clock, halt=self._halted.set))
+        behind = [host_site for host_site in self._sites if host_site.history().serving != serving.id]
+        for host_site in behind:
+            self._say(f"{host_site.host.name} is behind: it is brought to {serving.version} ({serving.id}) first")
+        missed = Release(serving.id, serving.version, serving.digests)
+        results(outcomes(behind, lambda host_site: host_site.deploy_without_stages(missed), self._clock, halt=self._halted.set))
 
     def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
-        """Move the weights of every host, each by one rename, and return what was read back."""
-        weights = self._move(lambda one: one.steadily(lambda site: site.set_weight(release, percent)))
-        self._remark(one.port.take(release.id) for one in self._sites)  # one after the other: a balancer has the others meanwhile
-        return _together(self._sites, weights)
+        """Change the weights of every host, each by a single rename, and return the weights that were read back."""
+        weights = self._change_all(lambda host_site: host_site.run_with_reconnect(lambda site: site.set_weight(release, percent)))
+        # In turn, so that a balancer in front always has the other hosts.
+        self._add_notes(host_site.port.take(release.id) for host_site in self._sites)
+        return _combined(self._sites, weights)
 
     def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
-        """Keep a stage's evidence on every host."""
-        self._move(lambda one: one.steadily(lambda site: site.finish_stage(release, evidence)))
+        """Store a stage's evidence on every host."""
+        self._change_all(lambda host_site: host_site.run_with_reconnect(lambda site: site.finish_stage(release, evidence)))
 
     def promote(self, release: Release) -> None:
-        """Promote on every host. One that went back by itself before it was reached is brought forward again."""
-        self._halted.clear()  # another deployment may have been taken back first
+        """Promote the release on every host. A host that meanwhile went back by itself gets the release again."""
+        self._halted.clear()  # another deployment may have been aborted before
 
-        def promote(one: HostSite) -> None:
-            found = one.history().releases.get(release.id)
-            if found is None or (found.outcome != PROMOTED and not one.gives_all_to(release.id)):
-                one.at_once(release)
+        def promote(host_site: HostSite) -> None:
+            deployed = host_site.history().releases.get(release.id)
+            if deployed is None or (deployed.outcome != PROMOTED and not host_site.sends_all_traffic_to(release.id)):
+                host_site.deploy_without_stages(release)
             else:
-                one.steadily(lambda site: site.promote(release))
+                host_site.run_with_reconnect(lambda site: site.promote(release))
 
-        self._move(promote)
+        self._change_all(promote)
 
     def remove(self, release_id: str) -> None:
         """Remove a release without traffic from every host that has it."""
-        self._each(lambda one: one.site.remove(release_id) if release_id in one.history().releases else None)
+        self._run_on_all(lambda host_site: host_site.site.remove(release_id) if release_id in host_site.history().releases else None)
 
-    # --- the way back --------------------------------------------------------------------------------------------------
+    # --- going back ----------------------------------------------------------------------------------------------------
 
     def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
-        """Go back on every host at once. A host that cannot be reached goes back when its lease runs out, and is named."""
+        """Go back on every host at once. A host that cannot be reached goes back when its lease runs out; the result names it."""
         limit = HURRIED_SECONDS if hurry else None
-        known = self.current().releases.get(release.id)
-        promoted = known is not None and known.outcome == PROMOTED
-        self._halted.set()  # whatever is still starting instances must not go on
-        found = outcomes(
-            self._sites, lambda one: self._abort_one(one, release, reason, hurry), self._clock, seconds=limit, lost=self._is_lost
+        deployed = self.current().releases.get(release.id)
+        promoted = deployed is not None and deployed.outcome == PROMOTED
+        self._halted.set()  # ends work that still starts instances
+        aborts = outcomes(
+            self._sites, lambda site: self._abort_on_host(site, release, reason, hurry), self._clock, seconds=limit, lost=self._is_lost
         )
-        lost = [one for one in found if one.result is None]
-        there = [(one.item.host.name, one.result) for one in found if one.result is not None]
-        lines = [f"{name}: {returned.detail}" if len(found) > 1 else returned.detail for name, returned in there]
-        lines += [self._lost(one.item.host.name, _why(one), promoted=promoted) for one in lost]
-        lines += [self._lost(name, why, promoted=promoted) for name, why in self._left_out.items()]
-        if not there:
+        lost = [(abort.item.host.name, _failure_text(abort)) for abort in aborts if abort.result is None]
+        lost += self._left_out.items()
+        reached = [(abort.item.host.name, abort.result) for abort in aborts if abort.result is not None]
+        lines = [f"{name}: {returned.detail}" if len(aborts) > 1 else returned.detail for name, returned in reached]
+        lines += [self._lost_host_text(name, failure, promoted=promoted) for name, failure in lost]
+        if not reached:
             raise UnreachableError(
                 "No host could be told to go back",
                 what="\n".join(lines),
                 where="PROD_HOST",
                 next_step="make the hosts reachable and re-run the job: it reads their journals and goes back or on",
             )
-        seconds = max(returned.seconds for _, returned in there)
-        proved = not lost and not self._left_out and all(returned.proved for _, returned in there)
-        counted = [returned.requests_after for _, returned in there]
-        after = None if None in counted else sum(count or 0 for count in counted)
-        names = (*(one.item.host.name for one in lost), *self._left_out)
-        return Returned(there[0][1].to, seconds, proved, after, "; ".join(lines), names)
+        seconds = max(returned.seconds for _, returned in reached)
+        proved = not lost and all(returned.proved for _, returned in reached)
+        counts = [returned.requests_after for _, returned in reached]
+        requests_after = None if None in counts else sum(count or 0 for count in counts)
+        return Returned(reached[0][1].to, seconds, proved, requests_after, "; ".join(lines), tuple(name for name, _ in lost))
 
-    def _is_lost(self, one: HostSite) -> bool:
-        return one.lease.silent() > self._settings.lease_seconds + LEASE_MARGIN  # its guard has gone back without us by now
+    def _is_lost(self, host_site: HostSite) -> bool:
+        return host_site.lease.silent() > self._settings.lease_seconds + LEASE_MARGIN  # the guard has gone back by itself by then
 
-    def _abort_one(self, one: HostSite, release: Release, reason: str, hurry: bool) -> Returned:
+    def _abort_on_host(self, host_site: HostSite, release: Release, reason: str, hurry: bool) -> Returned:
         try:
-            returned = one.go_back(release, reason, hurry=hurry)
+            returned = host_site.go_back(release, reason, hurry=hurry)
         except FencedError:
-            # Its guard went back by itself, and nobody has taken the lock since: finish what it could not do.
-            if self._owner is None or one.guard.ask("/status")["lock"] is not None:
+            # The guard went back by itself, and nobody has taken the lock since: do the rest, which a guard cannot do.
+            if self._owner is None or host_site.guard.ask("/status")["lock"] is not None:
                 raise
-            one.lease.acquire(self._owner)
-            returned = one.go_back(release, reason, hurry=hurry)
+            host_site.lease.acquire(self._owner)
+            returned = host_site.go_back(release, reason, hurry=hurry)
         if len(self._sites) > 1:
-            self._say(f"{one.host.name}: all traffic is on {returned.to or 'no version'} after {returned.seconds:.2f} s")
+            self._say(f"{host_site.host.name}: all traffic is on {returned.to or 'no version'} after {returned.seconds:.2f} s")
         return returned
 
-    def _lost(self, name: str, detail: str, *, promoted: bool) -> str:
+    def _lost_host_text(self, name: str, detail: str, *, promoted: bool) -> str:
         lease = self._settings.lease_seconds
-        then = "the new version still serves there" if promoted else f"its guard goes back by itself {lease:g} s after the last renewal"
-        return f"{name}: not reached ({detail}); {then}"
+        state = "the new version still serves there" if promoted else f"its guard goes back by itself {lease:g} s after the last renewal"
+        return f"{name}: not reached ({detail}); {state}"
 
     def edges(self) -> list[str]:
-        """Return a line about the edge of each host: what it runs, and whether that is configured."""
+        """Return a line about the edge of each host: its image, and whether that is the configured one."""
         with self.connected():
-            return self._each(HostSite.edge_line)
+            return self._run_on_all(HostSite.describe_edge)
 
     # --- observe -------------------------------------------------------------------------------------------------------
 
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
-        """Return the address of an instance and the way to it through its host."""
-        found = next(one for one in self._sites if one.host.name == instance.host)
-        return found.site.endpoint(instance, side)  # to be asked while connected
+        """Return the address of an instance, to be connected to through its host while ``connected``."""
+        host_site = next(host_site for host_site in self._sites if host_site.host.name == instance.host)
+        return host_site.site.endpoint(instance, side)
 
     def observe(self) -> Observation:
-        """Return the counters of all edges together."""
+        """Return the sums of all edges' counters, their weights, and the dead instances of all hosts."""
         limit = min(OBSERVE_SECONDS, max(LEAST_OBSERVE_SECONDS, self._settings.lease_seconds * OBSERVE_SHARE))
         with self.connected():
-            seen = outcomes(self._sites, lambda one: one.site.observe(), self._clock, seconds=limit, reads=True)
-        silent = [one.item.host.name for one in seen if not one.finished]
+            answers = outcomes(self._sites, lambda host_site: host_site.site.observe(), self._clock, seconds=limit, reads=True)
+        silent = [answer.item.host.name for answer in answers if not answer.finished]
         if silent:
             raise UnreachableError(
                 "A production host is silent",
@@ -376,21 +377,26 @@ class DockerHosts:
                 where="PROD_HOST",
                 next_step="check the host and the network; its guard takes traffic back by itself",
             )
-        found = results(seen)
+        observations = results(answers)
         counters: dict[tuple[str, str], Counters] = {}
-        for observation in found:
+        for observation in observations:
             for key, count in observation.counters.items():
                 counters[key] = counters.get(key, Counters()).plus(count)
-        weights = _together(self._sites, [one.weights for one in found])
-        return Observation(counters, weights, tuple(dead for one in found for dead in one.dead))
+        weights = _combined(self._sites, [observation.weights for observation in observations])
+        return Observation(counters, weights, tuple(instance for observation in observations for instance in observation.dead))
 
 
-def _why(one: Outcome[HostSite, Returned]) -> str:
-    return one.error.what if isinstance(one.error, AzoraError) else f"{one.error or 'no answer yet'}"
+def _address_of(host_site: HostSite) -> tuple[str, int]:
+    return host_site.host.connection.address.host, host_site.host.connection.address.port
 
 
-def _together(sites: list[HostSite], found: Sequence[Mapping[str, Mapping[str, int]]]) -> Mapping[str, Mapping[str, int]]:
-    """Return the weights of all hosts: once where they agree, else by host."""
-    if all(one == found[0] for one in found):
-        return found[0]
-    return {f"{route} on {one.host.name}": shares for one, weights in zip(sites, found, strict=True) for route, shares in weights.items()}
+def _failure_text(abort: Outcome[HostSite, Returned]) -> str:
+    return abort.error.what if isinstance(abort.error, AzoraError) else f"{abort.error or 'no answer yet'}"
+
+
+def _combined(sites: list[HostSite], weights: Sequence[Mapping[str, Mapping[str, int]]]) -> Mapping[str, Mapping[str, int]]:
+    """Return the weights of all hosts: route prefix -> shares where the hosts agree, else "prefix on host" -> shares."""
+    if all(shares == weights[0] for shares in weights):
+        return weights[0]
+    by_host = zip(sites, weights, strict=True)
+    return {f"{route} on {site.host.name}": shares for site, routes in by_host for route, shares in routes.items()}

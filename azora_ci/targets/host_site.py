@@ -1,4 +1,4 @@
-"""One of several production hosts: what is installed there, and the story of its site."""
+"""One of several production hosts: the containers that are installed there, and its site."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class HostSite:
-    """A host and the story of its site."""
+    """A host and its site, with the parts that they are made of."""
 
     host: DockerHost
     equipment: Equipment
@@ -37,12 +37,12 @@ class HostSite:
     site: Site
 
     def install_guard(self, *, replaced: bool) -> None:
-        """Have this version's guard run, and its clock agree with ours. One that guards something just now is left in peace.
+        """Have this version's guard run, with a clock that agrees with this machine's. A guard whose lock is held is not replaced.
 
-        Not ``replaced``: one that runs is left as it is, whatever its version and clock.
+        Without ``replaced``, a running guard stays as it is, whatever its version and clock.
         """
         if replaced and self.equipment.has_another_guard() and self.guard.ask("/status")["lock"] is None:
-            self.equipment.pull_guard()  # or the host is left without one
+            self.equipment.pull_guard()  # first, because a failed pull must not leave the host without a guard
             self.equipment.remove_guard()
         self.equipment.install_guard()
         self.guard.await_answer()
@@ -50,9 +50,9 @@ class HostSite:
             self.guard.check_clock()
 
     def install_edge(self, state: EdgeState, *, replaced: bool) -> str | None:
-        """Have the edge run and follow the guard's files; a new one begins with ``state``.
+        """Have the edge run and follow the guard's files; a new edge begins with ``state``.
 
-        ``replaced``: one that is configured otherwise may be replaced, unless a rollout is under way. Says what that cost.
+        ``replaced``: an edge with another configuration may be replaced, unless a rollout is under way. Returns a note, or None.
         """
         if not self.guard.ask("/files"):
             self.edge.switch(state)
@@ -65,16 +65,16 @@ class HostSite:
             return None
         return f"{self.host.name}: the edge was replaced by the configured one; nothing answered for at most {seconds:.1f} s"
 
-    def edge_line(self) -> str:
-        """Say what the edge runs, and whether that is configured."""
+    def describe_edge(self) -> str:
+        """Return a line with the image that the edge runs, and whether it is the configured one."""
         image, configured = self.equipment.edge_image()
         if image is None:
             return f"{self.host.name}: no edge is installed"
-        known = "as configured" if configured else "which is not what is configured: the next deployment, or edge install, replaces it"
-        return f"{self.host.name}: the edge runs {image}, {known}"
+        state = "as configured" if configured else "which is not what is configured: the next deployment, or edge install, replaces it"
+        return f"{self.host.name}: the edge runs {image}, {state}"
 
-    def steadily(self, work: Callable[[Site], T]) -> T:
-        """Do something that may be done twice: once more, over a new connection, where the first one broke on the way."""
+    def run_with_reconnect(self, work: Callable[[Site], T]) -> T:
+        """Return the result of ``work``, which must be repeatable: it is done again over a new connection when the first one breaks."""
         try:
             return work(self.site)
         except UnreachableError:
@@ -82,40 +82,40 @@ class HostSite:
             return work(self.site)
 
     def history(self) -> History:
-        """Return what the journal tells; nothing, where no guard was ever installed."""
+        """Return the journal's history; an empty one where no guard runs."""
         if self.guard.token is None and not self.equipment.is_installed():
             return History()
         return self.site.current()
 
-    def at_once(self, release: Release) -> None:
-        """Bring a release that serves elsewhere to 100 % here."""
+    def deploy_without_stages(self, release: Release) -> None:
+        """Bring a release that already serves on other hosts to 100 % on this one, and promote it."""
         self.site.deploy(release, FULL)
         self.site.set_weight(release, FULL)
         self.site.promote(release)
 
-    def gives_all_to(self, release_id: str) -> bool:
-        """Say whether the edge gives all traffic to a release that is not promoted here yet.
+    def sends_all_traffic_to(self, release_id: str) -> bool:
+        """Return whether the edge gives all traffic to a release that is not promoted here yet.
 
-        The journal does not know: a guard that went back by itself has put an earlier state in force since.
+        The edge is asked because the journal does not record it when a guard goes back by itself.
         """
         state = self.edge.state()
         return (state.canary, state.percent) == (release_id, FULL)
 
-    def plan(self, wanted: Needs) -> list[str]:
-        """Return what there is room for. Raises NotTrueError where it is too little."""
+    def plan(self, required: Needs) -> list[str]:
+        """Return lines about the host's memory, disk and port. Raises NotTrueError when one of them does not suffice."""
         free = self.guard.ask("/status").get("disk_free_bytes") if self.equipment.is_installed() else None
         self.port.require()
-        return [*require_memory(self.host, wanted), *require_disk(self.host, free, wanted), *self.port.plan()]
+        return [*require_memory(self.host, required), *require_disk(self.host, free, required), *self.port.plan()]
 
     def go_back(self, release: Release, reason: str, *, hurry: bool) -> Returned:
-        """Go back: to the containers from which the edge took its port, where there is no version before."""
+        """Go back to the previous version, or without one to the containers from which the edge took its port."""
         note = self.port.give_back(release.id) if self.history().before(release.id) is None else None
         returned = self.site.abort(release, reason, hurry=hurry)
         return replace(returned, detail=f"{note}; {returned.detail}") if note else returned
 
 
 def settings_of(config: DeployConfig) -> DockerHosts:
-    """Return how the hosts' edges are configured. Raises BadInputError where they are not."""
+    """Return the configuration of the hosts' edges and guards. Raises BadInputError when it is missing."""
     if config.target.docker_hosts is None:
         raise BadInputError(
             "The hosts' edge is not configured",
