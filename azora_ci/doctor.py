@@ -1,4 +1,4 @@
-"""What production needs before a deployment, and what is missing of it: questions to the configured target. Nothing is changed."""
+"""Check the configured target for everything that production needs before a deployment. Nothing is changed."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from azora_ci.targets.journal import PROMOTED
 
 
 def examine(wiring: Wiring) -> list[Finding]:
-    """Ask for everything that the configured target needs, then for the state it is in."""
+    """Return the findings about the configuration, then about the needs of the configured target, then about its state."""
     return [*_configuration(wiring), *KINDS[wiring.config.target.kind](wiring), *_state(wiring)]
 
 
 def _configuration(wiring: Wiring) -> Iterator[Finding]:
-    found = wiring.config
-    yield Finding("configuration", True, f"{found.application}, {len(found.services)} services, target {found.target.kind}")
+    config = wiring.config
+    yield Finding("configuration", True, f"{config.application}, {len(config.services)} services, target {config.target.kind}")
     yield Finding(
         "required checks",
-        bool(found.checks.required or found.checks.rulesets),
-        ", ".join(found.checks.required) or ("those of the repository's rulesets" if found.checks.rulesets else "none are named"),
+        bool(config.checks.required or config.checks.rulesets),
+        ", ".join(config.checks.required) or ("those of the repository's rulesets" if config.checks.rulesets else "none are named"),
         "name them in checks.required: an empty gate is closed",
     )
     yield Finding(
         "critical endpoints",
-        bool(found.smoke),
-        ", ".join(one.name for one in found.smoke) or "smoke.endpoints is empty",
+        bool(config.smoke),
+        ", ".join(endpoint.name for endpoint in config.smoke) or "smoke.endpoints is empty",
         "add at least one to [smoke] endpoints: a smoke test that tests nothing would be no evidence",
     )
 
@@ -41,13 +41,13 @@ def _configuration(wiring: Wiring) -> Iterator[Finding]:
 def _local_processes(wiring: Wiring) -> Iterator[Finding]:
     from azora_ci.edge import Edge
 
-    found = wiring.config
-    places, config_dir, admin = found.target.local_processes, found.edge.config_dir, found.edge.admin_url or ""
-    assert places is not None  # noqa: S101 - the configuration's own check
+    config = wiring.config
+    settings, config_dir, admin = config.target.local_processes, config.edge.config_dir, config.edge.admin_url or ""
+    assert settings is not None  # noqa: S101 - the configuration's own check
     assert config_dir is not None  # noqa: S101 - likewise
-    yield check("loopback", lambda: f"{type(target_of(found.target.kind, wiring)).__name__} keeps to this machine")
-    yield _writable("state dir", "target.local_processes.state_dir", places.state_dir)
-    yield _writable("archive dir", "target.local_processes.archive_dir", places.archive_dir)
+    yield check("loopback", lambda: f"{type(target_of(config.target.kind, wiring)).__name__} keeps to this machine")
+    yield _writable("state dir", "target.local_processes.state_dir", settings.state_dir)
+    yield _writable("archive dir", "target.local_processes.archive_dir", settings.archive_dir)
     edge = Edge(config_dir, admin, wiring.clock)
     install = "python -m azora_ci edge install"
     yield check("config dir", lambda: f"{config_dir} holds the edge's files, {len(edge.state().releases)} releases", install)
@@ -56,12 +56,12 @@ def _local_processes(wiring: Wiring) -> Iterator[Finding]:
 
 
 def _writable(name: str, key: str, folder: Path) -> Finding:
-    """Say whether a folder can be written to, or made."""
-    there = next(one for one in (folder.absolute(), *folder.absolute().parents) if one.exists())
-    passed = there.is_dir() and os.access(there, os.W_OK | os.X_OK)
-    state = "can be written" if there == folder.absolute() else f"is made by the first deployment, in {there}"
+    """Return the finding on whether a folder can be written to, or created in its nearest existing parent."""
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    passed = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+    state = "can be written" if existing == folder.absolute() else f"is made by the first deployment, in {existing}"
     return Finding(
-        name, passed, f"{folder} {state if passed else f'cannot be written: {there}'}", f"give this user the right, or correct {key}"
+        name, passed, f"{folder} {state if passed else f'cannot be written: {existing}'}", f"give this user the right, or correct {key}"
     )
 
 
@@ -80,7 +80,7 @@ def _docker_hosts(wiring: Wiring) -> Iterator[Finding]:
 KINDS: dict[str, Callable[[Wiring], Iterator[Finding]]] = {"local_processes": _local_processes, "docker_hosts": _docker_hosts}
 
 
-# --- the state it is in ---------------------------------------------------------------------------------------------------------
+# --- state of the target ------------------------------------------------------------------------------------------------------
 
 
 def _state(wiring: Wiring) -> Iterator[Finding]:
@@ -103,14 +103,15 @@ def _lock(target: Target) -> Finding:
 
 
 def _unfinished(target: Target) -> Finding:
-    left = target.current().unfinished
+    unfinished = target.current().unfinished
     held = target.holder() if isinstance(target, Tended) else None
-    if left is None:
+    if unfinished is None:
         return Finding("rollout", True, "none is half done")
-    if left.outcome == PROMOTED:
-        again = f'run the same rollback again: python -m azora_ci rollback --deployment-id {left.id} --reason "…"'
-        return Finding("rollout", False, f"{left.version} ({left.id}) was taken back, but not everywhere", again)
-    text = f"{left.version} ({left.id}) at {left.percent} %"
+    release = f"{unfinished.version} ({unfinished.id})"
+    if unfinished.outcome == PROMOTED:
+        next_step = f'run the same rollback again: python -m azora_ci rollback --deployment-id {unfinished.id} --reason "…"'
+        return Finding("rollout", False, f"{release} was taken back, but not everywhere", next_step)
+    text = f"{release} at {unfinished.percent} %"
     if held is not None and held.alive:
         return Finding("rollout", True, f"under way: {text}")
     return Finding("rollout", False, f"half done: {text}", "re-run its failed jobs: they take its traffic back first")
@@ -121,7 +122,7 @@ def _instances(target: Target) -> Finding:
     if history.serving is None:
         return Finding("instances", True, "nothing was deployed yet: the first deployment has no version to go back to")
     dead = target.observe().dead
-    shown = ", ".join(one.name for one in dead)
+    names = ", ".join(instance.name for instance in dead)
     serving = history.releases[history.serving]
     text = f"{serving.version} ({serving.id}) serves"
-    return Finding("instances", not dead, f"{text}; not running: {shown}" if dead else f"{text}, every instance runs", "deploy again")
+    return Finding("instances", not dead, f"{text}; not running: {names}" if dead else f"{text}, every instance runs", "deploy again")

@@ -1,7 +1,7 @@
-"""What each production host needs, asked over a connection of its own: a broken host does not hide the others. Nothing is changed.
+"""Check each production host over a connection of its own, so that a broken host does not hide the others. Nothing is changed.
 
-OpenSSH tells a forbidden TCP connection from one that nobody answers. Of a Unix socket it says the same for both, so what stands in the
-way of Docker's socket is named as one of two things.
+OpenSSH reports a forbidden TCP connection and an unanswered one differently, but reports the same for both with a Unix socket. So a
+finding about Docker's socket names both possible causes.
 """
 
 from __future__ import annotations
@@ -21,37 +21,37 @@ from azora_ci.targets.host_site import HostSite
 from azora_ci.targets.parallel import Outcome
 from azora_ci.targets.room import needs, require_disk, require_memory
 
-ATTEMPTS = 2  # of connecting: a person waits
-CONNECTION = ": connection"  # ends the name of what everything else about a host depends on
-NO_RELEASE = Release("", "", {})  # its images are not asked for
+ATTEMPTS = 2  # to connect; few, because a person waits
+CONNECTION = ": connection"  # end of the name of the finding on which all others about a host depend
+NO_RELEASE = Release("", "", {})  # has no images, so that only memory and the disk reserve are checked
 
 
 def findings(wiring: Wiring) -> list[Finding]:
-    """Return what is found on every host, in their order. Raises BadInputError when access to them is not complete."""
-    looks = DockerHosts(wiring).examine_hosts(lambda site: list(examine(site, wiring)))
-    found = [finding for one in looks for finding in _of_host(one)]
-    lost = sum(not one.passed and one.name.endswith(CONNECTION) for one in found)
-    said = "none answers" if lost == len(looks) else "the others answer" if lost else "every host answers"
-    return [Finding("hosts", lost < len(looks), said, "see below"), *found]
+    """Return the findings of all hosts, in the hosts' order. Raises BadInputError when the settings for access are incomplete."""
+    examinations = DockerHosts(wiring).examine_hosts(lambda site: list(examine(site, wiring)))
+    host_findings = [finding for examination in examinations for finding in _findings_of_host(examination)]
+    lost = sum(not finding.passed and finding.name.endswith(CONNECTION) for finding in host_findings)
+    detail = "none answers" if lost == len(examinations) else "the others answer" if lost else "every host answers"
+    return [Finding("hosts", lost < len(examinations), detail, "see below"), *host_findings]
 
 
-def _of_host(look: Outcome[HostSite, list[Finding]]) -> list[Finding]:
-    if look.result is not None:
-        return look.result
-    name = look.item.host.name
+def _findings_of_host(examination: Outcome[HostSite, list[Finding]]) -> list[Finding]:
+    if examination.result is not None:
+        return examination.result
+    name = examination.item.host.name
     return [
-        failed(name, look.error)
-        if isinstance(look.error, AzoraError)
-        else Finding(name, False, repr(look.error), "this is a bug of azora-ci: report the line above")
+        failed(name, examination.error)
+        if isinstance(examination.error, AzoraError)
+        else Finding(name, False, repr(examination.error), "this is a bug of azora-ci: report the line above")
     ]
 
 
 def examine(site: HostSite, wiring: Wiring) -> Iterator[Finding]:
-    """Yield what is found on one host; what cannot be asked because of something before it is left out."""
+    """Yield the findings about a host. Checks that cannot be made because an earlier one failed are left out."""
     name, connection, problem = site.host.name, site.host.connection, None
     try:
         site.host.open(ATTEMPTS)
-    except AzoraError as error:  # the connection itself may stand nevertheless
+    except AzoraError as error:  # the connection itself may be open nevertheless
         problem = error
     if not connection.is_open():
         yield failed(
@@ -75,45 +75,45 @@ def examine(site: HostSite, wiring: Wiring) -> Iterator[Finding]:
 
 
 def _host_key(name: str, connection: Connection) -> Finding:
-    seen = connection.credentials.seen.get(connection.name)
-    if seen is None:
+    host_key = connection.credentials.seen.get(connection.name)
+    if host_key is None:
         return Finding(f"{name}: host key", True, "checked by OpenSSH, which did not say which one it is")
     pin = (
-        f"compare it with the host's own and pin it, PROD_KNOWN_HOSTS: {connection.name} {seen.key.key_type} {seen.key.blob}"
-        if seen.key
+        f"compare it with the host's own and pin it, PROD_KNOWN_HOSTS: {connection.name} {host_key.key.key_type} {host_key.key.blob}"
+        if host_key.key
         else ""
     )
-    return Finding(f"{name}: host key", seen.source != ACCEPTED, f"{seen.fingerprint}, {seen.source}", pin)
+    return Finding(f"{name}: host key", host_key.source != ACCEPTED, f"{host_key.fingerprint}, {host_key.source}", pin)
 
 
 def _forwarding(name: str, connection: Connection, problem: AzoraError | None) -> Iterator[Finding]:
-    """Yield what sshd forwards. One that forwards no TCP refuses Unix sockets as well (OpenSSH 9.2), whatever is set for those."""
+    """Yield findings about sshd's forwarding. Without TCP forwarding, OpenSSH 9.2 refuses Unix sockets as well, whatever their setting."""
     forbidden = connection.forbids_tcp()
-    there = "in /etc/ssh/sshd_config there, and reload sshd"
+    sshd_config = "in /etc/ssh/sshd_config there, and reload sshd"
     yield Finding(
         f"{name}: AllowTcpForwarding",
         not forbidden,
         "sshd refuses to forward" if forbidden else "TCP connections are forwarded",
-        f"set AllowTcpForwarding yes, without PermitOpen and DisableForwarding, {there}",
+        f"set AllowTcpForwarding yes, without PermitOpen and DisableForwarding, {sshd_config}",
     )
     if problem is None:
         yield Finding(f"{name}: AllowStreamLocalForwarding", True, "Docker's socket is forwarded")
     elif not forbidden:
         rights = "where that is set: start dockerd, and let PROD_USER use its socket (group docker)"
-        what = f"TCP connections are forwarded, Docker's socket is not ({problem.what})"
-        yield Finding(f"{name}: AllowStreamLocalForwarding", False, what, f"set AllowStreamLocalForwarding yes {there}; {rights}")
+        detail = f"TCP connections are forwarded, Docker's socket is not ({problem.what})"
+        yield Finding(f"{name}: AllowStreamLocalForwarding", False, detail, f"set AllowStreamLocalForwarding yes {sshd_config}; {rights}")
 
 
 def _docker(site: HostSite) -> str:
     with site.host.docker("tell its version") as client:
-        found = client.version()
-    return f"{found['Version']}, API {found['ApiVersion']}"
+        version = client.version()
+    return f"{version['Version']}, API {version['ApiVersion']}"
 
 
 def _clock(site: HostSite, wiring: Wiring) -> str:
     with site.host.docker("tell the time") as client:
-        told = str(client.info()["SystemTime"])
-    seconds = (datetime.fromisoformat(to_microseconds(told)) - wiring.clock.now()).total_seconds()
+        system_time = str(client.info()["SystemTime"])
+    seconds = (datetime.fromisoformat(to_microseconds(system_time)) - wiring.clock.now()).total_seconds()
     if abs(seconds) > CLOCK_LIMIT.total_seconds():
         raise NotTrueError(
             "The host's clock is off",
@@ -125,15 +125,15 @@ def _clock(site: HostSite, wiring: Wiring) -> str:
 
 
 def to_microseconds(text: str) -> str:
-    """Return a time of Docker's, which has up to nine digits of a second, as datetime reads it."""
-    found = re.fullmatch(r"(.*\.)([0-9]+)(.*)", text)
-    return f"{found[1]}{found[2][:6].ljust(6, '0')}{found[3]}" if found else text
+    """Return a time from Docker, which has up to nine decimals of a second, with six, as ``datetime.fromisoformat`` needs."""
+    parts = re.fullmatch(r"(.*\.)([0-9]+)(.*)", text)
+    return f"{parts[1]}{parts[2][:6].ljust(6, '0')}{parts[3]}" if parts else text
 
 
 def _room(site: HostSite, wiring: Wiring) -> str:
-    wanted = needs(wiring.config, NO_RELEASE)
+    required = needs(wiring.config, NO_RELEASE)
     free = site.guard.ask("/status").get("disk_free_bytes") if site.equipment.is_installed() else None
-    lines = require_memory(site.host, wanted) + require_disk(site.host, free, wanted)
+    lines = require_memory(site.host, required) + require_disk(site.host, free, required)
     return "; ".join(line.removeprefix(f"{site.host.name}: ") for line in lines)
 
 
