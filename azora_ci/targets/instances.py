@@ -121,7 +121,7 @@ def start(processes: Processes, service: Service, *, folder: Path, env: Mapping[
     return Started(pid, birth(pid), int(env["PORT"]), str(log))
 
 
-def runs(facts: Mapping[str, Any]) -> bool:
+def is_running(facts: Mapping[str, Any]) -> bool:
     """Return whether a recorded instance still runs; another process that got its process id does not count."""
     return facts["birth"] is not None and birth(facts["pid"]) == facts["birth"]
 
@@ -131,7 +131,7 @@ def stop(instances: Iterable[tuple[Mapping[str, Any], float]], clock: Clock, mea
 
     ``meanwhile`` is called while waiting, to renew a lock.
     """
-    waiting = [(facts, grace) for facts, grace in instances if runs(facts)]
+    waiting = [(facts, grace) for facts, grace in instances if is_running(facts)]
     start_time = clock.monotonic()
     for facts, _ in waiting:
         send_signal(facts["pid"], signal.SIGTERM)
@@ -140,7 +140,7 @@ def stop(instances: Iterable[tuple[Mapping[str, Any], float]], clock: Clock, mea
         for facts, grace in waiting:
             if elapsed >= grace:
                 send_signal(facts["pid"], signal.SIGKILL)
-        waiting = [(facts, grace) for facts, grace in waiting if runs(facts)]
+        waiting = [(facts, grace) for facts, grace in waiting if is_running(facts)]
         if waiting:
             meanwhile()
             clock.sleep(0.02)

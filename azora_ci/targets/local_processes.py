@@ -1,11 +1,11 @@
 """Target ``local_processes``: instances are processes of this machine on loopback, behind an Envoy that follows files.
 
-Made for the rehearsal and for single-machine trials; the story, the edge files and the journal are those of every target.
+It is made for the rehearsal and for single-machine trials; ``Site``, the edge files and the journal are the same as on every target.
 
-There is no guard here, and so no lease: a runner that is killed with SIGKILL (or loses its machine's power) leaves weights and instances
-as they were at that moment, a canary at 5 % included, and its lock. Nothing moves until somebody begins: the next deployment, rerun or
-rollback sees that the owner no longer runs, takes the lock over, and puts all traffic back on the version that was promoted before it
-does anything else. ``python -m azora_ci lock status`` shows such a lock, ``lock release`` frees it (traffic stays as it is).
+This target has no guard and so no lease. A runner that is killed with SIGKILL (or by a power failure) leaves its lock, weights and
+instances as they were at that moment, including a canary at 5 %. Nothing changes until the next deployment, rerun or rollback. It
+sees that the owner no longer runs, takes the lock over, and puts all traffic back on the promoted version before it does anything else.
+``python -m azora_ci lock status`` shows such a lock, ``lock release`` frees it (traffic stays as it is).
 """
 
 from __future__ import annotations
@@ -39,16 +39,16 @@ def install_edge(config: DeployConfig, config_dir: Path, listen_port: int, admin
 
 
 def deploy_at_once(target: LocalProcesses, release: Release, owner: Owner) -> tuple[Instance, ...]:
-    """Deploy a first version without stages: what a rehearsal finds in production when it begins. Returns its instances."""
+    """Deploy a first version without stages, as the version that a rehearsal starts from. Returns its instances."""
     with target.locked(owner):
-        found = target.deploy(release, 100)
+        instances = target.deploy(release, 100)
         target.set_weight(release, 100)
         target.promote(release)
-    return found
+    return instances
 
 
 class LocalProcesses(Site):
-    """See ``targets.Target`` for what each method promises; ``Site`` keeps most of it."""
+    """See ``targets.Target`` for what each method promises; ``Site`` implements most of them."""
 
     def __init__(self, wiring: Wiring) -> None:
         config = wiring.config
@@ -87,18 +87,18 @@ class LocalProcesses(Site):
         return self._file_lock.holder()
 
     def unlock(self, reason: str, actor: str) -> Held | None:
-        """Take the lock away from whoever holds it."""
+        """Take the lock away from its holder and return the former holder."""
         return self._file_lock.break_open(reason, actor)
 
 
 class LockedJournal:
-    """A journal that only the owner of the lock writes."""
+    """A journal that only the owner of the lock can write."""
 
     def __init__(self, journal: Journal, lock: Lock) -> None:
         self._journal, self._lock = journal, lock
 
     def history(self) -> History:
-        """Return what the journal tells."""
+        """Return the journal's history."""
         return self._journal.history()
 
     def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:
@@ -108,14 +108,14 @@ class LockedJournal:
 
 
 class LockedEdge(Edge):
-    """An edge whose files only the owner of the lock switches."""
+    """An edge whose files only the owner of the lock can switch."""
 
     def __init__(self, config_dir: Path, admin_url: str, lock: Lock, wiring: Wiring) -> None:
         super().__init__(config_dir, admin_url, wiring.clock)
         self._lock = lock
 
     def switch(self, state: EdgeState) -> str:
-        """Put a state in force. Raises FencedError: who was fenced must not overwrite what a rollback has just put in force."""
+        """Put a state in force. Raises FencedError: a fenced owner must not overwrite the state that a rollback has put in force."""
         with self._lock.ours():
             return super().switch(state)
 
@@ -123,13 +123,13 @@ class LockedEdge(Edge):
 class LocalRunner:
     """A ``site.Runner``: unpacks archives and starts processes on loopback."""
 
-    attempts = 3  # another process may take a free port before the instance does
+    attempts = 3  # because another process may take the free port before the instance does
 
     def __init__(self, wiring: Wiring, state_dir: Path, archive_dir: Path) -> None:
         self._wiring, self._state_dir, self._archive_dir = wiring, state_dir, archive_dir
 
     def prepare(self, service: Service, release: Release) -> None:
-        """Unpack the archive; its bytes are checked."""
+        """Unpack the archive after checking it against its digest."""
         self._unpacked(service, release)
 
     def _unpacked(self, service: Service, release: Release) -> Path:
@@ -151,20 +151,20 @@ class LocalRunner:
         return asdict(local.start(self._wiring.processes, service, folder=self._unpacked(service, release), env=env, log=log))
 
     def discard(self, facts: Facts) -> None:
-        """Kill a process that the journal does not know."""
+        """Kill a process that could not be recorded in the journal."""
         send_signal(facts["pid"], signal.SIGKILL)
 
     def address(self, facts: Facts) -> str:
-        """Return its address on loopback."""
+        """Return an instance's address on loopback."""
         return f"{local.LOOPBACK}:{facts['port']}"
 
-    def dead(self, found: Sequence[Facts]) -> list[Facts]:
-        """Return those whose process has ended."""
-        return [facts for facts in found if not local.runs(facts)]
+    def dead(self, instances: Sequence[Facts]) -> list[Facts]:
+        """Return the instances whose process has ended."""
+        return [facts for facts in instances if not local.is_running(facts)]
 
-    def stop(self, found: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
-        """Stop processes at once, each with its grace."""
-        local.stop(found, self._wiring.clock, meanwhile)
+    def stop(self, instances: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
+        """Stop all instances at the same time, each with its grace."""
+        local.stop(instances, self._wiring.clock, meanwhile)
 
     def keep_log(self, facts: Facts, path: Path) -> None:
         """Copy a log into the job's artifact, masked."""
@@ -175,12 +175,12 @@ class LocalRunner:
         return self._wiring.processes.masked(local.log_tail(facts["log"]))
 
     def clear(self, release_id: str) -> None:
-        """Leave logs and archives: they are small, and archives are shared."""
+        """Do nothing: logs and archives are small, and releases share archives."""
 
 
 def _refuse_anything_but_loopback(config: DeployConfig) -> None:
     addresses = {"edge.admin_url": config.edge.admin_url or ""}
-    addresses.update({f"services.{one.id}.public_health_url": one.public_health_url for one in config.services})
+    addresses.update({f"services.{service.id}.public_health_url": service.public_health_url for service in config.services})
     refused = [f"{name} = {url or '(not set)'}" for name, url in addresses.items() if not is_loopback(url)]
     if refused:
         raise BadInputError(
@@ -189,7 +189,7 @@ def _refuse_anything_but_loopback(config: DeployConfig) -> None:
             where="the deployment configuration",
             next_step="use addresses on 127.0.0.1 for a rehearsal, or target.kind docker_hosts for production",
         )
-    missing = [one.id for one in config.services if not one.command]
+    missing = [service.id for service in config.services if not service.command]
     if missing:
         raise BadInputError(
             "Services without a command",
