@@ -29,15 +29,17 @@ class RequestCounts(Protocol):
 
 @dataclass(frozen=True)
 class Proof:
-    """``since``: monotonic seconds at which the last request was counted; ``after``: requests in the ``seconds`` that followed."""
+    """``last_request``: monotonic seconds at which the last request was counted; ``requests_after``: requests during the proof.
 
-    since: float
-    after: int
-    seconds: float
-    sick: tuple[Finding, ...]
+    ``unhealthy``: the failed findings of the last probe.
+    """
+
+    last_request: float
+    requests_after: int
+    unhealthy: tuple[Finding, ...]
 
 
-def still_since(count: Callable[[], int], clock: Clock, seconds: float) -> float:
+def await_standstill(count: Callable[[], int], clock: Clock, seconds: float) -> float:
     """Wait until a count stands still, at most ``seconds``. Return the monotonic time of its last change, or of the start."""
     last, since = count(), clock.monotonic()
     deadline = since + seconds
@@ -56,14 +58,14 @@ def prove(
 
     Raises UnreachableError when the edge does not answer.
     """
-    since = still_since(lambda: edge.requests_to(addresses), clock, settle)
+    last_request = await_standstill(lambda: edge.requests_to(addresses), clock, settle)
     baseline = edge.requests_to(addresses)
     deadline = clock.monotonic() + seconds
     while True:
-        sick = tuple(finding for finding in ask() if not finding.passed)
+        unhealthy = tuple(finding for finding in ask() if not finding.passed)
         remaining = deadline - clock.monotonic()
         if remaining <= 0:
-            return Proof(since, edge.requests_to(addresses) - baseline, seconds, sick)
+            return Proof(last_request, edge.requests_to(addresses) - baseline, unhealthy)
         clock.sleep(min(0.2, remaining))
 
 

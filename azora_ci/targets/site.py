@@ -35,10 +35,6 @@ HURRIED_DRAIN_SECONDS, HURRIED_GRACE_SECONDS = 0.5, 1.0
 DROPPED_GRACE_SECONDS = 5.0  # for an instance of a service that the configuration no longer has
 
 
-def nothing() -> None:
-    """Do nothing."""
-
-
 @dataclass(frozen=True)
 class Parts:
     """The parts of a site. ``host`` is its name among several hosts; ``dial`` connects to instances that this machine cannot reach.
@@ -52,7 +48,7 @@ class Parts:
     runner: Runner
     host: str = ""
     dial: Dial | None = None
-    checkpoint: Callable[[], None] = nothing
+    checkpoint: Callable[[], None] = lambda: None
 
 
 class Site:
@@ -311,11 +307,11 @@ class Site:
     def _prove(self, previous: Deployed | None, addresses: set[str], begun: float, *, settle: float, seconds: float) -> Returned:
         old = [instance for instance in self.instances(previous.id) if self._is_configured(instance.service)] if previous else []
         proof = prove(self._edge, addresses, self._clock, settle=settle, seconds=seconds, ask=lambda: self.probe(old, OLD))
-        detail = f"{proof.after} requests reached the new version in {seconds:g} s"
-        if proof.sick:
-            detail += f"; the old version is not healthy: {proof.sick[0].endpoint.name}: {proof.sick[0].detail}"
-        proved = proof.after == 0 and not proof.sick
-        return Returned(previous.version if previous else None, proof.since - begun, proved, proof.after, detail)
+        detail = f"{proof.requests_after} requests reached the new version in {seconds:g} s"
+        if proof.unhealthy:
+            detail += f"; the old version is not healthy: {proof.unhealthy[0].endpoint.name}: {proof.unhealthy[0].detail}"
+        proved = proof.requests_after == 0 and not proof.unhealthy
+        return Returned(previous.version if previous else None, proof.last_request - begun, proved, proof.requests_after, detail)
 
     def _drain(self, deployed: Deployed, seconds: float) -> None:
         addresses = {self._runner.address(facts) for facts in list(deployed.instances.values())}

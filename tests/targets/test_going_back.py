@@ -13,7 +13,7 @@ import pytest
 
 from azora_ci.clock import Clock
 from azora_ci.targets import Owner
-from azora_ci.targets.proof import QUIET_SECONDS, prove, still_since
+from azora_ci.targets.proof import QUIET_SECONDS, await_standstill, prove
 from azora_ci.targets.site import PROOF_SECONDS
 from tests.edge_talk import Chat, Events
 from tests.edge_world import NEW, World
@@ -93,20 +93,20 @@ class Workers:
 def test_the_moment_is_the_last_request_not_the_configuration():
     begun = time.monotonic()
     found = prove(Workers(0.5), {"x"}, Clock(), settle=5, seconds=0.3, ask=lambda: [])
-    assert 0.4 < found.since - begun < 1.5
-    assert found.after == 0
+    assert 0.4 < found.last_request - begun < 1.5
+    assert found.requests_after == 0
 
 
 def test_what_does_not_stand_still_is_not_proved_and_not_waited_for_without_end():
     begun = time.monotonic()
     found = prove(Workers(60), {"x"}, Clock(), settle=0.5, seconds=0.3, ask=lambda: [])
-    assert found.after > 0
+    assert found.requests_after > 0
     assert time.monotonic() - begun < 5
 
 
 def test_a_count_that_never_moves_is_still_since_it_was_first_asked():
     begun = time.monotonic()
-    assert still_since(lambda: 7, Clock(), 2) - begun < 0.1
+    assert await_standstill(lambda: 7, Clock(), 2) - begun < 0.1
     assert time.monotonic() - begun > QUIET_SECONDS
 
 
