@@ -175,7 +175,7 @@ class DockerHosts:
 
     @contextmanager
     def locked(self, owner: Owner) -> Iterator[None]:
-        """Hold the lock of every host; guards and edges that are missing are installed first."""
+        """Hold the lock of every host. Missing guards are installed before the locks are taken, missing edges after that."""
         with self.connected():
             self._owner = owner
             self._run_on_all(lambda host_site: host_site.port.require())

@@ -3,8 +3,8 @@
 It is made for the rehearsal and for single-machine trials; ``Site``, the edge files and the journal are the same as on every target.
 
 This target has no guard and so no lease. A runner that is killed with SIGKILL (or by a power failure) leaves its lock, weights and
-instances as they were at that moment, including a canary at 5 %. Nothing changes until the next deployment, rerun or rollback. It
-sees that the owner no longer runs, takes the lock over, and puts all traffic back on the promoted version before it does anything else.
+instances as they were at that moment, including a canary at 5 %. Nothing changes until the next deployment, rerun or rollback. That
+run sees that the owner no longer runs, takes the lock over, and puts all traffic back on the promoted version before it does anything else.
 ``python -m azora_ci lock status`` shows such a lock, ``lock release`` frees it (traffic stays as it is).
 """
 

@@ -11,7 +11,7 @@ from azora_ci.errors import NotTrueError
 from azora_ci.targets import Release
 from azora_ci.targets.docker_host import LABEL, DockerHost
 
-PULLING = 1.5  # disk for pulling an image / its unpacked bytes: during the pull, the compressed layers are on the disk, too
+PULLING = 1.5  # bytes of disk per unpacked byte of an image while it is pulled, because its compressed layers are there, too
 NAME_PREFIX = "azora-"  # of the names of all containers that azora-ci starts; edge and guard take little memory
 
 
