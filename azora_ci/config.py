@@ -22,7 +22,7 @@ Command = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Checks:
-    """Gates of the release commit: names of required checks, what may be skipped, commands of the audit and the build."""
+    """Gates of the release commit: required checks, checks that may be skipped, minutes to wait, commands of audit and build."""
 
     required: tuple[str, ...]
     rulesets: bool
@@ -49,8 +49,8 @@ class Registry:
 
 @dataclass(frozen=True)
 class Database:
-    """How migrations are applied: what is run before, the command, the folder of the migrations, and whether the database is
-    behind the SSH host.
+    """How migrations are applied: preparing commands, the migration command, the folder of the migrations, the schema, and whether
+    the database is reached through the production host over SSH.
     """
 
     prepare: tuple[Command, ...]
@@ -85,7 +85,8 @@ class Backup:
 
 @dataclass(frozen=True)
 class Rollout:
-    """Limits of the verdict: error share above the old version in percentage points, p95 factor, samples, what few samples mean.
+    """Limits of the rollout's verdict: how many percentage points the new version's error share may exceed the old one's, by what
+    factor its p95 latency may, how many requests are needed, what fewer mean, and how long connections drain.
 
     ``rollout.order`` is in each service's ``depends_on``.
     """
@@ -109,8 +110,8 @@ class Tls:
 
 @dataclass(frozen=True)
 class Edge:
-    """The Envoy edge: folder of its dynamic configuration files and its admin address (local_processes target), TLS in the edge,
-    how many proxies in front of it are believed, and the cookie that keeps users on a version.
+    """The Envoy edge: folder of its dynamic configuration files and its admin address (local_processes target), TLS, the number of
+    trusted proxies in front of it, and the cookie that keeps users on a version.
     """
 
     config_dir: Path | None
@@ -146,7 +147,7 @@ class DockerHosts:
 
 @dataclass(frozen=True)
 class Target:
-    """Which rollout target is used; never inferred from what is missing."""
+    """The rollout target, always named by ``target.kind``; never inferred from missing tables."""
 
     kind: str
     local_processes: LocalProcesses | None
@@ -282,36 +283,36 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
         edge=_edge(edge),
         target=target,
         smoke=tuple(
-            Endpoint(one["name"], one["url"], one.get("status", 200), one.get("contains"))
-            for one in document.get("smoke", {}).get("endpoints", [])
+            Endpoint(endpoint["name"], endpoint["url"], endpoint.get("status", 200), endpoint.get("contains"))
+            for endpoint in document.get("smoke", {}).get("endpoints", [])
         ),
-        services=_ordered({name: _service(name, one) for name, one in document["services"].items()}, rollout.get("order", [])),
+        services=_ordered({name: _service(name, table) for name, table in document["services"].items()}, rollout.get("order", [])),
     )
 
 
-def _edge(found: dict[str, Any]) -> Edge:
-    folder = Path(found["config_dir"]) if "config_dir" in found else None
-    return Edge(folder, found.get("admin_url"), _tls(found), found.get("trusted_proxies", 0), found.get("sticky_cookie"))
+def _edge(table: dict[str, Any]) -> Edge:
+    folder = Path(table["config_dir"]) if "config_dir" in table else None
+    return Edge(folder, table.get("admin_url"), _tls(table), table.get("trusted_proxies", 0), table.get("sticky_cookie"))
 
 
-def _tls(found: dict[str, Any]) -> Tls | None:
-    if "tls_certificate" not in found and "tls_key" not in found:
+def _tls(table: dict[str, Any]) -> Tls | None:
+    if "tls_certificate" not in table and "tls_key" not in table:
         return None
-    if "tls_certificate" not in found or "tls_key" not in found:
+    if "tls_certificate" not in table or "tls_key" not in table:
         raise ValueError("edge.tls_certificate and edge.tls_key: one does nothing without the other")
-    certificate, key = Path(found["tls_certificate"]), Path(found["tls_key"])
+    certificate, key = Path(table["tls_certificate"]), Path(table["tls_key"])
     if certificate.parent != key.parent:
         raise ValueError(f"edge.tls_certificate, edge.tls_key: {certificate} and {key} must be in one folder, which the edge watches")
-    return Tls(certificate, key, found.get("https_port", 443), found.get("redirect_http", True))
+    return Tls(certificate, key, table.get("https_port", 443), table.get("redirect_http", True))
 
 
 def _check_redirect(document: dict[str, Any]) -> None:
-    """Raise ValueError for addresses that would be answered with a redirect, which no probe follows."""
+    """Raise ValueError for probed addresses that the edge would redirect to HTTPS, because probes follow no redirect."""
     tls = _tls(document.get("edge", {}))
     if tls is None or not tls.redirect_http:
         return
-    probed = {f"services.{name}.public_health_url": one["public_health_url"] for name, one in document["services"].items()}
-    probed |= {f"smoke.endpoints {one['name']}": one["url"] for one in document.get("smoke", {}).get("endpoints", [])}
+    probed = {f"services.{name}.public_health_url": service["public_health_url"] for name, service in document["services"].items()}
+    probed |= {f"smoke.endpoints {endpoint['name']}": endpoint["url"] for endpoint in document.get("smoke", {}).get("endpoints", [])}
     plain = [name for name, url in probed.items() if url.startswith("http:")]
     if plain:
         raise ValueError(f"{', '.join(plain)}: plain HTTP leads to HTTPS (edge.redirect_http), and probes follow no redirect: say https:")
@@ -319,77 +320,77 @@ def _check_redirect(document: dict[str, Any]) -> None:
 
 def _target(document: dict[str, Any]) -> Target:
     kind = document["kind"]
-    local = document.get("local_processes")
-    if kind == "local_processes" and local is None:
+    table = document.get("local_processes")
+    if kind == "local_processes" and table is None:
         raise ValueError("target.local_processes: is required by target.kind local_processes")
-    found = LocalProcesses(Path(local["state_dir"]), Path(local["archive_dir"])) if local else None
-    return Target(kind, found, _docker_hosts(document.get("docker_hosts")))
+    local_processes = LocalProcesses(Path(table["state_dir"]), Path(table["archive_dir"])) if table else None
+    return Target(kind, local_processes, _docker_hosts(document.get("docker_hosts")))
 
 
-def _docker_hosts(found: dict[str, Any] | None) -> DockerHosts | None:
-    if found is None:
+def _docker_hosts(table: dict[str, Any] | None) -> DockerHosts | None:
+    if table is None:
         return None
-    network, admin_network = found.get("network", "10.212.0.0/16"), found.get("admin_network", "10.213.0.0/24")
+    network, admin_network = table.get("network", "10.212.0.0/16"), table.get("admin_network", "10.213.0.0/24")
     for name, text in (("network", network), ("admin_network", admin_network)):
         try:
-            smallest = ipaddress.IPv4Network(text).num_addresses
+            size = ipaddress.IPv4Network(text).num_addresses
         except ValueError as error:
             raise ValueError(f"target.docker_hosts.{name}: {error}") from error
-        if smallest < 64:
-            raise ValueError(f"target.docker_hosts.{name}: {text} has {smallest} addresses, at least 64 are needed")
+        if size < 64:
+            raise ValueError(f"target.docker_hosts.{name}: {text} has {size} addresses, at least 64 are needed")
     if ipaddress.IPv4Network(network).overlaps(ipaddress.IPv4Network(admin_network)):
         raise ValueError(f"target.docker_hosts: network {network} and admin_network {admin_network} overlap")
     return DockerHosts(
-        edge_image=found["edge_image"],
-        guard_image=found["guard_image"],
-        http_port=found.get("http_port", 80),
+        edge_image=table["edge_image"],
+        guard_image=table["guard_image"],
+        http_port=table.get("http_port", 80),
         network=network,
         admin_network=admin_network,
-        lease_seconds=found.get("lease_seconds", 45),
-        disk_reserve=found.get("disk_reserve", "1g"),
-        take_over=found.get("take_over"),
+        lease_seconds=table.get("lease_seconds", 45),
+        disk_reserve=table.get("disk_reserve", "1g"),
+        take_over=table.get("take_over"),
     )
 
 
-def _service(name: str, one: dict[str, Any]) -> Service:
+def _service(name: str, table: dict[str, Any]) -> Service:
     return Service(
         id=name,
-        title=one["title"],
-        route_prefix=one["route_prefix"],
-        health_path=one["health_path"],
-        public_health_url=one["public_health_url"],
-        port=one.get("port", 8080),
-        instances=one.get("instances", 1),
-        context=Path(one.get("context", ".")),
-        dockerfile=Path(one.get("dockerfile", "Dockerfile")),
-        command=tuple(one.get("command", [])),
-        env=dict(one.get("env", {})),
-        secrets=tuple(one.get("secrets", [])),
-        volumes=tuple(one.get("volumes", [])),
-        memory=one.get("memory"),
-        stop_grace_seconds=one.get("stop_grace_seconds", 30),
-        timeout_seconds=one.get("timeout_seconds", 15),
-        depends_on=tuple(one.get("depends_on", [])),
+        title=table["title"],
+        route_prefix=table["route_prefix"],
+        health_path=table["health_path"],
+        public_health_url=table["public_health_url"],
+        port=table.get("port", 8080),
+        instances=table.get("instances", 1),
+        context=Path(table.get("context", ".")),
+        dockerfile=Path(table.get("dockerfile", "Dockerfile")),
+        command=tuple(table.get("command", [])),
+        env=dict(table.get("env", {})),
+        secrets=tuple(table.get("secrets", [])),
+        volumes=tuple(table.get("volumes", [])),
+        memory=table.get("memory"),
+        stop_grace_seconds=table.get("stop_grace_seconds", 30),
+        timeout_seconds=table.get("timeout_seconds", 15),
+        depends_on=tuple(table.get("depends_on", [])),
     )
 
 
 def _ordered(services: dict[str, Service], order: list[str]) -> tuple[Service, ...]:
-    """Return services with what they wait for before them; ``order`` makes each wait for the one named before it.
+    """Return the services with each after those that it depends on; ``order`` makes each depend on its predecessor in the list.
 
-    ValueError for unknown names and cycles.
+    Raises ValueError for unknown names and cycles.
     """
-    named = {"rollout.order": tuple(order)} | {f"services.{one.id}.depends_on": one.depends_on for one in services.values()}
-    for key, names in named.items():
+    named = [("rollout.order", tuple(order)), *((f"services.{name}.depends_on", service.depends_on) for name, service in services.items())]
+    for key, names in named:
         for name in names:
             if name not in services:
                 raise ValueError(f"{key}: no service {name!r}")
-    before = dict(zip(order[1:], order, strict=False))
-    waits = {one.id: tuple(dict.fromkeys((*one.depends_on, *filter(None, [before.get(one.id)])))) for one in services.values()}
+    predecessors = {name: (predecessor,) for name, predecessor in zip(order[1:], order, strict=False)}
+    dependencies = {name: tuple(dict.fromkeys((*service.depends_on, *predecessors.get(name, ())))) for name, service in services.items()}
     try:
-        groups = levels(waits)
+        groups = levels(dependencies)
     except ValueError as error:
         raise ValueError(f"rollout.order and services.*.depends_on: a cycle, {error}") from None
-    return tuple(replace(services[name], depends_on=waits[name]) for group in groups for name in group)
+    return tuple(replace(services[name], depends_on=dependencies[name]) for group in groups for name in group)
 
 
 def is_loopback(url: str) -> bool:
