@@ -1,7 +1,7 @@
-"""Bring the workflows and the configuration into an application's repository, and say what a person still has to do there.
+"""Write the workflows and the configuration into an application's repository, and check what was written earlier.
 
-A workflow that was written here carries a line with the SHA-256 of everything below it. As long as that holds, nobody has
-changed the file and a newer version may replace it; a changed file is only replaced when asked to.
+The first line of an adopted workflow holds the SHA-256 of everything below it. As long as that digest is correct, nobody has
+changed the file and a newer version may replace it; a changed file is replaced with ``--force`` only.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Action:
 
 @dataclass(frozen=True)
 class PlannedFile:
-    """A file to be adopted. ``state``: new, same, outdated (ours, unchanged), changed (by somebody else), kept (configuration)."""
+    """A file to be adopted. ``state``: new, same, outdated (stamped and unchanged since), changed (by somebody), kept (configuration)."""
 
     path: Path
     content: str
@@ -58,14 +58,14 @@ class PlannedFile:
     state: str
 
     def diff(self) -> str:
-        """Return the unified diff from what is there to what this version writes."""
-        before, after = (self.existing or "").splitlines(keepends=True), self.content.splitlines(keepends=True)
-        return "".join(difflib.unified_diff(before, after, f"{self.path} (there)", f"{self.path} (this version)"))
+        """Return the unified diff from the existing file to the content that this version writes."""
+        existing, content = (self.existing or "").splitlines(keepends=True), self.content.splitlines(keepends=True)
+        return "".join(difflib.unified_diff(existing, content, f"{self.path} (there)", f"{self.path} (this version)"))
 
 
 @dataclass(frozen=True)
 class Adoption:
-    """What adopting means for one repository: the files, and what was discovered about the application."""
+    """The plan for one repository: the files to adopt, and what was discovered about the application."""
 
     folder: Path
     files: tuple[PlannedFile, ...]
@@ -79,13 +79,13 @@ def template_folder() -> Path:
 
 
 def workflow(name: str, action: Action, service_secrets: Iterable[str] = ()) -> str:
-    """Return a workflow's text as it stands in an application's repository, stamped.
+    """Return a workflow's text for an application's repository: with the set-up action pinned and the stamp as its first line.
 
-    ``service_secrets`` are names that ``[services.*] secrets`` hands to instances; the rollout step gets them.
+    ``service_secrets`` are the names in ``[services.*] secrets``; the rollout step gets those secrets in its environment.
     """
     text = (template_folder() / name).read_text(encoding="utf-8")
     text = _SETUP.sub(f"{action.repository}/.github/actions/setup@{action.commit}", text)
-    text = _SERVICE_SECRETS.sub(lambda found: "".join(_secret_lines(text, found, service_secrets)), text)
+    text = _SERVICE_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, service_secrets)), text)
     return f"# Adopted from {action}; sha256 of what follows: {_digest(text)}\n{text}"
 
 
@@ -102,7 +102,7 @@ def _digest(text: str) -> str:
 
 
 def plan(folder: Path, action: Action | None = None) -> Adoption:
-    """Return what would be written. Without ``action`` the one that is pinned there is kept. Raises BadInputError."""
+    """Return what adopting would write. Without ``action``, workflows keep the action that they pin now. Raises BadInputError."""
     if not (folder / ".git").exists():
         raise BadInputError(
             "Not a repository",
@@ -122,9 +122,9 @@ def service_secrets(toml: str) -> list[str]:
     """Return the names of secrets that the services of a configuration get."""
     try:
         services = tomllib.loads(toml).get("services", {})
-        return sorted({str(name) for one in services.values() for name in one.get("secrets", [])})
+        return sorted({str(name) for service in services.values() for name in service.get("secrets", [])})
     except (tomllib.TOMLDecodeError, AttributeError, TypeError):
-        return []  # check() reports what is wrong with it, with its line
+        return []  # check() reports the error in the configuration, with its line
 
 
 def pinned_action(folder: Path) -> Action:
@@ -169,34 +169,34 @@ def _configuration(folder: Path, application: Application) -> PlannedFile:
 
 
 def write(adoption: Adoption, *, force: bool = False) -> list[Path]:
-    """Write what is new or outdated, with ``force`` also what somebody changed; return what was written.
+    """Write new and outdated files, with ``force`` also changed ones; return the paths of the written files.
 
-    The configuration is never replaced: it is the application's own. Raises NotTrueError, before anything is written, when a
-    file was changed and ``force`` is not given.
+    An existing configuration is never replaced: it belongs to the application. Raises NotTrueError, before anything is written,
+    when somebody changed a file and ``force`` is not set.
     """
-    changed = [one for one in adoption.files if one.state == "changed"]
-    if changed and not force:
+    changed_files = [file for file in adoption.files if file.state == "changed"]
+    if changed_files and not force:
         raise NotTrueError(
             "A file was changed",
-            what="\n".join(f"{one.path} differs from every version that was adopted\n{one.diff()}" for one in changed),
+            what="\n".join(f"{file.path} differs from every version that was adopted\n{file.diff()}" for file in changed_files),
             where=str(adoption.folder),
             next_step="move your changes elsewhere, or replace the file with --force",
         )
-    written = [one for one in adoption.files if one.state in {"new", "outdated", "changed"}]
-    for one in written:
-        target = adoption.folder / one.path
+    files = [file for file in adoption.files if file.state in {"new", "outdated", "changed"}]
+    for file in files:
+        target = adoption.folder / file.path
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(one.content, encoding="utf-8")
-    return [one.path for one in written]
+        target.write_text(file.content, encoding="utf-8")
+    return [file.path for file in files]
 
 
 def check(adoption: Adoption) -> None:
-    """Raise NotTrueError with a diff unless the adopted files are this version's, BadInputError for a bad configuration."""
-    differing = [one for one in adoption.files if one.state not in {"same", "kept"}]
+    """Raise NotTrueError with a diff unless the adopted files equal this version's, BadInputError for a bad configuration."""
+    differing = [file for file in adoption.files if file.state not in {"same", "kept"}]
     if differing:
         raise NotTrueError(
             "Adopted files differ from this version",
-            what="\n".join(f"{one.path} ({'missing' if one.existing is None else one.state})\n{one.diff()}" for one in differing),
+            what="\n".join(f"{file.path} ({'missing' if file.existing is None else file.state})\n{file.diff()}" for file in differing),
             where=str(adoption.folder),
             next_step="adopt again and commit the result",
         )
@@ -204,5 +204,5 @@ def check(adoption: Adoption) -> None:
 
 
 def adopt(path: Path, *, action_ref: str, repository: str = REPOSITORY, force: bool = False) -> list[Path]:
-    """Write the workflows, pinned to ``repository@action_ref``, and the configuration into a repository; return what was written."""
+    """Write the workflows, pinned to ``repository@action_ref``, and the configuration into a repository; return the written paths."""
     return write(plan(path, Action(repository, action_ref)), force=force)

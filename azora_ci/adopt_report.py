@@ -1,4 +1,4 @@
-"""Say what a person has to do after adopting: lines to fill in, environments, secrets, variables, rulesets.
+"""Report what a person has to do after adopting: lines to fill in, environments, secrets, variables, rulesets.
 
 Secrets and variables are read from the adopted workflows themselves, their explanations from the jobs' settings.
 """
@@ -29,31 +29,31 @@ _OTHERS = {
 
 @dataclass
 class Needs:
-    """What one environment of the repository has to hold: names of secrets, and variables with their defaults."""
+    """What one environment of the repository has to define: names of secrets, and variables with their defaults."""
 
     secrets: set[str] = field(default_factory=set)
     variables: dict[str, str] = field(default_factory=dict)
 
 
 def environments(workflows: Mapping[str, str]) -> dict[str, Needs]:
-    """Return environment -> what its jobs read, for workflow texts by name.
+    """Return environment -> secrets and variables that its jobs read. ``workflows``: file name -> text.
 
-    The name is "" for the repository itself: what is read outside a job does not see an environment's variables.
+    The environment "" stands for the repository: jobs without an environment and expressions outside jobs read its values only.
     """
     import yaml
 
-    found: dict[str, Needs] = {}
+    needs_by_environment: dict[str, Needs] = {}
     for text in workflows.values():
         document = yaml.safe_load(text)
         parts = [(job.get("environment") or "", job) for job in document["jobs"].values()]
         for environment, part in [*parts, ("", document.get("env"))]:
-            needs = found.setdefault(environment, Needs())
+            needs = needs_by_environment.setdefault(environment, Needs())
             for kind, name, default in _references(part):
                 if kind == "secrets":
                     needs.secrets.add(name)
                 else:
                     needs.variables.setdefault(name, default)
-    return {name: needs for name, needs in found.items() if name or needs.secrets or needs.variables}
+    return {name: needs for name, needs in needs_by_environment.items() if name or needs.secrets or needs.variables}
 
 
 def _references(part: object) -> Iterator[tuple[str, str, str]]:
@@ -62,25 +62,25 @@ def _references(part: object) -> Iterator[tuple[str, str, str]]:
 
 
 def explanations() -> dict[str, settings.Variable]:
-    """Return environment variable -> its declaration, over all jobs; one that requires it goes before one that does not."""
-    declared = [one for job in (*TOOLS, *JOBS) for _, one in settings.variables(step_module(job).Settings)]
-    return {one.name: one for one in sorted(declared, key=lambda one: one.required)}
+    """Return environment variable -> its declaration, over all jobs; a declaration that requires the variable is preferred."""
+    declared = [variable for job in (*TOOLS, *JOBS) for _, variable in settings.variables(step_module(job).Settings)]
+    return {variable.name: variable for variable in sorted(declared, key=lambda variable: variable.required)}
 
 
 def report(adoption: Adoption) -> str:
-    """Return the whole list as text, most urgent first."""
-    texts = {one.path.name: one.content for one in adoption.files}
+    """Return everything that a person has to do as text, most urgent first."""
+    texts = {file.path.name: file.content for file in adoption.files}
     toml = texts.pop(CONFIG.name)
-    sections = [_found(adoption), _lines(toml), *_environments(environments(texts)), _rest()]
+    sections = [_discovered(adoption), _lines(toml), *_environments(environments(texts)), _advice()]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-def _found(adoption: Adoption) -> str:
+def _discovered(adoption: Adoption) -> str:
     application = adoption.application
     lines = [f"Files in {adoption.folder}:"]
-    lines += [f"  {one.path}  ({one.state})" for one in adoption.files]
+    lines += [f"  {file.path}  ({file.state})" for file in adoption.files]
     lines += ["", f"Found in {application.compose_file}:" if application.compose_file else "No compose file was found."]
-    lines += [f"  {one.id} (port {one.port or '?'}, health {one.health_path or '?'})" for one in application.services]
+    lines += [f"  {service.id} (port {service.port or '?'}, health {service.health_path or '?'})" for service in application.services]
     lines += [f"  left out: {name}, {reason}" for name, reason in application.left_out.items()]
     prisma = ", ".join(application.prisma) or "no schema.prisma"
     lines.append(f"Prisma: {prisma}{'' if application.prisma_dependency else '; package.json does not depend on it'}")
@@ -96,14 +96,14 @@ def _lines(toml: str) -> str:
     return "\n".join([f"Still to be filled in, in {CONFIG}:", *(f"  line {number}: {what}" for number, what in missing)])
 
 
-def _environments(found: Mapping[str, Needs]) -> Iterator[str]:
-    explained = explanations()
-    for name, needs in found.items():
+def _environments(needs_by_environment: Mapping[str, Needs]) -> Iterator[str]:
+    declared = explanations()
+    for name, needs in needs_by_environment.items():
         lines = [_heading(name)]
-        lines += [f"  secret {one}{_optional(one, explained)}: {_explain(one, explained)}" for one in sorted(needs.secrets)]
+        lines += [f"  secret {secret}{_optional(secret, declared)}: {_explain(secret, declared)}" for secret in sorted(needs.secrets)]
         lines += [
-            f"  variable {one} (optional): {_explain(one, explained)}{f' [default: {default}]' if default else ''}"
-            for one, default in sorted(needs.variables.items())
+            f"  variable {variable} (optional): {_explain(variable, declared)}{f' [default: {default}]' if default else ''}"
+            for variable, default in sorted(needs.variables.items())
         ]
         yield "\n".join(lines)
 
@@ -115,23 +115,23 @@ def _heading(environment: str) -> str:
     return f"Environment {environment} (Settings > Environments): {who}; deployment branches and tags: {_admitted(environment)}"
 
 
-def _optional(name: str, explained: Mapping[str, settings.Variable]) -> str:
-    return " (optional)" if name in explained and not explained[name].required else ""
+def _optional(name: str, variables: Mapping[str, settings.Variable]) -> str:
+    return " (optional)" if name in variables and not variables[name].required else ""
 
 
 def _admitted(environment: str) -> str:
     return "the default branch" if environment == "operations" else "tags v* and the protected default branch"
 
 
-def _explain(name: str, explained: Mapping[str, settings.Variable]) -> str:
+def _explain(name: str, variables: Mapping[str, settings.Variable]) -> str:
     if name in _OTHERS:
         return _OTHERS[name]
-    one = explained.get(name)
-    text = f"{one.help}, for example {one.example}" if one else "handed to the services that name it in [services.*] secrets"
+    variable = variables.get(name)
+    text = f"{variable.help}, for example {variable.example}" if variable else "handed to the services that name it in [services.*] secrets"
     return f"{text} (not needed with AWS_ROLE_ARN)" if name in _ALTERNATIVE else text
 
 
-def _rest() -> str:
+def _advice() -> str:
     return f"""Rulesets (Settings > Rules):
   tags v*: only release managers may create them; nobody may update or delete them
   the default branch: pull requests, and the required checks of a release commit
