@@ -36,14 +36,14 @@ def adopt(path: Path, *, check: bool, force: bool, ref: str | None, repository: 
         planned = adoption.plan(path, action)
         if check:
             adoption.check(planned)
-            click.echo(f"The adopted files are this version's: {', '.join(str(one.path) for one in planned.files)}")
+            click.echo(f"The adopted files are this version's: {', '.join(str(file.path) for file in planned.files)}")
             return
         adoption.write(planned, force=force)
         click.echo(adopt_report.report(planned), nl=False)
 
 
 def _git(*arguments: str) -> str | None:
-    """Return git's answer about this checkout; None when azora-ci is installed and no checkout."""
+    """Return git's output for this checkout; None when git fails, prints nothing, or azora-ci is installed without a checkout."""
     from azora_ci.actions import Actions
     from azora_ci.clock import Clock
     from azora_ci.process import Processes
@@ -56,9 +56,9 @@ def _git(*arguments: str) -> str | None:
 
 
 def _origin() -> str | None:
-    """Return ``owner/name`` of this checkout's origin on GitHub."""
-    found = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?$", _git("remote", "get-url", "origin") or "")
-    return found[1] if found else None
+    """Return ``owner/name`` of this checkout's origin; None when the origin is not on GitHub."""
+    match = re.search(r"github\.com[:/]([\w.-]+/[\w.-]+?)(?:\.git)?$", _git("remote", "get-url", "origin") or "")
+    return match[1] if match else None
 
 
 keyboard.add_to(main)

@@ -1,4 +1,4 @@
-"""Write a first ``.github/deploy-production.toml`` for what was discovered. Pure; what nobody can know is marked to be filled in."""
+"""Render a first ``.github/deploy-production.toml`` for a discovered application. Pure; guesses are marked to be filled in."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ def render(application: Application) -> str:
     public_url = f"https://{application.name}.example"
     services = application.services or (_example_service(),)
     parts = [_head(application, public_url), _gates(application), _data(application), _smoke(public_url)]
-    parts += [_service(one, public_url, services, found=bool(application.services)) for one in services]
+    parts += [_service(service, public_url, services, listed=bool(application.services)) for service in services]
     return "\n\n".join(parts) + "\n"
 
 
 def to_fill_in(text: str) -> list[tuple[int, str]]:
-    """Return (line number, what) of every line that is still marked to be filled in."""
+    """Return (line number, what to fill in) of every line that is still marked."""
     marked = [(number, line) for number, line in enumerate(text.splitlines(), 1) if FILL_IN in line and not line.startswith("#")]
     return [(number, line.split(FILL_IN, 1)[1].lstrip(": ")) for number, line in marked]
 
@@ -31,7 +31,7 @@ def to_fill_in(text: str) -> list[tuple[int, str]]:
 def _toml(value: object) -> str:
     """Return a value as TOML: texts, whole numbers, truth, lists and flat tables (JSON's escapes are TOML's)."""
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{json.dumps(name)} = {_toml(one)}" for name, one in value.items()) + " }" if value else "{}"
+        return "{ " + ", ".join(f"{json.dumps(name)} = {_toml(item)}" for name, item in value.items()) + " }" if value else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return json.dumps(value, ensure_ascii=False)
@@ -72,8 +72,8 @@ def _gates(application: Application) -> str:
         "pnpm": ("pnpm", "audit", "--prod"),
         "yarn": ("yarn", "audit", "--groups", "dependencies"),
     }[manager]
-    known = application.package_manager is not None and application.build_script
-    commands = _line if known else lambda name, value: _fill(name, value, "the commands of the production build")
+    certain = application.package_manager is not None and application.build_script
+    commands = _line if certain else lambda name, value: _fill(name, value, "the commands of the production build")
     checks = [
         _fill("required", [], "names of checks of a release commit; empty is refused unless a ruleset names some"),
         _line("rulesets", True, "# and what the default branch's rulesets require"),
@@ -130,19 +130,19 @@ def _example_service() -> FoundService:
     )
 
 
-def _service(one: FoundService, public_url: str, services: Sequence[FoundService], *, found: bool) -> str:
-    prefix = "/" if len(services) == 1 else f"/{one.id.removesuffix('_service').replace('_', '-')}"
-    health = one.health_path or "/health"
+def _service(service: FoundService, public_url: str, services: Sequence[FoundService], *, listed: bool) -> str:
+    prefix = "/" if len(services) == 1 else f"/{service.id.removesuffix('_service').replace('_', '-')}"
+    health = service.health_path or "/health"
     public = public_url + (health if prefix == "/" or health.startswith(f"{prefix}/") else prefix + health)
     lines = [
-        _line("title", one.title) if found else _fill("title", one.title, "no compose file was found; one table for each service"),
+        _line("title", service.title) if listed else _fill("title", service.title, "no compose file was found; one table for each service"),
         _fill("route_prefix", prefix, "the path prefix that the edge sends here"),
-        _line("health_path", health) if one.health_path else _fill("health_path", health, "the health endpoint of an instance"),
+        _line("health_path", health) if service.health_path else _fill("health_path", health, "the health endpoint of an instance"),
         _fill("public_health_url", public, "the same endpoint as the public reaches it"),
-        _line("port", one.port) if one.port else _fill("port", DEFAULT_PORT, "the port inside the container"),
-        _line("context", one.context),
-        _line("dockerfile", one.dockerfile),
+        _line("port", service.port) if service.port else _fill("port", DEFAULT_PORT, "the port inside the container"),
+        _line("context", service.context),
+        _line("dockerfile", service.dockerfile),
     ]
-    optional = {"instances": one.instances, "memory": one.memory, "env": one.env, "secrets": one.secrets, "depends_on": one.depends_on}
+    optional = {name: getattr(service, name) for name in ("instances", "memory", "env", "secrets", "depends_on")}
     lines += [_line(name, value) for name, value in optional.items() if value]
-    return _table(f"services.{one.id}", lines)
+    return _table(f"services.{service.id}", lines)

@@ -1,4 +1,4 @@
-"""What an application's repository says about itself: services of its compose file, Prisma, the way it is built. Reads only."""
+"""Discover an application from the files of its repository: services of its compose file, Prisma, build commands. Writes nothing."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class FoundService:
 
 @dataclass(frozen=True)
 class Application:
-    """What was found. ``left_out`` names compose services that are not built here (a database, a cache), with the reason."""
+    """What was discovered. ``left_out``: compose service that is not built here (a database, a cache) -> reason."""
 
     name: str
     compose_file: str | None = None
@@ -67,7 +67,7 @@ class Application:
 
 
 def discover(folder: Path) -> Application:
-    """Return what a repository's files say. Raises BadInputError for a compose file or package.json that cannot be read."""
+    """Return the application of a repository. Raises BadInputError for a compose file or package.json that cannot be read."""
     package = _package(folder)
     manager, install = next((LOCK_FILES[name] for name in LOCK_FILES if (folder / name).is_file()), (None, None))
     compose = next((name for name in COMPOSE_FILES if (folder / name).is_file()), None)
@@ -106,7 +106,7 @@ def _identifier(text: str, joint: str) -> str:
 
 
 def _prisma_folders(folder: Path, package: dict[str, Any]) -> Iterable[str]:
-    """Yield the folders of Prisma migrations: beside the schema that package.json names, else beside every schema.prisma."""
+    """Yield folders of Prisma migrations: next to the schema that package.json names, or else next to every schema.prisma."""
     named = package.get("prisma", {}).get("schema") if isinstance(package.get("prisma"), dict) else None
     schemas = [folder / named] if isinstance(named, str) else sorted(folder.glob("**/schema.prisma"))
     for schema in schemas:
@@ -123,7 +123,7 @@ def _compose(path: Path) -> tuple[tuple[FoundService, ...], dict[str, str]]:
 
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        services: dict[str, dict[str, Any]] = {name: one or {} for name, one in document["services"].items()}
+        services: dict[str, dict[str, Any]] = {name: service or {} for name, service in document["services"].items()}
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, AttributeError) as error:
         raise BadInputError(
             "Compose file cannot be read",
@@ -131,29 +131,29 @@ def _compose(path: Path) -> tuple[tuple[FoundService, ...], dict[str, str]]:
             where=str(path),
             next_step="correct it, or move it away: services can also be written into the configuration by hand",
         ) from error
-    built = {name: one for name, one in services.items() if "build" in one}
-    left_out = {name: f"not built here (image {one.get('image', 'unknown')})" for name, one in services.items() if name not in built}
-    return tuple(_service(name, one, set(built)) for name, one in built.items()), left_out
+    built = {name: service for name, service in services.items() if "build" in service}
+    left_out = {name: f"not built here (image {services[name].get('image', 'unknown')})" for name in services if name not in built}
+    return tuple(_service(name, service, set(built)) for name, service in built.items()), left_out
 
 
-def _service(name: str, one: dict[str, Any], built: set[str]) -> FoundService:
-    build = one["build"] if isinstance(one["build"], dict) else {"context": str(one["build"])}
-    health_port, health_path = _health(one.get("healthcheck"))
-    env, secrets = _environment(one.get("environment"))
-    limits = _mapping(_mapping(_mapping(one.get("deploy")).get("resources")).get("limits"))
-    replicas = _mapping(one.get("deploy")).get("replicas")
+def _service(name: str, service: dict[str, Any], built: set[str]) -> FoundService:
+    build = service["build"] if isinstance(service["build"], dict) else {"context": str(service["build"])}
+    health_port, health_path = _health(service.get("healthcheck"))
+    env, secrets = _environment(service.get("environment"))
+    limits = _mapping(_mapping(_mapping(service.get("deploy")).get("resources")).get("limits"))
+    replicas = _mapping(service.get("deploy")).get("replicas")
     return FoundService(
         id=_identifier(name, "_"),
         compose_name=name,
         context=Path(str(build.get("context", "."))).as_posix(),
         dockerfile=str(build.get("dockerfile", "Dockerfile")),
-        port=health_port or _port(one.get("ports"), one.get("expose")),
+        port=health_port or _port(service.get("ports"), service.get("expose")),
         health_path=health_path,
-        memory=_memory(one.get("mem_limit") or limits.get("memory")),
+        memory=_memory(service.get("mem_limit") or limits.get("memory")),
         instances=replicas if isinstance(replicas, int) and replicas > 0 else None,
         env=env,
         secrets=secrets,
-        depends_on=tuple(_identifier(other, "_") for other in one.get("depends_on") or () if other in built),
+        depends_on=tuple(_identifier(other, "_") for other in service.get("depends_on") or () if other in built),
     )
 
 
@@ -163,24 +163,24 @@ def _mapping(value: object) -> dict[str, Any]:
 
 def _health(check: object) -> tuple[int | None, str | None]:
     test = _mapping(check).get("test")
-    found = _HEALTH_URL.search(" ".join(map(str, test)) if isinstance(test, list) else str(test or ""))
-    if found is None:
+    url = _HEALTH_URL.search(" ".join(map(str, test)) if isinstance(test, list) else str(test or ""))
+    if url is None:
         return None, None
-    return int(found[1]) if found[1] else None, found[2]
+    return int(url[1]) if url[1] else None, url[2]
 
 
 def _port(ports: object, expose: object) -> int | None:
     """Return the container's port of the first mapping: ``"4000:4000/tcp"``, ``{target: 4000}``, or the first exposed one."""
-    for one in [*(ports if isinstance(ports, list) else []), *(expose if isinstance(expose, list) else [])]:
-        text = str(one.get("target", "")) if isinstance(one, dict) else str(one).split("/")[0].rsplit(":", 1)[-1]
+    for mapping in [*(ports if isinstance(ports, list) else []), *(expose if isinstance(expose, list) else [])]:
+        text = str(mapping.get("target", "")) if isinstance(mapping, dict) else str(mapping).split("/")[0].rsplit(":", 1)[-1]
         if text.isdigit():
             return int(text)
     return None
 
 
 def _memory(value: object) -> str | None:
-    found = re.fullmatch(r"([0-9]+)([kmg])(?:i?b)?", str(value or "").lower())
-    return f"{found[1]}{found[2]}" if found else None
+    size = re.fullmatch(r"([0-9]+)([kmg])(?:i?b)?", str(value or "").lower())
+    return f"{size[1]}{size[2]}" if size else None
 
 
 def _environment(value: object) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -188,7 +188,7 @@ def _environment(value: object) -> tuple[dict[str, str], tuple[str, ...]]:
 
     A value that is substituted (``${X}``), missing, or that holds credentials is a secret; it is not copied.
     """
-    pairs = value.items() if isinstance(value, dict) else [str(one).partition("=")[::2] for one in _list(value)]
+    pairs = value.items() if isinstance(value, dict) else [str(line).partition("=")[::2] for line in _list(value)]
     env: dict[str, str] = {}
     secrets: list[str] = []
     for name, raw in pairs:

@@ -1,4 +1,4 @@
-"""What a step is given to reach production over SSH, checked and taken apart: hosts, user, key, jump host, and which keys count."""
+"""Check and parse a step's settings for SSH access to production: hosts, user, private key, jump host and trusted host keys."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from azora_ci.ssh_folder import Credentials
 
 @dataclass(frozen=True)
 class Access:
-    """Who goes where, and how it is made sure that this is the right place."""
+    """SSH access: hosts, user, private key, jump host, pinned host keys, and whether an unknown host key is accepted once."""
 
     hosts: tuple[HostAddress, ...]
     user: str
@@ -22,20 +22,20 @@ class Access:
     accept_new: bool
 
     def credentials(self, recorded: str) -> Credentials:
-        """Return the folder for OpenSSH; ``recorded`` host keys count where none is pinned. Raises BadInputError when none is known."""
+        """Return the files for OpenSSH; ``recorded`` host keys are used when none is pinned. Raises BadInputError without any key."""
         return Credentials(self.user, self.key, known_hosts=self.known_hosts, recorded=recorded, accept_new=self.accept_new)
 
 
-def access_of(given: SshAccess | None, wanted_by: str, next_step: str = "") -> Access:
-    """Return the access that a step's settings describe. Raises BadInputError naming what is not set, and what wants it."""
-    if given is None or given.prod_host is None or given.prod_user is None or given.prod_key is None:
-        named = {"PROD_HOST": given and given.prod_host, "PROD_USER": given and given.prod_user, "PROD_KEY": given and given.prod_key}
+def access_of(settings: SshAccess | None, required_by: str, next_step: str = "") -> Access:
+    """Return the access that a step's settings describe. Raises BadInputError that names the unset variables and ``required_by``."""
+    if settings is None or settings.prod_host is None or settings.prod_user is None or settings.prod_key is None:
+        unset = [name for name in ("PROD_HOST", "PROD_USER", "PROD_KEY") if getattr(settings, name.lower(), None) is None]
         raise BadInputError(
             "Access to the production hosts is not set",
-            what="not in this step's environment: " + ", ".join(name for name, value in named.items() if value is None),
-            where=wanted_by,
+            what=f"not in this step's environment: {', '.join(unset)}",
+            where=required_by,
             next_step=next_step or "set them as secrets of the environment (repository settings > Environments) and in this step's env",
         )
-    jump = parse_jump(given.prod_jump_host.reveal()) if given.prod_jump_host else None
-    hosts = parse_hosts(given.prod_host.reveal())
-    return Access(hosts, given.prod_user.reveal(), given.prod_key, jump, given.prod_known_hosts, given.prod_accept_new_host_key)
+    jump = parse_jump(settings.prod_jump_host.reveal()) if settings.prod_jump_host else None
+    hosts = parse_hosts(settings.prod_host.reveal())
+    return Access(hosts, settings.prod_user.reveal(), settings.prod_key, jump, settings.prod_known_hosts, settings.prod_accept_new_host_key)
