@@ -93,7 +93,7 @@ def _lines(toml: str) -> str:
     missing = deploy_toml.to_fill_in(toml)
     if not missing:
         return ""
-    return "\n".join([f"Still to be filled in, in {CONFIG}:", *(f"  line {number}: {what}" for number, what in missing)])
+    return "\n".join([f"Still to be filled in, in {CONFIG}:", *(f"  line {number}: {hint}" for number, hint in missing)])
 
 
 def _environments(needs_by_environment: Mapping[str, Needs]) -> Iterator[str]:

@@ -23,7 +23,7 @@ def render(application: Application) -> str:
 
 
 def to_fill_in(text: str) -> list[tuple[int, str]]:
-    """Return (line number, what to fill in) of every line that is still marked."""
+    """Return (line number, hint) of every line that is still marked to be filled in."""
     marked = [(number, line) for number, line in enumerate(text.splitlines(), 1) if FILL_IN in line and not line.startswith("#")]
     return [(number, line.split(FILL_IN, 1)[1].lstrip(": ")) for number, line in marked]
 
@@ -42,8 +42,8 @@ def _line(name: str, value: object, comment: str = "") -> str:
     return f"{text:<{_WIDTH}}{comment}" if comment and len(text) < _WIDTH else f"{text}  {comment}".rstrip()
 
 
-def _fill(name: str, value: object, what: str) -> str:
-    return _line(name, value, f"{FILL_IN}: {what}")
+def _fill(name: str, value: object, hint: str) -> str:
+    return _line(name, value, f"{FILL_IN}: {hint}")
 
 
 def _table(name: str, lines: Iterable[str]) -> str:
@@ -110,8 +110,8 @@ def _hosts() -> str:
 
 
 def _smoke(public_url: str) -> str:
-    what = "what must answer when a deployment is done; at least one"
-    return _table("smoke", [_fill("endpoints", [{"name": "front page", "url": f"{public_url}/"}], what)])
+    hint = "what must answer when a deployment is done; at least one"
+    return _table("smoke", [_fill("endpoints", [{"name": "front page", "url": f"{public_url}/"}], hint)])
 
 
 def _example_service() -> FoundService:

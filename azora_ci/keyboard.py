@@ -1,4 +1,4 @@
-"""Commands of a person at a keyboard about a target: ``rollback``, ``lock``, ``clean``, ``edge``, ``doctor``."""
+"""Commands that a person runs against a target: ``rollback``, ``lock``, ``clean``, ``edge``, ``doctor``."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _Command = Callable[..., Any]
 
 @contextmanager
 def reported_errors() -> Iterator[None]:
-    """Turn an error of the family into its message on standard error and its exit code."""
+    """Print an AzoraError on standard error and end with its exit code."""
     try:
         yield
     except AzoraError as error:
@@ -63,22 +63,22 @@ def _wiring(config_path: Path, window_minutes: float = 60.0) -> Wiring:
     access = settings.load(settings.ProductionHosts, settings.environment())
     clock = Clock()
     processes = Processes(actions=Actions(), clock=clock, secrets=_secrets(access))
-    loaded = config.load(config_path)
+    deploy_config = config.load(config_path)
     return Wiring(
-        loaded, processes, clock, Path("deployment-logs"), 30.0, rollback_window_minutes=window_minutes, access=access,
-        recorded_host_keys=recorded_host_keys(access, loaded, processes),
+        deploy_config, processes, clock, Path("deployment-logs"), 30.0, rollback_window_minutes=window_minutes, access=access,
+        recorded_host_keys=recorded_host_keys(access, deploy_config, processes),
     )  # fmt: skip
 
 
-def _looking(config_path: Path) -> Wiring:
-    """Return the wiring of a command that only looks: what can be seen is shown, though a host is out of reach."""
+def _read_only_wiring(config_path: Path) -> Wiring:
+    """Return the wiring of a command that changes nothing: it skips unreachable hosts and shows the state of the others."""
     from dataclasses import replace
 
     return replace(_wiring(config_path), spare_lost_hosts=True)
 
 
-def _end_if_some_are_left_out(target: Target) -> None:
-    """Say which hosts are missing from what was shown, and end as for anything that cannot be reached."""
+def _require_every_host(target: Target) -> None:
+    """Raise UnreachableError that names the hosts that were skipped, and so are missing from the output above."""
     from azora_ci.targets import left_out
 
     missing = left_out(target)
@@ -91,26 +91,26 @@ def _end_if_some_are_left_out(target: Target) -> None:
         )
 
 
-def recorded_host_keys(access: ProductionHosts, loaded: DeployConfig, processes: Processes) -> str:
-    """Return what the last deployment recorded, where that counts and the archive can be read from here."""
+def recorded_host_keys(access: ProductionHosts, deploy_config: DeployConfig, processes: Processes) -> str:
+    """Return the host keys that the last deployment recorded; empty when keys are pinned or AWS keys for the archive are not set."""
     from azora_ci import recorded_keys, s3, settings
     from azora_ci.archive import Archive
 
-    given = settings.environment()
-    aws = settings.load(settings.Aws, given)
-    if not recorded_keys.are_needed(access, loaded) or aws.aws_access_key_id is None:
+    environment = settings.environment()
+    aws = settings.load(settings.Aws, environment)
+    if not recorded_keys.are_needed(access, deploy_config) or aws.aws_access_key_id is None:
         return ""
     for secret in _secrets(aws):
         processes.add_secret(secret)
     return recorded_keys.of_archive(
-        access, loaded, Archive(s3.bucket(aws, loaded.backup.bucket), given.get("DEPLOY_ENVIRONMENT") or "production")
+        access, deploy_config, Archive(s3.bucket(aws, deploy_config.backup.bucket), environment.get("DEPLOY_ENVIRONMENT") or "production")
     )
 
 
-def _secrets(access: Any) -> list[str]:
+def _secrets(section: Any) -> list[str]:
     from azora_ci.settings import Secret
 
-    return [one.reveal() for one in vars(access).values() if isinstance(one, Secret)]
+    return [value.reveal() for value in vars(section).values() if isinstance(value, Secret)]
 
 
 def _target(wiring: Wiring) -> Target:
@@ -119,8 +119,8 @@ def _target(wiring: Wiring) -> Target:
     return target_of(wiring.config.target.kind, wiring)
 
 
-def _tended(target: Target) -> Tended:
-    """Return the same target, as one whose lock and releases a person may touch."""
+def _require_tended(target: Target) -> Tended:
+    """Return the target typed as ``Tended``. Raises BadInputError when it offers no lock and no releases to the command line."""
     from azora_ci.targets import Tended
 
     if not isinstance(target, Tended):
@@ -136,9 +136,9 @@ def _tended(target: Target) -> Tended:
 def _actor() -> str:
     from azora_ci.settings import environment
 
-    given = environment().get("GITHUB_ACTOR")
+    actor = environment().get("GITHUB_ACTOR")
     try:
-        return given or getpass.getuser()
+        return actor or getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
 
@@ -196,9 +196,9 @@ def rollback(*, reason: str | None, deployment_id: str | None, after_deadline: b
                 where="--reason",
                 next_step=ROLLBACK_EXAMPLE,
             )
-    given = ["--reason", str(reason), "--config", str(config_path), *(["--after-deadline"] if after_deadline else [])]
-    given += ["--deployment-id", deployment_id] if deployment_id else []
-    context.command("rollback").main(args=[*given, *more], prog_name="python -m azora_ci rollback")
+    arguments = ["--reason", str(reason), "--config", str(config_path), *(["--after-deadline"] if after_deadline else [])]
+    arguments += ["--deployment-id", deployment_id] if deployment_id else []
+    context.command("rollback").main(args=[*arguments, *more], prog_name="python -m azora_ci rollback")
 
 
 # --- lock -------------------------------------------------------------------------------------------------------------------
@@ -216,13 +216,13 @@ def lock_status(config_path: Path) -> None:
     from azora_ci.targets import holders
 
     with reported_errors():
-        target = _target(_looking(config_path))
-        found = holders(_tended(target))
-        if len({held and (held.owner, held.alive) for held in found.values()}) == 1:
-            click.echo(_said_of(next(iter(found.values()))))
+        target = _target(_read_only_wiring(config_path))
+        holders_by_host = holders(_require_tended(target))
+        if len({held and (held.owner, held.alive) for held in holders_by_host.values()}) == 1:
+            click.echo(_lock_text(next(iter(holders_by_host.values()))))
         else:  # the hosts do not agree
-            click.echo("\n\n".join(f"{host}\n{_said_of(held)}" for host, held in found.items()))
-        _end_if_some_are_left_out(target)
+            click.echo("\n\n".join(f"{host}\n{_lock_text(held)}" for host, held in holders_by_host.items()))
+        _require_every_host(target)
 
 
 @lock.command("release")
@@ -232,7 +232,7 @@ def lock_status(config_path: Path) -> None:
 def lock_release(reason: str, *, force: bool, config_path: Path) -> None:
     """Take the lock away from its owner."""
     with reported_errors():
-        target = _tended(_target(_wiring(config_path)))
+        target = _require_tended(_target(_wiring(config_path)))
         held = target.holder()
         if held is None:
             click.echo("The lock is free.")
@@ -249,7 +249,7 @@ def lock_release(reason: str, *, force: bool, config_path: Path) -> None:
         click.echo("What it left half done goes back when the next deployment or rollback begins.")
 
 
-def _said_of(held: Held | None) -> str:
+def _lock_text(held: Held | None) -> str:
     return _held_text(held) if held else "The lock is free."
 
 
@@ -285,39 +285,40 @@ def clean(window_minutes: float, *, dry_run: bool, config_path: Path) -> None:
     with reported_errors():
         wiring = _wiring(config_path, window_minutes)
         target = _target(wiring)
-        tended = _tended(target)
+        tended = _require_tended(target)
         with reached(target):
-            found = _removable(wiring, target)
-            _say_kept(target, {name for name, _ in found})
-        if not found:
+            removable = _list_removable(wiring, target)
+            _print_kept(target, {name for name, _ in removable})
+        if not removable:
             click.echo("Nothing is to be removed.")
             return
         if dry_run:
-            click.echo("\n".join(f"would remove {text}" for _, text in found))
+            click.echo("\n".join(f"would remove {text}" for _, text in removable))
             return
         with target.locked(_owner("clean")):
-            for name, text in _removable(wiring, target):
+            for name, text in _list_removable(wiring, target):
                 tended.remove(name)
                 click.echo(f"✓ removed {text}")
 
 
-def _removable(wiring: Wiring, target: Target) -> list[tuple[str, str]]:
-    """Return (deployment id, text) of each release that goes."""
+def _list_removable(wiring: Wiring, target: Target) -> list[tuple[str, str]]:
+    """Return (deployment id, text for people) of each release whose rollback window has closed."""
     releases = target.current().superseded(wiring.clock.now(), wiring.rollback_window_minutes)
-    counted = [(one, len(target.instances(one.id))) for one in releases]
-    return [(one.id, f"{one.version} ({one.id}): {number or 'stopped'} instances") for one, number in counted]
+    counts = [(release, len(target.instances(release.id))) for release in releases]
+    return [(release.id, f"{release.version} ({release.id}): {number or 'stopped'} instances") for release, number in counts]
 
 
-def _say_kept(target: Target, going: set[str]) -> None:
+def _print_kept(target: Target, removable: set[str]) -> None:
     from azora_ci import edge_report
 
     history = target.current()
-    before = history.before(history.serving) if history.serving else None
-    for one in history.releases.values():
-        found = target.instances(one.id)
-        if found and one.id not in going:
-            why = "serves" if one.id == history.serving else "is the rollback target" if before and one.id == before.id else "is kept"
-            click.echo(f"{one.version} ({one.id}) {why}: {edge_report.counted(found)}")
+    previous = history.before(history.serving) if history.serving else None
+    for release in history.releases.values():
+        instances = target.instances(release.id)
+        if instances and release.id not in removable:
+            role = "is the rollback target" if previous and release.id == previous.id else "is kept"
+            role = "serves" if release.id == history.serving else role
+            click.echo(f"{release.version} ({release.id}) {role}: {edge_report.counted(instances)}")
 
 
 # --- edge -------------------------------------------------------------------------------------------------------------------
@@ -336,13 +337,13 @@ def edge_status(config_path: Path) -> None:
     from azora_ci.targets import edges, reached
 
     with reported_errors():
-        target = _target(_looking(config_path))
+        target = _target(_read_only_wiring(config_path))
         with reached(target):
-            history, seen = target.current(), target.observe()
-            instances = {one.id: target.instances(one.id) for one in history.releases.values()}
+            history, observation = target.current(), target.observe()
+            instances = {release.id: target.instances(release.id) for release in history.releases.values()}
             lines = edges(target)
-        click.echo("\n".join([edge_report.text(history, seen, instances), *lines]))
-        _end_if_some_are_left_out(target)
+        click.echo("\n".join([edge_report.text(history, observation, instances), *lines]))
+        _require_every_host(target)
 
 
 @edge.command("install")
@@ -365,17 +366,17 @@ def _install_local(wiring: Wiring, listen: str | None) -> str:
     from azora_ci import envoy
     from azora_ci.targets.local_processes import install_edge
 
-    found = wiring.config
+    config = wiring.config
     _target(wiring)  # refuses what is not on loopback
-    addresses = {"--listen": listen or urlsplit(found.services[0].public_health_url).netloc, "edge.admin_url": found.edge.admin_url or ""}
+    addresses = {"--listen": listen or urlsplit(config.services[0].public_health_url).netloc, "edge.admin_url": config.edge.admin_url or ""}
     ports = {}
     for name, address in addresses.items():
         port = urlsplit(address if "//" in address else f"//{address}").port
         if port is None:
             raise BadInputError("No port to listen on", what=f"{address!r} names no port", where=name, next_step="name host and port")
         ports[name] = port
-    assert found.edge.config_dir is not None  # noqa: S101 - the configuration's own check
-    bootstrap = install_edge(found, found.edge.config_dir, *ports.values())
+    assert config.edge.config_dir is not None  # noqa: S101 - the configuration's own check
+    bootstrap = install_edge(config, config.edge.config_dir, *ports.values())
     return f"✓ {bootstrap} is written; start the edge with:\n{' '.join(envoy.command(bootstrap))}"
 
 
@@ -390,10 +391,10 @@ def doctor(config_path: Path) -> None:
 
     with reported_errors():
         findings = consultation.examine(_wiring(config_path))
-    for one in findings:
-        click.echo(f"{'✓' if one.passed else '✗'} {one.name}: {one.detail}")
-        if not one.passed:
-            click.echo(f"    next: {one.next_step}")
-    missing = sum(not one.passed for one in findings)
+    for finding in findings:
+        click.echo(f"{'✓' if finding.passed else '✗'} {finding.name}: {finding.detail}")
+        if not finding.passed:
+            click.echo(f"    next: {finding.next_step}")
+    missing = sum(not finding.passed for finding in findings)
     click.echo(f"{len(findings) - missing} of {len(findings)} are as they should be.")
     sys.exit(1 if missing else 0)
