@@ -1,4 +1,4 @@
-"""``scripts/rehearse``: the whole pipeline on this machine."""
+"""``scripts/rehearse``: rehearse the whole pipeline on this machine."""
 
 from __future__ import annotations
 
@@ -46,14 +46,14 @@ def main(*, fail: str | None, dispatch: str | None, end: bool, **flags: bool) ->
 
 
 def _options(fail: str | None, dispatch: str | None, flags: Mapping[str, bool]) -> Options:
-    """Return the options. ``flags``: rerun, rollback, docker, keep."""
+    """Return the options. ``flags``: rerun, rollback, docker, keep. Raises BadInputError for options that contradict each other."""
     if flags["rollback"] and fail is not None:
         raise _bad("--rollback takes a deployment back that went well", "leave --fail out; --fail smoke-rollback goes back by itself")
     if scenarios.SCENARIOS[fail or "success"].needs_docker and not flags["docker"]:
         raise _bad(f"--fail {fail} needs a guard, which local processes do not have", "add --docker")
     if flags["rerun"] and (fail is None or scenarios.SCENARIOS[fail].repair is None):
-        able = ", ".join(name for name, one in scenarios.SCENARIOS.items() if one.repair is not None)
-        raise _bad("--rerun needs a failure that can be repaired", f"one of {able}")
+        repairable = ", ".join(name for name, scenario in scenarios.SCENARIOS.items() if scenario.repair is not None)
+        raise _bad("--rerun needs a failure that can be repaired", f"one of {repairable}")
     if dispatch:
         try:
             version = Version.parse(dispatch)

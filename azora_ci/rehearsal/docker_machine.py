@@ -1,7 +1,7 @@
-"""What ``--docker`` starts on this machine: a production host in a network namespace of its own, a build daemon, a registry.
+"""Machine side of ``--docker``: a production host in its own network namespace, a build daemon, and a registry.
 
-The host has a real dockerd and a real sshd that sees its socket at ``/var/run/docker.sock``. Here are the pure parts (addresses, command
-lines, configuration files), what the machine must have, and how everything ends, also when the rehearsal was killed.
+The host has a real dockerd and a real sshd that sees its socket at ``/var/run/docker.sock``. This module holds addresses, command lines
+and configuration files, checks the machine's programs, and ends everything, also after the rehearsal was killed.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PACKAGES = {  # program -> its package in Debian
     "unshare": "util-linux",
 }
 SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"  # where daemons lie, often not on a person's PATH
-MACHINE, HOST, PUBLIC = 1, 10, 80  # last parts of addresses: this machine's, the host's sshd, the host's as users know it
+MACHINE, HOST, PUBLIC = 1, 10, 80  # last byte of an address: this machine, the host's sshd, the host's edge
 API_SECONDS = 30.0
 REMOVED_AT_ONCE = 8  # containers
 
@@ -50,29 +50,29 @@ def search_path() -> str:
 
 def program(name: str) -> str:
     """Return the path of a program. Raises BadInputError naming its package."""
-    found = shutil.which(name, path=search_path())
-    if found is None:
-        raise _lacking([name], root=True)
-    return found
+    path = shutil.which(name, path=search_path())
+    if path is None:
+        raise _missing_error([name], root=True)
+    return path
 
 
 def require() -> None:
-    """Raise BadInputError that names everything that this machine lacks for ``--docker``."""
+    """Raise BadInputError naming every program and right that this machine lacks for ``--docker``."""
     missing = [name for name in PACKAGES if shutil.which(name, path=search_path()) is None]
     root = os.geteuid() == 0
     if missing or not root:
-        raise _lacking(missing, root=root)
+        raise _missing_error(missing, root=root)
 
 
-def _lacking(missing: list[str], *, root: bool) -> BadInputError:
+def _missing_error(missing: list[str], *, root: bool) -> BadInputError:
     packages = " ".join(dict.fromkeys(PACKAGES[name] for name in missing))
-    what = [f"not installed: {', '.join(missing)}"] if missing else []
+    gaps = [f"not installed: {', '.join(missing)}"] if missing else []
     steps = [f"apt-get install --no-install-recommends {packages}"] if missing else []
     if not root:
-        what.append("not root: dockerd, sshd and a network namespace need its rights")
+        gaps.append("not root: dockerd, sshd and a network namespace need its rights")
         steps.append("run it as root: sudo scripts/rehearse --docker")
     return BadInputError(
-        "This machine cannot rehearse with Docker", what="; ".join(what), where="scripts/rehearse --docker", next_step=", then ".join(steps)
+        "This machine cannot rehearse with Docker", what="; ".join(gaps), where="scripts/rehearse --docker", next_step=", then ".join(steps)
     )
 
 
@@ -84,8 +84,8 @@ class Addresses:
     third: int
 
     @classmethod
-    def chosen(cls) -> Addresses:
-        """Choose by chance, so that two rehearsals can run side by side."""
+    def choose(cls) -> Addresses:
+        """Return randomly chosen networks, so that two rehearsals can run side by side."""
         return cls(64 + secrets.randbelow(128), 4 * secrets.randbelow(63))
 
     @property
@@ -103,30 +103,30 @@ class Addresses:
         """Return the address of the edge's admin port, as the target chooses it."""
         return f"10.{self.second}.{self.third + 1}.2"
 
-    def between(self, number: int) -> str:
+    def link_address(self, number: int) -> str:
         """Return an address of the network between this machine and the host."""
         return f"10.{self.second}.{self.third + 2}.{number}"
 
 
 @dataclass(frozen=True)
 class Note:
-    """What is to be ended: the namespace, and a folder with a short path (a socket's path may have 107 characters at most)."""
+    """What has to be removed after a run: the namespace, and a folder with a short path (a socket's path has at most 107 characters)."""
 
     namespace: str
     folder: str
 
     @classmethod
     def begin(cls, run_folder: Path) -> Note:
-        """Choose names and note them."""
-        found = cls(f"azr{secrets.token_hex(3)}", tempfile.mkdtemp(prefix="azr-"))
+        """Choose names, write them to a file of the run, and return them."""
+        note = cls(f"azr{secrets.token_hex(3)}", tempfile.mkdtemp(prefix="azr-"))
         part = run_folder / f"{DOCKER}.part"
-        part.write_text(json.dumps(asdict(found)), encoding="utf-8")
-        part.replace(run_folder / DOCKER)  # whole or not at all: whoever ends a killed run reads it
-        return found
+        part.write_text(json.dumps(asdict(note)), encoding="utf-8")
+        part.replace(run_folder / DOCKER)  # atomic: the code that cleans up after a killed run reads the file
+        return note
 
     @classmethod
     def of(cls, run_folder: Path) -> Note:
-        """Return the note of a run that has one."""
+        """Return the note that ``begin`` wrote for a run."""
         return cls(**json.loads((run_folder / DOCKER).read_text(encoding="utf-8")))
 
     def socket(self, daemon: str) -> str:
@@ -135,32 +135,32 @@ class Note:
 
     @property
     def inside(self) -> tuple[str, ...]:
-        """Return the beginning of a command that runs in the namespace; ``ip netns exec`` would hide the cgroups."""
+        """Return the command prefix that enters the network namespace; ``ip netns exec`` would hide the cgroups."""
         return (program("nsenter"), f"--net=/run/netns/{self.namespace}")
 
 
 def network_commands(note: Note, addresses: Addresses) -> Iterator[tuple[str, ...]]:
-    """Yield the ``ip`` commands that make the namespace, a cable to it, and the way to the instances."""
+    """Yield the ``ip`` commands that make the namespace, a veth pair to it, and the route to the instances."""
     name, outside = note.namespace, f"{note.namespace}o"
     texts = (
         f"netns add {name}",
         f"link add {outside} type veth peer name eth0 netns {name}",
-        f"addr add {addresses.between(MACHINE)}/24 dev {outside}",
+        f"addr add {addresses.link_address(MACHINE)}/24 dev {outside}",
         f"link set {outside} up",
-        f"-n {name} addr add {addresses.between(HOST)}/24 dev eth0",
-        f"-n {name} addr add {addresses.between(PUBLIC)}/24 dev eth0",
+        f"-n {name} addr add {addresses.link_address(HOST)}/24 dev eth0",
+        f"-n {name} addr add {addresses.link_address(PUBLIC)}/24 dev eth0",
         f"-n {name} link set eth0 up",
         f"-n {name} link set lo up",
-        f"route add {addresses.network} via {addresses.between(HOST)}",
+        f"route add {addresses.network} via {addresses.link_address(HOST)}",
     )
     for text in texts:
         yield (program("ip"), *text.split())
 
 
 def dockerd(note: Note, daemon: str, data: Path, *, forwards: bool) -> tuple[str, ...]:
-    """Return the command of a daemon with places of its own, which leaves the machine's firewall and other daemons alone.
+    """Return the command of a daemon with separate folders and socket, which leaves the machine's firewall and other daemons alone.
 
-    ``forwards``: packets from containers may leave the network namespace it is started in.
+    ``forwards``: the daemon enables IP forwarding, so that packets from containers can leave its network namespace.
     """
     folder = note.folder
     Path(folder, "daemon.json").write_text("{}", encoding="utf-8")  # not the machine's own configuration
@@ -179,13 +179,13 @@ def dockerd(note: Note, daemon: str, data: Path, *, forwards: bool) -> tuple[str
 
 
 def registry_configuration(folder: Path) -> str:
-    """Return the configuration of a registry on a port of loopback that the kernel chooses."""
+    """Return the configuration of a registry on a loopback port that the kernel chooses."""
     storage = f"storage: {{filesystem: {{rootdirectory: {json.dumps(str(folder))}}}}}"
     return f"version: 0.1\nlog: {{level: info}}\n{storage}\nhttp: {{addr: '127.0.0.1:0'}}\n"
 
 
 def sshd_configuration(folder: Path, host: str) -> str:
-    """Return the configuration of an sshd that admits the key ``user_key`` of its folder, with what the target needs and no more."""
+    """Return the configuration of an sshd that admits ``user_key`` of its folder and forwards ports and sockets for the target."""
     lines = (
         "Port 22",
         f"ListenAddress {host}",
@@ -203,22 +203,22 @@ def sshd_configuration(folder: Path, host: str) -> str:
 
 
 def sshd(note: Note, folder: Path, daemon: str) -> tuple[str, ...]:
-    """Return the command of an sshd in the host's network, with a /run of its own in which docker.sock is the host's daemon."""
+    """Return the command of an sshd in the host's network namespace, with a private /run where docker.sock is the host's daemon."""
     mounts = 'mount -t tmpfs tmpfs /run && mkdir /run/sshd && ln -s "$0" /run/docker.sock && exec "$@"'
-    apart = (program("unshare"), "--mount", "--propagation", "private", "sh", "-c", mounts, note.socket(daemon))
-    return (*note.inside, *apart, program("sshd"), "-D", "-e", "-f", str(folder / "sshd_config"))
+    unshare = (program("unshare"), "--mount", "--propagation", "private", "sh", "-c", mounts, note.socket(daemon))
+    return (*note.inside, *unshare, program("sshd"), "-D", "-e", "-f", str(folder / "sshd_config"))
 
 
 # --- the end -----------------------------------------------------------------------------------------------------------------
 
 
 def end_containers(run_folder: Path) -> None:
-    """Remove all containers of a run's host, and whatever of them a daemon that was killed left behind."""
+    """Remove all containers of a run's host, and kill container processes that outlived a killed daemon."""
     note = Note.of(run_folder)
-    with contextlib.suppress(Exception):  # a daemon that does not answer any more: its processes are ended below
+    with contextlib.suppress(Exception):  # the daemon may be dead; its containers' processes are killed below
         _remove_containers(note.socket("host"))
-    for keeper in _keepers(note):
-        for pid in (*_children(keeper), keeper):
+    for shim in _shims(note):
+        for pid in (*_children(shim), shim):
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -228,11 +228,11 @@ def _remove_containers(socket_path: str) -> None:
 
     client: Any = docker.DockerClient(base_url=f"unix://{socket_path}", timeout=API_SECONDS)
     with contextlib.closing(client), ThreadPoolExecutor(REMOVED_AT_ONCE) as pool:
-        list(pool.map(lambda one: one.remove(force=True, v=True), client.containers.list(all=True)))
+        list(pool.map(lambda container: container.remove(force=True, v=True), client.containers.list(all=True)))
 
 
-def _keepers(note: Note) -> Iterator[int]:
-    """Yield the processes that keep this run's containers; they work in its folder, and outlive a daemon that was killed."""
+def _shims(note: Note) -> Iterator[int]:
+    """Yield the process ids of this run's container shims; their working folder is below the note's, and they outlive a killed daemon."""
     for entry in Path("/proc").iterdir():
         if entry.name.isdigit():
             with contextlib.suppress(OSError):
@@ -242,12 +242,12 @@ def _keepers(note: Note) -> Iterator[int]:
 
 def _children(pid: int) -> list[int]:
     with contextlib.suppress(OSError):
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
     return []
 
 
 def remove(run_folder: Path, clock: Clock) -> None:
-    """Remove namespace, networks and the short folder; the daemons have ended."""
+    """Remove the namespace, its network link and the note's folder; call it after the daemons have ended."""
     note = Note.of(run_folder)
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=clock)
     for command in (("link", "del", f"{note.namespace}o"), ("netns", "del", note.namespace)):

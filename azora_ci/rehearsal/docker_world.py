@@ -1,7 +1,7 @@
 """The world of ``scripts/rehearse --docker``: production is a host with sshd and dockerd, and services are containers.
 
-Everything else is the other world's: database, S3, GitHub, Slack, the sample application, the load. Images are built by a daemon of
-their own and travel through a registry. Nothing can be pulled here, so the base image is made from this machine's Node.js.
+Database, S3, GitHub, Slack, the sample application and the load are the same as in ``world``. A separate daemon builds the images and
+pushes them to a registry. No image can be pulled, so the base image is made from this machine's Node.js.
 """
 
 from __future__ import annotations
@@ -43,13 +43,13 @@ class DockerPlaces:
 
     @property
     def public_url(self) -> str:
-        """Return the address of the host's edge. It is not the sshd's, which is a secret and masked wherever it is printed."""
-        return f"http://{self.addresses.between(PUBLIC)}"
+        """Return the address of the host's edge. It differs from sshd's address, which is a secret and masked in all output."""
+        return f"http://{self.addresses.link_address(PUBLIC)}"
 
     @property
     def admin_url(self) -> str:
-        """Return the address of the relay to Envoy's admin port, which is on a network of its own."""
-        return f"http://{self.addresses.between(HOST)}:{ADMIN_PORT}"
+        """Return the address of the relay to Envoy's admin port, which is on the separate admin network."""
+        return f"http://{self.addresses.link_address(HOST)}:{ADMIN_PORT}"
 
     def tables(self) -> dict[str, dict[str, object]]:
         """Return the tables of registry and target."""
@@ -62,7 +62,7 @@ class DockerPlaces:
         }
 
     def service(self, folder: str) -> dict[str, object]:
-        """Return context, environment and volume of a service, which is built by its own Dockerfile."""
+        """Return build context, environment and volume of a service, which has its own Dockerfile."""
         volumes = [f"{self.fault_file.parent}:{FAULTS}:ro"]
         return {"context": f"services/{folder}", "env": {"FAULT_FILE": f"{FAULTS}/{self.fault_file.name}"}, "volumes": volumes}
 
@@ -82,45 +82,45 @@ class DockerWorld(World):
 
     def start(self) -> None:
         """Start everything. Raises an error of the family that names what did not start."""
-        self.note, self.addresses = Note.begin(self.run.folder), Addresses.chosen()
+        self.note, self.addresses = Note.begin(self.run.folder), Addresses.choose()
         for command in docker_machine.network_commands(self.note, self.addresses):
             self.processes.run(command, echo=False, timeout=60, next_step="is this a container without the right to make networks?")
         super().start()
 
     def remarks(self) -> tuple[str, ...]:
-        """Return where the host is, and what its images are made of."""
-        made = f"{BASE_IMAGE}, Envoy's and the guard's image are made of this machine's binaries: nothing is pulled from elsewhere"
-        return f"its host is {self.addresses.between(HOST)}, with sshd and dockerd in network namespace {self.note.namespace}", made
+        """Return a sentence about the host's address and one about the origin of its images."""
+        images = f"{BASE_IMAGE}, Envoy's and the guard's image are made of this machine's binaries: nothing is pulled from elsewhere"
+        return f"its host is {self.addresses.link_address(HOST)}, with sshd and dockerd in network namespace {self.note.namespace}", images
 
     # --- the parts -----------------------------------------------------------------------------------------------------
 
     def _start_database(self, old: Path) -> None:
-        """Start the database, and the way to it from the host: it listens on this machine's loopback only."""
+        """Start the database, and a relay to it from the host, because the database listens on this machine's loopback only."""
         super()._start_database(old)
-        here = f"127.0.0.1:{self.database.cluster.port}"
-        reached = self._relay("relay-database", f"{self.addresses.between(MACHINE)}:0", here)
-        self.database_url = self.database.url.replace(f"@{here}/", f"@{reached}/")
+        local_address = f"127.0.0.1:{self.database.cluster.port}"
+        relay_address = self._relay("relay-database", f"{self.addresses.link_address(MACHINE)}:0", local_address)
+        self.database_url = self.database.url.replace(f"@{local_address}/", f"@{relay_address}/")
         self.processes.add_secret(self.database_url)
 
     def _start_servers(self) -> None:
         super()._start_servers()
         self._start_registry()
         with ThreadPoolExecutor(2) as pool:
-            waiting = [pool.submit(self._start_builder), pool.submit(self._start_host)]
-            for one in waiting:
-                one.result()
+            starts = [pool.submit(self._start_builder), pool.submit(self._start_host)]
+            for start in starts:
+                start.result()
 
-    def _relay(self, name: str, listen: str, target: str, *before: str) -> str:
-        """Start a relay, in the namespace when ``before`` leads there, and return the address it listens at."""
-        argv = [*before, sys.executable, "-m", "azora_ci.rehearsal.relay", listen, target]
+    def _relay(self, name: str, listen: str, target: str, *prefix: str) -> str:
+        """Start a relay and return the address it listens at. ``prefix``: a command that enters the namespace, or nothing."""
+        argv = [*prefix, sys.executable, "-m", "azora_ci.rehearsal.relay", listen, target]
         return self._first_line(name, self._detached(name, argv))
 
     def _daemon(self, name: str, argv: tuple[str, ...]) -> int:
-        # Not in the run's folder, below which everything is ended at once: dockerd starts a containerd that was ended anew.
+        # Outside the run's folder: everything that works below it is ended at once, and dockerd would restart an ended containerd.
         return self._detached(name, list(argv), {"PATH": docker_machine.search_path()}, cwd=Path(self.note.folder))
 
     def _start_registry(self) -> None:
-        """Start a registry on this machine's loopback, where it needs no certificate, and put it on the host's loopback too."""
+        """Start a registry on this machine's loopback, where it needs no certificate, and a relay to it on the host's loopback."""
         settings = self.run.path("docker/registry.yml")
         settings.write_text(docker_machine.registry_configuration(self.run.folder / "docker" / "registry"), encoding="utf-8")
         pid = self._daemon("registry", (docker_machine.program("docker-registry"), "serve", str(settings)))
@@ -128,16 +128,16 @@ class DockerWorld(World):
         listens = re.compile(r"listening on (127\.0\.0\.1:[0-9]+)")
         self._until(lambda: listens.search(log.read_text(encoding="utf-8")), "docker-registry", pid)
         self.registry_address = listens.findall(log.read_text(encoding="utf-8"))[0]
-        between = self._relay("relay-registry", f"{self.addresses.between(MACHINE)}:0", self.registry_address)
-        self._relay("relay-registry-host", self.registry_address, between, *self.note.inside)
+        relay_address = self._relay("relay-registry", f"{self.addresses.link_address(MACHINE)}:0", self.registry_address)
+        self._relay("relay-registry-host", self.registry_address, relay_address, *self.note.inside)
 
-    def _start_docker(self, name: str, *before: str) -> Any:
+    def _start_docker(self, name: str, *prefix: str) -> Any:
         """Start a daemon and return a client of it."""
         import docker
         from docker.errors import DockerException
 
         data = self.run.path(f"docker/{name}/x").parent
-        pid = self._daemon(f"dockerd-{name}", (*before, *docker_machine.dockerd(self.note, name, data, forwards=bool(before))))
+        pid = self._daemon(f"dockerd-{name}", (*prefix, *docker_machine.dockerd(self.note, name, data, forwards=bool(prefix))))
         url = f"unix://{self.note.socket(name)}"
 
         def answers() -> bool:
@@ -150,7 +150,7 @@ class DockerWorld(World):
         return docker.DockerClient(base_url=url, timeout=IMPORT_SECONDS)
 
     def _start_builder(self) -> None:
-        """Start the daemon that builds, with the base image of the services. The registry gets its layer once, while there is time."""
+        """Start the build daemon with the base image of the services, and push that image once, so that later pushes are quick."""
         client, tag = self._start_docker("builder"), f"{self.registry_address}/base:node"
         accounts = self.run.path("docker/accounts/x").parent
         images.node(client, self.processes, node.binary(self.processes), accounts, BASE_IMAGE)
@@ -170,7 +170,7 @@ class DockerWorld(World):
         keygen = docker_machine.program("ssh-keygen")
         for name in ("host_key", "user_key"):
             self.processes.run((keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)), echo=False, timeout=60)
-        host = self.addresses.between(HOST)
+        host = self.addresses.link_address(HOST)
         (folder / "sshd_config").write_text(docker_machine.sshd_configuration(folder, host), encoding="utf-8")
         kind, key = (folder / "host_key.pub").read_text(encoding="utf-8").split()[:2]
         self.known_hosts = f"{host} {kind} {key}"
@@ -180,7 +180,7 @@ class DockerWorld(World):
         self._until(lambda: "Server listening" in log.read_text(encoding="utf-8"), "sshd", pid)
 
     def _start_edge(self) -> None:
-        """Write the configuration; the edge itself comes with the first deployment."""
+        """Write the deployment configuration; the first deployment installs the edge."""
         fault_file = self.run.path("faults/fault.json")
         repository = f"{self.registry_address}/azora"
         self.places = DockerPlaces(self.addresses, self.edge_image, self.guard_image, repository, fault_file)
@@ -191,24 +191,24 @@ class DockerWorld(World):
         return registry.Docker(url, credentials=None, log=self.processes.log_line, clock=self.clock)
 
     def _deploy_old(self) -> None:
-        deployed = config.load(self.scratch.folder / CONFIG)
-        release = Release(OLD_DEPLOYMENT, repo.OLD_VERSION, self._build_images(deployed))
+        deploy_config = config.load(self.scratch.folder / CONFIG)
+        release = Release(OLD_DEPLOYMENT, repo.OLD_VERSION, self._build_images(deploy_config))
         secrets = {"PROD_DATABASE_URL": Secret(self.database_url)}
         logs = self.run.path("logs/old")
-        target = DockerHosts(Wiring(deployed, self.processes, self.clock, logs, START_SECONDS, secrets, access=self._access()))
+        target = DockerHosts(Wiring(deploy_config, self.processes, self.clock, logs, START_SECONDS, secrets, access=self._access()))
         with target.locked(Owner(OLD_DEPLOYMENT, "https://github.com/azora/sample/actions/runs/1", "rehearsal")):
             target.deploy(release, 100)
             target.set_weight(release, 100)
             target.promote(release)
         self._relay(
-            "relay-admin", f"{self.addresses.between(HOST)}:{ADMIN_PORT}", f"{self.addresses.admin}:{ADMIN_PORT}", *self.note.inside
+            "relay-admin", f"{self.addresses.link_address(HOST)}:{ADMIN_PORT}", f"{self.addresses.admin}:{ADMIN_PORT}", *self.note.inside
         )
 
-    def _build_images(self, deployed: config.DeployConfig) -> dict[str, str]:
+    def _build_images(self, deploy_config: config.DeployConfig) -> dict[str, str]:
         """Build and push the old version's images; return their digests."""
         builder, digests = self._docker(), {}
         commit = self.scratch.git("rev-parse", "HEAD")
-        for service in deployed.services:
+        for service in deploy_config.services:
             folder = archives.context_folder(service.context, self.run.folder / "old-release")
             names = archives.members(folder, dockerfile=service.dockerfile.as_posix())
             reference = f"{self.registry_address}/azora/{service.id}:{repo.OLD_VERSION}"
@@ -224,7 +224,7 @@ class DockerWorld(World):
 
     def _access(self) -> ProductionHosts:
         return ProductionHosts(
-            prod_host=Secret(self.addresses.between(HOST)),
+            prod_host=Secret(self.addresses.link_address(HOST)),
             prod_jump_host=None,
             prod_user=Secret("root"),
             prod_key=Secret(self.key),
@@ -235,8 +235,8 @@ class DockerWorld(World):
         )
 
     def secrets(self) -> dict[str, str]:
-        """Return the repository's secrets; the database is reached by the way that the host takes too."""
-        access = {"PROD_HOST": self.addresses.between(HOST), "PROD_USER": "root", "PROD_KEY": self.key}
+        """Return the repository's secrets; the database's URL is the relay's, which the host can reach."""
+        access = {"PROD_HOST": self.addresses.link_address(HOST), "PROD_USER": "root", "PROD_KEY": self.key}
         return {**super().secrets(), "PROD_DATABASE_URL": self.database_url, **access}
 
     def variables(self) -> dict[str, str]:
@@ -244,5 +244,5 @@ class DockerWorld(World):
         return {**super().variables(), "PROD_KNOWN_HOSTS": self.known_hosts}
 
     def environment(self, attempt: int) -> dict[str, str]:
-        """Return what every step sees: on a runner the build daemon is the machine's own."""
+        """Return the environment of every step; DOCKER_HOST names the build daemon, which on a real runner is the machine's."""
         return {**super().environment(attempt), "DOCKER_HOST": f"unix://{self.note.socket('builder')}"}
