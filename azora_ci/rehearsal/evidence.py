@@ -1,7 +1,7 @@
-"""What can be seen of a rehearsal from outside, gathered from the things themselves.
+"""Gather evidence about a rehearsal from outside the pipeline.
 
-Answers that the load got, fresh answers of the health endpoints, rows of the database, objects of the bucket, messages of Slack, files of
-artifacts. Imports nothing of the steps or decisions that are judged by it.
+The evidence: answers that the load got, fresh answers of health endpoints, rows of the database, objects of the bucket, Slack messages,
+artifacts. The module imports none of the steps and decisions that are judged by this evidence.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TRAILER = b"-- PostgreSQL database dump complete"
 
 @dataclass(frozen=True)
 class JobSeen:
-    """What act said of a job: result (success, failure, skipped), seconds, and when it began and ended (seconds since the epoch)."""
+    """What act reported about a job: result (success, failure, skipped), duration in seconds, start and end (epoch seconds)."""
 
     result: str
     seconds: float = 0.0
@@ -35,7 +35,7 @@ class JobSeen:
 
 @dataclass(frozen=True)
 class Dump:
-    """A stored backup, read to its end: whether it ends as pg_dump ends one, and the rows in it by table."""
+    """A stored backup, read completely: whether it has pg_dump's last line, and the number of rows by table."""
 
     complete: bool
     rows: dict[str, int]
@@ -43,12 +43,12 @@ class Dump:
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:
-    """Everything that was seen; see ``gather``."""
+    """All evidence of a rehearsal; ``Rehearsal`` gathers it with the functions below."""
 
     jobs: dict[str, JobSeen]
     answers: list[Answer] = field(default_factory=list)
     fresh: dict[str, dict[str, int]] = field(default_factory=dict)  # health path -> "<status> <version>" -> answers
-    struck: bool = False  # a request to the new version through the edge got an error as soon as it was told to fail
+    fault_observed: bool = False  # a request through the edge got the new version's error once the fault was set
     messages: list[str] = field(default_factory=list)
     artifacts: dict[str, list[str]] = field(default_factory=dict)  # artifact -> its files
     documents: dict[str, Any] = field(default_factory=dict)  # "<artifact>/<file>" -> JSON document
@@ -58,39 +58,39 @@ class Seen:
     rows_before: int = 0
     leaks: list[str] = field(default_factory=list)  # where a secret was found
     summaries: dict[str, str] = field(default_factory=dict)  # job -> the step summary that the run's page shows
-    started: dict[str, set[float]] = field(default_factory=dict)  # path -> when the instances that answer it began, seconds since the epoch
+    instance_starts: dict[str, set[float]] = field(default_factory=dict)  # path -> start of each instance behind it (epoch seconds)
 
     def fragment(self, job: str, *, attempt: int | None = None) -> dict[str, Any] | None:
-        """Return the newest fragment of a job (or that of one attempt) in the artifacts."""
-        found = [one for name, one in self.documents.items() if name.endswith(f"/record/{job}.json")]
-        found = [one for one in found if attempt is None or one.get("run_attempt") == attempt]
-        return max(found, key=lambda one: (one.get("run_attempt", 0), str(one.get("ended_at"))), default=None)
+        """Return a job's newest fragment in the artifacts (of ``attempt``, if given); None without any."""
+        fragments = [fragment for name, fragment in self.documents.items() if name.endswith(f"/record/{job}.json")]
+        fragments = [fragment for fragment in fragments if attempt is None or fragment.get("run_attempt") == attempt]
+        return max(fragments, key=lambda fragment: (fragment.get("run_attempt", 0), str(fragment.get("ended_at"))), default=None)
 
 
 def fresh_answers(base_url: str, paths: Iterable[str], requests: int = FRESH_REQUESTS) -> dict[str, dict[str, int]]:
-    """Ask each path that often, each time on a new connection, and count the answers by status and version."""
-    found: dict[str, dict[str, int]] = {}
+    """Request each path ``requests`` times, each time on a new connection; return path -> ``<status> <version>`` -> answers."""
+    answers: dict[str, dict[str, int]] = {}
     for path in paths:
         counts: dict[str, int] = {}
         for _ in range(requests):
-            answer = ask(base_url + path)
-            counts[answer] = counts.get(answer, 0) + 1
-        found[path] = counts
-    return found
+            label = ask(base_url + path)
+            counts[label] = counts.get(label, 0) + 1
+        answers[path] = counts
+    return answers
 
 
-def started(base_url: str, paths: Iterable[str], requests: int = FRESH_REQUESTS) -> dict[str, set[float]]:
-    """Ask each path that often and return the moments at which the instances that answered had begun, as they say themselves."""
-    found: dict[str, set[float]] = {path: set() for path in paths}
-    for path, moments in found.items():
+def instance_starts(base_url: str, paths: Iterable[str], requests: int = FRESH_REQUESTS) -> dict[str, set[float]]:
+    """Request each path ``requests`` times; return path -> start times that the answering instances report (epoch seconds)."""
+    starts: dict[str, set[float]] = {path: set() for path in paths}
+    for path, moments in starts.items():
         for _ in range(requests):
             with suppress(OSError, ValueError), urlopen(base_url + path, timeout=10) as response:  # noqa: S310 - the rehearsal's edge
                 moments.add(float(response.headers.get("x-azora-started", "it does not say")))
-    return found
+    return starts
 
 
 def ask(url: str, headers: Mapping[str, str] | None = None) -> str:
-    """Return ``<status> <version>`` of one answer, status 0 when none came."""
+    """Request a URL and return ``<status> <version>`` of the answer, or ``0 <error>`` without an answer."""
     request = Request(url, headers=dict(headers or {}))  # noqa: S310 - the rehearsal's edge on loopback
     try:
         with urlopen(request, timeout=10) as response:  # noqa: S310 - likewise
@@ -111,9 +111,9 @@ def artifacts(store: Path) -> tuple[dict[str, list[str]], dict[str, Any]]:
     files: dict[str, list[str]] = {}
     documents: dict[str, Any] = {}
     for folder in sorted(store.iterdir()) if store.is_dir() else []:
-        there = sorted(path for path in folder.rglob("*") if path.is_file())
-        files[folder.name] = [path.relative_to(folder).as_posix() for path in there]
-        for path in there:
+        paths = sorted(path for path in folder.rglob("*") if path.is_file())
+        files[folder.name] = [path.relative_to(folder).as_posix() for path in paths]
+        for path in paths:
             if path.suffix == ".json":
                 documents[path.relative_to(store).as_posix()] = json.loads(path.read_text(encoding="utf-8"))
     return files, documents
@@ -129,29 +129,29 @@ def migrations(database_url: str) -> dict[str, bool]:
 
 
 def bucket(endpoint: str, key_id: str, secret: str, name: str) -> tuple[dict[str, bytes], dict[str, Dump]]:
-    """Return every object of the bucket; of database dumps what is in them, read as a stranger would read them."""
+    """Return key -> content of every object (empty for database dumps), and key -> Dump of the database dumps."""
     import boto3
 
     client = boto3.client("s3", endpoint_url=endpoint, aws_access_key_id=key_id, aws_secret_access_key=secret, region_name="us-east-1")
     objects: dict[str, bytes] = {}
     dumps: dict[str, Dump] = {}
     for page in client.get_paginator("list_objects_v2").paginate(Bucket=name):
-        for one in page.get("Contents", []):
-            body = client.get_object(Bucket=name, Key=one["Key"])["Body"]
-            if one["Key"].endswith(".sql.gz"):
+        for entry in page.get("Contents", []):
+            body = client.get_object(Bucket=name, Key=entry["Key"])["Body"]
+            if entry["Key"].endswith(".sql.gz"):
                 with tempfile.TemporaryFile() as file:
                     file.writelines(body.iter_chunks(1 << 20))
                     file.seek(0)
                     with gzip.open(file) as lines:
-                        dumps[one["Key"]] = read_dump(lines)
-                objects[one["Key"]] = b""
+                        dumps[entry["Key"]] = read_dump(lines)
+                objects[entry["Key"]] = b""
             else:
-                objects[one["Key"]] = body.read()
+                objects[entry["Key"]] = body.read()
     return objects, dumps
 
 
 def read_dump(lines: Iterable[bytes]) -> Dump:
-    """Count the rows of a plain dump by table, and look for its last line. Raises what gzip raises for a damaged stream."""
+    """Return the rows of a plain dump by table, and whether its last line is there. Raises gzip's errors for a damaged stream."""
     complete, table, rows = False, None, dict[str, int]()
     for line in lines:
         if table is None and line.startswith(b"COPY "):
@@ -167,11 +167,11 @@ def read_dump(lines: Iterable[bytes]) -> Dump:
 
 
 def leaks(secrets: Mapping[str, str], places: Sequence[Path], objects: Mapping[str, bytes]) -> list[str]:
-    """Return where a secret can be read: in files below ``places`` or in objects of the bucket."""
-    found = []
+    """Return ``<secret's name> in <place>`` for each secret in files, in files below folders (``places``) or in objects of the bucket."""
+    leaked = []
     files = [path for place in places for path in ([place] if place.is_file() else sorted(place.rglob("*"))) if path.is_file()]
     for name, secret in secrets.items():
         needle = secret.encode()
-        found += [f"{name} in {path}" for path in files if needle in path.read_bytes()]
-        found += [f"{name} in object {key}" for key, content in objects.items() if needle in content]
-    return found
+        leaked += [f"{name} in {path}" for path in files if needle in path.read_bytes()]
+        leaked += [f"{name} in object {key}" for key, content in objects.items() if needle in content]
+    return leaked

@@ -1,4 +1,4 @@
-"""One rehearsal from its first process to its last: world, release, act, a look from outside, the verdict."""
+"""Run one rehearsal: start its world, release, run the workflow with act, gather evidence, judge it, end every process."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ LOAD_END_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for. ``dispatch``: None: a tag push; "": workflow_dispatch without a version; else with that version."""
+    """Options of the command line. ``dispatch``: None: a tag push; "": workflow_dispatch without a version; else with that version."""
 
     scenario: str = "success"
     dispatch: str | None = None
@@ -42,10 +42,10 @@ class Options:
 
     @property
     def name(self) -> str:
-        """Return the name of the outcome."""
+        """Return the name of the outcome: the scenario and the options that are set, joined with ``+``."""
         dispatched = "+dispatch" if self.dispatch is not None else ""
         flags = {"rerun": self.rerun, "rollback": self.rollback, "docker": self.docker}
-        return "+".join([self.scenario + dispatched, *(name for name, given in flags.items() if given)])
+        return "+".join([self.scenario + dispatched, *(name for name, enabled in flags.items() if enabled)])
 
 
 class Rehearsal:
@@ -62,17 +62,17 @@ class Rehearsal:
         self.jobs: dict[str, JobRun] = {}
         self.replaced: dict[str, Path] = {}
         self.attempt = 1
-        self.struck = False
+        self.fault_observed = False
 
     def run(self) -> report.Outcome:
-        """Rehearse and return the outcome; everything that was started has ended then, unless it is to be kept."""
+        """Rehearse and return the outcome. Every started process has ended by then, unless ``--keep`` is set."""
         begun = self.clock.monotonic()
         for name in end_leftovers(self.base, self.clock):
             self.say(f"ended what the rehearsal {name} left behind")
         outcome = report.Outcome(self.options.name, self.scenario.broken)
         run = Run.begin(self.base, self.clock)
         self.processes = Processes(actions=Actions(stream=io.StringIO()), clock=self.clock, log=run.path("logs/harness.log"))
-        world = self._kind_of_world()(run, cache_folder(self.base), self.processes, self.clock)
+        world = self._world_class()(run, cache_folder(self.base), self.processes, self.clock)
         try:
             self._rehearse(world, outcome)
         except AzoraError as error:
@@ -81,13 +81,13 @@ class Rehearsal:
             outcome.findings.append(f"a bug in the rehearsal itself: {type(error).__name__}: {error}")
             raise
         finally:
-            outcome.jobs = {name: _job_seen(one) for name, one in self.jobs.items()}
+            outcome.jobs = {name: _job_seen(job) for name, job in self.jobs.items()}
             outcome.seconds = self.clock.monotonic() - begun
             self.processes.end_all()
             self._close(world, outcome)
         return outcome
 
-    def _kind_of_world(self) -> type[World]:
+    def _world_class(self) -> type[World]:
         if not self.options.docker:
             return World
         from azora_ci.rehearsal.docker_world import DockerWorld
@@ -104,95 +104,95 @@ class Rehearsal:
         for remark in world.remarks():
             self.say(f"  {remark}")
         world.scratch.release(self.version, self.scenario.change)
-        if self.scenario.before is not None:
-            self.scenario.before(world)
+        if self.scenario.break_world is not None:
+            self.scenario.break_world(world)
         self._deploy(world)
         self._wait_for_settling()
         self.clock.sleep(AFTERMATH_SECONDS)
         if self.options.rerun:
-            outcome.findings += [f"first attempt: {one}" for one in self._judged(world, self._look(world))]
+            outcome.findings += [f"first attempt: {finding}" for finding in self._judge(world, self._gather_evidence(world))]
             self._run_again(world)
             self.clock.sleep(AFTERMATH_SECONDS)
         if self.options.rollback:
-            outcome.findings += [f"before the rollback: {one}" for one in self._judged(world, self._look(world))]
+            outcome.findings += [f"before the rollback: {finding}" for finding in self._judge(world, self._gather_evidence(world))]
             self._press(world)
             self.clock.sleep(AFTERMATH_SECONDS)
         self._end_load(world)
-        outcome.seen = self._look(world)
+        outcome.evidence = self._gather_evidence(world)
         if self.options.rollback:
             pressed = Pressed(
                 old=self.demand.old, new=self.demand.new, old_id=OLD_DEPLOYMENT, reason=button.REASON, actor=button.PRESSED_BY
             )
-            outcome.findings += verify_rollback.findings(outcome.seen, pressed)
+            outcome.findings += verify_rollback.findings(outcome.evidence, pressed)
         else:
-            outcome.findings += self._judged(world, outcome.seen)
+            outcome.findings += self._judge(world, outcome.evidence)
 
     def _wait_for_settling(self) -> None:
-        """Wait as long as production may take after a lost runner."""
-        ended = self.jobs[self.demand.lost].ended if self.demand.lost else None
-        left = (ended or 0.0) + self.demand.settle - self.clock.now().timestamp()
-        if left > 0:
-            self.say(f"the machine is gone; production has {self.demand.settle:g} s to be on the old version again")
-            self.clock.sleep(left)
+        """After a lost runner, wait the time in which production must be on the old version again."""
+        ended = self.jobs[self.demand.lost_job].ended if self.demand.lost_job else None
+        seconds = (ended or 0.0) + self.demand.settle_seconds - self.clock.now().timestamp()
+        if seconds > 0:
+            self.say(f"the machine is gone; production has {self.demand.settle_seconds:g} s to be on the old version again")
+            self.clock.sleep(seconds)
 
-    def _judged(self, world: World, seen: Seen) -> list[str]:
-        return verify.findings(seen, self.demand, world.places.public_url)
+    def _judge(self, world: World, evidence: Seen) -> list[str]:
+        return verify.findings(evidence, self.demand, world.places.public_url)
 
     def _press(self, world: World) -> None:
         self.say(f"pressing the button: {button.WORKFLOW.name}, reason: {button.REASON}")
-        world.scratch.check_out("main")  # a dispatch runs there
-        wanted = button.request(world)
-        self.replaced |= act.replaced_actions(wanted.workflow.read_text(encoding="utf-8"))
-        self.jobs |= self._act(world, wanted, "rollback")
+        world.scratch.check_out("main")  # the branch that the dispatch names
+        request = button.request(world)
+        self.replaced |= act.replaced_actions(request.workflow.read_text(encoding="utf-8"))
+        self.jobs |= self._act(world, request, "rollback")
 
     def _deploy(self, world: World) -> None:
-        how = "workflow_dispatch" if self.options.dispatch is not None else f"push of {self.version}"
-        self.say(f"running the real workflow: {how}; broken on purpose: {self.scenario.broken}")
+        trigger = "workflow_dispatch" if self.options.dispatch is not None else f"push of {self.version}"
+        self.say(f"running the real workflow: {trigger}; broken on purpose: {self.scenario.broken}")
         world.scratch.check_out("main" if self.options.dispatch is not None else self.version)
         workflow = world.scratch.folder / repo.WORKFLOW
         self.replaced = act.replaced_actions(workflow.read_text(encoding="utf-8"))
         with contextlib.ExitStack() as stack:
-            if self.scenario.stage is not None:
-                stack.enter_context(StageWatch(world, self.scenario.stage, lambda: self._strike(world), self.clock))
-            if self.scenario.runner is not None:
-                stack.enter_context(StageWatch(world, self.scenario.runner, lambda: lose_runner(world.run), self.clock))
+            if self.scenario.fail_at_percent is not None:
+                stack.enter_context(StageWatch(world, self.scenario.fail_at_percent, lambda: self._break_new_version(world), self.clock))
+            if self.scenario.lose_runner_at_percent is not None:
+                stack.enter_context(StageWatch(world, self.scenario.lose_runner_at_percent, lambda: lose_runner(world.run), self.clock))
             self.jobs = self._act(world, self._request(world, workflow), "1")
 
-    def _strike(self, world: World) -> None:
-        """Make the new version fail, and see it fail through the edge: at 5 % users may be lucky for a second."""
+    def _break_new_version(self, world: World) -> None:
+        """Make the new version fail, and request it through the edge: with 5 % of traffic a second may pass before a user meets it."""
         scenarios.write_fault(world, answer="error", version=self.demand.new)
         path = repo.SERVICES["auth_service"][3]
-        self.struck = evidence.ask(world.places.public_url + path, {"x-azora-release": "canary"}) == f"500 {self.demand.new}"
+        self.fault_observed = evidence.ask(world.places.public_url + path, {"x-azora-release": "canary"}) == f"500 {self.demand.new}"
 
     def _run_again(self, world: World) -> None:
-        """Repair what was broken and do what "re-run failed jobs" does."""
+        """Repair the fault and run the workflow as GitHub's "re-run failed jobs" does."""
         if self.scenario.repair is not None:
             self.scenario.repair(world)
         self.attempt = 2
         text = (world.scratch.folder / repo.WORKFLOW).read_text(encoding="utf-8")
-        again = workflow_text.to_run_again(text, {name: one.result for name, one in self.jobs.items()})
+        again = workflow_text.to_run_again(text, {name: job.result for name, job in self.jobs.items()})
         demand = scenarios.with_version(scenarios.after_rerun(self.scenario), self.demand.new)
-        self.demand = replace(demand, again=tuple(sorted(again)))
+        self.demand = replace(demand, rerun_jobs=tuple(sorted(again)))
         self.say(f"repaired; running failed jobs again: {', '.join(name for name in self.jobs if name in again)}")
         second = world.run.path("second-attempt.yml")
-        outputs = {name: one.outputs for name, one in self.jobs.items()}
+        outputs = {name: job.outputs for name, job in self.jobs.items()}
         second.write_text(workflow_text.second_attempt(text, again, outputs), encoding="utf-8")
-        found = self._act(world, self._request(world, second), "2")
-        self.jobs = {name: found[name] if name in again else one for name, one in self.jobs.items()}
+        second_jobs = self._act(world, self._request(world, second), "2")
+        self.jobs = {name: second_jobs[name] if name in again else job for name, job in self.jobs.items()}
 
-    def _act(self, world: World, wanted: Request, name: str) -> dict[str, JobRun]:
-        def ended(job: str, run: JobRun) -> None:
+    def _act(self, world: World, request: Request, name: str) -> dict[str, JobRun]:
+        def report_end(job: str, run: JobRun) -> None:
             self.say(f"  {report.MARKS.get(run.result, '?')} {job} {run.seconds:.1f} s")
-            if self.scenario.after is not None and self.attempt == 1:
-                self.scenario.after(world, job, run)
+            if self.scenario.on_job_end is not None and self.attempt == 1:
+                self.scenario.on_job_end(world, job, run)
 
-        runner = Act(world.run.path(f"act-{name}/x").parent, self.processes, self.clock, progress=ended)
-        found = runner.run(wanted, timeout=RUN_SECONDS)
+        runner = Act(world.run.path(f"act-{name}/x").parent, self.processes, self.clock, progress=report_end)
+        runs = runner.run(request, timeout=RUN_SECONDS)
         suffix = f"-attempt-{self.attempt}" if name == str(self.attempt) != "1" else ""
-        for job, one in found.items():
-            if one.summary:
-                world.run.path(f"summaries/{job}{suffix}.md").write_text(one.summary, encoding="utf-8")
-        return found
+        for job, run in runs.items():
+            if run.summary:
+                world.run.path(f"summaries/{job}{suffix}.md").write_text(run.summary, encoding="utf-8")
+        return runs
 
     def _request(self, world: World, workflow: Path) -> Request:
         repository = {"full_name": repo.NAME, "name": repo.NAME.split("/")[1], "owner": {"login": repo.NAME.split("/")[0]}}
@@ -215,13 +215,13 @@ class Rehearsal:
 
     def _end_load(self, world: World) -> None:
         """Tell the load to stop and wait until it has noted its last answer."""
-        for one in [one for one in world.run.living() if one.name == "load"]:
-            send_signal(one.pid, signal.SIGTERM)
+        for process in [process for process in world.run.living() if process.name == "load"]:
+            send_signal(process.pid, signal.SIGTERM)
             deadline = self.clock.monotonic() + LOAD_END_SECONDS
-            while is_alive(one.pid) and self.clock.monotonic() < deadline:
+            while is_alive(process.pid) and self.clock.monotonic() < deadline:
                 self.clock.sleep(0.05)
 
-    def _look(self, world: World) -> Seen:
+    def _gather_evidence(self, world: World) -> Seen:
         objects, dumps = evidence.bucket(world.s3_endpoint, "AKIAREHEARSAL", world.keys["s3"], repo.BUCKET)
         files, documents = evidence.artifacts(world.run.artifacts)
         password = world.database.url.split("@", maxsplit=1)[0].rsplit(":", 1)[1]
@@ -232,10 +232,10 @@ class Rehearsal:
         logs = sorted(world.run.folder.glob("act-*/act.log"))
         healths = [health for _, _, _, health in repo.SERVICES.values()]
         return Seen(
-            jobs={name: _job_seen(one) for name, one in self.jobs.items()},
+            jobs={name: _job_seen(job) for name, job in self.jobs.items()},
             answers=load.read(world.load_log),
             fresh=evidence.fresh_answers(world.places.public_url, healths),
-            struck=self.struck,
+            fault_observed=self.fault_observed,
             messages=evidence.messages(world.slack_messages),
             artifacts=files,
             documents=documents,
@@ -244,12 +244,12 @@ class Rehearsal:
             migrations=evidence.migrations(world.database.url),
             rows_before=sum(world.database.rows.values()),
             leaks=evidence.leaks(secrets, [world.run.artifacts, world.run.folder / "summaries", *logs], objects),
-            summaries={name: one.summary for name, one in self.jobs.items()},
-            started=evidence.started(world.places.public_url, healths),
+            summaries={name: job.summary for name, job in self.jobs.items()},
+            instance_starts=evidence.instance_starts(world.places.public_url, healths),
         )
 
     def _close(self, world: World, outcome: report.Outcome) -> None:
-        """Publish what is there, then end the world or write what a person needs to go on with it."""
+        """Publish result, artifacts and logs; then end the world, or with ``--keep`` write the files to replay its jobs."""
         logs = world.run.path("published-logs/x").parent
         logs.mkdir(exist_ok=True)
         for path in [*world.run.folder.glob("act-*/act.log"), *world.run.folder.glob("logs/*.log"), world.load_log]:
@@ -276,7 +276,7 @@ def _job_seen(run: JobRun) -> JobSeen:
 
 
 def with_tail(outcome: report.Outcome, jobs: dict[str, JobRun], lines: int = 12) -> report.Outcome:
-    """Add the end of the log of every job that failed unexpectedly to the findings of an outcome."""
-    suspects = [name for name, run in jobs.items() if any(one.startswith(f"job {name}: failure") for one in outcome.findings)]
+    """Return the outcome with the last lines of the log of every job that failed unexpectedly as further findings."""
+    suspects = [name for name, run in jobs.items() if any(finding.startswith(f"job {name}: failure") for finding in outcome.findings)]
     tails = [f"end of {name}'s log:\n    " + "\n    ".join(jobs[name].lines[-lines:]) for name in suspects]
     return replace(outcome, findings=[*outcome.findings, *tails])

@@ -1,6 +1,6 @@
-"""The scenarios of a rehearsal: what is broken, when, and what is then demanded of the pipeline.
+"""The scenarios of a rehearsal: the fault, the moment at which it happens, and what the pipeline must do then.
 
-Add one here: a name, what it breaks (files of the release, or the world before or during the run), and its demand.
+To add a scenario, append to SCENARIOS its name, its fault (in the release's files, or in the world before or during the run), its demand.
 """
 
 from __future__ import annotations
@@ -32,51 +32,51 @@ OnJob = Callable[[World, str, JobRun], None]
 
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
-    """One row: ``change`` alters the release's files, ``before`` breaks the world before the run, ``stage`` makes the new version
-    fail when it has that percentage of traffic, ``after`` breaks something when a job ends; ``repair`` undoes it for a re-run.
-    ``variables`` are set in the repository; ``runner``: the machine that deploys is lost at that percentage.
+    """A fault and the demand: ``change`` alters the release's files, ``break_world`` is called before the run, ``on_job_end`` at the
+    end of each job, ``repair`` before a re-run. At ``fail_at_percent`` of traffic the new version starts to fail; at
+    ``lose_runner_at_percent`` the machine that deploys is lost. ``variables`` are set in the repository.
     """
 
     name: str
     broken: str
     demand: Demand
     change: Callable[[Path], None] | None = None
-    before: Break | None = None
-    stage: int | None = None
-    after: OnJob | None = None
+    break_world: Break | None = None
+    fail_at_percent: int | None = None
+    on_job_end: OnJob | None = None
     repair: Break | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
-    runner: int | None = None
+    lose_runner_at_percent: int | None = None
 
     @property
     def needs_docker(self) -> bool:
-        """Say whether it needs hosts with a guard."""
-        return self.runner is not None
+        """Say whether the scenario needs hosts with a guard, which only ``--docker`` has."""
+        return self.lose_runner_at_percent is not None
 
 
-def demand(**given: Any) -> Demand:
-    """Return the demand of success, changed as given."""
+def demand(**changes: Any) -> Demand:
+    """Return the demand of a successful deployment, with some fields replaced."""
     success = Demand(
         old=application.OLD_RELEASE,
         new=application.NEW_RELEASE,
-        not_run=("deployment-failure-handler",),
+        skipped=("deployment-failure-handler",),
         serving=application.NEW_RELEASE,
         migrations={**_OLD, **_NEW},
         backup=True,
         stages=HEALTHY,
         record="success",
     )
-    return replace(success, **given)
+    return replace(success, **changes)
 
 
-def failure(job: str, *, not_run: Iterable[str], **given: Any) -> Demand:
-    """Return the demand when a job fails before any traffic moved."""
+def failure(job: str, *, skipped: Iterable[str], **changes: Any) -> Demand:
+    """Return the demand when ``job`` fails before any traffic moved; ``changes`` replace further fields."""
     common: dict[str, Any] = {"serving": application.OLD_RELEASE, "stages": (), "record": "failed"}
-    return demand(failed=(job,), not_run=tuple(not_run), **{**common, **given})
+    return demand(failed=(job,), skipped=tuple(skipped), **{**common, **changes})
 
 
 def write_fault(world: World, **fault: Any) -> None:
-    """Tell the services to fail; the file is read at every request."""
+    """Write the file that tells services to fail; they read it at every request."""
     part = world.places.fault_file.with_suffix(".part")
     part.write_text(json.dumps(fault), encoding="utf-8")
     part.replace(world.places.fault_file)
@@ -89,11 +89,11 @@ def mend(world: World) -> None:
     world.write_github(repo.REQUIRED_CHECKS)
 
 
-def _red_check(world: World) -> None:
+def _fail_check(world: World) -> None:
     world.write_github(repo.REQUIRED_CHECKS, red="test")
 
 
-def _refusing_bucket(world: World) -> None:
+def _refuse_uploads(world: World) -> None:
     refuse = {"action": "error", "key": "prod/*", "times": None, "status": 403, "code": "AccessDenied"}
     rules = [{**refuse, "operation": operation} for operation in ("PutObject", "CreateMultipartUpload", "UploadPart")]
     world.s3_faults.write_text(json.dumps(rules), encoding="utf-8")
@@ -105,52 +105,52 @@ def _break_endpoint(world: World, job: str, run: JobRun) -> None:
 
 
 def _rolled_back(*stages: tuple[str, str]) -> Demand:
-    return failure("gradual-rollout", not_run=AFTER_ROLLOUT, stages=stages, record="rolled_back", failing_paths=())
+    return failure("gradual-rollout", skipped=AFTER_ROLLOUT, stages=stages, record="rolled_back", failing_paths=())
 
 
-def _stage(name: str, percent: int, *before: str) -> Scenario:
-    healthy = tuple((one, "healthy") for one in before)
+def _stage_failure(name: str, percent: int, *earlier_stages: str) -> Scenario:
+    healthy = tuple((stage, "healthy") for stage in earlier_stages)
     return Scenario(
         name=name,
         broken=f"the new version answers 500 once it has {percent} % of traffic",
-        stage=percent,
+        fail_at_percent=percent,
         demand=_rolled_back(*healthy, (name, "aborted")),
         repair=mend,
     )
 
 
 LEASE_SECONDS = 20.0  # of the guard on a rehearsal's host
-GUARD_SECONDS = 5.0  # that the guard may take to go back once the lease has run out
+GUARD_SECONDS = 5.0  # in which the guard must go back after the lease has run out
 
 
 def _lost_runner(percent: int) -> Scenario:
-    going = failure("gradual-rollout", not_run=AFTER_ROLLOUT, lost="gradual-rollout", settle=LEASE_SECONDS + GUARD_SECONDS)
+    expected = failure("gradual-rollout", skipped=AFTER_ROLLOUT, lost_job="gradual-rollout", settle_seconds=LEASE_SECONDS + GUARD_SECONDS)
     return Scenario(
         name="runner",
         broken=f"the machine that deploys vanishes when the new version has {percent} % of traffic",
-        runner=percent,
-        demand=going,
+        lose_runner_at_percent=percent,
+        demand=expected,
     )
 
 
 _AFTER_GATES = ("database-backup", "database-migrations", "build-and-push", "gradual-rollout", *AFTER_ROLLOUT)
 SCENARIOS: dict[str, Scenario] = {
-    one.name: one
-    for one in (
+    scenario.name: scenario
+    for scenario in (
         Scenario(name="success", broken="nothing", demand=demand()),
         Scenario(
             name="checks",
             broken="the required check 'test' is red",
-            before=_red_check,
-            demand=failure("pre-deployment-validation", not_run=_AFTER_GATES, migrations=_OLD, backup=False),
+            break_world=_fail_check,
+            demand=failure("pre-deployment-validation", skipped=_AFTER_GATES, migrations=_OLD, backup=False),
             repair=mend,
         ),
         Scenario(
             name="backup",
             broken="the bucket refuses every upload below prod/",
-            before=_refusing_bucket,
+            break_world=_refuse_uploads,
             demand=failure(
-                "database-backup", not_run=("database-migrations", "gradual-rollout", *AFTER_ROLLOUT), migrations=_OLD, backup=False
+                "database-backup", skipped=("database-migrations", "gradual-rollout", *AFTER_ROLLOUT), migrations=_OLD, backup=False
             ),
             repair=mend,
         ),
@@ -160,7 +160,7 @@ SCENARIOS: dict[str, Scenario] = {
             change=application.add_failing_migration,
             demand=failure(
                 "database-migrations",
-                not_run=("gradual-rollout", *AFTER_ROLLOUT),
+                skipped=("gradual-rollout", *AFTER_ROLLOUT),
                 migrations={**_OLD, **_NEW, application.FAILING_MIGRATION: False},
             ),
         ),
@@ -168,27 +168,27 @@ SCENARIOS: dict[str, Scenario] = {
             name="build",
             broken="a service's production build fails",
             change=application.break_build,
-            demand=failure("build-and-push", not_run=("gradual-rollout", *AFTER_ROLLOUT)),
+            demand=failure("build-and-push", skipped=("gradual-rollout", *AFTER_ROLLOUT)),
         ),
-        _stage("canary", 5),
-        _stage("progressive", 50, "canary"),
-        _stage("full", 100, "canary", "progressive"),
+        _stage_failure("canary", 5),
+        _stage_failure("progressive", 50, "canary"),
+        _stage_failure("full", 100, "canary", "progressive"),
         Scenario(
             name="smoke",
             broken=f"{FAULTY_PATH} answers 500 once the rollout is over",
-            after=_break_endpoint,
-            demand=demand(failed=("smoke-tests",), not_run=("deployment-record",), record="failed", failing_paths=(FAULTY_PATH,)),
+            on_job_end=_break_endpoint,
+            demand=demand(failed=("smoke-tests",), skipped=("deployment-record",), record="failed", failing_paths=(FAULTY_PATH,)),
             repair=mend,
         ),
         _lost_runner(5),
         Scenario(
             name="smoke-rollback",
             broken=f"{FAULTY_PATH} answers 500 once the rollout is over, and ROLLBACK_ON_SMOKE_FAILURE is true",
-            after=_break_endpoint,
+            on_job_end=_break_endpoint,
             variables={"ROLLBACK_ON_SMOKE_FAILURE": "true"},
             demand=demand(
                 failed=("smoke-tests",),
-                not_run=("deployment-record",),
+                skipped=("deployment-record",),
                 serving=application.OLD_RELEASE,
                 record="rolled_back",
                 failing_paths=(FAULTY_PATH,),
@@ -200,18 +200,18 @@ FAILURES = tuple(name for name in SCENARIOS if name != "success")
 
 
 def after_rerun(scenario: Scenario) -> Demand:
-    """Return what is demanded when the fault of a scenario was repaired and its failed jobs were run again."""
+    """Return the demand after the fault was repaired and the failed jobs were run again: a successful deployment."""
     return demand(attempt=2, failing_paths=scenario.demand.failing_paths)
 
 
-def with_version(found: Demand, version: str) -> Demand:
-    """Return a demand for another new version (bare)."""
-    serving = version if found.serving == found.new else found.serving
-    return replace(found, new=version, serving=serving)
+def with_version(original: Demand, version: str) -> Demand:
+    """Return a demand with another new version (bare)."""
+    serving = version if original.serving == original.new else original.serving
+    return replace(original, new=version, serving=serving)
 
 
 class StageWatch:
-    """Waits until the new version has a percentage of traffic, as Envoy's effective weights say, then acts once."""
+    """Calls ``act`` once, as soon as Envoy's effective weights give the new version ``percent`` % of traffic."""
 
     def __init__(self, world: World, percent: int, act: Callable[[], None], clock: Clock) -> None:
         self._url = f"{world.places.admin_url}/config_dump?resource=dynamic_route_configs"
@@ -244,10 +244,10 @@ class StageWatch:
 
 
 def new_shares(dump: Mapping[str, Any]) -> list[int]:
-    """Return, for every route that users' requests take, the percentage that does not go to the old release."""
+    """Return the new release's percentage of traffic in each route for users, from Envoy's dump of its route configurations."""
     shares = []
-    for one in dump.get("configs", []):
-        for host in one.get("route_config", {}).get("virtual_hosts", []):
+    for config in dump.get("configs", []):
+        for host in config.get("route_config", {}).get("virtual_hosts", []):
             for route in host.get("routes", []):
                 if "headers" not in route["match"] and "route" in route:
                     clusters = route["route"]["weighted_clusters"]["clusters"]

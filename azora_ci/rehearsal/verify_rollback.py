@@ -1,6 +1,6 @@
-"""Did the button take the deployment back? Judged from what was seen outside, like ``verify``, which judged the deployment before.
+"""Judge a rehearsed rollback by evidence gathered outside the pipeline, as ``verify`` judges the deployment that it takes back.
 
-Imports nothing of the steps or decisions that are judged. Every finding is one sentence with what was seen and what was demanded.
+The module imports none of the steps and decisions that it judges. Every finding is a sentence with the evidence and the demand.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from azora_ci.rehearsal.evidence import Seen
 JOB = "rollback"
 ARTIFACT = "rollback-logs"
 SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "rollback-record.schema.json"
-INSTANCES = 8  # of the version before: four services, two of each
+INSTANCES = 8  # of the previous version: four services with two instances each
 FILES = ("record/rollback.json", "rollback-record.json", "rollback.log")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pressed:
-    """What was asked for: bare versions from and to, the deployment before, the reason and who pressed the button."""
+    """The requested rollback: bare versions ``new`` -> ``old``, the old deployment's id, the reason, and who pressed the button."""
 
     old: str
     new: str
@@ -32,77 +32,77 @@ class Pressed:
     actor: str
 
 
-def findings(seen: Seen, pressed: Pressed) -> list[str]:
-    """Return everything that is not as demanded after a rollback; empty when it went well."""
-    release = seen.fragment("validate-release")
+def findings(evidence: Seen, pressed: Pressed) -> list[str]:
+    """Return a sentence for every contradiction between evidence and demand after a rollback; empty when it went well."""
+    release = evidence.fragment("validate-release")
     if release is None or not release.get("deployment_id"):
         return ["validate-release left no fragment with a deployment id in its artifact"]
     own_id = str(release["deployment_id"])
     return [
-        *_job(seen, own_id),
-        *_users(seen, pressed),
-        *_instances(seen),
-        *_archive(seen, pressed, own_id),
-        *_message(seen, pressed, own_id),
-        *_summary(seen, pressed),
-        *(f"a secret can be read: {place}" for place in seen.leaks),
+        *_job(evidence, own_id),
+        *_users(evidence, pressed),
+        *_instances(evidence),
+        *_archive(evidence, pressed, own_id),
+        *_message(evidence, pressed, own_id),
+        *_summary(evidence, pressed),
+        *(f"a secret can be read: {place}" for place in evidence.leaks),
     ]
 
 
-def _job(seen: Seen, own_id: str) -> Iterable[str]:
-    result = seen.jobs[JOB].result if JOB in seen.jobs else "missing"
+def _job(evidence: Seen, own_id: str) -> Iterable[str]:
+    result = evidence.jobs[JOB].result if JOB in evidence.jobs else "missing"
     if result != "success":
         yield f"job {JOB}: {result}, demanded success"
     name = f"{ARTIFACT}-{own_id}"
-    lacking = [one for one in FILES if one not in seen.artifacts.get(name, [])]
-    if lacking:
-        yield f"artifact {name}: {seen.artifacts.get(name) or 'missing'}, demanded {', '.join(lacking)} in it"
+    missing_files = [file for file in FILES if file not in evidence.artifacts.get(name, [])]
+    if missing_files:
+        yield f"artifact {name}: {evidence.artifacts.get(name) or 'missing'}, demanded {', '.join(missing_files)} in it"
 
 
-def _users(seen: Seen, pressed: Pressed) -> Iterable[str]:
-    if not seen.fresh:
+def _users(evidence: Seen, pressed: Pressed) -> Iterable[str]:
+    if not evidence.fresh:
         yield "no health endpoint was asked after the rollback"
-    for path, found in seen.fresh.items():
-        if set(found) != {f"200 {pressed.old}"}:
-            yield f"{path} answers {found} after the rollback, demanded 200 and version {pressed.old} only"
-    failed = [one for one in seen.answers if one.failed]
+    for path, answers in evidence.fresh.items():
+        if set(answers) != {f"200 {pressed.old}"}:
+            yield f"{path} answers {answers} after the rollback, demanded 200 and version {pressed.old} only"
+    failed = [answer for answer in evidence.answers if answer.failed]
     if failed:
-        yield f"{len(failed)} of {len(seen.answers)} requests failed, demanded none; the first: {failed[0]}"
-    run = seen.jobs.get(JOB)
-    begun, ended = (run.started, run.ended) if run else (None, None)
-    if begun is None or ended is None:
+        yield f"{len(failed)} of {len(evidence.answers)} requests failed, demanded none; the first: {failed[0]}"
+    job_run = evidence.jobs.get(JOB)
+    started, ended = (job_run.started, job_run.ended) if job_run else (None, None)
+    if started is None or ended is None:
         yield "when the rollback ran is not known"
         return
-    before = [one for one in seen.answers if one.at < begun][-20:]
-    if not before or {one.version for one in before} != {pressed.new}:
+    earlier = [answer for answer in evidence.answers if answer.at < started][-20:]
+    if not earlier or {answer.version for answer in earlier} != {pressed.new}:
         yield f"{pressed.new} did not serve everything before the rollback, so that nothing was taken back"
-    late = [one for one in seen.answers if one.at > ended]
-    wrong = [one for one in late if one.version != pressed.old]
-    if wrong or len(late) < 20:
-        yield f"{len(wrong)} of {len(late)} requests after the rollback were not answered by {pressed.old}, demanded none of at least 20"
+    later = [answer for answer in evidence.answers if answer.at > ended]
+    wrong = [answer for answer in later if answer.version != pressed.old]
+    if wrong or len(later) < 20:
+        yield f"{len(wrong)} of {len(later)} requests after the rollback were not answered by {pressed.old}, demanded none of at least 20"
 
 
-def _instances(seen: Seen) -> Iterable[str]:
-    """Going back starts nothing: whoever answers now began before the deployment did."""
-    deployment = seen.jobs.get("validate-release")
+def _instances(evidence: Seen) -> Iterable[str]:
+    """Check that the rollback started no instance: every instance that answers now is older than the deployment."""
+    deployment = evidence.jobs.get("validate-release")
     if deployment is None or deployment.started is None:
         yield "when the deployment began is not known"
         return
-    for path, moments in seen.started.items():
-        young = [one for one in moments if one >= deployment.started]
+    for path, moments in evidence.instance_starts.items():
+        young = [moment for moment in moments if moment >= deployment.started]
         if young or not moments:
             yield f"{path} is answered by {len(young)} of {len(moments)} instances that began after the deployment did, demanded none"
-    if not seen.started:
+    if not evidence.instance_starts:
         yield "when the serving instances began is not known"
 
 
-def _archive(seen: Seen, pressed: Pressed, own_id: str) -> Iterable[str]:
+def _archive(evidence: Seen, pressed: Pressed, own_id: str) -> Iterable[str]:
     folder = f"records/production/{own_id}/"
-    there = sorted(key.removeprefix(folder) for key in seen.objects if key.startswith(folder))
-    if there != ["1.json", "rollback-1.json"]:
-        yield f"the archive holds {there} of the deployment, demanded 1.json and rollback-1.json"
+    names = sorted(key.removeprefix(folder) for key in evidence.objects if key.startswith(folder))
+    if names != ["1.json", "rollback-1.json"]:
+        yield f"the archive holds {names} of the deployment, demanded 1.json and rollback-1.json"
         return
-    deployment, data = seen.objects[f"{folder}1.json"], seen.objects[f"{folder}rollback-1.json"]
+    deployment, data = evidence.objects[f"{folder}1.json"], evidence.objects[f"{folder}rollback-1.json"]
     record = json.loads(data)
     yield from _schema(record)
     yield from _fields(record, pressed, own_id)
@@ -111,7 +111,7 @@ def _archive(seen: Seen, pressed: Pressed, own_id: str) -> Iterable[str]:
     for name in ("previous_record_sha256", "sha256"):
         if named.get(name) != sha256:
             yield f"rollback record: {name} is {named.get(name)!r}, the deployment's record has {sha256}"
-    if seen.documents.get(f"{ARTIFACT}-{own_id}/rollback-record.json") != record:
+    if evidence.documents.get(f"{ARTIFACT}-{own_id}/rollback-record.json") != record:
         yield "the rollback record in the artifact is not the archived one"
 
 
@@ -124,7 +124,7 @@ def _schema(record: object) -> Iterable[str]:
 
 
 def _fields(record: Mapping[str, Any], pressed: Pressed, own_id: str) -> Iterable[str]:
-    wanted: dict[str, object] = {
+    expected: dict[str, object] = {
         "deployment_id": own_id,
         "version": f"v{pressed.new}",
         "to": {"version": f"v{pressed.old}", "deployment_id": pressed.old_id},
@@ -138,7 +138,7 @@ def _fields(record: Mapping[str, Any], pressed: Pressed, own_id: str) -> Iterabl
         "after_deadline": False,
         "fenced": None,
     }
-    for name, value in wanted.items():
+    for name, value in expected.items():
         if record.get(name) != value:
             yield f"rollback record: {name} is {record.get(name)!r}, demanded {value!r}"
     if len(record.get("instances") or []) != INSTANCES:
@@ -146,7 +146,7 @@ def _fields(record: Mapping[str, Any], pressed: Pressed, own_id: str) -> Iterabl
 
 
 def expected_message(pressed: Pressed, own_id: str) -> str:
-    """Return the text that Slack receives of a rollback that went well."""
+    """Return the Slack message of a rollback that went well."""
     reason = pressed.reason.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return (
         f"↩️ Production rolled back\nVersion: v{pressed.new} → v{pressed.old}\nDeployment ID: {own_id}\nReason: {reason}\n"
@@ -154,14 +154,14 @@ def expected_message(pressed: Pressed, own_id: str) -> str:
     )
 
 
-def _message(seen: Seen, pressed: Pressed, own_id: str) -> Iterable[str]:
-    wanted = expected_message(pressed, own_id)
-    if seen.messages[1:] != [wanted]:  # the first one is the deployment's
-        yield f"Slack received {seen.messages[1:]} of the rollback, demanded {wanted!r}"
+def _message(evidence: Seen, pressed: Pressed, own_id: str) -> Iterable[str]:
+    expected = expected_message(pressed, own_id)
+    if evidence.messages[1:] != [expected]:  # the first one is the deployment's
+        yield f"Slack received {evidence.messages[1:]} of the rollback, demanded {expected!r}"
 
 
-def _summary(seen: Seen, pressed: Pressed) -> Iterable[str]:
-    text = seen.summaries.get(JOB, "")
-    for wanted in (f"v{pressed.new} was taken back", f"all traffic is on v{pressed.old}", "smoke test", "| record of the rollback | s3://"):
-        if wanted not in text:
-            yield f"the summary of {JOB} does not say {wanted!r}: {text[:300] or '(empty)'}"
+def _summary(evidence: Seen, pressed: Pressed) -> Iterable[str]:
+    text = evidence.summaries.get(JOB, "")
+    for phrase in (f"v{pressed.new} was taken back", f"all traffic is on v{pressed.old}", "smoke test", "| record of the rollback | s3://"):
+        if phrase not in text:
+            yield f"the summary of {JOB} does not say {phrase!r}: {text[:300] or '(empty)'}"

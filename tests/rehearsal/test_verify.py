@@ -54,7 +54,7 @@ def traffic(demand: Demand) -> list[Answer]:
             bad = new and status == "aborted"
             version = demand.new if new else demand.old
             found.append(Answer(START + 10 * number + n / 20, "/api/education/courses", 500 if bad else 200, version, 30.0))
-    end = START + 10 * len(demand.stages) + 2 + demand.settle
+    end = START + 10 * len(demand.stages) + 2 + demand.settle_seconds
     if demand.failing_paths and demand.serving == demand.old:  # until it went back
         found.append(Answer(START + 29.9, demand.failing_paths[0], 500, demand.new, 30.0))
     code = 500 if demand.failing_paths and demand.serving == demand.new else 200
@@ -78,21 +78,21 @@ def seen_of(demand: Demand) -> Seen:
     for job in JOBS:
         if demand.result(job) == "skipped":
             continue
-        suffix = f"-attempt-{demand.attempt}" if job in demand.again else ""
+        suffix = f"-attempt-{demand.attempt}" if job in demand.rerun_jobs else ""
         name = f"{ARTIFACTS[job]}-{OWN_ID}{suffix}"
         files[name] = [f"record/{job}.json"]
         status = "failed" if job in demand.failed else "ok"
-        attempt = demand.attempt if job in demand.again else 1
+        attempt = demand.attempt if job in demand.rerun_jobs else 1
         fragment = {"job": job, "status": status, "deployment_id": OWN_ID, "run_attempt": attempt, "ended_at": moment(40), "evidence": {}}
         documents[f"{name}/record/{job}.json"] = fragment
         if status == "failed":
             fragment["error"] = ERROR
-        if job == demand.lost:
+        if job == demand.lost_job:
             del documents[f"{name}/record/{job}.json"]
         if job == "gradual-rollout":
             fragment["evidence"] = {"stages": evidence_of_stages(demand)}
     last = "deployment-record" if demand.succeeded else "deployment-failure-handler"
-    suffix = f"-attempt-{demand.attempt}" if last in demand.again else ""
+    suffix = f"-attempt-{demand.attempt}" if last in demand.rerun_jobs else ""
     record = record_of(demand)
     archived = json.dumps(record).encode()
     documents[f"{ARTIFACTS[last]}-{OWN_ID}{suffix}/deployment-record.json"] = record
@@ -140,7 +140,7 @@ def test_right_evidence_has_no_findings(name: str) -> None:
 
 def test_right_evidence_of_a_re_run_has_no_findings() -> None:
     again = tuple(job for job in JOBS[JOBS.index("gradual-rollout") :])
-    demand = replace(after_rerun(SCENARIOS["smoke"]), again=again)
+    demand = replace(after_rerun(SCENARIOS["smoke"]), rerun_jobs=again)
     assert findings(seen_of(demand), demand, URL) == []
 
 
@@ -336,7 +336,7 @@ def test_wrong_evidence_has_a_finding(wrong: str) -> None:
 
 
 def test_the_second_attempt_must_leave_artifacts_of_its_own() -> None:
-    demand = replace(after_rerun(SCENARIOS["smoke"]), again=("smoke-tests", "deployment-record", "manual-rollback"))
+    demand = replace(after_rerun(SCENARIOS["smoke"]), rerun_jobs=("smoke-tests", "deployment-record", "manual-rollback"))
     seen = seen_of(demand)
     renamed = {name.replace("-attempt-2", ""): files for name, files in seen.artifacts.items()}
     found = findings(replace(seen, artifacts=renamed), demand, URL)

@@ -63,7 +63,7 @@ def seen(document: dict[str, Any] | None = None) -> Seen:
         },
         answers=answers,
         fresh={"/api/health": {"200 1.0.0": 12}},
-        started={"/api/health": {START - 20, START - 10}},
+        instance_starts={"/api/health": {START - 20, START - 10}},
         messages=["the deployment's", expected_message(PRESSED, OWN_ID)],
         artifacts={ARTIFACT: list(FILES)},
         documents={
@@ -110,9 +110,9 @@ WRONG: dict[str, tuple[Callable[[Seen], Seen], str]] = {
         lambda s: replace(s, answers=[replace(one, version="1.0.0") for one in s.answers]),
         "so that nothing was taken back",
     ),
-    "instances were started anew": (lambda s: replace(s, started={"/x": {START - 9, START + 115}}), "1 of 2 instances that began after"),
-    "instances do not say when": (lambda s: replace(s, started={"/x": set()}), "0 of 0 instances"),
-    "no instance was asked": (lambda s: replace(s, started={}), "began is not known"),
+    "new instances": (lambda s: replace(s, instance_starts={"/x": {START - 9, START + 115}}), "1 of 2 instances that began after"),
+    "instances do not say when": (lambda s: replace(s, instance_starts={"/x": set()}), "0 of 0 instances"),
+    "no instance was asked": (lambda s: replace(s, instance_starts={}), "began is not known"),
     "no record": (lambda s: replace(s, objects={f"{FOLDER}1.json": DEPLOYMENT}), "the archive holds ['1.json']"),
     "two records": (
         lambda s: replace(s, objects={**s.objects, f"{FOLDER}rollback-2.json": b"{}"}),
