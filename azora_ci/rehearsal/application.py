@@ -1,4 +1,4 @@
-"""The sample application as two releases: what the scratch repository commits as v1.0.0 and as v1.1.0."""
+"""The sample application's files as two releases, which the scratch repository commits as v1.0.0 and v1.1.0."""
 
 from __future__ import annotations
 
@@ -40,11 +40,11 @@ def add_migration(folder: Path, name: str, sql: str) -> Path:
 
 
 def add_failing_migration(folder: Path) -> None:
-    """Add a migration as people write them: its first statement stays applied, its second fails on existing rows."""
+    """Add a typical faulty migration: its first statement is applied and stays, its second fails on existing rows."""
     add_migration(folder, FAILING_MIGRATION, _FAILING_SQL)
 
 
 def break_build(folder: Path) -> None:
-    """Break the production build: the server program is no JavaScript any more."""
+    """Break the production build with a syntax error in the server program."""
     server = folder / "services" / "shared" / "server.mjs"
     server.write_text(server.read_text(encoding="utf-8") + "\nfunction {\n", encoding="utf-8")

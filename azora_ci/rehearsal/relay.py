@@ -1,6 +1,6 @@
-"""Forwards TCP connections from one address to another: ``python -m azora_ci.rehearsal.relay HOST:PORT HOST:PORT``.
+"""Forward TCP connections from one address to another: ``python -m azora_ci.rehearsal.relay HOST:PORT HOST:PORT``.
 
-Lets a network namespace and this machine reach what listens on the other's loopback or inner networks. Prints the address it listens at.
+A network namespace and this machine use it to reach servers on each other's loopback or inner networks. It prints its own address.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 async def serve(listen: tuple[str, int], target: tuple[str, int]) -> None:
-    """Forward until this process is ended. A target that cannot be reached closes the connection that asked for it."""
+    """Forward until this process ends. A connection is closed when the target cannot be reached."""
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer), contextlib.suppress(OSError):
-            there_reader, there_writer = await asyncio.open_connection(*target)
-            with contextlib.closing(there_writer):
-                await asyncio.gather(_copy(reader, there_writer), _copy(there_reader, writer))
+            target_reader, target_writer = await asyncio.open_connection(*target)
+            with contextlib.closing(target_writer):
+                await asyncio.gather(_copy(reader, target_writer), _copy(target_reader, writer))
 
     server = await asyncio.start_server(forward, *listen)
     host, port = server.sockets[0].getsockname()[:2]

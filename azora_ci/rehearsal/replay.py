@@ -1,4 +1,4 @@
-"""One file of variables per job, so that a person can replay one step against a world that was kept."""
+"""Write one file of environment variables per job, so that a person can replay the job's step against a kept world."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], 
 
     ``release``: outputs of validate-release.
     """
-    world.scratch.git("remote", "set-url", "origin", str(world.scratch.folder))  # where checkouts under act come from
-    known = _values(world, jobs, release, attempt)
-    found = {}
+    world.scratch.git("remote", "set-url", "origin", str(world.scratch.folder))  # act checks out from this folder, too
+    common_values = _values(world, jobs, release, attempt)
+    files = {}
     for job in (*context.JOBS, button.JOB):
-        own = {
+        job_values = {
             "DEPLOYMENT_LOG_DIR": str(world.run.path(f"replay/{job}/x").parent),
             "RECEIVED_ARTIFACTS_DIR": str(world.run.artifacts),
             "AZORA_CI": str(CHECKOUT),
             "GITHUB_WORKSPACE": str(world.scratch.folder),
         }
-        values = {**known, **own}
-        declared = [one.name for _, one in settings.variables(context.step_module(job).Settings)]
+        values = {**common_values, **job_values}
+        declared = [variable.name for _, variable in settings.variables(context.step_module(job).Settings)]
         names = [name for name in (*ALWAYS, "AZORA_CI", "GITHUB_WORKSPACE", *declared) if name in values]
         lines = [
             f"# {job} of deployment {release.get('deployment-id', '(none)')}. Holds secrets. Replay it from the application's folder:",
@@ -41,8 +41,8 @@ def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], 
             f'#   cd "$GITHUB_WORKSPACE"; python "$AZORA_CI/scripts/{job.replace("-", "_")}.py"',
             *(f"{name}={shlex.quote(values[name])}" for name in dict.fromkeys(names)),
         ]
-        found[job] = write_private(world.run.path(f"replay/{job}.env"), "\n".join(lines) + "\n")
-    return found
+        files[job] = write_private(world.run.path(f"replay/{job}.env"), "\n".join(lines) + "\n")
+    return files
 
 
 def _values(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], attempt: int) -> dict[str, str]:
@@ -68,5 +68,5 @@ def _values(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str]
         "GITHUB_REF_NAME": version,
         "GITHUB_REF_TYPE": "tag",
         "GITHUB_SHA": release.get("git-sha", ""),
-        "NEEDS": json.dumps({name: {"result": one.result, "outputs": one.outputs} for name, one in jobs.items()}),
+        "NEEDS": json.dumps({name: {"result": run.result, "outputs": run.outputs} for name, run in jobs.items()}),
     }

@@ -1,4 +1,4 @@
-"""The scratch repository: the sample application, adopted as a user would adopt it, with an old release and the one to deploy."""
+"""The scratch repository: the sample application with azora-ci adopted as users do it, an old release, and the one to deploy."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _IDENTITY = {"NAME": "Release Engineer", "EMAIL": "release@azora.example"}
 
 
 class Production(Protocol):
-    """A rehearsal's production: its addresses, the file that tells services to fail, and how the configuration describes it."""
+    """A rehearsal's production: its addresses, the file that tells services to fail, and its part of the configuration."""
 
     @property
     def public_url(self) -> str:
@@ -49,7 +49,7 @@ class Production(Protocol):
         """Return the configuration's tables that say where instances run."""
 
     def service(self, folder: str) -> dict[str, object]:
-        """Return what the configuration says of how a service (its folder) is built and run."""
+        """Return the configuration's keys about building and running the service in ``folder``."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Places:
 
 
 def configuration(places: Production) -> str:
-    """Return ``deploy-production.toml`` as a person fills it in."""
+    """Return the text of a completely filled in ``deploy-production.toml``."""
     top = {"schema_version": 1, "application": "azora-sample", "public_url": places.public_url, "on_call": "#azora-on-call on Slack"}
     install, build = ["npm", "ci"], ["npm", "run", "build"]
     tables: dict[str, dict[str, object]] = {
@@ -118,7 +118,7 @@ def configuration(places: Production) -> str:
 
 def _service(service: str, places: Production) -> dict[str, object]:
     title, folder, prefix, health = SERVICES[service]
-    found: dict[str, object] = {
+    table: dict[str, object] = {
         "title": title,
         "route_prefix": prefix,
         "health_path": health,
@@ -128,7 +128,7 @@ def _service(service: str, places: Production) -> dict[str, object]:
         "secrets": ["PROD_DATABASE_URL"],
         "stop_grace_seconds": 5,
     }
-    return found if service != "api_gateway" else {**found, "depends_on": ["auth_service"]}
+    return table if service != "api_gateway" else {**table, "depends_on": ["auth_service"]}
 
 
 def _pair(name: str, value: object) -> str:
@@ -137,7 +137,7 @@ def _pair(name: str, value: object) -> str:
 
 def _toml(value: object) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(_pair(json.dumps(name), one) for name, one in value.items()) + " }"
+        return "{ " + ", ".join(_pair(json.dumps(name), item) for name, item in value.items()) + " }"
     return json.dumps(value, ensure_ascii=False)  # JSON's texts, numbers, truth values and lists are TOML's
 
 
@@ -150,12 +150,12 @@ class Scratch:
 
     def git(self, *arguments: str) -> str:
         """Run git without the machine's configuration and return its output. Raises CommandFailedError."""
-        env = {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in _IDENTITY.items()}
+        env = {f"GIT_{role}_{name}": value for role in ("AUTHOR", "COMMITTER") for name, value in _IDENTITY.items()}
         env |= {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
         return self.processes.run(("git", *arguments), env=env, cwd=self.folder, timeout=60, echo=False).stdout.strip()
 
     def begin(self) -> None:
-        """Commit and tag what production runs before the rehearsal's deployment."""
+        """Commit and tag the release that production runs before the rehearsal's deployment."""
         application.write_release(self.folder, application.OLD_RELEASE)
         self.git("init", "--quiet", "--initial-branch=main")
         self.git("remote", "add", "origin", f"https://github.com/{NAME}.git")  # never contacted: checkouts come from this folder
@@ -165,11 +165,11 @@ class Scratch:
         """Adopt azora-ci as its command does, and fill in the configuration."""
         adopt.adopt(self.folder, action_ref=SETUP_COMMIT)
         (self.folder / adopt.CONFIG).write_text(configuration(places), encoding="utf-8")
-        adopt.adopt(self.folder, action_ref=SETUP_COMMIT)  # the configuration names secrets of services: the workflow gets them
+        adopt.adopt(self.folder, action_ref=SETUP_COMMIT)  # adds the secrets that the configuration names to the workflow
         adopt.check(adopt.plan(self.folder))
 
     def release(self, version: str, change: Callable[[Path], None] | None = None) -> str:
-        """Commit and tag the release to deploy, changed by ``change``; a later commit on main follows. Return the release's commit."""
+        """Commit and tag the release to deploy, after ``change`` edited its files; add a later commit. Return the release's commit."""
         application.write_release(self.folder, application.NEW_RELEASE)
         _append(self.folder / "services" / "shared" / "server.mjs", f"// {version}")  # new code: other digests than the old release's
         if change is not None:
@@ -180,7 +180,7 @@ class Scratch:
         return commit
 
     def check_out(self, ref: str) -> None:
-        """Make a ref the one that act takes GITHUB_SHA from."""
+        """Check out a ref without a branch; act takes GITHUB_SHA from it."""
         self.git("checkout", "--quiet", "--detach", ref)
 
     def _commit(self, message: str, tag: str | None) -> str:

@@ -63,7 +63,7 @@ def periods(evidence: Seen) -> dict[str, list[Answer]]:
 
 
 def render(outcome: Outcome, replaced: Mapping[str, Path], places: Iterable[tuple[str, Path]]) -> str:
-    """Return the report for people: jobs, traffic, replaced actions, ``places`` (what, path), findings and verdict."""
+    """Return the report for people: jobs, traffic, replaced actions, ``places`` (label, path), findings and verdict."""
     lines = ["", "job                            result      seconds", "-" * 50]
     lines += [f"{MARKS.get(job.result, '?')} {name:<28} {job.result:<10} {job.seconds:>8.1f}" for name, job in outcome.jobs.items()]
     if outcome.evidence is not None:
@@ -71,7 +71,7 @@ def render(outcome: Outcome, replaced: Mapping[str, Path], places: Iterable[tupl
     lines += ["", "actions replaced by local ones (azora_ci/rehearsal/actions):"]
     lines += [f"  {name.split('@')[0]}@{name.split('@')[1][:7]} -> {path.name}" for name, path in replaced.items()]
     lines += ["not exercised by act: environments and their reviewers, permissions, concurrency, OIDC", ""]
-    lines += [f"{what:<10} {path}" for what, path in places]
+    lines += [f"{label:<10} {path}" for label, path in places]
     lines += ["", *(f"FINDING: {finding}" for finding in outcome.findings)]
     verdict = "the pipeline did what it must" if outcome.ok else f"{len(outcome.findings)} findings"
     mark = "✓" if outcome.ok else "✗"

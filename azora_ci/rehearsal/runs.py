@@ -1,7 +1,7 @@
-"""The folder of one rehearsal, what it started, and how all of that ends, also when the rehearsal was killed.
+"""The folder of one rehearsal, the processes that it started, and how they are ended, also after the rehearsal was killed.
 
-``<base>/runs/<name>/state.json`` names the harness and every process it started by process id and birth, so that a reused id is told
-apart. What those started themselves (services of a rollout, steps under act) is found by its working folder below the run's.
+``<base>/runs/<name>/state.json`` lists the harness and every process it started by process id and birth, so that a reused id is
+recognised. Their children (services of a rollout, steps under act) are found by their working folders, which are below the run's.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from azora_ci.clock import Clock
 from azora_ci.process import birth, send_signal
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
-DATABASE = "database"  # folder of the PostgreSQL cluster, and the name its process is noted under
-DOCKER = "docker.json"  # says what a rehearsal with containers has to end besides processes; see docker_machine
+DATABASE = "database"  # folder of the PostgreSQL cluster, and the name of its process in state.json
+DOCKER = "docker.json"  # what a rehearsal with containers has to end besides processes; see docker_machine.Note
 GRACE_SECONDS = 6.0  # between SIGTERM and SIGKILL
-REPLAY = "env"  # link in the base folder to the newest kept run's files of variables
-PUBLISHED = ("artifacts", "result.json", "logs", "summaries")  # what a run leaves in the base folder
+REPLAY = "env"  # link in the base folder to the files of variables of the newest kept run
+PUBLISHED = ("artifacts", "result.json", "logs", "summaries")  # names that a run leaves in the base folder
 
 
 @dataclass(frozen=True)
@@ -81,34 +81,34 @@ class Run:
         part.replace(self.folder / "state.json")
 
     def note(self, name: str, pid: int) -> None:
-        """Remember a process, so that it is ended with the run."""
+        """Add a process to the state file, so that it is ended with the run."""
         with _locked(self.folder / "state.lock"):
             state = self.state()
             state["processes"].append(asdict(Started(name, pid, birth(pid))))
             self._write(state)
 
     def keep(self) -> None:
-        """Let the run's processes live on after the harness."""
+        """Mark the run as kept: its processes go on running after the harness has ended."""
         with _locked(self.folder / "state.lock"):
             self._write({**self.state(), "kept": True})
 
     @property
     def kept(self) -> bool:
-        """Say whether somebody asked to keep it."""
+        """Say whether the run is marked as kept."""
         return bool(self.state().get("kept"))
 
     @property
     def driven(self) -> bool:
-        """Say whether its harness still runs."""
+        """Say whether the run's harness still runs."""
         harness = self.state().get("harness")
         return harness is not None and birth(harness["pid"]) == harness["birth"]
 
     def living(self) -> list[Started]:
-        """Return the processes of this run that still run."""
-        noted = [Started(**one) for one in self.state().get("processes", [])]
-        found = [one for one in noted if one.birth is not None and birth(one.pid) == one.birth]
-        known = {one.pid for one in found}
-        return found + [one for one in _working_below(self.folder) if one.pid not in known]
+        """Return the run's processes that still run: those in the state file, and those that work below the run's folder."""
+        processes = [Started(**process) for process in self.state().get("processes", [])]
+        living = [process for process in processes if process.birth is not None and birth(process.pid) == process.birth]
+        ids = {process.pid for process in living}
+        return living + [process for process in _working_below(self.folder) if process.pid not in ids]
 
     def end(self, clock: Clock, *, grace: float = GRACE_SECONDS) -> list[str]:
         """End every process of this run and the database's files; return the names of those that needed to be killed."""
@@ -118,14 +118,14 @@ class Run:
             docker_machine.end_containers(self.folder)
         deadline = clock.monotonic() + grace
         living = self.living()
-        for one in living:
-            _signal(one, signal.SIGINT if one.name == DATABASE else signal.SIGTERM)  # SIGINT is PostgreSQL's fast shutdown
+        for process in living:
+            _signal(process, signal.SIGINT if process.name == DATABASE else signal.SIGTERM)  # SIGINT is PostgreSQL's fast shutdown
         while living and clock.monotonic() < deadline:
             clock.sleep(0.05)
             living = self.living()
-        stubborn = [one.name for one in living]
-        for one in living:
-            _signal(one, signal.SIGKILL)
+        stubborn = [process.name for process in living]
+        for process in living:
+            _signal(process, signal.SIGKILL)
         clear(self.folder / DATABASE, clock)
         if self._has_docker:
             docker_machine.remove(self.folder, clock)
@@ -140,11 +140,11 @@ class Run:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _signal(one: Started, number: int) -> None:
-    if birth(one.pid) == one.birth:
-        send_signal(one.pid, number)
+def _signal(process: Started, number: int) -> None:
+    if birth(process.pid) == process.birth:
+        send_signal(process.pid, number)
         with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.kill(one.pid, number)
+            os.kill(process.pid, number)
 
 
 def _working_below(folder: Path) -> Iterator[Started]:
@@ -153,26 +153,26 @@ def _working_below(folder: Path) -> Iterator[Started]:
     for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else ():
         if entry.name.isdigit() and int(entry.name) != os.getpid():
             try:
-                where = os.readlink(entry / "cwd")  # noqa: PTH115 - a removed folder has " (deleted)" behind it, which is no path
+                working_folder = os.readlink(entry / "cwd")  # noqa: PTH115 - a removed folder has " (deleted)" behind it, which is no path
             except OSError:
                 continue
-            found = birth(int(entry.name))
-            if found is not None and (where == root or where.startswith(root + "/")):
-                yield Started(f"process in {where[len(root) :] or '/'}", int(entry.name), found)
+            born = birth(int(entry.name))
+            if born is not None and (working_folder == root or working_folder.startswith(root + "/")):
+                yield Started(f"process in {working_folder[len(root) :] or '/'}", int(entry.name), born)
 
 
 def lose_runner(run: Run) -> None:
-    """Kill a run's rollout with everything it started, as when the machine vanishes below it: nothing of it says goodbye."""
-    found = [one.pid for one in run.living() if b"scripts/gradual_rollout.py" in _read(f"/proc/{one.pid}/cmdline")]
-    children = [child for pid in found for child in _descendants(pid)]
-    for pid in [*found, *children]:
+    """Kill a run's rollout and all its descendants with SIGKILL, as if their machine vanished: none of them can clean up."""
+    rollouts = [process.pid for process in run.living() if b"scripts/gradual_rollout.py" in _read(f"/proc/{process.pid}/cmdline")]
+    children = [child for pid in rollouts for child in _descendants(pid)]
+    for pid in [*rollouts, *children]:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(pid, signal.SIGKILL)
 
 
 def _descendants(pid: int) -> list[int]:
-    children = [int(one) for task in Path(f"/proc/{pid}/task").glob("*") for one in _read(f"{task}/children").split()]
-    return [*children, *(one for child in children for one in _descendants(child))]
+    children = [int(child) for task in Path(f"/proc/{pid}/task").glob("*") for child in _read(f"{task}/children").split()]
+    return [*children, *(descendant for child in children for descendant in _descendants(child))]
 
 
 def _read(name: str) -> bytes:
@@ -183,22 +183,22 @@ def _read(name: str) -> bytes:
 
 
 def end_leftovers(base: Path, clock: Clock, *, kept: bool = False) -> list[str]:
-    """End and remove runs whose harness no longer runs (``kept``: also those that somebody asked to keep); return their names."""
-    found = []
+    """End and remove runs whose harness no longer runs (``kept``: also kept runs); return the names of their folders."""
+    ended = []
     for folder in sorted((base / "runs").iterdir()) if (base / "runs").is_dir() else []:
         run = Run(folder)
         if run.driven or (run.kept and not kept) or not (folder / "state.json").exists():
             continue
         run.end(clock)
         run.remove()
-        found.append(folder.name)
+        ended.append(folder.name)
     if (base / REPLAY).is_symlink() and not (base / REPLAY).exists():
         (base / REPLAY).unlink()
-    return found
+    return ended
 
 
 def point_to(base: Path, folder: Path) -> None:
-    """Make ``<base>/env`` lead to the files with which steps of a kept run are replayed, by one rename."""
+    """Make ``<base>/env`` a link to the files that replay a kept run's steps, by one rename."""
     link = base / f"{REPLAY}.{os.getpid()}.part"
     link.unlink(missing_ok=True)
     link.symlink_to(folder)
@@ -206,7 +206,7 @@ def point_to(base: Path, folder: Path) -> None:
 
 
 def publish(base: Path, files: dict[str, Path]) -> None:
-    """Put a run's artifacts, result and logs into the base folder in place of an earlier run's; runs side by side take turns."""
+    """Replace an earlier run's artifacts, result and logs in the base folder; a lock makes simultaneous runs take turns."""
     with _locked(base / "publish.lock"):
         for name in PUBLISHED:
             target, source = base / name, files.get(name)
@@ -226,10 +226,10 @@ def _locked(path: Path) -> Iterator[None]:
 
 
 def base_folder() -> Path:
-    """Return where rehearsals live: ``rehearsal/`` in the checkout, or what REHEARSAL_DIR names."""
+    """Return the base folder of rehearsals: ``rehearsal/`` in the checkout, or the folder REHEARSAL_DIR."""
     return Path(settings.environment().get("REHEARSAL_DIR") or CHECKOUT / "rehearsal").resolve()
 
 
 def cache_folder(base: Path) -> Path:
-    """Return where prepared things are kept between rehearsals: ``.cache/`` in the base folder, or what REHEARSAL_CACHE names."""
+    """Return the cache that rehearsals share (Node.js, modules): ``.cache/`` in the base folder, or the folder REHEARSAL_CACHE."""
     return Path(settings.environment().get("REHEARSAL_CACHE") or base / ".cache").resolve()

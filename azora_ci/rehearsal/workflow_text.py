@@ -1,8 +1,8 @@
-"""The workflow file as text: its jobs, what they need, the actions they use, and the file of a second attempt.
+"""Read a workflow file as text: its jobs, their needs, the actions they use; write the workflow of a second attempt.
 
-"Re-run failed jobs" runs failed jobs and everything that depends on them again, and carries over result and outputs of the others.
-act has no such command. The file of a second attempt is the real one in which each job that is carried over is replaced by
-one that only gives the outputs it gave; all other jobs stay word for word.
+GitHub's "re-run failed jobs" runs failed jobs and all jobs that depend on them again, and carries over result and outputs of the
+others. act has no such command. The workflow of a second attempt is the real workflow in which each carried-over job is replaced by
+a job that only sets the outputs of the first attempt; all other jobs stay word for word.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _USES = re.compile(r"uses:\s*([\w.-]+/[\w.-]+)(/[\w./-]+)?@([0-9a-f]{40})")
 
 
 def blocks(text: str) -> dict[str, str]:
-    """Return each job's lines by job id, in the file's order."""
+    """Return job id -> text of the job, in the file's order. Raises ValueError when the workflow has no jobs."""
     _head, marker, body = text.partition("\njobs:\n")
     if not marker:
         raise ValueError("the workflow has no jobs")
@@ -26,7 +26,7 @@ def blocks(text: str) -> dict[str, str]:
 
 
 def needs(text: str) -> dict[str, list[str]]:
-    """Return the direct needs of each job."""
+    """Return job id -> ids of the jobs that it needs directly."""
     return {job: _needs_of(block) for job, block in blocks(text).items()}
 
 
@@ -40,23 +40,23 @@ def _needs_of(block: str) -> list[str]:
 
 def actions(text: str) -> list[tuple[str, str, str]]:
     """Return the actions used, each once and sorted: (owner/repository, folder in it or empty, commit)."""
-    return sorted({(one.group(1), (one.group(2) or "").strip("/"), one.group(3)) for one in _USES.finditer(text)})
+    return sorted({(match.group(1), (match.group(2) or "").strip("/"), match.group(3)) for match in _USES.finditer(text)})
 
 
 def to_run_again(text: str, results: Mapping[str, str]) -> set[str]:
-    """Return the jobs that "re-run failed jobs" runs: those that did not succeed, and all that depend on a failed one."""
+    """Return the jobs that "re-run failed jobs" runs: those that failed or were cancelled, and all that depend on them."""
     graph = needs(text)
     again = {job for job in graph if results.get(job) in {"failure", "cancelled"}}
-    grown = True
-    while grown:
-        more = {job for job, direct in graph.items() if again.intersection(direct)} - again
-        again |= more
-        grown = bool(more)
+    growing = True
+    while growing:
+        dependents = {job for job, direct in graph.items() if again.intersection(direct)} - again
+        again |= dependents
+        growing = bool(dependents)
     return again
 
 
 def second_attempt(text: str, again: Set[str], outputs: Mapping[str, Mapping[str, str]]) -> str:
-    """Return the workflow of a second attempt in which only the jobs ``again`` run; ``outputs`` are those of the others."""
+    """Return the workflow of a second attempt that runs the jobs ``again``; ``outputs``: job id -> outputs of the others."""
     for job, block in blocks(text).items():
         if job not in again:
             text = text.replace(block, _carried_over(job, _needs_of(block), outputs.get(job, {})))
