@@ -14,13 +14,13 @@ from azora_ci.targets.docker_host import LABEL, NETWORK, DockerHost
 from azora_ci.targets.parallel import outcomes, results
 from azora_ci.targets.protocols import Facts
 
-LOG_LINES, TAIL_LINES = 2000, 8  # of an instance's log that are kept, and shown in an error
+LOG_LINES, TAIL_LINES = 2000, 8  # lines of an instance's log: kept as an artifact, shown in an error
 
 
 class Containers:
-    """A ``site.Runner`` of one host."""
+    """Runs a host's instances as containers: a ``site.Runner``."""
 
-    attempts = 1  # what a daemon restarts by itself needs no second start from us
+    attempts = 1  # the daemon restarts an instance that ends: the runner does not start it again
 
     def __init__(self, host: DockerHost, wiring: Wiring, checkpoint: Callable[[], None]) -> None:
         self._host, self._wiring, self._checkpoint = host, wiring, checkpoint
@@ -62,7 +62,7 @@ class Containers:
         return {**service.env, **facts, **{name: self._wiring.secrets[name].reveal() for name in service.secrets}}
 
     def _remove(self, client: Any, name: str) -> None:
-        """Remove a container of this name: a runner died before the journal knew it."""
+        """Remove the container of this name, if there is one: a runner that died before it noted the container left it behind."""
         from docker.errors import NotFound
 
         with suppress(NotFound):
@@ -72,43 +72,43 @@ class Containers:
         """Return ``host:port`` as the edge reaches it."""
         return str(facts["address"])
 
-    def dead(self, found: Sequence[Facts]) -> list[Facts]:
-        """Return those whose container does not run now; one that crashes again and again waits for its next start most of the time."""
-        if not found:
+    def dead(self, instances: Sequence[Facts]) -> list[Facts]:
+        """Return the instances whose container does not run now: one that crashes again and again mostly waits for its next start."""
+        if not instances:
             return []
         with self._host.docker("list containers") as client:
             running = {
                 name.lstrip("/")
-                for one in client.api.containers(filters={"label": f"{LABEL}deployment-id", "status": "running"})
-                for name in one["Names"]
+                for container in client.api.containers(filters={"label": f"{LABEL}deployment-id", "status": "running"})
+                for name in container["Names"]
             }
-        return [facts for facts in found if facts["container"] not in running]
+        return [facts for facts in instances if facts["container"] not in running]
 
-    def stop(self, found: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
-        """Stop containers at once, each with its grace; they stay, stopped, for whoever looks for the cause."""
+    def stop(self, instances: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
+        """Stop containers at the same time, each with its seconds of grace. Stopped containers stay, for whoever looks for the cause."""
 
-        def given_up(_one: tuple[Facts, float]) -> bool:
+        def never_lost(_instance: tuple[Facts, float]) -> bool:
             meanwhile()  # raises when the lock is lost
             return False
 
         meanwhile()
-        results(outcomes(found, self._stop, self._wiring.clock, lost=given_up))
+        results(outcomes(instances, self._stop, self._wiring.clock, lost=never_lost))
 
-    def _stop(self, one: tuple[Facts, float]) -> None:
+    def _stop(self, instance: tuple[Facts, float]) -> None:
         from docker.errors import NotFound
 
-        facts, grace = one
+        facts, grace = instance
         with self._host.docker(f"stop {facts['container']}") as client, suppress(NotFound):
             client.api.stop(facts["container"], timeout=max(1, round(grace)))
 
     def keep_log(self, facts: Facts, path: Path) -> None:
-        """Copy the end of its log, masked."""
+        """Copy the end of an instance's log, masked, to a file."""
         path.parent.mkdir(parents=True, exist_ok=True)
         with suppress(UnreachableError):
             path.write_text(self._log(facts, LOG_LINES), encoding="utf-8")
 
     def log_tail(self, facts: Facts) -> str:
-        """Return the end of its log, masked."""
+        """Return the last lines of an instance's log, masked; "" when the host cannot be reached."""
         with suppress(UnreachableError):
             return self._log(facts, TAIL_LINES)
         return ""
@@ -124,20 +124,20 @@ class Containers:
             self._remove(client, facts["container"])
 
     def clear(self, release_id: str) -> None:
-        """Remove the containers of a release, and their images unless another release's containers are made of them."""
+        """Remove the containers of a release, and each of their images that no other container is made of."""
         with self._host.docker("remove old containers") as client:
-            found = client.api.containers(all=True, filters={"label": f"{LABEL}deployment-id={release_id}"})
-            for one in found:
-                client.api.remove_container(one["Id"], force=True, v=True)
-        for image in sorted({one["Labels"][f"{LABEL}image"] for one in found}):
+            containers = client.api.containers(all=True, filters={"label": f"{LABEL}deployment-id={release_id}"})
+            for container in containers:
+                client.api.remove_container(container["Id"], force=True, v=True)
+        for image in sorted({container["Labels"][f"{LABEL}image"] for container in containers}):
             self._host.drop_image(image)
 
 
 def taken_addresses(client: Any) -> set[str]:
-    """Return the addresses that containers have or will have when they start again."""
-    found = set()
-    for one in client.api.containers(all=True, filters={"network": NETWORK}):
-        endpoint = one["NetworkSettings"]["Networks"][NETWORK]
+    """Return the addresses that containers have now, or get again at their next start."""
+    addresses = set()
+    for container in client.api.containers(all=True, filters={"network": NETWORK}):
+        endpoint = container["NetworkSettings"]["Networks"][NETWORK]
         configured = endpoint.get("IPAMConfig") or {}
-        found |= {endpoint.get("IPAddress"), configured.get("IPv4Address")}
-    return found - {None, ""}
+        addresses |= {endpoint.get("IPAddress"), configured.get("IPv4Address")}
+    return addresses - {None, ""}
