@@ -1,6 +1,6 @@
 """One production host: a Docker daemon behind an OpenSSH connection, its containers and images.
 
-Protocol: Docker Engine API by the Docker SDK.
+Protocol: the Docker Engine API, spoken by the Docker SDK.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from azora_ci.errors import NotTrueError, UnreachableError
 from azora_ci.ssh import Connection, socks_connect
 from azora_ci.targets import Wiring
 
-NETWORK = "azora"  # of the instances
-FIRST_INSTANCE = 16  # of the network's addresses; the ones before are the gateway's, the edge's, and to spare
+NETWORK = "azora"  # the name of the instances' network
+FIRST_INSTANCE = 16  # index in the network; lower addresses are the gateway's, the edge's, and spare ones
 LABEL = "world.azora."
-IN_USE = 409  # the daemon's answer about an image of which there is a container
-API_SECONDS = 60.0  # for one answer of the daemon
+IN_USE = 409  # the daemon's status for an image that a container is made of
+API_SECONDS = 60.0  # limit for one answer of the daemon
 
 
 @dataclass(frozen=True)
@@ -48,58 +48,58 @@ class Addresses:
         return str(self.admin_network[3])
 
     def free(self, taken: set[str]) -> str:
-        """Return an address for an instance. Raises NotTrueError when all are taken."""
-        last = self.network.num_addresses - 1
-        found = next((str(self.network[one]) for one in range(FIRST_INSTANCE, last) if str(self.network[one]) not in taken), None)
-        if found is None:
+        """Return an address for an instance that is not in ``taken``. Raises NotTrueError when all are taken."""
+        numbers = range(FIRST_INSTANCE, self.network.num_addresses - 1)
+        address = next((candidate for number in numbers if (candidate := str(self.network[number])) not in taken), None)
+        if address is None:
             raise NotTrueError(
                 "No address is free for an instance",
                 what=f"all of {self.network} are taken",
                 where="target.docker_hosts.network",
                 next_step="remove containers of old releases from the host, or configure a larger network",
             )
-        return found
+        return address
 
 
 class DockerHost:
-    """A host that is connected. ``open`` before anything else; ``ensure`` opens a lost connection again."""
+    """A connected host. Call ``open`` first; ``ensure`` opens a lost connection again."""
 
     def __init__(self, connection: Connection, settings: HostSettings, wiring: Wiring) -> None:
         self.name = str(connection.address)
         self.addresses = Addresses(ipaddress.IPv4Network(settings.network), ipaddress.IPv4Network(settings.admin_network))
         self._connection, self._settings, self._wiring = connection, settings, wiring
         self._client: Any = None
-        self._opening, self._making = threading.Lock(), threading.Lock()
+        self._connection_lock, self._client_lock = threading.Lock(), threading.Lock()
         self._closed = False
 
     @property
     def connection(self) -> Connection:
-        """Return the connection itself, to ask what stands in its way."""
+        """Return the OpenSSH connection, for checks of the connection itself."""
         return self._connection
 
     # --- connection ----------------------------------------------------------------------------------------------------
 
     def open(self, attempts: int | None = None) -> None:
-        """Connect, with so many attempts where trying again can help. Raises the errors of ``ssh.explain``."""
-        with self._opening:
+        """Connect. ``attempts`` limits how often an error is retried where that can help. Raises the errors of ``ssh.explain``."""
+        with self._connection_lock:
             self._connection.open(attempts)
 
     def ensure(self) -> None:
         """Open the connection again if it was lost. Raises UnreachableError when that fails."""
-        with self._opening:
+        with self._connection_lock:
             if self._closed:
                 raise UnreachableError(
                     "Connection is closed", what="the run ends", where=self.name, next_step="nothing: it was closed by us"
                 )
-            before = self._connection.socks_port
+            earlier_port = self._connection.socks_port
             self._connection.ensure()
             if self._closed:  # meanwhile
                 self._connection.close()
-            if self._connection.socks_port != before:
+            if self._connection.socks_port != earlier_port:
                 self._client = None  # its pooled connections are dead
 
     def close(self) -> None:
-        """End the connection for good; who waits for it to be opened again gives up."""
+        """End the connection for good; a thread that waits for it to be opened again gives up."""
         self._closed = True
         self._connection.close()
 
@@ -109,7 +109,7 @@ class DockerHost:
 
     @contextmanager
     def docker(self, doing: str) -> Iterator[Any]:
-        """Give the Docker client; the SDK's exceptions become UnreachableError that says what was being done."""
+        """Yield the Docker client. An exception of the SDK becomes UnreachableError; ``doing``, a verb phrase, names what failed."""
         import requests
         from docker.errors import DockerException
 
@@ -124,7 +124,7 @@ class DockerHost:
             ) from error
 
     def _docker_client(self) -> Any:
-        with self._making:  # containers are stopped by several threads
+        with self._client_lock:  # containers are stopped by several threads
             client = self._client
             if client is None:
                 import docker
@@ -150,7 +150,7 @@ class DockerHost:
         labels: Mapping[str, str] | None = None,
         memory: str | None = None,
     ) -> Any:
-        """Create a container with a static address in a network; it is not started. ``endpoint``: (network, address), None for none."""
+        """Create a container and return it, not started. ``endpoint``: (network, static address), None for no network."""
         api = client.api
         host_config = api.create_host_config(
             binds=list(binds),
@@ -160,7 +160,7 @@ class DockerHost:
             mem_limit=memory,
             log_config={"Type": "json-file", "Config": {"max-size": "20m", "max-file": "3"}},
         )
-        made = api.create_container(
+        answer = api.create_container(
             image,
             name=name,
             command=command,
@@ -171,12 +171,12 @@ class DockerHost:
             host_config=host_config,
             networking_config=None if endpoint is None else _endpoint(api, *endpoint),
         )
-        return client.containers.get(made["Id"])
+        return client.containers.get(answer["Id"])
 
     # --- images --------------------------------------------------------------------------------------------------------
 
     def has_image(self, reference: str) -> bool:
-        """Say whether an image is here."""
+        """Return whether the host has an image."""
         from docker.errors import ImageNotFound
 
         with self.docker("look for an image") as client:
@@ -187,7 +187,7 @@ class DockerHost:
             return True
 
     def drop_image(self, reference: str) -> None:
-        """Remove an image, unless a container, running or not, is made of it."""
+        """Remove an image unless a container, running or stopped, is made of it."""
         from docker.errors import APIError, NotFound
 
         with self.docker("remove an image") as client:
@@ -200,12 +200,12 @@ class DockerHost:
                     raise
 
     def pull(self, reference: str, checkpoint: Callable[[], None] = lambda: None) -> None:
-        """Have an image, by its digest or image id. Credentials go with this one call. Raises NotTrueError when it is nowhere."""
+        """Pull an image by its digest unless the host has it; only this call has credentials. Raises NotTrueError when it fails."""
         if self.has_image(reference):
             return
         with self.docker("pull an image") as client:
-            repository, at, digest = reference.partition("@")
-            if not at:
+            repository, separator, digest = reference.partition("@")
+            if not separator:
                 raise self._missing(reference, "it is not on the host, and an image id cannot be pulled")
             self._wiring.processes.say(f"{self.name}: pulling {reference}")
             problem = ""

@@ -1,9 +1,9 @@
-"""What a production host needs beside instances: two networks, the volume of the routes, the guard and the edge.
+"""What a production host needs besides instances: two networks, the volume of the routes, the guard and the edge.
 
-Everything is idempotent: what is there is recognised by name and label. An edge that is configured anew is replaced: everything it
-knows is on the volume, so the new one is made ready beside it, tried, and then started the moment the old one has stopped. Connections
-that are open then are closed; how long nothing answered is measured. A runner that dies in that second leaves the host without an edge
-until a rerun, or ``edge install``, so nothing is replaced while a rollout is under way or taken back.
+Every step is idempotent: existing parts are recognised by name and label. An edge whose configuration changed is replaced. All that an
+edge knows is on the volume, so the new edge is created and tried while the old one runs, and starts the moment the old one has stopped.
+Connections that are open then are closed, and the time without an answer is measured. A runner that dies in that second leaves the host
+without an edge until a rerun or ``edge install``, so no edge is replaced while a rollout is under way or being taken back.
 """
 
 from __future__ import annotations
@@ -30,35 +30,35 @@ from azora_ci.targets.guarded import EDGE_FOLDER
 
 ADMIN_NETWORK, VOLUME = "azora-admin", "azora-edge"
 EDGE, GUARD = "azora-edge", "azora-guard"
-NEXT, TRIAL = "azora-edge-next", "azora-edge-trial"  # while the edge is replaced
-ANSWER_SECONDS = 15.0  # that a new edge may take to answer
+NEXT, TRIAL = "azora-edge-next", "azora-edge-trial"  # containers of a replacement of the edge
+ANSWER_SECONDS = 15.0  # limit for a new edge to answer
 EDGE_PORT, ADMIN_PORT, GUARD_PORT = 8080, 9901, 9902  # inside their containers
 
 
 class Equipment:
-    """A host's edge and guard."""
+    """Installs, replaces and removes the edge and the guard of a host."""
 
     def __init__(self, host: DockerHost, settings: HostSettings, wiring: Wiring) -> None:
         self._host, self._settings, self._wiring = host, settings, wiring
         self._say, self._clock = wiring.processes.say, wiring.clock
 
     def is_installed(self) -> bool:
-        """Say whether a guard runs here."""
+        """Return whether a guard runs on the host."""
         with self._host.docker("list containers") as client:
             return bool(client.containers.list(filters={"name": f"^/{GUARD}$", "status": "running"}))
 
     def has_another_guard(self) -> bool:
-        """Say whether a guard runs here that is not this version's, or is configured differently."""
+        """Return whether a guard runs on the host that is of another version or configured differently."""
         with self._host.docker("list containers") as client:
-            found = client.api.containers(filters={"name": f"^/{GUARD}$", "status": "running"})
-        return bool(found) and found[0]["Labels"].get(f"{LABEL}guard") != self._guard_digest()
+            guards = client.api.containers(filters={"name": f"^/{GUARD}$", "status": "running"})
+        return bool(guards) and guards[0]["Labels"].get(f"{LABEL}guard") != self._guard_digest()
 
     def pull_guard(self) -> None:
-        """Have the configured guard's image. Raises NotTrueError when it is nowhere."""
+        """Pull the configured guard's image unless the host has it. Raises NotTrueError when it cannot be pulled."""
         self._host.pull(self._settings.guard_image)
 
     def remove_guard(self) -> None:
-        """Remove the guard; its journal and the routes stay on their volume, and the edge goes on."""
+        """Remove the guard's container. Its journal and the routes stay on their volume, and the edge goes on."""
         with self._host.docker("remove the guard") as client:
             image = client.containers.get(GUARD).labels.get(f"{LABEL}image", self._settings.guard_image)
             client.api.remove_container(GUARD, force=True)
@@ -70,12 +70,12 @@ class Equipment:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def install_guard(self) -> None:
-        """Have the networks, the volume and the guard."""
+        """Create the networks, the volume and the guard where they are missing, and start the guard."""
         with self._host.docker("prepare the edge's networks and guard") as client:
-            self._network(client, NETWORK, self._host.addresses.network, internal=False)
-            self._network(client, ADMIN_NETWORK, self._host.addresses.admin_network, internal=True)
+            self._ensure_network(client, NETWORK, self._host.addresses.network, internal=False)
+            self._ensure_network(client, ADMIN_NETWORK, self._host.addresses.admin_network, internal=True)
             client.volumes.create(VOLUME)
-            container = self._found(client, GUARD)
+            container = self._find_container(client, GUARD)
             if container is None:
                 self._host.pull(self._settings.guard_image)
                 container = self._create_guard(client)
@@ -85,10 +85,10 @@ class Equipment:
     # --- edge --------------------------------------------------------------------------------------------------------------
 
     def edge_image(self) -> tuple[str | None, bool]:
-        """Return the image that the edge runs, None without an edge, and whether the edge is the configured one."""
+        """Return (image of the edge, None without an edge; whether the edge is the configured one)."""
         with self._host.docker("look at the edge") as client:
-            found = client.api.containers(all=True, filters={"name": f"^/{EDGE}$"})
-        labels = found[0]["Labels"] if found else {}
+            edges = client.api.containers(all=True, filters={"name": f"^/{EDGE}$"})
+        labels = edges[0]["Labels"] if edges else {}
         return labels.get(f"{LABEL}image"), labels.get(f"{LABEL}edge") in {
             self._edge_digest(publish=True),
             self._edge_digest(publish=False),
@@ -96,47 +96,47 @@ class Equipment:
 
     @property
     def ports(self) -> tuple[int, ...]:
-        """Return the host's ports that users come to."""
+        """Return the host's ports that users connect to."""
         return tuple(self._edge_parts(publish=True)["ports"].values())
 
     def is_published(self) -> bool:
-        """Say whether an edge runs that has the port; it may have its last name yet to get."""
+        """Return whether a running edge has the port; during a replacement it may not be renamed to its final name yet."""
         with self._host.docker("look at the edge") as client:
-            found = client.api.containers(filters={"name": f"^/({EDGE}|{NEXT})$", "status": "running"})
-        return any(port.get("PublicPort") for one in found for port in one.get("Ports") or [])
+            edges = client.api.containers(filters={"name": f"^/({EDGE}|{NEXT})$", "status": "running"})
+        return any(port.get("PublicPort") for edge in edges for port in edge.get("Ports") or [])
 
     def install_edge(self, *, publish: bool = True, replace: bool = True) -> float | None:
-        """Have the edge run. ``publish``: on the hosts' port; ``replace``: one that is configured otherwise is replaced.
+        """Create and start the edge, on the host's ports if ``publish``. An edge of another configuration is replaced if ``replace``.
 
-        The guard must have a first generation: Envoy does not start without its files. Returns the seconds in which nothing answered,
-        None where no edge that had the port was replaced.
+        The guard must have a first generation: Envoy does not start without its files. Returns the seconds without an answer, None unless
+        an edge that had the port was replaced.
         """
         with self._host.docker("start the edge") as client:
             self._finish_replacement(client)
-            there = self._found(client, EDGE)
-            if there is not None and there.labels.get(f"{LABEL}edge") != self._edge_digest(publish=publish):
+            edge = self._find_container(client, EDGE)
+            if edge is not None and edge.labels.get(f"{LABEL}edge") != self._edge_digest(publish=publish):
                 if replace:
                     had_port = self.is_published()
                     seconds = self.replace_edge(publish=publish)
                     return seconds if had_port else None
                 self._say(f"{self._host.name}: the edge is not the configured one; it is replaced when nothing is under way")
-            if there is None:
+            if edge is None:
                 self._host.pull(self._settings.edge_image)
-                there = self._create_edge(client, EDGE, publish=publish)
-            if there.status != "running":
-                there.start()
+                edge = self._create_edge(client, EDGE, publish=publish)
+            if edge.status != "running":
+                edge.start()
         return None
 
     def replace_edge(self, *, publish: bool, between: Callable[[], None] = lambda: None) -> float:
-        """Replace the edge and return the seconds in which nothing answered. ``between``: what is done while none runs.
+        """Replace the edge and return the seconds without an answer. ``between`` is called while no edge runs.
 
-        Raises NotTrueError when the new one does not come up; the old one is started again then.
+        Raises NotTrueError when the new edge does not come up; then the old one is started again.
         """
         with self._host.docker("replace the edge") as client:
             self._host.pull(self._settings.edge_image)
             self._try_edge(client)
             old, new = client.containers.get(EDGE), self._create_edge(client, NEXT, publish=publish)
-            begun = self._clock.monotonic()
+            stopped_at = self._clock.monotonic()
             old.stop(timeout=1)
             try:
                 between()
@@ -146,7 +146,7 @@ class Equipment:
                 new.remove(force=True)
                 old.start()
                 raise
-            seconds = self._clock.monotonic() - begun
+            seconds = self._clock.monotonic() - stopped_at
             old.remove(force=True)
             new.rename(EDGE)
         image = old.labels.get(f"{LABEL}image", self._settings.edge_image)
@@ -155,13 +155,14 @@ class Equipment:
         return seconds
 
     def _finish_replacement(self, client: Any) -> None:
-        """Go on with, or undo, a replacement whose runner died."""
-        names = {name.lstrip("/") for one in client.api.containers(all=True, filters={"name": f"^/{EDGE}"}) for name in one["Names"]}
+        """Finish, or undo, a replacement whose runner died."""
+        containers = client.api.containers(all=True, filters={"name": f"^/{EDGE}"})
+        names = {name.lstrip("/") for container in containers for name in container["Names"]}
         if TRIAL in names:
             client.containers.get(TRIAL).remove(force=True)
         if NEXT not in names:
             return
-        new, old = client.containers.get(NEXT), self._found(client, EDGE)
+        new, old = client.containers.get(NEXT), self._find_container(client, EDGE)
         if new.status == "running":
             if old is not None:
                 old.remove(force=True)
@@ -170,7 +171,7 @@ class Equipment:
             new.remove(force=True)
 
     def _try_edge(self, client: Any) -> None:
-        """Let the configured image read its configuration, before anything is stopped for it."""
+        """Let the configured image validate its configuration before the old edge is stopped. Raises NotTrueError."""
         from docker.errors import APIError
 
         entrypoint = [*envoy.command(EDGE_FOLDER / "bootstrap.json"), "--mode", "validate"]
@@ -180,21 +181,21 @@ class Equipment:
         try:
             trial.start()
             code = trial.wait(timeout=ANSWER_SECONDS)["StatusCode"]
-            said = trial.logs(tail=5).decode(errors="replace")
+            log = trial.logs(tail=5).decode(errors="replace")
         except APIError as error:
             raise self._not_up(f"it cannot be started: {str(error.explanation)[:500]}") from error
         finally:
             trial.remove(force=True)
         if code:
-            raise self._not_up(f"it ended with {code} when it was tried: {self._wiring.processes.masked(said)[-500:]}")
+            raise self._not_up(f"it ended with {code} when it was tried: {self._wiring.processes.masked(log)[-500:]}")
 
     def _await_edge(self, container: Any, *, publish: bool) -> None:
         deadline = self._clock.monotonic() + ANSWER_SECONDS
         while not self._answers(publish=publish):
             container.reload()
             if container.status in {"exited", "dead", "restarting"} or self._clock.monotonic() > deadline:
-                said = self._wiring.processes.masked(container.logs(tail=5).decode(errors="replace"))
-                raise self._not_up(f"it is {container.status} and does not answer: {said[-500:]}")
+                log = self._wiring.processes.masked(container.logs(tail=5).decode(errors="replace"))
+                raise self._not_up(f"it is {container.status} and does not answer: {log[-500:]}")
             self._clock.sleep(0.02)
 
     def _answers(self, *, publish: bool) -> bool:
@@ -210,15 +211,15 @@ class Equipment:
             connection.close()
         return live
 
-    def _not_up(self, what: str) -> NotTrueError:
+    def _not_up(self, problem: str) -> NotTrueError:
         return NotTrueError(
             "The new edge does not come up",
-            what=f"{self._settings.edge_image}: {what}",
+            what=f"{self._settings.edge_image}: {problem}",
             where=f"{self._host.name}, container {EDGE}",
             next_step="correct target.docker_hosts; the edge that was there goes on",
         )
 
-    def _found(self, client: Any, name: str) -> Any:
+    def _find_container(self, client: Any, name: str) -> Any:
         from docker.errors import NotFound
 
         try:
@@ -236,7 +237,7 @@ class Equipment:
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def _edge_parts(self, *, publish: bool) -> dict[str, Any]:
-        """Return what the edge's container is made of; another edge is made when this changes."""
+        """Return what the edge's container is made of, as keywords of ``DockerHost.create``; when this changes, the edge is replaced."""
         binds, ports = [f"{VOLUME}:{EDGE_FOLDER}:ro"], {EDGE_PORT: self._settings.http_port}
         tls = self._wiring.config.edge.tls
         if tls is not None:
@@ -263,19 +264,19 @@ class Equipment:
 
     # --- networks and guard ------------------------------------------------------------------------------------------------
 
-    def _network(self, client: Any, name: str, subnet: ipaddress.IPv4Network, *, internal: bool) -> None:
+    def _ensure_network(self, client: Any, name: str, subnet: ipaddress.IPv4Network, *, internal: bool) -> None:
         from docker.types import IPAMConfig, IPAMPool
 
-        found = client.networks.list(names=[f"^{name}$"])
-        if not found:
+        networks = client.networks.list(names=[f"^{name}$"])
+        if not networks:
             pool = IPAMConfig(pool_configs=[IPAMPool(subnet=str(subnet), gateway=str(subnet[1]))])
             client.networks.create(name, driver="bridge", ipam=pool, internal=internal, check_duplicate=True)
             return
-        there = [one.get("Subnet") for one in found[0].attrs["IPAM"]["Config"] or []]
-        if str(subnet) not in there:
+        subnets = [config.get("Subnet") for config in networks[0].attrs["IPAM"]["Config"] or []]
+        if str(subnet) not in subnets:
             raise NotTrueError(
                 "The host's network is another one",
-                what=f"network {name} has {', '.join(map(str, there)) or 'no subnet'}, configured is {subnet}",
+                what=f"network {name} has {', '.join(map(str, subnets)) or 'no subnet'}, configured is {subnet}",
                 where=f"{self._host.name}, target.docker_hosts",
                 next_step="configure the subnet that is there; addresses of running instances depend on it",
             )
