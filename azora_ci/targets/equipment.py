@@ -89,10 +89,8 @@ class Equipment:
         with self._host.docker("look at the edge") as client:
             edges = client.api.containers(all=True, filters={"name": f"^/{EDGE}$"})
         labels = edges[0]["Labels"] if edges else {}
-        return labels.get(f"{LABEL}image"), labels.get(f"{LABEL}edge") in {
-            self._edge_digest(publish=True),
-            self._edge_digest(publish=False),
-        }
+        digests = {self._edge_digest(publish=publish) for publish in (True, False)}
+        return labels.get(f"{LABEL}image"), labels.get(f"{LABEL}edge") in digests
 
     @property
     def ports(self) -> tuple[int, ...]:

@@ -1,6 +1,6 @@
-"""A host's guard as the runner sees it: the lock, the journal and the routes, each changed with the fencing token only.
+"""A host's guard as the runner sees it: lock, journal and routes, each changed only with the fencing token.
 
-The shapes are those of the other targets (``lock.Lock``, ``journal.Journal``, ``edge.Edge``), so that one story moves both.
+The classes have the methods of ``lock.Lock``, ``journal.Journal`` and ``edge.Edge``, so that a ``site.Site`` works with either.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from azora_ci.targets import Held, Owner
 from azora_ci.targets.journal import History
 from azora_ci.targets.lock import FencedError
 
-START_SECONDS = 30.0  # for a guard that was just started
+START_SECONDS = 30.0  # limit for the first answer of a guard that was just started
 RENEWALS_PER_LEASE = 5
-LONGEST_SILENCE = 2 / 3  # of a lease: then all hosts go back together, before this one does so alone
+LONGEST_SILENCE = 2 / 3  # of a lease: the run then takes all hosts back together, before this guard takes its own back
 ROLLBACK = ", rollback: "  # in the name of a lock's owner, before the reason
-ANSWER_SECONDS = 10.0  # for one answer of the guard; it writes and syncs before it answers
-WAY_BACK = {"abort", "stopped", "removed"}  # events that must be kept on a full disk, too
+ANSWER_SECONDS = 10.0  # limit for one answer of the guard, which writes and syncs before it answers
+RESERVE_EVENTS = {"abort", "stopped", "removed"}  # events that are kept on a full disk, too, in the space reserved for that
 EDGE_FOLDER = Path("/edge")  # the volume of the routes, as edge and guard see it
-CLOCK_LIMIT = timedelta(minutes=5)  # between the host's clock and the runner's: the journal's and the record's times must agree
+CLOCK_LIMIT = timedelta(minutes=5)  # between the clocks of host and runner: the times in journal and record must agree
 
 
 class GuardClient:
-    """Asks one guard. ``token`` is the fencing token while the lock is held; ``recover`` opens a lost connection again."""
+    """Client of one guard. ``token`` is the fencing token while the lock is held; ``recover`` opens a lost connection again."""
 
     def __init__(self, host: str, address: tuple[str, int], dial: Dial, clock: Clock, recover: Callable[[], None]) -> None:
         self.host = host
@@ -57,7 +57,7 @@ class GuardClient:
                 self._clock.sleep(0.1)
 
     def holder(self) -> Held | None:
-        """Return who holds the lock, or None."""
+        """Return the owner of the lock with its times, or None when it is free."""
         status = self.ask("/status")
         lock = status["lock"]
         if lock is None:
@@ -71,9 +71,9 @@ class GuardClient:
         return Held(owner, rfc3339(renewed), rfc3339(expires), alive, silent)
 
     def ask(self, path: str, document: Mapping[str, Any] | None = None) -> Any:
-        """Return the guard's answer, asked once more over a new connection where it got lost: done once, at worst noted twice.
+        """Return the answer to a GET, or to a POST of ``document``. A lost request is sent once more: at worst its change is noted twice.
 
-        Raises NotTrueError when it refuses, UnreachableError when it does not answer.
+        Raises NotTrueError when the guard refuses, UnreachableError when it does not answer.
         """
         try:
             return self._ask(path, document)
@@ -98,9 +98,9 @@ class GuardClient:
         finally:
             connection.close()
         if status == 409:
-            raise self._refused(path, answer["error"])
+            raise self._refusal(path, answer["error"])
         if status == 507:
-            raise _full(self.host, answer["error"])
+            raise _disk_full(self.host, answer["error"])
         if status != 200:
             raise UnreachableError(
                 "The guard did not understand",
@@ -111,11 +111,11 @@ class GuardClient:
         return answer
 
     def change(self, action: str, **document: Any) -> Any:
-        """Ask for a change with the fencing token."""
+        """Make a change with the fencing token and return the guard's answer."""
         return self.ask(f"/{action}", {"token": self.token, **document})
 
     def check_clock(self) -> None:
-        """Raise NotTrueError when the host's clock is off."""
+        """Raise NotTrueError when the host's clock differs from the runner's by more than ``CLOCK_LIMIT``."""
         difference = parse_rfc3339(self.ask("/status")["now"]) - self._clock.now()
         if abs(difference) > CLOCK_LIMIT:
             raise NotTrueError(
@@ -125,9 +125,9 @@ class GuardClient:
                 next_step="set the host's clock (timedatectl, chrony) and deploy again; nothing was changed",
             )
 
-    def _refused(self, path: str, reason: str) -> NotTrueError:
+    def _refusal(self, path: str, reason: str) -> NotTrueError:
         if path == "/lock":
-            return _busy(self.host, reason)
+            return _lock_refusal(self.host, reason)
         return FencedError(
             "The guard refused",
             what=reason,
@@ -137,7 +137,7 @@ class GuardClient:
 
 
 class Lease:
-    """The guard's lock and lease, renewed by a thread of its own, so that a long pull does not lose them."""
+    """The lock and lease at a guard. A thread of its own renews them, so that a long pull does not lose them."""
 
     def __init__(self, guard: GuardClient, clock: Clock) -> None:
         self._guard, self._clock = guard, clock
@@ -148,31 +148,31 @@ class Lease:
         self.taken_over: str | None = None
 
     def acquire(self, owner: Owner) -> None:
-        """Take the lock. Raises NotTrueError naming the owner when somebody else holds it, and a rollback's owner to everybody."""
+        """Take the lock. Raises NotTrueError, which names the owner, when another deployment holds it or when any rollback does."""
         held = self._guard.holder()
         if held is not None and held.owner.fence is not None:
             until = f"it holds the lock until {held.expires_at} unless it renews it ({held.owner.run_url})"
-            raise _busy(self._guard.host, f"a rollback by {held.owner.actor} is running: {held.owner.fence}; {until}")
-        wanted = {"owner": _named(owner), "run_url": owner.run_url, "deployment_id": owner.deployment_id}
-        answer = self._guard.ask("/lock", {**wanted, "fence": owner.fence is not None, "reason": owner.fence})
+            raise _lock_refusal(self._guard.host, f"a rollback by {held.owner.actor} is running: {held.owner.fence}; {until}")
+        request = {"owner": _owner_text(owner), "run_url": owner.run_url, "deployment_id": owner.deployment_id}
+        answer = self._guard.ask("/lock", {**request, "fence": owner.fence is not None, "reason": owner.fence})
         self._guard.token, self._guard.lease_seconds = answer["token"], float(answer["lease_seconds"])
         self.taken_over = f"{held.owner.deployment_id} ({held.owner.run_url})" if held else None
         self._refused, self._renewed = None, self._clock.monotonic()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._keep, args=(self._stop,), daemon=True)
+        self._thread = threading.Thread(target=self._keep_renewing, args=(self._stop,), daemon=True)
         self._thread.start()
 
-    def _keep(self, stop: threading.Event) -> None:
+    def _keep_renewing(self, stop: threading.Event) -> None:
         while not self._clock.wait(stop, self._guard.lease_seconds / RENEWALS_PER_LEASE):
-            begun = self._clock.monotonic()
+            sent_at = self._clock.monotonic()
             try:
                 self._guard.change("renew")
-                self._renewed = begun
+                self._renewed = sent_at
             except NotTrueError as error:
                 self._refused = error
                 return
             except AzoraError:
-                continue  # asked again soon; renew() says when it has been too long
+                continue  # the next renewal comes soon; renew() raises when there was none for too long
 
     def silent(self) -> float:
         """Return for how many seconds the guard has not answered."""
@@ -187,7 +187,7 @@ class Lease:
             raise overdue
 
     def overdue(self) -> UnreachableError | None:
-        """Return that the lease is about to run out, or None."""
+        """Return an UnreachableError when the lease is about to run out, else None."""
         silent = self.silent()
         if silent <= self._guard.lease_seconds * LONGEST_SILENCE:
             return None
@@ -199,7 +199,7 @@ class Lease:
         )
 
     def release(self) -> None:
-        """Give the lock back, if it is still ours. A lease that is still held goes back."""
+        """Unlock the host if the lock is still this run's. The guard takes a lease that is still held back."""
         self._stop.set()
         if self._guard.token is not None:
             with contextlib.suppress(NotTrueError, UnreachableError):
@@ -207,20 +207,20 @@ class Lease:
         self._guard.token = None
 
     def break_open(self, reason: str, actor: str) -> Held | None:
-        """Take the lock away from whoever holds it, and return who that was."""
+        """Take the lock from whoever holds it and free it; return that owner, or None when it was free."""
         held = self._guard.holder()
         if held is not None:
-            wanted = {"owner": actor, "run_url": "", "deployment_id": "released by hand"}
-            token = self._guard.ask("/lock", {**wanted, "fence": True, "reason": reason})["token"]
+            request = {"owner": actor, "run_url": "", "deployment_id": "released by hand"}
+            token = self._guard.ask("/lock", {**request, "fence": True, "reason": reason})["token"]
             self._guard.ask("/unlock", {"token": token, "reason": reason})
         return held
 
 
 class DiskFullError(NotTrueError):
-    """The host's disk has no room for a change; routes are as they were."""
+    """The host's disk has no room for a change; the routes are unchanged."""
 
 
-def _full(host: str, reason: str) -> DiskFullError:
+def _disk_full(host: str, reason: str) -> DiskFullError:
     return DiskFullError(
         "The host's disk is full",
         what=f"the guard cannot write to its volume ({reason}); routes are as they were",
@@ -229,11 +229,11 @@ def _full(host: str, reason: str) -> DiskFullError:
     )
 
 
-def _named(owner: Owner) -> str:
+def _owner_text(owner: Owner) -> str:
     return owner.actor if owner.fence is None else f"{owner.actor}{ROLLBACK}{owner.fence}"
 
 
-def _busy(host: str, reason: str) -> NotTrueError:
+def _lock_refusal(host: str, reason: str) -> NotTrueError:
     return NotTrueError(
         "Another deployment is running",
         what=reason,
@@ -243,26 +243,26 @@ def _busy(host: str, reason: str) -> NotTrueError:
 
 
 class GuardedJournal:
-    """The runner's events in the guard's journal. Whoever holds the lock is the only writer, so it is read once per lock."""
+    """The runner's events in the guard's journal. Only the holder of the lock writes, so the journal is read once per lock."""
 
     def __init__(self, guard: GuardClient) -> None:
         self._guard = guard
-        self._known: tuple[int, History] | None = None
-        self._guarded = threading.Lock()
+        self._cached: tuple[int, History] | None = None
+        self._cache_lock = threading.Lock()
 
     def history(self) -> History:
-        """Return the history that the guard's events tell."""
-        with self._guarded:
-            if self._known is not None and self._known[0] == self._guard.token:
-                return self._known[1]
+        """Return the history that the guard's events add up to."""
+        with self._cache_lock:
+            if self._cached is not None and self._cached[0] == self._guard.token:
+                return self._cached[1]
             history = History()
             for event in self._guard.ask("/journal"):
                 history.apply(event)
-            self._known = (self._guard.token, history) if self._guard.token is not None else None
+            self._cached = (self._guard.token, history) if self._guard.token is not None else None
             return history
 
     def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:
-        """Add an event. Some are more than a note to the guard: a promotion ends the lease, going back switches the routes."""
+        """Add an event. Two of them also change traffic: "promote" ends the lease, "going-back" puts the old routes back."""
         entry = {"at": at, "event": event, "deployment_id": deployment_id, **facts}
         history = self.history()
         if event == "promote":
@@ -270,13 +270,13 @@ class GuardedJournal:
         elif event == "going-back":
             self._guard.change("abort", reason=facts.get("reason"), event=entry)
         else:
-            self._guard.change("note", event=entry, back=event in WAY_BACK)
-        with self._guarded:
+            self._guard.change("note", event=entry, back=event in RESERVE_EVENTS)
+        with self._cache_lock:
             history.apply(entry)
 
 
 class GuardedEdge(Edge):
-    """An Envoy whose files only the guard writes."""
+    """An Envoy whose files are written by the guard only."""
 
     def __init__(self, guard: GuardClient, admin: str, clock: Clock, dial: Dial) -> None:
         super().__init__(EDGE_FOLDER, f"http://{admin}", clock, dial)
@@ -284,7 +284,7 @@ class GuardedEdge(Edge):
         self._numbers = itertools.count(1)
 
     def state(self) -> EdgeState:
-        """Return the state in force, from the guard's files."""
+        """Return the state in force, from the guard's files. Raises BadInputError when there is none."""
         try:
             return EdgeState.from_document(json.loads(self._guard.ask("/files")["edge.json"]))
         except (KeyError, TypeError, ValueError) as error:
@@ -299,13 +299,13 @@ class GuardedEdge(Edge):
         try:
             return super()._get(path)
         except UnreachableError:
-            self._guard.recover()  # it may be the connection, not the edge
+            self._guard.recover()  # the connection may have failed, not the edge
             return super()._get(path)
 
     def switch(self, state: EdgeState) -> str:
-        """Put a state in force by the guard's one rename. From the first weight of a canary on, a lease holds it.
+        """Put a state in force by one rename in the guard; return the generation. From a canary's first weight on, a lease holds it.
 
-        Where nothing was before there is nothing to go back to: a first release without a runner serves users better than no routes.
+        Without a stable release there is no lease: nothing could be put back, and a first release without a runner beats no routes.
         """
         generation = f"{self._guard.token}-{next(self._numbers)}"
         files = {name: json.dumps(document) for name, document in envoy_config.render(state, EDGE_FOLDER, generation).items()}

@@ -1,4 +1,4 @@
-"""The append-only journal of a target: JSON lines -> history. What a rerun after any crash reads."""
+"""The append-only journal of a target: JSON lines -> history. A rerun after a crash reads it to know what was done."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEPLOYING, PROMOTED, ABORTED, REMOVED = "deploying", "promoted", "aborted", "rem
 
 @dataclass
 class Deployed:
-    """One release in the history. ``previous`` is the release that served when it began; instances: number by service -> facts."""
+    """One release in the history. ``previous``: the release that served when this one began; ``instances``: (service, number) -> facts."""
 
     id: str
     version: str
@@ -26,53 +26,54 @@ class Deployed:
     outcome: str = DEPLOYING
     reason: str | None = None
     percent: int = 0
-    going_back: bool = False  # traffic was to be taken back, and whether that was finished is not known
+    going_back: bool = False  # taking traffic back has begun, and may not be finished
     stages: list[dict[str, Any]] = field(default_factory=list)
     instances: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
-    started: int = 0  # instances ever started: their numbers are not used again
+    started: int = 0  # highest number of an instance so far: numbers are not used again
     promoted_at: str | None = None  # RFC 3339
 
 
 @dataclass
 class History:
-    """What was deployed, by deployment id in order; ``serving`` is the release that was promoted last and not gone back from."""
+    """All releases by deployment id, in order. ``serving`` is the release that was promoted last and not taken back since."""
 
     releases: dict[str, Deployed] = field(default_factory=dict)
     serving: str | None = None
 
     @property
     def unfinished(self) -> Deployed | None:
-        """Return a release whose runner died, or is at it now: it began and was not promoted, or was on its way back."""
-        return next((one for one in self.releases.values() if one.outcome == DEPLOYING or one.going_back), None)
+        """Return a release that is under way or whose runner died: it was not promoted, or was being taken back; None without one."""
+        return next((release for release in self.releases.values() if release.outcome == DEPLOYING or release.going_back), None)
 
     def before(self, release_id: str) -> Deployed | None:
-        """Return the release that traffic goes back to from this one."""
-        found = self.releases.get(release_id)
-        if found is None or (found.outcome != PROMOTED and self.serving != release_id):
+        """Return the release that traffic goes back to when this one is taken back, or None."""
+        release = self.releases.get(release_id)
+        if release is None or (release.outcome != PROMOTED and self.serving != release_id):
             return self.releases.get(self.serving) if self.serving else None
-        return self.releases.get(found.previous) if found.previous else None
+        return self.releases.get(release.previous) if release.previous else None
 
     def superseded(self, now: datetime, window_minutes: float) -> list[Deployed]:
-        """Return the releases that nobody goes back to any more, oldest first.
+        """Return the releases that no rollback goes back to any more, oldest first.
 
-        What serves, what a rollback of it goes back to, and what is under way stay; so does a release until the rollback window of
-        the one that was promoted after it has closed.
+        The serving release, the target of its rollback, and unfinished releases are not among them. Neither is a release while the rollback
+        window of the release that was promoted after it is open.
         """
         target = self.before(self.serving) if self.serving else None
         kept = {self.serving, target.id if target else None}
-        kept |= {one.previous for one in self.releases.values() if one.outcome == PROMOTED and not _closed(one, now, window_minutes)}
-        settled = {PROMOTED, ABORTED}
-        return [one for one in self.releases.values() if one.id not in kept and one.outcome in settled and not one.going_back]
+        promoted = [release for release in self.releases.values() if release.outcome == PROMOTED]
+        kept |= {release.previous for release in promoted if not _is_window_closed(release, now, window_minutes)}
+        settled = [release for release in self.releases.values() if release.outcome in {PROMOTED, ABORTED} and not release.going_back]
+        return [release for release in settled if release.id not in kept]
 
     def apply(self, entry: Mapping[str, Any]) -> None:
-        """Take one entry. Unknown events are passed over: a newer version may have written them."""
+        """Apply one journal entry. Unknown events are ignored: a newer version may have written them."""
         name = entry["deployment_id"]
         event = entry["event"]
         if event == "begin":
-            kept = self.releases.pop(name, None)
+            earlier = self.releases.pop(name, None)
             self.releases[name] = Deployed(name, entry["version"], dict(entry["digests"]), entry["previous"])
-            if kept:
-                self.releases[name].started, self.releases[name].instances = kept.started, kept.instances
+            if earlier:
+                self.releases[name].started, self.releases[name].instances = earlier.started, earlier.instances
             return
         release = self.releases[name]
         if event == "instance":
@@ -97,41 +98,41 @@ class History:
             release.outcome = REMOVED
 
 
-def _closed(release: Deployed, now: datetime, window_minutes: float) -> bool:
-    if release.promoted_at is None:  # promoted before that was kept
+def _is_window_closed(release: Deployed, now: datetime, window_minutes: float) -> bool:
+    if release.promoted_at is None:  # promoted by a version that did not note the time yet
         return True
     return parse_rfc3339(release.promoted_at) + timedelta(minutes=window_minutes) <= now
 
 
 def merged(histories: Sequence[History]) -> History:
-    """Return what several hosts' journals tell together, where they differ because one of them was out of reach.
+    """Return the history that several hosts' journals add up to. They differ when a host was out of reach.
 
-    What was promoted anywhere is promoted; what is under way, or on its way back, anywhere is unfinished; a release that was taken
-    back on one host and promoted on another is on its way back.
+    A release that was promoted on any host is promoted. One that is under way or being taken back on any host is unfinished. One that
+    was taken back on one host and promoted on another is being taken back.
     """
     if len(histories) == 1:
         return histories[0]
     result = History()
-    names = sorted({name for one in histories for name in one.releases}, key=lambda name: (int(name.partition("-")[0]), name))
+    names = sorted({name for history in histories for name in history.releases}, key=lambda name: (int(name.partition("-")[0]), name))
     for name in names:
-        result.releases[name] = _merged_release([one.releases[name] for one in histories if name in one.releases])
-    serving = {one.serving for one in histories if one.serving is not None}
-    wanted = [name for name in names if name in serving]
-    firm = [name for name in wanted if result.releases[name].outcome == PROMOTED and not result.releases[name].going_back]
-    result.serving = next(reversed(firm or wanted), None)
+        result.releases[name] = _merged_release([history.releases[name] for history in histories if name in history.releases])
+    serving = {history.serving for history in histories if history.serving is not None}
+    candidates = [name for name in names if name in serving]
+    promoted = [name for name in candidates if result.releases[name].outcome == PROMOTED and not result.releases[name].going_back]
+    result.serving = next(reversed(promoted or candidates), None)
     return result
 
 
-def _merged_release(found: list[Deployed]) -> Deployed:
-    outcomes = {one.outcome for one in found}
-    going_back = any(one.going_back for one in found) or outcomes >= {PROMOTED, ABORTED}
+def _merged_release(releases: list[Deployed]) -> Deployed:
+    outcomes = {release.outcome for release in releases}
+    going_back = any(release.going_back for release in releases) or outcomes >= {PROMOTED, ABORTED}
     order = (PROMOTED, DEPLOYING, ABORTED, REMOVED)
-    chosen = min(found, key=lambda one: order.index(one.outcome))
+    chosen = min(releases, key=lambda release: order.index(release.outcome))
     return replace(chosen, going_back=going_back)
 
 
 def replay(lines: Iterable[str]) -> History:
-    """Return the history that journal lines tell. A line that was cut when its writer died is passed over."""
+    """Return the history that journal lines add up to. A line that was cut when its writer died is ignored."""
     history = History()
     for line in lines:
         try:
@@ -143,13 +144,13 @@ def replay(lines: Iterable[str]) -> History:
 
 
 class Journal:
-    """A journal file; every entry is on disk before the next thing is done."""
+    """A journal file. Every entry is on disk before the runner goes on."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def history(self) -> History:
-        """Return the history; an absent file is an empty one."""
+        """Return the history; that of an absent file is empty."""
         try:
             return replay(self._path.read_text(encoding="utf-8").splitlines())
         except (FileNotFoundError, NotADirectoryError):

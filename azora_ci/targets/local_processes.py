@@ -103,7 +103,7 @@ class LockedJournal:
 
     def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:
         """Append an entry. Raises FencedError when the lock was taken over."""
-        with self._lock.ours():
+        with self._lock.while_owned():
             self._journal.add(at, event, deployment_id, **facts)
 
 
@@ -115,8 +115,8 @@ class LockedEdge(Edge):
         self._lock = lock
 
     def switch(self, state: EdgeState) -> str:
-        """Put a state in force. Raises FencedError: a fenced owner must not overwrite the state that a rollback has put in force."""
-        with self._lock.ours():
+        """Put a state in force. Raises FencedError: who was fenced must not overwrite what a rollback has just put in force."""
+        with self._lock.while_owned():
             return super().switch(state)
 
 

@@ -1,8 +1,8 @@
 """The deployment lock of a target: one deployment at a time, with owner, run and expiry.
 
-A lock is taken over when it has expired, or when its owner was a process of this machine that no longer runs. A rollback may take
-it from a deployment that is well and alive (``Owner.fence``); who lost the lock can change nothing any more (``ours``). What was
-taken away, from whom and why, stands in ``<lock>.log.jsonl``.
+A lock is taken over when it has expired, or when its owner was a process of this machine that no longer runs. A rollback may also take
+it from a deployment that is alive ("fencing": ``Owner.fence``). A deployment that lost the lock can change nothing any more: its changes
+go through ``while_owned``. ``<lock>.log.jsonl`` records which lock was taken away, from whom and why.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ LEASE_SECONDS = 120.0
 
 
 class FencedError(NotTrueError):
-    """The lock belongs to somebody else by now: nothing may be changed, not even for going back."""
+    """The lock belongs to somebody else by now: its former owner may change nothing, not even to take traffic back."""
 
 
 class Lock:
-    """A lock file with a token; ``taken_over`` names the owner whose lock was replaced, ``fenced`` one that was alive."""
+    """A lock file with a token. ``taken_over`` names the owner whose lock was replaced, ``fenced`` an owner that was alive."""
 
     def __init__(self, path: Path, clock: Clock, *, lease: float = LEASE_SECONDS) -> None:
         self._path = path
@@ -46,84 +46,84 @@ class Lock:
     def acquire(self, owner: Owner) -> None:
         """Take the lock. Raises NotTrueError naming the owner when somebody else holds it and may not be fenced."""
         with self._exclusive():
-            found = self._read()
-            if found is not None:
-                if self._holds(found):
-                    self._fence(found, owner)
-                self.taken_over = f"{found['deployment_id']} ({found['run_url']}), expiry {found['expires_at']}"
+            lock = self._read()
+            if lock is not None:
+                if self._is_held(lock):
+                    self._fence(lock, owner)
+                self.taken_over = f"{lock['deployment_id']} ({lock['run_url']}), expiry {lock['expires_at']}"
             self._token = uuid.uuid4().hex
             self._write({**asdict(owner), "token": self._token, "pid": os.getpid(), "birth": birth(os.getpid())})
 
     def renew(self) -> None:
-        """Extend the expiry. Raises NotTrueError when the lock was taken over: then nothing may be changed any more."""
+        """Extend the expiry. Raises NotTrueError when the lock was taken over: then its former owner may change nothing any more."""
         with self._exclusive():
-            self._write(self._own())
+            self._write(self._require_own())
 
     @contextmanager
-    def ours(self) -> Iterator[None]:
-        """Change something in the knowledge that nobody takes the lock meanwhile. Raises NotTrueError when it was taken over.
+    def while_owned(self) -> Iterator[None]:
+        """Run a change while nobody can take the lock. Raises NotTrueError when the lock was taken over.
 
-        Not reentrant, and short: everybody else waits.
+        Not reentrant. Keep the change short: everybody else who asks for the lock waits for it.
         """
         with self._exclusive():
-            self._own()
+            self._require_own()
             yield
 
     def holder(self) -> Held | None:
-        """Return who holds the lock, dead or alive, or None."""
+        """Return the owner of the lock, dead or alive, or None when the lock is free."""
         from azora_ci.targets import Held, Owner
 
-        found = self._read()
-        if found is None:
+        lock = self._read()
+        if lock is None:
             return None
-        owner = Owner(found["deployment_id"], found["run_url"], found["actor"], found.get("fence"))
-        return Held(owner, found["renewed_at"], found["expires_at"], self._holds(found))
+        owner = Owner(lock["deployment_id"], lock["run_url"], lock["actor"], lock.get("fence"))
+        return Held(owner, lock["renewed_at"], lock["expires_at"], self._is_held(lock))
 
     def break_open(self, reason: str, actor: str) -> Held | None:
-        """Take the lock away from whoever holds it, note why, and return who that was."""
+        """Take the lock from its owner, log the reason, and return that owner, or None when the lock was free."""
         held = self.holder()
         with self._exclusive():
-            found = self._read()
-            if found is not None:
-                self._log("released by hand", found, reason=reason, by=actor)
+            lock = self._read()
+            if lock is not None:
+                self._log("released by hand", lock, reason=reason, by=actor)
                 self._path.unlink()
         return held
 
     def release(self) -> None:
-        """Give the lock back, if it is still ours."""
+        """Release the lock if it is still this run's."""
         with self._exclusive():
-            found = self._read()
-            if found is not None and found["token"] == self._token:
+            lock = self._read()
+            if lock is not None and lock["token"] == self._token:
                 self._path.unlink()
         self._token = None
 
-    def _fence(self, found: dict[str, Any], owner: Owner) -> None:
-        """Take the lock from a living deployment, for a reason; from a rollback never: two of them would fight."""
-        if owner.fence is None or found.get("fence") is not None:
-            raise _busy(found, self._path)
-        self._log("fenced", found, reason=owner.fence, by=owner.actor)
-        self.fenced = f"{found['deployment_id']} of {found['actor']} ({found['run_url']})"
+    def _fence(self, lock: dict[str, Any], owner: Owner) -> None:
+        """Log that a rollback takes the lock from a living deployment. Raises NotTrueError in other cases: two rollbacks would fight."""
+        if owner.fence is None or lock.get("fence") is not None:
+            raise _held_error(lock, self._path)
+        self._log("fenced", lock, reason=owner.fence, by=owner.actor)
+        self.fenced = f"{lock['deployment_id']} of {lock['actor']} ({lock['run_url']})"
 
-    def _own(self) -> dict[str, Any]:
-        found = self._read()
-        if found is None or found["token"] != self._token:
+    def _require_own(self) -> dict[str, Any]:
+        lock = self._read()
+        if lock is None or lock["token"] != self._token:
             raise FencedError(
                 "The lock was taken over",
-                what=f"it now belongs to {found['deployment_id'] if found else 'nobody'}{_why(found)}",
+                what=f"it now belongs to {lock['deployment_id'] if lock else 'nobody'}{_fence_reason(lock)}",
                 where=str(self._path),
                 next_step="read what the other deployment or rollback did before starting this one again",
             )
-        return found
+        return lock
 
-    def _log(self, event: str, found: dict[str, Any], **facts: str) -> None:
-        entry = {"at": rfc3339(self._clock.now()), "event": event, "deployment_id": found["deployment_id"], "run_url": found["run_url"]}
+    def _log(self, event: str, lock: dict[str, Any], **facts: str) -> None:
+        entry = {"at": rfc3339(self._clock.now()), "event": event, "deployment_id": lock["deployment_id"], "run_url": lock["run_url"]}
         with self._path.with_suffix(".log.jsonl").open("a", encoding="utf-8") as file:
             file.write(json.dumps({**entry, **facts}, ensure_ascii=False) + "\n")
 
-    def _holds(self, found: dict[str, Any]) -> bool:
-        if parse_rfc3339(found["expires_at"]) <= self._clock.now():
+    def _is_held(self, lock: dict[str, Any]) -> bool:
+        if parse_rfc3339(lock["expires_at"]) <= self._clock.now():
             return False
-        return bool(birth(found["pid"]) == found["birth"])
+        return bool(birth(lock["pid"]) == lock["birth"])
 
     def _read(self) -> dict[str, Any] | None:
         try:
@@ -147,21 +147,21 @@ class Lock:
             yield
 
 
-def _why(found: dict[str, Any] | None) -> str:
-    return f", a rollback: {found['fence']}" if found and found.get("fence") else ""
+def _fence_reason(lock: dict[str, Any] | None) -> str:
+    return f", a rollback: {lock['fence']}" if lock and lock.get("fence") else ""
 
 
-def _busy(found: dict[str, Any], path: Path) -> NotTrueError:
-    if found.get("fence") is not None:
+def _held_error(lock: dict[str, Any], path: Path) -> NotTrueError:
+    if lock.get("fence") is not None:
         return NotTrueError(
             "A rollback is running",
-            what=f"a rollback by {found['actor']} holds the lock until {found['expires_at']}: {found['fence']} ({found['run_url']})",
+            what=f"a rollback by {lock['actor']} holds the lock until {lock['expires_at']}: {lock['fence']} ({lock['run_url']})",
             where=str(path),
             next_step="wait for that rollback to end; it holds the lock for a minute or two",
         )
     return NotTrueError(
         "Another deployment is running",
-        what=f"deployment {found['deployment_id']} of {found['actor']} holds the lock until {found['expires_at']} ({found['run_url']})",
+        what=f"deployment {lock['deployment_id']} of {lock['actor']} holds the lock until {lock['expires_at']} ({lock['run_url']})",
         where=str(path),
         next_step="wait for that run to end, or cancel it; a lock whose owner died is taken over when it expires",
     )

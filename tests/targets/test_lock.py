@@ -85,11 +85,11 @@ RESCUER = Owner("1764000000-aaaaaa", "https://runs.example/3", "rescuer", fence=
 def test_a_rollback_fences_a_living_deployment_which_can_change_nothing_from_then_on(tmp_path):
     deployment, rollback = Lock(tmp_path / "lock.json", Clock()), Lock(tmp_path / "lock.json", Clock())
     deployment.acquire(OTHER)
-    with deployment.ours():
+    with deployment.while_owned():
         pass
     rollback.acquire(RESCUER)
     assert rollback.fenced == "1764000100-bbbbbb of hubot (https://runs.example/2)"
-    with pytest.raises(FencedError, match="now belongs to 1764000000-aaaaaa, a rollback: users see errors"), deployment.ours():
+    with pytest.raises(FencedError, match="now belongs to 1764000000-aaaaaa, a rollback: users see errors"), deployment.while_owned():
         pytest.fail("a fenced deployment changed something")
     with pytest.raises(FencedError):
         deployment.renew()
@@ -128,7 +128,7 @@ def test_a_rollback_that_asks_while_a_change_is_made_waits_for_its_end(tmp_path)
     deployment, rollback = Lock(tmp_path / "lock.json", Clock()), Lock(tmp_path / "lock.json", Clock())
     deployment.acquire(OTHER)
     order = []
-    with deployment.ours():
+    with deployment.while_owned():
         thread = threading.Thread(target=lambda: (rollback.acquire(RESCUER), order.append("fenced")))
         thread.start()
         thread.join(0.2)
