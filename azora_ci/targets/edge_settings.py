@@ -1,4 +1,4 @@
-"""What the configuration says about the edge, in the edge's own words."""
+"""The edge's services and options, from the deployment configuration."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ LOOPBACK = "127.0.0.1"
 
 
 def edge_services(config: DeployConfig) -> tuple[EdgeService, ...]:
-    """Return what the edge needs to know of the services."""
-    return tuple(EdgeService(one.id, one.route_prefix, one.timeout_seconds) for one in config.services)
+    """Return what the edge needs to know about each service."""
+    return tuple(EdgeService(service.id, service.route_prefix, service.timeout_seconds) for service in config.services)
 
 
 def require_kept_prefixes(state: EdgeState, config: DeployConfig) -> None:
     """Raise NotTrueError where a route prefix would move to or from a service that the stable release has.
 
-    One route file serves both versions: users of the old one would be led to the new place, or to another service.
+    One route file serves both versions: users of the old version would be led to the new prefix, or to another service.
     """
-    for one in config.services:
-        for other in state.services:
-            moved = (one.id == other.id) != (one.route_prefix == other.route_prefix)
-            if moved and state.addresses(state.stable, other.id):
+    for service in config.services:
+        for present in state.services:
+            moved = (service.id == present.id) != (service.route_prefix == present.route_prefix)
+            if moved and state.addresses(state.stable, present.id):
                 raise NotTrueError(
                     "A route prefix moves while a version in production has it",
-                    what=f"service {one.id} at {one.route_prefix}; in force: service {other.id} at {other.route_prefix}",
-                    where=f"services.{one.id}.route_prefix in the deployment configuration",
+                    what=f"service {service.id} at {service.route_prefix}; in force: service {present.id} at {present.route_prefix}",
+                    where=f"services.{service.id}.route_prefix in the deployment configuration",
                     next_step="move the prefix in two releases: first one that adds a service of a new name at a new prefix, or drops the "
                     "service that has this prefix; when it is promoted, the other",
                 )
 
 
 def edge_options(config: DeployConfig) -> EdgeOptions:
-    """Return how the edge is configured, whatever releases there are."""
+    """Return the options of the edge that do not depend on releases."""
     tls = _tls(config)
-    return EdgeOptions(tls, config.edge.trusted_proxies, config.edge.sticky_cookie, secure_cookie=_by_https(config, tls))
+    return EdgeOptions(tls, config.edge.trusted_proxies, config.edge.sticky_cookie, secure_cookie=_is_cookie_secure(config, tls))
 
 
-def _by_https(config: DeployConfig, tls: EdgeTls | None) -> bool:
+def _is_cookie_secure(config: DeployConfig, tls: EdgeTls | None) -> bool:
     if config.edge.sticky_cookie is None:
         return False
     return config.public_url.startswith("https:") or (tls is not None and tls.redirect)
@@ -54,5 +54,5 @@ def _tls(config: DeployConfig) -> EdgeTls | None:
     certificate, key = edge.tls.certificate, edge.tls.key
     if config.target.kind == "local_processes":
         return EdgeTls(f"{LOOPBACK}:{edge.tls.port}", str(certificate), str(key), edge.tls.port, edge.tls.redirect_http)
-    inside = (str(TLS_FOLDER / certificate.name), str(TLS_FOLDER / key.name))
-    return EdgeTls(f"0.0.0.0:{TLS_PORT}", *inside, edge.tls.port, edge.tls.redirect_http)
+    paths = (str(TLS_FOLDER / certificate.name), str(TLS_FOLDER / key.name))
+    return EdgeTls(f"0.0.0.0:{TLS_PORT}", *paths, edge.tls.port, edge.tls.redirect_http)
