@@ -1,16 +1,16 @@
 """The guard: on every production host, the only writer of the edge's routes. Standard library only: it runs in a container.
 
-A runner locks the host, gets a fencing token, and asks for changes with it. From the first weight until the promotion is journalled it
-holds a **lease**, which it must renew; when the lease runs out, the guard puts the old routes back by itself. So a runner that dies, hangs
-or loses its network leaves production on the old version, and a runner that comes back late is refused: its token is superseded.
+A runner locks the host, gets a fencing token, and sends it with each change. From the first weight until the promotion is journalled the
+runner holds a **lease**, which it must renew; when the lease runs out, the guard puts the old routes back by itself. So a runner that
+dies, hangs or loses its network leaves production on the old version. A runner that comes back late is refused: its token is superseded.
 
-* Time is the monotonic clock of the guard: neither a jump of the host's clock nor a runner's clock moves a lease.
-* A change is a *generation*: a folder of files. It counts from the one rename of the symbolic link ``current``.
-* The journal (``journal.jsonl``) is append-only and synced before a change is made, so a guard that is killed knows what it was doing:
-  started again with a lease in it, it grants the runner one full lease to come back, then returns.
-* A full disk: no weight rises without room for the way back, which is occupied beforehand (``guard_store.py``); the way up is refused.
+* Leases are timed by the monotonic clock of the guard: neither a jump of the host's clock nor the runner's clock moves them.
+* A change is a *generation*: a folder of files. It takes effect by one rename of the symbolic link ``current``.
+* The journal (``journal.jsonl``) is append-only and synced before a change is made, so a guard that was killed can continue: if a
+  lease has not ended in the journal, the guard grants the runner one full lease to come back, then puts the old routes back.
+* A weight rises only after the space for going back was reserved (``guard_store.py``); on a full disk it is refused.
 
-HTTP API, JSON in and out; 409 (not allowed) and 507 (disk full) say why in ``error``; ``back`` lets a request use the reserve::
+HTTP API, JSON in and out; 409 (not allowed) and 507 (disk full) give the reason in ``error``; ``back`` lets a request use the reserve::
 
     GET  /status                                               lock, lease, current generation, free bytes, last journal entries
     GET  /files                                                files of the current generation, name -> text
@@ -42,7 +42,7 @@ from azora_ci.guard_store import FullError, Store
 
 STATUS_ENTRIES = 20  # journal entries shown by /status
 BODY_LIMIT = 16 * 1024 * 1024  # bytes of a request
-LEASE_SECONDS = 45.0  # default of the design
+LEASE_SECONDS = 45.0  # default
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
 
 
@@ -57,125 +57,125 @@ class Guard:
         self._store = Store(folder)
         self._lease_seconds = lease_seconds
         self._monotonic = monotonic
-        self._guarded = threading.RLock()
+        self._mutex = threading.RLock()
         self._lock: dict[str, Any] | None = None
         self._lock_until = 0.0
-        self._safe: str | None = None  # generation to return to while a lease is held
+        self._safe_generation: str | None = None  # generation to return to while a lease is held
         self._lease_until = 0.0
         self._token = 0
         self._sequence = 0
         self._entries: list[dict[str, Any]] = []
         self._read_journal()
 
-    # --- what a runner asks for ------------------------------------------------------------------------------------------
+    # --- requests of a runner --------------------------------------------------------------------------------------------
 
     def lock(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Take the lock, or say who has it. ``fence`` takes it from whoever has it, which needs a ``reason``.
+        """Take the lock, or raise RefusedError naming its holder. ``fence`` takes it from any holder, and needs a ``reason``.
 
-        A rerun takes it from its first run, but never from the rollback that fenced that.
+        A rerun takes the lock from an earlier run of its deployment, but never from the rollback that fenced that run.
         """
-        with self._guarded:
+        with self._mutex:
             self.check()
-            wanted = {name: str(request[name])[:500] for name in ("owner", "run_url", "deployment_id")}
+            holder = {name: str(request[name])[:500] for name in ("owner", "run_url", "deployment_id")}
             if request.get("fence") and not request.get("reason"):
                 raise RefusedError("fencing needs a reason")
             fence = bool(request.get("fence"))
-            if self._lock and not fence and (self._lock["fence"] or self._lock["deployment_id"] != wanted["deployment_id"]):
-                raise RefusedError(f"locked by {self._holder()}")
-            if self._safe is not None:
-                # Whoever takes over starts from safe ground; the same deployment's rerun too.
-                self._return(f"taken over by {wanted['owner']}")
+            if self._lock and not fence and (self._lock["fence"] or self._lock["deployment_id"] != holder["deployment_id"]):
+                raise RefusedError(f"locked by {self._describe_holder()}")
+            if self._safe_generation is not None:
+                # Every new holder starts on the old routes, a rerun of the same deployment too.
+                self._put_back(f"taken over by {holder['owner']}")
             seconds = float(request.get("seconds", 2 * self._lease_seconds))
             token = self._token + 1
-            lock: dict[str, Any] = {**wanted, "seconds": seconds, "fence": fence}
+            lock: dict[str, Any] = {**holder, "seconds": seconds, "fence": fence}
             self._write("lock", token=token, reason=request.get("reason"), **lock)
             self._token, self._lock, self._lock_until = token, lock, self._monotonic() + seconds
             return {"token": self._token, "lease_seconds": self._lease_seconds}
 
     def renew(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Prolong lock and lease."""
-        with self._guarded:
-            self._allowed(request)
-            assert self._lock is not None  # noqa: S101 - _allowed has just said so
+        """Extend lock and lease."""
+        with self._mutex:
+            self._require_token(request)
+            assert self._lock is not None  # noqa: S101 - _require_token has checked it
             self._lock_until = self._monotonic() + self._lock["seconds"]
-            if self._safe is not None:
+            if self._safe_generation is not None:
                 self._lease_until = self._monotonic() + self._lease_seconds
             return self._remaining()
 
     def apply(self, request: dict[str, Any]) -> dict[str, Any]:
         """Switch to a generation of files by one rename. ``hold`` starts the lease, if none is held."""
-        with self._guarded:
-            self._allowed(request)
+        with self._mutex:
+            self._require_token(request)
             generation, files = request["generation"], request["files"]
             if not _NAME.fullmatch(generation) or not all(_NAME.fullmatch(name) for name in files):
                 raise RefusedError("names of generations and files are letters, digits, dots, dashes and underscores")
             hold, back = bool(request.get("hold")), bool(request.get("back"))
-            self._lay(generation, files, back=back)
+            self._write_generation(generation, files, back=back)
             current = self.current()
             self._write("apply", back=back, generation=generation, previous=current, hold=hold, event=request.get("event"))
-            if hold and self._safe is None:
+            if hold and self._safe_generation is None:
                 self._write("lease", back=False, safe=current)
-                self._safe = current
-            if self._safe is not None:
+                self._safe_generation = current
+            if self._safe_generation is not None:
                 self._lease_until = self._monotonic() + self._lease_seconds
-            self._switch(generation)
-            self._store.sweep({generation, self._safe})
+            self._store.switch(generation)
+            self._store.sweep({generation, self._safe_generation})
             return {"generation": generation, **self._remaining()}
 
     def note(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Add an event of the runner's to the journal."""
-        with self._guarded:
-            self._allowed(request)
+        """Add an event of the runner to the journal."""
+        with self._mutex:
+            self._require_token(request)
             self._write("note", back=bool(request.get("back")), event=request["event"])
             return {"sequence": self._sequence}
 
     def events(self) -> list[Any]:
-        """Return all events that runners noted, with any request, oldest first."""
-        with self._guarded:
+        """Return all events that runners sent with any request, oldest first."""
+        with self._mutex:
             return [entry["event"] for entry in self._store.entries() if entry.get("event") is not None]
 
     def files(self) -> dict[str, str]:
         """Return the files of the generation in force."""
-        with self._guarded:
+        with self._mutex:
             return self._store.files(self.current())
 
     def promote(self, request: dict[str, Any]) -> dict[str, Any]:
         """Journal the promotion: from now on the new version stays, whatever happens to the runner."""
-        with self._guarded:
-            self._allowed(request)
+        with self._mutex:
+            self._require_token(request)
             self._write("promote", back=False, generation=self.current(), event=request.get("event"))
-            self._safe = None
+            self._safe_generation = None
             return {"generation": self.current()}
 
     def abort(self, request: dict[str, Any]) -> dict[str, Any]:
         """Put the old routes back by one rename."""
-        with self._guarded:
-            self._allowed(request)
-            if self._safe is None:
+        with self._mutex:
+            self._require_token(request)
+            if self._safe_generation is None:
                 self._write("abort", generation=self.current(), reason=request.get("reason"), event=request.get("event"))
             else:
-                self._return(str(request.get("reason", "asked for")), event=request.get("event"))
+                self._put_back(str(request.get("reason", "asked for")), event=request.get("event"))
             return {"generation": self.current()}
 
     def unlock(self, request: dict[str, Any]) -> dict[str, Any]:
-        """Give the lock back. A lease that is still held goes back first."""
-        with self._guarded:
-            self._allowed(request)
-            if self._safe is not None:
-                self._return("unlocked before the promotion")
+        """Release the lock. If a lease is still held, put the old routes back first."""
+        with self._mutex:
+            self._require_token(request)
+            if self._safe_generation is not None:
+                self._put_back("unlocked before the promotion")
             self._write("unlock", reason=request.get("reason"))
             self._lock = None
             return {}
 
     def status(self) -> dict[str, Any]:
         """Return lock, lease, current generation and the last journal entries."""
-        with self._guarded:
+        with self._mutex:
             self.check()
             return {
                 "lock": {**self._lock, "token": self._token} if self._lock else None,
                 **self._remaining(),
-                "held": self._safe is not None,
-                "safe_generation": self._safe,
+                "held": self._safe_generation is not None,
+                "safe_generation": self._safe_generation,
                 "generation": self.current(),
                 **self._store.disk(),
                 "now": datetime.now(UTC).isoformat(timespec="milliseconds"),
@@ -183,15 +183,15 @@ class Guard:
             }
 
     def check(self) -> None:
-        """Let time pass: return when the lease ran out, drop the lock when it expired."""
-        with self._guarded:
-            if self._safe is not None and self._monotonic() >= self._lease_until:
-                self._return(f"the lease of {self._lease_seconds:g} s ran out")
+        """Act on the time that has passed: put the old routes back when the lease ran out, drop the lock when it expired."""
+        with self._mutex:
+            if self._safe_generation is not None and self._monotonic() >= self._lease_until:
+                self._put_back(f"the lease of {self._lease_seconds:g} s ran out")
                 self._token += 1  # the runner that comes back late is refused
                 self._lock = None
-                self._tried("fence", token=self._token, reason="lease ran out")
-            elif self._lock is not None and self._safe is None and self._monotonic() >= self._lock_until:
-                self._tried("expire", reason=f"not renewed for {self._lock['seconds']:g} s", owner=self._lock["owner"])
+                self._try_write("fence", token=self._token, reason="lease ran out")
+            elif self._lock is not None and self._safe_generation is None and self._monotonic() >= self._lock_until:
+                self._try_write("expire", reason=f"not renewed for {self._lock['seconds']:g} s", owner=self._lock["owner"])
                 self._lock = None
                 self._token += 1
 
@@ -199,16 +199,16 @@ class Guard:
         """Return the generation that ``current`` points to."""
         return self._store.current()
 
-    # --- inside ------------------------------------------------------------------------------------------------------------
+    # --- internals ---------------------------------------------------------------------------------------------------------
 
-    def _allowed(self, request: dict[str, Any]) -> None:
+    def _require_token(self, request: dict[str, Any]) -> None:
         self.check()
         if self._lock is None or request.get("token") != self._token:
-            held = f"the lock is held by {self._holder()}" if self._lock else "nobody holds the lock: it expired or was given back"
+            held = f"the lock is held by {self._describe_holder()}" if self._lock else "nobody holds the lock: it expired or was given back"
             raise RefusedError(f"token {request.get('token')} is superseded: {held}")
 
-    def _holder(self) -> str:
-        assert self._lock is not None  # noqa: S101 - callers have looked
+    def _describe_holder(self) -> str:
+        assert self._lock is not None  # noqa: S101 - callers have checked it
         left = max(0.0, self._lock_until - self._monotonic())
         return f"{self._lock['owner']}, deployment {self._lock['deployment_id']}, {self._lock['run_url']}, for another {left:.0f} s"
 
@@ -216,45 +216,42 @@ class Guard:
         now = self._monotonic()
         return {
             "lock_seconds": round(max(0.0, self._lock_until - now), 3) if self._lock else None,
-            "lease_seconds": round(max(0.0, self._lease_until - now), 3) if self._safe is not None else None,
+            "lease_seconds": round(max(0.0, self._lease_until - now), 3) if self._safe_generation is not None else None,
         }
 
-    def _return(self, reason: str, *, event: Any = None) -> None:
-        """Put the old routes back. That a full disk cannot keep the reason must not keep traffic on the new version."""
-        safe = self._safe
-        again = bool(self._entries) and self._entries[-1]["entry"] == "return" and event is None  # the switch failed, and is tried again
-        full = None if again else self._tried("return", generation=safe, previous=self.current(), reason=reason, event=event)
+    def _put_back(self, reason: str, *, event: Any = None) -> None:
+        """Put the old routes back and end the lease, also when a full disk does not take the journal entry."""
+        safe = self._safe_generation
+        retry = bool(self._entries) and self._entries[-1]["entry"] == "return" and event is None  # the last switch failed
+        full = None if retry else self._try_write("return", generation=safe, previous=self.current(), reason=reason, event=event)
         if safe is not None and safe != self.current():
-            self._switch(safe)
-        self._safe = None
+            self._store.switch(safe)
+        self._safe_generation = None
         if full is not None and event is not None:
-            raise full  # the runner's event is not kept, and it is there to be told
+            raise full  # the runner must learn that its event was not kept
 
-    def _lay(self, generation: str, files: dict[str, str], *, back: bool) -> None:
-        """Write a generation's folder; one that exists must hold the same. On the way up, reserve what the way back needs."""
+    def _write_generation(self, generation: str, files: dict[str, str], *, back: bool) -> None:
+        """Write a generation; one that exists must have the same files. Unless ``back``, also reserve the space that going back needs."""
         if not self._store.has(generation):
-            self._store.lay(generation, files, reserve=back)
+            self._store.write_generation(generation, files, reserve=back)
         elif self._store.files(generation) != files:
             raise RefusedError(f"generation {generation} exists with other files")
         if not back:
-            current = self._safe or self.current()
+            current = self._safe_generation or self.current()
             self._store.reserve(self._store.files(current) | files)
             if current is not None:
                 self._store.prepare(current)
 
-    def _switch(self, generation: str) -> None:
-        self._store.switch(generation)
-
     def _write(self, event_name: str, *, back: bool = True, **facts: Any) -> None:
-        """Journal an entry, which is on disk when this returns. Raises FullError; ``back``: the reserve may be used."""
+        """Journal an entry, which is on disk when this returns. Raises FullError; with ``back`` the reserve may be used."""
         at = datetime.now(UTC).isoformat(timespec="milliseconds")
         entry = {"sequence": self._sequence + 1, "at": at, "entry": event_name, **facts}
         self._store.append(entry, reserve=back)
         self._sequence += 1
         self._entries = [*self._entries[-200:], entry]
 
-    def _tried(self, event_name: str, **facts: Any) -> FullError | None:
-        """Journal what happens by itself, whether or not there is room for it."""
+    def _try_write(self, event_name: str, **facts: Any) -> FullError | None:
+        """Journal an action of the guard itself, which a full disk must not prevent; return the FullError, if any."""
         try:
             self._write(event_name, **facts)
         except FullError as error:
@@ -262,18 +259,18 @@ class Guard:
         return None
 
     def _read_journal(self) -> None:
-        pending: str | None = None  # where the last return leads, if nothing was applied after it
+        pending: str | None = None  # generation of the last "return" entry, if nothing was applied after it
         for entry in self._store.entries():
             self._replay(entry)
             if entry["entry"] in {"return", "apply"}:
                 pending = entry["generation"] if entry["entry"] == "return" else None
-        if self._safe is not None:
+        if self._safe_generation is not None:
             self._lease_until = self._monotonic() + self._lease_seconds
         if pending is not None and pending != self.current():
             try:
-                self._switch(pending)  # killed between the journal and the rename
+                self._store.switch(pending)  # the guard was killed between the journal entry and the rename
             except (OSError, FullError):
-                self._safe, self._lease_until = pending, self._monotonic()  # check() tries again
+                self._safe_generation, self._lease_until = pending, self._monotonic()  # check() tries again
         if self._lock is not None:
             self._lock_until = self._monotonic() + max(self._lock["seconds"], self._lease_seconds)
 
@@ -292,9 +289,9 @@ class Guard:
             self._lock = None
             self._token += 1
         elif kind == "lease":
-            self._safe = entry["safe"]
+            self._safe_generation = entry["safe"]
         elif kind in {"promote", "return"}:
-            self._safe = None
+            self._safe_generation = None
 
 
 def handler(guard: Guard) -> type[BaseHTTPRequestHandler]:
@@ -311,7 +308,7 @@ def handler(guard: Guard) -> type[BaseHTTPRequestHandler]:
                 return
             try:
                 self._answer(200, resources[self.path]())
-            except FullError as error:  # going back is tried, and finds no room yet
+            except FullError as error:  # putting the old routes back was tried and finds no room yet
                 self._answer(507, {"error": str(error)})
 
         def do_POST(self) -> None:
@@ -340,7 +337,7 @@ def handler(guard: Guard) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(data)
 
         def log_message(self, *_args: Any) -> None:
-            """Say nothing per request; the journal is the log."""
+            """Log no requests; the journal is the log."""
 
     return Handler
 
@@ -351,20 +348,20 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, required=True, help="the volume that Envoy reads its files from")
     parser.add_argument("--listen", default="127.0.0.1:9902", help="host:port")
     parser.add_argument("--lease-seconds", type=float, default=LEASE_SECONDS)
-    given = parser.parse_args()
-    host, _, port = given.listen.rpartition(":")
-    guard = Guard(given.folder, lease_seconds=given.lease_seconds)
+    arguments = parser.parse_args()
+    host, _, port = arguments.listen.rpartition(":")
+    guard = Guard(arguments.folder, lease_seconds=arguments.lease_seconds)
     server = ThreadingHTTPServer((host, int(port)), handler(guard))
     server.daemon_threads = True
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(f"guard of {given.folder} listens on {host}:{server.server_port}", flush=True)
+    print(f"guard of {arguments.folder} listens on {host}:{server.server_port}", flush=True)
     while not stop.wait(0.1):
         try:
             guard.check()
-        except (OSError, FullError) as error:  # tried again: a guard that ended would watch over nothing
+        except (OSError, FullError) as error:  # check() runs again soon: a guard that ended would protect nothing
             print(f"{type(error).__name__}: {error}", flush=True)
 
 
