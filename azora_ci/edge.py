@@ -1,7 +1,7 @@
-"""The Envoy edge's files and admin port. A change is written beside the present files and switched by one rename.
+"""The Envoy edge's files and admin port. A change is written next to the current files and switched by one rename.
 
-``<config_dir>/current`` is a symbolic link to the generation in force; what is behind it is the truth about weights, also when
-Envoy or the runner dies. A change counts when the admin port answers that it is in force.
+``<config_dir>/current`` is a symbolic link to the generation in force. Its files are the truth about weights, also when Envoy or the
+runner dies. A change counts when the admin port answers that it is in force.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from azora_ci.rollout import Counters
 
 GENERATIONS_KEPT = 20
 NO_OPTIONS = EdgeOptions()
-ADMIN_TIMEOUT = 5.0  # seconds for one answer of the admin port
-READ_BACK_SECONDS = 10.0  # Envoy reloads within milliseconds; a loaded machine gets time
+ADMIN_TIMEOUT = 5.0  # seconds, for one answer of the admin port
+READ_BACK_SECONDS = 10.0  # Envoy reloads within milliseconds, on a loaded machine later
 STATS = r"^cluster\..*\.upstream_(rq_(total|retry|5xx|rx_reset|pending_failure_eject|time)|cx_connect_fail)$"
 BODY_LIMIT = 64 * 1024 * 1024  # bytes: the admin port is trusted, and answers grow with the number of clusters
 
@@ -34,7 +34,7 @@ def install(
 ) -> Path:
     """Write Envoy's bootstrap and a first generation without any release; return the bootstrap file.
 
-    An edge that is already there keeps its releases and weights. ``listen`` and ``admin`` are ``host:port``.
+    An edge that exists already keeps its releases and weights. ``listen`` and ``admin`` are ``host:port``.
     """
     config_dir.mkdir(parents=True, exist_ok=True)
     folder = config_dir.resolve()
@@ -64,11 +64,11 @@ def switch(config_dir: Path, state: EdgeState) -> str:
 
 
 def _generations(folder: Path) -> list[int]:
-    return [int(one.name) for one in (folder / "generations").glob("*") if one.name.isdigit()]
+    return [int(path.name) for path in (folder / "generations").glob("*") if path.name.isdigit()]
 
 
 class Edge:
-    """One Envoy: its folder of files and its admin address; ``dial`` connects to the latter where this machine cannot."""
+    """One Envoy: its folder of files and its admin address. ``dial`` connects to that address where this machine cannot."""
 
     def __init__(self, config_dir: Path, admin_url: str, clock: Clock, dial: Dial | None = None) -> None:
         self._folder = config_dir
@@ -77,7 +77,7 @@ class Edge:
         self._dial = dial
 
     def state(self) -> EdgeState:
-        """Return the state in force, from the files. Raises BadInputError when no edge is installed there."""
+        """Return the state in force, from the files. Raises BadInputError when no edge is installed in the folder."""
         try:
             return EdgeState.from_document(json.loads((self._folder / "current" / "edge.json").read_text(encoding="utf-8")))
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -93,14 +93,14 @@ class Edge:
         return switch(self._folder, state)
 
     def apply(self, state: EdgeState, seconds: float = READ_BACK_SECONDS) -> None:
-        """Put a state in force and wait until Envoy says so. Raises UnreachableError when it does not.
+        """Put a state in force and wait until Envoy confirms it. Raises UnreachableError when it does not.
 
-        Plain HTTP is redirected only when TLS is known to work: otherwise a wrong path would lead all users to a closed door.
+        Plain HTTP is redirected only once TLS works: otherwise a wrong path of a certificate would cut all users off.
         """
         tls = state.options.tls
         if tls is not None and tls.redirect and tls != self.state().options.tls:
-            careful = replace(state, options=replace(state.options, tls=replace(tls, redirect=False)))
-            self.confirm(careful, self.switch(careful), seconds)
+            unredirected = replace(state, options=replace(state.options, tls=replace(tls, redirect=False)))
+            self.confirm(unredirected, self.switch(unredirected), seconds)
         self.confirm(state, self.switch(state), seconds)
 
     def confirm(self, state: EdgeState, generation: str, seconds: float = READ_BACK_SECONDS) -> None:
@@ -121,9 +121,9 @@ class Edge:
 
     def _difference(self, state: EdgeState, generation: str) -> str | None:
         try:
-            found, weights = envoy_admin.effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))
-            if found != generation:
-                return f"Envoy routes by generation {found or '(none)'}, not {generation}"
+            present, weights = envoy_admin.effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))
+            if present != generation:
+                return f"Envoy routes by generation {present or '(none)'}, not {generation}"
             if weights != envoy_admin.expected_weights(state):
                 return f"Envoy's weights are {weights}, not {envoy_admin.expected_weights(state)}"
             hosts = envoy_admin.cluster_hosts(self._get("/clusters?format=json"))
@@ -139,11 +139,11 @@ class Edge:
         return None
 
     def weights(self) -> dict[str, dict[str, int]]:
-        """Return what Envoy really has: route prefix -> cluster -> weight."""
+        """Return the weights that Envoy uses: route prefix -> cluster -> percent."""
         return envoy_admin.effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))[1]
 
     def certificate_days(self) -> int | None:
-        """Return for how many whole days the edge's certificate is still valid; None where it has none. Raises UnreachableError."""
+        """Return for how many whole days the edge's certificate is valid; None without a certificate. Raises UnreachableError."""
         return envoy_admin.certificate_days(self._get("/certs"))
 
     def counters(self, state: EdgeState) -> dict[tuple[str, str], Counters]:
@@ -152,7 +152,7 @@ class Edge:
         return envoy_admin.counters(stats, state)
 
     def requests_to(self, addresses: set[str]) -> int:
-        """Return how many requests Envoy has sent to these addresses so far, through any cluster. Raises UnreachableError."""
+        """Return how many requests Envoy has sent to these addresses since its start, through any cluster. Raises UnreachableError."""
         return self._sum(addresses, "rq_total")
 
     def under_way(self, addresses: set[str]) -> int:
@@ -161,7 +161,7 @@ class Edge:
 
     def _sum(self, addresses: set[str], stat: str) -> int:
         hosts = envoy_admin.cluster_hosts(self._get("/clusters?format=json"), stat)
-        return sum(count for found in hosts.values() for address, count in found.items() if address in addresses)
+        return sum(count for counts in hosts.values() for address, count in counts.items() if address in addresses)
 
     def _get(self, path: str) -> Mapping[str, Any]:
         answer = fetch(Request(self._admin_url + path, dial=self._dial), ADMIN_TIMEOUT, self._clock, limit=BODY_LIMIT)

@@ -1,4 +1,4 @@
-"""What ``edge status`` prints: a line per route and release, with weights, counters and instances. Pure."""
+"""The text of ``edge status``: a line per route and release, with weights, counters and instances. Pure."""
 
 from __future__ import annotations
 
@@ -12,59 +12,59 @@ from azora_ci.targets.journal import PROMOTED, History
 HEAD = ("route", "service", "version", "deployment", "role", "weight", "requests", "failed", "p95")
 
 
-def text(history: History, seen: Observation, instances: Mapping[str, Sequence[Instance]]) -> str:
-    """Return the whole page. ``instances``: deployment id -> those that were started and not stopped."""
-    rows = sorted(_rows(history, seen))
+def text(history: History, observation: Observation, instances: Mapping[str, Sequence[Instance]]) -> str:
+    """Return the whole text. ``instances``: deployment id -> its instances that were started and not stopped."""
+    rows = sorted(_rows(history, observation))
     parts = [table([HEAD, *rows]) if rows else "The edge routes nothing: nothing was deployed yet."]
-    shown = [f"{_name(history, name)}: {counted(found)}" for name, found in instances.items() if found]
-    parts += ["\n".join(shown)] if shown else []
-    parts += ["\n".join(f"✗ {one.name} does not run" for one in seen.dead)] if seen.dead else []
-    left = history.unfinished
-    if left is not None and left.outcome == PROMOTED:
-        again = f'python -m azora_ci rollback --deployment-id {left.id} --reason "…"'
-        parts.append(f"✗ {_name(history, left.id)} was taken back, but not everywhere. Run the same rollback again:\n  {again}")
-    elif left is not None:
-        parts.append(f"{_name(history, left.id)} is under way, or its run died: {left.percent} %")
+    counts = [f"{_name(history, name)}: {counted(started)}" for name, started in instances.items() if started]
+    parts += ["\n".join(counts)] if counts else []
+    parts += ["\n".join(f"✗ {instance.name} does not run" for instance in observation.dead)] if observation.dead else []
+    unfinished = history.unfinished
+    if unfinished is not None and unfinished.outcome == PROMOTED:
+        command = f'python -m azora_ci rollback --deployment-id {unfinished.id} --reason "…"'
+        parts.append(f"✗ {_name(history, unfinished.id)} was taken back, but not everywhere. Run the same rollback again:\n  {command}")
+    elif unfinished is not None:
+        parts.append(f"{_name(history, unfinished.id)} is under way, or its run died: {unfinished.percent} %")
     return "\n\n".join(parts)
 
 
-def counted(found: Sequence[Instance]) -> str:
-    """Return how many instances there are, on each host where there are several."""
-    hosts = Counter(one.host for one in found)
+def counted(instances: Sequence[Instance]) -> str:
+    """Return the number of instances as text; with several hosts, also the number on each."""
+    hosts = Counter(instance.host for instance in instances)
     where = f" ({', '.join(f'{number} on {host}' for host, number in sorted(hosts.items()))})" if len(hosts) > 1 else ""
-    return f"{len(found)} instances{where}"
+    return f"{len(instances)} instances{where}"
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:
     """Return rows as columns that are as wide as their widest cell."""
-    found = list(rows)
-    widths = [max(map(len, column)) for column in zip(*found, strict=True)]
-    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in found)
+    lines = list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip() for row in lines)
 
 
-def _rows(history: History, seen: Observation) -> Iterable[tuple[str, ...]]:
-    for route, clusters in seen.weights.items():
+def _rows(history: History, observation: Observation) -> Iterable[tuple[str, ...]]:
+    for route, clusters in observation.weights.items():
         for cluster, weight in clusters.items():
             service, seconds, commit = cluster.rsplit("-", 2)
             name = f"{seconds}-{commit}"
-            found = history.releases.get(name)
-            facts = (route, service, found.version if found else "?", name, _role(history, name), f"{weight} %")
-            yield (*facts, *_counted(seen.counters.get((service, name), Counters())))
+            release = history.releases.get(name)
+            facts = (route, service, release.version if release else "?", name, _role(history, name), f"{weight} %")
+            yield (*facts, *_counter_cells(observation.counters.get((service, name), Counters())))
 
 
-def _counted(counters: Counters) -> tuple[str, str, str]:
+def _counter_cells(counters: Counters) -> tuple[str, str, str]:
     p95 = percentile(counters.buckets, 0.95)
     failed = f"{counters.failed} ({counters.failed_share:.1%})"
     return str(counters.requests), failed, "–" if p95 is None else f"{p95:.0f} ms"
 
 
 def _role(history: History, name: str) -> str:
-    before = history.before(history.serving) if history.serving else None
+    target = history.before(history.serving) if history.serving else None
     if name == history.serving:
         return "stable"
     if name in history.releases and history.releases[name].outcome == PROMOTED and history.releases[name].going_back:
         return "goes back"
-    return "rollback target" if before and before.id == name else "canary"
+    return "rollback target" if target and target.id == name else "canary"
 
 
 def _name(history: History, name: str) -> str:

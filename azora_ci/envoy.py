@@ -1,8 +1,8 @@
-"""The Envoy edge as one value, ``EdgeState``: which releases there are, where they listen, and what share of traffic each gets.
+"""The Envoy edge as one value, ``EdgeState``: its releases, where their instances listen, and what share of traffic each gets.
 
-``envoy_config.py`` and ``envoy_routes.py`` say it in Envoy's words, ``envoy_admin.py`` reads what Envoy answers, ``edge.py`` does the
-input and output. Each release of a service is a cluster of its own, ``<service>-<deployment id>``, so that counters are continuous
-through a promotion.
+``envoy_config.py`` and ``envoy_routes.py`` translate it to Envoy's configuration, ``envoy_admin.py`` reads Envoy's answers, ``edge.py``
+does the input and output. Each release of a service is a cluster of its own, ``<service>-<deployment id>``, so that counters are
+continuous through a promotion.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 RELEASE_HEADER = "x-azora-release"  # request header, canary|stable: a test through the real edge
-DEPLOYMENT_HEADER = "x-azora-deployment"  # response header: the release that was first chosen, also when failover answered
+DEPLOYMENT_HEADER = "x-azora-deployment"  # response header: the release that was chosen first, even if failover answered
 
 
 @dataclass(frozen=True)
 class EdgeService:
-    """How requests of one service are recognised; ``timeout_seconds`` 0 is for streams."""
+    """Which requests belong to one service; ``timeout_seconds`` is 0 for streams, without a limit."""
 
     id: str
     route_prefix: str
@@ -36,9 +36,9 @@ class EdgeRelease:
 
 @dataclass(frozen=True)
 class EdgeTls:
-    """TLS in the edge: ``listen`` is ``host:port``, the files' paths are as Envoy sees them, ``port`` is the one that users know.
+    """TLS in the edge. ``listen`` is ``host:port``, the paths are those that Envoy sees, ``port`` is the port that users connect to.
 
-    Both files are in one folder, which is watched: a renewed certificate is taken up when its files are renamed over the old ones.
+    Both files are in one folder, which Envoy watches: it takes a renewed certificate when its files are renamed over the old ones.
     """
 
     listen: str
@@ -50,9 +50,9 @@ class EdgeTls:
 
 @dataclass(frozen=True)
 class EdgeOptions:
-    """What is configured about the edge, whatever releases there are. ``trusted_proxies``: how many are in front of it.
+    """Options of the edge that do not depend on releases. ``trusted_proxies``: how many proxies are in front of the edge.
 
-    ``sticky_cookie``: name of the cookie that keeps users on a version, see ``envoy_routes``; ``secure_cookie``: they come by HTTPS.
+    ``sticky_cookie``: name of the cookie that keeps users on a version, see ``envoy_routes``; ``secure_cookie``: users connect by HTTPS.
     """
 
     tls: EdgeTls | None = None
@@ -63,9 +63,9 @@ class EdgeOptions:
 
 @dataclass(frozen=True)
 class EdgeState:
-    """The whole edge. ``percent`` of requests go to ``canary``, the rest to ``stable``; ``previous`` is kept warm at weight 0.
+    """The whole edge. ``percent`` of requests go to ``canary``, all others to ``stable``; ``previous`` is kept warm at weight 0.
 
-    ``attempt`` tells one start of a canary from another of the same release: who was drawn for the one was not for the other.
+    ``attempt`` numbers the starts of a canary: what was drawn for users in one attempt does not count in another of the same release.
     """
 
     services: tuple[EdgeService, ...]
@@ -79,59 +79,59 @@ class EdgeState:
     options: EdgeOptions = EdgeOptions()
 
     def document(self) -> dict[str, Any]:
-        """Return the state as JSON; ``from_document`` reads it back."""
+        """Return the state as a JSON document, which ``from_document`` reads."""
         return asdict(self)
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> EdgeState:
         """Return the state that a document describes. Raises KeyError and TypeError for another format."""
         releases = tuple(
-            EdgeRelease(one["id"], one["version"], {name: tuple(found) for name, found in one["endpoints"].items()})
-            for one in document["releases"]
+            EdgeRelease(release["id"], release["version"], {name: tuple(addresses) for name, addresses in release["endpoints"].items()})
+            for release in document["releases"]
         )
-        options = dict(document.get("options", {}))  # an edge of an older version has none
+        options = dict(document.get("options", {}))  # the state of an older version has none
         if options.get("tls"):
             options["tls"] = EdgeTls(**options["tls"])
-        services = tuple(EdgeService(**one) for one in document["services"])
+        services = tuple(EdgeService(**service) for service in document["services"])
         return EdgeState(**{**document, "releases": releases, "services": services, "options": EdgeOptions(**options)})
 
     def release(self, release_id: str | None) -> EdgeRelease | None:
         """Return a release by its id, or None."""
-        return next((one for one in self.releases if one.id == release_id), None)
+        return next((release for release in self.releases if release.id == release_id), None)
 
     def with_release(self, release: EdgeRelease) -> EdgeState:
         """Return the state with a release added or replaced."""
-        return replace(self, releases=(*(one for one in self.releases if one.id != release.id), release))
+        return replace(self, releases=(*(other for other in self.releases if other.id != release.id), release))
 
     def without(self, release_id: str) -> EdgeState:
         """Return the state without a release; its roles become empty."""
-        kept = tuple(one for one in self.releases if one.id != release_id)
+        kept = tuple(release for release in self.releases if release.id != release_id)
         roles = {name: None for name in ("stable", "canary", "previous") if getattr(self, name) == release_id}
         return replace(self, releases=kept, **roles)  # type: ignore[arg-type] # only role names are keys
 
     def weights(self, service: str) -> dict[str, int]:
-        """Return release id -> percent for a service. A release without instances of it gets nothing, the other everything."""
+        """Return release id -> percent for a service. The only release with instances of it gets everything, except a canary at 0 %."""
         shares = {self.stable: 100 - self.percent, self.canary: self.percent}
-        there = {one: share for one, share in shares.items() if one is not None and self.addresses(one, service)}
-        if len(there) == 1:
-            only = next(iter(there))
-            return {only: 100} if there[only] > 0 or only == self.stable else {}
-        return there
+        weights = {name: share for name, share in shares.items() if name is not None and self.addresses(name, service)}
+        if len(weights) == 1:
+            only = next(iter(weights))
+            return {only: 100} if weights[only] > 0 or only == self.stable else {}
+        return weights
 
     def failover(self, release_id: str) -> str | None:
-        """Return the release that answers when no instance of this one can be reached."""
+        """Return the id of the release that answers when no instance of this release can be reached, or None."""
         if release_id == self.stable:
             return self.canary or self.previous
         return self.stable
 
     def addresses(self, release_id: str | None, service: str) -> tuple[str, ...]:
-        """Return where a release's instances of a service listen; none of a release that is not there."""
-        found = self.release(release_id)
-        return found.endpoints.get(service, ()) if found else ()
+        """Return the addresses of a release's instances of a service; () for a release that does not exist."""
+        release = self.release(release_id)
+        return release.endpoints.get(service, ()) if release else ()
 
 
 def cluster_name(service: str, release_id: str) -> str:
-    """Return the name of the cluster of one release of one service; no dots, which separate parts of counter names."""
+    """Return the name of the cluster of one release of one service. Without dots: these separate the parts of counter names."""
     return f"{service}-{release_id}"
 
 

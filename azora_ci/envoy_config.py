@@ -1,6 +1,6 @@
-"""What Envoy is told, except for routes: bootstrap, listeners, certificate, clusters, addresses. Pure.
+"""Envoy's configuration except for routes: bootstrap, listeners, certificate, clusters, addresses. Pure.
 
-Weights are in the one route file, so that one rename moves all of them.
+All weights are in the one route file, so that one rename changes them together.
 Protocol: Envoy API v3, file-based xDS with ``path_config_source`` and ``watched_directory``.
 """
 
@@ -17,13 +17,13 @@ LISTENER, TLS_LISTENER, CERTIFICATE = "edge", "edge-tls", "edge"
 # Milliseconds. Envoy's own buckets are too coarse to compare a p95 by a factor.
 BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 35, 40, 45, 50, 60, 70, 80, 100, 120, 150, 200, 250, 300, 400, 500, 600, 800,
            1000, 1500, 2000, 3000, 5000, 10000, 30000, 60000)  # fmt: skip
-# Node.js closes an idle connection after 5 s: the edge must be the one that closes first, or a request meets the closing.
+# Node.js closes an idle connection after 5 s: the edge must close it first, or a request is sent on a closing connection.
 UPSTREAM_IDLE = "4s"
 _TYPE = "type.googleapis.com/envoy"
 
 
 def bootstrap(config_dir: Path, admin: str) -> dict[str, Any]:
-    """Return the static bootstrap: admin address (``host:port``) and where the files are that change."""
+    """Return the static bootstrap: admin address (``host:port``), and the paths of the files that change."""
     return {
         "node": {"id": "azora-edge", "cluster": "azora"},
         "admin": {"address": _address(admin)},
@@ -37,9 +37,9 @@ def bootstrap(config_dir: Path, admin: str) -> dict[str, Any]:
 
 
 def render(state: EdgeState, config_dir: Path, generation: str) -> dict[str, dict[str, Any]]:
-    """Return file name -> document of one generation: listeners, routes, clusters, one endpoint file per cluster, and the state.
+    """Return file name -> document of a generation: listeners, routes, clusters, one endpoint file per cluster, and the state.
 
-    With TLS, one more names the files of certificate and key.
+    With TLS, another file names certificate and key.
     """
     names = [(service.id, release) for service in state.services for release in state.releases if release.endpoints.get(service.id)]
     clusters = [_cluster(cluster_name(service, release.id), config_dir) for service, release in names]
@@ -91,7 +91,7 @@ def _manager(options: EdgeOptions, routes: dict[str, Any]) -> dict[str, Any]:
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "edge",
         **routes,
-        "use_remote_address": True,  # x-forwarded-for and x-forwarded-proto are ours, unless a trusted proxy says them
+        "use_remote_address": True,  # the edge sets x-forwarded-for and x-forwarded-proto, unless a trusted proxy does
         "xff_num_trusted_hops": options.trusted_proxies,
         "server_header_transformation": "PASS_THROUGH",
         "upgrade_configs": [{"upgrade_type": "websocket"}],
@@ -138,7 +138,7 @@ def _cluster(name: str, config_dir: Path) -> dict[str, Any]:
         "name": name,
         "type": "EDS",
         "eds_cluster_config": {"eds_config": _source(config_dir, f"endpoints-{name}.json")},
-        "connect_timeout": "1s",  # the edge and its instances are on one machine; three of them may be tried
+        "connect_timeout": "1s",  # edge and instances are on one machine; three instances may be tried
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
         "circuit_breakers": {
             "thresholds": [{"max_connections": limit, "max_pending_requests": limit, "max_requests": limit, "max_retries": limit}]
@@ -148,7 +148,7 @@ def _cluster(name: str, config_dir: Path) -> dict[str, Any]:
 
 def _endpoints(name: str, groups: Iterable[tuple[str, ...]]) -> dict[str, Any]:
     localities = [
-        {"priority": priority, "lb_endpoints": [{"endpoint": {"address": _address(one)}} for one in addresses]}
+        {"priority": priority, "lb_endpoints": [{"endpoint": {"address": _address(address)}} for address in addresses]}
         for priority, addresses in enumerate(groups)
         if addresses
     ]

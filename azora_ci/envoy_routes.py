@@ -1,4 +1,4 @@
-"""What Envoy is told about requests: which version gets them, in what share, and what is tried again. Pure.
+"""Envoy's routes: which version gets a request, in what share, and which requests are retried. Pure.
 
 Protocol: Envoy API v3, ``RouteConfiguration``.
 """
@@ -18,15 +18,15 @@ FULL = 100  # percent
 DRAWN_AT = tuple(percent for _, percent in PERCENT)  # the weights at which users may have been drawn
 HTTPS_PORT = 443
 SAFE_METHODS = "GET|HEAD|OPTIONS"
-# What is tried again. A request that may change something is so only where nothing of it was sent: nothing may happen twice.
+# Conditions of a retry. A request that may change data is retried only when no part of it was sent: no change may happen twice.
 SAFE_RETRY, UNSENT_RETRY = "connect-failure,refused-stream,reset", "connect-failure,reset-before-request"
-ATTEMPTS_PER_SIDE = 3  # at most; each waits a connect timeout where an instance does not even refuse
+ATTEMPTS_PER_SIDE = 3  # at most; each may wait for a connect timeout
 _TYPE = "type.googleapis.com/envoy"
 
 
 @dataclass(frozen=True)
-class Way:
-    """Requests with these headers go to these releases in these shares; who is drawn gets that release's cookie."""
+class Split:
+    """Requests with these headers are split among releases by ``shares``. ``cookies``: release id -> the cookie that its users get."""
 
     headers: tuple[dict[str, Any], ...]
     shares: Mapping[str, int]
@@ -41,13 +41,13 @@ def route_configuration(state: EdgeState, generation: str) -> dict[str, Any]:
     return {
         "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",
         "name": ROUTES,
-        # Envoy passes over an update without a difference; with the generation in it, each one can be read back.
+        # Envoy ignores an update without a difference. With the generation in it, each update can be read back.
         "virtual_hosts": [{"name": f"generation-{generation}", "domains": ["*"], "routes": routes}],
     }
 
 
 def redirect_configuration(port: int) -> dict[str, Any]:
-    """Return the routes of plain HTTP where it only leads to HTTPS; method and body stay what they were (308)."""
+    """Return the routes of plain HTTP when it only redirects to HTTPS; method and body are kept (308)."""
     redirect: dict[str, Any] = {"https_redirect": True, "response_code": "PERMANENT_REDIRECT"}
     if port != HTTPS_PORT:
         redirect["port_redirect"] = port
@@ -60,24 +60,24 @@ def redirect_configuration(port: int) -> dict[str, Any]:
 def _routes(state: EdgeState, service: EdgeService) -> list[dict[str, Any]]:
     weights = state.weights(service.id)
     if not weights:
-        if state.stable is not None:  # dropped by the version in force, or new with a canary at 0 %: what a shorter prefix says holds
+        if state.stable is not None:  # the stable release has no such service: a shorter prefix may match
             return []
         text = {"inline_string": f"no release of {service.id} is deployed\n"}
         return [{"match": _match(service.route_prefix), "direct_response": {"status": 503, "body": text}}]
     safe = _header(":method", {"safe_regex": {"regex": SAFE_METHODS}})
-    found = []
-    for way in [*_asked_for(state, service), *_sticky(state, weights), Way((), weights, _drawn(state, weights))]:
+    routes = []
+    for split in [*_header_splits(state, service), *_cookie_splits(state, weights), Split((), weights, _draw_cookies(state, weights))]:
         for method, conditions in (([safe], SAFE_RETRY), ([], UNSENT_RETRY)):
-            action = _action(state, service, way, conditions)
-            found.append({"match": _match(service.route_prefix, [*way.headers, *method]), "route": action})
-    return found
+            action = _action(state, service, split, conditions)
+            routes.append({"match": _match(service.route_prefix, [*split.headers, *method]), "route": action})
+    return routes
 
 
-def _asked_for(state: EdgeState, service: EdgeService) -> list[Way]:
-    """Return the ways by header. A canary at 0 % can be asked for as soon as it is warm; after an abort there is none, and no such way."""
+def _header_splits(state: EdgeState, service: EdgeService) -> list[Split]:
+    """Return a split for each value of the release header. It reaches a canary at 0 % as soon as that is warm, and none after an abort."""
     sides = (("canary", state.canary), ("stable", state.stable))
     return [
-        Way((_header(RELEASE_HEADER, {"exact": word}),), {release_id: FULL})
+        Split((_header(RELEASE_HEADER, {"exact": word}),), {release_id: FULL})
         for word, release_id in sides
         if release_id is not None and state.addresses(release_id, service.id)
     ]
@@ -86,32 +86,32 @@ def _asked_for(state: EdgeState, service: EdgeService) -> list[Way]:
 # --- users who stay on a version -----------------------------------------------------------------------------------------
 
 
-def _sticky(state: EdgeState, weights: Mapping[str, int]) -> list[Way]:
-    """Return the ways of users whose cookie says what was drawn for them.
+def _cookie_splits(state: EdgeState, weights: Mapping[str, int]) -> list[Split]:
+    """Return the splits of users whose cookie names the version that was drawn for them.
 
-    Who got the canary keeps it. Who got the old version when ``drawn`` % got the canary keeps it while the weight stays, and is drawn
-    again when it has risen to ``percent``: for the canary with (percent - drawn) / (100 - drawn), so that all in all ``percent`` % of
-    the users have it. The cookie names the deployment and its attempt: after an abort it matches nothing, and is taken away.
+    Users of the canary keep it. Users who got the old version when ``drawn`` % got the canary keep it while the weight stays. When the
+    weight has risen to ``percent``, they are drawn again: the canary with (percent - drawn) / (100 - drawn), so that ``percent`` % of all
+    users have it. The cookie names the deployment and its attempt. After an abort it matches nothing, and is deleted.
     """
     name, canary, stable = state.options.sticky_cookie, state.canary, state.stable
     if name is None:
         return []
     if canary is None or state.percent == 0:
-        return [Way((_cookie(name),), weights, dict.fromkeys(weights, f"{name}=; Max-Age=0"))]
+        return [Split((_cookie(name),), weights, dict.fromkeys(weights, f"{name}=; Max-Age=0"))]
     if stable is None or set(weights) != {canary, stable}:
-        return []  # only one version has this service: nothing to draw
-    found = [Way((_cookie(name, f"{canary}.{state.attempt}.canary"),), {canary: FULL})]
+        return []  # only one version has this service: there is nothing to draw
+    splits = [Split((_cookie(name, f"{canary}.{state.attempt}.canary"),), {canary: FULL})]
     for drawn in DRAWN_AT:
         if drawn < state.percent:
-            again = {stable: FULL - state.percent, canary: state.percent - drawn}
-            found.append(Way((_cookie(name, f"{canary}.{state.attempt}.stable.{drawn}"),), again, _drawn(state, weights)))
+            shares = {stable: FULL - state.percent, canary: state.percent - drawn}
+            splits.append(Split((_cookie(name, f"{canary}.{state.attempt}.stable.{drawn}"),), shares, _draw_cookies(state, weights)))
     if state.percent < FULL:
-        found.append(Way((_cookie(name, f"{canary}.{state.attempt}.stable.{state.percent}"),), {stable: FULL}))
-    return found
+        splits.append(Split((_cookie(name, f"{canary}.{state.attempt}.stable.{state.percent}"),), {stable: FULL}))
+    return splits
 
 
-def _drawn(state: EdgeState, weights: Mapping[str, int]) -> dict[str, str]:
-    """Return release id -> the cookie of users who are drawn now."""
+def _draw_cookies(state: EdgeState, weights: Mapping[str, int]) -> dict[str, str]:
+    """Return release id -> the cookie of users for whom that release is drawn now."""
     name, canary, stable = state.options.sticky_cookie, state.canary, state.stable
     if name is None or canary is None or stable is None or state.percent == 0 or set(weights) != {canary, stable}:
         return {}
@@ -119,15 +119,15 @@ def _drawn(state: EdgeState, weights: Mapping[str, int]) -> dict[str, str]:
 
 
 def _cookie(name: str, value: str | None = None) -> dict[str, Any]:
-    wanted = ".*" if value is None else f"{re.escape(value)}(?:\\s*;.*)?"
-    return _header("cookie", {"safe_regex": {"regex": f"(?:.*;\\s*)?{re.escape(name)}={wanted}"}})
+    pattern = ".*" if value is None else f"{re.escape(value)}(?:\\s*;.*)?"
+    return _header("cookie", {"safe_regex": {"regex": f"(?:.*;\\s*)?{re.escape(name)}={pattern}"}})
 
 
 # --- parts of a route ----------------------------------------------------------------------------------------------------
 
 
 def _match(prefix: str, headers: list[dict[str, Any]] | None = None) -> dict[str, Any]:
-    # "/api" is not "/apis"; a prefix that ends in a slash says so itself.
+    # "/api" must not match "/apis"; a prefix that ends in a slash does not.
     path = {"prefix": prefix} if prefix.endswith("/") else {"path_separated_prefix": prefix}
     return {**path, "headers": headers} if headers else path
 
@@ -136,14 +136,14 @@ def _header(name: str, match: dict[str, Any]) -> dict[str, Any]:
     return {"name": name, "string_match": match}
 
 
-def _action(state: EdgeState, service: EdgeService, way: Way, conditions: str) -> dict[str, Any]:
+def _action(state: EdgeState, service: EdgeService, split: Split, conditions: str) -> dict[str, Any]:
     clusters = [
         {
             "name": cluster_name(service.id, release_id),
             "weight": weight,
-            "response_headers_to_add": _answered_with(state, release_id, way.cookies.get(release_id)),
+            "response_headers_to_add": _response_headers(state, release_id, split.cookies.get(release_id)),
         }
-        for release_id, weight in way.shares.items()
+        for release_id, weight in split.shares.items()
     ]
     action: dict[str, Any] = {"weighted_clusters": {"clusters": clusters}, "timeout": f"{service.timeout_seconds:g}s"}
     if service.timeout_seconds == 0:
@@ -152,16 +152,16 @@ def _action(state: EdgeState, service: EdgeService, way: Way, conditions: str) -
     return action
 
 
-def _answered_with(state: EdgeState, release_id: str, cookie: str | None) -> list[dict[str, Any]]:
-    found = [{"header": {"key": DEPLOYMENT_HEADER, "value": release_id}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
+def _response_headers(state: EdgeState, release_id: str, cookie: str | None) -> list[dict[str, Any]]:
+    headers = [{"header": {"key": DEPLOYMENT_HEADER, "value": release_id}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
     if cookie is not None:
         value = f"{cookie}; Path=/; HttpOnly; SameSite=Lax{'; Secure' if state.options.secure_cookie else ''}"
-        found.append({"header": {"key": "set-cookie", "value": value}, "append_action": "APPEND_IF_EXISTS_OR_ADD"})
-    return found
+        headers.append({"header": {"key": "set-cookie", "value": value}, "append_action": "APPEND_IF_EXISTS_OR_ADD"})
+    return headers
 
 
 def _attempts(state: EdgeState, service: EdgeService) -> int:
-    """Return how often a request is tried on the side that was chosen: once for each instance, so that a living one is found."""
+    """Return how often a request is tried on the chosen side: once per instance, so that one that runs is found, up to a limit."""
     largest = max(len(release.endpoints.get(service.id, ())) for release in state.releases)
     return min(largest, ATTEMPTS_PER_SIDE)
 
@@ -169,9 +169,9 @@ def _attempts(state: EdgeState, service: EdgeService) -> int:
 def _retry(conditions: str, attempts: int) -> dict[str, Any]:
     """Return the policy: first other instances of the chosen side, then the other side, which is priority 1 of the same cluster.
 
-    Retries never leave the weighted cluster that was chosen. Were the other side asked first, then one dead instance among several
-    would send its whole share there: with one of three, a third of the users would have met a canary at 5 %.
-    Nothing but retries gets there: without health checks all instances count as healthy, so that priority 0 never overflows.
+    Retries never leave the weighted cluster that was chosen. If the other side were tried first, one dead instance among several would
+    send its whole share there: with one of three dead, a third of the users would get a canary at 5 %. Only retries reach priority 1:
+    without health checks all instances count as healthy, so that priority 0 never overflows.
     """
     priorities = f"{_TYPE}.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     hosts = f"{_TYPE}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
@@ -184,5 +184,5 @@ def _retry(conditions: str, attempts: int) -> dict[str, Any]:
             "typed_config": {"@type": priorities, "update_frequency": attempts},  # attempts before a priority is left
         },
         "retry_host_predicate": [{"name": "envoy.retry_host_predicates.previous_hosts", "typed_config": {"@type": hosts}}],
-        "host_selection_retry_max_attempts": 10,  # draws of an instance that was not tried yet; then it is any
+        "host_selection_retry_max_attempts": 10,  # attempts to find an instance that was not tried yet; then any is taken
     }

@@ -1,7 +1,7 @@
-"""Host keys of OpenSSH: which key belongs to which name, fingerprints, and lines that do not tell the host's name. Pure.
+"""Host keys of OpenSSH: parsing ``known_hosts``, fingerprints, and lines that do not reveal the host's name. Pure.
 
 Format of ``known_hosts``: sshd(8), SSH_KNOWN_HOSTS FILE FORMAT. A hashed name is ``|1|salt|HMAC-SHA1(salt, name)``, both in base64,
-as ``HashKnownHosts`` writes it: it can be compared with a name, and not be read.
+as ``HashKnownHosts`` writes it: a name can be compared with the hash, but not be read from it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class HostKey:
 
     @property
     def fingerprint(self) -> str:
-        """Return its fingerprint as OpenSSH shows it, ``SHA256:…``."""
+        """Return the fingerprint as OpenSSH prints it, ``SHA256:…``."""
         digest = hashlib.sha256(base64.b64decode(self.blob)).digest()
         return "SHA256:" + base64.b64encode(digest).decode().rstrip("=")
 
@@ -41,18 +41,18 @@ def known_name(host: str, port: int) -> str:
 
 
 def hashed_line(name: str, key: HostKey, salt: bytes) -> str:
-    """Return a line of known_hosts for this key, with the name hashed with this salt of 20 bytes."""
+    """Return a known_hosts line for this key, whose name is hashed with a salt of 20 bytes."""
     code = hmac.new(salt, name.encode(), hashlib.sha1).digest()
     hashed = "|1|" + "|".join(base64.b64encode(part).decode() for part in (salt, code))
     return f"{hashed} {key.key_type} {key.blob}"
 
 
 def keys_of(known_hosts: str, name: str) -> list[HostKey]:
-    """Return the keys that these lines hold for a name; lines with a marker (``@revoked``, ``@cert-authority``) hold none."""
-    return [key for names, key in _lines(known_hosts) if _matches(names, name)]
+    """Return the keys for a name in the text of a known_hosts file, except in lines with ``@revoked`` or ``@cert-authority``."""
+    return [key for names, key in _parse_lines(known_hosts) if _matches(names, name)]
 
 
-def _lines(known_hosts: str) -> Iterator[tuple[str, HostKey]]:
+def _parse_lines(known_hosts: str) -> Iterator[tuple[str, HostKey]]:
     for line in known_hosts.splitlines():
         parts = line.split()
         if len(parts) < 3 or parts[0].startswith(("#", "@")) or not _KEY_TYPE.fullmatch(parts[1]):
@@ -68,12 +68,12 @@ def _matches(names: str, name: str) -> bool:
     if names.startswith("|"):
         return _is_hash_of(names, name)
     patterns = [pattern.lower() for pattern in names.split(",")]
-    if any(pattern.startswith("!") and _is_like(name, pattern[1:]) for pattern in patterns):
+    if any(pattern.startswith("!") and _matches_pattern(name, pattern[1:]) for pattern in patterns):
         return False
-    return any(_is_like(name, pattern) for pattern in patterns)
+    return any(_matches_pattern(name, pattern) for pattern in patterns)
 
 
-def _is_like(name: str, pattern: str) -> bool:
+def _matches_pattern(name: str, pattern: str) -> bool:
     return fnmatchcase(name, pattern.replace("[", "[[]"))  # * and ? are wildcards, brackets belong to the name
 
 
@@ -90,9 +90,9 @@ def _is_hash_of(hashed: str, name: str) -> bool:
 
 @dataclass(frozen=True)
 class SeenKey:
-    """A host key as a connection has seen it, and why it was trusted: pinned, recorded or accepted.
+    """The host key of a connection, and why it was trusted: pinned, recorded or accepted.
 
-    ``key`` is None where a pinned authority vouches for the host: then the fingerprint is the authority's.
+    ``key`` is None when a pinned authority vouches for the host: then ``fingerprint`` is that of the authority.
     """
 
     fingerprint: str
@@ -100,12 +100,12 @@ class SeenKey:
     source: str
 
     def document(self, name: str, salt: bytes) -> dict[str, Any]:
-        """Return it as evidence that does not tell the host's name."""
+        """Return the key as evidence that does not reveal the host's name."""
         line = hashed_line(name, self.key, salt) if self.key else None
         key_type = self.key.key_type if self.key else None
         return {"fingerprint": self.fingerprint, "key_type": key_type, "known_hosts": line, "source": self.source}
 
 
 def lines_of(documents: Iterable[Mapping[str, Any]]) -> str:
-    """Return what evidence of earlier connections holds as the text of a known_hosts file."""
-    return "".join(f"{one['known_hosts']}\n" for one in documents if one.get("known_hosts"))
+    """Return evidence of earlier connections as the text of a known_hosts file."""
+    return "".join(f"{document['known_hosts']}\n" for document in documents if document.get("known_hosts"))
