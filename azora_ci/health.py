@@ -1,37 +1,37 @@
 """Probe answers -> verdict. Pure: no network, no clock.
 
-Three sides are probed: every new instance directly, every old instance directly (whose fault is it?), and every public endpoint.
+Three sides are probed: every new instance directly, every old one directly (which version is at fault?), and every public endpoint.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
 NEW, OLD, PUBLIC = "new", "old", "public"
-LONGEST = 200  # characters of what a service says its version is; no release's has more (release.LONGEST)
+LONGEST = 200  # characters of a service's answer that are kept as its version; no release has more (release.LONGEST)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back from one request: an HTTP answer, or ``failure`` (timeout, refused, broken) and its detail."""
+    """The answer to one request: an HTTP response, or ``failure`` (timeout, refused, broken) and its detail."""
 
     milliseconds: float
     status: int | None = None
     content_type: str = ""
     body: bytes = b""
-    deployment: str | None = None  # which release the edge chose, from its response header
+    deployment: str | None = None  # the release that the edge chose, from its response header
     failure: str | None = None
     detail: str = ""
 
 
 @dataclass(frozen=True)
 class Endpoint:
-    """One address that is probed; ``versions`` are those (without v) that are right there; empty: any.
+    """One address that is probed. ``versions``: the versions (without v) that it may answer; empty: any.
 
-    ``via``: how a connection to it is made (``probes.Dial``) where this machine cannot connect by itself.
+    ``via``: how to connect to it (``probes.Dial``) when this machine cannot connect directly.
     """
 
     name: str
@@ -56,12 +56,12 @@ class Finding:
 
     @property
     def passed(self) -> bool:
-        """Say whether the endpoint is healthy."""
+        """Return whether the endpoint is healthy."""
         return self.outcome == "healthy"
 
 
 def classify(endpoint: Endpoint, answer: Answer) -> Finding:
-    """Return what an answer means: healthy is 200 with ``{"status": "healthy", "version": …}`` and a right version."""
+    """Return the finding of an answer: healthy is 200 with ``{"status": "healthy", "version": …}`` and an expected version."""
     version: str | None = None
     if answer.failure is not None:
         outcome, detail = answer.failure, answer.detail
@@ -97,7 +97,7 @@ def _short(body: bytes) -> str:
 
 @dataclass(frozen=True)
 class Streak:
-    """Consecutive failures of one endpoint, and how many of them the edge had given to the old version."""
+    """Consecutive failures of one endpoint, and how many of these requests the edge had sent to the old version."""
 
     failures: int = 0
     of_old: int = 0
@@ -106,10 +106,10 @@ class Streak:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Reasons to abort; reasons to hold (both versions fail: not the new one's fault); notes that change nothing.
+    """Reasons to abort, reasons to hold (both versions fail: not the fault of the new one), and notes that change nothing.
 
     ``failing``: endpoints that fail, but not often enough yet to abort; a stage does not end on such a probe. ``doubt``: services of
-    which no old instance answered the last probe: whose fault their failed requests are cannot be told just now.
+    which no old instance answered the last probe: which version is at fault for failed requests cannot be told now.
     """
 
     abort: tuple[str, ...] = ()
@@ -121,38 +121,39 @@ class Verdict:
 
 @dataclass
 class Record:
-    """The consecutive failures of every endpoint, fed tick by tick. ``release`` is the new deployment's id."""
+    """The consecutive failures of every endpoint, updated at every tick. ``release`` is the new deployment's id."""
 
     release: str
     streaks: dict[str, Streak] = field(default_factory=dict)
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
 
     def add(self, findings: Iterable[Finding]) -> None:
-        """Take one tick's findings. Endpoints that are no longer probed are forgotten."""
-        found = list(findings)
-        self.streaks = {finding.endpoint.name: self._after(finding) for finding in found}
-        self.endpoints = {finding.endpoint.name: finding.endpoint for finding in found}
+        """Add the findings of one tick. Endpoints that are no longer probed are dropped."""
+        by_name = {finding.endpoint.name: finding for finding in findings}
+        self.streaks = {name: self._continue_streak(finding) for name, finding in by_name.items()}
+        self.endpoints = {name: finding.endpoint for name, finding in by_name.items()}
 
-    def _after(self, finding: Finding) -> Streak:
+    def _continue_streak(self, finding: Finding) -> Streak:
         if finding.passed:
             return Streak()
-        before = self.streaks.get(finding.endpoint.name, Streak())
+        streak = self.streaks.get(finding.endpoint.name, Streak())
         old = finding.deployment is not None and finding.deployment != self.release
-        return Streak(before.failures + 1, before.of_old + old, finding.detail)
+        return Streak(streak.failures + 1, streak.of_old + old, finding.detail)
 
 
 def judge(record: Record, retries: int) -> Verdict:
-    """Return the verdict: an endpoint that failed ``retries`` times in a row aborts, unless that is not the new version's fault."""
+    """Return the verdict: an endpoint that failed ``retries`` times in a row aborts unless the new version is not at fault."""
     abort: list[str] = []
     hold: list[str] = []
     notes: list[str] = []
     failing: list[str] = []
+    endpoints, streaks = record.endpoints, record.streaks
     old_failing = _services_down(record, OLD, 1)
-    new_failing = {one.service for name, one in record.endpoints.items() if one.side == NEW and record.streaks[name].failures}
+    new_failing = {endpoint.service for name, endpoint in endpoints.items() if endpoint.side == NEW and streaks[name].failures}
     old_down = _services_down(record, OLD, max(1, retries - 1))
     new_down = _services_down(record, NEW, max(1, retries - 1))
-    for name, streak in record.streaks.items():
-        endpoint = record.endpoints[name]
+    for name, streak in streaks.items():
+        endpoint = endpoints[name]
         text = f"{name} failed {streak.failures} of {retries} probes in a row ({streak.detail})"
         if endpoint.side == OLD:
             if streak.failures and endpoint.service not in new_failing:
@@ -172,10 +173,9 @@ def judge(record: Record, retries: int) -> Verdict:
 
 
 def _services_down(record: Record, side: str, failures: int) -> set[str]:
-    """Return services of which every instance of a side has failed that often in a row."""
-    healthy: Mapping[str, list[bool]] = {}
-    down: dict[str, list[bool]] = dict(healthy)
+    """Return the services of which every instance of a side has failed at least ``failures`` times in a row."""
+    down: dict[str, list[bool]] = {}
     for name, endpoint in record.endpoints.items():
         if endpoint.side == side:
             down.setdefault(endpoint.service, []).append(record.streaks[name].failures >= failures)
-    return {service for service, found in down.items() if all(found)}
+    return {service for service, instances in down.items() if all(instances)}

@@ -1,4 +1,4 @@
-"""HTTP probes: many addresses at once, each within a time limit. The one edge that asks services how they are."""
+"""HTTP probes: many requests at once, each within a time limit. The only module that asks services for their health."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ BODY_LIMIT = 64 * 1024  # bytes of an answer that are read
 WORKERS = 32
 
 
-Dial = Callable[[str, int, float], socket.socket]  # host, port, seconds -> a connection made by way of another machine
+Dial = Callable[[str, int, float], socket.socket]  # host, port, timeout in seconds -> a connection through another machine
 
 
 class Request(NamedTuple):
-    """One GET: address, headers, and how to connect when not directly."""
+    """One GET: address, headers, and ``dial`` where this machine cannot connect directly."""
 
     url: str
     headers: Mapping[str, str] = {}
@@ -36,21 +36,21 @@ def request_of(endpoint: Endpoint) -> Request:
 
 
 class DialledConnection(http.client.HTTPConnection):
-    """HTTP over a connection that somebody else makes."""
+    """HTTP over a connection that ``dial`` makes."""
 
     def __init__(self, host: str, port: int | None, timeout: float, dial: Dial) -> None:
         super().__init__(host, port, timeout=timeout)
         self._dial, self._seconds = dial, timeout
 
     def connect(self) -> None:
-        """Connect by way of the other machine."""
+        """Connect through the other machine."""
         self.sock = self._dial(self.host, self.port, self._seconds)
 
 
 def fetch(request: Request, timeout: float, clock: Clock, *, limit: int = BODY_LIMIT) -> Answer:
-    """Send a GET on a new connection and return what came back; no redirect is followed. Never raises for the network.
+    """Send a GET on a new connection and return the answer, also for network errors, which are not raised. Redirects are not followed.
 
-    ``timeout`` seconds for all of it; ``limit`` bytes of the body are read.
+    ``timeout``: seconds for the whole exchange; ``limit``: bytes of the body that are read.
     """
     start = clock.monotonic()
     parts = urlsplit(request.url)
@@ -62,8 +62,8 @@ def fetch(request: Request, timeout: float, clock: Clock, *, limit: int = BODY_L
         response = connection.getresponse()
         body = _read(response, limit, deadline, clock)
         milliseconds = (clock.monotonic() - start) * 1000
-        kind, deployment = response.getheader("content-type") or "", response.getheader(DEPLOYMENT_HEADER)
-        return Answer(milliseconds, response.status, kind, body, deployment)
+        content_type, deployment = response.getheader("content-type") or "", response.getheader(DEPLOYMENT_HEADER)
+        return Answer(milliseconds, response.status, content_type, body, deployment)
     except (OSError, http.client.HTTPException) as error:
         return _failure(error, (clock.monotonic() - start) * 1000, timeout)
     finally:
@@ -81,16 +81,16 @@ def _connection(request: Request, timeout: float) -> http.client.HTTPConnection:
 
 
 def _read(response: http.client.HTTPResponse, limit: int, deadline: float, clock: Clock) -> bytes:
-    # The socket's timeout is per read: a server that trickles would hold the probe for ever.
-    found = bytearray()
-    while len(found) < limit:
+    # The socket's timeout is per read: a server that sends a byte now and then would keep the probe waiting for ever.
+    body = bytearray()
+    while len(body) < limit:
         if clock.monotonic() > deadline:
             raise TimeoutError
-        part = response.read1(min(BODY_LIMIT, limit - len(found)))
+        part = response.read1(min(BODY_LIMIT, limit - len(body)))
         if not part:
             break
-        found += part
-    return bytes(found)
+        body += part
+    return bytes(body)
 
 
 def _failure(error: Exception, milliseconds: float, timeout: float) -> Answer:
@@ -114,21 +114,21 @@ class Prober:
 
     def fetch_all(self, requests: Iterable[Request], timeout: float) -> list[Answer]:
         """Return the answers in the order of the requests; each may take ``timeout`` seconds."""
-        wanted = list(requests)
-        self._grow(min(self._workers, len(wanted)))
+        pending = list(requests)
+        self._ensure_threads(min(self._workers, len(pending)))
         answers: queue.SimpleQueue[tuple[int, Answer]] = queue.SimpleQueue()
-        for number, request in enumerate(wanted):
+        for number, request in enumerate(pending):
             self._work.put((number, request, timeout, answers))
-        found = dict(answers.get() for _ in wanted)
-        return [found[number] for number in range(len(wanted))]
+        results = dict(answers.get() for _ in pending)
+        return [results[number] for number in range(len(pending))]
 
     def probe(self, endpoints: Iterable[Endpoint], timeout: float) -> list[Finding]:
-        """Probe endpoints at once and say what each answer means."""
-        wanted = list(endpoints)
-        answers = self.fetch_all(map(request_of, wanted), timeout)
-        return [classify(endpoint, answer) for endpoint, answer in zip(wanted, answers, strict=True)]
+        """Probe endpoints at once and return a finding for each, in their order."""
+        targets = list(endpoints)
+        answers = self.fetch_all(map(request_of, targets), timeout)
+        return [classify(endpoint, answer) for endpoint, answer in zip(targets, answers, strict=True)]
 
-    def _grow(self, number: int) -> None:
+    def _ensure_threads(self, number: int) -> None:
         while len(self._threads) < number:
             thread = threading.Thread(target=self._serve, daemon=True)
             thread.start()
