@@ -1,6 +1,6 @@
-"""Watching one stage: every interval probe everything at once, read the edge's counters, decide, say so.
+"""Watching one stage: at every interval, probe everything at once, read the edge's counters, decide, and print the decision.
 
-Uses edges (probes, the target) and decisions (health, rollout); it moves nothing itself.
+Uses edges (probes, the target) and decisions (health, rollout). It moves no traffic itself.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from azora_ci.rollout import (
     Traffic,
     judge_traffic,
     next_action,
-    synthetic_now,
-    unseen,
+    synthetic_requests,
+    uncounted_traffic,
 )
 from azora_ci.targets import Instance, Observation, Release, Target
 
-HOLD_INTERVALS = 3  # a stage whose verdict is open is held for at least so many intervals beyond its end
+HOLD_INTERVALS = 3  # a stage without a verdict is held for at least this many intervals beyond its end
 LONGEST_HOLD = 300.0  # seconds
 LONGEST_PROBE = 5.0  # seconds for one probe
-SYNTHETIC_AT_ONCE = 50  # per service, version and tick: making up samples must neither attack a service nor delay the probes
+SYNTHETIC_AT_ONCE = 50  # per service, version and tick: synthetic requests must neither overload a service nor delay the probes
 
 
 Counts = Mapping[tuple[str, str], Counters]  # (service, release id) -> counters
@@ -44,7 +44,7 @@ Counts = Mapping[tuple[str, str], Counters]  # (service, release id) -> counters
 
 @dataclass(frozen=True)
 class Rules:
-    """How a stage is watched: seconds between ticks, failures in a row, limits, and what an open verdict means."""
+    """How a stage is watched: seconds between ticks, failures in a row that abort, limits, and the action without a verdict."""
 
     interval: float
     retries: int
@@ -54,9 +54,9 @@ class Rules:
 
 @dataclass(frozen=True)
 class Subject:
-    """What is compared: the new release and the one before (None on a first deployment).
+    """The releases that are compared: the new release and the previous one (None on a first deployment).
 
-    ``added``: ids of services that the one before has not; of them there is nothing to compare with.
+    ``added``: ids of services that the previous release does not have; nothing of it is compared with them.
     """
 
     new: Release
@@ -66,41 +66,40 @@ class Subject:
     added: frozenset[str] = frozenset()
 
     def old_of(self, service_id: str) -> str | None:
-        """Return the id of the release that a service is compared with."""
+        """Return the id of the release that a service is compared with, or None."""
         return None if service_id in self.added else self.old_id
 
     @property
     def ids(self) -> dict[str, str]:
-        """Return version -> release id, the new one first."""
-        found = {self.new.version: self.new.id}
+        """Return version -> release id, the new release first."""
+        ids = {self.new.version: self.new.id}
         if self.old_id and self.old_version:
-            found[self.old_version] = self.old_id
-        return found
+            ids[self.old_version] = self.old_id
+        return ids
 
     def public_endpoints(self, percent: int) -> list[Endpoint]:
-        """Return the public endpoints; while traffic is split either version is right, at 100 % only the new one."""
-        right = {self.new.bare}
-        if percent < 100 and self.old_version:
-            right.add(self.old_version.removeprefix("v"))
-        return [Endpoint(f"{one.id} public", one.id, PUBLIC, one.public_health_url, frozenset(right)) for one in self.services]
+        """Return the public endpoints. Either version may answer while traffic is split, only the new one at 100 %."""
+        old = [self.old_version.removeprefix("v")] if percent < 100 and self.old_version else []
+        versions = frozenset([self.new.bare, *old])
+        return [Endpoint(f"{service.id} public", service.id, PUBLIC, service.public_health_url, versions) for service in self.services]
 
 
 @dataclass
 class Tally:
-    """What has been counted in a stage so far."""
+    """Counts of a stage so far."""
 
     probes: int = 0
     failed: int = 0
     public: int = 0
     public_failed: int = 0
     synthetic: int = 0
-    decisions: list[dict[str, Any]] = field(default_factory=list)  # one a tick, with the numbers it was made from
+    decisions: list[dict[str, Any]] = field(default_factory=list)  # one per tick, with the numbers on which it is based
     failures: dict[str, str] = field(default_factory=dict)  # endpoint -> its last failure
 
 
 @dataclass
 class Bake:
-    """Watches the stages of one rollout. Failures in a row and the old version's baseline span stages, so they live here."""
+    """Watches the stages of one rollout. Failures in a row and the old version's baseline span stages, so they are kept here."""
 
     target: Target
     subject: Subject
@@ -109,7 +108,7 @@ class Bake:
     clock: Clock
     prober: Prober = field(init=False)
     record: Record = field(init=False)
-    base: Counts = field(init=False)  # when the rollout began: the start of the old version's baseline
+    base: Counts = field(init=False)  # counters when the rollout began: the start of the old version's baseline
     running: _Stage | None = None
 
     def __post_init__(self) -> None:
@@ -118,53 +117,53 @@ class Bake:
         self.base = self.target.observe().counters
 
     def begin(self, stage: Stage) -> None:
-        """Note that a stage begins, before its weight is moved: what interrupts it from then on finds it in the evidence."""
+        """Note that a stage begins, before its weight is moved: if it is interrupted from then on, evidence tells of it."""
         self.running = _Stage(self, stage)
 
     def watch(self, weights: Mapping[str, Mapping[str, int]]) -> tuple[Decision, dict[str, Any]]:
         """Watch the stage that began, and return (advance or abort, its evidence). CancelledError may interrupt it.
 
-        ``weights`` are those that were read back from the edge.
+        ``weights``: route -> cluster -> percent, as read back from the edge.
         """
         assert self.running is not None  # noqa: S101 - begin() comes first
-        self.running.count_from_here(weights)
+        self.running.start_counting(weights)
         decision = self.running.watch()
         evidence = self.running.evidence("healthy" if decision.action is Action.ADVANCE else "aborted", decision.reason)
         self.running = None
         return decision, evidence
 
     def interrupted(self, status: str, reason: str) -> list[dict[str, Any]]:
-        """Return the evidence of the stage that had begun when something else ended it; empty between stages."""
+        """Return the evidence of the stage that was running when the rollout was interrupted; empty between stages."""
         return [self.running.evidence(status, reason)] if self.running else []
 
     def pairs(self, observation: Observation, start: Counts) -> dict[str, Pair]:
-        """Return what is compared of every service; ``start``: the counts when the stage began."""
-        found = {}
+        """Return service -> counters that are compared. ``start``: the counters when the stage began."""
+        pairs = {}
         for service in self.subject.services:
             old = self.subject.old_of(service.id)
             new = self._since(observation, start, service.id, self.subject.new.id)
             if old is None:
-                found[service.id] = Pair(new, None)
+                pairs[service.id] = Pair(new, None)
             else:
-                baseline, beside = (self._since(observation, since, service.id, old) for since in (self.base, start))
-                found[service.id] = Pair(new, baseline, beside)
-        return found
+                baseline, old_in_stage = (self._since(observation, since, service.id, old) for since in (self.base, start))
+                pairs[service.id] = Pair(new, baseline, old_in_stage)
+        return pairs
 
     def by_version(self, observation: Observation, start: Counts) -> dict[str, Counters]:
         """Return version -> counters of all services since the stage began."""
         return {
-            version: rollout_report.total(self._since(observation, start, one.id, release) for one in self.subject.services)
+            version: rollout_report.total(self._since(observation, start, service.id, release) for service in self.subject.services)
             for version, release in self.subject.ids.items()
         }
 
     @staticmethod
     def _since(observation: Observation, start: Counts, service: str, release: str) -> Counters:
-        now = observation.counters.get((service, release), Counters())
-        return now.since(start.get((service, release), Counters()))
+        current = observation.counters.get((service, release), Counters())
+        return current.since(start.get((service, release), Counters()))
 
 
 class _Stage:
-    """One stage being watched."""
+    """One stage that is watched."""
 
     def __init__(self, bake: Bake, stage: Stage) -> None:
         self._bake = bake
@@ -174,45 +173,45 @@ class _Stage:
         self._clock = bake.clock
         self._tally = Tally()
         self._started_at = rfc3339(self._clock.now())
-        self._last, self._failing = (0, 0), list[str]()  # of the latest tick: (passed, all) probes, texts of the failed ones
+        self._probe_counts, self._failing = (0, 0), list[str]()  # of the latest tick: (passed, all) probes, texts of failed probes
         self._start_time = self._clock.monotonic()
         self._start: Counts | None = None  # until the edge's counters could be read
         self._observation: Observation | None = None
         self._instances: tuple[Instance, ...] = self._target.instances(self._subject.new.id)
-        services = {one.id for one in self._subject.services}
+        services = {service.id for service in self._subject.services}
         old = self._target.instances(self._subject.old_id) if self._subject.old_id else ()
-        self._old = [one for one in old if one.service in services]  # a service that the configuration dropped is not compared
+        self._old = [instance for instance in old if instance.service in services]  # without services that the configuration dropped
 
-    def count_from_here(self, weights: Mapping[str, Mapping[str, int]]) -> None:
-        """Count from the moment at which the weights were read back; what came before belongs to the stage before."""
+    def start_counting(self, weights: Mapping[str, Mapping[str, int]]) -> None:
+        """Start the counts when the weights were read back; earlier requests belong to the previous stage."""
         self.weights = weights
         self._start_time, self._started_at = self._clock.monotonic(), rfc3339(self._clock.now())
         self._start = self._observation = None
-        self._observe()  # a connection lost at this moment is no worse than one lost at a tick
+        self._observe()  # an UnreachableError is tolerated here as at a tick
 
     def watch(self) -> Decision:
         """Tick until the stage is over or must be aborted."""
         interval = min(self._rules.interval, self._stage.seconds) or self._rules.interval
         hold = max(HOLD_INTERVALS * interval, min(self._stage.seconds, LONGEST_HOLD))
-        wanted: dict[tuple[str, str], int] = {}
+        synthetic: dict[tuple[str, str], int] = {}
         decision = Decision(Action.ABORT, "no tick came")
-        # Two intervals more than the longest hold: the last tick must find that the hold is over.
+        # Two intervals more than the hold: at the last tick, the hold must be over.
         for elapsed in self._clock.ticks(interval, self._stage.seconds + hold + 2 * interval):
             self._target.renew()
-            health, traffic = self._tick(wanted, min(LONGEST_PROBE, max(1.0, interval)))
+            health, traffic = self._tick(synthetic, min(LONGEST_PROBE, max(1.0, interval)))
             progress = Progress(elapsed, self._stage.seconds, hold)
             decision = next_action(progress, health, traffic, inconclusive=self._rules.inconclusive)
-            self._note(elapsed, decision, traffic)
+            self._record_decision(elapsed, decision, traffic)
             if decision.action in {Action.ADVANCE, Action.ABORT}:
                 return decision
-            wanted = self._wanted(traffic, elapsed, interval)
+            synthetic = self._plan_synthetic(traffic, elapsed, interval)
         return Decision(Action.ABORT, f"no verdict in time: {decision.reason}")
 
-    def _tick(self, wanted: Mapping[tuple[str, str], int], timeout: float) -> tuple[Verdict, Traffic]:
-        endpoints = [self._target.endpoint(one, NEW) for one in self._instances]
-        endpoints += [self._target.endpoint(one, OLD) for one in self._old]
+    def _tick(self, synthetic: Mapping[tuple[str, str], int], timeout: float) -> tuple[Verdict, Traffic]:
+        endpoints = [self._target.endpoint(instance, NEW) for instance in self._instances]
+        endpoints += [self._target.endpoint(instance, OLD) for instance in self._old]
         endpoints += self._subject.public_endpoints(self._stage.percent)
-        requests = [request_of(endpoint) for endpoint in endpoints] + self._synthetic(wanted)
+        requests = [request_of(endpoint) for endpoint in endpoints] + self._synthetic_probes(synthetic)
         answers = self._bake.prober.fetch_all(requests, timeout)
         findings = [classify(endpoint, answer) for endpoint, answer in zip(endpoints, answers, strict=False)]
         findings += self._observe()
@@ -220,8 +219,8 @@ class _Stage:
         self._bake.record.add(findings)
         health = judge(self._bake.record, self._rules.retries)
         if self._observation is None:
-            pairs = [(one.id, self._subject.old_of(one.id) is not None) for one in self._subject.services]
-            return health, unseen(pairs, self._rules.limits)
+            pairs = [(service.id, self._subject.old_of(service.id) is not None) for service in self._subject.services]
+            return health, uncounted_traffic(pairs, self._rules.limits)
         return health, judge_traffic(self._bake.pairs(self._observation, self._start or {}), self._rules.limits, health.doubt)
 
     def _observe(self) -> list[Finding]:
@@ -234,25 +233,25 @@ class _Stage:
             self._start = self._observation.counters
         return [Finding(endpoint, "healthy", "", 0.0)]
 
-    def _synthetic(self, wanted: Mapping[tuple[str, str], int]) -> list[Request]:
+    def _synthetic_probes(self, counts: Mapping[tuple[str, str], int]) -> list[Request]:
         words = {NEW: "canary", OLD: "stable"}
-        urls = {one.id: one.public_health_url for one in self._subject.services}
+        urls = {service.id: service.public_health_url for service in self._subject.services}
         return [
             Request(urls[service], {RELEASE_HEADER: words[side]})
-            for (service, side), number in wanted.items()
+            for (service, side), number in counts.items()
             for _ in range(min(number, SYNTHETIC_AT_ONCE))
         ]
 
-    def _wanted(self, traffic: Traffic, elapsed: float, interval: float) -> dict[tuple[str, str], int]:
+    def _plan_synthetic(self, traffic: Traffic, elapsed: float, interval: float) -> dict[tuple[str, str], int]:
         if self._observation is None:
             return {}
         pairs = self._bake.pairs(self._observation, self._start or {})
         left = self._stage.seconds - elapsed
-        found = {}
+        counts = {}
         for (service, side), missing in traffic.missing.items():
-            seen = (pairs[service].new if side == NEW else pairs[service].old) or Counters()
-            found[service, side] = synthetic_now(missing, seen.requests, elapsed=elapsed, left=left, interval=interval)
-        return found
+            counters = (pairs[service].new if side == NEW else pairs[service].old) or Counters()
+            counts[service, side] = synthetic_requests(missing, counters.requests, elapsed=elapsed, left=left, interval=interval)
+        return counts
 
     def _count(self, findings: list[Finding], synthetic: int) -> None:
         tally = self._tally
@@ -265,38 +264,38 @@ class _Stage:
                 tally.public_failed += not finding.passed
             if not finding.passed:
                 tally.failures[finding.endpoint.name] = finding.detail
-        self._last = (sum(finding.passed for finding in findings), len(findings))
-        times = ", ".join(f"{one.endpoint.name} {one.outcome} {one.milliseconds:.0f} ms" for one in findings)
+        self._probe_counts = (sum(finding.passed for finding in findings), len(findings))
+        times = ", ".join(f"{finding.endpoint.name} {finding.outcome} {finding.milliseconds:.0f} ms" for finding in findings)
         self._bake.processes.log_line(f"{self._stage.name} health: {times}")
         self._failing = [f"{finding.endpoint.name}: {finding.detail}" for finding in findings if not finding.passed]
 
-    def _note(self, elapsed: float, decision: Decision, traffic: Traffic) -> None:
+    def _record_decision(self, elapsed: float, decision: Decision, traffic: Traffic) -> None:
         sides = self._bake.by_version(self._observation, self._start or {}) if self._observation else {}
         self._tally.decisions.append(
             {
                 "after_seconds": round(elapsed, 3),
                 "decision": decision.action.value,
                 "reason": decision.reason,
-                "probes": {"total": self._last[1], "failed": self._last[1] - self._last[0]},
-                "requests": {version: found.requests for version, found in sides.items()},
-                "failed": {version: found.failed for version, found in sides.items()},
+                "probes": {"total": self._probe_counts[1], "failed": self._probe_counts[1] - self._probe_counts[0]},
+                "requests": {version: counters.requests for version, counters in sides.items()},
+                "failed": {version: counters.failed for version, counters in sides.items()},
                 "lacking": sum(traffic.missing.values()),
             }
         )
-        self._say(elapsed, decision, traffic, sides)
+        self._print_tick(elapsed, decision, traffic, sides)
 
-    def _say(self, elapsed: float, decision: Decision, traffic: Traffic, sides: Mapping[str, Counters]) -> None:
+    def _print_tick(self, elapsed: float, decision: Decision, traffic: Traffic, sides: Mapping[str, Counters]) -> None:
         parts = [] if decision.action is Action.WATCH else [decision.action.value.upper()]
         parts.append(decision.reason)
         parts += [f"failing: {', '.join(self._failing)}"] if self._failing else []
         lacking = sum(traffic.missing.values())
         parts += [f"inconclusive yet: {lacking} requests lack"] if lacking and decision.action is Action.WATCH else []
-        parts += [f"process ended: {one.name}" for one in self._observation.dead] if self._observation else []
-        line = rollout_report.tick_line(self._stage, elapsed, self._last, sides, "; ".join(filter(None, parts)))
+        parts += [f"process ended: {instance.name}" for instance in self._observation.dead] if self._observation else []
+        line = rollout_report.tick_line(self._stage, elapsed, self._probe_counts, sides, "; ".join(filter(None, parts)))
         self._bake.processes.say(line)
 
     def evidence(self, status: str, reason: str) -> dict[str, Any]:
-        """Return what the stage observed so far."""
+        """Return the evidence of the stage so far."""
         tally = self._tally
         sides = self._bake.by_version(self._observation, self._start or {}) if self._observation else {}
         return {
@@ -308,18 +307,18 @@ class _Stage:
             "planned_minutes": self._stage.seconds / 60,
             "status": status,
             "reason": reason,
-            "weights": {route: dict(found) for route, found in self.weights.items()},
-            "instances": [one.name for one in self._instances],
+            "weights": {route: dict(clusters) for route, clusters in self.weights.items()},
+            "instances": [instance.name for instance in self._instances],
             "probes": {"total": tally.probes, "failed": tally.failed},
             "ticks": len(tally.decisions),
             "decisions": tally.decisions,
             "last_failures": dict(tally.failures),
             "availability": round(1 - tally.public_failed / tally.public, 6) if tally.public else 0.0,
-            "requests": {version: found.requests for version, found in sides.items()},
-            "error_rate": {version: round(found.failed_share, 6) for version, found in sides.items()},
+            "requests": {version: counters.requests for version, counters in sides.items()},
+            "error_rate": {version: round(counters.failed_share, 6) for version, counters in sides.items()},
             "traffic": {
-                version: rollout_report.traffic_evidence(found, rollout_report.weight_of(self._subject.ids[version], self.weights))
-                for version, found in sides.items()
+                version: rollout_report.traffic_evidence(counters, rollout_report.weight_of(self._subject.ids[version], self.weights))
+                for version, counters in sides.items()
             },
             "synthetic_requests": tally.synthetic,
         }

@@ -1,11 +1,11 @@
-"""How far the new version may go: stages, the comparison of two versions' traffic, and what happens next. Pure.
+"""Rules of a rollout: its stages, the comparison of two versions' traffic, and the action after each tick. Pure.
 
-The error test: one-sided, 99 %. With exact (Clopper-Pearson) bounds for each version's share of failed requests, combined to a
-bound of their difference (Newcombe 1998, method 10, which takes any pair of bounds). Abort when the lower bound of
-``new - old`` is above the limit, for the old version's requests since the rollout began, its baseline, and for those in the same stage:
-what goes wrong with both versions at once is not the new one's fault. A failed request is a 5xx answer, or one that only failover could
-answer. The latency test: the new version's p95 is above the limit when, with the same confidence, more than 5 % of its requests took
-longer than the limit.
+The error test: one-sided, 99 %. Exact (Clopper-Pearson) bounds of each version's share of failed requests are combined to a bound of
+their difference (Newcombe 1998, method 10, which takes any pair of bounds). A rollout aborts when the lower bound of ``new - old`` is
+above the limit both for the old version's requests since the rollout began (its baseline) and for those in the same stage: trouble of
+both versions at once is not the fault of the new one. A failed request is a 5xx answer, or one that only failover could answer.
+The latency test: the new version's p95 is above the limit when, with the same confidence, more than 5 % of its requests took longer
+than the limit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from enum import Enum
 
 from azora_ci.health import NEW, OLD, Verdict
 
-CONFIDENCE = 0.99  # one-sided; the tests are repeated every interval, so 95 % would cry wolf too often
+CONFIDENCE = 0.99  # one-sided; the tests are repeated every interval, so 95 % would give too many false alarms
 LATENCY_FLOOR_MS = 100.0  # differences of p95 below this are scheduling noise of a small machine, whatever their factor
 TEST = (
     f"failed requests: one-sided, {CONFIDENCE:.0%}, exact (Clopper-Pearson) bounds combined by Newcombe's method 10, "
@@ -29,7 +29,7 @@ PERCENT = (("canary", 5), ("progressive", 50), ("full", 100))
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage: its share of traffic and of instances in percent, and how long it is watched, in seconds."""
+    """A stage: its share of traffic and of instances in percent, and its length in seconds."""
 
     name: str
     percent: int
@@ -38,9 +38,9 @@ class Stage:
 
 @dataclass(frozen=True)
 class Counters:
-    """What the edge counted for one release of one service since some moment.
+    """The edge's counts for one release of one service since some moment.
 
-    ``requests`` by users, each once; ``errors``: 5xx answers; ``hidden``: attempts that failed and were made good by failover;
+    ``requests`` by users, each counted once; ``errors``: 5xx answers; ``hidden``: failed attempts that failover made good;
     ``buckets``: (upper bound in milliseconds, requests up to it), cumulative.
     """
 
@@ -53,43 +53,43 @@ class Counters:
 
     @property
     def failed(self) -> int:
-        """Return requests that this release failed, never more than there were."""
+        """Return the number of requests that this release failed, at most ``requests``."""
         return min(self.requests, self.errors + self.hidden)
 
     @property
     def failed_share(self) -> float:
-        """Return the share of failed requests, 0 where there were none."""
+        """Return the share of failed requests, 0 without requests."""
         return self.failed / self.requests if self.requests else 0.0
 
     def since(self, earlier: Counters) -> Counters:
-        """Return what was counted after ``earlier``. A proxy that restarted counts from 0: then all of it is new."""
+        """Return the counts after ``earlier``. A proxy that restarted counts from 0: then all of its counts are new."""
         if self.requests < earlier.requests:
             return self
-        before = dict(earlier.buckets)
+        earlier_buckets = dict(earlier.buckets)
         numbers = {
             name: max(0, getattr(self, name) - getattr(earlier, name))
             for name in ("requests", "errors", "hidden", "resets", "connect_failures")
         }
-        return Counters(**numbers, buckets=tuple((bound, max(0, count - before.get(bound, 0))) for bound, count in self.buckets))
+        return Counters(**numbers, buckets=tuple((bound, max(0, count - earlier_buckets.get(bound, 0))) for bound, count in self.buckets))
 
     def plus(self, other: Counters) -> Counters:
         """Return the sum of two counts."""
-        theirs, ours = dict(other.buckets), dict(self.buckets)
-        bounds = sorted({*theirs, *ours})
+        other_buckets, own_buckets = dict(other.buckets), dict(self.buckets)
+        bounds = sorted({*other_buckets, *own_buckets})
         return Counters(
             self.requests + other.requests,
             self.errors + other.errors,
             self.hidden + other.hidden,
             self.resets + other.resets,
             self.connect_failures + other.connect_failures,
-            tuple((bound, ours.get(bound, 0) + theirs.get(bound, 0)) for bound in bounds),
+            tuple((bound, own_buckets.get(bound, 0) + other_buckets.get(bound, 0)) for bound in bounds),
         )
 
 
 def stages(minutes: Sequence[float], *, first: bool) -> tuple[Stage, ...]:
-    """Return the plan for (canary, progressive, full) minutes. A first deployment has no other version to share traffic with."""
-    found = tuple(Stage(name, percent, length * 60) for (name, percent), length in zip(PERCENT, minutes, strict=True))
-    return found[-1:] if first else found
+    """Return the plan for (canary, progressive, full) minutes. A first deployment has only the last stage: there is no other version."""
+    plan = tuple(Stage(name, percent, length * 60) for (name, percent), length in zip(PERCENT, minutes, strict=True))
+    return plan[-1:] if first else plan
 
 
 def instances_at(percent: int, total: int) -> int:
@@ -98,24 +98,24 @@ def instances_at(percent: int, total: int) -> int:
 
 
 def levels(depends_on: Mapping[str, Iterable[str]]) -> list[list[str]]:
-    """Return services in groups: each group depends on earlier groups only. ValueError for a cycle."""
-    waiting, done, found = dict(depends_on), set[str](), list[list[str]]()
+    """Return services in groups: each group depends on earlier groups only. Raises ValueError for a cycle."""
+    waiting, placed, groups = dict(depends_on), set[str](), list[list[str]]()
     while waiting:
-        ready = [name for name, needs in waiting.items() if all(need in done or need not in depends_on for need in needs)]
+        ready = [name for name, needs in waiting.items() if all(need in placed or need not in depends_on for need in needs)]
         if not ready:
             raise ValueError(f"services depend on each other in a circle: {', '.join(waiting)}")
-        found.append(ready)
-        done.update(ready)
+        groups.append(ready)
+        placed.update(ready)
         for name in ready:
             del waiting[name]
-    return found
+    return groups
 
 
 # --- statistics --------------------------------------------------------------------------------------------------------
 
 
 def share_bounds(failed: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Return the exact (Clopper-Pearson) one-sided lower and upper bound of a share; (0, 1) when nothing was counted."""
+    """Return the exact (Clopper-Pearson) one-sided lower and upper bound of a share; (0, 1) for a total of 0."""
     if total == 0:
         return 0.0, 1.0
     alpha = 1 - confidence
@@ -172,20 +172,20 @@ def _not_zero(value: float) -> float:
 
 
 def percentile(buckets: Sequence[tuple[float, int]], share: float) -> float | None:
-    """Return the latency in milliseconds that ``share`` of requests stay below, linear inside a bucket; None without requests."""
+    """Return the latency in milliseconds below which ``share`` of requests stay, linear inside a bucket; None without requests."""
     total = buckets[-1][1] if buckets else 0
     if not total:
         return None
-    wanted, lower, before = share * total, 0.0, 0
+    rank, lower, below = share * total, 0.0, 0
     for upper, count in buckets:
-        if count >= wanted and count > before:
-            return lower + (upper - lower) * (wanted - before) / (count - before)
-        lower, before = upper, count
+        if count >= rank and count > below:
+            return lower + (upper - lower) * (rank - below) / (count - below)
+        lower, below = upper, count
     return buckets[-1][0]
 
 
 def slower_than(buckets: Sequence[tuple[float, int]], milliseconds: float) -> tuple[int, int]:
-    """Return (requests that certainly took longer, all requests): whole buckets above the limit only."""
+    """Return (requests that certainly took longer, all requests): only buckets entirely above the limit count as longer."""
     total = buckets[-1][1] if buckets else 0
     within = next((count for bound, count in buckets if bound >= milliseconds), total)
     return total - within, total
@@ -205,9 +205,9 @@ class Limits:
 
 @dataclass(frozen=True)
 class Traffic:
-    """The verdict on traffic: reasons to abort, and what is missing to say more: (service, new|old) -> requests that lack.
+    """The verdict on traffic: reasons to abort, and (service, new|old) -> number of requests that lack for a comparison.
 
-    ``doubtful``: what would be a reason to abort, did the service's old version not fail its probes just now.
+    ``doubtful``: reasons that do not count now, because the service's old version fails its probes, too.
     """
 
     abort: tuple[str, ...] = ()
@@ -217,23 +217,23 @@ class Traffic:
 
 @dataclass(frozen=True)
 class Pair:
-    """What is compared of a service: the new version since the stage began, the old one since the rollout began (its baseline; None on
-    a first deployment), and the old one at the same time as the new: a trouble that befalls both is not the new version's fault.
+    """Counters of a service that are compared: of the new version since the stage began, of the old one since the rollout began (its
+    baseline; None on a first deployment), and of the old one since the stage began: trouble of both is not the new version's fault.
     """
 
     new: Counters
     old: Counters | None
-    beside: Counters = field(default_factory=Counters)
+    old_in_stage: Counters = field(default_factory=Counters)
 
 
-def unseen(pairs: Iterable[tuple[str, bool]], limits: Limits) -> Traffic:
-    """Return the verdict where no counter could be read yet: all requests lack. ``pairs``: service, and whether it has an old version."""
+def uncounted_traffic(pairs: Iterable[tuple[str, bool]], limits: Limits) -> Traffic:
+    """Return the verdict while no counter could be read: all requests lack. ``pairs``: service, and whether it has an old version."""
     sides = [(service, side) for service, has_old in pairs for side in ((NEW, OLD) if has_old else (NEW,))]
     return Traffic(missing=dict.fromkeys(sides, limits.minimum_requests))
 
 
 def judge_traffic(pairs: Mapping[str, Pair], limits: Limits, doubt: Collection[str] = ()) -> Traffic:
-    """Compare both versions of every service. ``doubt``: services whose old version fails its probes just now."""
+    """Compare both versions of every service. ``doubt``: services whose old version fails its probes now."""
     abort: list[str] = []
     doubtful: list[str] = []
     missing: dict[tuple[str, str], int] = {}
@@ -247,18 +247,18 @@ def judge_traffic(pairs: Mapping[str, Pair], limits: Limits, doubt: Collection[s
 
 
 def _errors(pair: Pair, limits: Limits) -> str | None:
-    new, old, beside = pair.new, pair.old, pair.beside
+    new, old, old_in_stage = pair.new, pair.old, pair.old_in_stage
     if old is None:  # nothing to compare with: the share itself must stay below the limit
-        least, before = share_bounds(new.failed, new.requests)[0], "no old version"
+        least, against = share_bounds(new.failed, new.requests)[0], "no old version"
     else:
-        compared = [old, beside] if beside.requests else [old]
-        least = min(difference_lower_bound((new.failed, new.requests), (one.failed, one.requests)) for one in compared)
-        before = f"old {old.failed} of {old.requests} ({old.failed_share:.1%})"
-        before += f", of which in this stage {beside.failed} of {beside.requests}" if beside.requests else ""
+        samples = [old, old_in_stage] if old_in_stage.requests else [old]
+        least = min(difference_lower_bound((new.failed, new.requests), (sample.failed, sample.requests)) for sample in samples)
+        against = f"old {old.failed} of {old.requests} ({old.failed_share:.1%})"
+        against += f", of which in this stage {old_in_stage.failed} of {old_in_stage.requests}" if old_in_stage.requests else ""
     if least * 100 <= limits.error_points:
         return None
     return (
-        f"new version failed {new.failed} of {new.requests} requests ({new.failed_share:.1%}), {before}; with {CONFIDENCE:.0%} confidence "
+        f"new version failed {new.failed} of {new.requests} requests ({new.failed_share:.1%}), {against}; with {CONFIDENCE:.0%} confidence "
         f"that is more than {least * 100:.1f} points worse, limit {limits.error_points:g} points"
     )
 
@@ -270,7 +270,7 @@ def _latency(pair: Pair, limits: Limits) -> str | None:
     old_p95, new_p95 = percentile(old.buckets, 0.95), percentile(new.buckets, 0.95)
     if old_p95 is None or new_p95 is None:
         return None
-    old_p95 = max(old_p95, percentile(pair.beside.buckets, 0.95) or 0.0)
+    old_p95 = max(old_p95, percentile(pair.old_in_stage.buckets, 0.95) or 0.0)
     limit = max(old_p95 * limits.latency_factor, old_p95 + LATENCY_FLOOR_MS)
     slow, total = slower_than(new.buckets, limit)
     if share_bounds(slow, total)[0] <= 0.05:
@@ -281,23 +281,23 @@ def _latency(pair: Pair, limits: Limits) -> str | None:
     )
 
 
-def synthetic_now(missing: int, seen: int, *, elapsed: float, left: float, interval: float) -> int:
-    """Return how many synthetic requests to send at this tick, so that natural traffic and they make up ``missing`` in time.
+def synthetic_requests(missing: int, received: int, *, elapsed: float, left: float, interval: float) -> int:
+    """Return how many synthetic requests to send at this tick, so that they and users' requests make up ``missing`` in time.
 
-    ``seen`` requests came in ``elapsed`` seconds; ``left`` seconds remain. The first ticks only look at how much comes by itself.
+    ``received`` requests came in ``elapsed`` seconds; ``left`` seconds remain. The first ticks only measure how many requests users send.
     """
     if missing <= 0 or (elapsed < interval and left > interval):
         return 0
-    natural = seen / elapsed * max(0.0, left) if elapsed > 0 else 0.0
+    natural = received / elapsed * max(0.0, left) if elapsed > 0 else 0.0
     ticks_left = max(1.0, left // interval)
     return math.ceil(max(0.0, missing - natural) / ticks_left)
 
 
-# --- what happens next -------------------------------------------------------------------------------------------------
+# --- the next action ---------------------------------------------------------------------------------------------------
 
 
 class Action(Enum):
-    """What happens after a tick."""
+    """The action after a tick."""
 
     WATCH = "watch"
     HOLD = "hold"
@@ -307,7 +307,7 @@ class Action(Enum):
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a stage is, in seconds: how long it has been watched, its length, and how long it may be held beyond that."""
+    """Progress of a stage in seconds: how long it has been watched, its length, and how long it may be held beyond that."""
 
     elapsed: float
     length: float
@@ -323,17 +323,17 @@ class Decision:
 
 
 def next_action(progress: Progress, health: Verdict, traffic: Traffic, *, inconclusive: str) -> Decision:
-    """Decide after a tick. ``inconclusive``: what too few samples mean once holding did not help, "pass" or "abort"."""
+    """Return the decision after a tick. ``inconclusive``: the action for too few samples after the hold, "pass" or "abort"."""
     if health.abort:
         return Decision(Action.ABORT, "; ".join(health.abort))
     if traffic.abort and not health.hold:
         return Decision(Action.ABORT, "; ".join(traffic.abort))
-    open_reasons = (*traffic.doubtful, *traffic.abort)  # the latter only where the health of both versions decides
+    open_reasons = (*traffic.doubtful, *traffic.abort)  # ``traffic.abort`` is not empty here only if both versions fail their probes
     hold = (*health.hold, *(f"not judged while the old version fails too: {reason}" for reason in open_reasons))
     if progress.elapsed < progress.length:
         return Decision(Action.WATCH, "; ".join((*hold, *health.notes)) or "healthy")
     held_out = progress.elapsed >= progress.length + progress.hold
-    if hold or health.failing:  # a stage does not end on a failed probe: after the last one nobody would see the next
+    if hold or health.failing:  # a stage does not end on a failed probe: the next one would not be seen
         reason = "; ".join((*hold, *health.failing))
         return Decision(Action.ABORT, f"held {progress.hold:g} s, still: {reason}") if held_out else Decision(Action.HOLD, reason)
     if traffic.missing:

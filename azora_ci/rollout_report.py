@@ -1,7 +1,8 @@
-"""What people read about a rollout: the plan, a line per tick, a table per stage. Pure."""
+"""Texts about a rollout for people: the plan, a line per tick, a table per stage. Pure."""
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -13,8 +14,8 @@ def plan_lines(stages: Sequence[Stage], *, new: str, old: str | None, limits: Li
     """Return the plan that is printed before anything moves; ``counts``: service -> instances of the new version per stage."""
     lines = [f"Plan: {old or 'nothing (first deployment)'} -> {new}, services in this order: {', '.join(counts)}"]
     for number, stage in enumerate(stages):
-        started = ", ".join(f"{service} {found[number]}" for service, found in counts.items())
-        lines.append(f"  {stage.name}: {stage.percent} % of traffic for {stage.seconds / 60:g} minutes; new instances: {started}")
+        instances = ", ".join(f"{service} {numbers[number]}" for service, numbers in counts.items())
+        lines.append(f"  {stage.name}: {stage.percent} % of traffic for {stage.seconds / 60:g} minutes; new instances: {instances}")
     lines.append(
         f"  back to {old or 'no version'} when: an endpoint keeps failing; or the new version's share of failed requests is more than "
         f"{limits.error_points:g} points above the old one's, or its p95 more than {limits.latency_factor:g} times the old one's "
@@ -48,10 +49,10 @@ def stage_table(evidence: Mapping[str, Any]) -> str:
         "| version | weight | requests | 5xx | made good by failover | failed | p50 | p95 |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
-    for version, found in evidence["traffic"].items():
+    for version, row in evidence["traffic"].items():
         rows.append(
-            f"| {escaped(version)} | {_percent(found['weight'])} | {found['requests']} | {found['errors_5xx']} | {found['failover']} "
-            f"| {found['error_rate']:.2%} | {_milliseconds(found['p50_ms'])} | {_milliseconds(found['p95_ms'])} |"
+            f"| {escaped(version)} | {_percent(row['weight'])} | {row['requests']} | {row['errors_5xx']} | {row['failover']} "
+            f"| {row['error_rate']:.2%} | {_milliseconds(row['p50_ms'])} | {_milliseconds(row['p95_ms'])} |"
         )
     return "\n".join(rows)
 
@@ -65,11 +66,11 @@ def _percent(value: int | None) -> str:
 
 
 def weight_of(release_id: str, weights: Mapping[str, Mapping[str, int]]) -> int | None:
-    """Return the percent of traffic that a release has by the weights that were read back (route -> cluster -> percent).
+    """Return a release's percent of traffic by the weights that were read back from the edge (route -> cluster -> percent).
 
-    The least, where routes differ; None before weights were read back.
+    The lowest, where routes differ; None before weights were read back.
     """
-    shares = [sum(share for name, share in found.items() if name.endswith(f"-{release_id}")) for found in weights.values()]
+    shares = [sum(share for name, share in clusters.items() if name.endswith(f"-{release_id}")) for clusters in weights.values()]
     return min(shares, default=None)
 
 
@@ -89,9 +90,6 @@ def traffic_evidence(counters: Counters, weight: int | None = None) -> dict[str,
     }
 
 
-def total(found: Iterable[Counters]) -> Counters:
-    """Return the sum of counts."""
-    result = Counters()
-    for one in found:
-        result = result.plus(one)
-    return result
+def total(counters: Iterable[Counters]) -> Counters:
+    """Return the sum of counters."""
+    return functools.reduce(Counters.plus, counters, Counters())

@@ -27,8 +27,8 @@ from azora_ci.rollout import (
     share_bounds,
     slower_than,
     stages,
-    synthetic_now,
-    unseen,
+    synthetic_requests,
+    uncounted_traffic,
 )
 
 LIMITS = Limits(error_points=1.0, latency_factor=3.0, minimum_requests=149)
@@ -188,11 +188,11 @@ def test_counters_since_a_moment_survive_a_restart_of_the_edge():
 
 
 def test_synthetic_requests_make_up_what_users_do_not_send():
-    assert synthetic_now(0, 500, elapsed=10, left=20, interval=10) == 0
-    assert synthetic_now(100, 0, elapsed=0, left=60, interval=10) == 0  # first see how much comes by itself
-    assert synthetic_now(100, 0, elapsed=10, left=50, interval=10) == 20
-    assert synthetic_now(100, 50, elapsed=10, left=50, interval=10) == 0  # users will send 250 more
-    assert synthetic_now(100, 0, elapsed=70, left=-10, interval=10) == 100  # held: all at once
+    assert synthetic_requests(0, 500, elapsed=10, left=20, interval=10) == 0
+    assert synthetic_requests(100, 0, elapsed=0, left=60, interval=10) == 0  # first see how much comes by itself
+    assert synthetic_requests(100, 0, elapsed=10, left=50, interval=10) == 20
+    assert synthetic_requests(100, 50, elapsed=10, left=50, interval=10) == 0  # users will send 250 more
+    assert synthetic_requests(100, 0, elapsed=70, left=-10, interval=10) == 100  # held: all at once
 
 
 @given(counts, counts)
@@ -206,7 +206,7 @@ def test_what_is_counted_after_a_moment_is_what_came_since(before, after):
 
 @given(st.integers(-5, 500), st.integers(0, 5000), st.floats(0, 600), st.floats(-100, 600), st.sampled_from([0.25, 1.0, 10.0]))
 def test_no_more_synthetic_requests_are_sent_than_are_missing(missing, seen, elapsed, left, interval):
-    found = synthetic_now(missing, seen, elapsed=elapsed, left=left, interval=interval)
+    found = synthetic_requests(missing, seen, elapsed=elapsed, left=left, interval=interval)
     assert 0 <= found <= max(0, missing)
     if missing > 0 and seen == 0 and elapsed >= interval:
         assert found > 0  # nobody makes up for them otherwise
@@ -238,7 +238,7 @@ FINE, LACKING = Traffic(), Traffic(missing={("api", NEW): 9})
         (10, Verdict(failing=("x",)), FINE, "abort", Action.WATCH),
         (60, Verdict(failing=("x",)), FINE, "pass", Action.HOLD),  # no stage ends on a failed probe
         (90, Verdict(failing=("x",)), FINE, "pass", Action.ABORT),
-        (60, Verdict(), unseen([("api", True)], LIMITS), "pass", Action.HOLD),  # counters that were never read are no pass
+        (60, Verdict(), uncounted_traffic([("api", True)], LIMITS), "pass", Action.HOLD),  # counters never read are no pass
     ],
 )
 def test_what_happens_next(elapsed, health, traffic, inconclusive, action):
@@ -268,7 +268,8 @@ def test_no_verdict_with_a_reason_to_abort_ever_advances(elapsed, health, traffi
 
 
 def test_counters_that_were_never_read_lack_everything():
-    assert unseen([("api", True), ("auth", False)], LIMITS) == Traffic(missing={("api", NEW): 149, ("api", OLD): 149, ("auth", NEW): 149})
+    missing = {("api", NEW): 149, ("api", OLD): 149, ("auth", NEW): 149}
+    assert uncounted_traffic([("api", True), ("auth", False)], LIMITS) == Traffic(missing=missing)
 
 
 def test_traffic_that_is_not_judged_while_the_old_version_fails_is_said():
