@@ -118,7 +118,7 @@ class Guard:
                 self._safe_generation = current
             if self._safe_generation is not None:
                 self._lease_until = self._monotonic() + self._lease_seconds
-            self._store.switch(generation)
+            self._switch(generation)
             self._store.sweep({generation, self._safe_generation})
             return {"generation": generation, **self._remaining()}
 
@@ -225,7 +225,7 @@ class Guard:
         retry = bool(self._entries) and self._entries[-1]["entry"] == "return" and event is None  # the last switch failed
         full = None if retry else self._try_write("return", generation=safe, previous=self.current(), reason=reason, event=event)
         if safe is not None and safe != self.current():
-            self._store.switch(safe)
+            self._switch(safe)
         self._safe_generation = None
         if full is not None and event is not None:
             raise full  # the runner must learn that its event was not kept
@@ -241,6 +241,9 @@ class Guard:
             self._store.reserve(self._store.files(current) | files)
             if current is not None:
                 self._store.prepare(current)
+
+    def _switch(self, generation: str) -> None:
+        self._store.switch(generation)
 
     def _write(self, event_name: str, *, back: bool = True, **facts: Any) -> None:
         """Journal an entry, which is on disk when this returns. Raises FullError; with ``back`` the reserve may be used."""
@@ -268,7 +271,7 @@ class Guard:
             self._lease_until = self._monotonic() + self._lease_seconds
         if pending is not None and pending != self.current():
             try:
-                self._store.switch(pending)  # the guard was killed between the journal entry and the rename
+                self._switch(pending)  # the guard was killed between the journal entry and the rename
             except (OSError, FullError):
                 self._safe_generation, self._lease_until = pending, self._monotonic()  # check() tries again
         if self._lock is not None:
