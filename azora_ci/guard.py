@@ -209,8 +209,8 @@ class Guard:
 
     def _describe_holder(self) -> str:
         assert self._lock is not None  # noqa: S101 - callers have checked it
-        left = max(0.0, self._lock_until - self._monotonic())
-        return f"{self._lock['owner']}, deployment {self._lock['deployment_id']}, {self._lock['run_url']}, for another {left:.0f} s"
+        seconds = max(0.0, self._lock_until - self._monotonic())
+        return f"{self._lock['owner']}, deployment {self._lock['deployment_id']}, {self._lock['run_url']}, for another {seconds:.0f} s"
 
     def _remaining(self) -> dict[str, Any]:
         now = self._monotonic()

@@ -3,9 +3,8 @@
 The error test: one-sided, 99 %. Exact (Clopper-Pearson) bounds of each version's share of failed requests are combined to a bound of
 their difference (Newcombe 1998, method 10, which takes any pair of bounds). A rollout aborts when the lower bound of ``new - old`` is
 above the limit both for the old version's requests since the rollout began (its baseline) and for those in the same stage: trouble of
-both versions at once is not the fault of the new one. A failed request is a 5xx answer, or one that only failover could answer.
-The latency test: the new version's p95 is above the limit when, with the same confidence, more than 5 % of its requests took longer
-than the limit.
+both versions is not the fault of the new one. A failed request is a 5xx answer, or one that only failover could answer. The latency
+test: the new version's p95 is above the limit when, with the same confidence, more than 5 % of its requests took longer than the limit.
 """
 
 from __future__ import annotations
@@ -249,17 +248,17 @@ def judge_traffic(pairs: Mapping[str, Pair], limits: Limits, doubt: Collection[s
 def _errors(pair: Pair, limits: Limits) -> str | None:
     new, old, old_in_stage = pair.new, pair.old, pair.old_in_stage
     if old is None:  # nothing to compare with: the share itself must stay below the limit
-        least, against = share_bounds(new.failed, new.requests)[0], "no old version"
+        lower_bound, against = share_bounds(new.failed, new.requests)[0], "no old version"
     else:
         samples = [old, old_in_stage] if old_in_stage.requests else [old]
-        least = min(difference_lower_bound((new.failed, new.requests), (sample.failed, sample.requests)) for sample in samples)
+        lower_bound = min(difference_lower_bound((new.failed, new.requests), (sample.failed, sample.requests)) for sample in samples)
         against = f"old {old.failed} of {old.requests} ({old.failed_share:.1%})"
         against += f", of which in this stage {old_in_stage.failed} of {old_in_stage.requests}" if old_in_stage.requests else ""
-    if least * 100 <= limits.error_points:
+    if lower_bound * 100 <= limits.error_points:
         return None
     return (
         f"new version failed {new.failed} of {new.requests} requests ({new.failed_share:.1%}), {against}; with {CONFIDENCE:.0%} confidence "
-        f"that is more than {least * 100:.1f} points worse, limit {limits.error_points:g} points"
+        f"that is more than {lower_bound * 100:.1f} points worse, limit {limits.error_points:g} points"
     )
 
 

@@ -36,7 +36,7 @@ class Containers:
         self._host.pull(self.image(service, release), self._checkpoint)
 
     def start(self, service: Service, release: Release, number: int) -> Facts:
-        """Create and start a container at an address of our choosing, which survives a restart of the daemon."""
+        """Create and start a container; return its name and address. The address is static: a restart of the daemon does not change it."""
         name = f"azora-{service.id}-{release.id}-{number}"
         labels = {"service": service.id, "version": release.version, "deployment-id": release.id, "number": str(number)}
         with self._host.docker(f"start {name}") as client:

@@ -93,7 +93,7 @@ class DockerHost:
                 )
             earlier_port = self._connection.socks_port
             self._connection.ensure()
-            if self._closed:  # meanwhile
+            if self._closed:  # by another thread while this one connected
                 self._connection.close()
             if self._connection.socks_port != earlier_port:
                 self._client = None  # its pooled connections are dead

@@ -199,7 +199,7 @@ class Lease:
         )
 
     def release(self) -> None:
-        """Unlock the host if the lock is still this run's. The guard takes a lease that is still held back."""
+        """Unlock the host if the lock is still this run's. If the lease is still held, the guard then puts the old routes back."""
         self._stop.set()
         if self._guard.token is not None:
             with contextlib.suppress(NotTrueError, UnreachableError):
