@@ -9,9 +9,10 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from azora_ci import deploy_toml, settings
+from azora_ci import deploy_toml
 from azora_ci.adopt import CONFIG, WORKFLOW_FOLDER, Adoption
 from azora_ci.context import JOBS, TOOLS, step_module
+from azora_ci.variables import Variable, declared_variables
 
 APPROVAL = "production-approval"
 _REFERENCE = re.compile(r"\b(secrets|vars)\.([A-Za-z_][A-Za-z0-9_]*)(?:\s*\|\|\s*'([^']*)')?")
@@ -61,9 +62,9 @@ def _references(part: object) -> Iterator[tuple[str, str, str]]:
         yield match[1], match[2], match[3] or ""
 
 
-def explanations() -> dict[str, settings.Variable]:
+def explanations() -> dict[str, Variable]:
     """Return environment variable -> its declaration, over all jobs; a declaration that requires the variable is preferred."""
-    declared = [variable for job in (*TOOLS, *JOBS) for _, variable in settings.variables(step_module(job).Settings)]
+    declared = [variable for job in (*TOOLS, *JOBS) for _, variable in declared_variables(step_module(job).Settings)]
     return {variable.name: variable for variable in sorted(declared, key=lambda variable: variable.required)}
 
 
@@ -115,7 +116,7 @@ def _heading(environment: str) -> str:
     return f"Environment {environment} (Settings > Environments): {who}; deployment branches and tags: {_admitted(environment)}"
 
 
-def _optional(name: str, variables: Mapping[str, settings.Variable]) -> str:
+def _optional(name: str, variables: Mapping[str, Variable]) -> str:
     return " (optional)" if name in variables and not variables[name].required else ""
 
 
@@ -123,7 +124,7 @@ def _admitted(environment: str) -> str:
     return "the default branch" if environment == "operations" else "tags v* and the protected default branch"
 
 
-def _explain(name: str, variables: Mapping[str, settings.Variable]) -> str:
+def _explain(name: str, variables: Mapping[str, Variable]) -> str:
     if name in _OTHERS:
         return _OTHERS[name]
     variable = variables.get(name)

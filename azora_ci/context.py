@@ -22,6 +22,7 @@ from azora_ci.clock import Clock
 from azora_ci.errors import AzoraError, CancelledError, Explained
 from azora_ci.job import Identity, Job
 from azora_ci.process import Processes, hide_environment, secrets_of_url
+from azora_ci.variables import Secret, declared_variables, deployment_id, git_sha, load, release_version, truth
 
 if TYPE_CHECKING:
     import click
@@ -56,7 +57,7 @@ def command(job: str) -> click.Command:
     """Return the click command of a job. ``--help`` documents every variable; secrets have no option on purpose."""
     import click
 
-    variables = dict(settings.variables(step_module(job).Settings))
+    variables = dict(declared_variables(step_module(job).Settings))
     options: list[click.Parameter] = []
     secret_help: list[str] = []
     github_help: list[str] = []
@@ -70,7 +71,7 @@ def command(job: str) -> click.Command:
         text = f"{variable.help} [{f'default: {variable.default}' if variable.default else f'{presence}; such as {variable.example}'}]"
         names = [f"--{name.replace('_', '-')}", *(["--config"] if name == "config_path" else [])]
         # --switch alone means --switch true
-        flag_attributes: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if variable.parse is settings.truth else {}
+        flag_attributes: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if variable.parse is truth else {}
         hidden = variable.name.startswith("GITHUB_") and not variable.required
         github_help += [f"{variable.name} ({variable.help.removesuffix(', set by GitHub')})"] if hidden else []
         attributes: dict[str, Any] = {"envvar": variable.name, "show_envvar": True, "metavar": "TEXT", "help": text, "hidden": hidden}
@@ -78,7 +79,7 @@ def command(job: str) -> click.Command:
     secrets = "\b\nSecrets, read from the environment only:\n" + "\n".join(secret_help) + "\n\n" if secret_help else ""
 
     def callback(**arguments: str | None) -> None:
-        environ = settings.environment()
+        environ = settings.process_environment()
         environ.update({variables[name].name: value for name, value in arguments.items() if value is not None})
         sys.exit(execute(job, environ))
 
@@ -97,7 +98,7 @@ def execute(job_name: str, environ: Mapping[str, str]) -> int:
     """Run one job with these variables and return its exit code."""
     module = step_module(job_name)
     try:
-        job_settings = settings.load(module.Settings, environ)
+        job_settings = load(module.Settings, environ)
     except AzoraError as error:
         return _report_without_settings(job_name, environ, error)
     job = _wire(job_name, job_settings)
@@ -129,9 +130,9 @@ def _wire(job_name: str, job_settings: settings.Common) -> Job[Any]:
     clock = Clock()
     actions = wire_actions(job_settings)
     processes = Processes(actions=actions, clock=clock, log=job_settings.log_dir / f"{job_name}.log")
-    for name, variable in settings.variables(type(job_settings)):
+    for name, variable in declared_variables(type(job_settings)):
         value = getattr(job_settings, name)
-        if isinstance(value, settings.Secret):
+        if isinstance(value, Secret):
             for secret in secrets_of_url(value.reveal()):
                 processes.add_secret(secret, is_name=variable.name in settings.NAMES)
             for host in settings.hosts_named(variable.name, value.reveal()):
@@ -212,14 +213,14 @@ def _announce(actions: Actions, masked: Callable[[str], str], job_name: str, fai
 
 def _report_without_settings(job_name: str, environ: Mapping[str, str], failure: AzoraError) -> int:
     try:
-        common = settings.load(settings.Common, environ)
+        common = load(settings.Common, environ)
     except AzoraError:
         return _announce(Actions(github=environ.get("GITHUB_ACTIONS") == "true"), str, job_name, failure)
     job: Job[Any] = _wire(job_name, common)
     job.identity = Identity(
-        _valid(settings.deployment_id, environ.get("DEPLOYMENT_ID")),
-        _valid(settings.release_version, environ.get("VERSION")),
-        _valid(settings.git_sha, environ.get("GIT_SHA")),
+        _valid(deployment_id, environ.get("DEPLOYMENT_ID")),
+        _valid(release_version, environ.get("VERSION")),
+        _valid(git_sha, environ.get("GIT_SHA")),
     )
     return _close(job, job.now(), failure)
 

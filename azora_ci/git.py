@@ -10,7 +10,7 @@ from pathlib import Path
 from azora_ci.clock import parse_rfc3339
 from azora_ci.errors import BadInputError, UnreachableError
 from azora_ci.process import Completed, Processes
-from azora_ci.settings import Secret
+from azora_ci.variables import Secret
 
 TIMEOUT_SECONDS = 120.0  # for one git command; a tag of a large repository is fetched in seconds
 

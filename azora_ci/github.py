@@ -13,7 +13,7 @@ from urllib.parse import quote, urlsplit
 from azora_ci import __version__
 from azora_ci.clock import Clock
 from azora_ci.errors import BadInputError, UnreachableError
-from azora_ci.settings import Secret
+from azora_ci.variables import Secret
 
 if TYPE_CHECKING:
     import requests

@@ -54,13 +54,13 @@ def add_to(group: click.Group) -> None:
 
 
 def _wiring(config_path: Path, window_minutes: float = 60.0) -> Wiring:
-    from azora_ci import config, settings
+    from azora_ci import config, settings, variables
     from azora_ci.actions import Actions
     from azora_ci.clock import Clock
     from azora_ci.process import Processes
     from azora_ci.targets import Wiring
 
-    access = settings.load(settings.ProductionHosts, settings.environment())
+    access = variables.load(settings.ProductionHosts, settings.process_environment())
     clock = Clock()
     processes = Processes(actions=Actions(), clock=clock, secrets=_secrets(access))
     deploy_config = config.load(config_path)
@@ -93,22 +93,22 @@ def _require_every_host(target: Target) -> None:
 
 def recorded_host_keys(access: ProductionHosts, deploy_config: DeployConfig, processes: Processes) -> str:
     """Return the host keys that the last deployment recorded; empty when keys are pinned or AWS keys for the archive are not set."""
-    from azora_ci import recorded_keys, s3, settings
+    from azora_ci import recorded_keys, s3, settings, variables
     from azora_ci.archive import Archive
 
-    environment = settings.environment()
-    aws = settings.load(settings.Aws, environment)
+    environ = settings.process_environment()
+    aws = variables.load(settings.Aws, environ)
     if not recorded_keys.are_needed(access, deploy_config) or aws.aws_access_key_id is None:
         return ""
     for secret in _secrets(aws):
         processes.add_secret(secret)
     return recorded_keys.of_archive(
-        access, deploy_config, Archive(s3.bucket(aws, deploy_config.backup.bucket), environment.get("DEPLOY_ENVIRONMENT") or "production")
+        access, deploy_config, Archive(s3.bucket(aws, deploy_config.backup.bucket), environ.get("DEPLOY_ENVIRONMENT") or "production")
     )
 
 
 def _secrets(section: Any) -> list[str]:
-    from azora_ci.settings import Secret
+    from azora_ci.variables import Secret
 
     return [value.reveal() for value in vars(section).values() if isinstance(value, Secret)]
 
@@ -134,9 +134,9 @@ def _require_tended(target: Target) -> Tended:
 
 
 def _actor() -> str:
-    from azora_ci.settings import environment
+    from azora_ci.settings import process_environment
 
-    actor = environment().get("GITHUB_ACTOR")
+    actor = process_environment().get("GITHUB_ACTOR")
     try:
         return actor or getpass.getuser()
     except (KeyError, OSError):

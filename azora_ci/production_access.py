@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from azora_ci.errors import BadInputError
-from azora_ci.settings import Secret, SshAccess
+from azora_ci.settings import SshAccess
 from azora_ci.ssh import HostAddress, JumpHost, parse_hosts, parse_jump
 from azora_ci.ssh_folder import Credentials
+from azora_ci.variables import Secret
 
 
 @dataclass(frozen=True)

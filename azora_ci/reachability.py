@@ -8,7 +8,8 @@ from typing import Any
 
 from azora_ci.config import Registry, Service
 from azora_ci.errors import AzoraError
-from azora_ci.settings import Aws, Secret
+from azora_ci.settings import Aws
+from azora_ci.variables import Secret
 
 TIMEOUTS = (5.0, 10.0)  # seconds to connect, to read
 BUCKET_ATTEMPTS = 3  # fewer than for the backup itself, so that an unreachable store is reported soon

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 from azora_ci.clock import Clock
 from azora_ci.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
-from azora_ci.settings import Secret
+from azora_ci.variables import Secret
 
 VERSION_LABEL = "org.opencontainers.image.version"
 REVISION_LABEL = "org.opencontainers.image.revision"

@@ -1,6 +1,6 @@
 """The only module that reads ``os.environ``, and the groups of variables that several jobs read.
 
-How a variable becomes a typed field is in ``variables``; steps import from here what they need to declare their own.
+How a variable becomes a typed field is in ``variables``.
 """
 
 from __future__ import annotations
@@ -11,53 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from azora_ci.errors import BadInputError
-from azora_ci.variables import (
-    Secret,
-    Variable,
-    deployment_id,
-    git_sha,
-    load,
-    number,
-    one_of,
-    release_version,
-    truth,
-    variable,
-    variables,
-    whole_number,
-)
-
-__all__ = [
-    "Aws",
-    "Common",
-    "DatabaseAccess",
-    "Deployment",
-    "Health",
-    "Notifications",
-    "PinnedHostKeys",
-    "ProductionHosts",
-    "ProofPlace",
-    "Secret",
-    "SshAccess",
-    "Variable",
-    "child_environment",
-    "deployment_id",
-    "drop_libpq_variables",
-    "environment",
-    "git_sha",
-    "load",
-    "named_secrets",
-    "number",
-    "one_of",
-    "production_hosts",
-    "release_version",
-    "truth",
-    "variable",
-    "variables",
-    "whole_number",
-]
+from azora_ci.variables import Secret, deployment_id, git_sha, number, release_version, truth, variable, whole_number
 
 
-def environment() -> dict[str, str]:
+def process_environment() -> dict[str, str]:
     """Return a copy of this process's environment."""
     return dict(os.environ)
 

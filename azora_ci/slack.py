@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from azora_ci.clock import Clock
-from azora_ci.settings import Secret
+from azora_ci.variables import Secret
 
 if TYPE_CHECKING:
     from slack_sdk.webhook import WebhookResponse

@@ -21,7 +21,7 @@ from azora_ci import host_keys
 from azora_ci.errors import BadInputError
 from azora_ci.host_keys import ACCEPTED, PINNED, RECORDED, HostKey, SeenKey
 from azora_ci.process import birth
-from azora_ci.settings import Secret
+from azora_ci.variables import Secret
 
 CONNECT_SECONDS = 10
 PREFIX = "azora-ssh-"

@@ -83,7 +83,7 @@ def variable(  # noqa: PLR0913 - the parts of a variable's documentation, all by
     return field(metadata={"variable": Variable(name, help_text, example, parser, default, is_required, secret)})
 
 
-def variables(settings_class: type[Any]) -> Iterator[tuple[str, Variable]]:
+def declared_variables(settings_class: type[Any]) -> Iterator[tuple[str, Variable]]:
     """Yield (field name, Variable) of a settings class, inherited ones included."""
     for settings_field in fields(settings_class):
         yield settings_field.name, _variable_of(settings_field)
@@ -101,7 +101,7 @@ def load(settings_class: type[S], environ: Mapping[str, str]) -> S:
     """Return the settings that ``environ`` describes. Raises BadInputError that names every bad variable at once."""
     values: dict[str, Any] = {}
     problems: list[str] = []
-    for name, declaration in variables(settings_class):
+    for name, declaration in declared_variables(settings_class):
         text = environ.get(declaration.name, "") or declaration.default or ""
         if not text:
             if declaration.required:

@@ -138,7 +138,7 @@ class World:
     # --- releases ------------------------------------------------------------------------------------------------------
 
     def target(self, *, health_timeout: float = 30.0) -> LocalProcesses:
-        from azora_ci.settings import Secret
+        from azora_ci.variables import Secret
 
         self.said = io.StringIO()
         processes = Processes(actions=Actions(stream=self.said), clock=self.clock)

@@ -15,7 +15,7 @@ from types import ModuleType
 
 import pytest
 
-from azora_ci import context, settings
+from azora_ci import context, settings, variables
 from azora_ci.errors import NotTrueError, UnreachableError
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -169,7 +169,7 @@ def test_help_documents_the_environment(job):
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
-    for name, declared in settings.variables(context.step_module(job).Settings):
+    for name, declared in variables.declared_variables(context.step_module(job).Settings):
         assert declared.name in shown
         assert not declared.secret or f"--{name.replace('_', '-')}" not in shown
 

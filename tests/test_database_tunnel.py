@@ -15,7 +15,7 @@ from azora_ci.errors import BadInputError, UnreachableError
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.prisma import through_tunnel
 from azora_ci.process import Processes
-from azora_ci.settings import Secret
+from azora_ci.variables import Secret
 from tests.backup_world import SIMPLE, BackupWorld
 from tests.sshd import Sshd, free_port
 from tests.steps.test_database_migrations import NEW, Deployment, production  # noqa: F401 - a release with pending migrations

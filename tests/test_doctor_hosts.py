@@ -14,8 +14,9 @@ from azora_ci.clock import Clock
 from azora_ci.errors import BadInputError
 from azora_ci.findings import Finding
 from azora_ci.process import Processes
-from azora_ci.settings import ProductionHosts, Secret
+from azora_ci.settings import ProductionHosts
 from azora_ci.targets import Wiring
+from azora_ci.variables import Secret
 from tests import deploy_config
 from tests.sshd import DockerStandIn, Sshd, free_port
 

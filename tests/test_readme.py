@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from azora_ci import settings
+from azora_ci import variables
 from azora_ci.__main__ import main
 from azora_ci.context import JOBS, TOOLS, step_module
 from azora_ci.rehearsal import cli, scenarios
@@ -16,7 +16,7 @@ from azora_ci.rehearsal import cli, scenarios
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL))
-VARIABLES = {one.name: one for job in (*JOBS, *TOOLS) for _, one in settings.variables(step_module(job).Settings)}
+VARIABLES = {one.name: one for job in (*JOBS, *TOOLS) for _, one in variables.declared_variables(step_module(job).Settings)}
 
 
 def test_it_is_short():
@@ -41,7 +41,7 @@ def test_commands_of_the_package_exist_with_their_options():
             found = found.commands[name]
         known = {option for one in found.params for option in one.opts}
         known |= (
-            {f"--{one.replace('_', '-')}" for one, _ in settings.variables(step_module("rollback").Settings)}
+            {f"--{one.replace('_', '-')}" for one, _ in variables.declared_variables(step_module("rollback").Settings)}
             if "rollback" in line
             else set()
         )

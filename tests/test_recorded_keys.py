@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from azora_ci import config, fragments, keyboard, recorded_keys, schemas, settings
+from azora_ci import config, fragments, keyboard, recorded_keys, schemas, settings, variables
 from azora_ci.actions import Actions
 from azora_ci.archive import Archive
 from azora_ci.clock import Clock
@@ -91,7 +91,7 @@ def production(tmp_path, kind: str = "docker_hosts", **database) -> config.Deplo
 
 
 def access(**environ: str) -> settings.ProductionHosts:
-    return settings.load(settings.ProductionHosts, environ)
+    return variables.load(settings.ProductionHosts, environ)
 
 
 def test_the_archive_is_asked_only_where_recorded_keys_count(archive, tmp_path):

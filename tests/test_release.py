@@ -7,7 +7,7 @@ import semver
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci import release, settings
+from azora_ci import release, variables
 from azora_ci.release import Version
 
 numbers = st.integers(0, 10**9)
@@ -101,7 +101,7 @@ def test_a_prerelease_is_lower_than_its_release() -> None:
 @given(st.integers(1, 10**12 - 1), st.from_regex(r"[0-9a-f]{40}", fullmatch=True))
 def test_a_deployment_id_is_what_settings_accept(seconds: int, sha: str) -> None:
     name = release.new_deployment_id(seconds, sha)
-    assert settings.deployment_id(name) == name == f"{seconds}-{sha[:6]}"
+    assert variables.deployment_id(name) == name == f"{seconds}-{sha[:6]}"
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import context, settings
+from azora_ci import context, settings, variables
 from azora_ci.errors import BadInputError
 
 GOOD = {"DEPLOYMENT_ID": "1764000000-abc123", "VERSION": "v1.2.3", "GIT_SHA": "a" * 40}
@@ -16,11 +16,11 @@ GOOD = {"DEPLOYMENT_ID": "1764000000-abc123", "VERSION": "v1.2.3", "GIT_SHA": "a
 
 @dataclass(frozen=True, kw_only=True)
 class Sample(settings.Deployment, settings.DatabaseAccess, settings.Health):
-    token: settings.Secret | None = settings.variable("SAMPLE_TOKEN", "a token", example="x", required=False, secret=True)
+    token: variables.Secret | None = variables.variable("SAMPLE_TOKEN", "a token", example="x", required=False, secret=True)
 
 
 def test_reads_types_and_defaults():
-    loaded = settings.load(Sample, {**GOOD, "PROD_DATABASE_URL": "postgresql://u:p@h/d", "HEALTH_CHECK_INTERVAL": "0.5"})
+    loaded = variables.load(Sample, {**GOOD, "PROD_DATABASE_URL": "postgresql://u:p@h/d", "HEALTH_CHECK_INTERVAL": "0.5"})
     assert loaded.log_dir == Path("deployment-logs")
     assert (loaded.health_interval, loaded.health_retries, loaded.rollback_window_minutes) == (0.5, 5, 60)
     assert loaded.database_url.reveal() == "postgresql://u:p@h/d"
@@ -30,7 +30,7 @@ def test_reads_types_and_defaults():
 
 def test_every_bad_variable_is_reported_at_once_with_purpose_and_example():
     with pytest.raises(BadInputError) as caught:
-        settings.load(Sample, {"VERSION": "1.2.3", "HEALTH_CHECK_RETRIES": "many", "GITHUB_ACTIONS": "perhaps", "DEPLOYMENT_ID": ""})
+        variables.load(Sample, {"VERSION": "1.2.3", "HEALTH_CHECK_RETRIES": "many", "GITHUB_ACTIONS": "perhaps", "DEPLOYMENT_ID": ""})
     text = caught.value.message()
     for name in ("VERSION", "HEALTH_CHECK_RETRIES", "GITHUB_ACTIONS", "DEPLOYMENT_ID", "GIT_SHA", "PROD_DATABASE_URL"):
         assert name in text
@@ -40,7 +40,7 @@ def test_every_bad_variable_is_reported_at_once_with_purpose_and_example():
 
 
 def test_an_empty_variable_counts_as_unset():
-    loaded = settings.load(settings.Common, {"ROLLBACK_WINDOW_MINUTES": "", "GITHUB_REPOSITORY": ""})
+    loaded = variables.load(settings.Common, {"ROLLBACK_WINDOW_MINUTES": "", "GITHUB_REPOSITORY": ""})
     assert loaded.rollback_window_minutes == 60
     assert loaded.repository is None
 
@@ -48,16 +48,16 @@ def test_an_empty_variable_counts_as_unset():
 @pytest.mark.parametrize("bad", ["../x", "1764000000-abc123\n", "1" * 1100, "1764000000-ABC123", "0-abc123", "1764000000-abc123/.."])
 def test_a_deployment_id_that_would_escape_is_refused(bad):
     with pytest.raises(ValueError, match="unix seconds"):
-        settings.deployment_id(bad)
+        variables.deployment_id(bad)
 
 
 def test_a_malformed_secret_is_named_but_not_shown():
     @dataclass(frozen=True, kw_only=True)
     class Fussy:
-        secret: settings.Secret = settings.variable("FUSSY", "digits", example="1", parse=settings.whole_number(), secret=True)
+        secret: variables.Secret = variables.variable("FUSSY", "digits", example="1", parse=variables.whole_number(), secret=True)
 
     with pytest.raises(BadInputError) as caught:
-        settings.load(Fussy, {"FUSSY": "hunter2"})
+        variables.load(Fussy, {"FUSSY": "hunter2"})
     assert "FUSSY" in caught.value.what
     assert "hunter2" not in caught.value.message()
 
@@ -74,22 +74,22 @@ def test_a_malformed_secret_is_named_but_not_shown():
 )
 def test_access_to_production_that_ssh_could_misread_is_refused_and_not_shown(name, value):
     with pytest.raises(BadInputError) as caught:
-        settings.load(settings.ProductionHosts, {name: value})
+        variables.load(settings.ProductionHosts, {name: value})
     assert f"{name}: its value (not shown)" in caught.value.what
     assert value not in caught.value.message()
 
 
 def test_a_pasted_private_key_is_normalised():
     text = "-----BEGIN OPENSSH PRIVATE KEY-----\r\nabc\r\n-----END OPENSSH PRIVATE KEY-----"
-    loaded = settings.load(settings.ProductionHosts, {"PROD_KEY": text})
+    loaded = variables.load(settings.ProductionHosts, {"PROD_KEY": text})
     assert loaded.prod_key.reveal() == text.replace("\r", "") + "\n"
 
 
 def test_a_secret_is_redacted_wherever_it_is_shown():
-    secret = settings.Secret("hunter2")
+    secret = variables.Secret("hunter2")
     for shown in (repr(secret), str(secret), f"{secret}", f"{secret:>10}", repr([secret]), repr({"k": secret})):
         assert "hunter2" not in shown
-    assert secret == settings.Secret("hunter2")
+    assert secret == variables.Secret("hunter2")
     assert secret != "hunter2"
     assert secret.reveal() == "hunter2"
     with pytest.raises(TypeError):
@@ -99,11 +99,11 @@ def test_a_secret_is_redacted_wherever_it_is_shown():
 @pytest.mark.parametrize(
     ("parse", "good", "bad"),
     [
-        (settings.whole_number(1, 10), "7", ["0", "11", "1.5", "x", " 3", "٣", "1e3"]),
-        (settings.number(0, 5), "0.25", ["-1", "6", "nan", "inf", "1,5", "1e3"]),
-        (settings.truth, "True", ["yes", "1", ""]),
-        (settings.one_of("full", "none"), "full", ["Full", "f"]),
-        (settings.git_sha, "0" * 40, ["0" * 39, "A" * 40, "0" * 40 + "\n"]),
+        (variables.whole_number(1, 10), "7", ["0", "11", "1.5", "x", " 3", "٣", "1e3"]),
+        (variables.number(0, 5), "0.25", ["-1", "6", "nan", "inf", "1,5", "1e3"]),
+        (variables.truth, "True", ["yes", "1", ""]),
+        (variables.one_of("full", "none"), "full", ["Full", "f"]),
+        (variables.git_sha, "0" * 40, ["0" * 39, "A" * 40, "0" * 40 + "\n"]),
     ],
 )
 def test_parsers(parse, good, bad):
@@ -125,6 +125,6 @@ def test_children_inherit_no_secret_and_cannot_write_our_outputs(monkeypatch):
 
 def test_every_declared_secret_is_withheld_from_children():
     every = [context.step_module(job).Settings for job in context.JOBS | context.TOOLS]
-    declared = {one.name for group in every for _, one in settings.variables(group) if one.secret}
+    declared = {one.name for group in every for _, one in variables.declared_variables(group) if one.secret}
     assert {"PROD_KEY", "DOCKER_PASSWORD", "GITHUB_TOKEN", "BACKUP_VERIFY_DATABASE_URL"} <= declared
     assert declared <= settings.WITHHELD

@@ -16,7 +16,7 @@ import pytest
 from azora_ci import slack
 from azora_ci.clock import Clock
 from azora_ci.rehearsal.standins.slack import ANSWERS, Answer, SlackReceiver
-from azora_ci.settings import Secret
+from azora_ci.variables import Secret
 
 SUCCESS = """✅ Production deployment successful
 Version: v1.2.3

@@ -19,7 +19,7 @@ from azora_ci.clock import Clock
 from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.host_keys import HostKey, hashed_line, lines_of
 from azora_ci.process import Processes, is_alive
-from azora_ci.settings import Secret
+from azora_ci.variables import Secret
 from tests.sshd import DockerStandIn, Sshd, free_port, keygen
 from tests.waiting import until
 

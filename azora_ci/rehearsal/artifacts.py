@@ -126,7 +126,7 @@ def _braces(pattern: str) -> Iterable[str]:
 
 def main(action: str) -> int:
     """Run the composite action ``upload`` or ``download``: inputs are ``INPUT_*``, the store is ``REHEARSAL_ARTIFACTS``."""
-    environ = settings.environment()
+    environ = settings.process_environment()
 
     def get_input(name: str) -> str:
         return environ.get(f"INPUT_{name}", "")

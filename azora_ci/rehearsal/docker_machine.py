@@ -45,7 +45,7 @@ REMOVED_AT_ONCE = 8  # containers
 
 def search_path() -> str:
     """Return the PATH with the folders of daemons."""
-    return f"{settings.environment().get('PATH', '/usr/bin:/bin')}{os.pathsep}{SYSTEM_FOLDERS}"
+    return f"{settings.process_environment().get('PATH', '/usr/bin:/bin')}{os.pathsep}{SYSTEM_FOLDERS}"
 
 
 def program(name: str) -> str:

@@ -21,9 +21,10 @@ from azora_ci.rehearsal import docker_machine, images, node, repo
 from azora_ci.rehearsal.docker_machine import HOST, MACHINE, PUBLIC, Addresses, Note
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
-from azora_ci.settings import ProductionHosts, Secret
+from azora_ci.settings import ProductionHosts
 from azora_ci.targets import Owner, Release, Wiring
 from azora_ci.targets.docker_hosts import DockerHosts
+from azora_ci.variables import Secret
 
 BASE_IMAGE = "node:22-slim"  # what the sample's Dockerfiles begin with
 ADMIN_PORT = 9901

@@ -57,7 +57,7 @@ class Node:
 
     def environment(self) -> dict[str, str]:
         """Return environment variables for child processes: PATH, npm's cache, and settings that avoid needless network requests."""
-        path = settings.environment().get("PATH", "/usr/bin:/bin")
+        path = settings.process_environment().get("PATH", "/usr/bin:/bin")
         return {
             "PATH": f"{self.bin}{os.pathsep}{path}",
             "npm_config_cache": str(self.cache / "npm"),
@@ -82,7 +82,7 @@ class Node:
 
 def default_cache() -> Path:
     """Return the folder that rehearsals of one person share."""
-    environ = settings.environment()
+    environ = settings.process_environment()
     base = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "/tmp")) / ".cache")  # noqa: S108 - only where there is no home
     return Path(base) / "azora-ci" / "node"
 

@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from azora_ci import context, settings
+from azora_ci import context, variables
 from azora_ci.adopt import CONFIG
 from azora_ci.rehearsal import button, repo
 from azora_ci.rehearsal.act import JobRun, write_private
@@ -33,7 +33,7 @@ def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], 
             "GITHUB_WORKSPACE": str(world.scratch.folder),
         }
         values = {**common_values, **job_values}
-        declared = [variable.name for _, variable in settings.variables(context.step_module(job).Settings)]
+        declared = [variable.name for _, variable in variables.declared_variables(context.step_module(job).Settings)]
         names = [name for name in (*ALWAYS, "AZORA_CI", "GITHUB_WORKSPACE", *declared) if name in values]
         lines = [
             f"# {job} of deployment {release.get('deployment-id', '(none)')}. Holds secrets. Replay it from the application's folder:",

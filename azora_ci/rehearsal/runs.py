@@ -227,9 +227,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 def base_folder() -> Path:
     """Return the base folder of rehearsals: ``rehearsal/`` in the checkout, or the folder REHEARSAL_DIR."""
-    return Path(settings.environment().get("REHEARSAL_DIR") or CHECKOUT / "rehearsal").resolve()
+    return Path(settings.process_environment().get("REHEARSAL_DIR") or CHECKOUT / "rehearsal").resolve()
 
 
 def cache_folder(base: Path) -> Path:
     """Return the cache that rehearsals share (Node.js, modules): ``.cache/`` in the base folder, or the folder REHEARSAL_CACHE."""
-    return Path(settings.environment().get("REHEARSAL_CACHE") or base / ".cache").resolve()
+    return Path(settings.process_environment().get("REHEARSAL_CACHE") or base / ".cache").resolve()

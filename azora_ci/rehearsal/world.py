@@ -29,6 +29,7 @@ from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run
 from azora_ci.rehearsal.standins import database
 from azora_ci.targets import Owner, Release, Wiring
 from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
+from azora_ci.variables import Secret
 
 START_SECONDS = 60.0
 ENVOY_ATTEMPTS = 5
@@ -197,7 +198,7 @@ class World:
             folder = archives.context_folder(service.context, self.run.folder / "old-release")
             names = archives.members(folder, dockerfile="")
             digests[service.id] = archives.store(folder, names, self.run.path("production/archives"))[0].digest
-        url = settings.Secret(self.database.url)
+        url = Secret(self.database.url)
         wiring = Wiring(deployed, self.processes, self.clock, self.run.path("logs/old"), START_SECONDS, {"PROD_DATABASE_URL": url})
         release = Release(OLD_DEPLOYMENT, repo.OLD_VERSION, digests)
         deploy_at_once(

@@ -16,7 +16,8 @@ from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.job import Job
 from azora_ci.markdown import code, table
 from azora_ci.registry import Docker, Image, Release
-from azora_ci.settings import Deployment, Secret, variable
+from azora_ci.settings import Deployment
+from azora_ci.variables import Secret, variable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ from azora_ci import database_tunnel
 from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.job import Job
 from azora_ci.markdown import code, table
-from azora_ci.settings import Aws, DatabaseAccess, Deployment, ProofPlace, SshAccess, number, one_of, variable, whole_number
+from azora_ci.settings import Aws, DatabaseAccess, Deployment, ProofPlace, SshAccess
+from azora_ci.variables import number, one_of, variable, whole_number
 
 if TYPE_CHECKING:
     from azora_ci.backup.manifest import Attempt, Manifest, Names

@@ -18,7 +18,7 @@ from azora_ci.migrations import Migration, Plan, Row
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.prisma import Deployed
 from azora_ci.process import ending, secrets_of_url
-from azora_ci.settings import Secret, variable, whole_number
+from azora_ci.variables import Secret, variable, whole_number
 
 LOCK_ATTEMPTS = 3  # Prisma itself waits 10 s for its lock each time
 LOCK_PAUSE_SECONDS = 5.0

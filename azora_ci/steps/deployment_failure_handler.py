@@ -20,7 +20,8 @@ from azora_ci.fragments import Fragment
 from azora_ci.job import Identity, Job
 from azora_ci.release import artifact_suffix
 from azora_ci.s3_client import Patience
-from azora_ci.settings import Aws, Common, Notifications, deployment_id, git_sha, release_version, variable
+from azora_ci.settings import Aws, Common, Notifications
+from azora_ci.variables import deployment_id, git_sha, release_version, variable
 
 T = TypeVar("T")
 # People need the report soon, more than they need the archive: this job waits for the store for a shorter time than other jobs.

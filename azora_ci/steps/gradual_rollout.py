@@ -20,10 +20,11 @@ from azora_ci.markdown import escaped, fenced
 from azora_ci.probes import fetch, request_of
 from azora_ci.process import secrets_of_url, undisturbed
 from azora_ci.rollout import TEST, Action, Limits, Stage, instances_at, stages
-from azora_ci.settings import Deployment, Health, ProductionHosts, Secret, named_secrets, number, truth, variable
+from azora_ci.settings import Deployment, Health, ProductionHosts, named_secrets
 from azora_ci.targets import Owner, Planning, Release, Target, Wiring, host_keys, target_of
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.lock import FencedError
+from azora_ci.variables import Secret, number, truth, variable
 
 SHORTEST_MINUTES = 1.0  # shortest stage in production; shorter ones need SHORT_STAGES_REASON
 

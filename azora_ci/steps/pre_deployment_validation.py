@@ -12,8 +12,9 @@ from azora_ci.github import GitHub
 from azora_ci.job import Job
 from azora_ci.markdown import code, table
 from azora_ci.reachability import Reached
-from azora_ci.settings import Aws, Deployment, PinnedHostKeys, Secret, number, truth, variable
+from azora_ci.settings import Aws, Deployment, PinnedHostKeys
 from azora_ci.targets.host_site import settings_of
+from azora_ci.variables import Secret, number, truth, variable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from azora_ci.clock import parse_rfc3339
 from azora_ci.errors import Explained, NotTrueError
 from azora_ci.job import Identity, Job
-from azora_ci.settings import Aws, Common, Notifications, ProofPlace, one_of, variable
+from azora_ci.settings import Aws, Common, Notifications, ProofPlace
+from azora_ci.variables import one_of, variable
 
 if TYPE_CHECKING:
     from azora_ci.backup.manifest import Manifest

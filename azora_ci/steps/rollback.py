@@ -17,10 +17,11 @@ from azora_ci.job import Identity, Job
 from azora_ci.markdown import escaped, table
 from azora_ci.migrations import Expected
 from azora_ci.process import undisturbed
-from azora_ci.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts, deployment_id, truth, variable
+from azora_ci.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts
 from azora_ci.steps import smoke_tests
 from azora_ci.targets import Owner, Release, Returned, Target, Wiring, reached, target_of
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
+from azora_ci.variables import deployment_id, truth, variable
 
 
 def parse_reason(text: str) -> str:

@@ -20,8 +20,9 @@ from azora_ci.markdown import escaped, table
 from azora_ci.migrations import AT_LEAST_ONE, Expected
 from azora_ci.probes import Prober, Request
 from azora_ci.process import undisturbed
-from azora_ci.settings import DatabaseAccess, Deployment, Health, ProductionHosts, truth, variable
+from azora_ci.settings import DatabaseAccess, Deployment, Health, ProductionHosts
 from azora_ci.targets import Owner, Release, Wiring, target_of
+from azora_ci.variables import truth, variable
 
 PROBE_SECONDS = 10.0  # for one answer
 

@@ -13,7 +13,8 @@ from azora_ci.git import Git, Tag
 from azora_ci.job import Job
 from azora_ci.markdown import code, table
 from azora_ci.release import Version, highest_release, new_deployment_id
-from azora_ci.settings import Common, Secret, git_sha, variable
+from azora_ci.settings import Common
+from azora_ci.variables import Secret, git_sha, variable
 
 TAGS = "refs/tags/"
 

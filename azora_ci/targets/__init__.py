@@ -17,8 +17,9 @@ from azora_ci.errors import BadInputError
 from azora_ci.health import Endpoint
 from azora_ci.process import Processes
 from azora_ci.rollout import Counters
-from azora_ci.settings import ProductionHosts, Secret
+from azora_ci.settings import ProductionHosts
 from azora_ci.targets.journal import History
+from azora_ci.variables import Secret
 
 
 @dataclass(frozen=True)

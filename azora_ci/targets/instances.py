@@ -17,7 +17,8 @@ from azora_ci.clock import Clock
 from azora_ci.config import Service
 from azora_ci.errors import BadInputError, NotTrueError
 from azora_ci.process import Processes, birth, send_signal
-from azora_ci.settings import Secret, environment
+from azora_ci.settings import process_environment
+from azora_ci.variables import Secret
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "NODE_PATH")  # variables of this process
 LOOPBACK = "127.0.0.1"
@@ -102,7 +103,7 @@ def free_port() -> int:
 
 def instance_environment(service: Service, facts: Mapping[str, str], secrets: Mapping[str, Secret]) -> dict[str, str]:
     """Return the whole environment of an instance: ``facts`` (PORT, VERSION and others), and only those secrets that the service names."""
-    own = environment()
+    own = process_environment()
     inherited = {name: own[name] for name in INHERITED if name in own}
     return {**inherited, **service.env, **facts, **{name: secrets[name].reveal() for name in service.secrets}}
 

@@ -31,7 +31,8 @@ from azora_ci.errors import BadInputError, UnreachableError
 from azora_ci.postgres import DatabaseUrl, find_binary
 from azora_ci.process import Child, Processes
 from azora_ci.s3_client import Patience
-from azora_ci.settings import Aws, Secret
+from azora_ci.settings import Aws
+from azora_ci.variables import Secret
 from tests.bench import database
 
 BUCKET = "bench"

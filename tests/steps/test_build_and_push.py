@@ -21,7 +21,7 @@ from azora_ci.clock import Clock
 from azora_ci.context import execute
 from azora_ci.errors import BadInputError
 from azora_ci.registry import Docker, Release
-from azora_ci.settings import Secret
+from azora_ci.variables import Secret
 from tests import deploy_config
 from tests.docker_engine import BUSYBOX, PASSWORD, USER
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from azora_ci.context import JOBS, step_module
-from azora_ci.settings import variables
+from azora_ci.variables import declared_variables
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / ".github/workflows/deploy-production.yml"
@@ -94,7 +94,7 @@ def using(job: str, action: str) -> list[dict[str, Any]]:
 
 def declared(job: str) -> dict[str, Any]:
     """Return environment variable -> declaration of a job's settings."""
-    return {one.name: one for _, one in variables(step_module(job).Settings)}
+    return {one.name: one for _, one in declared_variables(step_module(job).Settings)}
 
 
 def references(value: object, kind: str) -> list[str]:

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
-from azora_ci.settings import environment
+from azora_ci.settings import process_environment
 
 APP = 15368  # the id of GitHub Actions itself
 SUITE = 1000  # of check runs that name none
@@ -212,7 +212,7 @@ def main() -> None:
     parser.add_argument("state", type=Path, help="JSON file with the answers")
     parser.add_argument("--port", type=int, default=0, help="loopback port; 0 lets the kernel choose")
     given = parser.parse_args()
-    api = GitHubApi(given.state, environment()["GITHUB_TOKEN"], port=given.port)
+    api = GitHubApi(given.state, process_environment()["GITHUB_TOKEN"], port=given.port)
     print(api.url, flush=True)
     api.serve_forever()
 

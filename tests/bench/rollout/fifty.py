@@ -17,11 +17,12 @@ from azora_ci.actions import Actions
 from azora_ci.clock import Clock
 from azora_ci.errors import NotTrueError
 from azora_ci.process import Processes
-from azora_ci.settings import ProductionHosts, Secret
+from azora_ci.settings import ProductionHosts
 from azora_ci.ssh import HostAddress
 from azora_ci.targets import Owner, Release, Wiring, docker_hosts
 from azora_ci.targets.docker_hosts import DockerHosts
 from azora_ci.targets.host_site import HostSite
+from azora_ci.variables import Secret
 from tests.bench.rollout.scenes import Size
 from tests.bench.rollout.world import OWNER_URL, SERVICE, configuration
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from azora_ci.rehearsal.standins.s3.server import S3Server
 from azora_ci.rehearsal.standins.s3.signature import Credential
-from azora_ci.settings import environment
+from azora_ci.settings import process_environment
 
 
 def main() -> None:
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--faults", type=Path, help="JSON file with a list of faults, read again whenever it changes")
     parser.add_argument("--ready-file", type=Path, help="JSON file written once the server answers: endpoint, port")
     chosen = parser.parse_args()
-    environ = environment()
+    environ = process_environment()
     server = S3Server(
         chosen.folder,
         credentials=(Credential(environ.get("AWS_ACCESS_KEY_ID", "standin"), environ.get("AWS_SECRET_ACCESS_KEY", "standin-secret")),),
