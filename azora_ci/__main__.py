@@ -44,9 +44,9 @@ def adopt(path: Path, *, check: bool, force: bool, ref: str | None, repository: 
 
 def _git(*arguments: str) -> str | None:
     """Return git's output for this checkout; None when git fails, prints nothing, or azora-ci is installed without a checkout."""
-    from azora_ci.actions import Actions
-    from azora_ci.clock import Clock
-    from azora_ci.process import Processes
+    from azora_ci.core.actions import Actions
+    from azora_ci.core.clock import Clock
+    from azora_ci.core.process import Processes
 
     if not (_CHECKOUT / ".git").exists():
         return None

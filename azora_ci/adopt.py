@@ -14,9 +14,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from azora_ci import config, deploy_toml
+from azora_ci import deploy_toml
+from azora_ci.core import config
+from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.discover import Application, discover
-from azora_ci.errors import BadInputError, NotTrueError
 
 WORKFLOWS = ("deploy-production.yml", "rollback-production.yml", "restore-drill.yml")
 WORKFLOW_FOLDER = Path(".github/workflows")

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from azora_ci.errors import NotTrueError
+from azora_ci.core.errors import NotTrueError
 from azora_ci.record import Document, Previous, archived_bytes, parse_record, sha256
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from azora_ci.errors import BadInputError
+from azora_ci.core.errors import BadInputError
 
 ALWAYS_LEFT_OUT = (".git",)
 BLOCK = 1024 * 1024

@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from azora_ci import rollout_report
-from azora_ci.clock import Clock, rfc3339
-from azora_ci.config import Service
+from azora_ci.core.clock import Clock, rfc3339
+from azora_ci.core.config import Service
+from azora_ci.core.errors import UnreachableError
+from azora_ci.core.process import Processes
 from azora_ci.envoy import RELEASE_HEADER
-from azora_ci.errors import UnreachableError
 from azora_ci.health import NEW, OLD, PUBLIC, Answer, Endpoint, Finding, Record, Verdict, classify, judge
 from azora_ci.probes import Prober, Request, request_of
-from azora_ci.process import Processes
 from azora_ci.rollout import (
     Action,
     Counters,

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from azora_ci.config import Command
+from azora_ci.core.config import Command
+from azora_ci.core.process import CommandFailedError
 from azora_ci.job import Job
-from azora_ci.process import CommandFailedError
 
 
 def run(job: Job[Any], purpose: str, command: Command) -> None:

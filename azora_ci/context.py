@@ -16,34 +16,20 @@ from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from azora_ci import fragments, settings
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.errors import AzoraError, CancelledError, Explained
+from azora_ci import fragments
+from azora_ci.core import environment, settings
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import AzoraError, CancelledError, Explained
+from azora_ci.core.job_log import secrets_of_url
+from azora_ci.core.pipeline import JOBS, TOOLS
+from azora_ci.core.process import Processes, hide_environment
+from azora_ci.core.variables import Secret, declared_variables, deployment_id, git_sha, load, release_version, truth
 from azora_ci.job import Identity, Job
-from azora_ci.process import Processes, hide_environment, secrets_of_url
-from azora_ci.variables import Secret, declared_variables, deployment_id, git_sha, load, release_version, truth
 
 if TYPE_CHECKING:
     import click
 
-JOBS: dict[str, str] = {
-    "validate-release": "Validate the release tag and name the deployment.",
-    "pre-deployment-validation": "Check every gate of the release commit before anything is touched.",
-    "database-backup": "Back the production database up to S3 and prove the backup by restoring it.",
-    "database-migrations": "Apply the application's Prisma migrations behind a verified backup.",
-    "build-and-push": "Build the application and push one image per service.",
-    "gradual-rollout": "Roll out to 5 %, 50 %, 100 % of traffic with health monitoring and automatic return.",
-    "smoke-tests": "Probe the deployed services, the database and the critical endpoints.",
-    "deployment-record": "Assemble the deployment record from the evidence of all jobs.",
-    "manual-rollback": "Write the rollback instructions for this very deployment.",
-    "deployment-failure-handler": "Say exactly what broke and what state production is in.",
-}
-# Tools run by themselves, outside of a deployment, through the same ``execute`` as the jobs.
-TOOLS: dict[str, str] = {
-    "restore-drill": "Restore the newest backup (or a given one) and prove it against its manifest.",
-    "rollback": "Take a deployment back by hand, within its rollback window.",
-}
 
 EXIT_CODES = "Exit codes: 0 done; 1 what was checked is not true; 2 bad input; 3 an outside system was not reached; 4 a bug."
 
@@ -79,7 +65,7 @@ def command(job: str) -> click.Command:
     secrets = "\b\nSecrets, read from the environment only:\n" + "\n".join(secret_help) + "\n\n" if secret_help else ""
 
     def callback(**arguments: str | None) -> None:
-        environ = settings.process_environment()
+        environ = environment.process_environment()
         environ.update({variables[name].name: value for name, value in arguments.items() if value is not None})
         sys.exit(execute(job, environ))
 
@@ -203,7 +189,7 @@ def _write_fragment(job: Job[Any], started_at: str, status: str, failure: Explai
 
 
 def _announce(actions: Actions, masked: Callable[[str], str], job_name: str, failure: Explained) -> int:
-    from azora_ci.markdown import escaped, fenced
+    from azora_ci.core.markdown import escaped, fenced
 
     message = masked(failure.message())
     actions.error(masked(failure.title), message)

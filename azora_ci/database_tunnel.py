@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from azora_ci import recorded_keys
-from azora_ci.errors import BadInputError, UnreachableError
+from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.job import Job
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.production_access import access_of

@@ -10,10 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from azora_ci import rollback
+from azora_ci.core.pipeline import NEEDS, PIPELINE
 from azora_ci.fragments import Fragment
-from azora_ci.record import EVIDENCE_JOBS
 
-PIPELINE = (*EVIDENCE_JOBS, "deployment-record", "manual-rollback")
 # The guide's troubleshooting cases, per job.
 ADVICE: dict[str, str] = {
     "validate-release": "correct the tag or the input version and start again; nothing was touched",
@@ -28,18 +27,6 @@ ADVICE: dict[str, str] = {
     "ROLLBACK-INSTRUCTIONS.md says how",
     "deployment-record": "production is not affected; re-run the failed jobs so that the record is written and archived",
     "manual-rollback": "production is not affected; re-run the failed jobs so that the rollback instructions are written",
-}
-# The jobs that each job waits for. A job cannot have started unless all of them succeeded.
-NEEDS: dict[str, tuple[str, ...]] = {
-    "validate-release": (),
-    "pre-deployment-validation": ("validate-release",),
-    "database-backup": ("validate-release", "pre-deployment-validation"),
-    "database-migrations": ("database-backup",),
-    "build-and-push": ("pre-deployment-validation",),
-    "gradual-rollout": ("database-migrations", "build-and-push"),
-    "smoke-tests": ("gradual-rollout",),
-    "deployment-record": ("smoke-tests",),
-    "manual-rollback": ("gradual-rollout",),
 }
 
 

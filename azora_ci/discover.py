@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from azora_ci.errors import BadInputError
+from azora_ci.core.errors import BadInputError
 
 COMPOSE_FILES = (
     "docker-compose.production.yml",

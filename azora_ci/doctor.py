@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from azora_ci.errors import AzoraError
-from azora_ci.findings import Finding, check, failed
+from azora_ci.core.errors import AzoraError
+from azora_ci.core.findings import Finding, check, failed
 from azora_ci.targets import Target, Tended, Wiring, reached, target_of
 from azora_ci.targets.journal import PROMOTED
 

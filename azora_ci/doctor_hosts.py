@@ -10,8 +10,8 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
-from azora_ci.errors import AzoraError, NotTrueError
-from azora_ci.findings import Finding, check, failed
+from azora_ci.core.errors import AzoraError, NotTrueError
+from azora_ci.core.findings import Finding, check, failed
 from azora_ci.host_keys import ACCEPTED
 from azora_ci.ssh import Connection
 from azora_ci.targets import Release, Wiring

@@ -15,9 +15,9 @@ from typing import Any
 from urllib.parse import quote
 
 from azora_ci import envoy, envoy_admin, envoy_config
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.envoy import EdgeOptions, EdgeState
-from azora_ci.errors import BadInputError, UnreachableError
 from azora_ci.probes import Dial, Request, fetch
 from azora_ci.rollout import Counters
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from azora_ci.diagnosis import PIPELINE
-from azora_ci.markdown import code, escaped, fenced, listed, table
+from azora_ci.core.markdown import code, escaped, fenced, listed, table
+from azora_ci.core.pipeline import PIPELINE
 
 SCHEMA = "deployment-failure-report"
 JSON_FILE = "deployment-failure-report.json"

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from azora_ci import schemas
-from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.core import schemas
+from azora_ci.core.errors import BadInputError, NotTrueError
 
 SCHEMA_VERSION = 1
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 
-from azora_ci.clock import parse_rfc3339
-from azora_ci.errors import BadInputError, UnreachableError
-from azora_ci.process import Completed, Processes
-from azora_ci.variables import Secret
+from azora_ci.core.clock import parse_rfc3339
+from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.process import Completed, Processes
+from azora_ci.core.variables import Secret
 
 TIMEOUT_SECONDS = 120.0  # for one git command; a tag of a large repository is fetched in seconds
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from azora_ci import __version__
-from azora_ci.clock import Clock
-from azora_ci.errors import BadInputError, UnreachableError
-from azora_ci.variables import Secret
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.variables import Secret
 
 if TYPE_CHECKING:
     import requests

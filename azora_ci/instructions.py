@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from azora_ci import restore_scripts, rollback
-from azora_ci.markdown import Markup, code, escaped, listed, table
+from azora_ci.core.markdown import Markup, code, escaped, listed, table
 
 FILE_NAME = "ROLLBACK-INSTRUCTIONS.md"
 

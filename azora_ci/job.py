@@ -7,12 +7,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
-from azora_ci import config
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock, rfc3339
+from azora_ci.core import config
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock, rfc3339
+from azora_ci.core.process import Processes
+from azora_ci.core.settings import Common
 from azora_ci.fragments import Fragments
-from azora_ci.process import Processes
-from azora_ci.settings import Common
 
 S = TypeVar("S", bound=Common)
 

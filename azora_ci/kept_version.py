@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from azora_ci.clock import Clock
-from azora_ci.config import DeployConfig
+from azora_ci.core.clock import Clock
+from azora_ci.core.config import DeployConfig
 from azora_ci.health import OLD
 from azora_ci.probes import Prober
 from azora_ci.targets import Target

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from azora_ci.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
+from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
 
 if TYPE_CHECKING:
-    from azora_ci.config import DeployConfig
-    from azora_ci.process import Processes
-    from azora_ci.settings import ProductionHosts
+    from azora_ci.core.config import DeployConfig
+    from azora_ci.core.process import Processes
+    from azora_ci.core.settings import ProductionHosts
     from azora_ci.targets import Held, Owner, Target, Tended, Wiring
 
 _Command = Callable[..., Any]
@@ -54,13 +54,13 @@ def add_to(group: click.Group) -> None:
 
 
 def _wiring(config_path: Path, window_minutes: float = 60.0) -> Wiring:
-    from azora_ci import config, settings, variables
-    from azora_ci.actions import Actions
-    from azora_ci.clock import Clock
-    from azora_ci.process import Processes
+    from azora_ci.core import config, environment, settings, variables
+    from azora_ci.core.actions import Actions
+    from azora_ci.core.clock import Clock
+    from azora_ci.core.process import Processes
     from azora_ci.targets import Wiring
 
-    access = variables.load(settings.ProductionHosts, settings.process_environment())
+    access = variables.load(settings.ProductionHosts, environment.process_environment())
     clock = Clock()
     processes = Processes(actions=Actions(), clock=clock, secrets=_secrets(access))
     deploy_config = config.load(config_path)
@@ -93,10 +93,11 @@ def _require_every_host(target: Target) -> None:
 
 def recorded_host_keys(access: ProductionHosts, deploy_config: DeployConfig, processes: Processes) -> str:
     """Return the host keys that the last deployment recorded; empty when keys are pinned or AWS keys for the archive are not set."""
-    from azora_ci import recorded_keys, s3, settings, variables
+    from azora_ci import recorded_keys, s3
     from azora_ci.archive import Archive
+    from azora_ci.core import environment, settings, variables
 
-    environ = settings.process_environment()
+    environ = environment.process_environment()
     aws = variables.load(settings.Aws, environ)
     if not recorded_keys.are_needed(access, deploy_config) or aws.aws_access_key_id is None:
         return ""
@@ -108,7 +109,7 @@ def recorded_host_keys(access: ProductionHosts, deploy_config: DeployConfig, pro
 
 
 def _secrets(section: Any) -> list[str]:
-    from azora_ci.variables import Secret
+    from azora_ci.core.variables import Secret
 
     return [value.reveal() for value in vars(section).values() if isinstance(value, Secret)]
 
@@ -134,7 +135,7 @@ def _require_tended(target: Target) -> Tended:
 
 
 def _actor() -> str:
-    from azora_ci.settings import process_environment
+    from azora_ci.core.environment import process_environment
 
     actor = process_environment().get("GITHUB_ACTOR")
     try:

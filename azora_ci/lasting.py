@@ -10,7 +10,7 @@ import shutil
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 
-from azora_ci.process import Child, Processes
+from azora_ci.core.process import Child, Processes
 
 TERMINATED_WITH_US = ("setpriv", "--pdeathsig", "TERM")  # part of util-linux; without it a child ends only when it is ended
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
-from azora_ci import settings
-from azora_ci.errors import BadInputError, UnreachableError
+from azora_ci.core import environment
+from azora_ci.core.errors import BadInputError, UnreachableError
 
 if TYPE_CHECKING:
     import psycopg2.extensions
@@ -132,7 +132,7 @@ class DatabaseUrl:
         """Return a psycopg2 connection. Raises UnreachableError, whose text hides the password, when none can be made."""
         import psycopg2
 
-        settings.drop_libpq_variables()
+        environment.drop_libpq_variables()
         parameters: dict[str, Any] = {"connect_timeout": str(CONNECT_TIMEOUT_SECONDS), "application_name": application, **self.parameters}
         address = {"host": self.host, "port": self.port, "user": self.user, "password": self.password, "dbname": self.database}
         try:

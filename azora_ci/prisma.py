@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from azora_ci.errors import BadInputError, UnreachableError
+from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.process import Completed, Processes
 from azora_ci.migrations import LOCK, Migration, Row
 from azora_ci.postgres import DatabaseUrl
-from azora_ci.process import Completed, Processes
 
 if TYPE_CHECKING:
     import psycopg2.extensions

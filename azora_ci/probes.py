@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 from azora_ci.envoy import DEPLOYMENT_HEADER
 from azora_ci.health import Answer, Endpoint, Finding, classify
 

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci.config import Registry, Service
-from azora_ci.errors import AzoraError
-from azora_ci.settings import Aws
-from azora_ci.variables import Secret
+from azora_ci.core.config import Registry, Service
+from azora_ci.core.errors import AzoraError
+from azora_ci.core.settings import Aws
+from azora_ci.core.variables import Secret
 
 TIMEOUTS = (5.0, 10.0)  # seconds to connect, to read
 BUCKET_ATTEMPTS = 3  # fewer than for the backup itself, so that an unreachable store is reported soon

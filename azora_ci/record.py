@@ -13,21 +13,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from azora_ci import rollback, schemas
+from azora_ci import rollback
+from azora_ci.core import schemas
+from azora_ci.core.pipeline import CONNECTING_JOBS, EVIDENCE_JOBS
 from azora_ci.fragments import Fragment
 
 SCHEMA_VERSION = 1
 SCHEMA = "deployment-record"
-EVIDENCE_JOBS = (
-    "validate-release",
-    "pre-deployment-validation",
-    "database-backup",
-    "database-migrations",
-    "build-and-push",
-    "gradual-rollout",
-    "smoke-tests",
-)
-CONNECTING_JOBS = ("gradual-rollout", "database-migrations", "database-backup")  # over SSH; the job that sees most hosts comes first
 Document = dict[str, Any]
 
 

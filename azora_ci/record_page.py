@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from azora_ci.markdown import Markup, code, escaped, fenced, lines, listed, table
+from azora_ci.core.markdown import Markup, code, escaped, fenced, lines, listed, table
 
 Document = Mapping[str, Any]
 

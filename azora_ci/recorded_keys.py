@@ -10,12 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from azora_ci import record
-from azora_ci.config import DeployConfig
-from azora_ci.errors import NotTrueError
+from azora_ci.core import pipeline
+from azora_ci.core.config import DeployConfig
+from azora_ci.core.errors import NotTrueError
+from azora_ci.core.settings import PinnedHostKeys
 from azora_ci.fragments import Fragments
 from azora_ci.host_keys import lines_of
 from azora_ci.job import Job
-from azora_ci.settings import PinnedHostKeys
 
 if TYPE_CHECKING:
     from azora_ci.archive import Archive
@@ -66,7 +67,7 @@ def of_this_deployment(fragments: Fragments, deployment_id: str) -> str:
     validation = fragments.newest("pre-deployment-validation", deployment_id)
     recorded = validation.evidence.get("recorded_host_keys") if validation is not None else None
     lines = [lines_of(recorded["host_keys"])] if recorded else []
-    newest_fragments = (fragments.newest(job, deployment_id) for job in record.CONNECTING_JOBS)
+    newest_fragments = (fragments.newest(job, deployment_id) for job in pipeline.CONNECTING_JOBS)
     lines += [lines_of(fragment.evidence.get("host_keys", ())) for fragment in newest_fragments if fragment is not None]
     return "".join(lines)
 

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import IO, Any
 
-from azora_ci.clock import Clock
-from azora_ci.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
-from azora_ci.variables import Secret
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
+from azora_ci.core.variables import Secret
 
 VERSION_LABEL = "org.opencontainers.image.version"
 REVISION_LABEL = "org.opencontainers.image.revision"

@@ -96,20 +96,6 @@ def instances_at(percent: int, total: int) -> int:
     return max(1, math.ceil(percent * total / 100))
 
 
-def levels(depends_on: Mapping[str, Iterable[str]]) -> list[list[str]]:
-    """Return services in groups: each group depends on earlier groups only. Raises ValueError for a cycle."""
-    waiting, placed, groups = dict(depends_on), set[str](), list[list[str]]()
-    while waiting:
-        ready = [name for name, needs in waiting.items() if all(need in placed or need not in depends_on for need in needs)]
-        if not ready:
-            raise ValueError(f"services depend on each other in a circle: {', '.join(waiting)}")
-        groups.append(ready)
-        placed.update(ready)
-        for name in ready:
-            del waiting[name]
-    return groups
-
-
 # --- statistics --------------------------------------------------------------------------------------------------------
 
 

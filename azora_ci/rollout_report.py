@@ -6,7 +6,7 @@ import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from azora_ci.markdown import escaped
+from azora_ci.core.markdown import escaped
 from azora_ci.rollout import CONFIDENCE, LATENCY_FLOOR_MS, Counters, Limits, Stage, percentile
 
 

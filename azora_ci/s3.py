@@ -14,10 +14,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from azora_ci.clock import Clock, rfc3339
-from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
+from azora_ci.core.clock import Clock, rfc3339
+from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
+from azora_ci.core.settings import Aws
 from azora_ci.s3_client import ABSENT, DENIED, Calls, Patience, RefusedError, failure
-from azora_ci.settings import Aws
 
 if TYPE_CHECKING:
     from azora_ci.s3_upload import MultipartUpload

@@ -12,9 +12,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci.clock import Clock
-from azora_ci.errors import AzoraError, BadInputError, UnreachableError
-from azora_ci.settings import Aws
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import AzoraError, BadInputError, UnreachableError
+from azora_ci.core.settings import Aws
 
 # Answers after which the same request may succeed. BadDigest and similar codes mean that bytes were damaged in transit.
 TRANSIENT = frozenset(

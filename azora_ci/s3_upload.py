@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from azora_ci.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
+from azora_ci.core.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
 from azora_ci.s3 import CONFLICT, EXISTS, AlreadyThereError, StartAgainError, StoredObject, crc32, encode_crc32
 from azora_ci.s3_client import RefusedError
 

@@ -10,8 +10,8 @@ import http.client
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from azora_ci.clock import Clock
-from azora_ci.variables import Secret
+from azora_ci.core.clock import Clock
+from azora_ci.core.variables import Secret
 
 if TYPE_CHECKING:
     from slack_sdk.webhook import WebhookResponse

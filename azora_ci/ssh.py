@@ -13,69 +13,21 @@ import http.client
 import re
 import socket
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from azora_ci import lasting
-from azora_ci.clock import Clock
-from azora_ci.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
+from azora_ci.core.hosts import HostAddress, JumpHost
+from azora_ci.core.process import Child, Processes
 from azora_ci.host_keys import HostKey, known_name
-from azora_ci.process import Child, Processes
-from azora_ci.ssh_folder import CONNECT_SECONDS, Credentials, config_text, user_name
+from azora_ci.ssh_folder import CONNECT_SECONDS, Credentials, config_text
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 EXPLANATION_SECONDS = 2.0  # that OpenSSH may take to say why it closed a forwarded connection
 ATTEMPTS = 4  # of opening a connection; waits 1, 2, 4 s between them
-_HOST = re.compile(r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
-
-
-@dataclass(frozen=True)
-class HostAddress:
-    """A production host and the port of its sshd.
-
-    What people and records read is ``host-1``, ``host-2``, …, its place in PROD_HOST: the address is a secret.
-    """
-
-    host: str
-    port: int = 22
-    number: int = field(default=1, compare=False)
-
-    def __str__(self) -> str:
-        return f"host-{self.number}"
-
-
-def parse_hosts(text: str) -> tuple[HostAddress, ...]:
-    """Return the hosts of ``PROD_HOST``: one or several, comma separated, ``host[:port]``. Raises ValueError with a reason."""
-    hosts: list[HostAddress] = []
-    for part in filter(None, (one.strip() for one in text.split(","))):
-        match = _HOST.fullmatch(part)
-        if match is None or not 0 < int(match["port"] or 22) < 65536:
-            raise ValueError("holds something that is not host or host:port")
-        hosts.append(HostAddress(match["host"].strip("[]"), int(match["port"] or 22), len(hosts) + 1))
-    if not hosts:
-        raise ValueError("names no host")
-    if len(set(hosts)) != len(hosts):
-        raise ValueError("names a host twice")
-    return tuple(hosts)
-
-
-@dataclass(frozen=True)
-class JumpHost:
-    """A host through which production is reached, and the user there (None: the same as in production)."""
-
-    address: HostAddress
-    user: str | None = None
-
-
-def parse_jump(text: str) -> JumpHost:
-    """Return what ``PROD_JUMP_HOST`` says: ``[user@]host[:port]``. Raises ValueError with a reason."""
-    user, at, place = text.strip().rpartition("@")
-    hosts = parse_hosts(place)
-    if len(hosts) != 1:
-        raise ValueError("names more than one host")
-    return JumpHost(hosts[0], user_name(user) if at else None)
 
 
 def ssh_argv(config_file: Path, alias: str) -> tuple[str, ...]:

@@ -18,15 +18,15 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci import host_keys
-from azora_ci.errors import BadInputError
+from azora_ci.core.errors import BadInputError
+from azora_ci.core.hosts import normal_key, user_name
+from azora_ci.core.process import birth
+from azora_ci.core.variables import Secret
 from azora_ci.host_keys import ACCEPTED, PINNED, RECORDED, HostKey, SeenKey
-from azora_ci.process import birth
-from azora_ci.variables import Secret
 
 CONNECT_SECONDS = 10
 PREFIX = "azora-ssh-"
 OWNER_FILE = "owner"
-_USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}[A-Za-z0-9_-]|[A-Za-z0-9_]")
 # A dead peer is noticed after 15 s.
 OPTIONS: Mapping[str, str] = {
     "BatchMode": "yes",
@@ -47,21 +47,6 @@ OPTIONS: Mapping[str, str] = {
     "UpdateHostKeys": "no",
     "VisualHostKey": "yes",  # prints the fingerprint of the key that was accepted
 }
-
-
-def user_name(text: str) -> str:
-    """Return the name of a user, checked: it becomes a line of a configuration file. Raises ValueError."""
-    if not _USER.fullmatch(text):
-        raise ValueError("is not the name of a user: letters, digits and . _ - @ +")
-    return text
-
-
-def normal_key(text: str) -> str:
-    """Return a private key as OpenSSH wants it: no carriage returns, a final newline. Raises ValueError when it is none."""
-    key = text.replace("\r\n", "\n").replace("\r", "\n").strip("\n") + "\n"
-    if not re.match(r"-----BEGIN [A-Z ]*PRIVATE KEY-----\n", key):
-        raise ValueError("is not a private key in PEM or OpenSSH format")
-    return key
 
 
 def config_text(alias: str, options: Mapping[str, str], forwards: Iterable[str]) -> str:

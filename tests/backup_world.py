@@ -11,7 +11,7 @@ from typing import Any
 
 from azora_ci import s3
 from azora_ci.backup import manifest
-from azora_ci.config import Backup
+from azora_ci.core.config import Backup
 from tests import deploy_config
 from tests.stores import QUICK, Stores
 

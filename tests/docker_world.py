@@ -25,15 +25,16 @@ from typing import Any
 
 import docker
 
-from azora_ci import config, fragments
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.process import Processes
+from azora_ci import fragments
+from azora_ci.core import config
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.process import Processes
+from azora_ci.core.settings import ProductionHosts
+from azora_ci.core.variables import Secret
 from azora_ci.rehearsal import images
-from azora_ci.settings import ProductionHosts
 from azora_ci.targets import Owner, Release, Wiring
 from azora_ci.targets.docker_hosts import DockerHosts
-from azora_ci.variables import Secret
 from tests import deploy_config, load
 from tests.docker_engine import registry, running
 from tests.sshd import Sshd

@@ -17,7 +17,7 @@ from typing import Any
 
 from azora_ci import edge as edges
 from azora_ci import envoy
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 from azora_ci.edge import Edge
 from azora_ci.envoy import EdgeRelease, EdgeService
 from tests.edge_world import ENVOY, NEW, OLD, free_ports

@@ -15,11 +15,12 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from azora_ci import config, envoy, fragments
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
+from azora_ci import envoy, fragments
+from azora_ci.core import config
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.process import Processes, birth, send_signal
 from azora_ci.edge import Edge
-from azora_ci.process import Processes, birth, send_signal
 from azora_ci.targets import Owner, Release, Wiring
 from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
 from tests import deploy_config, load
@@ -138,7 +139,7 @@ class World:
     # --- releases ------------------------------------------------------------------------------------------------------
 
     def target(self, *, health_timeout: float = 30.0) -> LocalProcesses:
-        from azora_ci.variables import Secret
+        from azora_ci.core.variables import Secret
 
         self.said = io.StringIO()
         processes = Processes(actions=Actions(stream=self.said), clock=self.clock)

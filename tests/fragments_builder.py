@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci import fragments
-from azora_ci.clock import rfc3339
+from azora_ci.core.clock import rfc3339
 from azora_ci.fragments import Fragment
 
 DEPLOYMENT_ID = "1764000000-abc123"

@@ -10,7 +10,7 @@ from typing import Any
 
 from azora_ci import record
 from azora_ci.archive import Archive, KeptRecord
-from azora_ci.clock import rfc3339
+from azora_ci.core.clock import rfc3339
 from azora_ci.rehearsal.standins.slack import SlackReceiver
 from tests import fragments_builder as build
 from tests.edge_world import NEW, OLD, SHA

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.process import Processes
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.process import Processes
 from azora_ci.rehearsal import application, node
 from azora_ci.rehearsal.standins import database
 

@@ -10,9 +10,9 @@ import pytest
 from botocore.exceptions import ClientError
 
 from azora_ci import s3
+from azora_ci.core.settings import Aws
+from azora_ci.core.variables import Secret
 from azora_ci.rehearsal.standins.s3 import Fault, S3Server
-from azora_ci.settings import Aws
-from azora_ci.variables import Secret
 
 # Quick enough for tests, patient enough for a machine under load: no attempt is given up before 20 s.
 QUICK = s3.Patience(attempts=4, first_wait=0.01, longest_wait=0.05, connect_timeout=20, read_timeout=20)

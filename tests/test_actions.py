@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci.actions import SUMMARY_LIMIT_BYTES, Actions, escape_data, escape_property, harmless
-from azora_ci.errors import BadInputError
+from azora_ci.core.actions import SUMMARY_LIMIT_BYTES, Actions, escape_data, escape_property, harmless
+from azora_ci.core.errors import BadInputError
 
 
 def parse_outputs(text: str) -> dict[str, str]:

@@ -11,10 +11,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from azora_ci import adopt, config, deploy_toml, schemas
+from azora_ci import adopt, deploy_toml
 from azora_ci.__main__ import main
+from azora_ci.core import config, schemas
+from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.discover import discover
-from azora_ci.errors import BadInputError, NotTrueError
 from tests.commands import git
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -9,7 +9,7 @@ import pytest
 
 from azora_ci import record
 from azora_ci.archive import Archive
-from azora_ci.errors import NotTrueError
+from azora_ci.core.errors import NotTrueError
 from tests import fragments_builder as build
 from tests.test_record import FACTS, FAILURE
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci import archives
-from azora_ci.errors import BadInputError
+from azora_ci.core.errors import BadInputError
 
 
 def fill(folder: Path, files: dict[str, str]) -> Path:

@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from azora_ci import config
-from azora_ci.actions import Actions
 from azora_ci.bake import Bake, Rules, Subject
-from azora_ci.clock import Clock
-from azora_ci.errors import UnreachableError
-from azora_ci.process import Processes
+from azora_ci.core import config
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import UnreachableError
+from azora_ci.core.process import Processes
 from azora_ci.rollout import Action, Counters, Decision, Limits, Stage
 from azora_ci.targets import Instance, Observation, Release
 from tests import deploy_config

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from azora_ci.clock import Clock, parse_rfc3339, rfc3339
+from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 
 
 class SlowClock(Clock):

@@ -15,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from azora_ci.__main__ import main
-from azora_ci.process import send_signal
+from azora_ci.core.process import send_signal
 from azora_ci.targets import Owner
 from azora_ci.targets.lock import Lock
 from tests import deploy_config

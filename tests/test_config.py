@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import config
-from azora_ci.errors import BadInputError
+from azora_ci.core import config
+from azora_ci.core.errors import BadInputError
 
 MINIMAL = """
 schema_version = 1

@@ -15,8 +15,9 @@ from types import ModuleType
 
 import pytest
 
-from azora_ci import context, settings, variables
-from azora_ci.errors import NotTrueError, UnreachableError
+from azora_ci import context
+from azora_ci.core import pipeline, settings, variables
+from azora_ci.core.errors import NotTrueError, UnreachableError
 
 ROOT = Path(__file__).resolve().parent.parent
 ID = "1764000000-abc123"
@@ -162,7 +163,7 @@ def test_missing_variables_leave_a_fragment_with_the_identity_that_is_known(envi
     assert (found["status"], found["deployment_id"], found["version"]) == ("failed", ID, None)
 
 
-@pytest.mark.parametrize("job", context.JOBS)
+@pytest.mark.parametrize("job", pipeline.JOBS)
 def test_help_documents_the_environment(job):
     script = ROOT / "scripts" / f"{job.replace('-', '_')}.py"
     assert len(script.read_text().splitlines()) <= 15

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 
 from azora_ci import database_tunnel, ssh, ssh_folder
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.errors import BadInputError, UnreachableError
+from azora_ci.core import hosts
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.process import Processes
+from azora_ci.core.variables import Secret
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.prisma import through_tunnel
-from azora_ci.process import Processes
-from azora_ci.variables import Secret
 from tests.backup_world import SIMPLE, BackupWorld
 from tests.sshd import Sshd, free_port
 from tests.steps.test_database_migrations import NEW, Deployment, production  # noqa: F401 - a release with pending migrations
@@ -117,7 +118,7 @@ def tunnel(tmp_path):
     def make(server: Sshd, url: str) -> database_tunnel.DatabaseTunnel:
         credentials = ssh_folder.Credentials(server.user, Secret(server.key), known_hosts=server.known_hosts)
         made.append(credentials)
-        address = ssh.HostAddress("127.0.0.1", server.port)
+        address = hosts.HostAddress("127.0.0.1", server.port)
         return database_tunnel.DatabaseTunnel(
             address, to=DatabaseUrl.parse(url), credentials=credentials, processes=processes, clock=Clock(), alias="azora-database"
         )

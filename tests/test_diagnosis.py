@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from azora_ci import diagnosis
-from azora_ci.diagnosis import PIPELINE
+from azora_ci.core.pipeline import PIPELINE
 from tests import fragments_builder as build
 
 

@@ -8,15 +8,16 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import config, doctor_hosts
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.errors import BadInputError
-from azora_ci.findings import Finding
-from azora_ci.process import Processes
-from azora_ci.settings import ProductionHosts
+from azora_ci import doctor_hosts
+from azora_ci.core import config
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import BadInputError
+from azora_ci.core.findings import Finding
+from azora_ci.core.process import Processes
+from azora_ci.core.settings import ProductionHosts
+from azora_ci.core.variables import Secret
 from azora_ci.targets import Wiring
-from azora_ci.variables import Secret
 from tests import deploy_config
 from tests.sshd import DockerStandIn, Sshd, free_port
 

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import config, envoy_admin
+from azora_ci import envoy_admin
+from azora_ci.core import config
 from azora_ci.envoy import EdgeOptions, EdgeRelease, EdgeService, EdgeState
 from azora_ci.envoy_routes import route_configuration
 from azora_ci.targets import Owner

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import config
+from azora_ci.core import config
+from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.envoy import EdgeOptions, EdgeTls
-from azora_ci.errors import BadInputError, UnreachableError
 from azora_ci.targets import Owner
 from azora_ci.targets.edge_settings import edge_options
 from tests import certificates, deploy_config

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from azora_ci import envoy_admin, envoy_config
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.process import send_signal
 from azora_ci.edge import Edge
 from azora_ci.envoy import EdgeOptions, EdgeRelease, EdgeService, EdgeState, EdgeTls
-from azora_ci.errors import BadInputError, UnreachableError
-from azora_ci.process import send_signal
 from azora_ci.targets import Owner
 from tests.edge_world import NEW, OLD, World, free_ports, get
 

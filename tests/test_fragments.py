@@ -8,7 +8,7 @@ import json
 import pytest
 
 from azora_ci import fragments
-from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.fragments import Fragment, Fragments
 
 ID = "1764000000-abc123"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from azora_ci import schemas
+from azora_ci.core import schemas
 from tests import fragments_builder as build
 
 

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from azora_ci import guard as guard_module
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 from azora_ci.guard import Guard, RefusedError
 from azora_ci.keyboard import _held_text
 from azora_ci.targets.guarded import GuardClient

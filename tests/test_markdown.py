@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from markdown_it import MarkdownIt
 
-from azora_ci import markdown
-from azora_ci.markdown import Markup
+from azora_ci.core import markdown
+from azora_ci.core.markdown import Markup
 
 PARSER = MarkdownIt("commonmark").enable("table")
 HOSTILE = [

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azora_ci import postgres
-from azora_ci.errors import BadInputError
+from azora_ci.core.errors import BadInputError
 from azora_ci.postgres import DatabaseUrl
 from tests.distribution import newest_of_the_distribution
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 from azora_ci.health import NEW, Endpoint
 from azora_ci.probes import Prober, Request, fetch
 

@@ -12,10 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.errors import BadInputError, NotTrueError
-from azora_ci.process import CommandFailedError, Processes, is_alive, secrets_of_url, send_signal
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.job_log import secrets_of_url
+from azora_ci.core.process import CommandFailedError, Processes, is_alive, send_signal
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -126,7 +127,7 @@ def test_a_child_cannot_read_our_environment():
 
     def read(harden: str) -> subprocess.CompletedProcess[str]:
         ours = (
-            f"import subprocess, sys; from azora_ci import process; {harden};"
+            f"import subprocess, sys; from azora_ci.core import process; {harden};"
             f" sys.exit(subprocess.run([sys.executable, '-c', {READ_OURS!r}]).returncode)"
         )
         env = {"PROD_DATABASE_URL": "postgresql://u:hunter2@h/d", "PYTHONPATH": str(ROOT)}
@@ -173,7 +174,7 @@ def test_a_detached_process_survives_end_all(processes, tmp_path):
 
 
 def test_huge_output_is_kept_in_the_log_but_not_in_memory(processes, tmp_path, monkeypatch):
-    monkeypatch.setattr("azora_ci.process.CAPTURE_LIMIT", 10_000)
+    monkeypatch.setattr("azora_ci.core.process.CAPTURE_LIMIT", 10_000)
     done = processes.run(python("for i in range(5000): print('line', i)"), echo=False)
     assert len(done.stdout) <= 10_010
     assert done.stdout.endswith("line 4999\n")

@@ -8,9 +8,10 @@ from pathlib import Path
 import click
 import pytest
 
-from azora_ci import variables
 from azora_ci.__main__ import main
-from azora_ci.context import JOBS, TOOLS, step_module
+from azora_ci.context import step_module
+from azora_ci.core import variables
+from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.rehearsal import cli, scenarios
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azora_ci import record, record_page, schemas
+from azora_ci import record, record_page
+from azora_ci.core import pipeline, schemas
 from tests import fragments_builder as build
 
 FACTS = record.Circumstances(
@@ -75,7 +76,7 @@ def test_record_holds_the_evidence_beyond_the_guide():
     assert document["metrics"]["migration_seconds"] == 4.2
     assert document["metrics"]["health_probes"] == {"total": 720, "failed": 1}
     assert document["metrics"]["health_check_success_rate"] == pytest.approx(719 / 720, abs=1e-6)
-    assert set(document["evidence"]) == set(record.EVIDENCE_JOBS)
+    assert set(document["evidence"]) == set(pipeline.EVIDENCE_JOBS)
 
 
 def test_evidence_hash_is_that_of_the_fragment():
@@ -159,7 +160,7 @@ FAILURE = record.Failure(
 @pytest.mark.parametrize("status", ["failed", "rolled_back", "cancelled"])
 @pytest.mark.parametrize("count", range(8))
 def test_record_of_a_failure_is_valid_whatever_fragments_there_are(status, count):
-    found = {job: build.fragment(job) for job in record.EVIDENCE_JOBS[:count]}
+    found = {job: build.fragment(job) for job in pipeline.EVIDENCE_JOBS[:count]}
     document = record.assemble(found, FACTS, status=status, timestamp="2025-11-24T11:00:00.000Z", failure=FAILURE)
     assert problems(document) == []
     assert document["health_checks"]["smoke_tests"] == ("passed" if count == 7 else "not_run")
@@ -168,7 +169,7 @@ def test_record_of_a_failure_is_valid_whatever_fragments_there_are(status, count
 
 
 def test_record_of_a_failure_is_valid_when_jobs_left_no_evidence_at_all():
-    found = {job: build.fragment(job, "failed", given={}) for job in record.EVIDENCE_JOBS}
+    found = {job: build.fragment(job, "failed", given={}) for job in pipeline.EVIDENCE_JOBS}
     document = record.assemble(found, FACTS, status="failed", failure=FAILURE)
     assert problems(document) == []
     assert document["migrations_applied"] is None

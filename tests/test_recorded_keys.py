@@ -8,13 +8,14 @@ from dataclasses import replace
 
 import pytest
 
-from azora_ci import config, fragments, keyboard, recorded_keys, schemas, settings, variables
-from azora_ci.actions import Actions
+from azora_ci import fragments, keyboard, recorded_keys
 from azora_ci.archive import Archive
-from azora_ci.clock import Clock
-from azora_ci.errors import NotTrueError
+from azora_ci.core import config, schemas, settings, variables
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import NotTrueError
+from azora_ci.core.process import Processes
 from azora_ci.host_keys import HostKey, SeenKey, lines_of
-from azora_ci.process import Processes
 from azora_ci.record import assemble, sha256
 from tests import deploy_config
 from tests import fragments_builder as build

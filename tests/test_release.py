@@ -7,8 +7,8 @@ import semver
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci import release, variables
-from azora_ci.release import Version
+from azora_ci.core import release, variables
+from azora_ci.core.release import Version
 
 numbers = st.integers(0, 10**9)
 identifiers = st.one_of(numbers.map(str), st.from_regex(r"[0-9]*[A-Za-z-][0-9A-Za-z-]{0,8}", fullmatch=True))

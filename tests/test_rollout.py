@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azora_ci import rollout_report
+from azora_ci.core.config import start_groups
 from azora_ci.health import NEW, OLD, Verdict
 from azora_ci.rollout import (
     Action,
@@ -21,7 +22,6 @@ from azora_ci.rollout import (
     difference_lower_bound,
     instances_at,
     judge_traffic,
-    levels,
     next_action,
     percentile,
     share_bounds,
@@ -51,9 +51,9 @@ def test_instances_are_the_share_rounded_up_and_at_least_one(percent, total, new
 
 
 def test_services_start_after_what_they_depend_on():
-    assert levels({"web": ["api", "auth"], "api": ["auth"], "auth": [], "mail": []}) == [["auth", "mail"], ["api"], ["web"]]
+    assert start_groups({"web": ["api", "auth"], "api": ["auth"], "auth": [], "mail": []}) == [["auth", "mail"], ["api"], ["web"]]
     with pytest.raises(ValueError, match="circle"):
-        levels({"a": ["b"], "b": ["a"]})
+        start_groups({"a": ["b"], "b": ["a"]})
 
 
 # --- statistics --------------------------------------------------------------------------------------------------------

@@ -9,9 +9,9 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from azora_ci import s3
-from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
+from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
+from azora_ci.core.settings import Aws
 from azora_ci.rehearsal.standins.s3 import buckets
-from azora_ci.settings import Aws
 from tests.stores import QUICK, Stores, aws
 
 JSON = "application/json"

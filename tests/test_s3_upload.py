@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from azora_ci import s3
-from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
+from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.rehearsal.standins.s3 import Credential
 from azora_ci.s3_upload import MEBIBYTE, PARTS, part_size
 from tests.stores import Stores

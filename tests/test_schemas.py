@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci import schemas
-from azora_ci.context import JOBS
-from azora_ci.errors import BadInputError
+from azora_ci.core import schemas
+from azora_ci.core.errors import BadInputError
+from azora_ci.core.pipeline import JOBS
 
 NAMES = sorted(path.name.removesuffix(".schema.json") for path in schemas.schema_folder().glob("*.schema.json"))
 

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import context, settings, variables
-from azora_ci.errors import BadInputError
+from azora_ci import context
+from azora_ci.core import environment, pipeline, settings, variables
+from azora_ci.core.errors import BadInputError
 
 GOOD = {"DEPLOYMENT_ID": "1764000000-abc123", "VERSION": "v1.2.3", "GIT_SHA": "a" * 40}
 
@@ -117,14 +118,14 @@ def test_children_inherit_no_secret_and_cannot_write_our_outputs(monkeypatch):
     for name in ("PROD_DATABASE_URL", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "GITHUB_OUTPUT", "GITHUB_ENV", "PROD_KEY"):
         monkeypatch.setenv(name, "hidden")
     monkeypatch.setenv("LANG", "C.UTF-8")
-    child = settings.child_environment({"DATABASE_URL": "given"})
+    child = environment.child_environment({"DATABASE_URL": "given"})
     assert "hidden" not in child.values()
     assert child["LANG"] == "C.UTF-8"
     assert child["DATABASE_URL"] == "given"
 
 
 def test_every_declared_secret_is_withheld_from_children():
-    every = [context.step_module(job).Settings for job in context.JOBS | context.TOOLS]
+    every = [context.step_module(job).Settings for job in pipeline.JOBS | pipeline.TOOLS]
     declared = {one.name for group in every for _, one in variables.declared_variables(group) if one.secret}
     assert {"PROD_KEY", "DOCKER_PASSWORD", "GITHUB_TOKEN", "BACKUP_VERIFY_DATABASE_URL"} <= declared
-    assert declared <= settings.WITHHELD
+    assert declared <= environment.WITHHELD

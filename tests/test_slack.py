@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from azora_ci import slack
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
+from azora_ci.core.variables import Secret
 from azora_ci.rehearsal.standins.slack import ANSWERS, Answer, SlackReceiver
-from azora_ci.variables import Secret
 
 SUCCESS = """✅ Production deployment successful
 Version: v1.2.3

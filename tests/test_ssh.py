@@ -14,12 +14,13 @@ from pathlib import Path
 import pytest
 
 from azora_ci import ssh, ssh_folder
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
+from azora_ci.core.hosts import HostAddress, JumpHost, normal_key, parse_hosts, parse_jump
+from azora_ci.core.process import Processes, is_alive
+from azora_ci.core.variables import Secret
 from azora_ci.host_keys import HostKey, hashed_line, lines_of
-from azora_ci.process import Processes, is_alive
-from azora_ci.variables import Secret
 from tests.sshd import DockerStandIn, Sshd, free_port, keygen
 from tests.waiting import until
 
@@ -66,7 +67,7 @@ class Opened:
         credentials = ssh_folder.Credentials(
             sshd.user, Secret(key or sshd.key), known_hosts=pinned, recorded=recorded, accept_new=accept_new
         )
-        address = ssh.HostAddress("127.0.0.1", port or sshd.port)
+        address = HostAddress("127.0.0.1", port or sshd.port)
         made = ssh.Connection(
             address, credentials=credentials, processes=self.processes, clock=Clock(), remote_socket=str(self.docker_socket),
             jump=jump, say=self.lines.append,
@@ -94,36 +95,36 @@ def opened(processes, docker_socket, monkeypatch):
     ],
 )
 def test_hosts(text, hosts):
-    assert [(one.host, one.port) for one in ssh.parse_hosts(text)] == hosts
+    assert [(one.host, one.port) for one in parse_hosts(text)] == hosts
 
 
 @pytest.mark.parametrize("bad", ["", ",", "-oProxyCommand=x", "a b", "a:0", "a:99999", "a,a", "user@host", "a;b"])
 def test_bad_hosts_are_refused(bad):
     with pytest.raises(ValueError):
-        ssh.parse_hosts(bad)
+        parse_hosts(bad)
 
 
 @pytest.mark.parametrize(
     ("text", "jump"),
     [
-        ("bastion.example", ssh.JumpHost(ssh.HostAddress("bastion.example"))),
-        ("ops@bastion.example:2222", ssh.JumpHost(ssh.HostAddress("bastion.example", 2222), "ops")),
+        ("bastion.example", JumpHost(HostAddress("bastion.example"))),
+        ("ops@bastion.example:2222", JumpHost(HostAddress("bastion.example", 2222), "ops")),
     ],
 )
 def test_jump_hosts(text, jump):
-    assert ssh.parse_jump(text) == jump
+    assert parse_jump(text) == jump
 
 
 @pytest.mark.parametrize("bad", ["", "a,b", "a b@c", "@a", "-oX@a", 'a"@b', "a@b@c d"])
 def test_bad_jump_hosts_are_refused(bad):
     with pytest.raises(ValueError):
-        ssh.parse_jump(bad)
+        parse_jump(bad)
 
 
 def test_a_pasted_key_is_normalised_and_a_public_key_is_refused():
-    assert ssh_folder.normal_key("-----BEGIN OPENSSH PRIVATE KEY-----\r\nabc\r\n-----END").endswith("\nabc\n-----END\n")
+    assert normal_key("-----BEGIN OPENSSH PRIVATE KEY-----\r\nabc\r\n-----END").endswith("\nabc\n-----END\n")
     with pytest.raises(ValueError, match="not a private key"):
-        ssh_folder.normal_key("ssh-ed25519 AAAA user@host")
+        normal_key("ssh-ed25519 AAAA user@host")
 
 
 def test_the_docker_socket_is_forwarded_and_the_key_is_wiped(opened, sshd, processes, tmp_path):
@@ -268,7 +269,7 @@ def bastion(tmp_path_factory, sshd):
 
 
 def jump_to(server, user=None):
-    return ssh.JumpHost(ssh.HostAddress("127.0.0.1", server.port), user)
+    return JumpHost(HostAddress("127.0.0.1", server.port), user)
 
 
 def test_a_host_is_reached_through_a_jump_host_and_no_command_line_names_either(opened, sshd, bastion):

@@ -8,9 +8,10 @@ import sys
 
 import pytest
 
-from azora_ci.errors import BadInputError
-from azora_ci.ssh_folder import OWNER_FILE, Credentials, config_text, owner_text, user_name, wipe_stale
-from azora_ci.variables import Secret
+from azora_ci.core.errors import BadInputError
+from azora_ci.core.hosts import user_name
+from azora_ci.core.variables import Secret
+from azora_ci.ssh_folder import OWNER_FILE, Credentials, config_text, owner_text, wipe_stale
 
 KEY = Secret("-----BEGIN OPENSSH PRIVATE KEY-----\nnone\n-----END OPENSSH PRIVATE KEY-----\n")
 

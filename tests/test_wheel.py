@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci.adopt import WORKFLOWS
-from azora_ci.context import JOBS
+from azora_ci.core.pipeline import JOBS
 from tests.commands import git
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -21,11 +21,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO
 
-from azora_ci.clock import Clock
-from azora_ci.errors import BadInputError, UnreachableError
+from azora_ci.core.clock import Clock
+from azora_ci.core.environment import child_environment
+from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.process import Child, Processes, is_alive, send_signal
 from azora_ci.postgres import DatabaseUrl, find_binary
-from azora_ci.process import Child, Processes, is_alive, send_signal
-from azora_ci.settings import child_environment
 
 SUPERUSER = "azora"
 START_SECONDS = 90.0

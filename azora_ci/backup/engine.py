@@ -17,8 +17,8 @@ from azora_ci.backup.progress import Meter
 from azora_ci.backup.restore import Account, Restore
 from azora_ci.backup.source import Counter, ServerFacts, Snapshot, facts_of
 from azora_ci.backup.workshop import Background, Bench, Followers, Wiring, follow, workbench
-from azora_ci.clock import rfc3339
-from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.core.clock import rfc3339
+from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.postgres import DatabaseUrl, version_text
 from azora_ci.s3 import AlreadyThereError
 

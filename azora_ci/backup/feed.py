@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from azora_ci.backup.copy_stream import CopyScanner, TableData
 from azora_ci.backup.memory import return_large_blocks
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 
 PIECE = 128 * 1024  # bytes of compressed data read at a time
 BLOCK = 1024 * 1024  # bytes of SQL passed on at a time

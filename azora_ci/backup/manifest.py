@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from azora_ci import schemas
 from azora_ci.backup import catalog, source
-from azora_ci.errors import AzoraError, NotTrueError
+from azora_ci.core import schemas
+from azora_ci.core.errors import AzoraError, NotTrueError
 
 if TYPE_CHECKING:
-    from azora_ci.config import Backup
+    from azora_ci.core.config import Backup
     from azora_ci.s3 import Bucket, StoredObject
 
 SCHEMA_VERSION = 1

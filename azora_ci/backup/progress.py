@@ -8,7 +8,7 @@ import threading
 from collections.abc import Callable
 from types import TracebackType
 
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 
 LINE_SECONDS = 10.0
 BAR_SECONDS = 0.25

@@ -15,7 +15,7 @@ from azora_ci.backup import catalog
 from azora_ci.backup.copy_stream import HASH_BITS, ObjectsHash, TableData
 from azora_ci.backup.feed import MIGRATIONS
 from azora_ci.backup.progress import Meter
-from azora_ci.errors import NotTrueError
+from azora_ci.core.errors import NotTrueError
 from azora_ci.postgres import DatabaseUrl
 
 if TYPE_CHECKING:

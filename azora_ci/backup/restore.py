@@ -10,10 +10,10 @@ from pathlib import Path
 
 from azora_ci.backup import feed
 from azora_ci.backup.copy_stream import TableData
-from azora_ci.clock import Clock
-from azora_ci.errors import NotTrueError
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import NotTrueError
+from azora_ci.core.process import Processes, ending
 from azora_ci.postgres import DatabaseUrl
-from azora_ci.process import Processes, ending
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from azora_ci.backup import catalog
-from azora_ci.clock import rfc3339
-from azora_ci.errors import BadInputError, UnreachableError
+from azora_ci.core.clock import rfc3339
+from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.postgres import DatabaseUrl
 
 if TYPE_CHECKING:

@@ -14,14 +14,14 @@ from azora_ci.backup.progress import Meter, Progress
 from azora_ci.backup.restore import Accountant, Restore
 from azora_ci.backup.scratch import Scratch, fresh_database, open_scratch, require_space, work_folder
 from azora_ci.backup.source import ServerFacts
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
+from azora_ci.core.process import Processes
 from azora_ci.postgres import DatabaseUrl, find_binary
-from azora_ci.process import Processes
 
 if TYPE_CHECKING:
-    from azora_ci.config import Backup
+    from azora_ci.core.config import Backup
+    from azora_ci.core.settings import ProofPlace
     from azora_ci.s3 import Bucket
-    from azora_ci.settings import ProofPlace
 
 
 @dataclass

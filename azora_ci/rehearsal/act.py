@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from azora_ci.clock import Clock
-from azora_ci.errors import BadInputError, NotTrueError
-from azora_ci.process import Child, Processes
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.process import Child, Processes
 from azora_ci.rehearsal import workflow_text
 
 PLATFORM = "ubuntu-24.04=-self-hosted"

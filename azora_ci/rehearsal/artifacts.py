@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
-from azora_ci import settings
+from azora_ci.core import environment
 
 FORBIDDEN = '":<>|*?\\/\r\n'
 MAGIC = "*?["
@@ -126,7 +126,7 @@ def _braces(pattern: str) -> Iterable[str]:
 
 def main(action: str) -> int:
     """Run the composite action ``upload`` or ``download``: inputs are ``INPUT_*``, the store is ``REHEARSAL_ARTIFACTS``."""
-    environ = settings.process_environment()
+    environ = environment.process_environment()
 
     def get_input(name: str) -> str:
         return environ.get(f"INPUT_{name}", "")

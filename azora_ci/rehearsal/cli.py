@@ -9,11 +9,11 @@ from types import FrameType
 
 import click
 
-from azora_ci.clock import Clock
-from azora_ci.errors import AzoraError, BadInputError
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import AzoraError, BadInputError
+from azora_ci.core.release import Version
 from azora_ci.rehearsal import repo, report, runs, scenarios
 from azora_ci.rehearsal.rehearsal import Options, Rehearsal, with_tail
-from azora_ci.release import Version
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -20,11 +20,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from azora_ci import settings
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.errors import BadInputError
-from azora_ci.process import Processes
+from azora_ci.core import environment
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import BadInputError
+from azora_ci.core.process import Processes
 from azora_ci.rehearsal.runs import DOCKER
 
 PACKAGES = {  # program -> its package in Debian
@@ -45,7 +45,7 @@ REMOVED_AT_ONCE = 8  # containers
 
 def search_path() -> str:
     """Return the PATH with the folders of daemons."""
-    return f"{settings.process_environment().get('PATH', '/usr/bin:/bin')}{os.pathsep}{SYSTEM_FOLDERS}"
+    return f"{environment.process_environment().get('PATH', '/usr/bin:/bin')}{os.pathsep}{SYSTEM_FOLDERS}"
 
 
 def program(name: str) -> str:

@@ -15,16 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from azora_ci import archives, config, registry
+from azora_ci import archives, registry
 from azora_ci.adopt import CONFIG
+from azora_ci.core import config
+from azora_ci.core.settings import ProductionHosts
+from azora_ci.core.variables import Secret
 from azora_ci.rehearsal import docker_machine, images, node, repo
 from azora_ci.rehearsal.docker_machine import HOST, MACHINE, PUBLIC, Addresses, Note
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
-from azora_ci.settings import ProductionHosts
 from azora_ci.targets import Owner, Release, Wiring
 from azora_ci.targets.docker_hosts import DockerHosts
-from azora_ci.variables import Secret
 
 BASE_IMAGE = "node:22-slim"  # what the sample's Dockerfiles begin with
 ADMIN_PORT = 9901

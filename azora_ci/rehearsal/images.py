@@ -15,8 +15,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from azora_ci.errors import BadInputError
-from azora_ci.process import Processes
+from azora_ci.core.errors import BadInputError
+from azora_ci.core.process import Processes
 
 # Parts of the standard library that a guard does not need.
 _LEFT_OUT = {

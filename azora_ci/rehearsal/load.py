@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 
 WORKERS = 24
 TIMEOUT_SECONDS = 10.0

@@ -14,9 +14,9 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from azora_ci import settings
-from azora_ci.errors import BadInputError
-from azora_ci.process import Processes
+from azora_ci.core.environment import process_environment
+from azora_ci.core.errors import BadInputError
+from azora_ci.core.process import Processes
 
 OLDEST_NODE = 20  # what Prisma 6 and the sample need
 INSTALL_SECONDS = 300.0
@@ -57,7 +57,7 @@ class Node:
 
     def environment(self) -> dict[str, str]:
         """Return environment variables for child processes: PATH, npm's cache, and settings that avoid needless network requests."""
-        path = settings.process_environment().get("PATH", "/usr/bin:/bin")
+        path = process_environment().get("PATH", "/usr/bin:/bin")
         return {
             "PATH": f"{self.bin}{os.pathsep}{path}",
             "npm_config_cache": str(self.cache / "npm"),
@@ -82,7 +82,7 @@ class Node:
 
 def default_cache() -> Path:
     """Return the folder that rehearsals of one person share."""
-    environ = settings.process_environment()
+    environ = process_environment()
     base = environ.get("XDG_CACHE_HOME") or str(Path(environ.get("HOME", "/tmp")) / ".cache")  # noqa: S108 - only where there is no home
     return Path(base) / "azora-ci" / "node"
 

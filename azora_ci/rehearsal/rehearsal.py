@@ -12,10 +12,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.errors import AzoraError
-from azora_ci.process import Processes, is_alive, send_signal
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import AzoraError
+from azora_ci.core.process import Processes, is_alive, send_signal
 from azora_ci.rehearsal import act, button, evidence, load, replay, repo, report, scenarios, verify, verify_rollback, workflow_text
 from azora_ci.rehearsal.act import Act, JobRun, Request
 from azora_ci.rehearsal.evidence import JobSeen, Seen

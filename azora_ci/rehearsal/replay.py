@@ -7,8 +7,9 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from azora_ci import context, variables
+from azora_ci import context
 from azora_ci.adopt import CONFIG
+from azora_ci.core import pipeline, variables
 from azora_ci.rehearsal import button, repo
 from azora_ci.rehearsal.act import JobRun, write_private
 from azora_ci.rehearsal.runs import CHECKOUT
@@ -25,7 +26,7 @@ def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], 
     world.scratch.git("remote", "set-url", "origin", str(world.scratch.folder))  # act checks out from this folder, too
     common_values = _values(world, jobs, release, attempt)
     files = {}
-    for job in (*context.JOBS, button.JOB):
+    for job in (*pipeline.JOBS, button.JOB):
         job_values = {
             "DEPLOYMENT_LOG_DIR": str(world.run.path(f"replay/{job}/x").parent),
             "RECEIVED_ARTIFACTS_DIR": str(world.run.artifacts),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Protocol
 
 from azora_ci import adopt
-from azora_ci.process import Processes
+from azora_ci.core.process import Processes
 from azora_ci.rehearsal import application
 
 NAME = "azora/sample"

@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from azora_ci import settings
 from azora_ci.backup.cluster import clear
-from azora_ci.clock import Clock
-from azora_ci.process import birth, send_signal
+from azora_ci.core import environment
+from azora_ci.core.clock import Clock
+from azora_ci.core.process import birth, send_signal
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 DATABASE = "database"  # folder of the PostgreSQL cluster, and the name of its process in state.json
@@ -227,9 +227,9 @@ def _locked(path: Path) -> Iterator[None]:
 
 def base_folder() -> Path:
     """Return the base folder of rehearsals: ``rehearsal/`` in the checkout, or the folder REHEARSAL_DIR."""
-    return Path(settings.process_environment().get("REHEARSAL_DIR") or CHECKOUT / "rehearsal").resolve()
+    return Path(environment.process_environment().get("REHEARSAL_DIR") or CHECKOUT / "rehearsal").resolve()
 
 
 def cache_folder(base: Path) -> Path:
     """Return the cache that rehearsals share (Node.js, modules): ``.cache/`` in the base folder, or the folder REHEARSAL_CACHE."""
-    return Path(settings.process_environment().get("REHEARSAL_CACHE") or base / ".cache").resolve()
+    return Path(environment.process_environment().get("REHEARSAL_CACHE") or base / ".cache").resolve()

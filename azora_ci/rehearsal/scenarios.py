@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 from azora_ci.rehearsal import application, repo
 from azora_ci.rehearsal.act import JobRun
 from azora_ci.rehearsal.verify import OLD_MIGRATIONS, Demand

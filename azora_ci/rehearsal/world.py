@@ -17,19 +17,21 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from azora_ci import archives, config, envoy, settings
+from azora_ci import archives, envoy
 from azora_ci.adopt import CONFIG
 from azora_ci.backup.cluster import free_port
-from azora_ci.clock import Clock
-from azora_ci.errors import UnreachableError
-from azora_ci.process import Processes, is_alive
+from azora_ci.core import config
+from azora_ci.core.clock import Clock
+from azora_ci.core.environment import child_environment
+from azora_ci.core.errors import UnreachableError
+from azora_ci.core.process import Processes, is_alive
+from azora_ci.core.variables import Secret
 from azora_ci.rehearsal import application, repo
 from azora_ci.rehearsal.node import Node, prepare
 from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run
 from azora_ci.rehearsal.standins import database
 from azora_ci.targets import Owner, Release, Wiring
 from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
-from azora_ci.variables import Secret
 
 START_SECONDS = 60.0
 ENVOY_ATTEMPTS = 5
@@ -100,7 +102,7 @@ class World:
 
     def _detached(self, name: str, argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
         """Start a server that may outlive the harness, with its output in ``<name>.log``; return its process id."""
-        whole = {**settings.child_environment(), "PYTHONUNBUFFERED": "1", **(env or {})}
+        whole = {**child_environment(), "PYTHONUNBUFFERED": "1", **(env or {})}
         pid = self.processes.start_detached(argv, env=whole, log=self.run.path(f"logs/{name}.log"), cwd=cwd or self.run.folder)
         self.run.note(name, pid)
         return pid

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import IO, Any
 
 from azora_ci import archives, commands, registry
-from azora_ci.config import Registry, Service, is_loopback
-from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.core.config import Registry, Service, is_loopback
+from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.markdown import code, table
+from azora_ci.core.settings import Deployment
+from azora_ci.core.variables import Secret, variable
 from azora_ci.job import Job
-from azora_ci.markdown import code, table
 from azora_ci.registry import Docker, Image, Release
-from azora_ci.settings import Deployment
-from azora_ci.variables import Secret, variable
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,11 +11,11 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from azora_ci import database_tunnel
-from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.markdown import code, table
+from azora_ci.core.settings import Aws, DatabaseAccess, Deployment, ProofPlace, SshAccess
+from azora_ci.core.variables import number, one_of, variable, whole_number
 from azora_ci.job import Job
-from azora_ci.markdown import code, table
-from azora_ci.settings import Aws, DatabaseAccess, Deployment, ProofPlace, SshAccess
-from azora_ci.variables import number, one_of, variable, whole_number
 
 if TYPE_CHECKING:
     from azora_ci.backup.manifest import Attempt, Manifest, Names

@@ -9,16 +9,18 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from azora_ci import database_tunnel, migrations, prisma, settings
-from azora_ci.clock import parse_rfc3339
-from azora_ci.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
+from azora_ci import database_tunnel, migrations, prisma
+from azora_ci.core import settings
+from azora_ci.core.clock import parse_rfc3339
+from azora_ci.core.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
+from azora_ci.core.job_log import secrets_of_url
+from azora_ci.core.markdown import code, table
+from azora_ci.core.process import ending
+from azora_ci.core.variables import Secret, variable, whole_number
 from azora_ci.job import Job
-from azora_ci.markdown import code, table
 from azora_ci.migrations import Migration, Plan, Row
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.prisma import Deployed
-from azora_ci.process import ending, secrets_of_url
-from azora_ci.variables import Secret, variable, whole_number
 
 LOCK_ATTEMPTS = 3  # Prisma itself waits 10 s for its lock each time
 LOCK_PAUSE_SECONDS = 5.0

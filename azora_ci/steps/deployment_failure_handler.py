@@ -12,16 +12,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from azora_ci import diagnosis, failure_report, fragments, record, restore_scripts, run_facts, s3, schemas, slack
+from azora_ci import diagnosis, failure_report, fragments, record, restore_scripts, run_facts, s3, slack
 from azora_ci.archive import Archive
-from azora_ci.clock import rfc3339
-from azora_ci.errors import AzoraError
+from azora_ci.core import pipeline, schemas
+from azora_ci.core.clock import rfc3339
+from azora_ci.core.errors import AzoraError
+from azora_ci.core.release import artifact_suffix
+from azora_ci.core.settings import Aws, Common, Notifications
+from azora_ci.core.variables import deployment_id, git_sha, release_version, variable
 from azora_ci.fragments import Fragment
 from azora_ci.job import Identity, Job
-from azora_ci.release import artifact_suffix
 from azora_ci.s3_client import Patience
-from azora_ci.settings import Aws, Common, Notifications
-from azora_ci.variables import deployment_id, git_sha, release_version, variable
 
 T = TypeVar("T")
 # People need the report soon, more than they need the archive: this job waits for the store for a shorter time than other jobs.
@@ -81,7 +82,7 @@ def _read_needs(job: Job[Settings], notes: list[str]) -> dict[str, str]:
     """Return the result of each job by its name, or {} and a note when GitHub's NEEDS cannot be used."""
     try:
         needs = json.loads(job.settings.needs or "{}")
-        results = {str(name): str(entry["result"]) for name, entry in needs.items() if name in diagnosis.PIPELINE}
+        results = {str(name): str(entry["result"]) for name, entry in needs.items() if name in pipeline.PIPELINE}
     except (ValueError, TypeError, KeyError, AttributeError):
         notes.append("NEEDS is not the result of jobs: the report rests on the fragments alone")
         return {}
@@ -93,7 +94,7 @@ def _read_needs(job: Job[Settings], notes: list[str]) -> dict[str, str]:
 def _read_fragments(job: Job[Settings], notes: list[str]) -> dict[str, Fragment]:
     """Return the newest fragment of every job by the job's name. A fragment that cannot be read is noted and left out."""
     newest: dict[str, Fragment] = {}
-    for name in diagnosis.PIPELINE:
+    for name in pipeline.PIPELINE:
         for path in sorted(job.settings.received_dir.glob(f"**/record/{name}.json")):
             fragment = _try_part(job, notes, f"{path} was left out", partial(fragments.read, path))
             if fragment is None or (job.identity.deployment_id is not None and fragment.deployment_id != job.identity.deployment_id):

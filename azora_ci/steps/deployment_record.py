@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from azora_ci import record, record_page, recorded_keys, run_facts, schemas, slack
+from azora_ci import record, record_page, recorded_keys, run_facts, slack
 from azora_ci.archive import Archive, KeptArtifacts, KeptRecord
-from azora_ci.clock import rfc3339
-from azora_ci.errors import NotTrueError
+from azora_ci.core import pipeline, schemas
+from azora_ci.core.clock import rfc3339
+from azora_ci.core.errors import NotTrueError
+from azora_ci.core.settings import Aws, Deployment, Notifications
 from azora_ci.fragments import Fragment
 from azora_ci.job import Job
-from azora_ci.settings import Aws, Deployment, Notifications
 
 FILE_NAME = "deployment-record.json"
 
@@ -35,7 +36,7 @@ def run(job: Job[Settings]) -> None:
 
 
 def _require_fragments(job: Job[Settings]) -> dict[str, Fragment]:
-    job_fragments = {name: job.fragments.require(name, job.settings.deployment_id) for name in record.EVIDENCE_JOBS}
+    job_fragments = {name: job.fragments.require(name, job.settings.deployment_id) for name in pipeline.EVIDENCE_JOBS}
     contradictions = record.contradictions(job_fragments, run_facts.circumstances(job, job.settings.deployment_id, artifacts_location=None))
     if contradictions:
         raise NotTrueError(

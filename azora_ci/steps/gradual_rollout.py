@@ -13,18 +13,20 @@ from typing import Any
 
 from azora_ci import recorded_keys, rollout_report
 from azora_ci.bake import Bake, Rules, Subject
-from azora_ci.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError, UnreachableError
+from azora_ci.core.environment import named_secrets
+from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError, UnreachableError
+from azora_ci.core.job_log import secrets_of_url
+from azora_ci.core.markdown import escaped, fenced
+from azora_ci.core.process import undisturbed
+from azora_ci.core.settings import Deployment, Health, ProductionHosts
+from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.health import NEW, classify
 from azora_ci.job import Job
-from azora_ci.markdown import escaped, fenced
 from azora_ci.probes import fetch, request_of
-from azora_ci.process import secrets_of_url, undisturbed
 from azora_ci.rollout import TEST, Action, Limits, Stage, instances_at, stages
-from azora_ci.settings import Deployment, Health, ProductionHosts, named_secrets
 from azora_ci.targets import Owner, Planning, Release, Target, Wiring, host_keys, target_of
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.lock import FencedError
-from azora_ci.variables import Secret, number, truth, variable
 
 SHORTEST_MINUTES = 1.0  # shortest stage in production; shorter ones need SHORT_STAGES_REASON
 

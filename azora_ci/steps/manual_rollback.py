@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from azora_ci import diagnosis, instructions, record, restore_scripts, rollback, run_facts, schemas
-from azora_ci.errors import NotTrueError
+from azora_ci import diagnosis, instructions, record, restore_scripts, rollback, run_facts
+from azora_ci.core import pipeline, schemas
+from azora_ci.core.errors import NotTrueError
+from azora_ci.core.settings import Deployment
 from azora_ci.job import Job
-from azora_ci.settings import Deployment
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,9 @@ def _find_record(job: Job[Settings]) -> tuple[record.Document, str]:
     if written is not None and written.status == "ok":
         return _read_record(job, written.evidence["record_sha256"]), "record"
     job_fragments = {
-        name: fragment for name in record.EVIDENCE_JOBS if (fragment := job.fragments.newest(name, job.settings.deployment_id)) is not None
+        name: fragment
+        for name in pipeline.EVIDENCE_JOBS
+        if (fragment := job.fragments.newest(name, job.settings.deployment_id)) is not None
     }
     if "gradual-rollout" not in job_fragments:
         raise NotTrueError(

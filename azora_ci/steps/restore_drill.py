@@ -9,11 +9,11 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from azora_ci.clock import parse_rfc3339
-from azora_ci.errors import Explained, NotTrueError
+from azora_ci.core.clock import parse_rfc3339
+from azora_ci.core.errors import Explained, NotTrueError
+from azora_ci.core.settings import Aws, Common, Notifications, ProofPlace
+from azora_ci.core.variables import one_of, variable
 from azora_ci.job import Identity, Job
-from azora_ci.settings import Aws, Common, Notifications, ProofPlace
-from azora_ci.variables import one_of, variable
 
 if TYPE_CHECKING:
     from azora_ci.backup.manifest import Manifest

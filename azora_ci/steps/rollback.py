@@ -10,18 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import kept_version, record, recorded_keys, rollback, rollback_record, schemas, slack
+from azora_ci import kept_version, record, recorded_keys, rollback, rollback_record, slack
 from azora_ci.archive import Archive, Archived
-from azora_ci.errors import AzoraError, BadInputError, CancelledError, NotTrueError, UnreachableError
+from azora_ci.core import schemas
+from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, NotTrueError, UnreachableError
+from azora_ci.core.markdown import escaped, table
+from azora_ci.core.process import undisturbed
+from azora_ci.core.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts
+from azora_ci.core.variables import deployment_id, truth, variable
 from azora_ci.job import Identity, Job
-from azora_ci.markdown import escaped, table
 from azora_ci.migrations import Expected
-from azora_ci.process import undisturbed
-from azora_ci.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts
 from azora_ci.steps import smoke_tests
 from azora_ci.targets import Owner, Release, Returned, Target, Wiring, reached, target_of
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
-from azora_ci.variables import deployment_id, truth, variable
 
 
 def parse_reason(text: str) -> str:

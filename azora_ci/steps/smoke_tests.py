@@ -11,18 +11,18 @@ from dataclasses import dataclass
 from typing import Any
 
 from azora_ci import database_tunnel, kept_version, migrations, prisma, recorded_keys
-from azora_ci.config import Endpoint
-from azora_ci.errors import AzoraError, BadInputError, NotTrueError
+from azora_ci.core.config import Endpoint
+from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
+from azora_ci.core.markdown import escaped, table
+from azora_ci.core.process import undisturbed
+from azora_ci.core.settings import DatabaseAccess, Deployment, Health, ProductionHosts
+from azora_ci.core.variables import truth, variable
 from azora_ci.health import PUBLIC, Answer, classify
 from azora_ci.health import Endpoint as HealthEndpoint
 from azora_ci.job import Job
-from azora_ci.markdown import escaped, table
 from azora_ci.migrations import AT_LEAST_ONE, Expected
 from azora_ci.probes import Prober, Request
-from azora_ci.process import undisturbed
-from azora_ci.settings import DatabaseAccess, Deployment, Health, ProductionHosts
 from azora_ci.targets import Owner, Release, Wiring, target_of
-from azora_ci.variables import truth, variable
 
 PROBE_SECONDS = 10.0  # for one answer
 

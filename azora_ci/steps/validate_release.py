@@ -6,15 +6,15 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
-from azora_ci.clock import rfc3339
-from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.core.clock import rfc3339
+from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.markdown import code, table
+from azora_ci.core.release import Version, highest_release, new_deployment_id
+from azora_ci.core.settings import Common
+from azora_ci.core.variables import Secret, git_sha, variable
 from azora_ci.fragments import Fragment
 from azora_ci.git import Git, Tag
 from azora_ci.job import Job
-from azora_ci.markdown import code, table
-from azora_ci.release import Version, highest_release, new_deployment_id
-from azora_ci.settings import Common
-from azora_ci.variables import Secret, git_sha, variable
 
 TAGS = "refs/tags/"
 

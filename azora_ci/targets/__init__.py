@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from azora_ci.clock import Clock
-from azora_ci.config import DeployConfig
-from azora_ci.errors import BadInputError
+from azora_ci.core.clock import Clock
+from azora_ci.core.config import DeployConfig
+from azora_ci.core.errors import BadInputError
+from azora_ci.core.process import Processes
+from azora_ci.core.settings import ProductionHosts
+from azora_ci.core.variables import Secret
 from azora_ci.health import Endpoint
-from azora_ci.process import Processes
 from azora_ci.rollout import Counters
-from azora_ci.settings import ProductionHosts
 from azora_ci.targets.journal import History
-from azora_ci.variables import Secret
 
 
 @dataclass(frozen=True)

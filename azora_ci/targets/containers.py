@@ -7,8 +7,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from azora_ci.config import Service
-from azora_ci.errors import UnreachableError
+from azora_ci.core.config import Service
+from azora_ci.core.errors import UnreachableError
 from azora_ci.targets import Release, Wiring
 from azora_ci.targets.docker_host import LABEL, NETWORK, DockerHost
 from azora_ci.targets.parallel import outcomes, results

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci.config import DockerHosts as HostSettings
-from azora_ci.errors import NotTrueError, UnreachableError
+from azora_ci.core.config import DockerHosts as HostSettings
+from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.ssh import Connection, socks_connect
 from azora_ci.targets import Wiring
 

@@ -12,13 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from azora_ci.core.errors import AzoraError, UnreachableError
+from azora_ci.core.hosts import HostAddress
+from azora_ci.core.process import undisturbed
 from azora_ci.envoy import EdgeState
-from azora_ci.errors import AzoraError, UnreachableError
 from azora_ci.health import Endpoint
-from azora_ci.process import undisturbed
 from azora_ci.production_access import access_of
 from azora_ci.rollout import Counters
-from azora_ci.ssh import Connection, HostAddress
+from azora_ci.ssh import Connection
 from azora_ci.ssh_folder import Credentials
 from azora_ci.targets import Held, Instance, Observation, Owner, Release, Returned, Wiring
 from azora_ci.targets.containers import Containers

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from azora_ci.config import DeployConfig
+from azora_ci.core.config import DeployConfig
+from azora_ci.core.errors import NotTrueError
 from azora_ci.envoy import EdgeOptions, EdgeService, EdgeState, EdgeTls
-from azora_ci.errors import NotTrueError
 
 TLS_PORT, TLS_FOLDER = 8443, Path("/tls")  # inside the edge's container
 LOOPBACK = "127.0.0.1"

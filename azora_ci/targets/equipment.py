@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci import envoy, envoy_config, guard, guard_store
-from azora_ci.config import DockerHosts as HostSettings
-from azora_ci.errors import NotTrueError, UnreachableError
+from azora_ci.core.config import DockerHosts as HostSettings
+from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.probes import DialledConnection
 from azora_ci.targets import Wiring
 from azora_ci.targets.docker_host import LABEL, NETWORK, DockerHost

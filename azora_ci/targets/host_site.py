@@ -6,9 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from azora_ci.config import DeployConfig, DockerHosts
+from azora_ci.core.config import DeployConfig, DockerHosts
+from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.envoy import EdgeState
-from azora_ci.errors import BadInputError, UnreachableError
 from azora_ci.targets import Release, Returned
 from azora_ci.targets.docker_host import DockerHost
 from azora_ci.targets.equipment import Equipment

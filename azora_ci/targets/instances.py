@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from azora_ci.clock import Clock
-from azora_ci.config import Service
-from azora_ci.errors import BadInputError, NotTrueError
-from azora_ci.process import Processes, birth, send_signal
-from azora_ci.settings import process_environment
-from azora_ci.variables import Secret
+from azora_ci.core.clock import Clock
+from azora_ci.core.config import Service
+from azora_ci.core.environment import process_environment
+from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.process import Processes, birth, send_signal
+from azora_ci.core.variables import Secret
 
 INHERITED = ("PATH", "HOME", "LANG", "LC_ALL", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "NODE_PATH")  # variables of this process
 LOOPBACK = "127.0.0.1"

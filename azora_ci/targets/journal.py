@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from azora_ci.clock import parse_rfc3339
+from azora_ci.core.clock import parse_rfc3339
 
 DEPLOYING, PROMOTED, ABORTED, REMOVED = "deploying", "promoted", "aborted", "removed"
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci import edge as edges
-from azora_ci.config import DeployConfig, Service, is_loopback
+from azora_ci.core.config import DeployConfig, Service, is_loopback
+from azora_ci.core.errors import BadInputError
+from azora_ci.core.process import send_signal, undisturbed
 from azora_ci.edge import Edge
 from azora_ci.envoy import EdgeState
-from azora_ci.errors import BadInputError
-from azora_ci.process import send_signal, undisturbed
 from azora_ci.targets import Held, Instance, Owner, Release, Wiring
 from azora_ci.targets import instances as local
 from azora_ci.targets.edge_settings import edge_options, edge_services

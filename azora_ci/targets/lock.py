@@ -18,9 +18,9 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from azora_ci.clock import Clock, parse_rfc3339, rfc3339
-from azora_ci.errors import NotTrueError
-from azora_ci.process import birth
+from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
+from azora_ci.core.errors import NotTrueError
+from azora_ci.core.process import birth
 
 if TYPE_CHECKING:
     from azora_ci.targets import Held, Owner

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 
 AT_ONCE = 64  # threads, which mostly wait: with fifty hosts, none may wait until another has gone back, which takes seconds to prove
 END_SECONDS = 3.0  # that work may take to end after it was halted; then it is left behind

@@ -6,8 +6,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from azora_ci.clock import Clock
-from azora_ci.errors import UnreachableError
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import UnreachableError
 from azora_ci.health import Finding
 
 # Seconds without a change after which a count stands still. Envoy's workers adopt new routes after the admin port reports them, and

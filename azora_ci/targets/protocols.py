@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from azora_ci.config import Service
+from azora_ci.core.config import Service
 from azora_ci.edge import READ_BACK_SECONDS
 from azora_ci.envoy import EdgeState
 from azora_ci.rollout import Counters

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci.config import DeployConfig
-from azora_ci.errors import NotTrueError
+from azora_ci.core.config import DeployConfig
+from azora_ci.core.errors import NotTrueError
 from azora_ci.targets import Release
 from azora_ci.targets.docker_host import LABEL, DockerHost
 

@@ -9,16 +9,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from azora_ci.clock import rfc3339
-from azora_ci.config import Service
+from azora_ci.core.clock import rfc3339
+from azora_ci.core.config import Service, start_groups
+from azora_ci.core.errors import NotTrueError, UnreachableError
+from azora_ci.core.process import undisturbed
 from azora_ci.edge import READ_BACK_SECONDS
 from azora_ci.envoy import EdgeRelease, EdgeState
 from azora_ci.envoy_admin import expected_weights
-from azora_ci.errors import NotTrueError, UnreachableError
 from azora_ci.health import NEW, OLD, Endpoint, Finding
 from azora_ci.probes import Dial, Prober
-from azora_ci.process import undisturbed
-from azora_ci.rollout import instances_at, levels
+from azora_ci.rollout import instances_at
 from azora_ci.targets import Instance, Observation, Release, Returned, Wiring
 from azora_ci.targets.edge_settings import edge_options, edge_services, require_kept_prefixes
 from azora_ci.targets.journal import DEPLOYING, Deployed, History
@@ -106,7 +106,7 @@ class Site:
 
     def _levels(self) -> list[list[str]]:
         """Return groups of service ids: a group starts when the groups before it are healthy, and stops before they do."""
-        return levels({service.id: service.depends_on for service in self._config.services})
+        return start_groups({service.id: service.depends_on for service in self._config.services})
 
     def _follow_journal(self) -> None:
         """Have the edge route to the release that serves according to the journal; a run may have died between the two changes."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from azora_ci.backup.feed import Orders, follow, inflate
 from azora_ci.backup.gzip_member import GzipMember, deflate_block
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 
 
 def packed(blocks: list[bytes], level: int = 2) -> list[bytes]:

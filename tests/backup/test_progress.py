@@ -15,7 +15,7 @@ from collections.abc import Iterator
 import pytest
 
 from azora_ci.backup.progress import LINE_SECONDS, Meter, Progress
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 from tests.waiting import until
 
 PROGRAM = """

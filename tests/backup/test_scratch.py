@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci.backup import scratch
-from azora_ci.errors import BadInputError
+from azora_ci.core.errors import BadInputError
 
 
 def test_too_little_disk_names_the_way_out(tmp_path: Path):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from azora_ci.errors import AzoraError
+from azora_ci.core.errors import AzoraError
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})

@@ -22,17 +22,17 @@ from pathlib import Path
 import click
 
 from azora_ci import s3
-from azora_ci.actions import Actions
 from azora_ci.backup import engine, manifest, source, workshop
 from azora_ci.backup.cluster import Cluster, free_port
-from azora_ci.clock import Clock
-from azora_ci.config import Backup
-from azora_ci.errors import BadInputError, UnreachableError
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.config import Backup
+from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.process import Child, Processes
+from azora_ci.core.settings import Aws
+from azora_ci.core.variables import Secret
 from azora_ci.postgres import DatabaseUrl, find_binary
-from azora_ci.process import Child, Processes
 from azora_ci.s3_client import Patience
-from azora_ci.settings import Aws
-from azora_ci.variables import Secret
 from tests.bench import database
 
 BUCKET = "bench"

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import click
 
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.context import JOBS
-from azora_ci.process import Processes
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.pipeline import JOBS
+from azora_ci.core.process import Processes
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 

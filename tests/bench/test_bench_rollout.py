@@ -19,8 +19,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from azora_ci.clock import rfc3339
-from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.core.clock import rfc3339
+from azora_ci.core.errors import BadInputError, NotTrueError
 from tests.bench.rollout import command
 from tests.bench.rollout import kills as rollout_kills
 from tests.bench.rollout import scenes as rollout_scenes

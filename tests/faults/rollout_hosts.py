@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import config
+from azora_ci.core import config
 from tests.docker_world import Lan, Machine, World
 
 # All containers of a machine share its clock, and a test may not set that: so the guard's Python is told another time than the

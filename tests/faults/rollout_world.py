@@ -19,7 +19,7 @@ from pathlib import Path
 
 import docker.errors
 
-from azora_ci import config
+from azora_ci.core import config
 from azora_ci.targets import Owner
 from tests.docker_world import NEW, OLD, Machine, World, ip
 from tests.faults.rollout_hosts import SmallMachine

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.process import Processes
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.process import Processes
 from azora_ci.rehearsal.act import Act, JobRun, Request
 from tests.commands import git
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.errors import BadInputError
+from azora_ci.core.errors import BadInputError
 from azora_ci.rehearsal import docker_machine
 from azora_ci.rehearsal.docker_machine import Addresses
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 from azora_ci.rehearsal.load import Answer, Load, counts, read, version_in
 
 

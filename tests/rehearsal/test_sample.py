@@ -16,8 +16,8 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.errors import BadInputError
-from azora_ci.process import CommandFailedError, Processes
+from azora_ci.core.errors import BadInputError
+from azora_ci.core.process import CommandFailedError, Processes
 from azora_ci.rehearsal import application, node
 from tests.conftest import DatabaseMaker
 from tests.sample import Sample

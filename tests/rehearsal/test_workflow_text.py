@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from azora_ci.errors import BadInputError, NotTrueError
+from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.rehearsal import workflow_text
 from azora_ci.rehearsal.act import dotenv, replaced_actions
 from azora_ci.rehearsal.verify import JOBS

@@ -17,11 +17,11 @@ import pytest
 import requests
 
 from azora_ci import archives
-from azora_ci.clock import Clock
 from azora_ci.context import execute
-from azora_ci.errors import BadInputError
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import BadInputError
+from azora_ci.core.variables import Secret
 from azora_ci.registry import Docker, Release
-from azora_ci.variables import Secret
 from tests import deploy_config
 from tests.docker_engine import BUSYBOX, PASSWORD, USER
 

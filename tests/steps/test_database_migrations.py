@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from azora_ci import config, context
+from azora_ci import context
+from azora_ci.core import config
 from azora_ci.migrations import LOCK
 from azora_ci.postgres import DatabaseUrl
 from azora_ci.rehearsal import application

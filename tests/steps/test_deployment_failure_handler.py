@@ -7,7 +7,8 @@ import json
 
 import pytest
 
-from azora_ci import failure_report, record, schemas
+from azora_ci import failure_report, record
+from azora_ci.core import schemas
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from tests import fragments_builder as build
 from tests import record_world

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from azora_ci import record, schemas
+from azora_ci import record
+from azora_ci.core import pipeline, schemas
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from tests import fragments_builder as build
 from tests import record_world
@@ -153,7 +154,7 @@ def nothing_was_said(world) -> bool:
     return world.records() == {} and world.slack.texts() == []
 
 
-@pytest.mark.parametrize("job", record.EVIDENCE_JOBS)
+@pytest.mark.parametrize("job", pipeline.EVIDENCE_JOBS)
 def test_missing_evidence_is_no_success(world, job):
     found = build.complete()
     del found[job]

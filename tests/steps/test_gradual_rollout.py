@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.process import send_signal
+from azora_ci.core.process import send_signal
 from tests.edge_world import NEW, OLD, Load, World, get
 from tests.waiting import until
 

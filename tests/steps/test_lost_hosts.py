@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from azora_ci.errors import UnreachableError
+from azora_ci.core.errors import UnreachableError
 from azora_ci.steps.gradual_rollout import Rollout
 from azora_ci.steps.rollback import DeploymentRollback
 from azora_ci.targets import Release, Returned

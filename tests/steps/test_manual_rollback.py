@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from azora_ci.clock import rfc3339
+from azora_ci.core.clock import rfc3339
 from azora_ci.rehearsal.standins.slack import SlackReceiver
 from tests import fragments_builder as build
 from tests import record_world

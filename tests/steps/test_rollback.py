@@ -10,10 +10,11 @@ from typing import Any
 
 import pytest
 
-from azora_ci import record, rollback_record, schemas
+from azora_ci import record, rollback_record
 from azora_ci.archive import Archive, KeptRecord
-from azora_ci.markdown import escaped
-from azora_ci.process import send_signal
+from azora_ci.core import schemas
+from azora_ci.core.markdown import escaped
+from azora_ci.core.process import send_signal
 from azora_ci.targets import Owner
 from tests.conftest import DatabaseMaker
 from tests.edge_world import NEW, OLD, Load, World

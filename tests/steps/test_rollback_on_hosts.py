@@ -13,7 +13,8 @@ from typing import Any
 
 import pytest
 
-from azora_ci import record, rollback_record, schemas
+from azora_ci import record, rollback_record
+from azora_ci.core import schemas
 from azora_ci.targets import Owner
 from tests.conftest import DatabaseMaker
 from tests.docker_world import NEW, OLD, Lan, Load, World, lan

@@ -8,7 +8,7 @@ import sys
 
 import pytest
 
-from azora_ci.context import JOBS
+from azora_ci.core.pipeline import JOBS
 
 HEAVY = ["boto3", "botocore", "requests", "jsonschema", "docker", "psycopg2", "slack_sdk", "isal", "hypothesis", "semver"]
 

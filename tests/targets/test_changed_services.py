@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from azora_ci import kept_version
-from azora_ci.errors import NotTrueError
+from azora_ci.core.errors import NotTrueError
 from azora_ci.steps import smoke_tests
 from azora_ci.targets import Owner
 from azora_ci.targets.edge_settings import require_kept_prefixes

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import config
+from azora_ci.core import config
 from azora_ci.targets import Owner
 from tests import certificates
 from tests.docker_world import Lan, World, get

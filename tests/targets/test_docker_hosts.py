@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import config
-from azora_ci.clock import Clock
-from azora_ci.errors import BadInputError, NotTrueError, UnreachableError
+from azora_ci.core import config
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.targets import Owner, Release
 from azora_ci.targets.lock import FencedError
 from tests.docker_world import NEW, OLD, Lan, Load, World, get

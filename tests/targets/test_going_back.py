@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 from azora_ci.targets import Owner
 from azora_ci.targets.proof import QUIET_SECONDS, await_standstill, prove
 from azora_ci.targets.site import PROOF_SECONDS

@@ -19,8 +19,8 @@ import docker
 import docker.errors
 import pytest
 
-from azora_ci import config
-from azora_ci.errors import NotTrueError
+from azora_ci.core import config
+from azora_ci.core.errors import NotTrueError
 from azora_ci.targets import Owner, Release
 from azora_ci.targets.docker_hosts import DockerHosts
 from tests.docker_world import HTTP_PORT, NEW, OLD, Lan, Load, World, get

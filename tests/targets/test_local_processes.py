@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import config
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.errors import BadInputError, NotTrueError
-from azora_ci.process import Processes
+from azora_ci.core import config
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.process import Processes
 from azora_ci.targets import Owner, Wiring, target_of
 from azora_ci.targets import instances as local
 from azora_ci.targets.lock import FencedError

@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from azora_ci.clock import Clock
-from azora_ci.errors import NotTrueError
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import NotTrueError
 from azora_ci.targets.parallel import AT_ONCE, HaltedError, outcomes, results
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import TracebackType
 
 from azora_ci.backup.cluster import Cluster
+from azora_ci.core.process import Processes
 from azora_ci.postgres import DatabaseUrl
-from azora_ci.process import Processes
 from azora_ci.rehearsal.node import Node
 
 DATABASE = "azora"

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 
-from azora_ci.settings import process_environment
+from azora_ci.core.environment import process_environment
 
 APP = 15368  # the id of GitHub Actions itself
 SUITE = 1000  # of check runs that name none

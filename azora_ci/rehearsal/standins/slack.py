@@ -14,7 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from azora_ci.clock import Clock, rfc3339
+from azora_ci.core.clock import Clock, rfc3339
 
 LONGEST_BODY = 1024 * 1024
 

@@ -20,7 +20,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 
 TICK = 0.002  # seconds between two looks at the schedule
 TIMEOUT = 15.0  # seconds for an answer, unless told otherwise

@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 
 import click
 
-from azora_ci.clock import Clock, rfc3339
-from azora_ci.errors import AzoraError, BadInputError
+from azora_ci.core.clock import Clock, rfc3339
+from azora_ci.core.errors import AzoraError, BadInputError
 from tests.bench.rollout import probes
 from tests.bench.rollout import scenes as rollout_scenes
 from tests.bench.rollout.scenes import Size

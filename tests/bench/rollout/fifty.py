@@ -12,17 +12,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from azora_ci import config
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.errors import NotTrueError
-from azora_ci.process import Processes
-from azora_ci.settings import ProductionHosts
-from azora_ci.ssh import HostAddress
+from azora_ci.core import config
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import NotTrueError
+from azora_ci.core.hosts import HostAddress
+from azora_ci.core.process import Processes
+from azora_ci.core.settings import ProductionHosts
+from azora_ci.core.variables import Secret
 from azora_ci.targets import Owner, Release, Wiring, docker_hosts
 from azora_ci.targets.docker_hosts import DockerHosts
 from azora_ci.targets.host_site import HostSite
-from azora_ci.variables import Secret
 from tests.bench.rollout.scenes import Size
 from tests.bench.rollout.world import OWNER_URL, SERVICE, configuration
 

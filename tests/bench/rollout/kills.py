@@ -13,8 +13,8 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
-from azora_ci.errors import AzoraError, NotTrueError
-from azora_ci.process import Child
+from azora_ci.core.errors import AzoraError, NotTrueError
+from azora_ci.core.process import Child
 from azora_ci.targets import Release
 from tests.bench.rollout import scenes
 from tests.bench.rollout.scenes import Size

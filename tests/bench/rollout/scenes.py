@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from azora_ci.clock import Clock
-from azora_ci.errors import AzoraError, NotTrueError
-from azora_ci.process import Child, Processes
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import AzoraError, NotTrueError
+from azora_ci.core.process import Child, Processes
 from azora_ci.rollout import stages
 from azora_ci.targets import Owner, Release, Target
 from tests.bench.rollout.world import Client, Steps, seconds_of_starts, until

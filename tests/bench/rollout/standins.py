@@ -22,7 +22,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from azora_ci import envoy_admin, guard
-from azora_ci.clock import Clock
+from azora_ci.core.clock import Clock
 from azora_ci.envoy import EdgeState
 from azora_ci.targets.equipment import ADMIN_PORT, GUARD_PORT
 

@@ -8,9 +8,9 @@ import signal
 import threading
 from pathlib import Path
 
+from azora_ci.core.environment import process_environment
 from azora_ci.rehearsal.standins.s3.server import S3Server
 from azora_ci.rehearsal.standins.s3.signature import Credential
-from azora_ci.settings import process_environment
 
 
 def main() -> None:

@@ -14,7 +14,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 from xml.sax.saxutils import escape
 
-from azora_ci.clock import parse_rfc3339, rfc3339
+from azora_ci.core.clock import parse_rfc3339, rfc3339
 from azora_ci.rehearsal.standins.s3.body import Body
 from azora_ci.rehearsal.standins.s3.errors import S3Error, not_implemented
 from azora_ci.rehearsal.standins.s3.store import Lock, Store, Traits

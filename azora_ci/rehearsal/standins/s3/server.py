@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote
 from xml.sax.saxutils import escape
 
-from azora_ci.clock import Clock, rfc3339
+from azora_ci.core.clock import Clock, rfc3339
 from azora_ci.rehearsal.standins.s3 import buckets, multipart, objects, signature
 from azora_ci.rehearsal.standins.s3.body import Body
 from azora_ci.rehearsal.standins.s3.errors import S3Error, not_implemented

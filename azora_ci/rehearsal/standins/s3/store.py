@@ -14,7 +14,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from azora_ci.clock import Clock, parse_rfc3339, rfc3339
+from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.rehearsal.standins.s3.body import Received
 from azora_ci.rehearsal.standins.s3.errors import S3Error
 

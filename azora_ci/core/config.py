@@ -8,14 +8,17 @@ from __future__ import annotations
 import ipaddress
 import re
 import tomllib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from azora_ci import schemas
-from azora_ci.errors import BadInputError
-from azora_ci.rollout import levels
+from azora_ci.core import schemas
+from azora_ci.core.errors import BadInputError
+
+pass
 
 Command = tuple[str, ...]
 
@@ -387,7 +390,7 @@ def _ordered(services: dict[str, Service], order: list[str]) -> tuple[Service, .
     predecessors = {name: (predecessor,) for name, predecessor in zip(order[1:], order, strict=False)}
     dependencies = {name: tuple(dict.fromkeys((*service.depends_on, *predecessors.get(name, ())))) for name, service in services.items()}
     try:
-        groups = levels(dependencies)
+        groups = start_groups(dependencies)
     except ValueError as error:
         raise ValueError(f"rollout.order and services.*.depends_on: a cycle, {error}") from None
     return tuple(replace(services[name], depends_on=dependencies[name]) for group in groups for name in group)
@@ -396,3 +399,19 @@ def _ordered(services: dict[str, Service], order: list[str]) -> tuple[Service, .
 def is_loopback(url: str) -> bool:
     """Say whether a URL's host is a loopback address or ``localhost``."""
     return bool(re.fullmatch(r"localhost|127(?:\.[0-9]{1,3}){3}|::1", urlsplit(url).hostname or ""))
+
+
+def start_groups(depends_on: Mapping[str, Iterable[str]]) -> list[list[str]]:
+    """Return services in groups, each of which depends on earlier groups only. Raises ValueError for a cycle."""
+    names = list(depends_on)
+    sorter = TopologicalSorter({name: [need for need in needs if need in depends_on] for name, needs in depends_on.items()})
+    try:
+        sorter.prepare()
+    except CycleError as error:
+        raise ValueError(f"services depend on each other in a circle: {' -> '.join(error.args[1])}") from None
+    groups = []
+    while sorter.is_active():
+        ready = sorter.get_ready()
+        groups.append(sorted(ready, key=names.index))
+        sorter.done(*ready)
+    return groups

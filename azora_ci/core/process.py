@@ -15,17 +15,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
-from urllib.parse import quote, unquote, urlsplit
 
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock, rfc3339
-from azora_ci.errors import BadInputError, NotTrueError
-from azora_ci.settings import child_environment
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock, rfc3339
+from azora_ci.core.environment import child_environment
+from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.job_log import SHORTEST_IN_EVIDENCE, SHORTEST_SECRET
 
 CAPTURE_LIMIT = 8 * 1024 * 1024  # characters of output kept in memory per stream; the log keeps all of it
 GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL; GitHub itself kills a cancelled job 10 s after its first signal
-SHORTEST_SECRET = 3  # shorter texts would mask half of every log
-SHORTEST_IN_EVIDENCE = 8  # shorter secrets may be parts of words that evidence needs
 PR_SET_DUMPABLE = 4  # prctl(2), Linux
 
 
@@ -56,18 +54,6 @@ class CommandFailedError(NotTrueError):
             next_step=next_step,
         )
         self.completed = completed
-
-
-def secrets_of_url(url: str) -> list[str]:
-    """Return the secret texts of a URL: the whole URL and its password, percent-encoded and decoded."""
-    try:
-        password = urlsplit(url).password
-    except ValueError:
-        password = None
-    forms = {url}
-    if password:
-        forms |= {password, unquote(password), quote(unquote(password), safe="")}
-    return sorted(forms)
 
 
 class Child:

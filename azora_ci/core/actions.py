@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from azora_ci.errors import BadInputError
+from azora_ci.core.errors import BadInputError
 
 SUMMARY_LIMIT_BYTES = 1024 * 1024  # GitHub drops a larger step summary with an error
 ANNOTATION_LIMIT = 4096  # characters of one annotation that GitHub keeps

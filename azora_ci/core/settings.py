@@ -5,43 +5,10 @@ How a variable becomes a typed field is in ``variables``.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from azora_ci.errors import BadInputError
-from azora_ci.variables import Secret, deployment_id, git_sha, number, release_version, truth, variable, whole_number
-
-
-def process_environment() -> dict[str, str]:
-    """Return a copy of this process's environment."""
-    return dict(os.environ)
-
-
-# Variables that a child process never inherits: it gets a secret only when a caller passes it by name.
-WITHHELD = frozenset(
-    {
-        "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
-        "ACTIONS_RUNTIME_TOKEN",
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_SESSION_TOKEN",
-        "BACKUP_VERIFY_DATABASE_URL",
-        "DATABASE_URL",
-        "DOCKER_PASSWORD",
-        "DOCKER_USERNAME",
-        "GITHUB_TOKEN",
-        "PGPASSWORD",
-        "PROD_DATABASE_URL",
-        "PROD_HOST",
-        "PROD_JUMP_HOST",
-        "PROD_KEY",
-        "PROD_USER",
-        "SLACK_WEBHOOK",
-    }
-)
-
+from azora_ci.core.variables import Secret, deployment_id, git_sha, number, release_version, truth, variable, whole_number
 
 # Secrets that are user names: masked in logs, but not in the evidence, whose image references contain them.
 NAMES = frozenset({"DOCKER_USERNAME", "PROD_USER"})
@@ -49,7 +16,7 @@ NAMES = frozenset({"DOCKER_USERNAME", "PROD_USER"})
 
 def hosts_named(variable_name: str, text: str) -> list[str]:
     """Return the hosts in a secret, so that each is masked by itself; loopback addresses are left out, as they reveal nothing."""
-    from azora_ci.ssh import parse_hosts, parse_jump
+    from azora_ci.core.hosts import parse_hosts, parse_jump
 
     if variable_name == "PROD_HOST":
         hosts = [address.host for address in parse_hosts(text)]
@@ -58,37 +25,6 @@ def hosts_named(variable_name: str, text: str) -> list[str]:
     else:
         return []
     return [host for host in hosts if host != "localhost" and not host.startswith("127.")]
-
-
-def child_environment(extra: Mapping[str, str] | None = None, withheld: Iterable[str] = ()) -> dict[str, str]:
-    """Return the environment for a child process: this process's own without secrets and GitHub's command files, plus ``extra``.
-
-    A build script of the application must neither see production's secrets nor write this step's outputs. ``withheld`` names
-    further variables to leave out: the secrets of services.
-    """
-    files = {"GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY"}
-    inherited = {name: value for name, value in os.environ.items() if name not in WITHHELD.union(files, withheld)}
-    return {**inherited, **(extra or {})}
-
-
-def drop_libpq_variables() -> None:
-    """Remove ``PG*`` from this process's environment: PGSERVICE or PGOPTIONS could redirect a connection despite its full URL."""
-    for name in [name for name in os.environ if name.startswith("PG")]:
-        del os.environ[name]
-
-
-def named_secrets(names: Iterable[str]) -> dict[str, Secret]:
-    """Return the secrets that the configuration names from this step's environment. Raises BadInputError that names all missing ones."""
-    required_names = sorted(set(names))
-    missing = [name for name in required_names if not os.environ.get(name)]
-    if missing:
-        raise BadInputError(
-            "Secrets of services are not set",
-            what="not in this step's environment: " + ", ".join(missing),
-            where="services.*.secrets in the deployment configuration",
-            next_step="add them to the env of this step in the workflow (repository settings > Environments), or correct the names",
-        )
-    return {name: Secret(os.environ[name]) for name in required_names}
 
 
 # --- what every job reads ---------------------------------------------------------------------------------------------
@@ -253,7 +189,7 @@ class Health:
 
 def production_hosts(text: str) -> str:
     """Return a list of hosts unchanged after checking it (the SSH module, imported late, defines the format)."""
-    from azora_ci.ssh import parse_hosts
+    from azora_ci.core.hosts import parse_hosts
 
     parse_hosts(text)
     return text
@@ -261,7 +197,7 @@ def production_hosts(text: str) -> str:
 
 def production_jump(text: str) -> str:
     """Return the name of a jump host unchanged after checking it (the SSH module, imported late, defines the format)."""
-    from azora_ci.ssh import parse_jump
+    from azora_ci.core.hosts import parse_jump
 
     parse_jump(text)
     return text
@@ -269,14 +205,14 @@ def production_jump(text: str) -> str:
 
 def production_user(text: str) -> str:
     """Return the name of a user after checking it (the SSH module, imported late, defines the format)."""
-    from azora_ci.ssh_folder import user_name
+    from azora_ci.core.hosts import user_name
 
     return user_name(text)
 
 
 def production_key(text: str) -> str:
     """Return a private key with the line ends that OpenSSH requires (the SSH module, imported late, defines the format)."""
-    from azora_ci.ssh_folder import normal_key
+    from azora_ci.core.hosts import normal_key
 
     return normal_key(text)
 

@@ -9,9 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from azora_ci.errors import BadInputError
+from azora_ci.core.errors import BadInputError
 
-_HERE = Path(__file__).resolve().parent
+_HERE = Path(__file__).resolve().parent.parent
 
 
 def schema_folder() -> Path:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from azora_ci.errors import AzoraError
+from azora_ci.core.errors import AzoraError
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
-from azora_ci.errors import BadInputError
+from azora_ci.core.errors import BadInputError
 
 S = TypeVar("S")
 DEPLOYMENT_ID = re.compile(r"[1-9][0-9]{0,11}-[0-9a-f]{6}")
@@ -187,6 +187,6 @@ def git_sha(text: str) -> str:
 
 def release_version(text: str) -> str:
     """Parse a release version with a leading v (the ``release`` module, imported late, defines the format)."""
-    from azora_ci.release import Version
+    from azora_ci.core.release import Version
 
     return str(Version.parse(text))

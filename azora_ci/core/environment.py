@@ -1,0 +1,69 @@
+"""TODO."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+
+from azora_ci.core.errors import BadInputError
+from azora_ci.core.variables import Secret
+
+
+def process_environment() -> dict[str, str]:
+    """Return a copy of this process's environment."""
+    return dict(os.environ)
+
+
+# Variables that a child process never inherits: it gets a secret only when a caller passes it by name.
+WITHHELD = frozenset(
+    {
+        "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
+        "ACTIONS_RUNTIME_TOKEN",
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "BACKUP_VERIFY_DATABASE_URL",
+        "DATABASE_URL",
+        "DOCKER_PASSWORD",
+        "DOCKER_USERNAME",
+        "GITHUB_TOKEN",
+        "PGPASSWORD",
+        "PROD_DATABASE_URL",
+        "PROD_HOST",
+        "PROD_JUMP_HOST",
+        "PROD_KEY",
+        "PROD_USER",
+        "SLACK_WEBHOOK",
+    }
+)
+
+
+def child_environment(extra: Mapping[str, str] | None = None, withheld: Iterable[str] = ()) -> dict[str, str]:
+    """Return the environment for a child process: this process's own without secrets and GitHub's command files, plus ``extra``.
+
+    A build script of the application must neither see production's secrets nor write this step's outputs. ``withheld`` names
+    further variables to leave out: the secrets of services.
+    """
+    files = {"GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY"}
+    inherited = {name: value for name, value in os.environ.items() if name not in WITHHELD.union(files, withheld)}
+    return {**inherited, **(extra or {})}
+
+
+def drop_libpq_variables() -> None:
+    """Remove ``PG*`` from this process's environment: PGSERVICE or PGOPTIONS could redirect a connection despite its full URL."""
+    for name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[name]
+
+
+def named_secrets(names: Iterable[str]) -> dict[str, Secret]:
+    """Return the secrets that the configuration names from this step's environment. Raises BadInputError that names all missing ones."""
+    required_names = sorted(set(names))
+    missing = [name for name in required_names if not os.environ.get(name)]
+    if missing:
+        raise BadInputError(
+            "Secrets of services are not set",
+            what="not in this step's environment: " + ", ".join(missing),
+            where="services.*.secrets in the deployment configuration",
+            next_step="add them to the env of this step in the workflow (repository settings > Environments), or correct the names",
+        )
+    return {name: Secret(os.environ[name]) for name in required_names}

@@ -1,0 +1,36 @@
+"""The jobs of a deployment: their order, what each waits for, and what each does. Pure; the workflow files say the same."""
+
+from __future__ import annotations
+
+JOBS: dict[str, str] = {
+    "validate-release": "Validate the release tag and name the deployment.",
+    "pre-deployment-validation": "Check every gate of the release commit before anything is touched.",
+    "database-backup": "Back the production database up to S3 and prove the backup by restoring it.",
+    "database-migrations": "Apply the application's Prisma migrations behind a verified backup.",
+    "build-and-push": "Build the application and push one image per service.",
+    "gradual-rollout": "Roll out to 5 %, 50 %, 100 % of traffic with health monitoring and automatic return.",
+    "smoke-tests": "Probe the deployed services, the database and the critical endpoints.",
+    "deployment-record": "Assemble the deployment record from the evidence of all jobs.",
+    "manual-rollback": "Write the rollback instructions for this very deployment.",
+    "deployment-failure-handler": "Say exactly what broke and what state production is in.",
+}
+# Tools run by themselves, outside of a deployment, through the same ``execute`` as the jobs.
+TOOLS: dict[str, str] = {
+    "restore-drill": "Restore the newest backup (or a given one) and prove it against its manifest.",
+    "rollback": "Take a deployment back by hand, within its rollback window.",
+}
+# The jobs that each job waits for. A job cannot have started unless all of them succeeded.
+NEEDS: dict[str, tuple[str, ...]] = {
+    "validate-release": (),
+    "pre-deployment-validation": ("validate-release",),
+    "database-backup": ("validate-release", "pre-deployment-validation"),
+    "database-migrations": ("database-backup",),
+    "build-and-push": ("pre-deployment-validation",),
+    "gradual-rollout": ("database-migrations", "build-and-push"),
+    "smoke-tests": ("gradual-rollout",),
+    "deployment-record": ("smoke-tests",),
+    "manual-rollback": ("gradual-rollout",),
+}
+PIPELINE = tuple(NEEDS)  # in the order in which they run; the failure handler comes after all of them
+EVIDENCE_JOBS = PIPELINE[: PIPELINE.index("deployment-record")]  # the record is made of their fragments
+CONNECTING_JOBS = ("gradual-rollout", "database-migrations", "database-backup")  # over SSH; the job that sees most hosts comes first
