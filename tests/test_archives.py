@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import archives
+from azora_ci.clients.docker import build_context
 from azora_ci.core.errors import BadInputError
 
 
@@ -22,7 +22,7 @@ def fill(folder: Path, files: dict[str, str]) -> Path:
 
 def pack(folder: Path, *, self_contained: bool = True) -> bytes:
     stream = io.BytesIO()
-    archives.write(folder, archives.members(folder, dockerfile="Dockerfile"), stream, self_contained=self_contained)
+    build_context.write(folder, build_context.members(folder, dockerfile="Dockerfile"), stream, self_contained=self_contained)
     return stream.getvalue()
 
 
@@ -38,7 +38,7 @@ def test_same_content_gives_the_same_bytes_whatever_times_order_and_modes(tmp_pa
     os.link(two / "lib" / "a.js", tmp_path / "another-name-of-a")
     assert pack(one) == pack(two)
     assert pack(one)[4:8] == bytes(4)  # the time in the gzip header
-    names = archives.members(one, dockerfile="Dockerfile")
+    names = build_context.members(one, dockerfile="Dockerfile")
     assert names == sorted(names)
 
 
@@ -87,11 +87,11 @@ def test_dockerignore_decides_and_node_modules_stays_otherwise(tmp_path: Path) -
         "Dockerfile": "FROM scratch",
     }
     folder = fill(tmp_path / "context", files)
-    everything = archives.members(folder, dockerfile="Dockerfile")
+    everything = build_context.members(folder, dockerfile="Dockerfile")
     assert "node_modules/x/index.js" in everything
     assert not [name for name in everything if name.startswith(".git")]
     (folder / ".dockerignore").write_text("# comment\n\n.env\n**/*.test.js\ndocs/*\n!docs/keep.md\nDockerfile\nnode_modules\n")
-    names = archives.members(folder, dockerfile="Dockerfile")
+    names = build_context.members(folder, dockerfile="Dockerfile")
     assert {name for name in names if (folder / name).is_file()} == {
         ".dockerignore", "Dockerfile", "docs/keep.md", "lib/a.js", "lib/b.js", "server.js",
     }  # fmt: skip
@@ -99,7 +99,7 @@ def test_dockerignore_decides_and_node_modules_stays_otherwise(tmp_path: Path) -
 
 def test_own_folders_are_left_out(tmp_path: Path) -> None:
     folder = fill(tmp_path / "repository", {**FILES, "deployment-logs/build.log": "grows"})
-    names = archives.members(folder, dockerfile="Dockerfile", left_out=[folder / "deployment-logs", tmp_path / "elsewhere"])
+    names = build_context.members(folder, dockerfile="Dockerfile", left_out=[folder / "deployment-logs", tmp_path / "elsewhere"])
     assert not [name for name in names if name.startswith("deployment-logs")]
     assert "server.js" in names
 
@@ -122,30 +122,30 @@ def test_a_special_file_is_refused(tmp_path: Path) -> None:
 
 def test_stored_archive_is_named_by_its_digest(tmp_path: Path) -> None:
     folder = fill(tmp_path / "context", FILES)
-    names = archives.members(folder, dockerfile="Dockerfile")
-    archive, path, reused = archives.store(folder, names, tmp_path / "archives")
+    names = build_context.members(folder, dockerfile="Dockerfile")
+    archive, path, reused = build_context.store(folder, names, tmp_path / "archives")
     hexadecimal = hashlib.sha256(path.read_bytes()).hexdigest()
-    assert archive.digest == archives.digest_of(path) == f"sha256:{hexadecimal}"
+    assert archive.digest == build_context.digest_of(path) == f"sha256:{hexadecimal}"
     assert path == tmp_path / "archives" / f"sha256-{hexadecimal}.tar.gz"
     assert (archive.size_bytes, reused) == (path.stat().st_size, False)
-    assert archives.store(folder, names, tmp_path / "archives") == (archive, path, True)
+    assert build_context.store(folder, names, tmp_path / "archives") == (archive, path, True)
     assert [one.name for one in (tmp_path / "archives").iterdir()] == [path.name]
 
 
 def test_a_damaged_stored_archive_is_replaced(tmp_path: Path) -> None:
     folder = fill(tmp_path / "context", FILES)
-    names = archives.members(folder, dockerfile="Dockerfile")
-    archive, path, _ = archives.store(folder, names, tmp_path / "archives")
+    names = build_context.members(folder, dockerfile="Dockerfile")
+    archive, path, _ = build_context.store(folder, names, tmp_path / "archives")
     path.write_bytes(path.read_bytes()[:-1])
-    assert archives.store(folder, names, tmp_path / "archives") == (archive, path, False)
-    assert archives.digest_of(path) == archive.digest
+    assert build_context.store(folder, names, tmp_path / "archives") == (archive, path, False)
+    assert build_context.digest_of(path) == archive.digest
 
 
 def test_a_refused_context_leaves_nothing_behind(tmp_path: Path) -> None:
     folder = fill(tmp_path / "context", FILES)
     (folder / "link").symlink_to("/etc/passwd")
     with pytest.raises(BadInputError):
-        archives.store(folder, archives.members(folder, dockerfile="Dockerfile"), tmp_path / "archives")
+        build_context.store(folder, build_context.members(folder, dockerfile="Dockerfile"), tmp_path / "archives")
     assert list((tmp_path / "archives").iterdir()) == []
 
 
@@ -155,12 +155,12 @@ def test_a_refused_context_leaves_nothing_behind(tmp_path: Path) -> None:
 def test_a_context_must_be_a_folder_of_the_repository(tmp_path: Path, context: str, reason: str) -> None:
     fill(tmp_path / "other", FILES)
     with pytest.raises(BadInputError, match=reason):
-        archives.context_folder(Path(context), fill(tmp_path / "repository", FILES))
+        build_context.context_folder(Path(context), fill(tmp_path / "repository", FILES))
 
 
 def test_a_file_that_vanishes_is_named(tmp_path: Path) -> None:
     with pytest.raises(BadInputError, match="absent"):
-        archives.write(fill(tmp_path / "context", FILES), ["absent"], io.BytesIO(), self_contained=True)
+        build_context.write(fill(tmp_path / "context", FILES), ["absent"], io.BytesIO(), self_contained=True)
 
 
 def test_a_socket_is_refused(tmp_path: Path) -> None:

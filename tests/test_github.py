@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
+from azora_ci.clients.github import GitHub
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, BadInputError, UnreachableError
 from azora_ci.core.variables import Secret
-from azora_ci.github import GitHub
 from azora_ci.rehearsal.standins.github import GitHubApi
 
 SHA = "0123456789abcdef0123456789abcdef01234567"

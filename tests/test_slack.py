@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import slack
+from azora_ci.clients import slack
 from azora_ci.core.clock import Clock
 from azora_ci.core.variables import Secret
 from azora_ci.rehearsal.standins.slack import ANSWERS, Answer, SlackReceiver

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from azora_ci import archives, registry
 from azora_ci.adopt import CONFIG
+from azora_ci.clients.docker import build_context, images
 from azora_ci.core import config
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
@@ -188,9 +188,9 @@ class DockerWorld(World):
         self.places = DockerPlaces(self.addresses, self.edge_image, self.guard_image, repository, fault_file)
         self.scratch.adopt(self.places)
 
-    def _docker(self) -> registry.Docker:
+    def _docker(self) -> images.Docker:
         url = f"unix://{self.note.socket('builder')}"
-        return registry.Docker(url, credentials=None, log=self.processes.log_line, clock=self.clock)
+        return images.Docker(url, credentials=None, log=self.processes.log_line, clock=self.clock)
 
     def _deploy_old(self) -> None:
         deploy_config = config.load(self.scratch.folder / CONFIG)
@@ -211,12 +211,12 @@ class DockerWorld(World):
         builder, digests = self._docker(), {}
         commit = self.scratch.git("rev-parse", "HEAD")
         for service in deploy_config.services:
-            folder = archives.context_folder(service.context, self.run.folder / "old-release")
-            names = archives.members(folder, dockerfile=service.dockerfile.as_posix())
+            folder = build_context.context_folder(service.context, self.run.folder / "old-release")
+            names = build_context.members(folder, dockerfile=service.dockerfile.as_posix())
             reference = f"{self.registry_address}/azora/{service.id}:{repo.OLD_VERSION}"
-            labels = registry.Release(service.id, repo.OLD_VERSION, commit, OLD_DEPLOYMENT).labels
+            labels = images.Release(service.id, repo.OLD_VERSION, commit, OLD_DEPLOYMENT).labels
             with tempfile.TemporaryFile() as context:
-                archives.write(folder, names, context, self_contained=False)
+                build_context.write(folder, names, context, self_contained=False)
                 context.seek(0)
                 builder.build(context, dockerfile=service.dockerfile.as_posix(), reference=reference, labels=labels)
             digests[service.id] = builder.push(reference).digest

@@ -17,9 +17,10 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from azora_ci import archives, envoy
+from azora_ci import envoy
 from azora_ci.adopt import CONFIG
 from azora_ci.backup.cluster import free_port
+from azora_ci.clients.docker import build_context
 from azora_ci.core import config
 from azora_ci.core.clock import Clock
 from azora_ci.core.environment import child_environment
@@ -197,9 +198,9 @@ class World:
         deployed = config.load(self.scratch.folder / CONFIG)
         digests = {}
         for service in deployed.services:
-            folder = archives.context_folder(service.context, self.run.folder / "old-release")
-            names = archives.members(folder, dockerfile="")
-            digests[service.id] = archives.store(folder, names, self.run.path("production/archives"))[0].digest
+            folder = build_context.context_folder(service.context, self.run.folder / "old-release")
+            names = build_context.members(folder, dockerfile="")
+            digests[service.id] = build_context.store(folder, names, self.run.path("production/archives"))[0].digest
         url = Secret(self.database.url)
         wiring = Wiring(deployed, self.processes, self.clock, self.run.path("logs/old"), START_SECONDS, {"PROD_DATABASE_URL": url})
         release = Release(OLD_DEPLOYMENT, repo.OLD_VERSION, digests)

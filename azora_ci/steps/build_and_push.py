@@ -10,14 +10,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from azora_ci import archives, commands, registry
+from azora_ci import commands
+from azora_ci.clients.docker import build_context, images
+from azora_ci.clients.docker.images import Docker, Image, Release
 from azora_ci.core.config import Registry, Service, is_loopback
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Deployment
 from azora_ci.core.variables import Secret, variable
 from azora_ci.job import Job
-from azora_ci.registry import Docker, Image, Release
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,7 @@ def archive_services(job: Job[Settings]) -> None:
     for service in job.config.services:
         started = job.clock.monotonic()
         folder, names = _read_context(job, service)
-        archive, path, reused = archives.store(folder, names, local.archive_dir)
+        archive, path, reused = build_context.store(folder, names, local.archive_dir)
         _record(job, service, started, digest=archive.digest, reference=str(path), size_bytes=archive.size_bytes, reused=reused)
         outcome = "was there already" if reused else f"holds {archive.entries} entries of {service.context}"
         job.tick(f"archive of {service.id} {outcome}: {archive.digest}, {archive.size_bytes} bytes")
@@ -127,7 +128,7 @@ def build_image(job: Job[Settings], docker: Docker, target: Registry, service: S
             next_step=f"correct services.{service.id}.dockerfile, which is relative to the context",
         )
     with job.actions.group(f"image of {service.id}"), tempfile.TemporaryFile() as context:
-        archives.write(folder, names, context, self_contained=False)
+        build_context.write(folder, names, context, self_contained=False)
         context.seek(0)
         _build(job, docker, service, context)
         image = docker.push(reference)
@@ -177,7 +178,7 @@ def _reference(job: Job[Settings], target: Registry, service: Service) -> str:
 
 def _release(job: Job[Settings], service: Service) -> Release:
     settings = job.settings
-    return registry.Release(service.id, settings.version, settings.git_sha, settings.deployment_id)
+    return images.Release(service.id, settings.version, settings.git_sha, settings.deployment_id)
 
 
 @contextmanager
@@ -196,9 +197,9 @@ def _daemon_log(job: Job[Settings]) -> Iterator[Callable[[str], None]]:
 
 
 def _read_context(job: Job[Settings], service: Service) -> tuple[Path, list[str]]:
-    folder = archives.context_folder(service.context, Path())
+    folder = build_context.context_folder(service.context, Path())
     left_out = (job.settings.log_dir, job.settings.received_dir)
-    names = archives.members(folder, dockerfile=service.dockerfile.as_posix(), left_out=left_out)
+    names = build_context.members(folder, dockerfile=service.dockerfile.as_posix(), left_out=left_out)
     if not names:
         raise BadInputError(
             "Build context is empty",

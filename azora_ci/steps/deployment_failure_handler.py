@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from azora_ci import diagnosis, failure_report, fragments, record, restore_scripts, run_facts, s3, slack
+from azora_ci import diagnosis, failure_report, fragments, record, restore_scripts, run_facts, s3
 from azora_ci.archive import Archive
+from azora_ci.clients import slack
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import AzoraError

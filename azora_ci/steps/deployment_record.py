@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from azora_ci import record, record_page, recorded_keys, run_facts, slack
+from azora_ci import record, record_page, recorded_keys, run_facts
 from azora_ci.archive import Archive, KeptArtifacts, KeptRecord
+from azora_ci.clients import slack
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import NotTrueError

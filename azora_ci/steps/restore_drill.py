@@ -111,7 +111,7 @@ def _wire(job: Job[Settings], bucket: Bucket) -> Wiring:
 
 
 def _notify(job: Job[Settings], title: str, detail: str) -> None:
-    from azora_ci import slack
+    from azora_ci.clients import slack
 
     backup_name = job.evidence.get("backup_id") or job.settings.backup_id or "no backup"
     first_line = job.processes.masked(detail.splitlines()[0] if detail else "")

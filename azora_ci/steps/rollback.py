@@ -10,8 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import kept_version, record, recorded_keys, rollback, rollback_record, slack
+from azora_ci import kept_version, record, recorded_keys, rollback, rollback_record
 from azora_ci.archive import Archive, Archived
+from azora_ci.clients import slack
 from azora_ci.core import schemas
 from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, NotTrueError, UnreachableError
 from azora_ci.core.markdown import escaped, table

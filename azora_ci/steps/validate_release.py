@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from azora_ci.clients.git import Git, Tag
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, table
@@ -13,7 +14,6 @@ from azora_ci.core.release import Version, highest_release, new_deployment_id
 from azora_ci.core.settings import Common
 from azora_ci.core.variables import Secret, git_sha, variable
 from azora_ci.fragments import Fragment
-from azora_ci.git import Git, Tag
 from azora_ci.job import Job
 
 TAGS = "refs/tags/"

@@ -16,12 +16,12 @@ import docker
 import pytest
 import requests
 
-from azora_ci import archives
+from azora_ci.clients.docker import build_context
+from azora_ci.clients.docker.images import Docker, Release
 from azora_ci.context import execute
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.variables import Secret
-from azora_ci.registry import Docker, Release
 from tests import deploy_config
 from tests.docker_engine import BUSYBOX, PASSWORD, USER
 
@@ -300,7 +300,7 @@ def test_archives_for_local_processes(world: World) -> None:
     assert world.fragment["evidence"]["kind"] == "archives"
     for service, digest in world.output.items():
         path = world.folder / "archives" / f"{digest.replace(':', '-')}.tar.gz"
-        assert archives.digest_of(path) == digest == world.services[service]["digest"]
+        assert build_context.digest_of(path) == digest == world.services[service]["digest"]
         assert world.services[service]["reference"] == str(path)
         with tarfile.open(path) as tar:
             assert "dist/index.html" in tar.getnames()
