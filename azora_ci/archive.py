@@ -20,7 +20,8 @@ from azora_ci.core.errors import NotTrueError
 from azora_ci.record import Document, Previous, archived_bytes, parse_record, sha256
 
 if TYPE_CHECKING:
-    from azora_ci.s3 import Bucket, StoredObject
+    from azora_ci.clients.s3.bucket import Bucket
+    from azora_ci.clients.s3.objects import StoredObject
 
 LOCK_DAYS = 365  # the guide's retention of audit evidence
 LARGEST_ARTIFACT_BYTES = 64 * 1024 * 1024
@@ -145,7 +146,7 @@ class Archive:
 
     def keep_record(self, document: Document) -> KeptRecord:
         """Archive a record. A record already archived with the same bytes is recognised; one with other bytes raises NotTrueError."""
-        from azora_ci.s3 import AlreadyThereError
+        from azora_ci.clients.s3.objects import AlreadyThereError
 
         data = archived_bytes(document)
         key = self.record_key(document["deployment_id"], document["run_attempt"])
@@ -160,7 +161,7 @@ class Archive:
 
     def keep_rollback(self, document: Document) -> KeptRecord:
         """Archive the record of a rollback in the folder of its deployment, under the next free number."""
-        from azora_ci.s3 import AlreadyThereError
+        from azora_ci.clients.s3.objects import AlreadyThereError
 
         data = archived_bytes(document)
         for number in range(1, MOST_ROLLBACKS + 1):
@@ -191,7 +192,7 @@ class Archive:
         return KeptArtifacts(self.bucket.url(prefix), files, size, tuple(problems))
 
     def _keep_file(self, path: Path, key: str) -> str | None:
-        from azora_ci.s3 import AlreadyThereError
+        from azora_ci.clients.s3.objects import AlreadyThereError
 
         size = path.stat().st_size
         if size > LARGEST_ARTIFACT_BYTES:

@@ -93,8 +93,9 @@ def _require_every_host(target: Target) -> None:
 
 def recorded_host_keys(access: ProductionHosts, deploy_config: DeployConfig, processes: Processes) -> str:
     """Return the host keys that the last deployment recorded; empty when keys are pinned or AWS keys for the archive are not set."""
-    from azora_ci import recorded_keys, s3
+    from azora_ci import recorded_keys
     from azora_ci.archive import Archive
+    from azora_ci.clients.s3.bucket import open_bucket
     from azora_ci.core import environment, settings, variables
 
     environ = environment.process_environment()
@@ -103,9 +104,8 @@ def recorded_host_keys(access: ProductionHosts, deploy_config: DeployConfig, pro
         return ""
     for secret in _secrets(aws):
         processes.add_secret(secret)
-    return recorded_keys.of_archive(
-        access, deploy_config, Archive(s3.bucket(aws, deploy_config.backup.bucket), environ.get("DEPLOY_ENVIRONMENT") or "production")
-    )
+    bucket = open_bucket(aws, deploy_config.backup.bucket)
+    return recorded_keys.of_archive(access, deploy_config, Archive(bucket, environ.get("DEPLOY_ENVIRONMENT") or "production"))
 
 
 def _secrets(section: Any) -> list[str]:

@@ -58,11 +58,11 @@ def database(url: Secret) -> Reached:
 
 def bucket(settings: Aws, name: str) -> Reached:
     """Check that the bucket of the backups answers; the finding describes its configuration."""
-    from azora_ci import s3
-    from azora_ci.s3_client import Patience
+    from azora_ci.clients.s3.bucket import open_bucket
+    from azora_ci.clients.s3.calls import Patience
 
     def request() -> str:
-        return ", ".join(s3.bucket(settings, name, patience=Patience(attempts=BUCKET_ATTEMPTS)).facts().lines())
+        return ", ".join(open_bucket(settings, name, patience=Patience(attempts=BUCKET_ATTEMPTS)).facts().lines())
 
     return _check("backup bucket", "bucket", request, f"s3://{name}")
 

@@ -87,11 +87,13 @@ def for_job(job: Job[Any]) -> str:
 
 def archive_of(job: Job[Any]) -> Archive:
     """Return the archive of a job's environment. The job's settings are ``Aws``."""
-    from azora_ci import s3
     from azora_ci.archive import Archive
+    from azora_ci.clients.s3 import bucket
 
     backup = job.config.backup
-    return Archive(s3.bucket(job.settings, backup.bucket, clock=job.clock, say=job.say), job.settings.deploy_environment, backup.lock_mode)
+    return Archive(
+        bucket.open_bucket(job.settings, backup.bucket, clock=job.clock, say=job.say), job.settings.deploy_environment, backup.lock_mode
+    )
 
 
 def are_needed(settings: PinnedHostKeys, config: DeployConfig) -> bool:

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from azora_ci import s3
 from azora_ci.backup import manifest
+from azora_ci.clients.s3.bucket import Bucket, open_bucket
 from azora_ci.core.config import Backup
 from tests import deploy_config
 from tests.stores import QUICK, Stores
@@ -41,8 +41,8 @@ class BackupWorld:
         self.backup = Backup(self.location, "GOVERNANCE", 365)
 
     @property
-    def bucket(self) -> s3.Bucket:
-        return s3.bucket(self.stores.settings, self.bucket_name, patience=QUICK)
+    def bucket(self) -> Bucket:
+        return open_bucket(self.stores.settings, self.bucket_name, patience=QUICK)
 
     def environ(self, url: str, **more: str) -> dict[str, str]:
         return {

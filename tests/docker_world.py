@@ -32,7 +32,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
-from azora_ci.rehearsal import images
+from azora_ci.rehearsal import machine_images
 from azora_ci.targets import Owner, Release, Wiring
 from azora_ci.targets.docker_hosts import DockerHosts
 from tests import deploy_config, load
@@ -183,8 +183,8 @@ class Lan:
 
     def _base_images(self) -> tuple[str, str]:
         processes, client = Processes(actions=Actions(stream=io.StringIO()), clock=Clock()), self.machines[0].client
-        images.envoy(client, processes, f"{self.registry}/edge:local")
-        images.python(client, processes, f"{self.registry}/guard:local")
+        machine_images.envoy(client, processes, f"{self.registry}/edge:local")
+        machine_images.python(client, processes, f"{self.registry}/guard:local")
         return self.push("edge"), self.push("guard")
 
     def push(self, name: str, tag: str = "local") -> str:

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 import pytest
 from botocore.exceptions import ClientError
 
-from azora_ci import s3
+from azora_ci.clients.s3 import bucket
 from azora_ci.core.settings import Aws
 from azora_ci.core.variables import Secret
 from azora_ci.rehearsal.standins.s3 import Fault, S3Server
 
 # Quick enough for tests, patient enough for a machine under load: no attempt is given up before 20 s.
-QUICK = s3.Patience(attempts=4, first_wait=0.01, longest_wait=0.05, connect_timeout=20, read_timeout=20)
+QUICK = bucket.Patience(attempts=4, first_wait=0.01, longest_wait=0.05, connect_timeout=20, read_timeout=20)
 KEY_ID, SECRET = "standin", "standin-secret"
 
 
@@ -43,8 +43,8 @@ class Stores:
         self.server.make_bucket(name, versioning=versioning, object_lock=object_lock, encryption=encryption)
         return name
 
-    def open(self, name: str | None = None, *, patience: s3.Patience = QUICK, **credentials: str) -> s3.Bucket:
-        return s3.bucket(aws(self.endpoint, **credentials), name or self.make_bucket(), patience=patience)
+    def open(self, name: str | None = None, *, patience: bucket.Patience = QUICK, **credentials: str) -> bucket.Bucket:
+        return bucket.open_bucket(aws(self.endpoint, **credentials), name or self.make_bucket(), patience=patience)
 
     def fault(self, action: str, operation: str, **options: object) -> Fault:
         return self.faults.add(Fault.parse({"action": action, "operation": operation, **options}))

@@ -8,7 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from azora_ci import s3
+from azora_ci.clients.s3 import objects
+from azora_ci.clients.s3.bucket import BucketFacts, open_bucket
 from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.core.settings import Aws
 from azora_ci.rehearsal.standins.s3 import buckets
@@ -31,7 +32,7 @@ def test_a_bucket_says_what_it_promises(s3_server: Stores) -> None:
 
 def test_a_plain_bucket_promises_nothing(s3_server: Stores) -> None:
     facts = s3_server.open(s3_server.make_bucket(versioning=False)).facts()
-    assert facts == s3.BucketFacts(versioning=False, object_lock=False, encryption=None, encryption_key=None, lifecycle=())
+    assert facts == BucketFacts(versioning=False, object_lock=False, encryption=None, encryption_key=None, lifecycle=())
 
 
 def test_what_the_store_does_not_tell_is_unknown_and_no_obstacle(s3_server: Stores) -> None:
@@ -50,12 +51,12 @@ def test_a_missing_bucket_is_bad_input(s3_server: Stores) -> None:
 def test_an_object_is_written_once(s3_server: Stores) -> None:
     bucket = s3_server.open()
     stored = bucket.put_once("records/ü +%.json", b'{"a": 1}\n', content_type=JSON)
-    assert (stored.size, stored.checksum, stored.lock_until) == (9, s3.crc32(b'{"a": 1}\n'), None)
+    assert (stored.size, stored.checksum, stored.lock_until) == (9, objects.crc32(b'{"a": 1}\n'), None)
     assert stored.version_id
     assert bucket.read(stored.key, stored.version_id) == b'{"a": 1}\n'
-    with pytest.raises(s3.AlreadyThereError) as other:
+    with pytest.raises(objects.AlreadyThereError) as other:
         bucket.put_once(stored.key, b"{}", content_type=JSON)
-    with pytest.raises(s3.AlreadyThereError) as same:
+    with pytest.raises(objects.AlreadyThereError) as same:
         bucket.put_once(stored.key, b'{"a": 1}\n', content_type=JSON)
     assert (other.value.identical, same.value.identical) == (False, True)
     assert other.value.existing == stored
@@ -160,19 +161,19 @@ def test_a_bucket_that_refuses_writes_is_named(s3_server: Stores) -> None:
 def test_a_store_that_is_not_there_is_unreachable() -> None:
     with socket.socket() as reserved:  # bound but not listening: nobody else gets the port, and it refuses
         reserved.bind(("127.0.0.1", 0))
-        bucket = s3.bucket(aws(f"http://127.0.0.1:{reserved.getsockname()[1]}"), "azora", patience=QUICK)
+        bucket = open_bucket(aws(f"http://127.0.0.1:{reserved.getsockname()[1]}"), "azora", patience=QUICK)
         with pytest.raises(UnreachableError, match="failed after 4 attempts: EndpointConnectionError"):
             bucket.facts()
 
 
 def test_an_endpoint_that_is_none_is_bad_input() -> None:
     with pytest.raises(BadInputError, match="Invalid endpoint"):
-        s3.bucket(aws("no url"), "azora")
+        open_bucket(aws("no url"), "azora")
 
 
 def test_repeated_calls_are_told_with_their_numbers(s3_server: Stores) -> None:
     told: list[str] = []
-    bucket = s3.bucket(s3_server.settings, s3_server.make_bucket(), patience=QUICK, say=told.append)
+    bucket = open_bucket(s3_server.settings, s3_server.make_bucket(), patience=QUICK, say=told.append)
     s3_server.fault("error", "HeadBucket", times=2)
     bucket.facts()
     assert [line.rsplit(" in ", 1)[0] for line in told] == [
@@ -190,4 +191,4 @@ def test_without_keys_in_the_settings_boto3_finds_its_own(s3_server: Stores, mon
         aws_region="us-east-1",
         aws_endpoint_url_s3=s3_server.endpoint,
     )
-    assert s3.bucket(settings, s3_server.make_bucket()).facts().versioning is True
+    assert open_bucket(settings, s3_server.make_bucket()).facts().versioning is True

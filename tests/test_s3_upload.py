@@ -12,34 +12,35 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from azora_ci import s3
+from azora_ci.clients.s3 import objects
+from azora_ci.clients.s3.bucket import Bucket, Patience
+from azora_ci.clients.s3.upload import MEBIBYTE, PARTS, part_size
 from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.rehearsal.standins.s3 import Credential
-from azora_ci.s3_upload import MEBIBYTE, PARTS, part_size
 from tests.stores import Stores
 from tests.waiting import until
 
 PART = 5 * MEBIBYTE  # the smallest that S3 takes
 DATA = os.urandom(2 * PART + 12_345)  # three parts
 KEY = "prod/backup-1764000000-abc123.sql.gz"
-HASTY = s3.Patience(attempts=6, first_wait=0.01, longest_wait=0.05, connect_timeout=20, read_timeout=4)
+HASTY = Patience(attempts=6, first_wait=0.01, longest_wait=0.05, connect_timeout=20, read_timeout=4)
 
 
-def upload(bucket: s3.Bucket, data: bytes = DATA, key: str = KEY, **options: int) -> s3.StoredObject:
+def upload(bucket: Bucket, data: bytes = DATA, key: str = KEY, **options: int) -> objects.StoredObject:
     with bucket.multipart(key, part_size=PART, **options) as sending:
         for start in range(0, len(data), 1_000_003):
             sending.write(data[start : start + 1_000_003])
         return sending.complete()
 
 
-def nothing_left(bucket: s3.Bucket) -> bool:
+def nothing_left(bucket: Bucket) -> bool:
     return list(bucket.pending_uploads("")) == [] and list(bucket.list("")) == []
 
 
 def test_a_stream_becomes_one_object(s3_server: Stores) -> None:
     bucket = s3_server.open()
     stored = upload(bucket)
-    assert (stored.size, stored.checksum) == (len(DATA), s3.crc32(DATA))
+    assert (stored.size, stored.checksum) == (len(DATA), objects.crc32(DATA))
     assert stored.etag.endswith("-3")
     assert stored.version_id
     assert bucket.read(KEY, stored.version_id) == DATA
@@ -60,7 +61,7 @@ def test_nothing_is_visible_before_completion_and_nothing_stays_without_it(s3_se
         sending.write(DATA)
         sending.finish()
         assert sending.acknowledged == sending.size == len(DATA)
-        assert sending.checksum == s3.crc32(DATA)
+        assert sending.checksum == objects.crc32(DATA)
         assert bucket.head(KEY) is None
         assert [pending.key for pending in bucket.pending_uploads("prod/")] == [KEY]
     assert nothing_left(bucket)
@@ -125,7 +126,7 @@ def test_a_part_that_keeps_failing_ends_the_upload(s3_server: Stores) -> None:
 def test_a_taken_key_is_refused_and_named(s3_server: Stores) -> None:
     bucket = s3_server.open()
     existing = bucket.put_once(KEY, b"another's", content_type="text/plain")
-    with pytest.raises(s3.AlreadyThereError) as caught:
+    with pytest.raises(objects.AlreadyThereError) as caught:
         upload(bucket)
     assert (caught.value.existing, caught.value.identical) == (existing, False)
     assert bucket.read(KEY) == b"another's"
@@ -135,7 +136,7 @@ def test_a_taken_key_is_refused_and_named(s3_server: Stores) -> None:
 def test_the_same_bytes_of_another_upload_are_not_taken_for_ours(s3_server: Stores) -> None:
     bucket = s3_server.open()
     first = upload(bucket)
-    with pytest.raises(s3.AlreadyThereError) as caught:
+    with pytest.raises(objects.AlreadyThereError) as caught:
         upload(bucket)
     assert (caught.value.existing, caught.value.identical) == (first, True)
 
@@ -146,7 +147,7 @@ def test_two_uploads_of_one_key_at_once_give_one_object(s3_server: Stores) -> No
         first.write(DATA)
         second.write(DATA[::-1])
         stored = second.complete()
-        with pytest.raises(s3.AlreadyThereError):
+        with pytest.raises(objects.AlreadyThereError):
             first.complete()
     assert bucket.read(KEY) == DATA[::-1]
     assert bucket.require(KEY).version_id == stored.version_id
@@ -156,7 +157,7 @@ def test_two_uploads_of_one_key_at_once_give_one_object(s3_server: Stores) -> No
 def test_a_conflict_on_completion_says_to_start_again(s3_server: Stores) -> None:
     bucket = s3_server.open()
     s3_server.fault("error", "CompleteMultipartUpload", status=409, code="ConditionalRequestConflict")
-    with pytest.raises(s3.StartAgainError, match="ConditionalRequestConflict"):
+    with pytest.raises(objects.StartAgainError, match="ConditionalRequestConflict"):
         upload(bucket)
     assert nothing_left(bucket)
 
@@ -173,7 +174,7 @@ def test_a_completion_that_happened_counts_even_when_no_answer_ever_comes(s3_ser
     bucket = s3_server.open()
     s3_server.fault("lose_answer", "CompleteMultipartUpload")
     s3_server.fault("error", "CompleteMultipartUpload", times=None)
-    assert upload(bucket).checksum == s3.crc32(DATA)
+    assert upload(bucket).checksum == objects.crc32(DATA)
 
 
 def test_a_completion_that_did_not_happen_is_a_failure(s3_server: Stores) -> None:
@@ -187,7 +188,7 @@ def test_a_completion_that_did_not_happen_is_a_failure(s3_server: Stores) -> Non
 def test_damage_that_a_part_hides_is_found_at_completion(s3_server: Stores) -> None:
     bucket = s3_server.open()
     s3_server.fault("accept_damage", "UploadPart")
-    with pytest.raises(s3.StartAgainError, match="BadDigest"):
+    with pytest.raises(objects.StartAgainError, match="BadDigest"):
         upload(bucket)
     assert nothing_left(bucket)
 
@@ -308,7 +309,7 @@ def test_parts_grow_so_that_any_object_fits() -> None:
 
 
 def test_a_stream_that_fits_in_no_object_is_refused(s3_server: Stores, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("azora_ci.s3_upload.PARTS", 2)
+    monkeypatch.setattr("azora_ci.clients.s3.upload.PARTS", 2)
     bucket = s3_server.open()
     with pytest.raises(BadInputError, match="do not fit in 2 parts"):
         upload(bucket)
@@ -316,13 +317,13 @@ def test_a_stream_that_fits_in_no_object_is_refused(s3_server: Stores, monkeypat
 
 
 def test_waits_between_attempts_double_up_to_a_limit() -> None:
-    patience = s3.Patience(first_wait=1, longest_wait=5)
+    patience = Patience(first_wait=1, longest_wait=5)
     for attempt, full in ((2, 1), (3, 2), (4, 4), (5, 5), (50, 5)):
         assert full / 2 <= patience.wait_before(attempt) <= full
 
 
 def test_an_aborted_upload_does_not_wait_out_its_retries(s3_server: Stores) -> None:
-    slow = s3.Patience(attempts=5, first_wait=120, longest_wait=120, connect_timeout=20, read_timeout=20)
+    slow = Patience(attempts=5, first_wait=120, longest_wait=120, connect_timeout=20, read_timeout=20)
     bucket = s3_server.open(patience=slow)
     rule = s3_server.fault("error", "UploadPart", times=None)
     with bucket.multipart("retried", part_size=PART) as sending:

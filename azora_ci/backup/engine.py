@@ -17,14 +17,14 @@ from azora_ci.backup.progress import Meter
 from azora_ci.backup.restore import Account, Restore
 from azora_ci.backup.source import Counter, ServerFacts, Snapshot, facts_of
 from azora_ci.backup.workshop import Background, Bench, Followers, Wiring, follow, workbench
+from azora_ci.clients.s3.objects import AlreadyThereError
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.postgres import DatabaseUrl, version_text
-from azora_ci.s3 import AlreadyThereError
 
 if TYPE_CHECKING:
-    from azora_ci.s3 import StoredObject
-    from azora_ci.s3_upload import MultipartUpload
+    from azora_ci.clients.s3.objects import StoredObject
+    from azora_ci.clients.s3.upload import MultipartUpload
 
 PART_BYTES = 5 * 1024 * 1024  # the smallest that S3 accepts: three of them are most of this process's memory
 SNAPSHOT_WAIT_SECONDS = 300.0  # for a safe snapshot; long serializable transactions that write delay it
@@ -292,7 +292,7 @@ def _download(wiring: Wiring, document: Mapping[str, Any], stored: StoredObject,
             digest.update(piece)
             meter.done += len(piece)
     if digest.hexdigest() != document["compressed"]["sha256"]:
-        from azora_ci.s3_upload import TOKEN
+        from azora_ci.clients.s3.upload import TOKEN
 
         is_own = TOKEN in dict(stored.metadata)  # a run of this job wrote it, so the store damaged it
         error_class = NotTrueError if is_own else ForeignObjectError

@@ -18,8 +18,9 @@ from azora_ci.core import schemas
 from azora_ci.core.errors import AzoraError, NotTrueError
 
 if TYPE_CHECKING:
+    from azora_ci.clients.s3.bucket import Bucket
+    from azora_ci.clients.s3.objects import StoredObject
     from azora_ci.core.config import Backup
-    from azora_ci.s3 import Bucket, StoredObject
 
 SCHEMA_VERSION = 1
 JSON_TYPE = "application/json"

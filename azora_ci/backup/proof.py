@@ -21,7 +21,8 @@ from azora_ci.postgres import DatabaseUrl
 if TYPE_CHECKING:
     import psycopg2.extensions
 
-    from azora_ci.s3 import Bucket, StoredObject
+    from azora_ci.clients.s3.bucket import Bucket
+    from azora_ci.clients.s3.objects import StoredObject
 
 OBJECT_PIECE = 1024 * 1024  # bytes of a large object read at a time
 MOST_FINDINGS = 10  # in a message; all of them are in the log

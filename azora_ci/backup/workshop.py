@@ -19,9 +19,9 @@ from azora_ci.core.process import Processes
 from azora_ci.postgres import DatabaseUrl, find_binary
 
 if TYPE_CHECKING:
+    from azora_ci.clients.s3.bucket import Bucket
     from azora_ci.core.config import Backup
     from azora_ci.core.settings import ProofPlace
-    from azora_ci.s3 import Bucket
 
 
 @dataclass

@@ -20,7 +20,7 @@ from azora_ci.clients.docker import build_context, images
 from azora_ci.core import config
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
-from azora_ci.rehearsal import docker_machine, images, node, repo
+from azora_ci.rehearsal import docker_machine, machine_images, node, repo
 from azora_ci.rehearsal.docker_machine import HOST, MACHINE, PUBLIC, Addresses, Note
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
@@ -155,15 +155,15 @@ class DockerWorld(World):
         """Start the build daemon with the base image of the services, and push that image once, so that later pushes are quick."""
         client, tag = self._start_docker("builder"), f"{self.registry_address}/base:node"
         accounts = self.run.path("docker/accounts/x").parent
-        images.node(client, self.processes, node.binary(self.processes), accounts, BASE_IMAGE)
+        machine_images.node(client, self.processes, node.binary(self.processes), accounts, BASE_IMAGE)
         client.images.get(BASE_IMAGE).tag(tag)
         client.close()
         self._docker().push(tag)
 
     def _start_host(self) -> None:
         client = self._start_docker("host", *self.note.inside)
-        self.edge_image = images.envoy(client, self.processes)
-        self.guard_image = images.python(client, self.processes)
+        self.edge_image = machine_images.envoy(client, self.processes)
+        self.guard_image = machine_images.python(client, self.processes)
         client.close()
         self._start_sshd()
 

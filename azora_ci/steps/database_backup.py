@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from azora_ci.backup.manifest import Attempt, Manifest, Names
     from azora_ci.backup.source import ServerFacts
     from azora_ci.backup.workshop import Wiring
+    from azora_ci.clients.s3.bucket import Bucket
     from azora_ci.postgres import DatabaseUrl
-    from azora_ci.s3 import Bucket
 
 GIB = 1024**3
 DEAD_AFTER = timedelta(hours=6)  # no job runs longer, so an unfinished upload of another deployment this old belongs to a dead run
@@ -64,14 +64,14 @@ class Settings(Deployment, Aws, DatabaseAccess, SshAccess, ProofPlace):
 
 def run(job: Job[Settings]) -> None:
     """Make sure that the bucket holds a proven backup of this deployment, and output its id and location."""
-    from azora_ci import s3
     from azora_ci.backup import manifest
+    from azora_ci.clients.s3.bucket import open_bucket
     from azora_ci.postgres import DatabaseUrl
 
     settings, backup = job.settings, job.config.backup
     _require_reason(settings)
     DatabaseUrl.parse(settings.database_url.reveal())  # a bad URL is reported before any other step
-    bucket = s3.bucket(settings, backup.bucket, clock=job.clock, say=job.say)
+    bucket = open_bucket(settings, backup.bucket, clock=job.clock, say=job.say)
     facts = bucket.facts().lines()
     job.evidence["bucket"] = list(facts)
     for line in facts:

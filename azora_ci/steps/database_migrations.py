@@ -96,12 +96,12 @@ def migrate(job: Job[Settings], release: list[Migration], backup: Backup, databa
 
 def require_verified_backup(job: Job[Settings]) -> Backup:
     """Return the verified backup of this deployment. Raises NotTrueError when the bucket does not hold the backup that its job verified."""
-    from azora_ci import s3
     from azora_ci.backup import manifest
+    from azora_ci.clients.s3.bucket import open_bucket
 
     evidence = job.fragments.require("database-backup", job.settings.deployment_id).evidence
     storage = job.config.backup
-    bucket = s3.bucket(job.settings, storage.bucket, clock=job.clock)
+    bucket = open_bucket(job.settings, storage.bucket, clock=job.clock)
     backup_manifest = manifest.verified_manifest(bucket, storage, job.settings.deployment_id)
     if (evidence["backup_id"], evidence["manifest_sha256"]) != (backup_manifest.backup_id, backup_manifest.sha256):
         raise NotTrueError(

@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from azora_ci import diagnosis, failure_report, fragments, record, restore_scripts, run_facts, s3
+from azora_ci import diagnosis, failure_report, fragments, record, restore_scripts, run_facts
 from azora_ci.archive import Archive
 from azora_ci.clients import slack
+from azora_ci.clients.s3.bucket import Bucket, open_bucket
+from azora_ci.clients.s3.calls import Patience
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import AzoraError
@@ -23,7 +25,6 @@ from azora_ci.core.settings import Aws, Common, Notifications
 from azora_ci.core.variables import deployment_id, git_sha, release_version, variable
 from azora_ci.fragments import Fragment
 from azora_ci.job import Identity, Job
-from azora_ci.s3_client import Patience
 
 T = TypeVar("T")
 # People need the report soon, more than they need the archive: this job waits for the store for a shorter time than other jobs.
@@ -128,8 +129,8 @@ def _try_part(job: Job[Settings], notes: list[str], consequence: str, act: Calla
     return None
 
 
-def _open_bucket(job: Job[Settings], name: str) -> s3.Bucket:
-    return s3.bucket(job.settings, name, clock=job.clock, say=job.say, patience=PATIENCE)
+def _open_bucket(job: Job[Settings], name: str) -> Bucket:
+    return open_bucket(job.settings, name, clock=job.clock, say=job.say, patience=PATIENCE)
 
 
 # --- the backup --------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from azora_ci.job import Identity, Job
 if TYPE_CHECKING:
     from azora_ci.backup.manifest import Manifest
     from azora_ci.backup.workshop import Wiring
-    from azora_ci.s3 import Bucket
+    from azora_ci.clients.s3.bucket import Bucket
 
 
 def backup_id(text: str) -> str:
@@ -57,10 +57,10 @@ def run(job: Job[Settings]) -> None:
 
 
 def _drill(job: Job[Settings]) -> None:
-    from azora_ci import s3
     from azora_ci.backup import engine, manifest
+    from azora_ci.clients.s3.bucket import open_bucket
 
-    bucket = s3.bucket(job.settings, job.config.backup.bucket, clock=job.clock, say=job.say)
+    bucket = open_bucket(job.settings, job.config.backup.bucket, clock=job.clock, say=job.say)
     backup_manifest = _choose_backup(job, bucket)
     document = backup_manifest.document
     job.identity = Identity(document["deployment_id"], document["version"], document["git_sha"])

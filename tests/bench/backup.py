@@ -21,9 +21,10 @@ from pathlib import Path
 
 import click
 
-from azora_ci import s3
 from azora_ci.backup import engine, manifest, source, workshop
 from azora_ci.backup.cluster import Cluster, free_port
+from azora_ci.clients.s3.bucket import open_bucket
+from azora_ci.clients.s3.calls import Patience
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import Backup
@@ -32,7 +33,6 @@ from azora_ci.core.process import Child, Processes
 from azora_ci.core.settings import Aws
 from azora_ci.core.variables import Secret
 from azora_ci.postgres import DatabaseUrl, find_binary
-from azora_ci.s3_client import Patience
 from tests.bench import database
 
 BUCKET = "bench"
@@ -184,7 +184,7 @@ def _serial(bench: Bench) -> None:
     deployment_id = bench.next_id()
     _job(bench, deployment_id, BACKUP_PROOF="none", BACKUP_PROOF_REASON="measured")
     backup = Backup("s3://bench/prod", "GOVERNANCE", 365)
-    bucket = s3.bucket(_aws(bench.aws), BUCKET)
+    bucket = open_bucket(_aws(bench.aws), BUCKET)
     document = manifest.read(bucket, manifest.Names(backup, deployment_id)).document
     with source.Snapshot(bench.url, wait_seconds=60) as snapshot:
         counter = source.Counter(snapshot, bench.url, timeout_seconds=3600)
@@ -221,7 +221,7 @@ def _store(folder: Path, processes: Processes, clock: Clock) -> dict[str, str]:
         "AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}",
         "AWS_EC2_METADATA_DISABLED": "true",
     }
-    bucket = s3.bucket(_aws(variables), BUCKET, patience=Patience(attempts=1))
+    bucket = open_bucket(_aws(variables), BUCKET, patience=Patience(attempts=1))
     deadline = clock.monotonic() + START_SECONDS
     while True:
         try:

@@ -19,7 +19,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 
-from azora_ci import s3
+from azora_ci.clients.s3.bucket import open_bucket
 from azora_ci.rehearsal.standins.s3 import Credential, Fault, S3Server
 from tests.stores import KEY_ID, QUICK, SECRET, Stores, aws, crc, refused
 from tests.waiting import until
@@ -386,7 +386,7 @@ def test_the_server_runs_as_a_program_of_its_own(tmp_path: Path, s3_server: Stor
         try:
             until(ready.exists, "the server is ready")
             endpoint = json.loads(ready.read_text())["endpoint"]
-            assert s3.bucket(aws(endpoint, "me", "hidden"), "azora", patience=QUICK).facts().object_lock is True
+            assert open_bucket(aws(endpoint, "me", "hidden"), "azora", patience=QUICK).facts().object_lock is True
             assert control(endpoint, "state", None, token="t")[0] == 200
         finally:
             child.terminate()

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from azora_ci.clients.s3.calls import RefusedError
+from azora_ci.clients.s3.objects import CONFLICT, EXISTS, AlreadyThereError, StartAgainError, StoredObject, crc32, encode_crc32
 from azora_ci.core.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
-from azora_ci.s3 import CONFLICT, EXISTS, AlreadyThereError, StartAgainError, StoredObject, crc32, encode_crc32
-from azora_ci.s3_client import RefusedError
 
 if TYPE_CHECKING:
-    from azora_ci.s3 import Bucket
+    from azora_ci.clients.s3.bucket import Bucket
 
 MEBIBYTE = 1024 * 1024
 PARTS = 10_000  # the most that S3 allows

@@ -5,7 +5,6 @@ Sources: the S3 API reference (conditional writes, checksums, Object Lock). boto
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import hashlib
 import re
@@ -14,48 +13,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from azora_ci.core.clock import Clock, rfc3339
-from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
+from azora_ci.clients.s3.calls import ABSENT, DENIED, Calls, Patience, RefusedError, failure
+from azora_ci.clients.s3.objects import CONFLICT, EXISTS, AlreadyThereError, PendingUpload, StoredObject, crc32, encode_crc32
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.settings import Aws
-from azora_ci.s3_client import ABSENT, DENIED, Calls, Patience, RefusedError, failure
 
 if TYPE_CHECKING:
-    from azora_ci.s3_upload import MultipartUpload
+    from azora_ci.clients.s3.upload import MultipartUpload
 
 CHUNK = 1024 * 1024  # bytes of a stored object held at a time while reading
-EXISTS = "PreconditionFailed"
-CONFLICT = "ConditionalRequestConflict"
 # The keys that this project uploads in parts; ``sweep`` aborts uploads of these keys only.
 OWN_KEY = re.compile(r"(.*/)?backup-[1-9][0-9]{0,11}-[0-9a-f]{6}(-attempt-[0-9]+)?\.sql\.gz")
-
-
-@dataclass(frozen=True)
-class StoredObject:
-    """An object as the store describes it.
-
-    ``size`` in bytes; ``checksum`` is the base64 CRC32 of the whole object where the store keeps one; ``lock_until`` is the
-    end of its retention. A listing has only key, size, etag and time.
-    """
-
-    key: str
-    size: int
-    etag: str
-    modified: datetime | None = None
-    version_id: str | None = None
-    checksum: str | None = None
-    lock_until: datetime | None = None
-    lock_mode: str | None = None
-    encryption: str | None = None
-    metadata: tuple[tuple[str, str], ...] = ()
-
-    def describe(self) -> str:
-        """Return the facts as one line of text."""
-        facts = [f"{self.size} bytes", f"ETag {self.etag}"]
-        facts += [f"modified {rfc3339(self.modified)}"] if self.modified else []
-        facts += [f"version {self.version_id}"] if self.version_id else []
-        facts += [f"CRC32 {self.checksum}"] if self.checksum else []
-        facts += [f"locked until {rfc3339(self.lock_until)}"] if self.lock_until else []
-        return ", ".join(facts)
 
 
 @dataclass(frozen=True)
@@ -80,34 +49,7 @@ class BucketFacts:
         )
 
 
-@dataclass(frozen=True)
-class PendingUpload:
-    """A multipart upload that was neither completed nor aborted."""
-
-    key: str
-    upload_id: str
-    initiated: datetime
-
-
-class AlreadyThereError(NotTrueError):
-    """The key is taken by the object ``existing``; ``identical`` says whether its size and checksum are those of our bytes."""
-
-    def __init__(self, url: str, existing: StoredObject, *, identical: bool) -> None:
-        super().__init__(
-            "The object is already there",
-            what=f"{url} exists with {'the same' if identical else 'other'} content: {existing.describe()}",
-            where=url,
-            next_step="nothing was overwritten; find out who wrote it, or use another deployment id or attempt",
-        )
-        self.existing = existing
-        self.identical = identical
-
-
-class StartAgainError(UnreachableError):
-    """A conditional write collided with a simultaneous one (409): nothing was written, the upload must start again."""
-
-
-def bucket(
+def open_bucket(
     settings: Aws,
     name: str,
     *,
@@ -313,7 +255,7 @@ class Bucket:
         part_size: int = 8 * 1024 * 1024,
     ) -> MultipartUpload:
         """Return an upload of a stream of unknown length; see MultipartUpload. Nothing is sent before its ``with`` block begins."""
-        from azora_ci.s3_upload import MultipartUpload
+        from azora_ci.clients.s3.upload import MultipartUpload
 
         return MultipartUpload(self, key, content_type=content_type, lock=(lock_days, lock_mode), in_flight=in_flight, part_size=part_size)
 
@@ -348,18 +290,6 @@ class Bucket:
         for pending in leftovers:
             self.abort_upload(pending.key, pending.upload_id)
         return leftovers
-
-
-def encode_crc32(value: int) -> str:
-    """Return a CRC32 as S3 writes it: base64 of its four bytes, most significant first."""
-    return base64.b64encode(value.to_bytes(4, "big")).decode("ascii")
-
-
-def crc32(data: bytes | bytearray | memoryview) -> str:
-    """Return the CRC32 of some bytes as S3 writes it."""
-    from isal import isal_zlib
-
-    return encode_crc32(isal_zlib.crc32(data))
 
 
 def _version(version_id: str | None) -> dict[str, Any]:
