@@ -10,10 +10,10 @@ import re
 from collections.abc import Iterator
 from datetime import datetime
 
+from azora_ci.clients.ssh.host_keys import ACCEPTED
+from azora_ci.clients.ssh.tunnel import Connection
 from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.core.findings import Finding, check, failed
-from azora_ci.host_keys import ACCEPTED
-from azora_ci.ssh import Connection
 from azora_ci.targets import Release, Wiring
 from azora_ci.targets.docker_hosts import DockerHosts
 from azora_ci.targets.guarded import CLOCK_LIMIT

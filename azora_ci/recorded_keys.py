@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from azora_ci import record
+from azora_ci.clients.ssh.host_keys import lines_of
 from azora_ci.core import pipeline
 from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import PinnedHostKeys
 from azora_ci.fragments import Fragments
-from azora_ci.host_keys import lines_of
 from azora_ci.job import Job
 
 if TYPE_CHECKING:

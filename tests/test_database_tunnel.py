@@ -8,7 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import database_tunnel, ssh, ssh_folder
+from azora_ci import database_tunnel
+from azora_ci.clients.ssh import tunnel as ssh
+from azora_ci.clients.ssh.credentials import Credentials
 from azora_ci.core import hosts
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
@@ -116,7 +118,7 @@ def tunnel(tmp_path):
     made = []
 
     def make(server: Sshd, url: str) -> database_tunnel.DatabaseTunnel:
-        credentials = ssh_folder.Credentials(server.user, Secret(server.key), known_hosts=server.known_hosts)
+        credentials = Credentials(server.user, Secret(server.key), known_hosts=server.known_hosts)
         made.append(credentials)
         address = hosts.HostAddress("127.0.0.1", server.port)
         return database_tunnel.DatabaseTunnel(

@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from azora_ci.host_keys import HostKey, hashed_line, keys_of, known_name, lines_of
+from azora_ci.clients.ssh.host_keys import HostKey, hashed_line, keys_of, known_name, lines_of
 from tests.sshd import keygen
 
 SALT = bytes(range(20))

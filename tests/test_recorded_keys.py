@@ -10,12 +10,12 @@ import pytest
 
 from azora_ci import fragments, keyboard, recorded_keys
 from azora_ci.archive import Archive
+from azora_ci.clients.ssh.host_keys import HostKey, SeenKey, lines_of
 from azora_ci.core import config, schemas, settings, variables
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Processes
-from azora_ci.host_keys import HostKey, SeenKey, lines_of
 from azora_ci.record import assemble, sha256
 from tests import deploy_config
 from tests import fragments_builder as build

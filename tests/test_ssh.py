@@ -13,14 +13,15 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import ssh, ssh_folder
+from azora_ci.clients.ssh import tunnel
+from azora_ci.clients.ssh.credentials import Credentials
+from azora_ci.clients.ssh.host_keys import HostKey, hashed_line, lines_of
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.core.hosts import HostAddress, JumpHost, normal_key, parse_hosts, parse_jump
 from azora_ci.core.process import Processes, is_alive
 from azora_ci.core.variables import Secret
-from azora_ci.host_keys import HostKey, hashed_line, lines_of
 from tests.sshd import DockerStandIn, Sshd, free_port, keygen
 from tests.waiting import until
 
@@ -64,11 +65,9 @@ class Opened:
 
     def connection(self, sshd, *, key=None, known_hosts="pinned", recorded="", accept_new=False, port=None, jump=None):
         pinned = sshd.known_hosts if known_hosts == "pinned" else known_hosts
-        credentials = ssh_folder.Credentials(
-            sshd.user, Secret(key or sshd.key), known_hosts=pinned, recorded=recorded, accept_new=accept_new
-        )
+        credentials = Credentials(sshd.user, Secret(key or sshd.key), known_hosts=pinned, recorded=recorded, accept_new=accept_new)
         address = HostAddress("127.0.0.1", port or sshd.port)
-        made = ssh.Connection(
+        made = tunnel.Connection(
             address, credentials=credentials, processes=self.processes, clock=Clock(), remote_socket=str(self.docker_socket),
             jump=jump, say=self.lines.append,
         )  # fmt: skip
@@ -78,7 +77,7 @@ class Opened:
 
 @pytest.fixture
 def opened(processes, docker_socket, monkeypatch):
-    monkeypatch.setattr(ssh, "ATTEMPTS", 2)
+    monkeypatch.setattr(tunnel, "ATTEMPTS", 2)
     made = Opened(processes, docker_socket)
     yield made
     for connection, credentials in made.all:
@@ -130,7 +129,7 @@ def test_a_pasted_key_is_normalised_and_a_public_key_is_refused():
 def test_the_docker_socket_is_forwarded_and_the_key_is_wiped(opened, sshd, processes, tmp_path):
     connection, credentials = opened.connection(sshd, key=sshd.key.replace("\n", "\r\n"))
     with connection:
-        answer = ssh.UnixConnection(connection.docker_socket, timeout=10)
+        answer = tunnel.UnixConnection(connection.docker_socket, timeout=10)
         answer.request("GET", "/_ping")
         assert answer.getresponse().read() == b"OK"
         assert credentials.key_file.stat().st_mode & 0o777 == 0o600
@@ -275,7 +274,7 @@ def jump_to(server, user=None):
 def test_a_host_is_reached_through_a_jump_host_and_no_command_line_names_either(opened, sshd, bastion):
     connection, credentials = opened.connection(sshd, known_hosts=sshd.known_hosts + bastion.known_hosts, jump=jump_to(bastion))
     with connection:
-        answer = ssh.UnixConnection(connection.docker_socket, timeout=10)
+        answer = tunnel.UnixConnection(connection.docker_socket, timeout=10)
         answer.request("GET", "/_ping")
         assert answer.getresponse().read() == b"OK"
         assert len(bastion.sessions()) == 1

@@ -8,10 +8,10 @@ import sys
 
 import pytest
 
+from azora_ci.clients.ssh.credentials import OWNER_FILE, Credentials, config_text, owner_text, wipe_stale
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.hosts import user_name
 from azora_ci.core.variables import Secret
-from azora_ci.ssh_folder import OWNER_FILE, Credentials, config_text, owner_text, wipe_stale
 
 KEY = Secret("-----BEGIN OPENSSH PRIVATE KEY-----\nnone\n-----END OPENSSH PRIVATE KEY-----\n")
 
@@ -66,7 +66,8 @@ def test_accepting_does_not_override_what_is_recorded(place):
 
 
 def test_the_folder_of_a_dead_process_is_wiped_by_the_next(place):
-    code = "import sys; from azora_ci.ssh_folder import *; c = Credentials('u', Secret(sys.stdin.read()), known_hosts='x'); print(c.folder)"
+    code = "import sys; from azora_ci.clients.ssh.credentials import *;"
+    code += " c = Credentials('u', Secret(sys.stdin.read()), known_hosts='x'); print(c.folder)"
     command = ["env", f"TMPDIR={place}", sys.executable, "-c", f"{code}; import os; os.kill(os.getpid(), 9)"]
     subprocess.run(command, input=KEY.reveal(), text=True, timeout=60, check=False)
     (left,) = place.iterdir()

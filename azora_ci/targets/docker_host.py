@@ -13,9 +13,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from azora_ci.clients.ssh.tunnel import Connection, socks_connect
 from azora_ci.core.config import DockerHosts as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
-from azora_ci.ssh import Connection, socks_connect
 from azora_ci.targets import Wiring
 
 NETWORK = "azora"  # the name of the instances' network

@@ -12,15 +12,15 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+from azora_ci.clients.ssh.access import access_of
+from azora_ci.clients.ssh.credentials import Credentials
+from azora_ci.clients.ssh.tunnel import Connection
 from azora_ci.core.errors import AzoraError, UnreachableError
 from azora_ci.core.hosts import HostAddress
 from azora_ci.core.process import undisturbed
 from azora_ci.envoy import EdgeState
 from azora_ci.health import Endpoint
-from azora_ci.production_access import access_of
 from azora_ci.rollout import Counters
-from azora_ci.ssh import Connection
-from azora_ci.ssh_folder import Credentials
 from azora_ci.targets import Held, Instance, Observation, Owner, Release, Returned, Wiring
 from azora_ci.targets.containers import Containers
 from azora_ci.targets.docker_host import DockerHost

@@ -13,7 +13,7 @@ import pytest
 
 from azora_ci import fragments, recorded_keys
 from azora_ci.archive import Archive
-from azora_ci.host_keys import HostKey
+from azora_ci.clients.ssh.host_keys import HostKey
 from azora_ci.record import assemble
 from tests import fragments_builder as build
 from tests.docker_world import NEW, World, lan

@@ -18,12 +18,12 @@ from types import TracebackType
 from typing import Any, Self
 
 from azora_ci import lasting
+from azora_ci.clients.ssh.credentials import CONNECT_SECONDS, Credentials, config_text
+from azora_ci.clients.ssh.host_keys import HostKey, known_name
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
 from azora_ci.core.hosts import HostAddress, JumpHost
 from azora_ci.core.process import Child, Processes
-from azora_ci.host_keys import HostKey, known_name
-from azora_ci.ssh_folder import CONNECT_SECONDS, Credentials, config_text
 
 DOCKER_SOCKET = "/var/run/docker.sock"
 EXPLANATION_SECONDS = 2.0  # that OpenSSH may take to say why it closed a forwarded connection

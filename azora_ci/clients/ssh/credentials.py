@@ -17,12 +17,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from azora_ci import host_keys
+from azora_ci.clients.ssh import host_keys
+from azora_ci.clients.ssh.host_keys import ACCEPTED, PINNED, RECORDED, HostKey, SeenKey
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.hosts import normal_key, user_name
 from azora_ci.core.process import birth
 from azora_ci.core.variables import Secret
-from azora_ci.host_keys import ACCEPTED, PINNED, RECORDED, HostKey, SeenKey
 
 CONNECT_SECONDS = 10
 PREFIX = "azora-ssh-"

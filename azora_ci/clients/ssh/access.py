@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from azora_ci.clients.ssh.credentials import Credentials
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.hosts import HostAddress, JumpHost, parse_hosts, parse_jump
 from azora_ci.core.settings import SshAccess
 from azora_ci.core.variables import Secret
-from azora_ci.ssh_folder import Credentials
 
 
 @dataclass(frozen=True)
