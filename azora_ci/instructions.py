@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import restore_scripts, rollback
+from azora_ci import rollback
 from azora_ci.core.markdown import Markup, code, escaped, listed, table
+from azora_ci.database import restore_scripts
 
 FILE_NAME = "ROLLBACK-INSTRUCTIONS.md"
 

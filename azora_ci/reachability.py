@@ -44,7 +44,7 @@ def _check(name: str, kind: str, request: Callable[[], str], url: str | None = N
 
 def database(url: Secret) -> Reached:
     """Check that the database accepts a connection; the finding names its version."""
-    from azora_ci.postgres import DatabaseUrl
+    from azora_ci.database.postgres import DatabaseUrl
 
     def request() -> str:
         connection = DatabaseUrl.parse(url.reveal()).connect()

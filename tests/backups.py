@@ -12,7 +12,7 @@ from azora_ci.backup import manifest, source
 from azora_ci.clients.s3.bucket import Bucket
 from azora_ci.core import config, schemas
 from azora_ci.core.clock import rfc3339
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.postgres import DatabaseUrl
 from tests.stores import crc
 
 

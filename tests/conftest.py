@@ -8,11 +8,11 @@ from collections.abc import Iterator
 
 import pytest
 
-from azora_ci.backup.cluster import Cluster
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.cluster import Cluster
+from azora_ci.database.postgres import DatabaseUrl
 from tests.distribution import newest_of_the_distribution
 from tests.sample import migrated, running, sample  # noqa: F401 - the sample application, for every room
 from tests.stores import s3_server, s3_session  # noqa: F401 - a strict S3 server per session, its faults cleared around each test

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import database_tunnel
 from azora_ci.clients.ssh import tunnel as ssh
 from azora_ci.clients.ssh.credentials import Credentials
 from azora_ci.core import hosts
@@ -17,7 +16,8 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import Processes
 from azora_ci.core.variables import Secret
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.database.tunnel import DatabaseTunnel
 from azora_ci.prisma import through_tunnel
 from tests.backup_world import SIMPLE, BackupWorld
 from tests.sshd import Sshd, free_port
@@ -117,11 +117,11 @@ def tunnel(tmp_path):
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock(), log=tmp_path / "job.log")
     made = []
 
-    def make(server: Sshd, url: str) -> database_tunnel.DatabaseTunnel:
+    def make(server: Sshd, url: str) -> DatabaseTunnel:
         credentials = Credentials(server.user, Secret(server.key), known_hosts=server.known_hosts)
         made.append(credentials)
         address = hosts.HostAddress("127.0.0.1", server.port)
-        return database_tunnel.DatabaseTunnel(
+        return DatabaseTunnel(
             address, to=DatabaseUrl.parse(url), credentials=credentials, processes=processes, clock=Clock(), alias="azora-database"
         )
 

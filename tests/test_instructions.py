@@ -15,9 +15,10 @@ import click
 import pytest
 import yaml
 
-from azora_ci import instructions, record, restore_scripts, rollback
+from azora_ci import instructions, record, rollback
 from azora_ci.__main__ import main
-from azora_ci.postgres import DatabaseUrl, find_binary
+from azora_ci.database import restore_scripts
+from azora_ci.database.postgres import DatabaseUrl, find_binary
 from tests import fragments_builder as build
 from tests.backup_world import ID as BACKUP_ID
 from tests.backup_world import BackupWorld

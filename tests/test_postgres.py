@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci import postgres
 from azora_ci.core.errors import BadInputError
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database import postgres
+from azora_ci.database.postgres import DatabaseUrl
 from tests.distribution import newest_of_the_distribution
 
 PASSWORDS = ["plain", "p@ss", "a/b", "50%off", "100%", "@@", "a:b", "x?y=1#z", "ä€", "%zz%41"]

@@ -9,7 +9,7 @@ import pytest
 from azora_ci import migrations, prisma
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import Completed
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.rehearsal import application
 from tests.conftest import DatabaseMaker
 from tests.sample import Sample

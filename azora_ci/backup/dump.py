@@ -23,7 +23,7 @@ from azora_ci.backup.progress import Meter
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.core.process import Child, Processes, ending
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.postgres import DatabaseUrl
 
 QUEUE_BLOCKS = 2  # compressed blocks on their way to the upload
 PIPE_BYTES = 1024 * 1024  # size of the pipe from pg_dump; with the usual 64 KiB it spends more time waiting than working

@@ -20,7 +20,7 @@ from azora_ci.backup.workshop import Background, Bench, Followers, Wiring, follo
 from azora_ci.clients.s3.objects import AlreadyThereError
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import BadInputError, NotTrueError
-from azora_ci.postgres import DatabaseUrl, version_text
+from azora_ci.database.postgres import DatabaseUrl, version_text
 
 if TYPE_CHECKING:
     from azora_ci.clients.s3.objects import StoredObject

@@ -16,7 +16,7 @@ from azora_ci.backup.copy_stream import HASH_BITS, ObjectsHash, TableData
 from azora_ci.backup.feed import MIGRATIONS
 from azora_ci.backup.progress import Meter
 from azora_ci.core.errors import NotTrueError
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.postgres import DatabaseUrl
 
 if TYPE_CHECKING:
     import psycopg2.extensions

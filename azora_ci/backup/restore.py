@@ -13,7 +13,7 @@ from azora_ci.backup.copy_stream import TableData
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Processes, ending
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.postgres import DatabaseUrl
 
 
 @dataclass(frozen=True)

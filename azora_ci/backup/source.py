@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from azora_ci.backup import catalog
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import BadInputError, UnreachableError
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.postgres import DatabaseUrl
 
 if TYPE_CHECKING:
     import psycopg2.extensions

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from azora_ci.backup.memory import return_large_blocks
 from azora_ci.backup.progress import Meter, Progress
 from azora_ci.backup.restore import Accountant, Restore
-from azora_ci.backup.scratch import Scratch, fresh_database, open_scratch, require_space, work_folder
 from azora_ci.backup.source import ServerFacts
 from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes
-from azora_ci.postgres import DatabaseUrl, find_binary
+from azora_ci.database.postgres import DatabaseUrl, find_binary
+from azora_ci.database.scratch import Scratch, fresh_database, open_scratch, require_space, work_folder
 
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket

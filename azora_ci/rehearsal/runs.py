@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from azora_ci.backup.cluster import clear
 from azora_ci.core import environment
 from azora_ci.core.clock import Clock
 from azora_ci.core.process import birth, send_signal
+from azora_ci.database.cluster import clear
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 DATABASE = "database"  # folder of the PostgreSQL cluster, and the name of its process in state.json

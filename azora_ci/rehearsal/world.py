@@ -19,7 +19,6 @@ from urllib.request import urlopen
 
 from azora_ci import envoy
 from azora_ci.adopt import CONFIG
-from azora_ci.backup.cluster import free_port
 from azora_ci.clients.docker import build_context
 from azora_ci.core import config
 from azora_ci.core.clock import Clock
@@ -27,6 +26,7 @@ from azora_ci.core.environment import child_environment
 from azora_ci.core.errors import UnreachableError
 from azora_ci.core.process import Processes, is_alive
 from azora_ci.core.variables import Secret
+from azora_ci.database.cluster import free_port
 from azora_ci.rehearsal import application, repo
 from azora_ci.rehearsal.node import Node, prepare
 from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run

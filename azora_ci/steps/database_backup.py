@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from azora_ci import database_tunnel
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Aws, DatabaseAccess, Deployment, ProofPlace, SshAccess
 from azora_ci.core.variables import number, one_of, variable, whole_number
+from azora_ci.database import tunnel
 from azora_ci.job import Job
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from azora_ci.backup.source import ServerFacts
     from azora_ci.backup.workshop import Wiring
     from azora_ci.clients.s3.bucket import Bucket
-    from azora_ci.postgres import DatabaseUrl
+    from azora_ci.database.postgres import DatabaseUrl
 
 GIB = 1024**3
 DEAD_AFTER = timedelta(hours=6)  # no job runs longer, so an unfinished upload of another deployment this old belongs to a dead run
@@ -66,7 +66,7 @@ def run(job: Job[Settings]) -> None:
     """Make sure that the bucket holds a proven backup of this deployment, and output its id and location."""
     from azora_ci.backup import manifest
     from azora_ci.clients.s3.bucket import open_bucket
-    from azora_ci.postgres import DatabaseUrl
+    from azora_ci.database.postgres import DatabaseUrl
 
     settings, backup = job.settings, job.config.backup
     _require_reason(settings)
@@ -83,7 +83,7 @@ def run(job: Job[Settings]) -> None:
     if proven is not None:
         _report(job, proven, reused=True)
         return
-    with database_tunnel.reached(job, job.evidence) as url:
+    with tunnel.reached(job, job.evidence) as url:
         _report(job, _prove_or_take(job, bucket, url, attempts), reused=False)
 
 
@@ -170,7 +170,7 @@ def _prove_leftover(job: Job[Settings], bucket: Bucket, names: Names) -> Manifes
 
 def _take_backup(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, names: Names) -> Manifest:
     from azora_ci.backup import engine
-    from azora_ci.postgres import find_binary
+    from azora_ci.database.postgres import find_binary
 
     server = _check_server(job, url)
     wiring = _wire(job, bucket, server.size_bytes)
@@ -185,7 +185,7 @@ def _take_backup(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, names: Na
 def _check_server(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
     """Return the production server's facts. Raises BadInputError for a connection pooler, before anything is dumped."""
     from azora_ci.backup import source
-    from azora_ci.postgres import find_binary
+    from azora_ci.database.postgres import find_binary
 
     if url.ignored:
         job.say(f"PROD_DATABASE_URL: libpq does not know {', '.join(url.ignored)}: left out")

@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from azora_ci import database_tunnel, migrations, prisma
+from azora_ci import migrations, prisma
 from azora_ci.core import settings
 from azora_ci.core.clock import parse_rfc3339
 from azora_ci.core.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
@@ -17,9 +17,10 @@ from azora_ci.core.job_log import secrets_of_url
 from azora_ci.core.markdown import code, table
 from azora_ci.core.process import ending
 from azora_ci.core.variables import Secret, variable, whole_number
+from azora_ci.database import tunnel
+from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.job import Job
 from azora_ci.migrations import Migration, Plan, Row
-from azora_ci.postgres import DatabaseUrl
 from azora_ci.prisma import Deployed
 
 LOCK_ATTEMPTS = 3  # Prisma itself waits 10 s for its lock each time
@@ -70,7 +71,7 @@ def run(job: Job[Settings]) -> None:
     started = job.clock.monotonic()
     release = prisma.read_folder(job.config.database.migrations_dir)
     backup = require_verified_backup(job)
-    with database_tunnel.reached(job, job.evidence) as url:
+    with tunnel.reached(job, job.evidence) as url:
         migrate(job, release, backup, _make_database(job, url))
     job.evidence["seconds"] = round(job.clock.monotonic() - started, 3)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from azora_ci import diagnosis, failure_report, fragments, record, restore_scripts, run_facts
+from azora_ci import diagnosis, failure_report, fragments, record, run_facts
 from azora_ci.archive import Archive
 from azora_ci.clients import slack
 from azora_ci.clients.s3.bucket import Bucket, open_bucket
@@ -23,6 +23,7 @@ from azora_ci.core.errors import AzoraError
 from azora_ci.core.release import artifact_suffix
 from azora_ci.core.settings import Aws, Common, Notifications
 from azora_ci.core.variables import deployment_id, git_sha, release_version, variable
+from azora_ci.database import restore_scripts
 from azora_ci.fragments import Fragment
 from azora_ci.job import Identity, Job
 

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from azora_ci import diagnosis, instructions, record, restore_scripts, rollback, run_facts
+from azora_ci import diagnosis, instructions, record, rollback, run_facts
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Deployment
+from azora_ci.database import restore_scripts
 from azora_ci.job import Job
 
 

@@ -10,13 +10,14 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import database_tunnel, kept_version, migrations, prisma, recorded_keys
+from azora_ci import kept_version, migrations, prisma, recorded_keys
 from azora_ci.core.config import Endpoint
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.core.markdown import escaped, table
 from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import DatabaseAccess, Deployment, Health, ProductionHosts
 from azora_ci.core.variables import truth, variable
+from azora_ci.database import tunnel
 from azora_ci.health import PUBLIC, Answer, classify
 from azora_ci.health import Endpoint as HealthEndpoint
 from azora_ci.job import Job
@@ -174,7 +175,7 @@ def _test_database(job: Job[Any], evidence: dict[str, Any], expected: Expected) 
     """Connect with the production URL and compare Prisma's table of migrations with the expected migrations."""
     start = job.clock.monotonic()
     try:
-        with database_tunnel.reached(job) as url:
+        with tunnel.reached(job) as url:
             schema = prisma.schema_of(url, job.config.database.schema)
             standing = migrations.compare_with_expected(prisma.read_table(url, schema), expected)
         passed, detail = standing.passed, f"{schema}.{prisma.TABLE}: {standing.detail}"

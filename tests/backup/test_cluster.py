@@ -10,12 +10,12 @@ from pathlib import Path
 import psycopg2
 import pytest
 
-from azora_ci.backup.cluster import Cluster
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import Processes, is_alive
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.cluster import Cluster
+from azora_ci.database.postgres import DatabaseUrl
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.backup import scratch
 from azora_ci.core.errors import BadInputError
+from azora_ci.database import scratch
 
 
 def test_too_little_disk_names_the_way_out(tmp_path: Path):

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.postgres import DatabaseUrl
 from tests.backup_world import SIMPLE, BackupWorld
 
 

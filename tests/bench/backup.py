@@ -22,7 +22,6 @@ from pathlib import Path
 import click
 
 from azora_ci.backup import engine, manifest, source, workshop
-from azora_ci.backup.cluster import Cluster, free_port
 from azora_ci.clients.s3.bucket import open_bucket
 from azora_ci.clients.s3.calls import Patience
 from azora_ci.core.actions import Actions
@@ -32,7 +31,8 @@ from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import Child, Processes
 from azora_ci.core.settings import Aws
 from azora_ci.core.variables import Secret
-from azora_ci.postgres import DatabaseUrl, find_binary
+from azora_ci.database.cluster import Cluster, free_port
+from azora_ci.database.postgres import DatabaseUrl, find_binary
 from tests.bench import database
 
 BUCKET = "bench"

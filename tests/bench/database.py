@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.postgres import DatabaseUrl
 
 SCHEMA = """
 CREATE TABLE accounts (id bigserial PRIMARY KEY, email text NOT NULL UNIQUE, name text NOT NULL, biography text NOT NULL,

@@ -14,7 +14,7 @@ import pytest
 
 from azora_ci.backup import manifest
 from azora_ci.core.errors import NotTrueError
-from azora_ci.postgres import DatabaseUrl, find_binary, major_of
+from azora_ci.database.postgres import DatabaseUrl, find_binary, major_of
 from azora_ci.rehearsal.standins.s3 import Fault
 from tests.backup_world import ID, SIMPLE, BackupWorld, Outcome, stop
 from tests.waiting import until
@@ -336,10 +336,10 @@ def test_full_disk_under_the_spool(world: BackupWorld, bulky: str):
 def test_server_restarted_during_the_dump(world: BackupWorld, tmp_path: Path):
     import io
 
-    from azora_ci.backup.cluster import Cluster
     from azora_ci.core.actions import Actions
     from azora_ci.core.clock import Clock
     from azora_ci.core.process import Processes
+    from azora_ci.database.cluster import Cluster
 
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
     with Cluster.start(tmp_path / "production", processes=processes) as production:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.rehearsal import application
 from azora_ci.rehearsal.standins import database
 from tests.sample import Sample

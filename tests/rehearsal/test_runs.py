@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.backup.cluster import Cluster
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes, birth, is_alive
+from azora_ci.database.cluster import Cluster
 from azora_ci.rehearsal.runs import DATABASE, Run, end_leftovers, publish
 
 CLOCK = Clock()

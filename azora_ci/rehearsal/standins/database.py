@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from azora_ci.backup.cluster import Cluster
 from azora_ci.core.process import Processes
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.cluster import Cluster
+from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.rehearsal.node import Node
 
 DATABASE = "azora"

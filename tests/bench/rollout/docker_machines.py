@@ -18,12 +18,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from azora_ci.backup.cluster import SUPERUSER
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock, parse_rfc3339
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import Processes
+from azora_ci.database.cluster import SUPERUSER
 from azora_ci.targets import Owner, Release, Target
 from tests.bench.rollout import scenes
 from tests.bench.rollout import service as rollout_service

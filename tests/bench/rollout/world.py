@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci import envoy, fragments
-from azora_ci.backup.cluster import Cluster
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Child, Processes, send_signal
+from azora_ci.database.cluster import Cluster
 from azora_ci.edge import Edge
 from azora_ci.targets import Owner, Release, Wiring
 from azora_ci.targets.instances import LOOPBACK, free_port
@@ -281,7 +281,7 @@ class LocalWorld:
 @contextmanager
 def database(folder: Path, processes: Processes) -> Iterator[Cluster]:
     """Have PostgreSQL with the services' table in ``DATABASE`` for a while."""
-    from azora_ci.postgres import DatabaseUrl
+    from azora_ci.database.postgres import DatabaseUrl
 
     with Cluster.start(folder, processes=processes, settings={"max_connections": str(MOST_CONNECTIONS)}) as cluster:
         connection = DatabaseUrl.parse(cluster.create_database(DATABASE)).connect()

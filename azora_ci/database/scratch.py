@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azora_ci.backup import source
-from azora_ci.backup.cluster import Cluster, clear, data_folder
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import Processes
-from azora_ci.postgres import DatabaseUrl
+from azora_ci.database.cluster import Cluster, clear, data_folder
+from azora_ci.database.postgres import DatabaseUrl
 
 if TYPE_CHECKING:
     import psycopg2.extensions
