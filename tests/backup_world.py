@@ -9,9 +9,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from azora_ci.backup import manifest
 from azora_ci.clients.s3.bucket import Bucket, open_bucket
 from azora_ci.core.config import Backup
+from azora_ci.database.backup import manifest
 from tests import deploy_config
 from tests.stores import QUICK, Stores
 

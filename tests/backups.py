@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci import fragments
-from azora_ci.backup import manifest, source
 from azora_ci.clients.s3.bucket import Bucket
 from azora_ci.core import config, schemas
 from azora_ci.core.clock import rfc3339
+from azora_ci.database.backup import manifest, source
 from azora_ci.database.postgres import DatabaseUrl
 from tests.stores import crc
 

@@ -16,9 +16,9 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import Processes
 from azora_ci.core.variables import Secret
+from azora_ci.database.migrations.prisma import through_tunnel
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.database.tunnel import DatabaseTunnel
-from azora_ci.prisma import through_tunnel
 from tests.backup_world import SIMPLE, BackupWorld
 from tests.sshd import Sshd, free_port
 from tests.steps.test_database_migrations import NEW, Deployment, production  # noqa: F401 - a release with pending migrations

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci import migrations
-from azora_ci.migrations import Expected, Migration, Row
+from azora_ci.database.migrations import history, risks
+from azora_ci.database.migrations.history import Expected, Migration, Row
 
 START = datetime(2026, 11, 24, 11, 0, tzinfo=UTC)
 
@@ -39,22 +39,22 @@ def names(items: tuple[Row, ...] | tuple[Migration, ...]) -> list[str]:
 
 
 def test_what_is_pending_is_what_the_table_lacks() -> None:
-    found = migrations.plan([migration("2_b"), migration("3_c"), migration("1_a")], [row("1_a")])
+    found = history.plan([migration("2_b"), migration("3_c"), migration("1_a")], [row("1_a")])
     assert (names(found.applied), names(found.pending)) == (["1_a"], ["2_b", "3_c"])
-    assert migrations.refusal(found) is None
+    assert history.refusal(found) is None
     assert found.late == ()
 
 
 def test_an_empty_database_has_everything_pending() -> None:
-    found = migrations.plan([migration("1_a")], [])
+    found = history.plan([migration("1_a")], [])
     assert names(found.pending) == ["1_a"]
-    assert migrations.refusal(found) is None
+    assert history.refusal(found) is None
 
 
 def test_a_failed_attempt_blocks_and_is_not_pending() -> None:
-    found = migrations.plan([migration("1_a"), migration("2_b")], [row("1_a", finished=False, logs="ERROR: no such table\n  0: frame\n")])
+    found = history.plan([migration("1_a"), migration("2_b")], [row("1_a", finished=False, logs="ERROR: no such table\n  0: frame\n")])
     assert (names(found.failed), names(found.pending)) == (["1_a"], ["2_b"])
-    reason = migrations.refusal(found)
+    reason = history.refusal(found)
     assert reason is not None
     assert "1_a: began 2026-11-24 11:00:00 UTC and did not finish: ERROR: no such table" in reason.what
     assert "frame" not in reason.what
@@ -62,19 +62,19 @@ def test_a_failed_attempt_blocks_and_is_not_pending() -> None:
 
 
 def test_an_attempt_ended_in_the_middle_says_so() -> None:
-    assert "ended in the middle" in migrations.describe_failed(row("1_a", finished=False))
+    assert "ended in the middle" in history.describe_failed(row("1_a", finished=False))
 
 
 def test_a_rolled_back_attempt_is_pending_again() -> None:
     rows = [row("1_a", finished=False, rolled_back=True)]
-    assert names(migrations.plan([migration("1_a")], rows).pending) == ["1_a"]
-    again = migrations.plan([migration("1_a", "SELECT 2;\n")], [*rows, row("1_a", sql="SELECT 2;\n", at=1)])
+    assert names(history.plan([migration("1_a")], rows).pending) == ["1_a"]
+    again = history.plan([migration("1_a", "SELECT 2;\n")], [*rows, row("1_a", sql="SELECT 2;\n", at=1)])
     assert (names(again.applied), again.pending, again.failed, again.edited) == (["1_a"], (), (), ())
 
 
 def test_an_edited_migration_is_refused_with_both_checksums() -> None:
-    found = migrations.plan([migration("1_a", "SELECT 2;\n"), migration("2_b")], [row("1_a")])
-    reason = migrations.refusal(found)
+    found = history.plan([migration("1_a", "SELECT 2;\n"), migration("2_b")], [row("1_a")])
+    reason = history.refusal(found)
     assert reason is not None
     assert reason.title == "Applied migrations were edited"
     assert row("1_a").checksum[:12] in reason.what
@@ -83,23 +83,23 @@ def test_an_edited_migration_is_refused_with_both_checksums() -> None:
 
 @pytest.mark.parametrize(("applied", "released"), [("a\nb\n", "a\r\nb\r\n"), ("a\r\nb\r\n", "a\nb\n")])
 def test_other_line_ends_are_no_edit(applied: str, released: str) -> None:
-    assert migrations.plan([migration("1_a", released)], [row("1_a", sql=applied)]).edited == ()
+    assert history.plan([migration("1_a", released)], [row("1_a", sql=applied)]).edited == ()
 
 
 def test_a_deleted_folder_is_refused() -> None:
-    found = migrations.plan([migration("1_a"), migration("3_c")], [row("1_a"), row("2_b")])
-    reason = migrations.refusal(found)
+    found = history.plan([migration("1_a"), migration("3_c")], [row("1_a"), row("2_b")])
+    reason = history.refusal(found)
     assert (names(found.deleted), reason and reason.title) == (["2_b"], "Applied migrations are gone from the release")
 
 
 def test_an_older_release_is_behind_the_database_and_may_go_on() -> None:
-    found = migrations.plan([migration("1_a")], [row("1_a"), row("2_b")])
-    assert (names(found.ahead), found.deleted, migrations.refusal(found)) == (["2_b"], (), None)
+    found = history.plan([migration("1_a")], [row("1_a"), row("2_b")])
+    assert (names(found.ahead), found.deleted, history.refusal(found)) == (["2_b"], (), None)
 
 
 def test_histories_that_diverged_are_refused() -> None:
-    found = migrations.plan([migration("1_a"), migration("2_hotfix")], [row("1_a"), row("3_c")])
-    reason = migrations.refusal(found)
+    found = history.plan([migration("1_a"), migration("2_hotfix")], [row("1_a"), row("3_c")])
+    reason = history.refusal(found)
     assert reason is not None
     assert reason.title == "Release and database have diverged"
     assert "3_c" in reason.what
@@ -107,25 +107,25 @@ def test_histories_that_diverged_are_refused() -> None:
 
 
 def test_a_late_migration_is_named() -> None:
-    found = migrations.plan([migration("1_a"), migration("2_b"), migration("3_c")], [row("1_a"), row("3_c")])
-    assert (names(found.late), migrations.refusal(found)) == (["2_b"], None)
+    found = history.plan([migration("1_a"), migration("2_b"), migration("3_c")], [row("1_a"), row("3_c")])
+    assert (names(found.late), history.refusal(found)) == (["2_b"], None)
 
 
 def test_applied_since_counts_what_finished_after_the_snapshot() -> None:
     rows = [row("3_c", at=9), row("1_a", at=-5), row("2_b", at=5), row("4_d", finished=False, at=10), row("5_e", rolled_back=True, at=11)]
-    found = migrations.applied_since(rows, START, rows)
+    found = history.applied_since(rows, START, rows)
     assert names(found) == ["2_b", "3_c"]
     assert found[0].seconds == 1.5
 
 
 def test_applied_since_does_not_miss_what_a_slow_clock_recorded() -> None:
-    found = migrations.applied_since([row("1_a", at=-9), row("2_b", at=-5)], START, [row("1_a", at=-9), row("2_b", finished=False)])
+    found = history.applied_since([row("1_a", at=-9), row("2_b", at=-5)], START, [row("1_a", at=-9), row("2_b", finished=False)])
     assert names(found) == ["2_b"]
 
 
 @given(st.sets(st.sampled_from("abcdefgh")), st.sets(st.sampled_from("abcdefgh")))
 def test_every_migration_is_in_exactly_one_place(released: set[str], applied: set[str]) -> None:
-    found = migrations.plan(map(migration, released), map(row, applied))
+    found = history.plan(map(migration, released), map(row, applied))
     assert {*names(found.applied)} == applied
     assert {*names(found.pending)} == released - applied
     assert {*names(found.deleted), *names(found.ahead)} == applied - released
@@ -157,7 +157,7 @@ def test_every_migration_is_in_exactly_one_place(released: set[str], applied: se
     ],
 )
 def test_risks_are_found_in_statements_only(sql: str, kind: str | None) -> None:
-    found = list(migrations.risks(migration("1_a", sql)))
+    found = list(risks.risks(migration("1_a", sql)))
     assert [risk.kind for risk in found] == ([kind] if kind else [])
     assert all(risk.why and risk.statement in " ".join(sql.split()) for risk in found)
 
@@ -168,7 +168,7 @@ def test_risks_are_found_in_statements_only(sql: str, kind: str | None) -> None:
         ([row("1"), row("2")], Expected("left", 2, ("2",)), True, "2 migrations applied, left 2; the newest is 2"),
         ([row("1"), row("2"), row("3")], Expected("left", 2, ("2",)), True, "3 migrations applied, left 2; the newest is 3"),
         ([], Expected("left", 2), False, "0 migrations applied, left 2"),
-        ([], migrations.AT_LEAST_ONE, False, "0 migrations applied, every release has at least 1"),
+        ([], history.AT_LEAST_ONE, False, "0 migrations applied, every release has at least 1"),
         ([row("1"), row("1", rolled_back=True)], Expected("left", 2), False, "1 migrations applied, left 2; the newest is 1"),
         ([row("1"), row("2", rolled_back=True)], Expected("left", 1, ("2",)), False, "not there: 2"),
         ([row("1"), row("3")], Expected("left", 2, ("2",)), False, "2 migrations applied, left 2; not there: 2; the newest is 3"),
@@ -177,5 +177,5 @@ def test_risks_are_found_in_statements_only(sql: str, kind: str | None) -> None:
     ],
 )
 def test_a_table_is_compared_with_what_was_left(rows, expected, passed, said):
-    found = migrations.compare_with_expected(rows, expected)
+    found = history.compare_with_expected(rows, expected)
     assert (found.passed, said in found.detail) == (passed, True), found

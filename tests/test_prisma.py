@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import migrations, prisma
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import Completed
+from azora_ci.database.migrations import history, prisma
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.rehearsal import application
 from tests.conftest import DatabaseMaker
@@ -35,10 +35,10 @@ def test_a_folder_without_migrations_is_bad_input(tmp_path: Path) -> None:
 def test_what_prisma_recorded_is_what_the_folder_says(sample: Sample, migrated: str) -> None:
     release = prisma.read_folder(application.migrations(sample.built))
     rows = prisma.read_table(DatabaseUrl.parse(migrated), "public")
-    found = migrations.plan(release, rows)
+    found = history.plan(release, rows)
     assert [row.name for row in found.applied] == [one.name for one in release[:3]]
     assert [one.name for one in found.pending] == list(application.NEW_MIGRATIONS)
-    assert (found.edited, found.failed, migrations.refusal(found)) == ((), (), None)
+    assert (found.edited, found.failed, history.refusal(found)) == ((), (), None)
 
 
 def test_a_database_without_the_table_has_no_rows(postgres_cluster: DatabaseMaker) -> None:
@@ -69,7 +69,7 @@ def test_the_holder_of_the_lock_is_named(postgres_cluster: DatabaseMaker) -> Non
     holder = url.connect(application="psql of ada")
     try:
         with holder.cursor() as cursor:
-            cursor.execute("SELECT pg_advisory_lock(%s)", (migrations.LOCK,))
+            cursor.execute("SELECT pg_advisory_lock(%s)", (history.LOCK,))
         (found,) = prisma.lock_holders(url)
         assert f"process {holder.info.backend_pid} (psql of ada, from 127.0.0.1" in found
         assert prisma.lock_holders(other) == []

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from azora_ci.backup import source
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import Processes
+from azora_ci.database.backup import source
 from azora_ci.database.cluster import Cluster, clear, data_folder
 from azora_ci.database.postgres import DatabaseUrl
 

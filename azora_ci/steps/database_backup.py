@@ -18,10 +18,10 @@ from azora_ci.database import tunnel
 from azora_ci.job import Job
 
 if TYPE_CHECKING:
-    from azora_ci.backup.manifest import Attempt, Manifest, Names
-    from azora_ci.backup.source import ServerFacts
-    from azora_ci.backup.workshop import Wiring
     from azora_ci.clients.s3.bucket import Bucket
+    from azora_ci.database.backup.manifest import Attempt, Manifest, Names
+    from azora_ci.database.backup.setup import Wiring
+    from azora_ci.database.backup.source import ServerFacts
     from azora_ci.database.postgres import DatabaseUrl
 
 GIB = 1024**3
@@ -64,8 +64,8 @@ class Settings(Deployment, Aws, DatabaseAccess, SshAccess, ProofPlace):
 
 def run(job: Job[Settings]) -> None:
     """Make sure that the bucket holds a proven backup of this deployment, and output its id and location."""
-    from azora_ci.backup import manifest
     from azora_ci.clients.s3.bucket import open_bucket
+    from azora_ci.database.backup import manifest
     from azora_ci.database.postgres import DatabaseUrl
 
     settings, backup = job.settings, job.config.backup
@@ -89,7 +89,7 @@ def run(job: Job[Settings]) -> None:
 
 def _read_earlier(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:
     """Return an earlier attempt's manifest after checking its object; None when it was never restored and the settings ask for that."""
-    from azora_ci.backup import manifest
+    from azora_ci.database.backup import manifest
 
     backup_manifest = manifest.read(bucket, names)
     manifest.require_object(bucket, backup_manifest)
@@ -113,7 +113,7 @@ def _require_reason(settings: Settings) -> None:
 
 def _remove_dead_uploads(job: Job[Settings], bucket: Bucket) -> None:
     """Remove unfinished uploads of dead runs: this deployment's at once (its jobs do not overlap), others' after DEAD_AFTER."""
-    from azora_ci.backup.manifest import Names
+    from azora_ci.database.backup.manifest import Names
 
     prefix, own_id = job.config.backup.key("backup-"), Names(job.config.backup, job.settings.deployment_id).backup_id
     removed = (*bucket.sweep(job.config.backup.key(own_id), -CLOCKS_DIFFER), *bucket.sweep(prefix, DEAD_AFTER))
@@ -125,7 +125,7 @@ def _remove_dead_uploads(job: Job[Settings], bucket: Bucket) -> None:
 
 def _prove_or_take(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, attempts: list[Attempt]) -> Manifest:
     """Prove the backup that an earlier attempt stored, or take a new one. Raises NotTrueError for an object of somebody else."""
-    from azora_ci.backup.manifest import Names
+    from azora_ci.database.backup.manifest import Names
 
     last = attempts[-1] if attempts else None
     if last is None:
@@ -151,25 +151,25 @@ def _prove_or_take(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, attempt
 
 def _prove_leftover(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:
     """Return the manifest of a backup that an earlier attempt stored but did not prove; None when it cannot be proven."""
-    from azora_ci.backup import engine, manifest
+    from azora_ci.database.backup import manifest, pipeline
 
     pending = manifest.read_pending(bucket, names)
     stored = bucket.require(names.key)
     job.say(f"an earlier attempt stored {names.key} but did not prove it: proving it now")
     wiring = _wire(job, bucket, pending["server"]["size_bytes"])
     try:
-        seconds = engine.prove_stored(wiring, pending, stored)
-    except engine.ForeignObjectError:
+        seconds = pipeline.prove_stored(wiring, pending, stored)
+    except pipeline.ForeignObjectError:
         raise
     except NotTrueError as error:
         job.actions.warning("An earlier backup cannot be proven", f"{names.key} stays where it is: {error.what}")
         job.say(f"{names.key} cannot be proven: {error.what}")
         return None
-    return engine.conclude(wiring, names, pending, stored, seconds)
+    return pipeline.conclude(wiring, names, pending, stored, seconds)
 
 
 def _take_backup(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, names: Names) -> Manifest:
-    from azora_ci.backup import engine
+    from azora_ci.database.backup import pipeline
     from azora_ci.database.postgres import find_binary
 
     server = _check_server(job, url)
@@ -179,12 +179,12 @@ def _take_backup(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, names: Na
         job.evidence["unproven"] = location
         job.say(f"stored {location}, not proven yet")
 
-    return engine.take(wiring, names, engine.Origin(url, server, find_binary("pg_dump", server.major)), note_stored)
+    return pipeline.take(wiring, names, pipeline.Origin(url, server, find_binary("pg_dump", server.major)), note_stored)
 
 
 def _check_server(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
     """Return the production server's facts. Raises BadInputError for a connection pooler, before anything is dumped."""
-    from azora_ci.backup import source
+    from azora_ci.database.backup import source
     from azora_ci.database.postgres import find_binary
 
     if url.ignored:
@@ -204,7 +204,7 @@ def _check_server(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
 
 
 def _wire(job: Job[Settings], bucket: Bucket, size_bytes: int) -> Wiring:
-    from azora_ci.backup.workshop import Wiring, verify_server
+    from azora_ci.database.backup.setup import Wiring, verify_server
 
     settings = job.settings
     depth, reason = _choose_depth(settings, size_bytes)

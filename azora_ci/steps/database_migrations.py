@@ -9,7 +9,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from azora_ci import migrations, prisma
 from azora_ci.core import settings
 from azora_ci.core.clock import parse_rfc3339
 from azora_ci.core.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
@@ -18,10 +17,11 @@ from azora_ci.core.markdown import code, table
 from azora_ci.core.process import ending
 from azora_ci.core.variables import Secret, variable, whole_number
 from azora_ci.database import tunnel
+from azora_ci.database.migrations import history, prisma, risks
+from azora_ci.database.migrations.history import Migration, Plan, Row
+from azora_ci.database.migrations.prisma import Deployed
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.job import Job
-from azora_ci.migrations import Migration, Plan, Row
-from azora_ci.prisma import Deployed
 
 LOCK_ATTEMPTS = 3  # Prisma itself waits 10 s for its lock each time
 LOCK_PAUSE_SECONDS = 5.0
@@ -79,16 +79,16 @@ def run(job: Job[Settings]) -> None:
 def migrate(job: Job[Settings], release: list[Migration], backup: Backup, database: Database) -> None:
     """Apply the pending migrations of a release behind this backup."""
     _require_same_database(database, backup)
-    plan = migrations.plan(release, database.rows())
+    plan = history.plan(release, database.rows())
     _show_plan(job, plan)
     _refuse_unsafe(job, plan, backup)
     if plan.pending:
         _log_sql(job, plan.pending)
         prepare(job)
         _apply(job, database, backup, plan)
-    outcome = migrations.plan(release, database.rows())
+    outcome = history.plan(release, database.rows())
     _require_all_applied(outcome)
-    applied = migrations.applied_since(outcome.applied, backup.snapshot, plan.applied)
+    applied = history.applied_since(outcome.applied, backup.snapshot, plan.applied)
     _conclude(job, backup, outcome, applied)
 
 
@@ -97,8 +97,8 @@ def migrate(job: Job[Settings], release: list[Migration], backup: Backup, databa
 
 def require_verified_backup(job: Job[Settings]) -> Backup:
     """Return the verified backup of this deployment. Raises NotTrueError when the bucket does not hold the backup that its job verified."""
-    from azora_ci.backup import manifest
     from azora_ci.clients.s3.bucket import open_bucket
+    from azora_ci.database.backup import manifest
 
     evidence = job.fragments.require("database-backup", job.settings.deployment_id).evidence
     storage = job.config.backup
@@ -139,7 +139,7 @@ def _make_database(job: Job[Settings], url: DatabaseUrl) -> Database:
 
 def _require_same_database(database: Database, backup: Backup) -> None:
     """Raise NotTrueError when the backup is of another database. The identifiers of the clusters are compared when both are known."""
-    from azora_ci.backup import source
+    from azora_ci.database.backup import source
 
     facts = source.facts(database.url)
     identifiers = {backup.system_identifier, facts.system_identifier} - {None}
@@ -155,7 +155,7 @@ def _require_same_database(database: Database, backup: Backup) -> None:
 
 def _show_plan(job: Job[Settings], plan: Plan) -> None:
     """Record and print the plan before anything is changed."""
-    risks = [risk for migration in plan.pending for risk in migrations.risks(migration)]
+    risks = [risk for migration in plan.pending for risk in risks.risks(migration)]
     job.evidence |= {
         "pending": [migration.name for migration in plan.pending],
         "already_applied": len(plan.applied),
@@ -178,7 +178,7 @@ def _names(pending: tuple[Migration, ...]) -> str:
 
 
 def _refuse_unsafe(job: Job[Settings], plan: Plan, backup: Backup) -> None:
-    reason = migrations.refusal(plan)
+    reason = history.refusal(plan)
     if reason is not None:
         where = f"{job.config.database.migrations_dir} and {prisma.TABLE} of the production database"
         raise NotTrueError(reason.title, what=f"{reason.what}\nnothing was applied", where=where, next_step=reason.next_step)
@@ -236,9 +236,7 @@ def _deploy(job: Job[Settings], database: Database) -> Deployed:
             break
         holders = prisma.lock_holders(database.url)
         job.evidence["lock_holders"] = holders
-        job.say(
-            f"attempt {attempt} of {LOCK_ATTEMPTS}: Prisma's lock {migrations.LOCK} is held by {', '.join(holders) or 'nobody any more'}"
-        )
+        job.say(f"attempt {attempt} of {LOCK_ATTEMPTS}: Prisma's lock {history.LOCK} is held by {', '.join(holders) or 'nobody any more'}")
         if attempt < LOCK_ATTEMPTS:
             job.clock.sleep(LOCK_PAUSE_SECONDS)
     return deployed
@@ -258,7 +256,7 @@ class Aftermath:
 def _read_aftermath(job: Job[Settings], database: Database, backup: Backup, plan: Plan, earlier_objects: frozenset[str]) -> Aftermath:
     """Read the database again, record its state as evidence, and describe it. Nothing is assumed to have been rolled back."""
     rows = database.rows()
-    applied = migrations.applied_since(rows, backup.snapshot, plan.applied)
+    applied = history.applied_since(rows, backup.snapshot, plan.applied)
     failed = tuple(row for row in rows if row.failed)
     objects = database.objects()
     gained, lost = sorted(objects - earlier_objects), sorted(earlier_objects - objects)
@@ -270,7 +268,7 @@ def _read_aftermath(job: Job[Settings], database: Database, backup: Backup, plan
         "schema_lost": lost[:100],
     }
     new = {row.name for row in rows if row.applied} - {row.name for row in plan.applied}
-    lines = [f"applied by this attempt: {', '.join(sorted(new)) or 'none'}", *map(migrations.describe_failed, failed)]
+    lines = [f"applied by this attempt: {', '.join(sorted(new)) or 'none'}", *map(history.describe_failed, failed)]
     if gained or lost:
         lines.append(f"since this attempt began the schema gained: {_join_some(gained)}; and lost: {_join_some(lost)}")
     else:
@@ -310,7 +308,7 @@ def _migration_error(job: Job[Settings], deployed: Deployed, read_aftermath: Cal
     if deployed.lock_timeout:
         return NotTrueError(
             "Another migration holds Prisma's lock",
-            what=f"{ended} in each of {LOCK_ATTEMPTS} attempts: advisory lock {migrations.LOCK}\n{aftermath.text}",
+            what=f"{ended} in each of {LOCK_ATTEMPTS} attempts: advisory lock {history.LOCK}\n{aftermath.text}",
             where=where,
             next_step="let that migration end, or end its session (pg_terminate_backend), then re-run the failed jobs",
         )
@@ -346,7 +344,7 @@ def _advice(deployed: Deployed, last: str) -> str:
 
 
 def _require_all_applied(plan: Plan) -> None:
-    reason = migrations.refusal(plan)
+    reason = history.refusal(plan)
     if reason is None and not plan.pending:
         return
     names = ", ".join(migration.name for migration in plan.pending)

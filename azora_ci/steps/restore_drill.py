@@ -16,9 +16,9 @@ from azora_ci.core.variables import one_of, variable
 from azora_ci.job import Identity, Job
 
 if TYPE_CHECKING:
-    from azora_ci.backup.manifest import Manifest
-    from azora_ci.backup.workshop import Wiring
     from azora_ci.clients.s3.bucket import Bucket
+    from azora_ci.database.backup.manifest import Manifest
+    from azora_ci.database.backup.setup import Wiring
 
 
 def backup_id(text: str) -> str:
@@ -57,8 +57,8 @@ def run(job: Job[Settings]) -> None:
 
 
 def _drill(job: Job[Settings]) -> None:
-    from azora_ci.backup import engine, manifest
     from azora_ci.clients.s3.bucket import open_bucket
+    from azora_ci.database.backup import manifest, pipeline
 
     bucket = open_bucket(job.settings, job.config.backup.bucket, clock=job.clock, say=job.say)
     backup_manifest = _choose_backup(job, bucket)
@@ -69,7 +69,7 @@ def _drill(job: Job[Settings]) -> None:
     job.evidence.update(backup_manifest.evidence(), age_hours=round(age, 2), depth=job.settings.proof)
     stored = manifest.require_object(bucket, backup_manifest)
     wiring = _wire(job, bucket)
-    seconds = engine.prove_stored(wiring, document, stored)
+    seconds = pipeline.prove_stored(wiring, document, stored)
     job.evidence.update(restore_seconds=round(seconds or 0.0, 3), seconds=wiring.seconds)
     job.tick(f"{backup_manifest.backup_id} restored in {seconds or 0.0:.1f} s and compared with its manifest ({wiring.depth})")
     job.actions.summary(
@@ -81,7 +81,7 @@ def _drill(job: Job[Settings]) -> None:
 
 def _choose_backup(job: Job[Settings], bucket: Bucket) -> Manifest:
     """Return the manifest of the backup that the settings name, or of the newest one. Raises NotTrueError when there is none."""
-    from azora_ci.backup import manifest
+    from azora_ci.database.backup import manifest
 
     backup, wanted_id = job.config.backup, job.settings.backup_id
     for attempt in reversed(manifest.attempts(bucket, backup)):
@@ -96,7 +96,7 @@ def _choose_backup(job: Job[Settings], bucket: Bucket) -> Manifest:
 
 
 def _wire(job: Job[Settings], bucket: Bucket) -> Wiring:
-    from azora_ci.backup.workshop import Wiring, verify_server
+    from azora_ci.database.backup.setup import Wiring, verify_server
 
     return Wiring(
         bucket=bucket,

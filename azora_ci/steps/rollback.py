@@ -19,8 +19,8 @@ from azora_ci.core.markdown import escaped, table
 from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts
 from azora_ci.core.variables import deployment_id, truth, variable
+from azora_ci.database.migrations.history import Expected
 from azora_ci.job import Identity, Job
-from azora_ci.migrations import Expected
 from azora_ci.steps import smoke_tests
 from azora_ci.targets import Owner, Release, Returned, Target, Wiring, reached, target_of
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History

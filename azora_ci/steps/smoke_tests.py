@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import kept_version, migrations, prisma, recorded_keys
+from azora_ci import kept_version, recorded_keys
 from azora_ci.core.config import Endpoint
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.core.markdown import escaped, table
@@ -18,10 +18,11 @@ from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import DatabaseAccess, Deployment, Health, ProductionHosts
 from azora_ci.core.variables import truth, variable
 from azora_ci.database import tunnel
+from azora_ci.database.migrations import prisma
+from azora_ci.database.migrations.history import AT_LEAST_ONE, Expected, compare_with_expected
 from azora_ci.health import PUBLIC, Answer, classify
 from azora_ci.health import Endpoint as HealthEndpoint
 from azora_ci.job import Job
-from azora_ci.migrations import AT_LEAST_ONE, Expected
 from azora_ci.probes import Prober, Request
 from azora_ci.targets import Owner, Release, Wiring, target_of
 
@@ -177,7 +178,7 @@ def _test_database(job: Job[Any], evidence: dict[str, Any], expected: Expected) 
     try:
         with tunnel.reached(job) as url:
             schema = prisma.schema_of(url, job.config.database.schema)
-            standing = migrations.compare_with_expected(prisma.read_table(url, schema), expected)
+            standing = compare_with_expected(prisma.read_table(url, schema), expected)
         passed, detail = standing.passed, f"{schema}.{prisma.TABLE}: {standing.detail}"
     except AzoraError as error:
         passed, detail = False, f"{error.title}: {job.processes.masked(error.what)}"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azora_ci.backup.copy_stream import CopyScanner, RowHash
+from azora_ci.database.backup.copy_stream import CopyScanner, RowHash
 
 DUMP = rb"""--
 -- PostgreSQL database dump

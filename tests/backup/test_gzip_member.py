@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azora_ci.backup.feed import Orders, follow, inflate
-from azora_ci.backup.gzip_member import GzipMember, deflate_block
 from azora_ci.core.clock import Clock
+from azora_ci.database.backup.gzip_member import GzipMember, deflate_block
+from azora_ci.database.backup.spool_reader import Orders, follow, inflate
 
 
 def packed(blocks: list[bytes], level: int = 2) -> list[bytes]:

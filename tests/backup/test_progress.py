@@ -14,8 +14,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from azora_ci.backup.progress import LINE_SECONDS, Meter, Progress
 from azora_ci.core.clock import Clock
+from azora_ci.database.backup.progress import LINE_SECONDS, Meter, Progress
 from tests.waiting import until
 
 PROGRAM = """

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from azora_ci.backup import catalog, manifest, proof
-from azora_ci.backup.copy_stream import TableData
+from azora_ci.database.backup import catalog, manifest, proof
+from azora_ci.database.backup.copy_stream import TableData
 
 
 def table(name: str, rows: int, digest: str | None = "a" * 32) -> TableData:

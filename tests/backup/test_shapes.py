@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.backup.source import facts
+from azora_ci.database.backup.source import facts
 from azora_ci.database.postgres import DatabaseUrl, find_binary
 from tests.backup_world import ID, BackupWorld
 

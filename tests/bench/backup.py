@@ -21,7 +21,6 @@ from pathlib import Path
 
 import click
 
-from azora_ci.backup import engine, manifest, source, workshop
 from azora_ci.clients.s3.bucket import open_bucket
 from azora_ci.clients.s3.calls import Patience
 from azora_ci.core.actions import Actions
@@ -31,6 +30,7 @@ from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import Child, Processes
 from azora_ci.core.settings import Aws
 from azora_ci.core.variables import Secret
+from azora_ci.database.backup import manifest, pipeline, setup, source
 from azora_ci.database.cluster import Cluster, free_port
 from azora_ci.database.postgres import DatabaseUrl, find_binary
 from tests.bench import database
@@ -190,10 +190,10 @@ def _serial(bench: Bench) -> None:
         counter = source.Counter(snapshot, bench.url, timeout_seconds=3600)
         counter.start()
         counter.result()
-    it = workshop.Wiring(
+    it = setup.Wiring(
         bucket=bucket, backup=backup, processes=bench.processes, clock=bench.clock, identity={}, depth="full", scratch_dir=bench.folder
     )
-    engine.prove_stored(it, document, bucket.require(document["key"]), overlapping=False)
+    pipeline.prove_stored(it, document, bucket.require(document["key"]), overlapping=False)
 
 
 def _aws(variables: Mapping[str, str]) -> Aws:

@@ -12,8 +12,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from azora_ci.backup import manifest
 from azora_ci.core.errors import NotTrueError
+from azora_ci.database.backup import manifest
 from azora_ci.database.postgres import DatabaseUrl, find_binary, major_of
 from azora_ci.rehearsal.standins.s3 import Fault
 from tests.backup_world import ID, SIMPLE, BackupWorld, Outcome, stop

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.backup import manifest
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Processes
+from azora_ci.database.backup import manifest
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
 from tests.backup_world import ID, SIMPLE, BackupWorld

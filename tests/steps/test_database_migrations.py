@@ -19,8 +19,8 @@ import pytest
 
 from azora_ci import context
 from azora_ci.core import config
+from azora_ci.database.migrations.history import LOCK
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.migrations import LOCK
 from azora_ci.rehearsal import application
 from azora_ci.steps import database_migrations
 from tests import backups, deploy_config

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import Completed, Processes
+from azora_ci.database.migrations.history import LOCK, Migration, Row
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.migrations import LOCK, Migration, Row
 
 if TYPE_CHECKING:
     import psycopg2.extensions

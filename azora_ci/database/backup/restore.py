@@ -8,11 +8,11 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from azora_ci.backup import feed
-from azora_ci.backup.copy_stream import TableData
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Processes, ending
+from azora_ci.database.backup import spool_reader
+from azora_ci.database.backup.copy_stream import TableData
 from azora_ci.database.postgres import DatabaseUrl
 
 
@@ -33,12 +33,12 @@ def psql_argv(program: Path, script: Path) -> tuple[str, ...]:
 
 
 class Follower:
-    """A process that follows the spool (see feed.py)."""
+    """A process that follows the spool (see spool_reader.py)."""
 
     def __init__(self, processes: Processes, *arguments: str) -> None:
-        package = Path(feed.__file__).resolve().parent.parent.parent
-        argv = (sys.executable, "-m", feed.__name__, *arguments)
-        self.child = processes.start(argv, env={"PYTHONPATH": str(package)}, stdin=True)
+        search_path = Path(spool_reader.__file__).resolve().parents[3]  # the folder that holds azora_ci
+        argv = (sys.executable, "-m", spool_reader.__name__, *arguments)
+        self.child = processes.start(argv, env={"PYTHONPATH": str(search_path)}, stdin=True)
 
     def done(self, size: int) -> None:
         """Tell the process that the spool is complete with ``size`` bytes."""
@@ -61,7 +61,7 @@ class Accountant:
         code = self._follower.child.wait()
         if code != 0:
             raise _failed("reading the backup", code, self._follower.child.stderr_text)
-        report, tables = feed.read_report(self._report)
+        report, tables = spool_reader.read_report(self._report)
         if not report["complete"]:
             raise _failed("reading the backup", 0, "the SQL does not end with pg_dump's completion line")
         return Account(tuple(tables), report["raw_bytes"], report["sha256"], report["objects"])

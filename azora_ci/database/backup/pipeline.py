@@ -9,17 +9,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
-from azora_ci.backup import catalog, proof
-from azora_ci.backup import manifest as documents
-from azora_ci.backup.copy_stream import TableData
-from azora_ci.backup.dump import Dumped, DumpPlan, dump
-from azora_ci.backup.progress import Meter
-from azora_ci.backup.restore import Account, Restore
-from azora_ci.backup.source import Counter, ServerFacts, Snapshot, facts_of
-from azora_ci.backup.workshop import Background, Bench, Followers, Wiring, follow, workbench
 from azora_ci.clients.s3.objects import AlreadyThereError
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.database.backup import catalog, proof
+from azora_ci.database.backup import manifest as documents
+from azora_ci.database.backup.copy_stream import TableData
+from azora_ci.database.backup.dump import Dumped, DumpPlan, dump
+from azora_ci.database.backup.progress import Meter
+from azora_ci.database.backup.restore import Account, Restore
+from azora_ci.database.backup.setup import Background, Bench, Followers, Wiring, follow, workbench
+from azora_ci.database.backup.source import Counter, ServerFacts, Snapshot, facts_of
 from azora_ci.database.postgres import DatabaseUrl, version_text
 
 if TYPE_CHECKING:

@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from azora_ci.backup import catalog, source
 from azora_ci.core import schemas
 from azora_ci.core.errors import AzoraError, NotTrueError
+from azora_ci.database.backup import catalog, source
 
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket

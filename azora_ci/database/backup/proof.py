@@ -11,11 +11,11 @@ from collections.abc import Iterable, Mapping
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from azora_ci.backup import catalog
-from azora_ci.backup.copy_stream import HASH_BITS, ObjectsHash, TableData
-from azora_ci.backup.feed import MIGRATIONS
-from azora_ci.backup.progress import Meter
 from azora_ci.core.errors import NotTrueError
+from azora_ci.database.backup import catalog
+from azora_ci.database.backup.copy_stream import HASH_BITS, ObjectsHash, TableData
+from azora_ci.database.backup.progress import Meter
+from azora_ci.database.backup.spool_reader import MIGRATIONS
 from azora_ci.database.postgres import DatabaseUrl
 
 if TYPE_CHECKING:

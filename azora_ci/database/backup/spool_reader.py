@@ -1,8 +1,8 @@
 """Separate processes that read the spool file while it still grows, so that they never slow the dump down.
 
-``python -m azora_ci.backup.feed account SPOOL REPORT DEPTH`` counts and hashes the rows and writes the results to REPORT;
-``python -m azora_ci.backup.feed restore SPOOL FIFO`` passes the SQL to psql. They read ``done <size>`` from standard input when
-the file is complete, or the end of input when the process that started them has ended.
+``python -m azora_ci.database.backup.spool_reader account SPOOL REPORT DEPTH`` counts and hashes the rows and writes the results to
+REPORT; ``… restore SPOOL FIFO`` passes the SQL to psql. They read ``done <size>`` from standard input when the file is complete, or the
+end of input when the process that started them has ended.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-from azora_ci.backup.copy_stream import CopyScanner, TableData
-from azora_ci.backup.memory import return_large_blocks
 from azora_ci.core.clock import Clock
+from azora_ci.database.backup.copy_stream import CopyScanner, TableData
+from azora_ci.database.backup.malloc import return_large_blocks
 
 PIECE = 128 * 1024  # bytes of compressed data read at a time
 BLOCK = 1024 * 1024  # bytes of SQL passed on at a time

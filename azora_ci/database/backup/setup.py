@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from azora_ci.backup.memory import return_large_blocks
-from azora_ci.backup.progress import Meter, Progress
-from azora_ci.backup.restore import Accountant, Restore
-from azora_ci.backup.source import ServerFacts
 from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes
+from azora_ci.database.backup.malloc import return_large_blocks
+from azora_ci.database.backup.progress import Meter, Progress
+from azora_ci.database.backup.restore import Accountant, Restore
+from azora_ci.database.backup.source import ServerFacts
 from azora_ci.database.postgres import DatabaseUrl, find_binary
 from azora_ci.database.scratch import Scratch, fresh_database, open_scratch, require_space, work_folder
 

@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
 
-from azora_ci.backup.copy_stream import CopyScanner, TableData
-from azora_ci.backup.feed import MIGRATIONS
-from azora_ci.backup.gzip_member import BLOCK, GzipMember
-from azora_ci.backup.progress import Meter
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.core.process import Child, Processes, ending
+from azora_ci.database.backup.copy_stream import CopyScanner, TableData
+from azora_ci.database.backup.gzip_member import BLOCK, GzipMember
+from azora_ci.database.backup.progress import Meter
+from azora_ci.database.backup.spool_reader import MIGRATIONS
 from azora_ci.database.postgres import DatabaseUrl
 
 QUEUE_BLOCKS = 2  # compressed blocks on their way to the upload

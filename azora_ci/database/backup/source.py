@@ -8,9 +8,9 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from azora_ci.backup import catalog
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.database.backup import catalog
 from azora_ci.database.postgres import DatabaseUrl
 
 if TYPE_CHECKING:

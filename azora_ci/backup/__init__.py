@@ -1,1 +1,0 @@
-"""The streaming backup pipeline and its proof."""
