@@ -157,7 +157,7 @@ def test_every_migration_is_in_exactly_one_place(released: set[str], applied: se
     ],
 )
 def test_risks_are_found_in_statements_only(sql: str, kind: str | None) -> None:
-    found = list(risks.risks(migration("1_a", sql)))
+    found = list(risks.risks_of(migration("1_a", sql)))
     assert [risk.kind for risk in found] == ([kind] if kind else [])
     assert all(risk.why and risk.statement in " ".join(sql.split()) for risk in found)
 

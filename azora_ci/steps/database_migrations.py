@@ -17,9 +17,10 @@ from azora_ci.core.markdown import code, table
 from azora_ci.core.process import ending
 from azora_ci.core.variables import Secret, variable, whole_number
 from azora_ci.database import tunnel
-from azora_ci.database.migrations import history, prisma, risks
+from azora_ci.database.migrations import history, prisma
 from azora_ci.database.migrations.history import Migration, Plan, Row
 from azora_ci.database.migrations.prisma import Deployed
+from azora_ci.database.migrations.risks import risks_of
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.job import Job
 
@@ -155,7 +156,7 @@ def _require_same_database(database: Database, backup: Backup) -> None:
 
 def _show_plan(job: Job[Settings], plan: Plan) -> None:
     """Record and print the plan before anything is changed."""
-    risks = [risk for migration in plan.pending for risk in risks.risks(migration)]
+    risks = [risk for migration in plan.pending for risk in risks_of(migration)]
     job.evidence |= {
         "pending": [migration.name for migration in plan.pending],
         "already_applied": len(plan.applied),

@@ -208,6 +208,3 @@ def compare_with_expected(rows: Iterable[Row], expected: Expected) -> Standing:
     parts += [f"begun and not finished: {', '.join(failed)}"] if failed else []
     parts += [f"the newest is {max(applied)}"] if applied else []
     return Standing(len(applied) >= expected.count and not missing and not failed, "; ".join(parts))
-
-
-# --- risky statements -----------------------------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ _NAME = r'(?:IF\s+NOT\s+EXISTS\s+)?((?:"[^"]+"|\w+)(?:\.(?:"[^"]+"|\w+))?)'
 _COMMENT_OR_TEXT = re.compile(r"--[^\n]*|/\*.*?\*/|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$", re.DOTALL)
 
 
-def risks(migration: Migration) -> Iterator[Risk]:
+def risks_of(migration: Migration) -> Iterator[Risk]:
     """Yield statements to review before they are applied. Warnings only: the text is matched, nothing is executed."""
     statements = list(_statements(migration.text))
     created = {matched[1] for statement in statements if (matched := re.match(rf"CREATE\s+TABLE\s+{_NAME}", statement, re.IGNORECASE))}
