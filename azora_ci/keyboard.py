@@ -388,7 +388,7 @@ def _install_local(wiring: Wiring, listen: str | None) -> str:
 @_config_option
 def doctor(config_path: Path) -> None:
     """Say what production needs and lacks, with the next step for each missing thing. Changes nothing."""
-    from azora_ci import doctor as consultation
+    from azora_ci.gates import production as consultation
 
     with reported_errors():
         findings = consultation.examine(_wiring(config_path))

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci import checks
-from azora_ci.checks import FAILED, PASSED, PENDING, Observed, Required
+from azora_ci.gates import checks
+from azora_ci.gates.checks import FAILED, PASSED, PENDING, Observed, Required
 
 
 def check_run(number: int, name: str, conclusion: str | None = "success", *, app: int = 15368, suite: int = 1) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-from azora_ci import commands
 from azora_ci.clients.docker import build_context, images
 from azora_ci.clients.docker.images import Docker, Image, Release
 from azora_ci.core.config import Registry, Service, is_loopback
@@ -18,6 +17,7 @@ from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Deployment
 from azora_ci.core.variables import Secret, variable
+from azora_ci.gates import commands
 from azora_ci.job import Job
 
 

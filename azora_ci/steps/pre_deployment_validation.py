@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from azora_ci import checks, commands, reachability, recorded_keys
-from azora_ci.checks import FAILED, PASSED, PENDING, Observed, Required, Verdict
+from azora_ci import recorded_keys
 from azora_ci.clients.github import GitHub
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Aws, Deployment, PinnedHostKeys
 from azora_ci.core.variables import Secret, number, truth, variable
+from azora_ci.gates import checks, commands, reachability
+from azora_ci.gates.checks import FAILED, PASSED, PENDING, Observed, Required, Verdict
+from azora_ci.gates.reachability import Reached
 from azora_ci.job import Job
-from azora_ci.reachability import Reached
 from azora_ci.targets.host_site import settings_of
 
 
