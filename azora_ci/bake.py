@@ -14,12 +14,11 @@ from azora_ci.core.clock import Clock, rfc3339
 from azora_ci.core.config import Service
 from azora_ci.core.errors import UnreachableError
 from azora_ci.core.process import Processes
-from azora_ci.envoy import RELEASE_HEADER
-from azora_ci.health import NEW, OLD, PUBLIC, Answer, Endpoint, Finding, Record, Verdict, classify, judge
-from azora_ci.probes import Prober, Request, request_of
+from azora_ci.health.answers import NEW, OLD, PUBLIC, RELEASE_HEADER, Answer, Endpoint, Finding, Record, Verdict, classify, judge
+from azora_ci.health.probes import Prober, Request, request_of
+from azora_ci.health.traffic import Counters
 from azora_ci.rollout import (
     Action,
-    Counters,
     Decision,
     Limits,
     Pair,

@@ -18,8 +18,8 @@ from azora_ci import envoy, envoy_admin, envoy_config
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.envoy import EdgeOptions, EdgeState
-from azora_ci.probes import Dial, Request, fetch
-from azora_ci.rollout import Counters
+from azora_ci.health.probes import Dial, Request, fetch
+from azora_ci.health.traffic import Counters
 
 GENERATIONS_KEPT = 20
 NO_OPTIONS = EdgeOptions()

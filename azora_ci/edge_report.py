@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
-from azora_ci.rollout import Counters, percentile
+from azora_ci.health.traffic import Counters, percentile
 from azora_ci.targets import Instance, Observation
 from azora_ci.targets.journal import PROMOTED, History
 

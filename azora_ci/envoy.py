@@ -12,9 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-RELEASE_HEADER = "x-azora-release"  # request header, canary|stable: a test through the real edge
-DEPLOYMENT_HEADER = "x-azora-deployment"  # response header: the release that was chosen first, even if failover answered
-
 
 @dataclass(frozen=True)
 class EdgeService:

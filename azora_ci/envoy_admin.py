@@ -7,7 +7,7 @@ from typing import Any
 
 from azora_ci.envoy import EdgeState, cluster_name
 from azora_ci.envoy_routes import ROUTES
-from azora_ci.rollout import Counters
+from azora_ci.health.traffic import Counters
 
 
 def effective_weights(dump: Mapping[str, Any]) -> tuple[str, dict[str, dict[str, int]]]:

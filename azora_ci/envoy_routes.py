@@ -10,7 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from azora_ci.envoy import DEPLOYMENT_HEADER, RELEASE_HEADER, EdgeService, EdgeState, cluster_name
+from azora_ci.envoy import EdgeService, EdgeState, cluster_name
+from azora_ci.health.answers import DEPLOYMENT_HEADER, RELEASE_HEADER
 from azora_ci.rollout import PERCENT
 
 ROUTES = "edge"

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import DeployConfig
-from azora_ci.health import OLD
-from azora_ci.probes import Prober
+from azora_ci.health.answers import OLD
+from azora_ci.health.probes import Prober
 from azora_ci.targets import Target
 from azora_ci.targets.journal import Deployed
 

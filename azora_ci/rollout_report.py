@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from azora_ci.core.markdown import escaped
-from azora_ci.rollout import CONFIDENCE, LATENCY_FLOOR_MS, Counters, Limits, Stage, percentile
+from azora_ci.health.traffic import Counters, percentile
+from azora_ci.rollout import CONFIDENCE, LATENCY_FLOOR_MS, Limits, Stage
 
 
 def plan_lines(stages: Sequence[Stage], *, new: str, old: str | None, limits: Limits, counts: Mapping[str, Sequence[int]]) -> list[str]:

@@ -18,7 +18,8 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import UnreachableError
 from azora_ci.core.process import Processes
-from azora_ci.rollout import Action, Counters, Decision, Limits, Stage
+from azora_ci.health.traffic import Counters
+from azora_ci.rollout import Action, Decision, Limits, Stage
 from azora_ci.targets import Instance, Observation, Release
 from tests import deploy_config
 

@@ -11,8 +11,8 @@ from contextlib import contextmanager
 import pytest
 
 from azora_ci.core.clock import Clock
-from azora_ci.health import NEW, Endpoint
-from azora_ci.probes import Prober, Request, fetch
+from azora_ci.health.answers import NEW, Endpoint
+from azora_ci.health.probes import Prober, Request, fetch
 
 
 @contextmanager

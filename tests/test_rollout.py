@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from azora_ci import rollout_report
 from azora_ci.core.config import start_groups
-from azora_ci.health import NEW, OLD, Verdict
+from azora_ci.health.answers import NEW, OLD, Verdict
+from azora_ci.health.traffic import Counters, percentile, slower_than
 from azora_ci.rollout import (
     Action,
-    Counters,
     Limits,
     Pair,
     Progress,
@@ -23,9 +23,7 @@ from azora_ci.rollout import (
     instances_at,
     judge_traffic,
     next_action,
-    percentile,
     share_bounds,
-    slower_than,
     stages,
     synthetic_requests,
     uncounted_traffic,

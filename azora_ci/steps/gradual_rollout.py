@@ -20,9 +20,9 @@ from azora_ci.core.markdown import escaped, fenced
 from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import Deployment, Health, ProductionHosts
 from azora_ci.core.variables import Secret, number, truth, variable
-from azora_ci.health import NEW, classify
+from azora_ci.health.answers import NEW, classify
+from azora_ci.health.probes import fetch, request_of
 from azora_ci.job import Job
-from azora_ci.probes import fetch, request_of
 from azora_ci.rollout import TEST, Action, Limits, Stage, instances_at, stages
 from azora_ci.targets import Owner, Planning, Release, Target, Wiring, host_keys, target_of
 from azora_ci.targets.journal import Deployed, History

@@ -20,10 +20,10 @@ from azora_ci.core.variables import truth, variable
 from azora_ci.database import tunnel
 from azora_ci.database.migrations import prisma
 from azora_ci.database.migrations.history import AT_LEAST_ONE, Expected, compare_with_expected
-from azora_ci.health import PUBLIC, Answer, classify
-from azora_ci.health import Endpoint as HealthEndpoint
+from azora_ci.health.answers import PUBLIC, Answer, classify
+from azora_ci.health.answers import Endpoint as HealthEndpoint
+from azora_ci.health.probes import Prober, Request
 from azora_ci.job import Job
-from azora_ci.probes import Prober, Request
 from azora_ci.targets import Owner, Release, Wiring, target_of
 
 PROBE_SECONDS = 10.0  # for one answer

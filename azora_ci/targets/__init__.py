@@ -17,8 +17,8 @@ from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
-from azora_ci.health import Endpoint
-from azora_ci.rollout import Counters
+from azora_ci.health.answers import Endpoint
+from azora_ci.health.traffic import Counters
 from azora_ci.targets.journal import History
 
 

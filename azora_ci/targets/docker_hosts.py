@@ -19,8 +19,8 @@ from azora_ci.core.errors import AzoraError, UnreachableError
 from azora_ci.core.hosts import HostAddress
 from azora_ci.core.process import undisturbed
 from azora_ci.envoy import EdgeState
-from azora_ci.health import Endpoint
-from azora_ci.rollout import Counters
+from azora_ci.health.answers import Endpoint
+from azora_ci.health.traffic import Counters
 from azora_ci.targets import Held, Instance, Observation, Owner, Release, Returned, Wiring
 from azora_ci.targets.containers import Containers
 from azora_ci.targets.docker_host import DockerHost

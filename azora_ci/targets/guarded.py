@@ -20,7 +20,7 @@ from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
 from azora_ci.edge import Edge
 from azora_ci.envoy import EdgeState
-from azora_ci.probes import Dial, DialledConnection
+from azora_ci.health.probes import Dial, DialledConnection
 from azora_ci.targets import Held, Owner
 from azora_ci.targets.journal import History
 from azora_ci.targets.lock import FencedError

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import UnreachableError
-from azora_ci.health import Finding
+from azora_ci.health.answers import Finding
 
 # Seconds without a change after which a count stands still. Envoy's workers adopt new routes after the admin port reports them, and
 # retries are still in flight: at 1,500 requests a second, hundreds reached the new version after the configuration was read back.

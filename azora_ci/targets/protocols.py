@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from azora_ci.core.config import Service
 from azora_ci.edge import READ_BACK_SECONDS
 from azora_ci.envoy import EdgeState
-from azora_ci.rollout import Counters
+from azora_ci.health.traffic import Counters
 from azora_ci.targets import Release
 from azora_ci.targets.journal import History
 

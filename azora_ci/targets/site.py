@@ -16,8 +16,8 @@ from azora_ci.core.process import undisturbed
 from azora_ci.edge import READ_BACK_SECONDS
 from azora_ci.envoy import EdgeRelease, EdgeState
 from azora_ci.envoy_admin import expected_weights
-from azora_ci.health import NEW, OLD, Endpoint, Finding
-from azora_ci.probes import Dial, Prober
+from azora_ci.health.answers import NEW, OLD, Endpoint, Finding
+from azora_ci.health.probes import Dial, Prober
 from azora_ci.rollout import instances_at
 from azora_ci.targets import Instance, Observation, Release, Returned, Wiring
 from azora_ci.targets.edge_settings import edge_options, edge_services, require_kept_prefixes

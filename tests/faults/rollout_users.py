@@ -10,7 +10,7 @@ import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from azora_ci.envoy import DEPLOYMENT_HEADER
+from azora_ci.health.answers import DEPLOYMENT_HEADER
 from tests.docker_world import HTTP_PORT, NEW, Machine, World, ip
 
 SLOWEST = 20.0  # seconds that a user waits

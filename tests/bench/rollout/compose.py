@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Child
-from azora_ci.probes import Request, fetch
+from azora_ci.health.probes import Request, fetch
 from tests.bench.rollout import scenes
 from tests.bench.rollout.scenes import Size
 from tests.bench.rollout.world import SERVICE, Client, until

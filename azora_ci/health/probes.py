@@ -12,8 +12,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from azora_ci.core.clock import Clock
-from azora_ci.envoy import DEPLOYMENT_HEADER
-from azora_ci.health import Answer, Endpoint, Finding, classify
+from azora_ci.health.answers import DEPLOYMENT_HEADER, Answer, Endpoint, Finding, classify
 
 BODY_LIMIT = 64 * 1024  # bytes of an answer that are read
 WORKERS = 32

@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+RELEASE_HEADER = "x-azora-release"  # request header, canary|stable: a test through the real edge
+DEPLOYMENT_HEADER = "x-azora-deployment"  # response header: the release that was chosen first, even if failover answered
 NEW, OLD, PUBLIC = "new", "old", "public"
 LONGEST = 200  # characters of a service's answer that are kept as its version; no release has more (release.LONGEST)
 
