@@ -16,7 +16,6 @@ from dataclasses import asdict
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from azora_ci import fragments
 from azora_ci.core import environment, settings
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
@@ -26,6 +25,7 @@ from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.core.process import Processes, hide_environment
 from azora_ci.core.variables import Secret, declared_variables, deployment_id, git_sha, load, release_version, truth
 from azora_ci.job import Identity, Job
+from azora_ci.record import fragments
 
 if TYPE_CHECKING:
     import click

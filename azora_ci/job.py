@@ -12,7 +12,7 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock, rfc3339
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import Common
-from azora_ci.fragments import Fragments
+from azora_ci.record.fragments import Fragments
 
 S = TypeVar("S", bound=Common)
 

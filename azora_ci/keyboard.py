@@ -93,19 +93,19 @@ def _require_every_host(target: Target) -> None:
 
 def recorded_host_keys(access: ProductionHosts, deploy_config: DeployConfig, processes: Processes) -> str:
     """Return the host keys that the last deployment recorded; empty when keys are pinned or AWS keys for the archive are not set."""
-    from azora_ci import recorded_keys
-    from azora_ci.archive import Archive
     from azora_ci.clients.s3.bucket import open_bucket
     from azora_ci.core import environment, settings, variables
+    from azora_ci.record import host_keys
+    from azora_ci.record.archive import Archive
 
     environ = environment.process_environment()
     aws = variables.load(settings.Aws, environ)
-    if not recorded_keys.are_needed(access, deploy_config) or aws.aws_access_key_id is None:
+    if not host_keys.are_needed(access, deploy_config) or aws.aws_access_key_id is None:
         return ""
     for secret in _secrets(aws):
         processes.add_secret(secret)
     bucket = open_bucket(aws, deploy_config.backup.bucket)
-    return recorded_keys.of_archive(access, deploy_config, Archive(bucket, environ.get("DEPLOY_ENVIRONMENT") or "production"))
+    return host_keys.of_archive(access, deploy_config, Archive(bucket, environ.get("DEPLOY_ENVIRONMENT") or "production"))
 
 
 def _secrets(section: Any) -> list[str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any
+
+from azora_ci.record.evidence import is_proven
 
 
 @dataclass(frozen=True)
@@ -31,29 +33,6 @@ class Way:
     restore_possible: bool
 
 
-def deadline(timestamp: str, window_minutes: float) -> str:
-    """Return when the window closes, ``timestamp`` plus the window, as RFC 3339 in UTC. Raises ValueError without a time zone."""
-    moment = datetime.fromisoformat(timestamp)
-    if moment.tzinfo is None:
-        raise ValueError(f"{timestamp!r} has no time zone")
-    closes_at = moment.astimezone(UTC) + timedelta(minutes=window_minutes)
-    return closes_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def available(rollout: Mapping[str, Any], smoke: Mapping[str, Any] | None = None) -> bool:
-    """Say whether there is a previous version to roll back to, from the evidence of gradual-rollout and of smoke-tests.
-
-    The rollout must be completed, name the previous version and keep it, and failed smoke tests must not have returned to it already.
-    """
-    kept = rollout.get("rollout_status") == "completed" and rollout.get("previous") and rollout.get("rollback_available")
-    return bool(kept and not went_back(smoke or {}))
-
-
-def went_back(smoke: Mapping[str, Any]) -> bool:
-    """Say whether failed smoke tests returned the traffic to the previous version."""
-    return bool((smoke.get("rollback") or {}).get("to"))
-
-
 def assess(record: Mapping[str, Any], now: datetime) -> Verdict:
     """Return whether the deployment of this record may be rolled back at the time ``now`` (with a time zone)."""
     closes_at = record.get("rollback_deadline")
@@ -77,8 +56,3 @@ def plan(record: Mapping[str, Any]) -> Way:
         restore_useful=record.get("migrations_applied") != 0,
         restore_possible=bool(backup.get("location") and is_proven(backup)),
     )
-
-
-def is_proven(backup: Mapping[str, Any]) -> bool:
-    """Say whether a backup was restored, or at least its rows counted, after it was stored."""
-    return (backup.get("proof") or {}).get("depth") in {"full", "counts"}

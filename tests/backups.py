@@ -7,12 +7,12 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from azora_ci import fragments
 from azora_ci.clients.s3.bucket import Bucket
 from azora_ci.core import config, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.database.backup import manifest, source
 from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.record import fragments
 from tests.stores import crc
 
 

@@ -25,13 +25,13 @@ from typing import Any
 
 import docker
 
-from azora_ci import fragments
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
+from azora_ci.record import fragments
 from azora_ci.rehearsal import machine_images
 from azora_ci.targets import Owner, Release, Wiring
 from azora_ci.targets.docker_hosts import DockerHosts

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from azora_ci import fragments
 from azora_ci.core.clock import rfc3339
-from azora_ci.fragments import Fragment
+from azora_ci.record import fragments
+from azora_ci.record.fragments import Fragment
 
 DEPLOYMENT_ID = "1764000000-abc123"
 VERSION = "v1.2.3"

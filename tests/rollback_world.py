@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from azora_ci import record
-from azora_ci.archive import Archive, KeptRecord
 from azora_ci.core.clock import rfc3339
+from azora_ci.record import deployment
+from azora_ci.record.archive import Archive, KeptRecord
 from azora_ci.rehearsal.standins.slack import SlackReceiver
 from tests import fragments_builder as build
 from tests.edge_world import NEW, OLD, SHA
@@ -48,7 +48,7 @@ class Surroundings:
         facts = replace(FACTS, deployment_id=deployment_id, version=version, git_sha=SHA, previous=before)
         ended = datetime.now(UTC) - timedelta(minutes=minutes_ago)
         times = {"timestamp": rfc3339(ended), "rollback_deadline": rfc3339(ended + timedelta(minutes=60))}
-        return self.records.keep_record({**record.assemble(found, facts, status="success"), **times, **changed})
+        return self.records.keep_record({**deployment.assemble(found, facts, status="success"), **times, **changed})
 
     def rollback_records(self) -> list[dict[str, Any]]:
         """Return the records of rollbacks, oldest first."""

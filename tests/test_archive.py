@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from azora_ci import record
-from azora_ci.archive import Archive
 from azora_ci.core.errors import NotTrueError
+from azora_ci.record import deployment, run
+from azora_ci.record.archive import Archive
+from azora_ci.record.chain import Document, sha256
 from tests import fragments_builder as build
 from tests.test_record import FACTS, FAILURE
 
@@ -19,9 +20,9 @@ def archive(s3_server):
     return Archive(s3_server.open(s3_server.make_bucket(object_lock=True)), "production")
 
 
-def document(seconds: int, *, attempt: int = 1, status: str = "success") -> record.Document:
+def document(seconds: int, *, attempt: int = 1, status: str = "success") -> Document:
     facts = replace(FACTS, deployment_id=f"{seconds}-abc123", run_attempt=attempt)
-    return record.assemble(build.complete(), facts, status=status, failure=None if status == "success" else FAILURE)
+    return deployment.assemble(build.complete(), facts, status=status, failure=None if status == "success" else FAILURE)
 
 
 def test_a_record_is_kept_once_and_recognised_again(archive):
@@ -37,18 +38,18 @@ def test_a_record_is_never_replaced(archive):
     kept = archive.keep_record(document(1764000000))
     with pytest.raises(NotTrueError, match="other bytes"):
         archive.keep_record({**document(1764000000), "triggered_by": "mallory"})
-    assert record.sha256(archive.records_of("1764000000-abc123")[1]) == kept.sha256
+    assert sha256(archive.records_of("1764000000-abc123")[1]) == kept.sha256
 
 
 def test_nothing_comes_before_the_first_record(archive):
-    assert archive.previous("1764000000-abc123", 1) == record.Previous()
+    assert archive.previous("1764000000-abc123", 1) == run.Previous()
 
 
 def test_previous_is_the_newest_record_and_the_last_success(archive):
     archive.keep_record(document(1764000000))
     failed = archive.keep_record(document(1764000100, status="failed"))
     found = archive.previous("1764000200-abc123", 1)
-    assert found == record.Previous(failed.sha256, "1764000000-abc123", build.VERSION)
+    assert found == run.Previous(failed.sha256, "1764000000-abc123", build.VERSION)
 
 
 def test_an_older_deployment_that_is_run_again_links_to_what_was_written_last(archive):
@@ -59,18 +60,18 @@ def test_an_older_deployment_that_is_run_again_links_to_what_was_written_last(ar
 
 def test_own_record_is_not_its_own_previous(archive):
     archive.keep_record(document(1764000000))
-    assert archive.previous("1764000000-abc123", 1) == record.Previous()
+    assert archive.previous("1764000000-abc123", 1) == run.Previous()
 
 
 def test_environments_have_chains_of_their_own(archive):
     archive.keep_record(document(1764000000))
-    assert Archive(archive.bucket, "staging").previous("1764000100-abc123", 1) == record.Previous()
+    assert Archive(archive.bucket, "staging").previous("1764000100-abc123", 1) == run.Previous()
 
 
 def test_bytes_that_are_no_record_still_are_a_link(archive):
     archive.bucket.put_once("records/production/1764000000-abc123/1.json", b"no json", content_type="text/plain")
     archive.bucket.put_once("records/production/readme.txt", b"hello", content_type="text/plain")
-    assert archive.previous("1764000100-abc123", 1) == record.Previous(record.sha256(b"no json"))
+    assert archive.previous("1764000100-abc123", 1) == run.Previous(sha256(b"no json"))
 
 
 def test_records_of_a_deployment_by_attempt(archive):
@@ -130,7 +131,7 @@ def test_records_of_rollbacks_lie_beside_the_deployments_and_are_links_of_the_sa
     assert [one.rsplit("/", 1)[1] for one in locations] == ["rollback-1.json", "rollback-2.json"]
     chain, place = archive.around("records/production/1764000000-abc123/1.json")
     assert (place, chain[0].sha256, len(chain)) == (0, kept.sha256, 3)
-    assert archive.previous("1764000100-abc123", 1) == record.Previous(chain[2].sha256, "1764000000-abc123", build.VERSION)
+    assert archive.previous("1764000100-abc123", 1) == run.Previous(chain[2].sha256, "1764000000-abc123", build.VERSION)
     assert archive.newest_sha256() == chain[2].sha256
     assert archive.record_to_take_back(None).sha256 == kept.sha256
     assert list(archive.records_of("1764000000-abc123")) == [1]

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from azora_ci import diagnosis
 from azora_ci.core.pipeline import PIPELINE
+from azora_ci.record import diagnosis
 from tests import fragments_builder as build
 
 

@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from azora_ci import fragments
 from azora_ci.core.errors import BadInputError, NotTrueError
-from azora_ci.fragments import Fragment, Fragments
+from azora_ci.record import fragments
+from azora_ci.record.fragments import Fragment, Fragments
 
 ID = "1764000000-abc123"
 ERROR = {"exit_code": 1, "title": "t", "what": "w", "where": "x", "next": "n"}

@@ -15,10 +15,11 @@ import click
 import pytest
 import yaml
 
-from azora_ci import instructions, record, rollback
+from azora_ci import instructions, rollback
 from azora_ci.__main__ import main
 from azora_ci.database import restore_scripts
 from azora_ci.database.postgres import DatabaseUrl, find_binary
+from azora_ci.record import chain, deployment
 from tests import fragments_builder as build
 from tests.backup_world import ID as BACKUP_ID
 from tests.backup_world import BackupWorld
@@ -37,7 +38,7 @@ VENV = Path(sys.executable).parent
 
 
 def document(status: str = "success", **changed: Any) -> dict[str, Any]:
-    return record.assemble(build.complete(**changed), FACTS, status=status, failure=None if status == "success" else FAILURE)
+    return deployment.assemble(build.complete(**changed), FACTS, status=status, failure=None if status == "success" else FAILURE)
 
 
 def text(**changed: Any) -> str:
@@ -204,7 +205,7 @@ class Rescue:
             | {
                 "location": f"s3://{self.bucket}/{key}",
                 "version_id": answer.get("VersionId"),
-                "sha256": record.sha256(data),
+                "sha256": chain.sha256(data),
                 "tables": 2,
                 "rows": 350,
             }

@@ -10,11 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azora_ci import record, record_page
+from azora_ci import record_page
 from azora_ci.core import pipeline, schemas
+from azora_ci.record import deployment, run
+from azora_ci.record.chain import archived_bytes, broken_links, doubts, sha256, with_keys_of
 from tests import fragments_builder as build
 
-FACTS = record.Circumstances(
+FACTS = run.Circumstances(
     deployment_id=build.DEPLOYMENT_ID,
     version=build.VERSION,
     git_sha=build.GIT_SHA,
@@ -30,11 +32,11 @@ FACTS = record.Circumstances(
 
 
 def success(**changed):
-    return record.assemble(build.complete(**changed), FACTS, status="success")
+    return deployment.assemble(build.complete(**changed), FACTS, status="success")
 
 
 def problems(document):
-    return schemas.problems(document, record.SCHEMA)
+    return schemas.problems(document, deployment.SCHEMA)
 
 
 # --- fields ------------------------------------------------------------------------------------------------------------
@@ -61,8 +63,8 @@ def test_record_holds_every_field_of_the_guide_with_its_type():
 
 
 def test_record_holds_the_evidence_beyond_the_guide():
-    document = record.assemble(
-        build.complete(), replace(FACTS, previous=record.Previous("a" * 64, "1760000000-eeeeee", "v1.0.0")), status="success"
+    document = deployment.assemble(
+        build.complete(), replace(FACTS, previous=run.Previous("a" * 64, "1760000000-eeeeee", "v1.0.0")), status="success"
     )
     assert problems(document) == []
     assert document["image_digests"]["auth_service"] == build.digest("auth_service")
@@ -81,8 +83,8 @@ def test_record_holds_the_evidence_beyond_the_guide():
 
 def test_evidence_hash_is_that_of_the_fragment():
     found = build.complete()
-    document = record.assemble(found, FACTS, status="success")
-    expected = record.sha256(schemas.canonical(found["smoke-tests"].document()))
+    document = deployment.assemble(found, FACTS, status="success")
+    expected = sha256(schemas.canonical(found["smoke-tests"].document()))
     assert document["evidence"]["smoke-tests"]["fragment_sha256"] == expected
 
 
@@ -152,7 +154,7 @@ def test_every_key_is_required_and_unknown_keys_fail():
 
 # --- failed deployments ------------------------------------------------------------------------------------------------
 
-FAILURE = record.Failure(
+FAILURE = deployment.Failure(
     [{"job": "database-migrations", "result": "failure", "title": "npx failed", "what": "exit code 1"}], ["gradual-rollout"], ["…"]
 )
 
@@ -161,7 +163,7 @@ FAILURE = record.Failure(
 @pytest.mark.parametrize("count", range(8))
 def test_record_of_a_failure_is_valid_whatever_fragments_there_are(status, count):
     found = {job: build.fragment(job) for job in pipeline.EVIDENCE_JOBS[:count]}
-    document = record.assemble(found, FACTS, status=status, timestamp="2025-11-24T11:00:00.000Z", failure=FAILURE)
+    document = deployment.assemble(found, FACTS, status=status, timestamp="2025-11-24T11:00:00.000Z", failure=FAILURE)
     assert problems(document) == []
     assert document["health_checks"]["smoke_tests"] == ("passed" if count == 7 else "not_run")
     assert document["rollback_available"] is (count >= 6)
@@ -170,7 +172,7 @@ def test_record_of_a_failure_is_valid_whatever_fragments_there_are(status, count
 
 def test_record_of_a_failure_is_valid_when_jobs_left_no_evidence_at_all():
     found = {job: build.fragment(job, "failed", given={}) for job in pipeline.EVIDENCE_JOBS}
-    document = record.assemble(found, FACTS, status="failed", failure=FAILURE)
+    document = deployment.assemble(found, FACTS, status="failed", failure=FAILURE)
     assert problems(document) == []
     assert document["migrations_applied"] is None
     assert document["services_deployed"] == []
@@ -179,7 +181,7 @@ def test_record_of_a_failure_is_valid_when_jobs_left_no_evidence_at_all():
 def test_rolled_back_rollout_names_its_reason():
     abort = {"stage": "canary", "reason": "api_gateway: 5 probes failed", "seconds_to_safe": 1.5, "proved": True, "detail": "0 requests"}
     rollout = build.fragment("gradual-rollout", "failed", rollout_status="rolled_back", abort=abort)
-    document = record.assemble(build.complete(rollout=rollout), FACTS, status="rolled_back", failure=FAILURE)
+    document = deployment.assemble(build.complete(rollout=rollout), FACTS, status="rolled_back", failure=FAILURE)
     assert problems(document) == []
     assert document["rollout"]["rollout_status"] == "rolled_back"
     assert document["rollout"]["abort"] == abort
@@ -190,7 +192,7 @@ def test_rolled_back_rollout_names_its_reason():
 def test_going_back_after_smoke_tests_leaves_nothing_deployed_and_nothing_to_go_back_to():
     back = {"to": "v1.2.2", "seconds_to_safe": 0.1, "proved": True, "detail": "0 requests reached v1.2.3 in 3 s"}
     smoke = build.fragment("smoke-tests", "failed", smoke_status="failed", rollback=back)
-    document = record.assemble(build.complete(smoke=smoke), FACTS, status="rolled_back", failure=FAILURE)
+    document = deployment.assemble(build.complete(smoke=smoke), FACTS, status="rolled_back", failure=FAILURE)
     assert problems(document) == []
     assert document["rollout"]["smoke_rollback"] == back
     assert document["services_deployed"] == []
@@ -199,14 +201,14 @@ def test_going_back_after_smoke_tests_leaves_nothing_deployed_and_nothing_to_go_
 
 def test_record_without_fragments_needs_a_moment():
     with pytest.raises(ValueError, match="timestamp"):
-        record.assemble({}, FACTS, status="failed", failure=FAILURE)
+        deployment.assemble({}, FACTS, status="failed", failure=FAILURE)
 
 
 # --- contradictions ----------------------------------------------------------------------------------------------------
 
 
 def test_agreeing_evidence_has_no_contradiction():
-    assert record.contradictions(build.complete(), FACTS) == []
+    assert deployment.contradictions(build.complete(), FACTS) == []
 
 
 @pytest.mark.parametrize(
@@ -225,7 +227,7 @@ def test_agreeing_evidence_has_no_contradiction():
     ],
 )
 def test_contradicting_evidence_is_named(changed, said):
-    found = record.contradictions(build.complete(changed=changed), FACTS)
+    found = deployment.contradictions(build.complete(changed=changed), FACTS)
     assert any(said in one for one in found), found
 
 
@@ -242,9 +244,9 @@ JSON = st.recursive(
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(TEXT, JSON, max_size=6))
 def test_archived_bytes_do_not_depend_on_the_order_of_keys(document):
-    data = record.archived_bytes(document)
-    assert record.archived_bytes(dict(reversed(document.items()))) == data
-    assert record.archived_bytes(json.loads(data)) == data
+    data = archived_bytes(document)
+    assert archived_bytes(dict(reversed(document.items()))) == data
+    assert archived_bytes(json.loads(data)) == data
     assert data.endswith(b"\n")
     assert data.count(b"\n") == 1
 
@@ -253,44 +255,42 @@ def chain(length):
     """Return so many archived records, each naming the one before."""
     links, before = [], None
     for number in range(length):
-        facts = replace(FACTS, deployment_id=f"{1764000000 + number}-abc123", previous=record.Previous(before))
-        data = record.archived_bytes(record.assemble(build.complete(), facts, status="success"))
+        facts = replace(FACTS, deployment_id=f"{1764000000 + number}-abc123", previous=run.Previous(before))
+        data = archived_bytes(deployment.assemble(build.complete(), facts, status="success"))
         links.append(data)
-        before = record.sha256(data)
+        before = sha256(data)
     return links
 
 
 def test_whole_chain_holds():
-    assert record.broken_links(chain(4)) == []
+    assert broken_links(chain(4)) == []
 
 
 def test_a_changed_byte_breaks_the_chain_at_the_next_link():
     links = chain(4)
     links[1] = links[1].replace(b"octocat", b"mallory")
-    (said,) = record.broken_links(links)
+    (said,) = broken_links(links)
     assert said.startswith("record 2 (1764000002-abc123)")
 
 
 def test_a_removed_record_breaks_the_chain():
     links = chain(4)
-    assert len(record.broken_links([links[0], *links[2:]])) == 1
+    assert len(broken_links([links[0], *links[2:]])) == 1
 
 
 def test_a_record_in_another_form_is_named():
     links = chain(2)
     links[0] = json.dumps(json.loads(links[0]), indent=2).encode()
-    assert record.broken_links(links)[0] == "record 0 (1764000000-abc123) is not canonical JSON"
+    assert broken_links(links)[0] == "record 0 (1764000000-abc123) is not canonical JSON"
 
 
 def test_same_record_is_recognised_by_its_bytes_only():
-    archived = record.archived_bytes(
-        record.assemble(build.complete(), replace(FACTS, previous=record.Previous("b" * 64)), status="success")
-    )
+    archived = archived_bytes(deployment.assemble(build.complete(), replace(FACTS, previous=run.Previous("b" * 64)), status="success"))
     now = success()
-    assert record.archived_bytes(record.with_keys_of(now, archived, "previous_record_sha256")) == archived
-    assert record.with_keys_of({**now, "triggered_by": "mallory"}, archived, "previous_record_sha256") is None
-    assert record.with_keys_of(now, b"no json", "previous_record_sha256") is None
-    assert record.with_keys_of(now, b"[]", "previous_record_sha256") is None
+    assert archived_bytes(with_keys_of(now, archived, "previous_record_sha256")) == archived
+    assert with_keys_of({**now, "triggered_by": "mallory"}, archived, "previous_record_sha256") is None
+    assert with_keys_of(now, b"no json", "previous_record_sha256") is None
+    assert with_keys_of(now, b"[]", "previous_record_sha256") is None
 
 
 # --- is one record of a chain to be believed ----------------------------------------------------------------------------------
@@ -300,23 +300,23 @@ def linked(*links: int | str | None) -> list[bytes]:
     """Return records of which each names the one with that number, a hash, or none."""
     made: list[bytes] = []
     for number, link in enumerate(links):
-        named = record.sha256(made[link]) if isinstance(link, int) else link
-        made.append(record.archived_bytes({"deployment_id": f"{number}-abc123", "previous_record_sha256": named}))
+        named = sha256(made[link]) if isinstance(link, int) else link
+        made.append(archived_bytes({"deployment_id": f"{number}-abc123", "previous_record_sha256": named}))
     return made
 
 
 def test_a_record_whose_links_fit_is_not_doubted_also_when_two_runs_ended_at_once():
-    assert record.doubts(linked(None, 0, 0, 2), 1) == []
-    assert record.doubts([*linked(None, 0), b"no record"], 1) == []
+    assert doubts(linked(None, 0, 0, 2), 1) == []
+    assert doubts([*linked(None, 0), b"no record"], 1) == []
 
 
 def test_a_changed_record_is_doubted_because_of_the_one_behind_it():
     chain = linked(None, 0, 1)
-    chain[1] = record.archived_bytes({**json.loads(chain[1]), "rollback_deadline": "2099-01-01T00:00:00.000Z"})
-    (said,) = record.doubts(chain, 1)
+    chain[1] = archived_bytes({**json.loads(chain[1]), "rollback_deadline": "2099-01-01T00:00:00.000Z"})
+    (said,) = doubts(chain, 1)
     assert said.startswith("the record 1 behind it (2-abc123) names ")
 
 
 def test_a_record_with_other_bytes_or_a_link_to_nothing_is_doubted():
-    assert record.doubts([b'{"a":1}'], 0) == ["its bytes are not canonical JSON"]
-    assert "it names " + "0" * 64 in record.doubts(linked(None, "0" * 64), 1)[0]
+    assert doubts([b'{"a":1}'], 0) == ["its bytes are not canonical JSON"]
+    assert "it names " + "0" * 64 in doubts(linked(None, "0" * 64), 1)[0]

@@ -8,15 +8,17 @@ from dataclasses import replace
 
 import pytest
 
-from azora_ci import fragments, keyboard, recorded_keys
-from azora_ci.archive import Archive
+from azora_ci import keyboard
 from azora_ci.clients.ssh.host_keys import HostKey, SeenKey, lines_of
 from azora_ci.core import config, schemas, settings, variables
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Processes
-from azora_ci.record import assemble, sha256
+from azora_ci.record import fragments, host_keys
+from azora_ci.record.archive import Archive
+from azora_ci.record.chain import sha256
+from azora_ci.record.deployment import assemble
 from tests import deploy_config
 from tests import fragments_builder as build
 from tests.test_record import FACTS
@@ -44,16 +46,16 @@ def keep(archive: Archive, seconds: int, *keys: HostKey) -> str:
 
 
 def test_nothing_is_recorded_before_the_first_deployment(archive):
-    assert recorded_keys.newest(archive) is None
+    assert host_keys.newest(archive) is None
     keep(archive, 1764000000)
-    assert recorded_keys.newest(archive) is None
+    assert host_keys.newest(archive) is None
 
 
 def test_the_newest_record_that_has_keys_counts(archive):
     keep(archive, 1764000000, FIRST)
     location = keep(archive, 1764000100, SECOND)
     keep(archive, 1764000200)  # it never connected
-    found = recorded_keys.newest(archive)
+    found = host_keys.newest(archive)
     assert found.location == location
     assert found.sha256 == sha256(archive.bucket.read("records/production/1764000100-abc123/1.json"))
     assert found.known_hosts == f"{evidence(SECOND)['known_hosts']}\n"
@@ -66,22 +68,22 @@ def test_a_record_that_was_slipped_in_is_not_believed(archive):
     found["host_keys"], found["previous_record_sha256"] = [evidence(SECOND)], "0" * 64
     archive.bucket.put_once("records/production/1764000100-abc123/1.json", schemas.canonical(found), content_type="application/json")
     with pytest.raises(NotTrueError, match="cannot be believed") as caught:
-        recorded_keys.newest(archive)
+        host_keys.newest(archive)
     assert "PROD_KNOWN_HOSTS" in caught.value.next_step
 
 
 def test_what_this_deployment_saw_counts_beside_what_was_recorded(tmp_path):
     found = build.complete()
     received = fragments.Fragments(tmp_path)
-    assert recorded_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == ""
+    assert host_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == ""
     recorded = {"location": "s3://b/records/production/1763000000-0f0f0f/1.json", "sha256": "0" * 64, "host_keys": [evidence(FIRST)]}
     validation = found["pre-deployment-validation"]
     validation.evidence["recorded_host_keys"] = recorded
     fragments.write(validation, tmp_path / "a")
-    assert recorded_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == f"{evidence(FIRST)['known_hosts']}\n"
+    assert host_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == f"{evidence(FIRST)['known_hosts']}\n"
     found["gradual-rollout"].evidence["host_keys"] = [evidence(SECOND)]
     fragments.write(found["gradual-rollout"], tmp_path / "b")
-    assert recorded_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == lines_of([evidence(FIRST), evidence(SECOND)])
+    assert host_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == lines_of([evidence(FIRST), evidence(SECOND)])
 
 
 def production(tmp_path, kind: str = "docker_hosts", **database) -> config.DeployConfig:
@@ -98,10 +100,10 @@ def access(**environ: str) -> settings.ProductionHosts:
 def test_the_archive_is_asked_only_where_recorded_keys_count(archive, tmp_path):
     keep(archive, 1764000000, FIRST)
     line = f"{evidence(FIRST)['known_hosts']}\n"
-    assert recorded_keys.of_archive(access(), production(tmp_path), archive) == line
-    assert recorded_keys.of_archive(access(PROD_KNOWN_HOSTS="web1.example ssh-ed25519 AAAA"), production(tmp_path), archive) == ""
-    assert recorded_keys.of_archive(access(), production(tmp_path, "local_processes"), archive) == ""
-    assert recorded_keys.of_archive(access(), production(tmp_path, "local_processes", via_ssh=True), archive) == line
+    assert host_keys.of_archive(access(), production(tmp_path), archive) == line
+    assert host_keys.of_archive(access(PROD_KNOWN_HOSTS="web1.example ssh-ed25519 AAAA"), production(tmp_path), archive) == ""
+    assert host_keys.of_archive(access(), production(tmp_path, "local_processes"), archive) == ""
+    assert host_keys.of_archive(access(), production(tmp_path, "local_processes", via_ssh=True), archive) == line
 
 
 def test_a_person_at_a_keyboard_who_may_read_the_archive_needs_no_pinned_key(archive, tmp_path, s3_server, monkeypatch):

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azora_ci import rollback
+from azora_ci.record import evidence
 
 DONE = datetime(2026, 11, 24, 11, 40, tzinfo=UTC)
 RECORD = {
@@ -22,18 +23,18 @@ RECORD = {
 
 
 def test_deadline_is_timestamp_plus_window():
-    assert rollback.deadline("2026-11-24T11:40:00.125Z", 60) == "2026-11-24T12:40:00.125Z"
-    assert rollback.deadline("2026-11-24T12:40:00+01:00", 30) == "2026-11-24T12:10:00.000Z"
+    assert evidence.rollback_deadline("2026-11-24T11:40:00.125Z", 60) == "2026-11-24T12:40:00.125Z"
+    assert evidence.rollback_deadline("2026-11-24T12:40:00+01:00", 30) == "2026-11-24T12:10:00.000Z"
 
 
 def test_deadline_needs_a_time_zone():
     with pytest.raises(ValueError, match="time zone"):
-        rollback.deadline("2026-11-24T11:40:00", 60)
+        evidence.rollback_deadline("2026-11-24T11:40:00", 60)
 
 
 @given(st.integers(1, 10080), st.integers(-20000, 20000))
 def test_window_is_open_exactly_until_its_deadline(window, minutes_later):
-    record = {**RECORD, "rollback_deadline": rollback.deadline("2026-11-24T11:40:00.000Z", window)}
+    record = {**RECORD, "rollback_deadline": evidence.rollback_deadline("2026-11-24T11:40:00.000Z", window)}
     verdict = rollback.assess(record, DONE + timedelta(minutes=minutes_later))
     assert verdict.allowed is (minutes_later < window)
     assert verdict.minutes_left == max(0, window - minutes_later)
@@ -63,7 +64,7 @@ def test_nothing_to_go_back_to():
     ],
 )
 def test_available_needs_a_completed_rollout_and_a_kept_previous_version(rollout, expected):
-    assert rollback.available(rollout) is expected
+    assert evidence.can_go_back(rollout) is expected
 
 
 def test_way_back():

@@ -11,12 +11,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from azora_ci import recorded_keys
 from azora_ci.clients.ssh.access import access_of
 from azora_ci.clients.ssh.tunnel import EXPLANATION_SECONDS, Tunnel, forward_lines
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.job import Job
+from azora_ci.record import host_keys
 
 ANSWER_SECONDS = 15.0
 SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")  # a server answers S or N; "SSLRequest" of PostgreSQL's protocol
@@ -44,7 +44,7 @@ def reached(job: Job[Any], evidence: dict[str, Any] | None = None) -> Iterator[D
         )
     hint = "set them as secrets of the environment, and its variable DATABASE_VIA_SSH to true: it hands them to this step"
     access = access_of(job.settings, "database.via_ssh in the deployment configuration", hint)
-    credentials = access.credentials(recorded_keys.for_job(job))
+    credentials = access.credentials(host_keys.for_job(job))
     try:
         tunnel = DatabaseTunnel(
             access.hosts[0], to=url, credentials=credentials, processes=job.processes, clock=job.clock, alias="azora-database",

@@ -12,8 +12,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from azora_ci import diagnosis, failure_report, fragments, record, run_facts
-from azora_ci.archive import Archive
+from azora_ci import failure_report
 from azora_ci.clients import slack
 from azora_ci.clients.s3.bucket import Bucket, open_bucket
 from azora_ci.clients.s3.calls import Patience
@@ -24,8 +23,11 @@ from azora_ci.core.release import artifact_suffix
 from azora_ci.core.settings import Aws, Common, Notifications
 from azora_ci.core.variables import deployment_id, git_sha, release_version, variable
 from azora_ci.database import restore_scripts
-from azora_ci.fragments import Fragment
 from azora_ci.job import Identity, Job
+from azora_ci.record import chain, deployment, diagnosis, fragments
+from azora_ci.record.archive import Archive
+from azora_ci.record.fragments import Fragment
+from azora_ci.record.run import circumstances
 
 T = TypeVar("T")
 # People need the report soon, more than they need the archive: this job waits for the store for a shorter time than other jobs.
@@ -255,24 +257,24 @@ def _archive_report(job: Job[Settings], archive: Archive) -> None:
 
 def _assemble_record(
     job: Job[Settings], finding: diagnosis.Diagnosis, job_fragments: dict[str, Fragment], archive: Archive | None
-) -> record.Document:
+) -> chain.Document:
     own_id = job.identity.deployment_id or ""
     attempt = job.settings.run_attempt
-    facts = run_facts.circumstances(
+    facts = circumstances(
         job,
         own_id,
         previous=archive.previous(own_id, attempt) if archive else None,
         artifacts_location=archive.bucket.url(archive.artifacts_prefix(own_id, attempt)) if archive else None,
     )
-    failure = record.Failure([failed.document() for failed in finding.failed], finding.not_run, finding.production)
-    return record.assemble(job_fragments, facts, status=finding.status, timestamp=rfc3339(job.clock.now()), failure=failure)
+    failure = deployment.Failure([failed.document() for failed in finding.failed], finding.not_run, finding.production)
+    return deployment.assemble(job_fragments, facts, status=finding.status, timestamp=rfc3339(job.clock.now()), failure=failure)
 
 
-def _write_record(job: Job[Settings], document: record.Document) -> None:
-    schemas.validate(document, record.SCHEMA, where="deployment-record.json")
-    data = record.archived_bytes(document)
+def _write_record(job: Job[Settings], document: chain.Document) -> None:
+    schemas.validate(document, deployment.SCHEMA, where="deployment-record.json")
+    data = chain.archived_bytes(document)
     (job.log_dir / "deployment-record.json").write_bytes(data)
-    job.evidence["record_sha256"] = record.sha256(data)
+    job.evidence["record_sha256"] = chain.sha256(data)
 
 
 def _notify(job: Job[Settings], backup_available: bool) -> None:

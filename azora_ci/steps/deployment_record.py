@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from azora_ci import record, record_page, recorded_keys, run_facts
-from azora_ci.archive import Archive, KeptArtifacts, KeptRecord
+from azora_ci import record_page
 from azora_ci.clients import slack
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Aws, Deployment, Notifications
-from azora_ci.fragments import Fragment
 from azora_ci.job import Job
+from azora_ci.record import chain, deployment, host_keys
+from azora_ci.record.archive import Archive, KeptArtifacts, KeptRecord
+from azora_ci.record.fragments import Fragment
+from azora_ci.record.run import Previous, circumstances
 
 FILE_NAME = "deployment-record.json"
 
@@ -25,7 +27,7 @@ class Settings(Deployment, Aws, Notifications):
 def run(job: Job[Settings]) -> None:
     """Assemble, validate and archive the record, then announce it. Raises NotTrueError for incomplete or contradictory evidence."""
     job_fragments = _require_fragments(job)
-    archive = recorded_keys.archive_of(job)
+    archive = host_keys.archive_of(job)
     document = _find_archived(job, archive, job_fragments) or _assemble_new(job, archive, job_fragments)
     _write(job, document)
     artifacts = _archive_artifacts(job, archive)
@@ -38,7 +40,7 @@ def run(job: Job[Settings]) -> None:
 
 def _require_fragments(job: Job[Settings]) -> dict[str, Fragment]:
     job_fragments = {name: job.fragments.require(name, job.settings.deployment_id) for name in pipeline.EVIDENCE_JOBS}
-    contradictions = record.contradictions(job_fragments, run_facts.circumstances(job, job.settings.deployment_id, artifacts_location=None))
+    contradictions = deployment.contradictions(job_fragments, circumstances(job, job.settings.deployment_id, artifacts_location=None))
     if contradictions:
         raise NotTrueError(
             "The evidence contradicts itself",
@@ -51,34 +53,34 @@ def _require_fragments(job: Job[Settings]) -> dict[str, Fragment]:
 
 
 def _assemble(
-    job: Job[Settings], archive: Archive, job_fragments: dict[str, Fragment], attempt: int, previous: record.Previous | None
-) -> record.Document:
+    job: Job[Settings], archive: Archive, job_fragments: dict[str, Fragment], attempt: int, previous: Previous | None
+) -> chain.Document:
     location = archive.bucket.url(archive.artifacts_prefix(job.settings.deployment_id, attempt))
-    facts = run_facts.circumstances(job, job.settings.deployment_id, attempt=attempt, previous=previous, artifacts_location=location)
-    return record.assemble(job_fragments, facts, status="success")
+    facts = circumstances(job, job.settings.deployment_id, attempt=attempt, previous=previous, artifacts_location=location)
+    return deployment.assemble(job_fragments, facts, status="success")
 
 
-def _find_archived(job: Job[Settings], archive: Archive, job_fragments: dict[str, Fragment]) -> record.Document | None:
+def _find_archived(job: Job[Settings], archive: Archive, job_fragments: dict[str, Fragment]) -> chain.Document | None:
     """Return the record that an earlier attempt archived when its content is the same, so that it is not written twice; else None."""
     for attempt, data in archive.records_of(job.settings.deployment_id).items():
         document = _assemble(job, archive, job_fragments, attempt, None)
         previous_keys = ("previous_record_sha256", "previous_deployment_id", "previous_version")
-        if (archived := record.with_keys_of(document, data, *previous_keys)) is not None:
+        if (archived := chain.with_keys_of(document, data, *previous_keys)) is not None:
             job.tick(f"the record of this deployment is archived already (attempt {attempt})")
             return archived
     return None
 
 
-def _assemble_new(job: Job[Settings], archive: Archive, job_fragments: dict[str, Fragment]) -> record.Document:
+def _assemble_new(job: Job[Settings], archive: Archive, job_fragments: dict[str, Fragment]) -> chain.Document:
     attempt = job.settings.run_attempt
     previous = archive.previous(job.settings.deployment_id, attempt)
     return _assemble(job, archive, job_fragments, attempt, previous)
 
 
-def _write(job: Job[Settings], document: record.Document) -> None:
-    schemas.validate(document, record.SCHEMA, where=FILE_NAME)
+def _write(job: Job[Settings], document: chain.Document) -> None:
+    schemas.validate(document, deployment.SCHEMA, where=FILE_NAME)
     path = job.log_dir / FILE_NAME
-    path.write_bytes(record.archived_bytes(document))
+    path.write_bytes(chain.archived_bytes(document))
     job.tick(f"{path} is complete and fits its schema")
 
 
@@ -93,7 +95,7 @@ def _archive_artifacts(job: Job[Settings], archive: Archive) -> KeptArtifacts:
     return artifacts
 
 
-def _archive_record(job: Job[Settings], archive: Archive, document: record.Document) -> KeptRecord:
+def _archive_record(job: Job[Settings], archive: Archive, document: chain.Document) -> KeptRecord:
     kept_record = archive.keep_record(document)
     lock_until = rfc3339(kept_record.lock_until) if kept_record.lock_until else None
     job.evidence.update(
@@ -108,7 +110,7 @@ def _archive_record(job: Job[Settings], archive: Archive, document: record.Docum
     return kept_record
 
 
-def _announce(job: Job[Settings], document: record.Document) -> slack.Notification:
+def _announce(job: Job[Settings], document: chain.Document) -> slack.Notification:
     earlier = job.fragments.newest("deployment-record", job.settings.deployment_id)
     if earlier is not None and earlier.evidence.get("notified"):
         notification = slack.Notification(True, 0, f"Slack was told in attempt {earlier.run_attempt}")

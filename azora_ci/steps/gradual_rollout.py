@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import recorded_keys, rollout_report
+from azora_ci import rollout_report
 from azora_ci.bake import Bake, Rules, Subject
 from azora_ci.core.environment import named_secrets
 from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError, UnreachableError
@@ -23,6 +23,7 @@ from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.health.answers import NEW, classify
 from azora_ci.health.probes import fetch, request_of
 from azora_ci.job import Job
+from azora_ci.record.host_keys import for_job
 from azora_ci.rollout import TEST, Action, Limits, Stage, instances_at, stages
 from azora_ci.targets import Owner, Planning, Release, Target, Wiring, host_keys, target_of
 from azora_ci.targets.journal import Deployed, History
@@ -109,7 +110,7 @@ def _make_target(job: Job[Settings]) -> Target:
     window = settings.rollback_window_minutes
     wiring = Wiring(
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, secrets, window, settings,
-        recorded_host_keys=recorded_keys.for_job(job),
+        recorded_host_keys=for_job(job),
     )  # fmt: skip
     return target_of(job.config.target.kind, wiring)
 

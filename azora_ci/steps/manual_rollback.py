@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from azora_ci import diagnosis, instructions, record, rollback, run_facts
+from azora_ci import instructions, rollback
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Deployment
 from azora_ci.database import restore_scripts
 from azora_ci.job import Job
+from azora_ci.record import chain, deployment, diagnosis
+from azora_ci.record.run import circumstances
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +31,7 @@ def run(job: Job[Settings]) -> None:
     _write(job, instructions.FILE_NAME, text)
     job.evidence.update(
         instructions=instructions.FILE_NAME,
-        instructions_sha256=record.sha256(text.encode()),
+        instructions_sha256=chain.sha256(text.encode()),
         scripts=_write_scripts(job, document),
         rollback_available=document["rollback_available"],
         rollback_deadline=document["rollback_deadline"],
@@ -41,7 +43,7 @@ def run(job: Job[Settings]) -> None:
     job.actions.summary(text)
 
 
-def _find_record(job: Job[Settings]) -> tuple[record.Document, str]:
+def _find_record(job: Job[Settings]) -> tuple[chain.Document, str]:
     """Return (record, source): the record that deployment-record wrote ("record"), or one assembled from fragments ("fragments")."""
     written = job.fragments.newest("deployment-record", job.settings.deployment_id)
     if written is not None and written.status == "ok":
@@ -60,19 +62,19 @@ def _find_record(job: Job[Settings]) -> tuple[record.Document, str]:
         )
     job.say("there is no deployment record: the instructions rest on the jobs' fragments")
     finding = diagnosis.diagnose({}, job_fragments, job.settings.version)
-    failure = record.Failure([failed.document() for failed in finding.failed], finding.not_run, finding.production)
-    facts = run_facts.circumstances(job, job.settings.deployment_id, artifacts_location=None)
-    document = record.assemble(job_fragments, facts, status=finding.status, failure=failure)
-    schemas.validate(document, record.SCHEMA, where="the record that the fragments support")
+    failure = deployment.Failure([failed.document() for failed in finding.failed], finding.not_run, finding.production)
+    facts = circumstances(job, job.settings.deployment_id, artifacts_location=None)
+    document = deployment.assemble(job_fragments, facts, status=finding.status, failure=failure)
+    schemas.validate(document, deployment.SCHEMA, where="the record that the fragments support")
     return document, "fragments"
 
 
-def _read_record(job: Job[Settings], sha256: str) -> record.Document:
+def _read_record(job: Job[Settings], sha256: str) -> chain.Document:
     for path in sorted(job.settings.received_dir.glob("**/deployment-record.json")):
         data = path.read_bytes()
-        if record.sha256(data) == sha256:
-            document: record.Document = json.loads(data)
-            schemas.validate(document, record.SCHEMA, where=str(path))
+        if chain.sha256(data) == sha256:
+            document: chain.Document = json.loads(data)
+            schemas.validate(document, deployment.SCHEMA, where=str(path))
             job.tick(f"{path} is the record with SHA-256 {sha256}")
             return document
     raise NotTrueError(
@@ -93,7 +95,7 @@ def _make_guide(job: Job[Any]) -> instructions.Guide:
     )
 
 
-def _write_scripts(job: Job[Settings], document: record.Document) -> dict[str, str]:
+def _write_scripts(job: Job[Settings], document: chain.Document) -> dict[str, str]:
     """Write the restore scripts when there is a verified backup, and return their SHA-256 by file name; without one, return {}."""
     if not rollback.plan(document).restore_possible:
         job.say("there is no verified backup: no restore scripts are written")
@@ -102,7 +104,7 @@ def _write_scripts(job: Job[Settings], document: record.Document) -> dict[str, s
         restore_scripts.RESTORE_SCRIPT: restore_scripts.restore_script(document["database_backup"], document["deployment_id"]),
         restore_scripts.SWAP_SCRIPT: restore_scripts.swap_script(document["deployment_id"]),
     }
-    return {name: record.sha256(_write(job, name, text).read_bytes()) for name, text in texts.items()}
+    return {name: chain.sha256(_write(job, name, text).read_bytes()) for name, text in texts.items()}
 
 
 def _write(job: Job[Settings], name: str, text: str) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from azora_ci import recorded_keys
 from azora_ci.clients.github import GitHub
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, table
@@ -15,6 +14,7 @@ from azora_ci.gates import checks, commands, reachability
 from azora_ci.gates.checks import FAILED, PASSED, PENDING, Observed, Required, Verdict
 from azora_ci.gates.reachability import Reached
 from azora_ci.job import Job
+from azora_ci.record import host_keys
 from azora_ci.targets.host_site import settings_of
 
 
@@ -208,13 +208,13 @@ def examine_production(job: Job[Settings]) -> Iterator[Reached]:
 
 def read_recorded_host_keys(job: Job[Settings]) -> None:
     """Record the host keys of the last deployment as evidence for the jobs that connect. Raises NotTrueError for a doubtful record."""
-    if not recorded_keys.are_needed(job.settings, job.config):
+    if not host_keys.are_needed(job.settings, job.config):
         return
     if job.settings.aws_access_key_id is None:
         reason = "no AWS credentials are handed to this job"
         job.evidence["not_checked"].append({"name": "recorded host keys", "reason": reason})
         return
-    recorded = recorded_keys.newest(recorded_keys.archive_of(job))
+    recorded = host_keys.newest(host_keys.archive_of(job))
     if recorded is None:
         job.say("- no deployment has recorded a host key yet: pin them, PROD_KNOWN_HOSTS")
         return

@@ -10,8 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import kept_version, record, recorded_keys, rollback, rollback_record
-from azora_ci.archive import Archive, Archived
+from azora_ci import kept_version, rollback
 from azora_ci.clients import slack
 from azora_ci.core import schemas
 from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, NotTrueError, UnreachableError
@@ -21,6 +20,11 @@ from azora_ci.core.settings import Aws, Common, DatabaseAccess, Health, Notifica
 from azora_ci.core.variables import deployment_id, truth, variable
 from azora_ci.database.migrations.history import Expected
 from azora_ci.job import Identity, Job
+from azora_ci.record import chain, host_keys
+from azora_ci.record.archive import Archive, Archived
+from azora_ci.record.deployment import SCHEMA
+from azora_ci.record.rollback import FILE_NAME, RollbackCircumstances, assemble
+from azora_ci.record.rollback import SCHEMA as ROLLBACK_SCHEMA
 from azora_ci.steps import smoke_tests
 from azora_ci.targets import Owner, Release, Returned, Target, Wiring, reached, target_of
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
@@ -58,7 +62,7 @@ class Settings(Common, Health, DatabaseAccess, Aws, Notifications, ProductionHos
 def run(job: Job[Settings]) -> None:
     """Take the deployment back. Raises NotTrueError when that is not allowed, not possible or not proved."""
     job.evidence.update(reason=job.settings.reason, notes=[], fenced=None, already_back=False)
-    archive = recorded_keys.archive_of(job)
+    archive = host_keys.archive_of(job)
     deployed = _require_genuine(job, archive, _find_record(job, archive))
     _require_open_window(job, deployed)
     target = _make_target(job, archive)
@@ -93,14 +97,14 @@ def _find_record(job: Job[Settings], archive: Archive) -> Archived:
         ) from error
 
 
-def _require_genuine(job: Job[Settings], archive: Archive, archived: Archived) -> record.Document:
+def _require_genuine(job: Job[Settings], archive: Archive, archived: Archived) -> chain.Document:
     """Return the record after checking its schema and its chain of hashes. Raises NotTrueError when one of them does not fit."""
     location = archive.bucket.url(archived.key)
     records, position = archive.around(archived.key)
-    doubts = record.doubts([entry.data for entry in records], position)
+    doubts = chain.doubts([entry.data for entry in records], position)
     document = archived.document
     try:
-        schemas.validate(document, record.SCHEMA, where=location)
+        schemas.validate(document, SCHEMA, where=location)
     except BadInputError as error:
         doubts.append(error.what)
     if doubts:
@@ -121,7 +125,7 @@ def _require_genuine(job: Job[Settings], archive: Archive, archived: Archived) -
     return document
 
 
-def _require_open_window(job: Job[Settings], document: record.Document) -> None:
+def _require_open_window(job: Job[Settings], document: chain.Document) -> None:
     """Raise NotTrueError after the deadline, unless ROLLBACK_AFTER_DEADLINE is true, and when there is no version to go back to."""
     verdict = rollback.assess(document, job.clock.now())
     late = document["rollback_available"] and verdict.deadline is not None and not verdict.allowed
@@ -150,7 +154,7 @@ def _require_open_window(job: Job[Settings], document: record.Document) -> None:
 
 def _make_target(job: Job[Settings], archive: Archive) -> Target:
     settings = job.settings
-    recorded = recorded_keys.of_archive(settings, job.config, archive)
+    recorded = host_keys.of_archive(settings, job.config, archive)
     wiring = Wiring(
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout,
         rollback_window_minutes=settings.rollback_window_minutes, access=settings, spare_lost_hosts=True,
@@ -173,7 +177,7 @@ class DeploymentRollback:
 
     job: Job[Settings]
     target: Target
-    deployed: record.Document
+    deployed: chain.Document
     lost: tuple[str, ...] = ()  # hosts that were not reached
 
     @property
@@ -296,9 +300,9 @@ class DeploymentRollback:
 # --- afterwards ---------------------------------------------------------------------------------------------------------------
 
 
-def _archive_record(job: Job[Settings], archive: Archive, deployed: record.Document) -> None:
+def _archive_record(job: Job[Settings], archive: Archive, deployed: chain.Document) -> None:
     settings = job.settings
-    facts = rollback_record.Circumstances(
+    facts = RollbackCircumstances(
         timestamp=job.now(),
         environment=settings.deploy_environment,
         triggered_by=settings.actor,
@@ -308,15 +312,15 @@ def _archive_record(job: Job[Settings], archive: Archive, deployed: record.Docum
         run_attempt=settings.run_attempt,
         previous_record_sha256=archive.newest_sha256(),
     )
-    document = rollback_record.assemble(job.evidence, deployed, facts)
-    schemas.validate(document, rollback_record.SCHEMA, where=rollback_record.FILE_NAME)
-    (job.log_dir / rollback_record.FILE_NAME).write_bytes(record.archived_bytes(document))
+    document = assemble(job.evidence, deployed, facts)
+    schemas.validate(document, ROLLBACK_SCHEMA, where=FILE_NAME)
+    (job.log_dir / FILE_NAME).write_bytes(chain.archived_bytes(document))
     kept_record = archive.keep_rollback(document)
     job.evidence.update(rollback_record={"location": kept_record.location, "sha256": kept_record.sha256})
     job.tick(f"the record of this rollback is archived at {kept_record.location} (SHA-256 {kept_record.sha256})")
 
 
-def _summary_rows(job: Job[Settings], deployed: record.Document, notification: str) -> list[tuple[str, object]]:
+def _summary_rows(job: Job[Settings], deployed: chain.Document, notification: str) -> list[tuple[str, object]]:
     """Return the (name, value) rows of the run's summary page."""
     evidence, applied = job.evidence, deployed["migrations_applied"]
     stays = "it is not known how many migrations" if applied is None else f"{applied} migrations"
@@ -351,7 +355,7 @@ def _find_problem(job: Job[Settings], failed: list[dict[str, Any]], lost: tuple[
     return None
 
 
-def _notify(job: Job[Settings], deployed: record.Document, problem: AzoraError | None) -> None:
+def _notify(job: Job[Settings], deployed: chain.Document, problem: AzoraError | None) -> None:
     text = slack.rollback_text(
         versions=(deployed["version"], job.evidence["to"]["version"]),
         deployment_id=deployed["deployment_id"],

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import kept_version, recorded_keys
+from azora_ci import kept_version
 from azora_ci.core.config import Endpoint
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.core.markdown import escaped, table
@@ -24,6 +24,7 @@ from azora_ci.health.answers import PUBLIC, Answer, classify
 from azora_ci.health.answers import Endpoint as HealthEndpoint
 from azora_ci.health.probes import Prober, Request
 from azora_ci.job import Job
+from azora_ci.record import host_keys
 from azora_ci.targets import Owner, Release, Wiring, target_of
 
 PROBE_SECONDS = 10.0  # for one answer
@@ -215,7 +216,7 @@ def _report_not_taken_back(job: Job[Settings], reason: str) -> str:
 
 def _take_back(job: Job[Settings], reason: str) -> str:
     settings = job.settings
-    recorded = recorded_keys.for_job(job)
+    recorded = host_keys.for_job(job)
     wiring = Wiring(
         job.config,
         job.processes,

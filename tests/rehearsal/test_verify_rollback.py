@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from azora_ci import record
+from azora_ci.record import chain
 from azora_ci.rehearsal.evidence import JobSeen, Seen
 from azora_ci.rehearsal.load import Answer
 from azora_ci.rehearsal.report import periods
@@ -25,7 +25,7 @@ PAGE = (
     "### v1.1.0 was taken back\n\n✓ all traffic is on v1.0.0 after 0.1 s\n\n| smoke test | passed |\n\n"
     "| record of the rollback | s3://azora-backups/x |"
 )
-DEPLOYMENT = record.archived_bytes({"deployment_id": OWN_ID, "status": "success"})
+DEPLOYMENT = chain.archived_bytes({"deployment_id": OWN_ID, "status": "success"})
 
 
 def rollback_record(**changes: Any) -> dict[str, Any]:
@@ -70,7 +70,7 @@ def seen(document: dict[str, Any] | None = None) -> Seen:
             f"release-logs-{OWN_ID}/record/validate-release.json": {"deployment_id": OWN_ID},
             f"{ARTIFACT}/rollback-record.json": found,
         },
-        objects={f"{FOLDER}1.json": DEPLOYMENT, f"{FOLDER}rollback-1.json": record.archived_bytes(found)},
+        objects={f"{FOLDER}1.json": DEPLOYMENT, f"{FOLDER}rollback-1.json": chain.archived_bytes(found)},
         summaries={"rollback": PAGE},
     )
 

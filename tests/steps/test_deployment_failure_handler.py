@@ -7,8 +7,9 @@ import json
 
 import pytest
 
-from azora_ci import failure_report, record
+from azora_ci import failure_report
 from azora_ci.core import schemas
+from azora_ci.record import deployment
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from tests import fragments_builder as build
 from tests import record_world
@@ -69,7 +70,7 @@ def test_a_record_of_the_failure_is_archived_with_the_artifacts(world):
     assert done.evidence["record_location"] == f"s3://{world.bucket}/{KEY}"
     assert (done.logs / "deployment-record.json").read_bytes() == data
     document = json.loads(data)
-    assert schemas.problems(document, record.SCHEMA) == []
+    assert schemas.problems(document, deployment.SCHEMA) == []
     assert document["status"] == "failed"
     assert document["failure"]["failed_jobs"][0]["job"] == "database-migrations"
     assert document["failure"]["not_run"] == ORDER[4:]
@@ -207,7 +208,7 @@ def test_without_configuration_the_report_and_the_record_are_written(world):
     done = world.run(JOB, NEEDS=needs, DEPLOY_CONFIG="/nowhere/deploy.toml")
     assert done.code == 0
     assert any("the record was not archived: No deployment configuration" in note for note in report_of(done)["notes"])
-    assert schemas.problems(done.document("deployment-record.json"), record.SCHEMA) == []
+    assert schemas.problems(done.document("deployment-record.json"), deployment.SCHEMA) == []
     assert done.evidence["record_location"] is None
     assert world.slack.texts() == [WITH_BACKUP]
 

@@ -8,8 +8,8 @@ from dataclasses import replace
 
 import pytest
 
-from azora_ci import record
 from azora_ci.core import pipeline, schemas
+from azora_ci.record import chain, deployment
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from tests import fragments_builder as build
 from tests import record_world
@@ -44,7 +44,7 @@ def test_record_is_written_archived_locked_and_announced(ready):
     assert done.evidence["rollback_deadline"] == "2025-11-24T12:36:00.125Z"
     assert done.evidence["notified"] is True
     document = json.loads(data)
-    assert schemas.problems(document, record.SCHEMA) == []
+    assert schemas.problems(document, deployment.SCHEMA) == []
     assert document["triggered_by"] == "octocat"
     assert document["artifacts_location"] == f"s3://{ready.bucket}/artifacts/production/{build.DEPLOYMENT_ID}/1/"
     assert ready.slack.texts() == [MESSAGE]
@@ -75,7 +75,7 @@ def test_artifacts_of_every_job_are_archived(ready):
     assert len(kept) == done.evidence["artifacts"]["files"] == 14
     fragment = json.loads(kept[f"{prefix}smoke-test-logs-{build.DEPLOYMENT_ID}/record/smoke-tests.json"])
     written = json.loads(ready.records()[KEY])["evidence"]["smoke-tests"]["fragment_sha256"]
-    assert record.sha256(schemas.canonical(fragment)) == written
+    assert chain.sha256(schemas.canonical(fragment)) == written
 
 
 def test_bucket_without_object_lock_is_said(tmp_path, s3_server):
@@ -141,10 +141,10 @@ def test_each_record_names_the_one_before(ready):
     build.receive(ready.folder / "received-2", *moved)
     done = ready.run("deployment-record", DEPLOYMENT_ID=other, RECEIVED_ARTIFACTS_DIR=str(ready.folder / "received-2"))
     assert done.code == 0
-    chain = [data for _, data in sorted(ready.records().items())]
-    assert len(chain) == 2
-    assert record.broken_links(chain) == []
-    assert done.evidence["previous_record_sha256"] == hashlib.sha256(chain[0]).hexdigest()
+    records = [data for _, data in sorted(ready.records().items())]
+    assert len(records) == 2
+    assert chain.broken_links(records) == []
+    assert done.evidence["previous_record_sha256"] == hashlib.sha256(records[0]).hexdigest()
 
 
 # --- bad days ----------------------------------------------------------------------------------------------------------

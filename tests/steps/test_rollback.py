@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from azora_ci import record, rollback_record
-from azora_ci.archive import Archive, KeptRecord
 from azora_ci.core import schemas
 from azora_ci.core.markdown import escaped
 from azora_ci.core.process import send_signal
+from azora_ci.record import rollback, run
+from azora_ci.record.archive import Archive, KeptRecord
+from azora_ci.record.chain import archived_bytes, broken_links
 from azora_ci.targets import Owner
 from tests.conftest import DatabaseMaker
 from tests.edge_world import NEW, OLD, Load, World
@@ -139,12 +140,12 @@ def once_more(production: Production, kept: KeptRecord) -> None:
     assert production.running() == {"v1.0.0": 2}
     chain = production.chain()
     assert [one.key.rsplit("/", 1)[1] for one in chain] == ["1.json", "rollback-1.json", "rollback-2.json"]
-    assert record.broken_links([one.data for one in chain]) == []
+    assert broken_links([one.data for one in chain]) == []
     for one in chain[1:]:
-        schemas.validate(one.document, rollback_record.SCHEMA, where=one.key)
+        schemas.validate(one.document, rollback.SCHEMA, where=one.key)
         assert one.document["deployment_record"]["sha256"] == kept.sha256
     assert [one["status"] for one in production.rollback_records()] == ["completed", "completed"]
-    assert production.records.previous(THIRD, 1) == record.Previous(chain[-1].sha256, NEW, "v1.1.0")
+    assert production.records.previous(THIRD, 1) == run.Previous(chain[-1].sha256, NEW, "v1.1.0")
     assert list(production.records.records_of(NEW)) == [1]
 
 
@@ -253,5 +254,5 @@ def test_a_changed_record_is_not_believed(refusing):
     words = ("The record cannot be believed", "not canonical JSON")
     refused(refusing, *words, DEPLOYMENT_ID=NEW, DEPLOY_ENVIRONMENT="changed")
     orphan = {**document, "deployment_id": THIRD, "previous_record_sha256": "0" * 64}
-    bucket.put_once(changed.record_key(THIRD, 1), record.archived_bytes(orphan), content_type="application/json")
+    bucket.put_once(changed.record_key(THIRD, 1), archived_bytes(orphan), content_type="application/json")
     refused(refusing, words[0], "there is none with that SHA-256", DEPLOYMENT_ID=THIRD, DEPLOY_ENVIRONMENT="changed")

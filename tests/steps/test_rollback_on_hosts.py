@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 
-from azora_ci import record, rollback_record
 from azora_ci.core import schemas
+from azora_ci.record import rollback
+from azora_ci.record.chain import broken_links
 from azora_ci.targets import Owner
 from tests.conftest import DatabaseMaker
 from tests.docker_world import NEW, OLD, Lan, Load, World, lan
@@ -137,9 +138,9 @@ def test_what_is_refused_changes_nothing_and_a_second_press_is_recognised(one_ho
     assert world.running() == {"v1.0.0": world.instances}
     chain = it.around.chain()
     assert [one.key.rsplit("/", 1)[1] for one in chain] == ["1.json", "rollback-1.json", "rollback-2.json"]
-    assert record.broken_links([one.data for one in chain]) == []
+    assert broken_links([one.data for one in chain]) == []
     for one in chain[1:]:
-        schemas.validate(one.document, rollback_record.SCHEMA, where=one.key)
+        schemas.validate(one.document, rollback.SCHEMA, where=one.key)
 
 
 def test_a_rollout_under_way_is_fenced_and_changes_nothing_any_more(one_host):

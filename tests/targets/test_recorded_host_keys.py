@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import fragments, recorded_keys
-from azora_ci.archive import Archive
 from azora_ci.clients.ssh.host_keys import HostKey
-from azora_ci.record import assemble
+from azora_ci.record import fragments, host_keys
+from azora_ci.record.archive import Archive
+from azora_ci.record.deployment import assemble
 from tests import fragments_builder as build
 from tests.docker_world import NEW, World, lan
 from tests.sshd import keygen
@@ -37,7 +37,7 @@ def archived(world: World, archive: Archive) -> None:
     """Keep a record with what the rollout saw, and hand what the archive holds to the next one as pre-deployment-validation does."""
     found = {**build.complete(), "gradual-rollout": world.fragment()}
     archive.keep_record(assemble(found, replace(FACTS, deployment_id="1763000000-0f0f0f"), status="success"))
-    recorded = recorded_keys.newest(archive)
+    recorded = host_keys.newest(archive)
     assert recorded is not None
     validation = replace(build.complete()["pre-deployment-validation"], deployment_id=NEW)
     validation.evidence["recorded_host_keys"] = recorded.document()

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from azora_ci import envoy, fragments
+from azora_ci import envoy
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
@@ -24,6 +24,7 @@ from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Child, Processes, send_signal
 from azora_ci.database.cluster import Cluster
 from azora_ci.edge import Edge
+from azora_ci.record import fragments
 from azora_ci.targets import Owner, Release, Wiring
 from azora_ci.targets.instances import LOOPBACK, free_port
 from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge

@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import rollback
 from azora_ci.core.pipeline import NEEDS, PIPELINE
-from azora_ci.fragments import Fragment
+from azora_ci.record.evidence import can_go_back, is_proven, went_back
+from azora_ci.record.fragments import Fragment
 
 # The guide's troubleshooting cases, per job.
 ADVICE: dict[str, str] = {
@@ -113,7 +113,7 @@ def diagnose(needs: Mapping[str, str], fragments: Mapping[str, Fragment], versio
 
 
 def _status(by_job: Mapping[str, Outcome], failed: tuple[FailedJob, ...]) -> str:
-    if by_job["gradual-rollout"].evidence.get("rollout_status") == "rolled_back" or rollback.went_back(by_job["smoke-tests"].evidence):
+    if by_job["gradual-rollout"].evidence.get("rollout_status") == "rolled_back" or went_back(by_job["smoke-tests"].evidence):
         return "rolled_back"
     return "cancelled" if failed and all(job.result == "cancelled" for job in failed) else "failed"
 
@@ -229,8 +229,8 @@ def _half_migrated(fragment: Fragment, applied: str) -> str:
 def _old_code_on_new_schema(by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
     migrations, rollout = by_job["database-migrations"], by_job["gradual-rollout"]
     changed = bool(migrations.evidence.get("migrations_applied") or migrations.evidence.get("applied"))
-    went_back = rollout.evidence.get("rollout_status") == "rolled_back" or rollback.went_back(by_job["smoke-tests"].evidence)
-    if not changed or not (rollout.result == "skipped" or went_back):
+    is_back = rollout.evidence.get("rollout_status") == "rolled_back" or went_back(by_job["smoke-tests"].evidence)
+    if not changed or not (rollout.result == "skipped" or is_back):
         return ()
     risks = [
         f"{risk['migration']}: {risk['statement']} ({risk['why']})"
@@ -244,7 +244,7 @@ def _old_code_on_new_schema(by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
 
 def _kept_version(by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
     rollout = by_job["gradual-rollout"].evidence
-    if not rollback.available(rollout, by_job["smoke-tests"].evidence):
+    if not can_go_back(rollout, by_job["smoke-tests"].evidence):
         return ()
     previous_version = rollout["previous"].get("version")
     return (f"Rollback: {previous_version} is kept; the artifact rollback-instructions says how to go back and until when.",)
@@ -266,6 +266,6 @@ def _next_steps(failed: tuple[FailedJob, ...], by_job: Mapping[str, Outcome]) ->
 def verified_backup(fragments: Mapping[str, Fragment]) -> dict[str, Any] | None:
     """Return the evidence of the backup when its job succeeded and the stored object was proven by a restore, else None."""
     fragment = fragments.get("database-backup")
-    if fragment is None or fragment.status != "ok" or not rollback.is_proven(fragment.evidence):
+    if fragment is None or fragment.status != "ok" or not is_proven(fragment.evidence):
         return None
     return fragment.evidence

@@ -2,10 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from azora_ci.job import Job
-from azora_ci.record import Circumstances, Previous
+
+
+@dataclass(frozen=True)
+class Previous:
+    """Earlier records in the archive: SHA-256 of the newest record, and id and version of the last deployment that succeeded."""
+
+    record_sha256: str | None = None
+    deployment_id: str | None = None
+    version: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Circumstances:
+    """Facts of the record that no fragment holds. ``previous`` comes from the archive, the other fields from the run's settings."""
+
+    deployment_id: str
+    version: str | None
+    git_sha: str | None
+    environment: str
+    triggered_by: str
+    repository: str | None
+    run_id: str
+    run_url: str
+    run_attempt: int
+    rollback_window_minutes: int
+    artifacts_location: str | None
+    previous: Previous = Previous()
 
 
 def circumstances(

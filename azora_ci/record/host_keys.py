@@ -9,17 +9,17 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from azora_ci import record
 from azora_ci.clients.ssh.host_keys import lines_of
 from azora_ci.core import pipeline
 from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import PinnedHostKeys
-from azora_ci.fragments import Fragments
 from azora_ci.job import Job
+from azora_ci.record.chain import doubts
+from azora_ci.record.fragments import Fragments
 
 if TYPE_CHECKING:
-    from azora_ci.archive import Archive
+    from azora_ci.record.archive import Archive
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ def newest(archive: Archive) -> Recorded | None:
         return None
     location = archive.bucket.url(archived.key)
     chain, index = archive.around(archived.key)
-    problems = record.doubts([link.data for link in chain], index)
+    problems = doubts([link.data for link in chain], index)
     if problems:
         raise NotTrueError(
             "The record cannot be believed",
@@ -87,8 +87,8 @@ def for_job(job: Job[Any]) -> str:
 
 def archive_of(job: Job[Any]) -> Archive:
     """Return the archive of a job's environment. The job's settings are ``Aws``."""
-    from azora_ci.archive import Archive
     from azora_ci.clients.s3 import bucket
+    from azora_ci.record.archive import Archive
 
     backup = job.config.backup
     return Archive(

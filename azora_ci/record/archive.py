@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azora_ci.core.errors import NotTrueError
-from azora_ci.record import Document, Previous, archived_bytes, parse_record, sha256
+from azora_ci.record.chain import Document, archived_bytes, parse_record, sha256
+from azora_ci.record.run import Previous
 
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket

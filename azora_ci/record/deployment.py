@@ -6,48 +6,20 @@ It is archived as canonical JSON; the next record names the SHA-256 of those byt
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from azora_ci import rollback
 from azora_ci.core import schemas
 from azora_ci.core.pipeline import CONNECTING_JOBS, EVIDENCE_JOBS
-from azora_ci.fragments import Fragment
+from azora_ci.record.chain import Document, pick, sha256
+from azora_ci.record.evidence import can_go_back, rollback_deadline, went_back
+from azora_ci.record.fragments import Fragment
+from azora_ci.record.run import Circumstances
 
 SCHEMA_VERSION = 1
 SCHEMA = "deployment-record"
-Document = dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Previous:
-    """Earlier records in the archive: SHA-256 of the newest record, and id and version of the last deployment that succeeded."""
-
-    record_sha256: str | None = None
-    deployment_id: str | None = None
-    version: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Circumstances:
-    """Facts of the record that no fragment holds. ``previous`` comes from the archive, the other fields from the run's settings."""
-
-    deployment_id: str
-    version: str | None
-    git_sha: str | None
-    environment: str
-    triggered_by: str
-    repository: str | None
-    run_id: str
-    run_url: str
-    run_attempt: int
-    rollback_window_minutes: int
-    artifacts_location: str | None
-    previous: Previous = Previous()
 
 
 @dataclass(frozen=True)
@@ -57,16 +29,6 @@ class Failure:
     failed_jobs: Sequence[Document]
     not_run: Sequence[str]
     production_state: Sequence[str]
-
-
-def sha256(data: bytes) -> str:
-    """Return the SHA-256 of bytes in hex."""
-    return hashlib.sha256(data).hexdigest()
-
-
-def archived_bytes(record: Document) -> bytes:
-    """Return the bytes in which a record is written, hashed and archived: canonical JSON."""
-    return schemas.canonical(record)
 
 
 def assemble(
@@ -82,8 +44,8 @@ def assemble(
     if ended_at is None:
         raise ValueError("a record without fragments needs a timestamp")
     rollout, smoke = evidence["gradual-rollout"], evidence["smoke-tests"]
-    available = rollback.available(rollout, smoke)
-    serves = rollout.get("rollout_status") == "completed" and not rollback.went_back(smoke)
+    available = can_go_back(rollout, smoke)
+    serves = rollout.get("rollout_status") == "completed" and not went_back(smoke)
     return {
         "schema_version": SCHEMA_VERSION,
         "timestamp": ended_at,
@@ -101,7 +63,7 @@ def assemble(
         "health_checks": _health(smoke),
         "rollback_available": available,
         "rollback_window_minutes": facts.rollback_window_minutes,
-        "rollback_deadline": rollback.deadline(ended_at, facts.rollback_window_minutes) if status == "success" or available else None,
+        "rollback_deadline": rollback_deadline(ended_at, facts.rollback_window_minutes) if status == "success" or available else None,
         **_beyond_the_guide(fragments, evidence, facts),
         "failure": _failure(failure),
     }
@@ -136,11 +98,6 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
         "evidence": {job: _source(fragment) for job, fragment in fragments.items() if job in EVIDENCE_JOBS},
         "artifacts_location": facts.artifacts_location,
     }
-
-
-def pick(document: Mapping[str, Any], *names: str) -> Document:
-    """Return these keys of a document with their values; the value of a missing key is None."""
-    return {name: document.get(name) for name in names}
 
 
 def _host_keys(evidence: Mapping[str, Document]) -> list[Document]:
@@ -279,58 +236,3 @@ def contradictions(fragments: Mapping[str, Fragment], facts: Circumstances) -> l
 
 
 # --- the chain of records ----------------------------------------------------------------------------------------------
-
-
-def with_keys_of(record: Document, archived: bytes, *names: str) -> Document | None:
-    """Return the record with these keys copied from an archived record if that makes their bytes equal, else None."""
-    merged = {**record, **pick(parse_record(archived), *names)}
-    return merged if archived_bytes(merged) == archived else None
-
-
-def broken_links(archived: Sequence[bytes]) -> list[str]:
-    """Return a sentence for each fault of a chain of records (oldest first): bytes that are not canonical, links that do not fit."""
-    problems: list[str] = []
-    previous_sha256: str | None = None
-    for number, data in enumerate(archived):
-        document = json.loads(data)
-        name = f"record {number} ({document.get('deployment_id')})"
-        if archived_bytes(document) != data:
-            problems.append(f"{name} is not canonical JSON")
-        link = document.get("previous_record_sha256")
-        if number and link != previous_sha256:
-            problems.append(f"{name} names {link} as the record before it, which is {previous_sha256}")
-        previous_sha256 = sha256(data)
-    return problems
-
-
-def doubts(archived: Sequence[bytes], place: int) -> list[str]:
-    """Return the reasons to distrust the record at this index of a chain (oldest first): its form, its link, and the links after it.
-
-    A link must name an earlier record, not always the last one: two runs may end at the same time. Bytes after this record that are
-    not a record are skipped, because they show nothing about this record.
-    """
-    problems: list[str] = []
-    if not _is_canonical(archived[place]):
-        problems.append("its bytes are not canonical JSON")
-    hashes = [sha256(data) for data in archived]
-    for number in range(place, len(archived)):
-        document = parse_record(archived[number])
-        link = document.get("previous_record_sha256")
-        if link is not None and number and link not in hashes[:number]:
-            name = "it" if number == place else f"the record {number - place} behind it ({document.get('deployment_id')})"
-            problems.append(f"{name} names {link} as a record before it, and there is none with that SHA-256")
-    return problems
-
-
-def parse_record(data: bytes) -> Document:
-    """Return an archived record; {} when the bytes are not a JSON object. Such bytes still count as a link of the chain."""
-    try:
-        document = json.loads(data)
-    except ValueError:
-        return {}
-    return document if isinstance(document, dict) else {}
-
-
-def _is_canonical(data: bytes) -> bool:
-    document = parse_record(data)
-    return bool(document) and archived_bytes(document) == data

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci.record import Document, pick
+from azora_ci.record.chain import Document, pick
 
 SCHEMA_VERSION = 1
 SCHEMA = "rollback-record"
@@ -15,7 +15,7 @@ COMPLETED, UNVERIFIED = "completed", "unverified"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Circumstances:
+class RollbackCircumstances:
     """Facts of the record that the step did not observe: time, person, run, and the SHA-256 of the previous record in the archive."""
 
     timestamp: str
@@ -33,7 +33,7 @@ def status(evidence: Mapping[str, Any]) -> str:
     return COMPLETED if evidence["proved"] and evidence["smoke_status"] == "passed" else UNVERIFIED
 
 
-def assemble(evidence: Mapping[str, Any], deployed: Mapping[str, Any], facts: Circumstances) -> Document:
+def assemble(evidence: Mapping[str, Any], deployed: Mapping[str, Any], facts: RollbackCircumstances) -> Document:
     """Return the record of a rollback from the step's evidence and the record of the deployment that was rolled back."""
     return {
         "schema_version": SCHEMA_VERSION,
