@@ -15,11 +15,11 @@ import click
 import pytest
 import yaml
 
-from azora_ci import instructions, rollback
 from azora_ci.__main__ import main
 from azora_ci.database import restore_scripts
 from azora_ci.database.postgres import DatabaseUrl, find_binary
 from azora_ci.record import chain, deployment
+from azora_ci.rollback import instructions, window
 from tests import fragments_builder as build
 from tests.backup_world import ID as BACKUP_ID
 from tests.backup_world import BackupWorld
@@ -102,7 +102,7 @@ def test_the_inputs_of_the_button_are_those_of_its_workflow():
     path = Path(__file__).parent.parent / ".github/workflows/rollback-production.yml"
     workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
     inputs = workflow[True]["workflow_dispatch"]["inputs"]  # "on" is YAML's true
-    assert set(re.findall(r"-f ([a-z-]+)=", instructions._button(document(), GUIDE, rollback.plan(document()), ""))) == set(inputs)
+    assert set(re.findall(r"-f ([a-z-]+)=", instructions._button(document(), GUIDE, window.plan(document()), ""))) == set(inputs)
 
 
 def test_without_migrations_no_restore_is_asked_for():

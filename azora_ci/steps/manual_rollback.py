@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from azora_ci import instructions, rollback
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Deployment
@@ -15,6 +14,7 @@ from azora_ci.database import restore_scripts
 from azora_ci.job import Job
 from azora_ci.record import chain, deployment, diagnosis
 from azora_ci.record.run import circumstances
+from azora_ci.rollback import instructions, window
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +26,7 @@ def run(job: Job[Settings]) -> None:
     """Write ROLLBACK-INSTRUCTIONS.md and its scripts. Raises NotTrueError when there is no evidence of the rollout."""
     document, source = _find_record(job)
     job.evidence["source"] = source
-    verdict = rollback.assess(document, job.clock.now())
+    verdict = window.check(document, job.clock.now())
     text = instructions.render(document, _make_guide(job))
     _write(job, instructions.FILE_NAME, text)
     job.evidence.update(
@@ -97,7 +97,7 @@ def _make_guide(job: Job[Any]) -> instructions.Guide:
 
 def _write_scripts(job: Job[Settings], document: chain.Document) -> dict[str, str]:
     """Write the restore scripts when there is a verified backup, and return their SHA-256 by file name; without one, return {}."""
-    if not rollback.plan(document).restore_possible:
+    if not window.plan(document).restore_possible:
         job.say("there is no verified backup: no restore scripts are written")
         return {}
     texts = {

@@ -10,7 +10,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import kept_version, rollback
 from azora_ci.clients import slack
 from azora_ci.core import schemas
 from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, NotTrueError, UnreachableError
@@ -25,6 +24,7 @@ from azora_ci.record.archive import Archive, Archived
 from azora_ci.record.deployment import SCHEMA
 from azora_ci.record.rollback import FILE_NAME, RollbackCircumstances, assemble
 from azora_ci.record.rollback import SCHEMA as ROLLBACK_SCHEMA
+from azora_ci.rollback import previous_version, window
 from azora_ci.steps import smoke_tests
 from azora_ci.targets import Owner, Release, Returned, Target, Wiring, reached, target_of
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
@@ -127,7 +127,7 @@ def _require_genuine(job: Job[Settings], archive: Archive, archived: Archived) -
 
 def _require_open_window(job: Job[Settings], document: chain.Document) -> None:
     """Raise NotTrueError after the deadline, unless ROLLBACK_AFTER_DEADLINE is true, and when there is no version to go back to."""
-    verdict = rollback.assess(document, job.clock.now())
+    verdict = window.check(document, job.clock.now())
     late = document["rollback_available"] and verdict.deadline is not None and not verdict.allowed
     job.evidence["after_deadline"] = bool(late)
     name = f"{document['version']} ({document['deployment_id']}, {document['status']})"
@@ -215,7 +215,7 @@ class DeploymentRollback:
         )
 
     def _require_healthy(self, previous: Deployed, qualifier: str = "") -> None:
-        kept_instances = kept_version.look(self.target, self.job.config, self.job.clock, before=previous, leaving=self.id)
+        kept_instances = previous_version.look(self.target, self.job.config, self.job.clock, before=previous, leaving=self.id)
         if kept_instances.sick:
             raise NotTrueError(
                 "The version before is not there any more",

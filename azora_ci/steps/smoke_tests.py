@@ -10,7 +10,6 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import kept_version
 from azora_ci.core.config import Endpoint
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.core.markdown import escaped, table
@@ -25,6 +24,7 @@ from azora_ci.health.answers import Endpoint as HealthEndpoint
 from azora_ci.health.probes import Prober, Request
 from azora_ci.job import Job
 from azora_ci.record import host_keys
+from azora_ci.rollback import previous_version
 from azora_ci.targets import Owner, Release, Wiring, target_of
 
 PROBE_SECONDS = 10.0  # for one answer
@@ -233,7 +233,7 @@ def _take_back(job: Job[Settings], reason: str) -> str:
         previous = history.before(settings.deployment_id)
         if history.serving != settings.deployment_id or previous is None:
             return _report_not_taken_back(job, "there is no version before this deployment, or this one does not serve")
-        instances = kept_version.look(target, job.config, job.clock, before=previous, leaving=settings.deployment_id)
+        instances = previous_version.look(target, job.config, job.clock, before=previous, leaving=settings.deployment_id)
         if instances.sick:  # a new version that failed some tests is better than no version
             return _report_not_taken_back(job, instances.summary(previous.version))
         deployment = history.releases[settings.deployment_id]

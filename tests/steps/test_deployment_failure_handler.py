@@ -7,9 +7,9 @@ import json
 
 import pytest
 
-from azora_ci import failure_report
 from azora_ci.core import schemas
 from azora_ci.record import deployment
+from azora_ci.record.pages import failure
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from tests import fragments_builder as build
 from tests import record_world
@@ -42,7 +42,7 @@ def failed_at(world, job, *, result="failure", backup=True, **changes):
 
 def report_of(done):
     report = done.document("deployment-failure-report.json")
-    assert schemas.problems(report, failure_report.SCHEMA) == []
+    assert schemas.problems(report, failure.SCHEMA) == []
     return report
 
 

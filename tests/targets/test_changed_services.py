@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from azora_ci import kept_version
 from azora_ci.core.errors import NotTrueError
+from azora_ci.rollback import previous_version
 from azora_ci.steps import smoke_tests
 from azora_ci.targets import Owner
 from azora_ci.targets.edge_settings import require_kept_prefixes
@@ -37,11 +37,11 @@ def answered(world: World, path: str) -> str:
     return json.loads(body)["version"] if status == 200 else f"HTTP {status}"
 
 
-def looked_at(world: World) -> tuple[kept_version.Kept, list[str]]:
+def looked_at(world: World) -> tuple[previous_version.Kept, list[str]]:
     """Return what is left of 1.0.0, and the health tests that are expected of it."""
     target = world.target()
     before = target.current().releases[OLD]
-    kept = kept_version.look(target, world.config, world.clock, before=before, leaving=NEW)
+    kept = previous_version.look(target, world.config, world.clock, before=before, leaving=NEW)
     job: Any = SimpleNamespace(config=world.config, settings=SimpleNamespace(config_path=world.config_path))
     tests = smoke_tests.http_tests(job, before.version, before.digests)
     return kept, [one.service for one in tests if one.service]

@@ -10,7 +10,7 @@ from azora_ci.core.markdown import Markup, code, escaped, fenced, lines, listed,
 Document = Mapping[str, Any]
 
 
-def success(document: Document, location: str, sha256: str, notes: Iterable[str]) -> str:
+def deployment_page(document: Document, location: str, sha256: str, notes: Iterable[str]) -> str:
     """Return the page of a successful deployment: version, rollout, services, jobs, rollback deadline, and the record's location."""
     parts = [
         f"## ✅ {document['version']} is in production",

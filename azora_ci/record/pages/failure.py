@@ -14,7 +14,7 @@ MARKDOWN_FILE = "deployment-failure-report.md"
 HEADLINES = {"failed": "FAILED", "rolled_back": "was rolled back", "cancelled": "was cancelled"}
 
 
-def page(report: Mapping[str, Any]) -> str:
+def failure_page(report: Mapping[str, Any]) -> str:
     """Return the report as Markdown: the state of production comes before the failed jobs."""
     parts = [
         f"# 🚨 Deployment of {escaped(report['version'] or 'an unknown version')} {HEADLINES[report['status']]}",

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import rollback
 from azora_ci.core.markdown import Markup, code, escaped, listed, table
 from azora_ci.database import restore_scripts
+from azora_ci.rollback import window
 
 FILE_NAME = "ROLLBACK-INSTRUCTIONS.md"
 
@@ -29,7 +29,7 @@ class Guide:
 
 def render(record: Mapping[str, Any], guide: Guide) -> str:
     """Return the instructions for the deployment of a record (schema deployment-record) as Markdown."""
-    plan = rollback.plan(record)
+    plan = window.plan(record)
     parts = [
         _identity(record, plan),
         _window(record, plan),
@@ -43,7 +43,7 @@ def render(record: Mapping[str, Any], guide: Guide) -> str:
     return "\n".join(part.strip("\n") + "\n" for part in parts)
 
 
-def _identity(record: Mapping[str, Any], plan: rollback.Way) -> str:
+def _identity(record: Mapping[str, Any], plan: window.RollbackPlan) -> str:
     rows = [
         ("Deployment ID", code(record["deployment_id"])),
         ("Version", Markup(f"{code(record['version'])} (commit {code(record['git_sha'])})")),
@@ -61,7 +61,7 @@ def _text(value: object) -> str:
     return "not known" if value is None else str(value)
 
 
-def _window(record: Mapping[str, Any], plan: rollback.Way) -> str:
+def _window(record: Mapping[str, Any], plan: window.RollbackPlan) -> str:
     if record["status"] == "rolled_back":
         return """## Rollback window
 
@@ -95,7 +95,7 @@ One service with few errors, or something a configuration change cures, is usual
 """
 
 
-def _procedure(record: Mapping[str, Any], guide: Guide, plan: rollback.Way) -> str:
+def _procedure(record: Mapping[str, Any], guide: Guide, plan: window.RollbackPlan) -> str:
     return f"""## Procedure
 
 ### 1. Verify that a rollback is necessary
@@ -119,7 +119,7 @@ Write an incident report: when users were first affected, when traffic went back
 """
 
 
-def _traffic(record: Mapping[str, Any], guide: Guide, plan: rollback.Way) -> str:
+def _traffic(record: Mapping[str, Any], guide: Guide, plan: window.RollbackPlan) -> str:
     if record["status"] == "rolled_back":
         return f"Done: {record['previous_version'] or 'the version before'} has all traffic. Confirm it under *Verify the services*.\n"
     if plan.version is None:
@@ -145,7 +145,7 @@ Afterwards put the stages back: `gh variable delete CANARY_MINUTES`, and the oth
 {caution}"""
 
 
-def _button(record: Mapping[str, Any], guide: Guide, plan: rollback.Way, repository: str) -> str:
+def _button(record: Mapping[str, Any], guide: Guide, plan: window.RollbackPlan, repository: str) -> str:
     name, own_id = shlex.quote(guide.rollback_workflow), shlex.quote(record["deployment_id"])
     page = f"{record['run_url'].split('/actions/')[0]}/actions/workflows/{guide.rollback_workflow}"
     button = f"[Roll production back]({page})" if repository else "Roll production back"
@@ -178,7 +178,7 @@ python -m azora_ci doctor         # what production lacks, with the next step
 """
 
 
-def _whether_to_restore(record: Mapping[str, Any], plan: rollback.Way) -> str:
+def _whether_to_restore(record: Mapping[str, Any], plan: window.RollbackPlan) -> str:
     if not plan.restore_possible:
         return "**There is no verified backup of this deployment.** Do not restore anything before the database team has looked.\n"
     snapshot_time = record["database_backup"]["timestamp"]
@@ -197,7 +197,7 @@ def _whether_to_restore(record: Mapping[str, Any], plan: rollback.Way) -> str:
     )
 
 
-def _backup(record: Mapping[str, Any], plan: rollback.Way) -> str:
+def _backup(record: Mapping[str, Any], plan: window.RollbackPlan) -> str:
     backup = record["database_backup"]
     if not backup:
         return "## Backup\n\nThis deployment has no backup in its evidence.\n"
@@ -257,7 +257,7 @@ By hand, into a new and empty database `$RESTORED` only, the restore itself is o
 """
 
 
-def _verification(guide: Guide, plan: rollback.Way) -> str:
+def _verification(guide: Guide, plan: window.RollbackPlan) -> str:
     version = plan.version.removeprefix("v") if plan.version else "the version you deployed"
     lines = "\n".join(f"curl -fsS --max-time 10 {shlex.quote(url)}   # {title}" for title, url in guide.health_urls)
     return f"""## Verify the services
@@ -280,7 +280,7 @@ On-call team of {guide.application}: **{guide.on_call}**. Give them the deployme
 """
 
 
-def _afterwards(record: Mapping[str, Any], plan: rollback.Way) -> str:
+def _afterwards(record: Mapping[str, Any], plan: window.RollbackPlan) -> str:
     version = plan.version or "an earlier version"
     return f"""## After the deadline
 

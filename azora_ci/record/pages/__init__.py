@@ -1,0 +1,1 @@
+"""Records and reports as pages that people read."""
