@@ -30,7 +30,7 @@ from azora_ci.rollout import (
     synthetic_requests,
     uncounted_traffic,
 )
-from azora_ci.targets import Instance, Observation, Release, Target
+from azora_ci.targets.base import Instance, Observation, Release, Target
 
 HOLD_INTERVALS = 3  # a stage without a verdict is held for at least this many intervals beyond its end
 LONGEST_HOLD = 300.0  # seconds

@@ -13,9 +13,9 @@ from datetime import datetime
 from azora_ci.clients.ssh.host_keys import ACCEPTED
 from azora_ci.clients.ssh.tunnel import Connection
 from azora_ci.core.errors import AzoraError, NotTrueError
-from azora_ci.core.findings import Finding, check, failed
-from azora_ci.targets import Release, Wiring
+from azora_ci.targets.base import Release, Wiring
 from azora_ci.targets.docker_hosts import DockerHosts
+from azora_ci.targets.findings import Finding, check, failed
 from azora_ci.targets.guarded import CLOCK_LIMIT
 from azora_ci.targets.host_site import HostSite
 from azora_ci.targets.parallel import Outcome

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 from azora_ci.health.traffic import Counters, percentile
-from azora_ci.targets import Instance, Observation
+from azora_ci.targets.base import Instance, Observation
 from azora_ci.targets.journal import PROMOTED, History
 
 HEAD = ("route", "service", "version", "deployment", "role", "weight", "requests", "failed", "p95")

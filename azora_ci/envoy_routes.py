@@ -10,13 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from azora_ci.core.pipeline import STAGES
 from azora_ci.envoy import EdgeService, EdgeState, cluster_name
 from azora_ci.health.answers import DEPLOYMENT_HEADER, RELEASE_HEADER
-from azora_ci.rollout import PERCENT
 
 ROUTES = "edge"
 FULL = 100  # percent
-DRAWN_AT = tuple(percent for _, percent in PERCENT)  # the weights at which users may have been drawn
+DRAWN_AT = tuple(percent for _, percent in STAGES)  # the weights at which users may have been drawn
 HTTPS_PORT = 443
 SAFE_METHODS = "GET|HEAD|OPTIONS"
 # Conditions of a retry. A request that may change data is retried only when no part of it was sent: no change may happen twice.

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from azora_ci.core.config import DeployConfig
     from azora_ci.core.process import Processes
     from azora_ci.core.settings import ProductionHosts
-    from azora_ci.targets import Held, Owner, Target, Tended, Wiring
+    from azora_ci.targets.base import Held, Owner, Target, Tended, Wiring
 
 _Command = Callable[..., Any]
 
@@ -58,7 +58,7 @@ def _wiring(config_path: Path, window_minutes: float = 60.0) -> Wiring:
     from azora_ci.core.actions import Actions
     from azora_ci.core.clock import Clock
     from azora_ci.core.process import Processes
-    from azora_ci.targets import Wiring
+    from azora_ci.targets.base import Wiring
 
     access = variables.load(settings.ProductionHosts, environment.process_environment())
     clock = Clock()
@@ -79,7 +79,7 @@ def _read_only_wiring(config_path: Path) -> Wiring:
 
 def _require_every_host(target: Target) -> None:
     """Raise UnreachableError that names the hosts that were skipped, and so are missing from the output above."""
-    from azora_ci.targets import left_out
+    from azora_ci.targets.base import left_out
 
     missing = left_out(target)
     if missing:
@@ -115,14 +115,14 @@ def _secrets(section: Any) -> list[str]:
 
 
 def _target(wiring: Wiring) -> Target:
-    from azora_ci.targets import target_of
+    from azora_ci.targets.registry import target_of
 
     return target_of(wiring.config.target.kind, wiring)
 
 
 def _require_tended(target: Target) -> Tended:
     """Return the target typed as ``Tended``. Raises BadInputError when it offers no lock and no releases to the command line."""
-    from azora_ci.targets import Tended
+    from azora_ci.targets.base import Tended
 
     if not isinstance(target, Tended):
         raise BadInputError(
@@ -145,7 +145,7 @@ def _actor() -> str:
 
 
 def _owner(command: str) -> Owner:
-    from azora_ci.targets import Owner
+    from azora_ci.targets.base import Owner
 
     return Owner(command, f"python -m azora_ci {command} on {socket.gethostname()}", _actor())
 
@@ -214,7 +214,7 @@ def lock() -> None:
 @_config_option
 def lock_status(config_path: Path) -> None:
     """Say who holds the lock, for how long, and whether its owner still runs or renews it; of several hosts, for each."""
-    from azora_ci.targets import holders
+    from azora_ci.targets.base import holders
 
     with reported_errors():
         target = _target(_read_only_wiring(config_path))
@@ -281,7 +281,7 @@ def _held_text(held: Held) -> str:
 @_config_option
 def clean(window_minutes: float, *, dry_run: bool, config_path: Path) -> None:
     """Drain and remove instances of releases whose rollback window has closed, never the rollback target."""
-    from azora_ci.targets import reached
+    from azora_ci.targets.base import reached
 
     with reported_errors():
         wiring = _wiring(config_path, window_minutes)
@@ -335,7 +335,7 @@ def edge() -> None:
 def edge_status(config_path: Path) -> None:
     """Show what the edge really has: weights, versions and counters of each route."""
     from azora_ci import edge_report
-    from azora_ci.targets import edges, reached
+    from azora_ci.targets.base import edges, reached
 
     with reported_errors():
         target = _target(_read_only_wiring(config_path))

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from azora_ci.core.pipeline import STAGES
 from azora_ci.health.answers import NEW, OLD, Verdict
 from azora_ci.health.traffic import Counters, percentile, slower_than
 
@@ -24,7 +25,6 @@ TEST = (
     f"compared with the old version since the rollout began and in the same stage; "
     f"p95: share of requests slower than the limit (the factor, and {LATENCY_FLOOR_MS:g} ms more) above 5 % with the same confidence"
 )
-PERCENT = (("canary", 5), ("progressive", 50), ("full", 100))
 
 
 @dataclass(frozen=True)
@@ -38,13 +38,8 @@ class Stage:
 
 def stages(minutes: Sequence[float], *, first: bool) -> tuple[Stage, ...]:
     """Return the plan for (canary, progressive, full) minutes. A first deployment has only the last stage: there is no other version."""
-    plan = tuple(Stage(name, percent, length * 60) for (name, percent), length in zip(PERCENT, minutes, strict=True))
+    plan = tuple(Stage(name, percent, length * 60) for (name, percent), length in zip(STAGES, minutes, strict=True))
     return plan[-1:] if first else plan
-
-
-def instances_at(percent: int, total: int) -> int:
-    """Return how many of ``total`` instances run the new version at a stage: the share rounded up, at least one."""
-    return max(1, math.ceil(percent * total / 100))
 
 
 # --- statistics --------------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes, birth, send_signal
 from azora_ci.edge import Edge
 from azora_ci.record import fragments
-from azora_ci.targets import Owner, Release, Wiring
+from azora_ci.targets.base import Owner, Release, Wiring
 from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
 from tests import deploy_config, load
 from tests.waiting import until

@@ -20,7 +20,7 @@ from azora_ci.core.errors import UnreachableError
 from azora_ci.core.process import Processes
 from azora_ci.health.traffic import Counters
 from azora_ci.rollout import Action, Decision, Limits, Stage
-from azora_ci.targets import Instance, Observation, Release
+from azora_ci.targets.base import Instance, Observation, Release
 from tests import deploy_config
 
 NEW, OLD = "1764000100-bbbbbb", "1764000000-aaaaaa"

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 
 from azora_ci.__main__ import main
 from azora_ci.core.process import send_signal
-from azora_ci.targets import Owner
+from azora_ci.targets.base import Owner
 from azora_ci.targets.lock import Lock
 from tests import deploy_config
 from tests.edge_world import NEW, OLD, ROOT, Load, World, free_ports, get

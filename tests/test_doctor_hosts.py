@@ -13,11 +13,11 @@ from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError
-from azora_ci.core.findings import Finding
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
-from azora_ci.targets import Wiring
+from azora_ci.targets.base import Wiring
+from azora_ci.targets.findings import Finding
 from tests import deploy_config
 from tests.sshd import DockerStandIn, Sshd, free_port
 

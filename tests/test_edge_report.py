@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from azora_ci import edge_report
 from azora_ci.health.traffic import Counters
-from azora_ci.targets import Instance, Observation
+from azora_ci.targets.base import Instance, Observation
 from azora_ci.targets.journal import ABORTED, PROMOTED, Deployed, History
 
 OLD, NEW = "1764000000-aaaaaa", "1764000100-bbbbbb"

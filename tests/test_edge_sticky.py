@@ -18,7 +18,7 @@ from azora_ci import envoy_admin
 from azora_ci.core import config
 from azora_ci.envoy import EdgeOptions, EdgeRelease, EdgeService, EdgeState
 from azora_ci.envoy_routes import route_configuration
-from azora_ci.targets import Owner
+from azora_ci.targets.base import Owner
 from azora_ci.targets.edge_settings import edge_options
 from tests import deploy_config
 from tests.edge_lab import Backend, Lab

@@ -14,7 +14,7 @@ import pytest
 from azora_ci.core import config
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.envoy import EdgeOptions, EdgeTls
-from azora_ci.targets import Owner
+from azora_ci.targets.base import Owner
 from azora_ci.targets.edge_settings import edge_options
 from tests import certificates, deploy_config
 from tests.edge_lab import Backend, Lab

@@ -19,7 +19,7 @@ from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import send_signal
 from azora_ci.edge import Edge
 from azora_ci.envoy import EdgeOptions, EdgeRelease, EdgeService, EdgeState, EdgeTls
-from azora_ci.targets import Owner
+from azora_ci.targets.base import Owner
 from tests.edge_world import NEW, OLD, World, free_ports, get
 
 SERVICES = (EdgeService("api", "/api", 15), EdgeService("edu", "/api/education", 0), EdgeService("web", "/", 30))

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from azora_ci import rollout_report
 from azora_ci.core.config import start_groups
+from azora_ci.core.pipeline import instances_at
 from azora_ci.health.answers import NEW, OLD, Verdict
 from azora_ci.health.traffic import Counters, percentile, slower_than
 from azora_ci.rollout import (
@@ -20,7 +21,6 @@ from azora_ci.rollout import (
     Progress,
     Traffic,
     difference_lower_bound,
-    instances_at,
     judge_traffic,
     next_action,
     share_bounds,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 JOBS: dict[str, str] = {
     "validate-release": "Validate the release tag and name the deployment.",
     "pre-deployment-validation": "Check every gate of the release commit before anything is touched.",
@@ -34,3 +36,9 @@ NEEDS: dict[str, tuple[str, ...]] = {
 PIPELINE = tuple(NEEDS)  # in the order in which they run; the failure handler comes after all of them
 EVIDENCE_JOBS = PIPELINE[: PIPELINE.index("deployment-record")]  # the record is made of their fragments
 CONNECTING_JOBS = ("gradual-rollout", "database-migrations", "database-backup")  # over SSH; the job that sees most hosts comes first
+STAGES = (("canary", 5), ("progressive", 50), ("full", 100))  # of a rollout: name, and percent of traffic and of instances
+
+
+def instances_at(percent: int, total: int) -> int:
+    """Return how many of ``total`` instances run the new version at a stage: the share rounded up, at least one."""
+    return max(1, math.ceil(percent * total / 100))

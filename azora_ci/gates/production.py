@@ -8,9 +8,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from azora_ci.core.errors import AzoraError
-from azora_ci.core.findings import Finding, check, failed
-from azora_ci.targets import Target, Tended, Wiring, reached, target_of
+from azora_ci.targets.base import Target, Tended, Wiring, reached
+from azora_ci.targets.findings import Finding, check, failed
 from azora_ci.targets.journal import PROMOTED
+from azora_ci.targets.registry import target_of
 
 
 def examine(wiring: Wiring) -> list[Finding]:

@@ -24,7 +24,7 @@ from azora_ci.rehearsal import docker_machine, machine_images, node, repo
 from azora_ci.rehearsal.docker_machine import HOST, MACHINE, PUBLIC, Addresses, Note
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
-from azora_ci.targets import Owner, Release, Wiring
+from azora_ci.targets.base import Owner, Release, Wiring
 from azora_ci.targets.docker_hosts import DockerHosts
 
 BASE_IMAGE = "node:22-slim"  # what the sample's Dockerfiles begin with

@@ -31,7 +31,7 @@ from azora_ci.rehearsal import application, repo
 from azora_ci.rehearsal.node import Node, prepare
 from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run
 from azora_ci.rehearsal.standins import database
-from azora_ci.targets import Owner, Release, Wiring
+from azora_ci.targets.base import Owner, Release, Wiring
 from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
 
 START_SECONDS = 60.0

@@ -8,7 +8,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.config import DeployConfig
 from azora_ci.health.answers import OLD
 from azora_ci.health.probes import Prober
-from azora_ci.targets import Target
+from azora_ci.targets.base import Target
 from azora_ci.targets.journal import Deployed
 
 PROBE_SECONDS = 5.0  # for the answers of all its instances, which are probed at once

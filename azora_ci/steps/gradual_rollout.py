@@ -17,6 +17,7 @@ from azora_ci.core.environment import named_secrets
 from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError, UnreachableError
 from azora_ci.core.job_log import secrets_of_url
 from azora_ci.core.markdown import escaped, fenced
+from azora_ci.core.pipeline import instances_at
 from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import Deployment, Health, ProductionHosts
 from azora_ci.core.variables import Secret, number, truth, variable
@@ -24,10 +25,10 @@ from azora_ci.health.answers import NEW, classify
 from azora_ci.health.probes import fetch, request_of
 from azora_ci.job import Job
 from azora_ci.record.host_keys import for_job
-from azora_ci.rollout import TEST, Action, Limits, Stage, instances_at, stages
-from azora_ci.targets import Owner, Planning, Release, Target, Wiring, host_keys, target_of
+from azora_ci.rollout import TEST, Action, Limits, Stage, stages
+from azora_ci.targets.base import FencedError, Owner, Planning, Release, Target, Wiring, host_keys
 from azora_ci.targets.journal import Deployed, History
-from azora_ci.targets.lock import FencedError
+from azora_ci.targets.registry import target_of
 
 SHORTEST_MINUTES = 1.0  # shortest stage in production; shorter ones need SHORT_STAGES_REASON
 

@@ -26,8 +26,9 @@ from azora_ci.record.rollback import FILE_NAME, RollbackCircumstances, assemble
 from azora_ci.record.rollback import SCHEMA as ROLLBACK_SCHEMA
 from azora_ci.rollback import previous_version, window
 from azora_ci.steps import smoke_tests
-from azora_ci.targets import Owner, Release, Returned, Target, Wiring, reached, target_of
+from azora_ci.targets.base import Owner, Release, Returned, Target, Wiring, reached
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
+from azora_ci.targets.registry import target_of
 
 
 def parse_reason(text: str) -> str:

@@ -25,7 +25,8 @@ from azora_ci.health.probes import Prober, Request
 from azora_ci.job import Job
 from azora_ci.record import host_keys
 from azora_ci.rollback import previous_version
-from azora_ci.targets import Owner, Release, Wiring, target_of
+from azora_ci.targets.base import Owner, Release, Wiring
+from azora_ci.targets.registry import target_of
 
 PROBE_SECONDS = 10.0  # for one answer
 

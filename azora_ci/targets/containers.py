@@ -9,10 +9,10 @@ from typing import Any
 
 from azora_ci.core.config import Service
 from azora_ci.core.errors import UnreachableError
-from azora_ci.targets import Release, Wiring
+from azora_ci.targets.base import Release, Wiring
 from azora_ci.targets.docker_host import LABEL, NETWORK, DockerHost
+from azora_ci.targets.node_parts import Facts
 from azora_ci.targets.parallel import outcomes, results
-from azora_ci.targets.protocols import Facts
 
 LOG_LINES, TAIL_LINES = 2000, 8  # lines of an instance's log: kept as an artifact, shown in an error
 

@@ -16,7 +16,7 @@ from typing import Any
 from azora_ci.clients.ssh.tunnel import Connection, socks_connect
 from azora_ci.core.config import DockerHosts as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
-from azora_ci.targets import Wiring
+from azora_ci.targets.base import Wiring
 
 NETWORK = "azora"  # the name of the instances' network
 FIRST_INSTANCE = 16  # index in the network; lower addresses are the gateway's, the edge's, and spare ones

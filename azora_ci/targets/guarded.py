@@ -21,9 +21,8 @@ from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, Unreac
 from azora_ci.edge import Edge
 from azora_ci.envoy import EdgeState
 from azora_ci.health.probes import Dial, DialledConnection
-from azora_ci.targets import Held, Owner
+from azora_ci.targets.base import FencedError, Held, Owner
 from azora_ci.targets.journal import History
-from azora_ci.targets.lock import FencedError
 
 START_SECONDS = 30.0  # limit for the first answer of a guard that was just started
 RENEWALS_PER_LEASE = 5

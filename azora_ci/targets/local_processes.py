@@ -23,13 +23,13 @@ from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import send_signal, undisturbed
 from azora_ci.edge import Edge
 from azora_ci.envoy import EdgeState
-from azora_ci.targets import Held, Instance, Owner, Release, Wiring
 from azora_ci.targets import instances as local
+from azora_ci.targets.base import Held, Instance, Owner, Release, Wiring
 from azora_ci.targets.edge_settings import edge_options, edge_services
 from azora_ci.targets.journal import History, Journal
 from azora_ci.targets.lock import Lock
-from azora_ci.targets.protocols import Facts
-from azora_ci.targets.site import Parts, Site
+from azora_ci.targets.node import Parts, Site
+from azora_ci.targets.node_parts import Facts
 
 
 def install_edge(config: DeployConfig, config_dir: Path, listen_port: int, admin_port: int) -> Path:

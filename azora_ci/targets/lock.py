@@ -21,15 +21,12 @@ from typing import TYPE_CHECKING, Any
 from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import birth
+from azora_ci.targets.base import FencedError
 
 if TYPE_CHECKING:
-    from azora_ci.targets import Held, Owner
+    from azora_ci.targets.base import Held, Owner
 
 LEASE_SECONDS = 120.0
-
-
-class FencedError(NotTrueError):
-    """The lock belongs to somebody else by now: its former owner may change nothing, not even to take traffic back."""
 
 
 class Lock:
@@ -71,7 +68,7 @@ class Lock:
 
     def holder(self) -> Held | None:
         """Return the owner of the lock, dead or alive, or None when the lock is free."""
-        from azora_ci.targets import Held, Owner
+        from azora_ci.targets.base import Held, Owner
 
         lock = self._read()
         if lock is None:

@@ -20,7 +20,7 @@ from pathlib import Path
 import docker.errors
 
 from azora_ci.core import config
-from azora_ci.targets import Owner
+from azora_ci.targets.base import Owner
 from tests.docker_world import NEW, OLD, Machine, World, ip
 from tests.faults.rollout_hosts import SmallMachine
 from tests.faults.rollout_users import Users

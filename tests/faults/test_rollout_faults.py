@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.rollout import PERCENT
+from azora_ci.core.pipeline import STAGES
 from tests.docker_world import Lan, World, lan
 from tests.faults.rollout_hosts import made_as
 from tests.faults.rollout_table import BEFORE, ROWS, Failed, Row, Runs
@@ -18,7 +18,7 @@ from tests.faults.rollout_users import Users
 from tests.faults.rollout_world import Scene, configured
 from tests.waiting import until
 
-STAGES = {percent: name for name, percent in PERCENT}
+STAGE_AT = {percent: name for name, percent in STAGES}
 SERVICES = ("api_gateway",)  # of two instances per host
 
 
@@ -86,7 +86,7 @@ def run(scene: Scene, row: Row) -> tuple[str, int]:
     if row.when != BEFORE:
         world.wait_for_weight(row.when, scene.step)
         if not row.moving:
-            first_tick = re.compile(rf" {STAGES[row.when]} .* probes [0-9]+/")
+            first_tick = re.compile(rf" {STAGE_AT[row.when]} .* probes [0-9]+/")
             until(lambda: first_tick.search(scene.log()), "the stage is being watched")
         scene.broke = time.monotonic()
         row.broken(scene)

@@ -10,7 +10,7 @@ import pytest
 from azora_ci.core.errors import UnreachableError
 from azora_ci.steps.gradual_rollout import Rollout
 from azora_ci.steps.rollback import DeploymentRollback
-from azora_ci.targets import Release, Returned
+from azora_ci.targets.base import Release, Returned
 from azora_ci.targets.journal import History
 
 OLD, NEW, THIRD = "1764000000-aaaaaa", "1764000100-bbbbbb", "1764000200-cccccc"

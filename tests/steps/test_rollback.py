@@ -16,7 +16,7 @@ from azora_ci.core.process import send_signal
 from azora_ci.record import rollback, run
 from azora_ci.record.archive import Archive, KeptRecord
 from azora_ci.record.chain import archived_bytes, broken_links
-from azora_ci.targets import Owner
+from azora_ci.targets.base import Owner
 from tests.conftest import DatabaseMaker
 from tests.edge_world import NEW, OLD, Load, World
 from tests.rollback_world import MIGRATIONS, REASON, Surroundings

@@ -16,7 +16,7 @@ import pytest
 from azora_ci.core import schemas
 from azora_ci.record import rollback
 from azora_ci.record.chain import broken_links
-from azora_ci.targets import Owner
+from azora_ci.targets.base import Owner
 from tests.conftest import DatabaseMaker
 from tests.docker_world import NEW, OLD, Lan, Load, World, lan
 from tests.faults.rollout_world import lose

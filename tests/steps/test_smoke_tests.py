@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.targets import Owner
+from azora_ci.targets.base import Owner
 from tests import fragments_builder as build
 from tests.conftest import DatabaseMaker
 from tests.edge_world import NEW, Load, World

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core import config
-from azora_ci.targets import Owner
+from azora_ci.targets.base import Owner
 from tests import certificates
 from tests.docker_world import Lan, World, get
 from tests.edge_talk import Chat, Events

@@ -16,8 +16,7 @@ import pytest
 from azora_ci.core import config
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
-from azora_ci.targets import Owner, Release
-from azora_ci.targets.lock import FencedError
+from azora_ci.targets.base import FencedError, Owner, Release
 from tests.docker_world import NEW, OLD, Lan, Load, World, get
 from tests.rollback_world import MIGRATIONS, Surroundings
 from tests.rollback_world import evidence as rollback_evidence

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core.clock import Clock
-from azora_ci.targets import Owner
-from azora_ci.targets.proof import QUIET_SECONDS, await_standstill, prove
-from azora_ci.targets.site import PROOF_SECONDS
+from azora_ci.targets.base import Owner
+from azora_ci.targets.drain import QUIET_SECONDS, await_standstill, prove
+from azora_ci.targets.node import PROOF_SECONDS
 from tests.edge_talk import Chat, Events
 from tests.edge_world import NEW, World
 from tests.waiting import until

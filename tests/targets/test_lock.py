@@ -14,8 +14,8 @@ import pytest
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import birth
-from azora_ci.targets import Owner
-from azora_ci.targets.lock import FencedError, Lock
+from azora_ci.targets.base import FencedError, Owner
+from azora_ci.targets.lock import Lock
 
 ME, OTHER = Owner("1764000000-aaaaaa", "https://runs.example/1", "octocat"), Owner("1764000100-bbbbbb", "https://runs.example/2", "hubot")
 

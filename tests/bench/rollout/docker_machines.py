@@ -24,7 +24,7 @@ from azora_ci.core.clock import Clock, parse_rfc3339
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import Processes
 from azora_ci.database.cluster import SUPERUSER
-from azora_ci.targets import Owner, Release, Target
+from azora_ci.targets.base import Owner, Release, Target
 from tests.bench.rollout import scenes
 from tests.bench.rollout import service as rollout_service
 from tests.bench.rollout.kills import LEASE_SECONDS

@@ -20,7 +20,8 @@ from azora_ci.core.hosts import HostAddress
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
-from azora_ci.targets import Owner, Release, Wiring, docker_hosts
+from azora_ci.targets import docker_hosts
+from azora_ci.targets.base import Owner, Release, Wiring
 from azora_ci.targets.docker_hosts import DockerHosts
 from azora_ci.targets.host_site import HostSite
 from tests.bench.rollout.scenes import Size

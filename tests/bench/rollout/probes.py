@@ -24,7 +24,7 @@ from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Processes
 from azora_ci.health.answers import Endpoint
 from azora_ci.rollout import Limits, Stage
-from azora_ci.targets import Instance, Observation, Owner, Release, Returned
+from azora_ci.targets.base import Instance, Observation, Owner, Release, Returned
 from azora_ci.targets.journal import History
 
 VERSION = "1.0.0"

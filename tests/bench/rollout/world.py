@@ -25,7 +25,7 @@ from azora_ci.core.process import Child, Processes, send_signal
 from azora_ci.database.cluster import Cluster
 from azora_ci.edge import Edge
 from azora_ci.record import fragments
-from azora_ci.targets import Owner, Release, Wiring
+from azora_ci.targets.base import Owner, Release, Wiring
 from azora_ci.targets.instances import LOOPBACK, free_port
 from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
 from tests.bench.rollout import service as rollout_service
