@@ -12,14 +12,14 @@ from typing import Any
 
 import pytest
 
-from azora_ci.bake import Bake, Rules, Subject
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import UnreachableError
 from azora_ci.core.process import Processes
 from azora_ci.health.traffic import Counters
-from azora_ci.rollout import Action, Decision, Limits, Stage
+from azora_ci.rollout.decision import Action, Decision, Limits, Stage
+from azora_ci.rollout.watch import Bake, Rules, Subject
 from azora_ci.targets.base import Instance, Observation, Release
 from tests import deploy_config
 

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci.health.answers import NEW, OLD, PUBLIC, Answer, Endpoint, Record, Verdict, classify, judge
+from azora_ci.health.answers import NEW, OLD, PUBLIC, Answer, Endpoint, classify
+from azora_ci.rollout.verdict import Record, Verdict, judge
 
 NEW_ID, OLD_ID = "1764000100-bbbbbb", "1764000000-aaaaaa"
 

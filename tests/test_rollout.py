@@ -9,25 +9,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci import rollout_report
 from azora_ci.core.config import start_groups
 from azora_ci.core.pipeline import instances_at
-from azora_ci.health.answers import NEW, OLD, Verdict
+from azora_ci.health.answers import NEW, OLD
 from azora_ci.health.traffic import Counters, percentile, slower_than
-from azora_ci.rollout import (
+from azora_ci.rollout import report
+from azora_ci.rollout.decision import (
     Action,
     Limits,
     Pair,
     Progress,
     Traffic,
-    difference_lower_bound,
     judge_traffic,
     next_action,
-    share_bounds,
     stages,
     synthetic_requests,
     uncounted_traffic,
 )
+from azora_ci.rollout.statistics import difference_lower_bound, share_bounds
+from azora_ci.rollout.verdict import Verdict
 
 LIMITS = Limits(error_points=1.0, latency_factor=3.0, minimum_requests=149)
 
@@ -292,7 +292,7 @@ def test_a_version_that_fails_no_more_often_than_the_old_one_is_not_taken_back(n
 
 
 def test_the_plan_names_order_shares_and_limits():
-    lines = rollout_report.plan_lines(
+    lines = report.plan_lines(
         stages((5, 10, 15), first=False), new="v1.1.0", old="v1.0.0", limits=LIMITS, counts={"auth": [1, 1, 2], "api": [1, 2, 4]}
     )
     assert lines[0] == "Plan: v1.0.0 -> v1.1.0, services in this order: auth, api"
@@ -308,9 +308,9 @@ def test_a_stage_table_has_a_row_per_version():
         "status": "healthy",
         "probes": {"total": 200, "failed": 3},
         "availability": 0.99,
-        "traffic": {"v1.1.0": rollout_report.traffic_evidence(counters(10, 1), 5), "v1.0.0": rollout_report.traffic_evidence(Counters())},
+        "traffic": {"v1.1.0": report.traffic_evidence(counters(10, 1), 5), "v1.0.0": report.traffic_evidence(Counters())},
     }
-    table = rollout_report.stage_table(evidence)
+    table = report.stage_table(evidence)
     assert "probes 197 of 200 healthy (98.50%)" in table
     assert "| v1.1.0 | 5 % | 10 | 1 | 0 | 10.00% | 15 ms | 20 ms |" in table
     assert "| v1.0.0 | – | 0 | 0 | 0 | 0.00% | – | – |" in table
@@ -318,6 +318,6 @@ def test_a_stage_table_has_a_row_per_version():
 
 def test_a_weight_is_the_least_that_a_release_has_on_any_route():
     weights = {"/api": {"api-1-a": 95, "api-2-b": 5}, "/auth": {"auth-1-a": 97, "auth-2-b": 3}}
-    assert rollout_report.weight_of("2-b", weights) == 3
-    assert rollout_report.weight_of("1-a", {"/api": {"api-2-b": 100}}) == 0
-    assert rollout_report.weight_of("2-b", {}) is None
+    assert report.weight_of("2-b", weights) == 3
+    assert report.weight_of("1-a", {"/api": {"api-2-b": 100}}) == 0
+    assert report.weight_of("2-b", {}) is None

@@ -11,8 +11,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci import rollout_report
-from azora_ci.bake import Bake, Rules, Subject
 from azora_ci.core.environment import named_secrets
 from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError, UnreachableError
 from azora_ci.core.job_log import secrets_of_url
@@ -25,7 +23,9 @@ from azora_ci.health.answers import NEW, classify
 from azora_ci.health.probes import fetch, request_of
 from azora_ci.job import Job
 from azora_ci.record.host_keys import for_job
-from azora_ci.rollout import TEST, Action, Limits, Stage, stages
+from azora_ci.rollout import report
+from azora_ci.rollout.decision import TEST, Action, Limits, Stage, stages
+from azora_ci.rollout.watch import Bake, Rules, Subject
 from azora_ci.targets.base import FencedError, Owner, Planning, Release, Target, Wiring, host_keys
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.registry import target_of
@@ -184,7 +184,7 @@ class Rollout:
         services = self.job.config.services
         counts = {service.id: [instances_at(stage.percent, service.instances) for stage in self.plan] for service in services}
         previous_version = previous.version if previous else None
-        lines = rollout_report.plan_lines(self.plan, new=self.release.version, old=previous_version, limits=self.limits, counts=counts)
+        lines = report.plan_lines(self.plan, new=self.release.version, old=previous_version, limits=self.limits, counts=counts)
         if isinstance(self.target, Planning):
             lines = [*lines, *self.target.plan(self.release)]
         for line in lines:
@@ -272,7 +272,7 @@ class Rollout:
 
     def _record_stage(self, evidence: dict[str, Any]) -> None:
         self.evidence["stages"].append(evidence)
-        table = rollout_report.stage_table(evidence)
+        table = report.stage_table(evidence)
         self.job.say(table)
         self.job.actions.summary(table)
 

@@ -17,13 +17,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from azora_ci.bake import Bake, Rules, Subject
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Processes
 from azora_ci.health.answers import Endpoint
-from azora_ci.rollout import Limits, Stage
+from azora_ci.rollout.decision import Limits, Stage
+from azora_ci.rollout.watch import Bake, Rules, Subject
 from azora_ci.targets.base import Instance, Observation, Owner, Release, Returned
 from azora_ci.targets.journal import History
 

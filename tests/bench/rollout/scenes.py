@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.core.process import Child, Processes
-from azora_ci.rollout import stages
+from azora_ci.rollout.decision import stages
 from azora_ci.targets.base import Owner, Release, Target
 from tests.bench.rollout.world import Client, Steps, seconds_of_starts, until
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from azora_ci.core.markdown import escaped
 from azora_ci.health.traffic import Counters, percentile
-from azora_ci.rollout import CONFIDENCE, LATENCY_FLOOR_MS, Limits, Stage
+from azora_ci.rollout.decision import LATENCY_FLOOR_MS, Limits, Stage
+from azora_ci.rollout.statistics import CONFIDENCE
 
 
 def plan_lines(stages: Sequence[Stage], *, new: str, old: str | None, limits: Limits, counts: Mapping[str, Sequence[int]]) -> list[str]:

@@ -9,15 +9,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from azora_ci import rollout_report
 from azora_ci.core.clock import Clock, rfc3339
 from azora_ci.core.config import Service
 from azora_ci.core.errors import UnreachableError
 from azora_ci.core.process import Processes
-from azora_ci.health.answers import NEW, OLD, PUBLIC, RELEASE_HEADER, Answer, Endpoint, Finding, Record, Verdict, classify, judge
+from azora_ci.health.answers import NEW, OLD, PUBLIC, RELEASE_HEADER, Answer, Endpoint, Finding, classify
 from azora_ci.health.probes import Prober, Request, request_of
 from azora_ci.health.traffic import Counters
-from azora_ci.rollout import (
+from azora_ci.rollout import report
+from azora_ci.rollout.decision import (
     Action,
     Decision,
     Limits,
@@ -30,6 +30,7 @@ from azora_ci.rollout import (
     synthetic_requests,
     uncounted_traffic,
 )
+from azora_ci.rollout.verdict import Record, Verdict, judge
 from azora_ci.targets.base import Instance, Observation, Release, Target
 
 HOLD_INTERVALS = 3  # a stage without a verdict is held for at least this many intervals beyond its end
@@ -151,7 +152,7 @@ class Bake:
     def by_version(self, observation: Observation, start: Counts) -> dict[str, Counters]:
         """Return version -> counters of all services since the stage began."""
         return {
-            version: rollout_report.total(self._since(observation, start, service.id, release) for service in self.subject.services)
+            version: report.total(self._since(observation, start, service.id, release) for service in self.subject.services)
             for version, release in self.subject.ids.items()
         }
 
@@ -290,7 +291,7 @@ class _Stage:
         lacking = sum(traffic.missing.values())
         parts += [f"inconclusive yet: {lacking} requests lack"] if lacking and decision.action is Action.WATCH else []
         parts += [f"process ended: {instance.name}" for instance in self._observation.dead] if self._observation else []
-        line = rollout_report.tick_line(self._stage, elapsed, self._probe_counts, sides, "; ".join(filter(None, parts)))
+        line = report.tick_line(self._stage, elapsed, self._probe_counts, sides, "; ".join(filter(None, parts)))
         self._bake.processes.say(line)
 
     def evidence(self, status: str, reason: str) -> dict[str, Any]:
@@ -316,7 +317,7 @@ class _Stage:
             "requests": {version: counters.requests for version, counters in sides.items()},
             "error_rate": {version: round(counters.failed_share, 6) for version, counters in sides.items()},
             "traffic": {
-                version: rollout_report.traffic_evidence(counters, rollout_report.weight_of(self._subject.ids[version], self.weights))
+                version: report.traffic_evidence(counters, report.weight_of(self._subject.ids[version], self.weights))
                 for version, counters in sides.items()
             },
             "synthetic_requests": tally.synthetic,
