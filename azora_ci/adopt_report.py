@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 
 from azora_ci import deploy_toml
 from azora_ci.adopt import CONFIG, WORKFLOW_FOLDER, Adoption
-from azora_ci.context import step_module
 from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.core.variables import Variable, declared_variables
+from azora_ci.steps.runner import step_module
 
 APPROVAL = "production-approval"
 _REFERENCE = re.compile(r"\b(secrets|vars)\.([A-Za-z_][A-Za-z0-9_]*)(?:\s*\|\|\s*'([^']*)')?")

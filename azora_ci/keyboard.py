@@ -187,7 +187,7 @@ def rollback(*, reason: str | None, deployment_id: str | None, after_deadline: b
     request reaches the new version any more; the smoke tests run; a record is written. A rollout that is under way is stopped first.
     The database is left as it is. It may be run again at any time: what is done is recognised.
     """
-    from azora_ci import context
+    from azora_ci.steps import runner
 
     with reported_errors():
         if not (reason or "").strip():
@@ -199,7 +199,7 @@ def rollback(*, reason: str | None, deployment_id: str | None, after_deadline: b
             )
     arguments = ["--reason", str(reason), "--config", str(config_path), *(["--after-deadline"] if after_deadline else [])]
     arguments += ["--deployment-id", deployment_id] if deployment_id else []
-    context.command("rollback").main(args=[*arguments, *more], prog_name="python -m azora_ci rollback")
+    runner.command("rollback").main(args=[*arguments, *more], prog_name="python -m azora_ci rollback")
 
 
 # --- lock -------------------------------------------------------------------------------------------------------------------

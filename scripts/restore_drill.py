@@ -1,6 +1,6 @@
 """Entry point of the restore drill; `--help` documents its environment."""
 
-from azora_ci.context import main
+from azora_ci.steps.runner import main
 
 if __name__ == "__main__":
     main("restore-drill")

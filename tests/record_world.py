@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.clients.s3.bucket import Bucket
-from azora_ci.context import execute
 from azora_ci.rehearsal.standins.slack import SlackReceiver
+from azora_ci.steps.runner import execute
 from tests import deploy_config
 from tests import fragments_builder as build
 from tests.stores import Stores

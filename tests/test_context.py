@@ -15,9 +15,9 @@ from types import ModuleType
 
 import pytest
 
-from azora_ci import context
 from azora_ci.core import pipeline, settings, variables
 from azora_ci.core.errors import NotTrueError, UnreachableError
+from azora_ci.steps import runner
 
 ROOT = Path(__file__).resolve().parent.parent
 ID = "1764000000-abc123"
@@ -68,7 +68,7 @@ def test_each_production_host_is_masked_by_itself(step, environ, capsys):
         raise UnreachableError("Lost", what="web1.example is away", where="host-1", next_step="wait")
 
     step(run, settings.SshAccess)
-    assert context.execute("smoke-tests", environ) == 3
+    assert runner.execute("smoke-tests", environ) == 3
     printed = capsys.readouterr().out
     assert "*** and *** and ***" in printed
     text = json.dumps(fragment(environ))
@@ -85,7 +85,7 @@ def test_a_failure_is_announced_recorded_and_masked(step, environ, capsys, error
         raise error("It broke", what="cannot use hunter2: 5 %", where="here", next_step="do that")
 
     step(run)
-    assert context.execute("smoke-tests", environ) == code
+    assert runner.execute("smoke-tests", environ) == code
     printed = capsys.readouterr().out
     assert "::error title=It broke::cannot use ***: 5 %25%0AWhere: here%0ANext: do that" in printed
     assert "Traceback" not in printed
@@ -105,7 +105,7 @@ def test_evidence_is_masked_and_a_quoted_fence_does_not_end_the_summary(step, en
         raise NotTrueError("It broke", what="```\n# ✅ all is well", where="here", next_step="do that")
 
     step(run)
-    assert context.execute("smoke-tests", environ) == 1
+    assert runner.execute("smoke-tests", environ) == 1
     assert fragment(environ)["evidence"]["rollback"]["detail"] == "it says *** and more"
     page = Path(environ["GITHUB_STEP_SUMMARY"]).read_text()
     assert "\n````text\n```\n# ✅ all is well\n" in page
@@ -114,10 +114,10 @@ def test_evidence_is_masked_and_a_quoted_fence_does_not_end_the_summary(step, en
 
 def test_an_entry_point_hides_its_environment(monkeypatch):
     hidden = []
-    monkeypatch.setattr(context, "hide_environment", lambda: hidden.append(True))
+    monkeypatch.setattr(runner, "hide_environment", lambda: hidden.append(True))
     monkeypatch.setattr(sys, "argv", ["smoke-tests", "--help"])
     with pytest.raises(SystemExit):
-        context.main("smoke-tests")
+        runner.main("smoke-tests")
     assert hidden == [True]
 
 
@@ -126,7 +126,7 @@ def test_a_bug_keeps_its_traceback_in_the_log_and_exits_4(step, environ, capsys)
         raise ZeroDivisionError("oops hunter2")
 
     step(run)
-    assert context.execute("smoke-tests", environ) == 4
+    assert runner.execute("smoke-tests", environ) == 4
     assert "ZeroDivisionError: oops ***" in capsys.readouterr().out
     assert "Traceback" in (Path(environ["DEPLOYMENT_LOG_DIR"]) / "smoke-tests.log").read_text()
     assert fragment(environ)["error"]["exit_code"] == 4
@@ -140,7 +140,7 @@ def test_a_cancelled_run_is_recorded_as_cancelled_and_ends_its_children(step, en
 
     step(run)
     started = time.monotonic()
-    assert context.execute("smoke-tests", environ) == 1
+    assert runner.execute("smoke-tests", environ) == 1
     assert time.monotonic() - started < 60
     found = fragment(environ)
     assert found["status"] == "cancelled"
@@ -149,13 +149,13 @@ def test_a_cancelled_run_is_recorded_as_cancelled_and_ends_its_children(step, en
 
 def test_incomplete_evidence_is_a_failure_even_when_the_step_returns(step, environ, capsys):
     step(lambda job: job.evidence.update(surprise=1))
-    assert context.execute("smoke-tests", environ) == 2
+    assert runner.execute("smoke-tests", environ) == 2
     assert "surprise" in capsys.readouterr().out
 
 
 def test_missing_variables_leave_a_fragment_with_the_identity_that_is_known(environ, capsys):
     del environ["VERSION"], environ["PROD_DATABASE_URL"]
-    assert context.execute("smoke-tests", environ) == 2
+    assert runner.execute("smoke-tests", environ) == 2
     printed = capsys.readouterr().out
     assert "VERSION is not set" in printed
     assert "PROD_DATABASE_URL is not set" in printed
@@ -170,7 +170,7 @@ def test_help_documents_the_environment(job):
     done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False, timeout=60)
     assert done.returncode == 0, done.stderr
     shown = " ".join(done.stdout.split())
-    for name, declared in variables.declared_variables(context.step_module(job).Settings):
+    for name, declared in variables.declared_variables(runner.step_module(job).Settings):
         assert declared.name in shown
         assert not declared.secret or f"--{name.replace('_', '-')}" not in shown
 

@@ -9,10 +9,10 @@ import click
 import pytest
 
 from azora_ci.__main__ import main
-from azora_ci.context import step_module
 from azora_ci.core import variables
 from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.rehearsal import cli, scenarios
+from azora_ci.steps.runner import step_module
 
 ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")

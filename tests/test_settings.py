@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import context
 from azora_ci.core import environment, pipeline, settings, variables
 from azora_ci.core.errors import BadInputError
+from azora_ci.steps import runner
 
 GOOD = {"DEPLOYMENT_ID": "1764000000-abc123", "VERSION": "v1.2.3", "GIT_SHA": "a" * 40}
 
@@ -125,7 +125,7 @@ def test_children_inherit_no_secret_and_cannot_write_our_outputs(monkeypatch):
 
 
 def test_every_declared_secret_is_withheld_from_children():
-    every = [context.step_module(job).Settings for job in pipeline.JOBS | pipeline.TOOLS]
+    every = [runner.step_module(job).Settings for job in pipeline.JOBS | pipeline.TOOLS]
     declared = {one.name for group in every for _, one in variables.declared_variables(group) if one.secret}
     assert {"PROD_KEY", "DOCKER_PASSWORD", "GITHUB_TOKEN", "BACKUP_VERIFY_DATABASE_URL"} <= declared
     assert declared <= environment.WITHHELD

@@ -69,7 +69,7 @@ def test_a_step_runs_from_the_wheel_in_an_empty_directory(python, tmp_path):
     git(source, "commit", "-q", "--allow-empty", "-m", "Start")
     git(source, "tag", "v1.2.3")
     git(tmp_path, "clone", "-q", str(source), str(empty))
-    step = "from azora_ci.context import main; main('validate-release')"
+    step = "from azora_ci.steps.runner import main; main('validate-release')"
     given = {"GITHUB_EVENT_NAME": "push", "GITHUB_REF": "refs/tags/v1.2.3", "DEPLOYMENT_LOG_DIR": "logs"}
     done = run(python, "-c", step, folder=empty, **given)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -79,7 +79,7 @@ def test_a_step_runs_from_the_wheel_in_an_empty_directory(python, tmp_path):
 
 
 def test_every_step_documents_its_environment(python, tmp_path):
-    code = "import sys; from azora_ci.context import command; command(sys.argv[1]).main(['--help'], prog_name=sys.argv[1])"
+    code = "import sys; from azora_ci.steps.runner import command; command(sys.argv[1]).main(['--help'], prog_name=sys.argv[1])"
     for job in JOBS:
         done = run(python, "-c", code, job, folder=tmp_path)
         assert done.returncode == 0, f"{job}: {done.stderr}"

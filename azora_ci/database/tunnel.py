@@ -15,8 +15,8 @@ from azora_ci.clients.ssh.access import access_of
 from azora_ci.clients.ssh.tunnel import EXPLANATION_SECONDS, Tunnel, forward_lines
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.job import Job
 from azora_ci.record import host_keys
+from azora_ci.steps.job import Job
 
 ANSWER_SECONDS = 15.0
 SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")  # a server answers S or N; "SSLRequest" of PostgreSQL's protocol

@@ -6,7 +6,7 @@ from typing import Any
 
 from azora_ci.core.config import Command
 from azora_ci.core.process import CommandFailedError
-from azora_ci.job import Job
+from azora_ci.steps.job import Job
 
 
 def run(job: Job[Any], purpose: str, command: Command) -> None:

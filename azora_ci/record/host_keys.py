@@ -14,9 +14,9 @@ from azora_ci.core import pipeline
 from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import PinnedHostKeys
-from azora_ci.job import Job
 from azora_ci.record.chain import doubts
 from azora_ci.record.fragments import Fragments
+from azora_ci.steps.job import Job
 
 if TYPE_CHECKING:
     from azora_ci.record.archive import Archive

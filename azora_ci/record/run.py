@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci.job import Job
+from azora_ci.steps.job import Job
 
 
 @dataclass(frozen=True)

@@ -7,13 +7,13 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from azora_ci import context
 from azora_ci.adopt import CONFIG
 from azora_ci.core import pipeline, variables
 from azora_ci.rehearsal import button, repo
 from azora_ci.rehearsal.act import JobRun, write_private
 from azora_ci.rehearsal.runs import CHECKOUT
 from azora_ci.rehearsal.world import World
+from azora_ci.steps import runner
 
 ALWAYS = ("PATH", "npm_config_cache", "npm_config_prefer_offline", "CHECKPOINT_DISABLE")
 
@@ -34,7 +34,7 @@ def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], 
             "GITHUB_WORKSPACE": str(world.scratch.folder),
         }
         values = {**common_values, **job_values}
-        declared = [variable.name for _, variable in variables.declared_variables(context.step_module(job).Settings)]
+        declared = [variable.name for _, variable in variables.declared_variables(runner.step_module(job).Settings)]
         names = [name for name in (*ALWAYS, "AZORA_CI", "GITHUB_WORKSPACE", *declared) if name in values]
         lines = [
             f"# {job} of deployment {release.get('deployment-id', '(none)')}. Holds secrets. Replay it from the application's folder:",

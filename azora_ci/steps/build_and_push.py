@@ -18,7 +18,7 @@ from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Deployment
 from azora_ci.core.variables import Secret, variable
 from azora_ci.gates import commands
-from azora_ci.job import Job
+from azora_ci.steps.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,7 +15,7 @@ from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Aws, DatabaseAccess, Deployment, ProofPlace, SshAccess
 from azora_ci.core.variables import number, one_of, variable, whole_number
 from azora_ci.database import tunnel
-from azora_ci.job import Job
+from azora_ci.steps.job import Job
 
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket

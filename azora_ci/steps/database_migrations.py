@@ -22,7 +22,7 @@ from azora_ci.database.migrations.history import Migration, Plan, Row
 from azora_ci.database.migrations.prisma import Deployed
 from azora_ci.database.migrations.risks import risks_of
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.job import Job
+from azora_ci.steps.job import Job
 
 LOCK_ATTEMPTS = 3  # Prisma itself waits 10 s for its lock each time
 LOCK_PAUSE_SECONDS = 5.0

@@ -22,12 +22,12 @@ from azora_ci.core.release import artifact_suffix
 from azora_ci.core.settings import Aws, Common, Notifications
 from azora_ci.core.variables import deployment_id, git_sha, release_version, variable
 from azora_ci.database import restore_scripts
-from azora_ci.job import Identity, Job
 from azora_ci.record import chain, deployment, diagnosis, fragments
 from azora_ci.record.archive import Archive
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.pages.failure import JSON_FILE, MARKDOWN_FILE, SCHEMA, failure_page
 from azora_ci.record.run import circumstances
+from azora_ci.steps.job import Identity, Job
 
 T = TypeVar("T")
 # People need the report soon, more than they need the archive: this job waits for the store for a shorter time than other jobs.

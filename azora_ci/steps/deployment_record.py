@@ -9,12 +9,12 @@ from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Aws, Deployment, Notifications
-from azora_ci.job import Job
 from azora_ci.record import chain, deployment, host_keys
 from azora_ci.record.archive import Archive, KeptArtifacts, KeptRecord
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.pages.deployment import deployment_page
 from azora_ci.record.run import Previous, circumstances
+from azora_ci.steps.job import Job
 
 FILE_NAME = "deployment-record.json"
 

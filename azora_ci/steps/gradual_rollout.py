@@ -21,11 +21,11 @@ from azora_ci.core.settings import Deployment, Health, ProductionHosts
 from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.health.answers import NEW, classify
 from azora_ci.health.probes import fetch, request_of
-from azora_ci.job import Job
 from azora_ci.record.host_keys import for_job
 from azora_ci.rollout import report
 from azora_ci.rollout.decision import TEST, Action, Limits, Stage, stages
 from azora_ci.rollout.watch import Bake, Rules, Subject
+from azora_ci.steps.job import Job
 from azora_ci.targets.base import FencedError, Owner, Planning, Release, Target, Wiring, host_keys
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.registry import target_of

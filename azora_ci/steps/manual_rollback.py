@@ -11,10 +11,10 @@ from azora_ci.core import pipeline, schemas
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Deployment
 from azora_ci.database import restore_scripts
-from azora_ci.job import Job
 from azora_ci.record import chain, deployment, diagnosis
 from azora_ci.record.run import circumstances
 from azora_ci.rollback import instructions, window
+from azora_ci.steps.job import Job
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.gates import checks, commands, reachability
 from azora_ci.gates.checks import FAILED, PASSED, PENDING, Observed, Required, Verdict
 from azora_ci.gates.reachability import Reached
-from azora_ci.job import Job
 from azora_ci.record import host_keys
+from azora_ci.steps.job import Job
 from azora_ci.targets.host_site import settings_of
 
 

@@ -13,7 +13,7 @@ from azora_ci.core.clock import parse_rfc3339
 from azora_ci.core.errors import Explained, NotTrueError
 from azora_ci.core.settings import Aws, Common, Notifications, ProofPlace
 from azora_ci.core.variables import one_of, variable
-from azora_ci.job import Identity, Job
+from azora_ci.steps.job import Identity, Job
 
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket

@@ -18,7 +18,6 @@ from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts
 from azora_ci.core.variables import deployment_id, truth, variable
 from azora_ci.database.migrations.history import Expected
-from azora_ci.job import Identity, Job
 from azora_ci.record import chain, host_keys
 from azora_ci.record.archive import Archive, Archived
 from azora_ci.record.deployment import SCHEMA
@@ -26,6 +25,7 @@ from azora_ci.record.rollback import FILE_NAME, RollbackCircumstances, assemble
 from azora_ci.record.rollback import SCHEMA as ROLLBACK_SCHEMA
 from azora_ci.rollback import previous_version, window
 from azora_ci.steps import smoke_tests
+from azora_ci.steps.job import Identity, Job
 from azora_ci.targets.base import Owner, Release, Returned, Target, Wiring, reached
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
 from azora_ci.targets.registry import target_of

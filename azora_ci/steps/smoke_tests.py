@@ -22,9 +22,9 @@ from azora_ci.database.migrations.history import AT_LEAST_ONE, Expected, compare
 from azora_ci.health.answers import PUBLIC, Answer, classify
 from azora_ci.health.answers import Endpoint as HealthEndpoint
 from azora_ci.health.probes import Prober, Request
-from azora_ci.job import Job
 from azora_ci.record import host_keys
 from azora_ci.rollback import previous_version
+from azora_ci.steps.job import Job
 from azora_ci.targets.base import Owner, Release, Wiring
 from azora_ci.targets.registry import target_of
 

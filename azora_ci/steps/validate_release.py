@@ -13,8 +13,8 @@ from azora_ci.core.markdown import code, table
 from azora_ci.core.release import Version, highest_release, new_deployment_id
 from azora_ci.core.settings import Common
 from azora_ci.core.variables import Secret, git_sha, variable
-from azora_ci.job import Job
 from azora_ci.record.fragments import Fragment
+from azora_ci.steps.job import Job
 
 TAGS = "refs/tags/"
 

@@ -152,7 +152,7 @@ def _job(bench: Bench, deployment_id: str, **more: str) -> None:
         **bench.aws,
         **more,
     }
-    code = "from azora_ci.context import main; main('database-backup')"
+    code = "from azora_ci.steps.runner import main; main('database-backup')"
     child = bench.processes.start((sys.executable, "-c", code), env=environ)
     bench.peak_bytes = max(bench.peak_bytes, _watch(child))
     if child.wait() != 0:

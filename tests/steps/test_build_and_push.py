@@ -18,10 +18,10 @@ import requests
 
 from azora_ci.clients.docker import build_context
 from azora_ci.clients.docker.images import Docker, Release
-from azora_ci.context import execute
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.variables import Secret
+from azora_ci.steps.runner import execute
 from tests import deploy_config
 from tests.docker_engine import BUSYBOX, PASSWORD, USER
 

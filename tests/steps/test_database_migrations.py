@@ -17,12 +17,11 @@ from typing import Any
 
 import pytest
 
-from azora_ci import context
 from azora_ci.core import config
 from azora_ci.database.migrations.history import LOCK
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.rehearsal import application
-from azora_ci.steps import database_migrations
+from azora_ci.steps import database_migrations, runner
 from tests import backups, deploy_config
 from tests.conftest import DatabaseMaker
 from tests.sample import Sample
@@ -80,7 +79,7 @@ class Deployment:
         return it | changes
 
     def run(self, **changes: str) -> int:
-        return context.execute("database-migrations", self.environ(**changes))
+        return runner.execute("database-migrations", self.environ(**changes))
 
     def fragment(self) -> dict[str, Any]:
         return json.loads((self.logs / "record" / "database-migrations.json").read_text(encoding="utf-8"))
@@ -142,7 +141,7 @@ def test_pending_migrations_are_applied_once_and_a_re_run_says_the_same(producti
 
 def test_behind_a_backup_that_was_really_made(production: Deployment) -> None:
     logs = production.received / f"backup-logs-{ID}"
-    assert context.execute("database-backup", production.environ(DEPLOYMENT_LOG_DIR=str(logs), GITHUB_OUTPUT="")) == 0
+    assert runner.execute("database-backup", production.environ(DEPLOYMENT_LOG_DIR=str(logs), GITHUB_OUTPUT="")) == 0
     assert production.run() == 0
     assert (production.evidence["migrations_applied"], production.evidence["proof_depth"]) == (2, "full")
 

@@ -16,9 +16,9 @@ from typing import Any
 
 import pytest
 
-from azora_ci.context import execute
 from azora_ci.record.archive import Archive
 from azora_ci.rehearsal.standins.github import GitHubApi
+from azora_ci.steps.runner import execute
 from tests import deploy_config, test_recorded_keys
 from tests.conftest import DatabaseMaker
 from tests.stores import Stores

@@ -16,7 +16,7 @@ HEAVY = ["boto3", "botocore", "requests", "jsonschema", "docker", "psycopg2", "s
 @pytest.mark.parametrize("job", JOBS)
 def test_no_heavy_library_is_imported_at_start(job):
     code = (
-        "import json, sys; from azora_ci.context import command; command(sys.argv[1]);"
+        "import json, sys; from azora_ci.steps.runner import command; command(sys.argv[1]);"
         "print(json.dumps([name for name in sys.argv[2:] if name in sys.modules]))"
     )
     done = subprocess.run([sys.executable, "-c", code, job, *HEAVY], capture_output=True, text=True, check=True, timeout=60)

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from azora_ci.context import execute
+from azora_ci.steps.runner import execute
 from tests.commands import git
 
 

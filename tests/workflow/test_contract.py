@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from azora_ci.context import step_module
 from azora_ci.core.pipeline import JOBS
 from azora_ci.core.variables import declared_variables
+from azora_ci.steps.runner import step_module
 
 ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / ".github/workflows/deploy-production.yml"

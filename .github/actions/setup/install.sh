@@ -49,7 +49,7 @@ PYTHON
   mv -T "$new" "$venv" 2>/dev/null || [ -f "$venv/complete" ] || fail "$venv is in the way and not complete: remove it"
 fi
 
-"$venv/bin/python" -c 'import azora_ci.context' || fail "azora_ci cannot be imported from $venv: remove that folder and run again"
+"$venv/bin/python" -c 'import azora_ci.steps.runner' || fail "azora_ci cannot be imported from $venv: remove that folder and run again"
 {
   printf 'AZORA_CI=%s\n' "$azora_ci"
   printf 'AZORA_PYTHON=%s\n' "$venv/bin/python"

@@ -142,7 +142,7 @@ class Steps:
             **self.access,
             **more,
         }
-        argv = (sys.executable, "-c", "from azora_ci.context import main; main('gradual-rollout')")
+        argv = (sys.executable, "-c", "from azora_ci.steps.runner import main; main('gradual-rollout')")
         self.running = self.processes.start(argv, env=environ)
         return self.running
 

@@ -24,8 +24,8 @@ from azora_ci.core.job_log import secrets_of_url
 from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.core.process import Processes, hide_environment
 from azora_ci.core.variables import Secret, declared_variables, deployment_id, git_sha, load, release_version, truth
-from azora_ci.job import Identity, Job
 from azora_ci.record import fragments
+from azora_ci.steps.job import Identity, Job
 
 if TYPE_CHECKING:
     import click
