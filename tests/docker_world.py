@@ -34,7 +34,7 @@ from azora_ci.core.variables import Secret
 from azora_ci.record import fragments
 from azora_ci.rehearsal import machine_images
 from azora_ci.targets.base import Owner, Release, Wiring
-from azora_ci.targets.docker_hosts import DockerHosts
+from azora_ci.targets.docker_hosts.target import DockerHosts
 from tests import deploy_config, load
 from tests.docker_engine import registry, running
 from tests.sshd import Sshd

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import doctor_hosts
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
@@ -17,6 +16,7 @@ from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
 from azora_ci.targets.base import Wiring
+from azora_ci.targets.docker_hosts import doctor
 from azora_ci.targets.findings import Finding
 from tests import deploy_config
 from tests.sshd import DockerStandIn, Sshd, free_port
@@ -72,7 +72,7 @@ def found(tmp_path: Path, given: ProductionHosts) -> list[Finding]:
     loaded = config.load(deploy_config.write(tmp_path / "d.toml", target=target, edge=None, registry={"repository": "r.example/azora"}))
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
     try:
-        return doctor_hosts.findings(Wiring(loaded, processes, Clock(), tmp_path, 10.0, access=given))
+        return doctor.findings(Wiring(loaded, processes, Clock(), tmp_path, 10.0, access=given))
     finally:
         processes.end_all()
 
@@ -132,4 +132,4 @@ def test_access_that_is_not_set_is_named(hosts, tmp_path):
     ],
 )
 def test_docker_tells_nanoseconds(told, read):
-    assert doctor_hosts.to_microseconds(told) == read
+    assert doctor.to_microseconds(told) == read

@@ -70,10 +70,10 @@ def _writable(name: str, key: str, folder: Path) -> Finding:
 
 
 def _docker_hosts(wiring: Wiring) -> Iterator[Finding]:
-    from azora_ci import doctor_hosts
+    from azora_ci.targets.docker_hosts import doctor
 
     try:
-        yield from doctor_hosts.findings(wiring)
+        yield from doctor.findings(wiring)
     except AzoraError as error:
         yield failed("hosts", error)
 

@@ -25,7 +25,7 @@ from azora_ci.rehearsal.docker_machine import HOST, MACHINE, PUBLIC, Addresses, 
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
 from azora_ci.targets.base import Owner, Release, Wiring
-from azora_ci.targets.docker_hosts import DockerHosts
+from azora_ci.targets.docker_hosts.target import DockerHosts
 
 BASE_IMAGE = "node:22-slim"  # what the sample's Dockerfiles begin with
 ADMIN_PORT = 9901

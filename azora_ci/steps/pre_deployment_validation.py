@@ -15,7 +15,7 @@ from azora_ci.gates.checks import FAILED, PASSED, PENDING, Observed, Required, V
 from azora_ci.gates.reachability import Reached
 from azora_ci.record import host_keys
 from azora_ci.steps.job import Job
-from azora_ci.targets.host_site import settings_of
+from azora_ci.targets.docker_hosts.host_node import settings_of
 
 
 @dataclass(frozen=True, kw_only=True)

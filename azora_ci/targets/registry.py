@@ -15,7 +15,7 @@ def _local_processes(wiring: Wiring) -> Target:
 
 
 def _docker_hosts(wiring: Wiring) -> Target:
-    from azora_ci.targets.docker_hosts import DockerHosts
+    from azora_ci.targets.docker_hosts.target import DockerHosts
 
     return DockerHosts(wiring)
 

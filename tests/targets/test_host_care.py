@@ -22,7 +22,7 @@ import pytest
 from azora_ci.core import config
 from azora_ci.core.errors import NotTrueError
 from azora_ci.targets.base import Owner, Release
-from azora_ci.targets.docker_hosts import DockerHosts
+from azora_ci.targets.docker_hosts.target import DockerHosts
 from tests.docker_world import HTTP_PORT, NEW, OLD, Lan, Load, World, get
 from tests.waiting import until
 

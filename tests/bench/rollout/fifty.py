@@ -20,10 +20,10 @@ from azora_ci.core.hosts import HostAddress
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
-from azora_ci.targets import docker_hosts
 from azora_ci.targets.base import Owner, Release, Wiring
-from azora_ci.targets.docker_hosts import DockerHosts
-from azora_ci.targets.host_site import HostSite
+from azora_ci.targets.docker_hosts import target as docker_hosts
+from azora_ci.targets.docker_hosts.host_node import HostSite
+from azora_ci.targets.docker_hosts.target import DockerHosts
 from tests.bench.rollout.scenes import Size
 from tests.bench.rollout.world import OWNER_URL, SERVICE, configuration
 

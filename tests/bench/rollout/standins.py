@@ -24,7 +24,7 @@ from urllib.parse import parse_qs, urlsplit
 from azora_ci import envoy_admin, guard
 from azora_ci.core.clock import Clock
 from azora_ci.envoy import EdgeState
-from azora_ci.targets.equipment import ADMIN_PORT, GUARD_PORT
+from azora_ci.targets.docker_hosts.edge_containers import ADMIN_PORT, GUARD_PORT
 
 Answer = tuple[int, bytes]
 Respond = Callable[[str, str, bytes], Awaitable[Answer]]

@@ -14,12 +14,12 @@ from azora_ci.clients.ssh.host_keys import ACCEPTED
 from azora_ci.clients.ssh.tunnel import Connection
 from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.targets.base import Release, Wiring
-from azora_ci.targets.docker_hosts import DockerHosts
+from azora_ci.targets.docker_hosts.capacity import needs, require_disk, require_memory
+from azora_ci.targets.docker_hosts.host_node import HostSite
+from azora_ci.targets.docker_hosts.target import DockerHosts
 from azora_ci.targets.findings import Finding, check, failed
 from azora_ci.targets.guarded import CLOCK_LIMIT
-from azora_ci.targets.host_site import HostSite
 from azora_ci.targets.parallel import Outcome
-from azora_ci.targets.room import needs, require_disk, require_memory
 
 ATTEMPTS = 2  # to connect; few, because a person waits
 CONNECTION = ": connection"  # end of the name of the finding on which all others about a host depend

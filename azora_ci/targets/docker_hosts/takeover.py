@@ -14,8 +14,8 @@ from typing import Any
 from azora_ci.core.clock import Clock, rfc3339
 from azora_ci.core.config import DockerHosts as HostSettings
 from azora_ci.core.errors import AzoraError, NotTrueError, UnreachableError
-from azora_ci.targets.docker_host import LABEL, DockerHost
-from azora_ci.targets.equipment import Equipment
+from azora_ci.targets.docker_hosts.edge_containers import Equipment
+from azora_ci.targets.docker_hosts.host import LABEL, DockerHost
 from azora_ci.targets.guarded import GuardClient
 
 PROJECT = "com.docker.compose.project"

@@ -22,17 +22,17 @@ from azora_ci.envoy import EdgeState
 from azora_ci.health.answers import Endpoint
 from azora_ci.health.traffic import Counters
 from azora_ci.targets.base import FencedError, Held, Instance, Observation, Owner, Release, Returned, Wiring
-from azora_ci.targets.containers import Containers
-from azora_ci.targets.docker_host import DockerHost
+from azora_ci.targets.docker_hosts.capacity import needs
+from azora_ci.targets.docker_hosts.containers import Containers
+from azora_ci.targets.docker_hosts.edge_containers import ADMIN_PORT, EDGE_PORT, GUARD_PORT, Equipment
+from azora_ci.targets.docker_hosts.host import DockerHost
+from azora_ci.targets.docker_hosts.host_node import HostSite, settings_of
+from azora_ci.targets.docker_hosts.takeover import Port
 from azora_ci.targets.edge_settings import edge_options, edge_services
-from azora_ci.targets.equipment import ADMIN_PORT, EDGE_PORT, GUARD_PORT, Equipment
 from azora_ci.targets.guarded import GuardClient, GuardedEdge, GuardedJournal, Lease
-from azora_ci.targets.host_site import HostSite, settings_of
 from azora_ci.targets.journal import PROMOTED, History, merged
 from azora_ci.targets.node import Parts, Site
 from azora_ci.targets.parallel import HaltedError, Outcome, outcomes, results
-from azora_ci.targets.room import needs
-from azora_ci.targets.takeover import Port
 
 # Seconds in which all hosts must answer an observation, or this share of a lease where that is less: a silent host must not delay the
 # verdict on the other hosts until its own lease has run out.

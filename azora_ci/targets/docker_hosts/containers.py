@@ -10,7 +10,7 @@ from typing import Any
 from azora_ci.core.config import Service
 from azora_ci.core.errors import UnreachableError
 from azora_ci.targets.base import Release, Wiring
-from azora_ci.targets.docker_host import LABEL, NETWORK, DockerHost
+from azora_ci.targets.docker_hosts.host import LABEL, NETWORK, DockerHost
 from azora_ci.targets.node_parts import Facts
 from azora_ci.targets.parallel import outcomes, results
 

@@ -24,7 +24,7 @@ from azora_ci.core.config import DockerHosts as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.health.probes import DialledConnection
 from azora_ci.targets.base import Wiring
-from azora_ci.targets.docker_host import LABEL, NETWORK, DockerHost
+from azora_ci.targets.docker_hosts.host import LABEL, NETWORK, DockerHost
 from azora_ci.targets.edge_settings import TLS_FOLDER, TLS_PORT
 from azora_ci.targets.guarded import EDGE_FOLDER
 
