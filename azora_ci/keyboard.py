@@ -364,7 +364,7 @@ def edge_install(listen: str | None, config_path: Path) -> None:
 def _install_local(wiring: Wiring, listen: str | None) -> str:
     from urllib.parse import urlsplit
 
-    from azora_ci import envoy
+    from azora_ci.targets.envoy import state as envoy
     from azora_ci.targets.local_processes import install_edge
 
     config = wiring.config

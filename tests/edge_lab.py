@@ -15,11 +15,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from azora_ci import edge as edges
-from azora_ci import envoy
 from azora_ci.core.clock import Clock
-from azora_ci.edge import Edge
-from azora_ci.envoy import EdgeRelease, EdgeService
+from azora_ci.targets.envoy import edge as edges
+from azora_ci.targets.envoy.edge import Edge
+from azora_ci.targets.envoy.state import EdgeRelease, EdgeService, command
 from tests.edge_world import ENVOY, NEW, OLD, free_ports
 from tests.waiting import until
 
@@ -107,7 +106,7 @@ class Lab:
         self.edge = Edge(folder, f"http://127.0.0.1:{admin}", Clock())
         self._log = folder / "envoy.log"
         with self._log.open("ab") as log:
-            self._envoy = subprocess.Popen(envoy.command(bootstrap, binary=ENVOY), stdout=log, stderr=log)
+            self._envoy = subprocess.Popen(command(bootstrap, binary=ENVOY), stdout=log, stderr=log)
         until(self._listens, "Envoy listens")
 
     def _listens(self) -> bool:

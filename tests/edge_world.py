@@ -15,14 +15,14 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from azora_ci import envoy
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes, birth, send_signal
-from azora_ci.edge import Edge
 from azora_ci.record import fragments
 from azora_ci.targets.base import Owner, Release, Wiring
+from azora_ci.targets.envoy import state as envoy
+from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
 from tests import deploy_config, load
 from tests.waiting import until

@@ -14,12 +14,12 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import envoy_admin
 from azora_ci.core import config
-from azora_ci.envoy import EdgeOptions, EdgeRelease, EdgeService, EdgeState
-from azora_ci.envoy_routes import route_configuration
 from azora_ci.targets.base import Owner
-from azora_ci.targets.edge_settings import edge_options
+from azora_ci.targets.envoy import admin
+from azora_ci.targets.envoy.options import edge_options
+from azora_ci.targets.envoy.routes import route_configuration
+from azora_ci.targets.envoy.state import EdgeOptions, EdgeRelease, EdgeService, EdgeState
 from tests import deploy_config
 from tests.edge_lab import Backend, Lab
 from tests.edge_world import NEW, OLD, World, get
@@ -174,7 +174,7 @@ def test_one_cookie_holds_for_all_services_and_read_back_knows_the_weights(lab, 
     state = state.with_release(EdgeRelease(NEW, "v1.1.0", {"api": (new,), "auth": (new,)}))
     lab.edge.apply(state)
     lab.edge.apply(replace(state, percent=50))
-    assert lab.edge.weights() == envoy_admin.expected_weights(lab.edge.state())
+    assert lab.edge.weights() == admin.expected_weights(lab.edge.state())
     assert lab.edge.weights()["/auth"] == {f"auth-{OLD}": 50, f"auth-{NEW}": 50}
     users = [User() for _ in range(80)]
     first = ask_all(lab.port, users)

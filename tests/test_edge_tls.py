@@ -13,9 +13,9 @@ import pytest
 
 from azora_ci.core import config
 from azora_ci.core.errors import BadInputError, UnreachableError
-from azora_ci.envoy import EdgeOptions, EdgeTls
 from azora_ci.targets.base import Owner
-from azora_ci.targets.edge_settings import edge_options
+from azora_ci.targets.envoy.options import edge_options
+from azora_ci.targets.envoy.state import EdgeOptions, EdgeTls
 from tests import certificates, deploy_config
 from tests.edge_lab import Backend, Lab
 from tests.edge_talk import Chat

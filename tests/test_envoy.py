@@ -13,13 +13,13 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci import envoy_admin, envoy_config
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import send_signal
-from azora_ci.edge import Edge
-from azora_ci.envoy import EdgeOptions, EdgeRelease, EdgeService, EdgeState, EdgeTls
 from azora_ci.targets.base import Owner
+from azora_ci.targets.envoy import admin, config
+from azora_ci.targets.envoy.edge import Edge
+from azora_ci.targets.envoy.state import EdgeOptions, EdgeRelease, EdgeService, EdgeState, EdgeTls
 from tests.edge_world import NEW, OLD, World, free_ports, get
 
 SERVICES = (EdgeService("api", "/api", 15), EdgeService("edu", "/api/education", 0), EdgeService("web", "/", 30))
@@ -34,7 +34,7 @@ BOTH = EdgeState(
 
 
 def routes(state: EdgeState) -> list[dict]:
-    files = envoy_config.render(state, Path("/edge"), "7")
+    files = config.render(state, Path("/edge"), "7")
     return files["routes.json"]["resources"][0]["virtual_hosts"][0]["routes"]
 
 
@@ -63,7 +63,7 @@ def test_all_weights_are_in_one_file():
     assert BOTH.weights("api") == {OLD: 95, NEW: 5}
     assert BOTH.weights("edu") == {OLD: 100}  # the new release has no instance of it
     assert BOTH.weights("web") == {}
-    assert envoy_admin.expected_weights(BOTH)["/api"] == {f"api-{OLD}": 95, f"api-{NEW}": 5}
+    assert admin.expected_weights(BOTH)["/api"] == {f"api-{OLD}": 95, f"api-{NEW}": 5}
 
 
 def test_a_service_that_only_the_new_release_has_gets_traffic_with_its_first_weight():
@@ -100,11 +100,11 @@ def test_failover_is_the_other_side_and_never_a_third():
 def test_a_release_that_is_taken_out_leaves_no_role_behind():
     left = BOTH.without(NEW)
     assert (left.canary, left.stable) == (None, OLD)
-    assert not any(NEW in name for name in envoy_config.render(left, Path("/edge"), "8"))
+    assert not any(NEW in name for name in config.render(left, Path("/edge"), "8"))
 
 
 def test_counters_of_an_edge_without_traffic_are_zero():
-    found = envoy_admin.counters({"stats": []}, BOTH)
+    found = admin.counters({"stats": []}, BOTH)
     assert set(found) == {("api", OLD), ("edu", OLD), ("api", NEW)}
     assert all(one.requests == 0 for one in found.values())
 
@@ -236,7 +236,7 @@ def test_a_change_that_nobody_takes_does_not_count(tmp_path):
 
 
 def test_only_so_many_generations_are_kept(tmp_path):
-    from azora_ci import edge as edges
+    from azora_ci.targets.envoy import edge as edges
 
     state = EdgeState(SERVICES, f"127.0.0.1:{free_ports(1)[0]}")
     edges.install(tmp_path, listen=state.listen, admin="127.0.0.1:1", services=SERVICES)

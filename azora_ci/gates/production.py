@@ -40,7 +40,7 @@ def _configuration(wiring: Wiring) -> Iterator[Finding]:
 
 
 def _local_processes(wiring: Wiring) -> Iterator[Finding]:
-    from azora_ci.edge import Edge
+    from azora_ci.targets.envoy.edge import Edge
 
     config = wiring.config
     settings, config_dir, admin = config.target.local_processes, config.edge.config_dir, config.edge.admin_url or ""

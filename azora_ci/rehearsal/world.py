@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from azora_ci import envoy
 from azora_ci.adopt import CONFIG
 from azora_ci.clients.docker import build_context
 from azora_ci.core import config
@@ -32,6 +31,7 @@ from azora_ci.rehearsal.node import Node, prepare
 from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run
 from azora_ci.rehearsal.standins import database
 from azora_ci.targets.base import Owner, Release, Wiring
+from azora_ci.targets.envoy.state import command
 from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
 
 START_SECONDS = 60.0
@@ -184,7 +184,7 @@ class World:
             deployed = config.load(self.scratch.folder / CONFIG)
             bootstrap = install_edge(deployed, places.edge_folder, places.edge_port, places.admin_port)
             found = str(binary) if binary.is_file() else shutil.which("envoy") or "envoy"
-            pid = self._detached(f"envoy-{attempt}", list(envoy.command(bootstrap, binary=found)))
+            pid = self._detached(f"envoy-{attempt}", list(command(bootstrap, binary=found)))
             if self._answers(f"{self.places.admin_url}/ready", pid):
                 return
         raise UnreachableError(

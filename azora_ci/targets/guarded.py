@@ -15,13 +15,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from azora_ci import envoy_config
 from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
-from azora_ci.edge import Edge
-from azora_ci.envoy import EdgeState
 from azora_ci.health.probes import Dial, DialledConnection
 from azora_ci.targets.base import FencedError, Held, Owner
+from azora_ci.targets.envoy import config
+from azora_ci.targets.envoy.edge import Edge
+from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.journal import History
 
 START_SECONDS = 30.0  # limit for the first answer of a guard that was just started
@@ -307,7 +307,7 @@ class GuardedEdge(Edge):
         Without a stable release there is no lease: nothing could be put back, and a first release without a runner beats no routes.
         """
         generation = f"{self._guard.token}-{next(self._numbers)}"
-        files = {name: json.dumps(document) for name, document in envoy_config.render(state, EDGE_FOLDER, generation).items()}
+        files = {name: json.dumps(document) for name, document in config.render(state, EDGE_FOLDER, generation).items()}
         hold = state.canary is not None and state.percent > 0 and state.stable is not None
         self._guard.change("apply", generation=generation, files=files, hold=hold, back=state.canary is None)
         return generation

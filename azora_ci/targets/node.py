@@ -14,14 +14,14 @@ from azora_ci.core.config import Service, start_groups
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.core.pipeline import instances_at
 from azora_ci.core.process import undisturbed
-from azora_ci.edge import READ_BACK_SECONDS
-from azora_ci.envoy import EdgeRelease, EdgeState
-from azora_ci.envoy_admin import expected_weights
 from azora_ci.health.answers import NEW, OLD, Endpoint, Finding
 from azora_ci.health.probes import Dial, Prober
 from azora_ci.targets.base import Instance, Observation, Release, Returned, Wiring
 from azora_ci.targets.drain import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, drain, prove
-from azora_ci.targets.edge_settings import edge_options, edge_services, require_kept_prefixes
+from azora_ci.targets.envoy.admin import expected_weights
+from azora_ci.targets.envoy.edge import READ_BACK_SECONDS
+from azora_ci.targets.envoy.options import edge_options, edge_services, require_kept_prefixes
+from azora_ci.targets.envoy.state import EdgeRelease, EdgeState
 from azora_ci.targets.journal import DEPLOYING, Deployed, History
 from azora_ci.targets.node_parts import Facts, Runner, SiteEdge, SiteJournal, SiteLock
 

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from azora_ci.core.config import Service
-from azora_ci.edge import READ_BACK_SECONDS
-from azora_ci.envoy import EdgeState
 from azora_ci.health.traffic import Counters
 from azora_ci.targets.base import Release
+from azora_ci.targets.envoy.edge import READ_BACK_SECONDS
+from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.journal import History
 
 Facts = Mapping[str, Any]  # an instance as the journal records it

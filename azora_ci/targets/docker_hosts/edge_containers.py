@@ -19,13 +19,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from azora_ci import envoy, envoy_config, guard, guard_store
+from azora_ci import guard, guard_store
 from azora_ci.core.config import DockerHosts as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.health.probes import DialledConnection
 from azora_ci.targets.base import Wiring
 from azora_ci.targets.docker_hosts.host import LABEL, NETWORK, DockerHost
-from azora_ci.targets.edge_settings import TLS_FOLDER, TLS_PORT
+from azora_ci.targets.envoy import config as envoy_config
+from azora_ci.targets.envoy import state
+from azora_ci.targets.envoy.options import TLS_FOLDER, TLS_PORT
 from azora_ci.targets.guarded import EDGE_FOLDER
 
 ADMIN_NETWORK, VOLUME = "azora-admin", "azora-edge"
@@ -172,7 +174,7 @@ class Equipment:
         """Let the configured image validate its configuration before the old edge is stopped. Raises NotTrueError."""
         from docker.errors import APIError
 
-        entrypoint = [*envoy.command(EDGE_FOLDER / "bootstrap.json"), "--mode", "validate"]
+        entrypoint = [*state.command(EDGE_FOLDER / "bootstrap.json"), "--mode", "validate"]
         trial = self._host.create(
             client, TRIAL, self._settings.edge_image, entrypoint=entrypoint, command=[], endpoint=None, binds=[f"{VOLUME}:{EDGE_FOLDER}:ro"]
         )
@@ -242,7 +244,7 @@ class Equipment:
             binds.append(f"{tls.certificate.parent}:{TLS_FOLDER}:ro")
             ports[TLS_PORT] = tls.port
         return {
-            "entrypoint": list(envoy.command(EDGE_FOLDER / "bootstrap.json")),
+            "entrypoint": list(state.command(EDGE_FOLDER / "bootstrap.json")),
             "binds": binds,
             "ports": ports if publish else {},
         }

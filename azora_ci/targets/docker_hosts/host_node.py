@@ -8,12 +8,12 @@ from typing import TypeVar
 
 from azora_ci.core.config import DeployConfig, DockerHosts
 from azora_ci.core.errors import BadInputError, UnreachableError
-from azora_ci.envoy import EdgeState
 from azora_ci.targets.base import Release, Returned
 from azora_ci.targets.docker_hosts.capacity import Needs, require_disk, require_memory
 from azora_ci.targets.docker_hosts.edge_containers import Equipment
 from azora_ci.targets.docker_hosts.host import DockerHost
 from azora_ci.targets.docker_hosts.takeover import Port
+from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.guarded import GuardClient, GuardedEdge, Lease
 from azora_ci.targets.journal import History
 from azora_ci.targets.node import Site

@@ -18,7 +18,6 @@ from azora_ci.clients.ssh.tunnel import Connection
 from azora_ci.core.errors import AzoraError, UnreachableError
 from azora_ci.core.hosts import HostAddress
 from azora_ci.core.process import undisturbed
-from azora_ci.envoy import EdgeState
 from azora_ci.health.answers import Endpoint
 from azora_ci.health.traffic import Counters
 from azora_ci.targets.base import FencedError, Held, Instance, Observation, Owner, Release, Returned, Wiring
@@ -28,7 +27,8 @@ from azora_ci.targets.docker_hosts.edge_containers import ADMIN_PORT, EDGE_PORT,
 from azora_ci.targets.docker_hosts.host import DockerHost
 from azora_ci.targets.docker_hosts.host_node import HostSite, settings_of
 from azora_ci.targets.docker_hosts.takeover import Port
-from azora_ci.targets.edge_settings import edge_options, edge_services
+from azora_ci.targets.envoy.options import edge_options, edge_services
+from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.guarded import GuardClient, GuardedEdge, GuardedJournal, Lease
 from azora_ci.targets.journal import PROMOTED, History, merged
 from azora_ci.targets.node import Parts, Site

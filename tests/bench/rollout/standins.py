@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from azora_ci import envoy_admin, guard
+from azora_ci import guard
 from azora_ci.core.clock import Clock
-from azora_ci.envoy import EdgeState
 from azora_ci.targets.docker_hosts.edge_containers import ADMIN_PORT, GUARD_PORT
+from azora_ci.targets.envoy import admin
+from azora_ci.targets.envoy.state import EdgeState
 
 Answer = tuple[int, bytes]
 Respond = Callable[[str, str, bytes], Awaitable[Answer]]
@@ -133,7 +134,7 @@ class Host:
         if path.startswith("/config_dump"):
             routes = json.loads(files["routes.json"])["resources"] if files else []
             return _json({"configs": [{"route_config": one} for one in routes]})
-        hosts = envoy_admin.expected_hosts(EdgeState.from_document(json.loads(files["edge.json"]))) if files else {}
+        hosts = admin.expected_hosts(EdgeState.from_document(json.loads(files["edge.json"]))) if files else {}
         found = []
         for name, addresses in hosts.items():
             parts = [one.rpartition(":") for one in addresses]

@@ -16,16 +16,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from azora_ci import envoy
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Child, Processes, send_signal
 from azora_ci.database.cluster import Cluster
-from azora_ci.edge import Edge
 from azora_ci.record import fragments
 from azora_ci.targets.base import Owner, Release, Wiring
+from azora_ci.targets.envoy.edge import Edge
+from azora_ci.targets.envoy.state import command
 from azora_ci.targets.instances import LOOPBACK, free_port
 from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
 from tests.bench.rollout import service as rollout_service
@@ -211,7 +211,7 @@ class LocalWorld:
         self.steps = Steps(self.folder, path, self.processes, digest=self.archive)
         bootstrap = install_edge(self.config, self.folder / "edge", self.port, self.admin)
         self.edge = Edge(self.folder / "edge", f"http://{LOOPBACK}:{self.admin}", self.clock)
-        self.processes.start(envoy.command(bootstrap, binary=str(Path(sys.executable).parent / "envoy")))
+        self.processes.start(command(bootstrap, binary=str(Path(sys.executable).parent / "envoy")))
         until(self._edge_answers, "Envoy answers", self.clock)
         self.stable = self.steps.next_release()
         deploy_at_once(self.target(), self.stable, self.owner(self.stable))

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from azora_ci.envoy import EdgeOptions, EdgeState, EdgeTls, cluster_name
-from azora_ci.envoy_routes import ROUTES, redirect_configuration, route_configuration
+from azora_ci.targets.envoy.routes import ROUTES, redirect_configuration, route_configuration
+from azora_ci.targets.envoy.state import EdgeOptions, EdgeState, EdgeTls, cluster_name
 
 LISTENER, TLS_LISTENER, CERTIFICATE = "edge", "edge-tls", "edge"
 # Milliseconds. Envoy's own buckets are too coarse to compare a p95 by a factor.

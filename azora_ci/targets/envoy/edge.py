@@ -14,12 +14,13 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from azora_ci import envoy, envoy_admin, envoy_config
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
-from azora_ci.envoy import EdgeOptions, EdgeState
 from azora_ci.health.probes import Dial, Request, fetch
 from azora_ci.health.traffic import Counters
+from azora_ci.targets.envoy import config
+from azora_ci.targets.envoy.admin import certificate_days, cluster_hosts, counters, effective_weights, expected_hosts, expected_weights
+from azora_ci.targets.envoy.state import EdgeOptions, EdgeService, EdgeState
 
 GENERATIONS_KEPT = 20
 NO_OPTIONS = EdgeOptions()
@@ -29,9 +30,7 @@ STATS = r"^cluster\..*\.upstream_(rq_(total|retry|5xx|rx_reset|pending_failure_e
 BODY_LIMIT = 64 * 1024 * 1024  # bytes: the admin port is trusted, and answers grow with the number of clusters
 
 
-def install(
-    config_dir: Path, *, listen: str, admin: str, services: tuple[envoy.EdgeService, ...], options: EdgeOptions = NO_OPTIONS
-) -> Path:
+def install(config_dir: Path, *, listen: str, admin: str, services: tuple[EdgeService, ...], options: EdgeOptions = NO_OPTIONS) -> Path:
     """Write Envoy's bootstrap and a first generation without any release; return the bootstrap file.
 
     An edge that exists already keeps its releases and weights. ``listen`` and ``admin`` are ``host:port``.
@@ -39,7 +38,7 @@ def install(
     config_dir.mkdir(parents=True, exist_ok=True)
     folder = config_dir.resolve()
     bootstrap = folder / "bootstrap.json"
-    bootstrap.write_text(json.dumps(envoy_config.bootstrap(folder, admin), indent=1), encoding="utf-8")
+    bootstrap.write_text(json.dumps(config.bootstrap(folder, admin), indent=1), encoding="utf-8")
     if not (folder / "current").exists():
         switch(folder, EdgeState(services, listen, options=options))
     return bootstrap
@@ -52,7 +51,7 @@ def switch(config_dir: Path, state: EdgeState) -> str:
     generation = str(max(numbers, default=0) + 1)
     target = folder / "generations" / generation
     target.mkdir(parents=True)
-    for name, document in envoy_config.render(state, folder, generation).items():
+    for name, document in config.render(state, folder, generation).items():
         (target / name).write_text(json.dumps(document, indent=1), encoding="utf-8")
     link = folder / "next"
     link.unlink(missing_ok=True)
@@ -85,7 +84,7 @@ class Edge:
                 "No edge is installed",
                 what=f"{self._folder / 'current' / 'edge.json'} cannot be read: {type(error).__name__}: {error}",
                 where="edge.config_dir in the deployment configuration",
-                next_step="install the edge first (azora_ci.edge.install writes Envoy's bootstrap and files), or correct edge.config_dir",
+                next_step="install the edge first (python -m azora_ci edge install), or correct edge.config_dir",
             ) from error
 
     def switch(self, state: EdgeState) -> str:
@@ -121,35 +120,35 @@ class Edge:
 
     def _difference(self, state: EdgeState, generation: str) -> str | None:
         try:
-            present, weights = envoy_admin.effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))
+            present, weights = effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))
             if present != generation:
                 return f"Envoy routes by generation {present or '(none)'}, not {generation}"
-            if weights != envoy_admin.expected_weights(state):
-                return f"Envoy's weights are {weights}, not {envoy_admin.expected_weights(state)}"
-            hosts = envoy_admin.cluster_hosts(self._get("/clusters?format=json"))
+            if weights != expected_weights(state):
+                return f"Envoy's weights are {weights}, not {expected_weights(state)}"
+            hosts = cluster_hosts(self._get("/clusters?format=json"))
             tls = state.options.tls
             if tls is not None and self.certificate_days() is None:
                 names = f"edge.tls_certificate or edge.tls_key ({tls.certificate}, {tls.key} as it sees them)"
                 return f"Envoy has no certificate: {names} cannot be read, or they do not belong together"
         except UnreachableError as error:
             return error.what
-        for name, addresses in envoy_admin.expected_hosts(state).items():
+        for name, addresses in expected_hosts(state).items():
             if set(hosts.get(name, {})) != addresses:
                 return f"cluster {name} has {sorted(hosts.get(name, {}))}, not {sorted(addresses)}"
         return None
 
     def weights(self) -> dict[str, dict[str, int]]:
         """Return the weights that Envoy uses: route prefix -> cluster -> percent."""
-        return envoy_admin.effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))[1]
+        return effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))[1]
 
     def certificate_days(self) -> int | None:
         """Return for how many whole days the edge's certificate is valid; None without a certificate. Raises UnreachableError."""
-        return envoy_admin.certificate_days(self._get("/certs"))
+        return certificate_days(self._get("/certs"))
 
     def counters(self, state: EdgeState) -> dict[tuple[str, str], Counters]:
         """Return (service, release id) -> counters since Envoy started. Raises UnreachableError."""
         stats = self._get(f"/stats?format=json&histogram_buckets=cumulative&filter={quote(STATS)}")
-        return envoy_admin.counters(stats, state)
+        return counters(stats, state)
 
     def requests_to(self, addresses: set[str]) -> int:
         """Return how many requests Envoy has sent to these addresses since its start, through any cluster. Raises UnreachableError."""
@@ -160,7 +159,7 @@ class Edge:
         return self._sum(addresses, "rq_active")
 
     def _sum(self, addresses: set[str], stat: str) -> int:
-        hosts = envoy_admin.cluster_hosts(self._get("/clusters?format=json"), stat)
+        hosts = cluster_hosts(self._get("/clusters?format=json"), stat)
         return sum(count for counts in hosts.values() for address, count in counts.items() if address in addresses)
 
     def _get(self, path: str) -> Mapping[str, Any]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from azora_ci.core.pipeline import STAGES
-from azora_ci.envoy import EdgeService, EdgeState, cluster_name
 from azora_ci.health.answers import DEPLOYMENT_HEADER, RELEASE_HEADER
+from azora_ci.targets.envoy.state import EdgeService, EdgeState, cluster_name
 
 ROUTES = "edge"
 FULL = 100  # percent

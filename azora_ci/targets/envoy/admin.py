@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from azora_ci.envoy import EdgeState, cluster_name
-from azora_ci.envoy_routes import ROUTES
 from azora_ci.health.traffic import Counters
+from azora_ci.targets.envoy.routes import ROUTES
+from azora_ci.targets.envoy.state import EdgeState, cluster_name
 
 
 def effective_weights(dump: Mapping[str, Any]) -> tuple[str, dict[str, dict[str, int]]]:

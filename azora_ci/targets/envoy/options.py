@@ -6,7 +6,7 @@ from pathlib import Path
 
 from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import NotTrueError
-from azora_ci.envoy import EdgeOptions, EdgeService, EdgeState, EdgeTls
+from azora_ci.targets.envoy.state import EdgeOptions, EdgeService, EdgeState, EdgeTls
 
 TLS_PORT, TLS_FOLDER = 8443, Path("/tls")  # inside the edge's container
 LOOPBACK = "127.0.0.1"
