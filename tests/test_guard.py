@@ -18,11 +18,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from azora_ci import guard as guard_module
 from azora_ci.core.clock import Clock
-from azora_ci.guard import Guard, RefusedError
 from azora_ci.keyboard import _held_text
-from azora_ci.targets.guarded import GuardClient
+from azora_ci.targets.guard import server as guard_module
+from azora_ci.targets.guard.client import GuardClient
+from azora_ci.targets.guard.server import Guard, RefusedError
 
 ME = {"owner": "alice", "run_url": "https://github.example/runs/1", "deployment_id": "1-aaaaaa"}
 OTHER = {"owner": "bob", "run_url": "https://github.example/runs/2", "deployment_id": "2-bbbbbb"}
@@ -38,7 +38,8 @@ class Served:
     def start(self) -> None:
         argv = [
             sys.executable,
-            guard_module.__file__,
+            "-m",
+            guard_module.__name__,
             "--folder",
             self.folder,
             "--listen",
@@ -46,7 +47,7 @@ class Served:
             "--lease-seconds",
             str(self.lease),
         ]
-        environ = {**os.environ, "PYTHONPATH": str(Path(guard_module.__file__).parent.parent)}
+        environ = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environ)
         line = self.process.stdout.readline()
         self.port = int(line.rsplit(":", 1)[1])

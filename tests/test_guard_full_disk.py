@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.guard import Guard, RefusedError
-from azora_ci.guard_store import FullError, Store
+from azora_ci.targets.guard.server import Guard, RefusedError
+from azora_ci.targets.guard.store import FullError, Store
 from tests.test_guard import Served
 from tests.waiting import until
 

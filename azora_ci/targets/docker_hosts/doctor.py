@@ -18,7 +18,7 @@ from azora_ci.targets.docker_hosts.capacity import needs, require_disk, require_
 from azora_ci.targets.docker_hosts.host_node import HostSite
 from azora_ci.targets.docker_hosts.target import DockerHosts
 from azora_ci.targets.findings import Finding, check, failed
-from azora_ci.targets.guarded import CLOCK_LIMIT
+from azora_ci.targets.guard.client import CLOCK_LIMIT
 from azora_ci.targets.parallel import Outcome
 
 ATTEMPTS = 2  # to connect; few, because a person waits

@@ -19,7 +19,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from azora_ci import guard, guard_store
 from azora_ci.core.config import DockerHosts as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.health.probes import DialledConnection
@@ -28,7 +27,8 @@ from azora_ci.targets.docker_hosts.host import LABEL, NETWORK, DockerHost
 from azora_ci.targets.envoy import config as envoy_config
 from azora_ci.targets.envoy import state
 from azora_ci.targets.envoy.options import TLS_FOLDER, TLS_PORT
-from azora_ci.targets.guarded import EDGE_FOLDER
+from azora_ci.targets.guard import server, store
+from azora_ci.targets.guard.client import EDGE_FOLDER
 
 ADMIN_NETWORK, VOLUME = "azora-admin", "azora-edge"
 EDGE, GUARD = "azora-edge", "azora-guard"
@@ -68,7 +68,7 @@ class Equipment:
             self._host.drop_image(image)
 
     def _guard_digest(self) -> str:
-        parts = (inspect.getsource(guard), inspect.getsource(guard_store), self._settings.guard_image, f"{self._settings.lease_seconds:g}")
+        parts = (inspect.getsource(server), inspect.getsource(store), self._settings.guard_image, f"{self._settings.lease_seconds:g}")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def install_guard(self) -> None:
@@ -287,7 +287,7 @@ class Equipment:
             client,
             GUARD,
             self._settings.guard_image,
-            entrypoint=["python3", "/azora/guard.py"],
+            entrypoint=["python3", "/azora"],
             command=["--folder", str(EDGE_FOLDER), "--listen", f"0.0.0.0:{GUARD_PORT}", "--lease-seconds", f"{lease:g}"],
             endpoint=(ADMIN_NETWORK, self._host.addresses.guard),
             binds=[f"{VOLUME}:{EDGE_FOLDER}:rw"],
@@ -295,9 +295,10 @@ class Equipment:
         )
         bootstrap = envoy_config.bootstrap(EDGE_FOLDER, f"{self._host.addresses.admin}:{ADMIN_PORT}")
         sources = {
-            "guard.py": inspect.getsource(guard),
-            "azora_ci/__init__.py": "",
-            "azora_ci/guard_store.py": inspect.getsource(guard_store),
+            "__main__.py": "from guard.server import main\n\nmain()\n",
+            "guard/__init__.py": "",
+            "guard/server.py": inspect.getsource(server),
+            "guard/store.py": inspect.getsource(store),
         }
         for name, text in sources.items():
             container.put_archive("/", _tar(f"azora/{name}", text))

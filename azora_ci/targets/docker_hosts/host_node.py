@@ -14,7 +14,7 @@ from azora_ci.targets.docker_hosts.edge_containers import Equipment
 from azora_ci.targets.docker_hosts.host import DockerHost
 from azora_ci.targets.docker_hosts.takeover import Port
 from azora_ci.targets.envoy.state import EdgeState
-from azora_ci.targets.guarded import GuardClient, GuardedEdge, Lease
+from azora_ci.targets.guard.client import GuardClient, GuardedEdge, Lease
 from azora_ci.targets.journal import History
 from azora_ci.targets.node import Site
 

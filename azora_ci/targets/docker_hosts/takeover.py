@@ -16,7 +16,7 @@ from azora_ci.core.config import DockerHosts as HostSettings
 from azora_ci.core.errors import AzoraError, NotTrueError, UnreachableError
 from azora_ci.targets.docker_hosts.edge_containers import Equipment
 from azora_ci.targets.docker_hosts.host import LABEL, DockerHost
-from azora_ci.targets.guarded import GuardClient
+from azora_ci.targets.guard.client import GuardClient
 
 PROJECT = "com.docker.compose.project"
 TOOK, GAVE_BACK = "took-port", "gave-port-back"  # events in the guard's journal

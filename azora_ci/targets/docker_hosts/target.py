@@ -29,7 +29,7 @@ from azora_ci.targets.docker_hosts.host_node import HostSite, settings_of
 from azora_ci.targets.docker_hosts.takeover import Port
 from azora_ci.targets.envoy.options import edge_options, edge_services
 from azora_ci.targets.envoy.state import EdgeState
-from azora_ci.targets.guarded import GuardClient, GuardedEdge, GuardedJournal, Lease
+from azora_ci.targets.guard.client import GuardClient, GuardedEdge, GuardedJournal, Lease
 from azora_ci.targets.journal import PROMOTED, History, merged
 from azora_ci.targets.node import Parts, Site
 from azora_ci.targets.parallel import HaltedError, Outcome, outcomes, results

@@ -1,8 +1,8 @@
 """Many production hosts in one process: what ``docker_hosts`` needs of each, on real sockets, every answer late by a given time.
 
 A host has a Unix socket that speaks the Docker Engine API as far as the target asks (containers, networks, volumes, images), and a
-SOCKS port on loopback behind which are the real guard (``azora_ci.guard`` on a folder of its own), the admin port of an Envoy that has
-taken what the guard's files say, and the health of its instances. Each switch of routes is noted in ``switches.jsonl``.
+SOCKS port on loopback behind which are the real guard (``azora_ci.targets.guard.server`` on a folder of its own), the admin port of an
+Envoy that has taken what the guard's files say, and the health of its instances. Each switch of routes is noted in ``switches.jsonl``.
 
 ``python -m tests.bench.rollout.standins FOLDER NUMBER LATENCY LEASE`` prints the SOCKS ports as JSON and serves until ended.
 """
@@ -21,17 +21,17 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from azora_ci import guard
 from azora_ci.core.clock import Clock
 from azora_ci.targets.docker_hosts.edge_containers import ADMIN_PORT, GUARD_PORT
 from azora_ci.targets.envoy import admin
 from azora_ci.targets.envoy.state import EdgeState
+from azora_ci.targets.guard import server
 
 Answer = tuple[int, bytes]
 Respond = Callable[[str, str, bytes], Awaitable[Answer]]
 
 
-class NotingGuard(guard.Guard):
+class NotingGuard(server.Guard):
     """The guard; notes when it switched to which share of the canary."""
 
     def __init__(self, folder: Path, switches: Path, number: int, lease: float) -> None:
@@ -126,7 +126,7 @@ class Host:
             return _json({"status": self.guard.status, "journal": self.guard.events, "files": self.guard.files}[action]())
         try:
             return _json(getattr(self.guard, action)(json.loads(body)))
-        except guard.RefusedError as error:
+        except server.RefusedError as error:
             return _json({"error": str(error)}, 409)
 
     def _admin(self, path: str) -> Answer:

@@ -8,7 +8,7 @@ dies, hangs or loses its network leaves production on the old version. A runner 
 * A change is a *generation*: a folder of files. It takes effect by one rename of the symbolic link ``current``.
 * The journal (``journal.jsonl``) is append-only and synced before a change is made, so a guard that was killed can continue: if a
   lease has not ended in the journal, the guard grants the runner one full lease to come back, then puts the old routes back.
-* A weight rises only after the space for going back was reserved (``guard_store.py``); on a full disk it is refused.
+* A weight rises only after the space for going back was reserved (``store.py``); on a full disk it is refused.
 
 HTTP API, JSON in and out; 409 (not allowed) and 507 (disk full) give the reason in ``error``; ``back`` lets a request use the reserve::
 
@@ -38,7 +38,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
-from azora_ci.guard_store import FullError, Store
+from .store import FullError, Store  # relative: in its container the guard is a package of its own
 
 STATUS_ENTRIES = 20  # journal entries shown by /status
 BODY_LIMIT = 16 * 1024 * 1024  # bytes of a request

@@ -1,6 +1,6 @@
 """The files on a guard's volume: journal, generations, the link to the one in force, and reserves for going back when the disk is full.
 
-Standard library only: it runs with ``guard.py`` in a container. Going back to the old routes must work on a full disk. Space for it is
+Standard library only: it runs with ``server.py`` in a container. Going back to the old routes must work on a full disk. Space for it is
 occupied beforehand, and overwritten in place when no other is left: ``journal.spare`` for journal entries, and spare generations with one
 file for each file of a generation. File systems that copy on write (btrfs, ZFS) cannot guarantee that. To go back when a lease expires
 takes one rename only, of a link that was made before the first weight.
