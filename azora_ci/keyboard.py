@@ -365,7 +365,7 @@ def _install_local(wiring: Wiring, listen: str | None) -> str:
     from urllib.parse import urlsplit
 
     from azora_ci.targets.envoy import state as envoy
-    from azora_ci.targets.local_processes import install_edge
+    from azora_ci.targets.local_processes.target import install_edge
 
     config = wiring.config
     _target(wiring)  # refuses what is not on loopback

@@ -23,7 +23,7 @@ from azora_ci.record import fragments
 from azora_ci.targets.base import Owner, Release, Wiring
 from azora_ci.targets.envoy import state as envoy
 from azora_ci.targets.envoy.edge import Edge
-from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
+from azora_ci.targets.local_processes.target import LocalProcesses, deploy_at_once, install_edge
 from tests import deploy_config, load
 from tests.waiting import until
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 from azora_ci.core.errors import AzoraError
 from azora_ci.targets.base import Target, Tended, Wiring, reached
-from azora_ci.targets.findings import Finding, check, failed
+from azora_ci.targets.findings import Finding, failed
 from azora_ci.targets.journal import PROMOTED
+from azora_ci.targets.local_processes.doctor import findings as local_processes_findings
 from azora_ci.targets.registry import target_of
 
 
@@ -36,39 +35,6 @@ def _configuration(wiring: Wiring) -> Iterator[Finding]:
     )
 
 
-# --- local_processes ----------------------------------------------------------------------------------------------------------
-
-
-def _local_processes(wiring: Wiring) -> Iterator[Finding]:
-    from azora_ci.targets.envoy.edge import Edge
-
-    config = wiring.config
-    settings, config_dir, admin = config.target.local_processes, config.edge.config_dir, config.edge.admin_url or ""
-    assert settings is not None  # noqa: S101 - the configuration's own check
-    assert config_dir is not None  # noqa: S101 - likewise
-    yield check("loopback", lambda: f"{type(target_of(config.target.kind, wiring)).__name__} keeps to this machine")
-    yield _writable("state dir", "target.local_processes.state_dir", settings.state_dir)
-    yield _writable("archive dir", "target.local_processes.archive_dir", settings.archive_dir)
-    edge = Edge(config_dir, admin, wiring.clock)
-    install = "python -m azora_ci edge install"
-    yield check("config dir", lambda: f"{config_dir} holds the edge's files, {len(edge.state().releases)} releases", install)
-    start = f"start the edge ({install} prints the command), or correct edge.admin_url"
-    yield check("admin port", lambda: f"{admin} answers, {len(edge.weights())} routes", start)
-
-
-def _writable(name: str, key: str, folder: Path) -> Finding:
-    """Return the finding on whether a folder can be written to, or created in its nearest existing parent."""
-    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    passed = existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
-    state = "can be written" if existing == folder.absolute() else f"is made by the first deployment, in {existing}"
-    return Finding(
-        name, passed, f"{folder} {state if passed else f'cannot be written: {existing}'}", f"give this user the right, or correct {key}"
-    )
-
-
-# --- docker_hosts -------------------------------------------------------------------------------------------------------------
-
-
 def _docker_hosts(wiring: Wiring) -> Iterator[Finding]:
     from azora_ci.targets.docker_hosts import doctor
 
@@ -78,7 +44,7 @@ def _docker_hosts(wiring: Wiring) -> Iterator[Finding]:
         yield failed("hosts", error)
 
 
-KINDS: dict[str, Callable[[Wiring], Iterator[Finding]]] = {"local_processes": _local_processes, "docker_hosts": _docker_hosts}
+KINDS: dict[str, Callable[[Wiring], Iterator[Finding]]] = {"local_processes": local_processes_findings, "docker_hosts": _docker_hosts}
 
 
 # --- state of the target ------------------------------------------------------------------------------------------------------

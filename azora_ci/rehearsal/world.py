@@ -32,7 +32,7 @@ from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run
 from azora_ci.rehearsal.standins import database
 from azora_ci.targets.base import Owner, Release, Wiring
 from azora_ci.targets.envoy.state import command
-from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
+from azora_ci.targets.local_processes.target import LocalProcesses, deploy_at_once, install_edge
 
 START_SECONDS = 60.0
 ENVOY_ATTEMPTS = 5

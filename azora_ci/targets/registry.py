@@ -9,7 +9,7 @@ from azora_ci.targets.base import Target, Wiring
 
 
 def _local_processes(wiring: Wiring) -> Target:
-    from azora_ci.targets.local_processes import LocalProcesses
+    from azora_ci.targets.local_processes.target import LocalProcesses
 
     return LocalProcesses(wiring)
 

@@ -15,8 +15,8 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.process import Processes
-from azora_ci.targets import instances as local
 from azora_ci.targets.base import FencedError, Owner, Wiring
+from azora_ci.targets.local_processes import processes as local
 from azora_ci.targets.node import Site
 from azora_ci.targets.registry import target_of
 from tests import deploy_config

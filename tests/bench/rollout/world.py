@@ -26,8 +26,8 @@ from azora_ci.record import fragments
 from azora_ci.targets.base import Owner, Release, Wiring
 from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.envoy.state import command
-from azora_ci.targets.instances import LOOPBACK, free_port
-from azora_ci.targets.local_processes import LocalProcesses, deploy_at_once, install_edge
+from azora_ci.targets.local_processes.processes import LOOPBACK, free_port
+from azora_ci.targets.local_processes.target import LocalProcesses, deploy_at_once, install_edge
 from tests.bench.rollout import service as rollout_service
 
 SERVICE = "web"

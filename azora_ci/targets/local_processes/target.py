@@ -20,13 +20,13 @@ from typing import Any
 from azora_ci.core.config import DeployConfig, Service, is_loopback
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import send_signal, undisturbed
-from azora_ci.targets import instances as local
 from azora_ci.targets.base import Held, Instance, Owner, Release, Wiring
 from azora_ci.targets.envoy import edge as edges
 from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.envoy.options import edge_options, edge_services
 from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.journal import History, Journal
+from azora_ci.targets.local_processes import processes as local
 from azora_ci.targets.lock import Lock
 from azora_ci.targets.node import Parts, Site
 from azora_ci.targets.node_parts import Facts
