@@ -33,7 +33,7 @@ from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
 from azora_ci.record import fragments
 from azora_ci.rehearsal import machine_images
-from azora_ci.targets.base import Owner, Release, Wiring
+from azora_ci.targets.base import Owner, Release, TargetContext
 from azora_ci.targets.docker_hosts.target import DockerHosts
 from tests import deploy_config, load
 from tests.docker_engine import registry, running
@@ -335,7 +335,7 @@ class World:
         )
         self.processes = Processes(actions=Actions(stream=io.StringIO()), clock=self.clock, log=self.folder / "target.log")
         secrets = {"SERVICE_SECRET": Secret("not-to-be-seen")}
-        return DockerHosts(Wiring(self.config, self.processes, self.clock, self.folder / "logs", 60.0, secrets, access=settings))
+        return DockerHosts(TargetContext(self.config, self.processes, self.clock, self.folder / "logs", 60.0, secrets, access=settings))
 
     def release(self, version: str, deployment_id: str) -> Release:
         return Release(deployment_id, f"v{version}", self.digests(version))

@@ -20,7 +20,7 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes, birth, send_signal
 from azora_ci.record import fragments
-from azora_ci.targets.base import Owner, Release, Wiring
+from azora_ci.targets.base import Owner, Release, TargetContext
 from azora_ci.targets.envoy import state as envoy
 from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.local_processes.target import LocalProcesses, deploy_at_once, install_edge
@@ -146,7 +146,9 @@ class World:
         processes = Processes(actions=Actions(stream=self.said), clock=self.clock)
         logs = self.folder / "logs"
         secrets = {"SERVICE_SECRET": Secret("not-to-be-seen")}
-        return LocalProcesses(Wiring(self.config, processes, self.clock, logs, health_timeout, secrets, self.rollback_window_minutes))
+        return LocalProcesses(
+            TargetContext(self.config, processes, self.clock, logs, health_timeout, secrets, self.rollback_window_minutes)
+        )
 
     def release(self, version: str, deployment_id: str) -> Release:
         return Release(deployment_id, f"v{version}", {name: self.archive(version, name) for name in self.services})

@@ -11,11 +11,11 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from azora_ci import adopt, deploy_toml
-from azora_ci.__main__ import main
+from azora_ci.cli.adopt import deploy_toml, plan
+from azora_ci.cli.adopt.discover import discover
+from azora_ci.cli.main import main
 from azora_ci.core import config, schemas
 from azora_ci.core.errors import BadInputError, NotTrueError
-from azora_ci.discover import discover
 from tests.commands import git
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,7 +68,7 @@ def application(tmp_path: Path) -> Path:
 
 def filled_in(folder: Path) -> None:
     """Do what a person does after adopting: name the checks, remove the marks."""
-    path = folder / adopt.CONFIG
+    path = folder / plan.CONFIG
     text = path.read_text().replace("required = []", 'required = ["test"]')
     path.write_text("".join(line.split(deploy_toml.FILL_IN)[0].rstrip() + "\n" for line in text.splitlines()))
 
@@ -80,7 +80,7 @@ def run(*arguments: str) -> tuple[int, str]:
 
 
 def test_adopting_writes_the_workflows_and_a_configuration(application):
-    written = adopt.adopt(application, action_ref=SHA)
+    written = plan.adopt(application, action_ref=SHA)
     assert sorted(map(str, written)) == [
         ".github/deploy-production.toml",
         ".github/workflows/deploy-production.yml",
@@ -91,9 +91,9 @@ def test_adopting_writes_the_workflows_and_a_configuration(application):
 
 
 def test_the_set_up_is_pinned_and_the_rest_is_this_version(application):
-    adopt.adopt(application, action_ref=SHA, repository="azora/deployer")
-    for name in adopt.WORKFLOWS:
-        text = (application / adopt.WORKFLOW_FOLDER / name).read_text()
+    plan.adopt(application, action_ref=SHA, repository="azora/deployer")
+    for name in plan.WORKFLOWS:
+        text = (application / plan.WORKFLOW_FOLDER / name).read_text()
         ours = (ROOT / ".github/workflows" / name).read_text()
         pins = set(re.findall(r"uses: (\S*/setup@\S+)", text))
         assert pins == {f"azora/deployer/.github/actions/setup@{SHA}"}
@@ -105,7 +105,7 @@ def test_the_set_up_is_pinned_and_the_rest_is_this_version(application):
 
 
 def test_the_rollout_step_gets_the_secrets_of_services(application):
-    adopt.adopt(application, action_ref=SHA)
+    plan.adopt(application, action_ref=SHA)
     document = yaml.safe_load((application / ".github/workflows/deploy-production.yml").read_text())
     holders = {
         job: step["env"] for job, one in document["jobs"].items() for step in one["steps"] if "SESSION_SECRET" in step.get("env", {})
@@ -138,14 +138,14 @@ def test_services_of_the_compose_file_are_found(application):
 
 
 def test_no_secret_value_is_copied(application):
-    adopt.adopt(application, action_ref=SHA)
+    plan.adopt(application, action_ref=SHA)
     for path in application.glob(".github/**/*.*"):
         assert "not-to-be-copied" not in path.read_text()
 
 
 def test_the_configuration_fits_its_schema_and_is_read(application):
-    adopt.adopt(application, action_ref=SHA)
-    loaded = config.load(application / adopt.CONFIG)
+    plan.adopt(application, action_ref=SHA)
+    loaded = config.load(application / plan.CONFIG)
     assert [service.id for service in loaded.services] == ["auth_service", "api_gateway"]
     assert loaded.database.migrate == ("npx", "prisma", "migrate", "deploy")
     assert loaded.checks.required == ()  # refused by the gate until somebody names them
@@ -160,8 +160,8 @@ def test_the_configuration_fits_its_schema_and_is_read(application):
 )
 def test_the_package_manager_is_the_one_of_the_lock_file(application, lock, install, migrate):
     (application / "package-lock.json").rename(application / lock)
-    adopt.adopt(application, action_ref=SHA)
-    loaded = config.load(application / adopt.CONFIG)
+    plan.adopt(application, action_ref=SHA)
+    loaded = config.load(application / plan.CONFIG)
     assert loaded.build.commands[0] == install
     assert loaded.database.migrate == migrate
     assert loaded.checks.audit[0][0] == install[0]
@@ -169,8 +169,8 @@ def test_the_package_manager_is_the_one_of_the_lock_file(application, lock, inst
 
 def test_a_repository_with_nothing_to_find_gets_a_configuration_to_fill_in(tmp_path):
     git(tmp_path, "init", "-q")
-    adopt.adopt(tmp_path, action_ref=SHA)
-    text = (tmp_path / adopt.CONFIG).read_text()
+    plan.adopt(tmp_path, action_ref=SHA)
+    text = (tmp_path / plan.CONFIG).read_text()
     assert schemas.problems(tomllib.loads(text), "deploy-config") == []
     what = " ".join(what for _, what in deploy_toml.to_fill_in(text))
     for missing in ("migrations", "compose file", "health endpoint", "security audit", "checks", "Envoy", "Python 3.11", "must answer"):
@@ -183,14 +183,14 @@ def test_several_prisma_schemas_are_named_and_not_chosen(application):
     code, output = run(str(application), "--ref", SHA)
     assert code == 0
     assert "prisma/migrations, services/auth/prisma/migrations" in output
-    assert "one of prisma/migrations, services/auth/prisma/migrations" in (application / adopt.CONFIG).read_text()
+    assert "one of prisma/migrations, services/auth/prisma/migrations" in (application / plan.CONFIG).read_text()
 
 
 @pytest.mark.parametrize("compose", ["services: [a]", "version: '3'", "a: [", "- x"])
 def test_a_broken_compose_file_is_named(application, compose):
     (application / "docker-compose.yml").write_text(compose)
     with pytest.raises(BadInputError) as caught:
-        adopt.adopt(application, action_ref=SHA)
+        plan.adopt(application, action_ref=SHA)
     assert "docker-compose.yml" in caught.value.where
 
 
@@ -198,19 +198,19 @@ def test_a_broken_compose_file_is_named(application, compose):
 
 
 def test_adopting_twice_changes_nothing(application):
-    adopt.adopt(application, action_ref=SHA)
-    assert adopt.adopt(application, action_ref=SHA) == []
+    plan.adopt(application, action_ref=SHA)
+    assert plan.adopt(application, action_ref=SHA) == []
 
 
 def test_a_newer_version_replaces_what_nobody_changed(application):
-    adopt.adopt(application, action_ref=SHA)
-    written = adopt.adopt(application, action_ref=OTHER_SHA)
-    assert {path.name for path in written} == set(adopt.WORKFLOWS)
+    plan.adopt(application, action_ref=SHA)
+    written = plan.adopt(application, action_ref=OTHER_SHA)
+    assert {path.name for path in written} == set(plan.WORKFLOWS)
     assert SHA not in (application / ".github/workflows/deploy-production.yml").read_text()
 
 
 def test_a_changed_workflow_is_refused_and_nothing_is_written(application):
-    adopt.adopt(application, action_ref=SHA)
+    plan.adopt(application, action_ref=SHA)
     path = application / ".github/workflows/restore-drill.yml"
     path.write_text(path.read_text().replace("timeout-minutes: 180", "timeout-minutes: 300"))
     before = {one: one.read_text() for one in application.glob(".github/**/*.*")}
@@ -228,23 +228,23 @@ def test_a_workflow_of_somebody_else_is_refused(application):
     path.parent.mkdir(parents=True)
     path.write_text("name: ours\n")
     with pytest.raises(NotTrueError):
-        adopt.adopt(application, action_ref=SHA)
+        plan.adopt(application, action_ref=SHA)
     assert path.read_text() == "name: ours\n"
 
 
 def test_the_configuration_is_never_replaced(application):
-    adopt.adopt(application, action_ref=SHA)
-    path = application / adopt.CONFIG
+    plan.adopt(application, action_ref=SHA)
+    path = application / plan.CONFIG
     path.write_text(path.read_text() + "# ours\n")
     run(str(application), "--ref", SHA, "--force")
     assert path.read_text().endswith("# ours\n")
 
 
 def test_a_secret_named_later_makes_the_workflow_outdated(application):
-    adopt.adopt(application, action_ref=SHA)
-    path = application / adopt.CONFIG
+    plan.adopt(application, action_ref=SHA)
+    path = application / plan.CONFIG
     path.write_text(path.read_text().replace('"SESSION_SECRET"', '"SESSION_SECRET", "STRIPE_KEY"'))
-    assert adopt.adopt(application, action_ref=SHA) == [adopt.WORKFLOW_FOLDER / "deploy-production.yml"]
+    assert plan.adopt(application, action_ref=SHA) == [plan.WORKFLOW_FOLDER / "deploy-production.yml"]
     assert "STRIPE_KEY: ${{ secrets.STRIPE_KEY }}" in (application / ".github/workflows/deploy-production.yml").read_text()
 
 
@@ -252,14 +252,14 @@ def test_a_secret_named_later_makes_the_workflow_outdated(application):
 
 
 def test_check_says_yes_to_what_was_adopted(application):
-    adopt.adopt(application, action_ref=SHA)
+    plan.adopt(application, action_ref=SHA)
     filled_in(application)
     assert run(str(application), "--check", "--ref", SHA)[0] == 0
 
 
 @pytest.mark.parametrize("change", ["version", "edit", "missing"])
 def test_check_says_no_with_a_diff(application, change):
-    adopt.adopt(application, action_ref=SHA)
+    plan.adopt(application, action_ref=SHA)
     path = application / ".github/workflows/deploy-production.yml"
     if change == "edit":
         path.write_text(path.read_text().replace("cancel-in-progress: false", "cancel-in-progress: true"))
@@ -273,8 +273,8 @@ def test_check_says_no_with_a_diff(application, change):
 
 
 def test_check_reads_the_configuration(application):
-    adopt.adopt(application, action_ref=SHA)
-    path = application / adopt.CONFIG
+    plan.adopt(application, action_ref=SHA)
+    path = application / plan.CONFIG
     path.write_text(path.read_text().replace("port = 4001", "prot = 4001"))
     code, output = run(str(application), "--check", "--ref", SHA)
     assert code == 2
@@ -288,13 +288,13 @@ def test_check_reads_the_configuration(application):
 def test_the_report_lists_what_is_left_to_do(application):
     code, output = run(str(application), "--ref", SHA)
     assert code == 0
-    text = (application / adopt.CONFIG).read_text().splitlines()
+    text = (application / plan.CONFIG).read_text().splitlines()
     numbers = [int(number) for number in re.findall(r"  line (\d+): ", output)]
     assert numbers
     assert numbers == [number for number, line in enumerate(text, 1) if deploy_toml.FILL_IN in line and not line.startswith("#")]
     for environment in ("production-approval", "production", "operations"):
         assert f"Environment {environment} (" in output
-    workflows = "".join((application / adopt.WORKFLOW_FOLDER / name).read_text() for name in adopt.WORKFLOWS)
+    workflows = "".join((application / plan.WORKFLOW_FOLDER / name).read_text() for name in plan.WORKFLOWS)
     for kind, word in (("secrets", "secret"), ("vars", "variable")):
         for name in set(re.findall(rf"\b{kind}\.([A-Z_0-9]+)", workflows)):
             assert re.search(rf"  {word} {name}\b.*: .+", output), name
@@ -338,9 +338,9 @@ def test_only_a_full_commit_is_pinned(application, reference):
 
 def test_without_a_commit_the_pinned_one_is_kept(application):
     with pytest.raises(BadInputError):
-        adopt.plan(application)
-    adopt.adopt(application, action_ref=SHA, repository="azora/deployer")
-    planned = adopt.plan(application)
+        plan.plan(application)
+    plan.adopt(application, action_ref=SHA, repository="azora/deployer")
+    planned = plan.plan(application)
     assert {one.state for one in planned.files} == {"same", "kept"}
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from azora_ci.__main__ import main
+from azora_ci.cli.main import main
 from azora_ci.core.process import send_signal
 from azora_ci.targets.base import Owner
 from azora_ci.targets.lock import Lock

@@ -15,7 +15,7 @@ from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
-from azora_ci.targets.base import Wiring
+from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts import doctor
 from azora_ci.targets.findings import Finding
 from tests import deploy_config
@@ -72,7 +72,7 @@ def found(tmp_path: Path, given: ProductionHosts) -> list[Finding]:
     loaded = config.load(deploy_config.write(tmp_path / "d.toml", target=target, edge=None, registry={"repository": "r.example/azora"}))
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
     try:
-        return doctor.findings(Wiring(loaded, processes, Clock(), tmp_path, 10.0, access=given))
+        return doctor.findings(TargetContext(loaded, processes, Clock(), tmp_path, 10.0, access=given))
     finally:
         processes.end_all()
 

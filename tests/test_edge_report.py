@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from azora_ci import edge_report
+from azora_ci.cli import edge_report
 from azora_ci.health.traffic import Counters
 from azora_ci.targets.base import Instance, Observation
 from azora_ci.targets.journal import ABORTED, PROMOTED, Deployed, History

@@ -18,8 +18,8 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
+from azora_ci.cli.lock import _held_text
 from azora_ci.core.clock import Clock
-from azora_ci.keyboard import _held_text
 from azora_ci.targets.guard import server as guard_module
 from azora_ci.targets.guard.client import GuardClient
 from azora_ci.targets.guard.server import Guard, RefusedError

@@ -15,7 +15,7 @@ import click
 import pytest
 import yaml
 
-from azora_ci.__main__ import main
+from azora_ci.cli.main import main
 from azora_ci.database import restore_scripts
 from azora_ci.database.postgres import DatabaseUrl, find_binary
 from azora_ci.record import chain, deployment

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 import pytest
 
-from azora_ci.__main__ import main
+from azora_ci.cli.main import main
 from azora_ci.core import variables
 from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.rehearsal import cli, scenarios

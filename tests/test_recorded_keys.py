@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from azora_ci import keyboard
+from azora_ci.cli import common
 from azora_ci.clients.ssh.host_keys import HostKey, SeenKey, lines_of
 from azora_ci.core import config, schemas, settings, variables
 from azora_ci.core.actions import Actions
@@ -111,7 +111,7 @@ def test_a_person_at_a_keyboard_who_may_read_the_archive_needs_no_pinned_key(arc
     loaded = replace(production(tmp_path), backup=replace(production(tmp_path).backup, location=f"s3://{archive.bucket.name}/prod"))
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
-    assert keyboard.recorded_host_keys(access(), loaded, processes) == ""
+    assert common.recorded_host_keys(access(), loaded, processes) == ""
     for name, value in s3_server.environ.items():
         monkeypatch.setenv(name, value)
-    assert keyboard.recorded_host_keys(access(), loaded, processes) == f"{evidence(FIRST)['known_hosts']}\n"
+    assert common.recorded_host_keys(access(), loaded, processes) == f"{evidence(FIRST)['known_hosts']}\n"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.adopt import WORKFLOWS
+from azora_ci.cli.adopt.plan import WORKFLOWS
 from azora_ci.core.pipeline import JOBS
 from tests.commands import git
 

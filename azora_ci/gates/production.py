@@ -6,19 +6,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from azora_ci.core.errors import AzoraError
-from azora_ci.targets.base import Target, Tended, Wiring, reached
+from azora_ci.targets.base import Administrable, Target, TargetContext, reached
 from azora_ci.targets.findings import Finding, failed
 from azora_ci.targets.journal import PROMOTED
 from azora_ci.targets.local_processes.doctor import findings as local_processes_findings
 from azora_ci.targets.registry import target_of
 
 
-def examine(wiring: Wiring) -> list[Finding]:
+def examine(wiring: TargetContext) -> list[Finding]:
     """Return the findings about the configuration, then about the needs of the configured target, then about its state."""
     return [*_configuration(wiring), *KINDS[wiring.config.target.kind](wiring), *_state(wiring)]
 
 
-def _configuration(wiring: Wiring) -> Iterator[Finding]:
+def _configuration(wiring: TargetContext) -> Iterator[Finding]:
     config = wiring.config
     yield Finding("configuration", True, f"{config.application}, {len(config.services)} services, target {config.target.kind}")
     yield Finding(
@@ -35,7 +35,7 @@ def _configuration(wiring: Wiring) -> Iterator[Finding]:
     )
 
 
-def _docker_hosts(wiring: Wiring) -> Iterator[Finding]:
+def _docker_hosts(wiring: TargetContext) -> Iterator[Finding]:
     from azora_ci.targets.docker_hosts import doctor
 
     try:
@@ -44,13 +44,16 @@ def _docker_hosts(wiring: Wiring) -> Iterator[Finding]:
         yield failed("hosts", error)
 
 
-KINDS: dict[str, Callable[[Wiring], Iterator[Finding]]] = {"local_processes": local_processes_findings, "docker_hosts": _docker_hosts}
+KINDS: dict[str, Callable[[TargetContext], Iterator[Finding]]] = {
+    "local_processes": local_processes_findings,
+    "docker_hosts": _docker_hosts,
+}
 
 
 # --- state of the target ------------------------------------------------------------------------------------------------------
 
 
-def _state(wiring: Wiring) -> Iterator[Finding]:
+def _state(wiring: TargetContext) -> Iterator[Finding]:
     try:
         target = target_of(wiring.config.target.kind, replace(wiring, spare_lost_hosts=True))
         with reached(target):
@@ -62,7 +65,7 @@ def _state(wiring: Wiring) -> Iterator[Finding]:
 
 
 def _lock(target: Target) -> Finding:
-    held = target.holder() if isinstance(target, Tended) else None
+    held = target.holder() if isinstance(target, Administrable) else None
     if held is None:
         return Finding("lock", True, "free")
     text = f"{held.owner.deployment_id} of {held.owner.actor} until {held.expires_at} ({held.owner.run_url})"
@@ -71,7 +74,7 @@ def _lock(target: Target) -> Finding:
 
 def _unfinished(target: Target) -> Finding:
     unfinished = target.current().unfinished
-    held = target.holder() if isinstance(target, Tended) else None
+    held = target.holder() if isinstance(target, Administrable) else None
     if unfinished is None:
         return Finding("rollout", True, "none is half done")
     release = f"{unfinished.version} ({unfinished.id})"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from azora_ci import adopt
+from azora_ci.cli.adopt import plan
 from azora_ci.rehearsal import repo
 from azora_ci.rehearsal.act import Request
 from azora_ci.rehearsal.world import World
 
-WORKFLOW = adopt.WORKFLOW_FOLDER / "rollback-production.yml"
+WORKFLOW = plan.WORKFLOW_FOLDER / "rollback-production.yml"
 JOB = "rollback"
 PRESSED_BY = "on-call-engineer"
 REASON = 'checkout fails & "nobody" knows why: $HOME'  # characters that neither Slack nor the shell may interpret

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from azora_ci.adopt import CONFIG
+from azora_ci.cli.adopt.plan import CONFIG
 from azora_ci.clients.docker import build_context, images
 from azora_ci.core import config
 from azora_ci.core.settings import ProductionHosts
@@ -24,7 +24,7 @@ from azora_ci.rehearsal import docker_machine, machine_images, node, repo
 from azora_ci.rehearsal.docker_machine import HOST, MACHINE, PUBLIC, Addresses, Note
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
-from azora_ci.targets.base import Owner, Release, Wiring
+from azora_ci.targets.base import Owner, Release, TargetContext
 from azora_ci.targets.docker_hosts.target import DockerHosts
 
 BASE_IMAGE = "node:22-slim"  # what the sample's Dockerfiles begin with
@@ -197,7 +197,7 @@ class DockerWorld(World):
         release = Release(OLD_DEPLOYMENT, repo.OLD_VERSION, self._build_images(deploy_config))
         secrets = {"PROD_DATABASE_URL": Secret(self.database_url)}
         logs = self.run.path("logs/old")
-        target = DockerHosts(Wiring(deploy_config, self.processes, self.clock, logs, START_SECONDS, secrets, access=self._access()))
+        target = DockerHosts(TargetContext(deploy_config, self.processes, self.clock, logs, START_SECONDS, secrets, access=self._access()))
         with target.locked(Owner(OLD_DEPLOYMENT, "https://github.com/azora/sample/actions/runs/1", "rehearsal")):
             target.deploy(release, 100)
             target.set_weight(release, 100)

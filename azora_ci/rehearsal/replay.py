@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
-from azora_ci.adopt import CONFIG
+from azora_ci.cli.adopt.plan import CONFIG
 from azora_ci.core import pipeline, variables
 from azora_ci.rehearsal import button, repo
 from azora_ci.rehearsal.act import JobRun, write_private

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from azora_ci import adopt
+from azora_ci.cli.adopt import plan
 from azora_ci.core.process import Processes
 from azora_ci.rehearsal import application
 
@@ -16,7 +16,7 @@ NAME = "azora/sample"
 SETUP_COMMIT = "5e7" + "0" * 37  # the set-up action is replaced by a local one; any commit id will do
 OLD_VERSION = f"v{application.OLD_RELEASE}"
 NEW_VERSION = f"v{application.NEW_RELEASE}"
-WORKFLOW = adopt.WORKFLOW_FOLDER / "deploy-production.yml"
+WORKFLOW = plan.WORKFLOW_FOLDER / "deploy-production.yml"
 REQUIRED_CHECKS = ("lint", "test", "security")
 RULESET_CHECK = "build"
 BUCKET = "azora-backups"
@@ -163,10 +163,10 @@ class Scratch:
 
     def adopt(self, places: Production) -> None:
         """Adopt azora-ci as its command does, and fill in the configuration."""
-        adopt.adopt(self.folder, action_ref=SETUP_COMMIT)
-        (self.folder / adopt.CONFIG).write_text(configuration(places), encoding="utf-8")
-        adopt.adopt(self.folder, action_ref=SETUP_COMMIT)  # adds the secrets that the configuration names to the workflow
-        adopt.check(adopt.plan(self.folder))
+        plan.adopt(self.folder, action_ref=SETUP_COMMIT)
+        (self.folder / plan.CONFIG).write_text(configuration(places), encoding="utf-8")
+        plan.adopt(self.folder, action_ref=SETUP_COMMIT)  # adds the secrets that the configuration names to the workflow
+        plan.check(plan.plan(self.folder))
 
     def release(self, version: str, change: Callable[[Path], None] | None = None) -> str:
         """Commit and tag the release to deploy, after ``change`` edited its files; add a later commit. Return the release's commit."""

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
 
-from azora_ci.adopt import CONFIG
+from azora_ci.cli.adopt.plan import CONFIG
 from azora_ci.clients.docker import build_context
 from azora_ci.core import config
 from azora_ci.core.clock import Clock
@@ -30,7 +30,7 @@ from azora_ci.rehearsal import application, repo
 from azora_ci.rehearsal.node import Node, prepare
 from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run
 from azora_ci.rehearsal.standins import database
-from azora_ci.targets.base import Owner, Release, Wiring
+from azora_ci.targets.base import Owner, Release, TargetContext
 from azora_ci.targets.envoy.state import command
 from azora_ci.targets.local_processes.target import LocalProcesses, deploy_at_once, install_edge
 
@@ -202,7 +202,7 @@ class World:
             names = build_context.members(folder, dockerfile="")
             digests[service.id] = build_context.store(folder, names, self.run.path("production/archives"))[0].digest
         url = Secret(self.database.url)
-        wiring = Wiring(deployed, self.processes, self.clock, self.run.path("logs/old"), START_SECONDS, {"PROD_DATABASE_URL": url})
+        wiring = TargetContext(deployed, self.processes, self.clock, self.run.path("logs/old"), START_SECONDS, {"PROD_DATABASE_URL": url})
         release = Release(OLD_DEPLOYMENT, repo.OLD_VERSION, digests)
         deploy_at_once(
             LocalProcesses(wiring), release, Owner(OLD_DEPLOYMENT, "https://github.com/azora/sample/actions/runs/1", "rehearsal")

@@ -26,7 +26,7 @@ from azora_ci.rollout import report
 from azora_ci.rollout.decision import TEST, Action, Limits, Stage, stages
 from azora_ci.rollout.watch import Bake, Rules, Subject
 from azora_ci.steps.job import Job
-from azora_ci.targets.base import FencedError, Owner, Planning, Release, Target, Wiring, host_keys
+from azora_ci.targets.base import FencedError, Owner, Planning, Release, Target, TargetContext, host_keys
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.registry import target_of
 
@@ -109,7 +109,7 @@ def _make_target(job: Job[Settings]) -> Target:
             job.processes.add_secret(text)
     settings = job.settings
     window = settings.rollback_window_minutes
-    wiring = Wiring(
+    wiring = TargetContext(
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, secrets, window, settings,
         recorded_host_keys=for_job(job),
     )  # fmt: skip

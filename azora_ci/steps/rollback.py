@@ -26,7 +26,7 @@ from azora_ci.record.rollback import SCHEMA as ROLLBACK_SCHEMA
 from azora_ci.rollback import previous_version, window
 from azora_ci.steps import smoke_tests
 from azora_ci.steps.job import Identity, Job
-from azora_ci.targets.base import Owner, Release, Returned, Target, Wiring, reached
+from azora_ci.targets.base import AbortResult, Owner, Release, Target, TargetContext, reached
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
 from azora_ci.targets.registry import target_of
 
@@ -156,7 +156,7 @@ def _require_open_window(job: Job[Settings], document: chain.Document) -> None:
 def _make_target(job: Job[Settings], archive: Archive) -> Target:
     settings = job.settings
     recorded = host_keys.of_archive(settings, job.config, archive)
-    wiring = Wiring(
+    wiring = TargetContext(
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout,
         rollback_window_minutes=settings.rollback_window_minutes, access=settings, spare_lost_hosts=True,
         recorded_host_keys=recorded,
@@ -236,7 +236,7 @@ class DeploymentRollback:
     def execute(self, previous: Deployed) -> list[dict[str, Any]]:
         """Take traffic back under the target's lock, run the smoke tests of the previous version and return those that failed."""
         settings = self.job.settings
-        self._note_returned(Returned(None, 0.0, False, None, "not begun"))
+        self._note_returned(AbortResult(None, 0.0, False, None, "not begun"))
         self.job.say(f"taking {self.deployed['version']} ({self.id}) back to {previous.version} ({previous.id}): {settings.reason}")
         with self.target.locked(Owner(self.id, settings.run_url, settings.actor, fence=settings.reason)):
             self._take_back_unfinished()
@@ -265,7 +265,7 @@ class DeploymentRollback:
             if returned.lost:
                 return  # the lost hosts' journals cannot be changed now: this loop would never end
 
-    def _take_back(self, deployment: Deployed) -> Returned:
+    def _take_back(self, deployment: Deployed) -> AbortResult:
         release, abort_reason = Release(deployment.id, deployment.version, deployment.digests), f"rollback: {self.job.settings.reason}"
         try:
             return self.target.abort(release, abort_reason)
@@ -274,7 +274,7 @@ class DeploymentRollback:
                 self._report(self.target.abort(release, abort_reason, hurry=True))
             raise
 
-    def _note_returned(self, returned: Returned) -> None:
+    def _note_returned(self, returned: AbortResult) -> None:
         self.job.evidence.update(
             seconds_to_safe=round(returned.seconds, 3),
             proved=returned.proved,
@@ -282,7 +282,7 @@ class DeploymentRollback:
             detail=returned.detail,
         )
 
-    def _report(self, returned: Returned) -> None:
+    def _report(self, returned: AbortResult) -> None:
         self._note_returned(returned)
         self.lost = returned.lost
         if returned.lost:

@@ -25,7 +25,7 @@ from azora_ci.health.probes import Prober, Request
 from azora_ci.record import host_keys
 from azora_ci.rollback import previous_version
 from azora_ci.steps.job import Job
-from azora_ci.targets.base import Owner, Release, Wiring
+from azora_ci.targets.base import Owner, Release, TargetContext
 from azora_ci.targets.registry import target_of
 
 PROBE_SECONDS = 10.0  # for one answer
@@ -218,7 +218,7 @@ def _report_not_taken_back(job: Job[Settings], reason: str) -> str:
 def _take_back(job: Job[Settings], reason: str) -> str:
     settings = job.settings
     recorded = host_keys.for_job(job)
-    wiring = Wiring(
+    wiring = TargetContext(
         job.config,
         job.processes,
         job.clock,

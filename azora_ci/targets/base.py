@@ -54,7 +54,7 @@ class Owner:
 
 
 @dataclass(frozen=True)
-class Held:
+class LockHolder:
     """A lock that is held. ``alive``: its owner still runs, as far as this can be determined.
 
     ``silent``: seconds since the last renewal, for locks whose owner's process cannot be checked; else None.
@@ -94,7 +94,7 @@ class Observation:
 
 
 @dataclass(frozen=True)
-class Returned:
+class AbortResult:
     """The result of going back to version ``to`` (None: there was no earlier version). ``seconds``: until the last request reached the
     new version; ``requests_after``: requests that reached it during the proof; ``lost``: hosts that could not be reached, whose state
     is unknown (``detail`` says what is expected of them).
@@ -141,7 +141,7 @@ class Target(Protocol):
     def promote(self, release: Release) -> None:
         """Put a release in production. The previous release keeps running at weight 0, so that a rollback can return to it."""
 
-    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
+    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> AbortResult:
         """Give all traffic back to the previous version, prove it, and stop the release's instances.
 
         ``hurry``: the run was cancelled, so this must end within 5 seconds.
@@ -165,13 +165,13 @@ class Planning(Protocol):
 
 
 @runtime_checkable
-class Tended(Protocol):
+class Administrable(Protocol):
     """The actions on a target that are for people at a keyboard; the jobs do not use them."""
 
-    def holder(self) -> Held | None:
+    def holder(self) -> LockHolder | None:
         """Return who holds the lock, or None."""
 
-    def unlock(self, reason: str, actor: str) -> Held | None:
+    def unlock(self, reason: str, actor: str) -> LockHolder | None:
         """Take the lock away from its holder and note the reason. Return the former holder, whose changes are refused from then on."""
 
     def remove(self, release_id: str) -> None:
@@ -179,7 +179,7 @@ class Tended(Protocol):
 
 
 @dataclass(frozen=True)
-class Wiring:
+class TargetContext:
     """The inputs of a target: configuration, process starter, clock, folder for instances' logs, seconds until instances must be healthy,
     secrets by name, and the minutes in which going back is supported. ``spare_lost_hosts``: of several hosts, those that cannot be
     reached are left out, reported, and counted as not proved; for going back, which helps the users of every host that it reaches.
@@ -208,9 +208,9 @@ def left_out(target: object) -> Mapping[str, str]:
     return reasons
 
 
-def holders(target: Tended) -> Mapping[str, Held | None]:
+def holders(target: Administrable) -> Mapping[str, LockHolder | None]:
     """Return host name -> holder of the host's lock; the name is "" for a target that is not made of hosts."""
-    read_holders: Callable[[], Mapping[str, Held | None]] = getattr(target, "holders", lambda: {"": target.holder()})
+    read_holders: Callable[[], Mapping[str, LockHolder | None]] = getattr(target, "holders", lambda: {"": target.holder()})
     return read_holders()
 
 

@@ -24,7 +24,7 @@ from azora_ci.core.process import birth
 from azora_ci.targets.base import FencedError
 
 if TYPE_CHECKING:
-    from azora_ci.targets.base import Held, Owner
+    from azora_ci.targets.base import LockHolder, Owner
 
 LEASE_SECONDS = 120.0
 
@@ -66,17 +66,17 @@ class Lock:
             self._require_own()
             yield
 
-    def holder(self) -> Held | None:
+    def holder(self) -> LockHolder | None:
         """Return the owner of the lock, dead or alive, or None when the lock is free."""
-        from azora_ci.targets.base import Held, Owner
+        from azora_ci.targets.base import LockHolder, Owner
 
         lock = self._read()
         if lock is None:
             return None
         owner = Owner(lock["deployment_id"], lock["run_url"], lock["actor"], lock.get("fence"))
-        return Held(owner, lock["renewed_at"], lock["expires_at"], self._is_held(lock))
+        return LockHolder(owner, lock["renewed_at"], lock["expires_at"], self._is_held(lock))
 
-    def break_open(self, reason: str, actor: str) -> Held | None:
+    def break_open(self, reason: str, actor: str) -> LockHolder | None:
         """Take the lock from its owner, log the reason, and return that owner, or None when the lock was free."""
         held = self.holder()
         with self._exclusive():

@@ -16,7 +16,7 @@ from azora_ci.core.pipeline import instances_at
 from azora_ci.core.process import undisturbed
 from azora_ci.health.answers import NEW, OLD, Endpoint, Finding
 from azora_ci.health.probes import Dial, Prober
-from azora_ci.targets.base import Instance, Observation, Release, Returned, Wiring
+from azora_ci.targets.base import AbortResult, Instance, Observation, Release, TargetContext
 from azora_ci.targets.drain import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, drain, prove
 from azora_ci.targets.envoy.admin import expected_weights
 from azora_ci.targets.envoy.edge import READ_BACK_SECONDS
@@ -54,7 +54,7 @@ class Parts:
 class Site:
     """See ``targets.Target`` for what each method promises."""
 
-    def __init__(self, wiring: Wiring, parts: Parts) -> None:
+    def __init__(self, wiring: TargetContext, parts: Parts) -> None:
         self._wiring, self._config, self._clock = wiring, wiring.config, wiring.clock
         self._parts = parts
         self._lock, self._journal, self._edge, self._runner = parts.lock, parts.journal, parts.edge, parts.runner
@@ -266,7 +266,7 @@ class Site:
 
     # --- going back ----------------------------------------------------------------------------------------------------
 
-    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
+    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> AbortResult:
         """Put the old weights in force by a single rename, prove that they are, and stop the new instances."""
         begun = self._clock.monotonic()
         state = self._edge.state()  # keeps the services in force: going back must not add routes of another configuration
@@ -288,7 +288,7 @@ class Site:
             returned = self._prove(previous, addresses, begun, settle=settle, seconds=seconds)
         except UnreachableError as error:
             detail = f"not proved: {error.what}; the files hold the old weights, Envoy takes them when it starts"
-            returned = Returned(previous.version if previous else None, self._clock.monotonic() - begun, False, None, detail)
+            returned = AbortResult(previous.version if previous else None, self._clock.monotonic() - begun, False, None, detail)
         deployed = self.current().releases.get(release.id)
         if deployed:
             longest = self._config.rollout.drain_seconds
@@ -304,14 +304,14 @@ class Site:
         deployed = history.releases.get(release_id)
         return deployed is not None and (deployed.percent > 0 or history.serving == release_id)
 
-    def _prove(self, previous: Deployed | None, addresses: set[str], begun: float, *, settle: float, seconds: float) -> Returned:
+    def _prove(self, previous: Deployed | None, addresses: set[str], begun: float, *, settle: float, seconds: float) -> AbortResult:
         old = [instance for instance in self.instances(previous.id) if self._is_configured(instance.service)] if previous else []
         proof = prove(self._edge, addresses, self._clock, settle=settle, seconds=seconds, ask=lambda: self.probe(old, OLD))
         detail = f"{proof.requests_after} requests reached the new version in {seconds:g} s"
         if proof.unhealthy:
             detail += f"; the old version is not healthy: {proof.unhealthy[0].endpoint.name}: {proof.unhealthy[0].detail}"
         proved = proof.requests_after == 0 and not proof.unhealthy
-        return Returned(previous.version if previous else None, proof.last_request - begun, proved, proof.requests_after, detail)
+        return AbortResult(previous.version if previous else None, proof.last_request - begun, proved, proof.requests_after, detail)
 
     def _drain(self, deployed: Deployed, seconds: float) -> None:
         addresses = {self._runner.address(facts) for facts in list(deployed.instances.values())}

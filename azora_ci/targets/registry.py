@@ -5,25 +5,25 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from azora_ci.core.errors import BadInputError
-from azora_ci.targets.base import Target, Wiring
+from azora_ci.targets.base import Target, TargetContext
 
 
-def _local_processes(wiring: Wiring) -> Target:
+def _local_processes(wiring: TargetContext) -> Target:
     from azora_ci.targets.local_processes.target import LocalProcesses
 
     return LocalProcesses(wiring)
 
 
-def _docker_hosts(wiring: Wiring) -> Target:
+def _docker_hosts(wiring: TargetContext) -> Target:
     from azora_ci.targets.docker_hosts.target import DockerHosts
 
     return DockerHosts(wiring)
 
 
-TARGETS: dict[str, Callable[[Wiring], Target]] = {"local_processes": _local_processes, "docker_hosts": _docker_hosts}
+TARGETS: dict[str, Callable[[TargetContext], Target]] = {"local_processes": _local_processes, "docker_hosts": _docker_hosts}
 
 
-def target_of(kind: str, wiring: Wiring) -> Target:
+def target_of(kind: str, wiring: TargetContext) -> Target:
     """Return the target of ``target.kind``. Raises BadInputError for an unknown kind."""
     if kind not in TARGETS:
         raise BadInputError(

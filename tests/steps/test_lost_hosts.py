@@ -10,7 +10,7 @@ import pytest
 from azora_ci.core.errors import UnreachableError
 from azora_ci.steps.gradual_rollout import Rollout
 from azora_ci.steps.rollback import DeploymentRollback
-from azora_ci.targets.base import Release, Returned
+from azora_ci.targets.base import AbortResult, Release
 from azora_ci.targets.journal import History
 
 OLD, NEW, THIRD = "1764000000-aaaaaa", "1764000100-bbbbbb", "1764000200-cccccc"
@@ -33,10 +33,10 @@ class Losing:
     def current(self) -> History:
         return self._history
 
-    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
+    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> AbortResult:
         assert self.taken_back == [], "asked again"
         self.taken_back.append(release.id)
-        return Returned("v1.0.0", 0.1, False, 0, "host-2: not reached", ("host-2",))
+        return AbortResult("v1.0.0", 0.1, False, 0, "host-2: not reached", ("host-2",))
 
 
 def job() -> Any:

@@ -15,7 +15,7 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.process import Processes
-from azora_ci.targets.base import FencedError, Owner, Wiring
+from azora_ci.targets.base import FencedError, Owner, TargetContext
 from azora_ci.targets.local_processes import processes as local
 from azora_ci.targets.node import Site
 from azora_ci.targets.registry import target_of
@@ -36,9 +36,9 @@ def world(tmp_path: Path) -> Iterator[World]:
         made.close()
 
 
-def wiring(path: Path) -> Wiring:
+def wiring(path: Path) -> TargetContext:
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
-    return Wiring(config.load(path), processes, Clock(), path.parent / "logs", 30.0)
+    return TargetContext(config.load(path), processes, Clock(), path.parent / "logs", 30.0)
 
 
 def put_up(world: World, version: str, deployment_id: str) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from azora_ci.core.config import Service
 from azora_ci.core.errors import UnreachableError
-from azora_ci.targets.base import Release, Wiring
+from azora_ci.targets.base import Release, TargetContext
 from azora_ci.targets.docker_hosts.host import LABEL, NETWORK, DockerHost
 from azora_ci.targets.node_parts import Facts
 from azora_ci.targets.parallel import outcomes, results
@@ -22,7 +22,7 @@ class Containers:
 
     attempts = 1  # the daemon restarts an instance that ends: the runner does not start it again
 
-    def __init__(self, host: DockerHost, wiring: Wiring, checkpoint: Callable[[], None]) -> None:
+    def __init__(self, host: DockerHost, wiring: TargetContext, checkpoint: Callable[[], None]) -> None:
         self._host, self._wiring, self._checkpoint = host, wiring, checkpoint
 
     def image(self, service: Service, release: Release) -> str:

@@ -13,7 +13,7 @@ from datetime import datetime
 from azora_ci.clients.ssh.host_keys import ACCEPTED
 from azora_ci.clients.ssh.tunnel import Connection
 from azora_ci.core.errors import AzoraError, NotTrueError
-from azora_ci.targets.base import Release, Wiring
+from azora_ci.targets.base import Release, TargetContext
 from azora_ci.targets.docker_hosts.capacity import needs, require_disk, require_memory
 from azora_ci.targets.docker_hosts.host_node import HostSite
 from azora_ci.targets.docker_hosts.target import DockerHosts
@@ -26,7 +26,7 @@ CONNECTION = ": connection"  # end of the name of the finding on which all other
 NO_RELEASE = Release("", "", {})  # has no images, so that only memory and the disk reserve are checked
 
 
-def findings(wiring: Wiring) -> list[Finding]:
+def findings(wiring: TargetContext) -> list[Finding]:
     """Return the findings of all hosts, in the hosts' order. Raises BadInputError when the settings for access are incomplete."""
     examinations = DockerHosts(wiring).examine_hosts(lambda site: list(examine(site, wiring)))
     host_findings = [finding for examination in examinations for finding in _findings_of_host(examination)]
@@ -46,7 +46,7 @@ def _findings_of_host(examination: Outcome[HostSite, list[Finding]]) -> list[Fin
     ]
 
 
-def examine(site: HostSite, wiring: Wiring) -> Iterator[Finding]:
+def examine(site: HostSite, wiring: TargetContext) -> Iterator[Finding]:
     """Yield the findings about a host. Checks that cannot be made because an earlier one failed are left out."""
     name, connection, problem = site.host.name, site.host.connection, None
     try:
@@ -110,7 +110,7 @@ def _docker(site: HostSite) -> str:
     return f"{version['Version']}, API {version['ApiVersion']}"
 
 
-def _clock(site: HostSite, wiring: Wiring) -> str:
+def _clock(site: HostSite, wiring: TargetContext) -> str:
     with site.host.docker("tell the time") as client:
         system_time = str(client.info()["SystemTime"])
     seconds = (datetime.fromisoformat(to_microseconds(system_time)) - wiring.clock.now()).total_seconds()
@@ -130,7 +130,7 @@ def to_microseconds(text: str) -> str:
     return f"{parts[1]}{parts[2][:6].ljust(6, '0')}{parts[3]}" if parts else text
 
 
-def _room(site: HostSite, wiring: Wiring) -> str:
+def _room(site: HostSite, wiring: TargetContext) -> str:
     required = needs(wiring.config, NO_RELEASE)
     free = site.guard.ask("/status").get("disk_free_bytes") if site.equipment.is_installed() else None
     lines = require_memory(site.host, required) + require_disk(site.host, free, required)

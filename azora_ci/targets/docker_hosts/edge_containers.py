@@ -22,7 +22,7 @@ from typing import Any
 from azora_ci.core.config import DockerHosts as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.health.probes import DialledConnection
-from azora_ci.targets.base import Wiring
+from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts.host import LABEL, NETWORK, DockerHost
 from azora_ci.targets.envoy import config as envoy_config
 from azora_ci.targets.envoy import state
@@ -40,7 +40,7 @@ EDGE_PORT, ADMIN_PORT, GUARD_PORT = 8080, 9901, 9902  # inside their containers
 class Equipment:
     """Installs, replaces and removes the edge and the guard of a host."""
 
-    def __init__(self, host: DockerHost, settings: HostSettings, wiring: Wiring) -> None:
+    def __init__(self, host: DockerHost, settings: HostSettings, wiring: TargetContext) -> None:
         self._host, self._settings, self._wiring = host, settings, wiring
         self._say, self._clock = wiring.processes.say, wiring.clock
 

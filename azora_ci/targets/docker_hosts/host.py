@@ -16,7 +16,7 @@ from typing import Any
 from azora_ci.clients.ssh.tunnel import Connection, socks_connect
 from azora_ci.core.config import DockerHosts as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
-from azora_ci.targets.base import Wiring
+from azora_ci.targets.base import TargetContext
 
 NETWORK = "azora"  # the name of the instances' network
 FIRST_INSTANCE = 16  # index in the network; lower addresses are the gateway's, the edge's, and spare ones
@@ -64,7 +64,7 @@ class Addresses:
 class DockerHost:
     """A connected host. Call ``open`` first; ``ensure`` opens a lost connection again."""
 
-    def __init__(self, connection: Connection, settings: HostSettings, wiring: Wiring) -> None:
+    def __init__(self, connection: Connection, settings: HostSettings, wiring: TargetContext) -> None:
         self.name = str(connection.address)
         self.addresses = Addresses(ipaddress.IPv4Network(settings.network), ipaddress.IPv4Network(settings.admin_network))
         self._connection, self._settings, self._wiring = connection, settings, wiring

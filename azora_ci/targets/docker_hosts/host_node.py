@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from azora_ci.core.config import DeployConfig, DockerHosts
 from azora_ci.core.errors import BadInputError, UnreachableError
-from azora_ci.targets.base import Release, Returned
+from azora_ci.targets.base import AbortResult, Release
 from azora_ci.targets.docker_hosts.capacity import Needs, require_disk, require_memory
 from azora_ci.targets.docker_hosts.edge_containers import Equipment
 from azora_ci.targets.docker_hosts.host import DockerHost
@@ -107,7 +107,7 @@ class HostSite:
         self.port.require()
         return [*require_memory(self.host, required), *require_disk(self.host, free, required), *self.port.plan()]
 
-    def go_back(self, release: Release, reason: str, *, hurry: bool) -> Returned:
+    def go_back(self, release: Release, reason: str, *, hurry: bool) -> AbortResult:
         """Go back to the previous version, or without one to the containers from which the edge took its port."""
         note = self.port.give_back(release.id) if self.history().before(release.id) is None else None
         returned = self.site.abort(release, reason, hurry=hurry)

@@ -20,7 +20,7 @@ from azora_ci.core.hosts import HostAddress
 from azora_ci.core.process import undisturbed
 from azora_ci.health.answers import Endpoint
 from azora_ci.health.traffic import Counters
-from azora_ci.targets.base import FencedError, Held, Instance, Observation, Owner, Release, Returned, Wiring
+from azora_ci.targets.base import AbortResult, FencedError, Instance, LockHolder, Observation, Owner, Release, TargetContext
 from azora_ci.targets.docker_hosts.capacity import needs
 from azora_ci.targets.docker_hosts.containers import Containers
 from azora_ci.targets.docker_hosts.edge_containers import ADMIN_PORT, EDGE_PORT, GUARD_PORT, Equipment
@@ -48,7 +48,7 @@ T = TypeVar("T")
 class DockerHosts:
     """See ``targets.Target`` for what each method promises."""
 
-    def __init__(self, wiring: Wiring) -> None:
+    def __init__(self, wiring: TargetContext) -> None:
         self._wiring, self._config, self._clock = wiring, wiring.config, wiring.clock
         self._say = wiring.processes.say
         self._settings = settings_of(wiring.config)
@@ -209,21 +209,21 @@ class DockerHosts:
 
     @property
     def left_out(self) -> Mapping[str, str]:
-        """Return host -> reason for the unreachable hosts that are left out; see ``Wiring.spare_lost_hosts``."""
+        """Return host -> reason for the unreachable hosts that are left out; see ``TargetContext.spare_lost_hosts``."""
         return self._left_out
 
-    def holder(self) -> Held | None:
+    def holder(self) -> LockHolder | None:
         """Return a holder of a host's lock, preferably a live one; None when no host is locked."""
         locks = [held for held in self.holders().values() if held is not None]
         return next((held for held in locks if held.alive), locks[0] if locks else None)
 
-    def holders(self) -> dict[str, Held | None]:
+    def holders(self) -> dict[str, LockHolder | None]:
         """Return host name -> holder of the host's lock."""
         with self.connected():
             locks = self._run_on_all(lambda host_site: host_site.guard.holder() if host_site.equipment.is_installed() else None)
             return {host_site.host.name: held for host_site, held in zip(self._sites, locks, strict=True)}
 
-    def unlock(self, reason: str, actor: str) -> Held | None:
+    def unlock(self, reason: str, actor: str) -> LockHolder | None:
         """Take the locks away from their holders and return one of them; where a lease is held, traffic goes back first."""
         with self.connected():
             broken = self._run_on_all(lambda site: site.lease.break_open(reason, actor) if site.equipment.is_installed() else None)
@@ -304,7 +304,7 @@ class DockerHosts:
 
     # --- going back ----------------------------------------------------------------------------------------------------
 
-    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
+    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> AbortResult:
         """Go back on every host at once. A host that cannot be reached goes back when its lease runs out; the result names it."""
         limit = HURRIED_SECONDS if hurry else None
         deployed = self.current().releases.get(release.id)
@@ -329,12 +329,12 @@ class DockerHosts:
         proved = not lost and all(returned.proved for _, returned in reached)
         counts = [returned.requests_after for _, returned in reached]
         requests_after = None if None in counts else sum(count or 0 for count in counts)
-        return Returned(reached[0][1].to, seconds, proved, requests_after, "; ".join(lines), tuple(name for name, _ in lost))
+        return AbortResult(reached[0][1].to, seconds, proved, requests_after, "; ".join(lines), tuple(name for name, _ in lost))
 
     def _is_lost(self, host_site: HostSite) -> bool:
         return host_site.lease.silent() > self._settings.lease_seconds + LEASE_MARGIN  # the guard has gone back by itself by then
 
-    def _abort_on_host(self, host_site: HostSite, release: Release, reason: str, hurry: bool) -> Returned:
+    def _abort_on_host(self, host_site: HostSite, release: Release, reason: str, hurry: bool) -> AbortResult:
         try:
             returned = host_site.go_back(release, reason, hurry=hurry)
         except FencedError:
@@ -390,7 +390,7 @@ def _address_of(host_site: HostSite) -> tuple[str, int]:
     return host_site.host.connection.address.host, host_site.host.connection.address.port
 
 
-def _failure_text(abort: Outcome[HostSite, Returned]) -> str:
+def _failure_text(abort: Outcome[HostSite, AbortResult]) -> str:
     return abort.error.what if isinstance(abort.error, AzoraError) else f"{abort.error or 'no answer yet'}"
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
 from azora_ci.health.probes import Dial, DialledConnection
-from azora_ci.targets.base import FencedError, Held, Owner
+from azora_ci.targets.base import FencedError, LockHolder, Owner
 from azora_ci.targets.envoy import config
 from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.envoy.state import EdgeState
@@ -55,7 +55,7 @@ class GuardClient:
                     raise
                 self._clock.sleep(0.1)
 
-    def holder(self) -> Held | None:
+    def holder(self) -> LockHolder | None:
         """Return the owner of the lock with its times, or None when it is free."""
         status = self.ask("/status")
         lock = status["lock"]
@@ -67,7 +67,7 @@ class GuardClient:
         silent = lock["seconds"] - status["lock_seconds"]
         alive = silent <= LONGEST_SILENCE * lock["seconds"] / 2  # a lock is taken for two leases
         owner = Owner(lock["deployment_id"], lock["run_url"], actor, fence or None)
-        return Held(owner, rfc3339(renewed), rfc3339(expires), alive, silent)
+        return LockHolder(owner, rfc3339(renewed), rfc3339(expires), alive, silent)
 
     def ask(self, path: str, document: Mapping[str, Any] | None = None) -> Any:
         """Return the answer to a GET, or to a POST of ``document``. A lost request is sent once more: at worst its change is noted twice.
@@ -205,7 +205,7 @@ class Lease:
                 self._guard.change("unlock", reason="the run has ended")
         self._guard.token = None
 
-    def break_open(self, reason: str, actor: str) -> Held | None:
+    def break_open(self, reason: str, actor: str) -> LockHolder | None:
         """Take the lock from whoever holds it and free it; return that owner, or None when it was free."""
         held = self._guard.holder()
         if held is not None:

@@ -6,12 +6,13 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from azora_ci.targets.base import Wiring
+from azora_ci.targets.base import TargetContext
 from azora_ci.targets.findings import Finding, check
 from azora_ci.targets.registry import target_of
 
 
-def findings(wiring: Wiring) -> Iterator[Finding]:
+def findings(wiring: TargetContext) -> Iterator[Finding]:
+    """Yield the findings about folders, edge and addresses."""
     from azora_ci.targets.envoy.edge import Edge
 
     config = wiring.config

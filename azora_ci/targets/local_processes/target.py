@@ -20,7 +20,7 @@ from typing import Any
 from azora_ci.core.config import DeployConfig, Service, is_loopback
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import send_signal, undisturbed
-from azora_ci.targets.base import Held, Instance, Owner, Release, Wiring
+from azora_ci.targets.base import Instance, LockHolder, Owner, Release, TargetContext
 from azora_ci.targets.envoy import edge as edges
 from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.envoy.options import edge_options, edge_services
@@ -50,7 +50,7 @@ def deploy_at_once(target: LocalProcesses, release: Release, owner: Owner) -> tu
 class LocalProcesses(Site):
     """See ``targets.Target`` for what each method promises; ``Site`` implements most of them."""
 
-    def __init__(self, wiring: Wiring) -> None:
+    def __init__(self, wiring: TargetContext) -> None:
         config = wiring.config
         settings = config.target.local_processes
         assert settings is not None  # noqa: S101 - the configuration's own check
@@ -82,11 +82,11 @@ class LocalProcesses(Site):
         """Extend the lock."""
         self._file_lock.renew()
 
-    def holder(self) -> Held | None:
+    def holder(self) -> LockHolder | None:
         """Return who holds the lock."""
         return self._file_lock.holder()
 
-    def unlock(self, reason: str, actor: str) -> Held | None:
+    def unlock(self, reason: str, actor: str) -> LockHolder | None:
         """Take the lock away from its holder and return the former holder."""
         return self._file_lock.break_open(reason, actor)
 
@@ -110,7 +110,7 @@ class LockedJournal:
 class LockedEdge(Edge):
     """An edge whose files only the owner of the lock can switch."""
 
-    def __init__(self, config_dir: Path, admin_url: str, lock: Lock, wiring: Wiring) -> None:
+    def __init__(self, config_dir: Path, admin_url: str, lock: Lock, wiring: TargetContext) -> None:
         super().__init__(config_dir, admin_url, wiring.clock)
         self._lock = lock
 
@@ -125,7 +125,7 @@ class LocalRunner:
 
     attempts = 3  # because another process may take the free port before the instance does
 
-    def __init__(self, wiring: Wiring, state_dir: Path, archive_dir: Path) -> None:
+    def __init__(self, wiring: TargetContext, state_dir: Path, archive_dir: Path) -> None:
         self._wiring, self._state_dir, self._archive_dir = wiring, state_dir, archive_dir
 
     def prepare(self, service: Service, release: Release) -> None:

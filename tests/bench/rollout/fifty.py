@@ -20,7 +20,7 @@ from azora_ci.core.hosts import HostAddress
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
-from azora_ci.targets.base import Owner, Release, Wiring
+from azora_ci.targets.base import Owner, Release, TargetContext
 from azora_ci.targets.docker_hosts import target as docker_hosts
 from azora_ci.targets.docker_hosts.host_node import HostSite
 from azora_ci.targets.docker_hosts.target import DockerHosts
@@ -123,7 +123,7 @@ def _go_back(target: DockerHosts, switches: Path, clock: Clock, size: Size) -> d
     }
 
 
-def _wiring(folder: Path, processes: Processes, clock: Clock, size: Size) -> Wiring:
+def _wiring(folder: Path, processes: Processes, clock: Clock, size: Size) -> TargetContext:
     service = {"public_health_url": "http://127.0.0.1/health", "instances": 1, "port": 8080, "stop_grace_seconds": 1}
     images = {"edge_image": f"registry.example/edge@{DIGEST}", "guard_image": f"registry.example/guard@{DIGEST}"}
     target = {"kind": "docker_hosts", "docker_hosts": {**images, "lease_seconds": LEASE_SECONDS}}
@@ -139,4 +139,4 @@ def _wiring(folder: Path, processes: Processes, clock: Clock, size: Size) -> Wir
         docker_username=None,
         docker_password=None,
     )
-    return Wiring(config.load(path), processes, clock, folder / "logs", 60.0, access=access)
+    return TargetContext(config.load(path), processes, clock, folder / "logs", 60.0, access=access)

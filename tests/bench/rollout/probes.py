@@ -24,7 +24,7 @@ from azora_ci.core.process import Processes
 from azora_ci.health.answers import Endpoint
 from azora_ci.rollout.decision import Limits, Stage
 from azora_ci.rollout.watch import Bake, Rules, Subject
-from azora_ci.targets.base import Instance, Observation, Owner, Release, Returned
+from azora_ci.targets.base import AbortResult, Instance, Observation, Owner, Release
 from azora_ci.targets.journal import History
 
 VERSION = "1.0.0"
@@ -132,7 +132,7 @@ class Many:
     def promote(self, release: Release) -> None:
         """Not for watching."""
 
-    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> Returned:
+    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> AbortResult:
         """Not for watching."""
         raise NotImplementedError
 

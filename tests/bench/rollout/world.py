@@ -23,7 +23,7 @@ from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Child, Processes, send_signal
 from azora_ci.database.cluster import Cluster
 from azora_ci.record import fragments
-from azora_ci.targets.base import Owner, Release, Wiring
+from azora_ci.targets.base import Owner, Release, TargetContext
 from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.envoy.state import command
 from azora_ci.targets.local_processes.processes import LOOPBACK, free_port
@@ -237,7 +237,9 @@ class LocalWorld:
 
     def target(self) -> LocalProcesses:
         """Return the target, to be moved without a step."""
-        return LocalProcesses(Wiring(self.config, self.processes, self.clock, self.folder / "logs", 60.0, rollback_window_minutes=0.001))
+        return LocalProcesses(
+            TargetContext(self.config, self.processes, self.clock, self.folder / "logs", 60.0, rollback_window_minutes=0.001)
+        )
 
     @staticmethod
     def owner(release: Release) -> Owner:

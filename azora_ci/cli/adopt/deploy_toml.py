@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from azora_ci.discover import Application, FoundService
+from azora_ci.cli.adopt.discover import Application, FoundService
 
 FILL_IN = "# fill in"
 DEFAULT_PORT = 8080

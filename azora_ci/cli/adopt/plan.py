@@ -14,10 +14,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from azora_ci import deploy_toml
+from azora_ci.cli.adopt import deploy_toml
+from azora_ci.cli.adopt.discover import Application, discover
 from azora_ci.core import config
 from azora_ci.core.errors import BadInputError, NotTrueError
-from azora_ci.discover import Application, discover
 
 WORKFLOWS = ("deploy-production.yml", "rollback-production.yml", "restore-drill.yml")
 WORKFLOW_FOLDER = Path(".github/workflows")
@@ -26,7 +26,7 @@ REPOSITORY = "Azora-OS/azora-ci"  # where the set-up action is published
 _SETUP = re.compile(r"[\w.-]+/[\w.-]+/\.github/actions/setup@[0-9a-f]{40}(?: # .*)?")
 _STAMP = re.compile(r"# Adopted from (?P<action>\S+@[0-9a-f]{40}); sha256 of what follows: (?P<digest>[0-9a-f]{64})\n")
 _SERVICE_SECRETS = re.compile(r"^(?P<indent> *)# Secrets of services:.*\n", re.MULTILINE)
-_HERE = Path(__file__).resolve().parent
+_PACKAGE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class Adoption:
 
 def template_folder() -> Path:
     """Return the folder of the workflows: inside the installed package, or ``.github/workflows`` of a checkout."""
-    packaged = _HERE / "_workflows"
-    return packaged if packaged.is_dir() else _HERE.parent / WORKFLOW_FOLDER
+    packaged = _PACKAGE / "_workflows"
+    return packaged if packaged.is_dir() else _PACKAGE.parent / WORKFLOW_FOLDER
 
 
 def workflow(name: str, action: Action, service_secrets: Iterable[str] = ()) -> str:

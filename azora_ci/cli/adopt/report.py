@@ -9,8 +9,8 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from azora_ci import deploy_toml
-from azora_ci.adopt import CONFIG, WORKFLOW_FOLDER, Adoption
+from azora_ci.cli.adopt import deploy_toml
+from azora_ci.cli.adopt.plan import CONFIG, WORKFLOW_FOLDER, Adoption
 from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.core.variables import Variable, declared_variables
 from azora_ci.steps.runner import step_module

@@ -1,0 +1,22 @@
+"""The command line ``python -m azora_ci``: one group, and the commands of this room in it."""
+
+from __future__ import annotations
+
+import click
+
+from azora_ci.cli.adopt.command import adopt
+from azora_ci.cli.clean import clean
+from azora_ci.cli.doctor import doctor
+from azora_ci.cli.edge import edge
+from azora_ci.cli.lock import lock
+from azora_ci.cli.rollback import rollback
+
+
+@click.group()
+@click.version_option(package_name="azora-ci")
+def main() -> None:
+    """Production deployments in which every tick is evidence."""
+
+
+for command in (adopt, rollback, lock, clean, edge, doctor):
+    main.add_command(command)
