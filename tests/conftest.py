@@ -13,9 +13,9 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
-from tests.distribution import newest_of_the_distribution
-from tests.sample import migrated, running, sample  # noqa: F401 - the sample application, for every room
-from tests.stores import s3_server, s3_session  # noqa: F401 - a strict S3 server per session, its faults cleared around each test
+from tests.support.distribution import newest_of_the_distribution
+from tests.support.sample import migrated, running, sample  # noqa: F401 - the sample application, for every room
+from tests.support.stores import s3_server, s3_session  # noqa: F401 - a strict S3 server per session, its faults cleared around each test
 
 # --- every test -----------------------------------------------------------------------------------------------------------
 
@@ -84,7 +84,7 @@ def postgres_cluster(tmp_path_factory: pytest.TempPathFactory, request: pytest.F
 @pytest.fixture(scope="session")
 def docker_engine() -> Iterator[str]:
     """Give the address of a daemon of our own."""
-    from tests.docker_engine import engine
+    from tests.support.docker_engine import engine
 
     with engine() as url:
         yield url
@@ -93,7 +93,7 @@ def docker_engine() -> Iterator[str]:
 @pytest.fixture(scope="session")
 def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give host and port of a registry without a login."""
-    from tests.docker_engine import registry
+    from tests.support.docker_engine import registry
 
     with registry(tmp_path_factory.mktemp("registry")) as host:
         yield host
@@ -102,7 +102,7 @@ def docker_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """Give host and port of a registry that demands a login."""
-    from tests.docker_engine import registry
+    from tests.support.docker_engine import registry
 
     with registry(tmp_path_factory.mktemp("private-registry"), login=True) as host:
         yield host

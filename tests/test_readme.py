@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 import click
 import pytest
@@ -13,8 +12,8 @@ from azora_ci.core import variables
 from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.rehearsal import cli, scenarios
 from azora_ci.steps.runner import step_module
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL))
 VARIABLES = {one.name: one for job in (*JOBS, *TOOLS) for _, one in variables.declared_variables(step_module(job).Settings)}

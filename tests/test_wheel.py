@@ -13,9 +13,9 @@ import pytest
 
 from azora_ci.cli.adopt.plan import WORKFLOWS
 from azora_ci.core.pipeline import JOBS
-from tests.commands import git
+from tests.support import ROOT
+from tests.support.commands import git
 
-ROOT = Path(__file__).resolve().parents[1]
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
 

@@ -26,7 +26,7 @@ from tests.bench.rollout import kills as rollout_kills
 from tests.bench.rollout import scenes as rollout_scenes
 from tests.bench.rollout.scenes import Size, furthest, share
 from tests.bench.rollout.world import seconds_of_starts
-from tests.waiting import until
+from tests.support.waiting import until
 
 BENCH = [sys.executable, "-m", "tests.bench", "rollout"]
 

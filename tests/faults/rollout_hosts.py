@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core import config
-from tests.docker_world import Lan, Machine, World
+from tests.support.docker_world import Lan, Machine, World
 
 # All containers of a machine share its clock, and a test may not set that: so the guard's Python is told another time than the
 # kernel's. Only the wall clock: CLOCK_MONOTONIC does not move when a clock is set, and the lease is timed by it.

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from azora_ci.health.answers import DEPLOYMENT_HEADER
-from tests.docker_world import HTTP_PORT, NEW, Machine, World, ip
+from tests.support.docker_world import HTTP_PORT, NEW, Machine, World, ip
 
 SLOWEST = 20.0  # seconds that a user waits
 PAUSE = 0.02  # seconds between two GETs of one user

@@ -21,11 +21,11 @@ import docker.errors
 
 from azora_ci.core import config
 from azora_ci.targets.base import Owner
-from tests.docker_world import NEW, OLD, Machine, World, ip
 from tests.faults.rollout_hosts import SmallMachine
 from tests.faults.rollout_users import Users
-from tests.sshd import keygen
-from tests.waiting import until
+from tests.support.docker_world import NEW, OLD, Machine, World, ip
+from tests.support.sshd import keygen
+from tests.support.waiting import until
 
 
 @dataclass
@@ -186,7 +186,7 @@ def disk_filled(scene: Scene) -> None:
 
 
 def flags(*names: str) -> Cause:
-    """Have services misbehave, see ``tests/sample_service.py``."""
+    """Have services misbehave, see ``tests/support/sample_service.py``."""
 
     def cause(scene: Scene) -> None:
         for name in names:

@@ -16,8 +16,8 @@ from azora_ci.core.errors import NotTrueError
 from azora_ci.database.backup import manifest
 from azora_ci.database.postgres import DatabaseUrl, find_binary, major_of
 from azora_ci.rehearsal.standins.s3 import Fault
-from tests.backup_world import ID, SIMPLE, BackupWorld, Outcome, stop
-from tests.waiting import until
+from tests.support.backup_world import ID, SIMPLE, BackupWorld, Outcome, stop
+from tests.support.waiting import until
 
 BACKUP = f"backup-{ID}.sql.gz"
 LONG = 30.0  # seconds that a held request waits; no test waits for its end

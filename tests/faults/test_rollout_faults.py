@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core.pipeline import STAGES
-from tests.docker_world import Lan, World, lan
 from tests.faults.rollout_hosts import made_as
 from tests.faults.rollout_table import BEFORE, ROWS, Failed, Row, Runs
 from tests.faults.rollout_users import Users
 from tests.faults.rollout_world import Scene, configured
-from tests.waiting import until
+from tests.support.docker_world import Lan, World, lan
+from tests.support.waiting import until
 
 STAGE_AT = {percent: name for name, percent in STAGES}
 SERVICES = ("api_gateway",)  # of two instances per host

@@ -11,9 +11,9 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes
 from azora_ci.rehearsal.act import Act, JobRun, Request
-from tests.commands import git
+from tests.support import ROOT
+from tests.support.commands import git
 
-ROOT = Path(__file__).parents[2]
 ACTOR_SECRET = 'p4ss\'word "quoted" $HOME'
 
 

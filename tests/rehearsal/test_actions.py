@@ -57,7 +57,7 @@ def test_the_summary_of_a_job_is_what_all_its_steps_wrote_the_failed_one_too(toy
 
 def test_a_tag_that_started_the_run_becomes_a_lightweight_one(toy: Toy) -> None:
     text = HEAD + job("started", checkout() + "      - run: echo kind=$(git cat-file -t v1.0.0)\n")
-    from tests.commands import git
+    from tests.support.commands import git
 
     git(toy.repository, "checkout", "--quiet", "v1.0.0")
     assert "kind=commit" in toy.run(text, ref="refs/tags/v1.0.0")["started"].lines

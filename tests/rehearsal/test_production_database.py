@@ -7,7 +7,7 @@ from pathlib import Path
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.rehearsal import application
 from azora_ci.rehearsal.standins import database
-from tests.sample import Sample
+from tests.support.sample import Sample
 
 FOREIGN_KEYS = """SELECT conrelid::regclass::text, a.attname, confrelid::regclass::text, b.attname FROM pg_constraint
     JOIN pg_attribute a ON a.attrelid = conrelid AND a.attnum = conkey[1]

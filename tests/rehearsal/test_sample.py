@@ -20,8 +20,8 @@ from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import CommandFailedError, Processes
 from azora_ci.rehearsal import application, node
 from tests.conftest import DatabaseMaker
-from tests.sample import Sample
-from tests.waiting import until
+from tests.support.sample import Sample
+from tests.support.waiting import until
 
 TABLES = """CREATE TABLE sessions (user_id int); CREATE TABLE users (id int, name text);
 INSERT INTO sessions SELECT n FROM generate_series(1, 1000) n; INSERT INTO users SELECT n, 'User ' || n FROM generate_series(1, 1000) n"""

@@ -21,8 +21,8 @@ from botocore.exceptions import ClientError
 
 from azora_ci.clients.s3.bucket import open_bucket
 from azora_ci.rehearsal.standins.s3 import Credential, Fault, S3Server
-from tests.stores import KEY_ID, QUICK, SECRET, Stores, aws, crc, refused
-from tests.waiting import until
+from tests.support.stores import KEY_ID, QUICK, SECRET, Stores, aws, crc, refused
+from tests.support.waiting import until
 
 MIB = 1024 * 1024
 

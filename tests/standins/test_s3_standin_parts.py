@@ -9,7 +9,7 @@ import os
 import pytest
 from botocore.exceptions import ClientError
 
-from tests.stores import Stores, crc, refused
+from tests.support.stores import Stores, crc, refused
 
 PART = 5 * 1024 * 1024
 

@@ -22,8 +22,8 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.variables import Secret
 from azora_ci.steps.runner import execute
-from tests import deploy_config
-from tests.docker_engine import BUSYBOX, PASSWORD, USER
+from tests.support import deploy_config
+from tests.support.docker_engine import BUSYBOX, PASSWORD, USER
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"

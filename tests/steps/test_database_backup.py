@@ -14,7 +14,7 @@ from azora_ci.core.process import Processes
 from azora_ci.database.backup import manifest
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
-from tests.backup_world import ID, SIMPLE, BackupWorld
+from tests.support.backup_world import ID, SIMPLE, BackupWorld
 
 
 @pytest.fixture

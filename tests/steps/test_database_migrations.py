@@ -22,17 +22,17 @@ from azora_ci.database.migrations.history import LOCK
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.rehearsal import application
 from azora_ci.steps import database_migrations, runner
-from tests import backups, deploy_config
 from tests.conftest import DatabaseMaker
-from tests.sample import Sample
-from tests.stores import Stores
-from tests.test_markdown import cells
-from tests.waiting import until
+from tests.core.test_markdown import cells
+from tests.support import ROOT, backups, deploy_config
+from tests.support.sample import Sample
+from tests.support.stores import Stores
+from tests.support.waiting import until
 
 ID = "1764000000-abc123"
 PRISMA = ["npx", "prisma", "migrate", "deploy"]
 NEW = list(application.NEW_MIGRATIONS)
-SCRIPT = Path(__file__).parents[2] / "scripts" / "database_migrations.py"
+SCRIPT = ROOT / "scripts" / "database_migrations.py"
 
 
 class Deployment:

@@ -11,10 +11,10 @@ from azora_ci.core import schemas
 from azora_ci.record import deployment
 from azora_ci.record.pages import failure
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
-from tests import fragments_builder as build
-from tests import record_world
-from tests.test_markdown import PARSER
-from tests.test_slack import FAILURE
+from tests.clients.test_slack import FAILURE
+from tests.core.test_markdown import PARSER
+from tests.support import fragments_builder as build
+from tests.support import record_world
 
 JOB = "deployment-failure-handler"
 KEY = f"records/production/{build.DEPLOYMENT_ID}/1.json"

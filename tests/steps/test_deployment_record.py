@@ -11,9 +11,9 @@ import pytest
 from azora_ci.core import pipeline, schemas
 from azora_ci.record import chain, deployment
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
-from tests import fragments_builder as build
-from tests import record_world
-from tests.test_slack import SUCCESS
+from tests.clients.test_slack import SUCCESS
+from tests.support import fragments_builder as build
+from tests.support import record_world
 
 KEY = f"records/production/{build.DEPLOYMENT_ID}/1.json"
 MESSAGE = SUCCESS.replace("1234567890-abc123", build.DEPLOYMENT_ID).replace("https://azora.world", "https://azora.example")

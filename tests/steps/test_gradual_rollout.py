@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core.process import send_signal
-from tests.edge_world import NEW, OLD, Load, World, get
-from tests.waiting import until
+from tests.support.edge_world import NEW, OLD, Load, World, get
+from tests.support.waiting import until
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ import pytest
 
 from azora_ci.core.clock import rfc3339
 from azora_ci.rehearsal.standins.slack import SlackReceiver
-from tests import fragments_builder as build
-from tests import record_world
+from tests.support import fragments_builder as build
+from tests.support import record_world
 
 NAME = "ROLLBACK-INSTRUCTIONS.md"
 

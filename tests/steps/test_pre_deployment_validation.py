@@ -19,11 +19,12 @@ import pytest
 from azora_ci.record.archive import Archive
 from azora_ci.rehearsal.standins.github import GitHubApi
 from azora_ci.steps.runner import execute
-from tests import deploy_config, test_recorded_keys
 from tests.conftest import DatabaseMaker
-from tests.stores import Stores
-from tests.test_markdown import cells
-from tests.waiting import until
+from tests.core.test_markdown import cells
+from tests.record import test_host_keys
+from tests.support import ROOT, deploy_config
+from tests.support.stores import Stores
+from tests.support.waiting import until
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 HEALTHY: dict[str, Any] = {"status": "healthy", "version": "1.2.2"}
@@ -241,7 +242,7 @@ def _finish_checks_once_they_were_seen(world: World) -> None:
 def test_cancellation_ends_the_waiting_and_is_recorded(world: World) -> None:
     world.api.write(check_runs=[{"name": "test", "status": "queued"}], runs={"77": 5})
     world.gates = {"wait_minutes": 60}
-    script = Path(__file__).parents[2] / "scripts" / "pre_deployment_validation.py"
+    script = ROOT / "scripts" / "pre_deployment_validation.py"
     process = subprocess.Popen([sys.executable, str(script)], env={**os.environ, **world.environment()}, stdout=subprocess.DEVNULL)
     until(lambda: world.asked() >= 2, "the gate asks twice")
     process.send_signal(signal.SIGINT)
@@ -407,10 +408,10 @@ def test_host_keys_that_the_last_deployment_recorded_are_handed_on(world: World,
     assert world.evidence["recorded_host_keys"] is None
     assert "no deployment has recorded a host key yet" in world.log
 
-    location = test_recorded_keys.keep(Archive(s3_server.open(name), "production"), 1764000000, test_recorded_keys.FIRST)
+    location = test_host_keys.keep(Archive(s3_server.open(name), "production"), 1764000000, test_host_keys.FIRST)
     assert world.run(**s3_server.environ) == 0
     found = world.evidence["recorded_host_keys"]
-    assert (found["location"], found["host_keys"]) == (location, [test_recorded_keys.evidence(test_recorded_keys.FIRST)])
+    assert (found["location"], found["host_keys"]) == (location, [test_host_keys.evidence(test_host_keys.FIRST)])
 
     assert world.run(**s3_server.environ, PROD_KNOWN_HOSTS="web1.example ssh-ed25519 AAAA") == 0
     assert world.evidence["recorded_host_keys"] is None  # the pinned ones count

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci.rehearsal.standins.slack import SlackReceiver
-from tests.backup_world import ID, SIMPLE, BackupWorld
+from tests.support.backup_world import ID, SIMPLE, BackupWorld
 
 
 @pytest.fixture(scope="module")

@@ -18,10 +18,10 @@ from azora_ci.record.archive import Archive, KeptRecord
 from azora_ci.record.chain import archived_bytes, broken_links
 from azora_ci.targets.base import Owner
 from tests.conftest import DatabaseMaker
-from tests.edge_world import NEW, OLD, Load, World
-from tests.rollback_world import MIGRATIONS, REASON, Surroundings
-from tests.stores import Stores
-from tests.waiting import until
+from tests.support.edge_world import NEW, OLD, Load, World
+from tests.support.rollback_world import MIGRATIONS, REASON, Surroundings
+from tests.support.stores import Stores
+from tests.support.waiting import until
 
 THIRD = "1764000200-cccccc"
 

@@ -18,11 +18,11 @@ from azora_ci.record import rollback
 from azora_ci.record.chain import broken_links
 from azora_ci.targets.base import Owner
 from tests.conftest import DatabaseMaker
-from tests.docker_world import NEW, OLD, Lan, Load, World, lan
 from tests.faults.rollout_world import lose
-from tests.rollback_world import MIGRATIONS, Surroundings, evidence
-from tests.stores import Stores
-from tests.waiting import until
+from tests.support.docker_world import NEW, OLD, Lan, Load, World, lan
+from tests.support.rollback_world import MIGRATIONS, Surroundings, evidence
+from tests.support.stores import Stores
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.faults
 SMALL = ("api_gateway",)

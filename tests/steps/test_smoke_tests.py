@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from azora_ci.targets.base import Owner
-from tests import fragments_builder as build
 from tests.conftest import DatabaseMaker
-from tests.edge_world import NEW, Load, World
-from tests.prisma_table import with_migrations
+from tests.support import fragments_builder as build
+from tests.support.edge_world import NEW, Load, World
+from tests.support.prisma_table import with_migrations
 
 NAMES = ("20261101_one", "20261102_two")
 QUICK = {"HEALTH_CHECK_RETRIES": "2", "HEALTH_CHECK_INTERVAL": "0.1"}

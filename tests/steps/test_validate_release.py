@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from azora_ci.steps.runner import execute
-from tests.commands import git
+from tests.support.commands import git
 
 
 @dataclass

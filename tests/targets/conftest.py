@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.docker_world import Lan, lan
+from tests.support.docker_world import Lan, lan
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,7 @@ from azora_ci.rollback import previous_version
 from azora_ci.steps import smoke_tests
 from azora_ci.targets.base import Owner
 from azora_ci.targets.envoy.options import require_kept_prefixes
-from tests.edge_world import NEW, OLD, World, get
+from tests.support.edge_world import NEW, OLD, World, get
 
 OWNER = Owner(NEW, "https://runs.example/2", "tests")
 BOTH, GATEWAY = ("auth_service", "api_gateway"), ("api_gateway",)

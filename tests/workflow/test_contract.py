@@ -13,8 +13,8 @@ import yaml
 from azora_ci.core.pipeline import JOBS
 from azora_ci.core.variables import declared_variables
 from azora_ci.steps.runner import step_module
+from tests.support import ROOT
 
-ROOT = Path(__file__).resolve().parents[2]
 WORKFLOW = ROOT / ".github/workflows/deploy-production.yml"
 TEXT = WORKFLOW.read_text(encoding="utf-8")
 DOCUMENT: dict[str, Any] = yaml.load(TEXT, Loader=yaml.BaseLoader)

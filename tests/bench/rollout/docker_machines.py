@@ -1,6 +1,6 @@
 """Hosts to measure rollouts on: each a network namespace with dockerd, sshd, Envoy and guard, on one bridge with a registry.
 
-The hosts are those of the project's own tests (``tests.docker_world``), so this needs the repository and root, as they do.
+The hosts are those of the project's own tests (``tests.support.docker_world``), so this needs the repository and root, as they do.
 """
 
 from __future__ import annotations
@@ -170,10 +170,10 @@ class HostsWorld:
 
 def _tests() -> Any:
     try:
-        return importlib.import_module("tests.docker_world")
+        return importlib.import_module("tests.support.docker_world")
     except ImportError as error:
         raise BadInputError(
-            "The hosts are missing", what=str(error), where="tests/docker_world.py", next_step="run scripts/bench in the repository"
+            "The hosts are missing", what=str(error), where="tests/support/docker_world.py", next_step="run scripts/bench in the repository"
         ) from error
 
 

@@ -1,0 +1,366 @@
+"""Adoption in real scratch repositories: what is discovered, written, refused, and asked of a person."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from azora_ci.cli.adopt import deploy_toml, plan
+from azora_ci.cli.adopt.discover import discover
+from azora_ci.cli.main import main
+from azora_ci.core import config, schemas
+from azora_ci.core.errors import BadInputError, NotTrueError
+from tests.support import ROOT
+from tests.support.commands import git
+
+SHA = "0123456789abcdef0123456789abcdef01234567"
+OTHER_SHA = "f" * 40
+COMPOSE = """
+services:
+  api-gateway:
+    build: {context: ./services/api-gateway, dockerfile: Dockerfile.prod}
+    ports: ["127.0.0.1:4000:4001/tcp"]
+    environment:
+      - AUTH_URL=http://auth-service:3001
+      - SESSION_SECRET=not-to-be-copied
+      - PORT=4001
+      - DEBUG
+    depends_on: [auth-service, database]
+    healthcheck: {test: ["CMD", "wget", "--spider", "http://localhost:4001/api/health"]}
+    deploy: {replicas: 3, resources: {limits: {memory: 1G}}}
+  auth-service:
+    build: ./services/auth-service
+    expose: ["3001"]
+    environment:
+      DATABASE_URL: postgresql://azora:${POSTGRES_PASSWORD}@database/azora
+      REPORT_URL: https://user:not-to-be-copied@reports.example
+      STRICT: true
+    depends_on: {database: {condition: service_healthy}}
+  database:
+    image: postgres:16-alpine
+    environment: {POSTGRES_PASSWORD: not-to-be-copied}
+"""
+
+
+@pytest.fixture
+def application(tmp_path: Path) -> Path:
+    """A repository with a compose file, Prisma and npm, as adopt finds it."""
+    folder = tmp_path / "application"
+    (folder / "prisma/migrations").mkdir(parents=True)
+    (folder / "node_modules/other/prisma").mkdir(parents=True)
+    (folder / "node_modules/other/prisma/schema.prisma").touch()
+    (folder / "prisma/schema.prisma").touch()
+    (folder / "docker-compose.yml").write_text(COMPOSE)
+    package = {"name": "@azora/azora-os", "scripts": {"build": "tsc"}, "dependencies": {"@prisma/client": "^6"}}
+    (folder / "package.json").write_text(json.dumps(package))
+    (folder / "package-lock.json").write_text("{}")
+    git(folder, "init", "-q")
+    git(folder, "add", ".")
+    git(folder, "commit", "-qm", "Start")
+    return folder
+
+
+def filled_in(folder: Path) -> None:
+    """Do what a person does after adopting: name the checks, remove the marks."""
+    path = folder / plan.CONFIG
+    text = path.read_text().replace("required = []", 'required = ["test"]')
+    path.write_text("".join(line.split(deploy_toml.FILL_IN)[0].rstrip() + "\n" for line in text.splitlines()))
+
+
+def run(*arguments: str) -> tuple[int, str]:
+    done = CliRunner().invoke(main, ["adopt", *arguments])
+    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
+    return done.exit_code, done.output
+
+
+def test_adopting_writes_the_workflows_and_a_configuration(application):
+    written = plan.adopt(application, action_ref=SHA)
+    assert sorted(map(str, written)) == [
+        ".github/deploy-production.toml",
+        ".github/workflows/deploy-production.yml",
+        ".github/workflows/restore-drill.yml",
+        ".github/workflows/rollback-production.yml",
+    ]
+    assert git(application, "status", "--porcelain", "--untracked-files=all").splitlines() == [f"?? {path}" for path in sorted(written)]
+
+
+def test_the_set_up_is_pinned_and_the_rest_is_this_version(application):
+    plan.adopt(application, action_ref=SHA, repository="azora/deployer")
+    for name in plan.WORKFLOWS:
+        text = (application / plan.WORKFLOW_FOLDER / name).read_text()
+        ours = (ROOT / ".github/workflows" / name).read_text()
+        pins = set(re.findall(r"uses: (\S*/setup@\S+)", text))
+        assert pins == {f"azora/deployer/.github/actions/setup@{SHA}"}
+        stamp, _, body = text.partition("\n")
+        assert stamp.startswith(f"# Adopted from azora/deployer@{SHA}; ")
+        jobs, expected = yaml.safe_load(body)["jobs"], yaml.safe_load(ours)["jobs"]
+        assert list(jobs) == list(expected)
+        assert body.count("\n") - ours.count("\n") == (4 if name == "deploy-production.yml" else 0)  # secrets of services
+
+
+def test_the_rollout_step_gets_the_secrets_of_services(application):
+    plan.adopt(application, action_ref=SHA)
+    document = yaml.safe_load((application / ".github/workflows/deploy-production.yml").read_text())
+    holders = {
+        job: step["env"] for job, one in document["jobs"].items() for step in one["steps"] if "SESSION_SECRET" in step.get("env", {})
+    }
+    assert list(holders) == ["gradual-rollout"]
+    env = holders["gradual-rollout"]
+    assert env["DATABASE_URL"] == "${{ secrets.DATABASE_URL }}"
+    assert env["REPORT_URL"] == "${{ secrets.REPORT_URL }}"
+
+
+def test_services_of_the_compose_file_are_found(application):
+    found = discover(application)
+    gateway, auth = found.services
+    assert (gateway.id, gateway.port, gateway.health_path, gateway.memory, gateway.instances) == (
+        "api_gateway",
+        4001,
+        "/api/health",
+        "1g",
+        3,
+    )
+    assert (gateway.context, gateway.dockerfile, gateway.title) == ("services/api-gateway", "Dockerfile.prod", "API Gateway")
+    assert gateway.depends_on == ("auth_service",)
+    assert gateway.env == {"AUTH_URL": "http://auth-service:3001"}
+    assert gateway.secrets == ("SESSION_SECRET", "DEBUG")
+    assert (auth.port, auth.health_path, auth.env) == (3001, None, {"STRICT": "true"})
+    assert auth.secrets == ("DATABASE_URL", "REPORT_URL")
+    assert found.left_out == {"database": "not built here (image postgres:16-alpine)"}
+    assert found.prisma == ("prisma/migrations",)
+    assert found.name == "azora-os"
+
+
+def test_no_secret_value_is_copied(application):
+    plan.adopt(application, action_ref=SHA)
+    for path in application.glob(".github/**/*.*"):
+        assert "not-to-be-copied" not in path.read_text()
+
+
+def test_the_configuration_fits_its_schema_and_is_read(application):
+    plan.adopt(application, action_ref=SHA)
+    loaded = config.load(application / plan.CONFIG)
+    assert [service.id for service in loaded.services] == ["auth_service", "api_gateway"]
+    assert loaded.database.migrate == ("npx", "prisma", "migrate", "deploy")
+    assert loaded.checks.required == ()  # refused by the gate until somebody names them
+
+
+@pytest.mark.parametrize(
+    ("lock", "install", "migrate"),
+    [
+        ("pnpm-lock.yaml", ("pnpm", "install", "--frozen-lockfile"), ("pnpm", "exec", "prisma", "migrate", "deploy")),
+        ("yarn.lock", ("yarn", "install", "--frozen-lockfile"), ("yarn", "run", "prisma", "migrate", "deploy")),
+    ],
+)
+def test_the_package_manager_is_the_one_of_the_lock_file(application, lock, install, migrate):
+    (application / "package-lock.json").rename(application / lock)
+    plan.adopt(application, action_ref=SHA)
+    loaded = config.load(application / plan.CONFIG)
+    assert loaded.build.commands[0] == install
+    assert loaded.database.migrate == migrate
+    assert loaded.checks.audit[0][0] == install[0]
+
+
+def test_a_repository_with_nothing_to_find_gets_a_configuration_to_fill_in(tmp_path):
+    git(tmp_path, "init", "-q")
+    plan.adopt(tmp_path, action_ref=SHA)
+    text = (tmp_path / plan.CONFIG).read_text()
+    assert schemas.problems(tomllib.loads(text), "deploy-config") == []
+    what = " ".join(what for _, what in deploy_toml.to_fill_in(text))
+    for missing in ("migrations", "compose file", "health endpoint", "security audit", "checks", "Envoy", "Python 3.11", "must answer"):
+        assert missing in what
+
+
+def test_several_prisma_schemas_are_named_and_not_chosen(application):
+    (application / "services/auth/prisma").mkdir(parents=True)
+    (application / "services/auth/prisma/schema.prisma").touch()
+    code, output = run(str(application), "--ref", SHA)
+    assert code == 0
+    assert "prisma/migrations, services/auth/prisma/migrations" in output
+    assert "one of prisma/migrations, services/auth/prisma/migrations" in (application / plan.CONFIG).read_text()
+
+
+@pytest.mark.parametrize("compose", ["services: [a]", "version: '3'", "a: [", "- x"])
+def test_a_broken_compose_file_is_named(application, compose):
+    (application / "docker-compose.yml").write_text(compose)
+    with pytest.raises(BadInputError) as caught:
+        plan.adopt(application, action_ref=SHA)
+    assert "docker-compose.yml" in caught.value.where
+
+
+# --- again, later, and after somebody changed something -----------------------------------------------------------------------
+
+
+def test_adopting_twice_changes_nothing(application):
+    plan.adopt(application, action_ref=SHA)
+    assert plan.adopt(application, action_ref=SHA) == []
+
+
+def test_a_newer_version_replaces_what_nobody_changed(application):
+    plan.adopt(application, action_ref=SHA)
+    written = plan.adopt(application, action_ref=OTHER_SHA)
+    assert {path.name for path in written} == set(plan.WORKFLOWS)
+    assert SHA not in (application / ".github/workflows/deploy-production.yml").read_text()
+
+
+def test_a_changed_workflow_is_refused_and_nothing_is_written(application):
+    plan.adopt(application, action_ref=SHA)
+    path = application / ".github/workflows/restore-drill.yml"
+    path.write_text(path.read_text().replace("timeout-minutes: 180", "timeout-minutes: 300"))
+    before = {one: one.read_text() for one in application.glob(".github/**/*.*")}
+    code, output = run(str(application), "--ref", OTHER_SHA)
+    assert code == 1
+    assert "-    timeout-minutes: 300" in output
+    assert {one: one.read_text() for one in application.glob(".github/**/*.*")} == before
+    code, _ = run(str(application), "--ref", OTHER_SHA, "--force")
+    assert code == 0
+    assert "timeout-minutes: 180" in path.read_text()
+
+
+def test_a_workflow_of_somebody_else_is_refused(application):
+    path = application / ".github/workflows/deploy-production.yml"
+    path.parent.mkdir(parents=True)
+    path.write_text("name: ours\n")
+    with pytest.raises(NotTrueError):
+        plan.adopt(application, action_ref=SHA)
+    assert path.read_text() == "name: ours\n"
+
+
+def test_the_configuration_is_never_replaced(application):
+    plan.adopt(application, action_ref=SHA)
+    path = application / plan.CONFIG
+    path.write_text(path.read_text() + "# ours\n")
+    run(str(application), "--ref", SHA, "--force")
+    assert path.read_text().endswith("# ours\n")
+
+
+def test_a_secret_named_later_makes_the_workflow_outdated(application):
+    plan.adopt(application, action_ref=SHA)
+    path = application / plan.CONFIG
+    path.write_text(path.read_text().replace('"SESSION_SECRET"', '"SESSION_SECRET", "STRIPE_KEY"'))
+    assert plan.adopt(application, action_ref=SHA) == [plan.WORKFLOW_FOLDER / "deploy-production.yml"]
+    assert "STRIPE_KEY: ${{ secrets.STRIPE_KEY }}" in (application / ".github/workflows/deploy-production.yml").read_text()
+
+
+# --- --check --------------------------------------------------------------------------------------------------------------------
+
+
+def test_check_says_yes_to_what_was_adopted(application):
+    plan.adopt(application, action_ref=SHA)
+    filled_in(application)
+    assert run(str(application), "--check", "--ref", SHA)[0] == 0
+
+
+@pytest.mark.parametrize("change", ["version", "edit", "missing"])
+def test_check_says_no_with_a_diff(application, change):
+    plan.adopt(application, action_ref=SHA)
+    path = application / ".github/workflows/deploy-production.yml"
+    if change == "edit":
+        path.write_text(path.read_text().replace("cancel-in-progress: false", "cancel-in-progress: true"))
+    if change == "missing":
+        path.unlink()
+    before = path.read_text() if path.exists() else None
+    code, output = run(str(application), "--check", "--ref", OTHER_SHA if change == "version" else SHA)
+    assert code == 1
+    assert "+++ .github/workflows/deploy-production.yml (this version)" in output
+    assert (path.read_text() if path.exists() else None) == before
+
+
+def test_check_reads_the_configuration(application):
+    plan.adopt(application, action_ref=SHA)
+    path = application / plan.CONFIG
+    path.write_text(path.read_text().replace("port = 4001", "prot = 4001"))
+    code, output = run(str(application), "--check", "--ref", SHA)
+    assert code == 2
+    assert "services.api_gateway" in output
+    assert "prot" in output
+
+
+# --- what a person still has to do ------------------------------------------------------------------------------------------------
+
+
+def test_the_report_lists_what_is_left_to_do(application):
+    code, output = run(str(application), "--ref", SHA)
+    assert code == 0
+    text = (application / plan.CONFIG).read_text().splitlines()
+    numbers = [int(number) for number in re.findall(r"  line (\d+): ", output)]
+    assert numbers
+    assert numbers == [number for number, line in enumerate(text, 1) if deploy_toml.FILL_IN in line and not line.startswith("#")]
+    for environment in ("production-approval", "production", "operations"):
+        assert f"Environment {environment} (" in output
+    workflows = "".join((application / plan.WORKFLOW_FOLDER / name).read_text() for name in plan.WORKFLOWS)
+    for kind, word in (("secrets", "secret"), ("vars", "variable")):
+        for name in set(re.findall(rf"\b{kind}\.([A-Z_0-9]+)", workflows)):
+            assert re.search(rf"  {word} {name}\b.*: .+", output), name
+    assert "left out: database" in output
+    assert "tags v*" in output
+    assert "public repository" in output
+
+
+def test_the_production_environment_has_no_reviewers_and_the_approval_has_no_secrets(application):
+    _, output = run(str(application), "--ref", SHA)
+    sections = {part.split(" ", 2)[1]: part for part in output.split("\n\n") if part.startswith("Environment ")}
+    assert "required reviewers" in sections["production-approval"]
+    assert "secret" not in sections["production-approval"]
+    assert "no reviewers" in sections["production"]
+    assert "secret PROD_DATABASE_URL: connection string" in sections["production"]
+    assert "secret SLACK_WEBHOOK (optional): " in sections["production"]
+
+
+def test_what_no_environment_can_hold_belongs_to_the_repository(application):
+    _, output = run(str(application), "--ref", SHA)
+    (section,) = [part for part in output.split("\n\n") if part.startswith("Repository (")]
+    assert [line.split()[1] for line in section.splitlines()[1:]] == ["ROLLBACK_WINDOW_MINUTES"]
+
+
+# --- bad input --------------------------------------------------------------------------------------------------------------------
+
+
+def test_a_folder_that_is_no_repository_is_refused(tmp_path):
+    code, output = run(str(tmp_path), "--ref", SHA)
+    assert code == 2
+    assert "no .git" in output
+
+
+@pytest.mark.parametrize("reference", ["main", "v1.2.3", SHA[:12], SHA.upper()])
+def test_only_a_full_commit_is_pinned(application, reference):
+    code, output = run(str(application), "--ref", reference)
+    assert code == 2
+    assert reference in output
+    assert not (application / ".github").exists()
+
+
+def test_without_a_commit_the_pinned_one_is_kept(application):
+    with pytest.raises(BadInputError):
+        plan.plan(application)
+    plan.adopt(application, action_ref=SHA, repository="azora/deployer")
+    planned = plan.plan(application)
+    assert {one.state for one in planned.files} == {"same", "kept"}
+
+
+# --- the complete example -----------------------------------------------------------------------------------------------------------
+
+
+def keys(schema: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for name, one in schema.get("properties", {}).items():
+        inner = one.get("additionalProperties") if isinstance(one.get("additionalProperties"), dict) else one
+        nested = keys(inner, f"{prefix}{name}.") if isinstance(inner, dict) and inner.get("type") == "object" else set()
+        found |= nested or {f"{prefix}{name}"}
+    return found
+
+
+def test_the_example_is_valid_and_shows_every_key():
+    text = (ROOT / ".github/deploy-production.toml").read_text()
+    document = tomllib.loads(text)
+    assert schemas.problems(document, "deploy-config") == []
+    assert document["target"] == {"kind": "docker_hosts"}
+    assert set(document["services"]) == {"api_gateway", "auth_service", "education_service", "marketplace_service"}
+    for key in keys(schemas.load("deploy-config")):
+        assert re.search(rf"^(# )?{key.rsplit('.', 1)[-1]} = ", text, re.MULTILINE), f"{key} is not shown"

@@ -1,0 +1,103 @@
+"""Prisma from outside: the table it really writes, the codes it really prints."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.process import Completed
+from azora_ci.database.migrations import history, prisma
+from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.rehearsal import application
+from tests.conftest import DatabaseMaker
+from tests.support.sample import Sample
+
+
+def test_folder_is_read_in_order(tmp_path: Path) -> None:
+    for name in ("2_b", "1_a"):
+        application.add_migration(tmp_path, name, f"SELECT '{name}';\n")
+    (application.migrations(tmp_path) / "migration_lock.toml").write_text("provider = 'postgresql'\n", encoding="utf-8")
+    found = prisma.read_folder(application.migrations(tmp_path))
+    assert [(one.name, one.text) for one in found] == [("1_a", "SELECT '1_a';\n"), ("2_b", "SELECT '2_b';\n")]
+
+
+def test_a_folder_without_migrations_is_bad_input(tmp_path: Path) -> None:
+    with pytest.raises(BadInputError, match="no folder of a migration") as missing:
+        prisma.read_folder(tmp_path / "nowhere")
+    assert "database.migrations_dir" in missing.value.next_step
+    (tmp_path / "1_a").mkdir()
+    with pytest.raises(BadInputError, match=r"without migration\.sql: 1_a"):
+        prisma.read_folder(tmp_path)
+
+
+def test_what_prisma_recorded_is_what_the_folder_says(sample: Sample, migrated: str) -> None:
+    release = prisma.read_folder(application.migrations(sample.built))
+    rows = prisma.read_table(DatabaseUrl.parse(migrated), "public")
+    found = history.plan(release, rows)
+    assert [row.name for row in found.applied] == [one.name for one in release[:3]]
+    assert [one.name for one in found.pending] == list(application.NEW_MIGRATIONS)
+    assert (found.edited, found.failed, history.refusal(found)) == ((), (), None)
+
+
+def test_a_database_without_the_table_has_no_rows(postgres_cluster: DatabaseMaker) -> None:
+    url = DatabaseUrl.parse(postgres_cluster.fresh())
+    assert prisma.read_table(url, "public") == []
+    assert prisma.read_table(url, 'no "such" schema') == []
+
+
+def test_a_table_that_may_not_be_read_is_said_so(postgres_cluster: DatabaseMaker) -> None:
+    url = DatabaseUrl.parse(postgres_cluster.fresh("CREATE TABLE _prisma_migrations (id int)"))
+    with pytest.raises(UnreachableError, match="migration_name"):
+        prisma.read_table(url, "public")
+
+
+def test_objects_tell_what_changed(postgres_cluster: DatabaseMaker) -> None:
+    url = postgres_cluster.fresh("CREATE TABLE orders (id int primary key)")
+    before = prisma.objects(DatabaseUrl.parse(url), "public")
+    postgres_cluster.execute(url, "ALTER TABLE orders ADD COLUMN total int, ADD CONSTRAINT positive CHECK (total > 0)")
+    postgres_cluster.execute(url, "ALTER TABLE orders DROP CONSTRAINT orders_pkey; CREATE INDEX by_total ON orders (total)")
+    after = prisma.objects(DatabaseUrl.parse(url), "public")
+    assert after - before >= {"column orders.total integer", "constraint positive on orders", "index by_total on orders"}
+    assert "index orders_pkey on orders" in before - after
+
+
+def test_the_holder_of_the_lock_is_named(postgres_cluster: DatabaseMaker) -> None:
+    url = DatabaseUrl.parse(postgres_cluster.fresh())
+    other = DatabaseUrl.parse(postgres_cluster.fresh())
+    holder = url.connect(application="psql of ada")
+    try:
+        with holder.cursor() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", (history.LOCK,))
+        (found,) = prisma.lock_holders(url)
+        assert f"process {holder.info.backend_pid} (psql of ada, from 127.0.0.1" in found
+        assert prisma.lock_holders(other) == []
+    finally:
+        holder.close()
+
+
+@pytest.mark.parametrize(
+    ("output", "code"),
+    [
+        ("Loaded\nError: P3009\n\nmigrate found failed migrations", "P3009"),
+        ("Error: P1001: Can't reach database server", "P1001"),
+        ("Error: external connector error\nNull constraint failed", None),
+        ("read P1002 in the log", None),
+    ],
+)
+def test_error_codes_are_read_from_prismas_own_line(output: str, code: str | None) -> None:
+    assert prisma.error_code(output) == code
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ("Error: P1002\nTimed out trying to acquire a postgres advisory lock (SELECT pg_advisory_lock(72707369)).", True),
+        ("Error: P1002\nThe database server was reached but timed out.", False),
+        ("Error: P3009\n72707369", False),
+    ],
+)
+def test_only_prismas_own_lock_counts_as_a_lock_timeout(output: str, expected: bool) -> None:
+    done = Completed(("npx",), 1, "", output)
+    assert prisma.Deployed(done, prisma.error_code(output)).lock_timeout is expected

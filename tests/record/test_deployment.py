@@ -1,0 +1,322 @@
+"""The record holds what the fragments show, in one canonical form, and each record names the one before."""
+
+from __future__ import annotations
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from azora_ci.core import pipeline, schemas
+from azora_ci.record import deployment, run
+from azora_ci.record.chain import archived_bytes, broken_links, doubts, sha256, with_keys_of
+from azora_ci.record.pages.deployment import deployment_page
+from tests.support import fragments_builder as build
+
+FACTS = run.Circumstances(
+    deployment_id=build.DEPLOYMENT_ID,
+    version=build.VERSION,
+    git_sha=build.GIT_SHA,
+    environment="production",
+    triggered_by="octocat",
+    repository="azora/azora",
+    run_id="1234567890",
+    run_url="https://github.com/azora/azora/actions/runs/1234567890",
+    run_attempt=1,
+    rollback_window_minutes=60,
+    artifacts_location="s3://azora-backups/artifacts/production/1764000000-abc123/1/",
+)
+
+
+def success(**changed):
+    return deployment.assemble(build.complete(**changed), FACTS, status="success")
+
+
+def problems(document):
+    return schemas.problems(document, deployment.SCHEMA)
+
+
+# --- fields ------------------------------------------------------------------------------------------------------------
+
+
+def test_record_holds_every_field_of_the_guide_with_its_type():
+    document = success()
+    assert problems(document) == []
+    assert document["timestamp"] == "2025-11-24T11:36:00.125Z"  # the end of the smoke tests, the last job
+    assert document["rollback_deadline"] == "2025-11-24T12:36:00.125Z"
+    assert document["rollback_window_minutes"] == 60
+    assert document["rollback_available"] is True
+    assert document["status"] == "success"
+    assert document["git_ref"] == "refs/tags/v1.2.3"
+    assert document["triggered_by"] == "octocat"
+    assert document["services_deployed"] == sorted(build.SERVICES)
+    assert document["migrations_applied"] == 2
+    assert document["database_backup"]["backup_id"] == "backup-1764000000-abc123"
+    assert document["database_backup"]["location"] == "s3://azora-backups/prod/backup-1764000000-abc123.sql.gz"
+    assert document["database_backup"]["timestamp"] == "2025-11-24T11:01:02.000Z"
+    stages = [(one["stage"], one["traffic_percentage"], one["duration_minutes"], one["status"]) for one in document["rollout_stages"]]
+    assert stages == [("canary", 5, 5.01, "healthy"), ("progressive", 50, 10.0, "healthy"), ("full", 100, 15.0, "healthy")]
+    assert document["health_checks"] == {**dict.fromkeys(build.SERVICES, "healthy"), "database": "healthy", "smoke_tests": "passed"}
+
+
+def test_record_holds_the_evidence_beyond_the_guide():
+    document = deployment.assemble(
+        build.complete(), replace(FACTS, previous=run.Previous("a" * 64, "1760000000-eeeeee", "v1.0.0")), status="success"
+    )
+    assert problems(document) == []
+    assert document["image_digests"]["auth_service"] == build.digest("auth_service")
+    assert document["previous_record_sha256"] == "a" * 64
+    # What the hosts say was there before counts more than what the archive remembers.
+    assert (document["previous_deployment_id"], document["previous_version"]) == (build.PREVIOUS_ID, "v1.2.2")
+    assert [one["name"] for one in document["migrations"]] == ["20261120000000_add_courses", "20261121000000_index_orders"]
+    assert document["metrics"]["duration_seconds"] == 2160.125
+    assert document["metrics"]["lead_time_seconds"] == 9360.125
+    assert document["metrics"]["job_seconds"]["database-backup"] == 119.25
+    assert document["metrics"]["migration_seconds"] == 4.2
+    assert document["metrics"]["health_probes"] == {"total": 720, "failed": 1}
+    assert document["metrics"]["health_check_success_rate"] == pytest.approx(719 / 720, abs=1e-6)
+    assert set(document["evidence"]) == set(pipeline.EVIDENCE_JOBS)
+
+
+def test_evidence_hash_is_that_of_the_fragment():
+    found = build.complete()
+    document = deployment.assemble(found, FACTS, status="success")
+    expected = sha256(schemas.canonical(found["smoke-tests"].document()))
+    assert document["evidence"]["smoke-tests"]["fragment_sha256"] == expected
+
+
+def test_first_deployment_has_nothing_to_go_back_to():
+    rollout = build.fragment(
+        "gradual-rollout", previous=None, rollback_available=False, stages=[build.evidence("gradual-rollout")["stages"][2]]
+    )
+    document = success(rollout=rollout)
+    assert problems(document) == []
+    assert document["rollback_available"] is False
+    assert document["previous_version"] is None
+
+
+def test_host_keys_are_in_the_record_and_on_its_page():
+    line = "|1|F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg= ssh-ed25519 AAAA"
+    key = {"fingerprint": "SHA256:" + "a" * 43, "key_type": "ssh-ed25519", "known_hosts": line, "source": "accepted"}
+    found = success(rollout=build.fragment("gradual-rollout", host_keys=[key]))
+    assert found["host_keys"] == [key]
+    backup = build.fragment("database-backup", host_keys=[{**key, "known_hosts": line.replace("F1E", "G1E"), "source": "recorded"}])
+    assert success(backup=backup)["host_keys"][0]["source"] == "recorded"
+    assert success(backup=backup, rollout=build.fragment("gradual-rollout", host_keys=[key]))["host_keys"] == [key]
+    twin = {**key, "known_hosts": line.replace("F1E", "H1E")}  # of another host that was made from the same image
+    assert success(backup=backup, rollout=build.fragment("gradual-rollout", host_keys=[key, twin]))["host_keys"] == [key, twin]
+    assert f"ssh-ed25519 {key['fingerprint']}, accepted" in deployment_page(found, "s3://b/r.json", "0" * 64, [])
+
+
+def test_override_reasons_land_in_the_record():
+    backup = build.fragment(
+        "database-backup", proof={"depth": "none", "restore_seconds": None, "verified_at": None, "reason": "4 TB, drilled weekly"}
+    )
+    assert success(backup=backup)["override_reasons"] == ["database-backup: proof none: 4 TB, drilled weekly"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("migrations_applied",), "2"),
+        (("rollback_window_minutes",), "60"),
+        (("rollback_available",), "true"),
+        (("timestamp",), "$(date -u)"),
+        (("deployment_id",), "1764000000"),
+        (("rollout_stages", 0, "duration_minutes"), "5"),
+        (("rollout_stages", 0, "status"), "aborted"),
+        (("health_checks", "api_gateway"), "unhealthy"),
+        (("health_checks", "smoke_tests"), "not_run"),
+        (("services_deployed",), []),
+        (("checks",), []),
+        (("database_backup",), None),
+        (("failure",), {"failed_jobs": [], "not_run": [], "production_state": []}),
+    ],
+)
+def test_success_refuses_what_is_not_evidence_of_success(path, value):
+    document = copy.deepcopy(success())
+    place = document
+    for name in path[:-1]:
+        place = place[name]
+    place[path[-1]] = value
+    assert problems(document)
+
+
+def test_every_key_is_required_and_unknown_keys_fail():
+    document = success()
+    for name in document:
+        assert problems({key: value for key, value in document.items() if key != name}), f"{name} may be left out"
+    assert problems({**document, "surprise": 1})
+
+
+# --- failed deployments ------------------------------------------------------------------------------------------------
+
+FAILURE = deployment.Failure(
+    [{"job": "database-migrations", "result": "failure", "title": "npx failed", "what": "exit code 1"}], ["gradual-rollout"], ["…"]
+)
+
+
+@pytest.mark.parametrize("status", ["failed", "rolled_back", "cancelled"])
+@pytest.mark.parametrize("count", range(8))
+def test_record_of_a_failure_is_valid_whatever_fragments_there_are(status, count):
+    found = {job: build.fragment(job) for job in pipeline.EVIDENCE_JOBS[:count]}
+    document = deployment.assemble(found, FACTS, status=status, timestamp="2025-11-24T11:00:00.000Z", failure=FAILURE)
+    assert problems(document) == []
+    assert document["health_checks"]["smoke_tests"] == ("passed" if count == 7 else "not_run")
+    assert document["rollback_available"] is (count >= 6)
+    assert (document["rollback_deadline"] is None) is (count < 6)
+
+
+def test_record_of_a_failure_is_valid_when_jobs_left_no_evidence_at_all():
+    found = {job: build.fragment(job, "failed", given={}) for job in pipeline.EVIDENCE_JOBS}
+    document = deployment.assemble(found, FACTS, status="failed", failure=FAILURE)
+    assert problems(document) == []
+    assert document["migrations_applied"] is None
+    assert document["services_deployed"] == []
+
+
+def test_rolled_back_rollout_names_its_reason():
+    abort = {"stage": "canary", "reason": "api_gateway: 5 probes failed", "seconds_to_safe": 1.5, "proved": True, "detail": "0 requests"}
+    rollout = build.fragment("gradual-rollout", "failed", rollout_status="rolled_back", abort=abort)
+    document = deployment.assemble(build.complete(rollout=rollout), FACTS, status="rolled_back", failure=FAILURE)
+    assert problems(document) == []
+    assert document["rollout"]["rollout_status"] == "rolled_back"
+    assert document["rollout"]["abort"] == abort
+    assert document["services_deployed"] == []
+    assert document["rollback_deadline"] is None
+
+
+def test_going_back_after_smoke_tests_leaves_nothing_deployed_and_nothing_to_go_back_to():
+    back = {"to": "v1.2.2", "seconds_to_safe": 0.1, "proved": True, "detail": "0 requests reached v1.2.3 in 3 s"}
+    smoke = build.fragment("smoke-tests", "failed", smoke_status="failed", rollback=back)
+    document = deployment.assemble(build.complete(smoke=smoke), FACTS, status="rolled_back", failure=FAILURE)
+    assert problems(document) == []
+    assert document["rollout"]["smoke_rollback"] == back
+    assert document["services_deployed"] == []
+    assert document["rollback_available"] is False
+
+
+def test_record_without_fragments_needs_a_moment():
+    with pytest.raises(ValueError, match="timestamp"):
+        deployment.assemble({}, FACTS, status="failed", failure=FAILURE)
+
+
+# --- contradictions ----------------------------------------------------------------------------------------------------
+
+
+def test_agreeing_evidence_has_no_contradiction():
+    assert deployment.contradictions(build.complete(), FACTS) == []
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        (replace(build.fragment("smoke-tests"), version="v1.2.4"), "smoke-tests was about version v1.2.4"),
+        (replace(build.fragment("build-and-push"), git_sha="f" * 40), "build-and-push was about git_sha ffff"),
+        (build.fragment("database-migrations", backup_id="backup-1-000000"), "the migrations ran behind backup-1-000000"),
+        (build.fragment("gradual-rollout", rollout_status="failed"), "the rollout is failed"),
+        (build.fragment("gradual-rollout", services={}), "names no service"),
+        (
+            build.fragment("gradual-rollout", services=dict.fromkeys(build.SERVICES, "sha256:" + "0" * 64)),
+            "api_gateway: sha256:6170",
+        ),
+        (build.fragment("smoke-tests", smoke_status="failed"), "the smoke tests are failed"),
+    ],
+)
+def test_contradicting_evidence_is_named(changed, said):
+    found = deployment.contradictions(build.complete(changed=changed), FACTS)
+    assert any(said in one for one in found), found
+
+
+# --- canonical form and chain --------------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXT, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.dictionaries(TEXT, JSON, max_size=6))
+def test_archived_bytes_do_not_depend_on_the_order_of_keys(document):
+    data = archived_bytes(document)
+    assert archived_bytes(dict(reversed(document.items()))) == data
+    assert archived_bytes(json.loads(data)) == data
+    assert data.endswith(b"\n")
+    assert data.count(b"\n") == 1
+
+
+def chain(length):
+    """Return so many archived records, each naming the one before."""
+    links, before = [], None
+    for number in range(length):
+        facts = replace(FACTS, deployment_id=f"{1764000000 + number}-abc123", previous=run.Previous(before))
+        data = archived_bytes(deployment.assemble(build.complete(), facts, status="success"))
+        links.append(data)
+        before = sha256(data)
+    return links
+
+
+def test_whole_chain_holds():
+    assert broken_links(chain(4)) == []
+
+
+def test_a_changed_byte_breaks_the_chain_at_the_next_link():
+    links = chain(4)
+    links[1] = links[1].replace(b"octocat", b"mallory")
+    (said,) = broken_links(links)
+    assert said.startswith("record 2 (1764000002-abc123)")
+
+
+def test_a_removed_record_breaks_the_chain():
+    links = chain(4)
+    assert len(broken_links([links[0], *links[2:]])) == 1
+
+
+def test_a_record_in_another_form_is_named():
+    links = chain(2)
+    links[0] = json.dumps(json.loads(links[0]), indent=2).encode()
+    assert broken_links(links)[0] == "record 0 (1764000000-abc123) is not canonical JSON"
+
+
+def test_same_record_is_recognised_by_its_bytes_only():
+    archived = archived_bytes(deployment.assemble(build.complete(), replace(FACTS, previous=run.Previous("b" * 64)), status="success"))
+    now = success()
+    assert archived_bytes(with_keys_of(now, archived, "previous_record_sha256")) == archived
+    assert with_keys_of({**now, "triggered_by": "mallory"}, archived, "previous_record_sha256") is None
+    assert with_keys_of(now, b"no json", "previous_record_sha256") is None
+    assert with_keys_of(now, b"[]", "previous_record_sha256") is None
+
+
+# --- is one record of a chain to be believed ----------------------------------------------------------------------------------
+
+
+def linked(*links: int | str | None) -> list[bytes]:
+    """Return records of which each names the one with that number, a hash, or none."""
+    made: list[bytes] = []
+    for number, link in enumerate(links):
+        named = sha256(made[link]) if isinstance(link, int) else link
+        made.append(archived_bytes({"deployment_id": f"{number}-abc123", "previous_record_sha256": named}))
+    return made
+
+
+def test_a_record_whose_links_fit_is_not_doubted_also_when_two_runs_ended_at_once():
+    assert doubts(linked(None, 0, 0, 2), 1) == []
+    assert doubts([*linked(None, 0), b"no record"], 1) == []
+
+
+def test_a_changed_record_is_doubted_because_of_the_one_behind_it():
+    chain = linked(None, 0, 1)
+    chain[1] = archived_bytes({**json.loads(chain[1]), "rollback_deadline": "2099-01-01T00:00:00.000Z"})
+    (said,) = doubts(chain, 1)
+    assert said.startswith("the record 1 behind it (2-abc123) names ")
+
+
+def test_a_record_with_other_bytes_or_a_link_to_nothing_is_doubted():
+    assert doubts([b'{"a":1}'], 0) == ["its bytes are not canonical JSON"]
+    assert "it names " + "0" * 64 in doubts(linked(None, "0" * 64), 1)[0]

@@ -1,0 +1,360 @@
+"""The instructions fit the deployment, and their commands work: on a real database, with the real aws and psql."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+
+from azora_ci.cli.main import main
+from azora_ci.database import restore_scripts
+from azora_ci.database.postgres import DatabaseUrl, find_binary
+from azora_ci.record import chain, deployment
+from azora_ci.rollback import instructions, window
+from tests.record.test_deployment import FACTS, FAILURE
+from tests.support import ROOT
+from tests.support import fragments_builder as build
+from tests.support.backup_world import ID as BACKUP_ID
+from tests.support.backup_world import BackupWorld
+from tests.support.record_world import TITLES
+from tests.support.stores import Stores
+
+GUIDE = instructions.Guide(
+    application="azora",
+    on_call="#azora-on-call (Slack)",
+    public_url="https://azora.world",
+    health_urls=tuple((title, f"https://azora.world/{name}/health") for name, title in TITLES.items()),
+    target="docker_hosts",
+)
+VENV = Path(sys.executable).parent
+
+
+def document(status: str = "success", **changed: Any) -> dict[str, Any]:
+    return deployment.assemble(build.complete(**changed), FACTS, status=status, failure=None if status == "success" else FAILURE)
+
+
+def text(**changed: Any) -> str:
+    return instructions.render(document(**changed), GUIDE)
+
+
+# --- what they say -----------------------------------------------------------------------------------------------------
+
+
+def test_every_section_of_the_guide_is_there_for_this_deployment():
+    shown = text()
+    for part in (
+        "# Rollback instructions: v1.2.3",
+        "`1764000000-abc123`",
+        "60 minutes from completion",
+        "**Deadline: 2025-11-24T12:36:00.125Z**",
+        "## When to roll back",
+        "### 1. Verify that a rollback is necessary",
+        "### 2. Stop traffic to v1.2.3",
+        "### 3. Restore the database",
+        "### 4. Verify the services",
+        "### 5. Document the incident",
+        "s3://azora-backups/prod/backup-1764000000-abc123.sql.gz",
+        "### Restore commands",
+        "set -o pipefail",
+        "aws s3 cp s3://azora-backups/prod/backup-1764000000-abc123.sql.gz - | gunzip | psql -X -v ON_ERROR_STOP=1",
+        "On-call team of azora: **#azora-on-call (Slack)**",
+        "## After the deadline",
+        "curl -fsS --max-time 10 https://azora.world/api_gateway/health   # API Gateway",
+        '{"status": "healthy", "version": "1.2.2"}',
+    ):
+        assert part in shown, part
+    for name in build.SERVICES:
+        assert f"https://azora.world/{name}/health" in shown
+
+
+def test_the_button_and_the_command_are_named_with_this_deployments_id():
+    shown = text()
+    assert "[Roll production back](https://github.com/azora/azora/actions/workflows/rollback-production.yml)" in shown
+    button = "gh workflow run rollback-production.yml --repo azora/azora --ref v1.2.3 -f deployment-id=1764000000-abc123 -f reason="
+    assert button in shown
+    assert "*Use workflow from*: tag `v1.2.3`" in shown  # the default branch may have other services by now
+    assert "python -m azora_ci rollback --deployment-id 1764000000-abc123 --reason " in shown
+    assert shown.index(button) < shown.index("gh workflow run deploy-production.yml")  # the quick way first
+    assert "-f after-deadline=true" in shown
+
+
+def test_every_command_of_ours_that_is_named_is_there_with_its_options():
+    named = re.findall(r"python -m azora_ci ([^\n`#]+)", text())
+    assert {line.split()[0] for line in named} == {"rollback", "edge", "lock", "doctor"}
+    for line in named:
+        command: Any = main
+        words = shlex.split(line)
+        while words and isinstance(command, click.Group):
+            command = command.commands[words.pop(0)]
+        known = {name for one in command.params for name in one.opts}
+        assert {word for word in words if word.startswith("--")} <= known, line
+
+
+def test_the_inputs_of_the_button_are_those_of_its_workflow():
+    path = ROOT / ".github/workflows/rollback-production.yml"
+    workflow = yaml.safe_load(path.read_text(encoding="utf-8"))
+    inputs = workflow[True]["workflow_dispatch"]["inputs"]  # "on" is YAML's true
+    assert set(re.findall(r"-f ([a-z-]+)=", instructions._button(document(), GUIDE, window.plan(document()), ""))) == set(inputs)
+
+
+def test_without_migrations_no_restore_is_asked_for():
+    shown = text(m=build.fragment("database-migrations", migrations_applied=0, applied=[]))
+    assert "applied **no migration**: going back needs no restore" in shown
+    assert "The migrations of this deployment stay applied" not in shown
+
+
+def test_with_migrations_the_loss_of_writes_is_said():
+    assert "**Every write after 2025-11-24T11:01:02.000Z is then lost from the live database**" in text()
+
+
+def test_first_deployment_promises_no_way_back():
+    shown = text(r=build.fragment("gradual-rollout", previous=None, rollback_available=False))
+    assert "**There is no previous version to go back to.**" in shown
+    assert "gh workflow run" not in shown
+
+
+def test_unproven_backup_is_not_offered():
+    proof = {"depth": "none", "restore_seconds": None, "verified_at": None, "reason": "4 TB"}
+    shown = text(b=build.fragment("database-backup", proof=proof))
+    assert "**not proven**: 4 TB" in shown
+    assert "There is no verified backup" in shown
+    assert "pg_restore" not in shown
+    assert "```bash\n#!/usr/bin/env bash" not in shown
+
+
+def test_failed_smoke_tests_stand_first_among_the_reasons():
+    tests = build.evidence("smoke-tests")["tests"]
+    tests[0] |= {"passed": False, "status": 500, "detail": "answered 500"}
+    shown = instructions.render(document("failed", s=build.fragment("smoke-tests", "failed", tests=tests, smoke_status="failed")), GUIDE)
+    assert "**Smoke tests of this deployment failed**" in shown
+    assert "- **api_gateway**: answered 500" in shown
+    assert "gh workflow run" in shown
+
+
+def blocks(markdown: str) -> list[str]:
+    """Return the bash blocks of a Markdown text."""
+    return [part.split("```")[0] for part in markdown.split("```bash\n")[1:]]
+
+
+def test_every_command_passes_shellcheck(tmp_path):
+    found = blocks(text())
+    assert len(found) == 9
+    for number, block in enumerate(found):
+        file = tmp_path / f"{number}.sh"
+        file.write_text(block if block.startswith("#!") else f"#!/usr/bin/env bash\n{block}")
+    done = subprocess.run(
+        [VENV / "shellcheck", "--exclude=SC2154", *sorted(tmp_path.iterdir())], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout
+
+
+def test_what_the_shell_would_act_on_is_quoted():
+    backup = {"backup_id": "backup-1", "location": "s3://b/prod/it's $(touch x).sql.gz", "version_id": "v;1"}
+    script = restore_scripts.restore_script(backup, build.DEPLOYMENT_ID)
+    assert "--version-id 'v;1'" in script
+    assert """--key 'prod/it'"'"'s $(touch x).sql.gz'""" in script
+
+
+# --- what they do ------------------------------------------------------------------------------------------------------
+
+TABLES = """
+CREATE TABLE courses (id int PRIMARY KEY, title text NOT NULL);
+CREATE TABLE enrolments (id int PRIMARY KEY, course int REFERENCES courses);
+INSERT INTO courses SELECT n, 'course ' || n FROM generate_series(1, 50) n;
+INSERT INTO enrolments SELECT n, 1 + n % 50 FROM generate_series(1, 300) n;
+"""
+
+
+LAST_LINE = b"--\n-- PostgreSQL database dump complete\n"
+
+
+class Rescue:
+    """A database with a stored backup, and the on-call engineer's shell."""
+
+    def __init__(self, folder: Path, cluster: Any, stores: Stores) -> None:
+        self.folder, self.cluster, self.s3 = folder, cluster, stores.boto3()
+        self.bucket = stores.make_bucket(object_lock=True)
+        self.url = DatabaseUrl.parse(cluster.fresh(TABLES))
+        self.database = self.url.database
+        self.programs = find_binary("psql", cluster.cluster.major).parent
+        self.environ = {
+            "PATH": f"{self.programs}:{VENV}:{os.environ['PATH']}",
+            "HOME": str(folder),
+            **stores.environ,
+            **self.url.libpq_env(),
+        }
+        self.dump = subprocess.run(
+            [self.programs / "pg_dump", "--no-password"], env=self.environ, capture_output=True, timeout=60, check=True
+        ).stdout
+
+    def store(self, data: bytes, **more: Any) -> dict[str, Any]:
+        """Store a backup and return what the record says of it."""
+        key = f"prod/{build.BACKUP}.sql.gz"
+        answer = self.s3.put_object(Bucket=self.bucket, Key=key, Body=data)
+        evidence = build.evidence("database-backup")
+        return (
+            evidence
+            | {
+                "location": f"s3://{self.bucket}/{key}",
+                "version_id": answer.get("VersionId"),
+                "sha256": chain.sha256(data),
+                "tables": 2,
+                "rows": 350,
+            }
+            | more
+        )
+
+    def bash(self, script: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        file = self.folder / "script.sh"
+        file.write_text(script)
+        return subprocess.run(
+            ["bash", file, *arguments], cwd=self.folder, env=self.environ, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    def rows(self, table: str, database: str | None = None) -> int:
+        url = self.url.with_database(database or self.database)
+        return int(self.cluster.execute(url.text, f"SELECT count(*) FROM {table}")[0][0])  # type: ignore[call-overload]
+
+    def databases(self) -> set[str]:
+        found = self.cluster.execute(self.url.with_database("postgres").text, "SELECT datname FROM pg_database")
+        return {str(name) for (name,) in found if str(name).startswith(self.database)}
+
+
+@pytest.fixture
+def rescue(tmp_path, postgres_cluster, s3_server):
+    return Rescue(tmp_path, postgres_cluster, s3_server)
+
+
+def test_restore_and_swap_and_back_again(rescue):
+    backup = rescue.store(gzip.compress(rescue.dump))
+    rescue.store(b"a newer object under the same key")  # the verified version is fetched, not the newest
+    rescue.cluster.execute(rescue.url.text, "DELETE FROM enrolments; CREATE TABLE added_later (id int)")
+
+    restored = rescue.bash(restore_scripts.restore_script(backup, build.DEPLOYMENT_ID))
+    assert restored.returncode == 0, restored.stderr
+    assert rescue.rows("enrolments") == 0, "the live database was touched"
+    assert rescue.rows("enrolments", f"{rescue.database}_restore_1764000000") == 300
+
+    swap = restore_scripts.swap_script(build.DEPLOYMENT_ID)
+    holder = DatabaseUrl.parse(rescue.url.text).connect()  # somebody is connected: that must not stop the swap
+    swapped = rescue.bash(swap)
+    assert swapped.returncode == 0, swapped.stderr
+    assert holder.closed or not _answers(holder)
+    assert rescue.rows("enrolments") == 300
+    aside = f"{rescue.database}_before_rollback_1764000000"
+    assert rescue.rows("added_later", aside) == 0, "what was live is not kept"
+
+    back = rescue.bash(swap, "back")
+    assert back.returncode == 0, back.stderr
+    assert rescue.rows("enrolments") == 0
+    assert rescue.databases() == {rescue.database, f"{rescue.database}_restore_1764000000"}
+
+
+def _answers(connection: Any) -> bool:
+    import psycopg2
+
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+    except psycopg2.Error:
+        return False
+    return True
+
+
+def test_restore_twice_is_not_doubled(rescue):
+    script = restore_scripts.restore_script(rescue.store(gzip.compress(rescue.dump)), build.DEPLOYMENT_ID)
+    for _ in range(2):
+        assert rescue.bash(script).returncode == 0
+    assert rescue.rows("courses", f"{rescue.database}_restore_1764000000") == 50
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda dump: {"data": gzip.compress(dump[: len(dump) // 2])}, "is cut off"),  # cut off, but a whole gzip: only the last line tells
+        (lambda dump: {"data": gzip.compress(dump)[:-8] + bytes(4) + gzip.compress(dump)[-4:]}, "crc error"),
+        (lambda dump: {"data": gzip.compress(dump)[:-40]}, "unexpected end of file"),
+        (lambda dump: {"data": gzip.compress(dump), "rows": 351}, "restored 2 tables with 350 rows, the backup has 2 tables with 351 rows"),
+        (lambda dump: {"data": gzip.compress(dump), "sha256": "0" * 64}, "computed checksum did NOT match"),
+        (
+            lambda dump: {"data": gzip.compress(dump.replace(b"COPY public.courses", b"COPY public.gone"))},
+            'relation "public.gone" does not exist',
+        ),
+        (lambda dump: {"data": gzip.compress(dump.replace(LAST_LINE, b"SELECT 1/0;\n" + LAST_LINE))}, "division by zero"),
+    ],
+    ids=["cut dump", "damaged gzip", "cut gzip", "other rows", "other object", "failing table", "failing statement"],
+)
+def test_a_bad_backup_stops_the_restore_and_never_swaps(rescue, damage, said):
+    backup = rescue.store(**damage(rescue.dump))
+    done = rescue.bash(restore_scripts.restore_script(backup, build.DEPLOYMENT_ID))
+    assert done.returncode != 0
+    assert said in done.stderr
+    assert "Restored and compared" not in done.stdout
+    assert rescue.rows("enrolments") == 300
+
+
+def test_swap_without_a_restored_database_changes_nothing(rescue):
+    done = rescue.bash(restore_scripts.swap_script(build.DEPLOYMENT_ID))
+    assert done.returncode == 1
+    assert "run restore-database.sh first" in done.stderr
+    assert rescue.databases() == {rescue.database}
+    assert rescue.rows("courses") == 50
+
+
+def test_a_swap_that_fails_half_way_leaves_the_live_database_open(rescue):
+    assert rescue.bash(restore_scripts.restore_script(rescue.store(gzip.compress(rescue.dump)), build.DEPLOYMENT_ID)).returncode == 0
+    aside = f"{rescue.database}_before_rollback_1764000000"
+    rescue.cluster.execute(rescue.url.with_database("postgres").text, f'CREATE DATABASE "{aside}"')  # the name is taken
+    done = rescue.bash(restore_scripts.swap_script(build.DEPLOYMENT_ID))
+    assert done.returncode != 0
+    assert rescue.rows("courses") == 50
+
+
+def test_one_line_restores_into_the_new_database(rescue):
+    rescue.store(gzip.compress(rescue.dump))
+    new = DatabaseUrl.parse(rescue.cluster.fresh())
+    line = restore_scripts.one_line(f"s3://{rescue.bucket}/prod/{build.BACKUP}.sql.gz")
+    done = rescue.bash(f"RESTORED={new.database}\n{line} > /dev/null\n")
+    assert done.returncode == 0, done.stderr
+    assert rescue.rows("enrolments", new.database) == 300
+
+
+TRICKY = """
+CREATE SCHEMA "Sales Team";
+CREATE TABLE "Sales Team"."Order Lines" (id int PRIMARY KEY, note text);
+INSERT INTO "Sales Team"."Order Lines" SELECT n, E'line\\n\\t\\\\ü' || n FROM generate_series(1, 40) n;
+CREATE TABLE events (at date NOT NULL, id int) PARTITION BY RANGE (at);
+CREATE TABLE events_2025 PARTITION OF events FOR VALUES FROM ('2025-01-01') TO ('2026-01-01');
+CREATE TABLE events_other PARTITION OF events DEFAULT;
+INSERT INTO events SELECT date '2025-12-01' + n, n FROM generate_series(1, 60) n;
+CREATE TABLE base (id int);
+CREATE TABLE derived (extra int) INHERITS (base);
+INSERT INTO base VALUES (1), (2);
+INSERT INTO derived VALUES (3, 3);
+CREATE UNLOGGED TABLE cache (id int);
+INSERT INTO cache SELECT generate_series(1, 7);
+CREATE TABLE nothing (id int);
+CREATE MATERIALIZED VIEW totals AS SELECT count(*) FROM base;
+"""
+
+
+def test_what_database_backup_stores_is_what_the_script_restores(rescue, postgres_cluster, s3_server):
+    postgres_cluster.execute(rescue.url.text, TRICKY)
+    outcome = BackupWorld(rescue.folder, s3_server, object_lock=True).run(rescue.url.text)
+    assert outcome.code == 0, outcome
+    postgres_cluster.execute(rescue.url.text, "DROP TABLE enrolments")
+    done = rescue.bash(restore_scripts.restore_script(outcome.evidence, BACKUP_ID))
+    assert done.returncode == 0, done.stderr
+    restored = f"{rescue.database}_restore_{BACKUP_ID.split('-')[0]}"
+    assert rescue.rows("enrolments", restored) == 300
+    assert rescue.rows('"Sales Team"."Order Lines"', restored) == 40
+    assert rescue.rows("events", restored) == 60

@@ -1,0 +1,134 @@
+"""A stage that is watched while the edge's counters come and go: what is read, what is decided, what is kept."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+from collections.abc import Iterator, Sequence
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azora_ci.core import config
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import UnreachableError
+from azora_ci.core.process import Processes
+from azora_ci.health.traffic import Counters
+from azora_ci.rollout.decision import Action, Decision, Limits, Stage
+from azora_ci.rollout.watch import Bake, Rules, Subject
+from azora_ci.targets.base import Instance, Observation, Release
+from tests.support import deploy_config
+
+NEW, OLD = "1764000100-bbbbbb", "1764000000-aaaaaa"
+LIMITS = Limits(error_points=1.0, latency_factor=3.0, minimum_requests=5)
+
+
+class Healthy(BaseHTTPRequestHandler):
+    def do_GET(self) -> None:
+        body = json.dumps({"status": "healthy", "version": "1.1.0"}).encode()
+        self.send_response(200)
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    with ThreadingHTTPServer(("127.0.0.1", 0), Healthy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/health"
+        server.shutdown()
+
+
+class Virtual(Clock):
+    """A clock on which nothing takes time but waiting, so that a loaded machine misses no tick."""
+
+    def __init__(self) -> None:
+        self._time = 0.0
+
+    def monotonic(self) -> float:
+        return self._time
+
+    def sleep(self, seconds: float) -> None:
+        self._time += max(0.0, seconds)
+
+
+class Edge:
+    """A target of which only the counters are asked: ten requests of each version more at every look; ``lost`` looks fail."""
+
+    def __init__(self, lost: Sequence[int], *, added: bool = False) -> None:
+        self._lost, self._looks, self._added = lost, 0, added
+
+    def observe(self) -> Observation:
+        self._looks += 1
+        if self._looks in self._lost:
+            raise UnreachableError("Lost", what="the connection broke", where="host", next_step="wait")
+        found = Counters(requests=10 * self._looks)
+        old = {} if self._added else {("api_gateway", OLD): found}
+        return Observation({("api_gateway", NEW): found, **old}, {})
+
+    def instances(self, _release: str) -> tuple[Instance, ...]:
+        return ()
+
+    def renew(self) -> None:
+        pass
+
+
+def watched(
+    folder: Path, url: str, lost: Sequence[int], *, retries: int = 3, inconclusive: str = "pass", added: bool = False
+) -> tuple[Decision, dict[str, Any]]:
+    """Watch a stage of a minute, a tick every ten seconds, on an edge whose counters cannot be read at some looks.
+
+    The first look is before the stage, the second when it begins, the third at its first tick.
+    """
+    path = deploy_config.write(folder / "deploy.toml", services={"api_gateway": deploy_config.service("API", url)})
+    subject = Subject(Release(NEW, "v1.1.0", {}), OLD, "v1.0.0", config.load(path).services, frozenset({"api_gateway"} if added else ()))
+    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    bake = Bake(Edge(lost, added=added), subject, Rules(10, retries, LIMITS, inconclusive), processes, Virtual())  # type: ignore[arg-type] # a part of one
+    bake.begin(Stage("canary", 5, 60))
+    return bake.watch({})
+
+
+def test_counters_that_are_lost_when_a_stage_begins_are_read_at_its_first_tick(tmp_path, url):
+    decision, evidence = watched(tmp_path, url, [2])
+    assert decision.action is Action.ADVANCE
+    assert evidence["requests"]["v1.1.0"] == 10 * (evidence["ticks"] - 1)  # from the first look that succeeded on
+    assert evidence["probes"]["failed"] == 0
+
+
+def test_counters_that_flicker_end_no_stage(tmp_path, url):
+    decision, evidence = watched(tmp_path, url, [2, 3, 5])
+    assert decision.action is Action.ADVANCE
+    assert evidence["last_failures"] == {"edge counters": "the connection broke"}
+
+
+def test_counters_that_stay_away_abort_after_the_configured_number_of_ticks(tmp_path, url):
+    decision, evidence = watched(tmp_path, url, range(2, 1000))
+    assert (decision.action, evidence["ticks"]) == (Action.ABORT, 3)
+    assert "edge counters failed 3 of 3 probes in a row (the connection broke)" in decision.reason
+
+
+def test_a_stage_does_not_end_while_the_counters_are_away(tmp_path, url):
+    decision, evidence = watched(tmp_path, url, [9, 10], retries=100)  # the seventh tick would be the last one
+    assert [one["decision"] for one in evidence["decisions"]] == [*["watch"] * 6, "hold", "hold", "advance"]
+    assert "edge counters failed 1 of 100" in evidence["decisions"][6]["reason"]
+    assert decision.action is Action.ADVANCE
+
+
+def test_a_service_that_the_old_version_has_not_waits_for_no_samples_of_it(tmp_path, url):
+    decision, evidence = watched(tmp_path, url, [], inconclusive="abort", added=True)
+    assert decision.action is Action.ADVANCE, decision.reason
+    assert {one["lacking"] for one in evidence["decisions"][1:]} == {0}
+
+
+def test_counters_that_were_never_read_pass_nothing(tmp_path, url):
+    decision, evidence = watched(tmp_path, url, range(2, 1000), retries=1000)
+    assert decision.action is Action.ABORT
+    assert {one["lacking"] for one in evidence["decisions"]} == {10}

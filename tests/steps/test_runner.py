@@ -1,0 +1,199 @@
+"""The boundary: whatever happens, one annotation, one fragment, the family's exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from azora_ci.core import pipeline, settings, variables
+from azora_ci.core.errors import NotTrueError, UnreachableError
+from azora_ci.steps import runner
+from tests.support import ROOT
+
+ID = "1764000000-abc123"
+
+
+@pytest.fixture
+def environ(tmp_path):
+    return {
+        "DEPLOYMENT_ID": ID,
+        "VERSION": "v1.2.3",
+        "GIT_SHA": "a" * 40,
+        "DEPLOYMENT_LOG_DIR": str(tmp_path / "logs"),
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_OUTPUT": str(tmp_path / "output"),
+        "GITHUB_STEP_SUMMARY": str(tmp_path / "summary.md"),
+        "PROD_DATABASE_URL": "postgresql://u:hunter2@127.0.0.1:1/d",
+    }
+
+
+@pytest.fixture
+def step(monkeypatch):
+    """Put a step of the test's own in the place of smoke-tests; signal handlers are restored afterwards."""
+
+    def put(run, *more):
+        module = ModuleType("azora_ci.steps.smoke_tests")
+        bases = (settings.Deployment, settings.DatabaseAccess, *more)
+        module.Settings = dataclass(frozen=True, kw_only=True)(type("Settings", bases, {}))
+        module.run = run
+        monkeypatch.setitem(sys.modules, "azora_ci.steps.smoke_tests", module)
+
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    yield put
+    signal.signal(signal.SIGINT, before[0])
+    signal.signal(signal.SIGTERM, before[1])
+
+
+def fragment(environ) -> dict:
+    return json.loads((Path(environ["DEPLOYMENT_LOG_DIR"]) / "record" / "smoke-tests.json").read_text())
+
+
+def test_each_production_host_is_masked_by_itself(step, environ, capsys):
+    environ |= {"PROD_HOST": "web1.example:2222, 203.0.113.7,web", "PROD_JUMP_HOST": "ops@bastion.example"}
+    kept: list[str] = []
+
+    def run(job):
+        job.say("web1.example and 203.0.113.7 and bastion.example")
+        kept.extend(job.processes.masked_evidence(["ssh: connect to host 203.0.113.7 port 22", "a web page"]))
+        raise UnreachableError("Lost", what="web1.example is away", where="host-1", next_step="wait")
+
+    step(run, settings.SshAccess)
+    assert runner.execute("smoke-tests", environ) == 3
+    printed = capsys.readouterr().out
+    assert "*** and *** and ***" in printed
+    text = json.dumps(fragment(environ))
+    assert kept == ["ssh: connect to host *** port 22", "a web page"]  # a name without a dot may stand inside of a word
+    shown = "".join(line for line in printed.splitlines() if not line.startswith("::add-mask::"))
+    for host in ("web1.example", "203.0.113.7", "bastion.example"):
+        assert host not in text + shown
+
+
+@pytest.mark.parametrize(("error", "code"), [(NotTrueError, 1), (UnreachableError, 3)])
+def test_a_failure_is_announced_recorded_and_masked(step, environ, capsys, error, code):
+    def run(job):
+        job.say("connecting with hunter2")
+        raise error("It broke", what="cannot use hunter2: 5 %", where="here", next_step="do that")
+
+    step(run)
+    assert runner.execute("smoke-tests", environ) == code
+    printed = capsys.readouterr().out
+    assert "::error title=It broke::cannot use ***: 5 %25%0AWhere: here%0ANext: do that" in printed
+    assert "Traceback" not in printed
+    found = fragment(environ)
+    assert (found["status"], found["deployment_id"], found["version"]) == ("failed", ID, "v1.2.3")
+    assert found["error"] == {"exit_code": code, "title": "It broke", "what": "cannot use ***: 5 %", "where": "here", "next": "do that"}
+    assert "It broke" in Path(environ["GITHUB_STEP_SUMMARY"]).read_text()
+    kept = "".join(path.read_text() for path in Path(environ["DEPLOYMENT_LOG_DIR"]).rglob("*") if path.is_file())
+    assert "hunter2" not in kept.replace("::add-mask::", "")
+
+
+def test_evidence_is_masked_and_a_quoted_fence_does_not_end_the_summary(step, environ):
+    environ["PROD_DATABASE_URL"] = "postgresql://u:hunter2hunter2@127.0.0.1:1/d"
+
+    def run(job):
+        job.evidence["rollback"] = {"to": None, "seconds_to_safe": None, "proved": False, "detail": "it says hunter2hunter2 and more"}
+        raise NotTrueError("It broke", what="```\n# ✅ all is well", where="here", next_step="do that")
+
+    step(run)
+    assert runner.execute("smoke-tests", environ) == 1
+    assert fragment(environ)["evidence"]["rollback"]["detail"] == "it says *** and more"
+    page = Path(environ["GITHUB_STEP_SUMMARY"]).read_text()
+    assert "\n````text\n```\n# ✅ all is well\n" in page
+    assert page.rstrip().endswith("\n````")
+
+
+def test_an_entry_point_hides_its_environment(monkeypatch):
+    hidden = []
+    monkeypatch.setattr(runner, "hide_environment", lambda: hidden.append(True))
+    monkeypatch.setattr(sys, "argv", ["smoke-tests", "--help"])
+    with pytest.raises(SystemExit):
+        runner.main("smoke-tests")
+    assert hidden == [True]
+
+
+def test_a_bug_keeps_its_traceback_in_the_log_and_exits_4(step, environ, capsys):
+    def run(_job):
+        raise ZeroDivisionError("oops hunter2")
+
+    step(run)
+    assert runner.execute("smoke-tests", environ) == 4
+    assert "ZeroDivisionError: oops ***" in capsys.readouterr().out
+    assert "Traceback" in (Path(environ["DEPLOYMENT_LOG_DIR"]) / "smoke-tests.log").read_text()
+    assert fragment(environ)["error"]["exit_code"] == 4
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_cancelled_run_is_recorded_as_cancelled_and_ends_its_children(step, environ, number):
+    def run(job):
+        threading.Timer(0.5, os.kill, (os.getpid(), number)).start()
+        job.processes.run([sys.executable, "-c", "import time; time.sleep(600)"])
+
+    step(run)
+    started = time.monotonic()
+    assert runner.execute("smoke-tests", environ) == 1
+    assert time.monotonic() - started < 60
+    found = fragment(environ)
+    assert found["status"] == "cancelled"
+    assert number.name in found["error"]["what"]
+
+
+def test_incomplete_evidence_is_a_failure_even_when_the_step_returns(step, environ, capsys):
+    step(lambda job: job.evidence.update(surprise=1))
+    assert runner.execute("smoke-tests", environ) == 2
+    assert "surprise" in capsys.readouterr().out
+
+
+def test_missing_variables_leave_a_fragment_with_the_identity_that_is_known(environ, capsys):
+    del environ["VERSION"], environ["PROD_DATABASE_URL"]
+    assert runner.execute("smoke-tests", environ) == 2
+    printed = capsys.readouterr().out
+    assert "VERSION is not set" in printed
+    assert "PROD_DATABASE_URL is not set" in printed
+    found = fragment(environ)
+    assert (found["status"], found["deployment_id"], found["version"]) == ("failed", ID, None)
+
+
+@pytest.mark.parametrize("job", pipeline.JOBS)
+def test_help_documents_the_environment(job):
+    script = ROOT / "scripts" / f"{job.replace('-', '_')}.py"
+    assert len(script.read_text().splitlines()) <= 15
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    for name, declared in variables.declared_variables(runner.step_module(job).Settings):
+        assert declared.name in shown
+        assert not declared.secret or f"--{name.replace('_', '-')}" not in shown
+
+
+def test_help_begins_with_what_must_be_given_and_ends_with_exit_codes():
+    script = ROOT / "scripts" / "database_migrations.py"
+    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False, timeout=60)
+    shown = " ".join(done.stdout.split())
+    assert shown.startswith("Usage: scripts/database_migrations.py [OPTIONS]")
+    first, _, rest = shown.partition("--backup-max-age TEXT")
+    assert first.count("[required; such as") == 3
+    assert "[required" not in rest
+    assert "PROD_DATABASE_URL: connection string" in rest
+    assert "--run-id" not in rest
+    assert "GITHUB_RUN_ID (the run)" in rest
+    assert shown.endswith("3 an outside system was not reached; 4 a bug.")
+
+
+def test_without_github_a_step_prints_for_a_person(tmp_path):
+    done = subprocess.run(
+        [sys.executable, ROOT / "scripts" / "smoke_tests.py"], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path,
+        env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert done.stdout.startswith("ERROR: ")
+    assert "::error" not in done.stdout

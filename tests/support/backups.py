@@ -1,0 +1,60 @@
+"""Verified backups as database-backup leaves them: an object, its manifest, and the fragment of the job."""
+
+from __future__ import annotations
+
+import hashlib
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from azora_ci.clients.s3.bucket import Bucket
+from azora_ci.core import config, schemas
+from azora_ci.core.clock import rfc3339
+from azora_ci.database.backup import manifest, source
+from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.record import fragments
+from tests.support.stores import crc
+
+
+def example(schema: dict[str, Any]) -> Any:
+    """Return a document made of a schema's examples."""
+    if "const" in schema:
+        return schema["const"]
+    if schema.get("properties"):
+        return {name: example(one) for name, one in schema["properties"].items()}
+    return schema["examples"][0]
+
+
+def store(bucket: Bucket, where: config.Backup, deployment_id: str, url: str, age: timedelta, depth: str = "full") -> manifest.Manifest:
+    """Store an object and the manifest that says it is a backup of ``url`` whose snapshot is ``age`` old."""
+    names = manifest.Names(where, deployment_id)
+    data = f"backup of {deployment_id}".encode()
+    stored = bucket.put_once(names.key, data, content_type=manifest.GZIP_TYPE)
+    document = example(schemas.load("backup-manifest"))
+    document |= {"backup_id": names.backup_id, "deployment_id": deployment_id, "key": names.key, "location": bucket.url(names.key)}
+    document |= {"version_id": stored.version_id, "compressed": _facts(data), "server": _server(url)}
+    document["proof"]["depth"] = depth
+    document["snapshot"]["time"] = rfc3339(datetime.now(UTC) - age)
+    manifest.write_once(bucket, names.manifest_key, document, "backup-manifest", where, lock=False)
+    return manifest.read(bucket, names)
+
+
+def _facts(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest(), "crc32": crc(data)}
+
+
+def _server(url: str) -> dict[str, Any]:
+    return manifest.server_document(source.facts(DatabaseUrl.parse(url)))
+
+
+def fragment(received: Path, found: manifest.Manifest) -> None:
+    """Leave the fragment that says which manifest was verified."""
+    it = found.document
+    evidence = example(schemas.load("fragment-database-backup")["properties"]["evidence"])
+    known = found.evidence()
+    evidence |= {name: known[name] for name in evidence if name in known}
+    moment = rfc3339(datetime.now(UTC))
+    one = fragments.Fragment(
+        "database-backup", it["deployment_id"], it["version"], it["git_sha"], "1", 1, "ok", moment, moment, evidence
+    )  # fmt: skip
+    fragments.write(one, received / f"backup-logs-{it['deployment_id']}")

@@ -1,0 +1,140 @@
+"""What a dead instance costs users: no request, no part of the other version's share, and no POST that is executed twice."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import ClassVar
+
+import pytest
+
+from tests.support.edge_lab import Backend, Lab, black_hole, refusing, send
+from tests.support.edge_world import NEW, OLD
+
+REQUESTS = 1000
+SPREAD = 0.035  # 5 standard deviations of a share of 5 % in so many requests
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = Lab(tmp_path_factory.mktemp("edge"))
+    yield made
+    made.close()
+
+
+@pytest.fixture(scope="module")
+def backends() -> Iterator[dict[str, list[Backend]]]:
+    found = {"1.0.0": [Backend("1.0.0"), Backend("1.0.0")], "1.1.0": [Backend("1.1.0")]}
+    yield found
+    for one in (*found["1.0.0"], *found["1.1.0"]):
+        one.die()
+
+
+@pytest.fixture
+def old(backends: dict[str, list[Backend]]) -> list[str]:
+    return [one.address for one in backends["1.0.0"]]
+
+
+@pytest.fixture
+def new(backends: dict[str, list[Backend]]) -> list[str]:
+    return [one.address for one in backends["1.1.0"]]
+
+
+@pytest.mark.parametrize("dead", [1, 2])
+def test_dead_old_instances_do_not_send_their_share_to_the_canary(lab, old, new, dead):
+    lab.put([*old[: 3 - dead], *(refusing() for _ in range(dead))], new, 5)
+    before = lab.edge.counters(lab.edge.state())["api", OLD]
+    found = send(lab.port, REQUESTS)
+    assert set(found) == {"1.0.0", "1.1.0"}
+    assert abs(found["1.1.0"] / REQUESTS - 0.05) < SPREAD
+    assert lab.edge.counters(lab.edge.state())["api", OLD].since(before).failed_share > 0.2  # hidden from users, not from us
+
+
+def test_an_old_instance_that_does_not_even_refuse_keeps_its_share_too(lab, old, new):
+    with black_hole() as silent:
+        lab.put([*old, silent], new, 5)
+        found = send(lab.port, 96, threads=48)
+    assert sum(found.values()) == found["1.0.0"] + found["1.1.0"]  # none failed
+    assert found["1.1.0"] <= 20  # 7 standard deviations; a third of the requests met the silence
+
+
+def test_a_dead_canary_costs_no_request_and_is_counted(lab, old):
+    lab.put(old, [refusing()], 50)
+    before = lab.edge.counters(lab.edge.state())["api", NEW]
+    assert send(lab.port, 200) == {"1.0.0": 200}
+    found = lab.edge.counters(lab.edge.state())["api", NEW].since(before)
+    assert 50 < found.requests < 150
+    assert found.failed_share == 1.0
+
+
+def test_a_canary_that_does_not_even_refuse_costs_no_request(lab, old):
+    with black_hole() as silent:
+        lab.put(old, [silent], 50)
+        before = lab.edge.counters(lab.edge.state())["api", NEW]
+        assert send(lab.port, 48, threads=48) == {"1.0.0": 48}
+    assert lab.edge.counters(lab.edge.state())["api", NEW].since(before).failed_share == 1.0
+
+
+def test_one_dead_canary_of_two_leaves_the_other_its_share(lab, old, new):
+    lab.put(old, [refusing(), *new], 50)
+    found = send(lab.port, 400)
+    assert 130 < found["1.1.0"] < 270
+    assert found["1.0.0"] + found["1.1.0"] == 400
+
+
+@pytest.mark.parametrize("dead", ["an old one", "the canary"])
+def test_a_post_that_was_never_sent_is_tried_elsewhere(lab, old, new, dead):
+    lab.put([*old, refusing()] if dead == "an old one" else old, new if dead == "an old one" else [refusing()], 50)
+    found = send(lab.port, 200, "POST")
+    assert found["1.0.0"] + found["1.1.0"] == 200
+
+
+def test_no_post_is_executed_twice_when_connections_break(lab):
+    first, second = Breaking("1.0.0"), Breaking("1.1.0")
+    try:
+        lab.put([first.address], [second.address], 50)
+        found = send(lab.port, 300, "POST")
+        executed = Counter(first.done + second.done)
+        assert len(executed) == 300
+        assert set(executed.values()) == {1}
+        assert found["HTTP 503"] == len([path for _, path in executed if breaks(path)])
+        Breaking.met.clear()
+        again = send(lab.port, 40)  # what is safe to repeat is repeated
+        assert len(Breaking.met) == 4
+        assert again["1.0.0"] + again["1.1.0"] == 40
+    finally:
+        first.die()
+        second.die()
+
+
+def test_no_header_of_a_client_makes_the_edge_repeat_its_post(lab):
+    first, second = Breaking("1.0.0"), Breaking("1.1.0")
+    try:
+        lab.put([first.address], [second.address], 50)
+        send(lab.port, 40, "POST", headers={"x-envoy-retry-on": "reset,5xx", "x-envoy-max-retries": "5"})
+        assert set(Counter(first.done + second.done).values()) == {1}
+    finally:
+        first.die()
+        second.die()
+
+
+def breaks(path: str) -> bool:
+    return path.endswith("7")
+
+
+class Breaking(Backend):
+    """Works on every request, and hangs up on some instead of answering; on a GET only the first time."""
+
+    met: ClassVar[set[str]] = set()
+
+    def answer(self, request):
+        if breaks(request.path) and (request.command == "POST" or request.path not in self.met):
+            self.met.add(request.path)
+            request.close_connection = True
+        else:
+            super().answer(request)
+
+
+def test_a_release_without_a_fallback_is_tried_as_often_as_it_has_instances(lab, old):
+    lab.put([refusing(), refusing(), old[0]], None)
+    assert send(lab.port, 100) == {"1.0.0": 100}

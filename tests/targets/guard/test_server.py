@@ -1,0 +1,354 @@
+"""The guard: real processes, real kills. A dead runner leaves the old routes, a late one is refused."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
+
+from azora_ci.cli.lock import _held_text
+from azora_ci.core.clock import Clock
+from azora_ci.targets.guard import server as guard_module
+from azora_ci.targets.guard.client import GuardClient
+from azora_ci.targets.guard.server import Guard, RefusedError
+from tests.support import ROOT
+
+ME = {"owner": "alice", "run_url": "https://github.example/runs/1", "deployment_id": "1-aaaaaa"}
+OTHER = {"owner": "bob", "run_url": "https://github.example/runs/2", "deployment_id": "2-bbbbbb"}
+
+
+class Served:
+    """A guard in a process of its own."""
+
+    def __init__(self, folder: Path, lease: float) -> None:
+        self.folder, self.lease, self.port = folder, lease, 0
+        self.start()
+
+    def start(self) -> None:
+        argv = [
+            sys.executable,
+            "-m",
+            guard_module.__name__,
+            "--folder",
+            self.folder,
+            "--listen",
+            "127.0.0.1:0",
+            "--lease-seconds",
+            str(self.lease),
+        ]
+        environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environ)
+        line = self.process.stdout.readline()
+        self.port = int(line.rsplit(":", 1)[1])
+
+    def ask(self, path: str, document: dict | None = None) -> tuple[int, dict]:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        body = None if document is None else json.dumps(document)
+        connection.request("GET" if document is None else "POST", path, body)
+        answer = connection.getresponse()
+        found = answer.status, json.loads(answer.read())
+        connection.close()
+        return found
+
+    def served_route(self) -> str:
+        return (self.folder / "current" / "routes.json").read_text()
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        os.kill(self.process.pid, number)
+        self.process.wait(30)
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def served(tmp_path):
+    made = Served(tmp_path / "edge", lease=2.0)
+    yield made
+    if made.process.poll() is None:
+        made.stop()
+
+
+def until(condition, seconds: float = 30) -> float:
+    started = time.monotonic()
+    while not condition():
+        assert time.monotonic() - started < seconds, "waited too long"
+        time.sleep(0.02)
+    return time.monotonic() - started
+
+
+def deploy_old(served) -> None:
+    token = served.ask("/lock", ME)[1]["token"]
+    assert served.ask("/apply", {"token": token, "generation": "old", "files": {"routes.json": "old"}})[0] == 200
+    served.ask("/promote", {"token": token})
+    served.ask("/unlock", {"token": token, "reason": "done"})
+
+
+def hold_new(served, who=ME) -> int:
+    status, answer = served.ask("/lock", who)
+    assert status == 200, answer
+    token = answer["token"]
+    status, answer = served.ask("/apply", {"token": token, "generation": "new", "files": {"routes.json": "new"}, "hold": True})
+    assert status == 200, answer
+    assert served.served_route() == "new"
+    return token
+
+
+def test_a_dead_runner_leaves_the_old_routes_and_comes_back_too_late(served):
+    deploy_old(served)
+    token = hold_new(served)
+    took = until(lambda: served.served_route() == "old")
+    assert took >= 1.0
+    for action in ("renew", "promote", "apply"):
+        status, answer = served.ask(f"/{action}", {"token": token, "generation": "x", "files": {}})
+        assert status == 409
+        assert "superseded" in answer["error"]
+    entries = [one["entry"] for one in served.ask("/status")[1]["journal"]]
+    assert entries[-2:] == ["return", "fence"]
+
+
+def test_renewing_keeps_the_new_routes(served):
+    deploy_old(served)
+    token = hold_new(served)
+    started = time.monotonic()
+    while time.monotonic() - started < 4:
+        assert served.ask("/renew", {"token": token})[0] == 200
+        assert served.served_route() == "new"
+        time.sleep(0.1)
+
+
+def test_after_promotion_a_dead_runner_leaves_the_new_version(served):
+    deploy_old(served)
+    token = hold_new(served)
+    assert served.ask("/promote", {"token": token})[0] == 200
+    time.sleep(3)
+    assert served.served_route() == "new"
+    assert served.ask("/status")[1]["held"] is False
+
+
+@pytest.mark.parametrize("promoted", [False, True])
+def test_a_killed_guard_knows_what_it_was_doing(served, promoted):
+    deploy_old(served)
+    token = hold_new(served)
+    if promoted:
+        served.ask("/promote", {"token": token})
+    served.stop(signal.SIGKILL)
+    served.start()
+    if promoted:
+        time.sleep(3)
+        assert served.served_route() == "new"
+        assert served.ask("/renew", {"token": token})[0] == 200
+    else:
+        until(lambda: served.served_route() == "old")
+
+
+def test_a_half_written_journal_entry_is_dropped(served):
+    deploy_old(served)
+    hold_new(served)
+    served.stop(signal.SIGKILL)
+    with (served.folder / "journal.jsonl").open("a") as file:
+        file.write('{"sequence": 99, "entry": "prom')
+    served.start()
+    until(lambda: served.served_route() == "old")
+    assert all(json.loads(line) for line in (served.folder / "journal.jsonl").read_text().splitlines())
+
+
+def test_killed_between_journal_and_rename_it_still_returns(served):
+    deploy_old(served)
+    hold_new(served)
+    served.stop(signal.SIGKILL)
+    with (served.folder / "journal.jsonl").open("a") as file:
+        file.write(
+            json.dumps({"sequence": 99, "at": "x", "entry": "return", "generation": "old", "previous": "new", "reason": "asked for"}) + "\n"
+        )
+    assert served.served_route() == "new"
+    served.start()
+    assert served.served_route() == "old"
+
+
+def test_a_guard_that_starts_again_keeps_what_was_promoted_after_a_return(served):
+    deploy_old(served)
+    token = hold_new(served)
+    served.ask("/abort", {"token": token, "reason": "5xx"})
+    for action, more in (("apply", {"generation": "newer", "files": {"routes.json": "newer"}, "hold": True}), ("promote", {})):
+        assert served.ask(f"/{action}", {"token": token, **more})[0] == 200
+    served.stop(signal.SIGKILL)
+    served.start()
+    assert served.served_route() == "newer"
+
+
+def test_one_deployment_at_a_time_and_the_holder_is_named(served):
+    deploy_old(served)
+    hold_new(served)
+    status, answer = served.ask("/lock", OTHER)
+    assert status == 409
+    assert "alice" in answer["error"]
+    assert ME["run_url"] in answer["error"]
+    assert served.served_route() == "new"
+
+
+def test_a_lock_left_by_a_dead_owner_is_taken_over_after_expiry(served):
+    token = served.ask("/lock", {**ME, "seconds": 1})[1]["token"]
+    assert served.ask("/lock", OTHER)[0] == 409
+    until(lambda: served.ask("/lock", OTHER)[0] == 200)
+    assert served.ask("/renew", {"token": token})[0] == 409
+
+
+def test_the_holder_of_a_lock_is_alive_while_it_renews_it(served):
+    guard = GuardClient("host-1", ("127.0.0.1", served.port), lambda *where: socket.create_connection(where[:2], where[2]), Clock(), int)
+    token = served.ask("/lock", ME)[1]["token"]
+    assert guard.holder().alive
+    assert "its owner  has renewed it 0 s ago" in _held_text(guard.holder())
+    until(lambda: not guard.holder().alive)
+    assert re.search(r"its owner  has been silent for [1-4] s", _held_text(guard.holder()))
+    assert served.ask("/renew", {"token": token})[0] == 200
+    assert guard.holder().alive
+
+
+def test_a_rollback_fences_a_running_deployment_and_stands_on_old_ground(served):
+    deploy_old(served)
+    token = hold_new(served)
+    assert served.ask("/lock", {**OTHER, "fence": True})[0] == 409  # no reason given
+    assert served.ask("/lock", {**OTHER, "fence": True, "reason": "errors at checkout"})[0] == 200
+    assert served.served_route() == "old"
+    assert served.ask("/promote", {"token": token})[0] == 409
+
+
+def test_a_rerun_of_the_same_deployment_takes_over_and_fences_its_first_run(served):
+    deploy_old(served)
+    token = hold_new(served)
+    second = served.ask("/lock", ME)[1]["token"]
+    assert served.served_route() == "old"
+    assert served.ask("/renew", {"token": token})[0] == 409
+    assert served.ask("/renew", {"token": second})[0] == 200
+
+
+def test_a_rerun_does_not_take_the_lock_of_the_rollback_of_its_own_deployment(served):
+    deploy_old(served)
+    hold_new(served)
+    back = served.ask("/lock", {**ME, "owner": "carol", "fence": True, "reason": "errors at checkout"})[1]["token"]
+    for _ in range(2):
+        status, answer = served.ask("/lock", ME)
+        assert (status, "locked by carol" in answer["error"]) == (409, True)
+        assert served.ask("/renew", {"token": back})[0] == 200
+        served.stop(signal.SIGKILL)  # and one that was killed has not forgotten it
+        served.start()
+    by_hand = served.ask("/lock", {**ME, "owner": "dave", "fence": True, "reason": "its runner is gone"})[1]["token"]
+    assert served.ask("/unlock", {"token": by_hand, "reason": "its runner is gone"})[0] == 200
+    assert served.ask("/lock", ME)[0] == 200
+
+
+def test_abort_and_unlock_put_the_old_routes_back(served):
+    deploy_old(served)
+    token = hold_new(served)
+    assert served.ask("/abort", {"token": token, "reason": "5xx"})[1]["generation"] == "old"
+    assert served.served_route() == "old"
+    assert served.ask("/apply", {"token": token, "generation": "new", "files": {"routes.json": "new"}, "hold": True})[0] == 200
+    assert served.ask("/unlock", {"token": token, "reason": "gave up"})[0] == 200
+    assert served.served_route() == "old"
+
+
+def test_events_of_runners_are_kept_in_order(served):
+    deploy_old(served)
+    token = hold_new(served)
+    served.ask("/note", {"token": token, "event": {"event": "stage", "percent": 5}})
+    served.ask("/promote", {"token": token, "event": {"event": "promote"}})
+    served.stop(signal.SIGKILL)
+    served.start()
+    assert served.ask("/journal") == (200, [{"event": "stage", "percent": 5}, {"event": "promote"}])
+    assert served.ask("/files") == (200, {"routes.json": "new"})
+    assert served.ask("/note", {"token": token - 1, "event": {}})[0] == 409
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/apply", {"generation": "../x", "files": {}}, 409),
+        ("/apply", {"generation": "x", "files": {"../y": "z"}}, 409),
+        ("/apply", {"generation": "old", "files": {"routes.json": "other"}}, 409),
+        ("/apply", {}, 400),
+        ("/lock", [], 400),
+        ("/nothing", {}, 404),
+    ],
+)
+def test_bad_requests_change_nothing(served, path, body, status):
+    deploy_old(served)
+    token = served.ask("/lock", ME)[1]["token"]
+    request = {**body, "token": token} if isinstance(body, dict) else body
+    assert served.ask(path, request)[0] == status
+    assert served.served_route() == "old"
+    assert sorted(path.name for path in (served.folder / "generations").iterdir()) == ["old"]
+
+
+class Machine(RuleBasedStateMachine):
+    """Any order of requests and any passing of time: traffic is on an unpromoted version only while a lease is held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        import tempfile
+
+        self.temporary = tempfile.TemporaryDirectory()
+        self.time = 0.0
+        self.guard = Guard(Path(self.temporary.name), lease_seconds=10, monotonic=lambda: self.time)
+        self.number = 0
+        self.promoted = None
+        self.tokens = [0]
+        token = self.guard.lock(ME)["token"]
+        self.guard.apply({"token": token, "generation": "g0", "files": {}})
+        self.guard.promote({"token": token})
+        self.promoted = "g0"
+        self.tokens.append(token)
+
+    def teardown(self) -> None:
+        self.temporary.cleanup()
+
+    def attempt(self, action, request):
+        try:
+            return action(request)
+        except RefusedError:
+            return None
+
+    @rule(seconds=st.floats(0.1, 30))
+    def time_passes(self, seconds):
+        self.time += seconds
+        self.guard.check()
+
+    @rule(who=st.sampled_from([ME, OTHER]), fence=st.booleans())
+    def lock(self, who, fence):
+        answer = self.attempt(self.guard.lock, {**who, "fence": fence, "reason": "r"})
+        if answer:
+            self.tokens.append(answer["token"])
+
+    @rule(data=st.data(), action=st.sampled_from(["renew", "apply", "promote", "abort", "unlock"]))
+    def act(self, data, action):
+        token = data.draw(st.sampled_from(self.tokens))
+        latest = token == max(self.tokens)
+        self.number += 1
+        request = {"token": token, "generation": f"g{self.number}", "files": {}, "hold": True}
+        answer = self.attempt(getattr(self.guard, action), request)
+        assert answer is None or latest, "an old token was obeyed"
+        if answer is not None and action == "promote":
+            self.promoted = self.guard.current()
+
+    @rule()
+    def killed(self):
+        self.guard = Guard(Path(self.temporary.name), lease_seconds=10, monotonic=lambda: self.time)
+
+    @invariant()
+    def unpromoted_only_while_held(self):
+        status = self.guard.status()
+        assert status["generation"] == self.promoted or (status["held"] and status["lock"] and status["lease_seconds"] > 0)
+
+
+Machine.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestGuardMachine = Machine.TestCase
