@@ -25,11 +25,11 @@ def clean(window_minutes: float, *, dry_run: bool, config_path: Path) -> None:
     from azora_ci.targets.base import reached
 
     with reported_errors():
-        wiring = context_for(config_path, window_minutes)
-        target = open_target(wiring)
+        context = context_for(config_path, window_minutes)
+        target = open_target(context)
         tended = require_administrable(target)
         with reached(target):
-            removable = _list_removable(wiring, target)
+            removable = _list_removable(context, target)
             _print_kept(target, {name for name, _ in removable})
         if not removable:
             click.echo("Nothing is to be removed.")
@@ -38,14 +38,14 @@ def clean(window_minutes: float, *, dry_run: bool, config_path: Path) -> None:
             click.echo("\n".join(f"would remove {text}" for _, text in removable))
             return
         with target.locked(owner_of("clean")):
-            for name, text in _list_removable(wiring, target):
+            for name, text in _list_removable(context, target):
                 tended.remove(name)
                 click.echo(f"✓ removed {text}")
 
 
-def _list_removable(wiring: TargetContext, target: Target) -> list[tuple[str, str]]:
+def _list_removable(context: TargetContext, target: Target) -> list[tuple[str, str]]:
     """Return (deployment id, text for people) of each release whose rollback window has closed."""
-    releases = target.current().superseded(wiring.clock.now(), wiring.rollback_window_minutes)
+    releases = target.current().superseded(context.clock.now(), context.rollback_window_minutes)
     counts = [(release, len(target.instances(release.id))) for release in releases]
     return [(release.id, f"{release.version} ({release.id}): {number or 'stopped'} instances") for release, number in counts]
 

@@ -65,7 +65,7 @@ def context_for(config_path: Path, window_minutes: float = 60.0) -> TargetContex
 
 
 def read_only_context(config_path: Path) -> TargetContext:
-    """Return the wiring of a command that changes nothing: it skips unreachable hosts and shows the state of the others."""
+    """Return the context of a command that changes nothing: it skips unreachable hosts and shows the state of the others."""
     from dataclasses import replace
 
     return replace(context_for(config_path), spare_lost_hosts=True)
@@ -109,11 +109,11 @@ def secrets_in(section: Any) -> list[str]:
     return [value.reveal() for value in vars(section).values() if isinstance(value, Secret)]
 
 
-def open_target(wiring: TargetContext) -> Target:
+def open_target(context: TargetContext) -> Target:
     """Return the target that the configuration names."""
     from azora_ci.targets.registry import target_of
 
-    return target_of(wiring.config.target.kind, wiring)
+    return target_of(context.config.target.kind, context)
 
 
 def require_administrable(target: Target) -> Administrable:

@@ -42,22 +42,22 @@ def edge_status(config_path: Path) -> None:
 def edge_install(listen: str | None, config_path: Path) -> None:
     """Prepare the edge where there is none, replace one that is configured anew; releases and weights stay."""
     with reported_errors():
-        wiring = context_for(config_path)
-        if wiring.config.target.kind == "local_processes":
-            click.echo(_install_local(wiring, listen))
+        context = context_for(config_path)
+        if context.config.target.kind == "local_processes":
+            click.echo(_install_local(context, listen))
             return
-        with open_target(wiring).locked(owner_of("edge-install")):
+        with open_target(context).locked(owner_of("edge-install")):
             click.echo("✓ guard and edge run on every host")
 
 
-def _install_local(wiring: TargetContext, listen: str | None) -> str:
+def _install_local(context: TargetContext, listen: str | None) -> str:
     from urllib.parse import urlsplit
 
     from azora_ci.targets.envoy import state as envoy
     from azora_ci.targets.local_processes.target import install_edge
 
-    config = wiring.config
-    open_target(wiring)  # refuses what is not on loopback
+    config = context.config
+    open_target(context)  # refuses what is not on loopback
     addresses = {"--listen": listen or urlsplit(config.services[0].public_health_url).netloc, "edge.admin_url": config.edge.admin_url or ""}
     ports = {}
     for name, address in addresses.items():

@@ -51,7 +51,7 @@ class Registry:
 
 
 @dataclass(frozen=True)
-class Database:
+class DatabaseSettings:
     """How migrations are applied: preparing commands, the migration command, the folder of the migrations, the schema, and whether
     the database is reached through the production host over SSH.
     """
@@ -64,7 +64,7 @@ class Database:
 
 
 @dataclass(frozen=True)
-class Backup:
+class BackupSettings:
     """Where backups go (``s3://bucket/prefix``) and how they are locked."""
 
     location: str
@@ -87,7 +87,7 @@ class Backup:
 
 
 @dataclass(frozen=True)
-class Rollout:
+class RolloutSettings:
     """Limits of the rollout's verdict: how many percentage points the new version's error share may exceed the old one's, by what
     factor its p95 latency may, how many requests are needed, what fewer mean, and how long connections drain.
 
@@ -112,7 +112,7 @@ class Tls:
 
 
 @dataclass(frozen=True)
-class Edge:
+class EdgeSettings:
     """The Envoy edge: folder of its dynamic configuration files and its admin address (local_processes target), TLS, the number of
     trusted proxies in front of it, and the cookie that keeps users on a version.
     """
@@ -125,7 +125,7 @@ class Edge:
 
 
 @dataclass(frozen=True)
-class LocalProcesses:
+class LocalProcessesSettings:
     """Folders of the loopback target: state (instances, journal) and content-addressed archives."""
 
     state_dir: Path
@@ -133,7 +133,7 @@ class LocalProcesses:
 
 
 @dataclass(frozen=True)
-class DockerHosts:
+class DockerHostsSettings:
     """Production hosts: pinned images of edge and guard, the port that users reach, subnets of the two networks, seconds of the lease,
     the disk (``1g``) that stays free beside the images of both versions, and the compose project whose port the edge may take over.
     """
@@ -149,12 +149,12 @@ class DockerHosts:
 
 
 @dataclass(frozen=True)
-class Target:
+class TargetSettings:
     """The rollout target, always named by ``target.kind``; never inferred from missing tables."""
 
     kind: str
-    local_processes: LocalProcesses | None
-    docker_hosts: DockerHosts | None = None
+    local_processes: LocalProcessesSettings | None
+    docker_hosts: DockerHostsSettings | None = None
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ class Service:
 
 
 @dataclass(frozen=True)
-class Endpoint:
+class SmokeEndpoint:
     """A critical endpoint of the smoke tests: expected status and, optionally, a text its body must contain."""
 
     name: str
@@ -200,12 +200,12 @@ class DeployConfig:
     checks: Checks
     build: Build
     registry: Registry | None
-    database: Database
-    backup: Backup
-    rollout: Rollout
-    edge: Edge
-    target: Target
-    smoke: tuple[Endpoint, ...]
+    database: DatabaseSettings
+    backup: BackupSettings
+    rollout: RolloutSettings
+    edge: EdgeSettings
+    target: TargetSettings
+    smoke: tuple[SmokeEndpoint, ...]
     services: tuple[Service, ...]
 
     def service(self, service_id: str) -> Service:
@@ -268,15 +268,15 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
         ),
         build=Build(_commands(build["commands"])),
         registry=Registry(registry["repository"].rstrip("/"), registry.get("insecure", False)) if registry else None,
-        database=Database(
+        database=DatabaseSettings(
             prepare=_commands(database.get("prepare", [["npm", "ci"]])),
             migrate=tuple(database.get("migrate", ["npx", "prisma", "migrate", "deploy"])),
             migrations_dir=Path(database.get("migrations_dir", "prisma/migrations")),
             schema=database.get("schema", "public"),
             via_ssh=database.get("via_ssh", False),
         ),
-        backup=Backup(backup["location"], backup.get("lock_mode", "GOVERNANCE"), backup.get("lock_days", 365)),
-        rollout=Rollout(
+        backup=BackupSettings(backup["location"], backup.get("lock_mode", "GOVERNANCE"), backup.get("lock_days", 365)),
+        rollout=RolloutSettings(
             error_rate_points=rollout.get("error_rate_points", 1.0),
             latency_factor=rollout.get("latency_factor", 3.0),
             minimum_requests=rollout.get("minimum_requests", 149),
@@ -286,16 +286,16 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
         edge=_edge(edge),
         target=target,
         smoke=tuple(
-            Endpoint(endpoint["name"], endpoint["url"], endpoint.get("status", 200), endpoint.get("contains"))
+            SmokeEndpoint(endpoint["name"], endpoint["url"], endpoint.get("status", 200), endpoint.get("contains"))
             for endpoint in document.get("smoke", {}).get("endpoints", [])
         ),
         services=_ordered({name: _service(name, table) for name, table in document["services"].items()}, rollout.get("order", [])),
     )
 
 
-def _edge(table: dict[str, Any]) -> Edge:
+def _edge(table: dict[str, Any]) -> EdgeSettings:
     folder = Path(table["config_dir"]) if "config_dir" in table else None
-    return Edge(folder, table.get("admin_url"), _tls(table), table.get("trusted_proxies", 0), table.get("sticky_cookie"))
+    return EdgeSettings(folder, table.get("admin_url"), _tls(table), table.get("trusted_proxies", 0), table.get("sticky_cookie"))
 
 
 def _tls(table: dict[str, Any]) -> Tls | None:
@@ -321,16 +321,16 @@ def _check_redirect(document: dict[str, Any]) -> None:
         raise ValueError(f"{', '.join(plain)}: plain HTTP leads to HTTPS (edge.redirect_http), and probes follow no redirect: say https:")
 
 
-def _target(document: dict[str, Any]) -> Target:
+def _target(document: dict[str, Any]) -> TargetSettings:
     kind = document["kind"]
     table = document.get("local_processes")
     if kind == "local_processes" and table is None:
         raise ValueError("target.local_processes: is required by target.kind local_processes")
-    local_processes = LocalProcesses(Path(table["state_dir"]), Path(table["archive_dir"])) if table else None
-    return Target(kind, local_processes, _docker_hosts(document.get("docker_hosts")))
+    local_processes = LocalProcessesSettings(Path(table["state_dir"]), Path(table["archive_dir"])) if table else None
+    return TargetSettings(kind, local_processes, _docker_hosts(document.get("docker_hosts")))
 
 
-def _docker_hosts(table: dict[str, Any] | None) -> DockerHosts | None:
+def _docker_hosts(table: dict[str, Any] | None) -> DockerHostsSettings | None:
     if table is None:
         return None
     network, admin_network = table.get("network", "10.212.0.0/16"), table.get("admin_network", "10.213.0.0/24")
@@ -343,7 +343,7 @@ def _docker_hosts(table: dict[str, Any] | None) -> DockerHosts | None:
             raise ValueError(f"target.docker_hosts.{name}: {text} has {size} addresses, at least 64 are needed")
     if ipaddress.IPv4Network(network).overlaps(ipaddress.IPv4Network(admin_network)):
         raise ValueError(f"target.docker_hosts: network {network} and admin_network {admin_network} overlap")
-    return DockerHosts(
+    return DockerHostsSettings(
         edge_image=table["edge_image"],
         guard_image=table["guard_image"],
         http_port=table.get("http_port", 80),

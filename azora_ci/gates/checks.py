@@ -53,7 +53,7 @@ class Observed:
 
 
 @dataclass(frozen=True)
-class Finding:
+class CheckState:
     """The state of one required check."""
 
     required: Required
@@ -78,16 +78,16 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ChecksVerdict:
     """The states of all required checks. An empty verdict has no state, so creating it raises ValueError."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[CheckState, ...]
 
     def __post_init__(self) -> None:
         if not self.findings:
             raise ValueError("no required check: nothing can be concluded")
 
-    def having(self, state: str) -> tuple[Finding, ...]:
+    def having(self, state: str) -> tuple[CheckState, ...]:
         """Return the findings in a state."""
         return tuple(finding for finding in self.findings if finding.state == state)
 
@@ -200,20 +200,22 @@ def _of_status(one: dict[str, Any]) -> Observed:
     return Observed(one["context"], COMMIT_STATUS, state, one["state"], None, one.get("target_url"))
 
 
-def judge(required: Collection[Required], results: Collection[Observed], allow_skipped: Collection[str]) -> Verdict:
+def judge(required: Collection[Required], results: Collection[Observed], allow_skipped: Collection[str]) -> ChecksVerdict:
     """Return the verdict on the required checks; every result of a required name counts. Raises ValueError when none is required."""
-    return Verdict(tuple(finding for check in required for finding in _findings(check, results, allow_skipped)))
+    return ChecksVerdict(tuple(finding for check in required for finding in _findings(check, results, allow_skipped)))
 
 
-def _findings(required: Required, results: Collection[Observed], allow_skipped: Collection[str]) -> list[Finding]:
+def _findings(required: Required, results: Collection[Observed], allow_skipped: Collection[str]) -> list[CheckState]:
     same_name = [result for result in results if required.concerns(result)]
     matching = [result for result in same_name if required.app_id is None or result.app_id == required.app_id]
     if not matching:
         # A commit status does not name the app that set it, so it cannot satisfy a check that is bound to an app.
         conclusion = f"missing from app {required.app_id}" if same_name else "missing"
-        return [Finding(required, "missing", PENDING, conclusion, None)]
+        return [CheckState(required, "missing", PENDING, conclusion, None)]
     skip_passes = required.name in allow_skipped
-    return [Finding(required, result.kind, _state(result, skip_passes=skip_passes), result.conclusion, result.url) for result in matching]
+    return [
+        CheckState(required, result.kind, _state(result, skip_passes=skip_passes), result.conclusion, result.url) for result in matching
+    ]
 
 
 def _state(result: Observed, *, skip_passes: bool) -> str:

@@ -13,13 +13,13 @@ from azora_ci.targets.local_processes.doctor import findings as local_processes_
 from azora_ci.targets.registry import target_of
 
 
-def examine(wiring: TargetContext) -> list[Finding]:
+def examine(context: TargetContext) -> list[Finding]:
     """Return the findings about the configuration, then about the needs of the configured target, then about its state."""
-    return [*_configuration(wiring), *KINDS[wiring.config.target.kind](wiring), *_state(wiring)]
+    return [*_configuration(context), *KINDS[context.config.target.kind](context), *_state(context)]
 
 
-def _configuration(wiring: TargetContext) -> Iterator[Finding]:
-    config = wiring.config
+def _configuration(context: TargetContext) -> Iterator[Finding]:
+    config = context.config
     yield Finding("configuration", True, f"{config.application}, {len(config.services)} services, target {config.target.kind}")
     yield Finding(
         "required checks",
@@ -35,11 +35,11 @@ def _configuration(wiring: TargetContext) -> Iterator[Finding]:
     )
 
 
-def _docker_hosts(wiring: TargetContext) -> Iterator[Finding]:
+def _docker_hosts(context: TargetContext) -> Iterator[Finding]:
     from azora_ci.targets.docker_hosts import doctor
 
     try:
-        yield from doctor.findings(wiring)
+        yield from doctor.findings(context)
     except AzoraError as error:
         yield failed("hosts", error)
 
@@ -53,9 +53,9 @@ KINDS: dict[str, Callable[[TargetContext], Iterator[Finding]]] = {
 # --- state of the target ------------------------------------------------------------------------------------------------------
 
 
-def _state(wiring: TargetContext) -> Iterator[Finding]:
+def _state(context: TargetContext) -> Iterator[Finding]:
     try:
-        target = target_of(wiring.config.target.kind, replace(wiring, spare_lost_hosts=True))
+        target = target_of(context.config.target.kind, replace(context, spare_lost_hosts=True))
         with reached(target):
             yield from [_lock(target), _unfinished(target), _instances(target)]
     except AzoraError as error:

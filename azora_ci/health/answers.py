@@ -44,7 +44,7 @@ class Endpoint:
 
 
 @dataclass(frozen=True)
-class Finding:
+class ProbeResult:
     """One probe's result. ``outcome``: healthy, status, html, not-json, unhealthy, wrong-version, timeout, refused, broken."""
 
     endpoint: Endpoint
@@ -61,7 +61,7 @@ class Finding:
         return self.outcome == "healthy"
 
 
-def classify(endpoint: Endpoint, answer: Answer) -> Finding:
+def classify(endpoint: Endpoint, answer: Answer) -> ProbeResult:
     """Return the finding of an answer: healthy is 200 with ``{"status": "healthy", "version": …}`` and an expected version."""
     version: str | None = None
     if answer.failure is not None:
@@ -72,7 +72,7 @@ def classify(endpoint: Endpoint, answer: Answer) -> Finding:
         outcome, detail = "html", f"HTTP 200 with {answer.content_type}, not JSON"
     else:
         outcome, detail, version = _read(answer.body, endpoint.versions)
-    return Finding(endpoint, outcome, detail, answer.milliseconds, answer.status, version, answer.deployment)
+    return ProbeResult(endpoint, outcome, detail, answer.milliseconds, answer.status, version, answer.deployment)
 
 
 def _read(body: bytes, versions: frozenset[str]) -> tuple[str, str, str | None]:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from azora_ci.core.clock import Clock
-from azora_ci.health.answers import DEPLOYMENT_HEADER, Answer, Endpoint, Finding, classify
+from azora_ci.health.answers import DEPLOYMENT_HEADER, Answer, Endpoint, ProbeResult, classify
 
 BODY_LIMIT = 64 * 1024  # bytes of an answer that are read
 WORKERS = 32
@@ -21,7 +21,7 @@ WORKERS = 32
 Dial = Callable[[str, int, float], socket.socket]  # host, port, timeout in seconds -> a connection through another machine
 
 
-class Request(NamedTuple):
+class ProbeRequest(NamedTuple):
     """One GET: address, headers, and ``dial`` where this machine cannot connect directly."""
 
     url: str
@@ -29,9 +29,9 @@ class Request(NamedTuple):
     dial: Dial | None = None
 
 
-def request_of(endpoint: Endpoint) -> Request:
+def request_of(endpoint: Endpoint) -> ProbeRequest:
     """Return the request that asks an endpoint for its health."""
-    return Request(endpoint.url, dial=endpoint.via)
+    return ProbeRequest(endpoint.url, dial=endpoint.via)
 
 
 class DialledConnection(http.client.HTTPConnection):
@@ -46,7 +46,7 @@ class DialledConnection(http.client.HTTPConnection):
         self.sock = self._dial(self.host, self.port, self._seconds)
 
 
-def fetch(request: Request, timeout: float, clock: Clock, *, limit: int = BODY_LIMIT) -> Answer:
+def fetch(request: ProbeRequest, timeout: float, clock: Clock, *, limit: int = BODY_LIMIT) -> Answer:
     """Send a GET on a new connection and return the answer, also for network errors, which are not raised. Redirects are not followed.
 
     ``timeout``: seconds for the whole exchange; ``limit``: bytes of the body that are read.
@@ -69,7 +69,7 @@ def fetch(request: Request, timeout: float, clock: Clock, *, limit: int = BODY_L
         connection.close()
 
 
-def _connection(request: Request, timeout: float) -> http.client.HTTPConnection:
+def _connection(request: ProbeRequest, timeout: float) -> http.client.HTTPConnection:
     parts = urlsplit(request.url)
     host, port = parts.hostname or "", parts.port
     if request.dial is not None:
@@ -107,11 +107,11 @@ class Prober:
 
     def __init__(self, clock: Clock, *, workers: int = WORKERS) -> None:
         self._clock = clock
-        self._work: queue.SimpleQueue[tuple[int, Request, float, queue.SimpleQueue[tuple[int, Answer]]]] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[int, ProbeRequest, float, queue.SimpleQueue[tuple[int, Answer]]]] = queue.SimpleQueue()
         self._workers = workers
         self._threads: list[threading.Thread] = []
 
-    def fetch_all(self, requests: Iterable[Request], timeout: float) -> list[Answer]:
+    def fetch_all(self, requests: Iterable[ProbeRequest], timeout: float) -> list[Answer]:
         """Return the answers in the order of the requests; each may take ``timeout`` seconds."""
         pending = list(requests)
         self._ensure_threads(min(self._workers, len(pending)))
@@ -121,7 +121,7 @@ class Prober:
         results = dict(answers.get() for _ in pending)
         return [results[number] for number in range(len(pending))]
 
-    def probe(self, endpoints: Iterable[Endpoint], timeout: float) -> list[Finding]:
+    def probe(self, endpoints: Iterable[Endpoint], timeout: float) -> list[ProbeResult]:
         """Probe endpoints at once and return a finding for each, in their order."""
         targets = list(endpoints)
         answers = self.fetch_all(map(request_of, targets), timeout)

@@ -62,7 +62,7 @@ class Diagnosis:
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JobOutcome:
     """One job: its result (success, failure, cancelled, skipped or unknown) and its fragment, or None when it left no fragment."""
 
     job: str
@@ -75,21 +75,21 @@ class Outcome:
         return self.fragment.evidence if self.fragment else {}
 
 
-def outcomes(needs: Mapping[str, str], fragments: Mapping[str, Fragment]) -> dict[str, Outcome]:
+def outcomes(needs: Mapping[str, str], fragments: Mapping[str, Fragment]) -> dict[str, JobOutcome]:
     """Return the outcome of every job, from the results that GitHub reports (``needs``) and the fragments."""
     result_of_status = {"ok": "success", "failed": "failure", "cancelled": "cancelled"}
-    by_job: dict[str, Outcome] = {}
+    by_job: dict[str, JobOutcome] = {}
     for job in PIPELINE:
         fragment = fragments.get(job)
         result = needs.get(job) or (result_of_status[fragment.status] if fragment else "unknown")
         # GitHub reports jobs of a cancelled run as "cancelled" even when they never started.
         if fragment is None and result in {"cancelled", "unknown"} and any(by_job[need].result != "success" for need in NEEDS[job]):
             result = "skipped" if result == "cancelled" or _cannot_have_started(by_job, job) else "unknown"
-        by_job[job] = Outcome(job, result, fragment)
+        by_job[job] = JobOutcome(job, result, fragment)
     return by_job
 
 
-def _cannot_have_started(by_job: Mapping[str, Outcome], job: str) -> bool:
+def _cannot_have_started(by_job: Mapping[str, JobOutcome], job: str) -> bool:
     """Say whether a job cannot have started because one of its needs is known not to have succeeded."""
     return any(by_job[need].result in {"failure", "cancelled", "skipped"} for need in NEEDS[job])
 
@@ -112,13 +112,13 @@ def diagnose(needs: Mapping[str, str], fragments: Mapping[str, Fragment], versio
     )
 
 
-def _status(by_job: Mapping[str, Outcome], failed: tuple[FailedJob, ...]) -> str:
+def _status(by_job: Mapping[str, JobOutcome], failed: tuple[FailedJob, ...]) -> str:
     if by_job["gradual-rollout"].evidence.get("rollout_status") == "rolled_back" or went_back(by_job["smoke-tests"].evidence):
         return "rolled_back"
     return "cancelled" if failed and all(job.result == "cancelled" for job in failed) else "failed"
 
 
-def _failed(outcome: Outcome) -> FailedJob:
+def _failed(outcome: JobOutcome) -> FailedJob:
     job, result, fragment = outcome.job, outcome.result, outcome.fragment
     if fragment is not None and fragment.error is not None:
         error = fragment.error
@@ -135,7 +135,7 @@ def _failed(outcome: Outcome) -> FailedJob:
 # --- the state of production -------------------------------------------------------------------------------------------
 
 
-def traffic(by_job: Mapping[str, Outcome], version: str | None) -> str:
+def traffic(by_job: Mapping[str, JobOutcome], version: str | None) -> str:
     """Return a sentence that says which version has the traffic, as far as the evidence shows."""
     outcome, new_version = by_job["gradual-rollout"], version or "the new version"
     result, rollout = outcome.result, outcome.evidence
@@ -184,7 +184,7 @@ def _last_stage(rollout: Mapping[str, Any]) -> str:
     return f"Last recorded stage: {last.get('stage')} ({last.get('traffic_percentage')} %), {last.get('status')}."
 
 
-def _smoke(by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
+def _smoke(by_job: Mapping[str, JobOutcome]) -> tuple[str, ...]:
     outcome = by_job["smoke-tests"]
     tests = outcome.evidence.get("tests") or []
     broken = [f"{test.get('name')} ({test.get('detail') or test.get('status')})" for test in tests if not test.get("passed")]
@@ -197,7 +197,7 @@ def _smoke(by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
     return ()
 
 
-def schema(by_job: Mapping[str, Outcome]) -> str:
+def schema(by_job: Mapping[str, JobOutcome]) -> str:
     """Return a sentence that says what happened to the database schema, as far as the evidence shows."""
     outcome = by_job["database-migrations"]
     fragment, evidence = outcome.fragment, outcome.evidence
@@ -226,7 +226,7 @@ def _half_migrated(fragment: Fragment, applied: str) -> str:
     return f"{ending} Compared before and after, the schema {' and '.join(changes)}."
 
 
-def _old_code_on_new_schema(by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
+def _old_code_on_new_schema(by_job: Mapping[str, JobOutcome]) -> tuple[str, ...]:
     migrations, rollout = by_job["database-migrations"], by_job["gradual-rollout"]
     changed = bool(migrations.evidence.get("migrations_applied") or migrations.evidence.get("applied"))
     is_back = rollout.evidence.get("rollout_status") == "rolled_back" or went_back(by_job["smoke-tests"].evidence)
@@ -242,7 +242,7 @@ def _old_code_on_new_schema(by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
     return ("Old code runs on the new schema: safe as long as the migrations are compatible with it (they add, they do not take away).",)
 
 
-def _kept_version(by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
+def _kept_version(by_job: Mapping[str, JobOutcome]) -> tuple[str, ...]:
     rollout = by_job["gradual-rollout"].evidence
     if not can_go_back(rollout, by_job["smoke-tests"].evidence):
         return ()
@@ -250,7 +250,7 @@ def _kept_version(by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
     return (f"Rollback: {previous_version} is kept; the artifact rollback-instructions says how to go back and until when.",)
 
 
-def _next_steps(failed: tuple[FailedJob, ...], by_job: Mapping[str, Outcome]) -> tuple[str, ...]:
+def _next_steps(failed: tuple[FailedJob, ...], by_job: Mapping[str, JobOutcome]) -> tuple[str, ...]:
     steps: list[str] = []
     for failed_job in failed:
         for text in (f"{failed_job.job}: {failed_job.next_step}", f"{failed_job.job}: {ADVICE[failed_job.job]}"):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Recorded:
+class RecordedHostKeys:
     """Host keys of an archived record: the record's URL, the SHA-256 of its bytes, and the keys as evidence."""
 
     location: str
@@ -40,7 +40,7 @@ class Recorded:
         return lines_of(self.host_keys)
 
 
-def newest(archive: Archive) -> Recorded | None:
+def newest(archive: Archive) -> RecordedHostKeys | None:
     """Return the host keys of the newest record that has some, or None. Raises NotTrueError when that record cannot be trusted."""
     archived = archive.newest_with("host_keys")
     if archived is None:
@@ -55,7 +55,7 @@ def newest(archive: Archive) -> Recorded | None:
             where=location,
             next_step="find out who changed the archive; to go on without it, pin the host keys: PROD_KNOWN_HOSTS",
         )
-    return Recorded(location, archived.sha256, archived.document["host_keys"])
+    return RecordedHostKeys(location, archived.sha256, archived.document["host_keys"])
 
 
 def of_this_deployment(fragments: Fragments, deployment_id: str) -> str:

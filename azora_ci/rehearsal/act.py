@@ -41,7 +41,7 @@ class JobRun:
 
 
 @dataclass(frozen=True)
-class Request:
+class RunRequest:
     """A run to start: the event and its payload, the repository's working copy, the workflow file, variables, secrets, environment."""
 
     event: str
@@ -113,7 +113,7 @@ class Act:
         self._clock = clock
         self._progress = progress
 
-    def command(self, request: Request, replaced: Mapping[str, Path]) -> tuple[str, ...]:
+    def command(self, request: RunRequest, replaced: Mapping[str, Path]) -> tuple[str, ...]:
         """Return the command line of a run, without any secret."""
         options = {
             "--workflows": str(request.workflow),
@@ -131,7 +131,7 @@ class Act:
         local = [part for name, path in replaced.items() for part in ("--local-repository", f"{name}={path}")]
         return (find_act(), request.event, *pairs, *local, "--no-skip-checkout", "--no-cache-server", "--json")
 
-    def run(self, request: Request, *, timeout: float) -> dict[str, JobRun]:
+    def run(self, request: RunRequest, *, timeout: float) -> dict[str, JobRun]:
         """Run a workflow to its end and return job id -> JobRun, in the file's order.
 
         Raises NotTrueError when act ran no job, ended in the middle of one, or did not end within ``timeout`` seconds.
@@ -171,7 +171,7 @@ class Act:
             )
         return jobs
 
-    def _write(self, request: Request, replaced: Mapping[str, Path]) -> dict[str, Path]:
+    def _write(self, request: RunRequest, replaced: Mapping[str, Path]) -> dict[str, Path]:
         """Write act's input files and return action -> local folder; an action in a subfolder of its repository is copied likewise."""
         (self.folder / "event.json").write_text(json.dumps(request.payload), encoding="utf-8")
         (self.folder / "vars.env").write_text(dotenv(request.variables), encoding="utf-8")

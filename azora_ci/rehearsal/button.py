@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from azora_ci.cli.adopt import plan
 from azora_ci.rehearsal import repo
-from azora_ci.rehearsal.act import Request
+from azora_ci.rehearsal.act import RunRequest
 from azora_ci.rehearsal.world import World
 
 WORKFLOW = plan.WORKFLOW_FOLDER / "rollback-production.yml"
@@ -15,13 +15,13 @@ PRESSED_BY = "on-call-engineer"
 REASON = 'checkout fails & "nobody" knows why: $HOME'  # characters that neither Slack nor the shell may interpret
 
 
-def request(world: World) -> Request:
+def request(world: World) -> RunRequest:
     """Return the request that rolls back the newest deployment; of the workflow's inputs only the reason is filled in."""
     owner, name = repo.NAME.split("/")
     repository = {"full_name": repo.NAME, "name": name, "owner": {"login": owner}, "default_branch": "main"}
     inputs = {"reason": REASON, "deployment-id": "", "after-deadline": "false"}
     payload = {"repository": repository, "sender": {"login": PRESSED_BY}, "ref": "refs/heads/main", "inputs": inputs}
-    return Request(
+    return RunRequest(
         event="workflow_dispatch",
         payload=payload,
         repository=world.scratch.folder,

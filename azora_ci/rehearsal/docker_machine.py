@@ -77,14 +77,14 @@ def _missing_error(missing: list[str], *, root: bool) -> BadInputError:
 
 
 @dataclass(frozen=True)
-class Addresses:
+class MachineAddresses:
     """Three /24 networks of 10.0.0.0/8: the host's instances, its admin network, and the one between this machine and the host."""
 
     second: int
     third: int
 
     @classmethod
-    def choose(cls) -> Addresses:
+    def choose(cls) -> MachineAddresses:
         """Return randomly chosen networks, so that two rehearsals can run side by side."""
         return cls(64 + secrets.randbelow(128), 4 * secrets.randbelow(63))
 
@@ -139,7 +139,7 @@ class Note:
         return (program("nsenter"), f"--net=/run/netns/{self.namespace}")
 
 
-def network_commands(note: Note, addresses: Addresses) -> Iterator[tuple[str, ...]]:
+def network_commands(note: Note, addresses: MachineAddresses) -> Iterator[tuple[str, ...]]:
     """Yield the ``ip`` commands that make the namespace, a veth pair to it, and the route to the instances."""
     name, outside = note.namespace, f"{note.namespace}o"
     texts = (

@@ -21,7 +21,7 @@ from azora_ci.core import config
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
 from azora_ci.rehearsal import docker_machine, machine_images, node, repo
-from azora_ci.rehearsal.docker_machine import HOST, MACHINE, PUBLIC, Addresses, Note
+from azora_ci.rehearsal.docker_machine import HOST, MACHINE, PUBLIC, MachineAddresses, Note
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
 from azora_ci.targets.base import Owner, Release, TargetContext
@@ -37,7 +37,7 @@ FAULTS = "/faults"  # in the services' containers
 class DockerPlaces:
     """A production host: addresses, images of edge and guard, the repository of the registry, the file of faults."""
 
-    addresses: Addresses
+    addresses: MachineAddresses
     edge_image: str
     guard_image: str
     repository: str
@@ -74,7 +74,7 @@ class DockerWorld(World):
     """A started world with a production host."""
 
     note: Note = field(init=False)
-    addresses: Addresses = field(init=False)
+    addresses: MachineAddresses = field(init=False)
     registry_address: str = ""
     database_url: str = ""
     edge_image: str = ""
@@ -84,7 +84,7 @@ class DockerWorld(World):
 
     def start(self) -> None:
         """Start everything. Raises an error of the family that names what did not start."""
-        self.note, self.addresses = Note.begin(self.run.folder), Addresses.choose()
+        self.note, self.addresses = Note.begin(self.run.folder), MachineAddresses.choose()
         for command in docker_machine.network_commands(self.note, self.addresses):
             self.processes.run(command, echo=False, timeout=60, next_step="is this a container without the right to make networks?")
         super().start()
@@ -214,7 +214,7 @@ class DockerWorld(World):
             folder = build_context.context_folder(service.context, self.run.folder / "old-release")
             names = build_context.members(folder, dockerfile=service.dockerfile.as_posix())
             reference = f"{self.registry_address}/azora/{service.id}:{repo.OLD_VERSION}"
-            labels = images.Release(service.id, repo.OLD_VERSION, commit, OLD_DEPLOYMENT).labels
+            labels = images.ImageLabels(service.id, repo.OLD_VERSION, commit, OLD_DEPLOYMENT).labels
             with tempfile.TemporaryFile() as context:
                 build_context.write(folder, names, context, self_contained=False)
                 context.seek(0)

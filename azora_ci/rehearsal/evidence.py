@@ -17,7 +17,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from azora_ci.rehearsal.load import Answer, version_in
+from azora_ci.rehearsal.load import LoadAnswer, version_in
 
 FRESH_REQUESTS = 12  # to each health endpoint after the run
 TRAILER = b"-- PostgreSQL database dump complete"
@@ -46,7 +46,7 @@ class Seen:
     """All evidence of a rehearsal; ``Rehearsal`` gathers it with the functions below."""
 
     jobs: dict[str, JobSeen]
-    answers: list[Answer] = field(default_factory=list)
+    answers: list[LoadAnswer] = field(default_factory=list)
     fresh: dict[str, dict[str, int]] = field(default_factory=dict)  # health path -> "<status> <version>" -> answers
     fault_observed: bool = False  # a request through the edge got the new version's error once the fault was set
     messages: list[str] = field(default_factory=list)

@@ -35,7 +35,7 @@ PATHS = (
 
 
 @dataclass(frozen=True)
-class Answer:
+class LoadAnswer:
     """One answer: when its request was due (epoch seconds), path, status (0: no answer), version in its body, milliseconds."""
 
     at: float
@@ -61,12 +61,12 @@ def version_in(body: bytes, header: str | None) -> str:
     return str(version or header or NO_VERSION)
 
 
-def read(path: Path) -> list[Answer]:
+def read(path: Path) -> list[LoadAnswer]:
     """Return the answers in a log; a line that is still being written is left out."""
     answers = []
     for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         with contextlib.suppress(ValueError, TypeError):
-            answers.append(Answer(**json.loads(line)))
+            answers.append(LoadAnswer(**json.loads(line)))
     return answers
 
 
@@ -98,7 +98,7 @@ class Load:
         self._paths = tuple(paths)
         self._clock = clock or Clock()
         self._due: queue.SimpleQueue[tuple[float, str] | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Answer | None] = queue.SimpleQueue()
+        self._answers: queue.SimpleQueue[LoadAnswer | None] = queue.SimpleQueue()
 
     def run(self, stop: threading.Event) -> None:
         """Send requests until ``stop`` is set, then wait for the outstanding answers."""
@@ -126,7 +126,7 @@ class Load:
             except (OSError, http.client.HTTPException) as problem:
                 error = f"{type(problem).__name__}: {problem}"
             milliseconds = round((self._clock.now().timestamp() - at) * 1000, 1)
-            self._answers.put(Answer(round(at, 3), path, status, version, milliseconds, error))
+            self._answers.put(LoadAnswer(round(at, 3), path, status, version, milliseconds, error))
 
     def _write(self) -> None:
         with self._log.open("a", encoding="utf-8", buffering=1) as file:
@@ -134,7 +134,7 @@ class Load:
                 file.write(json.dumps(asdict(answer)) + "\n")
 
 
-def counts(answers: Iterable[Answer]) -> dict[str, int]:
+def counts(answers: Iterable[LoadAnswer]) -> dict[str, int]:
     """Return how many answers came from each version, by version."""
     numbers: dict[str, int] = {}
     for answer in answers:

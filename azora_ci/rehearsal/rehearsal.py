@@ -17,7 +17,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError
 from azora_ci.core.process import Processes, is_alive, send_signal
 from azora_ci.rehearsal import act, button, evidence, load, replay, repo, report, scenarios, verify, verify_rollback, workflow_text
-from azora_ci.rehearsal.act import Act, JobRun, Request
+from azora_ci.rehearsal.act import Act, JobRun, RunRequest
 from azora_ci.rehearsal.evidence import JobSeen, Seen
 from azora_ci.rehearsal.runs import Run, cache_folder, end_leftovers, lose_runner, point_to, publish
 from azora_ci.rehearsal.scenarios import Scenario, StageWatch
@@ -64,12 +64,12 @@ class Rehearsal:
         self.attempt = 1
         self.fault_observed = False
 
-    def run(self) -> report.Outcome:
+    def run(self) -> report.RehearsalOutcome:
         """Rehearse and return the outcome. Every started process has ended by then, unless ``--keep`` is set."""
         begun = self.clock.monotonic()
         for name in end_leftovers(self.base, self.clock):
             self.say(f"ended what the rehearsal {name} left behind")
-        outcome = report.Outcome(self.options.name, self.scenario.broken)
+        outcome = report.RehearsalOutcome(self.options.name, self.scenario.broken)
         run = Run.begin(self.base, self.clock)
         self.processes = Processes(actions=Actions(stream=io.StringIO()), clock=self.clock, log=run.path("logs/harness.log"))
         world = self._world_class()(run, cache_folder(self.base), self.processes, self.clock)
@@ -96,7 +96,7 @@ class Rehearsal:
 
     # --- the story -----------------------------------------------------------------------------------------------------
 
-    def _rehearse(self, world: World, outcome: report.Outcome) -> None:
+    def _rehearse(self, world: World, outcome: report.RehearsalOutcome) -> None:
         begun = self.clock.monotonic()
         self.say(f"starting production as it is: {repo.OLD_VERSION} of {len(repo.SERVICES)} services, their database, and its users")
         world.start()
@@ -180,7 +180,7 @@ class Rehearsal:
         second_jobs = self._act(world, self._request(world, second), "2")
         self.jobs = {name: second_jobs[name] if name in again else job for name, job in self.jobs.items()}
 
-    def _act(self, world: World, request: Request, name: str) -> dict[str, JobRun]:
+    def _act(self, world: World, request: RunRequest, name: str) -> dict[str, JobRun]:
         def report_end(job: str, run: JobRun) -> None:
             self.say(f"  {report.MARKS.get(run.result, '?')} {job} {run.seconds:.1f} s")
             if self.scenario.on_job_end is not None and self.attempt == 1:
@@ -194,14 +194,14 @@ class Rehearsal:
                 world.run.path(f"summaries/{job}{suffix}.md").write_text(run.summary, encoding="utf-8")
         return runs
 
-    def _request(self, world: World, workflow: Path) -> Request:
+    def _request(self, world: World, workflow: Path) -> RunRequest:
         repository = {"full_name": repo.NAME, "name": repo.NAME.split("/")[1], "owner": {"login": repo.NAME.split("/")[0]}}
         payload: dict[str, Any] = {"repository": {**repository, "default_branch": "main"}, "sender": {"login": "release-engineer"}}
         if self.options.dispatch is None:
             event, payload["ref"] = "push", f"refs/tags/{self.version}"
         else:
             event, payload["ref"], payload["inputs"] = "workflow_dispatch", "refs/heads/main", {"version": self.options.dispatch}
-        return Request(
+        return RunRequest(
             event=event,
             payload=payload,
             repository=world.scratch.folder,
@@ -248,7 +248,7 @@ class Rehearsal:
             instance_starts=evidence.instance_starts(world.places.public_url, healths),
         )
 
-    def _close(self, world: World, outcome: report.Outcome) -> None:
+    def _close(self, world: World, outcome: report.RehearsalOutcome) -> None:
         """Publish result, artifacts and logs; then end the world, or with ``--keep`` write the files to replay its jobs."""
         logs = world.run.path("published-logs/x").parent
         logs.mkdir(exist_ok=True)
@@ -275,7 +275,7 @@ def _job_seen(run: JobRun) -> JobSeen:
     return JobSeen(run.result, run.seconds, run.started, run.ended)
 
 
-def with_tail(outcome: report.Outcome, jobs: dict[str, JobRun], lines: int = 12) -> report.Outcome:
+def with_tail(outcome: report.RehearsalOutcome, jobs: dict[str, JobRun], lines: int = 12) -> report.RehearsalOutcome:
     """Return the outcome with the last lines of the log of every job that failed unexpectedly as further findings."""
     suspects = [name for name, run in jobs.items() if any(finding.startswith(f"job {name}: failure") for finding in outcome.findings)]
     tails = [f"end of {name}'s log:\n    " + "\n    ".join(jobs[name].lines[-lines:]) for name in suspects]

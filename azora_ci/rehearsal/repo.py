@@ -142,7 +142,7 @@ def _toml(value: object) -> str:
 
 
 @dataclass
-class Scratch:
+class ScratchRepository:
     """The repository at ``folder``. Make it with ``begin``, then ``release`` the version to deploy."""
 
     folder: Path

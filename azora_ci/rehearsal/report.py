@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.rehearsal.evidence import JobSeen, Seen
-from azora_ci.rehearsal.load import Answer, counts
+from azora_ci.rehearsal.load import LoadAnswer, counts
 from azora_ci.rehearsal.verify import within
 
 MARKS = {"success": "✓", "failure": "✗", "skipped": "–"}
 
 
 @dataclass
-class Outcome:
+class RehearsalOutcome:
     """The outcome of a rehearsal. ``findings`` is empty when the pipeline did what the scenario demands."""
 
     scenario: str
@@ -45,7 +45,7 @@ class Outcome:
         }
 
 
-def periods(evidence: Seen) -> dict[str, list[Answer]]:
+def periods(evidence: Seen) -> dict[str, list[LoadAnswer]]:
     """Return period -> answers; the periods are: before the rollout, each of its stages, after it, after the rollback."""
     fragment = evidence.fragment("gradual-rollout")
     stages = fragment["evidence"].get("stages", []) if fragment else []
@@ -62,7 +62,7 @@ def periods(evidence: Seen) -> dict[str, list[Answer]]:
     return {"before the rollout": earlier, **in_stages, "after the rollout": later, **last}
 
 
-def render(outcome: Outcome, replaced: Mapping[str, Path], places: Iterable[tuple[str, Path]]) -> str:
+def render(outcome: RehearsalOutcome, replaced: Mapping[str, Path], places: Iterable[tuple[str, Path]]) -> str:
     """Return the report for people: jobs, traffic, replaced actions, ``places`` (label, path), findings and verdict."""
     lines = ["", "job                            result      seconds", "-" * 50]
     lines += [f"{MARKS.get(job.result, '?')} {name:<28} {job.result:<10} {job.seconds:>8.1f}" for name, job in outcome.jobs.items()]

@@ -33,7 +33,7 @@ PUBLISHED = ("artifacts", "result.json", "logs", "summaries")  # names that a ru
 
 
 @dataclass(frozen=True)
-class Started:
+class RunProcess:
     """A process of a run: its purpose, its id, and when it was born."""
 
     name: str
@@ -53,7 +53,7 @@ class Run:
         (base / "runs").mkdir(parents=True, exist_ok=True)
         run = cls(Path(tempfile.mkdtemp(prefix=f"{clock.now():%Y%m%dT%H%M%S}-", dir=base / "runs")))
         run.folder.chmod(0o755)  # PostgreSQL runs as another user where this one is root
-        run._write({"harness": asdict(Started("harness", os.getpid(), birth(os.getpid()))), "kept": False, "processes": []})
+        run._write({"harness": asdict(RunProcess("harness", os.getpid(), birth(os.getpid()))), "kept": False, "processes": []})
         return run
 
     @property
@@ -84,7 +84,7 @@ class Run:
         """Add a process to the state file, so that it is ended with the run."""
         with _locked(self.folder / "state.lock"):
             state = self.state()
-            state["processes"].append(asdict(Started(name, pid, birth(pid))))
+            state["processes"].append(asdict(RunProcess(name, pid, birth(pid))))
             self._write(state)
 
     def keep(self) -> None:
@@ -103,9 +103,9 @@ class Run:
         harness = self.state().get("harness")
         return harness is not None and birth(harness["pid"]) == harness["birth"]
 
-    def living(self) -> list[Started]:
+    def living(self) -> list[RunProcess]:
         """Return the run's processes that still run: those in the state file, and those that work below the run's folder."""
-        processes = [Started(**process) for process in self.state().get("processes", [])]
+        processes = [RunProcess(**process) for process in self.state().get("processes", [])]
         living = [process for process in processes if process.birth is not None and birth(process.pid) == process.birth]
         ids = {process.pid for process in living}
         return living + [process for process in _working_below(self.folder) if process.pid not in ids]
@@ -140,14 +140,14 @@ class Run:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def _signal(process: Started, number: int) -> None:
+def _signal(process: RunProcess, number: int) -> None:
     if birth(process.pid) == process.birth:
         send_signal(process.pid, number)
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.kill(process.pid, number)
 
 
-def _working_below(folder: Path) -> Iterator[Started]:
+def _working_below(folder: Path) -> Iterator[RunProcess]:
     """Yield processes whose working folder is below ``folder``, except this one."""
     root = str(folder.resolve())
     for entry in Path("/proc").iterdir() if Path("/proc").is_dir() else ():
@@ -158,7 +158,7 @@ def _working_below(folder: Path) -> Iterator[Started]:
                 continue
             born = birth(int(entry.name))
             if born is not None and (working_folder == root or working_folder.startswith(root + "/")):
-                yield Started(f"process in {working_folder[len(root) :] or '/'}", int(entry.name), born)
+                yield RunProcess(f"process in {working_folder[len(root) :] or '/'}", int(entry.name), born)
 
 
 def lose_runner(run: Run) -> None:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from azora_ci.rehearsal.evidence import Seen
-from azora_ci.rehearsal.load import Answer, counts
+from azora_ci.rehearsal.load import LoadAnswer, counts
 
 JOBS = (
     "validate-release",
@@ -209,7 +209,7 @@ def _summaries(evidence: Seen, demand: Demand) -> Iterable[str]:
             yield f"the summary of {job} does not say {missing_lines[0]!r}: {evidence.summaries.get(job, '')[:300] or '(empty)'}"
 
 
-def within(answers: Iterable[Answer], stage: Mapping[str, Any]) -> list[Answer]:
+def within(answers: Iterable[LoadAnswer], stage: Mapping[str, Any]) -> list[LoadAnswer]:
     """Return the answers to requests that were due while a stage's weights were in force, without its first and last 0.5 s."""
     start = datetime.fromisoformat(stage["started_at"]).timestamp() + SETTLE_SECONDS
     end = datetime.fromisoformat(stage["ended_at"]).timestamp() - SETTLE_SECONDS

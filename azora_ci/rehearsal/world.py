@@ -51,7 +51,7 @@ class World:
     clock: Clock
     node: Node = field(init=False)
     places: repo.Production = field(init=False)
-    scratch: repo.Scratch = field(init=False)
+    scratch: repo.ScratchRepository = field(init=False)
     database: database.ProductionDatabase = field(init=False)
     s3_endpoint: str = ""
     github_url: str = ""
@@ -163,7 +163,7 @@ class World:
 
     def _build_old(self, old: Path) -> None:
         self.node.run(self.processes, ("npm", "run", "build"), old)
-        self.scratch = repo.Scratch(self.run.path("application"), self.processes)
+        self.scratch = repo.ScratchRepository(self.run.path("application"), self.processes)
         self.scratch.begin()
 
     def _start_edge(self) -> None:
@@ -202,10 +202,10 @@ class World:
             names = build_context.members(folder, dockerfile="")
             digests[service.id] = build_context.store(folder, names, self.run.path("production/archives"))[0].digest
         url = Secret(self.database.url)
-        wiring = TargetContext(deployed, self.processes, self.clock, self.run.path("logs/old"), START_SECONDS, {"PROD_DATABASE_URL": url})
+        context = TargetContext(deployed, self.processes, self.clock, self.run.path("logs/old"), START_SECONDS, {"PROD_DATABASE_URL": url})
         release = Release(OLD_DEPLOYMENT, repo.OLD_VERSION, digests)
         deploy_at_once(
-            LocalProcesses(wiring), release, Owner(OLD_DEPLOYMENT, "https://github.com/azora/sample/actions/runs/1", "rehearsal")
+            LocalProcesses(context), release, Owner(OLD_DEPLOYMENT, "https://github.com/azora/sample/actions/runs/1", "rehearsal")
         )
 
     def _start_load(self) -> None:

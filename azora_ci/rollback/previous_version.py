@@ -15,7 +15,7 @@ PROBE_SECONDS = 5.0  # for the answers of all its instances, which are probed at
 
 
 @dataclass(frozen=True)
-class Kept:
+class KeptVersion:
     """What is left of a version: names of its instances, number of healthy instances, and a sentence for each sick or missing one."""
 
     names: tuple[str, ...]
@@ -28,7 +28,7 @@ class Kept:
         return "; ".join((counts, *self.sick))
 
 
-def look(target: Target, config: DeployConfig, clock: Clock, *, before: Deployed, leaving: str) -> Kept:
+def look(target: Target, config: DeployConfig, clock: Clock, *, before: Deployed, leaving: str) -> KeptVersion:
     """Probe health and version of every instance of the release ``before``; ``leaving`` is the id of the release that serves now.
 
     Only services with which ``before`` was built and that the configuration still names are probed: a service that it never had cannot
@@ -45,4 +45,4 @@ def look(target: Target, config: DeployConfig, clock: Clock, *, before: Deployed
     if not services:
         problems.append(f"{before.version} has no service that the configuration names")
     problems += [f"{service}{f' on {host}' if host else ''}: no instance of {before.version} is there" for service, host in sorted(missing)]
-    return Kept(tuple(instance.name for instance in instances), sum(finding.passed for finding in findings), tuple(problems))
+    return KeptVersion(tuple(instance.name for instance in instances), sum(finding.passed for finding in findings), tuple(problems))

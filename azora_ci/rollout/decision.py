@@ -18,7 +18,7 @@ from azora_ci.core.pipeline import STAGES
 from azora_ci.health.answers import NEW, OLD
 from azora_ci.health.traffic import Counters, percentile, slower_than
 from azora_ci.rollout.statistics import CONFIDENCE, difference_lower_bound, share_bounds
-from azora_ci.rollout.verdict import Verdict
+from azora_ci.rollout.verdict import HealthVerdict
 
 LATENCY_FLOOR_MS = 100.0  # differences of p95 below this are scheduling noise of a small machine, whatever their factor
 TEST = (
@@ -161,7 +161,7 @@ class Action(Enum):
 
 
 @dataclass(frozen=True)
-class Progress:
+class StageProgress:
     """Progress of a stage in seconds: how long it has been watched, its length, and how long it may be held beyond that."""
 
     elapsed: float
@@ -177,7 +177,7 @@ class Decision:
     reason: str
 
 
-def next_action(progress: Progress, health: Verdict, traffic: Traffic, *, inconclusive: str) -> Decision:
+def next_action(progress: StageProgress, health: HealthVerdict, traffic: Traffic, *, inconclusive: str) -> Decision:
     """Return the decision after a tick. ``inconclusive``: the action for too few samples after the hold, "pass" or "abort"."""
     if health.abort:
         return Decision(Action.ABORT, "; ".join(health.abort))

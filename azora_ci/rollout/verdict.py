@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from azora_ci.health.answers import NEW, OLD, PUBLIC, Endpoint, Finding
+from azora_ci.health.answers import NEW, OLD, PUBLIC, Endpoint, ProbeResult
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class Streak:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class HealthVerdict:
     """Reasons to abort, reasons to hold (both versions fail: not the fault of the new one), and notes that change nothing.
 
     ``failing``: endpoints that fail, but not often enough yet to abort; a stage does not end on such a probe. ``doubt``: services of
@@ -40,13 +40,13 @@ class Record:
     streaks: dict[str, Streak] = field(default_factory=dict)
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
 
-    def add(self, findings: Iterable[Finding]) -> None:
+    def add(self, findings: Iterable[ProbeResult]) -> None:
         """Add the findings of one tick. Endpoints that are no longer probed are dropped."""
         by_name = {finding.endpoint.name: finding for finding in findings}
         self.streaks = {name: self._continue_streak(finding) for name, finding in by_name.items()}
         self.endpoints = {name: finding.endpoint for name, finding in by_name.items()}
 
-    def _continue_streak(self, finding: Finding) -> Streak:
+    def _continue_streak(self, finding: ProbeResult) -> Streak:
         if finding.passed:
             return Streak()
         streak = self.streaks.get(finding.endpoint.name, Streak())
@@ -54,7 +54,7 @@ class Record:
         return Streak(streak.failures + 1, streak.of_old + old, finding.detail)
 
 
-def judge(record: Record, retries: int) -> Verdict:
+def judge(record: Record, retries: int) -> HealthVerdict:
     """Return the verdict: an endpoint that failed ``retries`` times in a row aborts unless the new version is not at fault."""
     abort: list[str] = []
     hold: list[str] = []
@@ -82,7 +82,7 @@ def judge(record: Record, retries: int) -> Verdict:
             notes.append(f"the old version fails alone, not the new one's fault: {text}")
         else:
             abort.append(text)
-    return Verdict(tuple(abort), tuple(hold), tuple(notes), tuple(failing), frozenset(old_failing))
+    return HealthVerdict(tuple(abort), tuple(hold), tuple(notes), tuple(failing), frozenset(old_failing))
 
 
 def _services_down(record: Record, side: str, failures: int) -> set[str]:

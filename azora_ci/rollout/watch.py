@@ -13,8 +13,8 @@ from azora_ci.core.clock import Clock, rfc3339
 from azora_ci.core.config import Service
 from azora_ci.core.errors import UnreachableError
 from azora_ci.core.process import Processes
-from azora_ci.health.answers import NEW, OLD, PUBLIC, RELEASE_HEADER, Answer, Endpoint, Finding, classify
-from azora_ci.health.probes import Prober, Request, request_of
+from azora_ci.health.answers import NEW, OLD, PUBLIC, RELEASE_HEADER, Answer, Endpoint, ProbeResult, classify
+from azora_ci.health.probes import Prober, ProbeRequest, request_of
 from azora_ci.health.traffic import Counters
 from azora_ci.rollout import report
 from azora_ci.rollout.decision import (
@@ -22,15 +22,15 @@ from azora_ci.rollout.decision import (
     Decision,
     Limits,
     Pair,
-    Progress,
     Stage,
+    StageProgress,
     Traffic,
     judge_traffic,
     next_action,
     synthetic_requests,
     uncounted_traffic,
 )
-from azora_ci.rollout.verdict import Record, Verdict, judge
+from azora_ci.rollout.verdict import HealthVerdict, Record, judge
 from azora_ci.targets.base import Instance, Observation, Release, Target
 
 HOLD_INTERVALS = 3  # a stage without a verdict is held for at least this many intervals beyond its end
@@ -98,7 +98,7 @@ class Tally:
 
 
 @dataclass
-class Bake:
+class StageWatch:
     """Watches the stages of one rollout. Failures in a row and the old version's baseline span stages, so they are kept here."""
 
     target: Target
@@ -165,12 +165,12 @@ class Bake:
 class _Stage:
     """One stage that is watched."""
 
-    def __init__(self, bake: Bake, stage: Stage) -> None:
-        self._bake = bake
+    def __init__(self, stage_watch: StageWatch, stage: Stage) -> None:
+        self._watch = stage_watch
         self._stage = stage
         self.weights: Mapping[str, Mapping[str, int]] = {}
-        self._target, self._subject, self._rules = bake.target, bake.subject, bake.rules
-        self._clock = bake.clock
+        self._target, self._subject, self._rules = stage_watch.target, stage_watch.subject, stage_watch.rules
+        self._clock = stage_watch.clock
         self._tally = Tally()
         self._started_at = rfc3339(self._clock.now())
         self._probe_counts, self._failing = (0, 0), list[str]()  # of the latest tick: (passed, all) probes, texts of failed probes
@@ -199,7 +199,7 @@ class _Stage:
         for elapsed in self._clock.ticks(interval, self._stage.seconds + hold + 2 * interval):
             self._target.renew()
             health, traffic = self._tick(synthetic, min(LONGEST_PROBE, max(1.0, interval)))
-            progress = Progress(elapsed, self._stage.seconds, hold)
+            progress = StageProgress(elapsed, self._stage.seconds, hold)
             decision = next_action(progress, health, traffic, inconclusive=self._rules.inconclusive)
             self._record_decision(elapsed, decision, traffic)
             if decision.action in {Action.ADVANCE, Action.ABORT}:
@@ -207,23 +207,23 @@ class _Stage:
             synthetic = self._plan_synthetic(traffic, elapsed, interval)
         return Decision(Action.ABORT, f"no verdict in time: {decision.reason}")
 
-    def _tick(self, synthetic: Mapping[tuple[str, str], int], timeout: float) -> tuple[Verdict, Traffic]:
+    def _tick(self, synthetic: Mapping[tuple[str, str], int], timeout: float) -> tuple[HealthVerdict, Traffic]:
         endpoints = [self._target.endpoint(instance, NEW) for instance in self._instances]
         endpoints += [self._target.endpoint(instance, OLD) for instance in self._old]
         endpoints += self._subject.public_endpoints(self._stage.percent)
         requests = [request_of(endpoint) for endpoint in endpoints] + self._synthetic_probes(synthetic)
-        answers = self._bake.prober.fetch_all(requests, timeout)
+        answers = self._watch.prober.fetch_all(requests, timeout)
         findings = [classify(endpoint, answer) for endpoint, answer in zip(endpoints, answers, strict=False)]
         findings += self._observe()
         self._count(findings, len(requests) - len(endpoints))
-        self._bake.record.add(findings)
-        health = judge(self._bake.record, self._rules.retries)
+        self._watch.record.add(findings)
+        health = judge(self._watch.record, self._rules.retries)
         if self._observation is None:
             pairs = [(service.id, self._subject.old_of(service.id) is not None) for service in self._subject.services]
             return health, uncounted_traffic(pairs, self._rules.limits)
-        return health, judge_traffic(self._bake.pairs(self._observation, self._start or {}), self._rules.limits, health.doubt)
+        return health, judge_traffic(self._watch.pairs(self._observation, self._start or {}), self._rules.limits, health.doubt)
 
-    def _observe(self) -> list[Finding]:
+    def _observe(self) -> list[ProbeResult]:
         endpoint = Endpoint("edge counters", "edge", NEW, "", frozenset())
         try:
             self._observation = self._target.observe()
@@ -231,13 +231,13 @@ class _Stage:
             return [classify(endpoint, Answer(0.0, failure="broken", detail=error.what))]
         if self._start is None:
             self._start = self._observation.counters
-        return [Finding(endpoint, "healthy", "", 0.0)]
+        return [ProbeResult(endpoint, "healthy", "", 0.0)]
 
-    def _synthetic_probes(self, counts: Mapping[tuple[str, str], int]) -> list[Request]:
+    def _synthetic_probes(self, counts: Mapping[tuple[str, str], int]) -> list[ProbeRequest]:
         words = {NEW: "canary", OLD: "stable"}
         urls = {service.id: service.public_health_url for service in self._subject.services}
         return [
-            Request(urls[service], {RELEASE_HEADER: words[side]})
+            ProbeRequest(urls[service], {RELEASE_HEADER: words[side]})
             for (service, side), number in counts.items()
             for _ in range(min(number, SYNTHETIC_AT_ONCE))
         ]
@@ -245,7 +245,7 @@ class _Stage:
     def _plan_synthetic(self, traffic: Traffic, elapsed: float, interval: float) -> dict[tuple[str, str], int]:
         if self._observation is None:
             return {}
-        pairs = self._bake.pairs(self._observation, self._start or {})
+        pairs = self._watch.pairs(self._observation, self._start or {})
         left = self._stage.seconds - elapsed
         counts = {}
         for (service, side), missing in traffic.missing.items():
@@ -253,7 +253,7 @@ class _Stage:
             counts[service, side] = synthetic_requests(missing, counters.requests, elapsed=elapsed, left=left, interval=interval)
         return counts
 
-    def _count(self, findings: list[Finding], synthetic: int) -> None:
+    def _count(self, findings: list[ProbeResult], synthetic: int) -> None:
         tally = self._tally
         tally.synthetic += synthetic
         for finding in findings:
@@ -266,11 +266,11 @@ class _Stage:
                 tally.failures[finding.endpoint.name] = finding.detail
         self._probe_counts = (sum(finding.passed for finding in findings), len(findings))
         times = ", ".join(f"{finding.endpoint.name} {finding.outcome} {finding.milliseconds:.0f} ms" for finding in findings)
-        self._bake.processes.log_line(f"{self._stage.name} health: {times}")
+        self._watch.processes.log_line(f"{self._stage.name} health: {times}")
         self._failing = [f"{finding.endpoint.name}: {finding.detail}" for finding in findings if not finding.passed]
 
     def _record_decision(self, elapsed: float, decision: Decision, traffic: Traffic) -> None:
-        sides = self._bake.by_version(self._observation, self._start or {}) if self._observation else {}
+        sides = self._watch.by_version(self._observation, self._start or {}) if self._observation else {}
         self._tally.decisions.append(
             {
                 "after_seconds": round(elapsed, 3),
@@ -292,12 +292,12 @@ class _Stage:
         parts += [f"inconclusive yet: {lacking} requests lack"] if lacking and decision.action is Action.WATCH else []
         parts += [f"process ended: {instance.name}" for instance in self._observation.dead] if self._observation else []
         line = report.tick_line(self._stage, elapsed, self._probe_counts, sides, "; ".join(filter(None, parts)))
-        self._bake.processes.say(line)
+        self._watch.processes.say(line)
 
     def evidence(self, status: str, reason: str) -> dict[str, Any]:
         """Return the evidence of the stage so far."""
         tally = self._tally
-        sides = self._bake.by_version(self._observation, self._start or {}) if self._observation else {}
+        sides = self._watch.by_version(self._observation, self._start or {}) if self._observation else {}
         return {
             "stage": self._stage.name,
             "traffic_percentage": self._stage.percent,

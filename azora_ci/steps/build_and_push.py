@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from azora_ci.clients.docker import build_context, images
-from azora_ci.clients.docker.images import Docker, Image, Release
+from azora_ci.clients.docker.images import Docker, Image, ImageLabels
 from azora_ci.core.config import Registry, Service, is_loopback
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, table
@@ -104,7 +104,7 @@ def recognise_image(job: Job[Settings], docker: Docker, target: Registry, servic
     return standing == "same"
 
 
-def foreign_image_error(release: Release, image: Image) -> NotTrueError:
+def foreign_image_error(release: ImageLabels, image: Image) -> NotTrueError:
     """Return the error for another image under the version's tag: a published version is never replaced."""
     labels = {name: image.labels.get(name, "(none)") for name in release.labels}
     differences = [f"{name}: {labels[name]}, expected {expected}" for name, expected in release.labels.items() if labels[name] != expected]
@@ -176,9 +176,9 @@ def _reference(job: Job[Settings], target: Registry, service: Service) -> str:
     return f"{target.repository}/{service.id}:{job.settings.version}"
 
 
-def _release(job: Job[Settings], service: Service) -> Release:
+def _release(job: Job[Settings], service: Service) -> ImageLabels:
     settings = job.settings
-    return images.Release(service.id, settings.version, settings.git_sha, settings.deployment_id)
+    return images.ImageLabels(service.id, settings.version, settings.git_sha, settings.deployment_id)
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from azora_ci.steps.job import Job
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket
     from azora_ci.database.backup.manifest import Attempt, Manifest, Names
-    from azora_ci.database.backup.setup import Wiring
+    from azora_ci.database.backup.setup import BackupContext
     from azora_ci.database.backup.source import ServerFacts
     from azora_ci.database.postgres import DatabaseUrl
 
@@ -156,16 +156,16 @@ def _prove_leftover(job: Job[Settings], bucket: Bucket, names: Names) -> Manifes
     pending = manifest.read_pending(bucket, names)
     stored = bucket.require(names.key)
     job.say(f"an earlier attempt stored {names.key} but did not prove it: proving it now")
-    wiring = _wire(job, bucket, pending["server"]["size_bytes"])
+    context = _wire(job, bucket, pending["server"]["size_bytes"])
     try:
-        seconds = pipeline.prove_stored(wiring, pending, stored)
+        seconds = pipeline.prove_stored(context, pending, stored)
     except pipeline.ForeignObjectError:
         raise
     except NotTrueError as error:
         job.actions.warning("An earlier backup cannot be proven", f"{names.key} stays where it is: {error.what}")
         job.say(f"{names.key} cannot be proven: {error.what}")
         return None
-    return pipeline.conclude(wiring, names, pending, stored, seconds)
+    return pipeline.conclude(context, names, pending, stored, seconds)
 
 
 def _take_backup(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, names: Names) -> Manifest:
@@ -173,13 +173,13 @@ def _take_backup(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, names: Na
     from azora_ci.database.postgres import find_binary
 
     server = _check_server(job, url)
-    wiring = _wire(job, bucket, server.size_bytes)
+    context = _wire(job, bucket, server.size_bytes)
 
     def note_stored(location: str) -> None:
         job.evidence["unproven"] = location
         job.say(f"stored {location}, not proven yet")
 
-    return pipeline.take(wiring, names, pipeline.Origin(url, server, find_binary("pg_dump", server.major)), note_stored)
+    return pipeline.take(context, names, pipeline.Origin(url, server, find_binary("pg_dump", server.major)), note_stored)
 
 
 def _check_server(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
@@ -203,13 +203,13 @@ def _check_server(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
     return server
 
 
-def _wire(job: Job[Settings], bucket: Bucket, size_bytes: int) -> Wiring:
-    from azora_ci.database.backup.setup import Wiring, verify_server
+def _wire(job: Job[Settings], bucket: Bucket, size_bytes: int) -> BackupContext:
+    from azora_ci.database.backup.setup import BackupContext, verify_server
 
     settings = job.settings
     depth, reason = _choose_depth(settings, size_bytes)
     job.say(f"proof: {depth}" + (f" ({reason})" if reason else ""))
-    return Wiring(
+    return BackupContext(
         bucket=bucket,
         backup=job.config.backup,
         processes=job.processes,

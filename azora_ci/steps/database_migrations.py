@@ -19,7 +19,7 @@ from azora_ci.core.variables import Secret, variable, whole_number
 from azora_ci.database import tunnel
 from azora_ci.database.migrations import history, prisma
 from azora_ci.database.migrations.history import Migration, Plan, Row
-from azora_ci.database.migrations.prisma import Deployed
+from azora_ci.database.migrations.prisma import MigrateResult
 from azora_ci.database.migrations.risks import risks_of
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.steps.job import Job
@@ -39,7 +39,7 @@ class Settings(settings.Deployment, settings.Aws, settings.DatabaseAccess, setti
 
 
 @dataclass(frozen=True)
-class Backup:
+class VerifiedBackup:
     """The verified backup of this deployment: id, time and age of its snapshot, depth of its proof, and the database it was taken of."""
 
     id: str
@@ -51,7 +51,7 @@ class Backup:
 
 
 @dataclass(frozen=True)
-class Database:
+class PrismaDatabase:
     """The production database: parsed connection string, schema that holds Prisma's table, connection string for Prisma."""
 
     url: DatabaseUrl
@@ -77,7 +77,7 @@ def run(job: Job[Settings]) -> None:
     job.evidence["seconds"] = round(job.clock.monotonic() - started, 3)
 
 
-def migrate(job: Job[Settings], release: list[Migration], backup: Backup, database: Database) -> None:
+def migrate(job: Job[Settings], release: list[Migration], backup: VerifiedBackup, database: PrismaDatabase) -> None:
     """Apply the pending migrations of a release behind this backup."""
     _require_same_database(database, backup)
     plan = history.plan(release, database.rows())
@@ -96,7 +96,7 @@ def migrate(job: Job[Settings], release: list[Migration], backup: Backup, databa
 # --- the gate -------------------------------------------------------------------------------------------------------------
 
 
-def require_verified_backup(job: Job[Settings]) -> Backup:
+def require_verified_backup(job: Job[Settings]) -> VerifiedBackup:
     """Return the verified backup of this deployment. Raises NotTrueError when the bucket does not hold the backup that its job verified."""
     from azora_ci.clients.s3.bucket import open_bucket
     from azora_ci.database.backup import manifest
@@ -123,10 +123,10 @@ def require_verified_backup(job: Job[Settings]) -> Backup:
     }
     job.tick(f"{backup_manifest.backup_id} is in the bucket as it was verified (proof: {backup_manifest.depth}), {age:.1f} minutes old")
     server = backup_manifest.document["server"]
-    return Backup(backup_manifest.backup_id, snapshot, age, backup_manifest.depth, server["database"], server["system_identifier"])
+    return VerifiedBackup(backup_manifest.backup_id, snapshot, age, backup_manifest.depth, server["database"], server["system_identifier"])
 
 
-def _make_database(job: Job[Settings], url: DatabaseUrl) -> Database:
+def _make_database(job: Job[Settings], url: DatabaseUrl) -> PrismaDatabase:
     if url.pooler_hint:
         job.actions.warning(
             "Migrations through a connection pooler",
@@ -135,10 +135,10 @@ def _make_database(job: Job[Settings], url: DatabaseUrl) -> Database:
     connection = prisma.through_tunnel(job.settings.database_url.reveal(), url.tunnel_port)
     for secret in secrets_of_url(connection):
         job.processes.add_secret(secret)
-    return Database(url, prisma.schema_of(url, job.config.database.schema), Secret(connection))
+    return PrismaDatabase(url, prisma.schema_of(url, job.config.database.schema), Secret(connection))
 
 
-def _require_same_database(database: Database, backup: Backup) -> None:
+def _require_same_database(database: PrismaDatabase, backup: VerifiedBackup) -> None:
     """Raise NotTrueError when the backup is of another database. The identifiers of the clusters are compared when both are known."""
     from azora_ci.database.backup import source
 
@@ -178,7 +178,7 @@ def _names(pending: tuple[Migration, ...]) -> str:
     return f": {', '.join(migration.name for migration in pending)}" if pending else ""
 
 
-def _refuse_unsafe(job: Job[Settings], plan: Plan, backup: Backup) -> None:
+def _refuse_unsafe(job: Job[Settings], plan: Plan, backup: VerifiedBackup) -> None:
     reason = history.refusal(plan)
     if reason is not None:
         where = f"{job.config.database.migrations_dir} and {prisma.TABLE} of the production database"
@@ -212,7 +212,7 @@ def prepare(job: Job[Settings]) -> None:
         job.processes.run(command, echo=False, next_step="correct database.prepare in the deployment configuration, or what it installs")
 
 
-def _apply(job: Job[Settings], database: Database, backup: Backup, plan: Plan) -> None:
+def _apply(job: Job[Settings], database: PrismaDatabase, backup: VerifiedBackup, plan: Plan) -> None:
     """Run the migrate command. Every error that ends it describes the database as it is afterwards."""
     objects = database.objects()
     try:
@@ -227,7 +227,7 @@ def _apply(job: Job[Settings], database: Database, backup: Backup, plan: Plan) -
         raise _migration_error(job, deployed, lambda: _read_aftermath(job, database, backup, plan, objects))
 
 
-def _deploy(job: Job[Settings], database: Database) -> Deployed:
+def _deploy(job: Job[Settings], database: PrismaDatabase) -> MigrateResult:
     """Run the migrate command. Repeat it when another session held Prisma's lock: such an attempt changed nothing."""
     for attempt in range(1, LOCK_ATTEMPTS + 1):
         job.evidence["attempts"] = attempt
@@ -254,7 +254,9 @@ class Aftermath:
     failed: tuple[Row, ...]
 
 
-def _read_aftermath(job: Job[Settings], database: Database, backup: Backup, plan: Plan, earlier_objects: frozenset[str]) -> Aftermath:
+def _read_aftermath(
+    job: Job[Settings], database: PrismaDatabase, backup: VerifiedBackup, plan: Plan, earlier_objects: frozenset[str]
+) -> Aftermath:
     """Read the database again, record its state as evidence, and describe it. Nothing is assumed to have been rolled back."""
     rows = database.rows()
     applied = history.applied_since(rows, backup.snapshot, plan.applied)
@@ -292,7 +294,7 @@ _UNREACHABLE = frozenset({"P1001", "P1002", "P1003", "P1008", "P1011", "P1017"})
 _REFUSED = frozenset({"P1000", "P1010"})
 
 
-def _migration_error(job: Job[Settings], deployed: Deployed, read_aftermath: Callable[[], Aftermath]) -> AzoraError:
+def _migration_error(job: Job[Settings], deployed: MigrateResult, read_aftermath: Callable[[], Aftermath]) -> AzoraError:
     """Return the error for a migrate command that failed; the state of the database and Prisma's error code decide which."""
     command = " ".join(deployed.completed.argv)
     last = (deployed.completed.stderr.strip() or deployed.completed.stdout.strip())[-1500:]
@@ -333,7 +335,7 @@ def _advise_resolve(aftermath: Aftermath) -> str:
     )
 
 
-def _advice(deployed: Deployed, last: str) -> str:
+def _advice(deployed: MigrateResult, last: str) -> str:
     if deployed.code == "P3005":
         return "the database has tables but no history: mark what is there with npx prisma migrate resolve --applied NAME"
     if "canceled due to missing packages" in last:
@@ -361,7 +363,7 @@ def _describe_applied(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
     return [{"name": row.name, "checksum": row.checksum, "seconds": round(row.seconds, 3)} for row in rows]
 
 
-def _conclude(job: Job[Settings], backup: Backup, plan: Plan, applied: tuple[Row, ...]) -> None:
+def _conclude(job: Job[Settings], backup: VerifiedBackup, plan: Plan, applied: tuple[Row, ...]) -> None:
     job.evidence |= {
         "applied": _describe_applied(applied),
         "migrations_applied": len(applied),

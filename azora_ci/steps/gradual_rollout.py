@@ -24,7 +24,7 @@ from azora_ci.health.probes import fetch, request_of
 from azora_ci.record.host_keys import for_job
 from azora_ci.rollout import report
 from azora_ci.rollout.decision import TEST, Action, Limits, Stage, stages
-from azora_ci.rollout.watch import Bake, Rules, Subject
+from azora_ci.rollout.watch import Rules, StageWatch, Subject
 from azora_ci.steps.job import Job
 from azora_ci.targets.base import FencedError, Owner, Planning, Release, Target, TargetContext, host_keys
 from azora_ci.targets.journal import Deployed, History
@@ -109,11 +109,11 @@ def _make_target(job: Job[Settings]) -> Target:
             job.processes.add_secret(text)
     settings = job.settings
     window = settings.rollback_window_minutes
-    wiring = TargetContext(
+    context = TargetContext(
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, secrets, window, settings,
         recorded_host_keys=for_job(job),
     )  # fmt: skip
-    return target_of(job.config.target.kind, wiring)
+    return target_of(job.config.target.kind, context)
 
 
 @dataclass
@@ -240,25 +240,25 @@ class Rollout:
         added = frozenset(self.release.digests) - frozenset(previous.digests) if previous else frozenset[str]()
         subject = Subject(self.release, previous.id if previous else None, previous.version if previous else None, config.services, added)
         rules = Rules(settings.health_interval, settings.health_retries, self.limits, config.rollout.inconclusive)
-        bake = Bake(self.target, subject, rules, self.job.processes, self.job.clock)
-        with self._taking_back_on_failure(bake):
+        stage_watch = StageWatch(self.target, subject, rules, self.job.processes, self.job.clock)
+        with self._taking_back_on_failure(stage_watch):
             for stage in self.plan:
-                self._run_stage(stage, bake)
+                self._run_stage(stage, stage_watch)
             self.phase = "promotion"
             self.target.promote(self.release)
         fallback = f"{previous.version} keeps running at 0 % as the rollback target" if previous else "there is no version to go back to"
         self.job.tick(f"{self.release.version} is promoted; {fallback}")
         self.finish("completed")
 
-    def _run_stage(self, stage: Stage, bake: Bake) -> None:
+    def _run_stage(self, stage: Stage, stage_watch: StageWatch) -> None:
         self.phase = stage.name
         self.job.say(f"--- {stage.name}: {stage.percent} %")
         instances = self.target.deploy(self.release, stage.percent)
         self.evidence["instances"] = [instance.name for instance in instances]
-        bake.begin(stage)
+        stage_watch.begin(stage)
         weights = self.target.set_weight(self.release, stage.percent)
         self.job.tick(f"the edge answers that {stage.percent} % of traffic goes to {self.release.version}")
-        decision, evidence = bake.watch(weights)
+        decision, evidence = stage_watch.watch(weights)
         self._record_stage(evidence)
         if decision.action is Action.ABORT:
             raise NotTrueError(
@@ -279,18 +279,18 @@ class Rollout:
     # --- taking traffic back ---------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _taking_back_on_failure(self, bake: Bake) -> Iterator[None]:
+    def _taking_back_on_failure(self, stage_watch: StageWatch) -> Iterator[None]:
         try:
             yield
         except BaseException as error:
             with undisturbed(deliver=False):  # the second signal of a cancelled run must not interrupt this
-                self._handle_failure(error, bake)
+                self._handle_failure(error, stage_watch)
             raise
 
-    def _handle_failure(self, error: BaseException, bake: Bake) -> None:
+    def _handle_failure(self, error: BaseException, stage_watch: StageWatch) -> None:
         cancelled = isinstance(error, CancelledError)
         reason = error.what if isinstance(error, Explained) else type(error).__name__
-        for evidence in bake.interrupted("cancelled" if cancelled else "aborted", reason):
+        for evidence in stage_watch.interrupted("cancelled" if cancelled else "aborted", reason):
             self._record_stage(evidence)
         if isinstance(error, FencedError):
             self._note(f"{error.title}, {error.what}: who holds it decides about traffic, this run changes nothing any more")

@@ -11,7 +11,7 @@ from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Aws, Deployment, PinnedHostKeys
 from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.gates import checks, commands, reachability
-from azora_ci.gates.checks import FAILED, PASSED, PENDING, Observed, Required, Verdict
+from azora_ci.gates.checks import FAILED, PASSED, PENDING, ChecksVerdict, Observed, Required
 from azora_ci.gates.reachability import Reached
 from azora_ci.record import host_keys
 from azora_ci.steps.job import Job
@@ -112,7 +112,7 @@ def find_required_checks(job: Job[Settings], github: GitHub) -> list[Required]:
     return required
 
 
-def await_verdict(job: Job[Settings], github: GitHub, required: list[Required], own_suite: int | None) -> Verdict:
+def await_verdict(job: Job[Settings], github: GitHub, required: list[Required], own_suite: int | None) -> ChecksVerdict:
     """Return the verdict when no check is pending, or the last verdict when the waiting time is over. Its findings become evidence."""
     limit = job.config.checks.wait_minutes * 60
     for elapsed in job.clock.ticks(job.settings.poll_seconds, limit):
@@ -138,7 +138,7 @@ def current_results(github: GitHub, commit: str, required: list[Required], own_s
     return checks.observed(check_runs, github.statuses(commit), own_suite, attempts=attempts, workflow_runs=workflow_runs)
 
 
-def gate_error(verdict: Verdict, commit: str, wait_minutes: float) -> NotTrueError:
+def gate_error(verdict: ChecksVerdict, commit: str, wait_minutes: float) -> NotTrueError:
     """Return the error that names every check that has not passed."""
     failed, pending = verdict.having(FAILED), verdict.having(PENDING)
     lines = [f"failed: {finding}, required by {finding.required.source}{_append_url(finding.url)}" for finding in failed]

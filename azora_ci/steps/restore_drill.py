@@ -18,7 +18,7 @@ from azora_ci.steps.job import Identity, Job
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket
     from azora_ci.database.backup.manifest import Manifest
-    from azora_ci.database.backup.setup import Wiring
+    from azora_ci.database.backup.setup import BackupContext
 
 
 def backup_id(text: str) -> str:
@@ -68,13 +68,13 @@ def _drill(job: Job[Settings]) -> None:
     job.say(f"{backup_manifest.backup_id}: snapshot of {backup_manifest.snapshot_time}, {age:.1f} hours old, {document['rows']:,} rows")
     job.evidence.update(backup_manifest.evidence(), age_hours=round(age, 2), depth=job.settings.proof)
     stored = manifest.require_object(bucket, backup_manifest)
-    wiring = _wire(job, bucket)
-    seconds = pipeline.prove_stored(wiring, document, stored)
-    job.evidence.update(restore_seconds=round(seconds or 0.0, 3), seconds=wiring.seconds)
-    job.tick(f"{backup_manifest.backup_id} restored in {seconds or 0.0:.1f} s and compared with its manifest ({wiring.depth})")
+    context = _wire(job, bucket)
+    seconds = pipeline.prove_stored(context, document, stored)
+    job.evidence.update(restore_seconds=round(seconds or 0.0, 3), seconds=context.seconds)
+    job.tick(f"{backup_manifest.backup_id} restored in {seconds or 0.0:.1f} s and compared with its manifest ({context.depth})")
     job.actions.summary(
         f"### Restore drill: {backup_manifest.backup_id}\n\nRestored in {seconds or 0.0:.1f} s and compared with its manifest "
-        f"({wiring.depth}): {len(document['tables'])} tables, {document['rows']:,} rows, "
+        f"({context.depth}): {len(document['tables'])} tables, {document['rows']:,} rows, "
         f"snapshot {backup_manifest.snapshot_time} ({age:.1f} hours old)."
     )
 
@@ -95,10 +95,10 @@ def _choose_backup(job: Job[Settings], bucket: Bucket) -> Manifest:
     )
 
 
-def _wire(job: Job[Settings], bucket: Bucket) -> Wiring:
-    from azora_ci.database.backup.setup import Wiring, verify_server
+def _wire(job: Job[Settings], bucket: Bucket) -> BackupContext:
+    from azora_ci.database.backup.setup import BackupContext, verify_server
 
-    return Wiring(
+    return BackupContext(
         bucket=bucket,
         backup=job.config.backup,
         processes=job.processes,

@@ -17,7 +17,7 @@ from azora_ci.core.markdown import escaped, table
 from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts
 from azora_ci.core.variables import deployment_id, truth, variable
-from azora_ci.database.migrations.history import Expected
+from azora_ci.database.migrations.history import ExpectedMigrations
 from azora_ci.record import chain, host_keys
 from azora_ci.record.archive import Archive, Archived
 from azora_ci.record.deployment import SCHEMA
@@ -156,12 +156,12 @@ def _require_open_window(job: Job[Settings], document: chain.Document) -> None:
 def _make_target(job: Job[Settings], archive: Archive) -> Target:
     settings = job.settings
     recorded = host_keys.of_archive(settings, job.config, archive)
-    wiring = TargetContext(
+    context = TargetContext(
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout,
         rollback_window_minutes=settings.rollback_window_minutes, access=settings, spare_lost_hosts=True,
         recorded_host_keys=recorded,
     )  # fmt: skip
-    return target_of(job.config.target.kind, wiring)
+    return target_of(job.config.target.kind, context)
 
 
 def _note(job: Job[Settings], text: str) -> None:
@@ -249,7 +249,7 @@ class DeploymentRollback:
             returned = self._take_back(deployment)
         self._report(returned)
         names = tuple(migration["name"] for migration in self.deployed["migrations"])  # the code goes back, the data stays
-        expected = Expected(f"the record of {self.deployed['version']} names", max(1, len(names)), names)
+        expected = ExpectedMigrations(f"the record of {self.deployed['version']} names", max(1, len(names)), names)
         return smoke_tests.examine(self.job, previous.version, self.job.evidence, expected, previous.digests)
 
     def _take_back_unfinished(self) -> None:

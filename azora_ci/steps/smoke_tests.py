@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci.core.config import Endpoint
+from azora_ci.core.config import SmokeEndpoint
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.core.markdown import escaped, table
 from azora_ci.core.process import undisturbed
@@ -18,10 +18,9 @@ from azora_ci.core.settings import DatabaseAccess, Deployment, Health, Productio
 from azora_ci.core.variables import truth, variable
 from azora_ci.database import tunnel
 from azora_ci.database.migrations import prisma
-from azora_ci.database.migrations.history import AT_LEAST_ONE, Expected, compare_with_expected
-from azora_ci.health.answers import PUBLIC, Answer, classify
-from azora_ci.health.answers import Endpoint as HealthEndpoint
-from azora_ci.health.probes import Prober, Request
+from azora_ci.database.migrations.history import AT_LEAST_ONE, ExpectedMigrations, compare_with_expected
+from azora_ci.health.answers import PUBLIC, Answer, Endpoint, classify
+from azora_ci.health.probes import Prober, ProbeRequest
 from azora_ci.record import host_keys
 from azora_ci.rollback import previous_version
 from azora_ci.steps.job import Job
@@ -68,18 +67,18 @@ def run(job: Job[Settings]) -> None:
     raise failure(failed, state)
 
 
-def expected_migrations(job: Job[Settings]) -> Expected:
+def expected_migrations(job: Job[Settings]) -> ExpectedMigrations:
     """Return the migrations that database-migrations left applied, or AT_LEAST_ONE with a printed note when its evidence is missing."""
     fragment = job.fragments.newest("database-migrations", job.settings.deployment_id)
     if fragment is None or fragment.status != "ok":
         job.say("- no evidence of database-migrations is here: only that the database has migrations can be tested")
         return AT_LEAST_ONE
     count = fragment.evidence["already_applied"] + fragment.evidence["migrations_applied"]
-    return Expected("database-migrations left", count, tuple(migration["name"] for migration in fragment.evidence["applied"]))
+    return ExpectedMigrations("database-migrations left", count, tuple(migration["name"] for migration in fragment.evidence["applied"]))
 
 
 def examine(
-    job: Job[Any], version: str, evidence: dict[str, Any], expected: Expected, services: Collection[str] | None = None
+    job: Job[Any], version: str, evidence: dict[str, Any], expected: ExpectedMigrations, services: Collection[str] | None = None
 ) -> list[dict[str, Any]]:
     """Run every test against this version (with v), store tests, smoke_status and health in ``evidence``; return the failed tests.
 
@@ -122,14 +121,14 @@ def http_tests(job: Job[Any], version: str, services: Collection[str] | None = N
         )
     versions = frozenset({version.removeprefix("v")})
     health = [
-        _make_health_test(f"{service.title} health", HealthEndpoint(service.id, service.id, PUBLIC, service.public_health_url, versions))
+        _make_health_test(f"{service.title} health", Endpoint(service.id, service.id, PUBLIC, service.public_health_url, versions))
         for service in job.config.services
         if services is None or service.id in services
     ]
     return health + [_make_endpoint_test(endpoint) for endpoint in job.config.smoke]
 
 
-def _make_health_test(name: str, endpoint: HealthEndpoint) -> HttpTest:
+def _make_health_test(name: str, endpoint: Endpoint) -> HttpTest:
     def judge(answer: Answer) -> tuple[bool, str | None, str]:
         finding = classify(endpoint, answer)
         return finding.passed, finding.version, finding.detail
@@ -137,7 +136,7 @@ def _make_health_test(name: str, endpoint: HealthEndpoint) -> HttpTest:
     return HttpTest(name, "health", endpoint.url, endpoint.service, judge)
 
 
-def _make_endpoint_test(endpoint: Endpoint) -> HttpTest:
+def _make_endpoint_test(endpoint: SmokeEndpoint) -> HttpTest:
     def judge(answer: Answer) -> tuple[bool, str | None, str]:
         if answer.failure:
             return False, None, answer.detail
@@ -158,7 +157,7 @@ def _run_http_tests(job: Job[Any], tests: list[HttpTest], evidence: dict[str, An
     for attempt in range(1, job.settings.health_retries + 1):
         if attempt > 1:
             job.clock.sleep(job.settings.health_interval)
-        answers = prober.fetch_all([Request(test.url) for test in pending], PROBE_SECONDS)
+        answers = prober.fetch_all([ProbeRequest(test.url) for test in pending], PROBE_SECONDS)
         for test, answer in zip(pending, answers, strict=True):
             passed, version, detail = test.judge(answer)
             facts = {"url": test.url, "passed": passed, "status": answer.status, "version": version}
@@ -174,7 +173,7 @@ def _run_http_tests(job: Job[Any], tests: list[HttpTest], evidence: dict[str, An
             evidence["health"][test.service] = "healthy" if results[test.name]["passed"] else "unhealthy"
 
 
-def _test_database(job: Job[Any], evidence: dict[str, Any], expected: Expected) -> None:
+def _test_database(job: Job[Any], evidence: dict[str, Any], expected: ExpectedMigrations) -> None:
     """Connect with the production URL and compare Prisma's table of migrations with the expected migrations."""
     start = job.clock.monotonic()
     try:
@@ -218,7 +217,7 @@ def _report_not_taken_back(job: Job[Settings], reason: str) -> str:
 def _take_back(job: Job[Settings], reason: str) -> str:
     settings = job.settings
     recorded = host_keys.for_job(job)
-    wiring = TargetContext(
+    context = TargetContext(
         job.config,
         job.processes,
         job.clock,
@@ -228,7 +227,7 @@ def _take_back(job: Job[Settings], reason: str) -> str:
         recorded_host_keys=recorded,
         spare_lost_hosts=True,
     )
-    target = target_of(job.config.target.kind, wiring)
+    target = target_of(job.config.target.kind, context)
     with target.locked(Owner(settings.deployment_id, settings.run_url, settings.actor)):
         history = target.current()
         previous = history.before(settings.deployment_id)

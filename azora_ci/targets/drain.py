@@ -8,7 +8,7 @@ from typing import Protocol
 
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import UnreachableError
-from azora_ci.health.answers import Finding
+from azora_ci.health.answers import ProbeResult
 
 # Seconds without a change after which a count stands still. Envoy's workers adopt new routes after the admin port reports them, and
 # retries are still in flight: at 1,500 requests a second, hundreds reached the new version after the configuration was read back.
@@ -36,7 +36,7 @@ class Proof:
 
     last_request: float
     requests_after: int
-    unhealthy: tuple[Finding, ...]
+    unhealthy: tuple[ProbeResult, ...]
 
 
 def await_standstill(count: Callable[[], int], clock: Clock, seconds: float) -> float:
@@ -52,7 +52,7 @@ def await_standstill(count: Callable[[], int], clock: Clock, seconds: float) -> 
 
 
 def prove(
-    edge: RequestCounts, addresses: set[str], clock: Clock, *, settle: float, seconds: float, ask: Callable[[], Sequence[Finding]]
+    edge: RequestCounts, addresses: set[str], clock: Clock, *, settle: float, seconds: float, ask: Callable[[], Sequence[ProbeResult]]
 ) -> Proof:
     """Wait until no more requests go to ``addresses``, then count those that follow within ``seconds``; ``ask`` probes meanwhile.
 

@@ -1,6 +1,6 @@
-"""A site: a place with an edge, a journal and a lock, where instances of releases run. All targets share this code.
+"""A node: a place with an edge, a journal and a lock, where instances of releases run. All targets share this code.
 
-A ``Site`` deploys to one such place; its ``Runner`` knows how to start and stop a process or a container.
+A ``Node`` deploys to one such place; its ``Runner`` knows how to start and stop a process or a container.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from azora_ci.core.config import Service, start_groups
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.core.pipeline import instances_at
 from azora_ci.core.process import undisturbed
-from azora_ci.health.answers import NEW, OLD, Endpoint, Finding
+from azora_ci.health.answers import NEW, OLD, Endpoint, ProbeResult
 from azora_ci.health.probes import Dial, Prober
 from azora_ci.targets.base import AbortResult, Instance, Observation, Release, TargetContext
 from azora_ci.targets.drain import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, drain, prove
@@ -37,7 +37,7 @@ DROPPED_GRACE_SECONDS = 5.0  # for an instance of a service that the configurati
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a site. ``host`` is its name among several hosts; ``dial`` connects to instances that this machine cannot reach.
+    """The parts of a node. ``host`` is its name among several hosts; ``dial`` connects to instances that this machine cannot reach.
 
     ``checkpoint`` is called where work may be abandoned; it raises an error when the work must end.
     """
@@ -51,14 +51,14 @@ class Parts:
     checkpoint: Callable[[], None] = lambda: None
 
 
-class Site:
+class Node:
     """See ``targets.Target`` for what each method promises."""
 
-    def __init__(self, wiring: TargetContext, parts: Parts) -> None:
-        self._wiring, self._config, self._clock = wiring, wiring.config, wiring.clock
+    def __init__(self, context: TargetContext, parts: Parts) -> None:
+        self._context, self._config, self._clock = context, context.config, context.clock
         self._parts = parts
         self._lock, self._journal, self._edge, self._runner = parts.lock, parts.journal, parts.edge, parts.runner
-        self._prober = Prober(wiring.clock)
+        self._prober = Prober(context.clock)
 
     # --- journal -------------------------------------------------------------------------------------------------------
 
@@ -135,7 +135,7 @@ class Site:
                 raise
 
     def _await_health(self, services: list[str], release: Release) -> None:
-        deadline = self._clock.monotonic() + self._wiring.health_timeout
+        deadline = self._clock.monotonic() + self._context.health_timeout
         attempts = dict.fromkeys(services, 1)
         while True:
             self._keep_alive()
@@ -144,7 +144,7 @@ class Site:
             sick = [(instance, finding) for instance, finding in zip(started, findings, strict=True) if not finding.passed]
             if not sick:
                 for finding in findings:
-                    self._wiring.processes.say(f"✓ {finding.endpoint.name} answers healthy, {finding.detail}")
+                    self._context.processes.say(f"✓ {finding.endpoint.name} answers healthy, {finding.detail}")
                 return
             for instance, finding in sick:
                 self._replace_if_dead(instance, release, attempts, finding)
@@ -152,7 +152,7 @@ class Site:
                 raise self._not_healthy(*sick[0])
             self._clock.sleep(0.1)
 
-    def _replace_if_dead(self, instance: Instance, release: Release, attempts: dict[str, int], finding: Finding) -> None:
+    def _replace_if_dead(self, instance: Instance, release: Release, attempts: dict[str, int], finding: ProbeResult) -> None:
         if not self._runner.dead([self._facts(instance)]):
             return
         attempts[instance.service] += 1
@@ -161,13 +161,13 @@ class Site:
         self._note("stopped", release.id, service=instance.service, number=instance.number)
         self._start(self._config.service(instance.service), release)
 
-    def _not_healthy(self, instance: Instance, finding: Finding) -> NotTrueError:
+    def _not_healthy(self, instance: Instance, finding: ProbeResult) -> NotTrueError:
         facts = self._facts(instance)
         state = "its process has ended" if self._runner.dead([facts]) else "it still runs"
         tail = self._runner.log_tail(facts) or "(empty)"
         return NotTrueError(
             "A new instance did not become healthy",
-            what=f"{instance.name} within {self._wiring.health_timeout:g} s: {finding.detail}; {state}; end of its log:\n{tail}",
+            what=f"{instance.name} within {self._context.health_timeout:g} s: {finding.detail}; {state}; end of its log:\n{tail}",
             where=finding.endpoint.url,
             next_step="read instances/ in the job's artifact; no traffic was given to this instance",
         )
@@ -175,7 +175,7 @@ class Site:
     def _facts(self, instance: Instance) -> dict[str, Any]:
         return self.current().releases[instance.release].instances[instance.service, instance.number]
 
-    def probe(self, instances: Sequence[Instance], side: str) -> list[Finding]:
+    def probe(self, instances: Sequence[Instance], side: str) -> list[ProbeResult]:
         """Ask instances directly for their health and version; return the findings in the order of the instances."""
         return self._prober.probe([self.endpoint(instance, side) for instance in instances], PROBE_SECONDS)
 
@@ -222,7 +222,7 @@ class Site:
         if days is not None and days < CERTIFICATE_DAYS:
             host = f"{self._parts.host}: " if self._parts.host else ""
             text = f"{host}valid for {days} more days; renew the files of edge.tls_certificate"
-            self._wiring.processes.warning("The edge's certificate expires soon", text)
+            self._context.processes.warning("The edge's certificate expires soon", text)
 
     # --- weights -------------------------------------------------------------------------------------------------------
 
@@ -245,7 +245,7 @@ class Site:
         with undisturbed():
             self._note("promote", release.id)
             self._apply_promotion(release.id)
-        for superseded in self.current().superseded(self._clock.now(), self._wiring.rollback_window_minutes):
+        for superseded in self.current().superseded(self._clock.now(), self._context.rollback_window_minutes):
             self.remove(superseded.id)
 
     def _apply_promotion(self, release_id: str) -> None:
@@ -318,7 +318,7 @@ class Site:
         count = drain(self._edge, addresses, self._clock, seconds=seconds, meanwhile=self._lock.renew)
         if count:
             text = f"{count} requests or connections to {deployed.version} are open after {seconds:g} s: they end with it"
-            self._wiring.processes.say(text)
+            self._context.processes.say(text)
 
     def _stop(self, deployed: Deployed, *, quickly: bool) -> None:
         """Stop a release's instances, dependent services before those that they depend on; ``quickly``: all at once."""
@@ -328,7 +328,7 @@ class Site:
             self._runner.stop([(facts, self._grace(facts["service"], quickly=quickly)) for facts in group], self._lock.renew)
         prefix = f"{self._parts.host.replace(':', '-')}-" if self._parts.host else ""
         for facts in instances:
-            log = self._wiring.log_dir / "instances" / f"{prefix}{deployed.id}-{facts['service']}-{facts['number']}.log"
+            log = self._context.log_dir / "instances" / f"{prefix}{deployed.id}-{facts['service']}-{facts['number']}.log"
             self._runner.keep_log(facts, log)
             self._note("stopped", deployed.id, service=facts["service"], number=facts["number"])
 

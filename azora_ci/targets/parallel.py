@@ -17,7 +17,7 @@ Result = TypeVar("Result")
 
 
 @dataclass
-class Outcome(Generic[Item, Result]):
+class HostOutcome(Generic[Item, Result]):
     """The outcome of the work for an item: a result, an error, or neither while ``finished`` is false."""
 
     item: Item
@@ -35,17 +35,17 @@ def outcomes(  # noqa: PLR0913 - what ends the wait, all by keyword
     halt: Callable[[], None] | None = None,
     lost: Callable[[Item], bool] = lambda _item: False,
     reads: bool = False,
-) -> list[Outcome[Item, Result]]:
+) -> list[HostOutcome[Item, Result]]:
     """Do ``work`` for every item, ``AT_ONCE`` at a time, and return the outcomes in the order of the items.
 
     Work is not waited for any longer (its outcome is not ``finished``) after ``seconds``, or when its item is ``lost``, which is checked
     repeatedly. When an item fails or this thread is interrupted, ``halt`` is called to stop the other work. An interrupted thread waits
     up to END_SECONDS for that work, so that nothing is changed after it ends, unless the work only ``reads``.
     """
-    pending: list[Outcome[Item, Result]] = [Outcome(item) for item in items]
+    pending: list[HostOutcome[Item, Result]] = [HostOutcome(item) for item in items]
     slots, completed = threading.Semaphore(AT_ONCE), threading.Semaphore(0)
 
-    def process(outcome: Outcome[Item, Result]) -> None:
+    def process(outcome: HostOutcome[Item, Result]) -> None:
         with slots:
             try:
                 outcome.result = work(outcome.item)
@@ -70,7 +70,11 @@ def outcomes(  # noqa: PLR0913 - what ends the wait, all by keyword
 
 
 def _await(
-    pending: list[Outcome[Item, Result]], completed: threading.Semaphore, clock: Clock, seconds: float | None, lost: Callable[[Item], bool]
+    pending: list[HostOutcome[Item, Result]],
+    completed: threading.Semaphore,
+    clock: Clock,
+    seconds: float | None,
+    lost: Callable[[Item], bool],
 ) -> None:
     deadline = None if seconds is None else clock.monotonic() + seconds
     while not all(outcome.finished or lost(outcome.item) for outcome in pending):
@@ -80,7 +84,7 @@ def _await(
         completed.acquire(timeout=0.5 if remaining is None else min(0.5, remaining))
 
 
-def results(finished: list[Outcome[Item, Result]]) -> list[Result]:
+def results(finished: list[HostOutcome[Item, Result]]) -> list[Result]:
     """Return all results, or raise the first error; a HaltedError only when there is no other, since another error causes it."""
     errors = [outcome.error for outcome in finished if outcome.error is not None]
     causes = [error for error in errors if not isinstance(error, HaltedError)]

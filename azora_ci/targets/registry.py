@@ -8,22 +8,22 @@ from azora_ci.core.errors import BadInputError
 from azora_ci.targets.base import Target, TargetContext
 
 
-def _local_processes(wiring: TargetContext) -> Target:
+def _local_processes(context: TargetContext) -> Target:
     from azora_ci.targets.local_processes.target import LocalProcesses
 
-    return LocalProcesses(wiring)
+    return LocalProcesses(context)
 
 
-def _docker_hosts(wiring: TargetContext) -> Target:
+def _docker_hosts(context: TargetContext) -> Target:
     from azora_ci.targets.docker_hosts.target import DockerHosts
 
-    return DockerHosts(wiring)
+    return DockerHosts(context)
 
 
 TARGETS: dict[str, Callable[[TargetContext], Target]] = {"local_processes": _local_processes, "docker_hosts": _docker_hosts}
 
 
-def target_of(kind: str, wiring: TargetContext) -> Target:
+def target_of(kind: str, context: TargetContext) -> Target:
     """Return the target of ``target.kind``. Raises BadInputError for an unknown kind."""
     if kind not in TARGETS:
         raise BadInputError(
@@ -32,4 +32,4 @@ def target_of(kind: str, wiring: TargetContext) -> Target:
             where="the deployment configuration",
             next_step="choose an available target",
         )
-    return TARGETS[kind](wiring)
+    return TARGETS[kind](context)

@@ -25,7 +25,7 @@ from azora_ci.clients.s3.bucket import open_bucket
 from azora_ci.clients.s3.calls import Patience
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
-from azora_ci.core.config import Backup
+from azora_ci.core.config import BackupSettings
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import Child, Processes
 from azora_ci.core.settings import Aws
@@ -183,14 +183,14 @@ def _serial(bench: Bench) -> None:
     """Backup without proof, then counts on production, then download, then account, then restore, then comparison."""
     deployment_id = bench.next_id()
     _job(bench, deployment_id, BACKUP_PROOF="none", BACKUP_PROOF_REASON="measured")
-    backup = Backup("s3://bench/prod", "GOVERNANCE", 365)
+    backup = BackupSettings("s3://bench/prod", "GOVERNANCE", 365)
     bucket = open_bucket(_aws(bench.aws), BUCKET)
     document = manifest.read(bucket, manifest.Names(backup, deployment_id)).document
     with source.Snapshot(bench.url, wait_seconds=60) as snapshot:
         counter = source.Counter(snapshot, bench.url, timeout_seconds=3600)
         counter.start()
         counter.result()
-    it = setup.Wiring(
+    it = setup.BackupContext(
         bucket=bucket, backup=backup, processes=bench.processes, clock=bench.clock, identity={}, depth="full", scratch_dir=bench.folder
     )
     pipeline.prove_stored(it, document, bucket.require(document["key"]), overlapping=False)

@@ -16,7 +16,7 @@ import pytest
 from azora_ci.clients import slack
 from azora_ci.core.clock import Clock
 from azora_ci.core.variables import Secret
-from azora_ci.rehearsal.standins.slack import ANSWERS, Answer, SlackReceiver
+from azora_ci.rehearsal.standins.slack import ANSWERS, SlackAnswer, SlackReceiver
 
 SUCCESS = """✅ Production deployment successful
 Version: v1.2.3
@@ -86,7 +86,7 @@ def test_markup_is_escaped():
 
 
 def test_retry_after_is_honoured(receiver):
-    receiver.answer_next(Answer(429, "rate_limited", 7), Answer(429, "rate_limited", 3))
+    receiver.answer_next(SlackAnswer(429, "rate_limited", 7), SlackAnswer(429, "rate_limited", 3))
     clock = PatientClock()
     assert slack.notify(Secret(receiver.url), "hello", clock).sent
     assert clock.waits == [7, 3]
@@ -94,7 +94,7 @@ def test_retry_after_is_honoured(receiver):
 
 
 def test_an_hour_is_too_long_to_wait(receiver):
-    receiver.answer_next(Answer(429, "rate_limited", 3600))
+    receiver.answer_next(SlackAnswer(429, "rate_limited", 3600))
     clock = PatientClock()
     result = slack.notify(Secret(receiver.url), "hello", clock)
     assert not result.sent
@@ -104,7 +104,7 @@ def test_an_hour_is_too_long_to_wait(receiver):
 
 
 def test_waits_are_bounded_together(receiver):
-    receiver.answer_next(*[Answer(429, "rate_limited", 25)] * 4)
+    receiver.answer_next(*[SlackAnswer(429, "rate_limited", 25)] * 4)
     clock = PatientClock()
     assert not slack.notify(Secret(receiver.url), "hello", clock).sent
     assert clock.waits == [25, 25]

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azora_ci.health.answers import NEW, OLD, PUBLIC, Answer, Endpoint, classify
-from azora_ci.rollout.verdict import Record, Verdict, judge
+from azora_ci.rollout.verdict import HealthVerdict, Record, judge
 
 NEW_ID, OLD_ID = "1764000100-bbbbbb", "1764000000-aaaaaa"
 
@@ -70,7 +70,7 @@ def after(ticks: list[dict[Endpoint, Answer]]) -> Record:
 
 def test_failures_in_a_row_abort_and_not_one_fewer():
     new = endpoint()
-    assert judge(after([{new: BAD}] * 2), 3) == Verdict(failing=("api new failed 2 of 3 probes in a row (HTTP 500)",))
+    assert judge(after([{new: BAD}] * 2), 3) == HealthVerdict(failing=("api new failed 2 of 3 probes in a row (HTTP 500)",))
     verdict = judge(after([{new: BAD}] * 3), 3)
     assert verdict.abort == ("api new failed 3 of 3 probes in a row (HTTP 500)",)
 
@@ -126,7 +126,7 @@ def test_a_public_failure_that_nobody_can_be_blamed_for_aborts():
 
 def test_an_endpoint_that_is_no_longer_probed_is_forgotten():
     new, other = endpoint(name="api"), endpoint(name="auth")
-    assert judge(after([{new: BAD}] * 3 + [{other: GOOD}]), 3) == Verdict()
+    assert judge(after([{new: BAD}] * 3 + [{other: GOOD}]), 3) == HealthVerdict()
 
 
 def test_a_public_failure_of_the_old_version_does_not_hold_a_stage():
@@ -141,7 +141,7 @@ def test_one_old_instance_of_several_that_fails_alone_is_said_and_aborts_nothing
     new, broken = endpoint(), Endpoint("api#1", "api", OLD, "http://a")
     fine = Endpoint("api#2", "api", OLD, "http://b")
     verdict = judge(after([{new: GOOD, broken: BAD, fine: answer({"status": "healthy", "version": "1.0.0"})}] * 5), 3)
-    assert verdict == Verdict(
+    assert verdict == HealthVerdict(
         notes=("the old version fails alone, not the new one's fault: api#1 failed 5 of 3 probes in a row (HTTP 500)",)
     )
 
@@ -184,4 +184,4 @@ def test_whatever_is_answered_the_verdict_is_fair(rows, retries):
         if one.side == NEW and streak.failures:  # no failure of the new version goes unsaid
             assert f"{one.name} failed" in said
     if not any(record.streaks[one.name].failures for one in ENDPOINTS):
-        assert verdict == Verdict()
+        assert verdict == HealthVerdict()

@@ -12,7 +12,7 @@ import pytest
 
 from azora_ci.core.clock import Clock
 from azora_ci.health.answers import NEW, Endpoint
-from azora_ci.health.probes import Prober, Request, fetch
+from azora_ci.health.probes import Prober, ProbeRequest, fetch
 
 
 @contextmanager
@@ -57,7 +57,7 @@ def trickle(connection: socket.socket) -> None:
 
 def test_an_answer_is_read_with_its_headers():
     with server(healthy) as url:
-        answer = fetch(Request(url), 20, Clock())
+        answer = fetch(ProbeRequest(url), 20, Clock())
     assert (answer.status, answer.content_type, answer.deployment) == (200, "application/json", "1-abc")
     assert answer.body == b'{"status": "healthy", "version": "1.1.0"}'
     assert answer.milliseconds > 0
@@ -76,7 +76,7 @@ def test_headers_are_sent_and_redirects_are_not_followed():
     listening = socket.create_server(("127.0.0.1", 0))
     thread = threading.Thread(target=lambda: record(listening.accept()[0]), daemon=True)
     thread.start()
-    answer = fetch(Request(f"http://127.0.0.1:{listening.getsockname()[1]}/a?b=c", {"x-azora-release": "canary"}), 20, Clock())
+    answer = fetch(ProbeRequest(f"http://127.0.0.1:{listening.getsockname()[1]}/a?b=c", {"x-azora-release": "canary"}), 20, Clock())
     listening.close()
     assert answer.status == 302
     assert seen[0].startswith(b"GET /a?b=c HTTP/1.1\r\n")
@@ -87,7 +87,7 @@ def test_headers_are_sent_and_redirects_are_not_followed():
 def test_an_answer_that_takes_too_long_is_a_timeout(talk):
     start = time.monotonic()
     with server(talk) as url:
-        answer = fetch(Request(url), 0.4, Clock())
+        answer = fetch(ProbeRequest(url), 0.4, Clock())
     assert answer.failure == "timeout"
     assert answer.detail == "no answer within 0.4 s"
     assert time.monotonic() - start < 10
@@ -95,13 +95,13 @@ def test_an_answer_that_takes_too_long_is_a_timeout(talk):
 
 def test_what_is_no_http_is_broken():
     with server(lambda connection: connection.sendall(b"SSH-2.0-OpenSSH\r\n")) as url:
-        assert fetch(Request(url), 20, Clock()).failure == "broken"
+        assert fetch(ProbeRequest(url), 20, Clock()).failure == "broken"
 
 
 def test_nobody_listening_is_refused():
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
-    assert fetch(Request(f"http://127.0.0.1:{port}/"), 20, Clock()).failure == "refused"
+    assert fetch(ProbeRequest(f"http://127.0.0.1:{port}/"), 20, Clock()).failure == "refused"
 
 
 def test_many_are_probed_at_once_and_answers_keep_their_order():
@@ -126,6 +126,6 @@ def test_a_large_body_is_cut():
             connection.sendall(b"x" * 65536)
 
     with server(endless) as url:
-        answer = fetch(Request(url), 20, Clock())
+        answer = fetch(ProbeRequest(url), 20, Clock())
     assert answer.status == 200
     assert len(answer.body) == 64 * 1024

@@ -10,7 +10,7 @@ import pytest
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes
-from azora_ci.rehearsal.act import Act, JobRun, Request
+from azora_ci.rehearsal.act import Act, JobRun, RunRequest
 from tests.support import ROOT
 from tests.support.commands import git
 
@@ -66,7 +66,7 @@ class Toy:
             "GITHUB_API_URL": "http://127.0.0.1:9",
         }
         payload = {"ref": ref, "inputs": inputs or {}, "repository": {"full_name": "azora/sample", "default_branch": "main"}}
-        request = Request(event, payload, self.repository, path, {"COLOUR": "blue"}, {"PASSWORD": ACTOR_SECRET}, environment)
+        request = RunRequest(event, payload, self.repository, path, {"COLOUR": "blue"}, {"PASSWORD": ACTOR_SECRET}, environment)
         return self.act.run(request, timeout=120)
 
 

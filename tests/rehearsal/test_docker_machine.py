@@ -13,7 +13,7 @@ import pytest
 
 from azora_ci.core.errors import BadInputError
 from azora_ci.rehearsal import docker_machine
-from azora_ci.rehearsal.docker_machine import Addresses
+from azora_ci.rehearsal.docker_machine import MachineAddresses
 
 
 def test_what_a_machine_lacks_is_named_with_its_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -29,9 +29,9 @@ def test_what_a_machine_lacks_is_named_with_its_packages(monkeypatch: pytest.Mon
 
 
 def test_networks_of_a_rehearsal_do_not_overlap() -> None:
-    found = Addresses(64, 8)
+    found = MachineAddresses(64, 8)
     assert (found.network, found.admin_network, found.link_address(10)) == ("10.64.8.0/24", "10.64.9.0/24", "10.64.10.10")
-    for one in (Addresses.choose() for _ in range(200)):
+    for one in (MachineAddresses.choose() for _ in range(200)):
         assert 64 <= one.second < 192 and one.third % 4 == 0 and one.third + 2 < 255
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core.clock import Clock
-from azora_ci.rehearsal.load import Answer, Load, counts, read, version_in
+from azora_ci.rehearsal.load import Load, LoadAnswer, counts, read, version_in
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -43,7 +43,7 @@ def address() -> Iterator[str]:
     server.shutdown()
 
 
-def run(address: str, log: Path, paths: tuple[str, ...], seconds: float = 1.0, rate: float = 40) -> list[Answer]:
+def run(address: str, log: Path, paths: tuple[str, ...], seconds: float = 1.0, rate: float = 40) -> list[LoadAnswer]:
     stop = threading.Event()
     thread = threading.Thread(target=Load(address, log, rate=rate, paths=paths).run, args=(stop,))
     thread.start()

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 
 from azora_ci.rehearsal.evidence import Dump, JobSeen, Seen, artifacts, leaks, read_dump
-from azora_ci.rehearsal.load import Answer
-from azora_ci.rehearsal.report import Outcome, periods, render
+from azora_ci.rehearsal.load import LoadAnswer
+from azora_ci.rehearsal.report import RehearsalOutcome, periods, render
 from azora_ci.rehearsal.scenarios import SCENARIOS, after_rerun, with_version
 from azora_ci.rehearsal.verify import ARTIFACTS, JOBS, Demand, expected_message, findings
 
@@ -45,20 +45,20 @@ def evidence_of_stages(demand: Demand) -> list[dict[str, Any]]:
     ]
 
 
-def traffic(demand: Demand) -> list[Answer]:
+def traffic(demand: Demand) -> list[LoadAnswer]:
     """Twenty requests a second: before, in each stage with its share, and after."""
-    found = [Answer(START - 5 + n / 20, "/api/health", 200, demand.old, 30.0) for n in range(90)]
+    found = [LoadAnswer(START - 5 + n / 20, "/api/health", 200, demand.old, 30.0) for n in range(90)]
     for number, (name, status) in enumerate(demand.stages):
         for n in range(200):
             new = n % 100 < PERCENT[name]
             bad = new and status == "aborted"
             version = demand.new if new else demand.old
-            found.append(Answer(START + 10 * number + n / 20, "/api/education/courses", 500 if bad else 200, version, 30.0))
+            found.append(LoadAnswer(START + 10 * number + n / 20, "/api/education/courses", 500 if bad else 200, version, 30.0))
     end = START + 10 * len(demand.stages) + 2 + demand.settle_seconds
     if demand.failing_paths and demand.serving == demand.old:  # until it went back
-        found.append(Answer(START + 29.9, demand.failing_paths[0], 500, demand.new, 30.0))
+        found.append(LoadAnswer(START + 29.9, demand.failing_paths[0], 500, demand.new, 30.0))
     code = 500 if demand.failing_paths and demand.serving == demand.new else 200
-    found += [Answer(end + n / 20, "/api/education/courses", code, demand.serving, 30.0) for n in range(40)]
+    found += [LoadAnswer(end + n / 20, "/api/education/courses", code, demand.serving, 30.0) for n in range(40)]
     return found
 
 
@@ -147,7 +147,7 @@ def test_right_evidence_of_a_re_run_has_no_findings() -> None:
 def test_no_evidence_at_all_is_no_success() -> None:
     found = findings(Seen(jobs={}), SCENARIOS["success"].demand, URL)
     assert len(found) == 12 and "no fragment" in found[-1]
-    assert not Outcome("success", "nothing").ok
+    assert not RehearsalOutcome("success", "nothing").ok
 
 
 Damage = Callable[[Seen], Seen]
@@ -159,11 +159,11 @@ def documents(seen: Seen, ending: str, **changes: Any) -> Seen:
     return replace(seen, documents={**seen.documents, name: {**seen.documents[name], **changes}})
 
 
-def answers(seen: Seen, change: Callable[[Answer], Answer]) -> Seen:
+def answers(seen: Seen, change: Callable[[LoadAnswer], LoadAnswer]) -> Seen:
     return replace(seen, answers=[change(one) for one in seen.answers])
 
 
-def in_stage(answer: Answer, number: int) -> bool:
+def in_stage(answer: LoadAnswer, number: int) -> bool:
     return START + 10 * number <= answer.at < START + 10 * number + 10
 
 
@@ -201,12 +201,12 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
     "nothing was asked": ("success", lambda s: replace(s, fresh={}), "no health endpoint was asked"),
     "a request failed": (
         "success",
-        lambda s: replace(s, answers=[*s.answers, Answer(START, "/auth/users", 503, "1.0.0", 1.0)]),
+        lambda s: replace(s, answers=[*s.answers, LoadAnswer(START, "/auth/users", 503, "1.0.0", 1.0)]),
         "1 of 731 requests failed",
     ),
     "an answer of a stranger": (
         "success",
-        lambda s: replace(s, answers=[*s.answers, Answer(START, "/", 200, "9.9.9", 1.0)]),
+        lambda s: replace(s, answers=[*s.answers, LoadAnswer(START, "/", 200, "9.9.9", 1.0)]),
         "unknown versions",
     ),
     "hardly any load": ("success", lambda s: replace(s, answers=s.answers[:20]), "only 20 requests"),
@@ -397,7 +397,7 @@ def test_artifacts_are_read_with_their_documents(tmp_path: Path) -> None:
 
 def test_the_report_shows_traffic_by_version_and_stage() -> None:
     demand = SCENARIOS["success"].demand
-    outcome = Outcome("success", "nothing", 41.26, seen_of(demand).jobs, seen_of(demand))
+    outcome = RehearsalOutcome("success", "nothing", 41.26, seen_of(demand).jobs, seen_of(demand))
     assert {name: len(found) for name, found in periods(seen_of(demand)).items()} == {
         "before the rollout": 90,
         "canary (5 %)": 181,
@@ -415,6 +415,6 @@ def test_the_report_shows_traffic_by_version_and_stage() -> None:
 
 
 def test_the_report_shows_findings() -> None:
-    outcome = Outcome("canary", "something", 1.0, {}, None, ["it is wrong"])
+    outcome = RehearsalOutcome("canary", "something", 1.0, {}, None, ["it is wrong"])
     assert outcome.document()["ok"] is False
     assert "FINDING: it is wrong" in render(outcome, {}, []) and "✗ canary: 1 findings" in render(outcome, {}, [])

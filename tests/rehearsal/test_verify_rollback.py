@@ -12,7 +12,7 @@ import pytest
 
 from azora_ci.record import chain
 from azora_ci.rehearsal.evidence import JobSeen, Seen
-from azora_ci.rehearsal.load import Answer
+from azora_ci.rehearsal.load import LoadAnswer
 from azora_ci.rehearsal.report import periods
 from azora_ci.rehearsal.verify_rollback import FILES, INSTANCES, SCHEMA, Pressed, expected_message, findings
 
@@ -55,7 +55,7 @@ def rollback_record(**changes: Any) -> dict[str, Any]:
 def seen(document: dict[str, Any] | None = None) -> Seen:
     """Everything as it must be: the deployment ran from 0 to 100 s, the rollback from 110 to 120 s."""
     found = document or rollback_record()
-    answers = [Answer(START + n, "/api/health", 200, "1.1.0" if n < 112 else "1.0.0", 30.0) for n in range(90, 150)]
+    answers = [LoadAnswer(START + n, "/api/health", 200, "1.1.0" if n < 112 else "1.0.0", 30.0) for n in range(90, 150)]
     return Seen(
         jobs={
             "validate-release": JobSeen("success", 1.0, START, START + 1),
@@ -98,11 +98,11 @@ WRONG: dict[str, tuple[Callable[[Seen], Seen], str]] = {
     "the new version serves": (lambda s: replace(s, fresh={"/x": {"200 1.1.0": 12}}), "/x answers"),
     "nothing was asked": (lambda s: replace(s, fresh={}), "no health endpoint was asked"),
     "a request failed": (
-        lambda s: replace(s, answers=[*s.answers, Answer(START + 115, "/", 503, "1.0.0", 1.0)]),
+        lambda s: replace(s, answers=[*s.answers, LoadAnswer(START + 115, "/", 503, "1.0.0", 1.0)]),
         "1 of 61 requests failed, demanded none",
     ),
     "a late request": (
-        lambda s: replace(s, answers=[*s.answers, Answer(START + 121, "/", 200, "1.1.0", 1.0)]),
+        lambda s: replace(s, answers=[*s.answers, LoadAnswer(START + 121, "/", 200, "1.1.0", 1.0)]),
         "1 of 30 requests after the rollback",
     ),
     "no load afterwards": (lambda s: replace(s, answers=s.answers[:31]), "0 of 0 requests after the rollback"),

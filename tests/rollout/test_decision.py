@@ -18,7 +18,7 @@ from azora_ci.rollout.decision import (
     Action,
     Limits,
     Pair,
-    Progress,
+    StageProgress,
     Traffic,
     judge_traffic,
     next_action,
@@ -27,7 +27,7 @@ from azora_ci.rollout.decision import (
     uncounted_traffic,
 )
 from azora_ci.rollout.statistics import difference_lower_bound, share_bounds
-from azora_ci.rollout.verdict import Verdict
+from azora_ci.rollout.verdict import HealthVerdict
 
 LIMITS = Limits(error_points=1.0, latency_factor=3.0, minimum_requests=149)
 
@@ -218,41 +218,41 @@ FINE, LACKING = Traffic(), Traffic(missing={("api", NEW): 9})
 @pytest.mark.parametrize(
     ("elapsed", "health", "traffic", "inconclusive", "action"),
     [
-        (10, Verdict(), FINE, "abort", Action.WATCH),
-        (60, Verdict(), FINE, "abort", Action.ADVANCE),
-        (0, Verdict(abort=("x",)), FINE, "pass", Action.ABORT),
-        (0, Verdict(), Traffic(abort=("x",)), "pass", Action.ABORT),
-        (0, Verdict(hold=("x",)), Traffic(abort=("x",)), "pass", Action.WATCH),  # both versions fail: nobody is to blame
-        (60, Verdict(hold=("x",)), FINE, "pass", Action.HOLD),
-        (90, Verdict(hold=("x",)), FINE, "pass", Action.ABORT),
-        (0, Verdict(), Traffic(doubtful=("x",)), "pass", Action.WATCH),
-        (60, Verdict(), Traffic(doubtful=("x",)), "pass", Action.HOLD),
-        (90, Verdict(), Traffic(doubtful=("x",)), "pass", Action.ABORT),
-        (10, Verdict(), LACKING, "abort", Action.WATCH),
-        (60, Verdict(), LACKING, "pass", Action.HOLD),
-        (90, Verdict(), LACKING, "pass", Action.ADVANCE),
-        (90, Verdict(), LACKING, "abort", Action.ABORT),
-        (60, Verdict(notes=("old",)), FINE, "abort", Action.ADVANCE),
-        (10, Verdict(failing=("x",)), FINE, "abort", Action.WATCH),
-        (60, Verdict(failing=("x",)), FINE, "pass", Action.HOLD),  # no stage ends on a failed probe
-        (90, Verdict(failing=("x",)), FINE, "pass", Action.ABORT),
-        (60, Verdict(), uncounted_traffic([("api", True)], LIMITS), "pass", Action.HOLD),  # counters never read are no pass
+        (10, HealthVerdict(), FINE, "abort", Action.WATCH),
+        (60, HealthVerdict(), FINE, "abort", Action.ADVANCE),
+        (0, HealthVerdict(abort=("x",)), FINE, "pass", Action.ABORT),
+        (0, HealthVerdict(), Traffic(abort=("x",)), "pass", Action.ABORT),
+        (0, HealthVerdict(hold=("x",)), Traffic(abort=("x",)), "pass", Action.WATCH),  # both versions fail: nobody is to blame
+        (60, HealthVerdict(hold=("x",)), FINE, "pass", Action.HOLD),
+        (90, HealthVerdict(hold=("x",)), FINE, "pass", Action.ABORT),
+        (0, HealthVerdict(), Traffic(doubtful=("x",)), "pass", Action.WATCH),
+        (60, HealthVerdict(), Traffic(doubtful=("x",)), "pass", Action.HOLD),
+        (90, HealthVerdict(), Traffic(doubtful=("x",)), "pass", Action.ABORT),
+        (10, HealthVerdict(), LACKING, "abort", Action.WATCH),
+        (60, HealthVerdict(), LACKING, "pass", Action.HOLD),
+        (90, HealthVerdict(), LACKING, "pass", Action.ADVANCE),
+        (90, HealthVerdict(), LACKING, "abort", Action.ABORT),
+        (60, HealthVerdict(notes=("old",)), FINE, "abort", Action.ADVANCE),
+        (10, HealthVerdict(failing=("x",)), FINE, "abort", Action.WATCH),
+        (60, HealthVerdict(failing=("x",)), FINE, "pass", Action.HOLD),  # no stage ends on a failed probe
+        (90, HealthVerdict(failing=("x",)), FINE, "pass", Action.ABORT),
+        (60, HealthVerdict(), uncounted_traffic([("api", True)], LIMITS), "pass", Action.HOLD),  # counters never read are no pass
     ],
 )
 def test_what_happens_next(elapsed, health, traffic, inconclusive, action):
-    found = next_action(Progress(elapsed, 60, 30), health, traffic, inconclusive=inconclusive)
+    found = next_action(StageProgress(elapsed, 60, 30), health, traffic, inconclusive=inconclusive)
     assert found.action is action
     assert found.reason
 
 
 @given(
     st.floats(0, 1000),
-    st.builds(Verdict, *[st.sampled_from([(), (word,)]) for word in ("because a", "because h", "because n", "because f")]),
+    st.builds(HealthVerdict, *[st.sampled_from([(), (word,)]) for word in ("because a", "because h", "because n", "because f")]),
     st.sampled_from([FINE, LACKING, Traffic(abort=("t",)), Traffic(doubtful=("d",))]),
     st.sampled_from(["pass", "abort"]),
 )
 def test_no_verdict_with_a_reason_to_abort_ever_advances(elapsed, health, traffic, inconclusive):
-    found = next_action(Progress(elapsed, 60, 30), health, traffic, inconclusive=inconclusive)
+    found = next_action(StageProgress(elapsed, 60, 30), health, traffic, inconclusive=inconclusive)
     if health.abort or health.hold or health.failing or traffic.abort or traffic.doubtful or elapsed < 60:
         assert found.action is not Action.ADVANCE
     if elapsed >= 90:
@@ -271,7 +271,7 @@ def test_counters_that_were_never_read_lack_everything():
 
 
 def test_traffic_that_is_not_judged_while_the_old_version_fails_is_said():
-    found = next_action(Progress(10, 60, 30), Verdict(hold=("both fail",)), Traffic(abort=("api: 5 of 9",)), inconclusive="pass")
+    found = next_action(StageProgress(10, 60, 30), HealthVerdict(hold=("both fail",)), Traffic(abort=("api: 5 of 9",)), inconclusive="pass")
     assert found.reason == "both fail; not judged while the old version fails too: api: 5 of 9"
 
 

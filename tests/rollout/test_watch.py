@@ -19,7 +19,7 @@ from azora_ci.core.errors import UnreachableError
 from azora_ci.core.process import Processes
 from azora_ci.health.traffic import Counters
 from azora_ci.rollout.decision import Action, Decision, Limits, Stage
-from azora_ci.rollout.watch import Bake, Rules, Subject
+from azora_ci.rollout.watch import Rules, StageWatch, Subject
 from azora_ci.targets.base import Instance, Observation, Release
 from tests.support import deploy_config
 
@@ -91,9 +91,9 @@ def watched(
     path = deploy_config.write(folder / "deploy.toml", services={"api_gateway": deploy_config.service("API", url)})
     subject = Subject(Release(NEW, "v1.1.0", {}), OLD, "v1.0.0", config.load(path).services, frozenset({"api_gateway"} if added else ()))
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
-    bake = Bake(Edge(lost, added=added), subject, Rules(10, retries, LIMITS, inconclusive), processes, Virtual())  # type: ignore[arg-type] # a part of one
-    bake.begin(Stage("canary", 5, 60))
-    return bake.watch({})
+    stage_watch = StageWatch(Edge(lost, added=added), subject, Rules(10, retries, LIMITS, inconclusive), processes, Virtual())  # type: ignore[arg-type] # a part of one
+    stage_watch.begin(Stage("canary", 5, 60))
+    return stage_watch.watch({})
 
 
 def test_counters_that_are_lost_when_a_stage_begins_are_read_at_its_first_tick(tmp_path, url):

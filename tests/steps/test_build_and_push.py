@@ -17,7 +17,7 @@ import pytest
 import requests
 
 from azora_ci.clients.docker import build_context
-from azora_ci.clients.docker.images import Docker, Release
+from azora_ci.clients.docker.images import Docker, ImageLabels
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.variables import Secret
@@ -344,6 +344,6 @@ def test_an_empty_context_is_refused(world: World) -> None:
     ],
 )
 def test_standing_of_an_image(changes: dict[str, str], expected: str) -> None:
-    release = Release("api_gateway", "v1.2.3", SHA, "1764000000-012345")
+    release = ImageLabels("api_gateway", "v1.2.3", SHA, "1764000000-012345")
     assert release.standing({**release.labels, **changes}) == expected
     assert release.standing({}) == "foreign"

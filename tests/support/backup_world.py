@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.clients.s3.bucket import Bucket, open_bucket
-from azora_ci.core.config import Backup
+from azora_ci.core.config import BackupSettings
 from azora_ci.database.backup import manifest
 from tests.support import ROOT, deploy_config
 from tests.support.stores import QUICK, Stores
@@ -37,7 +37,7 @@ class BackupWorld:
         self.config = deploy_config.write(folder / "deploy-production.toml", backup={"location": self.location})
         self.logs = folder / "logs"
         self.scratch = folder / "scratch"
-        self.backup = Backup(self.location, "GOVERNANCE", 365)
+        self.backup = BackupSettings(self.location, "GOVERNANCE", 365)
 
     @property
     def bucket(self) -> Bucket:

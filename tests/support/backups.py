@@ -25,7 +25,9 @@ def example(schema: dict[str, Any]) -> Any:
     return schema["examples"][0]
 
 
-def store(bucket: Bucket, where: config.Backup, deployment_id: str, url: str, age: timedelta, depth: str = "full") -> manifest.Manifest:
+def store(
+    bucket: Bucket, where: config.BackupSettings, deployment_id: str, url: str, age: timedelta, depth: str = "full"
+) -> manifest.Manifest:
     """Store an object and the manifest that says it is a backup of ``url`` whose snapshot is ``age`` old."""
     names = manifest.Names(where, deployment_id)
     data = f"backup of {deployment_id}".encode()

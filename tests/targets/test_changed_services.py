@@ -37,7 +37,7 @@ def answered(world: World, path: str) -> str:
     return json.loads(body)["version"] if status == 200 else f"HTTP {status}"
 
 
-def looked_at(world: World) -> tuple[previous_version.Kept, list[str]]:
+def looked_at(world: World) -> tuple[previous_version.KeptVersion, list[str]]:
     """Return what is left of 1.0.0, and the health tests that are expected of it."""
     target = world.target()
     before = target.current().releases[OLD]

@@ -25,7 +25,7 @@ def adopt(path: Path, *, check: bool, force: bool, ref: str | None, repository: 
 
     with reported_errors():
         commit = ref or _git("rev-parse", "HEAD")
-        action = adoption.Action(repository or _origin() or adoption.REPOSITORY, commit) if commit else None
+        action = adoption.SetupAction(repository or _origin() or adoption.REPOSITORY, commit) if commit else None
         planned = adoption.plan(path, action)
         if check:
             adoption.check(planned)

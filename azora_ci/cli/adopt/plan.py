@@ -30,7 +30,7 @@ _PACKAGE = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
-class Action:
+class SetupAction:
     """The set-up action that adopted workflows use: repository ``owner/name`` and full commit id."""
 
     repository: str
@@ -79,7 +79,7 @@ def template_folder() -> Path:
     return packaged if packaged.is_dir() else _PACKAGE.parent / WORKFLOW_FOLDER
 
 
-def workflow(name: str, action: Action, service_secrets: Iterable[str] = ()) -> str:
+def workflow(name: str, action: SetupAction, service_secrets: Iterable[str] = ()) -> str:
     """Return a workflow's text for an application's repository: with the set-up action pinned and the stamp as its first line.
 
     ``service_secrets`` are the names in ``[services.*] secrets``; the rollout step gets those secrets in its environment.
@@ -102,7 +102,7 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def plan(folder: Path, action: Action | None = None) -> Adoption:
+def plan(folder: Path, action: SetupAction | None = None) -> Adoption:
     """Return what adopting would write. Without ``action``, workflows keep the action that they pin now. Raises BadInputError."""
     if not (folder / ".git").exists():
         raise BadInputError(
@@ -128,7 +128,7 @@ def service_secrets(toml: str) -> list[str]:
         return []  # check() reports the error in the configuration, with its line
 
 
-def pinned_action(folder: Path) -> Action:
+def pinned_action(folder: Path) -> SetupAction:
     """Return the set-up action that an adopted workflow is stamped with. Raises BadInputError when there is none."""
     path = folder / WORKFLOW_FOLDER / WORKFLOWS[0]
     stamp = _STAMP.match(path.read_text(encoding="utf-8")) if path.is_file() else None
@@ -140,7 +140,7 @@ def pinned_action(folder: Path) -> Action:
             next_step=f"give --ref with the full commit id of {REPOSITORY} that the workflows shall use",
         )
     repository, _, commit = stamp["action"].partition("@")
-    return Action(repository, commit)
+    return SetupAction(repository, commit)
 
 
 def _read(path: Path) -> str | None:
@@ -206,4 +206,4 @@ def check(adoption: Adoption) -> None:
 
 def adopt(path: Path, *, action_ref: str, repository: str = REPOSITORY, force: bool = False) -> list[Path]:
     """Write the workflows, pinned to ``repository@action_ref``, and the configuration into a repository; return the written paths."""
-    return write(plan(path, Action(repository, action_ref)), force=force)
+    return write(plan(path, SetupAction(repository, action_ref)), force=force)

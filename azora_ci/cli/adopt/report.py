@@ -30,26 +30,26 @@ _OTHERS = {
 
 
 @dataclass
-class Needs:
+class EnvironmentNeeds:
     """What one environment of the repository has to define: names of secrets, and variables with their defaults."""
 
     secrets: set[str] = field(default_factory=set)
     variables: dict[str, str] = field(default_factory=dict)
 
 
-def environments(workflows: Mapping[str, str]) -> dict[str, Needs]:
+def environments(workflows: Mapping[str, str]) -> dict[str, EnvironmentNeeds]:
     """Return environment -> secrets and variables that its jobs read. ``workflows``: file name -> text.
 
     The environment "" stands for the repository: jobs without an environment and expressions outside jobs read its values only.
     """
     import yaml
 
-    needs_by_environment: dict[str, Needs] = {}
+    needs_by_environment: dict[str, EnvironmentNeeds] = {}
     for text in workflows.values():
         document = yaml.safe_load(text)
         parts = [(job.get("environment") or "", job) for job in document["jobs"].values()]
         for environment, part in [*parts, ("", document.get("env"))]:
-            needs = needs_by_environment.setdefault(environment, Needs())
+            needs = needs_by_environment.setdefault(environment, EnvironmentNeeds())
             for kind, name, default in _references(part):
                 if kind == "secrets":
                     needs.secrets.add(name)
@@ -98,7 +98,7 @@ def _lines(toml: str) -> str:
     return "\n".join([f"Still to be filled in, in {CONFIG}:", *(f"  line {number}: {hint}" for number, hint in missing)])
 
 
-def _environments(needs_by_environment: Mapping[str, Needs]) -> Iterator[str]:
+def _environments(needs_by_environment: Mapping[str, EnvironmentNeeds]) -> Iterator[str]:
     declared = explanations()
     for name, needs in needs_by_environment.items():
         lines = [_heading(name)]

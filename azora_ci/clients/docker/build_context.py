@@ -24,7 +24,7 @@ COMPRESSION = 1  # igzip's level 1: an archive is read once or twice, so speed m
 
 
 @dataclass(frozen=True)
-class Archive:
+class BuildContext:
     """An archive: ``sha256:<hex>`` of its bytes, size in bytes, number of entries."""
 
     digest: str
@@ -70,7 +70,7 @@ def members(folder: Path, *, dockerfile: str, left_out: Collection[Path] = ()) -
     return sorted(exclude_paths(str(folder), [*patterns, *ALWAYS_LEFT_OUT, *excluded], dockerfile=dockerfile))
 
 
-def write(folder: Path, names: Collection[str], stream: IO[bytes], *, self_contained: bool) -> Archive:
+def write(folder: Path, names: Collection[str], stream: IO[bytes], *, self_contained: bool) -> BuildContext:
     """Write a tar.gz of ``names`` below ``folder``. ``self_contained`` forbids links to outside of it. Raises BadInputError."""
     from isal import igzip
 
@@ -84,7 +84,7 @@ def write(folder: Path, names: Collection[str], stream: IO[bytes], *, self_conta
                 _add(tar, folder, name, self_contained=self_contained)
     except OSError as error:
         raise _error("Build context cannot be read", str(error), folder, "let nothing change the context while it is archived") from error
-    return Archive(f"sha256:{writer.sha256.hexdigest()}", writer.size, len(names))
+    return BuildContext(f"sha256:{writer.sha256.hexdigest()}", writer.size, len(names))
 
 
 def _add(tar: tarfile.TarFile, folder: Path, name: str, *, self_contained: bool) -> None:
@@ -119,7 +119,7 @@ def _require_inside(folder: Path, name: str, target: str) -> None:
             )
 
 
-def store(folder: Path, names: Collection[str], archive_dir: Path) -> tuple[Archive, Path, bool]:
+def store(folder: Path, names: Collection[str], archive_dir: Path) -> tuple[BuildContext, Path, bool]:
     """Write a context to ``<archive_dir>/sha256-<hex>.tar.gz`` by one rename; return it, its path, and whether the file existed."""
     archive_dir.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile(dir=archive_dir, prefix=".part-", delete=False) as file:

@@ -26,7 +26,7 @@ DOCKER_HUB = "https://index.docker.io/v1/"
 
 
 @dataclass(frozen=True)
-class Release:
+class ImageLabels:
     """The release that an image is built for, as recorded in its labels."""
 
     service: str

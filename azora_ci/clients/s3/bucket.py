@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from azora_ci.clients.s3.calls import ABSENT, DENIED, Calls, Patience, RefusedError, failure
+from azora_ci.clients.s3.calls import ABSENT, DENIED, CallRefusedError, Calls, Patience, failure
 from azora_ci.clients.s3.objects import CONFLICT, EXISTS, AlreadyThereError, PendingUpload, StoredObject, crc32, encode_crc32
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
@@ -93,7 +93,7 @@ class Bucket:
         withheld = DENIED | {"NotImplemented", "MethodNotAllowed", "501", "405", "UnsupportedOperation"}
         try:
             return self.calls.call(operation, self.url(""), expected=withheld | {absent}, Bucket=self.name)
-        except RefusedError as refused:
+        except CallRefusedError as refused:
             return {} if refused.code == absent else None
 
     def _versioning(self) -> bool | None:
@@ -135,7 +135,7 @@ class Bucket:
             answer = self.calls.call(
                 "head_object", self.url(key), expected=ABSENT, Bucket=self.name, Key=key, ChecksumMode="ENABLED", **_version(version_id)
             )
-        except RefusedError:
+        except CallRefusedError:
             return None
         return _stored_object(key, answer)
 
@@ -152,7 +152,7 @@ class Bucket:
                 "put_object", self.url(key), expected=frozenset({EXISTS}), transient=frozenset({CONFLICT}), Bucket=self.name, Key=key,
                 Body=data, ContentType=content_type, ChecksumCRC32=checksum, IfNoneMatch="*", **self.protection(lock_days, lock_mode),
             )  # fmt: skip
-        except RefusedError as refused:
+        except CallRefusedError as refused:
             existing = self.require(key)
             # A store without checksums: the ETag of an object written by one request is its MD5 (not under KMS).
             digests = {existing.checksum} if existing.checksum else {existing.etag}
@@ -235,7 +235,7 @@ class Bucket:
                 answer = self.calls.call(
                     operation, self.url(prefix), expected=frozenset({"NoSuchUpload"}), Bucket=self.name, Prefix=prefix, **position
                 )
-            except RefusedError:  # rclone's server answers so for a bucket that never had an upload in parts
+            except CallRefusedError:  # rclone's server answers so for a bucket that never had an upload in parts
                 return
             yield answer
             if not answer.get("IsTruncated"):
@@ -268,7 +268,7 @@ class Bucket:
 
     def abort_upload(self, key: str, upload_id: str) -> None:
         """Abort a multipart upload and remove its parts; an upload that no longer exists is no error."""
-        with contextlib.suppress(RefusedError):
+        with contextlib.suppress(CallRefusedError):
             self.calls.call(
                 "abort_multipart_upload", self.url(key), expected=frozenset({"NoSuchUpload"}), Bucket=self.name, Key=key, UploadId=upload_id
             )

@@ -45,7 +45,7 @@ class Patience:
         return longest * random.uniform(0.5, 1.0)  # noqa: S311 - spreads retries, protects no secret
 
 
-class RefusedError(Exception):
+class CallRefusedError(Exception):
     """An error code that the caller expects: ``code``, and whether an earlier attempt's answer was lost."""
 
     def __init__(self, code: str, *, answer_lost: bool) -> None:
@@ -98,7 +98,7 @@ class Calls:
                 problem: Exception = error
                 code, status = _code(error), _status(error)
                 if code in expected:
-                    raise RefusedError(code, answer_lost=answer_lost) from error
+                    raise CallRefusedError(code, answer_lost=answer_lost) from error
                 repeatable = status >= 500 or code in TRANSIENT | transient
                 answer_lost = answer_lost or status >= 500
             except (BotoCoreError, ResponseParserError) as error:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from azora_ci.clients.s3.calls import RefusedError
+from azora_ci.clients.s3.calls import CallRefusedError
 from azora_ci.clients.s3.objects import CONFLICT, EXISTS, AlreadyThereError, StartAgainError, StoredObject, crc32, encode_crc32
 from azora_ci.core.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
 
@@ -156,7 +156,7 @@ class MultipartUpload:
                 MpuObjectSize=self.size,
                 IfNoneMatch="*",
             )
-        except RefusedError as refused:
+        except CallRefusedError as refused:
             stored = self._recognise_own(refused)
         except UnreachableError:
             own_object = self._find_own()
@@ -260,7 +260,7 @@ class MultipartUpload:
 
     # --- result of a completion ---------------------------------------------------------------------------------------
 
-    def _recognise_own(self, refused: RefusedError) -> StoredObject:
+    def _recognise_own(self, refused: CallRefusedError) -> StoredObject:
         """Return this upload's object if it was completed although the answer was lost; else raise AlreadyThereError or StartAgainError."""
         existing = self._bucket.head(self.key)
         url = self._bucket.url(self.key)

@@ -20,7 +20,7 @@ from azora_ci.database.backup import catalog, source
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket
     from azora_ci.clients.s3.objects import StoredObject
-    from azora_ci.core.config import Backup
+    from azora_ci.core.config import BackupSettings
 
 SCHEMA_VERSION = 1
 JSON_TYPE = "application/json"
@@ -32,7 +32,7 @@ _NAME = re.compile(r"backup-([1-9][0-9]{0,11}-[0-9a-f]{6})(?:-attempt-([1-9][0-9
 class Names:
     """Keys of one attempt's three objects."""
 
-    backup: Backup
+    backup: BackupSettings
     deployment_id: str
     attempt: int = 1
 
@@ -80,7 +80,7 @@ class Attempt:
         return ".manifest.json" in self.objects
 
 
-def attempts(bucket: Bucket, backup: Backup, deployment_id: str | None = None) -> list[Attempt]:
+def attempts(bucket: Bucket, backup: BackupSettings, deployment_id: str | None = None) -> list[Attempt]:
     """Return the attempts in the bucket, of one deployment or of all, oldest deployment and attempt first."""
     prefix = backup.key(f"backup-{deployment_id or ''}")
     by_identity: dict[tuple[str, int], Attempt] = {}
@@ -183,7 +183,7 @@ def _same_bytes(stored: StoredObject, compressed: Mapping[str, Any]) -> bool:
     return stored.size == compressed["bytes"] and stored.checksum in {None, compressed["crc32"]}
 
 
-def verified_manifest(bucket: Bucket, backup: Backup, deployment_id: str) -> Manifest:
+def verified_manifest(bucket: Bucket, backup: BackupSettings, deployment_id: str) -> Manifest:
     """Return the newest verified manifest of this deployment, whose object is in the bucket as described.
 
     Raises NotTrueError when there is none: a step that may need to restore the database must not start.
@@ -244,7 +244,7 @@ def server_document(facts: source.ServerFacts) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(facts).items()}
 
 
-def write_once(bucket: Bucket, key: str, document: dict[str, Any], schema: str, backup: Backup, *, lock: bool) -> str:
+def write_once(bucket: Bucket, key: str, document: dict[str, Any], schema: str, backup: BackupSettings, *, lock: bool) -> str:
     """Validate a document, store it under a key that is still free, and return its SHA-256. Raises AlreadyThereError."""
     schemas.validate(document, schema, where=bucket.url(key))
     data = (json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()

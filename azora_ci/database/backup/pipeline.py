@@ -18,7 +18,7 @@ from azora_ci.database.backup.copy_stream import TableData
 from azora_ci.database.backup.dump import Dumped, DumpPlan, dump
 from azora_ci.database.backup.progress import Meter
 from azora_ci.database.backup.restore import Account, Restore
-from azora_ci.database.backup.setup import Background, Bench, Followers, Wiring, follow, workbench
+from azora_ci.database.backup.setup import Background, BackupContext, Followers, ScratchSpace, follow, workbench
 from azora_ci.database.backup.source import Counter, ServerFacts, Snapshot, facts_of
 from azora_ci.database.postgres import DatabaseUrl, version_text
 
@@ -46,26 +46,26 @@ class Origin:
     pg_dump: Path
 
 
-def take(wiring: Wiring, names: documents.Names, origin: Origin, stored_hook: Callable[[str], None]) -> documents.Manifest:
+def take(context: BackupContext, names: documents.Names, origin: Origin, stored_hook: Callable[[str], None]) -> documents.Manifest:
     """Dump, upload, restore and compare; return the manifest. ``stored_hook`` is called with the location of the complete object.
 
     Raises the errors of each step. Until the upload is completed nothing is visible in the bucket; if a later step fails, an
     unproven backup stays there without a manifest.
     """
-    with workbench(wiring, origin.server, names.backup_id) as bench, follow(wiring, bench, account=wiring.depth == "full") as followers:
-        with _new_upload(wiring, names) as upload, bench.spool.open("r+b", buffering=0) as spool:
-            pending, expected = _dump_database(wiring, names, origin, (upload, spool), followers)
-            with wiring.phase("complete"):
+    with workbench(context, origin.server, names.backup_id) as bench, follow(context, bench, account=context.depth == "full") as followers:
+        with _new_upload(context, names) as upload, bench.spool.open("r+b", buffering=0) as spool:
+            pending, expected = _dump_database(context, names, origin, (upload, spool), followers)
+            with context.phase("complete"):
                 upload.finish()
-                _write_pending(wiring, names, pending)
+                _write_pending(context, names, pending)
                 stored = upload.complete()
         stored_hook(pending["location"])
-        return _prove_new(wiring, names, bench, followers, (pending, expected, stored))
+        return _prove_new(context, names, bench, followers, (pending, expected, stored))
 
 
-def _new_upload(wiring: Wiring, names: documents.Names) -> MultipartUpload:
-    backup = wiring.backup
-    return wiring.bucket.multipart(
+def _new_upload(context: BackupContext, names: documents.Names) -> MultipartUpload:
+    backup = context.backup
+    return context.bucket.multipart(
         names.key,
         content_type=documents.GZIP_TYPE,
         lock_days=backup.lock_days,
@@ -76,7 +76,7 @@ def _new_upload(wiring: Wiring, names: documents.Names) -> MultipartUpload:
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedContent:
     """The expected state of the restored database: row counts (and hashes) of the dump, the snapshot's catalog."""
 
     tables: tuple[TableData, ...]
@@ -84,34 +84,34 @@ class Expected:
 
 
 def _dump_database(
-    wiring: Wiring, names: documents.Names, origin: Origin, sinks: tuple[MultipartUpload, IO[bytes]], followers: Followers
-) -> tuple[dict[str, Any], Expected]:
+    context: BackupContext, names: documents.Names, origin: Origin, sinks: tuple[MultipartUpload, IO[bytes]], followers: Followers
+) -> tuple[dict[str, Any], ExpectedContent]:
     """Return the pending document and the state that a restore must match. Releases production's snapshot at the end."""
     server = origin.server
     with ExitStack() as stack:
-        with wiring.phase("snapshot"):
+        with context.phase("snapshot"):
             snapshot = stack.enter_context(Snapshot(origin.url, wait_seconds=SNAPSHOT_WAIT_SECONDS))
-        counter = Counter(snapshot, origin.url, timeout_seconds=wiring.limit_seconds)
+        counter = Counter(snapshot, origin.url, timeout_seconds=context.limit_seconds)
         stack.callback(counter.cancel)
-        if wiring.depth != "none":
+        if context.depth != "none":
             counter.start()
-        plan = DumpPlan(origin.pg_dump, origin.url, snapshot.id, wiring.level, wiring.limit_seconds)
-        meter = Meter("dump", clock=wiring.clock, expected=server.size_bytes, tables=len(snapshot.catalog.tables))
-        with wiring.phase("dump"), wiring.progress(meter), _disk_errors(followers):
-            dumped = dump(plan, wiring.processes, *sinks, meter)
-        with wiring.phase("counts"):
+        plan = DumpPlan(origin.pg_dump, origin.url, snapshot.id, context.level, context.limit_seconds)
+        meter = Meter("dump", clock=context.clock, expected=server.size_bytes, tables=len(snapshot.catalog.tables))
+        with context.phase("dump"), context.progress(meter), _disk_errors(followers):
+            dumped = dump(plan, context.processes, *sinks, meter)
+        with context.phase("counts"):
             counts = counter.result()
     objects = None
     if followers.accountant is not None:
-        with wiring.phase("account"):
+        with context.phase("account"):
             account = followers.accountant.finish(dumped.size_bytes)
         dumped, objects = replace(dumped, tables=account.tables), account.objects
-    if wiring.depth != "none":
+    if context.depth != "none":
         proof.require_none(proof.count_findings(dumped.tables, counts, server.encoding))
-    pending = _pending_document(wiring, names, origin, snapshot, dumped)
+    pending = _pending_document(context, names, origin, snapshot, dumped)
     pending["compressed"]["crc32"] = sinks[0].checksum
     pending["large_objects_hash"] = objects
-    return pending, Expected(dumped.tables, snapshot.catalog)
+    return pending, ExpectedContent(dumped.tables, snapshot.catalog)
 
 
 @contextmanager
@@ -131,12 +131,12 @@ def _disk_errors(followers: Followers) -> Iterator[None]:
         ) from error
 
 
-def _pending_document(wiring: Wiring, names: documents.Names, origin: Origin, snapshot: Snapshot, dumped: Dumped) -> dict[str, Any]:
+def _pending_document(context: BackupContext, names: documents.Names, origin: Origin, snapshot: Snapshot, dumped: Dumped) -> dict[str, Any]:
     encoding = origin.server.encoding
     return {
         "schema_version": documents.SCHEMA_VERSION,
         "backup_id": names.backup_id,
-        **wiring.identity,
+        **context.identity,
         "server": documents.server_document(origin.server),
         "client_version": version_text(origin.pg_dump),
         "snapshot": {"time": snapshot.time, "lsn": snapshot.lsn, "isolation": snapshot.isolation},
@@ -149,66 +149,68 @@ def _pending_document(wiring: Wiring, names: documents.Names, origin: Origin, sn
         "raw": {"bytes": dumped.raw_bytes, "sha256": dumped.raw_sha256},
         "compressed": {"bytes": dumped.size_bytes, "sha256": dumped.sha256},
         "key": names.key,
-        "location": wiring.bucket.url(names.key),
+        "location": context.bucket.url(names.key),
     }
 
 
-def _write_pending(wiring: Wiring, names: documents.Names, pending: dict[str, Any]) -> None:
+def _write_pending(context: BackupContext, names: documents.Names, pending: dict[str, Any]) -> None:
     """Write the pending document, which also reserves this attempt's key. Raises NotTrueError when another run reserved it."""
     try:
-        documents.write_once(wiring.bucket, names.pending_key, pending, "backup-pending", wiring.backup, lock=False)
+        documents.write_once(context.bucket, names.pending_key, pending, "backup-pending", context.backup, lock=False)
     except AlreadyThereError as error:
         raise NotTrueError(
             "Another run is making this backup",
             what=f"{names.pending_key} appeared while this run was dumping: {error.existing.describe()}",
-            where=wiring.bucket.url(names.pending_key),
+            where=context.bucket.url(names.pending_key),
             next_step="wait for the other run to end, then re-run this job: it recognises the proven backup",
         ) from None
 
 
 def _prove_new(
-    wiring: Wiring,
+    context: BackupContext,
     names: documents.Names,
-    bench: Bench,
+    bench: ScratchSpace,
     followers: Followers,
-    results: tuple[dict[str, Any], Expected, StoredObject],
+    results: tuple[dict[str, Any], ExpectedContent, StoredObject],
 ) -> documents.Manifest:
     pending, expected, stored = results
     size, sha256 = pending["compressed"]["bytes"], pending["compressed"]["sha256"]
     restore_seconds = None
     if followers.restore is not None and bench.database is not None:
-        download = Background(lambda: _read_back(wiring, stored, sha256))
-        restore_seconds = _finish_restore(wiring, followers.restore, size)
-        restored_catalog = _compare_tables(wiring, bench.database, pending, expected.tables)
+        download = Background(lambda: _read_back(context, stored, sha256))
+        restore_seconds = _finish_restore(context, followers.restore, size)
+        restored_catalog = _compare_tables(context, bench.database, pending, expected.tables)
         proof.require_none(catalog.differences(expected.catalog, restored_catalog))
         download.result()
-    return conclude(wiring, names, pending, stored, restore_seconds)
+    return conclude(context, names, pending, stored, restore_seconds)
 
 
-def _read_back(wiring: Wiring, stored: StoredObject, sha256: str) -> None:
-    with wiring.phase("read_back"):
-        proof.read_back(wiring.bucket, stored, sha256)
+def _read_back(context: BackupContext, stored: StoredObject, sha256: str) -> None:
+    with context.phase("read_back"):
+        proof.read_back(context.bucket, stored, sha256)
 
 
-def _finish_restore(wiring: Wiring, restore: Restore, size: int) -> float:
-    with wiring.phase("restore_after_dump"):
+def _finish_restore(context: BackupContext, restore: Restore, size: int) -> float:
+    with context.phase("restore_after_dump"):
         seconds = restore.finish(size)
-    wiring.seconds["restore"] = round(seconds, 3)
-    wiring.processes.say(f"restored in {seconds:.1f} s")
+    context.seconds["restore"] = round(seconds, 3)
+    context.processes.say(f"restored in {seconds:.1f} s")
     return seconds
 
 
-def _compare_tables(wiring: Wiring, database: DatabaseUrl, document: Mapping[str, Any], tables: tuple[TableData, ...]) -> catalog.Catalog:
+def _compare_tables(
+    context: BackupContext, database: DatabaseUrl, document: Mapping[str, Any], tables: tuple[TableData, ...]
+) -> catalog.Catalog:
     """Compare every restored table with the dump's and return the restored catalog. Raises NotTrueError."""
     encoding = document["server"]["encoding"]
-    meter = Meter("compare", clock=wiring.clock, expected=document["raw"]["bytes"] if wiring.depth == "full" else 0, tables=len(tables))
-    with wiring.phase("compare"), wiring.progress(meter):
+    meter = Meter("compare", clock=context.clock, expected=document["raw"]["bytes"] if context.depth == "full" else 0, tables=len(tables))
+    with context.phase("compare"), context.progress(meter):
         restored_catalog, restored = proof.restored_tables(database, encoding, tables, meter)
     by_name = {(table.schema, table.name): table for table in restored}
     findings = proof.table_findings(tables, by_name, encoding)
     for line in findings:
-        wiring.processes.say(f"✗ {line}")
-    if document["large_objects_hash"] is not None and wiring.depth == "full":
+        context.processes.say(f"✗ {line}")
+    if document["large_objects_hash"] is not None and context.depth == "full":
         objects = proof.restored_objects(database)
         if objects != document["large_objects_hash"]:
             findings.append(f"large objects: the content differs ({document['large_objects_hash']} in the dump, {objects} restored)")
@@ -217,33 +219,33 @@ def _compare_tables(wiring: Wiring, database: DatabaseUrl, document: Mapping[str
 
 
 def conclude(
-    wiring: Wiring, names: documents.Names, pending: dict[str, Any], stored: StoredObject, restore_seconds: float | None
+    context: BackupContext, names: documents.Names, pending: dict[str, Any], stored: StoredObject, restore_seconds: float | None
 ) -> documents.Manifest:
     """Write the manifest, the last document of a proven backup, and return it. Raises AlreadyThereError."""
-    verified_at = rfc3339(wiring.clock.now())
+    verified_at = rfc3339(context.clock.now())
     document = {
         **pending,
         "version_id": stored.version_id,
         "lock_until": rfc3339(stored.lock_until) if stored.lock_until else None,
         "encryption": stored.encryption,
         "proof": {
-            "depth": wiring.depth,
+            "depth": context.depth,
             "restore_seconds": None if restore_seconds is None else round(restore_seconds, 3),
             "verified_at": verified_at,
-            "reason": wiring.reason,
-            "where": wiring.where,
+            "reason": context.reason,
+            "where": context.where,
         },
-        "seconds": dict(wiring.seconds),
+        "seconds": dict(context.seconds),
         "created_at": verified_at,
     }
-    sha256 = documents.write_once(wiring.bucket, names.manifest_key, document, "backup-manifest", wiring.backup, lock=True)
+    sha256 = documents.write_once(context.bucket, names.manifest_key, document, "backup-manifest", context.backup, lock=True)
     return documents.Manifest(document, names.manifest_key, sha256)
 
 
 # --- a stored backup ----------------------------------------------------------------------------------------------------
 
 
-def prove_stored(wiring: Wiring, document: Mapping[str, Any], stored: StoredObject, *, overlapping: bool = True) -> float | None:
+def prove_stored(context: BackupContext, document: Mapping[str, Any], stored: StoredObject, *, overlapping: bool = True) -> float | None:
     """Restore a stored backup and compare it with its document; return the seconds of the restore (None: depth none).
 
     ``overlapping`` False does download, count and restore one after another, so that a benchmark can measure the difference.
@@ -251,22 +253,22 @@ def prove_stored(wiring: Wiring, document: Mapping[str, Any], stored: StoredObje
     from the document.
     """
     server = facts_of(dict(document["server"]))
-    with workbench(wiring, server, f"drill-{document['backup_id']}") as bench, ExitStack() as stack:
+    with workbench(context, server, f"drill-{document['backup_id']}") as bench, ExitStack() as stack:
         if overlapping:
-            followers = stack.enter_context(follow(wiring, bench, account=True))
+            followers = stack.enter_context(follow(context, bench, account=True))
         bench.spool.touch(mode=0o600)
-        with wiring.phase("read_back"):
-            _download(wiring, document, stored, bench.spool)
+        with context.phase("read_back"):
+            _download(context, document, stored, bench.spool)
         if not overlapping:
-            with follow(wiring, replace(bench, scratch=None), account=True) as counters:
+            with follow(context, replace(bench, scratch=None), account=True) as counters:
                 account = _require_recorded_rows(counters, document, stored)
-            followers = stack.enter_context(follow(wiring, bench, account=False))
+            followers = stack.enter_context(follow(context, bench, account=False))
         else:
             account = _require_recorded_rows(followers, document, stored)
         if followers.restore is None or bench.database is None:
             return None
-        seconds = _finish_restore(wiring, followers.restore, stored.size)
-        restored_catalog = _compare_tables(wiring, bench.database, document, account.tables)
+        seconds = _finish_restore(context, followers.restore, stored.size)
+        restored_catalog = _compare_tables(context, bench.database, document, account.tables)
         proof.require_none(documents.catalog_findings(document["catalog"], restored_catalog))
         return seconds
 
@@ -281,13 +283,13 @@ def _require_recorded_rows(followers: Followers, document: Mapping[str, Any], st
     return account
 
 
-def _download(wiring: Wiring, document: Mapping[str, Any], stored: StoredObject, spool: Path) -> None:
+def _download(context: BackupContext, document: Mapping[str, Any], stored: StoredObject, spool: Path) -> None:
     import hashlib
 
     digest = hashlib.sha256()
-    meter = Meter("read", clock=wiring.clock, expected=stored.size)
-    with spool.open("r+b", buffering=0) as file, wiring.progress(meter):
-        for piece in wiring.bucket.stream(stored.key, stored.version_id):
+    meter = Meter("read", clock=context.clock, expected=stored.size)
+    with spool.open("r+b", buffering=0) as file, context.progress(meter):
+        for piece in context.bucket.stream(stored.key, stored.version_id):
             file.write(piece)
             digest.update(piece)
             meter.done += len(piece)
@@ -300,6 +302,6 @@ def _download(wiring: Wiring, document: Mapping[str, Any], stored: StoredObject,
             "The stored backup is damaged" if is_own else "Another object is under the backup's key",
             what=f"its SHA-256 is {digest.hexdigest()}, the document written before it says {document['compressed']['sha256']}; it is "
             f"{stored.describe()}",
-            where=wiring.bucket.url(stored.key),
+            where=context.bucket.url(stored.key),
             next_step="nothing was overwritten; check the store and its logs, then re-run the job (a foreign object: deploy anew)",
         )

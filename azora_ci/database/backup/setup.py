@@ -20,16 +20,16 @@ from azora_ci.database.scratch import Scratch, fresh_database, open_scratch, req
 
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket
-    from azora_ci.core.config import Backup
+    from azora_ci.core.config import BackupSettings
     from azora_ci.core.settings import ProofPlace
 
 
 @dataclass
-class Wiring:
+class BackupContext:
     """Settings and connections of one backup. ``identity`` holds deployment_id, version, git_sha and environment for the documents."""
 
     bucket: Bucket
-    backup: Backup
+    backup: BackupSettings
     processes: Processes
     clock: Clock
     identity: Mapping[str, str]
@@ -72,7 +72,7 @@ def verify_server(settings: ProofPlace, processes: Processes) -> DatabaseUrl | N
 
 
 @dataclass(frozen=True)
-class Bench:
+class ScratchSpace:
     """The prepared place of a proof: work folder, scratch server and the empty database in it."""
 
     folder: Path
@@ -86,19 +86,19 @@ class Bench:
 
 
 @contextmanager
-def workbench(wiring: Wiring, server: ServerFacts, name: str) -> Iterator[Bench]:
-    """Yield the place of a proof of the wiring's depth, checked before anything is dumped; it is removed at the end."""
+def workbench(context: BackupContext, server: ServerFacts, name: str) -> Iterator[ScratchSpace]:
+    """Yield the place of a proof of the context's depth, checked before anything is dumped; it is removed at the end."""
     return_large_blocks()
     with ExitStack() as stack:
-        with wiring.phase("scratch"):
-            folder = stack.enter_context(work_folder(wiring.scratch_dir))
-            if wiring.depth == "none":
-                yield Bench(folder, None, None)
+        with context.phase("scratch"):
+            folder = stack.enter_context(work_folder(context.scratch_dir))
+            if context.depth == "none":
+                yield ScratchSpace(folder, None, None)
                 return
-            require_space(folder, server.size_bytes, private=wiring.verify_url is None)
-            scratch = stack.enter_context(open_scratch(wiring.verify_url, folder, server, wiring.processes))
+            require_space(folder, server.size_bytes, private=context.verify_url is None)
+            scratch = stack.enter_context(open_scratch(context.verify_url, folder, server, context.processes))
             database = stack.enter_context(fresh_database(scratch, name.replace("-", "_"), server))
-        yield Bench(folder, scratch, database)
+        yield ScratchSpace(folder, scratch, database)
 
 
 @dataclass
@@ -116,15 +116,15 @@ class Followers:
 
 
 @contextmanager
-def follow(wiring: Wiring, bench: Bench, *, account: bool) -> Iterator[Followers]:
+def follow(context: BackupContext, bench: ScratchSpace, *, account: bool) -> Iterator[Followers]:
     """Start the restore of the growing spool and, with ``account``, the count of its rows; end both with the block."""
     bench.spool.touch(mode=0o600)
-    accountant = Accountant(bench.spool, wiring.depth, wiring.processes) if account else None
+    accountant = Accountant(bench.spool, context.depth, context.processes) if account else None
     followers = Followers(None, accountant)
     try:
         if bench.scratch is not None and bench.database is not None:
             psql = find_binary("psql", bench.scratch.facts.major)
-            followers.restore = Restore(bench.spool, psql, bench.database, wiring.processes)
+            followers.restore = Restore(bench.spool, psql, bench.database, context.processes)
         yield followers
     finally:
         followers.abandon()

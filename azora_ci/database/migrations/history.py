@@ -177,7 +177,7 @@ def applied_since(rows: Iterable[Row], moment: datetime, earlier: Iterable[Row] 
 
 
 @dataclass(frozen=True)
-class Expected:
+class ExpectedMigrations:
     """Migrations that a database must have: at least ``count``, ``names`` among them; ``source`` says where that is recorded."""
 
     source: str
@@ -186,7 +186,7 @@ class Expected:
 
 
 # Every release has migrations (database-migrations refuses one without), so an empty table is always an error.
-AT_LEAST_ONE = Expected("every release has at least", 1)
+AT_LEAST_ONE = ExpectedMigrations("every release has at least", 1)
 
 
 @dataclass(frozen=True)
@@ -197,7 +197,7 @@ class Standing:
     detail: str
 
 
-def compare_with_expected(rows: Iterable[Row], expected: Expected) -> Standing:
+def compare_with_expected(rows: Iterable[Row], expected: ExpectedMigrations) -> Standing:
     """Compare a table with the expected migrations. Failed attempts are errors; further migrations are not: a later release adds some."""
     table = list(rows)
     applied = {row.name for row in table if row.applied}

@@ -110,7 +110,7 @@ def objects(url: DatabaseUrl, schema: str) -> frozenset[str]:
 
 
 @dataclass(frozen=True)
-class Deployed:
+class MigrateResult:
     """The result of a migrate command. ``code`` is Prisma's (``P3009``) or None."""
 
     completed: Completed
@@ -148,11 +148,11 @@ def through_tunnel(text: str, tunnel_port: int | None) -> str:
     return f"{credentials}{at_sign}127.0.0.1:{tunnel_port}/{location.partition('/')[2]}{question_mark}{remaining}"
 
 
-def deploy(processes: Processes, command: tuple[str, ...], url: str, folder: Path) -> Deployed:
+def deploy(processes: Processes, command: tuple[str, ...], url: str, folder: Path) -> MigrateResult:
     """Run the application's migrate command; only that process gets the connection string, as ``DATABASE_URL``."""
     env = {**QUIET, "DATABASE_URL": url}
     completed = processes.run(command, env=env, cwd=folder, timeout=DEPLOY_SECONDS, check=False)
-    return Deployed(completed, None if completed.returncode == 0 else error_code(completed.stdout + "\n" + completed.stderr))
+    return MigrateResult(completed, None if completed.returncode == 0 else error_code(completed.stdout + "\n" + completed.stderr))
 
 
 def error_code(output: str) -> str | None:

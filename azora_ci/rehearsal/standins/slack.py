@@ -20,7 +20,7 @@ LONGEST_BODY = 1024 * 1024
 
 
 @dataclass(frozen=True)
-class Answer:
+class SlackAnswer:
     """One answer to give instead of accepting: HTTP status, body, and the seconds of ``Retry-After`` (None: no such header)."""
 
     status: int
@@ -29,10 +29,10 @@ class Answer:
 
 
 ANSWERS = {
-    "429": Answer(429, "rate_limited", 1),
-    "500": Answer(500, "rollup_error"),
-    "404": Answer(404, "no_service"),
-    "empty": Answer(200, ""),
+    "429": SlackAnswer(429, "rate_limited", 1),
+    "500": SlackAnswer(500, "rollup_error"),
+    "404": SlackAnswer(404, "no_service"),
+    "empty": SlackAnswer(200, ""),
 }
 
 
@@ -42,7 +42,7 @@ class SlackReceiver:
     ``answers`` are used up one a request; after them every well-formed message is accepted with ``ok``.
     """
 
-    def __init__(self, messages: Path, *, port: int = 0, answers: Iterable[Answer] = ()) -> None:
+    def __init__(self, messages: Path, *, port: int = 0, answers: Iterable[SlackAnswer] = ()) -> None:
         self.messages = messages
         self.requests = 0
         self._answers = list(answers)
@@ -75,7 +75,7 @@ class SlackReceiver:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def answer_next(self, *answers: Answer) -> None:
+    def answer_next(self, *answers: SlackAnswer) -> None:
         """Give these answers to the next requests."""
         with self._lock:
             self._answers.extend(answers)
@@ -85,7 +85,7 @@ class SlackReceiver:
         with self._lock:
             return [json.loads(line)["text"] for line in self.messages.read_text(encoding="utf-8").splitlines()]
 
-    def receive(self, path: str, body: bytes) -> Answer:
+    def receive(self, path: str, body: bytes) -> SlackAnswer:
         """Take one request and return its answer, as Slack names its errors."""
         with self._lock:
             self.requests += 1
@@ -95,13 +95,13 @@ class SlackReceiver:
                 return ANSWERS["404"]
             payload = _payload(body)
             if payload is None:
-                return Answer(400, "invalid_payload")
+                return SlackAnswer(400, "invalid_payload")
             if not payload.get("text"):
-                return Answer(400, "no_text")
+                return SlackAnswer(400, "no_text")
             entry = {"received_at": rfc3339(Clock().now()), "path": path, "text": payload["text"], "payload": payload}
             with self.messages.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
-            return Answer(200, "ok")
+            return SlackAnswer(200, "ok")
 
 
 def _payload(body: bytes) -> dict[str, Any] | None:
@@ -120,11 +120,11 @@ def _handler(receiver: SlackReceiver) -> type[BaseHTTPRequestHandler]:
         def do_POST(self) -> None:
             length = int(self.headers.get("Content-Length") or 0)
             if not 0 <= length <= LONGEST_BODY:
-                self._answer(Answer(400, "invalid_payload"))
+                self._answer(SlackAnswer(400, "invalid_payload"))
                 return
             self._answer(receiver.receive(self.path, self.rfile.read(length)))
 
-        def _answer(self, answer: Answer) -> None:
+        def _answer(self, answer: SlackAnswer) -> None:
             data = answer.body.encode()
             self.send_response(answer.status)
             self.send_header("Content-Type", "text/html")

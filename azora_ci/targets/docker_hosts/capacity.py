@@ -16,7 +16,7 @@ NAME_PREFIX = "azora-"  # of the names of all containers that azora-ci starts; e
 
 
 @dataclass(frozen=True)
-class Needs:
+class Requirements:
     """What a release needs on one host.
 
     ``memory``: bytes that its instances may take; ``unlimited``: services without a memory limit; ``images``: reference -> unpacked
@@ -29,7 +29,7 @@ class Needs:
     disk_reserve: int
 
 
-def needs(config: DeployConfig, release: Release) -> Needs:
+def requirements_of(config: DeployConfig, release: Release) -> Requirements:
     """Return what a release needs on one host."""
     from docker.utils import parse_bytes
 
@@ -37,7 +37,7 @@ def needs(config: DeployConfig, release: Release) -> Needs:
     assert hosts is not None  # noqa: S101 - the target's own check
     assert registry is not None  # noqa: S101 - the configuration's own check
     limited = [service for service in config.services if service.memory]
-    return Needs(
+    return Requirements(
         memory=sum(service.instances * int(parse_bytes(service.memory)) for service in limited),
         unlimited=tuple(service.id for service in config.services if not service.memory),
         images={f"{registry.repository}/{name}@{digest}": release.sizes.get(name) for name, digest in release.digests.items()},
@@ -45,7 +45,7 @@ def needs(config: DeployConfig, release: Release) -> Needs:
     )
 
 
-def require_memory(host: DockerHost, required: Needs) -> list[str]:
+def require_memory(host: DockerHost, required: Requirements) -> list[str]:
     """Return a line about the host's memory. Raises NotTrueError when running containers and the release may take more than it has.
 
     Containers without a memory limit cannot be counted; the line names them.
@@ -76,7 +76,7 @@ def _limits(client: Any) -> Iterator[tuple[str, int]]:
         yield (f"instance {name.removeprefix(NAME_PREFIX)}" if number else name), limit
 
 
-def require_disk(host: DockerHost, free: int | None, required: Needs) -> list[str]:
+def require_disk(host: DockerHost, free: int | None, required: Requirements) -> list[str]:
     """Return a line about the host's disk. Raises NotTrueError when pulling the missing images leaves less than the reserve free.
 
     ``free``: free bytes, None where they are unknown.

@@ -18,16 +18,16 @@ LOG_LINES, TAIL_LINES = 2000, 8  # lines of an instance's log: kept as an artifa
 
 
 class Containers:
-    """Runs a host's instances as containers: a ``site.Runner``."""
+    """Runs a host's instances as containers: a ``node.Runner``."""
 
     attempts = 1  # the daemon restarts an instance that ends: the runner does not start it again
 
-    def __init__(self, host: DockerHost, wiring: TargetContext, checkpoint: Callable[[], None]) -> None:
-        self._host, self._wiring, self._checkpoint = host, wiring, checkpoint
+    def __init__(self, host: DockerHost, context: TargetContext, checkpoint: Callable[[], None]) -> None:
+        self._host, self._context, self._checkpoint = host, context, checkpoint
 
     def image(self, service: Service, release: Release) -> str:
         """Return the reference of a service's image, by digest."""
-        registry = self._wiring.config.registry
+        registry = self._context.config.registry
         assert registry is not None  # noqa: S101 - the configuration's own check
         return f"{registry.repository}/{service.id}@{release.digests[service.id]}"
 
@@ -59,7 +59,7 @@ class Containers:
     def _environment(self, service: Service, release: Release) -> dict[str, str]:
         facts = {"PORT": str(service.port), "HOST": "0.0.0.0", "SERVICE": service.id}  # noqa: S104 - inside its own container
         facts |= {"VERSION": release.bare, "DEPLOYMENT_ID": release.id}
-        return {**service.env, **facts, **{name: self._wiring.secrets[name].reveal() for name in service.secrets}}
+        return {**service.env, **facts, **{name: self._context.secrets[name].reveal() for name in service.secrets}}
 
     def _remove(self, client: Any, name: str) -> None:
         """Remove the container of this name, if there is one: a runner that died before it noted the container left it behind."""
@@ -92,7 +92,7 @@ class Containers:
             return False
 
         meanwhile()
-        results(outcomes(instances, self._stop, self._wiring.clock, lost=never_lost))
+        results(outcomes(instances, self._stop, self._context.clock, lost=never_lost))
 
     def _stop(self, instance: tuple[Facts, float]) -> None:
         from docker.errors import NotFound
@@ -116,7 +116,7 @@ class Containers:
     def _log(self, facts: Facts, lines: int) -> str:
         with self._host.docker("show a log") as client:
             data: bytes = client.api.logs(facts["container"], tail=lines, timestamps=True)
-        return self._wiring.processes.masked(data.decode("utf-8", errors="replace"))
+        return self._context.processes.masked(data.decode("utf-8", errors="replace"))
 
     def discard(self, facts: Facts) -> None:
         """Remove a container that the journal does not know."""

@@ -14,28 +14,28 @@ from azora_ci.clients.ssh.host_keys import ACCEPTED
 from azora_ci.clients.ssh.tunnel import Connection
 from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.targets.base import Release, TargetContext
-from azora_ci.targets.docker_hosts.capacity import needs, require_disk, require_memory
-from azora_ci.targets.docker_hosts.host_node import HostSite
+from azora_ci.targets.docker_hosts.capacity import require_disk, require_memory, requirements_of
+from azora_ci.targets.docker_hosts.host_node import HostNode
 from azora_ci.targets.docker_hosts.target import DockerHosts
 from azora_ci.targets.findings import Finding, check, failed
 from azora_ci.targets.guard.client import CLOCK_LIMIT
-from azora_ci.targets.parallel import Outcome
+from azora_ci.targets.parallel import HostOutcome
 
 ATTEMPTS = 2  # to connect; few, because a person waits
 CONNECTION = ": connection"  # end of the name of the finding on which all others about a host depend
 NO_RELEASE = Release("", "", {})  # has no images, so that only memory and the disk reserve are checked
 
 
-def findings(wiring: TargetContext) -> list[Finding]:
+def findings(context: TargetContext) -> list[Finding]:
     """Return the findings of all hosts, in the hosts' order. Raises BadInputError when the settings for access are incomplete."""
-    examinations = DockerHosts(wiring).examine_hosts(lambda site: list(examine(site, wiring)))
+    examinations = DockerHosts(context).examine_hosts(lambda node: list(examine(node, context)))
     host_findings = [finding for examination in examinations for finding in _findings_of_host(examination)]
     lost = sum(not finding.passed and finding.name.endswith(CONNECTION) for finding in host_findings)
     detail = "none answers" if lost == len(examinations) else "the others answer" if lost else "every host answers"
     return [Finding("hosts", lost < len(examinations), detail, "see below"), *host_findings]
 
 
-def _findings_of_host(examination: Outcome[HostSite, list[Finding]]) -> list[Finding]:
+def _findings_of_host(examination: HostOutcome[HostNode, list[Finding]]) -> list[Finding]:
     if examination.result is not None:
         return examination.result
     name = examination.item.host.name
@@ -46,11 +46,11 @@ def _findings_of_host(examination: Outcome[HostSite, list[Finding]]) -> list[Fin
     ]
 
 
-def examine(site: HostSite, wiring: TargetContext) -> Iterator[Finding]:
+def examine(node: HostNode, context: TargetContext) -> Iterator[Finding]:
     """Yield the findings about a host. Checks that cannot be made because an earlier one failed are left out."""
-    name, connection, problem = site.host.name, site.host.connection, None
+    name, connection, problem = node.host.name, node.host.connection, None
     try:
-        site.host.open(ATTEMPTS)
+        node.host.open(ATTEMPTS)
     except AzoraError as error:  # the connection itself may be open nevertheless
         problem = error
     if not connection.is_open():
@@ -65,13 +65,13 @@ def examine(site: HostSite, wiring: TargetContext) -> Iterator[Finding]:
     yield from _forwarding(name, connection, problem)
     if problem is not None:
         return
-    docker = check(f"{name}: Docker", lambda: _docker(site))
+    docker = check(f"{name}: Docker", lambda: _docker(node))
     yield docker
     if docker.passed:
-        yield check(f"{name}: clock", lambda: _clock(site, wiring))
-        yield check(f"{name}: memory and disk", lambda: _room(site, wiring))
-        yield check(f"{name}: guard", lambda: _guard(site))
-        yield check(f"{name}: edge", lambda: _edge(site))
+        yield check(f"{name}: clock", lambda: _clock(node, context))
+        yield check(f"{name}: memory and disk", lambda: _room(node, context))
+        yield check(f"{name}: guard", lambda: _guard(node))
+        yield check(f"{name}: edge", lambda: _edge(node))
 
 
 def _host_key(name: str, connection: Connection) -> Finding:
@@ -104,21 +104,21 @@ def _forwarding(name: str, connection: Connection, problem: AzoraError | None) -
         yield Finding(f"{name}: AllowStreamLocalForwarding", False, detail, f"set AllowStreamLocalForwarding yes {sshd_config}; {rights}")
 
 
-def _docker(site: HostSite) -> str:
-    with site.host.docker("tell its version") as client:
+def _docker(node: HostNode) -> str:
+    with node.host.docker("tell its version") as client:
         version = client.version()
     return f"{version['Version']}, API {version['ApiVersion']}"
 
 
-def _clock(site: HostSite, wiring: TargetContext) -> str:
-    with site.host.docker("tell the time") as client:
+def _clock(node: HostNode, context: TargetContext) -> str:
+    with node.host.docker("tell the time") as client:
         system_time = str(client.info()["SystemTime"])
-    seconds = (datetime.fromisoformat(to_microseconds(system_time)) - wiring.clock.now()).total_seconds()
+    seconds = (datetime.fromisoformat(to_microseconds(system_time)) - context.clock.now()).total_seconds()
     if abs(seconds) > CLOCK_LIMIT.total_seconds():
         raise NotTrueError(
             "The host's clock is off",
             what=f"it differs from this machine's by {seconds:.0f} s, the limit is {CLOCK_LIMIT.seconds} s",
-            where=site.host.name,
+            where=node.host.name,
             next_step="set the clock that is wrong (timedatectl, chrony)",
         )
     return f"differs by {abs(seconds):.1f} s"
@@ -130,37 +130,37 @@ def to_microseconds(text: str) -> str:
     return f"{parts[1]}{parts[2][:6].ljust(6, '0')}{parts[3]}" if parts else text
 
 
-def _room(site: HostSite, wiring: TargetContext) -> str:
-    required = needs(wiring.config, NO_RELEASE)
-    free = site.guard.ask("/status").get("disk_free_bytes") if site.equipment.is_installed() else None
-    lines = require_memory(site.host, required) + require_disk(site.host, free, required)
-    return "; ".join(line.removeprefix(f"{site.host.name}: ") for line in lines)
+def _room(node: HostNode, context: TargetContext) -> str:
+    required = requirements_of(context.config, NO_RELEASE)
+    free = node.guard.ask("/status").get("disk_free_bytes") if node.edge_containers.is_installed() else None
+    lines = require_memory(node.host, required) + require_disk(node.host, free, required)
+    return "; ".join(line.removeprefix(f"{node.host.name}: ") for line in lines)
 
 
-def _guard(site: HostSite) -> str:
-    image, _ = site.equipment.edge_image()
-    if site.equipment.is_installed():
-        site.guard.check_clock()
+def _guard(node: HostNode) -> str:
+    image, _ = node.edge_containers.edge_image()
+    if node.edge_containers.is_installed():
+        node.guard.check_clock()
         return "runs and answers"
     if image is None:
         return "is installed by the first deployment"
     raise NotTrueError(
         "The guard does not run",
         what="the edge is there without it: no route can be changed, and no lease is watched",
-        where=site.host.name,
+        where=node.host.name,
         next_step="docker start azora-guard there, or let the next deployment install it; read docker logs azora-guard first",
     )
 
 
-def _edge(site: HostSite) -> str:
-    image, configured = site.equipment.edge_image()
+def _edge(node: HostNode) -> str:
+    image, configured = node.edge_containers.edge_image()
     if image is None:
         return "is installed by the first deployment"
-    if not site.equipment.is_published():
+    if not node.edge_containers.is_published():
         raise NotTrueError(
             "The edge does not run",
             what="its container is there, and users' port leads nowhere",
-            where=site.host.name,
+            where=node.host.name,
             next_step="docker start azora-edge there; read docker logs azora-edge first",
         )
     return f"runs, {image}" if configured else f"runs, {image}; the next deployment replaces it by the configured one"

@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from azora_ci.core.config import DockerHosts as HostSettings
+from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.health.probes import DialledConnection
 from azora_ci.targets.base import TargetContext
@@ -37,12 +37,12 @@ ANSWER_SECONDS = 15.0  # limit for a new edge to answer
 EDGE_PORT, ADMIN_PORT, GUARD_PORT = 8080, 9901, 9902  # inside their containers
 
 
-class Equipment:
+class EdgeContainers:
     """Installs, replaces and removes the edge and the guard of a host."""
 
-    def __init__(self, host: DockerHost, settings: HostSettings, wiring: TargetContext) -> None:
-        self._host, self._settings, self._wiring = host, settings, wiring
-        self._say, self._clock = wiring.processes.say, wiring.clock
+    def __init__(self, host: DockerHost, settings: HostSettings, context: TargetContext) -> None:
+        self._host, self._settings, self._context = host, settings, context
+        self._say, self._clock = context.processes.say, context.clock
 
     def is_installed(self) -> bool:
         """Return whether a guard runs on the host."""
@@ -187,14 +187,14 @@ class Equipment:
         finally:
             trial.remove(force=True)
         if code:
-            raise self._not_up(f"it ended with {code} when it was tried: {self._wiring.processes.masked(log)[-500:]}")
+            raise self._not_up(f"it ended with {code} when it was tried: {self._context.processes.masked(log)[-500:]}")
 
     def _await_edge(self, container: Any, *, publish: bool) -> None:
         deadline = self._clock.monotonic() + ANSWER_SECONDS
         while not self._answers(publish=publish):
             container.reload()
             if container.status in {"exited", "dead", "restarting"} or self._clock.monotonic() > deadline:
-                log = self._wiring.processes.masked(container.logs(tail=5).decode(errors="replace"))
+                log = self._context.processes.masked(container.logs(tail=5).decode(errors="replace"))
                 raise self._not_up(f"it is {container.status} and does not answer: {log[-500:]}")
             self._clock.sleep(0.02)
 
@@ -239,7 +239,7 @@ class Equipment:
     def _edge_parts(self, *, publish: bool) -> dict[str, Any]:
         """Return what the edge's container is made of, as keywords of ``DockerHost.create``; when this changes, the edge is replaced."""
         binds, ports = [f"{VOLUME}:{EDGE_FOLDER}:ro"], {EDGE_PORT: self._settings.http_port}
-        tls = self._wiring.config.edge.tls
+        tls = self._context.config.edge.tls
         if tls is not None:
             binds.append(f"{tls.certificate.parent}:{TLS_FOLDER}:ro")
             ports[TLS_PORT] = tls.port

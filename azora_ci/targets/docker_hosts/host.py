@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from azora_ci.clients.ssh.tunnel import Connection, socks_connect
-from azora_ci.core.config import DockerHosts as HostSettings
+from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.targets.base import TargetContext
 
@@ -26,7 +26,7 @@ API_SECONDS = 60.0  # limit for one answer of the daemon
 
 
 @dataclass(frozen=True)
-class Addresses:
+class HostNetworks:
     """Static addresses of a host's networks."""
 
     network: ipaddress.IPv4Network
@@ -64,10 +64,10 @@ class Addresses:
 class DockerHost:
     """A connected host. Call ``open`` first; ``ensure`` opens a lost connection again."""
 
-    def __init__(self, connection: Connection, settings: HostSettings, wiring: TargetContext) -> None:
+    def __init__(self, connection: Connection, settings: HostSettings, context: TargetContext) -> None:
         self.name = str(connection.address)
-        self.addresses = Addresses(ipaddress.IPv4Network(settings.network), ipaddress.IPv4Network(settings.admin_network))
-        self._connection, self._settings, self._wiring = connection, settings, wiring
+        self.addresses = HostNetworks(ipaddress.IPv4Network(settings.network), ipaddress.IPv4Network(settings.admin_network))
+        self._connection, self._settings, self._context = connection, settings, context
         self._client: Any = None
         self._connection_lock, self._client_lock = threading.Lock(), threading.Lock()
         self._closed = False
@@ -207,7 +207,7 @@ class DockerHost:
             repository, separator, digest = reference.partition("@")
             if not separator:
                 raise self._missing(reference, "it is not on the host, and an image id cannot be pulled")
-            self._wiring.processes.say(f"{self.name}: pulling {reference}")
+            self._context.processes.say(f"{self.name}: pulling {reference}")
             problem = ""
             try:
                 for answer in client.api.pull(repository, tag=digest, stream=True, decode=True, auth_config=self._registry_auth()):
@@ -222,7 +222,7 @@ class DockerHost:
                 raise self._missing(reference, problem)
 
     def _registry_auth(self) -> dict[str, str] | None:
-        access = self._wiring.access
+        access = self._context.access
         if access is None or access.docker_username is None or access.docker_password is None:
             return None
         return {"username": access.docker_username.reveal(), "password": access.docker_password.reveal()}

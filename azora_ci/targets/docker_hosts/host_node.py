@@ -1,4 +1,4 @@
-"""One of several production hosts: the containers that are installed there, and its site."""
+"""One of several production hosts: the containers that are installed there, and its node."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from azora_ci.core.config import DeployConfig, DockerHosts
+from azora_ci.core.config import DeployConfig, DockerHostsSettings
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.targets.base import AbortResult, Release
-from azora_ci.targets.docker_hosts.capacity import Needs, require_disk, require_memory
-from azora_ci.targets.docker_hosts.edge_containers import Equipment
+from azora_ci.targets.docker_hosts.capacity import Requirements, require_disk, require_memory
+from azora_ci.targets.docker_hosts.edge_containers import EdgeContainers
 from azora_ci.targets.docker_hosts.host import DockerHost
 from azora_ci.targets.docker_hosts.takeover import Port
 from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.guard.client import GuardClient, GuardedEdge, Lease
 from azora_ci.targets.journal import History
-from azora_ci.targets.node import Site
+from azora_ci.targets.node import Node
 
 EDGE_START_SECONDS = 60.0
 FULL = 100  # percent
@@ -25,26 +25,26 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True)
-class HostSite:
-    """A host and its site, with the parts that they are made of."""
+class HostNode:
+    """A host and its node, with the parts that they are made of."""
 
     host: DockerHost
-    equipment: Equipment
+    edge_containers: EdgeContainers
     port: Port
     guard: GuardClient
     lease: Lease
     edge: GuardedEdge
-    site: Site
+    node: Node
 
     def install_guard(self, *, replaced: bool) -> None:
         """Have this version's guard run, with a clock that agrees with this machine's. A guard whose lock is held is not replaced.
 
         Without ``replaced``, a running guard stays as it is, whatever its version and clock.
         """
-        if replaced and self.equipment.has_another_guard() and self.guard.ask("/status")["lock"] is None:
-            self.equipment.pull_guard()  # first, because a failed pull must not leave the host without a guard
-            self.equipment.remove_guard()
-        self.equipment.install_guard()
+        if replaced and self.edge_containers.has_another_guard() and self.guard.ask("/status")["lock"] is None:
+            self.edge_containers.pull_guard()  # first, because a failed pull must not leave the host without a guard
+            self.edge_containers.remove_guard()
+        self.edge_containers.install_guard()
         self.guard.await_answer()
         if replaced:
             self.guard.check_clock()
@@ -56,8 +56,8 @@ class HostSite:
         """
         if not self.guard.ask("/files"):
             self.edge.switch(state)
-        self.port.waits = not self.equipment.is_published() and bool(self.port.holders())
-        seconds = self.equipment.install_edge(publish=not self.port.waits, replace=replaced and self.history().unfinished is None)
+        self.port.waits = not self.edge_containers.is_published() and bool(self.port.holders())
+        seconds = self.edge_containers.install_edge(publish=not self.port.waits, replace=replaced and self.history().unfinished is None)
         self.edge.confirm(self.edge.state(), self.guard.ask("/status")["generation"], EDGE_START_SECONDS)
         if self.port.waits:
             return f"{self.host.name}: the edge runs, and its port is still with others: a deployment takes it over"
@@ -67,31 +67,31 @@ class HostSite:
 
     def describe_edge(self) -> str:
         """Return a line with the image that the edge runs, and whether it is the configured one."""
-        image, configured = self.equipment.edge_image()
+        image, configured = self.edge_containers.edge_image()
         if image is None:
             return f"{self.host.name}: no edge is installed"
         state = "as configured" if configured else "which is not what is configured: the next deployment, or edge install, replaces it"
         return f"{self.host.name}: the edge runs {image}, {state}"
 
-    def run_with_reconnect(self, work: Callable[[Site], T]) -> T:
+    def run_with_reconnect(self, work: Callable[[Node], T]) -> T:
         """Return the result of ``work``, which must be repeatable: it is done again over a new connection when the first one breaks."""
         try:
-            return work(self.site)
+            return work(self.node)
         except UnreachableError:
             self.host.ensure()
-            return work(self.site)
+            return work(self.node)
 
     def history(self) -> History:
         """Return the journal's history; an empty one where no guard runs."""
-        if self.guard.token is None and not self.equipment.is_installed():
+        if self.guard.token is None and not self.edge_containers.is_installed():
             return History()
-        return self.site.current()
+        return self.node.current()
 
     def deploy_without_stages(self, release: Release) -> None:
         """Bring a release that already serves on other hosts to 100 % on this one, and promote it."""
-        self.site.deploy(release, FULL)
-        self.site.set_weight(release, FULL)
-        self.site.promote(release)
+        self.node.deploy(release, FULL)
+        self.node.set_weight(release, FULL)
+        self.node.promote(release)
 
     def sends_all_traffic_to(self, release_id: str) -> bool:
         """Return whether the edge gives all traffic to a release that is not promoted here yet.
@@ -101,20 +101,20 @@ class HostSite:
         state = self.edge.state()
         return (state.canary, state.percent) == (release_id, FULL)
 
-    def plan(self, required: Needs) -> list[str]:
+    def plan(self, required: Requirements) -> list[str]:
         """Return lines about the host's memory, disk and port. Raises NotTrueError when one of them does not suffice."""
-        free = self.guard.ask("/status").get("disk_free_bytes") if self.equipment.is_installed() else None
+        free = self.guard.ask("/status").get("disk_free_bytes") if self.edge_containers.is_installed() else None
         self.port.require()
         return [*require_memory(self.host, required), *require_disk(self.host, free, required), *self.port.plan()]
 
     def go_back(self, release: Release, reason: str, *, hurry: bool) -> AbortResult:
         """Go back to the previous version, or without one to the containers from which the edge took its port."""
         note = self.port.give_back(release.id) if self.history().before(release.id) is None else None
-        returned = self.site.abort(release, reason, hurry=hurry)
+        returned = self.node.abort(release, reason, hurry=hurry)
         return replace(returned, detail=f"{note}; {returned.detail}") if note else returned
 
 
-def settings_of(config: DeployConfig) -> DockerHosts:
+def settings_of(config: DeployConfig) -> DockerHostsSettings:
     """Return the configuration of the hosts' edges and guards. Raises BadInputError when it is missing."""
     if config.target.docker_hosts is None:
         raise BadInputError(

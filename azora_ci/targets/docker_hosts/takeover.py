@@ -12,9 +12,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from azora_ci.core.clock import Clock, rfc3339
-from azora_ci.core.config import DockerHosts as HostSettings
+from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.errors import AzoraError, NotTrueError, UnreachableError
-from azora_ci.targets.docker_hosts.edge_containers import Equipment
+from azora_ci.targets.docker_hosts.edge_containers import EdgeContainers
 from azora_ci.targets.docker_hosts.host import LABEL, DockerHost
 from azora_ci.targets.guard.client import GuardClient
 
@@ -28,8 +28,8 @@ Container = Mapping[str, Any]
 class Port:
     """The port of one host that users, or the balancer in front of the host, connect to."""
 
-    def __init__(self, host: DockerHost, equipment: Equipment, guard: GuardClient, settings: HostSettings, clock: Clock) -> None:
-        self._host, self._equipment, self._guard, self._settings, self._clock = host, equipment, guard, settings, clock
+    def __init__(self, host: DockerHost, edge_containers: EdgeContainers, guard: GuardClient, settings: HostSettings, clock: Clock) -> None:
+        self._host, self._edge_containers, self._guard, self._settings, self._clock = host, edge_containers, guard, settings, clock
         self.waits = False  # the edge runs without the port, which somebody else still has
 
     def holders(self) -> list[Container]:
@@ -37,11 +37,13 @@ class Port:
         with self._host.docker("list containers") as client:
             containers = client.api.containers()
         foreign = [container for container in containers if f"{LABEL}image" not in (container["Labels"] or {})]
-        return [holder for holder in foreign if any(port.get("PublicPort") in self._equipment.ports for port in holder.get("Ports") or [])]
+        return [
+            holder for holder in foreign if any(port.get("PublicPort") in self._edge_containers.ports for port in holder.get("Ports") or [])
+        ]
 
     def require(self) -> None:
         """Raise NotTrueError when the port is taken by something from which it is not to be taken over."""
-        if self._equipment.is_published():
+        if self._edge_containers.is_published():
             return
         holders = self.holders()
         for holder in holders:
@@ -65,7 +67,7 @@ class Port:
         )
 
     def _is_port_open(self) -> bool:
-        for port in self._equipment.ports:
+        for port in self._edge_containers.ports:
             with contextlib.suppress(OSError, UnreachableError):
                 self._host.dial("127.0.0.1", port, 3.0).close()
                 return True
@@ -73,11 +75,11 @@ class Port:
 
     @property
     def _port_text(self) -> str:
-        return f"port {', '.join(map(str, self._equipment.ports))}"
+        return f"port {', '.join(map(str, self._edge_containers.ports))}"
 
     def plan(self) -> list[str]:
         """Return lines about what is to be stopped and how long nothing is expected to answer; none where nothing has the port."""
-        if self._equipment.is_published():
+        if self._edge_containers.is_published():
             return []
         holders = self.holders()
         if not holders:
@@ -100,7 +102,7 @@ class Port:
         if containers:
             self._note(TOOK, release_id, containers)
         try:
-            seconds = self._equipment.replace_edge(publish=True, between=lambda: self._stop(containers))
+            seconds = self._edge_containers.replace_edge(publish=True, between=lambda: self._stop(containers))
         except BaseException as error:
             self._start(containers)
             self._note(GAVE_BACK, release_id, containers)
@@ -121,8 +123,8 @@ class Port:
         if containers is None:
             return None
         duration = "how long nothing answered is not known"
-        if self._equipment.is_published():
-            seconds = self._equipment.replace_edge(publish=False, between=lambda: self._start(containers))
+        if self._edge_containers.is_published():
+            seconds = self._edge_containers.replace_edge(publish=False, between=lambda: self._start(containers))
             duration = f"nothing answered for at most {seconds:.1f} s"
         else:  # the run died between stopping them and starting the edge
             self._start(containers)

@@ -1,6 +1,6 @@
 """Target ``docker_hosts``: one or many production hosts over SSH, each with an edge, a guard, a journal and a lock of its own.
 
-``Site`` does the work on one host; this module does it on all hosts at once. The hosts stay together: when a step fails on one host, all
+``Node`` does the work on one host; this module does it on all hosts at once. The hosts stay together: when a step fails on one host, all
 go back. A host that cannot be reached any more goes back by itself, when the lease of its guard runs out.
 """
 
@@ -21,18 +21,18 @@ from azora_ci.core.process import undisturbed
 from azora_ci.health.answers import Endpoint
 from azora_ci.health.traffic import Counters
 from azora_ci.targets.base import AbortResult, FencedError, Instance, LockHolder, Observation, Owner, Release, TargetContext
-from azora_ci.targets.docker_hosts.capacity import needs
+from azora_ci.targets.docker_hosts.capacity import requirements_of
 from azora_ci.targets.docker_hosts.containers import Containers
-from azora_ci.targets.docker_hosts.edge_containers import ADMIN_PORT, EDGE_PORT, GUARD_PORT, Equipment
+from azora_ci.targets.docker_hosts.edge_containers import ADMIN_PORT, EDGE_PORT, GUARD_PORT, EdgeContainers
 from azora_ci.targets.docker_hosts.host import DockerHost
-from azora_ci.targets.docker_hosts.host_node import HostSite, settings_of
+from azora_ci.targets.docker_hosts.host_node import HostNode, settings_of
 from azora_ci.targets.docker_hosts.takeover import Port
 from azora_ci.targets.envoy.options import edge_options, edge_services
 from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.guard.client import GuardClient, GuardedEdge, GuardedJournal, Lease
 from azora_ci.targets.journal import PROMOTED, History, merged
-from azora_ci.targets.node import Parts, Site
-from azora_ci.targets.parallel import HaltedError, Outcome, outcomes, results
+from azora_ci.targets.node import Node, Parts
+from azora_ci.targets.parallel import HaltedError, HostOutcome, outcomes, results
 
 # Seconds in which all hosts must answer an observation, or this share of a lease where that is less: a silent host must not delay the
 # verdict on the other hosts until its own lease has run out.
@@ -48,12 +48,12 @@ T = TypeVar("T")
 class DockerHosts:
     """See ``targets.Target`` for what each method promises."""
 
-    def __init__(self, wiring: TargetContext) -> None:
-        self._wiring, self._config, self._clock = wiring, wiring.config, wiring.clock
-        self._say = wiring.processes.say
-        self._settings = settings_of(wiring.config)
-        self._access = access_of(wiring.access, "target.kind docker_hosts")
-        self._sites: list[HostSite] = []
+    def __init__(self, context: TargetContext) -> None:
+        self._context, self._config, self._clock = context, context.config, context.clock
+        self._say = context.processes.say
+        self._settings = settings_of(context.config)
+        self._access = access_of(context.access, "target.kind docker_hosts")
+        self._nodes: list[HostNode] = []
         self._left_out: dict[str, str] = {}  # host -> why it could not be reached
         self._planned: str | None = None  # deployment id of the release for which every host has room
         self.notes: list[str] = []  # for a deployment's evidence, besides its stages
@@ -79,28 +79,28 @@ class DockerHosts:
                 self._disconnect()
 
     def _connect(self) -> None:
-        self._credentials = self._access.credentials(self._wiring.recorded_host_keys)
+        self._credentials = self._access.credentials(self._context.recorded_host_keys)
         try:
-            self._sites = self._unopened_sites(self._credentials)
-            self._sites = self._reachable_sites(outcomes(self._sites, self._open, self._clock))
+            self._nodes = self._unopened_sites(self._credentials)
+            self._nodes = self._reachable_sites(outcomes(self._nodes, self._open, self._clock))
         except BaseException:
             self._disconnect()
             raise
         self.host_keys = self._credentials.evidence()
         if self._credentials.to_be_pinned():
-            self._wiring.processes.warning("New host keys were accepted", self._credentials.to_be_pinned())
+            self._context.processes.warning("New host keys were accepted", self._credentials.to_be_pinned())
 
-    def _open(self, host_site: HostSite) -> None:
-        if not self._wiring.spare_lost_hosts:
-            return host_site.host.open()
-        host_site.host.open(SPARED_ATTEMPTS)
-        host_site.history()  # raises UnreachableError here when the host's daemon or guard does not answer
+    def _open(self, host_node: HostNode) -> None:
+        if not self._context.spare_lost_hosts:
+            return host_node.host.open()
+        host_node.host.open(SPARED_ATTEMPTS)
+        host_node.history()  # raises UnreachableError here when the host's daemon or guard does not answer
         return None
 
-    def _reachable_sites(self, openings: list[Outcome[HostSite, None]]) -> list[HostSite]:
+    def _reachable_sites(self, openings: list[HostOutcome[HostNode, None]]) -> list[HostNode]:
         """Return the hosts to continue with: all of them, or with ``spare_lost_hosts`` those that could be reached."""
         lost = [opening for opening in openings if isinstance(opening.error, UnreachableError)]
-        if not self._wiring.spare_lost_hosts or len(lost) == len(openings):
+        if not self._context.spare_lost_hosts or len(lost) == len(openings):
             results(openings)
             return [opening.item for opening in openings]
         connected = [opening for opening in openings if opening not in lost]
@@ -113,40 +113,40 @@ class DockerHosts:
             self._say(f"✗ {name} is not reached ({self._left_out[name]}); going on with {len(connected)} of {len(openings)} hosts")
         return [opening.item for opening in connected]
 
-    def _unopened_sites(self, credentials: Credentials) -> list[HostSite]:
+    def _unopened_sites(self, credentials: Credentials) -> list[HostNode]:
         numbered = enumerate(self._access.hosts, start=1)
-        return [self._host_site(address, credentials, f"azora-{number}") for number, address in numbered]
+        return [self._host_node(address, credentials, f"azora-{number}") for number, address in numbered]
 
-    def examine_hosts(self, examine: Callable[[HostSite], T]) -> list[Outcome[HostSite, T]]:
+    def examine_hosts(self, examine: Callable[[HostNode], T]) -> list[HostOutcome[HostNode, T]]:
         """Return the outcome of ``examine``, which connects to a host itself, for each host; a failure on one host stops no other."""
-        credentials = self._access.credentials(self._wiring.recorded_host_keys)
-        sites = self._unopened_sites(credentials)
+        credentials = self._access.credentials(self._context.recorded_host_keys)
+        nodes = self._unopened_sites(credentials)
         try:
-            return outcomes(sites, examine, self._clock)
+            return outcomes(nodes, examine, self._clock)
         finally:
-            for host_site in sites:
-                host_site.host.close()
+            for host_node in nodes:
+                host_node.host.close()
             credentials.wipe()
 
-    def _host_site(self, address: HostAddress, credentials: Credentials, alias: str) -> HostSite:
-        wiring = self._wiring
+    def _host_node(self, address: HostAddress, credentials: Credentials, alias: str) -> HostNode:
+        context = self._context
         connection = Connection(
-            address, credentials=credentials, processes=wiring.processes, clock=self._clock, alias=alias, jump=self._access.jump,
+            address, credentials=credentials, processes=context.processes, clock=self._clock, alias=alias, jump=self._access.jump,
             say=self._say,
         )  # fmt: skip
-        host = DockerHost(connection, self._settings, wiring)
+        host = DockerHost(connection, self._settings, context)
         guard = GuardClient(host.name, (host.addresses.guard, GUARD_PORT), host.dial, self._clock, host.ensure)
         edge = GuardedEdge(guard, f"{host.addresses.admin}:{ADMIN_PORT}", self._clock, host.dial)
         lease = Lease(guard, self._clock)
-        runner = Containers(host, wiring, self._checkpoint)
+        runner = Containers(host, context, self._checkpoint)
         parts = Parts(lease, GuardedJournal(guard), edge, runner, host=host.name, dial=host.dial, checkpoint=self._checkpoint)
-        equipment = Equipment(host, self._settings, wiring)
-        port = Port(host, equipment, guard, self._settings, self._clock)
-        return HostSite(host, equipment, port, guard, lease, edge, Site(wiring, parts))
+        edge_containers = EdgeContainers(host, self._settings, context)
+        port = Port(host, edge_containers, guard, self._settings, self._clock)
+        return HostNode(host, edge_containers, port, guard, lease, edge, Node(context, parts))
 
     def _disconnect(self) -> None:
-        for host_site in self._sites:
-            host_site.host.close()
+        for host_node in self._nodes:
+            host_node.host.close()
         if self._credentials is not None:
             self._credentials.wipe()
         self._credentials = None
@@ -155,17 +155,17 @@ class DockerHosts:
         if self._halted.is_set():
             raise HaltedError("something else went wrong, or the run was cancelled")
 
-    def _run_on_all(self, work: Callable[[HostSite], T]) -> list[T]:
+    def _run_on_all(self, work: Callable[[HostNode], T]) -> list[T]:
         """Do ``work`` on all hosts at once and return the results. Raises the first error when all have ended."""
-        return results(outcomes(self._sites, work, self._clock))
+        return results(outcomes(self._nodes, work, self._clock))
 
-    def _change_all(self, work: Callable[[HostSite], T], *, halt: bool = False) -> list[T]:
+    def _change_all(self, work: Callable[[HostNode], T], *, halt: bool = False) -> list[T]:
         """Change all hosts at once and return the results; ``halt``: an error stops the work on the other hosts.
 
         A host whose lease is about to run out is not waited for: it goes back, and the other hosts must not stay ahead of it.
         """
         stop_others = self._halted.set if halt else None
-        changes = outcomes(self._sites, work, self._clock, halt=stop_others, lost=lambda site: site.lease.overdue() is not None)
+        changes = outcomes(self._nodes, work, self._clock, halt=stop_others, lost=lambda node: node.lease.overdue() is not None)
         for change in changes:
             if not change.finished:
                 change.error = change.item.lease.overdue() or HaltedError("not done")
@@ -178,34 +178,34 @@ class DockerHosts:
         """Hold the lock of every host. Missing guards are installed before the locks are taken, missing edges after that."""
         with self.connected():
             self._owner = owner
-            self._run_on_all(lambda host_site: host_site.port.require())
-            self._run_on_all(lambda host_site: host_site.install_guard(replaced=owner.fence is None))
+            self._run_on_all(lambda host_node: host_node.port.require())
+            self._run_on_all(lambda host_node: host_node.install_guard(replaced=owner.fence is None))
             try:
                 # All runs lock in this order, whatever their order of PROD_HOST: of two runs, the later is refused at the first host.
-                for host_site in sorted(self._sites, key=_address_of):
-                    self._acquire(host_site, owner)
+                for host_node in sorted(self._nodes, key=_address_of):
+                    self._acquire(host_node, owner)
                 first = EdgeState(edge_services(self._config), f"0.0.0.0:{EDGE_PORT}", options=edge_options(self._config))
-                self._add_notes(self._run_on_all(lambda host_site: host_site.install_edge(first, replaced=owner.fence is None)))
+                self._add_notes(self._run_on_all(lambda host_node: host_node.install_edge(first, replaced=owner.fence is None)))
                 yield
             finally:
                 with undisturbed():
-                    outcomes(self._sites, lambda host_site: host_site.lease.release(), self._clock, seconds=RELEASE_SECONDS)
+                    outcomes(self._nodes, lambda host_node: host_node.lease.release(), self._clock, seconds=RELEASE_SECONDS)
 
     def _add_notes(self, notes: Iterable[str | None]) -> None:
         for note in filter(None, notes):
             self.notes.append(note)
             self._say(note)
 
-    def _acquire(self, host_site: HostSite, owner: Owner) -> None:
+    def _acquire(self, host_node: HostNode, owner: Owner) -> None:
         with undisturbed():
-            host_site.lease.acquire(owner)
-        if host_site.lease.taken_over:
-            self._say(f"{host_site.host.name}: took over the lock of {host_site.lease.taken_over}")
+            host_node.lease.acquire(owner)
+        if host_node.lease.taken_over:
+            self._say(f"{host_node.host.name}: took over the lock of {host_node.lease.taken_over}")
 
     def renew(self) -> None:
         """Check that this run still holds all locks and leases, which are renewed in the background. Raises what ``Lease.renew`` does."""
-        for host_site in self._sites:
-            host_site.lease.renew()
+        for host_node in self._nodes:
+            host_node.lease.renew()
 
     @property
     def left_out(self) -> Mapping[str, str]:
@@ -220,25 +220,25 @@ class DockerHosts:
     def holders(self) -> dict[str, LockHolder | None]:
         """Return host name -> holder of the host's lock."""
         with self.connected():
-            locks = self._run_on_all(lambda host_site: host_site.guard.holder() if host_site.equipment.is_installed() else None)
-            return {host_site.host.name: held for host_site, held in zip(self._sites, locks, strict=True)}
+            locks = self._run_on_all(lambda host_node: host_node.guard.holder() if host_node.edge_containers.is_installed() else None)
+            return {host_node.host.name: held for host_node, held in zip(self._nodes, locks, strict=True)}
 
     def unlock(self, reason: str, actor: str) -> LockHolder | None:
         """Take the locks away from their holders and return one of them; where a lease is held, traffic goes back first."""
         with self.connected():
-            broken = self._run_on_all(lambda site: site.lease.break_open(reason, actor) if site.equipment.is_installed() else None)
+            broken = self._run_on_all(lambda node: node.lease.break_open(reason, actor) if node.edge_containers.is_installed() else None)
         return next(filter(None, broken), None)
 
     def current(self) -> History:
         """Return the merged history of all hosts' journals."""
         with self.connected():
-            return merged(self._run_on_all(HostSite.history))
+            return merged(self._run_on_all(HostNode.history))
 
     def instances(self, release_id: str) -> tuple[Instance, ...]:
         """Return the instances of a release on all hosts."""
 
-        def read(host_site: HostSite) -> tuple[Instance, ...]:
-            return host_site.site.instances(release_id) if release_id in host_site.history().releases else ()
+        def read(host_node: HostNode) -> tuple[Instance, ...]:
+            return host_node.node.instances(release_id) if release_id in host_node.history().releases else ()
 
         with self.connected():
             return tuple(itertools.chain.from_iterable(self._run_on_all(read)))
@@ -247,9 +247,9 @@ class DockerHosts:
 
     def plan(self, release: Release) -> list[str]:
         """Return lines about every host's room for a release. Raises NotTrueError where it is too little."""
-        required = needs(self._config, release)
+        required = requirements_of(self._config, release)
         with self.connected():
-            lines = list(itertools.chain.from_iterable(self._run_on_all(lambda host_site: host_site.plan(required))))
+            lines = list(itertools.chain.from_iterable(self._run_on_all(lambda host_node: host_node.plan(required))))
         self._planned = release.id
         return lines
 
@@ -260,7 +260,7 @@ class DockerHosts:
         if release.id not in (self.current().releases.keys() | {self._planned}):
             for line in self.plan(release):
                 self._say(line)
-        self._change_all(lambda host_site: host_site.run_with_reconnect(lambda site: site.deploy(release, percent)), halt=True)
+        self._change_all(lambda host_node: host_node.run_with_reconnect(lambda node: node.deploy(release, percent)), halt=True)
         return self.instances(release.id)
 
     def _catch_up(self, release: Release) -> None:
@@ -268,39 +268,39 @@ class DockerHosts:
         serving = history.releases.get(history.serving or "")
         if serving is None or serving.id == release.id:
             return
-        behind = [host_site for host_site in self._sites if host_site.history().serving != serving.id]
-        for host_site in behind:
-            self._say(f"{host_site.host.name} is behind: it is brought to {serving.version} ({serving.id}) first")
+        behind = [host_node for host_node in self._nodes if host_node.history().serving != serving.id]
+        for host_node in behind:
+            self._say(f"{host_node.host.name} is behind: it is brought to {serving.version} ({serving.id}) first")
         missed = Release(serving.id, serving.version, serving.digests)
-        results(outcomes(behind, lambda host_site: host_site.deploy_without_stages(missed), self._clock, halt=self._halted.set))
+        results(outcomes(behind, lambda host_node: host_node.deploy_without_stages(missed), self._clock, halt=self._halted.set))
 
     def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
         """Change the weights of every host, each by a single rename, and return the weights that were read back."""
-        weights = self._change_all(lambda host_site: host_site.run_with_reconnect(lambda site: site.set_weight(release, percent)))
+        weights = self._change_all(lambda host_node: host_node.run_with_reconnect(lambda node: node.set_weight(release, percent)))
         # In turn, so that a balancer in front always has the other hosts.
-        self._add_notes(host_site.port.take(release.id) for host_site in self._sites)
-        return _combined(self._sites, weights)
+        self._add_notes(host_node.port.take(release.id) for host_node in self._nodes)
+        return _combined(self._nodes, weights)
 
     def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
         """Store a stage's evidence on every host."""
-        self._change_all(lambda host_site: host_site.run_with_reconnect(lambda site: site.finish_stage(release, evidence)))
+        self._change_all(lambda host_node: host_node.run_with_reconnect(lambda node: node.finish_stage(release, evidence)))
 
     def promote(self, release: Release) -> None:
         """Promote the release on every host. A host that meanwhile went back by itself gets the release again."""
         self._halted.clear()  # another deployment may have been aborted before
 
-        def promote(host_site: HostSite) -> None:
-            deployed = host_site.history().releases.get(release.id)
-            if deployed is None or (deployed.outcome != PROMOTED and not host_site.sends_all_traffic_to(release.id)):
-                host_site.deploy_without_stages(release)
+        def promote(host_node: HostNode) -> None:
+            deployed = host_node.history().releases.get(release.id)
+            if deployed is None or (deployed.outcome != PROMOTED and not host_node.sends_all_traffic_to(release.id)):
+                host_node.deploy_without_stages(release)
             else:
-                host_site.run_with_reconnect(lambda site: site.promote(release))
+                host_node.run_with_reconnect(lambda node: node.promote(release))
 
         self._change_all(promote)
 
     def remove(self, release_id: str) -> None:
         """Remove a release without traffic from every host that has it."""
-        self._run_on_all(lambda host_site: host_site.site.remove(release_id) if release_id in host_site.history().releases else None)
+        self._run_on_all(lambda host_node: host_node.node.remove(release_id) if release_id in host_node.history().releases else None)
 
     # --- going back ----------------------------------------------------------------------------------------------------
 
@@ -311,7 +311,7 @@ class DockerHosts:
         promoted = deployed is not None and deployed.outcome == PROMOTED
         self._halted.set()  # ends work that still starts instances
         aborts = outcomes(
-            self._sites, lambda site: self._abort_on_host(site, release, reason, hurry), self._clock, seconds=limit, lost=self._is_lost
+            self._nodes, lambda node: self._abort_on_host(node, release, reason, hurry), self._clock, seconds=limit, lost=self._is_lost
         )
         lost = [(abort.item.host.name, _failure_text(abort)) for abort in aborts if abort.result is None]
         lost += self._left_out.items()
@@ -331,20 +331,20 @@ class DockerHosts:
         requests_after = None if None in counts else sum(count or 0 for count in counts)
         return AbortResult(reached[0][1].to, seconds, proved, requests_after, "; ".join(lines), tuple(name for name, _ in lost))
 
-    def _is_lost(self, host_site: HostSite) -> bool:
-        return host_site.lease.silent() > self._settings.lease_seconds + LEASE_MARGIN  # the guard has gone back by itself by then
+    def _is_lost(self, host_node: HostNode) -> bool:
+        return host_node.lease.silent() > self._settings.lease_seconds + LEASE_MARGIN  # the guard has gone back by itself by then
 
-    def _abort_on_host(self, host_site: HostSite, release: Release, reason: str, hurry: bool) -> AbortResult:
+    def _abort_on_host(self, host_node: HostNode, release: Release, reason: str, hurry: bool) -> AbortResult:
         try:
-            returned = host_site.go_back(release, reason, hurry=hurry)
+            returned = host_node.go_back(release, reason, hurry=hurry)
         except FencedError:
             # The guard went back by itself, and nobody has taken the lock since: do the rest, which a guard cannot do.
-            if self._owner is None or host_site.guard.ask("/status")["lock"] is not None:
+            if self._owner is None or host_node.guard.ask("/status")["lock"] is not None:
                 raise
-            host_site.lease.acquire(self._owner)
-            returned = host_site.go_back(release, reason, hurry=hurry)
-        if len(self._sites) > 1:
-            self._say(f"{host_site.host.name}: all traffic is on {returned.to or 'no version'} after {returned.seconds:.2f} s")
+            host_node.lease.acquire(self._owner)
+            returned = host_node.go_back(release, reason, hurry=hurry)
+        if len(self._nodes) > 1:
+            self._say(f"{host_node.host.name}: all traffic is on {returned.to or 'no version'} after {returned.seconds:.2f} s")
         return returned
 
     def _lost_host_text(self, name: str, detail: str, *, promoted: bool) -> str:
@@ -355,20 +355,20 @@ class DockerHosts:
     def edges(self) -> list[str]:
         """Return a line about the edge of each host: its image, and whether that is the configured one."""
         with self.connected():
-            return self._run_on_all(HostSite.describe_edge)
+            return self._run_on_all(HostNode.describe_edge)
 
     # --- observe -------------------------------------------------------------------------------------------------------
 
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
         """Return the address of an instance, to be connected to through its host while ``connected``."""
-        host_site = next(host_site for host_site in self._sites if host_site.host.name == instance.host)
-        return host_site.site.endpoint(instance, side)
+        host_node = next(host_node for host_node in self._nodes if host_node.host.name == instance.host)
+        return host_node.node.endpoint(instance, side)
 
     def observe(self) -> Observation:
         """Return the sums of all edges' counters, their weights, and the dead instances of all hosts."""
         limit = min(OBSERVE_SECONDS, max(LEAST_OBSERVE_SECONDS, self._settings.lease_seconds * OBSERVE_SHARE))
         with self.connected():
-            answers = outcomes(self._sites, lambda host_site: host_site.site.observe(), self._clock, seconds=limit, reads=True)
+            answers = outcomes(self._nodes, lambda host_node: host_node.node.observe(), self._clock, seconds=limit, reads=True)
         silent = [answer.item.host.name for answer in answers if not answer.finished]
         if silent:
             raise UnreachableError(
@@ -382,21 +382,21 @@ class DockerHosts:
         for observation in observations:
             for key, count in observation.counters.items():
                 counters[key] = counters.get(key, Counters()).plus(count)
-        weights = _combined(self._sites, [observation.weights for observation in observations])
+        weights = _combined(self._nodes, [observation.weights for observation in observations])
         return Observation(counters, weights, tuple(instance for observation in observations for instance in observation.dead))
 
 
-def _address_of(host_site: HostSite) -> tuple[str, int]:
-    return host_site.host.connection.address.host, host_site.host.connection.address.port
+def _address_of(host_node: HostNode) -> tuple[str, int]:
+    return host_node.host.connection.address.host, host_node.host.connection.address.port
 
 
-def _failure_text(abort: Outcome[HostSite, AbortResult]) -> str:
+def _failure_text(abort: HostOutcome[HostNode, AbortResult]) -> str:
     return abort.error.what if isinstance(abort.error, AzoraError) else f"{abort.error or 'no answer yet'}"
 
 
-def _combined(sites: list[HostSite], weights: Sequence[Mapping[str, Mapping[str, int]]]) -> Mapping[str, Mapping[str, int]]:
+def _combined(nodes: list[HostNode], weights: Sequence[Mapping[str, Mapping[str, int]]]) -> Mapping[str, Mapping[str, int]]:
     """Return the weights of all hosts: route prefix -> shares where the hosts agree, else "prefix on host" -> shares."""
     if all(shares == weights[0] for shares in weights):
         return weights[0]
-    by_host = zip(sites, weights, strict=True)
-    return {f"{route} on {site.host.name}": shares for site, routes in by_host for route, shares in routes.items()}
+    by_host = zip(nodes, weights, strict=True)
+    return {f"{route} on {node.host.name}": shares for node, routes in by_host for route, shares in routes.items()}

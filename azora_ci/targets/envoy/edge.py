@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
-from azora_ci.health.probes import Dial, Request, fetch
+from azora_ci.health.probes import Dial, ProbeRequest, fetch
 from azora_ci.health.traffic import Counters
 from azora_ci.targets.envoy import config
 from azora_ci.targets.envoy.admin import certificate_days, cluster_hosts, counters, effective_weights, expected_hosts, expected_weights
@@ -163,7 +163,7 @@ class Edge:
         return sum(count for counts in hosts.values() for address, count in counts.items() if address in addresses)
 
     def _get(self, path: str) -> Mapping[str, Any]:
-        answer = fetch(Request(self._admin_url + path, dial=self._dial), ADMIN_TIMEOUT, self._clock, limit=BODY_LIMIT)
+        answer = fetch(ProbeRequest(self._admin_url + path, dial=self._dial), ADMIN_TIMEOUT, self._clock, limit=BODY_LIMIT)
         try:
             if answer.status == 200:
                 document: Mapping[str, Any] = json.loads(answer.body)

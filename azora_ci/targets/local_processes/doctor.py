@@ -11,18 +11,18 @@ from azora_ci.targets.findings import Finding, check
 from azora_ci.targets.registry import target_of
 
 
-def findings(wiring: TargetContext) -> Iterator[Finding]:
+def findings(context: TargetContext) -> Iterator[Finding]:
     """Yield the findings about folders, edge and addresses."""
     from azora_ci.targets.envoy.edge import Edge
 
-    config = wiring.config
+    config = context.config
     settings, config_dir, admin = config.target.local_processes, config.edge.config_dir, config.edge.admin_url or ""
     assert settings is not None  # noqa: S101 - the configuration's own check
     assert config_dir is not None  # noqa: S101 - likewise
-    yield check("loopback", lambda: f"{type(target_of(config.target.kind, wiring)).__name__} keeps to this machine")
+    yield check("loopback", lambda: f"{type(target_of(config.target.kind, context)).__name__} keeps to this machine")
     yield _writable("state dir", "target.local_processes.state_dir", settings.state_dir)
     yield _writable("archive dir", "target.local_processes.archive_dir", settings.archive_dir)
-    edge = Edge(config_dir, admin, wiring.clock)
+    edge = Edge(config_dir, admin, context.clock)
     install = "python -m azora_ci edge install"
     yield check("config dir", lambda: f"{config_dir} holds the edge's files, {len(edge.state().releases)} releases", install)
     start = f"start the edge ({install} prints the command), or correct edge.admin_url"

@@ -25,7 +25,7 @@ LOOPBACK = "127.0.0.1"
 
 
 @dataclass(frozen=True)
-class Started:
+class StartedProcess:
     """A started process: its id, birth (see ``process.birth``), port and log file."""
 
     pid: int
@@ -108,7 +108,7 @@ def instance_environment(service: Service, facts: Mapping[str, str], secrets: Ma
     return {**inherited, **service.env, **facts, **{name: secrets[name].reveal() for name in service.secrets}}
 
 
-def start(processes: Processes, service: Service, *, folder: Path, env: Mapping[str, str], log: Path) -> Started:
+def start(processes: Processes, service: Service, *, folder: Path, env: Mapping[str, str], log: Path) -> StartedProcess:
     """Start an instance, detached, so that it outlives this job. Raises BadInputError when its program cannot be started."""
     try:
         pid = processes.start_detached(service.command, env=env, log=log, cwd=folder)
@@ -119,7 +119,7 @@ def start(processes: Processes, service: Service, *, folder: Path, env: Mapping[
             where=f"services.{service.id}.command = {list(service.command)}",
             next_step="correct the command; it runs in the unpacked build context",
         ) from error
-    return Started(pid, birth(pid), int(env["PORT"]), str(log))
+    return StartedProcess(pid, birth(pid), int(env["PORT"]), str(log))
 
 
 def is_running(facts: Mapping[str, Any]) -> bool:

@@ -1,6 +1,6 @@
 """Target ``local_processes``: instances are processes of this machine on loopback, behind an Envoy that follows files.
 
-It is made for the rehearsal and for single-machine trials; ``Site``, the edge files and the journal are the same as on every target.
+It is made for the rehearsal and for single-machine trials; ``Node``, the edge files and the journal are the same as on every target.
 
 This target has no guard and so no lease. A runner that is killed with SIGKILL (or by a power failure) leaves its lock, weights and
 instances as they were at that moment, including a canary at 5 %. Nothing changes until the next deployment, rerun or rollback. That
@@ -28,7 +28,7 @@ from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.journal import History, Journal
 from azora_ci.targets.local_processes import processes as local
 from azora_ci.targets.lock import Lock
-from azora_ci.targets.node import Parts, Site
+from azora_ci.targets.node import Node, Parts
 from azora_ci.targets.node_parts import Facts
 
 
@@ -47,21 +47,21 @@ def deploy_at_once(target: LocalProcesses, release: Release, owner: Owner) -> tu
     return instances
 
 
-class LocalProcesses(Site):
-    """See ``targets.Target`` for what each method promises; ``Site`` implements most of them."""
+class LocalProcesses(Node):
+    """See ``targets.Target`` for what each method promises; ``Node`` implements most of them."""
 
-    def __init__(self, wiring: TargetContext) -> None:
-        config = wiring.config
+    def __init__(self, context: TargetContext) -> None:
+        config = context.config
         settings = config.target.local_processes
         assert settings is not None  # noqa: S101 - the configuration's own check
         assert config.edge.config_dir is not None  # noqa: S101 - likewise
         _refuse_anything_but_loopback(config)
         state_dir = settings.state_dir.resolve()
-        self._file_lock = Lock(state_dir / "lock.json", wiring.clock)
-        edge = LockedEdge(config.edge.config_dir, config.edge.admin_url or "", self._file_lock, wiring)
-        runner = LocalRunner(wiring, state_dir, settings.archive_dir)
+        self._file_lock = Lock(state_dir / "lock.json", context.clock)
+        edge = LockedEdge(config.edge.config_dir, config.edge.admin_url or "", self._file_lock, context)
+        runner = LocalRunner(context, state_dir, settings.archive_dir)
         journal = LockedJournal(Journal(state_dir / "journal.jsonl"), self._file_lock)
-        super().__init__(wiring, Parts(self._file_lock, journal, edge, runner))
+        super().__init__(context, Parts(self._file_lock, journal, edge, runner))
 
     @contextmanager
     def locked(self, owner: Owner) -> Iterator[None]:
@@ -69,9 +69,9 @@ class LocalProcesses(Site):
         with undisturbed():
             self._file_lock.acquire(owner)
         if self._file_lock.fenced:
-            self._wiring.processes.say(f"fenced the deployment {self._file_lock.fenced}: from now on it can change nothing")
+            self._context.processes.say(f"fenced the deployment {self._file_lock.fenced}: from now on it can change nothing")
         elif self._file_lock.taken_over:
-            self._wiring.processes.say(f"took over the lock of {self._file_lock.taken_over}: its owner no longer runs")
+            self._context.processes.say(f"took over the lock of {self._file_lock.taken_over}: its owner no longer runs")
         try:
             yield
         finally:
@@ -110,8 +110,8 @@ class LockedJournal:
 class LockedEdge(Edge):
     """An edge whose files only the owner of the lock can switch."""
 
-    def __init__(self, config_dir: Path, admin_url: str, lock: Lock, wiring: TargetContext) -> None:
-        super().__init__(config_dir, admin_url, wiring.clock)
+    def __init__(self, config_dir: Path, admin_url: str, lock: Lock, context: TargetContext) -> None:
+        super().__init__(config_dir, admin_url, context.clock)
         self._lock = lock
 
     def switch(self, state: EdgeState) -> str:
@@ -121,12 +121,12 @@ class LockedEdge(Edge):
 
 
 class LocalRunner:
-    """A ``site.Runner``: unpacks archives and starts processes on loopback."""
+    """A ``node.Runner``: unpacks archives and starts processes on loopback."""
 
     attempts = 3  # because another process may take the free port before the instance does
 
-    def __init__(self, wiring: TargetContext, state_dir: Path, archive_dir: Path) -> None:
-        self._wiring, self._state_dir, self._archive_dir = wiring, state_dir, archive_dir
+    def __init__(self, context: TargetContext, state_dir: Path, archive_dir: Path) -> None:
+        self._context, self._state_dir, self._archive_dir = context, state_dir, archive_dir
 
     def prepare(self, service: Service, release: Release) -> None:
         """Unpack the archive after checking it against its digest."""
@@ -146,9 +146,9 @@ class LocalRunner:
             "VERSION": release.bare,
             "DEPLOYMENT_ID": release.id,
         }
-        env = local.instance_environment(service, facts, self._wiring.secrets)
+        env = local.instance_environment(service, facts, self._context.secrets)
         log = logs / f"{service.id}-{number}.log"
-        return asdict(local.start(self._wiring.processes, service, folder=self._unpacked(service, release), env=env, log=log))
+        return asdict(local.start(self._context.processes, service, folder=self._unpacked(service, release), env=env, log=log))
 
     def discard(self, facts: Facts) -> None:
         """Kill a process that could not be recorded in the journal."""
@@ -164,15 +164,15 @@ class LocalRunner:
 
     def stop(self, instances: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
         """Stop all instances at the same time, each with its grace."""
-        local.stop(instances, self._wiring.clock, meanwhile)
+        local.stop(instances, self._context.clock, meanwhile)
 
     def keep_log(self, facts: Facts, path: Path) -> None:
         """Copy a log into the job's artifact, masked."""
-        local.keep_log(facts, path, self._wiring.processes.masked)
+        local.keep_log(facts, path, self._context.processes.masked)
 
     def log_tail(self, facts: Facts) -> str:
         """Return the end of a log, masked."""
-        return self._wiring.processes.masked(local.log_tail(facts["log"]))
+        return self._context.processes.masked(local.log_tail(facts["log"]))
 
     def clear(self, release_id: str) -> None:
         """Do nothing: logs and archives are small, and releases share archives."""

@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Child
-from azora_ci.health.probes import Request, fetch
+from azora_ci.health.probes import ProbeRequest, fetch
 from tests.bench.rollout import scenes
 from tests.bench.rollout.scenes import Size
 from tests.bench.rollout.world import SERVICE, Client, until
@@ -141,7 +141,7 @@ def connect(world: HostsWorld) -> tuple[Child, str]:
 def compose(world: HostsWorld, size: Size) -> dict[str, Any]:
     """Replace 1.0.0 by 1.1.0 under load, and count who got no answer."""
     address = world.machines[0].address
-    request = Request(f"http://{address}:{PUBLISHED}/health")
+    request = ProbeRequest(f"http://{address}:{PUBLISHED}/health")
     with deployer(world) as project:
         project.up("1.0.0")
         until(lambda: fetch(request, 2, world.clock).status == 200, "the service answers", world.clock)

@@ -22,7 +22,7 @@ from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
 from azora_ci.targets.base import Owner, Release, TargetContext
 from azora_ci.targets.docker_hosts import target as docker_hosts
-from azora_ci.targets.docker_hosts.host_node import HostSite
+from azora_ci.targets.docker_hosts.host_node import HostNode
 from azora_ci.targets.docker_hosts.target import DockerHosts
 from tests.bench.rollout.scenes import Size
 from tests.bench.rollout.world import OWNER_URL, SERVICE, configuration
@@ -58,12 +58,12 @@ class Forwarded:
 class FiftyHosts(DockerHosts):
     """The target, with stand-ins for its connections."""
 
-    def _host_site(self, address: HostAddress, credentials: Any, alias: str) -> HostSite:
+    def _host_node(self, address: HostAddress, credentials: Any, alias: str) -> HostNode:
         names = vars(docker_hosts)
         before = names["Connection"]
         names["Connection"] = Forwarded  # the one thing that is not real here
         try:
-            return super()._host_site(address, credentials, alias)
+            return super()._host_node(address, credentials, alias)
         finally:
             names["Connection"] = before
 
@@ -79,7 +79,7 @@ def measure(folder: Path, size: Size) -> dict[str, Any]:
         try:
             assert server.stdout is not None
             Forwarded.folder, Forwarded.ports = Path(short), tuple(json.loads(server.stdout.readline() or b"[]"))
-            target = FiftyHosts(_wiring(folder, processes, clock, size))
+            target = FiftyHosts(_context(folder, processes, clock, size))
             return _go_back(target, Path(short) / "switches.jsonl", clock, size)
         finally:
             processes.end_all()
@@ -123,7 +123,7 @@ def _go_back(target: DockerHosts, switches: Path, clock: Clock, size: Size) -> d
     }
 
 
-def _wiring(folder: Path, processes: Processes, clock: Clock, size: Size) -> TargetContext:
+def _context(folder: Path, processes: Processes, clock: Clock, size: Size) -> TargetContext:
     service = {"public_health_url": "http://127.0.0.1/health", "instances": 1, "port": 8080, "stop_grace_seconds": 1}
     images = {"edge_image": f"registry.example/edge@{DIGEST}", "guard_image": f"registry.example/guard@{DIGEST}"}
     target = {"kind": "docker_hosts", "docker_hosts": {**images, "lease_seconds": LEASE_SECONDS}}

@@ -23,7 +23,7 @@ from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Processes
 from azora_ci.health.answers import Endpoint
 from azora_ci.rollout.decision import Limits, Stage
-from azora_ci.rollout.watch import Bake, Rules, Subject
+from azora_ci.rollout.watch import Rules, StageWatch, Subject
 from azora_ci.targets.base import AbortResult, Instance, Observation, Owner, Release
 from azora_ci.targets.journal import History
 
@@ -142,11 +142,11 @@ def watch(ports: Sequence[int], seconds: float, interval: float, log: Path) -> d
     clock = NotingClock()
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=clock, log=log)
     subject = Subject(RELEASE, None, None, ())
-    bake = Bake(Many(tuple(ports)), subject, Rules(interval, 5, Limits(5.0, 2.0, 1), "pass"), processes, clock)
+    stage_watch = StageWatch(Many(tuple(ports)), subject, Rules(interval, 5, Limits(5.0, 2.0, 1), "pass"), processes, clock)
     stage = Stage("full", 100, seconds)
     before, begun = resource.getrusage(resource.RUSAGE_SELF), clock.monotonic()
-    bake.begin(stage)
-    _, evidence = bake.watch({})
+    stage_watch.begin(stage)
+    _, evidence = stage_watch.watch({})
     after, took = resource.getrusage(resource.RUSAGE_SELF), clock.monotonic() - begun
     used = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {

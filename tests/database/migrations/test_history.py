@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from azora_ci.database.migrations import history, risks
-from azora_ci.database.migrations.history import Expected, Migration, Row
+from azora_ci.database.migrations.history import ExpectedMigrations, Migration, Row
 
 START = datetime(2026, 11, 24, 11, 0, tzinfo=UTC)
 
@@ -165,15 +165,15 @@ def test_risks_are_found_in_statements_only(sql: str, kind: str | None) -> None:
 @pytest.mark.parametrize(
     ("rows", "expected", "passed", "said"),
     [
-        ([row("1"), row("2")], Expected("left", 2, ("2",)), True, "2 migrations applied, left 2; the newest is 2"),
-        ([row("1"), row("2"), row("3")], Expected("left", 2, ("2",)), True, "3 migrations applied, left 2; the newest is 3"),
-        ([], Expected("left", 2), False, "0 migrations applied, left 2"),
+        ([row("1"), row("2")], ExpectedMigrations("left", 2, ("2",)), True, "2 migrations applied, left 2; the newest is 2"),
+        ([row("1"), row("2"), row("3")], ExpectedMigrations("left", 2, ("2",)), True, "3 migrations applied, left 2; the newest is 3"),
+        ([], ExpectedMigrations("left", 2), False, "0 migrations applied, left 2"),
         ([], history.AT_LEAST_ONE, False, "0 migrations applied, every release has at least 1"),
-        ([row("1"), row("1", rolled_back=True)], Expected("left", 2), False, "1 migrations applied, left 2; the newest is 1"),
-        ([row("1"), row("2", rolled_back=True)], Expected("left", 1, ("2",)), False, "not there: 2"),
-        ([row("1"), row("3")], Expected("left", 2, ("2",)), False, "2 migrations applied, left 2; not there: 2; the newest is 3"),
-        ([row("1"), row("2", finished=False)], Expected("left", 1), False, "begun and not finished: 2"),
-        ([row("1", finished=False, rolled_back=True), row("1")], Expected("left", 1), True, "1 migrations applied"),
+        ([row("1"), row("1", rolled_back=True)], ExpectedMigrations("left", 2), False, "1 migrations applied, left 2; the newest is 1"),
+        ([row("1"), row("2", rolled_back=True)], ExpectedMigrations("left", 1, ("2",)), False, "not there: 2"),
+        ([row("1"), row("3")], ExpectedMigrations("left", 2, ("2",)), False, "2 migrations applied, left 2; not there: 2; the newest is 3"),
+        ([row("1"), row("2", finished=False)], ExpectedMigrations("left", 1), False, "begun and not finished: 2"),
+        ([row("1", finished=False, rolled_back=True), row("1")], ExpectedMigrations("left", 1), True, "1 migrations applied"),
     ],
 )
 def test_a_table_is_compared_with_what_was_left(rows, expected, passed, said):

@@ -100,4 +100,4 @@ def test_error_codes_are_read_from_prismas_own_line(output: str, code: str | Non
 )
 def test_only_prismas_own_lock_counts_as_a_lock_timeout(output: str, expected: bool) -> None:
     done = Completed(("npx",), 1, "", output)
-    assert prisma.Deployed(done, prisma.error_code(output)).lock_timeout is expected
+    assert prisma.MigrateResult(done, prisma.error_code(output)).lock_timeout is expected

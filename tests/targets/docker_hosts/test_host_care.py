@@ -188,12 +188,12 @@ def test_the_old_containers_run_again_when_the_new_version_fails_or_the_edge_doe
     target, release = world.target(), world.release("1.1.0", NEW)
     with target.locked(Owner(NEW, "https://runs.example/1", "tests")):
         target.deploy(release, 100)
-        target._sites[0].equipment._settings = replace(world.config.target.docker_hosts, edge_image=world.lan.guard_image)
+        target._nodes[0].edge_containers._settings = replace(world.config.target.docker_hosts, edge_image=world.lan.guard_image)
         with pytest.raises(NotTrueError, match="could not be taken over"):
             target.set_weight(release, 100)
         assert (state(container), versions(world)) == (("running", "always"), "the old shop")
-        target._sites[0].equipment._settings = world.config.target.docker_hosts
-        port = target._sites[0].port
+        target._nodes[0].edge_containers._settings = world.config.target.docker_hosts
+        port = target._nodes[0].port
         facts = [port._facts(one) for one in port.holders()]
         port._note("took-port", NEW, facts)
         port._stop(facts)  # and here the runner dies

@@ -17,7 +17,7 @@ from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.process import Processes
 from azora_ci.targets.base import FencedError, Owner, TargetContext
 from azora_ci.targets.local_processes import processes as local
-from azora_ci.targets.node import Site
+from azora_ci.targets.node import Node
 from azora_ci.targets.registry import target_of
 from tests.support import deploy_config
 from tests.support.edge_world import NEW, OLD, Load, World
@@ -36,7 +36,7 @@ def world(tmp_path: Path) -> Iterator[World]:
         made.close()
 
 
-def wiring(path: Path) -> TargetContext:
+def context(path: Path) -> TargetContext:
     processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
     return TargetContext(config.load(path), processes, Clock(), path.parent / "logs", 30.0)
 
@@ -54,7 +54,7 @@ def test_anything_but_loopback_is_refused(tmp_path):
     edge = {"config_dir": str(tmp_path / "edge"), "admin_url": "http://10.0.0.1:9901"}
     path = deploy_config.write(tmp_path / "deploy.toml", services={"api": service}, edge=edge)
     with pytest.raises(BadInputError) as refused:
-        target_of("local_processes", wiring(path))
+        target_of("local_processes", context(path))
     assert "edge.admin_url = http://10.0.0.1:9901" in refused.value.what
     assert "services.api.public_health_url = https://azora.world/api/health" in refused.value.what
 
@@ -64,9 +64,9 @@ def test_a_service_without_a_command_and_an_unknown_target_are_refused(tmp_path)
     edge = {"config_dir": str(tmp_path / "edge"), "admin_url": "http://127.0.0.1:1"}
     path = deploy_config.write(tmp_path / "deploy.toml", services={"api": service}, edge=edge)
     with pytest.raises(BadInputError, match="missing for api"):
-        target_of("local_processes", wiring(path))
+        target_of("local_processes", context(path))
     with pytest.raises(BadInputError, match="'kubernetes' is not among"):
-        target_of("kubernetes", wiring(path))
+        target_of("kubernetes", context(path))
 
 
 def test_the_version_before_is_kept_and_older_ones_go(world):
@@ -156,14 +156,14 @@ def test_the_edge_follows_the_journal_after_a_runner_died_between_the_two(world)
 
 def test_instances_that_were_stopped_when_the_runner_died_are_not_waited_for(world, monkeypatch):
     release = world.release("1.1.0", NEW)
-    dying, note = world.target(), Site._note
+    dying, note = world.target(), Node._note
 
     def died(site, event, deployment_id, **facts):
         if event == "stopped":
             raise KeyboardInterrupt
         note(site, event, deployment_id, **facts)
 
-    monkeypatch.setattr(Site, "_note", died)
+    monkeypatch.setattr(Node, "_note", died)
     with dying.locked(OWNER):
         dying.deploy(release, 100)
         with pytest.raises(KeyboardInterrupt):
