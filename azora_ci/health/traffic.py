@@ -10,13 +10,13 @@ from dataclasses import dataclass
 class Counters:
     """The edge's counts for one release of one service since some moment.
 
-    ``requests`` by users, each counted once; ``errors``: 5xx answers; ``hidden``: failed attempts that failover made good;
+    ``requests`` by users, each counted once; ``errors``: 5xx answers; ``failovers``: failed attempts that failover made good;
     ``buckets``: (upper bound in milliseconds, requests up to it), cumulative.
     """
 
     requests: int = 0
     errors: int = 0
-    hidden: int = 0
+    failovers: int = 0
     resets: int = 0
     connect_failures: int = 0
     buckets: tuple[tuple[float, int], ...] = ()
@@ -24,7 +24,7 @@ class Counters:
     @property
     def failed(self) -> int:
         """Return the number of requests that this release failed, at most ``requests``."""
-        return min(self.requests, self.errors + self.hidden)
+        return min(self.requests, self.errors + self.failovers)
 
     @property
     def failed_share(self) -> float:
@@ -38,7 +38,7 @@ class Counters:
         earlier_buckets = dict(earlier.buckets)
         numbers = {
             name: max(0, getattr(self, name) - getattr(earlier, name))
-            for name in ("requests", "errors", "hidden", "resets", "connect_failures")
+            for name in ("requests", "errors", "failovers", "resets", "connect_failures")
         }
         return Counters(**numbers, buckets=tuple((bound, max(0, count - earlier_buckets.get(bound, 0))) for bound, count in self.buckets))
 
@@ -49,7 +49,7 @@ class Counters:
         return Counters(
             self.requests + other.requests,
             self.errors + other.errors,
-            self.hidden + other.hidden,
+            self.failovers + other.failovers,
             self.resets + other.resets,
             self.connect_failures + other.connect_failures,
             tuple((bound, own_buckets.get(bound, 0) + other_buckets.get(bound, 0)) for bound in bounds),

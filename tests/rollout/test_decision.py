@@ -84,9 +84,9 @@ def test_the_bound_of_a_difference_never_passes_the_difference(new_failed, new_g
     assert difference_lower_bound(new, old) <= shares[0] - shares[1] + 1e-12
 
 
-def counters(requests: int, errors: int = 0, hidden: int = 0, milliseconds: float = 20.0) -> Counters:
+def counters(requests: int, errors: int = 0, failovers: int = 0, milliseconds: float = 20.0) -> Counters:
     buckets = tuple((bound, requests if bound >= milliseconds else 0) for bound in (10.0, 20.0, 40.0, 80.0, 160.0, 320.0, 640.0))
-    return Counters(requests, errors, hidden, buckets=buckets)
+    return Counters(requests, errors, failovers, buckets=buckets)
 
 
 counts = st.tuples(st.integers(0, 300), st.integers(0, 300)).map(lambda found: counters(sum(found), found[0]))
@@ -100,7 +100,7 @@ counts = st.tuples(st.integers(0, 300), st.integers(0, 300)).map(lambda found: c
         (counters(200, 3), counters(4000), False),
         (counters(200, 20), counters(4000), True),
         (counters(200, 20), counters(4000, 400), False),  # the old version is no better
-        (counters(200, 0, hidden=20), counters(4000), True),  # made good by failover, still failed
+        (counters(200, 0, failovers=20), counters(4000), True),  # made good by failover, still failed
         (counters(2, 2), counters(0), False),  # nothing to compare with
         (counters(10_000, 90), counters(10_000), False),  # below one point
         (counters(100_000, 1400), counters(100_000), True),

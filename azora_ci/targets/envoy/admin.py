@@ -107,7 +107,7 @@ def _counters(prefix: str, values: Mapping[str, int], buckets: list[dict[str, An
     return Counters(
         requests=max(0, value("upstream_rq_total") + value("upstream_rq_pending_failure_eject") - retries),
         errors=value("upstream_rq_5xx"),
-        hidden=retries,
+        failovers=retries,
         resets=value("upstream_rq_rx_reset"),
         connect_failures=value("upstream_cx_connect_fail"),
         buckets=tuple((float(bucket["upper_bound"]), int(bucket["cumulative"])) for bucket in buckets),

@@ -186,7 +186,7 @@ def test_a_dead_instance_is_hidden_from_safe_methods_and_counted_against_it(worl
     assert answered(world, 10, "POST") == {"1.0.0": 10}  # nothing of them was sent to the dead one
     found = world.edge.counters(world.edge.state())["api_gateway", NEW].since(before)
     assert found.requests == 60
-    assert found.hidden >= 60
+    assert found.failovers >= 60
     assert found.errors == 0
     assert found.failed_share == 1.0
 
