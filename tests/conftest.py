@@ -10,6 +10,7 @@ import pytest
 
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
@@ -72,7 +73,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 @pytest.fixture(scope="session")
 def postgres_cluster(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[DatabaseMaker]:
     major = int(newest_of_the_distribution().parent.name) if request.config.getoption("postgres") == "distribution" else None
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
     with Cluster.start(tmp_path_factory.mktemp("postgres"), processes=processes, major=major) as cluster:
         yield DatabaseMaker(cluster)
     processes.end_all()

@@ -51,12 +51,13 @@ def context_for(config_path: Path, window_minutes: float = 60.0) -> TargetContex
     from azora_ci.core import config, environment, settings, variables
     from azora_ci.core.actions import Actions
     from azora_ci.core.clock import Clock
+    from azora_ci.core.job_log import JobLog
     from azora_ci.core.process import Processes
     from azora_ci.targets.base import TargetContext
 
     access = variables.load(settings.ProductionHosts, environment.process_environment())
     clock = Clock()
-    processes = Processes(actions=Actions(), clock=clock, secrets=secrets_in(access))
+    processes = Processes(JobLog(Actions(), clock, secrets=secrets_in(access)))
     deploy_config = config.load(config_path)
     return TargetContext(
         deploy_config, processes, clock, Path("deployment-logs"), 30.0, rollback_window_minutes=window_minutes, access=access,
@@ -97,7 +98,7 @@ def recorded_host_keys(access: ProductionHosts, deploy_config: DeployConfig, pro
     if not host_keys.are_needed(access, deploy_config) or aws.aws_access_key_id is None:
         return ""
     for secret in secrets_in(aws):
-        processes.add_secret(secret)
+        processes.log.add_secret(secret)
     bucket = open_bucket(aws, deploy_config.backup.bucket)
     return host_keys.of_archive(access, deploy_config, Archive(bucket, environ.get("DEPLOY_ENVIRONMENT") or "production"))
 

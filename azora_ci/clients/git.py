@@ -33,7 +33,7 @@ class Git:
         config = [("safe.directory", str(folder.resolve()))]  # a container's checkout often belongs to another user
         if server_url and token:
             credentials = base64.b64encode(f"x-access-token:{token.reveal()}".encode()).decode()
-            processes.add_secret(credentials)
+            processes.log.add_secret(credentials)
             config.append((f"http.{server_url.rstrip('/')}/.extraheader", f"AUTHORIZATION: basic {credentials}"))
         self._env = {"GIT_TERMINAL_PROMPT": "0", "LC_ALL": "C", "GIT_CONFIG_COUNT": str(len(config))}
         for number, (key, value) in enumerate(config):

@@ -14,13 +14,11 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from azora_ci.core.actions import Actions
-from azora_ci.core.clock import Clock, rfc3339
 from azora_ci.core.environment import child_environment
 from azora_ci.core.errors import BadInputError, NotTrueError
-from azora_ci.core.job_log import SHORTEST_IN_EVIDENCE, SHORTEST_SECRET
+from azora_ci.core.job_log import JobLog
 
 CAPTURE_LIMIT = 8 * 1024 * 1024  # characters of output kept in memory per stream; the log keeps all of it
 GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL; GitHub itself kills a cancelled job 10 s after its first signal
@@ -105,69 +103,17 @@ class Child:
 
 
 class Processes:
-    """Starts children, keeps the job's log, and ends what still runs when the job ends."""
+    """Starts children, writes what they print to the job's log, and ends those that still run at the job's end."""
 
-    def __init__(self, *, actions: Actions, clock: Clock, log: Path | None = None, secrets: Iterable[str] = ()) -> None:
-        self._actions = actions
-        self._clock = clock
-        self._log = log
+    def __init__(self, log: JobLog) -> None:
+        self.log = log
         self._lock = threading.Lock()
-        self._secrets: list[str] = []
-        self._names: set[str] = set()
         self._withheld: set[str] = set()
         self._children: list[Child] = []
-        for secret in secrets:
-            self.add_secret(secret)
-
-    def add_secret(self, secret: str, *, is_name: bool = False) -> None:
-        """Mask a secret in the log and on the screen from now on. Evidence is masked, too, unless it ``is_name`` of a user or host."""
-        self._actions.mask(secret)
-        parts = {secret, *secret.splitlines()}
-        self._names |= parts if is_name else set()
-        maskable = {part for part in parts if len(part.strip()) >= SHORTEST_SECRET} | set(self._secrets)
-        self._secrets = sorted(maskable, key=len, reverse=True)
 
     def withhold(self, variables: Iterable[str]) -> None:
         """Remove these variables from the environment of every later child, unless a caller passes one in ``env``."""
         self._withheld |= set(variables)
-
-    def masked_evidence(self, value: Any) -> Any:
-        """Return evidence with every secret in its sentences replaced by ``***``: a server's answer may quote a secret.
-
-        Only texts with a space are changed: digests, locations and references have none, and later jobs rely on them.
-        """
-        if isinstance(value, dict):
-            return {name: self.masked_evidence(item) for name, item in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [self.masked_evidence(item) for item in value]
-        if not isinstance(value, str) or " " not in value:
-            return value
-        for secret in self._secrets:
-            if len(secret) >= SHORTEST_IN_EVIDENCE and secret not in self._names:
-                value = value.replace(secret, "***")
-        return value
-
-    def masked(self, text: str) -> str:
-        """Return ``text`` with every known secret replaced by ``***``."""
-        for secret in self._secrets:
-            text = text.replace(secret, "***")
-        return text
-
-    def log_line(self, line: str) -> None:
-        """Add a masked line with the time to the job's log, which travels in its artifact."""
-        if self._log is not None:
-            with self._lock, self._log.open("a", encoding="utf-8") as file:
-                file.write(f"{rfc3339(self._clock.now())} {self.masked(line)}\n")
-
-    def say(self, line: str) -> None:
-        """Print our own line and keep it in the log."""
-        self._actions.say(self.masked(line))
-        self.log_line(line)
-
-    def warning(self, title: str, text: str) -> None:
-        """Annotate the run with a warning and keep it in the log."""
-        self._actions.warning(self.masked(title), self.masked(text))
-        self.log_line(f"{title}: {text}")
 
     def run(  # noqa: PLR0913 - the options of a command, all by keyword
         self,
@@ -225,8 +171,8 @@ class Processes:
         ``user`` is a numeric user id to run as. ``stdin`` True makes a binary pipe; an integer is a file descriptor. The caller ends
         the child (``Child.end``) or leaves that to ``end_all``. Raises BadInputError when the program cannot be started.
         """
-        masked_argv = tuple(self.masked(part) for part in argv)
-        self.log_line(f"$ {' '.join(masked_argv)}")
+        masked_argv = tuple(self.log.masked(part) for part in argv)
+        self.log.write(f"$ {' '.join(masked_argv)}")
         stdin_source = subprocess.PIPE if stdin is True else subprocess.DEVNULL if stdin is False else stdin
         try:
             popen = subprocess.Popen(
@@ -281,7 +227,7 @@ class Processes:
                 start_new_session=True,
                 user=user,
             )
-        self.log_line(f"$ {' '.join(self.masked(part) for part in argv)} & [{popen.pid}]")
+        self.log.write(f"$ {' '.join(self.log.masked(part) for part in argv)} & [{popen.pid}]")
         return popen.pid
 
     def end_all(self) -> None:
@@ -312,14 +258,14 @@ class Processes:
         pump.start()
 
     def _pump_lines(self, stream: IO[bytes], keep: Callable[[str], None], echo: bool) -> None:
-        wrapping = self._actions.foreign_output() if echo else contextlib.nullcontext()
+        wrapping = self.log.actions.foreign_output() if echo else contextlib.nullcontext()
         with stream, wrapping:
             for raw in stream:
-                line = self.masked(raw.decode("utf-8", errors="replace"))
+                line = self.log.masked(raw.decode("utf-8", errors="replace"))
                 keep(line)
-                self.log_line(line.rstrip("\r\n"))
+                self.log.write(line.rstrip("\r\n"))
                 if echo:
-                    self._actions.print(f"  {line.rstrip()}")
+                    self.log.actions.print(f"  {line.rstrip()}")
 
 
 def _feed(child: Child, data: bytes) -> None:

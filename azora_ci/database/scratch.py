@@ -95,7 +95,7 @@ def open_scratch(verify_url: DatabaseUrl | None, folder: Path, production: sourc
         return
     with Cluster.start(folder / "cluster", processes=processes, major=production.major) as cluster:
         url = DatabaseUrl.parse(cluster.url())
-        processes.add_secret(cluster.password)
+        processes.log.add_secret(cluster.password)
         yield _require_suitable(Scratch(url, True, source.facts(url)), production)
 
 

@@ -31,7 +31,7 @@ def reached(job: Job[Any], evidence: dict[str, Any] | None = None) -> Iterator[D
     for a connection string that cannot be forwarded, and the errors of ``ssh.explain``.
     """
     url = DatabaseUrl.parse(job.settings.database_url.reveal())
-    job.processes.add_secret(url.password)
+    job.log.add_secret(url.password)
     if not job.config.database.via_ssh:
         yield url
         return
@@ -54,7 +54,7 @@ def reached(job: Job[Any], evidence: dict[str, Any] | None = None) -> Iterator[D
             if evidence is not None:
                 evidence["host_keys"] = credentials.evidence()
             if credentials.to_be_pinned():
-                job.processes.warning("New host keys were accepted", credentials.to_be_pinned())
+                job.log.annotate("New host keys were accepted", credentials.to_be_pinned())
             job.say("the database is reached through the first production host")
             yield url.with_tunnel(tunnel.port)
     finally:

@@ -24,6 +24,7 @@ from azora_ci.core import environment
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.rehearsal.runs import DOCKER
 
@@ -249,7 +250,7 @@ def _children(pid: int) -> list[int]:
 def remove(run_folder: Path, clock: Clock) -> None:
     """Remove the namespace, its network link and the note's folder; call it after the daemons have ended."""
     note = Note.of(run_folder)
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=clock)
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), clock))
     for command in (("link", "del", f"{note.namespace}o"), ("netns", "del", note.namespace)):
         processes.run((program("ip"), *command), check=False, echo=False, timeout=30)
     shutil.rmtree(note.folder, ignore_errors=True)

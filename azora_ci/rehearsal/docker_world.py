@@ -102,7 +102,7 @@ class DockerWorld(World):
         local_address = f"127.0.0.1:{self.database.cluster.port}"
         relay_address = self._relay("relay-database", f"{self.addresses.link_address(MACHINE)}:0", local_address)
         self.database_url = self.database.url.replace(f"@{local_address}/", f"@{relay_address}/")
-        self.processes.add_secret(self.database_url)
+        self.processes.log.add_secret(self.database_url)
 
     def _start_servers(self) -> None:
         super()._start_servers()
@@ -190,7 +190,7 @@ class DockerWorld(World):
 
     def _docker(self) -> images.Docker:
         url = f"unix://{self.note.socket('builder')}"
-        return images.Docker(url, credentials=None, log=self.processes.log_line, clock=self.clock)
+        return images.Docker(url, credentials=None, log=self.processes.log.write, clock=self.clock)
 
     def _deploy_old(self) -> None:
         deploy_config = config.load(self.scratch.folder / CONFIG)

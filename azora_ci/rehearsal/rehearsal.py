@@ -15,6 +15,7 @@ from typing import Any
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, is_alive, send_signal
 from azora_ci.rehearsal import act, button, evidence, load, replay, repo, report, scenarios, verify, verify_rollback, workflow_text
 from azora_ci.rehearsal.act import Act, JobRun, RunRequest
@@ -71,7 +72,7 @@ class Rehearsal:
             self.say(f"ended what the rehearsal {name} left behind")
         outcome = report.RehearsalOutcome(self.options.name, self.scenario.broken)
         run = Run.begin(self.base, self.clock)
-        self.processes = Processes(actions=Actions(stream=io.StringIO()), clock=self.clock, log=run.path("logs/harness.log"))
+        self.processes = Processes(JobLog(Actions(stream=io.StringIO()), self.clock, run.path("logs/harness.log")))
         world = self._world_class()(run, cache_folder(self.base), self.processes, self.clock)
         try:
             self._rehearse(world, outcome)

@@ -84,7 +84,7 @@ class World:
         self.run_id = str(7_000_000_000 + secrets.randbelow(10**9))
         self.keys = {name: secrets.token_hex(16) for name in ("s3", "github", "slack")}
         for secret in self.keys.values():
-            self.processes.add_secret(secret)
+            self.processes.log.add_secret(secret)
         self.node = prepare(self.processes, self.cache / "node")
         old = self.run.folder / "old-release"
         application.write_release(old, application.OLD_RELEASE)

@@ -266,7 +266,7 @@ class _Stage:
                 tally.failures[finding.endpoint.name] = finding.detail
         self._probe_counts = (sum(finding.passed for finding in findings), len(findings))
         times = ", ".join(f"{finding.endpoint.name} {finding.outcome} {finding.milliseconds:.0f} ms" for finding in findings)
-        self._watch.processes.log_line(f"{self._stage.name} health: {times}")
+        self._watch.processes.log.write(f"{self._stage.name} health: {times}")
         self._failing = [f"{finding.endpoint.name}: {finding.detail}" for finding in findings if not finding.passed]
 
     def _record_decision(self, elapsed: float, decision: Decision, traffic: Traffic) -> None:
@@ -292,7 +292,7 @@ class _Stage:
         parts += [f"inconclusive yet: {lacking} requests lack"] if lacking and decision.action is Action.WATCH else []
         parts += [f"process ended: {instance.name}" for instance in self._observation.dead] if self._observation else []
         line = report.tick_line(self._stage, elapsed, self._probe_counts, sides, "; ".join(filter(None, parts)))
-        self._watch.processes.say(line)
+        self._watch.processes.log.say(line)
 
     def evidence(self, status: str, reason: str) -> dict[str, Any]:
         """Return the evidence of the stage so far."""

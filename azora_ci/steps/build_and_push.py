@@ -186,8 +186,8 @@ def _daemon_log(job: Job[Settings]) -> Iterator[Callable[[str], None]]:
     """Yield a function that prints a line from the daemon, masked and wrapped, and adds it with the time to the job's log."""
 
     def log(line: str) -> None:
-        job.actions.print(f"  {job.processes.masked(line)}")
-        job.processes.log_line(line)
+        job.actions.print(f"  {job.log.masked(line)}")
+        job.log.write(line)
 
     with job.actions.foreign_output():
         yield log

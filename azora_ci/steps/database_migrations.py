@@ -134,7 +134,7 @@ def _make_database(job: Job[Settings], url: DatabaseUrl) -> PrismaDatabase:
         )
     connection = prisma.through_tunnel(job.settings.database_url.reveal(), url.tunnel_port)
     for secret in secrets_of_url(connection):
-        job.processes.add_secret(secret)
+        job.log.add_secret(secret)
     return PrismaDatabase(url, prisma.schema_of(url, job.config.database.schema), Secret(connection))
 
 
@@ -200,9 +200,9 @@ def _refuse_unsafe(job: Job[Settings], plan: Plan, backup: VerifiedBackup) -> No
 def _log_sql(job: Job[Settings], pending: tuple[Migration, ...]) -> None:
     """Keep the SQL of every pending migration in the log: Prisma does not print it."""
     for migration in pending:
-        job.processes.log_line(f"--- {migration.name}, SHA-256 {migration.checksum}")
+        job.log.write(f"--- {migration.name}, SHA-256 {migration.checksum}")
         for line in migration.text.splitlines():
-            job.processes.log_line(f"    {line}")
+            job.log.write(f"    {line}")
     job.say(f"the SQL of {len(pending)} pending migrations is in {job.name}.log")
 
 

@@ -124,9 +124,9 @@ def _try_part(job: Job[Settings], notes: list[str], consequence: str, act: Calla
     except AzoraError as error:
         reason = f"{consequence}: {error.title}: {error.what}"
     except Exception as error:
-        job.processes.say("".join(traceback.format_exception(error)))
+        job.log.say("".join(traceback.format_exception(error)))
         reason = f"{consequence}: {type(error).__name__}: {error}"
-    note = job.processes.masked(reason)
+    note = job.log.masked(reason)
     notes.append(note)
     job.say(note)
     return None

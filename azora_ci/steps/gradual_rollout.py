@@ -106,7 +106,7 @@ def _make_target(job: Job[Settings]) -> Target:
     secrets = named_secrets(name for service in job.config.services for name in service.secrets)
     for secret in secrets.values():
         for text in secrets_of_url(secret.reveal()):
-            job.processes.add_secret(text)
+            job.log.add_secret(text)
     settings = job.settings
     window = settings.rollback_window_minutes
     context = TargetContext(

@@ -10,6 +10,7 @@ from typing import Any, Generic, TypeVar
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock, rfc3339
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import Common
 from azora_ci.record.fragments import Fragments
@@ -39,6 +40,11 @@ class Job(Generic[S]):
     evidence: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def log(self) -> JobLog:
+        """Return the job's log, which masks its secrets."""
+        return self.processes.log
+
+    @property
     def log_dir(self) -> Path:
         """Return the folder that becomes the job's artifact."""
         return self.settings.log_dir
@@ -64,7 +70,7 @@ class Job(Generic[S]):
 
     def say(self, line: str) -> None:
         """Print a line and keep it in the job's log."""
-        self.processes.say(line)
+        self.log.say(line)
 
     def tick(self, fact: str) -> None:
         """Print a tick. Only the code that has just observed the fact may call this."""

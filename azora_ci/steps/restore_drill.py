@@ -114,7 +114,7 @@ def _notify(job: Job[Settings], title: str, detail: str) -> None:
     from azora_ci.clients import slack
 
     backup_name = job.evidence.get("backup_id") or job.settings.backup_id or "no backup"
-    first_line = job.processes.masked(detail.splitlines()[0] if detail else "")
+    first_line = job.log.masked(detail.splitlines()[0] if detail else "")
     text = "\n".join(
         (
             "🚨 Restore drill FAILED",

@@ -20,7 +20,7 @@ from azora_ci.core import environment, settings
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, CancelledError, Explained
-from azora_ci.core.job_log import secrets_of_url
+from azora_ci.core.job_log import JobLog, secrets_of_url
 from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.core.process import Processes, hide_environment
 from azora_ci.core.variables import Secret, declared_variables, deployment_id, git_sha, load, release_version, truth
@@ -115,14 +115,14 @@ def _wire(job_name: str, job_settings: settings.Common) -> Job[Any]:
     job_settings.log_dir.mkdir(parents=True, exist_ok=True)
     clock = Clock()
     actions = wire_actions(job_settings)
-    processes = Processes(actions=actions, clock=clock, log=job_settings.log_dir / f"{job_name}.log")
+    processes = Processes(JobLog(actions, clock, job_settings.log_dir / f"{job_name}.log"))
     for name, variable in declared_variables(type(job_settings)):
         value = getattr(job_settings, name)
         if isinstance(value, Secret):
             for secret in secrets_of_url(value.reveal()):
-                processes.add_secret(secret, is_name=variable.name in settings.NAMES)
+                processes.log.add_secret(secret, is_name=variable.name in settings.NAMES)
             for host in settings.hosts_named(variable.name, value.reveal()):
-                processes.add_secret(host, is_name="." not in host and ":" not in host)  # such a name may be part of a word
+                processes.log.add_secret(host, is_name="." not in host and ":" not in host)  # such a name may be part of a word
     identity = Identity(*(getattr(job_settings, name, None) for name in ("deployment_id", "version", "git_sha")))
     return Job(job_name, job_settings, actions, processes, clock, identity)
 
@@ -146,10 +146,10 @@ def _cancelled(signal_name: str) -> CancelledError:
 
 def _bug(job: Job[Any], error: Exception) -> AzoraError:
     trace = "".join(traceback.format_exception(error))
-    job.processes.say(trace)
+    job.log.say(trace)
     return AzoraError(
         f"Bug in {job.name}",
-        what=f"{type(error).__name__}: {job.processes.masked(str(error))}",
+        what=f"{type(error).__name__}: {job.log.masked(str(error))}",
         where=f"{job.name}.log in the job's artifact holds the traceback",
         next_step="report it with that log; re-running the failed jobs is safe",
     )
@@ -166,14 +166,14 @@ def _close(job: Job[Any], started_at: str, failure: Explained | None) -> int:
             job.say(f"the fragment could not be written: {error}")
     if failure is None:
         return 0
-    return _announce(job.actions, job.processes.masked, job.name, failure)
+    return _announce(job.actions, job.log.masked, job.name, failure)
 
 
 def _write_fragment(job: Job[Any], started_at: str, status: str, failure: Explained | None) -> None:
     error = None
     if failure is not None:
         texts = {"title": failure.title, "what": failure.what, "where": failure.where, "next": failure.next_step}
-        error = {"exit_code": failure.exit_code, **{name: job.processes.masked(text) for name, text in texts.items()}}
+        error = {"exit_code": failure.exit_code, **{name: job.log.masked(text) for name, text in texts.items()}}
     fragment = fragments.Fragment(
         job=job.name,
         **asdict(job.identity),
@@ -182,7 +182,7 @@ def _write_fragment(job: Job[Any], started_at: str, status: str, failure: Explai
         status=status,
         started_at=started_at,
         ended_at=job.now(),
-        evidence=job.processes.masked_evidence(job.evidence),
+        evidence=job.log.masked_evidence(job.evidence),
         error=error,
     )
     fragments.write(fragment, job.log_dir)

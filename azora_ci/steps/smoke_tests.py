@@ -182,7 +182,7 @@ def _test_database(job: Job[Any], evidence: dict[str, Any], expected: ExpectedMi
             standing = compare_with_expected(prisma.read_table(url, schema), expected)
         passed, detail = standing.passed, f"{schema}.{prisma.TABLE}: {standing.detail}"
     except AzoraError as error:
-        passed, detail = False, f"{error.title}: {job.processes.masked(error.what)}"
+        passed, detail = False, f"{error.title}: {job.log.masked(error.what)}"
     milliseconds = round((job.clock.monotonic() - start) * 1000, 1)
     facts = {"name": "Database connectivity", "kind": "database", "url": None, "passed": passed, "status": None, "version": None}
     evidence["tests"].append({**facts, "milliseconds": milliseconds, "attempts": 1, "detail": detail})

@@ -14,6 +14,7 @@ from typing import Any, Protocol, runtime_checkable
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import NotTrueError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
@@ -195,6 +196,11 @@ class TargetContext:
     access: ProductionHosts | None = None  # how to reach the machines of remote targets
     spare_lost_hosts: bool = False
     recorded_host_keys: str = ""  # host keys seen earlier, as the text of a known_hosts file; used where no key is pinned
+
+    @property
+    def log(self) -> JobLog:
+        """Return the job's log."""
+        return self.processes.log
 
 
 def host_keys(target: Target) -> list[dict[str, Any]]:

@@ -144,7 +144,7 @@ class Node:
             sick = [(instance, finding) for instance, finding in zip(started, findings, strict=True) if not finding.passed]
             if not sick:
                 for finding in findings:
-                    self._context.processes.say(f"✓ {finding.endpoint.name} answers healthy, {finding.detail}")
+                    self._context.log.say(f"✓ {finding.endpoint.name} answers healthy, {finding.detail}")
                 return
             for instance, finding in sick:
                 self._replace_if_dead(instance, release, attempts, finding)
@@ -222,7 +222,7 @@ class Node:
         if days is not None and days < CERTIFICATE_DAYS:
             host = f"{self._parts.host}: " if self._parts.host else ""
             text = f"{host}valid for {days} more days; renew the files of edge.tls_certificate"
-            self._context.processes.warning("The edge's certificate expires soon", text)
+            self._context.log.annotate("The edge's certificate expires soon", text)
 
     # --- weights -------------------------------------------------------------------------------------------------------
 
@@ -318,7 +318,7 @@ class Node:
         count = drain(self._edge, addresses, self._clock, seconds=seconds, meanwhile=self._lock.renew)
         if count:
             text = f"{count} requests or connections to {deployed.version} are open after {seconds:g} s: they end with it"
-            self._context.processes.say(text)
+            self._context.log.say(text)
 
     def _stop(self, deployed: Deployed, *, quickly: bool) -> None:
         """Stop a release's instances, dependent services before those that they depend on; ``quickly``: all at once."""

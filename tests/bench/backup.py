@@ -27,6 +27,7 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import BackupSettings
 from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Child, Processes
 from azora_ci.core.settings import Aws
 from azora_ci.core.variables import Secret
@@ -102,7 +103,7 @@ def run(gib: float, rounds: int, *, as_json: bool) -> None:
     if shutil.which("pigz") is None:
         say("pigz is not installed: c is left out")
     clock = Clock()
-    processes = Processes(actions=Actions(stream=sys.stderr), clock=clock)
+    processes = Processes(JobLog(Actions(stream=sys.stderr), clock))
     with ExitStack() as stack:
         stack.callback(processes.end_all)
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="azora-bench-")))

@@ -12,6 +12,7 @@ import click
 
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.pipeline import JOBS
 from azora_ci.core.process import Processes
 
@@ -21,7 +22,7 @@ SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 def run(rounds: int, *, as_json: bool) -> None:
     """Print, for each job, the median seconds to its first line, less the median of a Python that only prints."""
     clock = Clock()
-    processes = Processes(actions=Actions(), clock=clock)
+    processes = Processes(JobLog(Actions(), clock))
     commands = {"bare Python": [sys.executable, "-c", "print('ready')"]}
     # Without its variables a step reads its settings, says what is missing, and ends: all of its own start, nothing of the outside.
     commands.update({job: [sys.executable, str(SCRIPTS / f"{job.replace('-', '_')}.py")] for job in JOBS})

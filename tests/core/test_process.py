@@ -14,7 +14,7 @@ import pytest
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
-from azora_ci.core.job_log import secrets_of_url
+from azora_ci.core.job_log import JobLog, secrets_of_url
 from azora_ci.core.process import CommandFailedError, Processes, is_alive, send_signal
 from tests.support import ROOT
 
@@ -26,7 +26,7 @@ def stream():
 
 @pytest.fixture
 def processes(tmp_path, stream):
-    made = Processes(actions=Actions(stream=stream, github=True), clock=Clock(), log=tmp_path / "job.log")
+    made = Processes(JobLog(Actions(stream=stream, github=True), Clock(), tmp_path / "job.log"))
     yield made
     made.end_all()
 
@@ -51,7 +51,7 @@ def test_output_is_captured_logged_with_times_and_wrapped(processes, tmp_path, s
 
 
 def test_secrets_are_masked_in_argv_output_log_and_error(processes, tmp_path, stream):
-    processes.add_secret("hunter2")
+    processes.log.add_secret("hunter2")
     with pytest.raises(CommandFailedError) as caught:
         processes.run([*python("import sys; print(sys.argv[1]); sys.exit('bad ' + sys.argv[1])"), "hunter2"])
     shown = stream.getvalue().replace("::add-mask::hunter2", "") + (tmp_path / "job.log").read_text() + caught.value.message()
@@ -140,9 +140,9 @@ def test_a_child_cannot_read_our_environment():
 
 
 def test_evidence_holds_no_secret_in_its_sentences_and_keeps_names(processes):
-    processes.add_secret("hunter2-and-more")
-    processes.add_secret("azora-registry", is_name=True)
-    processes.add_secret("short")
+    processes.log.add_secret("hunter2-and-more")
+    processes.log.add_secret("azora-registry", is_name=True)
+    processes.log.add_secret("short")
     given = {
         "detail": "cannot use hunter2-and-more, a short word",
         "tests": [{"detail": "login of azora-registry with hunter2-and-more"}],
@@ -151,7 +151,7 @@ def test_evidence_holds_no_secret_in_its_sentences_and_keeps_names(processes):
         "rows": 3,
         "pair": ("a b", None),
     }
-    assert processes.masked_evidence(given) == {
+    assert processes.log.masked_evidence(given) == {
         "detail": "cannot use ***, a short word",
         "tests": [{"detail": "login of azora-registry with ***"}],
         "reference": "example/azora-registry/api:v1.2.3",

@@ -13,6 +13,7 @@ import pytest
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, is_alive
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
@@ -20,7 +21,7 @@ from azora_ci.database.postgres import DatabaseUrl
 
 @pytest.fixture
 def processes() -> Processes:
-    return Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    return Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
 
 
 def test_session_cluster_answers_and_makes_databases(postgres_cluster):
@@ -55,11 +56,12 @@ def test_folder_in_use_is_refused(tmp_path: Path, processes: Processes):
 LEAVE_ONE = """
 import io, sys, time
 from pathlib import Path
-from azora_ci.actions import Actions
-from azora_ci.backup.cluster import Cluster
-from azora_ci.clock import Clock
-from azora_ci.process import Processes
-cluster = Cluster.start(Path(sys.argv[1]), processes=Processes(actions=Actions(stream=io.StringIO()), clock=Clock()))
+from azora_ci.core.actions import Actions
+from azora_ci.database.cluster import Cluster
+from azora_ci.core.clock import Clock
+from azora_ci.core.job_log import JobLog
+from azora_ci.core.process import Processes
+cluster = Cluster.start(Path(sys.argv[1]), processes=Processes(JobLog(Actions(stream=io.StringIO()), Clock())))
 print(cluster.pid, flush=True)
 time.sleep(600)
 """

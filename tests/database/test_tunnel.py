@@ -14,6 +14,7 @@ from azora_ci.core import hosts
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.core.variables import Secret
 from azora_ci.database.migrations.prisma import through_tunnel
@@ -114,7 +115,7 @@ def test_migrations_are_applied_through_the_production_host(production: Deployme
 @pytest.fixture
 def tunnel(tmp_path):
     """Return a function that makes a tunnel to a server that an sshd sees."""
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock(), log=tmp_path / "job.log")
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock(), tmp_path / "job.log"))
     made = []
 
     def make(server: Sshd, url: str) -> DatabaseTunnel:

@@ -338,10 +338,11 @@ def test_server_restarted_during_the_dump(world: BackupWorld, tmp_path: Path):
 
     from azora_ci.core.actions import Actions
     from azora_ci.core.clock import Clock
+    from azora_ci.core.job_log import JobLog
     from azora_ci.core.process import Processes
     from azora_ci.database.cluster import Cluster
 
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
     with Cluster.start(tmp_path / "production", processes=processes) as production:
         url = production.create_database("azora")
         with DatabaseUrl.parse(url).connect() as connection, connection.cursor() as cursor:

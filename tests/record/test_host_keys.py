@@ -14,6 +14,7 @@ from azora_ci.core import config, schemas, settings, variables
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.record import fragments, host_keys
 from azora_ci.record.archive import Archive
@@ -109,7 +110,7 @@ def test_the_archive_is_asked_only_where_recorded_keys_count(archive, tmp_path):
 def test_a_person_at_a_keyboard_who_may_read_the_archive_needs_no_pinned_key(archive, tmp_path, s3_server, monkeypatch):
     keep(archive, 1764000000, FIRST)
     loaded = replace(production(tmp_path), backup=replace(production(tmp_path).backup, location=f"s3://{archive.bucket.name}/prod"))
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID", raising=False)
     assert common.recorded_host_keys(access(), loaded, processes) == ""
     for name, value in s3_server.environ.items():

@@ -9,6 +9,7 @@ import pytest
 
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.rehearsal.act import Act, JobRun, RunRequest
 from tests.support import ROOT
@@ -19,7 +20,7 @@ ACTOR_SECRET = 'p4ss\'word "quoted" $HOME'
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
-    found = Processes(actions=Actions(stream=io.StringIO()), clock=Clock(), log=tmp_path / "processes.log")
+    found = Processes(JobLog(Actions(stream=io.StringIO()), Clock(), tmp_path / "processes.log"))
     yield found
     found.end_all()
 

@@ -12,6 +12,7 @@ import pytest
 
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, birth, is_alive
 from azora_ci.database.cluster import Cluster
 from azora_ci.rehearsal.runs import DATABASE, Run, end_leftovers, publish
@@ -30,7 +31,7 @@ def until(true: Callable[[], bool]) -> None:
 
 @pytest.fixture
 def detached(tmp_path: Path) -> Callable[..., int]:
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=CLOCK)
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), CLOCK))
 
     def start(cwd: Path, program: str = SLEEPER) -> int:
         log = tmp_path / f"{len(list(tmp_path.glob('*.out')))}.out"
@@ -100,7 +101,7 @@ def test_leftovers_of_a_killed_rehearsal_are_ended_and_others_not(tmp_path: Path
 def test_the_database_of_a_killed_rehearsal_ends_with_its_files(tmp_path: Path) -> None:
     base = tmp_path / "base"
     run = abandoned(base)
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=CLOCK)
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), CLOCK))
     cluster = Cluster.start(run.folder / DATABASE, processes=processes, detached=True)
     born = birth(cluster.pid)
     places = [cluster.data, cluster.sockets]

@@ -16,6 +16,7 @@ from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import UnreachableError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.health.traffic import Counters
 from azora_ci.rollout.decision import Action, Decision, Limits, Stage
@@ -90,7 +91,7 @@ def watched(
     """
     path = deploy_config.write(folder / "deploy.toml", services={"api_gateway": deploy_config.service("API", url)})
     subject = Subject(Release(NEW, "v1.1.0", {}), OLD, "v1.0.0", config.load(path).services, frozenset({"api_gateway"} if added else ()))
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
     stage_watch = StageWatch(Edge(lost, added=added), subject, Rules(10, retries, LIMITS, inconclusive), processes, Virtual())  # type: ignore[arg-type] # a part of one
     stage_watch.begin(Stage("canary", 5, 60))
     return stage_watch.watch({})

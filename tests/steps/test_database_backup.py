@@ -10,6 +10,7 @@ import pytest
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.database.backup import manifest
 from azora_ci.database.cluster import Cluster
@@ -196,7 +197,7 @@ def test_extension_that_scratch_lacks_is_refused_before_the_dump(world: BackupWo
 
 def test_proof_on_a_given_server_leaves_nothing_there(world: BackupWorld, simple: str, postgres_cluster, tmp_path: Path):
     postgres_cluster.execute(simple, 'CREATE ROLE "Only In Production"; ALTER TABLE orders OWNER TO "Only In Production"')
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
     with Cluster.start(tmp_path / "verify", processes=processes, major=postgres_cluster.cluster.major) as verify:
         outcome = world.run(simple, BACKUP_VERIFY_DATABASE_URL=verify.url())
         assert outcome.code == 0, outcome

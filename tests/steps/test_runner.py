@@ -64,7 +64,7 @@ def test_each_production_host_is_masked_by_itself(step, environ, capsys):
 
     def run(job):
         job.say("web1.example and 203.0.113.7 and bastion.example")
-        kept.extend(job.processes.masked_evidence(["ssh: connect to host 203.0.113.7 port 22", "a web page"]))
+        kept.extend(job.log.masked_evidence(["ssh: connect to host 203.0.113.7 port 22", "a web page"]))
         raise UnreachableError("Lost", what="web1.example is away", where="host-1", next_step="wait")
 
     step(run, settings.SshAccess)

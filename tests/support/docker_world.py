@@ -28,6 +28,7 @@ import docker
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
@@ -181,7 +182,7 @@ class Lan:
         return prefix
 
     def _base_images(self) -> tuple[str, str]:
-        processes, client = Processes(actions=Actions(stream=io.StringIO()), clock=Clock()), self.machines[0].client
+        processes, client = Processes(JobLog(Actions(stream=io.StringIO()), Clock())), self.machines[0].client
         machine_images.envoy(client, processes, f"{self.registry}/edge:local")
         machine_images.python(client, processes, f"{self.registry}/guard:local")
         return self.push("edge"), self.push("guard")
@@ -332,7 +333,7 @@ class World:
             docker_username=None,
             docker_password=None,
         )
-        self.processes = Processes(actions=Actions(stream=io.StringIO()), clock=self.clock, log=self.folder / "target.log")
+        self.processes = Processes(JobLog(Actions(stream=io.StringIO()), self.clock, self.folder / "target.log"))
         secrets = {"SERVICE_SECRET": Secret("not-to-be-seen")}
         return DockerHosts(TargetContext(self.config, self.processes, self.clock, self.folder / "logs", 60.0, secrets, access=settings))
 

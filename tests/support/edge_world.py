@@ -18,6 +18,7 @@ from typing import Any
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, birth, send_signal
 from azora_ci.record import fragments
 from azora_ci.targets.base import Owner, Release, TargetContext
@@ -142,7 +143,7 @@ class World:
         from azora_ci.core.variables import Secret
 
         self.said = io.StringIO()
-        processes = Processes(actions=Actions(stream=self.said), clock=self.clock)
+        processes = Processes(JobLog(Actions(stream=self.said), self.clock))
         logs = self.folder / "logs"
         secrets = {"SERVICE_SECRET": Secret("not-to-be-seen")}
         return LocalProcesses(

@@ -14,6 +14,7 @@ import pytest
 
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.rehearsal import application, node
 from azora_ci.rehearsal.standins import database
@@ -40,7 +41,7 @@ class Sample:
 @pytest.fixture(scope="session")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Sample:
     folder = tmp_path_factory.mktemp("sample")
-    return Sample(folder, Processes(actions=Actions(stream=io.StringIO()), clock=Clock(), log=folder / "log"))
+    return Sample(folder, Processes(JobLog(Actions(stream=io.StringIO()), Clock(), folder / "log")))
 
 
 @pytest.fixture(scope="session")

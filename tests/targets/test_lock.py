@@ -59,7 +59,7 @@ def test_an_expired_lock_is_taken_over_and_its_owner_is_refused_afterwards(tmp_p
 
 def test_the_lock_of_a_process_that_died_is_taken_over_at_once(tmp_path):
     script = (
-        "from pathlib import Path; from azora_ci.core.clock import Clock; from azora_ci.targets import Owner;"
+        "from pathlib import Path; from azora_ci.core.clock import Clock; from azora_ci.targets.base import Owner;"
         "from azora_ci.targets.lock import Lock;"
         f"Lock(Path({str(tmp_path / 'lock.json')!r}), Clock()).acquire(Owner('1764000000-aaaaaa', 'u', 'a'))"
     )

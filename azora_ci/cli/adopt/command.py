@@ -39,11 +39,12 @@ def _git(*arguments: str) -> str | None:
     """Return git's output for this checkout; None when git fails, prints nothing, or azora-ci is installed without a checkout."""
     from azora_ci.core.actions import Actions
     from azora_ci.core.clock import Clock
+    from azora_ci.core.job_log import JobLog
     from azora_ci.core.process import Processes
 
     if not (_CHECKOUT / ".git").exists():
         return None
-    processes = Processes(actions=Actions(), clock=Clock(), log=None)
+    processes = Processes(JobLog(Actions(), Clock()))
     completed = processes.run(["git", "-C", str(_CHECKOUT), *arguments], check=False, echo=False, timeout=30)
     return completed.stdout.strip() or None if completed.returncode == 0 else None
 

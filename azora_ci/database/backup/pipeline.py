@@ -194,7 +194,7 @@ def _finish_restore(context: BackupContext, restore: Restore, size: int) -> floa
     with context.phase("restore_after_dump"):
         seconds = restore.finish(size)
     context.seconds["restore"] = round(seconds, 3)
-    context.processes.say(f"restored in {seconds:.1f} s")
+    context.processes.log.say(f"restored in {seconds:.1f} s")
     return seconds
 
 
@@ -209,7 +209,7 @@ def _compare_tables(
     by_name = {(table.schema, table.name): table for table in restored}
     findings = proof.table_findings(tables, by_name, encoding)
     for line in findings:
-        context.processes.say(f"✗ {line}")
+        context.processes.log.say(f"✗ {line}")
     if document["large_objects_hash"] is not None and context.depth == "full":
         objects = proof.restored_objects(database)
         if objects != document["large_objects_hash"]:

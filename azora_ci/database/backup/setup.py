@@ -58,7 +58,7 @@ class BackupContext:
     @contextmanager
     def progress(self, meter: Meter) -> Iterator[Meter]:
         """Show a meter while the block runs."""
-        with Progress(meter, self.processes.say, self.clock):
+        with Progress(meter, self.processes.log.say, self.clock):
             yield meter
 
 
@@ -67,7 +67,7 @@ def verify_server(settings: ProofPlace, processes: Processes) -> DatabaseUrl | N
     if settings.verify_url is None:
         return None
     server = DatabaseUrl.parse(settings.verify_url.reveal(), "BACKUP_VERIFY_DATABASE_URL")
-    processes.add_secret(server.password)
+    processes.log.add_secret(server.password)
     return server
 
 

@@ -61,7 +61,7 @@ def start(folder: Path, application: Path, *, processes: Processes, node: Node, 
     try:
         url = create_owned_database(cluster, DATABASE)
         for secret in (url, DatabaseUrl.parse(url).password):
-            processes.add_secret(secret)
+            processes.log.add_secret(secret)
         migrate(url, application, processes=processes, node=node)
         return ProductionDatabase(cluster, url, seed(cluster))
     except BaseException:

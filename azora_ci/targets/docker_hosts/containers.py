@@ -116,7 +116,7 @@ class Containers:
     def _log(self, facts: Facts, lines: int) -> str:
         with self._host.docker("show a log") as client:
             data: bytes = client.api.logs(facts["container"], tail=lines, timestamps=True)
-        return self._context.processes.masked(data.decode("utf-8", errors="replace"))
+        return self._context.log.masked(data.decode("utf-8", errors="replace"))
 
     def discard(self, facts: Facts) -> None:
         """Remove a container that the journal does not know."""

@@ -42,7 +42,7 @@ class EdgeContainers:
 
     def __init__(self, host: DockerHost, settings: HostSettings, context: TargetContext) -> None:
         self._host, self._settings, self._context = host, settings, context
-        self._say, self._clock = context.processes.say, context.clock
+        self._say, self._clock = context.log.say, context.clock
 
     def is_installed(self) -> bool:
         """Return whether a guard runs on the host."""
@@ -187,14 +187,14 @@ class EdgeContainers:
         finally:
             trial.remove(force=True)
         if code:
-            raise self._not_up(f"it ended with {code} when it was tried: {self._context.processes.masked(log)[-500:]}")
+            raise self._not_up(f"it ended with {code} when it was tried: {self._context.log.masked(log)[-500:]}")
 
     def _await_edge(self, container: Any, *, publish: bool) -> None:
         deadline = self._clock.monotonic() + ANSWER_SECONDS
         while not self._answers(publish=publish):
             container.reload()
             if container.status in {"exited", "dead", "restarting"} or self._clock.monotonic() > deadline:
-                log = self._context.processes.masked(container.logs(tail=5).decode(errors="replace"))
+                log = self._context.log.masked(container.logs(tail=5).decode(errors="replace"))
                 raise self._not_up(f"it is {container.status} and does not answer: {log[-500:]}")
             self._clock.sleep(0.02)
 

@@ -207,7 +207,7 @@ class DockerHost:
             repository, separator, digest = reference.partition("@")
             if not separator:
                 raise self._missing(reference, "it is not on the host, and an image id cannot be pulled")
-            self._context.processes.say(f"{self.name}: pulling {reference}")
+            self._context.log.say(f"{self.name}: pulling {reference}")
             problem = ""
             try:
                 for answer in client.api.pull(repository, tag=digest, stream=True, decode=True, auth_config=self._registry_auth()):

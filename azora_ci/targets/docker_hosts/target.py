@@ -50,7 +50,7 @@ class DockerHosts:
 
     def __init__(self, context: TargetContext) -> None:
         self._context, self._config, self._clock = context, context.config, context.clock
-        self._say = context.processes.say
+        self._say = context.log.say
         self._settings = settings_of(context.config)
         self._access = access_of(context.access, "target.kind docker_hosts")
         self._nodes: list[HostNode] = []
@@ -88,7 +88,7 @@ class DockerHosts:
             raise
         self.host_keys = self._credentials.evidence()
         if self._credentials.to_be_pinned():
-            self._context.processes.warning("New host keys were accepted", self._credentials.to_be_pinned())
+            self._context.log.annotate("New host keys were accepted", self._credentials.to_be_pinned())
 
     def _open(self, host_node: HostNode) -> None:
         if not self._context.spare_lost_hosts:

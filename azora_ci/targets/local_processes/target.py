@@ -69,9 +69,9 @@ class LocalProcesses(Node):
         with undisturbed():
             self._file_lock.acquire(owner)
         if self._file_lock.fenced:
-            self._context.processes.say(f"fenced the deployment {self._file_lock.fenced}: from now on it can change nothing")
+            self._context.log.say(f"fenced the deployment {self._file_lock.fenced}: from now on it can change nothing")
         elif self._file_lock.taken_over:
-            self._context.processes.say(f"took over the lock of {self._file_lock.taken_over}: its owner no longer runs")
+            self._context.log.say(f"took over the lock of {self._file_lock.taken_over}: its owner no longer runs")
         try:
             yield
         finally:
@@ -168,11 +168,11 @@ class LocalRunner:
 
     def keep_log(self, facts: Facts, path: Path) -> None:
         """Copy a log into the job's artifact, masked."""
-        local.keep_log(facts, path, self._context.processes.masked)
+        local.keep_log(facts, path, self._context.log.masked)
 
     def log_tail(self, facts: Facts) -> str:
         """Return the end of a log, masked."""
-        return self._context.processes.masked(local.log_tail(facts["log"]))
+        return self._context.log.masked(local.log_tail(facts["log"]))
 
     def clear(self, release_id: str) -> None:
         """Do nothing: logs and archives are small, and releases share archives."""

@@ -22,6 +22,7 @@ from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock, parse_rfc3339
 from azora_ci.core.errors import BadInputError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.database.cluster import SUPERUSER
 from azora_ci.targets.base import Owner, Release, Target
@@ -45,7 +46,7 @@ class HostsWorld:
     def __init__(self, lan: Any, folder: Path, machines: int) -> None:
         self.clock = Clock()
         folder.mkdir(parents=True)
-        self.processes = Processes(actions=Actions(stream=io.StringIO()), clock=self.clock, log=folder / "bench.log")
+        self.processes = Processes(JobLog(Actions(stream=io.StringIO()), self.clock, folder / "bench.log"))
         self.lan, self.folder = lan, folder
         self._stack = ExitStack()
         self._tests = _tests()

@@ -17,6 +17,7 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.hosts import HostAddress
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
@@ -71,7 +72,7 @@ class FiftyHosts(DockerHosts):
 def measure(folder: Path, size: Size) -> dict[str, Any]:
     """Deploy to all hosts, bring the next release to 50 %, go back, and read from the hosts when their routes were switched."""
     clock = Clock()
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=clock, log=folder / "fifty.log")
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), clock, folder / "fifty.log"))
     with tempfile.TemporaryDirectory(prefix="azf") as short:  # a socket's path may have 107 characters at most
         given = (short, str(size.hosts), str(size.latency), str(LEASE_SECONDS))
         argv = (sys.executable, "-m", "tests.bench.rollout.standins", *given)

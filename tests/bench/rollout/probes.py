@@ -20,6 +20,7 @@ from typing import Any
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.health.answers import Endpoint
 from azora_ci.rollout.decision import Limits, Stage
@@ -35,7 +36,7 @@ MODULE = "tests.bench.rollout.probes"
 
 def probes(folder: Path, endpoints: int, seconds: float, interval: float) -> dict[str, Any]:
     """Start endpoints and watcher and return what the watcher says of itself. Raises NotTrueError when one fails."""
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock(), log=folder / "probes.log")
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock(), folder / "probes.log"))
     try:
         server = processes.start((sys.executable, "-m", MODULE, "endpoints", str(endpoints)), stdout_pipe=True)
         assert server.stdout is not None
@@ -140,7 +141,7 @@ class Many:
 def watch(ports: Sequence[int], seconds: float, interval: float, log: Path) -> dict[str, Any]:
     """Watch one stage and return drift, processor time and counts."""
     clock = NotingClock()
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=clock, log=log)
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), clock, log))
     subject = Subject(RELEASE, None, None, ())
     stage_watch = StageWatch(Many(tuple(ports)), subject, Rules(interval, 5, Limits(5.0, 2.0, 1), "pass"), processes, clock)
     stage = Stage("full", 100, seconds)

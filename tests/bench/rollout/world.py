@@ -20,6 +20,7 @@ from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.core.errors import NotTrueError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Child, Processes, send_signal
 from azora_ci.database.cluster import Cluster
 from azora_ci.record import fragments
@@ -300,7 +301,7 @@ def database(folder: Path, processes: Processes) -> Iterator[Cluster]:
 @contextmanager
 def local_world(folder: Path) -> Iterator[LocalWorld]:
     """Have a world for a while."""
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock(), log=folder / "bench.log")
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock(), folder / "bench.log"))
     world = LocalWorld(folder, processes)
     try:
         yield world

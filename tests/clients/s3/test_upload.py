@@ -277,9 +277,9 @@ def test_no_more_parts_are_on_their_way_than_allowed(s3_server: Stores) -> None:
 def test_memory_is_bounded_by_the_parts_on_their_way(s3_server: Stores) -> None:
     program = """
 import json, os, pathlib, sys
-from azora_ci import s3
-from tests.stores import aws
-bucket = s3.bucket(aws(sys.argv[1]), sys.argv[2])
+from azora_ci.clients.s3.bucket import open_bucket
+from tests.support.stores import aws
+bucket = open_bucket(aws(sys.argv[1]), sys.argv[2])
 def peak():  # kibibytes; ru_maxrss would be that of the parent, whose memory the child had before exec
     return int(pathlib.Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0])
 with bucket.multipart("first") as sending:

@@ -20,6 +20,7 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.core.hosts import HostAddress, JumpHost, normal_key, parse_hosts, parse_jump
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, is_alive
 from azora_ci.core.variables import Secret
 from tests.support import ROOT
@@ -51,7 +52,7 @@ def sshd(tmp_path_factory):
 
 @pytest.fixture
 def processes(tmp_path):
-    made = Processes(actions=Actions(stream=io.StringIO()), clock=Clock(), log=tmp_path / "job.log")
+    made = Processes(JobLog(Actions(stream=io.StringIO()), Clock(), tmp_path / "job.log"))
     yield made
     made.end_all()
 
@@ -337,14 +338,14 @@ def test_a_jump_host_that_forbids_forwarding_is_named(opened, sshd, tmp_path):
 RUNNER = """
 import io, json, os, sys, threading
 from azora_ci import ssh, ssh_folder
-from azora_ci.actions import Actions
-from azora_ci.clock import Clock
-from azora_ci.process import Processes
-from azora_ci.settings import Secret
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
+from azora_ci.core.process import Processes
+from azora_ci.core.variables import Secret
 
 given = json.load(sys.stdin)
 credentials = ssh_folder.Credentials(given["user"], Secret(given["key"]), known_hosts=given["known_hosts"])
-processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
 address = ssh.HostAddress("127.0.0.1", given["port"])
 connection = ssh.Connection(address, credentials=credentials, processes=processes, clock=Clock(), remote_socket=given["socket"])
 opening = threading.Thread(target=connection.open)  # which ends, as those that open many connections at once

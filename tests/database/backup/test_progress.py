@@ -20,8 +20,8 @@ from tests.support.waiting import until
 
 PROGRAM = """
 import sys
-from azora_ci.backup.progress import Meter, Progress
-from azora_ci.clock import Clock
+from azora_ci.database.backup.progress import Meter, Progress
+from azora_ci.core.clock import Clock
 clock = Clock()
 meter = Meter("dump", clock=clock, expected=100 << 20, tables=7)
 with Progress(meter, print, clock):

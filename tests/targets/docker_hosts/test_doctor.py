@@ -12,6 +12,7 @@ from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
@@ -70,7 +71,7 @@ def found(tmp_path: Path, given: ProductionHosts) -> list[Finding]:
     images = {"edge_image": "r.example/edge@sha256:" + "0" * 64, "guard_image": "r.example/python@sha256:" + "0" * 64}
     target = {"kind": "docker_hosts", "docker_hosts": images}
     loaded = config.load(deploy_config.write(tmp_path / "d.toml", target=target, edge=None, registry={"repository": "r.example/azora"}))
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
     try:
         return doctor.findings(TargetContext(loaded, processes, Clock(), tmp_path, 10.0, access=given))
     finally:

@@ -14,6 +14,7 @@ from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.targets.base import FencedError, Owner, TargetContext
 from azora_ci.targets.local_processes import processes as local
@@ -37,7 +38,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def context(path: Path) -> TargetContext:
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=Clock())
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
     return TargetContext(config.load(path), processes, Clock(), path.parent / "logs", 30.0)
 
 
