@@ -16,7 +16,7 @@ from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
 from tests.support.distribution import newest_of_the_distribution
 from tests.support.sample import migrated, running, sample  # noqa: F401 - the sample application, for every room
-from tests.support.stores import s3_server, s3_session  # noqa: F401 - a strict S3 server per session, its faults cleared around each test
+from tests.support.stores import s3_server, s3_session  # noqa: F401 - a real S3 server per session, its faults cleared around each test
 
 # --- every test -----------------------------------------------------------------------------------------------------------
 

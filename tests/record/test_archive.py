@@ -1,4 +1,4 @@
-"""Records and artifacts in a strict S3 server: written once, found again, in the order in which they were written."""
+"""Records and artifacts in a real S3 server: written once, found again, in the order in which they were written."""
 
 from __future__ import annotations
 

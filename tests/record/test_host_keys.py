@@ -1,4 +1,4 @@
-"""Host keys that the last deployment recorded, in a strict S3 server: found by the next one, not believed where the archive was changed."""
+"""Host keys that the last deployment recorded, in a real S3 server: found by the next one, not believed where the archive was changed."""
 
 from __future__ import annotations
 

@@ -111,6 +111,24 @@ def test_the_database_of_a_killed_rehearsal_ends_with_its_files(tmp_path: Path) 
     assert not any(place.exists() for place in places)
 
 
+def test_the_s3_server_of_a_killed_rehearsal_ends_with_its_folder(tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    run, ready = abandoned(base), tmp_path / "ready.json"
+    processes = Processes(actions=Actions(stream=io.StringIO()), clock=CLOCK)
+    argv = [sys.executable, "-m", "azora_ci.rehearsal.standins.s3", str(run.folder / "s3"), "--ready-file", str(ready)]
+    keys = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret"}
+    pid = processes.start_detached(argv, env={**os.environ, **keys}, log=tmp_path / "s3.log", cwd=run.folder)
+    run.note("standins-s3", pid)
+    until(ready.exists)
+    living = run.living()
+    assert {"standins-s3", "process in /s3"} <= {process.name for process in living}
+    begun = CLOCK.monotonic()
+    assert end_leftovers(base, CLOCK) == [run.folder.name]
+    assert CLOCK.monotonic() - begun < 5  # SeaweedFS by itself takes 25 s
+    until(lambda: not any(birth(process.pid) == process.birth for process in living))
+    assert not run.folder.exists()
+
+
 def test_runs_that_begin_together_have_folders_of_their_own(tmp_path: Path) -> None:
     runs = [Run.begin(tmp_path / "base", CLOCK) for _ in range(5)]
     assert len({run.folder for run in runs}) == 5

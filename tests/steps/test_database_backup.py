@@ -1,4 +1,4 @@
-"""The job as a user runs it, on a real PostgreSQL and a strict S3 server."""
+"""The job as a user runs it, on a real PostgreSQL and a real S3 server."""
 
 from __future__ import annotations
 

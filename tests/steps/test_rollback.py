@@ -1,4 +1,4 @@
-"""Going back by hand as a process: real edge, real instances, a strict S3 server, a Slack receiver, a database."""
+"""Going back by hand as a process: real edge, real instances, a real S3 server, a Slack receiver, a database."""
 
 from __future__ import annotations
 

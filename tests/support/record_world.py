@@ -1,4 +1,4 @@
-"""What the last three jobs talk to: a strict S3 server with the bucket of the backups, a Slack receiver, and a step to run."""
+"""What the last three jobs talk to: a real S3 server with the bucket of the backups, a Slack receiver, and a step to run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a rollback by hand talks to besides the target: archived records in a strict S3 server, Slack, a database."""
+"""What a rollback by hand talks to besides the target: archived records in a real S3 server, Slack, a database."""
 
 from __future__ import annotations
 

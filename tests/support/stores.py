@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import shutil
 import zlib
 from collections.abc import Iterator
 
@@ -16,7 +17,7 @@ from azora_ci.rehearsal.standins.s3 import Fault, S3Server
 
 # Quick enough for tests, patient enough for a machine under load: no attempt is given up before 20 s.
 QUICK = bucket.Patience(attempts=4, first_wait=0.01, longest_wait=0.05, connect_timeout=20, read_timeout=20)
-KEY_ID, SECRET = "standin", "standin-secret"
+KEY_ID, SECRET, REGION = "standin", "standin-secret", "us-east-1"
 
 
 class Stores:
@@ -30,8 +31,8 @@ class Stores:
         self.environ = {
             "AWS_ACCESS_KEY_ID": KEY_ID,
             "AWS_SECRET_ACCESS_KEY": SECRET,
-            "AWS_REGION": server.region,
-            "AWS_DEFAULT_REGION": server.region,
+            "AWS_REGION": REGION,
+            "AWS_DEFAULT_REGION": REGION,
             "AWS_ENDPOINT_URL_S3": server.endpoint,
             "AWS_EC2_METADATA_DISABLED": "true",
         }
@@ -56,7 +57,7 @@ class Stores:
         return boto3.session.Session().client(
             "s3",
             endpoint_url=self.endpoint,
-            region_name="us-east-1",
+            region_name=REGION,
             aws_access_key_id=key_id,
             aws_secret_access_key=secret,
             aws_session_token=token or None,
@@ -69,7 +70,7 @@ def aws(endpoint: str, key_id: str = KEY_ID, secret: str = SECRET, token: str = 
         aws_access_key_id=Secret(key_id),
         aws_secret_access_key=Secret(secret),
         aws_session_token=Secret(token) if token else None,
-        aws_region="us-east-1",
+        aws_region=REGION,
         aws_endpoint_url_s3=endpoint,
     )
 
@@ -85,8 +86,10 @@ def refused(error: pytest.ExceptionInfo[ClientError]) -> tuple[int, str]:
 
 @pytest.fixture(scope="session")
 def s3_session(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stores]:
-    with S3Server(tmp_path_factory.mktemp("s3"), control_token="control") as server:
+    folder = tmp_path_factory.mktemp("s3")
+    with S3Server(folder, keys=(KEY_ID, SECRET)) as server:
         yield Stores(server)
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

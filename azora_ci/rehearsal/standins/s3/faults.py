@@ -10,18 +10,14 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from azora_ci.rehearsal.standins.s3.errors import S3Error
-
 ACTIONS = {
-    "error": "answer with `status` and `code`",
-    "hang": "wait `seconds`, then close the connection without an answer",
-    "reset": "read `bytes` of the body, then reset the connection",
-    "delay": "wait `seconds`, then go on",
-    "lose_answer": "do it, then reset the connection instead of answering",
-    "damage_arrival": "flip a bit of the body as it arrives, before anything is verified",
-    "accept_damage": "flip a bit of the body as it arrives, and verify nothing",
-    "ignore_checksums": "verify nothing of the body",
-    "flip_bit": "do it, then flip a bit of what was stored, at offset `bytes`",
+    "error": "answer with `status` and `code` (an expired session token: 400 and ExpiredToken); the server never sees the request",
+    "hang": "wait `seconds`, then close the connection without an answer; the server never sees the request",
+    "reset": "read `bytes` of the body, then reset the connection; the server never sees the request",
+    "delay": "wait `seconds`, or until the fault is removed, then go on",
+    "lose_answer": "let the server do it, then reset the connection instead of answering",
+    "damage_arrival": "flip a bit of the request's body at offset `bytes`",
+    "damage_read": "flip a bit of the answer's body at offset `bytes`",
     "cut": "send only `bytes` of the answer's body, then close the connection",
 }
 
@@ -40,6 +36,7 @@ class Fault:
     seconds: float = 0.0
     bytes: int = 0
     fired: int = field(default=0, compare=False)
+    removed: threading.Event = field(default_factory=threading.Event, init=False, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.action not in ACTIONS:
@@ -48,13 +45,13 @@ class Fault:
     @classmethod
     def parse(cls, document: dict[str, Any]) -> Fault:
         """Return the fault that a JSON object describes. Raises ValueError for unknown keys or actions."""
-        unknown = set(document) - {item.name for item in fields(cls)}
+        unknown = set(document) - {item.name for item in fields(cls) if item.init}
         if unknown:
             raise ValueError(f"a fault has no {', '.join(sorted(unknown))}")
         return cls(**document)
 
     def take(self, operation: str, key: str) -> bool:
-        """Count a request and say whether it fails."""
+        """Count a request and return whether it fails."""
         if not (fnmatchcase(operation, self.operation) and fnmatchcase(key, self.key)):
             return False
         if self.skip > 0:
@@ -67,58 +64,48 @@ class Fault:
 
 
 class Faults:
-    """The rules of a server, from its own process, its control path or a JSON file (a list of objects) that may be rewritten."""
+    """The faults of a proxy, added by its own process or listed in a JSON file that may be rewritten at any time."""
 
     def __init__(self, file: Path | None = None) -> None:
         self._lock = threading.Lock()
         self._rules: list[Fault] = []
         self._file = file
-        self._seen = 0  # modification time of the file, nanoseconds
+        self._read_at = 0  # modification time of the file, nanoseconds
 
     def add(self, fault: Fault) -> Fault:
-        """Add a rule and return it; ``fired`` counts what it did."""
+        """Add a fault and return it; ``fired`` counts the requests that met it."""
         with self._lock:
             self._rules.append(fault)
         return fault
 
-    def replace(self, faults: Iterable[Fault]) -> None:
-        """Replace every rule."""
-        with self._lock:
-            self._rules = list(faults)
-
     def clear(self) -> None:
-        """Let everything pass again."""
-        self.replace(())
-
-    def total(self) -> int:
-        """Return how many requests met one of the present rules."""
+        """Remove every fault; requests that one of them delays go on at once."""
         with self._lock:
-            return sum(rule.fired for rule in self._rules)
-
-    def expire_after(self, requests: int) -> Fault:
-        """Let so many requests pass, then answer every one as if the session token had expired."""
-        return self.add(Fault("error", skip=requests, times=None, status=400, code="ExpiredToken"))
+            self._replace(())
 
     def take(self, operation: str, key: str) -> Fault | None:
-        """Return the fault that this request meets, if any."""
+        """Return the fault that this request meets, None when it meets none. Raises ValueError when the file cannot be used."""
         with self._lock:
             self._read_file()
             return next((rule for rule in self._rules if rule.take(operation, key)), None)
 
+    def _replace(self, rules: Iterable[Fault]) -> None:
+        for rule in self._rules:
+            rule.removed.set()
+        self._rules = list(rules)
+
     def _read_file(self) -> None:
-        if self._file is None:
+        if self._file is None or not self._file.exists():
+            return
+        changed_at = self._file.stat().st_mtime_ns
+        if changed_at == self._read_at:
             return
         try:
-            changed = self._file.stat().st_mtime_ns
-        except FileNotFoundError:
-            return
-        if changed != self._seen:
-            try:
-                document = json.loads(self._file.read_text(encoding="utf-8"))
-            except json.JSONDecodeError:
-                return  # it is being written; the next request reads it again
-            try:
-                self._rules = [Fault.parse(item) for item in document]
-            except (TypeError, ValueError) as error:
-                raise S3Error(500, "InternalError", f"the faults file cannot be used: {error}") from error
-            self._seen = changed
+            document = json.loads(self._file.read_text(encoding="utf-8"))
+        except json.JSONDecodeError:
+            return  # it is being written; the next request reads it again
+        try:
+            self._replace([Fault.parse(item) for item in document])
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"the faults file cannot be used: {error}") from error
+        self._read_at = changed_at
