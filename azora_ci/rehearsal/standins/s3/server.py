@@ -19,6 +19,7 @@ from urllib.request import urlopen
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import UnreachableError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Child, Processes
 from azora_ci.database.cluster import free_port
 from azora_ci.rehearsal.standins.s3.faults import Faults
@@ -60,7 +61,7 @@ class S3Server:
         self.keys = keys
         self.faults = Faults(faults_file)
         self._clock = Clock()
-        self._processes = Processes(actions=Actions(stream=io.StringIO()), clock=self._clock)
+        self._processes = Processes(JobLog(Actions(stream=io.StringIO()), self._clock))
         self._child: Child | None = None
         self._client: Any = None  # boto3's, past the proxy
         self._proxy: Proxy | None = None
