@@ -141,7 +141,7 @@ def test_whoever_locks_next_has_a_token_above_all_earlier_ones(serve, state):
     assert guard.ask("/note", {"token": before, "event": event})[0] == 409
     assert guard.ask("/note", {"token": before + 1, "event": event})[0] == 200
     assert guard.ask("/journal") == (200, [*RECORDED.events(state), event])
-    files = RECORDED.files("3-3")
+    files = RECORDED.files(RECORDED.generation("at-5-percent"))
     assert guard.ask("/apply", {"token": before + 1, "generation": "9-1", "files": files})[0] == 200
     assert guard.ask("/files") == (200, files)
     guard.stop()
@@ -208,16 +208,18 @@ def test_when_the_end_of_the_lock_was_cut_it_is_held_until_it_expires_and_routes
 
 
 def test_entries_and_keys_of_a_later_guard_are_passed_over(serve):
+    number = RECORDED.entries("at-5-percent")[-1]["sequence"]
+
     def add(folder: Path) -> None:
         entries = [{**entry, "colour": "blue"} for entry in RECORDED.entries("at-5-percent")]
-        entries.append({"sequence": 43, "at": "2027-01-01T00:00:00.000+00:00", "entry": "blessing", "by": "a later version"})
+        entries.append({"sequence": number + 1, "at": "2027-01-01T00:00:00.000+00:00", "entry": "blessing", "by": "a later version"})
         (folder / "journal.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
 
     guard = serve("at-5-percent", change=add)
     status, recorded = guard.ask("/status")[1], RECORDED.states["at-5-percent"]["status"]
     for key in ("lock", "held", "safe_generation", "generation"):
         assert status[key] == recorded[key]
-    assert guard.ask("/note", {"token": 3, "event": {}}) == (200, {"sequence": 44})
+    assert guard.ask("/note", {"token": 3, "event": {}}) == (200, {"sequence": number + 2})
 
 
 # --- the edge's files ------------------------------------------------------------------------------------------------------
@@ -249,7 +251,7 @@ def test_the_bootstrap_is_written_byte_by_byte():
 
 
 def test_a_state_with_keys_of_a_later_version_is_refused_not_guessed():
-    document = json.loads(RECORDED.files("3-3")["edge.json"])
+    document = json.loads(RECORDED.files(RECORDED.generation("at-5-percent"))["edge.json"])
     for spoiled in ({**document, "colour": "blue"}, {**document, "options": {**document["options"], "colour": "blue"}}):
         with pytest.raises(TypeError, match="colour"):
             EdgeState.from_document(spoiled)
