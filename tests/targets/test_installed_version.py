@@ -15,15 +15,16 @@ from typing import Any
 
 import pytest
 
-from azora_ci import config, envoy_config
-from azora_ci.envoy import EdgeState
-from azora_ci.envoy_admin import expected_weights
-from azora_ci.targets import Owner, Release
+from azora_ci.core import config
+from azora_ci.targets.base import Owner, Release
+from azora_ci.targets.envoy import config as envoy_config
+from azora_ci.targets.envoy.admin import expected_weights
+from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.journal import History, replay
-from tests.docker_world import Lan, World, get
+from tests.support.docker_world import Lan, World, get
+from tests.support.waiting import until
+from tests.targets.guard.test_server import OTHER, Served
 from tests.targets.recorded import STATES, Recorded
-from tests.test_guard import OTHER, Served
-from tests.waiting import until
 
 FIRST, SECOND, THIRD, FOURTH = "1764000000-aaaaaa", "1764000050-cccccc", "1764000100-bbbbbb", "1764000200-dddddd"
 EDGE_FOLDER = Path("/edge")  # the volume, as the edge and the guard see it

@@ -11,7 +11,7 @@ from typing import Any
 
 from docker.types import IPAMConfig, IPAMPool
 
-from tests.waiting import until
+from tests.support.waiting import until
 
 STATES = ("promoted", "at-5-percent", "returned")
 

@@ -18,9 +18,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-from azora_ci import config, fragments
-from tests.docker_world import NEW, OLD, ROOT, SHA, Load, World, lan
-from tests.waiting import until
+from azora_ci.core import config
+from azora_ci.record import fragments
+from tests.support import ROOT
+from tests.support.docker_world import NEW, OLD, SHA, Load, World, lan
+from tests.support.waiting import until
 
 SECOND = "1764000050-cccccc"
 VERSIONS = {OLD: "1.2.2", SECOND: "1.2.3", NEW: "1.2.4"}
