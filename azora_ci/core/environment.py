@@ -1,4 +1,4 @@
-"""TODO."""
+"""The only module that reads ``os.environ``, and what of it a child process may inherit."""
 
 from __future__ import annotations
 

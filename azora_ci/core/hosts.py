@@ -1,4 +1,4 @@
-"""TODO."""
+"""Names of hosts, users and keys as the environment gives them, checked before anything is written into a configuration. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The only module that starts processes.
 
 Every child has its own session, so that it can be ended with all its descendants; its output is read line by line, masked,
-stamped with the time, and kept in the job's log. Children get no secret unless a caller hands it over (``settings.child_environment``).
+stamped with the time, and kept in the job's log. Children get no secret unless a caller hands it over (``environment.child_environment``).
 """
 
 from __future__ import annotations
@@ -279,7 +279,7 @@ def hide_environment() -> None:
     """Keep other processes of this user from reading this one's environment and memory (``/proc/<pid>/environ``).
 
     The application's own build scripts run as children of a step whose environment has secrets; a child's own environment is
-    free of them already (``settings.child_environment``). A script that may become root, as on GitHub's own runners, is not
+    free of them already (``environment.child_environment``). A script that may become root, as on GitHub's own runners, is not
     stopped by this; where there is no prctl (macOS) there is no ``/proc`` either.
     """
     import ctypes

@@ -1,4 +1,4 @@
-"""The only module that reads ``os.environ``, and the groups of variables that several jobs read.
+"""The groups of variables that several jobs read.
 
 How a variable becomes a typed field is in ``variables``.
 """
