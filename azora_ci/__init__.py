@@ -1,14 +1,16 @@
 """azora-ci: a GitHub Actions production deployment in which every tick is evidence.
 
-How to find things::
+Seven floors of rooms, from the top down; a room imports only rooms below it (contract *Rooms* in ``pyproject.toml``)::
 
-    context.py    composition root: a job's name -> settings, wired Job, boundary for errors and signals
-    steps/        one module per job; each reads as the story of that job
-    decisions     release, checks, health, rollout, migrations, rollback, record: no input or output, no clock, no environment
-    edges         settings, actions, process, postgres, s3, github, registry, envoy, prisma, slack, targets/, backup/
-    rehearsal/    the whole pipeline on a laptop; nothing imports it
+    rehearsal/                         the whole pipeline on a laptop
+    cli/                               what a person types
+    steps/                             one file a job
+    gates/  rollout/  rollback/        may we begin, how far may we go, may we go back
+    targets/  database/  record/       where versions run, PostgreSQL, evidence
+    health/  clients/                  what services answer, one outside system each
+    core/                              what every room stands on
 
-Arrows run down only and are held by the import-linter contracts in ``pyproject.toml``.
+``.github/CONTRIBUTING.md`` has the map, and where to start when something is to be added.
 """
 
 __version__ = "0.1.0"
