@@ -6,7 +6,6 @@ Every key is described, with an example, in that schema. Unknown keys are refuse
 from __future__ import annotations
 
 import ipaddress
-import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -24,7 +23,7 @@ Command = tuple[str, ...]
 
 
 @dataclass(frozen=True)
-class Checks:
+class CheckSettings:
     """Gates of the release commit: required checks, checks that may be skipped, minutes to wait, commands of audit and build."""
 
     required: tuple[str, ...]
@@ -36,14 +35,14 @@ class Checks:
 
 
 @dataclass(frozen=True)
-class Build:
+class BuildSettings:
     """The production build of the application, before images are made."""
 
     commands: tuple[Command, ...]
 
 
 @dataclass(frozen=True)
-class Registry:
+class RegistrySettings:
     """Where images go: ``<repository>/<service>:<version>``; ``insecure`` (plain HTTP) is for loopback only."""
 
     repository: str
@@ -94,15 +93,15 @@ class RolloutSettings:
     ``rollout.order`` is in each service's ``depends_on``.
     """
 
-    error_rate_points: float
-    latency_factor: float
-    minimum_requests: int
-    inconclusive: str  # "pass" | "abort"
-    drain_seconds: float
+    error_rate_points: float = 1.0
+    latency_factor: float = 3.0
+    minimum_requests: int = 149
+    inconclusive: str = "abort"  # "pass" | "abort"
+    drain_seconds: float = 30
 
 
 @dataclass(frozen=True)
-class Tls:
+class TlsSettings:
     """Certificate and key in one folder of the host that runs the edge, the port that users know, and what plain HTTP does."""
 
     certificate: Path
@@ -119,7 +118,7 @@ class EdgeSettings:
 
     config_dir: Path | None
     admin_url: str | None
-    tls: Tls | None
+    tls: TlsSettings | None
     trusted_proxies: int
     sticky_cookie: str | None
 
@@ -197,9 +196,9 @@ class DeployConfig:
     application: str
     public_url: str
     on_call: str
-    checks: Checks
-    build: Build
-    registry: Registry | None
+    checks: CheckSettings
+    build: BuildSettings
+    registry: RegistrySettings | None
     database: DatabaseSettings
     backup: BackupSettings
     rollout: RolloutSettings
@@ -225,19 +224,14 @@ def load(path: Path) -> DeployConfig:
             next_step="run this in the application's folder, or name the file (--config); python -m azora_ci adopt PATH writes a first one",
         ) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BadInputError(
-            "Deployment configuration is not TOML", what=str(error), where=str(path), next_step="correct the named line"
-        ) from error
+        what, next_step = str(error), "correct the named line"
+        raise BadInputError("Deployment configuration is not TOML", what=what, where=str(path), next_step=next_step) from error
     schemas.validate(document, "deploy-config", where=str(path))
     try:
         return _parse(document)
     except ValueError as error:
-        raise BadInputError(
-            "Deployment configuration contradicts itself",
-            what=str(error),
-            where=str(path),
-            next_step="correct the named keys",
-        ) from error
+        what, next_step = str(error), "correct the named keys"
+        raise BadInputError("Deployment configuration contradicts itself", what=what, where=str(path), next_step=next_step) from error
 
 
 def _commands(values: list[list[str]]) -> tuple[Command, ...]:
@@ -258,7 +252,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
         application=document["application"],
         public_url=document["public_url"].rstrip("/"),
         on_call=document["on_call"],
-        checks=Checks(
+        checks=CheckSettings(
             required=tuple(checks["required"]),
             rulesets=checks.get("rulesets", True),
             allow_skipped=tuple(checks.get("allow_skipped", [])),
@@ -266,8 +260,8 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
             audit=_commands(checks["audit"]),
             build=_commands(checks["build"]),
         ),
-        build=Build(_commands(build["commands"])),
-        registry=Registry(registry["repository"].rstrip("/"), registry.get("insecure", False)) if registry else None,
+        build=BuildSettings(_commands(build["commands"])),
+        registry=RegistrySettings(registry["repository"].rstrip("/"), registry.get("insecure", False)) if registry else None,
         database=DatabaseSettings(
             prepare=_commands(database.get("prepare", [["npm", "ci"]])),
             migrate=tuple(database.get("migrate", ["npx", "prisma", "migrate", "deploy"])),
@@ -276,13 +270,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
             via_ssh=database.get("via_ssh", False),
         ),
         backup=BackupSettings(backup["location"], backup.get("lock_mode", "GOVERNANCE"), backup.get("lock_days", 365)),
-        rollout=RolloutSettings(
-            error_rate_points=rollout.get("error_rate_points", 1.0),
-            latency_factor=rollout.get("latency_factor", 3.0),
-            minimum_requests=rollout.get("minimum_requests", 149),
-            inconclusive=rollout.get("inconclusive", "abort"),
-            drain_seconds=rollout.get("drain_seconds", 30),
-        ),
+        rollout=RolloutSettings(**{key: value for key, value in rollout.items() if key != "order"}),
         edge=_edge(edge),
         target=target,
         smoke=tuple(
@@ -298,7 +286,7 @@ def _edge(table: dict[str, Any]) -> EdgeSettings:
     return EdgeSettings(folder, table.get("admin_url"), _tls(table), table.get("trusted_proxies", 0), table.get("sticky_cookie"))
 
 
-def _tls(table: dict[str, Any]) -> Tls | None:
+def _tls(table: dict[str, Any]) -> TlsSettings | None:
     if "tls_certificate" not in table and "tls_key" not in table:
         return None
     if "tls_certificate" not in table or "tls_key" not in table:
@@ -306,7 +294,7 @@ def _tls(table: dict[str, Any]) -> Tls | None:
     certificate, key = Path(table["tls_certificate"]), Path(table["tls_key"])
     if certificate.parent != key.parent:
         raise ValueError(f"edge.tls_certificate, edge.tls_key: {certificate} and {key} must be in one folder, which the edge watches")
-    return Tls(certificate, key, table.get("https_port", 443), table.get("redirect_http", True))
+    return TlsSettings(certificate, key, table.get("https_port", 443), table.get("redirect_http", True))
 
 
 def _check_redirect(document: dict[str, Any]) -> None:
@@ -394,11 +382,6 @@ def _ordered(services: dict[str, Service], order: list[str]) -> tuple[Service, .
     except ValueError as error:
         raise ValueError(f"rollout.order and services.*.depends_on: a cycle, {error}") from None
     return tuple(replace(services[name], depends_on=dependencies[name]) for group in groups for name in group)
-
-
-def is_loopback(url: str) -> bool:
-    """Say whether a URL's host is a loopback address or ``localhost``."""
-    return bool(re.fullmatch(r"localhost|127(?:\.[0-9]{1,3}){3}|::1", urlsplit(url).hostname or ""))
 
 
 def start_groups(depends_on: Mapping[str, Iterable[str]]) -> list[list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from urllib.parse import urlsplit
 
 _HOST = re.compile(r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 
@@ -71,3 +72,8 @@ def normal_key(text: str) -> str:
     if not re.match(r"-----BEGIN [A-Z ]*PRIVATE KEY-----\n", key):
         raise ValueError("is not a private key in PEM or OpenSSH format")
     return key
+
+
+def is_loopback(url: str) -> bool:
+    """Say whether a URL's host is a loopback address or ``localhost``."""
+    return bool(re.fullmatch(r"localhost|127(?:\.[0-9]{1,3}){3}|::1", urlsplit(url).hostname or ""))

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci.core.config import Registry, Service
+from azora_ci.core.config import RegistrySettings, Service
 from azora_ci.core.errors import AzoraError
 from azora_ci.core.settings import Aws
 from azora_ci.core.variables import Secret
@@ -67,7 +67,7 @@ def bucket(settings: Aws, name: str) -> Reached:
     return _check("backup bucket", "bucket", request, f"s3://{name}")
 
 
-def registry(config: Registry) -> Reached:
+def registry(config: RegistrySettings) -> Reached:
     """Check that the registry answers with status 200, or 401 if it requires a login."""
     import requests
 

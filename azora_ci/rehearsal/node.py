@@ -49,7 +49,7 @@ _OTHER = '#!/bin/sh\nexec {node} {script}"$@"\n'
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeJs:
     """A prepared Node.js: ``bin`` goes to the front of the PATH; ``cache`` is npm's and holds the installed modules."""
 
     bin: Path
@@ -87,7 +87,7 @@ def default_cache() -> Path:
     return Path(base) / "azora-ci" / "node"
 
 
-def prepare(processes: Processes, cache: Path | None = None) -> Node:
+def prepare(processes: Processes, cache: Path | None = None) -> NodeJs:
     """Write ``node``, ``npm`` and ``npx`` below the cache folder and return them. Raises BadInputError when there is no Node.js."""
     cache = (cache or default_cache()).resolve()
     node, npm = _from_wheel() or _from_machine(processes)
@@ -98,7 +98,7 @@ def prepare(processes: Processes, cache: Path | None = None) -> Node:
     _write(folder / "npm", _NPM.format(**quoted))
     _write(folder / "npx", _OTHER.format(node=quoted["node"], script=shlex.quote(str(npm / "npx-cli.js")) + " "))
     _write(folder / "node", _OTHER.format(node=quoted["node"], script=""))
-    return Node(folder, cache)
+    return NodeJs(folder, cache)
 
 
 def binary(processes: Processes) -> Path:

@@ -21,7 +21,7 @@ from azora_ci.rehearsal import act, button, evidence, load, replay, repo, report
 from azora_ci.rehearsal.act import Act, JobRun, RunRequest
 from azora_ci.rehearsal.evidence import JobSeen, Seen
 from azora_ci.rehearsal.runs import Run, cache_folder, end_leftovers, lose_runner, point_to, publish
-from azora_ci.rehearsal.scenarios import Scenario, StageWatch
+from azora_ci.rehearsal.scenarios import Scenario, WeightTrigger
 from azora_ci.rehearsal.verify_rollback import Pressed
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, World
 
@@ -154,9 +154,9 @@ class Rehearsal:
         self.replaced = act.replaced_actions(workflow.read_text(encoding="utf-8"))
         with contextlib.ExitStack() as stack:
             if self.scenario.fail_at_percent is not None:
-                stack.enter_context(StageWatch(world, self.scenario.fail_at_percent, lambda: self._break_new_version(world), self.clock))
+                stack.enter_context(WeightTrigger(world, self.scenario.fail_at_percent, lambda: self._break_new_version(world), self.clock))
             if self.scenario.lose_runner_at_percent is not None:
-                stack.enter_context(StageWatch(world, self.scenario.lose_runner_at_percent, lambda: lose_runner(world.run), self.clock))
+                stack.enter_context(WeightTrigger(world, self.scenario.lose_runner_at_percent, lambda: lose_runner(world.run), self.clock))
             self.jobs = self._act(world, self._request(world, workflow), "1")
 
     def _break_new_version(self, world: World) -> None:

@@ -210,7 +210,7 @@ def with_version(original: Demand, version: str) -> Demand:
     return replace(original, new=version, serving=serving)
 
 
-class StageWatch:
+class WeightTrigger:
     """Calls ``act`` once, as soon as Envoy's effective weights give the new version ``percent`` % of traffic."""
 
     def __init__(self, world: World, percent: int, act: Callable[[], None], clock: Clock) -> None:
@@ -222,7 +222,7 @@ class StageWatch:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self.reached = False
 
-    def __enter__(self) -> StageWatch:
+    def __enter__(self) -> WeightTrigger:
         self._thread.start()
         return self
 

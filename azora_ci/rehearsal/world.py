@@ -27,7 +27,7 @@ from azora_ci.core.process import Processes, is_alive
 from azora_ci.core.variables import Secret
 from azora_ci.database.cluster import free_port
 from azora_ci.rehearsal import application, repo
-from azora_ci.rehearsal.node import Node, prepare
+from azora_ci.rehearsal.node import NodeJs, prepare
 from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run
 from azora_ci.rehearsal.standins import database
 from azora_ci.targets.base import Owner, Release, TargetContext
@@ -49,7 +49,7 @@ class World:
     cache: Path
     processes: Processes
     clock: Clock
-    node: Node = field(init=False)
+    node: NodeJs = field(init=False)
     places: repo.Production = field(init=False)
     scratch: repo.ScratchRepository = field(init=False)
     database: database.ProductionDatabase = field(init=False)

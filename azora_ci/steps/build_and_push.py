@@ -12,8 +12,9 @@ from typing import IO, Any
 
 from azora_ci.clients.docker import build_context, images
 from azora_ci.clients.docker.images import Docker, Image, ImageLabels
-from azora_ci.core.config import Registry, Service, is_loopback
+from azora_ci.core.config import RegistrySettings, Service
 from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.hosts import is_loopback
 from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Deployment
 from azora_ci.core.variables import Secret, variable
@@ -88,7 +89,7 @@ def build_images(job: Job[Settings]) -> None:
             build_image(job, docker, target, service)
 
 
-def recognise_image(job: Job[Settings], docker: Docker, target: Registry, service: Service) -> bool:
+def recognise_image(job: Job[Settings], docker: Docker, target: RegistrySettings, service: Service) -> bool:
     """Return whether the registry has a service's image of this release, and record the image. Raises NotTrueError for another image."""
     release, reference, started = _release(job, service), _reference(job, target, service), job.clock.monotonic()
     digest = docker.find(reference)
@@ -116,7 +117,7 @@ def foreign_image_error(release: ImageLabels, image: Image) -> NotTrueError:
     )
 
 
-def build_image(job: Job[Settings], docker: Docker, target: Registry, service: Service) -> None:
+def build_image(job: Job[Settings], docker: Docker, target: RegistrySettings, service: Service) -> None:
     """Build and push one image."""
     started, reference = job.clock.monotonic(), _reference(job, target, service)
     folder, names = _read_context(job, service)
@@ -146,12 +147,12 @@ def _build(job: Job[Settings], docker: Docker, service: Service, context: IO[byt
     )
 
 
-def _registry(job: Job[Settings]) -> Registry:
+def _registry(job: Job[Settings]) -> RegistrySettings:
     target = job.config.registry
     assert target is not None  # noqa: S101 - the configuration demands it for every target but local_processes
     if target.insecure and not is_loopback(f"http://{target.repository}"):
         raise BadInputError(
-            "Registry without encryption",
+            "RegistrySettings without encryption",
             what=f"registry.insecure is true, and {target.repository} is not on loopback",
             where=str(job.settings.config_path),
             next_step="give the registry a certificate and remove registry.insecure",
@@ -172,7 +173,7 @@ def _credentials(settings: Settings) -> tuple[Secret, Secret] | None:
     return None
 
 
-def _reference(job: Job[Settings], target: Registry, service: Service) -> str:
+def _reference(job: Job[Settings], target: RegistrySettings, service: Service) -> str:
     return f"{target.repository}/{service.id}:{job.settings.version}"
 
 

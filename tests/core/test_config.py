@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.core import config
+from azora_ci.core import config, hosts
 from azora_ci.core.errors import BadInputError
 
 MINIMAL = """
@@ -117,4 +117,4 @@ def test_no_file_and_no_toml(tmp_path):
     ],
 )
 def test_loopback(url, loopback):
-    assert config.is_loopback(url) is loopback
+    assert hosts.is_loopback(url) is loopback

@@ -10,7 +10,7 @@ from types import TracebackType
 from azora_ci.core.process import Processes
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.rehearsal.node import Node
+from azora_ci.rehearsal.node import NodeJs
 
 DATABASE = "azora"
 # Eight old and eight new instances with three connections each, a backup in parallel sessions, Prisma, and a person.
@@ -51,7 +51,7 @@ class ProductionDatabase:
         self.cluster.stop()
 
 
-def start(folder: Path, application: Path, *, processes: Processes, node: Node, detached: bool = False) -> ProductionDatabase:
+def start(folder: Path, application: Path, *, processes: Processes, node: NodeJs, detached: bool = False) -> ProductionDatabase:
     """Start a cluster below ``folder`` whose database is what the release in ``application`` left there, with over 100,000 rows.
 
     ``application`` has its ``node_modules``; its migrations are applied by its own Prisma. ``detached``: the server outlives
@@ -85,7 +85,7 @@ def create_owned_database(cluster: Cluster, name: str) -> str:
     return DatabaseUrl("127.0.0.1", str(cluster.port), role, password, name).text
 
 
-def migrate(url: str, application: Path, *, processes: Processes, node: Node) -> None:
+def migrate(url: str, application: Path, *, processes: Processes, node: NodeJs) -> None:
     """Apply the application's migrations with its own Prisma."""
     processes.run(
         (str(node.bin / "npx"), "prisma", "migrate", "deploy"),

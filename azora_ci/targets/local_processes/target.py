@@ -17,8 +17,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from azora_ci.core.config import DeployConfig, Service, is_loopback
+from azora_ci.core.config import DeployConfig, Service
 from azora_ci.core.errors import BadInputError
+from azora_ci.core.hosts import is_loopback
 from azora_ci.core.process import send_signal, undisturbed
 from azora_ci.targets.base import Instance, LockHolder, Owner, Release, TargetContext
 from azora_ci.targets.envoy import edge as edges
