@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import http.client
 import json
 import os
@@ -21,6 +22,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from azora_ci.cli.lock import _held_text
 from azora_ci.core.clock import Clock
 from azora_ci.targets.guard import server as guard_module
+from azora_ci.targets.guard import store as store_module
 from azora_ci.targets.guard.client import GuardClient
 from azora_ci.targets.guard.server import Guard, RefusedError
 from tests.support import ROOT
@@ -352,3 +354,15 @@ class Machine(RuleBasedStateMachine):
 
 Machine.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_count=30, deadline=None)
 TestGuardMachine = Machine.TestCase
+
+
+def test_server_and_store_import_the_standard_library_and_each_other_only():
+    """They run in a container of their own, as a package ``guard`` without any other file of ours."""
+    for module in (guard_module, store_module):
+        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+        for node in ast.walk(tree):
+            if isinstance(node, ast.ImportFrom) and node.level:
+                assert (node.level, node.module) == (1, "store"), ast.unparse(node)
+            elif isinstance(node, ast.ImportFrom | ast.Import):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
+                assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names, ast.unparse(node)
