@@ -25,7 +25,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.environment import child_environment
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import Child, Processes, is_alive, send_signal
-from azora_ci.database.postgres import DatabaseUrl, find_binary
+from azora_ci.database.postgres import DatabaseUrl, find_binary, major_of
 
 SUPERUSER = "azora"
 START_SECONDS = 90.0
@@ -313,7 +313,6 @@ def _change_owner(path: Path, user: int | None) -> None:
 
 
 def _installed_major(initdb: Path, postgres: Path) -> int:
-    from azora_ci.database.postgres import major_of
 
     if initdb.parent != postgres.parent:
         raise BadInputError(

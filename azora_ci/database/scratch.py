@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import Processes
-from azora_ci.database.backup import source
 from azora_ci.database.cluster import Cluster, clear, data_folder
 from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.database.server import ServerFacts, server_facts
 
 if TYPE_CHECKING:
     import psycopg2.extensions
@@ -33,7 +33,7 @@ class Scratch:
 
     url: DatabaseUrl
     private: bool
-    facts: source.ServerFacts
+    facts: ServerFacts
 
 
 @contextmanager
@@ -88,18 +88,18 @@ def require_space(folder: Path, database_bytes: int, *, private: bool) -> None:
 
 
 @contextmanager
-def open_scratch(verify_url: DatabaseUrl | None, folder: Path, production: source.ServerFacts, processes: Processes) -> Iterator[Scratch]:
+def open_scratch(verify_url: DatabaseUrl | None, folder: Path, production: ServerFacts, processes: Processes) -> Iterator[Scratch]:
     """Yield a server to restore to. Raises BadInputError when it is unsuitable or production itself."""
     if verify_url is not None:
-        yield _require_suitable(Scratch(verify_url, False, source.facts(verify_url)), production)
+        yield _require_suitable(Scratch(verify_url, False, server_facts(verify_url)), production)
         return
     with Cluster.start(folder / "cluster", processes=processes, major=production.major) as cluster:
         url = DatabaseUrl.parse(cluster.url())
         processes.log.add_secret(cluster.password)
-        yield _require_suitable(Scratch(url, True, source.facts(url)), production)
+        yield _require_suitable(Scratch(url, True, server_facts(url)), production)
 
 
-def _require_suitable(scratch: Scratch, production: source.ServerFacts) -> Scratch:
+def _require_suitable(scratch: Scratch, production: ServerFacts) -> Scratch:
     problems = []
     if production.system_identifier is not None and scratch.facts.system_identifier == production.system_identifier:
         problems.append(f"it is the production server itself (system identifier {production.system_identifier})")
@@ -130,7 +130,7 @@ def _missing_extensions(url: DatabaseUrl, required: tuple[str, ...]) -> list[str
 
 
 @contextmanager
-def fresh_database(scratch: Scratch, name: str, production: source.ServerFacts) -> Iterator[DatabaseUrl]:
+def fresh_database(scratch: Scratch, name: str, production: ServerFacts) -> Iterator[DatabaseUrl]:
     """Yield an empty database with production's encoding and locale, and the roles and tablespaces that its dump names.
 
     Database and roles are dropped at the end, except on a private cluster, which is removed as a whole.
@@ -167,7 +167,7 @@ def _create_tablespaces(cursor: psycopg2.extensions.cursor, names: tuple[str, ..
         cursor.execute(sql.SQL("CREATE TABLESPACE {} LOCATION ''").format(sql.Identifier(name)))
 
 
-def _create_database(cursor: psycopg2.extensions.cursor, name: str, production: source.ServerFacts) -> None:
+def _create_database(cursor: psycopg2.extensions.cursor, name: str, production: ServerFacts) -> None:
     """Create the database with production's locale, or the nearest that this server has: constraints on text may depend on it."""
     import psycopg2
     from psycopg2 import sql

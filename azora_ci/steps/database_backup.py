@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket
     from azora_ci.database.backup.manifest import Attempt, Manifest, Names
     from azora_ci.database.backup.setup import BackupContext
-    from azora_ci.database.backup.source import ServerFacts
     from azora_ci.database.postgres import DatabaseUrl
+    from azora_ci.database.server import ServerFacts
 
 GIB = 1024**3
 DEAD_AFTER = timedelta(hours=6)  # no job runs longer, so an unfinished upload of another deployment this old belongs to a dead run
@@ -184,12 +184,12 @@ def _take_backup(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, names: Na
 
 def _check_server(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
     """Return the production server's facts. Raises BadInputError for a connection pooler, before anything is dumped."""
-    from azora_ci.database.backup import source
     from azora_ci.database.postgres import find_binary
+    from azora_ci.database.server import server_facts
 
     if url.ignored:
         job.say(f"PROD_DATABASE_URL: libpq does not know {', '.join(url.ignored)}: left out")
-    server = source.facts(url)
+    server = server_facts(url)
     reason = url.pooler_hint or ("the session's process id is not the server's" if server.through_pooler else None)
     if reason is not None:
         raise BadInputError(

@@ -140,9 +140,9 @@ def _make_database(job: Job[Settings], url: DatabaseUrl) -> PrismaDatabase:
 
 def _require_same_database(database: PrismaDatabase, backup: VerifiedBackup) -> None:
     """Raise NotTrueError when the backup is of another database. The identifiers of the clusters are compared when both are known."""
-    from azora_ci.database.backup import source
+    from azora_ci.database.server import server_facts
 
-    facts = source.facts(database.url)
+    facts = server_facts(database.url)
     identifiers = {backup.system_identifier, facts.system_identifier} - {None}
     if facts.database != backup.database or len(identifiers) > 1:
         raise NotTrueError(

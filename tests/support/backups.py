@@ -10,8 +10,9 @@ from typing import Any
 from azora_ci.clients.s3.bucket import Bucket
 from azora_ci.core import config, schemas
 from azora_ci.core.clock import rfc3339
-from azora_ci.database.backup import manifest, source
+from azora_ci.database.backup import manifest
 from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.database.server import server_facts
 from azora_ci.record import fragments
 from tests.support.stores import crc
 
@@ -46,7 +47,7 @@ def _facts(data: bytes) -> dict[str, Any]:
 
 
 def _server(url: str) -> dict[str, Any]:
-    return manifest.server_document(source.facts(DatabaseUrl.parse(url)))
+    return manifest.server_document(server_facts(DatabaseUrl.parse(url)))
 
 
 def fragment(received: Path, found: manifest.Manifest) -> None:

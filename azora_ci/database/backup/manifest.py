@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from azora_ci.core import schemas
 from azora_ci.core.errors import AzoraError, NotTrueError
-from azora_ci.database.backup import catalog, source
+from azora_ci.database.backup import catalog
+from azora_ci.database.server import ServerFacts
 
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket
@@ -239,7 +240,7 @@ def catalog_findings(document: Mapping[str, Any], restored: catalog.Catalog) -> 
     return findings + catalog.sequences_behind(snapshot_sequences, restored_sequences)
 
 
-def server_document(facts: source.ServerFacts) -> dict[str, Any]:
+def server_document(facts: ServerFacts) -> dict[str, Any]:
     """Return a server's facts as JSON."""
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(facts).items()}
 

@@ -19,8 +19,9 @@ from azora_ci.database.backup.dump import Dumped, DumpPlan, dump
 from azora_ci.database.backup.progress import Meter
 from azora_ci.database.backup.restore import Account, Restore
 from azora_ci.database.backup.setup import Background, BackupContext, Followers, ScratchSpace, follow, workbench
-from azora_ci.database.backup.source import Counter, ServerFacts, Snapshot, facts_of
+from azora_ci.database.backup.source import Counter, Snapshot
 from azora_ci.database.postgres import DatabaseUrl, version_text
+from azora_ci.database.server import ServerFacts, facts_of_document
 
 if TYPE_CHECKING:
     from azora_ci.clients.s3.objects import StoredObject
@@ -252,7 +253,7 @@ def prove_stored(context: BackupContext, document: Mapping[str, Any], stored: St
     Raises ForeignObjectError when the object's SHA-256 is not the document's, NotTrueError when the restored database differs
     from the document.
     """
-    server = facts_of(dict(document["server"]))
+    server = facts_of_document(dict(document["server"]))
     with workbench(context, server, f"drill-{document['backup_id']}") as bench, ExitStack() as stack:
         if overlapping:
             followers = stack.enter_context(follow(context, bench, account=True))

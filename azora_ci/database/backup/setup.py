@@ -14,9 +14,9 @@ from azora_ci.core.process import Processes
 from azora_ci.database.backup.malloc import return_large_blocks
 from azora_ci.database.backup.progress import Meter, Progress
 from azora_ci.database.backup.restore import Accountant, Restore
-from azora_ci.database.backup.source import ServerFacts
 from azora_ci.database.postgres import DatabaseUrl, find_binary
 from azora_ci.database.scratch import Scratch, fresh_database, open_scratch, require_space, work_folder
+from azora_ci.database.server import ServerFacts
 
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket

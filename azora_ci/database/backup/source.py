@@ -3,88 +3,20 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from azora_ci.core.clock import rfc3339
-from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.errors import BadInputError
 from azora_ci.database.backup import catalog
 from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.database.server import session_error
 
 if TYPE_CHECKING:
     import psycopg2.extensions
 
 COUNTERS = 2  # sessions that count rows during the dump
-
-
-@dataclass(frozen=True)
-class ServerFacts:
-    """A database as its server describes it. ``size_bytes``: the whole database on disk; ``system_identifier`` None: not readable."""
-
-    version: str
-    major: int
-    database: str
-    encoding: str
-    collate: str
-    ctype: str
-    size_bytes: int
-    system_identifier: str | None
-    in_recovery: bool
-    through_pooler: bool
-    extensions: tuple[str, ...]
-    roles: tuple[str, ...]
-    tablespaces: tuple[str, ...]
-
-
-FACTS = """SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int / 10000 AS major,
-    d.datname AS database, pg_encoding_to_char(d.encoding) AS encoding, d.datcollate AS collate, d.datctype AS ctype,
-    pg_database_size(d.oid) AS size_bytes, pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS backend,
-    ARRAY(SELECT extname::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1) AS extensions,
-    ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1) AS roles,
-    ARRAY(SELECT spcname::text FROM pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1) AS tablespaces
-    FROM pg_database d WHERE d.datname = current_database()"""
-
-
-def facts(url: DatabaseUrl) -> ServerFacts:
-    """Return the server's facts about itself and the database. Raises UnreachableError."""
-    import psycopg2
-
-    connection = url.connect()
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute(FACTS)
-            assert cursor.description is not None  # noqa: S101 - a SELECT has columns
-            row: dict[str, Any] = dict(zip([column.name for column in cursor.description], cursor.fetchone() or (), strict=True))
-            try:
-                cursor.execute("SELECT system_identifier::text FROM pg_control_system()")
-                row["system_identifier"] = (cursor.fetchone() or (None,))[0]
-            except psycopg2.Error:
-                row["system_identifier"] = None
-        # A pooler invents the process id in its handshake: it is the key of the pooler's own cancel protocol.
-        row["through_pooler"] = connection.info.backend_pid != row.pop("backend")
-        return facts_of(row)
-    except psycopg2.Error as error:
-        raise session_error(url, error) from error
-    finally:
-        connection.close()
-
-
-def facts_of(document: dict[str, Any]) -> ServerFacts:
-    """Return the facts from a mapping of their names to values; a list becomes a tuple."""
-    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
-    return ServerFacts(**values)
-
-
-def session_error(url: DatabaseUrl, error: Exception) -> UnreachableError:
-    """Return the error for a production session that failed."""
-    return UnreachableError(
-        "The production database did not answer",
-        what=str(error).strip() or type(error).__name__,
-        where=url.location,
-        next_step="check the server's log; re-run the job: nothing was published",
-    )
 
 
 class Snapshot:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.database.backup.source import facts
 from azora_ci.database.postgres import DatabaseUrl, find_binary
+from azora_ci.database.server import server_facts
 from tests.support.backup_world import ID, BackupWorld
 
 SHAPES = r"""
@@ -77,7 +77,7 @@ def world(tmp_path: Path, s3_server) -> BackupWorld:
 def restore_with_the_guides_line(world: BackupWorld, url: str) -> None:
     packed = world.bucket.read(f"prod/backup-{ID}.sql.gz")
     unpacked = subprocess.run(["gunzip"], input=packed, stdout=subprocess.PIPE, check=True).stdout
-    argv = [str(find_binary("psql", facts(DatabaseUrl.parse(url)).major)), "-X", "-q", "-v", "ON_ERROR_STOP=1"]
+    argv = [str(find_binary("psql", server_facts(DatabaseUrl.parse(url)).major)), "-X", "-q", "-v", "ON_ERROR_STOP=1"]
     subprocess.run(argv, input=unpacked, env=DatabaseUrl.parse(url).libpq_env(), stdout=subprocess.DEVNULL, check=True)
 
 
