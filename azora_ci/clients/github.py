@@ -130,24 +130,21 @@ class GitHub:
 
     def _request(self, url: str, query: dict[str, str]) -> requests.Response:
         """Return the answer of status 200. Waits for rate limits, repeats 5xx and broken connections, raises for other statuses."""
-        waited, problem = 0.0, ""
-        attempt = 0
-        while attempt < ATTEMPTS:
+        waited = 0.0
+        for attempt in self._clock.attempts(ATTEMPTS, self._pause):
             response, problem = self._send(url, query)
-            if response is not None and (wait := self._rate_limit_wait(response)) is not None:
+            while response is not None and (wait := self._rate_limit_wait(response)) is not None:
                 waited += wait
                 if waited > PATIENCE_SECONDS:
                     raise self._rate_limit_error(url, wait)
                 self._say(f"GitHub's rate limit: waiting {wait:.0f} s")
                 self._clock.sleep(wait)
-                continue
+                response, problem = self._send(url, query)
             if response is not None and response.status_code < 500:
                 self._require_success(url, response)
                 return response
-            attempt += 1
-            if attempt < ATTEMPTS:
-                self._say(f"GitHub: {problem}; attempt {attempt} of {ATTEMPTS}")
-                self._clock.sleep(self._pause * 2 ** (attempt - 1))
+            if not attempt.last:
+                self._say(f"GitHub: {problem}; {attempt}")
         raise UnreachableError(
             "GitHub does not answer",
             what=f"{ATTEMPTS} attempts, the last one: {problem}",

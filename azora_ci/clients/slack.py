@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 ATTEMPTS = 4
 TIMEOUT_SECONDS = 10
 LONGEST_WAIT_SECONDS = 60.0  # all waits together; after a longer Retry-After the message is not sent
-BACKOFF_SECONDS = (1.0, 2.0, 4.0)
 
 
 @dataclass(frozen=True)
@@ -87,31 +86,21 @@ def notify(webhook: Secret | None, text: str, clock: Clock) -> Notification:
     """
     if webhook is None:
         return Notification(False, 0, "SLACK_WEBHOOK is not set, nobody was notified")
-    waited = 0.0
-    detail = ""
-    for attempt in range(1, ATTEMPTS + 1):
+    for attempt in clock.attempts(ATTEMPTS, patience=LONGEST_WAIT_SECONDS):
         answer = _send_once(webhook.reveal(), text)
-        if answer.sent:
-            return Notification(True, attempt, answer.detail)
-        detail = answer.detail
-        if answer.wait_seconds is None:
-            return Notification(False, attempt, detail)
-        pause = max(answer.wait_seconds, BACKOFF_SECONDS[min(attempt, len(BACKOFF_SECONDS)) - 1] if answer.backoff else 0.0)
-        if attempt == ATTEMPTS:
-            break
-        if waited + pause > LONGEST_WAIT_SECONDS:
-            return Notification(False, attempt, f"{detail}; waiting {pause:g} s more is too long")
-        clock.sleep(pause)
-        waited += pause
-    return Notification(False, ATTEMPTS, f"{detail}; gave up after {ATTEMPTS} attempts")
+        if not answer.repeatable:
+            return Notification(answer.sent, attempt.number, answer.detail)
+        attempt.wait = answer.retry_after or attempt.wait
+    reason = f"gave up after {ATTEMPTS} attempts" if attempt.last else f"waiting {attempt.wait:g} s more is too long"
+    return Notification(False, attempt.number, f"{answer.detail}; {reason}")
 
 
 @dataclass(frozen=True)
 class _Answer:
     sent: bool
     detail: str
-    wait_seconds: float | None = None  # None: another attempt would not help
-    backoff: bool = False
+    repeatable: bool = False
+    retry_after: float | None = None  # seconds until Slack takes the next message
 
 
 def _send_once(url: str, text: str) -> _Answer:
@@ -128,7 +117,7 @@ def _send_once(url: str, text: str) -> _Answer:
     except (SlackRequestError, ValueError, http.client.InvalidURL):
         return _Answer(False, "SLACK_WEBHOOK is not an address that can be used")
     except (OSError, http.client.HTTPException) as error:
-        return _Answer(False, f"Slack did not answer ({type(error).__name__})", 0.0, backoff=True)
+        return _Answer(False, f"Slack did not answer ({type(error).__name__})", repeatable=True)
 
 
 def _answer_of(response: WebhookResponse) -> _Answer:
@@ -137,9 +126,9 @@ def _answer_of(response: WebhookResponse) -> _Answer:
         return _Answer(True, "Slack answered ok")
     detail = f"Slack answered {response.status_code} {body[:200]!r}"
     if response.status_code == 429:
-        return _Answer(False, detail, _retry_after(response))
+        return _Answer(False, detail, repeatable=True, retry_after=_retry_after(response))
     if response.status_code >= 500:
-        return _Answer(False, detail, 0.0, backoff=True)
+        return _Answer(False, detail, repeatable=True)
     return _Answer(False, detail)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 
@@ -24,6 +26,23 @@ def parse_rfc3339(text: str) -> datetime:
     if moment.tzinfo is None:
         raise ValueError(f"{text!r} has no time zone")
     return moment.astimezone(UTC)
+
+
+@dataclass
+class Attempt:
+    """Attempt ``number`` of ``most``. ``wait``: seconds before the next one; the loop may set it, to what a server's Retry-After asks."""
+
+    number: int
+    most: int
+    wait: float
+
+    @property
+    def last(self) -> bool:
+        """Return whether no attempt follows."""
+        return self.number == self.most
+
+    def __str__(self) -> str:
+        return f"attempt {self.number} of {self.most}"
 
 
 class Clock:
@@ -56,3 +75,23 @@ class Clock:
             self.sleep(start + number * interval - self.monotonic())
             yield self.monotonic() - start
             number = max(number + 1, int((self.monotonic() - start) / interval))
+
+    def attempts(
+        self, most: int, wait: float = 1.0, *, growth: float = 2.0, patience: float = math.inf, stop: threading.Event | None = None
+    ) -> Iterator[Attempt]:
+        """Yield attempt 1, 2, … ``most`` and wait in between; a loop over them leaves it when an attempt succeeds.
+
+        The first wait is ``wait`` seconds, each later one ``growth`` times the one before. The attempts end early when the waits together
+        would pass ``patience`` seconds, and when ``stop`` is set before a wait is over.
+        """
+        waited = 0.0
+        for number in range(1, most + 1):
+            attempt = Attempt(number, most, wait * growth ** (number - 1))
+            yield attempt
+            waited += attempt.wait
+            if attempt.last or waited > patience:
+                return
+            if stop is None:
+                self.sleep(attempt.wait)
+            elif self.wait(stop, attempt.wait):
+                return

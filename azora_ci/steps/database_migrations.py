@@ -229,17 +229,15 @@ def _apply(job: Job[Settings], database: PrismaDatabase, backup: VerifiedBackup,
 
 def _deploy(job: Job[Settings], database: PrismaDatabase) -> MigrateResult:
     """Run the migrate command. Repeat it when another session held Prisma's lock: such an attempt changed nothing."""
-    for attempt in range(1, LOCK_ATTEMPTS + 1):
-        job.evidence["attempts"] = attempt
+    for attempt in job.clock.attempts(LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS, growth=1):
+        job.evidence["attempts"] = attempt.number
         with job.actions.group(" ".join(job.config.database.migrate)):
             deployed = prisma.deploy(job.processes, job.config.database.migrate, database.prisma_url.reveal(), Path.cwd())
         if not deployed.lock_timeout:
             break
         holders = prisma.lock_holders(database.url)
         job.evidence["lock_holders"] = holders
-        job.say(f"attempt {attempt} of {LOCK_ATTEMPTS}: Prisma's lock {history.LOCK} is held by {', '.join(holders) or 'nobody any more'}")
-        if attempt < LOCK_ATTEMPTS:
-            job.clock.sleep(LOCK_PAUSE_SECONDS)
+        job.say(f"{attempt}: Prisma's lock {history.LOCK} is held by {', '.join(holders) or 'nobody any more'}")
     return deployed
 
 

@@ -154,16 +154,14 @@ def _run_http_tests(job: Job[Any], tests: list[HttpTest], evidence: dict[str, An
     prober = Prober(job.clock)
     results: dict[str, dict[str, Any]] = {}
     pending = tests
-    for attempt in range(1, job.settings.health_retries + 1):
-        if attempt > 1:
-            job.clock.sleep(job.settings.health_interval)
+    for attempt in job.clock.attempts(job.settings.health_retries, job.settings.health_interval, growth=1):
         answers = prober.fetch_all([ProbeRequest(test.url) for test in pending], PROBE_SECONDS)
         for test, answer in zip(pending, answers, strict=True):
             passed, version, detail = test.judge(answer)
             facts = {"url": test.url, "passed": passed, "status": answer.status, "version": version}
-            timing = {"milliseconds": round(answer.milliseconds, 1), "attempts": attempt, "detail": detail}
+            timing = {"milliseconds": round(answer.milliseconds, 1), "attempts": attempt.number, "detail": detail}
             results[test.name] = {"name": test.name, "kind": test.kind, **facts, **timing}
-            job.say(f"{'✓' if passed else '✗'} {test.name}: {detail} ({answer.milliseconds:.0f} ms, attempt {attempt})")
+            job.say(f"{'✓' if passed else '✗'} {test.name}: {detail} ({answer.milliseconds:.0f} ms, attempt {attempt.number})")
         pending = [test for test in pending if not results[test.name]["passed"]]
         if not pending:
             break

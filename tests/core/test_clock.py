@@ -1,8 +1,9 @@
-"""Time: RFC 3339 and a schedule that does not drift."""
+"""Time: RFC 3339, a schedule that does not drift, attempts with waits in between."""
 
 from __future__ import annotations
 
 import itertools
+import threading
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -62,3 +63,32 @@ def test_the_real_clock_moves():
     clock.sleep(-5)
     assert 0.01 <= clock.monotonic() - before < 5
     assert clock.now().tzinfo is UTC
+
+
+def test_attempts_wait_longer_each_time_and_not_after_the_last():
+    clock = SlowClock()
+    assert [(str(attempt), attempt.last, clock.time - 100) for attempt in clock.attempts(3, 1.5)] == [
+        ("attempt 1 of 3", False, 0),
+        ("attempt 2 of 3", False, 1.5),
+        ("attempt 3 of 3", True, 4.5),
+    ]
+    assert clock.time == 104.5
+
+
+def test_attempts_wait_as_long_as_a_server_asks():
+    clock = SlowClock()
+    for attempt in clock.attempts(3):
+        attempt.wait = 30 if attempt.number == 1 else attempt.wait
+    assert clock.time == 132
+
+
+def test_attempts_end_before_a_wait_that_passes_the_patience():
+    clock = SlowClock()
+    assert [attempt.number for attempt in clock.attempts(9, 20, growth=1, patience=60)] == [1, 2, 3, 4]
+    assert clock.time == 160
+
+
+def test_attempts_end_when_they_are_stopped_while_waiting():
+    clock, stop = SlowClock(), threading.Event()
+    threading.Timer(0.05, stop.set).start()
+    assert [attempt.number for attempt in clock.attempts(9, 60, stop=stop)] == [1]

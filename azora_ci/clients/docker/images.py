@@ -161,15 +161,14 @@ class Docker:
 
     def push(self, reference: str) -> Image:
         """Push an image and return it; the registry must have its digest. Raises BadInputError, UnreachableError, NotTrueError."""
-        for attempt in range(1, PUSH_ATTEMPTS + 1):
+        for attempt in self._clock.attempts(PUSH_ATTEMPTS):
             try:
                 pushed_digest = self._push(reference)
                 break
             except UnreachableError as error:
-                if attempt == PUSH_ATTEMPTS:
+                if attempt.last:
                     raise
-                self._log(f"push of {reference}, attempt {attempt} of {PUSH_ATTEMPTS}: {error.what}")
-                self._clock.sleep(attempt)
+                self._log(f"push of {reference}, {attempt}: {error.what}")
         digest = self.find(reference)
         if digest is None or digest != pushed_digest:
             raise NotTrueError(

@@ -90,8 +90,7 @@ class Calls:
 
         method: Callable[..., dict[str, Any]] = getattr(self._client, operation)
         answer_lost = False
-        attempts = self.attempts * (2 if persistent else 1)
-        for attempt in range(1, attempts + 1):
+        for attempt in self._clock.attempts(self.attempts * (2 if persistent else 1), stop=stop):
             try:
                 return method(**parameters)
             except ClientError as error:
@@ -105,16 +104,11 @@ class Calls:
                 problem, code = error, type(error).__name__
                 repeatable = _connection_failed(error)
                 answer_lost = answer_lost or repeatable
-            message = f"{where}: {operation} got {code}; attempt {attempt + 1} of {attempts}"
-            if not repeatable or attempt == attempts or not self._pause(message, attempt + 1, stop):
-                raise failure(problem, operation, where, attempt) from problem
-        raise AssertionError("unreachable: the last attempt returns or raises")
-
-    def _pause(self, message: str, attempt: int, stop: threading.Event | None) -> bool:
-        """Wait before the next attempt; return False when ``stop`` was set meanwhile."""
-        seconds = self._patience.wait_before(attempt)
-        self._say(f"{message} in {seconds:.1f} s")
-        return not self._clock.wait(stop or threading.Event(), seconds)
+            if not repeatable or attempt.last:
+                break
+            attempt.wait = self._patience.wait_before(attempt.number + 1)
+            self._say(f"{where}: {operation} got {code}; attempt {attempt.number + 1} of {attempt.most} in {attempt.wait:.1f} s")
+        raise failure(problem, operation, where, attempt.number) from problem
 
 
 def _client(settings: Aws, patience: Patience, connections: int) -> Any:
