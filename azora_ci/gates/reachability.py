@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from azora_ci.clients.docker.engine import DOCKER_HUB_API, registry_host
 from azora_ci.core.config import RegistrySettings, Service
 from azora_ci.core.errors import AzoraError
 from azora_ci.core.settings import Aws
@@ -13,7 +14,6 @@ from azora_ci.core.variables import Secret
 
 TIMEOUTS = (5.0, 10.0)  # seconds to connect, to read
 BUCKET_ATTEMPTS = 3  # fewer than for the backup itself, so that an unreachable store is reported soon
-DOCKER_HUB = "registry-1.docker.io"
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,7 @@ def registry(config: RegistrySettings) -> Reached:
     """Check that the registry answers with status 200, or 401 if it requires a login."""
     import requests
 
-    host = config.repository.partition("/")[0]
-    host = DOCKER_HUB if host in {"docker.io", "index.docker.io"} else host
+    host = registry_host(config.repository, DOCKER_HUB_API)
     url = f"{'http' if config.insecure else 'https'}://{host}/v2/"
     try:
         status = requests.get(url, timeout=TIMEOUTS).status_code

@@ -6,10 +6,11 @@ Protocol: Docker Engine API (``/build``, ``/images/{name}/push``, ``/distributio
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import IO, Any
 
+from azora_ci.clients.docker import engine
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
 from azora_ci.core.variables import Secret
@@ -22,7 +23,6 @@ TIMEOUT_SECONDS = 3600  # between two lines of the daemon: a build step may be s
 PUSH_ATTEMPTS = 3  # layers that the registry has are not sent again
 REFUSALS = ("denied", "unauthorized", "authentication required", "no basic auth", "incorrect username", "forbidden")
 LAST_LINES = 40  # the most lines of a failed build in the error; the log has all of them
-DOCKER_HUB = "https://index.docker.io/v1/"
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,6 @@ class Image:
     labels: Mapping[str, str]
 
 
-def host_of(repository: str) -> str:
-    """Return the registry's host of ``host[:port]/namespace``; Docker Hub's own address for ``docker.io``."""
-    host = repository.partition("/")[0]
-    return DOCKER_HUB if host in {"docker.io", "index.docker.io"} else host
-
-
 class Docker:
     """A Docker daemon at ``base_url``. ``credentials`` are (user, password) of the registry; ``log`` gets every line of the daemon."""
 
@@ -80,29 +74,26 @@ class Docker:
 
     def _connect(self) -> Any:
         import docker
-        from docker.errors import DockerException
 
-        try:
+        def explained(_answer: str, error: Exception) -> UnreachableError:
+            next_step = "start the Docker daemon, or correct DOCKER_HOST"
+            return UnreachableError("Docker does not answer", what=str(error)[:500], where=self._base_url, next_step=next_step)
+
+        with engine.translated_errors(explained):
             return docker.APIClient(base_url=self._base_url, version="auto", timeout=TIMEOUT_SECONDS)
-        except DockerException as error:
-            raise UnreachableError(
-                "Docker does not answer",
-                what=str(error)[:500],
-                where=self._base_url,
-                next_step="start the Docker daemon, or correct DOCKER_HOST",
-            ) from error
 
     def version(self) -> str:
         """Return the daemon's version."""
-        with self._translated_errors(self._base_url):
+        with _translated_errors(self._base_url):
             return str(self._api.version()["Version"])
 
     def check_login(self, repository: str) -> bool:
         """Log in at the registry, in memory only; return False without credentials. Raises BadInputError, UnreachableError."""
         if not self._auth:
             return False
-        with self._translated_errors(host_of(repository)):
-            self._api.login(self._auth["username"], password=self._auth["password"], registry=host_of(repository), reauth=True)
+        registry = engine.registry_host(repository, engine.DOCKER_HUB_LOGIN)
+        with _translated_errors(registry):
+            self._api.login(self._auth["username"], password=self._auth["password"], registry=registry, reauth=True)
         return True
 
     def find(self, reference: str) -> str | None:
@@ -113,7 +104,7 @@ class Docker:
         """
         from docker.errors import APIError, NotFound
 
-        with self._translated_errors(reference):
+        with _translated_errors(reference):
             try:
                 return str(self._api.inspect_distribution(reference, auth_config=self._auth)["Descriptor"]["digest"])
             except NotFound:
@@ -127,12 +118,12 @@ class Docker:
     def pull(self, reference: str, digest: str) -> Image:
         """Pull an image by its digest and return it. Raises BadInputError, UnreachableError."""
         repository = reference.rpartition(":")[0]
-        with self._translated_errors(reference):
-            self._log_until_end(self._api.pull(repository, tag=digest, stream=True, decode=True, auth_config=self._auth), reference)
+        with _translated_errors(reference):
+            self._log_until_end(engine.pull(self._api, repository, digest, self._auth), reference)
         return self._image(f"{repository}@{digest}", reference, digest)
 
     def _image(self, local: str, reference: str, digest: str) -> Image:
-        with self._translated_errors(reference):
+        with _translated_errors(reference):
             description = self._api.inspect_image(local)
         return Image(reference, digest, int(description["Size"]), description["Config"].get("Labels") or {})
 
@@ -144,7 +135,7 @@ class Docker:
             lines.append(line)
             self._log(line)
 
-        with self._translated_errors(reference):
+        with _translated_errors(reference):
             answers = self._api.build(
                 fileobj=context, custom_context=True, encoding="gzip", dockerfile=dockerfile, tag=reference,
                 labels=dict(labels), rm=True, forcerm=True, decode=True,
@@ -189,7 +180,7 @@ class Docker:
                 digest = (answer.get("aux") or {}).get("Digest", digest)
                 yield answer
 
-        with self._translated_errors(reference):
+        with _translated_errors(reference):
             answers = self._api.push(repository, tag=tag, stream=True, decode=True, auth_config=self._auth)
             self._log_until_end(watch_digest(answers), reference)
         return digest
@@ -199,16 +190,10 @@ class Docker:
         if problem:
             raise _registry_error(problem, reference)
 
-    @contextmanager
-    def _translated_errors(self, where: str) -> Iterator[None]:
-        """Turn the SDK's exceptions into BadInputError or UnreachableError."""
-        import requests
-        from docker.errors import DockerException
 
-        try:
-            yield
-        except (DockerException, requests.RequestException) as error:
-            raise _registry_error(str(getattr(error, "explanation", None) or error), where) from error
+def _translated_errors(where: str) -> AbstractContextManager[None]:
+    """Turn the SDK's exceptions into BadInputError or UnreachableError."""
+    return engine.translated_errors(lambda answer, error: _registry_error(answer or str(error), where))
 
 
 def _log_lines(answers: Iterable[dict[str, Any]], log: Callable[[str], None]) -> str:

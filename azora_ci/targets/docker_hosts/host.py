@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from azora_ci.clients.docker import engine
 from azora_ci.clients.ssh.tunnel import Connection, socks_connect
 from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
@@ -110,18 +111,17 @@ class DockerHost:
     @contextmanager
     def docker(self, doing: str) -> Iterator[Any]:
         """Yield the Docker client. An exception of the SDK becomes UnreachableError; ``doing``, a verb phrase, names what failed."""
-        import requests
-        from docker.errors import DockerException
 
-        try:
-            yield self._docker_client()
-        except (DockerException, requests.RequestException, OSError) as error:
-            raise UnreachableError(
+        def explained(answer: str, error: Exception) -> UnreachableError:
+            return UnreachableError(
                 f"Docker did not {doing}",
-                what=str(getattr(error, "explanation", None) or f"{type(error).__name__}: {error}")[:1000],
+                what=(answer or f"{type(error).__name__}: {error}")[:1000],
                 where=self.name,
                 next_step="check dockerd on the host (journalctl -u docker) and its disk; a rerun continues from what is there",
-            ) from error
+            )
+
+        with engine.translated_errors(explained):
+            yield self._docker_client()
 
     def _docker_client(self) -> Any:
         with self._client_lock:  # containers are stopped by several threads
@@ -209,15 +209,9 @@ class DockerHost:
                 raise self._missing(reference, "it is not on the host, and an image id cannot be pulled")
             self._context.log.say(f"{self.name}: pulling {reference}")
             problem = ""
-            try:
-                for answer in client.api.pull(repository, tag=digest, stream=True, decode=True, auth_config=self._registry_auth()):
-                    problem = str(answer.get("error") or problem)
-                    checkpoint()
-            except Exception as error:
-                explanation = getattr(error, "explanation", None)
-                if explanation is None:
-                    raise
-                problem = str(explanation)
+            for answer in engine.pull(client.api, repository, digest, self._registry_auth()):
+                problem = str(answer.get("error") or problem)
+                checkpoint()
             if problem:
                 raise self._missing(reference, problem)
 
