@@ -11,16 +11,14 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from azora_ci.clients.s3.calls import ABSENT, DENIED, CallRefusedError, Calls, Patience, failure
 from azora_ci.clients.s3.objects import CONFLICT, EXISTS, AlreadyThereError, PendingUpload, StoredObject, crc32, encode_crc32
+from azora_ci.clients.s3.upload import MultipartUpload
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.settings import Aws
-
-if TYPE_CHECKING:
-    from azora_ci.clients.s3.upload import MultipartUpload
 
 CHUNK = 1024 * 1024  # bytes of a stored object held at a time while reading
 # The keys that this project uploads in parts; ``sweep`` aborts uploads of these keys only.
@@ -255,8 +253,6 @@ class Bucket:
         part_size: int = 8 * 1024 * 1024,
     ) -> MultipartUpload:
         """Return an upload of a stream of unknown length; see MultipartUpload. Nothing is sent before its ``with`` block begins."""
-        from azora_ci.clients.s3.upload import MultipartUpload
-
         return MultipartUpload(self, key, content_type=content_type, lock=(lock_days, lock_mode), in_flight=in_flight, part_size=part_size)
 
     def pending_uploads(self, prefix: str) -> Iterator[PendingUpload]:

@@ -11,14 +11,12 @@ import threading
 import uuid
 from dataclasses import dataclass
 from types import TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
-from azora_ci.clients.s3.calls import CallRefusedError
+from azora_ci.clients.s3.calls import CallRefusedError, Calls
 from azora_ci.clients.s3.objects import CONFLICT, EXISTS, AlreadyThereError, StartAgainError, StoredObject, crc32, encode_crc32
+from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
-
-if TYPE_CHECKING:
-    from azora_ci.clients.s3.bucket import Bucket
 
 MEBIBYTE = 1024 * 1024
 PARTS = 10_000  # the most that S3 allows
@@ -35,6 +33,20 @@ def part_size(number: int, first: int = 8 * MEBIBYTE) -> int:
     return int(first * growth) // MEBIBYTE * MEBIBYTE
 
 
+class _Bucket(Protocol):
+    """The members of ``bucket.Bucket`` that an upload uses."""
+
+    name: str
+    calls: Calls
+    clock: Clock
+
+    def url(self, key: str) -> str: ...
+    def protection(self, lock_days: int | None, lock_mode: str) -> dict[str, Any]: ...
+    def head(self, key: str) -> StoredObject | None: ...
+    def require(self, key: str, version_id: str | None = None) -> StoredObject: ...
+    def abort_upload(self, key: str, upload_id: str) -> None: ...
+
+
 @dataclass
 class _Part:
     number: int
@@ -46,16 +58,15 @@ class MultipartUpload:
 
     ``write`` takes bytes of any length and waits while ``in_flight`` parts are in transit; ``finish`` waits until every part
     is acknowledged; ``complete`` makes the object visible, only if its key is still free. ``size`` and ``checksum`` describe
-    the bytes written so far, ``acknowledged`` counts the bytes that the store has confirmed. Memory: at most ``in_flight`` + 1
-    parts of the first size; beyond 8 GiB parts grow, and fewer are in transit at once.
+    the bytes written so far. Memory: at most ``in_flight`` + 1 parts of the first size; beyond 8 GiB parts grow, and fewer are in
+    transit at once.
     """
 
     def __init__(
-        self, bucket: Bucket, key: str, *, content_type: str, lock: tuple[int | None, str], in_flight: int, part_size: int
+        self, bucket: _Bucket, key: str, *, content_type: str, lock: tuple[int | None, str], in_flight: int, part_size: int
     ) -> None:
         self.key = key
         self.size = 0
-        self.acknowledged = 0
         self.upload_id: str | None = None
         self._bucket = bucket
         self._content_type = content_type
@@ -226,7 +237,6 @@ class MultipartUpload:
             self._failure = self._failure or error
             if acknowledgement is not None:
                 self._acknowledged[part.number] = acknowledgement
-                self.acknowledged += len(part.body)
             del self._in_transit[part.number]
             self._changed.notify_all()
 
