@@ -14,6 +14,7 @@ from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
+from tests.support.databases import create_database
 from tests.support.distribution import newest_of_the_distribution
 from tests.support.sample import migrated, running, sample  # noqa: F401 - the sample application, for every room
 from tests.support.stores import s3_server, s3_session  # noqa: F401 - a real S3 server per session, its faults cleared around each test
@@ -46,7 +47,7 @@ class DatabaseMaker:
 
     def fresh(self, sql: str = "", *, options: str = "", name: str | None = None) -> str:
         self.count += 1
-        url = self.cluster.create_database(name or f"fresh_{self.count}", options)
+        url = create_database(self.cluster, name or f"fresh_{self.count}", options)
         if sql:
             self.execute(url, sql)
         return url

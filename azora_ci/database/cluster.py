@@ -104,18 +104,6 @@ class Cluster:
         """Return the superuser's connection string to a database, password included."""
         return DatabaseUrl("127.0.0.1", str(self.port), SUPERUSER, self.password, database).text
 
-    def create_database(self, name: str, options: str = "") -> str:
-        """Create a database (``options`` follow its name in SQL) and return its connection string."""
-        from psycopg2 import sql
-
-        connection = DatabaseUrl.parse(self.url()).connect()
-        try:
-            with connection.cursor() as cursor:
-                cursor.execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), sql.SQL(options)))
-        finally:
-            connection.close()
-        return self.url(name)
-
     @property
     def running(self) -> bool:
         """Return whether the server process exists."""

@@ -33,22 +33,6 @@ def with_keys_of(record: Document, archived: bytes, *names: str) -> Document | N
     return merged if archived_bytes(merged) == archived else None
 
 
-def broken_links(archived: Sequence[bytes]) -> list[str]:
-    """Return a sentence for each fault of a chain of records (oldest first): bytes that are not canonical, links that do not fit."""
-    problems: list[str] = []
-    previous_sha256: str | None = None
-    for number, data in enumerate(archived):
-        document = json.loads(data)
-        name = f"record {number} ({document.get('deployment_id')})"
-        if archived_bytes(document) != data:
-            problems.append(f"{name} is not canonical JSON")
-        link = document.get("previous_record_sha256")
-        if number and link != previous_sha256:
-            problems.append(f"{name} names {link} as the record before it, which is {previous_sha256}")
-        previous_sha256 = sha256(data)
-    return problems
-
-
 def doubts(archived: Sequence[bytes], place: int) -> list[str]:
     """Return the reasons to distrust the record at this index of a chain (oldest first): its form, its link, and the links after it.
 

@@ -35,6 +35,7 @@ from azora_ci.database.backup import manifest, pipeline, setup, source
 from azora_ci.database.cluster import Cluster, free_port
 from azora_ci.database.postgres import DatabaseUrl, find_binary
 from tests.bench import database
+from tests.support.databases import create_database
 
 BUCKET = "bench"
 KEY_ID, SECRET = "benchkey", "benchsecret"
@@ -110,7 +111,7 @@ def run(gib: float, rounds: int, *, as_json: bool) -> None:
         folder.chmod(0o711)
         settings = {"wal_level": "replica", "shared_buffers": "256MB"}
         production = stack.enter_context(Cluster.start(folder / "production", processes=processes, settings=settings))
-        url = DatabaseUrl.parse(production.create_database("bench"))
+        url = DatabaseUrl.parse(create_database(production, "bench"))
         size = database.fill(url.text, gib, say)
         bench = Bench(folder, url, processes, clock, _store(folder, processes, clock))
         (folder / "deploy.toml").write_text(CONFIG, encoding="utf-8")

@@ -17,6 +17,7 @@ from azora_ci.database.backup import manifest
 from azora_ci.database.postgres import DatabaseUrl, find_binary, major_of
 from azora_ci.rehearsal.standins.s3 import Fault
 from tests.support.backup_world import ID, SIMPLE, BackupWorld, Outcome, stop
+from tests.support.databases import create_database
 from tests.support.waiting import until
 
 BACKUP = f"backup-{ID}.sql.gz"
@@ -328,7 +329,7 @@ def test_server_restarted_during_the_dump(world: BackupWorld, tmp_path: Path):
 
     processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
     with Cluster.start(tmp_path / "production", processes=processes) as production:
-        url = production.create_database("azora")
+        url = create_database(production, "azora")
         with DatabaseUrl.parse(url).connect() as connection, connection.cursor() as cursor:
             cursor.execute(SIMPLE)
         with dump_held(url):

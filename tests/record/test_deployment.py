@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 
 from azora_ci.core import pipeline, schemas
 from azora_ci.record import deployment, run
-from azora_ci.record.chain import archived_bytes, broken_links, doubts, sha256, with_keys_of
+from azora_ci.record.chain import archived_bytes, doubts, sha256, with_keys_of
 from azora_ci.record.pages.deployment import deployment_page
 from tests.support import fragments_builder as build
+from tests.support.chain import broken_links
 
 FACTS = run.Circumstances(
     deployment_id=build.DEPLOYMENT_ID,

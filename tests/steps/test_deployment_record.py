@@ -14,6 +14,7 @@ from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from tests.clients.test_slack import SUCCESS
 from tests.support import fragments_builder as build
 from tests.support import record_world
+from tests.support.chain import broken_links
 
 KEY = f"records/production/{build.DEPLOYMENT_ID}/1.json"
 MESSAGE = SUCCESS.replace("1234567890-abc123", build.DEPLOYMENT_ID).replace("https://azora.world", "https://azora.example")
@@ -143,7 +144,7 @@ def test_each_record_names_the_one_before(ready):
     assert done.code == 0
     records = [data for _, data in sorted(ready.records().items())]
     assert len(records) == 2
-    assert chain.broken_links(records) == []
+    assert broken_links(records) == []
     assert done.evidence["previous_record_sha256"] == hashlib.sha256(records[0]).hexdigest()
 
 

@@ -15,9 +15,10 @@ from azora_ci.core.markdown import escaped
 from azora_ci.core.process import send_signal
 from azora_ci.record import rollback, run
 from azora_ci.record.archive import Archive, KeptRecord
-from azora_ci.record.chain import archived_bytes, broken_links
+from azora_ci.record.chain import archived_bytes
 from azora_ci.targets.base import Owner
 from tests.conftest import DatabaseMaker
+from tests.support.chain import broken_links
 from tests.support.edge_world import NEW, OLD, Load, World
 from tests.support.rollback_world import MIGRATIONS, REASON, Surroundings
 from tests.support.stores import Stores

@@ -15,10 +15,10 @@ import pytest
 
 from azora_ci.core import schemas
 from azora_ci.record import rollback
-from azora_ci.record.chain import broken_links
 from azora_ci.targets.base import Owner
 from tests.conftest import DatabaseMaker
 from tests.faults.rollout_world import lose
+from tests.support.chain import broken_links
 from tests.support.docker_world import NEW, OLD, Lan, Load, World, lan
 from tests.support.rollback_world import MIGRATIONS, Surroundings, evidence
 from tests.support.stores import Stores

@@ -117,7 +117,6 @@ def _smoke(public_url: str) -> str:
 def _example_service() -> FoundService:
     return FoundService(
         id="app",
-        compose_name="app",
         context=".",
         dockerfile="Dockerfile",
         port=None,

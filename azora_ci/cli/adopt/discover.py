@@ -34,7 +34,6 @@ class FoundService:
     """A service of the compose file that is built from this repository."""
 
     id: str
-    compose_name: str
     context: str
     dockerfile: str
     port: int | None
@@ -144,7 +143,6 @@ def _service(name: str, service: dict[str, Any], built: set[str]) -> FoundServic
     replicas = _mapping(service.get("deploy")).get("replicas")
     return FoundService(
         id=_identifier(name, "_"),
-        compose_name=name,
         context=Path(str(build.get("context", "."))).as_posix(),
         dockerfile=str(build.get("dockerfile", "Dockerfile")),
         port=health_port or _port(service.get("ports"), service.get("expose")),

@@ -30,6 +30,7 @@ from azora_ci.targets.envoy.state import command
 from azora_ci.targets.local_processes.processes import LOOPBACK, free_port
 from azora_ci.targets.local_processes.target import LocalProcesses, deploy_at_once, install_edge
 from tests.bench.rollout import service as rollout_service
+from tests.support.databases import create_database
 
 SERVICE = "web"
 SHA = "0" * 40
@@ -288,7 +289,7 @@ def database(folder: Path, processes: Processes) -> Iterator[Cluster]:
     from azora_ci.database.postgres import DatabaseUrl
 
     with Cluster.start(folder, processes=processes, settings={"max_connections": str(MOST_CONNECTIONS)}) as cluster:
-        connection = DatabaseUrl.parse(cluster.create_database(DATABASE)).connect()
+        connection = DatabaseUrl.parse(create_database(cluster, DATABASE)).connect()
         try:
             connection.autocommit = True
             with connection.cursor() as cursor:
