@@ -27,7 +27,7 @@ class HostAddress:
 def parse_hosts(text: str) -> tuple[HostAddress, ...]:
     """Return the hosts of ``PROD_HOST``: one or several, comma separated, ``host[:port]``. Raises ValueError with a reason."""
     hosts: list[HostAddress] = []
-    for part in filter(None, (one.strip() for one in text.split(","))):
+    for part in filter(None, (entry.strip() for entry in text.split(","))):
         match = _HOST.fullmatch(part)
         if match is None or not 0 < int(match["port"] or 22) < 65536:
             raise ValueError("holds something that is not host or host:port")

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from azora_ci.core.variables import Secret, deployment_id, git_sha, number, release_version, truth, variable, whole_number
+from azora_ci.core.hosts import normal_key, parse_hosts, parse_jump, user_name
+from azora_ci.core.variables import Secret, checked_by, deployment_id, git_sha, number, release_version, truth, variable, whole_number
 
 # Secrets that are user names: masked in logs, but not in the evidence, whose image references contain them.
 NAMES = frozenset({"DOCKER_USERNAME", "PROD_USER"})
@@ -16,8 +17,6 @@ NAMES = frozenset({"DOCKER_USERNAME", "PROD_USER"})
 
 def hosts_named(variable_name: str, text: str) -> list[str]:
     """Return the hosts in a secret, so that each is masked by itself; loopback addresses are left out, as they reveal nothing."""
-    from azora_ci.core.hosts import parse_hosts, parse_jump
-
     if variable_name == "PROD_HOST":
         hosts = [address.host for address in parse_hosts(text)]
     elif variable_name == "PROD_JUMP_HOST":
@@ -187,36 +186,6 @@ class Health:
     )
 
 
-def production_hosts(text: str) -> str:
-    """Return a list of hosts unchanged after checking it (the SSH module, imported late, defines the format)."""
-    from azora_ci.core.hosts import parse_hosts
-
-    parse_hosts(text)
-    return text
-
-
-def production_jump(text: str) -> str:
-    """Return the name of a jump host unchanged after checking it (the SSH module, imported late, defines the format)."""
-    from azora_ci.core.hosts import parse_jump
-
-    parse_jump(text)
-    return text
-
-
-def production_user(text: str) -> str:
-    """Return the name of a user after checking it (the SSH module, imported late, defines the format)."""
-    from azora_ci.core.hosts import user_name
-
-    return user_name(text)
-
-
-def production_key(text: str) -> str:
-    """Return a private key with the line ends that OpenSSH requires (the SSH module, imported late, defines the format)."""
-    from azora_ci.core.hosts import normal_key
-
-    return normal_key(text)
-
-
 @dataclass(frozen=True, kw_only=True)
 class PinnedHostKeys:
     """The host keys that the production hosts may present."""
@@ -232,18 +201,18 @@ class SshAccess(PinnedHostKeys):
     """How production hosts are reached: required by the docker_hosts target and database.via_ssh. The names are the guide's."""
 
     prod_host: Secret | None = variable(
-        "PROD_HOST", "production hosts, host or host:port, comma separated", example="web1.example,web2.example", parse=production_hosts,
-        required=False, secret=True,
+        "PROD_HOST", "production hosts, host or host:port, comma separated", example="web1.example,web2.example",
+        parse=checked_by(parse_hosts), required=False, secret=True,
     )  # fmt: skip
     prod_jump_host: Secret | None = variable(
         "PROD_JUMP_HOST", "host through which the production hosts are reached, [user@]host[:port]; unset: none",
-        example="jump@bastion.example", parse=production_jump, required=False, secret=True,
+        example="jump@bastion.example", parse=checked_by(parse_jump), required=False, secret=True,
     )  # fmt: skip
     prod_user: Secret | None = variable(
-        "PROD_USER", "user on them, who may use Docker's socket", example="deploy", parse=production_user, required=False, secret=True
+        "PROD_USER", "user on them, who may use Docker's socket", example="deploy", parse=user_name, required=False, secret=True
     )
     prod_key: Secret | None = variable(
-        "PROD_KEY", "private SSH key of that user, all lines", example="-----BEGIN OPENSSH PRIVATE KEY-----…", parse=production_key,
+        "PROD_KEY", "private SSH key of that user, all lines", example="-----BEGIN OPENSSH PRIVATE KEY-----…", parse=normal_key,
         required=False, secret=True,
     )  # fmt: skip
     prod_accept_new_host_key: bool = variable(

@@ -1,7 +1,7 @@
 """Environment variables as typed fields: what a variable is, how its text becomes a value, how all problems are reported at once.
 
 A settings class is a frozen dataclass whose fields are made by ``variable``. ``load`` reports every missing or malformed
-variable, by name, with what it is for and an example. Nothing here reads the environment: ``settings`` does.
+variable, by name, with what it is for and an example. Nothing here reads the environment.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import MISSING, Field, dataclass, field, fields
 from typing import Any, TypeVar
 
 from azora_ci.core.errors import BadInputError
+from azora_ci.core.release import Version
 
 S = TypeVar("S")
 DEPLOYMENT_ID = re.compile(r"[1-9][0-9]{0,11}-[0-9a-f]{6}")
@@ -153,6 +154,16 @@ def number(minimum: float = 0.0, maximum: float = 1e9) -> Callable[[str], float]
     return parse
 
 
+def checked_by(parse: Callable[[str], object]) -> Callable[[str], str]:
+    """Return a parser that returns the text itself after ``parse`` accepted it."""
+
+    def check(text: str) -> str:
+        parse(text)
+        return text
+
+    return check
+
+
 def truth(text: str) -> bool:
     """Return the bool that the text true or false names."""
     if text.lower() not in {"true", "false"}:
@@ -186,7 +197,5 @@ def git_sha(text: str) -> str:
 
 
 def release_version(text: str) -> str:
-    """Parse a release version with a leading v (the ``release`` module, imported late, defines the format)."""
-    from azora_ci.core.release import Version
-
+    """Parse a release version with a leading v."""
     return str(Version.parse(text))
