@@ -106,15 +106,10 @@ def execute(job_name: str, environ: Mapping[str, str]) -> int:
     return _close(job, started_at, failure)
 
 
-def wire_actions(common: settings.Common) -> Actions:
-    """Return the Actions edge that these settings describe."""
-    return Actions(output_file=common.output_file, summary_file=common.summary_file, github=common.on_github)
-
-
 def _wire(job_name: str, job_settings: settings.Common) -> Job[Any]:
     job_settings.log_dir.mkdir(parents=True, exist_ok=True)
     clock = Clock()
-    actions = wire_actions(job_settings)
+    actions = Actions(output_file=job_settings.output_file, summary_file=job_settings.summary_file, github=job_settings.on_github)
     processes = Processes(JobLog(actions, clock, job_settings.log_dir / f"{job_name}.log"))
     for name, variable in declared_variables(type(job_settings)):
         value = getattr(job_settings, name)
