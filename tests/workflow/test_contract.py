@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from azora_ci.core import pipeline
 from azora_ci.core.pipeline import JOBS
 from azora_ci.core.variables import declared_variables
 from azora_ci.steps.runner import step_module
@@ -20,17 +21,11 @@ TEXT = WORKFLOW.read_text(encoding="utf-8")
 DOCUMENT: dict[str, Any] = yaml.load(TEXT, Loader=yaml.BaseLoader)
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
-NEEDS = {
-    "validate-release": set(),
-    "pre-deployment-validation": {"validate-release"},
-    "database-backup": {"validate-release", "pre-deployment-validation"},
-    "database-migrations": {"validate-release", "database-backup"},
-    "build-and-push": {"validate-release", "pre-deployment-validation"},
-    "gradual-rollout": {"validate-release", "database-migrations", "build-and-push"},
-    "smoke-tests": {"validate-release", "gradual-rollout"},
-    "deployment-record": set(list(JOBS)[:7]),
-    "manual-rollback": {"validate-release", "gradual-rollout", "deployment-record"},
-    "deployment-failure-handler": set(list(JOBS)[:9]),
+# Beside the jobs that must have succeeded: those whose outputs, which only a direct need hands over, or whose results a job reads.
+READS = {
+    "deployment-record": pipeline.EVIDENCE_JOBS,
+    "manual-rollback": ("deployment-record",),
+    "deployment-failure-handler": pipeline.PIPELINE,
 }
 CONDITIONS = {
     "manual-rollback": "always() && needs.gradual-rollout.result == 'success'",
@@ -121,7 +116,8 @@ def test_a_running_deployment_is_never_cancelled_by_the_next():
 @every_job
 def test_needs_and_condition(job):
     found = DOCUMENT["jobs"][job]
-    assert set(found.get("needs", [])) == NEEDS[job]
+    identity = [] if job == "validate-release" else ["validate-release"]
+    assert set(found.get("needs", [])) == {*identity, *pipeline.NEEDS.get(job, ()), *READS.get(job, ())}
     assert found.get("if") == CONDITIONS.get(job)
 
 
@@ -213,7 +209,7 @@ def test_outputs_declared_are_outputs_written(job):
 def test_every_output_that_is_read_is_declared_by_a_direct_need():
     for job in JOBS:
         for other, output in re.findall(r"needs\.([\w-]+)\.outputs\.([\w-]+)", str(DOCUMENT["jobs"][job])):
-            assert other in NEEDS[job]
+            assert other in DOCUMENT["jobs"][job]["needs"]
             assert output in DOCUMENT["jobs"][other]["outputs"]
 
 
