@@ -50,8 +50,8 @@ def run(job: Job[Settings]) -> None:
 
 def production_build(job: Job[Settings]) -> None:
     """Run the application's production build."""
-    for command in job.config.build.commands:
-        commands.run(job, "production", command)
+    for entry in commands.run(job.actions, job.processes, job.clock, "production", job.config.build.commands):
+        job.evidence["commands"].append(entry)
 
 
 # --- archives ---------------------------------------------------------------------------------------------------------

@@ -45,8 +45,8 @@ def run(job: Job[Settings]) -> None:
         pass_reachability(job)
         read_recorded_host_keys(job)
         for purpose, argvs in (("audit", job.config.checks.audit), ("build", job.config.checks.build)):
-            for command in argvs:
-                commands.run(job, purpose, command)
+            for entry in commands.run(job.actions, job.processes, job.clock, purpose, argvs):
+                job.evidence["commands"].append(entry)
     finally:
         _write_summary(job)
 
