@@ -88,7 +88,6 @@ def require_every_host(target: Target) -> None:
 
 def recorded_host_keys(access: ProductionHosts, deploy_config: DeployConfig, processes: Processes) -> str:
     """Return the host keys that the last deployment recorded; empty when keys are pinned or AWS keys for the archive are not set."""
-    from azora_ci.clients.s3.bucket import open_bucket
     from azora_ci.core import environment, settings, variables
     from azora_ci.record import host_keys
     from azora_ci.record.archive import Archive
@@ -99,8 +98,8 @@ def recorded_host_keys(access: ProductionHosts, deploy_config: DeployConfig, pro
         return ""
     for secret in secrets_in(aws):
         processes.log.add_secret(secret)
-    bucket = open_bucket(aws, deploy_config.backup.bucket)
-    return host_keys.of_archive(access, deploy_config, Archive(bucket, environ.get("DEPLOY_ENVIRONMENT") or "production"))
+    archive = Archive.of(aws, environ.get("DEPLOY_ENVIRONMENT") or "production", deploy_config.backup)
+    return host_keys.of_archive(access, deploy_config, archive)
 
 
 def secrets_in(section: Any) -> list[str]:

@@ -1,4 +1,4 @@
-"""The production database, reached by this runner directly, or through the first production host (``database.via_ssh``).
+"""The production database, reached through the first production host (``database.via_ssh``).
 
 SSH forwards a port on loopback to the database. libpq still verifies the database's own name: ``host`` is unchanged and only
 ``hostaddr`` and ``port`` lead into the tunnel (https://www.postgresql.org/docs/current/libpq-connect.html, hostaddr).
@@ -11,30 +11,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from azora_ci.clients.ssh.access import access_of
+from azora_ci.clients.ssh.access import Access, access_of
 from azora_ci.clients.ssh.tunnel import EXPLANATION_SECONDS, Tunnel, forward_lines
+from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.process import Processes
+from azora_ci.core.settings import SshAccess
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.record import host_keys
-from azora_ci.steps.job import Job
 
 ANSWER_SECONDS = 15.0
 SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")  # a server answers S or N; "SSLRequest" of PostgreSQL's protocol
 DEFAULT_PORT = 5432
 
 
-@contextmanager
-def reached(job: Job[Any], evidence: dict[str, Any] | None = None) -> Iterator[DatabaseUrl]:
-    """Yield the address of PROD_DATABASE_URL; with ``database.via_ssh`` it leads through a tunnel that stays open during the block.
+def access_to(url: DatabaseUrl, settings: SshAccess) -> Access:
+    """Return the SSH access through which a database is reached.
 
-    The job's settings are ``DatabaseAccess`` and ``SshAccess``; ``host_keys`` is added to ``evidence``. Raises BadInputError
-    for a connection string that cannot be forwarded, and the errors of ``ssh.explain``.
+    Raises BadInputError for an address that cannot be forwarded, and when the settings do not describe the access.
     """
-    url = DatabaseUrl.parse(job.settings.database_url.reveal())
-    job.log.add_secret(url.password)
-    if not job.config.database.via_ssh:
-        yield url
-        return
     if "," in url.host or url.host.startswith("/"):
         raise BadInputError(
             "This address cannot be forwarded",
@@ -43,19 +37,30 @@ def reached(job: Job[Any], evidence: dict[str, Any] | None = None) -> Iterator[D
             next_step="name the one host and port that the production host connects to",
         )
     hint = "set them as secrets of the environment, and its variable DATABASE_VIA_SSH to true: it hands them to this step"
-    access = access_of(job.settings, "database.via_ssh in the deployment configuration", hint)
-    credentials = access.credentials(host_keys.for_job(job))
+    return access_of(settings, "database.via_ssh in the deployment configuration", hint)
+
+
+@contextmanager
+def reachable_database(
+    url: DatabaseUrl, access: Access, recorded: str, processes: Processes, clock: Clock, evidence: dict[str, Any]
+) -> Iterator[DatabaseUrl]:
+    """Yield the address of a database that leads through a tunnel; the tunnel stays open during the block.
+
+    ``recorded`` host keys (text of a known_hosts file) are used when none is pinned; ``host_keys`` is added to ``evidence``. Raises the
+    errors of ``ssh.explain``.
+    """
+    log = processes.log
+    credentials = access.credentials(recorded)
     try:
         tunnel = DatabaseTunnel(
-            access.hosts[0], to=url, credentials=credentials, processes=job.processes, clock=job.clock, alias="azora-database",
-            jump=access.jump, say=job.say,
+            access.hosts[0], to=url, credentials=credentials, processes=processes, clock=clock, alias="azora-database",
+            jump=access.jump, say=log.say,
         )  # fmt: skip
         with tunnel:
-            if evidence is not None:
-                evidence["host_keys"] = credentials.evidence()
+            evidence["host_keys"] = credentials.evidence()
             if credentials.to_be_pinned():
-                job.log.annotate("New host keys were accepted", credentials.to_be_pinned())
-            job.say("the database is reached through the first production host")
+                log.annotate("New host keys were accepted", credentials.to_be_pinned())
+            log.say("the database is reached through the first production host")
             yield url.with_tunnel(tunnel.port)
     finally:
         credentials.wipe()

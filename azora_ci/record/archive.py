@@ -10,19 +10,20 @@ from __future__ import annotations
 
 import mimetypes
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from azora_ci.clients.s3.bucket import Bucket, open_bucket
+from azora_ci.clients.s3.calls import Patience
+from azora_ci.clients.s3.objects import AlreadyThereError, StoredObject
+from azora_ci.core.clock import Clock
+from azora_ci.core.config import BackupSettings
 from azora_ci.core.errors import NotTrueError
+from azora_ci.core.settings import Aws
 from azora_ci.record.chain import Document, archived_bytes, parse_record, sha256
 from azora_ci.record.run import Previous
-
-if TYPE_CHECKING:
-    from azora_ci.clients.s3.bucket import Bucket
-    from azora_ci.clients.s3.objects import StoredObject
 
 LOCK_DAYS = 365  # the guide's retention of audit evidence
 LARGEST_ARTIFACT_BYTES = 64 * 1024 * 1024
@@ -76,6 +77,21 @@ class Archive:
         self.bucket = bucket
         self.environment = environment
         self.lock_mode = lock_mode
+
+    @classmethod
+    def of(
+        cls,
+        settings: Aws,
+        environment: str,
+        backup: BackupSettings,
+        *,
+        clock: Clock | None = None,
+        patience: Patience | None = None,
+        say: Callable[[str], None] | None = None,
+    ) -> Archive:
+        """Return the archive of an environment, in the bucket of its backups. The options are those of ``open_bucket``."""
+        bucket = open_bucket(settings, backup.bucket, clock=clock, patience=patience, say=say)
+        return cls(bucket, environment, backup.lock_mode)
 
     def record_key(self, deployment_id: str, attempt: int) -> str:
         """Return the key of a record."""
@@ -147,8 +163,6 @@ class Archive:
 
     def keep_record(self, document: Document) -> KeptRecord:
         """Archive a record. A record already archived with the same bytes is recognised; one with other bytes raises NotTrueError."""
-        from azora_ci.clients.s3.objects import AlreadyThereError
-
         data = archived_bytes(document)
         key = self.record_key(document["deployment_id"], document["run_attempt"])
         recognised = False
@@ -162,8 +176,6 @@ class Archive:
 
     def keep_rollback(self, document: Document) -> KeptRecord:
         """Archive the record of a rollback in the folder of its deployment, under the next free number."""
-        from azora_ci.clients.s3.objects import AlreadyThereError
-
         data = archived_bytes(document)
         for number in range(1, MOST_ROLLBACKS + 1):
             key = f"records/{self.environment}/{document['deployment_id']}/rollback-{number}.json"
@@ -193,8 +205,6 @@ class Archive:
         return KeptArtifacts(self.bucket.url(prefix), files, size, tuple(problems))
 
     def _keep_file(self, path: Path, key: str) -> str | None:
-        from azora_ci.clients.s3.objects import AlreadyThereError
-
         size = path.stat().st_size
         if size > LARGEST_ARTIFACT_BYTES:
             return f"{size} bytes are more than the {LARGEST_ARTIFACT_BYTES} that are archived"

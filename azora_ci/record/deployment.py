@@ -1,4 +1,4 @@
-"""Assemble the deployment record from the jobs' fragments, and check the chain of hashes that links all records. Pure.
+"""Assemble the deployment record from the jobs' fragments. Pure.
 
 The record holds every field of the production deployment guide under the guide's name, and in further fields the evidence for them.
 It is archived as canonical JSON; the next record names the SHA-256 of those bytes.
@@ -51,11 +51,11 @@ def assemble(
         "timestamp": ended_at,
         "deployment_id": facts.deployment_id,
         "version": facts.version,
-        "environment": facts.environment,
+        "environment": facts.run.environment,
         "status": status,
         "git_sha": facts.git_sha,
         "git_ref": f"refs/tags/{facts.version}" if facts.version else None,
-        "triggered_by": facts.triggered_by,
+        "triggered_by": facts.run.actor,
         "services_deployed": sorted(rollout.get("services") or {}) if serves else [],
         "database_backup": _backup(fragments.get("database-backup")),
         "migrations_applied": evidence["database-migrations"].get("migrations_applied"),
@@ -75,10 +75,10 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
     return {
         "trigger": release.get("trigger"),
         "commit_time": release.get("commit_time"),
-        "repository": facts.repository,
-        "run_id": facts.run_id,
-        "run_url": facts.run_url,
-        "run_attempt": facts.run_attempt,
+        "repository": facts.run.repository,
+        "run_id": facts.run.id,
+        "run_url": facts.run.url,
+        "run_attempt": facts.run.attempt,
         "previous_deployment_id": previous.get("deployment_id") or facts.previous.deployment_id,
         "previous_version": previous.get("version") or facts.previous.version,
         "previous_record_sha256": facts.previous.record_sha256,
@@ -233,6 +233,3 @@ def contradictions(fragments: Mapping[str, Fragment], facts: Circumstances) -> l
     if evidence["smoke-tests"].get("smoke_status") != "passed":
         problems.append(f"the smoke tests are {evidence['smoke-tests'].get('smoke_status')}, not passed")
     return problems
-
-
-# --- the chain of records ----------------------------------------------------------------------------------------------

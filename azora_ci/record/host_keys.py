@@ -7,19 +7,16 @@ connect, and a rollback. A person at a keyboard who has the credentials reads it
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from azora_ci.clients.ssh.host_keys import lines_of
 from azora_ci.core import pipeline
 from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import PinnedHostKeys
+from azora_ci.record.archive import Archive
 from azora_ci.record.chain import doubts
 from azora_ci.record.fragments import Fragments
-from azora_ci.steps.job import Job
-
-if TYPE_CHECKING:
-    from azora_ci.record.archive import Archive
 
 
 @dataclass(frozen=True)
@@ -72,28 +69,17 @@ def of_this_deployment(fragments: Fragments, deployment_id: str) -> str:
     return "".join(lines)
 
 
-def for_job(job: Job[Any]) -> str:
-    """Return the host keys of earlier jobs, else those of the archive if the job can read it; empty when keys are pinned.
+def for_run(
+    settings: PinnedHostKeys, config: DeployConfig, fragments: Fragments, deployment_id: str | None, archive: Archive | None
+) -> str:
+    """Return the host keys of this deployment's earlier jobs, else those of the archive when there is one; empty when keys are pinned.
 
-    The text is that of a known_hosts file. The job's settings are ``PinnedHostKeys``. Raises the errors of ``newest``.
+    The text is that of a known_hosts file. Raises the errors of ``newest``.
     """
-    if job.settings.prod_known_hosts:
+    if settings.prod_known_hosts:
         return ""
-    known_hosts = of_this_deployment(job.fragments, job.settings.deployment_id) if job.settings.deployment_id else ""
-    if known_hosts or getattr(job.settings, "aws_access_key_id", None) is None:
-        return known_hosts
-    return of_archive(job.settings, job.config, archive_of(job))
-
-
-def archive_of(job: Job[Any]) -> Archive:
-    """Return the archive of a job's environment. The job's settings are ``Aws``."""
-    from azora_ci.clients.s3 import bucket
-    from azora_ci.record.archive import Archive
-
-    backup = job.config.backup
-    return Archive(
-        bucket.open_bucket(job.settings, backup.bucket, clock=job.clock, say=job.say), job.settings.deploy_environment, backup.lock_mode
-    )
+    known_hosts = of_this_deployment(fragments, deployment_id) if deployment_id else ""
+    return known_hosts or (of_archive(settings, config, archive) if archive else "")
 
 
 def are_needed(settings: PinnedHostKeys, config: DeployConfig) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from azora_ci.record.chain import Document, pick
+from azora_ci.record.run import WorkflowRun
 
 SCHEMA_VERSION = 1
 SCHEMA = "rollback-record"
@@ -16,15 +17,10 @@ COMPLETED, UNVERIFIED = "completed", "unverified"
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackCircumstances:
-    """Facts of the record that the step did not observe: time, person, run, and the SHA-256 of the previous record in the archive."""
+    """Facts of the record that the step did not observe: time, run, and the SHA-256 of the previous record in the archive."""
 
     timestamp: str
-    environment: str
-    triggered_by: str
-    repository: str | None
-    run_id: str
-    run_url: str
-    run_attempt: int
+    run: WorkflowRun
     previous_record_sha256: str | None
 
 
@@ -41,14 +37,14 @@ def assemble(evidence: Mapping[str, Any], deployed: Mapping[str, Any], facts: Ro
         "timestamp": facts.timestamp,
         "deployment_id": deployed["deployment_id"],
         "version": deployed["version"],
-        "environment": facts.environment,
+        "environment": facts.run.environment,
         "status": status(evidence),
         "reason": evidence["reason"],
-        "triggered_by": facts.triggered_by,
-        "repository": facts.repository,
-        "run_id": facts.run_id,
-        "run_url": facts.run_url,
-        "run_attempt": facts.run_attempt,
+        "triggered_by": facts.run.actor,
+        "repository": facts.run.repository,
+        "run_id": facts.run.id,
+        "run_url": facts.run.url,
+        "run_attempt": facts.run.attempt,
         **pick(evidence, "to", "rollback_deadline", "after_deadline", "already_back", "fenced", "instances"),
         **pick(evidence, "seconds_to_safe", "proved", "requests_after", "detail"),
         "smoke_status": evidence["smoke_status"],

@@ -14,8 +14,7 @@ from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Aws, DatabaseAccess, Deployment, ProofPlace, SshAccess
 from azora_ci.core.variables import number, one_of, variable, whole_number
-from azora_ci.database import tunnel
-from azora_ci.steps.job import Job
+from azora_ci.steps.job import Job, production_database
 
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket
@@ -83,7 +82,7 @@ def run(job: Job[Settings]) -> None:
     if proven is not None:
         _report(job, proven, reused=True)
         return
-    with tunnel.reached(job, job.evidence) as url:
+    with production_database(job, job.evidence) as url:
         _report(job, _prove_or_take(job, bucket, url, attempts), reused=False)
 
 

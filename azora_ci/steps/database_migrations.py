@@ -16,13 +16,12 @@ from azora_ci.core.job_log import secrets_of_url
 from azora_ci.core.markdown import code, table
 from azora_ci.core.process import ending
 from azora_ci.core.variables import Secret, variable, whole_number
-from azora_ci.database import tunnel
 from azora_ci.database.migrations import history, prisma
 from azora_ci.database.migrations.history import Migration, Plan, Row
 from azora_ci.database.migrations.prisma import MigrateResult
 from azora_ci.database.migrations.risks import risks_of
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.steps.job import Job
+from azora_ci.steps.job import Job, production_database
 
 LOCK_ATTEMPTS = 3  # Prisma itself waits 10 s for its lock each time
 LOCK_PAUSE_SECONDS = 5.0
@@ -72,7 +71,7 @@ def run(job: Job[Settings]) -> None:
     started = job.clock.monotonic()
     release = prisma.read_folder(job.config.database.migrations_dir)
     backup = require_verified_backup(job)
-    with tunnel.reached(job, job.evidence) as url:
+    with production_database(job, job.evidence) as url:
         migrate(job, release, backup, _make_database(job, url))
     job.evidence["seconds"] = round(job.clock.monotonic() - started, 3)
 

@@ -13,7 +13,7 @@ from functools import partial
 from typing import Any, TypeVar
 
 from azora_ci.clients import slack
-from azora_ci.clients.s3.bucket import Bucket, open_bucket
+from azora_ci.clients.s3.bucket import open_bucket
 from azora_ci.clients.s3.calls import Patience
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
@@ -26,7 +26,6 @@ from azora_ci.record import chain, deployment, diagnosis, fragments
 from azora_ci.record.archive import Archive
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.pages.failure import JSON_FILE, MARKDOWN_FILE, SCHEMA, failure_page
-from azora_ci.record.run import circumstances
 from azora_ci.steps.job import Identity, Job
 
 T = TypeVar("T")
@@ -132,10 +131,6 @@ def _try_part(job: Job[Settings], notes: list[str], consequence: str, act: Calla
     return None
 
 
-def _open_bucket(job: Job[Settings], name: str) -> Bucket:
-    return open_bucket(job.settings, name, clock=job.clock, say=job.say, patience=PATIENCE)
-
-
 # --- the backup --------------------------------------------------------------------------------------------------------
 
 
@@ -174,8 +169,9 @@ def _write_restore_scripts(job: Job[Settings], evidence: dict[str, Any]) -> list
 
 def _describe_stored_backup(job: Job[Settings], evidence: dict[str, Any]) -> str:
     """Return a description of the object that was verified. Raises when it is gone, ValueError when it has another size."""
-    bucket, key = restore_scripts.bucket_and_key(evidence["location"])
-    stored = _open_bucket(job, bucket).require(key, evidence.get("version_id"))
+    name, key = restore_scripts.bucket_and_key(evidence["location"])
+    bucket = open_bucket(job.settings, name, clock=job.clock, patience=PATIENCE, say=job.say)
+    stored = bucket.require(key, evidence.get("version_id"))
     if evidence.get("size_bytes") is not None and stored.size != evidence["size_bytes"]:
         raise ValueError(f"the object has {stored.size} bytes, the verified backup has {evidence['size_bytes']}")
     return stored.describe()
@@ -241,8 +237,7 @@ def _archive_record(job: Job[Settings], finding: diagnosis.Diagnosis, job_fragme
 
 
 def _open_archive(job: Job[Settings]) -> Archive:
-    backup = job.config.backup
-    return Archive(_open_bucket(job, backup.bucket), job.settings.deploy_environment, backup.lock_mode)
+    return Archive.of(job.settings, job.settings.deploy_environment, job.config.backup, clock=job.clock, patience=PATIENCE, say=job.say)
 
 
 def _archive_report(job: Job[Settings], archive: Archive) -> None:
@@ -260,12 +255,8 @@ def _assemble_record(
 ) -> chain.Document:
     own_id = job.identity.deployment_id or ""
     attempt = job.settings.run_attempt
-    facts = circumstances(
-        job,
-        own_id,
-        previous=archive.previous(own_id, attempt) if archive else None,
-        artifacts_location=archive.bucket.url(archive.artifacts_prefix(own_id, attempt)) if archive else None,
-    )
+    location = archive.bucket.url(archive.artifacts_prefix(own_id, attempt)) if archive else None
+    facts = job.circumstances(location, archive.previous(own_id, attempt) if archive else None)
     failure = deployment.Failure([failed.document() for failed in finding.failed], finding.not_run, finding.production)
     return deployment.assemble(job_fragments, facts, status=finding.status, timestamp=rfc3339(job.clock.now()), failure=failure)
 

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from azora_ci.clients import slack
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Aws, Deployment, Notifications
-from azora_ci.record import chain, deployment, host_keys
+from azora_ci.record import chain, deployment
 from azora_ci.record.archive import Archive, KeptArtifacts, KeptRecord
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.pages.deployment import deployment_page
-from azora_ci.record.run import Previous, circumstances
+from azora_ci.record.run import Previous
 from azora_ci.steps.job import Job
 
 FILE_NAME = "deployment-record.json"
@@ -27,7 +27,7 @@ class Settings(Deployment, Aws, Notifications):
 def run(job: Job[Settings]) -> None:
     """Assemble, validate and archive the record, then announce it. Raises NotTrueError for incomplete or contradictory evidence."""
     job_fragments = _require_fragments(job)
-    archive = host_keys.archive_of(job)
+    archive = Archive.of(job.settings, job.settings.deploy_environment, job.config.backup, clock=job.clock, say=job.say)
     document = _find_archived(job, archive, job_fragments) or _assemble_new(job, archive, job_fragments)
     _write(job, document)
     artifacts = _archive_artifacts(job, archive)
@@ -40,7 +40,7 @@ def run(job: Job[Settings]) -> None:
 
 def _require_fragments(job: Job[Settings]) -> dict[str, Fragment]:
     job_fragments = {name: job.fragments.require(name, job.settings.deployment_id) for name in pipeline.EVIDENCE_JOBS}
-    contradictions = deployment.contradictions(job_fragments, circumstances(job, job.settings.deployment_id, artifacts_location=None))
+    contradictions = deployment.contradictions(job_fragments, job.circumstances())
     if contradictions:
         raise NotTrueError(
             "The evidence contradicts itself",
@@ -56,7 +56,7 @@ def _assemble(
     job: Job[Settings], archive: Archive, job_fragments: dict[str, Fragment], attempt: int, previous: Previous | None
 ) -> chain.Document:
     location = archive.bucket.url(archive.artifacts_prefix(job.settings.deployment_id, attempt))
-    facts = circumstances(job, job.settings.deployment_id, attempt=attempt, previous=previous, artifacts_location=location)
+    facts = replace(job.circumstances(location, previous), run=replace(job.workflow_run, attempt=attempt))
     return deployment.assemble(job_fragments, facts, status="success")
 
 

@@ -21,11 +21,10 @@ from azora_ci.core.settings import Deployment, Health, ProductionHosts
 from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.health.answers import NEW, classify
 from azora_ci.health.probes import fetch, request_of
-from azora_ci.record.host_keys import for_job
 from azora_ci.rollout import report
 from azora_ci.rollout.decision import TEST, Action, Limits, Stage, stages
 from azora_ci.rollout.watch import Rules, StageWatch, Subject
-from azora_ci.steps.job import Job
+from azora_ci.steps.job import Job, recorded_host_keys
 from azora_ci.targets.base import FencedError, Owner, Planning, Release, Target, TargetContext, host_keys
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.registry import target_of
@@ -111,7 +110,7 @@ def _make_target(job: Job[Settings]) -> Target:
     window = settings.rollback_window_minutes
     context = TargetContext(
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, secrets, window, settings,
-        recorded_host_keys=for_job(job),
+        recorded_host_keys=recorded_host_keys(job),
     )  # fmt: skip
     return target_of(job.config.target.kind, context)
 

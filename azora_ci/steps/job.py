@@ -1,8 +1,10 @@
-"""The object that every step receives: its settings, the shared edges, and the place for its evidence."""
+"""The object that every step receives: its settings, the shared edges, and the place for its evidence; what several steps make of it."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, TypeVar
@@ -12,8 +14,12 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock, rfc3339
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
-from azora_ci.core.settings import Common
+from azora_ci.core.settings import Aws, Common
+from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.record import host_keys
+from azora_ci.record.archive import Archive
 from azora_ci.record.fragments import Fragments
+from azora_ci.record.run import Circumstances, Previous, WorkflowRun
 
 S = TypeVar("S", bound=Common)
 
@@ -64,6 +70,22 @@ class Job(Generic[S]):
         """Return the fragments of earlier jobs."""
         return Fragments(self.settings.received_dir)
 
+    @property
+    def workflow_run(self) -> WorkflowRun:
+        """Return the run of the workflow as records hold it."""
+        settings = self.settings
+        return WorkflowRun(
+            id=settings.run_id, url=settings.run_url, attempt=settings.run_attempt, actor=settings.actor, repository=settings.repository,
+            environment=settings.deploy_environment,
+        )  # fmt: skip
+
+    def circumstances(self, artifacts_location: str | None = None, previous: Previous | None = None) -> Circumstances:
+        """Return the facts of the deployment's record that no fragment holds."""
+        return Circumstances(
+            run=self.workflow_run, **asdict(self.identity), rollback_window_minutes=self.settings.rollback_window_minutes,
+            artifacts_location=artifacts_location, previous=previous or Previous(),
+        )  # fmt: skip
+
     def now(self) -> str:
         """Return the present moment as RFC 3339."""
         return rfc3339(self.clock.now())
@@ -75,3 +97,34 @@ class Job(Generic[S]):
     def tick(self, fact: str) -> None:
         """Print a tick. Only the code that has just observed the fact may call this."""
         self.say(f"✓ {fact}")
+
+
+def recorded_host_keys(job: Job[Any]) -> str:
+    """Return the text of a known_hosts file: the keys that production hosts must show unless others are pinned.
+
+    The job's settings are ``PinnedHostKeys`` with ``deployment_id``; a job with an AWS key reads the archive, too. Raises NotTrueError
+    for a record that cannot be trusted.
+    """
+    settings = job.settings
+    reads_archive = isinstance(settings, Aws) and settings.aws_access_key_id is not None
+    archive = Archive.of(settings, settings.deploy_environment, job.config.backup, clock=job.clock, say=job.say) if reads_archive else None
+    return host_keys.for_run(settings, job.config, job.fragments, settings.deployment_id, archive)
+
+
+@contextmanager
+def production_database(job: Job[Any], evidence: dict[str, Any]) -> Iterator[DatabaseUrl]:
+    """Yield the address of PROD_DATABASE_URL; with ``database.via_ssh`` it leads through a tunnel that stays open during the block.
+
+    The job's settings are ``DatabaseAccess`` and ``SshAccess``. A tunnel adds ``host_keys`` to ``evidence``. Raises BadInputError, and
+    the errors of ``reachable_database``.
+    """
+    url = DatabaseUrl.parse(job.settings.database_url.reveal())
+    job.log.add_secret(url.password)
+    if not job.config.database.via_ssh:
+        yield url
+        return
+    from azora_ci.database.tunnel import access_to, reachable_database
+
+    access = access_to(url, job.settings)
+    with reachable_database(url, access, recorded_host_keys(job), job.processes, job.clock, evidence) as reachable_url:
+        yield reachable_url

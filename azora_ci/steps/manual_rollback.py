@@ -12,7 +12,6 @@ from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Deployment
 from azora_ci.database import restore_scripts
 from azora_ci.record import chain, deployment, diagnosis
-from azora_ci.record.run import circumstances
 from azora_ci.rollback import instructions, window
 from azora_ci.steps.job import Job
 
@@ -63,8 +62,7 @@ def _find_record(job: Job[Settings]) -> tuple[chain.Document, str]:
     job.say("there is no deployment record: the instructions rest on the jobs' fragments")
     finding = diagnosis.diagnose({}, job_fragments, job.settings.version)
     failure = deployment.Failure([failed.document() for failed in finding.failed], finding.not_run, finding.production)
-    facts = circumstances(job, job.settings.deployment_id, artifacts_location=None)
-    document = deployment.assemble(job_fragments, facts, status=finding.status, failure=failure)
+    document = deployment.assemble(job_fragments, job.circumstances(), status=finding.status, failure=failure)
     schemas.validate(document, deployment.SCHEMA, where="the record that the fragments support")
     return document, "fragments"
 

@@ -14,6 +14,7 @@ from azora_ci.gates import checks, commands, reachability
 from azora_ci.gates.checks import FAILED, PASSED, PENDING, ChecksVerdict, Observed, Required
 from azora_ci.gates.reachability import Reached
 from azora_ci.record import host_keys
+from azora_ci.record.archive import Archive
 from azora_ci.steps.job import Job
 from azora_ci.targets.docker_hosts.host_node import settings_of
 
@@ -214,7 +215,8 @@ def read_recorded_host_keys(job: Job[Settings]) -> None:
         reason = "no AWS credentials are handed to this job"
         job.evidence["not_checked"].append({"name": "recorded host keys", "reason": reason})
         return
-    recorded = host_keys.newest(host_keys.archive_of(job))
+    archive = Archive.of(job.settings, job.settings.deploy_environment, job.config.backup, clock=job.clock, say=job.say)
+    recorded = host_keys.newest(archive)
     if recorded is None:
         job.say("- no deployment has recorded a host key yet: pin them, PROD_KNOWN_HOSTS")
         return

@@ -63,7 +63,7 @@ class Settings(Common, Health, DatabaseAccess, Aws, Notifications, ProductionHos
 def run(job: Job[Settings]) -> None:
     """Take the deployment back. Raises NotTrueError when that is not allowed, not possible or not proved."""
     job.evidence.update(reason=job.settings.reason, notes=[], fenced=None, already_back=False)
-    archive = host_keys.archive_of(job)
+    archive = Archive.of(job.settings, job.settings.deploy_environment, job.config.backup, clock=job.clock, say=job.say)
     deployed = _require_genuine(job, archive, _find_record(job, archive))
     _require_open_window(job, deployed)
     target = _make_target(job, archive)
@@ -302,17 +302,7 @@ class DeploymentRollback:
 
 
 def _archive_record(job: Job[Settings], archive: Archive, deployed: chain.Document) -> None:
-    settings = job.settings
-    facts = RollbackCircumstances(
-        timestamp=job.now(),
-        environment=settings.deploy_environment,
-        triggered_by=settings.actor,
-        repository=settings.repository,
-        run_id=settings.run_id,
-        run_url=settings.run_url,
-        run_attempt=settings.run_attempt,
-        previous_record_sha256=archive.newest_sha256(),
-    )
+    facts = RollbackCircumstances(timestamp=job.now(), run=job.workflow_run, previous_record_sha256=archive.newest_sha256())
     document = assemble(job.evidence, deployed, facts)
     schemas.validate(document, ROLLBACK_SCHEMA, where=FILE_NAME)
     (job.log_dir / FILE_NAME).write_bytes(chain.archived_bytes(document))

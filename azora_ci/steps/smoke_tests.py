@@ -16,14 +16,12 @@ from azora_ci.core.markdown import escaped, table
 from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import DatabaseAccess, Deployment, Health, ProductionHosts
 from azora_ci.core.variables import truth, variable
-from azora_ci.database import tunnel
 from azora_ci.database.migrations import prisma
 from azora_ci.database.migrations.history import AT_LEAST_ONE, ExpectedMigrations, compare_with_expected
 from azora_ci.health.answers import PUBLIC, Answer, Endpoint, classify
 from azora_ci.health.probes import Prober, ProbeRequest
-from azora_ci.record import host_keys
 from azora_ci.rollback import previous_version
-from azora_ci.steps.job import Job
+from azora_ci.steps.job import Job, production_database, recorded_host_keys
 from azora_ci.targets.base import Owner, Release, TargetContext
 from azora_ci.targets.registry import target_of
 
@@ -175,7 +173,7 @@ def _test_database(job: Job[Any], evidence: dict[str, Any], expected: ExpectedMi
     """Connect with the production URL and compare Prisma's table of migrations with the expected migrations."""
     start = job.clock.monotonic()
     try:
-        with tunnel.reached(job) as url:
+        with production_database(job, evidence={}) as url:  # the jobs before this one recorded the host keys
             schema = prisma.schema_of(url, job.config.database.schema)
             standing = compare_with_expected(prisma.read_table(url, schema), expected)
         passed, detail = standing.passed, f"{schema}.{prisma.TABLE}: {standing.detail}"
@@ -214,7 +212,6 @@ def _report_not_taken_back(job: Job[Settings], reason: str) -> str:
 
 def _take_back(job: Job[Settings], reason: str) -> str:
     settings = job.settings
-    recorded = host_keys.for_job(job)
     context = TargetContext(
         job.config,
         job.processes,
@@ -222,7 +219,7 @@ def _take_back(job: Job[Settings], reason: str) -> str:
         job.log_dir,
         settings.health_timeout,
         access=settings,
-        recorded_host_keys=recorded,
+        recorded_host_keys=recorded_host_keys(job),
         spare_lost_hosts=True,
     )
     target = target_of(job.config.target.kind, context)

@@ -21,7 +21,7 @@ def archive(s3_server):
 
 
 def document(seconds: int, *, attempt: int = 1, status: str = "success") -> Document:
-    facts = replace(FACTS, deployment_id=f"{seconds}-abc123", run_attempt=attempt)
+    facts = replace(FACTS, deployment_id=f"{seconds}-abc123", run=replace(FACTS.run, attempt=attempt))
     return deployment.assemble(build.complete(), facts, status=status, failure=None if status == "success" else FAILURE)
 
 

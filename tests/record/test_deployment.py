@@ -17,16 +17,19 @@ from azora_ci.record.pages.deployment import deployment_page
 from tests.support import fragments_builder as build
 from tests.support.chain import broken_links
 
+RUN = run.WorkflowRun(
+    id="1234567890",
+    url="https://github.com/azora/azora/actions/runs/1234567890",
+    attempt=1,
+    actor="octocat",
+    repository="azora/azora",
+    environment="production",
+)
 FACTS = run.Circumstances(
+    run=RUN,
     deployment_id=build.DEPLOYMENT_ID,
     version=build.VERSION,
     git_sha=build.GIT_SHA,
-    environment="production",
-    triggered_by="octocat",
-    repository="azora/azora",
-    run_id="1234567890",
-    run_url="https://github.com/azora/azora/actions/runs/1234567890",
-    run_attempt=1,
     rollback_window_minutes=60,
     artifacts_location="s3://azora-backups/artifacts/production/1764000000-abc123/1/",
 )
