@@ -23,7 +23,7 @@ from azora_ci.targets.envoy.edge import READ_BACK_SECONDS
 from azora_ci.targets.envoy.options import edge_options, edge_services, require_kept_prefixes
 from azora_ci.targets.envoy.state import EdgeRelease, EdgeState
 from azora_ci.targets.journal import DEPLOYING, Deployed, History
-from azora_ci.targets.node_parts import Facts, Runner, SiteEdge, SiteJournal, SiteLock
+from azora_ci.targets.node_parts import Facts, NodeEdge, NodeJournal, NodeLock, Runner
 
 CERTIFICATE_DAYS = 14  # fewer cause a warning; certificates that are renewed automatically have more left
 PROBE_SECONDS = 2.0  # for an answer while waiting for health
@@ -42,9 +42,9 @@ class Parts:
     ``checkpoint`` is called where work may be abandoned; it raises an error when the work must end.
     """
 
-    lock: SiteLock
-    journal: SiteJournal
-    edge: SiteEdge
+    lock: NodeLock
+    journal: NodeJournal
+    edge: NodeEdge
     runner: Runner
     host: str = ""
     dial: Dial | None = None

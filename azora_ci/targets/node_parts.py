@@ -1,4 +1,4 @@
-"""The interfaces of the parts of a ``site.Site``: the runner of instances, the lock, the journal and the edge."""
+"""The interfaces of the parts of a ``node.Node``: the runner of instances, the lock, the journal and the edge."""
 
 from __future__ import annotations
 
@@ -49,14 +49,14 @@ class Runner(Protocol):
         """Remove the remains of a release whose instances were stopped."""
 
 
-class SiteLock(Protocol):
+class NodeLock(Protocol):
     """A deployment lock."""
 
     def renew(self) -> None:
         """Extend the lock. Raises NotTrueError when it was taken over."""
 
 
-class SiteJournal(Protocol):
+class NodeJournal(Protocol):
     """An append-only journal."""
 
     def history(self) -> History:
@@ -66,7 +66,7 @@ class SiteJournal(Protocol):
         """Append an entry; it is stored durably when this returns."""
 
 
-class SiteEdge(Protocol):
+class NodeEdge(Protocol):
     """An edge whose files are switched by a single rename; see ``edge.Edge``."""
 
     def state(self) -> EdgeState:

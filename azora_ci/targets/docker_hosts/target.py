@@ -81,8 +81,8 @@ class DockerHosts:
     def _connect(self) -> None:
         self._credentials = self._access.credentials(self._context.recorded_host_keys)
         try:
-            self._nodes = self._unopened_sites(self._credentials)
-            self._nodes = self._reachable_sites(outcomes(self._nodes, self._open, self._clock))
+            self._nodes = self._unopened_nodes(self._credentials)
+            self._nodes = self._reachable_nodes(outcomes(self._nodes, self._open, self._clock))
         except BaseException:
             self._disconnect()
             raise
@@ -97,7 +97,7 @@ class DockerHosts:
         host_node.history()  # raises UnreachableError here when the host's daemon or guard does not answer
         return None
 
-    def _reachable_sites(self, openings: list[HostOutcome[HostNode, None]]) -> list[HostNode]:
+    def _reachable_nodes(self, openings: list[HostOutcome[HostNode, None]]) -> list[HostNode]:
         """Return the hosts to continue with: all of them, or with ``spare_lost_hosts`` those that could be reached."""
         lost = [opening for opening in openings if isinstance(opening.error, UnreachableError)]
         if not self._context.spare_lost_hosts or len(lost) == len(openings):
@@ -113,14 +113,14 @@ class DockerHosts:
             self._say(f"✗ {name} is not reached ({self._left_out[name]}); going on with {len(connected)} of {len(openings)} hosts")
         return [opening.item for opening in connected]
 
-    def _unopened_sites(self, credentials: Credentials) -> list[HostNode]:
+    def _unopened_nodes(self, credentials: Credentials) -> list[HostNode]:
         numbered = enumerate(self._access.hosts, start=1)
         return [self._host_node(address, credentials, f"azora-{number}") for number, address in numbered]
 
     def examine_hosts(self, examine: Callable[[HostNode], T]) -> list[HostOutcome[HostNode, T]]:
         """Return the outcome of ``examine``, which connects to a host itself, for each host; a failure on one host stops no other."""
         credentials = self._access.credentials(self._context.recorded_host_keys)
-        nodes = self._unopened_sites(credentials)
+        nodes = self._unopened_nodes(credentials)
         try:
             return outcomes(nodes, examine, self._clock)
         finally:

@@ -1,6 +1,6 @@
 """A host's guard as the runner sees it: lock, journal and routes, each changed only with the fencing token.
 
-The classes have the methods of ``lock.Lock``, ``journal.Journal`` and ``edge.Edge``, so that a ``node.Site`` works with either.
+The classes have the methods of ``lock.Lock``, ``journal.Journal`` and ``edge.Edge``, so that a ``node.Node`` works with either.
 """
 
 from __future__ import annotations

@@ -159,10 +159,10 @@ def test_instances_that_were_stopped_when_the_runner_died_are_not_waited_for(wor
     release = world.release("1.1.0", NEW)
     dying, note = world.target(), Node._note
 
-    def died(site, event, deployment_id, **facts):
+    def died(node, event, deployment_id, **facts):
         if event == "stopped":
             raise KeyboardInterrupt
-        note(site, event, deployment_id, **facts)
+        note(node, event, deployment_id, **facts)
 
     monkeypatch.setattr(Node, "_note", died)
     with dying.locked(OWNER):
