@@ -24,8 +24,9 @@ from azora_ci.rehearsal import docker_machine, machine_images, node, repo
 from azora_ci.rehearsal.docker_machine import HOST, MACHINE, PUBLIC, MachineAddresses, Note
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
-from azora_ci.targets.base import Owner, Release, TargetContext
+from azora_ci.targets.base import Owner, TargetContext
 from azora_ci.targets.docker_hosts.target import DockerHosts
+from azora_ci.targets.release import Release
 
 BASE_IMAGE = "node:22-slim"  # what the sample's Dockerfiles begin with
 ADMIN_PORT = 9901

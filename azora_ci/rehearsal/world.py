@@ -30,9 +30,10 @@ from azora_ci.rehearsal import application, repo
 from azora_ci.rehearsal.node import NodeJs, prepare
 from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run
 from azora_ci.rehearsal.standins import database
-from azora_ci.targets.base import Owner, Release, TargetContext
+from azora_ci.targets.base import Owner, TargetContext
 from azora_ci.targets.envoy.state import command
 from azora_ci.targets.local_processes.target import LocalProcesses, deploy_at_once, install_edge
+from azora_ci.targets.release import Release
 
 START_SECONDS = 60.0
 ENVOY_ATTEMPTS = 5

@@ -31,7 +31,8 @@ from azora_ci.rollout.decision import (
     uncounted_traffic,
 )
 from azora_ci.rollout.verdict import HealthVerdict, Record, judge
-from azora_ci.targets.base import Instance, Observation, Release, Target
+from azora_ci.targets.base import Instance, Observation, Target
+from azora_ci.targets.release import Release
 
 HOLD_INTERVALS = 3  # a stage without a verdict is held for at least this many intervals beyond its end
 LONGEST_HOLD = 300.0  # seconds

@@ -25,9 +25,10 @@ from azora_ci.rollout import report
 from azora_ci.rollout.decision import TEST, Action, Limits, Stage, stages
 from azora_ci.rollout.watch import Rules, StageWatch, Subject
 from azora_ci.steps.job import Job, recorded_host_keys
-from azora_ci.targets.base import FencedError, Owner, Planning, Release, Target, TargetContext, host_keys
+from azora_ci.targets.base import FencedError, Owner, Planning, Target, TargetContext, host_keys
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.registry import target_of
+from azora_ci.targets.release import Release
 
 SHORTEST_MINUTES = 1.0  # shortest stage in production; shorter ones need SHORT_STAGES_REASON
 
@@ -162,9 +163,8 @@ class Rollout:
         while (unfinished := self.target.current().unfinished) is not None:
             progress = "on its way back" if unfinished.going_back else f"at {unfinished.percent} %"
             self._note(f"{unfinished.version} ({unfinished.id}) was left {progress} by a run that died; taking traffic back first")
-            stale = Release(unfinished.id, unfinished.version, unfinished.digests)
             with undisturbed():
-                returned = self.target.abort(stale, "its run died in the middle")
+                returned = self.target.abort(unfinished.release, "its run died in the middle")
             self.job.say(f"traffic is on {returned.to or 'no version'}: {returned.detail}")
             if returned.lost:
                 raise UnreachableError(

@@ -26,7 +26,7 @@ from azora_ci.record.rollback import SCHEMA as ROLLBACK_SCHEMA
 from azora_ci.rollback import previous_version, window
 from azora_ci.steps import smoke_tests
 from azora_ci.steps.job import Identity, Job
-from azora_ci.targets.base import AbortResult, Owner, Release, Target, TargetContext, reached
+from azora_ci.targets.base import AbortResult, Owner, Target, TargetContext, reached
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
 from azora_ci.targets.registry import target_of
 
@@ -258,15 +258,14 @@ class DeploymentRollback:
             text = f"{unfinished.version} ({unfinished.id}) was at {unfinished.percent} %; it goes back first"
             _note(self.job, text)
             self.job.evidence["fenced"] = unfinished.id
-            stale = Release(unfinished.id, unfinished.version, unfinished.digests)
-            with undisturbed():
-                returned = self.target.abort(stale, self.job.settings.reason, hurry=True)  # users still wait for the rollback itself
+            with undisturbed():  # in a hurry, because users still wait for the rollback itself
+                returned = self.target.abort(unfinished.release, self.job.settings.reason, hurry=True)
             self.job.say(f"traffic is on {returned.to or 'no version'}: {returned.detail}")
             if returned.lost:
                 return  # the lost hosts' journals cannot be changed now: this loop would never end
 
     def _take_back(self, deployment: Deployed) -> AbortResult:
-        release, abort_reason = Release(deployment.id, deployment.version, deployment.digests), f"rollback: {self.job.settings.reason}"
+        release, abort_reason = deployment.release, f"rollback: {self.job.settings.reason}"
         try:
             return self.target.abort(release, abort_reason)
         except CancelledError:

@@ -22,7 +22,7 @@ from azora_ci.health.answers import PUBLIC, Answer, Endpoint, classify
 from azora_ci.health.probes import Prober, ProbeRequest
 from azora_ci.rollback import previous_version
 from azora_ci.steps.job import Job, production_database, recorded_host_keys
-from azora_ci.targets.base import Owner, Release, TargetContext
+from azora_ci.targets.base import Owner, TargetContext
 from azora_ci.targets.registry import target_of
 
 PROBE_SECONDS = 10.0  # for one answer
@@ -231,9 +231,8 @@ def _take_back(job: Job[Settings], reason: str) -> str:
         instances = previous_version.look(target, job.config, job.clock, before=previous, leaving=settings.deployment_id)
         if instances.sick:  # a new version that failed some tests is better than no version
             return _report_not_taken_back(job, instances.summary(previous.version))
-        deployment = history.releases[settings.deployment_id]
         with undisturbed():
-            returned = target.abort(Release(deployment.id, deployment.version, deployment.digests), f"smoke tests failed: {reason}")
+            returned = target.abort(history.releases[settings.deployment_id].release, f"smoke tests failed: {reason}")
     facts = {"to": returned.to, "seconds_to_safe": round(returned.seconds, 3), "proved": returned.proved, "detail": returned.detail}
     job.evidence["rollback"] = facts
     proof = "proved" if returned.proved else "NOT proved"

@@ -21,24 +21,7 @@ from azora_ci.core.variables import Secret
 from azora_ci.health.answers import Endpoint
 from azora_ci.health.traffic import Counters
 from azora_ci.targets.journal import History
-
-
-@dataclass(frozen=True)
-class Release:
-    """A release to deploy: deployment id, version with v, and service id -> digest of its image or archive.
-
-    ``sizes``: service id -> bytes of its unpacked image, for the services whose size the build reported.
-    """
-
-    id: str
-    version: str
-    digests: Mapping[str, str]
-    sizes: Mapping[str, int] = field(default_factory=dict)
-
-    @property
-    def bare(self) -> str:
-        """Return the version without v, as health endpoints report it."""
-        return self.version.removeprefix("v")
+from azora_ci.targets.release import Release
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.core.clock import parse_rfc3339
+from azora_ci.targets.release import Release
 
 DEPLOYING, PROMOTED, ABORTED, REMOVED = "deploying", "promoted", "aborted", "removed"
 
@@ -31,6 +32,11 @@ class Deployed:
     instances: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     started: int = 0  # highest number of an instance so far: numbers are not used again
     promoted_at: str | None = None  # RFC 3339
+
+    @property
+    def release(self) -> Release:
+        """Return the release as it was deployed, without the sizes of its images."""
+        return Release(self.id, self.version, self.digests)
 
 
 @dataclass

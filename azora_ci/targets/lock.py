@@ -16,15 +16,12 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import birth
-from azora_ci.targets.base import FencedError
-
-if TYPE_CHECKING:
-    from azora_ci.targets.base import LockHolder, Owner
+from azora_ci.targets.base import FencedError, LockHolder, Owner
 
 LEASE_SECONDS = 120.0
 
@@ -68,8 +65,6 @@ class Lock:
 
     def holder(self) -> LockHolder | None:
         """Return the owner of the lock, dead or alive, or None when the lock is free."""
-        from azora_ci.targets.base import LockHolder, Owner
-
         lock = self._read()
         if lock is None:
             return None

@@ -16,7 +16,7 @@ from azora_ci.core.pipeline import instances_at
 from azora_ci.core.process import undisturbed
 from azora_ci.health.answers import NEW, OLD, Endpoint, ProbeResult
 from azora_ci.health.probes import Dial, Prober
-from azora_ci.targets.base import AbortResult, Instance, Observation, Release, TargetContext
+from azora_ci.targets.base import AbortResult, Instance, Observation, TargetContext
 from azora_ci.targets.drain import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, drain, prove
 from azora_ci.targets.envoy.admin import expected_weights
 from azora_ci.targets.envoy.edge import READ_BACK_SECONDS
@@ -24,6 +24,7 @@ from azora_ci.targets.envoy.options import edge_options, edge_services, require_
 from azora_ci.targets.envoy.state import EdgeRelease, EdgeState
 from azora_ci.targets.journal import DEPLOYING, Deployed, History
 from azora_ci.targets.node_parts import Facts, NodeEdge, NodeJournal, NodeLock, Runner
+from azora_ci.targets.release import Release
 
 CERTIFICATE_DAYS = 14  # fewer cause a warning; certificates that are renewed automatically have more left
 PROBE_SECONDS = 2.0  # for an answer while waiting for health

@@ -8,10 +8,10 @@ from typing import Any, Protocol
 
 from azora_ci.core.config import Service
 from azora_ci.health.traffic import Counters
-from azora_ci.targets.base import Release
 from azora_ci.targets.envoy.edge import READ_BACK_SECONDS
 from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.journal import History
+from azora_ci.targets.release import Release
 
 Facts = Mapping[str, Any]  # an instance as the journal records it
 

@@ -21,7 +21,8 @@ from azora_ci.core.process import Processes
 from azora_ci.health.traffic import Counters
 from azora_ci.rollout.decision import Action, Decision, Limits, Stage
 from azora_ci.rollout.watch import Rules, StageWatch, Subject
-from azora_ci.targets.base import Instance, Observation, Release
+from azora_ci.targets.base import Instance, Observation
+from azora_ci.targets.release import Release
 from tests.support import deploy_config
 
 NEW, OLD = "1764000100-bbbbbb", "1764000000-aaaaaa"

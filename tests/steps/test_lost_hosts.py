@@ -10,8 +10,9 @@ import pytest
 from azora_ci.core.errors import UnreachableError
 from azora_ci.steps.gradual_rollout import Rollout
 from azora_ci.steps.rollback import DeploymentRollback
-from azora_ci.targets.base import AbortResult, Release
+from azora_ci.targets.base import AbortResult
 from azora_ci.targets.journal import History
+from azora_ci.targets.release import Release
 
 OLD, NEW, THIRD = "1764000000-aaaaaa", "1764000100-bbbbbb", "1764000200-cccccc"
 

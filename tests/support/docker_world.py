@@ -34,8 +34,9 @@ from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
 from azora_ci.record import fragments
 from azora_ci.rehearsal import machine_images
-from azora_ci.targets.base import Owner, Release, TargetContext
+from azora_ci.targets.base import Owner, TargetContext
 from azora_ci.targets.docker_hosts.target import DockerHosts
+from azora_ci.targets.release import Release
 from tests.support import ROOT, deploy_config, load
 from tests.support.docker_engine import registry, running
 from tests.support.sshd import Sshd

@@ -21,10 +21,11 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, birth, send_signal
 from azora_ci.record import fragments
-from azora_ci.targets.base import Owner, Release, TargetContext
+from azora_ci.targets.base import Owner, TargetContext
 from azora_ci.targets.envoy import state as envoy
 from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.local_processes.target import LocalProcesses, deploy_at_once, install_edge
+from azora_ci.targets.release import Release
 from tests.support import ROOT, deploy_config, load
 from tests.support.waiting import until
 

@@ -16,11 +16,12 @@ from typing import Any
 import pytest
 
 from azora_ci.core import config
-from azora_ci.targets.base import Owner, Release
+from azora_ci.targets.base import Owner
 from azora_ci.targets.envoy import config as envoy_config
 from azora_ci.targets.envoy.admin import expected_weights
 from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.journal import History, replay
+from azora_ci.targets.release import Release
 from tests.support.docker_world import Lan, World, get
 from tests.support.waiting import until
 from tests.targets.guard.test_server import OTHER, Served

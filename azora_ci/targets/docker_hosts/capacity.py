@@ -8,8 +8,8 @@ from typing import Any
 
 from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import NotTrueError
-from azora_ci.targets.base import Release
 from azora_ci.targets.docker_hosts.host import LABEL, DockerHost
+from azora_ci.targets.release import Release
 
 PULLING = 1.5  # bytes of disk per unpacked byte of an image while it is pulled, because its compressed layers are there, too
 NAME_PREFIX = "azora-"  # of the names of all containers that azora-ci starts; edge and guard take little memory

@@ -9,10 +9,11 @@ from typing import Any
 
 from azora_ci.core.config import Service
 from azora_ci.core.errors import UnreachableError
-from azora_ci.targets.base import Release, TargetContext
+from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts.host import LABEL, NETWORK, DockerHost
 from azora_ci.targets.node_parts import Facts
 from azora_ci.targets.parallel import outcomes, results
+from azora_ci.targets.release import Release
 
 LOG_LINES, TAIL_LINES = 2000, 8  # lines of an instance's log: kept as an artifact, shown in an error
 

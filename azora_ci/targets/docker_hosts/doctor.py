@@ -13,13 +13,14 @@ from datetime import datetime
 from azora_ci.clients.ssh.host_keys import ACCEPTED
 from azora_ci.clients.ssh.tunnel import Connection
 from azora_ci.core.errors import AzoraError, NotTrueError
-from azora_ci.targets.base import Release, TargetContext
+from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts.capacity import require_disk, require_memory, requirements_of
 from azora_ci.targets.docker_hosts.host_node import HostNode
 from azora_ci.targets.docker_hosts.target import DockerHosts
 from azora_ci.targets.findings import Finding, check, failed
 from azora_ci.targets.guard.client import CLOCK_LIMIT
 from azora_ci.targets.parallel import HostOutcome
+from azora_ci.targets.release import Release
 
 ATTEMPTS = 2  # to connect; few, because a person waits
 CONNECTION = ": connection"  # end of the name of the finding on which all others about a host depend

@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from azora_ci.core.config import DeployConfig, DockerHostsSettings
 from azora_ci.core.errors import BadInputError, UnreachableError
-from azora_ci.targets.base import AbortResult, Release
+from azora_ci.targets.base import AbortResult
 from azora_ci.targets.docker_hosts.capacity import Requirements, require_disk, require_memory
 from azora_ci.targets.docker_hosts.edge_containers import EdgeContainers
 from azora_ci.targets.docker_hosts.host import DockerHost
@@ -17,6 +17,7 @@ from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.guard.client import GuardClient, GuardedEdge, Lease
 from azora_ci.targets.journal import History
 from azora_ci.targets.node import Node
+from azora_ci.targets.release import Release
 
 EDGE_START_SECONDS = 60.0
 FULL = 100  # percent

@@ -20,7 +20,7 @@ from azora_ci.core.hosts import HostAddress
 from azora_ci.core.process import undisturbed
 from azora_ci.health.answers import Endpoint
 from azora_ci.health.traffic import Counters
-from azora_ci.targets.base import AbortResult, FencedError, Instance, LockHolder, Observation, Owner, Release, TargetContext
+from azora_ci.targets.base import AbortResult, FencedError, Instance, LockHolder, Observation, Owner, TargetContext
 from azora_ci.targets.docker_hosts.capacity import requirements_of
 from azora_ci.targets.docker_hosts.containers import Containers
 from azora_ci.targets.docker_hosts.edge_containers import ADMIN_PORT, EDGE_PORT, GUARD_PORT, EdgeContainers
@@ -33,6 +33,7 @@ from azora_ci.targets.guard.client import GuardClient, GuardedEdge, GuardedJourn
 from azora_ci.targets.journal import PROMOTED, History, merged
 from azora_ci.targets.node import Node, Parts
 from azora_ci.targets.parallel import HaltedError, HostOutcome, outcomes, results
+from azora_ci.targets.release import Release
 
 # Seconds in which all hosts must answer an observation, or this share of a lease where that is less: a silent host must not delay the
 # verdict on the other hosts until its own lease has run out.
@@ -271,8 +272,7 @@ class DockerHosts:
         behind = [host_node for host_node in self._nodes if host_node.history().serving != serving.id]
         for host_node in behind:
             self._say(f"{host_node.host.name} is behind: it is brought to {serving.version} ({serving.id}) first")
-        missed = Release(serving.id, serving.version, serving.digests)
-        results(outcomes(behind, lambda host_node: host_node.deploy_without_stages(missed), self._clock, halt=self._halted.set))
+        results(outcomes(behind, lambda host: host.deploy_without_stages(serving.release), self._clock, halt=self._halted.set))
 
     def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
         """Change the weights of every host, each by a single rename, and return the weights that were read back."""

@@ -21,7 +21,7 @@ from azora_ci.core.config import DeployConfig, Service
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.hosts import is_loopback
 from azora_ci.core.process import send_signal, undisturbed
-from azora_ci.targets.base import Instance, LockHolder, Owner, Release, TargetContext
+from azora_ci.targets.base import Instance, LockHolder, Owner, TargetContext
 from azora_ci.targets.envoy import edge as edges
 from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.envoy.options import edge_options, edge_services
@@ -31,6 +31,7 @@ from azora_ci.targets.local_processes import processes as local
 from azora_ci.targets.lock import Lock
 from azora_ci.targets.node import Node, Parts
 from azora_ci.targets.node_parts import Facts
+from azora_ci.targets.release import Release
 
 
 def install_edge(config: DeployConfig, config_dir: Path, listen_port: int, admin_port: int) -> Path:

@@ -25,7 +25,8 @@ from azora_ci.core.errors import BadInputError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.database.cluster import SUPERUSER
-from azora_ci.targets.base import Owner, Release, Target
+from azora_ci.targets.base import Owner, Target
+from azora_ci.targets.release import Release
 from tests.bench.rollout import scenes
 from tests.bench.rollout import service as rollout_service
 from tests.bench.rollout.kills import LEASE_SECONDS

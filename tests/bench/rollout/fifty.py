@@ -21,10 +21,11 @@ from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
-from azora_ci.targets.base import Owner, Release, TargetContext
+from azora_ci.targets.base import Owner, TargetContext
 from azora_ci.targets.docker_hosts import target as docker_hosts
 from azora_ci.targets.docker_hosts.host_node import HostNode
 from azora_ci.targets.docker_hosts.target import DockerHosts
+from azora_ci.targets.release import Release
 from tests.bench.rollout.scenes import Size
 from tests.bench.rollout.world import OWNER_URL, SERVICE, configuration
 

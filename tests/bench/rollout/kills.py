@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 
 from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.core.process import Child
-from azora_ci.targets.base import Release
+from azora_ci.targets.release import Release
 from tests.bench.rollout import scenes
 from tests.bench.rollout.scenes import Size
 from tests.bench.rollout.world import Client, until

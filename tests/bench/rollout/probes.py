@@ -25,8 +25,9 @@ from azora_ci.core.process import Processes
 from azora_ci.health.answers import Endpoint
 from azora_ci.rollout.decision import Limits, Stage
 from azora_ci.rollout.watch import Rules, StageWatch, Subject
-from azora_ci.targets.base import AbortResult, Instance, Observation, Owner, Release
+from azora_ci.targets.base import AbortResult, Instance, Observation, Owner
 from azora_ci.targets.journal import History
+from azora_ci.targets.release import Release
 
 VERSION = "1.0.0"
 RELEASE = Release("1764000000-000001", f"v{VERSION}", {})

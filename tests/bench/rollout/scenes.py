@@ -17,7 +17,8 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.core.process import Child, Processes
 from azora_ci.rollout.decision import stages
-from azora_ci.targets.base import Owner, Release, Target
+from azora_ci.targets.base import Owner, Target
+from azora_ci.targets.release import Release
 from tests.bench.rollout.world import Client, Steps, seconds_of_starts, until
 
 PERCENTS = (5, 50, 100)

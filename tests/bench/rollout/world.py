@@ -24,11 +24,12 @@ from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Child, Processes, send_signal
 from azora_ci.database.cluster import Cluster
 from azora_ci.record import fragments
-from azora_ci.targets.base import Owner, Release, TargetContext
+from azora_ci.targets.base import Owner, TargetContext
 from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.envoy.state import command
 from azora_ci.targets.local_processes.processes import LOOPBACK, free_port
 from azora_ci.targets.local_processes.target import LocalProcesses, deploy_at_once, install_edge
+from azora_ci.targets.release import Release
 from tests.bench.rollout import service as rollout_service
 from tests.support.databases import create_database
 

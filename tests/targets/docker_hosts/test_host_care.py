@@ -21,8 +21,9 @@ import pytest
 
 from azora_ci.core import config
 from azora_ci.core.errors import NotTrueError
-from azora_ci.targets.base import Owner, Release
+from azora_ci.targets.base import Owner
 from azora_ci.targets.docker_hosts.target import DockerHosts
+from azora_ci.targets.release import Release
 from tests.support.docker_world import HTTP_PORT, NEW, OLD, Lan, Load, World, get
 from tests.support.waiting import until
 

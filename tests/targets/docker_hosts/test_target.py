@@ -16,7 +16,8 @@ import pytest
 from azora_ci.core import config
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
-from azora_ci.targets.base import FencedError, Owner, Release
+from azora_ci.targets.base import FencedError, Owner
+from azora_ci.targets.release import Release
 from tests.support.docker_world import NEW, OLD, Lan, Load, World, get
 from tests.support.rollback_world import MIGRATIONS, Surroundings
 from tests.support.rollback_world import evidence as rollback_evidence
