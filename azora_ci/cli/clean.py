@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from azora_ci.cli.common import config_option, context_for, open_target, owner_of, reported_errors, require_administrable
+from azora_ci.cli.common import config_option, context_for, open_target, owner_of, reported_errors
 
 if TYPE_CHECKING:
     from azora_ci.targets.base import Target, TargetContext
@@ -22,13 +22,10 @@ if TYPE_CHECKING:
 @config_option
 def clean(window_minutes: float, *, dry_run: bool, config_path: Path) -> None:
     """Drain and remove instances of releases whose rollback window has closed, never the rollback target."""
-    from azora_ci.targets.base import reached
-
     with reported_errors():
         context = context_for(config_path, window_minutes)
         target = open_target(context)
-        tended = require_administrable(target)
-        with reached(target):
+        with target.connected():
             removable = _list_removable(context, target)
             _print_kept(target, {name for name, _ in removable})
         if not removable:
@@ -39,7 +36,7 @@ def clean(window_minutes: float, *, dry_run: bool, config_path: Path) -> None:
             return
         with target.locked(owner_of("clean")):
             for name, text in _list_removable(context, target):
-                tended.remove(name)
+                target.remove(name)
                 click.echo(f"✓ removed {text}")
 
 

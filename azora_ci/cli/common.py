@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from azora_ci.core.errors import AzoraError, BadInputError, UnreachableError
+from azora_ci.core.errors import AzoraError, UnreachableError
 
 if TYPE_CHECKING:
     from azora_ci.core.config import DeployConfig
     from azora_ci.core.process import Processes
     from azora_ci.core.settings import ProductionHosts
-    from azora_ci.targets.base import Administrable, Owner, Target, TargetContext
+    from azora_ci.targets.base import Owner, Target, TargetContext
 
 _Command = Callable[..., Any]
 
@@ -74,13 +74,10 @@ def read_only_context(config_path: Path) -> TargetContext:
 
 def require_every_host(target: Target) -> None:
     """Raise UnreachableError that names the hosts that were skipped, and so are missing from the output above."""
-    from azora_ci.targets.base import left_out
-
-    missing = left_out(target)
-    if missing:
+    if target.left_out:
         raise UnreachableError(
             "Not every production host was reached",
-            what="\n".join(f"{host}: {why}" for host, why in missing.items()),
+            what="\n".join(f"{host}: {why}" for host, why in target.left_out.items()),
             where="PROD_HOST",
             next_step="what is shown above is what the other hosts say; python -m azora_ci doctor says what a host lacks",
         )
@@ -91,15 +88,17 @@ def recorded_host_keys(access: ProductionHosts, deploy_config: DeployConfig, pro
     from azora_ci.core import environment, settings, variables
     from azora_ci.record import host_keys
     from azora_ci.record.archive import Archive
+    from azora_ci.targets.registry import kind_of
 
     environ = environment.process_environment()
     aws = variables.load(settings.Aws, environ)
-    if not host_keys.are_needed(access, deploy_config) or aws.aws_access_key_id is None:
+    by_target = kind_of(deploy_config).needs_host_keys
+    if not host_keys.are_needed(access, deploy_config, by_target=by_target) or aws.aws_access_key_id is None:
         return ""
     for secret in secrets_in(aws):
         processes.log.add_secret(secret)
     archive = Archive.of(aws, environ.get("DEPLOY_ENVIRONMENT") or "production", deploy_config.backup)
-    return host_keys.of_archive(access, deploy_config, archive)
+    return host_keys.of_archive(archive)
 
 
 def secrets_in(section: Any) -> list[str]:
@@ -113,21 +112,7 @@ def open_target(context: TargetContext) -> Target:
     """Return the target that the configuration names."""
     from azora_ci.targets.registry import target_of
 
-    return target_of(context.config.target.kind, context)
-
-
-def require_administrable(target: Target) -> Administrable:
-    """Return the target typed as ``Administrable``. Raises BadInputError when it offers no lock and no releases to the command line."""
-    from azora_ci.targets.base import Administrable
-
-    if not isinstance(target, Administrable):
-        raise BadInputError(
-            "This target cannot do that",
-            what=f"{type(target).__name__} offers neither its lock nor its releases to the command line",
-            where="target.kind in the deployment configuration",
-            next_step="look at the target itself",
-        )
-    return target
+    return target_of(context)
 
 
 def actor_name() -> str:

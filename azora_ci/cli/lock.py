@@ -15,7 +15,6 @@ from azora_ci.cli.common import (
     read_only_context,
     reason_option,
     reported_errors,
-    require_administrable,
     require_every_host,
 )
 from azora_ci.core.errors import NotTrueError
@@ -33,11 +32,9 @@ def lock() -> None:
 @config_option
 def lock_status(config_path: Path) -> None:
     """Say who holds the lock, for how long, and whether its owner still runs or renews it; of several hosts, for each."""
-    from azora_ci.targets.base import holders
-
     with reported_errors():
         target = open_target(read_only_context(config_path))
-        holders_by_host = holders(require_administrable(target))
+        holders_by_host = target.holders()
         if len({held and (held.owner, held.alive) for held in holders_by_host.values()}) == 1:
             click.echo(_lock_text(next(iter(holders_by_host.values()))))
         else:  # the hosts do not agree
@@ -52,7 +49,7 @@ def lock_status(config_path: Path) -> None:
 def lock_release(reason: str, *, force: bool, config_path: Path) -> None:
     """Take the lock away from its owner."""
     with reported_errors():
-        target = require_administrable(open_target(context_for(config_path)))
+        target = open_target(context_for(config_path))
         held = target.holder()
         if held is None:
             click.echo("The lock is free.")

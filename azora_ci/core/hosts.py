@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 _HOST = re.compile(r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, order=True)
 class HostAddress:
     """A production host and the port of its sshd.
 

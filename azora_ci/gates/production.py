@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 
 from azora_ci.core.errors import AzoraError
-from azora_ci.targets.base import Administrable, Target, TargetContext, reached
-from azora_ci.targets.findings import Finding, failed
+from azora_ci.targets.base import Target, TargetContext
+from azora_ci.targets.findings import Finding
 from azora_ci.targets.journal import PROMOTED
-from azora_ci.targets.local_processes.doctor import findings as local_processes_findings
-from azora_ci.targets.registry import target_of
+from azora_ci.targets.registry import kind_of, target_of
 
 
 def examine(context: TargetContext) -> list[Finding]:
     """Return the findings about the configuration, then about the needs of the configured target, then about its state."""
-    return [*_configuration(context), *KINDS[context.config.target.kind](context), *_state(context)]
+    return [*_configuration(context), *kind_of(context.config).findings(context), *_state(context)]
 
 
 def _configuration(context: TargetContext) -> Iterator[Finding]:
@@ -35,28 +34,13 @@ def _configuration(context: TargetContext) -> Iterator[Finding]:
     )
 
 
-def _docker_hosts(context: TargetContext) -> Iterator[Finding]:
-    from azora_ci.targets.docker_hosts import doctor
-
-    try:
-        yield from doctor.findings(context)
-    except AzoraError as error:
-        yield failed("hosts", error)
-
-
-KINDS: dict[str, Callable[[TargetContext], Iterator[Finding]]] = {
-    "local_processes": local_processes_findings,
-    "docker_hosts": _docker_hosts,
-}
-
-
 # --- state of the target ------------------------------------------------------------------------------------------------------
 
 
 def _state(context: TargetContext) -> Iterator[Finding]:
     try:
-        target = target_of(context.config.target.kind, replace(context, spare_lost_hosts=True))
-        with reached(target):
+        target = target_of(replace(context, spare_lost_hosts=True))
+        with target.connected():
             yield from [_lock(target), _unfinished(target), _instances(target)]
     except AzoraError as error:
         yield Finding("state", False, f"{error.title}: {error.what}", error.next_step)
@@ -65,7 +49,7 @@ def _state(context: TargetContext) -> Iterator[Finding]:
 
 
 def _lock(target: Target) -> Finding:
-    held = target.holder() if isinstance(target, Administrable) else None
+    held = target.holder()
     if held is None:
         return Finding("lock", True, "free")
     text = f"{held.owner.deployment_id} of {held.owner.actor} until {held.expires_at} ({held.owner.run_url})"
@@ -74,7 +58,7 @@ def _lock(target: Target) -> Finding:
 
 def _unfinished(target: Target) -> Finding:
     unfinished = target.current().unfinished
-    held = target.holder() if isinstance(target, Administrable) else None
+    held = target.holder()
     if unfinished is None:
         return Finding("rollout", True, "none is half done")
     release = f"{unfinished.version} ({unfinished.id})"

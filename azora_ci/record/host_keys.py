@@ -69,9 +69,7 @@ def of_this_deployment(fragments: Fragments, deployment_id: str) -> str:
     return "".join(lines)
 
 
-def for_run(
-    settings: PinnedHostKeys, config: DeployConfig, fragments: Fragments, deployment_id: str | None, archive: Archive | None
-) -> str:
+def for_run(settings: PinnedHostKeys, fragments: Fragments, deployment_id: str | None, archive: Archive | None) -> str:
     """Return the host keys of this deployment's earlier jobs, else those of the archive when there is one; empty when keys are pinned.
 
     The text is that of a known_hosts file. Raises the errors of ``newest``.
@@ -79,15 +77,15 @@ def for_run(
     if settings.prod_known_hosts:
         return ""
     known_hosts = of_this_deployment(fragments, deployment_id) if deployment_id else ""
-    return known_hosts or (of_archive(settings, config, archive) if archive else "")
+    return known_hosts or (of_archive(archive) if archive else "")
 
 
-def are_needed(settings: PinnedHostKeys, config: DeployConfig) -> bool:
-    """Say whether recorded keys are used: the job connects to hosts, and no key is pinned."""
-    return settings.prod_known_hosts is None and (config.target.kind == "docker_hosts" or config.database.via_ssh)
+def are_needed(settings: PinnedHostKeys, config: DeployConfig, *, by_target: bool) -> bool:
+    """Say whether recorded keys are used: the job connects to hosts, of the target or for the database, and no key is pinned."""
+    return settings.prod_known_hosts is None and (by_target or config.database.via_ssh)
 
 
-def of_archive(settings: PinnedHostKeys, config: DeployConfig, archive: Archive) -> str:
-    """Return the newest record's host keys as the text of a known_hosts file; empty when they are not needed or none are recorded."""
-    recorded = newest(archive) if are_needed(settings, config) else None
+def of_archive(archive: Archive) -> str:
+    """Return the newest record's host keys as the text of a known_hosts file; empty when none are recorded."""
+    recorded = newest(archive)
     return recorded.known_hosts if recorded else ""

@@ -31,7 +31,7 @@ from azora_ci.rollout.decision import (
     uncounted_traffic,
 )
 from azora_ci.rollout.verdict import HealthVerdict, Record, judge
-from azora_ci.targets.base import Instance, Observation, Target
+from azora_ci.targets.base import Instance, Observation, Watched
 from azora_ci.targets.release import Release
 
 HOLD_INTERVALS = 3  # a stage without a verdict is held for at least this many intervals beyond its end
@@ -102,7 +102,7 @@ class Tally:
 class StageWatch:
     """Watches the stages of one rollout. Failures in a row and the old version's baseline span stages, so they are kept here."""
 
-    target: Target
+    target: Watched
     subject: Subject
     rules: Rules
     processes: Processes

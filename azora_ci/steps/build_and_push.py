@@ -20,6 +20,8 @@ from azora_ci.core.settings import Deployment
 from azora_ci.core.variables import Secret, variable
 from azora_ci.gates import commands
 from azora_ci.steps.job import Job
+from azora_ci.targets.base import ARCHIVES
+from azora_ci.targets.registry import kind_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +41,9 @@ class Settings(Deployment):
 
 def run(job: Job[Settings]) -> None:
     """Build and store the image or archive of every service. Raises BadInputError, NotTrueError, UnreachableError."""
-    archived = job.config.target.kind == "local_processes"
-    job.evidence |= {"kind": "archives" if archived else "images", "commands": [], "services": {}}
-    if archived:
+    artifact = kind_of(job.config).artifact
+    job.evidence |= {"kind": artifact, "commands": [], "services": {}}
+    if artifact == ARCHIVES:
         archive_services(job)
     else:
         build_images(job)
@@ -149,7 +151,7 @@ def _build(job: Job[Settings], docker: Docker, service: Service, context: IO[byt
 
 def _registry(job: Job[Settings]) -> RegistrySettings:
     target = job.config.registry
-    assert target is not None  # noqa: S101 - the configuration demands it for every target but local_processes
+    assert target is not None  # noqa: S101 - the configuration demands it for every target that runs images
     if target.insecure and not is_loopback(f"http://{target.repository}"):
         raise BadInputError(
             "RegistrySettings without encryption",

@@ -25,7 +25,7 @@ from azora_ci.rollout import report
 from azora_ci.rollout.decision import TEST, Action, Limits, Stage, stages
 from azora_ci.rollout.watch import Rules, StageWatch, Subject
 from azora_ci.steps.job import Job, recorded_host_keys
-from azora_ci.targets.base import FencedError, Owner, Planning, Target, TargetContext, host_keys
+from azora_ci.targets.base import FencedError, Owner, Target, TargetContext
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.registry import target_of
 from azora_ci.targets.release import Release
@@ -113,7 +113,7 @@ def _make_target(job: Job[Settings]) -> Target:
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout, secrets, window, settings,
         recorded_host_keys=recorded_host_keys(job),
     )  # fmt: skip
-    return target_of(job.config.target.kind, context)
+    return target_of(context)
 
 
 @dataclass
@@ -143,7 +143,7 @@ class Rollout:
 
     def note_host_keys(self) -> None:
         """Record the host keys that the target's hosts presented: the next deployment expects them when no key is pinned."""
-        self.evidence["host_keys"] = host_keys(self.target)
+        self.evidence["host_keys"] = list(self.target.host_keys)
 
     # --- preparation -----------------------------------------------------------------------------------------------------
 
@@ -184,8 +184,7 @@ class Rollout:
         counts = {service.id: [instances_at(stage.percent, service.instances) for stage in self.plan] for service in services}
         previous_version = previous.version if previous else None
         lines = report.plan_lines(self.plan, new=self.release.version, old=previous_version, limits=self.limits, counts=counts)
-        if isinstance(self.target, Planning):
-            lines = [*lines, *self.target.plan(self.release)]
+        lines += self.target.plan(self.release)
         for line in lines:
             self.job.say(line)
         plan = "\n".join(lines)
@@ -330,9 +329,8 @@ class Rollout:
     def finish(self, status: str) -> None:
         """Set the status of the rollout in the evidence and as the job's output."""
         self.evidence["rollout_status"] = status
-        if isinstance(self.target, Planning):
-            self.evidence["notes"] += self.target.notes
-            self.target.notes.clear()
+        self.evidence["notes"] += self.target.notes
+        self.target.notes.clear()
         self.evidence.setdefault("instances", [instance.name for instance in self.target.instances(self.release.id)])
         self.job.actions.output("rollout-status", status)
 

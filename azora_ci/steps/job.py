@@ -108,7 +108,7 @@ def recorded_host_keys(job: Job[Any]) -> str:
     settings = job.settings
     reads_archive = isinstance(settings, Aws) and settings.aws_access_key_id is not None
     archive = Archive.of(settings, settings.deploy_environment, job.config.backup, clock=job.clock, say=job.say) if reads_archive else None
-    return host_keys.for_run(settings, job.config, job.fragments, settings.deployment_id, archive)
+    return host_keys.for_run(settings, job.fragments, settings.deployment_id, archive)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from azora_ci.gates.reachability import Reached
 from azora_ci.record import host_keys
 from azora_ci.record.archive import Archive
 from azora_ci.steps.job import Job
-from azora_ci.targets.docker_hosts.host_node import settings_of
+from azora_ci.targets.registry import kind_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +57,7 @@ def run(job: Job[Settings]) -> None:
 
 def pass_configuration(job: Job[Settings]) -> None:
     """Raise BadInputError for settings that later jobs would refuse only after the migrations or after 100 % of traffic."""
-    if job.config.target.kind == "docker_hosts":
-        settings_of(job.config)
+    kind_of(job.config).check(job.config)
     if not job.config.smoke:
         raise BadInputError(
             "No critical endpoints",
@@ -196,9 +195,7 @@ def examine_production(job: Job[Settings]) -> Iterator[Reached]:
         skipped.append({"name": "backup bucket", "reason": "no AWS credentials are handed to this job"})
     else:
         yield reachability.bucket(settings, config.backup.bucket)
-    if config.target.kind == "docker_hosts":
-        reason = "PROD_HOST and PROD_KEY are not handed to this job; gradual-rollout asks each host before it starts anything there"
-        skipped.append({"name": "production hosts", "reason": reason})
+    skipped += [{"name": name, "reason": reason} for name, reason in kind_of(config).checked_later.items()]
     if config.registry is None:
         skipped.append({"name": "registry", "reason": "the configuration has no [registry]"})
     else:
@@ -209,7 +206,7 @@ def examine_production(job: Job[Settings]) -> Iterator[Reached]:
 
 def read_recorded_host_keys(job: Job[Settings]) -> None:
     """Record the host keys of the last deployment as evidence for the jobs that connect. Raises NotTrueError for a doubtful record."""
-    if not host_keys.are_needed(job.settings, job.config):
+    if not host_keys.are_needed(job.settings, job.config, by_target=kind_of(job.config).needs_host_keys):
         return
     if job.settings.aws_access_key_id is None:
         reason = "no AWS credentials are handed to this job"

@@ -26,9 +26,9 @@ from azora_ci.record.rollback import SCHEMA as ROLLBACK_SCHEMA
 from azora_ci.rollback import previous_version, window
 from azora_ci.steps import smoke_tests
 from azora_ci.steps.job import Identity, Job
-from azora_ci.targets.base import AbortResult, Owner, Target, TargetContext, reached
+from azora_ci.targets.base import AbortResult, Owner, Target, TargetContext
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
-from azora_ci.targets.registry import target_of
+from azora_ci.targets.registry import kind_of, target_of
 
 
 def parse_reason(text: str) -> str:
@@ -69,7 +69,7 @@ def run(job: Job[Settings]) -> None:
     target = _make_target(job, archive)
     deployment_rollback = DeploymentRollback(job, target, deployed)
     job.say(f"looking at production ({job.config.target.kind}) …")
-    with reached(target):
+    with target.connected():
         previous = deployment_rollback.require_previous()
         smoke_tests.http_tests(job, previous.version, previous.digests)
         problem = _find_problem(job, deployment_rollback.execute(previous), deployment_rollback.lost)
@@ -155,13 +155,13 @@ def _require_open_window(job: Job[Settings], document: chain.Document) -> None:
 
 def _make_target(job: Job[Settings], archive: Archive) -> Target:
     settings = job.settings
-    recorded = host_keys.of_archive(settings, job.config, archive)
+    needed = host_keys.are_needed(settings, job.config, by_target=kind_of(job.config).needs_host_keys)
     context = TargetContext(
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout,
         rollback_window_minutes=settings.rollback_window_minutes, access=settings, spare_lost_hosts=True,
-        recorded_host_keys=recorded,
+        recorded_host_keys=host_keys.of_archive(archive) if needed else "",
     )  # fmt: skip
-    return target_of(job.config.target.kind, context)
+    return target_of(context)
 
 
 def _note(job: Job[Settings], text: str) -> None:

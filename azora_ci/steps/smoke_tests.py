@@ -222,7 +222,7 @@ def _take_back(job: Job[Settings], reason: str) -> str:
         recorded_host_keys=recorded_host_keys(job),
         spare_lost_hosts=True,
     )
-    target = target_of(job.config.target.kind, context)
+    target = target_of(context)
     with target.locked(Owner(settings.deployment_id, settings.run_url, settings.actor)):
         history = target.current()
         previous = history.before(settings.deployment_id)

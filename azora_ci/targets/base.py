@@ -5,11 +5,11 @@ A target's state is stored on the target itself, in its journal and its edge fil
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol
 
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import DeployConfig
@@ -20,8 +20,11 @@ from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
 from azora_ci.health.answers import Endpoint
 from azora_ci.health.traffic import Counters
+from azora_ci.targets.findings import Finding
 from azora_ci.targets.journal import History
 from azora_ci.targets.release import Release
+
+IMAGES, ARCHIVES = "images", "archives"  # the artifacts of a build
 
 
 @dataclass(frozen=True)
@@ -92,8 +95,35 @@ class AbortResult:
     lost: tuple[str, ...] = ()
 
 
-class Target(Protocol):
-    """A place to deploy to. All methods except ``current`` and ``observe`` need the lock."""
+class Watched(Protocol):
+    """The members of a target that a rollout watches. ``renew`` needs the lock, the others do not."""
+
+    def renew(self) -> None:
+        """Extend the lock's expiry; to be called in every interval. Raises NotTrueError when the lock was taken over."""
+
+    def instances(self, release_id: str) -> tuple[Instance, ...]:
+        """Return the instances of a release that were started and not stopped."""
+
+    def endpoint(self, instance: Instance, side: str) -> Endpoint:
+        """Return the address at which an instance itself reports its health and version."""
+
+    def observe(self) -> Observation:
+        """Return counters, effective weights and dead instances. Raises UnreachableError."""
+
+
+class Target(Watched, Protocol):
+    """A place to deploy to. The methods from ``deploy`` on change it and need the lock.
+
+    ``notes``: events that a deployment's evidence must mention; ``host_keys``: the host keys that connections have seen, as evidence;
+    ``left_out``: host -> reason for the unreachable hosts that are left out (``TargetContext.spare_lost_hosts``).
+    """
+
+    notes: list[str]
+    host_keys: list[dict[str, Any]]
+    left_out: dict[str, str]
+
+    def connected(self) -> AbstractContextManager[None]:
+        """Keep the connections to the target open over several queries without the lock."""
 
     def locked(self, owner: Owner) -> AbstractContextManager[None]:
         """Hold the target's lock. Raises NotTrueError naming the owner when somebody else holds it and ``owner.fence`` is None.
@@ -101,14 +131,29 @@ class Target(Protocol):
         A rollback fences a deployment, never another rollback. From then on, every change by the fenced owner is refused.
         """
 
-    def renew(self) -> None:
-        """Extend the lock's expiry; to be called in every interval. Raises NotTrueError when the lock was taken over."""
+    def holder(self) -> LockHolder | None:
+        """Return who holds the lock, or None."""
+
+    def holders(self) -> Mapping[str, LockHolder | None]:
+        """Return host name -> holder of the host's lock; the name is "" for a target that is not made of hosts."""
+
+    def unlock(self, reason: str, actor: str) -> LockHolder | None:
+        """Take the lock away from its holder and note the reason. Return the former holder, whose changes are refused from then on."""
+
+    def install_edge(self, owner: Owner, listen: str | None) -> str:
+        """Install the edge, or replace one that is configured anew; return a text about it for people.
+
+        ``listen``: ``host:port`` for an edge that a person starts; None: that of the public health URLs. Takes the lock where it needs it.
+        """
+
+    def edges(self) -> list[str]:
+        """Return a line about the edge of each host; empty for a target whose edge is installed by a person."""
 
     def current(self) -> History:
         """Return the history of deployments from the target's journal."""
 
-    def instances(self, release_id: str) -> tuple[Instance, ...]:
-        """Return the instances of a release that were started and not stopped."""
+    def plan(self, release: Release) -> list[str]:
+        """Return lines for the plan. Raises NotTrueError, before anything is started, when the deployment would fail."""
 
     def deploy(self, release: Release, percent: int) -> tuple[Instance, ...]:
         """Have ``percent`` of a release's instances running, healthy with its version, and warm at the edge; weights stay unchanged.
@@ -131,35 +176,8 @@ class Target(Protocol):
         ``hurry``: the run was cancelled, so this must end within 5 seconds.
         """
 
-    def endpoint(self, instance: Instance, side: str) -> Endpoint:
-        """Return the address at which an instance itself reports its health and version."""
-
-    def observe(self) -> Observation:
-        """Return counters, effective weights and dead instances. Raises UnreachableError."""
-
-
-@runtime_checkable
-class Planning(Protocol):
-    """A target that checks a deployment before its first stage. ``notes``: events that the deployment's evidence must mention."""
-
-    notes: list[str]
-
-    def plan(self, release: Release) -> list[str]:
-        """Return lines for the plan. Raises NotTrueError, before anything is started, when the deployment would fail."""
-
-
-@runtime_checkable
-class Administrable(Protocol):
-    """The actions on a target that are for people at a keyboard; the jobs do not use them."""
-
-    def holder(self) -> LockHolder | None:
-        """Return who holds the lock, or None."""
-
-    def unlock(self, reason: str, actor: str) -> LockHolder | None:
-        """Take the lock away from its holder and note the reason. Return the former holder, whose changes are refused from then on."""
-
     def remove(self, release_id: str) -> None:
-        """Drain a release that gets no traffic, remove it from the edge, and stop its instances. Needs the lock."""
+        """Drain a release that gets no traffic, remove it from the edge, and stop its instances."""
 
 
 @dataclass(frozen=True)
@@ -186,34 +204,25 @@ class TargetContext:
         return self.processes.log
 
 
-def host_keys(target: Target) -> list[dict[str, Any]]:
-    """Return the host keys that a target's connections have seen, as evidence; empty for a target without connections."""
-    return list(getattr(target, "host_keys", ()))
+class TargetKind(Protocol):
+    """A kind of target: all that must be known of it before a target is opened. It imports heavy libraries only in its methods.
 
+    ``artifact``: IMAGES or ARCHIVES, which the build makes for it; ``needs_host_keys``: jobs connect to it over SSH; ``checked_later``:
+    part of production -> why pre-deployment-validation cannot check it.
+    """
 
-def left_out(target: object) -> Mapping[str, str]:
-    """Return the unreachable hosts of a target that are left out (``spare_lost_hosts``): name -> reason."""
-    reasons: Mapping[str, str] = getattr(target, "left_out", {})
-    return reasons
+    artifact: ClassVar[str]
+    needs_host_keys: ClassVar[bool]
+    checked_later: ClassVar[dict[str, str]]
 
+    def check(self, config: DeployConfig) -> None:
+        """Raise BadInputError when the configuration lacks something that is only needed after the migrations."""
 
-def holders(target: Administrable) -> Mapping[str, LockHolder | None]:
-    """Return host name -> holder of the host's lock; the name is "" for a target that is not made of hosts."""
-    read_holders: Callable[[], Mapping[str, LockHolder | None]] = getattr(target, "holders", lambda: {"": target.holder()})
-    return read_holders()
+    def open(self, context: TargetContext) -> Target:
+        """Return the target of a configuration. Raises BadInputError when the configuration or the access does not suffice."""
 
-
-def edges(target: Target) -> list[str]:
-    """Return a line about the edge of each host; empty for a target that does not install its edge."""
-    describe = getattr(target, "edges", None)
-    return list(describe()) if describe else []
-
-
-def reached(target: Target) -> AbstractContextManager[object]:
-    """Return a context that keeps the connections to a target open over several queries without the lock."""
-    connected = getattr(target, "connected", None)
-    context: AbstractContextManager[object] = connected() if connected else nullcontext()
-    return context
+    def findings(self, context: TargetContext) -> Iterable[Finding]:
+        """Yield the doctor's findings about what the target needs. Changes nothing."""
 
 
 class FencedError(NotTrueError):

@@ -20,8 +20,8 @@ from azora_ci.targets.base import AbortResult, Instance, Observation, TargetCont
 from azora_ci.targets.drain import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, drain, prove
 from azora_ci.targets.envoy.admin import expected_weights
 from azora_ci.targets.envoy.edge import READ_BACK_SECONDS
-from azora_ci.targets.envoy.options import edge_options, edge_services, require_kept_prefixes
-from azora_ci.targets.envoy.state import EdgeRelease, EdgeState
+from azora_ci.targets.envoy.options import edge_services, require_kept_prefixes
+from azora_ci.targets.envoy.state import EdgeOptions, EdgeRelease, EdgeState
 from azora_ci.targets.journal import DEPLOYING, Deployed, History
 from azora_ci.targets.node_parts import Facts, NodeEdge, NodeJournal, NodeLock, Runner
 from azora_ci.targets.release import Release
@@ -38,15 +38,17 @@ DROPPED_GRACE_SECONDS = 5.0  # for an instance of a service that the configurati
 
 @dataclass(frozen=True)
 class Parts:
-    """The parts of a node. ``host`` is its name among several hosts; ``dial`` connects to instances that this machine cannot reach.
+    """The parts of a node, and the options of its edge. ``host`` is its name among several hosts.
 
-    ``checkpoint`` is called where work may be abandoned; it raises an error when the work must end.
+    ``dial`` connects to instances that this machine cannot reach. ``checkpoint`` is called where work may be abandoned; it raises an error
+    when the work must end.
     """
 
     lock: NodeLock
     journal: NodeJournal
     edge: NodeEdge
     runner: Runner
+    options: EdgeOptions
     host: str = ""
     dial: Dial | None = None
     checkpoint: Callable[[], None] = lambda: None
@@ -199,7 +201,7 @@ class Node:
 
     def _warm(self, release: Release) -> None:
         # Options change only in a deployment: going back must not depend on new options, which may be the cause of the failure.
-        state = replace(self._edge_state(), options=edge_options(self._config))
+        state = replace(self._edge_state(), options=self._parts.options)
         endpoints: dict[str, tuple[str, ...]] = {}
         for instance in self.instances(release.id):
             endpoints[instance.service] = (*endpoints.get(instance.service, ()), instance.address)
@@ -253,6 +255,13 @@ class Node:
         previous = self.current().before(release_id)
         state = self._edge_state()
         self._edge.apply(replace(state, stable=release_id, canary=None, previous=previous.id if previous else None, percent=0))
+
+    def deploy_without_stages(self, release: Release) -> tuple[Instance, ...]:
+        """Deploy a release, give it all traffic and promote it, and return its instances; for one that serves elsewhere, or a first one."""
+        instances = self.deploy(release, 100)
+        self.set_weight(release, 100)
+        self.promote(release)
+        return instances
 
     def remove(self, release_id: str) -> None:
         """Drain a release that gets no traffic, remove it from the edge, and stop its instances."""

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
+from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import BadInputError
-from azora_ci.targets.base import Target, TargetContext
+from azora_ci.targets.base import Target, TargetContext, TargetKind
+from azora_ci.targets.docker_hosts.kind import DockerHostsKind
+from azora_ci.targets.local_processes.kind import LocalProcessesKind
+
+TARGETS: dict[str, TargetKind] = {"local_processes": LocalProcessesKind(), "docker_hosts": DockerHostsKind()}
 
 
-def _local_processes(context: TargetContext) -> Target:
-    from azora_ci.targets.local_processes.target import LocalProcesses
-
-    return LocalProcesses(context)
-
-
-def _docker_hosts(context: TargetContext) -> Target:
-    from azora_ci.targets.docker_hosts.target import DockerHosts
-
-    return DockerHosts(context)
-
-
-TARGETS: dict[str, Callable[[TargetContext], Target]] = {"local_processes": _local_processes, "docker_hosts": _docker_hosts}
-
-
-def target_of(kind: str, context: TargetContext) -> Target:
-    """Return the target of ``target.kind``. Raises BadInputError for an unknown kind."""
-    if kind not in TARGETS:
+def kind_of(config: DeployConfig) -> TargetKind:
+    """Return the kind that ``target.kind`` names. Raises BadInputError for an unknown kind."""
+    name = config.target.kind
+    if name not in TARGETS:
         raise BadInputError(
             "Target is not available",
-            what=f"target.kind {kind!r} is not among {', '.join(TARGETS)}",
+            what=f"target.kind {name!r} is not among {', '.join(TARGETS)}",
             where="the deployment configuration",
             next_step="choose an available target",
         )
-    return TARGETS[kind](context)
+    return TARGETS[name]
+
+
+def target_of(context: TargetContext) -> Target:
+    """Return the target that the configuration names. Raises BadInputError as ``kind_of`` and ``TargetKind.open`` do."""
+    return kind_of(context.config).open(context)

@@ -20,6 +20,7 @@ from azora_ci.record import fragments, host_keys
 from azora_ci.record.archive import Archive
 from azora_ci.record.chain import sha256
 from azora_ci.record.deployment import assemble
+from azora_ci.targets.registry import kind_of
 from tests.record.test_deployment import FACTS
 from tests.support import deploy_config
 from tests.support import fragments_builder as build
@@ -98,13 +99,24 @@ def access(**environ: str) -> settings.ProductionHosts:
     return variables.load(settings.ProductionHosts, environ)
 
 
-def test_the_archive_is_asked_only_where_recorded_keys_count(archive, tmp_path):
+@pytest.mark.parametrize(
+    ("pinned", "kind", "via_ssh", "needed"),
+    [
+        ({}, "docker_hosts", False, True),
+        ({"PROD_KNOWN_HOSTS": "web1.example ssh-ed25519 AAAA"}, "docker_hosts", False, False),
+        ({}, "local_processes", False, False),
+        ({}, "local_processes", True, True),
+    ],
+)
+def test_recorded_keys_count_where_a_job_connects_and_no_key_is_pinned(tmp_path, pinned, kind, via_ssh, needed):
+    loaded = production(tmp_path, kind, via_ssh=via_ssh)
+    assert host_keys.are_needed(access(**pinned), loaded, by_target=kind_of(loaded).needs_host_keys) is needed
+
+
+def test_the_archive_gives_the_keys_of_its_newest_record(archive):
+    assert host_keys.of_archive(archive) == ""
     keep(archive, 1764000000, FIRST)
-    line = f"{evidence(FIRST)['known_hosts']}\n"
-    assert host_keys.of_archive(access(), production(tmp_path), archive) == line
-    assert host_keys.of_archive(access(PROD_KNOWN_HOSTS="web1.example ssh-ed25519 AAAA"), production(tmp_path), archive) == ""
-    assert host_keys.of_archive(access(), production(tmp_path, "local_processes"), archive) == ""
-    assert host_keys.of_archive(access(), production(tmp_path, "local_processes", via_ssh=True), archive) == line
+    assert host_keys.of_archive(archive) == f"{evidence(FIRST)['known_hosts']}\n"
 
 
 def test_a_run_uses_pinned_keys_then_those_of_its_own_jobs_then_the_archive(archive, tmp_path):

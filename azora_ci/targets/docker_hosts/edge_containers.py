@@ -19,6 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from azora_ci.core.config import DeployConfig
 from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.health.probes import DialledConnection
@@ -26,7 +27,7 @@ from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts.host import LABEL, NETWORK, DockerHost
 from azora_ci.targets.envoy import config as envoy_config
 from azora_ci.targets.envoy import state
-from azora_ci.targets.envoy.options import TLS_FOLDER, TLS_PORT
+from azora_ci.targets.envoy.options import edge_options
 from azora_ci.targets.guard import server, store
 from azora_ci.targets.guard.client import EDGE_FOLDER
 
@@ -34,7 +35,17 @@ ADMIN_NETWORK, VOLUME = "azora-admin", "azora-edge"
 EDGE, GUARD = "azora-edge", "azora-guard"
 NEXT, TRIAL = "azora-edge-next", "azora-edge-trial"  # containers of a replacement of the edge
 ANSWER_SECONDS = 15.0  # limit for a new edge to answer
-EDGE_PORT, ADMIN_PORT, GUARD_PORT = 8080, 9901, 9902  # inside their containers
+EDGE_PORT, TLS_PORT, ADMIN_PORT, GUARD_PORT = 8080, 8443, 9901, 9902  # inside their containers
+TLS_FOLDER = Path("/tls")  # inside the edge's container
+
+
+def options_of(config: DeployConfig) -> state.EdgeOptions:
+    """Return the options of a host's edge, which listens inside its container and reads the certificate from a mounted folder."""
+    tls = config.edge.tls
+    if tls is None:
+        return edge_options(config, None)
+    paths = (str(TLS_FOLDER / tls.certificate.name), str(TLS_FOLDER / tls.key.name))
+    return edge_options(config, state.EdgeTls(f"0.0.0.0:{TLS_PORT}", *paths, tls.port, tls.redirect_http))
 
 
 class EdgeContainers:

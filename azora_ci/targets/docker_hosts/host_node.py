@@ -20,7 +20,6 @@ from azora_ci.targets.node import Node
 from azora_ci.targets.release import Release
 
 EDGE_START_SECONDS = 60.0
-FULL = 100  # percent
 
 T = TypeVar("T")
 
@@ -88,19 +87,13 @@ class HostNode:
             return History()
         return self.node.current()
 
-    def deploy_without_stages(self, release: Release) -> None:
-        """Bring a release that already serves on other hosts to 100 % on this one, and promote it."""
-        self.node.deploy(release, FULL)
-        self.node.set_weight(release, FULL)
-        self.node.promote(release)
-
     def sends_all_traffic_to(self, release_id: str) -> bool:
         """Return whether the edge gives all traffic to a release that is not promoted here yet.
 
         The edge is asked because the journal does not record it when a guard goes back by itself.
         """
         state = self.edge.state()
-        return (state.canary, state.percent) == (release_id, FULL)
+        return (state.canary, state.percent) == (release_id, 100)
 
     def plan(self, required: Requirements) -> list[str]:
         """Return lines about the host's memory, disk and port. Raises NotTrueError when one of them does not suffice."""

@@ -23,11 +23,11 @@ from azora_ci.health.traffic import Counters
 from azora_ci.targets.base import AbortResult, FencedError, Instance, LockHolder, Observation, Owner, TargetContext
 from azora_ci.targets.docker_hosts.capacity import requirements_of
 from azora_ci.targets.docker_hosts.containers import Containers
-from azora_ci.targets.docker_hosts.edge_containers import ADMIN_PORT, EDGE_PORT, GUARD_PORT, EdgeContainers
+from azora_ci.targets.docker_hosts.edge_containers import ADMIN_PORT, EDGE_PORT, GUARD_PORT, EdgeContainers, options_of
 from azora_ci.targets.docker_hosts.host import DockerHost
 from azora_ci.targets.docker_hosts.host_node import HostNode, settings_of
 from azora_ci.targets.docker_hosts.takeover import Port
-from azora_ci.targets.envoy.options import edge_options, edge_services
+from azora_ci.targets.envoy.options import edge_services
 from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.guard.client import GuardClient, GuardedEdge, GuardedJournal, Lease
 from azora_ci.targets.journal import PROMOTED, History, merged
@@ -52,17 +52,17 @@ class DockerHosts:
     def __init__(self, context: TargetContext) -> None:
         self._context, self._config, self._clock = context, context.config, context.clock
         self._say = context.log.say
-        self._settings = settings_of(context.config)
+        self._settings, self._options = settings_of(context.config), options_of(context.config)
         self._access = access_of(context.access, "target.kind docker_hosts")
         self._nodes: list[HostNode] = []
-        self._left_out: dict[str, str] = {}  # host -> why it could not be reached
         self._planned: str | None = None  # deployment id of the release for which every host has room
-        self.notes: list[str] = []  # for a deployment's evidence, besides its stages
         self._halted = threading.Event()
         self._depth = 0  # number of ``connected`` contexts that are open
         self._credentials: Credentials | None = None
         self._owner: Owner | None = None
-        self.host_keys: list[dict[str, Any]] = []  # the host keys that connections have seen, as evidence
+        self.notes: list[str] = []
+        self.host_keys: list[dict[str, Any]] = []
+        self.left_out: dict[str, str] = {}
 
     # --- connections ---------------------------------------------------------------------------------------------------
 
@@ -110,8 +110,8 @@ class DockerHosts:
             opening.item.host.close()
             name, error = opening.item.host.name, opening.error
             assert isinstance(error, UnreachableError)  # noqa: S101 - ``lost`` was selected by this
-            self._left_out[name] = f"{error.title}: {error.what}"
-            self._say(f"✗ {name} is not reached ({self._left_out[name]}); going on with {len(connected)} of {len(openings)} hosts")
+            self.left_out[name] = f"{error.title}: {error.what}"
+            self._say(f"✗ {name} is not reached ({self.left_out[name]}); going on with {len(connected)} of {len(openings)} hosts")
         return [opening.item for opening in connected]
 
     def _unopened_nodes(self, credentials: Credentials) -> list[HostNode]:
@@ -140,7 +140,7 @@ class DockerHosts:
         edge = GuardedEdge(guard, f"{host.addresses.admin}:{ADMIN_PORT}", self._clock, host.dial)
         lease = Lease(guard, self._clock)
         runner = Containers(host, context, self._checkpoint)
-        parts = Parts(lease, GuardedJournal(guard), edge, runner, host=host.name, dial=host.dial, checkpoint=self._checkpoint)
+        parts = Parts(lease, GuardedJournal(guard), edge, runner, self._options, host.name, host.dial, self._checkpoint)
         edge_containers = EdgeContainers(host, self._settings, context)
         port = Port(host, edge_containers, guard, self._settings, self._clock)
         return HostNode(host, edge_containers, port, guard, lease, edge, Node(context, parts))
@@ -183,9 +183,9 @@ class DockerHosts:
             self._run_on_all(lambda host_node: host_node.install_guard(replaced=owner.fence is None))
             try:
                 # All runs lock in this order, whatever their order of PROD_HOST: of two runs, the later is refused at the first host.
-                for host_node in sorted(self._nodes, key=_address_of):
+                for host_node in sorted(self._nodes, key=lambda host_node: host_node.host.connection.address):
                     self._acquire(host_node, owner)
-                first = EdgeState(edge_services(self._config), f"0.0.0.0:{EDGE_PORT}", options=edge_options(self._config))
+                first = EdgeState(edge_services(self._config), f"0.0.0.0:{EDGE_PORT}", options=self._options)
                 self._add_notes(self._run_on_all(lambda host_node: host_node.install_edge(first, replaced=owner.fence is None)))
                 yield
             finally:
@@ -207,11 +207,6 @@ class DockerHosts:
         """Check that this run still holds all locks and leases, which are renewed in the background. Raises what ``Lease.renew`` does."""
         for host_node in self._nodes:
             host_node.lease.renew()
-
-    @property
-    def left_out(self) -> Mapping[str, str]:
-        """Return host -> reason for the unreachable hosts that are left out; see ``TargetContext.spare_lost_hosts``."""
-        return self._left_out
 
     def holder(self) -> LockHolder | None:
         """Return a holder of a host's lock, preferably a live one; None when no host is locked."""
@@ -244,6 +239,16 @@ class DockerHosts:
         with self.connected():
             return tuple(itertools.chain.from_iterable(self._run_on_all(read)))
 
+    def install_edge(self, owner: Owner, listen: str | None) -> str:  # noqa: ARG002 - a port of the configuration is published
+        """Have guard and edge on every host, which taking the lock installs."""
+        with self.locked(owner):
+            return "✓ guard and edge run on every host"
+
+    def edges(self) -> list[str]:
+        """Return a line about the edge of each host: its image, and whether that is the configured one."""
+        with self.connected():
+            return self._run_on_all(HostNode.describe_edge)
+
     # --- deployment ----------------------------------------------------------------------------------------------------
 
     def plan(self, release: Release) -> list[str]:
@@ -272,7 +277,7 @@ class DockerHosts:
         behind = [host_node for host_node in self._nodes if host_node.history().serving != serving.id]
         for host_node in behind:
             self._say(f"{host_node.host.name} is behind: it is brought to {serving.version} ({serving.id}) first")
-        results(outcomes(behind, lambda host: host.deploy_without_stages(serving.release), self._clock, halt=self._halted.set))
+        results(outcomes(behind, lambda host: host.node.deploy_without_stages(serving.release), self._clock, halt=self._halted.set))
 
     def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
         """Change the weights of every host, each by a single rename, and return the weights that were read back."""
@@ -292,7 +297,7 @@ class DockerHosts:
         def promote(host_node: HostNode) -> None:
             deployed = host_node.history().releases.get(release.id)
             if deployed is None or (deployed.outcome != PROMOTED and not host_node.sends_all_traffic_to(release.id)):
-                host_node.deploy_without_stages(release)
+                host_node.node.deploy_without_stages(release)
             else:
                 host_node.run_with_reconnect(lambda node: node.promote(release))
 
@@ -314,7 +319,7 @@ class DockerHosts:
             self._nodes, lambda node: self._abort_on_host(node, release, reason, hurry), self._clock, seconds=limit, lost=self._is_lost
         )
         lost = [(abort.item.host.name, _failure_text(abort)) for abort in aborts if abort.result is None]
-        lost += self._left_out.items()
+        lost += self.left_out.items()
         reached = [(abort.item.host.name, abort.result) for abort in aborts if abort.result is not None]
         lines = [f"{name}: {returned.detail}" if len(aborts) > 1 else returned.detail for name, returned in reached]
         lines += [self._lost_host_text(name, failure, promoted=promoted) for name, failure in lost]
@@ -352,11 +357,6 @@ class DockerHosts:
         state = "the new version still serves there" if promoted else f"its guard goes back by itself {lease:g} s after the last renewal"
         return f"{name}: not reached ({detail}); {state}"
 
-    def edges(self) -> list[str]:
-        """Return a line about the edge of each host: its image, and whether that is the configured one."""
-        with self.connected():
-            return self._run_on_all(HostNode.describe_edge)
-
     # --- observe -------------------------------------------------------------------------------------------------------
 
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
@@ -384,10 +384,6 @@ class DockerHosts:
                 counters[key] = counters.get(key, Counters()).plus(count)
         weights = _combined(self._nodes, [observation.weights for observation in observations])
         return Observation(counters, weights, tuple(instance for observation in observations for instance in observation.dead))
-
-
-def _address_of(host_node: HostNode) -> tuple[str, int]:
-    return host_node.host.connection.address.host, host_node.host.connection.address.port
 
 
 def _failure_text(abort: HostOutcome[HostNode, AbortResult]) -> str:

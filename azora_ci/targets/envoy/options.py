@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import NotTrueError
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeService, EdgeState, EdgeTls
-
-TLS_PORT, TLS_FOLDER = 8443, Path("/tls")  # inside the edge's container
-LOOPBACK = "127.0.0.1"
 
 
 def edge_services(config: DeployConfig) -> tuple[EdgeService, ...]:
@@ -35,9 +30,8 @@ def require_kept_prefixes(state: EdgeState, config: DeployConfig) -> None:
                 )
 
 
-def edge_options(config: DeployConfig) -> EdgeOptions:
-    """Return the options of the edge that do not depend on releases."""
-    tls = _tls(config)
+def edge_options(config: DeployConfig, tls: EdgeTls | None) -> EdgeOptions:
+    """Return the options of the edge that do not depend on releases; ``tls``: its TLS, with addresses and paths as the edge sees them."""
     return EdgeOptions(tls, config.edge.trusted_proxies, config.edge.sticky_cookie, secure_cookie=_is_cookie_secure(config, tls))
 
 
@@ -45,14 +39,3 @@ def _is_cookie_secure(config: DeployConfig, tls: EdgeTls | None) -> bool:
     if config.edge.sticky_cookie is None:
         return False
     return config.public_url.startswith("https:") or (tls is not None and tls.redirect)
-
-
-def _tls(config: DeployConfig) -> EdgeTls | None:
-    edge = config.edge
-    if edge.tls is None:
-        return None
-    certificate, key = edge.tls.certificate, edge.tls.key
-    if config.target.kind == "local_processes":
-        return EdgeTls(f"{LOOPBACK}:{edge.tls.port}", str(certificate), str(key), edge.tls.port, edge.tls.redirect_http)
-    paths = (str(TLS_FOLDER / certificate.name), str(TLS_FOLDER / key.name))
-    return EdgeTls(f"0.0.0.0:{TLS_PORT}", *paths, edge.tls.port, edge.tls.redirect_http)

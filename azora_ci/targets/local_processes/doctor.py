@@ -7,19 +7,18 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from azora_ci.targets.base import TargetContext
+from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.findings import Finding, check
-from azora_ci.targets.registry import target_of
+from azora_ci.targets.local_processes.target import LocalProcesses
 
 
 def findings(context: TargetContext) -> Iterator[Finding]:
     """Yield the findings about folders, edge and addresses."""
-    from azora_ci.targets.envoy.edge import Edge
-
     config = context.config
     settings, config_dir, admin = config.target.local_processes, config.edge.config_dir, config.edge.admin_url or ""
     assert settings is not None  # noqa: S101 - the configuration's own check
     assert config_dir is not None  # noqa: S101 - likewise
-    yield check("loopback", lambda: f"{type(target_of(config.target.kind, context)).__name__} keeps to this machine")
+    yield check("loopback", lambda: f"{type(LocalProcesses(context)).__name__} keeps to this machine")
     yield _writable("state dir", "target.local_processes.state_dir", settings.state_dir)
     yield _writable("archive dir", "target.local_processes.archive_dir", settings.archive_dir)
     edge = Edge(config_dir, admin, context.clock)

@@ -11,11 +11,12 @@ run sees that the owner no longer runs, takes the lock over, and puts all traffi
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from azora_ci.core.config import DeployConfig, Service
 from azora_ci.core.errors import BadInputError
@@ -25,7 +26,7 @@ from azora_ci.targets.base import Instance, LockHolder, Owner, TargetContext
 from azora_ci.targets.envoy import edge as edges
 from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.envoy.options import edge_options, edge_services
-from azora_ci.targets.envoy.state import EdgeState
+from azora_ci.targets.envoy.state import EdgeOptions, EdgeState, EdgeTls, command
 from azora_ci.targets.journal import History, Journal
 from azora_ci.targets.local_processes import processes as local
 from azora_ci.targets.lock import Lock
@@ -37,16 +38,22 @@ from azora_ci.targets.release import Release
 def install_edge(config: DeployConfig, config_dir: Path, listen_port: int, admin_port: int) -> Path:
     """Write the bootstrap and first files of an edge on loopback and return the bootstrap file (start it with ``envoy.command``)."""
     listen, admin = f"{local.LOOPBACK}:{listen_port}", f"{local.LOOPBACK}:{admin_port}"
-    return edges.install(config_dir, listen=listen, admin=admin, services=edge_services(config), options=edge_options(config))
+    return edges.install(config_dir, listen=listen, admin=admin, services=edge_services(config), options=options_of(config))
+
+
+def options_of(config: DeployConfig) -> EdgeOptions:
+    """Return the options of the edge, which listens on loopback and reads the configured files."""
+    tls = config.edge.tls
+    if tls is None:
+        return edge_options(config, None)
+    paths = (str(tls.certificate), str(tls.key))
+    return edge_options(config, EdgeTls(f"{local.LOOPBACK}:{tls.port}", *paths, tls.port, tls.redirect_http))
 
 
 def deploy_at_once(target: LocalProcesses, release: Release, owner: Owner) -> tuple[Instance, ...]:
     """Deploy a first version without stages, as the version that a rehearsal starts from. Returns its instances."""
     with target.locked(owner):
-        instances = target.deploy(release, 100)
-        target.set_weight(release, 100)
-        target.promote(release)
-    return instances
+        return target.deploy_without_stages(release)
 
 
 class LocalProcesses(Node):
@@ -63,7 +70,14 @@ class LocalProcesses(Node):
         edge = LockedEdge(config.edge.config_dir, config.edge.admin_url or "", self._file_lock, context)
         runner = LocalRunner(context, state_dir, settings.archive_dir)
         journal = LockedJournal(Journal(state_dir / "journal.jsonl"), self._file_lock)
-        super().__init__(context, Parts(self._file_lock, journal, edge, runner))
+        super().__init__(context, Parts(self._file_lock, journal, edge, runner, options_of(config)))
+        self.notes: list[str] = []
+        self.host_keys: list[dict[str, Any]] = []
+        self.left_out: dict[str, str] = {}
+
+    def connected(self) -> AbstractContextManager[None]:
+        """Do nothing: everything is on this machine."""
+        return nullcontext()
 
     @contextmanager
     def locked(self, owner: Owner) -> Iterator[None]:
@@ -88,9 +102,29 @@ class LocalProcesses(Node):
         """Return who holds the lock."""
         return self._file_lock.holder()
 
+    def holders(self) -> Mapping[str, LockHolder | None]:
+        """Return the holder of the only lock."""
+        return {"": self.holder()}
+
     def unlock(self, reason: str, actor: str) -> LockHolder | None:
         """Take the lock away from its holder and return the former holder."""
         return self._file_lock.break_open(reason, actor)
+
+    def install_edge(self, owner: Owner, listen: str | None) -> str:  # noqa: ARG002 - no lock is needed: a person starts the edge
+        """Write the files of the edge and return the command that starts it. Raises BadInputError for an address without a port."""
+        config, config_dir = self._config, self._config.edge.config_dir
+        assert config_dir is not None  # noqa: S101 - the configuration's own check
+        listen_port = _port("--listen", listen or urlsplit(config.services[0].public_health_url).netloc)
+        bootstrap = install_edge(config, config_dir, listen_port, _port("edge.admin_url", config.edge.admin_url or ""))
+        return f"✓ {bootstrap} is written; start the edge with:\n{' '.join(command(bootstrap))}"
+
+    def edges(self) -> list[str]:
+        """Return no lines: a person installs and starts the edge."""
+        return []
+
+    def plan(self, release: Release) -> list[str]:  # noqa: ARG002 - the room on this machine is not checked
+        """Return no lines."""
+        return []
 
 
 class LockedJournal:
@@ -178,6 +212,13 @@ class LocalRunner:
 
     def clear(self, release_id: str) -> None:
         """Do nothing: logs and archives are small, and releases share archives."""
+
+
+def _port(name: str, address: str) -> int:
+    port = urlsplit(address if "//" in address else f"//{address}").port
+    if port is None:
+        raise BadInputError("No port to listen on", what=f"{address!r} names no port", where=name, next_step="name host and port")
+    return port
 
 
 def _refuse_anything_but_loopback(config: DeployConfig) -> None:

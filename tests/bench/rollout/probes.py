@@ -11,8 +11,7 @@ import io
 import json
 import resource
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,8 +24,7 @@ from azora_ci.core.process import Processes
 from azora_ci.health.answers import Endpoint
 from azora_ci.rollout.decision import Limits, Stage
 from azora_ci.rollout.watch import Rules, StageWatch, Subject
-from azora_ci.targets.base import AbortResult, Instance, Observation, Owner
-from azora_ci.targets.journal import History
+from azora_ci.targets.base import Instance, Observation
 from azora_ci.targets.release import Release
 
 VERSION = "1.0.0"
@@ -93,7 +91,7 @@ class NotingClock(Clock):
 
 @dataclass(frozen=True)
 class Many:
-    """A ``targets.Target`` whose instances are endpoints: only what watching asks of it is there."""
+    """A ``targets.Watched`` whose instances are endpoints."""
 
     ports: tuple[int, ...]
 
@@ -111,32 +109,6 @@ class Many:
     def observe(self) -> Observation:
         """Count nothing."""
         return Observation({}, {})
-
-    def locked(self, owner: Owner) -> AbstractContextManager[None]:
-        """Not for watching."""
-        raise NotImplementedError
-
-    def current(self) -> History:
-        """Return nothing."""
-        return History()
-
-    def deploy(self, release: Release, percent: int) -> tuple[Instance, ...]:
-        """Not for watching."""
-        raise NotImplementedError
-
-    def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
-        """Not for watching."""
-        raise NotImplementedError
-
-    def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
-        """Not for watching."""
-
-    def promote(self, release: Release) -> None:
-        """Not for watching."""
-
-    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> AbortResult:
-        """Not for watching."""
-        raise NotImplementedError
 
 
 def watch(ports: Sequence[int], seconds: float, interval: float, log: Path) -> dict[str, Any]:

@@ -14,8 +14,9 @@ import pytest
 from azora_ci.core import config
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.targets.base import Owner
-from azora_ci.targets.envoy.options import edge_options
+from azora_ci.targets.docker_hosts import edge_containers
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeTls
+from azora_ci.targets.local_processes import target as local_processes
 from tests.support import certificates, deploy_config
 from tests.support.edge_lab import Backend, Lab
 from tests.support.edge_talk import Chat
@@ -137,11 +138,11 @@ def test_what_is_configured_is_what_the_edge_is_told(tmp_path):
     image = f"sha256:{'0' * 64}"
     hosts = {"kind": "docker_hosts", "docker_hosts": {"edge_image": image, "guard_image": image}}
     registry = {"repository": "registry.example/azora"}
-    found = edge_options(settings(tmp_path, files | {"trusted_proxies": 1}, target=hosts, registry=registry))
+    found = edge_containers.options_of(settings(tmp_path, files | {"trusted_proxies": 1}, target=hosts, registry=registry))
     assert found == EdgeOptions(EdgeTls("0.0.0.0:8443", "/tls/fullchain.pem", "/tls/privkey.pem", 443), 1)
-    local = edge_options(settings(tmp_path, files | {"https_port": 8443, "redirect_http": False})).tls
+    local = local_processes.options_of(settings(tmp_path, files | {"https_port": 8443, "redirect_http": False})).tls
     assert local == EdgeTls("127.0.0.1:8443", files["tls_certificate"], files["tls_key"], 8443, redirect=False)
-    assert edge_options(settings(tmp_path, {})) == EdgeOptions()
+    assert local_processes.options_of(settings(tmp_path, {})) == EdgeOptions()
 
 
 @pytest.mark.parametrize(

@@ -45,9 +45,7 @@ def context(path: Path) -> TargetContext:
 def put_up(world: World, version: str, deployment_id: str) -> None:
     target, release = world.target(), world.release(version, deployment_id)
     with target.locked(OWNER):
-        target.deploy(release, 100)
-        target.set_weight(release, 100)
-        target.promote(release)
+        target.deploy_without_stages(release)
 
 
 def test_anything_but_loopback_is_refused(tmp_path):
@@ -55,19 +53,17 @@ def test_anything_but_loopback_is_refused(tmp_path):
     edge = {"config_dir": str(tmp_path / "edge"), "admin_url": "http://10.0.0.1:9901"}
     path = deploy_config.write(tmp_path / "deploy.toml", services={"api": service}, edge=edge)
     with pytest.raises(BadInputError) as refused:
-        target_of("local_processes", context(path))
+        target_of(context(path))
     assert "edge.admin_url = http://10.0.0.1:9901" in refused.value.what
     assert "services.api.public_health_url = https://azora.world/api/health" in refused.value.what
 
 
-def test_a_service_without_a_command_and_an_unknown_target_are_refused(tmp_path):
+def test_a_service_without_a_command_is_refused(tmp_path):
     service = deploy_config.service("API", "http://127.0.0.1:1/health")
     edge = {"config_dir": str(tmp_path / "edge"), "admin_url": "http://127.0.0.1:1"}
     path = deploy_config.write(tmp_path / "deploy.toml", services={"api": service}, edge=edge)
     with pytest.raises(BadInputError, match="missing for api"):
-        target_of("local_processes", context(path))
-    with pytest.raises(BadInputError, match="'kubernetes' is not among"):
-        target_of("kubernetes", context(path))
+        target_of(context(path))
 
 
 def test_the_version_before_is_kept_and_older_ones_go(world):

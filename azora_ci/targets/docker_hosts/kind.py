@@ -1,0 +1,43 @@
+"""The kind ``docker_hosts``: what is known of such a target before it is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+from azora_ci.core.config import DeployConfig
+from azora_ci.core.errors import AzoraError
+from azora_ci.targets.base import IMAGES, Target, TargetContext
+from azora_ci.targets.findings import Finding, failed
+
+
+class DockerHostsKind:
+    """See ``base.TargetKind`` for what each member means."""
+
+    artifact: ClassVar[str] = IMAGES
+    needs_host_keys: ClassVar[bool] = True
+    checked_later: ClassVar[dict[str, str]] = {
+        "production hosts": "PROD_HOST and PROD_KEY are not handed to this job; "
+        "gradual-rollout asks each host before it starts anything there"
+    }
+
+    def check(self, config: DeployConfig) -> None:
+        """Raise BadInputError when the configuration of edges and guards is missing."""
+        from azora_ci.targets.docker_hosts.host_node import settings_of
+
+        settings_of(config)
+
+    def open(self, context: TargetContext) -> Target:
+        """Return the target, which connects when it is used."""
+        from azora_ci.targets.docker_hosts.target import DockerHosts
+
+        return DockerHosts(context)
+
+    def findings(self, context: TargetContext) -> Iterable[Finding]:
+        """Return the findings of all hosts."""
+        from azora_ci.targets.docker_hosts import doctor
+
+        try:
+            return doctor.findings(context)
+        except AzoraError as error:
+            return [failed("hosts", error)]
