@@ -124,14 +124,14 @@ def test_a_run_uses_pinned_keys_then_those_of_its_own_jobs_then_the_archive(arch
     line = f"{evidence(FIRST)['known_hosts']}\n"
     config, received = production(tmp_path), fragments.Fragments(tmp_path / "received")
     pinned = access(PROD_KNOWN_HOSTS="web1.example ssh-ed25519 AAAA")
-    assert host_keys.for_run(access(), config, received, build.DEPLOYMENT_ID, archive) == line
-    assert host_keys.for_run(access(), config, received, None, None) == ""
+    assert host_keys.for_run(access(), received, build.DEPLOYMENT_ID, archive) == line
+    assert host_keys.for_run(access(), received, None, None) == ""
     rollout = build.complete()["gradual-rollout"]
     rollout.evidence["host_keys"] = [evidence(SECOND)]
     fragments.write(rollout, tmp_path / "received")
-    assert host_keys.for_run(access(), config, received, build.DEPLOYMENT_ID, archive) == lines_of([evidence(SECOND)])
-    assert host_keys.for_run(access(), config, received, None, archive) == line
-    assert host_keys.for_run(pinned, config, received, build.DEPLOYMENT_ID, archive) == ""
+    assert host_keys.for_run(access(), received, build.DEPLOYMENT_ID, archive) == lines_of([evidence(SECOND)])
+    assert host_keys.for_run(access(), received, None, archive) == line
+    assert host_keys.for_run(pinned, received, build.DEPLOYMENT_ID, archive) == ""
 
 
 def test_a_person_at_a_keyboard_who_may_read_the_archive_needs_no_pinned_key(archive, tmp_path, s3_server, monkeypatch):
