@@ -13,6 +13,7 @@ import pytest
 
 from azora_ci.cli.adopt.plan import WORKFLOWS
 from azora_ci.core.pipeline import JOBS
+from azora_ci.database.restore.scripts import RESTORE_SCRIPT, SWAP_SCRIPT
 from tests.support import ROOT
 from tests.support.commands import git
 
@@ -54,6 +55,7 @@ def test_what_the_wheel_holds(wheel):
     assert len(schemas) > len(JOBS)
     assert schemas <= names
     assert {f"azora_ci/_workflows/{name}" for name in WORKFLOWS} <= names
+    assert {f"azora_ci/database/restore/{name}" for name in (RESTORE_SCRIPT, SWAP_SCRIPT)} <= names
     assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
 
 

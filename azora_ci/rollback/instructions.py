@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from azora_ci.core.markdown import Markup, code, escaped, listed, table
-from azora_ci.database import restore_scripts
+from azora_ci.database.restore import scripts
 from azora_ci.rollback import window
 
 FILE_NAME = "ROLLBACK-INSTRUCTIONS.md"
@@ -223,12 +223,12 @@ def _proof(proof: Mapping[str, Any]) -> str:
 
 
 def _restore_commands(record: Mapping[str, Any], backup: Mapping[str, Any]) -> str:
-    restore = restore_scripts.restore_script(backup, record["deployment_id"])
-    swap = restore_scripts.swap_script(record["deployment_id"])
+    restore = scripts.restore_script(backup, record["deployment_id"])
+    swap = scripts.swap_script(record["deployment_id"])
     return f"""### Restore commands
 
 Never restore over the live database: rows would double without an error. Restore into a **new** database, look at it, then swap
-the two by renaming. Both scripts lie beside this file (`{restore_scripts.RESTORE_SCRIPT}`, `{restore_scripts.SWAP_SCRIPT}`) and are
+the two by renaming. Both scripts lie beside this file (`{scripts.RESTORE_SCRIPT}`, `{scripts.SWAP_SCRIPT}`) and are
 printed here. They need psql of the server's major version (a minor release of 2025 or newer), the aws command line, and in your shell:
 
 ```bash
@@ -236,13 +236,13 @@ export PGHOST=… PGPORT=5432 PGUSER=… PGDATABASE=…   # the production datab
 read -rsp 'Password: ' PGPASSWORD && export PGPASSWORD
 ```
 
-`bash {restore_scripts.RESTORE_SCRIPT}` downloads exactly the verified object, checks its SHA-256, restores it and counts its rows:
+`bash {scripts.RESTORE_SCRIPT}` downloads exactly the verified object, checks its SHA-256, restores it and counts its rows:
 
 ```bash
 {restore.rstrip()}
 ```
 
-`bash {restore_scripts.SWAP_SCRIPT}` closes the connections and swaps the names; `bash {restore_scripts.SWAP_SCRIPT} back` undoes it:
+`bash {scripts.SWAP_SCRIPT}` closes the connections and swaps the names; `bash {scripts.SWAP_SCRIPT} back` undoes it:
 
 ```bash
 {swap.rstrip()}
@@ -252,7 +252,7 @@ Settings made with `ALTER DATABASE … SET` and `GRANT … ON DATABASE` do not m
 By hand, into a new and empty database `$RESTORED` only, the restore itself is one line:
 
 ```bash
-{restore_scripts.one_line(backup["location"])}
+{scripts.one_line(backup["location"])}
 ```
 """
 

@@ -21,7 +21,7 @@ from azora_ci.core.errors import AzoraError
 from azora_ci.core.release import artifact_suffix
 from azora_ci.core.settings import Aws, Common, Notifications
 from azora_ci.core.variables import deployment_id, git_sha, release_version, variable
-from azora_ci.database import restore_scripts
+from azora_ci.database.restore import scripts
 from azora_ci.record import chain, deployment, diagnosis, fragments
 from azora_ci.record.archive import Archive
 from azora_ci.record.fragments import Fragment
@@ -157,11 +157,7 @@ def _check_backup(job: Job[Settings], job_fragments: dict[str, Fragment], notes:
 
 def _write_restore_scripts(job: Job[Settings], evidence: dict[str, Any]) -> list[str]:
     """Write the scripts that restore a verified backup beside the report, as there may be no rollback instructions. Return their names."""
-    own_id = job.identity.deployment_id or ""
-    texts = {
-        restore_scripts.RESTORE_SCRIPT: restore_scripts.restore_script(evidence, own_id),
-        restore_scripts.SWAP_SCRIPT: restore_scripts.swap_script(own_id),
-    }
+    texts = scripts.both(evidence, job.identity.deployment_id or "")
     for name, text in texts.items():
         (job.log_dir / name).write_text(text, encoding="utf-8")
     return list(texts)
@@ -169,7 +165,7 @@ def _write_restore_scripts(job: Job[Settings], evidence: dict[str, Any]) -> list
 
 def _describe_stored_backup(job: Job[Settings], evidence: dict[str, Any]) -> str:
     """Return a description of the object that was verified. Raises when it is gone, ValueError when it has another size."""
-    name, key = restore_scripts.bucket_and_key(evidence["location"])
+    name, key = scripts.bucket_and_key(evidence["location"])
     bucket = open_bucket(job.settings, name, clock=job.clock, patience=PATIENCE, say=job.say)
     stored = bucket.require(key, evidence.get("version_id"))
     if evidence.get("size_bytes") is not None and stored.size != evidence["size_bytes"]:

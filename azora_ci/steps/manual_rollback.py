@@ -10,7 +10,7 @@ from typing import Any
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Deployment
-from azora_ci.database import restore_scripts
+from azora_ci.database.restore import scripts
 from azora_ci.record import chain, deployment, diagnosis
 from azora_ci.rollback import instructions, window
 from azora_ci.steps.job import Job
@@ -98,10 +98,7 @@ def _write_scripts(job: Job[Settings], document: chain.Document) -> dict[str, st
     if not window.plan(document).restore_possible:
         job.say("there is no verified backup: no restore scripts are written")
         return {}
-    texts = {
-        restore_scripts.RESTORE_SCRIPT: restore_scripts.restore_script(document["database_backup"], document["deployment_id"]),
-        restore_scripts.SWAP_SCRIPT: restore_scripts.swap_script(document["deployment_id"]),
-    }
+    texts = scripts.both(document["database_backup"], document["deployment_id"])
     return {name: chain.sha256(_write(job, name, text).read_bytes()) for name, text in texts.items()}
 
 

@@ -16,8 +16,8 @@ import pytest
 import yaml
 
 from azora_ci.cli.main import main
-from azora_ci.database import restore_scripts
 from azora_ci.database.postgres import DatabaseUrl, find_binary
+from azora_ci.database.restore import scripts
 from azora_ci.record import chain, deployment
 from azora_ci.rollback import instructions, window
 from tests.record.test_deployment import FACTS, FAILURE
@@ -159,9 +159,9 @@ def test_every_command_passes_shellcheck(tmp_path):
 
 def test_what_the_shell_would_act_on_is_quoted():
     backup = {"backup_id": "backup-1", "location": "s3://b/prod/it's $(touch x).sql.gz", "version_id": "v;1"}
-    script = restore_scripts.restore_script(backup, build.DEPLOYMENT_ID)
-    assert "--version-id 'v;1'" in script
-    assert """--key 'prod/it'"'"'s $(touch x).sql.gz'""" in script
+    script = scripts.restore_script(backup, build.DEPLOYMENT_ID)
+    assert "\nversion_id='v;1' #" in script
+    assert """\nkey='prod/it'"'"'s $(touch x).sql.gz'\n""" in script
 
 
 # --- what they do ------------------------------------------------------------------------------------------------------
@@ -239,12 +239,12 @@ def test_restore_and_swap_and_back_again(rescue):
     rescue.store(b"a newer object under the same key")  # the verified version is fetched, not the newest
     rescue.cluster.execute(rescue.url.text, "DELETE FROM enrolments; CREATE TABLE added_later (id int)")
 
-    restored = rescue.bash(restore_scripts.restore_script(backup, build.DEPLOYMENT_ID))
+    restored = rescue.bash(scripts.restore_script(backup, build.DEPLOYMENT_ID))
     assert restored.returncode == 0, restored.stderr
     assert rescue.rows("enrolments") == 0, "the live database was touched"
     assert rescue.rows("enrolments", f"{rescue.database}_restore_1764000000") == 300
 
-    swap = restore_scripts.swap_script(build.DEPLOYMENT_ID)
+    swap = scripts.swap_script(build.DEPLOYMENT_ID)
     holder = DatabaseUrl.parse(rescue.url.text).connect()  # somebody is connected: that must not stop the swap
     swapped = rescue.bash(swap)
     assert swapped.returncode == 0, swapped.stderr
@@ -270,8 +270,15 @@ def _answers(connection: Any) -> bool:
     return True
 
 
+def test_a_backup_of_which_only_the_location_is_known_is_restored(rescue):
+    unknown = dict.fromkeys(("version_id", "sha256", "tables", "rows"))
+    done = rescue.bash(scripts.restore_script(rescue.store(gzip.compress(rescue.dump), **unknown), build.DEPLOYMENT_ID))
+    assert done.returncode == 0, done.stderr
+    assert rescue.rows("enrolments", f"{rescue.database}_restore_1764000000") == 300
+
+
 def test_restore_twice_is_not_doubled(rescue):
-    script = restore_scripts.restore_script(rescue.store(gzip.compress(rescue.dump)), build.DEPLOYMENT_ID)
+    script = scripts.restore_script(rescue.store(gzip.compress(rescue.dump)), build.DEPLOYMENT_ID)
     for _ in range(2):
         assert rescue.bash(script).returncode == 0
     assert rescue.rows("courses", f"{rescue.database}_restore_1764000000") == 50
@@ -295,7 +302,7 @@ def test_restore_twice_is_not_doubled(rescue):
 )
 def test_a_bad_backup_stops_the_restore_and_never_swaps(rescue, damage, said):
     backup = rescue.store(**damage(rescue.dump))
-    done = rescue.bash(restore_scripts.restore_script(backup, build.DEPLOYMENT_ID))
+    done = rescue.bash(scripts.restore_script(backup, build.DEPLOYMENT_ID))
     assert done.returncode != 0
     assert said in done.stderr
     assert "Restored and compared" not in done.stdout
@@ -303,7 +310,7 @@ def test_a_bad_backup_stops_the_restore_and_never_swaps(rescue, damage, said):
 
 
 def test_swap_without_a_restored_database_changes_nothing(rescue):
-    done = rescue.bash(restore_scripts.swap_script(build.DEPLOYMENT_ID))
+    done = rescue.bash(scripts.swap_script(build.DEPLOYMENT_ID))
     assert done.returncode == 1
     assert "run restore-database.sh first" in done.stderr
     assert rescue.databases() == {rescue.database}
@@ -311,10 +318,10 @@ def test_swap_without_a_restored_database_changes_nothing(rescue):
 
 
 def test_a_swap_that_fails_half_way_leaves_the_live_database_open(rescue):
-    assert rescue.bash(restore_scripts.restore_script(rescue.store(gzip.compress(rescue.dump)), build.DEPLOYMENT_ID)).returncode == 0
+    assert rescue.bash(scripts.restore_script(rescue.store(gzip.compress(rescue.dump)), build.DEPLOYMENT_ID)).returncode == 0
     aside = f"{rescue.database}_before_rollback_1764000000"
     rescue.cluster.execute(rescue.url.with_database("postgres").text, f'CREATE DATABASE "{aside}"')  # the name is taken
-    done = rescue.bash(restore_scripts.swap_script(build.DEPLOYMENT_ID))
+    done = rescue.bash(scripts.swap_script(build.DEPLOYMENT_ID))
     assert done.returncode != 0
     assert rescue.rows("courses") == 50
 
@@ -322,7 +329,7 @@ def test_a_swap_that_fails_half_way_leaves_the_live_database_open(rescue):
 def test_one_line_restores_into_the_new_database(rescue):
     rescue.store(gzip.compress(rescue.dump))
     new = DatabaseUrl.parse(rescue.cluster.fresh())
-    line = restore_scripts.one_line(f"s3://{rescue.bucket}/prod/{build.BACKUP}.sql.gz")
+    line = scripts.one_line(f"s3://{rescue.bucket}/prod/{build.BACKUP}.sql.gz")
     done = rescue.bash(f"RESTORED={new.database}\n{line} > /dev/null\n")
     assert done.returncode == 0, done.stderr
     assert rescue.rows("enrolments", new.database) == 300
@@ -352,7 +359,7 @@ def test_what_database_backup_stores_is_what_the_script_restores(rescue, postgre
     outcome = BackupWorld(rescue.folder, s3_server, object_lock=True).run(rescue.url.text)
     assert outcome.code == 0, outcome
     postgres_cluster.execute(rescue.url.text, "DROP TABLE enrolments")
-    done = rescue.bash(restore_scripts.restore_script(outcome.evidence, BACKUP_ID))
+    done = rescue.bash(scripts.restore_script(outcome.evidence, BACKUP_ID))
     assert done.returncode == 0, done.stderr
     restored = f"{rescue.database}_restore_{BACKUP_ID.split('-')[0]}"
     assert rescue.rows("enrolments", restored) == 300

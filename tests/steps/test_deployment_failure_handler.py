@@ -144,7 +144,7 @@ def test_scripts_that_restore_a_verified_backup_lie_beside_the_report(world):
     done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", given={}))
     assert done.evidence["backup"]["scripts"] == ["restore-database.sh", "swap-database.sh"]
     script = (done.logs / "restore-database.sh").read_text()
-    assert f"--bucket {world.bucket} --key prod/{build.BACKUP}.sql.gz --version-id" in script
+    assert f"\nbucket={world.bucket}\nkey=prod/{build.BACKUP}.sql.gz\nversion_id=" in script
     assert "`bash restore-database.sh`, beside this report" in done.summary
     assert any(key.endswith("/restore-database.sh") for key in world.objects("artifacts/"))
 

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from azora_ci.database.restore.scripts import RESTORE_SCRIPT, SWAP_SCRIPT
 from tests.support import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -82,7 +83,8 @@ def test_act_reads_the_ten_jobs():
 
 def test_shell_scripts_are_sound():
     scripts = shell_scripts()
-    assert ROOT / ".github/actions/setup/install.sh" in scripts
+    restore = ROOT / "azora_ci/database/restore"
+    assert {ROOT / ".github/actions/setup/install.sh", restore / RESTORE_SCRIPT, restore / SWAP_SCRIPT} <= set(scripts)
     done = run(tool("shellcheck"), "--severity=style", *scripts)
     assert done.returncode == 0, done.stdout
 
