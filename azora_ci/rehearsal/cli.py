@@ -65,9 +65,9 @@ def _options(fail: str | None, dispatch: str | None, flags: Mapping[str, bool]) 
 
 
 def _require_docker() -> None:
-    from azora_ci.rehearsal import docker_machine
+    from azora_ci.rehearsal.docker import machine
 
-    docker_machine.require()
+    machine.require()
 
 
 def _bad(what: str, next_step: str) -> BadInputError:

@@ -20,8 +20,9 @@ from azora_ci.clients.docker import build_context, images
 from azora_ci.core import config
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
-from azora_ci.rehearsal import docker_machine, machine_images, node, repo
-from azora_ci.rehearsal.docker_machine import HOST, MACHINE, PUBLIC, MachineAddresses, Note
+from azora_ci.rehearsal import node, repo
+from azora_ci.rehearsal.docker import local_images, machine
+from azora_ci.rehearsal.docker.machine import HOST, MACHINE, PUBLIC, MachineAddresses, Note
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
 from azora_ci.targets.base import Owner, TargetContext
@@ -86,7 +87,7 @@ class DockerWorld(World):
     def start(self) -> None:
         """Start everything. Raises an error of the family that names what did not start."""
         self.note, self.addresses = Note.begin(self.run.folder), MachineAddresses.choose()
-        for command in docker_machine.network_commands(self.note, self.addresses):
+        for command in machine.network_commands(self.note, self.addresses):
             self.processes.run(command, echo=False, timeout=60, next_step="is this a container without the right to make networks?")
         super().start()
 
@@ -115,18 +116,18 @@ class DockerWorld(World):
 
     def _relay(self, name: str, listen: str, target: str, *prefix: str) -> str:
         """Start a relay and return the address it listens at. ``prefix``: a command that enters the namespace, or nothing."""
-        argv = [*prefix, sys.executable, "-m", "azora_ci.rehearsal.relay", listen, target]
+        argv = [*prefix, sys.executable, "-m", "azora_ci.rehearsal.docker.relay", listen, target]
         return self._first_line(name, self._detached(name, argv))
 
     def _daemon(self, name: str, argv: tuple[str, ...]) -> int:
         # Outside the run's folder: everything that works below it is ended at once, and dockerd would restart an ended containerd.
-        return self._detached(name, list(argv), {"PATH": docker_machine.search_path()}, cwd=Path(self.note.folder))
+        return self._detached(name, list(argv), {"PATH": machine.search_path()}, cwd=Path(self.note.folder))
 
     def _start_registry(self) -> None:
         """Start a registry on this machine's loopback, where it needs no certificate, and a relay to it on the host's loopback."""
         settings = self.run.path("docker/registry.yml")
-        settings.write_text(docker_machine.registry_configuration(self.run.folder / "docker" / "registry"), encoding="utf-8")
-        pid = self._daemon("registry", (docker_machine.program("docker-registry"), "serve", str(settings)))
+        settings.write_text(machine.registry_configuration(self.run.folder / "docker" / "registry"), encoding="utf-8")
+        pid = self._daemon("registry", (machine.program("docker-registry"), "serve", str(settings)))
         log = self.run.folder / "logs" / "registry.log"
         listens = re.compile(r"listening on (127\.0\.0\.1:[0-9]+)")
         self._until(lambda: listens.search(log.read_text(encoding="utf-8")), "docker-registry", pid)
@@ -140,7 +141,7 @@ class DockerWorld(World):
         from docker.errors import DockerException
 
         data = self.run.path(f"docker/{name}/x").parent
-        pid = self._daemon(f"dockerd-{name}", (*prefix, *docker_machine.dockerd(self.note, name, data, forwards=bool(prefix))))
+        pid = self._daemon(f"dockerd-{name}", (*prefix, *machine.dockerd(self.note, name, data, forwards=bool(prefix))))
         url = f"unix://{self.note.socket(name)}"
 
         def answers() -> bool:
@@ -156,29 +157,29 @@ class DockerWorld(World):
         """Start the build daemon with the base image of the services, and push that image once, so that later pushes are quick."""
         client, tag = self._start_docker("builder"), f"{self.registry_address}/base:node"
         accounts = self.run.path("docker/accounts/x").parent
-        machine_images.node(client, self.processes, node.binary(self.processes), accounts, BASE_IMAGE)
+        local_images.node(client, self.processes, node.binary(self.processes), accounts, BASE_IMAGE)
         client.images.get(BASE_IMAGE).tag(tag)
         client.close()
         self._docker().push(tag)
 
     def _start_host(self) -> None:
         client = self._start_docker("host", *self.note.inside)
-        self.edge_image = machine_images.envoy(client, self.processes)
-        self.guard_image = machine_images.python(client, self.processes)
+        self.edge_image = local_images.envoy(client, self.processes)
+        self.guard_image = local_images.python(client, self.processes)
         client.close()
         self._start_sshd()
 
     def _start_sshd(self) -> None:
         folder = self.run.path("sshd/x").parent
-        keygen = docker_machine.program("ssh-keygen")
+        keygen = machine.program("ssh-keygen")
         for name in ("host_key", "user_key"):
             self.processes.run((keygen, "-q", "-t", "ed25519", "-N", "", "-f", str(folder / name)), echo=False, timeout=60)
         host = self.addresses.link_address(HOST)
-        (folder / "sshd_config").write_text(docker_machine.sshd_configuration(folder, host), encoding="utf-8")
+        (folder / "sshd_config").write_text(machine.sshd_configuration(folder, host), encoding="utf-8")
         kind, key = (folder / "host_key.pub").read_text(encoding="utf-8").split()[:2]
         self.known_hosts = f"{host} {kind} {key}"
         self.key = (folder / "user_key").read_text(encoding="utf-8")
-        pid = self._daemon("sshd", docker_machine.sshd(self.note, folder, "host"))
+        pid = self._daemon("sshd", machine.sshd(self.note, folder, "host"))
         log = self.run.folder / "logs" / "sshd.log"
         self._until(lambda: "Server listening" in log.read_text(encoding="utf-8"), "sshd", pid)
 

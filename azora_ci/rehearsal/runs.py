@@ -23,10 +23,10 @@ from azora_ci.core import environment
 from azora_ci.core.clock import Clock
 from azora_ci.core.process import birth, send_signal
 from azora_ci.database.cluster import clear
+from azora_ci.rehearsal.docker import machine
 
 CHECKOUT = Path(__file__).resolve().parent.parent.parent
 DATABASE = "database"  # folder of the PostgreSQL cluster, and the name of its process in state.json
-DOCKER = "docker.json"  # what a rehearsal with containers has to end besides processes; see docker_machine.Note
 GRACE_SECONDS = 6.0  # between SIGTERM and SIGKILL
 REPLAY = "env"  # link in the base folder to the files of variables of the newest kept run
 PUBLISHED = ("artifacts", "result.json", "logs", "summaries")  # names that a run leaves in the base folder
@@ -113,9 +113,7 @@ class Run:
     def end(self, clock: Clock, *, grace: float = GRACE_SECONDS) -> list[str]:
         """End every process of this run and the database's files; return the names of those that needed to be killed."""
         if self._has_docker:
-            from azora_ci.rehearsal import docker_machine
-
-            docker_machine.end_containers(self.folder)
+            machine.end_containers(self.folder)
         deadline = clock.monotonic() + grace
         living = self.living()
         for process in living:
@@ -128,12 +126,12 @@ class Run:
             _signal(process, signal.SIGKILL)
         clear(self.folder / DATABASE, clock)
         if self._has_docker:
-            docker_machine.remove(self.folder, clock)
+            machine.remove(self.folder, clock)
         return stubborn
 
     @property
     def _has_docker(self) -> bool:
-        return (self.folder / DOCKER).exists()
+        return (self.folder / machine.NOTE).exists()
 
     def remove(self) -> None:
         """Remove the run's folder."""

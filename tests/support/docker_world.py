@@ -33,7 +33,7 @@ from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
 from azora_ci.record import fragments
-from azora_ci.rehearsal import machine_images
+from azora_ci.rehearsal.docker import local_images
 from azora_ci.targets.base import Owner, TargetContext
 from azora_ci.targets.docker_hosts.target import DockerHosts
 from azora_ci.targets.release import Release
@@ -184,8 +184,8 @@ class Lan:
 
     def _base_images(self) -> tuple[str, str]:
         processes, client = Processes(JobLog(Actions(stream=io.StringIO()), Clock())), self.machines[0].client
-        machine_images.envoy(client, processes, f"{self.registry}/edge:local")
-        machine_images.python(client, processes, f"{self.registry}/guard:local")
+        local_images.envoy(client, processes, f"{self.registry}/edge:local")
+        local_images.python(client, processes, f"{self.registry}/guard:local")
         return self.push("edge"), self.push("guard")
 
     def push(self, name: str, tag: str = "local") -> str:

@@ -12,16 +12,16 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core.errors import BadInputError
-from azora_ci.rehearsal import docker_machine
-from azora_ci.rehearsal.docker_machine import MachineAddresses
+from azora_ci.rehearsal.docker import machine
+from azora_ci.rehearsal.docker.machine import MachineAddresses
 
 
 def test_what_a_machine_lacks_is_named_with_its_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(docker_machine, "SYSTEM_FOLDERS", str(tmp_path))
+    monkeypatch.setattr(machine, "SYSTEM_FOLDERS", str(tmp_path))
     (tmp_path / "ip").touch(mode=0o755)
     with pytest.raises(BadInputError) as caught:
-        docker_machine.require()
+        machine.require()
     assert "not installed: dockerd, docker-registry, sshd, ssh, ssh-keygen, nsenter, unshare" in caught.value.what
     packages = "docker.io docker-registry openssh-server openssh-client util-linux"
     assert f"apt-get install --no-install-recommends {packages}" in caught.value.next_step
@@ -52,7 +52,7 @@ def upper() -> Iterator[str]:
 
 
 def test_a_relay_forwards_both_ways_to_the_end(upper: str) -> None:
-    argv = [sys.executable, "-m", "azora_ci.rehearsal.relay", "127.0.0.1:0", upper]
+    argv = [sys.executable, "-m", "azora_ci.rehearsal.docker.relay", "127.0.0.1:0", upper]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, text=True) as relay:
         try:
             assert relay.stdout is not None

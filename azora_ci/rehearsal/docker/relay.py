@@ -1,4 +1,4 @@
-"""Forward TCP connections from one address to another: ``python -m azora_ci.rehearsal.relay HOST:PORT HOST:PORT``.
+"""Forward TCP connections from one address to another: ``python -m azora_ci.rehearsal.docker.relay HOST:PORT HOST:PORT``.
 
 A network namespace and this machine use it to reach servers on each other's loopback or inner networks. It prints its own address.
 """

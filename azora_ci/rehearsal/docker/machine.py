@@ -26,7 +26,6 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
-from azora_ci.rehearsal.runs import DOCKER
 
 PACKAGES = {  # program -> its package in Debian
     "dockerd": "docker.io",
@@ -42,6 +41,7 @@ SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"  # where daemons lie, often n
 MACHINE, HOST, PUBLIC = 1, 10, 80  # last byte of an address: this machine, the host's sshd, the host's edge
 API_SECONDS = 30.0
 REMOVED_AT_ONCE = 8  # containers
+NOTE = "docker.json"  # a run's file with its Note
 
 
 def search_path() -> str:
@@ -120,15 +120,15 @@ class Note:
     def begin(cls, run_folder: Path) -> Note:
         """Choose names, write them to a file of the run, and return them."""
         note = cls(f"azr{secrets.token_hex(3)}", tempfile.mkdtemp(prefix="azr-"))
-        part = run_folder / f"{DOCKER}.part"
+        part = run_folder / f"{NOTE}.part"
         part.write_text(json.dumps(asdict(note)), encoding="utf-8")
-        part.replace(run_folder / DOCKER)  # atomic: the code that cleans up after a killed run reads the file
+        part.replace(run_folder / NOTE)  # atomic: the code that cleans up after a killed run reads the file
         return note
 
     @classmethod
     def of(cls, run_folder: Path) -> Note:
         """Return the note that ``begin`` wrote for a run."""
-        return cls(**json.loads((run_folder / DOCKER).read_text(encoding="utf-8")))
+        return cls(**json.loads((run_folder / NOTE).read_text(encoding="utf-8")))
 
     def socket(self, daemon: str) -> str:
         """Return the path of a daemon's socket."""
