@@ -12,7 +12,8 @@ import click
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, BadInputError
 from azora_ci.core.release import Version
-from azora_ci.rehearsal import repo, report, runs, scenarios
+from azora_ci.rehearsal import repo, runs, scenarios
+from azora_ci.rehearsal.judge import report
 from azora_ci.rehearsal.rehearsal import Options, Rehearsal, with_tail
 
 

@@ -17,12 +17,13 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, is_alive, send_signal
-from azora_ci.rehearsal import act, button, evidence, load, replay, repo, report, scenarios, verify, verify_rollback, workflow_text
+from azora_ci.rehearsal import act, button, replay, repo, scenarios, workflow_text
 from azora_ci.rehearsal.act import Act, JobRun, RunRequest
-from azora_ci.rehearsal.evidence import JobSeen, Seen
+from azora_ci.rehearsal.judge import deployment, evidence, load, report, rollback
+from azora_ci.rehearsal.judge.evidence import JobSeen, Seen
+from azora_ci.rehearsal.judge.rollback import Pressed
 from azora_ci.rehearsal.runs import Run, cache_folder, end_leftovers, lose_runner, point_to, publish
 from azora_ci.rehearsal.scenarios import Scenario, WeightTrigger
-from azora_ci.rehearsal.verify_rollback import Pressed
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, World
 
 RUN_SECONDS = 400.0  # for one run of the workflow
@@ -124,7 +125,7 @@ class Rehearsal:
             pressed = Pressed(
                 old=self.demand.old, new=self.demand.new, old_id=OLD_DEPLOYMENT, reason=button.REASON, actor=button.PRESSED_BY
             )
-            outcome.findings += verify_rollback.findings(outcome.evidence, pressed)
+            outcome.findings += rollback.findings(outcome.evidence, pressed)
         else:
             outcome.findings += self._judge(world, outcome.evidence)
 
@@ -137,7 +138,7 @@ class Rehearsal:
             self.clock.sleep(seconds)
 
     def _judge(self, world: World, evidence: Seen) -> list[str]:
-        return verify.findings(evidence, self.demand, world.places.public_url)
+        return deployment.findings(evidence, self.demand, world.places.public_url)
 
     def _press(self, world: World) -> None:
         self.say(f"pressing the button: {button.WORKFLOW.name}, reason: {button.REASON}")

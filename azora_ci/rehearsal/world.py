@@ -210,7 +210,8 @@ class World:
         )
 
     def _start_load(self) -> None:
-        pid = self._module("load", [self.places.public_url, str(self.load_log), f"{LOAD_RATE:g}"])
+        module = "azora_ci.rehearsal.judge.load"
+        pid = self._detached("load", [sys.executable, "-m", module, self.places.public_url, str(self.load_log), f"{LOAD_RATE:g}"])
         self._until(lambda: self.load_log.exists() and self.load_log.stat().st_size > 0, "the load", pid)
 
     # --- waiting -------------------------------------------------------------------------------------------------------

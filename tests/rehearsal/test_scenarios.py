@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
+from azora_ci.rehearsal.judge.deployment import JOBS
 from azora_ci.rehearsal.runs import Run
-from azora_ci.rehearsal.verify import JOBS
 from tests.rehearsal.conftest import ROOT
 
 pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(600)]  # the first to ask waits for the rehearsals before it

@@ -10,7 +10,7 @@ import yaml
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.rehearsal import workflow_text
 from azora_ci.rehearsal.act import dotenv, replaced_actions
-from azora_ci.rehearsal.verify import JOBS
+from azora_ci.rehearsal.judge.deployment import JOBS
 from tests.rehearsal.conftest import ROOT, Toy
 
 REAL = (ROOT / ".github" / "workflows" / "deploy-production.yml").read_text(encoding="utf-8")

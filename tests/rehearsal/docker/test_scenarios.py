@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.rehearsal.verify import JOBS
+from azora_ci.rehearsal.judge.deployment import JOBS
 from tests.rehearsal.test_scenarios import Rehearsed, command, living, read_line, rehearse, results, start
 
 pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(600)]

@@ -14,11 +14,11 @@ from typing import Any
 
 import pytest
 
-from azora_ci.rehearsal.evidence import Dump, JobSeen, Seen, artifacts, leaks, read_dump
-from azora_ci.rehearsal.load import LoadAnswer
-from azora_ci.rehearsal.report import RehearsalOutcome, periods, render
+from azora_ci.rehearsal.judge.deployment import ARTIFACTS, JOBS, Demand, expected_message, findings
+from azora_ci.rehearsal.judge.evidence import Dump, JobSeen, Seen, artifacts, leaks, read_dump
+from azora_ci.rehearsal.judge.load import LoadAnswer
+from azora_ci.rehearsal.judge.report import RehearsalOutcome, periods, render
 from azora_ci.rehearsal.scenarios import SCENARIOS, after_rerun, with_version
-from azora_ci.rehearsal.verify import ARTIFACTS, JOBS, Demand, expected_message, findings
 
 OWN_ID = "1764000100-abc123"
 URL = "http://127.0.0.1:8080"

@@ -143,7 +143,7 @@ def counts(answers: Iterable[LoadAnswer]) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run as ``python -m azora_ci.rehearsal.load BASE_URL LOG RATE`` until SIGTERM or SIGINT."""
+    """Run as ``python -m azora_ci.rehearsal.judge.load BASE_URL LOG RATE`` until SIGTERM or SIGINT."""
     base_url, log, rate = arguments
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):

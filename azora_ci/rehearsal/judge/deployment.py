@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from azora_ci.rehearsal.evidence import Seen
-from azora_ci.rehearsal.load import LoadAnswer, counts
+from azora_ci.rehearsal.judge.evidence import Seen
+from azora_ci.rehearsal.judge.load import LoadAnswer, counts
 
 JOBS = (
     "validate-release",

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core.clock import Clock
-from azora_ci.rehearsal.load import Load, LoadAnswer, counts, read, version_in
+from azora_ci.rehearsal.judge.load import Load, LoadAnswer, counts, read, version_in
 
 
 class Handler(BaseHTTPRequestHandler):

@@ -17,7 +17,7 @@ from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
-from azora_ci.rehearsal.load import LoadAnswer, version_in
+from azora_ci.rehearsal.judge.load import LoadAnswer, version_in
 
 FRESH_REQUESTS = 12  # to each health endpoint after the run
 TRAILER = b"-- PostgreSQL database dump complete"

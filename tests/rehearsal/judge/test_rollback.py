@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 
 from azora_ci.record import chain
-from azora_ci.rehearsal.evidence import JobSeen, Seen
-from azora_ci.rehearsal.load import LoadAnswer
-from azora_ci.rehearsal.report import periods
-from azora_ci.rehearsal.verify_rollback import FILES, INSTANCES, SCHEMA, Pressed, expected_message, findings
+from azora_ci.rehearsal.judge.evidence import JobSeen, Seen
+from azora_ci.rehearsal.judge.load import LoadAnswer
+from azora_ci.rehearsal.judge.report import periods
+from azora_ci.rehearsal.judge.rollback import FILES, INSTANCES, SCHEMA, Pressed, expected_message, findings
 
 OWN_ID, OLD_ID = "1764000100-abc123", "1764000000-01d01d"
 PRESSED = Pressed(old="1.0.0", new="1.1.0", old_id=OLD_ID, reason="checkout <fails> & burns", actor="octocat")

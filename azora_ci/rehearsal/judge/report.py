@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from azora_ci.rehearsal.evidence import JobSeen, Seen
-from azora_ci.rehearsal.load import LoadAnswer, counts
-from azora_ci.rehearsal.verify import within
+from azora_ci.rehearsal.judge.deployment import within
+from azora_ci.rehearsal.judge.evidence import JobSeen, Seen
+from azora_ci.rehearsal.judge.load import LoadAnswer, counts
 
 MARKS = {"success": "✓", "failure": "✗", "skipped": "–"}
 

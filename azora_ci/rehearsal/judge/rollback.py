@@ -1,4 +1,4 @@
-"""Judge a rehearsed rollback by evidence gathered outside the pipeline, as ``verify`` judges the deployment that it takes back.
+"""Judge a rehearsed rollback by evidence gathered outside the pipeline, as ``deployment`` judges the deployment that it takes back.
 
 The module imports none of the steps and decisions that it judges. Every finding is a sentence with the evidence and the demand.
 """
@@ -9,14 +9,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from azora_ci.rehearsal.evidence import Seen
+from azora_ci.core import schemas
+from azora_ci.rehearsal.judge.evidence import Seen
 
 JOB = "rollback"
 ARTIFACT = "rollback-logs"
-SCHEMA = Path(__file__).resolve().parents[2] / "schemas" / "rollback-record.schema.json"
+SCHEMA = schemas.schema_folder() / "rollback-record.schema.json"
 INSTANCES = 8  # of the previous version: four services with two instances each
 FILES = ("record/rollback.json", "rollback-record.json", "rollback.log")
 
