@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from azora_ci.cli.adopt import plan
 from azora_ci.rehearsal import repo
-from azora_ci.rehearsal.act import RunRequest
+from azora_ci.rehearsal.act.runner import RunRequest
 from azora_ci.rehearsal.world import World
 
 WORKFLOW = plan.WORKFLOW_FOLDER / "rollback-production.yml"

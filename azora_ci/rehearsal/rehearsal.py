@@ -17,8 +17,9 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, is_alive, send_signal
-from azora_ci.rehearsal import act, button, replay, repo, scenarios, workflow_text
-from azora_ci.rehearsal.act import Act, JobRun, RunRequest
+from azora_ci.rehearsal import button, replay, repo, scenarios
+from azora_ci.rehearsal.act import workflow_text
+from azora_ci.rehearsal.act.runner import Act, JobRun, RunRequest, replaced_actions
 from azora_ci.rehearsal.judge import deployment, evidence, load, report, rollback
 from azora_ci.rehearsal.judge.evidence import JobSeen, Seen
 from azora_ci.rehearsal.judge.rollback import Pressed
@@ -144,7 +145,7 @@ class Rehearsal:
         self.say(f"pressing the button: {button.WORKFLOW.name}, reason: {button.REASON}")
         world.scratch.check_out("main")  # the branch that the dispatch names
         request = button.request(world)
-        self.replaced |= act.replaced_actions(request.workflow.read_text(encoding="utf-8"))
+        self.replaced |= replaced_actions(request.workflow.read_text(encoding="utf-8"))
         self.jobs |= self._act(world, request, "rollback")
 
     def _deploy(self, world: World) -> None:
@@ -152,7 +153,7 @@ class Rehearsal:
         self.say(f"running the real workflow: {trigger}; broken on purpose: {self.scenario.broken}")
         world.scratch.check_out("main" if self.options.dispatch is not None else self.version)
         workflow = world.scratch.folder / repo.WORKFLOW
-        self.replaced = act.replaced_actions(workflow.read_text(encoding="utf-8"))
+        self.replaced = replaced_actions(workflow.read_text(encoding="utf-8"))
         with contextlib.ExitStack() as stack:
             if self.scenario.fail_at_percent is not None:
                 stack.enter_context(WeightTrigger(world, self.scenario.fail_at_percent, lambda: self._break_new_version(world), self.clock))

@@ -10,7 +10,7 @@ from pathlib import Path
 from azora_ci.cli.adopt.plan import CONFIG
 from azora_ci.core import pipeline, variables
 from azora_ci.rehearsal import button, repo
-from azora_ci.rehearsal.act import JobRun, write_private
+from azora_ci.rehearsal.act.runner import JobRun, write_private
 from azora_ci.rehearsal.runs import CHECKOUT
 from azora_ci.rehearsal.world import World
 from azora_ci.steps import runner

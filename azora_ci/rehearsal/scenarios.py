@@ -15,7 +15,7 @@ from urllib.request import urlopen
 
 from azora_ci.core.clock import Clock
 from azora_ci.rehearsal import application, repo
-from azora_ci.rehearsal.act import JobRun
+from azora_ci.rehearsal.act.runner import JobRun
 from azora_ci.rehearsal.judge.deployment import OLD_MIGRATIONS, Demand
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, World
 

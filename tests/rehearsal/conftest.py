@@ -11,7 +11,7 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
-from azora_ci.rehearsal.act import Act, JobRun, RunRequest
+from azora_ci.rehearsal.act.runner import Act, JobRun, RunRequest
 from tests.support import ROOT
 from tests.support.commands import git
 

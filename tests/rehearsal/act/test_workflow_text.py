@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from azora_ci.core.errors import BadInputError, NotTrueError
-from azora_ci.rehearsal import workflow_text
-from azora_ci.rehearsal.act import dotenv, replaced_actions
+from azora_ci.rehearsal.act import workflow_text
+from azora_ci.rehearsal.act.runner import dotenv, replaced_actions
 from azora_ci.rehearsal.judge.deployment import JOBS
 from tests.rehearsal.conftest import ROOT, Toy
 

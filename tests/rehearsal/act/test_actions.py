@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.rehearsal.artifacts import ArtifactError, download, upload
+from azora_ci.rehearsal.act.artifacts import ArtifactError, download, upload
 from tests.rehearsal.conftest import Toy
 
 SHA = "0123456789abcdef0123456789abcdef01234567"

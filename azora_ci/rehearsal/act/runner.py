@@ -19,11 +19,11 @@ from typing import Any
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.process import Child, Processes
-from azora_ci.rehearsal import workflow_text
+from azora_ci.rehearsal.act import workflow_text
 
 PLATFORM = "ubuntu-24.04=-self-hosted"
 CONCURRENT_JOBS = 4
-LOCAL_ACTIONS = Path(__file__).resolve().parent / "actions"
+LOCAL_ACTIONS = Path(__file__).resolve().parents[1] / "actions"
 CARRIED_STEPS = ("run", "carried")  # ids of the steps whose outputs are the outputs of their job
 
 
