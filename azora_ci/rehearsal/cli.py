@@ -71,8 +71,8 @@ def _require_docker() -> None:
     machine.require()
 
 
-def _bad(what: str, next_step: str) -> BadInputError:
-    return BadInputError("These options do not go together", what=what, where="scripts/rehearse", next_step=next_step)
+def _bad(contradiction: str, next_step: str) -> BadInputError:
+    return BadInputError("These options do not go together", what=contradiction, where="scripts/rehearse", next_step=next_step)
 
 
 def _rehearse(options: Options, clock: Clock) -> int:

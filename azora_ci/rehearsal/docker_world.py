@@ -85,7 +85,7 @@ class DockerWorld(World):
     key: str = ""
 
     def start(self) -> None:
-        """Start everything. Raises an error of the family that names what did not start."""
+        """Start every part. Raises an AzoraError that names the part that did not start."""
         self.note, self.addresses = Note.begin(self.run.folder), MachineAddresses.choose()
         for command in machine.network_commands(self.note, self.addresses):
             self.processes.run(command, echo=False, timeout=60, next_step="is this a container without the right to make networks?")

@@ -134,7 +134,7 @@ def _from_machine(processes: Processes) -> tuple[Path, Path]:
     return Path(node), Path(npm).resolve().parent
 
 
-def _missing(what: str) -> BadInputError:
+def _missing(gap: str) -> BadInputError:
     return BadInputError(
-        "No usable Node.js", what=what, where="this machine", next_step="install the extra: pip install 'azora-ci[rehearsal]'"
+        "No usable Node.js", what=gap, where="this machine", next_step="install the extra: pip install 'azora-ci[rehearsal]'"
     )

@@ -1,7 +1,7 @@
-"""The world of a rehearsal: everything that production consists of, as real software on loopback.
+"""The world of a rehearsal: all parts of a production and of what surrounds it, as real software on loopback.
 
 PostgreSQL with the old release's data, an S3 server, the old version of four services behind Envoy, GitHub's API, Slack, and a
-steady load. Every port is the kernel's choice, every process is noted in the run's state file.
+steady load. The kernel chooses every port; the run's state file lists every process.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import json
 import secrets
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +44,7 @@ ROLE = "arn:aws:iam::123456789012:role/azora-deploy"
 
 @dataclass
 class World:
-    """A started world. ``url`` of the database, endpoints and secrets are known once ``start`` has returned."""
+    """The world of one run. Its database, endpoints and secrets are there once ``start`` has returned."""
 
     run: Run
     cache: Path
@@ -62,26 +62,26 @@ class World:
 
     @property
     def load_log(self) -> Path:
-        """Return the file with the load's answers."""
+        """Return the file to which the load writes its answers."""
         return self.run.folder / "load.jsonl"
 
     @property
     def slack_messages(self) -> Path:
-        """Return the file with the messages that Slack received."""
+        """Return the file to which the Slack stand-in writes its messages."""
         return self.run.folder / "slack.jsonl"
 
     @property
     def s3_faults(self) -> Path:
-        """Return the file that tells the S3 server how to fail."""
+        """Return the file from which the S3 server reads its faults."""
         return self.run.folder / "s3-faults.json"
 
     @property
     def github_state(self) -> Path:
-        """Return the file that the GitHub API answers from."""
+        """Return the file from which the GitHub stand-in answers."""
         return self.run.folder / "github.json"
 
     def start(self) -> None:
-        """Start everything. Raises an error of the family that names what did not start."""
+        """Start every part. Raises an AzoraError that names the part that did not start."""
         self.run_id = str(7_000_000_000 + secrets.randbelow(10**9))
         self.keys = {name: secrets.token_hex(16) for name in ("s3", "github", "slack")}
         for secret in self.keys.values():
@@ -91,21 +91,21 @@ class World:
         application.write_release(old, application.OLD_RELEASE)
         self.node.install(self.processes, old)
         with ThreadPoolExecutor(3) as pool:
-            waiting = [pool.submit(part) for part in (lambda: self._start_database(old), self._start_servers, lambda: self._build_old(old))]
-            for one in waiting:
-                one.result()
+            parts = (lambda: self._start_database(old), self._start_servers, lambda: self._build_old(old))
+            for start in [pool.submit(part) for part in parts]:
+                start.result()
         self._start_edge()
         self._deploy_old()
         self._start_load()
 
     def remarks(self) -> tuple[str, ...]:
-        """Return what a person should know of a started world."""
+        """Return sentences about the started world that are printed for people."""
         return ()
 
     def _detached(self, name: str, argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
         """Start a server that may outlive the harness, with its output in ``<name>.log``; return its process id."""
-        whole = {**child_environment(), "PYTHONUNBUFFERED": "1", **(env or {})}
-        pid = self.processes.start_detached(argv, env=whole, log=self.run.path(f"logs/{name}.log"), cwd=cwd or self.run.folder)
+        variables = {**child_environment(), "PYTHONUNBUFFERED": "1", **(env or {})}
+        pid = self.processes.start_detached(argv, env=variables, log=self.run.path(f"logs/{name}.log"), cwd=cwd or self.run.folder)
         self.run.note(name, pid)
         return pid
 
@@ -146,7 +146,7 @@ class World:
         path.write_text(credentials, encoding="utf-8")
 
     def write_github(self, passed: tuple[str, ...], red: str | None = None) -> None:
-        """Write what GitHub says of the release commit: checks that passed, one that is red, a ruleset, this run's own check."""
+        """Write GitHub's answers about the release commit: checks that passed, a failed check ``red``, a ruleset, the run's own check."""
         suite = 4242
         runs: list[dict[str, Any]] = [{"name": name, "conclusion": "failure" if name == red else "success"} for name in passed]
         runs.append({"name": "Validate release", "status": "in_progress", "suite": suite})
@@ -168,8 +168,9 @@ class World:
         self.scratch.begin()
 
     def _start_edge(self) -> None:
-        """Start Envoy; ports that somebody took in the meantime are replaced by others."""
-        binary = Path(sys.executable).parent / "envoy"
+        """Start Envoy; when another process took one of its ports meanwhile, try other ports."""
+        sibling = Path(sys.executable).parent / "envoy"
+        binary = str(sibling) if sibling.is_file() else shutil.which("envoy") or "envoy"
         for attempt in range(ENVOY_ATTEMPTS):
             places = repo.Places(
                 edge_port=free_port(),
@@ -182,10 +183,9 @@ class World:
             )
             self.places = places
             self.scratch.adopt(places)
-            deployed = config.load(self.scratch.folder / CONFIG)
-            bootstrap = install_edge(deployed, places.edge_folder, places.edge_port, places.admin_port)
-            found = str(binary) if binary.is_file() else shutil.which("envoy") or "envoy"
-            pid = self._detached(f"envoy-{attempt}", list(command(bootstrap, binary=found)))
+            deploy_config = config.load(self.scratch.folder / CONFIG)
+            bootstrap = install_edge(deploy_config, places.edge_folder, places.edge_port, places.admin_port)
+            pid = self._detached(f"envoy-{attempt}", list(command(bootstrap, binary=binary)))
             if self._answers(f"{self.places.admin_url}/ready", pid):
                 return
         raise UnreachableError(
@@ -196,14 +196,16 @@ class World:
         )
 
     def _deploy_old(self) -> None:
-        deployed = config.load(self.scratch.folder / CONFIG)
+        deploy_config = config.load(self.scratch.folder / CONFIG)
         digests = {}
-        for service in deployed.services:
+        for service in deploy_config.services:
             folder = build_context.context_folder(service.context, self.run.folder / "old-release")
             names = build_context.members(folder, dockerfile="")
             digests[service.id] = build_context.store(folder, names, self.run.path("production/archives"))[0].digest
         url = Secret(self.database.url)
-        context = TargetContext(deployed, self.processes, self.clock, self.run.path("logs/old"), START_SECONDS, {"PROD_DATABASE_URL": url})
+        context = TargetContext(
+            deploy_config, self.processes, self.clock, self.run.path("logs/old"), START_SECONDS, {"PROD_DATABASE_URL": url}
+        )
         release = Release(OLD_DEPLOYMENT, repo.OLD_VERSION, digests)
         deploy_at_once(
             LocalProcesses(context), release, Owner(OLD_DEPLOYMENT, "https://github.com/azora/sample/actions/runs/1", "rehearsal")
@@ -221,13 +223,13 @@ class World:
         self._until(lambda: log.exists() and "\n" in log.read_text(encoding="utf-8"), name, pid)
         return log.read_text(encoding="utf-8").splitlines()[0].strip()
 
-    def _until(self, true: Any, what: str, pid: int) -> None:
+    def _until(self, condition: Callable[[], object], server: str, pid: int) -> None:
         deadline = self.clock.monotonic() + START_SECONDS
-        while not true():
+        while not condition():
             if not is_alive(pid) or self.clock.monotonic() > deadline:
                 state = "still runs" if is_alive(pid) else "ended"
                 raise UnreachableError(
-                    f"{what} does not answer",
+                    f"{server} does not answer",
                     what=f"process {pid} {state}; nothing within {START_SECONDS:g} s",
                     where=str(self.run.folder / "logs"),
                     next_step="read its log there",
@@ -251,7 +253,7 @@ class World:
     # --- for act -------------------------------------------------------------------------------------------------------
 
     def secrets(self) -> dict[str, str]:
-        """Return the repository's secrets, as GitHub would hold them."""
+        """Return the secrets that the repository has on GitHub."""
         return {"PROD_DATABASE_URL": self.database.url, "SLACK_WEBHOOK": self.slack_url, "GITHUB_TOKEN": self.keys["github"]}
 
     def variables(self) -> dict[str, str]:
@@ -271,7 +273,7 @@ class World:
         }
 
     def environment(self, attempt: int) -> dict[str, str]:
-        """Return what every step sees beyond the workflow's own environment. It holds no secret."""
+        """Return the environment that every step gets beside the workflow's own; it holds no secret."""
         return {
             **self.node.environment(),
             "GITHUB_API_URL": self.github_url,

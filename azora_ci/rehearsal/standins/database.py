@@ -1,4 +1,4 @@
-"""Production's database, as the rehearsal has it: a real cluster with related tables, made by the application's own migrations."""
+"""The rehearsal's production database: a real cluster whose tables the application's own migrations made, with over 100,000 rows."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ _SEED = {
 
 @dataclass(frozen=True)
 class ProductionDatabase:
-    """The running stand-in. ``url`` is the owner's connection string (no superuser); ``rows`` counts rows by table."""
+    """The running database. ``url``: connection string of its owner, who is no superuser; ``rows``: table -> number of rows."""
 
     cluster: Cluster
     url: str
@@ -52,10 +52,10 @@ class ProductionDatabase:
 
 
 def start(folder: Path, application: Path, *, processes: Processes, node: NodeJs, detached: bool = False) -> ProductionDatabase:
-    """Start a cluster below ``folder`` whose database is what the release in ``application`` left there, with over 100,000 rows.
+    """Start a cluster below ``folder`` with a database that the release in ``application`` has migrated, and fill its tables.
 
-    ``application`` has its ``node_modules``; its migrations are applied by its own Prisma. ``detached``: the server outlives
-    this process. Raises BadInputError, UnreachableError, CommandFailedError.
+    ``application``: folder of a release with ``node_modules``, whose Prisma applies the migrations. ``detached``: the server
+    outlives this process. Raises BadInputError, UnreachableError, CommandFailedError.
     """
     cluster = Cluster.start(folder, processes=processes, settings=SETTINGS, detached=detached)
     try:
@@ -123,11 +123,11 @@ def count(url: str) -> dict[str, int]:
     try:
         with connection.cursor() as cursor:
             cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename")
-            found: dict[str, int] = {}
+            numbers: dict[str, int] = {}
             for (table,) in cursor.fetchall():
                 cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table)))
                 row = cursor.fetchone()
-                found[table] = row[0] if row else 0
-            return found
+                numbers[table] = row[0] if row else 0
+            return numbers
     finally:
         connection.close()

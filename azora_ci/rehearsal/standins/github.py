@@ -1,4 +1,4 @@
-"""A GitHub API server for one repository, as far as the gates read it, answering from a JSON file that is read at each request.
+"""A server of the part of GitHub's API that the gates read, for one repository. It answers from a JSON file, read at each request.
 
 The file's keys, all optional (shapes are those of docs.github.com/rest; what is left out is filled in):
 
@@ -9,7 +9,7 @@ The file's keys, all optional (shapes are those of docs.github.com/rest; what is
 - ``statuses``: ``[{"context", "state", "head_sha"}]``
 - ``rules``: rules of rulesets; ``protection``: ``required_status_checks`` of classic protection
 - ``runs``: ``{"<run id>": <check suite id>}``; ``page_size``: the most entries of one page
-- ``answers``: ``[{"path": "<part of the path>", "status", "headers", "times", "body"}]``: given instead, ``times`` times each
+- ``answers``: ``[{"path": "<part of the path>", "status", "headers", "times", "body"}]``: each replaces ``times`` answers
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 from azora_ci.core.environment import process_environment
 
 APP = 15368  # the id of GitHub Actions itself
-SUITE = 1000  # of check runs that name none
+SUITE = 1000  # id of the check suite of runs that name none
 LISTS = ("check_runs", "workflow_runs", "jobs")  # keys under which answers hold a list
 NOT_FOUND = 404, {"message": "Not Found"}
 Answer = tuple[int, Any]
 
 
 class GitHubApi:
-    """The server; a context manager. ``url`` is its address, ``requests`` the paths asked for. It demands ``token`` as bearer."""
+    """The server, a context manager. ``url``: its address; ``requests``: the requested paths; ``token``: the bearer token it demands."""
 
     def __init__(self, state: Path, token: str, *, port: int = 0) -> None:
         self.state = state
         self.token = token
         self.requests: list[str] = []
-        self._given: Counter[str] = Counter()
+        self._replaced: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
         self._server.daemon_threads = True
@@ -71,9 +71,9 @@ class GitHubApi:
         state = json.loads(self.state.read_text(encoding="utf-8"))
         with self._lock:
             self.requests.append(path)
-            instead = self._instead(state, path)
-        if instead is not None:
-            return instead
+            replacement = self._replacement(state, path)
+        if replacement is not None:
+            return replacement
         if headers.get("user-agent", "") == "":
             return 403, {"message": "Request forbidden by administrative rules. Please set a User-Agent header."}, {}
         if headers.get("authorization") != f"Bearer {self.token}":
@@ -81,12 +81,12 @@ class GitHubApi:
         status, document = route(state, path, {name: values[0] for name, values in query.items()})
         return self._paged(target, path, query, state, status, document)
 
-    def _instead(self, state: dict[str, Any], path: str) -> tuple[int, Any, dict[str, str]] | None:
-        for number, one in enumerate(state.get("answers", [])):
-            key = f"{number} {one}"
-            if one["path"] in path and self._given[key] < one.get("times", 1):
-                self._given[key] += 1
-                return one["status"], one.get("body", {"message": "told to answer this"}), one.get("headers", {})
+    def _replacement(self, state: dict[str, Any], path: str) -> tuple[int, Any, dict[str, str]] | None:
+        for number, answer in enumerate(state.get("answers", [])):
+            key = f"{number} {answer}"
+            if answer["path"] in path and self._replaced[key] < answer.get("times", 1):
+                self._replaced[key] += 1
+                return answer["status"], answer.get("body", {"message": "told to answer this"}), answer.get("headers", {})
         return None
 
     def _paged(
@@ -108,11 +108,11 @@ class GitHubApi:
 
 
 def route(state: dict[str, Any], path: str, query: dict[str, str]) -> Answer:
-    """Return status and whole document for a path; ``query`` selects workflow runs."""
-    found = re.fullmatch(r"/repos/([^/]+/[^/]+)(/.*)?", path)
-    if not found or found[1] != state.get("repository", found[1]):
+    """Return the status and the unpaged document for a path; ``query`` selects workflow runs."""
+    match = re.fullmatch(r"/repos/([^/]+/[^/]+)(/.*)?", path)
+    if not match or match[1] != state.get("repository", match[1]):
         return NOT_FOUND
-    branch, rest = state.get("default_branch", "main"), found[2] or ""
+    branch, rest = state.get("default_branch", "main"), match[2] or ""
     if commit := re.fullmatch(r"/commits/([0-9a-f]{40})/(check-runs|statuses)", rest):
         return 200, _check_runs(state, commit[1]) if commit[2] == "check-runs" else _statuses(state, commit[1])
     if rest == "/actions/runs":
@@ -123,7 +123,7 @@ def route(state: dict[str, Any], path: str, query: dict[str, str]) -> Answer:
         suite = state.get("runs", {}).get(run[1])
         return (200, {"id": int(run[1]), "check_suite_id": suite}) if suite else NOT_FOUND
     fixed: dict[str, Any] = {
-        "": {"full_name": found[1], "default_branch": branch},
+        "": {"full_name": match[1], "default_branch": branch},
         f"/branches/{branch}": {
             "name": branch,
             "protected": "protection" in state,
@@ -139,20 +139,20 @@ def route(state: dict[str, Any], path: str, query: dict[str, str]) -> Answer:
 
 def _check_runs(state: dict[str, Any], commit: str) -> dict[str, Any]:
     runs = []
-    for number, one in enumerate(state.get("check_runs", []), 1):
-        if one.get("head_sha", commit) != commit:
+    for number, run in enumerate(state.get("check_runs", []), 1):
+        if run.get("head_sha", commit) != commit:
             continue
-        status = one.get("status", "completed")
+        status = run.get("status", "completed")
         runs.append(
             {
-                "id": one.get("id", number),
-                "name": one["name"],
+                "id": run.get("id", number),
+                "name": run["name"],
                 "head_sha": commit,
                 "status": status,
-                "conclusion": one.get("conclusion", "success") if status == "completed" else None,
+                "conclusion": run.get("conclusion", "success") if status == "completed" else None,
                 "html_url": f"https://github.example/checks/{number}",
-                "app": {"id": one.get("app_id", APP)},
-                "check_suite": {"id": one.get("suite", SUITE)},
+                "app": {"id": run.get("app_id", APP)},
+                "check_suite": {"id": run.get("suite", SUITE)},
             }
         )
     return {"total_count": len(runs), "check_runs": runs[::-1]}  # newest first, as GitHub answers
@@ -179,9 +179,9 @@ def _workflow_runs(state: dict[str, Any], query: dict[str, str]) -> dict[str, An
 
 def _statuses(state: dict[str, Any], commit: str) -> list[dict[str, Any]]:
     return [
-        {"id": one.get("id", number), "context": one["context"], "state": one["state"], "target_url": None}
-        for number, one in enumerate(state.get("statuses", []), 1)
-        if one.get("head_sha", commit) == commit
+        {"id": status.get("id", number), "context": status["context"], "state": status["state"], "target_url": None}
+        for number, status in enumerate(state.get("statuses", []), 1)
+        if status.get("head_sha", commit) == commit
     ][::-1]
 
 
@@ -211,8 +211,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="GitHub API stand-in; the bearer token is taken from GITHUB_TOKEN")
     parser.add_argument("state", type=Path, help="JSON file with the answers")
     parser.add_argument("--port", type=int, default=0, help="loopback port; 0 lets the kernel choose")
-    given = parser.parse_args()
-    api = GitHubApi(given.state, process_environment()["GITHUB_TOKEN"], port=given.port)
+    arguments = parser.parse_args()
+    api = GitHubApi(arguments.state, process_environment()["GITHUB_TOKEN"], port=arguments.port)
     print(api.url, flush=True)
     api.serve_forever()
 

@@ -21,7 +21,7 @@ LONGEST_BODY = 1024 * 1024
 
 @dataclass(frozen=True)
 class SlackAnswer:
-    """One answer to give instead of accepting: HTTP status, body, and the seconds of ``Retry-After`` (None: no such header)."""
+    """An answer to a request: HTTP status, body, and the seconds of ``Retry-After`` (None: no such header)."""
 
     status: int
     body: str
@@ -37,9 +37,9 @@ ANSWERS = {
 
 
 class SlackReceiver:
-    """The server. ``messages`` is a JSON-lines file: ``{"received_at", "path", "text", "payload"}`` a line.
+    """The server. It appends each accepted message to the file ``messages`` as a line ``{"received_at", "path", "text", "payload"}``.
 
-    ``answers`` are used up one a request; after them every well-formed message is accepted with ``ok``.
+    Each of ``answers`` is the answer to one request; after them every well-formed message is accepted with ``ok``.
     """
 
     def __init__(self, messages: Path, *, port: int = 0, answers: Iterable[SlackAnswer] = ()) -> None:
@@ -55,7 +55,7 @@ class SlackReceiver:
 
     @property
     def url(self) -> str:
-        """Return the webhook to send to."""
+        """Return the webhook's address."""
         return f"http://127.0.0.1:{self._server.server_address[1]}/services/T0/B0/rehearsal"
 
     def start(self) -> SlackReceiver:
@@ -86,7 +86,7 @@ class SlackReceiver:
             return [json.loads(line)["text"] for line in self.messages.read_text(encoding="utf-8").splitlines()]
 
     def receive(self, path: str, body: bytes) -> SlackAnswer:
-        """Take one request and return its answer, as Slack names its errors."""
+        """Return the answer to a request, with the names that Slack gives its errors; keep the message when it is accepted."""
         with self._lock:
             self.requests += 1
             if self._answers:
@@ -134,14 +134,14 @@ def _handler(receiver: SlackReceiver) -> type[BaseHTTPRequestHandler]:
             self.end_headers()
             self.wfile.write(data)
 
-        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name http.server calls
-            """Print nothing: what was received is in the file."""
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the name is http.server's
+            """Print nothing: the accepted messages are in the file."""
 
     return Handler
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Serve in the foreground until interrupted; prints the webhook's address as the first line."""
+    """Serve in the foreground until interrupted. The webhook's address is the first printed line."""
     parser = argparse.ArgumentParser(description="Stand-in for Slack's incoming webhooks.")
     parser.add_argument("messages", type=Path, help="JSON-lines file for the messages")
     parser.add_argument("--port", type=int, default=0, help="port on 127.0.0.1 (0: a free one)")
