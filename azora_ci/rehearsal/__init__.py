@@ -1,1 +1,1 @@
-"""The whole pipeline on a laptop: real stand-ins, the real workflow file, act. Nothing imports this package."""
+"""The whole pipeline on a laptop: the world that it runs in, its runs and scenarios. Nothing that production needs belongs here."""

@@ -13,6 +13,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, BadInputError
 from azora_ci.core.release import Version
 from azora_ci.rehearsal import repo, runs, scenarios
+from azora_ci.rehearsal.docker import machine
 from azora_ci.rehearsal.judge import report
 from azora_ci.rehearsal.rehearsal import Options, Rehearsal, with_tail
 
@@ -39,7 +40,7 @@ def main(*, fail: str | None, dispatch: str | None, end: bool, **flags: bool) ->
     try:
         options = _options(fail, dispatch, flags)
         if options.docker:
-            _require_docker()
+            machine.require()
         sys.exit(_rehearse(options, clock))
     except AzoraError as error:
         click.echo(f"{error.title}\n{error.message()}", err=True)
@@ -63,12 +64,6 @@ def _options(fail: str | None, dispatch: str | None, flags: Mapping[str, bool]) 
         if version.text == repo.OLD_VERSION:
             raise _bad(f"{dispatch} is what production runs when the rehearsal begins", "give another version")
     return Options(scenario=fail or "success", dispatch=dispatch, **flags)
-
-
-def _require_docker() -> None:
-    from azora_ci.rehearsal.docker import machine
-
-    machine.require()
 
 
 def _bad(contradiction: str, next_step: str) -> BadInputError:

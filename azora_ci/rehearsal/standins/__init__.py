@@ -1,1 +1,1 @@
-"""Services that stand in for real ones: they speak the real protocol over real sockets."""
+"""Services that stand in for real ones and speak their protocols over real sockets; none knows of runs, scenarios or demands."""
