@@ -21,7 +21,7 @@ from azora_ci.rehearsal import button, replay, repo, scenarios
 from azora_ci.rehearsal.act import workflow_text
 from azora_ci.rehearsal.act.runner import Act, JobRun, RunRequest, replaced_actions
 from azora_ci.rehearsal.judge import deployment, evidence, load, report, rollback
-from azora_ci.rehearsal.judge.evidence import JobSeen, Seen
+from azora_ci.rehearsal.judge.evidence import Evidence, JobResult
 from azora_ci.rehearsal.judge.rollback import Pressed
 from azora_ci.rehearsal.runs import Run, cache_folder, end_leftovers, lose_runner, point_to, publish
 from azora_ci.rehearsal.scenarios import Scenario, WeightTrigger
@@ -84,7 +84,7 @@ class Rehearsal:
             outcome.findings.append(f"a bug in the rehearsal itself: {type(error).__name__}: {error}")
             raise
         finally:
-            outcome.jobs = {name: _job_seen(job) for name, job in self.jobs.items()}
+            outcome.jobs = {name: _job_result(job) for name, job in self.jobs.items()}
             outcome.seconds = self.clock.monotonic() - begun
             self.processes.end_all()
             self._close(world, outcome)
@@ -138,7 +138,7 @@ class Rehearsal:
             self.say(f"the machine is gone; production has {self.demand.settle_seconds:g} s to be on the old version again")
             self.clock.sleep(seconds)
 
-    def _judge(self, world: World, evidence: Seen) -> list[str]:
+    def _judge(self, world: World, evidence: Evidence) -> list[str]:
         return deployment.findings(evidence, self.demand, world.places.public_url)
 
     def _press(self, world: World) -> None:
@@ -224,7 +224,7 @@ class Rehearsal:
             while is_alive(process.pid) and self.clock.monotonic() < deadline:
                 self.clock.sleep(0.05)
 
-    def _gather_evidence(self, world: World) -> Seen:
+    def _gather_evidence(self, world: World) -> Evidence:
         objects, dumps = evidence.bucket(world.s3_endpoint, "AKIAREHEARSAL", world.keys["s3"], repo.BUCKET)
         files, documents = evidence.artifacts(world.run.artifacts)
         password = world.database.url.split("@", maxsplit=1)[0].rsplit(":", 1)[1]
@@ -234,8 +234,8 @@ class Rehearsal:
             secrets["the key of the production host"] = world.secrets()["PROD_KEY"].splitlines()[-2]
         logs = sorted(world.run.folder.glob("act-*/act.log"))
         healths = [health for _, _, _, health in repo.SERVICES.values()]
-        return Seen(
-            jobs={name: _job_seen(job) for name, job in self.jobs.items()},
+        return Evidence(
+            jobs={name: _job_result(job) for name, job in self.jobs.items()},
             answers=load.read(world.load_log),
             fresh=evidence.fresh_answers(world.places.public_url, healths),
             fault_observed=self.fault_observed,
@@ -274,8 +274,8 @@ class Rehearsal:
         world.run.remove()
 
 
-def _job_seen(run: JobRun) -> JobSeen:
-    return JobSeen(run.result, run.seconds, run.started, run.ended)
+def _job_result(run: JobRun) -> JobResult:
+    return JobResult(run.result, run.seconds, run.started, run.ended)
 
 
 def with_tail(outcome: report.RehearsalOutcome, jobs: dict[str, JobRun], lines: int = 12) -> report.RehearsalOutcome:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from azora_ci.rehearsal.judge.evidence import Seen
+from azora_ci.rehearsal.judge.evidence import Evidence
 from azora_ci.rehearsal.judge.load import LoadAnswer, counts
 
 JOBS = (
@@ -86,7 +86,7 @@ class Demand:
         return "skipped" if job in self.skipped else "success"
 
 
-def findings(evidence: Seen, demand: Demand, public_url: str) -> list[str]:
+def findings(evidence: Evidence, demand: Demand, public_url: str) -> list[str]:
     """Return a sentence for every contradiction between evidence and demand; empty when the rehearsal went well."""
     release = evidence.fragment("validate-release")
     if release is None or not release.get("deployment_id"):
@@ -107,7 +107,7 @@ def findings(evidence: Seen, demand: Demand, public_url: str) -> list[str]:
     ]
 
 
-def _jobs(evidence: Seen, demand: Demand) -> Iterable[str]:
+def _jobs(evidence: Evidence, demand: Demand) -> Iterable[str]:
     if set(evidence.jobs) != set(JOBS):
         yield f"the workflow has the jobs {sorted(evidence.jobs)}, not the ten of the design"
     for job in JOBS:
@@ -116,7 +116,7 @@ def _jobs(evidence: Seen, demand: Demand) -> Iterable[str]:
             yield f"job {job}: {result}, demanded {demand.result(job)}"
 
 
-def _artifacts(evidence: Seen, demand: Demand, own_id: str) -> Iterable[str]:
+def _artifacts(evidence: Evidence, demand: Demand, own_id: str) -> Iterable[str]:
     for job in JOBS:
         ran = demand.result(job) != "skipped"
         suffix = f"-attempt-{demand.attempt}" if job in demand.rerun_jobs else ""
@@ -137,7 +137,7 @@ def _artifacts(evidence: Seen, demand: Demand, own_id: str) -> Iterable[str]:
         yield f"artifacts without the deployment id: {', '.join(unidentified)}"
 
 
-def _serving(evidence: Seen, demand: Demand) -> Iterable[str]:
+def _serving(evidence: Evidence, demand: Demand) -> Iterable[str]:
     if not evidence.fresh:
         yield "no health endpoint was asked after the run"
     for path, answers in evidence.fresh.items():
@@ -145,7 +145,7 @@ def _serving(evidence: Seen, demand: Demand) -> Iterable[str]:
             yield f"{path} answers {answers} after the run, demanded 200 and version {demand.serving} only"
 
 
-def _requests(evidence: Seen, demand: Demand) -> Iterable[str]:
+def _requests(evidence: Evidence, demand: Demand) -> Iterable[str]:
     unknown = set(counts(evidence.answers)) - {demand.old, demand.new}
     if unknown:
         yield f"answers of unknown versions: {sorted(unknown)}"
@@ -174,7 +174,7 @@ def _requests(evidence: Seen, demand: Demand) -> Iterable[str]:
         yield f"version {demand.new} got traffic without a rollout"
 
 
-def _stages(evidence: Seen, demand: Demand) -> Iterable[str]:
+def _stages(evidence: Evidence, demand: Demand) -> Iterable[str]:
     fragment = evidence.fragment("gradual-rollout")
     stages: list[dict[str, Any]] = fragment["evidence"].get("stages", []) if fragment else []
     reported = tuple((stage["stage"], stage["status"]) for stage in stages)
@@ -194,7 +194,7 @@ def _stages(evidence: Seen, demand: Demand) -> Iterable[str]:
         yield f"stages are in the evidence, but no request was answered by {demand.new}"
 
 
-def _summaries(evidence: Seen, demand: Demand) -> Iterable[str]:
+def _summaries(evidence: Evidence, demand: Demand) -> Iterable[str]:
     """Check the run's page: the rollout's plan, a table for each stage, and the literal error text of every failed job."""
     rollout = evidence.summaries.get("gradual-rollout", "")
     expected_lines = [f"Plan: v{demand.old} -> v{demand.new}", *(f"**{stage}**: " for stage, _ in demand.stages)] if demand.stages else []
@@ -216,12 +216,12 @@ def within(answers: Iterable[LoadAnswer], stage: Mapping[str, Any]) -> list[Load
     return [answer for answer in answers if start <= answer.at <= end]
 
 
-def _database(evidence: Seen, demand: Demand) -> Iterable[str]:
+def _database(evidence: Evidence, demand: Demand) -> Iterable[str]:
     if dict(evidence.migrations) != dict(demand.migrations):
         yield f"migrations in the database (name: finished): {evidence.migrations}, demanded {dict(demand.migrations)}"
 
 
-def _backup(evidence: Seen, demand: Demand, own_id: str) -> Iterable[str]:
+def _backup(evidence: Evidence, demand: Demand, own_id: str) -> Iterable[str]:
     key = f"prod/backup-{own_id}.sql.gz"
     if not demand.backup:
         if evidence.dumps:
@@ -252,14 +252,14 @@ def expected_message(demand: Demand, own_id: str, public_url: str) -> str:
     )
 
 
-def _message(evidence: Seen, demand: Demand, own_id: str, public_url: str) -> Iterable[str]:
+def _message(evidence: Evidence, demand: Demand, own_id: str, public_url: str) -> Iterable[str]:
     expected = expected_message(demand, own_id, public_url)
     messages = evidence.messages[demand.attempt - 1 :]  # every attempt sends one
     if messages != [expected]:
         yield f"Slack received {evidence.messages}, demanded as message {demand.attempt}: {expected!r}"
 
 
-def _record(evidence: Seen, demand: Demand, own_id: str) -> Iterable[str]:
+def _record(evidence: Evidence, demand: Demand, own_id: str) -> Iterable[str]:
     key = f"records/production/{own_id}/{demand.attempt}.json"
     artifact = ARTIFACTS["deployment-record" if demand.succeeded else "deployment-failure-handler"]
     suffix = f"-attempt-{demand.attempt}" if demand.attempt > 1 else ""

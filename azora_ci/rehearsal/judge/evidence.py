@@ -24,7 +24,7 @@ TRAILER = b"-- PostgreSQL database dump complete"
 
 
 @dataclass(frozen=True)
-class JobSeen:
+class JobResult:
     """What act reported about a job: result (success, failure, skipped), duration in seconds, start and end (epoch seconds)."""
 
     result: str
@@ -42,10 +42,10 @@ class Dump:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Seen:
+class Evidence:
     """All evidence of a rehearsal; ``Rehearsal`` gathers it with the functions below."""
 
-    jobs: dict[str, JobSeen]
+    jobs: dict[str, JobResult]
     answers: list[LoadAnswer] = field(default_factory=list)
     fresh: dict[str, dict[str, int]] = field(default_factory=dict)  # health path -> "<status> <version>" -> answers
     fault_observed: bool = False  # a request through the edge got the new version's error once the fault was set

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.rehearsal.judge.deployment import within
-from azora_ci.rehearsal.judge.evidence import JobSeen, Seen
+from azora_ci.rehearsal.judge.evidence import Evidence, JobResult
 from azora_ci.rehearsal.judge.load import LoadAnswer, counts
 
 MARKS = {"success": "✓", "failure": "✗", "skipped": "–"}
@@ -21,8 +21,8 @@ class RehearsalOutcome:
     scenario: str
     broken: str
     seconds: float = 0.0
-    jobs: dict[str, JobSeen] = field(default_factory=dict)
-    evidence: Seen | None = None
+    jobs: dict[str, JobResult] = field(default_factory=dict)
+    evidence: Evidence | None = None
     findings: list[str] = field(default_factory=list)
 
     @property
@@ -45,7 +45,7 @@ class RehearsalOutcome:
         }
 
 
-def periods(evidence: Seen) -> dict[str, list[LoadAnswer]]:
+def periods(evidence: Evidence) -> dict[str, list[LoadAnswer]]:
     """Return period -> answers; the periods are: before the rollout, each of its stages, after it, after the rollback."""
     fragment = evidence.fragment("gradual-rollout")
     stages = fragment["evidence"].get("stages", []) if fragment else []
@@ -79,7 +79,7 @@ def render(outcome: RehearsalOutcome, replaced: Mapping[str, Path], places: Iter
     return "\n".join(lines)
 
 
-def _traffic(evidence: Seen) -> list[str]:
+def _traffic(evidence: Evidence) -> list[str]:
     versions = list(counts(evidence.answers))
     failed = sum(answer.failed for answer in evidence.answers)
     heads = [*versions, "failed"]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from azora_ci.core import schemas
-from azora_ci.rehearsal.judge.evidence import Seen
+from azora_ci.rehearsal.judge.evidence import Evidence
 
 JOB = "rollback"
 ARTIFACT = "rollback-logs"
@@ -32,7 +32,7 @@ class Pressed:
     actor: str
 
 
-def findings(evidence: Seen, pressed: Pressed) -> list[str]:
+def findings(evidence: Evidence, pressed: Pressed) -> list[str]:
     """Return a sentence for every contradiction between evidence and demand after a rollback; empty when it went well."""
     release = evidence.fragment("validate-release")
     if release is None or not release.get("deployment_id"):
@@ -49,7 +49,7 @@ def findings(evidence: Seen, pressed: Pressed) -> list[str]:
     ]
 
 
-def _job(evidence: Seen, own_id: str) -> Iterable[str]:
+def _job(evidence: Evidence, own_id: str) -> Iterable[str]:
     result = evidence.jobs[JOB].result if JOB in evidence.jobs else "missing"
     if result != "success":
         yield f"job {JOB}: {result}, demanded success"
@@ -59,7 +59,7 @@ def _job(evidence: Seen, own_id: str) -> Iterable[str]:
         yield f"artifact {name}: {evidence.artifacts.get(name) or 'missing'}, demanded {', '.join(missing_files)} in it"
 
 
-def _users(evidence: Seen, pressed: Pressed) -> Iterable[str]:
+def _users(evidence: Evidence, pressed: Pressed) -> Iterable[str]:
     if not evidence.fresh:
         yield "no health endpoint was asked after the rollback"
     for path, answers in evidence.fresh.items():
@@ -82,7 +82,7 @@ def _users(evidence: Seen, pressed: Pressed) -> Iterable[str]:
         yield f"{len(wrong)} of {len(later)} requests after the rollback were not answered by {pressed.old}, demanded none of at least 20"
 
 
-def _instances(evidence: Seen) -> Iterable[str]:
+def _instances(evidence: Evidence) -> Iterable[str]:
     """Check that the rollback started no instance: every instance that answers now is older than the deployment."""
     deployment = evidence.jobs.get("validate-release")
     if deployment is None or deployment.started is None:
@@ -96,7 +96,7 @@ def _instances(evidence: Seen) -> Iterable[str]:
         yield "when the serving instances began is not known"
 
 
-def _archive(evidence: Seen, pressed: Pressed, own_id: str) -> Iterable[str]:
+def _archive(evidence: Evidence, pressed: Pressed, own_id: str) -> Iterable[str]:
     folder = f"records/production/{own_id}/"
     names = sorted(key.removeprefix(folder) for key in evidence.objects if key.startswith(folder))
     if names != ["1.json", "rollback-1.json"]:
@@ -154,13 +154,13 @@ def expected_message(pressed: Pressed, own_id: str) -> str:
     )
 
 
-def _message(evidence: Seen, pressed: Pressed, own_id: str) -> Iterable[str]:
+def _message(evidence: Evidence, pressed: Pressed, own_id: str) -> Iterable[str]:
     expected = expected_message(pressed, own_id)
     if evidence.messages[1:] != [expected]:  # the first one is the deployment's
         yield f"Slack received {evidence.messages[1:]} of the rollback, demanded {expected!r}"
 
 
-def _summary(evidence: Seen, pressed: Pressed) -> Iterable[str]:
+def _summary(evidence: Evidence, pressed: Pressed) -> Iterable[str]:
     text = evidence.summaries.get(JOB, "")
     for phrase in (f"v{pressed.new} was taken back", f"all traffic is on v{pressed.old}", "smoke test", "| record of the rollback | s3://"):
         if phrase not in text:

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from azora_ci.rehearsal.judge.deployment import ARTIFACTS, JOBS, Demand, expected_message, findings
-from azora_ci.rehearsal.judge.evidence import Dump, JobSeen, Seen, artifacts, leaks, read_dump
+from azora_ci.rehearsal.judge.evidence import Dump, Evidence, JobResult, artifacts, leaks, read_dump
 from azora_ci.rehearsal.judge.load import LoadAnswer
 from azora_ci.rehearsal.judge.report import RehearsalOutcome, periods, render
 from azora_ci.rehearsal.scenarios import SCENARIOS, after_rerun, with_version
@@ -69,9 +69,9 @@ def summaries_of(demand: Demand) -> dict[str, str]:
     return {**found, "gradual-rollout": plan + found.get("gradual-rollout", "")}
 
 
-def seen_of(demand: Demand) -> Seen:
+def seen_of(demand: Demand) -> Evidence:
     """Everything as the demand wants it."""
-    jobs = {name: JobSeen(demand.result(name), 1.0, START, START + 30) for name in JOBS}
+    jobs = {name: JobResult(demand.result(name), 1.0, START, START + 30) for name in JOBS}
     jobs["gradual-rollout"] = replace(jobs["gradual-rollout"], ended=START + 10 * len(demand.stages) + 1)
     files: dict[str, list[str]] = {}
     documents: dict[str, Any] = {}
@@ -99,7 +99,7 @@ def seen_of(demand: Demand) -> Seen:
     fragment = documents[f"{ARTIFACTS[last]}-{OWN_ID}{suffix}/record/{last}.json"]
     fragment["evidence"] = {"record_sha256": hashlib.sha256(archived).hexdigest()}
     key = f"prod/backup-{OWN_ID}.sql.gz"
-    return Seen(
+    return Evidence(
         jobs=jobs,
         answers=traffic(demand),
         fresh={path: {f"200 {demand.serving}": 12} for path in ("/api/health", "/auth/health")},
@@ -145,21 +145,21 @@ def test_right_evidence_of_a_re_run_has_no_findings() -> None:
 
 
 def test_no_evidence_at_all_is_no_success() -> None:
-    found = findings(Seen(jobs={}), SCENARIOS["success"].demand, URL)
+    found = findings(Evidence(jobs={}), SCENARIOS["success"].demand, URL)
     assert len(found) == 12 and "no fragment" in found[-1]
     assert not RehearsalOutcome("success", "nothing").ok
 
 
-Damage = Callable[[Seen], Seen]
+Damage = Callable[[Evidence], Evidence]
 
 
-def documents(seen: Seen, ending: str, **changes: Any) -> Seen:
+def documents(seen: Evidence, ending: str, **changes: Any) -> Evidence:
     """Return what is seen with changes to the document whose name ends so."""
     name = next(one for one in seen.documents if one.endswith(ending))
     return replace(seen, documents={**seen.documents, name: {**seen.documents[name], **changes}})
 
 
-def answers(seen: Seen, change: Callable[[LoadAnswer], LoadAnswer]) -> Seen:
+def answers(seen: Evidence, change: Callable[[LoadAnswer], LoadAnswer]) -> Evidence:
     return replace(seen, answers=[change(one) for one in seen.answers])
 
 
@@ -175,14 +175,14 @@ KEY = f"prod/backup-{OWN_ID}.sql.gz"
 RECORD_FILE = f"{OWN_ID}/deployment-record.json"
 RECORD = f"records/production/{OWN_ID}/1.json"
 WRONG: dict[str, tuple[str, Damage, str]] = {
-    "a job failed": ("success", lambda s: replace(s, jobs={**s.jobs, "smoke-tests": JobSeen("failure")}), "job smoke-tests: failure"),
-    "a job was skipped": ("success", lambda s: replace(s, jobs={**s.jobs, "database-backup": JobSeen("skipped")}), "job database-backup"),
+    "a job failed": ("success", lambda s: replace(s, jobs={**s.jobs, "smoke-tests": JobResult("failure")}), "job smoke-tests: failure"),
+    "a job was skipped": ("success", lambda s: replace(s, jobs={**s.jobs, "database-backup": JobResult("skipped")}), "job database-backup"),
     "a job ran that must not": (
         "checks",
-        lambda s: replace(s, jobs={**s.jobs, "database-migrations": JobSeen("success")}),
+        lambda s: replace(s, jobs={**s.jobs, "database-migrations": JobResult("success")}),
         "job database-",
     ),
-    "an eleventh job": ("success", lambda s: replace(s, jobs={**s.jobs, "extra": JobSeen("success")}), "not the ten"),
+    "an eleventh job": ("success", lambda s: replace(s, jobs={**s.jobs, "extra": JobResult("success")}), "not the ten"),
     "an artifact is missing": (
         "success",
         lambda s: replace(s, artifacts={name: files for name, files in s.artifacts.items() if "build" not in name}),

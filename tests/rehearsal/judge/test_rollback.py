@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from azora_ci.record import chain
-from azora_ci.rehearsal.judge.evidence import JobSeen, Seen
+from azora_ci.rehearsal.judge.evidence import Evidence, JobResult
 from azora_ci.rehearsal.judge.load import LoadAnswer
 from azora_ci.rehearsal.judge.report import periods
 from azora_ci.rehearsal.judge.rollback import FILES, INSTANCES, SCHEMA, Pressed, expected_message, findings
@@ -52,14 +52,14 @@ def rollback_record(**changes: Any) -> dict[str, Any]:
     return {**examples, **facts, **changes}
 
 
-def seen(document: dict[str, Any] | None = None) -> Seen:
+def seen(document: dict[str, Any] | None = None) -> Evidence:
     """Everything as it must be: the deployment ran from 0 to 100 s, the rollback from 110 to 120 s."""
     found = document or rollback_record()
     answers = [LoadAnswer(START + n, "/api/health", 200, "1.1.0" if n < 112 else "1.0.0", 30.0) for n in range(90, 150)]
-    return Seen(
+    return Evidence(
         jobs={
-            "validate-release": JobSeen("success", 1.0, START, START + 1),
-            "rollback": JobSeen("success", 10.0, START + 110, START + 120),
+            "validate-release": JobResult("success", 1.0, START, START + 1),
+            "rollback": JobResult("success", 10.0, START + 110, START + 120),
         },
         answers=answers,
         fresh={"/api/health": {"200 1.0.0": 12}},
@@ -83,11 +83,11 @@ def test_without_a_deployment_there_is_nothing_to_judge() -> None:
     assert findings(replace(seen(), documents={}), PRESSED) == ["validate-release left no fragment with a deployment id in its artifact"]
 
 
-def changed(**changes: Any) -> Callable[[Seen], Seen]:
+def changed(**changes: Any) -> Callable[[Evidence], Evidence]:
     return lambda _seen: seen(rollback_record(**changes))
 
 
-WRONG: dict[str, tuple[Callable[[Seen], Seen], str]] = {
+WRONG: dict[str, tuple[Callable[[Evidence], Evidence], str]] = {
     "it failed": (
         lambda s: replace(s, jobs={**s.jobs, "rollback": replace(s.jobs["rollback"], result="failure")}),
         "job rollback: failure",
@@ -149,7 +149,7 @@ def test_the_table_shows_what_users_saw_after_it() -> None:
     found = periods(
         replace(
             seen(),
-            jobs={**seen().jobs, "gradual-rollout": JobSeen("success", 9.0, START + 50, START + 95)},
+            jobs={**seen().jobs, "gradual-rollout": JobResult("success", 9.0, START + 50, START + 95)},
             documents={
                 f"rollout-logs-{OWN_ID}/record/gradual-rollout.json": {
                     "evidence": {
