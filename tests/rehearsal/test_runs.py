@@ -114,7 +114,7 @@ def test_the_database_of_a_killed_rehearsal_ends_with_its_files(tmp_path: Path) 
 def test_the_s3_server_of_a_killed_rehearsal_ends_with_its_folder(tmp_path: Path) -> None:
     base = tmp_path / "base"
     run, ready = abandoned(base), tmp_path / "ready.json"
-    processes = Processes(actions=Actions(stream=io.StringIO()), clock=CLOCK)
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), CLOCK))
     argv = [sys.executable, "-m", "azora_ci.rehearsal.standins.s3", str(run.folder / "s3"), "--ready-file", str(ready)]
     keys = {"AWS_ACCESS_KEY_ID": "me", "AWS_SECRET_ACCESS_KEY": "secret"}
     pid = processes.start_detached(argv, env={**os.environ, **keys}, log=tmp_path / "s3.log", cwd=run.folder)
