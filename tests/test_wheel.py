@@ -97,3 +97,22 @@ def test_an_application_adopts_from_the_wheel(python, tmp_path):
     assert f"setup@{SHA}" in (tmp_path / ".github/workflows/deploy-production.yml").read_text()
     done = run(python, "-m", "azora_ci", "adopt", tmp_path, "--check", folder=tmp_path)
     assert done.returncode == 0, done.stderr
+
+
+IMPORT_THE_REHEARSAL = """
+import importlib, pkgutil
+from azora_ci import rehearsal
+for module in pkgutil.walk_packages(rehearsal.__path__, "azora_ci.rehearsal."):
+    module.name.endswith("__main__") or importlib.import_module(module.name)
+from azora_ci.rehearsal.act.runner import LOCAL_ACTIONS
+from azora_ci.rehearsal.application import SAMPLE
+from azora_ci.rehearsal.judge.rollback import SCHEMA
+print(*(path.exists() for path in (LOCAL_ACTIONS, SAMPLE, SCHEMA)), rehearsal.__file__)
+"""
+
+
+def test_the_rehearsal_is_in_the_wheel_for_those_who_install_its_extra(wheel, tmp_path):
+    zipfile.ZipFile(wheel).extractall(tmp_path)
+    imported = run(sys.executable, "-c", IMPORT_THE_REHEARSAL, folder=tmp_path)  # the environment of the tests has the extra
+    assert imported.returncode == 0, imported.stderr
+    assert imported.stdout.split() == ["True", "True", "True", str(tmp_path / "azora_ci/rehearsal/__init__.py")]
