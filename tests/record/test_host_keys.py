@@ -122,7 +122,7 @@ def test_the_archive_gives_the_keys_of_its_newest_record(archive):
 def test_a_run_uses_pinned_keys_then_those_of_its_own_jobs_then_the_archive(archive, tmp_path):
     keep(archive, 1764000000, FIRST)
     line = f"{evidence(FIRST)['known_hosts']}\n"
-    config, received = production(tmp_path), fragments.Fragments(tmp_path / "received")
+    received = fragments.Fragments(tmp_path / "received")
     pinned = access(PROD_KNOWN_HOSTS="web1.example ssh-ed25519 AAAA")
     assert host_keys.for_run(access(), received, build.DEPLOYMENT_ID, archive) == line
     assert host_keys.for_run(access(), received, None, None) == ""
