@@ -70,7 +70,7 @@ public_health_url = "http://127.0.0.1/health"
 
 @dataclass
 class Bench:
-    """What the measurements share. ``aws`` are the variables of the store; ``peak_bytes`` is the largest memory of our own Python."""
+    """State that the measurements share. ``aws`` are the variables of the store; ``peak_bytes`` is the largest memory of our own Python."""
 
     folder: Path
     url: DatabaseUrl
@@ -87,7 +87,7 @@ class Bench:
         return f"{1764000000 + self.number}-abc123"
 
     def measure(self, name: str, work: Callable[[], None]) -> None:
-        """Run and note the seconds."""
+        """Run ``work`` and note its seconds under ``name``."""
         start = self.clock.monotonic()
         work()
         self.seconds.setdefault(name, []).append(self.clock.monotonic() - start)
@@ -171,18 +171,18 @@ def _watch(child: Child) -> int:
         total = 0
         try:
             job = psutil.Process(child.pid)
-            for one in (job, *job.children(recursive=True)):
-                if one.name().startswith("python"):
-                    total += one.memory_info().rss
+            for process in (job, *job.children(recursive=True)):
+                if process.name().startswith("python"):
+                    total += process.memory_info().rss
         except psutil.Error:
-            continue  # one of them ended meanwhile
+            continue  # a process ended meanwhile
         peak = max(peak, total)
         clock.wait(ended, SAMPLE_SECONDS)
     return peak
 
 
 def _serial(bench: Bench) -> None:
-    """Backup without proof, then counts on production, then download, then account, then restore, then comparison."""
+    """Back up without proof; then count on production, download, check the sums, restore and compare, one after the other."""
     deployment_id = bench.next_id()
     _job(bench, deployment_id, BACKUP_PROOF="none", BACKUP_PROOF_REASON="measured")
     backup = BackupSettings("s3://bench/prod", "GOVERNANCE", 365)
@@ -192,10 +192,10 @@ def _serial(bench: Bench) -> None:
         counter = source.Counter(snapshot, bench.url, timeout_seconds=3600)
         counter.start()
         counter.result()
-    it = setup.BackupContext(
+    context = setup.BackupContext(
         bucket=bucket, backup=backup, processes=bench.processes, clock=bench.clock, identity={}, depth="full", scratch_dir=bench.folder
     )
-    pipeline.prove_stored(it, document, bucket.require(document["key"]), overlapping=False)
+    pipeline.prove_stored(context, document, bucket.require(document["key"]), overlapping=False)
 
 
 def _aws(variables: Mapping[str, str]) -> Aws:

@@ -26,14 +26,14 @@ def run(rounds: int, *, as_json: bool) -> None:
     commands = {"bare Python": [sys.executable, "-c", "print('ready')"]}
     # Without its variables a step reads its settings, says what is missing, and ends: all of its own start, nothing of the outside.
     commands.update({job: [sys.executable, str(SCRIPTS / f"{job.replace('-', '_')}.py")] for job in JOBS})
-    found: dict[str, list[float]] = {name: [] for name in commands}
+    seconds_of: dict[str, list[float]] = {name: [] for name in commands}
     with tempfile.TemporaryDirectory() as folder:
         for number in range(rounds + 1):
             for name, argv in commands.items():
                 seconds = _first_line(argv, Path(folder), processes, clock)
                 if number:  # the first round fills the file cache
-                    found[name].append(seconds)
-    medians = {name: statistics.median(values) for name, values in found.items()}
+                    seconds_of[name].append(seconds)
+    medians = {name: statistics.median(values) for name, values in seconds_of.items()}
     bare = medians.pop("bare Python")
     beyond = {name: round(value - bare, 3) for name, value in medians.items()}
     if as_json:

@@ -5,7 +5,7 @@ A process of its own, ``python -m tests.bench.rollout.client '{"addresses": …}
 would try again by itself counts as failed here.
 
 Latency is from the moment at which a request was due, so a client that is late makes answers look slower, never faster; how late it was
-is told (``lag_ms``). Every request that was due is accounted for: answered, failed with a kind, or unanswered at the end.
+is reported (``lag_ms``). Every request that was due is accounted for: answered, failed with a kind, or unanswered at the end.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from typing import Any
 from azora_ci.core.clock import Clock
 
 TICK = 0.002  # seconds between two looks at the schedule
-TIMEOUT = 15.0  # seconds for an answer, unless told otherwise
+TIMEOUT = 15.0  # seconds for an answer, unless the arguments say otherwise
 LAST_ANSWERS = 2.0  # seconds beyond that
-EXAMPLES = 5  # failures of each kind that are told in full
+EXAMPLES = 5  # failures of each kind that are reported in full
 WARM = 32  # connections per address that are there before the first request
-MOST_KINDS = 20  # kinds of failures that are told apart
+MOST_KINDS = 20  # kinds of failures that are counted apart
 
 
 @dataclass(eq=False)
@@ -38,13 +38,13 @@ class Sent:
     due: float
     method: str
     address: int
-    done: bool = False
+    settled: bool = False  # answered or failed
     link: Link | None = None
 
 
 @dataclass
 class Results:
-    """What came back. Times are seconds since the epoch. ``lags``: seconds by which requests were sent late."""
+    """Counts and times of requests and answers. Times are seconds since the epoch. ``lags``: seconds by which requests were sent late."""
 
     sent: Counter[str] = field(default_factory=Counter)
     sent_to: Counter[int] = field(default_factory=Counter)
@@ -63,20 +63,20 @@ class Results:
 
 @dataclass
 class InFlight:
-    """How many requests are on their way: the mean over time, not over moments at which somebody looked."""
+    """How many requests are on their way: the mean over time, not over samples."""
 
-    now: int = 0
+    current: int = 0
     most: int = 0
     area: float = 0.0  # requests x seconds
     since: float = 0.0
     begun: float = 0.0
 
     def change(self, by: int, at: float) -> None:
-        """Count one more or one less from a moment on."""
-        self.area += self.now * (at - self.since)
+        """Add ``by`` requests from the moment ``at`` (seconds of the loop's clock) on."""
+        self.area += self.current * (at - self.since)
         self.since = at
-        self.now += by
-        self.most = max(self.most, self.now)
+        self.current += by
+        self.most = max(self.most, self.current)
 
     def mean(self) -> float:
         """Return the mean from ``begun`` until the last change."""
@@ -86,12 +86,12 @@ class InFlight:
 class Client:
     """Keeps the schedule and the connections."""
 
-    def __init__(self, wanted: dict[str, Any]) -> None:
-        self._addresses = [tuple(one) for one in wanted["addresses"]]
-        self._rate, self._requests = float(wanted["rate"]), int(wanted.get("requests", 0))
-        self._post_every = int(wanted.get("post_every", 0))
-        self._timeout = float(wanted.get("timeout", TIMEOUT))
-        self._path = wanted.get("path", "/work")
+    def __init__(self, settings: dict[str, Any]) -> None:
+        self._addresses = [tuple(address) for address in settings["addresses"]]
+        self._rate, self._requests = float(settings["rate"]), int(settings.get("requests", 0))
+        self._post_every = int(settings.get("post_every", 0))
+        self._timeout = float(settings.get("timeout", TIMEOUT))
+        self._path = settings.get("path", "/work")
         self._loop = asyncio.get_running_loop()
         clock = Clock()
         self._epoch = clock.now().timestamp() - self._loop.time()
@@ -115,7 +115,7 @@ class Client:
         self._busy = InFlight(since=begun, begun=begun)
         print("sending", flush=True)
         while not (self.stop.is_set() and self._number >= self._requests):
-            due = int((self._loop.time() - begun) * self._rate) + 1  # the first one is due at once
+            due = int((self._loop.time() - begun) * self._rate) + 1  # the first request is due at once
             while self._number < due:
                 self._send(begun + self._number / self._rate)
             self._expire()
@@ -149,7 +149,7 @@ class Client:
         task.add_done_callback(self._tasks.discard)
 
     def _landed(self, sent: Sent, now: float) -> None:
-        sent.done = True
+        sent.settled = True
         self._flying.discard(sent)
         self._busy.change(-1, now)
 
@@ -165,7 +165,7 @@ class Client:
         except OSError as error:
             self.fail(sent, f"connect: {error.strerror or error}")
             return
-        if sent.done:  # it was given up before there was a connection: the connection is for the next one
+        if sent.settled:  # the request was given up before there was a connection: the next request takes the connection
             self._idle[sent.address].append(link)
         else:
             link.send(sent, self._text(sent))
@@ -181,22 +181,22 @@ class Client:
         if now < self._next_look:
             return
         self._next_look = now + 1.0
-        for sent in [one for one in self._flying if one.due < now - self._timeout]:
+        for sent in [flying for flying in self._flying if flying.due < now - self._timeout]:
             self.fail(sent, f"no answer within {self._timeout:g} s")
             if sent.link is not None:
                 sent.link.give_up()
 
     def fail(self, sent: Sent, reason: str) -> None:
         """Note a request that failed, once."""
-        if sent.done:
+        if sent.settled:
             return
         self._landed(sent, self._loop.time())
         self.results.failed[sent.method] += 1
         self.results.failed_at[sent.address] += 1
         kind = f"{sent.method} {re.sub(r'[0-9]{4,}', 'N', reason)[:100]}"
-        known = kind in self.results.kinds or len(self.results.kinds) < MOST_KINDS
-        self.results.kinds[kind if known else f"{sent.method} otherwise"] += 1
-        if self.results.kinds[kind] <= EXAMPLES and known:
+        counted_apart = kind in self.results.kinds or len(self.results.kinds) < MOST_KINDS
+        self.results.kinds[kind if counted_apart else f"{sent.method} otherwise"] += 1
+        if self.results.kinds[kind] <= EXAMPLES and counted_apart:
             at = round(self._epoch + sent.due, 3)
             self.results.examples.append({"at": at, "method": sent.method, "number": sent.number, "reason": reason})
 
@@ -205,7 +205,7 @@ class Client:
         if not link.closed:
             self._idle[sent.address].append(link)
         now = self._loop.time()
-        if sent.done:
+        if sent.settled:
             return
         self.results.milliseconds.append((now - sent.due) * 1000)
         if status != 200:
@@ -213,42 +213,42 @@ class Client:
             return
         self._landed(sent, now)
         self.results.answered[sent.method] += 1
-        _, _, rest = body.partition(b'"version": "')
-        version = rest.partition(b'"')[0].decode()
+        _, _, tail = body.partition(b'"version": "')
+        version = tail.partition(b'"')[0].decode()
         self.results.versions[sent.address][version] += 1
         self.results.last_sent[version] = max(self.results.last_sent.get(version, 0.0), self._epoch + sent.due)
         self.results.last_answer[version] = self._epoch + now
 
     def document(self) -> dict[str, Any]:
-        """Return everything that was seen, as JSON."""
-        found = self.results
+        """Return all counts and times, as JSON."""
+        results = self.results
         return {
-            "sent": dict(found.sent),
-            "answered": {method: found.answered[method] for method in found.sent},
-            "failed": {method: found.failed[method] for method in found.sent},
-            "kinds": dict(found.kinds),
+            "sent": dict(results.sent),
+            "answered": {method: results.answered[method] for method in results.sent},
+            "failed": {method: results.failed[method] for method in results.sent},
+            "kinds": dict(results.kinds),
             "unanswered": len(self._flying),
             "by_address": [
-                {"sent": found.sent_to[one], "answered": found.versions[one].total(), "failed": found.failed_at[one]}
-                for one in range(len(self._addresses))
+                {"sent": results.sent_to[address], "answered": results.versions[address].total(), "failed": results.failed_at[address]}
+                for address in range(len(self._addresses))
             ],
-            "versions": [dict(one) for one in found.versions],
-            "last_sent": found.last_sent,
-            "last_answer": found.last_answer,
+            "versions": [dict(counts) for counts in results.versions],
+            "last_sent": results.last_sent,
+            "last_answer": results.last_answer,
             "in_flight": self.in_flight,
-            "milliseconds": _spread(found.milliseconds),
-            "lag_ms": _spread([one * 1000 for one in found.lags]),
+            "milliseconds": _spread(results.milliseconds),
+            "lag_ms": _spread([lag * 1000 for lag in results.lags]),
             "wanted_rate": self._rate,
-            "rate": round(sum(found.sent.values()) / max(1e-9, self._seconds), 1),
-            "connections": found.connections,
-            "examples": found.examples,
+            "rate": round(sum(results.sent.values()) / max(1e-9, self._seconds), 1),
+            "connections": results.connections,
+            "examples": results.examples,
         }
 
 
 def _spread(values: list[float]) -> dict[str, float]:
     ordered = sorted(values) or [0.0]
-    found = {name: ordered[int(len(ordered) * part)] for name, part in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))}
-    return {name: round(value, 1) for name, value in {**found, "max": ordered[-1]}.items()}
+    percentiles = {name: ordered[int(len(ordered) * part)] for name, part in (("p50", 0.5), ("p99", 0.99), ("p999", 0.999))}
+    return {name: round(value, 1) for name, value in {**percentiles, "max": ordered[-1]}.items()}
 
 
 class Link(asyncio.Protocol):
@@ -262,7 +262,7 @@ class Link(asyncio.Protocol):
         self.closed = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember it."""
+        """Remember the transport."""
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
 
@@ -273,7 +273,7 @@ class Link(asyncio.Protocol):
         self._transport.write(text)
 
     def give_up(self) -> None:
-        """Close the connection whose answer does not come; nothing else may be asked on it."""
+        """Close the connection whose answer does not come; no other request may be sent on it."""
         self.closed = True
         if self._transport is not None:
             self._transport.abort()
@@ -299,7 +299,7 @@ class Link(asyncio.Protocol):
             self._transport.close()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Tell whose answer will not come."""
+        """Report the request whose answer will not come."""
         self.closed = True
         if self._sent is not None:
             self._client.fail(self._sent, f"connection lost: {exc or 'closed by the other side'}")

@@ -46,18 +46,18 @@ KEYS = (
     *("worst_recovery_seconds", "lease_seconds", "tick_drift_ms", "probe_cpu_share", "overhead_seconds"),
 )
 LIMITS: dict[str, tuple[str, Callable[[float], bool]]] = {
-    "requests": (">= 100000", lambda found: found >= 100_000),
-    "failed": ("0", lambda found: found == 0),
-    "share_at_5": ("5 +- 1", lambda found: abs(found - 5) <= 1),
-    "share_at_50": ("50 +- 1", lambda found: abs(found - 50) <= 1),
-    "abort_seconds_one_host": ("<= 1", lambda found: found <= 1),
-    "abort_seconds_fifty_hosts": ("<= 3", lambda found: found <= 3),
-    "kill_moments": (">= 25", lambda found: found >= 25),
-    "worst_recovery_seconds": ("<= lease + 5", lambda found: found <= 10),
-    "lease_seconds": ("5", lambda found: found == 5),
-    "tick_drift_ms": ("<= 100", lambda found: found <= 100),
-    "probe_cpu_share": ("<= 0.3", lambda found: found <= 0.3),
-    "overhead_seconds": ("<= 5", lambda found: found <= 5),
+    "requests": (">= 100000", lambda value: value >= 100_000),
+    "failed": ("0", lambda value: value == 0),
+    "share_at_5": ("5 +- 1", lambda value: abs(value - 5) <= 1),
+    "share_at_50": ("50 +- 1", lambda value: abs(value - 50) <= 1),
+    "abort_seconds_one_host": ("<= 1", lambda value: value <= 1),
+    "abort_seconds_fifty_hosts": ("<= 3", lambda value: value <= 3),
+    "kill_moments": (">= 25", lambda value: value >= 25),
+    "worst_recovery_seconds": ("<= lease + 5", lambda value: value <= 10),
+    "lease_seconds": ("5", lambda value: value == 5),
+    "tick_drift_ms": ("<= 100", lambda value: value <= 100),
+    "probe_cpu_share": ("<= 0.3", lambda value: value <= 0.3),
+    "overhead_seconds": ("<= 5", lambda value: value <= 5),
 }
 
 
@@ -77,7 +77,7 @@ def this_machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "memory_gib": round(memory, 1),
         "kernel": platform.release(),
-        "load_average_before": [round(one, 2) for one in os.getloadavg()],
+        "load_average_before": [round(average, 2) for average in os.getloadavg()],
         "begun": rfc3339(Clock().now()),
     }
 
@@ -86,21 +86,21 @@ def this_machine() -> dict[str, Any]:
 class Results:
     """Figures by place and scene. ``broken``: scenes that could not be measured to their end. ``output``: a file that keeps everything."""
 
-    found: dict[str, dict[str, Any]] = field(default_factory=dict)
+    scenes: dict[str, dict[str, Any]] = field(default_factory=dict)
     broken: dict[str, str] = field(default_factory=dict)
     output: Path | None = None
     machine: dict[str, Any] = field(default_factory=this_machine)
 
     def document(self) -> dict[str, Any]:
         """Return the JSON object."""
-        values = {key: [one[key] for one in self.found.values() if one.get(key) is not None] for key in KEYS}
-        return {key: _together(key, found) if found else None for key, found in values.items()}
+        values = {key: [figures[key] for figures in self.scenes.values() if figures.get(key) is not None] for key in KEYS}
+        return {key: _combined(key, measured) if measured else None for key, measured in values.items()}
 
     def whole(self) -> dict[str, Any]:
         """Return everything, as ``--output`` keeps it."""
         figures = self.document()
         held = {key: None if figures[key] is None else LIMITS[key][1](figures[key]) for key in KEYS}
-        return {"machine": self.machine, "figures": figures, "held": held, "scenes": self.found, "broken": self.broken}
+        return {"machine": self.machine, "figures": figures, "held": held, "scenes": self.scenes, "broken": self.broken}
 
     def keep(self) -> None:
         """Write the file, whole."""
@@ -110,7 +110,7 @@ class Results:
             half.replace(self.output)
 
 
-def _together(key: str, values: Sequence[Any]) -> Any:
+def _combined(key: str, values: Sequence[Any]) -> Any:
     if key in {"requests", "failed", "kill_moments"}:
         return sum(values)
     if key.startswith("share_at_"):
@@ -119,7 +119,7 @@ def _together(key: str, values: Sequence[Any]) -> Any:
 
 
 def chosen(scenes: Sequence[str]) -> tuple[str, ...]:
-    """Return the scenes that were asked for, all when none was. Raises BadInputError for one that is not there."""
+    """Return the scenes to play, all when ``scenes`` is empty. Raises BadInputError for an unknown name."""
     for name in scenes:
         if name not in SCENES:
             raise _bad(f"no scene {name!r}", f"--scene: {', '.join(SCENES)}")
@@ -137,14 +137,14 @@ def places_of(place: str) -> tuple[str, ...]:
 
 
 def size_of(changes: Sequence[str], *, small: bool) -> Size:
-    """Return how much is measured. Raises BadInputError for a change that is none."""
+    """Return how much is measured, after changes NAME=NUMBER. Raises BadInputError for a change that changes nothing."""
     size = rollout_scenes.SMALL if small else Size()
     for text in changes:
         name, _, number = text.partition("=")
         try:
             size = replace(size, **{name: type(getattr(size, name))(float(number))})
         except (AttributeError, TypeError, ValueError):
-            raise _bad(f"{text!r} changes nothing", f"--set NAME=NUMBER: {', '.join(one.name for one in fields(Size))}") from None
+            raise _bad(f"{text!r} changes nothing", f"--set NAME=NUMBER: {', '.join(figure.name for figure in fields(Size))}") from None
     return size
 
 
@@ -157,10 +157,10 @@ def run(scenes: Sequence[str], places: Sequence[str], size: Size, *, as_json: bo
     results = Results(output=output)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _end)
-    programme = [(place, one) for place in places for one in scenes if one in _scenes_of(place)]
-    say = _sayer(programme, size)
+    programme = [(place, scene) for place in places for scene in scenes if scene in _scenes_of(place)]
+    say = _progress(programme, size)
     for place in places:
-        _play(place, [one for where, one in programme if where == place], size, results, say)
+        _play(place, [scene for where, scene in programme if where == place], size, results, say)
     if as_json:
         click.echo(json.dumps(results.document()))
     else:
@@ -170,21 +170,21 @@ def run(scenes: Sequence[str], places: Sequence[str], size: Size, *, as_json: bo
 
 
 def _end(number: int, _frame: object) -> None:
-    """End what was started, however often one is asked to."""
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, signal.SIG_IGN)
+    """End what was started, and ignore further requests to end."""
+    for ignored in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ignored, signal.SIG_IGN)
     sys.exit(128 + number)
 
 
-def _sayer(programme: Sequence[tuple[str, str]], size: Size) -> Callable[[str], None]:
-    """Return what tells of progress; with usual sizes it says how many minutes are left, from ``MINUTES``."""
-    left = list(programme)
+def _progress(programme: Sequence[tuple[str, str]], size: Size) -> Callable[[str], None]:
+    """Return a function that prints progress, with usual sizes also how many minutes are left by ``MINUTES``."""
+    remaining = list(programme)
 
     def say(line: str) -> None:
         text = f"[load {os.getloadavg()[0]:.2f}] {line}"
         if line.endswith(" begins"):
-            minutes = sum(MINUTES[one] for one in left)
-            left.pop(0)
+            minutes = sum(MINUTES[scene] for scene in remaining)
+            remaining.pop(0)
             text += f"; about {minutes:.0f} min left" if size == Size() else ""
         click.echo(text, err=True)
 
@@ -192,18 +192,18 @@ def _sayer(programme: Sequence[tuple[str, str]], size: Size) -> Callable[[str], 
 
 
 def _scenes_of(place: str) -> dict[str, Scene]:
-    """Return the scenes of a place; each is given what ``_stage`` has for its kind, and the size."""
+    """Return the scenes of a place by name."""
     world = {"load": rollout_scenes.load, "abort": rollout_scenes.abort, "overhead": rollout_scenes.overhead}
-    found = {name: Scene("world", work) for name, work in world.items()}
+    common = {name: Scene("world", work) for name, work in world.items()}
     if place == "local":
         from tests.bench.rollout import fifty
 
         apart = {"fifty": Scene("folder", fifty.measure), "probes": Scene("folder", _probes)}
-        return {**found, **apart, "shares": Scene("world", rollout_scenes.shares)}
+        return {**common, **apart, "shares": Scene("world", rollout_scenes.shares)}
     from tests.bench.rollout import compose, docker_machines, kills
 
     hosts = {"kills": Scene("world", kills.kills), "compose": Scene("world", compose.compose)}
-    return {**found, **hosts, "shares": Scene("factory", docker_machines.shares)}
+    return {**common, **hosts, "shares": Scene("factory", docker_machines.shares)}
 
 
 def _probes(folder: Path, size: Size) -> dict[str, Any]:
@@ -222,27 +222,27 @@ def _play_one(stage: Stage, name: str, size: Size, results: Results, say: Callab
     title, begun, scene = f"{name} ({stage.place})", Clock().monotonic(), _scenes_of(stage.place)[name]
     say(f"{title} begins")
     try:
-        with stage.given(scene.kind) as given:
-            results.found[title] = scene.work(given, size)
-    except Exception as error:  # whatever broke one scene must not lose the others
+        with stage.setting(scene.kind) as setting:
+            results.scenes[title] = scene.work(setting, size)
+    except Exception as error:  # an error in one scene must not lose the others
         results.broken[title] = f"{error.title}: {error.what}" if isinstance(error, AzoraError) else f"{type(error).__name__}: {error}"
         say(f"{title} was not measured: {results.broken[title]}")
         with suppress(Exception):
             stage.clear()
     else:
-        if results.found[title].get("failures"):
-            results.broken[title] = "; ".join(results.found[title]["failures"])
-        say(f"{title} took {Clock().monotonic() - begun:.0f} s: {json.dumps(results.found[title])}")
+        if results.scenes[title].get("failures"):
+            results.broken[title] = "; ".join(results.scenes[title]["failures"])
+        say(f"{title} took {Clock().monotonic() - begun:.0f} s: {json.dumps(results.scenes[title])}")
     results.keep()
 
 
 class Stage:
-    """Has what scenes need. The world of processes is shared between scenes until one of them breaks; hosts begin anew for each."""
+    """Provides what scenes play on. The world of processes is shared between scenes until one of them breaks; hosts begin anew for each."""
 
     def __init__(self, place: str, folder: Path) -> None:
         self.place, self._folder = place, folder
         self._stack = ExitStack()
-        self._kept: Any = None
+        self._shared: Any = None
         self._numbers = itertools.count(1)
 
     def __enter__(self) -> Stage:
@@ -252,27 +252,27 @@ class Stage:
         self.clear()
 
     def clear(self) -> None:
-        """End what is kept between scenes."""
-        self._kept = None
+        """End what scenes share."""
+        self._shared = None
         self._stack.close()
 
     @contextmanager
-    def given(self, kind: str) -> Iterator[Any]:
-        """Give a scene a folder, a world, or a factory of worlds."""
+    def setting(self, kind: str) -> Iterator[Any]:
+        """Provide what a scene of this kind plays on: a folder, a world, or a factory of worlds."""
         folder = self._folder / str(next(self._numbers))
         folder.mkdir()
         if kind == "folder":
             yield folder
             return
-        if self._kept is None:
-            self._kept = self._stack.enter_context(self._made(folder))
+        if self._shared is None:
+            self._shared = self._stack.enter_context(self._open(folder))
         if self.place == "local" or kind == "factory":
-            yield self._kept
+            yield self._shared
         else:
-            with self._kept(1) as hosts:
+            with self._shared(1) as hosts:
                 yield hosts
 
-    def _made(self, folder: Path) -> AbstractContextManager[Any]:
+    def _open(self, folder: Path) -> AbstractContextManager[Any]:
         if self.place == "local":
             return local_world(folder)
         from tests.bench.rollout.docker_machines import place
@@ -282,14 +282,14 @@ class Stage:
 
 def _print(results: Results) -> None:
     document = results.document()
-    click.echo(f"{os.cpu_count()} cores, load average {' '.join(f'{one:.2f}' for one in os.getloadavg())}")
+    click.echo(f"{os.cpu_count()} cores, load average {' '.join(f'{average:.2f}' for average in os.getloadavg())}")
     for key in KEYS:
         value, (aim, holds) = document[key], LIMITS[key]
         if value is None:
             click.echo(f"  {key:<28} not measured")
         else:
             click.echo(f"  {key:<28} {value:>10}   {'holds' if holds(value) else 'FAILS'} ({aim})")
-    for title, found in results.found.items():
-        click.echo(f"{title}: {json.dumps(found)}")
-    for title, why in results.broken.items():
-        click.echo(f"{title}: not measured: {why}")
+    for title, figures in results.scenes.items():
+        click.echo(f"{title}: {json.dumps(figures)}")
+    for title, reason in results.broken.items():
+        click.echo(f"{title}: not measured: {reason}")

@@ -44,8 +44,8 @@ class Compose:
 
     def __init__(self, world: HostsWorld, docker_host: str, file: Path) -> None:
         self._world, self._docker_host, self._file = world, docker_host, file
-        done = world.processes.run(("docker-compose", "version", "--short"), echo=False, timeout=UP_SECONDS)
-        self.name = f"docker-compose {done.stdout.strip()} over SSH"
+        version = world.processes.run(("docker-compose", "version", "--short"), echo=False, timeout=UP_SECONDS)
+        self.name = f"docker-compose {version.stdout.strip()} over SSH"
 
     def up(self, version: str) -> None:
         """Bring the project to a version, as a deployment script does."""
@@ -106,18 +106,18 @@ def _project(world: HostsWorld, version: str) -> dict[str, Any]:
 
 @contextmanager
 def deployer(world: HostsWorld) -> Iterator[Compose | Emulated]:
-    """Have what replaces the container; it is removed at the end."""
+    """Provide what replaces the container; the container is removed at the end."""
     if shutil.which("docker-compose") is None:
-        found: Compose | Emulated = Emulated(world)
+        project: Compose | Emulated = Emulated(world)
         connection = None
     else:
         connection, docker_host = connect(world)
-        found = Compose(world, docker_host, world.folder / "docker-compose.yml")
+        project = Compose(world, docker_host, world.folder / "docker-compose.yml")
     try:
-        yield found
+        yield project
     finally:
         try:
-            found.down()
+            project.down()
         finally:
             if connection is not None:
                 connection.end()
@@ -153,14 +153,14 @@ def compose(world: HostsWorld, size: Size) -> dict[str, Any]:
         seconds = world.clock.monotonic() - begun
         until(lambda: fetch(request, 2, world.clock).status == 200, "the service answers again", world.clock)
         world.clock.sleep(AROUND)
-        found = load.finish(120)
+        counts = load.finish(120)
     return {
         "compose": project.name,
-        "compose_requests": found["sent"].get("GET", 0),
-        "compose_failed": found["failed"].get("GET", 0),
-        "compose_posts": found["sent"].get("POST", 0),
-        "compose_posts_failed": found["failed"].get("POST", 0),
+        "compose_requests": counts["sent"].get("GET", 0),
+        "compose_failed": counts["failed"].get("GET", 0),
+        "compose_posts": counts["sent"].get("POST", 0),
+        "compose_posts_failed": counts["failed"].get("POST", 0),
         "compose_up_seconds": round(seconds, 1),
-        "versions": found["versions"],
-        **scenes.account(found),
+        "versions": counts["versions"],
+        **scenes.account(counts),
     }

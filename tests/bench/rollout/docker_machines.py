@@ -34,7 +34,7 @@ from tests.bench.rollout.scenes import Size
 from tests.bench.rollout.world import DATABASE, OWNER_URL, SERVICE, Steps, configuration, database
 
 INSTANCES = 2  # per host
-ASKED = 40  # requests per host that must all be answered by one version
+REQUESTS = 40  # requests per host that must all be answered by one version
 SERVICE_PORT = 8080
 SYSTEM_PATH = f"{os.defpath}:/usr/sbin:/usr/local/sbin:/usr/local/bin"
 
@@ -76,8 +76,8 @@ class HostsWorld:
     @property
     def machines(self) -> list[Any]:
         """Return the hosts."""
-        found: list[Any] = self._inner.machines
-        return found
+        machines: list[Any] = self._inner.machines
+        return machines
 
     def _configuration(self) -> str:
         flags = self._inner.flags
@@ -106,8 +106,8 @@ class HostsWorld:
 
     def target(self) -> Target:
         """Return the target, to be moved without a step."""
-        found: Target = self._inner.target()
-        return found
+        target: Target = self._inner.target()
+        return target
 
     @staticmethod
     def owner(release: Release) -> Owner:
@@ -117,17 +117,17 @@ class HostsWorld:
     @property
     def addresses(self) -> list[tuple[str, int]]:
         """Return where users come in."""
-        return [(one.address, self._tests.HTTP_PORT) for one in self.machines]
+        return [(machine.address, self._tests.HTTP_PORT) for machine in self.machines]
 
     def states(self) -> list[dict[str, Any]]:
         """Return the routes in force on each host, from its volume."""
-        return [self._inner.edge_state(one) for one in self.machines]
+        return [self._inner.edge_state(machine) for machine in self.machines]
 
     def at(self, release: Release, percent: int) -> bool:
         """Say whether that share of traffic goes to a release on every host."""
-        return all((one["canary"], one["percent"]) == (release.id, percent) for one in self.states())
+        return all((routes["canary"], routes["percent"]) == (release.id, percent) for routes in self.states())
 
-    def kill_one(self, release: Release) -> None:
+    def kill_new_instance(self, release: Release) -> None:
         """Kill the process of a new instance on the first host; dockerd starts it again."""
         import psutil
 
@@ -141,25 +141,29 @@ class HostsWorld:
 
     def started(self, release: Release) -> list[datetime]:
         """Return when the instances of a release began to be made."""
-        return sorted(parse_rfc3339(one.attrs["Created"]) for machine in self.machines for one in machine.containers(release.id))
+        return sorted(
+            parse_rfc3339(container.attrs["Created"]) for machine in self.machines for container in machine.containers(release.id)
+        )
 
     def promoted(self, release: Release) -> bool:
         """Say whether a host's journal holds the promotion."""
-        found = []
-        for one in self.machines:
-            text = (one.folder / "d/volumes/azora-edge/_data/journal.jsonl").read_text(encoding="utf-8")
+        journalled = []
+        for machine in self.machines:
+            text = (machine.folder / "d/volumes/azora-edge/_data/journal.jsonl").read_text(encoding="utf-8")
             entries = [json.loads(line) for line in text.splitlines() if line.endswith("}")]
-            found.append(any(e["entry"] == "promote" and (e.get("event") or {}).get("deployment_id") == release.id for e in entries))
-        return any(found)
+            journalled.append(
+                any(entry["entry"] == "promote" and (entry.get("event") or {}).get("deployment_id") == release.id for entry in entries)
+            )
+        return any(journalled)
 
     def versions_now(self) -> set[str]:
         """Return the versions that answer users now."""
-        found: Counter[str] = Counter()
-        for one in self.machines:
-            for _ in range(ASKED):
-                status, _, body = self._tests.get(one.address, "/work")
-                found[json.loads(body)["version"] if status == 200 else f"HTTP {status}"] += 1
-        return set(found)
+        answers: Counter[str] = Counter()
+        for machine in self.machines:
+            for _ in range(REQUESTS):
+                status, _, body = self._tests.get(machine.address, "/work")
+                answers[json.loads(body)["version"] if status == 200 else f"HTTP {status}"] += 1
+        return set(answers)
 
     def close(self) -> None:
         """End what was started; the instances first, then their database."""
@@ -192,7 +196,7 @@ Factory = Callable[[int], AbstractContextManager[HostsWorld]]
 
 @contextmanager
 def place(folder: Path) -> Iterator[Factory]:
-    """Have a network; the factory makes a world of so many hosts on it, with nothing left of the one before."""
+    """Provide a network; the factory makes a world of so many hosts on it, with nothing left of the world before."""
     numbers, tests = itertools.count(1), _tests()
     (folder / "lan").mkdir()
     if shutil.which("iptables", path=SYSTEM_PATH):
@@ -214,13 +218,13 @@ def place(folder: Path) -> Iterator[Factory]:
 
 def shares(make: Factory, size: Size) -> dict[str, Any]:
     """Count who answers, on one host and on three."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for machines in (1, 3):
         with make(machines) as world:
             counted = scenes.shares(world, size)
         for key, value in counted.items():
-            found[f"{key}_on_{machines}"] = value
+            figures[f"{key}_on_{machines}"] = value
         for percent in (5, 50):
             key = f"share_at_{percent}"
-            found[key] = scenes.furthest([*([found[key]] if key in found else []), counted[key]], percent)
-    return found
+            figures[key] = scenes.furthest([*([figures[key]] if key in figures else []), counted[key]], percent)
+    return figures

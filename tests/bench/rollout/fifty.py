@@ -32,7 +32,7 @@ from tests.bench.rollout.world import OWNER_URL, SERVICE, configuration
 LEASE_SECONDS = 45.0
 DIGEST = "sha256:" + "0" * 64
 NO_KEY = "-----BEGIN NO PRIVATE KEY-----\nnone\n"  # no connection is opened with it
-OLD, NEW = (Release(f"176400000{one}-00000{one}", f"v1.{one}.0", {SERVICE: DIGEST}) for one in (1, 2))
+OLD, NEW = (Release(f"176400000{number}-00000{number}", f"v1.{number}.0", {SERVICE: DIGEST}) for number in (1, 2))
 
 
 class Forwarded:
@@ -41,20 +41,20 @@ class Forwarded:
     folder = Path()
     ports: tuple[int, ...] = ()
 
-    def __init__(self, address: HostAddress, **_given: Any) -> None:
+    def __init__(self, address: HostAddress, **_options: Any) -> None:
         self.address = address
         number = int(address.host.removeprefix("h"))
         self.socks_port = self.ports[number]
         self.docker_socket = self.folder / str(number) / "docker.sock"
 
     def open(self, _attempts: int | None = None) -> None:
-        """Have it open."""
+        """Do nothing: the sockets are open."""
 
     def ensure(self) -> None:
-        """Have it open."""
+        """Do nothing: the sockets are open."""
 
     def close(self) -> None:
-        """Leave it open."""
+        """Do nothing: the sockets stay open."""
 
 
 class FiftyHosts(DockerHosts):
@@ -62,12 +62,12 @@ class FiftyHosts(DockerHosts):
 
     def _host_node(self, address: HostAddress, credentials: Any, alias: str) -> HostNode:
         names = vars(docker_hosts)
-        before = names["Connection"]
-        names["Connection"] = Forwarded  # the one thing that is not real here
+        original = names["Connection"]
+        names["Connection"] = Forwarded  # the only part that is not real
         try:
             return super()._host_node(address, credentials, alias)
         finally:
-            names["Connection"] = before
+            names["Connection"] = original
 
 
 def measure(folder: Path, size: Size) -> dict[str, Any]:
@@ -75,8 +75,8 @@ def measure(folder: Path, size: Size) -> dict[str, Any]:
     clock = Clock()
     processes = Processes(JobLog(Actions(stream=io.StringIO()), clock, folder / "fifty.log"))
     with tempfile.TemporaryDirectory(prefix="azf") as short:  # a socket's path may have 107 characters at most
-        given = (short, str(size.hosts), str(size.latency), str(LEASE_SECONDS))
-        argv = (sys.executable, "-m", "tests.bench.rollout.standins", *given)
+        arguments = (short, str(size.hosts), str(size.latency), str(LEASE_SECONDS))
+        argv = (sys.executable, "-m", "tests.bench.rollout.standins", *arguments)
         server = processes.start(argv, stdout_pipe=True)
         try:
             assert server.stdout is not None
@@ -100,23 +100,23 @@ def _go_back(target: DockerHosts, switches: Path, clock: Clock, size: Size) -> d
         verdict = clock.now().timestamp()
         returned = target.abort(NEW, "measured")
         whole = clock.now().timestamp() - verdict
-    back: dict[int, float] = {}
+    seconds_back: dict[int, float] = {}
     for line in switches.read_text(encoding="utf-8").splitlines():
-        found = json.loads(line)
-        if found["at"] >= verdict and found["percent"] == 0:
-            back.setdefault(found["host"], found["at"] - verdict)
-    if len(back) != size.hosts or not returned.proved:
+        switch = json.loads(line)
+        if switch["at"] >= verdict and switch["percent"] == 0:
+            seconds_back.setdefault(switch["host"], switch["at"] - verdict)
+    if len(seconds_back) != size.hosts or not returned.proved:
         raise NotTrueError(
             "Not all hosts went back",
-            what=f"{len(back)} of {size.hosts}; {returned.detail[:500]}",
+            what=f"{len(seconds_back)} of {size.hosts}; {returned.detail[:500]}",
             where="stand-ins",
             next_step="see above",
         )
-    last = max(*back.values(), returned.seconds)  # the switch that the last host noted, and what the target saw itself
+    last = max(*seconds_back.values(), returned.seconds)  # the switch that the last host noted, and what the target saw itself
     return {
         "abort_seconds_fifty_hosts": round(last, 3) if size.hosts >= 50 else None,
-        "first_host_seconds": round(min(back.values()), 3),
-        "last_host_seconds": round(max(back.values()), 3),
+        "first_host_seconds": round(min(seconds_back.values()), 3),
+        "last_host_seconds": round(max(seconds_back.values()), 3),
         "told_by_target_seconds": round(returned.seconds, 3),
         "until_proved_and_stopped_seconds": round(whole, 2),
         "hosts": size.hosts,

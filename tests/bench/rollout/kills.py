@@ -69,21 +69,21 @@ class Moment(NamedTuple):
 
 def moments(number: int) -> list[Moment]:
     """Return so many moments, in each phase about as many as in the others and evenly spread over it."""
-    total = sum(one.weight for one in PHASES)
-    shares = [one.weight * number / total for one in PHASES]
-    counts = [math.floor(one) for one in shares]
-    for index in sorted(range(len(PHASES)), key=lambda one: counts[one] - shares[one])[: number - sum(counts)]:
+    total = sum(phase.weight for phase in PHASES)
+    shares = [phase.weight * number / total for phase in PHASES]
+    counts = [math.floor(share) for share in shares]
+    for index in sorted(range(len(PHASES)), key=lambda nth: counts[nth] - shares[nth])[: number - sum(counts)]:
         counts[index] += 1
-    return [Moment(phase, (one + 0.5) / count) for phase, count in zip(PHASES, counts, strict=True) for one in range(count)]
+    return [Moment(phase, (position + 0.5) / count) for phase, count in zip(PHASES, counts, strict=True) for position in range(count)]
 
 
 @dataclass
 class Kills:
-    """What kills did. ``told``: one line of facts for each whose rerun finished."""
+    """Results of all kills. ``moments``: facts of each kill whose rerun finished. ``old``: the version in production."""
 
     old: str
     lengths: Mapping[str, float]
-    told: list[dict[str, Any]] = field(default_factory=list)
+    moments: list[dict[str, Any]] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     too_late: int = 0
     sent: Counter[str] = field(default_factory=Counter)
@@ -91,30 +91,30 @@ class Kills:
 
 
 def kills(world: HostsWorld, size: Size) -> dict[str, Any]:
-    """Kill the step at each of the moments; see where the traffic goes, and that a rerun finishes."""
+    """Kill the step at each of the moments; see which version gets the traffic, and that a rerun finishes."""
     lengths = measure(world)
-    found = Kills(world.steps.last.bare, lengths)
+    results = Kills(world.steps.last.bare, lengths)
     begun = world.clock.monotonic()
     for moment in moments(size.moments):
-        if world.clock.monotonic() - begun > size.seconds or len(found.failures) >= MOST_FAILURES:
-            found.failures.append("given up after so many failures or seconds")
+        if world.clock.monotonic() - begun > size.seconds or len(results.failures) >= MOST_FAILURES:
+            results.failures.append("given up after so many failures or seconds")
             break
         for attempt in range(TRIES):
-            if kill(world, found, moment._replace(fraction=moment.fraction / 2**attempt)):  # the next one comes earlier
+            if kill(world, results, moment._replace(fraction=moment.fraction / 2**attempt)):  # the next attempt kills earlier
                 break
-            found.too_late += 1
-    recoveries = [one["recovery_seconds"] for one in found.told]
+            results.too_late += 1
+    recoveries = [facts["recovery_seconds"] for facts in results.moments]
     return {
-        "kill_moments": len(found.told),
+        "kill_moments": len(results.moments),
         "worst_recovery_seconds": max(recoveries, default=None),
         "lease_seconds": LEASE_SECONDS,
-        "by_phase": dict(Counter(one["phase"] for one in found.told)),
+        "by_phase": dict(Counter(facts["phase"] for facts in results.moments)),
         "phase_seconds": {name: round(seconds, 2) for name, seconds in lengths.items()},
-        "moments": found.told,
-        "failures": found.failures,
-        "killed_too_late": found.too_late,
-        "kill_requests": dict(found.sent),
-        "kill_requests_failed": dict(found.failed),
+        "moments": results.moments,
+        "failures": results.failures,
+        "killed_too_late": results.too_late,
+        "kill_requests": dict(results.sent),
+        "kill_requests_failed": dict(results.failed),
     }
 
 
@@ -141,7 +141,7 @@ def measure(world: HostsWorld) -> dict[str, float]:
     return {phase.name: at[phase.ends] - at[phase.begins] for phase in PHASES}
 
 
-def kill(world: HostsWorld, found: Kills, moment: Moment) -> bool:
+def kill(world: HostsWorld, results: Kills, moment: Moment) -> bool:
     """Kill the step of the next release at a moment, wait until one version has all traffic, and run it again.
 
     Returns False when the step had ended before it could be killed.
@@ -153,31 +153,31 @@ def kill(world: HostsWorld, found: Kills, moment: Moment) -> bool:
     reached = _marks(world, release, step)[moment.phase.begins]
     until(lambda: reached() or step.poll() is not None, f"{moment.phase.begins} of {release.version}", world.clock)
     with suppress(TimeoutError):
-        step.wait(found.lengths[moment.phase.name] * moment.fraction)
+        step.wait(results.lengths[moment.phase.name] * moment.fraction)
     alive = step.poll() is None
     at, seconds = world.clock.now().timestamp(), world.clock.monotonic() - begun
     lose(step)
     facts = {"seconds": round(seconds, 3), "planned": moment.phase.name, "phase": phase_of(world, release)}
     try:
-        forward = settle(world, release, found.old)
+        forward = settle(world, release, results.old)
         settled = world.clock.now().timestamp() - at
-        seen = client.finish(60)
+        counts = client.finish(60)
         world.steps.finish(world.steps.start(release, (RERUN_STAGE,) * 3), 0)
         if world.versions_now() != {release.bare}:
             raise NotTrueError("A rerun did not finish", what=str(world.versions_now()), where="users' answers", next_step="read its log")
     except AzoraError as error:
-        found.failures.append(f"killed at {facts}: {error.title}: {error.what[-1500:]}")
-        found.old = next(iter(world.versions_now()))
+        results.failures.append(f"killed at {facts}: {error.title}: {error.what[-1500:]}")
+        results.old = next(iter(world.versions_now()))
         return True
-    found.sent.update(seen["sent"])
-    found.failed.update(seen["failed"])
-    right = release.bare if forward else found.old
-    wrong = max((moment for version, moment in seen["last_sent"].items() if version != right), default=0.0)
-    wrongly = round(max(0.0, wrong - at), 2)  # seconds in which users still got the version that is on its way out
+    results.sent.update(counts["sent"])
+    results.failed.update(counts["failed"])
+    serving = release.bare if forward else results.old
+    last_wrong = max((sent_at for version, sent_at in counts["last_sent"].items() if version != serving), default=0.0)
+    wrongly = round(max(0.0, last_wrong - at), 2)  # seconds in which users still got the version that is on its way out
     facts |= {"traffic": NEW if forward else OLD, "recovery_seconds": max(round(settled, 2), wrongly), "last_wrong_answer": wrongly}
-    found.old = release.bare
+    results.old = release.bare
     if alive:
-        found.told.append(facts)
+        results.moments.append(facts)
     return alive
 
 
@@ -185,7 +185,7 @@ def phase_of(world: HostsWorld, release: Release) -> str:
     """Return the phase of a release as hosts have it: by the journal and the routes in force."""
     if world.promoted(release):
         return PHASES[-1].name
-    weights = {one["percent"] for one in world.states() if one["canary"] == release.id and one["percent"]}
+    weights = {routes["percent"] for routes in world.states() if routes["canary"] == release.id and routes["percent"]}
     return f"{max(weights)} %" if weights else PHASES[0].name
 
 
@@ -194,10 +194,10 @@ def lose(step: Child) -> None:
     import psutil
 
     with suppress(psutil.NoSuchProcess):
-        process = psutil.Process(step.pid)
-        for one in (process, *process.children(recursive=True)):
+        parent = psutil.Process(step.pid)
+        for process in (parent, *parent.children(recursive=True)):
             with suppress(psutil.NoSuchProcess):
-                one.kill()
+                process.kill()
     step.wait(30)
 
 
@@ -211,9 +211,9 @@ def settle(world: HostsWorld, release: Release, old: str) -> bool:
     def settled() -> bool:
         nonlocal forward
         forward = world.promoted(release)
-        for one in world.states():
-            on_new = one["stable"] == release.id or (one["canary"] == release.id and one["percent"] == 100)
-            on_old = one["stable"] != release.id and (one["canary"] is None or one["percent"] == 0)
+        for routes in world.states():
+            on_new = routes["stable"] == release.id or (routes["canary"] == release.id and routes["percent"] == 100)
+            on_old = routes["stable"] != release.id and (routes["canary"] is None or routes["percent"] == 0)
             if not (on_new if forward else on_old):
                 return False
         return world.versions_now() == {release.bare if forward else old}

@@ -41,22 +41,22 @@ def probes(folder: Path, endpoints: int, seconds: float, interval: float) -> dic
         assert server.stdout is not None
         ports = server.stdout.readline().decode()
         watch = (sys.executable, "-m", MODULE, "watch", str(seconds), str(interval), str(folder / "watch.log"))
-        done = processes.run(watch, stdin=ports.encode(), timeout=seconds + 120, echo=False)
+        completed = processes.run(watch, stdin=ports.encode(), timeout=seconds + 120, echo=False)
     finally:
         processes.end_all()
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    if found["endpoints"] != endpoints or found["probes_failed"] or found["ticks_missed"]:
+    figures: dict[str, Any] = json.loads(completed.stdout.splitlines()[-1])
+    if figures["endpoints"] != endpoints or figures["probes_failed"] or figures["ticks_missed"]:
         raise NotTrueError(
-            "Not all endpoints were healthy at every tick", what=str(found), where="bench rollout", next_step="measure on a quiet machine"
+            "Not all endpoints were healthy at every tick", what=str(figures), where="bench rollout", next_step="measure on a quiet machine"
         )
-    return found
+    return figures
 
 
 async def serve(number: int) -> None:
     """Answer healthy on so many ports, until ended; the ports are printed as JSON."""
     loop = asyncio.get_running_loop()
     servers = [await loop.create_server(_Healthy, "127.0.0.1", 0) for _ in range(number)]
-    print(json.dumps([one.sockets[0].getsockname()[1] for one in servers]), flush=True)
+    print(json.dumps([server.sockets[0].getsockname()[1] for server in servers]), flush=True)
     await asyncio.Event().wait()
 
 
@@ -100,7 +100,7 @@ class Many:
         return tuple(Instance(release_id, VERSION, "web", number, f"127.0.0.1:{port}") for number, port in enumerate(self.ports))
 
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
-        """Return where it answers."""
+        """Return where an instance answers."""
         return Endpoint(instance.name, "web", side, f"http://{instance.address}/health", frozenset({VERSION}))
 
     def renew(self) -> None:
@@ -136,11 +136,11 @@ def watch(ports: Sequence[int], seconds: float, interval: float, log: Path) -> d
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Be one of the two processes."""
+    """Run the endpoints or the watcher, as the first argument says."""
     if arguments[0] == "endpoints":
         limit = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-        wanted = 2 * int(arguments[1]) + PER_PORT_FILE
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted if limit == resource.RLIM_INFINITY else min(limit, wanted), limit))
+        descriptors = 2 * int(arguments[1]) + PER_PORT_FILE
+        resource.setrlimit(resource.RLIMIT_NOFILE, (descriptors if limit == resource.RLIM_INFINITY else min(limit, descriptors), limit))
         asyncio.run(serve(int(arguments[1])))
     else:
         seconds, interval, log = arguments[1:]

@@ -1,6 +1,6 @@
 """What is measured on one machine: failed requests, shares, seconds back, and what the step itself costs.
 
-Each scene takes a world and returns the figures of the JSON object that it knows, and more under its own names.
+Each scene takes a world and returns the figures of the JSON object that it measures, and more under its own names.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class World(Protocol):
     def at(self, release: Release, percent: int) -> bool:
         """Say whether that share of traffic goes to a release."""
 
-    def kill_one(self, release: Release) -> None:
+    def kill_new_instance(self, release: Release) -> None:
         """Kill a new instance."""
 
     def make_sick(self, version: str) -> None:
@@ -61,7 +61,7 @@ class World(Protocol):
 
 @dataclass(frozen=True)
 class Size:
-    """How much is measured: GETs in all and requests per share, requests a second, seconds of a stage, rounds where a median is told."""
+    """How much is measured: GETs in all and requests per share, requests a second, seconds of a stage, rounds per median."""
 
     requests: int = 100_000
     share_requests: int = 30_000
@@ -103,7 +103,7 @@ def load(world: World, size: Size) -> dict[str, Any]:
     """Send while releases climb and go back, one from each stage, and while a new instance is killed at each stage.
 
     Where killed instances are started again the release goes on; where they are not, it goes back. That is one round; rounds are
-    repeated until all requests were due. A rollout that ends otherwise than it should is told among ``failures``.
+    repeated until all requests were due. A rollout that ends otherwise than it should is listed in ``failures``.
     """
     begun, rounds = world.clock.monotonic(), 0
     failures: list[str] = []
@@ -121,18 +121,18 @@ def load(world: World, size: Size) -> dict[str, Any]:
         if failures:
             break
     spent = world.clock.monotonic() - begun
-    found = client.finish(max(60.0, requests / size.rate * 3))
+    counts = client.finish(max(60.0, requests / size.rate * 3))
     return {
-        "requests": found["sent"].get("GET", 0),
-        "failed": found["failed"].get("GET", 0),
-        "posts": found["sent"].get("POST", 0),
-        "posts_failed": found["failed"].get("POST", 0),
+        "requests": counts["sent"].get("GET", 0),
+        "failed": counts["failed"].get("GET", 0),
+        "posts": counts["sent"].get("POST", 0),
+        "posts_failed": counts["failed"].get("POST", 0),
         "killed_at_each_stage": "goes on" if world.revives else "goes back",
-        "versions": dict(sum((Counter(one) for one in found["versions"]), Counter())),
+        "versions": dict(sum((Counter(versions) for versions in counts["versions"]), Counter())),
         "rounds": rounds,
         "failures": failures,
         "rollout_seconds": round(spent, 1),
-        **account(found),
+        **account(counts),
     }
 
 
@@ -148,18 +148,18 @@ def _round(world: World, size: Size) -> Iterator[tuple[str, Callable[[], object]
     yield "up to 100 %", lambda: climb(world, size)
 
 
-def account(found: Mapping[str, Any]) -> dict[str, Any]:
+def account(counts: Mapping[str, Any]) -> dict[str, Any]:
     """Return what became of every request that was due, and how the client itself did. Raises NotTrueError when one is missing."""
-    sent, answered, failed = (sum(found[name].values()) for name in ("sent", "answered", "failed"))
-    if sent != answered + failed + found["unanswered"]:
-        what = f"{sent} sent, {answered} answered, {failed} failed, {found['unanswered']} unanswered"
+    sent, answered, failed = (sum(counts[name].values()) for name in ("sent", "answered", "failed"))
+    if sent != answered + failed + counts["unanswered"]:
+        what = f"{sent} sent, {answered} answered, {failed} failed, {counts['unanswered']} unanswered"
         raise NotTrueError("Requests are unaccounted for", what=what, where="rollout_client", next_step="this is a bug of the client")
-    kept = ("kinds", "unanswered", "in_flight", "milliseconds", "lag_ms", "wanted_rate", "rate", "connections", "examples")
-    return {"answered": answered, **{name: found[name] for name in kept}}
+    names = ("kinds", "unanswered", "in_flight", "milliseconds", "lag_ms", "wanted_rate", "rate", "connections", "examples")
+    return {"answered": answered, **{name: counts[name] for name in names}}
 
 
 def climb(world: World, size: Size, *, killing: bool = False) -> dict[str, Any]:
-    """Bring the next release to 100 %, and kill a new instance at each stage if asked to. Returns the evidence."""
+    """Bring the next release to 100 %, and with ``killing`` kill a new instance at each stage. Returns the evidence."""
     release = world.steps.next_release()
     more = {"HEALTH_CHECK_INTERVAL": str(size.interval), **(PATIENT if killing else {})}
     step = world.steps.start(release, (size.stage,) * 3, **more)
@@ -167,19 +167,19 @@ def climb(world: World, size: Size, *, killing: bool = False) -> dict[str, Any]:
         for percent in PERCENTS:
             reach(world, step, release, percent)
             world.clock.sleep(size.stage / 3)
-            world.kill_one(release)
+            world.kill_new_instance(release)
     return world.steps.finish(step, 0)
 
 
 def go_back(world: World, size: Size, percent: int, *, killing: bool = False) -> dict[str, Any]:
     """Let the next release become sick at a stage, or kill one of its instances there, and see it go back. Returns the evidence."""
     release = world.steps.next_release()
-    canary, progressive, full = (LONG if one == percent else size.stage for one in PERCENTS)
+    canary, progressive, full = (LONG if stage == percent else size.stage for stage in PERCENTS)
     step = world.steps.start(release, (canary, progressive, full), HEALTH_CHECK_INTERVAL=str(size.interval))
     reach(world, step, release, percent)
     world.clock.sleep(min(SETTLE, size.stage))
     if killing:
-        world.kill_one(release)
+        world.kill_new_instance(release)
     else:
         world.make_sick(release.version)
     evidence = world.steps.finish(step, 1)
@@ -192,46 +192,46 @@ def go_back(world: World, size: Size, percent: int, *, killing: bool = False) ->
 def reach(world: World, step: Child, release: Release, percent: int) -> None:
     """Wait until a step has come to a stage."""
 
-    def there() -> bool:
+    def at_stage() -> bool:
         if step.poll() is not None:
             output = "".join(step.lines["stdout"])[-3000:] + step.stderr_text[-1000:]
             raise NotTrueError("A rollout ended early", what=output, where=f"before {percent} %", next_step="see its output")
         return world.at(release, percent)
 
-    until(there, f"{percent} % for {release.version}", world.clock)
+    until(at_stage, f"{percent} % for {release.version}", world.clock)
 
 
 def shares(world: World, size: Size) -> dict[str, Any]:
     """Count who answers at 5 % and at 50 %, per address; then go back, and see when the last request reached the new version."""
     target, release = world.target(), world.steps.next_release()
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     with target.locked(world.owner(release)):
         for percent in (5, 50):
             target.deploy(release, percent)
             target.set_weight(release, percent)
             client = Client(world.processes, world.addresses, rate=size.share_rate, requests=size.share_requests)
-            counted = client.finish(60 + size.share_requests / size.share_rate * 3)
-            found[f"share_at_{percent}"] = share(counted["versions"], release.bare)
-            found[f"share_at_{percent}_by_host"] = [share([one], release.bare) for one in counted["versions"]]
-            found[f"share_at_{percent}_requests"] = {"by_host": counted["by_address"], **account(counted)}
+            counts = client.finish(60 + size.share_requests / size.share_rate * 3)
+            figures[f"share_at_{percent}"] = share(counts["versions"], release.bare)
+            figures[f"share_at_{percent}_by_host"] = [share([versions], release.bare) for versions in counts["versions"]]
+            figures[f"share_at_{percent}_requests"] = {"by_host": counts["by_address"], **account(counts)}
         target.abort(release, "measured")
-    return found
+    return figures
 
 
 def share(versions: Sequence[Mapping[str, int]], version: str) -> float:
     """Return the percentage of answers that came from a version."""
-    total = sum(sum(one.values()) for one in versions)
-    return round(100 * sum(one.get(version, 0) for one in versions) / max(1, total), 3)
+    total = sum(sum(counts.values()) for counts in versions)
+    return round(100 * sum(counts.get(version, 0) for counts in versions) / max(1, total), 3)
 
 
-def furthest(shares_seen: Sequence[float], wanted: float) -> float:
-    """Return the share that is furthest from the wanted one."""
-    return max(shares_seen, key=lambda found: abs(found - wanted))
+def furthest(shares_measured: Sequence[float], expected: float) -> float:
+    """Return the share that is furthest from the expected share."""
+    return max(shares_measured, key=lambda measured: abs(measured - expected))
 
 
 def abort(world: World, size: Size) -> dict[str, Any]:
     """Go back from 50 % under load, several times: seconds from the call until the last request that the new version got was sent."""
-    seen, told = [], []
+    last_requests, read_back = [], []
     for _ in range(size.rounds):
         target, release = world.target(), world.steps.next_release()
         with target.locked(world.owner(release)):
@@ -242,12 +242,12 @@ def abort(world: World, size: Size) -> dict[str, Any]:
             verdict = world.clock.now().timestamp()
             returned = target.abort(release, "measured")
             answers = client.finish(60)
-        told.append(returned.seconds)
-        seen.append(max(0.0, answers["last_sent"].get(release.bare, 0.0) - verdict))
+        read_back.append(returned.seconds)
+        last_requests.append(max(0.0, answers["last_sent"].get(release.bare, 0.0) - verdict))
     return {
-        "abort_seconds_one_host": round(max(*told, *seen), 3),
-        "abort_seconds_read_back": [round(one, 3) for one in told],
-        "abort_seconds_last_request": [round(one, 3) for one in seen],
+        "abort_seconds_one_host": round(max(*read_back, *last_requests), 3),
+        "abort_seconds_read_back": [round(seconds, 3) for seconds in read_back],
+        "abort_seconds_last_request": [round(seconds, 3) for seconds in last_requests],
     }
 
 
@@ -258,14 +258,14 @@ def overhead(world: World, size: Size) -> dict[str, Any]:
         begun = world.clock.monotonic()
         evidence = climb(world, size)
         seconds = world.clock.monotonic() - begun
-        planned = sum(one["planned_minutes"] * 60 for one in evidence["stages"])
+        planned = sum(stage["planned_minutes"] * 60 for stage in evidence["stages"])
         whole.append(seconds - planned)
         log = world.steps.logs(world.steps.attempt) / "gradual-rollout.log"
         starts.append(seconds_of_starts(log, world.started(world.steps.last)))
-    own = [one - start for one, start in zip(whole, starts, strict=True)]
+    own = [seconds - start for seconds, start in zip(whole, starts, strict=True)]
     return {
         "overhead_seconds": round(statistics.median(own), 2),
         "overhead_with_starts_seconds": round(statistics.median(whole), 2),
         "starts_seconds": round(statistics.median(starts), 2),
-        "planned_stages": [one.percent for one in stages((1, 1, 1), first=False)],
+        "planned_stages": [stage.percent for stage in stages((1, 1, 1), first=False)],
     }

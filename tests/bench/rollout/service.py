@@ -54,10 +54,10 @@ class Database:
 
     async def course(self, number: int) -> str:
         """Return the name of a course."""
-        found: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._waiting.append(found)
+        answer: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._waiting.append(answer)
         self._send(b"Q", b"SELECT name FROM courses WHERE id = %d\0" % number)
-        return await found
+        return await answer
 
     def _send(self, kind: bytes, data: bytes) -> None:
         self._writer.write(kind + (len(data) + 4).to_bytes(4, "big") + data)
@@ -109,12 +109,12 @@ def _proof(password: str, first: str, server: str) -> bytes:
     key = hmac.digest(salted, b"Client Key", "sha256")
     last = f"c=biws,r={values['r']}"
     signature = hmac.digest(hashlib.sha256(key).digest(), f"{first},{server},{last}".encode(), "sha256")
-    proof = bytes(one ^ other for one, other in zip(key, signature, strict=True))
+    proof = bytes(left ^ right for left, right in zip(key, signature, strict=True))
     return f"{last},p={base64.b64encode(proof).decode()}".encode()
 
 
 class Service:
-    """What all connections share."""
+    """State that all connections share."""
 
     def __init__(self, database: Database) -> None:
         self.database = database
@@ -123,7 +123,7 @@ class Service:
         self.ending = asyncio.Event()
 
     def end(self) -> None:
-        """Take no new connection, and close those on which nothing is being worked at."""
+        """Take no new connection, and close connections without a request in work."""
         self.ending.set()
         for link in list(self.links):
             if not link.busy:
@@ -148,28 +148,28 @@ class Link(asyncio.Protocol):
         self.busy = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Remember it."""
+        """Remember the connection."""
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self._service.links.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Forget it."""
+        """Forget the connection."""
         self._service.links.discard(self)
 
     def data_received(self, data: bytes) -> None:
         """Answer when a request is complete."""
         self._buffer += data
-        head, separator, rest = self._buffer.partition(b"\r\n\r\n")
+        head, separator, body = self._buffer.partition(b"\r\n\r\n")
         if not separator:
             return
         length = 0
         for line in head.lower().split(b"\r\n")[1:]:
             if line.startswith(b"content-length:"):
                 length = int(line[15:])
-        if len(rest) < length:
+        if len(body) < length:
             return
-        self._buffer = rest[length:]
+        self._buffer = body[length:]
         self.busy = True
         path = head.split(b" ", 2)[1].decode()
         if path.endswith("/health"):

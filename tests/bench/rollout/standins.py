@@ -1,4 +1,4 @@
-"""Many production hosts in one process: what ``docker_hosts`` needs of each, on real sockets, every answer late by a given time.
+"""Many production hosts in one process: what ``docker_hosts`` needs of each, on real sockets, every answer late by a fixed time.
 
 A host has a Unix socket that speaks the Docker Engine API as far as the target asks (containers, networks, volumes, images), and a
 SOCKS port on loopback behind which are the real guard (``azora_ci.targets.guard.server`` on a folder of its own), the admin port of an
@@ -91,11 +91,11 @@ class Host:
                 body += (await reader.readexactly(size + 2))[:-2]
             await reader.readline()
             return body
-        found = re.search(r"content-length: (\d+)", head)
-        return await reader.readexactly(int(found[1])) if found else b""
+        length = re.search(r"content-length: (\d+)", head)
+        return await reader.readexactly(int(length[1])) if length else b""
 
     async def _socks(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Connect as OpenSSH's SOCKS 5 does (RFC 1928): the greeting is local, the connection takes a way to the host and back."""
+        """Connect as OpenSSH's SOCKS 5 does (RFC 1928): the greeting is local, the connection takes a round trip to the host."""
         try:
             await reader.readexactly(3)
             length = (await reader.readexactly(5))[4]
@@ -133,19 +133,19 @@ class Host:
         files = self.guard.files()
         if path.startswith("/config_dump"):
             routes = json.loads(files["routes.json"])["resources"] if files else []
-            return _json({"configs": [{"route_config": one} for one in routes]})
+            return _json({"configs": [{"route_config": route} for route in routes]})
         hosts = admin.expected_hosts(EdgeState.from_document(json.loads(files["edge.json"]))) if files else {}
-        found = []
+        statuses = []
         for name, addresses in hosts.items():
-            parts = [one.rpartition(":") for one in addresses]
+            parts = [address.rpartition(":") for address in addresses]
             sockets = [{"address": host, "port_value": int(port)} for host, _, port in parts]
-            found.append({"name": name, "host_statuses": [{"address": {"socket_address": one}, "stats": []} for one in sockets]})
-        return _json({"cluster_statuses": found})
+            statuses.append({"name": name, "host_statuses": [{"address": {"socket_address": socket}, "stats": []} for socket in sockets]})
+        return _json({"cluster_statuses": statuses})
 
     def _health(self, address: str) -> Answer:
-        for one in self.containers.values():
-            if one["address"] == address and one["running"]:
-                env = dict(pair.split("=", 1) for pair in one["body"].get("Env") or [])
+        for container in self.containers.values():
+            if container["address"] == address and container["running"]:
+                env = dict(pair.split("=", 1) for pair in container["body"].get("Env") or [])
                 return _json({"status": "healthy", "version": env.get("VERSION", "")})
         return _json({"status": "nobody is at this address"}, 503)
 
@@ -175,8 +175,8 @@ class Host:
             self.networks[document["Name"]] = {"Id": document["Name"], **document}
             return _json({"Id": document["Name"]}, 201)
         if not words or not words[0]:
-            wanted = filters.get("name", [])
-            return _json([one for name, one in self.networks.items() if all(re.search(pattern, name) for pattern in wanted)])
+            patterns = filters.get("name", [])
+            return _json([network for name, network in self.networks.items() if all(re.search(pattern, name) for pattern in patterns)])
         return _json(self.networks.get(words[0], {}))
 
     def _containers(self, method: str, words: Sequence[str], query: dict[str, str], document: dict[str, Any]) -> Answer:
@@ -200,49 +200,49 @@ class Host:
         return (200, b"") if method == "PUT" else (204, b"")
 
     def _matches(self, name: str, query: dict[str, str]) -> bool:
-        one, filters = self.containers[name], json.loads(query.get("filters", "{}"))
-        labels = one["body"].get("Labels") or {}
+        container, filters = self.containers[name], json.loads(query.get("filters", "{}"))
+        labels = container["body"].get("Labels") or {}
         pairs = [text.partition("=") for text in filters.get("label", [])]
         return (
-            (one["running"] or query.get("all") == "1" or "status" in filters)
+            (container["running"] or query.get("all") == "1" or "status" in filters)
             and all(key in labels and (not equals or labels[key] == value) for key, equals, value in pairs)
             and all(re.search(pattern, f"/{name}") for pattern in filters.get("name", []))
-            and all(one["running"] == (status == "running") for status in filters.get("status", []))
-            and all(one["network"] == network for network in filters.get("network", []))
+            and all(container["running"] == (status == "running") for status in filters.get("status", []))
+            and all(container["network"] == network for network in filters.get("network", []))
         )
 
     def _listed(self, name: str) -> dict[str, Any]:
-        one = self.containers[name]
-        endpoint = {"IPAddress": one["address"] if one["running"] else "", "IPAMConfig": {"IPv4Address": one["address"]}}
-        state = "running" if one["running"] else "exited"
-        labels = one["body"].get("Labels") or {}
-        bindings = (one["body"].get("HostConfig") or {}).get("PortBindings") or {}
-        published = [binding["HostPort"] for found in bindings.values() for binding in found]
+        container = self.containers[name]
+        endpoint = {"IPAddress": container["address"] if container["running"] else "", "IPAMConfig": {"IPv4Address": container["address"]}}
+        state = "running" if container["running"] else "exited"
+        labels = container["body"].get("Labels") or {}
+        bindings = (container["body"].get("HostConfig") or {}).get("PortBindings") or {}
+        published = [binding["HostPort"] for ports in bindings.values() for binding in ports]
         return {
             "Id": name,
             "Names": [f"/{name}"],
             "Labels": labels,
             "State": state,
-            "Ports": [{"PublicPort": int(port)} for port in published] if one["running"] else [],
-            "NetworkSettings": {"Networks": {one["network"]: endpoint}},
+            "Ports": [{"PublicPort": int(port)} for port in published] if container["running"] else [],
+            "NetworkSettings": {"Networks": {container["network"]: endpoint}},
         }
 
     def _inspected(self, name: str) -> dict[str, Any]:
-        one, listed = self.containers[name], self._listed(name)
-        settings = {"Labels": listed["Labels"], "Image": one["body"].get("Image"), "Env": one["body"].get("Env"), "Tty": True}
-        memory = {"Memory": (one["body"].get("HostConfig") or {}).get("Memory") or 0}
+        container, listed = self.containers[name], self._listed(name)
+        settings = {"Labels": listed["Labels"], "Image": container["body"].get("Image"), "Env": container["body"].get("Env"), "Tty": True}
+        memory = {"Memory": (container["body"].get("HostConfig") or {}).get("Memory") or 0}
         return {**listed, "Name": f"/{name}", "Config": settings, "State": {"Status": listed["State"]}, "HostConfig": memory}
 
 
 async def serve(folder: Path, number: int, latency: float, lease: float) -> None:
     """Serve until ended."""
     asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(number))  # the guards write and sync at once
-    hosts = [Host(folder, one, latency, lease) for one in range(number)]
-    print(json.dumps([await one.start() for one in hosts]), flush=True)
+    hosts = [Host(folder, index, latency, lease) for index in range(number)]
+    print(json.dumps([await host.start() for host in hosts]), flush=True)
     while True:
         await asyncio.sleep(0.1)
-        for one in hosts:
-            one.guard.check()
+        for host in hosts:
+            host.guard.check()
 
 
 if __name__ == "__main__":

@@ -50,12 +50,12 @@ ROLLOUT = {"error_rate_points": 100.0, "latency_factor": 1000.0, "minimum_reques
 
 def toml(document: Mapping[str, Any]) -> str:
     """Return a document as TOML, one line per top-level key."""
-    return "".join(f"{name} = {_value(one)}\n" for name, one in document.items())
+    return "".join(f"{name} = {_value(value)}\n" for name, value in document.items())
 
 
 def _value(value: Any) -> str:
     if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{name} = {_value(one)}" for name, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{name} = {_value(item)}" for name, item in value.items()) + " }"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_value, value)) + "]"
     return json.dumps(value)
@@ -81,7 +81,7 @@ def configuration(service: Mapping[str, Any], target: Mapping[str, Any], **more:
 
 
 def until(condition: Callable[[], object], what: str, clock: Clock, seconds: float = WAIT_SECONDS) -> float:
-    """Wait until something is so; return the seconds it took. Raises NotTrueError."""
+    """Wait until ``condition`` is true; return the seconds it took. Raises NotTrueError after ``seconds``."""
     begun = clock.monotonic()
     while not condition():
         if clock.monotonic() - begun > seconds:
@@ -127,7 +127,9 @@ class Steps:
         """Start gradual-rollout with stages of these lengths."""
         self.attempt += 1
         self._built(release)
-        minutes = dict(zip(("CANARY_MINUTES", "PROGRESSIVE_MINUTES", "FULL_MINUTES"), (f"{one / 60:.6f}" for one in seconds), strict=True))
+        minutes = dict(
+            zip(("CANARY_MINUTES", "PROGRESSIVE_MINUTES", "FULL_MINUTES"), (f"{length / 60:.6f}" for length in seconds), strict=True)
+        )
         environ = {
             "DEPLOYMENT_ID": release.id,
             "VERSION": release.version,
@@ -160,20 +162,20 @@ class Steps:
 
     def _built(self, release: Release) -> None:
         digest = release.digests[SERVICE]
-        built = {SERVICE: {"digest": digest, "reference": digest, "size_bytes": 1, "seconds": 0.1, "reused": False}}
-        now, evidence = rfc3339(Clock().now()), {"kind": "archives", "services": built, "commands": [], "seconds": 0.1}
-        found = fragments.Fragment("build-and-push", release.id, release.version, SHA, "1", 1, "ok", now, now, evidence)
+        services = {SERVICE: {"digest": digest, "reference": digest, "size_bytes": 1, "seconds": 0.1, "reused": False}}
+        now, evidence = rfc3339(Clock().now()), {"kind": "archives", "services": services, "commands": [], "seconds": 0.1}
+        fragment = fragments.Fragment("build-and-push", release.id, release.version, SHA, "1", 1, "ok", now, now, evidence)
         path = self.folder / "received" / f"build-logs-{release.id}" / "record" / "build-and-push.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found.document()), encoding="utf-8")
+        path.write_text(json.dumps(fragment.document()), encoding="utf-8")
 
     def finish(self, step: Child, code: int | None) -> dict[str, Any]:
         """Wait for a step's end and return its evidence. Raises NotTrueError when it ends with another exit code."""
-        found = ended(step, WAIT_SECONDS)
-        if code is not None and found != code:
+        exit_code = ended(step, WAIT_SECONDS)
+        if code is not None and exit_code != code:
             output = "".join(step.lines["stdout"])[-3000:] + step.stderr_text[-2000:]
             raise NotTrueError(
-                "A rollout ended otherwise", what=output, where=f"exit code {found}, expected {code}", next_step="see its output"
+                "A rollout ended otherwise", what=output, where=f"exit code {exit_code}, expected {code}", next_step="see its output"
             )
         evidence: dict[str, Any] = fragments.read(self.logs(self.attempt) / "record" / "gradual-rollout.json").evidence
         return evidence
@@ -254,7 +256,7 @@ class LocalWorld:
         state = self.edge.state()
         return state.canary == release.id and state.percent == percent
 
-    def kill_one(self, release: Release) -> None:
+    def kill_new_instance(self, release: Release) -> None:
         """Kill the instance of a release that was started last."""
         instances = self.target().current().releases[release.id].instances
         send_signal(instances[max(instances, key=lambda key: key[1])]["pid"], signal.SIGKILL)
@@ -286,7 +288,7 @@ class LocalWorld:
 
 @contextmanager
 def database(folder: Path, processes: Processes) -> Iterator[Cluster]:
-    """Have PostgreSQL with the services' table in ``DATABASE`` for a while."""
+    """Provide PostgreSQL with the services' table in ``DATABASE``, and end it at the end."""
     from azora_ci.database.postgres import DatabaseUrl
 
     with Cluster.start(folder, processes=processes, settings={"max_connections": str(MOST_CONNECTIONS)}) as cluster:
@@ -302,7 +304,7 @@ def database(folder: Path, processes: Processes) -> Iterator[Cluster]:
 
 @contextmanager
 def local_world(folder: Path) -> Iterator[LocalWorld]:
-    """Have a world for a while."""
+    """Provide a world, and close it at the end."""
     processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock(), folder / "bench.log"))
     world = LocalWorld(folder, processes)
     try:
@@ -314,27 +316,27 @@ def local_world(folder: Path) -> Iterator[LocalWorld]:
 class Client:
     """The open-loop client as a process."""
 
-    def __init__(self, processes: Processes, addresses: list[tuple[str, int]], **wanted: Any) -> None:
-        argv = (sys.executable, "-m", "tests.bench.rollout.client", json.dumps({"addresses": addresses, **wanted}))
+    def __init__(self, processes: Processes, addresses: list[tuple[str, int]], **settings: Any) -> None:
+        argv = (sys.executable, "-m", "tests.bench.rollout.client", json.dumps({"addresses": addresses, **settings}))
         self._child = processes.start(argv, stdin=True)
         until(lambda: self._child.lines["stdout"] or self._child.poll() is not None, "the client sends", Clock())
         if not self._child.lines["stdout"]:
             raise self._failed()
 
     def _failed(self) -> NotTrueError:
-        told = f"exit code {self._child.wait(10)}: {self._child.stderr_text[-2000:]}"
-        return NotTrueError("The client failed", what=told, where="rollout_client", next_step="see its output")
+        details = f"exit code {self._child.wait(10)}: {self._child.stderr_text[-2000:]}"
+        return NotTrueError("The client failed", what=details, where="rollout_client", next_step="see its output")
 
     def finish(self, seconds: float) -> dict[str, Any]:
-        """Let it end once it has sent what was asked for, and return what it saw. Raises NotTrueError."""
+        """Let the client end once it has sent all its requests, and return its counts. Raises NotTrueError."""
         assert self._child.stdin is not None
         self._child.stdin.close()
         code = ended(self._child, seconds)
         lines = self._child.lines["stdout"]
         if code != 0 or len(lines) < 2:
             raise self._failed()
-        found: dict[str, Any] = json.loads(lines[-1])
-        return found
+        counts: dict[str, Any] = json.loads(lines[-1])
+        return counts
 
 
 def seconds_of_starts(log: Path, started: Sequence[datetime]) -> float:
