@@ -182,7 +182,7 @@ def _watch(child: Child) -> int:
 
 
 def _serial(bench: Bench) -> None:
-    """Back up without proof; then count on production, download, check the sums, restore and compare, one after the other."""
+    """Back up without proof; then count on production, download, account for the rows, restore and compare, one after the other."""
     deployment_id = bench.next_id()
     _job(bench, deployment_id, BACKUP_PROOF="none", BACKUP_PROOF_REASON="measured")
     backup = BackupSettings("s3://bench/prod", "GOVERNANCE", 365)

@@ -1,4 +1,4 @@
-"""Hosts made in another way than the rest: a dockerd with live-restore, a guard whose wall clock can be set, a disk that can be filled."""
+"""Hosts of unusual kinds: a dockerd with live-restore, a guard whose wall clock can be set, a disk that can be filled."""
 
 from __future__ import annotations
 
@@ -68,18 +68,18 @@ class SmallMachine(Machine):
 
 
 @contextmanager
-def made_as(kind: str, world: World) -> Iterator[None]:
-    """Have the world's first host made in that way; "" is as usual."""
+def host_of_kind(kind: str, world: World) -> Iterator[None]:
+    """Have a first host of this kind in the world; "" is the usual one."""
     if kind == "live-restore":
         with live_restore(world):
             yield
     elif kind == "clock":
-        before, world.lan.guard_image = world.lan.guard_image, skewable_guard(world.lan)
+        usual_image, world.lan.guard_image = world.lan.guard_image, skewable_guard(world.lan)
         world.config = config.load(world.configure())
         try:
             yield
         finally:
-            world.lan.guard_image = before
+            world.lan.guard_image = usual_image
     elif kind == "small disk":
         with small_disk(world):
             yield

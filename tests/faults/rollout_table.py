@@ -1,11 +1,11 @@
 """What is promised when something breaks during a rollout on production hosts: one row per fault, the end state beside it.
 
 A rollout goes from 1.0.0 to 1.1.0, 5 % -> 50 % -> 100 %, on real hosts: dockerd, sshd, Envoy, guard. Users send GETs all the time.
-``tests/faults/test_rollout_faults.py`` breaks each row's thing at the row's moment and compares what is left with the row. Read a row as
+``tests/faults/test_rollout_faults.py`` applies each row's cause at the row's moment and compares the end state with the row. Read a row as
 
-    fault | when it strikes | exit code and status of the run | what users get afterwards | what may fail for users | words that are said
+    fault | when it strikes | exit code and status of the run | what users get afterwards | what may fail for users | words logged
 
-Afterwards, where the run did not finish, the thing is mended and the same run is started again: it must finish (``rerun``).
+Afterwards, where the run did not finish, the fault is mended and the same run is started again: it must finish (``rerun``).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from enum import Enum
 
 from tests.faults import rollout_world as cause
 
-BEFORE = 0  # percent: it is broken before the run starts
+BEFORE = 0  # percent: the fault strikes before the run starts
 
 
 class Failed(Enum):
@@ -46,7 +46,7 @@ class End:
     status: str | None
     users: frozenset[str]
     runs: Runs
-    rerun: bool  # it did not finish: mended and started again, it does
+    rerun: bool  # the run did not finish; mended and started again, it does
 
 
 GOES_ON = End(0, "completed", frozenset({"1.1.0"}), Runs.BOTH, rerun=False)
@@ -67,7 +67,7 @@ class Row:
     """One fault and its end. ``sampled``: part of the ordinary run; the others run with ``scripts/test --faults``.
 
     ``back_within``: seconds from the break until no user of a host that is reached gets the new version any more; None: not this
-    row's promise; a host that is lost goes back by its lease, within 5 s. ``host``: how the first host is made (``rollout_hosts``).
+    row's promise; a host that is lost goes back by its lease, within 5 s. ``host``: the kind of the first host (``rollout_hosts``).
     """
 
     fault: str
@@ -75,7 +75,7 @@ class Row:
     broken: cause.Cause
     end: End
     failed: Failed = Failed.NONE
-    said: tuple[str, ...] = ()
+    logged: tuple[str, ...] = ()
     back_within: float | None = None
     hosts: int = 1
     lease: float = 6.0
@@ -83,7 +83,7 @@ class Row:
     rollout: Mapping[str, object] = field(default_factory=dict)
     users: int = 1  # per host
     kept: bool = False  # users' connections stay open, as those of a balancer do
-    moving: bool = False  # not while the stage is watched, but as soon as its weight was moved, before that was read back
+    moving: bool = False  # strikes as soon as the stage's weight was moved, before it was read back, not while the stage is watched
     host: str = ""
     sampled: bool = False
 
@@ -94,23 +94,23 @@ class Row:
         return f"{self.fault} {moment}".replace(" ", "-")
 
 
-LONG = {"PROGRESSIVE_MINUTES": "3"}  # long enough for what ends it
-PATIENT = {"PROGRESSIVE_MINUTES": "0.2", "HEALTH_CHECK_RETRIES": "400"}  # what breaks is the host's trouble, it may take its time
+LONG = {"PROGRESSIVE_MINUTES": "3"}  # the fault ends the stage long before
+PATIENT = {"PROGRESSIVE_MINUTES": "0.2", "HEALTH_CHECK_RETRIES": "400"}  # the host's recovery may take its time
 BRIEF_NOISE = {"HEALTH_CHECK_INTERVAL": "1", "HEALTH_CHECK_RETRIES": "20"}
-TOLERANT = {"error_rate_points": 100.0}  # what fails is not held against the new version: something else is looked at
+TOLERANT = {"error_rate_points": 100.0}  # failed requests are not held against the new version: the row is about something else
 SICK = ("1.1.0.sick", "1.1.0.error")  # both at once: health and work answer 500
 BOTH_SICK = (*SICK, "1.0.0.sick", "1.0.0.error")
 
 ROWS = (
-    # --- the way there
-    Row("wrong host key", BEFORE, cause.other_host_key, REFUSED, said=("ost key",)),
-    Row("wrong key", BEFORE, cause.other_key, BAD_INPUT, said=("refuses the key",)),
+    # --- connections to the hosts
+    Row("wrong host key", BEFORE, cause.other_host_key, REFUSED, logged=("ost key",)),
+    Row("wrong key", BEFORE, cause.other_key, BAD_INPUT, logged=("refuses the key",)),
     Row(
         "sshd away for 2 s",
         5,
         cause.sshd_away(2),
         GOES_ON,
-        said=("connection lost, opening it again",),
+        logged=("connection lost, opening it again",),
         lease=30.0,
         settings={"CANARY_MINUTES": "0.2", **BRIEF_NOISE},
     ),
@@ -119,17 +119,17 @@ ROWS = (
         50,
         cause.sshd_gone,
         BACK_BY_GUARD,
-        said=("could not be taken back", "by itself"),
+        logged=("could not be taken back", "by itself"),
         back_within=11,
         settings=LONG,
     ),
-    Row("one of three hosts unreachable", BEFORE, cause.sshd_gone, UNREACHED, said=("cannot be reached",), hosts=3),
+    Row("one of three hosts unreachable", BEFORE, cause.sshd_gone, UNREACHED, logged=("cannot be reached",), hosts=3),
     Row(
         "one of three hosts unreachable",
         50,
         cause.sshd_gone,
         BACK_BUT_ONE,
-        said=("NOT proved", "not reached"),
+        logged=("NOT proved", "not reached"),
         back_within=10,
         hosts=3,
         settings=LONG,
@@ -139,7 +139,7 @@ ROWS = (
         50,
         cause.black_hole,
         BACK_BUT_ONE,
-        said=("NOT proved", "not reached"),
+        logged=("NOT proved", "not reached"),
         back_within=10,
         hosts=3,
         settings=LONG,
@@ -149,7 +149,7 @@ ROWS = (
         50,
         cause.sshd_away(2),
         GOES_ON,
-        said=("connection lost, opening it again",),
+        logged=("connection lost, opening it again",),
         lease=30.0,
         moving=True,
         settings=BRIEF_NOISE,
@@ -159,7 +159,7 @@ ROWS = (
         50,
         cause.black_hole,
         BACK_BUT_ONE,
-        said=("NOT proved", "not reached"),
+        logged=("NOT proved", "not reached"),
         back_within=10,
         hosts=3,
         moving=True,
@@ -167,7 +167,7 @@ ROWS = (
     ),
     # --- the hosts
     Row("guard killed", 50, cause.killed("azora-guard"), GOES_ON, settings=PATIENT, lease=30.0),
-    Row("new instance killed", 50, cause.new_instance_gone, GOES_BACK, said=("process ended",), back_within=10, settings=LONG),
+    Row("new instance killed", 50, cause.new_instance_gone, GOES_BACK, logged=("process ended",), back_within=10, settings=LONG),
     Row("new instance crashes once", 50, cause.new_instance_crashes, GOES_ON, settings=PATIENT, rollout=TOLERANT),
     Row("Envoy killed", 50, cause.killed("azora-edge"), GOES_ON, Failed.WHILE_THE_EDGE_IS_DOWN, settings=PATIENT, lease=30.0),
     Row(
@@ -190,11 +190,13 @@ ROWS = (
         settings=PATIENT,
         lease=60.0,
     ),
-    Row("clock an hour behind", BEFORE, cause.clock_off(-3600), REFUSED, said=("clock is off",), host="clock"),
+    Row("clock an hour behind", BEFORE, cause.clock_off(-3600), REFUSED, logged=("clock is off",), host="clock"),
     Row("clock jumps by an hour", 50, cause.clock_off(3600), GOES_ON, host="clock", settings={"PROGRESSIVE_MINUTES": "0.2"}),
-    Row("disk full", BEFORE, cause.disk_filled, REFUSED, said=("too little disk",), host="small disk"),
-    Row("disk full", 50, cause.disk_filled, GOES_BACK, said=("disk is full",), host="small disk", settings={"PROGRESSIVE_MINUTES": "0.1"}),
-    Row("image missing in the registry", BEFORE, cause.image_missing, GOES_BACK, said=("image cannot be pulled",)),
+    Row("disk full", BEFORE, cause.disk_filled, REFUSED, logged=("too little disk",), host="small disk"),
+    Row(
+        "disk full", 50, cause.disk_filled, GOES_BACK, logged=("disk is full",), host="small disk", settings={"PROGRESSIVE_MINUTES": "0.1"}
+    ),
+    Row("image missing in the registry", BEFORE, cause.image_missing, GOES_BACK, logged=("image cannot be pulled",)),
     # --- the new version
     *(
         Row(
@@ -203,7 +205,7 @@ ROWS = (
             cause.flags(*SICK),
             GOES_BACK,
             Failed.OF_NEW,
-            said=("api_gateway",),
+            logged=("api_gateway",),
             back_within=10,
             settings=settings,
         )
@@ -215,7 +217,7 @@ ROWS = (
         cause.flags("1.1.0.error"),
         GOES_BACK,
         Failed.OF_NEW,
-        said=("new version failed", "99% confidence"),
+        logged=("new version failed", "99% confidence"),
         back_within=20,
         settings=LONG,
         sampled=True,
@@ -225,19 +227,19 @@ ROWS = (
         50,
         cause.flags("1.1.0.liar"),
         GOES_BACK,
-        said=("answers version 9.9.9, expected 1.1.0",),
+        logged=("answers version 9.9.9, expected 1.1.0",),
         back_within=10,
         settings=LONG,
     ),
-    Row("hangs", BEFORE, cause.flags("1.1.0.hang"), GOES_BACK, said=("no answer within",), settings={"HEALTH_CHECK_TIMEOUT": "3"}),
-    Row("hangs", 50, cause.flags("1.1.0.hang"), GOES_BACK, Failed.OF_NEW, said=("no answer within",), back_within=20, settings=LONG),
-    Row("answers HTML with 200", 50, cause.flags("1.1.0.html"), GOES_BACK, said=("text/html, not JSON",), back_within=10, settings=LONG),
+    Row("hangs", BEFORE, cause.flags("1.1.0.hang"), GOES_BACK, logged=("no answer within",), settings={"HEALTH_CHECK_TIMEOUT": "3"}),
+    Row("hangs", 50, cause.flags("1.1.0.hang"), GOES_BACK, Failed.OF_NEW, logged=("no answer within",), back_within=20, settings=LONG),
+    Row("answers HTML with 200", 50, cause.flags("1.1.0.html"), GOES_BACK, logged=("text/html, not JSON",), back_within=10, settings=LONG),
     Row(
         "slow",
         50,
         cause.flags("1.1.0.slow"),
         GOES_BACK,
-        said=("new version's p95 is", "factor 3"),
+        logged=("new version's p95 is", "factor 3"),
         back_within=60,
         settings=LONG,
         rollout={"latency_factor": 3.0},
@@ -247,10 +249,10 @@ ROWS = (
     Row(
         "both versions fail for a while",
         50,
-        cause.flags_until_said("both fail, not the new one's fault", *BOTH_SICK),
+        cause.flags_until_logged("both fail, not the new one's fault", *BOTH_SICK),
         GOES_ON,
         Failed.OF_BOTH,
-        said=("old and new version both fail, not the new one's fault",),
+        logged=("old and new version both fail, not the new one's fault",),
         settings={"PROGRESSIVE_MINUTES": "0.2"},
         rollout=TOLERANT,
     ),
@@ -260,14 +262,14 @@ ROWS = (
         cause.flags(*BOTH_SICK),
         End(1, "rolled_back", frozenset({"HTTP 500"}), Runs.OLD, rerun=True),
         Failed.OF_BOTH,
-        said=("HOLD", "still: old and new version both fail", "NOT proved", "the old version is not healthy"),
+        logged=("HOLD", "still: old and new version both fail", "NOT proved", "the old version is not healthy"),
     ),
     Row(
         "old version fails alone",
         50,
         cause.flags("1.0.0.sick"),
         GOES_ON,
-        said=("the old version fails alone, not the new one's fault",),
+        logged=("the old version fails alone, not the new one's fault",),
         settings={"PROGRESSIVE_MINUTES": "0.1"},
     ),
     Row(
@@ -275,7 +277,7 @@ ROWS = (
         50,
         cause.old_instance_stopped,
         GOES_ON_WITHOUT_IT,
-        said=("the old version fails alone, not the new one's fault",),
+        logged=("the old version fails alone, not the new one's fault",),
         settings={"PROGRESSIVE_MINUTES": "0.1"},
     ),
     # --- the runner
@@ -286,7 +288,7 @@ ROWS = (
         50,
         cause.all_of(cause.black_hole, cause.signal_sent(signal.SIGTERM)),
         CANCELLED_BUT_ONE,
-        said=("NOT proved", "not reached"),
+        logged=("NOT proved", "not reached"),
         back_within=5,
         hosts=3,
         settings=LONG,
@@ -298,7 +300,7 @@ ROWS = (
         BEFORE,
         cause.lock_held,
         REFUSED,
-        said=("Another deployment is running", "somebody", "https://runs.example/7"),
+        logged=("Another deployment is running", "somebody", "https://runs.example/7"),
     ),
-    Row("lock left by a dead owner", BEFORE, cause.lock_left, GOES_ON, said=("taking traffic back first",), lease=3.0),
+    Row("lock left by a dead owner", BEFORE, cause.lock_left, GOES_ON, logged=("taking traffic back first",), lease=3.0),
 )

@@ -1,6 +1,6 @@
-"""What the table of rollout faults is driven by: the ways to break something. All of it is real.
+"""The causes in the table of rollout faults: each breaks something real.
 
-A cause is a function of the ``Scene`` it breaks. What it breaks for good it mends in ``scene.mends``, which run before the rerun.
+A cause is a function of the ``Scene`` it breaks. Permanent damage is repaired by ``scene.mends``, which run before the rerun.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Scene:
 
     world: World
     users: Users
-    given: dict[str, str]
+    settings: dict[str, str]
     mends: list[Callable[[], object]] = field(default_factory=list)
     step: subprocess.Popen[str] | None = None
     broke: float = 0.0
@@ -62,15 +62,15 @@ class Scene:
 
     def mend(self) -> None:
         """Undo what is broken."""
-        for one in reversed(self.mends):
-            one()
+        for mend in reversed(self.mends):
+            mend()
         self.mends.clear()
 
 
 Cause = Callable[[Scene], None]
 
 
-# --- the way there ---------------------------------------------------------------------------------------------------------
+# --- connections to the hosts ----------------------------------------------------------------------------------------------
 
 
 def sshd_away(seconds: float) -> Cause:
@@ -100,14 +100,14 @@ def black_hole(scene: Scene) -> None:
 def other_host_key(scene: Scene) -> None:
     """Pin a key that is not the host's."""
     stranger = keygen(scene.world.folder / "stranger").with_suffix(".pub").read_text().split()[:2]
-    scene.given["PROD_KNOWN_HOSTS"] = f"{scene.near.address} {' '.join(stranger)}\n"
-    scene.mends.append(lambda: scene.given.pop("PROD_KNOWN_HOSTS"))
+    scene.settings["PROD_KNOWN_HOSTS"] = f"{scene.near.address} {' '.join(stranger)}\n"
+    scene.mends.append(lambda: scene.settings.pop("PROD_KNOWN_HOSTS"))
 
 
 def other_key(scene: Scene) -> None:
     """Come with a key that the host does not know."""
-    scene.given["PROD_KEY"] = keygen(scene.world.folder / "stranger").read_text()
-    scene.mends.append(lambda: scene.given.pop("PROD_KEY"))
+    scene.settings["PROD_KEY"] = keygen(scene.world.folder / "stranger").read_text()
+    scene.mends.append(lambda: scene.settings.pop("PROD_KEY"))
 
 
 # --- the host --------------------------------------------------------------------------------------------------------------
@@ -118,18 +118,18 @@ def kill_main_process(container: docker.models.containers.Container) -> None:
     os.kill(container.attrs["State"]["Pid"], signal.SIGKILL)
 
 
-def killed(what: str) -> Cause:
+def killed(name: str) -> Cause:
     """Kill the main process (SIGKILL) of ``azora-edge`` or ``azora-guard``; dockerd starts it again."""
 
     def cause(scene: Scene) -> None:
-        container = scene.near.client.containers.get(what)
+        container = scene.near.client.containers.get(name)
 
         def is_back() -> bool:
             container.reload()
             return container.status == "running" and container.attrs["RestartCount"] > 0
 
         kill_main_process(container)
-        until(is_back, f"{what} runs again")
+        until(is_back, f"{name} runs again")
         scene.answers("1.0.0", "1.1.0")  # with the same weights: users get both
 
     return cause
@@ -146,12 +146,16 @@ def new_instance_gone(scene: Scene) -> None:
 
 
 def docker_restarted(scene: Scene) -> None:
-    """Stop dockerd and start it again; what it does with containers is its configuration's business."""
-    before = {one.name: one.attrs["NetworkSettings"]["Networks"]["azora"]["IPAddress"] for one in scene.near.containers()}
+    """Stop dockerd and start it again; its configuration decides what happens to containers."""
+    addresses = {
+        container.name: container.attrs["NetworkSettings"]["Networks"]["azora"]["IPAddress"] for container in scene.near.containers()
+    }
     scene.near.restart_docker()
-    until(lambda: len(scene.near.containers()) == len(before), "the instances run")
-    after = {one.name: one.attrs["NetworkSettings"]["Networks"]["azora"]["IPAddress"] for one in scene.near.containers()}
-    assert after == before
+    until(lambda: len(scene.near.containers()) == len(addresses), "the instances run")
+    new_addresses = {
+        container.name: container.attrs["NetworkSettings"]["Networks"]["azora"]["IPAddress"] for container in scene.near.containers()
+    }
+    assert new_addresses == addresses
     scene.answers("1.0.0", "1.1.0")
 
 
@@ -196,8 +200,8 @@ def flags(*names: str) -> Cause:
     return cause
 
 
-def flags_until_said(text: str, *names: str) -> Cause:
-    """Have services misbehave until the step says something."""
+def flags_until_logged(text: str, *names: str) -> Cause:
+    """Have services misbehave until the step logs a text."""
 
     def cause(scene: Scene) -> None:
         flags(*names)(scene)
@@ -210,12 +214,12 @@ def flags_until_said(text: str, *names: str) -> Cause:
 def image_missing(scene: Scene) -> None:
     """Have the build's fragment name images that the registry does not have."""
     path = scene.world.folder / "received" / f"build-logs-{NEW}" / "record" / "build-and-push.json"
-    right = path.read_text()
-    document = json.loads(right)
-    for one in document["evidence"]["services"].values():
-        one["digest"] = "sha256:" + "0" * 64
+    original = path.read_text()
+    document = json.loads(original)
+    for service in document["evidence"]["services"].values():
+        service["digest"] = "sha256:" + "0" * 64
     path.write_text(json.dumps(document))
-    scene.mends.append(lambda: path.write_text(right))
+    scene.mends.append(lambda: path.write_text(original))
 
 
 # --- the runner ------------------------------------------------------------------------------------------------------------
@@ -234,11 +238,11 @@ def signal_sent(number: signal.Signals) -> Cause:
 
 
 def all_of(*causes: Cause) -> Cause:
-    """Have one thing after the other."""
+    """Apply several causes one after the other."""
 
     def cause(scene: Scene) -> None:
-        for one in causes:
-            one(scene)
+        for part in causes:
+            part(scene)
 
     return cause
 
@@ -252,8 +256,8 @@ def lose(step: subprocess.Popen[str]) -> None:
 
 
 def descendants(pid: int) -> list[int]:
-    children = [int(one) for task in Path(f"/proc/{pid}/task").glob("*/children") for one in task.read_text().split()]
-    return [*children, *(one for child in children for one in descendants(child))]
+    children = [int(child) for task in Path(f"/proc/{pid}/task").glob("*/children") for child in task.read_text().split()]
+    return [*children, *(descendant for child in children for descendant in descendants(child))]
 
 
 def runner_lost(scene: Scene) -> None:
@@ -264,7 +268,7 @@ def runner_lost(scene: Scene) -> None:
 
 
 def runners_lost(*seeds: int) -> Cause:
-    """Kill one run after the other, each at a moment chosen by its seed: each leaves one version, soon."""
+    """Kill one run after the other, each at a moment chosen by its seed: after each, one version soon has all traffic."""
 
     def cause(scene: Scene) -> None:
         world = scene.world
@@ -275,7 +279,7 @@ def runners_lost(*seeds: int) -> Cause:
             lose(step)
             until(lambda: len(scene.users.versions(world.machines)) == 1, f"one version after seed {seed}", world.lease + 5)
             history = world.target().current()
-            if history.serving == NEW:  # it was promoted: the next one must have something to do
+            if history.serving == NEW:  # it was promoted: the next run must have something to do
                 target = world.target()
                 with target.locked(Owner(NEW, "https://runs.example/9", "alice", fence="for the next seed")):
                     target.abort(world.release("1.1.0", NEW), "for the next seed")

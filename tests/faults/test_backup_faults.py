@@ -62,9 +62,9 @@ def until_dump_waits(url: str) -> None:
 
 
 def child(process, name: str) -> psutil.Process:
-    found = [one for one in psutil.Process(process.pid).children(recursive=True) if one.name() == name]
-    assert len(found) == 1, found
-    return found[0]
+    children = [child for child in psutil.Process(process.pid).children(recursive=True) if child.name() == name]
+    assert len(children) == 1, children
+    return children[0]
 
 
 def nothing_published(world: BackupWorld) -> None:
@@ -125,9 +125,9 @@ def test_scratch_dies_and_the_next_run_proves_what_is_stored(world: BackupWorld,
     assert world.listing() == [f"backup-{ID}.pending.json", BACKUP]
     with pytest.raises(NotTrueError, match="No verified backup"):
         manifest.verified_manifest(world.bucket, world.backup, ID)
-    before = world.bucket.require(f"prod/{BACKUP}").version_id
+    version_id = world.bucket.require(f"prod/{BACKUP}").version_id
     outcome = next_run_gets_through(world, simple)
-    assert outcome.evidence["version_id"] == before
+    assert outcome.evidence["version_id"] == version_id
 
 
 def test_two_runs_at_once_make_one_backup(world: BackupWorld, simple: str):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core.pipeline import STAGES
-from tests.faults.rollout_hosts import made_as
+from tests.faults.rollout_hosts import host_of_kind
 from tests.faults.rollout_table import BEFORE, ROWS, Failed, Row, Runs
 from tests.faults.rollout_users import Users
 from tests.faults.rollout_world import Scene, configured
@@ -24,44 +24,44 @@ SERVICES = ("api_gateway",)  # of two instances per host
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lan]:
-    with lan(tmp_path_factory.mktemp("lan")) as made:
-        yield made
+    with lan(tmp_path_factory.mktemp("lan")) as hosts_network:
+        yield hosts_network
 
 
 @pytest.mark.parametrize("row", [pytest.param(row, id=row.name, marks=[] if row.sampled else pytest.mark.faults) for row in ROWS])
 def test_fault(network: Lan, tmp_path: Path, row: Row) -> None:
     world = World(network, tmp_path, row.hosts, services=SERVICES)
     try:
-        with made_as(row.host, world), configured(world, lease=row.lease, rollout=dict(row.rollout)):
+        with host_of_kind(row.host, world), configured(world, lease=row.lease, rollout=dict(row.rollout)):
             world.deploy_old()
             world.built()
             with Users(world, row.users, keep=row.kept) as users:
                 scene = Scene(world, users, dict(row.settings))
                 try:
-                    strikes(scene, row)
+                    check_row(scene, row)
                 finally:
                     scene.mend()
     finally:
         world.close()
 
 
-def strikes(scene: Scene, row: Row) -> None:
+def check_row(scene: Scene, row: Row) -> None:
     world, users = scene.world, scene.users
-    before = touchable(scene)
+    before_run = routes_and_containers(scene)
     output, code = run(scene, row)
     ended = time.monotonic()
     assert code == row.end.code, output
-    for words in row.said:
-        assert words in output, f"{words!r} was not said:\n{output}"
+    for words in row.logged:
+        assert words in output, f"{words!r} was not logged:\n{output}"
     until(lambda: users.versions(world.machines) == row.end.users, f"users get {set(row.end.users)}", world.lease + 5)
-    assert instances(scene, row.end.runs), world.running()
+    assert instances_run(scene, row.end.runs), world.running()
     if row.end.status is None and row.end.code > 0:
-        assert touchable(scene) == before
+        assert routes_and_containers(scene) == before_run
     if row.end.code >= 0:
         evidence = world.fragment().evidence
         assert evidence.get("rollout_status") == row.end.status, evidence
-        told(evidence, row)
-    may_fail(scene, row)
+        check_evidence(evidence, row)
+    check_failed_requests(scene, row)
     if row.back_within is not None:
         lost = world.machines[-1] if row.hosts > 1 else None
         for host in world.machines:
@@ -73,16 +73,16 @@ def strikes(scene: Scene, row: Row) -> None:
         code, output = world.finish(world.start(attempt=2))
         assert code == 0, output
         assert users.versions(world.machines) == {"1.1.0"}
-        assert instances(scene, Runs.BOTH), world.running()
+        assert instances_run(scene, Runs.BOTH), world.running()
 
 
 def run(scene: Scene, row: Row) -> tuple[str, int]:
-    """Run the step and break the row's thing at its moment; return its output and exit code."""
+    """Run the step and apply the row's cause at its moment; return its output and exit code."""
     world = scene.world
     if row.when == BEFORE:
         scene.broke = time.monotonic()
         row.broken(scene)
-    scene.step = world.start(**scene.given)
+    scene.step = world.start(**scene.settings)
     if row.when != BEFORE:
         world.wait_for_weight(row.when, scene.step)
         if not row.moving:
@@ -94,22 +94,25 @@ def run(scene: Scene, row: Row) -> tuple[str, int]:
     return output, code
 
 
-def touchable(scene: Scene) -> list[tuple[object, set[str]]]:
-    """Return what a run that is refused must leave as it is: every host's routes and containers."""
-    return [(scene.world.edge_state(one), {found.id for found in one.client.containers.list(all=True)}) for one in scene.world.machines]
+def routes_and_containers(scene: Scene) -> list[tuple[object, set[str]]]:
+    """Return every host's routes and containers, which a refused run must leave as they are."""
+    return [
+        (scene.world.edge_state(host), {container.id for container in host.client.containers.list(all=True)})
+        for host in scene.world.machines
+    ]
 
 
-def instances(scene: Scene, runs: Runs) -> bool:
+def instances_run(scene: Scene, runs: Runs) -> bool:
     """Say whether those instances run."""
-    running, each = scene.world.running(), scene.world.instances
+    running, per_version = scene.world.running(), scene.world.instances
     if runs is Runs.OLD_AND_LEFT:
-        return running["v1.0.0"] == each
-    old, new = (each - 1 if runs is Runs.BOTH_BUT_ONE else each), (0 if runs is Runs.OLD else each)
+        return running["v1.0.0"] == per_version
+    old, new = (per_version - 1 if runs is Runs.BOTH_BUT_ONE else per_version), (0 if runs is Runs.OLD else per_version)
     return running == +Counter({"v1.0.0": old, "v1.1.0": new})
 
 
-def told(evidence: dict[str, object], row: Row) -> None:
-    """Every decision is in the evidence with the test that it was made by; a way back says why, how long, and whether it is proved."""
+def check_evidence(evidence: dict[str, object], row: Row) -> None:
+    """Check that the evidence has every decision with its test, and of an abort the reason, the seconds, and whether it is proved."""
     if row.end.status is None:
         return
     assert "99%" in str(evidence["test"])
@@ -117,23 +120,23 @@ def told(evidence: dict[str, object], row: Row) -> None:
         assert min(stage["availability"] for stage in evidence["stages"]) < 1  # type: ignore[attr-defined] # a JSON document
     for stage in evidence["stages"]:  # type: ignore[attr-defined] # a JSON document
         assert len(stage["decisions"]) == stage["ticks"]
-        assert all(one["reason"] for one in stage["decisions"])
+        assert all(decision["reason"] for decision in stage["decisions"])
     abort = evidence["abort"]
     assert (abort is None) == (row.end.status == "completed")
     if isinstance(abort, dict):
         assert abort["reason"]
-        assert abort["proved"] is ("NOT proved" not in row.said and row.end.status != "failed"), abort
+        assert abort["proved"] is ("NOT proved" not in row.logged and row.end.status != "failed"), abort
         assert row.end.status == "failed" or abort["seconds_to_safe"] < 5, abort
 
 
-def may_fail(scene: Scene, row: Row) -> None:
-    """Compare what failed for users with what may."""
+def check_failed_requests(scene: Scene, row: Row) -> None:
+    """Check that only those GETs of users failed that may fail."""
     failed = scene.users.failed()
     allowed = {
-        Failed.NONE: lambda one: False,
-        Failed.OF_NEW: lambda one: one.by == "1764000100-bbbbbb",
-        Failed.OF_BOTH: lambda one: one.by != "",
-        Failed.WHILE_THE_EDGE_IS_DOWN: lambda one: one.status in {0, 503},
+        Failed.NONE: lambda answer: False,
+        Failed.OF_NEW: lambda answer: answer.release == "1764000100-bbbbbb",
+        Failed.OF_BOTH: lambda answer: answer.release != "",
+        Failed.WHILE_THE_EDGE_IS_DOWN: lambda answer: answer.status in {0, 503},
     }[row.failed]
-    wrong = [one for one in failed if not allowed(one)]
-    assert wrong == [], f"{len(wrong)} of {len(scene.users.seen)} GETs failed that may not: {wrong[:5]}"
+    wrong = [answer for answer in failed if not allowed(answer)]
+    assert wrong == [], f"{len(wrong)} of {len(scene.users.answers)} GETs failed that may not: {wrong[:5]}"
