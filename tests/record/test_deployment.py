@@ -175,7 +175,7 @@ def test_record_of_a_failure_is_valid_whatever_fragments_there_are(status, count
 
 
 def test_record_of_a_failure_is_valid_when_jobs_left_no_evidence_at_all():
-    found = {job: build.fragment(job, "failed", given={}) for job in pipeline.EVIDENCE_JOBS}
+    found = {job: build.fragment(job, "failed", evidence={}) for job in pipeline.EVIDENCE_JOBS}
     document = deployment.assemble(found, FACTS, status="failed", failure=FAILURE)
     assert problems(document) == []
     assert document["migrations_applied"] is None

@@ -50,7 +50,7 @@ def test_a_red_check_touches_nothing():
 
 def test_old_code_on_the_new_schema_is_said():
     results = needs("build-and-push", database_migrations="success")
-    finding = diagnose(results, found(*BEFORE_ROLLOUT[:4], build=build.fragment("build-and-push", "failed", given={})))
+    finding = diagnose(results, found(*BEFORE_ROLLOUT[:4], build=build.fragment("build-and-push", "failed", evidence={})))
     code, schema, both = finding.production
     assert "unchanged" in code
     assert schema == "Schema: migrated, 2 applied since the backup (20261120000000_add_courses, 20261121000000_index_orders)."
@@ -65,7 +65,7 @@ def test_nothing_pending_means_that_the_schema_is_unchanged():
 
 def test_a_failed_migration_is_never_called_rolled_back():
     applied = build.evidence("database-migrations")["applied"][:1]
-    migrations = build.fragment("database-migrations", "failed", given={"applied": applied})
+    migrations = build.fragment("database-migrations", "failed", evidence={"applied": applied})
     _, schema, both = diagnose(needs("database-migrations"), found(*BEFORE_MIGRATIONS, m=migrations)).production
     assert "1 applied (20261120000000_add_courses)" in schema
     assert "can have stayed" in schema
@@ -83,7 +83,7 @@ def test_a_failed_migration_is_never_called_rolled_back():
 def test_the_comparison_of_schemas_is_told(gained, lost, said):
     given = {"applied": [], "failed": ["20261122080000_order_totals"], "schema_gained": gained, "schema_lost": lost}
     finding = diagnose(
-        needs("database-migrations"), found(*BEFORE_MIGRATIONS, m=build.fragment("database-migrations", "failed", given=given))
+        needs("database-migrations"), found(*BEFORE_MIGRATIONS, m=build.fragment("database-migrations", "failed", evidence=given))
     )
     assert "none recorded as applied, failed: 20261122080000_order_totals." in finding.production[1]
     assert said in finding.production[1]
@@ -142,7 +142,7 @@ def test_going_back_that_did_not_finish_is_alarming():
 
 
 def test_a_rollout_that_ended_before_it_moved_anything():
-    rollout = build.fragment("gradual-rollout", "failed", given={"stages": [], "abort": None})
+    rollout = build.fragment("gradual-rollout", "failed", evidence={"stages": [], "abort": None})
     finding = diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT, r=rollout))
     assert finding.production[0] == "Code and traffic: unchanged by this attempt. gradual-rollout ended (failure) before it moved anything."
 
@@ -162,7 +162,7 @@ def test_a_half_done_rollout_is_never_called_safe(outcome):
     stages = build.evidence("gradual-rollout")["stages"][:2]
     stages[1]["status"] = "cancelled"
     rollout = build.fragment(
-        "gradual-rollout", "cancelled", given={"stages": stages, "rollout_status": outcome} if outcome else {"stages": stages}
+        "gradual-rollout", "cancelled", evidence={"stages": stages, "rollout_status": outcome} if outcome else {"stages": stages}
     )
     finding = diagnose(needs("gradual-rollout", "cancelled"), found(*BEFORE_ROLLOUT, r=rollout))
     assert finding.status == "cancelled"
@@ -189,7 +189,7 @@ def test_failed_smoke_tests_leave_the_new_version_and_name_the_service():
 
 
 def test_a_failed_record_does_not_alarm_about_production():
-    finding = diagnose(needs("deployment-record"), found(*PIPELINE[:7], r=build.fragment("deployment-record", "failed", given={})))
+    finding = diagnose(needs("deployment-record"), found(*PIPELINE[:7], r=build.fragment("deployment-record", "failed", evidence={})))
     assert finding.production[:2] == (
         "Code and traffic: v1.2.3 has all traffic; the rollout completed.",
         "Services: all 4 smoke tests passed.",
@@ -202,7 +202,7 @@ def test_a_failed_record_does_not_alarm_about_production():
 
 def test_jobs_that_a_cancelled_run_never_started_were_not_run():
     results = {job: "success" if job in PIPELINE[:2] else "cancelled" for job in PIPELINE}
-    backup = build.fragment("database-backup", "cancelled", given={})
+    backup = build.fragment("database-backup", "cancelled", evidence={})
     finding = diagnose(results, found(*PIPELINE[:2], b=backup))
     assert finding.status == "cancelled"
     assert "gradual-rollout" in finding.not_run
@@ -253,7 +253,7 @@ def test_a_job_that_left_nothing_says_so():
         (build.fragment("database-backup", proof={"depth": "counts", "reason": "large"}), True),
         (build.fragment("database-backup", proof={"depth": "none", "reason": "huge"}), False),
         (replace(build.fragment("database-backup"), status="failed"), False),
-        (build.fragment("database-backup", given={}), False),
+        (build.fragment("database-backup", evidence={}), False),
     ],
 )
 def test_a_backup_is_verified_only_by_proof(backup, verified):

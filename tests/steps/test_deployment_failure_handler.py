@@ -51,7 +51,7 @@ def report_of(done):
 
 @pytest.mark.parametrize("job", ORDER[:7])
 def test_the_failed_stage_is_reported_with_its_error_whatever_it_is(world, job):
-    done = world.run(JOB, NEEDS=failed_at(world, job, given={}))
+    done = world.run(JOB, NEEDS=failed_at(world, job, evidence={}))
     assert done.code == 0
     report = report_of(done)
     assert [one["job"] for one in report["failed_jobs"]] == [job]
@@ -64,7 +64,7 @@ def test_the_failed_stage_is_reported_with_its_error_whatever_it_is(world, job):
 
 
 def test_a_record_of_the_failure_is_archived_with_the_artifacts(world):
-    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", given={"applied": []}))
+    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", evidence={"applied": []}))
     data = world.records()[KEY]
     assert done.evidence["record_sha256"] == hashlib.sha256(data).hexdigest()
     assert done.evidence["record_location"] == f"s3://{world.bucket}/{KEY}"
@@ -97,7 +97,7 @@ def test_a_rollback_is_recorded_as_one(world):
 
 @pytest.mark.parametrize("job", ORDER[1:7])
 def test_a_run_that_was_cancelled_in_any_job_is_recorded_as_one(world, job):
-    done = world.run(JOB, NEEDS=failed_at(world, job, result="cancelled", given={}))
+    done = world.run(JOB, NEEDS=failed_at(world, job, result="cancelled", evidence={}))
     assert done.code == 0
     assert done.evidence["status"] == "cancelled"
     assert done.evidence["failed_jobs"] == [job]
@@ -119,7 +119,7 @@ def test_a_record_of_success_is_not_contradicted_by_what_fails_after_it(world):
     build.receive(world.received, *build.complete(backup=build.fragment("database-backup", **stored)).values())
     success = world.run("deployment-record")
     success.logs.rename(world.received / f"deployment-record-{build.DEPLOYMENT_ID}")
-    build.receive(world.received, build.fragment("manual-rollback", "failed", given={}))
+    build.receive(world.received, build.fragment("manual-rollback", "failed", evidence={}))
     done = world.run(JOB, NEEDS=build.needs(manual_rollback="failure"))
     assert done.code == 0
     assert done.evidence["record_sha256"] == success.outputs["record-sha256"]
@@ -131,7 +131,7 @@ def test_a_record_of_success_is_not_contradicted_by_what_fails_after_it(world):
 
 
 def test_the_very_object_that_was_proven_is_looked_for(world):
-    needs = failed_at(world, "database-migrations", given={})
+    needs = failed_at(world, "database-migrations", evidence={})
     done = world.run(JOB, NEEDS=needs)
     backup = done.evidence["backup"]
     assert backup["verified"] is True
@@ -141,7 +141,7 @@ def test_the_very_object_that_was_proven_is_looked_for(world):
 
 
 def test_scripts_that_restore_a_verified_backup_lie_beside_the_report(world):
-    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", given={}))
+    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", evidence={}))
     assert done.evidence["backup"]["scripts"] == ["restore-database.sh", "swap-database.sh"]
     script = (done.logs / "restore-database.sh").read_text()
     assert f"\nbucket={world.bucket}\nkey=prod/{build.BACKUP}.sql.gz\nversion_id=" in script
@@ -150,7 +150,7 @@ def test_scripts_that_restore_a_verified_backup_lie_beside_the_report(world):
 
 
 def test_a_backup_that_is_gone_is_not_promised(world):
-    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", backup=False, given={}))
+    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", backup=False, evidence={}))
     assert done.code == 0
     assert done.evidence["backup"]["verified"] is False
     assert not (done.logs / "restore-database.sh").exists()
@@ -159,7 +159,7 @@ def test_a_backup_that_is_gone_is_not_promised(world):
 
 
 def test_another_object_in_its_place_is_not_promised(world):
-    needs = failed_at(world, "database-migrations", given={})
+    needs = failed_at(world, "database-migrations", evidence={})
     path = next(world.received.glob("**/record/database-backup.json"))
     path.write_text(path.read_text().replace('"size_bytes": 4', '"size_bytes": 5'))
     done = world.run(JOB, NEEDS=needs)
@@ -171,7 +171,7 @@ def test_an_unproven_backup_is_kept_but_not_promised(world):
     stored = world.put_backup()
     proof = {"depth": "none", "restore_seconds": None, "verified_at": build.moment(170), "reason": "4 TB"}
     found = [build.fragment(one) for one in ORDER[:2]] + [build.fragment("database-backup", proof=proof, **stored)]
-    build.receive(world.received, *found, build.fragment("database-migrations", "failed", given={}))
+    build.receive(world.received, *found, build.fragment("database-migrations", "failed", evidence={}))
     done = world.run(JOB, NEEDS=build.needs(database_migrations="failure", gradual_rollout="skipped"))
     assert "never proven" in done.evidence["backup"]["detail"]
     assert world.slack.texts() == [WITHOUT_BACKUP]
@@ -204,7 +204,7 @@ def test_nothing_at_all(world):
 
 
 def test_without_configuration_the_report_and_the_record_are_written(world):
-    needs = failed_at(world, "database-migrations", given={})
+    needs = failed_at(world, "database-migrations", evidence={})
     done = world.run(JOB, NEEDS=needs, DEPLOY_CONFIG="/nowhere/deploy.toml")
     assert done.code == 0
     assert any("the record was not archived: No deployment configuration" in note for note in report_of(done)["notes"])
@@ -214,7 +214,7 @@ def test_without_configuration_the_report_and_the_record_are_written(world):
 
 
 def test_a_store_that_refuses_ends_neither_report_nor_message(world):
-    needs = failed_at(world, "database-migrations", given={})
+    needs = failed_at(world, "database-migrations", evidence={})
     world.stores.fault("error", "*", status=403, code="AccessDenied", times=None)
     done = world.run(JOB, NEEDS=needs)
     assert done.code == 0
@@ -226,7 +226,7 @@ def test_a_store_that_refuses_ends_neither_report_nor_message(world):
 
 
 def test_a_store_that_nobody_answers_at(world):
-    needs = failed_at(world, "database-migrations", given={})
+    needs = failed_at(world, "database-migrations", evidence={})
     done = world.run(JOB, NEEDS=needs, AWS_ENDPOINT_URL_S3="http://127.0.0.1:1")
     assert done.code == 0
     assert world.slack.texts() == [WITHOUT_BACKUP]
@@ -234,7 +234,7 @@ def test_a_store_that_nobody_answers_at(world):
 
 
 def test_a_fragment_that_cannot_be_read_is_left_out_and_named(world):
-    needs = failed_at(world, "database-migrations", given={})
+    needs = failed_at(world, "database-migrations", evidence={})
     path = next(world.received.glob("**/record/pre-deployment-validation.json"))
     path.write_text("{cut off")
     done = world.run(JOB, NEEDS=needs)
@@ -244,7 +244,7 @@ def test_a_fragment_that_cannot_be_read_is_left_out_and_named(world):
 
 @pytest.mark.parametrize("needs", ["no json", "[]", '{"database-backup": null}', '{"database-backup": "failure"}'])
 def test_results_that_make_no_sense_are_noted(world, needs):
-    failed_at(world, "database-migrations", given={})
+    failed_at(world, "database-migrations", evidence={})
     done = world.run(JOB, NEEDS=needs)
     assert done.code == 0
     report = report_of(done)
@@ -254,14 +254,14 @@ def test_results_that_make_no_sense_are_noted(world, needs):
 
 def test_slack_that_does_not_answer_is_said(world):
     world.slack.answer_next(ANSWERS["404"])
-    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", given={}))
+    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", evidence={}))
     assert done.code == 0
     assert report_of(done)["notified"] is False
     assert "404 'no_service'" in done.evidence["notification"]
 
 
 def test_fragments_of_another_deployment_are_not_taken(world):
-    needs = failed_at(world, "database-migrations", given={})
+    needs = failed_at(world, "database-migrations", evidence={})
     done = world.run(JOB, NEEDS=needs, DEPLOYMENT_ID="1764555555-abc123")
     assert done.code == 0
     assert done.evidence["backup"] is None
@@ -269,9 +269,9 @@ def test_fragments_of_another_deployment_are_not_taken(world):
 
 
 def test_the_newest_attempt_counts(world):
-    needs = failed_at(world, "database-migrations", given={})
+    needs = failed_at(world, "database-migrations", evidence={})
     error = build.ERROR | {"what": "the second time it was something else"}
-    build.receive(world.received, build.fragment("database-migrations", "failed", attempt=2, given={}, error=error))
+    build.receive(world.received, build.fragment("database-migrations", "failed", attempt=2, evidence={}, error=error))
     done = world.run(JOB, NEEDS=needs, GITHUB_RUN_ATTEMPT="2")
     assert report_of(done)["failed_jobs"][0]["what"] == "the second time it was something else"
     assert list(world.records()) == [KEY.replace("/1.json", "/2.json")]
@@ -280,7 +280,7 @@ def test_the_newest_attempt_counts(world):
 def test_what_a_job_printed_cannot_break_out_of_the_report(world):
     others = "quoted\n# ✅ all is well"
     error = build.ERROR | {"what": "```\n# not a heading\n::error::injected", "title": others, "where": others, "next": others}
-    done = world.run(JOB, NEEDS=failed_at(world, "build-and-push", given={}, error=error))
+    done = world.run(JOB, NEEDS=failed_at(world, "build-and-push", evidence={}, error=error))
     page = (done.logs / "deployment-failure-report.md").read_text()
     assert "````text\n```\n# not a heading\n::error::injected\n````" in page
     assert page.count("quoted # ✅ all is well") == 3
@@ -290,7 +290,7 @@ def test_what_a_job_printed_cannot_break_out_of_the_report(world):
 def test_what_a_job_printed_is_shown_as_it_was(world):
     others = "<img src=x> [a](https://evil.example) | ``` *b*"
     error = build.ERROR | {"title": others, "where": others, "next": others}
-    done = world.run(JOB, NEEDS=failed_at(world, "build-and-push", given={}, error=error))
+    done = world.run(JOB, NEEDS=failed_at(world, "build-and-push", evidence={}, error=error))
     shown = PARSER.render((done.logs / "deployment-failure-report.md").read_text())
     assert shown.count("&lt;img src=x&gt; [a](https://evil.example) | ``` *b*") == 3
     assert "<img" not in shown

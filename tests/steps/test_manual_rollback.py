@@ -120,7 +120,7 @@ def test_traffic_that_went_back_already_is_said(world):
 
 
 def test_a_failed_record_does_not_take_the_instructions_away(world):
-    failed = build.fragment("deployment-record", "failed", given={})
+    failed = build.fragment("deployment-record", "failed", evidence={})
     build.receive(world.received, *build.complete().values(), failed)
     done = world.run("manual-rollback")
     assert done.code == 0

@@ -34,7 +34,7 @@ class Production(World):
         self.around = Surroundings(folder, stores, database)
         super().__init__(folder, instances=1, backup=self.around.backup)
         self.keep, self.chain, self.rollback_records = self.around.keep, self.around.chain, self.around.rollback_records
-        self.records, self.slack, self.given = self.around.records, self.around.slack, self.around.given
+        self.records, self.slack, self.variables = self.around.records, self.around.slack, self.around.variables
         self.attempt = 0
         self.deploy_old()
         self.put_up("1.1.0", NEW)
@@ -53,7 +53,7 @@ class Production(World):
     def back(self, **more: str) -> tuple[int, str]:
         """Run the step as the workflow does; DEPLOYMENT_ID is empty unless it is given."""
         self.attempt += 1
-        return self.finish(self.start("rollback", self.attempt, **{**self.given, **more}))
+        return self.finish(self.start("rollback", self.attempt, **{**self.variables, **more}))
 
     def evidence(self) -> dict[str, Any]:
         return self.fragment("rollback", self.attempt).evidence
@@ -183,7 +183,7 @@ def test_a_running_rollout_is_fenced_and_changes_nothing_any_more(production):
 def test_a_cancelled_rollback_that_has_begun_is_finished_quickly(production):
     production.keep()
     production.attempt = 1
-    process = production.start("rollback", 1, **{**production.given, "DEPLOYMENT_ID": NEW})
+    process = production.start("rollback", 1, **{**production.variables, "DEPLOYMENT_ID": NEW})
     until(lambda: production.edge.state().stable == OLD, "the edge's files hold the old weights")
     process.send_signal(signal.SIGTERM)  # while it is proved
     code, output = production.finish(process)

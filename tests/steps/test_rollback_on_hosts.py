@@ -39,7 +39,7 @@ class Production:
 
     def start(self, **more: str) -> Any:
         self.attempt += 1
-        return self.world.start("rollback", self.attempt, **{**self.around.given, **more})
+        return self.world.start("rollback", self.attempt, **{**self.around.variables, **more})
 
     def back(self, **more: str) -> tuple[int, str]:
         return self.world.finish(self.start(**more))
@@ -183,22 +183,22 @@ def test_a_host_out_of_reach_is_left_out_said_and_finished_by_a_second_press(two
     assert code == 1, output
     assert (it.world.versions_now(near), it.world.versions_now(far)) == ({"1.0.0"}, {"1.1.0"})
     assert "Not every production host was taken back" in output
-    assert f"{far.called}: not reached" in output
+    assert f"{far.alias}: not reached" in output
     assert "the new version still serves there" in output
     assert "run the same rollback again" in output
     (first,) = it.around.rollback_records()
     assert (first["status"], first["proved"], first["already_back"]) == ("unverified", False, False)
-    assert any(far.called in note for note in first["notes"])
+    assert any(far.alias in note for note in first["notes"])
     code, shown = it.look("edge", "status")
-    assert (code, f"{far.called}: Production host cannot be reached" in shown) == (3, True), shown
+    assert (code, f"{far.alias}: Production host cannot be reached" in shown) == (3, True), shown
     assert "v1.0.0" in shown  # what the other one says is shown all the same
     assert it.look("lock", "status")[0] == 3
     code, shown = it.look("doctor")
-    assert (code, f"✗ {far.called}" in shown, "✓ hosts: the others answer" in shown) == (1, True, True), shown
+    assert (code, f"✗ {far.alias}" in shown, "✓ hosts: the others answer" in shown) == (1, True, True), shown
     assert "needs attention" in it.around.slack.texts()[0]
     far.sshd.start()
     code, shown = it.look("edge", "status")
-    assert (code, f"/api on {far.called}" in shown, "Run the same rollback again" in shown) == (0, True, True), shown
+    assert (code, f"/api on {far.alias}" in shown, "Run the same rollback again" in shown) == (0, True, True), shown
     assert "✗ rollout: v1.1.0" in it.look("doctor")[1]
     with Load(it.world) as load:
         code, output = it.back()
@@ -259,4 +259,4 @@ def test_with_no_host_in_reach_or_one_that_lost_the_version_before_nothing_is_ch
     assert it.untouched()
     for one in far.containers(OLD):
         one.stop(timeout=1)
-    it.refused(f"2 of {it.world.instances} instances of v1.0.0 are healthy", f"on {far.called}")
+    it.refused(f"2 of {it.world.instances} instances of v1.0.0 are healthy", f"on {far.alias}")

@@ -22,7 +22,7 @@ def example(schema: dict[str, Any]) -> Any:
     if "const" in schema:
         return schema["const"]
     if schema.get("properties"):
-        return {name: example(one) for name, one in schema["properties"].items()}
+        return {name: example(part) for name, part in schema["properties"].items()}
     return schema["examples"][0]
 
 
@@ -50,14 +50,14 @@ def _server(url: str) -> dict[str, Any]:
     return manifest.server_document(server_facts(DatabaseUrl.parse(url)))
 
 
-def fragment(received: Path, found: manifest.Manifest) -> None:
+def fragment(received: Path, backup: manifest.Manifest) -> None:
     """Leave the fragment that says which manifest was verified."""
-    it = found.document
+    document = backup.document
     evidence = example(schemas.load("fragment-database-backup")["properties"]["evidence"])
-    known = found.evidence()
-    evidence |= {name: known[name] for name in evidence if name in known}
+    facts = backup.evidence()
+    evidence |= {name: facts[name] for name in evidence if name in facts}
     moment = rfc3339(datetime.now(UTC))
-    one = fragments.Fragment(
-        "database-backup", it["deployment_id"], it["version"], it["git_sha"], "1", 1, "ok", moment, moment, evidence
+    job = fragments.Fragment(
+        "database-backup", document["deployment_id"], document["version"], document["git_sha"], "1", 1, "ok", moment, moment, evidence
     )  # fmt: skip
-    fragments.write(one, received / f"backup-logs-{it['deployment_id']}")
+    fragments.write(job, received / f"backup-logs-{document['deployment_id']}")

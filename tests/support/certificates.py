@@ -26,7 +26,7 @@ def renew(folder: Path, *, hosts: tuple[str, ...] = ("localhost",)) -> int:
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(hours=1))
         .not_valid_after(now + datetime.timedelta(days=2, hours=12))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(one) for one in hosts]), critical=False)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host) for host in hosts]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
@@ -42,8 +42,8 @@ def renew(folder: Path, *, hosts: tuple[str, ...] = ("localhost",)) -> int:
     return certificate.serial_number
 
 
-def shown(port: int, host: str = "127.0.0.1") -> int | None:
-    """Return the serial number of the certificate that is shown at a port; None where TLS is not spoken."""
+def served_serial(port: int, host: str = "127.0.0.1") -> int | None:
+    """Return the serial number of the certificate that a port serves; None where it does not speak TLS."""
     try:
         text = ssl.get_server_certificate((host, port), timeout=5)
     except OSError:

@@ -12,8 +12,8 @@ IDENTITY = {"NAME": "Test", "EMAIL": "test@example.com"}
 def git(folder: Path, *arguments: str) -> str:
     """Run git without the machine's configuration and return its output."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
-    environ |= {f"GIT_{who}_{what}": value for who in ("AUTHOR", "COMMITTER") for what, value in IDENTITY.items()}
+    environ |= {f"GIT_{role}_{name}": value for role in ("AUTHOR", "COMMITTER") for name, value in IDENTITY.items()}
     environ |= {"GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
-    done = subprocess.run(["git", *arguments], cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, f"git {arguments}: {done.stderr}"
-    return done.stdout.strip()
+    completed = subprocess.run(["git", *arguments], cwd=folder, env=environ, capture_output=True, text=True, check=False, timeout=60)
+    assert completed.returncode == 0, f"git {arguments}: {completed.stderr}"
+    return completed.stdout.strip()

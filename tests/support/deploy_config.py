@@ -9,7 +9,7 @@ from typing import Any
 
 def _value(value: Any) -> str:
     if isinstance(value, dict):
-        return "{ " + ", ".join(f"{name} = {_value(one)}" for name, one in value.items()) + " }"
+        return "{ " + ", ".join(f"{name} = {_value(item)}" for name, item in value.items()) + " }"
     if isinstance(value, list):
         return "[" + ", ".join(map(_value, value)) + "]"
     return json.dumps(value)  # strings, numbers and booleans are written alike in TOML and JSON
@@ -34,7 +34,7 @@ def write(path: Path, **changes: Any) -> Path:
         "services": {"api_gateway": service("API Gateway", "https://azora.example/api/health")},
     }
     document |= changes
-    path.write_text("".join(f"{name} = {_value(one)}\n" for name, one in document.items() if one is not None))
+    path.write_text("".join(f"{name} = {_value(value)}\n" for name, value in document.items() if value is not None))
     return path
 
 

@@ -76,6 +76,6 @@ def registry(folder: Path, *, login: bool = False, address: str = "127.0.0.1") -
     log = folder / "log"
     with running(["docker-registry", "serve", f"{folder}/registry.yml"], log) as process:
         until(lambda: f"listening on {address}:".encode() in log.read_bytes() or process.poll() is not None, "docker-registry listens")
-        found = re.search(rf"listening on ({re.escape(address)}:[0-9]+)", log.read_text())
-        assert found, log.read_text()[-3000:]
-        yield found[1]
+        listening = re.search(rf"listening on ({re.escape(address)}:[0-9]+)", log.read_text())
+        assert listening, log.read_text()[-3000:]
+        yield listening[1]

@@ -50,8 +50,8 @@ ROLLOUT = {"minimum_requests": 10, "latency_factor": 1000.0, "inconclusive": "ab
 
 
 def ip(*arguments: str, check: bool = True) -> None:
-    done = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=30, check=False)
-    assert done.returncode == 0 or not check, f"ip {' '.join(arguments)}: {done.stderr}"
+    completed = subprocess.run(["ip", *arguments], capture_output=True, text=True, timeout=30, check=False)
+    assert completed.returncode == 0 or not check, f"ip {' '.join(arguments)}: {completed.stderr}"
 
 
 def inside(namespace: str) -> list[str]:
@@ -85,7 +85,7 @@ class Machine:
 
     def __init__(self, lan: Lan, number: int) -> None:
         self.name, self.address = f"{lan.name}h{number}", f"{lan.prefix}.{10 + number}"
-        self.called = f"host-{number + 1}"  # in what people read: the address is a secret
+        self.alias = f"host-{number + 1}"  # its name in logs and records: the address is a secret
         self.lan = lan
         self.folder = Path(tempfile.mkdtemp(prefix="dh"))  # short: a socket's path may have 107 characters at most
         self.socket = self.folder / "s"
@@ -136,8 +136,8 @@ class Machine:
 
     def reset(self) -> None:
         """Forget every deployment; images stay."""
-        for one in self.client.containers.list(all=True):
-            one.remove(force=True, v=True)
+        for container in self.client.containers.list(all=True):
+            container.remove(force=True, v=True)
         for volume in self.client.volumes.list():
             volume.remove(force=True)
         for network in self.client.networks.list(names=["azora"]):
@@ -177,7 +177,7 @@ class Lan:
     def _bridge(self) -> str:
         ip("link", "add", self.name, "type", "bridge")
         taken = subprocess.run(["ip", "-o", "-4", "addr"], capture_output=True, text=True, timeout=30, check=True).stdout
-        prefix = next(one for one in iter(_any_prefix, None) if f" {one}." not in taken)
+        prefix = next(candidate for candidate in iter(_any_prefix, None) if f" {candidate}." not in taken)
         ip("addr", "add", f"{prefix}.1/24", "dev", self.name)
         ip("link", "set", self.name, "up")
         return prefix
@@ -198,7 +198,7 @@ class Lan:
         raise AssertionError("no digest")
 
     def _service_image(self, version: str) -> dict[str, str]:
-        found = {}
+        digests = {}
         for service in SERVICES:
             context = io.BytesIO()
             dockerfile = f'FROM {self.registry}/guard:local\nCOPY . /app/\nENTRYPOINT ["python3", "/app/service.py"]\n'
@@ -211,8 +211,8 @@ class Lan:
             context.seek(0)
             tag = f"{self.registry}/{service}:v{version}"
             self.machines[0].client.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
-            found[service] = self.push(service, f"v{version}").rpartition("@")[2]
-        return found
+            digests[service] = self.push(service, f"v{version}").rpartition("@")[2]
+        return digests
 
     def more(self, number: int) -> list[Machine]:
         """Return so many machines, started when they are needed first."""
@@ -229,11 +229,11 @@ class Lan:
 
 @contextmanager
 def lan(folder: Path) -> Iterator[Lan]:
-    made = Lan(folder)
+    network = Lan(folder)
     try:
-        yield made
+        yield network
     finally:
-        made.close()
+        network.close()
 
 
 def get(address: str, path: str, headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
@@ -244,7 +244,7 @@ class Load(load.Load):
     """A load on the hosts' edges in turn."""
 
     def __init__(self, world: World, *, pause: float = 0.02) -> None:
-        super().__init__([(one.address, HTTP_PORT) for one in world.machines], world.paths, pause=pause)
+        super().__init__([(machine.address, HTTP_PORT) for machine in world.machines], world.paths, pause=pause)
 
 
 class World:
@@ -262,8 +262,8 @@ class World:
     ) -> None:
         self.lan, self.folder = lan, folder
         self.machines = lan.more(machines)
-        for one in self.machines:
-            one.reset()
+        for machine in self.machines:
+            machine.reset()
         self.flags = folder / "flags"
         self.flags.mkdir()
         self.clock = Clock()
@@ -312,14 +312,14 @@ class World:
 
     @property
     def access(self) -> dict[str, str]:
-        first = self.machines[0].sshd
-        for one in self.machines[1:]:  # one key opens all hosts
-            (one.sshd.folder / "authorized_keys").write_text(first.key_file.with_suffix(".pub").read_text())
+        sshd = self.machines[0].sshd
+        for machine in self.machines[1:]:  # one key opens all hosts
+            (machine.sshd.folder / "authorized_keys").write_text(sshd.key_file.with_suffix(".pub").read_text())
         return {
-            "PROD_HOST": ",".join(one.address for one in self.machines),
-            "PROD_USER": first.user,
-            "PROD_KEY": first.key,
-            "PROD_KNOWN_HOSTS": "".join(one.sshd.known_hosts for one in self.machines),
+            "PROD_HOST": ",".join(machine.address for machine in self.machines),
+            "PROD_USER": sshd.user,
+            "PROD_KEY": sshd.key,
+            "PROD_KNOWN_HOSTS": "".join(machine.sshd.known_hosts for machine in self.machines),
         }
 
     def target(self, **changes: Any) -> DockerHosts:
@@ -371,8 +371,8 @@ class World:
     # --- steps ---------------------------------------------------------------------------------------------------------
 
     def environ(self, attempt: int, **more: str) -> dict[str, str]:
-        known = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        return known | self.access | {
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        return inherited | self.access | {
             "PYTHONPATH": str(ROOT),
             "TMPDIR": str(self.machines[0].folder),  # a lost runner leaves its key and sockets behind
             "DEPLOYMENT_ID": NEW,
@@ -418,10 +418,10 @@ class World:
         }
         moment = "2026-11-24T11:00:00.000Z"
         evidence = {"kind": "images", "services": services, "commands": [], "seconds": 0.2}
-        found = fragments.Fragment("build-and-push", NEW, "v1.1.0", SHA, "1", 1, "ok", moment, moment, evidence)
+        fragment = fragments.Fragment("build-and-push", NEW, "v1.1.0", SHA, "1", 1, "ok", moment, moment, evidence)
         path = self.folder / "received" / f"build-logs-{NEW}" / "record" / "build-and-push.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found.document()))
+        path.write_text(json.dumps(fragment.document()))
 
     def fragment(self, attempt: int = 1) -> fragments.Fragment:
         return fragments.read(self.folder / f"job-{attempt}" / "record" / "gradual-rollout.json")
@@ -430,13 +430,13 @@ class World:
 
     def versions_now(self, machine: Machine | None = None, number: int = 20) -> set[str]:
         """Return the versions that answer users now."""
-        found = set()
-        for one in [machine] if machine else self.machines:
+        versions = set()
+        for host in [machine] if machine else self.machines:
             for path in self.paths:
                 for _ in range(number):
-                    status, _, body = get(one.address, path)
-                    found.add(json.loads(body)["version"] if status == 200 else f"HTTP {status}")
-        return found
+                    status, _, body = get(host.address, path)
+                    versions.add(json.loads(body)["version"] if status == 200 else f"HTTP {status}")
+        return versions
 
     def edge_state(self, machine: Machine) -> dict[str, Any]:
         """Return the state that the host's volume holds."""
@@ -449,16 +449,16 @@ class World:
     def wait_for_weight(self, percent: int, step: subprocess.Popen[str] | None = None) -> None:
         """Wait until that share of traffic goes to the new release on every host."""
 
-        def there() -> bool:
+        def has_weight() -> bool:
             assert step is None or step.poll() is None, step.communicate()[0]
-            states = [self.edge_state(one) for one in self.machines]
-            return all((one["canary"], one["percent"]) == (NEW, percent) for one in states)
+            states = [self.edge_state(machine) for machine in self.machines]
+            return all((state["canary"], state["percent"]) == (NEW, percent) for state in states)
 
-        until(there, f"{percent} % for the new version", 120)
+        until(has_weight, f"{percent} % for the new version", 120)
 
     def running(self) -> Counter[str]:
         """Return how many instances run per version, on all hosts."""
-        return Counter(one.labels["world.azora.version"] for machine in self.machines for one in machine.containers())
+        return Counter(container.labels["world.azora.version"] for machine in self.machines for container in machine.containers())
 
     def close(self) -> None:
         for step in self.steps:

@@ -1,4 +1,4 @@
-"""A real Envoy in front of small servers that count what they did: what the edge makes of requests, without a rollout around it."""
+"""A real Envoy in front of small servers that keep the requests they got: what the edge makes of requests, without a rollout around it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Backend:
 
     def __init__(self, version: str) -> None:
         self.version = version
-        self.done: list[tuple[str, str]] = []  # (method, path)
+        self.requests: list[tuple[str, str]] = []  # (method, path)
         self.open: set[socket.socket] = set()
         backend = self
 
@@ -42,7 +42,7 @@ class Backend:
 
             def do_GET(self) -> None:
                 self.rfile.read(int(self.headers.get("content-length") or 0))
-                backend.done.append((self.command, self.path))
+                backend.requests.append((self.command, self.path))
                 backend.answer(self)
 
             def do_POST(self) -> None:
@@ -75,9 +75,9 @@ class Backend:
         """Close everything, as a killed process would."""
         self._server.shutdown()
         self._server.server_close()
-        for one in self.open:
+        for connection in self.open:
             with contextlib.suppress(OSError):
-                one.shutdown(socket.SHUT_RDWR)
+                connection.shutdown(socket.SHUT_RDWR)
 
 
 @contextlib.contextmanager
@@ -85,9 +85,9 @@ def black_hole() -> Iterator[str]:
     """Give an address at which nobody answers, not even with a refusal: its queue of connections is full."""
     with socket.create_server(("127.0.0.1", 0), backlog=0) as server, contextlib.ExitStack() as waiting:
         for _ in range(4):
-            one = waiting.enter_context(socket.socket())
-            one.setblocking(False)
-            one.connect_ex(server.getsockname())
+            client = waiting.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(server.getsockname())
         yield f"127.0.0.1:{server.getsockname()[1]}"
 
 
@@ -142,25 +142,25 @@ class Lab:
 
 
 def send(port: int, number: int, method: str = "GET", *, threads: int = 4, headers: dict[str, str] | None = None) -> Counter[str]:
-    """Send requests over kept connections and return how many each version answered; what failed is counted by its status."""
-    found: Counter[str] = Counter()
-    guarded = threading.Lock()
+    """Send requests over kept connections and return how many each version answered; other answers are counted by their status."""
+    answers: Counter[str] = Counter()
+    lock = threading.Lock()
 
     def work(share: int, thread: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        mine: Counter[str] = Counter()
+        own_answers: Counter[str] = Counter()
         for count in range(share):
             connection.request(method, f"/{thread}/{count}", b"x" if method == "POST" else None, headers or {})
             response = connection.getresponse()
             body = response.read()
-            mine[json.loads(body)["version"] if response.status == 200 else f"HTTP {response.status}"] += 1
+            own_answers[json.loads(body)["version"] if response.status == 200 else f"HTTP {response.status}"] += 1
         connection.close()
-        with guarded:
-            found.update(mine)
+        with lock:
+            answers.update(own_answers)
 
-    workers = [threading.Thread(target=work, args=(number // threads, one)) for one in range(threads)]
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join()
-    return found
+    workers = [threading.Thread(target=work, args=(number // threads, index)) for index in range(threads)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return answers

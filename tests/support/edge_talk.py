@@ -54,16 +54,16 @@ class Events:
 
 def _connect(where: int | str, path: str, side: str, headers: str) -> socket.socket:
     address = ("127.0.0.1", where) if isinstance(where, int) else (where, HTTP_PORT)  # a port of this machine, or a host
-    made = socket.create_connection(address, timeout=30)
-    wanted = f"x-azora-release: {side}\r\n" if side else ""
-    made.sendall(f"GET {path} HTTP/1.1\r\nHost: azora.example\r\n{wanted}{headers}\r\n".encode())
-    return made
+    connection = socket.create_connection(address, timeout=30)
+    release_header = f"x-azora-release: {side}\r\n" if side else ""
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: azora.example\r\n{release_header}{headers}\r\n".encode())
+    return connection
 
 
 def _head(connection: socket.socket) -> bytes:
-    found = b""
-    while b"\r\n\r\n" not in found:
+    head = b""
+    while b"\r\n\r\n" not in head:
         data = connection.recv(1)  # what follows belongs to the conversation
-        assert data, found
-        found += data
-    return found
+        assert data, head
+        head += data
+    return head

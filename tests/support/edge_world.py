@@ -40,9 +40,9 @@ ROLLOUT = {"minimum_requests": 10, "latency_factor": 1000.0, "inconclusive": "ab
 
 def free_ports(number: int) -> list[int]:
     sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(number)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
+    ports = [bound.getsockname()[1] for bound in sockets]
+    for bound in sockets:
+        bound.close()
     return ports
 
 
@@ -66,8 +66,8 @@ class World:
         self.services: tuple[str, ...] = SERVICES
         self.flags = folder / "flags"
         self.archives = folder / "archives"
-        for one in (self.flags, self.archives):
-            one.mkdir(parents=True)
+        for created in (self.flags, self.archives):
+            created.mkdir(parents=True)
         self._envoy: subprocess.Popen[bytes] | None = None
         self._steps: list[subprocess.Popen[str]] = []
         self.clock = Clock()
@@ -143,8 +143,8 @@ class World:
     def target(self, *, health_timeout: float = 30.0) -> LocalProcesses:
         from azora_ci.core.variables import Secret
 
-        self.said = io.StringIO()
-        processes = Processes(JobLog(Actions(stream=self.said), self.clock))
+        self.output = io.StringIO()
+        processes = Processes(JobLog(Actions(stream=self.output), self.clock))
         logs = self.folder / "logs"
         secrets = {"SERVICE_SECRET": Secret("not-to-be-seen")}
         return LocalProcesses(
@@ -178,8 +178,8 @@ class World:
     # --- steps ---------------------------------------------------------------------------------------------------------
 
     def environ(self, attempt: int, **more: str) -> dict[str, str]:
-        known = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-        return known | {
+        inherited = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
+        return inherited | {
             "PYTHONPATH": str(ROOT),
             "DEPLOYMENT_ID": NEW,
             "VERSION": "v1.1.0",
@@ -216,13 +216,13 @@ class World:
             for name, digest in self.release(version, deployment_id).digests.items()
         }
         moment = "2026-11-24T11:00:00.000Z"
-        found = fragments.Fragment(
+        fragment = fragments.Fragment(
             "build-and-push", deployment_id, f"v{version}", SHA, "1", 1, "ok", moment, moment,
             {"kind": "archives", "services": services, "commands": [], "seconds": 0.2},
         )  # fmt: skip
         path = self.folder / "received" / f"build-logs-{deployment_id}" / "record" / "build-and-push.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(found.document()))
+        path.write_text(json.dumps(fragment.document()))
 
     def finish(self, process: subprocess.Popen[str]) -> tuple[int, str]:
         """Wait for a step and return its exit code and output."""
@@ -236,26 +236,26 @@ class World:
 
     def versions_now(self, number: int = 30) -> set[str]:
         """Return the versions that answer a user's requests now."""
-        found = set()
+        versions = set()
         for path in ("/api/work", "/auth/work"):
             for _ in range(number):
                 status, _, body = get(self.port, path)
-                found.add(json.loads(body)["version"] if status == 200 else f"HTTP {status}")
-        return found
+                versions.add(json.loads(body)["version"] if status == 200 else f"HTTP {status}")
+        return versions
 
     def running(self) -> Counter[str]:
         """Return how many processes run per version, by the journal's process ids."""
-        found: Counter[str] = Counter()
+        counts: Counter[str] = Counter()
         for release in self.target().current().releases.values():
-            found[release.version] += sum(birth(facts["pid"]) == facts["birth"] for facts in release.instances.values())
-        return +found
+            counts[release.version] += sum(birth(facts["pid"]) == facts["birth"] for facts in release.instances.values())
+        return +counts
 
     def wait_for_weight(self, percent: int, process: subprocess.Popen[str]) -> None:
         """Wait until that share of traffic goes to the new release."""
 
-        def there() -> bool:
+        def has_weight() -> bool:
             assert process.poll() is None, process.communicate()[0]
             state = self.edge.state()
             return state.canary == NEW and state.percent == percent
 
-        until(there, f"{percent} % for the new version", 60)
+        until(has_weight, f"{percent} % for the new version", 60)

@@ -1,4 +1,4 @@
-"""Run pytest, and what failed once more, alone: what passes only then is named as flaky, kept in a file, and limited.
+"""Run pytest, and each failed test once more, alone: tests that pass only then are named as flaky, kept in a file, and limited.
 
     python -m tests.support.flaky --report FILE [--limit N] [--first OPTION …] -- PYTEST ARGUMENTS
 
@@ -21,29 +21,29 @@ TESTS_FAILED = 1  # https://docs.pytest.org/en/stable/reference/exit-codes.html
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    given = _parser().parse_args(arguments)
-    with tempfile.TemporaryDirectory() as cache:  # of its own: what an earlier run remembers as failed is none of our business
-        code = _pytest(cache, *given.first, *given.pytest)
+    options = _parser().parse_args(arguments)
+    with tempfile.TemporaryDirectory() as cache:  # of its own: an earlier run's failures must not be run again
+        code = _pytest(cache, *options.first, *options.pytest)
         failed = _failed(cache)
-        again: list[str] = []
+        failed_again: list[str] = []
         if code == TESTS_FAILED and failed:
             print(f"\n== {len(failed)} failed: once more, alone", flush=True)
-            code = _pytest(cache, "--last-failed", "-v", *given.pytest)
-            again = _failed(cache)
+            code = _pytest(cache, "--last-failed", "-v", *options.pytest)
+            failed_again = _failed(cache)
     if code not in {0, TESTS_FAILED}:
         return code
-    with given.report.open("a", encoding="utf-8") as file:
-        file.writelines(f"{one}\n" for one in failed if one not in again)
-    return verdict(code, again, given.report.read_text(encoding="utf-8").splitlines(), given.limit)
+    with options.report.open("a", encoding="utf-8") as file:
+        file.writelines(f"{test}\n" for test in failed if test not in failed_again)
+    return verdict(code, failed_again, options.report.read_text(encoding="utf-8").splitlines(), options.limit)
 
 
-def verdict(code: int, again: Sequence[str], flaky: Sequence[str], limit: int) -> int:
-    """Print what failed twice and what passed only alone, over all runs that share the report; return the exit code."""
-    print("\n== " + ("failed twice" if again else "nothing failed twice") + f"; {len(flaky)} flaky, at most {limit} are borne")
-    for one in again:
-        print(f"failed: {one}")
-    for one in flaky:
-        print(f"flaky: {one}")
+def verdict(code: int, failed_again: Sequence[str], flaky: Sequence[str], limit: int) -> int:
+    """Print the tests that failed twice and, of all runs that share the report, those that passed only alone; return the exit code."""
+    print("\n== " + ("failed twice" if failed_again else "nothing failed twice") + f"; {len(flaky)} flaky, at most {limit} are borne")
+    for test in failed_again:
+        print(f"failed: {test}")
+    for test in flaky:
+        print(f"flaky: {test}")
     sys.stdout.flush()
     return code or (TESTS_FAILED if len(flaky) > limit else 0)
 

@@ -212,10 +212,10 @@ def fragment(
     *,
     attempt: int = 1,
     error: dict[str, Any] | None = None,
-    given: dict[str, Any] | None = None,
+    evidence: dict[str, Any] | None = None,
     **changes: Any,
 ) -> Fragment:
-    """Return the fragment of a job. ``changes`` replace keys of its complete evidence, ``given`` replaces all of it."""
+    """Return the fragment of a job. ``changes`` replace keys of its complete evidence, ``evidence`` replaces all of it."""
     start, end = TIMES.get(job, (2200, 2210))
     return Fragment(
         job=job,
@@ -227,23 +227,23 @@ def fragment(
         status=status,
         started_at=moment(start),
         ended_at=moment(end),
-        evidence=(evidence(job) | changes) if given is None else given,
+        evidence=(copy.deepcopy(_EVIDENCE[job]) | changes) if evidence is None else evidence,
         error=None if status == "ok" else error or ERROR,
     )
 
 
 def complete(**changed: Fragment) -> dict[str, Fragment]:
     """Return the fragments of a successful deployment; ``changed`` (job with underscores) replace some."""
-    return {job: fragment(job) for job in _EVIDENCE} | {one.job: one for one in changed.values()}
+    return {job: fragment(job) for job in _EVIDENCE} | {replacement.job: replacement for replacement in changed.values()}
 
 
-def receive(folder: Path, *found: Fragment) -> None:
+def receive(folder: Path, *received: Fragment) -> None:
     """Write fragments as the artifacts of their jobs, validated, each with a log beside it."""
-    for one in found:
-        attempt = f"-attempt-{one.run_attempt}" if one.run_attempt > 1 else ""
-        artifact = folder / f"{ARTIFACTS[one.job]}-{DEPLOYMENT_ID}{attempt}"
-        fragments.write(one, artifact)
-        (artifact / f"{one.job}.log").write_text(f"log of {one.job}\n")
+    for part in received:
+        attempt = f"-attempt-{part.run_attempt}" if part.run_attempt > 1 else ""
+        artifact = folder / f"{ARTIFACTS[part.job]}-{DEPLOYMENT_ID}{attempt}"
+        fragments.write(part, artifact)
+        (artifact / f"{part.job}.log").write_text(f"log of {part.job}\n")
 
 
 def needs(**results: str) -> str:

@@ -56,7 +56,7 @@ class Load:
 
     @property
     def failed(self) -> list[tuple[int, str]]:
-        return [one for one in self.answers if one[0] != 200]
+        return [answer for answer in self.answers if answer[0] != 200]
 
     @property
     def versions(self) -> Counter[str]:

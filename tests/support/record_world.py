@@ -59,7 +59,7 @@ class World:
 
     @cached_property
     def store(self) -> Bucket:
-        """Our own client of the bucket; made once, that takes longer than a request."""
+        """Return our own client of the bucket; it is made once, because that takes longer than a request."""
         return self.stores.open(self.bucket)
 
     @property
@@ -74,7 +74,7 @@ class World:
 
     def objects(self, prefix: str) -> dict[str, bytes]:
         """Return what is stored under a prefix, by key."""
-        return {one.key: self.store.read(one.key) for one in self.store.list(prefix)}
+        return {stored.key: self.store.read(stored.key) for stored in self.store.list(prefix)}
 
     def records(self) -> dict[str, bytes]:
         """Return the archived records by key."""

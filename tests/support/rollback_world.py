@@ -19,7 +19,7 @@ from tests.support.prisma_table import with_migrations
 from tests.support.stores import Stores
 
 REASON = "checkout fails <everywhere>"
-MIGRATIONS = with_migrations(*(one["name"] for one in build.evidence("database-migrations")["applied"]))
+MIGRATIONS = with_migrations(*(migration["name"] for migration in build.evidence("database-migrations")["applied"]))
 
 
 class Surroundings:
@@ -29,8 +29,8 @@ class Surroundings:
         self.bucket = stores.make_bucket(object_lock=True)
         self.records = Archive(stores.open(self.bucket), "production")
         self.slack = SlackReceiver(folder / "slack.jsonl").__enter__()
-        self.given = {**stores.environ, "PROD_DATABASE_URL": database, "SLACK_WEBHOOK": self.slack.url, "GITHUB_ACTOR": "octocat"}
-        self.given |= {"ROLLBACK_REASON": REASON, "HEALTH_CHECK_RETRIES": "2", "GITHUB_ACTIONS": "true", "DEPLOYMENT_ID": ""}
+        self.variables = {**stores.environ, "PROD_DATABASE_URL": database, "SLACK_WEBHOOK": self.slack.url, "GITHUB_ACTOR": "octocat"}
+        self.variables |= {"ROLLBACK_REASON": REASON, "HEALTH_CHECK_RETRIES": "2", "GITHUB_ACTIONS": "true", "DEPLOYMENT_ID": ""}
 
     @property
     def backup(self) -> dict[str, str]:
@@ -43,24 +43,24 @@ class Surroundings:
     def keep(self, deployment_id: str = NEW, version: str = "v1.1.0", *, minutes_ago: float = 1, **changed: Any) -> KeptRecord:
         """Archive the record of a deployment that ended so many minutes ago."""
         previous = {"version": "v1.0.0", "deployment_id": OLD}
-        found = build.complete(r=build.fragment("gradual-rollout", previous=previous))
-        before = self.records.previous(deployment_id, 1)
-        facts = replace(FACTS, deployment_id=deployment_id, version=version, git_sha=SHA, previous=before)
+        fragments = build.complete(r=build.fragment("gradual-rollout", previous=previous))
+        previous_record = self.records.previous(deployment_id, 1)
+        facts = replace(FACTS, deployment_id=deployment_id, version=version, git_sha=SHA, previous=previous_record)
         ended = datetime.now(UTC) - timedelta(minutes=minutes_ago)
         times = {"timestamp": rfc3339(ended), "rollback_deadline": rfc3339(ended + timedelta(minutes=60))}
-        return self.records.keep_record({**deployment.assemble(found, facts, status="success"), **times, **changed})
+        return self.records.keep_record({**deployment.assemble(fragments, facts, status="success"), **times, **changed})
 
     def rollback_records(self) -> list[dict[str, Any]]:
         """Return the records of rollbacks, oldest first."""
-        return [found.document for found in self.chain() if found.document["schema_version"] == 1 and "kind" in found.document]
+        return [kept.document for kept in self.chain() if kept.document["schema_version"] == 1 and "kind" in kept.document]
 
     def chain(self) -> list[Any]:
         """Return all archived records as a chain."""
-        found = self.records.records()
-        return self.records.around(found[0].key)[0] if found else []
+        records = self.records.records()
+        return self.records.around(records[0].key)[0] if records else []
 
 
 def evidence(folder: Path, attempt: int) -> dict[str, Any]:
     """Return the evidence that a rollback left in a job's folder."""
-    found: dict[str, Any] = json.loads((folder / f"job-{attempt}" / "record" / "rollback.json").read_text())["evidence"]
-    return found
+    rollback: dict[str, Any] = json.loads((folder / f"job-{attempt}" / "record" / "rollback.json").read_text())["evidence"]
+    return rollback

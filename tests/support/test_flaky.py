@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 
 def fails_the_first_time(name):
-    seen = Path(__file__).with_name("seen-" + name)
-    first = not seen.exists()
-    seen.touch()
+    marker = Path(__file__).with_name("seen-" + name)
+    first = not marker.exists()
+    marker.touch()
     assert not first
 
 @pytest.mark.parametrize("name", {flaky})
@@ -44,8 +44,8 @@ class Suite:
         argv = [sys.executable, "-m", "tests.support.flaky", "--report", str(self.report), "--first=--durations=1"]
         argv += ["--", f"--rootdir={self.folder}", str(self.folder), *more]
         env = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}  # starts in a third of the time
-        done = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
-        return done.returncode, done.stdout + done.stderr
+        completed = subprocess.run(argv, cwd=ROOT, env=env, capture_output=True, text=True, timeout=120, check=False)
+        return completed.returncode, completed.stdout + completed.stderr
 
     def flaky(self) -> list[str]:
         return self.report.read_text().splitlines() if self.report.exists() else []
@@ -76,12 +76,12 @@ def test_what_passes_only_alone_is_named_and_kept(suite: Suite) -> None:
     assert suite.flaky() == named("a", "b")
     assert output.splitlines()[-3:] == [
         "== nothing failed twice; 2 flaky, at most 2 are borne",
-        *(f"flaky: {one}" for one in named("a", "b")),
+        *(f"flaky: {test}" for test in named("a", "b")),
     ]
 
 
 def test_too_many_fail_over_all_runs_together(suite: Suite) -> None:
-    suite.report.write_text("".join(f"{one}\n" for one in named("a", "b")))
+    suite.report.write_text("".join(f"{test}\n" for test in named("a", "b")))
     code, output = suite.run()
     assert (code, output.splitlines()[-1]) == (0, f"flaky: {named('b')[0]}"), "what an earlier run noted is said again at the end"
     code, output = suite.run(flaky=("c",))

@@ -49,18 +49,18 @@ def test_tls_comes_to_a_host_that_had_none_and_certificates_are_renewed(world, t
     address = world.machines[0].address
     world.deploy_old()  # still without TLS
     assert get(address, "/api/work")[0] == 200
-    assert certificates.shown(HTTPS_PORT, address) is None
+    assert certificates.served_serial(HTTPS_PORT, address) is None
     first = certificates.renew(tmp_path / "tls")
     world.config = config.load(world.configure())
     target, release = world.target(), world.release("1.1.0", NEW)
     with target.locked(Owner(NEW, "https://runs.example/2", "tests")):
         target.deploy(release, 100)
-        assert certificates.shown(HTTPS_PORT, address) == first
+        assert certificates.served_serial(HTTPS_PORT, address) == first
         assert get(address, "/api/work")[0] == 200
         target.set_weight(release, 50)
         assert get_tls(address, "/api/work")[0] == 200
         second = certificates.renew(tmp_path / "tls")
-        until(lambda: certificates.shown(HTTPS_PORT, address) == second, "the renewed certificate is shown")
+        until(lambda: certificates.served_serial(HTTPS_PORT, address) == second, "the renewed certificate is shown")
         returned = target.abort(release, "a test")
     assert returned.proved
     assert json.loads(get_tls(address, "/api/work")[1])["version"] == "1.0.0"

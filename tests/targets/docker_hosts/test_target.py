@@ -75,7 +75,7 @@ def people_can_look(world: World) -> None:
         done = subprocess.run(argv, env=world.environ(3), cwd=world.folder, capture_output=True, text=True, timeout=120, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
         assert "v1.1.0" in done.stdout or words[0] == "lock"
-    host = world.machines[0].called
+    host = world.machines[0].alias
     for name in ("connection", "host key", "AllowTcpForwarding", "AllowStreamLocalForwarding", "Docker", "clock", "memory and disk"):
         assert f"✓ {host}: {name}: " in done.stdout, done.stdout
     assert f"✓ {host}: guard: runs and answers" in done.stdout
@@ -87,7 +87,7 @@ def it_is_taken_back_by_hand_within_its_window(world: World, around: Surrounding
     world.configure()
     kept = around.keep()
     with Load(world) as load:
-        code, output = world.finish(world.start("rollback", 8, **around.given))
+        code, output = world.finish(world.start("rollback", 8, **around.variables))
         assert code == 0, output
         back_on_old(world)
     assert load.failed == []
@@ -212,7 +212,7 @@ def test_two_hosts_move_together_and_go_back_together(two_hosts):
     far.sshd.stop()
     code, output = world.finish(world.start(attempt=1))  # one is out of reach before: nothing starts
     assert code == 3, output
-    assert far.called in output
+    assert far.alias in output
     assert far.address not in output
     back_on_old(world)
     far.sshd.start()
@@ -227,7 +227,7 @@ def test_two_hosts_move_together_and_go_back_together(two_hosts):
         assert world.versions_now(far) == {"1.0.0"}
         abort = world.fragment(attempt=2).evidence["abort"]
         assert abort["proved"] is False
-        assert f"{far.called}: not reached" in abort["detail"]
+        assert f"{far.alias}: not reached" in abort["detail"]
         far.sshd.start()
         code, output = world.finish(world.start(attempt=3))
         assert code == 0, output
@@ -299,7 +299,7 @@ def test_a_promotion_that_reached_one_host_only_is_finished_by_a_rerun(two_hosts
         for percent in (5, 50, 100):
             target.deploy(release, percent)
             target.set_weight(release, percent)
-        wanted = {one.address for one in target.instances(NEW) if one.host == far.called}
+        wanted = {one.address for one in target.instances(NEW) if one.host == far.alias}
         assert len(wanted) == 2
         far.sshd.stop()
         with pytest.raises(UnreachableError):
@@ -338,7 +338,7 @@ def test_a_host_that_is_behind_and_has_an_old_guard_is_brought_up_first(two_host
     world.config = config.load(world.configure())
     code, output = world.finish(world.start())
     assert code == 0, output
-    assert f"{far.called} is behind: it is brought to v1.0.0" in output
+    assert f"{far.alias} is behind: it is brought to v1.0.0" in output
     assert world.versions_now() == {"1.1.0"}
     assert world.running() == {"v1.0.0": world.instances, "v1.1.0": world.instances}
     command = near.client.containers.get("azora-guard").attrs["Config"]["Cmd"]

@@ -60,20 +60,20 @@ def test_users_are_served_by_tls_and_plain_http_leads_there(lab, backend, tmp_pa
     assert json.loads(body)["headers"]["x-forwarded-proto"] == "https"
     status, headers, _ = get(lab.port, "/path?query=1", "POST")
     assert (status, headers["location"]) == (308, f"https://127.0.0.1:{tls.port}/path?query=1")
-    assert backend.done == [("GET", "/path?query=1")]
+    assert backend.requests == [("GET", "/path?query=1")]
 
 
 def test_a_renewed_certificate_is_taken_up_without_a_restart_or_a_cut(lab, backend, tmp_path):
     first = certificates.renew(tmp_path / "tls")
     tls = tls_in(tmp_path / "tls")
     lab.put([backend.address], None, options=EdgeOptions(tls))
-    assert certificates.shown(tls.port) == first
+    assert certificates.served_serial(tls.port) == first
     trust = ssl.create_default_context(cafile=str(tmp_path / "tls/certificate.pem"))
     kept = http.client.HTTPSConnection("localhost", tls.port, timeout=20, context=trust)
     kept.request("GET", "/before")
     kept.getresponse().read()
     second = certificates.renew(tmp_path / "tls")
-    until(lambda: certificates.shown(tls.port) == second, "the new certificate is shown")
+    until(lambda: certificates.served_serial(tls.port) == second, "the new certificate is shown")
     kept.request("GET", "/after")  # over the connection that was open
     assert kept.getresponse().status == 200
 
@@ -118,7 +118,7 @@ def test_a_deployment_brings_tls_and_going_back_keeps_it(tmp_path):
         target, release = world.target(), world.release("1.1.0", NEW)
         with target.locked(Owner(NEW, "https://runs.example/2", "tests")):
             target.deploy(release, 100)
-            assert "valid for 2 more days" in world.said.getvalue()
+            assert "valid for 2 more days" in world.output.getvalue()
             target.set_weight(release, 50)
             assert get_tls(port, tmp_path / "tls", "/api/work")[0] == 200
             target.abort(release, "a test")
