@@ -48,8 +48,8 @@ def test_nothing_comes_before_the_first_record(archive):
 def test_previous_is_the_newest_record_and_the_last_success(archive):
     archive.keep_record(document(1764000000))
     failed = archive.keep_record(document(1764000100, status="failed"))
-    found = archive.previous("1764000200-abc123", 1)
-    assert found == run.Previous(failed.sha256, "1764000000-abc123", build.VERSION)
+    previous = archive.previous("1764000200-abc123", 1)
+    assert previous == run.Previous(failed.sha256, "1764000000-abc123", build.VERSION)
 
 
 def test_an_older_deployment_that_is_run_again_links_to_what_was_written_last(archive):
@@ -92,7 +92,7 @@ def test_artifacts_are_kept_with_their_paths_and_again_without_harm(archive, tmp
         kept = archive.keep_artifacts(tmp_path, "1764000000-abc123", 1)
         assert (kept.files, kept.size_bytes, kept.problems) == (2, 5, ())
     prefix = "artifacts/production/1764000000-abc123/1/"
-    assert {one.key for one in archive.bucket.list("artifacts/")} == {f"{prefix}logs/record/job.json", f"{prefix}logs/ä b.log"}
+    assert {stored.key for stored in archive.bucket.list("artifacts/")} == {f"{prefix}logs/record/job.json", f"{prefix}logs/ä b.log"}
     assert archive.bucket.head(f"{prefix}logs/record/job.json").lock_until is not None
 
 
@@ -128,7 +128,7 @@ def test_records_of_rollbacks_lie_beside_the_deployments_and_are_links_of_the_sa
     kept = archive.keep_record(document(1764000000))
     rollback = {"deployment_id": "1764000000-abc123", "kind": "rollback", "previous_record_sha256": archive.newest_sha256()}
     locations = [archive.keep_rollback({**rollback, "number": number}).location for number in (1, 2)]
-    assert [one.rsplit("/", 1)[1] for one in locations] == ["rollback-1.json", "rollback-2.json"]
+    assert [location.rsplit("/", 1)[1] for location in locations] == ["rollback-1.json", "rollback-2.json"]
     chain, place = archive.around("records/production/1764000000-abc123/1.json")
     assert (place, chain[0].sha256, len(chain)) == (0, kept.sha256, 3)
     assert archive.previous("1764000100-abc123", 1) == run.Previous(chain[2].sha256, "1764000000-abc123", build.VERSION)

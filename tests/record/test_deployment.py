@@ -61,7 +61,9 @@ def test_record_holds_every_field_of_the_guide_with_its_type():
     assert document["database_backup"]["backup_id"] == "backup-1764000000-abc123"
     assert document["database_backup"]["location"] == "s3://azora-backups/prod/backup-1764000000-abc123.sql.gz"
     assert document["database_backup"]["timestamp"] == "2025-11-24T11:01:02.000Z"
-    stages = [(one["stage"], one["traffic_percentage"], one["duration_minutes"], one["status"]) for one in document["rollout_stages"]]
+    stages = [
+        (stage["stage"], stage["traffic_percentage"], stage["duration_minutes"], stage["status"]) for stage in document["rollout_stages"]
+    ]
     assert stages == [("canary", 5, 5.01, "healthy"), ("progressive", 50, 10.0, "healthy"), ("full", 100, 15.0, "healthy")]
     assert document["health_checks"] == {**dict.fromkeys(build.SERVICES, "healthy"), "database": "healthy", "smoke_tests": "passed"}
 
@@ -75,7 +77,7 @@ def test_record_holds_the_evidence_beyond_the_guide():
     assert document["previous_record_sha256"] == "a" * 64
     # What the hosts say was there before counts more than what the archive remembers.
     assert (document["previous_deployment_id"], document["previous_version"]) == (build.PREVIOUS_ID, "v1.2.2")
-    assert [one["name"] for one in document["migrations"]] == ["20261120000000_add_courses", "20261121000000_index_orders"]
+    assert [migration["name"] for migration in document["migrations"]] == ["20261120000000_add_courses", "20261121000000_index_orders"]
     assert document["metrics"]["duration_seconds"] == 2160.125
     assert document["metrics"]["lead_time_seconds"] == 9360.125
     assert document["metrics"]["job_seconds"]["database-backup"] == 119.25
@@ -86,9 +88,9 @@ def test_record_holds_the_evidence_beyond_the_guide():
 
 
 def test_evidence_hash_is_that_of_the_fragment():
-    found = build.complete()
-    document = deployment.assemble(found, FACTS, status="success")
-    expected = sha256(schemas.canonical(found["smoke-tests"].document()))
+    fragments = build.complete()
+    document = deployment.assemble(fragments, FACTS, status="success")
+    expected = sha256(schemas.canonical(fragments["smoke-tests"].document()))
     assert document["evidence"]["smoke-tests"]["fragment_sha256"] == expected
 
 
@@ -105,14 +107,14 @@ def test_first_deployment_has_nothing_to_go_back_to():
 def test_host_keys_are_in_the_record_and_on_its_page():
     line = "|1|F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg= ssh-ed25519 AAAA"
     key = {"fingerprint": "SHA256:" + "a" * 43, "key_type": "ssh-ed25519", "known_hosts": line, "source": "accepted"}
-    found = success(rollout=build.fragment("gradual-rollout", host_keys=[key]))
-    assert found["host_keys"] == [key]
+    document = success(rollout=build.fragment("gradual-rollout", host_keys=[key]))
+    assert document["host_keys"] == [key]
     backup = build.fragment("database-backup", host_keys=[{**key, "known_hosts": line.replace("F1E", "G1E"), "source": "recorded"}])
     assert success(backup=backup)["host_keys"][0]["source"] == "recorded"
     assert success(backup=backup, rollout=build.fragment("gradual-rollout", host_keys=[key]))["host_keys"] == [key]
     twin = {**key, "known_hosts": line.replace("F1E", "H1E")}  # of another host that was made from the same image
     assert success(backup=backup, rollout=build.fragment("gradual-rollout", host_keys=[key, twin]))["host_keys"] == [key, twin]
-    assert f"ssh-ed25519 {key['fingerprint']}, accepted" in deployment_page(found, "s3://b/r.json", "0" * 64, [])
+    assert f"ssh-ed25519 {key['fingerprint']}, accepted" in deployment_page(document, "s3://b/r.json", "0" * 64, [])
 
 
 def test_override_reasons_land_in_the_record():
@@ -166,8 +168,8 @@ FAILURE = deployment.Failure(
 @pytest.mark.parametrize("status", ["failed", "rolled_back", "cancelled"])
 @pytest.mark.parametrize("count", range(8))
 def test_record_of_a_failure_is_valid_whatever_fragments_there_are(status, count):
-    found = {job: build.fragment(job) for job in pipeline.EVIDENCE_JOBS[:count]}
-    document = deployment.assemble(found, FACTS, status=status, timestamp="2025-11-24T11:00:00.000Z", failure=FAILURE)
+    fragments = {job: build.fragment(job) for job in pipeline.EVIDENCE_JOBS[:count]}
+    document = deployment.assemble(fragments, FACTS, status=status, timestamp="2025-11-24T11:00:00.000Z", failure=FAILURE)
     assert problems(document) == []
     assert document["health_checks"]["smoke_tests"] == ("passed" if count == 7 else "not_run")
     assert document["rollback_available"] is (count >= 6)
@@ -175,8 +177,8 @@ def test_record_of_a_failure_is_valid_whatever_fragments_there_are(status, count
 
 
 def test_record_of_a_failure_is_valid_when_jobs_left_no_evidence_at_all():
-    found = {job: build.fragment(job, "failed", evidence={}) for job in pipeline.EVIDENCE_JOBS}
-    document = deployment.assemble(found, FACTS, status="failed", failure=FAILURE)
+    fragments = {job: build.fragment(job, "failed", evidence={}) for job in pipeline.EVIDENCE_JOBS}
+    document = deployment.assemble(fragments, FACTS, status="failed", failure=FAILURE)
     assert problems(document) == []
     assert document["migrations_applied"] is None
     assert document["services_deployed"] == []
@@ -216,7 +218,7 @@ def test_agreeing_evidence_has_no_contradiction():
 
 
 @pytest.mark.parametrize(
-    ("changed", "said"),
+    ("changed", "sentence"),
     [
         (replace(build.fragment("smoke-tests"), version="v1.2.4"), "smoke-tests was about version v1.2.4"),
         (replace(build.fragment("build-and-push"), git_sha="f" * 40), "build-and-push was about git_sha ffff"),
@@ -230,9 +232,9 @@ def test_agreeing_evidence_has_no_contradiction():
         (build.fragment("smoke-tests", smoke_status="failed"), "the smoke tests are failed"),
     ],
 )
-def test_contradicting_evidence_is_named(changed, said):
-    found = deployment.contradictions(build.complete(changed=changed), FACTS)
-    assert any(said in one for one in found), found
+def test_contradicting_evidence_is_named(changed, sentence):
+    contradictions = deployment.contradictions(build.complete(changed=changed), FACTS)
+    assert any(sentence in contradiction for contradiction in contradictions), contradictions
 
 
 # --- canonical form and chain --------------------------------------------------------------------------------------------
@@ -273,8 +275,8 @@ def test_whole_chain_holds():
 def test_a_changed_byte_breaks_the_chain_at_the_next_link():
     links = chain(4)
     links[1] = links[1].replace(b"octocat", b"mallory")
-    (said,) = broken_links(links)
-    assert said.startswith("record 2 (1764000002-abc123)")
+    (broken,) = broken_links(links)
+    assert broken.startswith("record 2 (1764000002-abc123)")
 
 
 def test_a_removed_record_breaks_the_chain():
@@ -302,11 +304,11 @@ def test_same_record_is_recognised_by_its_bytes_only():
 
 def linked(*links: int | str | None) -> list[bytes]:
     """Return records of which each names the one with that number, a hash, or none."""
-    made: list[bytes] = []
+    records: list[bytes] = []
     for number, link in enumerate(links):
-        named = sha256(made[link]) if isinstance(link, int) else link
-        made.append(archived_bytes({"deployment_id": f"{number}-abc123", "previous_record_sha256": named}))
-    return made
+        previous = sha256(records[link]) if isinstance(link, int) else link
+        records.append(archived_bytes({"deployment_id": f"{number}-abc123", "previous_record_sha256": previous}))
+    return records
 
 
 def test_a_record_whose_links_fit_is_not_doubted_also_when_two_runs_ended_at_once():
@@ -317,8 +319,8 @@ def test_a_record_whose_links_fit_is_not_doubted_also_when_two_runs_ended_at_onc
 def test_a_changed_record_is_doubted_because_of_the_one_behind_it():
     chain = linked(None, 0, 1)
     chain[1] = archived_bytes({**json.loads(chain[1]), "rollback_deadline": "2099-01-01T00:00:00.000Z"})
-    (said,) = doubts(chain, 1)
-    assert said.startswith("the record 1 behind it (2-abc123) names ")
+    (doubt,) = doubts(chain, 1)
+    assert doubt.startswith("the record 1 behind it (2-abc123) names ")
 
 
 def test_a_record_with_other_bytes_or_a_link_to_nothing_is_doubted():

@@ -13,17 +13,17 @@ from tests.support import fragments_builder as build
 
 def needs(until=None, result="failure", **more):
     """Return results: success before ``until``, ``result`` for it, skipped after it."""
-    found, word = {}, "success"
+    results, word = {}, "success"
     for job in PIPELINE:
-        found[job] = result if job == until else word
+        results[job] = result if job == until else word
         if job == until:
             word = "skipped"
-    return found | {job.replace("_", "-"): text for job, text in more.items()}
+    return results | {job.replace("_", "-"): text for job, text in more.items()}
 
 
-def found(*ok, **changed):
+def fragments_of(*ok, **changed):
     """Return the fragments of these jobs."""
-    return {job: build.fragment(job) for job in ok} | {one.job: one for one in changed.values()}
+    return {job: build.fragment(job) for job in ok} | {fragment.job: fragment for fragment in changed.values()}
 
 
 def diagnose(results, fragments):
@@ -36,9 +36,9 @@ BEFORE_ROLLOUT = PIPELINE[:5]
 
 def test_a_red_check_touches_nothing():
     results = needs("pre-deployment-validation")
-    finding = diagnose(results, found("validate-release", gate=build.fragment("pre-deployment-validation", "failed")))
+    finding = diagnose(results, fragments_of("validate-release", gate=build.fragment("pre-deployment-validation", "failed")))
     assert finding.status == "failed"
-    assert [one.job for one in finding.failed] == ["pre-deployment-validation"]
+    assert [failure.job for failure in finding.failed] == ["pre-deployment-validation"]
     assert finding.failed[0].what == "exit code 7 after 3 of 5"
     assert finding.not_run == PIPELINE[2:]
     assert finding.production == (
@@ -50,7 +50,7 @@ def test_a_red_check_touches_nothing():
 
 def test_old_code_on_the_new_schema_is_said():
     results = needs("build-and-push", database_migrations="success")
-    finding = diagnose(results, found(*BEFORE_ROLLOUT[:4], build=build.fragment("build-and-push", "failed", evidence={})))
+    finding = diagnose(results, fragments_of(*BEFORE_ROLLOUT[:4], build=build.fragment("build-and-push", "failed", evidence={})))
     code, schema, both = finding.production
     assert "unchanged" in code
     assert schema == "Schema: migrated, 2 applied since the backup (20261120000000_add_courses, 20261121000000_index_orders)."
@@ -60,44 +60,44 @@ def test_old_code_on_the_new_schema_is_said():
 def test_nothing_pending_means_that_the_schema_is_unchanged():
     results = needs("build-and-push", database_migrations="success")
     migrations = build.fragment("database-migrations", migrations_applied=0, applied=[])
-    assert diagnose(results, found(*BEFORE_MIGRATIONS, m=migrations)).production[1:] == ("Schema: unchanged, nothing was pending.",)
+    assert diagnose(results, fragments_of(*BEFORE_MIGRATIONS, m=migrations)).production[1:] == ("Schema: unchanged, nothing was pending.",)
 
 
 def test_a_failed_migration_is_never_called_rolled_back():
     applied = build.evidence("database-migrations")["applied"][:1]
     migrations = build.fragment("database-migrations", "failed", evidence={"applied": applied})
-    _, schema, both = diagnose(needs("database-migrations"), found(*BEFORE_MIGRATIONS, m=migrations)).production
+    _, schema, both = diagnose(needs("database-migrations"), fragments_of(*BEFORE_MIGRATIONS, m=migrations)).production
     assert "1 applied (20261120000000_add_courses)" in schema
     assert "can have stayed" in schema
     assert both.startswith("Old code runs on the new schema")
 
 
 @pytest.mark.parametrize(
-    ("gained", "lost", "said"),
+    ("gained", "lost", "sentence"),
     [
         ([], [], "the schema is unchanged; rows may not be"),
         (["column orders.total integer"], [], "the schema gained column orders.total integer."),
         (["table a"], ["table b"], "the schema gained table a and lost table b."),
     ],
 )
-def test_the_comparison_of_schemas_is_told(gained, lost, said):
-    given = {"applied": [], "failed": ["20261122080000_order_totals"], "schema_gained": gained, "schema_lost": lost}
+def test_the_comparison_of_schemas_is_told(gained, lost, sentence):
+    evidence = {"applied": [], "failed": ["20261122080000_order_totals"], "schema_gained": gained, "schema_lost": lost}
     finding = diagnose(
-        needs("database-migrations"), found(*BEFORE_MIGRATIONS, m=build.fragment("database-migrations", "failed", evidence=given))
+        needs("database-migrations"), fragments_of(*BEFORE_MIGRATIONS, m=build.fragment("database-migrations", "failed", evidence=evidence))
     )
     assert "none recorded as applied, failed: 20261122080000_order_totals." in finding.production[1]
-    assert said in finding.production[1]
+    assert sentence in finding.production[1]
 
 
 def test_a_known_risk_for_the_old_version_is_named():
     risk = {"migration": "m1", "kind": "old-version", "statement": "DROP COLUMN x", "why": "v1.2.2 may read it"}
     migrations = build.fragment("database-migrations", risks=[risk])
-    finding = diagnose(needs("build-and-push", database_migrations="success"), found(*BEFORE_MIGRATIONS, m=migrations))
+    finding = diagnose(needs("build-and-push", database_migrations="success"), fragments_of(*BEFORE_MIGRATIONS, m=migrations))
     assert finding.production[2] == "Old code runs on the new schema, which may break it: m1: DROP COLUMN x (v1.2.2 may read it)."
 
 
 def test_migrations_without_evidence_are_unknown():
-    production = diagnose(needs("database-migrations"), found(*BEFORE_MIGRATIONS)).production
+    production = diagnose(needs("database-migrations"), fragments_of(*BEFORE_MIGRATIONS)).production
     assert production[1] == "Schema: unknown. database-migrations (failure) left no evidence; read _prisma_migrations."
 
 
@@ -108,7 +108,7 @@ def aborted(proved=True, outcome="rolled_back", **more):
 
 
 def test_a_rollback_names_stage_reason_and_proof():
-    finding = diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT, r=aborted()))
+    finding = diagnose(needs("gradual-rollout"), fragments_of(*BEFORE_ROLLOUT, r=aborted()))
     assert finding.status == "rolled_back"
     assert finding.production[0] == (
         "Code and traffic: v1.2.2 has all traffic again within 1.5 s; this was verified (0 requests in 3 s). "
@@ -117,40 +117,40 @@ def test_a_rollback_names_stage_reason_and_proof():
 
 
 def test_an_unproved_rollback_is_said():
-    finding = diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT, r=aborted(proved=False)))
+    finding = diagnose(needs("gradual-rollout"), fragments_of(*BEFORE_ROLLOUT, r=aborted(proved=False)))
     assert "NOT verified" in finding.production[0]
     assert "before anything else" in finding.next_steps[0]
 
 
 def test_a_cancelled_rollout_that_went_back_is_cancelled_and_safe():
-    finding = diagnose(needs("gradual-rollout", "cancelled"), found(*BEFORE_ROLLOUT, r=aborted(outcome="cancelled")))
+    finding = diagnose(needs("gradual-rollout", "cancelled"), fragments_of(*BEFORE_ROLLOUT, r=aborted(outcome="cancelled")))
     assert finding.status == "cancelled"
     assert "v1.2.2 has all traffic again" in finding.production[0]
 
 
 def test_a_first_deployment_that_went_back_leaves_no_version():
     rollout = aborted(outcome="failed", previous=None)
-    assert "no version has traffic" in diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT, r=rollout)).production[0]
+    assert "no version has traffic" in diagnose(needs("gradual-rollout"), fragments_of(*BEFORE_ROLLOUT, r=rollout)).production[0]
 
 
 def test_going_back_that_did_not_finish_is_alarming():
     rollout = aborted(outcome="failed")
     rollout.evidence["abort"] |= {"seconds_to_safe": None, "proved": False, "detail": "Edge: no answer"}
-    finding = diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT, r=rollout))
+    finding = diagnose(needs("gradual-rollout"), fragments_of(*BEFORE_ROLLOUT, r=rollout))
     assert "half done (failed). Taking traffic back did not finish: Edge: no answer." in finding.production[0]
     assert "before anything else" in finding.next_steps[0]
 
 
 def test_a_rollout_that_ended_before_it_moved_anything():
     rollout = build.fragment("gradual-rollout", "failed", evidence={"stages": [], "abort": None})
-    finding = diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT, r=rollout))
+    finding = diagnose(needs("gradual-rollout"), fragments_of(*BEFORE_ROLLOUT, r=rollout))
     assert finding.production[0] == "Code and traffic: unchanged by this attempt. gradual-rollout ended (failure) before it moved anything."
 
 
 def test_smoke_tests_that_took_traffic_back():
     back = {"to": "v1.2.2", "seconds_to_safe": 0.1, "proved": True, "detail": "0 requests in 3 s"}
     smoke = build.fragment("smoke-tests", "failed", smoke_status="failed", rollback=back)
-    finding = diagnose(needs("smoke-tests", manual_rollback="success"), found(*PIPELINE[:6], s=smoke))
+    finding = diagnose(needs("smoke-tests", manual_rollback="success"), fragments_of(*PIPELINE[:6], s=smoke))
     assert finding.status == "rolled_back"
     assert finding.production[0] == (
         "Code and traffic: v1.2.2 has all traffic again, because smoke tests of v1.2.3 failed; this was verified (0 requests in 3 s)."
@@ -164,7 +164,7 @@ def test_a_half_done_rollout_is_never_called_safe(outcome):
     rollout = build.fragment(
         "gradual-rollout", "cancelled", evidence={"stages": stages, "rollout_status": outcome} if outcome else {"stages": stages}
     )
-    finding = diagnose(needs("gradual-rollout", "cancelled"), found(*BEFORE_ROLLOUT, r=rollout))
+    finding = diagnose(needs("gradual-rollout", "cancelled"), fragments_of(*BEFORE_ROLLOUT, r=rollout))
     assert finding.status == "cancelled"
     assert "half done" in finding.production[0]
     assert "Last recorded stage: progressive (50 %), cancelled." in finding.production[0]
@@ -172,7 +172,7 @@ def test_a_half_done_rollout_is_never_called_safe(outcome):
 
 
 def test_a_rollout_without_evidence_is_unknown():
-    finding = diagnose(needs("gradual-rollout"), found(*BEFORE_ROLLOUT))
+    finding = diagnose(needs("gradual-rollout"), fragments_of(*BEFORE_ROLLOUT))
     assert finding.production[0].startswith("Code and traffic: unknown. gradual-rollout (failure) left no evidence")
 
 
@@ -180,7 +180,7 @@ def test_failed_smoke_tests_leave_the_new_version_and_name_the_service():
     tests = build.evidence("smoke-tests")["tests"]
     tests[1] |= {"passed": False, "status": 500, "detail": "answered 500"}
     smoke = build.fragment("smoke-tests", "failed", tests=tests, smoke_status="failed")
-    finding = diagnose(needs("smoke-tests", manual_rollback="success"), found(*PIPELINE[:6], s=smoke))
+    finding = diagnose(needs("smoke-tests", manual_rollback="success"), fragments_of(*PIPELINE[:6], s=smoke))
     assert finding.status == "failed"
     assert finding.production[0] == "Code and traffic: v1.2.3 has all traffic; the rollout completed."
     assert finding.production[1] == "Services: 1 of 4 smoke tests failed: auth_service (answered 500)."
@@ -189,7 +189,9 @@ def test_failed_smoke_tests_leave_the_new_version_and_name_the_service():
 
 
 def test_a_failed_record_does_not_alarm_about_production():
-    finding = diagnose(needs("deployment-record"), found(*PIPELINE[:7], r=build.fragment("deployment-record", "failed", evidence={})))
+    finding = diagnose(
+        needs("deployment-record"), fragments_of(*PIPELINE[:7], r=build.fragment("deployment-record", "failed", evidence={}))
+    )
     assert finding.production[:2] == (
         "Code and traffic: v1.2.3 has all traffic; the rollout completed.",
         "Services: all 4 smoke tests passed.",
@@ -203,7 +205,7 @@ def test_a_failed_record_does_not_alarm_about_production():
 def test_jobs_that_a_cancelled_run_never_started_were_not_run():
     results = {job: "success" if job in PIPELINE[:2] else "cancelled" for job in PIPELINE}
     backup = build.fragment("database-backup", "cancelled", evidence={})
-    finding = diagnose(results, found(*PIPELINE[:2], b=backup))
+    finding = diagnose(results, fragments_of(*PIPELINE[:2], b=backup))
     assert finding.status == "cancelled"
     assert "gradual-rollout" in finding.not_run
     assert finding.production[0].startswith("Code and traffic: unchanged.")
@@ -212,12 +214,12 @@ def test_jobs_that_a_cancelled_run_never_started_were_not_run():
 
 def test_a_failure_beside_a_cancellation_is_a_failure():
     results = needs("database-migrations", build_and_push="cancelled")
-    assert diagnose(results, found(*BEFORE_MIGRATIONS)).status == "failed"
+    assert diagnose(results, fragments_of(*BEFORE_MIGRATIONS)).status == "failed"
 
 
 def test_without_results_the_fragments_speak():
-    finding = diagnose({}, found("validate-release", gate=build.fragment("pre-deployment-validation", "failed")))
-    assert [one.job for one in finding.failed] == ["pre-deployment-validation"]
+    finding = diagnose({}, fragments_of("validate-release", gate=build.fragment("pre-deployment-validation", "failed")))
+    assert [failure.job for failure in finding.failed] == ["pre-deployment-validation"]
     assert finding.succeeded == ("validate-release",)
     assert "gradual-rollout" in finding.not_run  # it waits for the failed job
 
@@ -233,12 +235,12 @@ def test_without_anything_all_is_unknown():
 
 def test_a_job_that_failed_around_its_step_is_not_blamed_on_the_step():
     results = needs("database-backup")
-    (failed,) = diagnose(results, found(*PIPELINE[:3])).failed
+    (failed,) = diagnose(results, fragments_of(*PIPELINE[:3])).failed
     assert "its own work ended well (attempt 1), the job did not" in failed.what
 
 
 def test_a_job_that_left_nothing_says_so():
-    (failed,) = diagnose(needs("database-backup"), found(*PIPELINE[:2])).failed
+    (failed,) = diagnose(needs("database-backup"), fragments_of(*PIPELINE[:2])).failed
     assert "left no evidence" in failed.what
     assert failed.title == "database-backup: failure"
 

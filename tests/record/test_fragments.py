@@ -60,9 +60,9 @@ def test_the_reader_refuses_what_does_not_fit(tmp_path):
 def test_the_newest_attempt_of_this_deployment_wins(tmp_path):
     for number, (attempt, deployment) in enumerate([(1, ID), (2, ID), (3, "1764000001-abc123")]):
         fragments.write(fragment(run_attempt=attempt, deployment_id=deployment), tmp_path / f"smoke-test-logs-{number}")
-    found = Fragments(tmp_path).newest("smoke-tests", ID)
-    assert found is not None
-    assert found.run_attempt == 2
+    newest = Fragments(tmp_path).newest("smoke-tests", ID)
+    assert newest is not None
+    assert newest.run_attempt == 2
     assert Fragments(tmp_path).newest("manual-rollback", ID) is None
 
 

@@ -39,10 +39,10 @@ def evidence(key: HostKey, source: str = "accepted") -> dict[str, object]:
 
 
 def keep(archive: Archive, seconds: int, *keys: HostKey) -> str:
-    found = build.complete()
-    found["gradual-rollout"].evidence["host_keys"] = [evidence(one) for one in keys]
+    collected = build.complete()
+    collected["gradual-rollout"].evidence["host_keys"] = [evidence(key) for key in keys]
     previous = replace(FACTS.previous, record_sha256=archive.newest_sha256())
-    document = assemble(found, replace(FACTS, deployment_id=f"{seconds}-abc123", previous=previous), status="success")
+    document = assemble(collected, replace(FACTS, deployment_id=f"{seconds}-abc123", previous=previous), status="success")
     schemas.validate(document, "deployment-record", where="test")
     return archive.keep_record(document).location
 
@@ -57,34 +57,34 @@ def test_the_newest_record_that_has_keys_counts(archive):
     keep(archive, 1764000000, FIRST)
     location = keep(archive, 1764000100, SECOND)
     keep(archive, 1764000200)  # it never connected
-    found = host_keys.newest(archive)
-    assert found.location == location
-    assert found.sha256 == sha256(archive.bucket.read("records/production/1764000100-abc123/1.json"))
-    assert found.known_hosts == f"{evidence(SECOND)['known_hosts']}\n"
-    assert "web1.example" not in json.dumps(found.document())
+    recorded = host_keys.newest(archive)
+    assert recorded.location == location
+    assert recorded.sha256 == sha256(archive.bucket.read("records/production/1764000100-abc123/1.json"))
+    assert recorded.known_hosts == f"{evidence(SECOND)['known_hosts']}\n"
+    assert "web1.example" not in json.dumps(recorded.document())
 
 
 def test_a_record_that_was_slipped_in_is_not_believed(archive):
     keep(archive, 1764000000, FIRST)
-    found = json.loads(archive.bucket.read("records/production/1764000000-abc123/1.json"))
-    found["host_keys"], found["previous_record_sha256"] = [evidence(SECOND)], "0" * 64
-    archive.bucket.put_once("records/production/1764000100-abc123/1.json", schemas.canonical(found), content_type="application/json")
+    record = json.loads(archive.bucket.read("records/production/1764000000-abc123/1.json"))
+    record["host_keys"], record["previous_record_sha256"] = [evidence(SECOND)], "0" * 64
+    archive.bucket.put_once("records/production/1764000100-abc123/1.json", schemas.canonical(record), content_type="application/json")
     with pytest.raises(NotTrueError, match="cannot be believed") as caught:
         host_keys.newest(archive)
     assert "PROD_KNOWN_HOSTS" in caught.value.next_step
 
 
 def test_what_this_deployment_saw_counts_beside_what_was_recorded(tmp_path):
-    found = build.complete()
+    collected = build.complete()
     received = fragments.Fragments(tmp_path)
     assert host_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == ""
     recorded = {"location": "s3://b/records/production/1763000000-0f0f0f/1.json", "sha256": "0" * 64, "host_keys": [evidence(FIRST)]}
-    validation = found["pre-deployment-validation"]
+    validation = collected["pre-deployment-validation"]
     validation.evidence["recorded_host_keys"] = recorded
     fragments.write(validation, tmp_path / "a")
     assert host_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == f"{evidence(FIRST)['known_hosts']}\n"
-    found["gradual-rollout"].evidence["host_keys"] = [evidence(SECOND)]
-    fragments.write(found["gradual-rollout"], tmp_path / "b")
+    collected["gradual-rollout"].evidence["host_keys"] = [evidence(SECOND)]
+    fragments.write(collected["gradual-rollout"], tmp_path / "b")
     assert host_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == lines_of([evidence(FIRST), evidence(SECOND)])
 
 

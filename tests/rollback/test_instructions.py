@@ -46,11 +46,11 @@ def text(**changed: Any) -> str:
     return instructions.render(document(**changed), GUIDE)
 
 
-# --- what they say -----------------------------------------------------------------------------------------------------
+# --- the text of the instructions -----------------------------------------------------------------------------------------------------
 
 
 def test_every_section_of_the_guide_is_there_for_this_deployment():
-    shown = text()
+    page = text()
     for part in (
         "# Rollback instructions: v1.2.3",
         "`1764000000-abc123`",
@@ -71,20 +71,20 @@ def test_every_section_of_the_guide_is_there_for_this_deployment():
         "curl -fsS --max-time 10 https://azora.world/api_gateway/health   # API Gateway",
         '{"status": "healthy", "version": "1.2.2"}',
     ):
-        assert part in shown, part
+        assert part in page, part
     for name in build.SERVICES:
-        assert f"https://azora.world/{name}/health" in shown
+        assert f"https://azora.world/{name}/health" in page
 
 
 def test_the_button_and_the_command_are_named_with_this_deployments_id():
-    shown = text()
-    assert "[Roll production back](https://github.com/azora/azora/actions/workflows/rollback-production.yml)" in shown
+    page = text()
+    assert "[Roll production back](https://github.com/azora/azora/actions/workflows/rollback-production.yml)" in page
     button = "gh workflow run rollback-production.yml --repo azora/azora --ref v1.2.3 -f deployment-id=1764000000-abc123 -f reason="
-    assert button in shown
-    assert "*Use workflow from*: tag `v1.2.3`" in shown  # the default branch may have other services by now
-    assert "python -m azora_ci rollback --deployment-id 1764000000-abc123 --reason " in shown
-    assert shown.index(button) < shown.index("gh workflow run deploy-production.yml")  # the quick way first
-    assert "-f after-deadline=true" in shown
+    assert button in page
+    assert "*Use workflow from*: tag `v1.2.3`" in page  # the default branch may have other services by now
+    assert "python -m azora_ci rollback --deployment-id 1764000000-abc123 --reason " in page
+    assert page.index(button) < page.index("gh workflow run deploy-production.yml")  # the quick way first
+    assert "-f after-deadline=true" in page
 
 
 def test_every_command_of_ours_that_is_named_is_there_with_its_options():
@@ -95,8 +95,8 @@ def test_every_command_of_ours_that_is_named_is_there_with_its_options():
         words = shlex.split(line)
         while words and isinstance(command, click.Group):
             command = command.commands[words.pop(0)]
-        known = {name for one in command.params for name in one.opts}
-        assert {word for word in words if word.startswith("--")} <= known, line
+        options = {name for parameter in command.params for name in parameter.opts}
+        assert {word for word in words if word.startswith("--")} <= options, line
 
 
 def test_the_inputs_of_the_button_are_those_of_its_workflow():
@@ -107,9 +107,9 @@ def test_the_inputs_of_the_button_are_those_of_its_workflow():
 
 
 def test_without_migrations_no_restore_is_asked_for():
-    shown = text(m=build.fragment("database-migrations", migrations_applied=0, applied=[]))
-    assert "applied **no migration**: going back needs no restore" in shown
-    assert "The migrations of this deployment stay applied" not in shown
+    page = text(m=build.fragment("database-migrations", migrations_applied=0, applied=[]))
+    assert "applied **no migration**: going back needs no restore" in page
+    assert "The migrations of this deployment stay applied" not in page
 
 
 def test_with_migrations_the_loss_of_writes_is_said():
@@ -117,27 +117,27 @@ def test_with_migrations_the_loss_of_writes_is_said():
 
 
 def test_first_deployment_promises_no_way_back():
-    shown = text(r=build.fragment("gradual-rollout", previous=None, rollback_available=False))
-    assert "**There is no previous version to go back to.**" in shown
-    assert "gh workflow run" not in shown
+    page = text(r=build.fragment("gradual-rollout", previous=None, rollback_available=False))
+    assert "**There is no previous version to go back to.**" in page
+    assert "gh workflow run" not in page
 
 
 def test_unproven_backup_is_not_offered():
     proof = {"depth": "none", "restore_seconds": None, "verified_at": None, "reason": "4 TB"}
-    shown = text(b=build.fragment("database-backup", proof=proof))
-    assert "**not proven**: 4 TB" in shown
-    assert "There is no verified backup" in shown
-    assert "pg_restore" not in shown
-    assert "```bash\n#!/usr/bin/env bash" not in shown
+    page = text(b=build.fragment("database-backup", proof=proof))
+    assert "**not proven**: 4 TB" in page
+    assert "There is no verified backup" in page
+    assert "pg_restore" not in page
+    assert "```bash\n#!/usr/bin/env bash" not in page
 
 
 def test_failed_smoke_tests_stand_first_among_the_reasons():
     tests = build.evidence("smoke-tests")["tests"]
     tests[0] |= {"passed": False, "status": 500, "detail": "answered 500"}
-    shown = instructions.render(document("failed", s=build.fragment("smoke-tests", "failed", tests=tests, smoke_status="failed")), GUIDE)
-    assert "**Smoke tests of this deployment failed**" in shown
-    assert "- **api_gateway**: answered 500" in shown
-    assert "gh workflow run" in shown
+    page = instructions.render(document("failed", s=build.fragment("smoke-tests", "failed", tests=tests, smoke_status="failed")), GUIDE)
+    assert "**Smoke tests of this deployment failed**" in page
+    assert "- **api_gateway**: answered 500" in page
+    assert "gh workflow run" in page
 
 
 def blocks(markdown: str) -> list[str]:
@@ -146,15 +146,15 @@ def blocks(markdown: str) -> list[str]:
 
 
 def test_every_command_passes_shellcheck(tmp_path):
-    found = blocks(text())
-    assert len(found) == 9
-    for number, block in enumerate(found):
+    scripts = blocks(text())
+    assert len(scripts) == 9
+    for number, script in enumerate(scripts):
         file = tmp_path / f"{number}.sh"
-        file.write_text(block if block.startswith("#!") else f"#!/usr/bin/env bash\n{block}")
-    done = subprocess.run(
+        file.write_text(script if script.startswith("#!") else f"#!/usr/bin/env bash\n{script}")
+    completed = subprocess.run(
         [VENV / "shellcheck", "--exclude=SC2154", *sorted(tmp_path.iterdir())], capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 0, done.stdout
+    assert completed.returncode == 0, completed.stdout
 
 
 def test_what_the_shell_would_act_on_is_quoted():
@@ -164,7 +164,7 @@ def test_what_the_shell_would_act_on_is_quoted():
     assert """\nkey='prod/it'"'"'s $(touch x).sql.gz'\n""" in script
 
 
-# --- what they do ------------------------------------------------------------------------------------------------------
+# --- what the commands do ------------------------------------------------------------------------------------------------------
 
 TABLES = """
 CREATE TABLE courses (id int PRIMARY KEY, title text NOT NULL);
@@ -197,7 +197,7 @@ class Rescue:
         ).stdout
 
     def store(self, data: bytes, **more: Any) -> dict[str, Any]:
-        """Store a backup and return what the record says of it."""
+        """Store a backup and return its part of the deployment record."""
         key = f"prod/{build.BACKUP}.sql.gz"
         answer = self.s3.put_object(Bucket=self.bucket, Key=key, Body=data)
         evidence = build.evidence("database-backup")
@@ -225,8 +225,8 @@ class Rescue:
         return int(self.cluster.execute(url.text, f"SELECT count(*) FROM {table}")[0][0])  # type: ignore[call-overload]
 
     def databases(self) -> set[str]:
-        found = self.cluster.execute(self.url.with_database("postgres").text, "SELECT datname FROM pg_database")
-        return {str(name) for (name,) in found if str(name).startswith(self.database)}
+        rows = self.cluster.execute(self.url.with_database("postgres").text, "SELECT datname FROM pg_database")
+        return {str(name) for (name,) in rows if str(name).startswith(self.database)}
 
 
 @pytest.fixture
@@ -285,9 +285,12 @@ def test_restore_twice_is_not_doubled(rescue):
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "complaint"),
     [
-        (lambda dump: {"data": gzip.compress(dump[: len(dump) // 2])}, "is cut off"),  # cut off, but a whole gzip: only the last line tells
+        (
+            lambda dump: {"data": gzip.compress(dump[: len(dump) // 2])},
+            "is cut off",
+        ),  # the dump is cut off inside a whole gzip: only the missing last line shows it
         (lambda dump: {"data": gzip.compress(dump)[:-8] + bytes(4) + gzip.compress(dump)[-4:]}, "crc error"),
         (lambda dump: {"data": gzip.compress(dump)[:-40]}, "unexpected end of file"),
         (lambda dump: {"data": gzip.compress(dump), "rows": 351}, "restored 2 tables with 350 rows, the backup has 2 tables with 351 rows"),
@@ -300,19 +303,19 @@ def test_restore_twice_is_not_doubled(rescue):
     ],
     ids=["cut dump", "damaged gzip", "cut gzip", "other rows", "other object", "failing table", "failing statement"],
 )
-def test_a_bad_backup_stops_the_restore_and_never_swaps(rescue, damage, said):
+def test_a_bad_backup_stops_the_restore_and_never_swaps(rescue, damage, complaint):
     backup = rescue.store(**damage(rescue.dump))
-    done = rescue.bash(scripts.restore_script(backup, build.DEPLOYMENT_ID))
-    assert done.returncode != 0
-    assert said in done.stderr
-    assert "Restored and compared" not in done.stdout
+    completed = rescue.bash(scripts.restore_script(backup, build.DEPLOYMENT_ID))
+    assert completed.returncode != 0
+    assert complaint in completed.stderr
+    assert "Restored and compared" not in completed.stdout
     assert rescue.rows("enrolments") == 300
 
 
 def test_swap_without_a_restored_database_changes_nothing(rescue):
-    done = rescue.bash(scripts.swap_script(build.DEPLOYMENT_ID))
-    assert done.returncode == 1
-    assert "run restore-database.sh first" in done.stderr
+    completed = rescue.bash(scripts.swap_script(build.DEPLOYMENT_ID))
+    assert completed.returncode == 1
+    assert "run restore-database.sh first" in completed.stderr
     assert rescue.databases() == {rescue.database}
     assert rescue.rows("courses") == 50
 
@@ -321,8 +324,8 @@ def test_a_swap_that_fails_half_way_leaves_the_live_database_open(rescue):
     assert rescue.bash(scripts.restore_script(rescue.store(gzip.compress(rescue.dump)), build.DEPLOYMENT_ID)).returncode == 0
     aside = f"{rescue.database}_before_rollback_1764000000"
     rescue.cluster.execute(rescue.url.with_database("postgres").text, f'CREATE DATABASE "{aside}"')  # the name is taken
-    done = rescue.bash(scripts.swap_script(build.DEPLOYMENT_ID))
-    assert done.returncode != 0
+    completed = rescue.bash(scripts.swap_script(build.DEPLOYMENT_ID))
+    assert completed.returncode != 0
     assert rescue.rows("courses") == 50
 
 
@@ -330,8 +333,8 @@ def test_one_line_restores_into_the_new_database(rescue):
     rescue.store(gzip.compress(rescue.dump))
     new = DatabaseUrl.parse(rescue.cluster.fresh())
     line = scripts.one_line(f"s3://{rescue.bucket}/prod/{build.BACKUP}.sql.gz")
-    done = rescue.bash(f"RESTORED={new.database}\n{line} > /dev/null\n")
-    assert done.returncode == 0, done.stderr
+    completed = rescue.bash(f"RESTORED={new.database}\n{line} > /dev/null\n")
+    assert completed.returncode == 0, completed.stderr
     assert rescue.rows("enrolments", new.database) == 300
 
 
@@ -359,8 +362,8 @@ def test_what_database_backup_stores_is_what_the_script_restores(rescue, postgre
     outcome = BackupWorld(rescue.folder, s3_server, object_lock=True).run(rescue.url.text)
     assert outcome.code == 0, outcome
     postgres_cluster.execute(rescue.url.text, "DROP TABLE enrolments")
-    done = rescue.bash(scripts.restore_script(outcome.evidence, BACKUP_ID))
-    assert done.returncode == 0, done.stderr
+    completed = rescue.bash(scripts.restore_script(outcome.evidence, BACKUP_ID))
+    assert completed.returncode == 0, completed.stderr
     restored = f"{rescue.database}_restore_{BACKUP_ID.split('-')[0]}"
     assert rescue.rows("enrolments", restored) == 300
     assert rescue.rows('"Sales Team"."Order Lines"', restored) == 40

@@ -75,7 +75,7 @@ def test_way_back():
 
 def test_restore_is_of_no_use_without_migrations_and_not_possible_without_proof():
     assert not plan({**RECORD, "migrations_applied": 0}).restore_useful
-    assert plan({**RECORD, "migrations_applied": None}).restore_useful  # not known: be careful
+    assert plan({**RECORD, "migrations_applied": None}).restore_useful  # the number of migrations is unknown, so a restore may be needed
     assert not plan({**RECORD, "database_backup": None}).restore_possible
     assert not plan({**RECORD, "database_backup": {"location": "s3://b/k", "proof": {"depth": "none"}}}).restore_possible
     assert plan({**RECORD, "rollback_available": False}).version is None

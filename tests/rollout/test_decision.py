@@ -33,8 +33,8 @@ LIMITS = Limits(error_points=1.0, latency_factor=3.0, minimum_requests=149)
 
 
 def test_the_plan_is_the_guides():
-    found = [(stage.name, stage.percent, stage.seconds) for stage in stages((5, 10, 15), first=False)]
-    assert found == [("canary", 5, 300), ("progressive", 50, 600), ("full", 100, 900)]
+    plan = [(stage.name, stage.percent, stage.seconds) for stage in stages((5, 10, 15), first=False)]
+    assert plan == [("canary", 5, 300), ("progressive", 50, 600), ("full", 100, 900)]
 
 
 def test_a_first_deployment_shares_traffic_with_nobody():
@@ -89,13 +89,13 @@ def counters(requests: int, errors: int = 0, failovers: int = 0, milliseconds: f
     return Counters(requests, errors, failovers, buckets=buckets)
 
 
-counts = st.tuples(st.integers(0, 300), st.integers(0, 300)).map(lambda found: counters(sum(found), found[0]))
+counts = st.tuples(st.integers(0, 300), st.integers(0, 300)).map(lambda pair: counters(sum(pair), pair[0]))
 
 
 @pytest.mark.parametrize(
     ("new", "old", "aborts"),
     [
-        (counters(1, 1), counters(1000), False),  # one failure of one says nothing yet
+        (counters(1, 1), counters(1000), False),  # one failure in one request proves nothing
         (counters(2, 2), counters(1000), True),
         (counters(200, 3), counters(4000), False),
         (counters(200, 20), counters(4000), True),
@@ -107,11 +107,11 @@ counts = st.tuples(st.integers(0, 300), st.integers(0, 300)).map(lambda found: c
     ],
 )
 def test_errors_abort_when_there_are_enough_samples_to_say_so(new, old, aborts):
-    found = judge_traffic({"api": Pair(new, old)}, LIMITS)
-    assert bool(found.abort) is aborts
+    verdict = judge_traffic({"api": Pair(new, old)}, LIMITS)
+    assert bool(verdict.abort) is aborts
     if aborts:
-        assert "99% confidence" in found.abort[0]
-        assert f"{new.failed} of {new.requests}" in found.abort[0]
+        assert "99% confidence" in verdict.abort[0]
+        assert f"{new.failed} of {new.requests}" in verdict.abort[0]
 
 
 def test_without_an_old_version_the_share_itself_is_judged():
@@ -144,20 +144,20 @@ def test_the_comparison_is_told_with_both_counts_of_the_old_version():
 
 def test_traffic_is_not_judged_of_a_service_whose_old_version_fails_its_probes():
     pairs = {"api": Pair(counters(40, 30), counters(5000)), "auth": Pair(counters(40, 30), counters(5000))}
-    found = judge_traffic(pairs, LIMITS, {"api"})
-    assert [text.partition(":")[0] for text in found.abort] == ["auth"]
-    assert [text.partition(":")[0] for text in found.doubtful] == ["api"]
+    verdict = judge_traffic(pairs, LIMITS, {"api"})
+    assert [text.partition(":")[0] for text in verdict.abort] == ["auth"]
+    assert [text.partition(":")[0] for text in verdict.doubtful] == ["api"]
 
 
 def test_latency_of_too_few_requests_is_not_judged():
-    found = judge_traffic({"api": Pair(counters(100, milliseconds=640.0), counters(1000))}, LIMITS)
-    assert found.abort == ()
-    assert found.missing == {("api", NEW): 49}
+    verdict = judge_traffic({"api": Pair(counters(100, milliseconds=640.0), counters(1000))}, LIMITS)
+    assert verdict.abort == ()
+    assert verdict.missing == {("api", NEW): 49}
 
 
 def test_missing_samples_are_named_per_service_and_side():
-    found = judge_traffic({"api": Pair(counters(140), counters(10)), "auth": Pair(counters(149), counters(149))}, LIMITS)
-    assert found.missing == {("api", NEW): 9, ("api", OLD): 139}
+    verdict = judge_traffic({"api": Pair(counters(140), counters(10)), "auth": Pair(counters(149), counters(149))}, LIMITS)
+    assert verdict.missing == {("api", NEW): 9, ("api", OLD): 139}
 
 
 def test_percentiles_are_linear_inside_a_bucket():
@@ -173,8 +173,8 @@ def test_a_higher_share_never_has_a_lower_percentile(counts):
     for number, count in enumerate(counts):
         total += count
         buckets.append((float(10 * (number + 1)), total))
-    found = [percentile(buckets, share) for share in (0.1, 0.5, 0.9, 0.95, 1.0)]
-    assert all((a is None and b is None) or a <= b for a, b in pairwise(found))
+    percentiles = [percentile(buckets, share) for share in (0.1, 0.5, 0.9, 0.95, 1.0)]
+    assert all((lower is None and higher is None) or lower <= higher for lower, higher in pairwise(percentiles))
 
 
 def test_counters_since_a_moment_survive_a_restart_of_the_edge():
@@ -187,7 +187,7 @@ def test_counters_since_a_moment_survive_a_restart_of_the_edge():
 
 def test_synthetic_requests_make_up_what_users_do_not_send():
     assert synthetic_requests(0, 500, elapsed=10, left=20, interval=10) == 0
-    assert synthetic_requests(100, 0, elapsed=0, left=60, interval=10) == 0  # first see how much comes by itself
+    assert synthetic_requests(100, 0, elapsed=0, left=60, interval=10) == 0  # first wait for the users' own requests
     assert synthetic_requests(100, 0, elapsed=10, left=50, interval=10) == 20
     assert synthetic_requests(100, 50, elapsed=10, left=50, interval=10) == 0  # users will send 250 more
     assert synthetic_requests(100, 0, elapsed=70, left=-10, interval=10) == 100  # held: all at once
@@ -203,11 +203,11 @@ def test_what_is_counted_after_a_moment_is_what_came_since(before, after):
 
 
 @given(st.integers(-5, 500), st.integers(0, 5000), st.floats(0, 600), st.floats(-100, 600), st.sampled_from([0.25, 1.0, 10.0]))
-def test_no_more_synthetic_requests_are_sent_than_are_missing(missing, seen, elapsed, left, interval):
-    found = synthetic_requests(missing, seen, elapsed=elapsed, left=left, interval=interval)
-    assert 0 <= found <= max(0, missing)
-    if missing > 0 and seen == 0 and elapsed >= interval:
-        assert found > 0  # nobody makes up for them otherwise
+def test_no_more_synthetic_requests_are_sent_than_are_missing(missing, observed, elapsed, left, interval):
+    requests = synthetic_requests(missing, observed, elapsed=elapsed, left=left, interval=interval)
+    assert 0 <= requests <= max(0, missing)
+    if missing > 0 and observed == 0 and elapsed >= interval:
+        assert requests > 0  # otherwise nothing replaces the missing requests
 
 
 # --- what happens next -------------------------------------------------------------------------------------------------
@@ -240,9 +240,9 @@ FINE, LACKING = Traffic(), Traffic(missing={("api", NEW): 9})
     ],
 )
 def test_what_happens_next(elapsed, health, traffic, inconclusive, action):
-    found = next_action(StageProgress(elapsed, 60, 30), health, traffic, inconclusive=inconclusive)
-    assert found.action is action
-    assert found.reason
+    decision = next_action(StageProgress(elapsed, 60, 30), health, traffic, inconclusive=inconclusive)
+    assert decision.action is action
+    assert decision.reason
 
 
 @given(
@@ -252,17 +252,17 @@ def test_what_happens_next(elapsed, health, traffic, inconclusive, action):
     st.sampled_from(["pass", "abort"]),
 )
 def test_no_verdict_with_a_reason_to_abort_ever_advances(elapsed, health, traffic, inconclusive):
-    found = next_action(StageProgress(elapsed, 60, 30), health, traffic, inconclusive=inconclusive)
+    decision = next_action(StageProgress(elapsed, 60, 30), health, traffic, inconclusive=inconclusive)
     if health.abort or health.hold or health.failing or traffic.abort or traffic.doubtful or elapsed < 60:
-        assert found.action is not Action.ADVANCE
+        assert decision.action is not Action.ADVANCE
     if elapsed >= 90:
-        assert found.action in {Action.ADVANCE, Action.ABORT}
+        assert decision.action in {Action.ADVANCE, Action.ABORT}
     if elapsed >= 60 and traffic.missing and not (health.abort or health.hold or health.failing):
-        assert "inconclusive" in found.reason  # never silent
+        assert "inconclusive" in decision.reason  # never silent
     if not health.abort and not (traffic.abort and not health.hold):
-        assert all(text in found.reason for text in health.hold)
-    if found.action is Action.ADVANCE:
-        assert all(text in found.reason for text in health.notes)
+        assert all(text in decision.reason for text in health.hold)
+    if decision.action is Action.ADVANCE:
+        assert all(text in decision.reason for text in health.notes)
 
 
 def test_counters_that_were_never_read_lack_everything():
@@ -271,13 +271,15 @@ def test_counters_that_were_never_read_lack_everything():
 
 
 def test_traffic_that_is_not_judged_while_the_old_version_fails_is_said():
-    found = next_action(StageProgress(10, 60, 30), HealthVerdict(hold=("both fail",)), Traffic(abort=("api: 5 of 9",)), inconclusive="pass")
-    assert found.reason == "both fail; not judged while the old version fails too: api: 5 of 9"
+    decision = next_action(
+        StageProgress(10, 60, 30), HealthVerdict(hold=("both fail",)), Traffic(abort=("api: 5 of 9",)), inconclusive="pass"
+    )
+    assert decision.reason == "both fail; not judged while the old version fails too: api: 5 of 9"
 
 
 @given(counts, counts, counts, st.integers(0, 40))
 def test_more_failures_of_the_old_version_never_turn_against_the_new_one(new, old, beside, more):
-    worse = [counters(one.requests, min(one.requests, one.errors + more)) for one in (old, beside)]
+    worse = [counters(side.requests, min(side.requests, side.errors + more)) for side in (old, beside)]
     if judge_traffic({"api": Pair(new, *worse)}, LIMITS).abort:
         assert judge_traffic({"api": Pair(new, old, beside)}, LIMITS).abort
 

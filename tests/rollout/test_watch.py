@@ -1,4 +1,4 @@
-"""A stage that is watched while the edge's counters come and go: what is read, what is decided, what is kept."""
+"""A stage is watched while the edge's counters come and go: the tests check what is read, decided and kept."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Virtual(Clock):
 
 
 class Edge:
-    """A target of which only the counters are asked: ten requests of each version more at every look; ``lost`` looks fail."""
+    """A target whose counters grow by ten requests of each version at every reading; the readings whose numbers are in ``lost`` fail."""
 
     def __init__(self, lost: Sequence[int], *, added: bool = False) -> None:
         self._lost, self._looks, self._added = lost, 0, added
@@ -72,9 +72,9 @@ class Edge:
         self._looks += 1
         if self._looks in self._lost:
             raise UnreachableError("Lost", what="the connection broke", where="host", next_step="wait")
-        found = Counters(requests=10 * self._looks)
-        old = {} if self._added else {("api_gateway", OLD): found}
-        return Observation({("api_gateway", NEW): found, **old}, {})
+        counters = Counters(requests=10 * self._looks)
+        old = {} if self._added else {("api_gateway", OLD): counters}
+        return Observation({("api_gateway", NEW): counters, **old}, {})
 
     def instances(self, _release: str) -> tuple[Instance, ...]:
         return ()
@@ -93,7 +93,7 @@ def watched(
     path = deploy_config.write(folder / "deploy.toml", services={"api_gateway": deploy_config.service("API", url)})
     subject = Subject(Release(NEW, "v1.1.0", {}), OLD, "v1.0.0", config.load(path).services, frozenset({"api_gateway"} if added else ()))
     processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
-    stage_watch = StageWatch(Edge(lost, added=added), subject, Rules(10, retries, LIMITS, inconclusive), processes, Virtual())  # type: ignore[arg-type] # a part of one
+    stage_watch = StageWatch(Edge(lost, added=added), subject, Rules(10, retries, LIMITS, inconclusive), processes, Virtual())  # type: ignore[arg-type] # it has only the members of a target that a watch uses
     stage_watch.begin(Stage("canary", 5, 60))
     return stage_watch.watch({})
 
@@ -119,7 +119,7 @@ def test_counters_that_stay_away_abort_after_the_configured_number_of_ticks(tmp_
 
 def test_a_stage_does_not_end_while_the_counters_are_away(tmp_path, url):
     decision, evidence = watched(tmp_path, url, [9, 10], retries=100)  # the seventh tick would be the last one
-    assert [one["decision"] for one in evidence["decisions"]] == [*["watch"] * 6, "hold", "hold", "advance"]
+    assert [tick["decision"] for tick in evidence["decisions"]] == [*["watch"] * 6, "hold", "hold", "advance"]
     assert "edge counters failed 1 of 100" in evidence["decisions"][6]["reason"]
     assert decision.action is Action.ADVANCE
 
@@ -127,10 +127,10 @@ def test_a_stage_does_not_end_while_the_counters_are_away(tmp_path, url):
 def test_a_service_that_the_old_version_has_not_waits_for_no_samples_of_it(tmp_path, url):
     decision, evidence = watched(tmp_path, url, [], inconclusive="abort", added=True)
     assert decision.action is Action.ADVANCE, decision.reason
-    assert {one["lacking"] for one in evidence["decisions"][1:]} == {0}
+    assert {tick["lacking"] for tick in evidence["decisions"][1:]} == {0}
 
 
 def test_counters_that_were_never_read_pass_nothing(tmp_path, url):
     decision, evidence = watched(tmp_path, url, range(2, 1000), retries=1000)
     assert decision.action is Action.ABORT
-    assert {one["lacking"] for one in evidence["decisions"]} == {10}
+    assert {tick["lacking"] for tick in evidence["decisions"]} == {10}
