@@ -91,8 +91,8 @@ def test_what_cannot_be_used_is_said_without_showing_it(text: str):
 
 def test_programs_of_one_major_version():
     pg_dump = postgres.find_binary("pg_dump", 18)
-    said = subprocess.run([str(pg_dump), "--version"], capture_output=True, text=True, check=True).stdout
-    assert postgres.version_text(pg_dump) in said
+    printed = subprocess.run([str(pg_dump), "--version"], capture_output=True, text=True, check=True).stdout
+    assert postgres.version_text(pg_dump) in printed
     assert postgres.major_of(pg_dump) == 18
 
 

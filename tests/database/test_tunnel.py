@@ -24,11 +24,11 @@ from tests.steps.test_database_migrations import NEW, Deployment, production  # 
 from tests.support.backup_world import SIMPLE, BackupWorld
 from tests.support.sshd import Sshd, free_port
 
-NAME = "db.internal"  # resolved on the far side only
+NAME = "db.internal"  # only the production host resolves this name
 
 
 class Inside(Sshd):
-    """An sshd that has names of its own."""
+    """An sshd that resolves a host name which no other program on this machine knows."""
 
     def __init__(self, folder: Path, *options: str) -> None:
         super().__init__(folder, *options)
@@ -71,12 +71,12 @@ def test_a_backup_is_made_and_proven_through_the_production_host(postgres_cluste
     assert missing.code == 2, missing
     assert "DATABASE_VIA_SSH" in missing.error["next"]
 
-    done = world.run(url, **host.environ)
-    assert done.code == 0, done
-    assert (done.evidence["rows"], done.evidence["proof"]["depth"]) == (1501, "full")
-    assert [one["source"] for one in done.evidence["host_keys"]] == ["pinned"]
-    assert f"{NAME}:" in done.log  # it is told by its own name
-    assert host.key not in done.log
+    outcome = world.run(url, **host.environ)
+    assert outcome.code == 0, outcome
+    assert (outcome.evidence["rows"], outcome.evidence["proof"]["depth"]) == (1501, "full")
+    assert [key["source"] for key in outcome.evidence["host_keys"]] == ["pinned"]
+    assert f"{NAME}:" in outcome.log  # the log calls the database by its own name
+    assert host.key not in outcome.log
 
 
 def test_what_a_first_deployment_accepted_is_expected_by_its_later_jobs(postgres_cluster, s3_server, host, tmp_path):
@@ -84,11 +84,11 @@ def test_what_a_first_deployment_accepted_is_expected_by_its_later_jobs(postgres
     world.config.write_text(world.config.read_text().replace("database = {", "database = { via_ssh = true", 1))
     url = private(postgres_cluster.fresh(SIMPLE))
     quick = {"BACKUP_PROOF": "none", "BACKUP_PROOF_REASON": "a test of the way there"}
-    given = {**host.environ, **quick, "PROD_KNOWN_HOSTS": "", "RECEIVED_ARTIFACTS_DIR": str(tmp_path / "received")}
-    accepted = world.run(url, **given, PROD_ACCEPT_NEW_HOST_KEY="true")
+    environ = {**host.environ, **quick, "PROD_KNOWN_HOSTS": "", "RECEIVED_ARTIFACTS_DIR": str(tmp_path / "received")}
+    accepted = world.run(url, **environ, PROD_ACCEPT_NEW_HOST_KEY="true")
     assert accepted.code == 0, accepted
     assert "::warning title=New host keys were accepted::" in accepted.output
-    assert [one["source"] for one in accepted.evidence["host_keys"]] == ["accepted"]
+    assert [key["source"] for key in accepted.evidence["host_keys"]] == ["accepted"]
 
     earlier = tmp_path / "received" / "backup-logs" / "record" / "database-backup.json"
     earlier.parent.mkdir(parents=True)
@@ -96,9 +96,9 @@ def test_what_a_first_deployment_accepted_is_expected_by_its_later_jobs(postgres
     (tmp_path / "again").mkdir()
     other = BackupWorld(tmp_path / "again", s3_server)
     other.config.write_text(world.config.read_text().replace(world.location, other.location))
-    expected = other.run(url, **given)
+    expected = other.run(url, **environ)
     assert expected.code == 0, expected
-    assert [one["source"] for one in expected.evidence["host_keys"]] == ["recorded"]
+    assert [key["source"] for key in expected.evidence["host_keys"]] == ["recorded"]
 
 
 def test_migrations_are_applied_through_the_production_host(production: Deployment, host):  # noqa: F811 - the fixture
@@ -116,11 +116,11 @@ def test_migrations_are_applied_through_the_production_host(production: Deployme
 def tunnel(tmp_path):
     """Return a function that makes a tunnel to a server that an sshd sees."""
     processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock(), tmp_path / "job.log"))
-    made = []
+    all_credentials = []
 
     def make(server: Sshd, url: str) -> DatabaseTunnel:
         credentials = Credentials(server.user, Secret(server.key), known_hosts=server.known_hosts)
-        made.append(credentials)
+        all_credentials.append(credentials)
         address = hosts.HostAddress("127.0.0.1", server.port)
         return DatabaseTunnel(
             address, to=DatabaseUrl.parse(url), credentials=credentials, processes=processes, clock=Clock(), alias="azora-database"
@@ -128,8 +128,8 @@ def tunnel(tmp_path):
 
     yield make
     processes.end_all()
-    for one in made:
-        one.wipe()
+    for credentials in all_credentials:
+        credentials.wipe()
 
 
 def test_a_database_that_the_host_does_not_reach_is_said_to_be_so(tunnel, host, monkeypatch):
@@ -168,8 +168,8 @@ def test_no_command_line_names_the_database(tunnel, host, postgres_cluster):
 def test_libpq_verifies_the_servers_own_name_behind_the_tunnel():
     url = DatabaseUrl.parse("postgresql://u:p@db.example:6432/azora?sslmode=verify-full").with_tunnel(4711)
     environment = url.libpq_env()
-    wanted = {"PGHOST": "db.example", "PGHOSTADDR": "127.0.0.1", "PGPORT": "4711", "PGSSLMODE": "verify-full"}
-    assert wanted.items() <= environment.items()
+    expected = {"PGHOST": "db.example", "PGHOSTADDR": "127.0.0.1", "PGPORT": "4711", "PGSSLMODE": "verify-full"}
+    assert expected.items() <= environment.items()
     assert url.text == "postgresql://u:p@db.example:4711/azora?sslmode=verify-full&hostaddr=127.0.0.1"
     assert url.location == "db.example:6432/azora"
     assert url.pooler_hint == "port 6432 is a pooler's"
@@ -177,15 +177,15 @@ def test_libpq_verifies_the_servers_own_name_behind_the_tunnel():
 
 
 @pytest.mark.parametrize(
-    ("text", "found"),
+    ("text", "tunnelled"),
     [
         ("postgresql://u:p%40@db.example:5432/azora?schema=app", "postgresql://u:p%40@127.0.0.1:4711/azora?schema=app"),
         ("postgres://u:p@ss@db.example/azora", "postgres://u:p@ss@127.0.0.1:4711/azora"),
         ("postgresql://u@[2001:db8::1]:1/azora?host=x&sslmode=require", "postgresql://u@127.0.0.1:4711/azora?sslmode=require"),
     ],
 )
-def test_prisma_is_led_into_the_tunnel(text, found):
-    assert through_tunnel(text, 4711) == found
+def test_prisma_is_led_into_the_tunnel(text, tunnelled):
+    assert through_tunnel(text, 4711) == tunnelled
     assert through_tunnel(text, None) == text
 
 

@@ -114,10 +114,10 @@ def test_hash_knows_rows_and_not_their_order(lines: list[bytes], order, places: 
 @given(LINES.filter(bool), st.data())
 @settings(max_examples=100, deadline=None)
 def test_hash_sees_every_change(lines: list[bytes], data):
-    def digest(these: list[bytes]) -> str:
-        found = RowHash()
-        found.feed(b"".join(line + b"\n" for line in these))
-        return found.hexdigest()
+    def digest(rows: list[bytes]) -> str:
+        row_hash = RowHash()
+        row_hash.feed(b"".join(line + b"\n" for line in rows))
+        return row_hash.hexdigest()
 
     place = data.draw(st.integers(0, len(lines) - 1))
     changed = [*lines]
@@ -150,7 +150,7 @@ def test_large_objects_are_hashed_wherever_blocks_are_cut(places: list[int]):
 
 def test_hash_of_large_objects_sees_number_content_and_length():
     changed = [OBJECTS.replace(b"16386", b"16387"), OBJECTS.replace(b"00ff27", b"00ff28"), OBJECTS.replace(b"0a", b"0a0a"), b"SELECT 1;"]
-    assert len({objects([OBJECTS]), *(objects([one]) for one in changed)}) == 5
+    assert len({objects([OBJECTS]), *(objects([dump]) for dump in changed)}) == 5
 
 
 def test_large_objects_written_in_other_pieces_are_the_same():

@@ -34,10 +34,10 @@ def test_any_blocks_come_back(blocks: list[bytes], level: int):
 def test_gunzip_reads_it_and_it_is_one_member():
     whole = b"".join(packed(BLOCKS))
     assert subprocess.run(["gunzip"], input=whole, stdout=subprocess.PIPE, check=True).stdout == b"".join(BLOCKS)
-    assert len(inflate_one(whole)[1]) == 0
+    assert len(inflate_member(whole)[1]) == 0
 
 
-def inflate_one(data: bytes) -> tuple[bytes, bytes]:
+def inflate_member(data: bytes) -> tuple[bytes, bytes]:
     import zlib
 
     engine = zlib.decompressobj(31)

@@ -31,7 +31,7 @@ with Progress(meter, print, clock):
 
 
 class Terminal:
-    """A program whose standard error is a terminal of so many columns; ``seen`` is all that was written to it."""
+    """A program whose standard error is a terminal of so many columns; ``written`` returns all that the program wrote to it."""
 
     def __init__(self, columns: int) -> None:
         self._master, slave = pty.openpty()
@@ -40,19 +40,19 @@ class Terminal:
         argv, pipe = [sys.executable, "-c", PROGRAM], subprocess.PIPE
         self.program = subprocess.Popen(argv, stdin=pipe, stdout=pipe, stderr=slave, text=True)
         os.close(slave)
-        self._seen = b""
+        self._written = b""
 
-    def seen(self) -> str:
+    def written(self) -> str:
         try:
             while more := os.read(self._master, 65536):
-                self._seen += more
+                self._written += more
         except OSError:  # nothing more for now, or the program has ended
             pass
-        return self._seen.decode()
+        return self._written.decode()
 
     def frames(self) -> list[str]:
         """Return what stood in the line at each moment: every frame clears it first."""
-        return self.seen().split("\r\x1b[K")
+        return self.written().split("\r\x1b[K")
 
     def tell(self, done_mib: int) -> None:
         assert self.program.stdin is not None
@@ -72,42 +72,42 @@ class Terminal:
 
 @pytest.fixture(params=[200, 60])
 def terminal(request: pytest.FixtureRequest) -> Iterator[Terminal]:
-    found = Terminal(request.param)
-    yield found
-    found.close()
+    pseudo_terminal = Terminal(request.param)
+    yield pseudo_terminal
+    pseudo_terminal.close()
 
 
 def test_a_terminal_shows_a_bar_that_grows_in_one_line_and_goes(terminal: Terminal, request: pytest.FixtureRequest) -> None:
-    until(lambda: f"[{'.' * 24}] dump: 0.0 MiB" in terminal.seen(), "an empty bar")
+    until(lambda: f"[{'.' * 24}] dump: 0.0 MiB" in terminal.written(), "an empty bar")
     terminal.tell(50)
-    until(lambda: f"[{'#' * 12}{'.' * 12}] dump: 50.0 MiB" in terminal.seen(), "half a bar")
+    until(lambda: f"[{'#' * 12}{'.' * 12}] dump: 50.0 MiB" in terminal.written(), "half a bar")
     output = terminal.end()
     columns = request.node.callspec.params["terminal"]
-    shown = terminal.frames()
-    assert max(map(len, shown)) < columns, "a frame that wraps leaves its first line behind"
-    assert "\n" not in terminal.seen()
-    assert shown[-1] == "", "the bar is cleared at the end"
-    half = next(frame for frame in shown if "50.0 MiB" in frame)
+    frames = terminal.frames()
+    assert max(map(len, frames)) < columns, "a frame that wraps leaves its first line behind"
+    assert "\n" not in terminal.written()
+    assert frames[-1] == "", "the bar is cleared at the end"
+    half = next(frame for frame in frames if "50.0 MiB" in frame)
     assert ("3 of 7 tables, about" in half) == (columns == 200)
     assert re.fullmatch(r"dump: 50\.0 MiB, [0-9.,]+ MB/s, 12\.5 MiB compressed, 3 of 7 tables, about [0-9,]+ s left\n", output)
 
 
 def test_elsewhere_it_is_a_line_at_times_and_one_at_the_end() -> None:
-    said: list[str] = []
+    lines: list[str] = []
     clock = Hasty()
     meter = Meter("restore", clock=clock)
-    with Progress(meter, said.append, clock, terminal=False):
+    with Progress(meter, lines.append, clock, terminal=False):
         meter.done = 3 << 20
-        until(lambda: len(said) >= 2, "a line")
+        until(lambda: len(lines) >= 2, "a line")
     assert set(clock.waited) == {LINE_SECONDS}
-    assert all(line.startswith("restore: 3.0 MiB") for line in said[1:])
+    assert all(line.startswith("restore: 3.0 MiB") for line in lines[1:])
 
 
 def test_what_failed_is_not_summed_up() -> None:
-    said: list[str] = []
-    with pytest.raises(ZeroDivisionError), Progress(Meter("dump", clock=Clock()), said.append, Clock(), terminal=False):
+    lines: list[str] = []
+    with pytest.raises(ZeroDivisionError), Progress(Meter("dump", clock=Clock()), lines.append, Clock(), terminal=False):
         raise ZeroDivisionError
-    assert said == []
+    assert lines == []
 
 
 class Hasty(Clock):

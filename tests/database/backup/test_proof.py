@@ -13,7 +13,7 @@ def table(name: str, rows: int, digest: str | None = "a" * 32) -> TableData:
 
 
 def restored(*tables: TableData) -> dict[tuple[bytes, bytes], TableData]:
-    return {(one.schema, one.name): one for one in tables}
+    return {(table_data.schema, table_data.name): table_data for table_data in tables}
 
 
 CATALOG = catalog.Catalog(

@@ -94,7 +94,7 @@ def test_every_shape_is_proven_and_restores(world: BackupWorld, postgres_cluster
     url = postgres_cluster.fresh(SHAPES)
     outcome = world.run(url)
     assert outcome.code == 0, outcome
-    tables = {one["name"]: one["rows"] for one in world.manifest()["tables"]}
+    tables = {table["name"]: table["rows"] for table in world.manifest()["tables"]}
     assert tables['"Quoted Schema"."Mixed "Case", (table"'] == 3
     assert tables["public.measured_2025"] + tables["public.measured_2026"] == 400
     assert tables["public.secret"] == 3

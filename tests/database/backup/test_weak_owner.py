@@ -7,7 +7,7 @@ from tests.support.backup_world import SIMPLE, BackupWorld
 
 
 def test_owner_without_any_privilege_of_the_cluster_backs_up(tmp_path: Path, s3_server, postgres_cluster):
-    """What hosted databases give: a role that owns the database and may do nothing else."""
+    """Hosted databases offer such a role: it owns the database and may do nothing else."""
     world = BackupWorld(tmp_path, s3_server)
     url = postgres_cluster.fresh("CREATE ROLE owner LOGIN PASSWORD 'of-the-database'")
     at = DatabaseUrl.parse(url)

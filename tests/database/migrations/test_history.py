@@ -35,26 +35,26 @@ def row(
 
 
 def names(items: tuple[Row, ...] | tuple[Migration, ...]) -> list[str]:
-    return [one.name for one in items]
+    return [item.name for item in items]
 
 
 def test_what_is_pending_is_what_the_table_lacks() -> None:
-    found = history.plan([migration("2_b"), migration("3_c"), migration("1_a")], [row("1_a")])
-    assert (names(found.applied), names(found.pending)) == (["1_a"], ["2_b", "3_c"])
-    assert history.refusal(found) is None
-    assert found.late == ()
+    plan = history.plan([migration("2_b"), migration("3_c"), migration("1_a")], [row("1_a")])
+    assert (names(plan.applied), names(plan.pending)) == (["1_a"], ["2_b", "3_c"])
+    assert history.refusal(plan) is None
+    assert plan.late == ()
 
 
 def test_an_empty_database_has_everything_pending() -> None:
-    found = history.plan([migration("1_a")], [])
-    assert names(found.pending) == ["1_a"]
-    assert history.refusal(found) is None
+    plan = history.plan([migration("1_a")], [])
+    assert names(plan.pending) == ["1_a"]
+    assert history.refusal(plan) is None
 
 
 def test_a_failed_attempt_blocks_and_is_not_pending() -> None:
-    found = history.plan([migration("1_a"), migration("2_b")], [row("1_a", finished=False, logs="ERROR: no such table\n  0: frame\n")])
-    assert (names(found.failed), names(found.pending)) == (["1_a"], ["2_b"])
-    reason = history.refusal(found)
+    plan = history.plan([migration("1_a"), migration("2_b")], [row("1_a", finished=False, logs="ERROR: no such table\n  0: frame\n")])
+    assert (names(plan.failed), names(plan.pending)) == (["1_a"], ["2_b"])
+    reason = history.refusal(plan)
     assert reason is not None
     assert "1_a: began 2026-11-24 11:00:00 UTC and did not finish: ERROR: no such table" in reason.what
     assert "frame" not in reason.what
@@ -73,8 +73,8 @@ def test_a_rolled_back_attempt_is_pending_again() -> None:
 
 
 def test_an_edited_migration_is_refused_with_both_checksums() -> None:
-    found = history.plan([migration("1_a", "SELECT 2;\n"), migration("2_b")], [row("1_a")])
-    reason = history.refusal(found)
+    plan = history.plan([migration("1_a", "SELECT 2;\n"), migration("2_b")], [row("1_a")])
+    reason = history.refusal(plan)
     assert reason is not None
     assert reason.title == "Applied migrations were edited"
     assert row("1_a").checksum[:12] in reason.what
@@ -87,19 +87,19 @@ def test_other_line_ends_are_no_edit(applied: str, released: str) -> None:
 
 
 def test_a_deleted_folder_is_refused() -> None:
-    found = history.plan([migration("1_a"), migration("3_c")], [row("1_a"), row("2_b")])
-    reason = history.refusal(found)
-    assert (names(found.deleted), reason and reason.title) == (["2_b"], "Applied migrations are gone from the release")
+    plan = history.plan([migration("1_a"), migration("3_c")], [row("1_a"), row("2_b")])
+    reason = history.refusal(plan)
+    assert (names(plan.deleted), reason and reason.title) == (["2_b"], "Applied migrations are gone from the release")
 
 
 def test_an_older_release_is_behind_the_database_and_may_go_on() -> None:
-    found = history.plan([migration("1_a")], [row("1_a"), row("2_b")])
-    assert (names(found.ahead), found.deleted, history.refusal(found)) == (["2_b"], (), None)
+    plan = history.plan([migration("1_a")], [row("1_a"), row("2_b")])
+    assert (names(plan.ahead), plan.deleted, history.refusal(plan)) == (["2_b"], (), None)
 
 
 def test_histories_that_diverged_are_refused() -> None:
-    found = history.plan([migration("1_a"), migration("2_hotfix")], [row("1_a"), row("3_c")])
-    reason = history.refusal(found)
+    plan = history.plan([migration("1_a"), migration("2_hotfix")], [row("1_a"), row("3_c")])
+    reason = history.refusal(plan)
     assert reason is not None
     assert reason.title == "Release and database have diverged"
     assert "3_c" in reason.what
@@ -107,29 +107,29 @@ def test_histories_that_diverged_are_refused() -> None:
 
 
 def test_a_late_migration_is_named() -> None:
-    found = history.plan([migration("1_a"), migration("2_b"), migration("3_c")], [row("1_a"), row("3_c")])
-    assert (names(found.late), history.refusal(found)) == (["2_b"], None)
+    plan = history.plan([migration("1_a"), migration("2_b"), migration("3_c")], [row("1_a"), row("3_c")])
+    assert (names(plan.late), history.refusal(plan)) == (["2_b"], None)
 
 
 def test_applied_since_counts_what_finished_after_the_snapshot() -> None:
     rows = [row("3_c", at=9), row("1_a", at=-5), row("2_b", at=5), row("4_d", finished=False, at=10), row("5_e", rolled_back=True, at=11)]
-    found = history.applied_since(rows, START, rows)
-    assert names(found) == ["2_b", "3_c"]
-    assert found[0].seconds == 1.5
+    applied = history.applied_since(rows, START, rows)
+    assert names(applied) == ["2_b", "3_c"]
+    assert applied[0].seconds == 1.5
 
 
 def test_applied_since_does_not_miss_what_a_slow_clock_recorded() -> None:
-    found = history.applied_since([row("1_a", at=-9), row("2_b", at=-5)], START, [row("1_a", at=-9), row("2_b", finished=False)])
-    assert names(found) == ["2_b"]
+    applied = history.applied_since([row("1_a", at=-9), row("2_b", at=-5)], START, [row("1_a", at=-9), row("2_b", finished=False)])
+    assert names(applied) == ["2_b"]
 
 
 @given(st.sets(st.sampled_from("abcdefgh")), st.sets(st.sampled_from("abcdefgh")))
 def test_every_migration_is_in_exactly_one_place(released: set[str], applied: set[str]) -> None:
-    found = history.plan(map(migration, released), map(row, applied))
-    assert {*names(found.applied)} == applied
-    assert {*names(found.pending)} == released - applied
-    assert {*names(found.deleted), *names(found.ahead)} == applied - released
-    assert found.diverged == bool(found.pending and found.ahead)
+    plan = history.plan(map(migration, released), map(row, applied))
+    assert {*names(plan.applied)} == applied
+    assert {*names(plan.pending)} == released - applied
+    assert {*names(plan.deleted), *names(plan.ahead)} == applied - released
+    assert plan.diverged == bool(plan.pending and plan.ahead)
 
 
 @pytest.mark.parametrize(
@@ -157,13 +157,13 @@ def test_every_migration_is_in_exactly_one_place(released: set[str], applied: se
     ],
 )
 def test_risks_are_found_in_statements_only(sql: str, kind: str | None) -> None:
-    found = list(risks.risks_of(migration("1_a", sql)))
-    assert [risk.kind for risk in found] == ([kind] if kind else [])
-    assert all(risk.why and risk.statement in " ".join(sql.split()) for risk in found)
+    findings = list(risks.risks_of(migration("1_a", sql)))
+    assert [risk.kind for risk in findings] == ([kind] if kind else [])
+    assert all(risk.why and risk.statement in " ".join(sql.split()) for risk in findings)
 
 
 @pytest.mark.parametrize(
-    ("rows", "expected", "passed", "said"),
+    ("rows", "expected", "passed", "detail"),
     [
         ([row("1"), row("2")], ExpectedMigrations("left", 2, ("2",)), True, "2 migrations applied, left 2; the newest is 2"),
         ([row("1"), row("2"), row("3")], ExpectedMigrations("left", 2, ("2",)), True, "3 migrations applied, left 2; the newest is 3"),
@@ -176,6 +176,6 @@ def test_risks_are_found_in_statements_only(sql: str, kind: str | None) -> None:
         ([row("1", finished=False, rolled_back=True), row("1")], ExpectedMigrations("left", 1), True, "1 migrations applied"),
     ],
 )
-def test_a_table_is_compared_with_what_was_left(rows, expected, passed, said):
-    found = history.compare_with_expected(rows, expected)
-    assert (found.passed, said in found.detail) == (passed, True), found
+def test_a_table_is_compared_with_what_was_left(rows, expected, passed, detail):
+    comparison = history.compare_with_expected(rows, expected)
+    assert (comparison.passed, detail in comparison.detail) == (passed, True), comparison

@@ -19,8 +19,8 @@ def test_folder_is_read_in_order(tmp_path: Path) -> None:
     for name in ("2_b", "1_a"):
         application.add_migration(tmp_path, name, f"SELECT '{name}';\n")
     (application.migrations(tmp_path) / "migration_lock.toml").write_text("provider = 'postgresql'\n", encoding="utf-8")
-    found = prisma.read_folder(application.migrations(tmp_path))
-    assert [(one.name, one.text) for one in found] == [("1_a", "SELECT '1_a';\n"), ("2_b", "SELECT '2_b';\n")]
+    migrations = prisma.read_folder(application.migrations(tmp_path))
+    assert [(migration.name, migration.text) for migration in migrations] == [("1_a", "SELECT '1_a';\n"), ("2_b", "SELECT '2_b';\n")]
 
 
 def test_a_folder_without_migrations_is_bad_input(tmp_path: Path) -> None:
@@ -35,10 +35,10 @@ def test_a_folder_without_migrations_is_bad_input(tmp_path: Path) -> None:
 def test_what_prisma_recorded_is_what_the_folder_says(sample: Sample, migrated: str) -> None:
     release = prisma.read_folder(application.migrations(sample.built))
     rows = prisma.read_table(DatabaseUrl.parse(migrated), "public")
-    found = history.plan(release, rows)
-    assert [row.name for row in found.applied] == [one.name for one in release[:3]]
-    assert [one.name for one in found.pending] == list(application.NEW_MIGRATIONS)
-    assert (found.edited, found.failed, history.refusal(found)) == ((), (), None)
+    plan = history.plan(release, rows)
+    assert [row.name for row in plan.applied] == [migration.name for migration in release[:3]]
+    assert [migration.name for migration in plan.pending] == list(application.NEW_MIGRATIONS)
+    assert (plan.edited, plan.failed, history.refusal(plan)) == ((), (), None)
 
 
 def test_a_database_without_the_table_has_no_rows(postgres_cluster: DatabaseMaker) -> None:
@@ -70,8 +70,8 @@ def test_the_holder_of_the_lock_is_named(postgres_cluster: DatabaseMaker) -> Non
     try:
         with holder.cursor() as cursor:
             cursor.execute("SELECT pg_advisory_lock(%s)", (history.LOCK,))
-        (found,) = prisma.lock_holders(url)
-        assert f"process {holder.info.backend_pid} (psql of ada, from 127.0.0.1" in found
+        (description,) = prisma.lock_holders(url)
+        assert f"process {holder.info.backend_pid} (psql of ada, from 127.0.0.1" in description
         assert prisma.lock_holders(other) == []
     finally:
         holder.close()
@@ -99,5 +99,5 @@ def test_error_codes_are_read_from_prismas_own_line(output: str, code: str | Non
     ],
 )
 def test_only_prismas_own_lock_counts_as_a_lock_timeout(output: str, expected: bool) -> None:
-    done = Completed(("npx",), 1, "", output)
-    assert prisma.MigrateResult(done, prisma.error_code(output)).lock_timeout is expected
+    completed = Completed(("npx",), 1, "", output)
+    assert prisma.MigrateResult(completed, prisma.error_code(output)).lock_timeout is expected
