@@ -30,17 +30,19 @@ def api(tmp_path: Path) -> Iterator[GitHubApi]:
 
 
 class Edge(GitHub):
-    said: list[str]
+    """The REST edge, and the messages that it wrote."""
+
+    messages: list[str]
 
 
 def edge(api: GitHubApi, *, token: str = "the-token", repository: str = "azora/azora", url: str | None = None) -> Edge:
-    said: list[str] = []
-    found = Edge(url or api.url, repository, Secret(token), clock=Clock(), say=said.append, pause=0.01)
-    found.said = said
-    return found
+    messages: list[str] = []
+    client = Edge(url or api.url, repository, Secret(token), clock=Clock(), say=messages.append, pause=0.01)
+    client.messages = messages
+    return client
 
 
-def told(path: str, status: int, times: int = 1, **headers: str) -> dict[str, Any]:
+def scripted_answer(path: str, status: int, times: int = 1, **headers: str) -> dict[str, Any]:
     return {"path": path, "status": status, "times": times, "headers": headers}
 
 
@@ -48,8 +50,8 @@ def test_all_pages_are_read(api: GitHubApi) -> None:
     api.write(
         page_size=2, check_runs=[{"name": f"c{n}"} for n in range(5)], statuses=[{"context": f"s{n}", "state": "success"} for n in range(3)]
     )
-    assert sorted(one["name"] for one in edge(api).check_runs(SHA)) == ["c0", "c1", "c2", "c3", "c4"]
-    assert sorted(one["context"] for one in edge(api).statuses(SHA)) == ["s0", "s1", "s2"]
+    assert sorted(check_run["name"] for check_run in edge(api).check_runs(SHA)) == ["c0", "c1", "c2", "c3", "c4"]
+    assert sorted(status["context"] for status in edge(api).statuses(SHA)) == ["s0", "s1", "s2"]
     assert len([path for path in api.requests if path.endswith("check-runs")]) == 3
 
 
@@ -71,38 +73,38 @@ def test_attempts_of_jobs_are_read_by_their_suite(api: GitHubApi) -> None:
 
 
 def test_retry_after_is_honoured(api: GitHubApi) -> None:
-    api.write(answers=[told("check-runs", 429, **{"retry-after": "1"})], check_runs=[{"name": "a"}])
+    api.write(answers=[scripted_answer("check-runs", 429, **{"retry-after": "1"})], check_runs=[{"name": "a"}])
     github, started = edge(api), time.monotonic()
-    assert [one["name"] for one in github.check_runs(SHA)] == ["a"]
+    assert [check_run["name"] for check_run in github.check_runs(SHA)] == ["a"]
     assert time.monotonic() - started >= 1
-    assert github.said == ["GitHub's rate limit: waiting 1 s"]
+    assert github.messages == ["GitHub's rate limit: waiting 1 s"]
 
 
 def test_rate_limit_reset_is_honoured(api: GitHubApi) -> None:
     reset = str(int(time.time()) + 1)
-    api.write(answers=[told("statuses", 403, **{"x-ratelimit-remaining": "0", "x-ratelimit-reset": reset})])
+    api.write(answers=[scripted_answer("statuses", 403, **{"x-ratelimit-remaining": "0", "x-ratelimit-reset": reset})])
     github = edge(api)
     assert github.statuses(SHA) == []
     assert time.time() >= int(reset)
-    assert len(github.said) == 1
+    assert len(github.messages) == 1
 
 
 @pytest.mark.parametrize(
     "headers", [{"retry-after": "3600"}, {"x-ratelimit-remaining": "0", "x-ratelimit-reset": str(int(time.time()) + 3600)}]
 )
 def test_a_limit_beyond_patience_is_not_waited_for(api: GitHubApi, headers: dict[str, str]) -> None:
-    api.write(answers=[told("statuses", 403, **headers)])
+    api.write(answers=[scripted_answer("statuses", 403, **headers)])
     with pytest.raises(UnreachableError, match="rate limit is used up") as caught:
         edge(api).statuses(SHA)
     assert "900 s" in caught.value.what
 
 
 def test_server_errors_are_repeated_a_bounded_number_of_times(api: GitHubApi) -> None:
-    api.write(answers=[told("statuses", 502, times=3)])
+    api.write(answers=[scripted_answer("statuses", 502, times=3)])
     github = edge(api)
     assert github.statuses(SHA) == []
-    assert github.said[-1] == "GitHub: HTTP 502; attempt 3 of 4"
-    api.write(answers=[told("statuses", 500, times=9)])
+    assert github.messages[-1] == "GitHub: HTTP 502; attempt 3 of 4"
+    api.write(answers=[scripted_answer("statuses", 500, times=9)])
     with pytest.raises(UnreachableError) as caught:
         edge(api).statuses(SHA)
     assert caught.value.what == "4 attempts, the last one: HTTP 500"
@@ -133,7 +135,7 @@ def test_refusals_say_what_to_do(api: GitHubApi, token: str, repository: str, ti
 
 
 def test_missing_permission_names_the_permissions(api: GitHubApi) -> None:
-    api.write(answers=[told("check-runs", 403)])
+    api.write(answers=[scripted_answer("check-runs", 403)])
     with pytest.raises(BadInputError) as caught:
         edge(api).check_runs(SHA)
     assert "checks: read" in caught.value.next_step

@@ -151,8 +151,8 @@ def test_nobody_listens():
 def test_an_unusable_webhook_is_said_without_showing_it(url, capfd, caplog):
     result = slack.notify(Secret(url), "hello", PatientClock())
     assert (result.sent, result.attempts) == (False, 1)
-    shown = result.detail + caplog.text + "".join(capfd.readouterr())
-    assert "secret-part" not in shown
+    printed = result.detail + caplog.text + "".join(capfd.readouterr())
+    assert "secret-part" not in printed
 
 
 def test_without_a_webhook_nobody_is_told_and_that_is_said():
@@ -181,11 +181,11 @@ def test_proxy_settings_do_not_swallow_a_loopback_message(receiver, monkeypatch)
 def test_receiver_answers_as_slack_does(receiver, body, status, answer):
     try:
         with urllib.request.urlopen(receiver.url, data=body, timeout=30) as response:
-            got = response.status, response.read()
+            received = response.status, response.read()
     except urllib.error.HTTPError as error:
         with error:
-            got = error.code, error.read()
-    assert got == (status, answer)
+            received = error.code, error.read()
+    assert received == (status, answer)
 
 
 def test_receiver_keeps_what_it_accepted_in_lines(receiver):

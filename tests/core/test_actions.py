@@ -16,15 +16,15 @@ from azora_ci.core.errors import BadInputError
 
 def parse_outputs(text: str) -> dict[str, str]:
     """Read an output file as the runner does (actions/runner FileCommandManager)."""
-    found: dict[str, str] = {}
+    outputs: dict[str, str] = {}
     lines = text.split("\n")
     while lines and lines != [""]:
         name, delimiter = lines.pop(0).split("<<", 1)
         value: list[str] = []
         while (line := lines.pop(0)) != delimiter:
             value.append(line)
-        found[name] = "\n".join(value)
-    return found
+        outputs[name] = "\n".join(value)
+    return outputs
 
 
 def runner_obeys(text: str) -> list[str]:

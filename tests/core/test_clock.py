@@ -40,20 +40,20 @@ def test_a_moment_without_a_zone_is_refused(bad):
 
 def test_ticks_do_not_drift_when_work_takes_time():
     clock = SlowClock()
-    seen = []
+    ticks = []
     for elapsed in clock.ticks(10, 60):
-        seen.append(round(elapsed, 6))
+        ticks.append(round(elapsed, 6))
         clock.time += 3.7
-    assert seen == [0, 10, 20, 30, 40, 50, 60]
+    assert ticks == [0, 10, 20, 30, 40, 50, 60]
 
 
 def test_a_late_tick_does_not_move_the_others_and_missed_ones_are_left_out():
     clock = SlowClock()
-    seen = []
+    ticks = []
     for elapsed, work in zip(clock.ticks(10, 60), itertools.chain([1, 25], itertools.repeat(1)), strict=False):
-        seen.append(round(elapsed, 6))
+        ticks.append(round(elapsed, 6))
         clock.time += work
-    assert seen == [0, 10, 35, 40, 50, 60]
+    assert ticks == [0, 10, 35, 40, 50, 60]
 
 
 def test_the_real_clock_moves():

@@ -61,9 +61,9 @@ def test_defaults_and_order(tmp_path):
 
 def test_an_order_is_a_chain_of_waiting_beside_what_depends_on_says(tmp_path):
     text = MINIMAL.replace('depends_on = ["auth_service"]\n', "")
-    assert [one.id for one in load(tmp_path, text).services] == ["api_gateway", "auth_service"]
+    assert [service.id for service in load(tmp_path, text).services] == ["api_gateway", "auth_service"]
     ordered = load(tmp_path, text.replace("[target]", '[rollout]\norder = ["auth_service", "api_gateway"]\n[target]'))
-    assert [(one.id, one.depends_on) for one in ordered.services] == [("auth_service", ()), ("api_gateway", ("auth_service",))]
+    assert [(service.id, service.depends_on) for service in ordered.services] == [("auth_service", ()), ("api_gateway", ("auth_service",))]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What others said is shown, and never takes effect: judged by a real parser of Markdown."""
+"""Text from outside is displayed and never takes effect; a real parser of Markdown decides."""
 
 from __future__ import annotations
 
@@ -37,12 +37,12 @@ anything = st.one_of(st.sampled_from(HOSTILE), st.text("|`\\<>&*_[]()#-~!ab 1.\n
 
 def cells(page: str) -> list[str]:
     """Return the text of each cell of the body, as a browser shows it; nothing but <br> and <code> may have become HTML."""
-    shown = PARSER.render(page)
-    assert set(re.findall(r"<(\w+)", shown)) <= {"table", "thead", "tbody", "tr", "th", "td", "br", "code"}, shown
-    return [_seen(one) for one in re.findall(r"<td>(.*?)</td>", shown, re.DOTALL)]
+    rendered = PARSER.render(page)
+    assert set(re.findall(r"<(\w+)", rendered)) <= {"table", "thead", "tbody", "tr", "th", "td", "br", "code"}, rendered
+    return [_displayed(cell) for cell in re.findall(r"<td>(.*?)</td>", rendered, re.DOTALL)]
 
 
-def _seen(fragment: str) -> str:
+def _displayed(fragment: str) -> str:
     return html.unescape(re.sub(r"<[^>]+>", "", fragment.replace("<br>", "\n").replace("<br />", "\n")))
 
 
@@ -57,15 +57,15 @@ def test_a_cell_shows_exactly_what_it_was_given(hostile):
 
 @given(anything, anything)
 def test_no_text_breaks_out_of_its_cell(first, second):
-    found = cells(markdown.table(("one", "two"), [(first, markdown.code(second)), ("x", "y")]))
-    assert [flat(one) for one in found] == [flat(first), flat(second), "x", "y"]
+    body = cells(markdown.table(("one", "two"), [(first, markdown.code(second)), ("x", "y")]))
+    assert [flat(cell) for cell in body] == [flat(first), flat(second), "x", "y"]
 
 
 @given(st.lists(anything.filter(str.strip), min_size=1))
 def test_no_text_breaks_out_of_its_line(values):
-    shown = PARSER.render("before\n\n" + markdown.listed(values) + "\n\nafter")
-    assert set(re.findall(r"<(\w+)", shown)) <= {"p", "ul", "li"}, shown
-    assert [_seen(one).strip() for one in re.findall(r"<li>(.*?)</li>", shown, re.DOTALL)] == list(map(flat, values))
+    rendered = PARSER.render("before\n\n" + markdown.listed(values) + "\n\nafter")
+    assert set(re.findall(r"<(\w+)", rendered)) <= {"p", "ul", "li"}, rendered
+    assert [_displayed(item).strip() for item in re.findall(r"<li>(.*?)</li>", rendered, re.DOTALL)] == list(map(flat, values))
 
 
 def test_lines_of_a_text_stay_lines_and_our_own_markup_stays():

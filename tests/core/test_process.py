@@ -26,9 +26,9 @@ def stream():
 
 @pytest.fixture
 def processes(tmp_path, stream):
-    made = Processes(JobLog(Actions(stream=stream, github=True), Clock(), tmp_path / "job.log"))
-    yield made
-    made.end_all()
+    children = Processes(JobLog(Actions(stream=stream, github=True), Clock(), tmp_path / "job.log"))
+    yield children
+    children.end_all()
 
 
 def python(code: str) -> list[str]:
@@ -43,8 +43,8 @@ def wait_for(condition, seconds: float = 30) -> None:
 
 
 def test_output_is_captured_logged_with_times_and_wrapped(processes, tmp_path, stream):
-    done = processes.run(python("import sys; print('out'); print('err', file=sys.stderr)"))
-    assert (done.returncode, done.stdout, done.stderr) == (0, "out\n", "err\n")
+    completed = processes.run(python("import sys; print('out'); print('err', file=sys.stderr)"))
+    assert (completed.returncode, completed.stdout, completed.stderr) == (0, "out\n", "err\n")
     log = (tmp_path / "job.log").read_text()
     assert re.search(r"^\d{4}-\d\d-\d\dT[\d:.]+Z out$", log, re.M)
     assert "::stop-commands::" in stream.getvalue()
@@ -54,8 +54,8 @@ def test_secrets_are_masked_in_argv_output_log_and_error(processes, tmp_path, st
     processes.log.add_secret("hunter2")
     with pytest.raises(CommandFailedError) as caught:
         processes.run([*python("import sys; print(sys.argv[1]); sys.exit('bad ' + sys.argv[1])"), "hunter2"])
-    shown = stream.getvalue().replace("::add-mask::hunter2", "") + (tmp_path / "job.log").read_text() + caught.value.message()
-    assert "hunter2" not in shown
+    printed = stream.getvalue().replace("::add-mask::hunter2", "") + (tmp_path / "job.log").read_text() + caught.value.message()
+    assert "hunter2" not in printed
     assert "bad ***" in caught.value.what
     assert "exit code 1" in caught.value.what
 
@@ -132,7 +132,7 @@ def test_a_child_cannot_read_our_environment():
         argv = [sys.executable, "-c", WITHOUT_RIGHTS, ours]
         return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, env=env)
 
-    assert "hunter2" in read("pass").stdout  # this is what would be seen
+    assert "hunter2" in read("pass").stdout  # without the protection, a child reads the secret
     hidden = read("process.hide_environment()")
     assert hidden.returncode == 1
     assert "PermissionError" in hidden.stderr
@@ -143,7 +143,7 @@ def test_evidence_holds_no_secret_in_its_sentences_and_keeps_names(processes):
     processes.log.add_secret("hunter2-and-more")
     processes.log.add_secret("azora-registry", is_name=True)
     processes.log.add_secret("short")
-    given = {
+    evidence = {
         "detail": "cannot use hunter2-and-more, a short word",
         "tests": [{"detail": "login of azora-registry with hunter2-and-more"}],
         "reference": "example/azora-registry/api:v1.2.3",
@@ -151,7 +151,7 @@ def test_evidence_holds_no_secret_in_its_sentences_and_keeps_names(processes):
         "rows": 3,
         "pair": ("a b", None),
     }
-    assert processes.log.masked_evidence(given) == {
+    assert processes.log.masked_evidence(evidence) == {
         "detail": "cannot use ***, a short word",
         "tests": [{"detail": "login of azora-registry with ***"}],
         "reference": "example/azora-registry/api:v1.2.3",
@@ -173,9 +173,9 @@ def test_a_detached_process_survives_end_all(processes, tmp_path):
 
 def test_huge_output_is_kept_in_the_log_but_not_in_memory(processes, tmp_path, monkeypatch):
     monkeypatch.setattr("azora_ci.core.process.CAPTURE_LIMIT", 10_000)
-    done = processes.run(python("for i in range(5000): print('line', i)"), echo=False)
-    assert len(done.stdout) <= 10_010
-    assert done.stdout.endswith("line 4999\n")
+    completed = processes.run(python("for i in range(5000): print('line', i)"), echo=False)
+    assert len(completed.stdout) <= 10_010
+    assert completed.stdout.endswith("line 4999\n")
     assert (tmp_path / "job.log").read_text().count("line ") >= 5000
 
 

@@ -31,8 +31,8 @@ def test_every_semantic_version_with_v_is_accepted(text: str) -> None:
 
 @given(st.lists(versions(), min_size=1, max_size=6))
 def test_order_is_that_of_semver(texts: list[str]) -> None:
-    by_us = [one.bare for one in sorted(map(Version.parse, set(texts)))]
-    assert [semver.Version.parse(one) for one in by_us] == sorted(semver.Version.parse(one[1:]) for one in set(texts))
+    ordered = [version.bare for version in sorted(map(Version.parse, set(texts)))]
+    assert [semver.Version.parse(text) for text in ordered] == sorted(semver.Version.parse(text[1:]) for text in set(texts))
 
 
 @given(st.text(max_size=20))
@@ -95,7 +95,7 @@ def test_highest_release_passes_over_what_is_no_release() -> None:
 
 def test_a_prerelease_is_lower_than_its_release() -> None:
     order = ["v1.0.0-alpha", "v1.0.0-alpha.1", "v1.0.0-beta.2", "v1.0.0-beta.11", "v1.0.0-rc.1", "v1.0.0", "v1.0.1"]
-    assert [str(one) for one in sorted(map(Version.parse, reversed(order)))] == order
+    assert [str(version) for version in sorted(map(Version.parse, reversed(order)))] == order
 
 
 @given(st.integers(1, 10**12 - 1), st.from_regex(r"[0-9a-f]{40}", fullmatch=True))

@@ -19,15 +19,15 @@ NAMES = sorted(path.name.removesuffix(".schema.json") for path in schemas.schema
 def properties(schema: object, path: str = ""):
     """Yield (path, schema) of every described property."""
     if isinstance(schema, dict):
-        for name, one in schema.get("properties", {}).items() if isinstance(schema.get("properties"), dict) else ():
+        for name, part in schema.get("properties", {}).items() if isinstance(schema.get("properties"), dict) else ():
             if not path.endswith("/then") and not path.endswith("/else") and not path.endswith("/if"):
-                yield f"{path}/{name}", one
-        for name, one in schema.items():
+                yield f"{path}/{name}", part
+        for name, part in schema.items():
             if name not in {"examples", "enum", "const"}:
-                yield from properties(one, f"{path}/{name}")
+                yield from properties(part, f"{path}/{name}")
     elif isinstance(schema, list):
-        for number, one in enumerate(schema):
-            yield from properties(one, f"{path}/{number}")
+        for number, part in enumerate(schema):
+            yield from properties(part, f"{path}/{number}")
 
 
 def conditional(path: str) -> bool:
@@ -35,27 +35,27 @@ def conditional(path: str) -> bool:
     return any(part in {"if", "then", "else", "oneOf", "anyOf", "allOf", "not"} for part in path.split("/"))
 
 
-def described(one: dict) -> bool:
+def described(key_schema: dict) -> bool:
     """Say whether a key has a description, and an example unless it is a table of described keys."""
-    table = "properties" in one or isinstance(one.get("additionalProperties"), dict)
-    return "$ref" in one or ("description" in one and (table or "examples" in one))
+    table = "properties" in key_schema or isinstance(key_schema.get("additionalProperties"), dict)
+    return "$ref" in key_schema or ("description" in key_schema and (table or "examples" in key_schema))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_schema_is_valid_and_describes_every_key(name):
     schema = schemas.load(name)
     jsonschema.Draft202012Validator.check_schema(schema)
-    bare = [path for path, one in properties(schema) if not conditional(path) and not described(one)]
+    bare = [path for path, key_schema in properties(schema) if not conditional(path) and not described(key_schema)]
     assert not bare, f"keys without description and example: {bare}"
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_example_fits_its_own_key(name):
     schema = schemas.load(name)
-    for path, one in properties(schema):
-        for example in one.get("examples", []):
-            found = list(jsonschema.Draft202012Validator({**one, "$defs": schema.get("$defs", {})}).iter_errors(example))
-            assert not found, f"{path}: {found[0].message}"
+    for path, key_schema in properties(schema):
+        for example in key_schema.get("examples", []):
+            errors = list(jsonschema.Draft202012Validator({**key_schema, "$defs": schema.get("$defs", {})}).iter_errors(example))
+            assert not errors, f"{path}: {errors[0].message}"
 
 
 def test_every_job_has_a_fragment_schema():

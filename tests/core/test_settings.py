@@ -88,8 +88,8 @@ def test_a_pasted_private_key_is_normalised():
 
 def test_a_secret_is_redacted_wherever_it_is_shown():
     secret = variables.Secret("hunter2")
-    for shown in (repr(secret), str(secret), f"{secret}", f"{secret:>10}", repr([secret]), repr({"k": secret})):
-        assert "hunter2" not in shown
+    for text in (repr(secret), str(secret), f"{secret}", f"{secret:>10}", repr([secret]), repr({"k": secret})):
+        assert "hunter2" not in text
     assert secret == variables.Secret("hunter2")
     assert secret != "hunter2"
     assert secret.reveal() == "hunter2"
@@ -126,6 +126,6 @@ def test_children_inherit_no_secret_and_cannot_write_our_outputs(monkeypatch):
 
 def test_every_declared_secret_is_withheld_from_children():
     every = [runner.step_module(job).Settings for job in pipeline.JOBS | pipeline.TOOLS]
-    declared = {one.name for group in every for _, one in variables.declared_variables(group) if one.secret}
+    declared = {field.name for group in every for _, field in variables.declared_variables(group) if field.secret}
     assert {"PROD_KEY", "DOCKER_PASSWORD", "GITHUB_TOKEN", "BACKUP_VERIFY_DATABASE_URL"} <= declared
     assert declared <= environment.WITHHELD

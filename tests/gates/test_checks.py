@@ -34,8 +34,8 @@ def state_of(
     app: int | None = None,
     attempts: dict[int, int] | None = None,
 ) -> str:
-    seen = checks.observed(runs, statuses, own_check_suite=99, attempts=attempts)
-    return checks.judge([Required("test", "configuration", app)], seen, skips).state
+    observed = checks.observed(runs, statuses, own_check_suite=99, attempts=attempts)
+    return checks.judge([Required("test", "configuration", app)], observed, skips).state
 
 
 @pytest.mark.parametrize(
@@ -108,7 +108,7 @@ def test_two_jobs_of_one_name_in_one_run_both_count() -> None:
     failed, passed = check_run(1, "test", "failure"), check_run(2, "test")
     assert state_of(failed, passed, attempts={1: 1, 2: 1}) == FAILED
     assert state_of(failed, passed, check_run(3, "test"), check_run(4, "test"), attempts={1: 1, 2: 1, 3: 2, 4: 2}) == PASSED
-    # One of the two ran again: which of them is not told, so the earlier results still count.
+    # One of the two ran again. GitHub does not say which of them, so the earlier results still count.
     assert state_of(failed, passed, check_run(3, "test"), attempts={1: 1, 2: 1, 3: 2}) == FAILED
 
 
@@ -137,8 +137,8 @@ def test_a_workflow_that_a_ruleset_demands_is_a_gate(runs: list[dict[str, Any]],
     path = ".github/workflows/scan.yml"
     required = checks.required_by_rules([{"type": "workflows", "parameters": {"workflows": [{"path": path, "repository_id": 1}]}}])
     assert required == [Required(path, "ruleset", workflow=True)]
-    seen = checks.observed([check_run(1, path)], [], 99, workflow_runs=runs)
-    assert checks.judge(required, seen, ()).state == expected
+    observed = checks.observed([check_run(1, path)], [], 99, workflow_runs=runs)
+    assert checks.judge(required, observed, ()).state == expected
 
 
 def test_a_check_bound_to_an_app_takes_no_other() -> None:
@@ -154,10 +154,10 @@ def test_own_check_suite_is_left_out_and_not_the_name() -> None:
 
 def test_failed_beats_pending_beats_passed() -> None:
     required = checks.required_by_configuration(["a", "b", "c"])
-    seen = checks.observed([check_run(1, "a"), check_run(2, "b", "queued"), check_run(3, "c", "failure")], [], None)
-    assert checks.judge(required, seen, ()).state == FAILED
-    assert checks.judge(required[:2], seen, ()).state == PENDING
-    assert checks.judge(required[:1], seen, ()).state == PASSED
+    observed = checks.observed([check_run(1, "a"), check_run(2, "b", "queued"), check_run(3, "c", "failure")], [], None)
+    assert checks.judge(required, observed, ()).state == FAILED
+    assert checks.judge(required[:2], observed, ()).state == PENDING
+    assert checks.judge(required[:1], observed, ()).state == PASSED
 
 
 def test_nothing_required_is_never_a_verdict() -> None:
@@ -212,8 +212,8 @@ def test_requirements_of_branch_protection(branch: dict[str, Any], expected: lis
 
 
 def test_a_finding_is_evidence() -> None:
-    seen = checks.observed([check_run(1, "test", "failure")], [], None)
-    (finding,) = checks.judge([Required("test", "ruleset")], seen, ()).findings
+    observed = checks.observed([check_run(1, "test", "failure")], [], None)
+    (finding,) = checks.judge([Required("test", "ruleset")], observed, ()).findings
     assert finding.document() == {
         "name": "test",
         "source": "ruleset",

@@ -19,8 +19,8 @@ def endpoint(side: str = NEW, name: str = "api", versions: tuple[str, ...] = ("1
 
 
 def answer(body: object = None, status: int = 200, kind: str = "application/json", deployment: str | None = None) -> Answer:
-    data = body if isinstance(body, bytes) else json.dumps(body).encode()
-    return Answer(1.0, status, kind, data, deployment)
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return Answer(1.0, status, kind, content, deployment)
 
 
 GOOD = answer({"status": "healthy", "version": "1.1.0"})
@@ -28,7 +28,7 @@ BAD = answer({}, status=500)
 
 
 @pytest.mark.parametrize(
-    ("given_answer", "outcome", "detail"),
+    ("received", "outcome", "detail"),
     [
         (GOOD, "healthy", "version 1.1.0"),
         (answer({"status": "healthy", "version": "1.0.0"}), "wrong-version", "answers version 1.0.0, expected 1.1.0"),
@@ -46,10 +46,10 @@ BAD = answer({}, status=500)
         (Answer(1.0, failure="refused", detail="connection refused"), "refused", "connection refused"),
     ],
 )
-def test_only_a_healthy_answer_of_the_right_version_is_healthy(given_answer, outcome, detail):
-    found = classify(endpoint(), given_answer)
-    assert (found.outcome, found.detail) == (outcome, detail)
-    assert found.passed is (outcome == "healthy")
+def test_only_a_healthy_answer_of_the_right_version_is_healthy(received, outcome, detail):
+    finding = classify(endpoint(), received)
+    assert (finding.outcome, finding.detail) == (outcome, detail)
+    assert finding.passed is (outcome == "healthy")
 
 
 def test_what_a_service_says_is_kept_short():
@@ -64,7 +64,7 @@ def test_no_body_breaks_the_reading(body):
 def after(ticks: list[dict[Endpoint, Answer]]) -> Record:
     record = Record(NEW_ID)
     for tick in ticks:
-        record.add(classify(one, found) for one, found in tick.items())
+        record.add(classify(probed, received) for probed, received in tick.items())
     return record
 
 
@@ -81,8 +81,8 @@ def test_one_good_answer_starts_the_count_again():
 
 
 def test_every_endpoint_is_counted_for_itself():
-    one, other = endpoint(name="api"), endpoint(name="auth")
-    ticks = [{one: BAD, other: GOOD}, {one: GOOD, other: BAD}] * 3
+    api, auth = endpoint(name="api"), endpoint(name="auth")
+    ticks = [{api: BAD, auth: GOOD}, {api: GOOD, auth: BAD}] * 3
     assert judge(after(ticks), 2).abort == ()
 
 
@@ -147,10 +147,10 @@ def test_one_old_instance_of_several_that_fails_alone_is_said_and_aborts_nothing
 
 
 def test_a_service_is_in_doubt_while_no_old_instance_of_it_answers():
-    new, one, other = endpoint(), Endpoint("api#1", "api", OLD, "http://a"), Endpoint("api#2", "api", OLD, "http://b")
+    new, old, second_old = endpoint(), Endpoint("api#1", "api", OLD, "http://a"), Endpoint("api#2", "api", OLD, "http://b")
     well = answer({"status": "healthy", "version": "1.0.0"})
-    assert judge(after([{new: GOOD, one: BAD, other: well}]), 3).doubt == frozenset()
-    assert judge(after([{new: GOOD, one: BAD, other: BAD}]), 3).doubt == {"api"}
+    assert judge(after([{new: GOOD, old: BAD, second_old: well}]), 3).doubt == frozenset()
+    assert judge(after([{new: GOOD, old: BAD, second_old: BAD}]), 3).doubt == {"api"}
 
 
 def test_nobody_fails_alone_where_both_just_begin_to_fail():
@@ -173,15 +173,15 @@ def test_whatever_is_answered_the_verdict_is_fair(rows, retries):
     }
     record = after([dict(zip(ENDPOINTS, (answers[name] for name in row), strict=True)) for row in rows])
     verdict = judge(record, retries)
-    said = " ".join((*verdict.abort, *verdict.hold, *verdict.notes, *verdict.failing))
-    for one in ENDPOINTS:
-        streak = record.streaks[one.name]
-        named = [text for text in verdict.abort if text.startswith(one.name)]
+    sentences = " ".join((*verdict.abort, *verdict.hold, *verdict.notes, *verdict.failing))
+    for probed in ENDPOINTS:
+        streak = record.streaks[probed.name]
+        named = [text for text in verdict.abort if text.startswith(probed.name)]
         if named:  # nobody is taken back for an old instance, for too few failures, or for what the edge gave to the old version
-            assert one.side != OLD
+            assert probed.side != OLD
             assert streak.failures >= retries
-            assert one.side == NEW or streak.of_old < streak.failures
-        if one.side == NEW and streak.failures:  # no failure of the new version goes unsaid
-            assert f"{one.name} failed" in said
-    if not any(record.streaks[one.name].failures for one in ENDPOINTS):
+            assert probed.side == NEW or streak.of_old < streak.failures
+        if probed.side == NEW and streak.failures:  # no failure of the new version goes unsaid
+            assert f"{probed.name} failed" in sentences
+    if not any(record.streaks[probed.name].failures for probed in ENDPOINTS):
         assert verdict == HealthVerdict()

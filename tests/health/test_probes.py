@@ -64,13 +64,13 @@ def test_an_answer_is_read_with_its_headers():
 
 
 def test_headers_are_sent_and_redirects_are_not_followed():
-    seen: list[bytes] = []
+    requests: list[bytes] = []
 
     def redirect(connection: socket.socket) -> None:
         connection.sendall(b"HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n")
 
     def record(connection: socket.socket) -> None:
-        seen.append(connection.recv(4096))
+        requests.append(connection.recv(4096))
         redirect(connection)
 
     listening = socket.create_server(("127.0.0.1", 0))
@@ -79,8 +79,8 @@ def test_headers_are_sent_and_redirects_are_not_followed():
     answer = fetch(ProbeRequest(f"http://127.0.0.1:{listening.getsockname()[1]}/a?b=c", {"x-azora-release": "canary"}), 20, Clock())
     listening.close()
     assert answer.status == 302
-    assert seen[0].startswith(b"GET /a?b=c HTTP/1.1\r\n")
-    assert b"x-azora-release: canary" in seen[0]
+    assert requests[0].startswith(b"GET /a?b=c HTTP/1.1\r\n")
+    assert b"x-azora-release: canary" in requests[0]
 
 
 @pytest.mark.parametrize("talk", [lambda _: time.sleep(30), trickle], ids=["silent", "trickling"])

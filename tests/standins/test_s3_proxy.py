@@ -118,8 +118,8 @@ def test_a_delay_ends_with_its_time(stored: tuple[Stores, str]) -> None:
 
 def test_a_fault_counts_matching_requests_only() -> None:
     fault = Fault("error", operation="Put*", key="*.gz", skip=1, times=2)
-    asked = [("GetObject", "a.gz"), ("PutObject", "a"), *[("PutObject", "a.gz")] * 4]
-    assert [fault.take(*request) for request in asked] == [False, False, False, True, True, False]
+    requests = [("GetObject", "a.gz"), ("PutObject", "a"), *[("PutObject", "a.gz")] * 4]
+    assert [fault.take(*request) for request in requests] == [False, False, False, True, True, False]
 
 
 def test_faults_come_from_a_file_that_may_be_rewritten(stored: tuple[Stores, str], tmp_path: Path) -> None:

@@ -30,15 +30,15 @@ FILES = {"server.js": "serve()", "lib/a.js": "a", "lib/b.js": "b", "node_modules
 
 
 def test_same_content_gives_the_same_bytes_whatever_times_order_and_modes(tmp_path: Path) -> None:
-    one = fill(tmp_path / "one", FILES)
-    two = fill(tmp_path / "elsewhere" / "two", dict(reversed(FILES.items())))
-    for path in two.rglob("*"):
+    original = fill(tmp_path / "one", FILES)
+    copy = fill(tmp_path / "elsewhere" / "two", dict(reversed(FILES.items())))
+    for path in copy.rglob("*"):
         os.utime(path, (1, 1))
-    (two / "server.js").chmod(0o600)
-    os.link(two / "lib" / "a.js", tmp_path / "another-name-of-a")
-    assert pack(one) == pack(two)
-    assert pack(one)[4:8] == bytes(4)  # the time in the gzip header
-    names = build_context.members(one, dockerfile="Dockerfile")
+    (copy / "server.js").chmod(0o600)
+    os.link(copy / "lib" / "a.js", tmp_path / "another-name-of-a")
+    assert pack(original) == pack(copy)
+    assert pack(original)[4:8] == bytes(4)  # the time in the gzip header
+    names = build_context.members(original, dockerfile="Dockerfile")
     assert names == sorted(names)
 
 
@@ -69,7 +69,7 @@ def test_what_is_unpacked_is_what_was_packed(tmp_path: Path) -> None:
     (folder / "bin").mkdir()
     (folder / "bin" / "run").symlink_to("../run")
     with tarfile.open(fileobj=io.BytesIO(pack(folder)), mode="r:gz") as tar:
-        assert {(one.uid, one.gid, one.mtime, one.uname) for one in tar} == {(0, 0, 0, "")}
+        assert {(member.uid, member.gid, member.mtime, member.uname) for member in tar} == {(0, 0, 0, "")}
         tar.extractall(tmp_path / "unpacked", filter="data")
     assert (tmp_path / "unpacked" / "bin" / "run").read_text() == "#!/bin/sh\n"
     assert os.access(tmp_path / "unpacked" / "run", os.X_OK)
@@ -129,7 +129,7 @@ def test_stored_archive_is_named_by_its_digest(tmp_path: Path) -> None:
     assert path == tmp_path / "archives" / f"sha256-{hexadecimal}.tar.gz"
     assert (archive.size_bytes, reused) == (path.stat().st_size, False)
     assert build_context.store(folder, names, tmp_path / "archives") == (archive, path, True)
-    assert [one.name for one in (tmp_path / "archives").iterdir()] == [path.name]
+    assert [file.name for file in (tmp_path / "archives").iterdir()] == [path.name]
 
 
 def test_a_damaged_stored_archive_is_replaced(tmp_path: Path) -> None:

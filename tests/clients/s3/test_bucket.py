@@ -173,11 +173,11 @@ def test_an_endpoint_that_is_none_is_bad_input() -> None:
 
 
 def test_repeated_calls_are_told_with_their_numbers(s3_server: Stores) -> None:
-    told: list[str] = []
-    bucket = open_bucket(s3_server.settings, s3_server.make_bucket(), patience=QUICK, say=told.append)
+    messages: list[str] = []
+    bucket = open_bucket(s3_server.settings, s3_server.make_bucket(), patience=QUICK, say=messages.append)
     s3_server.fault("error", "HeadBucket", times=2)
     bucket.facts()
-    assert [line.rsplit(" in ", 1)[0] for line in told] == [
+    assert [line.rsplit(" in ", 1)[0] for line in messages] == [
         f"s3://{bucket.name}/: head_bucket got 500; attempt {attempt} of 4" for attempt in (2, 3)
     ]
 

@@ -195,10 +195,10 @@ def test_damage_that_a_part_hides_is_found_at_completion(s3_server: Stores) -> N
 
 def test_a_store_that_keeps_something_else_is_found_out(s3_server: Stores) -> None:
     bucket = s3_server.open(s3_server.make_bucket(versioning=False))
-    asked = s3_server.fault("delay", "HeadObject", seconds=30)
+    delay = s3_server.fault("delay", "HeadObject", seconds=30)
     with ThreadPoolExecutor(1) as pool:
         uploading = pool.submit(upload, bucket)
-        until(lambda: asked.fired, "the upload asks for what was stored")
+        until(lambda: delay.fired, "the upload asks for what was stored")
         s3_server.boto3().put_object(Bucket=bucket.name, Key=KEY, Body=DATA[::-1])
         s3_server.faults.clear()
         with pytest.raises(NotTrueError, match="The store keeps something else than was sent"):
