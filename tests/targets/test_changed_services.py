@@ -24,11 +24,11 @@ BOTH, GATEWAY = ("auth_service", "api_gateway"), ("api_gateway",)
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path, instances=1)
+    production = World(tmp_path, instances=1)
     try:
-        yield made
+        yield production
     finally:
-        made.close()
+        production.close()
 
 
 def answered(world: World, path: str) -> str:
@@ -44,7 +44,7 @@ def looked_at(world: World) -> tuple[previous_version.KeptVersion, list[str]]:
     kept = previous_version.look(target, world.config, world.clock, before=before, leaving=NEW)
     job: Any = SimpleNamespace(config=world.config, settings=SimpleNamespace(config_path=world.config_path))
     tests = smoke_tests.http_tests(job, before.version, before.digests)
-    return kept, [one.service for one in tests if one.service]
+    return kept, [test.service for test in tests if test.service]
 
 
 def test_a_dropped_service_answers_until_the_promotion_and_after_going_back(world):

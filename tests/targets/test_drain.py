@@ -24,12 +24,12 @@ OWNER = Owner(NEW, "https://runs.example/2", "tests")
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path, instances=1)
+    production = World(tmp_path, instances=1)
     try:
-        made.deploy_old()
-        yield made
+        production.deploy_old()
+        yield production
     finally:
-        made.close()
+        production.close()
 
 
 class Storm:
@@ -42,14 +42,14 @@ class Storm:
         self._threads = [threading.Thread(target=self._send, daemon=True) for _ in range(threads)]
 
     def __enter__(self) -> Storm:
-        for one in self._threads:
-            one.start()
+        for thread in self._threads:
+            thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for one in self._threads:
-            one.join(timeout=30)
+        for thread in self._threads:
+            thread.join(timeout=30)
 
     def _send(self) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=20)
@@ -92,15 +92,15 @@ class Workers:
 
 def test_the_moment_is_the_last_request_not_the_configuration():
     begun = time.monotonic()
-    found = prove(Workers(0.5), {"x"}, Clock(), settle=5, seconds=0.3, ask=lambda: [])
-    assert 0.4 < found.last_request - begun < 1.5
-    assert found.requests_after == 0
+    proof = prove(Workers(0.5), {"x"}, Clock(), settle=5, seconds=0.3, ask=lambda: [])
+    assert 0.4 < proof.last_request - begun < 1.5
+    assert proof.requests_after == 0
 
 
 def test_what_does_not_stand_still_is_not_proved_and_not_waited_for_without_end():
     begun = time.monotonic()
-    found = prove(Workers(60), {"x"}, Clock(), settle=0.5, seconds=0.3, ask=lambda: [])
-    assert found.requests_after > 0
+    proof = prove(Workers(60), {"x"}, Clock(), settle=0.5, seconds=0.3, ask=lambda: [])
+    assert proof.requests_after > 0
     assert time.monotonic() - begun < 5
 
 
@@ -116,12 +116,12 @@ def test_a_count_that_never_moves_is_still_since_it_was_first_asked():
 @pytest.fixture
 def patient(tmp_path: Path) -> Iterator[World]:
     """A production whose open connections get a second and a half."""
-    made = World(tmp_path, instances=1, rollout={"drain_seconds": 1.5})
+    production = World(tmp_path, instances=1, rollout={"drain_seconds": 1.5})
     try:
-        made.deploy_old()
-        yield made
+        production.deploy_old()
+        yield production
     finally:
-        made.close()
+        production.close()
 
 
 def test_long_connections_survive_weights_and_are_drained_then_closed_by_an_abort(patient):

@@ -58,7 +58,7 @@ def history_of(state: str) -> History:
 
 
 def answers_as_recorded(guard: Served, state: str) -> None:
-    """Compare all that can be asked; a later version may answer more."""
+    """Compare every answer of the guard; a later version may add keys to its answers."""
     status, recorded = guard.ask("/status")[1], RECORDED.states[state]["status"]
     assert status.keys() >= recorded.keys() | {"journal"}
     assert {key: status[key] for key, value in recorded.items() if value != VOLATILE} == {
@@ -81,7 +81,7 @@ def test_the_journal_tells_what_was_promoted_and_where_traffic_goes_back_to():
     assert stages == [("canary", 5, "healthy"), ("progressive", 50, "healthy"), ("full", 100, "healthy")]
 
 
-@pytest.mark.parametrize("state", ["at-5-percent", "returned"])  # that a lease ran out is known to the guard only
+@pytest.mark.parametrize("state", ["at-5-percent", "returned"])  # only the guard knows that a lease ran out
 def test_the_journal_tells_what_a_dead_runner_left_unfinished(state):
     history = history_of(state)
     assert (history.serving, history.before(SECOND).id) == (SECOND, FIRST)

@@ -27,35 +27,35 @@ def history(*entries: dict[str, object]):
 
 
 def test_what_was_promoted_last_serves_and_the_one_before_is_the_way_back():
-    found = history(*promoted(OLD, None), *promoted(NEW, OLD))
-    assert found.serving == NEW
-    assert found.before(NEW).id == OLD
-    assert found.before(OLD) is None
-    assert found.unfinished is None
+    replayed = history(*promoted(OLD, None), *promoted(NEW, OLD))
+    assert replayed.serving == NEW
+    assert replayed.before(NEW).id == OLD
+    assert replayed.before(OLD) is None
+    assert replayed.unfinished is None
 
 
 def test_what_began_and_did_not_end_is_unfinished():
-    found = history(*promoted(OLD, None), begin(NEW, OLD), {"event": "weight", "deployment_id": NEW, "percent": 5})
-    assert found.unfinished.id == NEW
-    assert found.unfinished.percent == 5
-    assert found.serving == OLD
-    assert found.before(NEW).id == OLD
+    replayed = history(*promoted(OLD, None), begin(NEW, OLD), {"event": "weight", "deployment_id": NEW, "percent": 5})
+    assert replayed.unfinished.id == NEW
+    assert replayed.unfinished.percent == 5
+    assert replayed.serving == OLD
+    assert replayed.before(NEW).id == OLD
 
 
 def test_an_abort_leaves_what_served_before():
     abort = {"event": "abort", "deployment_id": NEW, "reason": "sick"}
     climbing = history(*promoted(OLD, None), begin(NEW, OLD), abort)
     after_promotion = history(*promoted(OLD, None), *promoted(NEW, OLD), abort)
-    for found in (climbing, after_promotion):
-        assert found.serving == OLD
-        assert (found.releases[NEW].outcome, found.releases[NEW].reason, found.releases[NEW].percent) == ("aborted", "sick", 0)
+    for replayed in (climbing, after_promotion):
+        assert replayed.serving == OLD
+        assert (replayed.releases[NEW].outcome, replayed.releases[NEW].reason, replayed.releases[NEW].percent) == ("aborted", "sick", 0)
 
 
 def test_a_way_back_that_was_not_finished_is_unfinished():
     going = {"event": "going-back", "deployment_id": NEW, "reason": "smoke"}
-    found = history(*promoted(OLD, None), *promoted(NEW, OLD), going)
-    assert found.unfinished.id == NEW
-    assert found.before(NEW).id == OLD
+    replayed = history(*promoted(OLD, None), *promoted(NEW, OLD), going)
+    assert replayed.unfinished.id == NEW
+    assert replayed.before(NEW).id == OLD
     assert history(*promoted(OLD, None), *promoted(NEW, OLD), going, {**going, "event": "abort"}).unfinished is None
 
 
@@ -65,10 +65,10 @@ def test_an_instance_number_is_never_used_again():
         entries.append({"event": "instance", "deployment_id": NEW, "service": "api", "number": number, "pid": number})
         entries.append({"event": "stopped", "deployment_id": NEW, "service": "api", "number": number})
     entries += [{"event": "abort", "deployment_id": NEW, "reason": "x"}, begin(NEW, None)]
-    found = history(*entries).releases[NEW]
-    assert found.instances == {}
-    assert found.started == 2
-    assert found.outcome == "deploying"
+    release = history(*entries).releases[NEW]
+    assert release.instances == {}
+    assert release.started == 2
+    assert release.outcome == "deploying"
 
 
 def test_entries_of_a_later_version_are_passed_over():
@@ -88,14 +88,14 @@ def test_a_writer_that_dies_in_the_middle_of_a_line_loses_that_line_only(tmp_pat
     whole = path.read_bytes()
     path.write_bytes(whole + json.dumps(begin(NEW, OLD)).encode()[:cut])
     journal.add(AT, "begin", "1764000200-cccccc", version="v3", digests={}, previous=OLD)
-    found = journal.history()
-    assert found.serving == OLD
-    assert "1764000200-cccccc" in found.releases
+    replayed = journal.history()
+    assert replayed.serving == OLD
+    assert "1764000200-cccccc" in replayed.releases
 
 
 def test_what_nobody_goes_back_to_any_more_is_superseded_once_the_window_has_closed():
     def at(minute: int, entries: list[dict[str, object]]) -> list[dict[str, object]]:
-        return [{**one, "at": f"2026-11-24T11:{minute:02}:00.000Z"} for one in entries]
+        return [{**entry, "at": f"2026-11-24T11:{minute:02}:00.000Z"} for entry in entries]
 
     third, fourth = "1764000200-cccccc", "1764000300-dddddd"
     abort = {"event": "abort", "deployment_id": fourth, "reason": "sick"}
@@ -103,9 +103,9 @@ def test_what_nobody_goes_back_to_any_more_is_superseded_once_the_window_has_clo
 
     def superseded(minute: int, *more: dict[str, object]) -> list[str]:
         now = datetime(2026, 11, 24, 11, minute, tzinfo=UTC)
-        return [one.id for one in history(*entries, *more).superseded(now, 30)]
+        return [release.id for release in history(*entries, *more).superseded(now, 30)]
 
-    assert superseded(39) == []  # the window of NEW is open: one can go back twice
-    assert superseded(40) == [OLD]  # never what serves, what a rollback goes back to, what is under way
+    assert superseded(39) == []  # the window of NEW is open: two rollbacks are possible
+    assert superseded(40) == [OLD]  # never the release that serves, the one a rollback goes back to, or the one under way
     assert superseded(59, abort) == [OLD, fourth]
     assert superseded(59, abort, {"event": "removed", "deployment_id": OLD}) == [fourth]

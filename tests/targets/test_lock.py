@@ -53,7 +53,7 @@ def test_an_expired_lock_is_taken_over_and_its_owner_is_refused_afterwards(tmp_p
     assert "1764000000-aaaaaa" in second.taken_over
     with pytest.raises(NotTrueError, match="now belongs to 1764000100-bbbbbb"):
         first.renew()
-    first.release()  # not its own any more
+    first.release()  # the lock is no longer its own
     second.renew()
 
 

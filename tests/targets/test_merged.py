@@ -10,11 +10,11 @@ OLD, NEW = "1764000000-aaaaaa", "1764000100-bbbbbb"
 
 
 def history(*events: tuple[str, str]) -> History:
-    found = History()
+    replayed = History()
     for name, event in events:
-        facts = {"version": f"v {name}", "digests": {}, "previous": found.serving} if event == "begin" else {}
-        found.apply({"deployment_id": name, "event": event, "at": "2026-11-24T11:00:00.000Z", "reason": "r", "percent": 50, **facts})
-    return found
+        facts = {"version": f"v {name}", "digests": {}, "previous": replayed.serving} if event == "begin" else {}
+        replayed.apply({"deployment_id": name, "event": event, "at": "2026-11-24T11:00:00.000Z", "reason": "r", "percent": 50, **facts})
+    return replayed
 
 
 SERVING = ((OLD, "begin"), (OLD, "promote"))
@@ -24,8 +24,8 @@ BACK = (*UNDER_WAY, (NEW, "going-back"), (NEW, "abort"))
 
 
 def test_one_host_is_told_as_it_is():
-    one = history(*UNDER_WAY)
-    assert merged([one]) is one
+    single = history(*UNDER_WAY)
+    assert merged([single]) is single
 
 
 @pytest.mark.parametrize(
@@ -34,7 +34,7 @@ def test_one_host_is_told_as_it_is():
         (SERVING, SERVING, OLD, None),
         (SERVING, (), OLD, None),  # a host that is new
         (UNDER_WAY, SERVING, OLD, NEW),
-        (BACK, UNDER_WAY, OLD, NEW),  # one was out of reach when the others went back
+        (BACK, UNDER_WAY, OLD, NEW),  # one host was out of reach when the others went back
         (BACK, BACK, OLD, None),
         (PROMOTED, UNDER_WAY, NEW, None),  # promoted anywhere is promoted: a rerun goes forward
         (PROMOTED, SERVING, NEW, None),
@@ -45,10 +45,10 @@ def test_one_host_is_told_as_it_is():
 @pytest.mark.parametrize("turned", [False, True])
 def test_two_hosts_that_differ(near, far, serving, unfinished, turned):
     pair = [history(*near), history(*far)]
-    found = merged(pair[::-1] if turned else pair)
-    left = found.unfinished
+    result = merged(pair[::-1] if turned else pair)
+    left = result.unfinished
     assert (left.id if left else None) == unfinished
-    assert found.serving == serving
+    assert result.serving == serving
 
 
 def test_merging_changes_no_host_s_own_history():

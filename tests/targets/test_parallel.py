@@ -47,18 +47,18 @@ def test_an_error_stops_the_others_and_is_the_one_that_is_raised():
         assert halted.wait(30)
         raise HaltedError("stopped")
 
-    found = outcomes([0, 1, 2], work, Clock(), halt=halted.set)
-    assert [type(one.error) for one in found] == [HaltedError, NotTrueError, HaltedError]
+    endings = outcomes([0, 1, 2], work, Clock(), halt=halted.set)
+    assert [type(outcome.error) for outcome in endings] == [HaltedError, NotTrueError, HaltedError]
     with pytest.raises(NotTrueError, match="the cause"):
-        results(found)
+        results(endings)
 
 
 def test_what_is_not_done_in_time_is_left_behind():
     never = threading.Event()
-    found = outcomes([0, 1], lambda number: never.wait(30) if number else "done", Clock(), seconds=0.3)
+    endings = outcomes([0, 1], lambda number: never.wait(30) if number else "done", Clock(), seconds=0.3)
     never.set()
-    assert (found[0].finished, found[0].result) == (True, "done")
-    assert found[1].result is None
+    assert (endings[0].finished, endings[0].result) == (True, "done")
+    assert endings[1].result is None
 
 
 def test_who_is_lost_is_left_behind_and_who_is_slow_is_not():
@@ -68,13 +68,13 @@ def test_who_is_lost_is_left_behind_and_who_is_slow_is_not():
         if number == 1:
             never.wait(30)
         else:
-            time.sleep(0.3)  # longer than it takes to know that the other is lost
+            time.sleep(0.3)  # longer than it takes to notice that the other host is lost
         return number
 
     silent.set()
-    found = outcomes([0, 1], work, Clock(), lost=lambda number: number == 1 and silent.is_set())
+    endings = outcomes([0, 1], work, Clock(), lost=lambda number: number == 1 and silent.is_set())
     never.set()
-    assert [one.result for one in found] == [0, None]
+    assert [outcome.result for outcome in endings] == [0, None]
 
 
 @pytest.mark.parametrize("reads", [True, False])

@@ -39,29 +39,29 @@ class Talking(Backend):
 
 @pytest.fixture
 def talking() -> Iterator[Backend]:
-    made = Talking("1.0.0")
-    yield made
-    made.die()
+    backend = Talking("1.0.0")
+    yield backend
+    backend.die()
 
 
 @pytest.fixture
 def lab(tmp_path: Path, talking: Backend, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    made = Lab(tmp_path, timeout_seconds=getattr(request, "param", 1))
+    edge_lab = Lab(tmp_path, timeout_seconds=getattr(request, "param", 1))
     try:
-        made.put([talking.address], None)
-        yield made
+        edge_lab.put([talking.address], None)
+        yield edge_lab
     finally:
-        made.close()
+        edge_lab.close()
 
 
 def test_a_service_learns_who_asks(lab):
-    found = json.loads(get(lab.port, "/", headers={"x-forwarded-for": "203.0.113.9", "x-request-id": "made-up"})[2])["headers"]
-    claimed, seen = found["x-forwarded-for"].split(",")
+    headers = json.loads(get(lab.port, "/", headers={"x-forwarded-for": "203.0.113.9", "x-request-id": "made-up"})[2])["headers"]
+    claimed, observed = headers["x-forwarded-for"].split(",")
     assert claimed == "203.0.113.9"
-    assert seen.strip() != claimed  # whom the edge has seen itself comes last
-    assert found["x-forwarded-proto"] == "http"
-    assert len(found["x-request-id"]) == 36
-    assert found["host"] == f"127.0.0.1:{lab.port}"
+    assert observed.strip() != claimed  # the last address is the peer that the edge itself observed
+    assert headers["x-forwarded-proto"] == "http"
+    assert len(headers["x-request-id"]) == 36
+    assert headers["host"] == f"127.0.0.1:{lab.port}"
 
 
 def test_a_slow_answer_is_given_up_after_the_routes_own_time(lab):

@@ -17,54 +17,54 @@ SPREAD = 0.035  # 5 standard deviations of a share of 5 % in so many requests
 
 @pytest.fixture(scope="module")
 def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    made = Lab(tmp_path_factory.mktemp("edge"))
-    yield made
-    made.close()
+    edge_lab = Lab(tmp_path_factory.mktemp("edge"))
+    yield edge_lab
+    edge_lab.close()
 
 
 @pytest.fixture(scope="module")
 def backends() -> Iterator[dict[str, list[Backend]]]:
-    found = {"1.0.0": [Backend("1.0.0"), Backend("1.0.0")], "1.1.0": [Backend("1.1.0")]}
-    yield found
-    for one in (*found["1.0.0"], *found["1.1.0"]):
-        one.die()
+    by_version = {"1.0.0": [Backend("1.0.0"), Backend("1.0.0")], "1.1.0": [Backend("1.1.0")]}
+    yield by_version
+    for backend in (*by_version["1.0.0"], *by_version["1.1.0"]):
+        backend.die()
 
 
 @pytest.fixture
 def old(backends: dict[str, list[Backend]]) -> list[str]:
-    return [one.address for one in backends["1.0.0"]]
+    return [backend.address for backend in backends["1.0.0"]]
 
 
 @pytest.fixture
 def new(backends: dict[str, list[Backend]]) -> list[str]:
-    return [one.address for one in backends["1.1.0"]]
+    return [backend.address for backend in backends["1.1.0"]]
 
 
 @pytest.mark.parametrize("dead", [1, 2])
 def test_dead_old_instances_do_not_send_their_share_to_the_canary(lab, old, new, dead):
     lab.put([*old[: 3 - dead], *(refusing() for _ in range(dead))], new, 5)
     before = lab.edge.counters(lab.edge.state())["api", OLD]
-    found = send(lab.port, REQUESTS)
-    assert set(found) == {"1.0.0", "1.1.0"}
-    assert abs(found["1.1.0"] / REQUESTS - 0.05) < SPREAD
+    answers = send(lab.port, REQUESTS)
+    assert set(answers) == {"1.0.0", "1.1.0"}
+    assert abs(answers["1.1.0"] / REQUESTS - 0.05) < SPREAD
     assert lab.edge.counters(lab.edge.state())["api", OLD].since(before).failed_share > 0.2  # hidden from users, not from us
 
 
 def test_an_old_instance_that_does_not_even_refuse_keeps_its_share_too(lab, old, new):
     with black_hole() as silent:
         lab.put([*old, silent], new, 5)
-        found = send(lab.port, 96, threads=48)
-    assert sum(found.values()) == found["1.0.0"] + found["1.1.0"]  # none failed
-    assert found["1.1.0"] <= 20  # 7 standard deviations; a third of the requests met the silence
+        answers = send(lab.port, 96, threads=48)
+    assert sum(answers.values()) == answers["1.0.0"] + answers["1.1.0"]  # none failed
+    assert answers["1.1.0"] <= 20  # 7 standard deviations; a third of the requests met the silence
 
 
 def test_a_dead_canary_costs_no_request_and_is_counted(lab, old):
     lab.put(old, [refusing()], 50)
     before = lab.edge.counters(lab.edge.state())["api", NEW]
     assert send(lab.port, 200) == {"1.0.0": 200}
-    found = lab.edge.counters(lab.edge.state())["api", NEW].since(before)
-    assert 50 < found.requests < 150
-    assert found.failed_share == 1.0
+    counters = lab.edge.counters(lab.edge.state())["api", NEW].since(before)
+    assert 50 < counters.requests < 150
+    assert counters.failed_share == 1.0
 
 
 def test_a_canary_that_does_not_even_refuse_costs_no_request(lab, old):
@@ -77,27 +77,27 @@ def test_a_canary_that_does_not_even_refuse_costs_no_request(lab, old):
 
 def test_one_dead_canary_of_two_leaves_the_other_its_share(lab, old, new):
     lab.put(old, [refusing(), *new], 50)
-    found = send(lab.port, 400)
-    assert 130 < found["1.1.0"] < 270
-    assert found["1.0.0"] + found["1.1.0"] == 400
+    answers = send(lab.port, 400)
+    assert 130 < answers["1.1.0"] < 270
+    assert answers["1.0.0"] + answers["1.1.0"] == 400
 
 
 @pytest.mark.parametrize("dead", ["an old one", "the canary"])
 def test_a_post_that_was_never_sent_is_tried_elsewhere(lab, old, new, dead):
     lab.put([*old, refusing()] if dead == "an old one" else old, new if dead == "an old one" else [refusing()], 50)
-    found = send(lab.port, 200, "POST")
-    assert found["1.0.0"] + found["1.1.0"] == 200
+    answers = send(lab.port, 200, "POST")
+    assert answers["1.0.0"] + answers["1.1.0"] == 200
 
 
 def test_no_post_is_executed_twice_when_connections_break(lab):
     first, second = Breaking("1.0.0"), Breaking("1.1.0")
     try:
         lab.put([first.address], [second.address], 50)
-        found = send(lab.port, 300, "POST")
+        answers = send(lab.port, 300, "POST")
         executed = Counter(first.requests + second.requests)
         assert len(executed) == 300
         assert set(executed.values()) == {1}
-        assert found["HTTP 503"] == len([path for _, path in executed if breaks(path)])
+        assert answers["HTTP 503"] == len([path for _, path in executed if breaks(path)])
         Breaking.met.clear()
         again = send(lab.port, 40)  # what is safe to repeat is repeated
         assert len(Breaking.met) == 4

@@ -83,7 +83,7 @@ def test_what_may_have_been_sent_is_tried_again_for_safe_methods_only():
 
 def test_a_service_of_streams_has_no_timeout():
     (stream, *_), (normal, *_) = (
-        [r for r, p in zip(routes(BOTH), prefixes(BOTH), strict=True) if p == one] for one in ("/api/education", "/api")
+        [route for route, prefix in zip(routes(BOTH), prefixes(BOTH), strict=True) if prefix == path] for path in ("/api/education", "/api")
     )
     assert (stream["route"]["timeout"], stream["route"]["idle_timeout"]) == ("0s", "0s")
     assert normal["route"]["timeout"] == "15s"
@@ -104,9 +104,9 @@ def test_a_release_that_is_taken_out_leaves_no_role_behind():
 
 
 def test_counters_of_an_edge_without_traffic_are_zero():
-    found = admin.counters({"stats": []}, BOTH)
-    assert set(found) == {("api", OLD), ("edu", OLD), ("api", NEW)}
-    assert all(one.requests == 0 for one in found.values())
+    counters = admin.counters({"stats": []}, BOTH)
+    assert set(counters) == {("api", OLD), ("edu", OLD), ("api", NEW)}
+    assert all(counted.requests == 0 for counted in counters.values())
 
 
 def test_an_edge_that_is_not_installed_is_said_so(tmp_path):
@@ -120,23 +120,23 @@ def test_an_edge_that_is_not_installed_is_said_so(tmp_path):
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """Two releases behind one Envoy; 1.1.0 is warm and has no weight."""
-    made = World(tmp_path_factory.mktemp("edge"), instances=1)
+    production = World(tmp_path_factory.mktemp("edge"), instances=1)
     try:
-        made.deploy_old()
-        target = made.target()
+        production.deploy_old()
+        target = production.target()
         with target.locked(Owner(NEW, "https://runs.example/2", "tests")):
-            target.deploy(made.release("1.1.0", NEW), 100)
-        yield made
+            target.deploy(production.release("1.1.0", NEW), 100)
+        yield production
     finally:
-        made.close()
+        production.close()
 
 
 def answered(world: World, number: int, method: str = "GET", headers: dict[str, str] | None = None) -> Counter[str]:
-    found: Counter[str] = Counter()
+    versions: Counter[str] = Counter()
     for _ in range(number):
         status, _, body = get(world.port, "/api/work", method, headers)
-        found[json.loads(body)["version"] if status == 200 else f"HTTP {status}"] += 1
-    return found
+        versions[json.loads(body)["version"] if status == 200 else f"HTTP {status}"] += 1
+    return versions
 
 
 def shift(world: World, **changes: object) -> None:
@@ -145,9 +145,9 @@ def shift(world: World, **changes: object) -> None:
 
 def test_weights_are_shares_of_counted_requests(world):
     shift(world, percent=50)
-    found = answered(world, 400)
-    assert set(found) == {"1.0.0", "1.1.0"}
-    assert 130 < found["1.1.0"] < 270  # 7 standard deviations around 200
+    answers = answered(world, 400)
+    assert set(answers) == {"1.0.0", "1.1.0"}
+    assert 130 < answers["1.1.0"] < 270  # 7 standard deviations around 200
     shift(world, percent=100)
     assert answered(world, 40) == {"1.1.0": 40}
     shift(world, percent=0)
@@ -179,16 +179,16 @@ def test_counters_are_those_of_the_release_that_was_chosen(world):
 
 def test_a_dead_instance_is_hidden_from_safe_methods_and_counted_against_it(world):
     shift(world, percent=100)
-    facts = next(one for one in world.target().current().releases[NEW].instances.values() if one["service"] == "api_gateway")
+    facts = next(instance for instance in world.target().current().releases[NEW].instances.values() if instance["service"] == "api_gateway")
     send_signal(facts["pid"], signal.SIGKILL)
     before = world.edge.counters(world.edge.state())["api_gateway", NEW]
     assert answered(world, 50) == {"1.0.0": 50}
-    assert answered(world, 10, "POST") == {"1.0.0": 10}  # nothing of them was sent to the dead one
-    found = world.edge.counters(world.edge.state())["api_gateway", NEW].since(before)
-    assert found.requests == 60
-    assert found.failovers >= 60
-    assert found.errors == 0
-    assert found.failed_share == 1.0
+    assert answered(world, 10, "POST") == {"1.0.0": 10}  # the edge sent none of these to the dead instance
+    counters = world.edge.counters(world.edge.state())["api_gateway", NEW].since(before)
+    assert counters.requests == 60
+    assert counters.failovers >= 60
+    assert counters.errors == 0
+    assert counters.failed_share == 1.0
 
 
 def test_upgraded_connections_pass_through(tmp_path):

@@ -1,4 +1,4 @@
-"""Users who keep the edge's cookie stay on the version that was drawn for them, and the shares of users stay what was asked for."""
+"""Users who keep the edge's cookie stay on the version that was drawn for them, and the shares of users match the configured percentage."""
 
 from __future__ import annotations
 
@@ -43,8 +43,8 @@ class User:
         response = connection.getresponse()
         body = response.read()
         for text in response.headers.get_all("set-cookie") or []:
-            found = SimpleCookie(text)[NAME]
-            self.cookie = found.value if found["max-age"] != "0" else None
+            cookie = SimpleCookie(text)[NAME]
+            self.cookie = cookie.value if cookie["max-age"] != "0" else None
             self.set += 1
         self.version = json.loads(body)["version"] if response.status == 200 else f"HTTP {response.status}"
         return self.version
@@ -53,36 +53,36 @@ class User:
 def ask_all(port: int, users: list[User], path: str = "/") -> list[str]:
     """Have every user ask once and return the versions, in the users' order."""
 
-    def some(mine: list[User]) -> None:
+    def ask_in_turn(own_users: list[User]) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=60)
-        for one in mine:
-            one.ask(connection, path)
+        for user in own_users:
+            user.ask(connection, path)
         connection.close()
 
-    workers = [threading.Thread(target=some, args=(users[start::4],)) for start in range(4)]
-    for one in workers:
-        one.start()
-    for one in workers:
-        one.join()
-    return [one.version for one in users]
+    workers = [threading.Thread(target=ask_in_turn, args=(users[start::4],)) for start in range(4)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    return [user.version for user in users]
 
 
 @pytest.fixture
 def backends() -> Iterator[list[Backend]]:
-    found = [Backend("1.0.0"), Backend("1.1.0")]
-    yield found
-    for one in found:
-        one.die()
+    pair = [Backend("1.0.0"), Backend("1.1.0")]
+    yield pair
+    for backend in pair:
+        backend.die()
 
 
 @pytest.fixture
 def lab(tmp_path: Path, backends: list[Backend]) -> Iterator[Lab]:
-    made = Lab(tmp_path)
+    edge_lab = Lab(tmp_path)
     try:
-        made.put([backends[0].address], [backends[1].address], options=OPTIONS)
-        yield made
+        edge_lab.put([backends[0].address], [backends[1].address], options=OPTIONS)
+        yield edge_lab
     finally:
-        made.close()
+        edge_lab.close()
 
 
 def share(versions: list[str]) -> float:
@@ -95,10 +95,10 @@ def test_users_stay_where_they_were_drawn_and_shares_of_users_are_exact(lab):
     lab.weigh(5)
     first = ask_all(lab.port, users)
     assert abs(share(first) - 0.05) < 0.039  # 5 standard deviations, here and below
-    drawn = [one.set for one in users]
+    drawn = [user.set for user in users]
     assert set(drawn) == {1}
     assert ask_all(lab.port, users) == first  # nobody flips while the weight stays
-    assert [one.set for one in users] == drawn  # and nobody is drawn again
+    assert [user.set for user in users] == drawn  # and nobody is drawn again
     lab.weigh(50)
     second = ask_all(lab.port, users)
     assert abs(share(second) - 0.5) < 0.089
@@ -106,7 +106,7 @@ def test_users_stay_where_they_were_drawn_and_shares_of_users_are_exact(lab):
     assert ask_all(lab.port, users) == second
     lab.abort()
     assert set(ask_all(lab.port, users)) == {"1.0.0"}
-    assert {one.cookie for one in users} == {None}
+    assert {user.cookie for user in users} == {None}
 
 
 @pytest.mark.parametrize(("drawn", "percent"), [(5, 50), (5, 100), (50, 100)])
@@ -116,7 +116,7 @@ def test_who_is_drawn_again_makes_up_the_difference_exactly(drawn, percent):
     state = EdgeState(services, "127.0.0.1:8000", releases, stable=OLD, canary=NEW, percent=percent, options=OPTIONS)
     cookie = f"{NAME}={NEW}.0.stable.{drawn}"
     shares = next(
-        {one["name"]: one["weight"] for one in route["route"]["weighted_clusters"]["clusters"]}
+        {cluster["name"]: cluster["weight"] for cluster in route["route"]["weighted_clusters"]["clusters"]}
         for route in route_configuration(state, "7")["virtual_hosts"][0]["routes"]
         for header in route["match"].get("headers", [])
         if header["name"] == "cookie" and re.fullmatch(header["string_match"]["safe_regex"]["regex"], cookie)
@@ -133,7 +133,7 @@ def test_everybody_has_the_new_version_at_100_percent(lab):
     assert set(versions) == {"1.1.0"}
     lab.edge.apply(replace(lab.edge.state(), stable=NEW, canary=None, previous=OLD, percent=0))  # promoted
     assert set(ask_all(lab.port, users)) == {"1.1.0"}
-    assert {one.cookie for one in users} == {None}
+    assert {user.cookie for user in users} == {None}
 
 
 def test_a_cookie_is_only_believed_about_this_deployment(lab):
@@ -141,12 +141,12 @@ def test_a_cookie_is_only_believed_about_this_deployment(lab):
     connection = http.client.HTTPConnection("127.0.0.1", lab.port, timeout=20)
     lab.weigh(5)
     for forged in (f"{OLD}.0.canary", f"{NEW}.1.canary", f"{NEW}.0.canaryx", "nonsense"):
-        found = set()
+        versions = set()
         for _ in range(30):
             user.cookie, user.set = forged, 0
-            found.add(user.ask(connection))
+            versions.add(user.ask(connection))
             assert user.set == 1  # drawn anew
-        assert "1.0.0" in found
+        assert "1.0.0" in versions
 
 
 def test_the_release_header_wins_and_changes_no_cookie(lab):
@@ -178,9 +178,9 @@ def test_one_cookie_holds_for_all_services_and_read_back_knows_the_weights(lab, 
     assert lab.edge.weights()["/auth"] == {f"auth-{OLD}": 50, f"auth-{NEW}": 50}
     users = [User() for _ in range(80)]
     first = ask_all(lab.port, users)
-    assert set(ask_all(lab.port, users, "/old")) == {"1.0.0"}  # which draws nothing
+    assert set(ask_all(lab.port, users, "/old")) == {"1.0.0"}  # a route without the new version draws nobody
     assert ask_all(lab.port, users, "/auth") == first
-    assert {one.set for one in users} == {1}
+    assert {user.set for user in users} == {1}
 
 
 def test_without_the_setting_there_is_no_cookie(lab):
@@ -198,7 +198,7 @@ def test_a_deployment_that_is_aborted_evicts_its_users(tmp_path):
         with target.locked(Owner(NEW, "https://runs.example/2", "tests")):
             target.deploy(release, 100)
             assert set(ask_all(world.port, users, "/api/work")) == {"1.0.0"}
-            assert {one.cookie for one in users} == {None}  # at 0 % nobody is drawn
+            assert {user.cookie for user in users} == {None}  # at 0 % nobody is drawn
             target.set_weight(release, 50)
             first = ask_all(world.port, users, "/api/work")
             assert set(first) == {"1.0.0", "1.1.0"}
@@ -207,12 +207,12 @@ def test_a_deployment_that_is_aborted_evicts_its_users(tmp_path):
             assert returned.proved
             away, here = users[:20], users[20:]
             assert set(ask_all(world.port, here, "/api/work")) == {"1.0.0"}
-            assert {one.cookie for one in here} == {None}
+            assert {user.cookie for user in here} == {None}
             target.deploy(release, 100)  # the same release once more: who was away since is drawn anew
             target.set_weight(release, 5)
-            drawn = [one.set for one in away]
+            drawn = [user.set for user in away]
             ask_all(world.port, away, "/api/work")
-            assert [one.set for one in away] == [count + 1 for count in drawn]
+            assert [user.set for user in away] == [count + 1 for count in drawn]
     finally:
         world.close()
 

@@ -26,16 +26,16 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def backend() -> Iterator[Backend]:
-    made = Backend("1.0.0")
-    yield made
-    made.die()
+    instance = Backend("1.0.0")
+    yield instance
+    instance.die()
 
 
 @pytest.fixture
 def lab(tmp_path: Path) -> Iterator[Lab]:
-    made = Lab(tmp_path / "edge")
-    yield made
-    made.close()
+    edge_lab = Lab(tmp_path / "edge")
+    yield edge_lab
+    edge_lab.close()
 
 
 def tls_in(folder: Path) -> EdgeTls:
@@ -95,11 +95,11 @@ def test_both_are_served_where_no_redirect_is_wanted(lab, backend, tmp_path):
 
 
 def test_a_trusted_balancers_word_is_handed_on_and_nobody_elses(lab, backend):
-    said = {"x-forwarded-proto": "https", "x-forwarded-for": "203.0.113.9"}
+    headers = {"x-forwarded-proto": "https", "x-forwarded-for": "203.0.113.9"}
     lab.put([backend.address], None)
-    assert json.loads(get(lab.port, "/", headers=said)[2])["headers"]["x-forwarded-proto"] == "http"
+    assert json.loads(get(lab.port, "/", headers=headers)[2])["headers"]["x-forwarded-proto"] == "http"
     lab.put([backend.address], None, options=EdgeOptions(trusted_proxies=1))
-    until(lambda: json.loads(get(lab.port, "/", headers=said)[2])["headers"]["x-forwarded-proto"] == "https", "the balancer is believed")
+    until(lambda: json.loads(get(lab.port, "/", headers=headers)[2])["headers"]["x-forwarded-proto"] == "https", "the balancer is believed")
 
 
 def test_a_deployment_brings_tls_and_going_back_keeps_it(tmp_path):
@@ -138,15 +138,15 @@ def test_what_is_configured_is_what_the_edge_is_told(tmp_path):
     image = f"sha256:{'0' * 64}"
     hosts = {"kind": "docker_hosts", "docker_hosts": {"edge_image": image, "guard_image": image}}
     registry = {"repository": "registry.example/azora"}
-    found = edge_containers.options_of(settings(tmp_path, files | {"trusted_proxies": 1}, target=hosts, registry=registry))
-    assert found == EdgeOptions(EdgeTls("0.0.0.0:8443", "/tls/fullchain.pem", "/tls/privkey.pem", 443), 1)
+    options = edge_containers.options_of(settings(tmp_path, files | {"trusted_proxies": 1}, target=hosts, registry=registry))
+    assert options == EdgeOptions(EdgeTls("0.0.0.0:8443", "/tls/fullchain.pem", "/tls/privkey.pem", 443), 1)
     local = local_processes.options_of(settings(tmp_path, files | {"https_port": 8443, "redirect_http": False})).tls
     assert local == EdgeTls("127.0.0.1:8443", files["tls_certificate"], files["tls_key"], 8443, redirect=False)
     assert local_processes.options_of(settings(tmp_path, {})) == EdgeOptions()
 
 
 @pytest.mark.parametrize(
-    ("edge", "said"),
+    ("edge", "complaint"),
     [
         ({"tls_certificate": "/tls/a.pem"}, "one does nothing without the other"),
         ({"tls_certificate": "/tls/a.pem", "tls_key": "/keys/b.pem"}, "must be in one folder"),
@@ -154,9 +154,9 @@ def test_what_is_configured_is_what_the_edge_is_told(tmp_path):
         ({"tls_certificate": "tls/a.pem", "tls_key": "tls/b.pem"}, "edge.tls_certificate"),
     ],
 )
-def test_what_cannot_work_is_refused(tmp_path, edge, said):
+def test_what_cannot_work_is_refused(tmp_path, edge, complaint):
     edge = dict(edge)
     scheme = edge.pop("probed", "https")
     services = {"api": deploy_config.service("API", f"{scheme}://azora.example/health")}
-    with pytest.raises(BadInputError, match=said):
+    with pytest.raises(BadInputError, match=complaint):
         settings(tmp_path, edge, services=services)

@@ -60,9 +60,9 @@ class Served:
         body = None if document is None else json.dumps(document)
         connection.request("GET" if document is None else "POST", path, body)
         answer = connection.getresponse()
-        found = answer.status, json.loads(answer.read())
+        result = answer.status, json.loads(answer.read())
         connection.close()
-        return found
+        return result
 
     def served_route(self) -> str:
         return (self.folder / "current" / "routes.json").read_text()
@@ -75,10 +75,10 @@ class Served:
 
 @pytest.fixture
 def served(tmp_path):
-    made = Served(tmp_path / "edge", lease=2.0)
-    yield made
-    if made.process.poll() is None:
-        made.stop()
+    guard = Served(tmp_path / "edge", lease=2.0)
+    yield guard
+    if guard.process.poll() is None:
+        guard.stop()
 
 
 def until(condition, seconds: float = 30) -> float:
@@ -115,7 +115,7 @@ def test_a_dead_runner_leaves_the_old_routes_and_comes_back_too_late(served):
         status, answer = served.ask(f"/{action}", {"token": token, "generation": "x", "files": {}})
         assert status == 409
         assert "superseded" in answer["error"]
-    entries = [one["entry"] for one in served.ask("/status")[1]["journal"]]
+    entries = [entry["entry"] for entry in served.ask("/status")[1]["journal"]]
     assert entries[-2:] == ["return", "fence"]
 
 

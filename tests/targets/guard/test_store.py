@@ -108,7 +108,7 @@ def test_going_back_works_on_a_full_disk_and_is_kept(disk):
     numbers = whole(disk)
     assert numbers == list(range(1, len(numbers) + 1))
     again = Guard(disk / "edge", lease_seconds=10, monotonic=Time())
-    assert [one["event"] for one in again.events()] == ["going-back", "abort"]
+    assert [event["event"] for event in again.events()] == ["going-back", "abort"]
     assert again.files() == {"routes.json": "safe", "edge.json": "{}"}
     assert again.renew({"token": token})["lease_seconds"] is None
     (disk / "filler").unlink()
@@ -152,7 +152,7 @@ def test_room_is_reserved_for_what_is_routed_now(disk):
     for number in range(3):
         guard.apply({"token": token, "generation": f"g{number}", "files": {f"endpoints-{number}.json": "x"}})
     reserved = {path.name for path in (disk / "edge" / "spares").glob("*/*")}
-    assert reserved == {"endpoints-1.json", "endpoints-2.json"}  # and what was in force before, to which it may go back
+    assert reserved == {"endpoints-1.json", "endpoints-2.json"}  # room also for the generation before, to which the guard may go back
 
 
 def test_a_lock_that_cannot_be_journalled_is_not_taken(disk):
@@ -170,9 +170,9 @@ def test_a_lock_that_cannot_be_journalled_is_not_taken(disk):
 def test_the_prepared_way_back_is_not_made_anew(disk):
     guard, token = held(disk, Time())
     link = disk / "edge" / ".to.old"
-    made = link.lstat().st_ino
+    inode = link.lstat().st_ino
     guard.apply({"token": token, "generation": "newer", "files": NEW, "hold": True})
-    assert link.lstat().st_ino == made
+    assert link.lstat().st_ino == inode
     guard.abort({"token": token, "reason": "5xx"})
     assert guard.files() == OLD
 
@@ -201,7 +201,7 @@ def test_a_guard_that_cannot_go_back_goes_on_and_does_so_when_there_is_room(disk
         (disk / "filler-0").unlink()
         until(lambda: served.served_route() == OLD["routes.json"], "the old routes")
         until(lambda: served.ask("/status")[1].get("lock", 0) is None, "nobody holds the lock")
-        entries = [one["entry"] for one in served.ask("/status")[1]["journal"]]
+        entries = [entry["entry"] for entry in served.ask("/status")[1]["journal"]]
         assert entries[-2:] == ["return", "fence"]
         assert entries.count("return") == 1
     finally:

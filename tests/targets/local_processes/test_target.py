@@ -29,12 +29,12 @@ THIRD = "1764000200-cccccc"
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path, instances=1)
+    production = World(tmp_path, instances=1)
     try:
-        made.deploy_old()
-        yield made
+        production.deploy_old()
+        yield production
     finally:
-        made.close()
+        production.close()
 
 
 def context(path: Path) -> TargetContext:
@@ -76,7 +76,7 @@ def test_the_version_before_is_kept_and_older_ones_go(world):
         assert world.versions_now() == {"1.2.0"}
     assert load.failed == []
     state = world.edge.state()
-    assert {one.id for one in state.releases} == {NEW, THIRD}
+    assert {release.id for release in state.releases} == {NEW, THIRD}
     assert (state.stable, state.previous, state.canary) == (THIRD, NEW, None)
     assert world.target().current().releases[OLD].outcome == "removed"
 
@@ -113,13 +113,13 @@ def test_what_others_wait_for_is_started_first_and_stopped_last(world, monkeypat
     assert [service for service, _ in target.current().releases[NEW].instances] == ["auth_service", "api_gateway"]
     stop = target._runner.stop
 
-    def noted(found, meanwhile):
-        pairs = list(found)
+    def noting_stop(instances, meanwhile):
+        pairs = list(instances)
         stopped.append([facts["service"] for facts, _ in pairs])
         stop(pairs, meanwhile)
         assert target._runner.dead([facts for facts, _ in pairs]) == [facts for facts, _ in pairs]
 
-    monkeypatch.setattr(target._runner, "stop", noted)
+    monkeypatch.setattr(target._runner, "stop", noting_stop)
     with target.locked(OWNER):
         assert target.abort(world.release("1.1.0", NEW), "a test").proved
     assert stopped == [["api_gateway"], ["auth_service"]]
@@ -246,7 +246,7 @@ def test_instances_see_nothing_of_the_jobs_environment(monkeypatch):
     monkeypatch.setenv("GITHUB_TOKEN", "not for services")
     monkeypatch.setenv("PROD_DATABASE_URL", "not named")
     service = config._service("api", deploy_config.service("API", env={"MODE": "production"}))
-    found = local.instance_environment(service, {"PORT": "1"}, {})
-    assert found["MODE"] == "production"
-    assert found["PORT"] == "1"
-    assert not {"GITHUB_TOKEN", "PROD_DATABASE_URL"} & set(found)
+    environment = local.instance_environment(service, {"PORT": "1"}, {})
+    assert environment["MODE"] == "production"
+    assert environment["PORT"] == "1"
+    assert not {"GITHUB_TOKEN", "PROD_DATABASE_URL"} & set(environment)
