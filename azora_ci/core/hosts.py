@@ -6,6 +6,8 @@ import re
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
+from azora_ci.core.errors import BadInputError
+
 _HOST = re.compile(r"(?P<host>[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?|\[[0-9A-Fa-f:.]+\])(?::(?P<port>[0-9]{1,5}))?")
 
 
@@ -60,17 +62,30 @@ _USER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,62}[A-Za-z0-9_-]|[A-Za-z0-9_
 
 
 def user_name(text: str) -> str:
-    """Return the name of a user, checked: it becomes a line of a configuration file. Raises ValueError."""
+    """Return the name of a user, checked. Raises ValueError."""
     if not _USER.fullmatch(text):
         raise ValueError("is not the name of a user: letters, digits and . _ - @ +")
     return text
 
 
+# How the body of an OpenSSH key begins ("openssh-key-v1", PROTOCOL.key in OpenSSH's sources), and how where its cipher is "none".
+_OPENSSH_KEY, _OPENSSH_PLAIN_KEY = "b3BlbnNzaC1rZXktdjEA", "b3BlbnNzaC1rZXktdjEAAAAABG5v"
+
+
 def normal_key(text: str) -> str:
-    """Return a private key as OpenSSH wants it: no carriage returns, a final newline. Raises ValueError when it is none."""
+    """Return a private key with plain line ends. Raises ValueError when it is none, and BadInputError when it has a passphrase."""
     key = text.replace("\r\n", "\n").replace("\r", "\n").strip("\n") + "\n"
     if not re.match(r"-----BEGIN [A-Z ]*PRIVATE KEY-----\n", key):
         raise ValueError("is not a private key in PEM or OpenSSH format")
+    header, body = key.split("\n", 2)[:2]
+    if "ENCRYPTED" in header + body or (body.startswith(_OPENSSH_KEY) and not body.startswith(_OPENSSH_PLAIN_KEY)):
+        raise BadInputError(
+            "PROD_KEY has a passphrase",
+            what="nobody is there to type it in",
+            where="PROD_KEY",
+            next_step="make a key for deployments (ssh-keygen -t ed25519 -N '' -f deploy_key), add deploy_key.pub to authorized_keys on the"
+            " hosts, and set PROD_KEY to the file deploy_key",
+        )
     return key
 
 

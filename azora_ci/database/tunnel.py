@@ -6,16 +6,18 @@ SSH forwards a port on loopback to the database. libpq still verifies the databa
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import asyncssh
+
 from azora_ci.clients.ssh.access import Access, access_of
-from azora_ci.clients.ssh.tunnel import EXPLANATION_SECONDS, Tunnel, forward_lines
+from azora_ci.clients.ssh.tunnel import Tunnel
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
-from azora_ci.core.process import Processes
+from azora_ci.core.hosts import HostAddress
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.settings import SshAccess
 from azora_ci.database.postgres import DatabaseUrl
 
@@ -42,71 +44,56 @@ def access_to(url: DatabaseUrl, settings: SshAccess) -> Access:
 
 @contextmanager
 def reachable_database(
-    url: DatabaseUrl, access: Access, recorded: str, processes: Processes, clock: Clock, evidence: dict[str, Any]
+    url: DatabaseUrl, access: Access, recorded: str, log: JobLog, clock: Clock, evidence: dict[str, Any]
 ) -> Iterator[DatabaseUrl]:
     """Yield the address of a database that leads through a tunnel; the tunnel stays open during the block.
 
     ``recorded`` host keys (text of a known_hosts file) are used when none is pinned; ``host_keys`` is added to ``evidence``. Raises the
-    errors of ``ssh.explain``.
+    errors of ``DatabaseTunnel``.
     """
-    log = processes.log
     credentials = access.credentials(recorded)
-    try:
-        tunnel = DatabaseTunnel(
-            access.hosts[0], to=url, credentials=credentials, processes=processes, clock=clock, alias="azora-database",
-            jump=access.jump, say=log.say,
-        )  # fmt: skip
-        with tunnel:
-            evidence["host_keys"] = credentials.evidence()
-            if credentials.to_be_pinned():
-                log.annotate("New host keys were accepted", credentials.to_be_pinned())
-            log.say("the database is reached through the first production host")
-            yield url.with_tunnel(tunnel.port)
-    finally:
-        credentials.wipe()
+    with DatabaseTunnel(access.hosts[0], to=url, credentials=credentials, clock=clock, jump=access.jump, say=log.say) as tunnel:
+        evidence["host_keys"] = credentials.evidence()
+        if credentials.to_be_pinned():
+            log.annotate("New host keys were accepted", credentials.to_be_pinned())
+        log.say("the database is reached through the first production host")
+        yield url.with_tunnel(tunnel.port)
 
 
 class DatabaseTunnel(Tunnel):
     """An SSH tunnel that forwards a port on loopback to a database server; the SSH host resolves the server's address."""
 
-    def __init__(self, address: Any, *, to: DatabaseUrl, **options: Any) -> None:
+    def __init__(self, address: HostAddress, *, to: DatabaseUrl, **options: Any) -> None:
         super().__init__(address, **options)
         self._to = to
+        self._server = (to.parameters.get("hostaddr", to.host), int(to.port or DEFAULT_PORT))
+        self.port = 0  # on loopback, once it is open
 
-    def _forwards(self) -> tuple[str, ...]:
-        return forward_lines(self, self._to.parameters.get("hostaddr", self._to.host), int(self._to.port or DEFAULT_PORT))
+    async def _forward(self, connection: asyncssh.SSHClientConnection) -> None:
+        self.port = (await connection.forward_local_port("127.0.0.1", 0, *self._server)).get_port()
 
     def _check(self) -> None:
         """Ask whether the server supports TLS; only a PostgreSQL server answers S, N or E. Raises BadInputError or UnreachableError."""
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=ANSWER_SECONDS) as probe:
+            with self.dial(self._server, ANSWER_SECONDS) as probe:
                 probe.sendall(SSL_REQUEST)
                 answer = probe.recv(1)
-        except OSError as error:
-            answer, observation = b"", str(error)
-        else:
-            observation = f"it answered {answer!r}" if answer else "the connection was closed without an answer"
-        if answer not in {b"S", b"N", b"E"}:
-            raise self._explain_failure(observation)
-
-    def _explain_failure(self, observation: str) -> BadInputError | UnreachableError:
-        assert self._child is not None  # noqa: S101 - it was opened before it was checked
-        lines = list[str]()
-        for _elapsed in self._clock.ticks(0.05, EXPLANATION_SECONDS):  # OpenSSH writes the reason a moment after it closed the connection
-            lines = [line for line in self._child.stderr_text.splitlines() if "open failed" in line]
-            if lines:
-                break
-        details = "; ".join([observation, *lines[-1:]])
-        if "administratively prohibited" in details:
-            return BadInputError(
+        except PermissionError as error:
+            raise BadInputError(
                 "sshd forbids forwarding",
-                what=details,
+                what=str(error),
                 where=f"sshd_config on {self._place}",
                 next_step=f"set AllowTcpForwarding yes there (and PermitOpen {self._to.location.partition('/')[0]}, where it is used)",
-            )
+            ) from error
+        except OSError as error:
+            raise self._explain_failure(str(error)) from error
+        if answer not in {b"S", b"N", b"E"}:
+            raise self._explain_failure(f"it answered {answer!r}" if answer else "the connection was closed without an answer")
+
+    def _explain_failure(self, observation: str) -> UnreachableError:
         return UnreachableError(
             "Database cannot be reached from the production host",
-            what=details,
+            what=observation,
             where=f"{self._to.location}, from {self._place}",
             next_step="check host and port of PROD_DATABASE_URL as that host sees them, and that the server admits it (firewall)",
         )

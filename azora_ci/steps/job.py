@@ -126,5 +126,5 @@ def production_database(job: Job[Any], evidence: dict[str, Any]) -> Iterator[Dat
     from azora_ci.database.tunnel import access_to, reachable_database
 
     access = access_to(url, job.settings)
-    with reachable_database(url, access, recorded_host_keys(job), job.processes, job.clock, evidence) as reachable_url:
+    with reachable_database(url, access, recorded_host_keys(job), job.log, job.clock, evidence) as reachable_url:
         yield reachable_url

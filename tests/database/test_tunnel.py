@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
@@ -10,12 +9,9 @@ import pytest
 
 from azora_ci.clients.ssh import tunnel as ssh
 from azora_ci.clients.ssh.credentials import Credentials
-from azora_ci.core import hosts
-from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
-from azora_ci.core.job_log import JobLog
-from azora_ci.core.process import Processes
+from azora_ci.core.hosts import HostAddress
 from azora_ci.core.variables import Secret
 from azora_ci.database.migrations.prisma import through_tunnel
 from azora_ci.database.postgres import DatabaseUrl
@@ -112,27 +108,14 @@ def test_migrations_are_applied_through_the_production_host(production: Deployme
 # --- what goes wrong ------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def tunnel(tmp_path):
-    """Return a function that makes a tunnel to a server that an sshd sees."""
-    processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock(), tmp_path / "job.log"))
-    all_credentials = []
-
-    def make(server: Sshd, url: str) -> DatabaseTunnel:
-        credentials = Credentials(server.user, Secret(server.key), known_hosts=server.known_hosts)
-        all_credentials.append(credentials)
-        address = hosts.HostAddress("127.0.0.1", server.port)
-        return DatabaseTunnel(
-            address, to=DatabaseUrl.parse(url), credentials=credentials, processes=processes, clock=Clock(), alias="azora-database"
-        )
-
-    yield make
-    processes.end_all()
-    for credentials in all_credentials:
-        credentials.wipe()
+def tunnel(server: Sshd, url: str) -> DatabaseTunnel:
+    """Return a tunnel to a server that an sshd sees."""
+    credentials = Credentials(server.user, Secret(server.key), known_hosts=server.known_hosts)
+    address = HostAddress("127.0.0.1", server.port)
+    return DatabaseTunnel(address, to=DatabaseUrl.parse(url), credentials=credentials, clock=Clock())
 
 
-def test_a_database_that_the_host_does_not_reach_is_said_to_be_so(tunnel, host, monkeypatch):
+def test_a_database_that_the_host_does_not_reach_is_said_to_be_so(host, monkeypatch):
     monkeypatch.setattr(ssh, "ATTEMPTS", 1)
     with pytest.raises(UnreachableError, match="cannot be reached from the production host") as caught:
         tunnel(host, f"postgresql://u:p@{NAME}:{free_port()}/azora").open()
@@ -140,7 +123,7 @@ def test_a_database_that_the_host_does_not_reach_is_said_to_be_so(tunnel, host, 
     assert caught.value.where.startswith(f"{NAME}:")
 
 
-def test_an_sshd_that_forbids_it_is_named_with_the_line(tunnel, tmp_path, postgres_cluster):
+def test_an_sshd_that_forbids_it_is_named_with_the_line(tmp_path, postgres_cluster):
     server = Inside(tmp_path / "strict", "AllowTcpForwarding no")
     server.start()
     try:
@@ -151,10 +134,9 @@ def test_an_sshd_that_forbids_it_is_named_with_the_line(tunnel, tmp_path, postgr
     assert "AllowTcpForwarding yes" in caught.value.next_step
 
 
-def test_no_command_line_names_the_database(tunnel, host, postgres_cluster):
+def test_a_session_through_the_tunnel_names_the_server_that_it_is_for(host, postgres_cluster):
     url = private(postgres_cluster.cluster.url())
     with tunnel(host, url) as opened:
-        assert NAME not in Path(f"/proc/{opened._child.pid}/cmdline").read_text()
         connection = DatabaseUrl.parse(url).with_tunnel(opened.port).connect()
         try:
             assert connection.info.dsn_parameters["host"] == NAME

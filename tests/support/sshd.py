@@ -86,6 +86,16 @@ class Sshd:
             self.process = None
 
 
+def ping(path: Path) -> bytes:
+    """Ask for ``/_ping`` over a Unix socket and return the last line of the answer."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.settimeout(10)
+        connection.connect(str(path))
+        connection.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+        with connection.makefile("rb") as answer:
+            return answer.read().splitlines()[-1]
+
+
 class _UnixHttp(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
 

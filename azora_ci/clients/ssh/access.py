@@ -23,7 +23,7 @@ class Access:
     accept_new: bool
 
     def credentials(self, recorded: str) -> Credentials:
-        """Return the files for OpenSSH; ``recorded`` host keys are used when none is pinned. Raises BadInputError without any key."""
+        """Return user, key and host keys; ``recorded`` ones are used when none is pinned. Raises BadInputError without any key."""
         return Credentials(self.user, self.key, known_hosts=self.known_hosts, recorded=recorded, accept_new=self.accept_new)
 
 

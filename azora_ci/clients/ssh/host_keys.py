@@ -47,21 +47,22 @@ def hashed_line(name: str, key: HostKey, salt: bytes) -> str:
     return f"{hashed} {key.key_type} {key.blob}"
 
 
-def keys_of(known_hosts: str, name: str) -> list[HostKey]:
-    """Return the keys for a name in the text of a known_hosts file, except in lines with ``@revoked`` or ``@cert-authority``."""
-    return [key for names, key in _parse_lines(known_hosts) if _matches(names, name)]
+def keys_of(known_hosts: str, name: str, marker: str = "") -> list[HostKey]:
+    """Return the keys for a name in the text of a known_hosts file: those in lines with this marker (``@revoked``), or without any."""
+    return [key for line_marker, names, key in _parse_lines(known_hosts) if line_marker == marker and _matches(names, name)]
 
 
-def _parse_lines(known_hosts: str) -> Iterator[tuple[str, HostKey]]:
+def _parse_lines(known_hosts: str) -> Iterator[tuple[str, str, HostKey]]:
     for line in known_hosts.splitlines():
         parts = line.split()
-        if len(parts) < 3 or parts[0].startswith(("#", "@")) or not _KEY_TYPE.fullmatch(parts[1]):
+        marker = parts.pop(0) if parts and parts[0].startswith("@") else ""
+        if len(parts) < 3 or parts[0].startswith("#") or not _KEY_TYPE.fullmatch(parts[1]):
             continue
         try:
             base64.b64decode(parts[2], validate=True)
         except (binascii.Error, ValueError):
             continue
-        yield parts[0], HostKey(parts[1], parts[2])
+        yield marker, parts[0], HostKey(parts[1], parts[2])
 
 
 def _matches(names: str, name: str) -> bool:

@@ -1,183 +1,131 @@
-"""One OpenSSH connection per production host: it forwards the Docker socket and a SOCKS port, and runs no command there.
+"""An SSH connection per production host: it forwards what is behind the host, and runs no command there.
 
-The host needs an sshd with ``AllowTcpForwarding`` and ``AllowStreamLocalForwarding``. Host keys are always checked, against pinned or
-recorded ones; accepting an unknown key once is an explicit opt-in. What names production is in the files of ``ssh_folder``.
-
-A jump host is a connection of its own that forwards the host's sshd. OpenSSH's ProxyJump would put the production host's name on the
-command line of a second ssh.
+The host needs an sshd with ``AllowTcpForwarding`` and ``AllowStreamLocalForwarding``. asyncssh speaks the protocol, in one event loop with
+a thread of its own: private key and host keys stay in this process's memory, and a connection ends with the process, however that ends.
 """
 
 from __future__ import annotations
 
-import http.client
-import re
+import asyncio
 import socket
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from azora_ci import lasting
-from azora_ci.clients.ssh.credentials import CONNECT_SECONDS, Credentials, config_text
+import asyncssh
+
+from azora_ci.clients.ssh.credentials import AUTHORITY, Credentials
 from azora_ci.clients.ssh.host_keys import HostKey, known_name
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
 from azora_ci.core.hosts import HostAddress, JumpHost
-from azora_ci.core.process import Child, Processes
 
-DOCKER_SOCKET = "/var/run/docker.sock"
-EXPLANATION_SECONDS = 2.0  # that OpenSSH may take to say why it closed a forwarded connection
+CONNECT_SECONDS = 10.0
+KEEPALIVE_SECONDS, KEEPALIVES = 5, 2  # a silent peer is given up after 15 s
 ATTEMPTS = 4  # of opening a connection; waits 1, 2, 4 s between them
+CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"  # preferred: processors have instructions for them
+FORBIDDEN = asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED
+Destination = tuple[str, int] | Path  # host and port, or a Unix socket, as seen from the host
+Result = TypeVar("Result")
+
+asyncssh.set_log_level("CRITICAL")  # other messages name hosts and users
+_loop = asyncio.new_event_loop()  # of all connections; whoever imports this module wants one
+threading.Thread(target=_loop.run_forever, name="ssh", daemon=True).start()
 
 
-def ssh_argv(config_file: Path, alias: str) -> tuple[str, ...]:
-    """Return the command that opens the connection which a configuration file describes; it names nobody and nothing."""
-    return ("ssh", "-F", str(config_file), "-N", "-T", alias)
-
-
-_REASONS: tuple[tuple[str, type[AzoraError], str, str], ...] = (
-    ("HOST IDENTIFICATION HAS CHANGED", NotTrueError, "Host key does not match", "somebody may be listening in, or the host was set up"
-     " anew: compare its key with PROD_KNOWN_HOSTS before you change that"),
-    ("Host key verification failed", NotTrueError, "Host key is not the pinned one", "add the host's key to PROD_KNOWN_HOSTS (ssh-keyscan,"
-     " compared with the host's own keys)"),
-    ("Permission denied", BadInputError, "Host refuses the key", "check PROD_USER and PROD_KEY, and the user's authorized_keys"),
-    ("administratively prohibited", BadInputError, "The jump host forbids forwarding", "set AllowTcpForwarding yes in its sshd_config"),
-    ("error in libcrypto", BadInputError, "Private key cannot be read", "set PROD_KEY to the whole private key, all lines, no passphrase"),
-    ("invalid format", BadInputError, "Private key cannot be read", "set PROD_KEY to the whole private key, all lines, no passphrase"),
-)  # fmt: skip
-
-
-def explain(stderr: str, where: str, known: Iterable[HostKey] = ()) -> AzoraError:
-    """Return the error that OpenSSH's messages mean; ``known`` are the keys that the host might have shown."""
-    said = _without_art(stderr)[-500:]
-    for sign, kind, title, next_step in _REASONS:
-        if sign in stderr:
-            what = _other_key(stderr, known) if kind is NotTrueError else said
-            return kind(title, what=what, where=where, next_step=next_step)
-    return UnreachableError(
-        "Production host cannot be reached",
-        what=said or f"no answer within {CONNECT_SECONDS} s",
-        where=where,
-        next_step="check that sshd runs there, that the runner may reach it, and that the port is right",
-    )
-
-
-def _other_key(stderr: str, known: Iterable[HostKey]) -> str:
-    """Say which key was expected and which one was shown; OpenSSH names a key of a type that is not known by its type only."""
-    expected = ", ".join(f"{one.fingerprint} ({one.key_type})" for one in known) or "(none)"
-    found = re.search(r"sent by the remote host is\s+(SHA256:[A-Za-z0-9+/]+)", stderr)
-    kind = re.search(r"No (\S+) host key is known", stderr)
-    shown = found[1] if found else f"a key of type {kind[1]}, of which none is known" if kind else _without_art(stderr)[-200:]
-    return f"known: {expected}; the host shows: {shown}"
-
-
-def _without_art(stderr: str) -> str:
-    """Return OpenSSH's messages without the picture of the host key."""
-    return "\n".join(line for line in stderr.splitlines() if not line.startswith(("+--", "|", "Host key fingerprint is"))).strip()
-
-
-class UnixConnection(http.client.HTTPConnection):
-    """HTTP over a Unix socket, enough to ask Docker whether it is there."""
-
-    def __init__(self, path: Path, timeout: float) -> None:
-        super().__init__("docker", timeout=timeout)
-        self._path = path
-
-    def connect(self) -> None:
-        """Connect to the socket file."""
-        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(str(self._path))
-
-
-def socks_connect(socks_port: int, host: str, port: int, *, timeout: float) -> socket.socket:
-    """Return a TCP connection to ``host:port`` as seen from the far end of a tunnel (SOCKS 5, RFC 1928, no authentication).
-
-    Raises OSError when the far end cannot or may not connect.
-    """
-    connection = socket.create_connection(("127.0.0.1", socks_port), timeout=timeout)
+def _in_loop(work: Awaitable[Result], seconds: float) -> Result:
+    """Do something in the event loop and return its result. Raises TimeoutError; what interrupts the caller cancels the work."""
+    future = asyncio.run_coroutine_threadsafe(asyncio.wait_for(work, seconds), _loop)
     try:
-        name = host.encode("idna")
-        connection.sendall(b"\x05\x01\x00" + b"\x05\x01\x00\x03" + bytes([len(name)]) + name + port.to_bytes(2, "big"))
-        answer = b""
-        while len(answer) < 12:  # 2 bytes method, 10 bytes reply with an IPv4 address, as OpenSSH answers
-            part = connection.recv(12 - len(answer))
-            if not part:
-                raise ConnectionRefusedError(f"the tunnel did not connect to {host}:{port}")
-            answer += part
-        if answer[:2] != b"\x05\x00" or answer[3] != 0:
-            raise ConnectionRefusedError(f"the tunnel refused {host}:{port} (SOCKS reply {answer[3]})")
-    except BaseException:
-        connection.close()
-        raise
-    return connection
+        return future.result()
+    finally:
+        future.cancel()  # of no effect when it is finished
 
 
-def is_listening(port: int) -> bool:
-    """Say whether something listens on this port of loopback."""
-    with socket.socket() as probe:
-        probe.settimeout(1)
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+class _HostKeyCheck(asyncssh.SSHClient):
+    """Asks the credentials about the key that a host shows, or about the key of the authority that vouches for the host."""
+
+    def __init__(self, credentials: Credentials, name: str) -> None:
+        self._credentials, self._name = credentials, name
+        self._key: HostKey | None = None
+        self._marker = ""
+
+    def validate_host_public_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002 - asyncssh's call
+        return self._is_trusted(key, "")
+
+    def validate_host_ca_key(self, host: str, addr: str, port: int, key: asyncssh.SSHKey) -> bool:  # noqa: ARG002 - asyncssh's call
+        return self._is_trusted(key, AUTHORITY)
+
+    def auth_completed(self) -> None:
+        if self._key is not None:
+            self._credentials.note(self._name, self._key, self._marker)
+
+    def _is_trusted(self, key: asyncssh.SSHKey, marker: str) -> bool:
+        self._key, self._marker = HostKey(*key.export_public_key().decode().split()[:2]), marker
+        return self._credentials.trusts(self._name, self._key, marker)
+
+    def refusal(self, where: str) -> NotTrueError:
+        """Return the error that names the expected keys and the one that the host shows."""
+        title, next_step = "Host key is not the pinned one", "pin it in PROD_KNOWN_HOSTS (ssh-keyscan, compared with the host's own keys)"
+        known = ", ".join(f"{key.fingerprint} ({key.key_type})" for key in self._credentials.known(self._name))
+        if known:
+            title = "Host key does not match"
+            next_step = "somebody may be listening in, or the host was set up anew: compare its key before you change PROD_KNOWN_HOSTS"
+        shown = self._key.fingerprint if self._key else "(none)"
+        return NotTrueError(title, what=f"known: {known or '(none)'}; the host shows: {shown}", where=where, next_step=next_step)
 
 
-def free_port() -> int:
-    """Return a port on loopback that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def explain(error: Exception, where: str) -> AzoraError:
+    """Return the error that a failure to connect means."""
+    if isinstance(error, asyncssh.PermissionDenied):
+        title, next_step = "Host refuses the key", "check PROD_USER and PROD_KEY, and the user's authorized_keys"
+    elif isinstance(error, asyncssh.KeyImportError):
+        title, next_step = "Private key cannot be read", "set PROD_KEY to the whole private key, all lines"
+    elif isinstance(error, asyncssh.ChannelOpenError) and error.code == FORBIDDEN:
+        title, next_step = "The jump host forbids forwarding", "set AllowTcpForwarding yes in its sshd_config"
+    else:
+        return UnreachableError(
+            "Production host cannot be reached",
+            what=str(error) or f"no answer within {CONNECT_SECONDS:g} s",
+            where=where,
+            next_step="check that sshd runs there, that the runner may reach it, and that the port is right",
+        )
+    return BadInputError(title, what=str(error), where=where, next_step=next_step)
 
 
 class Tunnel:
-    """An SSH connection that forwards something, opened again when it breaks. Use as a context manager.
+    """An SSH connection, opened again when it breaks. Use as a context manager; ``place`` says which setting names its address."""
 
-    ``alias`` is the connection's name on the command line. ``port`` on loopback and ``socket_file`` are forwarded: that OpenSSH made the
-    file says that the port is its own, not another program's.
-    """
-
-    def __init__(  # noqa: PLR0913 - the parts of a connection, all by keyword
+    def __init__(
         self,
         address: HostAddress,
         *,
         credentials: Credentials,
-        processes: Processes,
         clock: Clock,
-        alias: str = "azora-1",
         jump: JumpHost | None = None,
-        user: str | None = None,
-        variable: str = "PROD_HOST",
-        say: Callable[[str], None] | None = None,
+        place: str = "",
+        say: Callable[[str], None] = lambda _line: None,
     ) -> None:
         self.address = address
-        self.alias = alias
+        self.name = known_name(address.host, address.port)  # under which the host's keys are known
         self.credentials = credentials
-        self.port = 0
-        self.socket_file = credentials.folder / f"{alias}.sock"
-        self._user = user
-        self._label = str(address) if variable == "PROD_HOST" else "the jump host"
-        self._place = (f"{address} of PROD_HOST" if variable == "PROD_HOST" else variable) + (" through PROD_JUMP_HOST" if jump else "")
-        self._processes = processes
-        self._clock = clock
-        self._say = say or (lambda _line: None)
-        self._child: Child | None = None
-        self._via: _JumpTunnel | None = None
+        self.openings = 0  # how often it was opened: what an earlier connection forwarded is dead
+        self._clock, self._say = clock, say
+        self._place = place or f"{address} of PROD_HOST" + (" through PROD_JUMP_HOST" if jump else "")
+        self._user = credentials.user
+        self._connection: asyncssh.SSHClientConnection | None = None
+        self._jump: Tunnel | None = None
         if jump is not None:
-            self._via = _JumpTunnel(
-                jump.address, to=address, credentials=credentials, processes=processes, clock=clock, alias=f"{alias}-jump", user=jump.user,
-                variable="PROD_JUMP_HOST", say=say,
-            )  # fmt: skip
+            self._jump = Tunnel(jump.address, credentials=credentials, clock=clock, place="PROD_JUMP_HOST", say=say)
+            self._jump._user = jump.user or self._user
 
     def __enter__(self) -> Self:
         self.open()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
-
-    @property
-    def name(self) -> str:
-        """Return the name under which the host's keys are known."""
-        return known_name(self.address.host, self.address.port)
 
     def open(self, attempts: int | None = None) -> None:
         """Connect, at most ``attempts`` (``ATTEMPTS``) times where trying again can help. Raises the errors of ``explain``."""
@@ -188,171 +136,98 @@ class Tunnel:
             except UnreachableError as error:
                 if attempt == most:
                     raise
-                self._say(f"{self._label}: {error.title.lower()}, attempt {attempt} of {most}: {error.what.splitlines()[-1]}")
+                self._say(f"{self._place}: {error.title.lower()}, attempt {attempt} of {most}: {error.what.splitlines()[-1]}")
                 self._clock.sleep(2 ** (attempt - 1))
         return None
 
     def ensure(self) -> None:
         """Open the connection again if it broke."""
         if not self.is_open():
-            self._say(f"{self._label}: connection lost, opening it again")
+            self._say(f"{self._place}: connection lost, opening it again")
             self.open()
 
     def is_open(self) -> bool:
-        """Say whether it is open, as far as OpenSSH has noticed. One that is just ending has closed its ports before it is gone."""
-        return self._child is not None and self._child.poll() is None and self._is_ready()
+        """Say whether it is open, as far as this end has noticed."""
+        return self._connection is not None and not self._connection.is_closed()
 
     def close(self) -> None:
-        """End the connection and remove its socket."""
-        if self._child is not None:
-            self._child.end()
-            self._child = None
-        self.socket_file.unlink(missing_ok=True)
-        if self._via is not None:
-            self._via.close()
+        """End the connection with everything that it forwards."""
+        if self._connection is not None:
+            _loop.call_soon_threadsafe(self._connection.close)
+        if self._jump is not None:
+            self._jump.close()
 
-    # --- what a kind of tunnel says ---------------------------------------------------------------------------------------
+    def dial(self, destination: Destination, seconds: float) -> socket.socket:
+        """Return a connection that the host makes, with ``seconds`` as its timeout.
 
-    def _forwards(self) -> tuple[str, ...]:
-        """Return the lines of ssh_config that forward ``port`` and ``socket_file``."""
-        raise NotImplementedError
+        Raises PermissionError where its sshd forbids that, and other kinds of OSError where it fails.
+        """
+        ours, theirs = socket.socketpair()
+        try:
+            _in_loop(self._join(theirs, destination), seconds)
+        except BaseException:
+            ours.close()
+            raise
+        ours.settimeout(seconds)
+        return ours
+
+    async def _forward(self, connection: asyncssh.SSHClientConnection) -> None:
+        """Forward local sockets through a new connection."""
 
     def _check(self) -> None:
         """Ask the far end through the tunnel. Raises errors of the family."""
 
-    # --- opening ----------------------------------------------------------------------------------------------------------
-
     def _open_once(self) -> None:
-        if self._child is not None:
-            self._child.end()
-        if self._via is not None and not self._via.is_open():
-            self._via.open(attempts=1)  # who calls tries again
-        self.socket_file.unlink(missing_ok=True)
-        self.port = free_port()
-        config_file = self.credentials.write(f"config-{self.alias}", config_text(self.alias, self._options(), self._forwards()))
-        self._child = lasting.start(self._processes, ssh_argv(config_file, self.alias))
-        deadline = self._clock.monotonic() + CONNECT_SECONDS + 5
-        while not self._is_ready():
-            if self._child.poll() is not None:
-                self._child.wait(5)
-                raise self._explained()
-            if self._clock.monotonic() > deadline:
-                self._child.end()
-                raise self._explained()
-            self._clock.sleep(0.05)
-        self.credentials.note(self.name, self._shown_key(self._child))
-        if self._child.poll() is not None:
-            raise self._explained()
+        if self._connection is not None:
+            _loop.call_soon_threadsafe(self._connection.abort)
+        if self._jump is not None and not self._jump.is_open():
+            self._jump.open(attempts=1)  # who calls tries again
+        check = _HostKeyCheck(self.credentials, self.name)
+        try:
+            connecting = asyncssh.connect(
+                self.address.host,
+                self.address.port,
+                tunnel=self._jump._connection if self._jump is not None else (),
+                config=None,  # nobody's ~/.ssh/config
+                username=self._user,
+                client_keys=[asyncssh.import_private_key(self.credentials.key.reveal())],
+                agent_path=None,
+                preferred_auth="publickey",
+                client_factory=lambda: check,
+                known_hosts=([], [], []),  # so that the check is asked about every key
+                server_host_key_algs=self.credentials.key_types(self.name),
+                encryption_algs=CIPHERS,
+                keepalive_interval=KEEPALIVE_SECONDS,
+                keepalive_count_max=KEEPALIVES,
+            )
+            self._connection = _in_loop(connecting, CONNECT_SECONDS)
+            _in_loop(self._forward(self._connection), CONNECT_SECONDS)
+        except asyncssh.HostKeyNotVerifiable as error:
+            raise check.refusal(self._place) from error
+        except (OSError, asyncssh.Error, asyncssh.KeyImportError) as error:
+            raise explain(error, self._place) from error
+        self.openings += 1
         self._check()
 
-    def _is_ready(self) -> bool:
-        return self.socket_file.exists() and is_listening(self.port)
+    async def _join(self, end: socket.socket, destination: Destination) -> None:
+        """Join a socket with a connection that the host makes; raises as ``dial`` does."""
+        local = asyncssh.SSHForwarder()  # is connected first, so that nothing is lost of what arrives at once
 
-    def _shown_key(self, child: Child) -> str | None:
-        """Return the fingerprint of the key that the host showed, None where it was accepted as a new one."""
-        for _elapsed in self._clock.ticks(0.05, EXPLANATION_SECONDS):  # it was printed before, and is on its way to us
-            found = re.search(r"Host key fingerprint is (SHA256:\S+)|Permanently added", child.stderr_text)
-            if found:
-                return found[1]
-        return None
+        def remote() -> Any:
+            return asyncssh.SSHForwarder(local)
 
-    def _options(self) -> Mapping[str, str]:
-        options = self.credentials.options_for(self.name)
-        if self._user is not None:
-            options["User"] = self._user
-        if self._via is None:
-            return options | {"HostName": self.address.host, "Port": str(self.address.port)}
-        return options | {"HostName": "127.0.0.1", "Port": str(self._via.port), "HostKeyAlias": self.name}
-
-    def _explained(self) -> AzoraError:
-        assert self._child is not None  # noqa: S101 - it has just failed
-        said = self._child.stderr_text
-        if self._via is not None and self._via._child is not None:
-            said += self._via._child.stderr_text
-        return explain(said, self._place, self.credentials.known(self.name))
-
-
-def forward_lines(tunnel: Tunnel, host: str, port: int) -> tuple[str, ...]:
-    """Return the lines of ssh_config that forward a tunnel's port and socket to an address as seen from the far end."""
-    there = f"{f'[{host}]' if ':' in host else host}:{port}"
-    return f"LocalForward 127.0.0.1:{tunnel.port} {there}", f"LocalForward {tunnel.socket_file} {there}"
-
-
-class _JumpTunnel(Tunnel):
-    """The connection to a jump host; ``port`` on loopback is the sshd of the production host behind it."""
-
-    def __init__(self, address: HostAddress, *, to: HostAddress, **parts: Any) -> None:
-        super().__init__(address, **parts)
-        self._to = to
-
-    def _forwards(self) -> tuple[str, ...]:
-        return forward_lines(self, self._to.host, self._to.port)
-
-
-class Connection(Tunnel):
-    """A connection to one production host: its Docker socket as a file, and a SOCKS port."""
-
-    def __init__(self, address: HostAddress, *, remote_socket: str = DOCKER_SOCKET, **parts: Any) -> None:
-        super().__init__(address, **parts)
-        self._remote_socket = remote_socket
-
-    @property
-    def docker_socket(self) -> Path:
-        """Return the file that leads to the Docker socket."""
-        return self.socket_file
-
-    @property
-    def socks_port(self) -> int:
-        """Return the port of the SOCKS server on loopback; another one each time the connection is opened."""
-        return self.port
-
-    def _forwards(self) -> tuple[str, ...]:
-        return f"LocalForward {self.socket_file} {self._remote_socket}", f"DynamicForward 127.0.0.1:{self.port}"
-
-    def _check(self) -> None:
-        """Ask Docker through the tunnel; the answer to a forbidden forwarding comes only now."""
-        connection = UnixConnection(self.docker_socket, timeout=CONNECT_SECONDS)
+        await asyncio.get_running_loop().create_unix_connection(lambda: local, sock=end)
         try:
-            connection.request("GET", "/_ping")
-            answer = connection.getresponse()
-            answer.read()
-        except (OSError, http.client.HTTPException) as error:
-            raise self._no_docker(error) from error
-        finally:
-            connection.close()
-
-    def _no_docker(self, error: Exception) -> AzoraError:
-        """Return what a silent Docker socket means. OpenSSH says the same for a forbidden and for a missing socket."""
-        self._await_word("open failed", 0)  # of this attempt: it must not be taken for the answer to the next one
-        if self.forbids_tcp():
-            return BadInputError(
-                "sshd forbids forwarding",
-                what="neither the Docker socket nor a TCP connection is let through",
-                where=f"/etc/ssh/sshd_config on {self.address}",
-                next_step="set AllowTcpForwarding yes and AllowStreamLocalForwarding yes there, and reload sshd",
-            )
-        return UnreachableError(
-            "Docker does not answer",
-            what=f"{type(error).__name__}: {error}",
-            where=f"{self._remote_socket} on {self.address}",
-            next_step="check that dockerd runs there, that PROD_USER may use its socket (group docker), and that sshd_config has"
-            " AllowStreamLocalForwarding yes",
-        )
-
-    def forbids_tcp(self) -> bool:
-        """Say whether sshd refuses to forward TCP; where nothing listens at the port that is tried, it has tried itself."""
-        assert self._child is not None  # noqa: S101 - to be asked while connected
-        said = len(self._child.stderr_text)
-        try:
-            socks_connect(self.socks_port, "127.0.0.1", self.address.port, timeout=CONNECT_SECONDS).close()
-        except OSError:
-            self._await_word("open failed", said)
-            return "connect failed" not in self._child.stderr_text[said:]
-        return False
-
-    def _await_word(self, word: str, begin: int) -> None:
-        """Wait until OpenSSH has said something from there on, which comes a moment after it closed the connection, or never."""
-        assert self._child is not None  # noqa: S101 - likewise
-        for _elapsed in self._clock.ticks(0.05, EXPLANATION_SECONDS):
-            if word in self._child.stderr_text[begin:]:
-                return
+            if self._connection is None:
+                raise ConnectionResetError("not connected")
+            if isinstance(destination, Path):
+                await self._connection.create_unix_connection(remote, str(destination))
+            else:
+                await self._connection.create_connection(remote, *destination)
+        except BaseException as error:
+            local.close()
+            if isinstance(error, asyncssh.ChannelOpenError):
+                raise (PermissionError if error.code == FORBIDDEN else ConnectionRefusedError)(error.reason) from error
+            if isinstance(error, asyncssh.Error):
+                raise ConnectionResetError(error.reason) from error
+            raise

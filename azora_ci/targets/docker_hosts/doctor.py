@@ -1,6 +1,6 @@
 """Check each production host over a connection of its own, so that a broken host does not hide the others. Nothing is changed.
 
-OpenSSH reports a forbidden TCP connection and an unanswered one differently, but reports the same for both with a Unix socket. So a
+sshd reports a forbidden TCP connection and an unanswered one differently, but reports the same for both with a Unix socket. So a
 finding about Docker's socket names both possible causes.
 """
 
@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from datetime import datetime
 
 from azora_ci.clients.ssh.host_keys import ACCEPTED
-from azora_ci.clients.ssh.tunnel import Connection
 from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts.capacity import require_disk, require_memory, requirements_of
+from azora_ci.targets.docker_hosts.connection import Connection
 from azora_ci.targets.docker_hosts.host_node import HostNode
 from azora_ci.targets.docker_hosts.target import DockerHosts
 from azora_ci.targets.findings import Finding, check, failed
@@ -78,7 +78,7 @@ def examine(node: HostNode, context: TargetContext) -> Iterator[Finding]:
 def _host_key(name: str, connection: Connection) -> Finding:
     host_key = connection.credentials.seen.get(connection.name)
     if host_key is None:
-        return Finding(f"{name}: host key", True, "checked by OpenSSH, which did not say which one it is")
+        return Finding(f"{name}: host key", True, "checked")
     pin = (
         f"compare it with the host's own and pin it, PROD_KNOWN_HOSTS: {connection.name} {host_key.key.key_type} {host_key.key.blob}"
         if host_key.key

@@ -1,4 +1,4 @@
-"""One production host: a Docker daemon behind an OpenSSH connection, its containers and images.
+"""One production host: a Docker daemon behind an SSH connection, its containers and images.
 
 Protocol: the Docker Engine API, spoken by the Docker SDK.
 """
@@ -11,13 +11,15 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from azora_ci.clients.docker import engine
-from azora_ci.clients.ssh.tunnel import Connection, socks_connect
 from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.targets.base import TargetContext
+
+if TYPE_CHECKING:
+    from azora_ci.targets.docker_hosts.connection import Connection
 
 NETWORK = "azora"  # the name of the instances' network
 FIRST_INSTANCE = 16  # index in the network; lower addresses are the gateway's, the edge's, and spare ones
@@ -75,7 +77,7 @@ class DockerHost:
 
     @property
     def connection(self) -> Connection:
-        """Return the OpenSSH connection, for checks of the connection itself."""
+        """Return the SSH connection, for checks of the connection itself."""
         return self._connection
 
     # --- connection ----------------------------------------------------------------------------------------------------
@@ -92,11 +94,11 @@ class DockerHost:
                 raise UnreachableError(
                     "Connection is closed", what="the run ends", where=self.name, next_step="nothing: it was closed by us"
                 )
-            earlier_port = self._connection.socks_port
+            earlier_openings = self._connection.openings
             self._connection.ensure()
             if self._closed:  # by another thread while this one connected
                 self._connection.close()
-            if self._connection.socks_port != earlier_port:
+            if self._connection.openings != earlier_openings:
                 self._client = None  # its pooled connections are dead
 
     def close(self) -> None:
@@ -106,7 +108,7 @@ class DockerHost:
 
     def dial(self, host: str, port: int, timeout: float) -> socket.socket:
         """Connect to an address as seen from the host; a ``probes.Dial``."""
-        return socks_connect(self._connection.socks_port, host, port, timeout=timeout)
+        return self._connection.dial((host, port), timeout)
 
     @contextmanager
     def docker(self, doing: str) -> Iterator[Any]:

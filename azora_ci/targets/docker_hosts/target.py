@@ -14,7 +14,6 @@ from typing import Any, TypeVar
 
 from azora_ci.clients.ssh.access import access_of
 from azora_ci.clients.ssh.credentials import Credentials
-from azora_ci.clients.ssh.tunnel import Connection
 from azora_ci.core.errors import AzoraError, UnreachableError
 from azora_ci.core.hosts import HostAddress
 from azora_ci.core.process import undisturbed
@@ -22,6 +21,7 @@ from azora_ci.health.answers import Endpoint
 from azora_ci.health.traffic import Counters
 from azora_ci.targets.base import AbortResult, FencedError, Instance, LockHolder, Observation, Owner, TargetContext
 from azora_ci.targets.docker_hosts.capacity import requirements_of
+from azora_ci.targets.docker_hosts.connection import Connection
 from azora_ci.targets.docker_hosts.containers import Containers
 from azora_ci.targets.docker_hosts.edge_containers import ADMIN_PORT, EDGE_PORT, GUARD_PORT, EdgeContainers, options_of
 from azora_ci.targets.docker_hosts.host import DockerHost
@@ -58,7 +58,6 @@ class DockerHosts:
         self._planned: str | None = None  # deployment id of the release for which every host has room
         self._halted = threading.Event()
         self._depth = 0  # number of ``connected`` contexts that are open
-        self._credentials: Credentials | None = None
         self._owner: Owner | None = None
         self.notes: list[str] = []
         self.host_keys: list[dict[str, Any]] = []
@@ -80,16 +79,16 @@ class DockerHosts:
                 self._disconnect()
 
     def _connect(self) -> None:
-        self._credentials = self._access.credentials(self._context.recorded_host_keys)
+        credentials = self._access.credentials(self._context.recorded_host_keys)
+        self._nodes = self._unopened_nodes(credentials)
         try:
-            self._nodes = self._unopened_nodes(self._credentials)
             self._nodes = self._reachable_nodes(outcomes(self._nodes, self._open, self._clock))
         except BaseException:
             self._disconnect()
             raise
-        self.host_keys = self._credentials.evidence()
-        if self._credentials.to_be_pinned():
-            self._context.log.annotate("New host keys were accepted", self._credentials.to_be_pinned())
+        self.host_keys = credentials.evidence()
+        if credentials.to_be_pinned():
+            self._context.log.annotate("New host keys were accepted", credentials.to_be_pinned())
 
     def _open(self, host_node: HostNode) -> None:
         if not self._context.spare_lost_hosts:
@@ -115,8 +114,7 @@ class DockerHosts:
         return [opening.item for opening in connected]
 
     def _unopened_nodes(self, credentials: Credentials) -> list[HostNode]:
-        numbered = enumerate(self._access.hosts, start=1)
-        return [self._host_node(address, credentials, f"azora-{number}") for number, address in numbered]
+        return [self._host_node(address, credentials) for address in self._access.hosts]
 
     def examine_hosts(self, examine: Callable[[HostNode], T]) -> list[HostOutcome[HostNode, T]]:
         """Return the outcome of ``examine``, which connects to a host itself, for each host; a failure on one host stops no other."""
@@ -127,14 +125,10 @@ class DockerHosts:
         finally:
             for host_node in nodes:
                 host_node.host.close()
-            credentials.wipe()
 
-    def _host_node(self, address: HostAddress, credentials: Credentials, alias: str) -> HostNode:
+    def _host_node(self, address: HostAddress, credentials: Credentials) -> HostNode:
         context = self._context
-        connection = Connection(
-            address, credentials=credentials, processes=context.processes, clock=self._clock, alias=alias, jump=self._access.jump,
-            say=self._say,
-        )  # fmt: skip
+        connection = Connection(address, credentials=credentials, clock=self._clock, jump=self._access.jump, say=self._say)
         host = DockerHost(connection, self._settings, context)
         guard = GuardClient(host.name, (host.addresses.guard, GUARD_PORT), host.dial, self._clock, host.ensure)
         edge = GuardedEdge(guard, f"{host.addresses.admin}:{ADMIN_PORT}", self._clock, host.dial)
@@ -148,9 +142,6 @@ class DockerHosts:
     def _disconnect(self) -> None:
         for host_node in self._nodes:
             host_node.host.close()
-        if self._credentials is not None:
-            self._credentials.wipe()
-        self._credentials = None
 
     def _checkpoint(self) -> None:
         if self._halted.is_set():

@@ -1,12 +1,13 @@
 """Going back on fifty hosts, each an answer of 50 ms away: seconds from the verdict until the last of them has the old routes.
 
-The target is the real ``docker_hosts`` up to the sockets that OpenSSH would forward; those are the stand-ins' own.
+The target is the real ``docker_hosts`` up to the sockets that lead through SSH; those are the stand-ins' own.
 """
 
 from __future__ import annotations
 
 import io
 import json
+import socket
 import sys
 import tempfile
 from pathlib import Path
@@ -36,7 +37,7 @@ OLD, NEW = (Release(f"176400000{number}-00000{number}", f"v1.{number}.0", {SERVI
 
 
 class Forwarded:
-    """Stands in for ``ssh.Connection``: the forwarded sockets are a stand-in's own. ``ports`` and ``folder`` are set before use."""
+    """Stands in for a host's ``Connection``: what it connects to is a stand-in's own. ``ports`` and ``folder`` are set before use."""
 
     folder = Path()
     ports: tuple[int, ...] = ()
@@ -44,7 +45,7 @@ class Forwarded:
     def __init__(self, address: HostAddress, **_options: Any) -> None:
         self.address = address
         number = int(address.host.removeprefix("h"))
-        self.socks_port = self.ports[number]
+        self.port, self.openings = self.ports[number], 1
         self.docker_socket = self.folder / str(number) / "docker.sock"
 
     def open(self, _attempts: int | None = None) -> None:
@@ -56,16 +57,25 @@ class Forwarded:
     def close(self) -> None:
         """Do nothing: the sockets stay open."""
 
+    def dial(self, destination: tuple[str, int], seconds: float) -> socket.socket:
+        """Connect to the stand-in for ``destination``, which it reads from the first line."""
+        connection = socket.create_connection(("127.0.0.1", self.port), seconds)
+        connection.sendall(f"{destination[0]} {destination[1]}\n".encode())
+        if not connection.recv(1):
+            connection.close()
+            raise ConnectionRefusedError
+        return connection
+
 
 class FiftyHosts(DockerHosts):
     """The target, with stand-ins for its connections."""
 
-    def _host_node(self, address: HostAddress, credentials: Any, alias: str) -> HostNode:
+    def _host_node(self, address: HostAddress, credentials: Any) -> HostNode:
         names = vars(docker_hosts)
         original = names["Connection"]
         names["Connection"] = Forwarded  # the only part that is not real
         try:
-            return super()._host_node(address, credentials, alias)
+            return super()._host_node(address, credentials)
         finally:
             names["Connection"] = original
 

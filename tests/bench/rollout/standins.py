@@ -1,10 +1,10 @@
 """Many production hosts in one process: what ``docker_hosts`` needs of each, on real sockets, every answer late by a fixed time.
 
 A host has a Unix socket that speaks the Docker Engine API as far as the target asks (containers, networks, volumes, images), and a
-SOCKS port on loopback behind which are the real guard (``azora_ci.targets.guard.server`` on a folder of its own), the admin port of an
+port on loopback behind which are the real guard (``azora_ci.targets.guard.server`` on a folder of its own), the admin port of an
 Envoy that has taken what the guard's files say, and the health of its instances. Each switch of routes is noted in ``switches.jsonl``.
 
-``python -m tests.bench.rollout.standins FOLDER NUMBER LATENCY LEASE`` prints the SOCKS ports as JSON and serves until ended.
+``python -m tests.bench.rollout.standins FOLDER NUMBER LATENCY LEASE`` prints the ports as JSON and serves until ended.
 """
 
 from __future__ import annotations
@@ -61,10 +61,10 @@ class Host:
         self.containers: dict[str, dict[str, Any]] = {}
 
     async def start(self) -> int:
-        """Listen on ``docker.sock`` in the host's folder and on a SOCKS port, which is returned."""
+        """Listen on ``docker.sock`` in the host's folder and on a port, which is returned."""
         await asyncio.start_unix_server(lambda reader, writer: self._serve(reader, writer, self.docker), str(self.folder / "docker.sock"))
-        socks = await asyncio.start_server(self._socks, "127.0.0.1", 0)
-        return int(socks.sockets[0].getsockname()[1])
+        listener = await asyncio.start_server(self._dialled, "127.0.0.1", 0)
+        return int(listener.sockets[0].getsockname()[1])
 
     # --- sockets -------------------------------------------------------------------------------------------------------
 
@@ -94,22 +94,19 @@ class Host:
         length = re.search(r"content-length: (\d+)", head)
         return await reader.readexactly(int(length[1])) if length else b""
 
-    async def _socks(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Connect as OpenSSH's SOCKS 5 does (RFC 1928): the greeting is local, the connection takes a round trip to the host."""
+    async def _dialled(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Connect to the ``host port`` of the first line, and answer with a byte: a connection takes a way to the host and back."""
         try:
-            await reader.readexactly(3)
-            length = (await reader.readexactly(5))[4]
-            host = (await reader.readexactly(length)).decode()
-            port = int.from_bytes(await reader.readexactly(2), "big")
-        except (OSError, asyncio.IncompleteReadError):
+            host, port_text = (await reader.readline()).decode().split()
+        except (OSError, ValueError):
             writer.close()
             return
+        port = int(port_text)
         await asyncio.sleep(self.latency)
         if host == "127.0.0.1":  # on the host itself nobody listens yet
-            writer.write(b"\x05\x00" + b"\x05\x05\x00\x01" + bytes(6))
             writer.close()
             return
-        writer.write(b"\x05\x00" + b"\x05\x00\x00\x01" + bytes(6))
+        writer.write(b"+")
 
         async def respond(method: str, path: str, body: bytes) -> Answer:
             if port == GUARD_PORT:

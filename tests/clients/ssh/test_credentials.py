@@ -1,92 +1,99 @@
-"""The folder that OpenSSH works from: what is in its files, and what becomes of it when its process dies."""
+"""Who connects, and which host keys are trusted: users, private keys with and without a passphrase, pinned, recorded and revoked keys."""
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 
 import pytest
 
-from azora_ci.clients.ssh.credentials import OWNER_FILE, Credentials, config_text, owner_text, wipe_stale
+from azora_ci.clients.ssh.credentials import AUTHORITY, Credentials
+from azora_ci.clients.ssh.host_keys import HostKey, hashed_line
+from azora_ci.core import settings
 from azora_ci.core.errors import BadInputError
-from azora_ci.core.hosts import user_name
-from azora_ci.core.variables import Secret
+from azora_ci.core.hosts import normal_key, user_name
+from azora_ci.core.variables import Secret, load
 
 KEY = Secret("-----BEGIN OPENSSH PRIVATE KEY-----\nnone\n-----END OPENSSH PRIVATE KEY-----\n")
+MINE, OTHER = HostKey("ssh-ed25519", "AAAA"), HostKey("ssh-rsa", "BBBB")
+LINE = "web1.example ssh-ed25519 AAAA\n"
 
 
-@pytest.fixture
-def place(tmp_path, monkeypatch):
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    return tmp_path
+def trusts(name, key=MINE, marker="", **parts):
+    return Credentials("deploy", KEY, **parts).trusts(name, key, marker)
 
 
 @pytest.mark.parametrize("name", ["deploy", "a", "web_1.deploy-2", "user@domain.example"])
 def test_names_of_users(name):
     assert user_name(name) == name
-    assert f"  User {name}\n" in config_text("azora-1", {"User": name}, ())
 
 
 @pytest.mark.parametrize("name", ["", "-oProxyCommand=x", "a b", 'a"b', "a\nProxyCommand x", "a%h", "$HOME", "machine$", "a;b"])
-def test_what_could_become_another_line_is_no_user(name):
+def test_what_is_no_name_of_a_user_is_refused(name):
     with pytest.raises(ValueError):
         user_name(name)
 
 
-@pytest.mark.parametrize("value", ["", "a\nProxyCommand touch /tmp/x", "a\rb", 'a" b', "${HOME}", "a\0b"])
-def test_a_value_cannot_become_another_line(value):
-    with pytest.raises(ValueError):
-        config_text("azora-1", {"HostName": value}, ())
-    with pytest.raises(ValueError):
-        config_text("azora-1", {}, (f"LocalForward {value or chr(10)}",))
+@pytest.mark.parametrize(
+    "options", [("-t", "ed25519"), ("-t", "rsa", "-b", "2048"), ("-t", "rsa", "-b", "2048", "-m", "PEM"), ("-t", "ecdsa", "-m", "PKCS8")]
+)
+@pytest.mark.parametrize("passphrase", ["", "hunter2"])
+def test_a_key_with_a_passphrase_is_refused_with_what_to_do(tmp_path, options, passphrase):
+    subprocess.run(["ssh-keygen", "-q", *options, "-N", passphrase, "-f", tmp_path / "key"], check=True, timeout=60)
+    text = (tmp_path / "key").read_text()
+    if not passphrase:
+        assert normal_key(text.replace("\n", "\r\n")) == text
+        return
+    with pytest.raises(BadInputError, match="PROD_KEY has a passphrase") as caught:
+        load(settings.ProductionHosts, {"PROD_KEY": text})
+    assert "ssh-keygen -t ed25519 -N ''" in caught.value.next_step
+    assert text not in caught.value.message()
 
 
-def test_a_value_with_a_space_stays_one_value(tmp_path):
-    file = tmp_path / "config"
-    file.write_text(config_text("azora-1", {"HostName": "web1.example", "IdentityFile": "/a b/c#d"}, ()))
-    done = subprocess.run(["ssh", "-G", "-F", str(file), "azora-1"], capture_output=True, text=True, timeout=30, check=True)
-    assert {"hostname web1.example", "identityfile /a b/c#d", "batchmode yes", "identityagent none"} <= set(done.stdout.splitlines())
+def test_what_is_pinned_is_trusted_and_nothing_else(tmp_path):
+    assert trusts("web1.example", known_hosts=LINE)
+    assert not trusts("web1.example", OTHER, known_hosts=LINE)
+    assert not trusts("web2.example", known_hosts=LINE)
+    assert not trusts("web2.example", known_hosts=LINE, accept_new=True)
+    assert trusts("web1.example", known_hosts=hashed_line("web1.example", MINE, bytes(20)))
 
 
-def test_a_host_of_which_no_key_is_known_is_refused_where_others_are_recorded(place):
-    credentials = Credentials("deploy", KEY, known_hosts=None, recorded="web1.example ssh-ed25519 AAAA\n")
-    assert credentials.options_for("web1.example")["StrictHostKeyChecking"] == "yes"
+def test_a_name_without_a_port_holds_for_every_port_that_has_no_key_of_its_own():
+    assert trusts("[web1.example]:2222", known_hosts=LINE)
+    assert not trusts("[web1.example]:2222", known_hosts=LINE + "[web1.example]:2222 ssh-rsa BBBB\n")
+    assert not trusts("web1.example", known_hosts="[web1.example]:2222 ssh-ed25519 AAAA\n")
+
+
+def test_a_revoked_key_is_not_trusted():
+    assert not trusts("web1.example", known_hosts=f"{LINE}@revoked * ssh-ed25519 AAAA\n")
+    assert not trusts("web1.example", known_hosts=None, recorded="@revoked * ssh-ed25519 AAAA\n", accept_new=True)
+
+
+def test_an_authority_vouches_for_the_hosts_that_it_is_pinned_for():
+    line = "@cert-authority *.example ssh-ed25519 AAAA\n"
+    assert trusts("web1.example", marker=AUTHORITY, known_hosts=line)
+    assert not trusts("web1.other", marker=AUTHORITY, known_hosts=line)
+    assert not trusts("web1.example", known_hosts=line)
+    assert not trusts("web1.example", marker=AUTHORITY, known_hosts=LINE)
+    assert not trusts("web1.example", marker=AUTHORITY, known_hosts=f"{line}@revoked * ssh-ed25519 AAAA\n")
+
+
+def test_the_types_of_known_keys_come_first():
+    credentials = Credentials("deploy", KEY, known_hosts="web1.example ssh-rsa BBBB\n@cert-authority web2.example ssh-ed25519 AAAA\n")
+    assert credentials.key_types("web1.example").startswith("rsa-sha2-512,ssh-ed25519,")
+    assert credentials.key_types("web2.example").startswith("*-cert-v01@openssh.com,ssh-ed25519,")
+
+
+def test_a_host_of_which_no_key_is_known_is_refused_where_others_are_recorded():
+    credentials = Credentials("deploy", KEY, known_hosts=None, recorded=LINE)
+    assert credentials.key_types("web1.example")
     with pytest.raises(BadInputError, match="No host key is pinned"):
-        credentials.options_for("web2.example")
-    credentials.wipe()
-    assert list(place.iterdir()) == []
+        credentials.key_types("web2.example")
 
 
-def test_accepting_does_not_override_what_is_recorded(place):
-    credentials = Credentials("deploy", KEY, known_hosts=None, recorded="web1.example ssh-ed25519 AAAA\n", accept_new=True)
-    assert credentials.options_for("web1.example")["StrictHostKeyChecking"] == "yes"
-    assert credentials.options_for("web2.example")["StrictHostKeyChecking"] == "accept-new"
-    credentials.wipe()
-
-
-def test_the_folder_of_a_dead_process_is_wiped_by_the_next(place):
-    code = "import sys; from azora_ci.clients.ssh.credentials import *;"
-    code += " c = Credentials('u', Secret(sys.stdin.read()), known_hosts='x'); print(c.folder)"
-    command = ["env", f"TMPDIR={place}", sys.executable, "-c", f"{code}; import os; os.kill(os.getpid(), 9)"]
-    subprocess.run(command, input=KEY.reveal(), text=True, timeout=60, check=False)
-    (left,) = place.iterdir()
-    kept = (left / "key").open("rb")
-    credentials = Credentials("deploy", KEY, known_hosts="x")
-    assert list(place.iterdir()) == [credentials.folder]
-    assert set(kept.read()) == {0}  # overwritten, not only unlinked
-    kept.close()
-    credentials.wipe()
-
-
-def test_folders_of_the_living_and_of_strangers_stay(place):
-    mine = Credentials("deploy", KEY, known_hosts="x")
-    stranger, unfinished = place / "azora-ssh-1-a", place / "azora-ssh-999999-b"
-    for folder in (stranger, unfinished):
-        folder.mkdir()
-    boot, namespace, pid, _ = owner_text(os.getppid()).split()
-    (stranger / OWNER_FILE).write_text(f"{boot} pid:[1] 99999999 1")  # counted in another container, where it may live
-    assert wipe_stale(place) == []
-    (stranger / OWNER_FILE).write_text(f"{boot} {namespace} {pid} never")  # its process id is another one's by now
-    assert wipe_stale(place) == [stranger]
-    mine.wipe()
+def test_accepting_does_not_override_what_is_recorded_or_was_accepted():
+    credentials = Credentials("deploy", KEY, known_hosts=None, recorded=LINE, accept_new=True)
+    assert not credentials.trusts("web1.example", OTHER)
+    assert credentials.trusts("web2.example", OTHER)
+    credentials.note("web2.example", OTHER)
+    assert credentials.trusts("web2.example", OTHER)
+    assert not credentials.trusts("web2.example", MINE)

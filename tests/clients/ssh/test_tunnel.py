@@ -1,14 +1,15 @@
-"""One OpenSSH connection per host, against a real sshd: forwarded socket, pinned keys, wrong keys, broken connections."""
+"""One SSH connection per host, against a real sshd: forwarded socket, pinned keys, wrong keys, broken connections."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -16,15 +17,13 @@ import pytest
 from azora_ci.clients.ssh import tunnel
 from azora_ci.clients.ssh.credentials import Credentials
 from azora_ci.clients.ssh.host_keys import HostKey, hashed_line, lines_of
-from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.core.hosts import HostAddress, JumpHost, normal_key, parse_hosts, parse_jump
-from azora_ci.core.job_log import JobLog
-from azora_ci.core.process import Processes, is_alive
 from azora_ci.core.variables import Secret
+from azora_ci.targets.docker_hosts.connection import Connection
 from tests.support import ROOT
-from tests.support.sshd import DockerStandIn, Sshd, free_port, keygen
+from tests.support.sshd import DockerStandIn, Sshd, free_port, keygen, ping
 from tests.support.waiting import until
 
 
@@ -50,39 +49,42 @@ def sshd(tmp_path_factory):
     server.stop()
 
 
-@pytest.fixture
-def processes(tmp_path):
-    made = Processes(JobLog(Actions(stream=io.StringIO()), Clock(), tmp_path / "job.log"))
-    yield made
-    made.end_all()
+def end_sessions(server):
+    for pid in server.sessions():
+        os.kill(pid, signal.SIGKILL)
+
+
+def listening_ports():
+    """Return the ports of loopback on which this process listens."""
+    own = {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+    rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
+    return {row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own}
 
 
 class Opened:
     """Makes connections and cleans up after them."""
 
-    def __init__(self, processes, docker_socket):
-        self.processes, self.docker_socket, self.all, self.lines = processes, docker_socket, [], []
+    def __init__(self, docker_socket):
+        self.docker_socket, self.all, self.lines = docker_socket, [], []
 
     def connection(self, sshd, *, key=None, known_hosts="pinned", recorded="", accept_new=False, port=None, jump=None):
         pinned = sshd.known_hosts if known_hosts == "pinned" else known_hosts
         credentials = Credentials(sshd.user, Secret(key or sshd.key), known_hosts=pinned, recorded=recorded, accept_new=accept_new)
         address = HostAddress("127.0.0.1", port or sshd.port)
-        made = tunnel.Connection(
-            address, credentials=credentials, processes=self.processes, clock=Clock(), remote_socket=str(self.docker_socket),
-            jump=jump, say=self.lines.append,
-        )  # fmt: skip
-        self.all.append((made, credentials))
+        made = Connection(
+            address, credentials=credentials, clock=Clock(), remote_socket=str(self.docker_socket), jump=jump, say=self.lines.append
+        )
+        self.all.append(made)
         return made, credentials
 
 
 @pytest.fixture
-def opened(processes, docker_socket, monkeypatch):
+def opened(docker_socket, monkeypatch):
     monkeypatch.setattr(tunnel, "ATTEMPTS", 2)
-    made = Opened(processes, docker_socket)
+    made = Opened(docker_socket)
     yield made
-    for connection, credentials in made.all:
+    for connection in made.all:
         connection.close()
-        credentials.wipe()
 
 
 @pytest.mark.parametrize(
@@ -126,34 +128,75 @@ def test_a_pasted_key_is_normalised_and_a_public_key_is_refused():
         normal_key("ssh-ed25519 AAAA user@host")
 
 
-def test_the_docker_socket_is_forwarded_and_the_key_is_wiped(opened, sshd, processes, tmp_path):
-    connection, credentials = opened.connection(sshd, key=sshd.key.replace("\n", "\r\n"))
+def test_the_docker_socket_is_a_local_file_of_this_user_alone(opened, sshd):
+    connection, _ = opened.connection(sshd, key=sshd.key.replace("\n", "\r\n"))
     with connection:
-        answer = tunnel.UnixConnection(connection.docker_socket, timeout=10)
-        answer.request("GET", "/_ping")
-        assert answer.getresponse().read() == b"OK"
-        assert credentials.key_file.stat().st_mode & 0o777 == 0o600
-    credentials.wipe()
-    assert not credentials.folder.exists()
-    assert not connection.docker_socket.exists()
-    assert "PRIVATE KEY" not in (tmp_path / "job.log").read_text()
+        assert ping(connection.docker_socket) == b"OK"
+        assert connection.docker_socket.stat().st_mode & 0o777 == 0o600
+        assert connection.docker_socket.parent.stat().st_mode & 0o777 == 0o700
+    assert not connection.docker_socket.parent.exists()
 
 
-def test_no_command_line_names_production(opened, sshd):
-    connection, credentials = opened.connection(sshd)
+def test_the_host_connects_to_where_it_is_asked_to(opened, sshd, docker_socket):
+    connection, _ = opened.connection(sshd)
     with connection:
-        parts = Path(f"/proc/{connection._child.pid}/cmdline").read_text().split("\0")
-    assert parts == ["ssh", "-F", str(credentials.folder / "config-azora-1"), "-N", "-T", "azora-1", ""]
+        with connection.dial(("127.0.0.1", sshd.port), 10) as there:
+            assert there.recv(4) == b"SSH-"
+        with connection.dial(docker_socket, 10) as there:
+            there.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            assert there.recv(100).startswith(b"HTTP/1.0 200")
+        with pytest.raises(ConnectionRefusedError, match="Connection refused"):
+            connection.dial(("127.0.0.1", free_port()), 10)
+    with pytest.raises(OSError):
+        connection.dial(("127.0.0.1", sshd.port), 10)
 
 
-def test_what_names_production_is_in_files_of_mode_0600(opened, sshd):
-    connection, credentials = opened.connection(sshd)
+def test_what_arrives_at_once_and_in_bulk_arrives_whole(opened, sshd, tmp_path):
+    connection, _ = opened.connection(sshd)
+    data = os.urandom(1 << 20) * 8
+    with socket.create_server(("127.0.0.1", 0)) as server, connection:
+        sender = threading.Thread(target=lambda: [peer := server.accept()[0], peer.sendall(data), peer.close()])
+        sender.start()
+        with connection.dial(server.getsockname(), 10) as there, there.makefile("rb") as stream:
+            assert stream.read() == data
+        sender.join()
+
+
+def test_no_secret_is_in_a_file_or_on_a_command_line_and_no_port_is_open(opened, sshd, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    connection, _ = opened.connection(sshd)
+    children, ports = Path("/proc/self/task").glob("*/children"), listening_ports()
+    before = sorted(path.read_text() for path in children)
     with connection:
-        files = [path for path in credentials.folder.iterdir() if path.is_file()]
-        assert {path.stat().st_mode & 0o777 for path in files} == {0o600}
-        assert credentials.folder.stat().st_mode & 0o777 == 0o700
-        text = (credentials.folder / "config-azora-1").read_text()
-        assert f"  HostName 127.0.0.1\n  Port {sshd.port}\n" in text
+        assert sorted(path.read_text() for path in Path("/proc/self/task").glob("*/children") if path.read_text()) == list(
+            filter(None, before)
+        )
+        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+        assert listening_ports() <= ports
+
+
+def test_a_host_that_never_speaks_is_given_up(opened, sshd, monkeypatch):
+    monkeypatch.setattr(tunnel, "CONNECT_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        connection, _ = opened.connection(sshd, port=silent.getsockname()[1])
+        with pytest.raises(UnreachableError, match="cannot be reached") as caught:
+            connection.open(1)
+    assert caught.value.what == "no answer within 0.5 s"
+
+
+def test_a_host_that_falls_silent_is_noticed(opened, sshd, monkeypatch):
+    monkeypatch.setattr(tunnel, "KEEPALIVE_SECONDS", 0.2)
+    connection, _ = opened.connection(sshd)
+    with connection:
+        (session,) = sshd.sessions()
+        stopped = [session, *map(int, Path(f"/proc/{session}/task/{session}/children").read_text().split())]
+        for pid in stopped:
+            os.kill(pid, signal.SIGSTOP)
+        try:
+            until(lambda: not connection.is_open(), "the connection is given up", 30)
+        finally:
+            for pid in stopped:
+                os.kill(pid, signal.SIGCONT)
 
 
 def test_no_pinned_key_is_refused_unless_opted_in(opened, sshd):
@@ -169,7 +212,7 @@ def test_a_host_that_is_not_among_the_pinned_ones_is_refused(opened, sshd):
     connection, _ = opened.connection(sshd, known_hosts="other.example " + sshd.known_hosts.partition(" ")[2])
     with pytest.raises(NotTrueError, match="Host key is not the pinned one") as caught:
         connection.open()
-    assert caught.value.what == "known: (none); the host shows: a key of type ED25519, of which none is known"
+    assert caught.value.what == f"known: (none); the host shows: {HostKey(*sshd.known_hosts.split()[1:3]).fingerprint}"
 
 
 def test_another_host_key_is_refused(opened, sshd, tmp_path):
@@ -217,6 +260,44 @@ def test_a_key_of_another_type_is_no_new_host(opened, sshd, tmp_path):
     assert HostKey(*sshd.known_hosts.split()[1:3]).fingerprint in caught.value.what
 
 
+def certified(folder, name):
+    """Return an sshd whose key an authority vouches for under a name, and the authority's public key."""
+    server = Sshd(folder)
+    authority = keygen(folder / "authority")
+    sign = ["ssh-keygen", "-q", "-s", authority, "-I", "test", "-h", "-n", name, server.host_key.with_suffix(".pub")]
+    subprocess.run(sign, check=True, timeout=30)
+    with (server.folder / "sshd_config").open("a") as file:
+        file.write(f"HostCertificate {server.folder / 'host_key-cert.pub'}\n")
+    server.start()
+    return server, HostKey(*authority.with_suffix(".pub").read_text().split()[:2])
+
+
+def test_a_pinned_authority_vouches_for_a_host(opened, tmp_path):
+    server, authority = certified(tmp_path / "certified", "127.0.0.1")
+    pinned = f"@cert-authority [127.0.0.1]:* {authority.key_type} {authority.blob}\n"
+    try:
+        connection, credentials = opened.connection(server, known_hosts=pinned)
+        with connection:
+            (seen,) = credentials.seen.values()
+        assert (seen.source, seen.key, seen.fingerprint) == ("pinned", None, authority.fingerprint)
+        connection, credentials = opened.connection(server)  # which pins the host's own key
+        with connection:
+            assert [seen.key for seen in credentials.seen.values()] == [HostKey(*server.known_hosts.split()[1:3])]
+        with pytest.raises(NotTrueError, match="Host key"):
+            opened.connection(server, known_hosts=pinned + pinned.replace("@cert-authority", "@revoked"))[0].open()
+    finally:
+        server.stop()
+
+
+def test_an_authority_that_vouches_for_another_host_is_refused(opened, tmp_path):
+    server, authority = certified(tmp_path / "certified", "other.example")
+    try:
+        with pytest.raises(NotTrueError, match="Host key"):
+            opened.connection(server, known_hosts=f"@cert-authority * {authority.key_type} {authority.blob}\n")[0].open()
+    finally:
+        server.stop()
+
+
 def test_a_wrong_user_key_is_refused_at_once(opened, sshd, tmp_path):
     connection, _ = opened.connection(sshd, key=keygen(tmp_path / "stranger").read_text())
     with pytest.raises(BadInputError, match="refuses the key") as caught:
@@ -247,10 +328,11 @@ def test_forbidden_forwarding_names_the_sshd_lines(opened, tmp_path):
 def test_a_broken_connection_is_opened_again(opened, sshd):
     connection, _ = opened.connection(sshd)
     with connection:
-        os.killpg(connection._child.pid, signal.SIGKILL)
-        connection._child.wait(30)
+        end_sessions(sshd)
+        until(lambda: not connection.is_open(), "the connection is lost", 30)
         connection.ensure()
-        assert connection.docker_socket.exists()
+        assert ping(connection.docker_socket) == b"OK"
+        assert (connection.openings, len(opened.lines)) == (2, 1)
         assert "connection lost" in opened.lines[0]
 
 
@@ -271,28 +353,22 @@ def jump_to(server, user=None):
     return JumpHost(HostAddress("127.0.0.1", server.port), user)
 
 
-def test_a_host_is_reached_through_a_jump_host_and_no_command_line_names_either(opened, sshd, bastion):
+def test_a_host_is_reached_through_a_jump_host(opened, sshd, bastion):
     connection, credentials = opened.connection(sshd, known_hosts=sshd.known_hosts + bastion.known_hosts, jump=jump_to(bastion))
     with connection:
-        answer = tunnel.UnixConnection(connection.docker_socket, timeout=10)
-        answer.request("GET", "/_ping")
-        assert answer.getresponse().read() == b"OK"
+        assert ping(connection.docker_socket) == b"OK"
         assert len(bastion.sessions()) == 1
-        children = [connection._child, connection._via._child]
-        parts = [Path(f"/proc/{one.pid}/cmdline").read_text().split("\0")[2:6] for one in children]
-        folder = credentials.folder
-        assert parts == [[str(folder / f"config-{alias}"), "-N", "-T", alias] for alias in ("azora-1", "azora-1-jump")]
-        assert [one.source for one in credentials.seen.values()] == ["pinned", "pinned"]
+        assert [key.source for key in credentials.seen.values()] == ["pinned", "pinned"]
     until(lambda: bastion.sessions() == [], "the jump host's connection is closed", 30)
 
 
 def test_a_lost_jump_host_is_connected_to_again(opened, sshd, bastion):
     connection, _ = opened.connection(sshd, known_hosts=sshd.known_hosts + bastion.known_hosts, jump=jump_to(bastion))
     with connection:
-        os.killpg(connection._via._child.pid, signal.SIGKILL)
+        end_sessions(bastion)
         until(lambda: not connection.is_open(), "the connection is lost", 60)
         connection.ensure()
-        connection._check()
+        assert ping(connection.docker_socket) == b"OK"
 
 
 def test_keys_of_both_are_accepted_and_recorded(opened, sshd, bastion):
@@ -336,48 +412,43 @@ def test_a_jump_host_that_forbids_forwarding_is_named(opened, sshd, tmp_path):
 # --- a killed runner ----------------------------------------------------------------------------------------------------
 
 RUNNER = """
-import io, json, os, sys, threading
-from azora_ci import ssh, ssh_folder
-from azora_ci.core.actions import Actions
+import json, sys, threading
+from azora_ci.clients.ssh.credentials import Credentials
 from azora_ci.core.clock import Clock
-from azora_ci.core.process import Processes
+from azora_ci.core.hosts import HostAddress
 from azora_ci.core.variables import Secret
+from azora_ci.targets.docker_hosts.connection import Connection
 
-given = json.load(sys.stdin)
-credentials = ssh_folder.Credentials(given["user"], Secret(given["key"]), known_hosts=given["known_hosts"])
-processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
-address = ssh.HostAddress("127.0.0.1", given["port"])
-connection = ssh.Connection(address, credentials=credentials, processes=processes, clock=Clock(), remote_socket=given["socket"])
+access = json.load(sys.stdin)
+credentials = Credentials(access["user"], Secret(access["key"]), known_hosts=access["known_hosts"])
+address = HostAddress("127.0.0.1", access["port"])
+connection = Connection(address, credentials=credentials, clock=Clock(), remote_socket=access["socket"])
 opening = threading.Thread(target=connection.open)  # which ends, as those that open many connections at once
 opening.start()
 opening.join()
-while os.path.exists(f"/proc/self/task/{opening.native_id}"):
-    pass
 connection._check()
-print(connection._child.pid, credentials.folder, flush=True)
+print("open", flush=True)
 threading.Event().wait()
 """
 
 
-def test_a_killed_runner_leaves_neither_a_connection_nor_for_long_a_key(opened, sshd, docker_socket, short_folder, monkeypatch):
-    given = {"user": sshd.user, "key": sshd.key, "known_hosts": sshd.known_hosts, "port": sshd.port, "socket": str(docker_socket)}
-    environ = os.environ | {"TMPDIR": str(short_folder), "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-c", RUNNER]
-    runner = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
+def test_a_killed_runner_leaves_no_connection_and_no_secret(sshd, docker_socket, short_folder):
+    access = {"user": sshd.user, "key": sshd.key, "known_hosts": sshd.known_hosts, "port": sshd.port, "socket": str(docker_socket)}
+    folder = short_folder / "runner"
+    folder.mkdir()
+    environ = os.environ | {"TMPDIR": str(folder), "PYTHONPATH": str(ROOT)}
+    runner = subprocess.Popen([sys.executable, "-c", RUNNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environ)
     try:
-        runner.stdin.write(json.dumps(given))
+        runner.stdin.write(json.dumps(access))
         runner.stdin.close()
-        pid, folder = runner.stdout.readline().split()
-        assert is_alive(int(pid))
+        assert runner.stdout.readline() == "open\n"
+        assert len(sshd.sessions()) == 1
     finally:
         runner.kill()
         runner.wait()
         runner.stdout.close()
-    until(lambda: not is_alive(int(pid)), "the connection is closed", 30)
-    assert (Path(folder) / "key").exists()
-    monkeypatch.setattr("tempfile.tempdir", str(short_folder))
-    _, credentials = opened.connection(sshd)
-    assert list(short_folder.glob("azora-ssh-*")) == [credentials.folder]
+    until(lambda: sshd.sessions() == [], "the connection is closed", 30)
+    assert [path for path in folder.rglob("*") if path.is_file()] == []
 
 
 def test_docker_that_does_not_answer_is_said(opened, sshd, short_folder):
