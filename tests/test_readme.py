@@ -16,7 +16,7 @@ from tests.support import ROOT
 
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL))
-VARIABLES = {one.name: one for job in (*JOBS, *TOOLS) for _, one in variables.declared_variables(step_module(job).Settings)}
+VARIABLES = {variable.name: variable for job in (*JOBS, *TOOLS) for _, variable in variables.declared_variables(step_module(job).Settings)}
 
 
 def test_it_is_short():
@@ -24,9 +24,9 @@ def test_it_is_short():
 
 
 def test_scripts_schemas_and_links_are_files():
-    named = set(re.findall(r"\b((?:scripts|schemas)/[a-z_.-]+[a-z])", TEXT)) | set(re.findall(r"\]\(([^):]+)\)", TEXT))
-    assert {"scripts/rehearse", "scripts/test", "schemas/deploy-config.schema.json"} <= named
-    assert [name for name in sorted(named) if not (ROOT / name).is_file()] == []
+    paths = set(re.findall(r"\b((?:scripts|schemas)/[a-z_.-]+[a-z])", TEXT)) | set(re.findall(r"\]\(([^):]+)\)", TEXT))
+    assert {"scripts/rehearse", "scripts/test", "schemas/deploy-config.schema.json"} <= paths
+    assert [name for name in sorted(paths) if not (ROOT / name).is_file()] == []
 
 
 def test_commands_of_the_package_exist_with_their_options():
@@ -34,18 +34,18 @@ def test_commands_of_the_package_exist_with_their_options():
     assert len(lines) >= 5
     for line in lines:
         words = line.split()
-        found: click.Command = main
-        while isinstance(found, click.Group) and words:
+        command: click.Command = main
+        while isinstance(command, click.Group) and words:
             name = words.pop(0)
-            assert name in found.commands, line
-            found = found.commands[name]
-        known = {option for one in found.params for option in one.opts}
-        known |= (
-            {f"--{one.replace('_', '-')}" for one, _ in variables.declared_variables(step_module("rollback").Settings)}
+            assert name in command.commands, line
+            command = command.commands[name]
+        options = {option for parameter in command.params for option in parameter.opts}
+        options |= (
+            {f"--{field.replace('_', '-')}" for field, _ in variables.declared_variables(step_module("rollback").Settings)}
             if "rollback" in line
             else set()
         )
-        assert set(re.findall(r"--[a-z-]+", line)) <= known, line
+        assert set(re.findall(r"--[a-z-]+", line)) <= options, line
 
 
 def test_who_has_only_python_is_told_how_to_run_commands_that_need_packages():
@@ -55,9 +55,9 @@ def test_who_has_only_python_is_told_how_to_run_commands_that_need_packages():
 
 def test_every_failure_and_option_of_the_rehearsal_is_named():
     assert f"scripts/rehearse --fail {'|'.join(scenarios.FAILURES)}`" in TEXT
-    known = {option for one in cli.main.params for option in one.opts}
-    named = set(re.findall(r"`(--[a-z]+)", TEXT.split("## The flow")[0]))
-    assert named and named <= known
+    options = {option for parameter in cli.main.params for option in parameter.opts}
+    documented = set(re.findall(r"`(--[a-z]+)", TEXT.split("## The flow")[0]))
+    assert documented and documented <= options
 
 
 @pytest.mark.parametrize(
@@ -70,8 +70,8 @@ def test_every_failure_and_option_of_the_rehearsal_is_named():
 )
 def test_variables_have_the_defaults_that_are_shown(name: str, default: str):
     full = name if not name.startswith("_") else f"HEALTH_CHECK{name}"
-    shown = default.strip("` ").removesuffix(" s")
-    assert VARIABLES[full].default == shown or (full, shown) == ("BACKUP_PROOF", "full")
+    documented = default.strip("` ").removesuffix(" s")
+    assert VARIABLES[full].default == documented or (full, documented) == ("BACKUP_PROOF", "full")
 
 
 def test_no_command_shows_a_password_to_the_machine():

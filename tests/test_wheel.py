@@ -21,19 +21,19 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 
 
 def run(*argv: str | Path, folder: Path, **environ: str) -> subprocess.CompletedProcess[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "GITHUB_", "GIT_", "AWS_"))}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "GITHUB_", "GIT_", "AWS_"))}
     return subprocess.run(
-        [str(part) for part in argv], cwd=folder, env={**kept, **environ}, capture_output=True, text=True, check=False, timeout=280
+        [str(part) for part in argv], cwd=folder, env={**inherited, **environ}, capture_output=True, text=True, check=False, timeout=280
     )
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
-    done = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, folder=folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (found,) = folder.glob("*.whl")
-    return found
+    completed = run(sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", folder, ROOT, folder=folder)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    (wheel,) = folder.glob("*.whl")
+    return wheel
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +41,12 @@ def python(wheel: Path) -> Path:
     """The interpreter of an empty environment that has the wheel and the hashed requirements, nothing else."""
     environment = wheel.parent / "environment"
     assert run(sys.executable, "-m", "venv", environment, folder=wheel.parent).returncode == 0
-    found = environment / "bin/python"
-    pip = (found, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
+    interpreter = environment / "bin/python"
+    pip = (interpreter, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps")
     for arguments in (["--require-hashes", "-r", ROOT / "requirements.txt"], ["--no-index", wheel]):
-        done = run(*pip, *arguments, folder=wheel.parent)
-        assert done.returncode == 0, done.stdout + done.stderr
-    return found
+        completed = run(*pip, *arguments, folder=wheel.parent)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+    return interpreter
 
 
 def test_what_the_wheel_holds(wheel):
@@ -60,8 +60,8 @@ def test_what_the_wheel_holds(wheel):
 
 
 def test_the_hashed_requirements_are_all_that_is_needed(python, tmp_path):
-    done = run(python, "-m", "pip", "check", "--disable-pip-version-check", folder=tmp_path)
-    assert done.returncode == 0, done.stdout
+    completed = run(python, "-m", "pip", "check", "--disable-pip-version-check", folder=tmp_path)
+    assert completed.returncode == 0, completed.stdout
 
 
 def test_a_step_runs_from_the_wheel_in_an_empty_directory(python, tmp_path):
@@ -72,9 +72,9 @@ def test_a_step_runs_from_the_wheel_in_an_empty_directory(python, tmp_path):
     git(source, "tag", "v1.2.3")
     git(tmp_path, "clone", "-q", str(source), str(empty))
     step = "from azora_ci.steps.runner import main; main('validate-release')"
-    given = {"GITHUB_EVENT_NAME": "push", "GITHUB_REF": "refs/tags/v1.2.3", "DEPLOYMENT_LOG_DIR": "logs"}
-    done = run(python, "-c", step, folder=empty, **given)
-    assert done.returncode == 0, done.stdout + done.stderr
+    environ = {"GITHUB_EVENT_NAME": "push", "GITHUB_REF": "refs/tags/v1.2.3", "DEPLOYMENT_LOG_DIR": "logs"}
+    completed = run(python, "-c", step, folder=empty, **environ)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
     fragment = json.loads((empty / "logs/record/validate-release.json").read_text())
     assert fragment["status"] == "ok"
     assert fragment["git_sha"] == git(source, "rev-parse", "HEAD")
@@ -83,20 +83,20 @@ def test_a_step_runs_from_the_wheel_in_an_empty_directory(python, tmp_path):
 def test_every_step_documents_its_environment(python, tmp_path):
     code = "import sys; from azora_ci.steps.runner import command; command(sys.argv[1]).main(['--help'], prog_name=sys.argv[1])"
     for job in JOBS:
-        done = run(python, "-c", code, job, folder=tmp_path)
-        assert done.returncode == 0, f"{job}: {done.stderr}"
-        assert "DEPLOYMENT_LOG_DIR" in done.stdout
+        completed = run(python, "-c", code, job, folder=tmp_path)
+        assert completed.returncode == 0, f"{job}: {completed.stderr}"
+        assert "DEPLOYMENT_LOG_DIR" in completed.stdout
 
 
 def test_an_application_adopts_from_the_wheel(python, tmp_path):
     git(tmp_path, "init", "-q")
-    done = run(python, "-m", "azora_ci", "adopt", tmp_path, folder=tmp_path)
-    assert (done.returncode, "--ref" in done.stderr) == (2, True)
-    done = run(python, "-m", "azora_ci", "adopt", tmp_path, "--ref", SHA, folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    completed = run(python, "-m", "azora_ci", "adopt", tmp_path, folder=tmp_path)
+    assert (completed.returncode, "--ref" in completed.stderr) == (2, True)
+    completed = run(python, "-m", "azora_ci", "adopt", tmp_path, "--ref", SHA, folder=tmp_path)
+    assert completed.returncode == 0, completed.stderr
     assert f"setup@{SHA}" in (tmp_path / ".github/workflows/deploy-production.yml").read_text()
-    done = run(python, "-m", "azora_ci", "adopt", tmp_path, "--check", folder=tmp_path)
-    assert done.returncode == 0, done.stderr
+    completed = run(python, "-m", "azora_ci", "adopt", tmp_path, "--check", folder=tmp_path)
+    assert completed.returncode == 0, completed.stderr
 
 
 IMPORT_THE_REHEARSAL = """

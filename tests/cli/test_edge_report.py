@@ -21,20 +21,20 @@ def instances(release: str, version: str, *hosts: str) -> tuple[Instance, ...]:
     return tuple(Instance(release, version, "api", number, "10.1.0.9:80", host) for number, host in enumerate(hosts))
 
 
-def seen(**weights: dict[str, int]) -> Observation:
-    return Observation({("api", NEW): Counters(requests=3)}, {route.replace("_", " "): one for route, one in weights.items()})
+def observation(**weights: dict[str, int]) -> Observation:
+    return Observation({("api", NEW): Counters(requests=3)}, {route.replace("_", " "): clusters for route, clusters in weights.items()})
 
 
 def test_instances_are_counted_by_host_where_there_are_several():
-    found = {OLD: instances(OLD, "v1.0.0", NEAR, FAR, FAR), NEW: instances(NEW, "v1.1.0", NEAR)}
-    text = edge_report.text(history(NEW), seen(api={f"api-{NEW}": 100}), found)
+    releases = {OLD: instances(OLD, "v1.0.0", NEAR, FAR, FAR), NEW: instances(NEW, "v1.1.0", NEAR)}
+    text = edge_report.text(history(NEW), observation(api={f"api-{NEW}": 100}), releases)
     assert f"v1.0.0 ({OLD}, rollback target): 3 instances (1 on {NEAR}, 2 on {FAR})" in text
     assert f"v1.1.0 ({NEW}, stable): 1 instances" in text.splitlines()
     assert "rollback --deployment-id" not in text
 
 
 def test_a_release_that_still_serves_somewhere_is_named_with_the_command_that_finishes_it():
-    page = edge_report.text(history(OLD, going_back=True), seen(a={f"api-{OLD}": 100}, b={f"api-{NEW}": 100}), {})
+    page = edge_report.text(history(OLD, going_back=True), observation(a={f"api-{OLD}": 100}, b={f"api-{NEW}": 100}), {})
     assert f"✗ v1.1.0 ({NEW}, goes back) was taken back, but not everywhere." in page
     assert f'python -m azora_ci rollback --deployment-id {NEW} --reason "…"' in page
     assert "goes back" in next(line for line in page.splitlines() if line.startswith("b "))
@@ -42,4 +42,4 @@ def test_a_release_that_still_serves_somewhere_is_named_with_the_command_that_fi
 
 def test_a_rollout_whose_way_back_was_cut_off_is_no_rollback():
     left = history(OLD, going_back=True, outcome=ABORTED)
-    assert "is under way, or its run died: 100 %" in edge_report.text(left, seen(a={f"api-{OLD}": 100}), {})
+    assert "is under way, or its run died: 100 %" in edge_report.text(left, observation(a={f"api-{OLD}": 100}), {})

@@ -38,35 +38,35 @@ COMMANDS = (
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     """1.0.0, 1.1.0 and 1.2.0 were deployed one after the other, within a rollback window."""
-    made = World(tmp_path_factory.mktemp("world"), instances=1)
+    world = World(tmp_path_factory.mktemp("world"), instances=1)
     try:
-        made.deploy_old()
+        world.deploy_old()
         for version, deployment_id in (("1.1.0", NEW), ("1.2.0", THIRD)):
-            target, release = made.target(), made.release(version, deployment_id)
+            target, release = world.target(), world.release(version, deployment_id)
             with target.locked(Owner(deployment_id, "https://runs.example/2", "tests")):
                 target.deploy(release, 100)
                 target.set_weight(release, 100)
                 target.promote(release)
-        yield made
+        yield world
     finally:
-        made.close()
+        world.close()
 
 
 def run(*arguments: str | Path, config: Path | None = None) -> tuple[int, str]:
-    given = [*map(str, arguments), *(["--config", str(config)] if config else [])]
-    done = CliRunner().invoke(main, given)
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done.exit_code, done.output
+    argv = [*map(str, arguments), *(["--config", str(config)] if config else [])]
+    result = CliRunner().invoke(main, argv)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_every_command_explains_itself(command):
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-m", "azora_ci", *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert command == ["adopt"] or "--config" in done.stdout
-    assert len(done.stdout.splitlines()) > 5
+    assert completed.returncode == 0, completed.stderr
+    assert command == ["adopt"] or "--config" in completed.stdout
+    assert len(completed.stdout.splitlines()) > 5
 
 
 def test_rollback_is_the_step_with_its_options_and_exit_codes(tmp_path):
@@ -83,14 +83,14 @@ def test_rollback_is_the_step_with_its_options_and_exit_codes(tmp_path):
         str(tmp_path / "none.toml"),
     ]
     environ |= {"PYTHONPATH": str(ROOT), "PROD_DATABASE_URL": "postgresql://u:p@127.0.0.1:1/d"}
-    done = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
-    assert (done.returncode, "none.toml does not exist" in done.stdout) == (2, True), done.stdout + done.stderr
+    completed = subprocess.run(command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert (completed.returncode, "none.toml does not exist" in completed.stdout) == (2, True), completed.stdout + completed.stderr
     fragment = json.loads((tmp_path / "deployment-logs/record/rollback.json").read_text())
     assert (fragment["status"], fragment["evidence"]["reason"]) == ("failed", "a test")
 
 
 @pytest.mark.parametrize(
-    ("given", "said"),
+    ("options", "messages"),
     [
         ([], ("No reason is given", "Next: python -m azora_ci rollback --reason")),
         (["--reason", "  "], ("No reason is given",)),
@@ -100,26 +100,26 @@ def test_rollback_is_the_step_with_its_options_and_exit_codes(tmp_path):
     ],
     ids=["no reason", "an empty reason", "no secrets", "a version for an id", "a mistyped option"],
 )
-def test_a_tired_person_is_told_what_is_missing_and_nothing_begins(tmp_path, given, said):
+def test_a_tired_person_is_told_what_is_missing_and_nothing_begins(tmp_path, options, messages):
     environ = {name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ} | {"PYTHONPATH": str(ROOT)}
-    argv = [sys.executable, "-m", "azora_ci", "rollback", *given]
-    done = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
-    assert done.returncode == 2, done.stdout + done.stderr
-    for words in said:
-        assert words in done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
+    argv = [sys.executable, "-m", "azora_ci", "rollback", *options]
+    completed = subprocess.run(argv, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False)
+    assert completed.returncode == 2, completed.stdout + completed.stderr
+    for words in messages:
+        assert words in completed.stdout + completed.stderr
+    assert "Traceback" not in completed.stderr
 
 
 def test_the_help_of_a_rollback_fits_a_screen_and_names_the_secrets():
-    code, shown = run("rollback", "--help")
-    assert (code, len(shown.splitlines()) <= 45) == (0, True), shown
+    code, output = run("rollback", "--help")
+    assert (code, len(output.splitlines()) <= 45) == (0, True), output
     for words in ("--reason", "--deployment-id", "--after-deadline", "PROD_DATABASE_URL", "PROD_KEY", "AWS_ACCESS_KEY_ID", "Exit codes"):
-        assert words in shown
+        assert words in output
 
 
 def test_no_command_is_described_by_half_a_sentence():
-    _, shown = run("--help")
-    assert "..." not in shown.partition("Commands:")[2]
+    _, output = run("--help")
+    assert "..." not in output.partition("Commands:")[2]
 
 
 # --- lock -------------------------------------------------------------------------------------------------------------------
@@ -129,13 +129,13 @@ def test_a_living_owner_keeps_the_lock_unless_somebody_insists(world):
     assert run("lock", "status", config=world.config_path) == (0, "The lock is free.\n")
     target = world.target()
     with target.locked(Owner(NEW, "https://runs.example/7", "octocat")):
-        code, shown = run("lock", "status", config=world.config_path)
-        assert (code, "https://runs.example/7" in shown, "a deployment, started by octocat" in shown) == (0, True, True)
-        assert re.search(r"its owner +runs$", shown, re.MULTILINE)
-        code, shown = run("lock", "release", "--reason", "I think it hangs", config=world.config_path)
-        assert (code, "owner is alive" in shown, "--force" in shown) == (1, True, True)
-        code, shown = run("lock", "release", "--reason", "I know it hangs", "--force", config=world.config_path)
-        assert (code, "Released: I know it hangs" in shown) == (0, True)
+        code, output = run("lock", "status", config=world.config_path)
+        assert (code, "https://runs.example/7" in output, "a deployment, started by octocat" in output) == (0, True, True)
+        assert re.search(r"its owner +runs$", output, re.MULTILINE)
+        code, output = run("lock", "release", "--reason", "I think it hangs", config=world.config_path)
+        assert (code, "owner is alive" in output, "--force" in output) == (1, True, True)
+        code, output = run("lock", "release", "--reason", "I know it hangs", "--force", config=world.config_path)
+        assert (code, "Released: I know it hangs" in output) == (0, True)
     assert "I know it hangs" in (world.folder / "state/lock.log.jsonl").read_text()
     assert run("lock", "release", "--reason", "again", config=world.config_path) == (0, "The lock is free.\n")
     assert run("lock", "release", config=world.config_path)[0] == 2
@@ -146,8 +146,8 @@ def test_the_lock_of_a_dead_owner_is_released(world):
     Lock(path, world.clock).acquire(Owner(NEW, "https://runs.example/8", "octocat"))
     path.write_text(json.dumps({**json.loads(path.read_text()), "pid": 2**22 - 1}))
     assert "does not run any more" in run("lock", "status", config=world.config_path)[1]
-    code, shown = run("doctor", config=world.config_path)
-    assert (code, f"✗ lock: left behind by {NEW} of octocat" in shown) == (1, True)
+    code, output = run("doctor", config=world.config_path)
+    assert (code, f"✗ lock: left behind by {NEW} of octocat" in output) == (1, True)
     assert run("lock", "release", "--reason", "its runner is gone", config=world.config_path)[0] == 0
     assert world.target().holder() is None
 
@@ -158,63 +158,62 @@ def test_the_lock_of_a_dead_owner_is_released(world):
 def test_the_edges_weights_versions_and_counters(world):
     for _ in range(3):
         assert get(world.port, "/api/work")[0] == 200
-    code, shown = run("edge", "status", config=world.config_path)
-    assert code == 0, shown
-    lines = shown.splitlines()
+    code, output = run("edge", "status", config=world.config_path)
+    assert code == 0, output
+    lines = output.splitlines()
     assert lines[0].split() == ["route", "service", "version", "deployment", "role", "weight", "requests", "failed", "p95"]
     (api,) = [line for line in lines if line.startswith("/api ")]
     assert re.match(rf"/api +api_gateway +v1\.2\.0 +{THIRD} +stable +100 % +[1-9]\d* +0 \(0\.0%\) ", api), api
-    assert f"v1.1.0 ({NEW}, rollback target): 2 instances" in shown
+    assert f"v1.1.0 ({NEW}, rollback target): 2 instances" in output
 
 
 def test_a_healthy_production_and_one_that_lacks_everything(world, tmp_path):
-    code, shown = run("doctor", config=world.config_path)
-    assert code == 0, shown
-    assert "every instance runs" in shown
+    code, output = run("doctor", config=world.config_path)
+    assert code == 0, output
+    assert "every instance runs" in output
     (port,) = free_ports(1)
     service = deploy_config.service("API", f"http://127.0.0.1:{port}/health", command=["true"])
     edge = {"config_dir": str(tmp_path / "edge"), "admin_url": f"http://127.0.0.1:{port}"}
     (tmp_path / "file").touch()
     places = {"kind": "local_processes", "local_processes": {"state_dir": str(tmp_path / "file/state"), "archive_dir": str(tmp_path)}}
     path = deploy_config.write(tmp_path / "deploy.toml", services={"api": service}, edge=edge, target=places)
-    code, shown = run("doctor", config=path)
+    code, output = run("doctor", config=path)
     assert code == 1
     for name in ("critical endpoints", "state dir", "config dir", "admin port"):
-        found = re.search(rf"^✗ {name}: .+\n    next: \S.+$", shown, re.MULTILINE)
-        assert found, shown
+        assert re.search(rf"^✗ {name}: .+\n    next: \S.+$", output, re.MULTILINE), output
     assert run("doctor", config=tmp_path / "absent.toml")[0] == 2
 
 
 def test_an_edge_is_installed_and_one_that_is_there_keeps_its_weights(world, tmp_path):
-    code, shown = run("edge", "install", config=world.config_path)
-    assert code == 0, shown
-    assert f"✓ {world.folder / 'edge/bootstrap.json'} is written" in shown
+    code, output = run("edge", "install", config=world.config_path)
+    assert code == 0, output
+    assert f"✓ {world.folder / 'edge/bootstrap.json'} is written" in output
     assert world.edge.state().stable == THIRD
     service = deploy_config.service("API", "http://127.0.0.1:8080/health", command=["true"])
     edge = {"config_dir": str(tmp_path / "edge"), "admin_url": "http://127.0.0.1:9901"}
     path = deploy_config.write(tmp_path / "deploy.toml", services={"api": service}, edge=edge)
-    code, shown = run("edge", "install", "--listen", "127.0.0.1:8081", config=path)
-    assert (code, "envoy -c " in shown) == (0, True)
+    code, output = run("edge", "install", "--listen", "127.0.0.1:8081", config=path)
+    assert (code, "envoy -c " in output) == (0, True)
     assert json.loads((tmp_path / "edge/current/edge.json").read_text())["listen"] == "127.0.0.1:8081"
-    code, shown = run("edge", "status", config=path)
-    assert (code, "admin port" in shown) == (3, True)  # it is installed, and not started
+    code, output = run("edge", "status", config=path)
+    assert (code, "admin port" in output) == (3, True)  # it is installed, and not started
 
 
 # --- clean: changes what the others look at, so it is last --------------------------------------------------------------------
 
 
 def test_only_what_nobody_goes_back_to_any_more_is_removed(world):
-    code, shown = run("clean", config=world.config_path)  # the windows are open
-    assert (code, "Nothing is to be removed." in shown) == (0, True)
-    code, shown = run("clean", "--dry-run", "--window-minutes", "0", config=world.config_path)
-    assert (code, f"would remove v1.0.0 ({OLD}): 2 instances" in shown) == (0, True)
+    code, output = run("clean", config=world.config_path)  # the windows are open
+    assert (code, "Nothing is to be removed." in output) == (0, True)
+    code, output = run("clean", "--dry-run", "--window-minutes", "0", config=world.config_path)
+    assert (code, f"would remove v1.0.0 ({OLD}): 2 instances" in output) == (0, True)
     assert world.running() == {"v1.0.0": 2, "v1.1.0": 2, "v1.2.0": 2}
     with Load(world.port) as load:
-        code, shown = run("clean", "--window-minutes", "0", config=world.config_path)
-        assert (code, f"✓ removed v1.0.0 ({OLD}): 2 instances" in shown) == (0, True), shown
+        code, output = run("clean", "--window-minutes", "0", config=world.config_path)
+        assert (code, f"✓ removed v1.0.0 ({OLD}): 2 instances" in output) == (0, True), output
         assert world.versions_now(5) == {"1.2.0"}
     assert load.failed == []
-    assert f"v1.1.0 ({NEW}) is the rollback target: 2 instances" in shown
+    assert f"v1.1.0 ({NEW}) is the rollback target: 2 instances" in output
     assert world.running() == {"v1.1.0": 2, "v1.2.0": 2}
     assert "Nothing is to be removed." in run("clean", "--window-minutes", "0", config=world.config_path)[1]
 
@@ -224,5 +223,5 @@ def test_a_dead_instance_is_named(world):
     send_signal(facts["pid"], signal.SIGKILL)
     until(lambda: world.running()["v1.2.0"] == 1, "an instance is dead")
     assert re.search(r"✗ \w+#1 v1\.2\.0 \(127\.0\.0\.1:\d+\) does not run", run("edge", "status", config=world.config_path)[1])
-    code, shown = run("doctor", config=world.config_path)
-    assert (code, "✗ instances: v1.2.0" in shown) == (1, True)
+    code, output = run("doctor", config=world.config_path)
+    assert (code, "✗ instances: v1.2.0" in output) == (1, True)

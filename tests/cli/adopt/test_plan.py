@@ -74,20 +74,20 @@ def filled_in(folder: Path) -> None:
 
 
 def run(*arguments: str) -> tuple[int, str]:
-    done = CliRunner().invoke(main, ["adopt", *arguments])
-    assert done.exception is None or isinstance(done.exception, SystemExit), done.exception
-    return done.exit_code, done.output
+    result = CliRunner().invoke(main, ["adopt", *arguments])
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
 
 
 def test_adopting_writes_the_workflows_and_a_configuration(application):
-    written = plan.adopt(application, action_ref=SHA)
-    assert sorted(map(str, written)) == [
+    paths = plan.adopt(application, action_ref=SHA)
+    assert sorted(map(str, paths)) == [
         ".github/deploy-production.toml",
         ".github/workflows/deploy-production.yml",
         ".github/workflows/restore-drill.yml",
         ".github/workflows/rollback-production.yml",
     ]
-    assert git(application, "status", "--porcelain", "--untracked-files=all").splitlines() == [f"?? {path}" for path in sorted(written)]
+    assert git(application, "status", "--porcelain", "--untracked-files=all").splitlines() == [f"?? {path}" for path in sorted(paths)]
 
 
 def test_the_set_up_is_pinned_and_the_rest_is_this_version(application):
@@ -108,7 +108,7 @@ def test_the_rollout_step_gets_the_secrets_of_services(application):
     plan.adopt(application, action_ref=SHA)
     document = yaml.safe_load((application / ".github/workflows/deploy-production.yml").read_text())
     holders = {
-        job: step["env"] for job, one in document["jobs"].items() for step in one["steps"] if "SESSION_SECRET" in step.get("env", {})
+        name: step["env"] for name, job in document["jobs"].items() for step in job["steps"] if "SESSION_SECRET" in step.get("env", {})
     }
     assert list(holders) == ["gradual-rollout"]
     env = holders["gradual-rollout"]
@@ -117,8 +117,8 @@ def test_the_rollout_step_gets_the_secrets_of_services(application):
 
 
 def test_services_of_the_compose_file_are_found(application):
-    found = discover(application)
-    gateway, auth = found.services
+    discovered = discover(application)
+    gateway, auth = discovered.services
     assert (gateway.id, gateway.port, gateway.health_path, gateway.memory, gateway.instances) == (
         "api_gateway",
         4001,
@@ -132,9 +132,9 @@ def test_services_of_the_compose_file_are_found(application):
     assert gateway.secrets == ("SESSION_SECRET", "DEBUG")
     assert (auth.port, auth.health_path, auth.env) == (3001, None, {"STRICT": "true"})
     assert auth.secrets == ("DATABASE_URL", "REPORT_URL")
-    assert found.left_out == {"database": "not built here (image postgres:16-alpine)"}
-    assert found.prisma == ("prisma/migrations",)
-    assert found.name == "azora-os"
+    assert discovered.left_out == {"database": "not built here (image postgres:16-alpine)"}
+    assert discovered.prisma == ("prisma/migrations",)
+    assert discovered.name == "azora-os"
 
 
 def test_no_secret_value_is_copied(application):
@@ -172,9 +172,9 @@ def test_a_repository_with_nothing_to_find_gets_a_configuration_to_fill_in(tmp_p
     plan.adopt(tmp_path, action_ref=SHA)
     text = (tmp_path / plan.CONFIG).read_text()
     assert schemas.problems(tomllib.loads(text), "deploy-config") == []
-    what = " ".join(what for _, what in deploy_toml.to_fill_in(text))
+    gaps = " ".join(gap for _, gap in deploy_toml.to_fill_in(text))
     for missing in ("migrations", "compose file", "health endpoint", "security audit", "checks", "Envoy", "Python 3.11", "must answer"):
-        assert missing in what
+        assert missing in gaps
 
 
 def test_several_prisma_schemas_are_named_and_not_chosen(application):
@@ -204,8 +204,8 @@ def test_adopting_twice_changes_nothing(application):
 
 def test_a_newer_version_replaces_what_nobody_changed(application):
     plan.adopt(application, action_ref=SHA)
-    written = plan.adopt(application, action_ref=OTHER_SHA)
-    assert {path.name for path in written} == set(plan.WORKFLOWS)
+    paths = plan.adopt(application, action_ref=OTHER_SHA)
+    assert {path.name for path in paths} == set(plan.WORKFLOWS)
     assert SHA not in (application / ".github/workflows/deploy-production.yml").read_text()
 
 
@@ -213,11 +213,11 @@ def test_a_changed_workflow_is_refused_and_nothing_is_written(application):
     plan.adopt(application, action_ref=SHA)
     path = application / ".github/workflows/restore-drill.yml"
     path.write_text(path.read_text().replace("timeout-minutes: 180", "timeout-minutes: 300"))
-    before = {one: one.read_text() for one in application.glob(".github/**/*.*")}
+    before = {file: file.read_text() for file in application.glob(".github/**/*.*")}
     code, output = run(str(application), "--ref", OTHER_SHA)
     assert code == 1
     assert "-    timeout-minutes: 300" in output
-    assert {one: one.read_text() for one in application.glob(".github/**/*.*")} == before
+    assert {file: file.read_text() for file in application.glob(".github/**/*.*")} == before
     code, _ = run(str(application), "--ref", OTHER_SHA, "--force")
     assert code == 0
     assert "timeout-minutes: 180" in path.read_text()
@@ -341,19 +341,19 @@ def test_without_a_commit_the_pinned_one_is_kept(application):
         plan.plan(application)
     plan.adopt(application, action_ref=SHA, repository="azora/deployer")
     planned = plan.plan(application)
-    assert {one.state for one in planned.files} == {"same", "kept"}
+    assert {file.state for file in planned.files} == {"same", "kept"}
 
 
 # --- the complete example -----------------------------------------------------------------------------------------------------------
 
 
 def keys(schema: dict, prefix: str = "") -> set[str]:
-    found = set()
-    for name, one in schema.get("properties", {}).items():
-        inner = one.get("additionalProperties") if isinstance(one.get("additionalProperties"), dict) else one
+    leaves = set()
+    for name, subschema in schema.get("properties", {}).items():
+        inner = subschema.get("additionalProperties") if isinstance(subschema.get("additionalProperties"), dict) else subschema
         nested = keys(inner, f"{prefix}{name}.") if isinstance(inner, dict) and inner.get("type") == "object" else set()
-        found |= nested or {f"{prefix}{name}"}
-    return found
+        leaves |= nested or {f"{prefix}{name}"}
+    return leaves
 
 
 def test_the_example_is_valid_and_shows_every_key():
