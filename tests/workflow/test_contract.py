@@ -90,7 +90,7 @@ def using(job: str, action: str) -> list[dict[str, Any]]:
 
 def declared(job: str) -> dict[str, Any]:
     """Return environment variable -> declaration of a job's settings."""
-    return {one.name: one for _, one in declared_variables(step_module(job).Settings)}
+    return {variable.name: variable for _, variable in declared_variables(step_module(job).Settings)}
 
 
 def references(value: object, kind: str) -> list[str]:
@@ -115,22 +115,22 @@ def test_a_running_deployment_is_never_cancelled_by_the_next():
 
 @every_job
 def test_needs_and_condition(job):
-    found = DOCUMENT["jobs"][job]
+    definition = DOCUMENT["jobs"][job]
     identity = [] if job == "validate-release" else ["validate-release"]
-    assert set(found.get("needs", [])) == {*identity, *pipeline.NEEDS.get(job, ()), *READS.get(job, ())}
-    assert found.get("if") == CONDITIONS.get(job)
+    assert set(definition.get("needs", [])) == {*identity, *pipeline.NEEDS.get(job, ()), *READS.get(job, ())}
+    assert definition.get("if") == CONDITIONS.get(job)
 
 
 def test_only_known_conditions_stand_in_the_workflow():
-    found = {one for job in JOBS for one in (DOCUMENT["jobs"][job].get("if"), *(step.get("if") for step in steps(job)))}
-    assert found == {None, *CONDITIONS.values(), "always()", "vars.AWS_ROLE_ARN != ''"}
+    conditions = {condition for job in JOBS for condition in (DOCUMENT["jobs"][job].get("if"), *(step.get("if") for step in steps(job)))}
+    assert conditions == {None, *CONDITIONS.values(), "always()", "vars.AWS_ROLE_ARN != ''"}
 
 
 @every_job
 def test_no_matrix_and_one_kind_of_runner(job):
-    found = DOCUMENT["jobs"][job]
-    assert "strategy" not in found
-    assert found["runs-on"] == "ubuntu-24.04"
+    definition = DOCUMENT["jobs"][job]
+    assert "strategy" not in definition
+    assert definition["runs-on"] == "ubuntu-24.04"
 
 
 @every_job
@@ -144,36 +144,36 @@ def test_the_step_runs_its_script_by_exec(job):
 
 @every_job
 def test_the_environment_of_a_step_is_what_its_settings_declare(job):
-    given = {**DOCUMENT["env"], **run_step(job)["env"]}
-    known = declared(job)
-    unknown = set(given) - set(known)
+    environ = {**DOCUMENT["env"], **run_step(job)["env"]}
+    variables = declared(job)
+    unknown = set(environ) - set(variables)
     assert not unknown, f"the workflow sets what {job} does not read: {sorted(unknown)}"
-    out_of_reach = set(known) - set(given) - SET_BY_GITHUB - SET_BY_THE_MACHINE - AT_A_KEYBOARD
+    out_of_reach = set(variables) - set(environ) - SET_BY_GITHUB - SET_BY_THE_MACHINE - AT_A_KEYBOARD
     assert not out_of_reach, f"{job} reads what the workflow does not hand over: {sorted(out_of_reach)}"
 
 
 @every_job
 def test_defaults_in_the_workflow_are_the_settings_defaults(job):
-    known = declared(job)
+    variables = declared(job)
     for name, value in {**DOCUMENT["env"], **run_step(job)["env"]}.items():
         default = re.fullmatch(r"\$\{\{ vars\.\w+ \|\| '([^']*)' \}\}", value)
         if default:
-            assert known[name].default == default[1], name
-        elif value in {one.format(name) for one in (VIA_SSH, GOING_BACK, EITHER)}:
-            assert known[name].secret, name
-            assert not known[name].required, name
+            assert variables[name].default == default[1], name
+        elif value in {template.format(name) for template in (VIA_SSH, GOING_BACK, EITHER)}:
+            assert variables[name].secret, name
+            assert not variables[name].required, name
         elif "vars." in value:
-            assert not known[name].required, name
+            assert not variables[name].required, name
             assert value == f"${{{{ vars.{name} }}}}"
         elif "${{" not in value:
-            assert known[name].default == value, name
+            assert variables[name].default == value, name
 
 
 @every_job
 def test_secrets_reach_only_the_step_that_declares_them(job):
-    known = declared(job)
+    variables = declared(job)
     secret = {name for name, value in run_step(job)["env"].items() if references(value, "secrets")}
-    assert secret <= {name for name, one in known.items() if one.secret}
+    assert secret <= {name for name, variable in variables.items() if variable.secret}
     for name in secret:
         assert references(run_step(job)["env"][name], "secrets") == [name]
     elsewhere = [step for step in steps(job) if step is not run_step(job)]
@@ -258,10 +258,10 @@ def test_the_failure_report_needs_nothing_before_it_but_our_own_set_up():
 @every_job
 def test_the_least_permissions(job):
     assert DOCUMENT["permissions"] == {}
-    given = [f"{scope}: {level}" for scope, level in DOCUMENT["jobs"][job]["permissions"].items()]
-    assert sorted(given) == PERMISSIONS.get(job, ["contents: read"])
-    assert bool(using(job, "aws-actions/configure-aws-credentials")) == ("id-token: write" in given)
-    assert ("AWS_ACCESS_KEY_ID" in run_step(job)["env"]) == ("id-token: write" in given)
+    permissions = [f"{scope}: {level}" for scope, level in DOCUMENT["jobs"][job]["permissions"].items()]
+    assert sorted(permissions) == PERMISSIONS.get(job, ["contents: read"])
+    assert bool(using(job, "aws-actions/configure-aws-credentials")) == ("id-token: write" in permissions)
+    assert ("AWS_ACCESS_KEY_ID" in run_step(job)["env"]) == ("id-token: write" in permissions)
 
 
 def test_the_rollout_has_room_for_thirty_minutes_of_monitoring():
@@ -284,10 +284,11 @@ def test_the_restore_drill_hands_over_what_it_declares():
     assert job["environment"] == "operations"
     (step,) = [step for step in job["steps"] if "run" in step]
     assert step["run"] == 'exec "$AZORA_PYTHON" "$AZORA_CI/scripts/restore_drill.py"'
-    given, known = {**drill["env"], **step["env"]}, declared("restore-drill")
-    assert set(given) == set(known) - SET_BY_GITHUB - {"RECEIVED_ARTIFACTS_DIR", "ROLLBACK_WINDOW_MINUTES"}  # of deployments only
-    assert {name for name, value in given.items() if references(value, "secrets")} == {name for name, one in known.items() if one.secret}
-    assert given["BACKUP_PROOF"] == f"${{{{ vars.BACKUP_PROOF || '{known['BACKUP_PROOF'].default}' }}}}"
+    environ, variables = {**drill["env"], **step["env"]}, declared("restore-drill")
+    assert set(environ) == set(variables) - SET_BY_GITHUB - {"RECEIVED_ARTIFACTS_DIR", "ROLLBACK_WINDOW_MINUTES"}  # of deployments only
+    secret = {name for name, value in environ.items() if references(value, "secrets")}
+    assert secret == {name for name, variable in variables.items() if variable.secret}
+    assert environ["BACKUP_PROOF"] == f"${{{{ vars.BACKUP_PROOF || '{variables['BACKUP_PROOF'].default}' }}}}"
     assert list(drill["on"]) == ["schedule", "workflow_dispatch"]
 
 
@@ -297,7 +298,7 @@ ROLLBACK: dict[str, Any] = yaml.load((ROOT / ".github/workflows/rollback-product
 def test_the_button_asks_for_a_reason_and_never_waits_for_a_deployment():
     assert list(ROLLBACK["on"]) == ["workflow_dispatch"]
     inputs = ROLLBACK["on"]["workflow_dispatch"]["inputs"]
-    assert {name: (one["type"], one["required"]) for name, one in inputs.items()} == {
+    assert {name: (field["type"], field["required"]) for name, field in inputs.items()} == {
         "reason": ("string", "true"),
         "deployment-id": ("string", "false"),
         "after-deadline": ("boolean", "false"),
@@ -313,20 +314,20 @@ def test_the_button_hands_over_what_the_rollback_declares():
     assert [f"{scope}: {level}" for scope, level in job["permissions"].items()] == READS_AWS
     (step,) = [step for step in job["steps"] if "run" in step]
     assert step["run"] == 'exec "$AZORA_PYTHON" "$AZORA_CI/scripts/rollback.py"'
-    given, known = {**ROLLBACK["env"], **step["env"]}, declared("rollback")
-    assert set(given) == set(known) - SET_BY_GITHUB - {"RECEIVED_ARTIFACTS_DIR", "ROLLBACK_WINDOW_MINUTES"}  # the record says until when
-    secret = {name for name, value in given.items() if references(value, "secrets")}
-    assert secret == {name for name, one in known.items() if one.secret}
-    assert not references([ROLLBACK["env"], {**job, "steps": [one for one in job["steps"] if one is not step]}], "secrets")
-    asked = {name: value for name, value in given.items() if "inputs." in value}
-    assert asked == {
+    environ, variables = {**ROLLBACK["env"], **step["env"]}, declared("rollback")
+    assert set(environ) == set(variables) - SET_BY_GITHUB - {"RECEIVED_ARTIFACTS_DIR", "ROLLBACK_WINDOW_MINUTES"}  # the record says when
+    secret = {name for name, value in environ.items() if references(value, "secrets")}
+    assert secret == {name for name, variable in variables.items() if variable.secret}
+    assert not references([ROLLBACK["env"], {**job, "steps": [other for other in job["steps"] if other is not step]}], "secrets")
+    inputs = {name: value for name, value in environ.items() if "inputs." in value}
+    assert inputs == {
         "DEPLOYMENT_ID": "${{ inputs.deployment-id }}",
         "ROLLBACK_REASON": "${{ inputs.reason }}",
         "ROLLBACK_AFTER_DEADLINE": "${{ inputs.after-deadline }}",
     }
-    for name, value in given.items():
+    for name, value in environ.items():
         default = re.fullmatch(r"\$\{\{ vars\.\w+ \|\| '([^']*)' \}\}", value)
-        assert default is None or known[name].default == default[1], name
+        assert default is None or variables[name].default == default[1], name
 
 
 def test_the_button_keeps_its_evidence_for_a_year():

@@ -16,9 +16,9 @@ from tests.support import ROOT
 def only_click() -> str:
     """Return the hashed requirement of click alone: small, and the one that a script imports first."""
     text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
-    found = re.search(r"^click==.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
-    assert found
-    return found[0]
+    match = re.search(r"^click==.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
+    assert match
+    return match[0]
 
 
 class Runner:
@@ -87,15 +87,15 @@ def test_two_jobs_at_once_share_one_environment_that_runs_a_script(runner):
     assert exported["AZORA_CI"] == str(runner.checkout)
     assert (runner.folder / "first.output").read_text() == f"python={exported['AZORA_PYTHON']}\n"
     (environment,) = runner.environments
-    made = (environment / "complete").stat().st_mtime_ns
+    installed_at = (environment / "complete").stat().st_mtime_ns
     assert runner.run("third")[0] == 0
-    assert (environment / "complete").stat().st_mtime_ns == made
+    assert (environment / "complete").stat().st_mtime_ns == installed_at
     script = ROOT / "scripts/validate_release.py"
-    done = subprocess.run(
+    completed = subprocess.run(
         [exported["AZORA_PYTHON"], script, "--help"], cwd=runner.folder, env={}, capture_output=True, text=True, check=False, timeout=60
     )
-    assert done.returncode == 0, done.stderr
-    assert "INPUT_VERSION" in done.stdout
+    assert completed.returncode == 0, completed.stderr
+    assert "INPUT_VERSION" in completed.stdout
 
 
 def test_a_package_with_another_hash_is_not_installed(runner):

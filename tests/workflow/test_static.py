@@ -22,9 +22,9 @@ every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: pat
 
 def tool(name: str) -> str:
     """Return a program of the environment that runs the tests."""
-    found = shutil.which(name, path=f"{sysconfig.get_path('scripts')}:{Path(sys.executable).parent}")
-    assert found, f"{name} is not installed beside {sys.executable}"
-    return found
+    program = shutil.which(name, path=f"{sysconfig.get_path('scripts')}:{Path(sys.executable).parent}")
+    assert program, f"{name} is not installed beside {sys.executable}"
+    return program
 
 
 def run(*argv: str | Path, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -40,23 +40,23 @@ def shell_scripts() -> list[Path]:
 
 @every_workflow
 def test_a_workflow_fits_githubs_schema(path):
-    done = run(tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = run(tool("check-jsonschema"), "--builtin-schema", "vendor.github-workflows", path)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 @pytest.mark.parametrize("path", ACTIONS, ids=lambda path: path.parent.name)
 def test_an_action_fits_githubs_schema(path):
-    done = run(tool("check-jsonschema"), "--builtin-schema", "vendor.github-actions", path)
-    assert done.returncode == 0, done.stdout + done.stderr
+    completed = run(tool("check-jsonschema"), "--builtin-schema", "vendor.github-actions", path)
+    assert completed.returncode == 0, completed.stdout + completed.stderr
 
 
 @pytest.mark.parametrize("persona", ["regular", "auditor"])
 def test_zizmor_finds_nothing(persona):
-    done = run(
+    completed = run(
         tool("zizmor"), "--offline", "--no-progress", "--no-ignores", f"--persona={persona}", "--min-severity=informational", ".github"
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "No findings to report" in done.stdout + done.stderr
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "No findings to report" in completed.stdout + completed.stderr
 
 
 def test_zizmor_would_find_something(tmp_path):
@@ -72,9 +72,9 @@ def test_no_finding_is_ignored():
 
 
 def test_act_reads_the_ten_jobs():
-    done = run(tool("act"), "-l", "-W", ".github/workflows/deploy-production.yml")
-    assert done.returncode == 0, done.stdout + done.stderr
-    rows = [line.split() for line in done.stdout.splitlines() if "deploy-production.yml" in line]
+    completed = run(tool("act"), "-l", "-W", ".github/workflows/deploy-production.yml")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    rows = [line.split() for line in completed.stdout.splitlines() if "deploy-production.yml" in line]
     assert len(rows) == 10
     stages = {row[1]: int(row[0]) for row in rows}
     assert stages["database-migrations"] > stages["database-backup"] > stages["pre-deployment-validation"] > 0
@@ -85,8 +85,8 @@ def test_shell_scripts_are_sound():
     scripts = shell_scripts()
     restore = ROOT / "azora_ci/database/restore"
     assert {ROOT / ".github/actions/setup/install.sh", restore / RESTORE_SCRIPT, restore / SWAP_SCRIPT} <= set(scripts)
-    done = run(tool("shellcheck"), "--severity=style", *scripts)
-    assert done.returncode == 0, done.stdout
+    completed = run(tool("shellcheck"), "--severity=style", *scripts)
+    assert completed.returncode == 0, completed.stdout
 
 
 def test_run_blocks_are_sound(tmp_path):
@@ -98,5 +98,5 @@ def test_run_blocks_are_sound(tmp_path):
             (tmp_path / f"{blocks}.sh").write_text(f"#!/usr/bin/env bash\n{step['run']}\n")
             blocks += 1
     assert blocks >= 13
-    done = run(tool("shellcheck"), "--severity=style", *sorted(tmp_path.glob("*.sh")))
-    assert done.returncode == 0, done.stdout
+    completed = run(tool("shellcheck"), "--severity=style", *sorted(tmp_path.glob("*.sh")))
+    assert completed.returncode == 0, completed.stdout
