@@ -39,7 +39,7 @@ class World:
         self.root = folder / "repository"
         self.contexts = "services/{}"
         self.build: list[list[str]] = [["sh", "-c", "for s in services/*; do mkdir -p $s/dist && echo built > $s/dist/index.html; done"]]
-        self.more: dict[str, Any] = {"target": {"kind": "docker_hosts"}, "registry": {"repository": f"{host}/{name}", "insecure": True}}
+        self.sections: dict[str, Any] = {"target": {"kind": "docker_hosts"}, "registry": {"repository": f"{host}/{name}", "insecure": True}}
         for service in SERVICES:
             context = self.root / "services" / service
             context.mkdir(parents=True)
@@ -48,7 +48,7 @@ class World:
 
     def run(self, **environ: str) -> int:
         services = {name: deploy_config.service(name, context=self.contexts.format(name), command=["run"]) for name in SERVICES}
-        config = deploy_config.write(self.folder / "deploy.toml", build={"commands": self.build}, **{"services": services, **self.more})
+        config = deploy_config.write(self.folder / "deploy.toml", build={"commands": self.build}, **{"services": services, **self.sections})
         (self.folder / "output").write_text("")
         defaults = {
             "DEPLOY_CONFIG": str(config),
@@ -72,7 +72,7 @@ class World:
         return dict(self.fragment["evidence"]["services"])
 
     @property
-    def what(self) -> str:
+    def error(self) -> str:
         return f"{self.fragment['error']['title']}: {self.fragment['error']['what']}"
 
     @property
@@ -81,8 +81,8 @@ class World:
 
     @property
     def output(self) -> dict[str, str]:
-        found = re.search(r"(?m)^digests<<.*\n(.*)\n", (self.folder / "output").read_text())
-        return dict(json.loads(found[1])) if found else {}
+        match = re.search(r"(?m)^digests<<.*\n(.*)\n", (self.folder / "output").read_text())
+        return dict(json.loads(match[1])) if match else {}
 
     def in_registry(self, service: str, tag: str = "v1.2.3") -> tuple[str | None, dict[str, str]]:
         """Ask the registry itself: digest and labels under a tag."""
@@ -112,9 +112,9 @@ def world(make: Callable[[str], World], docker_registry: str) -> World:
 
 def test_one_labelled_image_per_service_is_in_the_registry(world: World) -> None:
     assert world.run() == 0
-    found = {service: world.in_registry(service) for service in SERVICES}
-    assert world.output == {service: digest for service, (digest, _) in found.items()}
-    for service, (digest, labels) in found.items():
+    images = {service: world.in_registry(service) for service in SERVICES}
+    assert world.output == {service: digest for service, (digest, _) in images.items()}
+    for service, (digest, labels) in images.items():
         assert labels == {
             "org.opencontainers.image.version": "v1.2.3",
             "org.opencontainers.image.revision": SHA,
@@ -125,9 +125,9 @@ def test_one_labelled_image_per_service_is_in_the_registry(world: World) -> None
         assert (evidence["digest"], evidence["reused"]) == (digest, False)
         assert evidence["reference"] == f"{world.host}/{world.name}/{service}:v1.2.3"
         assert evidence["size_bytes"] > BUSYBOX.stat().st_size
-    assert [(one["purpose"], one["exit_code"]) for one in world.fragment["evidence"]["commands"]] == [("production", 0)]
+    assert [(command["purpose"], command["exit_code"]) for command in world.fragment["evidence"]["commands"]] == [("production", 0)]
     assert re.search(r"(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z Step 1/\d+ : FROM scratch$", world.log)
-    assert str(found["api_gateway"][0]) in (world.folder / "summary").read_text()
+    assert str(images["api_gateway"][0]) in (world.folder / "summary").read_text()
 
 
 def test_what_is_there_from_the_same_commit_is_recognised_and_not_built_again(world: World) -> None:
@@ -137,7 +137,7 @@ def test_what_is_there_from_the_same_commit_is_recognised_and_not_built_again(wo
     assert world.run(GITHUB_RUN_ATTEMPT="2") == 0
     assert world.run(DEPLOYMENT_ID="1764009999-012345") == 0  # the same version deployed another time
     assert world.output == first
-    assert {one["reused"] for one in world.services.values()} == {True}
+    assert {image["reused"] for image in world.services.values()} == {True}
     assert world.fragment["evidence"]["commands"] == []
     assert not (world.folder / "built-again").exists()
 
@@ -159,9 +159,9 @@ def test_another_image_under_this_version_is_refused_and_stays(world: World) -> 
     assert world.run() == 0
     before = world.in_registry("api_gateway")
     assert world.run(GIT_SHA="f" * 40, DEPLOYMENT_ID="1764009999-ffffff") == 1
-    assert "Another image has this version" in world.what
-    assert f"org.opencontainers.image.revision: {SHA}, expected {'f' * 40}" in world.what
-    assert str(before[0]) in world.what
+    assert "Another image has this version" in world.error
+    assert f"org.opencontainers.image.revision: {SHA}, expected {'f' * 40}" in world.error
+    assert str(before[0]) in world.error
     assert world.in_registry("api_gateway") == before
     assert world.output == {}
 
@@ -177,16 +177,16 @@ def test_what_this_deployment_pushed_may_be_replaced_by_it(world: World) -> None
 def test_a_build_that_fails_shows_its_last_lines_and_pushes_nothing(world: World) -> None:
     (world.root / "services" / "api_gateway" / "Dockerfile").write_text("FROM scratch\nCOPY absent /absent\n")
     assert world.run() == 1
-    assert "Image does not build" in world.what
-    assert "absent" in world.what
-    assert "Step 2/" in world.what
+    assert "Image does not build" in world.error
+    assert "absent" in world.error
+    assert "Step 2/" in world.error
     assert world.in_registry("api_gateway") == (None, {})
 
 
 def test_a_production_build_that_fails_ends_the_job_before_any_image(world: World) -> None:
     world.build = [["sh", "-c", "echo no such module; exit 3"]]
     assert world.run() == 1
-    assert "no such module" in world.what
+    assert "no such module" in world.error
     assert world.fragment["evidence"]["commands"][0]["exit_code"] == 3
     assert world.in_registry("api_gateway") == (None, {})
 
@@ -194,28 +194,28 @@ def test_a_production_build_that_fails_ends_the_job_before_any_image(world: Worl
 def test_missing_dockerfile(world: World) -> None:
     (world.root / "services" / "api_gateway" / "Dockerfile").unlink()
     assert world.run() == 2
-    assert "Dockerfile is not in the build context" in world.what
+    assert "Dockerfile is not in the build context" in world.error
 
 
 def test_registry_out_of_reach(world: World) -> None:
-    world.more["registry"] = {"repository": "127.0.0.1:1/azora", "insecure": True}
+    world.sections["registry"] = {"repository": "127.0.0.1:1/azora", "insecure": True}
     assert world.run() == 3
-    assert "connection refused" in world.what
+    assert "connection refused" in world.error
 
 
 def test_daemon_out_of_reach(world: World) -> None:
     assert world.run(DOCKER_HOST=f"unix://{world.folder}/absent.sock") == 3
-    assert "Docker does not answer" in world.what
+    assert "Docker does not answer" in world.error
 
 
 def test_login_is_used_and_never_written_down(make: Callable[[str], World], private_registry: str) -> None:
     world = make(private_registry)
     assert world.run(DOCKER_USERNAME=USER, DOCKER_PASSWORD=PASSWORD) == 0
     assert all(digest.startswith("sha256:") for digest in world.output.values())
-    written = [path for path in world.folder.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
-    assert written == []
+    leaks = [path for path in world.folder.rglob("*") if path.is_file() and PASSWORD.encode() in path.read_bytes()]
+    assert leaks == []
     assert world.run(DOCKER_USERNAME=USER, DOCKER_PASSWORD=PASSWORD, GITHUB_RUN_ATTEMPT="2") == 0
-    assert {one["reused"] for one in world.services.values()} == {True}
+    assert {image["reused"] for image in world.services.values()} == {True}
 
 
 def test_a_private_base_image_is_pulled_with_the_login(make: Callable[[str], World], private_registry: str) -> None:
@@ -236,8 +236,8 @@ def test_a_private_base_image_is_pulled_with_the_login(make: Callable[[str], Wor
 def test_a_login_that_is_refused(make: Callable[[str], World], private_registry: str, login: dict[str, str]) -> None:
     world = make(private_registry)
     assert world.run(**login) == 2
-    assert "Registry refuses access" in world.what
-    assert "wrong-password" not in world.what + world.log
+    assert "Registry refuses access" in world.error
+    assert "wrong-password" not in world.error + world.log
     assert world.output == {}
 
 
@@ -263,34 +263,34 @@ class DenyingRegistry(BaseHTTPRequestHandler):
 
 
 def test_denied_means_not_there_for_who_has_a_login(docker_engine: str) -> None:
-    said: list[str] = []
+    messages: list[str] = []
     with ThreadingHTTPServer(("127.0.0.1", 0), DenyingRegistry) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         reference = f"127.0.0.1:{server.server_address[1]}/azora/new:v1.2.3"
         credentials = (Secret(USER), Secret(PASSWORD))
-        assert Docker(docker_engine, credentials=credentials, log=said.append, clock=Clock()).find(reference) is None
+        assert Docker(docker_engine, credentials=credentials, log=messages.append, clock=Clock()).find(reference) is None
         with pytest.raises(BadInputError, match="denied"):
-            Docker(docker_engine, credentials=None, log=said.append, clock=Clock()).find(reference)
+            Docker(docker_engine, credentials=None, log=messages.append, clock=Clock()).find(reference)
         server.shutdown()
-    assert len(said) == 1
-    assert "is not there, or may not be read" in said[0]
+    assert len(messages) == 1
+    assert "is not there, or may not be read" in messages[0]
 
 
 def test_half_a_login(world: World) -> None:
     assert world.run(DOCKER_USERNAME=USER) == 2
-    assert "Half a login" in world.what
+    assert "Half a login" in world.error
 
 
 def test_a_registry_without_encryption_must_be_on_loopback(world: World) -> None:
-    world.more["registry"] = {"repository": "registry.example/azora", "insecure": True}
+    world.sections["registry"] = {"repository": "registry.example/azora", "insecure": True}
     assert world.run() == 2
-    assert "not on loopback" in world.what
+    assert "not on loopback" in world.error
 
 
 def archived(world: World) -> World:
     world.engine = f"unix://{world.folder}/absent.sock"  # archives need no daemon
     local = {"state_dir": str(world.folder / "state"), "archive_dir": str(world.folder / "archives")}
-    world.more = {"target": {"kind": "local_processes", "local_processes": local}}
+    world.sections = {"target": {"kind": "local_processes", "local_processes": local}}
     return world
 
 
@@ -307,7 +307,7 @@ def test_archives_for_local_processes(world: World) -> None:
     first = world.output
     assert world.run(GITHUB_RUN_ATTEMPT="2") == 0
     assert world.output == first
-    assert {one["reused"] for one in world.services.values()} == {True}
+    assert {archive["reused"] for archive in world.services.values()} == {True}
 
 
 def test_own_logs_and_earlier_artifacts_are_no_part_of_a_context(world: World) -> None:
@@ -329,7 +329,7 @@ def test_an_empty_context_is_refused(world: World) -> None:
     (world.root / "services" / "auth_service").mkdir()
     world.build = []
     assert world.run() == 2
-    assert "Build context is empty" in world.what
+    assert "Build context is empty" in world.error
 
 
 @pytest.mark.parametrize(

@@ -38,20 +38,20 @@ def test_backup_is_made_proven_and_recognised(tmp_path: Path, s3_server, simple:
     assert outcome.evidence["proof"]["depth"] == "full"
     assert outcome.evidence["lock_until"] and outcome.evidence["version_id"]
     assert not outcome.evidence["reused"]
-    assert {one["name"]: one["rows"] for one in world.manifest()["tables"]} == {
+    assert {table["name"]: table["rows"] for table in world.manifest()["tables"]} == {
         "public.users": 500,
         "public.orders": 1000,
         "public._prisma_migrations": 1,
     }
-    assert all(one["hash"] for one in world.manifest()["tables"])
+    assert all(table["hash"] for table in world.manifest()["tables"])
     assert world.leftovers() == []
     assert DatabaseUrl.parse(simple).password not in outcome.output + outcome.log
-    found = manifest.verified_manifest(world.bucket, world.backup, ID)
-    assert found.sha256 == outcome.evidence["manifest_sha256"]
+    verified = manifest.verified_manifest(world.bucket, world.backup, ID)
+    assert verified.sha256 == outcome.evidence["manifest_sha256"]
 
-    again = world.run("postgresql://nobody:nothing@127.0.0.1:1/unreachable")
-    assert again.code == 0, again
-    assert again.evidence == {**outcome.evidence, "reused": True}
+    rerun = world.run("postgresql://nobody:nothing@127.0.0.1:1/unreachable")
+    assert rerun.code == 0, rerun
+    assert rerun.evidence == {**outcome.evidence, "reused": True}
     assert len(world.listing()) == 3
 
 
@@ -133,10 +133,10 @@ def test_counts_by_size_and_none_with_a_reason(world: BackupWorld, simple: str):
     assert outcome.evidence["proof"]["depth"] == "none"
     assert outcome.evidence["proof"]["reason"] == "incident 4711"
     assert "✓ backup restored" not in outcome.output
-    again = world.run(simple, BACKUP_PROOF="none", BACKUP_PROOF_REASON="incident 4711")
-    assert again.evidence == {**outcome.evidence, "reused": True}
-    assert "was never restored and is unchanged" in again.output
-    assert "is proven" not in again.output
+    rerun = world.run(simple, BACKUP_PROOF="none", BACKUP_PROOF_REASON="incident 4711")
+    assert rerun.evidence == {**outcome.evidence, "reused": True}
+    assert "was never restored and is unchanged" in rerun.output
+    assert "is proven" not in rerun.output
     proven = world.run(simple)
     assert proven.code == 0, proven
     assert (proven.evidence["backup_id"], proven.evidence["proof"]["depth"]) == (f"backup-{ID}-attempt-2", "full")

@@ -56,14 +56,14 @@ class Deployment:
             self.folder / "deploy.toml", database=database, backup={"location": f"s3://{self.bucket}/prod"}
         )  # fmt: skip
 
-    def back_up(self, age: timedelta = timedelta(minutes=1), *, of: str | None = None, fragment: bool = True, depth: str = "full") -> None:
-        where = config.load(self.config).backup
-        found = backups.store(self.stores.open(self.bucket), where, ID, of or self.url, age, depth)
+    def back_up(self, age: timedelta = timedelta(minutes=1), *, url: str | None = None, fragment: bool = True, depth: str = "full") -> None:
+        backup = config.load(self.config).backup
+        stored = backups.store(self.stores.open(self.bucket), backup, ID, url or self.url, age, depth)
         if fragment:
-            backups.fragment(self.received, found)
+            backups.fragment(self.received, stored)
 
     def environ(self, **changes: str) -> dict[str, str]:
-        it = {
+        return {
             **os.environ,
             **self.node,
             **self.stores.environ,
@@ -75,8 +75,8 @@ class Deployment:
             "DEPLOYMENT_LOG_DIR": str(self.logs),
             "RECEIVED_ARTIFACTS_DIR": str(self.received),
             "GITHUB_OUTPUT": str(self.output),
+            **changes,
         }
-        return it | changes
 
     def run(self, **changes: str) -> int:
         return runner.execute("database-migrations", self.environ(**changes))
@@ -125,7 +125,7 @@ def test_pending_migrations_are_applied_once_and_a_re_run_says_the_same(producti
     production.back_up()
     assert production.run() == 0
     evidence = production.evidence
-    assert [one["name"] for one in evidence["applied"]] == NEW
+    assert [migration["name"] for migration in evidence["applied"]] == NEW
     assert (evidence["migrations_applied"], evidence["already_applied"], evidence["pending"]) == (2, 3, NEW)
     assert 1 <= evidence["backup_age_minutes"] < 3
     assert 'ALTER TABLE "courses" ADD COLUMN "level"' in production.log
@@ -133,10 +133,10 @@ def test_pending_migrations_are_applied_once_and_a_re_run_says_the_same(producti
     assert production.output.read_text(encoding="utf-8").splitlines()[1] == "2"
 
     assert production.run(GITHUB_RUN_ATTEMPT="2") == 0
-    again = production.evidence
-    assert (again["migrations_applied"], again["already_applied"], again["pending"]) == (2, 3, [])
-    assert again["applied"] == evidence["applied"]
-    assert "attempts" not in again
+    rerun = production.evidence
+    assert (rerun["migrations_applied"], rerun["already_applied"], rerun["pending"]) == (2, 3, [])
+    assert rerun["applied"] == evidence["applied"]
+    assert "attempts" not in rerun
 
 
 def test_behind_a_backup_that_was_really_made(production: Deployment) -> None:
@@ -174,8 +174,8 @@ def test_an_older_release_goes_on_with_a_warning(production: Deployment, capsys:
 
 def test_the_summary_shows_names_as_they_are(production: Deployment) -> None:
     name, sql = "20991231000000_a|b`<i>c", "SELECT 1;\n"
-    for one in NEW:
-        shutil.rmtree(application.migrations(production.folder) / one)
+    for migration in NEW:
+        shutil.rmtree(application.migrations(production.folder) / migration)
     production.add(name, sql)
     production.back_up()
     production.maker.execute(
@@ -191,12 +191,12 @@ def test_the_summary_shows_names_as_they_are(production: Deployment) -> None:
 # --- the gate ---------------------------------------------------------------------------------------------------------------
 
 
-def refused(production: Deployment, title: str, what: str, code: int = 1) -> None:
+def refused(production: Deployment, title: str, message: str, code: int = 1) -> None:
     """The step refuses, says so, and the database is as before."""
     before = production.applied()
     assert production.run() == code, production.log
     assert (production.error["title"], production.fragment()["status"]) == (title, "failed")
-    assert what in production.error["what"] + production.error["next"]
+    assert message in production.error["what"] + production.error["next"]
     assert production.applied() == before
     assert "attempts" not in production.evidence
 
@@ -221,7 +221,7 @@ def test_with_a_manifest_that_the_backup_job_did_not_write(production: Deploymen
 
 
 def test_with_a_backup_of_another_database(production: Deployment) -> None:
-    production.back_up(of=production.maker.fresh())
+    production.back_up(url=production.maker.fresh())
     refused(production, "The backup is of another database", "PROD_DATABASE_URL names fresh_")
 
 

@@ -33,15 +33,15 @@ def failed_at(world, job, *, result="failure", backup=True, **changes):
     """Leave what a run leaves whose ``job`` failed, and return its toJSON(needs)."""
     at = ORDER.index(job)
     stored = world.put_backup() if backup and at > 2 else {}
-    found = [build.fragment(one, **(stored if one == "database-backup" else {})) for one in ORDER[:at]]
+    fragments = [build.fragment(earlier, **(stored if earlier == "database-backup" else {})) for earlier in ORDER[:at]]
     status = "failed" if result == "failure" else "cancelled"
-    build.receive(world.received, *found, build.fragment(job, status, **changes))
-    results = {one.replace("-", "_"): "skipped" for one in ORDER[at + 1 :]}
+    build.receive(world.received, *fragments, build.fragment(job, status, **changes))
+    results = {later.replace("-", "_"): "skipped" for later in ORDER[at + 1 :]}
     return build.needs(**{job.replace("-", "_"): result}, **results)
 
 
-def report_of(done):
-    report = done.document("deployment-failure-report.json")
+def report_of(outcome):
+    report = outcome.document("deployment-failure-report.json")
     assert schemas.problems(report, failure.SCHEMA) == []
     return report
 
@@ -51,24 +51,24 @@ def report_of(done):
 
 @pytest.mark.parametrize("job", ORDER[:7])
 def test_the_failed_stage_is_reported_with_its_error_whatever_it_is(world, job):
-    done = world.run(JOB, NEEDS=failed_at(world, job, evidence={}))
-    assert done.code == 0
-    report = report_of(done)
-    assert [one["job"] for one in report["failed_jobs"]] == [job]
+    outcome = world.run(JOB, NEEDS=failed_at(world, job, evidence={}))
+    assert outcome.code == 0
+    report = report_of(outcome)
+    assert [failed_job["job"] for failed_job in report["failed_jobs"]] == [job]
     assert report["failed_jobs"][0]["what"] == "exit code 7 after 3 of 5"
     assert report["not_run"] == ORDER[ORDER.index(job) + 1 :]
-    page = (done.logs / "deployment-failure-report.md").read_text()
+    page = (outcome.logs / "deployment-failure-report.md").read_text()
     assert f"### {job} (failure): It broke\n\n```text\nexit code 7 after 3 of 5\n```" in page
-    assert page.strip() in done.summary
+    assert page.strip() in outcome.summary
     assert world.slack.texts() == [WITH_BACKUP if ORDER.index(job) > 2 else WITHOUT_BACKUP]
 
 
 def test_a_record_of_the_failure_is_archived_with_the_artifacts(world):
-    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", evidence={"applied": []}))
+    outcome = world.run(JOB, NEEDS=failed_at(world, "database-migrations", evidence={"applied": []}))
     data = world.records()[KEY]
-    assert done.evidence["record_sha256"] == hashlib.sha256(data).hexdigest()
-    assert done.evidence["record_location"] == f"s3://{world.bucket}/{KEY}"
-    assert (done.logs / "deployment-record.json").read_bytes() == data
+    assert outcome.evidence["record_sha256"] == hashlib.sha256(data).hexdigest()
+    assert outcome.evidence["record_location"] == f"s3://{world.bucket}/{KEY}"
+    assert (outcome.logs / "deployment-record.json").read_bytes() == data
     document = json.loads(data)
     assert schemas.problems(document, deployment.SCHEMA) == []
     assert document["status"] == "failed"
@@ -76,7 +76,7 @@ def test_a_record_of_the_failure_is_archived_with_the_artifacts(world):
     assert document["failure"]["not_run"] == ORDER[4:]
     assert document["timestamp"] == build.moment(185.2)
     report = f"artifacts/production/{build.DEPLOYMENT_ID}/1/deployment-failure-report-{build.DEPLOYMENT_ID}/deployment-failure-report.json"
-    assert world.objects("artifacts/")[report] == (done.logs / "deployment-failure-report.json").read_bytes()
+    assert world.objects("artifacts/")[report] == (outcome.logs / "deployment-failure-report.json").read_bytes()
     assert f"artifacts/production/{build.DEPLOYMENT_ID}/1/migration-logs-{build.DEPLOYMENT_ID}/database-migrations.log" in world.objects("")
 
 
@@ -89,19 +89,19 @@ def test_a_rollback_is_recorded_as_one(world):
         "detail": "0 requests",
     }
     needs = failed_at(world, "gradual-rollout", rollout_status="rolled_back", abort=abort, rollback_available=False)
-    done = world.run(JOB, NEEDS=needs)
+    outcome = world.run(JOB, NEEDS=needs)
     assert json.loads(world.records()[KEY])["status"] == "rolled_back"
-    assert "v1.2.2 has all traffic again within 0.2 s; this was verified" in done.evidence["production_state"]
-    assert "# 🚨 Deployment of v1.2.3 was rolled back" in done.summary
+    assert "v1.2.2 has all traffic again within 0.2 s; this was verified" in outcome.evidence["production_state"]
+    assert "# 🚨 Deployment of v1.2.3 was rolled back" in outcome.summary
 
 
 @pytest.mark.parametrize("job", ORDER[1:7])
 def test_a_run_that_was_cancelled_in_any_job_is_recorded_as_one(world, job):
-    done = world.run(JOB, NEEDS=failed_at(world, job, result="cancelled", evidence={}))
-    assert done.code == 0
-    assert done.evidence["status"] == "cancelled"
-    assert done.evidence["failed_jobs"] == [job]
-    assert report_of(done)["not_run"] == ORDER[ORDER.index(job) + 1 :]
+    outcome = world.run(JOB, NEEDS=failed_at(world, job, result="cancelled", evidence={}))
+    assert outcome.code == 0
+    assert outcome.evidence["status"] == "cancelled"
+    assert outcome.evidence["failed_jobs"] == [job]
+    assert report_of(outcome)["not_run"] == ORDER[ORDER.index(job) + 1 :]
     assert json.loads(world.records()[KEY])["status"] == "cancelled"
     assert world.slack.texts() == [WITH_BACKUP if ORDER.index(job) > 2 else WITHOUT_BACKUP]
 
@@ -109,9 +109,9 @@ def test_a_run_that_was_cancelled_in_any_job_is_recorded_as_one(world, job):
 def test_failed_smoke_tests_leave_the_new_version_and_say_so(world):
     tests = build.evidence("smoke-tests")["tests"]
     tests[0] |= {"passed": False, "status": 500, "detail": "HTTP 500"}
-    done = world.run(JOB, NEEDS=failed_at(world, "smoke-tests", tests=tests, smoke_status="failed"))
-    assert "v1.2.3 has all traffic" in done.evidence["production_state"]
-    assert "1 of 4 smoke tests failed: api_gateway (HTTP 500)" in done.evidence["production_state"]
+    outcome = world.run(JOB, NEEDS=failed_at(world, "smoke-tests", tests=tests, smoke_status="failed"))
+    assert "v1.2.3 has all traffic" in outcome.evidence["production_state"]
+    assert "1 of 4 smoke tests failed: api_gateway (HTTP 500)" in outcome.evidence["production_state"]
 
 
 def test_a_record_of_success_is_not_contradicted_by_what_fails_after_it(world):
@@ -120,11 +120,11 @@ def test_a_record_of_success_is_not_contradicted_by_what_fails_after_it(world):
     success = world.run("deployment-record")
     success.logs.rename(world.received / f"deployment-record-{build.DEPLOYMENT_ID}")
     build.receive(world.received, build.fragment("manual-rollback", "failed", evidence={}))
-    done = world.run(JOB, NEEDS=build.needs(manual_rollback="failure"))
-    assert done.code == 0
-    assert done.evidence["record_sha256"] == success.outputs["record-sha256"]
+    outcome = world.run(JOB, NEEDS=build.needs(manual_rollback="failure"))
+    assert outcome.code == 0
+    assert outcome.evidence["record_sha256"] == success.outputs["record-sha256"]
     assert [json.loads(data)["status"] for data in world.records().values()] == ["success"]
-    assert done.evidence["notes"] == []
+    assert outcome.evidence["notes"] == []
 
 
 # --- the backup --------------------------------------------------------------------------------------------------------
@@ -132,8 +132,8 @@ def test_a_record_of_success_is_not_contradicted_by_what_fails_after_it(world):
 
 def test_the_very_object_that_was_proven_is_looked_for(world):
     needs = failed_at(world, "database-migrations", evidence={})
-    done = world.run(JOB, NEEDS=needs)
-    backup = done.evidence["backup"]
+    outcome = world.run(JOB, NEEDS=needs)
+    backup = outcome.evidence["backup"]
     assert backup["verified"] is True
     assert backup["backup_id"] == build.BACKUP
     assert "4 bytes" in backup["detail"]
@@ -141,20 +141,20 @@ def test_the_very_object_that_was_proven_is_looked_for(world):
 
 
 def test_scripts_that_restore_a_verified_backup_lie_beside_the_report(world):
-    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", evidence={}))
-    assert done.evidence["backup"]["scripts"] == ["restore-database.sh", "swap-database.sh"]
-    script = (done.logs / "restore-database.sh").read_text()
+    outcome = world.run(JOB, NEEDS=failed_at(world, "database-migrations", evidence={}))
+    assert outcome.evidence["backup"]["scripts"] == ["restore-database.sh", "swap-database.sh"]
+    script = (outcome.logs / "restore-database.sh").read_text()
     assert f"\nbucket={world.bucket}\nkey=prod/{build.BACKUP}.sql.gz\nversion_id=" in script
-    assert "`bash restore-database.sh`, beside this report" in done.summary
+    assert "`bash restore-database.sh`, beside this report" in outcome.summary
     assert any(key.endswith("/restore-database.sh") for key in world.objects("artifacts/"))
 
 
 def test_a_backup_that_is_gone_is_not_promised(world):
-    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", backup=False, evidence={}))
-    assert done.code == 0
-    assert done.evidence["backup"]["verified"] is False
-    assert not (done.logs / "restore-database.sh").exists()
-    assert any("the backup could not be looked at" in note for note in done.evidence["notes"])
+    outcome = world.run(JOB, NEEDS=failed_at(world, "database-migrations", backup=False, evidence={}))
+    assert outcome.code == 0
+    assert outcome.evidence["backup"]["verified"] is False
+    assert not (outcome.logs / "restore-database.sh").exists()
+    assert any("the backup could not be looked at" in note for note in outcome.evidence["notes"])
     assert world.slack.texts() == [WITHOUT_BACKUP]
 
 
@@ -162,31 +162,31 @@ def test_another_object_in_its_place_is_not_promised(world):
     needs = failed_at(world, "database-migrations", evidence={})
     path = next(world.received.glob("**/record/database-backup.json"))
     path.write_text(path.read_text().replace('"size_bytes": 4', '"size_bytes": 5'))
-    done = world.run(JOB, NEEDS=needs)
-    assert any("has 4 bytes, the verified backup has 5" in note for note in done.evidence["notes"])
+    outcome = world.run(JOB, NEEDS=needs)
+    assert any("has 4 bytes, the verified backup has 5" in note for note in outcome.evidence["notes"])
     assert world.slack.texts() == [WITHOUT_BACKUP]
 
 
 def test_an_unproven_backup_is_kept_but_not_promised(world):
     stored = world.put_backup()
     proof = {"depth": "none", "restore_seconds": None, "verified_at": build.moment(170), "reason": "4 TB"}
-    found = [build.fragment(one) for one in ORDER[:2]] + [build.fragment("database-backup", proof=proof, **stored)]
-    build.receive(world.received, *found, build.fragment("database-migrations", "failed", evidence={}))
-    done = world.run(JOB, NEEDS=build.needs(database_migrations="failure", gradual_rollout="skipped"))
-    assert "never proven" in done.evidence["backup"]["detail"]
+    fragments = [build.fragment(earlier) for earlier in ORDER[:2]] + [build.fragment("database-backup", proof=proof, **stored)]
+    build.receive(world.received, *fragments, build.fragment("database-migrations", "failed", evidence={}))
+    outcome = world.run(JOB, NEEDS=build.needs(database_migrations="failure", gradual_rollout="skipped"))
+    assert "never proven" in outcome.evidence["backup"]["detail"]
     assert world.slack.texts() == [WITHOUT_BACKUP]
 
 
 # --- when almost everything is missing -----------------------------------------------------------------------------------
 
-NOTHING = dict.fromkeys(["DEPLOYMENT_ID", "VERSION", "GIT_SHA", "NEEDS", "SLACK_WEBHOOK", "GITHUB_REPOSITORY"])
+UNSET = dict.fromkeys(["DEPLOYMENT_ID", "VERSION", "GIT_SHA", "NEEDS", "SLACK_WEBHOOK", "GITHUB_REPOSITORY"])
 
 
 def test_a_run_that_failed_before_it_had_an_id(world):
-    done = world.run(JOB, NEEDS=build.needs(validate_release="failure"), DEPLOYMENT_ID="", VERSION="", GIT_SHA="")
-    assert done.code == 0
-    assert done.fragment["status"] == "ok"
-    report = report_of(done)
+    outcome = world.run(JOB, NEEDS=build.needs(validate_release="failure"), DEPLOYMENT_ID="", VERSION="", GIT_SHA="")
+    assert outcome.code == 0
+    assert outcome.fragment["status"] == "ok"
+    report = report_of(outcome)
     assert report["deployment_id"] is None
     assert report["failed_jobs"][0]["job"] == "validate-release"
     assert world.records() == {}
@@ -194,104 +194,104 @@ def test_a_run_that_failed_before_it_had_an_id(world):
 
 
 def test_nothing_at_all(world):
-    done = world.run(JOB, DEPLOY_CONFIG="/nowhere/deploy.toml", **NOTHING)
-    assert done.code == 0
-    report = report_of(done)
+    outcome = world.run(JOB, DEPLOY_CONFIG="/nowhere/deploy.toml", **UNSET)
+    assert outcome.code == 0
+    report = report_of(outcome)
     assert report["unknown"] == ORDER
     assert any("NEEDS is not set" in note for note in report["notes"])
-    assert "unknown" in (done.logs / "deployment-failure-report.md").read_text()
+    assert "unknown" in (outcome.logs / "deployment-failure-report.md").read_text()
     assert "Slack was not told" in report["notification"] or "SLACK_WEBHOOK is not set" in report["notification"]
 
 
 def test_without_configuration_the_report_and_the_record_are_written(world):
     needs = failed_at(world, "database-migrations", evidence={})
-    done = world.run(JOB, NEEDS=needs, DEPLOY_CONFIG="/nowhere/deploy.toml")
-    assert done.code == 0
-    assert any("the record was not archived: No deployment configuration" in note for note in report_of(done)["notes"])
-    assert schemas.problems(done.document("deployment-record.json"), deployment.SCHEMA) == []
-    assert done.evidence["record_location"] is None
+    outcome = world.run(JOB, NEEDS=needs, DEPLOY_CONFIG="/nowhere/deploy.toml")
+    assert outcome.code == 0
+    assert any("the record was not archived: No deployment configuration" in note for note in report_of(outcome)["notes"])
+    assert schemas.problems(outcome.document("deployment-record.json"), deployment.SCHEMA) == []
+    assert outcome.evidence["record_location"] is None
     assert world.slack.texts() == [WITH_BACKUP]
 
 
 def test_a_store_that_refuses_ends_neither_report_nor_message(world):
     needs = failed_at(world, "database-migrations", evidence={})
     world.stores.fault("error", "*", status=403, code="AccessDenied", times=None)
-    done = world.run(JOB, NEEDS=needs)
-    assert done.code == 0
-    notes = report_of(done)["notes"]
+    outcome = world.run(JOB, NEEDS=needs)
+    assert outcome.code == 0
+    notes = report_of(outcome)["notes"]
     assert any("the backup could not be looked at" in note for note in notes)
     assert any("the record was not archived" in note for note in notes)
     assert world.slack.texts() == [WITHOUT_BACKUP]
-    assert "What this report could not do" in done.summary
+    assert "What this report could not do" in outcome.summary
 
 
 def test_a_store_that_nobody_answers_at(world):
     needs = failed_at(world, "database-migrations", evidence={})
-    done = world.run(JOB, NEEDS=needs, AWS_ENDPOINT_URL_S3="http://127.0.0.1:1")
-    assert done.code == 0
+    outcome = world.run(JOB, NEEDS=needs, AWS_ENDPOINT_URL_S3="http://127.0.0.1:1")
+    assert outcome.code == 0
     assert world.slack.texts() == [WITHOUT_BACKUP]
-    assert done.evidence["record_sha256"] is not None
+    assert outcome.evidence["record_sha256"] is not None
 
 
 def test_a_fragment_that_cannot_be_read_is_left_out_and_named(world):
     needs = failed_at(world, "database-migrations", evidence={})
     path = next(world.received.glob("**/record/pre-deployment-validation.json"))
     path.write_text("{cut off")
-    done = world.run(JOB, NEEDS=needs)
-    assert done.code == 0
-    assert any("pre-deployment-validation.json was left out: Fragment is not JSON" in note for note in report_of(done)["notes"])
+    outcome = world.run(JOB, NEEDS=needs)
+    assert outcome.code == 0
+    assert any("pre-deployment-validation.json was left out: Fragment is not JSON" in note for note in report_of(outcome)["notes"])
 
 
 @pytest.mark.parametrize("needs", ["no json", "[]", '{"database-backup": null}', '{"database-backup": "failure"}'])
 def test_results_that_make_no_sense_are_noted(world, needs):
     failed_at(world, "database-migrations", evidence={})
-    done = world.run(JOB, NEEDS=needs)
-    assert done.code == 0
-    report = report_of(done)
+    outcome = world.run(JOB, NEEDS=needs)
+    assert outcome.code == 0
+    report = report_of(outcome)
     assert any("the report rests on the fragments alone" in note for note in report["notes"])
-    assert [one["job"] for one in report["failed_jobs"]] == ["database-migrations"]
+    assert [failed_job["job"] for failed_job in report["failed_jobs"]] == ["database-migrations"]
 
 
 def test_slack_that_does_not_answer_is_said(world):
     world.slack.answer_next(ANSWERS["404"])
-    done = world.run(JOB, NEEDS=failed_at(world, "database-migrations", evidence={}))
-    assert done.code == 0
-    assert report_of(done)["notified"] is False
-    assert "404 'no_service'" in done.evidence["notification"]
+    outcome = world.run(JOB, NEEDS=failed_at(world, "database-migrations", evidence={}))
+    assert outcome.code == 0
+    assert report_of(outcome)["notified"] is False
+    assert "404 'no_service'" in outcome.evidence["notification"]
 
 
 def test_fragments_of_another_deployment_are_not_taken(world):
     needs = failed_at(world, "database-migrations", evidence={})
-    done = world.run(JOB, NEEDS=needs, DEPLOYMENT_ID="1764555555-abc123")
-    assert done.code == 0
-    assert done.evidence["backup"] is None
-    assert "left no evidence" in report_of(done)["failed_jobs"][0]["what"]
+    outcome = world.run(JOB, NEEDS=needs, DEPLOYMENT_ID="1764555555-abc123")
+    assert outcome.code == 0
+    assert outcome.evidence["backup"] is None
+    assert "left no evidence" in report_of(outcome)["failed_jobs"][0]["what"]
 
 
 def test_the_newest_attempt_counts(world):
     needs = failed_at(world, "database-migrations", evidence={})
     error = build.ERROR | {"what": "the second time it was something else"}
     build.receive(world.received, build.fragment("database-migrations", "failed", attempt=2, evidence={}, error=error))
-    done = world.run(JOB, NEEDS=needs, GITHUB_RUN_ATTEMPT="2")
-    assert report_of(done)["failed_jobs"][0]["what"] == "the second time it was something else"
+    outcome = world.run(JOB, NEEDS=needs, GITHUB_RUN_ATTEMPT="2")
+    assert report_of(outcome)["failed_jobs"][0]["what"] == "the second time it was something else"
     assert list(world.records()) == [KEY.replace("/1.json", "/2.json")]
 
 
 def test_what_a_job_printed_cannot_break_out_of_the_report(world):
-    others = "quoted\n# ✅ all is well"
-    error = build.ERROR | {"what": "```\n# not a heading\n::error::injected", "title": others, "where": others, "next": others}
-    done = world.run(JOB, NEEDS=failed_at(world, "build-and-push", evidence={}, error=error))
-    page = (done.logs / "deployment-failure-report.md").read_text()
+    injected = "quoted\n# ✅ all is well"
+    error = build.ERROR | {"what": "```\n# not a heading\n::error::injected", "title": injected, "where": injected, "next": injected}
+    outcome = world.run(JOB, NEEDS=failed_at(world, "build-and-push", evidence={}, error=error))
+    page = (outcome.logs / "deployment-failure-report.md").read_text()
     assert "````text\n```\n# not a heading\n::error::injected\n````" in page
     assert page.count("quoted # ✅ all is well") == 3
     assert "\n# ✅" not in page
 
 
 def test_what_a_job_printed_is_shown_as_it_was(world):
-    others = "<img src=x> [a](https://evil.example) | ``` *b*"
-    error = build.ERROR | {"title": others, "where": others, "next": others}
-    done = world.run(JOB, NEEDS=failed_at(world, "build-and-push", evidence={}, error=error))
-    shown = PARSER.render((done.logs / "deployment-failure-report.md").read_text())
-    assert shown.count("&lt;img src=x&gt; [a](https://evil.example) | ``` *b*") == 3
-    assert "<img" not in shown
-    assert 'evil.example"' not in shown
+    injected = "<img src=x> [a](https://evil.example) | ``` *b*"
+    error = build.ERROR | {"title": injected, "where": injected, "next": injected}
+    outcome = world.run(JOB, NEEDS=failed_at(world, "build-and-push", evidence={}, error=error))
+    html = PARSER.render((outcome.logs / "deployment-failure-report.md").read_text())
+    assert html.count("&lt;img src=x&gt; [a](https://evil.example) | ``` *b*") == 3
+    assert "<img" not in html
+    assert 'evil.example"' not in html

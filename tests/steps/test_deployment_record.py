@@ -33,17 +33,17 @@ def ready(world):
 
 
 def test_record_is_written_archived_locked_and_announced(ready):
-    done = ready.run("deployment-record")
-    assert done.code == 0
-    data = (done.logs / "deployment-record.json").read_bytes()
+    outcome = ready.run("deployment-record")
+    assert outcome.code == 0
+    data = (outcome.logs / "deployment-record.json").read_bytes()
     assert ready.records() == {KEY: data}
     sha256 = hashlib.sha256(data).hexdigest()
-    assert done.outputs == {"record-sha256": sha256}
-    assert done.evidence["record_sha256"] == sha256
-    assert done.evidence["record_location"] == f"s3://{ready.bucket}/{KEY}"
-    assert done.evidence["previous_record_sha256"] is None
-    assert done.evidence["rollback_deadline"] == "2025-11-24T12:36:00.125Z"
-    assert done.evidence["notified"] is True
+    assert outcome.outputs == {"record-sha256": sha256}
+    assert outcome.evidence["record_sha256"] == sha256
+    assert outcome.evidence["record_location"] == f"s3://{ready.bucket}/{KEY}"
+    assert outcome.evidence["previous_record_sha256"] is None
+    assert outcome.evidence["rollback_deadline"] == "2025-11-24T12:36:00.125Z"
+    assert outcome.evidence["notified"] is True
     document = json.loads(data)
     assert schemas.problems(document, deployment.SCHEMA) == []
     assert document["triggered_by"] == "octocat"
@@ -69,24 +69,24 @@ def test_summary_tells_what_runs_where_and_until_when(ready):
 
 
 def test_artifacts_of_every_job_are_archived(ready):
-    done = ready.run("deployment-record")
-    kept = ready.objects("artifacts/")
+    outcome = ready.run("deployment-record")
+    archived = ready.objects("artifacts/")
     prefix = f"artifacts/production/{build.DEPLOYMENT_ID}/1/"
-    assert kept[f"{prefix}backup-logs-{build.DEPLOYMENT_ID}/database-backup.log"] == b"log of database-backup\n"
-    assert len(kept) == done.evidence["artifacts"]["files"] == 14
-    fragment = json.loads(kept[f"{prefix}smoke-test-logs-{build.DEPLOYMENT_ID}/record/smoke-tests.json"])
-    written = json.loads(ready.records()[KEY])["evidence"]["smoke-tests"]["fragment_sha256"]
-    assert chain.sha256(schemas.canonical(fragment)) == written
+    assert archived[f"{prefix}backup-logs-{build.DEPLOYMENT_ID}/database-backup.log"] == b"log of database-backup\n"
+    assert len(archived) == outcome.evidence["artifacts"]["files"] == 14
+    fragment = json.loads(archived[f"{prefix}smoke-test-logs-{build.DEPLOYMENT_ID}/record/smoke-tests.json"])
+    recorded = json.loads(ready.records()[KEY])["evidence"]["smoke-tests"]["fragment_sha256"]
+    assert chain.sha256(schemas.canonical(fragment)) == recorded
 
 
 def test_bucket_without_object_lock_is_said(tmp_path, s3_server):
     with SlackReceiver(tmp_path / "slack.jsonl") as slack:
         world = record_world.world(tmp_path, s3_server, slack, object_lock=False)
         build.receive(world.received, *build.complete().values())
-        done = world.run("deployment-record")
-    assert done.code == 0
-    assert done.evidence["lock_until"] is None
-    assert "not locked: the bucket has no Object Lock" in (done.logs / "deployment-record.log").read_text()
+        outcome = world.run("deployment-record")
+    assert outcome.code == 0
+    assert outcome.evidence["lock_until"] is None
+    assert "not locked: the bucket has no Object Lock" in (outcome.logs / "deployment-record.log").read_text()
 
 
 # --- again -------------------------------------------------------------------------------------------------------------
@@ -94,9 +94,9 @@ def test_bucket_without_object_lock_is_said(tmp_path, s3_server):
 
 def test_writing_again_gives_the_same_bytes_and_is_recognised(ready):
     first = ready.run("deployment-record")
-    again = ready.run("deployment-record")
-    assert again.code == 0
-    assert again.outputs == first.outputs
+    rerun = ready.run("deployment-record")
+    assert rerun.code == 0
+    assert rerun.outputs == first.outputs
     assert len(ready.records()) == 1
 
 
@@ -104,20 +104,20 @@ def test_a_second_attempt_recognises_the_record_and_does_not_tell_slack_twice(re
     first = ready.run("deployment-record")
     artifact = ready.received / f"deployment-record-{build.DEPLOYMENT_ID}"
     first.logs.rename(artifact)
-    again = ready.run("deployment-record", GITHUB_RUN_ATTEMPT="2")
-    assert again.code == 0
-    assert again.outputs == first.outputs
+    rerun = ready.run("deployment-record", GITHUB_RUN_ATTEMPT="2")
+    assert rerun.code == 0
+    assert rerun.outputs == first.outputs
     assert list(ready.records()) == [KEY]
     assert ready.slack.texts() == [MESSAGE]
-    assert again.evidence["notification"] == "Slack was told in attempt 1"
+    assert rerun.evidence["notification"] == "Slack was told in attempt 1"
 
 
 def test_a_second_attempt_after_other_evidence_writes_its_own_record(ready):
     ready.run("deployment-record")
-    later = replace(build.fragment("smoke-tests", attempt=2), ended_at=build.moment(9000))
-    build.receive(ready.received, later)
-    again = ready.run("deployment-record", GITHUB_RUN_ATTEMPT="2")
-    assert again.code == 0
+    later_fragment = replace(build.fragment("smoke-tests", attempt=2), ended_at=build.moment(9000))
+    build.receive(ready.received, later_fragment)
+    rerun = ready.run("deployment-record", GITHUB_RUN_ATTEMPT="2")
+    assert rerun.code == 0
     first, second = sorted(ready.records().items())
     assert second[0].endswith("/2.json")
     assert json.loads(second[1])["previous_record_sha256"] == hashlib.sha256(first[1]).hexdigest()
@@ -125,97 +125,97 @@ def test_a_second_attempt_after_other_evidence_writes_its_own_record(ready):
 
 def test_another_record_under_the_key_is_refused_and_named(ready):
     ready.store.put_once(KEY, b'{"status": "failed", "deployment_id": "x"}\n', content_type="application/json")
-    done = ready.run("deployment-record")
-    assert done.code == 1
-    assert KEY in done.error
+    outcome = ready.run("deployment-record")
+    assert outcome.code == 1
+    assert KEY in outcome.error
     assert ready.slack.texts() == []
     assert ready.records()[KEY].startswith(b'{"status": "failed"')
 
 
 def test_each_record_names_the_one_before(ready):
     ready.run("deployment-record")
-    other = "1764009999-abc123"
-    moved = [
-        replace(one, deployment_id=other, evidence=json.loads(json.dumps(one.evidence).replace(build.DEPLOYMENT_ID, other)))
-        for one in build.complete().values()
+    other_id = "1764009999-abc123"
+    fragments = [
+        replace(fragment, deployment_id=other_id, evidence=json.loads(json.dumps(fragment.evidence).replace(build.DEPLOYMENT_ID, other_id)))
+        for fragment in build.complete().values()
     ]
-    build.receive(ready.folder / "received-2", *moved)
-    done = ready.run("deployment-record", DEPLOYMENT_ID=other, RECEIVED_ARTIFACTS_DIR=str(ready.folder / "received-2"))
-    assert done.code == 0
+    build.receive(ready.folder / "received-2", *fragments)
+    outcome = ready.run("deployment-record", DEPLOYMENT_ID=other_id, RECEIVED_ARTIFACTS_DIR=str(ready.folder / "received-2"))
+    assert outcome.code == 0
     records = [data for _, data in sorted(ready.records().items())]
     assert len(records) == 2
     assert broken_links(records) == []
-    assert done.evidence["previous_record_sha256"] == hashlib.sha256(records[0]).hexdigest()
+    assert outcome.evidence["previous_record_sha256"] == hashlib.sha256(records[0]).hexdigest()
 
 
 # --- bad days ----------------------------------------------------------------------------------------------------------
 
 
-def nothing_was_said(world) -> bool:
+def nothing_was_published(world) -> bool:
     return world.records() == {} and world.slack.texts() == []
 
 
 @pytest.mark.parametrize("job", pipeline.EVIDENCE_JOBS)
 def test_missing_evidence_is_no_success(world, job):
-    found = build.complete()
-    del found[job]
-    build.receive(world.received, *found.values())
-    done = world.run("deployment-record")
-    assert done.code == 1
-    assert done.error.startswith(f"No evidence of {job}")
-    assert nothing_was_said(world)
+    fragments = build.complete()
+    del fragments[job]
+    build.receive(world.received, *fragments.values())
+    outcome = world.run("deployment-record")
+    assert outcome.code == 1
+    assert outcome.error.startswith(f"No evidence of {job}")
+    assert nothing_was_published(world)
 
 
 def test_a_failed_job_is_no_success(world):
     build.receive(world.received, *build.complete(smoke=build.fragment("smoke-tests", "failed")).values())
-    done = world.run("deployment-record")
-    assert done.code == 1
-    assert "smoke-tests did not succeed" in done.error
-    assert nothing_was_said(world)
+    outcome = world.run("deployment-record")
+    assert outcome.code == 1
+    assert "smoke-tests did not succeed" in outcome.error
+    assert nothing_was_published(world)
 
 
 def test_a_fragment_that_does_not_fit_its_schema_is_not_read(ready):
     path = next(ready.received.glob("**/record/database-backup.json"))
     path.write_text(path.read_text().replace('"rows": 120000', '"rows": "$(wc -l)"'))
-    done = ready.run("deployment-record")
-    assert done.code == 2
-    assert "evidence.rows" in done.error
-    assert nothing_was_said(ready)
+    outcome = ready.run("deployment-record")
+    assert outcome.code == 2
+    assert "evidence.rows" in outcome.error
+    assert nothing_was_published(ready)
 
 
 def test_other_digests_than_built_are_no_success(world):
     rollout = build.fragment("gradual-rollout", services=dict.fromkeys(build.SERVICES, "sha256:" + "0" * 64))
     build.receive(world.received, *build.complete(rollout=rollout).values())
-    done = world.run("deployment-record")
-    assert done.code == 1
-    assert "The evidence contradicts itself" in done.error
-    assert "auth_service: sha256:" in done.error
-    assert nothing_was_said(world)
+    outcome = world.run("deployment-record")
+    assert outcome.code == 1
+    assert "The evidence contradicts itself" in outcome.error
+    assert "auth_service: sha256:" in outcome.error
+    assert nothing_was_published(world)
 
 
 def test_a_bucket_that_refuses_is_no_archive_and_no_message(ready):
     ready.stores.fault("error", "PutObject", key="records/*", status=403, code="AccessDenied", times=None)
-    done = ready.run("deployment-record")
-    assert done.code in {2, 3}
+    outcome = ready.run("deployment-record")
+    assert outcome.code in {2, 3}
     assert ready.slack.texts() == []
-    assert (done.logs / "deployment-record.json").exists(), "the record is lost"
+    assert (outcome.logs / "deployment-record.json").exists(), "the record is lost"
     ready.stores.faults.clear()
     assert ready.run("deployment-record").code == 0
 
 
 def test_a_failure_to_notify_does_not_change_the_verdict(ready):
     ready.slack.answer_next(ANSWERS["404"])
-    done = ready.run("deployment-record")
-    assert done.code == 0
-    assert done.evidence["notified"] is False
-    assert "404 'no_service'" in done.evidence["notification"]
-    assert "404 'no_service'" in done.summary
+    outcome = ready.run("deployment-record")
+    assert outcome.code == 0
+    assert outcome.evidence["notified"] is False
+    assert "404 'no_service'" in outcome.evidence["notification"]
+    assert "404 'no_service'" in outcome.summary
 
 
 def test_without_a_webhook_nobody_is_told(ready):
-    done = ready.run("deployment-record", SLACK_WEBHOOK=None)
-    assert done.code == 0
-    assert done.evidence["notified"] is False
+    outcome = ready.run("deployment-record", SLACK_WEBHOOK=None)
+    assert outcome.code == 0
+    assert outcome.evidence["notified"] is False
     assert ready.slack.requests == 0
 
 

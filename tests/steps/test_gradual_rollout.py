@@ -16,13 +16,13 @@ from tests.support.waiting import until
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path)
+    world = World(tmp_path)
     try:
-        made.deploy_old()
-        made.built()
-        yield made
+        world.deploy_old()
+        world.built()
+        yield world
     finally:
-        made.close()
+        world.close()
 
 
 def back_on_old(world: World) -> None:
@@ -45,18 +45,18 @@ def test_up_to_100_percent_without_a_failed_request(world):
     assert evidence["previous"] == {"version": "v1.0.0", "deployment_id": OLD}
     assert evidence["rollback_available"] is True
     assert evidence["override_reason"] == "a test"
-    shares = [(one["stage"], one["traffic_percentage"], len(one["instances"]), one["status"]) for one in evidence["stages"]]
+    shares = [(stage["stage"], stage["traffic_percentage"], len(stage["instances"]), stage["status"]) for stage in evidence["stages"]]
     assert shares == [("canary", 5, 2, "healthy"), ("progressive", 50, 2, "healthy"), ("full", 100, 4, "healthy")]
     assert evidence["stages"][0]["weights"]["/api"] == {f"api_gateway-{OLD}": 95, f"api_gateway-{NEW}": 5}
     for stage in evidence["stages"]:
         assert stage["requests"]["v1.1.0"] >= 20  # two services, 10 each: made up by synthetic requests where users sent fewer
         assert stage["probes"]["failed"] == 0
-        assert [one["decision"] for one in stage["decisions"]][-1] == "advance"
+        assert [decision["decision"] for decision in stage["decisions"]][-1] == "advance"
         assert len(stage["decisions"]) == stage["ticks"]
     assert "rollout-status<<" in (world.folder / "output-1.txt").read_text()
     assert "| v1.1.0 |" in (world.folder / "summary-1.md").read_text()
-    everything = output + "".join(path.read_text() for path in (world.folder / "job-1").rglob("*") if path.is_file())
-    assert "not-to-be-seen" not in everything
+    artifacts = output + "".join(path.read_text() for path in (world.folder / "job-1").rglob("*") if path.is_file())
+    assert "not-to-be-seen" not in artifacts
     assert json.loads(get(world.port, "/api/work")[2])["secret_length"] == len("not-to-be-seen")
     assert json.loads(get(world.port, "/auth/work")[2])["secret_length"] == 0  # it names no secret
     rerun_recognises_it(world)
@@ -98,8 +98,8 @@ def test_errors_of_the_new_version_take_all_traffic_back(world, stage, percent):
     assert last["probes"]["failed"] > 0 or last["failed"]["v1.1.0"] > 0
     assert evidence["rollback_available"] is False
     assert {status for status, _ in load.failed} <= {500}  # what the new version answered, and nothing that the way back lost
-    kept = [path.name for path in (world.folder / "job-1" / "instances").iterdir()]
-    assert any(name.startswith(f"{NEW}-api_gateway-") for name in kept)
+    folders = [path.name for path in (world.folder / "job-1" / "instances").iterdir()]
+    assert any(name.startswith(f"{NEW}-api_gateway-") for name in folders)
 
 
 def test_work_that_fails_while_health_is_green_is_seen_in_the_edge_counters(world):
@@ -191,14 +191,14 @@ def test_a_rerun_after_an_abort_starts_again_at_0_percent(world):
 
 
 @pytest.mark.parametrize(
-    ("behaviour", "said"),
+    ("behaviour", "message"),
     [("html", "not JSON"), ("liar", "answers version 9.9.9, expected 1.1.0"), ("hang", "no answer within"), ("down", "told not to start")],
 )
-def test_what_is_not_healthy_as_the_new_version_gets_no_traffic(world, behaviour, said):
+def test_what_is_not_healthy_as_the_new_version_gets_no_traffic(world, behaviour, message):
     world.flag(f"1.1.0.{behaviour}")
     code, output = world.finish(world.start("gradual_rollout", HEALTH_CHECK_TIMEOUT="2"))
     assert code == 1, output
-    assert said in world.fragment().error["what"]
+    assert message in world.fragment().error["what"]
     assert world.fragment().evidence["stages"] == []
     back_on_old(world)
 
@@ -297,8 +297,8 @@ def test_an_envoy_that_is_killed_comes_back_with_the_same_weights(world):
     world.wait_for_weight(50, process)
     world.kill_envoy()
     world.start_envoy()
-    found = {json.loads(get(world.port, "/api/work")[2])["version"] for _ in range(40)}
-    assert found == {"1.0.0", "1.1.0"}
+    versions = {json.loads(get(world.port, "/api/work")[2])["version"] for _ in range(40)}
+    assert versions == {"1.0.0", "1.1.0"}
     process.terminate()
     assert world.finish(process)[0] == 1
     back_on_old(world)

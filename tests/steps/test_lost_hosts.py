@@ -40,24 +40,24 @@ class Losing:
         return AbortResult("v1.0.0", 0.1, False, 0, "host-2: not reached", ("host-2",))
 
 
-def job() -> Any:
-    said: list[str] = []
+def fake_job() -> Any:
+    messages: list[str] = []
     settings = SimpleNamespace(reason="users see errors")
-    return SimpleNamespace(said=said, say=said.append, settings=settings, evidence={"notes": [], "fenced": None})
+    return SimpleNamespace(messages=messages, say=messages.append, settings=settings, evidence={"notes": [], "fenced": None})
 
 
 def test_a_deployment_says_which_host_was_lost():
-    target, found = Losing(), job()
+    target, job = Losing(), fake_job()
     rollout = Rollout.__new__(Rollout)
-    rollout.job, rollout.target, rollout.release = found, target, Release("1764000300-dddddd", "v1.2.0", {})  # type: ignore[assignment]
-    rollout.evidence = found.evidence
+    rollout.job, rollout.target, rollout.release = job, target, Release("1764000300-dddddd", "v1.2.0", {})  # type: ignore[assignment]
+    rollout.evidence = job.evidence
     with pytest.raises(UnreachableError, match="was lost while traffic was taken back") as refused:
         rollout.recover(target.current())
     assert (refused.value.where, target.taken_back) == ("host-2", [THIRD])
 
 
 def test_a_rollback_goes_on_with_the_hosts_that_are_there():
-    target, found = Losing(), job()
-    DeploymentRollback(found, target, {"deployment_id": NEW})._take_back_unfinished()  # type: ignore[arg-type]
+    target, job = Losing(), fake_job()
+    DeploymentRollback(job, target, {"deployment_id": NEW})._take_back_unfinished()  # type: ignore[arg-type]
     assert target.taken_back == [THIRD]
-    assert found.evidence["fenced"] == THIRD
+    assert job.evidence["fenced"] == THIRD

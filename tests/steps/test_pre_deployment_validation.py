@@ -59,9 +59,9 @@ class Site:
 
 @pytest.fixture
 def site() -> Iterator[Site]:
-    found = Site()
-    yield found
-    found.close()
+    site = Site()
+    yield site
+    site.close()
 
 
 SMOKE = {"endpoints": [{"name": "courses", "url": "https://azora.example/api/courses"}]}
@@ -73,19 +73,19 @@ class World:
     api: GitHubApi
     site: Site
     gates: dict[str, Any] = field(default_factory=dict)
-    more: dict[str, Any] = field(default_factory=dict)
+    sections: dict[str, Any] = field(default_factory=dict)
 
     def run(self, **environ: str) -> int:
         return execute("pre-deployment-validation", self.environment() | environ)
 
-    def asked(self) -> int:
+    def status_requests(self) -> int:
         return sum(path.endswith("/statuses") for path in self.api.requests)
 
     def environment(self) -> dict[str, str]:
         checks = {"required": ["test"], "audit": [["true"]], "build": [["true"]], "rulesets": False, "wait_minutes": 0}
         services = {"api_gateway": deploy_config.service("API Gateway", f"http://{self.site.host}/health")}
         config = deploy_config.write(
-            self.folder / "deploy.toml", checks=checks | self.gates, **{"services": services, "smoke": SMOKE, **self.more}
+            self.folder / "deploy.toml", checks=checks | self.gates, **{"services": services, "smoke": SMOKE, **self.sections}
         )
         return {
             "DEPLOY_CONFIG": str(config),
@@ -111,7 +111,7 @@ class World:
         return dict(self.fragment["evidence"])
 
     @property
-    def what(self) -> str:
+    def error(self) -> str:
         return str(self.fragment["error"]["what"])
 
     @property
@@ -148,45 +148,45 @@ def test_all_gates_open(world: World) -> None:
             "url": f"http://{world.site.host}/health",
         },
     ]
-    assert [(one["purpose"], one["argv"], one["exit_code"]) for one in evidence["commands"]] == [
+    assert [(command["purpose"], command["argv"], command["exit_code"]) for command in evidence["commands"]] == [
         ("audit", ["sh", "-c", "echo audited; echo 0 findings >&2"], 0),
         ("build", ["true"], 0),
         ("build", ["sh", "-c", "exit 0"], 0),
     ]
-    assert {one["name"] for one in evidence["not_checked"]} == {"production database", "backup bucket", "registry"}
+    assert {check["name"] for check in evidence["not_checked"]} == {"production database", "backup bucket", "registry"}
     assert "audited" in world.log
     assert "0 findings" in world.log
     assert "| test | configuration | ✓ success |" in (world.folder / "summary").read_text()
 
 
 @pytest.mark.parametrize(
-    ("more", "named"),
+    ("sections", "message"),
     [
         ({"smoke": {"endpoints": []}}, "smoke.endpoints is empty"),
         ({"target": {"kind": "docker_hosts"}, "registry": {"repository": "r.example/azora"}}, "target.docker_hosts is missing"),
     ],
 )
-def test_what_later_jobs_would_refuse_is_refused_before_anything_is_touched(world: World, capsys, more, named) -> None:
-    world.more = more
+def test_what_later_jobs_would_refuse_is_refused_before_anything_is_touched(world: World, capsys, sections, message) -> None:
+    world.sections = sections
     assert world.run() == 2
-    assert named in capsys.readouterr().out
-    assert world.asked() == 0
+    assert message in capsys.readouterr().out
+    assert world.status_requests() == 0
 
 
 def test_the_summary_shows_commands_and_checks_as_they_are(world: World) -> None:
     world.api.write(check_runs=[{"name": "test | <b>`unit`"}], runs={"77": 5})
     world.gates = {"required": ["test | <b>`unit`"], "audit": [["sh", "-c", "echo `true` | cat\n"]]}
     assert world.run() == 0
-    shown = cells((world.folder / "summary").read_text().partition("\n\n")[2])
-    assert shown[:3] == ["test | <b>`unit`", "configuration", "✓ success"]
-    assert "sh -c echo `true` | cat" in shown
+    texts = cells((world.folder / "summary").read_text().partition("\n\n")[2])
+    assert texts[:3] == ["test | <b>`unit`", "configuration", "✓ success"]
+    assert "sh -c echo `true` | cat" in texts
 
 
 def test_commands_see_no_secret_that_only_services_get(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STRIPE_KEY", "sk-live-of-services")
     monkeypatch.setenv("STRIPE_MODE", "of-everyone")
-    one = deploy_config.service("API Gateway", f"http://{world.site.host}/health") | {"secrets": ["STRIPE_KEY"]}
-    world.more = {"services": {"api_gateway": one}}
+    service = deploy_config.service("API Gateway", f"http://{world.site.host}/health") | {"secrets": ["STRIPE_KEY"]}
+    world.sections = {"services": {"api_gateway": service}}
     world.gates = {"audit": [["env"]], "build": [["env"]]}
     assert world.run() == 0
     assert world.log.count("of-everyone") == 2
@@ -197,17 +197,17 @@ def test_failed_check_closes_the_gate_before_any_command_runs(world: World) -> N
     world.api.write(check_runs=[{"name": "test", "conclusion": "failure"}, {"name": "lint", "conclusion": "success"}], runs={"77": 5})
     world.gates = {"required": ["test", "lint"], "audit": [["touch", str(world.folder / "ran")]], "wait_minutes": 10}
     assert world.run() == 1
-    assert "1 of 2 are not passed" in world.what
-    assert "failed: test (failure), required by configuration https://github.example/checks/1" in world.what
+    assert "1 of 2 are not passed" in world.error
+    assert "failed: test (failure), required by configuration https://github.example/checks/1" in world.error
     assert not (world.folder / "ran").exists()
-    assert [one["passed"] for one in world.evidence["checks"]] == [False, True]
+    assert [check["passed"] for check in world.evidence["checks"]] == [False, True]
     assert "| test | configuration | ✗ failure |" in (world.folder / "summary").read_text()
 
 
 def test_skipped_check_closes_the_gate_unless_it_is_allowed(world: World) -> None:
     world.api.write(check_runs=[{"name": "test", "conclusion": "skipped"}], runs={"77": 5})
     assert world.run() == 1
-    assert "test (skipped)" in world.what
+    assert "test (skipped)" in world.error
     world.gates = {"allow_skipped": ["test"]}
     assert world.run() == 0
 
@@ -215,7 +215,7 @@ def test_skipped_check_closes_the_gate_unless_it_is_allowed(world: World) -> Non
 def test_missing_check_is_waited_for_and_then_closes_the_gate(world: World) -> None:
     world.gates = {"required": ["test", "lint"], "wait_minutes": 0.01}
     assert world.run() == 1
-    assert "1 of 2 are not passed after waiting 0.01 minutes\npending: lint (missing)" in world.what
+    assert "1 of 2 are not passed after waiting 0.01 minutes\npending: lint (missing)" in world.error
     assert "waiting for 1 of 2 checks: lint (missing)" in world.log
 
 
@@ -235,7 +235,7 @@ def test_pending_checks_are_waited_for(world: World) -> None:
 
 
 def _finish_checks_once_they_were_seen(world: World) -> None:
-    until(lambda: world.asked() >= 2, "the gate asks twice")
+    until(lambda: world.status_requests() >= 2, "the gate asks twice")
     world.api.write(check_runs=[{"name": "test"}], statuses=[{"context": "security", "state": "success"}], runs={"77": 5})
 
 
@@ -244,7 +244,7 @@ def test_cancellation_ends_the_waiting_and_is_recorded(world: World) -> None:
     world.gates = {"wait_minutes": 60}
     script = ROOT / "scripts" / "pre_deployment_validation.py"
     process = subprocess.Popen([sys.executable, str(script)], env={**os.environ, **world.environment()}, stdout=subprocess.DEVNULL)
-    until(lambda: world.asked() >= 2, "the gate asks twice")
+    until(lambda: world.status_requests() >= 2, "the gate asks twice")
     process.send_signal(signal.SIGINT)
     assert process.wait(30) == 1
     assert world.fragment["status"] == "cancelled"
@@ -254,7 +254,7 @@ def test_cancellation_ends_the_waiting_and_is_recorded(world: World) -> None:
 def test_own_check_run_of_the_same_name_does_not_count(world: World) -> None:
     world.api.write(check_runs=[{"name": "test", "suite": 5}], runs={"77": 5})
     assert world.run() == 1
-    assert "test (missing)" in world.what
+    assert "test (missing)" in world.error
     world.api.write(check_runs=[{"name": "test"}, {"name": "test", "suite": 5, "status": "in_progress"}], runs={"77": 5})
     assert world.run() == 0
 
@@ -262,7 +262,7 @@ def test_own_check_run_of_the_same_name_does_not_count(world: World) -> None:
 def test_a_failed_check_of_another_workflow_closes_the_gate(world: World) -> None:
     world.api.write(check_runs=[{"name": "test", "suite": 11, "conclusion": "failure"}, {"name": "test", "suite": 12}], runs={"77": 5})
     assert world.run() == 1
-    assert "failed: test (failure), required by configuration https://github.example/checks/1" in world.what
+    assert "failed: test (failure), required by configuration https://github.example/checks/1" in world.error
 
 
 def test_a_job_that_was_run_again_counts_by_its_last_attempt(world: World) -> None:
@@ -279,7 +279,7 @@ def test_a_workflow_of_a_ruleset_is_a_gate(world: World) -> None:
     world.api.write(check_runs=[{"name": "test"}], rules=rules, runs={"77": 5})
     world.gates = {"rulesets": True, "wait_minutes": 0.01}
     assert world.run() == 1
-    assert f"pending: {scan} (missing), required by ruleset" in world.what
+    assert f"pending: {scan} (missing), required by ruleset" in world.error
     world.api.write(check_runs=[{"name": "test"}], rules=rules, workflow_runs=[{"path": scan}], runs={"77": 5})
     assert world.run() == 0
     assert {"name": scan, "kind": "workflow_run", "passed": True}.items() <= world.evidence["checks"][1].items()
@@ -288,7 +288,7 @@ def test_a_workflow_of_a_ruleset_is_a_gate(world: World) -> None:
 def test_results_of_another_commit_do_not_count(world: World) -> None:
     world.api.write(check_runs=[{"name": "test", "head_sha": "f" * 40}], runs={"77": 5})
     assert world.run() == 1
-    assert "test (missing)" in world.what
+    assert "test (missing)" in world.error
 
 
 def test_rulesets_and_protection_add_their_checks(world: World) -> None:
@@ -302,7 +302,7 @@ def test_rulesets_and_protection_add_their_checks(world: World) -> None:
     )
     world.gates = {"required": [], "rulesets": True}
     assert world.run() == 1
-    assert [(one["name"], one["source"], one["passed"]) for one in world.evidence["checks"]] == [
+    assert [(check["name"], check["source"], check["passed"]) for check in world.evidence["checks"]] == [
         ("lint", "ruleset", True),
         ("audit", "branch protection", False),
     ]
@@ -311,35 +311,35 @@ def test_rulesets_and_protection_add_their_checks(world: World) -> None:
 def test_no_required_check_at_all_is_an_error(world: World) -> None:
     world.gates = {"required": [], "rulesets": True}
     assert world.run() == 2
-    assert "an empty list of checks is no gate" in world.what
+    assert "an empty list of checks is no gate" in world.error
 
 
 def test_failing_audit_closes_the_gate_and_shows_its_output(world: World) -> None:
     world.gates = {"audit": [["sh", "-c", "echo 3 high severity findings; exit 4"]], "build": [["touch", str(world.folder / "built")]]}
     assert world.run() == 1
-    assert "exit code 4" in world.what
-    assert "3 high severity findings" in world.what
+    assert "exit code 4" in world.error
+    assert "3 high severity findings" in world.error
     assert world.evidence["commands"][0]["exit_code"] == 4
     assert not (world.folder / "built").exists()
 
 
 def test_commands_see_no_secret(world: World) -> None:
-    seen = world.folder / "seen"
-    world.gates = {"audit": [["sh", "-c", f"env > {seen}"]]}
+    dump = world.folder / "seen"
+    world.gates = {"audit": [["sh", "-c", f"env > {dump}"]]}
     world.run(PROD_DATABASE_URL="")
-    assert "the-token" not in seen.read_text()
+    assert "the-token" not in dump.read_text()
     assert "the-token" not in world.log
 
 
 def test_wrong_token(world: World) -> None:
     assert world.run(GITHUB_TOKEN="another") == 2
-    assert "Bad credentials" in world.what
+    assert "Bad credentials" in world.error
 
 
 def test_production_that_is_not_healthy_closes_the_gate_unless_it_may_be_down(world: World) -> None:
     world.site.pages["/health"] = (503, {"status": "unhealthy", "version": "1.2.2"})
     assert world.run() == 1
-    assert "API Gateway before the rollout: HTTP 503, unhealthy, version 1.2.2" in world.what
+    assert "API Gateway before the rollout: HTTP 503, unhealthy, version 1.2.2" in world.error
     assert world.run(PRODUCTION_MAY_BE_DOWN="true") == 0
     assert world.evidence["checks"][1]["passed"] is False
 
@@ -353,51 +353,51 @@ def test_what_is_no_healthy_answer(world: World, page: tuple[int, Any]) -> None:
 def test_nobody_at_the_public_endpoint(world: World) -> None:
     world.site.close()
     assert world.run() == 1
-    assert "no answer: ConnectionError" in world.what
+    assert "no answer: ConnectionError" in world.error
 
 
 def test_database_that_answers(world: World, postgres_cluster: DatabaseMaker) -> None:
     assert world.run(PROD_DATABASE_URL=postgres_cluster.fresh()) == 0
-    assert [one["passed"] for one in world.evidence["checks"] if one["kind"] == "database"] == [True]
+    assert [check["passed"] for check in world.evidence["checks"] if check["kind"] == "database"] == [True]
 
 
 def test_database_that_does_not_answer_closes_the_gate(world: World, postgres_cluster: DatabaseMaker) -> None:
     url = postgres_cluster.fresh().replace("fresh_", "absent_")
     assert world.run(PROD_DATABASE_URL=url) == 1
-    assert "production database" in world.what
-    assert url not in world.log + world.what
+    assert "production database" in world.error
+    assert url not in world.log + world.error
 
 
 def test_registry_that_asks_for_a_login_is_there(world: World) -> None:
-    world.more = {"registry": {"repository": f"{world.site.host}/azora", "insecure": True}}
+    world.sections = {"registry": {"repository": f"{world.site.host}/azora", "insecure": True}}
     world.site.pages["/v2/"] = (401, {})
     assert world.run() == 0
-    assert {"registry", "endpoint", "check_run"} == {one["kind"] for one in world.evidence["checks"]}
+    assert {"registry", "endpoint", "check_run"} == {check["kind"] for check in world.evidence["checks"]}
     world.site.pages["/v2/"] = (404, {})
     assert world.run() == 1
-    assert "registry: HTTP 404" in world.what
+    assert "registry: HTTP 404" in world.error
 
 
 def test_bucket_that_is_there(world: World, s3_server: Stores) -> None:
-    world.more = {"backup": {"location": f"s3://{s3_server.make_bucket(object_lock=True)}/prod"}}
+    world.sections = {"backup": {"location": f"s3://{s3_server.make_bucket(object_lock=True)}/prod"}}
     assert world.run(**s3_server.environ) == 0
-    (bucket,) = [one for one in world.evidence["checks"] if one["kind"] == "bucket"]
+    (bucket,) = [check for check in world.evidence["checks"] if check["kind"] == "bucket"]
     assert "versioning: on, Object Lock: on" in bucket["conclusion"]
-    world.more = {"backup": {"location": "s3://there-is-no-such-bucket/prod"}}
+    world.sections = {"backup": {"location": "s3://there-is-no-such-bucket/prod"}}
     assert world.run(**s3_server.environ) == 1
-    assert "backup bucket" in world.what
+    assert "backup bucket" in world.error
 
 
 def test_bucket_that_does_not_answer_closes_the_gate(world: World) -> None:
     keys = {"AWS_ACCESS_KEY_ID": "AKIAEXAMPLE", "AWS_SECRET_ACCESS_KEY": "secret-key"}
     assert world.run(**keys, AWS_ENDPOINT_URL_S3=f"http://{world.site.host}") == 1
-    assert "backup bucket" in world.what
+    assert "backup bucket" in world.error
 
 
 def test_host_keys_that_the_last_deployment_recorded_are_handed_on(world: World, s3_server: Stores) -> None:
     name = s3_server.make_bucket(object_lock=True)
     hosts = {"edge_image": "r.example/edge@sha256:" + "0" * 64, "guard_image": "r.example/python@sha256:" + "0" * 64}
-    world.more = {
+    world.sections = {
         "backup": {"location": f"s3://{name}/prod"},
         "target": {"kind": "docker_hosts", "docker_hosts": hosts},
         "edge": None,
@@ -410,10 +410,10 @@ def test_host_keys_that_the_last_deployment_recorded_are_handed_on(world: World,
 
     location = test_host_keys.keep(Archive(s3_server.open(name), "production"), 1764000000, test_host_keys.FIRST)
     assert world.run(**s3_server.environ) == 0
-    found = world.evidence["recorded_host_keys"]
-    assert (found["location"], found["host_keys"]) == (location, [test_host_keys.evidence(test_host_keys.FIRST)])
+    recorded = world.evidence["recorded_host_keys"]
+    assert (recorded["location"], recorded["host_keys"]) == (location, [test_host_keys.evidence(test_host_keys.FIRST)])
 
     assert world.run(**s3_server.environ, PROD_KNOWN_HOSTS="web1.example ssh-ed25519 AAAA") == 0
     assert world.evidence["recorded_host_keys"] is None  # the pinned ones count
     assert world.run() == 0
-    assert "recorded host keys" in {one["name"] for one in world.evidence["not_checked"]}
+    assert "recorded host keys" in {check["name"] for check in world.evidence["not_checked"]}

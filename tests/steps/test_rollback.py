@@ -77,22 +77,22 @@ def database(postgres_cluster: DatabaseMaker) -> str:
 
 @pytest.fixture
 def production(tmp_path: Path, s3_server: Stores, database: str) -> Iterator[Production]:
-    made = Production(tmp_path, s3_server, database)
+    production = Production(tmp_path, s3_server, database)
     try:
-        yield made
+        yield production
     finally:
-        made.close()
+        production.close()
 
 
 @pytest.fixture(scope="module")
 def refusing(tmp_path_factory: pytest.TempPathFactory, s3_session: Stores, database: str) -> Iterator[Production]:
     """One production for everything that is refused: afterwards it is as before."""
-    made = Production(tmp_path_factory.mktemp("refusing"), s3_session, database)
-    made.keep()
+    production = Production(tmp_path_factory.mktemp("refusing"), s3_session, database)
+    production.keep()
     try:
-        yield made
+        yield production
     finally:
-        made.close()
+        production.close()
 
 
 def refused(production: Production, *words: str, **more: str) -> None:
@@ -107,7 +107,7 @@ def refused(production: Production, *words: str, **more: str) -> None:
 
 
 def test_back_within_the_window_without_a_failed_request_and_once_more_is_recognised(production):
-    kept = production.keep()
+    deployment_record = production.keep()
     with Load(production.port) as load:
         code, output = production.back()
         assert code == 0, output
@@ -117,7 +117,7 @@ def test_back_within_the_window_without_a_failed_request_and_once_more_is_recogn
     evidence = production.evidence()
     assert (evidence["to"], evidence["proved"], evidence["requests_after"]) == ({"version": "v1.0.0", "deployment_id": OLD}, True, 0)
     assert (evidence["smoke_status"], evidence["already_back"], evidence["after_deadline"]) == ("passed", False, False)
-    assert evidence["record"] == {"location": kept.location, "sha256": kept.sha256}
+    assert evidence["record"] == {"location": deployment_record.location, "sha256": deployment_record.sha256}
     assert production.slack.texts() == [
         f"↩️ Production rolled back\nVersion: v1.1.0 → v1.0.0\nDeployment ID: {NEW}\nReason: checkout fails &lt;everywhere&gt;\n"
         "Started by: octocat\nThe database was left as it is"
@@ -130,22 +130,22 @@ def test_back_within_the_window_without_a_failed_request_and_once_more_is_recogn
     ):
         assert row in page, page
     assert f"| record of the rollback | {production.rollback_location()} |" in page
-    once_more(production, kept)
+    once_more(production, deployment_record)
 
 
-def once_more(production: Production, kept: KeptRecord) -> None:
+def once_more(production: Production, deployment_record: KeptRecord) -> None:
     code, output = production.back(DEPLOYMENT_ID=NEW)
     assert code == 0, output
     assert production.evidence()["already_back"] is True
     assert production.versions_now(5) == {"1.0.0"}
     assert production.running() == {"v1.0.0": 2}
     chain = production.chain()
-    assert [one.key.rsplit("/", 1)[1] for one in chain] == ["1.json", "rollback-1.json", "rollback-2.json"]
-    assert broken_links([one.data for one in chain]) == []
-    for one in chain[1:]:
-        schemas.validate(one.document, rollback.SCHEMA, where=one.key)
-        assert one.document["deployment_record"]["sha256"] == kept.sha256
-    assert [one["status"] for one in production.rollback_records()] == ["completed", "completed"]
+    assert [link.key.rsplit("/", 1)[1] for link in chain] == ["1.json", "rollback-1.json", "rollback-2.json"]
+    assert broken_links([link.data for link in chain]) == []
+    for link in chain[1:]:
+        schemas.validate(link.document, rollback.SCHEMA, where=link.key)
+        assert link.document["deployment_record"]["sha256"] == deployment_record.sha256
+    assert [record["status"] for record in production.rollback_records()] == ["completed", "completed"]
     assert production.records.previous(THIRD, 1) == run.Previous(chain[-1].sha256, NEW, "v1.1.0")
     assert list(production.records.records_of(NEW)) == [1]
 
@@ -249,11 +249,11 @@ def test_an_archive_that_does_not_answer_changes_nothing(refusing):
 
 
 def test_a_changed_record_is_not_believed(refusing):
-    changed, bucket = Archive(refusing.records.bucket, "changed"), refusing.records.bucket
+    archive, bucket = Archive(refusing.records.bucket, "changed"), refusing.records.bucket
     document = {**json.loads(refusing.records.records_of(NEW)[1]), "environment": "changed"}
-    bucket.put_once(changed.record_key(NEW, 1), json.dumps(document).encode(), content_type="application/json")
+    bucket.put_once(archive.record_key(NEW, 1), json.dumps(document).encode(), content_type="application/json")
     words = ("The record cannot be believed", "not canonical JSON")
     refused(refusing, *words, DEPLOYMENT_ID=NEW, DEPLOY_ENVIRONMENT="changed")
     orphan = {**document, "deployment_id": THIRD, "previous_record_sha256": "0" * 64}
-    bucket.put_once(changed.record_key(THIRD, 1), archived_bytes(orphan), content_type="application/json")
+    bucket.put_once(archive.record_key(THIRD, 1), archived_bytes(orphan), content_type="application/json")
     refused(refusing, words[0], "there is none with that SHA-256", DEPLOYMENT_ID=THIRD, DEPLOY_ENVIRONMENT="changed")

@@ -41,9 +41,9 @@ def environ(tmp_path):
 def step(monkeypatch):
     """Put a step of the test's own in the place of smoke-tests; signal handlers are restored afterwards."""
 
-    def put(run, *more):
+    def put(run, *mixins):
         module = ModuleType("azora_ci.steps.smoke_tests")
-        bases = (settings.Deployment, settings.DatabaseAccess, *more)
+        bases = (settings.Deployment, settings.DatabaseAccess, *mixins)
         module.Settings = dataclass(frozen=True, kw_only=True)(type("Settings", bases, {}))
         module.run = run
         monkeypatch.setitem(sys.modules, "azora_ci.steps.smoke_tests", module)
@@ -60,11 +60,11 @@ def fragment(environ) -> dict:
 
 def test_each_production_host_is_masked_by_itself(step, environ, capsys):
     environ |= {"PROD_HOST": "web1.example:2222, 203.0.113.7,web", "PROD_JUMP_HOST": "ops@bastion.example"}
-    kept: list[str] = []
+    masked: list[str] = []
 
     def run(job):
         job.say("web1.example and 203.0.113.7 and bastion.example")
-        kept.extend(job.log.masked_evidence(["ssh: connect to host 203.0.113.7 port 22", "a web page"]))
+        masked.extend(job.log.masked_evidence(["ssh: connect to host 203.0.113.7 port 22", "a web page"]))
         raise UnreachableError("Lost", what="web1.example is away", where="host-1", next_step="wait")
 
     step(run, settings.SshAccess)
@@ -72,10 +72,10 @@ def test_each_production_host_is_masked_by_itself(step, environ, capsys):
     printed = capsys.readouterr().out
     assert "*** and *** and ***" in printed
     text = json.dumps(fragment(environ))
-    assert kept == ["ssh: connect to host *** port 22", "a web page"]  # a name without a dot may stand inside of a word
-    shown = "".join(line for line in printed.splitlines() if not line.startswith("::add-mask::"))
+    assert masked == ["ssh: connect to host *** port 22", "a web page"]  # a name without a dot may stand inside of a word
+    visible = "".join(line for line in printed.splitlines() if not line.startswith("::add-mask::"))
     for host in ("web1.example", "203.0.113.7", "bastion.example"):
-        assert host not in text + shown
+        assert host not in text + visible
 
 
 @pytest.mark.parametrize(("error", "code"), [(NotTrueError, 1), (UnreachableError, 3)])
@@ -89,12 +89,12 @@ def test_a_failure_is_announced_recorded_and_masked(step, environ, capsys, error
     printed = capsys.readouterr().out
     assert "::error title=It broke::cannot use ***: 5 %25%0AWhere: here%0ANext: do that" in printed
     assert "Traceback" not in printed
-    found = fragment(environ)
-    assert (found["status"], found["deployment_id"], found["version"]) == ("failed", ID, "v1.2.3")
-    assert found["error"] == {"exit_code": code, "title": "It broke", "what": "cannot use ***: 5 %", "where": "here", "next": "do that"}
+    document = fragment(environ)
+    assert (document["status"], document["deployment_id"], document["version"]) == ("failed", ID, "v1.2.3")
+    assert document["error"] == {"exit_code": code, "title": "It broke", "what": "cannot use ***: 5 %", "where": "here", "next": "do that"}
     assert "It broke" in Path(environ["GITHUB_STEP_SUMMARY"]).read_text()
-    kept = "".join(path.read_text() for path in Path(environ["DEPLOYMENT_LOG_DIR"]).rglob("*") if path.is_file())
-    assert "hunter2" not in kept.replace("::add-mask::", "")
+    artifacts = "".join(path.read_text() for path in Path(environ["DEPLOYMENT_LOG_DIR"]).rglob("*") if path.is_file())
+    assert "hunter2" not in artifacts.replace("::add-mask::", "")
 
 
 def test_evidence_is_masked_and_a_quoted_fence_does_not_end_the_summary(step, environ):
@@ -142,9 +142,9 @@ def test_a_cancelled_run_is_recorded_as_cancelled_and_ends_its_children(step, en
     started = time.monotonic()
     assert runner.execute("smoke-tests", environ) == 1
     assert time.monotonic() - started < 60
-    found = fragment(environ)
-    assert found["status"] == "cancelled"
-    assert number.name in found["error"]["what"]
+    document = fragment(environ)
+    assert document["status"] == "cancelled"
+    assert number.name in document["error"]["what"]
 
 
 def test_incomplete_evidence_is_a_failure_even_when_the_step_returns(step, environ, capsys):
@@ -159,41 +159,41 @@ def test_missing_variables_leave_a_fragment_with_the_identity_that_is_known(envi
     printed = capsys.readouterr().out
     assert "VERSION is not set" in printed
     assert "PROD_DATABASE_URL is not set" in printed
-    found = fragment(environ)
-    assert (found["status"], found["deployment_id"], found["version"]) == ("failed", ID, None)
+    document = fragment(environ)
+    assert (document["status"], document["deployment_id"], document["version"]) == ("failed", ID, None)
 
 
 @pytest.mark.parametrize("job", pipeline.JOBS)
 def test_help_documents_the_environment(job):
     script = ROOT / "scripts" / f"{job.replace('-', '_')}.py"
     assert len(script.read_text().splitlines()) <= 15
-    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False, timeout=60)
-    assert done.returncode == 0, done.stderr
-    shown = " ".join(done.stdout.split())
+    completed = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False, timeout=60)
+    assert completed.returncode == 0, completed.stderr
+    help_text = " ".join(completed.stdout.split())
     for name, declared in variables.declared_variables(runner.step_module(job).Settings):
-        assert declared.name in shown
-        assert not declared.secret or f"--{name.replace('_', '-')}" not in shown
+        assert declared.name in help_text
+        assert not declared.secret or f"--{name.replace('_', '-')}" not in help_text
 
 
 def test_help_begins_with_what_must_be_given_and_ends_with_exit_codes():
     script = ROOT / "scripts" / "database_migrations.py"
-    done = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False, timeout=60)
-    shown = " ".join(done.stdout.split())
-    assert shown.startswith("Usage: scripts/database_migrations.py [OPTIONS]")
-    first, _, rest = shown.partition("--backup-max-age TEXT")
+    completed = subprocess.run([sys.executable, script, "--help"], capture_output=True, text=True, check=False, timeout=60)
+    help_text = " ".join(completed.stdout.split())
+    assert help_text.startswith("Usage: scripts/database_migrations.py [OPTIONS]")
+    first, _, rest = help_text.partition("--backup-max-age TEXT")
     assert first.count("[required; such as") == 3
     assert "[required" not in rest
     assert "PROD_DATABASE_URL: connection string" in rest
     assert "--run-id" not in rest
     assert "GITHUB_RUN_ID (the run)" in rest
-    assert shown.endswith("3 an outside system was not reached; 4 a bug.")
+    assert help_text.endswith("3 an outside system was not reached; 4 a bug.")
 
 
 def test_without_github_a_step_prints_for_a_person(tmp_path):
-    done = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, ROOT / "scripts" / "smoke_tests.py"], capture_output=True, text=True, check=False, timeout=60, cwd=tmp_path,
         env={"PATH": os.environ["PATH"]},
     )  # fmt: skip
-    assert done.returncode == 2
-    assert done.stdout.startswith("ERROR: ")
-    assert "::error" not in done.stdout
+    assert completed.returncode == 2
+    assert completed.stdout.startswith("ERROR: ")
+    assert "::error" not in completed.stdout

@@ -25,13 +25,13 @@ def database(postgres_cluster: DatabaseMaker) -> str:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    made = World(tmp_path, instances=1)
+    world = World(tmp_path, instances=1)
     try:
-        made.deploy_old()
-        put_up_new(made)
-        yield made
+        world.deploy_old()
+        put_up_new(world)
+        yield world
     finally:
-        made.close()
+        world.close()
 
 
 def put_up_new(world: World) -> None:
@@ -123,24 +123,24 @@ def test_the_old_version_behind_the_address_is_a_failure(world, database):
 
 
 @pytest.mark.parametrize(
-    ("sql", "said"),
+    ("sql", "message"),
     [
         ("SELECT 1", "public._prisma_migrations: 0 migrations applied, every release has at least 1"),
         (with_migrations(), "public._prisma_migrations: 0 migrations applied, every release has at least 1"),
         ("CREATE TABLE _prisma_migrations (id int)", "migration_name"),
     ],
 )
-def test_a_database_without_readable_migrations_is_unhealthy(world, postgres_cluster, sql, said):
+def test_a_database_without_readable_migrations_is_unhealthy(world, postgres_cluster, sql, message):
     code, output = smoke(world, postgres_cluster.fresh(sql))
     assert code == 1
-    assert said in output
+    assert message in output
     assert world.fragment("smoke-tests").evidence["health"]["database"] == "unhealthy"
 
 
 def test_the_database_must_have_what_database_migrations_left(world, database):
     rows = [{"name": "20261103_three", "checksum": "0" * 64, "seconds": 0.1}]
-    found = build.fragment("database-migrations", migrations_applied=1, applied=rows, already_applied=2)
-    build.receive(world.folder / "received", replace(found, deployment_id=NEW))
+    fragment = build.fragment("database-migrations", migrations_applied=1, applied=rows, already_applied=2)
+    build.receive(world.folder / "received", replace(fragment, deployment_id=NEW))
     code, output = smoke(world, database)
     assert code == 1
     assert "2 migrations applied, database-migrations left 3; not there: 20261103_three" in output

@@ -19,5 +19,5 @@ def test_no_heavy_library_is_imported_at_start(job):
         "import json, sys; from azora_ci.steps.runner import command; command(sys.argv[1]);"
         "print(json.dumps([name for name in sys.argv[2:] if name in sys.modules]))"
     )
-    done = subprocess.run([sys.executable, "-c", code, job, *HEAVY], capture_output=True, text=True, check=True, timeout=60)
-    assert json.loads(done.stdout) == []
+    completed = subprocess.run([sys.executable, "-c", code, job, *HEAVY], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(completed.stdout) == []

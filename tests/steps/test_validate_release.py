@@ -50,13 +50,13 @@ class Repositories:
 
 @pytest.fixture
 def repositories(tmp_path: Path) -> Repositories:
-    found = Repositories(tmp_path / "work", tmp_path / "origin.git", tmp_path / "checkout", tmp_path)
-    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(found.origin))
-    git(found.origin, "config", "uploadpack.allowAnySHA1InWant", "true")  # as GitHub allows
-    git(tmp_path, "init", "--quiet", "--initial-branch=main", str(found.work))
-    git(found.work, "remote", "add", "origin", str(found.origin))
-    found.commit("first")
-    return found
+    repositories = Repositories(tmp_path / "work", tmp_path / "origin.git", tmp_path / "checkout", tmp_path)
+    git(tmp_path, "init", "--quiet", "--bare", "--initial-branch=main", str(repositories.origin))
+    git(repositories.origin, "config", "uploadpack.allowAnySHA1InWant", "true")  # as GitHub allows
+    git(tmp_path, "init", "--quiet", "--initial-branch=main", str(repositories.work))
+    git(repositories.work, "remote", "add", "origin", str(repositories.origin))
+    repositories.commit("first")
+    return repositories
 
 
 @dataclass
@@ -92,9 +92,9 @@ class Step:
             "RECEIVED_ARTIFACTS_DIR": str(self.folder / "received"),
         }
         code = execute("validate-release", environ | more)
-        found = dict(re.findall(r"(?m)^(.+)<<ghadelimiter_.*\n(.*)\nghadelimiter_", output.read_text()))
+        outputs = dict(re.findall(r"(?m)^(.+)<<ghadelimiter_.*\n(.*)\nghadelimiter_", output.read_text()))
         fragment = json.loads((logs / "record" / "validate-release.json").read_text())
-        return Outcome(code, found, fragment, summary.read_text())
+        return Outcome(code, outputs, fragment, summary.read_text())
 
     def hand_over(self) -> None:
         """Give the fragment of the last run to the next one, as a downloaded artifact."""
@@ -121,7 +121,7 @@ def test_pushed_annotated_tag_that_checkout_made_lightweight(repositories: Repos
     assert short == commit[:6]
     fragment = outcome.fragment
     assert (fragment["version"], fragment["git_sha"], fragment["deployment_id"]) == ("v1.2.3", commit, name)
-    made = git(repositories.work, "show", "-s", "--format=%ct", commit)
+    committed = git(repositories.work, "show", "-s", "--format=%ct", commit)
     assert fragment["evidence"] == {
         "trigger": "push",
         "requested": None,
@@ -130,7 +130,7 @@ def test_pushed_annotated_tag_that_checkout_made_lightweight(repositories: Repos
         "origin_checked": True,
         "git_sha": commit,
         "tag_type": "annotated",
-        "commit_time": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(int(made))),
+        "commit_time": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(int(committed))),
         "deployment_id": name,
         "deployment_id_kept": False,
     }
@@ -170,8 +170,8 @@ def test_what_is_no_version_is_refused_before_anything_runs(
     repositories: Repositories, step: Step, event: str, version: str, reason: str
 ) -> None:
     repositories.checkout.mkdir()
-    more = {"ref": f"refs/tags/{version}"} if event == "push" else {"ref": "refs/heads/main", "INPUT_VERSION": version}
-    outcome = step(event, **more)
+    arguments = {"ref": f"refs/tags/{version}"} if event == "push" else {"ref": "refs/heads/main", "INPUT_VERSION": version}
+    outcome = step(event, **arguments)
     assert outcome.code == 2
     assert reason in outcome.error
     assert outcome.outputs == {}
@@ -180,14 +180,14 @@ def test_what_is_no_version_is_refused_before_anything_runs(
 
 
 @pytest.mark.parametrize(
-    ("event", "ref", "what"),
+    ("event", "ref", "message"),
     [("push", "refs/heads/main", "no push of a tag"), ("pull_request", "refs/tags/v1.2.3", "the event is 'pull_request'")],
 )
-def test_other_events_are_refused(repositories: Repositories, step: Step, event: str, ref: str, what: str) -> None:
+def test_other_events_are_refused(repositories: Repositories, step: Step, event: str, ref: str, message: str) -> None:
     repositories.checkout.mkdir()
     outcome = step(event, ref=ref)
     assert outcome.code == 2
-    assert what in outcome.error
+    assert message in outcome.error
 
 
 def test_dispatch_names_a_version(repositories: Repositories, step: Step) -> None:
@@ -326,10 +326,10 @@ def test_private_origin_is_opened_by_the_token_alone(
     assert step(GITHUB_SERVER_URL="https://github.com", GITHUB_TOKEN="ghs_the-token").code == 3  # it goes to GitHub only
     outcome = step(GITHUB_SERVER_URL=private_origin, GITHUB_TOKEN="ghs_the-token")
     assert (outcome.code, outcome.fragment["evidence"]["tag_type"]) == (0, "annotated")
-    written = b"".join(path.read_bytes() for path in (step.folder / "logs").rglob("*") if path.is_file())
-    assert b"AUTHORIZATION: basic ***" in written
-    assert b"ghs_the-token" not in written
-    assert PrivateOrigin.expected.split()[1].encode() not in written
+    logs = b"".join(path.read_bytes() for path in (step.folder / "logs").rglob("*") if path.is_file())
+    assert b"AUTHORIZATION: basic ***" in logs
+    assert b"ghs_the-token" not in logs
+    assert PrivateOrigin.expected.split()[1].encode() not in logs
     assert "ghs_the-token" not in (repositories.checkout / ".git" / "config").read_text()
 
 
@@ -345,9 +345,9 @@ def test_re_run_keeps_the_id_of_its_earlier_attempt(repositories: Repositories, 
     repositories.check_out()
     first = step().outputs["deployment-id"]
     step.hand_over()
-    later = step(GITHUB_RUN_ATTEMPT="2")
-    assert later.outputs["deployment-id"] == first
-    assert later.fragment["evidence"]["deployment_id_kept"] is True
+    rerun = step(GITHUB_RUN_ATTEMPT="2")
+    assert rerun.outputs["deployment-id"] == first
+    assert rerun.fragment["evidence"]["deployment_id_kept"] is True
     assert step(GITHUB_RUN_ATTEMPT="2", GITHUB_RUN_ID="78").fragment["evidence"]["deployment_id_kept"] is False
 
 
