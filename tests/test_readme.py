@@ -1,4 +1,4 @@
-"""What the README tells people to type is there: scripts, commands, options, files, variables and their defaults."""
+"""The scripts, commands, options, files, variables and defaults that the README names exist."""
 
 from __future__ import annotations
 

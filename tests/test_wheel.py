@@ -1,4 +1,4 @@
-"""The built wheel, installed into an empty environment: schemas and workflows ship, a step runs, an application adopts it."""
+"""The built wheel ships schemas and workflows; from an empty environment a step runs and an application adopts it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def python(wheel: Path) -> Path:
-    """The interpreter of an empty environment that has the wheel and the hashed requirements, nothing else."""
+    """Return the interpreter of an environment that holds the wheel and the hashed requirements, nothing else."""
     environment = wheel.parent / "environment"
     assert run(sys.executable, "-m", "venv", environment, folder=wheel.parent).returncode == 0
     interpreter = environment / "bin/python"

@@ -1,4 +1,4 @@
-"""What ``edge status`` says of several hosts, and of a release that was taken back on some of them only."""
+"""``edge status`` counts instances by host and reports a release that was taken back on some hosts only."""
 
 from __future__ import annotations
 

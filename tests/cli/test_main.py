@@ -1,4 +1,4 @@
-"""The commands of a person at a keyboard, on a real edge and real instances."""
+"""These tests run the commands that a person types, on a real edge and real instances."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ COMMANDS = (
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """1.0.0, 1.1.0 and 1.2.0 were deployed one after the other, within a rollback window."""
+    """Deploy 1.0.0, 1.1.0 and 1.2.0 one after the other, within a rollback window."""
     world = World(tmp_path_factory.mktemp("world"), instances=1)
     try:
         world.deploy_old()
@@ -196,7 +196,7 @@ def test_an_edge_is_installed_and_one_that_is_there_keeps_its_weights(world, tmp
     assert (code, "envoy -c " in output) == (0, True)
     assert json.loads((tmp_path / "edge/current/edge.json").read_text())["listen"] == "127.0.0.1:8081"
     code, output = run("edge", "status", config=path)
-    assert (code, "admin port" in output) == (3, True)  # it is installed, and not started
+    assert (code, "admin port" in output) == (3, True)  # the edge is installed but does not run
 
 
 # --- clean: changes what the others look at, so it is last --------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""build-and-push with a real Docker daemon and real registries; images hold nothing but a static busybox."""
+"""These tests run build-and-push with a real Docker daemon and real registries; images hold nothing but a static busybox."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ SERVICES = ("api_gateway", "auth_service")
 
 
 class World:
-    """A repository with two services whose images need what the production build makes."""
+    """A repository has two services, and their images need the files that the production build makes."""
 
     def __init__(self, folder: Path, engine: str, host: str, name: str) -> None:
         self.folder, self.engine, self.host, self.name = folder, engine, host, name
@@ -85,7 +85,7 @@ class World:
         return dict(json.loads(match[1])) if match else {}
 
     def in_registry(self, service: str, tag: str = "v1.2.3") -> tuple[str | None, dict[str, str]]:
-        """Ask the registry itself: digest and labels under a tag."""
+        """Ask the registry for a tag and return the image's digest and labels; without such an image return None and no labels."""
         base = f"http://{self.host}/v2/{self.name}/{service}"
         answer = requests.get(f"{base}/manifests/{tag}", headers={"Accept": MANIFEST}, timeout=30)
         if answer.status_code == 404:
@@ -228,7 +228,7 @@ def test_a_private_base_image_is_pulled_with_the_login(make: Callable[[str], Wor
         (world.root / "services" / service / "Dockerfile").write_text(f"FROM {base}\nCOPY dist /more\n")
     assert world.run(VERSION="v1.2.4", **login) == 0
     assert f"Step 1/6 : FROM {base}" in world.log
-    assert client.images.get(base)  # it had been removed: the build pulled it
+    assert client.images.get(base)  # the image had been removed, so the build pulled it
     client.close()
 
 
@@ -242,7 +242,7 @@ def test_a_login_that_is_refused(make: Callable[[str], World], private_registry:
 
 
 class DenyingRegistry(BaseHTTPRequestHandler):
-    """Lets everybody in and denies every repository, as Docker Hub does for one that does not exist yet."""
+    """This registry lets everybody in and denies every repository, as Docker Hub does for a repository that does not exist yet."""
 
     def do_GET(self) -> None:
         denied = self.path != "/v2/"

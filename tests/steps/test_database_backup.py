@@ -1,4 +1,4 @@
-"""The job as a user runs it, on a real PostgreSQL and a real S3 server."""
+"""These tests run database-backup as a user does, on a real PostgreSQL and a real S3 server."""
 
 from __future__ import annotations
 

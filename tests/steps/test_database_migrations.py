@@ -1,4 +1,4 @@
-"""database-migrations for real: PostgreSQL, Prisma, an S3 server, and the bad days."""
+"""These tests run database-migrations with a real PostgreSQL, Prisma and S3 server, on good and on bad days."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SCRIPT = ROOT / "scripts" / "database_migrations.py"
 
 
 class Deployment:
-    """An application folder, a production database, a verified backup of it, and the step run on them."""
+    """A deployment holds an application folder, a production database and a verified backup, and runs the step on them."""
 
     def __init__(self, folder: Path, url: str, stores: Stores, maker: DatabaseMaker, node: dict[str, str]) -> None:
         self.folder = folder
@@ -108,7 +108,7 @@ class Deployment:
 def production(
     sample: Sample, migrated: str, postgres_cluster: DatabaseMaker, s3_server: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Deployment:
-    """Production at v1.0.0, the release v1.1.0 checked out, no backup yet."""
+    """Return a deployment of v1.1.0 whose database is at v1.0.0 and has no backup yet."""
     url = postgres_cluster.fresh(options=f"TEMPLATE {DatabaseUrl.parse(migrated).database}")
     folder = sample.copy(tmp_path / "application")
     monkeypatch.chdir(folder)
@@ -192,7 +192,7 @@ def test_the_summary_shows_names_as_they_are(production: Deployment) -> None:
 
 
 def refused(production: Deployment, title: str, message: str, code: int = 1) -> None:
-    """The step refuses, says so, and the database is as before."""
+    """Check that the step refuses with this message and leaves the database as it was."""
     before = production.applied()
     assert production.run() == code, production.log
     assert (production.error["title"], production.fragment()["status"]) == (title, "failed")

@@ -1,4 +1,4 @@
-"""deployment-failure-handler: it reports whatever there is, keeps the backup, tells people, and never fails silently."""
+"""deployment-failure-handler reports all evidence that there is, keeps the backup, notifies people, and never fails silently."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def world(tmp_path, s3_server):
 
 
 def failed_at(world, job, *, result="failure", backup=True, **changes):
-    """Leave what a run leaves whose ``job`` failed, and return its toJSON(needs)."""
+    """Write the artifacts of a run whose ``job`` failed, and return the run's ``toJSON(needs)``."""
     at = ORDER.index(job)
     stored = world.put_backup() if backup and at > 2 else {}
     fragments = [build.fragment(earlier, **(stored if earlier == "database-backup" else {})) for earlier in ORDER[:at]]

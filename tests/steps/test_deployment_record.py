@@ -1,4 +1,4 @@
-"""deployment-record against a real S3 server and a Slack receiver: one record, written once, and nothing said that is not so."""
+"""deployment-record writes one record once to a real S3 server and tells a Slack receiver nothing that is not so."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The rollout step as a process, on a real Envoy and real services under load: every end state is looked at from outside."""
+"""These tests run the rollout step as a process on a real Envoy and real services under load, and check end states from outside."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 
 def back_on_old(world: World) -> None:
-    """Users get the old version only, and nothing of the new one runs."""
+    """Check that users get the old version only and that no instance of the new version runs."""
     assert world.versions_now() == {"1.0.0"}
     assert set(world.running()) == {"v1.0.0"}
 
@@ -49,7 +49,7 @@ def test_up_to_100_percent_without_a_failed_request(world):
     assert shares == [("canary", 5, 2, "healthy"), ("progressive", 50, 2, "healthy"), ("full", 100, 4, "healthy")]
     assert evidence["stages"][0]["weights"]["/api"] == {f"api_gateway-{OLD}": 95, f"api_gateway-{NEW}": 5}
     for stage in evidence["stages"]:
-        assert stage["requests"]["v1.1.0"] >= 20  # two services, 10 each: made up by synthetic requests where users sent fewer
+        assert stage["requests"]["v1.1.0"] >= 20  # 10 for each of two services; synthetic requests fill the gap that users leave
         assert stage["probes"]["failed"] == 0
         assert [decision["decision"] for decision in stage["decisions"]][-1] == "advance"
         assert len(stage["decisions"]) == stage["ticks"]
@@ -58,7 +58,7 @@ def test_up_to_100_percent_without_a_failed_request(world):
     artifacts = output + "".join(path.read_text() for path in (world.folder / "job-1").rglob("*") if path.is_file())
     assert "not-to-be-seen" not in artifacts
     assert json.loads(get(world.port, "/api/work")[2])["secret_length"] == len("not-to-be-seen")
-    assert json.loads(get(world.port, "/auth/work")[2])["secret_length"] == 0  # it names no secret
+    assert json.loads(get(world.port, "/auth/work")[2])["secret_length"] == 0  # auth_service names no secret
     rerun_recognises_it(world)
 
 
@@ -97,7 +97,7 @@ def test_errors_of_the_new_version_take_all_traffic_back(world, stage, percent):
     assert (last["decision"], last["reason"] in evidence["abort"]["reason"]) == ("abort", True)
     assert last["probes"]["failed"] > 0 or last["failed"]["v1.1.0"] > 0
     assert evidence["rollback_available"] is False
-    assert {status for status, _ in load.failed} <= {500}  # what the new version answered, and nothing that the way back lost
+    assert {status for status, _ in load.failed} <= {500}  # the new version answered 500; the way back lost no request
     folders = [path.name for path in (world.folder / "job-1" / "instances").iterdir()]
     assert any(name.startswith(f"{NEW}-api_gateway-") for name in folders)
 
@@ -181,7 +181,7 @@ def test_a_rerun_after_an_abort_starts_again_at_0_percent(world):
     code, _ = world.finish(world.start("gradual_rollout", HEALTH_CHECK_TIMEOUT="2"))
     assert code == 1
     assert world.fragment().evidence["abort"]["stage"] == "canary"
-    assert world.fragment().evidence["stages"] == []  # it never got weight
+    assert world.fragment().evidence["stages"] == []  # the new version never got weight
     back_on_old(world)
     world.unflag("1.1.0.sick")
     code, output = world.finish(world.start("gradual_rollout", attempt=2))

@@ -1,4 +1,4 @@
-"""A host that is lost while something that was left half done is taken back: no step asks for that again and again."""
+"""No step asks again and again to take a half-done release back when a host is lost meanwhile."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ OLD, NEW, THIRD = "1764000000-aaaaaa", "1764000100-bbbbbb", "1764000200-cccccc"
 
 
 class Losing:
-    """A target whose second host is lost: what is known of its journal says the same whatever is done."""
+    """This target has lost its second host, so its journal stays the same whatever a step does."""
 
     def __init__(self) -> None:
         self.taken_back: list[str] = []

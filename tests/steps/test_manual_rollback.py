@@ -1,4 +1,4 @@
-"""manual-rollback: instructions for this very deployment, from its record or, without one, from the fragments."""
+"""manual-rollback writes instructions for one deployment from its record or, without a record, from the fragments."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def world(tmp_path, s3_server):
 
 
 def recorded(world, *changed):
-    """Leave what a successful run leaves up to and with deployment-record."""
+    """Write the artifacts of a successful run up to and including deployment-record, and return the record's artifact."""
     fragments = build.complete(**{fragment.job.replace("-", "_"): fragment for fragment in changed})
     build.receive(world.received, *fragments.values())
     outcome = world.run("deployment-record")
@@ -34,7 +34,7 @@ def recorded(world, *changed):
 
 
 def ended(minutes_ago: float):
-    """Return smoke tests that ended so long ago, and with them the deployment."""
+    """Return the fragment of smoke tests that ended the deployment so many minutes ago."""
     end = rfc3339(datetime.now(UTC) - timedelta(minutes=minutes_ago))
     return replace(build.fragment("smoke-tests"), started_at=end, ended_at=end)
 

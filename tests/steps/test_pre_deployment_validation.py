@@ -1,4 +1,4 @@
-"""pre-deployment-validation against the GitHub stand-in, a real PostgreSQL and real public endpoints."""
+"""These tests run pre-deployment-validation against the GitHub stand-in, a real PostgreSQL and real HTTP endpoints."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ HEALTHY: dict[str, Any] = {"status": "healthy", "version": "1.2.2"}
 
 
 class Site:
-    """A public site: path -> (status, document)."""
+    """A public site answers each path with a status and a JSON document from ``pages``."""
 
     def __init__(self) -> None:
         self.pages: dict[str, tuple[int, Any]] = {"/health": (200, HEALTHY)}
@@ -270,7 +270,7 @@ def test_a_job_that_was_run_again_counts_by_its_last_attempt(world: World) -> No
     world.api.write(check_runs=[failed, passed], runs={"77": 5})
     assert world.run() == 0
     world.api.write(check_runs=[failed, passed | {"attempt": 1}], runs={"77": 5})
-    assert world.run() == 1  # two jobs of one name in one attempt
+    assert world.run() == 1  # one attempt has two jobs of the same name
 
 
 def test_a_workflow_of_a_ruleset_is_a_gate(world: World) -> None:
@@ -414,6 +414,6 @@ def test_host_keys_that_the_last_deployment_recorded_are_handed_on(world: World,
     assert (recorded["location"], recorded["host_keys"]) == (location, [test_host_keys.evidence(test_host_keys.FIRST)])
 
     assert world.run(**s3_server.environ, PROD_KNOWN_HOSTS="web1.example ssh-ed25519 AAAA") == 0
-    assert world.evidence["recorded_host_keys"] is None  # the pinned ones count
+    assert world.evidence["recorded_host_keys"] is None  # the pinned host keys count
     assert world.run() == 0
     assert "recorded host keys" in {check["name"] for check in world.evidence["not_checked"]}

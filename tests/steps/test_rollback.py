@@ -1,4 +1,4 @@
-"""Going back by hand as a process: real edge, real instances, a real S3 server, a Slack receiver, a database."""
+"""These tests run the rollback step as a process with a real edge, instances, S3 server and database, and a Slack receiver."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Production(World):
         return str(escaped(self.evidence()["rollback_record"]["location"]))
 
     def untouched(self) -> bool:
-        """Say whether 1.1.0 serves everything as before, and nothing was journalled, archived or told."""
+        """Return whether 1.1.0 serves everything as before and the step journalled, archived and announced nothing."""
         state, held = self.edge.state(), self.target().holder()
         journal = self.target().current()
         same = (state.stable, state.canary, held, journal.serving) == (NEW, None, None, NEW) and not journal.releases[NEW].going_back
@@ -86,7 +86,7 @@ def production(tmp_path: Path, s3_server: Stores, database: str) -> Iterator[Pro
 
 @pytest.fixture(scope="module")
 def refusing(tmp_path_factory: pytest.TempPathFactory, s3_session: Stores, database: str) -> Iterator[Production]:
-    """One production for everything that is refused: afterwards it is as before."""
+    """Share one production between the tests of refusals, because a refusal leaves it as it was."""
     production = Production(tmp_path_factory.mktemp("refusing"), s3_session, database)
     production.keep()
     try:
@@ -185,7 +185,7 @@ def test_a_cancelled_rollback_that_has_begun_is_finished_quickly(production):
     production.attempt = 1
     process = production.start("rollback", 1, **{**production.variables, "DEPLOYMENT_ID": NEW})
     until(lambda: production.edge.state().stable == OLD, "the edge's files hold the old weights")
-    process.send_signal(signal.SIGTERM)  # while it is proved
+    process.send_signal(signal.SIGTERM)  # the step is still proving the way back
     code, output = production.finish(process)
     assert production.versions_now() == {"1.0.0"}, output
     assert (code, production.fragment("rollback").status) == (1, "cancelled")

@@ -1,4 +1,4 @@
-"""Going back by hand on production hosts, with real dockerd, sshd, Envoy and guard: what is refused, and what is lost on the way."""
+"""These tests run the rollback step on production hosts with real dockerd, sshd, Envoy and guard, and lose hosts on the way."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class Production:
         return self.world.finish(self.start(**more))
 
     def look(self, *words: str) -> tuple[int, str]:
-        """Run a command of a person at a keyboard and return its exit code and output."""
+        """Run a command as a person at a keyboard does and return its exit code and output."""
         argv = [sys.executable, "-m", "azora_ci", *words, "--config", str(self.world.config_path)]
         environ, folder = self.world.environ(1), self.world.folder
         completed = subprocess.run(argv, env=environ, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
@@ -55,7 +55,7 @@ class Production:
         return evidence(self.world.folder, self.attempt)
 
     def untouched(self) -> bool:
-        """Say whether 1.1.0 serves everywhere, nobody holds the lock, and nothing was journalled, archived or told."""
+        """Return whether 1.1.0 serves everywhere, nobody holds the lock, and the step journalled and archived nothing."""
         target, world = self.world.target(), self.world
         journal = target.current()
         states = [world.edge_state(machine) for machine in world.machines]
@@ -165,7 +165,7 @@ def test_a_rollout_under_way_is_fenced_and_changes_nothing_any_more(one_host):
 
 
 def built(world: World, deployment_id: str) -> None:
-    """Leave the fragment of a build of the oldest images for another deployment."""
+    """Write the fragment of a build that gives another deployment the oldest images."""
     world.built()
     path = world.folder / "received" / f"build-logs-{NEW}"
     text = (path / "record" / "build-and-push.json").read_text().replace(NEW, deployment_id).replace("v1.1.0", "v1.0.0")
@@ -191,7 +191,7 @@ def test_a_host_out_of_reach_is_left_out_said_and_finished_by_a_second_press(two
     assert any(far.alias in note for note in first["notes"])
     code, output = production.look("edge", "status")
     assert (code, f"{far.alias}: Production host cannot be reached" in output) == (3, True), output
-    assert "v1.0.0" in output  # what the other one says is shown all the same
+    assert "v1.0.0" in output  # the command still prints what the other host reports
     assert production.look("lock", "status")[0] == 3
     code, output = production.look("doctor")
     assert (code, f"✗ {far.alias}" in output, "✓ hosts: the others answer" in output) == (1, True, True), output
@@ -210,7 +210,7 @@ def test_a_host_out_of_reach_is_left_out_said_and_finished_by_a_second_press(two
 
 
 def begun(production: Production) -> subprocess.Popen[str]:
-    """Start a rollback and return it when every host's files hold the old weights, while it still proves that."""
+    """Start a rollback and return its process when every host's files hold the old weights and the step still proves that."""
     step, world = production.start(), production.world
     until(lambda: all(world.edge_state(host)["stable"] == OLD for host in world.machines) or step.poll() is not None, "old weights", 60)
     assert step.poll() is None, step.communicate()[0]
@@ -227,7 +227,7 @@ def test_a_rollback_that_was_cancelled_or_killed_leaves_the_old_version_and_is_f
     assert (code, time.monotonic() - began < 10) == (1, True), output
     assert world.versions_now() == {"1.0.0"}
     assert production.around.rollback_records() == []
-    put_up(world, "1.1.0", THIRD)  # and the same again, with a runner that vanishes
+    put_up(world, "1.1.0", THIRD)  # the second rollback loses its runner
     previous = {"previous_deployment_id": OLD, "previous_version": "v1.0.0"}
     production.around.keep(THIRD, **previous)
     step = begun(production)

@@ -1,4 +1,4 @@
-"""The boundary: whatever happens, one annotation, one fragment, the family's exit code."""
+"""The runner turns whatever happens in a step into one annotation, one fragment and the exit code of the error's family."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def environ(tmp_path):
 
 @pytest.fixture
 def step(monkeypatch):
-    """Put a step of the test's own in the place of smoke-tests; signal handlers are restored afterwards."""
+    """Return a function that puts a test's own step in the place of smoke-tests; restore the signal handlers afterwards."""
 
     def put(run, *mixins):
         module = ModuleType("azora_ci.steps.smoke_tests")
@@ -72,7 +72,7 @@ def test_each_production_host_is_masked_by_itself(step, environ, capsys):
     printed = capsys.readouterr().out
     assert "*** and *** and ***" in printed
     text = json.dumps(fragment(environ))
-    assert masked == ["ssh: connect to host *** port 22", "a web page"]  # a name without a dot may stand inside of a word
+    assert masked == ["ssh: connect to host *** port 22", "a web page"]  # a name without a dot stays: it may stand inside of a word
     visible = "".join(line for line in printed.splitlines() if not line.startswith("::add-mask::"))
     for host in ("web1.example", "203.0.113.7", "bastion.example"):
         assert host not in text + visible

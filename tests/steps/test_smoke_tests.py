@@ -1,4 +1,4 @@
-"""The smoke tests as a process, against real services behind a real edge and a real database."""
+"""These tests run the smoke-tests step as a process, against real services behind a real edge and a real database."""
 
 from __future__ import annotations
 

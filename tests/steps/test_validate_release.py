@@ -1,4 +1,4 @@
-"""validate-release on real repositories: a work tree, a bare origin, and a checkout made as actions/checkout makes it."""
+"""These tests run validate-release on a real work tree, a bare origin, and a checkout made as actions/checkout makes it."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from tests.support.commands import git
 
 @dataclass
 class Repositories:
-    work: Path  # where a developer commits and tags
-    origin: Path  # what they push to
-    checkout: Path  # what the runner has
+    work: Path  # a developer commits and tags here
+    origin: Path  # the developer pushes here
+    checkout: Path  # the runner works here
     folder: Path
 
     def commit(self, text: str) -> str:
@@ -288,7 +288,7 @@ def test_origin_out_of_reach(repositories: Repositories, step: Step) -> None:
 
 
 class PrivateOrigin(SimpleHTTPRequestHandler):
-    """Serves a bare repository's files to whoever brings the token, as GitHub takes it from actions/checkout."""
+    """This server gives a bare repository's files to a client with the token, which it takes as GitHub does from actions/checkout."""
 
     expected = "basic " + base64.b64encode(b"x-access-token:ghs_the-token").decode()
 
@@ -323,7 +323,7 @@ def test_private_origin_is_opened_by_the_token_alone(
     git(repositories.folder, "clone", "--quiet", str(repositories.origin), str(repositories.checkout))
     git(repositories.checkout, "remote", "set-url", "origin", f"{private_origin}/origin.git")
     assert step(GITHUB_SERVER_URL=private_origin).code == 3
-    assert step(GITHUB_SERVER_URL="https://github.com", GITHUB_TOKEN="ghs_the-token").code == 3  # it goes to GitHub only
+    assert step(GITHUB_SERVER_URL="https://github.com", GITHUB_TOKEN="ghs_the-token").code == 3  # the token goes to GitHub only
     outcome = step(GITHUB_SERVER_URL=private_origin, GITHUB_TOKEN="ghs_the-token")
     assert (outcome.code, outcome.fragment["evidence"]["tag_type"]) == (0, "annotated")
     logs = b"".join(path.read_bytes() for path in (step.folder / "logs").rglob("*") if path.is_file())

@@ -1,4 +1,4 @@
-"""The workflow and the steps agree: ids, needs, conditions, environment, outputs, artifacts, permissions."""
+"""The workflow and the steps agree on ids, needs, conditions, environment, outputs, artifacts and permissions."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ ARTIFACTS = {
     "manual-rollback": "rollback-instructions",
     "deployment-failure-handler": "deployment-failure-report",
 }
-# What GitHub itself sets for every step; docs.github.com, "Default environment variables".
+# GitHub itself sets these variables for every step; docs.github.com, "Default environment variables".
 SET_BY_GITHUB = set(
     re.findall(
         r"\w+",
@@ -53,11 +53,11 @@ SET_BY_GITHUB = set(
         """,
     )
 )
-# What a self-hosted runner's own environment may say.
+# A self-hosted runner's own environment may set these variables.
 SET_BY_THE_MACHINE = {"DOCKER_HOST"}
-# What only a person at a keyboard sets: a variable left behind in the repository must not turn deployments into rehearsals.
+# Only a person at a keyboard sets these: a variable left behind in the repository must not turn deployments into rehearsals.
 AT_A_KEYBOARD = {"ROLLOUT_DRY_RUN"}
-# Secrets that a job gets only where a variable says that it needs them.
+# A job gets these secrets only where a variable says that the job needs them.
 VIA_SSH = "${{{{ vars.DATABASE_VIA_SSH == 'true' && secrets.{} || '' }}}}"
 GOING_BACK = "${{{{ vars.ROLLBACK_ON_SMOKE_FAILURE == 'true' && secrets.{} || '' }}}}"
 EITHER = "${{{{ (vars.ROLLBACK_ON_SMOKE_FAILURE == 'true' || vars.DATABASE_VIA_SSH == 'true') && secrets.{} || '' }}}}"
@@ -79,7 +79,7 @@ def steps(job: str) -> list[dict[str, Any]]:
 
 
 def run_step(job: str) -> dict[str, Any]:
-    """Return the one step of a job that runs something of ours."""
+    """Return the only step of a job that runs a script of this repository."""
     (step,) = [step for step in steps(job) if "run" in step]
     return step
 
@@ -89,7 +89,7 @@ def using(job: str, action: str) -> list[dict[str, Any]]:
 
 
 def declared(job: str) -> dict[str, Any]:
-    """Return environment variable -> declaration of a job's settings."""
+    """Return the declarations of a job's settings by environment variable."""
     return {variable.name: variable for _, variable in declared_variables(step_module(job).Settings)}
 
 
@@ -285,7 +285,7 @@ def test_the_restore_drill_hands_over_what_it_declares():
     (step,) = [step for step in job["steps"] if "run" in step]
     assert step["run"] == 'exec "$AZORA_PYTHON" "$AZORA_CI/scripts/restore_drill.py"'
     environ, variables = {**drill["env"], **step["env"]}, declared("restore-drill")
-    assert set(environ) == set(variables) - SET_BY_GITHUB - {"RECEIVED_ARTIFACTS_DIR", "ROLLBACK_WINDOW_MINUTES"}  # of deployments only
+    assert set(environ) == set(variables) - SET_BY_GITHUB - {"RECEIVED_ARTIFACTS_DIR", "ROLLBACK_WINDOW_MINUTES"}  # deployments only
     secret = {name for name, value in environ.items() if references(value, "secrets")}
     assert secret == {name for name, variable in variables.items() if variable.secret}
     assert environ["BACKUP_PROOF"] == f"${{{{ vars.BACKUP_PROOF || '{variables['BACKUP_PROOF'].default}' }}}}"

@@ -1,4 +1,4 @@
-"""The set-up action's script installs for real: into a tool cache, hashes checked, once for the same input."""
+"""The set-up action's script installs into a tool cache, checks hashes, and installs once for the same input."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support import ROOT
 
 
 def only_click() -> str:
-    """Return the hashed requirement of click alone: small, and the one that a script imports first."""
+    """Return the hashed requirement of click alone: click is small, and a script imports it first."""
     text = (ROOT / "requirements.txt").read_text(encoding="utf-8")
     match = re.search(r"^click==.*?(?=^\S|\Z)", text, re.MULTILINE | re.DOTALL)
     assert match
@@ -22,7 +22,7 @@ def only_click() -> str:
 
 
 class Runner:
-    """A runner's folders, with a checkout of the action in it."""
+    """A runner has its own folders, which hold a checkout of the action."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

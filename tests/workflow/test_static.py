@@ -1,4 +1,4 @@
-"""What other people's tools say about the workflows, the set-up action and the shell scripts."""
+"""Public linters find no fault in the workflows, the set-up action and the shell scripts."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Adoption in real scratch repositories: what is discovered, written, refused, and asked of a person."""
+"""These tests adopt azora-ci in real scratch repositories: they check what is discovered, written, refused and left to a person."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ services:
 
 @pytest.fixture
 def application(tmp_path: Path) -> Path:
-    """A repository with a compose file, Prisma and npm, as adopt finds it."""
+    """Return a repository that has a compose file, Prisma and npm, before anybody adopts azora-ci in it."""
     folder = tmp_path / "application"
     (folder / "prisma/migrations").mkdir(parents=True)
     (folder / "node_modules/other/prisma").mkdir(parents=True)
@@ -101,7 +101,7 @@ def test_the_set_up_is_pinned_and_the_rest_is_this_version(application):
         assert stamp.startswith(f"# Adopted from azora/deployer@{SHA}; ")
         jobs, expected = yaml.safe_load(body)["jobs"], yaml.safe_load(ours)["jobs"]
         assert list(jobs) == list(expected)
-        assert body.count("\n") - ours.count("\n") == (4 if name == "deploy-production.yml" else 0)  # secrets of services
+        assert body.count("\n") - ours.count("\n") == (4 if name == "deploy-production.yml" else 0)  # the lines hold the services' secrets
 
 
 def test_the_rollout_step_gets_the_secrets_of_services(application):
@@ -148,7 +148,7 @@ def test_the_configuration_fits_its_schema_and_is_read(application):
     loaded = config.load(application / plan.CONFIG)
     assert [service.id for service in loaded.services] == ["auth_service", "api_gateway"]
     assert loaded.database.migrate == ("npx", "prisma", "migrate", "deploy")
-    assert loaded.checks.required == ()  # refused by the gate until somebody names them
+    assert loaded.checks.required == ()  # the gate refuses this until somebody names them
 
 
 @pytest.mark.parametrize(
