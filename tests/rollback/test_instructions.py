@@ -272,8 +272,8 @@ def _answers(connection: Any) -> bool:
 
 def test_a_backup_of_which_only_the_location_is_known_is_restored(rescue):
     unknown = dict.fromkeys(("version_id", "sha256", "tables", "rows"))
-    done = rescue.bash(scripts.restore_script(rescue.store(gzip.compress(rescue.dump), **unknown), build.DEPLOYMENT_ID))
-    assert done.returncode == 0, done.stderr
+    completed = rescue.bash(scripts.restore_script(rescue.store(gzip.compress(rescue.dump), **unknown), build.DEPLOYMENT_ID))
+    assert completed.returncode == 0, completed.stderr
     assert rescue.rows("enrolments", f"{rescue.database}_restore_1764000000") == 300
 
 

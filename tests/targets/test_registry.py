@@ -45,5 +45,5 @@ def test_no_target_is_imported_before_it_is_opened():
         "import json, sys; from azora_ci.targets.registry import TARGETS;"
         "print(json.dumps([name for name in sys.argv[1:] if name in sys.modules]))"
     )
-    done = subprocess.run([sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True, timeout=60)
-    assert json.loads(done.stdout) == []
+    completed = subprocess.run([sys.executable, "-c", code, *HEAVY], capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(completed.stdout) == []
