@@ -129,15 +129,13 @@ class Tunnel:
 
     def open(self, attempts: int | None = None) -> None:
         """Connect, at most ``attempts`` (``ATTEMPTS``) times where trying again can help. Raises the errors of ``explain``."""
-        most = attempts or ATTEMPTS
-        for attempt in range(1, most + 1):
+        for attempt in self._clock.attempts(attempts or ATTEMPTS):
             try:
                 return self._open_once()
             except UnreachableError as error:
-                if attempt == most:
+                if attempt.last:
                     raise
-                self._say(f"{self._place}: {error.title.lower()}, attempt {attempt} of {most}: {error.what.splitlines()[-1]}")
-                self._clock.sleep(2 ** (attempt - 1))
+                self._say(f"{self._place}: {error.title.lower()}, {attempt}: {error.what.splitlines()[-1]}")
         return None
 
     def ensure(self) -> None:
