@@ -1,1 +1,1 @@
-"""May a deployment begin: required checks, the application's audit and build commands, whether everything outside can be reached."""
+"""May a deployment begin: required checks, the application's own commands, whether everything outside answers. Changes nothing."""

@@ -1,1 +1,1 @@
-"""``adopt``: find what an application is made of, plan the files for its repository, and say what is left to fill in."""
+"""``adopt``: find what an application is made of, plan the files for its repository, say what is left to fill in. Deploys nothing."""

@@ -1,1 +1,1 @@
-"""Migrations of the application: what is applied and pending, what is risky in them, and Prisma, which applies them."""
+"""Migrations of the application: what is applied and pending, what is risky in them, and Prisma. When they run is a step's matter."""

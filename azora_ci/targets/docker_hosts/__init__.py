@@ -1,1 +1,1 @@
-"""Target ``docker_hosts``: production hosts over SSH, whose services are containers behind an edge and a guard of each host."""
+"""Target ``docker_hosts``: production hosts over SSH, services in containers behind each host's edge. Knows no other kind of target."""

@@ -1,1 +1,1 @@
-"""The guard, the only writer of a host's routes: server and store, shipped into a container, and the client that asks for changes."""
+"""The guard, the only writer of a host's routes: server and store, which run in a container, and their client. Decides no rollout."""

@@ -1,1 +1,1 @@
-"""Target ``local_processes``: services are processes on loopback of this machine, behind an edge here; for rehearsals and tests."""
+"""Target ``local_processes``: services are processes on loopback, for rehearsals and tests. Knows no other kind of target."""
