@@ -23,20 +23,23 @@ ANY_APP = -1  # GitHub's id for "any source may set this check"
 class Required:
     """A check that must have passed: its name, who demands it, and the only app whose result counts (None: any).
 
-    Where a ruleset demands a whole workflow (``workflow``), the name is the path of the workflow's file.
+    Where a ruleset demands a whole workflow (``workflow``), the name is the path of the workflow's file in the repository
+    ``repository_id``.
     """
 
     name: str
     source: str  # configuration | ruleset | branch protection
     app_id: int | None = None
     workflow: bool = False
+    repository_id: int | None = None
 
     def concerns(self, check: Observed) -> bool:
         """Say whether a check of the commit has the name that is required."""
-        if self.workflow or check.kind == WORKFLOW_RUN:
-            # A workflow of another repository is shown as owner/name/.github/workflows/file.yml.
-            same = check.name == self.name or check.name.endswith(f"/{self.name}")
-            return self.workflow and check.kind == WORKFLOW_RUN and same
+        if self.workflow != (check.kind == WORKFLOW_RUN):
+            return False
+        if self.workflow and self.repository_id not in {None, check.repository_id}:
+            # GitHub shows a workflow of another repository as owner/name/.github/workflows/file.yml.
+            return check.name.endswith(f"/{self.name}")
         return check.name == self.name
 
 
@@ -50,6 +53,7 @@ class Observed:
     conclusion: str
     app_id: int | None
     url: str | None
+    repository_id: int | None = None  # of a workflow run: the repository in which it ran
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,10 @@ def required_by_rules(rules: Iterable[dict[str, Any]]) -> list[Required]:
             checks = parameters.get("required_status_checks", [])
             required += [Required(check["context"], "ruleset", _app(check.get("integration_id"))) for check in checks]
         elif rule.get("type") == "workflows":
-            required += [Required(workflow["path"], "ruleset", workflow=True) for workflow in parameters.get("workflows", [])]
+            required += [
+                Required(workflow["path"], "ruleset", workflow=True, repository_id=workflow.get("repository_id"))
+                for workflow in parameters.get("workflows", [])
+            ]
     return list(dict.fromkeys(required))
 
 
@@ -127,10 +134,19 @@ def _app(identifier: int | None) -> int | None:
     return None if identifier in {None, ANY_APP} else identifier
 
 
-def repeated_suites(check_runs: Iterable[dict[str, Any]]) -> list[int]:
-    """Return the ids of check suites that hold several check runs of one name: attempts of one job, or two jobs of one name."""
-    numbers = Counter(_check(run) for run in check_runs)
-    return sorted({suite for (suite, _app_id, _name), number in numbers.items() if number > 1 and suite is not None})
+def repeated_suites(check_runs: Iterable[dict[str, Any]]) -> dict[int, frozenset[int]]:
+    """Return the check suites that hold several check runs of one name: id of the suite -> ids of these check runs.
+
+    They are attempts of one job, or two jobs of one name.
+    """
+    runs = list(check_runs)
+    numbers = Counter(_check(run) for run in runs)
+    repeated: dict[int, set[int]] = defaultdict(set)
+    for run in runs:
+        suite = _check(run)[0]
+        if suite is not None and numbers[_check(run)] > 1:
+            repeated[suite].add(int(run["id"]))
+    return {suite: frozenset(ids) for suite, ids in repeated.items()}
 
 
 def observed(
@@ -182,7 +198,7 @@ def _of_check_run(run: dict[str, Any]) -> Observed:
 
 def _of_workflow_run(run: dict[str, Any]) -> Observed:
     path = str(run["path"]).partition("@")[0]  # owner/name/.github/workflows/file.yml@ref
-    return Observed(path, WORKFLOW_RUN, *_outcome(run), None, run.get("html_url"))
+    return Observed(path, WORKFLOW_RUN, *_outcome(run), None, run.get("html_url"), (run.get("repository") or {}).get("id"))
 
 
 def _outcome(run: dict[str, Any]) -> tuple[str, str]:
@@ -195,9 +211,9 @@ def _outcome(run: dict[str, Any]) -> tuple[str, str]:
     return PASSED if conclusion == "success" else FAILED, conclusion or status
 
 
-def _of_status(one: dict[str, Any]) -> Observed:
-    state = {"success": PASSED, "pending": PENDING}.get(one["state"], FAILED)
-    return Observed(one["context"], COMMIT_STATUS, state, one["state"], None, one.get("target_url"))
+def _of_status(status: dict[str, Any]) -> Observed:
+    state = {"success": PASSED, "pending": PENDING}.get(status["state"], FAILED)
+    return Observed(status["context"], COMMIT_STATUS, state, status["state"], None, status.get("target_url"))
 
 
 def judge(required: Collection[Required], results: Collection[Observed], allow_skipped: Collection[str]) -> ChecksVerdict:

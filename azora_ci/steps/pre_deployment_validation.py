@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 
 from azora_ci.clients.github import GitHub
 from azora_ci.core.errors import BadInputError, NotTrueError
@@ -115,8 +116,9 @@ def find_required_checks(job: Job[Settings], github: GitHub) -> list[Required]:
 def await_verdict(job: Job[Settings], github: GitHub, required: list[Required], own_suite: int | None) -> ChecksVerdict:
     """Return the verdict when no check is pending, or the last verdict when the waiting time is over. Its findings become evidence."""
     limit = job.config.checks.wait_minutes * 60
+    attempts_of = cache(lambda suite, _runs: github.job_attempts(suite))  # asked again only when a suite has other check runs
     for elapsed in job.clock.ticks(job.settings.poll_seconds, limit):
-        results = current_results(github, job.settings.git_sha, required, own_suite)
+        results = current_results(github, job.settings.git_sha, required, own_suite, attempts_of)
         verdict = checks.judge(required, results, job.config.checks.allow_skipped)
         job.evidence["checks"] = [finding.document() for finding in verdict.findings]
         if verdict.state != PENDING:
@@ -127,13 +129,19 @@ def await_verdict(job: Job[Settings], github: GitHub, required: list[Required], 
     return verdict
 
 
-def current_results(github: GitHub, commit: str, required: list[Required], own_suite: int | None) -> list[Observed]:
+def current_results(
+    github: GitHub,
+    commit: str,
+    required: list[Required],
+    own_suite: int | None,
+    attempts_of: Callable[[int, frozenset[int]], dict[int, int]],
+) -> list[Observed]:
     """Return the results of a commit that count. Asks GitHub for attempts and workflow runs only where they can change the verdict."""
     names = {check.name for check in required}
     check_runs = [run for run in github.check_runs(commit) if run["name"] in names]
     attempts: dict[int, int] = {}
-    for suite in checks.repeated_suites(check_runs):
-        attempts |= github.job_attempts(suite)
+    for suite, runs in checks.repeated_suites(check_runs).items():
+        attempts |= attempts_of(suite, runs)
     workflow_runs = github.workflow_runs(commit) if any(check.workflow for check in required) else []
     return checks.observed(check_runs, github.statuses(commit), own_suite, attempts=attempts, workflow_runs=workflow_runs)
 
@@ -144,11 +152,14 @@ def gate_error(verdict: ChecksVerdict, commit: str, wait_minutes: float) -> NotT
     lines = [f"failed: {finding}, required by {finding.required.source}{_append_url(finding.url)}" for finding in failed]
     lines += [f"pending: {finding}, required by {finding.required.source}{_append_url(finding.url)}" for finding in pending]
     waited = "" if failed else f" after waiting {wait_minutes:g} minutes"
+    absent = any(finding.kind == "missing" and finding.required.workflow for finding in pending)
+    hint = "; a workflow that a ruleset demands must also run for pushes to the default branch" if absent else ""
     return NotTrueError(
         "Required checks have not passed",
         what=f"{len(lines)} of {len(verdict.findings)} are not passed{waited}\n" + "\n".join(lines),
         where=f"commit {commit}",
-        next_step="repair or re-run the named checks, then re-run this job; a skipped check counts only when checks.allow_skipped names it",
+        next_step="repair or re-run the named checks, each in its own run (one of the same name elsewhere does not replace it), then "
+        f"re-run this job; a skipped check counts only when checks.allow_skipped names it{hint}",
     )
 
 

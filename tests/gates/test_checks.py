@@ -114,11 +114,12 @@ def test_two_jobs_of_one_name_in_one_run_both_count() -> None:
 
 def test_suites_whose_attempts_must_be_known() -> None:
     runs = [check_run(1, "a", suite=7), check_run(2, "a", suite=7), check_run(3, "a", suite=8), check_run(4, "b", suite=8)]
-    assert checks.repeated_suites(runs) == [7]
+    assert checks.repeated_suites(runs) == {7: frozenset({1, 2})}
 
 
-def workflow_run(path: str, conclusion: str | None = "success", *, suite: int = 1) -> dict[str, Any]:
-    return {"path": path, "status": "completed" if conclusion else "in_progress", "conclusion": conclusion, "check_suite_id": suite}
+def workflow_run(path: str, conclusion: str | None = "success", *, suite: int = 1, repository: int = 1) -> dict[str, Any]:
+    status = "completed" if conclusion else "in_progress"
+    return {"path": path, "status": status, "conclusion": conclusion, "check_suite_id": suite, "repository": {"id": repository}}
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,8 @@ def workflow_run(path: str, conclusion: str | None = "success", *, suite: int = 
     [
         ([], PENDING),
         ([workflow_run(".github/workflows/scan.yml")], PASSED),
-        ([workflow_run("org/rules/.github/workflows/scan.yml@refs/heads/main")], PASSED),
+        ([workflow_run("org/rules/.github/workflows/scan.yml@refs/heads/main", repository=2)], PASSED),
+        ([workflow_run(".github/workflows/scan.yml", repository=2)], PENDING),  # this repository's own, not the one that is demanded
         ([workflow_run(".github/workflows/other-scan.yml")], PENDING),
         ([workflow_run(".github/workflows/scan.yml"), workflow_run(".github/workflows/scan.yml", None)], PENDING),
         ([workflow_run(".github/workflows/scan.yml"), workflow_run(".github/workflows/scan.yml", "failure")], FAILED),
@@ -136,7 +138,7 @@ def workflow_run(path: str, conclusion: str | None = "success", *, suite: int = 
 def test_a_workflow_that_a_ruleset_demands_is_a_gate(runs: list[dict[str, Any]], expected: str) -> None:
     path = ".github/workflows/scan.yml"
     required = checks.required_by_rules([{"type": "workflows", "parameters": {"workflows": [{"path": path, "repository_id": 1}]}}])
-    assert required == [Required(path, "ruleset", workflow=True)]
+    assert required == [Required(path, "ruleset", workflow=True, repository_id=1)]
     observed = checks.observed([check_run(1, path)], [], 99, workflow_runs=runs)
     assert checks.judge(required, observed, ()).state == expected
 

@@ -28,6 +28,7 @@ from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 from azora_ci.core.environment import process_environment
 
 APP = 15368  # the id of GitHub Actions itself
+REPOSITORY = 1  # the id of the repository
 SUITE = 1000  # id of the check suite of runs that name none
 LISTS = ("check_runs", "workflow_runs", "jobs")  # keys under which answers hold a list
 NOT_FOUND = 404, {"message": "Not Found"}
@@ -171,7 +172,14 @@ def _workflow_runs(state: dict[str, Any], query: dict[str, str]) -> dict[str, An
         suite = int(query["check_suite_id"])
         return {"workflow_runs": [{"id": suite, "check_suite_id": suite}] if any(job["run_id"] == suite for job in _jobs(state)) else []}
     runs = [
-        {"id": number, "status": "completed", "conclusion": "success", "check_suite_id": run.get("suite", SUITE), **run}
+        {
+            "id": number,
+            "status": "completed",
+            "conclusion": "success",
+            "check_suite_id": run.get("suite", SUITE),
+            "repository": {"id": REPOSITORY},
+            **run,
+        }
         for number, run in enumerate(state.get("workflow_runs", []), 1)
     ]
     return {"workflow_runs": runs}
