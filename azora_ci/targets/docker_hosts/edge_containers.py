@@ -79,7 +79,7 @@ class EdgeContainers:
             self._host.drop_image(image)
 
     def _guard_digest(self) -> str:
-        parts = (inspect.getsource(server), inspect.getsource(store), self._settings.guard_image, f"{self._settings.lease_seconds:g}")
+        parts = (*_guard_sources().values(), self._settings.guard_image, f"{self._settings.lease_seconds:g}")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def install_guard(self) -> None:
@@ -305,16 +305,20 @@ class EdgeContainers:
             labels={f"{LABEL}guard": self._guard_digest()},
         )
         bootstrap = envoy_config.bootstrap(EDGE_FOLDER, f"{self._host.addresses.admin}:{ADMIN_PORT}")
-        sources = {
-            "__main__.py": "from guard.server import main\n\nmain()\n",
-            "guard/__init__.py": "",
-            "guard/server.py": inspect.getsource(server),
-            "guard/store.py": inspect.getsource(store),
-        }
-        for name, text in sources.items():
+        for name, text in _guard_sources().items():
             container.put_archive("/", _tar(f"azora/{name}", text))
         container.put_archive(str(EDGE_FOLDER), _tar("bootstrap.json", json.dumps(bootstrap)))
         return container
+
+
+def _guard_sources() -> dict[str, str]:
+    """Return the files of the guard by their path below ``/azora``, where ``python3 /azora`` starts it."""
+    return {
+        "__main__.py": "from guard.server import main\n\nmain()\n",
+        "guard/__init__.py": "",
+        "guard/server.py": inspect.getsource(server),
+        "guard/store.py": inspect.getsource(store),
+    }
 
 
 def _tar(name: str, text: str) -> bytes:
