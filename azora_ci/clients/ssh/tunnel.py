@@ -7,6 +7,7 @@ a thread of its own: private key and host keys stay in this process's memory, an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import threading
 from collections.abc import Awaitable, Callable
@@ -15,7 +16,7 @@ from typing import Any, Self, TypeVar
 
 import asyncssh
 
-from azora_ci.clients.ssh.credentials import AUTHORITY, Credentials
+from azora_ci.clients.ssh.credentials import AUTHORITY, REVOKED, Credentials
 from azora_ci.clients.ssh.host_keys import HostKey, known_name
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
@@ -65,8 +66,15 @@ class _HostKeyCheck(asyncssh.SSHClient):
         self._key, self._marker = HostKey(*key.export_public_key().decode().split()[:2]), marker
         return self._credentials.trusts(self._name, self._key, marker)
 
-    def refusal(self, where: str) -> NotTrueError:
+    def refusal(self, error: asyncssh.HostKeyNotVerifiable, where: str) -> NotTrueError:
         """Return the error that names the expected keys and the one that the host shows."""
+        if error.reason.startswith(("Host key is revoked", "Host CA key is revoked")):
+            return NotTrueError(
+                "Host key is revoked",
+                what="revoked: " + ", ".join(key.fingerprint for key in self._credentials.known(self._name, REVOKED)),
+                where=where,
+                next_step="somebody who has the stolen key may be listening in: give the host a new key and pin that one",
+            )
         title, next_step = "Host key is not the pinned one", "pin it in PROD_KNOWN_HOSTS (ssh-keyscan, compared with the host's own keys)"
         known = ", ".join(f"{key.fingerprint} ({key.key_type})" for key in self._credentials.known(self._name))
         if known:
@@ -192,7 +200,7 @@ class Tunnel:
                 agent_path=None,
                 preferred_auth="publickey",
                 client_factory=lambda: check,
-                known_hosts=([], [], []),  # so that the check is asked about every key
+                known_hosts=([], [], self._revoked_keys()),  # so that the check is asked about every other key
                 server_host_key_algs=self.credentials.key_types(self.name),
                 encryption_algs=CIPHERS,
                 keepalive_interval=KEEPALIVE_SECONDS,
@@ -201,11 +209,19 @@ class Tunnel:
             self._connection = _in_loop(connecting, CONNECT_SECONDS)
             _in_loop(self._forward(self._connection), CONNECT_SECONDS)
         except asyncssh.HostKeyNotVerifiable as error:
-            raise check.refusal(self._place) from error
+            raise check.refusal(error, self._place) from error
         except (OSError, asyncssh.Error, asyncssh.KeyImportError) as error:
             raise explain(error, self._place) from error
         self.openings += 1
         self._check()
+
+    def _revoked_keys(self) -> list[asyncssh.SSHKey]:
+        """Return the host's revoked keys, for asyncssh to look for them in certificates as well; a type unknown to it cannot be shown."""
+        keys = []
+        for key in self.credentials.known(self.name, REVOKED):
+            with contextlib.suppress(asyncssh.KeyImportError):
+                keys.append(asyncssh.import_public_key(f"{key.key_type} {key.blob}"))
+        return keys
 
     async def _join(self, end: socket.socket, destination: Destination) -> None:
         """Join a socket with a connection that the host makes; raises as ``dial`` does."""

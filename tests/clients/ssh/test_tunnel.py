@@ -260,6 +260,13 @@ def test_a_key_of_another_type_is_no_new_host(opened, sshd, tmp_path):
     assert HostKey(*sshd.known_hosts.split()[1:3]).fingerprint in caught.value.what
 
 
+def test_a_revoked_key_is_refused_although_it_is_pinned(opened, sshd):
+    connection, _ = opened.connection(sshd, known_hosts=f"{sshd.known_hosts}@revoked {sshd.known_hosts}@revoked * ssh-new AAAA\n")
+    with pytest.raises(NotTrueError, match="Host key is revoked") as caught:
+        connection.open()
+    assert caught.value.what.startswith(f"revoked: {HostKey(*sshd.known_hosts.split()[1:3]).fingerprint}, ")  # and one of an unknown type
+
+
 def certified(folder, name):
     """Return an sshd whose key an authority vouches for under a name, and the authority's public key."""
     server = Sshd(folder)
@@ -285,6 +292,9 @@ def test_a_pinned_authority_vouches_for_a_host(opened, tmp_path):
             assert [seen.key for seen in credentials.seen.values()] == [HostKey(*server.known_hosts.split()[1:3])]
         with pytest.raises(NotTrueError, match="Host key"):
             opened.connection(server, known_hosts=pinned + pinned.replace("@cert-authority", "@revoked"))[0].open()
+        with pytest.raises(NotTrueError, match="Host key is revoked") as caught:
+            opened.connection(server, known_hosts=pinned + "@revoked * " + server.known_hosts.partition(" ")[2])[0].open()
+        assert caught.value.what == f"revoked: {HostKey(*server.known_hosts.split()[1:3]).fingerprint}"
     finally:
         server.stop()
 
