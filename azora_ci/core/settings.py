@@ -15,15 +15,20 @@ from azora_ci.core.variables import Secret, checked_by, deployment_id, git_sha, 
 NAMES = frozenset({"DOCKER_USERNAME", "PROD_USER"})
 
 
-def hosts_named(variable_name: str, text: str) -> list[str]:
-    """Return the hosts in a secret, so that each is masked by itself; loopback addresses are left out, as they reveal nothing."""
+def names_within(variable_name: str, text: str) -> dict[str, bool]:
+    """Return the hosts and the user in a secret, so that each is masked by itself, and whether each may be part of a word.
+
+    Loopback addresses are left out, as they reveal nothing.
+    """
     if variable_name == "PROD_HOST":
-        hosts = [address.host for address in parse_hosts(text)]
+        hosts, user = [address.host for address in parse_hosts(text)], None
     elif variable_name == "PROD_JUMP_HOST":
-        hosts = [parse_jump(text).address.host]
+        jump = parse_jump(text)
+        hosts, user = [jump.address.host], jump.user
     else:
-        return []
-    return [host for host in hosts if host != "localhost" and not host.startswith("127.")]
+        return {}
+    names = {host: "." not in host and ":" not in host for host in hosts if host != "localhost" and not host.startswith("127.")}
+    return names | ({user: True} if user else {})
 
 
 # --- what every job reads ---------------------------------------------------------------------------------------------

@@ -116,8 +116,8 @@ def _wire(job_name: str, job_settings: settings.Common) -> Job[Any]:
         if isinstance(value, Secret):
             for secret in secrets_of_url(value.reveal()):
                 processes.log.add_secret(secret, is_name=variable.name in settings.NAMES)
-            for host in settings.hosts_named(variable.name, value.reveal()):
-                processes.log.add_secret(host, is_name="." not in host and ":" not in host)  # such a name may be part of a word
+            for name_within, is_name in settings.names_within(variable.name, value.reveal()).items():
+                processes.log.add_secret(name_within, is_name=is_name)
     identity = Identity(*(getattr(job_settings, name, None) for name in ("deployment_id", "version", "git_sha")))
     return Job(job_name, job_settings, actions, processes, clock, identity)
 

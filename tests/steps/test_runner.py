@@ -59,20 +59,21 @@ def fragment(environ) -> dict:
 
 
 def test_each_production_host_is_masked_by_itself(step, environ, capsys):
-    environ |= {"PROD_HOST": "web1.example:2222, 203.0.113.7,web", "PROD_JUMP_HOST": "ops@bastion.example"}
+    environ |= {"PROD_HOST": "web1.example:2222, 203.0.113.7,web", "PROD_JUMP_HOST": "jumper@bastion.example"}
     masked: list[str] = []
 
     def run(job):
-        job.say("web1.example and 203.0.113.7 and bastion.example")
-        masked.extend(job.log.masked_evidence(["ssh: connect to host 203.0.113.7 port 22", "a web page"]))
+        job.say("web1.example and 203.0.113.7 and jumper at bastion.example")
+        masked.extend(job.log.masked_evidence(["ssh: connect to host 203.0.113.7 port 22", "a web page", "a jumper"]))
         raise UnreachableError("Lost", what="web1.example is away", where="host-1", next_step="wait")
 
     step(run, settings.SshAccess)
     assert runner.execute("smoke-tests", environ) == 3
     printed = capsys.readouterr().out
-    assert "*** and *** and ***" in printed
+    assert "*** and *** and *** at ***" in printed
     text = json.dumps(fragment(environ))
-    assert masked == ["ssh: connect to host *** port 22", "a web page"]  # a name without a dot stays: it may stand inside of a word
+    # A name without a dot stays: it may stand inside of a word.
+    assert masked == ["ssh: connect to host *** port 22", "a web page", "a jumper"]
     visible = "".join(line for line in printed.splitlines() if not line.startswith("::add-mask::"))
     for host in ("web1.example", "203.0.113.7", "bastion.example"):
         assert host not in text + visible

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
+import re
 import socket
 import threading
 from collections.abc import Awaitable, Callable
@@ -24,6 +26,7 @@ from azora_ci.core.hosts import HostAddress, JumpHost
 
 CONNECT_SECONDS = 10.0
 KEEPALIVE_SECONDS, KEEPALIVES = 5, 2  # a silent peer is given up after 15 s
+TEXT_LENGTH = 200  # of what a peer says; longer texts are cut
 ATTEMPTS = 4  # of opening a connection; waits 1, 2, 4 s between them
 CIPHERS = "^aes128-gcm@openssh.com,aes256-gcm@openssh.com"  # preferred: processors have instructions for them
 FORBIDDEN = asyncssh.OPEN_ADMINISTRATIVELY_PROHIBITED
@@ -84,6 +87,25 @@ class _HostKeyCheck(asyncssh.SSHClient):
         return NotTrueError(title, what=f"known: {known or '(none)'}; the host shows: {shown}", where=where, next_step=next_step)
 
 
+def _one_line(text: str) -> str:
+    """Return a text that a peer may have chosen as one short line without control characters."""
+    return "".join(character for character in " ".join(text.split()) if character.isprintable())[:TEXT_LENGTH]
+
+
+def _cause(error: Exception) -> str:
+    """Return why connecting failed, without the address, which is a secret and stands in the texts of asyncio."""
+    if isinstance(error, asyncssh.PermissionDenied):
+        return "it does not let the user in with this key"
+    if isinstance(error, socket.gaierror):
+        return error.strerror or "the name cannot be resolved"
+    if isinstance(error, TimeoutError) and not error.errno:
+        return f"no answer within {CONNECT_SECONDS:g} s"
+    if isinstance(error, OSError):  # of several addresses the numbers are in the text alone
+        numbers = dict.fromkeys(re.findall(r"\[Errno (\d+)\]", str(error)))
+        return ", ".join(os.strerror(int(number)) for number in numbers) or type(error).__name__
+    return _one_line(str(error)) or type(error).__name__
+
+
 def explain(error: Exception, where: str) -> AzoraError:
     """Return the error that a failure to connect means."""
     if isinstance(error, asyncssh.PermissionDenied):
@@ -95,11 +117,11 @@ def explain(error: Exception, where: str) -> AzoraError:
     else:
         return UnreachableError(
             "Production host cannot be reached",
-            what=str(error) or f"no answer within {CONNECT_SECONDS:g} s",
+            what=_cause(error),
             where=where,
             next_step="check that sshd runs there, that the runner may reach it, and that the port is right",
         )
-    return BadInputError(title, what=str(error), where=where, next_step=next_step)
+    return BadInputError(title, what=_cause(error), where=where, next_step=next_step)
 
 
 class Tunnel:
@@ -241,7 +263,7 @@ class Tunnel:
         except BaseException as error:
             local.close()
             if isinstance(error, asyncssh.ChannelOpenError):
-                raise (PermissionError if error.code == FORBIDDEN else ConnectionRefusedError)(error.reason) from error
+                raise (PermissionError if error.code == FORBIDDEN else ConnectionRefusedError)(_one_line(error.reason)) from error
             if isinstance(error, asyncssh.Error):
-                raise ConnectionResetError(error.reason) from error
+                raise ConnectionResetError(_one_line(error.reason)) from error
             raise

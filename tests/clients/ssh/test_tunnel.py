@@ -12,6 +12,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import asyncssh
 import pytest
 
 from azora_ci.clients.ssh import tunnel
@@ -313,14 +314,50 @@ def test_a_wrong_user_key_is_refused_at_once(opened, sshd, tmp_path):
     with pytest.raises(BadInputError, match="refuses the key") as caught:
         connection.open()
     assert "authorized_keys" in caught.value.next_step
+    assert caught.value.what == "it does not let the user in with this key"
     assert opened.lines == []
 
 
 def test_an_unreachable_host_is_tried_again_and_named(opened, sshd):
     connection, _ = opened.connection(sshd, port=free_port())
-    with pytest.raises(UnreachableError, match="cannot be reached"):
+    with pytest.raises(UnreachableError, match="cannot be reached") as caught:
         connection.open()
-    assert "attempt 1 of 2" in opened.lines[0]
+    assert caught.value.what == "Connection refused"
+    assert opened.lines == ["host-1 of PROD_HOST: production host cannot be reached, attempt 1 of 2: Connection refused"]
+
+
+@pytest.mark.parametrize(
+    ("error", "what"),
+    [
+        (
+            OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 1), [Errno 113] ('10.0.0.1', 1)"),
+            "Connection refused, No route",
+        ),
+        (socket.gaierror(socket.EAI_NONAME, "Name or service not known"), "Name or service not known"),
+        (ConnectionAbortedError("10.0.0.1 went away"), "ConnectionAbortedError"),
+        (asyncssh.DisconnectError(2, "Go\n::error::away\x1b[31m\u202e " + "x" * 300), "Go ::error::away[31m xxx"),
+        (asyncssh.ConnectionLost(""), "ConnectionLost"),
+    ],
+)
+def test_a_failure_is_told_in_one_line_without_addresses(error, what):
+    text = tunnel.explain(error, "host-1").what
+    assert text.startswith(what)
+    assert "10.0.0.1" not in text
+    assert len(text) <= 200
+
+
+def test_a_peer_that_disconnects_chooses_one_line_at_most(opened, sshd):
+    words = b"Go\r\naway \x1b[2J" + b"x" * 300
+    body = b"\x01" + (2).to_bytes(4, "big") + len(words).to_bytes(4, "big") + words + bytes(4)
+    padding = 8 - (len(body) + 5) % 8 + 8
+    packet = (len(body) + padding + 1).to_bytes(4, "big") + bytes([padding]) + body + bytes(padding)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        greeting = threading.Thread(target=lambda: [peer := server.accept()[0], peer.sendall(b"SSH-2.0-x\r\n" + packet), peer.recv(1)])
+        greeting.start()
+        with pytest.raises(UnreachableError) as caught:
+            opened.connection(sshd, port=server.getsockname()[1])[0].open(1)
+        greeting.join()
+    assert caught.value.what == ("Go away [2J" + "x" * 300)[:200]
 
 
 def test_forbidden_forwarding_names_the_sshd_lines(opened, tmp_path):
@@ -370,6 +407,14 @@ def test_a_host_is_reached_through_a_jump_host(opened, sshd, bastion):
         assert len(bastion.sessions()) == 1
         assert [key.source for key in credentials.seen.values()] == ["pinned", "pinned"]
     until(lambda: bastion.sessions() == [], "the jump host's connection is closed", 30)
+
+
+def test_a_jump_host_that_refuses_its_user_does_not_name_it(opened, sshd, bastion):
+    jump = jump_to(bastion, "jumper")
+    connection, _ = opened.connection(sshd, known_hosts=sshd.known_hosts + bastion.known_hosts, jump=jump)
+    with pytest.raises(BadInputError, match="refuses the key") as caught:
+        connection.open()
+    assert "jumper" not in caught.value.message()
 
 
 def test_a_lost_jump_host_is_connected_to_again(opened, sshd, bastion):
