@@ -216,7 +216,12 @@ class Tunnel:
                 self.address.host,
                 self.address.port,
                 tunnel=self._jump._connection if self._jump is not None else (),
-                config=None,  # nobody's ~/.ssh/config
+                config=None,  # nobody's ~/.ssh/config, nor the certificates beside it
+                x509_trusted_certs=None,
+                x509_trusted_cert_paths=[],
+                gss_host=None,
+                gss_kex=False,
+                gss_auth=False,
                 username=self._user,
                 client_keys=[asyncssh.import_private_key(self.credentials.key.reveal())],
                 agent_path=None,

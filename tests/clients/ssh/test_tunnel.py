@@ -152,6 +152,20 @@ def test_the_host_connects_to_where_it_is_asked_to(opened, sshd, docker_socket):
         connection.dial(("127.0.0.1", sshd.port), 10)
 
 
+def test_files_in_the_home_folder_are_not_read(opened, sshd, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / ".ssh"
+    (folder / "crt").mkdir(parents=True)
+    (folder / "ca-bundle.crt").write_text("no certificate")
+    (folder / "config").write_text(f"Host *\n  HostName 127.0.0.9\n  Port {free_port()}\n  User nobody\n  ProxyCommand false\n")
+    (folder / "known_hosts").write_text(f"@revoked * {sshd.known_hosts.partition(' ')[2]}")
+    connection, _ = opened.connection(sshd)
+    with connection:
+        assert ping(connection.docker_socket) == b"OK"
+        options = connection._connection._options
+        assert (options.x509_trusted_certs, options.x509_trusted_cert_paths, options.gss_host) == (None, [], None)
+
+
 def test_what_arrives_at_once_and_in_bulk_arrives_whole(opened, sshd, tmp_path):
     connection, _ = opened.connection(sshd)
     data = os.urandom(1 << 20) * 8
