@@ -33,6 +33,8 @@ def parse_hosts(text: str) -> tuple[HostAddress, ...]:
         match = _HOST.fullmatch(part)
         if match is None or not 0 < int(match["port"] or 22) < 65536:
             raise ValueError("holds something that is not host or host:port")
+        if not all(0 < len(label) < 64 for label in match["host"].split(".")):
+            raise ValueError("holds a name of a host with an empty part, or one over 63 characters")
         hosts.append(HostAddress(match["host"].strip("[]"), int(match["port"] or 22), len(hosts) + 1))
     if not hosts:
         raise ValueError("names no host")

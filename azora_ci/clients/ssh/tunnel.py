@@ -112,6 +112,8 @@ def explain(error: Exception, where: str) -> AzoraError:
         title, next_step = "Host refuses the key", "check PROD_USER and PROD_KEY, and the user's authorized_keys"
     elif isinstance(error, asyncssh.KeyImportError):
         title, next_step = "Private key cannot be read", "set PROD_KEY to the whole private key, all lines"
+    elif isinstance(error, (KeyError, ValueError)):  # of asyncssh, before it connects, such as a user id without a name
+        title, next_step = "SSH cannot be set up", "check PROD_HOST and PROD_USER, and set USER where this machine's user has no name"
     elif isinstance(error, asyncssh.ChannelOpenError) and error.code == FORBIDDEN:
         title, next_step = "The jump host forbids forwarding", "set AllowTcpForwarding yes in its sshd_config"
     else:
@@ -237,7 +239,7 @@ class Tunnel:
             _in_loop(self._forward(self._connection), CONNECT_SECONDS)
         except asyncssh.HostKeyNotVerifiable as error:
             raise check.refusal(error, self._place) from error
-        except (OSError, asyncssh.Error, asyncssh.KeyImportError) as error:
+        except (OSError, asyncssh.Error, KeyError, ValueError) as error:
             raise explain(error, self._place) from error
         self.openings += 1
         self._check()

@@ -100,7 +100,7 @@ def test_hosts(text, hosts):
     assert [(one.host, one.port) for one in parse_hosts(text)] == hosts
 
 
-@pytest.mark.parametrize("bad", ["", ",", "-oProxyCommand=x", "a b", "a:0", "a:99999", "a,a", "user@host", "a;b"])
+@pytest.mark.parametrize("bad", ["", ",", "-oProxyCommand=x", "a b", "a:0", "a:99999", "a,a", "user@host", "a;b", "a..b", f"{'a' * 64}.b"])
 def test_bad_hosts_are_refused(bad):
     with pytest.raises(ValueError):
         parse_hosts(bad)
@@ -358,6 +358,16 @@ def test_a_failure_is_told_in_one_line_without_addresses(error, what):
     assert text.startswith(what)
     assert "10.0.0.1" not in text
     assert len(text) <= 200
+
+
+def test_a_user_id_without_a_name_is_explained(opened, sshd, monkeypatch):
+    def getuser():
+        raise KeyError("getpwuid(): uid not found: 4711")
+
+    monkeypatch.setattr("getpass.getuser", getuser)
+    with pytest.raises(BadInputError, match="SSH cannot be set up") as caught:
+        opened.connection(sshd)[0].open()
+    assert caught.value.what.startswith("Unknown local username: set one of")
 
 
 def test_a_peer_that_disconnects_chooses_one_line_at_most(opened, sshd):
