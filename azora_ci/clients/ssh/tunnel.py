@@ -13,6 +13,7 @@ import re
 import socket
 import threading
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -34,7 +35,26 @@ Destination = tuple[str, int] | Path  # host and port, or a Unix socket, as seen
 Result = TypeVar("Result")
 
 asyncssh.set_log_level("CRITICAL")  # other messages name hosts and users
-_loop = asyncio.new_event_loop()  # of all connections; whoever imports this module wants one
+
+
+class _Loop(asyncio.SelectorEventLoop):
+    """An event loop that looks names up in threads of which none holds up the end of the process, as those of the executor do."""
+
+    async def getaddrinfo(self, *arguments: Any, **options: Any) -> Any:
+        addresses: Future[Any] = Future()
+        addresses.set_running_or_notify_cancel()  # so that nobody who stops waiting cancels it
+
+        def look_up() -> None:
+            try:
+                addresses.set_result(socket.getaddrinfo(*arguments, **options))
+            except (OSError, UnicodeError) as error:
+                addresses.set_exception(error)
+
+        threading.Thread(target=look_up, name="name lookup", daemon=True).start()
+        return await asyncio.wrap_future(addresses)
+
+
+_loop = _Loop()  # of all connections; whoever imports this module wants one
 threading.Thread(target=_loop.run_forever, name="ssh", daemon=True).start()
 
 

@@ -68,10 +68,10 @@ class Opened:
     def __init__(self, docker_socket):
         self.docker_socket, self.all, self.lines = docker_socket, [], []
 
-    def connection(self, sshd, *, key=None, known_hosts="pinned", recorded="", accept_new=False, port=None, jump=None):
+    def connection(self, sshd, *, key=None, known_hosts="pinned", recorded="", accept_new=False, host="127.0.0.1", port=None, jump=None):
         pinned = sshd.known_hosts if known_hosts == "pinned" else known_hosts
         credentials = Credentials(sshd.user, Secret(key or sshd.key), known_hosts=pinned, recorded=recorded, accept_new=accept_new)
-        address = HostAddress("127.0.0.1", port or sshd.port)
+        address = HostAddress(host, port or sshd.port)
         made = Connection(
             address, credentials=credentials, clock=Clock(), remote_socket=str(self.docker_socket), jump=jump, say=self.lines.append
         )
@@ -528,6 +528,60 @@ def test_a_killed_runner_leaves_no_connection_and_no_secret(sshd, docker_socket,
         runner.stdout.close()
     until(lambda: sshd.sessions() == [], "the connection is closed", 30)
     assert [path for path in folder.rglob("*") if path.is_file()] == []
+
+
+LOOKUP = """
+import socket, sys, time
+from azora_ci.clients.ssh import tunnel
+from azora_ci.clients.ssh.credentials import Credentials
+from azora_ci.core.clock import Clock
+from azora_ci.core.hosts import HostAddress
+from azora_ci.core.variables import Secret
+
+def hang(*_arguments, **_options):
+    print("looking", flush=True)
+    time.sleep(25)
+
+socket.getaddrinfo = hang
+tunnel.CONNECT_SECONDS = float(sys.argv[1])
+credentials = Credentials("deploy", Secret(sys.stdin.read()), known_hosts="")
+tunnel.Tunnel(HostAddress("web1.example"), credentials=credentials, clock=Clock()).open(1)
+"""
+
+
+def looking(sshd, seconds):
+    """Return a process that looks up a name, which hangs; it gives up after so many seconds."""
+    environ = os.environ | {"PYTHONPATH": str(ROOT)}
+    pipe = subprocess.PIPE
+    runner = subprocess.Popen([sys.executable, "-c", LOOKUP, str(seconds)], stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=environ)
+    runner.stdin.write(sshd.key)
+    runner.stdin.close()
+    runner.stdin = None
+    assert runner.stdout.readline() == "looking\n"
+    return runner
+
+
+def test_a_hanging_name_lookup_does_not_hold_up_the_end_of_a_cancelled_process(sshd):
+    runner = looking(sshd, 20)
+    runner.send_signal(signal.SIGINT)
+    _, errors = runner.communicate(timeout=5)
+    assert errors.endswith("KeyboardInterrupt\n")
+
+
+def test_a_hanging_name_lookup_is_given_up(sshd):
+    _, errors = looking(sshd, 1).communicate(timeout=10)
+    assert "UnreachableError" in errors
+    assert "no answer within 1 s" in errors
+
+
+def test_a_name_is_resolved(opened, sshd):
+    connection, _ = opened.connection(sshd, known_hosts=sshd.known_hosts.replace("127.0.0.1", "localhost"), host="localhost")
+    with connection:
+        assert ping(connection.docker_socket) == b"OK"
+    connection, _ = opened.connection(sshd, host="nowhere.invalid")
+    with pytest.raises(UnreachableError) as caught:
+        connection.open(1)
+    assert "nowhere" not in caught.value.message()
 
 
 def test_docker_that_does_not_answer_is_said(opened, sshd, short_folder):
