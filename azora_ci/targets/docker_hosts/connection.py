@@ -5,7 +5,10 @@ sshd needs ``AllowStreamLocalForwarding`` for that, and ``AllowTcpForwarding`` f
 
 from __future__ import annotations
 
+import contextlib
 import http.client
+import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,8 +18,27 @@ import asyncssh
 from azora_ci.clients.ssh.tunnel import CONNECT_SECONDS, Tunnel
 from azora_ci.core.errors import AzoraError, BadInputError, UnreachableError
 from azora_ci.core.hosts import HostAddress
+from azora_ci.core.process import birth
 
 DOCKER_SOCKET = "/var/run/docker.sock"
+PREFIX = "azora-ssh-"  # of folders
+
+
+def _owner(pid: int) -> str:
+    """Return what tells a process from every other: the running system, where process ids are counted, its id and its birth."""
+    boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+    return f"{boot} {Path('/proc/self/ns/pid').readlink()} {pid} {birth(pid)}"
+
+
+def _sweep(root: Path) -> None:
+    """Remove the folders of this user's killed processes; those of earlier versions hold the private key."""
+    for folder in root.glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError, ValueError):  # just being made or removed, or not ours
+            owner = (folder / "owner").read_text(encoding="utf-8")
+            _, namespace, pid, _ = owner.split()
+            is_ours = folder.lstat().st_uid == os.getuid() and not folder.is_symlink()
+            if is_ours and namespace == str(Path("/proc/self/ns/pid").readlink()) and owner != _owner(int(pid)):
+                shutil.rmtree(folder)
 
 
 class Connection(Tunnel):
@@ -25,7 +47,10 @@ class Connection(Tunnel):
     def __init__(self, address: HostAddress, *, remote_socket: str = DOCKER_SOCKET, **options: Any) -> None:
         super().__init__(address, **options)
         self._remote_socket = Path(remote_socket)
-        self._folder = tempfile.TemporaryDirectory(prefix="azora-ssh-")  # of mode 0700; ``close`` removes it
+        _sweep(Path(tempfile.gettempdir()))
+        self._folder = tempfile.TemporaryDirectory(prefix=PREFIX)  # of mode 0700; ``close`` removes it
+        with contextlib.suppress(OSError):  # no Linux
+            (Path(self._folder.name) / "owner").write_text(_owner(os.getpid()), encoding="utf-8")
         self.docker_socket = Path(self._folder.name) / "docker.sock"
 
     def close(self) -> None:

@@ -21,6 +21,7 @@ from azora_ci.clients.ssh.host_keys import HostKey, hashed_line, lines_of
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.core.hosts import HostAddress, JumpHost, normal_key, parse_hosts, parse_jump
+from azora_ci.core.process import birth
 from azora_ci.core.variables import Secret
 from azora_ci.targets.docker_hosts.connection import Connection
 from tests.support import ROOT
@@ -186,7 +187,7 @@ def test_no_secret_is_in_a_file_or_on_a_command_line_and_no_port_is_open(opened,
         assert sorted(path.read_text() for path in Path("/proc/self/task").glob("*/children") if path.read_text()) == list(
             filter(None, before)
         )
-        assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
+        assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["owner"]
         assert listening_ports() <= ports
 
 
@@ -511,7 +512,7 @@ threading.Event().wait()
 """
 
 
-def test_a_killed_runner_leaves_no_connection_and_no_secret(sshd, docker_socket, short_folder):
+def test_a_killed_runner_leaves_no_connection_and_no_secret(opened, sshd, docker_socket, short_folder, monkeypatch):
     access = {"user": sshd.user, "key": sshd.key, "known_hosts": sshd.known_hosts, "port": sshd.port, "socket": str(docker_socket)}
     folder = short_folder / "runner"
     folder.mkdir()
@@ -527,7 +528,31 @@ def test_a_killed_runner_leaves_no_connection_and_no_secret(sshd, docker_socket,
         runner.wait()
         runner.stdout.close()
     until(lambda: sshd.sessions() == [], "the connection is closed", 30)
-    assert [path for path in folder.rglob("*") if path.is_file()] == []
+    assert [path.name for path in folder.rglob("*") if path.is_file()] == ["owner"]
+    monkeypatch.setattr("tempfile.tempdir", str(folder))
+    remains, own = set(folder.iterdir()), opened.connection(sshd)[0].docker_socket.parent
+    opened.connection(sshd)  # which removes what the killed one left, not what a living process uses
+    assert remains.isdisjoint(folder.iterdir())
+    assert own.is_dir()
+
+
+def test_a_folder_with_the_key_that_an_earlier_version_left_is_removed(opened, sshd, tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    boot, namespace = Path("/proc/sys/kernel/random/boot_id").read_text().strip(), Path("/proc/self/ns/pid").readlink()
+    owners = {
+        "dead": f"{boot} {namespace} {os.getpid()} 1",  # whose process id is another one's by now
+        "earlier-boot": f"00000000-0000 {namespace} 1 1",
+        "living": f"{boot} {namespace} {os.getpid()} {birth(os.getpid())}",
+        "elsewhere": f"{boot} pid:[1] 4711 1",  # in a container that shares the folder
+        "unclear": "x",
+    }
+    for name, owner in owners.items():
+        folder = tmp_path / f"azora-ssh-{name}"
+        folder.mkdir()
+        (folder / "owner").write_text(owner)
+        (folder / "key").write_text("secret")
+    opened.connection(sshd)
+    assert {path.parent.name for path in tmp_path.rglob("key")} == {"azora-ssh-living", "azora-ssh-elsewhere", "azora-ssh-unclear"}
 
 
 LOOKUP = """
