@@ -46,31 +46,31 @@ def evidence_of_stages(demand: Demand) -> list[dict[str, Any]]:
 
 
 def traffic(demand: Demand) -> list[LoadAnswer]:
-    """Twenty requests a second: before, in each stage with its share, and after."""
-    found = [LoadAnswer(START - 5 + n / 20, "/api/health", 200, demand.old, 30.0) for n in range(90)]
+    """Return twenty answers a second: before the rollout, in each stage with its share, and after it."""
+    load = [LoadAnswer(START - 5 + n / 20, "/api/health", 200, demand.old, 30.0) for n in range(90)]
     for number, (name, status) in enumerate(demand.stages):
         for n in range(200):
             new = n % 100 < PERCENT[name]
             bad = new and status == "aborted"
             version = demand.new if new else demand.old
-            found.append(LoadAnswer(START + 10 * number + n / 20, "/api/education/courses", 500 if bad else 200, version, 30.0))
+            load.append(LoadAnswer(START + 10 * number + n / 20, "/api/education/courses", 500 if bad else 200, version, 30.0))
     end = START + 10 * len(demand.stages) + 2 + demand.settle_seconds
-    if demand.failing_paths and demand.serving == demand.old:  # until it went back
-        found.append(LoadAnswer(START + 29.9, demand.failing_paths[0], 500, demand.new, 30.0))
+    if demand.failing_paths and demand.serving == demand.old:  # until the rollback
+        load.append(LoadAnswer(START + 29.9, demand.failing_paths[0], 500, demand.new, 30.0))
     code = 500 if demand.failing_paths and demand.serving == demand.new else 200
-    found += [LoadAnswer(end + n / 20, "/api/education/courses", code, demand.serving, 30.0) for n in range(40)]
-    return found
+    load += [LoadAnswer(end + n / 20, "/api/education/courses", code, demand.serving, 30.0) for n in range(40)]
+    return load
 
 
 def summaries_of(demand: Demand) -> dict[str, str]:
-    """The plan and a table for each stage, and the error of whatever failed."""
-    found = dict.fromkeys(demand.failed, f"### ✗ {ERROR['title']}\n\n{ERROR['what']}\n")
+    """Return the plan, a line for each stage, and the error of each job that failed."""
+    errors = dict.fromkeys(demand.failed, f"### ✗ {ERROR['title']}\n\n{ERROR['what']}\n")
     plan = f"Plan: v{demand.old} -> v{demand.new}\n" + "".join(f"**{name}**: 5 %\n" for name, _ in demand.stages)
-    return {**found, "gradual-rollout": plan + found.get("gradual-rollout", "")}
+    return {**errors, "gradual-rollout": plan + errors.get("gradual-rollout", "")}
 
 
-def seen_of(demand: Demand) -> Evidence:
-    """Everything as the demand wants it."""
+def right_evidence(demand: Demand) -> Evidence:
+    """Return evidence that meets every point of the demand."""
     jobs = {name: JobResult(demand.result(name), 1.0, START, START + 30) for name in JOBS}
     jobs["gradual-rollout"] = replace(jobs["gradual-rollout"], ended=START + 10 * len(demand.stages) + 1)
     files: dict[str, list[str]] = {}
@@ -135,32 +135,32 @@ def record_of(demand: Demand) -> dict[str, Any]:
 @pytest.mark.parametrize("name", sorted(SCENARIOS))
 def test_right_evidence_has_no_findings(name: str) -> None:
     demand = SCENARIOS[name].demand
-    assert findings(seen_of(demand), demand, URL) == []
+    assert findings(right_evidence(demand), demand, URL) == []
 
 
 def test_right_evidence_of_a_re_run_has_no_findings() -> None:
     again = tuple(job for job in JOBS[JOBS.index("gradual-rollout") :])
     demand = replace(after_rerun(SCENARIOS["smoke"]), rerun_jobs=again)
-    assert findings(seen_of(demand), demand, URL) == []
+    assert findings(right_evidence(demand), demand, URL) == []
 
 
 def test_no_evidence_at_all_is_no_success() -> None:
-    found = findings(Evidence(jobs={}), SCENARIOS["success"].demand, URL)
-    assert len(found) == 12 and "no fragment" in found[-1]
+    problems = findings(Evidence(jobs={}), SCENARIOS["success"].demand, URL)
+    assert len(problems) == 12 and "no fragment" in problems[-1]
     assert not RehearsalOutcome("success", "nothing").ok
 
 
 Damage = Callable[[Evidence], Evidence]
 
 
-def documents(seen: Evidence, ending: str, **changes: Any) -> Evidence:
-    """Return what is seen with changes to the document whose name ends so."""
-    name = next(one for one in seen.documents if one.endswith(ending))
-    return replace(seen, documents={**seen.documents, name: {**seen.documents[name], **changes}})
+def documents(original: Evidence, ending: str, **changes: Any) -> Evidence:
+    """Return the original evidence with changes to the document whose path ends so."""
+    name = next(path for path in original.documents if path.endswith(ending))
+    return replace(original, documents={**original.documents, name: {**original.documents[name], **changes}})
 
 
-def answers(seen: Evidence, change: Callable[[LoadAnswer], LoadAnswer]) -> Evidence:
-    return replace(seen, answers=[change(one) for one in seen.answers])
+def answers(original: Evidence, change: Callable[[LoadAnswer], LoadAnswer]) -> Evidence:
+    return replace(original, answers=[change(answer) for answer in original.answers])
 
 
 def in_stage(answer: LoadAnswer, number: int) -> bool:
@@ -168,7 +168,7 @@ def in_stage(answer: LoadAnswer, number: int) -> bool:
 
 
 def always(version: str, number: int) -> Damage:
-    return lambda seen: answers(seen, lambda one: replace(one, version=version) if in_stage(one, number) else one)
+    return lambda evidence: answers(evidence, lambda answer: replace(answer, version=version) if in_stage(answer, number) else answer)
 
 
 KEY = f"prod/backup-{OWN_ID}.sql.gz"
@@ -220,19 +220,23 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
     ),
     "new traffic after the abort": (
         "canary",
-        lambda s: answers(s, lambda one: replace(one, version="1.1.0") if one.at > START + 12 else one),
+        lambda s: answers(s, lambda answer: replace(answer, version="1.1.0") if answer.at > START + 12 else answer),
         "s after the end of gradual-rollout were not answered well",
     ),
     "the old version failed too": (
         "canary",
-        lambda s: answers(s, lambda one: replace(one, status=503) if in_stage(one, 0) else one),
+        lambda s: answers(s, lambda answer: replace(answer, status=503) if in_stage(answer, 0) else answer),
         "that the fault did not touch",
     ),
-    "the fault never struck": ("canary", lambda s: answers(s, lambda one: replace(one, status=200)), "never reached a user"),
-    "another path failed": ("smoke", lambda s: answers(s, lambda one: replace(one, path="/auth/users")), "that the fault did not touch"),
+    "the fault never struck": ("canary", lambda s: answers(s, lambda answer: replace(answer, status=200)), "never reached a user"),
+    "another path failed": (
+        "smoke",
+        lambda s: answers(s, lambda answer: replace(answer, path="/auth/users")),
+        "that the fault did not touch",
+    ),
     "traffic without a rollout": (
         "build",
-        lambda s: answers(s, lambda one: replace(one, version="1.1.0")),
+        lambda s: answers(s, lambda answer: replace(answer, version="1.1.0")),
         "got traffic without a rollout",
     ),
     "a migration is pending": (
@@ -269,7 +273,9 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
     ),
     "no record": (
         "success",
-        lambda s: replace(s, documents={name: one for name, one in s.documents.items() if not name.endswith("deployment-record.json")}),
+        lambda s: replace(
+            s, documents={name: document for name, document in s.documents.items() if not name.endswith("deployment-record.json")}
+        ),
         "no deployment-record-",
     ),
     "the record says success": ("canary", lambda s: documents(s, RECORD_FILE, status="success"), "record: status is 'success'"),
@@ -310,17 +316,17 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
     ),
     "the guard took too long": (
         "runner",
-        lambda s: answers(s, lambda one: replace(one, version="1.1.0") if one.at > START + 26.5 else one),
+        lambda s: answers(s, lambda answer: replace(answer, version="1.1.0") if answer.at > START + 26.5 else answer),
         "more than 25 s after the end of gradual-rollout",
     ),
     "nobody asked after the lease": (
         "runner",
-        lambda s: replace(s, answers=[*s.answers[:90], *(replace(one, at=START) for one in s.answers[90:])]),
+        lambda s: replace(s, answers=[*s.answers[:90], *(replace(answer, at=START) for answer in s.answers[90:])]),
         "0 of 0 requests more than 25 s after",
     ),
     "failed smoke tests left the new version": (
         "smoke-rollback",
-        lambda s: answers(s, lambda one: replace(one, version="1.1.0") if one.at > START + 31 else one),
+        lambda s: answers(s, lambda answer: replace(answer, version="1.1.0") if answer.at > START + 31 else answer),
         "after the end of smoke-tests were not answered well by 1.0.0",
     ),
     "a secret leaked": ("success", lambda s: replace(s, leaks=["the database password in x.log"]), "a secret can be read"),
@@ -331,16 +337,16 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
 def test_wrong_evidence_has_a_finding(wrong: str) -> None:
     name, damage, expected = WRONG[wrong]
     demand = SCENARIOS[name].demand
-    found = findings(damage(seen_of(demand)), demand, URL)
-    assert any(expected in one for one in found), found
+    problems = findings(damage(right_evidence(demand)), demand, URL)
+    assert any(expected in problem for problem in problems), problems
 
 
 def test_the_second_attempt_must_leave_artifacts_of_its_own() -> None:
     demand = replace(after_rerun(SCENARIOS["smoke"]), rerun_jobs=("smoke-tests", "deployment-record", "manual-rollback"))
-    seen = seen_of(demand)
-    renamed = {name.replace("-attempt-2", ""): files for name, files in seen.artifacts.items()}
-    found = findings(replace(seen, artifacts=renamed), demand, URL)
-    assert any(f"demanded smoke-test-logs-{OWN_ID}-attempt-2" in one for one in found), found
+    evidence = right_evidence(demand)
+    renamed = {name.replace("-attempt-2", ""): files for name, files in evidence.artifacts.items()}
+    problems = findings(replace(evidence, artifacts=renamed), demand, URL)
+    assert any(f"demanded smoke-test-logs-{OWN_ID}-attempt-2" in problem for problem in problems), problems
 
 
 def test_a_demand_for_another_version() -> None:
@@ -349,7 +355,7 @@ def test_a_demand_for_another_version() -> None:
     assert with_version(SCENARIOS["success"].demand, "2.0.0-rc1").serving == "2.0.0-rc1"
 
 
-# --- looking -----------------------------------------------------------------------------------------------------------
+# --- reading -----------------------------------------------------------------------------------------------------------
 
 DUMP = b"""--
 CREATE TABLE public.users (id integer);
@@ -379,8 +385,8 @@ def test_a_dump_that_was_cut_is_an_error() -> None:
 def test_secrets_are_found_in_files_and_objects(tmp_path: Path) -> None:
     (tmp_path / "logs").mkdir()
     (tmp_path / "logs" / "a.log").write_bytes(b"connecting with \xff s3cret!")
-    found = leaks({"the password": "s3cret!"}, [tmp_path], {"records/1.json": b'{"x": "s3cret!"}', "fine": b""})
-    assert found == [f"the password in {tmp_path}/logs/a.log", "the password in object records/1.json"]
+    leaked = leaks({"the password": "s3cret!"}, [tmp_path], {"records/1.json": b'{"x": "s3cret!"}', "fine": b""})
+    assert leaked == [f"the password in {tmp_path}/logs/a.log", "the password in object records/1.json"]
     assert leaks({"the password": "other"}, [tmp_path / "logs" / "a.log"], {}) == []
 
 
@@ -397,8 +403,8 @@ def test_artifacts_are_read_with_their_documents(tmp_path: Path) -> None:
 
 def test_the_report_shows_traffic_by_version_and_stage() -> None:
     demand = SCENARIOS["success"].demand
-    outcome = RehearsalOutcome("success", "nothing", 41.26, seen_of(demand).jobs, seen_of(demand))
-    assert {name: len(found) for name, found in periods(seen_of(demand)).items()} == {
+    outcome = RehearsalOutcome("success", "nothing", 41.26, right_evidence(demand).jobs, right_evidence(demand))
+    assert {name: len(period) for name, period in periods(right_evidence(demand)).items()} == {
         "before the rollout": 90,
         "canary (5 %)": 181,
         "progressive (50 %)": 181,

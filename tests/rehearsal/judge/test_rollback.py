@@ -30,7 +30,7 @@ DEPLOYMENT = chain.archived_bytes({"deployment_id": OWN_ID, "status": "success"}
 
 def rollback_record(**changes: Any) -> dict[str, Any]:
     """Return the schema's own examples, filled in as this rollback's."""
-    examples = {name: one["examples"][0] for name, one in json.loads(SCHEMA.read_text(encoding="utf-8"))["properties"].items()}
+    examples = {name: field["examples"][0] for name, field in json.loads(SCHEMA.read_text(encoding="utf-8"))["properties"].items()}
     sha256 = hashlib.sha256(DEPLOYMENT).hexdigest()
     facts = {
         "deployment_id": OWN_ID,
@@ -52,9 +52,9 @@ def rollback_record(**changes: Any) -> dict[str, Any]:
     return {**examples, **facts, **changes}
 
 
-def seen(document: dict[str, Any] | None = None) -> Evidence:
-    """Everything as it must be: the deployment ran from 0 to 100 s, the rollback from 110 to 120 s."""
-    found = document or rollback_record()
+def right_evidence(document: dict[str, Any] | None = None) -> Evidence:
+    """Return evidence without a fault: the deployment ran from 0 to 100 s, the rollback from 110 to 120 s."""
+    record = document or rollback_record()
     answers = [LoadAnswer(START + n, "/api/health", 200, "1.1.0" if n < 112 else "1.0.0", 30.0) for n in range(90, 150)]
     return Evidence(
         jobs={
@@ -68,23 +68,25 @@ def seen(document: dict[str, Any] | None = None) -> Evidence:
         artifacts={ARTIFACT: list(FILES)},
         documents={
             f"release-logs-{OWN_ID}/record/validate-release.json": {"deployment_id": OWN_ID},
-            f"{ARTIFACT}/rollback-record.json": found,
+            f"{ARTIFACT}/rollback-record.json": record,
         },
-        objects={f"{FOLDER}1.json": DEPLOYMENT, f"{FOLDER}rollback-1.json": chain.archived_bytes(found)},
+        objects={f"{FOLDER}1.json": DEPLOYMENT, f"{FOLDER}rollback-1.json": chain.archived_bytes(record)},
         summaries={"rollback": PAGE},
     )
 
 
 def test_right_evidence_has_no_findings() -> None:
-    assert findings(seen(), PRESSED) == []
+    assert findings(right_evidence(), PRESSED) == []
 
 
 def test_without_a_deployment_there_is_nothing_to_judge() -> None:
-    assert findings(replace(seen(), documents={}), PRESSED) == ["validate-release left no fragment with a deployment id in its artifact"]
+    assert findings(replace(right_evidence(), documents={}), PRESSED) == [
+        "validate-release left no fragment with a deployment id in its artifact"
+    ]
 
 
 def changed(**changes: Any) -> Callable[[Evidence], Evidence]:
-    return lambda _seen: seen(rollback_record(**changes))
+    return lambda _evidence: right_evidence(rollback_record(**changes))
 
 
 WRONG: dict[str, tuple[Callable[[Evidence], Evidence], str]] = {
@@ -107,7 +109,7 @@ WRONG: dict[str, tuple[Callable[[Evidence], Evidence], str]] = {
     ),
     "no load afterwards": (lambda s: replace(s, answers=s.answers[:31]), "0 of 0 requests after the rollback"),
     "it was back before": (
-        lambda s: replace(s, answers=[replace(one, version="1.0.0") for one in s.answers]),
+        lambda s: replace(s, answers=[replace(answer, version="1.0.0") for answer in s.answers]),
         "so that nothing was taken back",
     ),
     "new instances": (lambda s: replace(s, instance_starts={"/x": {START - 9, START + 115}}), "1 of 2 instances that began after"),
@@ -141,15 +143,15 @@ WRONG: dict[str, tuple[Callable[[Evidence], Evidence], str]] = {
 @pytest.mark.parametrize("wrong", sorted(WRONG))
 def test_wrong_evidence_has_a_finding(wrong: str) -> None:
     damage, expected = WRONG[wrong]
-    found = findings(damage(seen()), PRESSED)
-    assert any(expected in one for one in found), found
+    problems = findings(damage(right_evidence()), PRESSED)
+    assert any(expected in problem for problem in problems), problems
 
 
 def test_the_table_shows_what_users_saw_after_it() -> None:
-    found = periods(
+    answers_by_period = periods(
         replace(
-            seen(),
-            jobs={**seen().jobs, "gradual-rollout": JobResult("success", 9.0, START + 50, START + 95)},
+            right_evidence(),
+            jobs={**right_evidence().jobs, "gradual-rollout": JobResult("success", 9.0, START + 50, START + 95)},
             documents={
                 f"rollout-logs-{OWN_ID}/record/gradual-rollout.json": {
                     "evidence": {
@@ -166,5 +168,5 @@ def test_the_table_shows_what_users_saw_after_it() -> None:
             },
         )
     )
-    assert list(found)[-2:] == ["after the rollout", "after the rollback"]
-    assert {one.version for one in found["after the rollback"]} == {"1.0.0"}
+    assert list(answers_by_period)[-2:] == ["after the rollout", "after the rollback"]
+    assert {answer.version for answer in answers_by_period["after the rollback"]} == {"1.0.0"}
