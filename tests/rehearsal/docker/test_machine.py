@@ -1,4 +1,4 @@
-"""What ``--docker`` needs of a machine, and its way between networks."""
+"""The programs that ``--docker`` needs on a machine, and the relay between its networks."""
 
 from __future__ import annotations
 
@@ -29,22 +29,22 @@ def test_what_a_machine_lacks_is_named_with_its_packages(monkeypatch: pytest.Mon
 
 
 def test_networks_of_a_rehearsal_do_not_overlap() -> None:
-    found = MachineAddresses(64, 8)
-    assert (found.network, found.admin_network, found.link_address(10)) == ("10.64.8.0/24", "10.64.9.0/24", "10.64.10.10")
-    for one in (MachineAddresses.choose() for _ in range(200)):
-        assert 64 <= one.second < 192 and one.third % 4 == 0 and one.third + 2 < 255
+    addresses = MachineAddresses(64, 8)
+    assert (addresses.network, addresses.admin_network, addresses.link_address(10)) == ("10.64.8.0/24", "10.64.9.0/24", "10.64.10.10")
+    for chosen in (MachineAddresses.choose() for _ in range(200)):
+        assert 64 <= chosen.second < 192 and chosen.third % 4 == 0 and chosen.third + 2 < 255
 
 
 @pytest.fixture
 def upper() -> Iterator[str]:
-    """A server that answers in capitals when the other side has said everything."""
+    """Yield the address of a server that answers in capitals once its client has sent everything."""
     server = socket.create_server(("127.0.0.1", 0))
 
     def answer() -> None:
         connection, _ = server.accept()
         with connection:
-            said = b"".join(iter(lambda: connection.recv(4096), b""))
-            connection.sendall(said.upper())
+            received = b"".join(iter(lambda: connection.recv(4096), b""))
+            connection.sendall(received.upper())
 
     threading.Thread(target=answer, daemon=True).start()
     yield f"127.0.0.1:{server.getsockname()[1]}"
@@ -60,7 +60,7 @@ def test_a_relay_forwards_both_ways_to_the_end(upper: str) -> None:
             with socket.create_connection((host, int(port)), timeout=30) as connection:
                 connection.sendall(b"hello " * 50_000)
                 connection.shutdown(socket.SHUT_WR)
-                found = b"".join(iter(lambda: connection.recv(4096), b""))
-            assert found == b"HELLO " * 50_000
+                received = b"".join(iter(lambda: connection.recv(4096), b""))
+            assert received == b"HELLO " * 50_000
         finally:
             relay.terminate()

@@ -55,23 +55,23 @@ def run(address: str, log: Path, paths: tuple[str, ...], seconds: float = 1.0, r
 
 
 def test_every_answer_is_noted_with_version_and_status(address: str, tmp_path: Path) -> None:
-    found = run(address, tmp_path / "log", ("/", "/error", "/close"))
-    assert len(found) >= 20
-    assert {(one.path, one.status, one.version, one.failed) for one in found} == {
+    answers = run(address, tmp_path / "log", ("/", "/error", "/close"))
+    assert len(answers) >= 20
+    assert {(answer.path, answer.status, answer.version, answer.failed) for answer in answers} == {
         ("/", 200, "1.1.0", False),
         ("/error", 500, "1.0.0", True),
         ("/close", 0, "none", True),
     }
-    assert all(one.error for one in found if one.status == 0)
+    assert all(answer.error for answer in answers if answer.status == 0)
 
 
 def test_slow_answers_do_not_slow_the_load(address: str, tmp_path: Path) -> None:
-    found = run(address, tmp_path / "log", ("/slow",), seconds=2.0)
-    dues = sorted(one.at for one in found)
+    answers = run(address, tmp_path / "log", ("/slow",), seconds=2.0)
+    dues = sorted(answer.at for answer in answers)
     gaps = [later - earlier for earlier, later in itertools.pairwise(dues)]
-    assert len(found) >= 60, "requests must start on schedule though each answer takes half a second"
+    assert len(answers) >= 60, "requests must start on schedule though each answer takes half a second"
     assert sorted(gaps)[len(gaps) // 2] < 0.05
-    assert all(one.milliseconds >= 490 for one in found)
+    assert all(answer.milliseconds >= 490 for answer in answers)
 
 
 def test_versions_are_those_of_bodies() -> None:
