@@ -20,7 +20,7 @@ from azora_ci.rehearsal.judge.deployment import JOBS
 from azora_ci.rehearsal.runs import Run
 from tests.rehearsal.conftest import ROOT
 
-pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(600)]  # the first to ask waits for the rehearsals before it
+pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(600)]  # a test waits for the rehearsals before its own, too
 KEYS = {"scenario", "ok", "seconds", "jobs", "requests", "failed_requests", "traffic", "findings"}
 REHEARSE = (sys.executable, "-m", "azora_ci.rehearsal.cli")
 
@@ -53,7 +53,7 @@ class Rehearsed:
 
 
 def environment(base: Path) -> dict[str, str]:
-    """Prepared things are shared with the rehearsals of a person at this checkout."""
+    """Return an environment that shares the prepared cache with rehearsals that a person runs in this checkout."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GITHUB_", "AWS_", "PG"))}
     return {**kept, "REHEARSAL_DIR": str(base), "REHEARSAL_CACHE": str(ROOT / "rehearsal" / ".cache"), "PYTHONUNBUFFERED": "1"}
 
@@ -78,17 +78,17 @@ def command(base: Path, *options: str) -> subprocess.CompletedProcess[str]:
 
 
 def living(base: Path) -> list[str]:
-    """Return what still works below a folder."""
-    return [f"{one.name} {one.pid}" for one in Run(base).living()]
+    """Return name and id of each process that still runs below a folder."""
+    return [f"{process.name} {process.pid}" for process in Run(base).living()]
 
 
 class Stage:
     """Starts the rehearsals that the selected tests ask for, two at a time: most of a rehearsal is waiting for a watch to end."""
 
-    def __init__(self, folder: Path, wanted: Iterable[tuple[str, ...]], at_once: int) -> None:
+    def __init__(self, folder: Path, selections: Iterable[tuple[str, ...]], at_once: int) -> None:
         self.folder = folder
         self.pool = ThreadPoolExecutor(at_once)
-        self.futures = {options: self.submit(options) for options in wanted}
+        self.futures = {options: self.submit(options) for options in selections}
 
     def submit(self, options: tuple[str, ...]) -> Future[Rehearsed]:
         base = self.folder / ("-".join(options).replace("--", "") or "success")
@@ -105,11 +105,11 @@ class Stage:
 def stage(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     alone = "PYTEST_XDIST_WORKER" in os.environ  # then the tests themselves run side by side, and each worker has some of them
     params = [item.callspec.params for item in request.session.items if isinstance(item, pytest.Function) and hasattr(item, "callspec")]
-    wanted = [] if alone else [one["rehearsed"] for one in params if "rehearsed" in one]
+    selections = [] if alone else [values["rehearsed"] for values in params if "rehearsed" in values]
     folder = tmp_path_factory.mktemp("rehearsals")
-    found = Stage(folder, dict.fromkeys(wanted), 1 if alone else 2)
-    yield found
-    found.pool.shutdown(cancel_futures=True)
+    rehearsals = Stage(folder, dict.fromkeys(selections), 1 if alone else 2)
+    yield rehearsals
+    rehearsals.pool.shutdown(cancel_futures=True)
     for base in folder.iterdir():
         command(base, "--end")
     assert living(folder) == []
@@ -126,10 +126,10 @@ def rehearses(*options: str) -> pytest.MarkDecorator:
 
 def results(result: dict[str, Any]) -> dict[str, set[str]]:
     """Return the jobs by result."""
-    found: dict[str, set[str]] = {}
-    for job, one in result["jobs"].items():
-        found.setdefault(one["result"], set()).add(job)
-    return found
+    jobs: dict[str, set[str]] = {}
+    for job, outcome in result["jobs"].items():
+        jobs.setdefault(outcome["result"], set()).add(job)
+    return jobs
 
 
 def read_line(process: subprocess.Popen[str], pattern: str) -> str:
@@ -223,17 +223,17 @@ def test_a_failing_build_and_replaying_a_step_of_a_kept_world(rehearsed: Rehears
     assert {path.stem for path in files} == {*JOBS, "rollback"} and {path.stat().st_mode & 0o777 for path in files} == {0o600}
     script = f"set -a; . {folder}/database-backup.env; exec python scripts/database_backup.py"
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder)}
-    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing to do" in done.stdout
+    replay = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
+    assert replay.returncode == 0, replay.stdout + replay.stderr
+    assert "nothing to do" in replay.stdout
     script = f'set -a; . {folder}/database-migrations.env; cd "$GITHUB_WORKSPACE"; exec python "$AZORA_CI/scripts/database_migrations.py"'
-    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "nothing is pending: 5 migrations are applied" in done.stdout
+    replay = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
+    assert replay.returncode == 0, replay.stdout + replay.stderr
+    assert "nothing is pending: 5 migrations are applied" in replay.stdout
     script = f'set -a; . {folder}/rollback.env; cd "$GITHUB_WORKSPACE"; exec python "$AZORA_CI/scripts/rollback.py"'
-    done = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
-    assert done.returncode == 1, done.stdout + done.stderr
-    assert "There is nothing to go back to" in done.stdout  # this deployment never got traffic
+    replay = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
+    assert replay.returncode == 1, replay.stdout + replay.stderr
+    assert "There is nothing to go back to" in replay.stdout  # this deployment never got traffic
     assert living(rehearsed.base) != []
     ended = command(rehearsed.base, "--end")
     assert run in ended.stdout and living(rehearsed.base) == [] and not folder.is_symlink()
@@ -275,7 +275,7 @@ def test_a_killed_rehearsal_is_cleaned_up_by_the_next_and_an_interrupted_one_by_
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "refusal"),
     [
         (("--rerun",), "needs a failure that can be repaired"),
         (("--fail", "build", "--rerun"), "needs a failure that can be repaired"),
@@ -286,6 +286,6 @@ def test_a_killed_rehearsal_is_cleaned_up_by_the_next_and_an_interrupted_one_by_
         (("--dispatch", "v1.0.0"), "is what production runs"),
     ],
 )
-def test_options_that_make_no_sense_are_refused_at_once(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
-    done = command(tmp_path, *options)
-    assert done.returncode == 2 and said in done.stderr
+def test_options_that_make_no_sense_are_refused_at_once(tmp_path: Path, options: tuple[str, ...], refusal: str) -> None:
+    completed = command(tmp_path, *options)
+    assert completed.returncode == 2 and refusal in completed.stderr

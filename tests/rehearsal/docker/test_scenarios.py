@@ -17,22 +17,22 @@ pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(600)]
 
 def short_folder(log: str) -> str:
     """Return the folder of the daemons' sockets, as a log names it."""
-    found = re.search(r"--exec-root=(/\S+/azr-[^/ ]+)/", log)
-    assert found, log[-3000:]
-    return found[1]
+    match = re.search(r"--exec-root=(/\S+/azr-[^/ ]+)/", log)
+    assert match, log[-3000:]
+    return match[1]
 
 
 def daemons(log: str) -> list[str]:
-    """Return the running commands that name that folder: daemons, their containerd, the keepers of containers."""
+    """Return the running commands that name the sockets' folder: daemons, their containerd, the shims of containers."""
     commands = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
             commands.append(path.read_bytes().replace(b"\0", b" ").decode(errors="replace"))
-    return [one for one in commands if short_folder(log) in one]
+    return [line for line in commands if short_folder(log) in line]
 
 
 def nothing_left(base: Path, log: str) -> None:
-    """Neither processes nor the namespace that a log names, nor its cable, nor the daemons' folder."""
+    """Assert that no process is left, nor the namespace that a log names, its cable or the daemons' folder."""
     assert living(base) == []
     name = re.search(r"netns add (azr[0-9a-f]+)", log)
     assert name, log[-3000:]
@@ -41,55 +41,55 @@ def nothing_left(base: Path, log: str) -> None:
 
 
 def rehearsed(base: Path, *options: str) -> Rehearsed:
-    found = rehearse(base, ("--docker", *options))
+    rehearsal = rehearse(base, ("--docker", *options))
     nothing_left(base, (base / "logs" / "harness.log").read_text(encoding="utf-8"))
-    return found
+    return rehearsal
 
 
 def test_a_tag_reaches_containers_on_a_host_and_the_button_takes_it_back_and_no_user_notices(tmp_path: Path) -> None:
-    found = rehearsed(tmp_path, "--rollback")
-    result = found.well("rollback")
+    rehearsal = rehearsed(tmp_path, "--rollback")
+    result = rehearsal.well("rollback")
     assert results(result) == {"success": {*JOBS[:-1], "rollback"}, "skipped": {"deployment-failure-handler"}}
     assert result["scenario"] == "success+rollback+docker" and result["failed_requests"] == 0
     assert set(result["traffic"]) == {"1.0.0", "1.1.0"}
-    built = found.json("build-logs-*/record/build-and-push.json")["evidence"]
-    rollout = found.json("rollout-logs-*/record/gradual-rollout.json")["evidence"]
+    built = rehearsal.json("build-logs-*/record/build-and-push.json")["evidence"]
+    rollout = rehearsal.json("rollout-logs-*/record/gradual-rollout.json")["evidence"]
     assert built["kind"] == "images" and len(built["services"]) == 4
     assert rollout["target"] == "docker_hosts" and rollout["previous"]["version"] == "v1.0.0"
-    assert found.json("rollback-logs-*/rollback-record.json")["status"] == "completed"
-    assert rollout["services"] == {name: one["digest"] for name, one in built["services"].items()}
+    assert rehearsal.json("rollback-logs-*/rollback-record.json")["status"] == "completed"
+    assert rollout["services"] == {name: service["digest"] for name, service in built["services"].items()}
 
 
 def test_a_canary_that_fails_is_taken_back_on_the_host(tmp_path: Path) -> None:
-    found = rehearsed(tmp_path, "--fail", "canary")
-    result = found.well()
+    rehearsal = rehearsed(tmp_path, "--fail", "canary")
+    result = rehearsal.well()
     assert results(result)["failure"] == {"gradual-rollout"}
     assert result["traffic"].get("1.1.0", 0) < result["traffic"]["1.0.0"]
-    evidence = found.json("rollout-logs-*/record/gradual-rollout.json")["evidence"]
+    evidence = rehearsal.json("rollout-logs-*/record/gradual-rollout.json")["evidence"]
     assert evidence["rollout_status"] == "rolled_back" and evidence["abort"]["proved"] is True
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("stage", ["progressive", "full"])
 def test_a_version_that_fails_in_a_stage_is_taken_back_on_the_host(tmp_path: Path, stage: str) -> None:
-    found = rehearsed(tmp_path, "--fail", stage)
-    assert results(found.well())["failure"] == {"gradual-rollout"}
-    assert found.json("rollout-logs-*/record/gradual-rollout.json")["evidence"]["abort"]["proved"] is True
+    rehearsal = rehearsed(tmp_path, "--fail", stage)
+    assert results(rehearsal.well())["failure"] == {"gradual-rollout"}
+    assert rehearsal.json("rollout-logs-*/record/gradual-rollout.json")["evidence"]["abort"]["proved"] is True
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("name", "serving"), [("smoke", "1.1.0"), ("smoke-rollback", "1.0.0")])
 def test_an_endpoint_that_fails_after_the_rollout_on_the_host(tmp_path: Path, name: str, serving: str) -> None:
-    found = rehearsed(tmp_path, "--fail", name)
-    assert results(found.well())["failure"] == {"smoke-tests"}
-    record = found.json("deployment-failure-report-*/deployment-record.json")
+    rehearsal = rehearsed(tmp_path, "--fail", name)
+    assert results(rehearsal.well())["failure"] == {"smoke-tests"}
+    record = rehearsal.json("deployment-failure-report-*/deployment-record.json")
     assert record["status"] == ("failed" if serving == "1.1.0" else "rolled_back")
 
 
 @pytest.mark.faults
 def test_when_the_machine_that_deploys_vanishes_the_guard_takes_traffic_back(tmp_path: Path) -> None:
-    found = rehearsed(tmp_path, "--fail", "runner")
-    result = found.well()
+    rehearsal = rehearsed(tmp_path, "--fail", "runner")
+    result = rehearsal.well()
     assert results(result)["failure"] == {"gradual-rollout"} and result["failed_requests"] == 0
     assert result["traffic"]["1.1.0"] > 0
 
