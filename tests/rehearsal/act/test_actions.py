@@ -24,8 +24,8 @@ def job(name: str, steps: str, *, more: str = "") -> str:
 
 
 def checkout(ref: str = "", **more: str) -> str:
-    given = {"ref": ref, **{name.replace("_", "-"): value for name, value in more.items()}}
-    inputs = "".join(f"          {name}: '{value}'\n" for name, value in given.items())
+    arguments = {"ref": ref, **{name.replace("_", "-"): value for name, value in more.items()}}
+    inputs = "".join(f"          {name}: '{value}'\n" for name, value in arguments.items())
     return f"      - uses: actions/checkout@{SHA}\n        with:\n{inputs}"
 
 

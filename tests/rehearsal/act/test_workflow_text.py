@@ -19,10 +19,10 @@ REAL = (ROOT / ".github" / "workflows" / "deploy-production.yml").read_text(enco
 def test_the_real_workflow_is_read_as_yaml_reads_it() -> None:
     document = yaml.safe_load(REAL)["jobs"]
     assert list(workflow_text.blocks(REAL)) == list(document) == list(JOBS)
-    assert workflow_text.needs(REAL) == {job: one.get("needs", []) for job, one in document.items()}
-    used = {step["uses"] for one in document.values() for step in one["steps"] if "uses" in step}
-    found = {f"{repository}/{folder}@{commit}".replace("/@", "@") for repository, folder, commit in workflow_text.actions(REAL)}
-    assert found == used
+    assert workflow_text.needs(REAL) == {job: definition.get("needs", []) for job, definition in document.items()}
+    used = {step["uses"] for definition in document.values() for step in definition["steps"] if "uses" in step}
+    actions = {f"{repository}/{folder}@{commit}".replace("/@", "@") for repository, folder, commit in workflow_text.actions(REAL)}
+    assert actions == used
 
 
 def test_every_action_of_the_real_workflow_has_a_local_composite() -> None:
@@ -32,8 +32,8 @@ def test_every_action_of_the_real_workflow_has_a_local_composite() -> None:
 
 
 def test_local_composites_know_every_input_that_the_workflow_gives() -> None:
-    for one in yaml.safe_load(REAL)["jobs"].values():
-        for step in one["steps"]:
+    for job in yaml.safe_load(REAL)["jobs"].values():
+        for step in job["steps"]:
             if "uses" in step:
                 folder = ROOT / "azora_ci" / "rehearsal" / "actions" / step["uses"].split("@")[0].rsplit("/", 1)[1]
                 action = yaml.safe_load((folder / "action.yml").read_text(encoding="utf-8"))
@@ -51,12 +51,12 @@ def test_an_action_without_a_local_composite_is_refused() -> None:
         replaced_actions(f"uses: somebody/thing@{'0' * 40}")
 
 
-def results(**given: str) -> dict[str, str]:
-    return {job: given.get(job.replace("-", "_"), "success") for job in JOBS}
+def results(**unsuccessful: str) -> dict[str, str]:
+    return {job: unsuccessful.get(job.replace("-", "_"), "success") for job in JOBS}
 
 
 @pytest.mark.parametrize(
-    ("found", "again"),
+    ("job_results", "again"),
     [
         (results(), set()),
         (
@@ -67,8 +67,8 @@ def results(**given: str) -> dict[str, str]:
         (results(validate_release="failure"), set(JOBS)),
     ],
 )
-def test_failed_jobs_and_all_that_depend_on_them_run_again(found: dict[str, str], again: set[str]) -> None:
-    assert workflow_text.to_run_again(REAL, found) == again
+def test_failed_jobs_and_all_that_depend_on_them_run_again(job_results: dict[str, str], again: set[str]) -> None:
+    assert workflow_text.to_run_again(REAL, job_results) == again
 
 
 TOY = """\
@@ -109,8 +109,8 @@ def test_a_second_attempt_carries_results_and_outputs_over(toy: Toy) -> None:
     assert workflow_text.blocks(text)["second"] == workflow_text.blocks(TOY)["second"]
     second = toy.run(text.replace("exit 1", "exit 0"))
     assert {job: run.result for job, run in second.items()} == dict.fromkeys(("first", "second", "third"), "success")
-    got = [line for line in first["second"].lines if line.startswith("got ")]
-    assert got and got == [line for line in second["second"].lines if line.startswith("got ")]
+    printed = [line for line in first["second"].lines if line.startswith("got ")]
+    assert printed and printed == [line for line in second["second"].lines if line.startswith("got ")]
     assert second["first"].outputs == first["first"].outputs
 
 
