@@ -20,9 +20,9 @@ ACTOR_SECRET = 'p4ss\'word "quoted" $HOME'
 
 @pytest.fixture
 def processes(tmp_path: Path) -> Iterator[Processes]:
-    found = Processes(JobLog(Actions(stream=io.StringIO()), Clock(), tmp_path / "processes.log"))
-    yield found
-    found.end_all()
+    running = Processes(JobLog(Actions(stream=io.StringIO()), Clock(), tmp_path / "processes.log"))
+    yield running
+    running.end_all()
 
 
 class Toy:

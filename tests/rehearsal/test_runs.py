@@ -22,9 +22,9 @@ SLEEPER = "import time\nprint('ready', flush=True)\ntime.sleep(600)"
 STUBBORN = "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(600)"
 
 
-def until(true: Callable[[], bool]) -> None:
+def until(condition: Callable[[], bool]) -> None:
     deadline = CLOCK.monotonic() + 30
-    while not true():
+    while not condition():
         assert CLOCK.monotonic() < deadline, "nothing happened within 30 s"
         CLOCK.sleep(0.02)
 
@@ -43,7 +43,7 @@ def detached(tmp_path: Path) -> Callable[..., int]:
 
 
 def abandoned(base: Path) -> Run:
-    """A run whose harness no longer runs."""
+    """Return a run whose harness no longer runs."""
     run = Run.begin(base, CLOCK)
     state = run.state()
     state["harness"]["birth"] = "1"
@@ -56,7 +56,7 @@ def test_everything_ends_with_the_run(tmp_path: Path, detached: Callable[..., in
     noted, below = detached(tmp_path), detached(run.path("production/x").parent)
     other = detached(tmp_path)
     run.note("noted", noted)
-    assert {one.pid for one in run.living()} == {noted, below}
+    assert {process.pid for process in run.living()} == {noted, below}
     assert run.end(CLOCK) == []
     until(lambda: not is_alive(noted) and not is_alive(below))
     assert is_alive(other)
