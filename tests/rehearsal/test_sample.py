@@ -1,4 +1,4 @@
-"""The sample application does what a deployment needs of an application, and breaks when told to."""
+"""The sample application does what a deployment needs of an application, and breaks when its fault file says so."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class Service:
         return Path(self.log.name).read_text(encoding="utf-8")
 
     def port(self) -> int | None:
-        found = re.search(r"listening on 127\.0\.0\.1:(\d+)", self.output())
-        return int(found[1]) if found else None
+        match = re.search(r"listening on 127\.0\.0\.1:(\d+)", self.output())
+        return int(match[1]) if match else None
 
     def get(self, path: str, timeout: float = 30) -> tuple[int, HTTPMessage, str]:
         try:
@@ -65,8 +65,8 @@ class Service:
 @pytest.fixture
 def service(sample: Sample, postgres_cluster: DatabaseMaker, tmp_path: Path) -> Iterator[Service]:
     url = postgres_cluster.fresh(TABLES)
-    with Service(sample.built, url, sample.node.bin / "node", tmp_path / "service", "api-gateway") as found:
-        yield found
+    with Service(sample.built, url, sample.node.bin / "node", tmp_path / "service", "api-gateway") as running:
+        yield running
 
 
 def test_health_says_status_and_version(service: Service) -> None:
@@ -154,9 +154,9 @@ def test_a_broken_build_fails(sample: Sample, tmp_path: Path) -> None:
 
 def test_lock_file_names_no_host_of_a_registry() -> None:
     lock = json.loads((application.SAMPLE / "package-lock.json").read_text(encoding="utf-8"))
-    packages = {path: one for path, one in lock["packages"].items() if path}
+    packages = {path: package for path, package in lock["packages"].items() if path}
     assert packages
-    assert all("resolved" not in one and one["integrity"].startswith("sha512-") for one in packages.values())
+    assert all("resolved" not in package and package["integrity"].startswith("sha512-") for package in packages.values())
 
 
 def test_the_old_release_lacks_the_new_migrations(tmp_path: Path) -> None:
