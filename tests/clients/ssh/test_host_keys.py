@@ -23,8 +23,8 @@ def key(public):
 
 
 def ssh_keygen(*arguments: str) -> str:
-    done = subprocess.run(["ssh-keygen", *map(str, arguments)], capture_output=True, text=True, timeout=30, check=True)
-    return done.stdout
+    completed = subprocess.run(["ssh-keygen", *map(str, arguments)], capture_output=True, text=True, timeout=30, check=True)
+    return completed.stdout
 
 
 def test_a_fingerprint_is_the_one_that_openssh_shows(public, key):
@@ -49,7 +49,7 @@ def test_lines_that_openssh_hashed_are_understood(key, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("names", "name", "found"),
+    ("names", "name", "matches"),
     [
         ("web1.example,10.0.0.1", "10.0.0.1", True),
         ("*.example", "web1.example", True),
@@ -62,8 +62,8 @@ def test_lines_that_openssh_hashed_are_understood(key, tmp_path):
         ("|1|not base64|x", "web1.example", False),
     ],
 )
-def test_names_of_a_line(key, names, name, found):
-    assert (keys_of(f"\n{names} {key.key_type} {key.blob} a comment\n", name) == [key]) is found
+def test_names_of_a_line(key, names, name, matches):
+    assert (keys_of(f"\n{names} {key.key_type} {key.blob} a comment\n", name) == [key]) is matches
 
 
 def test_a_port_of_its_own_is_part_of_the_name():

@@ -58,9 +58,9 @@ def end_sessions(server):
 
 def listening_ports():
     """Return the ports of loopback on which this process listens."""
-    own = {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
+    own_sockets = {str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()}
     rows = [line.split() for line in Path("/proc/self/net/tcp").read_text().splitlines()[1:]]
-    return {row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own}
+    return {row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own_sockets}
 
 
 class Opened:
@@ -73,19 +73,19 @@ class Opened:
         pinned = sshd.known_hosts if known_hosts == "pinned" else known_hosts
         credentials = Credentials(sshd.user, Secret(key or sshd.key), known_hosts=pinned, recorded=recorded, accept_new=accept_new)
         address = HostAddress(host, port or sshd.port)
-        made = Connection(
+        connection = Connection(
             address, credentials=credentials, clock=Clock(), remote_socket=str(self.docker_socket), jump=jump, say=self.lines.append
         )
-        self.all.append(made)
-        return made, credentials
+        self.all.append(connection)
+        return connection, credentials
 
 
 @pytest.fixture
 def opened(docker_socket, monkeypatch):
     monkeypatch.setattr(tunnel, "ATTEMPTS", 2)
-    made = Opened(docker_socket)
-    yield made
-    for connection in made.all:
+    connections = Opened(docker_socket)
+    yield connections
+    for connection in connections.all:
         connection.close()
 
 
@@ -98,7 +98,7 @@ def opened(docker_socket, monkeypatch):
     ],
 )
 def test_hosts(text, hosts):
-    assert [(one.host, one.port) for one in parse_hosts(text)] == hosts
+    assert [(address.host, address.port) for address in parse_hosts(text)] == hosts
 
 
 @pytest.mark.parametrize("bad", ["", ",", "-oProxyCommand=x", "a b", "a:0", "a:99999", "a,a", "user@host", "a;b", "a..b", f"{'a' * 64}.b"])
@@ -142,11 +142,11 @@ def test_the_docker_socket_is_a_local_file_of_this_user_alone(opened, sshd):
 def test_the_host_connects_to_where_it_is_asked_to(opened, sshd, docker_socket):
     connection, _ = opened.connection(sshd)
     with connection:
-        with connection.dial(("127.0.0.1", sshd.port), 10) as there:
-            assert there.recv(4) == b"SSH-"
-        with connection.dial(docker_socket, 10) as there:
-            there.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
-            assert there.recv(100).startswith(b"HTTP/1.0 200")
+        with connection.dial(("127.0.0.1", sshd.port), 10) as channel:
+            assert channel.recv(4) == b"SSH-"
+        with connection.dial(docker_socket, 10) as channel:
+            channel.sendall(b"GET /_ping HTTP/1.0\r\n\r\n")
+            assert channel.recv(100).startswith(b"HTTP/1.0 200")
         with pytest.raises(ConnectionRefusedError, match="Connection refused"):
             connection.dial(("127.0.0.1", free_port()), 10)
     with pytest.raises(OSError):
@@ -173,7 +173,7 @@ def test_what_arrives_at_once_and_in_bulk_arrives_whole(opened, sshd, tmp_path):
     with socket.create_server(("127.0.0.1", 0)) as server, connection:
         sender = threading.Thread(target=lambda: [peer := server.accept()[0], peer.sendall(data), peer.close()])
         sender.start()
-        with connection.dial(server.getsockname(), 10) as there, there.makefile("rb") as stream:
+        with connection.dial(server.getsockname(), 10) as channel, channel.makefile("rb") as stream:
             assert stream.read() == data
         sender.join()
 
@@ -220,8 +220,8 @@ def test_no_pinned_key_is_refused_unless_opted_in(opened, sshd):
         opened.connection(sshd, known_hosts=None)
     connection, credentials = opened.connection(sshd, known_hosts=None, accept_new=True)
     with connection:
-        (seen,) = credentials.seen.values()
-    assert (seen.source, seen.key.blob) == ("accepted", sshd.known_hosts.split()[2])
+        (host_key,) = credentials.seen.values()
+    assert (host_key.source, host_key.key.blob) == ("accepted", sshd.known_hosts.split()[2])
 
 
 def test_a_host_that_is_not_among_the_pinned_ones_is_refused(opened, sshd):
@@ -232,23 +232,23 @@ def test_a_host_that_is_not_among_the_pinned_ones_is_refused(opened, sshd):
 
 
 def test_another_host_key_is_refused(opened, sshd, tmp_path):
-    other = keygen(tmp_path / "other").with_suffix(".pub").read_text().split()[:2]
-    connection, _ = opened.connection(sshd, known_hosts=f"[127.0.0.1]:{sshd.port} {' '.join(other)}\n")
+    other_key = keygen(tmp_path / "other").with_suffix(".pub").read_text().split()[:2]
+    connection, _ = opened.connection(sshd, known_hosts=f"[127.0.0.1]:{sshd.port} {' '.join(other_key)}\n")
     with pytest.raises(NotTrueError, match="key") as caught:
         connection.open()
     assert caught.value.exit_code == 1
 
 
 def test_a_key_that_was_accepted_and_recorded_is_all_that_the_next_connection_needs(opened, sshd):
-    first, accepted = opened.connection(sshd, known_hosts=None, accept_new=True)
-    with first:
+    first_connection, accepted = opened.connection(sshd, known_hosts=None, accept_new=True)
+    with first_connection:
         (evidence,) = accepted.evidence()
     assert "127.0.0.1" not in str(evidence)
     assert evidence["known_hosts"].endswith(" ".join(sshd.known_hosts.split()[1:3]))
-    second, recorded = opened.connection(sshd, known_hosts=None, recorded=lines_of([evidence]))
-    with second:
-        (again,) = recorded.evidence()
-    assert (again["source"], again["fingerprint"]) == ("recorded", evidence["fingerprint"])
+    second_connection, recorded = opened.connection(sshd, known_hosts=None, recorded=lines_of([evidence]))
+    with second_connection:
+        (recorded_evidence,) = recorded.evidence()
+    assert (recorded_evidence["source"], recorded_evidence["fingerprint"]) == ("recorded", evidence["fingerprint"])
     assert recorded.to_be_pinned() == ""
     assert evidence["fingerprint"] in accepted.to_be_pinned()
     assert "127.0.0.1" not in accepted.to_be_pinned()
@@ -301,11 +301,11 @@ def test_a_pinned_authority_vouches_for_a_host(opened, tmp_path):
     try:
         connection, credentials = opened.connection(server, known_hosts=pinned)
         with connection:
-            (seen,) = credentials.seen.values()
-        assert (seen.source, seen.key, seen.fingerprint) == ("pinned", None, authority.fingerprint)
+            (host_key,) = credentials.seen.values()
+        assert (host_key.source, host_key.key, host_key.fingerprint) == ("pinned", None, authority.fingerprint)
         connection, credentials = opened.connection(server)  # which pins the host's own key
         with connection:
-            assert [seen.key for seen in credentials.seen.values()] == [HostKey(*server.known_hosts.split()[1:3])]
+            assert [host_key.key for host_key in credentials.seen.values()] == [HostKey(*server.known_hosts.split()[1:3])]
         with pytest.raises(NotTrueError, match="Host key"):
             opened.connection(server, known_hosts=pinned + pinned.replace("@cert-authority", "@revoked"))[0].open()
         with pytest.raises(NotTrueError, match="Host key is revoked") as caught:
@@ -342,7 +342,7 @@ def test_an_unreachable_host_is_tried_again_and_named(opened, sshd):
 
 
 @pytest.mark.parametrize(
-    ("error", "what"),
+    ("error", "explanation"),
     [
         (
             OSError("Multiple exceptions: [Errno 111] Connect call failed ('::1', 1), [Errno 113] ('10.0.0.1', 1)"),
@@ -354,9 +354,9 @@ def test_an_unreachable_host_is_tried_again_and_named(opened, sshd):
         (asyncssh.ConnectionLost(""), "ConnectionLost"),
     ],
 )
-def test_a_failure_is_told_in_one_line_without_addresses(error, what):
+def test_a_failure_is_told_in_one_line_without_addresses(error, explanation):
     text = tunnel.explain(error, "host-1").what
-    assert text.startswith(what)
+    assert text.startswith(explanation)
     assert "10.0.0.1" not in text
     assert len(text) <= 200
 
@@ -452,13 +452,13 @@ def test_a_lost_jump_host_is_connected_to_again(opened, sshd, bastion):
 
 
 def test_keys_of_both_are_accepted_and_recorded(opened, sshd, bastion):
-    first, accepted = opened.connection(sshd, known_hosts=None, accept_new=True, jump=jump_to(bastion))
-    with first:
+    first_connection, accepted = opened.connection(sshd, known_hosts=None, accept_new=True, jump=jump_to(bastion))
+    with first_connection:
         evidence = accepted.evidence()
-    assert {one["known_hosts"].split()[2] for one in evidence} == {one.known_hosts.split()[2] for one in (sshd, bastion)}
-    second, recorded = opened.connection(sshd, known_hosts=None, recorded=lines_of(evidence), jump=jump_to(bastion))
-    with second:
-        assert [one.source for one in recorded.seen.values()] == ["recorded", "recorded"]
+    assert {entry["known_hosts"].split()[2] for entry in evidence} == {server.known_hosts.split()[2] for server in (sshd, bastion)}
+    second_connection, recorded = opened.connection(sshd, known_hosts=None, recorded=lines_of(evidence), jump=jump_to(bastion))
+    with second_connection:
+        assert [host_key.source for host_key in recorded.seen.values()] == ["recorded", "recorded"]
 
 
 def test_a_host_behind_the_jump_host_with_another_key_is_refused(opened, sshd, bastion):
@@ -530,10 +530,10 @@ def test_a_killed_runner_leaves_no_connection_and_no_secret(opened, sshd, docker
     until(lambda: sshd.sessions() == [], "the connection is closed", 30)
     assert [path.name for path in folder.rglob("*") if path.is_file()] == ["owner"]
     monkeypatch.setattr("tempfile.tempdir", str(folder))
-    remains, own = set(folder.iterdir()), opened.connection(sshd)[0].docker_socket.parent
+    remaining_folders, own_folder = set(folder.iterdir()), opened.connection(sshd)[0].docker_socket.parent
     opened.connection(sshd)  # which removes what the killed one left, not what a living process uses
-    assert remains.isdisjoint(folder.iterdir())
-    assert own.is_dir()
+    assert remaining_folders.isdisjoint(folder.iterdir())
+    assert own_folder.is_dir()
 
 
 def test_a_folder_with_the_key_that_an_earlier_version_left_is_removed(opened, sshd, tmp_path, monkeypatch):
@@ -574,7 +574,7 @@ tunnel.Tunnel(HostAddress("web1.example"), credentials=credentials, clock=Clock(
 """
 
 
-def looking(sshd, seconds):
+def hanging_lookup(sshd, seconds):
     """Return a process that looks up a name, which hangs; it gives up after so many seconds."""
     environ = os.environ | {"PYTHONPATH": str(ROOT)}
     pipe = subprocess.PIPE
@@ -587,14 +587,14 @@ def looking(sshd, seconds):
 
 
 def test_a_hanging_name_lookup_does_not_hold_up_the_end_of_a_cancelled_process(sshd):
-    runner = looking(sshd, 20)
+    runner = hanging_lookup(sshd, 20)
     runner.send_signal(signal.SIGINT)
     _, errors = runner.communicate(timeout=5)
     assert errors.endswith("KeyboardInterrupt\n")
 
 
 def test_a_hanging_name_lookup_is_given_up(sshd):
-    _, errors = looking(sshd, 1).communicate(timeout=10)
+    _, errors = hanging_lookup(sshd, 1).communicate(timeout=10)
     assert "UnreachableError" in errors
     assert "no answer within 1 s" in errors
 
