@@ -43,23 +43,23 @@ class Host(Sshd):
 def hosts(tmp_path_factory):
     with tempfile.TemporaryDirectory(prefix="az-") as short:
         docker = DockerStandIn(Path(short) / "d.sock")
-        made = {kind: Host(tmp_path_factory.mktemp(kind), Path(short) / "d.sock", *options) for kind, options in KINDS.items()}
-        for one in made.values():
-            (one.folder / "authorized_keys").write_text(made["both"].key_file.with_suffix(".pub").read_text())
-            one.start()
-        yield made
-        for one in made.values():
-            one.stop()
+        servers = {kind: Host(tmp_path_factory.mktemp(kind), Path(short) / "d.sock", *options) for kind, options in KINDS.items()}
+        for server in servers.values():
+            (server.folder / "authorized_keys").write_text(servers["both"].key_file.with_suffix(".pub").read_text())
+            server.start()
+        yield servers
+        for server in servers.values():
+            server.stop()
         docker.close()
 
 
 def access(hosts: dict[str, Host], addresses: list[str], known_hosts: str | None) -> ProductionHosts:
-    first = hosts["both"]
+    permissive = hosts["both"]
     return ProductionHosts(
         prod_host=Secret(",".join(addresses)),
         prod_jump_host=None,
-        prod_user=Secret(first.user),
-        prod_key=Secret(first.key),
+        prod_user=Secret(permissive.user),
+        prod_key=Secret(permissive.key),
         prod_known_hosts=known_hosts,
         prod_accept_new_host_key=False,
         docker_username=None,
@@ -67,53 +67,53 @@ def access(hosts: dict[str, Host], addresses: list[str], known_hosts: str | None
     )
 
 
-def found(tmp_path: Path, given: ProductionHosts) -> list[Finding]:
+def examine(tmp_path: Path, production_hosts: ProductionHosts) -> list[Finding]:
     images = {"edge_image": "r.example/edge@sha256:" + "0" * 64, "guard_image": "r.example/python@sha256:" + "0" * 64}
     target = {"kind": "docker_hosts", "docker_hosts": images}
     loaded = config.load(deploy_config.write(tmp_path / "d.toml", target=target, edge=None, registry={"repository": "r.example/azora"}))
     processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
     try:
-        return doctor.findings(TargetContext(loaded, processes, Clock(), tmp_path, 10.0, access=given))
+        return doctor.findings(TargetContext(loaded, processes, Clock(), tmp_path, 10.0, access=production_hosts))
     finally:
         processes.end_all()
 
 
 def test_every_host_is_examined_and_the_missing_line_named(hosts, tmp_path):
     stranger, nobody = hosts["neither"], f"127.0.0.1:{free_port()}"
-    addresses = {kind: f"127.0.0.1:{one.port}" for kind, one in hosts.items()}
-    called = {kind: f"host-{number}: " for number, kind in enumerate((*addresses, "nobody"), 1)}
-    known = "".join(one.known_hosts for one in hosts.values() if one is not stranger)
-    known += f"[127.0.0.1]:{stranger.port} " + hosts["both"].known_hosts.partition(" ")[2]  # another host's key
-    findings = found(tmp_path, access(hosts, [*addresses.values(), nobody], known))
+    addresses = {kind: f"127.0.0.1:{host.port}" for kind, host in hosts.items()}
+    prefixes = {kind: f"host-{number}: " for number, kind in enumerate((*addresses, "nobody"), 1)}
+    known_hosts = "".join(host.known_hosts for host in hosts.values() if host is not stranger)
+    known_hosts += f"[127.0.0.1]:{stranger.port} " + hosts["both"].known_hosts.partition(" ")[2]  # another host's key
+    findings = examine(tmp_path, access(hosts, [*addresses.values(), nobody], known_hosts))
 
-    def of(kind: str) -> dict[str, Finding]:
-        name = called[kind]
-        return {one.name.removeprefix(name): one for one in findings if one.name.startswith(name)}
+    def findings_of(kind: str) -> dict[str, Finding]:
+        prefix = prefixes[kind]
+        return {finding.name.removeprefix(prefix): finding for finding in findings if finding.name.startswith(prefix)}
 
     def failed(kind: str) -> list[str]:
-        return [name for name, one in of(kind).items() if not one.passed]
+        return [name for name, finding in findings_of(kind).items() if not finding.passed]
 
     assert (findings[0].name, findings[0].detail) == ("hosts", "the others answer")
-    assert [one.passed for name, one in of("both").items() if name in {"connection", "host key"}] == [True, True]
-    assert of("both")["host key"].detail.endswith(", pinned")
+    assert [finding.passed for name, finding in findings_of("both").items() if name in {"connection", "host key"}] == [True, True]
+    assert findings_of("both")["host key"].detail.endswith(", pinned")
     assert failed("both") == ["Docker"]  # what answers there is none
 
     assert failed("no_tcp") == ["AllowTcpForwarding"]
-    assert "set AllowTcpForwarding yes" in of("no_tcp")["AllowTcpForwarding"].next_step
+    assert "set AllowTcpForwarding yes" in findings_of("no_tcp")["AllowTcpForwarding"].next_step
 
     assert failed("no_stream") == ["AllowStreamLocalForwarding"]
-    step = of("no_stream")["AllowStreamLocalForwarding"].next_step
+    step = findings_of("no_stream")["AllowStreamLocalForwarding"].next_step
     assert "set AllowStreamLocalForwarding yes" in step
     assert "group docker" in step
 
     assert failed("neither") == failed("nobody") == ["connection"]
-    assert "Host key does not match" in of("neither")["connection"].detail
-    assert "cannot be reached" in of("nobody")["connection"].detail
+    assert "Host key does not match" in findings_of("neither")["connection"].detail
+    assert "cannot be reached" in findings_of("nobody")["connection"].detail
 
 
 def test_forwarding_that_is_disabled_altogether_is_named(hosts, tmp_path):
-    one = hosts["neither"]
-    findings = found(tmp_path, access(hosts, [f"127.0.0.1:{one.port}"], one.known_hosts))
+    server = hosts["neither"]
+    findings = examine(tmp_path, access(hosts, [f"127.0.0.1:{server.port}"], server.known_hosts))
     lacking = [finding.name.rpartition(" ")[2] for finding in findings if not finding.passed]
     assert lacking == ["AllowTcpForwarding"]
     assert "DisableForwarding" in next(finding.next_step for finding in findings if not finding.passed)
@@ -121,16 +121,16 @@ def test_forwarding_that_is_disabled_altogether_is_named(hosts, tmp_path):
 
 def test_access_that_is_not_set_is_named(hosts, tmp_path):
     with pytest.raises(BadInputError, match="No host key is pinned"):
-        found(tmp_path, access(hosts, ["127.0.0.1"], None))
+        examine(tmp_path, access(hosts, ["127.0.0.1"], None))
 
 
 @pytest.mark.parametrize(
-    ("told", "read"),
+    ("docker_timestamp", "expected"),
     [
         ("2026-11-24T14:25:43.200123456Z", "2026-11-24T14:25:43.200123Z"),
         ("2026-11-24T14:25:43.2+01:00", "2026-11-24T14:25:43.200000+01:00"),
         ("2026-11-24T14:25:43Z", "2026-11-24T14:25:43Z"),
     ],
 )
-def test_docker_tells_nanoseconds(told, read):
-    assert doctor.to_microseconds(told) == read
+def test_docker_tells_nanoseconds(docker_timestamp, expected):
+    assert doctor.to_microseconds(docker_timestamp) == expected

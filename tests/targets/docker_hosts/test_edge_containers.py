@@ -23,16 +23,16 @@ HTTPS_PORT = 8443
 
 @pytest.fixture
 def world(network: Lan, tmp_path: Path) -> Iterator[World]:
-    made = World(network, tmp_path, services=("api_gateway",))
-    made.edge_settings = {
+    docker_world = World(network, tmp_path, services=("api_gateway",))
+    docker_world.edge_settings = {
         "tls_certificate": str(tmp_path / "tls/certificate.pem"),
         "tls_key": str(tmp_path / "tls/key.pem"),
         "https_port": HTTPS_PORT,
         "redirect_http": False,
         "sticky_cookie": "azora-release",
     }
-    yield made
-    made.close()
+    yield docker_world
+    docker_world.close()
 
 
 def get_tls(address: str, path: str) -> tuple[int, bytes]:
@@ -50,17 +50,17 @@ def test_tls_comes_to_a_host_that_had_none_and_certificates_are_renewed(world, t
     world.deploy_old()  # still without TLS
     assert get(address, "/api/work")[0] == 200
     assert certificates.served_serial(HTTPS_PORT, address) is None
-    first = certificates.renew(tmp_path / "tls")
+    first_serial = certificates.renew(tmp_path / "tls")
     world.config = config.load(world.configure())
     target, release = world.target(), world.release("1.1.0", NEW)
     with target.locked(Owner(NEW, "https://runs.example/2", "tests")):
         target.deploy(release, 100)
-        assert certificates.served_serial(HTTPS_PORT, address) == first
+        assert certificates.served_serial(HTTPS_PORT, address) == first_serial
         assert get(address, "/api/work")[0] == 200
         target.set_weight(release, 50)
         assert get_tls(address, "/api/work")[0] == 200
-        second = certificates.renew(tmp_path / "tls")
-        until(lambda: certificates.served_serial(HTTPS_PORT, address) == second, "the renewed certificate is shown")
+        second_serial = certificates.renew(tmp_path / "tls")
+        until(lambda: certificates.served_serial(HTTPS_PORT, address) == second_serial, "the renewed certificate is shown")
         returned = target.abort(release, "a test")
     assert returned.proved
     assert json.loads(get_tls(address, "/api/work")[1])["version"] == "1.0.0"
@@ -76,10 +76,10 @@ def test_open_connections_are_drained_and_closed_by_an_abort(world):
     with target.locked(Owner(NEW, "https://runs.example/2", "tests")):
         target.deploy(release, 100)
         target.set_weight(release, 50)
-        kept = Chat(address, "/api/chat", "stable")
+        stable_chat = Chat(address, "/api/chat", "stable")
         chat, events = Chat(address, "/api/chat", "canary"), Events(address, "/api/events", "canary")
         until(lambda: events.count > 3, "events arrive")
         assert target.abort(release, "a test").proved
         assert chat.say("hello") == ""
         until(lambda: events.ended is not None, "the stream is closed", 10)
-        assert kept.say("hello") == "1.0.0 heard hello"
+        assert stable_chat.say("hello") == "1.0.0 heard hello"
