@@ -32,10 +32,10 @@ SMALL = ("api_gateway",)
 
 @pytest.fixture
 def world(network: Lan, tmp_path: Path) -> Iterator[World]:
-    made = World(network, tmp_path, services=SMALL)
-    made.built()
-    yield made
-    made.close()
+    docker_world = World(network, tmp_path, services=SMALL)
+    docker_world.built()
+    yield docker_world
+    docker_world.close()
 
 
 def with_host_settings(world: World, **changes: object) -> None:
@@ -43,8 +43,8 @@ def with_host_settings(world: World, **changes: object) -> None:
     before = f"edge_image = {json.dumps(world.lan.edge_image)}"
     text = world.config_path.read_text()
     assert before in text
-    more = "".join(f", {name} = {json.dumps(value)}" for name, value in changes.items())
-    world.config_path.write_text(text.replace(before, before + more))
+    additions = "".join(f", {name} = {json.dumps(value)}" for name, value in changes.items())
+    world.config_path.write_text(text.replace(before, before + additions))
     world.config = config.load(world.config_path)
 
 
@@ -62,7 +62,7 @@ def test_too_little_disk_for_both_versions_is_refused_before_anything_starts(wor
     assert world.running() == before
     assert world.versions_now() == {"1.0.0"}
     target, missing = world.target(), Release(NEW, "v1.1.0", {"api_gateway": "sha256:" + "0" * 64}, {"api_gateway": 1 << 60})
-    world.config = replace(world.config, services=tuple(replace(one, memory=None) for one in world.config.services))
+    world.config = replace(world.config, services=tuple(replace(service, memory=None) for service in world.config.services))
     with pytest.raises(NotTrueError, match="1 of 1 images are to be pulled and take up to 1,649,267,441,664 MiB"):
         target.plan(missing)
 
@@ -107,8 +107,8 @@ HTTPServer(("", 80), Shop).serve_forever()
 def shop(world: World, project: str = "shop") -> Any:
     """Start what ``docker-compose up`` starts, on the port that the edge wants."""
     client = world.machines[0].client
-    for left in client.networks.list(names=["shop_default"]):
-        left.remove()
+    for network in client.networks.list(names=["shop_default"]):
+        network.remove()
     client.networks.create("shop_default")
     container = client.containers.run(
         world.lan.guard_image,
@@ -139,12 +139,12 @@ def state(container: Any) -> tuple[str, str]:
 
 def test_a_port_that_is_taken_is_refused_until_its_compose_project_is_named(world):
     container = shop(world)
-    names = {one.name for one in world.machines[0].client.containers.list(all=True)}
+    names = {existing.name for existing in world.machines[0].client.containers.list(all=True)}
     code, output = world.finish(world.start())
     assert code == 1, output
     assert f"port {HTTP_PORT}: container shop_web_1 publishes it, of compose project shop; nothing was changed" in output
     assert 'set target.docker_hosts.take_over = "shop"' in output
-    assert {one.name for one in world.machines[0].client.containers.list(all=True)} == names
+    assert {existing.name for existing in world.machines[0].client.containers.list(all=True)} == names
     with_host_settings(world, take_over="shop")
     the_new_version_takes_the_port_over(world, container)
 
@@ -195,7 +195,7 @@ def test_the_old_containers_run_again_when_the_new_version_fails_or_the_edge_doe
         assert (state(container), versions(world)) == (("running", "always"), "the old shop")
         target._nodes[0].edge_containers._settings = world.config.target.docker_hosts
         port = target._nodes[0].port
-        facts = [port._facts(one) for one in port.holders()]
+        facts = [port._facts(holder) for holder in port.holders()]
         port._note("took-port", NEW, facts)
         port._stop(facts)  # and here the runner dies
     code, output = world.finish(world.start(attempt=3))
@@ -213,15 +213,15 @@ def test_the_old_containers_run_again_when_the_new_version_fails_or_the_edge_doe
 
 def at_the_keyboard(world: World, *words: str) -> tuple[int, str]:
     argv = [sys.executable, "-m", "azora_ci", *words, "--config", str(world.config_path)]
-    done = subprocess.run(argv, env=world.environ(9), cwd=world.folder, capture_output=True, text=True, timeout=120, check=False)
-    return done.returncode, done.stdout + done.stderr
+    completed = subprocess.run(argv, env=world.environ(9), cwd=world.folder, capture_output=True, text=True, timeout=120, check=False)
+    return completed.returncode, completed.stdout + completed.stderr
 
 
 def another_edge_image(lan: Lan) -> str:
     client = lan.machines[0].client
-    made = client.containers.create(lan.edge_image)
-    made.commit(repository=f"{lan.registry}/edge", tag="another", changes="LABEL made=later")
-    made.remove()
+    container = client.containers.create(lan.edge_image)
+    container.commit(repository=f"{lan.registry}/edge", tag="another", changes="LABEL made=later")
+    container.remove()
     return lan.push("edge", "another")
 
 
@@ -229,20 +229,20 @@ def another_edge_image(lan: Lan) -> str:
 def test_an_edge_that_is_configured_anew_is_tried_and_replaced_with_its_weights(world):
     world.deploy_old()
     client = world.machines[0].client
-    first = client.containers.get("azora-edge").id
+    first_edge = client.containers.get("azora-edge").id
     before = world.config_path.read_text()
     world.config_path.write_text(before.replace(world.lan.edge_image, world.lan.guard_image))  # no Envoy in it
     with Load(world) as load:
         code, output = at_the_keyboard(world, "edge", "install")
         assert code == 1, output
         assert "The new edge does not come up" in output
-    assert (load.failed, client.containers.get("azora-edge").id) == ([], first)
+    assert (load.failed, client.containers.get("azora-edge").id) == ([], first_edge)
     image = another_edge_image(world.lan)
     world.config_path.write_text(before.replace(world.lan.edge_image, image))
     assert "which is not what is configured" in at_the_keyboard(world, "edge", "status")[1]
     world.config = config.load(world.config_path)
     with world.target().locked(Owner(OLD, "https://runs.example/1", "alice", fence="checkout fails")):  # a rollback has other worries
-        assert client.containers.get("azora-edge").id == first
+        assert client.containers.get("azora-edge").id == first_edge
     with Load(world) as load:
         code, output = at_the_keyboard(world, "edge", "install")
         assert code == 0, output
@@ -250,15 +250,15 @@ def test_an_edge_that_is_configured_anew_is_tried_and_replaced_with_its_weights(
         until(lambda: load.answers[-1][0] == 200, "users are served")
     assert f"the edge runs {image}, as configured" in at_the_keyboard(world, "edge", "status")[1]
     assert load.versions.keys() == {"1.0.0"}
-    assert {one.name for one in client.containers.list(all=True)} >= {"azora-edge"}
-    assert not [one for one in client.containers.list(all=True) if one.name in {"azora-edge-next", "azora-edge-trial"}]
-    second = client.containers.get("azora-edge").id
-    assert second != first
+    assert {container.name for container in client.containers.list(all=True)} >= {"azora-edge"}
+    assert not [container for container in client.containers.list(all=True) if container.name in {"azora-edge-next", "azora-edge-trial"}]
+    second_edge = client.containers.get("azora-edge").id
+    assert second_edge != first_edge
     client.containers.get("azora-edge").rename("azora-edge-next")  # the runner died before the last step
     client.containers.create(image, name="azora-edge-trial")
     assert at_the_keyboard(world, "edge", "install")[0] == 0
-    assert client.containers.get("azora-edge").id == second
-    assert {one.name for one in client.containers.list(all=True) if one.name.startswith("azora-edge")} == {"azora-edge"}
+    assert client.containers.get("azora-edge").id == second_edge
+    assert {container.name for container in client.containers.list(all=True) if container.name.startswith("azora-edge")} == {"azora-edge"}
 
 
 # --- removal ---------------------------------------------------------------------------------------------------------------
@@ -299,31 +299,31 @@ def test_what_is_superseded_is_removed_with_its_images_and_never_the_rollback_ta
 
 def test_two_deployments_at_once_over_the_same_hosts_in_different_order(network, tmp_path):
     world = World(network, tmp_path, 2, services=SMALL)
-    near, far = (one.address for one in world.machines)
+    near, far = (machine.address for machine in world.machines)
     with world.target(PROD_HOST=far).locked(Owner(OLD, "https://runs.example/1", "somebody")):
         with pytest.raises(NotTrueError, match="somebody"), world.target().locked(Owner(NEW, "https://runs.example/2", "me")):
             pass
         assert world.target(PROD_HOST=near).holder() is None  # what was locked first was given back
-    assert [one.containers() for one in world.machines] == [[], []]
+    assert [machine.containers() for machine in world.machines] == [[], []]
     targets = {OLD: world.target(PROD_HOST=f"{near},{far}"), NEW: world.target(PROD_HOST=f"{far},{near}")}
     with targets[OLD].connected(), targets[NEW].connected():
         for _ in range(3):
-            ended = dict.fromkeys(targets, "")
-            threads = [threading.Thread(target=try_to_lock, args=(name, target, ended)) for name, target in targets.items()]
+            outcomes = dict.fromkeys(targets, "")
+            threads = [threading.Thread(target=try_to_lock, args=(name, target, outcomes)) for name, target in targets.items()]
             for thread in threads:
                 thread.start()
             for thread in threads:
                 thread.join(60)
-            assert sorted(ended.values()) == ["locked", "refused"]
+            assert sorted(outcomes.values()) == ["locked", "refused"]
 
 
-def try_to_lock(name: str, target: DockerHosts, ended: dict[str, str]) -> None:
+def try_to_lock(name: str, target: DockerHosts, outcomes: dict[str, str]) -> None:
     try:
         with target.locked(Owner(name, "https://runs.example/1", name)):
-            ended[name] = "locked"
-            until(lambda: all(ended.values()), "the other one has tried")
+            outcomes[name] = "locked"
+            until(lambda: all(outcomes.values()), "the other one has tried")
     except NotTrueError:
-        ended[name] = "refused"
+        outcomes[name] = "refused"
 
 
 @pytest.mark.faults
@@ -346,7 +346,7 @@ def test_a_first_deployment_whose_runner_dies_keeps_serving_and_a_rerun_finishes
 def test_a_guard_whose_new_image_is_nowhere_stays_and_a_rollback_does_not_ask_for_it(world):
     world.deploy_old()
     client = world.machines[0].client
-    first = client.containers.get("azora-guard").id
+    first_guard = client.containers.get("azora-guard").id
     text = world.config_path.read_text()
     repository = world.lan.guard_image.partition("@")[0]
     world.config_path.write_text(text.replace(world.lan.guard_image, f"{repository}@sha256:{'0' * 64}"))
@@ -356,4 +356,4 @@ def test_a_guard_whose_new_image_is_nowhere_stays_and_a_rollback_does_not_ask_fo
     with world.target().locked(Owner(OLD, "https://runs.example/1", "alice", fence="checkout fails")):
         assert world.target().holder().owner.fence == "checkout fails"
     guard = client.containers.get("azora-guard")
-    assert (guard.id, guard.status) == (first, "running")
+    assert (guard.id, guard.status) == (first_guard, "running")

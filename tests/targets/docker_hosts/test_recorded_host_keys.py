@@ -27,16 +27,16 @@ pytestmark = pytest.mark.faults
 @pytest.fixture
 def world(tmp_path_factory: pytest.TempPathFactory, tmp_path: Path) -> Iterator[World]:
     with lan(tmp_path_factory.mktemp("lan")) as network:
-        made = World(network, tmp_path, services=("api_gateway",))
-        made.built()
-        yield made
-        made.close()
+        docker_world = World(network, tmp_path, services=("api_gateway",))
+        docker_world.built()
+        yield docker_world
+        docker_world.close()
 
 
 def archived(world: World, archive: Archive) -> None:
     """Keep a record with what the rollout saw, and hand what the archive holds to the next one as pre-deployment-validation does."""
-    found = {**build.complete(), "gradual-rollout": world.fragment()}
-    archive.keep_record(assemble(found, replace(FACTS, deployment_id="1763000000-0f0f0f"), status="success"))
+    fragments_of_jobs = {**build.complete(), "gradual-rollout": world.fragment()}
+    archive.keep_record(assemble(fragments_of_jobs, replace(FACTS, deployment_id="1763000000-0f0f0f"), status="success"))
     recorded = host_keys.newest(archive)
     assert recorded is not None
     validation = replace(build.complete()["pre-deployment-validation"], deployment_id=NEW)
@@ -69,8 +69,8 @@ def test_the_first_deployment_accepts_the_next_expects_and_another_host_is_refus
     world.configure()
     argv = [sys.executable, "-m", "azora_ci", "lock", "status", "--config", str(world.config_path)]
     environ = world.environ(3, **s3_server.environ, PROD_KNOWN_HOSTS="")  # a person who may read the archive
-    done = subprocess.run(argv, env=environ, cwd=world.folder, capture_output=True, text=True, timeout=120, check=False)
-    assert (done.returncode, "free" in done.stdout) == (0, True), done.stdout + done.stderr
+    completed = subprocess.run(argv, env=environ, cwd=world.folder, capture_output=True, text=True, timeout=120, check=False)
+    assert (completed.returncode, "free" in completed.stdout) == (0, True), completed.stdout + completed.stderr
 
     machine.sshd.stop()
     machine.sshd.host_key.unlink()
