@@ -58,7 +58,7 @@ def test_services_start_after_what_they_depend_on():
 
 
 def binomial_tail(at_least: int, total: int, share: float) -> float:
-    return math.fsum(math.comb(total, k) * share**k * (1 - share) ** (total - k) for k in range(at_least, total + 1))
+    return math.fsum(math.comb(total, failed) * share**failed * (1 - share) ** (total - failed) for failed in range(at_least, total + 1))
 
 
 @given(st.integers(1, 120).flatmap(lambda total: st.tuples(st.integers(0, total), st.just(total))))
@@ -203,8 +203,8 @@ def test_what_is_counted_after_a_moment_is_what_came_since(before, after):
 
 
 @given(st.integers(-5, 500), st.integers(0, 5000), st.floats(0, 600), st.floats(-100, 600), st.sampled_from([0.25, 1.0, 10.0]))
-def test_no_more_synthetic_requests_are_sent_than_are_missing(missing, observed, elapsed, left, interval):
-    requests = synthetic_requests(missing, observed, elapsed=elapsed, left=left, interval=interval)
+def test_no_more_synthetic_requests_are_sent_than_are_missing(missing, observed, elapsed, remaining, interval):
+    requests = synthetic_requests(missing, observed, elapsed=elapsed, left=remaining, interval=interval)
     assert 0 <= requests <= max(0, missing)
     if missing > 0 and observed == 0 and elapsed >= interval:
         assert requests > 0  # otherwise nothing replaces the missing requests
@@ -278,16 +278,16 @@ def test_traffic_that_is_not_judged_while_the_old_version_fails_is_said():
 
 
 @given(counts, counts, counts, st.integers(0, 40))
-def test_more_failures_of_the_old_version_never_turn_against_the_new_one(new, old, beside, more):
-    worse = [counters(side.requests, min(side.requests, side.errors + more)) for side in (old, beside)]
-    if judge_traffic({"api": Pair(new, *worse)}, LIMITS).abort:
-        assert judge_traffic({"api": Pair(new, old, beside)}, LIMITS).abort
+def test_more_failures_of_the_old_version_never_turn_against_the_new_one(new, old, old_meanwhile, extra_failures):
+    worse_counters = [counters(side.requests, min(side.requests, side.errors + extra_failures)) for side in (old, old_meanwhile)]
+    if judge_traffic({"api": Pair(new, *worse_counters)}, LIMITS).abort:
+        assert judge_traffic({"api": Pair(new, old, old_meanwhile)}, LIMITS).abort
 
 
 @given(counts, counts, counts)
-def test_a_version_that_fails_no_more_often_than_the_old_one_is_not_taken_back(new, old, beside):
-    if new.failed_share <= old.failed_share or (beside.requests and new.failed_share <= beside.failed_share):
-        assert judge_traffic({"api": Pair(new, old, beside)}, LIMITS).abort == ()
+def test_a_version_that_fails_no_more_often_than_the_old_one_is_not_taken_back(new, old, old_meanwhile):
+    if new.failed_share <= old.failed_share or (old_meanwhile.requests and new.failed_share <= old_meanwhile.failed_share):
+        assert judge_traffic({"api": Pair(new, old, old_meanwhile)}, LIMITS).abort == ()
 
 
 # --- what people read --------------------------------------------------------------------------------------------------

@@ -25,15 +25,15 @@ from tests.support.sshd import keygen
 from tests.support.waiting import until
 
 THIRD = "1764000200-cccccc"
-SMALL = ("api_gateway",)  # where one service shows it
+SMALL = ("api_gateway",)  # where one service is enough
 
 
 @pytest.fixture
 def world(network: Lan, tmp_path: Path) -> Iterator[World]:
-    made = World(network, tmp_path)
-    made.built()
-    yield made
-    made.close()
+    docker_world = World(network, tmp_path)
+    docker_world.built()
+    yield docker_world
+    docker_world.close()
 
 
 def test_from_an_empty_host_to_100_percent_without_a_failed_request_and_back(world, s3_server, postgres_cluster):
@@ -51,65 +51,65 @@ def test_from_an_empty_host_to_100_percent_without_a_failed_request_and_back(wor
     assert evidence["rollout_status"] == "completed"
     assert evidence["target"] == "docker_hosts"
     assert evidence["previous"] == {"version": "v1.0.0", "deployment_id": OLD}
-    shares = [(one["stage"], one["traffic_percentage"], len(one["instances"]), one["status"]) for one in evidence["stages"]]
+    shares = [(stage["stage"], stage["traffic_percentage"], len(stage["instances"]), stage["status"]) for stage in evidence["stages"]]
     assert shares == [("canary", 5, 2, "healthy"), ("progressive", 50, 2, "healthy"), ("full", 100, 3, "healthy")]
     assert evidence["stages"][0]["weights"]["/api"] == {f"api_gateway-{OLD}": 95, f"api_gateway-{NEW}": 5}
-    by_digest = {one.labels["world.azora.image"] for one in world.machines[0].containers(NEW)}
+    by_digest = {container.labels["world.azora.image"] for container in world.machines[0].containers(NEW)}
     assert by_digest == {f"{world.lan.registry}/{name}@{digest}" for name, digest in world.lan.digests["1.1.0"].items()}
     assert json.loads(get(world.machines[0].address, "/api/work")[2])["secret_length"] == len("not-to-be-seen")
-    everything = output + "".join(path.read_text() for path in (world.folder / "job-1").rglob("*") if path.is_file())
-    assert "not-to-be-seen" not in everything
-    assert "PRIVATE KEY" not in everything
+    output_and_logs = output + "".join(path.read_text() for path in (world.folder / "job-1").rglob("*") if path.is_file())
+    assert "not-to-be-seen" not in output_and_logs
+    assert "PRIVATE KEY" not in output_and_logs
     rerun_recognises_it(world)
     people_can_look(world)
-    around = Surroundings(world.folder, s3_server, postgres_cluster.fresh(MIGRATIONS))
+    surroundings = Surroundings(world.folder, s3_server, postgres_cluster.fresh(MIGRATIONS))
     try:
-        it_is_taken_back_by_hand_within_its_window(world, around)
+        it_is_taken_back_by_hand_within_its_window(world, surroundings)
     finally:
-        around.close()
+        surroundings.close()
 
 
 def people_can_look(world: World) -> None:
     for words in (("edge", "status"), ("lock", "status"), ("doctor",)):
         argv = [sys.executable, "-m", "azora_ci", *words, "--config", str(world.config_path)]
-        done = subprocess.run(argv, env=world.environ(3), cwd=world.folder, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "v1.1.0" in done.stdout or words[0] == "lock"
+        completed = subprocess.run(argv, env=world.environ(3), cwd=world.folder, capture_output=True, text=True, timeout=120, check=False)
+        assert completed.returncode == 0, completed.stdout + completed.stderr
+        assert "v1.1.0" in completed.stdout or words[0] == "lock"
     host = world.machines[0].alias
     for name in ("connection", "host key", "AllowTcpForwarding", "AllowStreamLocalForwarding", "Docker", "clock", "memory and disk"):
-        assert f"✓ {host}: {name}: " in done.stdout, done.stdout
-    assert f"✓ {host}: guard: runs and answers" in done.stdout
-    assert f"✓ {host}: edge: runs, " in done.stdout
+        assert f"✓ {host}: {name}: " in completed.stdout, completed.stdout
+    assert f"✓ {host}: guard: runs and answers" in completed.stdout
+    assert f"✓ {host}: edge: runs, " in completed.stdout
 
 
-def it_is_taken_back_by_hand_within_its_window(world: World, around: Surroundings) -> None:
-    world.backup = around.backup
+def it_is_taken_back_by_hand_within_its_window(world: World, surroundings: Surroundings) -> None:
+    world.backup = surroundings.backup
     world.configure()
-    kept = around.keep()
+    kept_record = surroundings.keep()
     with Load(world) as load:
-        code, output = world.finish(world.start("rollback", 8, **around.variables))
+        code, output = world.finish(world.start("rollback", 8, **surroundings.variables))
         assert code == 0, output
         back_on_old(world)
     assert load.failed == []
-    found = rollback_evidence(world.folder, 8)
-    assert (found["to"], found["proved"], found["requests_after"]) == ({"version": "v1.0.0", "deployment_id": OLD}, True, 0)
-    assert (found["smoke_status"], found["already_back"], len(found["instances"])) == ("passed", False, world.instances)
-    (record_of_it,) = around.rollback_records()
-    assert (record_of_it["status"], record_of_it["deployment_record"]["sha256"]) == ("completed", kept.sha256)
-    assert around.slack.texts()[0].startswith("↩️ Production rolled back\nVersion: v1.1.0 → v1.0.0")
+    evidence = rollback_evidence(world.folder, 8)
+    assert (evidence["to"], evidence["proved"], evidence["requests_after"]) == ({"version": "v1.0.0", "deployment_id": OLD}, True, 0)
+    assert (evidence["smoke_status"], evidence["already_back"], len(evidence["instances"])) == ("passed", False, world.instances)
+    (rollback_record,) = surroundings.rollback_records()
+    assert (rollback_record["status"], rollback_record["deployment_record"]["sha256"]) == ("completed", kept_record.sha256)
+    assert surroundings.slack.texts()[0].startswith("↩️ Production rolled back\nVersion: v1.1.0 → v1.0.0")
     assert world.target().current().serving == OLD
-    said = [line for line in output.splitlines() if not line.startswith("::add-mask::")]
-    left = [path.read_text() for path in (world.folder / "job-8").rglob("*") if path.is_file()]
-    assert not [text for text in (*said, *left) if "PRIVATE KEY" in text or "not-to-be-seen" in text]
+    printed_lines = [line for line in output.splitlines() if not line.startswith("::add-mask::")]
+    file_texts = [path.read_text() for path in (world.folder / "job-8").rglob("*") if path.is_file()]
+    assert not [text for text in (*printed_lines, *file_texts) if "PRIVATE KEY" in text or "not-to-be-seen" in text]
 
 
 def first_deployment_installed_everything(world: World) -> None:
     assert world.versions_now() == {"1.0.0"}
     assert world.running() == {"v1.0.0": 3}
-    names = {one.name for one in world.machines[0].client.containers.list()}
+    names = {container.name for container in world.machines[0].client.containers.list()}
     assert {"azora-edge", "azora-guard"} <= names
     subnet = world.machines[0].client.networks.get("azora").attrs["Containers"].values()
-    assert "azora-guard" not in {one["Name"] for one in subnet}  # guard and admin port are on a network that no instance joins
+    assert "azora-guard" not in {member["Name"] for member in subnet}  # guard and admin port are on a network that no instance joins
 
 
 def rerun_recognises_it(world: World) -> None:
@@ -142,10 +142,10 @@ def test_whatever_ends_a_rollout_takes_all_traffic_back(world):
     assert evidence["rollout_status"] == "rolled_back"
     assert evidence["abort"]["proved"] is True, evidence["abort"]
     assert evidence["abort"]["seconds_to_safe"] < 5
-    kept = [path.name for path in (world.folder / "job-1" / "instances").iterdir()]
-    assert any(f"{NEW}-api_gateway-" in name for name in kept)
+    log_names = [path.name for path in (world.folder / "job-1" / "instances").iterdir()]
+    assert any(f"{NEW}-api_gateway-" in name for name in log_names)
     stopped = world.machines[0].client.containers.list(all=True, filters={"label": f"world.azora.deployment-id={NEW}"})
-    assert {one.status for one in stopped} == {"exited"}  # kept, for whoever looks for the cause
+    assert {container.status for container in stopped} == {"exited"}  # kept, for whoever looks for the cause
     world.unflag("1.1.0.api_gateway.sick")
     a_second_deployment_is_refused_and_changes_nothing(world)
     a_cancelled_run_takes_traffic_back_within_five_seconds(world)
@@ -153,17 +153,17 @@ def test_whatever_ends_a_rollout_takes_all_traffic_back(world):
 
 def a_second_deployment_is_refused_and_changes_nothing(world: World) -> None:
     target = world.target()
-    other = "1764000200-cccccc"
-    with target.locked(Owner(other, "https://runs.example/7", "somebody")):
+    other_id = "1764000200-cccccc"
+    with target.locked(Owner(other_id, "https://runs.example/7", "somebody")):
         code, output = world.finish(world.start(attempt=2))
     assert code == 1, output
     assert "somebody" in output
     assert "https://runs.example/7" in output
     back_on_old(world)
     assert target.holder() is None
-    with target.locked(Owner(other, "https://runs.example/7", "somebody")):
+    with target.locked(Owner(other_id, "https://runs.example/7", "somebody")):
         assert world.target().holder().owner.actor == "somebody"
-        assert world.target().unlock("its machine is gone", "alice").owner.deployment_id == other
+        assert world.target().unlock("its machine is gone", "alice").owner.deployment_id == other_id
         with pytest.raises(FencedError, match="superseded"):
             target.finish_stage(world.release("1.1.0", NEW), {})
         until(lambda: refused(target), "its lock is known to be lost")
@@ -197,12 +197,12 @@ def a_cancelled_run_takes_traffic_back_within_five_seconds(world: World) -> None
 
 @pytest.fixture
 def two_hosts(network: Lan, tmp_path: Path) -> Iterator[World]:
-    made = World(network, tmp_path, 2, services=SMALL)
-    made.built()
-    yield made
-    for machine in made.machines:
+    docker_world = World(network, tmp_path, 2, services=SMALL)
+    docker_world.built()
+    yield docker_world
+    for machine in docker_world.machines:
         machine.sshd.start()
-    made.close()
+    docker_world.close()
 
 
 def test_two_hosts_move_together_and_go_back_together(two_hosts):
@@ -236,7 +236,7 @@ def test_two_hosts_move_together_and_go_back_together(two_hosts):
     assert load.versions["1.1.0"] > 10
     assert world.running() == {"v1.0.0": world.instances, "v1.1.0": world.instances}
     stages = world.fragment(attempt=3).evidence["stages"]
-    assert [len(one["instances"]) for one in stages] == [2, 2, 4]  # every host has its share
+    assert [len(stage["instances"]) for stage in stages] == [2, 2, 4]  # every host has its share
 
 
 # --- refused before anything moves -----------------------------------------------------------------------------------------
@@ -265,7 +265,7 @@ def test_what_is_refused_before_anything_moves(world):
     with pytest.raises(NotTrueError, match="clock is off"), world.target().locked(Owner(OLD, "https://runs.example/1", "tests")):
         pass
     world.clock = Clock()
-    services = tuple(replace(one, memory="4096g") for one in world.config.services)
+    services = tuple(replace(service, memory="4096g") for service in world.config.services)
     world.config, config_before = replace(world.config, services=services), world.config
     greedy = world.target()
     with pytest.raises(NotTrueError, match="too little memory"), greedy.locked(Owner(OLD, "https://runs.example/1", "tests")):
@@ -299,8 +299,8 @@ def test_a_promotion_that_reached_one_host_only_is_finished_by_a_rerun(two_hosts
         for percent in (5, 50, 100):
             target.deploy(release, percent)
             target.set_weight(release, percent)
-        wanted = {one.address for one in target.instances(NEW) if one.host == far.alias}
-        assert len(wanted) == 2
+        new_addresses = {instance.address for instance in target.instances(NEW) if instance.host == far.alias}
+        assert len(new_addresses) == 2
         far.sshd.stop()
         with pytest.raises(UnreachableError):
             target.promote(release)
@@ -312,8 +312,8 @@ def test_a_promotion_that_reached_one_host_only_is_finished_by_a_rerun(two_hosts
     assert code == 0, output
     assert "already promoted" in output
     assert world.versions_now() == {"1.1.0"}
-    (known,) = (one for one in world.edge_state(far)["releases"] if one["id"] == NEW)
-    assert set(known["endpoints"]["api_gateway"]) == wanted  # its guard had gone back to what it knew at the first stage
+    (far_release,) = (edge_release for edge_release in world.edge_state(far)["releases"] if edge_release["id"] == NEW)
+    assert set(far_release["endpoints"]["api_gateway"]) == new_addresses  # its guard had gone back to what it knew at the first stage
     another_one_that_was_left_is_taken_back_first(world)
 
 
