@@ -123,7 +123,7 @@ READ_OURS = "import os, pathlib; print(pathlib.Path(f'/proc/{os.getppid()}/envir
 def test_a_child_cannot_read_our_environment():
     """The child stands for an application's build script, which runs as the same user."""
 
-    def read(harden: str) -> subprocess.CompletedProcess[str]:
+    def read_environment(harden: str) -> subprocess.CompletedProcess[str]:
         ours = (
             f"import subprocess, sys; from azora_ci.core import process; {harden};"
             f" sys.exit(subprocess.run([sys.executable, '-c', {READ_OURS!r}]).returncode)"
@@ -132,11 +132,11 @@ def test_a_child_cannot_read_our_environment():
         argv = [sys.executable, "-c", WITHOUT_RIGHTS, ours]
         return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, env=env)
 
-    assert "hunter2" in read("pass").stdout  # without the protection, a child reads the secret
-    hidden = read("process.hide_environment()")
-    assert hidden.returncode == 1
-    assert "PermissionError" in hidden.stderr
-    assert "hunter2" not in hidden.stdout + hidden.stderr
+    assert "hunter2" in read_environment("pass").stdout  # without the protection, a child reads the secret
+    completed = read_environment("process.hide_environment()")
+    assert completed.returncode == 1
+    assert "PermissionError" in completed.stderr
+    assert "hunter2" not in completed.stdout + completed.stderr
 
 
 def test_evidence_holds_no_secret_in_its_sentences_and_keeps_names(processes):
@@ -180,7 +180,7 @@ def test_huge_output_is_kept_in_the_log_but_not_in_memory(processes, tmp_path, m
 
 
 def test_what_must_not_be_shown_of_a_url():
-    hidden = secrets_of_url("postgresql://u:p%40ss@h/d")
-    assert {"postgresql://u:p%40ss@h/d", "p%40ss", "p@ss"} == set(hidden)
+    secrets = secrets_of_url("postgresql://u:p%40ss@h/d")
+    assert {"postgresql://u:p%40ss@h/d", "p%40ss", "p@ss"} == set(secrets)
     assert secrets_of_url("not a url") == ["not a url"]
     assert secrets_of_url("http://[bad") == ["http://[bad"]

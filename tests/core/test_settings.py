@@ -125,7 +125,7 @@ def test_children_inherit_no_secret_and_cannot_write_our_outputs(monkeypatch):
 
 
 def test_every_declared_secret_is_withheld_from_children():
-    every = [runner.step_module(job).Settings for job in pipeline.JOBS | pipeline.TOOLS]
-    declared = {field.name for group in every for _, field in variables.declared_variables(group) if field.secret}
+    setting_groups = [runner.step_module(job).Settings for job in pipeline.JOBS | pipeline.TOOLS]
+    declared = {field.name for group in setting_groups for _, field in variables.declared_variables(group) if field.secret}
     assert {"PROD_KEY", "DOCKER_PASSWORD", "GITHUB_TOKEN", "BACKUP_VERIFY_DATABASE_URL"} <= declared
     assert declared <= environment.WITHHELD
