@@ -83,7 +83,7 @@ class DockerHost:
     # --- connection ----------------------------------------------------------------------------------------------------
 
     def open(self, attempts: int | None = None) -> None:
-        """Connect. ``attempts`` limits how often an error is retried where that can help. Raises the errors of ``ssh.explain``."""
+        """Connect. ``attempts`` limits how often an error is retried where that can help. Raises the errors of ``tunnel.explain``."""
         with self._connection_lock:
             self._connection.open(attempts)
 
