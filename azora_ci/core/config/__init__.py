@@ -1,4 +1,4 @@
-"""``.github/deploy-production.toml`` as frozen values. ``schemas/deploy-config.schema.json`` describes every key; unknown ones are refused."""
+"""``.github/deploy-production.toml`` as frozen values; ``schemas/deploy-config.schema.json`` describes every key."""
 
 from azora_ci.core.config.order import start_groups
 from azora_ci.core.config.parse import load
