@@ -16,6 +16,8 @@ JOBS: dict[str, str] = {
     "manual-rollback": "Write the rollback instructions for this very deployment.",
     "deployment-failure-handler": "Say exactly what broke and what state production is in.",
 }
+# Jobs that run code of the application, without any secret; their steps are in steps/application/.
+APPLICATION_JOBS = ("audit", "build", "images")
 # Tools run by themselves, outside of a deployment, through the same ``execute`` as the jobs.
 TOOLS: dict[str, str] = {
     "restore-drill": "Restore the newest backup (or a given one) and prove it against its manifest.",

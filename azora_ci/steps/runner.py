@@ -21,7 +21,7 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, CancelledError, Explained
 from azora_ci.core.job_log import JobLog, secrets_of_url
-from azora_ci.core.pipeline import JOBS, TOOLS
+from azora_ci.core.pipeline import APPLICATION_JOBS, JOBS, TOOLS
 from azora_ci.core.process import Processes, hide_environment
 from azora_ci.core.variables import Secret, declared_variables, deployment_id, git_sha, load, release_version, truth
 from azora_ci.record import fragments
@@ -36,7 +36,8 @@ EXIT_CODES = "Exit codes: 0 done; 1 what was checked is not true; 2 bad input; 3
 
 def step_module(job: str) -> Any:
     """Return the module of a job's step, imported when needed."""
-    return importlib.import_module(f"azora_ci.steps.{job.replace('-', '_')}")
+    room = "azora_ci.steps.application" if job in APPLICATION_JOBS else "azora_ci.steps"
+    return importlib.import_module(f"{room}.{job.replace('-', '_')}")
 
 
 def command(job: str) -> click.Command:
