@@ -201,7 +201,8 @@ def _daemon_log(job: Job[Settings]) -> Iterator[Callable[[str], None]]:
 
 def _read_context(job: Job[Settings], service: Service) -> tuple[Path, list[str]]:
     folder = build_context.context_folder(service.context, Path())
-    left_out = (job.settings.log_dir, job.settings.received_dir)
+    logs = job.settings.log_dir
+    left_out = (logs, *logs.parent.glob(f"{logs.name}.refused-*"), job.settings.received_dir)
     names = build_context.members(folder, dockerfile=service.dockerfile.as_posix(), left_out=left_out)
     if not names:
         raise BadInputError(

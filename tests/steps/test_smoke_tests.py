@@ -140,7 +140,7 @@ def test_a_database_without_readable_migrations_is_unhealthy(world, postgres_clu
 def test_the_database_must_have_what_database_migrations_left(world, database):
     rows = [{"name": "20261103_three", "checksum": "0" * 64, "seconds": 0.1}]
     fragment = build.fragment("database-migrations", migrations_applied=1, applied=rows, already_applied=2)
-    build.receive(world.folder / "received", replace(fragment, deployment_id=NEW))
+    build.receive(world.folder / "received", replace(fragment, deployment_id=NEW, run_id="1"))
     code, output = smoke(world, database)
     assert code == 1
     assert "2 migrations applied, database-migrations left 3; not there: 20261103_three" in output
