@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from azora_ci.core.clock import Clock
+from azora_ci.core.documents import MEBIBYTE, Limits, read_file
 from azora_ci.database.backup.copy_stream import CopyScanner, TableData
 from azora_ci.database.backup.malloc import return_large_blocks
 
@@ -110,7 +111,7 @@ def _table_document(table: TableData) -> dict[str, Any]:
 
 def read_report(report: Path) -> tuple[dict[str, Any], list[TableData]]:
     """Return a report and its tables."""
-    results = json.loads(report.read_text(encoding="ascii"))
+    results = read_file(report, Limits(size=64 * MEBIBYTE, values=1_000_000))
     return results, [_parse_table(document) for document in results["tables"]]
 
 
