@@ -98,6 +98,7 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
         "override_reasons": _override_reasons(evidence),
         "evidence": {job: _source(fragment) for job, fragment in fragments.items() if job in EVIDENCE_JOBS},
         "artifacts_location": facts.artifacts_location,
+        **({"set_aside": list(facts.previous.set_aside)} if facts.previous.set_aside else {}),
     }
 
 

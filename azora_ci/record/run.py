@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Previous:
-    """Earlier records in the archive: SHA-256 of the newest record, and id and version of the last deployment that succeeded."""
+    """Earlier records in the archive: SHA-256 of the newest record, and id and version of the last deployment that succeeded.
+
+    ``set_aside``: a line for each object that lay among them and is no record.
+    """
 
     record_sha256: str | None = None
     deployment_id: str | None = None
     version: str | None = None
+    set_aside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

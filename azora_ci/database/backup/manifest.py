@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from azora_ci.core import schemas
+from azora_ci.core.documents import MEBIBYTE, Limits
 from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.database.backup import catalog
 from azora_ci.database.server import ServerFacts
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from azora_ci.core.config import BackupSettings
 
 SCHEMA_VERSION = 1
+LIMITS = Limits(size=32 * MEBIBYTE, values=1_000_000)  # of a document: it has an entry per table
 JSON_TYPE = "application/json"
 GZIP_TYPE = "application/gzip"
 _NAME = re.compile(r"backup-([1-9][0-9]{0,11}-[0-9a-f]{6})(?:-attempt-([1-9][0-9]{0,5}))?(\.sql\.gz|\.pending\.json|\.manifest\.json)")
@@ -142,24 +144,16 @@ class Manifest:
 
 def read(bucket: Bucket, names: Names) -> Manifest:
     """Return a stored manifest, validated. Raises BadInputError when it is absent or does not match its schema."""
-    data = bucket.read(names.manifest_key)
-    document = _validated(data, "backup-manifest", bucket.url(names.manifest_key))
+    data = bucket.read(names.manifest_key, most=LIMITS.size)
+    document = schemas.read(data, "backup-manifest", where=bucket.url(names.manifest_key), limits=LIMITS)
     return Manifest(document, names.manifest_key, hashlib.sha256(data).hexdigest())
 
 
 def read_pending(bucket: Bucket, names: Names) -> dict[str, Any]:
     """Return a stored pending document, validated. Raises BadInputError."""
-    return _validated(bucket.read(names.pending_key), "backup-pending", bucket.url(names.pending_key))
-
-
-def _validated(data: bytes, schema: str, where: str) -> dict[str, Any]:
-    try:
-        document = json.loads(data)
-    except ValueError:
-        document = None
-    schemas.validate(document, schema, where=where)
-    assert isinstance(document, dict)  # noqa: S101 - the schema says so
-    return document
+    data = bucket.read(names.pending_key, most=LIMITS.size)
+    pending: dict[str, Any] = schemas.read(data, "backup-pending", where=bucket.url(names.pending_key), limits=LIMITS)
+    return pending
 
 
 def require_object(bucket: Bucket, manifest: Manifest) -> StoredObject:
