@@ -14,7 +14,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from hypothesis import given
 
 from azora_ci.cli.adopt.discover import discover
 from azora_ci.clients.docker import engine
@@ -35,7 +34,7 @@ from azora_ci.targets.envoy.state import EdgeRelease, EdgeService, EdgeState
 from azora_ci.targets.guard.client import GuardClient, GuardedEdge, GuardedJournal, Lease
 from azora_ci.targets.journal import Journal
 from azora_ci.targets.lock import Lock
-from tests.support.hostile import BOMB, DOCUMENTS, FEW, NESTED, Answering, answering
+from tests.support.hostile import BOMB, NESTED, Answering, answering, hostile
 
 ID = "1764000000-abc123"
 SERVICE = EdgeService("api", "/", 15.0)
@@ -58,24 +57,22 @@ def judged(*calls: Callable[[], Any]) -> None:
 # --- doors without a network ------------------------------------------------------------------------------------------------
 
 
-@FEW
-@given(DOCUMENTS)
-def test_health(body):
-    finding = classify(Endpoint("api", "api", PUBLIC, "http://x/health", frozenset({"1.0.0"})), Answer(1.0, 200, "application/json", body))
+@hostile
+def test_health(document):
+    endpoint = Endpoint("api", "api", PUBLIC, "http://x/health", frozenset({"1.0.0"}))
+    finding = classify(endpoint, Answer(1.0, 200, "application/json", document))
     assert not finding.passed
     finding.detail.encode()
 
 
-@FEW
-@given(DOCUMENTS)
+@hostile
 def test_records_and_their_chain(document):
     assert chain.flaw(document, ID)
     assert chain.doubts([document], 0)
     chain.doubts([document, chain.archived_bytes({"deployment_id": ID}), document], 1, [0, 2])
 
 
-@FEW
-@given(DOCUMENTS)
+@hostile
 def test_manifests_records_and_fragments_by_their_schema(tmp_path, document):
     path = tmp_path / "record" / "database-backup.json"
     path.parent.mkdir(exist_ok=True)
@@ -89,8 +86,7 @@ def test_manifests_records_and_fragments_by_their_schema(tmp_path, document):
             refused()
 
 
-@FEW
-@given(DOCUMENTS)
+@hostile
 def test_journal_and_lock_of_this_machine(tmp_path, document):
     (tmp_path / "journal.jsonl").write_bytes(document)
     (tmp_path / "lock").write_bytes(document)
@@ -98,8 +94,7 @@ def test_journal_and_lock_of_this_machine(tmp_path, document):
     judged(Journal(tmp_path / "journal.jsonl").history, lock.holder, lambda: lock.acquire(Owner(ID, "https://runs.example/1", "x")))
 
 
-@FEW
-@given(DOCUMENTS)
+@hostile
 def test_state_of_an_edge_on_this_machine(tmp_path, document):
     (tmp_path / "current").mkdir(exist_ok=True)
     (tmp_path / "current" / "edge.json").write_bytes(document)
@@ -107,8 +102,7 @@ def test_state_of_an_edge_on_this_machine(tmp_path, document):
         Edge(tmp_path, "http://127.0.0.1:1", Clock()).state()
 
 
-@FEW
-@given(DOCUMENTS)
+@hostile
 def test_results_of_the_jobs(document):
     notes: list[str] = []
     job: Any = SimpleNamespace(settings=SimpleNamespace(needs=document.decode("latin-1")))
@@ -116,8 +110,7 @@ def test_results_of_the_jobs(document):
     assert len(notes) == 1
 
 
-@FEW
-@given(DOCUMENTS)
+@hostile
 def test_package_json(tmp_path, document):
     (tmp_path / "package.json").write_bytes(document)
     judged(lambda: discover(tmp_path))
@@ -130,8 +123,7 @@ def github(port: int) -> GitHub:
     return GitHub(f"http://127.0.0.1:{port}", "azora/azora", Secret("token"), clock=Clock(), pause=0.0)
 
 
-@FEW
-@given(DOCUMENTS)
+@hostile
 def test_github(answers, document):
     answers.reset(document)
     client = github(answers.port)
@@ -148,8 +140,7 @@ def test_github(answers, document):
         client.default_branch()
 
 
-@FEW
-@given(DOCUMENTS)
+@hostile
 def test_a_public_endpoint(answers, document):
     answers.reset(document)
     service: Any = SimpleNamespace(public_health_url=f"http://127.0.0.1:{answers.port}/health", title="API")
@@ -170,16 +161,14 @@ def docker_doors(port: int) -> tuple[Callable[[], Any], ...]:
     return tuple(map(translated, calls))
 
 
-@FEW
-@given(DOCUMENTS)
+@hostile
 def test_docker(answers, document):
     for status in (200, 404, 500):
         answers.reset(document, status=status)
         judged(*docker_doors(answers.port))
 
 
-@FEW
-@given(DOCUMENTS)
+@hostile
 def test_admin_port_of_envoy(answers, document):
     answers.reset(document)
     edge = Edge(Path("/nowhere"), f"http://127.0.0.1:{answers.port}", Clock())
@@ -192,8 +181,7 @@ def test_admin_port_of_envoy(answers, document):
     )
 
 
-@FEW
-@given(DOCUMENTS)
+@hostile
 def test_guard(answers, document):
     def dial(host: str, port: int, seconds: float) -> socket.socket:
         return socket.create_connection((host, port), seconds)
@@ -213,8 +201,7 @@ def test_guard(answers, document):
 # --- a real store -----------------------------------------------------------------------------------------------------------
 
 
-@FEW
-@given(DOCUMENTS)
+@hostile
 def test_a_poisoned_record_in_the_archive(s3_session, document):
     archive = Archive(s3_session.open(s3_session.make_bucket()), "production")
     archive.bucket.put_once(archive.record_key(ID, 1), document, content_type="application/json")

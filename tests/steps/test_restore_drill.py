@@ -7,6 +7,7 @@ import pytest
 
 from azora_ci.rehearsal.standins.slack import SlackReceiver
 from tests.support.backup_world import ID, SIMPLE, BackupWorld
+from tests.support.hostile import NESTED
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +29,13 @@ def test_newest_backup_is_restored_and_a_damaged_one_is_told(tmp_path: Path, s3_
     older = world.run("", "restore_drill", BACKUP_ID="1763000000-abc123", BACKUP_PROOF="counts")
     assert older.code == 0, older
     assert older.evidence["backup_id"] == "backup-1763000000-abc123"
+
+    poison = {"Bucket": world.bucket_name, "Key": "prod/backup-1765000000-abc123.manifest.json", "Body": NESTED}
+    world.stores.boto3().put_object(**poison)
+    drilled = world.run("", "restore_drill", BACKUP_PROOF="counts")
+    assert drilled.code == 0, drilled
+    assert drilled.evidence["backup_id"] == f"backup-{ID}"
+    assert drilled.evidence["set_aside"] == [f"s3://{poison['Bucket']}/{poison['Key']}: no JSON: a bracket is not closed, or not opened"]
 
     damage_record_of_rows(world)
     messages = tmp_path / "slack.jsonl"

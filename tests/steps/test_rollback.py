@@ -15,11 +15,12 @@ from azora_ci.core.markdown import escaped
 from azora_ci.core.process import send_signal
 from azora_ci.record import rollback, run
 from azora_ci.record.archive import Archive, KeptRecord
-from azora_ci.record.chain import archived_bytes
+from azora_ci.record.chain import archived_bytes, sha256
 from azora_ci.targets.base import Owner
 from tests.conftest import DatabaseMaker
 from tests.support.chain import broken_links
 from tests.support.edge_world import NEW, OLD, Load, World
+from tests.support.hostile import NESTED
 from tests.support.rollback_world import MIGRATIONS, REASON, Surroundings
 from tests.support.stores import Stores
 from tests.support.waiting import until
@@ -148,6 +149,31 @@ def once_more(production: Production, deployment_record: KeptRecord) -> None:
     assert [record["status"] for record in production.rollback_records()] == ["completed", "completed"]
     assert production.records.previous(THIRD, 1) == run.Previous(chain[-1].sha256, NEW, "v1.1.0")
     assert list(production.records.records_of(NEW)) == [1]
+
+
+@pytest.mark.parametrize("named", [NEW, ""])
+def test_a_poisoned_newest_record_is_named_and_the_rollback_works_without_it(production, named):
+    deployment_record = production.keep()
+    bucket = production.records.bucket
+    forged = {"deployment_id": THIRD, "status": "success", "version": "v9.9.9", "previous_record_sha256": deployment_record.sha256}
+    for number, poison in enumerate((NESTED, archived_bytes(forged)), start=1):
+        bucket.put_once(production.records.record_key(THIRD, number), poison, content_type="application/json")
+    code, output = production.back(DEPLOYMENT_ID=named)
+    assert code == 0, output
+    assert production.versions_now() == {"1.0.0"}
+    record = production.rollback_records()[0]
+    assert (record["deployment_id"], record["to"]["version"]) == (NEW, "v1.0.0")
+    notes = "\n".join(record["notes"])
+    assert f"set aside: {bucket.url(production.records.record_key(THIRD, 1))} (1000 bytes, SHA-256" in notes
+    assert (f"{THIRD}/2.json" in notes) is (named == "")  # it was looked at as a candidate only without a name
+    # Without a name nothing was believed of the forged record; it is a record for the chain, which a later one may name.
+    assert record["previous_record_sha256"] in {deployment_record.sha256, sha256(archived_bytes(forged))}
+
+
+def test_a_version_before_that_answers_a_thousand_brackets_is_not_gone_back_to(production):
+    production.keep()
+    production.flag("1.0.0.nested")
+    refused(production, "The version before is not there any more")
 
 
 def test_after_the_deadline_only_if_somebody_insists(production):

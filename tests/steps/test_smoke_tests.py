@@ -84,6 +84,15 @@ def test_a_failure_leaves_the_new_version_and_calls_for_a_person(world, database
     assert world.edge.state().stable == NEW
 
 
+def test_a_health_document_of_a_thousand_brackets_is_a_failed_test(world, database):
+    world.flag("1.1.0.auth_service.nested")
+    code, output = smoke(world, database)
+    assert code == 1, output
+    assert outcomes(world)["auth service health"] is False
+    assert "a body that is not read (no JSON: a bracket is not closed" in world.fragment("smoke-tests").error["what"]
+    assert world.edge.state().stable == NEW
+
+
 def test_a_failure_takes_traffic_back_when_it_is_configured_to(world, database):
     world.flag("1.1.0.api_gateway.error")
     with Load(world.port) as load:

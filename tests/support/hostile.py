@@ -5,12 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 NESTED = b"[" * 1000  # the row of the review: Python's own reader raises RecursionError, which is no ValueError
@@ -44,7 +44,14 @@ VALUES = st.recursive(_LEAVES, lambda inner: st.lists(inner, max_size=3) | st.di
 DOCUMENTS: st.SearchStrategy[bytes] = (
     st.sampled_from(POISONS) | VALUES.map(lambda value: json.dumps(value).encode()) | st.binary(max_size=40)
 )  # fmt: skip
-FEW = settings(max_examples=40, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = settings(max_examples=25, derandomize=True, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+def hostile(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test with every poison as its ``document``, and with some random ones."""
+    for poison in POISONS:
+        test = example(document=poison)(test)
+    return FEW(given(document=DOCUMENTS)(test))
 
 
 class Answering:
