@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.core import pipeline, schemas
-from azora_ci.core.documents import LIMITS, read_json
-from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.documents import LIMITS
+from azora_ci.core.errors import NotTrueError
 from azora_ci.core.release import artifact_suffix
 from azora_ci.record.needs import Need
 
@@ -81,14 +81,7 @@ def _unusable(path: Path, what: str) -> NotTrueError:
 
 
 def _parse(data: bytes, path: Path) -> Fragment:
-    try:
-        document = read_json(data)
-    except ValueError as error:
-        raise BadInputError(
-            "Fragment is not JSON", what=str(error), where=str(path), next_step="run the job that wrote it again"
-        ) from error
-    schemas.validate(document, f"fragment-{path.stem}", where=str(path))
-    return Fragment(**document)
+    return Fragment(**schemas.read(data, f"fragment-{path.stem}", where=str(path)))
 
 
 class Fragments:
