@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci.rehearsal.standins.slack import SlackReceiver
+from tests.support import hostile_dumps
 from tests.support.backup_world import ID, SIMPLE, BackupWorld
 from tests.support.hostile import NESTED
 
@@ -60,3 +61,17 @@ def test_no_backup_is_a_failed_drill(tmp_path: Path, s3_server):
     outcome = BackupWorld(tmp_path, s3_server).run("", "restore_drill")
     assert outcome.code == 1
     assert outcome.error["title"] == "There is no backup to restore"
+
+
+def test_a_backup_with_a_command_of_psql_runs_nothing_and_fails_the_drill(tmp_path: Path, s3_server, url: str):
+    world = BackupWorld(tmp_path, s3_server)
+    assert world.run(url).code == 0
+    planted = tmp_path / hostile_dumps.PLANTED
+    world.replace_backup(lambda sql: sql)
+    assert world.run("", "restore_drill").code == 0, "another object with a document that fits is restored: only the command matters here"
+    world.replace_backup(lambda sql: hostile_dumps.with_command(sql, str(planted).encode()))
+    outcome = world.run("", "restore_drill")
+    assert not planted.exists()
+    assert outcome.code == 1, outcome
+    assert "a command of psql is in the dump" in outcome.error["what"]
+    assert outcome.error["title"] == "The backup could not be restored"
