@@ -187,11 +187,12 @@ def test_a_job_whose_variables_are_wrong_names_its_fragment_too(environ):
 
 
 def test_what_a_command_leaves_running_is_dead_before_the_fragment_is_named(step, environ):
-    script = 'while :; do echo "fragment-sha256=$(printf "e%.0s" $(seq 64))" >> "$GITHUB_OUTPUT"; sleep 0.02; done & sleep 0.3'
+    script = 'for n in $(seq 200); do echo "fragment-sha256=$(printf "e%.0s" $(seq 64))" >> "$GITHUB_OUTPUT"; sleep 0.02; done'
     forger = ["bash", "-c", script]
 
     def run(job):
-        job.processes.run(forger, env={"GITHUB_OUTPUT": environ["GITHUB_OUTPUT"]})
+        job.processes.start(forger, env={"GITHUB_OUTPUT": environ["GITHUB_OUTPUT"]})
+        time.sleep(0.5)
         fail(job)
 
     step(run)
