@@ -20,6 +20,7 @@ from pathlib import Path
 from azora_ci.clients.s3.bucket import Bucket, open_bucket
 from azora_ci.clients.s3.calls import Patience
 from azora_ci.clients.s3.objects import AlreadyThereError, StoredObject
+from azora_ci.clients.signing.signatures import Signatures
 from azora_ci.core import schemas
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import BackupSettings
@@ -79,13 +80,15 @@ class Archived:
 class Archive:
     """Records and artifacts of one environment in one bucket. Methods raise UnreachableError, BadInputError or NotTrueError.
 
-    An object in a record's place that is no record stops nothing: the methods pass over it and name it in ``set_aside``.
+    An object in a record's place that is no record, or not signed as the configuration says, stops nothing: the methods pass over it
+    and name it in ``set_aside``.
     """
 
-    def __init__(self, bucket: Bucket, environment: str, lock_mode: str = "GOVERNANCE") -> None:
+    def __init__(self, bucket: Bucket, environment: str, lock_mode: str = "GOVERNANCE", signatures: Signatures | None = None) -> None:
         self.bucket = bucket
         self.environment = environment
         self.lock_mode = lock_mode
+        self.signatures = signatures or Signatures(bucket, None)
         self._set_aside: dict[str, str] = {}
 
     @property
@@ -106,7 +109,7 @@ class Archive:
     ) -> Archive:
         """Return the archive of an environment, in the bucket of its backups. The options are those of ``open_bucket``."""
         bucket = open_bucket(settings, backup.bucket, clock=clock, patience=patience, say=say)
-        return cls(bucket, environment, backup.lock_mode)
+        return cls(bucket, environment, backup.lock_mode, Signatures.of(bucket, backup.signing))
 
     def record_key(self, deployment_id: str, attempt: int) -> str:
         """Return the key of a record."""
@@ -122,12 +125,12 @@ class Archive:
         return sorted(stored, key=lambda item: (item.modified or datetime.min.replace(tzinfo=UTC), _order(item.key)))
 
     def _read(self, stored: StoredObject) -> Archived:
-        """Return the object in a record's place; one that is too large is not read, one whose bytes are damaged is set aside, too."""
+        """Return the object in a record's place. One that is too large is not read; a damaged or wrongly signed one is set aside, too."""
         match = _RECORD_KEY.fullmatch(stored.key)
         deployment_id = match[1] if match else ""
         try:
             data = self.bucket.read(stored.key, most=LIMITS.size)
-            archived = Archived(stored.key, data, flaw(data, deployment_id))
+            archived = Archived(stored.key, data, flaw(data, deployment_id) or self.signatures.doubt(stored.key, data))
         except NotTrueError as error:
             archived = Archived(stored.key, b"", error.what)
         return self._put_aside(archived, stored.size) if archived.flaw else archived
@@ -222,6 +225,7 @@ class Archive:
             if taken.existing.size != len(data) or self.bucket.read(key) != data:
                 raise _another_record(self.bucket.url(key)) from taken
             stored, recognised = taken.existing, True
+        self._sign(key, data)
         return KeptRecord(self.bucket.url(key), sha256(data), recognised, stored.lock_until)
 
     def keep_rollback(self, document: Document) -> KeptRecord:
@@ -235,8 +239,12 @@ class Archive:
                 stored = self.bucket.put_once(key, data, content_type="application/json", lock_days=LOCK_DAYS, lock_mode=self.lock_mode)
             except AlreadyThereError:
                 continue
+            self._sign(key, data)
             return KeptRecord(self.bucket.url(key), sha256(data), False, stored.lock_until)
         raise _another_record(self.bucket.url(key))
+
+    def _sign(self, key: str, data: bytes) -> None:
+        self.signatures.keep(key, data, lock_days=LOCK_DAYS, lock_mode=self.lock_mode)
 
     def keep_artifacts(self, folder: Path, deployment_id: str, attempt: int) -> KeptArtifacts:
         """Archive every file below a folder of received artifacts. Files that cannot be archived are returned as problems."""

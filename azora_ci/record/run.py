@@ -32,7 +32,8 @@ class WorkflowRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
-    """Facts of a deployment's record that no fragment holds. ``previous`` comes from the archive, the rest from the run's settings."""
+    """Facts of a deployment's record that no fragment holds. ``previous`` comes from the archive, ``signed_by`` from the configuration,
+    the rest from the run's settings."""
 
     run: WorkflowRun
     deployment_id: str
@@ -41,3 +42,4 @@ class Circumstances:
     rollback_window_minutes: int
     artifacts_location: str | None
     previous: Previous = Previous()
+    signed_by: str = "none"

@@ -94,6 +94,7 @@ class Job(Generic[S]):
         return Circumstances(
             run=self.workflow_run, **asdict(self.identity), rollback_window_minutes=self.settings.rollback_window_minutes,
             artifacts_location=artifacts_location, previous=previous or Previous(),
+            signed_by=self.config.backup.signing,
         )  # fmt: skip
 
     def now(self) -> str:

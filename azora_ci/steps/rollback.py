@@ -115,7 +115,8 @@ def _require_genuine(job: Job[Settings], archive: Archive, archived: Archived) -
             "The record cannot be believed",
             what="\n".join(doubts),
             where=location,
-            next_step="find out who changed the archive; to go back without it, deploy the version before again",
+            next_step="find out who changed the archive; to go back without it, deploy the version before again. A record from before "
+            "signing was turned on is not signed: that way is the one for it, too",
         )
     job.identity = Identity(document["deployment_id"], document["version"], document["git_sha"])
     job.actions.output("deployment-id", document["deployment_id"])
@@ -303,7 +304,9 @@ class DeploymentRollback:
 
 
 def _archive_record(job: Job[Settings], archive: Archive, deployed: chain.Document) -> None:
-    facts = RollbackCircumstances(timestamp=job.now(), run=job.workflow_run, previous_record_sha256=archive.newest_sha256())
+    facts = RollbackCircumstances(
+        timestamp=job.now(), run=job.workflow_run, previous_record_sha256=archive.newest_sha256(), signed_by=job.config.backup.signing
+    )
     document = assemble(job.evidence, deployed, facts)
     schemas.validate(document, ROLLBACK_SCHEMA, where=FILE_NAME)
     (job.log_dir / FILE_NAME).write_bytes(chain.archived_bytes(document))

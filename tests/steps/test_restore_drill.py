@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci.rehearsal.standins.slack import SlackReceiver
-from tests.support import hostile_dumps
+from tests.support import deploy_config, hostile_dumps, signing
 from tests.support.backup_world import ID, SIMPLE, BackupWorld
 from tests.support.hostile import NESTED
 
@@ -75,3 +75,26 @@ def test_a_backup_with_a_command_of_psql_runs_nothing_and_fails_the_drill(tmp_pa
     assert outcome.code == 1, outcome
     assert "a command of psql is in the dump" in outcome.error["what"]
     assert outcome.error["title"] == "The backup could not be restored"
+
+
+def test_with_signing_on_only_what_kms_signed_is_restored(tmp_path: Path, s3_server, url: str):
+    with signing.kms() as endpoint:
+        world = BackupWorld(tmp_path, s3_server, object_lock=True)
+        signed_by = f"kms:{signing.make_key(endpoint)}"
+        deploy_config.write(world.config, backup={"location": world.location}, evidence={"signing": signed_by})
+        made = world.run(url, AWS_ENDPOINT_URL_KMS=endpoint)
+        assert made.code == 0, made
+        assert json.loads(world.bucket.read(f"prod/backup-{ID}.manifest.json"))["signed_by"] == signed_by
+        assert world.run("", "restore_drill", AWS_ENDPOINT_URL_KMS=endpoint).code == 0
+
+        world.replace_backup(lambda sql: sql)  # another object and a manifest that fits it, as who can write the bucket would leave them
+        forged = world.run("", "restore_drill", AWS_ENDPOINT_URL_KMS=endpoint)
+        assert forged.code == 1, forged
+        assert forged.error["title"] == "A document is not signed as it must be"
+        assert f"backup-{ID}.manifest.json" in forged.error["where"]
+
+        world.stores.boto3().delete_object(Bucket=world.bucket_name, Key=f"prod/backup-{ID}.manifest.json")
+        world.replace_backup(lambda sql: sql, "pending")  # a forged object must not be proven, and its manifest signed, by us
+        leftover = world.run(url, AWS_ENDPOINT_URL_KMS=endpoint)
+        assert leftover.code == 1, leftover
+        assert f"backup-{ID}.pending.json" in leftover.error["where"]

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from azora_ci.clients.signing.signatures import Signatures
 from azora_ci.core import schemas
 from azora_ci.core.documents import MEBIBYTE, Limits
 from azora_ci.core.errors import AzoraError, NotTrueError
@@ -143,15 +144,20 @@ class Manifest:
 
 
 def read(bucket: Bucket, names: Names) -> Manifest:
-    """Return a stored manifest, validated. Raises BadInputError when it is absent or does not match its schema."""
+    """Return a stored manifest, validated.
+
+    Raises BadInputError when it is absent or does not match its schema, NotTrueError when it is not signed as the configuration says.
+    """
     data = bucket.read(names.manifest_key, most=LIMITS.size)
+    Signatures.of(bucket, names.backup.signing).require(names.manifest_key, data)
     document = schemas.read(data, "backup-manifest", where=bucket.url(names.manifest_key), limits=LIMITS)
     return Manifest(document, names.manifest_key, hashlib.sha256(data).hexdigest())
 
 
 def read_pending(bucket: Bucket, names: Names) -> dict[str, Any]:
-    """Return a stored pending document, validated. Raises BadInputError."""
+    """Return a stored pending document, validated. Raises as ``read`` does."""
     data = bucket.read(names.pending_key, most=LIMITS.size)
+    Signatures.of(bucket, names.backup.signing).require(names.pending_key, data)
     pending: dict[str, Any] = schemas.read(data, "backup-pending", where=bucket.url(names.pending_key), limits=LIMITS)
     return pending
 
@@ -240,9 +246,10 @@ def server_document(facts: ServerFacts) -> dict[str, Any]:
 
 
 def write_once(bucket: Bucket, key: str, document: dict[str, Any], schema: str, backup: BackupSettings, *, lock: bool) -> str:
-    """Validate a document, store it under a key that is still free, and return its SHA-256. Raises AlreadyThereError."""
+    """Validate a document, store it under a key that is still free, sign it, and return its SHA-256. Raises AlreadyThereError."""
     schemas.validate(document, schema, where=bucket.url(key))
     data = (json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
     days = backup.lock_days if lock else None
     bucket.put_once(key, data, content_type=JSON_TYPE, lock_days=days, lock_mode=backup.lock_mode)
+    Signatures.of(bucket, backup.signing).keep(key, data, lock_days=days, lock_mode=backup.lock_mode)
     return hashlib.sha256(data).hexdigest()
