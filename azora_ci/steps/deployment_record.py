@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from azora_ci.clients import slack
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
+from azora_ci.core.config import RegistrySettings
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Aws, Deployment, Notifications
 from azora_ci.record import chain, deployment
@@ -17,6 +18,7 @@ from azora_ci.record.run import Previous
 from azora_ci.steps.job import Job
 
 FILE_NAME = "deployment-record.json"
+SUBJECTS_NAME = "attestation-subjects.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +86,17 @@ def _write(job: Job[Settings], document: chain.Document) -> None:
     schemas.validate(document, deployment.SCHEMA, where=FILE_NAME)
     path = job.log_dir / FILE_NAME
     path.write_bytes(chain.archived_bytes(document))
+    (job.log_dir / SUBJECTS_NAME).write_text(subjects(document, job.config.registry), encoding="utf-8")
     job.tick(f"{path} is complete and fits its schema")
+
+
+def subjects(document: chain.Document, registry: RegistrySettings | None) -> str:
+    """Return what the workflow attests, one ``<SHA-256>  <name>`` a line: the record, and each image by its digest in the registry."""
+    lines = [f"{chain.sha256(chain.archived_bytes(document))}  {FILE_NAME}"]
+    if registry is not None and document["artifact_kind"] == "images":
+        digests = document["image_digests"].items()
+        lines += [f"{digest.removeprefix('sha256:')}  {registry.repository}/{service}" for service, digest in digests]
+    return "".join(f"{line}\n" for line in lines)
 
 
 def _archive_artifacts(job: Job[Settings], archive: Archive) -> KeptArtifacts:

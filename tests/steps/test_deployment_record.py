@@ -9,8 +9,10 @@ from dataclasses import replace
 import pytest
 
 from azora_ci.core import pipeline, schemas
+from azora_ci.core.config import RegistrySettings
 from azora_ci.record import chain, deployment, fragments
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
+from azora_ci.steps import deployment_record
 from tests.clients.test_slack import SUCCESS
 from tests.support import fragments_builder as build
 from tests.support import record_world
@@ -40,6 +42,8 @@ def test_record_is_written_archived_locked_and_announced(ready):
     sha256 = hashlib.sha256(data).hexdigest()
     fragment = (outcome.logs / "record" / "deployment-record.json").read_bytes()
     assert outcome.outputs == {"record-sha256": sha256, "fragment-sha256": hashlib.sha256(fragment).hexdigest()}
+    assert document_signed_by(data) == "none"
+    assert (outcome.logs / deployment_record.SUBJECTS_NAME).read_text() == f"{sha256}  deployment-record.json\n"  # archives, no images
     assert outcome.evidence["record_sha256"] == sha256
     assert outcome.evidence["record_location"] == f"s3://{ready.bucket}/{KEY}"
     assert outcome.evidence["previous_record_sha256"] is None
@@ -53,6 +57,17 @@ def test_record_is_written_archived_locked_and_announced(ready):
     stored = ready.store.head(KEY)
     assert stored.lock_mode == "GOVERNANCE"
     assert (stored.lock_until - stored.modified).days in {364, 365}
+
+
+def document_signed_by(data: bytes) -> str:
+    return str(json.loads(data)["signed_by"])
+
+
+def test_images_are_attested_by_the_digest_that_the_registry_has():
+    document = {"artifact_kind": "images", "image_digests": {"auth_service": build.digest("auth_service")}}
+    lines = deployment_record.subjects(document, RegistrySettings("registry.example/azora", False)).splitlines()
+    assert lines[1:] == [f"{build.digest('auth_service').removeprefix('sha256:')}  registry.example/azora/auth_service"]
+    assert len(deployment_record.subjects(document, None).splitlines()) == 1
 
 
 def test_summary_tells_what_runs_where_and_until_when(ready):

@@ -14,6 +14,7 @@ from azora_ci.core import pipeline
 from azora_ci.core.pipeline import JOBS
 from azora_ci.core.variables import declared_variables
 from azora_ci.record import fragments
+from azora_ci.steps.deployment_record import SUBJECTS_NAME
 from azora_ci.steps.runner import step_module
 from tests.support import ROOT
 
@@ -74,7 +75,7 @@ PERMISSIONS = {
     "pre-deployment-validation": ["actions: read", "checks: read", "contents: read", "id-token: write", "statuses: read"],
     "database-backup": READS_AWS,
     "database-migrations": READS_AWS,
-    "deployment-record": READS_AWS,
+    "deployment-record": ["attestations: write", *READS_AWS],
     "deployment-failure-handler": READS_AWS,
 }
 
@@ -131,7 +132,7 @@ def test_needs_and_condition(job):
 
 def test_only_known_conditions_stand_in_the_workflow():
     conditions = {condition for job in JOBS for condition in (DOCUMENT["jobs"][job].get("if"), *(step.get("if") for step in steps(job)))}
-    assert conditions == {None, *CONDITIONS.values(), "always()", "vars.AWS_ROLE_ARN != ''"}
+    assert conditions == {None, *CONDITIONS.values(), "always()", "vars.AWS_ROLE_ARN != ''", "vars.ATTEST == 'true'"}
 
 
 @every_job
@@ -367,6 +368,16 @@ def test_the_button_keeps_its_evidence_for_a_year():
     assert (upload["if"], upload["with"]["retention-days"]) == ("always()", "365")
     assert upload["with"]["path"] == "${{ runner.temp }}/${{ env.DEPLOYMENT_LOG_DIR }}"
     assert upload["with"]["name"].startswith("rollback-logs-${{ steps.run.outputs.deployment-id || ")
+
+
+def test_only_the_record_job_attests_and_only_where_a_variable_says_so():
+    (attest,) = using("deployment-record", "actions/attest")
+    assert attest["if"] == "vars.ATTEST == 'true'"
+    assert attest["with"] == {"subject-checksums": f"${{{{ env.DEPLOYMENT_LOG_DIR }}}}/{SUBJECTS_NAME}"}
+    places = [step.get("id") or step["name"] for step in steps("deployment-record")]
+    assert places.index(attest["name"]) == places.index("run") + 1, "what is attested was just written"
+    assert [job for job in JOBS if "attestations" in DOCUMENT["jobs"][job]["permissions"]] == ["deployment-record"]
+    assert [job for job in JOBS if using(job, "actions/attest")] == ["deployment-record"]
 
 
 @every_workflow
