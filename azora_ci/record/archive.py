@@ -172,7 +172,7 @@ class Archive:
                 return archived
             chosen = chosen or archived
         if chosen is None or deployment_id is None:
-            raise _no_record(self.bucket.url(f"records/{self.environment}/"), deployment_id, self.set_aside)
+            raise _no_record(self.bucket.url(f"records/{self.environment}/"), deployment_id, self._set_aside)
         return chosen
 
     def newest_with(self, name: str) -> Archived | None:
@@ -287,15 +287,20 @@ def _order(key: str) -> tuple[int, int]:
     return int(match[1].split("-")[0]), int(match[3])
 
 
-def _no_record(where: str, deployment_id: str | None, set_aside: Sequence[str]) -> NotTrueError:
+def _no_record(where: str, deployment_id: str | None, set_aside: Mapping[str, str]) -> NotTrueError:
+    lines = tuple(f"set aside: {line}" for line in set_aside.values())
+    if deployment_id and any(f"/{deployment_id}/" in key for key in set_aside):
+        return NotTrueError(
+            "The record cannot be believed",
+            what="\n".join((f"the record of {deployment_id} is set aside", *lines)),
+            where=where,
+            next_step="find out who changed the archive; to go back without it, deploy the version before again. A record from before "
+            "signing was turned on is not signed: that way is the one for it, too",
+        )
+    missing = f"no record of {deployment_id}" if deployment_id else "no record of a deployment that reached production"
     return NotTrueError(
         "There is no such deployment" if deployment_id else "There is no deployment to take back",
-        what="\n".join(
-            (
-                f"no record of {deployment_id}" if deployment_id else "no record of a deployment that reached production",
-                *(f"set aside: {line}" for line in set_aside),
-            )
-        ),
+        what="\n".join((missing, *lines)),
         where=where,
         next_step="look its id up in the run's summary. A deployment that still runs has no record yet: cancel its run; a rollout goes "
         "back by that, and what was promoted already gets its record and can be taken back",

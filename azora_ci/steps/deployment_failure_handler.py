@@ -260,8 +260,10 @@ def _assemble_record(
 ) -> chain.Document:
     own_id = job.identity.deployment_id or ""
     attempt = job.settings.run_attempt
-    location = archive.bucket.url(archive.artifacts_prefix(own_id, attempt)) if archive else None
-    facts = job.circumstances(location, archive.previous(own_id, attempt) if archive else None)
+    facts = job.circumstances()
+    if archive is not None:
+        location = archive.bucket.url(archive.artifacts_prefix(own_id, attempt))
+        facts = job.circumstances(location, archive.previous(own_id, attempt), archive.signatures.name)
     unverified = [part["job"] for part in job.evidence["unverified"]]
     failure = deployment.Failure([failed.document() for failed in finding.failed], finding.not_run, finding.production, unverified)
     return deployment.assemble(job_fragments, facts, status=finding.status, timestamp=rfc3339(job.clock.now()), failure=failure)

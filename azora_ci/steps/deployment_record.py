@@ -61,7 +61,7 @@ def _assemble(
     job: Job[Settings], archive: Archive, job_fragments: dict[str, Fragment], attempt: int, previous: Previous | None
 ) -> chain.Document:
     location = archive.bucket.url(archive.artifacts_prefix(job.settings.deployment_id, attempt))
-    facts = replace(job.circumstances(location, previous), run=replace(job.workflow_run, attempt=attempt))
+    facts = replace(job.circumstances(location, previous, archive.signatures.name), run=replace(job.workflow_run, attempt=attempt))
     return deployment.assemble(job_fragments, facts, status="success")
 
 

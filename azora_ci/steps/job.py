@@ -89,12 +89,13 @@ class Job(Generic[S]):
             environment=settings.deploy_environment,
         )  # fmt: skip
 
-    def circumstances(self, artifacts_location: str | None = None, previous: Previous | None = None) -> Circumstances:
-        """Return the facts of the deployment's record that no fragment holds."""
+    def circumstances(
+        self, artifacts_location: str | None = None, previous: Previous | None = None, signed_by: str = "none"
+    ) -> Circumstances:
+        """Return the facts of the deployment's record that no fragment holds; ``signed_by``: who signs it where it is archived."""
         return Circumstances(
             run=self.workflow_run, **asdict(self.identity), rollback_window_minutes=self.settings.rollback_window_minutes,
-            artifacts_location=artifacts_location, previous=previous or Previous(),
-            signed_by=self.config.backup.signing,
+            artifacts_location=artifacts_location, previous=previous or Previous(), signed_by=signed_by,
         )  # fmt: skip
 
     def now(self) -> str:

@@ -115,8 +115,7 @@ def _require_genuine(job: Job[Settings], archive: Archive, archived: Archived) -
             "The record cannot be believed",
             what="\n".join(doubts),
             where=location,
-            next_step="find out who changed the archive; to go back without it, deploy the version before again. A record from before "
-            "signing was turned on is not signed: that way is the one for it, too",
+            next_step="find out who changed the archive; to go back without it, deploy the version before again",
         )
     job.identity = Identity(document["deployment_id"], document["version"], document["git_sha"])
     job.actions.output("deployment-id", document["deployment_id"])

@@ -90,8 +90,9 @@ def test_with_signing_on_only_what_kms_signed_is_restored(tmp_path: Path, s3_ser
         world.replace_backup(lambda sql: sql)  # another object and a manifest that fits it, as who can write the bucket would leave them
         forged = world.run("", "restore_drill", AWS_ENDPOINT_URL_KMS=endpoint)
         assert forged.code == 1, forged
-        assert forged.error["title"] == "A document is not signed as it must be"
-        assert f"backup-{ID}.manifest.json" in forged.error["where"]
+        assert forged.error["title"] == "There is no backup to restore"
+        assert f"backup-{ID}.manifest.json" in forged.error["what"]
+        assert "sign" in forged.error["what"]
 
         world.stores.boto3().delete_object(Bucket=world.bucket_name, Key=f"prod/backup-{ID}.manifest.json")
         world.replace_backup(lambda sql: sql, "pending")  # a forged object must not be proven, and its manifest signed, by us
