@@ -181,7 +181,20 @@ class Aws:
 
 
 @dataclass(frozen=True, kw_only=True)
-class DatabaseAccess:
+class DatabaseTransport:
+    """How connections to the production database are protected."""
+
+    database_ca: str | None = variable(
+        "PROD_DATABASE_CA", "file of the CA that signed the database's certificate, or system; unset: what the connection string says",
+        example=".github/database-ca.pem", required=False,
+    )  # fmt: skip
+    database_plain: bool = variable(
+        "PROD_DATABASE_PLAIN", "true: accept a database without TLS; lands in the record", example="false", parse=truth, default="false"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DatabaseAccess(DatabaseTransport):
     """Access to the production database."""
 
     database_url: Secret = variable(

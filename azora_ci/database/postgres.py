@@ -19,6 +19,8 @@ from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from azora_ci.core import environment
 from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.database import transport
+from azora_ci.database.transport import Protection
 
 if TYPE_CHECKING:
     import psycopg2.extensions
@@ -61,6 +63,7 @@ class DatabaseUrl:
     schema: str = "public"
     pgbouncer: bool = False
     tunnel_port: int | None = None  # port on loopback that forwards to this server; connections use it instead
+    plain_accepted: bool = False  # somebody accepted a connection that does not demand TLS
 
     @staticmethod
     def parse(text: str, variable: str = "PROD_DATABASE_URL") -> DatabaseUrl:
@@ -99,12 +102,42 @@ class DatabaseUrl:
 
     def with_database(self, name: str) -> DatabaseUrl:
         """Return the same connection to another database of the server."""
-        url = DatabaseUrl(self.host, self.port, self.user, self.password, name, self.parameters)
-        return replace(url, tunnel_port=self.tunnel_port)
+        return replace(self, database=name, ignored=(), schema="public", pgbouncer=False)
 
     def with_tunnel(self, tunnel_port: int) -> DatabaseUrl:
         """Return the same server, reached through a port on loopback; TLS still verifies the server's own name."""
         return replace(self, tunnel_port=tunnel_port)
+
+    def with_transport(self, ca: str | None, *, plain_accepted: bool) -> DatabaseUrl:
+        """Return the same server with the path of its CA's certificates (or ``system``), unless the connection string names another."""
+        parameters = {"sslrootcert": ca, **self.parameters} if ca else self.parameters
+        return replace(self, parameters=parameters, plain_accepted=plain_accepted)
+
+    @property
+    def ca_file(self) -> str | None:
+        """Return the absolute path of the CA's certificates, or None where none is named or the system's count."""
+        ca = self.parameters.get("sslrootcert")
+        return None if ca in {None, transport.SYSTEM} else str(Path(ca).absolute())
+
+    @property
+    def protection(self) -> Protection:
+        """Return what protects connections to this server. Raises BadInputError when nothing does and nobody accepted that."""
+        try:
+            return transport.protection_of(
+                self.host,
+                self.parameters,
+                has_password=bool(self.password),
+                through_tunnel=self.tunnel_port is not None,
+                plain_accepted=self.plain_accepted,
+            )
+        except ValueError as error:
+            raise BadInputError(
+                "Connection to the database is not protected",
+                what=str(error),
+                where=f"connection string of {self.location}",
+                next_step="remove the parameter: TLS and SCRAM are demanded. For a server that has no TLS set PROD_DATABASE_PLAIN=true, "
+                "which lands in the record",
+            ) from None
 
     def _tunnel_parameters(self) -> dict[str, str]:
         return {"hostaddr": "127.0.0.1", "port": str(self.tunnel_port)} if self.tunnel_port is not None else {}
@@ -123,17 +156,21 @@ class DatabaseUrl:
     def libpq_env(self) -> dict[str, str]:
         """Return the environment with which libpq's programs connect, including the password: no command line needs it."""
         env = {"PGHOST": self.host, "PGPORT": self.port, "PGUSER": self.user, "PGPASSWORD": self.password, "PGDATABASE": self.database}
-        env |= {_LIBPQ_VARIABLES[name]: value for name, value in self.parameters.items()}
+        env |= {_LIBPQ_VARIABLES[name]: value for name, value in self.protection.parameters.items()}
         env |= {f"PG{name.upper()}": value for name, value in self._tunnel_parameters().items()}
         env.setdefault("PGCONNECT_TIMEOUT", str(CONNECT_TIMEOUT_SECONDS))
         return {name: value for name, value in env.items() if value}
 
     def connect(self, *, autocommit: bool = True, application: str = "azora-ci") -> psycopg2.extensions.connection:
-        """Return a psycopg2 connection. Raises UnreachableError, whose text hides the password, when none can be made."""
+        """Return a psycopg2 connection. Raises UnreachableError, whose text hides the password, when none can be made.
+
+        Raises BadInputError for a connection that would not be protected.
+        """
         import psycopg2
 
         environment.drop_libpq_variables()
-        parameters: dict[str, Any] = {"connect_timeout": str(CONNECT_TIMEOUT_SECONDS), "application_name": application, **self.parameters}
+        defaults = {"connect_timeout": str(CONNECT_TIMEOUT_SECONDS), "application_name": application}
+        parameters: dict[str, Any] = {**defaults, **self.protection.parameters}
         address = {"host": self.host, "port": self.port, "user": self.user, "password": self.password, "dbname": self.database}
         try:
             connection: psycopg2.extensions.connection = psycopg2.connect(
@@ -145,7 +182,7 @@ class DatabaseUrl:
                 "Database cannot be reached",
                 what=message.replace(self.password, "***") if self.password else message,
                 where=self.location,
-                next_step="check host, port, user, password, and that this machine may connect (firewall, pg_hba.conf)",
+                next_step=transport.next_step_for(message),
             ) from None
         connection.autocommit = autocommit
         return connection

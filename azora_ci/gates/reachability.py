@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from azora_ci.clients.docker.engine import DOCKER_HUB_API, registry_host
 from azora_ci.core.clock import Clock
@@ -12,9 +12,11 @@ from azora_ci.core.config import RegistrySettings, Service
 from azora_ci.core.documents import read_json
 from azora_ci.core.errors import AzoraError
 from azora_ci.core.settings import Aws
-from azora_ci.core.variables import Secret
 from azora_ci.health.answers import LIMITS, Answer
 from azora_ci.health.probes import Prober, ProbeRequest
+
+if TYPE_CHECKING:
+    from azora_ci.database.postgres import DatabaseUrl
 
 ANSWER_SECONDS = 15.0  # for one answer
 BUCKET_ATTEMPTS = 3  # fewer than for the backup itself, so that an unreachable store is reported soon
@@ -46,14 +48,13 @@ def _check(name: str, kind: str, request: Callable[[], str], url: str | None = N
         return Reached(name, kind, False, f"{error.title}: {error.what}"[:500], url)
 
 
-def database(url: Secret) -> Reached:
-    """Check that the database accepts a connection; the finding names its version."""
-    from azora_ci.database.postgres import DatabaseUrl
+def database(url: DatabaseUrl) -> Reached:
+    """Check that the database accepts a connection; the finding names its version and what protects the connection."""
 
     def request() -> str:
-        connection = DatabaseUrl.parse(url.reveal()).connect()
+        connection = url.connect()
         try:
-            return f"PostgreSQL {connection.server_version // 10000} answers"
+            return f"PostgreSQL {connection.server_version // 10000} answers (transport: {url.protection.level})"
         finally:
             connection.close()
 

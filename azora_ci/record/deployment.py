@@ -202,6 +202,8 @@ def _metrics(fragments: Mapping[str, Fragment], evidence: Mapping[str, Document]
 def _override_reasons(evidence: Mapping[str, Document]) -> list[str]:
     """Return the reasons that people gave for verifying or watching less than the guide asks."""
     reasons = [f"{job}: {document['override_reason']}" for job, document in evidence.items() if document.get("override_reason")]
+    plain = [job for job, document in evidence.items() if document.get("database_transport") == "plain"]
+    reasons += [f"{job}: TLS to the database was not demanded (PROD_DATABASE_PLAIN=true)" for job in plain]
     proof = evidence["database-backup"].get("proof") or {}
     if proof.get("depth") in {"none", "counts"} and proof.get("reason"):
         reasons.append(f"database-backup: proof {proof['depth']}: {proof['reason']}")

@@ -244,8 +244,8 @@ class DockerWorld(World):
         return {**super().secrets(), "PROD_DATABASE_URL": self.database_url, **access}
 
     def variables(self) -> dict[str, str]:
-        """Return the repository's variables, the host's key among them."""
-        return {**super().variables(), "PROD_KNOWN_HOSTS": self.known_hosts}
+        """Return the repository's variables: the host's key, and that the relay's address, which is no loopback, has no TLS."""
+        return {**super().variables(), "PROD_KNOWN_HOSTS": self.known_hosts, "PROD_DATABASE_PLAIN": "true"}
 
     def environment(self, attempt: int) -> dict[str, str]:
         """Return the environment of every step; DOCKER_HOST names the build daemon, which on a real runner is the machine's."""

@@ -131,7 +131,7 @@ def _make_database(job: Job[Settings], url: DatabaseUrl) -> PrismaDatabase:
             "Migrations through a connection pooler",
             f"{url.pooler_hint}: Prisma's lock may not hold there.\nUse the direct address of the database in PROD_DATABASE_URL",
         )
-    connection = prisma.through_tunnel(job.settings.database_url.reveal(), url.tunnel_port)
+    connection = prisma.address(job.settings.database_url.reveal(), url)
     for secret in secrets_of_url(connection):
         job.log.add_secret(secret)
     return PrismaDatabase(url, prisma.schema_of(url, job.config.database.schema), Secret(connection))

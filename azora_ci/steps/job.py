@@ -127,16 +127,19 @@ def recorded_host_keys(job: Job[Any]) -> str:
 def production_database(job: Job[Any], evidence: dict[str, Any]) -> Iterator[DatabaseUrl]:
     """Yield the address of PROD_DATABASE_URL; with ``database.via_ssh`` it leads through a tunnel that stays open during the block.
 
-    The job's settings are ``DatabaseAccess`` and ``SshAccess``. A tunnel adds ``host_keys`` to ``evidence``. Raises BadInputError, and
-    the errors of ``reachable_database``.
+    The job's settings are ``DatabaseAccess`` and ``SshAccess``. ``evidence`` gets ``database_transport``, and ``host_keys`` from a tunnel.
+    Raises BadInputError, and the errors of ``reachable_database``.
     """
-    url = DatabaseUrl.parse(job.settings.database_url.reveal())
+    settings = job.settings
+    url = DatabaseUrl.parse(settings.database_url.reveal()).with_transport(settings.database_ca, plain_accepted=settings.database_plain)
     job.log.add_secret(url.password)
     if not job.config.database.via_ssh:
+        evidence["database_transport"] = url.protection.level
         yield url
         return
     from azora_ci.database.tunnel import access_to, reachable_database
 
     access = access_to(url, job.settings)
     with reachable_database(url, access, recorded_host_keys(job), job.log, job.clock, evidence) as reachable_url:
+        evidence["database_transport"] = reachable_url.protection.level
         yield reachable_url

@@ -9,7 +9,7 @@ from functools import cache
 from azora_ci.clients.github import GitHub
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, table
-from azora_ci.core.settings import Aws, Deployment, PinnedHostKeys
+from azora_ci.core.settings import Aws, DatabaseTransport, Deployment, PinnedHostKeys
 from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.gates import checks, commands, reachability
 from azora_ci.gates.checks import FAILED, PASSED, PENDING, ChecksVerdict, Observed, Required
@@ -21,7 +21,7 @@ from azora_ci.targets.registry import kind_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Aws, PinnedHostKeys):
+class Settings(Deployment, Aws, DatabaseTransport, PinnedHostKeys):
     """What pre-deployment-validation reads."""
 
     github_token: Secret = variable("GITHUB_TOKEN", "token that reads checks, statuses, actions and contents", example="ghs_…", secret=True)
@@ -201,7 +201,12 @@ def examine_production(job: Job[Settings]) -> Iterator[Reached]:
         reason = "it is behind the SSH host" if config.database.via_ssh else "PROD_DATABASE_URL is not handed to this job"
         skipped.append({"name": "production database", "reason": reason})
     else:
-        yield reachability.database(settings.database_url)
+        from azora_ci.database.postgres import DatabaseUrl
+
+        parsed = DatabaseUrl.parse(settings.database_url.reveal())
+        url = parsed.with_transport(settings.database_ca, plain_accepted=settings.database_plain)
+        job.evidence["database_transport"] = url.protection.level
+        yield reachability.database(url)
     if settings.aws_access_key_id is None:
         skipped.append({"name": "backup bucket", "reason": "no AWS credentials are handed to this job"})
     else:

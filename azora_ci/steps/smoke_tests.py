@@ -172,8 +172,9 @@ def _run_http_tests(job: Job[Any], tests: list[HttpTest], evidence: dict[str, An
 def _test_database(job: Job[Any], evidence: dict[str, Any], expected: ExpectedMigrations) -> None:
     """Connect with the production URL and compare Prisma's table of migrations with the expected migrations."""
     start = job.clock.monotonic()
+    connection: dict[str, Any] = {}  # the jobs before this one recorded the host keys
     try:
-        with production_database(job, evidence={}) as url:  # the jobs before this one recorded the host keys
+        with production_database(job, connection) as url:
             schema = prisma.schema_of(url, job.config.database.schema)
             standing = compare_with_expected(prisma.read_table(url, schema), expected)
         passed, detail = standing.passed, f"{schema}.{prisma.TABLE}: {standing.detail}"
@@ -182,6 +183,7 @@ def _test_database(job: Job[Any], evidence: dict[str, Any], expected: ExpectedMi
     milliseconds = round((job.clock.monotonic() - start) * 1000, 1)
     facts = {"name": "Database connectivity", "kind": "database", "url": None, "passed": passed, "status": None, "version": None}
     evidence["tests"].append({**facts, "milliseconds": milliseconds, "attempts": 1, "detail": detail})
+    evidence |= {name: connection[name] for name in ("database_transport",) if name in connection}
     evidence["health"]["database"] = "healthy" if passed else "unhealthy"
     job.say(f"{'✓' if passed else '✗'} Database connectivity: {detail} ({milliseconds:.0f} ms)")
 

@@ -68,7 +68,8 @@ def test_nothing_secret_in_what_is_shown():
 def test_environment_for_libpq_holds_everything():
     env = DatabaseUrl.parse("postgresql://u:p%40@h:1/d?options=-c%20a%3Db").libpq_env()
     where = {"PGHOST": "h", "PGPORT": "1", "PGUSER": "u", "PGPASSWORD": "p@", "PGDATABASE": "d"}
-    assert env == {**where, "PGOPTIONS": "-c a=b", "PGCONNECT_TIMEOUT": "15"}
+    protection = {"PGSSLMODE": "require", "PGREQUIREAUTH": "scram-sha-256", "PGCHANNELBINDING": "require"}
+    assert env == {**where, **protection, "PGOPTIONS": "-c a=b", "PGCONNECT_TIMEOUT": "15"}
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import Completed, Processes
+from azora_ci.database import transport
 from azora_ci.database.migrations.history import LOCK, Migration, Row
 from azora_ci.database.postgres import DatabaseUrl
 
@@ -146,6 +147,17 @@ def through_tunnel(text: str, tunnel_port: int | None) -> str:
         )
     remaining = "&".join(part for part in parameters if part.partition("=")[0] not in {"host", "port", "hostaddr"})
     return f"{credentials}{at_sign}127.0.0.1:{tunnel_port}/{location.partition('/')[2]}{question_mark}{remaining}"
+
+
+def address(text: str, url: DatabaseUrl) -> str:
+    """Return the connection string ``text`` of ``url`` as Prisma gets it: through the tunnel, and with the same demands as libpq's.
+
+    Raises the errors of ``through_tunnel`` and of ``DatabaseUrl.protection``.
+    """
+    location, _, query = through_tunnel(text.strip(), url.tunnel_port).rpartition("@")[2].partition("?")
+    credentials = text.strip().rpartition("@")[0]
+    demanded = transport.prisma_query(query, url.protection, url.ca_file)
+    return f"{credentials}@{location}{'?' if demanded else ''}{demanded}"
 
 
 def deploy(processes: Processes, command: tuple[str, ...], url: str, folder: Path) -> MigrateResult:
