@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from azora_ci.clients.github import GitHub
+from azora_ci.core import config
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Aws, DatabaseTransport, Deployment, PinnedHostKeys
@@ -16,7 +17,7 @@ from azora_ci.gates.checks import FAILED, PASSED, PENDING, ChecksVerdict, Observ
 from azora_ci.gates.reachability import Reached
 from azora_ci.record import host_keys
 from azora_ci.record.archive import Archive
-from azora_ci.steps.job import Job
+from azora_ci.steps.job import Job, own_variables
 from azora_ci.targets.registry import kind_of
 
 
@@ -59,6 +60,15 @@ def run(job: Job[Settings]) -> None:
 def pass_configuration(job: Job[Settings]) -> None:
     """Raise BadInputError for settings that later jobs would refuse only after the migrations or after 100 % of traffic."""
     kind_of(job.config).check(job.config)
+    try:
+        config.names.check(job.config.services, own_variables())
+    except ValueError as error:
+        raise BadInputError(
+            "A service takes a name of azora-ci",
+            what=str(error),
+            where=str(job.settings.config_path),
+            next_step="give the service's secret a name of its own, in the repository's secrets, too",
+        ) from error
     if not job.config.smoke:
         raise BadInputError(
             "No critical endpoints",
@@ -195,10 +205,10 @@ def pass_reachability(job: Job[Settings]) -> None:
 
 def examine_production(job: Job[Settings]) -> Iterator[Reached]:
     """Yield a finding for each part of production; a part that this job cannot reach is recorded as not checked, with the reason."""
-    settings, config = job.settings, job.config
+    settings, deploy_config = job.settings, job.config
     skipped: list[dict[str, str]] = job.evidence["not_checked"]
-    if settings.database_url is None or config.database.via_ssh:
-        reason = "it is behind the SSH host" if config.database.via_ssh else "PROD_DATABASE_URL is not handed to this job"
+    if settings.database_url is None or deploy_config.database.via_ssh:
+        reason = "it is behind the SSH host" if deploy_config.database.via_ssh else "PROD_DATABASE_URL is not handed to this job"
         skipped.append({"name": "production database", "reason": reason})
     else:
         from azora_ci.database.postgres import DatabaseUrl
@@ -210,13 +220,13 @@ def examine_production(job: Job[Settings]) -> Iterator[Reached]:
     if settings.aws_access_key_id is None:
         skipped.append({"name": "backup bucket", "reason": "no AWS credentials are handed to this job"})
     else:
-        yield reachability.bucket(settings, config.backup.bucket)
-    skipped += [{"name": name, "reason": reason} for name, reason in kind_of(config).checked_later.items()]
-    if config.registry is None:
+        yield reachability.bucket(settings, deploy_config.backup.bucket)
+    skipped += [{"name": name, "reason": reason} for name, reason in kind_of(deploy_config).checked_later.items()]
+    if deploy_config.registry is None:
         skipped.append({"name": "registry", "reason": "the configuration has no [registry]"})
     else:
-        yield reachability.registry(config.registry)
-    for service in config.services:
+        yield reachability.registry(deploy_config.registry)
+    for service in deploy_config.services:
         yield reachability.endpoint(service)
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
 from azora_ci.core import config, hosts
 from azora_ci.core.errors import BadInputError
+from azora_ci.steps.job import own_variables
 
 MINIMAL = """
 schema_version = 1
@@ -87,6 +89,15 @@ def test_an_order_is_a_chain_of_waiting_beside_what_depends_on_says(tmp_path):
         ('"docker.io/azora"', '"docker.io/azora\\n"', "registry.repository"),
         ("[services.auth_service]", '[services."auth_service\\n"]', "auth_service"),
         ('title = "Auth Service"', 'title = "Auth\\nrm -rf /"', "services.auth_service.title"),
+        # What is written into the workflow's YAML, or would hand a secret of ours to a service.
+        ('title = "Auth Service"', 'title = "Auth"\nsecrets = ["STRIPE_KEY\\n"]', "services.auth_service.secrets.0"),
+        ('title = "Auth Service"', 'title = "Auth"\nsecrets = ["A: b\\n          EVIL"]', "services.auth_service.secrets.0"),
+        ('title = "Auth Service"', 'title = "Auth"\nenv = { "A\\n" = "b" }', "services.auth_service.env"),
+        ('title = "Auth Service"', 'title = "Auth"\nenv = { PROD_KEY = "b" }', "services.auth_service.env: 'PROD_KEY'"),
+        *(
+            ('title = "Auth Service"', f'title = "Auth"\nsecrets = ["{name}"]', f"services.auth_service.secrets: '{name}'")
+            for name in ("PROD_KEY", "AWS_SECRET_ACCESS_KEY", "DOCKER_PASSWORD", "GITHUB_TOKEN", "GITHUB_ENV", "LD_PRELOAD", "PATH", "PORT")
+        ),
     ],
 )
 def test_every_mistake_names_its_key(tmp_path, old, new, named):
@@ -95,6 +106,17 @@ def test_every_mistake_names_its_key(tmp_path, old, new, named):
         load(tmp_path, MINIMAL.replace(old, new))
     assert named in caught.value.what
     assert "deploy-production.toml" in caught.value.where
+
+
+def test_no_variable_of_any_job_is_a_secret_of_a_service(tmp_path):
+    own = own_variables()
+    assert {"PROD_KEY", "VERSION", "CANARY_MINUTES", "BACKUP_PROOF", "GITHUB_REF"} <= own
+    for name in own - config.names.SHARED:
+        services = load(tmp_path, MINIMAL).services
+        with pytest.raises(ValueError, match=name):
+            config.names.check([dataclasses.replace(services[0], secrets=(name,))], own)
+    for name in ("PROD_DATABASE_URL", "DATABASE_URL", "STRIPE_KEY", "PGVECTOR_KEY"):
+        config.names.check([dataclasses.replace(services[0], secrets=(name,), env={"AWS_REGION": "eu"})], own)
 
 
 def test_no_file_and_no_toml(tmp_path):

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from azora_ci.core.config import names
 from azora_ci.core.documents import Limits, UnreadableError, read_file
 from azora_ci.core.errors import BadInputError
 
@@ -43,6 +44,7 @@ class FoundService:
     env: dict[str, str]
     secrets: tuple[str, ...]
     depends_on: tuple[str, ...]
+    refused: dict[str, str] = field(default_factory=dict)  # name of a variable that it may not have -> reason
 
     @property
     def title(self) -> str:
@@ -120,6 +122,8 @@ def _prisma_folders(folder: Path, package: dict[str, Any]) -> Iterable[str]:
 def _compose(path: Path) -> tuple[tuple[FoundService, ...], dict[str, str]]:
     import yaml
 
+    from azora_ci.steps.job import own_variables
+
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
         services: dict[str, dict[str, Any]] = {name: service or {} for name, service in document["services"].items()}
@@ -132,13 +136,19 @@ def _compose(path: Path) -> tuple[tuple[FoundService, ...], dict[str, str]]:
         ) from error
     built = {name: service for name, service in services.items() if "build" in service}
     left_out = {name: f"not built here (image {services[name].get('image', 'unknown')})" for name in services if name not in built}
-    return tuple(_service(name, service, set(built)) for name, service in built.items()), left_out
+    own = own_variables()
+    found = [_service(name, service, set(built), own) for name, service in built.items()]
+    taken = {f"{service.id}: {name}": reason for service in found for name, reason in service.refused.items()}
+    return tuple(found), left_out | taken
 
 
-def _service(name: str, service: dict[str, Any], built: set[str]) -> FoundService:
+def _service(name: str, service: dict[str, Any], built: set[str], own: Collection[str]) -> FoundService:
     build = service["build"] if isinstance(service["build"], dict) else {"context": str(service["build"])}
     health_port, health_path = _health(service.get("healthcheck"))
-    env, secrets = _environment(service.get("environment"))
+    env, named = _environment(service.get("environment"))
+    reason = "azora-ci or the runner reads a variable of that name: give the service's another one"
+    refused = {secret: reason for secret in named if not names.may_be_secret(secret, own)}
+    refused |= {variable: reason for variable in env if variable in names.OWN_SECRETS}
     limits = _mapping(_mapping(_mapping(service.get("deploy")).get("resources")).get("limits"))
     replicas = _mapping(service.get("deploy")).get("replicas")
     return FoundService(
@@ -149,8 +159,9 @@ def _service(name: str, service: dict[str, Any], built: set[str]) -> FoundServic
         health_path=health_path,
         memory=_memory(service.get("mem_limit") or limits.get("memory")),
         instances=replicas if isinstance(replicas, int) and replicas > 0 else None,
-        env=env,
-        secrets=secrets,
+        env={variable: value for variable, value in env.items() if variable not in refused},
+        secrets=tuple(secret for secret in named if secret not in refused),
+        refused=refused,
         depends_on=tuple(_identifier(other, "_") for other in service.get("depends_on") or () if other in built),
     )
 

@@ -20,6 +20,7 @@ from azora_ci.core import config
 from azora_ci.core.errors import BadInputError, NotTrueError
 
 WORKFLOWS = ("deploy-production.yml", "rollback-production.yml", "restore-drill.yml")
+ROLLOUT = 'scripts/gradual_rollout.py"'  # ends the command that hands the services' secrets to instances
 WORKFLOW_FOLDER = Path(".github/workflows")
 CONFIG = Path(".github/deploy-production.toml")
 REPOSITORY = "Azora-OS/azora-ci"  # where the set-up action is published
@@ -82,20 +83,61 @@ def template_folder() -> Path:
 def workflow(name: str, action: SetupAction, service_secrets: Iterable[str] = ()) -> str:
     """Return a workflow's text for an application's repository: with the set-up action pinned and the stamp as its first line.
 
-    ``service_secrets`` are the names in ``[services.*] secrets``; the rollout step gets those secrets in its environment.
+    ``service_secrets`` are the names in ``[services.*] secrets``; the rollout step gets those secrets in its environment. Raises
+    BadInputError for a name that a service's secret may not have, and when the written YAML does not say what is meant.
     """
-    text = (template_folder() / name).read_text(encoding="utf-8")
-    text = _SETUP.sub(f"{action.repository}/.github/actions/setup@{action.commit}", text)
-    text = _SERVICE_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, service_secrets)), text)
+    secret_names = sorted(set(service_secrets))
+    _refuse_names(secret_names)
+    template = (template_folder() / name).read_text(encoding="utf-8")
+    text = _SETUP.sub(f"{action.repository}/.github/actions/setup@{action.commit}", template)
+    text = _SERVICE_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, secret_names)), text)
+    _compare(name, template, text, action, secret_names if _SERVICE_SECRETS.search(template) else [])
     return f"# Adopted from {action}; sha256 of what follows: {_digest(text)}\n{text}"
 
 
 def _secret_lines(text: str, marker: re.Match[str], names: Iterable[str]) -> Iterator[str]:
     step = text[text.rindex("- name:", 0, marker.start()) : text.index(" run: ", marker.end())]
     yield marker[0]
-    for name in sorted(set(names)):
+    for name in names:
         if not re.search(rf"^ *{name}:", step, re.MULTILINE):
             yield f"{marker['indent']}{name}: ${{{{ secrets.{name} }}}}\n"
+
+
+def _refuse_names(names: Iterable[str]) -> None:
+    from azora_ci.steps.job import own_variables
+
+    own = own_variables()
+    refused = [name for name in names if not config.names.may_be_secret(name, own)]
+    if refused:
+        raise BadInputError(
+            "A service's secret may not have this name",
+            what=", ".join(map(repr, refused)),
+            where=f"services.*.secrets in {CONFIG}",
+            next_step="use capital letters, digits and _, and no name that azora-ci or the runner reads itself",
+        )
+
+
+def _compare(name: str, template: str, text: str, action: SetupAction, secrets: Iterable[str]) -> None:
+    """Raise BadInputError unless a written workflow, parsed back, is the template with the action pinned and the secrets handed over."""
+    import yaml
+
+    expected = yaml.safe_load(template)
+    for step in (step for job in expected["jobs"].values() for step in job.get("steps", [])):
+        if _SETUP.fullmatch(str(step.get("uses", ""))):
+            step["uses"] = f"{action.repository}/.github/actions/setup@{action.commit}"
+        if str(step.get("run", "")).endswith(ROLLOUT):
+            step["env"] |= {secret: f"${{{{ secrets.{secret} }}}}" for secret in secrets}
+    try:
+        written = yaml.safe_load(text)
+    except yaml.YAMLError:
+        written = None
+    if written != expected:
+        raise BadInputError(
+            "The adopted workflow would not be what is meant",
+            what="parsed back, it differs from the template with the action pinned and the services' secrets added",
+            where=name,
+            next_step=f"check the names in services.*.secrets in {CONFIG}; nothing was written",
+        )
 
 
 def _digest(text: str) -> str:

@@ -1,5 +1,6 @@
 """``.github/deploy-production.toml`` as frozen values; ``schemas/deploy-config.schema.json`` describes every key."""
 
+from azora_ci.core.config import names
 from azora_ci.core.config.order import start_groups
 from azora_ci.core.config.parse import load
 from azora_ci.core.config.tables import (
@@ -37,5 +38,6 @@ __all__ = [
     "TargetSettings",
     "TlsSettings",
     "load",
+    "names",
     "start_groups",
 ]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.core import schemas
+from azora_ci.core.config import names
 from azora_ci.core.config.order import in_order
 from azora_ci.core.config.tables import (
     BackupSettings,
@@ -45,10 +46,12 @@ def load(path: Path) -> DeployConfig:
         raise BadInputError("Deployment configuration is not TOML", what=what, where=str(path), next_step=next_step) from error
     schemas.validate(document, "deploy-config", where=str(path))
     try:
-        return _parse(document)
+        loaded = _parse(document)
+        names.check(loaded.services)
     except ValueError as error:
         what, next_step = str(error), "correct the named keys"
         raise BadInputError("Deployment configuration contradicts itself", what=what, where=str(path), next_step=next_step) from error
+    return loaded
 
 
 def _commands(values: list[list[str]]) -> tuple[Command, ...]:

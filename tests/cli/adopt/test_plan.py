@@ -248,6 +248,40 @@ def test_a_secret_named_later_makes_the_workflow_outdated(application):
     assert "STRIPE_KEY: ${{ secrets.STRIPE_KEY }}" in (application / ".github/workflows/deploy-production.yml").read_text()
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["EVIL: x\\n          LD_PRELOAD", "STRIPE_KEY\\n", "stripe", "STRIPE_KEY: ${{ secrets.PROD_KEY }} #", "PROD_KEY", "VERSION", "PATH"],
+)
+def test_a_name_that_would_write_more_than_a_name_is_refused_before_anything_is_written(application, name):
+    plan.adopt(application, action_ref=SHA)
+    path = application / plan.CONFIG
+    path.write_text(path.read_text().replace('"SESSION_SECRET"', f'"SESSION_SECRET", "{name}"'))
+    before = {file: file.read_bytes() for file in application.rglob(".github/**/*") if file.is_file()}
+    with pytest.raises(BadInputError, match="may not have this name"):
+        plan.adopt(application, action_ref=SHA, force=True)
+    assert {file: file.read_bytes() for file in application.rglob(".github/**/*") if file.is_file()} == before
+
+
+def test_what_was_written_is_parsed_back_and_compared(application, monkeypatch):
+    action = plan.SetupAction(plan.REPOSITORY, SHA)
+    monkeypatch.setattr(plan, "_refuse_names", lambda names: None)
+    for name in ("EVIL: x\n          LD_PRELOAD", "STRIPE_KEY: ${{ secrets.PROD_KEY }} #"):
+        with pytest.raises(BadInputError, match="would not be what is meant"):
+            plan.workflow("deploy-production.yml", action, [name])
+
+
+def test_a_variable_of_ours_in_the_compose_file_is_left_out_and_named(application):
+    path = application / "docker-compose.yml"
+    path.write_text(
+        path.read_text().replace("- SESSION_SECRET=", "- AWS_SECRET_ACCESS_KEY=${AWS}\n      - VERSION=$V\n      - SESSION_SECRET=")
+    )
+    found = discover(application)
+    assert found.services[0].secrets == ("SESSION_SECRET", "DEBUG")
+    assert {"api_gateway: AWS_SECRET_ACCESS_KEY", "api_gateway: VERSION"} <= set(found.left_out)
+    plan.adopt(application, action_ref=SHA)
+    assert "AWS_SECRET_ACCESS_KEY" not in (application / plan.CONFIG).read_text()
+
+
 # --- --check --------------------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,46 @@
+"""Names of secrets and variables that services may not have, because azora-ci or what runs it reads them itself. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Iterator
+
+from azora_ci.core.config.tables import Service
+from azora_ci.core.environment import WITHHELD
+
+SECRET_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
+# Instances reach the database with the address that the jobs use: the one variable that they may share.
+SHARED = frozenset({"PROD_DATABASE_URL"})
+# Every secret of azora-ci is withheld from children, and DATABASE_URL, which is the application's own name.
+OWN_SECRETS = WITHHELD - {"DATABASE_URL"}
+# What the target tells an instance, and what the runner, git, the shell, Python, libpq, boto3, Docker and the loader read of the step's
+# environment, into which a service's secret is put.
+_OTHERS = re.compile(
+    r"(?:ACTIONS|AWS|DOCKER|GIT|GITHUB|INPUT|LD|PYTHON|RUNNER|SSH)_\w+|PG[A-Z]+|PYTHON[A-Z]+"
+    r"|BASH_ENV|CI|ENV|HOME|HOST|IFS|PATH|PORT|SERVICE|SHELL|TMPDIR"
+)
+
+
+def check(services: Iterable[Service], own: Collection[str] = ()) -> None:
+    """Raise ValueError that names every secret and variable of a service that may not have its name.
+
+    ``own``: names of the variables that jobs declare, beside their secrets, which are always refused.
+    """
+    problems = [problem for service in services for problem in _problems(service, own)]
+    if problems:
+        raise ValueError("\n".join(problems))
+
+
+def may_be_secret(name: str, own: Collection[str] = ()) -> bool:
+    """Say whether a service's secret may have a name."""
+    taken = name in OWN_SECRETS or name in own or _OTHERS.fullmatch(name)
+    return bool(SECRET_NAME.fullmatch(name)) and (name in SHARED or not taken)
+
+
+def _problems(service: Service, own: Collection[str]) -> Iterator[str]:
+    for name in service.secrets:
+        if not may_be_secret(name, own):
+            yield f"services.{service.id}.secrets: {name!r} is read by azora-ci or the runner: a service's secret needs a name of its own"
+    for name in service.env:
+        if name in OWN_SECRETS:
+            yield f"services.{service.id}.env: {name!r} is a secret of azora-ci: its value does not belong into this file, nor to a service"
