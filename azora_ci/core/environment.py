@@ -33,6 +33,8 @@ WITHHELD = frozenset(
         "PROD_JUMP_HOST",
         "PROD_KEY",
         "PROD_USER",
+        "PULL_PASSWORD",
+        "PULL_USERNAME",
         "SLACK_WEBHOOK",
     }
 )

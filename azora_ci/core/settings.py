@@ -8,11 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from azora_ci.core.errors import BadInputError
 from azora_ci.core.hosts import normal_key, parse_hosts, parse_jump, user_name
 from azora_ci.core.variables import Secret, checked_by, deployment_id, git_sha, number, release_version, truth, variable, whole_number
 
 # Secrets that are user names: masked in logs, but not in the evidence, whose image references contain them.
-NAMES = frozenset({"DOCKER_USERNAME", "PROD_USER"})
+NAMES = frozenset({"DOCKER_USERNAME", "PROD_USER", "PULL_USERNAME"})
 
 
 def names_within(variable_name: str, text: str) -> dict[str, bool]:
@@ -259,14 +260,43 @@ class SshAccess(PinnedHostKeys):
 
 @dataclass(frozen=True, kw_only=True)
 class ProductionHosts(SshAccess):
-    """How images get to production hosts that are reached by SSH."""
+    """How images get to production hosts that are reached by SSH: hosts pull, with a login that may do nothing else where there is one."""
 
+    pull_username: Secret | None = variable(
+        "PULL_USERNAME", "user of the registry who may only pull; unset: DOCKER_USERNAME", example="azora-pull", required=False, secret=True
+    )
+    pull_password: Secret | None = variable(
+        "PULL_PASSWORD", "password or token of PULL_USERNAME", example="dckr_pat_…", required=False, secret=True
+    )
     docker_username: Secret | None = variable(
-        "DOCKER_USERNAME", "user of the registry; unset: no login", example="azora", required=False, secret=True
+        "DOCKER_USERNAME",
+        "user of the registry where PULL_USERNAME is unset; unset: no login",
+        example="azora",
+        required=False,
+        secret=True,
     )
     docker_password: Secret | None = variable(
-        "DOCKER_PASSWORD", "password or token of the registry", example="dckr_pat_…", required=False, secret=True
+        "DOCKER_PASSWORD", "password or token of DOCKER_USERNAME", example="dckr_pat_…", required=False, secret=True
     )
+
+    @property
+    def registry_login(self) -> tuple[Secret, Secret] | None:
+        """Return user and password with which hosts pull, or None. Raises BadInputError when PULL_USERNAME or PULL_PASSWORD is missing."""
+        if bool(self.pull_username) != bool(self.pull_password):
+            raise BadInputError(
+                "Half a login of the registry",
+                what="one of PULL_USERNAME and PULL_PASSWORD is set, the other is not",
+                where="environment variables of this step",
+                next_step="set both as secrets of the environment, or neither",
+            )
+        if self.pull_username and self.pull_password:
+            return self.pull_username, self.pull_password
+        return (self.docker_username, self.docker_password) if self.docker_username and self.docker_password else None
+
+    @property
+    def hosts_may_push(self) -> bool:
+        """Return whether hosts pull with the login that pushes images."""
+        return not self.pull_username and self.registry_login is not None
 
 
 @dataclass(frozen=True, kw_only=True)

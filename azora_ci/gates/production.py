@@ -38,6 +38,14 @@ def _configuration(context: TargetContext) -> Iterator[Finding]:
     else:
         detail = f"manifests and records are signed by {signing}; what is not is not believed"
     yield Finding("signatures", True, detail)
+    access = context.access
+    if access is not None and access.registry_login is not None:
+        yield Finding(
+            "registry login of hosts",
+            not access.hosts_may_push,
+            "DOCKER_USERNAME, which may push" if access.hosts_may_push else "PULL_USERNAME",
+            "make a login that may only pull: PULL_USERNAME and PULL_PASSWORD",
+        )
 
 
 # --- state of the target ------------------------------------------------------------------------------------------------------

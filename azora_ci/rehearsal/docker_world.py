@@ -234,6 +234,8 @@ class DockerWorld(World):
             prod_key=Secret(self.key),
             prod_known_hosts=self.known_hosts,
             prod_accept_new_host_key=False,
+            pull_username=None,
+            pull_password=None,
             docker_username=None,
             docker_password=None,
         )

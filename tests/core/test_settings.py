@@ -121,6 +121,29 @@ def test_parsers(parse, good, bad):
             parse(text)
 
 
+@pytest.mark.parametrize(
+    ("environ", "login", "may_push"),
+    [
+        ({"DOCKER_USERNAME": "push", "DOCKER_PASSWORD": "p1"}, ("push", "p1"), True),
+        ({"DOCKER_USERNAME": "push", "DOCKER_PASSWORD": "p1", "PULL_USERNAME": "pull", "PULL_PASSWORD": "p2"}, ("pull", "p2"), False),
+        ({"PULL_USERNAME": "pull", "PULL_PASSWORD": "p2"}, ("pull", "p2"), False),
+        ({"DOCKER_USERNAME": "push"}, None, False),
+        ({}, None, False),
+    ],
+)
+def test_hosts_pull_with_the_login_that_may_only_pull(environ, login, may_push):
+    hosts = variables.load(settings.ProductionHosts, environ)
+    assert (hosts.registry_login and tuple(part.reveal() for part in hosts.registry_login)) == login
+    assert hosts.hosts_may_push is may_push
+
+
+@pytest.mark.parametrize("name", ["PULL_USERNAME", "PULL_PASSWORD"])
+def test_half_a_login_does_not_fall_back_to_the_one_that_pushes(name):
+    hosts = variables.load(settings.ProductionHosts, {"DOCKER_USERNAME": "push", "DOCKER_PASSWORD": "p1", name: "x"})
+    with pytest.raises(BadInputError, match="PULL_USERNAME and PULL_PASSWORD"):
+        _ = hosts.registry_login
+
+
 def test_children_inherit_no_secret_and_cannot_write_our_outputs(monkeypatch):
     for name in ("PROD_DATABASE_URL", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "GITHUB_OUTPUT", "GITHUB_ENV", "PROD_KEY"):
         monkeypatch.setenv(name, "hidden")

@@ -332,6 +332,8 @@ class World:
             prod_key=Secret(access["PROD_KEY"]),
             prod_known_hosts=access["PROD_KNOWN_HOSTS"],
             prod_accept_new_host_key=access.get("accept_new", False),
+            pull_username=None,
+            pull_password=None,
             docker_username=None,
             docker_password=None,
         )

@@ -70,6 +70,9 @@ AT_A_KEYBOARD = {"ROLLOUT_DRY_RUN"}
 VIA_SSH = "${{{{ vars.DATABASE_VIA_SSH == 'true' && secrets.{} || '' }}}}"
 GOING_BACK = "${{{{ vars.ROLLBACK_ON_SMOKE_FAILURE == 'true' && secrets.{} || '' }}}}"
 EITHER = "${{{{ (vars.ROLLBACK_ON_SMOKE_FAILURE == 'true' || vars.DATABASE_VIA_SSH == 'true') && secrets.{} || '' }}}}"
+# Hosts pull with the login that pushes only where there is none that may only pull.
+UNLESS_PULL = "!secrets.PULL_USERNAME && "
+GOING_BACK_UNLESS_PULL = GOING_BACK.replace("secrets.{}", f"{UNLESS_PULL}secrets.{{}}")
 READS_AWS = ["contents: read", "id-token: write"]
 PERMISSIONS = {
     "pre-deployment-validation": ["actions: read", "checks: read", "contents: read", "id-token: write", "statuses: read"],
@@ -168,7 +171,7 @@ def test_defaults_in_the_workflow_are_the_settings_defaults(job):
         default = re.fullmatch(r"\$\{\{ vars\.\w+ \|\| '([^']*)' \}\}", value)
         if default:
             assert variables[name].default == default[1], name
-        elif value in {template.format(name) for template in (VIA_SSH, GOING_BACK, EITHER)}:
+        elif value in {template.format(name) for template in (VIA_SSH, GOING_BACK, EITHER, GOING_BACK_UNLESS_PULL)}:
             assert variables[name].secret, name
             assert not variables[name].required, name
         elif "vars." in value:
@@ -178,13 +181,25 @@ def test_defaults_in_the_workflow_are_the_settings_defaults(job):
             assert variables[name].default == value, name
 
 
+def test_hosts_get_the_login_that_pushes_only_where_there_is_no_other():
+    rollback = yaml.load((ROOT / ".github/workflows/rollback-production.yml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    going_back = [step["env"] for job in rollback["jobs"].values() for step in job["steps"] if "DOCKER_PASSWORD" in step.get("env", {})]
+    environments = [run_step("gradual-rollout")["env"], run_step("smoke-tests")["env"], *going_back]
+    assert len(environments) == 3
+    for environ in environments:
+        assert "secrets.PULL_PASSWORD" in environ["PULL_PASSWORD"]
+        for name in ("DOCKER_USERNAME", "DOCKER_PASSWORD"):
+            assert UNLESS_PULL in environ[name], environ[name]
+    assert "PULL_PASSWORD" not in run_step("build-and-push")["env"]
+
+
 @every_job
 def test_secrets_reach_only_the_step_that_declares_them(job):
     variables = declared(job)
     secret = {name for name, value in run_step(job)["env"].items() if references(value, "secrets")}
     assert secret <= {name for name, variable in variables.items() if variable.secret}
     for name in secret:
-        assert references(run_step(job)["env"][name], "secrets") == [name]
+        assert references(run_step(job)["env"][name].replace(UNLESS_PULL, ""), "secrets") == [name]
     elsewhere = [step for step in steps(job) if step is not run_step(job)]
     rest = {name: value for name, value in DOCUMENT["jobs"][job].items() if name != "steps"}
     assert not references([elsewhere, rest, DOCUMENT["env"]], "secrets")

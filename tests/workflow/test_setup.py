@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import os
 import re
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -106,6 +109,37 @@ def test_a_package_with_another_hash_is_not_installed(runner):
     assert "::error title=azora-ci cannot be set up::pip could not install" in output
     assert runner.environments == []
     assert not (runner.folder / "job.env").exists()
+
+
+BACKEND = """
+import pathlib
+def canary(*_, **__):
+    pathlib.Path({canary!r}).touch()
+    raise SystemExit("built")
+get_requires_for_build_wheel = prepare_metadata_for_build_wheel = build_wheel = canary
+"""
+
+
+def test_a_source_archive_is_not_built(runner, monkeypatch):
+    canary, links = runner.folder / "canary", runner.folder / "links"
+    links.mkdir()
+    files = {
+        "PKG-INFO": "Metadata-Version: 2.1\nName: evil\nVersion: 1.0\n",
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n',
+        "backend.py": BACKEND.format(canary=str(canary)),
+    }
+    with tarfile.open(links / "evil-1.0.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            member = tarfile.TarInfo(f"evil-1.0/{name}")
+            member.size = len(text)
+            archive.addfile(member, io.BytesIO(text.encode()))
+    digest = hashlib.sha256((links / "evil-1.0.tar.gz").read_bytes()).hexdigest()
+    (runner.checkout / "requirements.txt").write_text(f"evil==1.0 --hash=sha256:{digest}\n")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(links))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    code, output = runner.run()
+    assert code == 2, output
+    assert not canary.exists(), output
 
 
 def test_an_old_python_is_refused(runner):

@@ -38,8 +38,9 @@ if [ ! -f "$venv/complete" ]; then
   new=$(mktemp -d "$cache/azora-ci/new.XXXXXXXX")
   trap 'rm -rf "$new"' EXIT
   "$python" -m venv "$new" || fail "$python cannot make a virtual environment: install its venv package (Debian: python3-venv)"
+  # Wheels only: a source archive would run its own code here, in jobs that hold secrets.
   "$new/bin/python" -m pip install --quiet --disable-pip-version-check --no-input --require-hashes --no-deps \
-    -r "$azora_ci/requirements.txt" || fail "pip could not install $azora_ci/requirements.txt: read its message above"
+    --only-binary :all: -r "$azora_ci/requirements.txt" || fail "pip could not install $azora_ci/requirements.txt: read its message above"
   "$new/bin/python" - "$azora_ci" <<'PYTHON'
 import pathlib, sys, sysconfig
 

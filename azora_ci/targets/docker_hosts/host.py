@@ -220,16 +220,15 @@ class DockerHost:
 
     def _registry_auth(self) -> dict[str, str] | None:
         access = self._context.access
-        if access is None or access.docker_username is None or access.docker_password is None:
-            return None
-        return {"username": access.docker_username.reveal(), "password": access.docker_password.reveal()}
+        login = access.registry_login if access is not None else None
+        return {"username": login[0].reveal(), "password": login[1].reveal()} if login else None
 
     def _missing(self, reference: str, problem: str) -> NotTrueError:
         return NotTrueError(
             "An image cannot be pulled",
             what=f"{reference}: {problem[:500]}",
             where=self.name,
-            next_step="check that build-and-push pushed it, that the host reaches the registry, and DOCKER_USERNAME and DOCKER_PASSWORD",
+            next_step="check that build-and-push pushed it, that the host reaches the registry, and its login, PULL_USERNAME",
         )
 
 

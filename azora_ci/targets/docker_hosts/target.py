@@ -44,6 +44,10 @@ SPARED_ATTEMPTS = 2  # to connect to a host while the users of the other hosts w
 HURRIED_SECONDS = 4.5  # for going back on all hosts when the run was cancelled; a host that is slower goes back when its lease ends
 
 T = TypeVar("T")
+MAY_PUSH = (
+    "DOCKER_USERNAME and DOCKER_PASSWORD are used to pull, because PULL_USERNAME and PULL_PASSWORD are not set: who reads them there may "
+    "replace images. Make a login that may only pull"
+)
 
 
 class DockerHosts:
@@ -87,6 +91,8 @@ class DockerHosts:
             self._disconnect()
             raise
         self.host_keys = credentials.evidence()
+        if self._context.access is not None and self._context.access.hosts_may_push:
+            self._context.log.annotate("Hosts get a login that may push images", MAY_PUSH)
         if credentials.to_be_pinned():
             self._context.log.annotate("New host keys were accepted", credentials.to_be_pinned())
 

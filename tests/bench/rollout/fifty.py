@@ -148,6 +148,8 @@ def _context(folder: Path, processes: Processes, clock: Clock, size: Size) -> Ta
         prod_key=Secret(NO_KEY),
         prod_known_hosts="none",
         prod_accept_new_host_key=False,
+        pull_username=None,
+        pull_password=None,
         docker_username=None,
         docker_password=None,
     )

@@ -62,6 +62,8 @@ def access(hosts: dict[str, Host], addresses: list[str], known_hosts: str | None
         prod_key=Secret(permissive.key),
         prod_known_hosts=known_hosts,
         prod_accept_new_host_key=False,
+        pull_username=None,
+        pull_password=None,
         docker_username=None,
         docker_password=None,
     )
