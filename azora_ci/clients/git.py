@@ -62,6 +62,29 @@ class Git:
         ref = f"refs/tags/{name}"
         self._run_at_origin("fetch", "--no-tags", *(["--depth=1"] if shallow else []), "--force", "origin", f"{ref}:{ref}")
 
+    def default_branch(self) -> str | None:
+        """Return the name of origin's default branch, or None when origin does not name one. Raises UnreachableError."""
+        line = self._run_at_origin("ls-remote", "--symref", "origin", "HEAD").stdout.partition("\n")[0]
+        ref = line.removeprefix("ref: ").partition("\t")[0] if line.startswith("ref: ") else ""
+        return ref.removeprefix("refs/heads/") if ref.startswith("refs/heads/") else None
+
+    def fetch_branch(self, name: str) -> str:
+        """Fetch a branch of origin with its whole history and return its commit. Raises UnreachableError when there is none."""
+        shallow = self._run("rev-parse", "--is-shallow-repository").stdout.strip() == "true"
+        ref = f"refs/remotes/origin/{name}"
+        depth = ["--unshallow"] if shallow else []
+        self._run_at_origin("fetch", "--no-tags", *depth, "origin", f"+refs/heads/{name}:{ref}")
+        return self._run("rev-parse", "--verify", "--end-of-options", f"{ref}^{{commit}}").stdout.strip()
+
+    def contains(self, branch_commit: str, commit: str) -> bool:
+        """Return whether a commit is ``branch_commit`` or one of its ancestors."""
+        return self._run("merge-base", "--is-ancestor", commit, branch_commit).returncode == 0
+
+    def file_at(self, commit: str, path: Path) -> str | None:
+        """Return the text of a file of a commit, or None when the commit has no such file. ``path`` is relative to the checkout."""
+        completed = self._run("show", "--end-of-options", f"{commit}:./{path.as_posix()}")
+        return completed.stdout if completed.returncode == 0 else None
+
     def local_tags(self) -> list[str]:
         """Return the names of the tags in the checkout."""
         return self._run("for-each-ref", "--format=%(refname:lstrip=2)", "refs/tags").stdout.split()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -31,8 +31,11 @@ def load(name: str) -> dict[str, Any]:
 
 def problems(document: object, name: str) -> list[str]:
     """Return every violation of the schema with its path (``backup.location: …``); empty when the document is valid."""
+    return _violations(document, load(name))
 
-    validator = _validator()(load(name), format_checker=_formats())
+
+def _violations(document: object, schema: dict[str, Any]) -> list[str]:
+    validator = _validator()(schema, format_checker=_formats())
     errors = sorted(validator.iter_errors(document), key=lambda error: list(map(str, error.absolute_path)))
     return [f"{'.'.join(map(str, error.absolute_path)) or '(top level)'}: {error.message[:500]}" for error in errors]
 
@@ -70,7 +73,18 @@ def _formats() -> Any:
 
 def validate(document: object, name: str, *, where: str) -> None:
     """Raise BadInputError with the first 20 violations and their paths unless ``document`` is valid."""
-    errors = problems(document, name)
+    _refuse(problems(document, name), name, where)
+
+
+def validate_part(document: object, name: str, keys: Iterable[str], *, where: str) -> None:
+    """Raise BadInputError unless ``document`` fits the part of a schema that describes these top-level keys."""
+    schema = load(name)
+    properties = {key: schema["properties"][key] for key in keys}
+    required = [key for key in schema["required"] if key in properties]
+    _refuse(_violations(document, schema | {"properties": properties, "required": required}), name, where)
+
+
+def _refuse(errors: list[str], name: str, where: str) -> None:
     if errors:
         raise BadInputError(
             f"{where} does not fit its schema",

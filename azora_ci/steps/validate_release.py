@@ -8,6 +8,7 @@ from pathlib import Path
 
 from azora_ci.clients.git import Git, Tag
 from azora_ci.core.clock import rfc3339
+from azora_ci.core.config import gates
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, table
 from azora_ci.core.release import Version, highest_release, new_deployment_id
@@ -34,6 +35,9 @@ class Settings(Common):
         example="v1.2.3",
         required=False,
     )
+    default_branch: str | None = variable(
+        "DEFAULT_BRANCH", "default branch of the repository; unset: the one that origin names", example="main", required=False
+    )
     github_token: Secret | None = variable(
         "GITHUB_TOKEN", "token that reads a private origin", example="ghs_…", required=False, secret=True
     )
@@ -52,6 +56,7 @@ def run(job: Job[Settings]) -> None:
     job.tick(f"{version} is a release version")
     tag = resolve_tag(git, version, origin_tags)
     refuse_moved_tag(settings, git, tag)
+    require_branch(job, git, tag)
     commit_time = rfc3339(git.commit_time(tag.commit))
     job.identity.git_sha = tag.commit
     job.evidence |= {"git_sha": tag.commit, "tag_type": tag.type, "commit_time": commit_time}
@@ -109,6 +114,40 @@ def refuse_moved_tag(settings: Settings, git: Git, tag: Tag) -> None:
         raise _moved_error(tag, f"the run was started at {settings.sha}, the tag now is at {tag.commit}")
 
 
+def require_branch(job: Job[Settings], git: Git, tag: Tag) -> None:
+    """Raise NotTrueError unless a branch that may hold releases holds the tag's commit: anybody can tag a commit of their own.
+
+    Which branches may is read from the default branch, because who pushes a tag writes the tagged commit.
+    """
+    job.evidence |= {"branch": None, "branch_commit": None, "branches_allowed": []}
+    if not job.evidence["origin_checked"]:
+        return
+    default = job.settings.default_branch or git.default_branch()
+    if default is None:
+        raise BadInputError(
+            "No default branch",
+            what="origin names no default branch, and none was given",
+            where="DEFAULT_BRANCH",
+            next_step="set DEFAULT_BRANCH to the branch that holds releases",
+        )
+    tip = git.fetch_branch(default)
+    text = git.file_at(tip, job.settings.config_path)
+    branches = gates.parse(text, f"{job.settings.config_path} on {default}")[0].branches if text is not None else ()
+    job.evidence["branches_allowed"] = list(branches or (default,))
+    for branch in branches or (default,):
+        commit = tip if branch == default else git.fetch_branch(branch)
+        if git.contains(commit, tag.commit):
+            job.evidence |= {"branch": branch, "branch_commit": commit}
+            job.tick(f"{branch} ({commit[:12]}) holds {tag.commit[:12]}")
+            return
+    raise NotTrueError(
+        "The tag is on no branch that may hold releases",
+        what=f"{tag.commit} is not part of {', '.join(branches or (default,))}",
+        where=f"{TAGS}{tag.name}",
+        next_step=f"merge the commit and tag what was merged; [validation] branches on {default} ({job.settings.config_path}) adds branches",
+    )
+
+
 def name_deployment(job: Job[Settings], tag: Tag) -> None:
     """Set a new deployment id. "Re-run failed jobs" keeps this job's outputs, and so the id; when this job runs again, all jobs do."""
     name = new_deployment_id(int(job.clock.now().timestamp()), tag.commit)
@@ -125,6 +164,7 @@ def _write_outputs(job: Job[Settings]) -> None:
     rows = [
         ("Deployment id", code(evidence["deployment_id"])),
         ("Commit", f"{evidence['git_sha']} of {evidence['commit_time']}"),
+        ("Branch", code(evidence["branch"]) if evidence["branch"] else "no origin to compare with"),
         ("Tag", f"{evidence['tag_type']}, {'fetched from origin' if evidence['origin_checked'] else 'of the checkout'}"),
         ("Started by", f"{evidence['trigger']} of {job.settings.actor}"),
     ]

@@ -130,6 +130,9 @@ def test_pushed_annotated_tag_that_checkout_made_lightweight(repositories: Repos
         "tag_type": "annotated",
         "commit_time": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(int(committed))),
         "deployment_id": name,
+        "branch": "main",
+        "branch_commit": commit,
+        "branches_allowed": ["main"],
     }
     assert f"| Deployment id | `{name}` |" in outcome.summary
     assert "push of octocat" in outcome.summary
@@ -284,6 +287,79 @@ def test_origin_out_of_reach(repositories: Repositories, step: Step) -> None:
     assert "Origin does not answer" in outcome.error
 
 
+# --- the branch that holds the commit --------------------------------------------------------------------------------------
+
+
+def orphan(repositories: Repositories, branch: str = "evil", *, configuration: str | None = None) -> str:
+    """Commit on a branch without ancestors, push the branch and its tag v1.2.3, and return the commit."""
+    git(repositories.work, "checkout", "--quiet", "--orphan", branch)
+    if configuration is not None:
+        write_configuration(repositories, configuration)
+    git(repositories.work, "commit", "--quiet", "--allow-empty", "-m", "mine alone")
+    git(repositories.work, "push", "--quiet", "origin", branch)
+    repositories.tag("v1.2.3")
+    return git(repositories.work, "rev-parse", "HEAD")
+
+
+def write_configuration(repositories: Repositories, text: str) -> None:
+    folder = repositories.work / ".github"
+    folder.mkdir(exist_ok=True)
+    (folder / "deploy-production.toml").write_text(text)
+    git(repositories.work, "add", ".github")
+
+
+CONFIGURATION = """
+[checks]
+required = ["test"]
+audit = [["true"]]
+build = [["true"]]
+[a-table-of-a-later-version]
+"""
+
+
+def test_a_tag_on_an_orphan_commit_is_refused(repositories: Repositories, step: Step) -> None:
+    commit = orphan(repositories)
+    repositories.check_out()
+    outcome = step(GITHUB_SHA=commit)
+    assert outcome.code == 1
+    assert f"{commit} is not part of main" in outcome.error
+    assert outcome.outputs == {}
+
+
+def test_a_tagged_commit_cannot_name_its_own_branch(repositories: Repositories, step: Step) -> None:
+    orphan(repositories, configuration=CONFIGURATION + '[validation]\nbranches = ["evil"]\n')
+    repositories.check_out()
+    assert step().code == 1
+
+
+def test_the_default_branch_names_other_branches(repositories: Repositories, step: Step) -> None:
+    write_configuration(repositories, CONFIGURATION + '[validation]\nbranches = ["main", "release/1.x"]\n')
+    repositories.commit("configuration")
+    commit = orphan(repositories, "release/1.x")
+    repositories.check_out()
+    outcome = step()
+    assert outcome.code == 0, outcome
+    evidence = outcome.fragment["evidence"]
+    assert (evidence["branch"], evidence["branch_commit"]) == ("release/1.x", commit)
+    assert evidence["branches_allowed"] == ["main", "release/1.x"]
+
+
+def test_a_configuration_of_the_default_branch_that_cannot_be_read_is_refused(repositories: Repositories, step: Step) -> None:
+    write_configuration(repositories, CONFIGURATION + '[validation]\nbranches = ["--upload-pack=evil"]\n')
+    repositories.commit("configuration")
+    repositories.tag("v1.2.3")
+    repositories.check_out()
+    outcome = step()
+    assert outcome.code == 2
+    assert "validation.branches" in outcome.error
+
+
+def test_a_branch_that_does_not_exist_closes_the_gate(repositories: Repositories, step: Step) -> None:
+    repositories.tag("v1.2.3")
+    repositories.check_out()
+    assert step(DEFAULT_BRANCH="nowhere").code == 3
+
+
 class PrivateOrigin(SimpleHTTPRequestHandler):
     """This server gives a bare repository's files to a client with the token, which it takes as GitHub does from actions/checkout."""
 
@@ -321,7 +397,7 @@ def test_private_origin_is_opened_by_the_token_alone(
     git(repositories.checkout, "remote", "set-url", "origin", f"{private_origin}/origin.git")
     assert step(GITHUB_SERVER_URL=private_origin).code == 3
     assert step(GITHUB_SERVER_URL="https://github.com", GITHUB_TOKEN="ghs_the-token").code == 3  # the token goes to GitHub only
-    outcome = step(GITHUB_SERVER_URL=private_origin, GITHUB_TOKEN="ghs_the-token")
+    outcome = step(GITHUB_SERVER_URL=private_origin, GITHUB_TOKEN="ghs_the-token", DEFAULT_BRANCH="main")  # this server names none
     assert (outcome.code, outcome.fragment["evidence"]["tag_type"]) == (0, "annotated")
     logs = b"".join(path.read_bytes() for path in (step.folder / "logs").rglob("*") if path.is_file())
     assert b"AUTHORIZATION: basic ***" in logs

@@ -1,6 +1,6 @@
 """``.github/deploy-production.toml`` as frozen values; ``schemas/deploy-config.schema.json`` describes every key."""
 
-from azora_ci.core.config import names
+from azora_ci.core.config import gates, names
 from azora_ci.core.config.order import start_groups
 from azora_ci.core.config.parse import load
 from azora_ci.core.config.tables import (
@@ -12,8 +12,10 @@ from azora_ci.core.config.tables import (
     DeployConfig,
     DockerHostsSettings,
     EdgeSettings,
+    GateSettings,
     LocalProcessesSettings,
     RegistrySettings,
+    RequiredCheck,
     RolloutSettings,
     Service,
     SmokeEndpoint,
@@ -30,13 +32,16 @@ __all__ = [
     "DeployConfig",
     "DockerHostsSettings",
     "EdgeSettings",
+    "GateSettings",
     "LocalProcessesSettings",
     "RegistrySettings",
+    "RequiredCheck",
     "RolloutSettings",
     "Service",
     "SmokeEndpoint",
     "TargetSettings",
     "TlsSettings",
+    "gates",
     "load",
     "names",
     "start_groups",

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.core import schemas
-from azora_ci.core.config import names
+from azora_ci.core.config import gates, names
 from azora_ci.core.config.order import in_order
 from azora_ci.core.config.tables import (
     BackupSettings,
@@ -73,7 +73,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
         public_url=document["public_url"].rstrip("/"),
         on_call=document["on_call"],
         checks=CheckSettings(
-            required=tuple(checks["required"]),
+            required=gates.required_checks(checks),
             rulesets=checks.get("rulesets", True),
             allow_skipped=tuple(checks.get("allow_skipped", [])),
             wait_minutes=checks.get("wait_minutes", 15),

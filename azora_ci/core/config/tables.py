@@ -10,10 +10,36 @@ Command = tuple[str, ...]
 
 
 @dataclass(frozen=True)
+class RequiredCheck:
+    """A check that the configuration requires, and the slug of the only app whose result counts (None: any)."""
+
+    name: str
+    app: str | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} of {self.app}" if self.app else self.name
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """What decides whether a release may begin, read from the default branch: branches that may hold releases (empty: the default
+    branch), required checks, whether rulesets add theirs, checks that may be skipped, minutes to wait, and whether a person other than
+    the author must have approved every pull request.
+    """
+
+    branches: tuple[str, ...]
+    required: tuple[RequiredCheck, ...]
+    rulesets: bool
+    allow_skipped: tuple[str, ...]
+    wait_minutes: float
+    distinct_person: bool
+
+
+@dataclass(frozen=True)
 class CheckSettings:
     """Gates of the release commit: required checks, checks that may be skipped, minutes to wait, commands of audit and build."""
 
-    required: tuple[str, ...]
+    required: tuple[RequiredCheck, ...]
     rulesets: bool
     allow_skipped: tuple[str, ...]
     wait_minutes: float
