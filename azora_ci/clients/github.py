@@ -6,6 +6,7 @@ least a minute) and "Using pagination in the REST API" (follow ``Link: rel="next
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
@@ -26,7 +27,7 @@ ATTEMPTS = 4  # of a request that is answered with 5xx or loses its connection
 PATIENCE_SECONDS = 900.0  # the longest that one request may wait for rate limits
 DEFAULT_WAIT_SECONDS = 60.0  # GitHub: "wait for at least one minute" if no header names the time
 TIMEOUTS = (10.0, 30.0)  # seconds to connect, to read
-PERMISSIONS = "checks: read, statuses: read, actions: read and contents: read"
+PERMISSIONS = "checks: read, statuses: read, actions: read, contents: read and pull-requests: read"
 
 
 class GitHub:
@@ -94,8 +95,44 @@ class GitHub:
         with expected_shape(lambda problem: self._other_shape(url, problem)):
             return int(self._get(url, "check_suite_id"))
 
-    def _get(self, url: str, key: str | None = None) -> Any:
-        document = self._json(self._request(url, {}))
+    def file(self, path: str, commit: str) -> str:
+        """Return the text of a file of a commit. Raises BadInputError when there is none."""
+        document = self._get(f"{self._base}/contents/{quote(path)}", ref=commit)
+        try:
+            return base64.b64decode(document["content"]).decode("utf-8")
+        except (KeyError, TypeError, ValueError) as error:
+            raise BadInputError(
+                "GitHub does not give this file",
+                what=f"{type(error).__name__}: it is a folder, over 1 MB, or no UTF-8",
+                where=path,
+                next_step="check DEPLOY_CONFIG",
+            ) from error
+
+    def environment(self, name: str) -> dict[str, Any]:
+        """Return an environment with its protection rules."""
+        environment: dict[str, Any] = self._get(f"{self._base}/environments/{quote(name, safe='')}")
+        return environment
+
+    def release_tags(self) -> list[str]:
+        """Return the names of the tags that begin with v."""
+        return [str(ref["ref"]).removeprefix("refs/tags/") for ref in self._pages(f"{self._base}/git/matching-refs/tags/v")]
+
+    def commits_since(self, base: str | None, commit: str) -> list[dict[str, Any]]:
+        """Return the commits that ``commit`` has and the tag ``base`` has not; without ``base`` all of them."""
+        if base is None:
+            return self._pages(f"{self._base}/commits", sha=commit)
+        return self._pages(f"{self._base}/compare/{quote(base, safe='')}...{commit}", key="commits")
+
+    def pulls_of(self, commit: str) -> list[dict[str, Any]]:
+        """Return the pull requests that a commit belongs to."""
+        return self._pages(f"{self._base}/commits/{commit}/pulls")
+
+    def reviews(self, number: int) -> list[dict[str, Any]]:
+        """Return the reviews of a pull request, in the order of time."""
+        return self._pages(f"{self._base}/pulls/{int(number)}/reviews")
+
+    def _get(self, url: str, key: str | None = None, **parameters: str) -> Any:
+        document = self._json(self._request(url, parameters))
         with expected_shape(lambda problem: self._other_shape(url, problem)):
             return document[key] if key else document
 

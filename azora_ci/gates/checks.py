@@ -13,6 +13,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from azora_ci.core.config.tables import RequiredCheck
+
 PASSED, PENDING, FAILED = "passed", "pending", "failed"
 SKIPS = frozenset({"skipped", "neutral"})
 CHECK_RUN, COMMIT_STATUS, WORKFLOW_RUN = "check_run", "commit_status", "workflow_run"
@@ -21,7 +23,7 @@ ANY_APP = -1  # GitHub's id for "any source may set this check"
 
 @dataclass(frozen=True)
 class Required:
-    """A check that must have passed: its name, who demands it, and the only app whose result counts (None: any).
+    """A check that must have passed: its name, who demands it, and the only app whose result counts, by id or slug (None: any).
 
     Where a ruleset demands a whole workflow (``workflow``), the name is the path of the workflow's file in the repository
     ``repository_id``.
@@ -32,6 +34,11 @@ class Required:
     app_id: int | None = None
     workflow: bool = False
     repository_id: int | None = None
+    app: str | None = None
+
+    def accepts(self, check: Observed) -> bool:
+        """Say whether a result is of the app that must have set it."""
+        return self.app_id in {None, check.app_id} and self.app in {None, check.app}
 
     def concerns(self, check: Observed) -> bool:
         """Say whether a check of the commit has the name that is required."""
@@ -54,6 +61,7 @@ class Observed:
     app_id: int | None
     url: str | None
     repository_id: int | None = None  # of a workflow run: the repository in which it ran
+    app: str | None = None  # slug
 
 
 @dataclass(frozen=True)
@@ -101,9 +109,9 @@ class ChecksVerdict:
         return FAILED if self.having(FAILED) else PENDING if self.having(PENDING) else PASSED
 
 
-def required_by_configuration(names: Iterable[str]) -> list[Required]:
+def required_by_configuration(required: Iterable[RequiredCheck]) -> list[Required]:
     """Return the checks that the configuration names."""
-    return [Required(name, "configuration") for name in names]
+    return [Required(check.name, "configuration", app=check.app) for check in required]
 
 
 def required_by_rules(rules: Iterable[dict[str, Any]]) -> list[Required]:
@@ -193,7 +201,7 @@ def _not_replaced(runs: list[dict[str, Any]], attempts: Mapping[int, int]) -> li
 
 
 def _of_check_run(run: dict[str, Any]) -> Observed:
-    return Observed(run["name"], CHECK_RUN, *_outcome(run), _check(run)[1], run.get("html_url"))
+    return Observed(run["name"], CHECK_RUN, *_outcome(run), _check(run)[1], run.get("html_url"), app=(run.get("app") or {}).get("slug"))
 
 
 def _of_workflow_run(run: dict[str, Any]) -> Observed:
@@ -223,10 +231,10 @@ def judge(required: Collection[Required], results: Collection[Observed], allow_s
 
 def _findings(required: Required, results: Collection[Observed], allow_skipped: Collection[str]) -> list[CheckState]:
     same_name = [result for result in results if required.concerns(result)]
-    matching = [result for result in same_name if required.app_id is None or result.app_id == required.app_id]
+    matching = [result for result in same_name if required.accepts(result)]
     if not matching:
         # A commit status does not name the app that set it, so it cannot satisfy a check that is bound to an app.
-        conclusion = f"missing from app {required.app_id}" if same_name else "missing"
+        conclusion = f"missing from app {required.app or required.app_id}" if same_name else "missing"
         return [CheckState(required, "missing", PENDING, conclusion, None)]
     skip_passes = required.name in allow_skipped
     return [

@@ -23,7 +23,8 @@ def _configuration(context: TargetContext) -> Iterator[Finding]:
     yield Finding(
         "required checks",
         bool(config.checks.required or config.checks.rulesets),
-        ", ".join(config.checks.required) or ("those of the repository's rulesets" if config.checks.rulesets else "none are named"),
+        ", ".join(map(str, config.checks.required))
+        or ("those of the repository's rulesets" if config.checks.rulesets else "none are named"),
         "name them in checks.required: an empty gate is closed",
     )
     yield Finding(

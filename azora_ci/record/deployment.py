@@ -88,6 +88,7 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
         "image_digests": {name: image["digest"] for name, image in (build.get("services") or {}).items() if "digest" in image},
         "checks": [pick(check, "name", "source", "kind", "conclusion", "passed", "url") for check in validation.get("checks", [])],
         "commands": [pick(command, "purpose", "argv", "exit_code", "seconds") for command in validation.get("commands", [])],
+        "approval": pick(approval, "enforced", "reason", "distinct_person") if (approval := validation.get("approval")) else None,
         "migrations": [pick(migration, "name", "checksum", "seconds") for migration in evidence["database-migrations"].get("applied", [])],
         "smoke_tests": [
             pick(test, "name", "kind", "url", "passed", "status", "version", "milliseconds", "detail")

@@ -95,6 +95,7 @@ class World:
             for start in [pool.submit(part) for part in parts]:
                 start.result()
         self._start_edge()
+        self.write_github(repo.REQUIRED_CHECKS)  # again, with the configuration of the default branch
         self._deploy_old()
         self._start_load()
 
@@ -157,10 +158,17 @@ class World:
             "statuses": [{"context": repo.RULESET_CHECK, "state": "success"}],
             "rules": [{"type": "required_status_checks", "parameters": parameters}],
             "runs": {self.run_id: suite},
+            "contents": {CONFIG.as_posix(): path.read_text(encoding="utf-8") for path in self._configuration()},
         }
         part = self.github_state.with_suffix(".part")
         part.write_text(json.dumps(state), encoding="utf-8")
         part.replace(self.github_state)
+
+    def _configuration(self) -> list[Path]:
+        """Return the configuration's file in the application's repository; none before the application is adopted."""
+        scratch = getattr(self, "scratch", None)
+        path = scratch.folder / CONFIG if scratch is not None else None
+        return [path] if path is not None and path.is_file() else []
 
     def _build_old(self, old: Path) -> None:
         self.node.run(self.processes, ("npm", "run", "build"), old)

@@ -8,11 +8,13 @@ from functools import cache
 
 from azora_ci.clients.github import GitHub
 from azora_ci.core import config
+from azora_ci.core.config import GateSettings
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Aws, DatabaseTransport, Deployment, PinnedHostKeys
 from azora_ci.core.variables import Secret, number, truth, variable
-from azora_ci.gates import checks, commands, reachability
+from azora_ci.gates import branch, checks, commands, reachability
+from azora_ci.gates.branch import BranchGates
 from azora_ci.gates.checks import FAILED, PASSED, PENDING, ChecksVerdict, Observed, Required
 from azora_ci.gates.reachability import Reached
 from azora_ci.record import host_keys
@@ -44,7 +46,10 @@ def run(job: Job[Settings]) -> None:
     job.evidence |= {"checks": [], "commands": [], "not_checked": [], "recorded_host_keys": None}
     try:
         pass_configuration(job)
-        pass_required_checks(job)
+        github = open_github(job)
+        gates = read_gates(job, github)
+        pass_required_checks(job, github, gates.settings)
+        pass_approval(job, github, gates)
         pass_reachability(job)
         read_recorded_host_keys(job)
         for purpose, argvs in (("audit", job.config.checks.audit), ("build", job.config.checks.build)):
@@ -81,8 +86,8 @@ def pass_configuration(job: Job[Settings]) -> None:
 # --- required checks ----------------------------------------------------------------------------------------------------
 
 
-def pass_required_checks(job: Job[Settings]) -> None:
-    """Wait until every required check of the commit has passed. Raises NotTrueError when one failed or stays pending."""
+def open_github(job: Job[Settings]) -> GitHub:
+    """Return a client of GitHub. Raises BadInputError when the repository is not named."""
     settings = job.settings
     if settings.repository is None:
         raise BadInputError(
@@ -91,28 +96,44 @@ def pass_required_checks(job: Job[Settings]) -> None:
             where="environment variables of this step",
             next_step="GitHub sets it; export owner/name to replay the step",
         )
-    github = GitHub(settings.api_url, settings.repository, settings.github_token, clock=job.clock, say=job.say)
-    required = find_required_checks(job, github)
+    return GitHub(settings.api_url, settings.repository, settings.github_token, clock=job.clock, say=job.say)
+
+
+def read_gates(job: Job[Settings], github: GitHub) -> BranchGates:
+    """Return the gates as the default branch has them, and show where the tagged commit differs. Raises BadInputError."""
+    gates = branch.read_gates(github, job.settings.config_path)
+    job.evidence["gates"] = gates.document()
+    job.say(f"gates are those of {gates.branch} at {gates.commit[:12]}")
+    for difference in gates.differences:
+        said = f"{difference['key']} is {difference['branch']} on {gates.branch}, {difference['tag']} in the tag"
+        job.actions.warning("The tagged commit has other gates", f"{said}: what the branch says counts")
+    return gates
+
+
+def pass_required_checks(job: Job[Settings], github: GitHub, gates: GateSettings) -> None:
+    """Wait until every required check of the commit has passed. Raises NotTrueError when one failed or stays pending."""
+    settings = job.settings
+    required = find_required_checks(job, github, gates)
     own_suite = None if settings.run_id == "0" else github.check_suite_of_run(settings.run_id)
     job.say(f"{len(required)} required checks of {settings.git_sha}; excluded: check suite {own_suite or '(none)'} of this run")
     started = job.clock.monotonic()
-    verdict = await_verdict(job, github, required, own_suite)
+    verdict = await_verdict(job, github, required, own_suite, gates)
     job.evidence["waited_seconds"] = round(job.clock.monotonic() - started, 1)
     for finding in verdict.having(PASSED):
         job.tick(f"{finding} of {settings.git_sha[:12]}, required by {finding.required.source}")
     if verdict.state != PASSED:
-        raise gate_error(verdict, settings.git_sha, job.config.checks.wait_minutes)
+        raise gate_error(verdict, settings.git_sha, gates.wait_minutes)
 
 
-def find_required_checks(job: Job[Settings], github: GitHub) -> list[Required]:
+def find_required_checks(job: Job[Settings], github: GitHub, gates: GateSettings) -> list[Required]:
     """Return the checks that the configuration and the default branch's rules require. Raises BadInputError when there are none."""
-    required = checks.required_by_configuration(job.config.checks.required)
+    required = checks.required_by_configuration(gates.required)
     sources = str(job.settings.config_path)
-    if job.config.checks.rulesets:
-        branch = github.default_branch()
-        required += checks.required_by_rules(github.branch_rules(branch))
-        required += checks.required_by_protection(github.branch(branch))
-        sources += f", rulesets and protection of {branch}"
+    if gates.rulesets:
+        default = github.default_branch()
+        required += checks.required_by_rules(github.branch_rules(default))
+        required += checks.required_by_protection(github.branch(default))
+        sources += f", rulesets and protection of {default}"
     if not required:
         raise BadInputError(
             "No required checks",
@@ -123,13 +144,15 @@ def find_required_checks(job: Job[Settings], github: GitHub) -> list[Required]:
     return required
 
 
-def await_verdict(job: Job[Settings], github: GitHub, required: list[Required], own_suite: int | None) -> ChecksVerdict:
+def await_verdict(
+    job: Job[Settings], github: GitHub, required: list[Required], own_suite: int | None, gates: GateSettings
+) -> ChecksVerdict:
     """Return the verdict when no check is pending, or the last verdict when the waiting time is over. Its findings become evidence."""
-    limit = job.config.checks.wait_minutes * 60
+    limit = gates.wait_minutes * 60
     attempts_of = cache(lambda suite, _runs: github.job_attempts(suite))  # asked again only when a suite has other check runs
     for elapsed in job.clock.ticks(job.settings.poll_seconds, limit):
         results = current_results(github, job.settings.git_sha, required, own_suite, attempts_of)
-        verdict = checks.judge(required, results, job.config.checks.allow_skipped)
+        verdict = checks.judge(required, results, gates.allow_skipped)
         job.evidence["checks"] = [finding.document() for finding in verdict.findings]
         if verdict.state != PENDING:
             break
@@ -175,6 +198,28 @@ def gate_error(verdict: ChecksVerdict, commit: str, wait_minutes: float) -> NotT
 
 def _append_url(url: str | None) -> str:
     return f" {url}" if url else ""
+
+
+# --- approval ---------------------------------------------------------------------------------------------------------
+
+
+def pass_approval(job: Job[Settings], github: GitHub, gates: BranchGates) -> None:
+    """Record whether GitHub enforces an approval. Raises NotTrueError when a second person must have approved a change and has not."""
+    distinct = gates.settings.distinct_person
+    facts = job.evidence["approval"] = {**branch.read_enforcement(github), "distinct_person": distinct}
+    job.say(f"approval by environment: {'enforced' if facts['enforced'] is True else 'NOT known to be enforced'}, {facts['reason']}")
+    if not distinct:
+        return
+    since, commits, consent = branch.read_consent(github, job.settings.version, job.settings.git_sha, gates.branches)
+    facts |= {"since": since, "commits": commits, "pull_requests": list(consent.pull_requests), "problems": list(consent.problems)}
+    if consent.problems:
+        raise NotTrueError(
+            "Not everything was approved by a second person",
+            what="\n".join(consent.problems),
+            where=f"{commits} commits since {since or 'the beginning'}, [approval] distinct_person on {gates.branch}",
+            next_step="have somebody else with write access approve the last commit of each pull request, then re-run this job",
+        )
+    job.tick(f"a second person approved each of {len(consent.pull_requests)} pull requests with {commits} commits since {since}")
 
 
 # --- production -------------------------------------------------------------------------------------------------------
@@ -259,5 +304,17 @@ def _write_summary(job: Job[Settings]) -> None:
     for command in evidence["commands"]:
         outcome = f"{'✗' if command['exit_code'] else '✓'} exit code {command['exit_code']}, {command['seconds']} s"
         rows.append((code(" ".join(command["argv"])), command["purpose"], outcome))
+    rows += [
+        (code(entry["key"]), f"{evidence['gates']['branch']}, not the tag", f"{entry['branch']} counts, the tag has {entry['tag']}")
+        for entry in evidence.get("gates", {}).get("differences", [])
+    ]
+    if "approval" in evidence:
+        rows.append(
+            (
+                "approval by environment",
+                None,
+                f"enforced: {str(evidence['approval']['enforced']).lower()}, {evidence['approval']['reason']}",
+            )
+        )
     rows += [(skipped["name"], None, f"not checked: {skipped['reason']}") for skipped in evidence["not_checked"]]
     job.actions.summary(f"### Gates of {job.settings.version}\n\n{table(('Gate', 'Source', 'Result'), rows)}")

@@ -144,7 +144,7 @@ def require_branch(job: Job[Settings], git: Git, tag: Tag) -> None:
         "The tag is on no branch that may hold releases",
         what=f"{tag.commit} is not part of {', '.join(branches or (default,))}",
         where=f"{TAGS}{tag.name}",
-        next_step=f"merge the commit and tag what was merged; [validation] branches on {default} ({job.settings.config_path}) adds branches",
+        next_step="merge the commit and tag what was merged; [validation] branches there adds others",
     )
 
 

@@ -16,6 +16,7 @@ from click.testing import CliRunner
 
 from azora_ci.cli.main import main
 from azora_ci.core.process import send_signal
+from azora_ci.rehearsal.standins.github import GitHubApi
 from azora_ci.targets.base import Owner
 from azora_ci.targets.lock import Lock
 from tests.support import deploy_config
@@ -225,3 +226,20 @@ def test_a_dead_instance_is_named(world):
     assert re.search(r"✗ \w+#1 v1\.2\.0 \(127\.0\.0\.1:\d+\) does not run", run("edge", "status", config=world.config_path)[1])
     code, output = run("doctor", config=world.config_path)
     assert (code, "✗ instances: v1.2.0" in output) == (1, True)
+
+
+@pytest.mark.parametrize(("rules", "said"), [([], "✗ approval: enforced: false"), (None, "✗ approval: enforced: unknown")])
+def test_the_doctor_says_whether_an_approval_is_enforced(world, tmp_path, monkeypatch, rules, said):
+    with GitHubApi(tmp_path / "github.json", "the-token") as api:
+        api.write(environments={} if rules is None else {"production-approval": {"protection_rules": rules}})
+        for name, value in {"GITHUB_REPOSITORY": "azora/azora", "GITHUB_TOKEN": "the-token", "GITHUB_API_URL": api.url}.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("PROD_DATABASE_URL", "postgresql://u:p@db.example/azora")
+        code, output = run("doctor", config=world.config_path)
+    assert code == 1
+    assert said in output
+    assert "✓ transport to the database: require, without a CA: PROD_DATABASE_CA" in output
+
+
+def test_the_doctor_says_when_it_could_not_ask_about_approvals(world):
+    assert "approval: unknown: GITHUB_REPOSITORY and GITHUB_TOKEN are not set" in run("doctor", config=world.config_path)[1]

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from azora_ci.core.config import RequiredCheck
 from azora_ci.gates import checks
 from azora_ci.gates.checks import FAILED, PASSED, PENDING, Observed, Required
 
@@ -155,7 +156,7 @@ def test_own_check_suite_is_left_out_and_not_the_name() -> None:
 
 
 def test_failed_beats_pending_beats_passed() -> None:
-    required = checks.required_by_configuration(["a", "b", "c"])
+    required = checks.required_by_configuration(map(RequiredCheck, "abc"))
     observed = checks.observed([check_run(1, "a"), check_run(2, "b", "queued"), check_run(3, "c", "failure")], [], None)
     assert checks.judge(required, observed, ()).state == FAILED
     assert checks.judge(required[:2], observed, ()).state == PENDING
@@ -173,7 +174,7 @@ results = st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["success",
 @given(results, st.sets(st.sampled_from("abc"), min_size=1))
 def test_passed_means_that_the_newest_of_each_required_name_is_a_success(results: list[tuple[str, str]], names: set[str]) -> None:
     runs = [check_run(number, name, conclusion) for number, (name, conclusion) in enumerate(results)]
-    verdict = checks.judge(checks.required_by_configuration(names), checks.observed(runs, [], None), ())
+    verdict = checks.judge(checks.required_by_configuration(map(RequiredCheck, names)), checks.observed(runs, [], None), ())
     assert (verdict.state == PASSED) == all(dict(results).get(name) == "success" for name in names)
     assert {finding.required.name for finding in verdict.findings} == names
 
@@ -224,3 +225,12 @@ def test_a_finding_is_evidence() -> None:
         "passed": False,
         "url": "https://example.com/1",
     }
+
+
+def test_a_check_that_names_its_app_counts_only_from_that_app() -> None:
+    required = checks.required_by_configuration([RequiredCheck("test", "github-actions")])
+    runs = [check_run(1, "test") | {"app": {"id": 1, "slug": "github-actions"}}, check_run(2, "test") | {"app": {"id": 2, "slug": "evil"}}]
+    assert checks.judge(required, checks.observed(runs, [], None), ()).state == PASSED
+    verdict = checks.judge(required, checks.observed(runs[1:], [], None), ())
+    assert [finding.conclusion for finding in verdict.findings] == ["missing from app github-actions"]
+    assert checks.judge(required, checks.observed([], [{"id": 1, "context": "test", "state": "success"}], None), ()).state == PENDING

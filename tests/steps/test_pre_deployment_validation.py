@@ -75,6 +75,7 @@ class World:
     site: Site
     gates: dict[str, Any] = field(default_factory=dict)
     sections: dict[str, Any] = field(default_factory=dict)
+    on_branch: str | None = None  # text of the configuration on the default branch; None: what the tagged commit has
 
     def run(self, **environ: str) -> int:
         return execute("pre-deployment-validation", self.environment() | environ)
@@ -88,8 +89,10 @@ class World:
         config = deploy_config.write(
             self.folder / "deploy.toml", checks=checks | self.gates, **{"services": services, "smoke": SMOKE, **self.sections}
         )
+        state = json.loads(self.api.state.read_text())
+        self.api.write(**state | {"contents": {"deploy.toml": self.on_branch or config.read_text()}})
         return {
-            "DEPLOY_CONFIG": str(config),
+            "DEPLOY_CONFIG": config.name,
             "DEPLOYMENT_LOG_DIR": str(self.folder / "logs"),
             "DEPLOYMENT_ID": "1764000000-012345",
             "VERSION": "v1.2.3",
@@ -121,7 +124,8 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, site: Site) -> Iterator[World]:
+def world(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    monkeypatch.chdir(tmp_path)
     with GitHubApi(tmp_path / "github.json", "the-token") as api:
         api.write(check_runs=[{"name": "test"}], runs={"77": 5})
         yield World(tmp_path, api, site)
@@ -442,3 +446,108 @@ def test_host_keys_that_the_last_deployment_recorded_are_handed_on(world: World,
     assert world.evidence["recorded_host_keys"] is None  # the pinned host keys count
     assert world.run() == 0
     assert "recorded host keys" in {check["name"] for check in world.evidence["not_checked"]}
+
+
+# --- gates of the default branch -------------------------------------------------------------------------------------------
+
+
+def branch_configuration(world: World, **gates: Any) -> str:
+    """Return the text of a configuration whose [checks] have these keys, beside a table that this version does not know."""
+    checks = {"required": ["test"], "audit": [["true"]], "build": [["true"]], "rulesets": False, "wait_minutes": 0}
+    path = deploy_config.write(world.folder / "branch.toml", checks=checks | gates.pop("checks", {}), **gates)
+    return path.read_text() + "[of_a_later_version]\n"
+
+
+def test_gates_that_the_tagged_commit_took_away_count_nevertheless(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    world.gates = {"required": ["test"], "allow_skipped": ["security"]}
+    world.on_branch = branch_configuration(world, checks={"required": ["test", "security"]})
+    world.api.write(check_runs=[{"name": "test"}, {"name": "security", "conclusion": "failure"}], runs={"77": 5})
+    assert world.run() == 1
+    assert "security (failure)" in world.error
+    assert world.evidence["gates"] == {
+        "branch": "main",
+        "commit": "b" * 40,
+        "differences": [
+            {"key": "checks.allow_skipped", "branch": None, "tag": '["security"]'},
+            {"key": "checks.required", "branch": '["test", "security"]', "tag": '["test"]'},
+        ],
+    }
+    assert "checks.required" in (world.folder / "summary").read_text()
+    assert "what the branch says counts" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("contents", [{}, {"deploy.toml": "= 1"}, {"deploy.toml": "[checks]\nrequired = 1\n"}])
+def test_a_default_branch_without_a_readable_configuration_closes_the_gate(world: World, contents: dict[str, str]) -> None:
+    environment = world.environment()
+    world.api.write(check_runs=[{"name": "test"}], runs={"77": 5}, contents=contents)
+    assert execute("pre-deployment-validation", environment) == 2
+    assert "deploy.toml on main" in json.dumps(world.fragment["error"])
+    assert world.status_requests() == 0
+
+
+def test_a_check_of_another_app_does_not_count(world: World) -> None:
+    world.gates = {"required": [{"name": "test", "app": "github-actions"}]}
+    world.api.write(check_runs=[{"name": "test", "app": "evil-app", "app_id": 666}], runs={"77": 5})
+    assert world.run() == 1
+    assert "missing from app github-actions" in world.error
+    world.api.write(check_runs=[{"name": "test"}], runs={"77": 5})
+    assert world.run() == 0
+
+
+# --- approval --------------------------------------------------------------------------------------------------------------
+
+REVIEWERS = {"protection_rules": [{"type": "required_reviewers", "prevent_self_review": True, "reviewers": [{"type": "Team"}]}]}
+
+
+@pytest.mark.parametrize(
+    ("environments", "enforced", "reason"),
+    [
+        ({"production-approval": REVIEWERS}, True, "demands one of 1 reviewers, not by who started the run"),
+        ({"production-approval": {"protection_rules": [{"type": "branch_policy"}]}}, False, "demands no reviewer"),
+        ({"production-approval": {"protection_rules": [{"type": "required_reviewers", "reviewers": []}]}}, False, "demands no reviewer"),
+        ({}, "unknown", "HTTP 404"),
+    ],
+)
+def test_whether_an_approval_is_enforced_is_said(world: World, environments: dict[str, Any], enforced: object, reason: str) -> None:
+    world.api.write(check_runs=[{"name": "test"}], runs={"77": 5}, environments=environments)
+    assert world.run() == 0
+    assert world.evidence["approval"]["enforced"] is enforced or world.evidence["approval"]["enforced"] == enforced == "unknown"
+    assert reason in world.evidence["approval"]["reason"]
+    assert f"enforced: {str(enforced).lower()}" in (world.folder / "summary").read_text()
+
+
+def release_of(world: World, **review: Any) -> None:
+    """Let the release hold one pull request of ada's, with a review."""
+    person = {"login": "grace", "type": "User"}
+    entry = {"user": person, "state": "APPROVED", "author_association": "MEMBER", "commit_id": "d" * 40} | review
+    pull = {"number": 12, "user": {"login": "ada"}, "merged_at": "2026-11-24T11:00:00Z", "base": {"ref": "main"}, "head": {"sha": "d" * 40}}
+    commits = [{"sha": character * 40, "author": {"login": "ada"}, "parents": [{}]} for character in "cd"]
+    world.api.write(
+        page_size=1, check_runs=[{"name": "test"}], runs={"77": 5}, tags=["v1.2.2", "v1.1.0", "v1.2.3", "v9.0.0", "vnext"],
+        commits=commits, pulls=[pull | {"commits": ["c" * 40, "d" * 40]}], reviews={"12": [entry]},
+    )  # fmt: skip
+    world.sections = {"approval": {"distinct_person": True}}
+
+
+def test_a_second_person_approved_everything_since_the_previous_release(world: World) -> None:
+    release_of(world)
+    assert world.run() == 0
+    approval = world.evidence["approval"]
+    assert (approval["since"], approval["commits"]) == ("v1.2.2", 2)
+    assert approval["pull_requests"] == [{"number": 12, "author": "ada", "approved_by": ["grace"]}]
+    assert "✓ a second person approved" in world.log
+
+
+def test_nobody_else_approved(world: World) -> None:
+    release_of(world, user={"login": "ada", "type": "User"})
+    assert world.run() == 1
+    assert "#12 of ada was approved by nobody else" in world.error
+    assert world.evidence["approval"]["problems"] == ["#12 of ada was approved by nobody else"]
+
+
+def test_the_tagged_commit_cannot_switch_the_second_person_off(world: World) -> None:
+    release_of(world, user={"login": "ada", "type": "User"})
+    world.sections = {}
+    world.on_branch = branch_configuration(world, approval={"distinct_person": True})
+    assert world.run() == 1
+    assert {"key": "approval.distinct_person", "branch": "true", "tag": None} in world.evidence["gates"]["differences"]

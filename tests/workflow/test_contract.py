@@ -75,7 +75,14 @@ UNLESS_PULL = "!secrets.PULL_USERNAME && "
 GOING_BACK_UNLESS_PULL = GOING_BACK.replace("secrets.{}", f"{UNLESS_PULL}secrets.{{}}")
 READS_AWS = ["contents: read", "id-token: write"]
 PERMISSIONS = {
-    "pre-deployment-validation": ["actions: read", "checks: read", "contents: read", "id-token: write", "statuses: read"],
+    "pre-deployment-validation": [
+        "actions: read",
+        "checks: read",
+        "contents: read",
+        "id-token: write",
+        "pull-requests: read",
+        "statuses: read",
+    ],
     "database-backup": READS_AWS,
     "database-migrations": READS_AWS,
     "deployment-record": ["attestations: write", *READS_AWS],

@@ -8,6 +8,10 @@ The file's keys, all optional (shapes are those of docs.github.com/rest; what is
 - ``workflow_runs``: ``[{"path", "status", "conclusion", "suite"}]``: what is listed for a commit
 - ``statuses``: ``[{"context", "state", "head_sha"}]``
 - ``rules``: rules of rulesets; ``protection``: ``required_status_checks`` of classic protection
+- ``contents``: ``{"<path>": "<text>"}``: files of the default branch; ``branch_commit``: its commit
+- ``environments``: ``{"<name>": {"protection_rules": […]}}``; ``tags``: names of tags
+- ``commits``: ``[{"sha", "author": {"login"}, "parents"}]``: what a comparison or a list of commits gives
+- ``pulls``: ``[{"number", "user", "merged_at", "base", "head", "commits": ["<sha>"]}]``; ``reviews``: ``{"<number>": […]}``
 - ``runs``: ``{"<run id>": <check suite id>}``; ``page_size``: the most entries of one page
 - ``answers``: ``[{"path": "<part of the path>", "status", "headers", "times", "body"}]``: each replaces ``times`` answers
 """
@@ -15,6 +19,7 @@ The file's keys, all optional (shapes are those of docs.github.com/rest; what is
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import re
 import threading
@@ -30,7 +35,7 @@ from azora_ci.core.environment import process_environment
 APP = 15368  # the id of GitHub Actions itself
 REPOSITORY = 1  # the id of the repository
 SUITE = 1000  # id of the check suite of runs that name none
-LISTS = ("check_runs", "workflow_runs", "jobs")  # keys under which answers hold a list
+LISTS = ("check_runs", "workflow_runs", "jobs", "commits")  # keys under which answers hold a list
 NOT_FOUND = 404, {"message": "Not Found"}
 Answer = tuple[int, Any]
 
@@ -123,10 +128,13 @@ def route(state: dict[str, Any], path: str, query: dict[str, str]) -> Answer:
     if run := re.fullmatch(r"/actions/runs/([0-9]+)", rest):
         suite = state.get("runs", {}).get(run[1])
         return (200, {"id": int(run[1]), "check_suite_id": suite}) if suite else NOT_FOUND
+    if (reviewed := _review_answer(state, rest)) is not None:
+        return reviewed
     fixed: dict[str, Any] = {
         "": {"full_name": match[1], "default_branch": branch},
         f"/branches/{branch}": {
             "name": branch,
+            "commit": {"sha": state.get("branch_commit", "b" * 40)},
             "protected": "protection" in state,
             "protection": {
                 "enabled": "protection" in state,
@@ -136,6 +144,29 @@ def route(state: dict[str, Any], path: str, query: dict[str, str]) -> Answer:
         f"/rules/branches/{branch}": state.get("rules", []),
     }
     return (200, fixed[rest]) if rest in fixed else NOT_FOUND
+
+
+def _review_answer(state: dict[str, Any], rest: str) -> Answer | None:
+    """Return the answer about files, environments, tags, commits, pull requests and reviews, or None for other paths."""
+    if path := re.fullmatch(r"/contents/(.+)", rest):
+        text = state.get("contents", {}).get(path[1])
+        encoded = None if text is None else base64.encodebytes(text.encode()).decode()
+        return NOT_FOUND if encoded is None else (200, {"encoding": "base64", "content": encoded})
+    if environment := re.fullmatch(r"/environments/([^/]+)", rest):
+        found = state.get("environments", {}).get(environment[1])
+        return (200, {"name": environment[1], **found}) if found is not None else NOT_FOUND
+    if rest == "/git/matching-refs/tags/v":
+        return 200, [{"ref": f"refs/tags/{name}", "object": {"type": "commit"}} for name in state.get("tags", [])]
+    if rest == "/commits":
+        return 200, state.get("commits", [])
+    if comparison := re.fullmatch(r"/compare/([^/]+)\.\.\.[0-9a-f]{40}", rest):
+        known = comparison[1] in state.get("tags", [])
+        return (200, {"status": "ahead", "commits": state.get("commits", [])}) if known else NOT_FOUND
+    if commit := re.fullmatch(r"/commits/([0-9a-f]{40})/pulls", rest):
+        return 200, [pull for pull in state.get("pulls", []) if commit[1] in pull.get("commits", [])]
+    if pull := re.fullmatch(r"/pulls/([0-9]+)/reviews", rest):
+        return 200, state.get("reviews", {}).get(pull[1], [])
+    return None
 
 
 def _check_runs(state: dict[str, Any], commit: str) -> dict[str, Any]:
@@ -152,7 +183,7 @@ def _check_runs(state: dict[str, Any], commit: str) -> dict[str, Any]:
                 "status": status,
                 "conclusion": run.get("conclusion", "success") if status == "completed" else None,
                 "html_url": f"https://github.example/checks/{number}",
-                "app": {"id": run.get("app_id", APP)},
+                "app": {"id": run.get("app_id", APP), "slug": run.get("app", "github-actions")},
                 "check_suite": {"id": run.get("suite", SUITE)},
             }
         )
