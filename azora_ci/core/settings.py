@@ -110,6 +110,11 @@ class Common:
         required=False,
     )
 
+    runner_temp: Path | None = variable(
+        "RUNNER_TEMP", "the runner's folder for temporary files, set by GitHub", example="/home/runner/work/_temp", parse=Path,
+        required=False,
+    )  # fmt: skip
+
     @property
     def run_url(self) -> str:
         """Return the address of the run, for people."""
@@ -235,6 +240,15 @@ class ProductionHosts(SshAccess):
     )
     docker_password: Secret | None = variable(
         "DOCKER_PASSWORD", "password or token of the registry", example="dckr_pat_…", required=False, secret=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class DockerDaemon:
+    """The Docker daemon of the runner."""
+
+    docker_host: str = variable(
+        "DOCKER_HOST", "address of the Docker daemon", example="unix:///var/run/docker.sock", default="unix:///var/run/docker.sock"
     )
 
 

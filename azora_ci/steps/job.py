@@ -59,10 +59,10 @@ class Job(Generic[S]):
     def config(self) -> config.DeployConfig:
         """Return the deployment configuration, read at the first use. Raises BadInputError.
 
-        From then on no child inherits the secrets of services: only instances of services receive them.
+        From then on no child inherits the secrets of services: only their instances, or the builds of their images, receive them.
         """
         loaded = config.load(self.settings.config_path)
-        self.processes.withhold(name for service in loaded.services for name in service.secrets)
+        self.processes.withhold(name for service in loaded.services for name in (*service.secrets, *service.build.secrets))
         return loaded
 
     @property

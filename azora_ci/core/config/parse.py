@@ -18,6 +18,7 @@ from azora_ci.core.config.tables import (
     DeployConfig,
     DockerHostsSettings,
     EdgeSettings,
+    ImageSettings,
     LocalProcessesSettings,
     RegistrySettings,
     RolloutSettings,
@@ -58,7 +59,7 @@ def _commands(values: list[list[str]]) -> tuple[Command, ...]:
 def _parse(document: dict[str, Any]) -> DeployConfig:
     checks, rollout = document["checks"], document.get("rollout", {})
     database, backup, registry = document["database"], document["backup"], document.get("registry")
-    edge, build = document.get("edge", {}), document["build"]
+    edge = document.get("edge", {})
     target = _target(document["target"])
     if target.kind != "local_processes" and registry is None:
         raise ValueError("registry: [registry] is required unless target.kind is local_processes")
@@ -77,7 +78,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
             audit=_commands(checks["audit"]),
             build=_commands(checks["build"]),
         ),
-        build=BuildSettings(_commands(build["commands"])),
+        build=_build(document),
         registry=RegistrySettings(registry["repository"].rstrip("/"), registry.get("insecure", False)) if registry else None,
         database=DatabaseSettings(
             prepare=_commands(database.get("prepare", [["npm", "ci"]])),
@@ -96,6 +97,26 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
         ),
         services=in_order({name: _service(name, table) for name, table in document["services"].items()}, rollout.get("order", [])),
     )
+
+
+def _build(document: dict[str, Any]) -> BuildSettings:
+    table = document["build"]
+    isolation, reason = table.get("isolation", "job"), table.get("isolation_reason")
+    if (isolation == "none") != (reason is not None):
+        raise ValueError('build.isolation_reason: says why build.isolation is "none"; one does not stand without the other')
+    mounting = [
+        f"services.{name}.build.secrets" for name, service in document["services"].items() if service.get("build", {}).get("secrets")
+    ]
+    if mounting and isolation != "none":
+        raise ValueError(
+            f"{', '.join(mounting)}: images are built in a job that holds no secret; build without it, or set "
+            'build.isolation = "none" with build.isolation_reason'
+        )
+    return BuildSettings(_commands(table["commands"]), isolation, reason)
+
+
+def _image(table: dict[str, Any]) -> ImageSettings:
+    return ImageSettings(table.get("target"), dict(table.get("args", {})), table.get("platform"), tuple(table.get("secrets", [])))
 
 
 def _edge(table: dict[str, Any]) -> EdgeSettings:
@@ -179,4 +200,5 @@ def _service(name: str, table: dict[str, Any]) -> Service:
         stop_grace_seconds=table.get("stop_grace_seconds", 30),
         timeout_seconds=table.get("timeout_seconds", 15),
         depends_on=tuple(table.get("depends_on", [])),
+        build=_image(table.get("build", {})),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,9 +23,24 @@ class CheckSettings:
 
 @dataclass(frozen=True)
 class BuildSettings:
-    """The production build of the application, before images are made."""
+    """The production build of the application, before images are made, and the reason for building in a job that holds secrets.
+
+    ``isolation`` is "job" (images are built in a job without secrets) or "none" (in place, by build-and-push).
+    """
 
     commands: tuple[Command, ...]
+    isolation: str = "job"
+    isolation_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How a service's image is built: stage, arguments and platform of its Dockerfile, names of the secrets that it mounts."""
+
+    target: str | None = None
+    args: dict[str, str] = field(default_factory=dict)
+    platform: str | None = None
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -164,6 +179,7 @@ class Service:
     stop_grace_seconds: float
     timeout_seconds: float
     depends_on: tuple[str, ...]
+    build: ImageSettings = ImageSettings()
 
 
 @dataclass(frozen=True)
