@@ -38,6 +38,19 @@ NEEDS: dict[str, tuple[str, ...]] = {
 PIPELINE = tuple(NEEDS)  # in the order in which they run; the failure handler comes after all of them
 EVIDENCE_JOBS = PIPELINE[: PIPELINE.index("deployment-record")]  # the record is made of their fragments
 CONNECTING_JOBS = ("gradual-rollout", "database-migrations", "database-backup")  # over SSH; the job that sees most hosts comes first
+# What the name of each job's artifact begins with, as the guide gives it.
+ARTIFACTS = {
+    "validate-release": "release-logs",
+    "pre-deployment-validation": "validation-logs",
+    "database-backup": "backup-logs",
+    "database-migrations": "migration-logs",
+    "build-and-push": "build-logs",
+    "gradual-rollout": "rollout-logs",
+    "smoke-tests": "smoke-test-logs",
+    "deployment-record": "deployment-record",
+    "manual-rollback": "rollback-instructions",
+    "deployment-failure-handler": "deployment-failure-report",
+}
 STAGES = (("canary", 5), ("progressive", 50), ("full", 100))  # of a rollout: name, and percent of traffic and of instances
 
 

@@ -40,18 +40,22 @@ class Common:
 
     log_dir: Path = variable(
         "DEPLOYMENT_LOG_DIR",
-        "folder for logs and records, becomes the artifact",
+        "folder for logs and records, becomes the artifact; relative: below RUNNER_TEMP where that is set",
         example="deployment-logs",
         parse=Path,
         default="deployment-logs",
     )
     received_dir: Path = variable(
         "RECEIVED_ARTIFACTS_DIR",
-        "folder into which earlier jobs' artifacts were downloaded",
+        "folder into which earlier jobs' artifacts were downloaded; relative: below RUNNER_TEMP where that is set",
         example="received-artifacts",
         parse=Path,
         default="received-artifacts",
     )
+    needs: str | None = variable(
+        "NEEDS", "results and outputs of the jobs before: toJSON(needs)", required=False,
+        example='{"database-backup": {"result": "success", "outputs": {}}}',
+    )  # fmt: skip
     config_path: Path = variable(
         "DEPLOY_CONFIG",
         "what is deployed where",
@@ -110,10 +114,19 @@ class Common:
         required=False,
     )
 
+    workspace: Path | None = variable(
+        "GITHUB_WORKSPACE", "the checkout, set by GitHub", example="/home/runner/work/azora/azora", parse=Path, required=False
+    )
     runner_temp: Path | None = variable(
         "RUNNER_TEMP", "the runner's folder for temporary files, set by GitHub", example="/home/runner/work/_temp", parse=Path,
         required=False,
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        """Place relative folders of artifacts below RUNNER_TEMP: outside of the workspace, whose files come from the release itself."""
+        if self.runner_temp is not None:
+            for name in ("log_dir", "received_dir"):
+                object.__setattr__(self, name, self.runner_temp / getattr(self, name))
 
     @property
     def run_url(self) -> str:

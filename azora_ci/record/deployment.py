@@ -29,6 +29,7 @@ class Failure:
     failed_jobs: Sequence[Document]
     not_run: Sequence[str]
     production_state: Sequence[str]
+    unverified: Sequence[str] = ()  # jobs with a fragment that no output names; nothing of it is in the record
 
 
 def assemble(
@@ -150,6 +151,7 @@ def _failure(failure: Failure | None) -> Document | None:
         "failed_jobs": [pick(job, "job", "result", "title", "what") for job in failure.failed_jobs],
         "not_run": list(failure.not_run),
         "production_state": list(failure.production_state),
+        "unverified": list(failure.unverified),
     }
 
 

@@ -55,29 +55,28 @@ def newest(archive: Archive) -> RecordedHostKeys | None:
     return RecordedHostKeys(location, archived.sha256, archived.document["host_keys"])
 
 
-def of_this_deployment(fragments: Fragments, deployment_id: str) -> str:
+def of_this_deployment(fragments: Fragments) -> str:
     """Return the host keys in the fragments of a deployment's earlier jobs, as the text of a known_hosts file; empty without keys.
 
     These are the keys that an earlier deployment recorded, and those that this deployment's own jobs saw since. A first deployment has
     only the latter.
     """
-    validation = fragments.newest("pre-deployment-validation", deployment_id)
+    validation = fragments.find("pre-deployment-validation")
     recorded = validation.evidence.get("recorded_host_keys") if validation is not None else None
     lines = [lines_of(recorded["host_keys"])] if recorded else []
-    newest_fragments = (fragments.newest(job, deployment_id) for job in pipeline.CONNECTING_JOBS)
-    lines += [lines_of(fragment.evidence.get("host_keys", ())) for fragment in newest_fragments if fragment is not None]
+    connected = map(fragments.find, pipeline.CONNECTING_JOBS)
+    lines += [lines_of(fragment.evidence.get("host_keys", ())) for fragment in connected if fragment is not None]
     return "".join(lines)
 
 
-def for_run(settings: PinnedHostKeys, fragments: Fragments, deployment_id: str | None, archive: Archive | None) -> str:
+def for_run(settings: PinnedHostKeys, fragments: Fragments, archive: Archive | None) -> str:
     """Return the host keys of this deployment's earlier jobs, else those of the archive when there is one; empty when keys are pinned.
 
-    The text is that of a known_hosts file. Raises the errors of ``newest``.
+    The text is that of a known_hosts file. Raises the errors of ``newest`` and of ``Fragments.find``.
     """
     if settings.prod_known_hosts:
         return ""
-    known_hosts = of_this_deployment(fragments, deployment_id) if deployment_id else ""
-    return known_hosts or (of_archive(archive) if archive else "")
+    return of_this_deployment(fragments) or (of_archive(archive) if archive else "")
 
 
 def are_needed(settings: PinnedHostKeys, config: DeployConfig, *, by_target: bool) -> bool:

@@ -100,7 +100,7 @@ def require_verified_backup(job: Job[Settings]) -> VerifiedBackup:
     from azora_ci.clients.s3.bucket import open_bucket
     from azora_ci.database.backup import manifest
 
-    evidence = job.fragments.require("database-backup", job.settings.deployment_id).evidence
+    evidence = job.fragments.require("database-backup").evidence
     storage = job.config.backup
     bucket = open_bucket(job.settings, storage.bucket, clock=job.clock)
     backup_manifest = manifest.verified_manifest(bucket, storage, job.settings.deployment_id)

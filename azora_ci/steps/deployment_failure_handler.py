@@ -5,9 +5,8 @@ The job must work when almost every input is missing. A part that fails is noted
 
 from __future__ import annotations
 
-import json
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
@@ -25,6 +24,7 @@ from azora_ci.database.restore import scripts
 from azora_ci.record import chain, deployment, diagnosis, fragments
 from azora_ci.record.archive import Archive
 from azora_ci.record.fragments import Fragment
+from azora_ci.record.needs import Need
 from azora_ci.record.pages.failure import JSON_FILE, MARKDOWN_FILE, SCHEMA, failure_page
 from azora_ci.steps.job import Identity, Job
 
@@ -37,9 +37,6 @@ PATIENCE = Patience(attempts=3, connect_timeout=5, read_timeout=20)
 class Settings(Common, Aws, Notifications):
     """What deployment-failure-handler reads. Any of it may be missing: a run can fail before the values exist."""
 
-    needs: str | None = variable(
-        "NEEDS", "results of the jobs: toJSON(needs)", example='{"database-backup": {"result": "failure"}}', required=False
-    )
     deployment_id: str | None = variable(
         "DEPLOYMENT_ID", "id of this deployment; unset when none was assigned", example="1764000000-abc123", parse=deployment_id,
         required=False,
@@ -59,8 +56,9 @@ def run(job: Job[Settings]) -> None:
     job.evidence["notes"] = notes
     needs = _read_needs(job, notes)
     job_fragments = _read_fragments(job, notes)
-    finding = diagnosis.diagnose(needs, job_fragments, job.identity.version)
+    finding = diagnosis.diagnose({name: need.result for name, need in needs.items()}, job_fragments, job.identity.version)
     job.evidence.update(
+        unverified=_find_unverified(job, job_fragments, notes),
         failed_jobs=[failed.job for failed in finding.failed],
         not_run=list(finding.not_run),
         status=finding.status,
@@ -82,32 +80,41 @@ def run(job: Job[Settings]) -> None:
 # --- inputs ------------------------------------------------------------------------------------------------------------
 
 
-def _read_needs(job: Job[Settings], notes: list[str]) -> dict[str, str]:
-    """Return the result of each job by its name, or {} and a note when GitHub's NEEDS cannot be used."""
-    try:
-        needs = json.loads(job.settings.needs or "{}")
-        results = {str(name): str(entry["result"]) for name, entry in needs.items() if name in pipeline.PIPELINE}
-    except (ValueError, TypeError, KeyError, AttributeError):
-        notes.append("NEEDS is not the result of jobs: the report rests on the fragments alone")
-        return {}
-    if not results:
-        notes.append("NEEDS is not set: the report rests on the fragments alone")
-    return results
+def _read_needs(job: Job[Settings], notes: list[str]) -> dict[str, Need]:
+    """Return what GitHub says of each job, or {} and a note when its NEEDS cannot be used: then no fragment can be verified."""
+    needs = _try_part(job, notes, "no fragment can be verified", lambda: job.needs)
+    if needs is None:
+        job.needs = {}
+    elif not needs:
+        notes.append("no fragment can be verified: NEEDS is not set")
+    return job.needs
 
 
 def _read_fragments(job: Job[Settings], notes: list[str]) -> dict[str, Fragment]:
-    """Return the newest fragment of every job by the job's name. A fragment that cannot be read is noted and left out."""
-    newest: dict[str, Fragment] = {}
+    """Return the verified fragment of every job by the job's name. What should be one and cannot be verified is noted."""
+    verified: dict[str, Fragment] = {}
     for name in pipeline.PIPELINE:
-        for path in sorted(job.settings.received_dir.glob(f"**/record/{name}.json")):
-            fragment = _try_part(job, notes, f"{path} was left out", partial(fragments.read, path))
-            if fragment is None or (job.identity.deployment_id is not None and fragment.deployment_id != job.identity.deployment_id):
-                continue
-            previous = newest.get(name)
-            if previous is None or (fragment.run_attempt, fragment.ended_at) > (previous.run_attempt, previous.ended_at):
-                newest[name] = fragment
-    _identify(job, newest.get("validate-release"))
-    return newest
+        need = job.needs.get(name)
+        if need is None or (need.result != "success" and fragments.OUTPUT not in need.outputs):
+            continue  # skipped, or ended before it could write: its result says so
+        fragment = _try_part(job, notes, f"what {name} left is not used", partial(job.fragments.verified, name))
+        if fragment is not None:
+            verified[name] = fragment
+    _identify(job, verified.get("validate-release"))
+    return verified
+
+
+def _find_unverified(job: Job[Settings], verified: Mapping[str, Fragment], notes: list[str]) -> list[dict[str, str]]:
+    """Return the latest fragment of each job without a verified one, for people to look at: no fact is taken from it."""
+    unverified = []
+    for name in pipeline.PIPELINE:
+        for path in job.fragments.places(name) if name not in verified else ():
+            fragment = _try_part(job, notes, f"{path} was left out", partial(job.fragments.unverified, path))
+            if fragment is not None:
+                what = fragment.error["what"] if fragment.error else ""
+                unverified.append({"job": name, "path": str(path), "status": fragment.status, "what": what})
+                break
+    return unverified
 
 
 def _identify(job: Job[Settings], release: Fragment | None) -> None:
@@ -195,6 +202,7 @@ def _make_report(job: Job[Settings], finding: diagnosis.Diagnosis, backup: dict[
         "next_steps": list(finding.next_steps),
         **{name: job.evidence.get(name) for name in ("record_sha256", "record_location", "notified", "notification")},
         "backup": backup,
+        "unverified": list(job.evidence["unverified"]),
         "notes": list(job.evidence["notes"]),
     }
 
@@ -253,7 +261,8 @@ def _assemble_record(
     attempt = job.settings.run_attempt
     location = archive.bucket.url(archive.artifacts_prefix(own_id, attempt)) if archive else None
     facts = job.circumstances(location, archive.previous(own_id, attempt) if archive else None)
-    failure = deployment.Failure([failed.document() for failed in finding.failed], finding.not_run, finding.production)
+    unverified = [part["job"] for part in job.evidence["unverified"]]
+    failure = deployment.Failure([failed.document() for failed in finding.failed], finding.not_run, finding.production, unverified)
     return deployment.assemble(job_fragments, facts, status=finding.status, timestamp=rfc3339(job.clock.now()), failure=failure)
 
 

@@ -39,7 +39,7 @@ def run(job: Job[Settings]) -> None:
 
 
 def _require_fragments(job: Job[Settings]) -> dict[str, Fragment]:
-    job_fragments = {name: job.fragments.require(name, job.settings.deployment_id) for name in pipeline.EVIDENCE_JOBS}
+    job_fragments = {name: job.fragments.require(name) for name in pipeline.EVIDENCE_JOBS}
     contradictions = deployment.contradictions(job_fragments, job.circumstances())
     if contradictions:
         raise NotTrueError(
@@ -111,17 +111,13 @@ def _archive_record(job: Job[Settings], archive: Archive, document: chain.Docume
 
 
 def _announce(job: Job[Settings], document: chain.Document) -> slack.Notification:
-    earlier = job.fragments.newest("deployment-record", job.settings.deployment_id)
-    if earlier is not None and earlier.evidence.get("notified"):
-        notification = slack.Notification(True, 0, f"Slack was told in attempt {earlier.run_attempt}")
-    else:
-        text = slack.success_text(
-            version=document["version"],
-            deployment_id=document["deployment_id"],
-            public_url=job.config.public_url,
-            rollback_window_minutes=document["rollback_window_minutes"] if document["rollback_available"] else None,
-        )
-        notification = slack.notify(job.settings.slack_webhook, text, job.clock)
+    text = slack.success_text(
+        version=document["version"],
+        deployment_id=document["deployment_id"],
+        public_url=job.config.public_url,
+        rollback_window_minutes=document["rollback_window_minutes"] if document["rollback_available"] else None,
+    )
+    notification = slack.notify(job.settings.slack_webhook, text, job.clock)
     job.evidence.update(notified=notification.sent, notification=notification.detail)
     if notification.sent:
         job.tick(notification.detail)

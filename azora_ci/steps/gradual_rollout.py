@@ -89,7 +89,7 @@ def _stage_durations(settings: Settings) -> tuple[float, float, float]:
 
 
 def _require_release(job: Job[Settings]) -> Release:
-    built = job.fragments.require("build-and-push", job.settings.deployment_id).evidence["services"]
+    built = job.fragments.require("build-and-push").evidence["services"]
     configured = {service.id for service in job.config.services}
     if set(built) != configured:
         raise NotTrueError(

@@ -19,6 +19,7 @@ from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.record import host_keys
 from azora_ci.record.archive import Archive
 from azora_ci.record.fragments import Fragments
+from azora_ci.record.needs import Need, parse_needs
 from azora_ci.record.run import Circumstances, Previous, WorkflowRun
 
 S = TypeVar("S", bound=Common)
@@ -65,10 +66,19 @@ class Job(Generic[S]):
         self.processes.withhold(name for service in loaded.services for name in (*service.secrets, *service.build.secrets))
         return loaded
 
+    @cached_property
+    def needs(self) -> dict[str, Need]:
+        """Return what GitHub says of the jobs that this one needs. Raises BadInputError."""
+        return parse_needs(self.settings.needs)
+
     @property
     def fragments(self) -> Fragments:
-        """Return the fragments of earlier jobs."""
-        return Fragments(self.settings.received_dir)
+        """Return the fragments of earlier jobs. Raises BadInputError for NEEDS that cannot be used."""
+        settings = self.settings
+        return Fragments(
+            settings.received_dir, self.needs, deployment_id=self.identity.deployment_id, run_id=settings.run_id,
+            run_attempt=settings.run_attempt,
+        )  # fmt: skip
 
     @property
     def workflow_run(self) -> WorkflowRun:
@@ -108,7 +118,7 @@ def recorded_host_keys(job: Job[Any]) -> str:
     settings = job.settings
     reads_archive = isinstance(settings, Aws) and settings.aws_access_key_id is not None
     archive = Archive.of(settings, settings.deploy_environment, job.config.backup, clock=job.clock, say=job.say) if reads_archive else None
-    return host_keys.for_run(settings, job.fragments, settings.deployment_id, archive)
+    return host_keys.for_run(settings, job.fragments, archive)
 
 
 @contextmanager

@@ -44,14 +44,10 @@ def run(job: Job[Settings]) -> None:
 
 def _find_record(job: Job[Settings]) -> tuple[chain.Document, str]:
     """Return (record, source): the record that deployment-record wrote ("record"), or one assembled from fragments ("fragments")."""
-    written = job.fragments.newest("deployment-record", job.settings.deployment_id)
+    written = job.fragments.find("deployment-record")
     if written is not None and written.status == "ok":
         return _read_record(job, written.evidence["record_sha256"]), "record"
-    job_fragments = {
-        name: fragment
-        for name in pipeline.EVIDENCE_JOBS
-        if (fragment := job.fragments.newest(name, job.settings.deployment_id)) is not None
-    }
+    job_fragments = {name: fragment for name in pipeline.EVIDENCE_JOBS if (fragment := job.fragments.find(name)) is not None}
     if "gradual-rollout" not in job_fragments:
         raise NotTrueError(
             "Nothing is known of the rollout",
@@ -60,7 +56,7 @@ def _find_record(job: Job[Settings]) -> tuple[chain.Document, str]:
             next_step="download the artifacts of this run into RECEIVED_ARTIFACTS_DIR and run this job again",
         )
     job.say("there is no deployment record: the instructions rest on the jobs' fragments")
-    finding = diagnosis.diagnose({}, job_fragments, job.settings.version)
+    finding = diagnosis.diagnose({name: need.result for name, need in job.needs.items()}, job_fragments, job.settings.version)
     failure = deployment.Failure([failed.document() for failed in finding.failed], finding.not_run, finding.production)
     document = deployment.assemble(job_fragments, job.circumstances(), status=finding.status, failure=failure)
     schemas.validate(document, deployment.SCHEMA, where="the record that the fragments support")
@@ -68,13 +64,13 @@ def _find_record(job: Job[Settings]) -> tuple[chain.Document, str]:
 
 
 def _read_record(job: Job[Settings], sha256: str) -> chain.Document:
-    for path in sorted(job.settings.received_dir.glob("**/deployment-record.json")):
-        data = path.read_bytes()
-        if chain.sha256(data) == sha256:
-            document: chain.Document = json.loads(data)
-            schemas.validate(document, deployment.SCHEMA, where=str(path))
-            job.tick(f"{path} is the record with SHA-256 {sha256}")
-            return document
+    path = job.fragments.folder("deployment-record") / "deployment-record.json"
+    data = path.read_bytes() if path.is_file() else b""
+    if chain.sha256(data) == sha256:
+        document: chain.Document = json.loads(data)
+        schemas.validate(document, deployment.SCHEMA, where=str(path))
+        job.tick(f"{path} is the record with SHA-256 {sha256}")
+        return document
     raise NotTrueError(
         "The record is missing",
         what=f"no deployment-record.json with SHA-256 {sha256} was received, though deployment-record says that it wrote it",

@@ -8,18 +8,21 @@ after failure, prints one annotation for a failure, and turns SIGINT and SIGTERM
 from __future__ import annotations
 
 import importlib
+import itertools
+import os
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import asdict
+from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from azora_ci.core import environment, settings
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
-from azora_ci.core.errors import AzoraError, CancelledError, Explained
+from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, Explained
 from azora_ci.core.job_log import JobLog, secrets_of_url
 from azora_ci.core.pipeline import APPLICATION_JOBS, JOBS, TOOLS
 from azora_ci.core.process import Processes, hide_environment
@@ -59,7 +62,7 @@ def command(job: str) -> click.Command:
         names = [f"--{name.replace('_', '-')}", *(["--config"] if name == "config_path" else [])]
         # --switch alone means --switch true
         flag_attributes: dict[str, Any] = {"is_flag": False, "flag_value": "true"} if variable.parse is truth else {}
-        hidden = variable.name.startswith("GITHUB_") and not variable.required
+        hidden = variable.name.startswith(("GITHUB_", "RUNNER_")) and not variable.required
         github_help += [f"{variable.name} ({variable.help.removesuffix(', set by GitHub')})"] if hidden else []
         attributes: dict[str, Any] = {"envvar": variable.name, "show_envvar": True, "metavar": "TEXT", "help": text, "hidden": hidden}
         options.append(click.Option([*names, name], **attributes, **flag_attributes))
@@ -86,9 +89,9 @@ def execute(job_name: str, environ: Mapping[str, str]) -> int:
     module = step_module(job_name)
     try:
         job_settings = load(module.Settings, environ)
+        job = _wire(job_name, job_settings)
     except AzoraError as error:
         return _report_without_settings(job_name, environ, error)
-    job = _wire(job_name, job_settings)
     _catch_signals()
     started_at = job.now()
     try:
@@ -108,9 +111,15 @@ def execute(job_name: str, environ: Mapping[str, str]) -> int:
 
 
 def _wire(job_name: str, job_settings: settings.Common) -> Job[Any]:
+    refused = _make_room(job_settings)
     job_settings.log_dir.mkdir(parents=True, exist_ok=True)
     clock = Clock()
     actions = Actions(output_file=job_settings.output_file, summary_file=job_settings.summary_file, github=job_settings.on_github)
+    if refused is not None:
+        actions.warning(
+            "Log folder was not empty",
+            f"{job_settings.log_dir} was there before this job began: it now is {refused}, and nothing in it is evidence",
+        )
     processes = Processes(JobLog(actions, clock, job_settings.log_dir / f"{job_name}.log"))
     for name, variable in declared_variables(type(job_settings)):
         value = getattr(job_settings, name)
@@ -121,6 +130,30 @@ def _wire(job_name: str, job_settings: settings.Common) -> Job[Any]:
                 processes.log.add_secret(name_within, is_name=is_name)
     identity = Identity(*(getattr(job_settings, name, None) for name in ("deployment_id", "version", "git_sha")))
     return Job(job_name, job_settings, actions, processes, clock, identity)
+
+
+def _make_room(job_settings: settings.Common) -> Path | None:
+    """Move what lies in the place of the log folder aside, and return where it is now; None when there was nothing.
+
+    Nothing is deleted. Raises BadInputError for a folder that holds the workspace, or that cannot be moved.
+    """
+    folder = job_settings.log_dir
+    try:
+        if not os.path.lexists(folder) or (folder.is_dir() and not folder.is_symlink() and not any(folder.iterdir())):
+            return None
+        needed = [Path.cwd(), *filter(None, (job_settings.workspace, job_settings.runner_temp, job_settings.received_dir))]
+        for place in needed:
+            if place.resolve().is_relative_to(folder.resolve()):
+                raise OSError(f"it holds {place}")
+        names = (folder.with_name(f"{folder.name}.refused-{number}") for number in itertools.count(1))
+        return folder.rename(next(name for name in names if not os.path.lexists(name)))
+    except OSError as error:
+        raise BadInputError(
+            "Log folder cannot be emptied",
+            what=str(error),
+            where=f"DEPLOYMENT_LOG_DIR={folder}",
+            next_step="name a folder that holds logs and nothing else: this job starts with an empty one",
+        ) from None
 
 
 def _catch_signals() -> None:
@@ -181,7 +214,10 @@ def _write_fragment(job: Job[Any], started_at: str, status: str, failure: Explai
         evidence=job.log.masked_evidence(job.evidence),
         error=error,
     )
-    fragments.write(fragment, job.log_dir)
+    sha256 = fragments.write(fragment, job.log_dir)
+    if job.settings.output_file is not None:
+        # Only now has the job's last command ended: whatever it wrote as this output before, ours is the last and counts.
+        job.actions.output(fragments.OUTPUT, sha256)
 
 
 def _announce(actions: Actions, masked: Callable[[str], str], job_name: str, failure: Explained) -> int:
@@ -195,10 +231,9 @@ def _announce(actions: Actions, masked: Callable[[str], str], job_name: str, fai
 
 def _report_without_settings(job_name: str, environ: Mapping[str, str], failure: AzoraError) -> int:
     try:
-        common = load(settings.Common, environ)
+        job: Job[Any] = _wire(job_name, load(settings.Common, environ))
     except AzoraError:
         return _announce(Actions(github=environ.get("GITHUB_ACTIONS") == "true"), str, job_name, failure)
-    job: Job[Any] = _wire(job_name, common)
     job.identity = Identity(
         _valid(deployment_id, environ.get("DEPLOYMENT_ID")),
         _valid(release_version, environ.get("VERSION")),

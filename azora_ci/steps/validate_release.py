@@ -13,7 +13,6 @@ from azora_ci.core.markdown import code, table
 from azora_ci.core.release import Version, highest_release, new_deployment_id
 from azora_ci.core.settings import Common
 from azora_ci.core.variables import Secret, git_sha, variable
-from azora_ci.record.fragments import Fragment
 from azora_ci.steps.job import Job
 
 TAGS = "refs/tags/"
@@ -58,7 +57,7 @@ def run(job: Job[Settings]) -> None:
     job.evidence |= {"git_sha": tag.commit, "tag_type": tag.type, "commit_time": commit_time}
     comparison = "no origin to compare with" if origin_tags is None else "origin and checkout agree"
     job.tick(f"{tag.type} tag {version} resolves to {tag.commit} of {commit_time} ({comparison})")
-    name_deployment(job, version, tag)
+    name_deployment(job, tag)
     _write_outputs(job)
 
 
@@ -110,30 +109,12 @@ def refuse_moved_tag(settings: Settings, git: Git, tag: Tag) -> None:
         raise _moved_error(tag, f"the run was started at {settings.sha}, the tag now is at {tag.commit}")
 
 
-def name_deployment(job: Job[Settings], version: Version, tag: Tag) -> None:
-    """Set the deployment id: a new one, or that of an earlier attempt of this run. Raises NotTrueError when the tag moved since then."""
-    earlier = find_earlier_attempt(job)
-    if earlier is not None and earlier.version != str(version):
-        earlier = None
-    if earlier is not None and earlier.git_sha != tag.commit:
-        raise _moved_error(tag, f"attempt {earlier.run_attempt} of this run found it at {earlier.git_sha}, now it is at {tag.commit}")
-    name = earlier.deployment_id if earlier else new_deployment_id(int(job.clock.now().timestamp()), tag.commit)
+def name_deployment(job: Job[Settings], tag: Tag) -> None:
+    """Set a new deployment id. "Re-run failed jobs" keeps this job's outputs, and so the id; when this job runs again, all jobs do."""
+    name = new_deployment_id(int(job.clock.now().timestamp()), tag.commit)
     job.identity.deployment_id = name
-    job.evidence |= {"deployment_id": name, "deployment_id_kept": earlier is not None}
-    job.say(f"Deployment id {name}" + (f", kept from attempt {earlier.run_attempt}" if earlier else ""))
-
-
-def find_earlier_attempt(job: Job[Settings]) -> Fragment | None:
-    """Return the fragment of the newest successful earlier attempt of this run, or None when no such artifact was received."""
-    settings = job.settings
-    if settings.run_attempt <= 1:
-        return None
-    attempts = [
-        fragment
-        for fragment in job.fragments.every(job.name)
-        if fragment.status == "ok" and fragment.run_id == settings.run_id and fragment.run_attempt < settings.run_attempt
-    ]
-    return max(attempts, key=lambda attempt: attempt.run_attempt, default=None)
+    job.evidence["deployment_id"] = name
+    job.say(f"Deployment id {name}")
 
 
 def _write_outputs(job: Job[Settings]) -> None:

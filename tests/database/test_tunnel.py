@@ -17,7 +17,8 @@ from azora_ci.database.migrations.prisma import through_tunnel
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.database.tunnel import DatabaseTunnel
 from tests.steps.test_database_migrations import NEW, Deployment, production  # noqa: F401 - a release with pending migrations
-from tests.support.backup_world import SIMPLE, BackupWorld
+from tests.support import fragments_builder as build
+from tests.support.backup_world import ID, SIMPLE, BackupWorld
 from tests.support.sshd import Sshd, free_port
 
 NAME = "db.internal"  # only the production host resolves this name
@@ -86,9 +87,10 @@ def test_what_a_first_deployment_accepted_is_expected_by_its_later_jobs(postgres
     assert "::warning title=New host keys were accepted::" in accepted.output
     assert [key["source"] for key in accepted.evidence["host_keys"]] == ["accepted"]
 
-    earlier = tmp_path / "received" / "backup-logs" / "record" / "database-backup.json"
+    earlier = tmp_path / "received" / f"backup-logs-{ID}" / "record" / "database-backup.json"
     earlier.parent.mkdir(parents=True)
     earlier.write_text(json.dumps(accepted.fragment))
+    environ["NEEDS"] = build.needs_of(tmp_path / "received", ID)
     (tmp_path / "again").mkdir()
     other = BackupWorld(tmp_path / "again", s3_server)
     other.config.write_text(world.config.read_text().replace(world.location, other.location))

@@ -64,7 +64,7 @@ RUNNER_DEAD = End(-signal.SIGKILL, None, frozenset({"1.0.0"}), Runs.OLD_AND_LEFT
 
 @dataclass(frozen=True)
 class Row:
-    """One fault and its end. ``sampled``: part of the ordinary run; the others run with ``scripts/test --faults``.
+    """One fault and its end. ``sampled``: part of the ordinary run; the others run with ``scripts/test --all``.
 
     ``back_within``: seconds from the break until no user of a host that is reached gets the new version any more; None: not this
     row's promise; a host that is lost goes back by its lease, within 5 s. ``host``: the kind of the first host (``rollout_hosts``).

@@ -16,7 +16,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
-from azora_ci.record import fragments, host_keys
+from azora_ci.record import host_keys
 from azora_ci.record.archive import Archive
 from azora_ci.record.chain import sha256
 from azora_ci.record.deployment import assemble
@@ -76,16 +76,15 @@ def test_a_record_that_was_slipped_in_is_not_believed(archive):
 
 def test_what_this_deployment_saw_counts_beside_what_was_recorded(tmp_path):
     collected = build.complete()
-    received = fragments.Fragments(tmp_path)
-    assert host_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == ""
+    assert host_keys.of_this_deployment(build.received(tmp_path)) == ""
     recorded = {"location": "s3://b/records/production/1763000000-0f0f0f/1.json", "sha256": "0" * 64, "host_keys": [evidence(FIRST)]}
     validation = collected["pre-deployment-validation"]
     validation.evidence["recorded_host_keys"] = recorded
-    fragments.write(validation, tmp_path / "a")
-    assert host_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == f"{evidence(FIRST)['known_hosts']}\n"
+    build.receive(tmp_path, validation)
+    assert host_keys.of_this_deployment(build.received(tmp_path)) == f"{evidence(FIRST)['known_hosts']}\n"
     collected["gradual-rollout"].evidence["host_keys"] = [evidence(SECOND)]
-    fragments.write(collected["gradual-rollout"], tmp_path / "b")
-    assert host_keys.of_this_deployment(received, build.DEPLOYMENT_ID) == lines_of([evidence(FIRST), evidence(SECOND)])
+    build.receive(tmp_path, collected["gradual-rollout"])
+    assert host_keys.of_this_deployment(build.received(tmp_path)) == lines_of([evidence(FIRST), evidence(SECOND)])
 
 
 def production(tmp_path, kind: str = "docker_hosts", **database) -> config.DeployConfig:
@@ -122,16 +121,14 @@ def test_the_archive_gives_the_keys_of_its_newest_record(archive):
 def test_a_run_uses_pinned_keys_then_those_of_its_own_jobs_then_the_archive(archive, tmp_path):
     keep(archive, 1764000000, FIRST)
     line = f"{evidence(FIRST)['known_hosts']}\n"
-    received = fragments.Fragments(tmp_path / "received")
     pinned = access(PROD_KNOWN_HOSTS="web1.example ssh-ed25519 AAAA")
-    assert host_keys.for_run(access(), received, build.DEPLOYMENT_ID, archive) == line
-    assert host_keys.for_run(access(), received, None, None) == ""
+    assert host_keys.for_run(access(), build.received(tmp_path), archive) == line
+    assert host_keys.for_run(access(), build.received(tmp_path), None) == ""
     rollout = build.complete()["gradual-rollout"]
     rollout.evidence["host_keys"] = [evidence(SECOND)]
-    fragments.write(rollout, tmp_path / "received")
-    assert host_keys.for_run(access(), received, build.DEPLOYMENT_ID, archive) == lines_of([evidence(SECOND)])
-    assert host_keys.for_run(access(), received, None, archive) == line
-    assert host_keys.for_run(pinned, received, build.DEPLOYMENT_ID, archive) == ""
+    build.receive(tmp_path, rollout)
+    assert host_keys.for_run(access(), build.received(tmp_path), archive) == lines_of([evidence(SECOND)])
+    assert host_keys.for_run(pinned, build.received(tmp_path), archive) == ""
 
 
 def test_a_person_at_a_keyboard_who_may_read_the_archive_needs_no_pinned_key(archive, tmp_path, s3_server, monkeypatch):

@@ -25,6 +25,7 @@ from azora_ci.steps import database_migrations, runner
 from tests.conftest import DatabaseMaker
 from tests.core.test_markdown import cells
 from tests.support import ROOT, backups, deploy_config
+from tests.support import fragments_builder as build
 from tests.support.sample import Sample
 from tests.support.stores import Stores
 from tests.support.waiting import until
@@ -75,6 +76,8 @@ class Deployment:
             "DEPLOYMENT_LOG_DIR": str(self.logs),
             "RECEIVED_ARTIFACTS_DIR": str(self.received),
             "GITHUB_OUTPUT": str(self.output),
+            "GITHUB_RUN_ID": "1",
+            "NEEDS": build.needs_of(self.received, ID),
             **changes,
         }
 

@@ -37,7 +37,7 @@ def failed_at(world, job, *, result="failure", backup=True, **changes):
     status = "failed" if result == "failure" else "cancelled"
     build.receive(world.received, *fragments, build.fragment(job, status, **changes))
     results = {later.replace("-", "_"): "skipped" for later in ORDER[at + 1 :]}
-    return build.needs(**{job.replace("-", "_"): result}, **results)
+    return build.needs(world.received, **{job.replace("-", "_"): result}, **results)
 
 
 def report_of(outcome):
@@ -120,7 +120,7 @@ def test_a_record_of_success_is_not_contradicted_by_what_fails_after_it(world):
     success = world.run("deployment-record")
     success.logs.rename(world.received / f"deployment-record-{build.DEPLOYMENT_ID}")
     build.receive(world.received, build.fragment("manual-rollback", "failed", evidence={}))
-    outcome = world.run(JOB, NEEDS=build.needs(manual_rollback="failure"))
+    outcome = world.run(JOB, NEEDS=build.needs(world.received, manual_rollback="failure"))
     assert outcome.code == 0
     assert outcome.evidence["record_sha256"] == success.outputs["record-sha256"]
     assert [json.loads(data)["status"] for data in world.records().values()] == ["success"]
@@ -159,10 +159,10 @@ def test_a_backup_that_is_gone_is_not_promised(world):
 
 
 def test_another_object_in_its_place_is_not_promised(world):
-    needs = failed_at(world, "database-migrations", evidence={})
+    failed_at(world, "database-migrations", evidence={})
     path = next(world.received.glob("**/record/database-backup.json"))
     path.write_text(path.read_text().replace('"size_bytes": 4', '"size_bytes": 5'))
-    outcome = world.run(JOB, NEEDS=needs)
+    outcome = world.run(JOB, NEEDS=build.needs(world.received, database_migrations="failure"))
     assert any("has 4 bytes, the verified backup has 5" in note for note in outcome.evidence["notes"])
     assert world.slack.texts() == [WITHOUT_BACKUP]
 
@@ -172,7 +172,7 @@ def test_an_unproven_backup_is_kept_but_not_promised(world):
     proof = {"depth": "none", "restore_seconds": None, "verified_at": build.moment(170), "reason": "4 TB"}
     fragments = [build.fragment(earlier) for earlier in ORDER[:2]] + [build.fragment("database-backup", proof=proof, **stored)]
     build.receive(world.received, *fragments, build.fragment("database-migrations", "failed", evidence={}))
-    outcome = world.run(JOB, NEEDS=build.needs(database_migrations="failure", gradual_rollout="skipped"))
+    outcome = world.run(JOB, NEEDS=build.needs(world.received, database_migrations="failure", gradual_rollout="skipped"))
     assert "never proven" in outcome.evidence["backup"]["detail"]
     assert world.slack.texts() == [WITHOUT_BACKUP]
 
@@ -183,7 +183,7 @@ UNSET = dict.fromkeys(["DEPLOYMENT_ID", "VERSION", "GIT_SHA", "NEEDS", "SLACK_WE
 
 
 def test_a_run_that_failed_before_it_had_an_id(world):
-    outcome = world.run(JOB, NEEDS=build.needs(validate_release="failure"), DEPLOYMENT_ID="", VERSION="", GIT_SHA="")
+    outcome = world.run(JOB, NEEDS=build.needs(world.received, validate_release="failure"), DEPLOYMENT_ID="", VERSION="", GIT_SHA="")
     assert outcome.code == 0
     assert outcome.fragment["status"] == "ok"
     report = report_of(outcome)
@@ -240,6 +240,7 @@ def test_a_fragment_that_cannot_be_read_is_left_out_and_named(world):
     outcome = world.run(JOB, NEEDS=needs)
     assert outcome.code == 0
     assert any("pre-deployment-validation.json was left out: Fragment is not JSON" in note for note in report_of(outcome)["notes"])
+    assert any("what pre-deployment-validation left is not used: No evidence of" in note for note in report_of(outcome)["notes"])
 
 
 @pytest.mark.parametrize("needs", ["no json", "[]", '{"database-backup": null}', '{"database-backup": "failure"}'])
@@ -248,8 +249,9 @@ def test_results_that_make_no_sense_are_noted(world, needs):
     outcome = world.run(JOB, NEEDS=needs)
     assert outcome.code == 0
     report = report_of(outcome)
-    assert any("the report rests on the fragments alone" in note for note in report["notes"])
-    assert [failed_job["job"] for failed_job in report["failed_jobs"]] == ["database-migrations"]
+    assert any(note.startswith("no fragment can be verified: NEEDS is not the result of jobs") for note in report["notes"])
+    assert [part["job"] for part in report["unverified"]] == ORDER[:4]
+    assert report["failed_jobs"] == []
 
 
 def test_slack_that_does_not_answer_is_said(world):
@@ -269,9 +271,10 @@ def test_fragments_of_another_deployment_are_not_taken(world):
 
 
 def test_the_newest_attempt_counts(world):
-    needs = failed_at(world, "database-migrations", evidence={})
+    failed_at(world, "database-migrations", evidence={})
     error = build.ERROR | {"what": "the second time it was something else"}
     build.receive(world.received, build.fragment("database-migrations", "failed", attempt=2, evidence={}, error=error))
+    needs = build.needs(world.received, database_migrations="failure", build_and_push="skipped")
     outcome = world.run(JOB, NEEDS=needs, GITHUB_RUN_ATTEMPT="2")
     assert report_of(outcome)["failed_jobs"][0]["what"] == "the second time it was something else"
     assert list(world.records()) == [KEY.replace("/1.json", "/2.json")]

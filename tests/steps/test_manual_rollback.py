@@ -122,6 +122,7 @@ def test_traffic_that_went_back_already_is_said(world):
 def test_a_failed_record_does_not_take_the_instructions_away(world):
     failed = build.fragment("deployment-record", "failed", evidence={})
     build.receive(world.received, *build.complete().values(), failed)
+    assert '"failure"' in build.needs_of(world.received)
     outcome = world.run("manual-rollback")
     assert outcome.code == 0
     assert "-f version=v1.2.2" in (outcome.logs / NAME).read_text()

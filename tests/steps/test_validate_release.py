@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import json
 import re
 import shutil
@@ -93,12 +94,9 @@ class Step:
         }
         code = execute("validate-release", environ | more)
         outputs = dict(re.findall(r"(?m)^(.+)<<ghadelimiter_.*\n(.*)\nghadelimiter_", output.read_text()))
-        fragment = json.loads((logs / "record" / "validate-release.json").read_text())
-        return Outcome(code, outputs, fragment, summary.read_text())
-
-    def hand_over(self) -> None:
-        """Give the fragment of the last run to the next one, as a downloaded artifact."""
-        shutil.copytree(self.folder / "logs", self.folder / "received" / "release-logs")
+        fragment = (logs / "record" / "validate-release.json").read_bytes()
+        assert outputs.pop("fragment-sha256") == hashlib.sha256(fragment).hexdigest()
+        return Outcome(code, outputs, json.loads(fragment), summary.read_text())
 
 
 @pytest.fixture
@@ -132,7 +130,6 @@ def test_pushed_annotated_tag_that_checkout_made_lightweight(repositories: Repos
         "tag_type": "annotated",
         "commit_time": time.strftime("%Y-%m-%dT%H:%M:%S.000Z", time.gmtime(int(committed))),
         "deployment_id": name,
-        "deployment_id_kept": False,
     }
     assert f"| Deployment id | `{name}` |" in outcome.summary
     assert "push of octocat" in outcome.summary
@@ -340,26 +337,15 @@ def test_no_repository(repositories: Repositories, step: Step) -> None:
     assert "No git repository" in outcome.error
 
 
-def test_re_run_keeps_the_id_of_its_earlier_attempt(repositories: Repositories, step: Step) -> None:
+def test_no_artifact_gives_the_deployment_its_id(repositories: Repositories, step: Step) -> None:
     repositories.tag("v1.2.3")
     repositories.check_out()
-    first = step().outputs["deployment-id"]
-    step.hand_over()
-    rerun = step(GITHUB_RUN_ATTEMPT="2")
-    assert rerun.outputs["deployment-id"] == first
-    assert rerun.fragment["evidence"]["deployment_id_kept"] is True
-    assert step(GITHUB_RUN_ATTEMPT="2", GITHUB_RUN_ID="78").fragment["evidence"]["deployment_id_kept"] is False
-
-
-def test_re_run_refuses_a_tag_that_moved_in_between(repositories: Repositories, step: Step) -> None:
-    repositories.tag("v1.2.3")
-    repositories.check_out()
-    old = step().outputs["git-sha"]
-    step.hand_over()
-    repositories.commit("other")
-    repositories.tag("v1.2.3")
-    shutil.rmtree(repositories.checkout)
-    repositories.check_out()
-    outcome = step(GITHUB_RUN_ATTEMPT="2")
-    assert outcome.code == 1
-    assert f"attempt 1 of this run found it at {old}" in outcome.error
+    planted = {**step().fragment, "deployment_id": "1111111111-abcdef"}
+    for folder in (step.folder / "received", repositories.checkout / "received-artifacts"):
+        path = folder / "release-logs" / "record" / "validate-release.json"
+        path.parent.mkdir(parents=True)
+        path.write_text(json.dumps(planted))
+    rerun = step(GITHUB_RUN_ATTEMPT="2", RECEIVED_ARTIFACTS_DIR="")
+    assert rerun.code == 0
+    assert rerun.outputs["deployment-id"] != "1111111111-abcdef"
+    assert step(GITHUB_RUN_ATTEMPT="2").outputs["deployment-id"] != "1111111111-abcdef"

@@ -56,6 +56,7 @@ class BackupWorld:
             "GITHUB_OUTPUT": str(self.folder / "output.txt"),
             "GITHUB_STEP_SUMMARY": str(self.folder / "summary.md"),
             "GITHUB_ACTIONS": "true",
+            "GITHUB_RUN_ID": "1",
             **self.stores.environ,
             **more,
         }

@@ -38,6 +38,7 @@ from azora_ci.targets.base import Owner, TargetContext
 from azora_ci.targets.docker_hosts.target import DockerHosts
 from azora_ci.targets.release import Release
 from tests.support import ROOT, deploy_config, load
+from tests.support import fragments_builder as build
 from tests.support.docker_engine import registry, running
 from tests.support.sshd import Sshd
 from tests.support.waiting import until
@@ -383,6 +384,8 @@ class World:
             "RECEIVED_ARTIFACTS_DIR": str(self.folder / "received"),
             "GITHUB_OUTPUT": str(self.folder / f"output-{attempt}.txt"),
             "GITHUB_STEP_SUMMARY": str(self.folder / f"summary-{attempt}.md"),
+            "NEEDS": build.needs_of(self.folder / "received", more.get("DEPLOYMENT_ID", NEW)),
+            "GITHUB_RUN_ID": "1",
             "GITHUB_RUN_ATTEMPT": str(attempt),
             "HEALTH_CHECK_TIMEOUT": "60",
             "HEALTH_CHECK_INTERVAL": "0.25",

@@ -27,6 +27,7 @@ from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.local_processes.target import LocalProcesses, deploy_at_once, install_edge
 from azora_ci.targets.release import Release
 from tests.support import ROOT, deploy_config, load
+from tests.support import fragments_builder as build
 from tests.support.waiting import until
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -189,6 +190,8 @@ class World:
             "RECEIVED_ARTIFACTS_DIR": str(self.folder / "received"),
             "GITHUB_OUTPUT": str(self.folder / f"output-{attempt}.txt"),
             "GITHUB_STEP_SUMMARY": str(self.folder / f"summary-{attempt}.md"),
+            "NEEDS": build.needs_of(self.folder / "received", more.get("DEPLOYMENT_ID", NEW)),
+            "GITHUB_RUN_ID": "1",
             "GITHUB_RUN_ATTEMPT": str(attempt),
             "HEALTH_CHECK_TIMEOUT": "30",
             "HEALTH_CHECK_INTERVAL": "0.25",

@@ -3,34 +3,29 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from azora_ci.core import pipeline
 from azora_ci.core.clock import rfc3339
 from azora_ci.record import fragments
-from azora_ci.record.fragments import Fragment
+from azora_ci.record.fragments import Fragment, Fragments
+from azora_ci.record.needs import parse_needs
 
 DEPLOYMENT_ID = "1764000000-abc123"
 VERSION = "v1.2.3"
+RUN_ID = "1234567890"
 GIT_SHA = "abc1230123456789abcdef0123456789abcdef01"
 PREVIOUS_ID = "1763000000-0f0f0f"
 START = datetime(2025, 11, 24, 11, 0, tzinfo=UTC)
 SERVICES = ("api_gateway", "auth_service", "education_service", "marketplace_service")
 BACKUP = f"backup-{DEPLOYMENT_ID}"
 SHA256 = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08"
-ARTIFACTS = {
-    "validate-release": "release-logs",
-    "pre-deployment-validation": "validation-logs",
-    "database-backup": "backup-logs",
-    "database-migrations": "migration-logs",
-    "build-and-push": "build-logs",
-    "gradual-rollout": "rollout-logs",
-    "smoke-tests": "smoke-test-logs",
-    "deployment-record": "deployment-record",
-    "manual-rollback": "rollback-instructions",
-}
+ARTIFACTS = {job: name for job, name in pipeline.ARTIFACTS.items() if job in pipeline.PIPELINE}
 # (start, end) of each job in seconds after START
 TIMES = {
     "validate-release": (0, 8.5),
@@ -108,7 +103,6 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
         "tag_type": "annotated",
         "commit_time": "2025-11-24T09:00:00.000Z",
         "deployment_id": DEPLOYMENT_ID,
-        "deployment_id_kept": False,
     },
     "pre-deployment-validation": {
         "checks": [
@@ -222,7 +216,7 @@ def fragment(
         deployment_id=DEPLOYMENT_ID,
         version=VERSION,
         git_sha=GIT_SHA,
-        run_id="1234567890",
+        run_id=RUN_ID,
         run_attempt=attempt,
         status=status,
         started_at=moment(start),
@@ -241,13 +235,35 @@ def receive(folder: Path, *received: Fragment) -> None:
     """Write fragments as the artifacts of their jobs, validated, each with a log beside it."""
     for part in received:
         attempt = f"-attempt-{part.run_attempt}" if part.run_attempt > 1 else ""
-        artifact = folder / f"{ARTIFACTS[part.job]}-{DEPLOYMENT_ID}{attempt}"
+        artifact = folder / f"{ARTIFACTS[part.job]}-{part.deployment_id}{attempt}"
         fragments.write(part, artifact)
         (artifact / f"{part.job}.log").write_text(f"log of {part.job}\n")
 
 
-def needs(**results: str) -> str:
-    """Return ``toJSON(needs)`` as GitHub gives it: everything succeeded but for these (job with underscores)."""
-    named = {job.replace("_", "-"): result for job, result in results.items()}
-    document = {job: {"result": named.get(job, "success"), "outputs": None if named.get(job) == "skipped" else {}} for job in ARTIFACTS}
+def received(folder: Path, *, attempt: int = 1, needs: str | None = None) -> Fragments:
+    """Return the fragments in a folder as a later job of the run finds them; ``needs``: the variable NEEDS, else that of an honest run."""
+    jobs = parse_needs(needs_of(folder) if needs is None else needs)
+    return Fragments(folder, jobs, deployment_id=DEPLOYMENT_ID, run_id=RUN_ID, run_attempt=attempt)
+
+
+def needs_of(received: Path, deployment_id: str = DEPLOYMENT_ID, **results: str) -> str:
+    """Return ``toJSON(needs)`` as GitHub gives it to a job that received these artifacts of an honest run, whose latest attempts count.
+
+    A job's result is that of its fragment (``results``, job with underscores, gives another); a job without one is left out.
+    """
+    document: dict[str, Any] = {job.replace("_", "-"): {"result": result, "outputs": {}} for job, result in results.items()}
+    for job, prefix in ARTIFACTS.items():
+        folders = [received / f"{prefix}-{deployment_id}", *sorted(received.glob(f"{prefix}-{deployment_id}-attempt-*"))]
+        paths = [path for folder in folders if (path := folder / "record" / f"{job}.json").exists()]
+        if paths:
+            outputs = {"artifact-id": str(len(paths)), fragments.OUTPUT: hashlib.sha256(paths[-1].read_bytes()).hexdigest()}
+            status = re.search(r'"status": "(ok|failed|cancelled)",\s+"started_at"', paths[-1].read_text())
+            result = {"ok": "success", "failed": "failure"}.get(status[1] if status else "ok", "cancelled")
+            document[job] = {"result": results.get(job.replace("-", "_"), result), "outputs": outputs}
     return json.dumps(document, indent=2)
+
+
+def needs(received: Path, deployment_id: str = DEPLOYMENT_ID, **results: str) -> str:
+    """Return ``toJSON(needs)`` as GitHub gives it to the failure handler: everything succeeded but for these (job with underscores)."""
+    named = {job.replace("-", "_"): "success" for job in ARTIFACTS} | results
+    return needs_of(received, deployment_id, **named)

@@ -86,13 +86,16 @@ class World:
         logs, output, summary = (self.folder / f"{name}-{self.runs}" for name in ("logs", "output", "summary"))
         output.touch()
         summary.touch()
-        environ = {
+        environ: dict[str, str | None] = {
             **self.environ,
             "DEPLOYMENT_LOG_DIR": str(logs),
             "GITHUB_OUTPUT": str(output),
             "GITHUB_STEP_SUMMARY": str(summary),
             **more,
         }
+        if "NEEDS" not in environ:
+            received = Path(environ["RECEIVED_ARTIFACTS_DIR"] or "")
+            environ["NEEDS"] = build.needs_of(received, environ["DEPLOYMENT_ID"] or "")
         code = execute(job, {name: value for name, value in environ.items() if value is not None})
         fragment = json.loads((logs / "record" / f"{job}.json").read_text())
         return Outcome(code, _outputs(output.read_text()), fragment, summary.read_text(), logs)

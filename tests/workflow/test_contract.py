@@ -13,6 +13,7 @@ import yaml
 from azora_ci.core import pipeline
 from azora_ci.core.pipeline import JOBS
 from azora_ci.core.variables import declared_variables
+from azora_ci.record import fragments
 from azora_ci.steps.runner import step_module
 from tests.support import ROOT
 
@@ -23,8 +24,12 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 # Beside the jobs that must have succeeded: those whose outputs, which only a direct need hands over, or whose results a job reads.
 READS = {
+    "database-backup": ("pre-deployment-validation",),  # recorded host keys, as in the next ones
+    "database-migrations": ("pre-deployment-validation", "database-backup"),
+    "gradual-rollout": ("pre-deployment-validation", "database-backup", "database-migrations", "build-and-push"),
+    "smoke-tests": ("pre-deployment-validation", "database-backup", "database-migrations", "gradual-rollout"),
     "deployment-record": pipeline.EVIDENCE_JOBS,
-    "manual-rollback": ("deployment-record",),
+    "manual-rollback": (*pipeline.EVIDENCE_JOBS, "deployment-record"),
     "deployment-failure-handler": pipeline.PIPELINE,
 }
 CONDITIONS = {
@@ -50,9 +55,12 @@ SET_BY_GITHUB = set(
         """
         GITHUB_ACTIONS GITHUB_ACTOR GITHUB_API_URL GITHUB_EVENT_NAME GITHUB_EVENT_PATH GITHUB_OUTPUT GITHUB_REF GITHUB_REF_NAME
         GITHUB_REPOSITORY GITHUB_RUN_ATTEMPT GITHUB_RUN_ID GITHUB_SERVER_URL GITHUB_SHA GITHUB_STEP_SUMMARY GITHUB_WORKSPACE
+        RUNNER_TEMP
         """,
     )
 )
+# Only the jobs of a deployment read these: drills and rollbacks stand alone, and a rollback's deadline stands in the record.
+OF_DEPLOYMENTS = {"NEEDS", "RECEIVED_ARTIFACTS_DIR", "ROLLBACK_WINDOW_MINUTES"}
 # A self-hosted runner's own environment may set these variables.
 SET_BY_THE_MACHINE = {"DOCKER_HOST"}
 # Only a person at a keyboard sets these: a variable left behind in the repository must not turn deployments into rehearsals.
@@ -200,10 +208,12 @@ def test_outputs_declared_are_outputs_written(job):
         if isinstance(call, ast.Call) and isinstance(call.func, ast.Attribute) and call.func.attr == "output"
         if call.args and isinstance(call.args[0], ast.Constant)
     }
-    outputs = DOCUMENT["jobs"][job].get("outputs", {})
-    assert set(outputs) == written
+    outputs = dict(DOCUMENT["jobs"][job]["outputs"])
+    assert outputs.pop("artifact-id") == "${{ steps.keep.outputs.artifact-id }}"
+    assert set(outputs) == written | {fragments.OUTPUT}  # the runner writes that one, for every job
+    assert run_step(job)["id"] == "run"
     for name, value in outputs.items():
-        assert value == f"${{{{ steps.{run_step(job)['id']}.outputs.{name} }}}}"
+        assert value == f"${{{{ steps.run.outputs.{name} }}}}"
 
 
 def test_every_output_that_is_read_is_declared_by_a_direct_need():
@@ -217,28 +227,41 @@ def test_every_output_that_is_read_is_declared_by_a_direct_need():
 def test_the_evidence_is_kept_for_a_year_whatever_happens(job):
     (upload,) = using(job, "actions/upload-artifact")
     assert upload is steps(job)[-1]
+    assert upload["id"] == "keep"
     assert upload["if"] == "always()"
     assert upload["with"]["retention-days"] == "365"
-    assert upload["with"]["path"] == "${{ env.DEPLOYMENT_LOG_DIR }}"
+    assert upload["with"]["path"] == "${{ runner.temp }}/${{ env.DEPLOYMENT_LOG_DIR }}"
     name = upload["with"]["name"]
     assert name.startswith(f"{ARTIFACTS[job]}-${{{{ ")
     assert name.endswith("${{ github.run_attempt > 1 && format('-attempt-{0}', github.run_attempt) || '' }}")
 
 
 def test_artifact_names_are_unique_and_not_hidden():
+    assert ARTIFACTS == pipeline.ARTIFACTS
     names = [using(job, "actions/upload-artifact")[0]["with"]["name"] for job in JOBS]
     assert len(set(names)) == len(names)
     assert not DOCUMENT["env"]["DEPLOYMENT_LOG_DIR"].startswith(".")
 
 
 @every_job
-def test_earlier_evidence_is_fetched_by_jobs_that_read_it(job):
+def test_earlier_evidence_is_fetched_by_the_ids_of_the_jobs_that_are_read(job):
     downloads = using(job, "actions/download-artifact")
-    assert len(downloads) == (job not in {"validate-release", "pre-deployment-validation"})
+    assert len(downloads) == (job in READS)
     for step in downloads:
-        assert step["with"]["path"] == "${{ env.RECEIVED_ARTIFACTS_DIR }}"
+        assert step["with"]["path"] == "${{ runner.temp }}/${{ env.RECEIVED_ARTIFACTS_DIR }}"
         assert step["with"]["merge-multiple"] == "false"
-        assert "needs.validate-release.outputs.deployment-id" in step["with"]["pattern"]
+        if job == "deployment-failure-handler":  # it shows what is not verified, too
+            assert step["with"]["pattern"] == "*-${{ needs.validate-release.outputs.deployment-id || format('run-{0}', github.run_id) }}*"
+        else:
+            # The comma behind each keeps the input from being empty, with which the action takes every artifact of the run.
+            ids = " ".join(f"${{{{ needs.{read}.outputs.artifact-id }}}}," for read in READS[job])
+            assert {**step["with"], "artifact-ids": ids} == step["with"]
+            assert not {"name", "pattern"} & set(step["with"])
+
+
+@every_job
+def test_every_job_is_told_what_the_jobs_before_it_gave(job):
+    assert run_step(job)["env"]["NEEDS"] == "${{ toJSON(needs) }}"
 
 
 @every_job
@@ -285,7 +308,11 @@ def test_the_restore_drill_hands_over_what_it_declares():
     (step,) = [step for step in job["steps"] if "run" in step]
     assert step["run"] == 'exec "$AZORA_PYTHON" "$AZORA_CI/scripts/restore_drill.py"'
     environ, variables = {**drill["env"], **step["env"]}, declared("restore-drill")
-    assert set(environ) == set(variables) - SET_BY_GITHUB - {"RECEIVED_ARTIFACTS_DIR", "ROLLBACK_WINDOW_MINUTES"}  # deployments only
+    assert set(environ) == set(variables) - SET_BY_GITHUB - {
+        "NEEDS",
+        "RECEIVED_ARTIFACTS_DIR",
+        "ROLLBACK_WINDOW_MINUTES",
+    }  # deployments only
     secret = {name for name, value in environ.items() if references(value, "secrets")}
     assert secret == {name for name, variable in variables.items() if variable.secret}
     assert environ["BACKUP_PROOF"] == f"${{{{ vars.BACKUP_PROOF || '{variables['BACKUP_PROOF'].default}' }}}}"
@@ -315,7 +342,11 @@ def test_the_button_hands_over_what_the_rollback_declares():
     (step,) = [step for step in job["steps"] if "run" in step]
     assert step["run"] == 'exec "$AZORA_PYTHON" "$AZORA_CI/scripts/rollback.py"'
     environ, variables = {**ROLLBACK["env"], **step["env"]}, declared("rollback")
-    assert set(environ) == set(variables) - SET_BY_GITHUB - {"RECEIVED_ARTIFACTS_DIR", "ROLLBACK_WINDOW_MINUTES"}  # the record says when
+    assert set(environ) == set(variables) - SET_BY_GITHUB - {
+        "NEEDS",
+        "RECEIVED_ARTIFACTS_DIR",
+        "ROLLBACK_WINDOW_MINUTES",
+    }  # the record says when
     secret = {name for name, value in environ.items() if references(value, "secrets")}
     assert secret == {name for name, variable in variables.items() if variable.secret}
     assert not references([ROLLBACK["env"], {**job, "steps": [other for other in job["steps"] if other is not step]}], "secrets")
@@ -334,7 +365,7 @@ def test_the_button_keeps_its_evidence_for_a_year():
     (job,) = ROLLBACK["jobs"].values()
     upload = job["steps"][-1]
     assert (upload["if"], upload["with"]["retention-days"]) == ("always()", "365")
-    assert upload["with"]["path"] == "${{ env.DEPLOYMENT_LOG_DIR }}"
+    assert upload["with"]["path"] == "${{ runner.temp }}/${{ env.DEPLOYMENT_LOG_DIR }}"
     assert upload["with"]["name"].startswith("rollback-logs-${{ steps.run.outputs.deployment-id || ")
 
 

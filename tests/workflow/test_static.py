@@ -100,3 +100,21 @@ def test_run_blocks_are_sound(tmp_path):
     assert blocks >= 13
     completed = run(tool("shellcheck"), "--severity=style", *sorted(tmp_path.glob("*.sh")))
     assert completed.returncode == 0, completed.stdout
+
+
+def test_ci_asks_for_published_weaknesses():
+    """Only a service on the network knows them, so scripts/test does not ask; a job of CI does, every week, too."""
+    document = yaml.load((ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
+    assert document["on"]["schedule"]
+    (step,) = [step for step in document["jobs"]["supply-chain"]["steps"] if "run" in step]
+    assert step["run"] == "exec scripts/test --online"
+    assert step["env"] == {"GH_TOKEN": "${{ github.token }}"}
+
+
+def test_published_weaknesses_are_asked_for_online_and_for_every_requirement():
+    script = (ROOT / "scripts/test").read_text(encoding="utf-8")
+    (audit,) = re.findall(r"^ *pip-audit (.*) \|\| status", script, re.MULTILINE)
+    assert {path.name for path in ROOT.glob("requirements*.txt")} == set(re.findall(r"-r (\S+)", audit))
+    assert "--strict" in audit  # a package that cannot be looked up is no clean package
+    (actions,) = re.findall(r"^ *zizmor (.*) \|\| status", script, re.MULTILINE)
+    assert "--offline" not in actions

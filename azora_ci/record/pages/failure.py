@@ -11,6 +11,10 @@ from azora_ci.core.pipeline import PIPELINE
 SCHEMA = "deployment-failure-report"
 JSON_FILE = "deployment-failure-report.json"
 MARKDOWN_FILE = "deployment-failure-report.md"
+UNVERIFIED = (
+    "No output of their job names these fragments: the job was killed before it could, GitHub dropped the output because it contains a "
+    "masked value (a short secret such as ec2 can mask hex digits), or somebody else wrote them. Nothing above rests on them."
+)
 HEADLINES = {"failed": "FAILED", "rolled_back": "was rolled back", "cancelled": "was cancelled"}
 
 
@@ -30,6 +34,8 @@ def failure_page(report: Mapping[str, Any]) -> str:
         "## Backup",
         _backup(report["backup"]),
     ]
+    if report["unverified"]:
+        parts += ["## Unverified", UNVERIFIED, _unverified(report["unverified"])]
     if report["notes"]:
         parts += ["## What this report could not do", _list(report["notes"])]
     return "\n\n".join(parts) + "\n"
@@ -67,6 +73,11 @@ def _jobs(report: Mapping[str, Any]) -> str:
         **dict.fromkeys(report["unknown"], "not known"),
     }
     return table(("Job", "Result"), ((job, marks[job]) for job in PIPELINE if job in marks))
+
+
+def _unverified(fragments: Iterable[Mapping[str, str]]) -> str:
+    rows = ((part["job"], f"unverified: {part['status']}", part["what"] or "-", code(part["path"])) for part in fragments)
+    return table(("Job", "It says", "Error", "File"), rows)
 
 
 def _backup(backup: Mapping[str, Any] | None) -> str:

@@ -3,13 +3,14 @@
 The store is a folder with one folder per artifact. Rules kept, from those actions' READMEs: an artifact is immutable and its
 name is taken for the whole run, re-runs included; some characters are refused in names; hidden files are left out unless asked
 for; a single folder or file becomes the root, several paths keep what is below their least common ancestor; a line that starts
-with ``!`` excludes; a download by name that finds nothing fails, a download by pattern that finds nothing does not.
+with ``!`` excludes; a download by name or ids that finds nothing fails, a download by pattern that finds nothing does not.
 """
 
 from __future__ import annotations
 
 import fnmatch
 import glob
+import hashlib
 import os
 import shutil
 import sys
@@ -65,7 +66,7 @@ def find_files(paths: str, *, root: Path, hidden: bool) -> tuple[Path, list[Path
             matches.update(_files_below(entry) if entry.is_dir() else [entry])
     files = [file for file in matches if not any(_matches(file, pattern) for pattern in excluded)]
     if not hidden:
-        files = [file for file in files if not _is_hidden(file, root)]
+        files = [file for file in files if not any(_is_hidden(file, base) for base in bases if file.is_relative_to(base))]
     base = bases[0] if len(bases) == 1 else Path(os.path.commonpath(bases)) if bases else root
     return base, sorted(files)
 
@@ -88,27 +89,48 @@ def _matches(file: Path, pattern: str) -> bool:
     return fnmatch.fnmatchcase(str(file), pattern) or str(file).startswith(pattern + "/")
 
 
-def _is_hidden(file: Path, root: Path) -> bool:
-    relative = file.relative_to(root) if file.is_relative_to(root) else file
-    return any(part.startswith(".") and part not in {".", ".."} for part in relative.parts)
+def _is_hidden(file: Path, base: Path) -> bool:
+    """Say whether a file, or a folder between it and the one that is uploaded (``base``, itself included), has a hidden name."""
+    return any(part.startswith(".") for part in file.relative_to(base.parent).parts)
 
 
-def download(store: Path, target: Path, *, name: str = "", pattern: str = "", merge: bool = False) -> list[str]:
-    """Copy artifacts to ``target`` and return their names: the one called ``name``, else those that match ``pattern``.
+def artifact_id(name: str) -> int:
+    """Return the id of an artifact: a number that follows from its name, which is taken only once in a run."""
+    return int(hashlib.sha256(name.encode()).hexdigest()[:10], 16)
 
-    A named artifact goes to ``target`` itself, others into a folder each unless ``merge``. Raises ArtifactError for a missing name.
+
+def download(store: Path, target: Path, *, name: str = "", ids: str = "", pattern: str = "", merge: bool = False) -> list[str]:
+    """Copy artifacts to ``target``, return their names: the one called ``name``, those with these comma-separated ids, else by ``pattern``.
+
+    As v7 of the real action does (src/download-artifact.ts): a single artifact goes to ``target`` itself, several into a folder each
+    unless ``merge``; empty ids are skipped, and unknown ones, too, where another is known. Raises ArtifactError where nothing is
+    found by name or id.
     """
+    if name and ids:
+        raise ArtifactError("Inputs 'name' and 'artifact-ids' cannot be used together. Please specify only one.")
     target.mkdir(parents=True, exist_ok=True)
     stored = sorted(path.name for path in store.iterdir()) if store.is_dir() else []
     if name:
-        if name not in stored:
-            raise ArtifactError(f"unable to find an artifact with the name {name}; there are: {', '.join(stored) or '(none)'}")
-        shutil.copytree(store / name, target, dirs_exist_ok=True)
-        return [name]
-    names = [artifact for artifact in stored if not pattern or _fits(artifact, pattern)]
+        names = [artifact for artifact in stored if artifact == name]
+    elif ids:
+        wanted = _parse_ids(ids)
+        names = [artifact for artifact in stored if artifact_id(artifact) in wanted]
+    else:
+        names = [artifact for artifact in stored if not pattern or _fits(artifact, pattern)]
+    if (name or ids) and not names:
+        raise ArtifactError(f"unable to find an artifact with {f'the name {name}' if name else f'an id of {ids}'}; there are: {stored}")
     for artifact in names:
-        shutil.copytree(store / artifact, target if merge else target / artifact, dirs_exist_ok=True)
+        shutil.copytree(store / artifact, target if merge or len(names) == 1 else target / artifact, dirs_exist_ok=True)
     return names
+
+
+def _parse_ids(text: str) -> set[int]:
+    ids = [part.strip() for part in text.split(",") if part.strip()]
+    if not ids:
+        raise ArtifactError("No valid artifact IDs provided in 'artifact-ids' input")
+    if not all(part.isdecimal() for part in ids):
+        raise ArtifactError(f"Invalid artifact ID in {text!r}. Must be a number.")
+    return {int(part) for part in ids}
 
 
 def _fits(name: str, pattern: str) -> bool:
@@ -138,9 +160,15 @@ def main(action: str) -> int:
             files = upload(store, name, get_input("PATH"), root=workspace, hidden=hidden, if_none=get_input("IF_NO_FILES_FOUND"))
             note = "" if files else f"::warning::No files were found with the provided path: {get_input('PATH')}\n"
             print(f"{note}artifact {name}: {len(files)} files")
+            if files:
+                with Path(environ["GITHUB_OUTPUT"]).open("a", encoding="utf-8") as output:
+                    output.write(f"artifact-id={artifact_id(name)}\n")
         else:
             merge = get_input("MERGE_MULTIPLE") == "true"
-            names = download(store, workspace / get_input("PATH"), name=get_input("NAME"), pattern=get_input("PATTERN"), merge=merge)
+            names = download(
+                store, workspace / get_input("PATH"), name=get_input("NAME"), ids=get_input("ARTIFACT_IDS"), pattern=get_input("PATTERN"),
+                merge=merge,
+            )  # fmt: skip
             print(f"downloaded {len(names)} artifacts: {', '.join(names) or '(none)'}")
     except ArtifactError as error:
         print(f"::error::{error}")

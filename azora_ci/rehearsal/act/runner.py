@@ -24,12 +24,12 @@ from azora_ci.rehearsal.act import workflow_text
 PLATFORM = "ubuntu-24.04=-self-hosted"
 CONCURRENT_JOBS = 4
 LOCAL_ACTIONS = Path(__file__).resolve().parents[1] / "actions"
-CARRIED_STEPS = ("run", "carried")  # ids of the steps whose outputs are the outputs of their job
+CARRIED_STEPS = ("run", "keep", "carried")  # ids of the steps whose outputs are the outputs of their job
 
 
 @dataclass
 class JobRun:
-    """What act reported about one job: GitHub's result, duration, outputs of its main step, log lines, its steps' summaries."""
+    """What act reported about one job: GitHub's result, duration, outputs of its step and its upload, log lines, its steps' summaries."""
 
     result: str = "skipped"
     seconds: float = 0.0

@@ -31,6 +31,7 @@ from azora_ci.targets.local_processes.processes import LOOPBACK, free_port
 from azora_ci.targets.local_processes.target import LocalProcesses, deploy_at_once, install_edge
 from azora_ci.targets.release import Release
 from tests.bench.rollout import service as rollout_service
+from tests.support import fragments_builder as build
 from tests.support.databases import create_database
 
 SERVICE = "web"
@@ -137,6 +138,8 @@ class Steps:
             "DEPLOY_CONFIG": str(self.config_path),
             "DEPLOYMENT_LOG_DIR": str(self.logs(self.attempt)),
             "RECEIVED_ARTIFACTS_DIR": str(self.folder / "received"),
+            "GITHUB_RUN_ID": "1",
+            "NEEDS": build.needs_of(self.folder / "received", release.id),
             "GITHUB_RUN_ATTEMPT": str(self.attempt),
             "HEALTH_CHECK_TIMEOUT": "60",
             "HEALTH_CHECK_INTERVAL": "0.5",

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.rehearsal.act.artifacts import ArtifactError, download, upload
+from azora_ci.record.needs import Need, parse_needs
+from azora_ci.rehearsal.act.artifacts import ArtifactError, artifact_id, download, upload
 from tests.rehearsal.conftest import Toy
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
@@ -90,7 +91,7 @@ def test_artifacts_travel_without_hidden_files_and_names_are_taken_once(toy: Toy
     runs = toy.run(HEAD + job("writer", UPLOAD) + job("reader", DOWNLOAD, more="    needs: [writer]\n"))
     assert "again=failure" in runs["writer"].lines
     assert any("already exists on the workflow run" in line for line in runs["writer"].lines)
-    assert "files=./logs-1/record/a.json missing=failure" in runs["reader"].lines
+    assert "files=./record/a.json missing=failure" in runs["reader"].lines
     assert [path.relative_to(toy.artifacts).as_posix() for path in toy.artifacts.rglob("*") if path.is_file()] == ["logs-1/record/a.json"]
 
 
@@ -177,3 +178,55 @@ def test_download_by_pattern_and_merged(workspace: Path, tmp_path: Path) -> None
     assert (tmp_path / "all" / "other-1" / "d.log").exists()
     download(store, tmp_path / "merged", merge=True)
     assert (tmp_path / "merged" / "d.log").exists() and (tmp_path / "merged" / "deep" / "b.txt").exists()
+
+
+BY_ID = f"""\
+      - uses: actions/download-artifact@{SHA}
+        with:
+          artifact-ids: >-
+            ${{{{ needs.first.outputs.artifact-id }}}},
+            ${{{{ needs.second.outputs.artifact-id }}}},
+            ${{{{ needs.skipped.outputs.artifact-id }}}},
+          path: ${{{{ runner.temp }}}}/${{{{ env.RECEIVED }}}}
+      - uses: actions/download-artifact@{SHA}
+        with: {{ artifact-ids: "${{{{ needs.first.outputs.artifact-id }}}},", path: alone }}
+      - id: none
+        continue-on-error: true
+        uses: actions/download-artifact@{SHA}
+        with: {{ artifact-ids: "${{{{ needs.skipped.outputs.artifact-id }}}},", path: none }}
+      - run: |
+          echo "several=$(cd "$RUNNER_TEMP/received" && find . -type f | sort | xargs) alone=$(cd alone && find . -type f) none=$NONE"
+          echo "needs=$NEEDS"
+        env:
+          NONE: ${{{{ steps.none.outcome }}}}
+          NEEDS: ${{{{ toJSON(needs) }}}}
+"""
+
+
+def keeper(name: str, *, ending: str = "true") -> str:
+    outputs = "    outputs: { artifact-id: '${{ steps.keep.outputs.artifact-id }}', sum: '${{ steps.run.outputs.sum }}' }\n"
+    steps = f"""\
+      - id: run
+        run: |
+          mkdir -p "$RUNNER_TEMP/logs" && echo {name} > "$RUNNER_TEMP/logs/{name}.txt" && echo sum={name}-1 >> "$GITHUB_OUTPUT"
+          {ending}
+      - id: keep
+        if: always()
+        uses: actions/upload-artifact@{SHA}
+        with: {{ name: {name}-logs, path: "${{{{ runner.temp }}}}/logs" }}
+"""
+    return job(name, steps, more=outputs)
+
+
+def test_an_artifact_is_fetched_by_the_id_that_its_job_gave(toy: Toy) -> None:
+    skipped = job("skipped", "      - run: 'true'\n", more="    if: github.actor == 'nobody'\n    outputs: { artifact-id: '1' }\n")
+    needs = "    needs: [first, second, skipped]\n    if: always()\n    env: { RECEIVED: received }\n"
+    runs = toy.run(HEAD + keeper("first") + keeper("second", ending="exit 1") + skipped + job("reader", BY_ID, more=needs))
+    assert (runs["first"].result, runs["second"].result, runs["reader"].result) == ("success", "failure", "success"), runs["reader"].lines
+    assert "several=./first-logs/first.txt ./second-logs/second.txt alone=./first.txt none=failure" in runs["reader"].lines
+    assert runs["first"].outputs == {"sum": "first-1", "artifact-id": str(artifact_id("first-logs"))}
+    text = "\n".join(runs["reader"].lines)
+    given = parse_needs(text[text.index("needs={") + 6 : text.rindex("}") + 1])
+    assert given["first"] == Need("success", runs["first"].outputs)
+    assert given["second"] == Need("failure", runs["second"].outputs)
+    assert given["skipped"].result == "skipped"

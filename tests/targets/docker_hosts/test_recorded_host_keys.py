@@ -39,9 +39,9 @@ def archived(world: World, archive: Archive) -> None:
     archive.keep_record(assemble(fragments_of_jobs, replace(FACTS, deployment_id="1763000000-0f0f0f"), status="success"))
     recorded = host_keys.newest(archive)
     assert recorded is not None
-    validation = replace(build.complete()["pre-deployment-validation"], deployment_id=NEW)
+    validation = replace(build.complete()["pre-deployment-validation"], deployment_id=NEW, run_id="1")
     validation.evidence["recorded_host_keys"] = recorded.document()
-    fragments.write(validation, world.folder / "received" / "validation-logs")
+    fragments.write(validation, world.folder / "received" / f"validation-logs-{NEW}")
 
 
 def test_the_first_deployment_accepts_the_next_expects_and_another_host_is_refused(world: World, s3_server: Stores) -> None:

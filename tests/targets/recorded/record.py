@@ -59,7 +59,7 @@ class Recorder:
             for name, digest in world.digests(version).items()
         }
         moment, images = "2026-11-24T11:00:00.000Z", {"kind": "images", "services": services, "commands": [], "seconds": 0.2}
-        built = fragments.Fragment("build-and-push", deployment_id, f"v{version}", SHA, "1", 1, "ok", moment, moment, images)
+        built = fragments.Fragment("build-and-push", deployment_id, f"v{version}", SHA, str(100 + attempt), 1, "ok", moment, moment, images)
         path = world.folder / "received" / f"build-logs-{deployment_id}" / "record" / "build-and-push.json"
         path.parent.mkdir(parents=True)
         path.write_text(json.dumps(built.document()))

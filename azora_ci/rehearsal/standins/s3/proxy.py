@@ -21,7 +21,7 @@ from xml.sax.saxutils import escape
 from azora_ci.core.clock import Clock
 from azora_ci.rehearsal.standins.s3.faults import Fault, Faults
 from azora_ci.rehearsal.standins.s3.operations import operation_of
-from azora_ci.rehearsal.standins.s3.rules import MissingRules
+from azora_ci.rehearsal.standins.s3.rules import LOCK, MissingRules
 
 PIECE = 1024 * 1024  # bytes of a body held at a time
 TIMEOUT = 300.0  # seconds without a byte
@@ -40,6 +40,7 @@ class Proxy(ThreadingHTTPServer):
         self.upstream_port = upstream_port
         self.faults = faults
         self.rules = MissingRules()
+        self.recorders: list[list[Request]] = []
         self.clock = Clock()
         super().__init__(("127.0.0.1", 0), _Handler)
         self.endpoint = f"http://127.0.0.1:{self.server_address[1]}"
@@ -67,11 +68,23 @@ class _Cut(Exception):  # noqa: N818 - not an error: the connection ends here on
 
 
 @dataclass
-class _Request:
+class Request:
+    """A request to the server: its operation, the key (empty for the bucket), its query, its headers (names in lower case)."""
+
     operation: str
     key: str
     query: dict[str, str]
-    headers: dict[str, str]  # names in lower case
+    headers: dict[str, str]
+
+    @property
+    def versioned(self) -> bool:
+        """Return whether it asks for one version of an object."""
+        return "versionId" in self.query
+
+    @property
+    def locks(self) -> bool:
+        """Return whether it locks the object that it writes."""
+        return any(name.startswith(LOCK) for name in self.headers)
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -98,14 +111,16 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(501, "NotImplemented", "The proxy takes bodies with a Content-Length only")
             return
         try:
-            self._serve(_Request(operation_of(self.command, key, query), key, query, headers))
+            self._serve(Request(operation_of(self.command, key, query), key, query, headers))
         except (_Cut, OSError, http.client.HTTPException):
             self.close_connection = True
 
     do_PUT = do_POST = do_DELETE = do_HEAD = do_GET  # noqa: N815 - the names that http.server looks for
 
-    def _serve(self, request: _Request) -> None:
+    def _serve(self, request: Request) -> None:
         proxy = self.server
+        for recorder in proxy.recorders:
+            recorder.append(request)
         try:
             fault = proxy.faults.take(request.operation, request.key)
         except ValueError as error:
@@ -173,7 +188,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     # --- answers ------------------------------------------------------------------------------------------------------
 
-    def _answer(self, request: _Request, fault: Fault | None, response: http.client.HTTPResponse) -> None:
+    def _answer(self, request: Request, fault: Fault | None, response: http.client.HTTPResponse) -> None:
         length = response.getheader("content-length")
         whole = request.operation in READ_WHOLE or (length is None and self.command != "HEAD")
         data = response.read() if whole else b""

@@ -11,6 +11,8 @@ import io
 import json
 import secrets
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
@@ -23,7 +25,7 @@ from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Child, Processes
 from azora_ci.database.cluster import free_port
 from azora_ci.rehearsal.standins.s3.faults import Faults
-from azora_ci.rehearsal.standins.s3.proxy import Proxy
+from azora_ci.rehearsal.standins.s3.proxy import Proxy, Request
 
 REGION = "us-east-1"
 START_SECONDS = 90.0
@@ -101,6 +103,17 @@ class S3Server:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+
+    @contextmanager
+    def recorded_requests(self) -> Iterator[list[Request]]:
+        """Yield a list that receives every request that the proxy gets during the block."""
+        assert self._proxy is not None, "the server was not started"  # noqa: S101 - a mistake of the caller
+        requests: list[Request] = []
+        self._proxy.recorders.append(requests)
+        try:
+            yield requests
+        finally:
+            self._proxy.recorders.remove(requests)
 
     def make_bucket(self, name: str, *, versioning: bool = True, object_lock: bool = False, encryption: str | None = None) -> None:
         """Make a bucket, past the proxy. ``encryption`` is its default: AES256."""
