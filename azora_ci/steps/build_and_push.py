@@ -56,7 +56,7 @@ def run(job: Job[Settings]) -> None:
 
 def reported_services(job: Job[Settings]) -> Mapping[str, Mapping[str, Any]]:
     """Return what the job images reports of each service: sha256, bytes, image_id, tag. Raises NotTrueError without such evidence."""
-    services: dict[str, dict[str, Any]] = job.fragments.require("images", job.settings.deployment_id).evidence["services"]
+    services: dict[str, dict[str, Any]] = job.fragments.require("images").evidence["services"]
     missing = [service.id for service in job.config.services if service.id not in services]
     if missing:
         raise NotTrueError(

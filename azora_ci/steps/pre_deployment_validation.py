@@ -16,6 +16,7 @@ from azora_ci.gates.checks import FAILED, PASSED, PENDING, ChecksVerdict, Observ
 from azora_ci.gates.reachability import Reached
 from azora_ci.record import host_keys
 from azora_ci.record.archive import Archive
+from azora_ci.steps.application import build
 from azora_ci.steps.job import Job
 from azora_ci.targets.registry import kind_of
 
@@ -46,9 +47,7 @@ def run(job: Job[Settings]) -> None:
         pass_required_checks(job)
         pass_reachability(job)
         read_recorded_host_keys(job)
-        for purpose, argvs in (("audit", job.config.checks.audit), ("build", job.config.checks.build)):
-            for entry in commands.run(job.actions, job.processes, job.clock, purpose, argvs):
-                job.evidence["commands"].append(entry)
+        pass_build(job)
     finally:
         _write_summary(job)
 
@@ -66,6 +65,24 @@ def pass_configuration(job: Job[Settings]) -> None:
             where=str(job.settings.config_path),
             next_step="add at least one endpoint to [smoke] that must answer when a deployment is done",
         )
+
+
+# --- what the application's own jobs report -----------------------------------------------------------------------------
+
+
+def pass_build(job: Job[Settings]) -> None:
+    """Judge what the job build reports of the application's commands. Raises NotTrueError for a failure, or without that evidence."""
+    reported = job.fragments.require("build").evidence
+    job.evidence["commands"] += [{**entry, "source": "reported"} for entry in reported["commands"]]
+    commands.require_success(reported["commands"], build.demanded_commands(job.config), "build")
+    if reported["tree"] is None and build.needs_tree(job.config):
+        raise NotTrueError(
+            "The application's tree is missing",
+            what="the job build handed no tree over, and the migrations need it",
+            where="fragment of build",
+            next_step="re-run all jobs",
+        )
+    job.tick(f"build reports exit code 0 of {len(reported['commands'])} commands")
 
 
 # --- required checks ----------------------------------------------------------------------------------------------------

@@ -49,6 +49,11 @@ def demanded_commands(config: DeployConfig) -> dict[str, tuple[Any, ...]]:
     return {"build": config.checks.build, "prepare": config.database.prepare}
 
 
+def needs_tree(config: DeployConfig) -> bool:
+    """Say whether migrations need the tree: there are commands that prepare them, or a folder of migrations in the working folder."""
+    return bool(config.database.prepare) or config.database.migrations_dir.is_dir()
+
+
 def tree_folder(settings: Common) -> Path:
     """Return the folder whose file travels as the artifact application-tree, outside of the workspace."""
     return (settings.runner_temp or Path(tempfile.gettempdir())) / "application-tree"
@@ -57,8 +62,7 @@ def tree_folder(settings: Common) -> Path:
 def pack_tree(job: Job[Settings]) -> None:
     """Pack the workspace but .git for the job that migrates, where there is something to migrate with. Raises OSError."""
     folder = tree_folder(job.settings)
-    database = job.config.database
-    if not database.prepare and not database.migrations_dir.is_dir():
+    if not needs_tree(job.config):
         job.say("- no tree is handed over: database.prepare is empty and there is no folder of migrations")
         return
     folder.mkdir(parents=True)

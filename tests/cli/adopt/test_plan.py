@@ -101,7 +101,22 @@ def test_the_set_up_is_pinned_and_the_rest_is_this_version(application):
         assert stamp.startswith(f"# Adopted from azora/deployer@{SHA}; ")
         jobs, expected = yaml.safe_load(body)["jobs"], yaml.safe_load(ours)["jobs"]
         assert list(jobs) == list(expected)
-        assert body.count("\n") - ours.count("\n") == (4 if name == "deploy-production.yml" else 0)  # the lines hold the services' secrets
+        # The lines hold the services' secrets, and a step of 8 lines for each of two services.
+        assert body.count("\n") - ours.count("\n") == (4 + 2 * 8 if name == "deploy-production.yml" else 0)
+
+
+def test_the_secrets_of_builds_reach_only_the_step_that_builds_in_place(application):
+    plan.adopt(application, action_ref=SHA)
+    configuration = application / plan.CONFIG
+    filled_in(application)
+    table = "[services.auth_service]\n"
+    configuration.write_text(configuration.read_text().replace(table, f'{table}build.secrets = ["NPM_TOKEN"]\n'))
+    plan.adopt(application, action_ref=SHA)
+    document = yaml.safe_load((application / ".github/workflows/deploy-production.yml").read_text())
+    holders = [name for name, job in document["jobs"].items() for step in job["steps"] if "NPM_TOKEN" in step.get("env", {})]
+    assert holders == ["build-and-push"]
+    with pytest.raises(BadInputError, match=r"services.auth_service.build.secrets: images are built in a job that holds no secret"):
+        plan.check(plan.plan(application))
 
 
 def test_the_rollout_step_gets_the_secrets_of_services(application):
