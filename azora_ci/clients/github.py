@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
 from azora_ci import __version__
+from azora_ci.clients import http
 from azora_ci.core.clock import Clock
+from azora_ci.core.documents import UnreadableError, expected_shape, read_json
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.variables import Secret
 
@@ -50,11 +52,13 @@ class GitHub:
 
     def default_branch(self) -> str:
         """Return the name of the default branch."""
-        return str(self._get(self._base)["default_branch"])
+        return str(self._get(self._base, "default_branch"))
 
     def branch(self, name: str) -> dict[str, Any]:
         """Return a branch with its classic protection."""
-        branch: dict[str, Any] = self._get(f"{self._base}/branches/{quote(name, safe='')}")
+        branch = self._get(f"{self._base}/branches/{quote(name, safe='')}")
+        if not isinstance(branch, dict):
+            raise self._other_shape(self._base, "a branch is no object")
         return branch
 
     def branch_rules(self, name: str) -> list[dict[str, Any]]:
@@ -75,8 +79,10 @@ class GitHub:
         A job of GitHub Actions and its check run have the same id.
         """
         runs = self._pages(f"{self._base}/actions/runs", key="workflow_runs", check_suite_id=str(check_suite))
-        jobs = [job for run in runs for job in self._pages(f"{self._base}/actions/runs/{run['id']}/jobs", key="jobs", filter="all")]
-        return {int(job["id"]): int(job["run_attempt"]) for job in jobs}
+        with expected_shape(lambda problem: self._other_shape(self._base, problem)):
+            ids = [int(run["id"]) for run in runs]
+            jobs = [job for run_id in ids for job in self._pages(f"{self._base}/actions/runs/{run_id}/jobs", key="jobs", filter="all")]
+            return {int(job["id"]): int(job["run_attempt"]) for job in jobs}
 
     def statuses(self, commit: str) -> list[dict[str, Any]]:
         """Return all commit statuses of a commit, including replaced statuses of the same context."""
@@ -84,10 +90,14 @@ class GitHub:
 
     def check_suite_of_run(self, run_id: str) -> int:
         """Return the id of the check suite that holds a workflow run's own check runs."""
-        return int(self._get(f"{self._base}/actions/runs/{quote(run_id)}")["check_suite_id"])
+        url = f"{self._base}/actions/runs/{quote(run_id)}"
+        with expected_shape(lambda problem: self._other_shape(url, problem)):
+            return int(self._get(url, "check_suite_id"))
 
-    def _get(self, url: str) -> Any:
-        return self._json(self._request(url, {}))
+    def _get(self, url: str, key: str | None = None) -> Any:
+        document = self._json(self._request(url, {}))
+        with expected_shape(lambda problem: self._other_shape(url, problem)):
+            return document[key] if key else document
 
     def _pages(self, url: str, key: str | None = None, **parameters: str) -> list[dict[str, Any]]:
         entries: list[dict[str, Any]] = []
@@ -109,14 +119,14 @@ class GitHub:
     def _entries(self, response: requests.Response, key: str | None) -> list[dict[str, Any]]:
         page = self._json(response)
         entries = page.get(key) if key and isinstance(page, dict) else page
-        if not isinstance(entries, list):
-            raise UnreachableError(
-                "GitHub's answer has another shape",
-                what=f"no list{f' under {key}' if key else ''}: {response.text[:200]!r}",
-                where=response.url,
-                next_step="check GITHUB_API_URL and any proxy before it",
-            )
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise self._other_shape(response.url, f"no list of objects{f' under {key}' if key else ''}: {response.text[:200]!r}")
         return entries
+
+    def _other_shape(self, url: str, problem: str) -> UnreachableError:
+        return UnreachableError(
+            "GitHub's answer has another shape", what=problem, where=url, next_step="check GITHUB_API_URL and any proxy before it"
+        )
 
     def _require_same_server(self, url: str) -> str:
         if urlsplit(url)[:2] != urlsplit(self._api)[:2]:  # the token must not be sent to another server
@@ -157,9 +167,11 @@ class GitHub:
 
         if self._session is None:
             self._session = requests.Session()
+            self._session.hooks["response"] = [http.take_unless_streamed]
             self._session.headers.update(
                 {
                     "Accept": "application/vnd.github+json",
+                    "Accept-Encoding": "gzip",
                     "Authorization": f"Bearer {self._token.reveal()}",
                     "User-Agent": f"azora-ci/{__version__}",
                     "X-GitHub-Api-Version": "2022-11-28",
@@ -169,6 +181,8 @@ class GitHub:
             response = self._session.get(url, params=query, timeout=TIMEOUTS)
         except requests.RequestException as error:
             return None, f"{type(error).__name__}: {error}"
+        except UnreadableError as error:
+            raise _unreadable(url, str(error)) from error
         return response, f"HTTP {response.status_code}"
 
     def _rate_limit_wait(self, response: requests.Response) -> float | None:
@@ -208,18 +222,18 @@ class GitHub:
 
     def _json(self, response: requests.Response) -> Any:
         try:
-            return response.json()
-        except ValueError as error:
-            raise UnreachableError(
-                "GitHub's answer is no JSON",
-                what=f"{response.headers.get('content-type')}: {response.text[:200]!r}",
-                where=response.url,
-                next_step="check GITHUB_API_URL and any proxy before it",
-            ) from error
+            return read_json(response.content)
+        except UnreadableError as error:
+            what = f"{error}; {response.headers.get('content-type')}: {response.text[:200]!r}"
+            raise _unreadable(response.url, what) from error
+
+
+def _unreadable(url: str, what: str) -> UnreachableError:
+    return UnreachableError("GitHub's answer is not read", what=what, where=url, next_step="check GITHUB_API_URL and any proxy before it")
 
 
 def _message(response: requests.Response) -> str:
     try:
-        return str(response.json()["message"])[:300]
+        return str(read_json(response.content)["message"])[:300]
     except (ValueError, KeyError, TypeError):
         return response.text[:300] or "(no message)"

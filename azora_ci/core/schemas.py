@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from azora_ci.core import documents
 from azora_ci.core.errors import BadInputError
 
 _HERE = Path(__file__).resolve().parent.parent
@@ -23,15 +25,14 @@ def schema_folder() -> Path:
 @cache
 def load(name: str) -> dict[str, Any]:
     """Return the schema ``<name>.schema.json``. Raises FileNotFoundError when there is none."""
-    document: dict[str, Any] = json.loads((schema_folder() / f"{name}.schema.json").read_text(encoding="utf-8"))
+    document: dict[str, Any] = documents.read_file(schema_folder() / f"{name}.schema.json")
     return document
 
 
 def problems(document: object, name: str) -> list[str]:
     """Return every violation of the schema with its path (``backup.location: …``); empty when the document is valid."""
-    import jsonschema
 
-    validator = _validator()(load(name), format_checker=jsonschema.FormatChecker())
+    validator = _validator()(load(name), format_checker=_formats())
     errors = sorted(validator.iter_errors(document), key=lambda error: list(map(str, error.absolute_path)))
     return [f"{'.'.join(map(str, error.absolute_path)) or '(top level)'}: {error.message[:500]}" for error in errors]
 
@@ -53,6 +54,20 @@ def _validator() -> Any:
     return extend(jsonschema.Draft202012Validator, {"pattern": pattern})  # type: ignore[no-untyped-call]  # its stubs say nothing
 
 
+@cache
+def _formats() -> Any:
+    """Return the checker of formats in which a date-time is a moment that exists; jsonschema's own needs another package to see that."""
+    import jsonschema
+
+    checker = jsonschema.FormatChecker()
+
+    @checker.checks("date-time", raises=ValueError)
+    def _is_moment(text: object) -> bool:
+        return not isinstance(text, str) or datetime.fromisoformat(text).tzinfo is not None
+
+    return checker
+
+
 def validate(document: object, name: str, *, where: str) -> None:
     """Raise BadInputError with the first 20 violations and their paths unless ``document`` is valid."""
     errors = problems(document, name)
@@ -63,6 +78,21 @@ def validate(document: object, name: str, *, where: str) -> None:
             where=f"{where} (schema {name}.schema.json)",
             next_step="correct the named keys",
         )
+
+
+def read(data: bytes, name: str, *, where: str, limits: documents.Limits = documents.LIMITS) -> Any:
+    """Return the document in these bytes. Raises BadInputError when they are beyond a limit, no JSON, or do not fit the schema."""
+    try:
+        document = documents.read_json(data, limits)
+    except documents.UnreadableError as error:
+        raise BadInputError(
+            f"{where} cannot be read",
+            what=str(error),
+            where=where,
+            next_step="find out who wrote it; let the job that owns it write it again",
+        ) from error
+    validate(document, name, where=where)
+    return document
 
 
 def canonical(document: object) -> bytes:

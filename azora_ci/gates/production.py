@@ -34,6 +34,12 @@ def _configuration(context: TargetContext) -> Iterator[Finding]:
         ", ".join(endpoint.name for endpoint in config.smoke) or "smoke.endpoints is empty",
         "add at least one to [smoke] endpoints: a smoke test that tests nothing would be no evidence",
     )
+    signing = config.backup.signing
+    if signing == "none":
+        detail = "none: whoever can write the bucket can forge manifests, records and recorded host keys ([evidence] signing)"
+    else:
+        detail = f"manifests and records are signed by {signing}; what is not is not believed"
+    yield Finding("signatures", True, detail)
 
 
 def _isolation(config: DeployConfig) -> Finding:

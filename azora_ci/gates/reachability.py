@@ -7,12 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from azora_ci.clients.docker.engine import DOCKER_HUB_API, registry_host
+from azora_ci.core.clock import Clock
 from azora_ci.core.config import RegistrySettings, Service
+from azora_ci.core.documents import read_json
 from azora_ci.core.errors import AzoraError
 from azora_ci.core.settings import Aws
 from azora_ci.core.variables import Secret
+from azora_ci.health.answers import LIMITS, Answer
+from azora_ci.health.probes import Prober, ProbeRequest
 
-TIMEOUTS = (5.0, 10.0)  # seconds to connect, to read
+ANSWER_SECONDS = 15.0  # for one answer
 BUCKET_ATTEMPTS = 3  # fewer than for the backup itself, so that an unreachable store is reported soon
 
 
@@ -69,30 +73,30 @@ def bucket(settings: Aws, name: str) -> Reached:
 
 def registry(config: RegistrySettings) -> Reached:
     """Check that the registry answers with status 200, or 401 if it requires a login."""
-    import requests
-
     host = registry_host(config.repository, DOCKER_HUB_API)
     url = f"{'http' if config.insecure else 'https'}://{host}/v2/"
-    try:
-        status = requests.get(url, timeout=TIMEOUTS).status_code
-    except requests.RequestException as error:
-        return Reached("registry", "registry", False, f"no answer: {type(error).__name__}", url)
-    return Reached("registry", "registry", status in {200, 401}, f"HTTP {status}", url)
+    answer = _ask(url)
+    if answer.failure:
+        return Reached("registry", "registry", False, f"no answer: {answer.detail}", url)
+    return Reached("registry", "registry", answer.status in {200, 401}, f"HTTP {answer.status}", url)
 
 
 def endpoint(service: Service) -> Reached:
     """Check that a public health endpoint is healthy and reports a version: that of the release before the rollout."""
-    import requests
-
     url, name = service.public_health_url, f"{service.title} before the rollout"
+    answer = _ask(url)
+    if answer.failure:
+        return Reached(name, "endpoint", False, f"no answer: {answer.detail}", url)
     try:
-        response = requests.get(url, timeout=TIMEOUTS, allow_redirects=False)
-    except requests.RequestException as error:
-        return Reached(name, "endpoint", False, f"no answer: {type(error).__name__}", url)
-    try:
-        document = response.json()
+        document = read_json(answer.body, LIMITS)
         status, version = str(document["status"]), str(document["version"])
-    except (ValueError, KeyError, TypeError):
-        return Reached(name, "endpoint", False, f"HTTP {response.status_code} without a health document", url)
-    passed = response.status_code == 200 and status == "healthy"
-    return Reached(name, "endpoint", passed, f"HTTP {response.status_code}, {status}, version {version}"[:200], url)
+    except (ValueError, LookupError, TypeError) as error:
+        return Reached(name, "endpoint", False, f"HTTP {answer.status} without a health document: {error}"[:200], url)
+    passed = answer.status == 200 and status == "healthy"
+    return Reached(name, "endpoint", passed, f"HTTP {answer.status}, {status}, version {version}"[:200], url)
+
+
+def _ask(url: str) -> Answer:
+    """Return the answer to a GET; redirects are not followed, and no more of the body is read than a health document may have."""
+    (answer,) = Prober(Clock(), workers=1).fetch_all([ProbeRequest(url)], ANSWER_SECONDS)
+    return answer

@@ -5,13 +5,15 @@ Three sides are probed: every new instance directly, every old one directly (whi
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
+
+from azora_ci.core.documents import Limits, UnreadableError, read_json
 
 RELEASE_HEADER = "x-azora-release"  # request header, canary|stable: a test through the real edge
 DEPLOYMENT_HEADER = "x-azora-deployment"  # response header: the release that was chosen first, even if failover answered
 NEW, OLD, PUBLIC = "new", "old", "public"
+LIMITS = Limits(size=64 * 1024)  # of a health document
 LONGEST = 200  # characters of a service's answer that are kept as its version; no release has more (release.LONGEST)
 
 
@@ -77,9 +79,9 @@ def classify(endpoint: Endpoint, answer: Answer) -> ProbeResult:
 
 def _read(body: bytes, versions: frozenset[str]) -> tuple[str, str, str | None]:
     try:
-        document = json.loads(body)
-    except ValueError:
-        return "not-json", f"HTTP 200 with a body that is not JSON: {_short(body)}", None
+        document = read_json(body, LIMITS)
+    except UnreadableError as error:
+        return "not-json", f"HTTP 200 with a body that is not read ({error}): {_short(body)}", None
     if not isinstance(document, dict):
         return "not-json", f"HTTP 200 with a body that is no JSON object: {_short(body)}", None
     version = document["version"][:LONGEST] if isinstance(document.get("version"), str) else None

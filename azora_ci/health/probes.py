@@ -12,9 +12,9 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from azora_ci.core.clock import Clock
-from azora_ci.health.answers import DEPLOYMENT_HEADER, Answer, Endpoint, ProbeResult, classify
+from azora_ci.health.answers import DEPLOYMENT_HEADER, LIMITS, Answer, Endpoint, ProbeResult, classify
 
-BODY_LIMIT = 64 * 1024  # bytes of an answer that are read
+BODY_LIMIT = LIMITS.size  # bytes of an answer that are read
 WORKERS = 32
 
 

@@ -10,25 +10,31 @@ from __future__ import annotations
 
 import mimetypes
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from azora_ci.clients.s3.bucket import Bucket, open_bucket
 from azora_ci.clients.s3.calls import Patience
 from azora_ci.clients.s3.objects import AlreadyThereError, StoredObject
+from azora_ci.clients.signing.signatures import Signatures
+from azora_ci.core import schemas
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import BackupSettings
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Aws
-from azora_ci.record.chain import Document, archived_bytes, parse_record, sha256
+from azora_ci.record.chain import LIMITS, Document, archived_bytes, flaw, parse_record, sha256
+from azora_ci.record.deployment import SCHEMA
 from azora_ci.record.run import Previous
 
 LOCK_DAYS = 365  # the guide's retention of audit evidence
 LARGEST_ARTIFACT_BYTES = 64 * 1024 * 1024
 MOST_ROLLBACKS = 1000  # of one deployment
 LOOK_BACK = 20  # records read to find the last deployment that succeeded
+MOST_SET_ASIDE = 200  # objects that are no records and are passed over on the way
 _RECORD_KEY = re.compile(r"records/[^/]+/([1-9][0-9]{0,11}-[0-9a-f]{6})/(rollback-)?([1-9][0-9]*)\.json")
 
 
@@ -54,15 +60,16 @@ class KeptArtifacts:
 
 @dataclass(frozen=True)
 class Archived:
-    """A record as it is stored in the archive: its key in the bucket and its bytes."""
+    """An object in a record's place: its key in the bucket and its bytes; ``flaw``: why it is no record, and set aside."""
 
     key: str
     data: bytes
+    flaw: str | None = None
 
-    @property
+    @cached_property
     def document(self) -> Document:
-        """Return the parsed record; {} when the bytes are not a JSON object."""
-        return parse_record(self.data)
+        """Return the parsed record; {} when the object is set aside."""
+        return {} if self.flaw else parse_record(self.data)
 
     @property
     def sha256(self) -> str:
@@ -71,12 +78,23 @@ class Archived:
 
 
 class Archive:
-    """Records and artifacts of one environment in one bucket. Methods raise UnreachableError, BadInputError or NotTrueError."""
+    """Records and artifacts of one environment in one bucket. Methods raise UnreachableError, BadInputError or NotTrueError.
 
-    def __init__(self, bucket: Bucket, environment: str, lock_mode: str = "GOVERNANCE") -> None:
+    An object in a record's place that is no record, or not signed as the configuration says, stops nothing: the methods pass over it
+    and name it in ``set_aside``.
+    """
+
+    def __init__(self, bucket: Bucket, environment: str, lock_mode: str = "GOVERNANCE", signatures: Signatures | None = None) -> None:
         self.bucket = bucket
         self.environment = environment
         self.lock_mode = lock_mode
+        self.signatures = signatures or Signatures(bucket, None)
+        self._set_aside: dict[str, str] = {}
+
+    @property
+    def set_aside(self) -> tuple[str, ...]:
+        """Return a line for every object that was passed over so far because it is no record: its URL, size and what is wrong with it."""
+        return tuple(self._set_aside.values())
 
     @classmethod
     def of(
@@ -91,7 +109,7 @@ class Archive:
     ) -> Archive:
         """Return the archive of an environment, in the bucket of its backups. The options are those of ``open_bucket``."""
         bucket = open_bucket(settings, backup.bucket, clock=clock, patience=patience, say=say)
-        return cls(bucket, environment, backup.lock_mode)
+        return cls(bucket, environment, backup.lock_mode, Signatures.of(bucket, backup.signing))
 
     def record_key(self, deployment_id: str, attempt: int) -> str:
         """Return the key of a record."""
@@ -106,60 +124,95 @@ class Archive:
         stored = [item for item in self.bucket.list(f"records/{self.environment}/") if _RECORD_KEY.fullmatch(item.key)]
         return sorted(stored, key=lambda item: (item.modified or datetime.min.replace(tzinfo=UTC), _order(item.key)))
 
+    def _read(self, stored: StoredObject) -> Archived:
+        """Return the object in a record's place. One that is too large is not read; a damaged or wrongly signed one is set aside, too."""
+        match = _RECORD_KEY.fullmatch(stored.key)
+        deployment_id = match[1] if match else ""
+        try:
+            data = self.bucket.read(stored.key, most=LIMITS.size)
+            archived = Archived(stored.key, data, flaw(data, deployment_id) or self.signatures.doubt(stored.key, data))
+        except NotTrueError as error:
+            archived = Archived(stored.key, b"", error.what)
+        return self._put_aside(archived, stored.size) if archived.flaw else archived
+
+    def _put_aside(self, archived: Archived, size: int) -> Archived:
+        checksum = f", SHA-256 {archived.sha256}" if archived.data else ""
+        self._set_aside[archived.key] = f"{self.bucket.url(archived.key)} ({size} bytes{checksum}): {archived.flaw}"
+        return archived
+
+    def _newest_first(self, stored: Sequence[StoredObject]) -> Iterator[Archived]:
+        """Yield the records among stored objects, newest first: at most LOOK_BACK, and past at most MOST_SET_ASIDE others."""
+        archived = map(self._read, reversed(stored[-LOOK_BACK - MOST_SET_ASIDE :]))
+        return islice((record for record in archived if record.flaw is None), LOOK_BACK)
+
     def records_of(self, deployment_id: str) -> dict[int, bytes]:
         """Return the bytes of one deployment's records by attempt, without the records of its rollbacks."""
-        keys = [stored.key for stored in self.bucket.list(f"records/{self.environment}/{deployment_id}/")]
-        matches = {key: match for key in keys if (match := _RECORD_KEY.fullmatch(key)) and not match[2]}
-        return {int(match[3]): self.bucket.read(key) for key, match in matches.items()}
+        listed = self.bucket.list(f"records/{self.environment}/{deployment_id}/")
+        matches = [(stored, match) for stored in listed if (match := _RECORD_KEY.fullmatch(stored.key)) and not match[2]]
+        return {int(match[3]): archived.data for stored, match in matches if (archived := self._read(stored)).flaw is None}
 
     def record_to_take_back(self, deployment_id: str | None) -> Archived:
         """Return the record of this deployment; without an id, of the newest that succeeded or can be taken back.
 
-        Of several attempts, the last one that left a version in production counts. Raises NotTrueError when there is no such record.
+        Of several attempts, the last one that left a version in production counts. What does not fit the schema of records is set aside.
+        Raises NotTrueError when there is no such record.
         """
         chosen: Archived | None = None
         for stored in reversed(self.records()):
             match = _RECORD_KEY.fullmatch(stored.key)
             if match is None or match[2] or deployment_id not in {None, match[1]}:
                 continue
-            archived = Archived(stored.key, self.bucket.read(stored.key))
+            archived = self._read(stored)
+            problems = [] if archived.flaw else schemas.problems(archived.document, SCHEMA)
+            if problems:
+                self._put_aside(replace(archived, flaw=f"no deployment record: {problems[0]}"), stored.size)
+            if archived.flaw or problems:
+                continue
             if archived.document.get("status") == "success" or archived.document.get("rollback_available"):
                 return archived
             chosen = chosen or archived
         if chosen is None or deployment_id is None:
-            raise _no_record(self.bucket.url(f"records/{self.environment}/"), deployment_id)
+            raise _no_record(self.bucket.url(f"records/{self.environment}/"), deployment_id, self.set_aside)
         return chosen
 
     def newest_with(self, name: str) -> Archived | None:
-        """Return the newest of the last LOOK_BACK deployment records that holds a value under this key, or None."""
-        keys = [stored.key for stored in self.records() if not stored.key.rpartition("/")[2].startswith("rollback-")]
-        newest_first = (Archived(key, self.bucket.read(key)) for key in reversed(keys[-LOOK_BACK:]))
-        return next((archived for archived in newest_first if archived.document.get(name)), None)
+        """Return the newest of the last LOOK_BACK deployment records that holds a value under this key, or None.
+
+        A value that does not fit the schema is passed over; the rest of a record may be of another version of this project.
+        """
+        of_deployments = [stored for stored in self.records() if not stored.key.rpartition("/")[2].startswith("rollback-")]
+        for archived in self._newest_first(of_deployments):
+            if archived.document.get(name):
+                problems = [problem for problem in schemas.problems(archived.document, SCHEMA) if re.match(rf"{name}\b", problem)]
+                if not problems:
+                    return archived
+                self._put_aside(replace(archived, flaw=problems[0]), len(archived.data))
+        return None
 
     def around(self, key: str) -> tuple[list[Archived], int]:
         """Return the chain from up to LOOK_BACK records before this key to the newest record, and this record's index in it."""
-        keys = [stored.key for stored in self.records()]
-        first = max(0, keys.index(key) - LOOK_BACK)
-        return [Archived(chain_key, self.bucket.read(chain_key)) for chain_key in keys[first:]], keys.index(key) - first
+        records = self.records()
+        place = [stored.key for stored in records].index(key)
+        first = max(0, place - LOOK_BACK)
+        return [self._read(stored) for stored in records[first:]], place - first
 
     def newest_sha256(self) -> str | None:
         """Return the SHA-256 of the newest record, which the next record must name, or None without records."""
-        records = self.records()
-        return sha256(self.bucket.read(records[-1].key)) if records else None
+        return next((archived.sha256 for archived in self._newest_first(self.records())), None)
 
     def previous(self, deployment_id: str, attempt: int) -> Previous:
         """Return the SHA-256 of the newest other record, and the last other deployment that succeeded."""
         own = self.record_key(deployment_id, attempt)
         earlier = [stored for stored in self.records() if stored.key != own]
         newest: str | None = None
-        for number, stored in enumerate(reversed(earlier[-LOOK_BACK:])):
-            data = self.bucket.read(stored.key)
-            if number == 0:
-                newest = sha256(data)
-            document = parse_record(data)
-            if document.get("status") == "success" and document["deployment_id"] != deployment_id:
-                return Previous(newest, document["deployment_id"], document["version"])
-        return Previous(newest)
+        succeeded: Document = {}
+        for archived in self._newest_first(earlier):
+            newest = newest or archived.sha256
+            document = archived.document
+            if document["status"] == "success" and document["deployment_id"] != deployment_id:
+                succeeded = document
+                break
+        return Previous(newest, succeeded.get("deployment_id"), succeeded.get("version"), self.set_aside)
 
     def keep_record(self, document: Document) -> KeptRecord:
         """Archive a record. A record already archived with the same bytes is recognised; one with other bytes raises NotTrueError."""
@@ -169,9 +222,10 @@ class Archive:
         try:
             stored = self.bucket.put_once(key, data, content_type="application/json", lock_days=LOCK_DAYS, lock_mode=self.lock_mode)
         except AlreadyThereError as taken:
-            if self.bucket.read(key) != data:
+            if taken.existing.size != len(data) or self.bucket.read(key) != data:
                 raise _another_record(self.bucket.url(key)) from taken
             stored, recognised = taken.existing, True
+        self._sign(key, data)
         return KeptRecord(self.bucket.url(key), sha256(data), recognised, stored.lock_until)
 
     def keep_rollback(self, document: Document) -> KeptRecord:
@@ -185,8 +239,12 @@ class Archive:
                 stored = self.bucket.put_once(key, data, content_type="application/json", lock_days=LOCK_DAYS, lock_mode=self.lock_mode)
             except AlreadyThereError:
                 continue
+            self._sign(key, data)
             return KeptRecord(self.bucket.url(key), sha256(data), False, stored.lock_until)
         raise _another_record(self.bucket.url(key))
+
+    def _sign(self, key: str, data: bytes) -> None:
+        self.signatures.keep(key, data, lock_days=LOCK_DAYS, lock_mode=self.lock_mode)
 
     def keep_artifacts(self, folder: Path, deployment_id: str, attempt: int) -> KeptArtifacts:
         """Archive every file below a folder of received artifacts. Files that cannot be archived are returned as problems."""
@@ -213,7 +271,7 @@ class Archive:
         try:
             self.bucket.put_once(key, data, content_type=content_type, lock_days=LOCK_DAYS, lock_mode=self.lock_mode)
         except AlreadyThereError as taken:
-            if not taken.identical and self.bucket.read(key) != data:
+            if not taken.identical and (taken.existing.size != size or self.bucket.read(key) != data):
                 return f"another file is archived as {self.bucket.url(key)}"
         return None
 
@@ -229,10 +287,15 @@ def _order(key: str) -> tuple[int, int]:
     return int(match[1].split("-")[0]), int(match[3])
 
 
-def _no_record(where: str, deployment_id: str | None) -> NotTrueError:
+def _no_record(where: str, deployment_id: str | None, set_aside: Sequence[str]) -> NotTrueError:
     return NotTrueError(
         "There is no such deployment" if deployment_id else "There is no deployment to take back",
-        what=f"no record of {deployment_id}" if deployment_id else "no record of a deployment that reached production",
+        what="\n".join(
+            (
+                f"no record of {deployment_id}" if deployment_id else "no record of a deployment that reached production",
+                *(f"set aside: {line}" for line in set_aside),
+            )
+        ),
         where=where,
         next_step="look its id up in the run's summary. A deployment that still runs has no record yet: cancel its run; a rollout goes "
         "back by that, and what was promoted already gets its record and can be taken back",

@@ -83,6 +83,7 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
         "previous_deployment_id": previous.get("deployment_id") or facts.previous.deployment_id,
         "previous_version": previous.get("version") or facts.previous.version,
         "previous_record_sha256": facts.previous.record_sha256,
+        "signed_by": facts.signed_by,
         "artifact_kind": build.get("kind"),
         "build_isolation": build.get("isolation"),
         "image_digests": {name: image["digest"] for name, image in (build.get("services") or {}).items() if "digest" in image},
@@ -99,6 +100,7 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
         "override_reasons": _override_reasons(evidence),
         "evidence": {job: _source(fragment) for job, fragment in fragments.items() if job in EVIDENCE_JOBS},
         "artifacts_location": facts.artifacts_location,
+        **({"set_aside": list(facts.previous.set_aside)} if facts.previous.set_aside else {}),
     }
 
 

@@ -11,14 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.core import pipeline, schemas
-from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.documents import LIMITS
+from azora_ci.core.errors import NotTrueError
 from azora_ci.core.release import artifact_suffix
-from azora_ci.record.bounded import parse_object
 from azora_ci.record.needs import Need
 
 SCHEMA_VERSION = 1
 OUTPUT = "fragment-sha256"  # of a job: the SHA-256 of the bytes of its fragment
-MAX_BYTES = 8 * 1024 * 1024  # a fragment with 30 minutes of decisions for 50 services has less than 1 MiB
 
 
 @dataclass(frozen=True)
@@ -69,9 +68,9 @@ def _bytes_of(path: Path) -> bytes:
     if not path.is_file():
         raise _unusable(path, "it is not a plain file")
     with path.open("rb") as file:
-        data = file.read(MAX_BYTES + 1)
-    if len(data) > MAX_BYTES:
-        raise _unusable(path, f"it has more than {MAX_BYTES} bytes")
+        data = file.read(LIMITS.size + 1)
+    if len(data) > LIMITS.size:
+        raise _unusable(path, f"it has more than {LIMITS.size} bytes")
     return data
 
 
@@ -82,14 +81,7 @@ def _unusable(path: Path, what: str) -> NotTrueError:
 
 
 def _parse(data: bytes, path: Path) -> Fragment:
-    try:
-        document = parse_object(data, MAX_BYTES)
-    except ValueError as error:
-        raise BadInputError(
-            "Fragment is not JSON", what=str(error), where=str(path), next_step="run the job that wrote it again"
-        ) from error
-    schemas.validate(document, f"fragment-{path.stem}", where=str(path))
-    return Fragment(**document)
+    return Fragment(**schemas.read(data, f"fragment-{path.stem}", where=str(path)))
 
 
 class Fragments:

@@ -6,6 +6,7 @@ connect, and a rollback. A person at a keyboard who has the credentials reads it
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,7 +45,7 @@ def newest(archive: Archive) -> RecordedHostKeys | None:
         return None
     location = archive.bucket.url(archived.key)
     chain, index = archive.around(archived.key)
-    problems = doubts([link.data for link in chain], index)
+    problems = doubts([link.data for link in chain], index, [number for number, link in enumerate(chain) if link.flaw])
     if problems:
         raise NotTrueError(
             "The record cannot be believed",
@@ -82,6 +83,11 @@ def for_run(settings: PinnedHostKeys, fragments: Fragments, archive: Archive | N
 def are_needed(settings: PinnedHostKeys, config: DeployConfig, *, by_target: bool) -> bool:
     """Say whether recorded keys are used: the job connects to hosts, of the target or for the database, and no key is pinned."""
     return settings.prod_known_hosts is None and (by_target or config.database.via_ssh)
+
+
+def of_record(document: Mapping[str, Any]) -> str:
+    """Return the host keys of a record that fits its schema as the text of a known_hosts file; empty when it has none."""
+    return lines_of(document["host_keys"])
 
 
 def of_archive(archive: Archive) -> str:

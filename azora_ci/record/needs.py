@@ -6,11 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from azora_ci.core.documents import read_json
 from azora_ci.core.errors import BadInputError
-from azora_ci.record.bounded import parse_object
 
 RESULTS = ("success", "failure", "cancelled", "skipped")
-MAX_BYTES = 1024 * 1024  # GitHub's limit for all outputs of a job
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,10 @@ def parse_needs(text: str | None) -> dict[str, Need]:
     if not text:
         return {}
     try:
-        return {job: _need(entry) for job, entry in parse_object(text.encode(), MAX_BYTES).items()}
+        needs = read_json(text)
+        if not isinstance(needs, dict):
+            raise ValueError("not a JSON object")  # noqa: TRY004 - the text is at fault, not a type in our code
+        return {job: _need(entry) for job, entry in needs.items()}
     except ValueError as error:
         raise BadInputError(
             "NEEDS is not the result of jobs",

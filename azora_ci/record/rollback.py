@@ -17,11 +17,12 @@ COMPLETED, UNVERIFIED = "completed", "unverified"
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackCircumstances:
-    """Facts of the record that the step did not observe: time, run, and the SHA-256 of the previous record in the archive."""
+    """Facts of the record that the step did not observe: time, run, the previous record's SHA-256, who signs."""
 
     timestamp: str
     run: WorkflowRun
     previous_record_sha256: str | None
+    signed_by: str = "none"
 
 
 def status(evidence: Mapping[str, Any]) -> str:
@@ -56,5 +57,6 @@ def assemble(evidence: Mapping[str, Any], deployed: Mapping[str, Any], facts: Ro
         "migrations_applied": deployed["migrations_applied"],
         "deployment_record": dict(evidence["record"]),
         "previous_record_sha256": facts.previous_record_sha256,
+        "signed_by": facts.signed_by,
         "notes": list(evidence["notes"]),
     }

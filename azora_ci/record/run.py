@@ -7,11 +7,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Previous:
-    """Earlier records in the archive: SHA-256 of the newest record, and id and version of the last deployment that succeeded."""
+    """Earlier records in the archive: SHA-256 of the newest record, and id and version of the last deployment that succeeded.
+
+    ``set_aside``: a line for each object that lay among them and is no record.
+    """
 
     record_sha256: str | None = None
     deployment_id: str | None = None
     version: str | None = None
+    set_aside: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +32,8 @@ class WorkflowRun:
 
 @dataclass(frozen=True, kw_only=True)
 class Circumstances:
-    """Facts of a deployment's record that no fragment holds. ``previous`` comes from the archive, the rest from the run's settings."""
+    """Facts of a deployment's record that no fragment holds. ``previous`` comes from the archive, ``signed_by`` from the configuration,
+    the rest from the run's settings."""
 
     run: WorkflowRun
     deployment_id: str
@@ -37,3 +42,4 @@ class Circumstances:
     rollback_window_minutes: int
     artifacts_location: str | None
     previous: Previous = Previous()
+    signed_by: str = "none"

@@ -249,7 +249,8 @@ read -rsp 'Password: ' PGPASSWORD && export PGPASSWORD
 ```
 
 Settings made with `ALTER DATABASE … SET` and `GRANT … ON DATABASE` do not move with a rename: set them again.
-By hand, into a new and empty database `$RESTORED` only, the restore itself is one line:
+By hand, into a new and empty database `$RESTORED` only, the restore itself is one line. It trusts the bucket: psql runs whatever command
+a dump holds, on this machine. The script trusts nothing but the SHA-256 above, and refuses a dump that holds such a command.
 
 ```bash
 {scripts.one_line(backup["location"])}

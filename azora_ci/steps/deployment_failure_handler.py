@@ -230,6 +230,7 @@ def _archive_record(job: Job[Settings], finding: diagnosis.Diagnosis, job_fragme
     archive = _open_archive(job)
     document = _assemble_record(job, finding, job_fragments, archive)
     _write_record(job, document)
+    job.evidence["notes"].extend(f"set aside, as it is no record: {line}" for line in archive.set_aside)
     artifacts = archive.keep_artifacts(job.settings.received_dir, own_id, job.settings.run_attempt)
     job.evidence["artifacts"] = {
         "location": artifacts.location, "files": artifacts.files, "size_bytes": artifacts.size_bytes, "problems": list(artifacts.problems),

@@ -34,7 +34,10 @@ def run(job: Job[Settings]) -> None:
     kept_record = _archive_record(job, archive, document)
     job.actions.output("record-sha256", kept_record.sha256)
     notification = _announce(job, document)
+    for line in archive.set_aside:
+        job.actions.warning("Not a record", f"{line}. It was set aside: the chain goes on without it. Find out who wrote it.")
     notes = [f"{artifacts.files} artifact files are archived below `{artifacts.location}`", *artifacts.problems, notification.detail]
+    notes += [f"set aside: {line}" for line in archive.set_aside]
     job.actions.summary(deployment_page(document, kept_record.location, kept_record.sha256, notes))
 
 
@@ -64,7 +67,7 @@ def _find_archived(job: Job[Settings], archive: Archive, job_fragments: dict[str
     """Return the record that an earlier attempt archived when its content is the same, so that it is not written twice; else None."""
     for attempt, data in archive.records_of(job.settings.deployment_id).items():
         document = _assemble(job, archive, job_fragments, attempt, None)
-        previous_keys = ("previous_record_sha256", "previous_deployment_id", "previous_version")
+        previous_keys = ("previous_record_sha256", "previous_deployment_id", "previous_version", "set_aside")
         if (archived := chain.with_keys_of(document, data, *previous_keys)) is not None:
             job.tick(f"the record of this deployment is archived already (attempt {attempt})")
             return archived

@@ -56,6 +56,11 @@ class Job(Generic[S]):
         """Return the folder that becomes the job's artifact."""
         return self.settings.log_dir
 
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """Return the folders that this job itself fills or has set aside: they are no part of what it builds."""
+        return (self.log_dir, *self.log_dir.parent.glob(f"{self.log_dir.name}.refused-*"), self.settings.received_dir)
+
     @cached_property
     def config(self) -> config.DeployConfig:
         """Return the deployment configuration, read at the first use. Raises BadInputError.
@@ -94,6 +99,7 @@ class Job(Generic[S]):
         return Circumstances(
             run=self.workflow_run, **asdict(self.identity), rollback_window_minutes=self.settings.rollback_window_minutes,
             artifacts_location=artifacts_location, previous=previous or Previous(),
+            signed_by=self.config.backup.signing,
         )  # fmt: skip
 
     def now(self) -> str:

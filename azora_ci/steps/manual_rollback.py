@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -65,10 +64,12 @@ def _find_record(job: Job[Settings]) -> tuple[chain.Document, str]:
 
 def _read_record(job: Job[Settings], sha256: str) -> chain.Document:
     path = job.fragments.folder("deployment-record") / "deployment-record.json"
-    data = path.read_bytes() if path.is_file() else b""
+    data = b""
+    if path.is_file():
+        with path.open("rb") as file:
+            data = file.read(chain.LIMITS.size + 1)
     if chain.sha256(data) == sha256:
-        document: chain.Document = json.loads(data)
-        schemas.validate(document, deployment.SCHEMA, where=str(path))
+        document: chain.Document = schemas.read(data, deployment.SCHEMA, where=str(path), limits=chain.LIMITS)
         job.tick(f"{path} is the record with SHA-256 {sha256}")
         return document
     raise NotTrueError(

@@ -242,6 +242,8 @@ def read_recorded_host_keys(job: Job[Settings]) -> None:
         return
     archive = Archive.of(job.settings, job.settings.deploy_environment, job.config.backup, clock=job.clock, say=job.say)
     recorded = host_keys.newest(archive)
+    for line in archive.set_aside:
+        job.actions.warning("Not a record", f"{line}. It was set aside; find out who wrote it.")
     if recorded is None:
         job.say("- no deployment has recorded a host key yet: pin them, PROD_KNOWN_HOSTS")
         return

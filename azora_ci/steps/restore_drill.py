@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from azora_ci.core.clock import parse_rfc3339
-from azora_ci.core.errors import Explained, NotTrueError
+from azora_ci.core.errors import BadInputError, Explained, NotTrueError
+from azora_ci.core.markdown import escaped
 from azora_ci.core.settings import Aws, Common, Notifications, ProofPlace
 from azora_ci.core.variables import one_of, variable
 from azora_ci.steps.job import Identity, Job
@@ -76,6 +77,7 @@ def _drill(job: Job[Settings]) -> None:
         f"### Restore drill: {backup_manifest.backup_id}\n\nRestored in {seconds or 0.0:.1f} s and compared with its manifest "
         f"({context.depth}): {len(document['tables'])} tables, {document['rows']:,} rows, "
         f"snapshot {backup_manifest.snapshot_time} ({age:.1f} hours old)."
+        + "".join(f"\n\n- set aside: {escaped(line)}" for line in job.evidence["set_aside"])
     )
 
 
@@ -83,13 +85,20 @@ def _choose_backup(job: Job[Settings], bucket: Bucket) -> Manifest:
     """Return the manifest of the backup that the settings name, or of the newest one. Raises NotTrueError when there is none."""
     from azora_ci.database.backup import manifest
 
-    backup, wanted_id = job.config.backup, job.settings.backup_id
+    backup, wanted_id, set_aside = job.config.backup, job.settings.backup_id, list[str]()
+    job.evidence["set_aside"] = set_aside
     for attempt in reversed(manifest.attempts(bucket, backup)):
         if attempt.has_manifest and wanted_id in {None, attempt.names.backup_id, f"backup-{attempt.names.deployment_id}"}:
-            return manifest.read(bucket, attempt.names)
+            try:
+                return manifest.read(bucket, attempt.names)
+            except (BadInputError, NotTrueError) as error:
+                if wanted_id is not None:
+                    raise
+                set_aside.append(f"{error.where}: {error.what}")
+                job.actions.warning("Not a manifest", f"{set_aside[-1]}\nIt was set aside, and the backup before it is restored.")
     raise NotTrueError(
         "There is no backup to restore",
-        what=f"no manifest of {wanted_id}" if wanted_id else "no backup with a manifest",
+        what="\n".join((f"no manifest of {wanted_id}" if wanted_id else "no backup with a manifest", *set_aside)),
         where=bucket.url(backup.key("")),
         next_step="look at the newest deployment's database-backup job, and at the bucket's lifecycle rules",
     )

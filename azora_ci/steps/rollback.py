@@ -66,7 +66,7 @@ def run(job: Job[Settings]) -> None:
     archive = Archive.of(job.settings, job.settings.deploy_environment, job.config.backup, clock=job.clock, say=job.say)
     deployed = _require_genuine(job, archive, _find_record(job, archive))
     _require_open_window(job, deployed)
-    target = _make_target(job, archive)
+    target = _make_target(job, archive, deployed)
     deployment_rollback = DeploymentRollback(job, target, deployed)
     job.say(f"looking at production ({job.config.target.kind}) …")
     with target.connected():
@@ -102,7 +102,9 @@ def _require_genuine(job: Job[Settings], archive: Archive, archived: Archived) -
     """Return the record after checking its schema and its chain of hashes. Raises NotTrueError when one of them does not fit."""
     location = archive.bucket.url(archived.key)
     records, position = archive.around(archived.key)
-    doubts = chain.doubts([entry.data for entry in records], position)
+    doubts = chain.doubts([entry.data for entry in records], position, [number for number, entry in enumerate(records) if entry.flaw])
+    for line in archive.set_aside:
+        _note(job, f"set aside: {line}")
     document = archived.document
     try:
         schemas.validate(document, SCHEMA, where=location)
@@ -113,7 +115,8 @@ def _require_genuine(job: Job[Settings], archive: Archive, archived: Archived) -
             "The record cannot be believed",
             what="\n".join(doubts),
             where=location,
-            next_step="find out who changed the archive; to go back without it, deploy the version before again",
+            next_step="find out who changed the archive; to go back without it, deploy the version before again. A record from before "
+            "signing was turned on is not signed: that way is the one for it, too",
         )
     job.identity = Identity(document["deployment_id"], document["version"], document["git_sha"])
     job.actions.output("deployment-id", document["deployment_id"])
@@ -153,13 +156,13 @@ def _require_open_window(job: Job[Settings], document: chain.Document) -> None:
         job.tick(f"{name}: {verdict.reason}")
 
 
-def _make_target(job: Job[Settings], archive: Archive) -> Target:
+def _make_target(job: Job[Settings], archive: Archive, deployed: chain.Document) -> Target:
     settings = job.settings
     needed = host_keys.are_needed(settings, job.config, by_target=kind_of(job.config).needs_host_keys)
     context = TargetContext(
         job.config, job.processes, job.clock, job.log_dir, settings.health_timeout,
         rollback_window_minutes=settings.rollback_window_minutes, access=settings, spare_lost_hosts=True,
-        recorded_host_keys=host_keys.of_archive(archive) if needed else "",
+        recorded_host_keys=(host_keys.of_record(deployed) or host_keys.of_archive(archive)) if needed else "",
     )  # fmt: skip
     return target_of(context)
 
@@ -301,7 +304,9 @@ class DeploymentRollback:
 
 
 def _archive_record(job: Job[Settings], archive: Archive, deployed: chain.Document) -> None:
-    facts = RollbackCircumstances(timestamp=job.now(), run=job.workflow_run, previous_record_sha256=archive.newest_sha256())
+    facts = RollbackCircumstances(
+        timestamp=job.now(), run=job.workflow_run, previous_record_sha256=archive.newest_sha256(), signed_by=job.config.backup.signing
+    )
     document = assemble(job.evidence, deployed, facts)
     schemas.validate(document, ROLLBACK_SCHEMA, where=FILE_NAME)
     (job.log_dir / FILE_NAME).write_bytes(chain.archived_bytes(document))

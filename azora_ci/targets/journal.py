@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.core.clock import parse_rfc3339
+from azora_ci.core.documents import UnreadableError, expected_shape, read_json
+from azora_ci.core.errors import BadInputError
 from azora_ci.targets.release import Release
 
 DEPLOYING, PROMOTED, ABORTED, REMOVED = "deploying", "promoted", "aborted", "removed"
@@ -142,8 +144,8 @@ def replay(lines: Iterable[str]) -> History:
     history = History()
     for line in lines:
         try:
-            entry = json.loads(line)
-        except ValueError:
+            entry = read_json(line)
+        except UnreadableError:
             continue
         history.apply(entry)
     return history
@@ -158,9 +160,19 @@ class Journal:
     def history(self) -> History:
         """Return the history; that of an absent file is empty."""
         try:
-            return replay(self._path.read_text(encoding="utf-8").splitlines())
+            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
         except (FileNotFoundError, NotADirectoryError):
             return History()
+        with expected_shape(self._unreadable):
+            return replay(lines)
+
+    def _unreadable(self, problem: str) -> BadInputError:
+        return BadInputError(
+            "The journal cannot be read",
+            what=f"an entry has another shape: {problem}",
+            where=str(self._path),
+            next_step="find out who wrote it; without its journal nothing is known of the releases of this target",
+        )
 
     def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:
         """Append an entry; ``at`` is RFC 3339."""

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
-from azora_ci.core.errors import NotTrueError
+from azora_ci.core.documents import expected_shape, read_file
+from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.process import birth
 from azora_ci.targets.base import FencedError, LockHolder, Owner
 
@@ -118,11 +119,24 @@ class Lock:
         return bool(birth(lock["pid"]) == lock["birth"])
 
     def _read(self) -> dict[str, Any] | None:
-        try:
-            document: dict[str, Any] = json.loads(self._path.read_text(encoding="utf-8"))
-        except (FileNotFoundError, NotADirectoryError):
-            return None
-        return document
+        with expected_shape(self._unreadable):
+            try:
+                document: dict[str, Any] = read_file(self._path)
+            except (FileNotFoundError, NotADirectoryError):
+                return None
+            texts = ("deployment_id", "run_url", "actor", "token", "renewed_at", "expires_at")
+            if not all(isinstance(document[name], str) for name in texts) or not isinstance(document["pid"], int):
+                raise TypeError(f"{', '.join(texts)} and pid are not all texts and a number")
+            parse_rfc3339(document["expires_at"])
+            return document
+
+    def _unreadable(self, problem: str) -> BadInputError:
+        return BadInputError(
+            "The lock cannot be read",
+            what=problem,
+            where=str(self._path),
+            next_step="find out who wrote it; when no deployment runs, remove the file",
+        )
 
     def _write(self, document: dict[str, Any]) -> None:
         now = self._clock.now()

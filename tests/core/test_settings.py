@@ -29,6 +29,13 @@ def test_reads_types_and_defaults():
     assert loaded.run_attempt == 1
 
 
+def test_a_relative_folder_of_artifacts_lies_outside_of_the_workspace_where_a_runner_has_a_place_for_it():
+    on_a_runner = variables.load(settings.Common, {"RUNNER_TEMP": "/r/_temp", "RECEIVED_ARTIFACTS_DIR": "/elsewhere/received"})
+    assert (on_a_runner.log_dir, on_a_runner.received_dir) == (Path("/r/_temp/deployment-logs"), Path("/elsewhere/received"))
+    at_a_keyboard = variables.load(settings.Common, {})
+    assert (at_a_keyboard.log_dir, at_a_keyboard.received_dir) == (Path("deployment-logs"), Path("received-artifacts"))
+
+
 def test_every_bad_variable_is_reported_at_once_with_purpose_and_example():
     with pytest.raises(BadInputError) as caught:
         variables.load(Sample, {"VERSION": "1.2.3", "HEALTH_CHECK_RETRIES": "many", "GITHUB_ACTIONS": "perhaps", "DEPLOYMENT_ID": ""})

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from azora_ci.health.answers import NEW, OLD, PUBLIC, Answer, Endpoint, classify
 from azora_ci.rollout.verdict import HealthVerdict, Record, judge
 
+UNREAD = "HTTP 200 with a body that is not read"
 NEW_ID, OLD_ID = "1764000100-bbbbbb", "1764000000-aaaaaa"
 
 
@@ -38,7 +39,7 @@ BAD = answer({}, status=500)
         (answer({"status": "degraded", "version": "1.1.0"}), "unhealthy", "says status 'degraded'"),
         (answer({"version": "1.1.0"}), "unhealthy", "says status 'None'"),
         (answer(b"<html>", kind="text/html; charset=utf-8"), "html", "HTTP 200 with text/html; charset=utf-8, not JSON"),
-        (answer(b"<html>"), "not-json", "HTTP 200 with a body that is not JSON: '<html>'"),
+        (answer(b"<html>"), "not-json", f"{UNREAD} (no JSON: Expecting value: line 1 column 1 (char 0)): '<html>'"),
         (answer(["healthy"]), "not-json", "HTTP 200 with a body that is no JSON object: '[\"healthy\"]'"),
         (answer({"status": "healthy", "version": "1.1.0"}, status=503), "status", "HTTP 503"),
         (answer(b"", status=301), "status", "HTTP 301"),

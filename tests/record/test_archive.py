@@ -7,10 +7,11 @@ from dataclasses import replace
 
 import pytest
 
+from azora_ci.core import schemas
 from azora_ci.core.errors import NotTrueError
-from azora_ci.record import deployment, run
-from azora_ci.record.archive import Archive
-from azora_ci.record.chain import Document, sha256
+from azora_ci.record import chain, deployment, run
+from azora_ci.record.archive import LOOK_BACK, Archive
+from azora_ci.record.chain import Document, doubts, sha256
 from tests.record.test_deployment import FACTS, FAILURE
 from tests.support import fragments_builder as build
 
@@ -68,10 +69,77 @@ def test_environments_have_chains_of_their_own(archive):
     assert Archive(archive.bucket, "staging").previous("1764000100-abc123", 1) == run.Previous()
 
 
-def test_bytes_that_are_no_record_still_are_a_link(archive):
-    archive.bucket.put_once("records/production/1764000000-abc123/1.json", b"no json", content_type="text/plain")
-    archive.bucket.put_once("records/production/readme.txt", b"hello", content_type="text/plain")
-    assert archive.previous("1764000100-abc123", 1) == run.Previous(sha256(b"no json"))
+NEWEST = "records/production/1764000100-abc123/1.json"
+POISONS = {
+    "no json": (b"no json", "no JSON"),
+    "deep": (b"[" * 1000 + b"]" * 1000, "nested deeper than 64"),
+    "unclosed": (b"[" * 1000, "a bracket is not closed"),
+    "huge": (b'"' + b" " * chain.LIMITS.size + b'"', "at most 2097152 are read"),
+    "infinite": (b'{"deployment_id": 1e999}', "a number is too large"),
+    "digits": (b'{"deployment_id": ' + b"9" * 5000 + b"}", "a number of more than 32 characters"),
+    "twice": (b'{"status": "failed", "status": "success"}', "a key stands twice"),
+    "a list": (b"[]", "no JSON object"),
+    "another's": (b'{"status": "success", "deployment_id": "1764000000-abc123"}', "no record of 1764000100-abc123"),
+    "shape": (b'{"status": {}, "deployment_id": "1764000100-abc123"}', "status and version are no texts"),
+    "link": (b'{"deployment_id": "1764000100-abc123", "previous_record_sha256": 1}', "the SHA-256 of the record before it is none"),
+}
+
+
+def poisoned(archive: Archive, data: bytes, key: str = NEWEST) -> None:
+    archive.bucket.put_once(key, data, content_type="application/json")
+
+
+@pytest.mark.parametrize("poison", POISONS)
+def test_what_is_no_record_is_set_aside_and_named_and_the_chain_goes_on_without_it(archive, poison):
+    data, flaw = POISONS[poison]
+    kept = archive.keep_record(document(1764000000))
+    poisoned(archive, data)
+    (line,) = archive.previous("1764000200-abc123", 1).set_aside
+    assert line.startswith(f"s3://{archive.bucket.name}/{NEWEST} ({len(data)} bytes")
+    assert flaw in line
+    assert (sha256(data) in line) is (poison != "huge")  # it is not even read
+    assert archive.previous("1764000200-abc123", 1) == run.Previous(kept.sha256, "1764000000-abc123", build.VERSION, (line,))
+    assert archive.newest_sha256() == kept.sha256
+    assert archive.record_to_take_back(None).sha256 == kept.sha256
+    assert archive.newest_with("status").sha256 == kept.sha256
+    entries, place = archive.around("records/production/1764000000-abc123/1.json")
+    assert [entry.document == {} for entry in entries] == [False, True]
+    assert doubts([entry.data for entry in entries], place, [1]) == []
+    with pytest.raises(NotTrueError, match=r"no record of 1764000100-abc123\nset aside: s3://"):
+        archive.record_to_take_back("1764000100-abc123")
+
+
+def test_what_is_not_a_record_may_lie_beside_them_and_is_none_of_our_business(archive):
+    poisoned(archive, b"hello", "records/production/readme.txt")
+    assert archive.previous("1764000200-abc123", 1) == run.Previous()
+
+
+def test_a_success_that_does_not_fit_the_schema_is_not_taken_back_in_place_of_the_real_one(archive):
+    kept = archive.keep_record(document(1764000000))
+    forged = {"deployment_id": "1764000100-abc123", "status": "success", "version": "v9.9.9", "previous_record_sha256": kept.sha256}
+    poisoned(archive, schemas.canonical(forged))
+    assert archive.record_to_take_back(None).sha256 == kept.sha256
+    assert "no deployment record: (top level): " in archive.set_aside[0]
+
+
+def test_a_flood_of_poison_does_not_hide_the_last_success(archive):
+    kept = archive.keep_record(document(1764000000))
+    for number in range(LOOK_BACK + 5):
+        poisoned(archive, b"[" * 1000, f"records/production/{1764000100 + number}-abc123/1.json")
+    previous = archive.previous("1764009999-abc123", 1)
+    assert (previous.record_sha256, previous.deployment_id, len(previous.set_aside)) == (kept.sha256, "1764000000-abc123", LOOK_BACK + 5)
+
+
+def test_a_record_behind_one_that_was_overwritten_by_poison_can_still_be_believed(archive):
+    first = archive.keep_record(document(1764000000))
+    second = archive.keep_record({**document(1764000100), "previous_record_sha256": first.sha256})
+    third = archive.keep_record({**document(1764000200), "previous_record_sha256": second.sha256})
+    archive.bucket.calls.call("put_object", "test", Bucket=archive.bucket.name, Key=NEWEST, Body=b"[" * 1000)
+    entries, place = archive.around("records/production/1764000200-abc123/1.json")
+    place = [entry.sha256 for entry in entries].index(third.sha256)
+    aside = [number for number, entry in enumerate(entries) if entry.flaw]
+    assert doubts([entry.data for entry in entries], place, aside) == []
+    assert "it names" in doubts([entry.data for entry in entries], place)[0]  # were it not set aside
 
 
 def test_records_of_a_deployment_by_attempt(archive):
@@ -126,12 +194,13 @@ def test_what_can_be_taken_back_is_the_newest_that_reached_production(archive):
 
 def test_records_of_rollbacks_lie_beside_the_deployments_and_are_links_of_the_same_chain(archive):
     kept = archive.keep_record(document(1764000000))
-    rollback = {"deployment_id": "1764000000-abc123", "kind": "rollback", "previous_record_sha256": archive.newest_sha256()}
+    rollback = {"deployment_id": "1764000000-abc123", "kind": "rollback", "version": "v1.2.3", "status": "completed"}
+    rollback["previous_record_sha256"] = archive.newest_sha256()
     locations = [archive.keep_rollback({**rollback, "number": number}).location for number in (1, 2)]
     assert [location.rsplit("/", 1)[1] for location in locations] == ["rollback-1.json", "rollback-2.json"]
-    chain, place = archive.around("records/production/1764000000-abc123/1.json")
-    assert (place, chain[0].sha256, len(chain)) == (0, kept.sha256, 3)
-    assert archive.previous("1764000100-abc123", 1) == run.Previous(chain[2].sha256, "1764000000-abc123", build.VERSION)
-    assert archive.newest_sha256() == chain[2].sha256
+    entries, place = archive.around("records/production/1764000000-abc123/1.json")
+    assert (place, entries[0].sha256, len(entries)) == (0, kept.sha256, 3)
+    assert archive.previous("1764000100-abc123", 1) == run.Previous(entries[2].sha256, "1764000000-abc123", build.VERSION)
+    assert archive.newest_sha256() == entries[2].sha256
     assert archive.record_to_take_back(None).sha256 == kept.sha256
     assert list(archive.records_of("1764000000-abc123")) == [1]

@@ -323,6 +323,16 @@ def test_a_changed_record_is_doubted_because_of_the_one_behind_it():
     assert doubt.startswith("the record 1 behind it (2-abc123) names ")
 
 
+def test_a_link_to_what_was_replaced_by_something_that_is_no_record_does_not_count():
+    chain = linked(None, 0, 1, 2)
+    poison = b"[" * 1000
+    replaced = [chain[0], chain[2], chain[3], poison]  # the second one, with the time of its replacement
+    assert doubts(replaced, 1, [3]) == doubts(replaced, 2, [3]) == []
+    assert len(doubts(replaced, 1)) == 1
+    changed = archived_bytes({**json.loads(chain[1]), "version": "v9.9.9"})
+    assert len(doubts([poison, chain[0], changed, chain[2]], 2, [0])) == 1  # it replaced nothing behind the changed one
+
+
 def test_a_record_with_other_bytes_or_a_link_to_nothing_is_doubted():
     assert doubts([b'{"a":1}'], 0) == ["its bytes are not canonical JSON"]
     assert "it names " + "0" * 64 in doubts(linked(None, "0" * 64), 1)[0]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from azora_ci.core.documents import LIMITS
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.record import fragments
 from azora_ci.record.fragments import Fragment
@@ -56,12 +57,12 @@ def test_the_writer_refuses_what_does_not_fit(tmp_path, changes):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("{", "not JSON"),
-        ("[" * 100_000, "nested deeper"),
+        ("{", "a bracket is not closed"),
+        ("[" * 100_000, "a bracket is not closed"),
         ('{"a": ' * 80 + "1" + "}" * 80, "nested deeper"),
-        ("[]", "not a JSON object"),
-        ('{"schema_version": NaN}', "NaN is not JSON"),
-        ('{"schema_version": ' + "9" * 5000 + "}", "not JSON"),
+        ("[]", "is not of type .object."),
+        ('{"schema_version": NaN}', "NaN is no number of JSON"),
+        ('{"schema_version": ' + "9" * 5000 + "}", "a number of more than"),
     ],
 )
 def test_the_reader_refuses_what_is_no_fragment(tmp_path, text, message):
@@ -189,7 +190,7 @@ def pipe(path: Path) -> None:
 
 def enlarge(path: Path) -> None:
     with path.open("ab") as file:
-        file.truncate(fragments.MAX_BYTES + 1)
+        file.truncate(LIMITS.size + 1)
 
 
 @pytest.mark.parametrize(

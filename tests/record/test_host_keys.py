@@ -67,7 +67,7 @@ def test_the_newest_record_that_has_keys_counts(archive):
 def test_a_record_that_was_slipped_in_is_not_believed(archive):
     keep(archive, 1764000000, FIRST)
     record = json.loads(archive.bucket.read("records/production/1764000000-abc123/1.json"))
-    record["host_keys"], record["previous_record_sha256"] = [evidence(SECOND)], "0" * 64
+    record |= {"host_keys": [evidence(SECOND)], "previous_record_sha256": "0" * 64, "deployment_id": "1764000100-abc123"}
     archive.bucket.put_once("records/production/1764000100-abc123/1.json", schemas.canonical(record), content_type="application/json")
     with pytest.raises(NotTrueError, match="cannot be believed") as caught:
         host_keys.newest(archive)

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
+from azora_ci.core.documents import LIMITS
 from azora_ci.core.errors import BadInputError
-from azora_ci.record.needs import MAX_BYTES, Need, parse_needs
+from azora_ci.record.needs import Need, parse_needs
 
 
 def test_results_and_outputs_by_job():
@@ -27,7 +28,7 @@ def test_results_and_outputs_by_job():
         '{"a": {"result": "success", "outputs": ["x"]}}',
         '{"a": {"result": "success", "outputs": {"x": 1}}}',
         "[" * 50_000,
-        '{"a": {"result": "success", "outputs": {"x": "' + "1" * MAX_BYTES + '"}}}',
+        '{"a": {"result": "success", "outputs": {"x": "' + "1" * LIMITS.size + '"}}}',
     ],
     ids=lambda text: text[:40],
 )

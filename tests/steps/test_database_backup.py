@@ -15,6 +15,7 @@ from azora_ci.core.process import Processes
 from azora_ci.database.backup import manifest
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
+from tests.support import hostile_dumps
 from tests.support.backup_world import ID, SIMPLE, BackupWorld
 
 
@@ -206,3 +207,15 @@ def test_proof_on_a_given_server_leaves_nothing_there(world: BackupWorld, simple
         left = "SELECT datname::text FROM pg_database UNION SELECT rolname::text FROM pg_roles WHERE rolname ~ 'Only'"
         names = postgres_cluster.execute(verify.url(), left)
         assert sorted(names) == [("postgres",), ("template0",), ("template1",)]
+
+
+def test_a_command_of_psql_in_an_unproven_backup_runs_nothing_and_is_never_proven(world: BackupWorld, simple: str):
+    assert world.run(simple).code == 0
+    world.stores.boto3().delete_object(Bucket=world.bucket_name, Key=f"prod/backup-{ID}.manifest.json")  # as if the proof had not ended
+    planted = world.folder / hostile_dumps.PLANTED
+    world.replace_backup(lambda sql: hostile_dumps.with_command(sql, str(planted).encode()), "pending")
+    outcome = world.run(simple)
+    assert not planted.exists()
+    assert "cannot be proven" in outcome.output and "a command of psql is in the dump" in outcome.output
+    assert outcome.code == 0, outcome
+    assert outcome.evidence["backup_id"] == f"backup-{ID}-attempt-2"

@@ -205,7 +205,7 @@ def refused(production: Deployment, title: str, message: str, code: int = 1) -> 
 
 
 def test_without_evidence_of_a_backup(production: Deployment) -> None:
-    refused(production, "No evidence of database-backup", ID)
+    refused(production, "No evidence of database-backup", "it is not among the jobs in NEEDS")
 
 
 def test_without_a_manifest_in_the_bucket(production: Deployment) -> None:

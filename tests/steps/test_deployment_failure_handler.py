@@ -8,7 +8,7 @@ import json
 import pytest
 
 from azora_ci.core import schemas
-from azora_ci.record import deployment
+from azora_ci.record import deployment, fragments
 from azora_ci.record.pages import failure
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from tests.clients.test_slack import FAILURE
@@ -34,9 +34,9 @@ def failed_at(world, job, *, result="failure", backup=True, **changes):
     """Write the artifacts of a run whose ``job`` failed, and return the run's ``toJSON(needs)``."""
     at = ORDER.index(job)
     stored = world.put_backup() if backup and at > BACKUP else {}
-    fragments = [build.fragment(earlier, **(stored if earlier == "database-backup" else {})) for earlier in ORDER[:at]]
+    left = [build.fragment(earlier, **(stored if earlier == "database-backup" else {})) for earlier in ORDER[:at]]
     status = "failed" if result == "failure" else "cancelled"
-    build.receive(world.received, *fragments, build.fragment(job, status, **changes))
+    build.receive(world.received, *left, build.fragment(job, status, **changes))
     results = {later.replace("-", "_"): "skipped" for later in ORDER[at + 1 :]}
     return build.needs(world.received, **{job.replace("-", "_"): result}, **results)
 
@@ -171,8 +171,8 @@ def test_another_object_in_its_place_is_not_promised(world):
 def test_an_unproven_backup_is_kept_but_not_promised(world):
     stored = world.put_backup()
     proof = {"depth": "none", "restore_seconds": None, "verified_at": build.moment(170), "reason": "4 TB"}
-    fragments = [build.fragment(earlier) for earlier in ORDER[:2]] + [build.fragment("database-backup", proof=proof, **stored)]
-    build.receive(world.received, *fragments, build.fragment("database-migrations", "failed", evidence={}))
+    left = [build.fragment(earlier) for earlier in ORDER[:2]] + [build.fragment("database-backup", proof=proof, **stored)]
+    build.receive(world.received, *left, build.fragment("database-migrations", "failed", evidence={}))
     outcome = world.run(JOB, NEEDS=build.needs(world.received, database_migrations="failure", gradual_rollout="skipped"))
     assert "never proven" in outcome.evidence["backup"]["detail"]
     assert world.slack.texts() == [WITHOUT_BACKUP]
@@ -253,6 +253,62 @@ def test_results_that_make_no_sense_are_noted(world, needs):
     assert any(note.startswith("no fragment can be verified: NEEDS is not the result of jobs") for note in report["notes"])
     assert [part["job"] for part in report["unverified"]] == ORDER[: BACKUP + 2]
     assert report["failed_jobs"] == []
+
+
+# --- what no output names ---------------------------------------------------------------------------------------------
+
+
+def without_output(needs: str, job: str) -> str:
+    """Return ``toJSON(needs)`` in which a job gave no outputs: it was killed, or GitHub dropped what looked like a secret."""
+    document = json.loads(needs)
+    document[job]["outputs"] = {}
+    return json.dumps(document)
+
+
+def test_a_job_that_was_killed_is_shown_unverified_and_nothing_rests_on_it(world):
+    needs = failed_at(world, "gradual-rollout", rollout_status="completed")
+    outcome = world.run(JOB, NEEDS=without_output(needs, "gradual-rollout"))
+    assert outcome.code == 0
+    report = report_of(outcome)
+    (shown,) = report["unverified"]
+    assert (shown["job"], shown["status"], shown["what"]) == ("gradual-rollout", "failed", "exit code 7 after 3 of 5")
+    assert report["notes"] == []
+    assert "Code and traffic: unknown. gradual-rollout (failure) left no evidence" in outcome.evidence["production_state"]
+    assert "left no evidence" in report["failed_jobs"][0]["what"]
+    page = (outcome.logs / "deployment-failure-report.md").read_text()
+    assert "## Unverified" in page
+    assert "| gradual-rollout | unverified: failed | exit code 7 after 3 of 5 |" in page
+    assert "a short secret such as ec2 can mask hex digits" in page
+    document = json.loads(world.records()[KEY])
+    assert document["failure"]["unverified"] == ["gradual-rollout"]
+    assert (document["rollout"], document["services_deployed"], document["rollout_stages"]) == (None, [], [])
+    assert "gradual-rollout" not in document["evidence"]
+
+
+def test_a_backup_that_no_output_names_gets_no_script_and_no_promise(world):
+    needs = failed_at(world, "database-migrations", evidence={})
+    outcome = world.run(JOB, NEEDS=without_output(needs, "database-backup"))
+    assert outcome.evidence["backup"] is None
+    assert any("what database-backup left is not used: No evidence of database-backup" in note for note in outcome.evidence["notes"])
+    assert [part["job"] for part in outcome.evidence["unverified"]] == ["database-backup"]
+    assert not (outcome.logs / "restore-database.sh").exists()
+    assert json.loads(world.records()[KEY])["database_backup"] is None
+    assert world.slack.texts() == [WITHOUT_BACKUP]
+
+
+def test_a_planted_backup_is_no_part_of_report_and_record(world):
+    """The attack: another job's artifact brings a backup fragment, of a late attempt, that names the attacker's bucket."""
+    needs = failed_at(world, "database-migrations", evidence={})
+    evil = build.fragment("database-backup", attempt=99, location="s3://evil/prod/dump.sql.gz")
+    for place in ("validation-logs", "backup-logs"):
+        fragments.write(evil, world.received / f"{place}-{build.DEPLOYMENT_ID}-attempt-99")
+        fragments.write(evil, world.received / f"{place}-{build.DEPLOYMENT_ID}" / "deployment-logs")
+    fragments.write(evil, world.received / f"validation-logs-{build.DEPLOYMENT_ID}")
+    outcome = world.run(JOB, NEEDS=needs)
+    assert outcome.code == 0
+    assert report_of(outcome)["unverified"] == report_of(outcome)["notes"] == []
+    assert outcome.evidence["backup"]["location"].startswith(f"s3://{world.bucket}/")
+    assert b"evil" not in world.records()[KEY] + (outcome.logs / "deployment-failure-report.json").read_bytes()
 
 
 def test_slack_that_does_not_answer_is_said(world):

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 
 from azora_ci.core import pipeline, schemas
-from azora_ci.record import chain, deployment
+from azora_ci.record import chain, deployment, fragments
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from tests.clients.test_slack import SUCCESS
 from tests.support import fragments_builder as build
@@ -134,11 +134,11 @@ def test_another_record_under_the_key_is_refused_and_named(ready):
 def test_each_record_names_the_one_before(ready):
     ready.run("deployment-record")
     other_id = "1764009999-abc123"
-    fragments = [
+    left = [
         replace(fragment, deployment_id=other_id, evidence=json.loads(json.dumps(fragment.evidence).replace(build.DEPLOYMENT_ID, other_id)))
         for fragment in build.complete().values()
     ]
-    build.receive(ready.folder / "received-2", *fragments)
+    build.receive(ready.folder / "received-2", *left)
     outcome = ready.run("deployment-record", DEPLOYMENT_ID=other_id, RECEIVED_ARTIFACTS_DIR=str(ready.folder / "received-2"))
     assert outcome.code == 0
     records = [data for _, data in sorted(ready.records().items())]
@@ -156,13 +156,37 @@ def nothing_was_published(world) -> bool:
 
 @pytest.mark.parametrize("job", pipeline.EVIDENCE_JOBS)
 def test_missing_evidence_is_no_success(world, job):
-    fragments = build.complete()
-    del fragments[job]
-    build.receive(world.received, *fragments.values())
+    left = build.complete()
+    del left[job]
+    build.receive(world.received, *left.values())
     outcome = world.run("deployment-record")
     assert outcome.code == 1
     assert outcome.error.startswith(f"No evidence of {job}")
     assert nothing_was_published(world)
+
+
+def test_planted_backups_are_no_part_of_the_record(ready):
+    """The attack: a fragment in another job's artifact, of a late attempt, names the attacker's bucket."""
+    evil = build.fragment("database-backup", attempt=99, location="s3://evil/prod/dump.sql.gz")
+    needs = build.needs_of(ready.received)
+    for place in (f"validation-logs-{build.DEPLOYMENT_ID}", f"backup-logs-{build.DEPLOYMENT_ID}-attempt-99"):
+        fragments.write(evil, ready.received / place)
+        fragments.write(evil, ready.received / place / "deployment-logs")
+    assert ready.run("deployment-record", NEEDS=needs).code == 0
+    (record,) = ready.records().values()
+    assert b"s3://evil" not in record
+    assert json.loads(record)["database_backup"]["location"] == build.evidence("database-backup")["location"]
+
+
+@pytest.mark.parametrize("job", pipeline.EVIDENCE_JOBS)
+def test_a_job_without_the_output_closes_the_gate(ready, job):
+    needs = json.loads(build.needs_of(ready.received))
+    del needs[job]["outputs"]["fragment-sha256"]
+    outcome = ready.run("deployment-record", NEEDS=json.dumps(needs))
+    assert outcome.code == 1
+    assert outcome.error.startswith(f"No evidence of {job}: the job (success) gave no output")
+    assert "such as ec2 can mask" in outcome.fragment["error"]["next"]
+    assert nothing_was_published(ready)
 
 
 def test_a_failed_job_is_no_success(world):

@@ -23,6 +23,7 @@ from tests.conftest import DatabaseMaker
 from tests.core.test_markdown import cells
 from tests.record import test_host_keys
 from tests.support import ROOT, deploy_config
+from tests.support.hostile import BOMB, NESTED
 from tests.support.stores import Stores
 from tests.support.waiting import until
 
@@ -40,7 +41,7 @@ class Site:
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
                 status, document = site.pages.get(self.path, (404, {}))
-                body = json.dumps(document).encode()
+                body = document if isinstance(document, bytes) else json.dumps(document).encode()
                 self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -350,10 +351,28 @@ def test_what_is_no_healthy_answer(world: World, page: tuple[int, Any]) -> None:
     assert world.run() == 1
 
 
+POISONS = [NESTED, BOMB, b'{"status": "healthy", "version": "\\ud800"}', b'{"status": "healthy", "version": 1e999}']
+
+
+@pytest.mark.parametrize("poison", POISONS)
+def test_a_hostile_health_document_closes_the_gate(world: World, poison: bytes) -> None:
+    world.site.pages["/health"] = (200, poison)
+    assert world.run() == 1
+    assert "API Gateway before the rollout: HTTP 200 without a health document" in world.error
+
+
+def test_a_hostile_record_is_named_and_does_not_stop_the_gates(world: World, s3_server: Stores, capsys: pytest.CaptureFixture[str]) -> None:
+    name = use_hosts(world, s3_server)
+    archive = Archive(s3_server.open(name), "production")
+    archive.bucket.put_once(archive.record_key("1764000000-abc123", 1), NESTED, content_type="application/json")
+    assert world.run(**s3_server.environ) == 0
+    assert "production/1764000000-abc123/1.json (1000 bytes" in capsys.readouterr().out
+
+
 def test_nobody_at_the_public_endpoint(world: World) -> None:
     world.site.close()
     assert world.run() == 1
-    assert "no answer: ConnectionError" in world.error
+    assert "no answer: connection refused" in world.error
 
 
 def test_database_that_answers(world: World, postgres_cluster: DatabaseMaker) -> None:
@@ -394,7 +413,8 @@ def test_bucket_that_does_not_answer_closes_the_gate(world: World) -> None:
     assert "backup bucket" in world.error
 
 
-def test_host_keys_that_the_last_deployment_recorded_are_handed_on(world: World, s3_server: Stores) -> None:
+def use_hosts(world: World, s3_server: Stores) -> str:
+    """Deploy to hosts, whose keys are recorded in a bucket; return its name."""
     name = s3_server.make_bucket(object_lock=True)
     hosts = {"edge_image": "r.example/edge@sha256:" + "0" * 64, "guard_image": "r.example/python@sha256:" + "0" * 64}
     world.sections = {
@@ -404,6 +424,11 @@ def test_host_keys_that_the_last_deployment_recorded_are_handed_on(world: World,
         "registry": {"repository": f"{world.site.host}/azora", "insecure": True},
     }
     world.site.pages["/v2/"] = (200, {})
+    return name
+
+
+def test_host_keys_that_the_last_deployment_recorded_are_handed_on(world: World, s3_server: Stores) -> None:
+    name = use_hosts(world, s3_server)
     assert world.run(**s3_server.environ) == 0
     assert world.evidence["recorded_host_keys"] is None
     assert "no deployment has recorded a host key yet" in world.log

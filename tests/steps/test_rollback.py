@@ -10,16 +10,19 @@ from typing import Any
 
 import pytest
 
+from azora_ci.clients.signing.signatures import Signatures
 from azora_ci.core import schemas
 from azora_ci.core.markdown import escaped
 from azora_ci.core.process import send_signal
 from azora_ci.record import rollback, run
 from azora_ci.record.archive import Archive, KeptRecord
-from azora_ci.record.chain import archived_bytes
+from azora_ci.record.chain import archived_bytes, sha256
 from azora_ci.targets.base import Owner
 from tests.conftest import DatabaseMaker
+from tests.support import signing
 from tests.support.chain import broken_links
 from tests.support.edge_world import NEW, OLD, Load, World
+from tests.support.hostile import NESTED
 from tests.support.rollback_world import MIGRATIONS, REASON, Surroundings
 from tests.support.stores import Stores
 from tests.support.waiting import until
@@ -150,6 +153,31 @@ def once_more(production: Production, deployment_record: KeptRecord) -> None:
     assert list(production.records.records_of(NEW)) == [1]
 
 
+@pytest.mark.parametrize("named", [NEW, ""])
+def test_a_poisoned_newest_record_is_named_and_the_rollback_works_without_it(production, named):
+    deployment_record = production.keep()
+    bucket = production.records.bucket
+    forged = {"deployment_id": THIRD, "status": "success", "version": "v9.9.9", "previous_record_sha256": deployment_record.sha256}
+    for number, poison in enumerate((NESTED, archived_bytes(forged)), start=1):
+        bucket.put_once(production.records.record_key(THIRD, number), poison, content_type="application/json")
+    code, output = production.back(DEPLOYMENT_ID=named)
+    assert code == 0, output
+    assert production.versions_now() == {"1.0.0"}
+    record = production.rollback_records()[0]
+    assert (record["deployment_id"], record["to"]["version"]) == (NEW, "v1.0.0")
+    notes = "\n".join(record["notes"])
+    assert f"set aside: {bucket.url(production.records.record_key(THIRD, 1))} (1000 bytes, SHA-256" in notes
+    assert (f"{THIRD}/2.json" in notes) is (named == "")  # it was looked at as a candidate only without a name
+    # Without a name nothing was believed of the forged record; it is a record for the chain, which a later one may name.
+    assert record["previous_record_sha256"] in {deployment_record.sha256, sha256(archived_bytes(forged))}
+
+
+def test_a_version_before_that_answers_a_thousand_brackets_is_not_gone_back_to(production):
+    production.keep()
+    production.flag("1.0.0.nested")
+    refused(production, "The version before is not there any more")
+
+
 def test_after_the_deadline_only_if_somebody_insists(production):
     production.keep(minutes_ago=61)
     refused(production, "::error title=After the deadline%3A manual intervention required", "1 minutes ago", "on-call@azora.example")
@@ -257,3 +285,40 @@ def test_a_changed_record_is_not_believed(refusing):
     orphan = {**document, "deployment_id": THIRD, "previous_record_sha256": "0" * 64}
     bucket.put_once(archive.record_key(THIRD, 1), archived_bytes(orphan), content_type="application/json")
     refused(refusing, words[0], "there is none with that SHA-256", DEPLOYMENT_ID=THIRD, DEPLOY_ENVIRONMENT="changed")
+
+
+# --- with signing on -------------------------------------------------------------------------------------------------------
+
+
+def signing_config(production: Production, folder: Path, endpoint: str) -> tuple[str, dict[str, str]]:
+    """Return who signs, and the variables of a step under the same configuration with signing on."""
+    signed_by = f"kms:{signing.make_key(endpoint)}"
+    path = folder / "signing.toml"
+    path.write_text(f'{(production.folder / "deploy.toml").read_text()}evidence = {{ signing = "{signed_by}" }}\n')
+    return signed_by, {"DEPLOY_CONFIG": str(path), "AWS_ENDPOINT_URL_KMS": endpoint}
+
+
+def test_the_unsigned_record_of_a_deployment_is_refused_with_a_way_on(refusing, tmp_path):
+    with signing.kms() as endpoint:
+        _, variables = signing_config(refusing, tmp_path, endpoint)
+        words = ("The record cannot be believed", "it is not signed", "deploy the version before again", "before signing was turned on")
+        refused(refusing, *words, DEPLOYMENT_ID=NEW, **variables)
+        refused(refusing, "There is no deployment to take back", "is not believed", **variables)
+
+
+def test_a_forged_newest_record_does_not_stop_the_way_back_and_the_rollback_is_signed(production, tmp_path):
+    with signing.kms() as endpoint:
+        signed_by, variables = signing_config(production, tmp_path, endpoint)
+        signatures, records = Signatures.of(production.records.bucket, signed_by), production.records
+        production.keep()
+        key = records.record_key(NEW, 1)
+        signatures.keep(key, records.bucket.read(key), lock_days=1, lock_mode="GOVERNANCE")
+        production.keep(THIRD, "v6.6.6")  # unsigned, with the right previous hash
+        code, output = production.back(**variables)
+        assert code == 0, output
+        assert f"{records.record_key(THIRD, 1)} is not believed" in output
+        assert production.versions_now() == {"1.0.0"}
+        location = production.evidence()["rollback_record"]["location"].removeprefix(f"s3://{production.around.bucket}/")
+        assert signatures.doubt(location, records.bucket.read(location)) is None
+        (rolled_back,) = production.rollback_records()
+        assert (rolled_back["deployment_id"], rolled_back["signed_by"]) == (NEW, signed_by)

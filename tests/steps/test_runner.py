@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -19,6 +21,7 @@ from azora_ci.core import pipeline, settings, variables
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.steps import runner
 from tests.support import ROOT
+from tests.support import fragments_builder as build
 
 ID = "1764000000-abc123"
 
@@ -146,6 +149,115 @@ def test_a_cancelled_run_is_recorded_as_cancelled_and_ends_its_children(step, en
     document = fragment(environ)
     assert document["status"] == "cancelled"
     assert number.name in document["error"]["what"]
+
+
+# --- the output that binds the fragment, and the folder that it lies in -----------------------------------------------------
+
+
+def named_sha256(environ) -> str:
+    """Return the output fragment-sha256 as GitHub takes it: of several, the last one counts."""
+    text = Path(environ["GITHUB_OUTPUT"]).read_text()
+    return re.findall(r"(?m)^fragment-sha256(?:=|<<ghadelimiter_.*\n)(.*)$", text)[-1]
+
+
+def own_sha256(environ) -> str:
+    return hashlib.sha256((Path(environ["DEPLOYMENT_LOG_DIR"]) / "record" / "smoke-tests.json").read_bytes()).hexdigest()
+
+
+def fail(_job):
+    raise NotTrueError("It broke", what="w", where="here", next_step="n")
+
+
+def cancel(_job):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(10)
+
+
+@pytest.mark.parametrize("run", [fail, cancel, lambda job: job.evidence.update(build.evidence("smoke-tests"))])
+def test_every_end_of_a_job_names_its_fragment_by_hash(step, environ, run):
+    step(run)
+    runner.execute("smoke-tests", environ)
+    assert named_sha256(environ) == own_sha256(environ)
+
+
+def test_a_job_whose_variables_are_wrong_names_its_fragment_too(environ):
+    del environ["PROD_DATABASE_URL"]
+    assert runner.execute("smoke-tests", environ) == 2
+    assert named_sha256(environ) == own_sha256(environ)
+
+
+def test_what_a_command_leaves_running_is_dead_before_the_fragment_is_named(step, environ):
+    script = 'for n in $(seq 200); do echo "fragment-sha256=$(printf "e%.0s" $(seq 64))" >> "$GITHUB_OUTPUT"; sleep 0.02; done'
+    forger = ["bash", "-c", script]
+
+    def run(job):
+        job.processes.start(forger, env={"GITHUB_OUTPUT": environ["GITHUB_OUTPUT"]})
+        time.sleep(0.5)
+        fail(job)
+
+    step(run)
+    runner.execute("smoke-tests", environ)
+    time.sleep(0.3)
+    assert f"fragment-sha256={'e' * 64}" in Path(environ["GITHUB_OUTPUT"]).read_text()
+    assert named_sha256(environ) == own_sha256(environ)
+
+
+def test_a_committed_log_folder_never_becomes_the_artifact(step, environ, tmp_path, monkeypatch):
+    checkout, temp = tmp_path / "checkout", tmp_path / "temp"
+    planted = checkout / "deployment-logs" / "record" / "build-and-push.json"
+    planted.parent.mkdir(parents=True)
+    planted.write_text("{}")
+    monkeypatch.chdir(checkout)
+    step(fail)
+    environ |= {"DEPLOYMENT_LOG_DIR": "deployment-logs", "RUNNER_TEMP": str(temp), "GITHUB_WORKSPACE": str(checkout)}
+    runner.execute("smoke-tests", environ)
+    assert [path.name for path in (temp / "deployment-logs" / "record").iterdir()] == ["smoke-tests.json"]
+    assert planted.exists()
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "file"])
+def test_what_lay_in_the_log_folder_is_moved_aside_and_named(step, environ, tmp_path, capsys, kind):
+    logs = Path(environ["DEPLOYMENT_LOG_DIR"])
+    (tmp_path / "logs.refused-1").mkdir()  # of an earlier time
+    if kind == "file":
+        logs.write_text("planted")
+    else:
+        folder = logs if kind == "folder" else tmp_path / "elsewhere"
+        (folder / "record").mkdir(parents=True)
+        (folder / "record" / "build-and-push.json").write_text("planted")
+        if kind == "link":
+            logs.symlink_to(folder)
+    step(fail)
+    assert runner.execute("smoke-tests", environ) == 1
+    assert [path.name for path in (logs / "record").iterdir()] == ["smoke-tests.json"]
+    assert not logs.is_symlink()
+    aside = tmp_path / "logs.refused-2"
+    assert (aside if kind == "file" else aside / "record" / "build-and-push.json").read_text() == "planted"
+    assert f"::warning title=Log folder was not empty::{logs} was there before" in capsys.readouterr().out
+
+
+def test_an_empty_log_folder_is_used_as_it_is(step, environ, tmp_path, capsys):
+    Path(environ["DEPLOYMENT_LOG_DIR"]).mkdir()
+    step(fail)
+    runner.execute("smoke-tests", environ)
+    assert "Log folder" not in capsys.readouterr().out
+    assert not list(tmp_path.glob("*refused*"))
+
+
+@pytest.mark.parametrize("holds", ["working folder", "GITHUB_WORKSPACE", "RUNNER_TEMP", "RECEIVED_ARTIFACTS_DIR"])
+def test_a_log_folder_that_holds_what_the_job_needs_is_refused(step, environ, tmp_path, capsys, monkeypatch, holds):
+    needed = tmp_path / "home" / "needed"
+    needed.mkdir(parents=True)
+    if holds == "working folder":
+        monkeypatch.chdir(needed)
+    else:
+        environ[holds] = str(needed)
+    step(fail)
+    environ["DEPLOYMENT_LOG_DIR"] = str(tmp_path / "home")
+    assert runner.execute("smoke-tests", environ) == 2
+    printed = capsys.readouterr().out
+    assert "::error title=Log folder cannot be emptied::it holds " in printed
+    assert [path.name for path in (tmp_path / "home").iterdir()] == ["needed"]
 
 
 def test_incomplete_evidence_is_a_failure_even_when_the_step_returns(step, environ, capsys):

@@ -84,6 +84,15 @@ def test_a_failure_leaves_the_new_version_and_calls_for_a_person(world, database
     assert world.edge.state().stable == NEW
 
 
+def test_a_health_document_of_a_thousand_brackets_is_a_failed_test(world, database):
+    world.flag("1.1.0.auth_service.nested")
+    code, output = smoke(world, database)
+    assert code == 1, output
+    assert outcomes(world)["auth service health"] is False
+    assert "a body that is not read (no JSON: a bracket is not closed" in world.fragment("smoke-tests").error["what"]
+    assert world.edge.state().stable == NEW
+
+
 def test_a_failure_takes_traffic_back_when_it_is_configured_to(world, database):
     world.flag("1.1.0.api_gateway.error")
     with Load(world.port) as load:
@@ -140,7 +149,7 @@ def test_a_database_without_readable_migrations_is_unhealthy(world, postgres_clu
 def test_the_database_must_have_what_database_migrations_left(world, database):
     rows = [{"name": "20261103_three", "checksum": "0" * 64, "seconds": 0.1}]
     fragment = build.fragment("database-migrations", migrations_applied=1, applied=rows, already_applied=2)
-    build.receive(world.folder / "received", replace(fragment, deployment_id=NEW))
+    build.receive(world.folder / "received", replace(fragment, deployment_id=NEW, run_id="1"))
     code, output = smoke(world, database)
     assert code == 1
     assert "2 migrations applied, database-migrations left 3; not there: 20261103_three" in output

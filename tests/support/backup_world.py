@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import hashlib
 import json
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from azora_ci.clients.s3.bucket import Bucket, open_bucket
 from azora_ci.core.config import BackupSettings
 from azora_ci.database.backup import manifest
 from tests.support import ROOT, deploy_config
-from tests.support.stores import QUICK, Stores
+from tests.support.stores import QUICK, Stores, crc
 
 ID = "1764000000-abc123"
 SIMPLE = """
@@ -86,6 +89,19 @@ class BackupWorld:
 
     def manifest(self, number: int = 1) -> dict[str, Any]:
         return manifest.read(self.bucket, manifest.Names(self.backup, ID, number)).document
+
+    def replace_backup(self, change: Callable[[bytes], bytes], kind: str = "manifest") -> None:
+        """Change the stored SQL as somebody would who can write the bucket: the document beside it fits the new object."""
+        key, document_key = f"prod/backup-{ID}.sql.gz", f"prod/backup-{ID}.{kind}.json"
+        sql = change(gzip.decompress(self.bucket.read(key)))
+        packed = gzip.compress(sql)
+        stored = self.stores.boto3().put_object(Bucket=self.bucket_name, Key=key, Body=packed)
+        document = json.loads(self.bucket.read(document_key))
+        document["raw"] = {"bytes": len(sql), "sha256": hashlib.sha256(sql).hexdigest()}
+        document["compressed"] = {"bytes": len(packed), "sha256": hashlib.sha256(packed).hexdigest(), "crc32": crc(packed)}
+        if kind == "manifest":
+            document["version_id"] = stored["VersionId"]
+        self.stores.boto3().put_object(Bucket=self.bucket_name, Key=document_key, Body=json.dumps(document).encode())
 
     def leftovers(self) -> list[Path]:
         return list(self.scratch.glob("*"))

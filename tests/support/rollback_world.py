@@ -52,7 +52,7 @@ class Surroundings:
 
     def rollback_records(self) -> list[dict[str, Any]]:
         """Return the records of rollbacks, oldest first."""
-        return [kept.document for kept in self.chain() if kept.document["schema_version"] == 1 and "kind" in kept.document]
+        return [kept.document for kept in self.chain() if "kind" in kept.document]
 
     def chain(self) -> list[Any]:
         """Return all archived records as a chain."""

@@ -1,7 +1,8 @@
 """A small real service for rollout tests: PORT, VERSION, SERVICE from its environment, misbehaviour from flag files.
 
-``$FLAGS/<version>.<behaviour>``, or ``<version>.<service>.<behaviour>``: error (500 on work), sick (500 on health), hang, html,
-liar (answers another version), slow (a second of work), down (ends at start), deaf (does not end when told to).
+``$FLAGS/<version>.<behaviour>``, or ``<version>.<service>.<behaviour>``: error (500 on work), sick (500 on health), nested (1,000
+brackets on health), hang, html, liar (answers another version), slow (a second of work), down (ends at start), deaf (does not end
+when told to).
 ``/…/chat`` echoes over an upgraded connection, ``/…/events`` streams a line every tenth of a second.
 """
 
@@ -34,6 +35,8 @@ class Handler(BaseHTTPRequestHandler):
             time.sleep(1)
         if flag("html"):
             return self.answer(200, b"<html>Welcome</html>", "text/html")
+        if health and flag("nested"):
+            return self.answer(200, b"[" * 1000)
         if flag("sick") if health else flag("error"):
             return self.answer(500, b'{"status": "broken"}')
         version = "9.9.9" if flag("liar") else VERSION

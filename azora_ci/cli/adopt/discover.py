@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from azora_ci.core.documents import Limits, UnreadableError, read_file
 from azora_ci.core.errors import BadInputError
 
 COMPOSE_FILES = (
@@ -71,7 +71,7 @@ def discover(folder: Path) -> Application:
     manager, install = next((LOCK_FILES[name] for name in LOCK_FILES if (folder / name).is_file()), (None, None))
     compose = next((name for name in COMPOSE_FILES if (folder / name).is_file()), None)
     services, left_out = _compose(folder / compose) if compose else ((), {})
-    dependencies = {**package.get("dependencies", {}), **package.get("devDependencies", {})}
+    dependencies = {**_mapping(package.get("dependencies")), **_mapping(package.get("devDependencies"))}
     return Application(
         name=_identifier(str(package.get("name") or folder.resolve().name).rsplit("/", 1)[-1], "-"),
         compose_file=compose,
@@ -79,7 +79,7 @@ def discover(folder: Path) -> Application:
         left_out=left_out,
         package_manager=manager,
         install=install,
-        build_script="build" in package.get("scripts", {}),
+        build_script="build" in _mapping(package.get("scripts")),
         prisma=tuple(_prisma_folders(folder, package)),
         prisma_dependency=bool({"prisma", "@prisma/client"} & dependencies.keys()),
     )
@@ -90,10 +90,10 @@ def _package(folder: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        document = read_file(path, Limits(unique_keys=False))  # npm takes the last of two
+    except UnreadableError as error:
         raise BadInputError(
-            "package.json is not JSON", what=str(error), where=str(path), next_step="correct it, then adopt again"
+            "package.json is not read", what=str(error), where=str(path), next_step="correct it, then adopt again"
         ) from error
     return document if isinstance(document, dict) else {}
 

@@ -5,12 +5,17 @@ Protocol: Docker Engine API, https://docs.docker.com/reference/api/engine/.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from azora_ci.clients import http
+from azora_ci.core.documents import MEBIBYTE, Limits, UnreadableError, read_json
 from azora_ci.core.errors import AzoraError
 
+LINE = Limits(size=MEBIBYTE)  # of one answer in a stream: a line of a build, the state of a layer
+PIECE = 64 * 1024  # bytes of a stream held at a time
 DOCKER_HUB_LOGIN = "https://index.docker.io/v1/"  # where the SDK logs in
 DOCKER_HUB_API = "registry-1.docker.io"  # where Docker Hub speaks the registry's protocol
 
@@ -19,6 +24,64 @@ def registry_host(repository: str, docker_hub: str) -> str:
     """Return ``host[:port]`` of ``host[:port]/namespace``; ``docker_hub``, one of Docker Hub's own addresses, for ``docker.io``."""
     host = repository.partition("/")[0]
     return docker_hub if host in {"docker.io", "index.docker.io"} else host
+
+
+def open_api(base_url: str, **options: Any) -> Any:
+    """Return the SDK's client of a daemon, which reads answers within limits. ``options`` are those of ``docker.APIClient``.
+
+    Its methods raise UnreadableError beyond them. Logs that are not JSON are bounded as a whole body is.
+    """
+    import docker
+
+    class BoundedClient(docker.APIClient):  # type: ignore[misc]  # the SDK has no types
+        """A client that does not leave reading to ``requests`` and the SDK. The methods are the SDK's own, which has no public ones."""
+
+        def send(self, request: Any, **kwargs: Any) -> Any:
+            request.register_hook("response", http.take_unless_streamed)
+            return super().send(request, **kwargs)
+
+        def _result(self, response: Any, json: bool = False, binary: bool = False) -> Any:
+            if not json:
+                return super()._result(response, binary=binary)
+            self._raise_for_status(response)
+            return read_json(response.content)
+
+        def _raise_for_status(self, response: Any) -> None:
+            if response.status_code >= 400:
+                _shorten_refusal(response)
+            super()._raise_for_status(response)
+
+        def _stream_helper(self, response: Any, decode: bool = False) -> Iterator[Any]:
+            if decode:
+                self._raise_for_status(response)
+                yield from (read_json(line, LINE) for line in _lines(response.raw))
+            else:
+                yield from super()._stream_helper(response)
+
+    return BoundedClient(base_url=base_url, **options)
+
+
+def _shorten_refusal(response: Any) -> None:
+    """Give a refusal the body that the SDK expects: it takes ``message`` without a look."""
+    if not response._content_consumed:
+        http.take_body(response, LINE)
+    try:
+        message = read_json(response.content, LINE)["message"]
+    except (UnreadableError, LookupError, TypeError):
+        message = response.text
+    response._content = json.dumps({"message": str(message)[:4000].strip()}).encode()
+
+
+def _lines(stream: Any) -> Iterator[bytes]:
+    """Yield the lines of a stream, each of which is a JSON document. Raises UnreadableError for one that does not end."""
+    buffered = b""
+    for piece in stream.stream(PIECE, decode_content=False):
+        *lines, buffered = (buffered + piece).split(b"\n")
+        yield from (line for line in lines if line.strip())
+        if len(buffered) > LINE.size:
+            raise UnreadableError(f"a line of more than {LINE.size} bytes")
+    if buffered.strip():
+        yield buffered
 
 
 @contextmanager
@@ -33,7 +96,7 @@ def translated_errors(explained: Callable[[str, Exception], AzoraError]) -> Iter
 
     try:
         yield
-    except (DockerException, RequestException, HTTPError, OSError) as error:
+    except (DockerException, RequestException, HTTPError, OSError, UnreadableError) as error:
         raise explained(str(getattr(error, "explanation", None) or ""), error) from error
 
 

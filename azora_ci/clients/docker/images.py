@@ -75,14 +75,12 @@ class Docker:
         self._api = self._connect()
 
     def _connect(self) -> Any:
-        import docker
-
         def explained(_answer: str, error: Exception) -> UnreachableError:
             next_step = "start the Docker daemon, or correct DOCKER_HOST"
             return UnreachableError("Docker does not answer", what=str(error)[:500], where=self._base_url, next_step=next_step)
 
         with engine.translated_errors(explained):
-            return docker.APIClient(base_url=self._base_url, version="auto", timeout=TIMEOUT_SECONDS)
+            return engine.open_api(self._base_url, version="auto", timeout=TIMEOUT_SECONDS)
 
     def version(self) -> str:
         """Return the daemon's version."""

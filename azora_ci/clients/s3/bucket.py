@@ -20,6 +20,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.settings import Aws
 
+SMALL = 64 * 1024 * 1024  # bytes of an object that is read as a whole
 CHUNK = 1024 * 1024  # bytes of a stored object held at a time while reading
 # The keys that this project uploads in parts; ``sweep`` aborts uploads of these keys only.
 OWN_KEY = re.compile(r"(.*/)?backup-[1-9][0-9]{0,11}-[0-9a-f]{6}(-attempt-[0-9]+)?\.sql\.gz")
@@ -172,11 +173,11 @@ class Bucket:
             )
         return stored
 
-    def read(self, key: str, version_id: str | None = None) -> bytes:
-        """Return a small object's bytes, verified as in ``stream``."""
-        return b"".join(self.stream(key, version_id))
+    def read(self, key: str, version_id: str | None = None, *, most: int = SMALL) -> bytes:
+        """Return a small object's bytes, verified as in ``stream``. Raises NotTrueError when there are more than ``most``."""
+        return b"".join(self.stream(key, version_id, most=most))
 
-    def stream(self, key: str, version_id: str | None = None) -> Iterator[bytes]:
+    def stream(self, key: str, version_id: str | None = None, *, most: int | None = None) -> Iterator[bytes]:
         """Yield an object's bytes in chunks of at most 1 MiB; a broken connection is resumed where it broke.
 
         Raises BadInputError when the object does not exist, NotTrueError when the bytes do not match its size and checksum.
@@ -184,6 +185,13 @@ class Bucket:
         from isal import isal_zlib
 
         stored = self.require(key, version_id)
+        if most is not None and stored.size > most:
+            raise NotTrueError(
+                "The stored object is too large",
+                what=f"{stored.size} bytes, and at most {most} are read",
+                where=self.url(key),
+                next_step="find out who wrote it: none of this project's documents is so large",
+            )
         position, checksum = 0, 0
         for chunk in self._chunks(stored, version_id):
             position += len(chunk)
@@ -211,6 +219,8 @@ class Bucket:
                 while chunk := body.read(CHUNK):
                     position += len(chunk)
                     yield chunk
+                    if position > stored.size:  # a store that sends more than it said would never end
+                        return
                 if position == resumed_at:
                     return
             except BotoCoreError as error:

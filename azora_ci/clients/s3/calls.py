@@ -60,6 +60,7 @@ class Calls:
     def __init__(
         self, settings: Aws, *, clock: Clock, patience: Patience, say: Callable[[str], None] | None = None, connections: int = 8
     ) -> None:
+        self.settings = settings
         self._clock = clock
         self._patience = patience
         self._say = say or (lambda _line: None)

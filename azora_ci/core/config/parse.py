@@ -87,7 +87,12 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
             schema=database.get("schema", "public"),
             via_ssh=database.get("via_ssh", False),
         ),
-        backup=BackupSettings(backup["location"], backup.get("lock_mode", "GOVERNANCE"), backup.get("lock_days", 365)),
+        backup=BackupSettings(
+            location=backup["location"],
+            lock_mode=backup.get("lock_mode", "GOVERNANCE"),
+            lock_days=backup.get("lock_days", 365),
+            signing=document.get("evidence", {}).get("signing", "none"),
+        ),
         rollout=RolloutSettings(**{key: value for key, value in rollout.items() if key != "order"}),
         edge=_edge(edge),
         target=target,

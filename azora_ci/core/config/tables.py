@@ -66,11 +66,15 @@ class DatabaseSettings:
 
 @dataclass(frozen=True)
 class BackupSettings:
-    """Where backups go (``s3://bucket/prefix``) and how they are locked."""
+    """Where backups go (``s3://bucket/prefix``), how they are locked, and who signs the documents of this bucket: ``kms:<key>`` or none.
+
+    The last is ``evidence.signing``; it stands here because manifests and records lie in this bucket.
+    """
 
     location: str
     lock_mode: str
     lock_days: int
+    signing: str = "none"
 
     @property
     def bucket(self) -> str:

@@ -11,7 +11,7 @@ import fcntl
 import hashlib
 import queue
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Protocol
@@ -155,14 +155,28 @@ def _compress(child: Child, member: GzipMember, sink: Sink, meter: Meter) -> tup
     scanner, digest = CopyScanner(lambda table: table.name == MIGRATIONS), hashlib.sha256()
     with member:
         for block in _blocks(child):
-            scanner.feed(block)
+            _judge(scanner.feed, block)
             digest.update(block)
             for compressed in member.add(block):
                 sink.put(compressed)
             meter.done, meter.tables_done = member.raw_bytes, len(scanner.tables)
+        _judge(scanner.end)
         for compressed in member.finish():
             sink.put(compressed)
     return digest.hexdigest(), scanner
+
+
+def _judge(read: Callable[..., bytes], *block: bytes) -> None:
+    """Have the scanner read. Raises NotTrueError where it refuses the dump, because no restore would run it."""
+    try:
+        read(*block)
+    except ValueError as error:
+        raise NotTrueError(
+            "The dump cannot be restored safely",
+            what=str(error),
+            where="the output of pg_dump",
+            next_step="nothing was published; if production's schema really holds this, report it: every restore refuses it",
+        ) from error
 
 
 def _enlarge_pipe(child: Child) -> None:

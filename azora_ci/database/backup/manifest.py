@@ -13,7 +13,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from azora_ci.clients.signing.signatures import Signatures
 from azora_ci.core import schemas
+from azora_ci.core.documents import MEBIBYTE, Limits
 from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.database.backup import catalog
 from azora_ci.database.server import ServerFacts
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
     from azora_ci.core.config import BackupSettings
 
 SCHEMA_VERSION = 1
+LIMITS = Limits(size=32 * MEBIBYTE, values=1_000_000)  # of a document: it has an entry per table
 JSON_TYPE = "application/json"
 GZIP_TYPE = "application/gzip"
 _NAME = re.compile(r"backup-([1-9][0-9]{0,11}-[0-9a-f]{6})(?:-attempt-([1-9][0-9]{0,5}))?(\.sql\.gz|\.pending\.json|\.manifest\.json)")
@@ -141,25 +144,22 @@ class Manifest:
 
 
 def read(bucket: Bucket, names: Names) -> Manifest:
-    """Return a stored manifest, validated. Raises BadInputError when it is absent or does not match its schema."""
-    data = bucket.read(names.manifest_key)
-    document = _validated(data, "backup-manifest", bucket.url(names.manifest_key))
+    """Return a stored manifest, validated.
+
+    Raises BadInputError when it is absent or does not match its schema, NotTrueError when it is not signed as the configuration says.
+    """
+    data = bucket.read(names.manifest_key, most=LIMITS.size)
+    Signatures.of(bucket, names.backup.signing).require(names.manifest_key, data)
+    document = schemas.read(data, "backup-manifest", where=bucket.url(names.manifest_key), limits=LIMITS)
     return Manifest(document, names.manifest_key, hashlib.sha256(data).hexdigest())
 
 
 def read_pending(bucket: Bucket, names: Names) -> dict[str, Any]:
-    """Return a stored pending document, validated. Raises BadInputError."""
-    return _validated(bucket.read(names.pending_key), "backup-pending", bucket.url(names.pending_key))
-
-
-def _validated(data: bytes, schema: str, where: str) -> dict[str, Any]:
-    try:
-        document = json.loads(data)
-    except ValueError:
-        document = None
-    schemas.validate(document, schema, where=where)
-    assert isinstance(document, dict)  # noqa: S101 - the schema says so
-    return document
+    """Return a stored pending document, validated. Raises as ``read`` does."""
+    data = bucket.read(names.pending_key, most=LIMITS.size)
+    Signatures.of(bucket, names.backup.signing).require(names.pending_key, data)
+    pending: dict[str, Any] = schemas.read(data, "backup-pending", where=bucket.url(names.pending_key), limits=LIMITS)
+    return pending
 
 
 def require_object(bucket: Bucket, manifest: Manifest) -> StoredObject:
@@ -246,9 +246,10 @@ def server_document(facts: ServerFacts) -> dict[str, Any]:
 
 
 def write_once(bucket: Bucket, key: str, document: dict[str, Any], schema: str, backup: BackupSettings, *, lock: bool) -> str:
-    """Validate a document, store it under a key that is still free, and return its SHA-256. Raises AlreadyThereError."""
+    """Validate a document, store it under a key that is still free, sign it, and return its SHA-256. Raises AlreadyThereError."""
     schemas.validate(document, schema, where=bucket.url(key))
     data = (json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
     days = backup.lock_days if lock else None
     bucket.put_once(key, data, content_type=JSON_TYPE, lock_days=days, lock_mode=backup.lock_mode)
+    Signatures.of(bucket, backup.signing).keep(key, data, lock_days=days, lock_mode=backup.lock_mode)
     return hashlib.sha256(data).hexdigest()

@@ -138,6 +138,7 @@ def _pending_document(context: BackupContext, names: documents.Names, origin: Or
         "schema_version": documents.SCHEMA_VERSION,
         "backup_id": names.backup_id,
         **context.identity,
+        "signed_by": context.backup.signing,
         "server": documents.server_document(origin.server),
         "client_version": version_text(origin.pg_dump),
         "snapshot": {"time": snapshot.time, "lsn": snapshot.lsn, "isolation": snapshot.isolation},

@@ -32,6 +32,11 @@ def psql_argv(program: Path, script: Path) -> tuple[str, ...]:
     return (str(program), *options, "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse", f"--file={script}")
 
 
+def knows_restrict(psql: Path) -> bool:
+    """Return whether this psql can refuse its own commands: its help text, which is part of the program, names the command."""
+    return b"\\restrict " in psql.read_bytes()
+
+
 class Follower:
     """A process that follows the spool (see spool_reader.py)."""
 
@@ -80,7 +85,10 @@ class Restore:
         fifo = spool.with_name("sql")
         os.mkfifo(fifo, 0o600)
         self._psql = processes.start(psql_argv(psql, fifo), env={**database.libpq_env(), "PGAPPNAME": "azora-ci restore"})
-        self._follower = Follower(processes, "restore", str(spool), str(fifo))
+        mode = spool_reader.RESTRICTED if knows_restrict(psql) else spool_reader.UNRESTRICTED
+        if mode == spool_reader.UNRESTRICTED:
+            processes.log.say(f"{psql} does not know \\restrict (August 2025): the scanner alone keeps psql's commands out of the restore")
+        self._follower = Follower(processes, "restore", str(spool), str(fifo), mode)
 
     def finish(self, size: int) -> float:
         """Wait for the end of a spool of ``size`` bytes and return the seconds since the start. Raises NotTrueError."""

@@ -1,14 +1,15 @@
 """Separate processes that read the spool file while it still grows, so that they never slow the dump down.
 
 ``python -m azora_ci.database.backup.spool_reader account SPOOL REPORT DEPTH`` counts and hashes the rows and writes the results to
-REPORT; ``… restore SPOOL FIFO`` passes the SQL to psql. They read ``done <size>`` from standard input when the file is complete, or the
-end of input when the process that started them has ended.
+REPORT; ``… restore SPOOL FIFO MODE`` passes the SQL to psql, and no command of psql; in MODE restricted psql itself refuses them, too.
+They read ``done <size>`` from standard input when the file is complete, or the end of input when the process that started them has ended.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import secrets
 import sys
 import threading
 from collections.abc import Iterator
@@ -16,12 +17,14 @@ from pathlib import Path
 from typing import IO, Any
 
 from azora_ci.core.clock import Clock
+from azora_ci.core.documents import MEBIBYTE, Limits, read_file
 from azora_ci.database.backup.copy_stream import CopyScanner, TableData
 from azora_ci.database.backup.malloc import return_large_blocks
 
 PIECE = 128 * 1024  # bytes of compressed data read at a time
 BLOCK = 1024 * 1024  # bytes of SQL passed on at a time
 GROWTH_POLL_SECONDS = 0.02
+RESTRICTED, UNRESTRICTED = "restricted", "unrestricted"
 MIGRATIONS = b"_prisma_migrations"
 
 
@@ -87,6 +90,7 @@ def account(spool: Path, report: Path, depth: str, orders: Orders) -> None:
         digest.update(block)
         size += len(block)
         scanner.feed(block)
+    scanner.end()
     results: dict[str, Any] = {"raw_bytes": size, "sha256": digest.hexdigest(), "complete": scanner.complete}
     results["objects"] = scanner.objects.hexdigest() if depth == "full" else None
     results["tables"] = [_table_document(table) for table in scanner.tables]
@@ -95,11 +99,25 @@ def account(spool: Path, report: Path, depth: str, orders: Orders) -> None:
     temporary.replace(report)
 
 
-def restore(spool: Path, fifo: Path, orders: Orders) -> None:
-    """Write the SQL to a pipe that psql reads."""
+def restore(spool: Path, fifo: Path, mode: str, orders: Orders) -> None:
+    """Write the SQL to a pipe that psql reads, each part after it was judged. Raises ValueError for a command of psql.
+
+    Under ``restricted`` psql itself refuses its commands by a random word of this process. A psql that is too old for that
+    is given nothing that it could read in two ways.
+    """
+    scanner = CopyScanner()
     with fifo.open("wb") as sink:
+        if mode == RESTRICTED:
+            sink.write(b"\\restrict " + secrets.token_hex(32).encode() + b"\n")
         for block in inflate(follow(spool, orders, Clock())):
-            sink.write(block)
+            _write_judged(sink, scanner.feed(block), scanner, mode)
+        _write_judged(sink, scanner.end(), scanner, mode)
+
+
+def _write_judged(sink: IO[bytes], judged: bytes, scanner: CopyScanner, mode: str) -> None:
+    if scanner.doubt is not None and mode != RESTRICTED:
+        raise ValueError(f"only a psql that knows \\restrict (a minor release of August 2025 or newer) may read this dump: {scanner.doubt}")
+    sink.write(judged)
 
 
 def _table_document(table: TableData) -> dict[str, Any]:
@@ -110,7 +128,7 @@ def _table_document(table: TableData) -> dict[str, Any]:
 
 def read_report(report: Path) -> tuple[dict[str, Any], list[TableData]]:
     """Return a report and its tables."""
-    results = json.loads(report.read_text(encoding="ascii"))
+    results = read_file(report, Limits(size=64 * MEBIBYTE, values=1_000_000))
     return results, [_parse_table(document) for document in results["tables"]]
 
 
@@ -128,7 +146,7 @@ def main() -> int:
         if mode == "account":
             account(Path(spool), Path(arguments[0]), arguments[1], orders)
         else:
-            restore(Path(spool), Path(arguments[0]), orders)
+            restore(Path(spool), Path(arguments[0]), arguments[1], orders)
     except (EOFError, ValueError, OSError) as error:
         sys.stderr.write(f"{type(error).__name__}: {error}\n")
         return 1

@@ -22,6 +22,105 @@ file=${key##*/}
 aws s3api get-object --bucket "$bucket" --key "$key" ${version_id:+--version-id "$version_id"} "$file" > /dev/null
 if [ -n "$sha256" ]; then echo "$sha256  $file" | sha256sum --check; fi
 
+# A dump that was cut off restores without an error: its last line is what proves that it is whole.
+gunzip -c "$file" | tail -n 20 | grep 'PostgreSQL database dump complete' > /dev/null ||
+  { echo "$file is cut off: its last line is missing. Nothing was restored." >&2; exit 1; }
+
+# psql runs what follows a backslash as a command on this machine. pg_dump writes two, \restrict and \unrestrict; a dump with any
+# other is refused. This prints the SQL without those two, read by the rules of psql's own lexer, and fails at what is refused.
+judge() {
+  LC_ALL=C awk -v strict="$1" '
+    function refuse(why) { printf "line %d: %s: %s\n", NR, why, substr($0, 1, 80) > "/dev/stderr"; bad = 1; exit 1 }
+    function doubt(why) { if (strict) refuse("only a psql of August 2025 or newer may read this: " why) }
+    function eat(n) { s = substr(s, n + 1) }
+    function word_of(w, then) {
+      if (then == "\047" && w ~ /^[ebxn]$/) { escapes = w == "e"; return }
+      if (w == "u" && s ~ /^.&["\047]/) return
+      if (words < 4) first[++words] = w
+      routine = first[1] == "create" && words > 1 && (first[2] ~ /^(function|procedure)$/ ||
+        words > 3 && first[2] == "or" && first[3] == "replace" && first[4] ~ /^(function|procedure)$/)
+      if (!routine || depth) return
+      if (w == "begin" || w == "case" && begins) begins++
+      else if (w == "end" && begins) begins--
+    }
+    function sql(  w, then, n) {
+      if (match(s, /^[ \t\n\r\f\v]+/)) { eat(RLENGTH); return }
+      if (s ~ /^\\/) {
+        if (s ~ /^\\restrict [A-Za-z0-9]+\n$/ && !begun && own == "") own = substr(s, 11)
+        else if (s ~ /^\\unrestrict [A-Za-z0-9]+\n$/ && !inside && own != "" && substr(s, 13) == own) { own = ""; over = 1 }
+        else refuse("a command of psql is in the dump")
+        $0 = substr($0, 1, length($0) + 1 - length(s)); s = ""; return
+      }
+      if (s ~ /^--/) { if (match(s, /[\r\n]/)) eat(RSTART - 1); return }
+      if (s ~ /^\/\*/) { mode = "comment"; comments = 1; eat(2); return }
+      if (over) refuse("SQL follows the last line of the dump")
+      if (match(s, /^[A-Za-z_\200-\377][A-Za-z_0-9$\200-\377]*/)) {
+        n = RLENGTH; w = tolower(substr(s, 1, n)); then = substr(s, n + 1, 1)
+        if (w == "copy" && !inside) { mode = "copy"; header = ""; begun = 1; return }
+        begun = inside = 1; word_of(w, then); if (!escapes) escaped = 0
+        eat(n); return
+      }
+      begun = inside = 1
+      if (match(s, /^[0-9][A-Za-z_0-9.\200-\377]*/)) {
+        n = RLENGTH
+        if (substr(s, 1, n) !~ /^[0-9.]+([eE][0-9]*)?$/ || substr(s, n + 1, 1) ~ /["$\047]/) refuse("a word or quote follows a number")
+        escaped = 0; eat(n); return
+      }
+      if (match(s, /^\$([A-Za-z_\200-\377][A-Za-z_0-9\200-\377]*)?\$/)) {
+        mode = "quote"; quote = substr(s, 1, RLENGTH); escaped = 0; eat(RLENGTH); return
+      }
+      if (s ~ /^\$[A-Za-z_\200-\377]/) refuse("a dollar quote does not begin as one")
+      w = substr(s, 1, 1); eat(1)
+      if (w == "\047" && escaped) refuse("two literals follow each other, the first with escapes")
+      if (w == "\047" && escapes) { mode = "escapes"; escapes = 0; return }
+      escaped = 0
+      if (w == "\047" || w == "\"") { mode = "quote"; quote = w }
+      else if (w == "(") depth++
+      else if (w == ")" && depth) depth--
+      else if (w == ";" && !depth && !begins) { inside = 0; words = 0 }
+    }
+    mode == "rows" {
+      if ($0 == "\\.") mode = "sql"
+      else if ($0 ~ /^\\\./) refuse("a row begins like the end of rows")
+      print; next
+    }
+    {
+      if ($0 ~ /[\200-\377]/) doubt("text that is not ASCII")
+      s = $0 "\n"
+      while (s != "") {
+        if (mode == "copy") {
+          header = header s; s = ""
+          if (header ~ ("^COPY " name "\\." name "[ \n]*(\\((\"([^\"]|\"\")*\"|[^\";])*\\))?[ \n]* FROM stdin;\n$")) mode = "rows"
+          else if (header ~ /^("([^"]|"")*"|\047([^\047]|\047\047)*\047|[^"\047;])*;/) refuse("this COPY is not the one of pg_dump")
+        } else if (mode == "comment") {
+          if (!match(s, /\/\*|\*\//)) { s = ""; continue }
+          comments += substr(s, RSTART, 1) == "/" ? 1 : -1
+          eat(RSTART + 1); if (!comments) mode = "sql"
+        } else if (mode == "escapes") {
+          if (!match(s, /\\.|\\\n|\047/)) { s = ""; continue }
+          if (substr(s, RSTART, 1) == "\047") { mode = "sql"; escaped = 1 }
+          eat(RSTART + RLENGTH - 1)
+        } else if (mode == "quote") {
+          if (!(place = index(s, quote))) { s = ""; continue }
+          if (quote == "\047" && match(substr(s, 1, place - 1), /\\+$/) && RLENGTH % 2) doubt("a backslash directly before a quote")
+          mode = "sql"; eat(place + length(quote) - 1)
+        } else sql()
+      }
+      print
+    }
+    BEGIN { mode = "sql"; name = "(\"([^\"]|\"\")*\"|[^\".( \t\n\r\f\v]+)" }
+    END { if (!bad && (mode != "sql" || inside)) refuse("the dump is cut off") }'
+}
+
+strict=0 word=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
+if ! psql --help=commands | grep '\\restrict' > /dev/null; then
+  strict=1 # the rules above alone protect then, and refuse what can be read in two ways
+  echo "This psql is older than August 2025: it cannot refuse its own commands by itself. Update it." >&2
+fi
+gunzip -c "$file" | tr -d '\000' | cmp -s - <(gunzip -c "$file") ||
+  { echo "$file holds NUL bytes, as no dump does. Nothing was restored." >&2; exit 1; }
+gunzip -c "$file" | judge "$strict" > /dev/null || { echo "$file is refused. Nothing was restored." >&2; exit 1; }
+
 # A half-restored database of an earlier try is dropped; the new one gets the owner, encoding and locale of the live one.
 psql -X -q -v ON_ERROR_STOP=1 -v live="$live" -v restored="$restored" -d "$maintenance" <<'SQL'
 DROP DATABASE IF EXISTS :"restored";
@@ -30,10 +129,10 @@ SELECT format('CREATE DATABASE %I TEMPLATE template0 OWNER %I ENCODING %L LC_COL
   FROM pg_database WHERE datname = :'live' \gexec
 SQL
 
-# A dump that was cut off restores without an error: its last line is what proves that it is whole.
-gunzip -c "$file" | tail -n 20 | grep 'PostgreSQL database dump complete' > /dev/null ||
-  { echo "$file is cut off: its last line is missing. Nothing was restored." >&2; exit 1; }
-gunzip -c "$file" | psql -X -q -v ON_ERROR_STOP=1 -d "$restored" > /dev/null
+{
+  if [ "$strict" = 0 ]; then printf '\\restrict %s\n' "$word"; fi
+  gunzip -c "$file" | judge 0
+} | psql -X -q -v ON_ERROR_STOP=1 -d "$restored" > /dev/null
 
 # The tables that pg_dump dumps are counted, as in the backup's manifest: without tables of extensions and of the system.
 if [ -n "$tables" ] && [ -n "$rows" ]; then

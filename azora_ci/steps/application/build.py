@@ -66,7 +66,7 @@ def pack_tree(job: Job[Settings]) -> None:
         job.say("- no tree is handed over: database.prepare is empty and there is no folder of migrations")
         return
     folder.mkdir(parents=True)
-    own = build_context.names_below(Path.cwd(), (job.settings.log_dir, job.settings.received_dir, folder))
+    own = build_context.names_below(Path.cwd(), (*job.own_folders, folder))
     packed = tree.pack(Path.cwd(), folder / TREE, own, job.say)
     job.evidence["tree"] = packed.evidence()
     job.tick(f"the tree holds {packed.entries} entries, {packed.bytes} bytes: {packed.sha256}")

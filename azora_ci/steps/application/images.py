@@ -160,14 +160,14 @@ def image_build(job: Job[Any], service: Service) -> ImageBuild:
         args=service.build.args,
         platform=service.build.platform,
         secrets=secrets,
-        left_out=_own_folders(job),
+        left_out=job.own_folders,
     )
 
 
 def read_context(job: Job[Any], service: Service) -> tuple[Path, list[str]]:
     """Return the folder of a service's build context and the names in it. Raises BadInputError when there are none."""
     folder = build_context.context_folder(service.context, Path())
-    names = build_context.members(folder, dockerfile=service.dockerfile.as_posix(), left_out=_own_folders(job))
+    names = build_context.members(folder, dockerfile=service.dockerfile.as_posix(), left_out=job.own_folders)
     if not names:
         raise BadInputError(
             "Build context is empty",
@@ -176,10 +176,6 @@ def read_context(job: Job[Any], service: Service) -> tuple[Path, list[str]]:
             next_step="correct the context, or run the production build that fills it in build.commands",
         )
     return folder, names
-
-
-def _own_folders(job: Job[Any]) -> tuple[Path, ...]:
-    return (job.settings.log_dir, job.settings.received_dir)
 
 
 @contextmanager

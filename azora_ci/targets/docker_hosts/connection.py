@@ -77,7 +77,7 @@ class Connection(Tunnel):
         try:
             connection.sock = self.dial(self._remote_socket, CONNECT_SECONDS)
             connection.request("GET", "/_ping")
-            connection.getresponse().read()
+            connection.getresponse().read(64)  # "OK"; the rest is not of interest
         except (OSError, http.client.HTTPException) as error:
             raise self._no_docker(error) from error
         finally:

@@ -131,7 +131,8 @@ class DockerHost:
             if client is None:
                 import docker
 
-                client = docker.DockerClient(base_url=f"unix://{self._connection.docker_socket}", timeout=API_SECONDS)
+                client = docker.DockerClient.__new__(docker.DockerClient)  # whose constructor makes a client of its own
+                client.api = engine.open_api(f"unix://{self._connection.docker_socket}", timeout=API_SECONDS)
                 self._client = client
             return client
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 from azora_ci.core.clock import Clock
+from azora_ci.core.documents import MEBIBYTE, Limits, expected_shape, read_file, read_json
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.health.probes import Dial, ProbeRequest, fetch
 from azora_ci.health.traffic import Counters
@@ -22,12 +23,13 @@ from azora_ci.targets.envoy import config
 from azora_ci.targets.envoy.admin import certificate_days, cluster_hosts, counters, effective_weights, expected_hosts, expected_weights
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeService, EdgeState
 
+T = TypeVar("T")
 GENERATIONS_KEPT = 20
 NO_OPTIONS = EdgeOptions()
 ADMIN_TIMEOUT = 5.0  # seconds, for one answer of the admin port
 READ_BACK_SECONDS = 10.0  # Envoy reloads within milliseconds, on a loaded machine later
 STATS = r"^cluster\..*\.upstream_(rq_(total|retry|5xx|rx_reset|pending_failure_eject|time)|cx_connect_fail)$"
-BODY_LIMIT = 64 * 1024 * 1024  # bytes: the admin port is trusted, and answers grow with the number of clusters
+LIMITS = Limits(size=16 * MEBIBYTE, values=2_000_000)  # answers grow with the number of clusters
 
 
 def install(config_dir: Path, *, listen: str, admin: str, services: tuple[EdgeService, ...], options: EdgeOptions = NO_OPTIONS) -> Path:
@@ -78,8 +80,8 @@ class Edge:
     def state(self) -> EdgeState:
         """Return the state in force, from the files. Raises BadInputError when no edge is installed in the folder."""
         try:
-            return EdgeState.from_document(json.loads((self._folder / "current" / "edge.json").read_text(encoding="utf-8")))
-        except (OSError, ValueError, KeyError, TypeError) as error:
+            return EdgeState.from_document(read_file(self._folder / "current" / "edge.json"))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
             raise BadInputError(
                 "No edge is installed",
                 what=f"{self._folder / 'current' / 'edge.json'} cannot be read: {type(error).__name__}: {error}",
@@ -120,12 +122,12 @@ class Edge:
 
     def _difference(self, state: EdgeState, generation: str) -> str | None:
         try:
-            present, weights = effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))
+            present, weights = self._read("/config_dump?resource=dynamic_route_configs", effective_weights)
             if present != generation:
                 return f"Envoy routes by generation {present or '(none)'}, not {generation}"
             if weights != expected_weights(state):
                 return f"Envoy's weights are {weights}, not {expected_weights(state)}"
-            hosts = cluster_hosts(self._get("/clusters?format=json"))
+            hosts = self._read("/clusters?format=json", cluster_hosts)
             tls = state.options.tls
             if tls is not None and self.certificate_days() is None:
                 names = f"edge.tls_certificate or edge.tls_key ({tls.certificate}, {tls.key} as it sees them)"
@@ -139,16 +141,16 @@ class Edge:
 
     def weights(self) -> dict[str, dict[str, int]]:
         """Return the weights that Envoy uses: route prefix -> cluster -> percent."""
-        return effective_weights(self._get("/config_dump?resource=dynamic_route_configs"))[1]
+        return self._read("/config_dump?resource=dynamic_route_configs", effective_weights)[1]
 
     def certificate_days(self) -> int | None:
         """Return for how many whole days the edge's certificate is valid; None without a certificate. Raises UnreachableError."""
-        return certificate_days(self._get("/certs"))
+        return self._read("/certs", certificate_days)
 
     def counters(self, state: EdgeState) -> dict[tuple[str, str], Counters]:
         """Return (service, release id) -> counters since Envoy started. Raises UnreachableError."""
-        stats = self._get(f"/stats?format=json&histogram_buckets=cumulative&filter={quote(STATS)}")
-        return counters(stats, state)
+        path = f"/stats?format=json&histogram_buckets=cumulative&filter={quote(STATS)}"
+        return self._read(path, lambda stats: counters(stats, state))
 
     def requests_to(self, addresses: set[str]) -> int:
         """Return how many requests Envoy has sent to these addresses since its start, through any cluster. Raises UnreachableError."""
@@ -159,19 +161,28 @@ class Edge:
         return self._sum(addresses, "rq_active")
 
     def _sum(self, addresses: set[str], stat: str) -> int:
-        hosts = cluster_hosts(self._get("/clusters?format=json"), stat)
+        hosts = self._read("/clusters?format=json", lambda clusters: cluster_hosts(clusters, stat))
         return sum(count for counts in hosts.values() for address, count in counts.items() if address in addresses)
 
+    def _read(self, path: str, reader: Callable[[Mapping[str, Any]], T]) -> T:
+        """Return what a reader makes of an answer. Raises UnreachableError, also for an answer of another shape."""
+        document = self._get(path)
+        with expected_shape(lambda problem: self._silent(path, f"an answer of another shape: {problem}")):
+            return reader(document)
+
     def _get(self, path: str) -> Mapping[str, Any]:
-        answer = fetch(ProbeRequest(self._admin_url + path, dial=self._dial), ADMIN_TIMEOUT, self._clock, limit=BODY_LIMIT)
+        answer = fetch(ProbeRequest(self._admin_url + path, dial=self._dial), ADMIN_TIMEOUT, self._clock, limit=LIMITS.size + 1)
         try:
             if answer.status == 200:
-                document: Mapping[str, Any] = json.loads(answer.body)
+                document: Mapping[str, Any] = read_json(answer.body, LIMITS)
                 return document
             detail = answer.detail or f"HTTP {answer.status}"
         except ValueError as error:
-            detail = f"no JSON: {error}"
-        raise UnreachableError(
+            detail = str(error)
+        raise self._silent(path, detail)
+
+    def _silent(self, path: str, detail: str) -> UnreachableError:
+        return UnreachableError(
             "The edge's admin port does not answer",
             what=f"Envoy's admin port: {detail}",
             where=self._admin_url + path.split("?", maxsplit=1)[0],

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
+from azora_ci.core.documents import Limits, expected_shape, read_json
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
 from azora_ci.health.probes import Dial, DialledConnection
 from azora_ci.targets.base import FencedError, LockHolder, Owner
@@ -31,6 +32,7 @@ ROLLBACK = ", rollback: "  # in the name of a lock's owner, before the reason
 ANSWER_SECONDS = 10.0  # limit for one answer of the guard, which writes and syncs before it answers
 RESERVE_EVENTS = {"abort", "stopped", "removed"}  # events that are kept on a full disk, too, in the space reserved for that
 EDGE_FOLDER = Path("/edge")  # the volume of the routes, as edge and guard see it
+LIMITS = Limits(values=1_000_000)  # of one answer: the journal grows with every deployment
 CLOCK_LIMIT = timedelta(minutes=5)  # between the clocks of host and runner: the times in journal and record must agree
 
 
@@ -58,16 +60,8 @@ class GuardClient:
     def holder(self) -> LockHolder | None:
         """Return the owner of the lock with its times, or None when it is free."""
         status = self.ask("/status")
-        lock = status["lock"]
-        if lock is None:
-            return None
-        actor, _, fence = lock["owner"].partition(ROLLBACK)
-        expires = parse_rfc3339(status["now"]) + timedelta(seconds=status["lock_seconds"])
-        renewed = expires - timedelta(seconds=lock["seconds"])
-        silent = lock["seconds"] - status["lock_seconds"]
-        alive = silent <= LONGEST_SILENCE * lock["seconds"] / 2  # a lock is taken for two leases
-        owner = Owner(lock["deployment_id"], lock["run_url"], actor, fence or None)
-        return LockHolder(owner, rfc3339(renewed), rfc3339(expires), alive, silent)
+        with expected_shape(lambda problem: self.misunderstood("/status", problem)):
+            return _holder(status)
 
     def ask(self, path: str, document: Mapping[str, Any] | None = None) -> Any:
         """Return the answer to a GET, or to a POST of ``document``. A lost request is sent once more: at worst its change is noted twice.
@@ -86,7 +80,7 @@ class GuardClient:
             body = None if document is None else json.dumps(document)
             connection.request("GET" if document is None else "POST", path, body, {"connection": "close"})
             response = connection.getresponse()
-            status, answer = response.status, json.loads(response.read())
+            status, answer = response.status, read_json(response.read(LIMITS.size + 1), LIMITS)
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise UnreachableError(
                 "The guard does not answer",
@@ -96,18 +90,23 @@ class GuardClient:
             ) from error
         finally:
             connection.close()
+        problem = str(answer.get("error"))[:1000] if isinstance(answer, dict) else "an answer of another shape"
         if status == 409:
-            raise self._refusal(path, answer["error"])
+            raise self._refusal(path, problem)
         if status == 507:
-            raise _disk_full(self.host, answer["error"])
+            raise _disk_full(self.host, problem)
         if status != 200:
-            raise UnreachableError(
-                "The guard did not understand",
-                what=f"HTTP {status}: {answer.get('error')}",
-                where=f"guard of {self.host}, {path}",
-                next_step="the guard may be of another version: see the container azora-guard on the host",
-            )
+            raise self.misunderstood(path, f"HTTP {status}: {problem}")
         return answer
+
+    def misunderstood(self, path: str, problem: str) -> UnreachableError:
+        """Return the error for an answer that has another shape than this version expects."""
+        return UnreachableError(
+            "The guard did not understand",
+            what=problem,
+            where=f"guard of {self.host}, {path}",
+            next_step="the guard may be of another version: see the container azora-guard on the host",
+        )
 
     def change(self, action: str, **document: Any) -> Any:
         """Make a change with the fencing token and return the guard's answer."""
@@ -115,7 +114,9 @@ class GuardClient:
 
     def check_clock(self) -> None:
         """Raise NotTrueError when the host's clock differs from the runner's by more than ``CLOCK_LIMIT``."""
-        difference = parse_rfc3339(self.ask("/status")["now"]) - self._clock.now()
+        status = self.ask("/status")
+        with expected_shape(lambda problem: self.misunderstood("/status", problem)):
+            difference = parse_rfc3339(status["now"]) - self._clock.now()
         if abs(difference) > CLOCK_LIMIT:
             raise NotTrueError(
                 "The host's clock is off",
@@ -133,6 +134,19 @@ class GuardClient:
             where=f"guard of {self.host}, {path}",
             next_step="read what happened in the guard's journal (python -m azora_ci lock status); a rerun starts from there",
         )
+
+
+def _holder(status: Mapping[str, Any]) -> LockHolder | None:
+    lock = status["lock"]
+    if lock is None:
+        return None
+    actor, _, fence = lock["owner"].partition(ROLLBACK)
+    expires = parse_rfc3339(status["now"]) + timedelta(seconds=status["lock_seconds"])
+    renewed = expires - timedelta(seconds=lock["seconds"])
+    silent = lock["seconds"] - status["lock_seconds"]
+    alive = silent <= LONGEST_SILENCE * lock["seconds"] / 2  # a lock is taken for two leases
+    owner = Owner(lock["deployment_id"], lock["run_url"], actor, fence or None)
+    return LockHolder(owner, rfc3339(renewed), rfc3339(expires), alive, silent)
 
 
 class Lease:
@@ -154,7 +168,8 @@ class Lease:
             raise _lock_refusal(self._guard.host, f"a rollback by {held.owner.actor} is running: {held.owner.fence}; {until}")
         request = {"owner": _owner_text(owner), "run_url": owner.run_url, "deployment_id": owner.deployment_id}
         answer = self._guard.ask("/lock", {**request, "fence": owner.fence is not None, "reason": owner.fence})
-        self._guard.token, self._guard.lease_seconds = answer["token"], float(answer["lease_seconds"])
+        with expected_shape(lambda problem: self._guard.misunderstood("/lock", problem)):
+            self._guard.token, self._guard.lease_seconds = answer["token"], float(answer["lease_seconds"])
         self.taken_over = f"{held.owner.deployment_id} ({held.owner.run_url})" if held else None
         self._refused, self._renewed = None, self._clock.monotonic()
         self._stop = threading.Event()
@@ -255,8 +270,10 @@ class GuardedJournal:
             if self._cached is not None and self._cached[0] == self._guard.token:
                 return self._cached[1]
             history = History()
-            for event in self._guard.ask("/journal"):
-                history.apply(event)
+            events = self._guard.ask("/journal")
+            with expected_shape(lambda problem: self._guard.misunderstood("/journal", problem)):
+                for event in events:
+                    history.apply(event)
             self._cached = (self._guard.token, history) if self._guard.token is not None else None
             return history
 
@@ -285,8 +302,8 @@ class GuardedEdge(Edge):
     def state(self) -> EdgeState:
         """Return the state in force, from the guard's files. Raises BadInputError when there is none."""
         try:
-            return EdgeState.from_document(json.loads(self._guard.ask("/files")["edge.json"]))
-        except (KeyError, TypeError, ValueError) as error:
+            return EdgeState.from_document(read_json(self._guard.ask("/files")["edge.json"]))
+        except (LookupError, TypeError, ValueError, AttributeError) as error:
             raise BadInputError(
                 "No edge is installed",
                 what=f"the guard has no state of the edge: {type(error).__name__}: {error}",

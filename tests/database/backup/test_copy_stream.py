@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azora_ci.database.backup.copy_stream import CopyScanner, RowHash
+from tests.support import hostile_dumps
 
 DUMP = rb"""--
 -- PostgreSQL database dump
@@ -54,6 +55,7 @@ def scan(pieces: list[bytes], *, hashing: bool = True) -> CopyScanner:
     scanner = CopyScanner(lambda _table: hashing)
     for piece in pieces:
         scanner.feed(piece)
+    scanner.end()
     return scanner
 
 
@@ -155,3 +157,41 @@ def test_hash_of_large_objects_sees_number_content_and_length():
 
 def test_large_objects_written_in_other_pieces_are_the_same():
     assert objects([OBJECTS.replace(b"0a", b"").replace(b"00ff27", b"00ff270a")]) == objects([OBJECTS])
+
+
+# --- what psql would act on ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dump", hostile_dumps.HOSTILE, ids=lambda dump: dump.name)
+def test_a_command_of_psql_is_refused(dump: hostile_dumps.Dump):
+    with pytest.raises(ValueError, match=r"in the dump|the dump |follow|dollar quote"):
+        scan([dump.sql])
+
+
+@pytest.mark.parametrize("dump", hostile_dumps.ALL, ids=lambda dump: dump.name)
+@given(places=st.lists(st.integers(0, 10**6), max_size=30))
+@settings(max_examples=25, deadline=None)
+def test_nothing_of_a_command_is_passed_on_wherever_blocks_are_cut(dump: hostile_dumps.Dump, places: list[int]):
+    scanner, judged = CopyScanner(), b""
+    without_pair = dump.sql.replace(b"\\restrict aB3", b"").replace(b"\\unrestrict aB3", b"")
+    try:
+        for piece in cut(dump.sql, places):
+            judged += scanner.feed(piece)
+        judged += scanner.end()
+    except ValueError:
+        assert dump.rows is None
+        assert without_pair.startswith(judged) and b"PWNED" not in judged and b"program" not in judged.lower()
+    else:
+        assert dump.rows is not None
+        assert scanner.complete and scanner.rows + dump.sql.count(b"INSERT") == dump.rows
+        assert judged == without_pair
+
+
+@pytest.mark.parametrize(
+    ("sql", "doubt"),
+    [(rb"SELECT 'a\';", "before a quote"), ("SELECT 'é';".encode(), "not ASCII"), (rb"SELECT 'a\\', '\b', E'\'';", None)],
+)
+def test_what_other_settings_read_differently_is_named(sql: bytes, doubt: str | None):
+    for pieces in ([sql], [sql[i : i + 1] for i in range(len(sql))]):
+        found = scan(pieces).doubt
+        assert (found is None) if doubt is None else (doubt in (found or ""))

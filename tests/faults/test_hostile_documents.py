@@ -1,0 +1,245 @@
+"""A door is where a document from outside comes in. Whatever comes, a door ends in a value or in a judged failure: never in a bug.
+
+A "bug" here is any exception that is not an AzoraError: the runner would end in exit 4.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from azora_ci.cli.adopt.discover import discover
+from azora_ci.clients.docker import engine
+from azora_ci.clients.github import GitHub
+from azora_ci.core import schemas
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import AzoraError, UnreachableError
+from azora_ci.core.variables import Secret
+from azora_ci.database.backup import manifest
+from azora_ci.gates import reachability
+from azora_ci.health.answers import PUBLIC, Answer, Endpoint, classify
+from azora_ci.record import chain, fragments
+from azora_ci.record.archive import Archive
+from azora_ci.steps import deployment_failure_handler as handler
+from azora_ci.targets.base import Owner
+from azora_ci.targets.envoy.edge import Edge
+from azora_ci.targets.envoy.state import EdgeRelease, EdgeService, EdgeState
+from azora_ci.targets.guard.client import GuardClient, GuardedEdge, GuardedJournal, Lease
+from azora_ci.targets.journal import Journal
+from azora_ci.targets.lock import Lock
+from tests.support.hostile import BOMB, NESTED, Answering, answering, hostile
+
+ID = "1764000000-abc123"
+SERVICE = EdgeService("api", "/", 15.0)
+STATE = EdgeState((SERVICE,), "127.0.0.1:1", (EdgeRelease(ID, "v1", {"api": ("127.0.0.1:2",)}),), stable=ID)
+
+
+@pytest.fixture(scope="module")
+def answers() -> Iterator[Answering]:
+    with answering() as server:
+        yield server
+
+
+def judged(*calls: Callable[[], Any]) -> None:
+    """Make each call; an AzoraError is a judged failure."""
+    for call in calls:
+        with contextlib.suppress(AzoraError):
+            call()
+
+
+# --- doors without a network ------------------------------------------------------------------------------------------------
+
+
+@hostile
+def test_health(document):
+    endpoint = Endpoint("api", "api", PUBLIC, "http://x/health", frozenset({"1.0.0"}))
+    finding = classify(endpoint, Answer(1.0, 200, "application/json", document))
+    assert not finding.passed
+    finding.detail.encode()
+
+
+@hostile
+def test_records_and_their_chain(document):
+    assert chain.flaw(document, ID)
+    assert chain.doubts([document], 0)
+    chain.doubts([document, chain.archived_bytes({"deployment_id": ID}), document], 1, [0, 2])
+
+
+@hostile
+def test_manifests_records_and_fragments_by_their_schema(tmp_path, document):
+    path = tmp_path / "record" / "database-backup.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(document)
+    for refused in (
+        lambda: schemas.read(document, "backup-manifest", where="x", limits=manifest.LIMITS),
+        lambda: schemas.read(document, "backup-pending", where="x"),
+        lambda: fragments.read(path),
+    ):
+        with pytest.raises(AzoraError):
+            refused()
+
+
+@hostile
+def test_journal_and_lock_of_this_machine(tmp_path, document):
+    (tmp_path / "journal.jsonl").write_bytes(document)
+    (tmp_path / "lock").write_bytes(document)
+    lock = Lock(tmp_path / "lock", Clock())
+    judged(Journal(tmp_path / "journal.jsonl").history, lock.holder, lambda: lock.acquire(Owner(ID, "https://runs.example/1", "x")))
+
+
+@hostile
+def test_state_of_an_edge_on_this_machine(tmp_path, document):
+    (tmp_path / "current").mkdir(exist_ok=True)
+    (tmp_path / "current" / "edge.json").write_bytes(document)
+    with pytest.raises(AzoraError):
+        Edge(tmp_path, "http://127.0.0.1:1", Clock()).state()
+
+
+@hostile
+def test_results_of_the_jobs(document):
+    notes: list[str] = []
+    job: Any = SimpleNamespace(settings=SimpleNamespace(needs=document.decode("latin-1")))
+    assert handler._read_needs(job, notes) == {}
+    assert len(notes) == 1
+
+
+@hostile
+def test_package_json(tmp_path, document):
+    (tmp_path / "package.json").write_bytes(document)
+    judged(lambda: discover(tmp_path))
+
+
+# --- doors of HTTP ----------------------------------------------------------------------------------------------------------
+
+
+def github(port: int) -> GitHub:
+    return GitHub(f"http://127.0.0.1:{port}", "azora/azora", Secret("token"), clock=Clock(), pause=0.0)
+
+
+@hostile
+def test_github(answers, document):
+    answers.reset(document)
+    client = github(answers.port)
+    judged(
+        client.default_branch,
+        lambda: client.branch("main"),
+        lambda: client.branch_rules("main"),
+        lambda: client.check_runs("0" * 40),
+        lambda: client.job_attempts(7),
+        lambda: client.check_suite_of_run("7"),
+    )
+    answers.reset(document, status=404)
+    with pytest.raises(AzoraError):
+        client.default_branch()
+
+
+@hostile
+def test_a_public_endpoint(answers, document):
+    answers.reset(document)
+    service: Any = SimpleNamespace(public_health_url=f"http://127.0.0.1:{answers.port}/health", title="API")
+    assert not reachability.endpoint(service).passed
+
+
+def docker_doors(port: int) -> tuple[Callable[[], Any], ...]:
+    api = engine.open_api(f"tcp://127.0.0.1:{port}", version="1.43")
+
+    def translated(call: Callable[[], Any]) -> Callable[[], Any]:
+        def door() -> Any:
+            with engine.translated_errors(lambda said, error: UnreachableError("x", what=f"{said}{error}", where="x", next_step="x")):
+                return call()
+
+        return door
+
+    calls = (lambda: api.inspect_image("x"), api.version, lambda: list(engine.pull(api, "x", "sha256:0", None)), api.containers)
+    return tuple(map(translated, calls))
+
+
+@hostile
+def test_docker(answers, document):
+    for status in (200, 404, 500):
+        answers.reset(document, status=status)
+        judged(*docker_doors(answers.port))
+
+
+@hostile
+def test_admin_port_of_envoy(answers, document):
+    answers.reset(document)
+    edge = Edge(Path("/nowhere"), f"http://127.0.0.1:{answers.port}", Clock())
+    judged(
+        edge.weights,
+        edge.certificate_days,
+        lambda: edge.counters(STATE),
+        lambda: edge.requests_to({"127.0.0.1:2"}),
+        lambda: edge.confirm(STATE, "1", seconds=0.0),
+    )
+
+
+@hostile
+def test_guard(answers, document):
+    def dial(host: str, port: int, seconds: float) -> socket.socket:
+        return socket.create_connection((host, port), seconds)
+
+    guard = GuardClient("host", ("127.0.0.1", answers.port), dial, Clock(), lambda: None)
+    for status in (200, 409, 500, 507):
+        answers.reset(document, status=status)
+        judged(
+            guard.holder,
+            guard.check_clock,
+            GuardedJournal(guard).history,
+            GuardedEdge(guard, "127.0.0.1:1", Clock(), dial).state,
+            lambda: Lease(guard, Clock()).break_open("reason", "x"),
+        )
+
+
+# --- a real store -----------------------------------------------------------------------------------------------------------
+
+
+@hostile
+def test_a_poisoned_record_in_the_archive(s3_session, document):
+    archive = Archive(s3_session.open(s3_session.make_bucket()), "production")
+    archive.bucket.put_once(archive.record_key(ID, 1), document, content_type="application/json")
+    assert archive.previous("1764000001-abc123", 1).record_sha256 is None
+    assert archive.newest_sha256() is None
+    assert len(archive.set_aside) == 1
+    with pytest.raises(AzoraError):
+        archive.record_to_take_back(None)
+
+
+# --- size -------------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_bomb_of_gzip_is_not_inflated_at_any_door(answers, status):
+    answers.reset(BOMB, status=status, encoding="gzip")
+    service: Any = SimpleNamespace(public_health_url=f"http://127.0.0.1:{answers.port}/health", title="API")
+    tracemalloc.start()
+    try:
+        assert not reachability.endpoint(service).passed
+        for door in (github(answers.port).default_branch, *docker_doors(answers.port)):
+            with contextlib.suppress(AzoraError):
+                door()
+                raise AssertionError(f"{door} takes it")
+        assert tracemalloc.get_traced_memory()[1] < 64 * 1024 * 1024
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_line_of_the_daemon_that_does_not_end_is_cut(answers):
+    answers.reset(b'"' + b"x" * (2 * engine.LINE.size))
+    *_, pull, _containers = docker_doors(answers.port)
+    with pytest.raises(UnreachableError, match="a line of more than 1048576 bytes"):
+        pull()
+
+
+def test_the_row_of_the_review_at_the_doors_of_http(answers):
+    answers.reset(NESTED)
+    for door in (github(answers.port).default_branch, *docker_doors(answers.port)):
+        with pytest.raises(UnreachableError, match="a bracket is not closed"):
+            door()
