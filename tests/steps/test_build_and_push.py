@@ -25,6 +25,7 @@ from azora_ci.core.variables import Secret
 from azora_ci.steps.runner import execute
 from tests.support import deploy_config
 from tests.support.docker_engine import BUSYBOX, PASSWORD, USER, saved
+from tests.support.fragments_builder import needs_of
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 MANIFEST = "application/vnd.docker.distribution.manifest.v2+json"
@@ -43,6 +44,7 @@ class World:
         self.contexts = "services/{}"
         self.build: list[list[str]] = [["sh", "-c", "for s in services/*; do mkdir -p $s/dist && echo built > $s/dist/index.html; done"]]
         self.images: dict[str, dict[str, Any]] = {}
+        self.deployment, self.ran = DEPLOYMENT, "images"
         self.isolation: dict[str, str] = {}
         self.sections: dict[str, Any] = {"target": {"kind": "docker_hosts"}, "registry": {"repository": f"{host}/{name}", "insecure": True}}
         for service in SERVICES:
@@ -63,12 +65,14 @@ class World:
         build = {"commands": self.build, **self.isolation}
         config = deploy_config.write(self.folder / "deploy.toml", build=build, **{"services": services, **self.sections})
         (self.folder / "output").write_text("")
-        logs = self.logs(job)
-        shutil.rmtree(logs, ignore_errors=True)
+        self.deployment = environ.get("DEPLOYMENT_ID", DEPLOYMENT)
+        shutil.rmtree(self.logs(job), ignore_errors=True)
+        self.ran = job
         defaults = {
             "DEPLOY_CONFIG": str(config),
-            "DEPLOYMENT_LOG_DIR": str(logs),
+            "DEPLOYMENT_LOG_DIR": str(self.logs(job)),
             "RECEIVED_ARTIFACTS_DIR": str(self.folder / "received"),
+            "NEEDS": needs_of(self.folder / "received", self.deployment) if job == "build-and-push" else "{}",
             "RUNNER_TEMP": str(self.folder / "temp"),
             "DEPLOYMENT_ID": DEPLOYMENT,
             "VERSION": "v1.2.3",
@@ -82,12 +86,12 @@ class World:
     def report(self, service: str, **facts: str) -> None:
         """Change what the job images reported of a service, as a build that runs in it could."""
         path = self.logs("images") / "record" / "images.json"
-        document = json.loads(path.read_text())
+        document: dict[str, Any] = json.loads(path.read_text())
         document["evidence"]["services"][service] |= facts
         path.write_text(json.dumps(document))
 
     def logs(self, job: str) -> Path:
-        return self.folder / ("received/images" if job == "images" else "logs")
+        return self.folder / (f"received/application-image-logs-{self.deployment}" if job == "images" else "logs")
 
     def archive(self, service: str) -> Path:
         """Return the file that the job images hands over."""
@@ -96,9 +100,7 @@ class World:
     @property
     def fragment(self) -> dict[str, Any]:
         """Return the fragment of the job that ran last."""
-        paths = [self.logs(job) / "record" / f"{job}.json" for job in ("build-and-push", "images")]
-        newest = max((path for path in paths if path.exists()), key=lambda path: path.stat().st_mtime_ns)
-        document: dict[str, Any] = json.loads(newest.read_text())
+        document: dict[str, Any] = json.loads((self.logs(self.ran) / "record" / f"{self.ran}.json").read_text())
         return document
 
     @property
