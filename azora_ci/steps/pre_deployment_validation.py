@@ -75,6 +75,14 @@ def pass_build(job: Job[Settings]) -> None:
     reported = job.fragments.require("build").evidence
     job.evidence["commands"] += [{**entry, "source": "reported"} for entry in reported["commands"]]
     commands.require_success(reported["commands"], build.demanded_commands(job.config), "build")
+    problems = [entry["problem"] for entry in reported["dockerfiles"] if entry["problem"]]
+    if problems:
+        raise NotTrueError(
+            "Images cannot be built",
+            what="\n".join(f"{problem['where']}: {problem['what']}" for problem in problems),
+            where=", ".join(problem["where"] for problem in problems),
+            next_step="\n".join(dict.fromkeys(problem["next"] for problem in problems)),
+        )
     if reported["tree"] is None and build.needs_tree(job.config):
         raise NotTrueError(
             "The application's tree is missing",

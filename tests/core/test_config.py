@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core import config, hosts
+from azora_ci.core.config import ImageSettings
 from azora_ci.core.errors import BadInputError
 
 MINIMAL = """
@@ -82,6 +83,20 @@ def test_an_order_is_a_chain_of_waiting_beside_what_depends_on_says(tmp_path):
         ("schema_version = 1", "schema_version = 2", "schema_version"),
         ("https://azora.world/auth/health", "https://user:password@azora.world/auth/health", "public_health_url"),
         ("[services.auth_service]", "[services.Auth]", "Auth"),
+        ("[build]", '[build]\nisolation = "none"', "build.isolation_reason"),
+        ("[build]", '[build]\nisolation_reason = "the artifacts are too small"', "build.isolation_reason"),
+        ("[build]", '[build]\nisolation = "maybe"', "build.isolation"),
+        (
+            'route_prefix = "/auth"',
+            'route_prefix = "/auth"\nbuild.secrets = ["NPM_TOKEN"]',
+            "auth_service.build.secrets: images",
+        ),
+        (
+            'route_prefix = "/auth"',
+            'route_prefix = "/auth"\nbuild.platform = "linux/arm64,linux/amd64"',
+            "auth_service.build.platform",
+        ),
+        ('route_prefix = "/auth"', 'route_prefix = "/auth"\nbuild.args = { A = 1 }', "services.auth_service.build.args"),
         # One newline at the end: Python's $ lets it pass, and these become object keys, image tags and lines of instructions.
         ("s3://azora-backups/prod", "s3://azora-backups/prod\\n", "backup.location"),
         ('"docker.io/azora"', '"docker.io/azora\\n"', "registry.repository"),
@@ -95,6 +110,16 @@ def test_every_mistake_names_its_key(tmp_path, old, new, named):
         load(tmp_path, MINIMAL.replace(old, new))
     assert named in caught.value.what
     assert "deploy-production.toml" in caught.value.where
+
+
+def test_how_images_are_built(tmp_path):
+    assert load(tmp_path, MINIMAL).build.isolation == "job"
+    in_place = '[build]\nisolation = "none"\nisolation_reason = "the artifacts are too small"'
+    build = 'route_prefix = "/auth"\nbuild = { target = "app", args = { A = "1" }, platform = "linux/arm64", secrets = ["NPM_TOKEN"] }'
+    loaded = load(tmp_path, MINIMAL.replace("[build]", in_place).replace('route_prefix = "/auth"', build))
+    assert (loaded.build.isolation, loaded.build.isolation_reason) == ("none", "the artifacts are too small")
+    assert loaded.service("auth_service").build == ImageSettings("app", {"A": "1"}, "linux/arm64", ("NPM_TOKEN",))
+    assert loaded.service("api_gateway").build == ImageSettings()
 
 
 def test_no_file_and_no_toml(tmp_path):

@@ -108,6 +108,7 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
     },
     "build": {
         "commands": [{"purpose": "build", "argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1}],
+        "dockerfiles": [],
         "tree": {"sha256": SHA256, "bytes": 1048576, "entries": 31000},
     },
     "pre-deployment-validation": {

@@ -23,6 +23,7 @@ from azora_ci.core.process import Completed, Processes
 from azora_ci.core.variables import Secret
 
 PROBE = "FROM --platform=$BUILDPLATFORM scratch\n"  # the classic builder leaves BUILDPLATFORM empty and refuses it
+NO_STAGE = "azora-ci-only-parses"
 PROBE_SECONDS = 120.0  # the builder of a docker-container driver is fetched first
 LAST_LINES = 40  # the most lines of a failed build in the error; the log has all of them
 _PARSE_ERROR = re.compile(r"dockerfile parse error (?:on )?line (?P<line>\d+): (?P<problem>.*)", re.IGNORECASE)
@@ -106,7 +107,20 @@ class BuildKit:
             env = {**self._env, **{name: secret.reveal() for name, secret in build.secrets.items()}}
             completed = self._processes.run(command(self.frontend, build, dockerfile), env=env, check=False, echo=echo)
         if completed.returncode != 0:
-            raise failure(build, (build.context / build.dockerfile).read_text(encoding="utf-8", errors="replace"), completed)
+            raise failure(build, _text(build), completed)
+
+    def check(self, build: ImageBuild) -> None:
+        """Raise BadInputError for a Dockerfile that cannot be parsed. Nothing is built, as the stage that is asked for does not exist."""
+        with _dockerfile(build) as dockerfile, tempfile.TemporaryDirectory(prefix="buildkit-empty-") as empty:
+            argv = (*self.frontend, "--progress", "plain", "--file", str(dockerfile), "--target", NO_STAGE, empty)
+            completed = self._processes.run(argv, env=self._env, check=False, echo=False)
+        parse_error = _PARSE_ERROR.search(_final_line(completed.stderr))
+        if parse_error:
+            raise _parse_failure(build, _text(build), int(parse_error["line"]), parse_error["problem"])
+
+
+def _text(build: ImageBuild) -> str:
+    return (build.context / build.dockerfile).read_text(encoding="utf-8", errors="replace")
 
 
 def _frontends(path: str) -> Iterator[tuple[str, ...]]:

@@ -13,25 +13,29 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.clients.docker import build_context
+from azora_ci.clients.docker.buildkit import BuildKit, ImageBuild
 from azora_ci.core import tree
 from azora_ci.core.config import DeployConfig
+from azora_ci.core.errors import BadInputError
 from azora_ci.core.markdown import code, table
 from azora_ci.core.process import CommandFailedError
-from azora_ci.core.settings import Common, Deployment
+from azora_ci.core.settings import Common, Deployment, DockerDaemon
 from azora_ci.gates import commands
 from azora_ci.steps.job import Job
+from azora_ci.targets.base import IMAGES
+from azora_ci.targets.registry import kind_of
 
 TREE = "tree.tar.zst"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment):
-    """Nothing but what every job reads."""
+class Settings(Deployment, DockerDaemon):
+    """Access to the daemon, which parses Dockerfiles."""
 
 
 def run(job: Job[Settings]) -> None:
     """Run every command until one fails; when all succeed, pack the tree where it is needed. Raises BadInputError, OSError."""
-    job.evidence |= {"commands": [], "tree": None}
+    job.evidence |= {"commands": [], "dockerfiles": [], "tree": None}
     shutil.rmtree(tree_folder(job.settings), ignore_errors=True)
     try:
         for purpose, argvs in demanded_commands(job.config).items():
@@ -40,6 +44,8 @@ def run(job: Job[Settings]) -> None:
     except CommandFailedError as failure:
         job.log.annotate(failure.title, f"{failure.message()}\npre-deployment-validation closes the gate")
     else:
+        if kind_of(job.config).artifact == IMAGES:
+            check_dockerfiles(job)
         pack_tree(job)
     _write_summary(job)
 
@@ -47,6 +53,26 @@ def run(job: Job[Settings]) -> None:
 def demanded_commands(config: DeployConfig) -> dict[str, tuple[Any, ...]]:
     """Return purpose -> commands that must have ended with exit code 0 before anything is changed."""
     return {"build": config.checks.build, "prepare": config.database.prepare}
+
+
+def check_dockerfiles(job: Job[Settings]) -> None:
+    """Have BuildKit parse every Dockerfile that is there, so that one it cannot build stops the release before anything is changed.
+
+    Raises BadInputError without BuildKit. A Dockerfile that the production build makes is parsed by the job images only.
+    """
+    services = [service for service in job.config.services if (service.context / service.dockerfile).is_file()]
+    buildkit = BuildKit.find(job.processes, job.settings.docker_host) if services else None
+    for service in services:
+        assert buildkit is not None  # noqa: S101 - there are services
+        context = build_context.context_folder(service.context, Path())
+        problem = None
+        try:
+            buildkit.check(ImageBuild(context, service.dockerfile, service.id, {}))
+            job.tick(f"BuildKit parses {service.context / service.dockerfile}")
+        except BadInputError as error:
+            problem = {"title": error.title, "what": error.what, "where": error.where, "next": error.next_step}
+            job.log.annotate(error.title, error.message())
+        job.evidence["dockerfiles"].append({"service": service.id, "problem": problem})
 
 
 def needs_tree(config: DeployConfig) -> bool:

@@ -195,8 +195,22 @@ def test_a_dockerfile_that_cannot_be_parsed_is_refused_by_file_and_line(
     (context / "Dockerfile").write_text(dockerfile)
     with pytest.raises(BadInputError) as caught:
         buildkit.build(build_of(context))
+    with pytest.raises(BadInputError) as checked:
+        buildkit.check(build_of(context))
+    assert checked.value.message() == caught.value.message()
     assert (caught.value.title, caught.value.where) == (title, f"context/Dockerfile:{line}")
     assert what in caught.value.what
+
+
+def test_a_check_builds_nothing_and_asks_no_registry(buildkit: BuildKit, docker_engine: str, context: Path) -> None:
+    client = docker.DockerClient(base_url=docker_engine)
+    before = client.images.list(all=True)
+    (context / "Dockerfile").write_text(
+        "FROM 127.0.0.1:1/base:v1 AS app\nRUN --mount=type=cache,target=/c make\nCOPY --from=app absent /\n"
+    )
+    buildkit.check(build_of(context))
+    assert {image.id for image in client.images.list(all=True)} == before
+    client.close()
 
 
 @pytest.mark.parametrize(

@@ -27,10 +27,11 @@ class World:
         (self.root / ".git" / "config").write_text("[core]")
         self.build: list[list[str]] = [BUILD]
         self.prepare: list[list[str]] = [PREPARE]
+        self.sections: dict[str, Any] = {}
 
     def run(self, **environ: str) -> int:
         checks = {"required": ["test"], "audit": [["true"]], "build": self.build}
-        config = deploy_config.write(self.folder / "deploy.toml", checks=checks, database={"prepare": self.prepare})
+        config = deploy_config.write(self.folder / "deploy.toml", checks=checks, database={"prepare": self.prepare}, **self.sections)
         defaults = {
             "DEPLOY_CONFIG": str(config),
             "DEPLOYMENT_LOG_DIR": str(self.folder / "logs"),
@@ -112,6 +113,19 @@ def test_no_tree_where_nothing_is_migrated(world: World) -> None:
     (world.root / "prisma" / "migrations").mkdir()
     assert world.run() == 0
     assert world.evidence["tree"] is not None
+
+
+def test_a_dockerfile_that_cannot_be_built_is_evidence(world: World, docker_engine: str) -> None:
+    services = {name: deploy_config.service(name, context=name) for name in ("api", "auth", "made_later")}
+    for name, text in (("api", "FROM scratch\n\nCOPY --link a /\n"), ("auth", "FROM node:22-slim\nRUN make\n")):
+        (world.root / name).mkdir()
+        (world.root / name / "Dockerfile").write_text(text)
+    world.sections = {"services": services, "target": {"kind": "docker_hosts"}, "registry": {"repository": "registry.example/azora"}}
+    assert world.run(DOCKER_HOST=docker_engine) == 0
+    problems = {entry["service"]: entry["problem"] for entry in world.evidence["dockerfiles"]}
+    assert problems["api"]["where"] == "api/Dockerfile:3"
+    assert problems["api"]["what"].startswith("COPY --link: ")
+    assert problems == {"api": problems["api"], "auth": None}  # the third one is made by the production build
 
 
 def test_a_command_that_cannot_be_started_is_no_evidence(world: World) -> None:
