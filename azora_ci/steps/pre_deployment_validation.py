@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 from azora_ci.clients.github import GitHub
 from azora_ci.core.errors import BadInputError, NotTrueError
@@ -12,6 +13,7 @@ from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Aws, Deployment, PinnedHostKeys
 from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.gates import checks, commands, reachability
+from azora_ci.gates.audit import gate
 from azora_ci.gates.checks import FAILED, PASSED, PENDING, ChecksVerdict, Observed, Required
 from azora_ci.gates.reachability import Reached
 from azora_ci.record import host_keys
@@ -46,9 +48,9 @@ def run(job: Job[Settings]) -> None:
         pass_required_checks(job)
         pass_reachability(job)
         read_recorded_host_keys(job)
-        for purpose, argvs in (("audit", job.config.checks.audit), ("build", job.config.checks.build)):
-            for entry in commands.run(job.actions, job.processes, job.clock, purpose, argvs):
-                job.evidence["commands"].append(entry)
+        pass_audit(job)
+        for entry in commands.run(job.actions, job.processes, job.clock, "build", job.config.checks.build):
+            job.evidence["commands"].append(entry)
     finally:
         _write_summary(job)
 
@@ -233,12 +235,24 @@ def read_recorded_host_keys(job: Job[Settings]) -> None:
     job.tick(f"the hosts must show the keys that {recorded.location} recorded: {fingerprints}")
 
 
+# --- audit --------------------------------------------------------------------------------------------------------------
+
+
+def pass_audit(job: Job[Settings]) -> None:
+    """Judge the known vulnerabilities of the application's packages. Raises NotTrueError when they close the gate."""
+    settings, contexts = job.config.validation.audit, [service.context for service in job.config.services]
+    evidence = gate.examine(Path.cwd(), settings, contexts, processes=job.processes, clock=job.clock)
+    job.evidence["audit"] = gate.recorded(evidence, settings, reported=False)
+    gate.close(evidence, settings, job.clock.now().date(), actions=job.actions, say=job.say)
+
+
 # --- summary -----------------------------------------------------------------------------------------------------------
 
 
 def _write_summary(job: Job[Settings]) -> None:
     evidence = job.evidence
     rows = [(check["name"], check["source"], f"{'✓' if check['passed'] else '✗'} {check['conclusion']}") for check in evidence["checks"]]
+    rows += [gate.row(evidence["audit"])] if "audit" in evidence else []
     for command in evidence["commands"]:
         outcome = f"{'✗' if command['exit_code'] else '✓'} exit code {command['exit_code']}, {command['seconds']} s"
         rows.append((code(" ".join(command["argv"])), command["purpose"], outcome))

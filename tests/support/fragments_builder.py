@@ -121,8 +121,16 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
                 "url": "https://github.com/azora/azora/runs/1",
             }
         ],
+        "audit": {
+            "source": "observed",
+            "level": "high",
+            "reason": None,
+            "exceptions": [],
+            "registry": "https://npm.azora.example",
+            "lock_files": [{"path": "package-lock.json", "manager": "npm", "packages": 212, "left_out": []}],
+            "findings": [],
+        },
         "commands": [
-            {"purpose": "audit", "argv": ["npm", "audit"], "exit_code": 0, "seconds": 3.2},
             {"purpose": "build", "argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1},
         ],
         "not_checked": [],
