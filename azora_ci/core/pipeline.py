@@ -6,6 +6,7 @@ import math
 
 JOBS: dict[str, str] = {
     "validate-release": "Validate the release tag and name the deployment.",
+    "audit": "Gather what is known about vulnerabilities of the application's packages, from its lock files alone.",
     "build": "Run the application's own build without any secret, and hand over the tree that its migrations need.",
     "pre-deployment-validation": "Check every gate of the release commit before anything is touched.",
     "database-backup": "Back the production database up to S3 and prove the backup by restoring it.",
@@ -28,8 +29,9 @@ TOOLS: dict[str, str] = {
 # The jobs that each job waits for. A job cannot have started unless all of them succeeded.
 NEEDS: dict[str, tuple[str, ...]] = {
     "validate-release": (),
+    "audit": ("validate-release",),
     "build": ("validate-release",),
-    "pre-deployment-validation": ("validate-release", "build"),
+    "pre-deployment-validation": ("validate-release", "audit", "build"),
     "database-backup": ("validate-release", "pre-deployment-validation"),
     "database-migrations": ("database-backup",),
     "images": ("pre-deployment-validation",),
@@ -45,6 +47,7 @@ CONNECTING_JOBS = ("gradual-rollout", "database-migrations", "database-backup") 
 # What the name of each job's artifact begins with, as the guide gives it for its ten jobs.
 ARTIFACTS = {
     "validate-release": "release-logs",
+    "audit": "audit-logs",
     "build": "application-build-logs",
     "pre-deployment-validation": "validation-logs",
     "database-backup": "backup-logs",

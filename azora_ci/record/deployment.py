@@ -88,6 +88,7 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
         "build_isolation": build.get("isolation"),
         "image_digests": {name: image["digest"] for name, image in (build.get("services") or {}).items() if "digest" in image},
         "checks": [pick(check, "name", "source", "kind", "conclusion", "passed", "url") for check in validation.get("checks", [])],
+        "audit": validation.get("audit"),
         "commands": [pick(command, "purpose", "argv", "exit_code", "seconds", "source") for command in validation.get("commands", [])],
         "migrations": [pick(migration, "name", "checksum", "seconds") for migration in evidence["database-migrations"].get("applied", [])],
         "smoke_tests": [

@@ -16,6 +16,7 @@ from azora_ci.record.fragments import Fragment
 # The guide's troubleshooting cases, per job.
 ADVICE: dict[str, str] = {
     "validate-release": "correct the tag or the input version and start again; nothing was touched",
+    "audit": "check that the lock files can be read and the registry of packages answers, then re-run the failed jobs; nothing was touched",
     "build": "look at what the build could not do without production's secrets, or why its runner ended; nothing was touched",
     "pre-deployment-validation": "look at the named checks of the commit, correct them, and re-run the failed jobs; nothing was touched",
     "database-backup": "check that the database answers, that the role may write to the bucket, and that there is room; "

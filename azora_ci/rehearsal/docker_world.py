@@ -189,7 +189,7 @@ class DockerWorld(World):
         fault_file = self.run.path("faults/fault.json")
         repository = f"{self.registry_address}/azora"
         self.places = DockerPlaces(self.addresses, self.edge_image, self.guard_image, repository, fault_file)
-        self.scratch.adopt(self.places)
+        self.scratch.adopt(self.places, self.registry_url)
 
     def _docker(self) -> images.Docker:
         url = f"unix://{self.note.socket('builder')}"

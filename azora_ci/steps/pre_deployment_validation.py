@@ -12,6 +12,7 @@ from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Aws, Deployment, PinnedHostKeys
 from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.gates import checks, commands, reachability
+from azora_ci.gates.audit import gate
 from azora_ci.gates.checks import FAILED, PASSED, PENDING, ChecksVerdict, Observed, Required
 from azora_ci.gates.reachability import Reached
 from azora_ci.record import host_keys
@@ -47,6 +48,7 @@ def run(job: Job[Settings]) -> None:
         pass_required_checks(job)
         pass_reachability(job)
         read_recorded_host_keys(job)
+        pass_audit(job)
         pass_build(job)
     finally:
         _write_summary(job)
@@ -260,12 +262,23 @@ def read_recorded_host_keys(job: Job[Settings]) -> None:
     job.tick(f"the hosts must show the keys that {recorded.location} recorded: {fingerprints}")
 
 
+# --- audit --------------------------------------------------------------------------------------------------------------
+
+
+def pass_audit(job: Job[Settings]) -> None:
+    """Judge what the job audit reports of the application's packages. Raises NotTrueError for findings, or without that evidence."""
+    settings, evidence = job.config.validation.audit, job.fragments.require("audit").evidence
+    job.evidence["audit"] = gate.recorded(evidence, settings, reported=True)
+    gate.close(evidence, settings, job.clock.now().date(), actions=job.actions, say=job.say)
+
+
 # --- summary -----------------------------------------------------------------------------------------------------------
 
 
 def _write_summary(job: Job[Settings]) -> None:
     evidence = job.evidence
     rows = [(check["name"], check["source"], f"{'✓' if check['passed'] else '✗'} {check['conclusion']}") for check in evidence["checks"]]
+    rows += [gate.row(evidence["audit"])] if "audit" in evidence else []
     for command in evidence["commands"]:
         outcome = f"{'✗' if command['exit_code'] else '✓'} exit code {command['exit_code']}, {command['seconds']} s"
         rows.append((code(" ".join(command["argv"])), command["purpose"], outcome))

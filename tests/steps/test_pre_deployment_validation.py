@@ -17,10 +17,13 @@ from typing import Any
 import pytest
 
 from azora_ci.record.archive import Archive
+from azora_ci.rehearsal.standins.advisories import AdvisoryServer
 from azora_ci.rehearsal.standins.github import GitHubApi
 from azora_ci.steps.runner import execute
 from tests.conftest import DatabaseMaker
 from tests.core.test_markdown import cells
+from tests.gates.audit.test_advisories import LODASH
+from tests.gates.audit.test_lock_files import small_lock
 from tests.record import test_host_keys
 from tests.support import ROOT, deploy_config
 from tests.support.hostile import BOMB, NESTED
@@ -83,7 +86,7 @@ class World:
         return sum(path.endswith("/statuses") for path in self.api.requests)
 
     def environment(self) -> dict[str, str]:
-        checks = {"required": ["test"], "audit": [["true"]], "build": [["true"]], "rulesets": False, "wait_minutes": 0}
+        checks = {"required": ["test"], "build": [["true"]], "rulesets": False, "wait_minutes": 0}
         services = {"api_gateway": deploy_config.service("API Gateway", f"http://{self.site.host}/health")}
         config = deploy_config.write(
             self.folder / "deploy.toml", checks=checks | self.gates, **{"services": services, "smoke": SMOKE, **self.sections}
@@ -128,7 +131,7 @@ def world(tmp_path: Path, site: Site) -> Iterator[World]:
 
 
 def test_all_gates_open(world: World) -> None:
-    world.gates = {"audit": [["sh", "-c", "echo audited; echo 0 findings >&2"]], "build": [["true"], ["sh", "-c", "exit 0"]]}
+    world.gates = {"build": [["sh", "-c", "echo built; echo 0 warnings >&2"], ["sh", "-c", "exit 0"]]}
     assert world.run() == 0
     evidence = world.evidence
     assert evidence["checks"] == [
@@ -150,13 +153,12 @@ def test_all_gates_open(world: World) -> None:
         },
     ]
     assert [(command["purpose"], command["argv"], command["exit_code"]) for command in evidence["commands"]] == [
-        ("audit", ["sh", "-c", "echo audited; echo 0 findings >&2"], 0),
-        ("build", ["true"], 0),
+        ("build", ["sh", "-c", "echo built; echo 0 warnings >&2"], 0),
         ("build", ["sh", "-c", "exit 0"], 0),
     ]
     assert {check["name"] for check in evidence["not_checked"]} == {"production database", "backup bucket", "registry"}
-    assert "audited" in world.log
-    assert "0 findings" in world.log
+    assert "built" in world.log
+    assert "0 warnings" in world.log
     assert "| test | configuration | ✓ success |" in (world.folder / "summary").read_text()
 
 
@@ -176,7 +178,7 @@ def test_what_later_jobs_would_refuse_is_refused_before_anything_is_touched(worl
 
 def test_the_summary_shows_commands_and_checks_as_they_are(world: World) -> None:
     world.api.write(check_runs=[{"name": "test | <b>`unit`"}], runs={"77": 5})
-    world.gates = {"required": ["test | <b>`unit`"], "audit": [["sh", "-c", "echo `true` | cat\n"]]}
+    world.gates = {"required": ["test | <b>`unit`"], "build": [["sh", "-c", "echo `true` | cat\n"]]}
     assert world.run() == 0
     texts = cells((world.folder / "summary").read_text().partition("\n\n")[2])
     assert texts[:3] == ["test | <b>`unit`", "configuration", "✓ success"]
@@ -188,15 +190,15 @@ def test_commands_see_no_secret_that_only_services_get(world: World, monkeypatch
     monkeypatch.setenv("STRIPE_MODE", "of-everyone")
     service = deploy_config.service("API Gateway", f"http://{world.site.host}/health") | {"secrets": ["STRIPE_KEY"]}
     world.sections = {"services": {"api_gateway": service}}
-    world.gates = {"audit": [["env"]], "build": [["env"]]}
+    world.gates = {"build": [["env"]]}
     assert world.run() == 0
-    assert world.log.count("of-everyone") == 2
+    assert world.log.count("of-everyone") == 1
     assert "sk-live-of-services" not in world.log
 
 
 def test_failed_check_closes_the_gate_before_any_command_runs(world: World) -> None:
     world.api.write(check_runs=[{"name": "test", "conclusion": "failure"}, {"name": "lint", "conclusion": "success"}], runs={"77": 5})
-    world.gates = {"required": ["test", "lint"], "audit": [["touch", str(world.folder / "ran")]], "wait_minutes": 10}
+    world.gates = {"required": ["test", "lint"], "build": [["touch", str(world.folder / "ran")]], "wait_minutes": 10}
     assert world.run() == 1
     assert "1 of 2 are not passed" in world.error
     assert "failed: test (failure), required by configuration https://github.example/checks/1" in world.error
@@ -315,18 +317,41 @@ def test_no_required_check_at_all_is_an_error(world: World) -> None:
     assert "an empty list of checks is no gate" in world.error
 
 
-def test_failing_audit_closes_the_gate_and_shows_its_output(world: World) -> None:
-    world.gates = {"audit": [["sh", "-c", "echo 3 high severity findings; exit 4"]], "build": [["touch", str(world.folder / "built")]]}
+def test_a_failing_build_closes_the_gate_and_shows_its_output(world: World) -> None:
+    world.gates = {"build": [["sh", "-c", "echo 3 errors; exit 4"], ["touch", str(world.folder / "built")]]}
     assert world.run() == 1
     assert "exit code 4" in world.error
-    assert "3 high severity findings" in world.error
+    assert "3 errors" in world.error
     assert world.evidence["commands"][0]["exit_code"] == 4
     assert not (world.folder / "built").exists()
 
 
+def test_a_vulnerable_package_closes_the_gate_before_any_command_runs(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    small_lock(world.folder / "application", "lodash", "4.17.11")
+    monkeypatch.chdir(world.folder / "application")
+    world.gates = {"build": [["touch", str(world.folder / "built")]]}
+    with AdvisoryServer(world.folder / "advisories.json") as server:
+        server.write(advisories={"lodash": [LODASH]})
+        world.sections = {"validation": {"audit": {"registry": server.url}}}
+        assert world.run() == 1
+        assert "lodash 4.17.11" in world.error
+        assert not (world.folder / "built").exists()
+        assert world.evidence["audit"]["findings"][0]["id"] == "GHSA-jf85-cpcp-j695"
+        small_lock(world.folder / "application", "lodash", "4.17.12")
+        assert world.run() == 0
+    assert (world.evidence["audit"]["source"], world.evidence["audit"]["findings"]) == ("observed", [])
+    assert "| audit | package-lock.json | 1 production packages, 0 findings |" in (world.folder / "summary").read_text()
+
+
+def test_a_deployment_without_an_audit_says_so(world: World) -> None:
+    assert world.run() == 0
+    assert (world.evidence["audit"]["level"], world.evidence["audit"]["reason"]) == ("none", "a test without packages")
+    assert "| audit | configuration | not audited |" in (world.folder / "summary").read_text()
+
+
 def test_commands_see_no_secret(world: World) -> None:
     dump = world.folder / "seen"
-    world.gates = {"audit": [["sh", "-c", f"env > {dump}"]]}
+    world.gates = {"build": [["sh", "-c", f"env > {dump}"]]}
     world.run(PROD_DATABASE_URL="")
     assert "the-token" not in dump.read_text()
     assert "the-token" not in world.log

@@ -29,6 +29,7 @@ ARTIFACTS = {job: name for job, name in pipeline.ARTIFACTS.items() if job in pip
 # (start, end) of each job in seconds after START
 TIMES = {
     "validate-release": (0, 8.5),
+    "audit": (9, 12),
     "build": (9, 50),
     "pre-deployment-validation": (51, 60),
     "database-backup": (61, 180.25),
@@ -106,6 +107,11 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
         "commit_time": "2025-11-24T09:00:00.000Z",
         "deployment_id": DEPLOYMENT_ID,
     },
+    "audit": {
+        "registry": "https://npm.azora.example",
+        "lock_files": [{"path": "package-lock.json", "manager": "npm", "packages": 212, "left_out": []}],
+        "findings": [],
+    },
     "build": {
         "commands": [{"purpose": "build", "argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1}],
         "dockerfiles": [],
@@ -122,6 +128,15 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
                 "url": "https://github.com/azora/azora/runs/1",
             }
         ],
+        "audit": {
+            "source": "reported",
+            "level": "high",
+            "reason": None,
+            "exceptions": [],
+            "registry": "https://npm.azora.example",
+            "lock_files": [{"path": "package-lock.json", "manager": "npm", "packages": 212, "left_out": []}],
+            "findings": [],
+        },
         "commands": [{"purpose": "build", "argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1, "source": "reported"}],
         "not_checked": [],
         "waited_seconds": 0.0,

@@ -25,7 +25,7 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 # Beside the jobs that must have succeeded: those whose outputs, which only a direct need hands over, or whose results a job reads.
 READS = {
-    "pre-deployment-validation": ("build",),
+    "pre-deployment-validation": ("audit", "build"),
     "database-backup": ("pre-deployment-validation",),  # recorded host keys, as in the next ones
     "database-migrations": ("build", "pre-deployment-validation", "database-backup"),
     "build-and-push": ("images",),
@@ -41,6 +41,7 @@ CONDITIONS = {
 }
 ARTIFACTS = {
     "validate-release": "release-logs",
+    "audit": "audit-logs",
     "build": "application-build-logs",
     "pre-deployment-validation": "validation-logs",
     "database-backup": "backup-logs",

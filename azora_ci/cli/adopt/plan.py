@@ -22,8 +22,8 @@ from azora_ci.core.errors import BadInputError, NotTrueError
 WORKFLOWS = ("deploy-production.yml", "rollback-production.yml", "restore-drill.yml")
 WORKFLOW_FOLDER = Path(".github/workflows")
 CONFIG = Path(".github/deploy-production.toml")
-REPOSITORY = "Azora-OS/azora-ci"  # where the set-up action is published
-_SETUP = re.compile(r"[\w.-]+/[\w.-]+/\.github/actions/setup@[0-9a-f]{40}(?: # .*)?")
+REPOSITORY = "Azora-OS/azora-ci"  # where the actions setup and toolchain are published
+_OUR_ACTIONS = re.compile(r"[\w.-]+/[\w.-]+/\.github/actions/(?P<name>setup|toolchain)@[0-9a-f]{40}(?: # .*)?")
 _STAMP = re.compile(r"# Adopted from (?P<action>\S+@[0-9a-f]{40}); sha256 of what follows: (?P<digest>[0-9a-f]{64})\n")
 _SERVICE_SECRETS = re.compile(r"^(?P<indent> *)# Secrets of services:.*\n", re.MULTILINE)
 _BUILD_SECRETS = re.compile(r"^(?P<indent> *)# Secrets of builds:.*\n", re.MULTILINE)
@@ -99,7 +99,7 @@ def workflow(name: str, action: SetupAction, named: Named = Named()) -> str:
     each service that hands its archive over.
     """
     text = (template_folder() / name).read_text(encoding="utf-8")
-    text = _SETUP.sub(f"{action.repository}/.github/actions/setup@{action.commit}", text)
+    text = pinned(text, action)
     text = _SERVICE_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, named.service_secrets)), text)
     text = _BUILD_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, named.build_secrets)), text)
     text = _IMAGES.sub(lambda marker: marker[0] + "".join(_hand_over_step(text, service) for service in named.services), text)
@@ -120,6 +120,11 @@ def _hand_over_step(text: str, service: str) -> str:
           if-no-files-found: ignore # build-and-push builds in place, or names what is missing
           compression-level: 0
 """
+
+
+def pinned(text: str, action: SetupAction) -> str:
+    """Return a workflow's text with every action of this project pinned to one repository and commit."""
+    return _OUR_ACTIONS.sub(lambda match: f"{action.repository}/.github/actions/{match['name']}@{action.commit}", text)
 
 
 def _secret_lines(text: str, marker: re.Match[str], names: Iterable[str]) -> Iterator[str]:

@@ -3,6 +3,8 @@
 from azora_ci.core.config.order import start_groups
 from azora_ci.core.config.parse import load
 from azora_ci.core.config.tables import (
+    AuditException,
+    AuditSettings,
     BackupSettings,
     BuildSettings,
     CheckSettings,
@@ -19,9 +21,13 @@ from azora_ci.core.config.tables import (
     SmokeEndpoint,
     TargetSettings,
     TlsSettings,
+    ToolchainSettings,
+    ValidationSettings,
 )
 
 __all__ = [
+    "AuditException",
+    "AuditSettings",
     "BackupSettings",
     "BuildSettings",
     "CheckSettings",
@@ -38,6 +44,8 @@ __all__ = [
     "SmokeEndpoint",
     "TargetSettings",
     "TlsSettings",
+    "ToolchainSettings",
+    "ValidationSettings",
     "load",
     "start_groups",
 ]

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import ipaddress
 import tomllib
+from collections import Counter
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 from azora_ci.core import schemas
 from azora_ci.core.config.order import in_order
 from azora_ci.core.config.tables import (
+    AuditException,
+    AuditSettings,
     BackupSettings,
     BuildSettings,
     CheckSettings,
@@ -26,6 +30,8 @@ from azora_ci.core.config.tables import (
     SmokeEndpoint,
     TargetSettings,
     TlsSettings,
+    ToolchainSettings,
+    ValidationSettings,
 )
 from azora_ci.core.errors import BadInputError
 
@@ -44,12 +50,52 @@ def load(path: Path) -> DeployConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         what, next_step = str(error), "correct the named line"
         raise BadInputError("Deployment configuration is not TOML", what=what, where=str(path), next_step=next_step) from error
-    schemas.validate(document, "deploy-config", where=str(path))
+    _refuse_replaced_keys(document, path)
+    schemas.validate(_dates_as_text(document), "deploy-config", where=str(path))
     try:
         return _parse(document)
     except ValueError as error:
         what, next_step = str(error), "correct the named keys"
         raise BadInputError("Deployment configuration contradicts itself", what=what, where=str(path), next_step=next_step) from error
+
+
+def _refuse_replaced_keys(document: dict[str, Any], path: Path) -> None:
+    """Raise BadInputError that says what to write in place of a key that no longer exists."""
+    checks = document.get("checks")
+    if isinstance(checks, dict) and "audit" in checks:
+        raise BadInputError(
+            "checks.audit is replaced by validation.audit",
+            what=f"checks.audit = {checks['audit']}: the audit reads the lock files itself and runs no command of the application",
+            where=str(path),
+            next_step='remove checks.audit; in its place write a table [validation.audit] with level = "high" (the default; or critical, '
+            "moderate, low, none with a reason)",
+        )
+
+
+def _dates_as_text(value: Any) -> Any:
+    """Return a document of TOML with its dates as texts: JSON Schema knows no dates."""
+    if isinstance(value, dict):
+        return {name: _dates_as_text(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_dates_as_text(item) for item in value]
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _audit(table: dict[str, Any]) -> AuditSettings:
+    settings = AuditSettings(
+        level=table.get("level", "high"),
+        reason=table.get("reason"),
+        exceptions=tuple(
+            AuditException(entry["id"], entry["reason"], date.fromisoformat(str(entry["expires"]))) for entry in table.get("exceptions", [])
+        ),
+        registry=table["registry"].rstrip("/") if "registry" in table else None,
+    )
+    if settings.level == "none" and settings.reason is None:
+        raise ValueError("validation.audit.reason: level none needs a reason, which is recorded")
+    repeated = sorted(name for name, number in Counter(exception.id for exception in settings.exceptions).items() if number > 1)
+    if repeated:
+        raise ValueError(f"validation.audit.exceptions: {', '.join(repeated)} is named more than once")
+    return settings
 
 
 def _commands(values: list[list[str]]) -> tuple[Command, ...]:
@@ -75,9 +121,10 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
             rulesets=checks.get("rulesets", True),
             allow_skipped=tuple(checks.get("allow_skipped", [])),
             wait_minutes=checks.get("wait_minutes", 15),
-            audit=_commands(checks["audit"]),
             build=_commands(checks["build"]),
         ),
+        validation=ValidationSettings(_audit(document.get("validation", {}).get("audit", {}))),
+        toolchain=ToolchainSettings(**document.get("toolchain", {})),
         build=_build(document),
         registry=RegistrySettings(registry["repository"].rstrip("/"), registry.get("insecure", False)) if registry else None,
         database=DatabaseSettings(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -11,14 +12,69 @@ Command = tuple[str, ...]
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """Gates of the release commit: required checks, checks that may be skipped, minutes to wait, commands of audit and build."""
+    """Gates of the release commit: required checks, checks that may be skipped, minutes to wait, commands that show that it builds."""
 
     required: tuple[str, ...]
     rulesets: bool
     allow_skipped: tuple[str, ...]
     wait_minutes: float
-    audit: tuple[Command, ...]
     build: tuple[Command, ...]
+
+
+@dataclass(frozen=True)
+class AuditException:
+    """An advisory that does not close the gate, through the day ``expires`` (UTC)."""
+
+    id: str
+    reason: str
+    expires: date
+
+    def __str__(self) -> str:
+        return f"{self.id} (expires {self.expires.isoformat()}: {self.reason})"
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """The mildest severity of a known vulnerability that closes the gate (``none``: none does, with a reason), what is excepted from
+    it, and the registry that is asked (None: npm's own setting).
+    """
+
+    level: str = "high"
+    reason: str | None = None
+    exceptions: tuple[AuditException, ...] = ()
+    registry: str | None = None
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """What pre-deployment-validation checks beside the checks of the commit."""
+
+    audit: AuditSettings
+
+
+@dataclass(frozen=True)
+class ToolchainSettings:
+    """What the application's commands need on a runner: a version of Node.js, and a package manager (``pnpm@9.12.0``); None: nothing."""
+
+    node: str | None = None
+    package_manager: str | None = None
+
+    @property
+    def manager(self) -> str | None:
+        """Return the name of the package manager, which is that of its program."""
+        return self.package_manager.partition("@")[0] if self.package_manager else None
+
+    @property
+    def version(self) -> str | None:
+        """Return the exact version of the package manager."""
+        return self.package_manager.partition("@")[2] if self.package_manager else None
+
+    @property
+    def package(self) -> str | None:
+        """Return what npm installs for it: Yarn 2 and newer are published under another name than Yarn 1."""
+        if self.manager == "yarn" and not str(self.version).startswith(("0.", "1.")):
+            return f"@yarnpkg/cli-dist@{self.version}"
+        return self.package_manager
 
 
 @dataclass(frozen=True)
@@ -204,6 +260,8 @@ class DeployConfig:
     public_url: str
     on_call: str
     checks: CheckSettings
+    validation: ValidationSettings
+    toolchain: ToolchainSettings
     build: BuildSettings
     registry: RegistrySettings | None
     database: DatabaseSettings

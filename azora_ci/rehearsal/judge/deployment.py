@@ -16,6 +16,7 @@ from azora_ci.rehearsal.judge.load import LoadAnswer, counts
 
 JOBS = (
     "validate-release",
+    "audit",
     "build",
     "pre-deployment-validation",
     "database-backup",
@@ -33,6 +34,7 @@ ARTIFACTS = dict(
         JOBS,
         (
             "release-logs",
+            "audit-logs",
             "application-build-logs",
             "validation-logs",
             "backup-logs",
