@@ -30,7 +30,7 @@ class World:
         self.sections: dict[str, Any] = {}
 
     def run(self, **environ: str) -> int:
-        checks = {"required": ["test"], "audit": [["true"]], "build": self.build}
+        checks = {"required": ["test"], "build": self.build}
         config = deploy_config.write(self.folder / "deploy.toml", checks=checks, database={"prepare": self.prepare}, **self.sections)
         defaults = {
             "DEPLOY_CONFIG": str(config),
@@ -126,6 +126,20 @@ def test_a_dockerfile_that_cannot_be_built_is_evidence(world: World, docker_engi
     assert problems["api"]["where"] == "api/Dockerfile:3"
     assert problems["api"]["what"].startswith("COPY --link: ")
     assert problems == {"api": problems["api"], "auth": None}  # the third one is made by the production build
+
+
+def test_commands_see_no_secret(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The job holds none; where a runner's own environment has some, they stay out of reach."""
+    for name in ("STRIPE_KEY", "NPM_TOKEN", "GITHUB_TOKEN", "ACTIONS_RUNTIME_TOKEN", "STRIPE_MODE"):
+        monkeypatch.setenv(name, f"value-of-{name}")
+    world.sections = {
+        "services": {"api": deploy_config.service("API", secrets=["STRIPE_KEY"], build={"secrets": ["NPM_TOKEN"]})},
+        "build": {"commands": [], "isolation": "none", "isolation_reason": "the images are large"},
+    }
+    world.build = [["sh", "-c", "env > environment"]]
+    assert world.run() == 0
+    values = [line.partition("=")[2] for line in (world.root / "environment").read_text().splitlines() if "value-of-" in line]
+    assert values == ["value-of-STRIPE_MODE"]
 
 
 def test_a_command_that_cannot_be_started_is_no_evidence(world: World) -> None:
