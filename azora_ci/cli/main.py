@@ -10,6 +10,7 @@ from azora_ci.cli.doctor import doctor
 from azora_ci.cli.edge import edge
 from azora_ci.cli.lock import lock
 from azora_ci.cli.rollback import rollback
+from azora_ci.cli.toolchain import toolchain
 
 
 @click.group()
@@ -18,5 +19,5 @@ def main() -> None:
     """Production deployments in which every tick is evidence."""
 
 
-for command in (adopt, rollback, lock, clean, edge, doctor):
+for command in (adopt, rollback, lock, clean, edge, doctor, toolchain):
     main.add_command(command)

@@ -111,19 +111,20 @@ class Actions:
             with self._summary_file.open("ab") as file:
                 file.write(data)
 
-    def _annotate(self, level: str, title: str, message: str) -> None:
+    def _annotate(self, level: str, title: str, message: str, file: str | None = None) -> None:
         if self._github:
-            self._command(f"::{level} title={escape_property(title)}::{escape_data(message[:ANNOTATION_LIMIT])}")
+            place = f"file={escape_property(file)}," if file else ""
+            self._command(f"::{level} {place}title={escape_property(title)}::{escape_data(message[:ANNOTATION_LIMIT])}")
         else:
-            self.print(f"{level.upper()}: {title}\n{message}")
+            self.print(f"{level.upper()}: {title}{f' ({file})' if file else ''}\n{message}")
 
-    def error(self, title: str, message: str) -> None:
-        """Annotate the run with an error."""
-        self._annotate("error", title, message)
+    def error(self, title: str, message: str, *, file: str | None = None) -> None:
+        """Annotate the run, or a file of the repository, with an error."""
+        self._annotate("error", title, message, file)
 
-    def warning(self, title: str, message: str) -> None:
-        """Annotate the run with a warning."""
-        self._annotate("warning", title, message)
+    def warning(self, title: str, message: str, *, file: str | None = None) -> None:
+        """Annotate the run, or a file of the repository, with a warning."""
+        self._annotate("warning", title, message, file)
 
     def notice(self, title: str, message: str) -> None:
         """Annotate the run with a notice."""

@@ -6,10 +6,13 @@ import math
 
 JOBS: dict[str, str] = {
     "validate-release": "Validate the release tag and name the deployment.",
+    "audit": "Gather what is known about vulnerabilities of the application's packages, from its lock files alone.",
+    "build": "Run the application's own build without any secret, and hand over the tree that its migrations need.",
     "pre-deployment-validation": "Check every gate of the release commit before anything is touched.",
     "database-backup": "Back the production database up to S3 and prove the backup by restoring it.",
     "database-migrations": "Apply the application's Prisma migrations behind a verified backup.",
-    "build-and-push": "Build the application and push one image per service.",
+    "images": "Run the production build and make one image per service, without any secret.",
+    "build-and-push": "Push the images that were built, one per service, and name their digests.",
     "gradual-rollout": "Roll out to 5 %, 50 %, 100 % of traffic with health monitoring and automatic return.",
     "smoke-tests": "Probe the deployed services, the database and the critical endpoints.",
     "deployment-record": "Assemble the deployment record from the evidence of all jobs.",
@@ -26,10 +29,13 @@ TOOLS: dict[str, str] = {
 # The jobs that each job waits for. A job cannot have started unless all of them succeeded.
 NEEDS: dict[str, tuple[str, ...]] = {
     "validate-release": (),
-    "pre-deployment-validation": ("validate-release",),
+    "audit": ("validate-release",),
+    "build": ("validate-release",),
+    "pre-deployment-validation": ("validate-release", "audit", "build"),
     "database-backup": ("validate-release", "pre-deployment-validation"),
     "database-migrations": ("database-backup",),
-    "build-and-push": ("pre-deployment-validation",),
+    "images": ("pre-deployment-validation",),
+    "build-and-push": ("images",),
     "gradual-rollout": ("database-migrations", "build-and-push"),
     "smoke-tests": ("gradual-rollout",),
     "deployment-record": ("smoke-tests",),
@@ -38,12 +44,15 @@ NEEDS: dict[str, tuple[str, ...]] = {
 PIPELINE = tuple(NEEDS)  # in the order in which they run; the failure handler comes after all of them
 EVIDENCE_JOBS = PIPELINE[: PIPELINE.index("deployment-record")]  # the record is made of their fragments
 CONNECTING_JOBS = ("gradual-rollout", "database-migrations", "database-backup")  # over SSH; the job that sees most hosts comes first
-# What the name of each job's artifact begins with, as the guide gives it.
+# What the name of each job's artifact begins with, as the guide gives it for its ten jobs.
 ARTIFACTS = {
     "validate-release": "release-logs",
+    "audit": "audit-logs",
+    "build": "application-build-logs",
     "pre-deployment-validation": "validation-logs",
     "database-backup": "backup-logs",
     "database-migrations": "migration-logs",
+    "images": "application-image-logs",
     "build-and-push": "build-logs",
     "gradual-rollout": "rollout-logs",
     "smoke-tests": "smoke-test-logs",

@@ -300,6 +300,15 @@ class ProductionHosts(SshAccess):
 
 
 @dataclass(frozen=True, kw_only=True)
+class DockerDaemon:
+    """The Docker daemon of the runner."""
+
+    docker_host: str = variable(
+        "DOCKER_HOST", "address of the Docker daemon", example="unix:///var/run/docker.sock", default="unix:///var/run/docker.sock"
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ProofPlace:
     """Where a backup is restored to prove it."""
 

@@ -1,13 +1,14 @@
-"""Runs commands of the application (audit, build) and shows their output."""
+"""Runs commands of the application and shows their output, and judges what another job reports of them."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import Command
+from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import CommandFailedError, Processes
 
 
@@ -26,3 +27,19 @@ def run(actions: Actions, processes: Processes, clock: Clock, purpose: str, comm
         if completed.returncode != 0:
             raise CommandFailedError(completed, next_step=f"repair what the {purpose} command reports, and release a new version")
         processes.log.say(f"✓ {purpose} command {command_line} ended with exit code 0 after {seconds} s")
+
+
+def require_success(reported: Sequence[Mapping[str, Any]], demanded: Mapping[str, Sequence[Command]], job: str) -> None:
+    """Raise NotTrueError unless a job reports every demanded command (purpose -> commands), each with exit code 0."""
+    failed = [entry for entry in reported if entry["exit_code"] != 0]
+    lines = [f"{entry['purpose']}: {' '.join(entry['argv'])} ended with exit code {entry['exit_code']}" for entry in failed]
+    seen = {(entry["purpose"], tuple(entry["argv"])) for entry in reported}
+    not_run = [(purpose, command) for purpose, commands in demanded.items() for command in commands if (purpose, command) not in seen]
+    lines += [f"{purpose}: {' '.join(command)} was not run" for purpose, command in not_run]
+    if lines:
+        raise NotTrueError(
+            "The application does not build",
+            what="\n".join(lines),
+            where=f"the log of the job {job}, whose evidence this is",
+            next_step="repair what the command reports, and release a new version",
+        )

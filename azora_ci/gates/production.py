@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
+from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import AzoraError
 from azora_ci.targets.base import Target, TargetContext
 from azora_ci.targets.findings import Finding
@@ -27,6 +28,7 @@ def _configuration(context: TargetContext) -> Iterator[Finding]:
         or ("those of the repository's rulesets" if config.checks.rulesets else "none are named"),
         "name them in checks.required: an empty gate is closed",
     )
+    yield _isolation(config)
     yield Finding(
         "critical endpoints",
         bool(config.smoke),
@@ -47,6 +49,18 @@ def _configuration(context: TargetContext) -> Iterator[Finding]:
             "DOCKER_USERNAME, which may push" if access.hosts_may_push else "PULL_USERNAME",
             "make a login that may only pull: PULL_USERNAME and PULL_PASSWORD",
         )
+
+
+def _isolation(config: DeployConfig) -> Finding:
+    """Say where the application's build runs, and what that costs. Sizes: docs.github.com, "About billing for GitHub Actions", 2026."""
+    if config.build.isolation == "none":
+        detail = f"beside the registry's password, because {config.build.isolation_reason}; every record says so"
+        return Finding("build isolation", True, detail)
+    detail = (
+        f"{len(config.services)} images are built without secrets and handed over as artifacts of one day; free private plans have 500 MB "
+        'of artifacts in all: where that is too little, build.isolation = "none" with a reason builds in place'
+    )
+    return Finding("build isolation", True, detail)
 
 
 # --- state of the target ------------------------------------------------------------------------------------------------------

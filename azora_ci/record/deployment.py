@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from azora_ci.core import schemas
-from azora_ci.core.pipeline import CONNECTING_JOBS, EVIDENCE_JOBS
+from azora_ci.core.pipeline import APPLICATION_JOBS, CONNECTING_JOBS, EVIDENCE_JOBS
 from azora_ci.record.chain import Document, pick, sha256
 from azora_ci.record.evidence import can_go_back, rollback_deadline, went_back
 from azora_ci.record.fragments import Fragment
@@ -85,10 +85,12 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
         "previous_record_sha256": facts.previous.record_sha256,
         "signed_by": facts.signed_by,
         "artifact_kind": build.get("kind"),
+        "build_isolation": build.get("isolation"),
         "image_digests": {name: image["digest"] for name, image in (build.get("services") or {}).items() if "digest" in image},
         "checks": [pick(check, "name", "source", "kind", "conclusion", "passed", "url") for check in validation.get("checks", [])],
-        "commands": [pick(command, "purpose", "argv", "exit_code", "seconds") for command in validation.get("commands", [])],
         "approval": pick(approval, "enforced", "reason", "distinct_person") if (approval := validation.get("approval")) else None,
+        "audit": validation.get("audit"),
+        "commands": [pick(command, "purpose", "argv", "exit_code", "seconds", "source") for command in validation.get("commands", [])],
         "migrations": [pick(migration, "name", "checksum", "seconds") for migration in evidence["database-migrations"].get("applied", [])],
         "smoke_tests": [
             pick(test, "name", "kind", "url", "passed", "status", "version", "milliseconds", "detail")
@@ -159,8 +161,12 @@ def _failure(failure: Failure | None) -> Document | None:
 
 
 def _source(fragment: Fragment) -> Document:
-    """Return status, attempt, times and SHA-256 of a fragment, so that the archived artifact can be checked against the record."""
+    """Return status, attempt, times and SHA-256 of a fragment, so that the archived artifact can be checked against the record.
+
+    ``source``: "reported" by a job that ran code of the application, which could have written anything, or "observed" by this project.
+    """
     return {
+        "source": "reported" if fragment.job in APPLICATION_JOBS else "observed",
         "status": fragment.status,
         "run_attempt": fragment.run_attempt,
         "started_at": fragment.started_at,

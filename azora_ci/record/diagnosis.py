@@ -16,12 +16,15 @@ from azora_ci.record.fragments import Fragment
 # The guide's troubleshooting cases, per job.
 ADVICE: dict[str, str] = {
     "validate-release": "correct the tag or the input version and start again; nothing was touched",
+    "audit": "check that the lock files can be read and the registry of packages answers, then re-run the failed jobs; nothing was touched",
+    "build": "look at what the build could not do without production's secrets, or why its runner ended; nothing was touched",
     "pre-deployment-validation": "look at the named checks of the commit, correct them, and re-run the failed jobs; nothing was touched",
     "database-backup": "check that the database answers, that the role may write to the bucket, and that there is room; "
     "then re-run the failed jobs",
     "database-migrations": "read _prisma_migrations in the job's log; resolve a failed migration with prisma migrate resolve first; "
     "restore the backup only when data is damaged",
-    "build-and-push": "read the build log; correct it in a new release, or re-run the failed jobs when the registry was down",
+    "images": "read the log of the production build and of the named images; correct it in a new release",
+    "build-and-push": "re-run the failed jobs when the registry was down; images are handed over for one day, after that re-run all jobs",
     "gradual-rollout": "read the logs of the new instances and the named reason; check that migrations and configuration fit",
     "smoke-tests": "look at the named services now: the new version has the traffic; if users are affected go back, "
     "ROLLBACK-INSTRUCTIONS.md says how",

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import re
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 from azora_ci.cli.adopt.plan import CONFIG
 from azora_ci.clients.docker import build_context, images
+from azora_ci.clients.docker.buildkit import BuildKit, ImageBuild
 from azora_ci.core import config
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
@@ -160,7 +160,8 @@ class DockerWorld(World):
         local_images.node(client, self.processes, node.binary(self.processes), accounts, BASE_IMAGE)
         client.images.get(BASE_IMAGE).tag(tag)
         client.close()
-        self._docker().push(tag)
+        docker = self._docker()
+        docker.push(tag, docker.image_id(tag))
 
     def _start_host(self) -> None:
         client = self._start_docker("host", *self.note.inside)
@@ -188,7 +189,7 @@ class DockerWorld(World):
         fault_file = self.run.path("faults/fault.json")
         repository = f"{self.registry_address}/azora"
         self.places = DockerPlaces(self.addresses, self.edge_image, self.guard_image, repository, fault_file)
-        self.scratch.adopt(self.places)
+        self.scratch.adopt(self.places, self.registry_url)
 
     def _docker(self) -> images.Docker:
         url = f"unix://{self.note.socket('builder')}"
@@ -210,18 +211,15 @@ class DockerWorld(World):
 
     def _build_images(self, deploy_config: config.DeployConfig) -> dict[str, str]:
         """Build and push the old version's images; return their digests."""
-        builder, digests = self._docker(), {}
+        docker, digests = self._docker(), {}
+        buildkit = BuildKit.find(self.processes, f"unix://{self.note.socket('builder')}")
         commit = self.scratch.git("rev-parse", "HEAD")
         for service in deploy_config.services:
             folder = build_context.context_folder(service.context, self.run.folder / "old-release")
-            names = build_context.members(folder, dockerfile=service.dockerfile.as_posix())
             reference = f"{self.registry_address}/azora/{service.id}:{repo.OLD_VERSION}"
             labels = images.ImageLabels(service.id, repo.OLD_VERSION, commit, OLD_DEPLOYMENT).labels
-            with tempfile.TemporaryFile() as context:
-                build_context.write(folder, names, context, self_contained=False)
-                context.seek(0)
-                builder.build(context, dockerfile=service.dockerfile.as_posix(), reference=reference, labels=labels)
-            digests[service.id] = builder.push(reference).digest
+            buildkit.build(ImageBuild(folder, service.dockerfile, reference, labels), echo=False)
+            digests[service.id] = docker.push(reference, docker.image_id(reference)).digest
         return digests
 
     # --- for act -------------------------------------------------------------------------------------------------------

@@ -33,6 +33,9 @@ def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], 
             "AZORA_CI": str(CHECKOUT),
             "GITHUB_WORKSPACE": str(world.scratch.folder),
         }
+        if job == "build-and-push":  # the only job that takes over what another one built
+            job_values["RUNNER_TEMP"] = str(world.run.path("replay/temp/x").parent)
+            world.run.path("replay/temp/images").symlink_to(world.run.artifacts)
         values = {**common_values, **job_values}
         declared = [variable.name for _, variable in variables.declared_variables(runner.step_module(job).Settings)]
         names = [name for name in (*ALWAYS, "AZORA_CI", "GITHUB_WORKSPACE", *declared) if name in values]

@@ -20,6 +20,21 @@ WORKFLOW = plan.WORKFLOW_FOLDER / "deploy-production.yml"
 REQUIRED_CHECKS = ("lint", "test", "security")
 RULESET_CHECK = "build"
 BUCKET = "azora-backups"
+# What the registry knows of the sample's packages: of an older pg, and a mild one that closes no gate.
+ADVISORIES = {
+    "advisories": {
+        "pg": [
+            {
+                "id": 1,
+                "url": "https://github.com/advisories/GHSA-wc9v-mj63-m9g5",
+                "title": "Remote code execution in pg",
+                "severity": "critical",
+                "vulnerable_versions": "<7.1.2",
+            }
+        ],
+        "pgpass": [{"id": 2, "url": "", "title": "A mild one", "severity": "low", "vulnerable_versions": "<2"}],
+    }
+}
 SERVICES = {  # id -> (title, folder, route prefix, health path)
     "api_gateway": ("API Gateway", "api-gateway", "/api", "/api/health"),
     "auth_service": ("Auth", "auth-service", "/auth", "/auth/health"),
@@ -88,8 +103,8 @@ class Places:
         return {**run, "env": {"FAULT_FILE": str(self.fault_file)}}
 
 
-def configuration(places: Production) -> str:
-    """Return the text of a completely filled in ``deploy-production.toml``."""
+def configuration(places: Production, registry: str) -> str:
+    """Return the text of a completely filled in ``deploy-production.toml``. ``registry``: the address that is asked for advisories."""
     top = {"schema_version": 1, "application": "azora-sample", "public_url": places.public_url, "on_call": "#azora-on-call on Slack"}
     install, build = ["npm", "ci"], ["npm", "run", "build"]
     tables: dict[str, dict[str, object]] = {
@@ -97,9 +112,10 @@ def configuration(places: Production) -> str:
             "required": list(REQUIRED_CHECKS),
             "rulesets": True,
             "wait_minutes": 0.2,
-            "audit": [["npm", "run", "check-lockfile"]],
             "build": [install, ["npm", "test"]],
         },
+        "validation.audit": {"level": "high", "registry": registry},
+        "toolchain": {"node": "22"},
         "build": {"commands": [install, build]},
         "database": {"migrate": ["npx", "prisma", "migrate", "deploy"], "migrations_dir": "prisma/migrations"},
         "backup": {"location": f"s3://{BUCKET}/prod"},
@@ -161,10 +177,10 @@ class ScratchRepository:
         self.git("remote", "add", "origin", f"https://github.com/{NAME}.git")  # never contacted: checkouts come from this folder
         self._commit("First release", OLD_VERSION)
 
-    def adopt(self, places: Production) -> None:
+    def adopt(self, places: Production, registry: str) -> None:
         """Adopt azora-ci as its command does, and fill in the configuration."""
         plan.adopt(self.folder, action_ref=SETUP_COMMIT)
-        (self.folder / plan.CONFIG).write_text(configuration(places), encoding="utf-8")
+        (self.folder / plan.CONFIG).write_text(configuration(places, registry), encoding="utf-8")
         plan.adopt(self.folder, action_ref=SETUP_COMMIT)  # adds the secrets that the configuration names to the workflow
         plan.check(plan.plan(self.folder))
 

@@ -133,7 +133,7 @@ def _lost_runner(percent: int) -> Scenario:
     )
 
 
-_AFTER_GATES = ("database-backup", "database-migrations", "build-and-push", "gradual-rollout", *AFTER_ROLLOUT)
+_AFTER_GATES = ("database-backup", "database-migrations", "images", "build-and-push", "gradual-rollout", *AFTER_ROLLOUT)
 SCENARIOS: dict[str, Scenario] = {
     scenario.name: scenario
     for scenario in (
@@ -168,7 +168,7 @@ SCENARIOS: dict[str, Scenario] = {
             name="build",
             broken="a service's production build fails",
             change=application.break_build,
-            demand=failure("build-and-push", skipped=("gradual-rollout", *AFTER_ROLLOUT)),
+            demand=failure("images", skipped=("build-and-push", "gradual-rollout", *AFTER_ROLLOUT)),
         ),
         _stage_failure("canary", 5),
         _stage_failure("progressive", 50, "canary"),

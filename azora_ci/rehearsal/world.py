@@ -57,6 +57,7 @@ class World:
     s3_endpoint: str = ""
     github_url: str = ""
     slack_url: str = ""
+    registry_url: str = ""
     run_id: str = ""
     keys: dict[str, str] = field(default_factory=dict)
 
@@ -74,6 +75,11 @@ class World:
     def s3_faults(self) -> Path:
         """Return the file from which the S3 server reads its faults."""
         return self.run.folder / "s3-faults.json"
+
+    @property
+    def advisories(self) -> Path:
+        """Return the file from which the stand-in of the package registry answers."""
+        return self.run.folder / "advisories.json"
 
     @property
     def github_state(self) -> Path:
@@ -122,6 +128,7 @@ class World:
 
     def _start_servers(self) -> None:
         self.write_github(repo.REQUIRED_CHECKS)
+        self.advisories.write_text(json.dumps(repo.ADVISORIES), encoding="utf-8")
         ready = self.run.folder / "s3.json"
         self.s3_faults.write_text("[]", encoding="utf-8")
         s3 = [
@@ -137,8 +144,10 @@ class World:
         s3_pid = self._module("standins.s3", s3, {"AWS_ACCESS_KEY_ID": "AKIAREHEARSAL", "AWS_SECRET_ACCESS_KEY": self.keys["s3"]})
         github = self._module("standins.github", [str(self.github_state)], {"GITHUB_TOKEN": self.keys["github"]})
         slack = self._module("standins.slack", [str(self.slack_messages)])
+        registry = self._module("standins.advisories", [str(self.advisories)])
         self.github_url = self._first_line("standins-github", github)
         self.slack_url = self._first_line("standins-slack", slack)
+        self.registry_url = self._first_line("standins-advisories", registry)
         self._until(ready.exists, "the S3 server", s3_pid)
         self.s3_endpoint = json.loads(ready.read_text(encoding="utf-8"))["endpoint"]
         credentials = f"ACCESS_KEY_ID=AKIAREHEARSAL\nSECRET_ACCESS_KEY={self.keys['s3']}\n"
@@ -190,7 +199,7 @@ class World:
                 node=self.node.bin / "node",
             )
             self.places = places
-            self.scratch.adopt(places)
+            self.scratch.adopt(places, self.registry_url)
             deploy_config = config.load(self.scratch.folder / CONFIG)
             bootstrap = install_edge(deploy_config, places.edge_folder, places.edge_port, places.admin_port)
             pid = self._detached(f"envoy-{attempt}", list(command(bootstrap, binary=binary)))

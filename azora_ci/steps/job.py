@@ -59,14 +59,19 @@ class Job(Generic[S]):
         """Return the folder that becomes the job's artifact."""
         return self.settings.log_dir
 
+    @property
+    def own_folders(self) -> tuple[Path, ...]:
+        """Return the folders that this job itself fills or has set aside: they are no part of what it builds."""
+        return (self.log_dir, *self.log_dir.parent.glob(f"{self.log_dir.name}.refused-*"), self.settings.received_dir)
+
     @cached_property
     def config(self) -> config.DeployConfig:
         """Return the deployment configuration, read at the first use. Raises BadInputError.
 
-        From then on no child inherits the secrets of services: only instances of services receive them.
+        From then on no child inherits the secrets of services: only their instances, or the builds of their images, receive them.
         """
         loaded = config.load(self.settings.config_path)
-        self.processes.withhold(name for service in loaded.services for name in service.secrets)
+        self.processes.withhold(name for service in loaded.services for name in (*service.secrets, *service.build.secrets))
         return loaded
 
     @cached_property

@@ -14,11 +14,13 @@ from azora_ci.core.markdown import code, table
 from azora_ci.core.settings import Aws, DatabaseTransport, Deployment, PinnedHostKeys
 from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.gates import branch, checks, commands, reachability
+from azora_ci.gates.audit import gate
 from azora_ci.gates.branch import BranchGates
 from azora_ci.gates.checks import FAILED, PASSED, PENDING, ChecksVerdict, Observed, Required
 from azora_ci.gates.reachability import Reached
 from azora_ci.record import host_keys
 from azora_ci.record.archive import Archive
+from azora_ci.steps.application import build
 from azora_ci.steps.job import Job, own_variables
 from azora_ci.targets.registry import kind_of
 
@@ -52,9 +54,8 @@ def run(job: Job[Settings]) -> None:
         pass_approval(job, github, gates)
         pass_reachability(job)
         read_recorded_host_keys(job)
-        for purpose, argvs in (("audit", job.config.checks.audit), ("build", job.config.checks.build)):
-            for entry in commands.run(job.actions, job.processes, job.clock, purpose, argvs):
-                job.evidence["commands"].append(entry)
+        pass_audit(job)
+        pass_build(job)
     finally:
         _write_summary(job)
 
@@ -81,6 +82,32 @@ def pass_configuration(job: Job[Settings]) -> None:
             where=str(job.settings.config_path),
             next_step="add at least one endpoint to [smoke] that must answer when a deployment is done",
         )
+
+
+# --- what the application's own jobs report -----------------------------------------------------------------------------
+
+
+def pass_build(job: Job[Settings]) -> None:
+    """Judge what the job build reports of the application's commands. Raises NotTrueError for a failure, or without that evidence."""
+    reported = job.fragments.require("build").evidence
+    job.evidence["commands"] += [{**entry, "source": "reported"} for entry in reported["commands"]]
+    commands.require_success(reported["commands"], build.demanded_commands(job.config), "build")
+    problems = [entry["problem"] for entry in reported["dockerfiles"] if entry["problem"]]
+    if problems:
+        raise NotTrueError(
+            "Images cannot be built",
+            what="\n".join(f"{problem['where']}: {problem['what']}" for problem in problems),
+            where=", ".join(problem["where"] for problem in problems),
+            next_step="\n".join(dict.fromkeys(problem["next"] for problem in problems)),
+        )
+    if reported["tree"] is None and build.needs_tree(job.config):
+        raise NotTrueError(
+            "The application's tree is missing",
+            what="the job build handed no tree over, and the migrations need it",
+            where="fragment of build",
+            next_step="re-run all jobs",
+        )
+    job.tick(f"build reports exit code 0 of {len(reported['commands'])} commands")
 
 
 # --- required checks ----------------------------------------------------------------------------------------------------
@@ -295,12 +322,23 @@ def read_recorded_host_keys(job: Job[Settings]) -> None:
     job.tick(f"the hosts must show the keys that {recorded.location} recorded: {fingerprints}")
 
 
+# --- audit --------------------------------------------------------------------------------------------------------------
+
+
+def pass_audit(job: Job[Settings]) -> None:
+    """Judge what the job audit reports of the application's packages. Raises NotTrueError for findings, or without that evidence."""
+    settings, evidence = job.config.validation.audit, job.fragments.require("audit").evidence
+    job.evidence["audit"] = gate.recorded(evidence, settings, reported=True)
+    gate.close(evidence, settings, job.clock.now().date(), actions=job.actions, say=job.say)
+
+
 # --- summary -----------------------------------------------------------------------------------------------------------
 
 
 def _write_summary(job: Job[Settings]) -> None:
     evidence = job.evidence
     rows = [(check["name"], check["source"], f"{'✓' if check['passed'] else '✗'} {check['conclusion']}") for check in evidence["checks"]]
+    rows += [gate.row(evidence["audit"])] if "audit" in evidence else []
     for command in evidence["commands"]:
         outcome = f"{'✗' if command['exit_code'] else '✓'} exit code {command['exit_code']}, {command['seconds']} s"
         rows.append((code(" ".join(command["argv"])), command["purpose"], outcome))

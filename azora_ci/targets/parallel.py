@@ -35,15 +35,16 @@ def outcomes(  # noqa: PLR0913 - what ends the wait, all by keyword
     halt: Callable[[], None] | None = None,
     lost: Callable[[Item], bool] = lambda _item: False,
     reads: bool = False,
+    at_once: int = AT_ONCE,
 ) -> list[HostOutcome[Item, Result]]:
-    """Do ``work`` for every item, ``AT_ONCE`` at a time, and return the outcomes in the order of the items.
+    """Do ``work`` for every item, ``at_once`` at a time, and return the outcomes in the order of the items.
 
     Work is not waited for any longer (its outcome is not ``finished``) after ``seconds``, or when its item is ``lost``, which is checked
     repeatedly. When an item fails or this thread is interrupted, ``halt`` is called to stop the other work. An interrupted thread waits
     up to END_SECONDS for that work, so that nothing is changed after it ends, unless the work only ``reads``.
     """
     pending: list[HostOutcome[Item, Result]] = [HostOutcome(item) for item in items]
-    slots, completed = threading.Semaphore(AT_ONCE), threading.Semaphore(0)
+    slots, completed = threading.Semaphore(at_once), threading.Semaphore(0)
 
     def process(outcome: HostOutcome[Item, Result]) -> None:
         with slots:

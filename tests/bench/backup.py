@@ -54,7 +54,7 @@ CONFIG = """schema_version = 1
 application = "bench"
 public_url = "http://127.0.0.1"
 on_call = "nobody"
-checks = { required = ["test"], audit = [["true"]], build = [["true"]] }
+checks = { required = ["test"], build = [["true"]] }
 build = { commands = [["true"]] }
 database = {}
 backup = { location = "s3://bench/prod" }

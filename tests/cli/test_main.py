@@ -172,6 +172,7 @@ def test_a_healthy_production_and_one_that_lacks_everything(world, tmp_path):
     code, output = run("doctor", config=world.config_path)
     assert code == 0, output
     assert "every instance runs" in output
+    assert re.search(r"✓ build isolation: \d images are built without secrets .+ 500 MB of artifacts", output)
     (port,) = free_ports(1)
     service = deploy_config.service("API", f"http://127.0.0.1:{port}/health", command=["true"])
     edge = {"config_dir": str(tmp_path / "edge"), "admin_url": f"http://127.0.0.1:{port}"}

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import date
 from pathlib import Path
 
 import pytest
 
 from azora_ci.core import config, hosts
+from azora_ci.core.config import ImageSettings
 from azora_ci.core.errors import BadInputError
 from azora_ci.steps.job import own_variables
 
+EXCEPTION = '{ id = "GHSA-jf85-cpcp-j695", reason = "not called", expires = 2027-01-31 }'
 MINIMAL = """
 schema_version = 1
 application = "azora"
@@ -18,7 +21,6 @@ public_url = "https://azora.world/"
 on_call = "#on-call"
 [checks]
 required = ["test"]
-audit = [["true"]]
 build = [["true"]]
 [build]
 commands = []
@@ -80,10 +82,30 @@ def test_an_order_is_a_chain_of_waiting_beside_what_depends_on_says(tmp_path):
         ("s3://azora-backups/prod", "https://azora-backups/prod", "backup.location"),
         ('[registry]\nrepository = "docker.io/azora"', "", "registry"),
         ('kind = "docker_hosts"', 'kind = "local_processes"', "target.local_processes"),
-        ('audit = [["true"]]', "audit = []", "checks.audit"),
+        ("[build]", '[validation.audit]\nlevel = "none"\n[build]', "validation.audit.reason"),
+        ("[build]", '[validation.audit]\nlevel = "severe"\n[build]', "validation.audit.level"),
+        ("[build]", f"[validation.audit]\nexceptions = [{EXCEPTION}, {EXCEPTION}]\n[build]", "is named more than once"),
+        ("[build]", f"[validation.audit]\nexceptions = [{EXCEPTION.replace('-31', '-30T08:00:00')}]\n[build]", "exceptions.0.expires"),
+        ("[build]", '[toolchain]\npackage_manager = "pnpm@9"\n[build]', "toolchain.package_manager"),
+        ("[build]", '[toolchain]\npackage_manager = "pnpm@9.12.0 --registry=https://evil.example"\n[build]', "toolchain.package_manager"),
+        ("[build]", '[toolchain]\nnode = "22; true"\n[build]', "toolchain.node"),
         ("schema_version = 1", "schema_version = 2", "schema_version"),
         ("https://azora.world/auth/health", "https://user:password@azora.world/auth/health", "public_health_url"),
         ("[services.auth_service]", "[services.Auth]", "Auth"),
+        ("[build]", '[build]\nisolation = "none"', "build.isolation_reason"),
+        ("[build]", '[build]\nisolation_reason = "the artifacts are too small"', "build.isolation_reason"),
+        ("[build]", '[build]\nisolation = "maybe"', "build.isolation"),
+        (
+            'route_prefix = "/auth"',
+            'route_prefix = "/auth"\nbuild.secrets = ["NPM_TOKEN"]',
+            "auth_service.build.secrets: images",
+        ),
+        (
+            'route_prefix = "/auth"',
+            'route_prefix = "/auth"\nbuild.platform = "linux/arm64,linux/amd64"',
+            "auth_service.build.platform",
+        ),
+        ('route_prefix = "/auth"', 'route_prefix = "/auth"\nbuild.args = { A = 1 }', "services.auth_service.build.args"),
         # One newline at the end: Python's $ lets it pass, and these become object keys, image tags and lines of instructions.
         ("s3://azora-backups/prod", "s3://azora-backups/prod\\n", "backup.location"),
         ('"docker.io/azora"', '"docker.io/azora\\n"', "registry.repository"),
@@ -119,6 +141,16 @@ def test_no_variable_of_any_job_is_a_secret_of_a_service(tmp_path):
         config.names.check([dataclasses.replace(services[0], secrets=(name,), env={"AWS_REGION": "eu"})], own)
 
 
+def test_how_images_are_built(tmp_path):
+    assert load(tmp_path, MINIMAL).build.isolation == "job"
+    in_place = '[build]\nisolation = "none"\nisolation_reason = "the artifacts are too small"'
+    build = 'route_prefix = "/auth"\nbuild = { target = "app", args = { A = "1" }, platform = "linux/arm64", secrets = ["NPM_TOKEN"] }'
+    loaded = load(tmp_path, MINIMAL.replace("[build]", in_place).replace('route_prefix = "/auth"', build))
+    assert (loaded.build.isolation, loaded.build.isolation_reason) == ("none", "the artifacts are too small")
+    assert loaded.service("auth_service").build == ImageSettings("app", {"A": "1"}, "linux/arm64", ("NPM_TOKEN",))
+    assert loaded.service("api_gateway").build == ImageSettings()
+
+
 def test_no_file_and_no_toml(tmp_path):
     with pytest.raises(BadInputError, match="does not exist"):
         config.load(tmp_path / "missing.toml")
@@ -140,3 +172,31 @@ def test_no_file_and_no_toml(tmp_path):
 )
 def test_loopback(url, loopback):
     assert hosts.is_loopback(url) is loopback
+
+
+def test_an_old_audit_command_is_refused_with_what_to_write_instead(tmp_path):
+    with pytest.raises(BadInputError) as caught:
+        load(tmp_path, MINIMAL.replace("[checks]", '[checks]\naudit = [["npm", "audit"]]'))
+    assert "validation.audit" in caught.value.title
+    assert 'level = "high"' in caught.value.next_step
+
+
+def test_exceptions_of_the_audit_have_a_last_day(tmp_path):
+    loaded = load(tmp_path, MINIMAL.replace("[build]", f"[validation.audit]\nexceptions = [{EXCEPTION}]\n[build]"))
+    (exception,) = loaded.validation.audit.exceptions
+    assert (exception.id, exception.expires) == ("GHSA-jf85-cpcp-j695", date(2027, 1, 31))
+    assert loaded.validation.audit.level == "high"
+
+
+@pytest.mark.parametrize(
+    ("manager", "package"),
+    [
+        ("yarn@1.22.22", "yarn@1.22.22"),
+        ("yarn@4.5.0", "@yarnpkg/cli-dist@4.5.0"),
+        ("pnpm@9.12.0", "pnpm@9.12.0"),
+        ("bun@1.3.2", "bun@1.3.2"),
+    ],
+)
+def test_each_package_manager_has_its_name_in_the_registry(tmp_path, manager, package):
+    toolchain = load(tmp_path, MINIMAL.replace("[build]", f'[toolchain]\npackage_manager = "{manager}"\n[build]')).toolchain
+    assert (toolchain.package, f"{toolchain.manager}@{toolchain.version}", toolchain.node) == (package, manager, None)

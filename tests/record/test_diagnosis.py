@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from azora_ci.core.pipeline import PIPELINE
+from azora_ci.core.pipeline import EVIDENCE_JOBS, PIPELINE
 from azora_ci.record import diagnosis
 from tests.support import fragments_builder as build
 
@@ -30,8 +30,10 @@ def diagnose(results, fragments):
     return diagnosis.diagnose(results, fragments, build.VERSION)
 
 
-BEFORE_MIGRATIONS = PIPELINE[:3]
-BEFORE_ROLLOUT = PIPELINE[:5]
+BEFORE_BACKUP = PIPELINE[: PIPELINE.index("database-backup")]
+BEFORE_MIGRATIONS = PIPELINE[: PIPELINE.index("database-migrations")]
+BEFORE_SMOKE_TESTS = EVIDENCE_JOBS[:-1]
+BEFORE_ROLLOUT = PIPELINE[: PIPELINE.index("gradual-rollout")]
 
 
 def test_a_red_check_touches_nothing():
@@ -40,7 +42,7 @@ def test_a_red_check_touches_nothing():
     assert finding.status == "failed"
     assert [failure.job for failure in finding.failed] == ["pre-deployment-validation"]
     assert finding.failed[0].what == "exit code 7 after 3 of 5"
-    assert finding.not_run == PIPELINE[2:]
+    assert finding.not_run == PIPELINE[len(BEFORE_BACKUP) :]
     assert finding.production == (
         "Code and traffic: unchanged. The rollout did not run; the version that was in production keeps all traffic.",
         "Schema: unchanged. The migrations did not run.",
@@ -50,7 +52,7 @@ def test_a_red_check_touches_nothing():
 
 def test_old_code_on_the_new_schema_is_said():
     results = needs("build-and-push", database_migrations="success")
-    finding = diagnose(results, fragments_of(*BEFORE_ROLLOUT[:4], build=build.fragment("build-and-push", "failed", evidence={})))
+    finding = diagnose(results, fragments_of(*BEFORE_ROLLOUT[:-1], build=build.fragment("build-and-push", "failed", evidence={})))
     code, schema, both = finding.production
     assert "unchanged" in code
     assert schema == "Schema: migrated, 2 applied since the backup (20261120000000_add_courses, 20261121000000_index_orders)."
@@ -150,7 +152,7 @@ def test_a_rollout_that_ended_before_it_moved_anything():
 def test_smoke_tests_that_took_traffic_back():
     back = {"to": "v1.2.2", "seconds_to_safe": 0.1, "proved": True, "detail": "0 requests in 3 s"}
     smoke = build.fragment("smoke-tests", "failed", smoke_status="failed", rollback=back)
-    finding = diagnose(needs("smoke-tests", manual_rollback="success"), fragments_of(*PIPELINE[:6], s=smoke))
+    finding = diagnose(needs("smoke-tests", manual_rollback="success"), fragments_of(*BEFORE_SMOKE_TESTS, s=smoke))
     assert finding.status == "rolled_back"
     assert finding.production[0] == (
         "Code and traffic: v1.2.2 has all traffic again, because smoke tests of v1.2.3 failed; this was verified (0 requests in 3 s)."
@@ -180,7 +182,7 @@ def test_failed_smoke_tests_leave_the_new_version_and_name_the_service():
     tests = build.evidence("smoke-tests")["tests"]
     tests[1] |= {"passed": False, "status": 500, "detail": "answered 500"}
     smoke = build.fragment("smoke-tests", "failed", tests=tests, smoke_status="failed")
-    finding = diagnose(needs("smoke-tests", manual_rollback="success"), fragments_of(*PIPELINE[:6], s=smoke))
+    finding = diagnose(needs("smoke-tests", manual_rollback="success"), fragments_of(*BEFORE_SMOKE_TESTS, s=smoke))
     assert finding.status == "failed"
     assert finding.production[0] == "Code and traffic: v1.2.3 has all traffic; the rollout completed."
     assert finding.production[1] == "Services: 1 of 4 smoke tests failed: auth_service (answered 500)."
@@ -190,7 +192,7 @@ def test_failed_smoke_tests_leave_the_new_version_and_name_the_service():
 
 def test_a_failed_record_does_not_alarm_about_production():
     finding = diagnose(
-        needs("deployment-record"), fragments_of(*PIPELINE[:7], r=build.fragment("deployment-record", "failed", evidence={}))
+        needs("deployment-record"), fragments_of(*EVIDENCE_JOBS, r=build.fragment("deployment-record", "failed", evidence={}))
     )
     assert finding.production[:2] == (
         "Code and traffic: v1.2.3 has all traffic; the rollout completed.",
@@ -203,9 +205,9 @@ def test_a_failed_record_does_not_alarm_about_production():
 
 
 def test_jobs_that_a_cancelled_run_never_started_were_not_run():
-    results = {job: "success" if job in PIPELINE[:2] else "cancelled" for job in PIPELINE}
+    results = {job: "success" if job in BEFORE_BACKUP else "cancelled" for job in PIPELINE}
     backup = build.fragment("database-backup", "cancelled", evidence={})
-    finding = diagnose(results, fragments_of(*PIPELINE[:2], b=backup))
+    finding = diagnose(results, fragments_of(*BEFORE_BACKUP, b=backup))
     assert finding.status == "cancelled"
     assert "gradual-rollout" in finding.not_run
     assert finding.production[0].startswith("Code and traffic: unchanged.")
@@ -235,12 +237,12 @@ def test_without_anything_all_is_unknown():
 
 def test_a_job_that_failed_around_its_step_is_not_blamed_on_the_step():
     results = needs("database-backup")
-    (failed,) = diagnose(results, fragments_of(*PIPELINE[:3])).failed
+    (failed,) = diagnose(results, fragments_of(*BEFORE_MIGRATIONS)).failed
     assert "its own work ended well (attempt 1), the job did not" in failed.what
 
 
 def test_a_job_that_left_nothing_says_so():
-    (failed,) = diagnose(needs("database-backup"), fragments_of(*PIPELINE[:2])).failed
+    (failed,) = diagnose(needs("database-backup"), fragments_of(*BEFORE_BACKUP)).failed
     assert "left no evidence" in failed.what
     assert failed.title == "database-backup: failure"
 

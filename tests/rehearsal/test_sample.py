@@ -132,8 +132,7 @@ def test_health_is_unhealthy_without_the_database(sample: Sample, tmp_path: Path
 
 def test_npm_scripts_pass_and_the_build_repeats(sample: Sample, tmp_path: Path) -> None:
     folder = sample.copy(tmp_path / "again")
-    assert "55 packages, 0 problems" in sample.node.run(sample.processes, ("npm", "run", "check-lockfile"), folder)
-    assert "pass 5" in sample.node.run(sample.processes, ("npm", "test"), folder)
+    assert "pass 4" in sample.node.run(sample.processes, ("npm", "test"), folder)
     sample.node.run(sample.processes, ("npm", "run", "build"), folder)
     first, second = (_bytes(place / "services") for place in (sample.built, folder))
     assert len(first) > 100

@@ -21,6 +21,7 @@ KEY = f"records/production/{build.DEPLOYMENT_ID}/1.json"
 WITH_BACKUP = FAILURE.replace("1234567890-abc123", build.DEPLOYMENT_ID)
 WITHOUT_BACKUP = WITH_BACKUP.replace("Database backup available for rollback\n", "")
 ORDER = list(build.ARTIFACTS)
+BACKUP = ORDER.index("database-backup")
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def world(tmp_path, s3_server):
 def failed_at(world, job, *, result="failure", backup=True, **changes):
     """Write the artifacts of a run whose ``job`` failed, and return the run's ``toJSON(needs)``."""
     at = ORDER.index(job)
-    stored = world.put_backup() if backup and at > 2 else {}
+    stored = world.put_backup() if backup and at > BACKUP else {}
     left = [build.fragment(earlier, **(stored if earlier == "database-backup" else {})) for earlier in ORDER[:at]]
     status = "failed" if result == "failure" else "cancelled"
     build.receive(world.received, *left, build.fragment(job, status, **changes))
@@ -49,7 +50,7 @@ def report_of(outcome):
 # --- each stage --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("job", ORDER[:7])
+@pytest.mark.parametrize("job", ORDER[: BACKUP + 6])
 def test_the_failed_stage_is_reported_with_its_error_whatever_it_is(world, job):
     outcome = world.run(JOB, NEEDS=failed_at(world, job, evidence={}))
     assert outcome.code == 0
@@ -60,7 +61,7 @@ def test_the_failed_stage_is_reported_with_its_error_whatever_it_is(world, job):
     page = (outcome.logs / "deployment-failure-report.md").read_text()
     assert f"### {job} (failure): It broke\n\n```text\nexit code 7 after 3 of 5\n```" in page
     assert page.strip() in outcome.summary
-    assert world.slack.texts() == [WITH_BACKUP if ORDER.index(job) > 2 else WITHOUT_BACKUP]
+    assert world.slack.texts() == [WITH_BACKUP if ORDER.index(job) > BACKUP else WITHOUT_BACKUP]
 
 
 def test_a_record_of_the_failure_is_archived_with_the_artifacts(world):
@@ -73,8 +74,8 @@ def test_a_record_of_the_failure_is_archived_with_the_artifacts(world):
     assert schemas.problems(document, deployment.SCHEMA) == []
     assert document["status"] == "failed"
     assert document["failure"]["failed_jobs"][0]["job"] == "database-migrations"
-    assert document["failure"]["not_run"] == ORDER[4:]
-    assert document["timestamp"] == build.moment(185.2)
+    assert document["failure"]["not_run"] == ORDER[BACKUP + 2 :]
+    assert document["timestamp"] == build.moment(185.2)  # the end of its last job
     report = f"artifacts/production/{build.DEPLOYMENT_ID}/1/deployment-failure-report-{build.DEPLOYMENT_ID}/deployment-failure-report.json"
     assert world.objects("artifacts/")[report] == (outcome.logs / "deployment-failure-report.json").read_bytes()
     assert f"artifacts/production/{build.DEPLOYMENT_ID}/1/migration-logs-{build.DEPLOYMENT_ID}/database-migrations.log" in world.objects("")
@@ -95,7 +96,7 @@ def test_a_rollback_is_recorded_as_one(world):
     assert "# 🚨 Deployment of v1.2.3 was rolled back" in outcome.summary
 
 
-@pytest.mark.parametrize("job", ORDER[1:7])
+@pytest.mark.parametrize("job", ORDER[1 : BACKUP + 6])
 def test_a_run_that_was_cancelled_in_any_job_is_recorded_as_one(world, job):
     outcome = world.run(JOB, NEEDS=failed_at(world, job, result="cancelled", evidence={}))
     assert outcome.code == 0
@@ -103,7 +104,7 @@ def test_a_run_that_was_cancelled_in_any_job_is_recorded_as_one(world, job):
     assert outcome.evidence["failed_jobs"] == [job]
     assert report_of(outcome)["not_run"] == ORDER[ORDER.index(job) + 1 :]
     assert json.loads(world.records()[KEY])["status"] == "cancelled"
-    assert world.slack.texts() == [WITH_BACKUP if ORDER.index(job) > 2 else WITHOUT_BACKUP]
+    assert world.slack.texts() == [WITH_BACKUP if ORDER.index(job) > BACKUP else WITHOUT_BACKUP]
 
 
 def test_failed_smoke_tests_leave_the_new_version_and_say_so(world):
@@ -253,7 +254,7 @@ def test_results_that_make_no_sense_are_noted(world, needs):
     assert outcome.code == 0
     report = report_of(outcome)
     assert any(note.startswith("no fragment can be verified: NEEDS is not the result of jobs") for note in report["notes"])
-    assert [part["job"] for part in report["unverified"]] == ORDER[:4]
+    assert [part["job"] for part in report["unverified"]] == ORDER[: BACKUP + 2]
     assert report["failed_jobs"] == []
 
 

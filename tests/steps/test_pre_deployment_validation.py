@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from azora_ci.rehearsal.standins.github import GitHubApi
 from azora_ci.steps.runner import execute
 from tests.conftest import DatabaseMaker
 from tests.core.test_markdown import cells
+from tests.gates.audit.test_advisories import LODASH
 from tests.record import test_host_keys
-from tests.support import ROOT, deploy_config
+from tests.support import ROOT, deploy_config, fragments_builder
 from tests.support.hostile import BOMB, NESTED
 from tests.support.stores import Stores
 from tests.support.waiting import until
@@ -77,23 +78,39 @@ class World:
     sections: dict[str, Any] = field(default_factory=dict)
     on_branch: str | None = None  # text of the configuration on the default branch; None: what the tagged commit has
 
+    audit: dict[str, Any] = field(default_factory=lambda: {"registry": None, "lock_files": [], "findings": []})
+    build: dict[str, Any] = field(default_factory=dict)
+
     def run(self, **environ: str) -> int:
         return execute("pre-deployment-validation", self.environment() | environ)
+
+    def report(self) -> None:
+        """Leave what the jobs audit and build report: every command of the configuration ended well, but for ``build``."""
+        demanded = [("build", argv) for argv in self.gates.get("build", [["true"]])] + [("prepare", ["npm", "ci"])]
+        ran = [{"purpose": purpose, "argv": argv, "exit_code": 0, "seconds": 1.0} for purpose, argv in demanded]
+        honest = {"commands": ran, "dockerfiles": [], "tree": {"sha256": "0" * 64, "bytes": 1, "entries": 1}}
+        for job, evidence in (("audit", self.audit), ("build", honest | self.build)):
+            part = fragments_builder.fragment(job, evidence=evidence)
+            ours = {"deployment_id": "1764000000-012345", "run_id": "77", "git_sha": SHA}
+            fragments_builder.receive(self.folder / "received", replace(part, **ours))
 
     def status_requests(self) -> int:
         return sum(path.endswith("/statuses") for path in self.api.requests)
 
     def environment(self) -> dict[str, str]:
-        checks = {"required": ["test"], "audit": [["true"]], "build": [["true"]], "rulesets": False, "wait_minutes": 0}
+        checks = {"required": ["test"], "build": [["true"]], "rulesets": False, "wait_minutes": 0}
         services = {"api_gateway": deploy_config.service("API Gateway", f"http://{self.site.host}/health")}
         config = deploy_config.write(
             self.folder / "deploy.toml", checks=checks | self.gates, **{"services": services, "smoke": SMOKE, **self.sections}
         )
         state = json.loads(self.api.state.read_text())
         self.api.write(**state | {"contents": {"deploy.toml": self.on_branch or config.read_text()}})
+        self.report()
         return {
             "DEPLOY_CONFIG": config.name,
             "DEPLOYMENT_LOG_DIR": str(self.folder / "logs"),
+            "RECEIVED_ARTIFACTS_DIR": str(self.folder / "received"),
+            "NEEDS": fragments_builder.needs_of(self.folder / "received", "1764000000-012345"),
             "DEPLOYMENT_ID": "1764000000-012345",
             "VERSION": "v1.2.3",
             "GIT_SHA": SHA,
@@ -132,7 +149,7 @@ def world(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def test_all_gates_open(world: World) -> None:
-    world.gates = {"audit": [["sh", "-c", "echo audited; echo 0 findings >&2"]], "build": [["true"], ["sh", "-c", "exit 0"]]}
+    world.gates = {"build": [["sh", "-c", "echo built; echo 0 warnings >&2"], ["sh", "-c", "exit 0"]]}
     assert world.run() == 0
     evidence = world.evidence
     assert evidence["checks"] == [
@@ -153,14 +170,13 @@ def test_all_gates_open(world: World) -> None:
             "url": f"http://{world.site.host}/health",
         },
     ]
-    assert [(command["purpose"], command["argv"], command["exit_code"]) for command in evidence["commands"]] == [
-        ("audit", ["sh", "-c", "echo audited; echo 0 findings >&2"], 0),
-        ("build", ["true"], 0),
-        ("build", ["sh", "-c", "exit 0"], 0),
+    assert [(command["purpose"], command["argv"], command["exit_code"], command["source"]) for command in evidence["commands"]] == [
+        ("build", ["sh", "-c", "echo built; echo 0 warnings >&2"], 0, "reported"),
+        ("build", ["sh", "-c", "exit 0"], 0, "reported"),
+        ("prepare", ["npm", "ci"], 0, "reported"),
     ]
     assert {check["name"] for check in evidence["not_checked"]} == {"production database", "backup bucket", "registry"}
-    assert "audited" in world.log
-    assert "0 findings" in world.log
+    assert "0 warnings" not in world.log.replace("echo 0 warnings", "")  # nothing of the application is run here
     assert "| test | configuration | ✓ success |" in (world.folder / "summary").read_text()
 
 
@@ -180,31 +196,19 @@ def test_what_later_jobs_would_refuse_is_refused_before_anything_is_touched(worl
 
 def test_the_summary_shows_commands_and_checks_as_they_are(world: World) -> None:
     world.api.write(check_runs=[{"name": "test | <b>`unit`"}], runs={"77": 5})
-    world.gates = {"required": ["test | <b>`unit`"], "audit": [["sh", "-c", "echo `true` | cat\n"]]}
+    world.gates = {"required": ["test | <b>`unit`"], "build": [["sh", "-c", "echo `true` | cat\n"]]}
     assert world.run() == 0
     texts = cells((world.folder / "summary").read_text().partition("\n\n")[2])
     assert texts[:3] == ["test | <b>`unit`", "configuration", "✓ success"]
     assert "sh -c echo `true` | cat" in texts
 
 
-def test_commands_see_no_secret_that_only_services_get(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("STRIPE_KEY", "sk-live-of-services")
-    monkeypatch.setenv("STRIPE_MODE", "of-everyone")
-    service = deploy_config.service("API Gateway", f"http://{world.site.host}/health") | {"secrets": ["STRIPE_KEY"]}
-    world.sections = {"services": {"api_gateway": service}}
-    world.gates = {"audit": [["env"]], "build": [["env"]]}
-    assert world.run() == 0
-    assert world.log.count("of-everyone") == 2
-    assert "sk-live-of-services" not in world.log
-
-
-def test_failed_check_closes_the_gate_before_any_command_runs(world: World) -> None:
+def test_failed_check_closes_the_gate(world: World) -> None:
     world.api.write(check_runs=[{"name": "test", "conclusion": "failure"}, {"name": "lint", "conclusion": "success"}], runs={"77": 5})
-    world.gates = {"required": ["test", "lint"], "audit": [["touch", str(world.folder / "ran")]], "wait_minutes": 10}
+    world.gates = {"required": ["test", "lint"], "wait_minutes": 10}
     assert world.run() == 1
     assert "1 of 2 are not passed" in world.error
     assert "failed: test (failure), required by configuration https://github.example/checks/1" in world.error
-    assert not (world.folder / "ran").exists()
     assert [check["passed"] for check in world.evidence["checks"]] == [False, True]
     assert "| test | configuration | ✗ failure |" in (world.folder / "summary").read_text()
 
@@ -319,21 +323,64 @@ def test_no_required_check_at_all_is_an_error(world: World) -> None:
     assert "an empty list of checks is no gate" in world.error
 
 
-def test_failing_audit_closes_the_gate_and_shows_its_output(world: World) -> None:
-    world.gates = {"audit": [["sh", "-c", "echo 3 high severity findings; exit 4"]], "build": [["touch", str(world.folder / "built")]]}
+FAILED = {"purpose": "build", "argv": ["true"], "exit_code": 4, "seconds": 1.0}
+COPY_LINK = {
+    "title": "This BuildKit cannot build the Dockerfile",
+    "what": "COPY --link",
+    "where": "api/Dockerfile:3",
+    "next": "a newer Docker",
+}
+
+
+@pytest.mark.parametrize(
+    ("report", "refusal"),
+    [
+        ({"commands": [FAILED]}, "build: true ended with exit code 4\nprepare: npm ci was not run"),
+        ({"commands": []}, "build: true was not run\nprepare: npm ci was not run"),
+        ({"commands": [FAILED | {"argv": ["echo"], "exit_code": 0}]}, "build: true was not run"),
+        ({"tree": None}, "build handed no tree over"),
+        ({"dockerfiles": [{"service": "api", "problem": None}, {"service": "api", "problem": COPY_LINK}]}, "api/Dockerfile:3: COPY --link"),
+    ],
+)
+def test_what_build_reports_closes_the_gate(world: World, report: dict[str, Any], refusal: str) -> None:
+    world.build = report
     assert world.run() == 1
-    assert "exit code 4" in world.error
-    assert "3 high severity findings" in world.error
-    assert world.evidence["commands"][0]["exit_code"] == 4
-    assert not (world.folder / "built").exists()
+    assert refusal in world.error
+    assert len(world.evidence["commands"]) == len(report.get("commands", [1, 1]))
+    world.build = {}
+    assert world.run() == 0
 
 
-def test_commands_see_no_secret(world: World) -> None:
-    dump = world.folder / "seen"
-    world.gates = {"audit": [["sh", "-c", f"env > {dump}"]]}
-    world.run(PROD_DATABASE_URL="")
-    assert "the-token" not in dump.read_text()
-    assert "the-token" not in world.log
+@pytest.mark.parametrize("job", ["audit", "build"])
+def test_a_job_that_reports_nothing_closes_the_gate(world: World, job: str) -> None:
+    environ = world.environment()
+    needs = json.loads(environ["NEEDS"])
+    needs[job]["outputs"] = {}
+    assert execute("pre-deployment-validation", environ | {"NEEDS": json.dumps(needs)}) == 1
+    assert f"No evidence of {job}" in world.fragment["error"]["title"]
+
+
+def test_a_reported_vulnerability_closes_the_gate(world: World) -> None:
+    finding = {
+        "id": "GHSA-jf85-cpcp-j695", "severity": "critical", "package": "lodash", "version": "4.17.11", "title": "Prototype Pollution",
+        "url": LODASH["url"], "fixed_in": "4.17.12", "lock_file": "package-lock.json",
+    }  # fmt: skip
+    files = [{"path": "package-lock.json", "manager": "npm", "packages": 1, "left_out": []}]
+    world.sections = {"validation": {"audit": {"level": "high"}}}
+    world.audit = {"registry": "https://npm.example", "lock_files": files, "findings": [finding]}
+    assert world.run() == 1
+    assert "lodash 4.17.11" in world.error
+    assert world.evidence["audit"]["findings"][0]["id"] == "GHSA-jf85-cpcp-j695"
+    world.audit = {**world.audit, "findings": []}
+    assert world.run() == 0
+    assert (world.evidence["audit"]["source"], world.evidence["audit"]["findings"]) == ("reported", [])
+    assert "| audit | package-lock.json | 1 production packages, 0 findings |" in (world.folder / "summary").read_text()
+
+
+def test_a_deployment_without_an_audit_says_so(world: World) -> None:
+    assert world.run() == 0
+    assert (world.evidence["audit"]["level"], world.evidence["audit"]["reason"]) == ("none", "a test without packages")
+    assert "| audit | configuration | not audited |" in (world.folder / "summary").read_text()
 
 
 def test_wrong_token(world: World) -> None:

@@ -37,12 +37,16 @@ def running(argv: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 @contextmanager
-def engine() -> Iterator[str]:
-    """Start a daemon with folders of its own and without a network; give its address."""
+def engine(*, bridge: bool = False) -> Iterator[str]:
+    """Start a daemon with folders of its own and without a network; give its address.
+
+    With ``bridge`` it has a network namespace of its own, cut off from everything, and in it the bridge that RUN needs.
+    """
     folder = Path(tempfile.mkdtemp(prefix="dk"))  # short: a socket's path may have 107 characters at most
     url = f"unix://{folder}/s"
     argv = ["dockerd", "--data-root", f"{folder}/d", "--exec-root", f"{folder}/e", "--pidfile", f"{folder}/p", "-H", url]
-    argv += ["--bridge=none", "--iptables=false", "--ip-forward=false", "--ip-masq=false"]
+    argv += ["--iptables=false", "--ip-forward=false", "--ip-masq=false", *([] if bridge else ["--bridge=none"])]
+    argv = ["unshare", "--net", *argv] if bridge else argv
     try:
         with running(argv, folder / "log") as process:
 
@@ -54,6 +58,11 @@ def engine() -> Iterator[str]:
             yield url
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def saved(url: str, *names: str) -> bytes:
+    """Return what ``docker save`` writes of images."""
+    return subprocess.run(["docker", "-H", url, "save", *names], check=True, stdout=subprocess.PIPE, timeout=60).stdout
 
 
 def _pong(url: str) -> bool:

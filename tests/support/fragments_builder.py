@@ -29,10 +29,13 @@ ARTIFACTS = {job: name for job, name in pipeline.ARTIFACTS.items() if job in pip
 # (start, end) of each job in seconds after START
 TIMES = {
     "validate-release": (0, 8.5),
-    "pre-deployment-validation": (10, 60),
+    "audit": (9, 12),
+    "build": (9, 50),
+    "pre-deployment-validation": (51, 60),
     "database-backup": (61, 180.25),
     "database-migrations": (181, 185.2),
-    "build-and-push": (61, 300),
+    "images": (61, 200),
+    "build-and-push": (201, 300),
     "gradual-rollout": (301, 2150),
     "smoke-tests": (2151, 2160.125),
 }
@@ -104,6 +107,16 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
         "commit_time": "2025-11-24T09:00:00.000Z",
         "deployment_id": DEPLOYMENT_ID,
     },
+    "audit": {
+        "registry": "https://npm.azora.example",
+        "lock_files": [{"path": "package-lock.json", "manager": "npm", "packages": 212, "left_out": []}],
+        "findings": [],
+    },
+    "build": {
+        "commands": [{"purpose": "build", "argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1}],
+        "dockerfiles": [],
+        "tree": {"sha256": SHA256, "bytes": 1048576, "entries": 31000},
+    },
     "pre-deployment-validation": {
         "checks": [
             {
@@ -115,10 +128,16 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
                 "url": "https://github.com/azora/azora/runs/1",
             }
         ],
-        "commands": [
-            {"purpose": "audit", "argv": ["npm", "audit"], "exit_code": 0, "seconds": 3.2},
-            {"purpose": "build", "argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1},
-        ],
+        "audit": {
+            "source": "reported",
+            "level": "high",
+            "reason": None,
+            "exceptions": [],
+            "registry": "https://npm.azora.example",
+            "lock_files": [{"path": "package-lock.json", "manager": "npm", "packages": 212, "left_out": []}],
+            "findings": [],
+        },
+        "commands": [{"purpose": "build", "argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1, "source": "reported"}],
         "not_checked": [],
         "waited_seconds": 0.0,
     },
@@ -154,14 +173,23 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
         "pending": ["20261120000000_add_courses", "20261121000000_index_orders"],
         "seconds": 3.9,
     },
+    "images": {
+        "kind": "archives",
+        "isolation": "job",
+        "builder": None,
+        "services": {name: {"sha256": digest(name), "bytes": 1000, "image_id": None, "tag": None, "seconds": 2.0} for name in SERVICES},
+        "commands": [{"purpose": "production", "argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1}],
+    },
     "build-and-push": {
         "kind": "archives",
+        "isolation": "job",
+        "builder": None,
         "services": {
             name: {"digest": digest(name), "reference": f"{name}.tar.gz", "size_bytes": 1000, "seconds": 2.0, "reused": False}
             for name in SERVICES
         },
-        "commands": [{"purpose": "production", "argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1}],
-        "seconds": 238.0,
+        "commands": [],
+        "seconds": 98.0,
     },
     "gradual-rollout": {
         "target": "local_processes",

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from azora_ci.cli.adopt import plan
 from azora_ci.core import pipeline
 from azora_ci.core.pipeline import JOBS
 from azora_ci.core.variables import declared_variables
@@ -25,8 +26,10 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 
 # Beside the jobs that must have succeeded: those whose outputs, which only a direct need hands over, or whose results a job reads.
 READS = {
+    "pre-deployment-validation": ("audit", "build"),
     "database-backup": ("pre-deployment-validation",),  # recorded host keys, as in the next ones
-    "database-migrations": ("pre-deployment-validation", "database-backup"),
+    "database-migrations": ("build", "pre-deployment-validation", "database-backup"),
+    "build-and-push": ("images",),
     "gradual-rollout": ("pre-deployment-validation", "database-backup", "database-migrations", "build-and-push"),
     "smoke-tests": ("pre-deployment-validation", "database-backup", "database-migrations", "gradual-rollout"),
     "deployment-record": pipeline.EVIDENCE_JOBS,
@@ -39,9 +42,12 @@ CONDITIONS = {
 }
 ARTIFACTS = {
     "validate-release": "release-logs",
+    "audit": "audit-logs",
+    "build": "application-build-logs",
     "pre-deployment-validation": "validation-logs",
     "database-backup": "backup-logs",
     "database-migrations": "migration-logs",
+    "images": "application-image-logs",
     "build-and-push": "build-logs",
     "gradual-rollout": "rollout-logs",
     "smoke-tests": "smoke-test-logs",
@@ -89,6 +95,13 @@ PERMISSIONS = {
     "deployment-failure-handler": READS_AWS,
 }
 
+ACTION = plan.SetupAction("Azora-OS/azora-ci", "a" * 40)
+# Steps that may run a command of the application beside a secret.
+WITH_CODE_BESIDE_SECRETS = {
+    "database_migrations": "the migrate command, isolated",
+    "build_and_push": 'only with build.isolation = "none", for a reason that is recorded',
+}
+
 every_job = pytest.mark.parametrize("job", list(JOBS))
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
@@ -116,7 +129,12 @@ def references(value: object, kind: str) -> list[str]:
     return re.findall(rf"\b{kind}\.([A-Za-z0-9_-]+)", str(value))
 
 
-def test_the_ten_jobs_stand_in_their_order():
+def evidence_uploads(job: str) -> list[dict[str, Any]]:
+    """Return the steps that keep a job's evidence, without those that hand something over for a day."""
+    return [step for step in using(job, "actions/upload-artifact") if step.get("id") == "keep"]
+
+
+def test_the_jobs_stand_in_their_order():
     assert list(DOCUMENT["jobs"]) == list(JOBS)
 
 
@@ -233,6 +251,7 @@ def test_outputs_declared_are_outputs_written(job):
     }
     outputs = dict(DOCUMENT["jobs"][job]["outputs"])
     assert outputs.pop("artifact-id") == "${{ steps.keep.outputs.artifact-id }}"
+    assert outputs.pop("tree-artifact-id", None) == ("${{ steps.tree.outputs.artifact-id }}" if job == "build" else None)
     assert set(outputs) == written | {fragments.OUTPUT}  # the runner writes that one, for every job
     assert run_step(job)["id"] == "run"
     for name, value in outputs.items():
@@ -248,9 +267,8 @@ def test_every_output_that_is_read_is_declared_by_a_direct_need():
 
 @every_job
 def test_the_evidence_is_kept_for_a_year_whatever_happens(job):
-    (upload,) = using(job, "actions/upload-artifact")
+    (upload,) = evidence_uploads(job)
     assert upload is steps(job)[-1]
-    assert upload["id"] == "keep"
     assert upload["if"] == "always()"
     assert upload["with"]["retention-days"] == "365"
     assert upload["with"]["path"] == "${{ runner.temp }}/${{ env.DEPLOYMENT_LOG_DIR }}"
@@ -261,14 +279,15 @@ def test_the_evidence_is_kept_for_a_year_whatever_happens(job):
 
 def test_artifact_names_are_unique_and_not_hidden():
     assert ARTIFACTS == pipeline.ARTIFACTS
-    names = [using(job, "actions/upload-artifact")[0]["with"]["name"] for job in JOBS]
+    names = [upload["with"]["name"] for job in JOBS for upload in using(job, "actions/upload-artifact")]
     assert len(set(names)) == len(names)
+    assert not [name for name in pipeline.ARTIFACTS.values() if name.startswith("image-")]  # build-and-push fetches all of these
     assert not DOCUMENT["env"]["DEPLOYMENT_LOG_DIR"].startswith(".")
 
 
 @every_job
 def test_earlier_evidence_is_fetched_by_the_ids_of_the_jobs_that_are_read(job):
-    downloads = using(job, "actions/download-artifact")
+    downloads = [step for step in using(job, "actions/download-artifact") if step["name"] == "Fetch earlier evidence"]
     assert len(downloads) == (job in READS)
     for step in downloads:
         assert step["with"]["path"] == "${{ runner.temp }}/${{ env.RECEIVED_ARTIFACTS_DIR }}"
@@ -277,9 +296,59 @@ def test_earlier_evidence_is_fetched_by_the_ids_of_the_jobs_that_are_read(job):
             assert step["with"]["pattern"] == "*-${{ needs.validate-release.outputs.deployment-id || format('run-{0}', github.run_id) }}*"
         else:
             # The comma behind each keeps the input from being empty, with which the action takes every artifact of the run.
-            ids = " ".join(f"${{{{ needs.{read}.outputs.artifact-id }}}}," for read in READS[job])
+            outputs = [(read, "artifact-id") for read in READS[job]]
+            outputs[1:1] = [("build", "tree-artifact-id")] if job == "database-migrations" else []
+            ids = " ".join(f"${{{{ needs.{read}.outputs.{output} }}}}," for read, output in outputs)
             assert {**step["with"], "artifact-ids": ids} == step["with"]
             assert not {"name", "pattern"} & set(step["with"])
+
+
+# --- the application's code, and power ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("job", [job for job in JOBS if job in pipeline.APPLICATION_JOBS])
+def test_jobs_that_run_code_of_the_application_have_no_power(job):
+    definition = DOCUMENT["jobs"][job]
+    assert "environment" not in definition
+    assert definition["permissions"] == {"contents": "read"}
+    assert not references(definition, "secrets")
+    assert "github.token" not in str(definition)
+    assert not using(job, "aws-actions/configure-aws-credentials")
+
+
+def test_only_jobs_without_power_run_code_of_the_application():
+    """Look for what runs commands of the configuration in every step that is not of an application's job."""
+    words = ("commands.run(", "checks.build", "database.prepare", "build.commands", "production_build(", "database.migrate")
+    running = {
+        path.stem for path in (ROOT / "azora_ci/steps").glob("*.py") if any(word in path.read_text(encoding="utf-8") for word in words)
+    }
+    assert running == set(WITH_CODE_BESIDE_SECRETS)
+
+
+@every_job
+def test_beside_secrets_stand_only_actions_of_github_of_aws_and_of_this_project(job):
+    owners = {re.split("[/@]", step["uses"])[0] for step in steps(job) if "uses" in step}
+    assert owners <= {"actions", "aws-actions", "Azora-OS"}
+
+
+def test_what_is_handed_over_is_kept_for_a_day_under_a_name_that_nothing_archives():
+    adopted = yaml.load(plan.workflow(WORKFLOW.name, ACTION, plan.Named(services=("api", "web_2"))), Loader=yaml.BaseLoader)
+    suffix = "${{ github.run_attempt > 1 && format('-attempt-{0}', github.run_attempt) || '' }}"
+    handed_over = {}
+    for job, definition in adopted["jobs"].items():
+        for step in definition["steps"]:
+            if step.get("uses", "").startswith("actions/upload-artifact@") and step.get("id") != "keep":
+                assert step["uses"] == evidence_uploads("build")[0]["uses"]
+                assert (step["with"]["retention-days"], step["with"]["if-no-files-found"]) == ("1", "ignore")
+                assert "if" not in step  # after a failure nothing is handed over
+                handed_over[step["with"]["name"]] = (job, step["with"]["path"])
+    assert handed_over == {
+        f"application-tree{suffix}": ("build", "${{ runner.temp }}/application-tree/tree.tar.zst"),
+        f"image-api{suffix}": ("images", "${{ runner.temp }}/images/api.tar.*"),
+        f"image-web_2{suffix}": ("images", "${{ runner.temp }}/images/web_2.tar.*"),
+    }
+    (fetch,) = [step for step in steps("build-and-push") if step["name"] == "Fetch the images"]
+    assert fetch["with"] == {"pattern": "image-*", "path": "${{ runner.temp }}/images", "merge-multiple": "false"}
 
 
 @every_job

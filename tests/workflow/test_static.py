@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from azora_ci.core.pipeline import JOBS
 from azora_ci.database.restore.scripts import RESTORE_SCRIPT, SWAP_SCRIPT
 from tests.support import ROOT
 
@@ -71,11 +72,11 @@ def test_no_finding_is_ignored():
     assert not list(ROOT.glob(".github/zizmor.y*ml")) + list(ROOT.glob("zizmor.y*ml"))
 
 
-def test_act_reads_the_ten_jobs():
+def test_act_reads_every_job():
     completed = run(tool("act"), "-l", "-W", ".github/workflows/deploy-production.yml")
     assert completed.returncode == 0, completed.stdout + completed.stderr
     rows = [line.split() for line in completed.stdout.splitlines() if "deploy-production.yml" in line]
-    assert len(rows) == 10
+    assert {row[1] for row in rows} == set(JOBS)
     stages = {row[1]: int(row[0]) for row in rows}
     assert stages["database-migrations"] > stages["database-backup"] > stages["pre-deployment-validation"] > 0
     assert stages["deployment-failure-handler"] == max(stages.values())

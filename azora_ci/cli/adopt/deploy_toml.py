@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Sequence
 
 from azora_ci.cli.adopt.discover import Application, FoundService
+from azora_ci.cli.adopt.toolchain import EXAMPLES, FoundToolchain
 
 FILL_IN = "# fill in"
 DEFAULT_PORT = 8080
@@ -64,28 +65,36 @@ def _head(application: Application, public_url: str) -> str:
 
 
 def _gates(application: Application) -> str:
-    manager = application.package_manager or "npm"
-    install = application.install or ("npm", "ci")
-    build = [install, (manager, "run", "build")] if application.build_script else [install]
-    audit = {
-        "npm": ("npm", "audit", "--omit=dev"),
-        "pnpm": ("pnpm", "audit", "--prod"),
-        "yarn": ("yarn", "audit", "--groups", "dependencies"),
-    }[manager]
-    certain = application.package_manager is not None and application.build_script
+    found = application.toolchain
+    build = [found.install, (found.name, "run", "build")] if application.build_script else [found.install]
+    certain = found.manager is not None and application.build_script
     commands = _line if certain else lambda name, value: _fill(name, value, "the commands of the production build")
     checks = [
         _fill("required", [], "names of checks of a release commit; empty is refused unless a ruleset names some"),
         _line("rulesets", True, "# and what the default branch's rulesets require"),
-        _line("audit", [audit]) if application.package_manager else _fill("audit", [audit], "the command of the security audit"),
         commands("build", build),
     ]
+    no_lock = "the security audit reads lock files, and none was found: commit one, or write none and a line reason"
+    audit = [_line("level", "high") if found.lock_file else _fill("level", "high", no_lock)]
     registry = [_fill("repository", f"docker.io/{application.name}", "registry and namespace of the images")]
-    return "\n\n".join([_table("checks", checks), _table("build", [commands("commands", build)]), _table("registry", registry)])
+    tables = [_table("checks", checks), _table("validation.audit", audit), *_toolchain(found)]
+    return "\n\n".join([*tables, _table("build", [commands("commands", build)]), _table("registry", registry)])
+
+
+def _toolchain(found: FoundToolchain) -> list[str]:
+    """Return the table of what commands need on a runner; none for an application without packages. npm comes with Node.js."""
+    if found.manager is None and found.node is None:
+        return []
+    node = _line("node", found.node) if found.node else _fill("node", "22", "the version of Node.js that the application runs on")
+    lines = [node]
+    if found.version:
+        lines.append(_line("package_manager", f"{found.manager}@{found.version}"))
+    elif found.name != "npm":
+        lines.append(_fill("package_manager", f"{found.name}@{EXAMPLES[found.name]}", "its exact version; no file names one"))
+    return [_table("toolchain", lines)]
 
 
 def _data(application: Application) -> str:
-    migrate = {"pnpm": ("pnpm", "exec"), "yarn": ("yarn", "run")}.get(application.package_manager or "npm", ("npx",))
     folders = application.prisma
     migrations = (
         _line("migrations_dir", folders[0])
@@ -94,8 +103,8 @@ def _data(application: Application) -> str:
         if folders
         else _fill("migrations_dir", "prisma/migrations", "the folder of Prisma's migrations; none was found")
     )
-    install = _line("prepare", [list(application.install or ("npm", "ci"))])
-    database = [install, _line("migrate", [*migrate, "prisma", "migrate", "deploy"]), migrations]
+    install = _line("prepare", [list(application.toolchain.install)])
+    database = [install, _line("migrate", [*application.toolchain.execute, "prisma", "migrate", "deploy"]), migrations]
     backup = [_fill("location", f"s3://{application.name}-backups/prod", "bucket and prefix; records are archived beside it")]
     return "\n\n".join([_table("database", database), _table("backup", backup), _hosts()])
 

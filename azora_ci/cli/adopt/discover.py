@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from azora_ci.cli.adopt import toolchain
+from azora_ci.cli.adopt.toolchain import FoundToolchain
 from azora_ci.core.config import names
 from azora_ci.core.documents import Limits, UnreadableError, read_file
 from azora_ci.core.errors import BadInputError
@@ -20,11 +22,6 @@ COMPOSE_FILES = (
     "docker-compose.yaml",
     "docker-compose.yml",
 )
-LOCK_FILES = {
-    "package-lock.json": ("npm", ("npm", "ci")),
-    "pnpm-lock.yaml": ("pnpm", ("pnpm", "install", "--frozen-lockfile")),
-    "yarn.lock": ("yarn", ("yarn", "install", "--frozen-lockfile")),
-}
 NOT_OURS = frozenset({"node_modules", ".git", "dist", "build", "vendor", ".next"})  # folders that hold other people's files
 _SECRET_NAME = re.compile(r"(?:^|_)(?:SECRET|PASSWORD|PASSWD|PASS|PWD|TOKEN|CREDENTIAL|KEY|APIKEY|DSN)S?(?:_|$)")
 _HEALTH_URL = re.compile(r"https?://(?:localhost|127\.0\.0\.1|\[::1\])(?::([0-9]+))?(/[^\s\"'|;&?#]*)?")
@@ -60,8 +57,7 @@ class Application:
     compose_file: str | None = None
     services: tuple[FoundService, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
-    package_manager: str | None = None
-    install: tuple[str, ...] | None = None
+    toolchain: FoundToolchain = FoundToolchain()
     build_script: bool = False
     prisma: tuple[str, ...] = ()
     prisma_dependency: bool = False
@@ -70,7 +66,6 @@ class Application:
 def discover(folder: Path) -> Application:
     """Return the application of a repository. Raises BadInputError for a compose file or package.json that cannot be read."""
     package = _package(folder)
-    manager, install = next((LOCK_FILES[name] for name in LOCK_FILES if (folder / name).is_file()), (None, None))
     compose = next((name for name in COMPOSE_FILES if (folder / name).is_file()), None)
     services, left_out = _compose(folder / compose) if compose else ((), {})
     dependencies = {**_mapping(package.get("dependencies")), **_mapping(package.get("devDependencies"))}
@@ -79,8 +74,7 @@ def discover(folder: Path) -> Application:
         compose_file=compose,
         services=services,
         left_out=left_out,
-        package_manager=manager,
-        install=install,
+        toolchain=toolchain.discover(folder, package),
         build_script="build" in _mapping(package.get("scripts")),
         prisma=tuple(_prisma_folders(folder, package)),
         prisma_dependency=bool({"prisma", "@prisma/client"} & dependencies.keys()),

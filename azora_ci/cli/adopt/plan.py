@@ -20,13 +20,18 @@ from azora_ci.core import config
 from azora_ci.core.errors import BadInputError, NotTrueError
 
 WORKFLOWS = ("deploy-production.yml", "rollback-production.yml", "restore-drill.yml")
-ROLLOUT = 'scripts/gradual_rollout.py"'  # ends the command that hands the services' secrets to instances
+# The end of a step's command -> the part of ``Named`` that holds the secrets handed to it.
+SECRETS_TO = {'scripts/gradual_rollout.py"': "service_secrets", 'scripts/build_and_push.py"': "build_secrets"}
 WORKFLOW_FOLDER = Path(".github/workflows")
 CONFIG = Path(".github/deploy-production.toml")
-REPOSITORY = "Azora-OS/azora-ci"  # where the set-up action is published
-_SETUP = re.compile(r"[\w.-]+/[\w.-]+/\.github/actions/setup@[0-9a-f]{40}(?: # .*)?")
+REPOSITORY = "Azora-OS/azora-ci"  # where the actions setup and toolchain are published
+_OUR_ACTIONS = re.compile(r"[\w.-]+/[\w.-]+/\.github/actions/(?P<name>setup|toolchain)@[0-9a-f]{40}(?: # .*)?")
 _STAMP = re.compile(r"# Adopted from (?P<action>\S+@[0-9a-f]{40}); sha256 of what follows: (?P<digest>[0-9a-f]{64})\n")
 _SERVICE_SECRETS = re.compile(r"^(?P<indent> *)# Secrets of services:.*\n", re.MULTILINE)
+_BUILD_SECRETS = re.compile(r"^(?P<indent> *)# Secrets of builds:.*\n", re.MULTILINE)
+_IMAGES = re.compile(r"^ *# Images of services:.*\n", re.MULTILINE)
+_UPLOAD = re.compile(r"uses: (actions/upload-artifact@[0-9a-f]{40} # v\S+)\n")
+_SERVICE_ID = re.compile(r"[a-z][a-z0-9_]{0,30}")  # as in schemas/deploy-config.schema.json
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
@@ -80,19 +85,51 @@ def template_folder() -> Path:
     return packaged if packaged.is_dir() else _PACKAGE.parent / WORKFLOW_FOLDER
 
 
-def workflow(name: str, action: SetupAction, service_secrets: Iterable[str] = ()) -> str:
+@dataclass(frozen=True)
+class Named:
+    """What a configuration names that its workflows must list: ids of services, secrets of their instances, secrets of their builds."""
+
+    services: tuple[str, ...] = ()
+    service_secrets: tuple[str, ...] = ()
+    build_secrets: tuple[str, ...] = ()
+
+
+def workflow(name: str, action: SetupAction, named: Named = Named()) -> str:
     """Return a workflow's text for an application's repository: with the set-up action pinned and the stamp as its first line.
 
-    ``service_secrets`` are the names in ``[services.*] secrets``; the rollout step gets those secrets in its environment. Raises
-    BadInputError for a name that a service's secret may not have, and when the written YAML does not say what is meant.
+    The rollout step gets the secrets of services in its environment, the pushing step those of builds, and the job images a step for
+    each service that hands its archive over. Raises BadInputError for a name that a secret may not have, and when the written YAML
+    does not say what is meant.
     """
-    secret_names = sorted(set(service_secrets))
-    _refuse_names(secret_names)
+    _refuse_names([*named.service_secrets, *named.build_secrets])
     template = (template_folder() / name).read_text(encoding="utf-8")
-    text = _SETUP.sub(f"{action.repository}/.github/actions/setup@{action.commit}", template)
-    text = _SERVICE_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, secret_names)), text)
-    _compare(name, template, text, action, secret_names if _SERVICE_SECRETS.search(template) else [])
+    text = pinned(template, action)
+    text = _SERVICE_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, named.service_secrets)), text)
+    text = _BUILD_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, named.build_secrets)), text)
+    text = _IMAGES.sub(lambda marker: marker[0] + "".join(_hand_over_step(text, service) for service in named.services), text)
+    _compare(name, template, text, action, named)
     return f"# Adopted from {action}; sha256 of what follows: {_digest(text)}\n{text}"
+
+
+def _hand_over_step(text: str, service: str) -> str:
+    """Return the step that uploads the archive of a service; its name holds no deployment id, so that it is neither read nor archived."""
+    upload = _UPLOAD.search(text)
+    assert upload is not None  # noqa: S101 - every job of the workflow keeps its evidence
+    return f"""\
+      - name: Hand over {service}
+        uses: {upload[1]}
+        with:
+          name: image-{service}${{{{ github.run_attempt > 1 && format('-attempt-{{0}}', github.run_attempt) || '' }}}}
+          path: ${{{{ runner.temp }}}}/images/{service}.tar.*
+          retention-days: 1
+          if-no-files-found: ignore # build-and-push builds in place, or names what is missing
+          compression-level: 0
+"""
+
+
+def pinned(text: str, action: SetupAction) -> str:
+    """Return a workflow's text with every action of this project pinned to one repository and commit."""
+    return _OUR_ACTIONS.sub(lambda match: f"{action.repository}/.github/actions/{match['name']}@{action.commit}", text)
 
 
 def _secret_lines(text: str, marker: re.Match[str], names: Iterable[str]) -> Iterator[str]:
@@ -117,26 +154,28 @@ def _refuse_names(names: Iterable[str]) -> None:
         )
 
 
-def _compare(name: str, template: str, text: str, action: SetupAction, secrets: Iterable[str]) -> None:
-    """Raise BadInputError unless a written workflow, parsed back, is the template with the action pinned and the secrets handed over."""
+def _compare(name: str, template: str, text: str, action: SetupAction, named: Named) -> None:
+    """Raise BadInputError unless a written workflow, parsed back, is the template with our actions pinned and what is named handed over."""
     import yaml
 
-    expected = yaml.safe_load(template)
+    expected = yaml.safe_load(pinned(template, action))
     for step in (step for job in expected["jobs"].values() for step in job.get("steps", [])):
-        if _SETUP.fullmatch(str(step.get("uses", ""))):
-            step["uses"] = f"{action.repository}/.github/actions/setup@{action.commit}"
-        if str(step.get("run", "")).endswith(ROLLOUT):
-            step["env"] |= {secret: f"${{{{ secrets.{secret} }}}}" for secret in secrets}
+        for script, secrets in SECRETS_TO.items():
+            if str(step.get("run", "")).endswith(script):
+                step["env"] |= {secret: f"${{{{ secrets.{secret} }}}}" for secret in getattr(named, secrets)}
     try:
         written = yaml.safe_load(text)
-    except yaml.YAMLError:
+        steps = written["jobs"]["images"]["steps"] if _IMAGES.search(template) else []
+        for service in named.services if steps else ():
+            steps.remove(yaml.safe_load(_hand_over_step(text, service))[0])
+    except (yaml.YAMLError, LookupError, TypeError, ValueError):
         written = None
     if written != expected:
         raise BadInputError(
             "The adopted workflow would not be what is meant",
-            what="parsed back, it differs from the template with the action pinned and the services' secrets added",
+            what="parsed back, it differs from the template with our actions pinned and the services' secrets and archives added",
             where=name,
-            next_step=f"check the names in services.*.secrets in {CONFIG}; nothing was written",
+            next_step=f"check the names in services.* of {CONFIG}; nothing was written",
         )
 
 
@@ -155,19 +194,23 @@ def plan(folder: Path, action: SetupAction | None = None) -> Adoption:
         )
     application = discover(folder)
     configuration = _configuration(folder, application)
-    secrets = service_secrets(configuration.content)
+    named = names_in(configuration.content)
     pinned = action or pinned_action(folder)
-    workflows = [_workflow_file(folder, name, workflow(name, pinned, secrets)) for name in WORKFLOWS]
+    workflows = [_workflow_file(folder, name, workflow(name, pinned, named)) for name in WORKFLOWS]
     return Adoption(folder, (*workflows, configuration), application)
 
 
-def service_secrets(toml: str) -> list[str]:
-    """Return the names of secrets that the services of a configuration get."""
+def names_in(toml: str) -> Named:
+    """Return what a configuration names that the workflows must list."""
     try:
         services = tomllib.loads(toml).get("services", {})
-        return sorted({str(name) for service in services.values() for name in service.get("secrets", [])})
+        return Named(
+            tuple(sorted(name for name in services if _SERVICE_ID.fullmatch(name))),
+            tuple(sorted({str(name) for service in services.values() for name in service.get("secrets", [])})),
+            tuple(sorted({str(name) for service in services.values() for name in service.get("build", {}).get("secrets", [])})),
+        )
     except (tomllib.TOMLDecodeError, AttributeError, TypeError):
-        return []  # check() reports the error in the configuration, with its line
+        return Named()  # check() reports the error in the configuration, with its line
 
 
 def pinned_action(folder: Path) -> SetupAction:

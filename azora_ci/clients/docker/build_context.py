@@ -8,6 +8,7 @@ same files. Beyond that only ``.git`` and this job's own folders are left out, b
 from __future__ import annotations
 
 import hashlib
+import shutil
 import stat
 import tarfile
 import tempfile
@@ -66,8 +67,13 @@ def members(folder: Path, *, dockerfile: str, left_out: Collection[Path] = ()) -
     ignore = folder / ".dockerignore"
     lines = ignore.read_text(encoding="utf-8").splitlines() if ignore.is_file() else []
     patterns = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
-    excluded = [path.resolve().relative_to(folder).as_posix() for path in left_out if path.resolve().is_relative_to(folder)]
-    return sorted(exclude_paths(str(folder), [*patterns, *ALWAYS_LEFT_OUT, *excluded], dockerfile=dockerfile))
+    excluded = [*ALWAYS_LEFT_OUT, *names_below(folder, left_out)]
+    return sorted(exclude_paths(str(folder), [*patterns, *excluded], dockerfile=dockerfile))
+
+
+def names_below(folder: Path, paths: Collection[Path]) -> list[str]:
+    """Return those of the paths that are below a folder, relative to it."""
+    return [path.resolve().relative_to(folder).as_posix() for path in paths if path.resolve().is_relative_to(folder)]
 
 
 def write(folder: Path, names: Collection[str], stream: IO[bytes], *, self_contained: bool) -> BuildContext:
@@ -134,6 +140,18 @@ def store(folder: Path, names: Collection[str], archive_dir: Path) -> tuple[Buil
     part.chmod(0o644)
     part.replace(path)
     return archive, path, reused
+
+
+def put(archive: Path, digest: str, archive_dir: Path) -> tuple[Path, bool]:
+    """Copy an archive to ``<archive_dir>/sha256-<hex>.tar.gz`` by one rename; return its path, and whether the file existed."""
+    path = archive_dir / f"{digest.replace(':', '-')}.tar.gz"
+    reused = path.is_file() and digest_of(path) == digest
+    if not reused:
+        archive_dir.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        shutil.copyfile(archive, part)
+        part.replace(path)
+    return path, reused
 
 
 def digest_of(path: Path) -> str:

@@ -1,16 +1,18 @@
 """A client of the Docker daemon and, through it, of the registry. Every call carries credentials; nothing is written to disk.
 
-Protocol: Docker Engine API (``/build``, ``/images/{name}/push``, ``/distribution/{name}/json``). The daemon speaks to the registry.
+Protocol: Docker Engine API (``/images/{name}/push``, ``/images/load``, ``/distribution/{name}/json``). The daemon speaks to the registry.
 """
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import IO, Any
+from pathlib import Path
+from typing import Any
 
-from azora_ci.clients.docker import engine
+from azora_ci.clients.docker import engine, image_archive
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
 from azora_ci.core.variables import Secret
@@ -22,7 +24,6 @@ SERVICE_LABEL = "azora-ci.service"
 TIMEOUT_SECONDS = 3600  # between two lines of the daemon: a build step may be silent for long; the job has a separate limit
 PUSH_ATTEMPTS = 3  # layers that the registry has are not sent again
 REFUSALS = ("denied", "unauthorized", "authentication required", "no basic auth", "incorrect username", "forbidden")
-LAST_LINES = 40  # the most lines of a failed build in the error; the log has all of them
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,11 @@ class ImageLabels:
 
 @dataclass(frozen=True)
 class Image:
-    """An image in the registry: ``<repository>:<tag>``, digest of its manifest, size in bytes when unpacked, labels."""
+    """An image in the registry: ``<repository>:<tag>``, digests of its manifest and configuration, size when unpacked, labels."""
 
     reference: str
     digest: str
+    image_id: str
     size_bytes: int
     labels: Mapping[str, str]
 
@@ -123,33 +125,43 @@ class Docker:
     def _image(self, local: str, reference: str, digest: str) -> Image:
         with _translated_errors(reference):
             description = self._api.inspect_image(local)
-        return Image(reference, digest, int(description["Size"]), description["Config"].get("Labels") or {})
+        return Image(reference, digest, self.image_id(local), int(description["Size"]), description["Config"].get("Labels") or {})
 
-    def build(self, context: IO[bytes], *, dockerfile: str, reference: str, labels: Mapping[str, str]) -> None:
-        """Build an image named ``reference`` from a tar.gz. Raises NotTrueError with the last lines of a failed build."""
-        lines: list[str] = []
-
-        def record_line(line: str) -> None:
-            lines.append(line)
-            self._log(line)
-
+    def save(self, reference: str) -> Iterator[bytes]:
+        """Yield what ``docker save`` writes of an image. Raises UnreachableError."""
         with _translated_errors(reference):
-            answers = self._api.build(
-                fileobj=context, custom_context=True, encoding="gzip", dockerfile=dockerfile, tag=reference,
-                labels=dict(labels), rm=True, forcerm=True, decode=True,
-            )  # fmt: skip
-            problem = _log_lines(answers, record_line)
-        if problem:
-            last_lines = "\n".join(lines[-LAST_LINES:])
-            raise NotTrueError(
-                "Image does not build",
-                what=f"{problem}\nlast lines of the build:\n{last_lines or '(none)'}",
-                where=f"{dockerfile} of {reference}",
-                next_step="repair the Dockerfile or what it runs, and release a new version",
-            )
+            yield from self._api.get_image(reference)
 
-    def push(self, reference: str) -> Image:
-        """Push an image and return it; the registry must have its digest. Raises BadInputError, UnreachableError, NotTrueError."""
+    def load(self, chunks: Iterable[bytes], reference: str) -> None:
+        """Load an archive, of which nothing is run. Raises NotTrueError when the daemon refuses it, UnreachableError."""
+        with _translated_errors(reference):
+            problem = _log_lines(self._api.load_image(chunks), self._log)
+        if problem:
+            next_step = "find out what the build wrote; re-run all jobs"
+            raise NotTrueError("Docker refuses the image archive", what=problem[:1000], where=reference, next_step=next_step)
+
+    def image_id(self, reference: str) -> str:
+        """Return the digest (``sha256:<hex>``) of the configuration of an image in the daemon. Raises UnreachableError.
+
+        A daemon that keeps images in containerd's store calls the manifest's digest the id; there the saved image is read.
+        """
+        with _translated_errors(reference):
+            description = self._api.inspect_image(reference)
+        image_id = str(description["Id"])
+        return image_id if not description.get("Descriptor") else self._saved_id(reference)
+
+    def _saved_id(self, reference: str) -> str:
+        with tempfile.TemporaryDirectory(prefix="image-") as folder:
+            archive = Path(folder, "image.tar.zst")
+            image_archive.write(self.save(reference), archive)
+            with image_archive.opened(archive, None) as image:
+                return image.image_id
+
+    def push(self, reference: str, image_id: str) -> Image:
+        """Push an image and return it as the registry has it, which must be ``image_id``.
+
+        Raises BadInputError, UnreachableError, NotTrueError.
+        """
         for attempt in self._clock.attempts(PUSH_ATTEMPTS):
             try:
                 pushed_digest = self._push(reference)
@@ -160,13 +172,13 @@ class Docker:
                 self._log(f"push of {reference}, {attempt}: {error.what}")
         digest = self.find(reference)
         if digest is None or digest != pushed_digest:
-            raise NotTrueError(
-                "Registry has another image",
-                what=f"the push ended with digest {pushed_digest}, the registry answers {digest or 'that there is none'}",
-                where=reference,
-                next_step="find out what else pushes this tag, then re-run the job",
+            raise _another_image(
+                f"the push ended with digest {pushed_digest}, the registry answers {digest or 'that there is none'}", reference
             )
-        return self._image(reference, reference, digest)
+        pushed = self.pull(reference, digest)
+        if pushed.image_id != image_id:
+            raise _another_image(f"{image_id} was pushed, the registry's {digest} has the configuration {pushed.image_id}", reference)
+        return pushed
 
     def _push(self, reference: str) -> str:
         repository, _, tag = reference.rpartition(":")
@@ -209,6 +221,11 @@ def _log_lines(answers: Iterable[dict[str, Any]], log: Callable[[str], None]) ->
     if partial.strip():
         log(partial.rstrip())
     return problem
+
+
+def _another_image(difference: str, reference: str) -> NotTrueError:
+    next_step = "find out what else pushes this tag, then re-run the job"
+    return NotTrueError("Registry has another image", what=difference, where=reference, next_step=next_step)
 
 
 def _registry_error(problem: str, where: str) -> AzoraError:

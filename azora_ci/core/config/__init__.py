@@ -4,6 +4,8 @@ from azora_ci.core.config import gates, names
 from azora_ci.core.config.order import start_groups
 from azora_ci.core.config.parse import load
 from azora_ci.core.config.tables import (
+    AuditException,
+    AuditSettings,
     BackupSettings,
     BuildSettings,
     CheckSettings,
@@ -13,6 +15,7 @@ from azora_ci.core.config.tables import (
     DockerHostsSettings,
     EdgeSettings,
     GateSettings,
+    ImageSettings,
     LocalProcessesSettings,
     RegistrySettings,
     RequiredCheck,
@@ -21,9 +24,13 @@ from azora_ci.core.config.tables import (
     SmokeEndpoint,
     TargetSettings,
     TlsSettings,
+    ToolchainSettings,
+    ValidationSettings,
 )
 
 __all__ = [
+    "AuditException",
+    "AuditSettings",
     "BackupSettings",
     "BuildSettings",
     "CheckSettings",
@@ -33,6 +40,7 @@ __all__ = [
     "DockerHostsSettings",
     "EdgeSettings",
     "GateSettings",
+    "ImageSettings",
     "LocalProcessesSettings",
     "RegistrySettings",
     "RequiredCheck",
@@ -41,6 +49,8 @@ __all__ = [
     "SmokeEndpoint",
     "TargetSettings",
     "TlsSettings",
+    "ToolchainSettings",
+    "ValidationSettings",
     "gates",
     "load",
     "names",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import tomllib
+from collections import Counter
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from azora_ci.core import schemas
 from azora_ci.core.config import gates, names
 from azora_ci.core.config.order import in_order
 from azora_ci.core.config.tables import (
+    AuditException,
+    AuditSettings,
     BackupSettings,
     BuildSettings,
     CheckSettings,
@@ -19,6 +23,7 @@ from azora_ci.core.config.tables import (
     DeployConfig,
     DockerHostsSettings,
     EdgeSettings,
+    ImageSettings,
     LocalProcessesSettings,
     RegistrySettings,
     RolloutSettings,
@@ -26,6 +31,8 @@ from azora_ci.core.config.tables import (
     SmokeEndpoint,
     TargetSettings,
     TlsSettings,
+    ToolchainSettings,
+    ValidationSettings,
 )
 from azora_ci.core.errors import BadInputError
 
@@ -44,7 +51,8 @@ def load(path: Path) -> DeployConfig:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         what, next_step = str(error), "correct the named line"
         raise BadInputError("Deployment configuration is not TOML", what=what, where=str(path), next_step=next_step) from error
-    schemas.validate(document, "deploy-config", where=str(path))
+    _refuse_replaced_keys(document, path)
+    schemas.validate(_dates_as_text(document), "deploy-config", where=str(path))
     try:
         loaded = _parse(document)
         names.check(loaded.services)
@@ -54,6 +62,45 @@ def load(path: Path) -> DeployConfig:
     return loaded
 
 
+def _refuse_replaced_keys(document: dict[str, Any], path: Path) -> None:
+    """Raise BadInputError that says what to write in place of a key that no longer exists."""
+    checks = document.get("checks")
+    if isinstance(checks, dict) and "audit" in checks:
+        raise BadInputError(
+            "checks.audit is replaced by validation.audit",
+            what=f"checks.audit = {checks['audit']}: the audit reads the lock files itself and runs no command of the application",
+            where=str(path),
+            next_step='remove checks.audit; in its place write a table [validation.audit] with level = "high" (the default; or critical, '
+            "moderate, low, none with a reason)",
+        )
+
+
+def _dates_as_text(value: Any) -> Any:
+    """Return a document of TOML with its dates as texts: JSON Schema knows no dates."""
+    if isinstance(value, dict):
+        return {name: _dates_as_text(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_dates_as_text(item) for item in value]
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def _audit(table: dict[str, Any]) -> AuditSettings:
+    settings = AuditSettings(
+        level=table.get("level", "high"),
+        reason=table.get("reason"),
+        exceptions=tuple(
+            AuditException(entry["id"], entry["reason"], date.fromisoformat(str(entry["expires"]))) for entry in table.get("exceptions", [])
+        ),
+        registry=table["registry"].rstrip("/") if "registry" in table else None,
+    )
+    if settings.level == "none" and settings.reason is None:
+        raise ValueError("validation.audit.reason: level none needs a reason, which is recorded")
+    repeated = sorted(name for name, number in Counter(exception.id for exception in settings.exceptions).items() if number > 1)
+    if repeated:
+        raise ValueError(f"validation.audit.exceptions: {', '.join(repeated)} is named more than once")
+    return settings
+
+
 def _commands(values: list[list[str]]) -> tuple[Command, ...]:
     return tuple(tuple(command) for command in values)
 
@@ -61,7 +108,7 @@ def _commands(values: list[list[str]]) -> tuple[Command, ...]:
 def _parse(document: dict[str, Any]) -> DeployConfig:
     checks, rollout = document["checks"], document.get("rollout", {})
     database, backup, registry = document["database"], document["backup"], document.get("registry")
-    edge, build = document.get("edge", {}), document["build"]
+    edge = document.get("edge", {})
     target = _target(document["target"])
     if target.kind != "local_processes" and registry is None:
         raise ValueError("registry: [registry] is required unless target.kind is local_processes")
@@ -77,10 +124,11 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
             rulesets=checks.get("rulesets", True),
             allow_skipped=tuple(checks.get("allow_skipped", [])),
             wait_minutes=checks.get("wait_minutes", 15),
-            audit=_commands(checks["audit"]),
             build=_commands(checks["build"]),
         ),
-        build=BuildSettings(_commands(build["commands"])),
+        validation=ValidationSettings(_audit(document.get("validation", {}).get("audit", {}))),
+        toolchain=ToolchainSettings(**document.get("toolchain", {})),
+        build=_build(document),
         registry=RegistrySettings(registry["repository"].rstrip("/"), registry.get("insecure", False)) if registry else None,
         database=DatabaseSettings(
             prepare=_commands(database.get("prepare", [["npm", "ci"]])),
@@ -104,6 +152,26 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
         ),
         services=in_order({name: _service(name, table) for name, table in document["services"].items()}, rollout.get("order", [])),
     )
+
+
+def _build(document: dict[str, Any]) -> BuildSettings:
+    table = document["build"]
+    isolation, reason = table.get("isolation", "job"), table.get("isolation_reason")
+    if (isolation == "none") != (reason is not None):
+        raise ValueError('build.isolation_reason: says why build.isolation is "none"; one does not stand without the other')
+    mounting = [
+        f"services.{name}.build.secrets" for name, service in document["services"].items() if service.get("build", {}).get("secrets")
+    ]
+    if mounting and isolation != "none":
+        raise ValueError(
+            f"{', '.join(mounting)}: images are built in a job that holds no secret; build without it, or set "
+            'build.isolation = "none" with build.isolation_reason'
+        )
+    return BuildSettings(_commands(table["commands"]), isolation, reason)
+
+
+def _image(table: dict[str, Any]) -> ImageSettings:
+    return ImageSettings(table.get("target"), dict(table.get("args", {})), table.get("platform"), tuple(table.get("secrets", [])))
 
 
 def _edge(table: dict[str, Any]) -> EdgeSettings:
@@ -187,4 +255,5 @@ def _service(name: str, table: dict[str, Any]) -> Service:
         stop_grace_seconds=table.get("stop_grace_seconds", 30),
         timeout_seconds=table.get("timeout_seconds", 15),
         depends_on=tuple(table.get("depends_on", [])),
+        build=_image(table.get("build", {})),
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -37,21 +38,91 @@ class GateSettings:
 
 @dataclass(frozen=True)
 class CheckSettings:
-    """Gates of the release commit: required checks, checks that may be skipped, minutes to wait, commands of audit and build."""
+    """Gates of the release commit: required checks, checks that may be skipped, minutes to wait, commands that show that it builds."""
 
     required: tuple[RequiredCheck, ...]
     rulesets: bool
     allow_skipped: tuple[str, ...]
     wait_minutes: float
-    audit: tuple[Command, ...]
     build: tuple[Command, ...]
 
 
 @dataclass(frozen=True)
+class AuditException:
+    """An advisory that does not close the gate, through the day ``expires`` (UTC)."""
+
+    id: str
+    reason: str
+    expires: date
+
+    def __str__(self) -> str:
+        return f"{self.id} (expires {self.expires.isoformat()}: {self.reason})"
+
+
+@dataclass(frozen=True)
+class AuditSettings:
+    """The mildest severity of a known vulnerability that closes the gate (``none``: none does, with a reason), what is excepted from
+    it, and the registry that is asked (None: npm's own setting).
+    """
+
+    level: str = "high"
+    reason: str | None = None
+    exceptions: tuple[AuditException, ...] = ()
+    registry: str | None = None
+
+
+@dataclass(frozen=True)
+class ValidationSettings:
+    """What pre-deployment-validation checks beside the checks of the commit."""
+
+    audit: AuditSettings
+
+
+@dataclass(frozen=True)
+class ToolchainSettings:
+    """What the application's commands need on a runner: a version of Node.js, and a package manager (``pnpm@9.12.0``); None: nothing."""
+
+    node: str | None = None
+    package_manager: str | None = None
+
+    @property
+    def manager(self) -> str | None:
+        """Return the name of the package manager, which is that of its program."""
+        return self.package_manager.partition("@")[0] if self.package_manager else None
+
+    @property
+    def version(self) -> str | None:
+        """Return the exact version of the package manager."""
+        return self.package_manager.partition("@")[2] if self.package_manager else None
+
+    @property
+    def package(self) -> str | None:
+        """Return what npm installs for it: Yarn 2 and newer are published under another name than Yarn 1."""
+        if self.manager == "yarn" and not str(self.version).startswith(("0.", "1.")):
+            return f"@yarnpkg/cli-dist@{self.version}"
+        return self.package_manager
+
+
+@dataclass(frozen=True)
 class BuildSettings:
-    """The production build of the application, before images are made."""
+    """The production build of the application, before images are made, and the reason for building in a job that holds secrets.
+
+    ``isolation`` is "job" (images are built in a job without secrets) or "none" (in place, by build-and-push).
+    """
 
     commands: tuple[Command, ...]
+    isolation: str = "job"
+    isolation_reason: str | None = None
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    """How a service's image is built: stage, arguments and platform of its Dockerfile, names of the secrets that it mounts."""
+
+    target: str | None = None
+    args: dict[str, str] = field(default_factory=dict)
+    platform: str | None = None
+    secrets: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -194,6 +265,7 @@ class Service:
     stop_grace_seconds: float
     timeout_seconds: float
     depends_on: tuple[str, ...]
+    build: ImageSettings = ImageSettings()
 
 
 @dataclass(frozen=True)
@@ -214,6 +286,8 @@ class DeployConfig:
     public_url: str
     on_call: str
     checks: CheckSettings
+    validation: ValidationSettings
+    toolchain: ToolchainSettings
     build: BuildSettings
     registry: RegistrySettings | None
     database: DatabaseSettings

@@ -55,7 +55,7 @@ class RunRequest:
 
 
 def replaced_actions(workflow: str) -> dict[str, Path]:
-    """Return ``owner/repository@commit`` -> local folder for every action of a workflow.
+    """Return ``owner/repository[/folder]@commit`` -> local folder for every action of a workflow.
 
     Raises BadInputError for an action that has no local composite: act would fetch it from the network.
     """
@@ -69,7 +69,7 @@ def replaced_actions(workflow: str) -> dict[str, Path]:
                 where=str(LOCAL_ACTIONS),
                 next_step=f"add {local.name}/action.yml there, keeping the action's contract",
             )
-        local_actions[f"{repository}@{commit}"] = local
+        local_actions[f"{'/'.join(filter(None, (repository, folder)))}@{commit}"] = local
     return local_actions
 
 
@@ -177,15 +177,15 @@ class Act:
         (self.folder / "vars.env").write_text(dotenv(request.variables), encoding="utf-8")
         (self.folder / "environment.env").write_text(dotenv(request.environment), encoding="utf-8")
         write_private(self.folder / "secrets.env", dotenv(request.secrets))
-        repositories = {}
-        actions = workflow_text.actions(request.workflow.read_text("utf-8"))
-        subfolders = {f"{repository}@{commit}": folder for repository, folder, commit in actions}
+        repositories: dict[str, Path] = {}
         for name, local in replaced.items():
-            repositories[name] = local
-            if subfolders[name]:
-                root = self.folder / "repositories" / name.replace("/", "-")
-                shutil.copytree(local, root / subfolders[name], dirs_exist_ok=True)
-                repositories[name] = root
+            path, _, commit = name.partition("@")
+            owner, repository, *folder = path.split("/")
+            key = f"{owner}/{repository}@{commit}"
+            repositories[key] = local
+            if folder:
+                repositories[key] = self.folder / "repositories" / key.replace("/", "-")
+                shutil.copytree(local, repositories[key].joinpath(*folder), dirs_exist_ok=True)
         return repositories
 
     def _end_late(self, child: Child, ended: threading.Event, timeout: float) -> None:

@@ -16,9 +16,12 @@ from azora_ci.rehearsal.judge.load import LoadAnswer, counts
 
 JOBS = (
     "validate-release",
+    "audit",
+    "build",
     "pre-deployment-validation",
     "database-backup",
     "database-migrations",
+    "images",
     "build-and-push",
     "gradual-rollout",
     "smoke-tests",
@@ -31,9 +34,12 @@ ARTIFACTS = dict(
         JOBS,
         (
             "release-logs",
+            "audit-logs",
+            "application-build-logs",
             "validation-logs",
             "backup-logs",
             "migration-logs",
+            "application-image-logs",
             "build-logs",
             "rollout-logs",
             "smoke-test-logs",
@@ -43,6 +49,14 @@ ARTIFACTS = dict(
         ),
         strict=True,
     )
+)
+# What jobs that run the application's code hand over, beside their evidence: its tree, and an image for each service.
+HANDED_OVER = (
+    "application-tree",
+    "image-api_gateway",
+    "image-auth_service",
+    "image-education_service",
+    "image-marketplace_service",
 )
 # Lowest and highest share of answers from the new version in a stage (5 %, 50 %, 100 % with room for chance and for probes).
 SHARES = {"canary": (0.0, 0.30), "progressive": (0.25, 0.75), "full": (0.97, 1.0)}
@@ -109,7 +123,7 @@ def findings(evidence: Evidence, demand: Demand, public_url: str) -> list[str]:
 
 def _jobs(evidence: Evidence, demand: Demand) -> Iterable[str]:
     if set(evidence.jobs) != set(JOBS):
-        yield f"the workflow has the jobs {sorted(evidence.jobs)}, not the ten of the design"
+        yield f"the workflow has the jobs {sorted(evidence.jobs)}, not those of the design"
     for job in JOBS:
         result = evidence.jobs[job].result if job in evidence.jobs else "missing"
         if result != demand.result(job):
@@ -132,9 +146,13 @@ def _artifacts(evidence: Evidence, demand: Demand, own_id: str) -> Iterable[str]
         elif ran and (fragment is None or fragment["status"] != expected_status or fragment["deployment_id"] != own_id):
             stated = "no fragment" if fragment is None else f"status {fragment['status']} of {fragment['deployment_id']}"
             yield f"fragment of {job}: {stated}, demanded status {expected_status} of {own_id}"
-    unidentified = [name for name in evidence.artifacts if own_id not in name]
-    if unidentified:
-        yield f"artifacts without the deployment id: {', '.join(unidentified)}"
+    unidentified = {name for name in evidence.artifacts if own_id not in name}
+    expected_hand_over = set(HANDED_OVER if demand.result("images") == "success" else HANDED_OVER[:1])
+    if {name.partition("-attempt-")[0] for name in unidentified} != expected_hand_over:
+        yield f"artifacts handed over: {sorted(unidentified)}, demanded {sorted(expected_hand_over)}"
+    archived = [key for key in evidence.objects if any(f"/{name}" in key for name in unidentified)]
+    if archived:
+        yield f"what jobs hand over is archived: {archived}"
 
 
 def _serving(evidence: Evidence, demand: Demand) -> Iterable[str]:

@@ -70,7 +70,7 @@ def configuration(service: Mapping[str, Any], target: Mapping[str, Any], **more:
         "application": "bench",
         "public_url": "http://127.0.0.1",
         "on_call": "nobody",
-        "checks": {"required": ["test"], "audit": [["true"]], "build": [["true"]]},
+        "checks": {"required": ["test"], "build": [["true"]]},
         "build": {"commands": [["true"]]},
         "database": {},
         "backup": {"location": "s3://bench/prod"},

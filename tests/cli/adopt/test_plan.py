@@ -101,7 +101,22 @@ def test_the_set_up_is_pinned_and_the_rest_is_this_version(application):
         assert stamp.startswith(f"# Adopted from azora/deployer@{SHA}; ")
         jobs, expected = yaml.safe_load(body)["jobs"], yaml.safe_load(ours)["jobs"]
         assert list(jobs) == list(expected)
-        assert body.count("\n") - ours.count("\n") == (4 if name == "deploy-production.yml" else 0)  # the lines hold the services' secrets
+        # The lines hold the services' secrets, and a step of 8 lines for each of two services.
+        assert body.count("\n") - ours.count("\n") == (4 + 2 * 8 if name == "deploy-production.yml" else 0)
+
+
+def test_the_secrets_of_builds_reach_only_the_step_that_builds_in_place(application):
+    plan.adopt(application, action_ref=SHA)
+    configuration = application / plan.CONFIG
+    filled_in(application)
+    table = "[services.auth_service]\n"
+    configuration.write_text(configuration.read_text().replace(table, f'{table}build.secrets = ["NPM_TOKEN"]\n'))
+    plan.adopt(application, action_ref=SHA)
+    document = yaml.safe_load((application / ".github/workflows/deploy-production.yml").read_text())
+    holders = [name for name, job in document["jobs"].items() for step in job["steps"] if "NPM_TOKEN" in step.get("env", {})]
+    assert holders == ["build-and-push"]
+    with pytest.raises(BadInputError, match=r"services.auth_service.build.secrets: images are built in a job that holds no secret"):
+        plan.check(plan.plan(application))
 
 
 def test_the_rollout_step_gets_the_secrets_of_services(application):
@@ -151,20 +166,75 @@ def test_the_configuration_fits_its_schema_and_is_read(application):
     assert loaded.checks.required == ()  # the gate refuses this until somebody names them
 
 
+BERRY = "__metadata:\n  version: 8\n"
+PNPM = ("pnpm", "install", "--frozen-lockfile")
+YARN_1 = ("yarn", "install", "--frozen-lockfile")
+YARN_4 = ("yarn", "install", "--immutable")
+BUN = ("bun", "install", "--frozen-lockfile")
+
+
 @pytest.mark.parametrize(
-    ("lock", "install", "migrate"),
+    ("files", "package", "manager", "install", "migrate"),
     [
-        ("pnpm-lock.yaml", ("pnpm", "install", "--frozen-lockfile"), ("pnpm", "exec", "prisma", "migrate", "deploy")),
-        ("yarn.lock", ("yarn", "install", "--frozen-lockfile"), ("yarn", "run", "prisma", "migrate", "deploy")),
+        ({"package-lock.json": "{}"}, {}, None, ("npm", "ci"), ("npx",)),
+        ({"package-lock.json": "{}"}, {"packageManager": "npm@10.9.0"}, "npm@10.9.0", ("npm", "ci"), ("npx",)),
+        ({"pnpm-lock.yaml": ""}, {"packageManager": "pnpm@9.12.0+sha512.abc"}, "pnpm@9.12.0", PNPM, ("pnpm", "exec")),
+        ({"pnpm-lock.yaml": ""}, {"engines": {"pnpm": "9.1.2"}}, "pnpm@9.1.2", PNPM, ("pnpm", "exec")),
+        ({"yarn.lock": "# yarn lockfile v1\n"}, {}, "yarn@1.22.22", YARN_1, ("yarn", "run")),
+        ({"yarn.lock": BERRY}, {"packageManager": "yarn@4.5.0"}, "yarn@4.5.0", YARN_4, ("yarn", "run")),
+        ({"yarn.lock": BERRY, ".yarnrc.yml": "yarnPath: .yarn/releases/yarn-4.5.1.cjs\n"}, {}, "yarn@4.5.1", YARN_4, ("yarn", "run")),
+        ({"bun.lock": "{}"}, {"packageManager": "bun@1.3.2"}, "bun@1.3.2", BUN, ("bun", "run")),
     ],
 )
-def test_the_package_manager_is_the_one_of_the_lock_file(application, lock, install, migrate):
-    (application / "package-lock.json").rename(application / lock)
+def test_the_toolchain_and_its_commands_are_found(application, files, package, manager, install, migrate):
+    (application / "package-lock.json").unlink()
+    for name, content in files.items():
+        (application / name).write_text(content)
+    document = json.loads((application / "package.json").read_text())
+    (application / "package.json").write_text(json.dumps(document | package))
     plan.adopt(application, action_ref=SHA)
     loaded = config.load(application / plan.CONFIG)
-    assert loaded.build.commands[0] == install
-    assert loaded.database.migrate == migrate
-    assert loaded.checks.audit[0][0] == install[0]
+    assert loaded.toolchain.package_manager == manager
+    assert loaded.build.commands == (install, (install[0], "run", "build"))
+    assert loaded.database.prepare == (install,)
+    assert loaded.database.migrate == (*migrate, "prisma", "migrate", "deploy")
+    assert loaded.validation.audit.level == "high"
+    assert not [
+        gap for _, gap in deploy_toml.to_fill_in((application / plan.CONFIG).read_text()) if "exact version" in gap or "audit" in gap
+    ]
+
+
+@pytest.mark.parametrize(("lock", "content"), [("pnpm-lock.yaml", ""), ("yarn.lock", BERRY), ("bun.lock", "{}")])
+def test_a_version_that_no_file_names_is_to_be_filled_in(application, lock, content):
+    (application / "package-lock.json").unlink()
+    (application / lock).write_text(content)
+    plan.adopt(application, action_ref=SHA)
+    text = (application / plan.CONFIG).read_text()
+    assert [gap for _, gap in deploy_toml.to_fill_in(text) if "exact version" in gap]
+    assert config.load(application / plan.CONFIG).toolchain.manager == lock.split("-")[0].split(".")[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "node"),
+    [
+        (".nvmrc", "v22.11.0\n", "22.11.0"),
+        (".nvmrc", "lts/jod\n", "22"),
+        (".node-version", "20\n", "20"),
+        ("engines", ">=20.9 <23", "20"),
+        ("engines", "^18 || ^20", "18"),
+        (".nvmrc", "node\n", None),
+        ("engines", "*", None),
+    ],
+)
+def test_the_version_of_node_is_found(application, name, content, node):
+    if name == "engines":
+        document = json.loads((application / "package.json").read_text())
+        (application / "package.json").write_text(json.dumps(document | {"engines": {"node": content}}))
+    else:
+        (application / name).write_text(content)
+    plan.adopt(application, action_ref=SHA)
+    gaps = [gap for _, gap in deploy_toml.to_fill_in((application / plan.CONFIG).read_text()) if "Node.js" in gap]
+    assert (config.load(application / plan.CONFIG).toolchain.node, len(gaps)) == ((node, 0) if node else ("22", 1))
 
 
 def test_a_repository_with_nothing_to_find_gets_a_configuration_to_fill_in(tmp_path):

@@ -7,9 +7,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.job_log import JobLog
+from azora_ci.core.process import Processes
 from azora_ci.rehearsal.act import workflow_text
-from azora_ci.rehearsal.act.runner import dotenv, replaced_actions
+from azora_ci.rehearsal.act.runner import Act, RunRequest, dotenv, replaced_actions
 from azora_ci.rehearsal.judge.deployment import JOBS
 from tests.rehearsal.conftest import ROOT, Toy
 
@@ -134,3 +138,16 @@ def test_no_secret_is_on_the_command_line(toy: Toy, tmp_path: Path) -> None:
 
 def test_values_with_quotes_survive_the_file() -> None:
     assert dotenv({"A": 'say "x" $HOME', "B": "it's"}) == 'A=\'say "x" $HOME\'\nB="it\'s"\n'
+
+
+def test_two_actions_of_one_repository_lie_in_one_local_copy(tmp_path):
+    commit = "1" * 40
+    workflow = tmp_path / "workflow.yml"
+    workflow.write_text("".join(f"      - uses: azora/deployer/.github/actions/{name}@{commit}\n" for name in ("setup", "toolchain")))
+    act = Act(tmp_path / "act", Processes(JobLog(Actions(), Clock())), Clock(), progress=lambda _job, _run: None)
+    act.folder.mkdir()
+    request = RunRequest("push", {}, tmp_path, workflow, {}, {}, {})
+    written = act._write(request, replaced_actions(workflow.read_text()))
+    assert list(written) == [f"azora/deployer@{commit}"]
+    found = sorted(path.parent.name for path in written[f"azora/deployer@{commit}"].rglob("action.yml"))
+    assert found == ["setup", "toolchain"]

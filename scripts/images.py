@@ -1,0 +1,6 @@
+"""Entry point of the job images; `--help` documents its environment."""
+
+from azora_ci.steps.runner import main
+
+if __name__ == "__main__":
+    main("images")
