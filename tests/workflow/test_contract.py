@@ -78,7 +78,6 @@ READS_AWS = ["contents: read", "id-token: write"]
 PERMISSIONS = {
     "pre-deployment-validation": ["actions: read", "checks: read", "contents: read", "id-token: write", "statuses: read"],
     "database-backup": READS_AWS,
-    "database-migrations": READS_AWS,
     "deployment-record": READS_AWS,
     "deployment-failure-handler": READS_AWS,
 }

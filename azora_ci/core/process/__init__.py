@@ -184,12 +184,12 @@ class Processes:
             self._pump_both(child, echo=echo)
             return self._finish(child, timeout, check=check, next_step=next_step)
         isolated.require_programs()
-        wrapped = isolated.argv(root=isolated.is_root())
+        wrapped, document = isolated.argv(root=isolated.is_root()), isolation.document(argv, env)
         child = self._spawn(wrapped, argv, IsolatedChild, env=child_environment(), cwd=None, stdin=subprocess.PIPE, user=None)
         self._pump_both(child, echo=echo)
         assert child.stdin is not None  # noqa: S101 - PIPE was asked for
         with contextlib.suppress(BrokenPipeError):
-            child.stdin.write(isolation.document(argv, env))
+            child.stdin.write(document)
             child.stdin.flush()
         completed = self._finish(child, timeout, check=False, next_step=next_step)
         isolated.require_start(completed.returncode, completed.stderr)

@@ -7,6 +7,7 @@ left in its process namespace before anybody learns of the end, also what called
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -85,12 +86,12 @@ def replace(path: Path, text: str, scratch: Path) -> None:
     mount(str(copy), path, None, MS_BIND)
 
 
-def give(folder: Path, uid: int) -> None:
+def give(folder: Path, uid: int, gid: int) -> None:
     """Make the user the owner of a folder and of all in it; links are not followed."""
-    os.chown(folder, uid, uid, follow_symlinks=False)
+    os.chown(folder, uid, gid, follow_symlinks=False)
     for root, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            os.chown(Path(root) / name, uid, uid, follow_symlinks=False)
+            os.chown(Path(root) / name, uid, gid, follow_symlinks=False)
 
 
 def arrange(document: dict[str, Any]) -> int:
@@ -104,7 +105,7 @@ def arrange(document: dict[str, Any]) -> int:
     kept += [(os.open(resolver, os.O_PATH), resolver)] if resolver.exists() else []
     tree = os.open(work, os.O_PATH)
     if document["owned"]:
-        give(work, uid)
+        give(work, uid, uid)
     for path in document["hidden"]:
         hide(Path(path))
     scratch = Path("/run")
@@ -191,6 +192,15 @@ def reap(pid: int) -> int | None:
             return code if code >= 0 else 128 - code
 
 
+def end_all() -> None:
+    """Kill every process of the namespace but this one, and wait until none is left."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
+
+
 def main() -> NoReturn:
     """Run the command that the document on standard input describes, and exit with its exit code."""
     try:
@@ -198,13 +208,18 @@ def main() -> NoReturn:
         while not line.endswith(b"\n"):
             line += os.read(0, 1) or b"\n"  # not a byte more: what follows is the signal to end
         document = json.loads(line)
+        owner = Path(document["work"]).stat()
         uid = arrange(document)
         block_metadata(uid)
         pid = start(document, uid)
     except (OSError, ValueError, KeyError, StopIteration) as error:
         print(f"{MARK} {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         os._exit(FAILED)
-    os._exit(watch(pid))
+    code = watch(pid)
+    if document["owned"]:
+        end_all()  # before the owner changes: nobody may put a link in the way
+        give(Path(document["target"]), owner.st_uid, owner.st_gid)
+    os._exit(code)
 
 
 if __name__ == "__main__":

@@ -12,10 +12,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from azora_ci.core.environment import application_environment
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import init
+
+if TYPE_CHECKING:
+    from azora_ci.core.process import Processes
 
 INIT = Path(init.__file__)
 # What nobody's command needs: homes, temporary files, sockets of services (Docker's, D-Bus', PostgreSQL's). Parents come first.
@@ -77,6 +81,15 @@ def require_programs() -> None:
     missing = [name for name in programs if shutil.which(name, path=init.TOOLS) is None]
     if missing:
         raise impossible(f"not on this machine: {', '.join(missing)} (util-linux, sudo)")
+
+
+def can_isolate(processes: Processes) -> bool:
+    """Return whether this machine can isolate commands, without asking anybody for a password."""
+    try:
+        require_programs()
+    except BadInputError:
+        return False
+    return is_root() or processes.run(("sudo", "-n", "true"), check=False, echo=False).returncode == 0
 
 
 def require_start(code: int, stderr: str) -> None:
