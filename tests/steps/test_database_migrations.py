@@ -27,8 +27,7 @@ from azora_ci.rehearsal.node import NodeJs
 from azora_ci.steps import database_migrations, runner
 from tests.conftest import DatabaseMaker
 from tests.core.test_markdown import cells
-from tests.support import ROOT, backups, deploy_config
-from tests.support import fragments_builder as build
+from tests.support import ROOT, backups, deploy_config, fragments_builder, trees
 from tests.support.sample import Sample
 from tests.support.stores import Stores
 from tests.support.waiting import until
@@ -85,7 +84,7 @@ class Deployment:
             "RECEIVED_ARTIFACTS_DIR": str(self.received),
             "GITHUB_OUTPUT": str(self.output),
             "GITHUB_RUN_ID": "1",
-            "NEEDS": build.needs_of(self.received, ID),
+            "NEEDS": fragments_builder.needs_of(self.received, ID),
             "ISOLATION_SHOWN": self.shown,
             **changes,
         }
@@ -223,6 +222,46 @@ def test_the_migrate_command_is_alone_with_the_address_of_the_database(
     assert "isolated" in printed.split()
     for name in ("PROD_DATABASE_URL", "AWS_SECRET", "RUNNER_TEMP", "GITHUB_OUTPUT", "a-token-of-github", "a-key-of-a-service", "in-a-file"):
         assert name not in printed
+
+
+def build(production: Deployment, **changes: Any) -> Path:
+    """Hand the application over as the job build did, and leave a checkout without any package of it."""
+    packed = trees.hand_over(production.folder, production.received, ID, left_out=("received-artifacts", "deployment-logs"), **changes)
+    shutil.rmtree(production.folder / "node_modules")
+    return packed
+
+
+def test_in_the_tree_of_the_build(production: Deployment, tmp_path: Path) -> None:
+    temp = tmp_path / "temp"
+    temp.mkdir()
+    production.configure(prepare=[["touch", "prepared-here"]])
+    production.back_up()
+    build(production)
+    assert production.run(RUNNER_TEMP=str(temp)) == 0, production.log
+    assert production.applied()[-2:] == NEW
+    assert not (production.folder / "prepared-here").exists()
+    assert list(temp.iterdir()) == []
+
+
+def test_with_migrations_that_the_build_changed(production: Deployment) -> None:
+    production.back_up()
+    path = application.migrations(production.folder) / NEW[0] / "migration.sql"
+    committed = path.read_bytes()
+    path.write_text("DROP TABLE users;", encoding="utf-8")
+    build(production)
+    path.write_bytes(committed)
+    refused(production, "The build changed the migrations", f"{NEW[0]}/migration.sql has other bytes")
+
+
+def test_with_a_tree_that_the_build_did_not_pack(production: Deployment) -> None:
+    production.back_up()
+    packed = build(production)
+    packed.write_bytes(packed.read_bytes()[:-1] + b"x")
+    refused(production, "The tree is not the one that was built", "re-run all jobs")
+    build_evidence: dict[str, Any] = {"tree": None}
+    (production.folder / "node_modules").mkdir()
+    build(production, **build_evidence)
+    refused(production, "The application's tree is missing", "build packed none")
 
 
 def test_without_isolation_only_for_a_reason_that_is_recorded(production: Deployment) -> None:

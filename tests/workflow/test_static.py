@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from azora_ci.database.restore.scripts import RESTORE_SCRIPT, SWAP_SCRIPT
 from azora_ci.core.pipeline import JOBS
+from azora_ci.database.restore.scripts import RESTORE_SCRIPT, SWAP_SCRIPT
 from tests.support import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))

@@ -158,7 +158,7 @@ def read(bucket: Bucket, names: Names) -> Manifest:
 
 def hand_over(bucket: Bucket, manifest: Manifest, folder: Path) -> None:
     """Write the exact bytes of a stored manifest into a folder, for jobs that cannot read the bucket. Raises NotTrueError for others."""
-    data = bucket.read(manifest.key)
+    data = bucket.read(manifest.key, most=LIMITS.size)
     _require_sha256(data, manifest.sha256, bucket.url(manifest.key))
     (folder / HANDED_OVER).write_bytes(data)
 
@@ -167,11 +167,12 @@ def read_handed_over(folder: Path, sha256: str) -> Manifest:
     """Return the manifest that ``hand_over`` wrote into the artifact in ``folder``. Raises NotTrueError for other bytes."""
     path = folder / HANDED_OVER
     try:
-        data = path.read_bytes()
+        with path.open("rb") as file:
+            data = file.read(LIMITS.size + 1)
     except OSError as error:
         raise _unverified(str(path), f"database-backup handed no manifest over: {error.strerror}") from error
     _require_sha256(data, sha256, str(path))
-    document = _validated(data, "backup-manifest", str(path))
+    document: dict[str, Any] = schemas.read(data, "backup-manifest", where=str(path), limits=LIMITS)
     return Manifest(document, document["key"].removesuffix(".sql.gz") + ".manifest.json", sha256)
 
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
+import socket
 import socketserver
 import subprocess
 import sys
@@ -27,7 +29,7 @@ from azora_ci.core.process import Processes
 from azora_ci.database.backup import manifest
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
-from tests.support import ROOT, backups, deploy_config
+from tests.support import ROOT, backups, deploy_config, trees
 
 HOME = Path("/home/runner")
 TEMP = HOME / "work" / "_temp"
@@ -97,8 +99,10 @@ def served(canaries: Mapping[str, str]) -> Iterator[None]:
         subprocess.run(["ip", "link", "set", "cloud", "netns", str(cloud.pid)], check=True)
         subprocess.run(["ip", "addr", "add", "169.254.0.1/16", "dev", "machine"], check=True)
         subprocess.run(["ip", "link", "set", "machine", "up"], check=True)
-        deadline = time.monotonic() + 10
-        while subprocess.run(["ip", "route", "get", "169.254.169.254"], capture_output=True, check=False).returncode:
+        deadline = time.monotonic() + 30
+        while True:
+            with contextlib.suppress(OSError), socket.create_connection(("169.254.169.254", 80), 1):
+                break
             assert time.monotonic() < deadline
             time.sleep(0.05)
         try:
@@ -152,11 +156,15 @@ def run_migrations(given: Mapping[str, str], password: str) -> str:
             cursor.execute(f"CREATE ROLE drill SUPERUSER LOGIN PASSWORD '{password}'")
         admin.close()
         url = DatabaseUrl("127.0.0.1", str(cluster.port), "drill", password, "postgres")
-        migration = WORKSPACE / "prisma" / "migrations" / "1_first" / "migration.sql"
-        migration.parent.mkdir(parents=True)
-        migration.write_text("SELECT 1;\n", encoding="utf-8")
+        built = Path("/mnt/built")
+        for checkout in (WORKSPACE, built):
+            migration = checkout / "prisma" / "migrations" / "1_first" / "migration.sql"
+            migration.parent.mkdir(parents=True)
+            migration.write_text("SELECT 1;\n", encoding="utf-8")
+        shutil.move(WORKSPACE / "hunt.py", built / "hunt.py")
         path = deploy_config.write(WORKSPACE / "deploy.toml", database={"migrate": HUNT, "prepare": []})
         received = TEMP / "received-artifacts"
+        trees.hand_over(built, received, ID)
         document = backups.describe(url.text, ID, timedelta(minutes=1))
         backups.fragment(received, manifest.Manifest(document, "key", backups.sha256(document)))
         step = {**given, "PROD_DATABASE_URL": url.text, "DEPLOY_CONFIG": str(path), "NEEDS": fragments_builder.needs_of(received, ID)}
@@ -169,7 +177,10 @@ def later_step(canary: str) -> dict[str, Any]:
     """Run the job's next step, with a token in its environment and a command file of its own; say what became of that file."""
     file = COMMAND_FILES / "set_env_2"
     file.touch(mode=0o666)
-    subprocess.run(["sleep", "1"], env={"PATH": "/usr/bin:/bin", "ACTIONS_RUNTIME_TOKEN": canary}, check=True)
+    with subprocess.Popen(["sleep", "4"], env={"PATH": "/usr/bin:/bin", "ACTIONS_RUNTIME_TOKEN": canary}) as step:
+        while step.poll() is None and canary.removeprefix("canary-") not in file.read_text(encoding="utf-8"):
+            time.sleep(0.05)
+        step.kill()
     commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline")]
     return {"command_file": file.read_text(encoding="utf-8"), "daemons": sum(b"hunt.py" in command for command in commands)}
 
