@@ -1,4 +1,8 @@
-"""The only module that reads ``os.environ``, and what of it a child process may inherit."""
+"""The only module that reads ``os.environ``, and what of it a child process may inherit.
+
+Programs that we start for ourselves (git, pg_dump, docker) inherit everything but secrets: proxies, certificates and a self-hosted
+runner's own settings must reach them. Code of the application that runs beside a secret inherits only what ``ALLOWED`` names.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +19,9 @@ def process_environment() -> dict[str, str]:
 
 
 # Variables that a child process never inherits: it gets a secret only when a caller passes it by name.
+WITHHELD_PREFIX = "ACTIONS_"  # GitHub's own: tokens for OIDC, artifacts and caches, and the addresses that take them
 WITHHELD = frozenset(
     {
-        "ACTIONS_ID_TOKEN_REQUEST_TOKEN",
-        "ACTIONS_RUNTIME_TOKEN",
         "AWS_ACCESS_KEY_ID",
         "AWS_SECRET_ACCESS_KEY",
         "AWS_SESSION_TOKEN",
@@ -47,7 +50,22 @@ def child_environment(extra: Mapping[str, str] | None = None, withheld: Iterable
     further variables to leave out: the secrets of services.
     """
     files = {"GITHUB_OUTPUT", "GITHUB_ENV", "GITHUB_PATH", "GITHUB_STATE", "GITHUB_STEP_SUMMARY"}
-    inherited = {name: value for name, value in os.environ.items() if name not in WITHHELD.union(files, withheld)}
+    left_out = WITHHELD.union(files, withheld)
+    inherited = {name: value for name, value in os.environ.items() if name not in left_out and not name.startswith(WITHHELD_PREFIX)}
+    return {**inherited, **(extra or {})}
+
+
+# What isolated code of the application inherits; nothing here is a place where a secret is kept. Not NODE_AUTH_TOKEN, not npm_config_*
+# (a registry's token), not *_PROXY (a password in the address): what needs a registry runs in a job without secrets.
+ALLOWED = frozenset(
+    {"CI", "LANG", "LANGUAGE", "NODE_ENV", "NODE_EXTRA_CA_CERTS", "NODE_OPTIONS", "PATH", "SSL_CERT_DIR", "SSL_CERT_FILE", "TZ"}
+)
+ALLOWED_PREFIX = "LC_"
+
+
+def application_environment(extra: Mapping[str, str] | None = None, further: Iterable[str] = ()) -> dict[str, str]:
+    """Return the environment for isolated code of the application: what ``ALLOWED`` and ``further`` name of our own, plus ``extra``."""
+    inherited = {name: value for name, value in os.environ.items() if name in ALLOWED.union(further) or name.startswith(ALLOWED_PREFIX)}
     return {**inherited, **(extra or {})}
 
 

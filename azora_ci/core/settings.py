@@ -10,7 +10,18 @@ from pathlib import Path
 
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.hosts import normal_key, parse_hosts, parse_jump, user_name
-from azora_ci.core.variables import Secret, checked_by, deployment_id, git_sha, number, release_version, truth, variable, whole_number
+from azora_ci.core.variables import (
+    Secret,
+    checked_by,
+    deployment_id,
+    git_sha,
+    number,
+    one_of,
+    release_version,
+    truth,
+    variable,
+    whole_number,
+)
 
 # Secrets that are user names: masked in logs, but not in the evidence, whose image references contain them.
 NAMES = frozenset({"DOCKER_USERNAME", "PROD_USER", "PULL_USERNAME"})
@@ -319,6 +330,30 @@ class ProofPlace:
     scratch_dir: Path | None = variable(
         "BACKUP_SCRATCH_DIR", "folder for the spool and the private cluster; unset: the machine's temporary files", example="/mnt/scratch",
         parse=Path, required=False,
+    )  # fmt: skip
+
+
+def _folders(text: str) -> tuple[Path, ...]:
+    paths = tuple(map(Path, filter(None, text.split(":"))))
+    if not all(path.is_absolute() for path in paths):
+        raise ValueError("not all are absolute paths")
+    return paths
+
+
+@dataclass(frozen=True, kw_only=True)
+class Isolated:
+    """How code of the application runs beside a secret."""
+
+    isolation: str = variable(
+        "ISOLATION", "namespaces: application code runs as another user in namespaces of its own (needs root or sudo); none: as ours",
+        example="namespaces", parse=one_of("namespaces", "none"), default="namespaces",
+    )  # fmt: skip
+    isolation_reason: str | None = variable(
+        "ISOLATION_REASON", "why ISOLATION is none; lands in the record", example="a runner without sudo", required=False
+    )
+    isolation_shown: tuple[Path, ...] | None = variable(
+        "ISOLATION_SHOWN", "folders in homes or temporary folders that the isolated command may read, such as a toolchain; with : between",
+        example="/home/runner/.nvm", parse=_folders, required=False,
     )  # fmt: skip
 
 

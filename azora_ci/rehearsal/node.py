@@ -50,10 +50,19 @@ _OTHER = '#!/bin/sh\nexec {node} {script}"$@"\n'
 
 @dataclass(frozen=True)
 class NodeJs:
-    """A prepared Node.js: ``bin`` goes to the front of the PATH; ``cache`` is npm's and holds the installed modules."""
+    """A prepared Node.js: ``bin`` goes to the front of the PATH; ``cache`` is npm's and holds the installed modules.
+
+    ``folders`` are those that its programs lie in: an isolated command must be shown them when they are in a home or a temporary folder.
+    """
 
     bin: Path
     cache: Path
+    folders: tuple[Path, ...] = ()
+
+    @property
+    def isolation_shown(self) -> str:
+        """Return the variable ISOLATION_SHOWN."""
+        return os.pathsep.join(map(str, self.folders))
 
     def environment(self) -> dict[str, str]:
         """Return environment variables for child processes: PATH, npm's cache, and settings that avoid needless network requests."""
@@ -98,7 +107,7 @@ def prepare(processes: Processes, cache: Path | None = None) -> NodeJs:
     _write(folder / "npm", _NPM.format(**quoted))
     _write(folder / "npx", _OTHER.format(node=quoted["node"], script=shlex.quote(str(npm / "npx-cli.js")) + " "))
     _write(folder / "node", _OTHER.format(node=quoted["node"], script=""))
-    return NodeJs(folder, cache)
+    return NodeJs(folder, cache, (folder, node.resolve().parent, npm.parent))
 
 
 def binary(processes: Processes) -> Path:

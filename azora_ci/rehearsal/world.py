@@ -24,6 +24,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.environment import child_environment
 from azora_ci.core.errors import UnreachableError
 from azora_ci.core.process import Processes, is_alive
+from azora_ci.core.process.isolation import can_isolate
 from azora_ci.core.variables import Secret
 from azora_ci.database.cluster import free_port
 from azora_ci.rehearsal import application, repo
@@ -107,7 +108,8 @@ class World:
 
     def remarks(self) -> tuple[str, ...]:
         """Return sentences about the started world that are printed for people."""
-        return ()
+        unisolated = "the migrate command runs without isolation: this machine gives neither root nor sudo without a password"
+        return () if can_isolate(self.processes) else (unisolated,)
 
     def _detached(self, name: str, argv: list[str], env: Mapping[str, str] | None = None, cwd: Path | None = None) -> int:
         """Start a server that may outlive the harness, with its output in ``<name>.log``; return its process id."""
@@ -287,7 +289,14 @@ class World:
             "HEALTH_CHECK_RETRIES": "3",
             "HEALTH_CHECK_INTERVAL": "0.5",
             "CHECK_POLL_SECONDS": "1",
+            **self.isolation(),
         }
+
+    def isolation(self) -> dict[str, str]:
+        """Return the variables that say how the migrate command runs: isolated where this machine can do that."""
+        if can_isolate(self.processes):
+            return {"ISOLATION_SHOWN": self.node.isolation_shown}
+        return {"ISOLATION": "none", "ISOLATION_REASON": "a rehearsal without root and sudo"}
 
     def environment(self, attempt: int) -> dict[str, str]:
         """Return the environment that every step gets beside the workflow's own; it holds no secret."""

@@ -80,10 +80,10 @@ def run(job: Job[Settings]) -> None:
     complete = next((attempt for attempt in reversed(attempts) if attempt.has_manifest), None)
     proven = _read_earlier(job, bucket, complete.names) if complete else None
     if proven is not None:
-        _report(job, proven, reused=True)
+        _report(job, bucket, proven, reused=True)
         return
     with production_database(job, job.evidence) as url:
-        _report(job, _prove_or_take(job, bucket, url, attempts), reused=False)
+        _report(job, bucket, _prove_or_take(job, bucket, url, attempts), reused=False)
 
 
 def _read_earlier(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:
@@ -238,8 +238,11 @@ def _choose_depth(settings: Settings, size_bytes: int) -> tuple[str, str | None]
     return "counts", settings.proof_reason or reason
 
 
-def _report(job: Job[Settings], backup_manifest: Manifest, *, reused: bool) -> None:
+def _report(job: Job[Settings], bucket: Bucket, backup_manifest: Manifest, *, reused: bool) -> None:
     """Write the evidence, the outputs and the summary. The manifest was read from, or just written to, the bucket."""
+    from azora_ci.database.backup import manifest
+
+    manifest.hand_over(bucket, backup_manifest, job.log_dir)
     job.evidence.pop("unproven", None)
     job.evidence.update(backup_manifest.evidence())
     job.evidence["reused"] = reused

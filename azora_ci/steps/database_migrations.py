@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -15,20 +16,21 @@ from azora_ci.core.errors import AzoraError, BadInputError, Explained, NotTrueEr
 from azora_ci.core.job_log import secrets_of_url
 from azora_ci.core.markdown import code, table
 from azora_ci.core.process import ending
+from azora_ci.core.process.isolation import Isolation
 from azora_ci.core.variables import Secret, variable, whole_number
-from azora_ci.database.migrations import history, prisma
+from azora_ci.database.migrations import history, prisma, tree
 from azora_ci.database.migrations.history import Migration, Plan, Row
 from azora_ci.database.migrations.prisma import MigrateResult
 from azora_ci.database.migrations.risks import risks_of
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.steps.job import Job, production_database
+from azora_ci.steps.job import Job, isolation_for, production_database
 
 LOCK_ATTEMPTS = 3  # Prisma itself waits 10 s for its lock each time
 LOCK_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(settings.Deployment, settings.Aws, settings.DatabaseAccess, settings.SshAccess):
+class Settings(settings.Deployment, settings.DatabaseAccess, settings.SshAccess, settings.Isolated):
     """What database-migrations reads."""
 
     backup_max_age: int = variable(
@@ -84,8 +86,8 @@ def migrate(job: Job[Settings], release: list[Migration], backup: VerifiedBackup
     _refuse_unsafe(job, plan, backup)
     if plan.pending:
         _log_sql(job, plan.pending)
-        prepare(job)
-        _apply(job, database, backup, plan)
+        with application_tree(job) as isolation:
+            _apply(job, database, backup, plan, isolation)
     outcome = history.plan(release, database.rows())
     _require_all_applied(outcome)
     applied = history.applied_since(outcome.applied, backup.snapshot, plan.applied)
@@ -96,22 +98,14 @@ def migrate(job: Job[Settings], release: list[Migration], backup: VerifiedBackup
 
 
 def require_verified_backup(job: Job[Settings]) -> VerifiedBackup:
-    """Return the verified backup of this deployment. Raises NotTrueError when the bucket does not hold the backup that its job verified."""
-    from azora_ci.clients.s3.bucket import open_bucket
+    """Return the verified backup of this deployment, as database-backup handed its manifest over. Raises NotTrueError for another one.
+
+    This job has no access to the bucket: it runs code of the application.
+    """
     from azora_ci.database.backup import manifest
 
     evidence = job.fragments.require("database-backup").evidence
-    storage = job.config.backup
-    bucket = open_bucket(job.settings, storage.bucket, clock=job.clock)
-    backup_manifest = manifest.verified_manifest(bucket, storage, job.settings.deployment_id)
-    if (evidence["backup_id"], evidence["manifest_sha256"]) != (backup_manifest.backup_id, backup_manifest.sha256):
-        raise NotTrueError(
-            "The backup is not the one that was verified",
-            what=f"database-backup verified {evidence['backup_id']} (manifest {evidence['manifest_sha256'][:12]}…), "
-            f"the bucket holds {backup_manifest.backup_id} (manifest {backup_manifest.sha256[:12]}…)",
-            where=f"{storage.location}, {backup_manifest.key}",
-            next_step="find out who wrote the newer manifest, then re-run all jobs",
-        )
+    backup_manifest = manifest.read_handed_over(job.fragments.folder("database-backup"), evidence["manifest_sha256"])
     snapshot = parse_rfc3339(backup_manifest.snapshot_time)
     age = (job.clock.now() - snapshot).total_seconds() / 60
     job.evidence |= {
@@ -120,7 +114,7 @@ def require_verified_backup(job: Job[Settings]) -> VerifiedBackup:
         "backup_age_minutes": round(age, 3),
         "proof_depth": backup_manifest.depth,
     }
-    job.tick(f"{backup_manifest.backup_id} is in the bucket as it was verified (proof: {backup_manifest.depth}), {age:.1f} minutes old")
+    job.tick(f"the manifest of {backup_manifest.backup_id} is the verified one (proof: {backup_manifest.depth}), {age:.1f} minutes old")
     server = backup_manifest.document["server"]
     return VerifiedBackup(backup_manifest.backup_id, snapshot, age, backup_manifest.depth, server["database"], server["system_identifier"])
 
@@ -205,17 +199,34 @@ def _log_sql(job: Job[Settings], pending: tuple[Migration, ...]) -> None:
     job.say(f"the SQL of {len(pending)} pending migrations is in {job.name}.log")
 
 
-def prepare(job: Job[Settings]) -> None:
-    """Run the configured commands that install what the migrate command needs; they see no secret."""
-    for command in job.config.database.prepare:
-        job.processes.run(command, echo=False, next_step="correct database.prepare in the deployment configuration, or what it installs")
+@contextlib.contextmanager
+def application_tree(job: Job[Settings]) -> Iterator[Isolation]:
+    """Yield how the migrate command runs, on the application's files with all that it needs.
+
+    They are those that the job build packed, in a folder of this block; only a workflow without that job prepares them here, in the
+    workspace. Raises NotTrueError for a tree that is not the one that was built, or whose migrations are not those of the commit.
+    """
+    if "build" not in job.needs:
+        for command in job.config.database.prepare:
+            job.processes.run(
+                command, echo=False, next_step="correct database.prepare in the deployment configuration, or what it installs"
+            )
+        yield isolation_for(job, Path.cwd())
+        return
+    with tempfile.TemporaryDirectory(dir=job.settings.runner_temp, prefix="azora-ci-", ignore_cleanup_errors=True) as folder:
+        unpacked = Path(folder) / "tree"
+        tree.unpack(job.settings.received_dir, job.fragments.require("build").evidence.get("tree"), unpacked)
+        migrations_dir = job.config.database.migrations_dir
+        count = tree.require_same_migrations(migrations_dir, unpacked / migrations_dir)
+        job.tick(f"the tree is the one that build packed, and its {count} files of migrations are those of the commit")
+        yield isolation_for(job, unpacked, owned=True)
 
 
-def _apply(job: Job[Settings], database: PrismaDatabase, backup: VerifiedBackup, plan: Plan) -> None:
+def _apply(job: Job[Settings], database: PrismaDatabase, backup: VerifiedBackup, plan: Plan, isolation: Isolation) -> None:
     """Run the migrate command. Every error that ends it describes the database as it is afterwards."""
     objects = database.objects()
     try:
-        deployed = _deploy(job, database)
+        deployed = _deploy(job, database, isolation)
     except Explained as error:  # a cancellation, too: the server may still run its statement
         with contextlib.suppress(UnreachableError):
             aftermath = _read_aftermath(job, database, backup, plan, objects)
@@ -226,12 +237,12 @@ def _apply(job: Job[Settings], database: PrismaDatabase, backup: VerifiedBackup,
         raise _migration_error(job, deployed, lambda: _read_aftermath(job, database, backup, plan, objects))
 
 
-def _deploy(job: Job[Settings], database: PrismaDatabase) -> MigrateResult:
+def _deploy(job: Job[Settings], database: PrismaDatabase, isolation: Isolation) -> MigrateResult:
     """Run the migrate command. Repeat it when another session held Prisma's lock: such an attempt changed nothing."""
     for attempt in job.clock.attempts(LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS, growth=1):
         job.evidence["attempts"] = attempt.number
         with job.actions.group(" ".join(job.config.database.migrate)):
-            deployed = prisma.deploy(job.processes, job.config.database.migrate, database.prisma_url.reveal(), Path.cwd())
+            deployed = prisma.deploy(job.processes, job.config.database.migrate, database.prisma_url.reveal(), isolation)
         if not deployed.lock_timeout:
             break
         holders = prisma.lock_holders(database.url)

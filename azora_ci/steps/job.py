@@ -15,7 +15,8 @@ from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock, rfc3339
 from azora_ci.core.job_log import JobLog
-from azora_ci.core.process import Processes
+from azora_ci.core.process import Processes, isolation
+from azora_ci.core.process.isolation import Isolation
 from azora_ci.core.settings import Aws, Common
 from azora_ci.core.variables import declared_variables
 from azora_ci.database.postgres import DatabaseUrl
@@ -138,6 +139,22 @@ def recorded_host_keys(job: Job[Any]) -> str:
     reads_archive = isinstance(settings, Aws) and settings.aws_access_key_id is not None
     archive = Archive.of(settings, settings.deploy_environment, job.config.backup, clock=job.clock, say=job.say) if reads_archive else None
     return host_keys.for_run(settings, job.fragments, archive)
+
+
+def isolation_for(job: Job[Any], work: Path, *, owned: bool = False) -> Isolation:
+    """Return how the application's commands run on the files in ``work``, which they see under the name of the workspace.
+
+    The job's settings are ``Isolated``. Logs, received artifacts and the runner's own files are hidden. What was chosen is evidence, its
+    reason too. Raises BadInputError for ISOLATION=none without a reason.
+    """
+    settings = job.settings
+    active = isolation.is_chosen(settings.isolation, settings.isolation_reason)
+    job.evidence["isolation"] = settings.isolation
+    if not active:
+        job.evidence["override_reason"] = f"ISOLATION=none: {settings.isolation_reason}"
+        job.log.annotate("Application code runs without isolation", f"as this user, beside this job's secrets: {settings.isolation_reason}")
+    hidden = filter(None, (settings.runner_temp, settings.workspace, settings.log_dir, settings.received_dir))
+    return Isolation(work, Path.cwd(), owned, tuple(hidden), settings.isolation_shown or (), active)
 
 
 @contextmanager

@@ -25,7 +25,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, Explained
 from azora_ci.core.job_log import JobLog, secrets_of_url
 from azora_ci.core.pipeline import APPLICATION_JOBS, JOBS, TOOLS
-from azora_ci.core.process import Processes, hide_environment
+from azora_ci.core.process import Processes
 from azora_ci.core.variables import Secret, declared_variables, deployment_id, git_sha, load, release_version, truth
 from azora_ci.record import fragments
 from azora_ci.steps.job import Identity, Job
@@ -80,7 +80,6 @@ def command(job: str) -> click.Command:
 
 def main(job: str) -> None:
     """Run a job as its entry point ``scripts/<job>.py`` does, and exit with one of ``EXIT_CODES``."""
-    hide_environment()
     command(job).main(prog_name=f"scripts/{job.replace('-', '_')}.py")
 
 

@@ -18,14 +18,16 @@ from typing import Any
 import pytest
 
 from azora_ci.core import config
+from azora_ci.core.variables import declared_variables
+from azora_ci.database.backup import manifest
 from azora_ci.database.migrations.history import LOCK
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.rehearsal import application
+from azora_ci.rehearsal.node import NodeJs
 from azora_ci.steps import database_migrations, runner
 from tests.conftest import DatabaseMaker
 from tests.core.test_markdown import cells
-from tests.support import ROOT, backups, deploy_config
-from tests.support import fragments_builder as build
+from tests.support import ROOT, backups, deploy_config, fragments_builder, trees
 from tests.support.sample import Sample
 from tests.support.stores import Stores
 from tests.support.waiting import until
@@ -39,12 +41,13 @@ SCRIPT = ROOT / "scripts" / "database_migrations.py"
 class Deployment:
     """A deployment holds an application folder, a production database and a verified backup, and runs the step on them."""
 
-    def __init__(self, folder: Path, url: str, stores: Stores, maker: DatabaseMaker, node: dict[str, str]) -> None:
+    def __init__(self, folder: Path, url: str, stores: Stores, maker: DatabaseMaker, node: NodeJs) -> None:
         self.folder = folder
         self.url = url
         self.stores = stores
         self.maker = maker
-        self.node = node
+        self.node = node.environment()
+        self.shown = node.isolation_shown
         self.bucket = stores.make_bucket()
         self.received = folder / "received-artifacts"
         self.logs = folder / "deployment-logs"
@@ -63,6 +66,10 @@ class Deployment:
         if fragment:
             backups.fragment(self.received, stored)
 
+    @property
+    def manifest(self) -> Path:
+        return self.received / f"backup-logs-{ID}" / manifest.HANDED_OVER
+
     def environ(self, **changes: str) -> dict[str, str]:
         return {
             **os.environ,
@@ -77,7 +84,8 @@ class Deployment:
             "RECEIVED_ARTIFACTS_DIR": str(self.received),
             "GITHUB_OUTPUT": str(self.output),
             "GITHUB_RUN_ID": "1",
-            "NEEDS": build.needs_of(self.received, ID),
+            "NEEDS": fragments_builder.needs_of(self.received, ID),
+            "ISOLATION_SHOWN": self.shown,
             **changes,
         }
 
@@ -118,7 +126,7 @@ def production(
     node = sample.node.environment()
     for name, value in node.items():
         monkeypatch.setenv(name, value)
-    return Deployment(folder, url, s3_server, postgres_cluster, node)
+    return Deployment(folder, url, s3_server, postgres_cluster, sample.node)
 
 
 # --- the good day -----------------------------------------------------------------------------------------------------------
@@ -191,6 +199,81 @@ def test_the_summary_shows_names_as_they_are(production: Deployment) -> None:
     assert cells(summary.read_text(encoding="utf-8").partition("\n\n")[2])[0] == name
 
 
+# --- beside the application's code ------------------------------------------------------------------------------------------------
+
+LOOK = "env; id -un; cat /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n'; cat $LOGS/*.log ../*/secret* /tmp/*/* 2>/dev/null; exit 1"
+
+
+def test_the_migrate_command_is_alone_with_the_address_of_the_database(
+    production: Deployment, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "secret.env").write_text("SECRET=in-a-file\n", encoding="utf-8")
+    temp = tmp_path / "temp"
+    (temp / "_runner_file_commands").mkdir(parents=True)
+    monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_TOKEN", "a-token-of-github")
+    monkeypatch.setenv("SOME_SERVICE_KEY", "a-key-of-a-service")
+    production.configure(migrate=["sh", "-c", LOOK.replace("$LOGS", str(production.logs))])
+    production.back_up()
+    assert production.run(RUNNER_TEMP=str(temp)) == 1
+    assert production.evidence["isolation"] == "namespaces"
+    assert "override_reason" not in production.evidence
+    printed = production.log
+    assert "DATABASE_URL=***" in printed
+    assert "isolated" in printed.split()
+    for name in ("PROD_DATABASE_URL", "AWS_SECRET", "RUNNER_TEMP", "GITHUB_OUTPUT", "a-token-of-github", "a-key-of-a-service", "in-a-file"):
+        assert name not in printed
+
+
+def build(production: Deployment, **changes: Any) -> Path:
+    """Hand the application over as the job build did, and leave a checkout without any package of it."""
+    packed = trees.hand_over(production.folder, production.received, ID, left_out=("received-artifacts", "deployment-logs"), **changes)
+    shutil.rmtree(production.folder / "node_modules")
+    return packed
+
+
+def test_in_the_tree_of_the_build(production: Deployment, tmp_path: Path) -> None:
+    temp = tmp_path / "temp"
+    temp.mkdir()
+    production.configure(prepare=[["touch", "prepared-here"]])
+    production.back_up()
+    build(production)
+    assert production.run(RUNNER_TEMP=str(temp)) == 0, production.log
+    assert production.applied()[-2:] == NEW
+    assert not (production.folder / "prepared-here").exists()
+    assert list(temp.iterdir()) == []
+
+
+def test_with_migrations_that_the_build_changed(production: Deployment) -> None:
+    production.back_up()
+    path = application.migrations(production.folder) / NEW[0] / "migration.sql"
+    committed = path.read_bytes()
+    path.write_text("DROP TABLE users;", encoding="utf-8")
+    build(production)
+    path.write_bytes(committed)
+    refused(production, "The build changed the migrations", f"{NEW[0]}/migration.sql has other bytes")
+
+
+def test_with_a_tree_that_the_build_did_not_pack(production: Deployment) -> None:
+    production.back_up()
+    packed = build(production)
+    packed.write_bytes(packed.read_bytes()[:-1] + b"x")
+    refused(production, "The tree is not the one that was built", "re-run all jobs")
+    build_evidence: dict[str, Any] = {"tree": None}
+    (production.folder / "node_modules").mkdir()
+    build(production, **build_evidence)
+    refused(production, "The application's tree is missing", "build packed none")
+
+
+def test_without_isolation_only_for_a_reason_that_is_recorded(production: Deployment) -> None:
+    production.back_up()
+    before = production.applied()
+    assert production.run(ISOLATION="none") == 2
+    assert production.error["title"] == "Running application code without isolation needs a reason"
+    assert production.applied() == before
+    assert production.run(ISOLATION="none", ISOLATION_REASON="a test") == 0
+    assert (production.evidence["isolation"], production.evidence["override_reason"]) == ("none", "ISOLATION=none: a test")
+
+
 # --- the gate ---------------------------------------------------------------------------------------------------------------
 
 
@@ -208,19 +291,26 @@ def test_without_evidence_of_a_backup(production: Deployment) -> None:
     refused(production, "No evidence of database-backup", "it is not among the jobs in NEEDS")
 
 
-def test_without_a_manifest_in_the_bucket(production: Deployment) -> None:
+def test_without_the_manifest_beside_the_evidence(production: Deployment) -> None:
     production.back_up()
-    production.bucket = production.stores.make_bucket()
-    production.configure()
-    refused(production, "No verified backup", "no manifest of deployment")
+    production.manifest.unlink()
+    refused(production, "No verified backup", "database-backup handed no manifest over")
 
 
 def test_with_a_manifest_that_the_backup_job_did_not_write(production: Deployment) -> None:
     production.back_up()
-    production.bucket = production.stores.make_bucket()
-    production.configure()
-    production.back_up(timedelta(minutes=2), fragment=False)
+    document = json.loads(production.manifest.read_text(encoding="utf-8"))
+    production.manifest.write_bytes(
+        manifest.encoded({**document, "snapshot": {**document["snapshot"], "time": "2026-11-24T11:00:00.000Z"}})
+    )
     refused(production, "The backup is not the one that was verified", "re-run all jobs")
+
+
+def test_without_any_access_to_the_bucket(production: Deployment) -> None:
+    production.back_up()
+    production.stores.environ = {}
+    assert not [name for _, variable in declared_variables(database_migrations.Settings) if (name := variable.name).startswith("AWS")]
+    assert production.run(AWS_ENDPOINT_URL_S3="http://127.0.0.1:1") == 0
 
 
 def test_with_a_backup_of_another_database(production: Deployment) -> None:

@@ -33,13 +33,25 @@ def store(
     names = manifest.Names(where, deployment_id)
     data = f"backup of {deployment_id}".encode()
     stored = bucket.put_once(names.key, data, content_type=manifest.GZIP_TYPE)
-    document = example(schemas.load("backup-manifest"))
-    document |= {"backup_id": names.backup_id, "deployment_id": deployment_id, "key": names.key, "location": bucket.url(names.key)}
-    document |= {"version_id": stored.version_id, "compressed": _facts(data), "server": _server(url)}
+    document = describe(url, deployment_id, age)
+    document |= {"backup_id": names.backup_id, "key": names.key, "location": bucket.url(names.key)}
+    document |= {"version_id": stored.version_id, "compressed": _facts(data)}
     document["proof"]["depth"] = depth
-    document["snapshot"]["time"] = rfc3339(datetime.now(UTC) - age)
     manifest.write_once(bucket, names.manifest_key, document, "backup-manifest", where, lock=False)
     return manifest.read(bucket, names)
+
+
+def describe(url: str, deployment_id: str, age: timedelta) -> dict[str, Any]:
+    """Return the manifest of a backup of ``url`` whose snapshot is ``age`` old."""
+    document: dict[str, Any] = example(schemas.load("backup-manifest"))
+    document |= {"deployment_id": deployment_id, "server": _server(url)}
+    document["snapshot"]["time"] = rfc3339(datetime.now(UTC) - age)
+    return document
+
+
+def sha256(document: dict[str, Any]) -> str:
+    """Return the SHA-256 of a manifest's bytes."""
+    return hashlib.sha256(manifest.encoded(document)).hexdigest()
 
 
 def _facts(data: bytes) -> dict[str, Any]:
@@ -51,7 +63,7 @@ def _server(url: str) -> dict[str, Any]:
 
 
 def fragment(received: Path, backup: manifest.Manifest) -> None:
-    """Leave the fragment that says which manifest was verified."""
+    """Leave the fragment that says which manifest was verified, and the manifest beside it."""
     document = backup.document
     evidence = example(schemas.load("fragment-database-backup")["properties"]["evidence"])
     facts = backup.evidence()
@@ -60,4 +72,6 @@ def fragment(received: Path, backup: manifest.Manifest) -> None:
     job = fragments.Fragment(
         "database-backup", document["deployment_id"], document["version"], document["git_sha"], "1", 1, "ok", moment, moment, evidence
     )  # fmt: skip
-    fragments.write(job, received / f"backup-logs-{document['deployment_id']}")
+    folder = received / f"backup-logs-{document['deployment_id']}"
+    fragments.write(job, folder)
+    (folder / manifest.HANDED_OVER).write_bytes(manifest.encoded(document))

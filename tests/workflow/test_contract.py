@@ -90,7 +90,6 @@ PERMISSIONS = {
         "statuses: read",
     ],
     "database-backup": READS_AWS,
-    "database-migrations": READS_AWS,
     "deployment-record": ["attestations: write", *READS_AWS],
     "deployment-failure-handler": READS_AWS,
 }

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from azora_ci.clients.signing.signatures import Signatures
@@ -29,6 +30,7 @@ SCHEMA_VERSION = 1
 LIMITS = Limits(size=32 * MEBIBYTE, values=1_000_000)  # of a document: it has an entry per table
 JSON_TYPE = "application/json"
 GZIP_TYPE = "application/gzip"
+HANDED_OVER = "backup-manifest.json"  # name in the artifact of database-backup: the exact bytes of the verified manifest
 _NAME = re.compile(r"backup-([1-9][0-9]{0,11}-[0-9a-f]{6})(?:-attempt-([1-9][0-9]{0,5}))?(\.sql\.gz|\.pending\.json|\.manifest\.json)")
 
 
@@ -154,6 +156,37 @@ def read(bucket: Bucket, names: Names) -> Manifest:
     return Manifest(document, names.manifest_key, hashlib.sha256(data).hexdigest())
 
 
+def hand_over(bucket: Bucket, manifest: Manifest, folder: Path) -> None:
+    """Write the exact bytes of a stored manifest into a folder, for jobs that cannot read the bucket. Raises NotTrueError for others."""
+    data = bucket.read(manifest.key, most=LIMITS.size)
+    _require_sha256(data, manifest.sha256, bucket.url(manifest.key))
+    (folder / HANDED_OVER).write_bytes(data)
+
+
+def read_handed_over(folder: Path, sha256: str) -> Manifest:
+    """Return the manifest that ``hand_over`` wrote into the artifact in ``folder``. Raises NotTrueError for other bytes."""
+    path = folder / HANDED_OVER
+    try:
+        with path.open("rb") as file:
+            data = file.read(LIMITS.size + 1)
+    except OSError as error:
+        raise _unverified(str(path), f"database-backup handed no manifest over: {error.strerror}") from error
+    _require_sha256(data, sha256, str(path))
+    document: dict[str, Any] = schemas.read(data, "backup-manifest", where=str(path), limits=LIMITS)
+    return Manifest(document, document["key"].removesuffix(".sql.gz") + ".manifest.json", sha256)
+
+
+def _require_sha256(data: bytes, sha256: str, where: str) -> None:
+    actual = hashlib.sha256(data).hexdigest()
+    if actual != sha256:
+        raise NotTrueError(
+            "The backup is not the one that was verified",
+            what=f"database-backup verified the manifest {sha256[:12]}…, this one is {actual[:12]}…",
+            where=where,
+            next_step="find out who wrote it, then re-run all jobs",
+        )
+
+
 def read_pending(bucket: Bucket, names: Names) -> dict[str, Any]:
     """Return a stored pending document, validated. Raises as ``read`` does."""
     data = bucket.read(names.pending_key, most=LIMITS.size)
@@ -245,10 +278,15 @@ def server_document(facts: ServerFacts) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(facts).items()}
 
 
+def encoded(document: dict[str, Any]) -> bytes:
+    """Return the bytes as which a document is stored."""
+    return (json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
+
+
 def write_once(bucket: Bucket, key: str, document: dict[str, Any], schema: str, backup: BackupSettings, *, lock: bool) -> str:
     """Validate a document, store it under a key that is still free, sign it, and return its SHA-256. Raises AlreadyThereError."""
     schemas.validate(document, schema, where=bucket.url(key))
-    data = (json.dumps(document, indent=2, ensure_ascii=False, sort_keys=True) + "\n").encode()
+    data = encoded(document)
     days = backup.lock_days if lock else None
     bucket.put_once(key, data, content_type=JSON_TYPE, lock_days=days, lock_mode=backup.lock_mode)
     Signatures.of(bucket, backup.signing).keep(key, data, lock_days=days, lock_mode=backup.lock_mode)

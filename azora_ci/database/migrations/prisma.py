@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import Completed, Processes
+from azora_ci.core.process.isolation import Isolation
 from azora_ci.database import transport
 from azora_ci.database.migrations.history import LOCK, Migration, Row
 from azora_ci.database.postgres import DatabaseUrl
@@ -160,10 +161,10 @@ def address(text: str, url: DatabaseUrl) -> str:
     return f"{credentials}@{location}{'?' if demanded else ''}{demanded}"
 
 
-def deploy(processes: Processes, command: tuple[str, ...], url: str, folder: Path) -> MigrateResult:
-    """Run the application's migrate command; only that process gets the connection string, as ``DATABASE_URL``."""
+def deploy(processes: Processes, command: tuple[str, ...], url: str, isolation: Isolation) -> MigrateResult:
+    """Run the application's migrate command, isolated; only that process gets the connection string, as ``DATABASE_URL``."""
     env = {**QUIET, "DATABASE_URL": url}
-    completed = processes.run(command, env=env, cwd=folder, timeout=DEPLOY_SECONDS, check=False)
+    completed = processes.run_isolated(command, isolation, env=env, timeout=DEPLOY_SECONDS, check=False)
     return MigrateResult(completed, None if completed.returncode == 0 else error_code(completed.stdout + "\n" + completed.stderr))
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import re
 import signal
-import subprocess
 import sys
 import time
 
@@ -16,7 +15,6 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.job_log import JobLog, secrets_of_url
 from azora_ci.core.process import CommandFailedError, Processes, is_alive, send_signal
-from tests.support import ROOT
 
 
 @pytest.fixture
@@ -112,31 +110,10 @@ def test_a_child_sees_no_secret_of_ours(processes, monkeypatch):
     assert processes.run(python(code), env={"GIVEN": "yes"}).stdout == "None yes\n"
 
 
-# Root may look into any process: the rights to do so (CAP_SYS_PTRACE, CAP_SYS_ADMIN, CAP_PERFMON) go first, by PR_CAPBSET_DROP and exec.
-WITHOUT_RIGHTS = (
-    "import ctypes, os, sys; [ctypes.CDLL(None).prctl(24, right, 0, 0, 0) for right in (19, 21, 38)];"
-    " os.execv(sys.executable, [sys.executable, '-c', *sys.argv[1:]])"
-)
-READ_OURS = "import os, pathlib; print(pathlib.Path(f'/proc/{os.getppid()}/environ').read_bytes())"
-
-
-def test_a_child_cannot_read_our_environment():
-    """The child stands for an application's build script, which runs as the same user."""
-
-    def read_environment(harden: str) -> subprocess.CompletedProcess[str]:
-        ours = (
-            f"import subprocess, sys; from azora_ci.core import process; {harden};"
-            f" sys.exit(subprocess.run([sys.executable, '-c', {READ_OURS!r}]).returncode)"
-        )
-        env = {"PROD_DATABASE_URL": "postgresql://u:hunter2@h/d", "PYTHONPATH": str(ROOT)}
-        argv = [sys.executable, "-c", WITHOUT_RIGHTS, ours]
-        return subprocess.run(argv, capture_output=True, text=True, check=False, timeout=60, env=env)
-
-    assert "hunter2" in read_environment("pass").stdout  # without the protection, a child reads the secret
-    completed = read_environment("process.hide_environment()")
-    assert completed.returncode == 1
-    assert "PermissionError" in completed.stderr
-    assert "hunter2" not in completed.stdout + completed.stderr
+def test_a_child_gets_nothing_that_github_alone_needs(processes, monkeypatch):
+    monkeypatch.setenv("ACTIONS_RESULTS_URL", "https://hidden")
+    monkeypatch.setenv("ACTIONS_SOMETHING_NEW", "hidden")
+    assert "hidden" not in processes.run(python("import os; print(os.environ)")).stdout
 
 
 def test_evidence_holds_no_secret_in_its_sentences_and_keeps_names(processes):

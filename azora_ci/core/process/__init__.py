@@ -2,6 +2,7 @@
 
 Every child has its own session, so that it can be ended with all its descendants; its output is read line by line, masked,
 stamped with the time, and kept in the job's log. Children get no secret unless a caller hands it over (``environment.child_environment``).
+Code of the application that must run beside a secret is isolated (``isolation``).
 """
 
 from __future__ import annotations
@@ -14,15 +15,17 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, TypeVar
 
 from azora_ci.core.environment import child_environment
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.job_log import JobLog
+from azora_ci.core.process import isolation as isolated
+from azora_ci.core.process.init import GRACE_SECONDS as INIT_SECONDS
+from azora_ci.core.process.isolation import Isolation
 
 CAPTURE_LIMIT = 8 * 1024 * 1024  # characters of output kept in memory per stream; the log keeps all of it
 GRACE_SECONDS = 2.0  # between SIGTERM and SIGKILL; GitHub itself kills a cancelled job 10 s after its first signal
-PR_SET_DUMPABLE = 4  # prctl(2), Linux
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,25 @@ class Child:
             self.popen.wait(GRACE_SECONDS)
 
 
+class IsolatedChild(Child):
+    """A running isolated command. It may belong to root, whom we cannot signal: the end of its standard input ends it."""
+
+    def signal(self, number: int) -> None:
+        """Have the command and everything that it started end: SIGTERM, then SIGKILL, whatever the number."""
+        if self.stdin is not None:
+            with contextlib.suppress(OSError):
+                self.stdin.close()
+        if number == signal.SIGKILL:
+            super().signal(number)
+
+    def end(self, grace: float = INIT_SECONDS + GRACE_SECONDS) -> None:
+        """End the command and everything that it started; the first process in its namespace has a grace of its own."""
+        super().end(grace)
+
+
+C = TypeVar("C", bound=Child)
+
+
 class Processes:
     """Starts children, writes what they print to the job's log, and ends those that still run at the job's end."""
 
@@ -138,11 +160,49 @@ class Processes:
         if stdin is not None:
             feeder = threading.Thread(target=_feed, args=(child, stdin), daemon=True)
             feeder.start()
+        return self._finish(child, timeout, check=check, next_step=next_step)
+
+    def run_isolated(  # noqa: PLR0913 - the options of a command, all by keyword
+        self,
+        argv: Sequence[str],
+        isolation: Isolation,
+        *,
+        env: Mapping[str, str] | None = None,
+        timeout: float | None = None,
+        check: bool = True,
+        echo: bool = True,
+        next_step: str = "read the output above",
+    ) -> Completed:
+        """Run code of the application to its end; all that it started has ended, too, when this returns.
+
+        It gets ``env`` and what ``environment.application_environment`` allows, and sees what ``isolation`` says. Raises what ``run``
+        raises, and BadInputError when the machine cannot isolate it.
+        """
+        if not isolation.active:
+            variables = isolation.environment(env)
+            child = self._spawn(argv, argv, Child, env=variables, cwd=isolation.work, stdin=subprocess.DEVNULL, user=None)
+            self._pump_both(child, echo=echo)
+            return self._finish(child, timeout, check=check, next_step=next_step)
+        isolated.require_programs()
+        wrapped, document = isolated.argv(root=isolated.is_root()), isolation.document(argv, env)
+        child = self._spawn(wrapped, argv, IsolatedChild, env=child_environment(), cwd=None, stdin=subprocess.PIPE, user=None)
+        self._pump_both(child, echo=echo)
+        assert child.stdin is not None  # noqa: S101 - PIPE was asked for
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(document)
+            child.stdin.flush()
+        completed = self._finish(child, timeout, check=False, next_step=next_step)
+        isolated.require_start(completed.returncode, completed.stderr)
+        if check and completed.returncode != 0:
+            raise CommandFailedError(completed, next_step=next_step)
+        return completed
+
+    def _finish(self, child: Child, timeout: float | None, *, check: bool, next_step: str) -> Completed:
         try:
             code = child.wait(timeout)
         except TimeoutError:
             raise NotTrueError(
-                f"{Path(argv[0]).name} took too long",
+                f"{Path(child.argv[0]).name} took too long",
                 what=f"no end after {timeout} s; it was stopped",
                 where=" ".join(child.argv),
                 next_step=next_step,
@@ -171,20 +231,31 @@ class Processes:
         ``user`` is a numeric user id to run as. ``stdin`` True makes a binary pipe; an integer is a file descriptor. The caller ends
         the child (``Child.end``) or leaves that to ``end_all``. Raises BadInputError when the program cannot be started.
         """
-        masked_argv = tuple(self.log.masked(part) for part in argv)
-        self.log.write(f"$ {' '.join(masked_argv)}")
         stdin_source = subprocess.PIPE if stdin is True else subprocess.DEVNULL if stdin is False else stdin
+        variables = child_environment(env, self._withheld)
+        child = self._spawn(argv, argv, Child, env=variables, cwd=cwd, stdin=stdin_source, user=user)
+        self._pump_both(child, echo=echo, but_not_stdout=stdout_pipe)
+        return child
+
+    def _spawn(  # noqa: PLR0913 - the options of a command, all by keyword
+        self,
+        argv: Sequence[str],
+        shown: Sequence[str],
+        kind: type[C],
+        *,
+        env: Mapping[str, str],
+        cwd: Path | None,
+        stdin: int,
+        user: int | None,
+    ) -> C:
+        """Start ``argv`` with this whole environment; ``shown`` stands for it in the log. Raises BadInputError."""
+        masked_argv = tuple(self.log.masked(part) for part in shown)
+        self.log.write(f"$ {' '.join(masked_argv)}")
         try:
             popen = subprocess.Popen(
-                list(argv),
-                stdin=stdin_source,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                env=child_environment(env, self._withheld),
-                cwd=cwd,
-                start_new_session=True,
+                list(argv), stdin=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=dict(env), cwd=cwd, start_new_session=True,
                 user=user,
-            )
+            )  # fmt: skip
         except (FileNotFoundError, PermissionError, NotADirectoryError) as error:
             raise BadInputError(
                 f"{Path(argv[0]).name} cannot be started",
@@ -192,16 +263,18 @@ class Processes:
                 where=" ".join(masked_argv),
                 next_step="install the program, or correct the command in the configuration",
             ) from error
-        child = Child(popen, masked_argv)
+        child = kind(popen, masked_argv)
         with self._lock:
             self._children.append(child)
-        assert popen.stderr is not None  # noqa: S101 - PIPE was asked for
-        self._pump(child, popen.stderr, "stderr", echo)
-        if not stdout_pipe:
-            assert popen.stdout is not None  # noqa: S101 - PIPE was asked for
-            child.stdout = None
-            self._pump(child, popen.stdout, "stdout", echo)
         return child
+
+    def _pump_both(self, child: Child, *, echo: bool, but_not_stdout: bool = False) -> None:
+        assert child.popen.stderr is not None  # noqa: S101 - PIPE was asked for
+        self._pump(child, child.popen.stderr, "stderr", echo)
+        if not but_not_stdout:
+            assert child.popen.stdout is not None  # noqa: S101 - PIPE was asked for
+            child.stdout = None
+            self._pump(child, child.popen.stdout, "stdout", echo)
 
     def start_detached(
         self,
@@ -273,19 +346,6 @@ def _feed(child: Child, data: bytes) -> None:
         if child.stdin is not None:
             child.stdin.write(data)
             child.stdin.close()
-
-
-def hide_environment() -> None:
-    """Keep other processes of this user from reading this one's environment and memory (``/proc/<pid>/environ``).
-
-    The application's own build scripts run as children of a step whose environment has secrets; a child's own environment is
-    free of them already (``environment.child_environment``). A script that may become root, as on GitHub's own runners, is not
-    stopped by this; where there is no prctl (macOS) there is no ``/proc`` either.
-    """
-    import ctypes
-
-    with contextlib.suppress(AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
 
 
 def is_alive(pid: int) -> bool:
