@@ -100,7 +100,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
 
 def _edge(table: dict[str, Any]) -> EdgeSettings:
     folder = Path(table["config_dir"]) if "config_dir" in table else None
-    return EdgeSettings(folder, table.get("admin_url"), _tls(table), table.get("trusted_proxies", 0), table.get("sticky_cookie"))
+    return EdgeSettings(folder, _tls(table), table.get("trusted_proxies", 0), table.get("sticky_cookie"))
 
 
 def _tls(table: dict[str, Any]) -> TlsSettings | None:
@@ -138,22 +138,18 @@ def _target(document: dict[str, Any]) -> TargetSettings:
 def _docker_hosts(table: dict[str, Any] | None) -> DockerHostsSettings | None:
     if table is None:
         return None
-    network, admin_network = table.get("network", "10.212.0.0/16"), table.get("admin_network", "10.213.0.0/24")
-    for name, text in (("network", network), ("admin_network", admin_network)):
-        try:
-            size = ipaddress.IPv4Network(text).num_addresses
-        except ValueError as error:
-            raise ValueError(f"target.docker_hosts.{name}: {error}") from error
-        if size < 64:
-            raise ValueError(f"target.docker_hosts.{name}: {text} has {size} addresses, at least 64 are needed")
-    if ipaddress.IPv4Network(network).overlaps(ipaddress.IPv4Network(admin_network)):
-        raise ValueError(f"target.docker_hosts: network {network} and admin_network {admin_network} overlap")
+    network = table.get("network", "10.212.0.0/16")
+    try:
+        size = ipaddress.IPv4Network(network).num_addresses
+    except ValueError as error:
+        raise ValueError(f"target.docker_hosts.network: {error}") from error
+    if size < 64:
+        raise ValueError(f"target.docker_hosts.network: {network} has {size} addresses, at least 64 are needed")
     return DockerHostsSettings(
         edge_image=table["edge_image"],
         guard_image=table["guard_image"],
         http_port=table.get("http_port", 80),
         network=network,
-        admin_network=admin_network,
         lease_seconds=table.get("lease_seconds", 45),
         disk_reserve=table.get("disk_reserve", "1g"),
         take_over=table.get("take_over"),

@@ -99,12 +99,11 @@ class TlsSettings:
 
 @dataclass(frozen=True)
 class EdgeSettings:
-    """The Envoy edge: folder of its dynamic configuration files and its admin address (local_processes target), TLS, the number of
-    trusted proxies in front of it, and the cookie that keeps users on a version.
+    """The Envoy edge: folder of its dynamic configuration files and admin socket (local_processes target), TLS, the number of trusted
+    proxies in front of it, and the cookie that keeps users on a version.
     """
 
     config_dir: Path | None
-    admin_url: str | None
     tls: TlsSettings | None
     trusted_proxies: int
     sticky_cookie: str | None
@@ -120,7 +119,7 @@ class LocalProcessesSettings:
 
 @dataclass(frozen=True)
 class DockerHostsSettings:
-    """Production hosts: pinned images of edge and guard, the port that users reach, subnets of the two networks, seconds of the lease,
+    """Production hosts: pinned images of edge and guard, the port that users reach, the subnet of the instances, seconds of the lease,
     the disk (``1g``) that stays free beside the images of both versions, and the compose project whose port the edge may take over.
     """
 
@@ -128,7 +127,6 @@ class DockerHostsSettings:
     guard_image: str
     http_port: int
     network: str
-    admin_network: str
     lease_seconds: float
     disk_reserve: str = "1g"
     take_over: str | None = None

@@ -41,7 +41,7 @@ class Containers:
         name = f"azora-{service.id}-{release.id}-{number}"
         labels = {"service": service.id, "version": release.version, "deployment-id": release.id, "number": str(number)}
         with self._host.docker(f"start {name}") as client:
-            self._remove(client, name)
+            self._host.remove_container(client, name)
             address = self._host.addresses.free(taken_addresses(client))
             container = self._host.create(
                 client,
@@ -61,13 +61,6 @@ class Containers:
         facts = {"PORT": str(service.port), "HOST": "0.0.0.0", "SERVICE": service.id}  # noqa: S104 - inside its own container
         facts |= {"VERSION": release.bare, "DEPLOYMENT_ID": release.id}
         return {**service.env, **facts, **{name: self._context.secrets[name].reveal() for name in service.secrets}}
-
-    def _remove(self, client: Any, name: str) -> None:
-        """Remove the container of this name, if there is one: a runner that died before it noted the container left it behind."""
-        from docker.errors import NotFound
-
-        with suppress(NotFound):
-            client.containers.get(name).remove(force=True)
 
     def address(self, facts: Facts) -> str:
         """Return ``host:port`` as the edge reaches it."""
@@ -122,7 +115,7 @@ class Containers:
     def discard(self, facts: Facts) -> None:
         """Remove a container that the journal does not know."""
         with self._host.docker(f"remove {facts['container']}") as client:
-            self._remove(client, facts["container"])
+            self._host.remove_container(client, facts["container"])
 
     def clear(self, release_id: str) -> None:
         """Remove the containers of a release, and each of their images that no other container is made of."""

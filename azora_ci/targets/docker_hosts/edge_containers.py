@@ -1,4 +1,4 @@
-"""What a production host needs besides instances: two networks, the volume of the routes, the guard and the edge.
+"""What a production host needs besides instances: their network, the volume of the routes, the guard and the edge.
 
 Every step is idempotent: existing parts are recognised by name and label. An edge whose configuration changed is replaced. All that an
 edge knows is on the volume, so the new edge is created and tried while the old one runs, and starts the moment the old one has stopped.
@@ -8,6 +8,7 @@ without an edge until a rerun or ``edge install``, so no edge is replaced while 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import inspect
@@ -24,6 +25,8 @@ from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.health.probes import DialledConnection
 from azora_ci.targets.base import TargetContext
+from azora_ci.targets.docker_hosts.connection import DOCKER_SOCKET
+from azora_ci.targets.docker_hosts.doors import EARLIER_NETWORK, EDGE, GUARD, Door, socket_of
 from azora_ci.targets.docker_hosts.host import LABEL, NETWORK, DockerHost
 from azora_ci.targets.envoy import config as envoy_config
 from azora_ci.targets.envoy import state
@@ -31,11 +34,14 @@ from azora_ci.targets.envoy.options import edge_options
 from azora_ci.targets.guard import server, store
 from azora_ci.targets.guard.client import EDGE_FOLDER
 
-ADMIN_NETWORK, VOLUME = "azora-admin", "azora-edge"
-EDGE, GUARD = "azora-edge", "azora-guard"
+VOLUME = "azora-edge"
 NEXT, TRIAL = "azora-edge-next", "azora-edge-trial"  # containers of a replacement of the edge
+ASKED = "azora-asked"  # container that looks at the host's Docker socket
+# An earlier version's edge reads bootstrap.json when it starts again: that one stays as it is.
+BOOTSTRAP = EDGE_FOLDER / "edge-bootstrap.json"
+SOCKET_MODE = 0o660
 ANSWER_SECONDS = 15.0  # limit for a new edge to answer
-EDGE_PORT, TLS_PORT, ADMIN_PORT, GUARD_PORT = 8080, 8443, 9901, 9902  # inside their containers
+EDGE_PORT, TLS_PORT = 8080, 8443  # inside its container
 TLS_FOLDER = Path("/tls")  # inside the edge's container
 
 
@@ -54,6 +60,7 @@ class EdgeContainers:
     def __init__(self, host: DockerHost, settings: HostSettings, context: TargetContext) -> None:
         self._host, self._settings, self._context = host, settings, context
         self._say, self._clock = context.log.say, context.clock
+        self._admin = Door(host, EDGE)
 
     def is_installed(self) -> bool:
         """Return whether a guard runs on the host."""
@@ -83,10 +90,9 @@ class EdgeContainers:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def install_guard(self) -> None:
-        """Create the networks, the volume and the guard where they are missing, and start the guard."""
-        with self._host.docker("prepare the edge's networks and guard") as client:
-            self._ensure_network(client, NETWORK, self._host.addresses.network, internal=False)
-            self._ensure_network(client, ADMIN_NETWORK, self._host.addresses.admin_network, internal=True)
+        """Create the network, the volume and the guard where they are missing, and start the guard."""
+        with self._host.docker("prepare the edge's network and guard") as client:
+            self._ensure_network(client, NETWORK, self._host.addresses.network)
             client.volumes.create(VOLUME)
             container = self._find_container(client, GUARD)
             if container is None:
@@ -136,6 +142,7 @@ class EdgeContainers:
                 edge = self._create_edge(client, EDGE, publish=publish)
             if edge.status != "running":
                 edge.start()
+            self._drop_earlier_network(client)
         return None
 
     def replace_edge(self, *, publish: bool, between: Callable[[], None] = lambda: None) -> float:
@@ -145,6 +152,7 @@ class EdgeContainers:
         """
         with self._host.docker("replace the edge") as client:
             self._host.pull(self._settings.edge_image)
+            self._put_bootstrap(client)
             self._try_edge(client)
             old, new = client.containers.get(EDGE), self._create_edge(client, NEXT, publish=publish)
             stopped_at = self._clock.monotonic()
@@ -160,6 +168,7 @@ class EdgeContainers:
             seconds = self._clock.monotonic() - stopped_at
             old.remove(force=True)
             new.rename(EDGE)
+            self._drop_earlier_network(client)
         image = old.labels.get(f"{LABEL}image", self._settings.edge_image)
         if image != self._settings.edge_image:
             self._host.drop_image(image)
@@ -185,9 +194,10 @@ class EdgeContainers:
         """Let the configured image validate its configuration before the old edge is stopped. Raises NotTrueError."""
         from docker.errors import APIError
 
-        entrypoint = [*state.command(EDGE_FOLDER / "bootstrap.json"), "--mode", "validate"]
+        parts = self._edge_parts(publish=False)
+        parts["entrypoint"] += ["--mode", "validate"]
         trial = self._host.create(
-            client, TRIAL, self._settings.edge_image, entrypoint=entrypoint, command=[], endpoint=None, binds=[f"{VOLUME}:{EDGE_FOLDER}:ro"]
+            client, TRIAL, self._settings.edge_image, command=[], endpoint=None, user=self._user(client), restart=False, **parts
         )
         try:
             trial.start()
@@ -210,7 +220,7 @@ class EdgeContainers:
             self._clock.sleep(0.02)
 
     def _answers(self, *, publish: bool) -> bool:
-        connection = DialledConnection(self._host.addresses.admin, ADMIN_PORT, 2.0, self._host.dial)
+        connection = DialledConnection("admin", None, 2.0, self._admin.dial)
         try:
             connection.request("GET", "/ready", headers={"connection": "close"})
             live = connection.getresponse().status == 200
@@ -239,49 +249,89 @@ class EdgeContainers:
             return None
 
     def _edge_digest(self, *, publish: bool) -> str:
-        parts = (
-            self._settings.edge_image,
-            self._edge_parts(publish=publish),
-            str(self._settings.network),
-            str(self._settings.admin_network),
-        )
+        parts = (self._settings.edge_image, self._edge_parts(publish=publish), str(self._settings.network))
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def _edge_parts(self, *, publish: bool) -> dict[str, Any]:
         """Return what the edge's container is made of, as keywords of ``DockerHost.create``; when this changes, the edge is replaced."""
-        binds, ports = [f"{VOLUME}:{EDGE_FOLDER}:ro"], {EDGE_PORT: self._settings.http_port}
+        binds, ports = [f"{VOLUME}:{EDGE_FOLDER}:ro", _socket_bind(EDGE)], {EDGE_PORT: self._settings.http_port}
         tls = self._context.config.edge.tls
         if tls is not None:
             binds.append(f"{tls.certificate.parent}:{TLS_FOLDER}:ro")
             ports[TLS_PORT] = tls.port
         return {
-            "entrypoint": list(state.command(EDGE_FOLDER / "bootstrap.json")),
+            "entrypoint": list(state.command(BOOTSTRAP)),
             "binds": binds,
             "ports": ports if publish else {},
         }
 
     def _create_edge(self, client: Any, name: str, *, publish: bool) -> Any:
-        container = self._host.create(
+        self._put_bootstrap(client)
+        return self._host.create(
             client,
             name,
             self._settings.edge_image,
             command=[],
             endpoint=(NETWORK, self._host.addresses.edge),
             labels={f"{LABEL}edge": self._edge_digest(publish=publish)},
+            user=self._user(client),
             **self._edge_parts(publish=publish),
         )
-        client.networks.get(ADMIN_NETWORK).connect(container, ipv4_address=self._host.addresses.admin)
-        return container
 
-    # --- networks and guard ------------------------------------------------------------------------------------------------
+    def _put_bootstrap(self, client: Any) -> None:
+        """Write the edge's bootstrap to the volume, which only the guard can write to."""
+        bootstrap = json.dumps(envoy_config.bootstrap(EDGE_FOLDER, socket_of(EDGE), SOCKET_MODE))
+        client.containers.get(GUARD).put_archive(str(EDGE_FOLDER), _tar(BOOTSTRAP.name, bootstrap))
 
-    def _ensure_network(self, client: Any, name: str, subnet: ipaddress.IPv4Network, *, internal: bool) -> None:
+    # --- network and guard ------------------------------------------------------------------------------------------------
+
+    def _user(self, client: Any) -> str:
+        """Return user and group of guard and edge: root, and the group of the Docker socket, which their own sockets then have.
+
+        The API does not tell a file's group: a container that is given nothing but the socket's name looks at it.
+        """
+        script = "import os; print(os.stat('/asked').st_gid)"
+        self._host.remove_container(client, ASKED)
+        container = self._host.create(
+            client,
+            ASKED,
+            self._settings.guard_image,
+            entrypoint=["python3", "-c", script],
+            command=[],
+            endpoint=None,
+            binds=[f"{DOCKER_SOCKET}:/asked:ro"],
+            restart=False,
+        )
+        try:
+            container.start()
+            code = container.wait(timeout=ANSWER_SECONDS)["StatusCode"]
+            answer = container.logs().decode(errors="replace").strip()
+        finally:
+            container.remove(force=True)
+        if code or not answer.isdecimal():
+            raise NotTrueError(
+                "The group of Docker's socket is not known",
+                what=f"{self._settings.guard_image} ended with {code}: {answer[-500:]}",
+                where=f"{self._host.name}, {DOCKER_SOCKET}",
+                next_step="check that target.docker_hosts.guard_image has python3, and that Docker's socket is there",
+            )
+        return f"0:{answer}"
+
+    def _drop_earlier_network(self, client: Any) -> None:
+        """Remove the network of an earlier version once its guard and edge are gone."""
+        from docker.errors import APIError
+
+        with contextlib.suppress(APIError):  # still used: by a guard whose lock is held
+            for network in client.networks.list(names=[f"^{EARLIER_NETWORK}$"]):
+                network.remove()
+
+    def _ensure_network(self, client: Any, name: str, subnet: ipaddress.IPv4Network) -> None:
         from docker.types import IPAMConfig, IPAMPool
 
         networks = client.networks.list(names=[f"^{name}$"])
         if not networks:
             pool = IPAMConfig(pool_configs=[IPAMPool(subnet=str(subnet), gateway=str(subnet[1]))])
-            client.networks.create(name, driver="bridge", ipam=pool, internal=internal, check_duplicate=True)
+            client.networks.create(name, driver="bridge", ipam=pool, check_duplicate=True)
             return
         subnets = [config.get("Subnet") for config in networks[0].attrs["IPAM"]["Config"] or []]
         if str(subnet) not in subnets:
@@ -299,16 +349,20 @@ class EdgeContainers:
             GUARD,
             self._settings.guard_image,
             entrypoint=["python3", "/azora"],
-            command=["--folder", str(EDGE_FOLDER), "--listen", f"0.0.0.0:{GUARD_PORT}", "--lease-seconds", f"{lease:g}"],
-            endpoint=(ADMIN_NETWORK, self._host.addresses.guard),
-            binds=[f"{VOLUME}:{EDGE_FOLDER}:rw"],
+            command=["--folder", str(EDGE_FOLDER), "--socket", str(socket_of(GUARD)), "--lease-seconds", f"{lease:g}"],
+            endpoint=None,
+            user=self._user(client),
+            binds=[f"{VOLUME}:{EDGE_FOLDER}:rw", _socket_bind(GUARD)],
             labels={f"{LABEL}guard": self._guard_digest()},
         )
-        bootstrap = envoy_config.bootstrap(EDGE_FOLDER, f"{self._host.addresses.admin}:{ADMIN_PORT}")
         for name, text in _guard_sources().items():
             container.put_archive("/", _tar(f"azora/{name}", text))
-        container.put_archive(str(EDGE_FOLDER), _tar("bootstrap.json", json.dumps(bootstrap)))
         return container
+
+
+def _socket_bind(container: str) -> str:
+    folder = socket_of(container).parent
+    return f"{folder}:{folder}:rw"
 
 
 def _guard_sources() -> dict[str, str]:

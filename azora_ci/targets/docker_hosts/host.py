@@ -9,7 +9,7 @@ import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -30,25 +30,14 @@ API_SECONDS = 60.0  # limit for one answer of the daemon
 
 @dataclass(frozen=True)
 class HostNetworks:
-    """Static addresses of a host's networks."""
+    """Static addresses of a host's network."""
 
     network: ipaddress.IPv4Network
-    admin_network: ipaddress.IPv4Network
 
     @property
     def edge(self) -> str:
         """Return the edge's address among the instances."""
         return str(self.network[2])
-
-    @property
-    def admin(self) -> str:
-        """Return the address of the edge's admin port."""
-        return str(self.admin_network[2])
-
-    @property
-    def guard(self) -> str:
-        """Return the guard's address."""
-        return str(self.admin_network[3])
 
     def free(self, taken: set[str]) -> str:
         """Return an address for an instance that is not in ``taken``. Raises NotTrueError when all are taken."""
@@ -69,7 +58,7 @@ class DockerHost:
 
     def __init__(self, connection: Connection, settings: HostSettings, context: TargetContext) -> None:
         self.name = str(connection.address)
-        self.addresses = HostNetworks(ipaddress.IPv4Network(settings.network), ipaddress.IPv4Network(settings.admin_network))
+        self.addresses = HostNetworks(ipaddress.IPv4Network(settings.network))
         self._connection, self._settings, self._context = connection, settings, context
         self._client: Any = None
         self._connection_lock, self._client_lock = threading.Lock(), threading.Lock()
@@ -151,13 +140,15 @@ class DockerHost:
         env: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         memory: str | None = None,
+        user: str | None = None,
+        restart: bool = True,
     ) -> Any:
         """Create a container and return it, not started. ``endpoint``: (network, static address), None for no network."""
         api = client.api
         host_config = api.create_host_config(
             binds=list(binds),
             port_bindings=dict(ports or {}),
-            restart_policy={"Name": "unless-stopped"} if endpoint else None,
+            restart_policy={"Name": "unless-stopped"} if restart else None,
             network_mode=None if endpoint else "none",
             mem_limit=memory,
             log_config={"Type": "json-file", "Config": {"max-size": "20m", "max-file": "3"}},
@@ -167,6 +158,7 @@ class DockerHost:
             name=name,
             command=command,
             entrypoint=entrypoint,
+            user=user,
             environment=dict(env or {}),
             ports=list(ports or {}),
             labels={f"{LABEL}image": image, **(labels or {})},
@@ -174,6 +166,13 @@ class DockerHost:
             networking_config=None if endpoint is None else _endpoint(api, *endpoint),
         )
         return client.containers.get(answer["Id"])
+
+    def remove_container(self, client: Any, name: str) -> None:
+        """Remove the container of this name, if there is one: a runner that died before it noted the container left it behind."""
+        from docker.errors import NotFound
+
+        with suppress(NotFound):
+            client.containers.get(name).remove(force=True)
 
     # --- images --------------------------------------------------------------------------------------------------------
 

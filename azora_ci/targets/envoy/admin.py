@@ -1,4 +1,4 @@
-"""Readers of the answers of Envoy's admin port, and what it must answer once a state is in force. Pure."""
+"""Readers of the answers of Envoy's admin socket, and what it must answer once a state is in force. Pure."""
 
 from __future__ import annotations
 

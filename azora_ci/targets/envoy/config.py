@@ -22,11 +22,11 @@ UPSTREAM_IDLE = "4s"
 _TYPE = "type.googleapis.com/envoy"
 
 
-def bootstrap(config_dir: Path, admin: str) -> dict[str, Any]:
-    """Return the static bootstrap: admin address (``host:port``), and the paths of the files that change."""
+def bootstrap(config_dir: Path, admin: Path, mode: int) -> dict[str, Any]:
+    """Return the static bootstrap: the Unix socket of the admin interface with its mode, and the paths of the files that change."""
     return {
         "node": {"id": "azora-edge", "cluster": "azora"},
-        "admin": {"address": _address(admin)},
+        "admin": {"address": {"pipe": {"path": str(admin), "mode": mode}}},
         "dynamic_resources": {
             "lds_config": _source(config_dir, "listeners.json"),
             "cds_config": _source(config_dir, "clusters.json"),
