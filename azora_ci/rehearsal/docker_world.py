@@ -73,8 +73,9 @@ class DockerPlaces:
 
     def service(self, folder: str) -> dict[str, object]:
         """Return build context, environment and volume of a service, which has its own Dockerfile."""
-        volumes = [f"{self.fault_file.parent}:{FAULTS}:ro"]
-        return {"context": f"services/{folder}", "env": {"FAULT_FILE": f"{FAULTS}/{self.fault_file.name}"}, "volumes": volumes}
+        faults = str(self.fault_file.parent)
+        run = {"context": f"services/{folder}", "env": {"FAULT_FILE": f"{FAULTS}/{self.fault_file.name}"}}
+        return {**run, "volumes": [f"{faults}:{FAULTS}:ro"], "allow_host_paths": [faults]}
 
 
 @dataclass

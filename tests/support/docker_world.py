@@ -84,9 +84,9 @@ class HostSshd(Sshd):
 
 
 class Machine:
-    """One production host. ``options``: of its dockerd."""
+    """One production host, whose dockerd has its usual firewall. ``options``: more of dockerd's."""
 
-    options: list[str] = ["--iptables=false", "--ip-forward=false"]  # noqa: RUF012 - replaced as a whole, by the instance
+    options: list[str] = []  # noqa: RUF012 - replaced as a whole, by the instance
 
     def __init__(self, lan: Lan, number: int) -> None:
         self.name, self.address = f"{lan.name}h{number}", f"{lan.prefix}.{10 + number}"
@@ -119,7 +119,7 @@ class Machine:
         folder = self.folder
         argv = [*on_host(self.name, self.run_folder), "dockerd", "--data-root", f"{folder}/d", "--exec-root", f"{folder}/e"]
         argv += ["--pidfile", f"{folder}/p", "-H", "unix:///run/docker.sock", "--insecure-registry", self.lan.registry]
-        argv += ["--bridge=none", "--ip-masq=false", *self.options]
+        argv += ["--bridge=none", *self.options]
         process = self._stack.enter_context(running(argv, folder / "log"))
 
         def answers() -> bool:
@@ -147,7 +147,7 @@ class Machine:
             container.remove(force=True, v=True)
         for volume in self.client.volumes.list():
             volume.remove(force=True)
-        for network in self.client.networks.list(names=["azora"]):
+        for network in self.client.networks.list(names=["^az"]):
             network.remove()
 
     def close(self) -> None:
@@ -295,6 +295,7 @@ class World:
                 instances=2 if name == "api_gateway" else 1,
                 env={"FLAGS": "/flags"},
                 volumes=[f"{self.flags}:/flags"],
+                allow_host_paths=[str(self.flags)],
                 stop_grace_seconds=3,
                 memory="256m",
                 depends_on=["auth_service"] if name == "api_gateway" and "auth_service" in self.services else [],

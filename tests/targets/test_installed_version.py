@@ -325,8 +325,13 @@ def test_a_host_that_an_earlier_version_installed_is_read_taken_back_and_deploye
         target.deploy(fourth, 100)
         target.set_weight(fourth, 100)
         target.promote(fourth)
+        assert set(world.machines[0].client.networks.get("azora").attrs["Containers"]) > {containers.get("azora-edge").id}
     assert load.failed == []
     assert load.versions["1.2.3"] > 10
+    new, old = (
+        {facts["address"].rpartition(".")[0] for facts in target.current().releases[name].instances.values()} for name in (FOURTH, SECOND)
+    )
+    assert (new, old) == ({"10.214.1"}, {"10.212.0"})  # the old version stays in its network, as the rollback target
     assert any("nothing answered for at most" in note for note in target.notes)
     assert world.versions_now() == {"1.2.5"}
     history = target.current()
@@ -349,6 +354,7 @@ def nothing_of_an_earlier_version_is_left(world: World, earlier: set[str]) -> No
     client = world.machines[0].client
     assert not earlier & {container.id for container in client.containers.list(all=True)}
     assert client.networks.list(names=["azora-admin"]) == []
+    assert {"azora", "az-edge", "azora-to-api_gateway"} <= {network.name for network in client.networks.list()}
 
 
 def the_host_is_understood(world: World, target: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,9 @@ from azora_ci.core.config.tables import (
     TlsSettings,
 )
 from azora_ci.core.errors import BadInputError
+
+VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a named volume: Docker takes everything else for a path of the host
+EDGE_VOLUME = "azora-edge"
 
 
 def load(path: Path) -> DeployConfig:
@@ -138,13 +142,13 @@ def _target(document: dict[str, Any]) -> TargetSettings:
 def _docker_hosts(table: dict[str, Any] | None) -> DockerHostsSettings | None:
     if table is None:
         return None
-    network = table.get("network", "10.212.0.0/16")
+    network = table.get("network", "10.214.0.0/16")
     try:
         size = ipaddress.IPv4Network(network).num_addresses
     except ValueError as error:
         raise ValueError(f"target.docker_hosts.network: {error}") from error
-    if size < 64:
-        raise ValueError(f"target.docker_hosts.network: {network} has {size} addresses, at least 64 are needed")
+    if size < 256:
+        raise ValueError(f"target.docker_hosts.network: {network} has {size} addresses, at least 256 are needed: it is divided by services")
     return DockerHostsSettings(
         edge_image=table["edge_image"],
         guard_image=table["guard_image"],
@@ -156,7 +160,22 @@ def _docker_hosts(table: dict[str, Any] | None) -> DockerHostsSettings | None:
     )
 
 
+def _check_volumes(name: str, table: dict[str, Any]) -> None:
+    """Raise ValueError for a volume that gives a service a part of the host, unless ``allow_host_paths`` names exactly that path."""
+    allowed = table.get("allow_host_paths", [])
+    for volume in table.get("volumes", []):
+        source = volume.partition(":")[0]
+        if source == EDGE_VOLUME:
+            raise ValueError(f"services.{name}.volumes: {volume}: {EDGE_VOLUME} holds the edge's routes and the guard's journal")
+        if not VOLUME_NAME.fullmatch(source) and (source not in allowed or ".." in source.split("/")):
+            raise ValueError(
+                f"services.{name}.volumes: {volume}: {source} is a path of the host; name a volume (uploads:/data), or repeat the path in "
+                f"services.{name}.allow_host_paths: whoever takes over the service has what is there"
+            )
+
+
 def _service(name: str, table: dict[str, Any]) -> Service:
+    _check_volumes(name, table)
     return Service(
         id=name,
         title=table["title"],
@@ -175,4 +194,7 @@ def _service(name: str, table: dict[str, Any]) -> Service:
         stop_grace_seconds=table.get("stop_grace_seconds", 30),
         timeout_seconds=table.get("timeout_seconds", 15),
         depends_on=tuple(table.get("depends_on", [])),
+        networks=tuple(table.get("networks", [])),
+        cap_drop=tuple(table.get("cap_drop", [])),
+        read_only=table.get("read_only", False),
     )

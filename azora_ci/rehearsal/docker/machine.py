@@ -79,7 +79,7 @@ def _missing_error(missing: list[str], *, root: bool) -> BadInputError:
 
 @dataclass(frozen=True)
 class MachineAddresses:
-    """Two /24 networks of 10.0.0.0/8: the host's instances, and the one between this machine and the host."""
+    """Two networks of 10.0.0.0/8: a /23 for the host's instances, and a /24 between this machine and the host."""
 
     second: int
     third: int
@@ -91,8 +91,8 @@ class MachineAddresses:
 
     @property
     def network(self) -> str:
-        """Return the subnet of the instances."""
-        return f"10.{self.second}.{self.third}.0/24"
+        """Return the range of the instances' subnets."""
+        return f"10.{self.second}.{self.third}.0/23"
 
     def link_address(self, number: int) -> str:
         """Return an address of the network between this machine and the host."""

@@ -5,16 +5,20 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.config import Service
 from azora_ci.core.errors import UnreachableError
 from azora_ci.targets.base import TargetContext
-from azora_ci.targets.docker_hosts.host import LABEL, NETWORK, DockerHost
+from azora_ci.targets.docker_hosts.host import LABEL, Cage, DockerHost
+from azora_ci.targets.docker_hosts.networks import Networks
 from azora_ci.targets.node_parts import Facts
 from azora_ci.targets.parallel import outcomes, results
 from azora_ci.targets.release import Release
 
+# Capabilities that a container has by default and an application does without: packets in the name of others, devices, audit records,
+# another root, capabilities of files.
+DROPPED = ("NET_RAW", "MKNOD", "AUDIT_WRITE", "SYS_CHROOT", "SETFCAP")
 LOG_LINES, TAIL_LINES = 2000, 8  # lines of an instance's log: kept as an artifact, shown in an error
 
 
@@ -23,8 +27,9 @@ class Containers:
 
     attempts = 1  # the daemon restarts an instance that ends: the runner does not start it again
 
-    def __init__(self, host: DockerHost, context: TargetContext, checkpoint: Callable[[], None]) -> None:
+    def __init__(self, host: DockerHost, settings: HostSettings, context: TargetContext, checkpoint: Callable[[], None]) -> None:
         self._host, self._context, self._checkpoint = host, context, checkpoint
+        self._networks = Networks(host, settings)
 
     def image(self, service: Service, release: Release) -> str:
         """Return the reference of a service's image, by digest."""
@@ -42,20 +47,28 @@ class Containers:
         labels = {"service": service.id, "version": release.version, "deployment-id": release.id, "number": str(number)}
         with self._host.docker(f"start {name}") as client:
             self._host.remove_container(client, name)
-            address = self._host.addresses.free(taken_addresses(client))
+            network, address = self._networks.free_address(client, service.id)
             container = self._host.create(
                 client,
                 name,
                 self.image(service, release),
-                endpoint=(NETWORK, address),
+                endpoint=(network, address),
                 command=None,  # the image's own
                 binds=list(service.volumes),
                 env=self._environment(service, release),
                 labels={f"{LABEL}{key}": value for key, value in labels.items()},
                 memory=service.memory,
+                cage=self._cage(service, release),
             )
+            for other in service.networks:
+                client.networks.get(other).connect(container)
             container.start()
         return {"container": name, "address": f"{address}:{service.port}"}
+
+    def _cage(self, service: Service, release: Release) -> Cage:
+        """Return the service's cage. A user other than root needs no capability, and gets none."""
+        dropped = (*DROPPED, *service.cap_drop) if self._host.runs_as_root(self.image(service, release)) else ("ALL",)
+        return Cage(("ALL",) if "ALL" in dropped else tuple(dict.fromkeys(dropped)), read_only=service.read_only)
 
     def _environment(self, service: Service, release: Release) -> dict[str, str]:
         facts = {"PORT": str(service.port), "HOST": "0.0.0.0", "SERVICE": service.id}  # noqa: S104 - inside its own container
@@ -125,13 +138,3 @@ class Containers:
                 client.api.remove_container(container["Id"], force=True, v=True)
         for image in sorted({container["Labels"][f"{LABEL}image"] for container in containers}):
             self._host.drop_image(image)
-
-
-def taken_addresses(client: Any) -> set[str]:
-    """Return the addresses that containers have now, or get again at their next start."""
-    addresses = set()
-    for container in client.api.containers(all=True, filters={"network": NETWORK}):
-        endpoint = container["NetworkSettings"]["Networks"][NETWORK]
-        configured = endpoint.get("IPAMConfig") or {}
-        addresses |= {endpoint.get("IPAddress"), configured.get("IPv4Address")}
-    return addresses - {None, ""}

@@ -1,4 +1,4 @@
-"""What a production host needs besides instances: their network, the volume of the routes, the guard and the edge.
+"""What a production host needs besides instances: networks, the volume of the routes, the guard, the wall and the edge.
 
 Every step is idempotent: existing parts are recognised by name and label. An edge whose configuration changed is replaced. All that an
 edge knows is on the volume, so the new edge is created and tried while the old one runs, and starts the moment the old one has stopped.
@@ -13,7 +13,6 @@ import hashlib
 import http.client
 import inspect
 import io
-import ipaddress
 import json
 import tarfile
 from collections.abc import Callable
@@ -27,7 +26,9 @@ from azora_ci.health.probes import DialledConnection
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts.connection import DOCKER_SOCKET
 from azora_ci.targets.docker_hosts.doors import EARLIER_NETWORK, EDGE, GUARD, Door, socket_of
-from azora_ci.targets.docker_hosts.host import LABEL, NETWORK, DockerHost
+from azora_ci.targets.docker_hosts.host import LABEL, Cage, DockerHost
+from azora_ci.targets.docker_hosts.networks import FRONT, Networks, edge_address
+from azora_ci.targets.docker_hosts.wall import Wall
 from azora_ci.targets.envoy import config as envoy_config
 from azora_ci.targets.envoy import state
 from azora_ci.targets.envoy.options import edge_options
@@ -61,6 +62,8 @@ class EdgeContainers:
         self._host, self._settings, self._context = host, settings, context
         self._say, self._clock = context.log.say, context.clock
         self._admin = Door(host, EDGE)
+        self._networks, self._wall = Networks(host, settings), Wall(host, settings, context.config)
+        self._services = {service.id for service in context.config.services}
 
     def is_installed(self) -> bool:
         """Return whether a guard runs on the host."""
@@ -90,11 +93,12 @@ class EdgeContainers:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def install_guard(self) -> None:
-        """Create the network, the volume and the guard where they are missing, and start the guard."""
-        with self._host.docker("prepare the edge's network and guard") as client:
-            self._ensure_network(client, NETWORK, self._host.addresses.network)
+        """Create networks, the volume, the wall and the guard where they are missing, and start the last two."""
+        with self._host.docker("prepare the edge's networks and guard") as client:
+            self._networks.ensure(client, self._services)
             client.volumes.create(VOLUME)
-            container = self._find_container(client, GUARD)
+            self._wall.install(client)
+            container = self._host.find_container(client, GUARD)
             if container is None:
                 self._host.pull(self._settings.guard_image)
                 container = self._create_guard(client)
@@ -130,7 +134,7 @@ class EdgeContainers:
         """
         with self._host.docker("start the edge") as client:
             self._finish_replacement(client)
-            edge = self._find_container(client, EDGE)
+            edge = self._host.find_container(client, EDGE)
             if edge is not None and edge.labels.get(f"{LABEL}edge") != self._edge_digest(publish=publish):
                 if replace:
                     had_port = self.is_published()
@@ -140,9 +144,10 @@ class EdgeContainers:
             if edge is None:
                 self._host.pull(self._settings.edge_image)
                 edge = self._create_edge(client, EDGE, publish=publish)
+            self._networks.join(client, edge)  # before an instance starts in a network that is new
             if edge.status != "running":
                 edge.start()
-            self._drop_earlier_network(client)
+            self._drop_earlier_networks(client)
         return None
 
     def replace_edge(self, *, publish: bool, between: Callable[[], None] = lambda: None) -> float:
@@ -155,6 +160,7 @@ class EdgeContainers:
             self._put_bootstrap(client)
             self._try_edge(client)
             old, new = client.containers.get(EDGE), self._create_edge(client, NEXT, publish=publish)
+            self._networks.join(client, new)
             stopped_at = self._clock.monotonic()
             old.stop(timeout=1)
             try:
@@ -168,7 +174,7 @@ class EdgeContainers:
             seconds = self._clock.monotonic() - stopped_at
             old.remove(force=True)
             new.rename(EDGE)
-            self._drop_earlier_network(client)
+            self._drop_earlier_networks(client)
         image = old.labels.get(f"{LABEL}image", self._settings.edge_image)
         if image != self._settings.edge_image:
             self._host.drop_image(image)
@@ -182,7 +188,7 @@ class EdgeContainers:
             client.containers.get(TRIAL).remove(force=True)
         if NEXT not in names:
             return
-        new, old = client.containers.get(NEXT), self._find_container(client, EDGE)
+        new, old = client.containers.get(NEXT), self._host.find_container(client, EDGE)
         if new.status == "running":
             if old is not None:
                 old.remove(force=True)
@@ -240,14 +246,6 @@ class EdgeContainers:
             next_step="correct target.docker_hosts; the edge that was there goes on",
         )
 
-    def _find_container(self, client: Any, name: str) -> Any:
-        from docker.errors import NotFound
-
-        try:
-            return client.containers.get(name)
-        except NotFound:
-            return None
-
     def _edge_digest(self, *, publish: bool) -> str:
         parts = (self._settings.edge_image, self._edge_parts(publish=publish), str(self._settings.network))
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
@@ -263,6 +261,8 @@ class EdgeContainers:
             "entrypoint": list(state.command(BOOTSTRAP)),
             "binds": binds,
             "ports": ports if publish else {},
+            # Root without capabilities may not read files of others, as a certificate's key may be.
+            "cage": Cage(add=("DAC_OVERRIDE",) if tls else (), read_only=True),
         }
 
     def _create_edge(self, client: Any, name: str, *, publish: bool) -> Any:
@@ -272,7 +272,7 @@ class EdgeContainers:
             name,
             self._settings.edge_image,
             command=[],
-            endpoint=(NETWORK, self._host.addresses.edge),
+            endpoint=(FRONT, edge_address(client.networks.get(FRONT))),
             labels={f"{LABEL}edge": self._edge_digest(publish=publish)},
             user=self._user(client),
             **self._edge_parts(publish=publish),
@@ -317,30 +317,14 @@ class EdgeContainers:
             )
         return f"0:{answer}"
 
-    def _drop_earlier_network(self, client: Any) -> None:
-        """Remove the network of an earlier version once its guard and edge are gone."""
+    def _drop_earlier_networks(self, client: Any) -> None:
+        """Remove networks that no instance is in any more, and the one that guard and edge of an earlier version were in."""
         from docker.errors import APIError
 
+        self._networks.drop_unused(client, self._services)
         with contextlib.suppress(APIError):  # still used: by a guard whose lock is held
             for network in client.networks.list(names=[f"^{EARLIER_NETWORK}$"]):
                 network.remove()
-
-    def _ensure_network(self, client: Any, name: str, subnet: ipaddress.IPv4Network) -> None:
-        from docker.types import IPAMConfig, IPAMPool
-
-        networks = client.networks.list(names=[f"^{name}$"])
-        if not networks:
-            pool = IPAMConfig(pool_configs=[IPAMPool(subnet=str(subnet), gateway=str(subnet[1]))])
-            client.networks.create(name, driver="bridge", ipam=pool, check_duplicate=True)
-            return
-        subnets = [config.get("Subnet") for config in networks[0].attrs["IPAM"]["Config"] or []]
-        if str(subnet) not in subnets:
-            raise NotTrueError(
-                "The host's network is another one",
-                what=f"network {name} has {', '.join(map(str, subnets)) or 'no subnet'}, configured is {subnet}",
-                where=f"{self._host.name}, target.docker_hosts",
-                next_step="configure the subnet that is there; addresses of running instances depend on it",
-            )
 
     def _create_guard(self, client: Any) -> Any:
         lease = self._settings.lease_seconds

@@ -134,7 +134,7 @@ class DockerHosts:
         guard = GuardClient(host.name, Door(host, GUARD).dial, self._clock, host.ensure)
         edge = GuardedEdge(guard, self._clock, Door(host, EDGE).dial)
         lease = Lease(guard, self._clock)
-        runner = Containers(host, context, self._checkpoint)
+        runner = Containers(host, self._settings, context, self._checkpoint)
         parts = Parts(lease, GuardedJournal(guard), edge, runner, self._options, host.name, host.dial, self._checkpoint)
         edge_containers = EdgeContainers(host, self._settings, context)
         port = Port(host, edge_containers, guard, self._settings, self._clock)

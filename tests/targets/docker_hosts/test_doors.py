@@ -107,10 +107,10 @@ def test_no_port_leads_to_guard_or_admin_interface(world):
 
 def test_an_instance_that_wants_the_edge_to_quit_gets_no_answer(world):
     machine = world.machines[0]
-    (edge,) = (endpoint["IPAddress"] for endpoint in machine.client.containers.get(EDGE).attrs["NetworkSettings"]["Networks"].values())
-    gateway = edge.rpartition(".")[0] + ".1"
+    endpoints = machine.client.containers.get(EDGE).attrs["NetworkSettings"]["Networks"]
+    edge = endpoints["azora-to-api_gateway"]["IPAddress"]
     instance = machine.containers()[0]
-    script = FROM_AN_INSTANCE.format(addresses=repr((edge, gateway)))
+    script = FROM_AN_INSTANCE.format(addresses=repr((edge, edge.rpartition(".")[0] + ".1")))
     code, output = instance.exec_run(["python3", "-c", script])
     assert code == 0, output
     answers = {tuple(line.split()[1:]) for line in output.decode().splitlines()}
