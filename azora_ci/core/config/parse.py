@@ -69,6 +69,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
     if target.kind == "local_processes" and "config_dir" not in edge:
         raise ValueError("edge.config_dir: is required by target.kind local_processes")
     _check_redirect(document)
+    _check_calls(document["services"])
     return DeployConfig(
         application=document["application"],
         public_url=document["public_url"].rstrip("/"),
@@ -160,6 +161,13 @@ def _docker_hosts(table: dict[str, Any] | None) -> DockerHostsSettings | None:
     )
 
 
+def _check_calls(services: dict[str, Any]) -> None:
+    for name, table in services.items():
+        unknown = [callee for callee in table.get("talks_to", []) if callee not in services or callee == name]
+        if unknown:
+            raise ValueError(f"services.{name}.talks_to: {', '.join(unknown)}: not another service of this configuration")
+
+
 def _check_volumes(name: str, table: dict[str, Any]) -> None:
     """Raise ValueError for a volume that gives a service a part of the host, unless ``allow_host_paths`` names exactly that path."""
     allowed = table.get("allow_host_paths", [])
@@ -194,6 +202,7 @@ def _service(name: str, table: dict[str, Any]) -> Service:
         stop_grace_seconds=table.get("stop_grace_seconds", 30),
         timeout_seconds=table.get("timeout_seconds", 15),
         depends_on=tuple(table.get("depends_on", [])),
+        talks_to=tuple(table.get("talks_to", [])),
         networks=tuple(table.get("networks", [])),
         cap_drop=tuple(table.get("cap_drop", [])),
         read_only=table.get("read_only", False),

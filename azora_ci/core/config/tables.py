@@ -119,8 +119,8 @@ class LocalProcessesSettings:
 
 @dataclass(frozen=True)
 class DockerHostsSettings:
-    """Production hosts: pinned images of edge and guard, the port that users reach, the range of the instances' subnets, seconds of the lease,
-    the disk (``1g``) that stays free beside the images of both versions, and the compose project whose port the edge may take over.
+    """Production hosts: pinned images of edge and guard, the port that users reach, the range of the instances' subnets, seconds of the
+    lease, the disk (``1g``) that stays free beside the images of both versions, and the compose project whose port the edge may take over.
     """
 
     edge_image: str
@@ -162,6 +162,7 @@ class Service:
     stop_grace_seconds: float
     timeout_seconds: float
     depends_on: tuple[str, ...]
+    talks_to: tuple[str, ...] = ()
     networks: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     read_only: bool = False

@@ -12,6 +12,7 @@ from azora_ci.core.errors import UnreachableError
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts.host import LABEL, Cage, DockerHost
 from azora_ci.targets.docker_hosts.networks import Networks
+from azora_ci.targets.envoy.calls import names_of
 from azora_ci.targets.node_parts import Facts
 from azora_ci.targets.parallel import outcomes, results
 from azora_ci.targets.release import Release
@@ -47,7 +48,7 @@ class Containers:
         labels = {"service": service.id, "version": release.version, "deployment-id": release.id, "number": str(number)}
         with self._host.docker(f"start {name}") as client:
             self._host.remove_container(client, name)
-            network, address = self._networks.free_address(client, service.id)
+            network, address, edge = self._networks.free_address(client, service.id)
             container = self._host.create(
                 client,
                 name,
@@ -59,6 +60,7 @@ class Containers:
                 labels={f"{LABEL}{key}": value for key, value in labels.items()},
                 memory=service.memory,
                 cage=self._cage(service, release),
+                hosts={name: edge for callee in service.talks_to for name in names_of(callee)},
             )
             for other in service.networks:
                 client.networks.get(other).connect(container)

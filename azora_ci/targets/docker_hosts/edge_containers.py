@@ -92,12 +92,13 @@ class EdgeContainers:
         parts = (*_guard_sources().values(), self._settings.guard_image, f"{self._settings.lease_seconds:g}")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
-    def install_guard(self) -> None:
-        """Create networks, the volume, the wall and the guard where they are missing, and start the last two."""
+    def install_guard(self, *, walled: bool) -> None:
+        """Create networks, the volume and the guard where they are missing, and start the guard; ``walled``: have the wall stand, too."""
         with self._host.docker("prepare the edge's networks and guard") as client:
             self._networks.ensure(client, self._services)
             client.volumes.create(VOLUME)
-            self._wall.install(client)
+            if walled:
+                self._wall.install(client)
             container = self._host.find_container(client, GUARD)
             if container is None:
                 self._host.pull(self._settings.guard_image)
@@ -290,12 +291,14 @@ class EdgeContainers:
 
         The API does not tell a file's group: a container that is given nothing but the socket's name looks at it.
         """
+        guard = self._host.find_container(client, GUARD)  # a rollback must not depend on another image than those that are there
+        image = guard.labels.get(f"{LABEL}image") if guard else self._settings.guard_image
         script = "import os; print(os.stat('/asked').st_gid)"
         self._host.remove_container(client, ASKED)
         container = self._host.create(
             client,
             ASKED,
-            self._settings.guard_image,
+            image,
             entrypoint=["python3", "-c", script],
             command=[],
             endpoint=None,
@@ -311,7 +314,7 @@ class EdgeContainers:
         if code or not answer.isdecimal():
             raise NotTrueError(
                 "The group of Docker's socket is not known",
-                what=f"{self._settings.guard_image} ended with {code}: {answer[-500:]}",
+                what=f"{image} ended with {code}: {answer[-500:]}",
                 where=f"{self._host.name}, {DOCKER_SOCKET}",
                 next_step="check that target.docker_hosts.guard_image has python3, and that Docker's socket is there",
             )

@@ -127,8 +127,9 @@ class DockerHost:
         user: str | None = None,
         restart: bool = True,
         cage: Cage = CLOSED,
+        hosts: Mapping[str, str] | None = None,
     ) -> Any:
-        """Create a container and return it, not started.
+        """Create a container and return it, not started. ``hosts``: name -> address, of other machines as it shall know them.
 
         ``endpoint``: (network, static address), (network, "") for a network that has none to give, None for no network.
         """
@@ -140,6 +141,7 @@ class DockerHost:
             network_mode=endpoint[0] if endpoint else "none",
             mem_limit=memory,
             pids_limit=PROCESSES,
+            extra_hosts=dict(hosts or {}),
             security_opt=["no-new-privileges"],
             cap_drop=list(cage.drop),
             cap_add=list(cage.add),

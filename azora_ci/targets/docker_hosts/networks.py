@@ -86,8 +86,8 @@ class Networks:
             if network.name == EARLIER or SERVICE in (network.attrs.get("Labels") or {}):
                 yield network
 
-    def free_address(self, client: Any, service_id: str) -> tuple[str, str]:
-        """Return (network, address) for a new instance of a service. Raises NotTrueError when all addresses are taken."""
+    def free_address(self, client: Any, service_id: str) -> tuple[str, str, str]:
+        """Return (network, address for a new instance of a service, address of the edge). Raises NotTrueError when all are taken."""
         (network,) = client.networks.list(names=[f"^{network_of(service_id)}$"])
         (subnet,), taken = subnets_of(network), _taken_addresses(client, network.name)
         numbers = range(FIRST_INSTANCE, subnet.num_addresses - 1)
@@ -99,7 +99,7 @@ class Networks:
                 where=f"{self._host.name}, network {network.name}",
                 next_step="remove containers of old releases from the host, or remove that network and configure a larger one",
             )
-        return network.name, address
+        return network.name, address, edge_address(network)
 
 
 def subnets_of(network: Any) -> list[ipaddress.IPv4Network]:

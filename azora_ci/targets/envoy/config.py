@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from azora_ci.targets.envoy import calls
 from azora_ci.targets.envoy.routes import ROUTES, redirect_configuration, route_configuration
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeState, EdgeTls, cluster_name
 
@@ -43,8 +44,9 @@ def render(state: EdgeState, config_dir: Path, generation: str) -> dict[str, dic
     """
     names = [(service.id, release) for service in state.services for release in state.releases if release.endpoints.get(service.id)]
     clusters = [_cluster(cluster_name(service, release.id), config_dir) for service, release in names]
+    clusters += calls.clusters(state)
     files = {
-        "listeners.json": _response(generation, _listeners(state, config_dir)),
+        "listeners.json": _response(generation, [*_listeners(state, config_dir), *filter(None, [calls.listener(state)])]),
         "routes.json": _response(generation, [route_configuration(state, generation)]),
         "clusters.json": _response(generation, clusters),
         "edge.json": state.document(),

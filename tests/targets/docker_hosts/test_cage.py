@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from azora_ci.core import config
 from azora_ci.core.errors import NotTrueError
 from azora_ci.targets.base import Owner
 from tests.support.docker_world import NEW, OLD, Lan, World, get, inside, ip
