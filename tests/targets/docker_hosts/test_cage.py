@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import subprocess
 import threading
@@ -15,6 +16,7 @@ import pytest
 
 from azora_ci.core.errors import NotTrueError
 from azora_ci.targets.base import Owner
+from azora_ci.targets.docker_hosts import doctor
 from tests.support.docker_world import NEW, OLD, Lan, World, get, inside, ip
 
 METADATA, NEIGHBOUR = "169.254.169.254", "169.254.169.253"
@@ -183,6 +185,32 @@ def test_a_service_joins_the_networks_that_it_names_and_none_that_is_missing(wor
     finally:
         world.config = usual
         backend.remove()
+
+
+def test_an_image_whose_user_is_not_root_has_no_capability_at_all(world):
+    lan, text = world.lan, f"FROM {world.lan.registry}/api_gateway:v1.1.0\nUSER 65534:65534\n"
+    lan.machines[0].client.images.build(fileobj=io.BytesIO(text.encode()), tag=f"{lan.registry}/api_gateway:nobody", rm=True)
+    digest = lan.push("api_gateway", "nobody").rpartition("@")[2]
+    target, release = world.target(), world.release("1.1.0", NEW)
+    release = replace(release, digests={**release.digests, "api_gateway": digest})
+    with target.locked(Owner(NEW, "https://runs.example/4", "tests")):
+        target.deploy(release, 5)
+        drops = {container.labels["world.azora.service"]: caged(container)["CapDrop"] for container in world.machines[0].containers(NEW)}
+        assert drops == {"api_gateway": ["ALL"], "auth_service": DROPPED}
+        target.abort(release, "a test")
+        target.remove(NEW)
+
+
+def test_the_doctor_says_when_the_wall_does_not_stand(world):
+    wall = world.machines[0].client.containers.get("azora-wall")
+    for stop, passed in ((False, True), (True, False)):
+        if stop:
+            wall.stop(timeout=1)
+        context = world.target()._context
+        (finding,) = (finding for finding in doctor.findings(context) if finding.name.endswith(": wall"))
+        assert finding.passed is passed, finding
+    wall.start()
+    assert "may reach the machine's metadata service" in finding.detail
 
 
 def test_a_network_goes_with_the_last_instance_of_its_service(world):
