@@ -8,6 +8,7 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -19,6 +20,22 @@ WORKERS = 32
 
 
 Dial = Callable[[str, int, float], socket.socket]  # host, port, timeout in seconds -> a connection through another machine
+
+
+def unix_dial(path: Path) -> Dial:
+    """Return a ``Dial`` that connects to a Unix socket of this machine, whatever the address."""
+
+    def dial(_host: str, _port: int, timeout: float) -> socket.socket:
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.settimeout(timeout)
+            connection.connect(str(path))
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    return dial
 
 
 class ProbeRequest(NamedTuple):

@@ -26,11 +26,11 @@ from azora_ci.rehearsal.docker.machine import HOST, MACHINE, PUBLIC, MachineAddr
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
 from azora_ci.targets.base import Owner, TargetContext
+from azora_ci.targets.docker_hosts.doors import EDGE, socket_of
 from azora_ci.targets.docker_hosts.target import DockerHosts
 from azora_ci.targets.release import Release
 
 BASE_IMAGE = "node:22-slim"  # what the sample's Dockerfiles begin with
-ADMIN_PORT = 9901
 IMPORT_SECONDS = 300.0  # for one image
 FAULTS = "/faults"  # in the services' containers
 
@@ -44,6 +44,7 @@ class DockerPlaces:
     guard_image: str
     repository: str
     fault_file: Path
+    run_folder: Path  # the host's /run
 
     @property
     def public_url(self) -> str:
@@ -51,24 +52,30 @@ class DockerPlaces:
         return f"http://{self.addresses.link_address(PUBLIC)}"
 
     @property
-    def admin_url(self) -> str:
-        """Return the address of the relay to Envoy's admin port, which is on the separate admin network."""
-        return f"http://{self.addresses.link_address(HOST)}:{ADMIN_PORT}"
+    def admin_socket(self) -> Path:
+        """Return Envoy's admin socket, as this machine sees it."""
+        return self.run_folder / socket_of(EDGE).relative_to("/run")
 
     def tables(self) -> dict[str, dict[str, object]]:
         """Return the tables of registry and target."""
         addresses = self.addresses
-        hosts = {"edge_image": self.edge_image, "guard_image": self.guard_image, "lease_seconds": LEASE_SECONDS}
+        hosts = {
+            "edge_image": self.edge_image,
+            "guard_image": self.guard_image,
+            "lease_seconds": LEASE_SECONDS,
+            "network": addresses.network,
+        }
         return {
             "registry": {"repository": self.repository, "insecure": True},
             "target": {"kind": "docker_hosts"},
-            "target.docker_hosts": {**hosts, "network": addresses.network, "admin_network": addresses.admin_network},
+            "target.docker_hosts": hosts,
         }
 
     def service(self, folder: str) -> dict[str, object]:
         """Return build context, environment and volume of a service, which has its own Dockerfile."""
-        volumes = [f"{self.fault_file.parent}:{FAULTS}:ro"]
-        return {"context": f"services/{folder}", "env": {"FAULT_FILE": f"{FAULTS}/{self.fault_file.name}"}, "volumes": volumes}
+        faults = str(self.fault_file.parent)
+        run = {"context": f"services/{folder}", "env": {"FAULT_FILE": f"{FAULTS}/{self.fault_file.name}"}}
+        return {**run, "volumes": [f"{faults}:{FAULTS}:ro"], "allow_host_paths": [faults]}
 
 
 @dataclass
@@ -164,7 +171,7 @@ class DockerWorld(World):
         docker.push(tag, docker.image_id(tag))
 
     def _start_host(self) -> None:
-        client = self._start_docker("host", *self.note.inside)
+        client = self._start_docker("host", *self.note.on_host)
         self.edge_image = local_images.envoy(client, self.processes)
         self.guard_image = local_images.python(client, self.processes)
         client.close()
@@ -180,7 +187,7 @@ class DockerWorld(World):
         kind, key = (folder / "host_key.pub").read_text(encoding="utf-8").split()[:2]
         self.known_hosts = f"{host} {kind} {key}"
         self.key = (folder / "user_key").read_text(encoding="utf-8")
-        pid = self._daemon("sshd", machine.sshd(self.note, folder, "host"))
+        pid = self._daemon("sshd", machine.sshd(self.note, folder))
         log = self.run.folder / "logs" / "sshd.log"
         self._until(lambda: "Server listening" in log.read_text(encoding="utf-8"), "sshd", pid)
 
@@ -188,7 +195,8 @@ class DockerWorld(World):
         """Write the deployment configuration; the first deployment installs the edge."""
         fault_file = self.run.path("faults/fault.json")
         repository = f"{self.registry_address}/azora"
-        self.places = DockerPlaces(self.addresses, self.edge_image, self.guard_image, repository, fault_file)
+        run_folder = Path(self.note.run_folder)
+        self.places = DockerPlaces(self.addresses, self.edge_image, self.guard_image, repository, fault_file, run_folder)
         self.scratch.adopt(self.places, self.registry_url)
 
     def _docker(self) -> images.Docker:
@@ -205,9 +213,6 @@ class DockerWorld(World):
             target.deploy(release, 100)
             target.set_weight(release, 100)
             target.promote(release)
-        self._relay(
-            "relay-admin", f"{self.addresses.link_address(HOST)}:{ADMIN_PORT}", f"{self.addresses.admin}:{ADMIN_PORT}", *self.note.inside
-        )
 
     def _build_images(self, deploy_config: config.DeployConfig) -> dict[str, str]:
         """Build and push the old version's images; return their digests."""

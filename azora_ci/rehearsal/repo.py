@@ -11,6 +11,7 @@ from typing import Protocol
 from azora_ci.cli.adopt import plan
 from azora_ci.core.process import Processes
 from azora_ci.rehearsal import application
+from azora_ci.targets.envoy.edge import ADMIN_SOCKET
 
 NAME = "azora/sample"
 SETUP_COMMIT = "5e7" + "0" * 37  # the set-up action is replaced by a local one; any commit id will do
@@ -53,8 +54,8 @@ class Production(Protocol):
         """Return the public address of the application."""
 
     @property
-    def admin_url(self) -> str:
-        """Return Envoy's admin address."""
+    def admin_socket(self) -> Path:
+        """Return Envoy's admin socket."""
 
     @property
     def fault_file(self) -> Path:
@@ -72,7 +73,6 @@ class Places:
     """A production of local processes: addresses, folders, and the program that runs services."""
 
     edge_port: int
-    admin_port: int
     edge_folder: Path
     state_folder: Path
     archive_folder: Path
@@ -85,14 +85,14 @@ class Places:
         return f"http://127.0.0.1:{self.edge_port}"
 
     @property
-    def admin_url(self) -> str:
-        """Return Envoy's admin address."""
-        return f"http://127.0.0.1:{self.admin_port}"
+    def admin_socket(self) -> Path:
+        """Return Envoy's admin socket."""
+        return self.edge_folder / ADMIN_SOCKET
 
     def tables(self) -> dict[str, dict[str, object]]:
         """Return the tables of edge and target."""
         return {
-            "edge": {"config_dir": str(self.edge_folder), "admin_url": self.admin_url},
+            "edge": {"config_dir": str(self.edge_folder)},
             "target": {"kind": "local_processes"},
             "target.local_processes": {"state_dir": str(self.state_folder), "archive_dir": str(self.archive_folder)},
         }

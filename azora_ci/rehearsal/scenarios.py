@@ -11,15 +11,16 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 from azora_ci.core.clock import Clock
+from azora_ci.health.probes import ProbeRequest, fetch, unix_dial
 from azora_ci.rehearsal import application, repo
 from azora_ci.rehearsal.act.runner import JobRun
 from azora_ci.rehearsal.judge.deployment import OLD_MIGRATIONS, Demand
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, World
 
 POLL_SECONDS = 0.05
+DUMP_LIMIT = 16 * 1024 * 1024  # bytes of Envoy's dump of its routes
 AFTER_ROLLOUT = ("smoke-tests", "deployment-record", "manual-rollback")
 FAULTY_PATH = repo.CRITICAL_PATHS["courses"]
 _NEW = dict.fromkeys(application.NEW_MIGRATIONS, True)
@@ -214,7 +215,8 @@ class WeightTrigger:
     """Calls ``act`` once, as soon as Envoy's effective weights give the new version ``percent`` % of traffic."""
 
     def __init__(self, world: World, percent: int, act: Callable[[], None], clock: Clock) -> None:
-        self._url = f"{world.places.admin_url}/config_dump?resource=dynamic_route_configs"
+        dial = unix_dial(world.places.admin_socket)
+        self._request = ProbeRequest("http://admin/config_dump?resource=dynamic_route_configs", dial=dial)
         self._percent = percent
         self._act = act
         self._clock = clock
@@ -233,9 +235,8 @@ class WeightTrigger:
     def _watch(self) -> None:
         while not self._clock.wait(self._end, POLL_SECONDS):
             try:
-                with urlopen(self._url, timeout=2) as response:  # noqa: S310 - Envoy's admin port on loopback
-                    shares = new_shares(json.load(response))
-            except (OSError, ValueError):
+                shares = new_shares(json.loads(fetch(self._request, 2.0, self._clock, limit=DUMP_LIMIT).body))
+            except ValueError:  # no answer, or half of one
                 continue
             if shares and all(share == self._percent for share in shares):
                 self.reached = True

@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.request import urlopen
 
 from azora_ci.cli.adopt.plan import CONFIG
 from azora_ci.clients.docker import build_context
@@ -27,6 +26,7 @@ from azora_ci.core.process import Processes, is_alive
 from azora_ci.core.process.isolation import can_isolate
 from azora_ci.core.variables import Secret
 from azora_ci.database.cluster import free_port
+from azora_ci.health.probes import ProbeRequest, fetch, unix_dial
 from azora_ci.rehearsal import application, repo
 from azora_ci.rehearsal.node import NodeJs, prepare
 from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run
@@ -193,7 +193,6 @@ class World:
         for attempt in range(ENVOY_ATTEMPTS):
             places = repo.Places(
                 edge_port=free_port(),
-                admin_port=free_port(),
                 edge_folder=self.run.path(f"edge-{attempt}/files").absolute(),
                 state_folder=self.run.path("production/state"),
                 archive_folder=self.run.path("production/archives"),
@@ -203,9 +202,9 @@ class World:
             self.places = places
             self.scratch.adopt(places, self.registry_url)
             deploy_config = config.load(self.scratch.folder / CONFIG)
-            bootstrap = install_edge(deploy_config, places.edge_folder, places.edge_port, places.admin_port)
+            bootstrap = install_edge(deploy_config, places.edge_folder, places.edge_port)
             pid = self._detached(f"envoy-{attempt}", list(command(bootstrap, binary=binary)))
-            if self._answers(f"{self.places.admin_url}/ready", pid):
+            if self._answers(places.admin_socket, pid):
                 return
         raise UnreachableError(
             "Envoy does not start",
@@ -255,14 +254,13 @@ class World:
                 )
             self.clock.sleep(0.05)
 
-    def _answers(self, url: str, pid: int) -> bool:
+    def _answers(self, admin_socket: Path, pid: int) -> bool:
+        ready = ProbeRequest("http://admin/ready", dial=unix_dial(admin_socket))
         deadline = self.clock.monotonic() + START_SECONDS
         while is_alive(pid) and self.clock.monotonic() < deadline:
-            try:
-                with urlopen(url, timeout=2):  # noqa: S310 - Envoy's admin port on loopback
-                    return True
-            except OSError:
-                self.clock.sleep(0.05)
+            if fetch(ready, 2.0, self.clock).status == 200:
+                return True
+            self.clock.sleep(0.05)
         return False
 
     def _tail(self, name: str) -> str:

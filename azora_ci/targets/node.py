@@ -122,7 +122,24 @@ class Node:
             present = [instance for instance in self.instances(release.id) if instance.service == service.id]
             for _ in range(instances_at(percent, service.instances) - len(present)):
                 self._start(service, release)
+        self._admit_calls(release)
         self._await_health([service.id for service in services], release)
+
+    def _admit_calls(self, release: Release) -> None:
+        """Have the edge take the calls of instances that were started: their health may depend on other services."""
+        state = self._edge_state()
+        if not any(service.talks_to for service in state.services):
+            return
+        known = state.release(release.id)
+        admitted = EdgeRelease(release.id, release.version, known.endpoints if known else {}, self._addresses_of(release))
+        if known != admitted:
+            self._edge.apply(state.with_release(admitted))
+
+    def _addresses_of(self, release: Release) -> dict[str, tuple[str, ...]]:
+        addresses: dict[str, tuple[str, ...]] = {}
+        for instance in self.instances(release.id):
+            addresses[instance.service] = (*addresses.get(instance.service, ()), instance.address)
+        return addresses
 
     def _start(self, service: Service, release: Release) -> None:
         self._keep_alive()
@@ -197,20 +214,23 @@ class Node:
         ids, prefixes = {service.id for service in configured}, {service.route_prefix for service in configured}
         served = {service for release in state.releases for service, addresses in release.endpoints.items() if addresses}
         kept = [service for service in state.services if service.id in served - ids and service.route_prefix not in prefixes]
+        # What the version in production calls, it goes on calling, too.
+        called = {service.id: service.talks_to for service in state.services}
+        configured = tuple(
+            replace(service, talks_to=tuple(dict.fromkeys((*service.talks_to, *called.get(service.id, ()))))) for service in configured
+        )
         return replace(state, services=(*configured, *kept))
 
     def _warm(self, release: Release) -> None:
         # Options change only in a deployment: going back must not depend on new options, which may be the cause of the failure.
         state = replace(self._edge_state(), options=self._parts.options)
-        endpoints: dict[str, tuple[str, ...]] = {}
-        for instance in self.instances(release.id):
-            endpoints[instance.service] = (*endpoints.get(instance.service, ()), instance.address)
-        extended = state.with_release(EdgeRelease(release.id, release.version, endpoints))
+        known = state.release(release.id)
+        extended = state.with_release(EdgeRelease(release.id, release.version, self._addresses_of(release)))
         if release.id == state.stable:
             self._edge.apply(extended)
             return
         # First the clusters, then the routes that name them: Envoy loads the files one after the other.
-        if state.release(release.id) is None:
+        if known is None or not known.endpoints:
             self._edge.apply(extended)
         if state.canary == release.id:
             self._edge.apply(extended)

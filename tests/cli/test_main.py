@@ -175,13 +175,13 @@ def test_a_healthy_production_and_one_that_lacks_everything(world, tmp_path):
     assert re.search(r"✓ build isolation: \d images are built without secrets .+ 500 MB of artifacts", output)
     (port,) = free_ports(1)
     service = deploy_config.service("API", f"http://127.0.0.1:{port}/health", command=["true"])
-    edge = {"config_dir": str(tmp_path / "edge"), "admin_url": f"http://127.0.0.1:{port}"}
+    edge = {"config_dir": str(tmp_path / "edge")}
     (tmp_path / "file").touch()
     places = {"kind": "local_processes", "local_processes": {"state_dir": str(tmp_path / "file/state"), "archive_dir": str(tmp_path)}}
     path = deploy_config.write(tmp_path / "deploy.toml", services={"api": service}, edge=edge, target=places)
     code, output = run("doctor", config=path)
     assert code == 1
-    for name in ("critical endpoints", "state dir", "config dir", "admin port"):
+    for name in ("critical endpoints", "state dir", "config dir", "admin socket"):
         assert re.search(rf"^✗ {name}: .+\n    next: \S.+$", output, re.MULTILINE), output
     assert run("doctor", config=tmp_path / "absent.toml")[0] == 2
 
@@ -192,13 +192,13 @@ def test_an_edge_is_installed_and_one_that_is_there_keeps_its_weights(world, tmp
     assert f"✓ {world.folder / 'edge/bootstrap.json'} is written" in output
     assert world.edge.state().stable == THIRD
     service = deploy_config.service("API", "http://127.0.0.1:8080/health", command=["true"])
-    edge = {"config_dir": str(tmp_path / "edge"), "admin_url": "http://127.0.0.1:9901"}
+    edge = {"config_dir": str(tmp_path / "edge")}
     path = deploy_config.write(tmp_path / "deploy.toml", services={"api": service}, edge=edge)
     code, output = run("edge", "install", "--listen", "127.0.0.1:8081", config=path)
     assert (code, "envoy -c " in output) == (0, True)
     assert json.loads((tmp_path / "edge/current/edge.json").read_text())["listen"] == "127.0.0.1:8081"
     code, output = run("edge", "status", config=path)
-    assert (code, "admin port" in output) == (3, True)  # the edge is installed but does not run
+    assert (code, "admin socket" in output) == (3, True)  # the edge is installed but does not run
 
 
 # --- clean: changes what the others look at, so it is last --------------------------------------------------------------------

@@ -12,6 +12,7 @@ from azora_ci.core import config, hosts
 from azora_ci.core.config import ImageSettings
 from azora_ci.core.errors import BadInputError
 from azora_ci.steps.job import own_variables
+from tests.support import deploy_config
 
 EXCEPTION = '{ id = "GHSA-jf85-cpcp-j695", reason = "not called", expires = 2027-01-31 }'
 MINIMAL = """
@@ -200,3 +201,34 @@ def test_exceptions_of_the_audit_have_a_last_day(tmp_path):
 def test_each_package_manager_has_its_name_in_the_registry(tmp_path, manager, package):
     toolchain = load(tmp_path, MINIMAL.replace("[build]", f'[toolchain]\npackage_manager = "{manager}"\n[build]')).toolchain
     assert (toolchain.package, f"{toolchain.manager}@{toolchain.version}", toolchain.node) == (package, manager, None)
+
+
+@pytest.mark.parametrize(
+    ("volume", "allowed", "problem"),
+    [
+        ("/:/host", [], "is a path of the host"),
+        ("/var/run/docker.sock:/var/run/docker.sock", [], "is a path of the host"),
+        ("/srv/../:/x", ["/srv/../"], "is a path of the host"),
+        ("/srv/uploads/more:/x", ["/srv/uploads"], "is a path of the host"),
+        ("./x:/x", ["/x"], "is a path of the host"),
+        ("azora-edge:/x", [], "holds the edge's routes"),
+        ("uploads:/data:ro", [], None),
+        ("/srv/uploads:/data", ["/srv/uploads"], None),
+    ],
+)
+def test_a_part_of_the_host_is_no_volume_unless_it_is_allowed_by_name(tmp_path, volume, allowed, problem):
+    service = deploy_config.service("API", volumes=[volume], allow_host_paths=allowed)
+    path = deploy_config.write(tmp_path / "deploy.toml", services={"api": service})
+    if problem is None:
+        assert config.load(path).services[0].volumes == (volume,)
+        return
+    with pytest.raises(BadInputError, match=problem) as refused:
+        config.load(path)
+    assert "services.api.volumes" in refused.value.what
+
+
+@pytest.mark.parametrize("network", ["host", "none", "bridge", "az-edge", "azora", "azora-to-auth_service", "container:azora-guard", ""])
+def test_a_network_that_is_not_the_applications_is_refused(tmp_path, network):
+    service = deploy_config.service("API", networks=[network])
+    with pytest.raises(BadInputError, match="networks"):
+        config.load(deploy_config.write(tmp_path / "deploy.toml", services={"api": service}))

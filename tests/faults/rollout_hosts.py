@@ -90,9 +90,9 @@ def host_of_kind(kind: str, world: World) -> Iterator[None]:
 
 @contextmanager
 def live_restore(world: World) -> Iterator[None]:
-    """Have a dockerd with ``--live-restore``, and with iptables: its own proxy of published ports ends with it, rules stay."""
+    """Have a dockerd with ``--live-restore``: its own proxy of published ports ends with it, rules of the firewall stay."""
     machine = world.machines[0]
-    machine.options = ["--live-restore", "--iptables=true", "--ip-forward=true"]
+    machine.options = ["--live-restore"]
     machine.restart_docker()
     try:
         yield

@@ -148,12 +148,14 @@ def new_instance_gone(scene: Scene) -> None:
 def docker_restarted(scene: Scene) -> None:
     """Stop dockerd and start it again; its configuration decides what happens to containers."""
     addresses = {
-        container.name: container.attrs["NetworkSettings"]["Networks"]["azora"]["IPAddress"] for container in scene.near.containers()
+        container.name: next(iter(container.attrs["NetworkSettings"]["Networks"].values()))["IPAddress"]
+        for container in scene.near.containers()
     }
     scene.near.restart_docker()
     until(lambda: len(scene.near.containers()) == len(addresses), "the instances run")
     new_addresses = {
-        container.name: container.attrs["NetworkSettings"]["Networks"]["azora"]["IPAddress"] for container in scene.near.containers()
+        container.name: next(iter(container.attrs["NetworkSettings"]["Networks"].values()))["IPAddress"]
+        for container in scene.near.containers()
     }
     assert new_addresses == addresses
     scene.answers("1.0.0", "1.1.0")

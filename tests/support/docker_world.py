@@ -60,18 +60,23 @@ def inside(namespace: str) -> list[str]:
     return ["nsenter", f"--net=/run/netns/{namespace}"]
 
 
+def on_host(namespace: str, run_folder: Path) -> list[str]:
+    """Return the beginning of a command that runs in a host's namespaces, where ``/run`` is the host's."""
+    mounts = 'mount --bind "$0" /run && exec "$@"'
+    return [*inside(namespace), "unshare", "--mount", "--propagation", "private", "sh", "-c", mounts, str(run_folder)]
+
+
 class HostSshd(Sshd):
     """An sshd in a host's namespaces, where /var/run/docker.sock is the host's."""
 
-    def __init__(self, folder: Path, namespace: str, address: str, docker_socket: Path) -> None:
+    def __init__(self, folder: Path, namespace: str, address: str, run_folder: Path) -> None:
         super().__init__(folder)
         self.address = address
         self.port = 22
         config_file = folder / "sshd_config"
         lines = [line for line in config_file.read_text().splitlines() if not line.startswith(("Port", "ListenAddress"))]
         config_file.write_text("\n".join([*lines, "Port 22", f"ListenAddress {address}"]) + "\n")
-        mounts = 'mount -t tmpfs tmpfs /run && mkdir /run/sshd && ln -s "$0" /run/docker.sock && exec "$@"'
-        self.prefix = [*inside(namespace), "unshare", "--mount", "--propagation", "private", "sh", "-c", mounts, str(docker_socket)]
+        self.prefix = on_host(namespace, run_folder)
 
     @property
     def known_hosts(self) -> str:
@@ -80,18 +85,20 @@ class HostSshd(Sshd):
 
 
 class Machine:
-    """One production host. ``options``: of its dockerd."""
+    """One production host, whose dockerd has its usual firewall. ``options``: more of dockerd's."""
 
-    options: list[str] = ["--iptables=false", "--ip-forward=false"]  # noqa: RUF012 - replaced as a whole, by the instance
+    options: list[str] = []  # noqa: RUF012 - replaced as a whole, by the instance
 
     def __init__(self, lan: Lan, number: int) -> None:
         self.name, self.address = f"{lan.name}h{number}", f"{lan.prefix}.{10 + number}"
         self.alias = f"host-{number + 1}"  # its name in logs and records: the address is a secret
         self.lan = lan
         self.folder = Path(tempfile.mkdtemp(prefix="dh"))  # short: a socket's path may have 107 characters at most
-        self.socket = self.folder / "s"
+        self.run_folder = self.folder / "run"  # of the host, with Docker's socket
+        (self.run_folder / "sshd").mkdir(parents=True)
+        self.socket = self.run_folder / "docker.sock"
         self._stack = contextlib.ExitStack()
-        self.sshd = HostSshd(self.folder / "sshd", self.name, self.address, self.socket)
+        self.sshd = HostSshd(self.folder / "sshd", self.name, self.address, self.run_folder)
         try:
             self._network(number)
             self.start_docker()
@@ -111,9 +118,9 @@ class Machine:
 
     def start_docker(self) -> None:
         folder = self.folder
-        argv = [*inside(self.name), "dockerd", "--data-root", f"{folder}/d", "--exec-root", f"{folder}/e"]
-        argv += ["--pidfile", f"{folder}/p", "-H", f"unix://{self.socket}", "--insecure-registry", self.lan.registry]
-        argv += ["--bridge=none", "--ip-masq=false", *self.options]
+        argv = [*on_host(self.name, self.run_folder), "dockerd", "--data-root", f"{folder}/d", "--exec-root", f"{folder}/e"]
+        argv += ["--pidfile", f"{folder}/p", "-H", "unix:///run/docker.sock", "--insecure-registry", self.lan.registry]
+        argv += ["--bridge=none", *self.options]
         process = self._stack.enter_context(running(argv, folder / "log"))
 
         def answers() -> bool:
@@ -141,7 +148,7 @@ class Machine:
             container.remove(force=True, v=True)
         for volume in self.client.volumes.list():
             volume.remove(force=True)
-        for network in self.client.networks.list(names=["azora"]):
+        for network in self.client.networks.list(names=["^az"]):
             network.remove()
 
     def close(self) -> None:
@@ -289,6 +296,7 @@ class World:
                 instances=2 if name == "api_gateway" else 1,
                 env={"FLAGS": "/flags"},
                 volumes=[f"{self.flags}:/flags"],
+                allow_host_paths=[str(self.flags)],
                 stop_grace_seconds=3,
                 memory="256m",
                 depends_on=["auth_service"] if name == "api_gateway" and "auth_service" in self.services else [],

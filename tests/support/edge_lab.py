@@ -100,10 +100,10 @@ class Lab:
     """An Envoy with one service at ``/``; ``put`` says which addresses the old and the new version have."""
 
     def __init__(self, folder: Path, **service: Any) -> None:
-        self.port, admin = free_ports(2)
+        (self.port,) = free_ports(1)
         self.service = replace(EdgeService("api", "/", 15), **service)
-        bootstrap = edges.install(folder, listen=f"127.0.0.1:{self.port}", admin=f"127.0.0.1:{admin}", services=(self.service,))
-        self.edge = Edge(folder, f"http://127.0.0.1:{admin}", Clock())
+        bootstrap = edges.install(folder, listen=f"127.0.0.1:{self.port}", services=(self.service,))
+        self.edge = Edge(folder, Clock())
         self._log = folder / "envoy.log"
         with self._log.open("ab") as log:
             self._envoy = subprocess.Popen(command(bootstrap, binary=ENVOY), stdout=log, stderr=log)

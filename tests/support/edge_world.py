@@ -72,13 +72,13 @@ class World:
         self._envoy: subprocess.Popen[bytes] | None = None
         self._steps: list[subprocess.Popen[str]] = []
         self.clock = Clock()
-        self.port, self.admin = free_ports(2)
-        self.edge_keys: dict[str, Any] = {"config_dir": str(folder / "edge"), "admin_url": f"http://127.0.0.1:{self.admin}"}
+        (self.port,) = free_ports(1)
+        self.edge_keys: dict[str, Any] = {"config_dir": str(folder / "edge")}
         self._configured = (instances, ROLLOUT | (rollout or {}), changes)
         self.config_path = self._configure(*self._configured)
         self.config = config.load(self.config_path)
-        self.bootstrap = install_edge(self.config, folder / "edge", self.port, self.admin)
-        self.edge = Edge(folder / "edge", f"http://127.0.0.1:{self.admin}", self.clock)
+        self.bootstrap = install_edge(self.config, folder / "edge", self.port)
+        self.edge = Edge(folder / "edge", self.clock)
         self.start_envoy()
 
     def _configure(self, instances: int, rollout: dict[str, Any], changes: dict[str, Any]) -> Path:

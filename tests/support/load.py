@@ -42,12 +42,15 @@ class Load:
         for thread in self._threads:
             thread.join(timeout=30)
 
+    def _get(self, target: tuple[Address, str]) -> tuple[int, dict[str, str], bytes]:
+        return get(*target)
+
     def _send(self) -> None:
         number = 0
         while not self._stop.is_set():
             number += 1
             try:
-                status, _, body = get(*self._targets[number % len(self._targets)])
+                status, _, body = self._get(self._targets[number % len(self._targets)])
                 version = json.loads(body).get("version", "") if status == 200 else ""
             except (OSError, ValueError, http.client.HTTPException) as error:
                 status, version = 0, repr(error)

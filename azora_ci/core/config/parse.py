@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from collections import Counter
 from datetime import date
@@ -35,6 +36,9 @@ from azora_ci.core.config.tables import (
     ValidationSettings,
 )
 from azora_ci.core.errors import BadInputError
+
+VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a named volume: Docker takes everything else for a path of the host
+EDGE_VOLUME = "azora-edge"
 
 
 def load(path: Path) -> DeployConfig:
@@ -115,6 +119,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
     if target.kind == "local_processes" and "config_dir" not in edge:
         raise ValueError("edge.config_dir: is required by target.kind local_processes")
     _check_redirect(document)
+    _check_calls(document["services"])
     return DeployConfig(
         application=document["application"],
         public_url=document["public_url"].rstrip("/"),
@@ -176,7 +181,7 @@ def _image(table: dict[str, Any]) -> ImageSettings:
 
 def _edge(table: dict[str, Any]) -> EdgeSettings:
     folder = Path(table["config_dir"]) if "config_dir" in table else None
-    return EdgeSettings(folder, table.get("admin_url"), _tls(table), table.get("trusted_proxies", 0), table.get("sticky_cookie"))
+    return EdgeSettings(folder, _tls(table), table.get("trusted_proxies", 0), table.get("sticky_cookie"))
 
 
 def _tls(table: dict[str, Any]) -> TlsSettings | None:
@@ -214,29 +219,47 @@ def _target(document: dict[str, Any]) -> TargetSettings:
 def _docker_hosts(table: dict[str, Any] | None) -> DockerHostsSettings | None:
     if table is None:
         return None
-    network, admin_network = table.get("network", "10.212.0.0/16"), table.get("admin_network", "10.213.0.0/24")
-    for name, text in (("network", network), ("admin_network", admin_network)):
-        try:
-            size = ipaddress.IPv4Network(text).num_addresses
-        except ValueError as error:
-            raise ValueError(f"target.docker_hosts.{name}: {error}") from error
-        if size < 64:
-            raise ValueError(f"target.docker_hosts.{name}: {text} has {size} addresses, at least 64 are needed")
-    if ipaddress.IPv4Network(network).overlaps(ipaddress.IPv4Network(admin_network)):
-        raise ValueError(f"target.docker_hosts: network {network} and admin_network {admin_network} overlap")
+    network = table.get("network", "10.214.0.0/16")
+    try:
+        size = ipaddress.IPv4Network(network).num_addresses
+    except ValueError as error:
+        raise ValueError(f"target.docker_hosts.network: {error}") from error
+    if size < 256:
+        raise ValueError(f"target.docker_hosts.network: {network} has {size} addresses, at least 256 are needed: it is divided by services")
     return DockerHostsSettings(
         edge_image=table["edge_image"],
         guard_image=table["guard_image"],
         http_port=table.get("http_port", 80),
         network=network,
-        admin_network=admin_network,
         lease_seconds=table.get("lease_seconds", 45),
         disk_reserve=table.get("disk_reserve", "1g"),
         take_over=table.get("take_over"),
     )
 
 
+def _check_calls(services: dict[str, Any]) -> None:
+    for name, table in services.items():
+        unknown = [callee for callee in table.get("talks_to", []) if callee not in services or callee == name]
+        if unknown:
+            raise ValueError(f"services.{name}.talks_to: {', '.join(unknown)}: not another service of this configuration")
+
+
+def _check_volumes(name: str, table: dict[str, Any]) -> None:
+    """Raise ValueError for a volume that gives a service a part of the host, unless ``allow_host_paths`` names exactly that path."""
+    allowed = table.get("allow_host_paths", [])
+    for volume in table.get("volumes", []):
+        source = volume.partition(":")[0]
+        if source == EDGE_VOLUME:
+            raise ValueError(f"services.{name}.volumes: {volume}: {EDGE_VOLUME} holds the edge's routes and the guard's journal")
+        if not VOLUME_NAME.fullmatch(source) and (source not in allowed or ".." in source.split("/")):
+            raise ValueError(
+                f"services.{name}.volumes: {volume}: {source} is a path of the host; name a volume (uploads:/data), or repeat the path in "
+                f"services.{name}.allow_host_paths: whoever takes over the service has what is there"
+            )
+
+
 def _service(name: str, table: dict[str, Any]) -> Service:
+    _check_volumes(name, table)
     return Service(
         id=name,
         title=table["title"],
@@ -256,4 +279,8 @@ def _service(name: str, table: dict[str, Any]) -> Service:
         timeout_seconds=table.get("timeout_seconds", 15),
         depends_on=tuple(table.get("depends_on", [])),
         build=_image(table.get("build", {})),
+        talks_to=tuple(table.get("talks_to", [])),
+        networks=tuple(table.get("networks", [])),
+        cap_drop=tuple(table.get("cap_drop", [])),
+        read_only=table.get("read_only", False),
     )

@@ -200,12 +200,11 @@ class TlsSettings:
 
 @dataclass(frozen=True)
 class EdgeSettings:
-    """The Envoy edge: folder of its dynamic configuration files and its admin address (local_processes target), TLS, the number of
-    trusted proxies in front of it, and the cookie that keeps users on a version.
+    """The Envoy edge: folder of its dynamic configuration files and admin socket (local_processes target), TLS, the number of trusted
+    proxies in front of it, and the cookie that keeps users on a version.
     """
 
     config_dir: Path | None
-    admin_url: str | None
     tls: TlsSettings | None
     trusted_proxies: int
     sticky_cookie: str | None
@@ -221,15 +220,14 @@ class LocalProcessesSettings:
 
 @dataclass(frozen=True)
 class DockerHostsSettings:
-    """Production hosts: pinned images of edge and guard, the port that users reach, subnets of the two networks, seconds of the lease,
-    the disk (``1g``) that stays free beside the images of both versions, and the compose project whose port the edge may take over.
+    """Production hosts: pinned images of edge and guard, the port that users reach, the range of the instances' subnets, seconds of the
+    lease, the disk (``1g``) that stays free beside the images of both versions, and the compose project whose port the edge may take over.
     """
 
     edge_image: str
     guard_image: str
     http_port: int
     network: str
-    admin_network: str
     lease_seconds: float
     disk_reserve: str = "1g"
     take_over: str | None = None
@@ -266,6 +264,10 @@ class Service:
     timeout_seconds: float
     depends_on: tuple[str, ...]
     build: ImageSettings = ImageSettings()
+    talks_to: tuple[str, ...] = ()
+    networks: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    read_only: bool = False
 
 
 @dataclass(frozen=True)

@@ -79,7 +79,7 @@ def _missing_error(missing: list[str], *, root: bool) -> BadInputError:
 
 @dataclass(frozen=True)
 class MachineAddresses:
-    """Three /24 networks of 10.0.0.0/8: the host's instances, its admin network, and the one between this machine and the host."""
+    """Two networks of 10.0.0.0/8: a /23 for the host's instances, and a /24 between this machine and the host."""
 
     second: int
     third: int
@@ -91,18 +91,8 @@ class MachineAddresses:
 
     @property
     def network(self) -> str:
-        """Return the subnet of the instances."""
-        return f"10.{self.second}.{self.third}.0/24"
-
-    @property
-    def admin_network(self) -> str:
-        """Return the subnet of guard and admin port."""
-        return f"10.{self.second}.{self.third + 1}.0/24"
-
-    @property
-    def admin(self) -> str:
-        """Return the address of the edge's admin port, as the target chooses it."""
-        return f"10.{self.second}.{self.third + 1}.2"
+        """Return the range of the instances' subnets."""
+        return f"10.{self.second}.{self.third}.0/23"
 
     def link_address(self, number: int) -> str:
         """Return an address of the network between this machine and the host."""
@@ -120,6 +110,8 @@ class Note:
     def begin(cls, run_folder: Path) -> Note:
         """Choose names, write them to a file of the run, and return them."""
         note = cls(f"azr{secrets.token_hex(3)}", tempfile.mkdtemp(prefix="azr-"))
+        Path(note.run_folder, "sshd").mkdir(parents=True)  # a folder that sshd needs
+        Path(note.run_folder, "docker.sock").symlink_to(note.socket("host"))
         part = run_folder / f"{NOTE}.part"
         part.write_text(json.dumps(asdict(note)), encoding="utf-8")
         part.replace(run_folder / NOTE)  # atomic: the code that cleans up after a killed run reads the file
@@ -138,6 +130,17 @@ class Note:
     def inside(self) -> tuple[str, ...]:
         """Return the command prefix that enters the network namespace; ``ip netns exec`` would hide the cgroups."""
         return (program("nsenter"), f"--net=/run/netns/{self.namespace}")
+
+    @property
+    def run_folder(self) -> str:
+        """Return the folder that is the host's ``/run``, with Docker's socket in it."""
+        return f"{self.folder}/run"
+
+    @property
+    def on_host(self) -> tuple[str, ...]:
+        """Return the command prefix that enters the network namespace and has the host's ``/run``."""
+        mounts = 'mount --bind "$0" /run && exec "$@"'
+        return (*self.inside, program("unshare"), "--mount", "--propagation", "private", "sh", "-c", mounts, self.run_folder)
 
 
 def network_commands(note: Note, addresses: MachineAddresses) -> Iterator[tuple[str, ...]]:
@@ -203,11 +206,9 @@ def sshd_configuration(folder: Path, host: str) -> str:
     return "\n".join(lines) + "\n"
 
 
-def sshd(note: Note, folder: Path, daemon: str) -> tuple[str, ...]:
-    """Return the command of an sshd in the host's network namespace, with a private /run where docker.sock is the host's daemon."""
-    mounts = 'mount -t tmpfs tmpfs /run && mkdir /run/sshd && ln -s "$0" /run/docker.sock && exec "$@"'
-    unshare = (program("unshare"), "--mount", "--propagation", "private", "sh", "-c", mounts, note.socket(daemon))
-    return (*note.inside, *unshare, program("sshd"), "-D", "-e", "-f", str(folder / "sshd_config"))
+def sshd(note: Note, folder: Path) -> tuple[str, ...]:
+    """Return the command of an sshd on the host."""
+    return (*note.on_host, program("sshd"), "-D", "-e", "-f", str(folder / "sshd_config"))
 
 
 # --- the end -----------------------------------------------------------------------------------------------------------------

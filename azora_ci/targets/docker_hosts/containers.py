@@ -5,16 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
+from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.config import Service
 from azora_ci.core.errors import UnreachableError
 from azora_ci.targets.base import TargetContext
-from azora_ci.targets.docker_hosts.host import LABEL, NETWORK, DockerHost
+from azora_ci.targets.docker_hosts.host import LABEL, Cage, DockerHost
+from azora_ci.targets.docker_hosts.networks import Networks
+from azora_ci.targets.envoy.calls import names_of
 from azora_ci.targets.node_parts import Facts
 from azora_ci.targets.parallel import outcomes, results
 from azora_ci.targets.release import Release
 
+# Capabilities that a container has by default and an application does without: packets in the name of others, devices, audit records,
+# another root, capabilities of files.
+DROPPED = ("NET_RAW", "MKNOD", "AUDIT_WRITE", "SYS_CHROOT", "SETFCAP")
 LOG_LINES, TAIL_LINES = 2000, 8  # lines of an instance's log: kept as an artifact, shown in an error
 
 
@@ -23,8 +28,9 @@ class Containers:
 
     attempts = 1  # the daemon restarts an instance that ends: the runner does not start it again
 
-    def __init__(self, host: DockerHost, context: TargetContext, checkpoint: Callable[[], None]) -> None:
+    def __init__(self, host: DockerHost, settings: HostSettings, context: TargetContext, checkpoint: Callable[[], None]) -> None:
         self._host, self._context, self._checkpoint = host, context, checkpoint
+        self._networks = Networks(host, settings)
 
     def image(self, service: Service, release: Release) -> str:
         """Return the reference of a service's image, by digest."""
@@ -41,33 +47,35 @@ class Containers:
         name = f"azora-{service.id}-{release.id}-{number}"
         labels = {"service": service.id, "version": release.version, "deployment-id": release.id, "number": str(number)}
         with self._host.docker(f"start {name}") as client:
-            self._remove(client, name)
-            address = self._host.addresses.free(taken_addresses(client))
+            self._host.remove_container(client, name)
+            network, address, edge = self._networks.free_address(client, service.id)
             container = self._host.create(
                 client,
                 name,
                 self.image(service, release),
-                endpoint=(NETWORK, address),
+                endpoint=(network, address),
                 command=None,  # the image's own
                 binds=list(service.volumes),
                 env=self._environment(service, release),
                 labels={f"{LABEL}{key}": value for key, value in labels.items()},
                 memory=service.memory,
+                cage=self._cage(service, release),
+                hosts={name: edge for callee in service.talks_to for name in names_of(callee)},
             )
+            for other in service.networks:
+                client.networks.get(other).connect(container)
             container.start()
         return {"container": name, "address": f"{address}:{service.port}"}
+
+    def _cage(self, service: Service, release: Release) -> Cage:
+        """Return the service's cage. A user other than root needs no capability, and gets none."""
+        dropped = (*DROPPED, *service.cap_drop) if self._host.runs_as_root(self.image(service, release)) else ("ALL",)
+        return Cage(("ALL",) if "ALL" in dropped else tuple(dict.fromkeys(dropped)), read_only=service.read_only)
 
     def _environment(self, service: Service, release: Release) -> dict[str, str]:
         facts = {"PORT": str(service.port), "HOST": "0.0.0.0", "SERVICE": service.id}  # noqa: S104 - inside its own container
         facts |= {"VERSION": release.bare, "DEPLOYMENT_ID": release.id}
         return {**service.env, **facts, **{name: self._context.secrets[name].reveal() for name in service.secrets}}
-
-    def _remove(self, client: Any, name: str) -> None:
-        """Remove the container of this name, if there is one: a runner that died before it noted the container left it behind."""
-        from docker.errors import NotFound
-
-        with suppress(NotFound):
-            client.containers.get(name).remove(force=True)
 
     def address(self, facts: Facts) -> str:
         """Return ``host:port`` as the edge reaches it."""
@@ -122,7 +130,7 @@ class Containers:
     def discard(self, facts: Facts) -> None:
         """Remove a container that the journal does not know."""
         with self._host.docker(f"remove {facts['container']}") as client:
-            self._remove(client, facts["container"])
+            self._host.remove_container(client, facts["container"])
 
     def clear(self, release_id: str) -> None:
         """Remove the containers of a release, and each of their images that no other container is made of."""
@@ -132,13 +140,3 @@ class Containers:
                 client.api.remove_container(container["Id"], force=True, v=True)
         for image in sorted({container["Labels"][f"{LABEL}image"] for container in containers}):
             self._host.drop_image(image)
-
-
-def taken_addresses(client: Any) -> set[str]:
-    """Return the addresses that containers have now, or get again at their next start."""
-    addresses = set()
-    for container in client.api.containers(all=True, filters={"network": NETWORK}):
-        endpoint = container["NetworkSettings"]["Networks"][NETWORK]
-        configured = endpoint.get("IPAMConfig") or {}
-        addresses |= {endpoint.get("IPAddress"), configured.get("IPv4Address")}
-    return addresses - {None, ""}

@@ -17,8 +17,10 @@ from azora_ci.targets.docker_hosts.capacity import require_disk, require_memory,
 from azora_ci.targets.docker_hosts.connection import Connection
 from azora_ci.targets.docker_hosts.host_node import HostNode
 from azora_ci.targets.docker_hosts.target import DockerHosts
+from azora_ci.targets.docker_hosts.wall import WALL
 from azora_ci.targets.findings import Finding, check, failed
 from azora_ci.targets.guard.client import CLOCK_LIMIT
+from azora_ci.targets.guard.wall import METADATA
 from azora_ci.targets.parallel import HostOutcome
 from azora_ci.targets.release import Release
 
@@ -73,6 +75,7 @@ def examine(node: HostNode, context: TargetContext) -> Iterator[Finding]:
         yield check(f"{name}: memory and disk", lambda: _room(node, context))
         yield check(f"{name}: guard", lambda: _guard(node))
         yield check(f"{name}: edge", lambda: _edge(node))
+        yield check(f"{name}: wall", lambda: _wall(node))
 
 
 def _host_key(name: str, connection: Connection) -> Finding:
@@ -165,3 +168,19 @@ def _edge(node: HostNode) -> str:
             next_step="docker start azora-edge there; read docker logs azora-edge first",
         )
     return f"runs, {image}" if configured else f"runs, {image}; the next deployment replaces it by the configured one"
+
+
+def _wall(node: HostNode) -> str:
+    with node.host.docker("look at the wall") as client:
+        wall = node.host.find_container(client, WALL)
+        log = wall.logs(tail=1).decode(errors="replace").strip() if wall else ""
+    if wall is None:
+        return "is installed by the first deployment"
+    if wall.status != "running" or log:
+        raise NotTrueError(
+            "The wall does not stand",
+            what=f"instances may reach the machine's metadata service at {METADATA}: {WALL} is {wall.status}; {log[:300] or '(no log)'}",
+            where=node.host.name,
+            next_step=f"docker start {WALL} there; where its kernel has no routing rules, have a firewall drop what instances send there",
+        )
+    return "stands before the metadata service"

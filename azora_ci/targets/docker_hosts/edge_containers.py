@@ -1,4 +1,4 @@
-"""What a production host needs besides instances: two networks, the volume of the routes, the guard and the edge.
+"""What a production host needs besides instances: networks, the volume of the routes, the guard, the wall and the edge.
 
 Every step is idempotent: existing parts are recognised by name and label. An edge whose configuration changed is replaced. All that an
 edge knows is on the volume, so the new edge is created and tried while the old one runs, and starts the moment the old one has stopped.
@@ -8,11 +8,11 @@ without an edge until a rerun or ``edge install``, so no edge is replaced while 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import inspect
 import io
-import ipaddress
 import json
 import tarfile
 from collections.abc import Callable
@@ -24,18 +24,25 @@ from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.health.probes import DialledConnection
 from azora_ci.targets.base import TargetContext
-from azora_ci.targets.docker_hosts.host import LABEL, NETWORK, DockerHost
+from azora_ci.targets.docker_hosts.connection import DOCKER_SOCKET
+from azora_ci.targets.docker_hosts.doors import EARLIER_NETWORK, EDGE, GUARD, Door, socket_of
+from azora_ci.targets.docker_hosts.host import LABEL, Cage, DockerHost
+from azora_ci.targets.docker_hosts.networks import FRONT, Networks, edge_address
+from azora_ci.targets.docker_hosts.wall import Wall
 from azora_ci.targets.envoy import config as envoy_config
 from azora_ci.targets.envoy import state
 from azora_ci.targets.envoy.options import edge_options
 from azora_ci.targets.guard import server, store
 from azora_ci.targets.guard.client import EDGE_FOLDER
 
-ADMIN_NETWORK, VOLUME = "azora-admin", "azora-edge"
-EDGE, GUARD = "azora-edge", "azora-guard"
+VOLUME = "azora-edge"
 NEXT, TRIAL = "azora-edge-next", "azora-edge-trial"  # containers of a replacement of the edge
+ASKED = "azora-asked"  # container that looks at the host's Docker socket
+# An earlier version's edge reads bootstrap.json when it starts again: that one stays as it is.
+BOOTSTRAP = EDGE_FOLDER / "edge-bootstrap.json"
+SOCKET_MODE = 0o660
 ANSWER_SECONDS = 15.0  # limit for a new edge to answer
-EDGE_PORT, TLS_PORT, ADMIN_PORT, GUARD_PORT = 8080, 8443, 9901, 9902  # inside their containers
+EDGE_PORT, TLS_PORT = 8080, 8443  # inside its container
 TLS_FOLDER = Path("/tls")  # inside the edge's container
 
 
@@ -54,6 +61,9 @@ class EdgeContainers:
     def __init__(self, host: DockerHost, settings: HostSettings, context: TargetContext) -> None:
         self._host, self._settings, self._context = host, settings, context
         self._say, self._clock = context.log.say, context.clock
+        self._admin = Door(host, EDGE)
+        self._networks, self._wall = Networks(host, settings), Wall(host, settings, context.config)
+        self._services = {service.id for service in context.config.services}
 
     def is_installed(self) -> bool:
         """Return whether a guard runs on the host."""
@@ -82,13 +92,14 @@ class EdgeContainers:
         parts = (*_guard_sources().values(), self._settings.guard_image, f"{self._settings.lease_seconds:g}")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
-    def install_guard(self) -> None:
-        """Create the networks, the volume and the guard where they are missing, and start the guard."""
+    def install_guard(self, *, walled: bool) -> None:
+        """Create networks, the volume and the guard where they are missing, and start the guard; ``walled``: have the wall stand, too."""
         with self._host.docker("prepare the edge's networks and guard") as client:
-            self._ensure_network(client, NETWORK, self._host.addresses.network, internal=False)
-            self._ensure_network(client, ADMIN_NETWORK, self._host.addresses.admin_network, internal=True)
+            self._networks.ensure(client, self._services)
             client.volumes.create(VOLUME)
-            container = self._find_container(client, GUARD)
+            if walled:
+                self._wall.install(client)
+            container = self._host.find_container(client, GUARD)
             if container is None:
                 self._host.pull(self._settings.guard_image)
                 container = self._create_guard(client)
@@ -124,7 +135,7 @@ class EdgeContainers:
         """
         with self._host.docker("start the edge") as client:
             self._finish_replacement(client)
-            edge = self._find_container(client, EDGE)
+            edge = self._host.find_container(client, EDGE)
             if edge is not None and edge.labels.get(f"{LABEL}edge") != self._edge_digest(publish=publish):
                 if replace:
                     had_port = self.is_published()
@@ -134,8 +145,10 @@ class EdgeContainers:
             if edge is None:
                 self._host.pull(self._settings.edge_image)
                 edge = self._create_edge(client, EDGE, publish=publish)
+            self._networks.join(client, edge)  # before an instance starts in a network that is new
             if edge.status != "running":
                 edge.start()
+            self._drop_earlier_networks(client)
         return None
 
     def replace_edge(self, *, publish: bool, between: Callable[[], None] = lambda: None) -> float:
@@ -145,8 +158,10 @@ class EdgeContainers:
         """
         with self._host.docker("replace the edge") as client:
             self._host.pull(self._settings.edge_image)
+            self._put_bootstrap(client)
             self._try_edge(client)
             old, new = client.containers.get(EDGE), self._create_edge(client, NEXT, publish=publish)
+            self._networks.join(client, new)
             stopped_at = self._clock.monotonic()
             old.stop(timeout=1)
             try:
@@ -160,6 +175,7 @@ class EdgeContainers:
             seconds = self._clock.monotonic() - stopped_at
             old.remove(force=True)
             new.rename(EDGE)
+            self._drop_earlier_networks(client)
         image = old.labels.get(f"{LABEL}image", self._settings.edge_image)
         if image != self._settings.edge_image:
             self._host.drop_image(image)
@@ -173,7 +189,7 @@ class EdgeContainers:
             client.containers.get(TRIAL).remove(force=True)
         if NEXT not in names:
             return
-        new, old = client.containers.get(NEXT), self._find_container(client, EDGE)
+        new, old = client.containers.get(NEXT), self._host.find_container(client, EDGE)
         if new.status == "running":
             if old is not None:
                 old.remove(force=True)
@@ -185,9 +201,10 @@ class EdgeContainers:
         """Let the configured image validate its configuration before the old edge is stopped. Raises NotTrueError."""
         from docker.errors import APIError
 
-        entrypoint = [*state.command(EDGE_FOLDER / "bootstrap.json"), "--mode", "validate"]
+        parts = self._edge_parts(publish=False)
+        parts["entrypoint"] += ["--mode", "validate"]
         trial = self._host.create(
-            client, TRIAL, self._settings.edge_image, entrypoint=entrypoint, command=[], endpoint=None, binds=[f"{VOLUME}:{EDGE_FOLDER}:ro"]
+            client, TRIAL, self._settings.edge_image, command=[], endpoint=None, user=self._user(client), restart=False, **parts
         )
         try:
             trial.start()
@@ -210,7 +227,7 @@ class EdgeContainers:
             self._clock.sleep(0.02)
 
     def _answers(self, *, publish: bool) -> bool:
-        connection = DialledConnection(self._host.addresses.admin, ADMIN_PORT, 2.0, self._host.dial)
+        connection = DialledConnection("admin", None, 2.0, self._admin.dial)
         try:
             connection.request("GET", "/ready", headers={"connection": "close"})
             live = connection.getresponse().status == 200
@@ -230,67 +247,87 @@ class EdgeContainers:
             next_step="correct target.docker_hosts; the edge that was there goes on",
         )
 
-    def _find_container(self, client: Any, name: str) -> Any:
-        from docker.errors import NotFound
-
-        try:
-            return client.containers.get(name)
-        except NotFound:
-            return None
-
     def _edge_digest(self, *, publish: bool) -> str:
-        parts = (
-            self._settings.edge_image,
-            self._edge_parts(publish=publish),
-            str(self._settings.network),
-            str(self._settings.admin_network),
-        )
+        parts = (self._settings.edge_image, self._edge_parts(publish=publish), str(self._settings.network))
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def _edge_parts(self, *, publish: bool) -> dict[str, Any]:
         """Return what the edge's container is made of, as keywords of ``DockerHost.create``; when this changes, the edge is replaced."""
-        binds, ports = [f"{VOLUME}:{EDGE_FOLDER}:ro"], {EDGE_PORT: self._settings.http_port}
+        binds, ports = [f"{VOLUME}:{EDGE_FOLDER}:ro", _socket_bind(EDGE)], {EDGE_PORT: self._settings.http_port}
         tls = self._context.config.edge.tls
         if tls is not None:
             binds.append(f"{tls.certificate.parent}:{TLS_FOLDER}:ro")
             ports[TLS_PORT] = tls.port
         return {
-            "entrypoint": list(state.command(EDGE_FOLDER / "bootstrap.json")),
+            "entrypoint": list(state.command(BOOTSTRAP)),
             "binds": binds,
             "ports": ports if publish else {},
+            # Root without capabilities may not read files of others, as a certificate's key may be.
+            "cage": Cage(add=("DAC_OVERRIDE",) if tls else (), read_only=True),
         }
 
     def _create_edge(self, client: Any, name: str, *, publish: bool) -> Any:
-        container = self._host.create(
+        self._put_bootstrap(client)
+        return self._host.create(
             client,
             name,
             self._settings.edge_image,
             command=[],
-            endpoint=(NETWORK, self._host.addresses.edge),
+            endpoint=(FRONT, edge_address(client.networks.get(FRONT))),
             labels={f"{LABEL}edge": self._edge_digest(publish=publish)},
+            user=self._user(client),
             **self._edge_parts(publish=publish),
         )
-        client.networks.get(ADMIN_NETWORK).connect(container, ipv4_address=self._host.addresses.admin)
-        return container
 
-    # --- networks and guard ------------------------------------------------------------------------------------------------
+    def _put_bootstrap(self, client: Any) -> None:
+        """Write the edge's bootstrap to the volume, which only the guard can write to."""
+        bootstrap = json.dumps(envoy_config.bootstrap(EDGE_FOLDER, socket_of(EDGE), SOCKET_MODE))
+        client.containers.get(GUARD).put_archive(str(EDGE_FOLDER), _tar(BOOTSTRAP.name, bootstrap))
 
-    def _ensure_network(self, client: Any, name: str, subnet: ipaddress.IPv4Network, *, internal: bool) -> None:
-        from docker.types import IPAMConfig, IPAMPool
+    # --- network and guard ------------------------------------------------------------------------------------------------
 
-        networks = client.networks.list(names=[f"^{name}$"])
-        if not networks:
-            pool = IPAMConfig(pool_configs=[IPAMPool(subnet=str(subnet), gateway=str(subnet[1]))])
-            client.networks.create(name, driver="bridge", ipam=pool, internal=internal, check_duplicate=True)
-            return
-        subnets = [config.get("Subnet") for config in networks[0].attrs["IPAM"]["Config"] or []]
-        if str(subnet) not in subnets:
+    def _user(self, client: Any) -> str:
+        """Return user and group of guard and edge: root, and the group of the Docker socket, which their own sockets then have.
+
+        The API does not tell a file's group: a container that is given nothing but the socket's name looks at it.
+        """
+        guard = self._host.find_container(client, GUARD)  # a rollback must not depend on another image than those that are there
+        image = guard.labels.get(f"{LABEL}image") if guard else self._settings.guard_image
+        script = "import os; print(os.stat('/asked').st_gid)"
+        self._host.remove_container(client, ASKED)
+        container = self._host.create(
+            client,
+            ASKED,
+            image,
+            entrypoint=["python3", "-c", script],
+            command=[],
+            endpoint=None,
+            binds=[f"{DOCKER_SOCKET}:/asked:ro"],
+            restart=False,
+        )
+        try:
+            container.start()
+            code = container.wait(timeout=ANSWER_SECONDS)["StatusCode"]
+            answer = container.logs().decode(errors="replace").strip()
+        finally:
+            container.remove(force=True)
+        if code or not answer.isdecimal():
             raise NotTrueError(
-                "The host's network is another one",
-                what=f"network {name} has {', '.join(map(str, subnets)) or 'no subnet'}, configured is {subnet}",
-                where=f"{self._host.name}, target.docker_hosts",
-                next_step="configure the subnet that is there; addresses of running instances depend on it",
+                "The group of Docker's socket is not known",
+                what=f"{image} ended with {code}: {answer[-500:]}",
+                where=f"{self._host.name}, {DOCKER_SOCKET}",
+                next_step="check that target.docker_hosts.guard_image has python3, and that Docker's socket is there",
             )
+        return f"0:{answer}"
+
+    def _drop_earlier_networks(self, client: Any) -> None:
+        """Remove networks that no instance is in any more, and the one that guard and edge of an earlier version were in."""
+        from docker.errors import APIError
+
+        self._networks.drop_unused(client, self._services)
+        with contextlib.suppress(APIError):  # still used: by a guard whose lock is held
+            for network in client.networks.list(names=[f"^{EARLIER_NETWORK}$"]):
+                network.remove()
 
     def _create_guard(self, client: Any) -> Any:
         lease = self._settings.lease_seconds
@@ -299,16 +336,20 @@ class EdgeContainers:
             GUARD,
             self._settings.guard_image,
             entrypoint=["python3", "/azora"],
-            command=["--folder", str(EDGE_FOLDER), "--listen", f"0.0.0.0:{GUARD_PORT}", "--lease-seconds", f"{lease:g}"],
-            endpoint=(ADMIN_NETWORK, self._host.addresses.guard),
-            binds=[f"{VOLUME}:{EDGE_FOLDER}:rw"],
+            command=["--folder", str(EDGE_FOLDER), "--socket", str(socket_of(GUARD)), "--lease-seconds", f"{lease:g}"],
+            endpoint=None,
+            user=self._user(client),
+            binds=[f"{VOLUME}:{EDGE_FOLDER}:rw", _socket_bind(GUARD)],
             labels={f"{LABEL}guard": self._guard_digest()},
         )
-        bootstrap = envoy_config.bootstrap(EDGE_FOLDER, f"{self._host.addresses.admin}:{ADMIN_PORT}")
         for name, text in _guard_sources().items():
             container.put_archive("/", _tar(f"azora/{name}", text))
-        container.put_archive(str(EDGE_FOLDER), _tar("bootstrap.json", json.dumps(bootstrap)))
         return container
+
+
+def _socket_bind(container: str) -> str:
+    folder = socket_of(container).parent
+    return f"{folder}:{folder}:rw"
 
 
 def _guard_sources() -> dict[str, str]:

@@ -5,11 +5,10 @@ Protocol: the Docker Engine API, spoken by the Docker SDK.
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -21,47 +20,22 @@ from azora_ci.targets.base import TargetContext
 if TYPE_CHECKING:
     from azora_ci.targets.docker_hosts.connection import Connection
 
-NETWORK = "azora"  # the name of the instances' network
-FIRST_INSTANCE = 16  # index in the network; lower addresses are the gateway's, the edge's, and spare ones
 LABEL = "world.azora."
+PROCESSES = 1024  # and threads, at most in a container
 IN_USE = 409  # the daemon's status for an image that a container is made of
 API_SECONDS = 60.0  # limit for one answer of the daemon
 
 
 @dataclass(frozen=True)
-class HostNetworks:
-    """Static addresses of a host's networks."""
+class Cage:
+    """What a container may not do. ``drop`` and ``add`` are capabilities; with ``read_only`` it can write to volumes and /tmp only."""
 
-    network: ipaddress.IPv4Network
-    admin_network: ipaddress.IPv4Network
+    drop: tuple[str, ...] = ("ALL",)
+    add: tuple[str, ...] = ()
+    read_only: bool = False
 
-    @property
-    def edge(self) -> str:
-        """Return the edge's address among the instances."""
-        return str(self.network[2])
 
-    @property
-    def admin(self) -> str:
-        """Return the address of the edge's admin port."""
-        return str(self.admin_network[2])
-
-    @property
-    def guard(self) -> str:
-        """Return the guard's address."""
-        return str(self.admin_network[3])
-
-    def free(self, taken: set[str]) -> str:
-        """Return an address for an instance that is not in ``taken``. Raises NotTrueError when all are taken."""
-        numbers = range(FIRST_INSTANCE, self.network.num_addresses - 1)
-        address = next((candidate for number in numbers if (candidate := str(self.network[number])) not in taken), None)
-        if address is None:
-            raise NotTrueError(
-                "No address is free for an instance",
-                what=f"all of {self.network} are taken",
-                where="target.docker_hosts.network",
-                next_step="remove containers of old releases from the host, or configure a larger network",
-            )
-        return address
+CLOSED = Cage()
 
 
 class DockerHost:
@@ -69,7 +43,6 @@ class DockerHost:
 
     def __init__(self, connection: Connection, settings: HostSettings, context: TargetContext) -> None:
         self.name = str(connection.address)
-        self.addresses = HostNetworks(ipaddress.IPv4Network(settings.network), ipaddress.IPv4Network(settings.admin_network))
         self._connection, self._settings, self._context = connection, settings, context
         self._client: Any = None
         self._connection_lock, self._client_lock = threading.Lock(), threading.Lock()
@@ -152,15 +125,29 @@ class DockerHost:
         env: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         memory: str | None = None,
+        user: str | None = None,
+        restart: bool = True,
+        cage: Cage = CLOSED,
+        hosts: Mapping[str, str] | None = None,
     ) -> Any:
-        """Create a container and return it, not started. ``endpoint``: (network, static address), None for no network."""
+        """Create a container and return it, not started. ``hosts``: name -> address, of other machines as it shall know them.
+
+        ``endpoint``: (network, static address), (network, "") for a network that has none to give, None for no network.
+        """
         api = client.api
         host_config = api.create_host_config(
             binds=list(binds),
             port_bindings=dict(ports or {}),
-            restart_policy={"Name": "unless-stopped"} if endpoint else None,
-            network_mode=None if endpoint else "none",
+            restart_policy={"Name": "unless-stopped"} if restart else None,
+            network_mode=endpoint[0] if endpoint else "none",
             mem_limit=memory,
+            pids_limit=PROCESSES,
+            extra_hosts=dict(hosts or {}),
+            security_opt=["no-new-privileges"],
+            cap_drop=list(cage.drop),
+            cap_add=list(cage.add),
+            read_only=cage.read_only,
+            tmpfs={"/tmp": ""} if cage.read_only else None,  # noqa: S108 - inside the container
             log_config={"Type": "json-file", "Config": {"max-size": "20m", "max-file": "3"}},
         )
         answer = api.create_container(
@@ -168,13 +155,30 @@ class DockerHost:
             name=name,
             command=command,
             entrypoint=entrypoint,
+            user=user,
             environment=dict(env or {}),
             ports=list(ports or {}),
             labels={f"{LABEL}image": image, **(labels or {})},
             host_config=host_config,
-            networking_config=None if endpoint is None else _endpoint(api, *endpoint),
+            networking_config=_endpoint(api, *endpoint) if endpoint and endpoint[1] else None,
         )
         return client.containers.get(answer["Id"])
+
+    def find_container(self, client: Any, name: str) -> Any:
+        """Return the container of this name, or None."""
+        from docker.errors import NotFound
+
+        try:
+            return client.containers.get(name)
+        except NotFound:
+            return None
+
+    def remove_container(self, client: Any, name: str) -> None:
+        """Remove the container of this name, if there is one: a runner that died before it noted the container left it behind."""
+        from docker.errors import NotFound
+
+        with suppress(NotFound):
+            client.containers.get(name).remove(force=True)
 
     # --- images --------------------------------------------------------------------------------------------------------
 
@@ -188,6 +192,12 @@ class DockerHost:
             except ImageNotFound:
                 return False
             return True
+
+    def runs_as_root(self, reference: str) -> bool:
+        """Return whether a container of an image that is on the host runs as root."""
+        with self.docker("look at an image") as client:
+            user = str(client.images.get(reference).attrs["Config"].get("User") or "")
+        return user.partition(":")[0] in {"", "0", "root"}
 
     def drop_image(self, reference: str) -> None:
         """Remove an image unless a container, running or stopped, is made of it."""

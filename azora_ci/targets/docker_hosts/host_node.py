@@ -44,7 +44,7 @@ class HostNode:
         if replaced and self.edge_containers.has_another_guard() and self.guard.ask("/status")["lock"] is None:
             self.edge_containers.pull_guard()  # first, because a failed pull must not leave the host without a guard
             self.edge_containers.remove_guard()
-        self.edge_containers.install_guard()
+        self.edge_containers.install_guard(walled=replaced)
         self.guard.await_answer()
         if replaced:
             self.guard.check_clock()

@@ -1,4 +1,4 @@
-"""Readers of the answers of Envoy's admin port, and what it must answer once a state is in force. Pure."""
+"""Readers of the answers of Envoy's admin socket, and what it must answer once a state is in force. Pure."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from azora_ci.health.traffic import Counters
+from azora_ci.targets.envoy import calls
 from azora_ci.targets.envoy.routes import ROUTES
 from azora_ci.targets.envoy.state import EdgeState, cluster_name
 
@@ -46,12 +47,14 @@ def certificate_days(certs: Mapping[str, Any]) -> int | None:
 
 
 def cluster_hosts(clusters: Mapping[str, Any], stat: str = "rq_total") -> dict[str, dict[str, int]]:
-    """Return cluster name -> "host:port" -> requests sent to it so far, from ``/clusters?format=json``.
+    """Return cluster name -> "host:port" -> users' requests sent to it so far, from ``/clusters?format=json``.
 
     With ``stat`` "rq_active": -> requests that are under way, upgraded connections among them.
     """
     requests: dict[str, dict[str, int]] = {}
     for cluster in clusters.get("cluster_statuses", []):
+        if cluster["name"].startswith(calls.PREFIX):
+            continue
         hosts = requests.setdefault(cluster["name"], {})
         for host in cluster.get("host_statuses", []):
             address = host["address"]["socket_address"]

@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from azora_ci.targets.envoy import calls
 from azora_ci.targets.envoy.routes import ROUTES, redirect_configuration, route_configuration
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeState, EdgeTls, cluster_name
 
@@ -22,11 +23,11 @@ UPSTREAM_IDLE = "4s"
 _TYPE = "type.googleapis.com/envoy"
 
 
-def bootstrap(config_dir: Path, admin: str) -> dict[str, Any]:
-    """Return the static bootstrap: admin address (``host:port``), and the paths of the files that change."""
+def bootstrap(config_dir: Path, admin: Path, mode: int) -> dict[str, Any]:
+    """Return the static bootstrap: the Unix socket of the admin interface with its mode, and the paths of the files that change."""
     return {
         "node": {"id": "azora-edge", "cluster": "azora"},
-        "admin": {"address": _address(admin)},
+        "admin": {"address": {"pipe": {"path": str(admin), "mode": mode}}},
         "dynamic_resources": {
             "lds_config": _source(config_dir, "listeners.json"),
             "cds_config": _source(config_dir, "clusters.json"),
@@ -43,8 +44,9 @@ def render(state: EdgeState, config_dir: Path, generation: str) -> dict[str, dic
     """
     names = [(service.id, release) for service in state.services for release in state.releases if release.endpoints.get(service.id)]
     clusters = [_cluster(cluster_name(service, release.id), config_dir) for service, release in names]
+    clusters += calls.clusters(state)
     files = {
-        "listeners.json": _response(generation, _listeners(state, config_dir)),
+        "listeners.json": _response(generation, [*_listeners(state, config_dir), *filter(None, [calls.listener(state)])]),
         "routes.json": _response(generation, [route_configuration(state, generation)]),
         "clusters.json": _response(generation, clusters),
         "edge.json": state.document(),

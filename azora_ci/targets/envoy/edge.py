@@ -1,7 +1,7 @@
-"""The Envoy edge's files and admin port. A change is written next to the current files and switched by one rename.
+"""The Envoy edge's files and admin socket. A change is written next to the current files and switched by one rename.
 
 ``<config_dir>/current`` is a symbolic link to the generation in force. Its files are the truth about weights, also when Envoy or the
-runner dies. A change counts when the admin port answers that it is in force.
+runner dies. A change counts when the admin socket answers that it is in force.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from urllib.parse import quote
 from azora_ci.core.clock import Clock
 from azora_ci.core.documents import MEBIBYTE, Limits, expected_shape, read_file, read_json
 from azora_ci.core.errors import BadInputError, UnreachableError
-from azora_ci.health.probes import Dial, ProbeRequest, fetch
+from azora_ci.health.probes import Dial, ProbeRequest, fetch, unix_dial
 from azora_ci.health.traffic import Counters
 from azora_ci.targets.envoy import config
 from azora_ci.targets.envoy.admin import certificate_days, cluster_hosts, counters, effective_weights, expected_hosts, expected_weights
@@ -26,21 +26,31 @@ from azora_ci.targets.envoy.state import EdgeOptions, EdgeService, EdgeState
 T = TypeVar("T")
 GENERATIONS_KEPT = 20
 NO_OPTIONS = EdgeOptions()
-ADMIN_TIMEOUT = 5.0  # seconds, for one answer of the admin port
+ADMIN_SOCKET = "admin.sock"  # in the folder of files, of a local edge
+SOCKET_LENGTH = 107  # bytes of a Unix socket's path: the kernel's limit
+ADMIN_TIMEOUT = 5.0  # seconds, for one answer of the admin socket
 READ_BACK_SECONDS = 10.0  # Envoy reloads within milliseconds, on a loaded machine later
 STATS = r"^cluster\..*\.upstream_(rq_(total|retry|5xx|rx_reset|pending_failure_eject|time)|cx_connect_fail)$"
-LIMITS = Limits(size=16 * MEBIBYTE, values=2_000_000)  # answers grow with the number of clusters
+LIMITS = Limits(size=64 * MEBIBYTE, values=5_000_000)  # the admin socket is trusted, and answers grow with the number of clusters
 
 
-def install(config_dir: Path, *, listen: str, admin: str, services: tuple[EdgeService, ...], options: EdgeOptions = NO_OPTIONS) -> Path:
-    """Write Envoy's bootstrap and a first generation without any release; return the bootstrap file.
+def install(config_dir: Path, *, listen: str, services: tuple[EdgeService, ...], options: EdgeOptions = NO_OPTIONS) -> Path:
+    """Write Envoy's bootstrap and a first generation without any release; return the bootstrap file. ``listen`` is ``host:port``.
 
-    An edge that exists already keeps its releases and weights. ``listen`` and ``admin`` are ``host:port``.
+    An edge that exists already keeps its releases and weights. Raises BadInputError for a folder whose name is too long for a socket.
     """
-    config_dir.mkdir(parents=True, exist_ok=True)
     folder = config_dir.resolve()
+    admin = folder / ADMIN_SOCKET
+    if len(str(admin).encode()) > SOCKET_LENGTH:
+        raise BadInputError(
+            "The edge's folder has too long a name",
+            what=f"{admin} has {len(str(admin).encode())} bytes, a Unix socket's path may have {SOCKET_LENGTH}",
+            where="edge.config_dir in the deployment configuration",
+            next_step="choose a folder with a shorter path",
+        )
+    folder.mkdir(parents=True, exist_ok=True)
     bootstrap = folder / "bootstrap.json"
-    bootstrap.write_text(json.dumps(config.bootstrap(folder, admin), indent=1), encoding="utf-8")
+    bootstrap.write_text(json.dumps(config.bootstrap(folder, admin, 0o600), indent=1), encoding="utf-8")
     if not (folder / "current").exists():
         switch(folder, EdgeState(services, listen, options=options))
     return bootstrap
@@ -69,13 +79,12 @@ def _generations(folder: Path) -> list[int]:
 
 
 class Edge:
-    """One Envoy: its folder of files and its admin address. ``dial`` connects to that address where this machine cannot."""
+    """One Envoy: its folder of files and its admin socket, to which ``dial`` connects where it is not in that folder."""
 
-    def __init__(self, config_dir: Path, admin_url: str, clock: Clock, dial: Dial | None = None) -> None:
+    def __init__(self, config_dir: Path, clock: Clock, dial: Dial | None = None) -> None:
         self._folder = config_dir
-        self._admin_url = admin_url.rstrip("/")
         self._clock = clock
-        self._dial = dial
+        self._dial = dial or unix_dial(config_dir.resolve() / ADMIN_SOCKET)
 
     def state(self) -> EdgeState:
         """Return the state in force, from the files. Raises BadInputError when no edge is installed in the folder."""
@@ -115,7 +124,7 @@ class Edge:
                 raise UnreachableError(
                     "The edge did not take the change",
                     what=f"{difference} after {seconds:g} s",
-                    where=f"{self._admin_url}/config_dump, {self._folder}",
+                    where=f"the edge's admin socket, /config_dump; {self._folder}",
                     next_step="look at Envoy's log; the files are what it will take when it starts again",
                 )
             self._clock.sleep(0.01)
@@ -171,7 +180,7 @@ class Edge:
             return reader(document)
 
     def _get(self, path: str) -> Mapping[str, Any]:
-        answer = fetch(ProbeRequest(self._admin_url + path, dial=self._dial), ADMIN_TIMEOUT, self._clock, limit=LIMITS.size + 1)
+        answer = fetch(ProbeRequest(f"http://admin{path}", dial=self._dial), ADMIN_TIMEOUT, self._clock, limit=LIMITS.size + 1)
         try:
             if answer.status == 200:
                 document: Mapping[str, Any] = read_json(answer.body, LIMITS)
@@ -183,8 +192,8 @@ class Edge:
 
     def _silent(self, path: str, detail: str) -> UnreachableError:
         return UnreachableError(
-            "The edge's admin port does not answer",
-            what=f"Envoy's admin port: {detail}",
-            where=self._admin_url + path.split("?", maxsplit=1)[0],
-            next_step="check that Envoy runs and that edge.admin_url is right",
+            "The edge's admin socket does not answer",
+            what=f"Envoy's admin socket: {detail}",
+            where=f"{self._folder}, {path.split('?', maxsplit=1)[0]}",
+            next_step="check that Envoy runs, by the bootstrap file that the last edge install wrote",
         )

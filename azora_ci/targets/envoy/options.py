@@ -8,8 +8,12 @@ from azora_ci.targets.envoy.state import EdgeOptions, EdgeService, EdgeState, Ed
 
 
 def edge_services(config: DeployConfig) -> tuple[EdgeService, ...]:
-    """Return what the edge needs to know about each service."""
-    return tuple(EdgeService(service.id, service.route_prefix, service.timeout_seconds) for service in config.services)
+    """Return what the edge needs to know about each service. Processes on loopback reach each other without it."""
+    calls = config.target.kind == "docker_hosts"
+    return tuple(
+        EdgeService(service.id, service.route_prefix, service.timeout_seconds, service.talks_to if calls else ())
+        for service in config.services
+    )
 
 
 def require_kept_prefixes(state: EdgeState, config: DeployConfig) -> None:

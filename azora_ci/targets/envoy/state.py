@@ -15,20 +15,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EdgeService:
-    """Which requests belong to one service; ``timeout_seconds`` is 0 for streams, without a limit."""
+    """Which requests belong to one service, and which services it calls; ``timeout_seconds`` is 0 for streams, without a limit."""
 
     id: str
     route_prefix: str
     timeout_seconds: float
+    talks_to: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class EdgeRelease:
-    """Where a release's instances listen: service id -> ("host:port", …)."""
+    """Where a release's instances listen: service id -> ("host:port", …); ``started``: also those that are not healthy yet, for calls."""
 
     id: str
     version: str
     endpoints: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    started: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -76,20 +78,25 @@ class EdgeState:
     options: EdgeOptions = EdgeOptions()
 
     def document(self) -> dict[str, Any]:
-        """Return the state as a JSON document, which ``from_document`` reads."""
-        return asdict(self)
+        """Return the state as a JSON document, which ``from_document`` reads; as an earlier version's where no service calls another."""
+        document = asdict(self)
+        for table, key in (("services", "talks_to"), ("releases", "started")):
+            for part in document[table]:
+                if not part[key]:
+                    del part[key]
+        return document
 
     @staticmethod
     def from_document(document: Mapping[str, Any]) -> EdgeState:
         """Return the state that a document describes. Raises KeyError and TypeError for another format."""
         releases = tuple(
-            EdgeRelease(release["id"], release["version"], {name: tuple(addresses) for name, addresses in release["endpoints"].items()})
+            EdgeRelease(release["id"], release["version"], _addresses(release["endpoints"]), _addresses(release.get("started", {})))
             for release in document["releases"]
         )
         options = dict(document.get("options", {}))  # the state of an older version has none
         if options.get("tls"):
             options["tls"] = EdgeTls(**options["tls"])
-        services = tuple(EdgeService(**service) for service in document["services"])
+        services = tuple(EdgeService(**{**service, "talks_to": tuple(service.get("talks_to", ()))}) for service in document["services"])
         return EdgeState(**{**document, "releases": releases, "services": services, "options": EdgeOptions(**options)})
 
     def release(self, release_id: str | None) -> EdgeRelease | None:
@@ -125,6 +132,10 @@ class EdgeState:
         """Return the addresses of a release's instances of a service; () for a release that does not exist."""
         release = self.release(release_id)
         return release.endpoints.get(service, ()) if release else ()
+
+
+def _addresses(document: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
+    return {service: tuple(addresses) for service, addresses in document.items()}
 
 
 def cluster_name(service: str, release_id: str) -> str:

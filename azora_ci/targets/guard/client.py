@@ -18,6 +18,7 @@ from typing import Any
 from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.core.documents import Limits, expected_shape, read_json
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
+from azora_ci.core.variables import Secret
 from azora_ci.health.probes import Dial, DialledConnection
 from azora_ci.targets.base import FencedError, LockHolder, Owner
 from azora_ci.targets.envoy import config
@@ -37,13 +38,16 @@ CLOCK_LIMIT = timedelta(minutes=5)  # between the clocks of host and runner: the
 
 
 class GuardClient:
-    """Client of one guard. ``token`` is the fencing token while the lock is held; ``recover`` opens a lost connection again."""
+    """Client of one guard, to which ``dial`` connects, whatever the address; ``recover`` opens a lost connection again.
 
-    def __init__(self, host: str, address: tuple[str, int], dial: Dial, clock: Clock, recover: Callable[[], None]) -> None:
+    ``token`` is the fencing token while the lock is held, ``number`` that of the lock, which names what is changed under it.
+    """
+
+    def __init__(self, host: str, dial: Dial, clock: Clock, recover: Callable[[], None]) -> None:
         self.host = host
-        self.token: int | None = None
+        self.token: Secret | int | None = None  # a number at a guard that an earlier version installed
+        self.number = 0
         self.lease_seconds = 45.0
-        self._address = address
         self._dial, self._clock, self.recover = dial, clock, recover
 
     def await_answer(self) -> Any:
@@ -75,9 +79,9 @@ class GuardClient:
             return self._ask(path, document)
 
     def _ask(self, path: str, document: Mapping[str, Any] | None = None) -> Any:
-        connection = DialledConnection(*self._address, ANSWER_SECONDS, self._dial)
+        connection = DialledConnection("guard", None, ANSWER_SECONDS, self._dial)
         try:
-            body = None if document is None else json.dumps(document)
+            body = None if document is None else json.dumps(document, allow_nan=False)
             connection.request("GET" if document is None else "POST", path, body, {"connection": "close"})
             response = connection.getresponse()
             status, answer = response.status, read_json(response.read(LIMITS.size + 1), LIMITS)
@@ -110,7 +114,15 @@ class GuardClient:
 
     def change(self, action: str, **document: Any) -> Any:
         """Make a change with the fencing token and return the guard's answer."""
-        return self.ask(f"/{action}", {"token": self.token, **document})
+        token = self.token.reveal() if isinstance(self.token, Secret) else self.token
+        return self.ask(f"/{action}", {"token": token, **document})
+
+    def take(self, answer: Mapping[str, Any]) -> None:
+        """Remember what a guard answered to the request for its lock."""
+        token = answer["token"]
+        self.token = Secret(token) if isinstance(token, str) else token
+        self.number = answer.get("number", token)
+        self.lease_seconds = float(answer["lease_seconds"])
 
     def check_clock(self) -> None:
         """Raise NotTrueError when the host's clock differs from the runner's by more than ``CLOCK_LIMIT``."""
@@ -169,7 +181,7 @@ class Lease:
         request = {"owner": _owner_text(owner), "run_url": owner.run_url, "deployment_id": owner.deployment_id}
         answer = self._guard.ask("/lock", {**request, "fence": owner.fence is not None, "reason": owner.fence})
         with expected_shape(lambda problem: self._guard.misunderstood("/lock", problem)):
-            self._guard.token, self._guard.lease_seconds = answer["token"], float(answer["lease_seconds"])
+            self._guard.take(answer)
         self.taken_over = f"{held.owner.deployment_id} ({held.owner.run_url})" if held else None
         self._refused, self._renewed = None, self._clock.monotonic()
         self._stop = threading.Event()
@@ -261,7 +273,7 @@ class GuardedJournal:
 
     def __init__(self, guard: GuardClient) -> None:
         self._guard = guard
-        self._cached: tuple[int, History] | None = None
+        self._cached: tuple[Secret | int, History] | None = None
         self._cache_lock = threading.Lock()
 
     def history(self) -> History:
@@ -294,8 +306,8 @@ class GuardedJournal:
 class GuardedEdge(Edge):
     """An Envoy whose files are written by the guard only."""
 
-    def __init__(self, guard: GuardClient, admin: str, clock: Clock, dial: Dial) -> None:
-        super().__init__(EDGE_FOLDER, f"http://{admin}", clock, dial)
+    def __init__(self, guard: GuardClient, clock: Clock, dial: Dial) -> None:
+        super().__init__(EDGE_FOLDER, clock, dial)
         self._guard = guard
         self._numbers = itertools.count(1)
 
@@ -323,7 +335,7 @@ class GuardedEdge(Edge):
 
         Without a stable release there is no lease: nothing could be put back, and a first release without a runner beats no routes.
         """
-        generation = f"{self._guard.token}-{next(self._numbers)}"
+        generation = f"{self._guard.number}-{next(self._numbers)}"
         files = {name: json.dumps(document) for name, document in config.render(state, EDGE_FOLDER, generation).items()}
         hold = state.canary is not None and state.percent > 0 and state.stable is not None
         self._guard.change("apply", generation=generation, files=files, hold=hold, back=state.canary is None)

@@ -1,8 +1,13 @@
 """The guard: on every production host, the only writer of the edge's routes. Standard library only: it runs in a container.
 
-A runner locks the host, gets a fencing token, and sends it with each change. From the first weight until the promotion is journalled the
-runner holds a **lease**, which it must renew; when the lease runs out, the guard puts the old routes back by itself. So a runner that
-dies, hangs or loses its network leaves production on the old version. A runner that comes back late is refused: its token is superseded.
+It listens on a Unix socket, which root and the group of the host's Docker socket may use (0660), and on no port.
+
+A runner locks the host, gets a fencing token, and sends it with each change. The token is 128 random bits. The journal has only its
+SHA-256, so that a guard that was killed still knows the token, and nobody who reads the journal does.
+
+From the first weight until the promotion is journalled the runner holds a **lease**, which it must renew; when the lease runs out, the
+guard puts the old routes back by itself. So a runner that dies, hangs or loses its network leaves production on the old version. A runner
+that comes back late is refused: its token is superseded.
 
 * Leases are timed by the monotonic clock of the guard: neither a jump of the host's clock nor the runner's clock moves them.
 * A change is a *generation*: a folder of files. It takes effect by one rename of the symbolic link ``current``.
@@ -10,12 +15,13 @@ dies, hangs or loses its network leaves production on the old version. A runner 
   lease has not ended in the journal, the guard grants the runner one full lease to come back, then puts the old routes back.
 * A weight rises only after the space for going back was reserved (``store.py``); on a full disk it is refused.
 
-HTTP API, JSON in and out; 409 (not allowed) and 507 (disk full) give the reason in ``error``; ``back`` lets a request use the reserve::
+HTTP API, JSON in and out, no number above ``LARGEST``; 409 (not allowed) and 507 (disk full) give the reason in ``error``; ``back`` lets
+a request use the reserve::
 
     GET  /status                                               lock, lease, current generation, free bytes, last journal entries
     GET  /files                                                files of the current generation, name -> text
     GET  /journal                                              all events that runners noted, oldest first
-    POST /lock     {owner, run_url, deployment_id, seconds, fence, reason}     -> {token}
+    POST /lock     {owner, run_url, deployment_id, fence, reason}     -> {token, number, lease_seconds}
     POST /renew    {token}                                     -> {lock_seconds, lease_seconds}
     POST /apply    {token, generation, files, hold, back, event}     switch to a generation; ``hold`` starts the lease
     POST /note     {token, event, back}                        add a runner's event to the journal
@@ -27,14 +33,19 @@ HTTP API, JSON in and out; 409 (not allowed) and 507 (disk full) give the reason
 from __future__ import annotations
 
 import argparse
+import hashlib
+import hmac
 import json
+import os
 import re
+import secrets
 import signal
+import socketserver
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +54,13 @@ from .store import FullError, Store  # relative: in its container the guard is a
 STATUS_ENTRIES = 20  # journal entries shown by /status
 BODY_LIMIT = 16 * 1024 * 1024  # bytes of a request
 LEASE_SECONDS = 45.0  # default
+LEASES_PER_LOCK = 2  # a lock that is not renewed ends after so many leases
+LEASE_LIMITS = 0.1, 3600.0  # seconds: of the option --lease-seconds
+TOKEN_BYTES = 16
+LARGEST = 1e15  # of a number in a request, in absolute value: bytes, milliseconds and counts are smaller
+SOCKET_MASK = 0o117  # leaves mode 0660
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,150}")
+_LENGTH = re.compile(r"[0-9]{1,10}")  # a Content-Length
 
 
 class RefusedError(Exception):
@@ -62,7 +79,8 @@ class Guard:
         self._lock_until = 0.0
         self._safe_generation: str | None = None  # generation to return to while a lease is held
         self._lease_until = 0.0
-        self._token = 0
+        self._token_sha256 = ""  # of the lock's token; "" while there is none
+        self._number = 0  # of locks so far
         self._sequence = 0
         self._entries: list[dict[str, Any]] = []
         self._read_journal()
@@ -85,12 +103,12 @@ class Guard:
             if self._safe_generation is not None:
                 # Every new holder starts on the old routes, a rerun of the same deployment too.
                 self._put_back(f"taken over by {holder['owner']}")
-            seconds = float(request.get("seconds", 2 * self._lease_seconds))
-            token = self._token + 1
-            lock: dict[str, Any] = {**holder, "seconds": seconds, "fence": fence}
-            self._write("lock", token=token, reason=request.get("reason"), **lock)
-            self._token, self._lock, self._lock_until = token, lock, self._monotonic() + seconds
-            return {"token": self._token, "lease_seconds": self._lease_seconds}
+            lock: dict[str, Any] = {**holder, "seconds": LEASES_PER_LOCK * self._lease_seconds, "fence": fence}
+            token, number = secrets.token_hex(TOKEN_BYTES), self._number + 1
+            self._write("lock", number=number, token_sha256=_sha256(token), reason=request.get("reason"), **lock)
+            self._token_sha256, self._number, self._lock = _sha256(token), number, lock
+            self._lock_until = self._monotonic() + lock["seconds"]
+            return {"token": token, "number": number, "lease_seconds": self._lease_seconds}
 
     def renew(self, request: dict[str, Any]) -> dict[str, Any]:
         """Extend lock and lease."""
@@ -109,6 +127,8 @@ class Guard:
             generation, files = request["generation"], request["files"]
             if not _NAME.fullmatch(generation) or not all(_NAME.fullmatch(name) for name in files):
                 raise RefusedError("names of generations and files are letters, digits, dots, dashes and underscores")
+            if not all(isinstance(text, str) for text in files.values()):
+                raise TypeError("a file is a text")
             hold, back = bool(request.get("hold")), bool(request.get("back"))
             self._write_generation(generation, files, back=back)
             current = self.current()
@@ -164,7 +184,7 @@ class Guard:
             if self._safe_generation is not None:
                 self._put_back("unlocked before the promotion")
             self._write("unlock", reason=request.get("reason"))
-            self._lock = None
+            self._end_lock()
             return {}
 
     def status(self) -> dict[str, Any]:
@@ -172,7 +192,7 @@ class Guard:
         with self._mutex:
             self.check()
             return {
-                "lock": {**self._lock, "token": self._token} if self._lock else None,
+                "lock": {**self._lock, "number": self._number} if self._lock else None,
                 **self._remaining(),
                 "held": self._safe_generation is not None,
                 "safe_generation": self._safe_generation,
@@ -187,13 +207,11 @@ class Guard:
         with self._mutex:
             if self._safe_generation is not None and self._monotonic() >= self._lease_until:
                 self._put_back(f"the lease of {self._lease_seconds:g} s ran out")
-                self._token += 1  # the runner that comes back late is refused
-                self._lock = None
-                self._try_write("fence", token=self._token, reason="lease ran out")
+                self._end_lock()  # the runner that comes back late is refused
+                self._try_write("fence", reason="lease ran out")
             elif self._lock is not None and self._safe_generation is None and self._monotonic() >= self._lock_until:
                 self._try_write("expire", reason=f"not renewed for {self._lock['seconds']:g} s", owner=self._lock["owner"])
-                self._lock = None
-                self._token += 1
+                self._end_lock()
 
     def current(self) -> str | None:
         """Return the generation that ``current`` points to."""
@@ -203,9 +221,13 @@ class Guard:
 
     def _require_token(self, request: dict[str, Any]) -> None:
         self.check()
-        if self._lock is None or request.get("token") != self._token:
+        token = request.get("token")
+        if self._lock is None or not isinstance(token, str) or not hmac.compare_digest(_sha256(token), self._token_sha256):
             held = f"the lock is held by {self._describe_holder()}" if self._lock else "nobody holds the lock: it expired or was given back"
-            raise RefusedError(f"token {request.get('token')} is superseded: {held}")
+            raise RefusedError(f"the token is superseded, or never was one: {held}")
+
+    def _end_lock(self) -> None:
+        self._lock, self._token_sha256 = None, ""
 
     def _describe_holder(self) -> str:
         assert self._lock is not None  # noqa: S101 - callers have checked it
@@ -281,20 +303,48 @@ class Guard:
         self._sequence = entry["sequence"]
         self._entries = [*self._entries[-200:], entry]
         kind = entry["entry"]
-        if kind in {"lock", "fence"}:
-            self._token = entry["token"]
         if kind == "lock":
-            self._lock = {name: entry[name] for name in ("owner", "run_url", "deployment_id", "seconds")}
-            self._lock["fence"] = entry.get("fence", False)
-        elif kind in {"unlock", "fence"}:
-            self._lock = None
-        elif kind == "expire":
-            self._lock = None
-            self._token += 1
+            self._lock = {name: entry[name] for name in ("owner", "run_url", "deployment_id")}
+            self._lock |= {"seconds": self._bounded(entry["seconds"]), "fence": entry.get("fence", False)}
+            # An earlier version numbered its tokens: they can be guessed, so that no token of its locks is accepted.
+            self._number = int(entry["number"] if "number" in entry else entry["token"])
+            self._token_sha256 = entry.get("token_sha256", "")
+        elif kind in {"unlock", "fence", "expire"}:
+            self._end_lock()
         elif kind == "lease":
             self._safe_generation = entry["safe"]
         elif kind in {"promote", "return"}:
             self._safe_generation = None
+
+    def _bounded(self, seconds: float) -> float:
+        """Return the seconds of a lock in the journal; those of an earlier version were whatever its caller had asked for."""
+        longest = LEASES_PER_LOCK * self._lease_seconds
+        return seconds if 0 < seconds <= longest else longest
+
+
+def _sha256(token: str) -> str:
+    return hashlib.sha256(token.encode(errors="replace")).hexdigest()
+
+
+def read_request(data: bytes) -> dict[str, Any]:
+    """Return the object of a request. Raises TypeError for another value, ValueError for no JSON and numbers above ``LARGEST``."""
+
+    def number(kind: Callable[[str], float]) -> Callable[[str], float]:
+        def read(text: str) -> float:
+            value = kind(text)
+            if not abs(value) <= LARGEST:  # false for NaN, too
+                raise ValueError(f"the number {text[:30]} is too large")
+            return value
+
+        return read
+
+    try:
+        request = json.loads(data, parse_int=number(int), parse_float=number(float), parse_constant=number(float))
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if not isinstance(request, dict):
+        raise TypeError("a request is an object")
+    return request
 
 
 def handler(guard: Guard) -> type[BaseHTTPRequestHandler]:
@@ -315,20 +365,21 @@ def handler(guard: Guard) -> type[BaseHTTPRequestHandler]:
                 self._answer(507, {"error": str(error)})
 
         def do_POST(self) -> None:
-            length = int(self.headers.get("Content-Length", "0"))
+            length = self.headers.get("Content-Length", "")
             action = self.path.strip("/")
-            if action not in {"lock", "renew", "apply", "note", "promote", "abort", "unlock"} or length > BODY_LIMIT:
+            is_action = action in {"lock", "renew", "apply", "note", "promote", "abort", "unlock"}
+            if not is_action or not _LENGTH.fullmatch(length) or int(length) > BODY_LIMIT:
                 self.close_connection = True
-                self._answer(404, {"error": "no such action, or a body that is too large"})
+                self._answer(404, {"error": "no such action, or a body that is too large or of unknown length"})
                 return
             try:
-                request = json.loads(self.rfile.read(length))
+                request = read_request(self.rfile.read(int(length)))
                 self._answer(200, getattr(guard, action)(request))
             except RefusedError as error:
                 self._answer(409, {"error": str(error)})
             except FullError as error:
                 self._answer(507, {"error": str(error)})
-            except (KeyError, TypeError, ValueError) as error:
+            except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
                 self._answer(400, {"error": f"{type(error).__name__}: {error}"})
 
         def _answer(self, status: int, document: Any) -> None:
@@ -345,22 +396,40 @@ def handler(guard: Guard) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
+class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """HTTP on a Unix socket of mode 0660 and this process's group. Raises PermissionError for a folder in which others may write."""
+
+    daemon_threads = True
+    request_queue_size = 128
+
+    def __init__(self, path: Path, handler_class: type[BaseHTTPRequestHandler]) -> None:
+        folder = path.parent.stat()
+        if folder.st_uid != os.geteuid() or folder.st_mode & 0o022:
+            raise PermissionError(f"others may write in {path.parent}: whoever replaces the socket there would be taken for the guard")
+        path.unlink(missing_ok=True)  # of a guard that ran before
+        before = os.umask(SOCKET_MASK)
+        try:
+            super().__init__(str(path), handler_class)
+        finally:
+            os.umask(before)
+
+
 def main() -> None:
     """Serve until SIGTERM."""
     parser = argparse.ArgumentParser(description="Guard of one edge: the only writer of its routes.")
     parser.add_argument("--folder", type=Path, required=True, help="the volume that Envoy reads its files from")
-    parser.add_argument("--listen", default="127.0.0.1:9902", help="host:port")
+    parser.add_argument("--socket", type=Path, required=True, help="the Unix socket to listen on")
     parser.add_argument("--lease-seconds", type=float, default=LEASE_SECONDS)
     arguments = parser.parse_args()
-    host, _, port = arguments.listen.rpartition(":")
+    if not LEASE_LIMITS[0] <= arguments.lease_seconds <= LEASE_LIMITS[1]:
+        parser.error("--lease-seconds: {} to {}".format(*LEASE_LIMITS))
     guard = Guard(arguments.folder, lease_seconds=arguments.lease_seconds)
-    server = ThreadingHTTPServer((host, int(port)), handler(guard))
-    server.daemon_threads = True
+    server = UnixServer(arguments.socket, handler(guard))
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    print(f"guard of {arguments.folder} listens on {host}:{server.server_port}", flush=True)
+    print(f"guard of {arguments.folder} listens on {arguments.socket}", flush=True)
     while not stop.wait(0.1):
         try:
             guard.check()

@@ -15,17 +15,16 @@ from azora_ci.targets.local_processes.target import LocalProcesses
 def findings(context: TargetContext) -> Iterator[Finding]:
     """Yield the findings about folders, edge and addresses."""
     config = context.config
-    settings, config_dir, admin = config.target.local_processes, config.edge.config_dir, config.edge.admin_url or ""
+    settings, config_dir = config.target.local_processes, config.edge.config_dir
     assert settings is not None  # noqa: S101 - the configuration's own check
     assert config_dir is not None  # noqa: S101 - likewise
     yield check("loopback", lambda: f"{type(LocalProcesses(context)).__name__} keeps to this machine")
     yield _writable("state dir", "target.local_processes.state_dir", settings.state_dir)
     yield _writable("archive dir", "target.local_processes.archive_dir", settings.archive_dir)
-    edge = Edge(config_dir, admin, context.clock)
+    edge = Edge(config_dir, context.clock)
     install = "python -m azora_ci edge install"
     yield check("config dir", lambda: f"{config_dir} holds the edge's files, {len(edge.state().releases)} releases", install)
-    start = f"start the edge ({install} prints the command), or correct edge.admin_url"
-    yield check("admin port", lambda: f"{admin} answers, {len(edge.weights())} routes", start)
+    yield check("admin socket", lambda: f"it answers, {len(edge.weights())} routes", f"start the edge ({install} prints the command)")
 
 
 def _writable(name: str, key: str, folder: Path) -> Finding:

@@ -35,10 +35,10 @@ from azora_ci.targets.node_parts import Facts
 from azora_ci.targets.release import Release
 
 
-def install_edge(config: DeployConfig, config_dir: Path, listen_port: int, admin_port: int) -> Path:
+def install_edge(config: DeployConfig, config_dir: Path, listen_port: int) -> Path:
     """Write the bootstrap and first files of an edge on loopback and return the bootstrap file (start it with ``envoy.command``)."""
-    listen, admin = f"{local.LOOPBACK}:{listen_port}", f"{local.LOOPBACK}:{admin_port}"
-    return edges.install(config_dir, listen=listen, admin=admin, services=edge_services(config), options=options_of(config))
+    listen = f"{local.LOOPBACK}:{listen_port}"
+    return edges.install(config_dir, listen=listen, services=edge_services(config), options=options_of(config))
 
 
 def options_of(config: DeployConfig) -> EdgeOptions:
@@ -67,7 +67,7 @@ class LocalProcesses(Node):
         _refuse_anything_but_loopback(config)
         state_dir = settings.state_dir.resolve()
         self._file_lock = Lock(state_dir / "lock.json", context.clock)
-        edge = LockedEdge(config.edge.config_dir, config.edge.admin_url or "", self._file_lock, context)
+        edge = LockedEdge(config.edge.config_dir, self._file_lock, context)
         runner = LocalRunner(context, state_dir, settings.archive_dir)
         journal = LockedJournal(Journal(state_dir / "journal.jsonl"), self._file_lock)
         super().__init__(context, Parts(self._file_lock, journal, edge, runner, options_of(config)))
@@ -115,7 +115,7 @@ class LocalProcesses(Node):
         config, config_dir = self._config, self._config.edge.config_dir
         assert config_dir is not None  # noqa: S101 - the configuration's own check
         listen_port = _port("--listen", listen or urlsplit(config.services[0].public_health_url).netloc)
-        bootstrap = install_edge(config, config_dir, listen_port, _port("edge.admin_url", config.edge.admin_url or ""))
+        bootstrap = install_edge(config, config_dir, listen_port)
         return f"✓ {bootstrap} is written; start the edge with:\n{' '.join(command(bootstrap))}"
 
     def edges(self) -> list[str]:
@@ -146,8 +146,8 @@ class LockedJournal:
 class LockedEdge(Edge):
     """An edge whose files only the owner of the lock can switch."""
 
-    def __init__(self, config_dir: Path, admin_url: str, lock: Lock, context: TargetContext) -> None:
-        super().__init__(config_dir, admin_url, context.clock)
+    def __init__(self, config_dir: Path, lock: Lock, context: TargetContext) -> None:
+        super().__init__(config_dir, context.clock)
         self._lock = lock
 
     def switch(self, state: EdgeState) -> str:
@@ -222,8 +222,7 @@ def _port(name: str, address: str) -> int:
 
 
 def _refuse_anything_but_loopback(config: DeployConfig) -> None:
-    addresses = {"edge.admin_url": config.edge.admin_url or ""}
-    addresses.update({f"services.{service.id}.public_health_url": service.public_health_url for service in config.services})
+    addresses = {f"services.{service.id}.public_health_url": service.public_health_url for service in config.services}
     refused = [f"{name} = {url or '(not set)'}" for name, url in addresses.items() if not is_loopback(url)]
     if refused:
         raise BadInputError(

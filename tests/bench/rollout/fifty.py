@@ -57,10 +57,11 @@ class Forwarded:
     def close(self) -> None:
         """Do nothing: the sockets stay open."""
 
-    def dial(self, destination: tuple[str, int], seconds: float) -> socket.socket:
+    def dial(self, destination: tuple[str, int] | Path, seconds: float) -> socket.socket:
         """Connect to the stand-in for ``destination``, which it reads from the first line."""
         connection = socket.create_connection(("127.0.0.1", self.port), seconds)
-        connection.sendall(f"{destination[0]} {destination[1]}\n".encode())
+        name = f"{destination} 0" if isinstance(destination, Path) else f"{destination[0]} {destination[1]}"
+        connection.sendall(f"{name}\n".encode())
         if not connection.recv(1):
             connection.close()
             raise ConnectionRefusedError

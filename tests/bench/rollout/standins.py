@@ -1,7 +1,7 @@
 """Many production hosts in one process: what ``docker_hosts`` needs of each, on real sockets, every answer late by a fixed time.
 
 A host has a Unix socket that speaks the Docker Engine API as far as the target asks (containers, networks, volumes, images), and a
-port on loopback behind which are the real guard (``azora_ci.targets.guard.server`` on a folder of its own), the admin port of an
+port on loopback behind which are the real guard (``azora_ci.targets.guard.server`` on a folder of its own), the admin socket of an
 Envoy that has taken what the guard's files say, and the health of its instances. Each switch of routes is noted in ``switches.jsonl``.
 
 ``python -m tests.bench.rollout.standins FOLDER NUMBER LATENCY LEASE`` prints the ports as JSON and serves until ended.
@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import json
 import re
 import sys
@@ -22,7 +21,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from azora_ci.core.clock import Clock
-from azora_ci.targets.docker_hosts.edge_containers import ADMIN_PORT, GUARD_PORT
+from azora_ci.targets.docker_hosts.doors import EDGE, GUARD, socket_of
 from azora_ci.targets.envoy import admin
 from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.guard import server
@@ -95,13 +94,15 @@ class Host:
         return await reader.readexactly(int(length[1])) if length else b""
 
     async def _dialled(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Connect to the ``host port`` of the first line, and answer with a byte: a connection takes a way to the host and back."""
+        """Connect to the ``host port`` or ``socket 0`` of the first line, and answer with a byte.
+
+        Its way to the host and back is what a connection takes.
+        """
         try:
-            host, port_text = (await reader.readline()).decode().split()
+            host, _ = (await reader.readline()).decode().split()
         except (OSError, ValueError):
             writer.close()
             return
-        port = int(port_text)
         await asyncio.sleep(self.latency)
         if host == "127.0.0.1":  # on the host itself nobody listens yet
             writer.close()
@@ -109,13 +110,13 @@ class Host:
         writer.write(b"+")
 
         async def respond(method: str, path: str, body: bytes) -> Answer:
-            if port == GUARD_PORT:
+            if host == str(socket_of(GUARD)):
                 return await asyncio.to_thread(self._guard, method, path, body)
-            return self._admin(path) if port == ADMIN_PORT else self._health(host)
+            return self._admin(path) if host == str(socket_of(EDGE)) else self._health(host)
 
         await self._serve(reader, writer, respond)
 
-    # --- guard, Envoy's admin port, instances --------------------------------------------------------------------------
+    # --- guard, Envoy's admin socket, instances ------------------------------------------------------------------------
 
     def _guard(self, method: str, path: str, body: bytes) -> Answer:
         action = path.strip("/")
@@ -180,16 +181,18 @@ class Host:
         if words == ["json"]:
             return _json([self._listed(name) for name in self.containers if self._matches(name, query)])
         if words == ["create"]:
-            endpoint = next(iter(document["NetworkingConfig"]["EndpointsConfig"].items()))
-            address = endpoint[1]["IPAMConfig"]["IPv4Address"]
-            ipaddress.ip_address(address)
-            self.containers[query["name"]] = {"body": document, "network": endpoint[0], "address": address, "running": False}
+            endpoints = (document.get("NetworkingConfig") or {}).get("EndpointsConfig") or {"none": {}}
+            ((network, endpoint),) = endpoints.items()
+            address = endpoint["IPAMConfig"]["IPv4Address"] if endpoint else ""
+            self.containers[query["name"]] = {"body": document, "network": network, "address": address, "running": False}
             return _json({"Id": query["name"], "Warnings": []}, 201)
         name, action = words[0], words[-1]
         if name not in self.containers:
             return _json({"message": f"No such container: {name}"}, 404)
         if method == "GET":
-            return (200, b"") if action == "logs" else _json(self._inspected(name))
+            return (200, b"0") if action == "logs" else _json(self._inspected(name))  # a log tells the group of a socket
+        if action == "wait":
+            return _json({"StatusCode": 0})
         if method == "DELETE":
             del self.containers[name]
         elif action in {"start", "stop"}:

@@ -203,7 +203,7 @@ class LocalWorld:
 
     def _start(self, instances: int) -> None:
         cluster = self._stack.enter_context(database(self.folder / "database", self.processes))
-        self.port, self.admin = free_port(), free_port()
+        self.port = free_port()
         service = {
             "public_health_url": f"http://{LOOPBACK}:{self.port}/health",
             "instances": instances,
@@ -212,13 +212,13 @@ class LocalWorld:
             "stop_grace_seconds": 5,
         }
         places = {"state_dir": str(self.folder / "state"), "archive_dir": str(self.folder / "archives")}
-        edge = {"config_dir": str(self.folder / "edge"), "admin_url": f"http://{LOOPBACK}:{self.admin}"}
+        edge = {"config_dir": str(self.folder / "edge")}
         path = self.folder / "deploy.toml"
         path.write_text(configuration(service, {"kind": "local_processes", "local_processes": places}, edge=edge), encoding="utf-8")
         self.config = config.load(path)
         self.steps = Steps(self.folder, path, self.processes, digest=self.archive)
-        bootstrap = install_edge(self.config, self.folder / "edge", self.port, self.admin)
-        self.edge = Edge(self.folder / "edge", f"http://{LOOPBACK}:{self.admin}", self.clock)
+        bootstrap = install_edge(self.config, self.folder / "edge", self.port)
+        self.edge = Edge(self.folder / "edge", self.clock)
         self.processes.start(command(bootstrap, binary=str(Path(sys.executable).parent / "envoy")))
         until(self._edge_answers, "Envoy answers", self.clock)
         self.stable = self.steps.next_release()

@@ -108,7 +108,7 @@ def first_deployment_installed_everything(world: World) -> None:
     assert world.running() == {"v1.0.0": 3}
     names = {container.name for container in world.machines[0].client.containers.list()}
     assert {"azora-edge", "azora-guard"} <= names
-    subnet = world.machines[0].client.networks.get("azora").attrs["Containers"].values()
+    subnet = world.machines[0].client.networks.get("azora-to-api_gateway").attrs["Containers"].values()
     assert "azora-guard" not in {member["Name"] for member in subnet}  # guard and admin port are on a network that no instance joins
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import ast
-import http.client
 import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings as hypothesis_settings
@@ -21,6 +21,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from azora_ci.cli.lock import _held_text
 from azora_ci.core.clock import Clock
+from azora_ci.health.probes import DialledConnection, unix_dial
 from azora_ci.targets.guard import server as guard_module
 from azora_ci.targets.guard import store as store_module
 from azora_ci.targets.guard.client import GuardClient
@@ -35,7 +36,7 @@ class Served:
     """A guard in a process of its own."""
 
     def __init__(self, folder: Path, lease: float) -> None:
-        self.folder, self.lease, self.port = folder, lease, 0
+        self.folder, self.lease, self.socket = folder, lease, Path(tempfile.mkdtemp(prefix="gs")) / "s"  # short, as paths of sockets are
         self.start()
 
     def start(self) -> None:
@@ -45,19 +46,18 @@ class Served:
             guard_module.__name__,
             "--folder",
             self.folder,
-            "--listen",
-            "127.0.0.1:0",
+            "--socket",
+            self.socket,
             "--lease-seconds",
             str(self.lease),
         ]
         environ = {**os.environ, "PYTHONPATH": str(ROOT)}
         self.process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environ)
-        line = self.process.stdout.readline()
-        self.port = int(line.rsplit(":", 1)[1])
+        assert "listens on" in self.process.stdout.readline()
 
-    def ask(self, path: str, document: dict | None = None) -> tuple[int, dict]:
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
-        body = None if document is None else json.dumps(document)
+    def ask(self, path: str, document: Any = None) -> tuple[int, Any]:
+        connection = DialledConnection("guard", None, 30, unix_dial(self.socket))
+        body = document if isinstance(document, bytes) else None if document is None else json.dumps(document)
         connection.request("GET" if document is None else "POST", path, body)
         answer = connection.getresponse()
         result = answer.status, json.loads(answer.read())
@@ -96,7 +96,7 @@ def deploy_old(served) -> None:
     served.ask("/unlock", {"token": token, "reason": "done"})
 
 
-def hold_new(served, who=ME) -> int:
+def hold_new(served, who=ME) -> str:
     status, answer = served.ask("/lock", who)
     assert status == 200, answer
     token = answer["token"]
@@ -104,6 +104,11 @@ def hold_new(served, who=ME) -> int:
     assert status == 200, answer
     assert served.served_route() == "new"
     return token
+
+
+def other_token(token: str) -> str:
+    """Return a token that differs in its last digit."""
+    return token[:-1] + ("0" if token[-1] != "0" else "1")
 
 
 def test_a_dead_runner_leaves_the_old_routes_and_comes_back_too_late(served):
@@ -200,14 +205,14 @@ def test_one_deployment_at_a_time_and_the_holder_is_named(served):
 
 
 def test_a_lock_left_by_a_dead_owner_is_taken_over_after_expiry(served):
-    token = served.ask("/lock", {**ME, "seconds": 1})[1]["token"]
+    token = served.ask("/lock", ME)[1]["token"]
     assert served.ask("/lock", OTHER)[0] == 409
     until(lambda: served.ask("/lock", OTHER)[0] == 200)
     assert served.ask("/renew", {"token": token})[0] == 409
 
 
 def test_the_holder_of_a_lock_is_alive_while_it_renews_it(served):
-    guard = GuardClient("host-1", ("127.0.0.1", served.port), lambda *where: socket.create_connection(where[:2], where[2]), Clock(), int)
+    guard = GuardClient("host-1", unix_dial(served.socket), Clock(), int)
     token = served.ask("/lock", ME)[1]["token"]
     assert guard.holder().alive
     assert "its owner  has renewed it 0 s ago" in _held_text(guard.holder())
@@ -269,7 +274,7 @@ def test_events_of_runners_are_kept_in_order(served):
     served.start()
     assert served.ask("/journal") == (200, [{"event": "stage", "percent": 5}, {"event": "promote"}])
     assert served.ask("/files") == (200, {"routes.json": "new"})
-    assert served.ask("/note", {"token": token - 1, "event": {}})[0] == 409
+    assert served.ask("/note", {"token": other_token(token), "event": {}})[0] == 409
 
 
 @pytest.mark.parametrize(
@@ -280,6 +285,8 @@ def test_events_of_runners_are_kept_in_order(served):
         ("/apply", {"generation": "old", "files": {"routes.json": "other"}}, 409),
         ("/apply", {}, 400),
         ("/lock", [], 400),
+        ("/apply", {"generation": "x", "files": {"routes.json": 1}}, 400),
+        ("/apply", {"generation": "x", "files": ["routes.json"]}, 400),
         ("/nothing", {}, 404),
     ],
 )
@@ -292,19 +299,120 @@ def test_bad_requests_change_nothing(served, path, body, status):
     assert sorted(path.name for path in (served.folder / "generations").iterdir()) == ["old"]
 
 
+@pytest.mark.parametrize("state", ["held", "unlocked", "expired", "superseded"])
+def test_a_token_is_refused_that_was_guessed_or_whose_time_is_over(served, state):
+    deploy_old(served)
+    token = served.ask("/lock", ME)[1]["token"]
+    guesses: list[Any] = [None, True, 0, 1, 2, 3, "", "1", "2", "0" * 32, token.upper() + "x", other_token(token), token[:-1], [token]]
+    if state == "unlocked":
+        assert served.ask("/unlock", {"token": token, "reason": "done"})[0] == 200
+    elif state == "expired":
+        until(lambda: served.ask("/status")[1]["lock"] is None)
+    elif state == "superseded":
+        assert served.ask("/lock", {**OTHER, "fence": True, "reason": "errors at checkout"})[0] == 200
+    if state != "held":
+        guesses.append(token)  # and replayed
+    before = served.ask("/journal")
+    for guess in guesses:
+        for action in ("renew", "apply", "note", "promote", "abort", "unlock"):
+            request = {"token": guess, "generation": "x", "files": {"routes.json": "x"}, "event": {"event": "x"}}
+            status, answer = served.ask(f"/{action}", request)
+            assert (status, "superseded" in answer["error"]) == (409, True), (action, guess)
+    assert (served.served_route(), served.ask("/journal")) == ("old", before)
+    assert state != "held" or served.ask("/renew", {"token": token})[0] == 200
+
+
+def test_tokens_are_128_random_bits_that_nobody_else_is_told(served):
+    deploy_old(served)
+    tokens = [hold_new(served), served.ask("/lock", ME)[1]["token"], served.ask("/lock", ME)[1]["token"]]
+    assert all(re.fullmatch("[0-9a-f]{32}", token) for token in tokens)
+    assert len(set(tokens)) == 3
+    answers = json.dumps([served.ask(path) for path in ("/status", "/journal", "/files")])
+    refused = served.ask("/renew", {"token": tokens[0]})[1]["error"]
+    kept = "".join(str(path) + path.read_text() for path in served.folder.rglob("*") if path.is_file())
+    assert not [token for token in tokens if token in answers + refused + kept]
+    served.stop(signal.SIGKILL)
+    served.start()
+    assert [served.ask("/renew", {"token": token})[0] for token in tokens] == [409, 409, 200]  # it knows them nevertheless
+
+
+@pytest.mark.parametrize("number", ["NaN", "Infinity", "-Infinity", "1e300", "1e999", "-1e300", "1" + "0" * 5000, "1" + "0" * 400, "2e15"])
+def test_numbers_without_bounds_are_refused(served, number):
+    token = served.ask("/lock", ME)[1]["token"]
+    lock = json.dumps({**OTHER, "fence": True, "reason": "r"})[:-1]
+    for path, body in (
+        ("/lock", f'{lock}, "seconds": {number}}}'),
+        ("/note", f'{{"token": "{token}", "event": {{"event": "stage", "percent": {number}}}}}'),
+        ("/apply", f'{{"token": "{token}", "generation": "x", "files": {{}}, "hold": {number}}}'),
+    ):
+        assert served.ask(path, body.encode())[0] == 400
+    status = served.ask("/status")[1]
+    assert (status["lock"]["owner"], status["generation"]) == ("alice", None)
+
+
+def test_nobody_chooses_how_long_a_lock_is_held(served):
+    for seconds in (1e9, 0, -1, "1e300", None):
+        assert served.ask("/lock", {**ME, "fence": True, "reason": "r", "seconds": seconds})[0] == 200
+        assert 0 < served.ask("/status")[1]["lock_seconds"] <= 2 * served.lease
+
+
+@pytest.mark.parametrize(
+    ("length", "body", "status"),
+    [
+        ("-1", b"{}", 404),
+        (None, b"", 404),
+        ("1e9", b"{}", 404),
+        (str(1 << 40), b"{}", 404),
+        (None, b"[" * 100_000, 400),
+        (None, b'{"a":' * 100_000, 400),
+        (None, b"\xff", 400),
+        (None, b"{} {}", 400),
+    ],
+)
+def test_bodies_without_bounds_are_refused(served, length, body, status):
+    connection = DialledConnection("guard", None, 10, unix_dial(served.socket))
+    connection.putrequest("POST", "/lock")
+    if body and status == 400:
+        length = str(len(body))
+    if length is not None:
+        connection.putheader("Content-Length", length)
+    connection.endheaders(body)
+    assert connection.getresponse().status == status
+    connection.close()
+    assert served.ask("/status")[1]["lock"] is None
+
+
+@pytest.mark.parametrize("option", ["1e300", "nan", "inf", "0", "-1"])
+def test_a_lease_without_bounds_is_refused(tmp_path, option):
+    argv = [sys.executable, "-m", guard_module.__name__, "--folder", tmp_path, "--socket", tmp_path / "s", f"--lease-seconds={option}"]
+    completed = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert completed.returncode == 2
+    assert "--lease-seconds: 0.1 to 3600" in completed.stderr
+
+
+def test_the_socket_is_for_its_group_and_its_folder_for_nobody_else(served):
+    assert served.socket.stat().st_mode & 0o777 == 0o660
+    for mode in (0o777, 0o770, 0o1777):
+        served.stop()
+        served.socket.parent.chmod(mode)
+        with pytest.raises(AssertionError):  # it prints no line, because it does not start
+            served.start()
+    assert served.process.wait(30) != 0
+    served.socket.parent.chmod(0o755)
+    served.start()
+
+
 class Machine(RuleBasedStateMachine):
     """Any order of requests and any passing of time: traffic is on an unpromoted version only while a lease is held."""
 
     def __init__(self) -> None:
         super().__init__()
-        import tempfile
-
         self.temporary = tempfile.TemporaryDirectory()
         self.time = 0.0
         self.guard = Guard(Path(self.temporary.name), lease_seconds=10, monotonic=lambda: self.time)
         self.number = 0
         self.promoted = None
-        self.tokens = [0]
+        self.tokens = ["0" * 32]
         token = self.guard.lock(ME)["token"]
         self.guard.apply({"token": token, "generation": "g0", "files": {}})
         self.guard.promote({"token": token})
@@ -334,7 +442,7 @@ class Machine(RuleBasedStateMachine):
     @rule(data=st.data(), action=st.sampled_from(["renew", "apply", "promote", "abort", "unlock"]))
     def act(self, data, action):
         token = data.draw(st.sampled_from(self.tokens))
-        latest = token == max(self.tokens)
+        latest = token == self.tokens[-1]
         self.number += 1
         request = {"token": token, "generation": f"g{self.number}", "files": {}, "hold": True}
         answer = self.attempt(getattr(self.guard, action), request)
