@@ -10,37 +10,12 @@ import os
 from collections.abc import Iterable, Mapping
 
 from azora_ci.core.errors import BadInputError
-from azora_ci.core.variables import Secret
+from azora_ci.core.variables import WITHHELD, WITHHELD_PREFIX, Secret
 
 
 def process_environment() -> dict[str, str]:
     """Return a copy of this process's environment."""
     return dict(os.environ)
-
-
-# Variables that a child process never inherits: it gets a secret only when a caller passes it by name.
-WITHHELD_PREFIX = "ACTIONS_"  # GitHub's own: tokens for OIDC, artifacts and caches, and the addresses that take them
-WITHHELD = frozenset(
-    {
-        "AWS_ACCESS_KEY_ID",
-        "AWS_SECRET_ACCESS_KEY",
-        "AWS_SESSION_TOKEN",
-        "BACKUP_VERIFY_DATABASE_URL",
-        "DATABASE_URL",
-        "DOCKER_PASSWORD",
-        "DOCKER_USERNAME",
-        "GITHUB_TOKEN",
-        "PGPASSWORD",
-        "PROD_DATABASE_URL",
-        "PROD_HOST",
-        "PROD_JUMP_HOST",
-        "PROD_KEY",
-        "PROD_USER",
-        "PULL_PASSWORD",
-        "PULL_USERNAME",
-        "SLACK_WEBHOOK",
-    }
-)
 
 
 def child_environment(extra: Mapping[str, str] | None = None, withheld: Iterable[str] = ()) -> dict[str, str]:

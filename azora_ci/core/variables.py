@@ -18,6 +18,30 @@ S = TypeVar("S")
 DEPLOYMENT_ID = re.compile(r"[1-9][0-9]{0,11}-[0-9a-f]{6}")
 GIT_SHA = re.compile(r"[0-9a-f]{40}")
 
+# Variables that a child process never inherits: it gets a secret only when a caller passes it by name.
+WITHHELD_PREFIX = "ACTIONS_"  # GitHub's own: tokens for OIDC, artifacts and caches, and the addresses that take them
+WITHHELD = frozenset(
+    {
+        "AWS_ACCESS_KEY_ID",
+        "AWS_SECRET_ACCESS_KEY",
+        "AWS_SESSION_TOKEN",
+        "BACKUP_VERIFY_DATABASE_URL",
+        "DATABASE_URL",
+        "DOCKER_PASSWORD",
+        "DOCKER_USERNAME",
+        "GITHUB_TOKEN",
+        "PGPASSWORD",
+        "PROD_DATABASE_URL",
+        "PROD_HOST",
+        "PROD_JUMP_HOST",
+        "PROD_KEY",
+        "PROD_USER",
+        "PULL_PASSWORD",
+        "PULL_USERNAME",
+        "SLACK_WEBHOOK",
+    }
+)
+
 
 class Secret:
     """A value that must not be shown: ``repr`` and ``str`` are redacted, only ``reveal()`` returns the value."""

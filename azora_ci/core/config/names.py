@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator
 
 from azora_ci.core.config.tables import Service
-from azora_ci.core.environment import WITHHELD
+from azora_ci.core.variables import WITHHELD
 
 SECRET_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 # Instances reach the database with the address that the jobs use: the one variable that they may share.
