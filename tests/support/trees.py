@@ -6,8 +6,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from azora_ci.core import tree
 from azora_ci.core.clock import rfc3339
+from azora_ci.core.process import tree
 from azora_ci.database.migrations.tree import ARTIFACT, FILE
 from azora_ci.record import fragments
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from azora_ci.core import tree
 from azora_ci.core.errors import NotTrueError
+from azora_ci.core.process import tree
 
 ARTIFACT = "application-tree"
 FILE = "tree.tar.zst"

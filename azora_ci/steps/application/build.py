@@ -14,11 +14,10 @@ from typing import Any
 
 from azora_ci.clients.docker import build_context
 from azora_ci.clients.docker.buildkit import BuildKit, ImageBuild
-from azora_ci.core import tree
 from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.markdown import code, table
-from azora_ci.core.process import CommandFailedError
+from azora_ci.core.process import CommandFailedError, tree
 from azora_ci.core.settings import Common, Deployment, DockerDaemon
 from azora_ci.gates import commands
 from azora_ci.steps.job import Job

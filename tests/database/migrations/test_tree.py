@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.core import tree as packing
 from azora_ci.core.errors import NotTrueError
+from azora_ci.core.process import tree as packing
 from azora_ci.database.migrations import tree
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from azora_ci.core import tree
+from azora_ci.core.process import tree
 from azora_ci.steps.runner import execute
 from tests.support import deploy_config
 

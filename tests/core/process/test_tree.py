@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import zstandard
 
-from azora_ci.core import tree
 from azora_ci.core.errors import NotTrueError
+from azora_ci.core.process import tree
 
 
 @pytest.fixture
