@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+import yaml
 from moto.iam.access_control import IAMPolicy, PermissionResult
 
 from azora_ci.rehearsal.standins.s3.operations import OPERATIONS
@@ -17,6 +18,16 @@ from tests.support.backup_world import ID, SIMPLE, BackupWorld
 from tests.support.stores import Stores
 
 ROLES = ROOT / ".github/aws"
+WORKFLOWS = ROOT / ".github/workflows"
+# Job -> the variable that names a role of its own; without it AWS_ROLE_ARN counts.
+OWN_ROLE = {
+    "pre-deployment-validation": "AWS_READ_ROLE_ARN",
+    "database-backup": "AWS_BACKUP_ROLE_ARN",
+    "deployment-record": "AWS_RECORD_ROLE_ARN",
+    "deployment-failure-handler": "AWS_RECORD_ROLE_ARN",
+    "rollback": "AWS_RECORD_ROLE_ARN",
+    "restore-drill": None,  # in the environment operations, whose AWS_ROLE_ARN is another one
+}
 BUCKET = "arn:aws:s3:::azora-backups"
 KEY = "arn:aws:kms:eu-central-1:111122223333:key/11111111-2222-3333-4444-555555555555"
 RECORD = "records/production/1764000000-abc123/1.json"
@@ -141,3 +152,16 @@ def test_trust_policies_admit_one_environment_of_one_repository(form: str, subje
         "token.actions.githubusercontent.com:aud": "sts.amazonaws.com",
         "token.actions.githubusercontent.com:sub": subject,
     }
+
+
+def test_each_job_assumes_its_own_role_where_there_is_one():
+    assumed = {}
+    for path in WORKFLOWS.glob("*.yml"):
+        for job, definition in yaml.safe_load(path.read_text(encoding="utf-8"))["jobs"].items():
+            for step in (step for step in definition["steps"] if "configure-aws-credentials" in step.get("uses", "")):
+                assumed[job] = (step["if"], step["with"]["role-to-assume"])
+    assert set(assumed) == set(OWN_ROLE)
+    for job, variable in OWN_ROLE.items():
+        role = f"vars.{variable} || vars.AWS_ROLE_ARN" if variable else "vars.AWS_ROLE_ARN"
+        condition = f"({role})" if variable else role
+        assert assumed[job] == (f"{condition} != ''", f"${{{{ {role} }}}}")
