@@ -239,11 +239,11 @@ def test_only_so_many_generations_are_kept(tmp_path):
     from azora_ci.targets.envoy import edge as edges
 
     state = EdgeState(SERVICES, f"127.0.0.1:{free_ports(1)[0]}")
-    edges.install(tmp_path, listen=state.listen, admin="127.0.0.1:1", services=SERVICES)
+    edges.install(tmp_path, listen=state.listen, services=SERVICES)
     for _ in range(30):
         edges.switch(tmp_path, state)
     kept = sorted(int(path.name) for path in (tmp_path / "generations").iterdir())
     assert kept[-1] == 31
     assert len(kept) == edges.GENERATIONS_KEPT + 1
-    assert edges.install(tmp_path, listen=state.listen, admin="127.0.0.1:1", services=SERVICES) == tmp_path / "bootstrap.json"
+    assert edges.install(tmp_path, listen=state.listen, services=SERVICES) == tmp_path / "bootstrap.json"
     assert (tmp_path / "current").resolve().name == "31"  # installing again keeps what is in force
