@@ -69,7 +69,10 @@ def test_callers_of_each_version_reach_their_own_version_alone(world):
         callee.stop(timeout=1)
         assert called(world, NEW, "api_gateway", *names) <= {"HTTP 503"}  # not the other version
         assert called(world, OLD, "api_gateway", *names) == {"1.0.0"}
-        returned = target.abort(release, "a test")
+        callee.start()
+        caller = next(container for container in world.machines[0].containers(NEW) if container.id != callee.id)
+        caller.exec_run(["python3", "-c", CALL, *(["auth_service"] * 10_000)], detach=True)
+        returned = target.abort(release, "a test")  # what one of its instances asks another is no user's request
         assert (returned.to, returned.requests_after) == ("v1.0.0", 0)
     assert called(world, OLD, "api_gateway", *names) == {"1.0.0"}
     assert load.failed == []

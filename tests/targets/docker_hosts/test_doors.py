@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import subprocess
@@ -91,18 +92,27 @@ def listening(prefix: list[str]) -> set[int]:
     return {int(row[1].rpartition(":")[2], 16) for row in rows if len(row) > 3 and row[3] == "0A" and not row[1].startswith("0B00007F")}
 
 
+def own_ports() -> set[str]:
+    """Return the addresses that this process listens on."""
+    own = set()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):  # closed meanwhile, as the one that lists them
+            own.add(str(descriptor.readlink()))
+    rows = [line.split() for name in ("tcp", "tcp6") for line in Path("/proc/self/net", name).read_text().splitlines()[1:]]
+    return {row[1] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own}
+
+
 def test_no_port_leads_to_guard_or_admin_interface(world):
-    machine = world.machines[0]
+    machine, ports_before = world.machines[0], own_ports()
     assert listening(inside(machine.name)) == {22, HTTP_PORT}
     pids = {name: machine.client.api.inspect_container(name)["State"]["Pid"] for name in (EDGE, GUARD)}
     ports = {name: listening(["nsenter", f"--target={pid}", "--net"]) for name, pid in pids.items()}
     assert ports == {EDGE: {8080}, GUARD: set()}
     assert machine.client.containers.get(GUARD).attrs["HostConfig"]["NetworkMode"] == "none"
-    here = listening([])
     target = world.target()
     with target.connected():
         assert target.current().serving is not None
-        assert listening([]) == here  # the runner listens on no port either
+        assert own_ports() <= ports_before  # the runner listens on no port either
 
 
 def test_an_instance_that_wants_the_edge_to_quit_gets_no_answer(world):
