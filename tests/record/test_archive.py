@@ -105,7 +105,7 @@ def test_what_is_no_record_is_set_aside_and_named_and_the_chain_goes_on_without_
     entries, place = archive.around("records/production/1764000000-abc123/1.json")
     assert [entry.document == {} for entry in entries] == [False, True]
     assert doubts([entry.data for entry in entries], place, [1]) == []
-    with pytest.raises(NotTrueError, match=r"no record of 1764000100-abc123\nset aside: s3://"):
+    with pytest.raises(NotTrueError, match=r"the record of 1764000100-abc123 is set aside\nset aside: s3://"):
         archive.record_to_take_back("1764000100-abc123")
 
 

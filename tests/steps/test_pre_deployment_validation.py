@@ -500,7 +500,7 @@ def test_host_keys_that_the_last_deployment_recorded_are_handed_on(world: World,
 
 def branch_configuration(world: World, **gates: Any) -> str:
     """Return the text of a configuration whose [checks] have these keys, beside a table that this version does not know."""
-    checks = {"required": ["test"], "audit": [["true"]], "build": [["true"]], "rulesets": False, "wait_minutes": 0}
+    checks = {"required": ["test"], "build": [["true"]], "rulesets": False, "wait_minutes": 0}
     path = deploy_config.write(world.folder / "branch.toml", checks=checks | gates.pop("checks", {}), **gates)
     return path.read_text() + "[of_a_later_version]\n"
 

@@ -311,7 +311,6 @@ def write_configuration(repositories: Repositories, text: str) -> None:
 CONFIGURATION = """
 [checks]
 required = ["test"]
-audit = [["true"]]
 build = [["true"]]
 [a-table-of-a-later-version]
 """

@@ -430,7 +430,7 @@ class World:
             for name, digest in self.digests("1.1.0").items()
         }
         moment = "2026-11-24T11:00:00.000Z"
-        evidence = {"kind": "images", "services": services, "commands": [], "seconds": 0.2}
+        evidence = {"kind": "images", "isolation": "job", "builder": None, "services": services, "commands": [], "seconds": 0.2}
         fragment = fragments.Fragment("build-and-push", NEW, "v1.1.0", SHA, "1", 1, "ok", moment, moment, evidence)
         path = self.folder / "received" / f"build-logs-{NEW}" / "record" / "build-and-push.json"
         path.parent.mkdir(parents=True, exist_ok=True)

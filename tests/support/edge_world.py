@@ -221,7 +221,7 @@ class World:
         moment = "2026-11-24T11:00:00.000Z"
         fragment = fragments.Fragment(
             "build-and-push", deployment_id, f"v{version}", SHA, "1", 1, "ok", moment, moment,
-            {"kind": "archives", "services": services, "commands": [], "seconds": 0.2},
+            {"kind": "archives", "isolation": "job", "builder": None, "services": services, "commands": [], "seconds": 0.2},
         )  # fmt: skip
         path = self.folder / "received" / f"build-logs-{deployment_id}" / "record" / "build-and-push.json"
         path.parent.mkdir(parents=True, exist_ok=True)

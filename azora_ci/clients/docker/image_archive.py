@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import IO, Any
 
 from azora_ci.clients.docker.build_context import BLOCK, digest_of
+from azora_ci.core.documents import LIMITS, read_json
 from azora_ci.core.errors import AzoraError, NotTrueError
 
 LEVEL = 3  # zstd's default
 MOST_BYTES = 64 * 1024**3  # of an unpacked archive; more than a disk of GitHub's runners
 MOST_MEMBERS = 20_000  # an image has at most 127 layers, each with a folder and three files
-MOST_JSON_BYTES = 8 * 1024**2  # of manifest and configuration; registries refuse larger ones, too
 MANIFEST = "manifest.json"
 
 
@@ -147,14 +147,14 @@ def _file(members: Mapping[str, tarfile.TarInfo], name: object, path: Path) -> t
 
 def _json(tar: tarfile.TarFile, members: Mapping[str, tarfile.TarInfo], name: object, path: Path) -> tuple[bytes, Any]:
     member = _file(members, name, path)
-    if member.size > MOST_JSON_BYTES:
-        raise _error(f"{member.name} has {member.size} bytes, at most {MOST_JSON_BYTES} are read", path)
+    if member.size > LIMITS.size:  # of manifest and configuration; registries refuse larger ones, too
+        raise _error(f"{member.name} has {member.size} bytes, at most {LIMITS.size} are read", path)
     file = tar.extractfile(member)
     assert file is not None  # noqa: S101 - it is a regular file
     content = file.read()
     try:
-        return content, json.loads(content)
-    except (ValueError, RecursionError) as error:
+        return content, read_json(content, LIMITS)
+    except ValueError as error:
         raise _error(f"{member.name} is not JSON: {str(error)[:200]}", path) from error
 
 

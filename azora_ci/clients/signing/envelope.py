@@ -10,10 +10,10 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
-import json
 from typing import Any, Protocol
 
 from azora_ci.core import schemas
+from azora_ci.core.documents import read_json
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
@@ -62,13 +62,13 @@ def doubt(envelope: bytes, url: str, document: bytes, public_key: bytes) -> str 
     from cryptography.hazmat.primitives.asymmetric import ec
 
     try:
-        content: Any = json.loads(envelope)
+        content: Any = read_json(envelope)
         payload = base64.b64decode(content["payload"], validate=True)
         signature = next(part["sig"] for part in content["signatures"] if part["keyid"] == fingerprint(public_key))
         signature_bytes = base64.b64decode(signature, validate=True)
     except StopIteration:
         return f"it is not signed by the key {fingerprint(public_key)}"
-    except (ValueError, KeyError, TypeError, RecursionError, binascii.Error):
+    except (ValueError, KeyError, TypeError, binascii.Error):
         return "its signature cannot be read"
     if payload != _statement(url, document):
         return "its signature is of another document"

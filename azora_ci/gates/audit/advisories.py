@@ -15,6 +15,7 @@ from typing import Any
 
 from azora_ci import __version__
 from azora_ci.core.clock import Clock
+from azora_ci.core.documents import MEBIBYTE, Limits, read_json
 from azora_ci.core.errors import UnreachableError
 from azora_ci.gates.audit import ranges
 from azora_ci.gates.audit.lock_files import LockFile
@@ -25,7 +26,7 @@ ENDPOINT = "/-/npm/v1/security/advisories/bulk"
 NAMES_PER_REQUEST = 500
 ATTEMPTS = 4
 TIMEOUTS = (10.0, 120.0)  # seconds to connect, to read; in 2026 users saw answers of the public registry that took 74 s
-LARGEST_BYTES = 32 * 1024 * 1024
+LIMITS = Limits(size=32 * MEBIBYTE, values=2_000_000)
 WORST = SEVERITIES[-1]
 
 
@@ -120,14 +121,14 @@ class Registry:
             answer = bytearray()
             for chunk in response.iter_content(64 * 1024):
                 answer += chunk
-                if len(answer) > LARGEST_BYTES:
-                    raise self._strange(f"its answer has more than {LARGEST_BYTES} bytes")
+                if len(answer) > LIMITS.size:
+                    raise self._strange(f"its answer has more than {LIMITS.size} bytes")
             return response.status_code, bytes(answer)
 
     def _advisories(self, body: bytes) -> dict[str, list[Any]]:
         try:
-            document = json.loads(body)
-        except (ValueError, RecursionError) as error:
+            document = read_json(body, LIMITS)
+        except ValueError as error:
             raise self._strange(f"its answer is no JSON: {body[:200]!r}") from error
         if not isinstance(document, dict) or not all(isinstance(entries, list) for entries in document.values()):
             raise self._strange(f"its answer has another shape: {body[:200]!r}")

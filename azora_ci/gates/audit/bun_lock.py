@@ -6,19 +6,19 @@ Format: JSON with trailing commas, bun.sh/docs, "lockfile".
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from azora_ci.gates.audit.packages import Collected, Locked, mapping, production, reachable
+from azora_ci.core.documents import read_json
+from azora_ci.gates.audit.packages import LIMITS, Collected, Locked, mapping, production, reachable
 
 _TRAILING_COMMA = re.compile(r'("(?:\\.|[^"\\])*")|,(?=\s*[}\]])')
 
 
 def read(text: str) -> Locked:
     """Return the production packages. Raises ValueError for a text that is no lock file of Bun."""
-    document = json.loads(_TRAILING_COMMA.sub(lambda match: match[1] or "", text))
+    document = read_json(_TRAILING_COMMA.sub(lambda match: match[1] or "", text), LIMITS)
     if not isinstance(document, dict) or "lockfileVersion" not in document:
         raise ValueError("it has no lockfileVersion")
     packages = {key: entry for key, entry in mapping(document.get("packages")).items() if isinstance(entry, list) and entry}

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from azora_ci.core.documents import read_json
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.gates.audit import bun_lock, npm_lock, pnpm_lock, yarn_lock
-from azora_ci.gates.audit.packages import Locked, mapping
+from azora_ci.gates.audit.packages import LIMITS, Locked, mapping
 
-LARGEST_BYTES = 64 * 1024 * 1024
 DEEPEST = 64  # levels of YAML; lock files have 5
 NOT_OURS = frozenset({"node_modules", ".git", ".yarn"})
 
@@ -59,16 +58,13 @@ def _text(root: Path, path: Path) -> str:
     if not _inside(root, path) or not path.is_file():
         raise ValueError("it is no file of this repository")
     size = path.stat().st_size
-    if size > LARGEST_BYTES:
-        raise ValueError(f"it has {size} bytes, more than {LARGEST_BYTES}")
+    if size > LIMITS.size:
+        raise ValueError(f"it has {size} bytes, more than {LIMITS.size}")
     return path.read_text(encoding="utf-8")
 
 
 def _json(root: Path, path: Path) -> dict[str, Any]:
-    try:
-        document = json.loads(_text(root, path))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    document = read_json(_text(root, path), LIMITS)
     if not isinstance(document, dict):
         raise ValueError("it holds no object")  # noqa: TRY004 - a wrong document, whatever its type
     return document

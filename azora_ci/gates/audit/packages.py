@@ -7,6 +7,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, TypeVar
 
+from azora_ci.core.documents import MEBIBYTE, Limits
+
+# Of a lock file: those of large workspaces have some ten MiB; npm nests packages below each other.
+LIMITS = Limits(size=64 * MEBIBYTE, depth=512, values=5_000_000, digits=64, unique_keys=False)
 _VERSION = re.compile(r"\d+\.\d+\.\d+(?:-[0-9A-Za-z.-]+)?(?:\+[0-9A-Za-z.-]+)?")
 _NAME = re.compile(r"(?:@[\w.~-]+/)?[\w.~-]+")
 Key = TypeVar("Key")

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-import semver
+if TYPE_CHECKING:
+    import semver
 
 _COMPARATOR = re.compile(r"(<=|>=|<|>|=)?\s*v?(\d+(?:\.\d+){0,2}(?:-[0-9A-Za-z.-]+)?)(?:\+\S+)?")
 _COMPARE: dict[str, Callable[[int], bool]] = {
@@ -50,4 +52,6 @@ def _meets(version: str, comparator: str) -> bool:
 
 
 def _parsed(text: str) -> semver.Version:
+    import semver
+
     return semver.Version.parse(text, optional_minor_and_patch=True)

@@ -337,7 +337,7 @@ def test_what_was_written_is_parsed_back_and_compared(application, monkeypatch):
     monkeypatch.setattr(plan, "_refuse_names", lambda names: None)
     for name in ("EVIL: x\n          LD_PRELOAD", "STRIPE_KEY: ${{ secrets.PROD_KEY }} #"):
         with pytest.raises(BadInputError, match="would not be what is meant"):
-            plan.workflow("deploy-production.yml", action, [name])
+            plan.workflow("deploy-production.yml", action, plan.Named(service_secrets=(name,)))
 
 
 def test_a_variable_of_ours_in_the_compose_file_is_left_out_and_named(application):

@@ -107,7 +107,7 @@ def test_nothing_but_the_named_image_reaches_the_daemon(tmp_path: Path) -> None:
         (tar(members(**{"1/layer.tar": link("../../etc/passwd")})), "which is no file"),
         (tar(members(), {"c.json": b"{}"}), "'c.json' is in it twice"),
         (tar({"1/layer.tar": b"layer"}), "names 'manifest.json', which is no file"),
-        (tar(members(**{"c.json": b" " * (image_archive.MOST_JSON_BYTES + 1)})), "at most 8388608 are read"),
+        (tar(members(**{"c.json": b" " * (image_archive.LIMITS.size + 1)})), "at most 8388608 are read"),
         (tar({f"{number}": b"" for number in range(image_archive.MOST_MEMBERS + 1)}), "more than 20000 members"),
         (tar(members())[:700], "unexpected end of data"),
         (b"no archive at all", "it cannot be read"),

@@ -11,6 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from azora_ci.core.clock import Clock
+from azora_ci.core.documents import Limits
 from azora_ci.core.errors import UnreachableError
 from azora_ci.gates.audit import advisories
 from azora_ci.gates.audit.advisories import Registry
@@ -122,7 +123,7 @@ def test_an_answer_of_another_shape_is_no_pass(server, body):
 
 
 def test_an_endless_answer_is_cut_off(server, monkeypatch):
-    monkeypatch.setattr(advisories, "LARGEST_BYTES", 1000)
+    monkeypatch.setattr(advisories, "LIMITS", Limits(size=1000))
     server.write(answers=[{"status": 200, "body": "x" * 2000}])
     with pytest.raises(UnreachableError, match="more than 1000 bytes"):
         registry(server).findings([locked(("lodash", "4.0.0"))])

@@ -317,7 +317,7 @@ def test_a_file_that_is_no_lock_file_is_named_and_no_bug(tmp_path, prepare, name
 
 def test_a_huge_file_is_not_read(tmp_path):
     with (tmp_path / "yarn.lock").open("wb") as file:
-        file.truncate(lock_files.LARGEST_BYTES + 1)
+        file.truncate(lock_files.LIMITS.size + 1)
     with pytest.raises(BadInputError, match="more than"):
         lock_files.find(tmp_path)
 
