@@ -322,11 +322,13 @@ def test_jobs_that_run_code_of_the_application_have_no_power(job):
 
 def test_only_jobs_without_power_run_code_of_the_application():
     """Look for what runs commands of the configuration in every step that is not of an application's job."""
-    words = ("commands.run(", "checks.build", "database.prepare", "build.commands", "production_build(", "database.migrate")
+    words = ("commands.run(", "checks.build", "config.database.prepare", "build.commands", "production_build(", "database.migrate")
     running = {
         path.stem for path in (ROOT / "azora_ci/steps").glob("*.py") if any(word in path.read_text(encoding="utf-8") for word in words)
     }
     assert running == set(WITH_CODE_BESIDE_SECRETS)
+    migrations = (ROOT / "azora_ci/steps/database_migrations.py").read_text(encoding="utf-8")
+    assert not any(word in migrations for word in words[:-1]), "it prepares nothing, it only migrates"
 
 
 @every_job
@@ -468,7 +470,9 @@ def test_the_button_keeps_its_evidence_for_a_year():
 def test_only_the_record_job_attests_and_only_where_a_variable_says_so():
     (attest,) = using("deployment-record", "actions/attest")
     assert attest["if"] == "vars.ATTEST == 'true'"
-    assert attest["with"] == {"subject-checksums": f"${{{{ env.DEPLOYMENT_LOG_DIR }}}}/{SUBJECTS_NAME}"}
+    assert attest["with"] == {"subject-checksums": f"${{{{ runner.temp }}}}/${{{{ env.DEPLOYMENT_LOG_DIR }}}}/{SUBJECTS_NAME}"}, (
+        "a commit may hold another file of this name"
+    )
     places = [step.get("id") or step["name"] for step in steps("deployment-record")]
     assert places.index(attest["name"]) == places.index("run") + 1, "what is attested was just written"
     assert [job for job in JOBS if "attestations" in DOCUMENT["jobs"][job]["permissions"]] == ["deployment-record"]
