@@ -201,18 +201,11 @@ def _log_sql(job: Job[Settings], pending: tuple[Migration, ...]) -> None:
 
 @contextlib.contextmanager
 def application_tree(job: Job[Settings]) -> Iterator[Isolation]:
-    """Yield how the migrate command runs, on the application's files with all that it needs.
+    """Yield how the migrate command runs, on the application's files with all that it needs: those that the job build packed.
 
-    They are those that the job build packed, in a folder of this block; only a workflow without that job prepares them here, in the
-    workspace. Raises NotTrueError for a tree that is not the one that was built, or whose migrations are not those of the commit.
+    They lie in a folder of this block. Raises NotTrueError for a tree that is not the one that was built, or whose migrations are not
+    those of the commit.
     """
-    if "build" not in job.needs:
-        for command in job.config.database.prepare:
-            job.processes.run(
-                command, echo=False, next_step="correct database.prepare in the deployment configuration, or what it installs"
-            )
-        yield isolation_for(job, Path.cwd())
-        return
     with tempfile.TemporaryDirectory(dir=job.settings.runner_temp, prefix="azora-ci-", ignore_cleanup_errors=True) as folder:
         unpacked = Path(folder) / "tree"
         tree.unpack(job.settings.received_dir, job.fragments.require("build").evidence.get("tree"), unpacked)

@@ -52,6 +52,7 @@ class Deployment:
         self.received = folder / "received-artifacts"
         self.logs = folder / "deployment-logs"
         self.output = folder / "output.txt"
+        self.built = False  # whether a test handed a tree over by itself
         self.configure()
 
     def configure(self, migrate: list[str] | None = None, prepare: list[list[str]] | None = None) -> None:
@@ -70,7 +71,14 @@ class Deployment:
     def manifest(self) -> Path:
         return self.received / f"backup-logs-{ID}" / manifest.HANDED_OVER
 
+    def hand_over(self, **changes: Any) -> Path:
+        """Hand the application over as the job build does; ``changes`` of its evidence."""
+        return trees.hand_over(self.folder, self.received, ID, left_out=("received-artifacts", "deployment-logs"), **changes)
+
     def environ(self, **changes: str) -> dict[str, str]:
+        """Return the step's environment; the tree is handed over as the folder is now, unless a test did that."""
+        if not self.built:
+            self.hand_over()
         return {
             **os.environ,
             **self.node,
@@ -226,7 +234,8 @@ def test_the_migrate_command_is_alone_with_the_address_of_the_database(
 
 def build(production: Deployment, **changes: Any) -> Path:
     """Hand the application over as the job build did, and leave a checkout without any package of it."""
-    packed = trees.hand_over(production.folder, production.received, ID, left_out=("received-artifacts", "deployment-logs"), **changes)
+    packed = production.hand_over(**changes)
+    production.built = True
     shutil.rmtree(production.folder / "node_modules")
     return packed
 

@@ -16,7 +16,7 @@ def hand_over(folder: Path, received: Path, deployment_id: str, *, left_out: tup
     """Pack a folder into an artifact in ``received`` beside build's fragment; ``changes`` of its evidence. Return the packed file."""
     file = received / ARTIFACT / FILE
     file.parent.mkdir(parents=True, exist_ok=True)
-    evidence = {"commands": [], "tree": tree.pack(folder, file, left_out).evidence(), **changes}
+    evidence = {"commands": [], "dockerfiles": [], "tree": tree.pack(folder, file, left_out).evidence(), **changes}
     moment = rfc3339(datetime.now(UTC))
     job = fragments.Fragment("build", deployment_id, "v1.1.0", "abc123" + "0" * 34, "1", 1, "ok", moment, moment, evidence)
     fragments.write(job, received / f"application-build-logs-{deployment_id}")
