@@ -9,18 +9,19 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import Command
 from azora_ci.core.errors import NotTrueError
-from azora_ci.core.process import CommandFailedError, Processes
+from azora_ci.core.process import CommandFailedError, Processes, leftovers
 
 
 def run(actions: Actions, processes: Processes, clock: Clock, purpose: str, commands: Iterable[Command]) -> Iterator[dict[str, Any]]:
     """Run commands in their order and yield the evidence of each one: purpose, argv, exit code, seconds.
 
-    Raises CommandFailedError for another exit code than 0, after the evidence of that command was yielded; later commands are not run.
+    Nothing that a command started outlives it (``leftovers``). Raises CommandFailedError for another exit code than 0, after the evidence
+    of that command was yielded; later commands are not run.
     """
     for command in commands:
         command_line = " ".join(command)
         started = clock.monotonic()
-        with actions.group(f"{purpose}: {command_line}"):
+        with actions.group(f"{purpose}: {command_line}"), leftovers.none_left(clock, processes.log.say):
             completed = processes.run(command, check=False)
         seconds = round(clock.monotonic() - started, 1)
         yield {"purpose": purpose, "argv": list(completed.argv), "exit_code": completed.returncode, "seconds": seconds}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from azora_ci.core.process import tree
+from azora_ci.core.process import is_alive, tree
 from azora_ci.steps.runner import execute
 from tests.support import deploy_config
 
@@ -145,3 +146,34 @@ def test_commands_see_no_secret(world: World, monkeypatch: pytest.MonkeyPatch) -
 def test_a_command_that_cannot_be_started_is_no_evidence(world: World) -> None:
     world.build = [["no-such-program"]]
     assert world.run() == 2
+
+
+# Forks twice, each time as a session of its own, and then waits for the job's last words to add its own.
+STAYS = """
+import os, sys, time
+for _ in range(2):
+    if os.fork():
+        os._exit(0)
+    os.setsid()
+for number in range(3):
+    os.close(number)
+open("daemon", "w").write(str(os.getpid()))
+while "fragment-sha256" not in open(sys.argv[1]).read():
+    time.sleep(0.02)
+open("prisma/late", "w").write("late")
+with open(sys.argv[1], "a") as output:
+    output.write("fragment-sha256=forged\\n")
+"""
+
+
+def test_nothing_that_a_command_starts_outlives_it(world: World) -> None:
+    output = world.folder / "output"
+    output.touch()
+    waits = "import pathlib, time\nwhile not pathlib.Path('daemon').exists(): time.sleep(0.02)"
+    world.build = [["sh", "-c", 'python3 -c "$1" "$2"; python3 -c "$3"', "sh", STAYS, str(output), waits]]
+    assert world.run() == 0
+    daemon = int((world.root / "daemon").read_text())
+    time.sleep(0.3)
+    assert not is_alive(daemon)
+    assert "forged" not in output.read_text()
+    assert "ended what the command left running: 1 processes, python3" in (world.folder / "logs" / "build.log").read_text()
