@@ -15,6 +15,7 @@ from azora_ci.core.settings import Aws, DatabaseTransport, Deployment, PinnedHos
 from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.gates import branch, checks, commands, reachability
 from azora_ci.gates.audit import gate
+from azora_ci.gates.audit.verdict import NO_LEVEL
 from azora_ci.gates.branch import BranchGates
 from azora_ci.gates.checks import FAILED, PASSED, PENDING, ChecksVerdict, Observed, Required
 from azora_ci.gates.reachability import Reached
@@ -54,7 +55,7 @@ def run(job: Job[Settings]) -> None:
         pass_approval(job, github, gates)
         pass_reachability(job)
         read_recorded_host_keys(job)
-        pass_audit(job)
+        pass_audit(job, gates.settings)
         pass_build(job)
     finally:
         _write_summary(job)
@@ -134,6 +135,13 @@ def read_gates(job: Job[Settings], github: GitHub) -> BranchGates:
     for difference in gates.differences:
         said = f"{difference['key']} is {difference['branch']} on {gates.branch}, {difference['tag']} in the tag"
         job.actions.warning("The tagged commit has other gates", f"{said}: what the branch says counts")
+    if job.config.build.isolation == "none" and not gates.settings.builds_beside_secrets:
+        raise NotTrueError(
+            "The tagged commit builds beside secrets",
+            what=f'build.isolation is "none" in the tag ({job.config.build.isolation_reason}), and not on {gates.branch}',
+            where=f"{job.settings.config_path} of {job.settings.git_sha}",
+            next_step=f"release a commit without it; or commit it to {gates.branch} first, with its reason",
+        )
     return gates
 
 
@@ -325,11 +333,22 @@ def read_recorded_host_keys(job: Job[Settings]) -> None:
 # --- audit --------------------------------------------------------------------------------------------------------------
 
 
-def pass_audit(job: Job[Settings]) -> None:
-    """Judge what the job audit reports of the application's packages. Raises NotTrueError for findings, or without that evidence."""
-    settings, evidence = job.config.validation.audit, job.fragments.require("audit").evidence
-    job.evidence["audit"] = gate.recorded(evidence, settings, reported=True)
-    gate.close(evidence, settings, job.clock.now().date(), actions=job.actions, say=job.say)
+def pass_audit(job: Job[Settings], gates: GateSettings) -> None:
+    """Judge what the job audit reports of the application's packages, as the default branch demands it.
+
+    Raises NotTrueError for findings, without that evidence, and when the tagged commit had another registry asked.
+    """
+    evidence = job.fragments.require("audit").evidence
+    job.evidence["audit"] = gate.recorded(evidence, gates.audit, reported=True)
+    asked, demanded = job.config.validation.audit.registry, gates.audit.registry
+    if gates.audit.level != NO_LEVEL and asked != demanded:
+        raise NotTrueError(
+            "Another registry was asked",
+            what=f"validation.audit.registry is {asked or 'unset'} in the tag and {demanded or 'unset'} on the default branch",
+            where=str(job.settings.config_path),
+            next_step="release a commit that names the registry of the default branch",
+        )
+    gate.close(evidence, gates.audit, job.clock.now().date(), actions=job.actions, say=job.say)
 
 
 # --- summary -----------------------------------------------------------------------------------------------------------

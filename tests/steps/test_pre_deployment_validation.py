@@ -69,6 +69,13 @@ def site() -> Iterator[Site]:
 SMOKE = {"endpoints": [{"name": "courses", "url": "https://azora.example/api/courses"}]}
 
 
+FINDING = {
+    "id": "GHSA-jf85-cpcp-j695", "severity": "critical", "package": "lodash", "version": "4.17.11", "title": "Prototype Pollution",
+    "url": LODASH["url"], "fixed_in": "4.17.12", "lock_file": "package-lock.json",
+}  # fmt: skip
+LOCK_FILES = [{"path": "package-lock.json", "manager": "npm", "packages": 1, "left_out": []}]
+
+
 @dataclass
 class World:
     folder: Path
@@ -361,13 +368,8 @@ def test_a_job_that_reports_nothing_closes_the_gate(world: World, job: str) -> N
 
 
 def test_a_reported_vulnerability_closes_the_gate(world: World) -> None:
-    finding = {
-        "id": "GHSA-jf85-cpcp-j695", "severity": "critical", "package": "lodash", "version": "4.17.11", "title": "Prototype Pollution",
-        "url": LODASH["url"], "fixed_in": "4.17.12", "lock_file": "package-lock.json",
-    }  # fmt: skip
-    files = [{"path": "package-lock.json", "manager": "npm", "packages": 1, "left_out": []}]
     world.sections = {"validation": {"audit": {"level": "high"}}}
-    world.audit = {"registry": "https://npm.example", "lock_files": files, "findings": [finding]}
+    world.audit = {"registry": "https://npm.example", "lock_files": LOCK_FILES, "findings": [FINDING]}
     assert world.run() == 1
     assert "lodash 4.17.11" in world.error
     assert world.evidence["audit"]["findings"][0]["id"] == "GHSA-jf85-cpcp-j695"
@@ -521,6 +523,45 @@ def test_gates_that_the_tagged_commit_took_away_count_nevertheless(world: World,
     }
     assert "checks.required" in (world.folder / "summary").read_text()
     assert "what the branch says counts" in capsys.readouterr().out
+
+
+EXCEPTION = 'exceptions = [{ id = "GHSA-jf85-cpcp-j695", reason = "not reachable from outside", expires = 2099-01-01 }]'
+
+
+def test_an_audit_that_the_tagged_commit_weakened_counts_as_the_branch_has_it(world: World) -> None:
+    world.api.write(check_runs=[{"name": "test"}], runs={"77": 5})
+    world.audit = {"registry": "https://npm.example", "lock_files": LOCK_FILES, "findings": [FINDING]}
+    strict = branch_configuration(world, validation={"audit": {"level": "high"}})
+    world.sections, world.on_branch = {"validation": {"audit": {"level": "none", "reason": "nobody looks here"}}}, strict
+    assert world.run() == 1
+    assert "lodash" in world.error
+    assert world.evidence["audit"]["level"] == "high"
+    world.sections = {"validation": {"audit": {"level": "high"}}}
+    world.on_branch = strict.replace('level = "high"', f'level = "high", {EXCEPTION}')  # a date of TOML's, as people write it
+    assert world.run() == 0, world.error
+    (difference,) = world.evidence["gates"]["differences"]
+    assert (difference["key"], difference["tag"]) == ("validation.audit.exceptions", None)
+    assert "2099-01-01" in difference["branch"]
+
+
+def test_a_registry_that_only_the_tagged_commit_names_was_asked_in_vain(world: World) -> None:
+    world.api.write(check_runs=[{"name": "test"}], runs={"77": 5})
+    world.audit = {"registry": "https://knows-nothing.example", "lock_files": LOCK_FILES, "findings": []}
+    world.sections = {"validation": {"audit": {"level": "high", "registry": "https://knows-nothing.example"}}}
+    world.on_branch = branch_configuration(world, validation={"audit": {"level": "high"}})
+    assert world.run() == 1
+    assert "knows-nothing.example in the tag and unset on the default branch" in world.error
+
+
+def test_a_build_beside_secrets_that_only_the_tagged_commit_has_closes_the_gate(world: World) -> None:
+    world.api.write(check_runs=[{"name": "test"}], runs={"77": 5})
+    commands: dict[str, Any] = {"commands": [["true"]]}
+    beside = commands | {"isolation": "none", "isolation_reason": "the plan has 500 MB of artifacts"}
+    world.sections, world.on_branch = {"build": beside}, branch_configuration(world, build=commands)
+    assert world.run() == 1
+    assert 'build.isolation is "none" in the tag (the plan has 500 MB of artifacts), and not on main' in world.error
+    world.on_branch = branch_configuration(world, build=beside)
+    assert world.run() == 0, world.error
 
 
 @pytest.mark.parametrize("contents", [{}, {"deploy.toml": "= 1"}, {"deploy.toml": "[checks]\nrequired = 1\n"}])

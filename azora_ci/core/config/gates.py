@@ -1,4 +1,4 @@
-"""The tables of the configuration that decide whether a release may begin: ``checks``, ``validation`` and ``approval``.
+"""The tables of the configuration that decide whether a release may begin: ``checks``, ``validation``, ``approval``, and where it is built.
 
 They count as the default branch has them, because who pushes a tag writes the tagged commit. Other tables of that file may belong to
 another version of azora-ci than the one that reads it, so they are not looked at.
@@ -8,14 +8,17 @@ from __future__ import annotations
 
 import json
 import tomllib
+from collections import Counter
 from collections.abc import Iterator
+from datetime import date
 from typing import Any
 
 from azora_ci.core import schemas
-from azora_ci.core.config.tables import GateSettings, RequiredCheck
+from azora_ci.core.config.tables import AuditException, AuditSettings, GateSettings, RequiredCheck
 from azora_ci.core.errors import BadInputError
 
 TABLES = ("checks", "validation", "approval")
+BUILT = ("isolation", "isolation_reason")  # the keys of [build] that count; its other keys are no gates
 
 
 def parse(text: str, where: str) -> tuple[GateSettings, dict[str, Any]]:
@@ -25,22 +28,57 @@ def parse(text: str, where: str) -> tuple[GateSettings, dict[str, Any]]:
     except tomllib.TOMLDecodeError as error:
         what, next_step = str(error), "correct the named line"
         raise BadInputError("Deployment configuration is not TOML", what=what, where=where, next_step=next_step) from error
-    tables = {name: document[name] for name in TABLES if name in document}
+    tables = {name: dates_as_text(document[name]) for name in TABLES if name in document}
     schemas.validate_part(tables, "deploy-config", TABLES, where=where)
-    return gates_of(tables), tables
+    build = document.get("build")
+    built = {key: build[key] for key in BUILT if key in build} if isinstance(build, dict) else {}
+    try:
+        return gates_of(tables, built), tables | ({"build": built} if built else {})
+    except ValueError as error:
+        what, next_step = str(error), "correct the named keys"
+        raise BadInputError("Deployment configuration contradicts itself", what=what, where=where, next_step=next_step) from error
 
 
-def gates_of(tables: dict[str, Any]) -> GateSettings:
-    """Return the gates of valid tables."""
-    checks = tables["checks"]
+def gates_of(tables: dict[str, Any], built: dict[str, Any]) -> GateSettings:
+    """Return the gates of valid tables and of the keys ``BUILT``. Raises ValueError for an audit that contradicts itself."""
+    checks, validation = tables["checks"], tables.get("validation", {})
     return GateSettings(
-        branches=tuple(tables.get("validation", {}).get("branches", [])),
+        branches=tuple(validation.get("branches", [])),
         required=required_checks(checks),
         rulesets=checks.get("rulesets", True),
         allow_skipped=tuple(checks.get("allow_skipped", [])),
         wait_minutes=checks.get("wait_minutes", 15),
         distinct_person=tables.get("approval", {}).get("distinct_person", False),
+        audit=audit_settings(validation.get("audit", {})),
+        builds_beside_secrets=built.get("isolation") == "none",
     )
+
+
+def dates_as_text(value: Any) -> Any:
+    """Return a document of TOML with its dates as texts: JSON Schema knows no dates."""
+    if isinstance(value, dict):
+        return {name: dates_as_text(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [dates_as_text(item) for item in value]
+    return value.isoformat() if isinstance(value, date) else value
+
+
+def audit_settings(table: dict[str, Any]) -> AuditSettings:
+    """Return ``validation.audit``. Raises ValueError for a level none without a reason, and for an exception that is named twice."""
+    settings = AuditSettings(
+        level=table.get("level", "high"),
+        reason=table.get("reason"),
+        exceptions=tuple(
+            AuditException(entry["id"], entry["reason"], date.fromisoformat(str(entry["expires"]))) for entry in table.get("exceptions", [])
+        ),
+        registry=table["registry"].rstrip("/") if "registry" in table else None,
+    )
+    if settings.level == "none" and settings.reason is None:
+        raise ValueError("validation.audit.reason: level none needs a reason, which is recorded")
+    repeated = sorted(name for name, number in Counter(exception.id for exception in settings.exceptions).items() if number > 1)
+    if repeated:
+        raise ValueError(f"validation.audit.exceptions: {', '.join(repeated)} is named more than once")
+    return settings
 
 
 def required_checks(checks: dict[str, Any]) -> tuple[RequiredCheck, ...]:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import ipaddress
 import re
 import tomllib
-from collections import Counter
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +12,6 @@ from azora_ci.core import schemas
 from azora_ci.core.config import gates, names
 from azora_ci.core.config.order import in_order
 from azora_ci.core.config.tables import (
-    AuditException,
-    AuditSettings,
     BackupSettings,
     BuildSettings,
     CheckSettings,
@@ -56,7 +52,7 @@ def load(path: Path) -> DeployConfig:
         what, next_step = str(error), "correct the named line"
         raise BadInputError("Deployment configuration is not TOML", what=what, where=str(path), next_step=next_step) from error
     _refuse_replaced_keys(document, path)
-    schemas.validate(_dates_as_text(document), "deploy-config", where=str(path))
+    schemas.validate(gates.dates_as_text(document), "deploy-config", where=str(path))
     try:
         loaded = _parse(document)
         names.check(loaded.services)
@@ -77,32 +73,6 @@ def _refuse_replaced_keys(document: dict[str, Any], path: Path) -> None:
             next_step='remove checks.audit; in its place write a table [validation.audit] with level = "high" (the default; or critical, '
             "moderate, low, none with a reason)",
         )
-
-
-def _dates_as_text(value: Any) -> Any:
-    """Return a document of TOML with its dates as texts: JSON Schema knows no dates."""
-    if isinstance(value, dict):
-        return {name: _dates_as_text(item) for name, item in value.items()}
-    if isinstance(value, list):
-        return [_dates_as_text(item) for item in value]
-    return value.isoformat() if isinstance(value, date) else value
-
-
-def _audit(table: dict[str, Any]) -> AuditSettings:
-    settings = AuditSettings(
-        level=table.get("level", "high"),
-        reason=table.get("reason"),
-        exceptions=tuple(
-            AuditException(entry["id"], entry["reason"], date.fromisoformat(str(entry["expires"]))) for entry in table.get("exceptions", [])
-        ),
-        registry=table["registry"].rstrip("/") if "registry" in table else None,
-    )
-    if settings.level == "none" and settings.reason is None:
-        raise ValueError("validation.audit.reason: level none needs a reason, which is recorded")
-    repeated = sorted(name for name, number in Counter(exception.id for exception in settings.exceptions).items() if number > 1)
-    if repeated:
-        raise ValueError(f"validation.audit.exceptions: {', '.join(repeated)} is named more than once")
-    return settings
 
 
 def _commands(values: list[list[str]]) -> tuple[Command, ...]:
@@ -131,7 +101,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
             wait_minutes=checks.get("wait_minutes", 15),
             build=_commands(checks["build"]),
         ),
-        validation=ValidationSettings(_audit(document.get("validation", {}).get("audit", {}))),
+        validation=ValidationSettings(gates.audit_settings(document.get("validation", {}).get("audit", {}))),
         toolchain=ToolchainSettings(**document.get("toolchain", {})),
         build=_build(document),
         registry=RegistrySettings(registry["repository"].rstrip("/"), registry.get("insecure", False)) if registry else None,

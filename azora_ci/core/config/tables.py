@@ -22,21 +22,6 @@ class RequiredCheck:
 
 
 @dataclass(frozen=True)
-class GateSettings:
-    """What decides whether a release may begin, read from the default branch: branches that may hold releases (empty: the default
-    branch), required checks, whether rulesets add theirs, checks that may be skipped, minutes to wait, and whether a person other than
-    the author must have approved every pull request.
-    """
-
-    branches: tuple[str, ...]
-    required: tuple[RequiredCheck, ...]
-    rulesets: bool
-    allow_skipped: tuple[str, ...]
-    wait_minutes: float
-    distinct_person: bool
-
-
-@dataclass(frozen=True)
 class CheckSettings:
     """Gates of the release commit: required checks, checks that may be skipped, minutes to wait, commands that show that it builds."""
 
@@ -69,6 +54,23 @@ class AuditSettings:
     reason: str | None = None
     exceptions: tuple[AuditException, ...] = ()
     registry: str | None = None
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """What decides whether a release may begin, read from the default branch: branches that may hold releases (empty: the default
+    branch), required checks, whether rulesets add theirs, checks that may be skipped, minutes to wait, whether a person other than the
+    author must have approved every pull request, the audit, and whether the application may be built in a job that holds secrets.
+    """
+
+    branches: tuple[str, ...]
+    required: tuple[RequiredCheck, ...]
+    rulesets: bool
+    allow_skipped: tuple[str, ...]
+    wait_minutes: float
+    distinct_person: bool
+    audit: AuditSettings
+    builds_beside_secrets: bool
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ def _adopt_orphans(*, on: bool) -> None:
 
 
 def _end(earlier: set[Process], clock: Clock) -> tuple[set[str], set[str]]:
-    """Kill every child that is not an ``earlier`` one, with its descendants, until none is left. Return names of those, and of survivors."""
+    """Kill every child that is not an ``earlier`` one, with its descendants, until none is left. Return names of dead and survivors."""
     ended: set[str] = set()
     running: set[str] = set()
     for _ in clock.ticks(PAUSE_SECONDS, LONGEST_SECONDS):
