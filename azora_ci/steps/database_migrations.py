@@ -86,7 +86,7 @@ def migrate(job: Job[Settings], release: list[Migration], backup: VerifiedBackup
     _refuse_unsafe(job, plan, backup)
     if plan.pending:
         _log_sql(job, plan.pending)
-        with application_tree(job) as isolation:
+        with application_tree(job, database.url.ca_file) as isolation:
             _apply(job, database, backup, plan, isolation)
     outcome = history.plan(release, database.rows())
     _require_all_applied(outcome)
@@ -200,10 +200,10 @@ def _log_sql(job: Job[Settings], pending: tuple[Migration, ...]) -> None:
 
 
 @contextlib.contextmanager
-def application_tree(job: Job[Settings]) -> Iterator[Isolation]:
+def application_tree(job: Job[Settings], ca_file: str | None) -> Iterator[Isolation]:
     """Yield how the migrate command runs, on the application's files with all that it needs: those that the job build packed.
 
-    They lie in a folder of this block. Raises NotTrueError for a tree that is not the one that was built, or whose migrations are not
+    They lie in a folder of this block. ``ca_file`` is shown as it is here, wherever it lies. Raises NotTrueError for a tree that is not the one that was built, or whose migrations are not
     those of the commit.
     """
     with tempfile.TemporaryDirectory(dir=job.settings.runner_temp, prefix="azora-ci-", ignore_cleanup_errors=True) as folder:
@@ -212,7 +212,7 @@ def application_tree(job: Job[Settings]) -> Iterator[Isolation]:
         migrations_dir = job.config.database.migrations_dir
         count = tree.require_same_migrations(migrations_dir, unpacked / migrations_dir)
         job.tick(f"the tree is the one that build packed, and its {count} files of migrations are those of the commit")
-        yield isolation_for(job, unpacked, owned=True)
+        yield isolation_for(job, unpacked, owned=True, shown=(Path(ca_file),) if ca_file else ())
 
 
 def _apply(job: Job[Settings], database: PrismaDatabase, backup: VerifiedBackup, plan: Plan, isolation: Isolation) -> None:

@@ -141,10 +141,10 @@ def recorded_host_keys(job: Job[Any]) -> str:
     return host_keys.for_run(settings, job.fragments, archive)
 
 
-def isolation_for(job: Job[Any], work: Path, *, owned: bool = False) -> Isolation:
+def isolation_for(job: Job[Any], work: Path, *, owned: bool = False, shown: tuple[Path, ...] = ()) -> Isolation:
     """Return how the application's commands run on the files in ``work``, which they see under the name of the workspace.
 
-    The job's settings are ``Isolated``. Logs, received artifacts and the runner's own files are hidden. What was chosen is evidence, its
+    The job's settings are ``Isolated``. Logs, received artifacts and the runner's own files are hidden, but for ``shown``. What was chosen is evidence, its
     reason too. Raises BadInputError for ISOLATION=none without a reason.
     """
     settings = job.settings
@@ -154,7 +154,7 @@ def isolation_for(job: Job[Any], work: Path, *, owned: bool = False) -> Isolatio
         job.evidence["override_reason"] = f"ISOLATION=none: {settings.isolation_reason}"
         job.log.annotate("Application code runs without isolation", f"as this user, beside this job's secrets: {settings.isolation_reason}")
     hidden = filter(None, (settings.runner_temp, settings.workspace, settings.log_dir, settings.received_dir))
-    return Isolation(work, Path.cwd(), owned, tuple(hidden), settings.isolation_shown or (), active)
+    return Isolation(work, Path.cwd(), owned, tuple(hidden), (*(settings.isolation_shown or ()), *shown), active)
 
 
 @contextmanager

@@ -252,6 +252,23 @@ def test_in_the_tree_of_the_build(production: Deployment, tmp_path: Path) -> Non
     assert list(temp.iterdir()) == []
 
 
+@pytest.mark.parametrize("place", ["temp", "application/.github"])
+def test_with_the_database_ca_as_the_commit_and_the_runner_have_it(production: Deployment, tmp_path: Path, place: str) -> None:
+    ca = tmp_path / place / "database-ca.pem"
+    ca.parent.mkdir(parents=True)
+    (tmp_path / "temp").mkdir(exist_ok=True)
+    ca.write_text("of the build\n", encoding="utf-8")
+    production.configure(migrate=["sh", "-c", f"cat {ca}; echo more >> {ca}; exit 7"])
+    production.back_up()
+    build(production)
+    ca.write_text("of the commit\n", encoding="utf-8")
+    assert production.run(PROD_DATABASE_CA=str(ca), RUNNER_TEMP=str(tmp_path / "temp")) == 1
+    assert "of the commit" in production.log
+    assert "of the build" not in production.log
+    assert ca.read_text(encoding="utf-8") == "of the commit\n"
+    assert "exit code 7" in production.error["what"]
+
+
 def test_with_migrations_that_the_build_changed(production: Deployment) -> None:
     production.back_up()
     path = application.migrations(production.folder) / NEW[0] / "migration.sql"

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import json
 import os
 import select
@@ -87,11 +88,15 @@ def replace(path: Path, text: str, scratch: Path) -> None:
 
 
 def give(folder: Path, uid: int, gid: int) -> None:
-    """Make the user the owner of a folder and of all in it; links are not followed."""
+    """Make the user the owner of a folder and of all in it, but of what is only shown there; links are not followed."""
     os.chown(folder, uid, gid, follow_symlinks=False)
     for root, folders, files in os.walk(folder):
         for name in (*folders, *files):
-            os.chown(Path(root) / name, uid, gid, follow_symlinks=False)
+            try:
+                os.chown(Path(root) / name, uid, gid, follow_symlinks=False)
+            except OSError as error:
+                if error.errno != errno.EROFS:
+                    raise
 
 
 def arrange(document: dict[str, Any]) -> int:
@@ -112,12 +117,15 @@ def arrange(document: dict[str, Any]) -> int:
     replace(passwd, f"{accounts.rstrip()}\n{NAME}:x:{uid}:{uid}::{HOME}:/bin/sh\n", scratch)
     replace(group, f"{groups.rstrip()}\n{NAME}:x:{uid}:\n", scratch)
     for descriptor, path in kept:
-        if not path.exists():
+        if target not in path.parents and not path.exists():
             show(descriptor, path)
     show(tree, target)
     for path in map(Path, document["hidden"]):
         if target in path.parents:
             hide(path)
+    for descriptor, path in kept:
+        if target in path.parents:  # as it is in the folder that stands under this name for everybody else
+            show(descriptor, path)
     HOME.mkdir(parents=True)
     mount("tmpfs", HOME, "tmpfs", 0, f"mode=0700,uid={uid},gid={uid}")
     set_read_only(Path("/"), recursive=True)
