@@ -32,7 +32,7 @@ from azora_ci.targets.docker_hosts.wall import Wall
 from azora_ci.targets.envoy import config as envoy_config
 from azora_ci.targets.envoy import state
 from azora_ci.targets.envoy.options import edge_options
-from azora_ci.targets.guard import server, store
+from azora_ci.targets.guard import lease, server, store
 from azora_ci.targets.guard.client import EDGE_FOLDER
 
 VOLUME = "azora-edge"
@@ -89,7 +89,7 @@ class EdgeContainers:
             self._host.drop_image(image)
 
     def _guard_digest(self) -> str:
-        parts = (*_guard_sources().values(), self._settings.guard_image, f"{self._settings.lease_seconds:g}")
+        parts = (*guard_sources().values(), self._settings.guard_image, f"{self._settings.lease_seconds:g}")
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()
 
     def install_guard(self, *, walled: bool) -> None:
@@ -330,19 +330,25 @@ class EdgeContainers:
                 network.remove()
 
     def _create_guard(self, client: Any) -> Any:
-        lease = self._settings.lease_seconds
         container = self._host.create(
             client,
             GUARD,
             self._settings.guard_image,
             entrypoint=["python3", "/azora"],
-            command=["--folder", str(EDGE_FOLDER), "--socket", str(socket_of(GUARD)), "--lease-seconds", f"{lease:g}"],
+            command=[
+                "--folder",
+                str(EDGE_FOLDER),
+                "--socket",
+                str(socket_of(GUARD)),
+                "--lease-seconds",
+                f"{self._settings.lease_seconds:g}",
+            ],
             endpoint=None,
             user=self._user(client),
             binds=[f"{VOLUME}:{EDGE_FOLDER}:rw", _socket_bind(GUARD)],
             labels={f"{LABEL}guard": self._guard_digest()},
         )
-        for name, text in _guard_sources().items():
+        for name, text in guard_sources().items():
             container.put_archive("/", _tar(f"azora/{name}", text))
         return container
 
@@ -352,14 +358,11 @@ def _socket_bind(container: str) -> str:
     return f"{folder}:{folder}:rw"
 
 
-def _guard_sources() -> dict[str, str]:
+def guard_sources() -> dict[str, str]:
     """Return the files of the guard by their path below ``/azora``, where ``python3 /azora`` starts it."""
-    return {
-        "__main__.py": "from guard.server import main\n\nmain()\n",
-        "guard/__init__.py": "",
-        "guard/server.py": inspect.getsource(server),
-        "guard/store.py": inspect.getsource(store),
-    }
+    parts = {"lease": lease, "server": server, "store": store}
+    sources = {f"guard/{name}.py": inspect.getsource(module) for name, module in parts.items()}
+    return {"__main__.py": "from guard.server import main\n\nmain()\n", "guard/__init__.py": "", **sources}
 
 
 def _tar(name: str, text: str) -> bytes:

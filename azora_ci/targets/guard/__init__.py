@@ -1,1 +1,1 @@
-"""The guard, the only writer of a host's routes: server and store, which run in a container, and their client. Decides no rollout."""
+"""The guard, the only writer of a host's routes: what runs in a container, and its client. Decides no rollout."""

@@ -1,7 +1,7 @@
 """Many production hosts in one process: what ``docker_hosts`` needs of each, on real sockets, every answer late by a fixed time.
 
 A host has a Unix socket that speaks the Docker Engine API as far as the target asks (containers, networks, volumes, images), and a
-port on loopback behind which are the real guard (``azora_ci.targets.guard.server`` on a folder of its own), the admin socket of an
+port on loopback behind which are the real guard (``azora_ci.targets.guard`` on a folder of its own), the admin socket of an
 Envoy that has taken what the guard's files say, and the health of its instances. Each switch of routes is noted in ``switches.jsonl``.
 
 ``python -m tests.bench.rollout.standins FOLDER NUMBER LATENCY LEASE`` prints the ports as JSON and serves until ended.
@@ -24,13 +24,13 @@ from azora_ci.core.clock import Clock
 from azora_ci.targets.docker_hosts.doors import EDGE, GUARD, socket_of
 from azora_ci.targets.envoy import admin
 from azora_ci.targets.envoy.state import EdgeState
-from azora_ci.targets.guard import server
+from azora_ci.targets.guard.lease import Guard, RefusedError
 
 Answer = tuple[int, bytes]
 Respond = Callable[[str, str, bytes], Awaitable[Answer]]
 
 
-class NotingGuard(server.Guard):
+class NotingGuard(Guard):
     """The guard; notes when it switched to which share of the canary."""
 
     def __init__(self, folder: Path, switches: Path, number: int, lease: float) -> None:
@@ -124,7 +124,7 @@ class Host:
             return _json({"status": self.guard.status, "journal": self.guard.events, "files": self.guard.files}[action]())
         try:
             return _json(getattr(self.guard, action)(json.loads(body)))
-        except server.RefusedError as error:
+        except RefusedError as error:
             return _json({"error": str(error)}, 409)
 
     def _admin(self, path: str) -> Answer:

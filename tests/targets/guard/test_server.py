@@ -22,10 +22,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from azora_ci.cli.lock import _held_text
 from azora_ci.core.clock import Clock
 from azora_ci.health.probes import DialledConnection, unix_dial
-from azora_ci.targets.guard import server as guard_module
-from azora_ci.targets.guard import store as store_module
+from azora_ci.targets.docker_hosts import edge_containers
+from azora_ci.targets.guard import server
 from azora_ci.targets.guard.client import GuardClient
-from azora_ci.targets.guard.server import Guard, RefusedError
+from azora_ci.targets.guard.lease import Guard, RefusedError
 from tests.support import ROOT
 
 ME = {"owner": "alice", "run_url": "https://github.example/runs/1", "deployment_id": "1-aaaaaa"}
@@ -43,7 +43,7 @@ class Served:
         argv = [
             sys.executable,
             "-m",
-            guard_module.__name__,
+            server.__name__,
             "--folder",
             self.folder,
             "--socket",
@@ -384,7 +384,7 @@ def test_bodies_without_bounds_are_refused(served, length, body, status):
 
 @pytest.mark.parametrize("option", ["1e300", "nan", "inf", "0", "-1"])
 def test_a_lease_without_bounds_is_refused(tmp_path, option):
-    argv = [sys.executable, "-m", guard_module.__name__, "--folder", tmp_path, "--socket", tmp_path / "s", f"--lease-seconds={option}"]
+    argv = [sys.executable, "-m", server.__name__, "--folder", tmp_path, "--socket", tmp_path / "s", f"--lease-seconds={option}"]
     completed = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)})
     assert completed.returncode == 2
     assert "--lease-seconds: 0.1 to 3600" in completed.stderr
@@ -464,13 +464,25 @@ Machine.TestCase.settings = hypothesis_settings(max_examples=60, stateful_step_c
 TestGuardMachine = Machine.TestCase
 
 
-def test_server_and_store_import_the_standard_library_and_each_other_only():
+def test_what_runs_in_the_container_imports_the_standard_library_and_itself_only():
     """They run in a container of their own, as a package ``guard`` without any other file of ours."""
-    for module in (guard_module, store_module):
-        tree = ast.parse(Path(module.__file__).read_text(encoding="utf-8"))
+    for name in ("lease", "server", "store"):
+        tree = ast.parse(Path(server.__file__).with_name(f"{name}.py").read_text(encoding="utf-8"))
         for node in ast.walk(tree):
             if isinstance(node, ast.ImportFrom) and node.level:
-                assert (node.level, node.module) == (1, "store"), ast.unparse(node)
+                assert node.level == 1 and node.module in {"lease", "store"}, ast.unparse(node)
             elif isinstance(node, ast.ImportFrom | ast.Import):
                 names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
                 assert {name.partition(".")[0] for name in names} <= sys.stdlib_module_names, ast.unparse(node)
+
+
+def test_the_files_that_are_copied_into_the_container_start_there(tmp_path):
+    for name, text in edge_containers.guard_sources().items():
+        path = tmp_path / "azora" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    started = subprocess.run(
+        [sys.executable, "-I", tmp_path / "azora", "--help"], cwd=tmp_path, check=False, capture_output=True, text=True
+    )
+    assert (started.returncode, started.stderr) == (0, "")
+    assert "the only writer of its routes" in started.stdout

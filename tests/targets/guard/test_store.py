@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.targets.guard.server import Guard, RefusedError
+from azora_ci.targets.guard.lease import Guard, RefusedError
 from azora_ci.targets.guard.store import FullError, Store
 from tests.support.waiting import until
 from tests.targets.guard.test_server import Served
