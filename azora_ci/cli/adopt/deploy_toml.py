@@ -65,9 +65,9 @@ def _head(application: Application, public_url: str) -> str:
 
 
 def _gates(application: Application) -> str:
-    found = application.toolchain
-    build = [found.install, (found.name, "run", "build")] if application.build_script else [found.install]
-    certain = found.manager is not None and application.build_script
+    toolchain = application.toolchain
+    build = [toolchain.install, (toolchain.name, "run", "build")] if application.build_script else [toolchain.install]
+    certain = toolchain.manager is not None and application.build_script
     commands = _line if certain else lambda name, value: _fill(name, value, "the commands of the production build")
     checks = [
         _fill("required", [], "names of checks of a release commit; empty is refused unless a ruleset names some"),
@@ -75,22 +75,22 @@ def _gates(application: Application) -> str:
         commands("build", build),
     ]
     no_lock = "the security audit reads lock files, and none was found: commit one, or write none and a line reason"
-    audit = [_line("level", "high") if found.lock_file else _fill("level", "high", no_lock)]
+    audit = [_line("level", "high") if toolchain.lock_file else _fill("level", "high", no_lock)]
     registry = [_fill("repository", f"docker.io/{application.name}", "registry and namespace of the images")]
-    tables = [_table("checks", checks), _table("validation.audit", audit), *_toolchain(found)]
+    tables = [_table("checks", checks), _table("validation.audit", audit), *_toolchain(toolchain)]
     return "\n\n".join([*tables, _table("build", [commands("commands", build)]), _table("registry", registry)])
 
 
-def _toolchain(found: FoundToolchain) -> list[str]:
+def _toolchain(toolchain: FoundToolchain) -> list[str]:
     """Return the table of what commands need on a runner; none for an application without packages. npm comes with Node.js."""
-    if found.manager is None and found.node is None:
+    if toolchain.manager is None and toolchain.node is None:
         return []
-    node = _line("node", found.node) if found.node else _fill("node", "22", "the version of Node.js that the application runs on")
+    node = _line("node", toolchain.node) if toolchain.node else _fill("node", "22", "the version of Node.js that the application runs on")
     lines = [node]
-    if found.version:
-        lines.append(_line("package_manager", f"{found.manager}@{found.version}"))
-    elif found.name != "npm":
-        lines.append(_fill("package_manager", f"{found.name}@{EXAMPLES[found.name]}", "its exact version; no file names one"))
+    if toolchain.version:
+        lines.append(_line("package_manager", f"{toolchain.manager}@{toolchain.version}"))
+    elif toolchain.name != "npm":
+        lines.append(_fill("package_manager", f"{toolchain.name}@{EXAMPLES[toolchain.name]}", "its exact version; no file names one"))
     return [_table("toolchain", lines)]
 
 
@@ -153,4 +153,23 @@ def _service(service: FoundService, public_url: str, services: Sequence[FoundSer
     ]
     optional = {name: getattr(service, name) for name in ("instances", "memory", "env", "secrets", "depends_on")}
     lines += [_line(name, value) for name, value in optional.items() if value]
-    return _table(f"services.{service.id}", lines)
+    lines += _surroundings(service)
+    tables = [_table(f"services.{service.id}", lines)]
+    if service.build:
+        tables.append(_table(f"services.{service.id}.build", [_line(name, value) for name, value in service.build.items()]))
+    return "\n\n".join(tables)
+
+
+def _surroundings(service: FoundService) -> list[str]:
+    """Return the lines about what a container reaches and may do: each has a network of its own."""
+    lines = []
+    if service.talks_to:
+        addresses = ", ".join(f"http://{callee.replace('_', '-')}" for callee in service.talks_to)
+        lines.append(_fill("talks_to", service.talks_to, f"env must call {addresses}, without a port; remove what it does not call"))
+    if service.supports:
+        supports = ", ".join(service.supports)
+        lines.append(_fill("networks", [], f"the hosts' Docker networks that hold {supports}; none where its address is another one"))
+    if service.volumes:
+        lines.append(_fill("volumes", service.volumes, "as docker volume ls names them: compose put its project's name in front"))
+    lines += [_line("cap_drop", service.cap_drop)] if service.cap_drop else []
+    return lines + ([_line("read_only", True)] if service.read_only else [])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,13 @@ class FoundService:
     env: dict[str, str]
     secrets: tuple[str, ...]
     depends_on: tuple[str, ...]
-    refused: dict[str, str] = field(default_factory=dict)  # name of a variable that it may not have -> reason
+    refused: dict[str, str] = field(default_factory=dict)  # variable or volume that it may not have -> reason
+    talks_to: tuple[str, ...] = ()  # ids of services that its environment names
+    supports: tuple[str, ...] = ()  # names of services in its environment that are not built here, such as a cache
+    volumes: tuple[str, ...] = ()
+    cap_drop: tuple[str, ...] = ()
+    read_only: bool = False
+    build: dict[str, Any] = field(default_factory=dict)  # target and args of its image
 
     @property
     def title(self) -> str:
@@ -131,18 +137,21 @@ def _compose(path: Path) -> tuple[tuple[FoundService, ...], dict[str, str]]:
     built = {name: service for name, service in services.items() if "build" in service}
     left_out = {name: f"not built here (image {services[name].get('image', 'unknown')})" for name in services if name not in built}
     own = own_variables()
-    found = [_service(name, service, set(built), own) for name, service in built.items()]
-    taken = {f"{service.id}: {name}": reason for service in found for name, reason in service.refused.items()}
-    return tuple(found), left_out | taken
+    discovered = [_service(name, service, services, own) for name, service in built.items()]
+    taken = {f"{service.id}: {name}": reason for service in discovered for name, reason in service.refused.items()}
+    return tuple(discovered), left_out | taken
 
 
-def _service(name: str, service: dict[str, Any], built: set[str], own: Collection[str]) -> FoundService:
+def _service(name: str, service: dict[str, Any], services: Mapping[str, dict[str, Any]], own: Collection[str]) -> FoundService:
     build = service["build"] if isinstance(service["build"], dict) else {"context": str(service["build"])}
     health_port, health_path = _health(service.get("healthcheck"))
     env, named = _environment(service.get("environment"))
     reason = "azora-ci or the runner reads a variable of that name: give the service's another one"
     refused = {secret: reason for secret in named if not names.may_be_secret(secret, own)}
     refused |= {variable: reason for variable in env if variable in names.OWN_SECRETS}
+    volumes, host_paths = _volumes(service.get("volumes"))
+    refused |= dict.fromkeys(host_paths, "a path of the host: name it in volumes and allow_host_paths, where the service must have it")
+    called = [other for other in services if other != name and _is_named(other, service.get("environment"))]
     limits = _mapping(_mapping(_mapping(service.get("deploy")).get("resources")).get("limits"))
     replicas = _mapping(service.get("deploy")).get("replicas")
     return FoundService(
@@ -156,8 +165,39 @@ def _service(name: str, service: dict[str, Any], built: set[str], own: Collectio
         env={variable: value for variable, value in env.items() if variable not in refused},
         secrets=tuple(secret for secret in named if secret not in refused),
         refused=refused,
-        depends_on=tuple(_identifier(other, "_") for other in service.get("depends_on") or () if other in built),
+        depends_on=tuple(_identifier(other, "_") for other in service.get("depends_on") or () if "build" in services.get(other, {})),
+        talks_to=tuple(_identifier(other, "_") for other in called if "build" in services[other]),
+        supports=tuple(other for other in called if "build" not in services[other]),
+        volumes=volumes,
+        cap_drop=tuple(capability for capability in _list(service.get("cap_drop")) if re.fullmatch("[A-Z_]+", str(capability))),
+        read_only=service.get("read_only") is True,
+        build=_build(build),
     )
+
+
+def _is_named(service: str, environment: object) -> bool:
+    """Say whether a value of an environment has a service as its host: ``redis``, ``redis:6379``, ``http://auth:3001/x``, ``…@db/…``."""
+    host = re.compile(rf"(?:^|//|@|,){re.escape(service)}(?=$|[:/,])")
+    return any(host.search(str(value)) for _, value in _pairs(environment))
+
+
+def _volumes(value: object) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Return the named volumes of a service, and those that are paths of the host. Anonymous ones are left out."""
+    texts = [
+        f"{volume.get('source', '')}:{volume.get('target', '')}{':ro' if volume.get('read_only') else ''}"
+        if isinstance(volume, dict)
+        else str(volume)
+        for volume in _list(value)
+    ]
+    named = tuple(text for text in texts if re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*:/[^:]*(:ro)?", text))
+    return named, tuple(text for text in texts if re.match(r"[./~$].*:", text))
+
+
+def _build(build: dict[str, Any]) -> dict[str, Any]:
+    """Return the stage and the literal arguments of an image; what is substituted or sounds like a secret is not copied."""
+    args, _ = _environment(build.get("args"))
+    target = {"target": build["target"]} if isinstance(build.get("target"), str) else {}
+    return target | ({"args": args} if args else {})
 
 
 def _mapping(value: object) -> dict[str, Any]:
@@ -191,10 +231,9 @@ def _environment(value: object) -> tuple[dict[str, str], tuple[str, ...]]:
 
     A value that is substituted (``${X}``), missing, or that holds credentials is a secret; it is not copied.
     """
-    pairs = value.items() if isinstance(value, dict) else [str(line).partition("=")[::2] for line in _list(value)]
     env: dict[str, str] = {}
     secrets: list[str] = []
-    for name, raw in pairs:
+    for name, raw in _pairs(value):
         text = "" if raw is None else str(raw).lower() if isinstance(raw, bool) else str(raw)
         if name == "PORT" or not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", name):
             continue
@@ -203,6 +242,13 @@ def _environment(value: object) -> tuple[dict[str, str], tuple[str, ...]]:
         else:
             env[name] = text
     return env, tuple(secrets)
+
+
+def _pairs(value: object) -> Iterable[tuple[str, Any]]:
+    """Return the variables of an environment, which is a mapping or a list of ``NAME=value``."""
+    if isinstance(value, dict):
+        return value.items()
+    return [(name, text) for name, _, text in (str(line).partition("=") for line in _list(value))]
 
 
 def _list(value: object) -> list[Any]:

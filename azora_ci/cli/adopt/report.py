@@ -22,6 +22,7 @@ _ALTERNATIVE = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN
 
 # Read by other actions or by the workflow itself, not by a step.
 _OTHERS = {
+    "ATTEST": "true: GitHub attests the record and the images; a private repository needs GitHub Enterprise for it",
     "AWS_ROLE_ARN": "AWS role that GitHub's OIDC token for this environment may assume (sub repo:OWNER/NAME:environment:…)",
     "AWS_ROLE_SECONDS": "how long the role's session lasts, in seconds; a database that takes an hour to back up needs more",
     "DATABASE_VIA_SSH": "true with database.via_ssh: hands the SSH secrets (PROD_HOST, PROD_KEY, …) to the jobs that reach the database",
@@ -142,4 +143,7 @@ Good to know:
   Commit {WORKFLOW_FOLDER} and {CONFIG} to the default branch before the first tag.
   On a public repository anybody can read logs and artifacts, backup locations and records among them.
   GitHub keeps artifacts as long as the repository allows (90 days on public ones); the archive in S3 keeps the year.
+  On the free plan a private repository has no environments and no rulesets: whoever may push a branch reaches its secrets.
+  Required reviewers of an environment need GitHub Enterprise on a private repository; [approval] distinct_person = true does not.
+  Images are handed over as artifacts of one day; the free plan has 500 MB for them: [build] isolation = "none" builds in place.
   Tags pushed with GITHUB_TOKEN start no workflow: push release tags as a person or an app."""

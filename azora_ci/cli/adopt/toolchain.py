@@ -72,8 +72,8 @@ def _version(folder: Path, manager: str | None, package: Mapping[str, Any]) -> s
         release = re.search(rf"^yarnPath:.*/yarn-({_EXACT})\.c?js", _text(folder / ".yarnrc.yml"), re.MULTILINE)
         return release[1] if release else None
     engines = package.get("engines")
-    wanted = str(engines.get(manager, "")) if isinstance(engines, dict) else ""
-    return wanted if re.fullmatch(_EXACT, wanted) else None
+    version = str(engines.get(manager, "")) if isinstance(engines, dict) else ""
+    return version if re.fullmatch(_EXACT, version) else None
 
 
 def _node(folder: Path, package: Mapping[str, Any]) -> str | None:
@@ -85,8 +85,8 @@ def _node(folder: Path, package: Mapping[str, Any]) -> str | None:
         if (code_name := line.removeprefix("lts/")) in CODE_NAMES:
             return CODE_NAMES[code_name]
     engines = package.get("engines")
-    wanted = re.search(r"[1-9]\d*", str(engines.get("node", ""))) if isinstance(engines, dict) else None
-    return wanted[0] if wanted else None
+    major = re.search(r"[1-9]\d*", str(engines.get("node", ""))) if isinstance(engines, dict) else None
+    return major[0] if major else None
 
 
 def _text(path: Path) -> str:

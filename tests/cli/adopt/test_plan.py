@@ -256,6 +256,39 @@ def test_several_prisma_schemas_are_named_and_not_chosen(application):
     assert "one of prisma/migrations, services/auth/prisma/migrations" in (application / plan.CONFIG).read_text()
 
 
+def test_what_a_container_reaches_and_may_do_is_found(application):
+    (application / "docker-compose.yml").write_text("""
+services:
+  auth-service:
+    build: .
+  api:
+    build: {context: ., target: production, args: [NODE_ENV=production, "NPM_TOKEN=not-to-be-copied", "COMMIT=${COMMIT}"]}
+    environment: {AUTH_URL: "http://auth-service:3001/v1", CACHE: "redis:6379", PATH_OF: /docs/search, OTHER: "http://x.example/search"}
+    volumes: [uploads:/data, /srv/shop:/shop:ro, "./seed:/seed", {type: volume, source: cache, target: /cache, read_only: true}, /tmp/a]
+    cap_drop: [ALL]
+    read_only: true
+  redis: {image: redis}
+  search: {image: search}
+""")
+    adoption = plan.plan(application, plan.SetupAction(plan.REPOSITORY, SHA))
+    text = adoption.files[-1].content
+    services = tomllib.loads(text)["services"]
+    api = services["api"]
+    assert api["talks_to"] == ["auth_service"]
+    assert "env must call http://auth-service, without a port" in text
+    assert api["networks"] == []
+    assert "networks that hold redis;" in text
+    assert api["volumes"] == ["uploads:/data", "cache:/cache:ro"]
+    assert (api["cap_drop"], api["read_only"]) == (["ALL"], True)
+    assert api["build"] == {"target": "production", "args": {"NODE_ENV": "production"}}
+    assert {"api: /srv/shop:/shop:ro", "api: ./seed:/seed"} <= adoption.application.left_out.keys()
+    assert not {"talks_to", "networks", "volumes", "cap_drop", "read_only", "build"} & services["auth_service"].keys()
+    assert "not-to-be-copied" not in text
+    plan.write(adoption)
+    filled_in(application)
+    plan.check(plan.plan(application, plan.SetupAction(plan.REPOSITORY, SHA)))
+
+
 @pytest.mark.parametrize("compose", ["services: [a]", "version: '3'", "a: [", "- x"])
 def test_a_broken_compose_file_is_named(application, compose):
     (application / "docker-compose.yml").write_text(compose)
@@ -402,6 +435,8 @@ def test_the_report_lists_what_is_left_to_do(application):
     for kind, word in (("secrets", "secret"), ("vars", "variable")):
         for name in set(re.findall(rf"\b{kind}\.([A-Z_0-9]+)", workflows)):
             assert re.search(rf"  {word} {name}\b.*: .+", output), name
+    handed = set(re.findall(r"  (?:secret|variable) (\w+)\b.*: handed to the services", output))
+    assert handed == {"DATABASE_URL", "DEBUG", "REPORT_URL", "SESSION_SECRET"}
     assert "left out: database" in output
     assert "tags v*" in output
     assert "public repository" in output
