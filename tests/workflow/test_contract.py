@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 import yaml
 
-from azora_ci.cli.adopt import plan
 from azora_ci.core import pipeline
 from azora_ci.core.pipeline import JOBS
 from azora_ci.core.variables import declared_variables
@@ -92,13 +91,6 @@ PERMISSIONS = {
     "database-backup": READS_AWS,
     "deployment-record": ["attestations: write", *READS_AWS],
     "deployment-failure-handler": READS_AWS,
-}
-
-ACTION = plan.SetupAction("Azora-OS/azora-ci", "a" * 40)
-# Steps that may run a command of the application beside a secret.
-WITH_CODE_BESIDE_SECRETS = {
-    "database_migrations": "the migrate command, isolated",
-    "build_and_push": 'only with build.isolation = "none", for a reason that is recorded',
 }
 
 every_job = pytest.mark.parametrize("job", list(JOBS))
@@ -307,56 +299,6 @@ def test_earlier_evidence_is_fetched_by_the_ids_of_the_jobs_that_are_read(job):
             assert not {"name", "pattern"} & set(step["with"])
 
 
-# --- the application's code, and power ------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("job", [job for job in JOBS if job in pipeline.APPLICATION_JOBS])
-def test_jobs_that_run_code_of_the_application_have_no_power(job):
-    definition = DOCUMENT["jobs"][job]
-    assert "environment" not in definition
-    assert definition["permissions"] == {"contents": "read"}
-    assert not references(definition, "secrets")
-    assert "github.token" not in str(definition)
-    assert not using(job, "aws-actions/configure-aws-credentials")
-
-
-def test_only_jobs_without_power_run_code_of_the_application():
-    """Look for what runs commands of the configuration in every step that is not of an application's job."""
-    words = ("commands.run(", "checks.build", "config.database.prepare", "build.commands", "production_build(", "database.migrate")
-    running = {
-        path.stem for path in (ROOT / "azora_ci/steps").glob("*.py") if any(word in path.read_text(encoding="utf-8") for word in words)
-    }
-    assert running == set(WITH_CODE_BESIDE_SECRETS)
-    migrations = (ROOT / "azora_ci/steps/database_migrations.py").read_text(encoding="utf-8")
-    assert not any(word in migrations for word in words[:-1]), "it prepares nothing, it only migrates"
-
-
-@every_job
-def test_beside_secrets_stand_only_actions_of_github_of_aws_and_of_this_project(job):
-    owners = {re.split("[/@]", step["uses"])[0] for step in steps(job) if "uses" in step}
-    assert owners <= {"actions", "aws-actions", "Azora-OS"}
-
-
-def test_what_is_handed_over_is_kept_for_a_day_under_a_name_that_nothing_archives():
-    adopted = yaml.load(plan.workflow(WORKFLOW.name, ACTION, plan.Named(services=("api", "web_2"))), Loader=yaml.BaseLoader)
-    suffix = "${{ github.run_attempt > 1 && format('-attempt-{0}', github.run_attempt) || '' }}"
-    handed_over = {}
-    for job, definition in adopted["jobs"].items():
-        for step in definition["steps"]:
-            if step.get("uses", "").startswith("actions/upload-artifact@") and step.get("id") != "keep":
-                assert step["uses"] == evidence_uploads("build")[0]["uses"]
-                assert (step["with"]["retention-days"], step["with"]["if-no-files-found"]) == ("1", "ignore")
-                assert "if" not in step  # after a failure nothing is handed over
-                handed_over[step["with"]["name"]] = (job, step["with"]["path"])
-    assert handed_over == {
-        f"application-tree{suffix}": ("build", "${{ runner.temp }}/application-tree/tree.tar.zst"),
-        f"image-api{suffix}": ("images", "${{ runner.temp }}/images/api.tar.*"),
-        f"image-web_2{suffix}": ("images", "${{ runner.temp }}/images/web_2.tar.*"),
-    }
-    (fetch,) = [step for step in steps("build-and-push") if step["name"] == "Fetch the images"]
-    assert fetch["with"] == {"pattern": "image-*", "path": "${{ runner.temp }}/images", "merge-multiple": "false"}
-
-
 @every_job
 def test_every_job_is_told_what_the_jobs_before_it_gave(job):
     assert run_step(job)["env"]["NEEDS"] == "${{ toJSON(needs) }}"
@@ -397,74 +339,6 @@ def test_the_rollout_has_room_for_thirty_minutes_of_monitoring():
 def test_the_backup_has_room_for_the_longest_snapshot_and_its_proof():
     longest = int(declared("database-backup")["BACKUP_SNAPSHOT_MAX_MINUTES"].default)
     assert int(DOCUMENT["jobs"]["database-backup"]["timeout-minutes"]) >= longest + 60
-
-
-def test_the_restore_drill_hands_over_what_it_declares():
-    drill = yaml.load((ROOT / ".github/workflows/restore-drill.yml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    (job,) = drill["jobs"].values()
-    assert job["environment"] == "operations"
-    (step,) = [step for step in job["steps"] if "run" in step]
-    assert step["run"] == 'exec "$AZORA_PYTHON" "$AZORA_CI/scripts/restore_drill.py"'
-    environ, variables = {**drill["env"], **step["env"]}, declared("restore-drill")
-    assert set(environ) == set(variables) - SET_BY_GITHUB - {
-        "NEEDS",
-        "RECEIVED_ARTIFACTS_DIR",
-        "ROLLBACK_WINDOW_MINUTES",
-    }  # deployments only
-    secret = {name for name, value in environ.items() if references(value, "secrets")}
-    assert secret == {name for name, variable in variables.items() if variable.secret}
-    assert environ["BACKUP_PROOF"] == f"${{{{ vars.BACKUP_PROOF || '{variables['BACKUP_PROOF'].default}' }}}}"
-    assert list(drill["on"]) == ["schedule", "workflow_dispatch"]
-
-
-ROLLBACK: dict[str, Any] = yaml.load((ROOT / ".github/workflows/rollback-production.yml").read_text("utf-8"), Loader=yaml.BaseLoader)
-
-
-def test_the_button_asks_for_a_reason_and_never_waits_for_a_deployment():
-    assert list(ROLLBACK["on"]) == ["workflow_dispatch"]
-    inputs = ROLLBACK["on"]["workflow_dispatch"]["inputs"]
-    assert {name: (field["type"], field["required"]) for name, field in inputs.items()} == {
-        "reason": ("string", "true"),
-        "deployment-id": ("string", "false"),
-        "after-deadline": ("boolean", "false"),
-    }
-    assert inputs["after-deadline"]["default"] == "false"
-    assert ROLLBACK["concurrency"] == {"group": "rollback-production", "cancel-in-progress": "false"}
-    assert ROLLBACK["concurrency"]["group"] != DOCUMENT["concurrency"]["group"]
-
-
-def test_the_button_hands_over_what_the_rollback_declares():
-    (job,) = ROLLBACK["jobs"].values()
-    assert job["environment"] == "production"
-    assert [f"{scope}: {level}" for scope, level in job["permissions"].items()] == READS_AWS
-    (step,) = [step for step in job["steps"] if "run" in step]
-    assert step["run"] == 'exec "$AZORA_PYTHON" "$AZORA_CI/scripts/rollback.py"'
-    environ, variables = {**ROLLBACK["env"], **step["env"]}, declared("rollback")
-    assert set(environ) == set(variables) - SET_BY_GITHUB - {
-        "NEEDS",
-        "RECEIVED_ARTIFACTS_DIR",
-        "ROLLBACK_WINDOW_MINUTES",
-    }  # the record says when
-    secret = {name for name, value in environ.items() if references(value, "secrets")}
-    assert secret == {name for name, variable in variables.items() if variable.secret}
-    assert not references([ROLLBACK["env"], {**job, "steps": [other for other in job["steps"] if other is not step]}], "secrets")
-    inputs = {name: value for name, value in environ.items() if "inputs." in value}
-    assert inputs == {
-        "DEPLOYMENT_ID": "${{ inputs.deployment-id }}",
-        "ROLLBACK_REASON": "${{ inputs.reason }}",
-        "ROLLBACK_AFTER_DEADLINE": "${{ inputs.after-deadline }}",
-    }
-    for name, value in environ.items():
-        default = re.fullmatch(r"\$\{\{ vars\.\w+ \|\| '([^']*)' \}\}", value)
-        assert default is None or variables[name].default == default[1], name
-
-
-def test_the_button_keeps_its_evidence_for_a_year():
-    (job,) = ROLLBACK["jobs"].values()
-    upload = job["steps"][-1]
-    assert (upload["if"], upload["with"]["retention-days"]) == ("always()", "365")
-    assert upload["with"]["path"] == "${{ runner.temp }}/${{ env.DEPLOYMENT_LOG_DIR }}"
-    assert upload["with"]["name"].startswith("rollback-logs-${{ steps.run.outputs.deployment-id || ")
 
 
 def test_only_the_record_job_attests_and_only_where_a_variable_says_so():

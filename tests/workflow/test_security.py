@@ -5,7 +5,8 @@ from __future__ import annotations
 from azora_ci.core.markdown import Markup, code, table
 from azora_ci.core.pipeline import APPLICATION_JOBS, JOBS
 from tests.support import ROOT
-from tests.workflow.test_contract import DOCUMENT, WITH_CODE_BESIDE_SECRETS, references
+from tests.workflow.test_application_jobs import WITH_CODE_BESIDE_SECRETS
+from tests.workflow.test_contract import DOCUMENT, references
 
 FILE = ROOT / ".github" / "SECURITY.md"
 BEGIN, END = "<!-- jobs: begin, made by tests/workflow/test_security.py -->\n", "<!-- jobs: end -->\n"
