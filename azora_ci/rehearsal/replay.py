@@ -32,10 +32,10 @@ def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], 
             "RECEIVED_ARTIFACTS_DIR": str(world.run.artifacts),
             "AZORA_CI": str(CHECKOUT),
             "GITHUB_WORKSPACE": str(world.scratch.folder),
+            "RUNNER_TEMP": str(world.run.path(f"replay/temp/{job}/x").parent),
         }
         if job == "build-and-push":  # the only job that takes over what another one built
-            job_values["RUNNER_TEMP"] = str(world.run.path("replay/temp/x").parent)
-            world.run.path("replay/temp/images").symlink_to(world.run.artifacts)
+            world.run.path(f"replay/temp/{job}/images").symlink_to(world.run.artifacts)
         values = {**common_values, **job_values}
         declared = [variable.name for _, variable in variables.declared_variables(runner.step_module(job).Settings)]
         names = [name for name in (*ALWAYS, "AZORA_CI", "GITHUB_WORKSPACE", *declared) if name in values]
@@ -66,6 +66,7 @@ def _values(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str]
         "VERSION": version,
         "GIT_SHA": release.get("git-sha", ""),
         "GITHUB_REPOSITORY": repo.NAME,
+        "DEFAULT_BRANCH": "main",
         "GITHUB_ACTOR": "release-engineer",
         "GITHUB_EVENT_NAME": "push",
         "GITHUB_REF": f"refs/tags/{version}",

@@ -221,8 +221,12 @@ def test_a_failing_build_and_replaying_a_step_of_a_kept_world(rehearsed: Rehears
     run = folder.resolve().parent.name
     files = sorted(folder.glob("*.env"))
     assert {path.stem for path in files} == {*JOBS, "rollback"} and {path.stat().st_mode & 0o777 for path in files} == {0o600}
-    script = f"set -a; . {folder}/database-backup.env; exec python scripts/database_backup.py"
+    assert all(f"RUNNER_TEMP={folder.resolve()}/" in path.read_text() for path in files)  # steps leave nothing in the machine's own
+    script = f'set -a; . {folder}/validate-release.env; cd "$GITHUB_WORKSPACE"; exec python "$AZORA_CI/scripts/validate_release.py"'
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder)}
+    replay = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
+    assert replay.returncode == 0, replay.stdout + replay.stderr
+    script = f"set -a; . {folder}/database-backup.env; exec python scripts/database_backup.py"
     replay = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
     assert replay.returncode == 0, replay.stdout + replay.stderr
     assert "nothing to do" in replay.stdout
