@@ -12,8 +12,6 @@ from pathlib import Path
 import psutil
 import pytest
 
-from azora_ci.core.errors import NotTrueError
-from azora_ci.database.backup import manifest
 from azora_ci.database.postgres import DatabaseUrl, find_binary, major_of
 from azora_ci.rehearsal.standins.s3 import Fault
 from tests.support.backup_world import ID, SIMPLE, BackupWorld, Outcome, stop
@@ -70,15 +68,15 @@ def child(process, name: str) -> psutil.Process:
 def nothing_published(world: BackupWorld) -> None:
     assert BACKUP not in world.listing()
     assert world.uploads() == []
-    with pytest.raises(NotTrueError):
-        manifest.verified_manifest(world.bucket, world.backup, ID)
+    with pytest.raises(LookupError):
+        world.verified_manifest()
 
 
 def next_run_gets_through(world: BackupWorld, url: str) -> Outcome:
     outcome = world.run(url)
     assert outcome.code == 0, outcome
     assert outcome.evidence["proof"]["depth"] == "full"
-    manifest.verified_manifest(world.bucket, world.backup, ID)
+    world.verified_manifest()
     assert world.uploads() == []
     assert world.leftovers() == []
     return outcome
@@ -123,8 +121,8 @@ def test_scratch_dies_and_the_next_run_proves_what_is_stored(world: BackupWorld,
     assert outcome.code == 1, outcome
     assert outcome.evidence["unproven"].endswith(BACKUP)
     assert world.listing() == [f"backup-{ID}.pending.json", BACKUP]
-    with pytest.raises(NotTrueError, match="No verified backup"):
-        manifest.verified_manifest(world.bucket, world.backup, ID)
+    with pytest.raises(LookupError):
+        world.verified_manifest()
     version_id = world.bucket.require(f"prod/{BACKUP}").version_id
     outcome = next_run_gets_through(world, simple)
     assert outcome.evidence["version_id"] == version_id
@@ -137,7 +135,7 @@ def test_two_runs_at_once_make_one_backup(world: BackupWorld, simple: str):
     outputs = [first.communicate(timeout=90)[0], second.communicate(timeout=90)[0]]
     assert 0 in {first.returncode, second.returncode}, outputs
     assert {first.returncode, second.returncode} <= {0, 1, 3}, outputs
-    manifest.verified_manifest(world.bucket, world.backup, ID)
+    world.verified_manifest()
     assert sum(key.endswith(".manifest.json") for key in world.listing()) == 1
     assert sum(key.endswith(".sql.gz") for key in world.listing()) == 1
     assert world.run(simple).evidence["reused"]

@@ -13,7 +13,6 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
-from azora_ci.database.backup import manifest
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
 from tests.support import hostile_dumps
@@ -53,7 +52,7 @@ def test_backup_is_made_proven_and_recognised(tmp_path: Path, s3_server, simple:
     assert all(table["hash"] for table in world.manifest()["tables"])
     assert world.leftovers() == []
     assert DatabaseUrl.parse(simple).password not in outcome.output + outcome.log
-    verified = manifest.verified_manifest(world.bucket, world.backup, ID)
+    verified = world.verified_manifest()
     assert verified.sha256 == outcome.evidence["manifest_sha256"]
 
     rerun = world.run("postgresql://nobody:nothing@127.0.0.1:1/unreachable")
@@ -75,15 +74,10 @@ def test_object_replaced_after_the_proof_closes_the_gate(world: BackupWorld, sim
     assert world.run(simple).code == 0
     world.stores.boto3().put_object(Bucket=world.bucket_name, Key=f"prod/backup-{ID}.sql.gz", Body=b"replaced")
     with pytest.raises(NotTrueError, match="Another object"):
-        manifest.verified_manifest(world.bucket, world.backup, ID)
+        world.verified_manifest()
     outcome = world.run(simple)
     assert outcome.code == 1
     assert "8 bytes" in outcome.error["what"]
-
-
-def test_no_manifest_is_no_verified_backup(world: BackupWorld):
-    with pytest.raises(NotTrueError, match="No verified backup"):
-        manifest.verified_manifest(world.bucket, world.backup, ID)
 
 
 @pytest.mark.parametrize(
@@ -147,7 +141,7 @@ def test_counts_by_size_and_none_with_a_reason(world: BackupWorld, simple: str):
     proven = world.run(simple)
     assert proven.code == 0, proven
     assert (proven.evidence["backup_id"], proven.evidence["proof"]["depth"]) == (f"backup-{ID}-attempt-2", "full")
-    assert manifest.verified_manifest(world.bucket, world.backup, ID).backup_id == f"backup-{ID}-attempt-2"
+    assert world.verified_manifest().backup_id == f"backup-{ID}-attempt-2"
 
 
 def test_prisma_parameters_and_an_odd_password(world: BackupWorld, postgres_cluster):

@@ -46,6 +46,15 @@ class BackupWorld:
     def bucket(self) -> Bucket:
         return open_bucket(self.stores.settings, self.bucket_name, patience=QUICK)
 
+    def verified_manifest(self) -> manifest.Manifest:
+        """Return the newest manifest of the deployment; its object is in the bucket as it says. Raises LookupError when there is none."""
+        for attempt in reversed(manifest.attempts(self.bucket, self.backup, ID)):
+            if attempt.has_manifest:
+                verified = manifest.read(self.bucket, attempt.names)
+                manifest.require_object(self.bucket, verified)
+                return verified
+        raise LookupError("No verified backup")
+
     def environ(self, url: str, **more: str) -> dict[str, str]:
         return {
             "PATH": "/usr/local/bin:/usr/bin:/bin",

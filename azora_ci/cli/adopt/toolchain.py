@@ -8,14 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-LOCK_FILES = {
-    "package-lock.json": "npm",
-    "npm-shrinkwrap.json": "npm",
-    "pnpm-lock.yaml": "pnpm",
-    "yarn.lock": "yarn",
-    "bun.lock": "bun",
-    "bun.lockb": "bun",
-}
+from azora_ci.gates.audit import lock_files
+
 LAST_YARN_1 = "1.22.22"
 EXAMPLES = {"npm": "10.9.0", "pnpm": "9.12.0", "yarn": "4.5.0", "bun": "1.3.2"}  # where no file names a version
 CODE_NAMES = {"hydrogen": "18", "iron": "20", "jod": "22", "krypton": "24"}  # of Node.js, as .nvmrc may name it
@@ -56,9 +50,9 @@ class FoundToolchain:
 
 def discover(folder: Path, package: Mapping[str, Any]) -> FoundToolchain:
     """Return the toolchain of a repository. ``package``: its package.json, which decides where it names a package manager."""
-    lock_file = next((name for name in LOCK_FILES if (folder / name).is_file()), None)
+    lock_file = next((name for name in lock_files.FILES if (folder / name).is_file()), None)
     named = re.match(rf"(npm|pnpm|yarn|bun)@({_EXACT})(?:\+.*)?$", str(package.get("packageManager", "")))
-    manager = named[1] if named else LOCK_FILES.get(lock_file or "")
+    manager = named[1] if named else lock_files.FILES.get(lock_file or "")
     version = named[2] if named else _version(folder, manager, package)
     return FoundToolchain(manager, version, _node(folder, package), lock_file)
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from azora_ci.clients.signing.signatures import Signatures
 from azora_ci.core import schemas
 from azora_ci.core.documents import MEBIBYTE, Limits
-from azora_ci.core.errors import AzoraError, NotTrueError
+from azora_ci.core.errors import NotTrueError
 from azora_ci.database.backup import catalog
 from azora_ci.database.server import ServerFacts
 
@@ -170,7 +170,12 @@ def read_handed_over(folder: Path, sha256: str) -> Manifest:
         with path.open("rb") as file:
             data = file.read(LIMITS.size + 1)
     except OSError as error:
-        raise _unverified(str(path), f"database-backup handed no manifest over: {error.strerror}") from error
+        raise NotTrueError(
+            "No verified backup",
+            what=f"database-backup handed no manifest over: {error.strerror}",
+            where=str(path),
+            next_step="run database-backup for this deployment; read what it reports",
+        ) from error
     _require_sha256(data, sha256, str(path))
     document: dict[str, Any] = schemas.read(data, "backup-manifest", where=str(path), limits=LIMITS)
     return Manifest(document, document["key"].removesuffix(".sql.gz") + ".manifest.json", sha256)
@@ -215,31 +220,6 @@ def require_object(bucket: Bucket, manifest: Manifest) -> StoredObject:
 
 def _same_bytes(stored: StoredObject, compressed: Mapping[str, Any]) -> bool:
     return stored.size == compressed["bytes"] and stored.checksum in {None, compressed["crc32"]}
-
-
-def verified_manifest(bucket: Bucket, backup: BackupSettings, deployment_id: str) -> Manifest:
-    """Return the newest verified manifest of this deployment, whose object is in the bucket as described.
-
-    Raises NotTrueError when there is none: a step that may need to restore the database must not start.
-    """
-    for attempt in reversed(attempts(bucket, backup, deployment_id)):
-        if attempt.has_manifest:
-            manifest = read(bucket, attempt.names)
-            if manifest.document["deployment_id"] != deployment_id:
-                raise _unverified(bucket.url(attempt.names.manifest_key), f"it belongs to deployment {manifest.document['deployment_id']}")
-            require_object(bucket, manifest)
-            return manifest
-    where = bucket.url(Names(backup, deployment_id).manifest_key)
-    raise _unverified(where, f"no manifest of deployment {deployment_id} is in the bucket, so no backup of it is proven")
-
-
-def _unverified(where: str, what: str) -> AzoraError:
-    return NotTrueError(
-        "No verified backup",
-        what=what,
-        where=where,
-        next_step="run database-backup for this deployment; read what it reports",
-    )
 
 
 def catalog_document(database_catalog: catalog.Catalog) -> dict[str, Any]:

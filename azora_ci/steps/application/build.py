@@ -19,12 +19,11 @@ from azora_ci.core.errors import BadInputError
 from azora_ci.core.markdown import code, table
 from azora_ci.core.process import CommandFailedError, tree
 from azora_ci.core.settings import Common, Deployment, DockerDaemon
+from azora_ci.database.migrations import tree as handed_over
 from azora_ci.gates import commands
 from azora_ci.steps.job import Job
 from azora_ci.targets.base import IMAGES
 from azora_ci.targets.registry import kind_of
-
-TREE = "tree.tar.zst"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +80,7 @@ def needs_tree(config: DeployConfig) -> bool:
 
 def tree_folder(settings: Common) -> Path:
     """Return the folder whose file travels as the artifact application-tree, outside of the workspace."""
-    return (settings.runner_temp or Path(tempfile.gettempdir())) / "application-tree"
+    return (settings.runner_temp or Path(tempfile.gettempdir())) / handed_over.ARTIFACT
 
 
 def pack_tree(job: Job[Settings]) -> None:
@@ -92,7 +91,7 @@ def pack_tree(job: Job[Settings]) -> None:
         return
     folder.mkdir(parents=True)
     own = build_context.names_below(Path.cwd(), (*job.own_folders, folder))
-    packed = tree.pack(Path.cwd(), folder / TREE, own, job.say)
+    packed = tree.pack(Path.cwd(), folder / handed_over.FILE, own, job.say)
     job.evidence["tree"] = packed.evidence()
     job.tick(f"the tree holds {packed.entries} entries, {packed.bytes} bytes: {packed.sha256}")
     for name in packed.left_out:
