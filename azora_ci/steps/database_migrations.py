@@ -203,8 +203,8 @@ def _log_sql(job: Job[Settings], pending: tuple[Migration, ...]) -> None:
 def application_tree(job: Job[Settings], ca_file: str | None) -> Iterator[Isolation]:
     """Yield how the migrate command runs, on the application's files with all that it needs: those that the job build packed.
 
-    They lie in a folder of this block. ``ca_file`` is shown as it is here, wherever it lies. Raises NotTrueError for a tree that is not the one that was built, or whose migrations are not
-    those of the commit.
+    They lie in a folder of this block. ``ca_file`` is shown as it is here, wherever it lies. Raises NotTrueError for a tree that is not
+    the one that was built, or whose migrations are not those of the commit.
     """
     with tempfile.TemporaryDirectory(dir=job.settings.runner_temp, prefix="azora-ci-", ignore_cleanup_errors=True) as folder:
         unpacked = Path(folder) / "tree"

@@ -144,8 +144,8 @@ def recorded_host_keys(job: Job[Any]) -> str:
 def isolation_for(job: Job[Any], work: Path, *, owned: bool = False, shown: tuple[Path, ...] = ()) -> Isolation:
     """Return how the application's commands run on the files in ``work``, which they see under the name of the workspace.
 
-    The job's settings are ``Isolated``. Logs, received artifacts and the runner's own files are hidden, but for ``shown``. What was chosen is evidence, its
-    reason too. Raises BadInputError for ISOLATION=none without a reason.
+    The job's settings are ``Isolated``. Logs, received artifacts and the runner's own files are hidden, but for ``shown``. What was
+    chosen is evidence, its reason too. Raises BadInputError for ISOLATION=none without a reason.
     """
     settings = job.settings
     active = isolation.is_chosen(settings.isolation, settings.isolation_reason)

@@ -31,8 +31,9 @@ class Isolation:
     """What an isolated command sees.
 
     ``work`` is a folder that it may use, shown under the name ``target``, its working directory; with ``owned`` it may write there, and
-    everything in it changes its owner. ``hidden`` are paths out of its sight besides ``HIDDEN``; ``shown`` are folders and files
-    in hidden ones that it may read, such as a toolchain in a home; of ``target`` it sees them in place of those in ``work``. ``active`` False leaves only the environment: no namespaces, our own user.
+    everything in it changes its owner. ``hidden`` are paths out of its sight besides ``HIDDEN``; ``shown`` are folders and files in hidden
+    ones that it may read, such as a toolchain in a home; of ``target`` it sees them in place of those in ``work``. ``active`` False leaves
+    only the environment: no namespaces, our own user.
     """
 
     work: Path

@@ -204,7 +204,7 @@ def test_a_dockerfile_that_cannot_be_parsed_is_refused_by_file_and_line(
 
 def test_a_check_builds_nothing_and_asks_no_registry(buildkit: BuildKit, docker_engine: str, context: Path) -> None:
     client = docker.DockerClient(base_url=docker_engine)
-    before = client.images.list(all=True)
+    before = {image.id for image in client.images.list(all=True)}
     (context / "Dockerfile").write_text(
         "FROM 127.0.0.1:1/base:v1 AS app\nRUN --mount=type=cache,target=/c make\nCOPY --from=app absent /\n"
     )

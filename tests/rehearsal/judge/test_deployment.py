@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from azora_ci.rehearsal.judge.deployment import ARTIFACTS, JOBS, Demand, expected_message, findings
+from azora_ci.rehearsal.judge.deployment import ARTIFACTS, HANDED_OVER, JOBS, Demand, expected_message, findings
 from azora_ci.rehearsal.judge.evidence import Dump, Evidence, JobResult, artifacts, leaks, read_dump
 from azora_ci.rehearsal.judge.load import LoadAnswer
 from azora_ci.rehearsal.judge.report import RehearsalOutcome, periods, render
@@ -73,7 +73,8 @@ def right_evidence(demand: Demand) -> Evidence:
     """Return evidence that meets every point of the demand."""
     jobs = {name: JobResult(demand.result(name), 1.0, START, START + 30) for name in JOBS}
     jobs["gradual-rollout"] = replace(jobs["gradual-rollout"], ended=START + 10 * len(demand.stages) + 1)
-    files: dict[str, list[str]] = {}
+    handed_over = HANDED_OVER if demand.result("images") == "success" else HANDED_OVER[:1]
+    files: dict[str, list[str]] = {name: ["part.tar.zst"] for name in handed_over}
     documents: dict[str, Any] = {}
     for job in JOBS:
         if demand.result(job) == "skipped":
