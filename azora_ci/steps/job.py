@@ -27,6 +27,7 @@ from azora_ci.record.needs import Need, parse_needs
 from azora_ci.record.run import Circumstances, Previous, WorkflowRun
 
 S = TypeVar("S", bound=Common)
+TOOLCHAIN = "azora-toolchain"  # in RUNNER_TEMP: where .github/actions/toolchain/install.sh puts the package manager
 
 
 @dataclass
@@ -144,8 +145,9 @@ def recorded_host_keys(job: Job[Any]) -> str:
 def isolation_for(job: Job[Any], work: Path, *, owned: bool = False, shown: tuple[Path, ...] = ()) -> Isolation:
     """Return how the application's commands run on the files in ``work``, which they see under the name of the workspace.
 
-    The job's settings are ``Isolated``. Logs, received artifacts and the runner's own files are hidden, but for ``shown``. What was
-    chosen is evidence, its reason too. Raises BadInputError for ISOLATION=none without a reason.
+    The job's settings are ``Isolated``. Logs, received artifacts and the runner's own files are hidden, but for ``shown`` and
+    the package manager of the action toolchain. What was chosen is evidence, its reason too. Raises BadInputError for ISOLATION=none
+    without a reason.
     """
     settings = job.settings
     active = isolation.is_chosen(settings.isolation, settings.isolation_reason)
@@ -154,7 +156,9 @@ def isolation_for(job: Job[Any], work: Path, *, owned: bool = False, shown: tupl
         job.evidence["override_reason"] = f"ISOLATION=none: {settings.isolation_reason}"
         job.log.annotate("Application code runs without isolation", f"as this user, beside this job's secrets: {settings.isolation_reason}")
     hidden = filter(None, (settings.runner_temp, settings.workspace, settings.log_dir, settings.received_dir))
-    return Isolation(work, Path.cwd(), owned, tuple(hidden), (*(settings.isolation_shown or ()), *shown), active)
+    shown += settings.isolation_shown or ()
+    shown += (settings.runner_temp / TOOLCHAIN,) if settings.runner_temp else ()
+    return Isolation(work, Path.cwd(), owned, tuple(hidden), shown, active)
 
 
 @contextmanager

@@ -25,6 +25,7 @@ from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.rehearsal import application
 from azora_ci.rehearsal.node import NodeJs
 from azora_ci.steps import database_migrations, runner
+from azora_ci.steps.job import TOOLCHAIN
 from tests.conftest import DatabaseMaker
 from tests.core.test_markdown import cells
 from tests.support import ROOT, backups, deploy_config, fragments_builder, trees
@@ -250,6 +251,20 @@ def test_in_the_tree_of_the_build(production: Deployment, tmp_path: Path) -> Non
     assert production.applied()[-2:] == NEW
     assert not (production.folder / "prepared-here").exists()
     assert list(temp.iterdir()) == []
+
+
+def test_by_the_package_manager_of_the_toolchain(production: Deployment, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "temp" / TOOLCHAIN / "bin" / "pnpm"
+    program.parent.mkdir(parents=True)
+    program.write_text("#!/bin/sh\necho pnpm runs; exit 7\n", encoding="utf-8")
+    program.chmod(0o755)
+    assert f"folder=$RUNNER_TEMP/{TOOLCHAIN}\n" in (ROOT / ".github/actions/toolchain/install.sh").read_text(encoding="utf-8")
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
+    production.configure(migrate=["pnpm", "exec", "prisma", "migrate", "deploy"])
+    production.back_up()
+    assert production.run(RUNNER_TEMP=str(tmp_path / "temp")) == 1
+    assert "pnpm runs" in production.log
+    assert "exit code 7" in production.error["what"]
 
 
 @pytest.mark.parametrize("place", ["temp", "application/.github"])

@@ -147,7 +147,7 @@ def test_right_evidence_of_a_re_run_has_no_findings() -> None:
 
 def test_no_evidence_at_all_is_no_success() -> None:
     problems = findings(Evidence(jobs={}), SCENARIOS["success"].demand, URL)
-    assert len(problems) == 12 and "no fragment" in problems[-1]
+    assert len(problems) == 15 and "no fragment" in problems[-1]
     assert not RehearsalOutcome("success", "nothing").ok
 
 
@@ -189,7 +189,7 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
         lambda s: replace(s, artifacts={name: files for name, files in s.artifacts.items() if "build" not in name}),
         "artifacts of build-and-push: none",
     ),
-    "an artifact of somebody else": ("success", lambda s: replace(s, artifacts={**s.artifacts, "logs": []}), "without the deployment id"),
+    "an artifact of somebody else": ("success", lambda s: replace(s, artifacts={**s.artifacts, "logs": []}), "artifacts handed over: "),
     "a fragment says failed": ("success", lambda s: documents(s, "/record/smoke-tests.json", status="failed"), "fragment of smoke-tests"),
     "a fragment of another deployment": (
         "success",
@@ -307,8 +307,8 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
     ),
     "the summary hides what failed": (
         "build",
-        lambda s: replace(s, summaries={"build-and-push": "### ✗ It broke\n\n4 of 30 probes failed"}),
-        "the summary of build-and-push does not say 'limit 5 %'",
+        lambda s: replace(s, summaries={"images": "### ✗ It broke\n\n4 of 30 probes failed"}),
+        "the summary of images does not say 'limit 5 %'",
     ),
     "a lost runner said goodbye": (
         "runner",
