@@ -7,7 +7,7 @@ from azora_ci.clients.s3.objects import AlreadyThereError
 from azora_ci.clients.signing import envelope
 from azora_ci.clients.signing.envelope import Signer
 from azora_ci.clients.signing.kms import KmsSigner
-from azora_ci.core.errors import NotTrueError
+from azora_ci.core.errors import BadInputError, NotTrueError
 
 NONE = "none"
 
@@ -45,7 +45,10 @@ class Signatures:
             return None
         if self._bucket.head(signature_key(key)) is None:
             return f"it is not signed, and [evidence] signing is {self.name}"
-        signature = self._bucket.read(signature_key(key))
+        try:
+            signature = self._bucket.read(signature_key(key))
+        except BadInputError as error:  # it was removed since it was looked at
+            return f"its signature cannot be read: {error.what}"
         return envelope.doubt(signature, self._bucket.url(key), document, self._signer.public_key)
 
     def require(self, key: str, document: bytes) -> None:
