@@ -18,8 +18,8 @@ def toolchain(config_path: Path) -> None:
 
     with reported_errors():
         common = variables.load(settings.Common, environment.process_environment())
-        wanted = config.load(config_path).toolchain
+        chosen = config.load(config_path).toolchain
     actions = Actions(output_file=common.output_file, github=common.on_github)
     for name in ("node", "manager", "version", "package"):
-        actions.output(name, getattr(wanted, name) or "")
-    click.echo(f"Node.js: {wanted.node or 'the one of the runner'}; package manager: {wanted.package_manager or 'that of the runner'}")
+        actions.output(name, getattr(chosen, name) or "")
+    click.echo(f"Node.js: {chosen.node or 'the one of the runner'}; package manager: {chosen.package_manager or 'that of the runner'}")

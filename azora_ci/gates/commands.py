@@ -34,8 +34,8 @@ def require_success(reported: Sequence[Mapping[str, Any]], demanded: Mapping[str
     """Raise NotTrueError unless a job reports every demanded command (purpose -> commands), each with exit code 0."""
     failed = [entry for entry in reported if entry["exit_code"] != 0]
     lines = [f"{entry['purpose']}: {' '.join(entry['argv'])} ended with exit code {entry['exit_code']}" for entry in failed]
-    seen = {(entry["purpose"], tuple(entry["argv"])) for entry in reported}
-    not_run = [(purpose, command) for purpose, commands in demanded.items() for command in commands if (purpose, command) not in seen]
+    ended = {(entry["purpose"], tuple(entry["argv"])) for entry in reported}
+    not_run = [(purpose, command) for purpose, commands in demanded.items() for command in commands if (purpose, command) not in ended]
     lines += [f"{purpose}: {' '.join(command)} was not run" for purpose, command in not_run]
     if lines:
         raise NotTrueError(

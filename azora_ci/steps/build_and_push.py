@@ -138,11 +138,11 @@ def build_in_place(job: Job[Settings], docker: Docker, missing: list[Service]) -
     """Run the application's build here, beside the registry's password, and push its images."""
     images.production_build(job)
     with buildkit.login_folder(_registry(job).repository, _credentials(job.settings)) as login:
-        found = images.find_buildkit(job, login)
+        builder = images.find_buildkit(job, login)
 
         def build_and_push(service: Service) -> None:
             started, reference = job.clock.monotonic(), _reference(job, service)
-            found.build(images.image_build(job, service))
+            builder.build(images.image_build(job, service))
             _record_image(job, service, started, docker.push(reference, docker.image_id(reference)), reused=False)
 
         images.for_every_service(job, missing, build_and_push)
@@ -198,8 +198,8 @@ def foreign_image_error(release: ImageLabels, image: Image) -> NotTrueError:
 
 def _differences(release: ImageLabels, labels: Mapping[str, str]) -> list[str]:
     """Return a line for each label that is not the release's."""
-    found = {name: labels.get(name, "(none)") for name in release.labels}
-    return [f"{name}: {found[name]}, expected {expected}" for name, expected in release.labels.items() if found[name] != expected]
+    actual = {name: labels.get(name, "(none)") for name in release.labels}
+    return [f"{name}: {actual[name]}, expected {expected}" for name, expected in release.labels.items() if actual[name] != expected]
 
 
 def _registry(job: Job[Settings]) -> RegistrySettings:

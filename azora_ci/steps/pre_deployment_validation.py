@@ -133,8 +133,8 @@ def read_gates(job: Job[Settings], github: GitHub) -> BranchGates:
     job.evidence["gates"] = gates.document()
     job.say(f"gates are those of {gates.branch} at {gates.commit[:12]}")
     for difference in gates.differences:
-        said = f"{difference['key']} is {difference['branch']} on {gates.branch}, {difference['tag']} in the tag"
-        job.actions.warning("The tagged commit has other gates", f"{said}: what the branch says counts")
+        values = f"{difference['key']} is {difference['branch']} on {gates.branch}, {difference['tag']} in the tag"
+        job.actions.warning("The tagged commit has other gates", f"{values}: what the branch says counts")
     if job.config.build.isolation == "none" and not gates.settings.builds_beside_secrets:
         raise NotTrueError(
             "The tagged commit builds beside secrets",

@@ -130,9 +130,9 @@ class Node:
         state = self._edge_state()
         if not any(service.talks_to for service in state.services):
             return
-        known = state.release(release.id)
-        admitted = EdgeRelease(release.id, release.version, known.endpoints if known else {}, self._addresses_of(release))
-        if known != admitted:
+        current = state.release(release.id)
+        admitted = EdgeRelease(release.id, release.version, current.endpoints if current else {}, self._addresses_of(release))
+        if current != admitted:
             self._edge.apply(state.with_release(admitted))
 
     def _addresses_of(self, release: Release) -> dict[str, tuple[str, ...]]:
@@ -224,13 +224,13 @@ class Node:
     def _warm(self, release: Release) -> None:
         # Options change only in a deployment: going back must not depend on new options, which may be the cause of the failure.
         state = replace(self._edge_state(), options=self._parts.options)
-        known = state.release(release.id)
+        current = state.release(release.id)
         extended = state.with_release(EdgeRelease(release.id, release.version, self._addresses_of(release)))
         if release.id == state.stable:
             self._edge.apply(extended)
             return
         # First the clusters, then the routes that name them: Envoy loads the files one after the other.
-        if known is None or not known.endpoints:
+        if current is None or not current.endpoints:
             self._edge.apply(extended)
         if state.canary == release.id:
             self._edge.apply(extended)

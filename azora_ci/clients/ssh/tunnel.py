@@ -99,12 +99,12 @@ class _HostKeyCheck(asyncssh.SSHClient):
                 next_step="somebody who has the stolen key may be listening in: give the host a new key and pin that one",
             )
         title, next_step = "Host key is not the pinned one", "pin it in PROD_KNOWN_HOSTS (ssh-keyscan, compared with the host's own keys)"
-        known = ", ".join(f"{key.fingerprint} ({key.key_type})" for key in self._credentials.known(self._name))
-        if known:
+        known_keys = ", ".join(f"{key.fingerprint} ({key.key_type})" for key in self._credentials.known(self._name))
+        if known_keys:
             title = "Host key does not match"
             next_step = "somebody may be listening in, or the host was set up anew: compare its key before you change PROD_KNOWN_HOSTS"
-        shown = self._key.fingerprint if self._key else "(none)"
-        return NotTrueError(title, what=f"known: {known or '(none)'}; the host shows: {shown}", where=where, next_step=next_step)
+        fingerprint = self._key.fingerprint if self._key else "(none)"
+        return NotTrueError(title, what=f"known: {known_keys or '(none)'}; the host shows: {fingerprint}", where=where, next_step=next_step)
 
 
 def _one_line(text: str) -> str:

@@ -240,7 +240,7 @@ class Processes:
     def _spawn(  # noqa: PLR0913 - the options of a command, all by keyword
         self,
         argv: Sequence[str],
-        shown: Sequence[str],
+        logged: Sequence[str],
         kind: type[C],
         *,
         env: Mapping[str, str],
@@ -248,8 +248,8 @@ class Processes:
         stdin: int,
         user: int | None,
     ) -> C:
-        """Start ``argv`` with this whole environment; ``shown`` stands for it in the log. Raises BadInputError."""
-        masked_argv = tuple(self.log.masked(part) for part in shown)
+        """Start ``argv`` with this whole environment; ``logged`` stands for it in the log. Raises BadInputError."""
+        masked_argv = tuple(self.log.masked(part) for part in logged)
         self.log.write(f"$ {' '.join(masked_argv)}")
         try:
             popen = subprocess.Popen(

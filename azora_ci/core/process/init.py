@@ -141,8 +141,8 @@ def block_metadata(uid: int) -> None:
     for address in METADATA if ip else ():
         family = "-6" if ":" in address else "-4"
         rule = ("to", address, "uidrange", f"{uid}-{uid}", "prohibit")
-        known = subprocess.run([str(ip), family, "rule", "show", "to", address], capture_output=True, text=True, check=False).stdout
-        if f"uidrange {uid}-{uid}" not in known:
+        rules = subprocess.run([str(ip), family, "rule", "show", "to", address], capture_output=True, text=True, check=False).stdout
+        if f"uidrange {uid}-{uid}" not in rules:
             subprocess.run([str(ip), family, "rule", "add", *rule], stderr=subprocess.DEVNULL, check=False)
 
 

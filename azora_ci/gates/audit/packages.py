@@ -74,10 +74,10 @@ def production(manifest: Mapping[str, Any], *, peers: bool = False) -> dict[str,
 
 def reachable(roots: Iterable[Key], edges: Callable[[Key], Iterable[Key]]) -> Iterator[Key]:
     """Yield everything that the roots lead to, themselves included, each once."""
-    waiting, seen = list(roots), set()
+    waiting, visited = list(roots), set()
     while waiting:
         key = waiting.pop()
-        if key not in seen:
-            seen.add(key)
+        if key not in visited:
+            visited.add(key)
             yield key
             waiting += edges(key)

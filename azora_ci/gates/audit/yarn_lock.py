@@ -109,8 +109,8 @@ def read_berry(document: Mapping[str, Any], manifests: Manifests) -> Locked:
         dependencies = {name: str(spec) for name, spec in mapping(locked.entries[key].get("dependencies")).items()}
         if "@workspace:" in resolutions[key]:
             manifest = manifests.get(resolutions[key].partition("@workspace:")[2])
-            wanted = dependencies if manifest is None else production(manifest)
-            dependencies = {name: spec for name, spec in dependencies.items() if name in wanted}
+            installed = dependencies if manifest is None else production(manifest)
+            dependencies = {name: spec for name, spec in dependencies.items() if name in installed}
         for name, spec in dependencies.items():
             entries = locked.of(name, spec)
             if not entries:

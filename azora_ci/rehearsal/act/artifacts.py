@@ -113,8 +113,8 @@ def download(store: Path, target: Path, *, name: str = "", ids: str = "", patter
     if name:
         names = [artifact for artifact in stored if artifact == name]
     elif ids:
-        wanted = _parse_ids(ids)
-        names = [artifact for artifact in stored if artifact_id(artifact) in wanted]
+        numbers = _parse_ids(ids)
+        names = [artifact for artifact in stored if artifact_id(artifact) in numbers]
     else:
         names = [artifact for artifact in stored if not pattern or _fits(artifact, pattern)]
     if (name or ids) and not names:

@@ -153,15 +153,15 @@ def _review_answer(state: dict[str, Any], rest: str) -> Answer | None:
         encoded = None if text is None else base64.encodebytes(text.encode()).decode()
         return NOT_FOUND if encoded is None else (200, {"encoding": "base64", "content": encoded})
     if environment := re.fullmatch(r"/environments/([^/]+)", rest):
-        found = state.get("environments", {}).get(environment[1])
-        return (200, {"name": environment[1], **found}) if found is not None else NOT_FOUND
+        settings = state.get("environments", {}).get(environment[1])
+        return (200, {"name": environment[1], **settings}) if settings is not None else NOT_FOUND
     if rest == "/git/matching-refs/tags/v":
         return 200, [{"ref": f"refs/tags/{name}", "object": {"type": "commit"}} for name in state.get("tags", [])]
     if rest == "/commits":
         return 200, state.get("commits", [])
     if comparison := re.fullmatch(r"/compare/([^/]+)\.\.\.[0-9a-f]{40}", rest):
-        known = comparison[1] in state.get("tags", [])
-        return (200, {"status": "ahead", "commits": state.get("commits", [])}) if known else NOT_FOUND
+        has_tag = comparison[1] in state.get("tags", [])
+        return (200, {"status": "ahead", "commits": state.get("commits", [])}) if has_tag else NOT_FOUND
     if commit := re.fullmatch(r"/commits/([0-9a-f]{40})/pulls", rest):
         return 200, [pull for pull in state.get("pulls", []) if commit[1] in pull.get("commits", [])]
     if pull := re.fullmatch(r"/pulls/([0-9]+)/reviews", rest):

@@ -29,8 +29,8 @@ def _targets(release: EdgeRelease, service_id: str) -> tuple[str, ...]:
 
 
 def _called(state: EdgeState) -> list[EdgeService]:
-    wanted = {name for service in state.services for name in service.talks_to}
-    return [service for service in state.services if service.id in wanted]
+    callees = {name for service in state.services for name in service.talks_to}
+    return [service for service in state.services if service.id in callees]
 
 
 def clusters(state: EdgeState) -> Iterator[dict[str, Any]]:
