@@ -116,15 +116,6 @@ def test_evidence_is_masked_and_a_quoted_fence_does_not_end_the_summary(step, en
     assert page.rstrip().endswith("\n````")
 
 
-def test_an_entry_point_hides_its_environment(monkeypatch):
-    hidden = []
-    monkeypatch.setattr(runner, "hide_environment", lambda: hidden.append(True))
-    monkeypatch.setattr(sys, "argv", ["smoke-tests", "--help"])
-    with pytest.raises(SystemExit):
-        runner.main("smoke-tests")
-    assert hidden == [True]
-
-
 def test_a_bug_keeps_its_traceback_in_the_log_and_exits_4(step, environ, capsys):
     def run(_job):
         raise ZeroDivisionError("oops hunter2")

@@ -23,6 +23,9 @@ _ALTERNATIVE = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN
 # Read by other actions or by the workflow itself, not by a step.
 _OTHERS = {
     "ATTEST": "true: GitHub attests the record and the images; a private repository needs GitHub Enterprise for it",
+    "AWS_BACKUP_ROLE_ARN": "role of database-backup alone (.github/aws/backup-role.json of azora-ci); AWS_ROLE_ARN counts without it",
+    "AWS_READ_ROLE_ARN": "role of pre-deployment-validation alone (read-role.json); AWS_ROLE_ARN counts without it",
+    "AWS_RECORD_ROLE_ARN": "role of records and rollback (record-role.json); AWS_ROLE_ARN counts without it",
     "AWS_ROLE_ARN": "AWS role that GitHub's OIDC token for this environment may assume (sub repo:OWNER/NAME:environment:…)",
     "AWS_ROLE_SECONDS": "how long the role's session lasts, in seconds; a database that takes an hour to back up needs more",
     "DATABASE_VIA_SSH": "true with database.via_ssh: hands the SSH secrets (PROD_HOST, PROD_KEY, …) to the jobs that reach the database",
