@@ -339,11 +339,11 @@ def test_a_host_that_an_earlier_version_installed_is_read_taken_back_and_deploye
 
 
 class PatientLoad(Load):
-    """A load of users who try again for 5 s when they get no answer, as browsers and balancers do with GETs."""
+    """A load of users who try again for 5 s when they get no whole answer: a container that is replaced ends its connections."""
 
     def _get(self, target: tuple[tuple[str, int], str]) -> tuple[int, dict[str, str], bytes]:
         for _ in range(250):
-            with contextlib.suppress(ConnectionError):
+            with contextlib.suppress(ConnectionError, http.client.IncompleteRead):
                 return super()._get(target)
             time.sleep(0.02)
         return super()._get(target)
