@@ -1,6 +1,6 @@
 """Asks a package registry for the known vulnerabilities of packages: its bulk advisory endpoint, which npm itself uses.
 
-Protocol: api-docs.npmjs.com, "Audit"; npm's ``metavuln-calculator``. The question is ``{"<name>": ["<version>", …]}``, the answer
+Protocol: npm's API reference, "Audit"; npm's ``metavuln-calculator``. The question is ``{"<name>": ["<version>", …]}``, the answer
 ``{"<name>": [{"id", "url", "title", "severity", "vulnerable_versions", …}]}``. Names of private packages are part of the question, as
 they are with ``npm audit``. No token is sent.
 """

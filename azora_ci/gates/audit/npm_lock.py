@@ -1,7 +1,7 @@
 """Reads ``package-lock.json`` and ``npm-shrinkwrap.json`` of npm 5 and newer (lockfileVersion 1 to 3). Pure.
 
 npm marks what only development installs with ``dev``; ``devOptional`` also comes by way of a production package's optional dependency.
-Format: docs.npmjs.com/cli, "package-lock.json".
+Format: npm's documentation, "package-lock.json".
 """
 
 from __future__ import annotations
