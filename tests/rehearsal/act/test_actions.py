@@ -230,3 +230,9 @@ def test_an_artifact_is_fetched_by_the_id_that_its_job_gave(toy: Toy) -> None:
     assert given["first"] == Need("success", runs["first"].outputs)
     assert given["second"] == Need("failure", runs["second"].outputs)
     assert given["skipped"].result == "skipped"
+
+
+def test_the_id_of_a_skipped_job_is_left_out_though_act_does_not_evaluate_it(tmp_path: Path):
+    (tmp_path / "store" / "logs").mkdir(parents=True)
+    ids = f"{artifact_id('logs')}, ${{{{ steps.keep.outputs.artifact-id }}}},"
+    assert download(tmp_path / "store", tmp_path / "received", ids=ids) == ["logs"]
