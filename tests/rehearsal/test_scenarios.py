@@ -250,7 +250,7 @@ def test_a_failing_build_and_replaying_a_step_of_a_kept_world(rehearsed: Rehears
 def test_a_red_check_stops_everything(rehearsed: Rehearsed) -> None:
     result = rehearsed.well()
     assert results(result)["failure"] == {"pre-deployment-validation"}
-    assert results(result)["success"] == {"validate-release", "deployment-failure-handler"}
+    assert results(result)["success"] == {"validate-release", "audit", "build", "deployment-failure-handler"}
 
 
 def test_two_rehearsals_side_by_side_in_one_folder(stage: Stage) -> None:
