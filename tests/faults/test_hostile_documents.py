@@ -25,6 +25,7 @@ from azora_ci.core.variables import Secret
 from azora_ci.database.backup import manifest
 from azora_ci.gates import reachability
 from azora_ci.health.answers import PUBLIC, Answer, Endpoint, classify
+from azora_ci.health.probes import Dial
 from azora_ci.record import chain, fragments
 from azora_ci.record.archive import Archive
 from azora_ci.record.needs import parse_needs
@@ -45,6 +46,11 @@ STATE = EdgeState((SERVICE,), "127.0.0.1:1", (EdgeRelease(ID, "v1", {"api": ("12
 def answers() -> Iterator[Answering]:
     with answering() as server:
         yield server
+
+
+def dial_of(answers: Answering) -> Dial:
+    """Return what connects to the server of answers, whatever address is asked for."""
+    return lambda _host, _port, seconds: socket.create_connection(("127.0.0.1", answers.port), seconds)
 
 
 def judged(*calls: Callable[[], Any]) -> None:
@@ -99,7 +105,7 @@ def test_state_of_an_edge_on_this_machine(tmp_path, document):
     (tmp_path / "current").mkdir(exist_ok=True)
     (tmp_path / "current" / "edge.json").write_bytes(document)
     with pytest.raises(AzoraError):
-        Edge(tmp_path, "http://127.0.0.1:1", Clock()).state()
+        Edge(tmp_path, Clock()).state()
 
 
 @hostile
@@ -168,7 +174,7 @@ def test_docker(answers, document):
 @hostile
 def test_admin_port_of_envoy(answers, document):
     answers.reset(document)
-    edge = Edge(Path("/nowhere"), f"http://127.0.0.1:{answers.port}", Clock())
+    edge = Edge(Path("/nowhere"), Clock(), dial_of(answers))
     judged(
         edge.weights,
         edge.certificate_days,
@@ -180,17 +186,14 @@ def test_admin_port_of_envoy(answers, document):
 
 @hostile
 def test_guard(answers, document):
-    def dial(host: str, port: int, seconds: float) -> socket.socket:
-        return socket.create_connection((host, port), seconds)
-
-    guard = GuardClient("host", ("127.0.0.1", answers.port), dial, Clock(), lambda: None)
+    guard = GuardClient("host", dial_of(answers), Clock(), lambda: None)
     for status in (200, 409, 500, 507):
         answers.reset(document, status=status)
         judged(
             guard.holder,
             guard.check_clock,
             GuardedJournal(guard).history,
-            GuardedEdge(guard, "127.0.0.1:1", Clock(), dial).state,
+            GuardedEdge(guard, Clock(), dial_of(answers)).state,
             lambda: Lease(guard, Clock()).break_open("reason", "x"),
         )
 

@@ -196,7 +196,7 @@ class DockerHost:
     def runs_as_root(self, reference: str) -> bool:
         """Return whether a container of an image that is on the host runs as root."""
         with self.docker("look at an image") as client:
-            user = str(client.images.get(reference).attrs["Config"].get("User") or "")
+            user = str((client.images.get(reference).attrs.get("Config") or {}).get("User") or "")
         return user.partition(":")[0] in {"", "0", "root"}
 
     def drop_image(self, reference: str) -> None:

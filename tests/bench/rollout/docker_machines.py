@@ -80,13 +80,14 @@ class HostsWorld:
         return machines
 
     def _configuration(self) -> str:
-        flags = self._inner.flags
+        volumes = [f"{self._inner.flags}:/flags", *self.mounts]
         service = {
             "public_health_url": f"http://{self.machines[0].address}:{self._tests.HTTP_PORT}/health",
             "instances": INSTANCES,
             "port": SERVICE_PORT,
             "env": {"SICK": "/flags/sick", "DATABASE_URL": self.database_url},
-            "volumes": [f"{flags}:/flags", *self.mounts],
+            "volumes": volumes,
+            "allow_host_paths": [volume.partition(":")[0] for volume in volumes],
             "stop_grace_seconds": 5,
         }
         hosts = {"edge_image": self.lan.edge_image, "guard_image": self.lan.guard_image, "http_port": self._tests.HTTP_PORT}

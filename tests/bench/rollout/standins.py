@@ -164,7 +164,7 @@ class Host:
             "version": {"ApiVersion": "1.41", "MinAPIVersion": "1.12"},
             "info": {"MemTotal": 64 << 30},
             "volumes": {"Name": document.get("Name")},
-            "images": {"Id": "sha256:" + "0" * 64, "RepoTags": []},
+            "images": {"Id": "sha256:" + "0" * 64, "RepoTags": [], "Config": {"User": "app"}},
         }
         return _json(plain[words[0]])
 

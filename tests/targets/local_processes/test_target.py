@@ -13,6 +13,7 @@ import pytest
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
+from azora_ci.core.config import parse
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
@@ -244,7 +245,7 @@ def test_an_archive_cannot_write_outside_its_folder(tmp_path):
 def test_instances_see_nothing_of_the_jobs_environment(monkeypatch):
     monkeypatch.setenv("GITHUB_TOKEN", "not for services")
     monkeypatch.setenv("PROD_DATABASE_URL", "not named")
-    service = config._service("api", deploy_config.service("API", env={"MODE": "production"}))
+    service = parse._service("api", deploy_config.service("API", env={"MODE": "production"}))
     environment = local.instance_environment(service, {"PORT": "1"}, {})
     assert environment["MODE"] == "production"
     assert environment["PORT"] == "1"
