@@ -166,10 +166,8 @@ class Steps:
     def _built(self, release: Release) -> None:
         digest = release.digests[SERVICE]
         services = {SERVICE: {"digest": digest, "reference": digest, "size_bytes": 1, "seconds": 0.1, "reused": False}}
-        now, evidence = (
-            rfc3339(Clock().now()),
-            {"kind": "archives", "isolation": "job", "builder": None, "services": services, "commands": [], "seconds": 0.1},
-        )
+        now, built = rfc3339(Clock().now()), {"services": services, "commands": [], "seconds": 0.1}
+        evidence: dict[str, Any] = {"kind": "archives", "isolation": "job", "builder": None, **built}
         fragment = fragments.Fragment("build-and-push", release.id, release.version, SHA, "1", 1, "ok", now, now, evidence)
         path = self.folder / "received" / f"build-logs-{release.id}" / "record" / "build-and-push.json"
         path.parent.mkdir(parents=True, exist_ok=True)
