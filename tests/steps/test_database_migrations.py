@@ -347,9 +347,9 @@ def test_with_a_manifest_that_the_backup_job_did_not_write(production: Deploymen
     refused(production, "The backup is not the one that was verified", "re-run all jobs")
 
 
-def test_without_any_access_to_the_bucket(production: Deployment) -> None:
+def test_without_any_access_to_the_bucket(production: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     production.back_up()
-    production.stores.environ = {}
+    monkeypatch.setattr(production.stores, "environ", {})
     assert not [name for _, variable in declared_variables(database_migrations.Settings) if (name := variable.name).startswith("AWS")]
     assert production.run(AWS_ENDPOINT_URL_S3="http://127.0.0.1:1") == 0
 
