@@ -6,6 +6,7 @@ runner's own settings must reach them. Code of the application that runs beside 
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Iterable, Mapping
 
@@ -50,15 +51,23 @@ def drop_libpq_variables() -> None:
         del os.environ[name]
 
 
-def named_secrets(names: Iterable[str]) -> dict[str, Secret]:
-    """Return the secrets that the configuration names from this step's environment. Raises BadInputError that names all missing ones."""
+def named_secrets(names: Iterable[str], together: Secret | None = None) -> dict[str, Secret]:
+    """Return the secrets that the configuration names. Raises BadInputError that names all missing ones.
+
+    Each is a variable of this step's environment, or else a line of ``together`` (``ServiceSecrets``).
+    """
+    from dotenv import dotenv_values
+
+    lines = dotenv_values(stream=io.StringIO(together.reveal() if together else ""), interpolate=False)
     required_names = sorted(set(names))
-    missing = [name for name in required_names if not os.environ.get(name)]
+    values = {name: os.environ.get(name) or lines.get(name) or "" for name in required_names}
+    missing = [name for name, value in values.items() if not value]
     if missing:
         raise BadInputError(
             "Secrets of services are not set",
             what="not in this step's environment: " + ", ".join(missing),
             where="services.*.secrets in the deployment configuration",
-            next_step="add them to the env of this step in the workflow (repository settings > Environments), or correct the names",
+            next_step="set them in the repository's settings > Environments (adopt again where the workflow lacks them; a caller of the "
+            f"reusable workflow hands them over as lines NAME=value of the secret SERVICE_SECRETS), or correct the names",
         )
-    return {name: Secret(os.environ[name]) for name in required_names}
+    return {name: Secret(value) for name, value in values.items()}

@@ -365,3 +365,13 @@ class Notifications:
         "SLACK_WEBHOOK", "Slack incoming webhook; unset: nobody is notified", example="https://hooks.slack.com/services/…", required=False,
         secret=True,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServiceSecrets:
+    """The secrets of services, of a caller of the reusable workflow, which cannot know their names."""
+
+    service_secrets: Secret | None = variable(
+        "SERVICE_SECRETS", "secrets of services as lines NAME=value (dotenv); unset: each has a variable of its own",
+        example="API_TOKEN=…", required=False, secret=True,
+    )  # fmt: skip

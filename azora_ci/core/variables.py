@@ -38,6 +38,7 @@ WITHHELD = frozenset(
         "PROD_USER",
         "PULL_PASSWORD",
         "PULL_USERNAME",
+        "SERVICE_SECRETS",
         "SLACK_WEBHOOK",
     }
 )

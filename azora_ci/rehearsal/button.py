@@ -30,6 +30,7 @@ def request(world: World) -> RunRequest:
         secrets=world.secrets(),
         environment=environment(world),
         actor=PRESSED_BY,
+        published=world.scratch.published(WORKFLOW.name),
     )
 
 

@@ -24,6 +24,7 @@ from azora_ci.rehearsal.rehearsal import Options, Rehearsal, with_tail
 @click.option("--rerun", is_flag=True, help="After --fail: repair what was broken and re-run the failed jobs.")
 @click.option("--rollback", is_flag=True, help="After the deployment press the button that takes it back, and judge that too.")
 @click.option("--docker", is_flag=True, help="Production is a host with sshd and dockerd; services are containers. Needs root.")
+@click.option("--reusable", is_flag=True, help="The application's workflows call the published ones instead of being copies.")
 @click.option("--keep", is_flag=True, help="Leave everything running, and write one file of variables per job to replay it.")
 @click.option("--end", "end", is_flag=True, help="End what --keep left running, and nothing else.")
 def main(*, fail: str | None, dispatch: str | None, end: bool, **flags: bool) -> None:
@@ -48,11 +49,13 @@ def main(*, fail: str | None, dispatch: str | None, end: bool, **flags: bool) ->
 
 
 def _options(fail: str | None, dispatch: str | None, flags: Mapping[str, bool]) -> Options:
-    """Return the options. ``flags``: rerun, rollback, docker, keep. Raises BadInputError for options that contradict each other."""
+    """Return the options. ``flags``: those without a value. Raises BadInputError for options that contradict each other."""
     if flags["rollback"] and fail is not None:
         raise _bad("--rollback takes a deployment back that went well", "leave --fail out; --fail smoke-rollback goes back by itself")
     if scenarios.SCENARIOS[fail or "success"].needs_docker and not flags["docker"]:
         raise _bad(f"--fail {fail} needs a guard, which local processes do not have", "add --docker")
+    if flags["rerun"] and flags["reusable"]:
+        raise _bad("act cannot run some jobs of a called workflow again", "leave --reusable or --rerun out")
     if flags["rerun"] and (fail is None or scenarios.SCENARIOS[fail].repair is None):
         repairable = ", ".join(name for name, scenario in scenarios.SCENARIOS.items() if scenario.repair is not None)
         raise _bad("--rerun needs a failure that can be repaired", f"one of {repairable}")

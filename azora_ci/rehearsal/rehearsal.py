@@ -42,12 +42,13 @@ class Options:
     rollback: bool = False
     keep: bool = False
     docker: bool = False
+    reusable: bool = False
 
     @property
     def name(self) -> str:
         """Return the name of the outcome: the scenario and the options that are set, joined with ``+``."""
         dispatched = "+dispatch" if self.dispatch is not None else ""
-        flags = {"rerun": self.rerun, "rollback": self.rollback, "docker": self.docker}
+        flags = {"rerun": self.rerun, "rollback": self.rollback, "docker": self.docker, "reusable": self.reusable}
         return "+".join([self.scenario + dispatched, *(name for name, enabled in flags.items() if enabled)])
 
 
@@ -102,6 +103,7 @@ class Rehearsal:
     def _rehearse(self, world: World, outcome: report.RehearsalOutcome) -> None:
         begun = self.clock.monotonic()
         self.say(f"starting production as it is: {repo.OLD_VERSION} of {len(repo.SERVICES)} services, their database, and its users")
+        world.scratch.reusable = self.options.reusable
         world.start()
         self.say(f"  it runs after {self.clock.monotonic() - begun:.1f} s: {world.places.public_url}")
         for remark in world.remarks():
@@ -145,7 +147,7 @@ class Rehearsal:
         self.say(f"pressing the button: {button.WORKFLOW.name}, reason: {button.REASON}")
         world.scratch.check_out("main")  # the branch that the dispatch names
         request = button.request(world)
-        self.replaced |= replaced_actions(request.workflow.read_text(encoding="utf-8"))
+        self.replaced |= replaced_actions(request.published or request.workflow.read_text(encoding="utf-8"))
         self.jobs |= self._act(world, request, "rollback")
 
     def _deploy(self, world: World) -> None:
@@ -153,7 +155,7 @@ class Rehearsal:
         self.say(f"running the real workflow: {trigger}; broken on purpose: {self.scenario.broken}")
         world.scratch.check_out("main" if self.options.dispatch is not None else self.version)
         workflow = world.scratch.folder / repo.WORKFLOW
-        self.replaced = replaced_actions(workflow.read_text(encoding="utf-8"))
+        self.replaced = replaced_actions(world.scratch.published(workflow.name) or workflow.read_text(encoding="utf-8"))
         with contextlib.ExitStack() as stack:
             if self.scenario.fail_at_percent is not None:
                 stack.enter_context(WeightTrigger(world, self.scenario.fail_at_percent, lambda: self._break_new_version(world), self.clock))
@@ -212,6 +214,7 @@ class Rehearsal:
             variables={**world.variables(), **self.scenario.variables},
             secrets=world.secrets(),
             environment=world.environment(self.attempt),
+            published=world.scratch.published(workflow.name),
         )
 
     # --- the end -------------------------------------------------------------------------------------------------------

@@ -159,10 +159,14 @@ def _toml(value: object) -> str:
 
 @dataclass
 class ScratchRepository:
-    """The repository at ``folder``. Make it with ``begin``, then ``release`` the version to deploy."""
+    """The repository at ``folder``. Make it with ``begin``, then ``release`` the version to deploy.
+
+    ``reusable``: its workflows call the published ones.
+    """
 
     folder: Path
     processes: Processes
+    reusable: bool = False
 
     def git(self, *arguments: str) -> str:
         """Run git without the machine's configuration and return its output. Raises CommandFailedError."""
@@ -179,7 +183,7 @@ class ScratchRepository:
 
     def adopt(self, places: Production, registry: str) -> None:
         """Adopt azora-ci as its command does, and fill in the configuration."""
-        plan.adopt(self.folder, action_ref=SETUP_COMMIT)
+        plan.adopt(self.folder, action_ref=SETUP_COMMIT, reusable=self.reusable)
         (self.folder / plan.CONFIG).write_text(configuration(places, registry), encoding="utf-8")
         plan.adopt(self.folder, action_ref=SETUP_COMMIT)  # adds the secrets that the configuration names to the workflow
         plan.check(plan.plan(self.folder))
@@ -194,6 +198,13 @@ class ScratchRepository:
         _append(self.folder / "README.md", "\nWork goes on after the release.")
         self._commit("Work on", None)
         return commit
+
+    def published(self, workflow: str) -> str | None:
+        """Return the text of the published workflow that an adopted one calls, with its actions pinned; None for a copy."""
+        if not plan.is_reusable(self.folder):
+            return None
+        action = plan.pinned_action(self.folder)
+        return plan.pinned((plan.template_folder() / workflow).read_text(encoding="utf-8"), action)
 
     def check_out(self, ref: str) -> None:
         """Check out a ref without a branch; act takes GITHUB_SHA from it."""

@@ -17,7 +17,7 @@ from azora_ci.core.job_log import secrets_of_url
 from azora_ci.core.markdown import escaped, fenced
 from azora_ci.core.pipeline import instances_at
 from azora_ci.core.process import undisturbed
-from azora_ci.core.settings import Deployment, Health, ProductionHosts
+from azora_ci.core.settings import Deployment, Health, ProductionHosts, ServiceSecrets
 from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.health.answers import NEW, classify
 from azora_ci.health.probes import fetch, request_of
@@ -34,7 +34,7 @@ SHORTEST_MINUTES = 1.0  # shortest stage in production; shorter ones need SHORT_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Health, ProductionHosts):
+class Settings(Deployment, Health, ProductionHosts, ServiceSecrets):
     """What gradual-rollout reads, beyond the secrets that services.*.secrets name."""
 
     canary_minutes: float = variable("CANARY_MINUTES", "minutes at 5 %, fractions allowed", example="5", parse=number(0, 1440), default="5")
@@ -103,7 +103,7 @@ def _require_release(job: Job[Settings]) -> Release:
 
 
 def _make_target(job: Job[Settings]) -> Target:
-    secrets = named_secrets(name for service in job.config.services for name in service.secrets)
+    secrets = named_secrets((name for service in job.config.services for name in service.secrets), job.settings.service_secrets)
     for secret in secrets.values():
         for text in secrets_of_url(secret.reveal()):
             job.log.add_secret(text)

@@ -50,7 +50,13 @@ class Toy:
         return self.folder / "artifacts"
 
     def run(
-        self, workflow: str, *, event: str = "push", ref: str = "refs/tags/v1.1.0", inputs: dict[str, str] | None = None
+        self,
+        workflow: str,
+        *,
+        event: str = "push",
+        ref: str = "refs/tags/v1.1.0",
+        inputs: dict[str, str] | None = None,
+        published: str | None = None,
     ) -> dict[str, JobRun]:
         path = self.folder / "workflow.yml"
         path.write_text(workflow, encoding="utf-8")
@@ -67,7 +73,9 @@ class Toy:
             "GITHUB_API_URL": "http://127.0.0.1:9",
         }
         payload = {"ref": ref, "inputs": inputs or {}, "repository": {"full_name": "azora/sample", "default_branch": "main"}}
-        request = RunRequest(event, payload, self.repository, path, {"COLOUR": "blue"}, {"PASSWORD": ACTOR_SECRET}, environment)
+        request = RunRequest(
+            event, payload, self.repository, path, {"COLOUR": "blue"}, {"PASSWORD": ACTOR_SECRET}, environment, published=published
+        )
         return self.act.run(request, timeout=120)
 
 

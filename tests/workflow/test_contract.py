@@ -131,7 +131,7 @@ def test_the_jobs_stand_in_their_order():
 
 def test_triggers_are_a_release_tag_and_a_person():
     triggers = DOCUMENT["on"]
-    assert set(triggers) == {"push", "workflow_dispatch"}
+    assert set(triggers) == {"push", "workflow_dispatch", "workflow_call"}
     assert triggers["push"] == {"tags": ["v*"]}
     assert set(triggers["workflow_dispatch"]["inputs"]) == {"version"}
     assert triggers["workflow_dispatch"]["inputs"]["version"]["required"] == "false"
@@ -357,7 +357,7 @@ def test_only_the_record_job_attests_and_only_where_a_variable_says_so():
 def test_every_action_is_pinned_by_a_full_commit(path):
     for line in path.read_text(encoding="utf-8").splitlines():
         if re.match(r"[ -]*uses:", line):
-            assert re.fullmatch(r" +uses: [\w.-]+/[\w./-]+@[0-9a-f]{40} # (v\d+\.\d+\.\d+|adopt writes the commit here)", line), line
+            assert re.fullmatch(r" +uses: ([\w.-]+/[\w./-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+|\$/\.github/actions/\w+)", line), line
 
 
 @every_workflow

@@ -24,11 +24,11 @@ def test_the_restore_drill_hands_over_what_it_declares():
     secret = {name for name, value in environ.items() if references(value, "secrets")}
     assert secret == {name for name, variable in variables.items() if variable.secret}
     assert environ["BACKUP_PROOF"] == f"${{{{ vars.BACKUP_PROOF || '{variables['BACKUP_PROOF'].default}' }}}}"
-    assert list(drill["on"]) == ["schedule", "workflow_dispatch"]
+    assert list(drill["on"]) == ["schedule", "workflow_dispatch", "workflow_call"]
 
 
 def test_the_button_asks_for_a_reason_and_never_waits_for_a_deployment():
-    assert list(ROLLBACK["on"]) == ["workflow_dispatch"]
+    assert list(ROLLBACK["on"]) == ["workflow_dispatch", "workflow_call"]
     inputs = ROLLBACK["on"]["workflow_dispatch"]["inputs"]
     assert {name: (field["type"], field["required"]) for name, field in inputs.items()} == {
         "reason": ("string", "true"),

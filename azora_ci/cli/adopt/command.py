@@ -16,9 +16,10 @@ _CHECKOUT = Path(__file__).resolve().parents[3]
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 with a diff when the adopted files are not this version's.")
 @click.option("--force", is_flag=True, help="Also replace workflows that somebody changed. The configuration is never replaced.")
+@click.option("--reusable/--copy", default=None, help="Call the published workflows, or copy them. [default: as it is; at first: copy]")
 @click.option("--ref", metavar="SHA", help="Commit of azora-ci to pin. [default: this checkout's; else what is pinned already]")
 @click.option("--repository", metavar="OWNER/NAME", help="Repository that publishes azora-ci. [default: this checkout's origin]")
-def adopt(path: Path, *, check: bool, force: bool, ref: str | None, repository: str | None) -> None:
+def adopt(path: Path, *, check: bool, force: bool, reusable: bool | None, ref: str | None, repository: str | None) -> None:
     """Write the workflows and a first configuration into the repository at PATH, and list what is still to be done."""
     from azora_ci.cli.adopt import plan as adoption
     from azora_ci.cli.adopt import report
@@ -26,7 +27,7 @@ def adopt(path: Path, *, check: bool, force: bool, ref: str | None, repository: 
     with reported_errors():
         commit = ref or _git("rev-parse", "HEAD")
         action = adoption.SetupAction(repository or _origin() or adoption.REPOSITORY, commit) if commit else None
-        planned = adoption.plan(path, action)
+        planned = adoption.plan(path, action, reusable=reusable)
         if check:
             adoption.check(planned)
             click.echo(f"The adopted files are this version's: {', '.join(str(file.path) for file in planned.files)}")

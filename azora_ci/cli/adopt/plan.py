@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from azora_ci.cli.adopt import deploy_toml
+from azora_ci.cli.adopt import caller, deploy_toml
 from azora_ci.cli.adopt.discover import Application, discover
 from azora_ci.core import config
 from azora_ci.core.errors import BadInputError, NotTrueError
@@ -25,13 +25,10 @@ SECRETS_TO = {'scripts/gradual_rollout.py"': "service_secrets", 'scripts/build_a
 WORKFLOW_FOLDER = Path(".github/workflows")
 CONFIG = Path(".github/deploy-production.toml")
 REPOSITORY = "Azora-OS/azora-ci"  # where the actions setup and toolchain are published
-_OUR_ACTIONS = re.compile(r"[\w.-]+/[\w.-]+/\.github/actions/(?P<name>setup|toolchain)@[0-9a-f]{40}(?: # .*)?")
+_OUR_ACTIONS = re.compile(r"\$/\.github/actions/(?P<name>setup|toolchain)")  # $/: of the repository and commit that holds the workflow
 _STAMP = re.compile(r"# Adopted from (?P<action>\S+@[0-9a-f]{40}); sha256 of what follows: (?P<digest>[0-9a-f]{64})\n")
 _SERVICE_SECRETS = re.compile(r"^(?P<indent> *)# Secrets of services:.*\n", re.MULTILINE)
 _BUILD_SECRETS = re.compile(r"^(?P<indent> *)# Secrets of builds:.*\n", re.MULTILINE)
-_IMAGES = re.compile(r"^ *# Images of services:.*\n", re.MULTILINE)
-_UPLOAD = re.compile(r"uses: (actions/upload-artifact@[0-9a-f]{40} # v\S+)\n")
-_SERVICE_ID = re.compile(r"[a-z][a-z0-9_]{0,30}")  # as in schemas/deploy-config.schema.json
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
@@ -87,9 +84,8 @@ def template_folder() -> Path:
 
 @dataclass(frozen=True)
 class Named:
-    """What a configuration names that its workflows must list: ids of services, secrets of their instances, secrets of their builds."""
+    """What a configuration names that copies of the workflows must list: secrets of the services' instances, and of their builds."""
 
-    services: tuple[str, ...] = ()
     service_secrets: tuple[str, ...] = ()
     build_secrets: tuple[str, ...] = ()
 
@@ -97,34 +93,32 @@ class Named:
 def workflow(name: str, action: SetupAction, named: Named = Named()) -> str:
     """Return a workflow's text for an application's repository: with the set-up action pinned and the stamp as its first line.
 
-    The rollout step gets the secrets of services in its environment, the pushing step those of builds, and the job images a step for
-    each service that hands its archive over. Raises BadInputError for a name that a secret may not have, and when the written YAML
-    does not say what is meant.
+    The rollout step gets the secrets of services in its environment, the pushing step those of builds. Raises BadInputError for a name
+    that a secret may not have, and when the written YAML does not say what is meant.
     """
     _refuse_names([*named.service_secrets, *named.build_secrets])
     template = (template_folder() / name).read_text(encoding="utf-8")
     text = pinned(template, action)
     text = _SERVICE_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, named.service_secrets)), text)
     text = _BUILD_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, named.build_secrets)), text)
-    text = _IMAGES.sub(lambda marker: marker[0] + "".join(_hand_over_step(text, service) for service in named.services), text)
     _compare(name, template, text, action, named)
+    return _stamped(text, action)
+
+
+def called(name: str, action: SetupAction) -> str:
+    """Return the text of a workflow that calls the published one: what services' secrets are called stays out of it."""
+    template = (template_folder() / name).read_text(encoding="utf-8")
+    return _stamped(caller.render(name, template, action.repository, action.commit), action)
+
+
+def is_reusable(folder: Path) -> bool:
+    """Say whether the adopted deployment workflow calls the published one."""
+    text = _read(folder / WORKFLOW_FOLDER / WORKFLOWS[0]) or ""
+    return f"/{(WORKFLOW_FOLDER / WORKFLOWS[0]).as_posix()}@" in text
+
+
+def _stamped(text: str, action: SetupAction) -> str:
     return f"# Adopted from {action}; sha256 of what follows: {_digest(text)}\n{text}"
-
-
-def _hand_over_step(text: str, service: str) -> str:
-    """Return the step that uploads the archive of a service; its name holds no deployment id, so that it is neither read nor archived."""
-    upload = _UPLOAD.search(text)
-    assert upload is not None  # noqa: S101 - every job of the workflow keeps its evidence
-    return f"""\
-      - name: Hand over {service}
-        uses: {upload[1]}
-        with:
-          name: image-{service}${{{{ github.run_attempt > 1 && format('-attempt-{{0}}', github.run_attempt) || '' }}}}
-          path: ${{{{ runner.temp }}}}/images/{service}.tar.*
-          retention-days: 1
-          if-no-files-found: ignore # build-and-push builds in place, or names what is missing
-          compression-level: 0
-"""
 
 
 def pinned(text: str, action: SetupAction) -> str:
@@ -165,15 +159,12 @@ def _compare(name: str, template: str, text: str, action: SetupAction, named: Na
                 step["env"] |= {secret: f"${{{{ secrets.{secret} }}}}" for secret in getattr(named, secrets)}
     try:
         written = yaml.safe_load(text)
-        steps = written["jobs"]["images"]["steps"] if _IMAGES.search(template) else []
-        for service in named.services if steps else ():
-            steps.remove(yaml.safe_load(_hand_over_step(text, service))[0])
-    except (yaml.YAMLError, LookupError, TypeError, ValueError):
+    except yaml.YAMLError:
         written = None
     if written != expected:
         raise BadInputError(
             "The adopted workflow would not be what is meant",
-            what="parsed back, it differs from the template with our actions pinned and the services' secrets and archives added",
+            what="parsed back, it differs from the template with our actions pinned and the services' secrets added",
             where=name,
             next_step=f"check the names in services.* of {CONFIG}; nothing was written",
         )
@@ -183,8 +174,11 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def plan(folder: Path, action: SetupAction | None = None) -> Adoption:
-    """Return what adopting would write. Without ``action``, workflows keep the action that they pin now. Raises BadInputError."""
+def plan(folder: Path, action: SetupAction | None = None, *, reusable: bool | None = None) -> Adoption:
+    """Return what adopting would write. Without ``action``, workflows keep the commit that they pin now. Raises BadInputError.
+
+    ``reusable``: callers of the published workflows instead of copies; None: what is there already, else copies.
+    """
     if not (folder / ".git").exists():
         raise BadInputError(
             "Not a repository",
@@ -196,7 +190,9 @@ def plan(folder: Path, action: SetupAction | None = None) -> Adoption:
     configuration = _configuration(folder, application)
     named = names_in(configuration.content)
     pinned = action or pinned_action(folder)
-    workflows = [_workflow_file(folder, name, workflow(name, pinned, named)) for name in WORKFLOWS]
+    calls = is_reusable(folder) if reusable is None else reusable
+    texts = {name: called(name, pinned) if calls else workflow(name, pinned, named) for name in WORKFLOWS}
+    workflows = [_workflow_file(folder, name, text) for name, text in texts.items()]
     return Adoption(folder, (*workflows, configuration), application)
 
 
@@ -205,7 +201,6 @@ def names_in(toml: str) -> Named:
     try:
         services = tomllib.loads(toml).get("services", {})
         return Named(
-            tuple(sorted(name for name in services if _SERVICE_ID.fullmatch(name))),
             tuple(sorted({str(name) for service in services.values() for name in service.get("secrets", [])})),
             tuple(sorted({str(name) for service in services.values() for name in service.get("build", {}).get("secrets", [])})),
         )
@@ -289,6 +284,6 @@ def check(adoption: Adoption) -> None:
     config.load(adoption.folder / CONFIG)
 
 
-def adopt(path: Path, *, action_ref: str, repository: str = REPOSITORY, force: bool = False) -> list[Path]:
+def adopt(path: Path, *, action_ref: str, repository: str = REPOSITORY, force: bool = False, reusable: bool | None = None) -> list[Path]:
     """Write the workflows, pinned to ``repository@action_ref``, and the configuration into a repository; return the written paths."""
-    return write(plan(path, SetupAction(repository, action_ref)), force=force)
+    return write(plan(path, SetupAction(repository, action_ref), reusable=reusable), force=force)

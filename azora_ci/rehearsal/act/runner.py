@@ -42,7 +42,10 @@ class JobRun:
 
 @dataclass(frozen=True)
 class RunRequest:
-    """A run to start: the event and its payload, the repository's working copy, the workflow file, variables, secrets, environment."""
+    """A run to start: the event and its payload, the repository's working copy, the workflow file, variables, secrets, environment.
+
+    ``published``: the text of the workflow that the workflow file calls, with its actions pinned.
+    """
 
     event: str
     payload: Mapping[str, Any]
@@ -52,6 +55,7 @@ class RunRequest:
     secrets: Mapping[str, str]
     environment: Mapping[str, str]
     actor: str = "release-engineer"
+    published: str | None = None
 
 
 def replaced_actions(workflow: str) -> dict[str, Path]:
@@ -137,7 +141,7 @@ class Act:
         Raises NotTrueError when act ran no job, ended in the middle of one, or did not end within ``timeout`` seconds.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        text = request.workflow.read_text(encoding="utf-8")
+        text = request.published or request.workflow.read_text(encoding="utf-8")
         replaced = self._write(request, replaced_actions(text))
         jobs = {job: JobRun() for job in workflow_text.blocks(text)}
         home = self.folder / "home"
@@ -186,6 +190,10 @@ class Act:
             if folder:
                 repositories[key] = self.folder / "repositories" / key.replace("/", "-")
                 shutil.copytree(local, repositories[key].joinpath(*folder), dirs_exist_ok=True)
+        if request.published is not None:
+            key, file = workflow_text.called(request.workflow.read_text(encoding="utf-8"))
+            (repositories[key] / file).parent.mkdir(parents=True, exist_ok=True)
+            (repositories[key] / file).write_text(request.published, encoding="utf-8")
         return repositories
 
     def _end_late(self, child: Child, ended: threading.Event, timeout: float) -> None:

@@ -43,6 +43,14 @@ def actions(text: str) -> list[tuple[str, str, str]]:
     return sorted({(match.group(1), (match.group(2) or "").strip("/"), match.group(3)) for match in _USES.finditer(text)})
 
 
+def called(text: str) -> tuple[str, str]:
+    """Return (``owner/repository@commit``, path) of the workflow that a caller runs. Raises ValueError when it calls none."""
+    match = re.search(r"^    uses: ([\w.-]+/[\w.-]+)/(\.github/workflows/[\w.-]+)@([0-9a-f]{40})$", text, re.MULTILINE)
+    if match is None:
+        raise ValueError("the workflow calls no other")
+    return f"{match[1]}@{match[3]}", match[2]
+
+
 def to_run_again(text: str, results: Mapping[str, str]) -> set[str]:
     """Return the jobs that "re-run failed jobs" runs: those that failed or were cancelled, and all that depend on them."""
     graph = needs(text)

@@ -50,14 +50,8 @@ ARTIFACTS = dict(
         strict=True,
     )
 )
-# What jobs that run the application's code hand over, beside their evidence: its tree, and an image for each service.
-HANDED_OVER = (
-    "application-tree",
-    "image-api_gateway",
-    "image-auth_service",
-    "image-education_service",
-    "image-marketplace_service",
-)
+# What jobs that run the application's code hand over, beside their evidence: its tree, and the images.
+HANDED_OVER = ("application-tree", "image-archives")
 # Lowest and highest share of answers from the new version in a stage (5 %, 50 %, 100 % with room for chance and for probes).
 SHARES = {"canary": (0.0, 0.30), "progressive": (0.25, 0.75), "full": (0.97, 1.0)}
 SETTLE_SECONDS = 0.5  # before and after a change of weights; requests in flight then may have used the other weights

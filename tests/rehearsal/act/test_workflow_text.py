@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from azora_ci.cli.adopt import plan
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
@@ -15,9 +16,11 @@ from azora_ci.core.process import Processes
 from azora_ci.rehearsal.act import workflow_text
 from azora_ci.rehearsal.act.runner import Act, RunRequest, dotenv, replaced_actions
 from azora_ci.rehearsal.judge.deployment import JOBS
-from tests.rehearsal.conftest import ROOT, Toy
+from tests.rehearsal.conftest import ACTOR_SECRET, ROOT, Toy
 
-REAL = (ROOT / ".github" / "workflows" / "deploy-production.yml").read_text(encoding="utf-8")
+PINNED = plan.SetupAction("azora/deployer", "1" * 40)
+TEMPLATE = (ROOT / ".github" / "workflows" / "deploy-production.yml").read_text(encoding="utf-8")
+REAL = plan.pinned(TEMPLATE, PINNED)
 
 
 def test_the_real_workflow_is_read_as_yaml_reads_it() -> None:
@@ -151,3 +154,43 @@ def test_two_actions_of_one_repository_lie_in_one_local_copy(tmp_path):
     assert list(written) == [f"azora/deployer@{commit}"]
     found = sorted(path.parent.name for path in written[f"azora/deployer@{commit}"].rglob("action.yml"))
     assert found == ["setup", "toolchain"]
+
+
+CALLED = """\
+name: Called
+on: { workflow_call: { inputs: { version: { type: string } }, secrets: { PASSWORD: {}, OTHER: {} } } }
+defaults: { run: { shell: bash } }
+jobs:
+  first:
+    runs-on: ubuntu-24.04
+    steps:
+      - uses: azora/deployer/.github/actions/setup@1111111111111111111111111111111111111111
+      - run: echo "version $VERSION, password of ${#PASSWORD} characters, other '$OTHER'"
+        env: { VERSION: "${{ inputs.version }}", PASSWORD: "${{ secrets.PASSWORD }}", OTHER: "${{ secrets.OTHER }}" }
+  second:
+    needs: [first]
+    if: always() && needs.first.result == 'success'
+    runs-on: ubuntu-24.04
+    steps: [{ run: "true" }]
+"""
+CALLER = """\
+name: Caller
+on: { push: {} }
+permissions: {}
+jobs:
+  production:
+    permissions: { contents: read }
+    uses: azora/deployer/.github/workflows/called.yml@1111111111111111111111111111111111111111
+    with: { version: v1.1.0 }
+    secrets: { PASSWORD: "${{ secrets.PASSWORD }}" }
+"""
+
+
+def test_a_called_workflow_runs_with_what_its_caller_hands_over(toy: Toy) -> None:
+    jobs = toy.run(CALLER, published=CALLED)
+    assert {job: run.result for job, run in jobs.items()} == {"first": "success", "second": "success"}
+    (printed,) = [line for line in jobs["first"].lines if line.startswith("version ")]
+    assert printed == f"version v1.1.0, password of {len(ACTOR_SECRET)} characters, other ''"
+    assert workflow_text.called(CALLER) == (f"azora/deployer@{'1' * 40}", ".github/workflows/called.yml")
+    with pytest.raises(ValueError, match="calls no other"):
+        workflow_text.called(CALLED)
