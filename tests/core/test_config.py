@@ -44,6 +44,8 @@ route_prefix = "/auth"
 health_path = "/auth/health"
 public_health_url = "https://azora.world/auth/health"
 """
+WORKER = 'title = "Mailer"\nkind = "worker"'
+JOB = 'title = "Seed"\nkind = "job"'
 
 
 def load(tmp_path: Path, text: str) -> config.DeployConfig:
@@ -93,6 +95,10 @@ def test_an_order_is_a_chain_of_waiting_beside_what_depends_on_says(tmp_path):
         ("schema_version = 1", "schema_version = 2", "schema_version"),
         ("https://azora.world/auth/health", "https://user:password@azora.world/auth/health", "public_health_url"),
         ("[services.auth_service]", "[services.Auth]", "Auth"),
+        ('public_health_url = "https://azora.world/auth/health"', "", "auth_service.public_health_url: is required of a web service"),
+        ('title = "Auth Service"', 'title = "Auth"\nkind = "cron"', "services.auth_service.kind"),
+        ('title = "Auth Service"', 'title = "Auth"\nentrypoint = []', "services.auth_service.entrypoint"),
+        (MINIMAL[MINIMAL.index("[services.api") :], f"[services.mailer]\n{WORKER}", 'none is of kind "web"'),
         ("[build]", '[build]\nisolation = "none"', "build.isolation_reason"),
         ("[build]", '[build]\nisolation_reason = "the artifacts are too small"', "build.isolation_reason"),
         ("[build]", '[build]\nisolation = "maybe"', "build.isolation"),
@@ -129,6 +135,40 @@ def test_every_mistake_names_its_key(tmp_path, old, new, named):
         load(tmp_path, MINIMAL.replace(old, new))
     assert named in caught.value.what
     assert "deploy-production.toml" in caught.value.where
+
+
+def test_kinds_of_services(tmp_path):
+    worker = f'{WORKER}\nentrypoint = ["node"]\ncommand = ["mail.js"]\nsingleton = true\ndepends_on = ["api_gateway"]'
+    text = f'{MINIMAL}[services.mailer]\n{worker}\n[services.seed]\n{JOB}\nwhen = "after-rollout"\ncommand = ["seed"]'
+    loaded = load(tmp_path, text)
+    assert [[service.id for service in kind] for kind in (loaded.web, loaded.workers, loaded.jobs)] == [
+        ["auth_service", "api_gateway"],
+        ["mailer"],
+        ["seed"],
+    ]
+    mailer, (seed,) = loaded.service("mailer"), loaded.jobs
+    assert (mailer.argv, mailer.singleton, mailer.route_prefix, mailer.health_path) == (("node", "mail.js"), True, "", "")
+    assert (seed.when, loaded.service("api_gateway").when) == (config.AFTER_ROLLOUT, config.BEFORE_ROLLOUT)
+    asked = load(tmp_path, f'{MINIMAL}[services.mailer]\n{WORKER}\nhealth_path = "/ready"\nport = 9000').service("mailer")
+    assert (asked.health_path, asked.port) == ("/ready", 9000)
+
+
+def test_every_key_that_a_kind_cannot_have_is_named_at_once(tmp_path):
+    routed = 'route_prefix = "/m"\npublic_health_url = "https://azora.world/m"\ntimeout_seconds = 0'
+    mailer = f'{WORKER}\n{routed}\nport = 80\nsingleton = true\ninstances = 2\nwhen = "after-rollout"'
+    seed = f'{JOB}\n{routed}\nport = 80\nhealth_path = "/h"\ninstances = 1\nsingleton = false'
+    web = 'title = "Web"\nsingleton = true\nwhen = "after-rollout"\ntalks_to = ["mailer"]'
+    with pytest.raises(BadInputError) as caught:
+        load(tmp_path, f"{MINIMAL}[services.mailer]\n{mailer}\n[services.seed]\n{seed}\n[services.shop]\n{web}")
+    named = {line.partition(": ")[0].removeprefix("services.") for line in caught.value.what.splitlines()}
+    assert named == {
+        *(f"mailer.{key}" for key in ("route_prefix", "public_health_url", "timeout_seconds", "port", "instances", "when")),
+        *(
+            f"seed.{key}"
+            for key in ("route_prefix", "public_health_url", "timeout_seconds", "port", "health_path", "instances", "singleton")
+        ),
+        *(f"shop.{key}" for key in ("route_prefix", "health_path", "public_health_url", "singleton", "when", "talks_to")),
+    }
 
 
 def test_no_variable_of_any_job_is_a_secret_of_a_service(tmp_path):

@@ -4,6 +4,11 @@ from azora_ci.core.config import gates, names
 from azora_ci.core.config.order import start_groups
 from azora_ci.core.config.parse import load
 from azora_ci.core.config.tables import (
+    AFTER_ROLLOUT,
+    BEFORE_ROLLOUT,
+    JOB,
+    WEB,
+    WORKER,
     AuditException,
     AuditSettings,
     BackupSettings,
@@ -29,6 +34,11 @@ from azora_ci.core.config.tables import (
 )
 
 __all__ = [
+    "AFTER_ROLLOUT",
+    "BEFORE_ROLLOUT",
+    "JOB",
+    "WEB",
+    "WORKER",
     "AuditException",
     "AuditSettings",
     "BackupSettings",

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.core import schemas
-from azora_ci.core.config import gates, names
+from azora_ci.core.config import gates, kinds, names
 from azora_ci.core.config.order import in_order
 from azora_ci.core.config.tables import (
+    BEFORE_ROLLOUT,
+    WEB,
     BackupSettings,
     BuildSettings,
     CheckSettings,
@@ -88,6 +90,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
         raise ValueError("registry: [registry] is required unless target.kind is local_processes")
     if target.kind == "local_processes" and "config_dir" not in edge:
         raise ValueError("edge.config_dir: is required by target.kind local_processes")
+    kinds.check(document["services"])
     _check_redirect(document)
     _check_calls(document["services"])
     return DeployConfig(
@@ -170,7 +173,7 @@ def _check_redirect(document: dict[str, Any]) -> None:
     tls = _tls(document.get("edge", {}))
     if tls is None or not tls.redirect_http:
         return
-    probed = {f"services.{name}.public_health_url": service["public_health_url"] for name, service in document["services"].items()}
+    probed = {f"services.{name}.public_health_url": service.get("public_health_url", "") for name, service in document["services"].items()}
     probed |= {f"smoke.endpoints {endpoint['name']}": endpoint["url"] for endpoint in document.get("smoke", {}).get("endpoints", [])}
     plain = [name for name, url in probed.items() if url.startswith("http:")]
     if plain:
@@ -233,9 +236,9 @@ def _service(name: str, table: dict[str, Any]) -> Service:
     return Service(
         id=name,
         title=table["title"],
-        route_prefix=table["route_prefix"],
-        health_path=table["health_path"],
-        public_health_url=table["public_health_url"],
+        route_prefix=table.get("route_prefix", ""),
+        health_path=table.get("health_path", ""),
+        public_health_url=table.get("public_health_url", ""),
         port=table.get("port", 8080),
         instances=table.get("instances", 1),
         context=Path(table.get("context", ".")),
@@ -253,4 +256,8 @@ def _service(name: str, table: dict[str, Any]) -> Service:
         networks=tuple(table.get("networks", [])),
         cap_drop=tuple(table.get("cap_drop", [])),
         read_only=table.get("read_only", False),
+        kind=table.get("kind", WEB),
+        entrypoint=tuple(table.get("entrypoint", [])),
+        singleton=table.get("singleton", False),
+        when=table.get("when", BEFORE_ROLLOUT),
     )

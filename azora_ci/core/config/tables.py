@@ -8,6 +8,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 Command = tuple[str, ...]
+WEB, WORKER, JOB = "web", "worker", "job"  # kinds of services
+BEFORE_ROLLOUT, AFTER_ROLLOUT = "before-rollout", "after-rollout"  # moments of a job
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,10 @@ class TargetSettings:
 
 @dataclass(frozen=True)
 class Service:
-    """One deployed service."""
+    """One deployed service. ``route_prefix``, ``health_path`` and ``public_health_url`` are "" where its kind has none.
+
+    ``entrypoint`` and ``command`` are empty where the image's own count. ``when``: the moment of a job.
+    """
 
     id: str
     title: str
@@ -270,6 +275,15 @@ class Service:
     networks: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     read_only: bool = False
+    kind: str = WEB
+    entrypoint: Command = ()
+    singleton: bool = False
+    when: str = BEFORE_ROLLOUT
+
+    @property
+    def argv(self) -> Command:
+        """Return the whole command of the service where it has no image."""
+        return (*self.entrypoint, *self.command)
 
 
 @dataclass(frozen=True)
@@ -301,6 +315,21 @@ class DeployConfig:
     target: TargetSettings
     smoke: tuple[SmokeEndpoint, ...]
     services: tuple[Service, ...]
+
+    @property
+    def web(self) -> tuple[Service, ...]:
+        """Return the services that the edge routes requests to; there is at least one."""
+        return tuple(service for service in self.services if service.kind == WEB)
+
+    @property
+    def workers(self) -> tuple[Service, ...]:
+        """Return the services that run without a route."""
+        return tuple(service for service in self.services if service.kind == WORKER)
+
+    @property
+    def jobs(self) -> tuple[Service, ...]:
+        """Return the services that run once per deployment."""
+        return tuple(service for service in self.services if service.kind == JOB)
 
     def service(self, service_id: str) -> Service:
         """Return a service by its id. Raises KeyError."""
