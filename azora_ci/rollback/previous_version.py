@@ -8,6 +8,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.config import DeployConfig
 from azora_ci.health.answers import OLD
 from azora_ci.health.probes import Prober
+from azora_ci.targets import workers
 from azora_ci.targets.base import Target
 from azora_ci.targets.journal import Deployed
 
@@ -16,15 +17,19 @@ PROBE_SECONDS = 5.0  # for the answers of all its instances, which are probed at
 
 @dataclass(frozen=True)
 class KeptVersion:
-    """What is left of a version: names of its instances, number of healthy instances, and a sentence for each sick or missing one."""
+    """What is left of a version: names of its instances, number of healthy instances, a sentence for each sick or missing one, and
+    number of workers at rest, which are started again.
+    """
 
     names: tuple[str, ...]
     healthy: int
     sick: tuple[str, ...]
+    resting: int = 0
 
     def summary(self, version: str) -> str:
         """Return a sentence with the number of healthy instances, and what is wrong with the others."""
-        counts = f"{self.healthy} of {len(self.names)} instances of {version} are healthy"
+        at_rest = f", and {self.resting} workers are at rest" if self.resting else ""
+        counts = f"{self.healthy} of {len(self.names) - self.resting} instances of {version} are healthy{at_rest}"
         return "; ".join((counts, *self.sick))
 
 
@@ -37,12 +42,16 @@ def look(target: Target, config: DeployConfig, clock: Clock, *, before: Deployed
     """
     services = {service.id for service in config.services if service.id in before.digests}
     instances = [instance for instance in target.instances(before.id) if instance.service in services]
-    findings = Prober(clock).probe([target.endpoint(instance, OLD) for instance in instances], PROBE_SECONDS)
+    running, resting = ([each for each in instances if each.resting is at_rest] for at_rest in (False, True))
+    findings = workers.probe(target, Prober(clock), running, OLD, PROBE_SECONDS)
     hosts = {instance.host for instance in (*instances, *target.instances(leaving))} or {""}
     expected = {(service, host) for service in services for host in hosts}
     missing = expected - {(instance.service, instance.host) for instance in instances}
     problems = [f"{finding.endpoint.name}: {finding.detail}" for finding in findings if not finding.passed]
+    states = zip(resting, target.states(resting) if resting else (), strict=True)
+    problems += [f"{worker.name}: it cannot be started again, {state.detail}" for worker, state in states if state.gone]
     if not services:
         problems.append(f"{before.version} has no service that the configuration names")
     problems += [f"{service}{f' on {host}' if host else ''}: no instance of {before.version} is there" for service, host in sorted(missing)]
-    return KeptVersion(tuple(instance.name for instance in instances), sum(finding.passed for finding in findings), tuple(problems))
+    names = tuple(instance.name for instance in instances)
+    return KeptVersion(names, sum(finding.passed for finding in findings), tuple(problems), len(resting))

@@ -33,6 +33,7 @@ from azora_ci.rollout.decision import (
 from azora_ci.rollout.verdict import HealthVerdict, Record, judge
 from azora_ci.targets.base import Instance, Observation, Watched
 from azora_ci.targets.release import Release
+from azora_ci.targets.workers import look
 
 HOLD_INTERVALS = 3  # a stage without a verdict is held for at least this many intervals beyond its end
 LONGEST_HOLD = 300.0  # seconds
@@ -57,7 +58,8 @@ class Rules:
 class Subject:
     """The releases that are compared: the new release and the previous one (None on a first deployment).
 
-    ``added``: ids of services that the previous release does not have; nothing of it is compared with them.
+    ``services``: those with a route; ``added``: ids of those that the previous release does not have: nothing is compared with them.
+    ``workers``: ids of services without a route.
     """
 
     new: Release
@@ -65,6 +67,7 @@ class Subject:
     old_version: str | None
     services: tuple[Service, ...]
     added: frozenset[str] = frozenset()
+    workers: frozenset[str] = frozenset()
 
     def old_of(self, service_id: str) -> str | None:
         """Return the id of the release that a service is compared with, or None."""
@@ -111,6 +114,7 @@ class StageWatch:
     record: Record = field(init=False)
     base: Counts = field(init=False)  # counters when the rollout began: the start of the old version's baseline
     running: _Stage | None = None
+    restarts: dict[str, int] = field(default_factory=dict)  # worker -> how often it had been started again before it was watched
 
     def __post_init__(self) -> None:
         self.prober = Prober(self.clock)
@@ -179,9 +183,10 @@ class _Stage:
         self._start: Counts | None = None  # until the edge's counters could be read
         self._observation: Observation | None = None
         self._instances: tuple[Instance, ...] = self._target.instances(self._subject.new.id)
-        services = {service.id for service in self._subject.services}
+        services = {service.id for service in self._subject.services} | self._subject.workers
         old = self._target.instances(self._subject.old_id) if self._subject.old_id else ()
-        self._old = [instance for instance in old if instance.service in services]  # without services that the configuration dropped
+        # Without services that the configuration dropped.
+        self._old = [instance for instance in old if instance.service in services and not instance.resting]
 
     def start_counting(self, weights: Mapping[str, Mapping[str, int]]) -> None:
         """Start the counts when the weights were read back; earlier requests belong to the previous stage."""
@@ -209,13 +214,13 @@ class _Stage:
         return Decision(Action.ABORT, f"no verdict in time: {decision.reason}")
 
     def _tick(self, synthetic: Mapping[tuple[str, str], int], timeout: float) -> tuple[HealthVerdict, Traffic]:
-        endpoints = [self._target.endpoint(instance, NEW) for instance in self._instances]
-        endpoints += [self._target.endpoint(instance, OLD) for instance in self._old]
+        endpoints = [self._target.endpoint(instance, NEW) for instance in self._instances if instance.address]
+        endpoints += [self._target.endpoint(instance, OLD) for instance in self._old if instance.address]
         endpoints += self._subject.public_endpoints(self._stage.percent)
         requests = [request_of(endpoint) for endpoint in endpoints] + self._synthetic_probes(synthetic)
         answers = self._watch.prober.fetch_all(requests, timeout)
         findings = [classify(endpoint, answer) for endpoint, answer in zip(endpoints, answers, strict=False)]
-        findings += self._observe()
+        findings += self._observe() + self._look_at_workers()
         self._count(findings, len(requests) - len(endpoints))
         self._watch.record.add(findings)
         health = judge(self._watch.record, self._rules.retries)
@@ -233,6 +238,19 @@ class _Stage:
         if self._start is None:
             self._start = self._observation.counters
         return [ProbeResult(endpoint, "healthy", "", 0.0)]
+
+    def _look_at_workers(self) -> list[ProbeResult]:
+        sides = {instance: NEW for instance in self._instances if instance.worker}
+        sides |= {instance: OLD for instance in self._old if instance.worker}
+        try:
+            states = self._target.states(list(sides)) if sides else ()
+        except UnreachableError as error:
+            return [classify(Endpoint("workers", "workers", NEW, ""), Answer(0.0, failure="broken", detail=error.what))]
+        findings = []
+        for (instance, side), state in zip(sides.items(), states, strict=True):
+            before = self._watch.restarts.setdefault(instance.name, state.restarts if side == OLD else 0)
+            findings.append(look(instance, side, state, before))
+        return findings
 
     def _synthetic_probes(self, counts: Mapping[tuple[str, str], int]) -> list[ProbeRequest]:
         words = {NEW: "canary", OLD: "stable"}

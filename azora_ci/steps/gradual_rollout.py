@@ -19,17 +19,19 @@ from azora_ci.core.pipeline import instances_at
 from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import Deployment, Health, ProductionHosts, ServiceSecrets
 from azora_ci.core.variables import Secret, number, truth, variable
-from azora_ci.health.answers import NEW, classify
-from azora_ci.health.probes import fetch, request_of
+from azora_ci.health.answers import NEW
+from azora_ci.health.probes import Prober
 from azora_ci.rollout import report
 from azora_ci.rollout.decision import TEST, Action, Limits, Stage, stages
 from azora_ci.rollout.watch import Rules, StageWatch, Subject
 from azora_ci.steps.job import Job, recorded_host_keys
+from azora_ci.targets import workers
 from azora_ci.targets.base import FencedError, Owner, Target, TargetContext
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.registry import target_of
 from azora_ci.targets.release import Release
 
+PROBE_SECONDS = 5.0  # for the answers of a version that was promoted already
 SHORTEST_MINUTES = 1.0  # shortest stage in production; shorter ones need SHORT_STAGES_REASON
 
 
@@ -218,8 +220,7 @@ class Rollout:
         self.finish("completed")
 
     def _require_healthy(self) -> None:
-        endpoints = [self.target.endpoint(instance, NEW) for instance in self.target.instances(self.release.id)]
-        findings = [classify(endpoint, fetch(request_of(endpoint), 5.0, self.job.clock)) for endpoint in endpoints]
+        findings = workers.probe(self.target, Prober(self.job.clock), self.target.instances(self.release.id), NEW, PROBE_SECONDS)
         unhealthy = [f"{finding.endpoint.name}: {finding.detail}" for finding in findings if not finding.passed]
         if unhealthy or not findings:
             raise NotTrueError(
@@ -236,7 +237,9 @@ class Rollout:
         previous = history.before(self.release.id)
         settings, config = self.job.settings, self.job.config
         added = frozenset(self.release.digests) - frozenset(previous.digests) if previous else frozenset[str]()
-        subject = Subject(self.release, previous.id if previous else None, previous.version if previous else None, config.services, added)
+        worker_ids = frozenset(worker.id for worker in config.workers)
+        old_id, old_version = (previous.id, previous.version) if previous else (None, None)
+        subject = Subject(self.release, old_id, old_version, config.web, added, worker_ids)
         rules = Rules(settings.health_interval, settings.health_retries, self.limits, config.rollout.inconclusive)
         stage_watch = StageWatch(self.target, subject, rules, self.job.processes, self.job.clock)
         with self._taking_back_on_failure(stage_watch):

@@ -85,7 +85,7 @@ def _make_guide(job: Job[Any]) -> instructions.Guide:
         application=job.config.application,
         on_call=job.config.on_call,
         public_url=job.config.public_url,
-        health_urls=tuple((service.title, service.public_health_url) for service in job.config.services),
+        health_urls=tuple((service.title, service.public_health_url) for service in job.config.web),
         target=job.config.target.kind,
     )
 

@@ -306,7 +306,7 @@ def examine_production(job: Job[Settings]) -> Iterator[Reached]:
         skipped.append({"name": "registry", "reason": "the configuration has no [registry]"})
     else:
         yield reachability.registry(deploy_config.registry)
-    for service in deploy_config.services:
+    for service in deploy_config.web:
         yield reachability.endpoint(service)
 
 

@@ -231,7 +231,8 @@ class DeploymentRollback:
             services=dict(previous.digests),
             instances=list(kept_instances.names),
         )
-        self.job.tick(f"all {len(kept_instances.names)} instances of {previous.version} are {qualifier}there and healthy")
+        workers = f"; {kept_instances.resting} workers are at rest, and start again" if kept_instances.resting else ""
+        self.job.tick(f"all {kept_instances.healthy} instances of {previous.version} are {qualifier}there and healthy{workers}")
 
     # --- execution ----------------------------------------------------------------------------------------------------------
 

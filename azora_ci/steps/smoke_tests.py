@@ -120,7 +120,7 @@ def http_tests(job: Job[Any], version: str, services: Collection[str] | None = N
     versions = frozenset({version.removeprefix("v")})
     health = [
         _make_health_test(f"{service.title} health", Endpoint(service.id, service.id, PUBLIC, service.public_health_url, versions))
-        for service in job.config.services
+        for service in job.config.web
         if services is None or service.id in services
     ]
     return health + [_make_endpoint_test(endpoint) for endpoint in job.config.smoke]

@@ -5,7 +5,7 @@ A target's state is stored on the target itself, in its journal and its edge fil
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,7 @@ from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
 from azora_ci.health.answers import Endpoint
 from azora_ci.health.traffic import Counters
+from azora_ci.health.workers import WorkerState
 from azora_ci.targets.findings import Finding
 from azora_ci.targets.journal import History
 from azora_ci.targets.release import Release
@@ -56,7 +57,9 @@ class LockHolder:
 
 @dataclass(frozen=True)
 class Instance:
-    """A running instance. ``address``: ``host:port`` as the edge reaches it; ``host``: its production host, "" where there is only one."""
+    """An instance that was started. ``address``: ``host:port`` as it is asked, "" for a worker that nobody asks; ``host``: its production
+    host, "" where there is only one. ``resting``: a worker that was stopped and starts again when its release comes back.
+    """
 
     release: str
     version: str
@@ -64,11 +67,14 @@ class Instance:
     number: int
     address: str
     host: str = ""
+    worker: bool = False
+    resting: bool = False
 
     @property
     def name(self) -> str:
         """Return the name that tables show."""
-        return f"{self.service}#{self.number} {self.version} ({self.address}{' on ' + self.host if self.host else ''})"
+        where = " on ".join(filter(None, (self.address, self.host)))
+        return f"{self.service}#{self.number} {self.version}{f' ({where})' if where else ''}{', at rest' if self.resting else ''}"
 
 
 @dataclass(frozen=True)
@@ -102,7 +108,10 @@ class Watched(Protocol):
         """Extend the lock's expiry; to be called in every interval. Raises NotTrueError when the lock was taken over."""
 
     def instances(self, release_id: str) -> tuple[Instance, ...]:
-        """Return the instances of a release that were started and not stopped."""
+        """Return the instances of a release that were started and not stopped, and its workers that are at rest."""
+
+    def states(self, workers: Sequence[Instance]) -> Sequence[WorkerState]:
+        """Return the state of each worker, in their order. Raises UnreachableError."""
 
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
         """Return the address at which an instance itself reports its health and version."""
@@ -168,10 +177,14 @@ class Target(Watched, Protocol):
         """Store a stage's evidence in the journal, so that a rerun can show it."""
 
     def promote(self, release: Release) -> None:
-        """Put a release in production. The previous release keeps running at weight 0, so that a rollback can return to it."""
+        """Put a release in production. The previous release keeps running at weight 0, so that a rollback can return to it.
+
+        Its workers are stopped, and stay.
+        """
 
     def abort(self, release: Release, reason: str, *, hurry: bool = False) -> AbortResult:
-        """Give all traffic back to the previous version, prove it, and stop the release's instances.
+        """Give all traffic back to the previous version, prove it, stop the release's workers, then start those that are at rest of the
+        previous version, and stop the release's other instances.
 
         ``hurry``: the run was cancelled, so this must end within 5 seconds.
         """

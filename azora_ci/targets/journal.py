@@ -84,11 +84,13 @@ class History:
                 self.releases[name].started, self.releases[name].instances = earlier.started, earlier.instances
             return
         release = self.releases[name]
-        if event == "instance":
+        if event in {"instance", "resume"}:
             release.instances[entry["service"], entry["number"]] = dict(entry)
             release.started = max(release.started, entry["number"])
         elif event == "stopped":
             release.instances.pop((entry["service"], entry["number"]), None)
+        elif event == "rest" and (entry["service"], entry["number"]) in release.instances:
+            release.instances[entry["service"], entry["number"]]["resting"] = True
         elif event == "weight":
             release.percent = entry["percent"]
         elif event == "stage":

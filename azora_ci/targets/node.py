@@ -5,53 +5,38 @@ A ``Node`` deploys to one such place; its ``Runner`` knows how to start and stop
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from azora_ci.core.clock import rfc3339
-from azora_ci.core.config import Service, start_groups
+from azora_ci.core.config import JOB, WORKER, Service, start_groups
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.core.pipeline import instances_at
 from azora_ci.core.process import undisturbed
 from azora_ci.health.answers import NEW, OLD, Endpoint, ProbeResult
-from azora_ci.health.probes import Dial, Prober
+from azora_ci.health.probes import Prober
+from azora_ci.health.workers import RESTARTED, WorkerState
+from azora_ci.targets import workers
 from azora_ci.targets.base import AbortResult, Instance, Observation, TargetContext
 from azora_ci.targets.drain import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, drain, prove
 from azora_ci.targets.envoy.admin import expected_weights
 from azora_ci.targets.envoy.edge import READ_BACK_SECONDS
 from azora_ci.targets.envoy.options import edge_services, require_kept_prefixes
-from azora_ci.targets.envoy.state import EdgeOptions, EdgeRelease, EdgeState
+from azora_ci.targets.envoy.state import EdgeRelease, EdgeState
 from azora_ci.targets.journal import DEPLOYING, Deployed, History
-from azora_ci.targets.node_parts import Facts, NodeEdge, NodeJournal, NodeLock, Runner
+from azora_ci.targets.node_parts import Facts, Parts
 from azora_ci.targets.release import Release
 
 CERTIFICATE_DAYS = 14  # fewer cause a warning; certificates that are renewed automatically have more left
 PROBE_SECONDS = 2.0  # for an answer while waiting for health
+STEADY_SECONDS = 2.0  # that new workers must run for: one that ends at once runs when it is looked at first
 # Seconds in which no request may reach the new version after going back: normally, in a hurry, and when it never had traffic.
 PROOF_SECONDS, HURRIED_PROOF_SECONDS, UNUSED_PROOF_SECONDS = 2.0, 1.0, 0.3
 HURRIED_READ_BACK_SECONDS = 2.0  # in a cancelled run; the files are already switched
 # A cancelled run is killed 10 s after the first signal: connections and instances that do not end in these times are cut off.
 HURRIED_DRAIN_SECONDS, HURRIED_GRACE_SECONDS = 0.5, 1.0
 DROPPED_GRACE_SECONDS = 5.0  # for an instance of a service that the configuration no longer has
-
-
-@dataclass(frozen=True)
-class Parts:
-    """The parts of a node, and the options of its edge. ``host`` is its name among several hosts.
-
-    ``dial`` connects to instances that this machine cannot reach. ``checkpoint`` is called where work may be abandoned; it raises an error
-    when the work must end.
-    """
-
-    lock: NodeLock
-    journal: NodeJournal
-    edge: NodeEdge
-    runner: Runner
-    options: EdgeOptions
-    host: str = ""
-    dial: Dial | None = None
-    checkpoint: Callable[[], None] = lambda: None
 
 
 class Node:
@@ -62,6 +47,7 @@ class Node:
         self._parts = parts
         self._lock, self._journal, self._edge, self._runner = parts.lock, parts.journal, parts.edge, parts.runner
         self._prober = Prober(context.clock)
+        self._workers = workers.Workers(context, parts)
 
     # --- journal -------------------------------------------------------------------------------------------------------
 
@@ -70,13 +56,23 @@ class Node:
         return self._journal.history()
 
     def instances(self, release_id: str) -> tuple[Instance, ...]:
-        """Return the instances of a release that were started and not stopped."""
+        """Return the instances of a release that were started and not stopped, and its workers that are at rest."""
         deployed = self.current().releases.get(release_id)
         return tuple(self._instance(deployed, facts) for facts in list(deployed.instances.values())) if deployed else ()
 
     def _instance(self, deployed: Deployed, facts: Facts) -> Instance:
-        address = self._runner.address(facts)
-        return Instance(deployed.id, deployed.version, facts["service"], facts["number"], address, self._parts.host)
+        worker = facts.get("kind") == WORKER
+        asked = not worker or (self._is_configured(facts["service"]) and self._config.service(facts["service"]).health_path)
+        address = self._runner.address(facts) if asked else ""
+        resting = bool(facts.get("resting"))
+        return Instance(deployed.id, deployed.version, facts["service"], facts["number"], address, self._parts.host, worker, resting)
+
+    def _running(self, release_id: str) -> list[Instance]:
+        return [instance for instance in self.instances(release_id) if not instance.resting]
+
+    def states(self, instances: Sequence[Instance]) -> list[WorkerState]:
+        """Return the state of each worker, in their order."""
+        return [self._runner.state(self._facts(instance)) for instance in instances]
 
     def _note(self, event: str, deployment_id: str, **facts: Any) -> None:
         self._journal.add(rfc3339(self._clock.now()), event, deployment_id, **facts)
@@ -109,17 +105,18 @@ class Node:
 
     def _levels(self) -> list[list[str]]:
         """Return groups of service ids: a group starts when the groups before it are healthy, and stops before they do."""
-        return start_groups({service.id: service.depends_on for service in self._config.services})
+        return start_groups({service.id: service.depends_on for service in self._config.services if service.kind != JOB})
 
     def _follow_journal(self) -> None:
-        """Have the edge route to the release that serves according to the journal; a run may have died between the two changes."""
+        """Have edge and workers be those of the release that serves according to the journal; a run may have died between the changes."""
         serving, state = self.current().serving, self._edge.state()
         if serving is not None and (state.stable != serving or state.canary is not None):
             self._apply_promotion(serving)
+        self._workers.settle(self._grace)
 
     def _start_services(self, services: list[Service], release: Release, percent: int) -> None:
         for service in services:
-            present = [instance for instance in self.instances(release.id) if instance.service == service.id]
+            present = [instance for instance in self._running(release.id) if instance.service == service.id]
             for _ in range(instances_at(percent, service.instances) - len(present)):
                 self._start(service, release)
         self._admit_calls(release)
@@ -137,19 +134,20 @@ class Node:
 
     def _addresses_of(self, release: Release) -> dict[str, tuple[str, ...]]:
         addresses: dict[str, tuple[str, ...]] = {}
-        for instance in self.instances(release.id):
-            addresses[instance.service] = (*addresses.get(instance.service, ()), instance.address)
+        deployed = self.current().releases.get(release.id)
+        for facts in list(deployed.instances.values()) if deployed else ():
+            addresses[facts["service"]] = (*addresses.get(facts["service"], ()), self._runner.address(facts))
         return addresses
 
     def _start(self, service: Service, release: Release) -> None:
         self._keep_alive()
         self._runner.prepare(service, release)
         self._keep_alive()
-        number = self.current().releases[release.id].started + 1
+        number, worker = self.current().releases[release.id].started + 1, service.kind == WORKER
         with undisturbed():  # an instance that is not in the journal would never be stopped
             facts = self._runner.start(service, release, number)
             try:
-                self._note("instance", release.id, service=service.id, number=number, **facts)
+                self._note("instance", release.id, service=service.id, number=number, **facts, **({"kind": WORKER} if worker else {}))
             except NotTrueError:  # fenced: another owner has taken the lock
                 self._runner.discard(facts)
                 raise
@@ -157,26 +155,27 @@ class Node:
     def _await_health(self, services: list[str], release: Release) -> None:
         deadline = self._clock.monotonic() + self._context.health_timeout
         attempts = dict.fromkeys(services, 1)
+        steady = self._clock.monotonic() + STEADY_SECONDS
         while True:
             self._keep_alive()
-            started = [instance for instance in self.instances(release.id) if instance.service in services]
+            started = [instance for instance in self._running(release.id) if instance.service in services]
             findings = self.probe(started, NEW)
             sick = [(instance, finding) for instance, finding in zip(started, findings, strict=True) if not finding.passed]
-            if not sick:
+            if not sick and (self._clock.monotonic() > steady or not any(instance.worker for instance in started)):
                 for finding in findings:
-                    self._context.log.say(f"✓ {finding.endpoint.name} answers healthy, {finding.detail}")
+                    self._context.log.say(f"✓ {finding.endpoint.name} {'answers healthy, ' if finding.version else ''}{finding.detail}")
                 return
             for instance, finding in sick:
                 self._replace_if_dead(instance, release, attempts, finding)
-            if self._clock.monotonic() > deadline:
+            if sick and self._clock.monotonic() > deadline:
                 raise self._not_healthy(*sick[0])
             self._clock.sleep(0.1)
 
     def _replace_if_dead(self, instance: Instance, release: Release, attempts: dict[str, int], finding: ProbeResult) -> None:
-        if not self._runner.dead([self._facts(instance)]):
+        if finding.outcome != RESTARTED and not self._runner.dead([self._facts(instance)]):
             return
         attempts[instance.service] += 1
-        if attempts[instance.service] > self._runner.attempts:
+        if attempts[instance.service] > (self._runner.attempts if instance.address else 1):
             raise self._not_healthy(instance, finding)
         self._note("stopped", release.id, service=instance.service, number=instance.number)
         self._start(self._config.service(instance.service), release)
@@ -186,9 +185,9 @@ class Node:
         state = "its process has ended" if self._runner.dead([facts]) else "it still runs"
         tail = self._runner.log_tail(facts) or "(empty)"
         return NotTrueError(
-            "A new instance did not become healthy",
+            f"A new {'worker' if instance.worker else 'instance'} did not become healthy",
             what=f"{instance.name} within {self._context.health_timeout:g} s: {finding.detail}; {state}; end of its log:\n{tail}",
-            where=finding.endpoint.url,
+            where=finding.endpoint.url or f"the process of {instance.name}",
             next_step="read instances/ in the job's artifact; no traffic was given to this instance",
         )
 
@@ -196,8 +195,8 @@ class Node:
         return self.current().releases[instance.release].instances[instance.service, instance.number]
 
     def probe(self, instances: Sequence[Instance], side: str) -> list[ProbeResult]:
-        """Ask instances directly for their health and version; return the findings in the order of the instances."""
-        return self._prober.probe([self.endpoint(instance, side) for instance in instances], PROBE_SECONDS)
+        """Ask instances directly for their health and version, and look at workers; return the findings in the order of the instances."""
+        return workers.probe(self, self._prober, instances, side, PROBE_SECONDS)
 
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
         """Return the address at which an instance itself reports its health."""
@@ -211,7 +210,7 @@ class Node:
         version gets all its requests. After that it has no route, so that a shorter prefix may match; a rollback restores its route.
         """
         state, configured = self._edge.state(), edge_services(self._config)
-        ids, prefixes = {service.id for service in configured}, {service.route_prefix for service in configured}
+        ids, prefixes = {service.id for service in configured}, {service.route_prefix for service in configured if service.route_prefix}
         served = {service for release in state.releases for service, addresses in release.endpoints.items() if addresses}
         kept = [service for service in state.services if service.id in served - ids and service.route_prefix not in prefixes]
         # What the version in production calls, it goes on calling, too.
@@ -268,6 +267,7 @@ class Node:
         with undisturbed():
             self._note("promote", release.id)
             self._apply_promotion(release.id)
+        self._workers.settle(self._grace)
         for superseded in self.current().superseded(self._clock.now(), self._context.rollback_window_minutes):
             self.remove(superseded.id)
 
@@ -290,7 +290,7 @@ class Node:
         state = self._edge_state()
         if state.release(release_id) is not None:
             self._edge.apply(state.without(release_id))
-        self._stop(deployed, quickly=False)
+        self._stop(deployed, list(deployed.instances.values()), quickly=False)
         self._runner.clear(release_id)
         self._note("removed", release_id)
 
@@ -301,7 +301,7 @@ class Node:
         begun = self._clock.monotonic()
         state = self._edge.state()  # keeps the services in force: going back must not add routes of another configuration
         previous = self.current().before(release.id)
-        addresses = {instance.address for instance in self.instances(release.id)}
+        addresses = {instance.address for instance in self.instances(release.id) if instance.address}
         stable = previous.id if previous else None
         older = state.previous if state.previous not in {stable, release.id} else None
         safe = replace(state, stable=stable, canary=None, previous=older, percent=0)
@@ -321,9 +321,11 @@ class Node:
             returned = AbortResult(previous.version if previous else None, self._clock.monotonic() - begun, False, None, detail)
         deployed = self.current().releases.get(release.id)
         if deployed:
+            self._stop(deployed, workers.of(deployed), quickly=hurry)
+            returned = self._workers.return_to(previous, returned, hurry=hurry)
             longest = self._config.rollout.drain_seconds
             self._drain(deployed, min(longest, HURRIED_DRAIN_SECONDS) if hurry else longest)
-            self._stop(deployed, quickly=hurry)
+            self._stop(deployed, list(deployed.instances.values()), quickly=hurry)
         state = self._edge.state()
         if state.release(release.id) is not None:
             self._edge.switch(state.without(release.id))
@@ -335,7 +337,7 @@ class Node:
         return deployed is not None and (deployed.percent > 0 or history.serving == release_id)
 
     def _prove(self, previous: Deployed | None, addresses: set[str], begun: float, *, settle: float, seconds: float) -> AbortResult:
-        old = [instance for instance in self.instances(previous.id) if self._is_configured(instance.service)] if previous else []
+        old = [instance for instance in self._running(previous.id) if self._is_configured(instance.service)] if previous else []
         proof = prove(self._edge, addresses, self._clock, settle=settle, seconds=seconds, ask=lambda: self.probe(old, OLD))
         detail = f"{proof.requests_after} requests reached the new version in {seconds:g} s"
         if proof.unhealthy:
@@ -350,9 +352,8 @@ class Node:
             text = f"{count} requests or connections to {deployed.version} are open after {seconds:g} s: they end with it"
             self._context.log.say(text)
 
-    def _stop(self, deployed: Deployed, *, quickly: bool) -> None:
-        """Stop a release's instances, dependent services before those that they depend on; ``quickly``: all at once."""
-        instances: list[Facts] = list(deployed.instances.values())
+    def _stop(self, deployed: Deployed, instances: list[Facts], *, quickly: bool) -> None:
+        """Stop instances of a release, dependent services before those that they depend on; ``quickly``: all at once."""
         groups = [instances] if quickly else self._stop_order(instances)
         for group in groups:
             self._runner.stop([(facts, self._grace(facts["service"], quickly=quickly)) for facts in group], self._lock.renew)
@@ -367,7 +368,7 @@ class Node:
         groups = [[facts for facts in instances if facts["service"] in names] for names in reversed(self._levels())]
         return [group for group in (dropped, *groups) if group]
 
-    def _grace(self, service: str, *, quickly: bool) -> float:
+    def _grace(self, service: str, *, quickly: bool = False) -> float:
         seconds = self._config.service(service).stop_grace_seconds if self._is_configured(service) else DROPPED_GRACE_SECONDS
         return min(seconds, HURRIED_GRACE_SECONDS) if quickly else seconds
 
@@ -381,7 +382,10 @@ class Node:
         state = self._edge_state()
         history = self.current()
         releases = [history.releases[release.id] for release in state.releases if release.id in history.releases]
-        instances = [(deployed, facts) for deployed in releases for facts in list(deployed.instances.values())]
+        instances = [(each, facts) for each in releases for facts in list(each.instances.values()) if self._should_run(each, facts)]
         dead = self._runner.dead([facts for _, facts in instances])
         ended = tuple(self._instance(deployed, facts) for deployed, facts in instances if facts in dead)
         return Observation(self._edge.counters(state), self._edge.weights(), ended)
+
+    def _should_run(self, deployed: Deployed, facts: Facts) -> bool:
+        return not facts.get("resting") or deployed.id == self.current().serving

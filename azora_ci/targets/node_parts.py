@@ -1,15 +1,18 @@
-"""The interfaces of the parts of a ``node.Node``: the runner of instances, the lock, the journal and the edge."""
+"""The parts of a ``node.Node``, and their interfaces: the runner of instances, the lock, the journal and the edge."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from azora_ci.core.config import Service
+from azora_ci.health.probes import Dial
 from azora_ci.health.traffic import Counters
+from azora_ci.health.workers import WorkerState
 from azora_ci.targets.envoy.edge import READ_BACK_SECONDS
-from azora_ci.targets.envoy.state import EdgeState
+from azora_ci.targets.envoy.state import EdgeOptions, EdgeState
 from azora_ci.targets.journal import History
 from azora_ci.targets.release import Release
 
@@ -32,6 +35,12 @@ class Runner(Protocol):
 
     def dead(self, instances: Sequence[Facts]) -> list[Facts]:
         """Return the instances that no longer run. Raises UnreachableError."""
+
+    def state(self, facts: Facts) -> WorkerState:
+        """Return what is seen of a worker. Raises UnreachableError."""
+
+    def resume(self, facts: Facts) -> Facts:
+        """Start a worker again that was stopped, unless it runs; return the facts that changed. Raises an AzoraError when it cannot."""
 
     def stop(self, instances: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
         """Stop instances, pairs of facts and seconds of grace; ``meanwhile`` is called while waiting."""
@@ -95,3 +104,21 @@ class NodeEdge(Protocol):
 
     def under_way(self, addresses: set[str]) -> int:
         """Return how many requests and upgraded connections are open at these addresses."""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """The parts of a node, and the options of its edge. ``host`` is its name among several hosts.
+
+    ``dial`` connects to instances that this machine cannot reach. ``checkpoint`` is called where work may be abandoned; it raises an error
+    when the work must end.
+    """
+
+    lock: NodeLock
+    journal: NodeJournal
+    edge: NodeEdge
+    runner: Runner
+    options: EdgeOptions
+    host: str = ""
+    dial: Dial | None = None
+    checkpoint: Callable[[], None] = lambda: None

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tarfile
 from collections import Counter
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -61,8 +62,17 @@ class Load(load.Load):
 class World:
     """``World(tmp_path)`` starts Envoy; ``deploy_old()`` puts 1.0.0 into production; ``rollout()`` runs the real step."""
 
-    def __init__(self, folder: Path, *, instances: int = 2, rollout: dict[str, Any] | None = None, **changes: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        instances: int = 2,
+        rollout: dict[str, Any] | None = None,
+        workers: dict[str, Any] | None = None,
+        **changes: Any,
+    ) -> None:
         self.folder = folder
+        self.workers = workers or {}  # service id -> keys beside those that every worker has
         self.rollback_window_minutes = 60.0
         self.services: tuple[str, ...] = SERVICES
         self.flags = folder / "flags"
@@ -96,6 +106,11 @@ class World:
                 secrets=["SERVICE_SECRET"] if name == "api_gateway" else [],
             )
             services[name] |= {"route_prefix": prefix, "health_path": f"{prefix}/health"}
+        for name, keys in self.workers.items():
+            services[name] = {
+                "title": name, "kind": "worker", "entrypoint": [sys.executable, "-S"], "command": ["worker.py"], "stop_grace_seconds": 5,
+                "env": {"FLAGS": str(self.flags)}, "secrets": ["SERVICE_SECRET"], **keys,
+            }  # fmt: skip
         smoke = {"endpoints": [{"name": "work", "url": f"http://127.0.0.1:{self.port}/api/work", "contains": '"service": "api_gateway"'}]}
         keys = {"services": services, "edge": self.edge_keys, "rollout": rollout, "smoke": smoke} | changes
         return deploy_config.write(self.folder / "deploy.toml", **keys)
@@ -153,12 +168,13 @@ class World:
         )
 
     def release(self, version: str, deployment_id: str) -> Release:
-        return Release(deployment_id, f"v{version}", {name: self.archive(version, name) for name in self.services})
+        return Release(deployment_id, f"v{version}", {name: self.archive(version, name) for name in (*self.services, *self.workers)})
 
     def archive(self, version: str, service: str) -> str:
         data = io.BytesIO()
         with tarfile.open(fileobj=data, mode="w:gz") as tar:
             tar.add(ROOT / "tests/support/sample_service.py", "service.py")
+            tar.add(ROOT / "tests/support/sample_worker.py", "worker.py")
             note = f"{service} {version}\n".encode()
             info = tarfile.TarInfo("RELEASE")
             info.size = len(note)
@@ -248,9 +264,18 @@ class World:
 
     def running(self) -> Counter[str]:
         """Return how many processes run per version, by the journal's process ids."""
+        return self._count(self.services)
+
+    def running_workers(self) -> Counter[str]:
+        """Return how many processes of workers run per version."""
+        return self._count(self.workers)
+
+    def _count(self, services: Iterable[str]) -> Counter[str]:
         counts: Counter[str] = Counter()
+        counted = set(services)
         for release in self.target().current().releases.values():
-            counts[release.version] += sum(birth(facts["pid"]) == facts["birth"] for facts in release.instances.values())
+            alive = [facts for facts in release.instances.values() if birth(facts["pid"]) == facts["birth"]]
+            counts[release.version] += sum(facts["service"] in counted for facts in alive)
         return +counts
 
     def wait_for_weight(self, percent: int, process: subprocess.Popen[str]) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.config import Service
-from azora_ci.core.errors import UnreachableError
+from azora_ci.core.errors import NotTrueError, UnreachableError
+from azora_ci.health.workers import WorkerState
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts.host import LABEL, Cage, DockerHost
 from azora_ci.targets.docker_hosts.networks import Networks
@@ -20,6 +21,7 @@ from azora_ci.targets.release import Release
 # Capabilities that a container has by default and an application does without: packets in the name of others, devices, audit records,
 # another root, capabilities of files.
 DROPPED = ("NET_RAW", "MKNOD", "AUDIT_WRITE", "SYS_CHROOT", "SETFCAP")
+OUTPUT = 200  # characters of what a HEALTHCHECK last said
 LOG_LINES, TAIL_LINES = 2000, 8  # lines of an instance's log: kept as an artifact, shown in an error
 
 
@@ -54,7 +56,8 @@ class Containers:
                 name,
                 self.image(service, release),
                 endpoint=(network, address),
-                command=None,  # the image's own
+                command=list(service.command) or None,  # None: the image's own
+                entrypoint=list(service.entrypoint) or None,
                 binds=list(service.volumes),
                 env=self._environment(service, release),
                 labels={f"{LABEL}{key}": value for key, value in labels.items()},
@@ -92,6 +95,40 @@ class Containers:
                 for name in container["Names"]
             }
         return [facts for facts in instances if facts["container"] not in running]
+
+    def state(self, facts: Facts) -> WorkerState:
+        """Return whether a worker's container runs, how often the daemon started it again, and what its HEALTHCHECK says."""
+        from docker.errors import NotFound
+
+        with self._host.docker("look at a container") as client:
+            try:
+                container = client.api.inspect_container(facts["container"])
+            except NotFound:
+                return WorkerState(False, detail="its container is gone", gone=True)
+        state = container["State"]
+        restarts, health = int(container.get("RestartCount") or 0), state.get("Health") or {}
+        if state["Status"] != "running":
+            cause = ", it had too little memory" if state.get("OOMKilled") else ""
+            return WorkerState(False, restarts, detail=f"exit code {state['ExitCode']}{cause}")
+        output = " ".join((health.get("Log") or [{}])[-1].get("Output", "").split())
+        status = health.get("Status", "none")
+        return WorkerState(True, restarts, "" if status == "none" else status, self._context.log.masked(output)[:OUTPUT])
+
+    def resume(self, facts: Facts) -> Facts:
+        """Start a worker's container again, whose environment and address the daemon has kept."""
+        from docker.errors import NotFound
+
+        with self._host.docker(f"start {facts['container']}") as client:
+            try:
+                client.api.start(facts["container"])
+            except NotFound:
+                raise NotTrueError(
+                    "A worker is not there any more",
+                    what=f"its container {facts['container']} is gone",
+                    where=self._host.name,
+                    next_step="deploy its version again",
+                ) from None
+        return {}
 
     def stop(self, instances: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
         """Stop containers at the same time, each with its seconds of grace. Stopped containers stay, for whoever looks for the cause."""

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from azora_ci.core.config import DeployConfig, DockerHostsSettings
 from azora_ci.core.errors import BadInputError, UnreachableError
-from azora_ci.targets.base import AbortResult
+from azora_ci.health.traffic import Counters
+from azora_ci.targets.base import AbortResult, Observation
 from azora_ci.targets.docker_hosts.capacity import Requirements, require_disk, require_memory
 from azora_ci.targets.docker_hosts.edge_containers import EdgeContainers
 from azora_ci.targets.docker_hosts.host import DockerHost
@@ -106,6 +107,24 @@ class HostNode:
         note = self.port.give_back(release.id) if self.history().before(release.id) is None else None
         returned = self.node.abort(release, reason, hurry=hurry)
         return replace(returned, detail=f"{note}; {returned.detail}") if note else returned
+
+
+def sum_of(nodes: Sequence[HostNode], observations: Sequence[Observation]) -> Observation:
+    """Return the observation of all hosts together."""
+    counters: dict[tuple[str, str], Counters] = {}
+    for observation in observations:
+        for key, count in observation.counters.items():
+            counters[key] = counters.get(key, Counters()).plus(count)
+    weights = combined(nodes, [observation.weights for observation in observations])
+    return Observation(counters, weights, tuple(instance for observation in observations for instance in observation.dead))
+
+
+def combined(nodes: Sequence[HostNode], weights: Sequence[Mapping[str, Mapping[str, int]]]) -> Mapping[str, Mapping[str, int]]:
+    """Return the weights of all hosts: route prefix -> shares where the hosts agree, else "prefix on host" -> shares."""
+    if all(shares == weights[0] for shares in weights):
+        return weights[0]
+    by_host = zip(nodes, weights, strict=True)
+    return {f"{route} on {node.host.name}": shares for node, routes in by_host for route, shares in routes.items()}
 
 
 def settings_of(config: DeployConfig) -> DockerHostsSettings:

@@ -18,7 +18,7 @@ from azora_ci.core.errors import AzoraError, UnreachableError
 from azora_ci.core.hosts import HostAddress
 from azora_ci.core.process import undisturbed
 from azora_ci.health.answers import Endpoint
-from azora_ci.health.traffic import Counters
+from azora_ci.health.workers import WorkerState
 from azora_ci.targets.base import AbortResult, FencedError, Instance, LockHolder, Observation, Owner, TargetContext
 from azora_ci.targets.docker_hosts.capacity import requirements_of
 from azora_ci.targets.docker_hosts.connection import Connection
@@ -26,13 +26,14 @@ from azora_ci.targets.docker_hosts.containers import Containers
 from azora_ci.targets.docker_hosts.doors import EDGE, GUARD, Door
 from azora_ci.targets.docker_hosts.edge_containers import EDGE_PORT, EdgeContainers, options_of
 from azora_ci.targets.docker_hosts.host import DockerHost
-from azora_ci.targets.docker_hosts.host_node import HostNode, settings_of
+from azora_ci.targets.docker_hosts.host_node import HostNode, combined, settings_of, sum_of
 from azora_ci.targets.docker_hosts.takeover import Port
 from azora_ci.targets.envoy.options import edge_services
 from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.guard.client import GuardClient, GuardedEdge, GuardedJournal, Lease
 from azora_ci.targets.journal import PROMOTED, History, merged
-from azora_ci.targets.node import Node, Parts
+from azora_ci.targets.node import Node
+from azora_ci.targets.node_parts import Parts
 from azora_ci.targets.parallel import HaltedError, HostOutcome, outcomes, results
 from azora_ci.targets.release import Release
 
@@ -282,7 +283,7 @@ class DockerHosts:
         weights = self._change_all(lambda host_node: host_node.run_with_reconnect(lambda node: node.set_weight(release, percent)))
         # In turn, so that a balancer in front always has the other hosts.
         self._add_notes(host_node.port.take(release.id) for host_node in self._nodes)
-        return _combined(self._nodes, weights)
+        return combined(self._nodes, weights)
 
     def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
         """Store a stage's evidence on every host."""
@@ -364,9 +365,23 @@ class DockerHosts:
 
     def observe(self) -> Observation:
         """Return the sums of all edges' counters, their weights, and the dead instances of all hosts."""
+        return sum_of(self._nodes, self._read_all(lambda host_node: host_node.node.observe()))
+
+    def states(self, workers: Sequence[Instance]) -> list[WorkerState]:
+        """Return the state of each worker, in their order."""
+
+        def read(host_node: HostNode) -> dict[Instance, WorkerState]:
+            own = [worker for worker in workers if worker.host == host_node.host.name]
+            return dict(zip(own, host_node.node.states(own), strict=True))
+
+        states = {worker: state for found in self._read_all(read) for worker, state in found.items()}
+        return [states[worker] for worker in workers]
+
+    def _read_all(self, read: Callable[[HostNode], T]) -> list[T]:
+        """Return what is read of every host. Raises UnreachableError when one is silent."""
         limit = min(OBSERVE_SECONDS, max(LEAST_OBSERVE_SECONDS, self._settings.lease_seconds * OBSERVE_SHARE))
         with self.connected():
-            answers = outcomes(self._nodes, lambda host_node: host_node.node.observe(), self._clock, seconds=limit, reads=True)
+            answers = outcomes(self._nodes, read, self._clock, seconds=limit, reads=True)
         silent = [answer.item.host.name for answer in answers if not answer.finished]
         if silent:
             raise UnreachableError(
@@ -375,22 +390,8 @@ class DockerHosts:
                 where="PROD_HOST",
                 next_step="check the host and the network; its guard takes traffic back by itself",
             )
-        observations = results(answers)
-        counters: dict[tuple[str, str], Counters] = {}
-        for observation in observations:
-            for key, count in observation.counters.items():
-                counters[key] = counters.get(key, Counters()).plus(count)
-        weights = _combined(self._nodes, [observation.weights for observation in observations])
-        return Observation(counters, weights, tuple(instance for observation in observations for instance in observation.dead))
+        return results(answers)
 
 
 def _failure_text(abort: HostOutcome[HostNode, AbortResult]) -> str:
     return abort.error.what if isinstance(abort.error, AzoraError) else f"{abort.error or 'no answer yet'}"
-
-
-def _combined(nodes: list[HostNode], weights: Sequence[Mapping[str, Mapping[str, int]]]) -> Mapping[str, Mapping[str, int]]:
-    """Return the weights of all hosts: route prefix -> shares where the hosts agree, else "prefix on host" -> shares."""
-    if all(shares == weights[0] for shares in weights):
-        return weights[0]
-    by_host = zip(nodes, weights, strict=True)
-    return {f"{route} on {node.host.name}": shares for node, routes in by_host for route, shares in routes.items()}

@@ -34,7 +34,7 @@ def effective_weights(dump: Mapping[str, Any]) -> tuple[str, dict[str, dict[str,
 def expected_weights(state: EdgeState) -> dict[str, dict[str, int]]:
     """Return the weights that ``effective_weights`` must return once a state is in force."""
     result = {}
-    for service in state.services:
+    for service in state.routed:
         if weights := state.weights(service.id):
             result[service.route_prefix] = {cluster_name(service.id, release_id): share for release_id, share in weights.items()}
     return result
@@ -66,7 +66,7 @@ def cluster_hosts(clusters: Mapping[str, Any], stat: str = "rq_total") -> dict[s
 def expected_hosts(state: EdgeState) -> dict[str, set[str]]:
     """Return cluster name -> addresses that ``cluster_hosts`` must return once a state is in force."""
     hosts = {}
-    for service in state.services:
+    for service in state.routed:
         for release in state.releases:
             own = release.endpoints.get(service.id, ())
             other = state.release(state.failover(release.id))
@@ -89,7 +89,7 @@ def counters(stats: Mapping[str, Any], state: EdgeState) -> dict[tuple[str, str]
         else:
             values[stat["name"]] = int(stat["value"])
     result = {}
-    for service in state.services:
+    for service in state.routed:
         for release in state.releases:
             if release.endpoints.get(service.id):
                 prefix = f"cluster.{cluster_name(service.id, release.id)}"

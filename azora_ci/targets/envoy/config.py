@@ -42,7 +42,7 @@ def render(state: EdgeState, config_dir: Path, generation: str) -> dict[str, dic
 
     With TLS, another file names certificate and key.
     """
-    names = [(service.id, release) for service in state.services for release in state.releases if release.endpoints.get(service.id)]
+    names = [(service.id, release) for service in state.routed for release in state.releases if release.endpoints.get(service.id)]
     clusters = [_cluster(cluster_name(service, release.id), config_dir) for service, release in names]
     clusters += calls.clusters(state)
     files = {

@@ -10,9 +10,10 @@ from azora_ci.targets.envoy.state import EdgeOptions, EdgeService, EdgeState, Ed
 def edge_services(config: DeployConfig) -> tuple[EdgeService, ...]:
     """Return what the edge needs to know about each service. Processes on loopback reach each other without it."""
     calls = config.target.kind == "docker_hosts"
+    callers = tuple(service for service in config.workers if service.talks_to) if calls else ()
     return tuple(
         EdgeService(service.id, service.route_prefix, service.timeout_seconds, service.talks_to if calls else ())
-        for service in config.services
+        for service in (*config.web, *callers)
     )
 
 
@@ -21,8 +22,8 @@ def require_kept_prefixes(state: EdgeState, config: DeployConfig) -> None:
 
     One route file serves both versions: users of the old version would be led to the new prefix, or to another service.
     """
-    for service in config.services:
-        for present in state.services:
+    for service in config.web:
+        for present in state.routed:
             moved = (service.id == present.id) != (service.route_prefix == present.route_prefix)
             if moved and state.addresses(state.stable, present.id):
                 raise NotTrueError(

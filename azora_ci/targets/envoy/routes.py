@@ -37,7 +37,7 @@ class Split:
 def route_configuration(state: EdgeState, generation: str) -> dict[str, Any]:
     """Return the routes of all services in one document, which one rename puts in force."""
     # Envoy takes the first match: the longest prefix comes first.
-    ordered = sorted(state.services, key=lambda service: (-len(service.route_prefix), service.route_prefix))
+    ordered = sorted(state.routed, key=lambda service: (-len(service.route_prefix), service.route_prefix))
     routes = [route for service in ordered for route in _routes(state, service)]
     return {
         "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",

@@ -15,7 +15,10 @@ from typing import Any
 
 @dataclass(frozen=True)
 class EdgeService:
-    """Which requests belong to one service, and which services it calls; ``timeout_seconds`` is 0 for streams, without a limit."""
+    """Which requests belong to one service, and which services it calls; ``timeout_seconds`` is 0 for streams, without a limit.
+
+    ``route_prefix`` is "" for a worker, which only calls others.
+    """
 
     id: str
     route_prefix: str
@@ -98,6 +101,11 @@ class EdgeState:
             options["tls"] = EdgeTls(**options["tls"])
         services = tuple(EdgeService(**{**service, "talks_to": tuple(service.get("talks_to", ()))}) for service in document["services"])
         return EdgeState(**{**document, "releases": releases, "services": services, "options": EdgeOptions(**options)})
+
+    @property
+    def routed(self) -> tuple[EdgeService, ...]:
+        """Return the services that users' requests are routed to."""
+        return tuple(service for service in self.services if service.route_prefix)
 
     def release(self, release_id: str | None) -> EdgeRelease | None:
         """Return a release by its id, or None."""

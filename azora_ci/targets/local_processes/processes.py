@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
+import os
 import shutil
 import signal
 import socket
 import tarfile
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import Service
+from azora_ci.core.documents import read_file
 from azora_ci.core.environment import process_environment
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.process import Processes, birth, send_signal
@@ -111,15 +114,46 @@ def instance_environment(service: Service, facts: Mapping[str, str], secrets: Ma
 def start(processes: Processes, service: Service, *, folder: Path, env: Mapping[str, str], log: Path) -> StartedProcess:
     """Start an instance, detached, so that it outlives this job. Raises BadInputError when its program cannot be started."""
     try:
-        pid = processes.start_detached(service.command, env=env, log=log, cwd=folder)
+        pid = processes.start_detached(service.argv, env=env, log=log, cwd=folder)
     except OSError as error:
         raise BadInputError(
             f"{service.title} cannot be started",
             what=f"{type(error).__name__}: {error}",
-            where=f"services.{service.id}.command = {list(service.command)}",
+            where=f"services.{service.id}.command = {list(service.argv)}",
             next_step="correct the command; it runs in the unpacked build context",
         ) from error
     return StartedProcess(pid, birth(pid), int(env["PORT"]), str(log))
+
+
+def remember(path: Path, argv: Sequence[str], folder: Path, env: Mapping[str, str], started: StartedProcess) -> None:
+    """Keep what ``resume`` needs in a file that this user alone can read: it holds secrets, as Docker's file of a container does."""
+    document = {"argv": list(argv), "cwd": str(folder), "env": dict(env), **asdict(started)}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part")
+    part.unlink(missing_ok=True)
+    with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        json.dump(document, file)
+    part.rename(path)
+
+
+def resume(processes: Processes, path: Path) -> StartedProcess:
+    """Start a process again that ``remember`` keeps, unless it runs. Raises NotTrueError when it cannot be started."""
+    try:
+        kept = read_file(path)
+        started = StartedProcess(kept["pid"], kept["birth"], kept["port"], kept["log"])
+        if is_running(asdict(started)):  # a run that died has started it
+            return started
+        pid = processes.start_detached(kept["argv"], env=kept["env"], log=Path(kept["log"]), cwd=Path(kept["cwd"]))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise NotTrueError(
+            "A worker cannot be started again",
+            what=f"{type(error).__name__}: {error}",
+            where=str(path),
+            next_step="deploy its version again",
+        ) from error
+    started = replace(started, pid=pid, birth=birth(pid))
+    remember(path, kept["argv"], Path(kept["cwd"]), kept["env"], started)
+    return started
 
 
 def is_running(facts: Mapping[str, Any]) -> bool:

@@ -10,6 +10,7 @@ run sees that the owner no longer runs, takes the lock over, and puts all traffi
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -18,10 +19,11 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from azora_ci.core.config import DeployConfig, Service
+from azora_ci.core.config import WORKER, DeployConfig, Service
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.hosts import is_loopback
 from azora_ci.core.process import send_signal, undisturbed
+from azora_ci.health.workers import WorkerState
 from azora_ci.targets.base import Instance, LockHolder, Owner, TargetContext
 from azora_ci.targets.envoy import edge as edges
 from azora_ci.targets.envoy.edge import Edge
@@ -30,8 +32,8 @@ from azora_ci.targets.envoy.state import EdgeOptions, EdgeState, EdgeTls, comman
 from azora_ci.targets.journal import History, Journal
 from azora_ci.targets.local_processes import processes as local
 from azora_ci.targets.lock import Lock
-from azora_ci.targets.node import Node, Parts
-from azora_ci.targets.node_parts import Facts
+from azora_ci.targets.node import Node
+from azora_ci.targets.node_parts import Facts, Parts
 from azora_ci.targets.release import Release
 
 
@@ -114,7 +116,7 @@ class LocalProcesses(Node):
         """Write the files of the edge and return the command that starts it. Raises BadInputError for an address without a port."""
         config, config_dir = self._config, self._config.edge.config_dir
         assert config_dir is not None  # noqa: S101 - the configuration's own check
-        listen_port = _port("--listen", listen or urlsplit(config.services[0].public_health_url).netloc)
+        listen_port = _port("--listen", listen or urlsplit(config.web[0].public_health_url).netloc)
         bootstrap = install_edge(config, config_dir, listen_port)
         return f"✓ {bootstrap} is written; start the edge with:\n{' '.join(command(bootstrap))}"
 
@@ -183,8 +185,25 @@ class LocalRunner:
             "DEPLOYMENT_ID": release.id,
         }
         env = local.instance_environment(service, facts, self._context.secrets)
-        log = logs / f"{service.id}-{number}.log"
-        return asdict(local.start(self._context.processes, service, folder=self._unpacked(service, release), env=env, log=log))
+        log, folder = logs / f"{service.id}-{number}.log", self._unpacked(service, release)
+        started = local.start(self._context.processes, service, folder=folder, env=env, log=log)
+        if service.kind != WORKER:
+            return asdict(started)
+        kept = self._kept(release.id) / f"{service.id}-{number}.json"
+        local.remember(kept, service.argv, folder, env, started)
+        return {**asdict(started), "kept": str(kept)}
+
+    def _kept(self, release_id: str) -> Path:
+        return self._state_dir / "workers" / release_id
+
+    def state(self, facts: Facts) -> WorkerState:
+        """Return whether a worker's process runs; nobody starts it again when it ends."""
+        gone = not Path(facts["kept"]).exists()
+        return WorkerState(local.is_running(facts), detail="its process has ended", gone=gone)
+
+    def resume(self, facts: Facts) -> Facts:
+        """Start a worker's process again, as it was started."""
+        return asdict(local.resume(self._context.processes, Path(facts["kept"])))
 
     def discard(self, facts: Facts) -> None:
         """Kill a process that could not be recorded in the journal."""
@@ -211,7 +230,8 @@ class LocalRunner:
         return self._context.log.masked(local.log_tail(facts["log"]))
 
     def clear(self, release_id: str) -> None:
-        """Do nothing: logs and archives are small, and releases share archives."""
+        """Remove what starts workers again; logs and archives stay: they are small, and releases share archives."""
+        shutil.rmtree(self._kept(release_id), ignore_errors=True)
 
 
 def _port(name: str, address: str) -> int:
@@ -222,7 +242,7 @@ def _port(name: str, address: str) -> int:
 
 
 def _refuse_anything_but_loopback(config: DeployConfig) -> None:
-    addresses = {f"services.{service.id}.public_health_url": service.public_health_url for service in config.services}
+    addresses = {f"services.{service.id}.public_health_url": service.public_health_url for service in config.web}
     refused = [f"{name} = {url or '(not set)'}" for name, url in addresses.items() if not is_loopback(url)]
     if refused:
         raise BadInputError(
@@ -231,7 +251,7 @@ def _refuse_anything_but_loopback(config: DeployConfig) -> None:
             where="the deployment configuration",
             next_step="use addresses on 127.0.0.1 for a rehearsal, or target.kind docker_hosts for production",
         )
-    missing = [service.id for service in config.services if not service.command]
+    missing = [service.id for service in config.services if not service.argv]
     if missing:
         raise BadInputError(
             "Services without a command",

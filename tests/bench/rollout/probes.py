@@ -22,6 +22,7 @@ from azora_ci.core.errors import NotTrueError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.health.answers import Endpoint
+from azora_ci.health.workers import WorkerState
 from azora_ci.rollout.decision import Limits, Stage
 from azora_ci.rollout.watch import Rules, StageWatch, Subject
 from azora_ci.targets.base import Instance, Observation
@@ -102,6 +103,11 @@ class Many:
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
         """Return where an instance answers."""
         return Endpoint(instance.name, "web", side, f"http://{instance.address}/health", frozenset({VERSION}))
+
+    def states(self, workers: Sequence[Instance]) -> tuple[WorkerState, ...]:
+        """Tell of no worker."""
+        assert not workers
+        return ()
 
     def renew(self) -> None:
         """Nothing expires."""
