@@ -8,6 +8,7 @@ from azora_ci.cli.adopt.command import adopt
 from azora_ci.cli.clean import clean
 from azora_ci.cli.doctor import doctor
 from azora_ci.cli.edge import edge
+from azora_ci.cli.health import health
 from azora_ci.cli.lock import lock
 from azora_ci.cli.rollback import rollback
 from azora_ci.cli.toolchain import toolchain
@@ -19,5 +20,5 @@ def main() -> None:
     """Production deployments in which every tick is evidence."""
 
 
-for command in (adopt, rollback, lock, clean, edge, doctor, toolchain):
+for command in (adopt, rollback, lock, clean, edge, doctor, health, toolchain):
     main.add_command(command)

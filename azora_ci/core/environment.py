@@ -68,6 +68,6 @@ def named_secrets(names: Iterable[str], together: Secret | None = None) -> dict[
             what="not in this step's environment: " + ", ".join(missing),
             where="services.*.secrets in the deployment configuration",
             next_step="set them in the repository's settings > Environments (adopt again where the workflow lacks them; a caller of the "
-            f"reusable workflow hands them over as lines NAME=value of the secret SERVICE_SECRETS), or correct the names",
+            "reusable workflow hands them over as lines NAME=value of the secret SERVICE_SECRETS), or correct the names",
         )
     return {name: Secret(value) for name, value in values.items()}

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 from azora_ci.clients.docker.engine import DOCKER_HUB_API, registry_host
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import RegistrySettings, Service
-from azora_ci.core.documents import read_json
 from azora_ci.core.errors import AzoraError
 from azora_ci.core.settings import Aws
-from azora_ci.health.answers import LIMITS, Answer
+from azora_ci.health.answers import Answer, classify, contract, public_endpoint
 from azora_ci.health.probes import Prober, ProbeRequest
 
 if TYPE_CHECKING:
@@ -84,17 +83,13 @@ def registry(config: RegistrySettings) -> Reached:
 
 def endpoint(service: Service) -> Reached:
     """Check that a public health endpoint is healthy and reports a version: that of the release before the rollout."""
-    url, name = service.public_health_url, f"{service.title} before the rollout"
-    answer = _ask(url)
-    if answer.failure:
-        return Reached(name, "endpoint", False, f"no answer: {answer.detail}", url)
-    try:
-        document = read_json(answer.body, LIMITS)
-        status, version = str(document["status"]), str(document["version"])
-    except (ValueError, LookupError, TypeError) as error:
-        return Reached(name, "endpoint", False, f"HTTP {answer.status} without a health document: {error}"[:200], url)
-    passed = answer.status == 200 and status == "healthy"
-    return Reached(name, "endpoint", passed, f"HTTP {answer.status}, {status}, version {version}"[:200], url)
+    name = f"{service.title} before the rollout"
+    found = classify(public_endpoint(service, name), _ask(service.public_health_url))
+    if found.status is None:
+        return Reached(name, "endpoint", False, f"no answer: {found.detail}", service.public_health_url)
+    failed = f"{found.detail}; wanted: {contract(service.health)}"
+    conclusion = f"HTTP {found.status}, healthy, {found.detail}" if found.passed else failed
+    return Reached(name, "endpoint", found.passed, conclusion[:500], service.public_health_url)
 
 
 def _ask(url: str) -> Answer:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from azora_ci.core.clock import Clock
-from azora_ci.health.answers import DEPLOYMENT_HEADER, LIMITS, Answer, Endpoint, ProbeResult, classify
+from azora_ci.health.answers import DEPLOYMENT_HEADER, LIMITS, PROOF_HEADER, Answer, Endpoint, ProbeResult, classify
 
 BODY_LIMIT = LIMITS.size  # bytes of an answer that are read
 WORKERS = 32
@@ -48,7 +48,7 @@ class ProbeRequest(NamedTuple):
 
 def request_of(endpoint: Endpoint) -> ProbeRequest:
     """Return the request that asks an endpoint for its health."""
-    return ProbeRequest(endpoint.url, dial=endpoint.via)
+    return ProbeRequest(endpoint.url, {PROOF_HEADER: endpoint.edge.secret} if endpoint.edge else {}, endpoint.via)
 
 
 class DialledConnection(http.client.HTTPConnection):
@@ -78,8 +78,9 @@ def fetch(request: ProbeRequest, timeout: float, clock: Clock, *, limit: int = B
         response = connection.getresponse()
         body = _read(response, limit, deadline, clock)
         milliseconds = (clock.monotonic() - start) * 1000
-        content_type, deployment = response.getheader("content-type") or "", response.getheader(DEPLOYMENT_HEADER)
-        return Answer(milliseconds, response.status, content_type, body, deployment)
+        answered = {name.lower(): response.getheader(name, "") for name, _ in response.getheaders()}  # of a repeated one: all its values
+        content_type, deployment = answered.get("content-type", ""), answered.get(DEPLOYMENT_HEADER)
+        return Answer(milliseconds, response.status, content_type, body, deployment, headers=answered)
     except (OSError, http.client.HTTPException) as error:
         return _failure(error, (clock.monotonic() - start) * 1000, timeout)
     finally:

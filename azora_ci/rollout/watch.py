@@ -13,7 +13,7 @@ from azora_ci.core.clock import Clock, rfc3339
 from azora_ci.core.config import Service
 from azora_ci.core.errors import UnreachableError
 from azora_ci.core.process import Processes
-from azora_ci.health.answers import NEW, OLD, PUBLIC, RELEASE_HEADER, Answer, Endpoint, ProbeResult, classify
+from azora_ci.health.answers import NEW, OLD, PUBLIC, RELEASE_HEADER, Answer, Endpoint, ProbeResult, classify, public_endpoint
 from azora_ci.health.probes import Prober, ProbeRequest, request_of
 from azora_ci.health.traffic import Counters
 from azora_ci.rollout import report
@@ -83,9 +83,8 @@ class Subject:
 
     def public_endpoints(self, percent: int) -> list[Endpoint]:
         """Return the public endpoints. Either version may answer while traffic is split, only the new one at 100 %."""
-        old = [self.old_version.removeprefix("v")] if percent < 100 and self.old_version else []
-        versions = frozenset([self.new.bare, *old])
-        return [Endpoint(f"{service.id} public", service.id, PUBLIC, service.public_health_url, versions) for service in self.services]
+        old = [self.old_version] if percent < 100 and self.old_version else []
+        return [public_endpoint(service, f"{service.id} public", [self.new.version, *old]) for service in self.services]
 
 
 @dataclass

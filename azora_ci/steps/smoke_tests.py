@@ -18,7 +18,7 @@ from azora_ci.core.settings import DatabaseAccess, Deployment, Health, Productio
 from azora_ci.core.variables import truth, variable
 from azora_ci.database.migrations import prisma
 from azora_ci.database.migrations.history import AT_LEAST_ONE, ExpectedMigrations, compare_with_expected
-from azora_ci.health.answers import PUBLIC, Answer, Endpoint, classify
+from azora_ci.health.answers import Answer, Endpoint, classify, public_endpoint
 from azora_ci.health.probes import Prober, ProbeRequest
 from azora_ci.rollback import previous_version
 from azora_ci.steps.job import Job, production_database, recorded_host_keys
@@ -117,9 +117,8 @@ def http_tests(job: Job[Any], version: str, services: Collection[str] | None = N
             where=str(job.settings.config_path),
             next_step='add at least one, such as endpoints = [{ name = "courses", url = "https://…/api/education/courses" }]',
         )
-    versions = frozenset({version.removeprefix("v")})
     health = [
-        _make_health_test(f"{service.title} health", Endpoint(service.id, service.id, PUBLIC, service.public_health_url, versions))
+        _make_health_test(f"{service.title} health", public_endpoint(service, service.id, [version]))
         for service in job.config.web
         if services is None or service.id in services
     ]

@@ -14,7 +14,7 @@ from azora_ci.core.config import JOB, WORKER, Service, start_groups
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.core.pipeline import instances_at
 from azora_ci.core.process import undisturbed
-from azora_ci.health.answers import NEW, OLD, Endpoint, ProbeResult
+from azora_ci.health.answers import NEW, OLD, Endpoint, ProbeResult, bare
 from azora_ci.health.probes import Prober
 from azora_ci.health.workers import RESTARTED, WorkerState
 from azora_ci.targets import workers
@@ -200,8 +200,9 @@ class Node:
 
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
         """Return the address at which an instance itself reports its health."""
-        url = f"http://{instance.address}{self._config.service(instance.service).health_path}"
-        return Endpoint(instance.name, instance.service, side, url, frozenset({instance.version.removeprefix("v")}), self._parts.dial)
+        service = self._config.service(instance.service)
+        url, versions = f"http://{instance.address}{service.health_path}", frozenset({bare(instance.version)})
+        return Endpoint(instance.name, service.id, side, url, versions, self._parts.dial, service.health)
 
     def _edge_state(self) -> EdgeState:
         """Return the state in force, with the services of the configuration of the release that is being deployed.

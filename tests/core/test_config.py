@@ -267,6 +267,34 @@ def test_a_part_of_the_host_is_no_volume_unless_it_is_allowed_by_name(tmp_path, 
     assert "services.api.volumes" in refused.value.what
 
 
+@pytest.mark.parametrize(
+    ("health", "problem"),
+    [
+        ({}, None),
+        ({"healthy": ["ok", "UP"], "version_from": "image"}, None),
+        ({"status_from": "json:data.status", "version_from": "header:X-Version"}, None),
+        ({"status_from": "status-code", "version_from": "json:build.version"}, None),
+        ({"healthy": []}, "health.healthy"),
+        ({"healthy": ["ok"], "status_from": "status-code"}, "api_gateway.health.healthy: no words are read"),
+        ({"status_from": "json:a..b"}, "health.status_from"),
+        ({"status_from": "header:x-status"}, "health.status_from"),
+        ({"version_from": "status-code"}, "health.version_from"),
+        ({"version_from": "header:x version"}, "health.version_from"),
+        ({"version": "1.2.3"}, "health"),
+    ],
+)
+def test_what_a_service_answers_when_it_is_healthy(tmp_path, health, problem):
+    path = deploy_config.write(tmp_path / "deploy.toml", services={"api_gateway": deploy_config.service("API", health=health)})
+    if problem is None:
+        loaded = config.load(path).services[0].health
+        assert dataclasses.asdict(loaded) == dataclasses.asdict(config.HealthSettings()) | health | {
+            "healthy": tuple(health.get("healthy", ["healthy"]))
+        }
+    else:
+        with pytest.raises(BadInputError, match=problem):
+            config.load(path)
+
+
 @pytest.mark.parametrize("network", ["host", "none", "bridge", "az-edge", "azora", "azora-to-auth_service", "container:azora-guard", ""])
 def test_a_network_that_is_not_the_applications_is_refused(tmp_path, network):
     service = deploy_config.service("API", networks=[network])

@@ -20,11 +20,12 @@ from azora_ci.clients.docker import engine
 from azora_ci.clients.github import GitHub
 from azora_ci.core import schemas
 from azora_ci.core.clock import Clock
+from azora_ci.core.config import HealthSettings
 from azora_ci.core.errors import AzoraError, UnreachableError
 from azora_ci.core.variables import Secret
 from azora_ci.database.backup import manifest
 from azora_ci.gates import reachability
-from azora_ci.health.answers import PUBLIC, Answer, Endpoint, classify
+from azora_ci.health.answers import CONTRACT, PUBLIC, Answer, Endpoint, classify
 from azora_ci.health.probes import Dial
 from azora_ci.record import chain, fragments
 from azora_ci.record.archive import Archive
@@ -63,9 +64,13 @@ def judged(*calls: Callable[[], Any]) -> None:
 # --- doors without a network ------------------------------------------------------------------------------------------------
 
 
+HEALTH = (CONTRACT, HealthSettings(("UP",), "json:a.b", "json:build.version"), HealthSettings(("1",), "json:0.0", "answer"))
+
+
 @hostile
-def test_health(document):
-    endpoint = Endpoint("api", "api", PUBLIC, "http://x/health", frozenset({"1.0.0"}))
+@pytest.mark.parametrize("health", HEALTH)
+def test_health(document, health):
+    endpoint = Endpoint("api", "api", PUBLIC, "http://x/health", frozenset({"1.0.0"}), health=health)
     finding = classify(endpoint, Answer(1.0, 200, "application/json", document))
     assert not finding.passed
     finding.detail.encode()
@@ -146,7 +151,7 @@ def test_github(answers, document):
 @hostile
 def test_a_public_endpoint(answers, document):
     answers.reset(document)
-    service: Any = SimpleNamespace(public_health_url=f"http://127.0.0.1:{answers.port}/health", title="API")
+    service: Any = SimpleNamespace(public_health_url=f"http://127.0.0.1:{answers.port}/health", title="API", id="api", health=CONTRACT)
     assert not reachability.endpoint(service).passed
 
 
@@ -218,7 +223,7 @@ def test_a_poisoned_record_in_the_archive(s3_session, document):
 @pytest.mark.parametrize("status", [200, 404])
 def test_a_bomb_of_gzip_is_not_inflated_at_any_door(answers, status):
     answers.reset(BOMB, status=status, encoding="gzip")
-    service: Any = SimpleNamespace(public_health_url=f"http://127.0.0.1:{answers.port}/health", title="API")
+    service: Any = SimpleNamespace(public_health_url=f"http://127.0.0.1:{answers.port}/health", title="API", id="api", health=CONTRACT)
     tracemalloc.start()
     try:
         assert not reachability.endpoint(service).passed

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci.health.answers import NEW, OLD, PUBLIC, Answer, Endpoint, classify
+from azora_ci.core.config import HealthSettings
+from azora_ci.health.answers import CONTRACT, NEW, OLD, PUBLIC, Answer, EdgeProof, Endpoint, classify, contract, examine, seal
+from azora_ci.health.probes import request_of
 from azora_ci.rollout.verdict import HealthVerdict, Record, judge
 
 UNREAD = "HTTP 200 with a body that is not read"
@@ -34,10 +37,10 @@ BAD = answer({}, status=500)
         (GOOD, "healthy", "version 1.1.0"),
         (answer({"status": "healthy", "version": "1.0.0"}), "wrong-version", "answers version 1.0.0, expected 1.1.0"),
         (answer({"status": "healthy", "version": "1\n::error::x"}), "wrong-version", "answers version 1 ::error::x, expected 1.1.0"),
-        (answer({"status": "healthy"}), "wrong-version", "names no version"),
-        (answer({"status": "healthy", "version": 11}), "wrong-version", "names no version"),
-        (answer({"status": "degraded", "version": "1.1.0"}), "unhealthy", "says status 'degraded'"),
-        (answer({"version": "1.1.0"}), "unhealthy", "says status 'None'"),
+        (answer({"status": "healthy"}), "wrong-version", "names no version: JSON version is missing"),
+        (answer({"status": "healthy", "version": 11}), "wrong-version", "names no version: JSON version is missing"),
+        (answer({"status": "degraded", "version": "1.1.0"}), "unhealthy", "says status 'degraded', expected 'healthy'"),
+        (answer({"version": "1.1.0"}), "unhealthy", "has no JSON status"),
         (answer(b"<html>", kind="text/html; charset=utf-8"), "html", "HTTP 200 with text/html; charset=utf-8, not JSON"),
         (answer(b"<html>"), "not-json", f"{UNREAD} (no JSON: Expecting value: line 1 column 1 (char 0)): '<html>'"),
         (answer(["healthy"]), "not-json", "HTTP 200 with a body that is no JSON object: '[\"healthy\"]'"),
@@ -53,8 +56,119 @@ def test_only_a_healthy_answer_of_the_right_version_is_healthy(received, outcome
     assert finding.passed is (outcome == "healthy")
 
 
+IMAGE = HealthSettings(("ok", "UP"), "json:status", "image")
+HEADER = HealthSettings(("UP",), "json:status", "header:X-Version")
+NESTED = HealthSettings(("true", "green"), "json:data.state", "json:build.version")
+BY_CODE = HealthSettings(status_from="status-code", version_from="image")
+CODE_AND_HEADER = HealthSettings(status_from="status-code", version_from="header:x-version")
+CODE_AND_JSON = HealthSettings(status_from="status-code")
+OK = answer({"status": "ok"})
+SECRET = "secret of this deployment"
+EDGE = EdgeProof(SECRET, {NEW_ID: "v1.1.0", OLD_ID: "v1.0.0"})
+
+
+def sealed(release: str, service: str = "api", secret: str = SECRET) -> Answer:
+    return replace(OK, headers={"x-azora-proof": seal(secret, service, release)})
+
+
+@pytest.mark.parametrize(
+    ("health", "probed", "received", "expected"),
+    [
+        # (outcome, version, proof)
+        (CONTRACT, {}, answer({"status": "healthy", "version": "v1.1.0"}), ("healthy", "1.1.0", "answer")),
+        (CONTRACT, {}, answer({"status": "healthy", "version": " 1.1.0\n"}), ("healthy", "1.1.0", "answer")),
+        (CONTRACT, {}, answer({"status": "ok", "version": "1.1.0"}), ("unhealthy", "1.1.0", "none")),
+        (CONTRACT, {}, answer({"status": "healthy", "version": "vv1.1.0"}), ("wrong-version", "v1.1.0", "none")),
+        (CONTRACT, {}, answer({"status": "healthy", "version": "1.1.0"}, status=204), ("status", None, "none")),
+        (HEADER, {}, replace(answer({"status": "UP"}), headers={"x-version": "v1.1.0"}), ("healthy", "1.1.0", "header")),
+        (HEADER, {}, replace(answer({"status": "UP"}), headers={"x-version": "1.1.0, 1.0.0"}), ("wrong-version", "1.1.0, 1.0.0", "none")),
+        (HEADER, {}, answer({"status": "UP", "version": "1.1.0"}), ("wrong-version", None, "none")),
+        (HEADER, {}, replace(answer({"status": "up"}), headers={"x-version": "1.1.0"}), ("unhealthy", "1.1.0", "none")),
+        (NESTED, {}, answer({"data": {"state": "green"}, "build": {"version": "1.1.0"}}), ("healthy", "1.1.0", "answer")),
+        (NESTED, {}, answer({"data": {"state": True}, "build": {"version": "1.1.0"}}), ("healthy", "1.1.0", "answer")),
+        (NESTED, {}, answer({"data": {"state": False}, "build": {"version": "1.1.0"}}), ("unhealthy", "1.1.0", "none")),
+        (NESTED, {}, answer({"data": ["green"], "build": {"version": "1.1.0"}}), ("unhealthy", "1.1.0", "none")),
+        (NESTED, {}, answer({"data.state": "green", "build": {"version": "1.1.0"}}), ("unhealthy", "1.1.0", "none")),
+        (NESTED, {}, answer({"data": {"state": "green"}, "build": {"version": {"version": "1.1.0"}}}), ("wrong-version", None, "none")),
+        (NESTED, {}, answer({"data": {"state": "green"}, "version": "1.1.0"}), ("wrong-version", None, "none")),
+        (CODE_AND_HEADER, {}, replace(answer(b"", status=204), headers={"x-version": "1.1.0"}), ("healthy", "1.1.0", "header")),
+        (CODE_AND_HEADER, {}, replace(answer(b"", status=302), headers={"x-version": "1.1.0"}), ("status", None, "none")),
+        (CODE_AND_JSON, {}, answer({"version": "1.1.0"}), ("healthy", "1.1.0", "answer")),
+        (CODE_AND_JSON, {}, answer(b"OK", kind="text/plain"), ("not-json", None, "none")),
+        # the image proves the version of an instance
+        (IMAGE, {"observed": "1.1.0"}, OK, ("healthy", "1.1.0", "image")),
+        (IMAGE, {"observed": "of another image"}, OK, ("wrong-version", "of another image", "none")),
+        (IMAGE, {"observed": "1.0.0"}, answer({"status": "ok", "version": "1.1.0"}), ("wrong-version", "1.0.0", "none")),
+        (IMAGE, {"observed": None}, answer({"status": "ok", "version": "1.1.0"}), ("healthy", None, "none")),
+        (IMAGE, {"observed": "1.1.0"}, answer({"status": "down"}), ("unhealthy", "1.1.0", "none")),
+        (IMAGE, {"observed": None}, sealed(NEW_ID), ("healthy", None, "none")),  # an instance proves nothing by a header
+        (BY_CODE, {"observed": "1.1.0"}, answer(b"<p>ok", kind="text/html"), ("healthy", "1.1.0", "image")),
+        # the edge proves the version of a public answer
+        (IMAGE, {"side": PUBLIC, "edge": EDGE}, sealed(NEW_ID), ("healthy", "1.1.0", "edge")),
+        (IMAGE, {"side": PUBLIC, "edge": EDGE}, sealed(OLD_ID), ("wrong-version", "1.0.0", "none")),
+        (IMAGE, {"side": PUBLIC, "edge": EDGE}, sealed(NEW_ID, "auth"), ("wrong-version", "of no known release", "none")),
+        (IMAGE, {"side": PUBLIC, "edge": EDGE}, sealed(NEW_ID, secret="guessed"), ("wrong-version", "of no known release", "none")),
+        (IMAGE, {"side": PUBLIC, "edge": EDGE}, OK, ("healthy", None, "none")),
+        (IMAGE, {"side": PUBLIC, "edge": EDGE}, replace(OK, deployment=NEW_ID), ("healthy", None, "none")),  # anybody can say that
+        (IMAGE, {"side": PUBLIC}, sealed(NEW_ID), ("healthy", None, "none")),  # nobody asked with a secret
+    ],
+)
+def test_a_service_that_answers_otherwise_is_judged_by_its_settings(health, probed, received, expected):
+    finding = classify(replace(endpoint(), health=health, **probed), received)
+    assert (finding.outcome, finding.version, finding.version_proof) == expected
+    assert finding.passed is (expected[0] == "healthy")
+
+
+def test_everything_that_an_answer_lacks_is_named_at_once():
+    problems, *_ = examine(endpoint(), answer({"status": "ok", "version": 7}))
+    assert problems == [
+        ("unhealthy", "says status 'ok', expected 'healthy'"),
+        ("wrong-version", "names no version: JSON version is missing"),
+    ]
+    (redirect,), *_ = examine(endpoint(), replace(answer(b"", status=308), headers={"location": "https://x/\n health"}))
+    assert redirect == ("status", "HTTP 308 to https://x/ health: no redirect is followed")
+
+
+@pytest.mark.parametrize(
+    ("health", "words"),
+    [
+        (CONTRACT, "HTTP 200 and JSON with status 'healthy', and JSON version the release, such as 1.2.3"),
+        (IMAGE, "HTTP 200 and JSON with status 'ok' or 'UP', and a version that its image proves"),
+        (CODE_AND_HEADER, "any HTTP 2xx, and the header x-version the release, such as 1.2.3"),
+    ],
+)
+def test_the_contract_is_said_in_words(health, words):
+    assert contract(health) == words
+
+
+def test_a_secret_is_in_no_text_of_an_endpoint():
+    public = replace(endpoint(PUBLIC), edge=EDGE)
+    assert SECRET not in repr((public, EDGE, classify(public, OK)))
+    assert request_of(public).headers == {"x-azora-proof": SECRET}
+
+
 def test_what_a_service_says_is_kept_short():
     assert len(classify(endpoint(), answer({"status": "healthy", "version": "9" * 60_000})).version or "") == 200
+
+
+json_paths = st.lists(st.sampled_from(["a", "status", "0", "é", "__class__", "}{", "%s", "b" * 50]), min_size=1, max_size=8).map(".".join)
+documents = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4),
+    lambda parts: st.lists(parts, max_size=3) | st.dictionaries(st.sampled_from(["a", "status", "0", "é", "__class__"]), parts, max_size=3),
+    max_leaves=12,
+)
+
+
+@given(json_paths, json_paths, documents)
+def test_no_path_breaks_the_reading_and_nothing_but_the_word_is_healthy(status, version, document):
+    health = HealthSettings(("UP",), f"json:{status}", f"json:{version}")
+    finding = classify(replace(endpoint(), health=health), answer(document))
+    assert finding.outcome in {"unhealthy", "wrong-version", "not-json", "healthy"}
+    finding.detail.encode()
+    value = document
+    for name in status.split("."):
+        value = value.get(name) if isinstance(value, dict) else None
+    assert not finding.passed or value == "UP"
 
 
 @given(st.binary(max_size=200))

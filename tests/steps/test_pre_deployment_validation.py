@@ -393,7 +393,7 @@ def test_wrong_token(world: World) -> None:
 def test_production_that_is_not_healthy_closes_the_gate_unless_it_may_be_down(world: World) -> None:
     world.site.pages["/health"] = (503, {"status": "unhealthy", "version": "1.2.2"})
     assert world.run() == 1
-    assert "API Gateway before the rollout: HTTP 503, unhealthy, version 1.2.2" in world.error
+    assert "API Gateway before the rollout: HTTP 503; wanted: HTTP 200 and JSON with status 'healthy'" in world.error
     assert world.run(PRODUCTION_MAY_BE_DOWN="true") == 0
     assert world.evidence["checks"][1]["passed"] is False
 
@@ -411,7 +411,7 @@ POISONS = [NESTED, BOMB, b'{"status": "healthy", "version": "\\ud800"}', b'{"sta
 def test_a_hostile_health_document_closes_the_gate(world: World, poison: bytes) -> None:
     world.site.pages["/health"] = (200, poison)
     assert world.run() == 1
-    assert "API Gateway before the rollout: HTTP 200 without a health document" in world.error
+    assert "API Gateway before the rollout: HTTP 200 with a body that is not read" in world.error
 
 
 def test_a_hostile_record_is_named_and_does_not_stop_the_gates(world: World, s3_server: Stores, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from azora_ci.cli.adopt import deploy_toml
+from azora_ci.cli.adopt import deploy_toml, frameworks
 from azora_ci.cli.adopt.plan import CONFIG, WORKFLOW_FOLDER, Adoption
 from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.core.variables import Variable, declared_variables
@@ -77,7 +77,7 @@ def report(adoption: Adoption) -> str:
     """Return everything that a person has to do as text, most urgent first."""
     texts = {file.path.name: file.content for file in adoption.files}
     toml = texts.pop(CONFIG.name)
-    sections = [_discovered(adoption), _lines(toml), *_environments(environments(texts)), _advice()]
+    sections = [_discovered(adoption), frameworks.advice(adoption.folder), _lines(toml), *_environments(environments(texts)), _advice()]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 

@@ -22,6 +22,7 @@ from azora_ci.core.config.tables import (
     DeployConfig,
     DockerHostsSettings,
     EdgeSettings,
+    HealthSettings,
     ImageSettings,
     LocalProcessesSettings,
     RegistrySettings,
@@ -231,6 +232,12 @@ def _check_volumes(name: str, table: dict[str, Any]) -> None:
             )
 
 
+def _health(name: str, table: dict[str, Any]) -> HealthSettings:
+    if "healthy" in table and table.get("status_from") == "status-code":
+        raise ValueError(f"services.{name}.health.healthy: no words are read where status_from is status-code")
+    return HealthSettings(**{**table, **({"healthy": tuple(table["healthy"])} if "healthy" in table else {})})
+
+
 def _service(name: str, table: dict[str, Any]) -> Service:
     _check_volumes(name, table)
     return Service(
@@ -260,4 +267,5 @@ def _service(name: str, table: dict[str, Any]) -> Service:
         entrypoint=tuple(table.get("entrypoint", [])),
         singleton=table.get("singleton", False),
         when=table.get("when", BEFORE_ROLLOUT),
+        health=_health(name, table.get("health", {})),
     )

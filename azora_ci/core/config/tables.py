@@ -247,6 +247,17 @@ class TargetSettings:
 
 
 @dataclass(frozen=True)
+class HealthSettings:
+    """When a service is healthy: the words that say so, where its answer says them (``json:a.b`` or ``status-code``), and where its
+    version is known from (``answer``, ``header:x-version``, ``json:a.b`` or ``image``). The defaults are the contract.
+    """
+
+    healthy: tuple[str, ...] = ("healthy",)
+    status_from: str = "json:status"
+    version_from: str = "answer"
+
+
+@dataclass(frozen=True)
 class Service:
     """One deployed service. ``route_prefix``, ``health_path`` and ``public_health_url`` are "" where its kind has none.
 
@@ -279,6 +290,7 @@ class Service:
     entrypoint: Command = ()
     singleton: bool = False
     when: str = BEFORE_ROLLOUT
+    health: HealthSettings = HealthSettings()
 
     @property
     def argv(self) -> Command:
