@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 
 from azora_ci.cli.common import reported_errors
+from azora_ci.core import schemas
+from azora_ci.core.documents import read_json
 
 _CHECKOUT = Path(__file__).resolve().parents[3]
 
@@ -17,23 +21,48 @@ _CHECKOUT = Path(__file__).resolve().parents[3]
 @click.option("--check", is_flag=True, help="Write nothing; exit 1 with a diff when the adopted files are not this version's.")
 @click.option("--force", is_flag=True, help="Also replace workflows that somebody changed. The configuration is never replaced.")
 @click.option("--reusable/--copy", default=None, help="Call the published workflows, or copy them. [default: as it is; at first: copy]")
+@click.option("--upgrade", is_flag=True, help="Show what this version changes, and write it; the configuration stays as it is.")
+@click.option("--remove", is_flag=True, help="Delete the adopted workflows, and say what is left of azora-ci.")
 @click.option("--ref", metavar="SHA", help="Commit of azora-ci to pin. [default: this checkout's; else what is pinned already]")
 @click.option("--repository", metavar="OWNER/NAME", help="Repository that publishes azora-ci. [default: this checkout's origin]")
-def adopt(path: Path, *, check: bool, force: bool, reusable: bool | None, ref: str | None, repository: str | None) -> None:
+def adopt(path: Path, *, force: bool, reusable: bool | None, ref: str | None, repository: str | None, **instead: bool) -> None:
     """Write the workflows and a first configuration into the repository at PATH, and list what is still to be done."""
     from azora_ci.cli.adopt import plan as adoption
-    from azora_ci.cli.adopt import report
+    from azora_ci.cli.adopt import report, upgrade
 
     with reported_errors():
+        _only_one(instead)
+        if instead["remove"]:
+            click.echo(upgrade.removed(upgrade.remove(path, force=force)))
+            return
         commit = ref or _git("rev-parse", "HEAD")
         action = adoption.SetupAction(repository or _origin() or adoption.REPOSITORY, commit) if commit else None
         planned = adoption.plan(path, action, reusable=reusable)
-        if check:
+        if instead["check"]:
             adoption.check(planned)
             click.echo(f"The adopted files are this version's: {', '.join(str(file.path) for file in planned.files)}")
             return
+        if instead["upgrade"]:
+            click.echo(upgrade.report(planned, _schema_of(adoption.pinned_action(path).commit), schemas.load("deploy-config")))
+            adoption.write(planned, force=force)
+            return
         adoption.write(planned, force=force)
         click.echo(report.report(planned), nl=False)
+
+
+def _only_one(instead: Mapping[str, bool]) -> None:
+    """Raise UsageError for two things to do instead of adopting."""
+    chosen = [f"--{name}" for name, given in instead.items() if given]
+    if len(chosen) > 1:
+        raise click.UsageError(f"{' and '.join(chosen)} do not go together: give one of them")
+
+
+def _schema_of(commit: str) -> Any:
+    """Return the configuration's schema at a commit of this checkout, or None."""
+    from azora_ci.cli.adopt import upgrade
+
+    text = _git("show", f"{commit}:{upgrade.SCHEMA}")
+    return None if text is None else read_json(text)
 
 
 def _git(*arguments: str) -> str | None:

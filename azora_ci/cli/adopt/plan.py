@@ -215,9 +215,9 @@ def pinned_action(folder: Path) -> SetupAction:
     if stamp is None:
         raise BadInputError(
             "No commit of azora-ci to pin",
-            what="this azora-ci is not a git checkout, and nothing was adopted here before",
-            where="--ref",
-            next_step=f"give --ref with the full commit id of {REPOSITORY} that the workflows shall use",
+            what="nothing was adopted here before, and this azora-ci is not a git checkout whose commit could be taken",
+            where=f"{path}, --ref",
+            next_step=f"adopt it first; give --ref with the full commit id of {REPOSITORY} that the workflows shall use",
         )
     repository, _, commit = stamp["action"].partition("@")
     return SetupAction(repository, commit)
@@ -238,8 +238,18 @@ def _state(existing: str | None, content: str) -> str:
         return "new"
     if existing == content:
         return "same"
-    stamp = _STAMP.match(existing)
-    return "outdated" if stamp and stamp["digest"] == _digest(existing[stamp.end() :]) else "changed"
+    return "outdated" if _is_as_adopted(existing) else "changed"
+
+
+def _is_as_adopted(text: str) -> bool:
+    stamp = _STAMP.match(text)
+    return stamp is not None and stamp["digest"] == _digest(text[stamp.end() :])
+
+
+def adopted_state(path: Path) -> str | None:
+    """Return "adopted" for a workflow that nobody changed since it was written, "changed" for another, None where there is none."""
+    text = _read(path)
+    return None if text is None else "adopted" if _is_as_adopted(text) else "changed"
 
 
 def _configuration(folder: Path, application: Application) -> PlannedFile:
