@@ -26,7 +26,8 @@ from azora_ci.rehearsal.docker.machine import HOST, MACHINE, PUBLIC, MachineAddr
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
 from azora_ci.targets.base import Owner, TargetContext
-from azora_ci.targets.docker_hosts.doors import EDGE, socket_of
+from azora_ci.targets.docker_hosts.doors import socket_of
+from azora_ci.targets.docker_hosts.names import Names
 from azora_ci.targets.docker_hosts.target import DockerHosts
 from azora_ci.targets.release import Release
 
@@ -54,7 +55,7 @@ class DockerPlaces:
     @property
     def admin_socket(self) -> Path:
         """Return Envoy's admin socket, as this machine sees it."""
-        return self.run_folder / socket_of(EDGE).relative_to("/run")
+        return self.run_folder / socket_of(Names().edge).relative_to("/run")
 
     def tables(self) -> dict[str, dict[str, object]]:
         """Return the tables of registry and target."""

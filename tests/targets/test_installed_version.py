@@ -18,7 +18,8 @@ import pytest
 
 from azora_ci.core import config
 from azora_ci.targets.base import Owner
-from azora_ci.targets.docker_hosts.doors import EDGE, socket_of
+from azora_ci.targets.docker_hosts.doors import socket_of
+from azora_ci.targets.docker_hosts.names import Names
 from azora_ci.targets.envoy import config as envoy_config
 from azora_ci.targets.envoy.admin import expected_weights
 from azora_ci.targets.envoy.state import EdgeState
@@ -269,7 +270,7 @@ def test_the_same_state_is_written_byte_by_byte(generation):
 
 
 def test_the_bootstrap_is_the_same_but_for_the_way_to_the_admin_interface():
-    written = envoy_config.bootstrap(EDGE_FOLDER, socket_of(EDGE), 0o660)
+    written = envoy_config.bootstrap(EDGE_FOLDER, socket_of(Names().edge), 0o660)
     recorded = json.loads((RECORDED.folder / "volume/bootstrap.json").read_text())
     assert recorded | {"admin": {"address": {"pipe": {"path": "/run/azora/azora-edge/http.sock", "mode": 0o660}}}} == written
 

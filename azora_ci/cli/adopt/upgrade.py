@@ -66,7 +66,7 @@ def remove(folder: Path, *, force: bool = False) -> list[Path]:
 
 def removed(paths: list[Path]) -> str:
     """Return what is left to do after the workflows were deleted, as text."""
-    return f"""Deleted: {', '.join(map(str, paths)) or 'nothing: no adopted workflow was there'}
+    return f"""Deleted: {", ".join(map(str, paths)) or "nothing: no adopted workflow was there"}
 Left alone, because it is yours:
   {CONFIG}
   the environments production, production-approval and operations with their secrets and variables (Settings > Environments)

@@ -208,6 +208,7 @@ def _docker_hosts(table: dict[str, Any] | None) -> DockerHostsSettings | None:
         lease_seconds=table.get("lease_seconds", 45),
         disk_reserve=table.get("disk_reserve", "1g"),
         take_over=table.get("take_over"),
+        name=table.get("name", "azora"),
     )
 
 

@@ -225,7 +225,8 @@ class LocalProcessesSettings:
 @dataclass(frozen=True)
 class DockerHostsSettings:
     """Production hosts: pinned images of edge and guard, the port that users reach, the range of the instances' subnets, seconds of the
-    lease, the disk (``1g``) that stays free beside the images of both versions, and the compose project whose port the edge may take over.
+    lease, the disk (``1g``) that stays free beside the images of both versions, the compose project whose port the edge may take over,
+    and what the names of everything on the hosts begin with.
     """
 
     edge_image: str
@@ -235,6 +236,7 @@ class DockerHostsSettings:
     lease_seconds: float
     disk_reserve: str = "1g"
     take_over: str | None = None
+    name: str = "azora"
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from azora_ci.targets.docker_hosts.host import LABEL, DockerHost
 from azora_ci.targets.release import Release
 
 PULLING = 1.5  # bytes of disk per unpacked byte of an image while it is pulled, because its compressed layers are there, too
-NAME_PREFIX = "azora-"  # of the names of all containers that azora-ci starts; edge and guard take little memory
 
 
 @dataclass(frozen=True)
@@ -52,9 +51,9 @@ def require_memory(host: DockerHost, required: Requirements) -> list[str]:
     """
     with host.docker("tell its memory") as client:
         total = int(client.info()["MemTotal"])
-        limits = dict(_limits(client))
-    used = sum(limits.values())
-    unlimited = [name for name, limit in limits.items() if not limit and not name.startswith(NAME_PREFIX)]
+        limits = list(_limits(client))
+    used = sum(limit for _, limit, _ in limits)
+    unlimited = [name for name, limit, ours in limits if not limit and not ours]  # edge and guard take little memory
     unlimited += [f"the new {name}" for name in required.unlimited]
     uncounted = f"; without a limit, so not counted: {', '.join(unlimited)}" if unlimited else ""
     if required.memory + used > total:
@@ -67,13 +66,11 @@ def require_memory(host: DockerHost, required: Requirements) -> list[str]:
     return [f"{host.name}: containers may take {_mib(used + required.memory)} of {_mib(total)} of memory{uncounted}"]
 
 
-def _limits(client: Any) -> Iterator[tuple[str, int]]:
+def _limits(client: Any) -> Iterator[tuple[str, int, bool]]:
     for listed in client.api.containers():
         container = client.api.inspect_container(listed["Id"])
-        number = (container["Config"]["Labels"] or {}).get(f"{LABEL}number")
-        limit = int(container["HostConfig"]["Memory"])
-        name = container["Name"].lstrip("/")
-        yield (f"instance {name.removeprefix(NAME_PREFIX)}" if number else name), limit
+        ours = f"{LABEL}image" in (container["Config"]["Labels"] or {})
+        yield container["Name"].lstrip("/"), int(container["HostConfig"]["Memory"]), ours
 
 
 def require_disk(host: DockerHost, free: int | None, required: Requirements) -> list[str]:

@@ -46,7 +46,7 @@ class Containers:
 
     def start(self, service: Service, release: Release, number: int) -> Facts:
         """Create and start a container; return its name and address. The address is static: a restart of the daemon does not change it."""
-        name = f"azora-{service.id}-{release.id}-{number}"
+        name = self._host.names.instance(service.id, release.id, number)
         labels = {"service": service.id, "version": release.version, "deployment-id": release.id, "number": str(number)}
         with self._host.docker(f"start {name}") as client:
             self._host.remove_container(client, name)

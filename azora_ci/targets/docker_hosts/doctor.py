@@ -17,7 +17,6 @@ from azora_ci.targets.docker_hosts.capacity import require_disk, require_memory,
 from azora_ci.targets.docker_hosts.connection import Connection
 from azora_ci.targets.docker_hosts.host_node import HostNode
 from azora_ci.targets.docker_hosts.target import DockerHosts
-from azora_ci.targets.docker_hosts.wall import WALL
 from azora_ci.targets.findings import Finding, check, failed
 from azora_ci.targets.guard.client import CLOCK_LIMIT
 from azora_ci.targets.guard.wall import METADATA
@@ -172,15 +171,15 @@ def _edge(node: HostNode) -> str:
 
 def _wall(node: HostNode) -> str:
     with node.host.docker("look at the wall") as client:
-        wall = node.host.find_container(client, WALL)
+        wall = node.host.find_container(client, node.host.names.wall)
         log = wall.logs(tail=1).decode(errors="replace").strip() if wall else ""
     if wall is None:
         return "is installed by the first deployment"
     if wall.status != "running" or log:
         raise NotTrueError(
             "The wall does not stand",
-            what=f"instances may reach the machine's metadata service at {METADATA}: {WALL} is {wall.status}; {log[:300] or '(no log)'}",
+            what=f"instances may reach the machine's metadata service at {METADATA}: {wall.name} is {wall.status}; {log[:300] or '(no log)'}",
             where=node.host.name,
-            next_step=f"docker start {WALL} there; where its kernel has no routing rules, have a firewall drop what instances send there",
+            next_step=f"docker start {wall.name} there; where its kernel has no routing rules, have a firewall drop what instances send there",
         )
     return "stands before the metadata service"

@@ -9,12 +9,12 @@ import socket
 from pathlib import Path
 
 from azora_ci.targets.docker_hosts.host import DockerHost
+from azora_ci.targets.docker_hosts.names import Names
 
-EDGE, GUARD = "azora-edge", "azora-guard"  # containers
 # Each has a folder of its own there: one cannot replace the other's socket. Docker makes them, for root, again after each boot.
 SOCKETS = Path("/run/azora")
 EARLIER_NETWORK = "azora-admin"  # of guards and edges that listened on ports
-EARLIER_PORTS = {EDGE: 9901, GUARD: 9902}
+EARLIER_PORTS = {Names().edge: 9901, Names().guard: 9902}
 
 
 def socket_of(container: str) -> Path:

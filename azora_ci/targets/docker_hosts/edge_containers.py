@@ -25,9 +25,9 @@ from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.health.probes import DialledConnection
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts.connection import DOCKER_SOCKET
-from azora_ci.targets.docker_hosts.doors import EARLIER_NETWORK, EDGE, GUARD, Door, socket_of
+from azora_ci.targets.docker_hosts.doors import EARLIER_NETWORK, Door, socket_of
 from azora_ci.targets.docker_hosts.host import LABEL, Cage, DockerHost
-from azora_ci.targets.docker_hosts.networks import FRONT, Networks, edge_address
+from azora_ci.targets.docker_hosts.networks import Networks, edge_address
 from azora_ci.targets.docker_hosts.wall import Wall
 from azora_ci.targets.envoy import config as envoy_config
 from azora_ci.targets.envoy import state
@@ -35,9 +35,6 @@ from azora_ci.targets.envoy.options import edge_options
 from azora_ci.targets.guard import lease, server, store
 from azora_ci.targets.guard.client import EDGE_FOLDER
 
-VOLUME = "azora-edge"
-NEXT, TRIAL = "azora-edge-next", "azora-edge-trial"  # containers of a replacement of the edge
-ASKED = "azora-asked"  # container that looks at the host's Docker socket
 # An earlier version's edge reads bootstrap.json when it starts again: that one stays as it is.
 BOOTSTRAP = EDGE_FOLDER / "edge-bootstrap.json"
 SOCKET_MODE = 0o660
@@ -61,19 +58,20 @@ class EdgeContainers:
     def __init__(self, host: DockerHost, settings: HostSettings, context: TargetContext) -> None:
         self._host, self._settings, self._context = host, settings, context
         self._say, self._clock = context.log.say, context.clock
-        self._admin = Door(host, EDGE)
+        self._names = host.names
+        self._admin = Door(host, self._names.edge)
         self._networks, self._wall = Networks(host, settings), Wall(host, settings, context.config)
         self._services = {service.id for service in context.config.services}
 
     def is_installed(self) -> bool:
         """Return whether a guard runs on the host."""
         with self._host.docker("list containers") as client:
-            return bool(client.containers.list(filters={"name": f"^/{GUARD}$", "status": "running"}))
+            return bool(client.containers.list(filters={"name": f"^/{self._names.guard}$", "status": "running"}))
 
     def has_another_guard(self) -> bool:
         """Return whether a guard runs on the host that is of another version or configured differently."""
         with self._host.docker("list containers") as client:
-            guards = client.api.containers(filters={"name": f"^/{GUARD}$", "status": "running"})
+            guards = client.api.containers(filters={"name": f"^/{self._names.guard}$", "status": "running"})
         return bool(guards) and guards[0]["Labels"].get(f"{LABEL}guard") != self._guard_digest()
 
     def pull_guard(self) -> None:
@@ -83,8 +81,8 @@ class EdgeContainers:
     def remove_guard(self) -> None:
         """Remove the guard's container. Its journal and the routes stay on their volume, and the edge goes on."""
         with self._host.docker("remove the guard") as client:
-            image = client.containers.get(GUARD).labels.get(f"{LABEL}image", self._settings.guard_image)
-            client.api.remove_container(GUARD, force=True)
+            image = client.containers.get(self._names.guard).labels.get(f"{LABEL}image", self._settings.guard_image)
+            client.api.remove_container(self._names.guard, force=True)
         if image != self._settings.guard_image:
             self._host.drop_image(image)
 
@@ -96,10 +94,10 @@ class EdgeContainers:
         """Create networks, the volume and the guard where they are missing, and start the guard; ``walled``: have the wall stand, too."""
         with self._host.docker("prepare the edge's networks and guard") as client:
             self._networks.ensure(client, self._services)
-            client.volumes.create(VOLUME)
+            client.volumes.create(self._names.edge)
             if walled:
                 self._wall.install(client)
-            container = self._host.find_container(client, GUARD)
+            container = self._host.find_container(client, self._names.guard)
             if container is None:
                 self._host.pull(self._settings.guard_image)
                 container = self._create_guard(client)
@@ -111,7 +109,7 @@ class EdgeContainers:
     def edge_image(self) -> tuple[str | None, bool]:
         """Return (image of the edge, None without an edge; whether the edge is the configured one)."""
         with self._host.docker("look at the edge") as client:
-            edges = client.api.containers(all=True, filters={"name": f"^/{EDGE}$"})
+            edges = client.api.containers(all=True, filters={"name": f"^/{self._names.edge}$"})
         labels = edges[0]["Labels"] if edges else {}
         digests = {self._edge_digest(publish=publish) for publish in (True, False)}
         return labels.get(f"{LABEL}image"), labels.get(f"{LABEL}edge") in digests
@@ -124,7 +122,7 @@ class EdgeContainers:
     def is_published(self) -> bool:
         """Return whether a running edge has the port; during a replacement it may not be renamed to its final name yet."""
         with self._host.docker("look at the edge") as client:
-            edges = client.api.containers(filters={"name": f"^/({EDGE}|{NEXT})$", "status": "running"})
+            edges = client.api.containers(filters={"name": f"^/({self._names.edge}|{self._names.next_edge})$", "status": "running"})
         return any(port.get("PublicPort") for edge in edges for port in edge.get("Ports") or [])
 
     def install_edge(self, *, publish: bool = True, replace: bool = True) -> float | None:
@@ -135,7 +133,7 @@ class EdgeContainers:
         """
         with self._host.docker("start the edge") as client:
             self._finish_replacement(client)
-            edge = self._host.find_container(client, EDGE)
+            edge = self._host.find_container(client, self._names.edge)
             if edge is not None and edge.labels.get(f"{LABEL}edge") != self._edge_digest(publish=publish):
                 if replace:
                     had_port = self.is_published()
@@ -144,7 +142,7 @@ class EdgeContainers:
                 self._say(f"{self._host.name}: the edge is not the configured one; it is replaced when nothing is under way")
             if edge is None:
                 self._host.pull(self._settings.edge_image)
-                edge = self._create_edge(client, EDGE, publish=publish)
+                edge = self._create_edge(client, self._names.edge, publish=publish)
             self._networks.join(client, edge)  # before an instance starts in a network that is new
             if edge.status != "running":
                 edge.start()
@@ -160,7 +158,7 @@ class EdgeContainers:
             self._host.pull(self._settings.edge_image)
             self._put_bootstrap(client)
             self._try_edge(client)
-            old, new = client.containers.get(EDGE), self._create_edge(client, NEXT, publish=publish)
+            old, new = client.containers.get(self._names.edge), self._create_edge(client, self._names.next_edge, publish=publish)
             self._networks.join(client, new)
             stopped_at = self._clock.monotonic()
             old.stop(timeout=1)
@@ -174,7 +172,7 @@ class EdgeContainers:
                 raise
             seconds = self._clock.monotonic() - stopped_at
             old.remove(force=True)
-            new.rename(EDGE)
+            new.rename(self._names.edge)
             self._drop_earlier_networks(client)
         image = old.labels.get(f"{LABEL}image", self._settings.edge_image)
         if image != self._settings.edge_image:
@@ -183,17 +181,17 @@ class EdgeContainers:
 
     def _finish_replacement(self, client: Any) -> None:
         """Finish, or undo, a replacement whose runner died."""
-        containers = client.api.containers(all=True, filters={"name": f"^/{EDGE}"})
+        containers = client.api.containers(all=True, filters={"name": f"^/{self._names.edge}"})
         names = {name.lstrip("/") for container in containers for name in container["Names"]}
-        if TRIAL in names:
-            client.containers.get(TRIAL).remove(force=True)
-        if NEXT not in names:
+        if self._names.trial in names:
+            client.containers.get(self._names.trial).remove(force=True)
+        if self._names.next_edge not in names:
             return
-        new, old = client.containers.get(NEXT), self._host.find_container(client, EDGE)
+        new, old = client.containers.get(self._names.next_edge), self._host.find_container(client, self._names.edge)
         if new.status == "running":
             if old is not None:
                 old.remove(force=True)
-            new.rename(EDGE)
+            new.rename(self._names.edge)
         else:
             new.remove(force=True)
 
@@ -204,7 +202,14 @@ class EdgeContainers:
         parts = self._edge_parts(publish=False)
         parts["entrypoint"] += ["--mode", "validate"]
         trial = self._host.create(
-            client, TRIAL, self._settings.edge_image, command=[], endpoint=None, user=self._user(client), restart=False, **parts
+            client,
+            self._names.trial,
+            self._settings.edge_image,
+            command=[],
+            endpoint=None,
+            user=self._user(client),
+            restart=False,
+            **parts,
         )
         try:
             trial.start()
@@ -243,7 +248,7 @@ class EdgeContainers:
         return NotTrueError(
             "The new edge does not come up",
             what=f"{self._settings.edge_image}: {problem}",
-            where=f"{self._host.name}, container {EDGE}",
+            where=f"{self._host.name}, container {self._names.edge}",
             next_step="correct target.docker_hosts; the edge that was there goes on",
         )
 
@@ -253,7 +258,7 @@ class EdgeContainers:
 
     def _edge_parts(self, *, publish: bool) -> dict[str, Any]:
         """Return what the edge's container is made of, as keywords of ``DockerHost.create``; when this changes, the edge is replaced."""
-        binds, ports = [f"{VOLUME}:{EDGE_FOLDER}:ro", _socket_bind(EDGE)], {EDGE_PORT: self._settings.http_port}
+        binds, ports = [f"{self._names.edge}:{EDGE_FOLDER}:ro", _socket_bind(self._names.edge)], {EDGE_PORT: self._settings.http_port}
         tls = self._context.config.edge.tls
         if tls is not None:
             binds.append(f"{tls.certificate.parent}:{TLS_FOLDER}:ro")
@@ -273,7 +278,7 @@ class EdgeContainers:
             name,
             self._settings.edge_image,
             command=[],
-            endpoint=(FRONT, edge_address(client.networks.get(FRONT))),
+            endpoint=(self._names.front, edge_address(client.networks.get(self._names.front))),
             labels={f"{LABEL}edge": self._edge_digest(publish=publish)},
             user=self._user(client),
             **self._edge_parts(publish=publish),
@@ -281,8 +286,8 @@ class EdgeContainers:
 
     def _put_bootstrap(self, client: Any) -> None:
         """Write the edge's bootstrap to the volume, which only the guard can write to."""
-        bootstrap = json.dumps(envoy_config.bootstrap(EDGE_FOLDER, socket_of(EDGE), SOCKET_MODE))
-        client.containers.get(GUARD).put_archive(str(EDGE_FOLDER), _tar(BOOTSTRAP.name, bootstrap))
+        bootstrap = json.dumps(envoy_config.bootstrap(EDGE_FOLDER, socket_of(self._names.edge), SOCKET_MODE))
+        client.containers.get(self._names.guard).put_archive(str(EDGE_FOLDER), _tar(BOOTSTRAP.name, bootstrap))
 
     # --- network and guard ------------------------------------------------------------------------------------------------
 
@@ -291,13 +296,14 @@ class EdgeContainers:
 
         The API does not tell a file's group: a container that is given nothing but the socket's name looks at it.
         """
-        guard = self._host.find_container(client, GUARD)  # a rollback must not depend on another image than those that are there
+        # A rollback must not depend on another image than those that are there.
+        guard = self._host.find_container(client, self._names.guard)
         image = guard.labels.get(f"{LABEL}image") if guard else self._settings.guard_image
         script = "import os; print(os.stat('/asked').st_gid)"
-        self._host.remove_container(client, ASKED)
+        self._host.remove_container(client, self._names.asked)
         container = self._host.create(
             client,
-            ASKED,
+            self._names.asked,
             image,
             entrypoint=["python3", "-c", script],
             command=[],
@@ -332,20 +338,20 @@ class EdgeContainers:
     def _create_guard(self, client: Any) -> Any:
         container = self._host.create(
             client,
-            GUARD,
+            self._names.guard,
             self._settings.guard_image,
             entrypoint=["python3", "/azora"],
             command=[
                 "--folder",
                 str(EDGE_FOLDER),
                 "--socket",
-                str(socket_of(GUARD)),
+                str(socket_of(self._names.guard)),
                 "--lease-seconds",
                 f"{self._settings.lease_seconds:g}",
             ],
             endpoint=None,
             user=self._user(client),
-            binds=[f"{VOLUME}:{EDGE_FOLDER}:rw", _socket_bind(GUARD)],
+            binds=[f"{self._names.edge}:{EDGE_FOLDER}:rw", _socket_bind(self._names.guard)],
             labels={f"{LABEL}guard": self._guard_digest()},
         )
         for name, text in guard_sources().items():

@@ -16,6 +16,7 @@ from azora_ci.clients.docker import engine
 from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.targets.base import TargetContext
+from azora_ci.targets.docker_hosts.names import Names
 
 if TYPE_CHECKING:
     from azora_ci.targets.docker_hosts.connection import Connection
@@ -43,6 +44,7 @@ class DockerHost:
 
     def __init__(self, connection: Connection, settings: HostSettings, context: TargetContext) -> None:
         self.name = str(connection.address)
+        self.names = Names(settings.name)
         self._connection, self._settings, self._context = connection, settings, context
         self._client: Any = None
         self._connection_lock, self._client_lock = threading.Lock(), threading.Lock()

@@ -12,20 +12,11 @@ from typing import Any
 
 from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.errors import NotTrueError
-from azora_ci.targets.docker_hosts.doors import EDGE
 from azora_ci.targets.docker_hosts.host import LABEL, DockerHost
 
-# Docker publishes ports, and leads the way out, by the network whose name is first in the alphabet.
-FRONT = "az-edge"
-EARLIER = "azora"  # the one network of an earlier version
 SERVICE = f"{LABEL}service"  # label of a service's network
 EDGE_NUMBER, FIRST_INSTANCE = 2, 3  # index of an address in a network
 LARGEST_SUBNET, SUBNETS = 24, 4  # length of the prefix of a service's network, and by how much it is longer than that of them all
-
-
-def network_of(service_id: str) -> str:
-    """Return the name of a service's network."""
-    return f"azora-to-{service_id}"
 
 
 class Networks:
@@ -37,8 +28,9 @@ class Networks:
 
     def ensure(self, client: Any, service_ids: set[str]) -> None:
         """Create the networks that are missing: the edge's own, and one for each service."""
+        names = self._host.names
         present = {network.name for network in client.networks.list()}
-        for name, labels in [(FRONT, {}), *((network_of(service), {SERVICE: service}) for service in sorted(service_ids))]:
+        for name, labels in [(names.front, {}), *((names.network(service), {SERVICE: service}) for service in sorted(service_ids))]:
             if name not in present:
                 self._create(client, name, labels)
 
@@ -73,22 +65,22 @@ class Networks:
 
     def drop_unused(self, client: Any, service_ids: set[str]) -> None:
         """Remove the networks of services that are not configured any more once no container but the edge is in them."""
-        kept = {network_of(service) for service in service_ids}
+        kept = {self._host.names.network(service) for service in service_ids}
         for network in self._of_services(client):
             members = {name.lstrip("/") for container in _members(client, network.name) for name in container["Names"]}
-            if network.name not in kept and not members - {EDGE}:
+            if network.name not in kept and not members - {self._host.names.edge}:
                 if members:
-                    network.disconnect(EDGE, force=True)
+                    network.disconnect(self._host.names.edge, force=True)
                 network.remove()
 
     def _of_services(self, client: Any) -> Iterator[Any]:
         for network in client.networks.list():
-            if network.name == EARLIER or SERVICE in (network.attrs.get("Labels") or {}):
+            if self._host.names.is_network(network.name):
                 yield network
 
     def free_address(self, client: Any, service_id: str) -> tuple[str, str, str]:
         """Return (network, address for a new instance of a service, address of the edge). Raises NotTrueError when all are taken."""
-        (network,) = client.networks.list(names=[f"^{network_of(service_id)}$"])
+        (network,) = client.networks.list(names=[f"^{self._host.names.network(service_id)}$"])
         (subnet,), taken = subnets_of(network), _taken_addresses(client, network.name)
         numbers = range(FIRST_INSTANCE, subnet.num_addresses - 1)
         address = next((candidate for number in numbers if (candidate := str(subnet[number])) not in taken), None)

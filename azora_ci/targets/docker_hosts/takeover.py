@@ -15,7 +15,7 @@ from azora_ci.core.clock import Clock, rfc3339
 from azora_ci.core.config import DockerHostsSettings as HostSettings
 from azora_ci.core.errors import AzoraError, NotTrueError, UnreachableError
 from azora_ci.targets.docker_hosts.edge_containers import EdgeContainers
-from azora_ci.targets.docker_hosts.host import LABEL, DockerHost
+from azora_ci.targets.docker_hosts.host import DockerHost
 from azora_ci.targets.guard.client import GuardClient
 
 PROJECT = "com.docker.compose.project"
@@ -33,10 +33,10 @@ class Port:
         self.waits = False  # the edge runs without the port, which somebody else still has
 
     def holders(self) -> list[Container]:
-        """Return the running containers that publish the port and were not created by a deployment."""
+        """Return the running containers that publish the port, this application's edge excepted."""
         with self._host.docker("list containers") as client:
             containers = client.api.containers()
-        foreign = [container for container in containers if f"{LABEL}image" not in (container["Labels"] or {})]
+        foreign = [container for container in containers if _name(container) not in {self._host.names.edge, self._host.names.next_edge}]
         return [
             holder for holder in foreign if any(port.get("PublicPort") in self._edge_containers.ports for port in holder.get("Ports") or [])
         ]

@@ -23,7 +23,7 @@ from azora_ci.targets.base import AbortResult, FencedError, Instance, LockHolder
 from azora_ci.targets.docker_hosts.capacity import requirements_of
 from azora_ci.targets.docker_hosts.connection import Connection
 from azora_ci.targets.docker_hosts.containers import Containers
-from azora_ci.targets.docker_hosts.doors import EDGE, GUARD, Door
+from azora_ci.targets.docker_hosts.doors import Door
 from azora_ci.targets.docker_hosts.edge_containers import EDGE_PORT, EdgeContainers, options_of
 from azora_ci.targets.docker_hosts.host import DockerHost
 from azora_ci.targets.docker_hosts.host_node import HostNode, combined, settings_of, sum_of
@@ -138,8 +138,8 @@ class DockerHosts:
         context = self._context
         connection = Connection(address, credentials=credentials, clock=self._clock, jump=self._access.jump, say=self._say)
         host = DockerHost(connection, self._settings, context)
-        guard = GuardClient(host.name, Door(host, GUARD).dial, self._clock, host.ensure)
-        edge = GuardedEdge(guard, self._clock, Door(host, EDGE).dial)
+        guard = GuardClient(host.name, Door(host, host.names.guard).dial, self._clock, host.ensure)
+        edge = GuardedEdge(guard, self._clock, Door(host, host.names.edge).dial)
         lease = Lease(guard, self._clock)
         runner = Containers(host, self._settings, context, self._checkpoint)
         parts = Parts(lease, GuardedJournal(guard), edge, runner, self._options, host.name, host.dial, self._checkpoint)

@@ -13,7 +13,6 @@ from azora_ci.targets.docker_hosts.host import LABEL, Cage, DockerHost
 from azora_ci.targets.docker_hosts.networks import subnets_of
 from azora_ci.targets.guard import wall
 
-WALL = "azora-wall"
 SOURCE = inspect.getsource(wall)
 
 
@@ -39,7 +38,7 @@ class Wall:
             ) from error
         networks = [self._settings.network, *others]
         digest = hashlib.sha256("\0".join((SOURCE, self._settings.guard_image, *networks)).encode()).hexdigest()
-        container = self._host.find_container(client, WALL)
+        container = self._host.find_container(client, self._host.names.wall)
         if container is not None and container.labels.get(f"{LABEL}wall") != digest:
             container.remove(force=True)
             container = None
@@ -47,7 +46,7 @@ class Wall:
             self._host.pull(self._settings.guard_image)
             container = self._host.create(
                 client,
-                WALL,
+                self._host.names.wall,
                 self._settings.guard_image,
                 entrypoint=["python3", "-c", SOURCE],
                 command=networks,

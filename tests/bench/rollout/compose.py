@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Child
 from azora_ci.health.probes import ProbeRequest, fetch
-from azora_ci.targets.docker_hosts.networks import network_of
+from azora_ci.targets.docker_hosts.names import Names
 from tests.bench.rollout import scenes
 from tests.bench.rollout.scenes import Size
 from tests.bench.rollout.world import SERVICE, Client, until
@@ -79,7 +79,7 @@ class Emulated:
             service["image"],
             name=PROJECT,
             detach=True,
-            network=network_of(SERVICE),
+            network=Names().network(SERVICE),
             ports={PORT: PUBLISHED},
             environment=service["environment"],
             volumes=service["volumes"],
@@ -102,7 +102,7 @@ def _project(world: HostsWorld, version: str) -> dict[str, Any]:
         "volumes": world.mounts,
         "stop_grace_period": "5s",
     }
-    return {"version": "3.8", "services": {SERVICE: service}, "networks": {"default": {"external": {"name": network_of(SERVICE)}}}}
+    return {"version": "3.8", "services": {SERVICE: service}, "networks": {"default": {"external": {"name": Names().network(SERVICE)}}}}
 
 
 @contextmanager

@@ -21,7 +21,8 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from azora_ci.core.clock import Clock
-from azora_ci.targets.docker_hosts.doors import EDGE, GUARD, socket_of
+from azora_ci.targets.docker_hosts.doors import socket_of
+from azora_ci.targets.docker_hosts.names import Names
 from azora_ci.targets.envoy import admin
 from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.guard.lease import Guard, RefusedError
@@ -110,9 +111,9 @@ class Host:
         writer.write(b"+")
 
         async def respond(method: str, path: str, body: bytes) -> Answer:
-            if host == str(socket_of(GUARD)):
+            if host == str(socket_of(Names().guard)):
                 return await asyncio.to_thread(self._guard, method, path, body)
-            return self._admin(path) if host == str(socket_of(EDGE)) else self._health(host)
+            return self._admin(path) if host == str(socket_of(Names().edge)) else self._health(host)
 
         await self._serve(reader, writer, respond)
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.targets.docker_hosts.doors import EDGE, GUARD, socket_of
+from azora_ci.targets.docker_hosts.doors import socket_of
+from azora_ci.targets.docker_hosts.names import Names
 from tests.support.docker_world import HTTP_PORT, Lan, Machine, World, get, inside, on_host
 
 ASK = """
@@ -70,9 +71,9 @@ def as_user(machine: Machine, groups: str, script: str, *arguments: object) -> l
     return subprocess.run(argv, cwd="/", capture_output=True, text=True, timeout=60, check=True).stdout.split()
 
 
-@pytest.mark.parametrize("container", [EDGE, GUARD])
+@pytest.mark.parametrize("container", [Names().edge, Names().guard])
 def test_only_the_group_of_the_docker_socket_reaches_guard_and_admin_interface(world, container):
-    machine, resource = world.machines[0], "/ready" if container == EDGE else "/status"
+    machine, resource = world.machines[0], "/ready" if container == Names().edge else "/status"
     group = machine.socket.stat().st_gid
     assert group != 0
     assert as_user(machine, f"--groups={group}", ASK, socket_of(container), "GET", resource) == ["200"]
@@ -105,10 +106,10 @@ def own_ports() -> set[str]:
 def test_no_port_leads_to_guard_or_admin_interface(world):
     machine, ports_before = world.machines[0], own_ports()
     assert listening(inside(machine.name)) == {22, HTTP_PORT}
-    pids = {name: machine.client.api.inspect_container(name)["State"]["Pid"] for name in (EDGE, GUARD)}
+    pids = {name: machine.client.api.inspect_container(name)["State"]["Pid"] for name in (Names().edge, Names().guard)}
     ports = {name: listening(["nsenter", f"--target={pid}", "--net"]) for name, pid in pids.items()}
-    assert ports == {EDGE: {8080}, GUARD: set()}
-    assert machine.client.containers.get(GUARD).attrs["HostConfig"]["NetworkMode"] == "none"
+    assert ports == {Names().edge: {8080}, Names().guard: set()}
+    assert machine.client.containers.get(Names().guard).attrs["HostConfig"]["NetworkMode"] == "none"
     target = world.target()
     with target.connected():
         assert target.current().serving is not None
@@ -117,7 +118,7 @@ def test_no_port_leads_to_guard_or_admin_interface(world):
 
 def test_an_instance_that_wants_the_edge_to_quit_gets_no_answer(world):
     machine = world.machines[0]
-    endpoints = machine.client.containers.get(EDGE).attrs["NetworkSettings"]["Networks"]
+    endpoints = machine.client.containers.get(Names().edge).attrs["NetworkSettings"]["Networks"]
     edge = endpoints["azora-to-api_gateway"]["IPAddress"]
     instance = machine.containers()[0]
     script = FROM_AN_INSTANCE.format(addresses=repr((edge, edge.rpartition(".")[0] + ".1")))
@@ -133,11 +134,11 @@ def test_an_instance_that_wants_the_edge_to_quit_gets_no_answer(world):
 def test_the_socket_of_the_edge_is_there_again_after_a_restart_of_the_host(world):
     machine = world.machines[0]
     shutil.rmtree(machine.run_folder / "azora")  # a boot empties /run
-    for name in (GUARD, EDGE):
+    for name in (Names().guard, Names().edge):
         machine.client.containers.get(name).restart(timeout=1)
     target = world.target()
     with target.connected():
         assert target.observe().weights
         assert target.holders() == {machine.alias: None}
-    folder = Path(machine.run_folder / "azora" / GUARD)
+    folder = Path(machine.run_folder / "azora" / Names().guard)
     assert (folder.stat().st_uid, folder.stat().st_mode & 0o777) == (0, 0o755)
