@@ -32,7 +32,8 @@ def counted(instances: Sequence[Instance]) -> str:
     """Return the number of instances as text; with several hosts, also the number on each."""
     hosts = Counter(instance.host for instance in instances)
     where = f" ({', '.join(f'{number} on {host}' for host, number in sorted(hosts.items()))})" if len(hosts) > 1 else ""
-    return f"{len(instances)} instances{where}"
+    resting = sum(instance.resting for instance in instances)
+    return f"{len(instances)} instances{where}{f', {resting} of them workers at rest' if resting else ''}"
 
 
 def table(rows: Iterable[tuple[str, ...]]) -> str:

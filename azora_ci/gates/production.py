@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import AzoraError
+from azora_ci.health.workers import UNHEALTHY
 from azora_ci.targets.base import Target, TargetContext
 from azora_ci.targets.findings import Finding
 from azora_ci.targets.journal import PROMOTED
@@ -105,7 +106,10 @@ def _instances(target: Target) -> Finding:
     if history.serving is None:
         return Finding("instances", True, "nothing was deployed yet: the first deployment has no version to go back to")
     dead = target.observe().dead
-    names = ", ".join(instance.name for instance in dead)
     serving = history.releases[history.serving]
     text = f"{serving.version} ({serving.id}) serves"
-    return Finding("instances", not dead, f"{text}; not running: {names}" if dead else f"{text}, every instance runs", "deploy again")
+    running = [worker for worker in target.instances(serving.id) if worker.worker and worker not in dead]
+    states = zip(running, target.states(running) if running else (), strict=True)
+    sick = [f"not running: {', '.join(instance.name for instance in dead)}"] if dead else []
+    sick += [f"{worker.name}: {state.detail or state.health}" for worker, state in states if state.health == UNHEALTHY]
+    return Finding("instances", not sick, "; ".join((text, *sick)) if sick else f"{text}, every instance runs", "deploy again")

@@ -16,13 +16,16 @@ FILE_NAME = "ROLLBACK-INSTRUCTIONS.md"
 
 @dataclass(frozen=True)
 class Guide:
-    """Values from the configuration: whom to call, the application's URL, and (title, health URL) of each service."""
+    """Values from the configuration: whom to call, the application's URL, (title, health URL) of each service with a route, and the
+    titles of the workers.
+    """
 
     application: str
     on_call: str
     public_url: str
     health_urls: tuple[tuple[str, str], ...]
     target: str
+    workers: tuple[str, ...] = ()
     workflow: str = "deploy-production.yml"
     rollback_workflow: str = "rollback-production.yml"
 
@@ -162,9 +165,9 @@ On a machine whose environment has the secrets of production, the same in one co
 python -m azora_ci rollback --deployment-id {own_id} --reason "${{REASON:?say why}}"
 ```
 
-All traffic goes to {plan.version} by one rename at the edge, within seconds. First it is checked that this record is genuine and its
-window open, and that the instances of {plan.version} are healthy; afterwards it is proved that no request reaches
-{record["version"]}, and the smoke tests run. A deployment that is under way is stopped.
+All traffic goes to {plan.version} by one rename at the edge, within seconds.{_workers(record, guide, plan)}
+First it is checked that this record is genuine and its window open, and that the instances of {plan.version} are healthy;
+afterwards it is proved that no request reaches {record["version"]}, and the smoke tests run. A deployment that is under way is stopped.
 After the deadline add `-f after-deadline=true`, or `--after-deadline`.
 
 Of several production hosts, one that cannot be reached is left out and named, and the run ends red: take that host out of the
@@ -176,6 +179,15 @@ python -m azora_ci lock status    # who deploys, or rolls back, just now
 python -m azora_ci doctor         # what production lacks, with the next step
 ```
 """
+
+
+def _workers(record: Mapping[str, Any], guide: Guide, plan: window.RollbackPlan) -> str:
+    if not guide.workers:
+        return ""
+    return (
+        f" Then the workers of {record['version']} are stopped ({escaped(', '.join(guide.workers))}), and those of {plan.version} are "
+        "started again: never both."
+    )
 
 
 def _whether_to_restore(record: Mapping[str, Any], plan: window.RollbackPlan) -> str:
@@ -270,6 +282,16 @@ Each must answer `{{"status": "healthy", "version": "{version}"}}`:
 ```
 
 Then open {guide.public_url} and do what a user does.
+{_worker_verification(guide)}"""
+
+
+def _worker_verification(guide: Guide) -> str:
+    if not guide.workers:
+        return ""
+    titles = escaped(", ".join(guide.workers))
+    return f"""
+Workers have no address ({titles}). `python -m azora_ci doctor` names each that does not run or is unhealthy, and `edge status` how many
+run and how many are at rest.
 """
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from azora_ci.core.clock import Clock
-from azora_ci.core.config import DeployConfig
+from azora_ci.core.config import JOB, DeployConfig
 from azora_ci.health.answers import OLD
 from azora_ci.health.probes import Prober
 from azora_ci.targets import workers
@@ -40,7 +40,7 @@ def look(target: Target, config: DeployConfig, clock: Clock, *, before: Deployed
     be missing, and no probe is known for a service that the configuration does not name. A service without an instance of ``before``,
     on a host that has instances of either release, counts as sick.
     """
-    services = {service.id for service in config.services if service.id in before.digests}
+    services = {service.id for service in config.services if service.id in before.digests and service.kind != JOB}
     instances = [instance for instance in target.instances(before.id) if instance.service in services]
     running, resting = ([each for each in instances if each.resting is at_rest] for at_rest in (False, True))
     findings = workers.probe(target, Prober(clock), running, OLD, PROBE_SECONDS)

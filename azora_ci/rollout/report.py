@@ -12,14 +12,29 @@ from azora_ci.rollout.decision import LATENCY_FLOOR_MS, Limits, Stage
 from azora_ci.rollout.statistics import CONFIDENCE
 
 
-def plan_lines(stages: Sequence[Stage], *, new: str, old: str | None, limits: Limits, counts: Mapping[str, Sequence[int]]) -> list[str]:
-    """Return the plan that is printed before anything moves; ``counts``: service -> instances of the new version per stage."""
+def plan_lines(
+    stages: Sequence[Stage],
+    *,
+    new: str,
+    old: str | None,
+    limits: Limits,
+    counts: Mapping[str, Sequence[int]],
+    workers: Sequence[str] = (),
+) -> list[str]:
+    """Return the plan that is printed before anything moves; ``counts``: service -> instances of the new version per stage.
+
+    ``workers``: those of the services that have no route.
+    """
     lines = [f"Plan: {old or 'nothing (first deployment)'} -> {new}, services in this order: {', '.join(counts)}"]
     for number, stage in enumerate(stages):
         instances = ", ".join(f"{service} {numbers[number]}" for service, numbers in counts.items())
         lines.append(f"  {stage.name}: {stage.percent} % of traffic for {stage.seconds / 60:g} minutes; new instances: {instances}")
+    if workers and old:
+        lines.append(f"  workers ({', '.join(workers)}): those of {old} run until the promotion and are stopped then;")
+        lines.append("    going back stops the new ones, then starts the old ones again")
+    conditions = "an endpoint keeps failing" + ("; a worker ends, is started again or is unhealthy" if workers else "")
     lines.append(
-        f"  back to {old or 'no version'} when: an endpoint keeps failing; or the new version's share of failed requests is more than "
+        f"  back to {old or 'no version'} when: {conditions}; or the new version's share of failed requests is more than "
         f"{limits.error_points:g} points above the old one's, or its p95 more than {limits.latency_factor:g} times the old one's "
         f"and at least {LATENCY_FLOOR_MS:g} ms more, "
         f"with {CONFIDENCE:.0%} confidence (exact bounds, one-sided); {limits.minimum_requests} requests per service and version needed"

@@ -140,6 +140,12 @@ class StageWatch:
         """Return the evidence of the stage that was running when the rollout was interrupted; empty between stages."""
         return [self.running.evidence(status, reason)] if self.running else []
 
+    @property
+    def sick_workers(self) -> tuple[str, ...]:
+        """Return the workers of which an instance of the new version failed at the last tick."""
+        failing = {self.record.endpoints[name] for name, streak in self.record.streaks.items() if streak.failures}
+        return tuple(sorted({endpoint.service for endpoint in failing if endpoint.side == NEW} & self.subject.workers))
+
     def pairs(self, observation: Observation, start: Counts) -> dict[str, Pair]:
         """Return service -> counters that are compared. ``start``: the counters when the stage began."""
         pairs = {}

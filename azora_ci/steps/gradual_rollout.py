@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from azora_ci.core.config import JOB
 from azora_ci.core.environment import named_secrets
 from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError, UnreachableError
 from azora_ci.core.job_log import secrets_of_url
@@ -182,10 +183,13 @@ class Rollout:
         previous = history.before(self.release.id)
         self.plan = stages(self.minutes, first=previous is None)
         self._note_previous(previous)
-        services = self.job.config.services
+        services = [service for service in self.job.config.services if service.kind != JOB]
         counts = {service.id: [instances_at(stage.percent, service.instances) for stage in self.plan] for service in services}
+        names = [worker.id for worker in self.job.config.workers]
         previous_version = previous.version if previous else None
-        lines = report.plan_lines(self.plan, new=self.release.version, old=previous_version, limits=self.limits, counts=counts)
+        lines = report.plan_lines(
+            self.plan, new=self.release.version, old=previous_version, limits=self.limits, counts=counts, workers=names
+        )
         lines += self.target.plan(self.release)
         for line in lines:
             self.job.say(line)
@@ -249,6 +253,9 @@ class Rollout:
             self.target.promote(self.release)
         fallback = f"{previous.version} keeps running at 0 % as the rollback target" if previous else "there is no version to go back to"
         self.job.tick(f"{self.release.version} is promoted; {fallback}")
+        resting = [instance.name for instance in self.target.instances(previous.id) if instance.resting] if previous else []
+        if resting:
+            self._note(f"stopped, and started again by going back: {', '.join(resting)}")
         self.finish("completed")
 
     def _run_stage(self, stage: Stage, stage_watch: StageWatch) -> None:
@@ -262,8 +269,9 @@ class Rollout:
         decision, evidence = stage_watch.watch(weights)
         self._record_stage(evidence)
         if decision.action is Action.ABORT:
+            sick = stage_watch.sick_workers
             raise NotTrueError(
-                f"{stage.name}: not healthy",
+                f"{stage.name}: worker {', '.join(sick)} not healthy" if sick else f"{stage.name}: not healthy",
                 what=f"{stage.name} at {stage.percent} %: {decision.reason}",
                 where=f"{self.release.version} ({self.release.id}) on target {self.evidence['target']}",
                 next_step="read the table of this stage and instances/ in the job's artifact; correct the release and tag a new version",

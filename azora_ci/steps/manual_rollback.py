@@ -87,6 +87,7 @@ def _make_guide(job: Job[Any]) -> instructions.Guide:
         public_url=job.config.public_url,
         health_urls=tuple((service.title, service.public_health_url) for service in job.config.web),
         target=job.config.target.kind,
+        workers=tuple(worker.title for worker in job.config.workers),
     )
 
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci.core.config import SmokeEndpoint
+from azora_ci.core.config import WEB, SmokeEndpoint
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.core.markdown import escaped, table
 from azora_ci.core.process import undisturbed
@@ -191,6 +191,11 @@ def _write_table(job: Job[Any], evidence: dict[str, Any]) -> None:
     rows = [
         (test["name"], "✓" if test["passed"] else "✗", test["status"], test["version"], f"{test['milliseconds']:.0f} ms", test["detail"])
         for test in evidence["tests"]
+    ]
+    rows += [
+        (service.title, "–", None, None, "", f"not asked: a {service.kind} has no public address")
+        for service in job.config.services
+        if service.kind != WEB
     ]
     job.actions.summary(table(("smoke test", "passed", "status", "version", "time", "detail"), rows))
 

@@ -163,7 +163,8 @@ class Node:
             sick = [(instance, finding) for instance, finding in zip(started, findings, strict=True) if not finding.passed]
             if not sick and (self._clock.monotonic() > steady or not any(instance.worker for instance in started)):
                 for finding in findings:
-                    self._context.log.say(f"✓ {finding.endpoint.name} {'answers healthy, ' if finding.version else ''}{finding.detail}")
+                    answers = "answers healthy, " if finding.endpoint.url else ""
+                    self._context.log.say(f"✓ {finding.endpoint.name} {answers}{finding.detail}")
                 return
             for instance, finding in sick:
                 self._replace_if_dead(instance, release, attempts, finding)
@@ -322,7 +323,8 @@ class Node:
             returned = AbortResult(previous.version if previous else None, self._clock.monotonic() - begun, False, None, detail)
         deployed = self.current().releases.get(release.id)
         if deployed:
-            self._stop(deployed, workers.of(deployed), quickly=hurry)
+            if not hurry or workers.at_rest(previous):  # else there is no time to stop them before the others
+                self._stop(deployed, workers.of(deployed), quickly=hurry)
             returned = self._workers.return_to(previous, returned, hurry=hurry)
             longest = self._config.rollout.drain_seconds
             self._drain(deployed, min(longest, HURRIED_DRAIN_SECONDS) if hurry else longest)

@@ -2,7 +2,8 @@
 
 Old workers go on beside the new ones until the promotion, so that going back until then has nothing to start. After it they rest: they are
 stopped and stay where they are. Going back stops the new ones first, then starts the old ones again. The journal has the intention before
-anything is stopped, so that whoever comes next finishes it.
+anything is stopped, so that whoever comes next finishes it. A guard that goes back by itself moves traffic and stops nothing: new workers
+go on beside the old ones until the next run takes their release back.
 """
 
 from __future__ import annotations
@@ -59,6 +60,11 @@ def of(deployed: Deployed) -> list[Facts]:
     return [facts for facts in list(deployed.instances.values()) if facts.get("kind") == WORKER]
 
 
+def at_rest(deployed: Deployed | None) -> list[Facts]:
+    """Return the workers of a release that are at rest."""
+    return [facts for facts in of(deployed) if facts.get("resting")] if deployed else []
+
+
 class Workers:
     """Stops and starts the workers of a node's releases."""
 
@@ -93,7 +99,7 @@ class Workers:
     def resume(self, deployed: Deployed) -> list[str]:
         """Start the workers of a release that are at rest; return a sentence for each that does not start."""
         problems = []
-        for facts in [facts for facts in of(deployed) if facts.get("resting")]:
+        for facts in at_rest(deployed):
             name = self._names(deployed, [facts])
             with undisturbed():
                 try:
@@ -108,7 +114,7 @@ class Workers:
 
     def return_to(self, previous: Deployed | None, returned: AbortResult, *, hurry: bool) -> AbortResult:
         """Start the workers of the version that traffic went back to. One that does not run afterwards means that it is not proved."""
-        resting = [facts for facts in of(previous) if facts.get("resting")] if previous else []
+        resting = at_rest(previous)
         if not previous or not resting:
             return returned
         problems = self.resume(previous)

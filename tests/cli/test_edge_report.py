@@ -31,6 +31,8 @@ def test_instances_are_counted_by_host_where_there_are_several():
     assert f"v1.0.0 ({OLD}, rollback target): 3 instances (1 on {NEAR}, 2 on {FAR})" in text
     assert f"v1.1.0 ({NEW}, stable): 1 instances" in text.splitlines()
     assert "rollback --deployment-id" not in text
+    releases[OLD] += (Instance(OLD, "v1.0.0", "mailer", 7, "", worker=True, resting=True),)
+    assert ", 1 of them workers at rest" in edge_report.text(history(NEW), observation(), releases)
 
 
 def test_a_release_that_still_serves_somewhere_is_named_with_the_command_that_finishes_it():

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,13 @@ def text(**changed: Any) -> str:
 
 
 # --- the text of the instructions -----------------------------------------------------------------------------------------------------
+
+
+def test_workers_have_no_address_to_ask_and_change_places_one_after_the_other():
+    page = instructions.render(document(), replace(GUIDE, workers=("Mailer", "Importer")))
+    assert "the workers of v1.2.3 are stopped (Mailer, Importer), and those of v1.2.2 are started again: never both." in page
+    assert "Workers have no address (Mailer, Importer). `python -m azora_ci doctor` names each" in page
+    assert "workers" not in text().lower()
 
 
 def test_every_section_of_the_guide_is_there_for_this_deployment():

@@ -299,7 +299,14 @@ def test_the_plan_names_order_shares_and_limits():
     )
     assert lines[0] == "Plan: v1.0.0 -> v1.1.0, services in this order: auth, api"
     assert lines[2] == "  progressive: 50 % of traffic for 10 minutes; new instances: auth 1, api 2"
-    assert "back to v1.0.0 when" in lines[-1]
+    assert "back to v1.0.0 when: an endpoint keeps failing; or the new" in lines[-1]
+    counts = {"api": [1, 2, 4], "mailer": [1, 1, 2]}
+    *_, rest, back, last = report.plan_lines(
+        stages((5, 10, 15), first=False), new="v1.1.0", old="v1.0.0", limits=LIMITS, counts=counts, workers=["mailer"]
+    )
+    assert "workers (mailer): those of v1.0.0 run until the promotion" in rest
+    assert "going back stops the new ones, then starts the old ones again" in back
+    assert "; a worker ends, is started again or is unhealthy; or" in last
 
 
 def test_a_stage_table_has_a_row_per_version():

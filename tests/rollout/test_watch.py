@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import json
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from azora_ci.core.errors import UnreachableError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.health.traffic import Counters
+from azora_ci.health.workers import WorkerState
 from azora_ci.rollout.decision import Action, Decision, Limits, Stage
 from azora_ci.rollout.watch import Rules, StageWatch, Subject
 from azora_ci.targets.base import Instance, Observation
@@ -67,6 +68,7 @@ class Edge:
 
     def __init__(self, lost: Sequence[int], *, added: bool = False) -> None:
         self._lost, self._looks, self._added = lost, 0, added
+        self.workers: dict[Instance, Callable[[int], WorkerState]] = {}  # worker -> its state after so many readings
 
     def observe(self) -> Observation:
         self._looks += 1
@@ -76,24 +78,43 @@ class Edge:
         old = {} if self._added else {("api_gateway", OLD): counters}
         return Observation({("api_gateway", NEW): counters, **old}, {})
 
-    def instances(self, _release: str) -> tuple[Instance, ...]:
-        return ()
+    def instances(self, release: str) -> tuple[Instance, ...]:
+        return tuple(worker for worker in self.workers if worker.release == release)
+
+    def states(self, workers: Sequence[Instance]) -> Sequence[WorkerState]:
+        return [self.workers[worker](self._looks) for worker in workers]
 
     def renew(self) -> None:
         pass
 
 
 def watched(
-    folder: Path, url: str, lost: Sequence[int], *, retries: int = 3, inconclusive: str = "pass", added: bool = False
+    folder: Path,
+    url: str,
+    lost: Sequence[int],
+    *,
+    retries: int = 3,
+    inconclusive: str = "pass",
+    added: bool = False,
+    workers: dict[Instance, Callable[[int], WorkerState]] | None = None,
 ) -> tuple[Decision, dict[str, Any]]:
     """Watch a stage of a minute, a tick every ten seconds, on an edge whose counters cannot be read at some looks.
 
     The first look is before the stage, the second when it begins, the third at its first tick.
     """
     path = deploy_config.write(folder / "deploy.toml", services={"api_gateway": deploy_config.service("API", url)})
-    subject = Subject(Release(NEW, "v1.1.0", {}), OLD, "v1.0.0", config.load(path).services, frozenset({"api_gateway"} if added else ()))
+    subject = Subject(
+        Release(NEW, "v1.1.0", {}),
+        OLD,
+        "v1.0.0",
+        config.load(path).services,
+        frozenset({"api_gateway"} if added else ()),
+        frozenset({"mailer"}),
+    )
     processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
-    stage_watch = StageWatch(Edge(lost, added=added), subject, Rules(10, retries, LIMITS, inconclusive), processes, Virtual())  # type: ignore[arg-type] # it has only the members of a target that a watch uses
+    edge = Edge(lost, added=added)
+    edge.workers |= workers or {}
+    stage_watch = StageWatch(edge, subject, Rules(10, retries, LIMITS, inconclusive), processes, Virtual())  # type: ignore[arg-type] # it has only the members of a target that a watch uses
     stage_watch.begin(Stage("canary", 5, 60))
     return stage_watch.watch({})
 
@@ -134,3 +155,42 @@ def test_counters_that_were_never_read_pass_nothing(tmp_path, url):
     decision, evidence = watched(tmp_path, url, range(2, 1000), retries=1000)
     assert decision.action is Action.ABORT
     assert {tick["lacking"] for tick in evidence["decisions"]} == {10}
+
+
+# --- workers -----------------------------------------------------------------------------------------------------------
+
+NEW_MAILER = Instance(NEW, "v1.1.0", "mailer", 1, "", worker=True)
+OLD_MAILER = Instance(OLD, "v1.0.0", "mailer", 1, "", worker=True)
+RUNS = WorkerState(True)
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        (WorkerState(False, detail="exit code 1"), "does not run, exit code 1"),
+        (WorkerState(True, restarts=1), "was started again 1 times"),
+        (WorkerState(True, health="unhealthy", detail="no queue"), "its HEALTHCHECK says unhealthy: no queue"),
+    ],
+)
+def test_a_worker_of_the_new_version_that_does_not_hold_aborts(tmp_path, url, state, reason):
+    workers = {NEW_MAILER: lambda look: state if look > 4 else RUNS, OLD_MAILER: lambda _: RUNS}
+    decision, evidence = watched(tmp_path, url, [], workers=workers)
+    assert decision.action is Action.ABORT
+    assert f"mailer#1 v1.1.0 failed 3 of 3 probes in a row ({reason}" in decision.reason
+    assert evidence["ticks"] == 5
+
+
+def test_an_old_worker_that_ends_is_said_and_is_not_the_new_version_s_fault(tmp_path, url):
+    workers = {NEW_MAILER: lambda _: RUNS, OLD_MAILER: lambda look: WorkerState(look < 5, restarts=7, detail="exit code 1")}
+    decision, evidence = watched(tmp_path, url, [], workers=workers)
+    assert decision.action is Action.ADVANCE
+    assert "the old version fails alone, not the new one's fault: mailer#1 v1.0.0" in decision.reason
+    assert evidence["last_failures"] == {"mailer#1 v1.0.0": "does not run, exit code 1"}
+
+
+def test_workers_of_both_versions_that_end_are_held_then_aborted(tmp_path, url):
+    ended = {mailer: lambda look: WorkerState(look < 5) for mailer in (NEW_MAILER, OLD_MAILER)}
+    decision, evidence = watched(tmp_path, url, [], workers=ended)
+    assert decision.action is Action.ABORT
+    assert "still: old and new version both fail" in decision.reason
+    assert evidence["ticks"] > 6

@@ -18,7 +18,7 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,6 +47,10 @@ SHA = "0123456789abcdef0123456789abcdef01234567"
 OLD, NEW = "1764000000-aaaaaa", "1764000100-bbbbbb"
 HTTP_PORT = 8000
 SERVICES = {"api_gateway": "/api", "auth_service": "/auth"}
+# A worker's image. The entrypoint is not Python's, so that what replaces it is seen.
+WORKER = """ENTRYPOINT ["/app/nothing"]
+CMD ["nobody"]
+HEALTHCHECK --interval=1s --timeout=5s --retries=1 CMD ["python3", "-S", "/app/worker.py", "check"]"""
 ROLLOUT = {"minimum_requests": 10, "latency_factor": 1000.0, "inconclusive": "abort", "drain_seconds": 2}
 
 
@@ -206,21 +210,23 @@ class Lan:
         raise AssertionError("no digest")
 
     def _service_image(self, version: str) -> dict[str, str]:
-        digests = {}
-        for service in SERVICES:
-            context = io.BytesIO()
-            dockerfile = f'FROM {self.registry}/guard:local\nCOPY . /app/\nENTRYPOINT ["python3", "/app/service.py"]\n'
-            with tarfile.open(fileobj=context, mode="w") as tar:
-                tar.add(ROOT / "tests/support/sample_service.py", "service.py")
-                for name, text in (("Dockerfile", dockerfile), ("RELEASE", f"{service} {version}\n")):
-                    info = tarfile.TarInfo(name)
-                    info.size = len(text)
-                    tar.addfile(info, io.BytesIO(text.encode()))
-            context.seek(0)
-            tag = f"{self.registry}/{service}:v{version}"
-            self.machines[0].client.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
-            digests[service] = self.push(service, f"v{version}").rpartition("@")[2]
-        return digests
+        return {service: self.image(service, version, 'ENTRYPOINT ["python3", "/app/service.py"]') for service in SERVICES}
+
+    def image(self, service: str, version: str, instructions: str) -> str:
+        """Build and push an image with the sample programs in /app, and return its digest."""
+        context = io.BytesIO()
+        dockerfile = f"FROM {self.registry}/guard:local\nCOPY . /app/\n{instructions}\n"
+        with tarfile.open(fileobj=context, mode="w") as tar:
+            tar.add(ROOT / "tests/support/sample_service.py", "service.py")
+            tar.add(ROOT / "tests/support/sample_worker.py", "worker.py")
+            for name, text in (("Dockerfile", dockerfile), ("RELEASE", f"{service} {version}\n")):
+                info = tarfile.TarInfo(name)
+                info.size = len(text)
+                tar.addfile(info, io.BytesIO(text.encode()))
+        context.seek(0)
+        tag = f"{self.registry}/{service}:v{version}"
+        self.machines[0].client.images.build(fileobj=context, custom_context=True, tag=tag, rm=True)
+        return self.push(service, f"v{version}").rpartition("@")[2]
 
     def more(self, number: int) -> list[Machine]:
         """Return so many machines, started when they are needed first."""
@@ -267,6 +273,7 @@ class World:
         lease: float = 6.0,
         services: tuple[str, ...] = tuple(SERVICES),
         backup: dict[str, str] | None = None,
+        workers: dict[str, dict[str, Any]] | None = None,
     ) -> None:
         self.lan, self.folder = lan, folder
         self.machines = lan.more(machines)
@@ -277,6 +284,8 @@ class World:
         self.clock = Clock()
         self.lease = lease
         self.services = services
+        self.workers = workers or {}  # service id -> keys beside those that every worker has
+        self._worker_images = {version: {name: lan.image(name, version, WORKER) for name in self.workers} for version in lan.digests}
         self.rollout: dict[str, Any] = dict(ROLLOUT)
         self.host_settings: dict[str, Any] = {}
         self.edge_settings: dict[str, Any] = {}
@@ -303,6 +312,11 @@ class World:
                 secrets=["SERVICE_SECRET"] if name == "api_gateway" else [],
             )
             services[name] |= {"route_prefix": prefix, "health_path": f"{prefix}/health"}
+        for name, keys in self.workers.items():
+            services[name] = {
+                "title": name, "kind": "worker", "env": {"FLAGS": "/flags"}, "volumes": [f"{self.flags}:/flags"], "memory": "64m",
+                "allow_host_paths": [str(self.flags)], "stop_grace_seconds": 3, "secrets": ["SERVICE_SECRET"], **keys,
+            }  # fmt: skip
         hosts = {"edge_image": self.lan.edge_image, "guard_image": self.lan.guard_image, "http_port": HTTP_PORT, **self.host_settings}
         target = {"kind": "docker_hosts", "docker_hosts": {**hosts, "lease_seconds": self.lease}}
         smoke = {"endpoints": [{"name": "work", "url": f"http://{self.machines[0].address}:{HTTP_PORT}/api/work"}]}
@@ -354,7 +368,8 @@ class World:
 
     def digests(self, version: str) -> dict[str, str]:
         """Return the digests of a version's images, of the services that are configured."""
-        return {name: digest for name, digest in self.lan.digests[version].items() if name in self.services}
+        digests = self.lan.digests[version] | self._worker_images[version]
+        return {name: digest for name, digest in digests.items() if name in (*self.services, *self.workers)}
 
     @property
     def paths(self) -> list[str]:
@@ -364,7 +379,7 @@ class World:
     @property
     def instances(self) -> int:
         """Return how many instances of a release run when it has all the traffic."""
-        return len(self.machines) * sum(service.instances for service in self.config.services)
+        return len(self.machines) * sum(service.instances for service in self.config.web)
 
     def deploy_old(self) -> None:
         target, release = self.target(), self.release("1.0.0", OLD)
@@ -470,8 +485,16 @@ class World:
         until(has_weight, f"{percent} % for the new version", 120)
 
     def running(self) -> Counter[str]:
-        """Return how many instances run per version, on all hosts."""
-        return Counter(container.labels["world.azora.version"] for machine in self.machines for container in machine.containers())
+        """Return how many instances that have a route run per version, on all hosts."""
+        return self._count(self.services)
+
+    def running_workers(self) -> Counter[str]:
+        """Return how many workers run per version, on all hosts."""
+        return self._count(self.workers)
+
+    def _count(self, services: Iterable[str]) -> Counter[str]:
+        labels = [container.labels for machine in self.machines for container in machine.containers()]
+        return Counter(label["world.azora.version"] for label in labels if label["world.azora.service"] in services)
 
     def close(self) -> None:
         for step in self.steps:

@@ -34,4 +34,5 @@ note("starts")
 print(f"{SERVICE} {VERSION} starts with {sys.argv[1:]}", flush=True)
 while not flag("ends"):
     time.sleep(0.02)
+note("ends by itself")
 sys.exit(3)

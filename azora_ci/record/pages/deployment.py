@@ -97,9 +97,9 @@ def _probes(probes: Document | None) -> str:
 def _services(document: Document) -> str:
     health = document["health_checks"]
     digests = document["image_digests"]
-    return table(
-        ("Service", "Health", "Digest"), ((name, health.get(name), code(digests.get(name))) for name in document["services_deployed"])
-    )
+    watched = "no public address: watched until the promotion"
+    rows = [(name, health.get(name, watched), code(digests.get(name))) for name in document["services_deployed"]]
+    return table(("Service", "Health", "Digest"), rows)
 
 
 def _jobs(document: Document) -> str:

@@ -87,11 +87,17 @@ class Port:
         with self._host.docker("look at containers") as client:
             graces = [client.api.inspect_container(holder["Id"])["Config"].get("StopTimeout") or 10 for holder in holders]
         names = ", ".join(map(_name, holders))
-        return [
-            f"{self._host.name}: {self._port_text} is taken over from compose project {self._settings.take_over}",
-            f"{self._host.name}: {names} {'is' if len(holders) == 1 else 'are'} stopped, not removed, when new instances are healthy",
-            f"{self._host.name}: nothing answers while they stop (up to {sum(graces)} s) and the edge starts (about {EDGE_SECONDS} s)",
+        lines = [
+            f"{self._port_text} is taken over from compose project {self._settings.take_over}",
+            f"{names} {'is' if len(holders) == 1 else 'are'} stopped, not removed, when new instances are healthy",
+            f"nothing answers while they stop (up to {sum(graces)} s) and the edge starts (about {EDGE_SECONDS} s)",
         ]
+        with self._host.docker("list containers") as client:
+            project = client.api.containers(filters={"label": f"{PROJECT}={self._settings.take_over}"})
+        others = sorted({*map(_name, project)} - {*map(_name, holders)})
+        if others:  # a database may be among them, so that they are not ours to stop
+            lines.append(f"{', '.join(others)} of that project go on: stop workers among them yourself, or their work is done twice")
+        return [f"{self._host.name}: {line}" for line in lines]
 
     def take(self, release_id: str) -> str | None:
         """Move the port to the edge if it ``waits``; return a line about it. Raises NotTrueError with the old containers running again."""

@@ -146,13 +146,19 @@ def test_a_port_that_is_taken_is_refused_until_its_compose_project_is_named(worl
     assert 'set target.docker_hosts.take_over = "shop"' in output
     assert {existing.name for existing in world.machines[0].client.containers.list(all=True)} == names
     with_host_settings(world, take_over="shop")
+    labels = {"com.docker.compose.project": "shop", "com.docker.compose.service": "worker"}
+    sleeping = ["python3", "-c", "import time; time.sleep(600)"]
+    run = world.machines[0].client.containers.run
+    worker = run(world.lan.guard_image, sleeping, entrypoint="", name="shop_worker_1", labels=labels, network="none", detach=True)
     the_new_version_takes_the_port_over(world, container)
+    assert state(worker)[0] == "running"
 
 
 def the_new_version_takes_the_port_over(world: World, container: Any) -> None:
     code, output = world.finish(world.start(attempt=3))
     assert code == 0, output
     assert f"port {HTTP_PORT} is taken over from compose project shop" in output
+    assert "shop_worker_1 of that project go on: stop workers among them yourself, or their work is done twice" in output
     assert versions(world) == "1.1.0"
     assert state(container) == ("exited", "no")
     evidence = world.fragment(attempt=3).evidence
