@@ -119,10 +119,12 @@ class Workers:
             return returned
         problems = self.resume(previous)
         self._clock.sleep(HURRIED_SECONDS if hurry else RESUMED_SECONDS)
-        current = [previous.instances[facts["service"], facts["number"]] for facts in resting]
-        ended = [facts for facts in current if not facts.get("resting") and not self._runner.state(facts).running]
-        problems += [f"{self._names(previous, [facts])} ended after its return" for facts in ended]
-        detail = "; ".join(problems) or f"its workers run again: {self._names(previous, current)}"
+        current = self._journal.history().releases[previous.id].instances
+        for facts in (current[facts["service"], facts["number"]] for facts in resting):
+            state = self._runner.state(facts)
+            if not facts.get("resting") and (not state.running or state.restarts):
+                problems.append(f"{self._names(previous, [facts])} ended after its return")
+        detail = "; ".join(problems) or f"its workers run again: {self._names(previous, resting)}"
         return replace(returned, proved=returned.proved and not problems, detail=f"{returned.detail}; {detail}")
 
     def _names(self, deployed: Deployed, workers_facts: Sequence[Facts]) -> str:

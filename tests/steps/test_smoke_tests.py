@@ -25,7 +25,7 @@ def database(postgres_cluster: DatabaseMaker) -> str:
 
 @pytest.fixture
 def world(tmp_path: Path) -> Iterator[World]:
-    world = World(tmp_path, instances=1)
+    world = World(tmp_path, instances=1, workers={"mailer": {}})
     try:
         world.deploy_old()
         put_up_new(world)
@@ -65,6 +65,7 @@ def test_everything_is_tested_and_recorded(world, database):
     assert "no evidence of database-migrations is here" in output
     assert "smoke-status<<" in (world.folder / "output-1.txt").read_text()
     assert "| work | ✓ | 200 |" in (world.folder / "summary-1.md").read_text()
+    assert "not asked: a worker has no public address" in (world.folder / "summary-1.md").read_text()
     password = database.split("@")[0].rsplit(":", 1)[1]
     assert password not in output + (world.folder / "job-1" / "smoke-tests.log").read_text()
 
@@ -104,7 +105,7 @@ def test_a_failure_takes_traffic_back_when_it_is_configured_to(world, database):
     assert world.fragment("smoke-tests").evidence["rollback"]["to"] == "v1.0.0"
     assert world.fragment("smoke-tests").evidence["rollback"]["proved"] is True
     assert not [status for status, _ in load.answers[before:] if status != 200]
-    assert world.running() == {"v1.0.0": 2}
+    assert (world.running(), world.running_workers()) == ({"v1.0.0": 2}, {"v1.0.0": 1})
 
 
 def test_traffic_does_not_go_back_to_a_version_that_is_sick_or_under_somebody_elses_lock(world, database):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from azora_ci.record import fragments
 from azora_ci.rollback import previous_version
 from azora_ci.targets.base import Owner
 from azora_ci.targets.local_processes.target import LocalProcesses
+from azora_ci.targets.release import Release
 from tests.support.edge_world import NEW, OLD, World
 
 OWNER = Owner(NEW, "https://runs.example/2", "tests")
@@ -167,15 +169,21 @@ def promoted(world: World) -> None:
         target.deploy_without_stages(world.release("1.1.0", NEW))
 
 
+def built_release(world: World) -> Release:
+    """Return the release that build-and-push has left to the step."""
+    fragment = fragments.read(world.folder / "received" / f"build-logs-{NEW}" / "record" / "build-and-push.json")
+    return Release(NEW, "v1.1.0", {name: built["digest"] for name, built in fragment.evidence["services"].items()})
+
+
 @pytest.mark.parametrize("death", [before_any_stop, after_the_stop])
 def test_a_promotion_that_was_cut_off_is_finished_by_the_next_run(world, monkeypatch, death):
-    target = world.target()
+    target, release = world.target(), built_release(world)
     with target.locked(OWNER), monkeypatch.context() as patch:
-        target.deploy(world.release("1.1.0", NEW), 100)
-        target.set_weight(world.release("1.1.0", NEW), 100)
+        target.deploy(release, 100)
+        target.set_weight(release, 100)
         death(target, patch)
         with pytest.raises(KilledError):
-            target.promote(world.release("1.1.0", NEW))
+            target.promote(release)
     assert world.target().current().serving == NEW
     code, output = world.finish(world.start("gradual_rollout", 2))
     assert code == 0, output
@@ -184,7 +192,7 @@ def test_a_promotion_that_was_cut_off_is_finished_by_the_next_run(world, monkeyp
 
 
 @pytest.mark.parametrize("death", [before_any_stop, after_the_stop, before_a_start, after_a_start])
-@pytest.mark.parametrize("follower", ["the same again", "the next deployment"])
+@pytest.mark.parametrize("follower", ["the same again", pytest.param("the next deployment", marks=pytest.mark.faults)])
 def test_a_way_back_that_was_cut_off_is_finished_by_whoever_comes_next(world, monkeypatch, death, follower):
     promoted(world)
     target = world.target()
@@ -199,10 +207,22 @@ def test_a_way_back_that_was_cut_off_is_finished_by_whoever_comes_next(world, mo
             assert target.abort(world.release("1.1.0", NEW), "a test").proved
         else:
             target.deploy(world.release("1.2.0", THIRD), 5)
-    assert (world.running_workers() - {"v1.2.0": 1}, resting(world, OLD)) == ({"v1.0.0": 4}, 0)
+    running = world.running_workers()
+    assert running.pop("v1.2.0", 0) == (follower == "the next deployment")
+    assert (running, resting(world, OLD)) == ({"v1.0.0": 4}, 0)
     old = [event for event in events(world) if event == "starts 1.0.0"]
     assert len(old) == 8  # four at first, four after the way back: none was started twice
     assert events(world).index("ends 1.1.0") < max(number for number, event in enumerate(events(world)) if event == "starts 1.0.0")
+
+
+def test_an_old_worker_that_ends_after_its_return_is_said(world):
+    promoted(world)
+    world.flag("1.0.0.mailer.ends")
+    target = world.target()
+    with target.locked(OWNER):
+        returned = target.abort(world.release("1.1.0", NEW), "a test")
+    assert not returned.proved
+    assert "mailer#3 v1.0.0 ended after its return; mailer#4 v1.0.0 ended" in returned.detail
 
 
 def test_an_old_worker_that_cannot_start_again_is_named_before_anything_moves_and_after(world):
