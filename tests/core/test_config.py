@@ -149,6 +149,8 @@ def test_kinds_of_services(tmp_path):
     mailer, (seed,) = loaded.service("mailer"), loaded.jobs
     assert (mailer.argv, mailer.singleton, mailer.route_prefix, mailer.health_path) == (("node", "mail.js"), True, "", "")
     assert (seed.when, loaded.service("api_gateway").when) == (config.AFTER_ROLLOUT, config.BEFORE_ROLLOUT)
+    assert (seed.timeout_seconds, loaded.service("api_gateway").timeout_seconds) == (900, 15)
+    assert load(tmp_path, f"{text}\ntimeout_seconds = 60").service("seed").timeout_seconds == 60
     asked = load(tmp_path, f'{MINIMAL}[services.mailer]\n{WORKER}\nhealth_path = "/ready"\nport = 9000').service("mailer")
     assert (asked.health_path, asked.port) == ("/ready", 9000)
 
@@ -156,7 +158,7 @@ def test_kinds_of_services(tmp_path):
 def test_every_key_that_a_kind_cannot_have_is_named_at_once(tmp_path):
     routed = 'route_prefix = "/m"\npublic_health_url = "https://azora.world/m"\ntimeout_seconds = 0'
     mailer = f'{WORKER}\n{routed}\nport = 80\nsingleton = true\ninstances = 2\nwhen = "after-rollout"'
-    seed = f'{JOB}\n{routed}\nport = 80\nhealth_path = "/h"\ninstances = 1\nsingleton = false'
+    seed = f'{JOB}\n{routed}\nport = 80\nhealth_path = "/h"\ninstances = 1\nsingleton = false\ntalks_to = ["shop"]'
     web = 'title = "Web"\nsingleton = true\nwhen = "after-rollout"\ntalks_to = ["mailer"]'
     with pytest.raises(BadInputError) as caught:
         load(tmp_path, f"{MINIMAL}[services.mailer]\n{mailer}\n[services.seed]\n{seed}\n[services.shop]\n{web}")
@@ -165,7 +167,7 @@ def test_every_key_that_a_kind_cannot_have_is_named_at_once(tmp_path):
         *(f"mailer.{key}" for key in ("route_prefix", "public_health_url", "timeout_seconds", "port", "instances", "when")),
         *(
             f"seed.{key}"
-            for key in ("route_prefix", "public_health_url", "timeout_seconds", "port", "health_path", "instances", "singleton")
+            for key in ("route_prefix", "public_health_url", "timeout_seconds", "port", "health_path", "instances", "singleton", "talks_to")
         ),
         *(f"shop.{key}" for key in ("route_prefix", "health_path", "public_health_url", "singleton", "when", "talks_to")),
     }

@@ -8,13 +8,14 @@ from typing import Any
 from azora_ci.core.config.tables import JOB, WEB, WORKER
 
 NEEDED = {WEB: ("route_prefix", "health_path", "public_health_url"), WORKER: (), JOB: ()}
-_NO_ROUTE = dict.fromkeys(("route_prefix", "public_health_url", "timeout_seconds"), "it has no route at the edge")
+_NO_ROUTE = dict.fromkeys(("route_prefix", "public_health_url"), "it has no route at the edge")
 _NO_MOMENT = {"when": "only a job has a moment at which it runs"}
 REFUSED: dict[str, dict[str, str]] = {
     WEB: {"singleton": "two versions answer side by side while traffic moves; only a worker can be exchanged"} | _NO_MOMENT,
-    WORKER: _NO_ROUTE | _NO_MOMENT,
+    WORKER: _NO_ROUTE | {"timeout_seconds": "it has no route at the edge"} | _NO_MOMENT,
     JOB: _NO_ROUTE
     | dict.fromkeys(("instances", "singleton"), "it runs once per deployment")
+    | {"talks_to": "the edge takes calls of instances only, whose version it knows"}
     | dict.fromkeys(("health_path", "port"), "it is judged by its exit code, nothing is asked of it"),
 }
 
@@ -44,6 +45,8 @@ def _problems(name: str, table: Mapping[str, Any], services: Mapping[str, Mappin
         yield f"services.{name}.port: nothing asks a worker there without services.{name}.health_path"
     if table.get("singleton") and table.get("instances", 1) > 1:
         yield f"services.{name}.instances: {table['instances']} of a singleton would run at once; it has one instance"
+    if kind == JOB and table.get("timeout_seconds") == 0:
+        yield f"services.{name}.timeout_seconds: 0 would end the job before it starts"
     for callee in table.get("talks_to", []):
         if callee in services and _kind(services[callee]) != WEB:
             yield f"services.{name}.talks_to: {callee} is a {_kind(services[callee])}: it takes no calls through the edge"

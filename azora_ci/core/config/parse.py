@@ -13,6 +13,7 @@ from azora_ci.core.config import gates, kinds, names
 from azora_ci.core.config.order import in_order
 from azora_ci.core.config.tables import (
     BEFORE_ROLLOUT,
+    JOB,
     WEB,
     BackupSettings,
     BuildSettings,
@@ -38,6 +39,7 @@ from azora_ci.core.errors import BadInputError
 
 VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a named volume: Docker takes everything else for a path of the host
 EDGE_VOLUME = "azora-edge"
+JOB_SECONDS = 900  # a job may take, unless its timeout_seconds says otherwise
 
 
 def load(path: Path) -> DeployConfig:
@@ -257,7 +259,7 @@ def _service(name: str, table: dict[str, Any]) -> Service:
         volumes=tuple(table.get("volumes", [])),
         memory=table.get("memory"),
         stop_grace_seconds=table.get("stop_grace_seconds", 30),
-        timeout_seconds=table.get("timeout_seconds", 15),
+        timeout_seconds=table.get("timeout_seconds", JOB_SECONDS if table.get("kind") == JOB else 15),
         depends_on=tuple(table.get("depends_on", [])),
         build=_image(table.get("build", {})),
         talks_to=tuple(table.get("talks_to", [])),

@@ -263,7 +263,8 @@ class HealthSettings:
 class Service:
     """One deployed service. ``route_prefix``, ``health_path`` and ``public_health_url`` are "" where its kind has none.
 
-    ``entrypoint`` and ``command`` are empty where the image's own count. ``when``: the moment of a job.
+    ``entrypoint`` and ``command`` are empty where the image's own count. ``when``: the moment of a job. ``timeout_seconds``: of a route,
+    or of a job.
     """
 
     id: str
