@@ -146,6 +146,10 @@ def _rollout(rollout: Document, smoke: Document) -> Document | None:
         "abort": pick(abort, "stage", "reason", "seconds_to_safe", "proved", "detail") if abort else None,
         "smoke_rollback": pick(back, "to", "seconds_to_safe", "proved", "detail") if back else None,
         "notes": list(rollout.get("notes") or []),
+        "jobs": [
+            pick(job, "service", "when", "host", "state", "exit_code", "seconds", "reason", "log", "passed", "summary")
+            for job in rollout.get("jobs") or []
+        ],
     }
 
 

@@ -110,7 +110,14 @@ def diagnose(needs: Mapping[str, str], fragments: Mapping[str, Fragment], versio
         succeeded=jobs["success"],
         not_run=jobs["skipped"],
         unknown=jobs["unknown"],
-        production=(traffic(by_job, version), *_smoke(by_job), schema(by_job), *_old_code_on_new_schema(by_job), *_kept_version(by_job)),
+        production=(
+            traffic(by_job, version),
+            *_jobs(by_job),
+            *_smoke(by_job),
+            schema(by_job),
+            *_old_code_on_new_schema(by_job),
+            *_kept_version(by_job),
+        ),
         next_steps=_next_steps(failed, by_job),
     )
 
@@ -185,6 +192,12 @@ def _last_stage(rollout: Mapping[str, Any]) -> str:
         return "No stage was recorded."
     last = stages[-1]
     return f"Last recorded stage: {last.get('stage')} ({last.get('traffic_percentage')} %), {last.get('status')}."
+
+
+def _jobs(by_job: Mapping[str, JobOutcome]) -> tuple[str, ...]:
+    """Return a sentence about the jobs of the release, whose work stays whichever version has the traffic."""
+    jobs = by_job["gradual-rollout"].evidence.get("jobs") or []
+    return (f"Jobs of the release: {'; '.join(job['summary'] for job in jobs)}. What they did stays, nothing undoes it.",) if jobs else ()
 
 
 def _smoke(by_job: Mapping[str, JobOutcome]) -> tuple[str, ...]:

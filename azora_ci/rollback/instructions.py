@@ -107,7 +107,7 @@ Look at the services (commands under *Verify the services*), agree with the team
 
 ### 2. Stop traffic to {record["version"]}
 
-{_traffic(record, guide, plan)}
+{_traffic(record, guide, plan)}{_jobs(record)}
 ### 3. Restore the database, only if its data needs it
 
 {_whether_to_restore(record, plan)}
@@ -188,6 +188,14 @@ def _workers(record: Mapping[str, Any], guide: Guide, plan: window.RollbackPlan)
         f" Then the workers of {record['version']} are stopped ({escaped(', '.join(guide.workers))}), and those of {plan.version} are "
         "started again: never both."
     )
+
+
+def _jobs(record: Mapping[str, Any]) -> str:
+    """Return the jobs of the deployment, which no rollback undoes; "" without any."""
+    jobs = (record["rollout"] or {}).get("jobs") or []
+    if not jobs:
+        return ""
+    return f"\n**Not undone by going back**, look at what they changed:\n\n{listed(job['summary'] for job in jobs)}\n"
 
 
 def _whether_to_restore(record: Mapping[str, Any], plan: window.RollbackPlan) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from azora_ci.core.clock import Clock
-from azora_ci.core.config import JOB, DeployConfig
+from azora_ci.core.config import DeployConfig
 from azora_ci.health.answers import OLD
 from azora_ci.health.probes import Prober
 from azora_ci.targets import workers
@@ -38,14 +38,14 @@ def look(target: Target, config: DeployConfig, clock: Clock, *, before: Deployed
 
     Only services with which ``before`` was built and that the configuration still names are probed: a service that it never had cannot
     be missing, and no probe is known for a service that the configuration does not name. A service without an instance of ``before``,
-    on a host that has instances of either release, counts as sick.
+    on a host that has instances of either release, counts as sick, unless it is a singleton, which another release may still have running.
     """
-    services = {service.id for service in config.services if service.id in before.digests and service.kind != JOB}
+    services = {service.id for service in (*config.staged, *config.singletons) if service.id in before.digests}
     instances = [instance for instance in target.instances(before.id) if instance.service in services]
     running, resting = ([each for each in instances if each.resting is at_rest] for at_rest in (False, True))
     findings = workers.probe(target, Prober(clock), running, OLD, PROBE_SECONDS)
     hosts = {instance.host for instance in (*instances, *target.instances(leaving))} or {""}
-    expected = {(service, host) for service in services for host in hosts}
+    expected = {(service.id, host) for service in config.staged if service.id in services for host in hosts}
     missing = expected - {(instance.service, instance.host) for instance in instances}
     problems = [f"{finding.endpoint.name}: {finding.detail}" for finding in findings if not finding.passed]
     states = zip(resting, target.states(resting) if resting else (), strict=True)

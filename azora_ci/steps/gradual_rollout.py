@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from azora_ci.core.config import JOB
+from azora_ci.core.config import AFTER_ROLLOUT, BEFORE_ROLLOUT
 from azora_ci.core.environment import named_secrets
 from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError, UnreachableError
 from azora_ci.core.job_log import secrets_of_url
@@ -22,11 +22,11 @@ from azora_ci.core.settings import Deployment, Health, ProductionHosts, ServiceS
 from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.health.answers import NEW
 from azora_ci.health.probes import Prober
-from azora_ci.rollout import report
+from azora_ci.rollout import once, report
 from azora_ci.rollout.decision import TEST, Action, Limits, Stage, stages
 from azora_ci.rollout.watch import Rules, StageWatch, Subject
 from azora_ci.steps.job import Job, recorded_host_keys
-from azora_ci.targets import workers
+from azora_ci.targets import jobs, workers
 from azora_ci.targets.base import FencedError, Owner, Target, TargetContext
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.registry import target_of
@@ -137,6 +137,7 @@ class Rollout:
             target=config.target.kind,
             services=dict(self.release.digests),
             stages=[],
+            jobs=[],
             abort=None,
             notes=[],
             host_keys=[],
@@ -164,6 +165,9 @@ class Rollout:
         if earlier and earlier.outcome == "aborted":
             self._note(f"an earlier attempt of {self.release.id} went back ({earlier.reason}); starting again at 0 %")
         while (unfinished := self.target.current().unfinished) is not None:
+            if unfinished.has_only_jobs and unfinished.release == replace(self.release, sizes={}):
+                self._note(f"an earlier attempt of {self.release.id} ended among its jobs, before any instance; going on from there")
+                break
             progress = "on its way back" if unfinished.going_back else f"at {unfinished.percent} %"
             self._note(f"{unfinished.version} ({unfinished.id}) was left {progress} by a run that died; taking traffic back first")
             with undisturbed():
@@ -183,7 +187,7 @@ class Rollout:
         previous = history.before(self.release.id)
         self.plan = stages(self.minutes, first=previous is None)
         self._note_previous(previous)
-        services = [service for service in self.job.config.services if service.kind != JOB]
+        services = self.job.config.staged
         counts = {service.id: [instances_at(stage.percent, service.instances) for stage in self.plan] for service in services}
         names = [worker.id for worker in self.job.config.workers]
         previous_version = previous.version if previous else None
@@ -220,8 +224,8 @@ class Rollout:
         self._note_previous(history.before(self.release.id))
         self.evidence["stages"] = promoted.stages
         self._require_healthy()
-        self._note(f"{self.release.version} was already promoted by an earlier attempt of this deployment; nothing was changed")
-        self.finish("completed")
+        self._note(f"{self.release.version} was already promoted by an earlier attempt of this deployment; traffic was not changed")
+        self._complete()
 
     def _require_healthy(self) -> None:
         findings = workers.probe(self.target, Prober(self.job.clock), self.target.instances(self.release.id), NEW, PROBE_SECONDS)
@@ -247,6 +251,7 @@ class Rollout:
         rules = Rules(settings.health_interval, settings.health_retries, self.limits, config.rollout.inconclusive)
         stage_watch = StageWatch(self.target, subject, rules, self.job.processes, self.job.clock)
         with self._taking_back_on_failure(stage_watch):
+            self._run_jobs(BEFORE_ROLLOUT)
             for stage in self.plan:
                 self._run_stage(stage, stage_watch)
             self.phase = "promotion"
@@ -256,7 +261,27 @@ class Rollout:
         resting = [instance.name for instance in self.target.instances(previous.id) if instance.resting] if previous else []
         if resting:
             self._note(f"stopped, and started again by going back: {', '.join(resting)}")
-        self.finish("completed")
+        self._complete()
+
+    def _complete(self) -> None:
+        """Do what follows the promotion. The version keeps all traffic, also when something of this fails."""
+        try:
+            for service in self.job.config.singletons:
+                self.job.tick(once.exchange(self.target, service, self.release, self.job.say))
+            self._run_jobs(AFTER_ROLLOUT)
+        except BaseException as error:
+            reason = error.title if isinstance(error, Explained) else type(error).__name__
+            self._note(f"{self.release.version} is promoted and keeps 100 % of traffic; what follows it did not finish: {reason}")
+            raise
+        finally:
+            with undisturbed(deliver=False):
+                self.finish("completed")
+
+    def _run_jobs(self, moment: str) -> None:
+        for service in self.job.config.jobs:
+            if service.when == moment:
+                self.phase = f"job {service.id}"
+                self.job.tick(once.run_job(self.target, service, self.release, self.job.say))
 
     def _run_stage(self, stage: Stage, stage_watch: StageWatch) -> None:
         self.phase = stage.name
@@ -342,6 +367,7 @@ class Rollout:
         self.evidence["rollout_status"] = status
         self.evidence["notes"] += self.target.notes
         self.target.notes.clear()
+        self.evidence["jobs"] = jobs.evidence(self.target.current().releases.get(self.release.id))
         self.evidence.setdefault("instances", [instance.name for instance in self.target.instances(self.release.id)])
         self.job.actions.output("rollout-status", status)
 

@@ -325,6 +325,7 @@ def _summary_rows(job: Job[Settings], deployed: chain.Document, notification: st
         ("reason", evidence["reason"]),
         ("started by", job.settings.actor),
         ("database", f"left as it is: {stays} of {deployed['version']} stay applied"),
+        *(("not undone", job["summary"]) for job in (deployed["rollout"] or {}).get("jobs") or []),
         ("record of the rollback", evidence.get("rollback_record", {}).get("location")),
         ("Slack", notification),
     ]

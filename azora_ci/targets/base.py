@@ -170,6 +170,13 @@ class Target(Watched, Protocol):
         Returns all of the release's instances. Raises NotTrueError when an instance does not become healthy in time.
         """
 
+    def run_once(self, service_id: str, release: Release) -> None:
+        """Do on one host what a release does once: run a job to its end, or exchange a singleton; or go on with what an earlier run left.
+
+        The journal holds how a job ended. Raises NotTrueError when nothing tells how it ended, and when a singleton is not healthy and the
+        old one was started again. Going back ends a job that runs, and starts the old singleton when the new one was stopped.
+        """
+
     def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
         """Give a release ``percent`` of the traffic and return the weights that were read back."""
 

@@ -20,7 +20,10 @@ DEPLOYING, PROMOTED, ABORTED, REMOVED = "deploying", "promoted", "aborted", "rem
 
 @dataclass
 class Deployed:
-    """One release in the history. ``previous``: the release that served when this one began; ``instances``: (service, number) -> facts."""
+    """One release in the history. ``previous``: the release that served when this one began; ``instances``: (service, number) -> facts.
+
+    ``jobs``: service id -> last journal entry about it, see ``jobs.Jobs``.
+    """
 
     id: str
     version: str
@@ -34,11 +37,17 @@ class Deployed:
     instances: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     started: int = 0  # highest number of an instance so far: numbers are not used again
     promoted_at: str | None = None  # RFC 3339
+    jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def release(self) -> Release:
         """Return the release as it was deployed, without the sizes of its images."""
         return Release(self.id, self.version, self.digests)
+
+    @property
+    def has_only_jobs(self) -> bool:
+        """Return whether nothing of the release was begun but its jobs: a run can go on from there."""
+        return bool(self.jobs) and not (self.going_back or self.instances or self.percent) and self.outcome == DEPLOYING
 
 
 @dataclass
@@ -78,10 +87,10 @@ class History:
         name = entry["deployment_id"]
         event = entry["event"]
         if event == "begin":
+            # What ran goes on, and what was done once is not done again.
             earlier = self.releases.pop(name, None)
-            self.releases[name] = Deployed(name, entry["version"], dict(entry["digests"]), entry["previous"])
-            if earlier:
-                self.releases[name].started, self.releases[name].instances = earlier.started, earlier.instances
+            kept = {key: getattr(earlier, key) for key in ("started", "instances", "jobs")} if earlier else {}
+            self.releases[name] = Deployed(name, entry["version"], dict(entry["digests"]), entry["previous"], **kept)
             return
         release = self.releases[name]
         if event in {"instance", "resume"}:
@@ -91,6 +100,8 @@ class History:
             release.instances.pop((entry["service"], entry["number"]), None)
         elif event == "rest" and (entry["service"], entry["number"]) in release.instances:
             release.instances[entry["service"], entry["number"]]["resting"] = True
+        elif event == "job":
+            release.jobs[entry["service"]] = dict(entry)
         elif event == "weight":
             release.percent = entry["percent"]
         elif event == "stage":
@@ -137,8 +148,9 @@ def _merged_release(releases: list[Deployed]) -> Deployed:
     outcomes = {release.outcome for release in releases}
     going_back = any(release.going_back for release in releases) or outcomes >= {PROMOTED, ABORTED}
     order = (PROMOTED, DEPLOYING, ABORTED, REMOVED)
-    chosen = min(releases, key=lambda release: order.index(release.outcome))
-    return replace(chosen, going_back=going_back)
+    chosen = min(releases, key=lambda release: (order.index(release.outcome), -release.percent, not release.instances))
+    jobs = {service: entry for release in releases for service, entry in release.jobs.items()}  # each is on one host only
+    return replace(chosen, going_back=going_back, jobs=jobs)
 
 
 def replay(lines: Iterable[str]) -> History:

@@ -10,7 +10,7 @@ from dataclasses import replace
 from typing import Any
 
 from azora_ci.core.clock import rfc3339
-from azora_ci.core.config import JOB, WORKER, Service, start_groups
+from azora_ci.core.config import BEFORE_ROLLOUT, JOB, WORKER, Service, start_groups
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.core.pipeline import instances_at
 from azora_ci.core.process import undisturbed
@@ -22,11 +22,13 @@ from azora_ci.targets.base import AbortResult, Instance, Observation, TargetCont
 from azora_ci.targets.drain import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, drain, prove
 from azora_ci.targets.envoy.admin import expected_weights
 from azora_ci.targets.envoy.edge import READ_BACK_SECONDS
-from azora_ci.targets.envoy.options import edge_services, require_kept_prefixes
+from azora_ci.targets.envoy.options import edge_services, require_kept_prefixes, with_services
 from azora_ci.targets.envoy.state import EdgeRelease, EdgeState
+from azora_ci.targets.jobs import Jobs
 from azora_ci.targets.journal import DEPLOYING, Deployed, History
 from azora_ci.targets.node_parts import Facts, Parts
 from azora_ci.targets.release import Release
+from azora_ci.targets.singletons import Singletons
 
 CERTIFICATE_DAYS = 14  # fewer cause a warning; certificates that are renewed automatically have more left
 PROBE_SECONDS = 2.0  # for an answer while waiting for health
@@ -48,6 +50,8 @@ class Node:
         self._lock, self._journal, self._edge, self._runner = parts.lock, parts.journal, parts.edge, parts.runner
         self._prober = Prober(context.clock)
         self._workers = workers.Workers(context, parts)
+        self._jobs = Jobs(context, parts)
+        self.singletons = Singletons(parts, self._workers, self, self._grace)
 
     # --- journal -------------------------------------------------------------------------------------------------------
 
@@ -85,6 +89,15 @@ class Node:
 
     def deploy(self, release: Release, percent: int) -> tuple[Instance, ...]:
         """Start the missing instances in the services' dependency order, wait for their health, and add the release to the edge."""
+        self._begin(release)
+        for group in self._levels():
+            # A host that missed releases gets an older one, which may lack some services of this configuration.
+            services = [service for service in self._config.staged if service.id in group and service.id in release.digests]
+            self._start_services(services, release, percent)
+        self._warm(release)
+        return self.instances(release.id)
+
+    def _begin(self, release: Release) -> None:
         self._keep_alive()
         deployed = self.current().releases.get(release.id)
         if deployed is None or deployed.outcome != DEPLOYING:
@@ -92,11 +105,12 @@ class Node:
             self._follow_journal()
             self._note("begin", release.id, version=release.version, digests=dict(release.digests), previous=self.current().serving)
             self._note_ended(release.id)
-        for group in self._levels():
-            # A host that missed releases gets an older one, which may lack some services of this configuration.
-            self._start_services([self._config.service(name) for name in group if name in release.digests], release, percent)
-        self._warm(release)
-        return self.instances(release.id)
+
+    def run_job(self, service: Service, release: Release) -> None:
+        """Run a job of a release to its end, or go on with what an earlier runner left of it."""
+        if service.when == BEFORE_ROLLOUT:
+            self._begin(release)
+        self._jobs.run(service, release)
 
     def _note_ended(self, release_id: str) -> None:
         """Note as stopped the instances that an earlier attempt stopped before its run died, so that their health is not waited for."""
@@ -118,9 +132,9 @@ class Node:
         for service in services:
             present = [instance for instance in self._running(release.id) if instance.service == service.id]
             for _ in range(instances_at(percent, service.instances) - len(present)):
-                self._start(service, release)
+                self.start(service, release)
         self._admit_calls(release)
-        self._await_health([service.id for service in services], release)
+        self.await_health([service.id for service in services], release)
 
     def _admit_calls(self, release: Release) -> None:
         """Have the edge take the calls of instances that were started: their health may depend on other services."""
@@ -139,7 +153,8 @@ class Node:
             addresses[facts["service"]] = (*addresses.get(facts["service"], ()), self._runner.address(facts))
         return addresses
 
-    def _start(self, service: Service, release: Release) -> None:
+    def start(self, service: Service, release: Release) -> None:
+        """Start an instance and note it in the journal."""
         self._keep_alive()
         self._runner.prepare(service, release)
         self._keep_alive()
@@ -152,7 +167,8 @@ class Node:
                 self._runner.discard(facts)
                 raise
 
-    def _await_health(self, services: list[str], release: Release) -> None:
+    def await_health(self, services: list[str], release: Release) -> None:
+        """Wait until the instances of these services are healthy; one whose process ended is replaced. Raises NotTrueError."""
         deadline = self._clock.monotonic() + self._context.health_timeout
         attempts = dict.fromkeys(services, 1)
         steady = self._clock.monotonic() + STEADY_SECONDS
@@ -179,7 +195,7 @@ class Node:
         if attempts[instance.service] > (self._runner.attempts if instance.address else 1):
             raise self._not_healthy(instance, finding)
         self._note("stopped", release.id, service=instance.service, number=instance.number)
-        self._start(self._config.service(instance.service), release)
+        self.start(self._config.service(instance.service), release)
 
     def _not_healthy(self, instance: Instance, finding: ProbeResult) -> NotTrueError:
         facts = self._facts(instance)
@@ -206,21 +222,8 @@ class Node:
         return Endpoint(instance.name, service.id, side, url, versions, self._parts.dial, service.health)
 
     def _edge_state(self) -> EdgeState:
-        """Return the state in force, with the services of the configuration of the release that is being deployed.
-
-        A service that the configuration drops stays while a release at the edge has instances of it: until the promotion, the old
-        version gets all its requests. After that it has no route, so that a shorter prefix may match; a rollback restores its route.
-        """
-        state, configured = self._edge.state(), edge_services(self._config)
-        ids, prefixes = {service.id for service in configured}, {service.route_prefix for service in configured if service.route_prefix}
-        served = {service for release in state.releases for service, addresses in release.endpoints.items() if addresses}
-        kept = [service for service in state.services if service.id in served - ids and service.route_prefix not in prefixes]
-        # What the version in production calls, it goes on calling, too.
-        called = {service.id: service.talks_to for service in state.services}
-        configured = tuple(
-            replace(service, talks_to=tuple(dict.fromkeys((*service.talks_to, *called.get(service.id, ()))))) for service in configured
-        )
-        return replace(state, services=(*configured, *kept))
+        """Return the state in force, with the services of the configuration of the release that is being deployed."""
+        return with_services(self._edge.state(), edge_services(self._config))
 
     def _warm(self, release: Release) -> None:
         # Options change only in a deployment: going back must not depend on new options, which may be the cause of the failure.
@@ -292,7 +295,7 @@ class Node:
         state = self._edge_state()
         if state.release(release_id) is not None:
             self._edge.apply(state.without(release_id))
-        self._stop(deployed, list(deployed.instances.values()), quickly=False)
+        self.stop(deployed, list(deployed.instances.values()), quickly=False)
         self._runner.clear(release_id)
         self._note("removed", release_id)
 
@@ -323,12 +326,14 @@ class Node:
             returned = AbortResult(previous.version if previous else None, self._clock.monotonic() - begun, False, None, detail)
         deployed = self.current().releases.get(release.id)
         if deployed:
-            if not hurry or workers.at_rest(previous):  # else there is no time to stop them before the others
-                self._stop(deployed, workers.of(deployed), quickly=hurry)
+            ended = self._jobs.end(deployed, lambda service: self._grace(service, quickly=hurry))
+            returned = replace(returned, detail="; ".join((returned.detail, *ended)))
+            if not hurry or (previous and workers.at_rest(workers.of(previous))):  # else there is no time to stop them before the others
+                self.stop(deployed, workers.of(deployed), quickly=hurry)
             returned = self._workers.return_to(previous, returned, hurry=hurry)
             longest = self._config.rollout.drain_seconds
             self._drain(deployed, min(longest, HURRIED_DRAIN_SECONDS) if hurry else longest)
-            self._stop(deployed, list(deployed.instances.values()), quickly=hurry)
+            self.stop(deployed, list(deployed.instances.values()), quickly=hurry)
         state = self._edge.state()
         if state.release(release.id) is not None:
             self._edge.switch(state.without(release.id))
@@ -355,7 +360,7 @@ class Node:
             text = f"{count} requests or connections to {deployed.version} are open after {seconds:g} s: they end with it"
             self._context.log.say(text)
 
-    def _stop(self, deployed: Deployed, instances: list[Facts], *, quickly: bool) -> None:
+    def stop(self, deployed: Deployed, instances: list[Facts], *, quickly: bool) -> None:
         """Stop instances of a release, dependent services before those that they depend on; ``quickly``: all at once."""
         groups = [instances] if quickly else self._stop_order(instances)
         for group in groups:

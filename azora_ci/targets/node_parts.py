@@ -1,4 +1,4 @@
-"""The parts of a ``node.Node``, and their interfaces: the runner of instances, the lock, the journal and the edge."""
+"""The parts of a ``node.Node``, and their interfaces: the runner of instances and jobs, the lock, the journal and the edge."""
 
 from __future__ import annotations
 
@@ -16,7 +16,17 @@ from azora_ci.targets.envoy.state import EdgeOptions, EdgeState
 from azora_ci.targets.journal import History
 from azora_ci.targets.release import Release
 
-Facts = Mapping[str, Any]  # an instance as the journal records it
+Facts = Mapping[str, Any]  # an instance or a job as the journal records it
+CREATED, RUNNING, ENDED = "created", "running", "ended"  # a job
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """What is seen of a job: CREATED and not started, RUNNING, or ENDED with an exit code after some seconds."""
+
+    name: str
+    exit_code: int | None = None
+    seconds: float = 0.0
 
 
 class Runner(Protocol):
@@ -45,11 +55,26 @@ class Runner(Protocol):
     def stop(self, instances: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
         """Stop instances, pairs of facts and seconds of grace; ``meanwhile`` is called while waiting."""
 
+    def running(self, service_id: str) -> list[Facts]:
+        """Return the instances of a singleton that run, also those that no journal knows, as facts that tell them from others."""
+
+    def create_job(self, service: Service, release: Release) -> Facts:
+        """Have the container or folder of a job, which is not started, and return the facts about it; one that is there is taken."""
+
+    def start_job(self, service: Service, release: Release) -> None:
+        """Start a job that was created. Of two calls, only one starts it."""
+
+    def job_status(self, facts: Facts) -> JobStatus | None:
+        """Return the state of a job, or None when nothing is left that tells it."""
+
+    def end_job(self, facts: Facts, grace: float) -> None:
+        """End a job that runs: SIGTERM, and SIGKILL after ``grace`` seconds."""
+
     def keep_log(self, facts: Facts, path: Path) -> None:
-        """Copy an instance's log, masked, into the job's artifact."""
+        """Copy the log of an instance or a job, masked, into the job's artifact."""
 
     def log_tail(self, facts: Facts) -> str:
-        """Return the end of an instance's log, masked."""
+        """Return the end of the log of an instance or a job, masked."""
 
     def discard(self, facts: Facts) -> None:
         """Kill an instance that could not be recorded in the journal."""

@@ -60,33 +60,37 @@ def of(deployed: Deployed) -> list[Facts]:
     return [facts for facts in list(deployed.instances.values()) if facts.get("kind") == WORKER]
 
 
-def at_rest(deployed: Deployed | None) -> list[Facts]:
-    """Return the workers of a release that are at rest."""
-    return [facts for facts in of(deployed) if facts.get("resting")] if deployed else []
+def at_rest(workers_facts: Sequence[Facts]) -> list[Facts]:
+    """Return those of workers that are at rest."""
+    return [facts for facts in workers_facts if facts.get("resting")]
 
 
 class Workers:
-    """Stops and starts the workers of a node's releases."""
+    """Stops and starts the workers of a node's releases. Singletons are not among them: see ``singletons``."""
 
     def __init__(self, context: TargetContext, parts: Parts) -> None:
         self._clock, self._say = context.clock, context.log.say
         self._journal, self._runner, self._lock, self._host = parts.journal, parts.runner, parts.lock, parts.host
+        self._singletons = {service.id for service in context.config.singletons}
 
     def _note(self, event: str, release_id: str, **facts: Any) -> None:
         self._journal.add(rfc3339(self._clock.now()), event, release_id, **facts)
+
+    def _staged(self, deployed: Deployed) -> list[Facts]:
+        return [facts for facts in of(deployed) if facts["service"] not in self._singletons]
 
     def settle(self, grace: Grace) -> None:
         """Have the workers of every release but the serving one rest, then those of the serving one run."""
         history = self._journal.history()
         for deployed in list(history.releases.values()):
             if deployed.id != history.serving:
-                self.rest(deployed, grace)
-        for problem in self.resume(history.releases[history.serving]) if history.serving else ():
+                self.rest(deployed, self._staged(deployed), grace)
+        serving = history.releases[history.serving] if history.serving else None
+        for problem in self._resume(serving, self._staged(serving)) if serving else ():
             self._say(f"✗ {problem}")
 
-    def rest(self, deployed: Deployed, grace: Grace) -> None:
-        """Stop the workers of a release, which may have been begun by a run that died."""
-        leaving = of(deployed)
+    def rest(self, deployed: Deployed, leaving: Sequence[Facts], grace: Grace) -> None:
+        """Stop workers of a release, which may have been begun by a run that died."""
         if not leaving:
             return
         new = [facts for facts in leaving if not facts.get("resting")]
@@ -96,10 +100,10 @@ class Workers:
         if new:
             self._say(f"workers of {deployed.version} are stopped, and start again when it comes back: {self._names(deployed, new)}")
 
-    def resume(self, deployed: Deployed) -> list[str]:
-        """Start the workers of a release that are at rest; return a sentence for each that does not start."""
+    def _resume(self, deployed: Deployed, leaving: Sequence[Facts]) -> list[str]:
+        """Start those workers of a release that are at rest; return a sentence for each that does not start."""
         problems = []
-        for facts in at_rest(deployed):
+        for facts in at_rest(leaving):
             name = self._names(deployed, [facts])
             with undisturbed():
                 try:
@@ -114,17 +118,19 @@ class Workers:
 
     def return_to(self, previous: Deployed | None, returned: AbortResult, *, hurry: bool) -> AbortResult:
         """Start the workers of the version that traffic went back to. One that does not run afterwards means that it is not proved."""
-        resting = at_rest(previous)
-        if not previous or not resting:
-            return returned
-        problems = self.resume(previous)
+        resting = at_rest(self._staged(previous)) if previous else []
+        return self.bring_back(previous, resting, returned, hurry=hurry) if previous and resting else returned
+
+    def bring_back(self, deployed: Deployed, resting: Sequence[Facts], returned: AbortResult, *, hurry: bool) -> AbortResult:
+        """Start workers of a release that are at rest; return ``returned`` with what came of it."""
+        problems = self._resume(deployed, resting)
         self._clock.sleep(HURRIED_SECONDS if hurry else RESUMED_SECONDS)
-        current = self._journal.history().releases[previous.id].instances
+        current = self._journal.history().releases[deployed.id].instances
         for facts in (current[facts["service"], facts["number"]] for facts in resting):
             state = self._runner.state(facts)
             if not facts.get("resting") and (not state.running or state.restarts):
-                problems.append(f"{self._names(previous, [facts])} ended after its return")
-        detail = "; ".join(problems) or f"its workers run again: {self._names(previous, resting)}"
+                problems.append(f"{self._names(deployed, [facts])} ended after its return")
+        detail = "; ".join(problems) or f"its workers run again: {self._names(deployed, resting)}"
         return replace(returned, proved=returned.proved and not problems, detail=f"{returned.detail}; {detail}")
 
     def _names(self, deployed: Deployed, workers_facts: Sequence[Facts]) -> str:

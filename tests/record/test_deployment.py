@@ -117,6 +117,13 @@ def test_host_keys_are_in_the_record_and_on_its_page():
     assert f"ssh-ed25519 {key['fingerprint']}, accepted" in deployment_page(document, "s3://b/r.json", "0" * 64, [])
 
 
+def test_jobs_of_the_release_are_in_the_record_and_on_its_page():
+    document = success(rollout=build.fragment("gradual-rollout", jobs=[build.JOB]))
+    assert problems(document) == []
+    assert document["rollout"]["jobs"] == [{name: value for name, value in build.JOB.items() if name != "log_tail"}]
+    assert build.JOB["summary"] in deployment_page(document, "s3://records/1.json", "0" * 64, [])
+
+
 def test_override_reasons_land_in_the_record():
     backup = build.fragment(
         "database-backup", proof={"depth": "none", "restore_seconds": None, "verified_at": None, "reason": "4 TB, drilled weekly"}

@@ -109,6 +109,15 @@ def aborted(proved=True, outcome="rolled_back", **more):
     return build.fragment("gradual-rollout", "failed", rollout_status=outcome, abort=abort, **more)
 
 
+def test_a_job_that_failed_after_the_promotion_is_named_beside_the_traffic():
+    rollout = build.fragment("gradual-rollout", "failed", jobs=[build.JOB])
+    finding = diagnose(needs("gradual-rollout"), fragments_of(*BEFORE_ROLLOUT, rollout=rollout))
+    assert finding.status == "failed"
+    assert finding.production[0] == f"Code and traffic: {build.VERSION} has all traffic; the rollout completed."
+    assert finding.production[1] == f"Jobs of the release: {build.JOB['summary']}. What they did stays, nothing undoes it."
+    assert any(line.startswith("Rollback: v1.2.2 is kept") for line in finding.production)
+
+
 def test_a_rollback_names_stage_reason_and_proof():
     finding = diagnose(needs("gradual-rollout"), fragments_of(*BEFORE_ROLLOUT, r=aborted()))
     assert finding.status == "rolled_back"

@@ -124,6 +124,12 @@ def test_with_migrations_the_loss_of_writes_is_said():
     assert "**Every write after 2025-11-24T11:01:02.000Z is then lost from the live database**" in text()
 
 
+def test_jobs_are_named_as_not_undone():
+    assert "Not undone" not in text()
+    page = text(rollout=build.fragment("gradual-rollout", jobs=[build.JOB]))
+    assert f"**Not undone by going back**, look at what they changed:\n\n- {build.JOB['summary']}\n" in page
+
+
 def test_first_deployment_promises_no_way_back():
     page = text(r=build.fragment("gradual-rollout", previous=None, rollback_available=False))
     assert "**There is no previous version to go back to.**" in page

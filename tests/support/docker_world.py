@@ -219,6 +219,7 @@ class Lan:
         with tarfile.open(fileobj=context, mode="w") as tar:
             tar.add(ROOT / "tests/support/sample_service.py", "service.py")
             tar.add(ROOT / "tests/support/sample_worker.py", "worker.py")
+            tar.add(ROOT / "tests/support/sample_once.py", "once.py")
             for name, text in (("Dockerfile", dockerfile), ("RELEASE", f"{service} {version}\n")):
                 info = tarfile.TarInfo(name)
                 info.size = len(text)

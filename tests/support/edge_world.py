@@ -175,6 +175,7 @@ class World:
         with tarfile.open(fileobj=data, mode="w:gz") as tar:
             tar.add(ROOT / "tests/support/sample_service.py", "service.py")
             tar.add(ROOT / "tests/support/sample_worker.py", "worker.py")
+            tar.add(ROOT / "tests/support/sample_once.py", "once.py")
             note = f"{service} {version}\n".encode()
             info = tarfile.TarInfo("RELEASE")
             info.size = len(note)

@@ -197,6 +197,7 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
         "stages": [_stage("canary", 5, 310, 5.01), _stage("progressive", 50, 620, 10.0), _stage("full", 100, 1230, 15.0)],
         "rollout_status": "completed",
         "abort": None,
+        "jobs": [],
         "services": {name: digest(name) for name in SERVICES},
         "rollback_available": True,
         "instances": [f"api_gateway#1 {VERSION} (127.0.0.1:40001)"],
@@ -225,6 +226,11 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
         "rollback": None,
     },
 }
+JOB = {  # of the release, which has run
+    "service": "seed", "when": "after-rollout", "host": "", "state": "ended", "exit_code": 3, "seconds": 1.5, "reason": None,
+    "log": "jobs/seed.log", "log_tail": "half of it", "passed": False,
+    "summary": "job seed (after-rollout) ended after 1.5 s with exit code 3",
+}  # fmt: skip
 ERROR = {"exit_code": 1, "title": "It broke", "what": "exit code 7 after 3 of 5", "where": "the broken part", "next": "mend it"}
 
 

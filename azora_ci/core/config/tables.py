@@ -346,6 +346,16 @@ class DeployConfig:
         """Return the services that run once per deployment."""
         return tuple(service for service in self.services if service.kind == JOB)
 
+    @property
+    def singletons(self) -> tuple[Service, ...]:
+        """Return the workers of which two never run at once."""
+        return tuple(service for service in self.services if service.singleton)
+
+    @property
+    def staged(self) -> tuple[Service, ...]:
+        """Return the services whose instances follow the stages of a rollout: neither jobs nor singletons."""
+        return tuple(service for service in self.services if service.kind != JOB and not service.singleton)
+
     def service(self, service_id: str) -> Service:
         """Return a service by its id. Raises KeyError."""
         return {service.id: service for service in self.services}[service_id]

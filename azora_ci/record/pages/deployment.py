@@ -57,6 +57,8 @@ def _facts(document: Document, location: str, sha256: str) -> str:
     if document["host_keys"]:
         host_keys = (f"{key['key_type'] or 'authority'} {key['fingerprint']}, {key['source']}" for key in document["host_keys"])
         rows.append(("Host keys", lines(host_keys)))
+    if jobs := document["rollout"].get("jobs"):
+        rows.append(("Jobs of the release", lines(job["summary"] for job in jobs)))
     if document["override_reasons"]:
         rows.append(("Overrides", "; ".join(document["override_reasons"])))
     return table(("", ""), rows)

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
+from azora_ci.core.clock import parse_rfc3339
+from azora_ci.core.config import JOB, Service
 from azora_ci.core.config import DockerHostsSettings as HostSettings
-from azora_ci.core.config import Service
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.health.workers import WorkerState
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts.host import LABEL, Cage, DockerHost
 from azora_ci.targets.docker_hosts.networks import Networks
 from azora_ci.targets.envoy.calls import names_of
-from azora_ci.targets.node_parts import Facts
+from azora_ci.targets.node_parts import CREATED, ENDED, RUNNING, Facts, JobStatus
 from azora_ci.targets.parallel import outcomes, results
 from azora_ci.targets.release import Release
 
@@ -47,28 +49,70 @@ class Containers:
     def start(self, service: Service, release: Release, number: int) -> Facts:
         """Create and start a container; return its name and address. The address is static: a restart of the daemon does not change it."""
         name = self._host.names.instance(service.id, release.id, number)
-        labels = {"service": service.id, "version": release.version, "deployment-id": release.id, "number": str(number)}
         with self._host.docker(f"start {name}") as client:
             self._host.remove_container(client, name)
-            network, address, edge = self._networks.free_address(client, service.id)
-            container = self._host.create(
-                client,
-                name,
-                self.image(service, release),
-                endpoint=(network, address),
-                command=list(service.command) or None,  # None: the image's own
-                entrypoint=list(service.entrypoint) or None,
-                binds=list(service.volumes),
-                env=self._environment(service, release),
-                labels={f"{LABEL}{key}": value for key, value in labels.items()},
-                memory=service.memory,
-                cage=self._cage(service, release),
-                hosts={name: edge for callee in service.talks_to for name in names_of(callee)},
-            )
-            for other in service.networks:
-                client.networks.get(other).connect(container)
-            container.start()
+            address = self._create(client, name, service, release, {"number": str(number)})
+            client.api.start(name)
         return {"container": name, "address": f"{address}:{service.port}"}
+
+    def _create(self, client: Any, name: str, service: Service, release: Release, labels: Mapping[str, str]) -> str:
+        """Create a container of a service and return its address."""
+        labels = {"service": service.id, "version": release.version, "deployment-id": release.id, **labels}
+        network, address, edge = self._networks.free_address(client, service.id)
+        container = self._host.create(
+            client,
+            name,
+            self.image(service, release),
+            endpoint=(network, address),
+            command=list(service.command) or None,  # None: the image's own
+            entrypoint=list(service.entrypoint) or None,
+            binds=list(service.volumes),
+            env=self._environment(service, release),
+            labels={f"{LABEL}{key}": value for key, value in labels.items()},
+            memory=service.memory,
+            restart=service.kind != JOB,
+            cage=self._cage(service, release),
+            hosts={name: edge for callee in service.talks_to for name in names_of(callee)},
+        )
+        for other in service.networks:
+            client.networks.get(other).connect(container)
+        return address
+
+    def running(self, service_id: str) -> list[Facts]:
+        """Return the containers of a service that run, or that the daemon is about to start again."""
+        filters = {"label": f"{LABEL}service={service_id}", "status": ["running", "restarting", "paused"]}
+        with self._host.docker("list containers") as client:
+            return [{"container": container["Names"][0].lstrip("/")} for container in client.api.containers(filters=filters)]
+
+    def create_job(self, service: Service, release: Release) -> Facts:
+        """Create the container of a job, whose name only one can have; one that is there is taken."""
+        name = self._host.names.job(service.id, release.id)
+        with self._host.docker(f"create {name}") as client:
+            if self._host.find_container(client, name) is None:
+                self._create(client, name, service, release, {})
+        return {"container": name}
+
+    def start_job(self, service: Service, release: Release) -> None:
+        """Start the container of a job; the daemon does nothing when it runs."""
+        name = self._host.names.job(service.id, release.id)
+        with self._host.docker(f"start {name}") as client:
+            client.api.start(name)
+
+    def job_status(self, facts: Facts) -> JobStatus | None:
+        """Return the state of a job's container, or None when there is none."""
+        with self._host.docker(f"look at {facts['container']}") as client:
+            container = self._host.find_container(client, facts["container"])
+        if container is None:
+            return None
+        state = container.attrs["State"]
+        if state["Status"] in {"exited", "dead"}:
+            begun, ended = (parse_rfc3339(state[name]) for name in ("StartedAt", "FinishedAt"))
+            return JobStatus(ENDED, state["ExitCode"], (ended - begun).total_seconds())
+        return JobStatus(CREATED if state["Status"] == "created" else RUNNING)
+
+    def end_job(self, facts: Facts, grace: float) -> None:
+        """Stop the container of a job."""
+        self._stop((facts, grace))
 
     def _cage(self, service: Service, release: Release) -> Cage:
         """Return the service's cage. A user other than root needs no capability, and gets none."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from azora_ci.core.config import DeployConfig, DockerHostsSettings
-from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.errors import AzoraError, BadInputError, UnreachableError
 from azora_ci.health.traffic import Counters
 from azora_ci.targets.base import AbortResult, Observation
 from azora_ci.targets.docker_hosts.capacity import Requirements, require_disk, require_memory
@@ -18,11 +18,16 @@ from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.guard.client import GuardClient, GuardedEdge, Lease
 from azora_ci.targets.journal import History
 from azora_ci.targets.node import Node
+from azora_ci.targets.parallel import HostOutcome
 from azora_ci.targets.release import Release
 
 EDGE_START_SECONDS = 60.0
 
 T = TypeVar("T")
+MAY_PUSH = (
+    "DOCKER_USERNAME and DOCKER_PASSWORD are used to pull, because PULL_USERNAME and PULL_PASSWORD are not set: who reads them there may "
+    "replace images. Make a login that may only pull"
+)
 
 
 @dataclass(frozen=True)
@@ -107,6 +112,23 @@ class HostNode:
         note = self.port.give_back(release.id) if self.history().before(release.id) is None else None
         returned = self.node.abort(release, reason, hurry=hurry)
         return replace(returned, detail=f"{note}; {returned.detail}") if note else returned
+
+
+def host_of_job(nodes: Sequence[HostNode], service_id: str, release_id: str) -> HostNode:
+    """Return the host that has begun a job of a release, whose place in the list may have changed, or the first one."""
+    releases = [(node, node.history().releases.get(release_id)) for node in nodes]
+    return next((node for node, deployed in releases if deployed and service_id in deployed.jobs), nodes[0])
+
+
+def failure_text(abort: HostOutcome[HostNode, AbortResult]) -> str:
+    """Return why a host did not go back."""
+    return abort.error.what if isinstance(abort.error, AzoraError) else f"{abort.error or 'no answer yet'}"
+
+
+def lost_text(name: str, failure: str, settings: DockerHostsSettings, *, promoted: bool) -> str:
+    """Return what is expected of a host that was not reached."""
+    lease = f"its guard goes back by itself {settings.lease_seconds:g} s after the last renewal"
+    return f"{name}: not reached ({failure}); {'the new version still serves there' if promoted else lease}"
 
 
 def sum_of(nodes: Sequence[HostNode], observations: Sequence[Observation]) -> Observation:

@@ -62,3 +62,7 @@ class Names:
     def instance(self, service_id: str, release_id: str, number: int) -> str:
         """Return the name of an instance's container."""
         return f"{self.prefix}-{service_id}-{release_id}-{number}"
+
+    def job(self, service_id: str, release_id: str) -> str:
+        """Return the name of a job's container."""
+        return f"{self.prefix}-job-{service_id}-{release_id}"

@@ -14,24 +14,27 @@ from typing import Any, TypeVar
 
 from azora_ci.clients.ssh.access import access_of
 from azora_ci.clients.ssh.credentials import Credentials
-from azora_ci.core.errors import AzoraError, UnreachableError
+from azora_ci.core.config import JOB
+from azora_ci.core.errors import UnreachableError
 from azora_ci.core.hosts import HostAddress
 from azora_ci.core.process import undisturbed
 from azora_ci.health.answers import Endpoint
 from azora_ci.health.workers import WorkerState
+from azora_ci.targets import singletons
 from azora_ci.targets.base import AbortResult, FencedError, Instance, LockHolder, Observation, Owner, TargetContext
+from azora_ci.targets.docker_hosts import host_node as hosts
 from azora_ci.targets.docker_hosts.capacity import requirements_of
 from azora_ci.targets.docker_hosts.connection import Connection
 from azora_ci.targets.docker_hosts.containers import Containers
 from azora_ci.targets.docker_hosts.doors import Door
 from azora_ci.targets.docker_hosts.edge_containers import EDGE_PORT, EdgeContainers, options_of
 from azora_ci.targets.docker_hosts.host import DockerHost
-from azora_ci.targets.docker_hosts.host_node import HostNode, combined, settings_of, sum_of
+from azora_ci.targets.docker_hosts.host_node import HostNode
 from azora_ci.targets.docker_hosts.takeover import Port
 from azora_ci.targets.envoy.options import edge_services
 from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.guard.client import GuardClient, GuardedEdge, GuardedJournal, Lease
-from azora_ci.targets.journal import PROMOTED, History, merged
+from azora_ci.targets.journal import DEPLOYING, PROMOTED, History, merged
 from azora_ci.targets.node import Node
 from azora_ci.targets.node_parts import Parts
 from azora_ci.targets.parallel import HaltedError, HostOutcome, outcomes, results
@@ -46,10 +49,6 @@ SPARED_ATTEMPTS = 2  # to connect to a host while the users of the other hosts w
 HURRIED_SECONDS = 4.5  # for going back on all hosts when the run was cancelled; a host that is slower goes back when its lease ends
 
 T = TypeVar("T")
-MAY_PUSH = (
-    "DOCKER_USERNAME and DOCKER_PASSWORD are used to pull, because PULL_USERNAME and PULL_PASSWORD are not set: who reads them there may "
-    "replace images. Make a login that may only pull"
-)
 
 
 class DockerHosts:
@@ -58,7 +57,7 @@ class DockerHosts:
     def __init__(self, context: TargetContext) -> None:
         self._context, self._config, self._clock = context, context.config, context.clock
         self._say = context.log.say
-        self._settings, self._options = settings_of(context.config), options_of(context.config)
+        self._settings, self._options = hosts.settings_of(context.config), options_of(context.config)
         self._access = access_of(context.access, "target.kind docker_hosts")
         self._nodes: list[HostNode] = []
         self._planned: str | None = None  # deployment id of the release for which every host has room
@@ -94,7 +93,7 @@ class DockerHosts:
             raise
         self.host_keys = credentials.evidence()
         if self._context.access is not None and self._context.access.hosts_may_push:
-            self._context.log.annotate("Hosts get a login that may push images", MAY_PUSH)
+            self._context.log.annotate("Hosts get a login that may push images", hosts.MAY_PUSH)
         if credentials.to_be_pinned():
             self._context.log.annotate("New host keys were accepted", credentials.to_be_pinned())
 
@@ -268,6 +267,15 @@ class DockerHosts:
         self._change_all(lambda host_node: host_node.run_with_reconnect(lambda node: node.deploy(release, percent)), halt=True)
         return self.instances(release.id)
 
+    def run_once(self, service_id: str, release: Release) -> None:
+        """Run a job, or exchange a singleton, on one host."""
+        self._halted.clear()
+        service = self._config.service(service_id)
+        if service.kind == JOB:
+            hosts.host_of_job(self._nodes, service_id, release.id).run_with_reconnect(lambda node: node.run_job(service, release))
+        else:
+            singletons.exchange([host_node.node.singletons for host_node in self._nodes], service, release)
+
     def _catch_up(self, release: Release) -> None:
         history = self.current()
         serving = history.releases.get(history.serving or "")
@@ -283,7 +291,7 @@ class DockerHosts:
         weights = self._change_all(lambda host_node: host_node.run_with_reconnect(lambda node: node.set_weight(release, percent)))
         # In turn, so that a balancer in front always has the other hosts.
         self._add_notes(host_node.port.take(release.id) for host_node in self._nodes)
-        return combined(self._nodes, weights)
+        return hosts.combined(self._nodes, weights)
 
     def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
         """Store a stage's evidence on every host."""
@@ -313,15 +321,16 @@ class DockerHosts:
         limit = HURRIED_SECONDS if hurry else None
         deployed = self.current().releases.get(release.id)
         promoted = deployed is not None and deployed.outcome == PROMOTED
+        exchanged = self._config.singletons if deployed is not None and deployed.outcome != DEPLOYING else ()
         self._halted.set()  # ends work that still starts instances
         aborts = outcomes(
             self._nodes, lambda node: self._abort_on_host(node, release, reason, hurry), self._clock, seconds=limit, lost=self._is_lost
         )
-        lost = [(abort.item.host.name, _failure_text(abort)) for abort in aborts if abort.result is None]
+        lost = [(abort.item.host.name, hosts.failure_text(abort)) for abort in aborts if abort.result is None]
         lost += self.left_out.items()
         reached = [(abort.item.host.name, abort.result) for abort in aborts if abort.result is not None]
         lines = [f"{name}: {returned.detail}" if len(aborts) > 1 else returned.detail for name, returned in reached]
-        lines += [self._lost_host_text(name, failure, promoted=promoted) for name, failure in lost]
+        lines += [hosts.lost_text(name, failure, self._settings, promoted=promoted) for name, failure in lost]
         if not reached:
             raise UnreachableError(
                 "No host could be told to go back",
@@ -333,7 +342,9 @@ class DockerHosts:
         proved = not lost and all(returned.proved for _, returned in reached)
         counts = [returned.requests_after for _, returned in reached]
         requests_after = None if None in counts else sum(count or 0 for count in counts)
-        return AbortResult(reached[0][1].to, seconds, proved, requests_after, "; ".join(lines), tuple(name for name, _ in lost))
+        returned = AbortResult(reached[0][1].to, seconds, proved, requests_after, "; ".join(lines), tuple(name for name, _ in lost))
+        nodes = [abort.item.node.singletons for abort in aborts if abort.result is not None]
+        return singletons.after_going_back(nodes, exchanged, release.id, returned, hurry=hurry)
 
     def _is_lost(self, host_node: HostNode) -> bool:
         return host_node.lease.silent() > self._settings.lease_seconds + LEASE_MARGIN  # the guard has gone back by itself by then
@@ -351,11 +362,6 @@ class DockerHosts:
             self._say(f"{host_node.host.name}: all traffic is on {returned.to or 'no version'} after {returned.seconds:.2f} s")
         return returned
 
-    def _lost_host_text(self, name: str, detail: str, *, promoted: bool) -> str:
-        lease = self._settings.lease_seconds
-        state = "the new version still serves there" if promoted else f"its guard goes back by itself {lease:g} s after the last renewal"
-        return f"{name}: not reached ({detail}); {state}"
-
     # --- observe -------------------------------------------------------------------------------------------------------
 
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
@@ -365,7 +371,7 @@ class DockerHosts:
 
     def observe(self) -> Observation:
         """Return the sums of all edges' counters, their weights, and the dead instances of all hosts."""
-        return sum_of(self._nodes, self._read_all(lambda host_node: host_node.node.observe()))
+        return hosts.sum_of(self._nodes, self._read_all(lambda host_node: host_node.node.observe()))
 
     def states(self, workers: Sequence[Instance]) -> list[WorkerState]:
         """Return the state of each worker, in their order."""
@@ -391,7 +397,3 @@ class DockerHosts:
                 next_step="check the host and the network; its guard takes traffic back by itself",
             )
         return results(answers)
-
-
-def _failure_text(abort: HostOutcome[HostNode, AbortResult]) -> str:
-    return abort.error.what if isinstance(abort.error, AzoraError) else f"{abort.error or 'no answer yet'}"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import NotTrueError
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeService, EdgeState, EdgeTls
@@ -15,6 +17,23 @@ def edge_services(config: DeployConfig) -> tuple[EdgeService, ...]:
         EdgeService(service.id, service.route_prefix, service.timeout_seconds, service.talks_to if calls else ())
         for service in (*config.web, *callers)
     )
+
+
+def with_services(state: EdgeState, configured: tuple[EdgeService, ...]) -> EdgeState:
+    """Return a state with the configured services, and those of its own that must stay.
+
+    A service that the configuration drops stays while a release at the edge has instances of it: until the promotion, the old
+    version gets all its requests. After that it has no route, so that a shorter prefix may match; a rollback restores its route.
+    """
+    ids, prefixes = {service.id for service in configured}, {service.route_prefix for service in configured if service.route_prefix}
+    served = {service for release in state.releases for service, addresses in release.endpoints.items() if addresses}
+    kept = [service for service in state.services if service.id in served - ids and service.route_prefix not in prefixes]
+    # What the version in production calls, it goes on calling, too.
+    called = {service.id: service.talks_to for service in state.services}
+    configured = tuple(
+        replace(service, talks_to=tuple(dict.fromkeys((*service.talks_to, *called.get(service.id, ()))))) for service in configured
+    )
+    return replace(state, services=(*configured, *kept))
 
 
 def require_kept_prefixes(state: EdgeState, config: DeployConfig) -> None:

@@ -32,7 +32,7 @@ LONGEST_SILENCE = 2 / 3  # of a lease: the run then takes all hosts back togethe
 ROLLBACK = ", rollback: "  # in the name of a lock's owner, before the reason
 ANSWER_SECONDS = 10.0  # limit for one answer of the guard, which writes and syncs before it answers
 # Events that are kept on a full disk, too, in the space reserved for that.
-RESERVE_EVENTS = {"abort", "stopped", "removed", "rest", "resume"}
+RESERVE_EVENTS = {"abort", "stopped", "removed", "rest", "resume", "job"}
 EDGE_FOLDER = Path("/edge")  # the volume of the routes, as edge and guard see it
 LIMITS = Limits(values=1_000_000)  # of one answer: the journal grows with every deployment
 CLOCK_LIMIT = timedelta(minutes=5)  # between the clocks of host and runner: the times in journal and record must agree

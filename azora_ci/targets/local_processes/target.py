@@ -19,21 +19,23 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from azora_ci.core.config import WORKER, DeployConfig, Service
+from azora_ci.core.config import JOB, WORKER, DeployConfig, Service
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.hosts import is_loopback
 from azora_ci.core.process import send_signal, undisturbed
 from azora_ci.health.workers import WorkerState
-from azora_ci.targets.base import Instance, LockHolder, Owner, TargetContext
+from azora_ci.targets import singletons
+from azora_ci.targets.base import AbortResult, Instance, LockHolder, Owner, TargetContext
 from azora_ci.targets.envoy import edge as edges
 from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.envoy.options import edge_options, edge_services
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeState, EdgeTls, command
-from azora_ci.targets.journal import History, Journal
+from azora_ci.targets.journal import DEPLOYING, History, Journal
+from azora_ci.targets.local_processes import claims
 from azora_ci.targets.local_processes import processes as local
 from azora_ci.targets.lock import Lock
 from azora_ci.targets.node import Node
-from azora_ci.targets.node_parts import Facts, Parts
+from azora_ci.targets.node_parts import Facts, JobStatus, Parts
 from azora_ci.targets.release import Release
 
 
@@ -112,6 +114,29 @@ class LocalProcesses(Node):
         """Take the lock away from its holder and return the former holder."""
         return self._file_lock.break_open(reason, actor)
 
+    def deploy_without_stages(self, release: Release) -> tuple[Instance, ...]:
+        """Deploy a release at once, with its singletons."""
+        super().deploy_without_stages(release)
+        for service in self._config.singletons:
+            self.run_once(service.id, release)
+        return self.instances(release.id)
+
+    def run_once(self, service_id: str, release: Release) -> None:
+        """Run a job, or exchange a singleton."""
+        service = self._config.service(service_id)
+        if service.kind == JOB:
+            self.run_job(service, release)
+        else:
+            singletons.exchange([self.singletons], service, release)
+
+    def abort(self, release: Release, reason: str, *, hurry: bool = False) -> AbortResult:
+        """Go back, and have the singletons of the version before."""
+        deployed = self.current().releases.get(release.id)
+        exchanged = deployed is not None and deployed.outcome != DEPLOYING
+        returned = super().abort(release, reason, hurry=hurry)
+        services = self._config.singletons if exchanged else ()
+        return singletons.after_going_back([self.singletons], services, release.id, returned, hurry=hurry)
+
     def install_edge(self, owner: Owner, listen: str | None) -> str:  # noqa: ARG002 - no lock is needed: a person starts the edge
         """Write the files of the edge and return the command that starts it. Raises BadInputError for an address without a port."""
         config, config_dir = self._config, self._config.edge.config_dir
@@ -175,23 +200,26 @@ class LocalRunner:
 
     def start(self, service: Service, release: Release, number: int) -> Facts:
         """Start a process that outlives this job."""
-        logs = self._state_dir / "logs" / release.id
-        logs.mkdir(parents=True, exist_ok=True)
-        facts = {
-            "PORT": str(local.free_port()),
-            "HOST": local.LOOPBACK,
-            "SERVICE": service.id,
-            "VERSION": release.bare,
-            "DEPLOYMENT_ID": release.id,
-        }
-        env = local.instance_environment(service, facts, self._context.secrets)
-        log, folder = logs / f"{service.id}-{number}.log", self._unpacked(service, release)
+        log = self._logs(release) / f"{service.id}-{number}.log"
+        env = self._environment(service, release, PORT=str(local.free_port()), HOST=local.LOOPBACK)
+        folder = self._unpacked(service, release)
+        if service.singleton:
+            service = claims.guarded(service, self._claim(service.id))
         started = local.start(self._context.processes, service, folder=folder, env=env, log=log)
         if service.kind != WORKER:
             return asdict(started)
         kept = self._kept(release.id) / f"{service.id}-{number}.json"
         local.remember(kept, service.argv, folder, env, started)
         return {**asdict(started), "kept": str(kept)}
+
+    def _logs(self, release: Release) -> Path:
+        logs = self._state_dir / "logs" / release.id
+        logs.mkdir(parents=True, exist_ok=True)
+        return logs
+
+    def _environment(self, service: Service, release: Release, **facts: str) -> dict[str, str]:
+        facts |= {"SERVICE": service.id, "VERSION": release.bare, "DEPLOYMENT_ID": release.id}
+        return local.instance_environment(service, facts, self._context.secrets)
 
     def _kept(self, release_id: str) -> Path:
         return self._state_dir / "workers" / release_id
@@ -204,6 +232,33 @@ class LocalRunner:
     def resume(self, facts: Facts) -> Facts:
         """Start a worker's process again, as it was started."""
         return asdict(local.resume(self._context.processes, Path(facts["kept"])))
+
+    def running(self, service_id: str) -> list[Facts]:
+        """Return the process that has the claim of a singleton, if it runs."""
+        owner = claims.owner({"claim": str(self._claim(service_id))})
+        return [owner] if owner and local.is_running(owner) else []
+
+    def _claim(self, service_id: str) -> Path:
+        return self._state_dir / "singletons" / service_id
+
+    def create_job(self, service: Service, release: Release) -> Facts:
+        """Name the files of a job, by which every run knows it."""
+        log = self._logs(release) / f"{service.id}-job.log"
+        return {"log": str(log), "claim": str(log.with_suffix(""))}
+
+    def start_job(self, service: Service, release: Release) -> None:
+        """Start a job as a process that outlives this one, unless another run has."""
+        options = {"env": self._environment(service, release), "cwd": self._unpacked(service, release)}
+        facts = self.create_job(service, release)
+        claims.start(self._context.processes, service.argv, claims.JOB, facts, options=options, clock=self._context.clock)
+
+    def job_status(self, facts: Facts) -> JobStatus | None:
+        """Return the state of a job from its files and its process."""
+        return claims.status(facts)
+
+    def end_job(self, facts: Facts, grace: float) -> None:
+        """End a job and what it started."""
+        claims.end(facts, grace, self._context.clock)
 
     def discard(self, facts: Facts) -> None:
         """Kill a process that could not be recorded in the journal."""
