@@ -97,6 +97,7 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
             for test in evidence["smoke-tests"].get("tests", [])
         ],
         "rollout": _rollout(evidence["gradual-rollout"], evidence["smoke-tests"]),
+        **({"version_proof": proof} if (proof := _version_proof(evidence["gradual-rollout"])) else {}),
         "host_keys": _host_keys(evidence),
         "metrics": _metrics(fragments, evidence),
         "override_reasons": _override_reasons(evidence),
@@ -104,6 +105,12 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
         "artifacts_location": facts.artifacts_location,
         **({"set_aside": list(facts.previous.set_aside)} if facts.previous.set_aside else {}),
     }
+
+
+def _version_proof(rollout: Document) -> Document:
+    """Return service -> how its version was proved in the last stage: of instances, and in public."""
+    stages = rollout.get("stages") or [{}]
+    return {service: pick(proofs, "instances", "public") for service, proofs in (stages[-1].get("version_proof") or {}).items()}
 
 
 def _host_keys(evidence: Mapping[str, Document]) -> list[Document]:

@@ -13,7 +13,19 @@ from azora_ci.core.clock import Clock, rfc3339
 from azora_ci.core.config import Service
 from azora_ci.core.errors import UnreachableError
 from azora_ci.core.process import Processes
-from azora_ci.health.answers import NEW, OLD, PUBLIC, RELEASE_HEADER, Answer, Endpoint, ProbeResult, classify, public_endpoint
+from azora_ci.health.answers import (
+    NEW,
+    OLD,
+    PROOF_NONE,
+    PUBLIC,
+    RELEASE_HEADER,
+    Answer,
+    EdgeProof,
+    Endpoint,
+    ProbeResult,
+    classify,
+    public_endpoint,
+)
 from azora_ci.health.probes import Prober, ProbeRequest, request_of
 from azora_ci.health.traffic import Counters
 from azora_ci.rollout import report
@@ -81,10 +93,10 @@ class Subject:
             ids[self.old_version] = self.old_id
         return ids
 
-    def public_endpoints(self, percent: int) -> list[Endpoint]:
+    def public_endpoints(self, percent: int, edge: EdgeProof | None = None) -> list[Endpoint]:
         """Return the public endpoints. Either version may answer while traffic is split, only the new one at 100 %."""
         old = [self.old_version] if percent < 100 and self.old_version else []
-        return [public_endpoint(service, f"{service.id} public", [self.new.version, *old]) for service in self.services]
+        return [public_endpoint(service, f"{service.id} public", [self.new.version, *old], edge) for service in self.services]
 
 
 @dataclass
@@ -98,6 +110,7 @@ class Tally:
     synthetic: int = 0
     decisions: list[dict[str, Any]] = field(default_factory=list)  # one per tick, with the numbers on which it is based
     failures: dict[str, str] = field(default_factory=dict)  # endpoint -> its last failure
+    proofs: dict[str, dict[str, str]] = field(default_factory=dict)  # service -> side -> what proved the version, at its weakest
 
 
 @dataclass
@@ -114,6 +127,7 @@ class StageWatch:
     base: Counts = field(init=False)  # counters when the rollout began: the start of the old version's baseline
     running: _Stage | None = None
     restarts: dict[str, int] = field(default_factory=dict)  # worker -> how often it had been started again before it was watched
+    edge: EdgeProof | None = None  # what proves which release answers in public
 
     def __post_init__(self) -> None:
         self.prober = Prober(self.clock)
@@ -221,7 +235,7 @@ class _Stage:
     def _tick(self, synthetic: Mapping[tuple[str, str], int], timeout: float) -> tuple[HealthVerdict, Traffic]:
         endpoints = [self._target.endpoint(instance, NEW) for instance in self._instances if instance.address]
         endpoints += [self._target.endpoint(instance, OLD) for instance in self._old if instance.address]
-        endpoints += self._subject.public_endpoints(self._stage.percent)
+        endpoints += self._subject.public_endpoints(self._stage.percent, self._watch.edge)
         requests = [request_of(endpoint) for endpoint in endpoints] + self._synthetic_probes(synthetic)
         answers = self._watch.prober.fetch_all(requests, timeout)
         findings = [classify(endpoint, answer) for endpoint, answer in zip(endpoints, answers, strict=False)]
@@ -288,6 +302,10 @@ class _Stage:
                 tally.public_failed += not finding.passed
             if not finding.passed:
                 tally.failures[finding.endpoint.name] = finding.detail
+            elif finding.endpoint.side != OLD and any(service.id == finding.endpoint.service for service in self._subject.services):
+                proofs = tally.proofs.setdefault(finding.endpoint.service, {})
+                side = "public" if finding.endpoint.side == PUBLIC else "instances"
+                proofs[side] = PROOF_NONE if proofs.get(side) == PROOF_NONE else finding.version_proof
         self._probe_counts = (sum(finding.passed for finding in findings), len(findings))
         times = ", ".join(f"{finding.endpoint.name} {finding.outcome} {finding.milliseconds:.0f} ms" for finding in findings)
         self._watch.processes.log.write(f"{self._stage.name} health: {times}")
@@ -337,6 +355,7 @@ class _Stage:
             "ticks": len(tally.decisions),
             "decisions": tally.decisions,
             "last_failures": dict(tally.failures),
+            "version_proof": {service: dict(proofs) for service, proofs in tally.proofs.items()},
             "availability": round(1 - tally.public_failed / tally.public, 6) if tally.public else 0.0,
             "requests": {version: counters.requests for version, counters in sides.items()},
             "error_rate": {version: round(counters.failed_share, 6) for version, counters in sides.items()},

@@ -29,6 +29,7 @@ from azora_ci.steps.job import Job, recorded_host_keys
 from azora_ci.targets import jobs, workers
 from azora_ci.targets.base import FencedError, Owner, Target, TargetContext
 from azora_ci.targets.journal import Deployed, History
+from azora_ci.targets.proofs import edge_proof
 from azora_ci.targets.registry import target_of
 from azora_ci.targets.release import Release
 
@@ -288,6 +289,7 @@ class Rollout:
         self.job.say(f"--- {stage.name}: {stage.percent} %")
         instances = self.target.deploy(self.release, stage.percent)
         self.evidence["instances"] = [instance.name for instance in instances]
+        stage_watch.edge = edge_proof(self.target, self.job.config, self.job.log)
         stage_watch.begin(stage)
         weights = self.target.set_weight(self.release, stage.percent)
         self.job.tick(f"the edge answers that {stage.percent} % of traffic goes to {self.release.version}")

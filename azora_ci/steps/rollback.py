@@ -28,6 +28,7 @@ from azora_ci.steps import smoke_tests
 from azora_ci.steps.job import Identity, Job
 from azora_ci.targets.base import AbortResult, Owner, Target, TargetContext
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
+from azora_ci.targets.proofs import edge_proof
 from azora_ci.targets.registry import kind_of, target_of
 
 
@@ -253,7 +254,8 @@ class DeploymentRollback:
         self._report(returned)
         names = tuple(migration["name"] for migration in self.deployed["migrations"])  # the code goes back, the data stays
         expected = ExpectedMigrations(f"the record of {self.deployed['version']} names", max(1, len(names)), names)
-        return smoke_tests.examine(self.job, previous.version, self.job.evidence, expected, previous.digests)
+        edge = edge_proof(self.target, self.job.config, self.job.log)
+        return smoke_tests.examine(self.job, previous.version, self.job.evidence, expected, previous.digests, edge=edge)
 
     def _take_back_unfinished(self) -> None:
         """Take back an unfinished deployment: one that this rollback has just fenced, or one whose run died."""

@@ -18,11 +18,12 @@ from azora_ci.core.settings import DatabaseAccess, Deployment, Health, Productio
 from azora_ci.core.variables import truth, variable
 from azora_ci.database.migrations import prisma
 from azora_ci.database.migrations.history import AT_LEAST_ONE, ExpectedMigrations, compare_with_expected
-from azora_ci.health.answers import Answer, Endpoint, classify, public_endpoint
-from azora_ci.health.probes import Prober, ProbeRequest
+from azora_ci.health.answers import PROOF_NONE, Answer, EdgeProof, Endpoint, classify, public_endpoint
+from azora_ci.health.probes import Prober, ProbeRequest, request_of
 from azora_ci.rollback import previous_version
 from azora_ci.steps.job import Job, production_database, recorded_host_keys
-from azora_ci.targets.base import Owner, TargetContext
+from azora_ci.targets.base import Owner, Target, TargetContext
+from azora_ci.targets.proofs import are_needed, edge_proof
 from azora_ci.targets.registry import target_of
 
 PROBE_SECONDS = 10.0  # for one answer
@@ -43,19 +44,21 @@ class Settings(Deployment, Health, DatabaseAccess, ProductionHosts):
 
 @dataclass(frozen=True)
 class HttpTest:
-    """A test of one URL: its name, kind (health or endpoint), and the function that judges an answer: (passed, version, detail)."""
+    """A test of one URL: its name, kind (health or endpoint), and the function that judges an answer: (passed, version, detail, and
+    what proves the version).
+    """
 
     name: str
     kind: str
-    url: str
+    request: ProbeRequest
     service: str | None
-    judge: Callable[[Answer], tuple[bool, str | None, str]]
+    judge: Callable[[Answer], tuple[bool, str | None, str, str]]
 
 
 def run(job: Job[Settings]) -> None:
     """Run every test and record its result. Raises NotTrueError when a test fails."""
     job.evidence.update(tests=[], smoke_status="failed", health={}, rollback=None)
-    failed = examine(job, job.settings.version, job.evidence, expected_migrations(job))
+    failed = examine(job, job.settings.version, job.evidence, expected_migrations(job), edge=_edge_proof(job))
     job.actions.output("smoke-status", job.evidence["smoke_status"])
     if not failed:
         return
@@ -75,16 +78,32 @@ def expected_migrations(job: Job[Settings]) -> ExpectedMigrations:
     return ExpectedMigrations("database-migrations left", count, tuple(migration["name"] for migration in fragment.evidence["applied"]))
 
 
+def _edge_proof(job: Job[Settings]) -> EdgeProof | None:
+    """Return what proves versions in public; None where nothing is to be proved, or, said in the log, nothing can be from this job."""
+    try:
+        return edge_proof(_target(job), job.config, job.log) if are_needed(job.config) else None
+    except AzoraError as error:  # it may not have the secrets that reach the hosts
+        job.say(f"- which version answers in public is not proved: {error.title}: {error.what}")
+        return None
+
+
 def examine(
-    job: Job[Any], version: str, evidence: dict[str, Any], expected: ExpectedMigrations, services: Collection[str] | None = None
+    job: Job[Any],
+    version: str,
+    evidence: dict[str, Any],
+    expected: ExpectedMigrations,
+    services: Collection[str] | None = None,
+    *,
+    edge: EdgeProof | None = None,
 ) -> list[dict[str, Any]]:
     """Run every test against this version (with v), store tests, smoke_status and health in ``evidence``; return the failed tests.
 
     ``expected`` are the migrations that the database must have; ``services``: see ``http_tests``. The job's settings are ``Health``
-    and ``DatabaseAccess``. Raises BadInputError when no critical endpoint is configured.
+    and ``DatabaseAccess``; ``edge``: what proves which release answers in public. Raises BadInputError when no critical
+    endpoint is configured.
     """
-    tests = http_tests(job, version, services)
-    evidence.update(tests=[], smoke_status="failed", health={})
+    tests = http_tests(job, version, services, edge)
+    evidence.update(tests=[], smoke_status="failed", health={}, version_proof={})
     _test_database(job, evidence, expected)
     _run_http_tests(job, tests, evidence)
     failed = [test for test in evidence["tests"] if not test["passed"]]
@@ -105,7 +124,7 @@ def failure(failed: list[dict[str, Any]], state: str) -> NotTrueError:
     )
 
 
-def http_tests(job: Job[Any], version: str, services: Collection[str] | None = None) -> list[HttpTest]:
+def http_tests(job: Job[Any], version: str, services: Collection[str] | None = None, edge: EdgeProof | None = None) -> list[HttpTest]:
     """Return the tests of URLs for this version (with v). Raises BadInputError when no critical endpoint is configured.
 
     ``services``: ids of the services that this version has, None for all; the health of other services is not tested.
@@ -118,7 +137,7 @@ def http_tests(job: Job[Any], version: str, services: Collection[str] | None = N
             next_step='add at least one, such as endpoints = [{ name = "courses", url = "https://…/api/education/courses" }]',
         )
     health = [
-        _make_health_test(f"{service.title} health", public_endpoint(service, service.id, [version]))
+        _make_health_test(f"{service.title} health", public_endpoint(service, service.id, [version], edge))
         for service in job.config.web
         if services is None or service.id in services
     ]
@@ -126,24 +145,25 @@ def http_tests(job: Job[Any], version: str, services: Collection[str] | None = N
 
 
 def _make_health_test(name: str, endpoint: Endpoint) -> HttpTest:
-    def judge(answer: Answer) -> tuple[bool, str | None, str]:
+    def judge(answer: Answer) -> tuple[bool, str | None, str, str]:
         finding = classify(endpoint, answer)
-        return finding.passed, finding.version, finding.detail
+        return finding.passed, finding.version, finding.detail, finding.version_proof
 
-    return HttpTest(name, "health", endpoint.url, endpoint.service, judge)
+    return HttpTest(name, "health", request_of(endpoint), endpoint.service, judge)
 
 
 def _make_endpoint_test(endpoint: SmokeEndpoint) -> HttpTest:
-    def judge(answer: Answer) -> tuple[bool, str | None, str]:
+    def judge(answer: Answer) -> tuple[bool, str | None, str, str]:
         if answer.failure:
-            return False, None, answer.detail
+            return False, None, answer.detail, PROOF_NONE
         if answer.status != endpoint.status:
-            return False, None, f"HTTP {answer.status}, expected {endpoint.status}"
+            return False, None, f"HTTP {answer.status}, expected {endpoint.status}", PROOF_NONE
         if endpoint.contains is not None and endpoint.contains.encode() not in answer.body:
-            return False, None, f"HTTP {answer.status}, but {endpoint.contains!r} is not in the first {len(answer.body)} bytes"
-        return True, None, f"HTTP {answer.status}"
+            detail = f"HTTP {answer.status}, but {endpoint.contains!r} is not in the first {len(answer.body)} bytes"
+            return False, None, detail, PROOF_NONE
+        return True, None, f"HTTP {answer.status}", PROOF_NONE
 
-    return HttpTest(endpoint.name, "endpoint", endpoint.url, None, judge)
+    return HttpTest(endpoint.name, "endpoint", ProbeRequest(endpoint.url), None, judge)
 
 
 def _run_http_tests(job: Job[Any], tests: list[HttpTest], evidence: dict[str, Any]) -> None:
@@ -152,10 +172,12 @@ def _run_http_tests(job: Job[Any], tests: list[HttpTest], evidence: dict[str, An
     results: dict[str, dict[str, Any]] = {}
     pending = tests
     for attempt in job.clock.attempts(job.settings.health_retries, job.settings.health_interval, growth=1):
-        answers = prober.fetch_all([ProbeRequest(test.url) for test in pending], PROBE_SECONDS)
+        answers = prober.fetch_all([test.request for test in pending], PROBE_SECONDS)
         for test, answer in zip(pending, answers, strict=True):
-            passed, version, detail = test.judge(answer)
-            facts = {"url": test.url, "passed": passed, "status": answer.status, "version": version}
+            passed, version, detail, proof = test.judge(answer)
+            if test.service:
+                evidence["version_proof"][test.service] = proof
+            facts = {"url": test.request.url, "passed": passed, "status": answer.status, "version": version}
             timing = {"milliseconds": round(answer.milliseconds, 1), "attempts": attempt.number, "detail": detail}
             results[test.name] = {"name": test.name, "kind": test.kind, **facts, **timing}
             job.say(f"{'✓' if passed else '✗'} {test.name}: {detail} ({answer.milliseconds:.0f} ms, attempt {attempt.number})")
@@ -217,18 +239,7 @@ def _report_not_taken_back(job: Job[Settings], reason: str) -> str:
 
 
 def _take_back(job: Job[Settings], reason: str) -> str:
-    settings = job.settings
-    context = TargetContext(
-        job.config,
-        job.processes,
-        job.clock,
-        job.log_dir,
-        settings.health_timeout,
-        access=settings,
-        recorded_host_keys=recorded_host_keys(job),
-        spare_lost_hosts=True,
-    )
-    target = target_of(context)
+    settings, target = job.settings, _target(job)
     with target.locked(Owner(settings.deployment_id, settings.run_url, settings.actor)):
         history = target.current()
         previous = history.before(settings.deployment_id)
@@ -246,3 +257,17 @@ def _take_back(job: Job[Settings], reason: str) -> str:
     job.say(text)
     job.actions.summary(f"**{escaped(text)}**")
     return text
+
+
+def _target(job: Job[Settings]) -> Target:
+    context = TargetContext(
+        job.config,
+        job.processes,
+        job.clock,
+        job.log_dir,
+        job.settings.health_timeout,
+        access=job.settings,
+        recorded_host_keys=recorded_host_keys(job),
+        spare_lost_hosts=True,
+    )
+    return target_of(context)

@@ -5,6 +5,7 @@ A target's state is stored on the target itself, in its journal and its edge fil
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -155,6 +156,9 @@ class Target(Watched, Protocol):
         ``listen``: ``host:port`` for an edge that a person starts; None: that of the public health URLs. Takes the lock where it needs it.
         """
 
+    def edge_secret(self) -> str | None:
+        """Return the secret with which the edge is asked to prove which release answers; None where it has none."""
+
     def edges(self) -> list[str]:
         """Return a line about the edge of each host; empty for a target whose edge is installed by a person."""
 
@@ -216,6 +220,7 @@ class TargetContext:
     rollback_window_minutes: float = 60.0
     access: ProductionHosts | None = None  # how to reach the machines of remote targets
     spare_lost_hosts: bool = False
+    edge_secret: Secret = field(default_factory=lambda: Secret(secrets.token_hex(32)))  # for the edge; see ``proofs``
     recorded_host_keys: str = ""  # host keys seen earlier, as the text of a known_hosts file; used where no key is pinned
 
     @property

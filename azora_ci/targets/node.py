@@ -14,10 +14,10 @@ from azora_ci.core.config import BEFORE_ROLLOUT, JOB, WORKER, Service, start_gro
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.core.pipeline import instances_at
 from azora_ci.core.process import undisturbed
-from azora_ci.health.answers import NEW, OLD, Endpoint, ProbeResult, bare
+from azora_ci.health.answers import NEW, OLD, Endpoint, ProbeResult
 from azora_ci.health.probes import Prober
 from azora_ci.health.workers import RESTARTED, WorkerState
-from azora_ci.targets import workers
+from azora_ci.targets import proofs, workers
 from azora_ci.targets.base import AbortResult, Instance, Observation, TargetContext
 from azora_ci.targets.drain import HURRIED_SETTLE_SECONDS, SETTLE_SECONDS, drain, prove
 from azora_ci.targets.envoy.admin import expected_weights
@@ -218,8 +218,11 @@ class Node:
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
         """Return the address at which an instance itself reports its health."""
         service = self._config.service(instance.service)
-        url, versions = f"http://{instance.address}{service.health_path}", frozenset({bare(instance.version)})
-        return Endpoint(instance.name, service.id, side, url, versions, self._parts.dial, service.health)
+        return proofs.instance_endpoint(service, instance, side, self._parts, self.current)
+
+    def edge_secret(self) -> str | None:
+        """Return the secret with which the edge in force proves which release answers."""
+        return self._edge.state().secret
 
     def _edge_state(self) -> EdgeState:
         """Return the state in force, with the services of the configuration of the release that is being deployed."""
@@ -227,7 +230,7 @@ class Node:
 
     def _warm(self, release: Release) -> None:
         # Options change only in a deployment: going back must not depend on new options, which may be the cause of the failure.
-        state = replace(self._edge_state(), options=self._parts.options)
+        state = replace(self._edge_state(), options=self._parts.options, secret=proofs.secret_of(self._context))
         current = state.release(release.id)
         extended = state.with_release(EdgeRelease(release.id, release.version, self._addresses_of(release)))
         if release.id == state.stable:

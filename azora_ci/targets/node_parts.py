@@ -52,6 +52,9 @@ class Runner(Protocol):
     def resume(self, facts: Facts) -> Facts:
         """Start a worker again that was stopped, unless it runs; return the facts that changed. Raises an AzoraError when it cannot."""
 
+    def runs(self, facts: Facts, digest: str) -> bool | None:
+        """Return whether an instance runs the image or archive of this digest, by what is seen of it now; None: that is not known."""
+
     def stop(self, instances: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
         """Stop instances, pairs of facts and seconds of grace; ``meanwhile`` is called while waiting."""
 

@@ -104,6 +104,18 @@ def test_first_deployment_has_nothing_to_go_back_to():
     assert document["previous_version"] is None
 
 
+def test_what_proved_a_version_in_the_last_stage_is_in_the_record():
+    stages = [{"stage": "canary", "version_proof": {"api": {"instances": "image", "public": "edge"}}}]
+    stages.append({"stage": "full", "version_proof": {"api": {"instances": "image", "public": "none"}, "auth": {"public": "answer"}}})
+    document = success(rollout=build.fragment("gradual-rollout", stages=stages))
+    assert document["version_proof"] == {
+        "api": {"instances": "image", "public": "none"},
+        "auth": {"instances": None, "public": "answer"},
+    }
+    assert [problem for problem in problems(document) if "version_proof" in problem] == []
+    assert "version_proof" not in success(), "a fragment of an earlier version says nothing of it"
+
+
 def test_host_keys_are_in_the_record_and_on_its_page():
     line = "|1|F1E1KeoE/eEWhi10WpGv4OdiO6Y=|3988QV0VE8wmZL7suNrYQLITLCg= ssh-ed25519 AAAA"
     key = {"fingerprint": "SHA256:" + "a" * 43, "key_type": "ssh-ed25519", "known_hosts": line, "source": "accepted"}

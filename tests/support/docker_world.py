@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import docker
 
@@ -265,6 +265,8 @@ class Load(load.Load):
 class World:
     """Some of the machines, without any deployment; ``deploy_old()`` puts 1.0.0 there, ``start()`` runs the real step."""
 
+    health: ClassVar[dict[str, Any]] = {}  # the health settings of each service
+
     def __init__(
         self,
         lan: Lan,
@@ -312,7 +314,7 @@ class World:
                 depends_on=["auth_service"] if name == "api_gateway" and "auth_service" in self.services else [],
                 secrets=["SERVICE_SECRET"] if name == "api_gateway" else [],
             )
-            services[name] |= {"route_prefix": prefix, "health_path": f"{prefix}/health"}
+            services[name] |= {"route_prefix": prefix, "health_path": f"{prefix}/health"} | ({"health": self.health} if self.health else {})
         for name, keys in self.workers.items():
             services[name] = {
                 "title": name, "kind": "worker", "env": {"FLAGS": "/flags"}, "volumes": [f"{self.flags}:/flags"], "memory": "64m",

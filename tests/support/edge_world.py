@@ -14,7 +14,7 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
@@ -62,6 +62,8 @@ class Load(load.Load):
 class World:
     """``World(tmp_path)`` starts Envoy; ``deploy_old()`` puts 1.0.0 into production; ``rollout()`` runs the real step."""
 
+    health: ClassVar[dict[str, Any]] = {}  # the health settings of each service
+
     def __init__(
         self,
         folder: Path,
@@ -105,7 +107,11 @@ class World:
                 depends_on=["auth_service"] if name == "api_gateway" and "auth_service" in self.services else [],
                 secrets=["SERVICE_SECRET"] if name == "api_gateway" else [],
             )
-            services[name] |= {"route_prefix": prefix, "health_path": f"{prefix}/health"}
+            services[name] |= {
+                "route_prefix": prefix,
+                "health_path": f"{prefix}/health",
+                **({"health": self.health} if self.health else {}),
+            }
         for name, keys in self.workers.items():
             services[name] = {
                 "title": name, "kind": "worker", "entrypoint": [sys.executable, "-S"], "command": ["worker.py"], "stop_grace_seconds": 5,

@@ -1,7 +1,8 @@
 """A small real service for rollout tests: PORT, VERSION, SERVICE from its environment, misbehaviour from flag files.
 
 ``$FLAGS/<version>.<behaviour>``, or ``<version>.<service>.<behaviour>``: error (500 on work), sick (500 on health), nested (1,000
-brackets on health), hang, html, liar (answers another version), slow (a second of work), down (ends at start), deaf (does not end
+brackets on health), hang, html, liar (answers another version), plain (health is "ok" and
+names no version), slow (a second of work), down (ends at start), deaf (does not end
 when told to).
 ``/…/chat`` echoes over an upgraded connection, ``/…/events`` streams a line every tenth of a second.
 """
@@ -40,6 +41,8 @@ class Handler(BaseHTTPRequestHandler):
         if flag("sick") if health else flag("error"):
             return self.answer(500, b'{"status": "broken"}')
         version = "9.9.9" if flag("liar") else VERSION
+        if health and flag("plain"):
+            return self.answer(200, b'{"status": "ok"}')
         secret = os.environ.get("SERVICE_SECRET", "")
         document = {"status": "healthy", "version": version, "service": SERVICE, "path": self.path, "secret_length": len(secret)}
         return self.answer(200, json.dumps(document).encode())

@@ -80,7 +80,8 @@ class Containers:
 
     def running(self, service_id: str) -> list[Facts]:
         """Return the containers of a service that run, or that the daemon is about to start again."""
-        filters = {"label": f"{LABEL}service={service_id}", "status": ["running", "restarting", "paused"]}
+        names = f"^/{self._host.names.instance(service_id, '', 0).removesuffix('-0')}"  # another application may have one of that name
+        filters = {"label": f"{LABEL}service={service_id}", "name": names, "status": ["running", "restarting", "paused"]}
         with self._host.docker("list containers") as client:
             return [{"container": container["Names"][0].lstrip("/")} for container in client.api.containers(filters=filters)]
 
@@ -173,6 +174,20 @@ class Containers:
                     next_step="deploy its version again",
                 ) from None
         return {}
+
+    def runs(self, facts: Facts, digest: str) -> bool | None:
+        """Return whether the container that has the instance's address now was made of the image of this digest."""
+        from docker.errors import NotFound
+
+        try:
+            with self._host.docker(f"inspect {facts['container']}") as client, suppress(NotFound):
+                container = client.api.inspect_container(facts["container"])
+                addresses = {network["IPAddress"] for network in container["NetworkSettings"]["Networks"].values()}
+                digests = {name.rpartition("@")[2] for name in client.api.inspect_image(container["Image"])["RepoDigests"]}
+                return digest in digests and facts["address"].rpartition(":")[0] in addresses
+        except UnreachableError:
+            return None
+        return False
 
     def stop(self, instances: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
         """Stop containers at the same time, each with its seconds of grace. Stopped containers stay, for whoever looks for the cause."""

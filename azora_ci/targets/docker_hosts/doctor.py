@@ -180,6 +180,6 @@ def _wall(node: HostNode) -> str:
             "The wall does not stand",
             what=f"instances may reach the metadata service at {METADATA}: {wall.name} is {wall.status}; {log[:300] or '(no log)'}",
             where=node.host.name,
-            next_step=f"docker start {wall.name} there; where its kernel has no routing rules, have a firewall drop what instances send there",
+            next_step=f"docker start {wall.name} there; where its kernel has no routing rules, have a firewall drop what goes there",
         )
     return "stands before the metadata service"

@@ -369,6 +369,11 @@ class DockerHosts:
         host_node = next(host_node for host_node in self._nodes if host_node.host.name == instance.host)
         return host_node.node.endpoint(instance, side)
 
+    def edge_secret(self) -> str | None:
+        """Return the secret of the edges, which all get the same in a deployment."""
+        with self.connected():
+            return self._nodes[0].node.edge_secret()
+
     def observe(self) -> Observation:
         """Return the sums of all edges' counters, their weights, and the dead instances of all hosts."""
         return hosts.sum_of(self._nodes, self._read_all(lambda host_node: host_node.node.observe()))

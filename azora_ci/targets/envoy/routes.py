@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from azora_ci.core.pipeline import STAGES
-from azora_ci.health.answers import DEPLOYMENT_HEADER, RELEASE_HEADER
+from azora_ci.health.answers import DEPLOYMENT_HEADER, PROOF_HEADER, RELEASE_HEADER, seal
 from azora_ci.targets.envoy.state import EdgeService, EdgeState, cluster_name
 
 ROUTES = "edge"
@@ -32,6 +32,7 @@ class Split:
     headers: tuple[dict[str, Any], ...]
     shares: Mapping[str, int]
     cookies: Mapping[str, str] = field(default_factory=dict)
+    sealed: bool = False  # the answer proves which release gave it
 
 
 def route_configuration(state: EdgeState, generation: str) -> dict[str, Any]:
@@ -42,6 +43,7 @@ def route_configuration(state: EdgeState, generation: str) -> dict[str, Any]:
     return {
         "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",
         "name": ROUTES,
+        **({"request_headers_to_remove": [PROOF_HEADER]} if state.secret else {}),  # no service may see the secret
         # Envoy ignores an update without a difference. With the generation in it, each update can be read back.
         "virtual_hosts": [{"name": f"generation-{generation}", "domains": ["*"], "routes": routes}],
     }
@@ -67,8 +69,9 @@ def _routes(state: EdgeState, service: EdgeService) -> list[dict[str, Any]]:
         return [{"match": _match(service.route_prefix), "direct_response": {"status": 503, "body": text}}]
     safe = _header(":method", {"safe_regex": {"regex": SAFE_METHODS}})
     routes = []
-    for split in [*_header_splits(state, service), *_cookie_splits(state, weights), Split((), weights, _draw_cookies(state, weights))]:
-        for method, conditions in (([safe], SAFE_RETRY), ([], UNSENT_RETRY)):
+    splits = [*_header_splits(state, service), *_cookie_splits(state, weights), Split((), weights, _draw_cookies(state, weights))]
+    for split in [*_sealed_splits(state, service, weights), *splits]:
+        for method, conditions in [([safe], SAFE_RETRY)] + [([], UNSENT_RETRY)] * (not split.sealed):
             action = _action(state, service, split, conditions)
             routes.append({"match": _match(service.route_prefix, [*split.headers, *method]), "route": action})
     return routes
@@ -82,6 +85,14 @@ def _header_splits(state: EdgeState, service: EdgeService) -> list[Split]:
         for word, release_id in sides
         if release_id is not None and state.addresses(release_id, service.id)
     ]
+
+
+def _sealed_splits(state: EdgeState, service: EdgeService, weights: Mapping[str, int]) -> list[Split]:
+    """Return the splits of requests that carry the secret of the deployment: of the same shares, and with the seal on each answer."""
+    if state.secret is None:
+        return []
+    secret = _header(PROOF_HEADER, {"exact": state.secret})
+    return [Split((secret, *split.headers), split.shares, sealed=True) for split in (*_header_splits(state, service), Split((), weights))]
 
 
 # --- users who stay on a version -----------------------------------------------------------------------------------------
@@ -142,19 +153,23 @@ def _action(state: EdgeState, service: EdgeService, split: Split, conditions: st
         {
             "name": cluster_name(service.id, release_id),
             "weight": weight,
-            "response_headers_to_add": _response_headers(state, release_id, split.cookies.get(release_id)),
+            "response_headers_to_add": _response_headers(state, service, release_id, split),
         }
         for release_id, weight in split.shares.items()
     ]
     action: dict[str, Any] = {"weighted_clusters": {"clusters": clusters}, "timeout": f"{service.timeout_seconds:g}s"}
     if service.timeout_seconds == 0:
         action["idle_timeout"] = "0s"  # streams and upgraded connections may be silent for long
-    action["retry_policy"] = _retry(conditions, _attempts(state, service))
+    action["retry_policy"] = _retry(conditions, _attempts(state, service), stay=split.sealed)
     return action
 
 
-def _response_headers(state: EdgeState, release_id: str, cookie: str | None) -> list[dict[str, Any]]:
-    headers = [{"header": {"key": DEPLOYMENT_HEADER, "value": release_id}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"}]
+def _response_headers(state: EdgeState, service: EdgeService, release_id: str, split: Split) -> list[dict[str, Any]]:
+    values = {DEPLOYMENT_HEADER: release_id}
+    if split.sealed and state.secret:
+        values[PROOF_HEADER] = seal(state.secret, service.id, release_id)
+    headers = [{"header": {"key": key, "value": value}, "append_action": "OVERWRITE_IF_EXISTS_OR_ADD"} for key, value in values.items()]
+    cookie = split.cookies.get(release_id)
     if cookie is not None:
         value = f"{cookie}; Path=/; HttpOnly; SameSite=Lax{'; Secure' if state.options.secure_cookie else ''}"
         headers.append({"header": {"key": "set-cookie", "value": value}, "append_action": "APPEND_IF_EXISTS_OR_ADD"})
@@ -167,18 +182,19 @@ def _attempts(state: EdgeState, service: EdgeService) -> int:
     return min(largest, ATTEMPTS_PER_SIDE)
 
 
-def _retry(conditions: str, attempts: int) -> dict[str, Any]:
+def _retry(conditions: str, attempts: int, *, stay: bool = False) -> dict[str, Any]:
     """Return the policy: first other instances of the chosen side, then the other side, which is priority 1 of the same cluster.
 
     Retries never leave the weighted cluster that was chosen. If the other side were tried first, one dead instance among several would
     send its whole share there: with one of three dead, a third of the users would get a canary at 5 %. Only retries reach priority 1:
-    without health checks all instances count as healthy, so that priority 0 never overflows.
+    without health checks all instances count as healthy, so that priority 0 never overflows. ``stay``: the other side is never tried,
+    because the answer is to prove which side gave it.
     """
     priorities = f"{_TYPE}.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     hosts = f"{_TYPE}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     return {
         "retry_on": conditions,
-        "num_retries": max(2, 2 * attempts - 1),
+        "num_retries": attempts - 1 if stay else max(2, 2 * attempts - 1),
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
         "retry_priority": {
             "name": "envoy.retry_priorities.previous_priorities",

@@ -79,10 +79,13 @@ class EdgeState:
     percent: int = 0
     attempt: int = 0
     options: EdgeOptions = EdgeOptions()
+    secret: str | None = field(default=None, repr=False)  # requests that carry it learn which release answers; see ``routes``
 
     def document(self) -> dict[str, Any]:
-        """Return the state as a JSON document, which ``from_document`` reads; as an earlier version's where no service calls another."""
+        """Return the state as a JSON document, which ``from_document`` reads; as an earlier version's where nothing new is used."""
         document = asdict(self)
+        if self.secret is None:
+            del document["secret"]
         for table, key in (("services", "talks_to"), ("releases", "started")):
             for part in document[table]:
                 if not part[key]:

@@ -206,11 +206,12 @@ class LocalRunner:
         if service.singleton:
             service = claims.guarded(service, self._claim(service.id))
         started = local.start(self._context.processes, service, folder=folder, env=env, log=log)
+        recorded = asdict(started) | {"digest": release.digests[service.id]}
         if service.kind != WORKER:
-            return asdict(started)
+            return recorded
         kept = self._kept(release.id) / f"{service.id}-{number}.json"
         local.remember(kept, service.argv, folder, env, started)
-        return {**asdict(started), "kept": str(kept)}
+        return {**recorded, "kept": str(kept)}
 
     def _logs(self, release: Release) -> Path:
         logs = self._state_dir / "logs" / release.id
@@ -271,6 +272,10 @@ class LocalRunner:
     def dead(self, instances: Sequence[Facts]) -> list[Facts]:
         """Return the instances whose process has ended."""
         return [facts for facts in instances if not local.is_running(facts)]
+
+    def runs(self, facts: Facts, digest: str) -> bool | None:
+        """Return whether the process that was started from the archive of this digest still runs."""
+        return local.is_running(facts) and facts["digest"] == digest if "digest" in facts else None
 
     def stop(self, instances: Iterable[tuple[Facts, float]], meanwhile: Callable[[], None]) -> None:
         """Stop all instances at the same time, each with its grace."""
