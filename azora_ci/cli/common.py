@@ -5,7 +5,7 @@ from __future__ import annotations
 import getpass
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from azora_ci.core.config import DeployConfig
     from azora_ci.core.process import Processes
     from azora_ci.core.settings import ProductionHosts
+    from azora_ci.gates.readiness import Problem
     from azora_ci.targets.base import Owner, Target, TargetContext
 
 _Command = Callable[..., Any]
@@ -49,20 +50,36 @@ def reason_option(command: _Command) -> _Command:
 def context_for(config_path: Path, window_minutes: float = 60.0) -> TargetContext:
     """Return what a target is given, from this process's environment and the configuration. Raises BadInputError."""
     from azora_ci.core import config, environment, settings, variables
-    from azora_ci.core.actions import Actions
     from azora_ci.core.clock import Clock
-    from azora_ci.core.job_log import JobLog
-    from azora_ci.core.process import Processes
     from azora_ci.targets.base import TargetContext
 
     access = variables.load(settings.ProductionHosts, environment.process_environment())
     clock = Clock()
-    processes = Processes(JobLog(Actions(), clock, secrets=secrets_in(access)))
+    processes = own_processes(secrets_in(access))
     deploy_config = config.load(config_path)
     return TargetContext(
         deploy_config, processes, clock, Path("deployment-logs"), 30.0, rollback_window_minutes=window_minutes, access=access,
         recorded_host_keys=recorded_host_keys(access, deploy_config, processes),
     )  # fmt: skip
+
+
+def own_processes(secrets: Iterable[str] = ()) -> Processes:
+    """Return what starts processes for a command of a person; their output is masked."""
+    from azora_ci.core.actions import Actions
+    from azora_ci.core.clock import Clock
+    from azora_ci.core.job_log import JobLog
+    from azora_ci.core.process import Processes
+
+    return Processes(JobLog(Actions(), Clock(), secrets=list(secrets)))
+
+
+def repository_problems(folder: Path, config_path: Path) -> list[Problem]:
+    """Return what a checkout lacks before it can be deployed. ``config_path`` is relative to ``folder``."""
+    from azora_ci.clients.git import Git
+    from azora_ci.gates import readiness
+    from azora_ci.steps.job import own_variables
+
+    return readiness.of_repository(folder, config_path, own_variables(), Git(own_processes(), folder).ignores)
 
 
 def read_only_context(config_path: Path) -> TargetContext:

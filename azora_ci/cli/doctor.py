@@ -9,61 +9,97 @@ from typing import TYPE_CHECKING
 
 import click
 
-from azora_ci.cli.common import config_option, context_for, reported_errors
+from azora_ci.cli.common import config_option, context_for, reported_errors, repository_problems
 
 if TYPE_CHECKING:
     from azora_ci.targets.base import TargetContext
     from azora_ci.targets.findings import Finding
 
 
-def _of_this_environment(context: TargetContext) -> Iterator[Finding]:
-    """Yield what this machine's variables allow to find out about approvals, the database's transport, and names of services' secrets."""
-    from azora_ci.clients.github import GitHub
-    from azora_ci.core import config, environment
-    from azora_ci.core.errors import AzoraError
-    from azora_ci.core.settings import DatabaseTransport
+def _repository(config_path: Path) -> Iterator[Finding]:
+    """Yield what the checkout in the working folder lacks, as ``adopt --check`` and the validation of a release say it."""
+    from azora_ci.targets.findings import Finding
+
+    problems = repository_problems(Path(), config_path)
+    for problem in problems:
+        yield Finding(problem.where, False, problem.what, problem.next_step)
+    if not problems:
+        yield Finding("repository", True, f"nothing is missing of what {config_path} names, and nothing in it is a guess")
+
+
+def _production(context: TargetContext) -> Iterator[Finding]:
+    """Yield what production answers, as the validation of a release asks it."""
+    from azora_ci.core import environment
+    from azora_ci.core.settings import Aws, DatabaseTransport
     from azora_ci.core.variables import Secret, load
-    from azora_ci.database.postgres import DatabaseUrl
-    from azora_ci.gates.branch import read_enforcement
-    from azora_ci.steps.job import own_variables
-    from azora_ci.targets.findings import Finding, check
+    from azora_ci.gates import production
+    from azora_ci.targets.findings import Finding
 
     environ = environment.process_environment()
-    try:
-        config.names.check(context.config.services, own_variables())
-    except ValueError as error:
-        yield Finding("names of secrets", False, str(error), "give the service's secret a name of its own")
+    secrets = {
+        name: Secret(environ[name]) if environ.get(name) else None for name in ("PROD_DATABASE_URL", "DOCKER_USERNAME", "DOCKER_PASSWORD")
+    }
+    login = secrets["DOCKER_USERNAME"], secrets["DOCKER_PASSWORD"]
+    means = production.Means(load(Aws, environ), load(DatabaseTransport, environ), secrets["PROD_DATABASE_URL"], login)
+    yield from production.configuration(context)
+    consultation = production.consult(context, means)
+    for found in consultation.findings:
+        accepted = found.kind == "endpoint" and consultation.first
+        detail = f"{found.conclusion}{' (nothing was deployed yet)' * (accepted and not found.passed)}"
+        yield Finding(found.name, found.passed or accepted, detail, found.next_step)
+    for name, reason in consultation.not_asked.items():
+        yield Finding(name, True, f"unknown: {reason} here, so it was not asked")
+
+
+def _approval(context: TargetContext) -> Finding:
+    """Say whether GitHub waits for a reviewer, where this machine has a token to ask it."""
+    from azora_ci.clients.github import GitHub
+    from azora_ci.core import environment
+    from azora_ci.core.errors import AzoraError
+    from azora_ci.core.variables import Secret
+    from azora_ci.gates.branch import read_enforcement
+    from azora_ci.targets.findings import Finding
+
+    environ = environment.process_environment()
     repository, token = environ.get("GITHUB_REPOSITORY"), environ.get("GITHUB_TOKEN")
-    if repository and token:
-        github = GitHub(environ.get("GITHUB_API_URL") or "https://api.github.com", repository, Secret(token), clock=context.clock)
-        try:
-            facts = read_enforcement(github)
-        except AzoraError as error:
-            facts = {"enforced": "unknown", "reason": f"{error.title}: {error.what}"}
-        detail = f"enforced: {str(facts['enforced']).lower()}, {facts['reason']}"
-        yield Finding("approval", facts["enforced"] is True, detail, "name reviewers there, or set [approval] distinct_person = true")
-    else:
-        yield Finding("approval", True, "unknown: GITHUB_REPOSITORY and GITHUB_TOKEN are not set here, so GitHub was not asked")
-    if environ.get("PROD_DATABASE_URL") and not context.config.database.via_ssh:
+    if not repository or not token:
+        return Finding("approval", True, "unknown: GITHUB_REPOSITORY and GITHUB_TOKEN are not set here, so GitHub was not asked")
+    github = GitHub(environ.get("GITHUB_API_URL") or "https://api.github.com", repository, Secret(token), clock=context.clock)
+    try:
+        facts = read_enforcement(github)
+    except AzoraError as error:
+        facts = {"enforced": "unknown", "reason": f"{error.title}: {error.what}"}
+    detail = f"enforced: {str(facts['enforced']).lower()}, {facts['reason']}"
+    return Finding("approval", facts["enforced"] is True, detail, "name reviewers there, or set [approval] distinct_person = true")
 
-        def transport() -> str:
-            settings = load(DatabaseTransport, environ)
-            url = DatabaseUrl.parse(environ["PROD_DATABASE_URL"])
-            level = url.with_transport(settings.database_ca, plain_accepted=settings.database_plain).protection.level
-            return f"{level}{', without a CA: PROD_DATABASE_CA' if level == 'require' else ''}"
 
-        yield check("transport to the database", transport)
+def _findings(config_path: Path) -> Iterator[Finding]:
+    from azora_ci.core import config
+    from azora_ci.core.errors import AzoraError
+    from azora_ci.targets.findings import failed
+
+    if not config_path.is_file():
+        config.load(config_path)  # says what to do
+    yield from _repository(config_path)
+    try:
+        config.load(config_path)
+    except AzoraError:  # is among the findings
+        return
+    try:
+        context = context_for(config_path)
+    except AzoraError as error:
+        yield failed("settings of this machine", error)
+        return
+    yield from _production(context)
+    yield _approval(context)
 
 
 @click.command(short_help="Say what production needs and lacks; change nothing.")
 @config_option
 def doctor(config_path: Path) -> None:
     """Say what production needs and lacks, with the next step for each missing thing. Changes nothing."""
-    from azora_ci.gates import production as consultation
-
     with reported_errors():
-        context = context_for(config_path)
-        findings = [*consultation.examine(context), *_of_this_environment(context)]
+        findings = list(_findings(config_path))
     for finding in findings:
         click.echo(f"{'✓' if finding.passed else '✗'} {finding.name}: {finding.detail}")
         if not finding.passed:

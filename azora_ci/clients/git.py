@@ -85,6 +85,10 @@ class Git:
         completed = self._run("show", "--end-of-options", f"{commit}:./{path.as_posix()}")
         return completed.stdout if completed.returncode == 0 else None
 
+    def ignores(self, path: str) -> bool:
+        """Say whether git ignores a path below the checkout, which need not exist; False outside of a repository."""
+        return self._run("check-ignore", "--quiet", "--", path).returncode == 0
+
     def local_tags(self) -> list[str]:
         """Return the names of the tags in the checkout."""
         return self._run("for-each-ref", "--format=%(refname:lstrip=2)", "refs/tags").stdout.split()

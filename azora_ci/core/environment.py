@@ -51,14 +51,31 @@ def drop_libpq_variables() -> None:
         del os.environ[name]
 
 
+PRESENT = "PRESENT_"  # and the name of a secret: whether it is set, for a step that is not to have its value
+
+
+def presence(names: Iterable[str], together: Secret | None = None) -> dict[str, bool | None]:
+    """Return for each secret whether it is set; None where nothing says it.
+
+    ``PRESENT_<name>`` says it, which holds true or false, or else a line of ``together`` (``ServiceSecrets``), where that is set.
+    """
+    lines = _lines(together)
+    said = {name: {"true": True, "false": False}.get(os.environ.get(f"{PRESENT}{name}", "")) for name in names}
+    return {name: bool(lines.get(name)) if is_set is None and together is not None else is_set for name, is_set in said.items()}
+
+
+def _lines(together: Secret | None) -> dict[str, str | None]:
+    from dotenv import dotenv_values
+
+    return dotenv_values(stream=io.StringIO(together.reveal() if together else ""), interpolate=False)
+
+
 def named_secrets(names: Iterable[str], together: Secret | None = None) -> dict[str, Secret]:
     """Return the secrets that the configuration names. Raises BadInputError that names all missing ones.
 
     Each is a variable of this step's environment, or else a line of ``together`` (``ServiceSecrets``).
     """
-    from dotenv import dotenv_values
-
-    lines = dotenv_values(stream=io.StringIO(together.reveal() if together else ""), interpolate=False)
+    lines = _lines(together)
     required_names = sorted(set(names))
     values = {name: os.environ.get(name) or lines.get(name) or "" for name in required_names}
     missing = [name for name, value in values.items() if not value]

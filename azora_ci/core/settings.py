@@ -5,6 +5,7 @@ How a variable becomes a typed field is in ``variables``.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,13 +33,13 @@ def names_within(variable_name: str, text: str) -> dict[str, bool]:
 
     Loopback addresses are left out, as they reveal nothing.
     """
-    if variable_name == "PROD_HOST":
-        hosts, user = [address.host for address in parse_hosts(text)], None
-    elif variable_name == "PROD_JUMP_HOST":
-        jump = parse_jump(text)
-        hosts, user = [jump.address.host], jump.user
-    else:
-        return {}
+    hosts, user = [], None
+    with suppress(ValueError):  # of a text that a job did not parse yet
+        if variable_name == "PROD_HOST":
+            hosts = [address.host for address in parse_hosts(text)]
+        elif variable_name == "PROD_JUMP_HOST":
+            jump = parse_jump(text)
+            hosts, user = [jump.address.host], jump.user
     names = {host: "." not in host and ":" not in host for host in hosts if host != "localhost" and not host.startswith("127.")}
     return names | ({user: True} if user else {})
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
 from azora_ci.core.errors import BadInputError
@@ -109,6 +109,19 @@ def variable(  # noqa: PLR0913 - the parts of a variable's documentation, all by
     return field(metadata={"variable": Variable(name, help_text, example, parser, default, is_required, secret)})
 
 
+def unparsed(settings_class: type[Any], name: str) -> Any:
+    """Declare the field ``name`` of another settings class again, with its text as it is: what is wrong with it is found out later."""
+    declaration = dict(declared_variables(settings_class))[name]
+    return field(metadata={"variable": replace(declaration, parse=Secret if declaration.secret else str)})
+
+
+def texts_of(settings_class: type[Any], settings: Any) -> dict[str, str]:
+    """Return the variables of a settings class from a settings object that has its fields, as ``load`` takes them."""
+    values = {declaration.name: getattr(settings, name) for name, declaration in declared_variables(settings_class)}
+    texts = {name: value.reveal() if isinstance(value, Secret) else value for name, value in values.items() if value is not None}
+    return {name: str(text).lower() if isinstance(text, bool) else str(text) for name, text in texts.items()}
+
+
 def declared_variables(settings_class: type[Any]) -> Iterator[tuple[str, Variable]]:
     """Yield (field name, Variable) of a settings class, inherited ones included."""
     for settings_field in fields(settings_class):
@@ -127,6 +140,7 @@ def load(settings_class: type[S], environ: Mapping[str, str]) -> S:
     """Return the settings that ``environ`` describes. Raises BadInputError that names every bad variable at once."""
     values: dict[str, Any] = {}
     problems: list[str] = []
+    refusals: list[BadInputError] = []
     for name, declaration in declared_variables(settings_class):
         text = environ.get(declaration.name, "") or declaration.default or ""
         if not text:
@@ -139,6 +153,11 @@ def load(settings_class: type[S], environ: Mapping[str, str]) -> S:
         except ValueError as error:
             value_text = "its value (not shown)" if declaration.secret else repr(text)
             problems.append(f"{declaration.name}: {value_text} {error}: {declaration.help} (for example {declaration.example})")
+        except BadInputError as error:
+            refusals.append(error)
+    if len(refusals) == 1 and not problems:
+        raise refusals[0]
+    problems += [f"{error.title}: {error.what}; {error.next_step}" for error in refusals]
     if problems:
         raise BadInputError(
             "Environment is not complete" if len(problems) == 1 else f"{len(problems)} environment variables need attention",

@@ -1,41 +1,142 @@
-"""Check the configured target for everything that production needs before a deployment. Nothing is changed."""
+"""Ask production for everything that a deployment needs of it: for doctor, and before anything is changed. Nothing is changed here."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 
 from azora_ci.core.config import DeployConfig
-from azora_ci.core.errors import AzoraError
+from azora_ci.core.errors import AzoraError, BadInputError
+from azora_ci.core.settings import Aws, DatabaseTransport
+from azora_ci.core.variables import Secret
+from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.gates import reachability
+from azora_ci.gates.reachability import Reached
 from azora_ci.health.workers import UNHEALTHY
 from azora_ci.targets.base import Target, TargetContext
 from azora_ci.targets.findings import Finding
-from azora_ci.targets.journal import PROMOTED
+from azora_ci.targets.journal import PROMOTED, History
 from azora_ci.targets.registry import kind_of, target_of
 
 
-def examine(context: TargetContext) -> list[Finding]:
-    """Return the findings about the configuration, then about the needs of the configured target, then about its state."""
-    return [*_configuration(context), *kind_of(context.config).findings(context), *_state(context)]
+@dataclass(frozen=True)
+class Means:
+    """What there is to ask with, beside the access to hosts: AWS, the database, user and password of the registry for pushing."""
+
+    aws: Aws
+    transport: DatabaseTransport
+    database_url: Secret | None
+    login: tuple[Secret | None, Secret | None]
+
+
+@dataclass
+class Consultation:
+    """What production answered. ``not_asked``: part -> why; ``first``: nothing was deployed yet, as the target's history says."""
+
+    findings: list[Reached] = field(default_factory=list)
+    not_asked: dict[str, str] = field(default_factory=dict)
+    database_transport: str | None = None
+    first: bool = False
+
+
+def consult(context: TargetContext, means: Means) -> Consultation:
+    """Ask database, bucket, registry, target and public health addresses; each finding is there, and none hides another."""
+    consultation, config = Consultation(), context.config
+    _ask_stores(consultation, context, means)
+    history = _ask_target(consultation, context)
+    _ask_registry(consultation, context, means)
+    consultation.first = history is not None and history.serving is None
+    versions = expected_versions(history)
+    consultation.findings += [reachability.endpoint(service, versions) for service in config.web]
+    return consultation
+
+
+def configuration(context: TargetContext) -> list[Finding]:
+    """Return what a person should know of a configuration beside its problems."""
+    return list(_configuration(context))
+
+
+def _ask_stores(consultation: Consultation, context: TargetContext, means: Means) -> None:
+    via_ssh = context.config.database.via_ssh
+    if means.database_url is None:
+        consultation.not_asked["production database"] = "PROD_DATABASE_URL is not set"
+    elif via_ssh and context.access is None:
+        consultation.not_asked["production database"] = "it is behind the SSH host, whose settings cannot be used"
+    else:
+        consultation.findings.append(reachability.database(lambda: _opened(consultation, context, means)))
+    if means.aws.aws_access_key_id is None:
+        consultation.not_asked["backup bucket"] = "no AWS credentials are set"
+    else:
+        consultation.findings.append(reachability.bucket(means.aws, context.config.backup.bucket))
+
+
+@contextmanager
+def _opened(consultation: Consultation, context: TargetContext, means: Means) -> Iterator[DatabaseUrl]:
+    """Yield the address of the database; with database.via_ssh it leads through a tunnel that stays open during the block."""
+    assert means.database_url is not None  # noqa: S101 - the caller asked
+    url = DatabaseUrl.parse(means.database_url.reveal())
+    url = url.with_transport(means.transport.database_ca, plain_accepted=means.transport.database_plain)
+    if not context.config.database.via_ssh or context.access is None:
+        consultation.database_transport = url.protection.level
+        yield url
+        return
+    from azora_ci.database.tunnel import access_to, reachable_database
+
+    access = access_to(url, context.access)
+    with reachable_database(url, access, context.recorded_host_keys, context.log, context.clock, {}) as reachable:
+        consultation.database_transport = reachable.protection.level
+        yield reachable
+
+
+def _ask_target(consultation: Consultation, context: TargetContext) -> History | None:
+    """Ask the target; return its history where all of it could be asked. None: nobody knows what was deployed."""
+    access, kind = context.access, kind_of(context.config)
+    if kind.needs_host_keys and not (access and access.prod_host and access.prod_user and access.prod_key):
+        consultation.not_asked["production hosts"] = "the settings for reaching them are not set, or cannot be used"
+        return None
+    needs: list[Finding] = list(kind.findings(context))
+    state: list[Finding] = []
+    history: History | None = None
+    if all(finding.passed or not finding.stops for finding in needs):
+        state, history = _state(context)
+    consultation.findings += reachability.of_target([*needs, *state])
+    return history if all(finding.passed for finding in needs) else None
+
+
+def _ask_registry(consultation: Consultation, context: TargetContext, means: Means) -> None:
+    config = context.config
+    if config.registry is None:
+        consultation.not_asked["registry"] = "the configuration has no [registry]"
+        return
+    user, password = means.login
+    try:
+        if bool(user) != bool(password):
+            raise BadInputError(
+                "Half a login of the registry",
+                what="one of DOCKER_USERNAME and DOCKER_PASSWORD is set, the other is not",
+                where="DOCKER_USERNAME, DOCKER_PASSWORD",
+                next_step="set both as secrets of the environment, or neither",
+            )
+        push = (user, password) if user and password else None
+        pull = context.access.registry_login if context.access is not None else None
+        consultation.findings += reachability.registry(config.registry, config.services, push, pull if pull != push else None)
+    except AzoraError as error:
+        consultation.findings.append(reachability.failed("registry", "registry", error))
+
+
+def expected_versions(history: History | None) -> frozenset[str]:
+    """Return the versions, without v, that production may answer before a rollout; empty where they are not known."""
+    if history is None or history.serving is None:
+        return frozenset()
+    running = [history.releases[history.serving], history.unfinished]
+    return frozenset(deployed.release.bare for deployed in running if deployed is not None)
 
 
 def _configuration(context: TargetContext) -> Iterator[Finding]:
     config = context.config
     yield Finding("configuration", True, f"{config.application}, {len(config.services)} services, target {config.target.kind}")
-    yield Finding(
-        "required checks",
-        bool(config.checks.required or config.checks.rulesets),
-        ", ".join(map(str, config.checks.required))
-        or ("those of the repository's rulesets" if config.checks.rulesets else "none are named"),
-        "name them in checks.required: an empty gate is closed",
-    )
     yield _isolation(config)
-    yield Finding(
-        "critical endpoints",
-        bool(config.smoke),
-        ", ".join(endpoint.name for endpoint in config.smoke) or "smoke.endpoints is empty",
-        "add at least one to [smoke] endpoints: a smoke test that tests nothing would be no evidence",
-    )
     signing = config.backup.signing
     if signing == "none":
         detail = "none: whoever can write the bucket can forge manifests, records and recorded host keys ([evidence] signing)"
@@ -67,15 +168,18 @@ def _isolation(config: DeployConfig) -> Finding:
 # --- state of the target ------------------------------------------------------------------------------------------------------
 
 
-def _state(context: TargetContext) -> Iterator[Finding]:
+def _state(context: TargetContext) -> tuple[list[Finding], History | None]:
+    """Return the findings about what the target holds, none of which stops a deployment but a state that cannot be read."""
     try:
         target = target_of(replace(context, spare_lost_hosts=True))
         with target.connected():
-            yield from [_lock(target), _unfinished(target), _instances(target)]
+            history = target.current()
+            return [_lock(target), _unfinished(target, history), _instances(target, history)], None if target.left_out else history
     except AzoraError as error:
-        yield Finding("state", False, f"{error.title}: {error.what}", error.next_step)
+        return [Finding("state", False, f"{error.title}: {error.what}", error.next_step)], None
     except OSError as error:
-        yield Finding("state", False, f"{type(error).__name__}: {error}", "let this user read the target's state, or run this as its owner")
+        step = "let this user read the target's state, or run this as its owner"
+        return [Finding("state", False, f"{type(error).__name__}: {error}", step)], None
 
 
 def _lock(target: Target) -> Finding:
@@ -83,26 +187,26 @@ def _lock(target: Target) -> Finding:
     if held is None:
         return Finding("lock", True, "free")
     text = f"{held.owner.deployment_id} of {held.owner.actor} until {held.expires_at} ({held.owner.run_url})"
-    return Finding("lock", held.alive, f"{'held by' if held.alive else 'left behind by'} {text}", "the next deployment takes it over")
+    detail = f"{'held by' if held.alive else 'left behind by'} {text}"
+    return Finding("lock", held.alive, detail, "the next deployment takes it over", stops=False)
 
 
-def _unfinished(target: Target) -> Finding:
-    unfinished = target.current().unfinished
+def _unfinished(target: Target, history: History) -> Finding:
+    unfinished = history.unfinished
     held = target.holder()
     if unfinished is None:
         return Finding("rollout", True, "none is half done")
     release = f"{unfinished.version} ({unfinished.id})"
     if unfinished.outcome == PROMOTED:
         next_step = f'run the same rollback again: python -m azora_ci rollback --deployment-id {unfinished.id} --reason "…"'
-        return Finding("rollout", False, f"{release} was taken back, but not everywhere", next_step)
+        return Finding("rollout", False, f"{release} was taken back, but not everywhere", next_step, stops=False)
     text = f"{release} at {unfinished.percent} %"
     if held is not None and held.alive:
         return Finding("rollout", True, f"under way: {text}")
-    return Finding("rollout", False, f"half done: {text}", "re-run its failed jobs: they take its traffic back first")
+    return Finding("rollout", False, f"half done: {text}", "re-run its failed jobs: they take its traffic back first", stops=False)
 
 
-def _instances(target: Target) -> Finding:
-    history = target.current()
+def _instances(target: Target, history: History) -> Finding:
     if history.serving is None:
         return Finding("instances", True, "nothing was deployed yet: the first deployment has no version to go back to")
     dead = target.observe().dead
@@ -112,4 +216,4 @@ def _instances(target: Target) -> Finding:
     states = zip(running, target.states(running) if running else (), strict=True)
     sick = [f"not running: {', '.join(instance.name for instance in dead)}"] if dead else []
     sick += [f"{worker.name}: {state.detail or state.health}" for worker, state in states if state.health == UNHEALTHY]
-    return Finding("instances", not sick, "; ".join((text, *sick)) if sick else f"{text}, every instance runs", "deploy again")
+    return Finding("instances", not sick, "; ".join((text, *sick)) if sick else f"{text}, every instance runs", "deploy again", stops=False)

@@ -232,13 +232,11 @@ class TargetContext:
 class TargetKind(Protocol):
     """A kind of target: all that must be known of it before a target is opened. It imports heavy libraries only in its methods.
 
-    ``artifact``: IMAGES or ARCHIVES, which the build makes for it; ``needs_host_keys``: jobs connect to it over SSH; ``checked_later``:
-    part of production -> why pre-deployment-validation cannot check it.
+    ``artifact``: IMAGES or ARCHIVES, which the build makes for it; ``needs_host_keys``: jobs connect to it over SSH.
     """
 
     artifact: ClassVar[str]
     needs_host_keys: ClassVar[bool]
-    checked_later: ClassVar[dict[str, str]]
 
     def check(self, config: DeployConfig) -> None:
         """Raise BadInputError when the configuration lacks something that is only needed after the migrations."""
@@ -247,7 +245,7 @@ class TargetKind(Protocol):
         """Return the target of a configuration. Raises BadInputError when the configuration or the access does not suffice."""
 
     def findings(self, context: TargetContext) -> Iterable[Finding]:
-        """Yield the doctor's findings about what the target needs. Changes nothing."""
+        """Yield the findings of doctor and validation about what the target needs. Changes nothing."""
 
 
 class FencedError(NotTrueError):

@@ -10,22 +10,26 @@ from azora_ci.core.errors import AzoraError
 
 @dataclass(frozen=True)
 class Finding:
-    """A requirement of production: whether it is met, the observed detail, and what to do when it is not met."""
+    """A requirement of production: whether it is met, the observed detail, and what to do when it is not met.
+
+    ``stops``: whether a deployment would fail for it; one that does not stop is put right by a deployment, or is advice.
+    """
 
     name: str
     passed: bool
     detail: str
     next_step: str = ""
+    stops: bool = True
 
 
-def check(name: str, question: Callable[[], str], next_step: str = "") -> Finding:
+def check(name: str, question: Callable[[], str], next_step: str = "", *, stops: bool = True) -> Finding:
     """Return a passed finding with the answer of ``question``, or a failed one when it raises an AzoraError."""
     try:
         return Finding(name, True, question())
     except AzoraError as error:
-        return failed(name, error, next_step)
+        return failed(name, error, next_step, stops=stops)
 
 
-def failed(name: str, error: AzoraError, next_step: str = "") -> Finding:
+def failed(name: str, error: AzoraError, next_step: str = "", *, stops: bool = True) -> Finding:
     """Return an AzoraError as a failed finding; ``next_step`` replaces the error's own."""
-    return Finding(name, False, f"{error.title}: {error.what}", next_step or error.next_step)
+    return Finding(name, False, f"{error.title}: {error.what}", next_step or error.next_step, stops)

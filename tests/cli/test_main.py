@@ -53,6 +53,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         world.close()
 
 
+@pytest.fixture
+def checkout(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stand in a checkout that has what the configuration names."""
+    (world.folder / "prisma/migrations/1_start").mkdir(parents=True, exist_ok=True)
+    (world.folder / "prisma/migrations/1_start/migration.sql").touch()
+    (world.folder / "package-lock.json").write_text('{"lockfileVersion": 3, "packages": {}}')
+    monkeypatch.chdir(world.folder)
+
+
 def run(*arguments: str | Path, config: Path | None = None) -> tuple[int, str]:
     argv = [*map(str, arguments), *(["--config", str(config)] if config else [])]
     result = CliRunner().invoke(main, argv)
@@ -168,10 +177,13 @@ def test_the_edges_weights_versions_and_counters(world):
     assert f"v1.1.0 ({NEW}, rollback target): 2 instances" in output
 
 
+@pytest.mark.usefixtures("checkout")
 def test_a_healthy_production_and_one_that_lacks_everything(world, tmp_path):
     code, output = run("doctor", config=world.config_path)
     assert code == 0, output
     assert "every instance runs" in output
+    assert "✓ repository: nothing is missing" in output
+    assert re.search(r"✓ api gateway before the rollout: HTTP 200, healthy, version 1\.[12]\.0", output), output
     assert re.search(r"✓ build isolation: \d images are built without secrets .+ 500 MB of artifacts", output)
     (port,) = free_ports(1)
     service = deploy_config.service("API", f"http://127.0.0.1:{port}/health", command=["true"])
@@ -181,9 +193,20 @@ def test_a_healthy_production_and_one_that_lacks_everything(world, tmp_path):
     path = deploy_config.write(tmp_path / "deploy.toml", services={"api": service}, edge=edge, target=places)
     code, output = run("doctor", config=path)
     assert code == 1
-    for name in ("critical endpoints", "state dir", "config dir", "admin socket"):
+    for name in ("smoke.endpoints", "state dir", "config dir", "admin socket", "API before the rollout", rf"{re.escape(str(path))}:\d+"):
         assert re.search(rf"^✗ {name}: .+\n    next: \S.+$", output, re.MULTILINE), output
     assert run("doctor", config=tmp_path / "absent.toml")[0] == 2
+    path.write_text(path.read_text().replace("application", "aplication"))
+    code, output = run("doctor", config=path)
+    assert (code, "aplication" in output, "azora.example is reserved" in output) == (1, True, True)
+
+
+def test_a_key_that_is_no_use_hides_nothing_else(world, monkeypatch):
+    monkeypatch.setenv("PROD_KEY", "not a key")
+    code, output = run("doctor", config=world.config_path)
+    assert code == 1
+    assert "is not a private key" in output
+    assert "✗ database.migrations_dir" in output
 
 
 def test_an_edge_is_installed_and_one_that_is_there_keeps_its_weights(world, tmp_path):
@@ -239,7 +262,8 @@ def test_the_doctor_says_whether_an_approval_is_enforced(world, tmp_path, monkey
         code, output = run("doctor", config=world.config_path)
     assert code == 1
     assert said in output
-    assert "✓ transport to the database: require, without a CA: PROD_DATABASE_CA" in output
+    assert "✗ production database: " in output
+    assert "u:p@" not in output
 
 
 def test_the_doctor_says_when_it_could_not_ask_about_approvals(world):

@@ -1,4 +1,4 @@
-"""These tests run pre-deployment-validation against the GitHub stand-in, a real PostgreSQL and real HTTP endpoints."""
+"""These tests run pre-deployment-validation against the GitHub stand-in, a real PostgreSQL, S3 server, Envoy and HTTP endpoints."""
 
 from __future__ import annotations
 
@@ -16,15 +16,23 @@ from typing import Any
 
 import pytest
 
+from azora_ci.core import config
 from azora_ci.record.archive import Archive
 from azora_ci.rehearsal.standins.github import GitHubApi
 from azora_ci.steps.runner import execute
+from azora_ci.targets.envoy import state as envoy
+from azora_ci.targets.envoy.edge import ADMIN_SOCKET
+from azora_ci.targets.journal import Journal
+from azora_ci.targets.local_processes.target import install_edge
 from tests.conftest import DatabaseMaker
 from tests.core.test_markdown import cells
 from tests.gates.audit.test_advisories import LODASH
 from tests.record import test_host_keys
 from tests.support import ROOT, deploy_config, fragments_builder
+from tests.support.docker_engine import PASSWORD, USER, running
+from tests.support.edge_world import ENVOY, free_ports
 from tests.support.hostile import BOMB, NESTED
+from tests.support.sshd import Sshd
 from tests.support.stores import Stores
 from tests.support.waiting import until
 
@@ -59,14 +67,25 @@ class Site:
         self.server.server_close()
 
 
+@pytest.fixture(scope="module")
+def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Start an edge; give the folder of its files."""
+    folder = tmp_path_factory.mktemp("edge")
+    (port,) = free_ports(1)
+    path = deploy_config.write(
+        folder / "deploy.toml", services={"api_gateway": deploy_config.service("API", f"http://127.0.0.1:{port}/health")}
+    )
+    bootstrap = install_edge(config.load(path), folder / "edge", port)
+    with running(list(envoy.command(bootstrap, binary=ENVOY)), folder / "log"):
+        until((folder / "edge" / ADMIN_SOCKET).exists, "Envoy listens")
+        yield folder / "edge"
+
+
 @pytest.fixture
 def site() -> Iterator[Site]:
     site = Site()
     yield site
     site.close()
-
-
-SMOKE = {"endpoints": [{"name": "courses", "url": "https://azora.example/api/courses"}]}
 
 
 FINDING = {
@@ -81,6 +100,9 @@ class World:
     folder: Path
     api: GitHubApi
     site: Site
+    edge: Path
+    means: dict[str, str]  # what the workflow hands over to reach the database and the bucket
+    bucket: str
     gates: dict[str, Any] = field(default_factory=dict)
     sections: dict[str, Any] = field(default_factory=dict)
     on_branch: str | None = None  # text of the configuration on the default branch; None: what the tagged commit has
@@ -106,10 +128,15 @@ class World:
 
     def environment(self) -> dict[str, str]:
         checks = {"required": ["test"], "build": [["true"]], "rulesets": False, "wait_minutes": 0}
-        services = {"api_gateway": deploy_config.service("API Gateway", f"http://{self.site.host}/health")}
-        config = deploy_config.write(
-            self.folder / "deploy.toml", checks=checks | self.gates, **{"services": services, "smoke": SMOKE, **self.sections}
-        )
+        keys = {
+            "public_url": f"http://{self.site.host}",
+            "on_call": "#on-call",
+            "services": {"api_gateway": deploy_config.service("API Gateway", f"http://{self.site.host}/health", command=["true"])},
+            "smoke": {"endpoints": [{"name": "courses", "url": f"http://{self.site.host}/api/courses"}]},
+            "edge": {"config_dir": str(self.edge)},
+            "backup": {"location": f"s3://{self.bucket}/prod"},
+        }
+        config = deploy_config.write(self.folder / "deploy.toml", checks=checks | self.gates, **keys | self.sections)
         state = json.loads(self.api.state.read_text())
         self.api.write(**state | {"contents": {"deploy.toml": self.on_branch or config.read_text()}})
         self.report()
@@ -127,7 +154,14 @@ class World:
             "GITHUB_RUN_ID": "77",
             "GITHUB_STEP_SUMMARY": str(self.folder / "summary"),
             "CHECK_POLL_SECONDS": "0.1",
+            **self.means,
         }
+
+    def serves(self, version: str) -> None:
+        """Have a version in production, as the target's journal says it."""
+        journal = Journal(self.folder / "state" / "journal.jsonl")
+        journal.add("2026-11-20T11:00:00Z", "begin", "1763000000-0f0f0f", version=version, digests={}, previous=None)
+        journal.add("2026-11-20T11:30:00Z", "promote", "1763000000-0f0f0f")
 
     @property
     def fragment(self) -> dict[str, Any]:
@@ -148,18 +182,28 @@ class World:
 
 
 @pytest.fixture
-def world(tmp_path: Path, site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+def world(
+    tmp_path: Path, site: Site, edge: Path, postgres_cluster: DatabaseMaker, s3_server: Stores, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[World]:
+    """Give a repository and a production that lack nothing, and of which 1.2.2 is deployed."""
     monkeypatch.chdir(tmp_path)
+    migration = tmp_path / "prisma/migrations/1_start/migration.sql"
+    migration.parent.mkdir(parents=True)
+    migration.write_text("SELECT 1;\n")
+    (tmp_path / "package-lock.json").write_text('{"lockfileVersion": 3, "packages": {}}')
+    means = {**s3_server.environ, "PROD_DATABASE_URL": postgres_cluster.fresh()}
     with GitHubApi(tmp_path / "github.json", "the-token") as api:
         api.write(check_runs=[{"name": "test"}], runs={"77": 5})
-        yield World(tmp_path, api, site)
+        world = World(tmp_path, api, site, edge, means, s3_server.make_bucket(object_lock=True))
+        world.serves("v1.2.2")
+        yield world
 
 
 def test_all_gates_open(world: World) -> None:
     world.gates = {"build": [["sh", "-c", "echo built; echo 0 warnings >&2"], ["sh", "-c", "exit 0"]]}
     assert world.run() == 0
     evidence = world.evidence
-    assert evidence["checks"] == [
+    assert [evidence["checks"][0]] == [
         {
             "name": "test",
             "source": "configuration",
@@ -168,37 +212,121 @@ def test_all_gates_open(world: World) -> None:
             "passed": True,
             "url": "https://github.example/checks/1",
         },
-        {
-            "name": "API Gateway before the rollout",
-            "source": "production",
-            "kind": "endpoint",
-            "conclusion": "HTTP 200, healthy, version 1.2.2",
-            "passed": True,
-            "url": f"http://{world.site.host}/health",
-        },
     ]
+    names = [(check["kind"], check["name"]) for check in evidence["checks"][1:]]
+    local = ("loopback", "state dir", "archive dir", "config dir", "admin socket", "lock", "rollout", "instances")
+    assert names == [
+        ("database", "production database"),
+        ("bucket", "backup bucket"),
+        *(("target", name) for name in local),
+        ("endpoint", "API Gateway before the rollout"),
+    ]
+    assert evidence["checks"][-1] == {
+        "name": "API Gateway before the rollout",
+        "source": "production",
+        "kind": "endpoint",
+        "conclusion": "HTTP 200, healthy, version 1.2.2",
+        "passed": True,
+        "url": f"http://{world.site.host}/health",
+    }
+    assert evidence["problems"] == []
+    assert evidence["secrets"] == {"AWS_ACCESS_KEY_ID": True, "AWS_SECRET_ACCESS_KEY": True, "PROD_DATABASE_URL": True}
     assert [(command["purpose"], command["argv"], command["exit_code"], command["source"]) for command in evidence["commands"]] == [
         ("build", ["sh", "-c", "echo built; echo 0 warnings >&2"], 0, "reported"),
         ("build", ["sh", "-c", "exit 0"], 0, "reported"),
         ("prepare", ["npm", "ci"], 0, "reported"),
     ]
-    assert {check["name"] for check in evidence["not_checked"]} == {"production database", "backup bucket", "registry"}
+    assert {check["name"] for check in evidence["not_checked"]} == {"registry"}
     assert "0 warnings" not in world.log.replace("echo 0 warnings", "")  # nothing of the application is run here
     assert "| test | configuration | ✓ success |" in (world.folder / "summary").read_text()
 
 
-@pytest.mark.parametrize(
-    ("sections", "message"),
-    [
-        ({"smoke": {"endpoints": []}}, "smoke.endpoints is empty"),
-        ({"target": {"kind": "docker_hosts"}, "registry": {"repository": "r.example/azora"}}, "target.docker_hosts is missing"),
-    ],
-)
-def test_what_later_jobs_would_refuse_is_refused_before_anything_is_touched(world: World, capsys, sections, message) -> None:
-    world.sections = sections
-    assert world.run() == 2
-    assert message in capsys.readouterr().out
+HOSTS = {"edge_image": "r.example/edge@sha256:" + "0" * 64, "guard_image": "r.example/python@sha256:" + "1" * 64}
+
+
+def test_all_that_is_wrong_is_reported_at_once(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A bad first day: marks and placeholders, files and secrets that are not there, a key with a passphrase, a red check."""
+    monkeypatch.setenv("PRESENT_STRIPE_KEY", "false")
+    monkeypatch.setenv("PRESENT_MAIL_KEY", "true")
+    service = deploy_config.service(
+        "API", "http://127.0.0.1/health", context="services/api", secrets=["STRIPE_KEY", "MAIL_KEY", "LATE_KEY"]
+    )
+    world.sections = {
+        "public_url": "https://shop.example",
+        "services": {"api": service},
+        "smoke": {"endpoints": []},
+        "target": {"kind": "docker_hosts", "docker_hosts": HOSTS},
+        "edge": None,
+        "registry": {"repository": f"127.0.0.1:{free_ports(1)[0]}/azora", "insecure": True},
+        "backup": {"location": "s3://there-is-no-such-bucket/prod"},
+    }
+    (world.folder / "package-lock.json").unlink()
+    world.api.write(check_runs=[{"name": "test", "conclusion": "failure"}], runs={"77": 5})
+    world.gates = {"wait_minutes": 60}
+    environment = world.environment()
+    path = world.folder / "deploy.toml"
+    path.write_text(path.read_text().replace('on_call = "#on-call"', 'on_call = "#on-call" # fill in: who is called'))
+    subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "a passphrase", "-f", world.folder / "key"], timeout=30, check=True)
+    access = {"PROD_HOST": "web1.azora.test", "PROD_USER": "operator", "PROD_KEY": (world.folder / "key").read_text()}
+    missing = {"PROD_DATABASE_URL": "", "DOCKER_USERNAME": "release-bot"}
+    assert execute("pre-deployment-validation", environment | access | missing) == 1
+    problems = {problem["where"]: problem for problem in world.evidence["problems"]}
+    said = "\n".join(f"{problem['where']}: {problem['what']}" for problem in world.evidence["problems"])
+    for expected in (
+        "is still to be filled in: who is called",
+        "shop.example is reserved for examples",
+        "r.example is reserved for examples",
+        "the digest is all zeros",
+        "public_health_url = http://127.0.0.1/health: users and this job reach it on their own machine only",
+        "smoke.endpoints is empty",
+        "there is no folder services/api",
+        "there is no package-lock.json",
+        "this secret is not set; wanted by services.api.secrets",
+        "this secret is not set; wanted by database-backup",
+        "the workflow does not say whether it is set",
+        "PROD_KEY has a passphrase",
+        "one of DOCKER_USERNAME and DOCKER_PASSWORD is set",
+        "backup bucket",
+        "test (failure)",
+    ):
+        assert expected in said, said
+    assert {"STRIPE_KEY", "LATE_KEY", "PROD_DATABASE_URL", "services.api.context", "smoke.endpoints"} <= set(problems)
+    assert all(problem["next"] for problem in problems.values())
+    assert world.evidence["secrets"]["MAIL_KEY"] is True
+    assert (world.evidence["secrets"]["STRIPE_KEY"], world.evidence["secrets"]["PROD_DATABASE_URL"]) == (False, False)
+    assert "a passphrase" not in world.log
+    summary = (world.folder / "summary").read_text()
+    assert f"### {len(world.evidence['problems'])} problems to be repaired before v1.2.3 is deployed" in summary
+    assert summary.count("| services.api.context | ") == 1
+    assert f"{len(world.evidence['problems'])} problems stop this deployment" == world.fragment["error"]["title"]
+
+
+def test_pending_checks_are_not_waited_for_when_something_else_is_wrong(world: World) -> None:
+    world.api.write(check_runs=[{"name": "test", "status": "in_progress"}], runs={"77": 5})
+    world.gates, world.sections = {"wait_minutes": 60}, {"smoke": {"endpoints": []}}
+    assert world.run() == 1
+    assert world.status_requests() == 1
+    assert "pending: test (in_progress)" in world.error
+
+
+def test_a_configuration_that_cannot_be_read_is_reported_with_its_marks(world: World) -> None:
+    environment = world.environment()
+    path = world.folder / "deploy.toml"
+    path.write_text(path.read_text().replace('on_call = "#on-call"', 'oncall = "#on-call" # fill in: who is called'))
+    assert execute("pre-deployment-validation", environment) == 1
+    assert "who is called" in world.error
+    assert "oncall" in world.error
     assert world.status_requests() == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "wanted_by"),
+    [("PROD_DATABASE_URL", "database-backup"), ("AWS_ACCESS_KEY_ID", "the archive"), ("AWS_SECRET_ACCESS_KEY", "the archive")],
+)
+def test_a_secret_of_later_jobs_that_is_not_set_closes_the_gate(world: World, name: str, wanted_by: str) -> None:
+    assert world.run(**{name: ""}) == 1
+    assert f"{name}: this secret is not set; wanted by {wanted_by}" in world.error
+    assert world.evidence["secrets"][name] is False
 
 
 def test_the_summary_shows_commands_and_checks_as_they_are(world: World) -> None:
@@ -216,7 +344,7 @@ def test_failed_check_closes_the_gate(world: World) -> None:
     assert world.run() == 1
     assert "1 of 2 are not passed" in world.error
     assert "failed: test (failure), required by configuration https://github.example/checks/1" in world.error
-    assert [check["passed"] for check in world.evidence["checks"]] == [False, True]
+    assert [check["passed"] for check in world.evidence["checks"][:2]] == [False, True]
     assert "| test | configuration | ✗ failure |" in (world.folder / "summary").read_text()
 
 
@@ -318,7 +446,7 @@ def test_rulesets_and_protection_add_their_checks(world: World) -> None:
     )
     world.gates = {"required": [], "rulesets": True}
     assert world.run() == 1
-    assert [(check["name"], check["source"], check["passed"]) for check in world.evidence["checks"]] == [
+    assert [(check["name"], check["source"], check["passed"]) for check in world.evidence["checks"][:2]] == [
         ("lint", "ruleset", True),
         ("audit", "branch protection", False),
     ]
@@ -395,7 +523,34 @@ def test_production_that_is_not_healthy_closes_the_gate_unless_it_may_be_down(wo
     assert world.run() == 1
     assert "API Gateway before the rollout: HTTP 503; wanted: HTTP 200 and JSON with status 'healthy'" in world.error
     assert world.run(PRODUCTION_MAY_BE_DOWN="true") == 0
-    assert world.evidence["checks"][1]["passed"] is False
+    assert world.evidence["checks"][-1]["passed"] is False
+
+
+@pytest.mark.parametrize(
+    ("answer", "lacking"),
+    [
+        ({"status": "ok", "version": "1.2.2"}, "says status 'ok'"),
+        ({"status": "healthy"}, "names no version"),
+        ({"status": "healthy", "version": "1.2.1"}, "answers version 1.2.1, expected 1.2.2"),
+    ],
+)
+def test_the_running_version_is_judged_as_the_rollout_judges_it(world: World, answer: dict[str, str], lacking: str) -> None:
+    """Later it would abort at 5 %, behind the migrations."""
+    world.site.pages["/health"] = (200, answer)
+    assert world.run() == 1
+    assert lacking in world.error
+    assert "wanted: HTTP 200 and JSON with status 'healthy'" in world.error
+    assert "python -m azora_ci health URL" in world.fragment["error"]["next"]
+
+
+def test_before_the_first_deployment_an_answer_is_a_note(world: World, capsys: pytest.CaptureFixture[str]) -> None:
+    (world.folder / "state" / "journal.jsonl").unlink()
+    world.site.pages["/health"] = (200, {"status": "ok"})
+    assert world.run() == 0, world.error
+    said = capsys.readouterr().out
+    assert "says status 'ok'" in said
+    assert "accepted because nothing was deployed yet" in said
+    assert world.evidence["checks"][-1]["passed"] is False
 
 
 @pytest.mark.parametrize("page", [(200, {}), (200, ["healthy"]), (200, {"status": "degraded", "version": "1"}), (301, HEALTHY), (404, {})])
@@ -412,14 +567,6 @@ def test_a_hostile_health_document_closes_the_gate(world: World, poison: bytes) 
     world.site.pages["/health"] = (200, poison)
     assert world.run() == 1
     assert "API Gateway before the rollout: HTTP 200 with a body that is not read" in world.error
-
-
-def test_a_hostile_record_is_named_and_does_not_stop_the_gates(world: World, s3_server: Stores, capsys: pytest.CaptureFixture[str]) -> None:
-    name = use_hosts(world, s3_server)
-    archive = Archive(s3_server.open(name), "production")
-    archive.bucket.put_once(archive.record_key("1764000000-abc123", 1), NESTED, content_type="application/json")
-    assert world.run(**s3_server.environ) == 0
-    assert "production/1764000000-abc123/1.json (1000 bytes" in capsys.readouterr().out
 
 
 def test_nobody_at_the_public_endpoint(world: World) -> None:
@@ -440,14 +587,36 @@ def test_database_that_does_not_answer_closes_the_gate(world: World, postgres_cl
     assert url not in world.log + world.error
 
 
-def test_registry_that_asks_for_a_login_is_there(world: World) -> None:
-    world.sections = {"registry": {"repository": f"{world.site.host}/azora", "insecure": True}}
-    world.site.pages["/v2/"] = (401, {})
-    assert world.run() == 0
-    assert {"registry", "endpoint", "check_run"} == {check["kind"] for check in world.evidence["checks"]}
-    world.site.pages["/v2/"] = (404, {})
-    assert world.run() == 1
-    assert "registry: HTTP 404" in world.error
+LOGIN = {"DOCKER_USERNAME": USER, "DOCKER_PASSWORD": PASSWORD}
+
+
+def registry_checks(world: World) -> list[tuple[str, bool]]:
+    return [(check["name"], check["passed"]) for check in world.evidence["checks"] if check["kind"] == "registry"]
+
+
+def test_a_login_that_may_push_is_tried_without_pushing(world: World, private_registry: str) -> None:
+    world.sections = {"registry": {"repository": f"{private_registry}/azora", "insecure": True}}
+    assert world.run(**LOGIN) == 0, world.error
+    assert registry_checks(world) == [("registry, api_gateway", True)]
+    assert "DOCKER_USERNAME and DOCKER_PASSWORD may push: an upload was begun and cancelled" in world.log
+    assert PASSWORD not in world.log
+
+
+@pytest.mark.parametrize(
+    ("login", "said"),
+    [
+        ({}, "HTTP 401, UNAUTHORIZED authentication required; login: none is set"),
+        (LOGIN | {"DOCKER_PASSWORD": "an-old-one"}, "HTTP 401"),
+        ({"DOCKER_USERNAME": USER}, "one of DOCKER_USERNAME and DOCKER_PASSWORD is set, the other is not"),
+        (LOGIN | {"PULL_USERNAME": "hosts"}, "one of PULL_USERNAME and PULL_PASSWORD is set, the other is not"),
+        (LOGIN | {"PULL_USERNAME": USER, "PULL_PASSWORD": "an-old-one"}, "login: PULL_USERNAME and PULL_PASSWORD"),
+    ],
+)
+def test_a_login_that_the_registry_refuses_closes_the_gate(world: World, private_registry: str, login: dict[str, str], said: str) -> None:
+    world.sections = {"registry": {"repository": f"{private_registry}/azora", "insecure": True}}
+    assert world.run(**login) in {1, 2}
+    assert said in world.error, world.error
+    assert any("registry" in name and not passed for name, passed in registry_checks(world))
 
 
 def test_bucket_that_is_there(world: World, s3_server: Stores) -> None:
@@ -466,35 +635,68 @@ def test_bucket_that_does_not_answer_closes_the_gate(world: World) -> None:
     assert "backup bucket" in world.error
 
 
-def use_hosts(world: World, s3_server: Stores) -> str:
-    """Deploy to hosts, whose keys are recorded in a bucket; return its name."""
-    name = s3_server.make_bucket(object_lock=True)
-    hosts = {"edge_image": "r.example/edge@sha256:" + "0" * 64, "guard_image": "r.example/python@sha256:" + "0" * 64}
-    world.sections = {
-        "backup": {"location": f"s3://{name}/prod"},
-        "target": {"kind": "docker_hosts", "docker_hosts": hosts},
-        "edge": None,
-        "registry": {"repository": f"{world.site.host}/azora", "insecure": True},
-    }
-    world.site.pages["/v2/"] = (200, {})
-    return name
+@pytest.fixture(scope="module")
+def sshd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sshd]:
+    server = Sshd(tmp_path_factory.mktemp("sshd"))
+    server.start()
+    yield server
+    server.stop()
 
 
-def test_host_keys_that_the_last_deployment_recorded_are_handed_on(world: World, s3_server: Stores) -> None:
-    name = use_hosts(world, s3_server)
-    assert world.run(**s3_server.environ) == 0
+def use_ssh(world: World, sshd: Sshd) -> dict[str, str]:
+    """Put the database behind an SSH host; return what the workflow hands over to reach it."""
+    world.sections = {"database": {"via_ssh": True}}
+    return {"PROD_HOST": f"127.0.0.1:{sshd.port}", "PROD_USER": sshd.user, "PROD_KEY": sshd.key}
+
+
+def test_host_keys_that_the_last_deployment_recorded_are_handed_on(world: World, s3_server: Stores, sshd: Sshd) -> None:
+    access = use_ssh(world, sshd) | {"PROD_ACCEPT_NEW_HOST_KEY": "true"}
+    assert world.run(**access) == 0, world.error
     assert world.evidence["recorded_host_keys"] is None
     assert "no deployment has recorded a host key yet" in world.log
+    assert "✓ production database: PostgreSQL" in world.log
 
-    location = test_host_keys.keep(Archive(s3_server.open(name), "production"), 1764000000, test_host_keys.FIRST)
-    assert world.run(**s3_server.environ) == 0
+    archive = Archive(s3_server.open(world.bucket), "production")
+    location = test_host_keys.keep(archive, 1764000000, test_host_keys.FIRST)
+    assert world.run(**access) == 0, world.error
     recorded = world.evidence["recorded_host_keys"]
     assert (recorded["location"], recorded["host_keys"]) == (location, [test_host_keys.evidence(test_host_keys.FIRST)])
 
-    assert world.run(**s3_server.environ, PROD_KNOWN_HOSTS="web1.example ssh-ed25519 AAAA") == 0
+    assert world.run(**access, PROD_KNOWN_HOSTS=sshd.known_hosts) == 0, world.error
     assert world.evidence["recorded_host_keys"] is None  # the pinned host keys count
-    assert world.run() == 0
+    assert world.run(**access, AWS_ACCESS_KEY_ID="") == 1
     assert "recorded host keys" in {check["name"] for check in world.evidence["not_checked"]}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"PROD_KEY": "not a key"}, "is not a private key in PEM or OpenSSH format"),
+        ({"PROD_HOST": "web1 web2"}, "holds something that is not host or host:port"),
+        ({"PROD_USER": "a b"}, "is not the name of a user"),
+        ({"PROD_KNOWN_HOSTS": "127.0.0.1 ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIHxx"}, "Host key"),
+        ({"PROD_HOST": "127.0.0.1:1"}, "Production host cannot be reached"),
+    ],
+)
+def test_access_that_is_no_use_closes_the_gate(world: World, sshd: Sshd, change: dict[str, str], said: str) -> None:
+    access = use_ssh(world, sshd) | {"PROD_KNOWN_HOSTS": sshd.known_hosts}
+    assert world.run(**access | change) in {1, 2, 3}
+    assert said in world.error, world.error
+    assert sshd.key.splitlines()[1] not in world.log
+
+
+def test_a_key_with_the_line_ends_of_windows_is_taken(world: World, sshd: Sshd) -> None:
+    access = use_ssh(world, sshd) | {"PROD_KNOWN_HOSTS": sshd.known_hosts}
+    assert world.run(**access | {"PROD_KEY": sshd.key.replace("\n", "\r\n")}) == 0, world.error
+
+
+def test_a_hostile_record_is_named_and_does_not_stop_the_gates(
+    world: World, s3_server: Stores, sshd: Sshd, capsys: pytest.CaptureFixture[str]
+) -> None:
+    archive = Archive(s3_server.open(world.bucket), "production")
+    archive.bucket.put_once(archive.record_key("1764000000-abc123", 1), NESTED, content_type="application/json")
+    assert world.run(**use_ssh(world, sshd), PROD_ACCEPT_NEW_HOST_KEY="true") == 0, world.error
+    assert "production/1764000000-abc123/1.json (1000 bytes" in capsys.readouterr().out
 
 
 # --- gates of the default branch -------------------------------------------------------------------------------------------

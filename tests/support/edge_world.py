@@ -118,7 +118,8 @@ class World:
                 "env": {"FLAGS": str(self.flags)}, "secrets": ["SERVICE_SECRET"], **keys,
             }  # fmt: skip
         smoke = {"endpoints": [{"name": "work", "url": f"http://127.0.0.1:{self.port}/api/work", "contains": '"service": "api_gateway"'}]}
-        keys = {"services": services, "edge": self.edge_keys, "rollout": rollout, "smoke": smoke} | changes
+        people = {"public_url": f"http://127.0.0.1:{self.port}", "on_call": "#on-call"}
+        keys = {**people, "services": services, "edge": self.edge_keys, "rollout": rollout, "smoke": smoke} | changes
         return deploy_config.write(self.folder / "deploy.toml", **keys)
 
     def configure_edge(self, **keys: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from azora_ci.cli.common import reported_errors
+from azora_ci.cli.common import own_processes, reported_errors
 from azora_ci.core import schemas
 from azora_ci.core.documents import read_json
 
@@ -18,7 +18,7 @@ _CHECKOUT = Path(__file__).resolve().parents[3]
 
 @click.command(short_help="Write workflows and a configuration into a repository.")
 @click.argument("path", type=click.Path(exists=True, file_okay=False, path_type=Path))
-@click.option("--check", is_flag=True, help="Write nothing; exit 1 with a diff when the adopted files are not this version's.")
+@click.option("--check", is_flag=True, help="Write nothing; say all that stands before a deployment.")
 @click.option("--force", is_flag=True, help="Also replace workflows that somebody changed. The configuration is never replaced.")
 @click.option("--reusable/--copy", default=None, help="Call the published workflows, or copy them. [default: as it is; at first: copy]")
 @click.option("--upgrade", is_flag=True, help="Show what this version changes, and write it; the configuration stays as it is.")
@@ -40,7 +40,7 @@ def adopt(path: Path, *, force: bool, reusable: bool | None, ref: str | None, re
         planned = adoption.plan(path, action, reusable=reusable)
         if instead["check"]:
             adoption.check(planned)
-            click.echo(f"The adopted files are this version's: {', '.join(str(file.path) for file in planned.files)}")
+            click.echo(f"The adopted files are this version's, nothing is missing: {', '.join(str(file.path) for file in planned.files)}")
             return
         if instead["upgrade"]:
             click.echo(upgrade.report(planned, _schema_of(adoption.pinned_action(path).commit), schemas.load("deploy-config")))
@@ -67,15 +67,9 @@ def _schema_of(commit: str) -> Any:
 
 def _git(*arguments: str) -> str | None:
     """Return git's output for this checkout; None when git fails, prints nothing, or azora-ci is installed without a checkout."""
-    from azora_ci.core.actions import Actions
-    from azora_ci.core.clock import Clock
-    from azora_ci.core.job_log import JobLog
-    from azora_ci.core.process import Processes
-
     if not (_CHECKOUT / ".git").exists():
         return None
-    processes = Processes(JobLog(Actions(), Clock()))
-    completed = processes.run(["git", "-C", str(_CHECKOUT), *arguments], check=False, echo=False, timeout=30)
+    completed = own_processes().run(["git", "-C", str(_CHECKOUT), *arguments], check=False, echo=False, timeout=30)
     return completed.stdout.strip() or None if completed.returncode == 0 else None
 
 

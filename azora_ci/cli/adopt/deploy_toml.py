@@ -7,10 +7,9 @@ from collections.abc import Iterable, Sequence
 
 from azora_ci.cli.adopt.discover import Application, FoundService
 from azora_ci.cli.adopt.toolchain import EXAMPLES, FoundToolchain
+from azora_ci.gates.readiness import FILL_IN, NO_DIGEST
 
-FILL_IN = "# fill in"
 DEFAULT_PORT = 8080
-NO_DIGEST = f"sha256:{'0' * 64}"
 _WIDTH = 44  # column of the comments
 
 
@@ -21,12 +20,6 @@ def render(application: Application) -> str:
     parts = [_head(application, public_url), _gates(application), _data(application), _smoke(public_url)]
     parts += [_service(service, public_url, services, listed=bool(application.services)) for service in services]
     return "\n\n".join(parts) + "\n"
-
-
-def to_fill_in(text: str) -> list[tuple[int, str]]:
-    """Return (line number, hint) of every line that is still marked to be filled in."""
-    marked = [(number, line) for number, line in enumerate(text.splitlines(), 1) if FILL_IN in line and not line.startswith("#")]
-    return [(number, line.split(FILL_IN, 1)[1].lstrip(": ")) for number, line in marked]
 
 
 def _toml(value: object) -> str:

@@ -16,12 +16,16 @@ from pathlib import Path
 
 from azora_ci.cli.adopt import caller, deploy_toml
 from azora_ci.cli.adopt.discover import Application, discover
+from azora_ci.cli.common import repository_problems
 from azora_ci.core import config
-from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.environment import PRESENT
+from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
+from azora_ci.gates.readiness import Problem
 
 WORKFLOWS = ("deploy-production.yml", "rollback-production.yml", "restore-drill.yml")
 # The end of a step's command -> the part of ``Named`` that holds the secrets handed to it.
 SECRETS_TO = {'scripts/gradual_rollout.py"': "service_secrets", 'scripts/build_and_push.py"': "build_secrets"}
+TOLD = 'scripts/pre_deployment_validation.py"'  # the end of the command of the step that is told which secrets are set
 WORKFLOW_FOLDER = Path(".github/workflows")
 CONFIG = Path(".github/deploy-production.toml")
 REPOSITORY = "Azora-OS/azora-ci"  # where the actions setup and toolchain are published
@@ -29,6 +33,7 @@ _OUR_ACTIONS = re.compile(r"\$/\.github/actions/(?P<name>setup|toolchain)")  # $
 _STAMP = re.compile(r"# Adopted from (?P<action>\S+@[0-9a-f]{40}); sha256 of what follows: (?P<digest>[0-9a-f]{64})\n")
 _SERVICE_SECRETS = re.compile(r"^(?P<indent> *)# Secrets of services:.*\n", re.MULTILINE)
 _BUILD_SECRETS = re.compile(r"^(?P<indent> *)# Secrets of builds:.*\n", re.MULTILINE)
+_PRESENCE = re.compile(r"^(?P<indent> *)# Presence of secrets:.*\n", re.MULTILINE)
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
@@ -101,6 +106,7 @@ def workflow(name: str, action: SetupAction, named: Named = Named()) -> str:
     text = pinned(template, action)
     text = _SERVICE_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, named.service_secrets)), text)
     text = _BUILD_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, named.build_secrets)), text)
+    text = _PRESENCE.sub(lambda marker: "".join(_presence_lines(text, marker, named)), text)
     _compare(name, template, text, action, named)
     return _stamped(text, action)
 
@@ -127,11 +133,28 @@ def pinned(text: str, action: SetupAction) -> str:
 
 
 def _secret_lines(text: str, marker: re.Match[str], names: Iterable[str]) -> Iterator[str]:
-    step = text[text.rindex("- name:", 0, marker.start()) : text.index(" run: ", marker.end())]
     yield marker[0]
     for name in names:
-        if not re.search(rf"^ *{name}:", step, re.MULTILINE):
+        if not re.search(rf"^ *{name}:", _step(text, marker), re.MULTILINE):
             yield f"{marker['indent']}{name}: ${{{{ secrets.{name} }}}}\n"
+
+
+def _presence_lines(text: str, marker: re.Match[str], named: Named) -> Iterator[str]:
+    """Yield lines that tell a step whether secrets are set of which it does not get the values."""
+    yield marker[0]
+    for name in _told(named):
+        if not re.search(rf"^ *{name}:", _step(text, marker), re.MULTILINE):
+            yield f"{marker['indent']}{PRESENT}{name}: ${{{{ secrets.{name} != '' }}}}\n"
+
+
+def _told(named: Named) -> list[str]:
+    """Return the secrets of which the validation is told whether they are set."""
+    return sorted({*named.service_secrets, *named.build_secrets, "SLACK_WEBHOOK"})
+
+
+def _step(text: str, marker: re.Match[str]) -> str:
+    """Return the lines of the step that holds a marker."""
+    return text[text.rindex("- name:", 0, marker.start()) : text.index(" run: ", marker.end())]
 
 
 def _refuse_names(names: Iterable[str]) -> None:
@@ -157,6 +180,9 @@ def _compare(name: str, template: str, text: str, action: SetupAction, named: Na
         for script, secrets in SECRETS_TO.items():
             if str(step.get("run", "")).endswith(script):
                 step["env"] |= {secret: f"${{{{ secrets.{secret} }}}}" for secret in getattr(named, secrets)}
+        if str(step.get("run", "")).endswith(TOLD):
+            told = set(_told(named)) - set(step["env"])
+            step["env"] |= {f"{PRESENT}{secret}": f"${{{{ secrets.{secret} != '' }}}}" for secret in told}
     try:
         written = yaml.safe_load(text)
     except yaml.YAMLError:
@@ -282,16 +308,30 @@ def write(adoption: Adoption, *, force: bool = False) -> list[Path]:
 
 
 def check(adoption: Adoption) -> None:
-    """Raise NotTrueError with a diff unless the adopted files equal this version's, BadInputError for a bad configuration."""
+    """Raise an error that names all that stands before a deployment: files that are not this version's, and what the repository lacks.
+
+    It is NotTrueError, or BadInputError where the configuration does not load.
+    """
+    step = "adopt again and commit the result"
     differing = [file for file in adoption.files if file.state not in {"same", "kept"}]
-    if differing:
-        raise NotTrueError(
-            "Adopted files differ from this version",
-            what="\n".join(f"{file.path} ({'missing' if file.existing is None else file.state})\n{file.diff()}" for file in differing),
-            where=str(adoption.folder),
-            next_step="adopt again and commit the result",
-        )
-    config.load(adoption.folder / CONFIG)
+    problems = [
+        Problem(str(file.path), f"{'missing' if file.existing is None else file.state}: not this version's\n{file.diff()}", step)
+        for file in differing
+    ]
+    problems += repository_problems(adoption.folder, CONFIG)
+    if not problems:
+        return
+    try:
+        config.load(adoption.folder / CONFIG)
+        kind: type[AzoraError] = NotTrueError
+    except BadInputError:
+        kind = BadInputError
+    raise kind(
+        "Adopted files differ from this version" if len(differing) == len(problems) else f"{len(problems)} problems before a deployment",
+        what="\n".join(f"{problem}\n    next: {problem.next_step}" for problem in problems),
+        where=str(adoption.folder),
+        next_step="repair all of them, commit, and run --check again",
+    )
 
 
 def adopt(path: Path, *, action_ref: str, repository: str = REPOSITORY, force: bool = False, reusable: bool | None = None) -> list[Path]:

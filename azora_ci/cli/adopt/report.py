@@ -9,10 +9,11 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
-from azora_ci.cli.adopt import deploy_toml, frameworks
+from azora_ci.cli.adopt import frameworks
 from azora_ci.cli.adopt.plan import CONFIG, WORKFLOW_FOLDER, Adoption
 from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.core.variables import Variable, declared_variables
+from azora_ci.gates.readiness import to_fill_in
 from azora_ci.steps.runner import step_module
 
 APPROVAL = "production-approval"
@@ -96,7 +97,7 @@ def _discovered(adoption: Adoption) -> str:
 
 
 def _lines(toml: str) -> str:
-    missing = deploy_toml.to_fill_in(toml)
+    missing = to_fill_in(toml)
     if not missing:
         return ""
     return "\n".join([f"Still to be filled in, in {CONFIG}:", *(f"  line {number}: {hint}" for number, hint in missing)])

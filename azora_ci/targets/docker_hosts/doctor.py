@@ -72,9 +72,11 @@ def examine(node: HostNode, context: TargetContext) -> Iterator[Finding]:
     if docker.passed:
         yield check(f"{name}: clock", lambda: _clock(node, context))
         yield check(f"{name}: memory and disk", lambda: _room(node, context))
-        yield check(f"{name}: guard", lambda: _guard(node))
-        yield check(f"{name}: edge", lambda: _edge(node))
-        yield check(f"{name}: wall", lambda: _wall(node))
+        yield check(f"{name}: port", lambda: _port(node))
+        # A deployment installs or replaces these three.
+        yield check(f"{name}: guard", lambda: _guard(node), stops=False)
+        yield check(f"{name}: edge", lambda: _edge(node), stops=False)
+        yield check(f"{name}: wall", lambda: _wall(node), stops=False)
 
 
 def _host_key(name: str, connection: Connection) -> Finding:
@@ -86,7 +88,7 @@ def _host_key(name: str, connection: Connection) -> Finding:
         if host_key.key
         else ""
     )
-    return Finding(f"{name}: host key", host_key.source != ACCEPTED, f"{host_key.fingerprint}, {host_key.source}", pin)
+    return Finding(f"{name}: host key", host_key.source != ACCEPTED, f"{host_key.fingerprint}, {host_key.source}", pin, stops=False)
 
 
 def _forwarding(name: str, connection: Connection, problem: AzoraError | None) -> Iterator[Finding]:
@@ -138,6 +140,11 @@ def _room(node: HostNode, context: TargetContext) -> str:
     free = node.guard.ask("/status").get("disk_free_bytes") if node.edge_containers.is_installed() else None
     lines = require_memory(node.host, required) + require_disk(node.host, free, required)
     return "; ".join(line.removeprefix(f"{node.host.name}: ") for line in lines)
+
+
+def _port(node: HostNode) -> str:
+    node.port.require()
+    return "; ".join(line.removeprefix(f"{node.host.name}: ") for line in node.port.plan()) or "free, or the edge's"
 
 
 def _guard(node: HostNode) -> str:

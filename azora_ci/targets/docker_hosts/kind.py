@@ -16,10 +16,6 @@ class DockerHostsKind:
 
     artifact: ClassVar[str] = IMAGES
     needs_host_keys: ClassVar[bool] = True
-    checked_later: ClassVar[dict[str, str]] = {
-        "production hosts": "PROD_HOST and PROD_KEY are not handed to this job; "
-        "gradual-rollout asks each host before it starts anything there"
-    }
 
     def check(self, config: DeployConfig) -> None:
         """Raise BadInputError when the configuration of edges and guards is missing."""

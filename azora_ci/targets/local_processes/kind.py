@@ -15,7 +15,6 @@ class LocalProcessesKind:
 
     artifact: ClassVar[str] = ARCHIVES
     needs_host_keys: ClassVar[bool] = False
-    checked_later: ClassVar[dict[str, str]] = {}
 
     def check(self, config: DeployConfig) -> None:
         """Accept every configuration: what this kind requires is checked when it is loaded, and when the target is opened."""
