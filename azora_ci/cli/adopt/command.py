@@ -21,11 +21,23 @@ _CHECKOUT = Path(__file__).resolve().parents[3]
 @click.option("--check", is_flag=True, help="Write nothing; say all that stands before a deployment.")
 @click.option("--force", is_flag=True, help="Also replace workflows that somebody changed. The configuration is never replaced.")
 @click.option("--reusable/--copy", default=None, help="Call the published workflows, or copy them. [default: as it is; at first: copy]")
+@click.option("--compose", "compose_files", multiple=True, metavar="FILE", help="Compose file to read; several are merged in order.")
+@click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Profile of the compose files that production runs.")
 @click.option("--upgrade", is_flag=True, help="Show what this version changes, and write it; the configuration stays as it is.")
 @click.option("--remove", is_flag=True, help="Delete the adopted workflows, and say what is left of azora-ci.")
 @click.option("--ref", metavar="SHA", help="Commit of azora-ci to pin. [default: this checkout's; else what is pinned already]")
 @click.option("--repository", metavar="OWNER/NAME", help="Repository that publishes azora-ci. [default: this checkout's origin]")
-def adopt(path: Path, *, force: bool, reusable: bool | None, ref: str | None, repository: str | None, **instead: bool) -> None:
+def adopt(  # noqa: PLR0913 - the options of a command, all by keyword
+    path: Path,
+    *,
+    force: bool,
+    reusable: bool | None,
+    compose_files: tuple[str, ...],
+    profiles: tuple[str, ...],
+    ref: str | None,
+    repository: str | None,
+    **instead: bool,
+) -> None:
     """Write the workflows and a first configuration into the repository at PATH, and list what is still to be done."""
     from azora_ci.cli.adopt import plan as adoption
     from azora_ci.cli.adopt import report, upgrade
@@ -37,7 +49,7 @@ def adopt(path: Path, *, force: bool, reusable: bool | None, ref: str | None, re
             return
         commit = ref or _git("rev-parse", "HEAD")
         action = adoption.SetupAction(repository or _origin() or adoption.REPOSITORY, commit) if commit else None
-        planned = adoption.plan(path, action, reusable=reusable)
+        planned = adoption.plan(path, action, reusable=reusable, compose_files=compose_files, profiles=profiles)
         if instead["check"]:
             adoption.check(planned)
             click.echo(f"The adopted files are this version's, nothing is missing: {', '.join(str(file.path) for file in planned.files)}")

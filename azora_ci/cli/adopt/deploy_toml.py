@@ -5,20 +5,38 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from azora_ci.cli.adopt.discover import Application, FoundService
+from azora_ci.cli.adopt.compose.found import WEB, FoundService
+from azora_ci.cli.adopt.discover import Application
 from azora_ci.cli.adopt.toolchain import EXAMPLES, FoundToolchain
 from azora_ci.gates.readiness import FILL_IN, NO_DIGEST
 
 DEFAULT_PORT = 8080
 _WIDTH = 44  # column of the comments
+_OPTIONAL = (
+    "when",
+    "singleton",
+    "entrypoint",
+    "command",
+    "instances",
+    "memory",
+    "stop_grace_seconds",
+    "env",
+    "secrets",
+    "depends_on",
+    "talks_to",
+    "networks",
+    "volumes",
+    "cap_drop",
+    "read_only",
+)
 
 
 def render(application: Application) -> str:
     """Return the text of the configuration. Lines that end in ``# fill in: …`` hold guesses or examples."""
-    public_url = f"https://{application.name}.example"
     services = application.services or (_example_service(),)
-    parts = [_head(application, public_url), _gates(application), _data(application), _smoke(public_url)]
-    parts += [_service(service, public_url, services, listed=bool(application.services)) for service in services]
+    web = [service for service in services if service.kind == WEB]
+    parts = [_head(application), _gates(application), _data(application), _smoke(web[0])]
+    parts += [_service(service, web) for service in services]
     return "\n\n".join(parts) + "\n"
 
 
@@ -28,7 +46,7 @@ def _toml(value: object) -> str:
         return "{ " + ", ".join(f"{json.dumps(name)} = {_toml(item)}" for name, item in value.items()) + " }" if value else "{}"
     if isinstance(value, list | tuple):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _line(name: str, value: object, comment: str = "") -> str:
@@ -44,14 +62,14 @@ def _table(name: str, lines: Iterable[str]) -> str:
     return "\n".join([f"[{name}]", *lines])
 
 
-def _head(application: Application, public_url: str) -> str:
+def _head(application: Application) -> str:
     return "\n".join(
         [
             "# What is deployed where. Every key is described in azora-ci's schemas/deploy-config.schema.json; unknown keys are refused.",
             f"# A line with `{FILL_IN}` holds a guess: correct it and remove the comment.",
             _line("schema_version", 1),
             _line("application", application.name),
-            _fill("public_url", public_url, "the public address"),
+            _fill("public_url", f"https://{application.name}.example", "the public address"),
             _fill("on_call", "#on-call on Slack", "how the on-call engineer is reached"),
         ]
     )
@@ -63,13 +81,19 @@ def _gates(application: Application) -> str:
     certain = toolchain.manager is not None and application.build_script
     commands = _line if certain else lambda name, value: _fill(name, value, "the commands of the production build")
     checks = [
-        _fill("required", [], "names of checks of a release commit; empty is refused unless a ruleset names some"),
+        _line("required", application.checks, f"# jobs of {', '.join(application.checks_from)}")
+        if application.checks
+        else _fill("required", [], "names of checks of a release commit; empty is refused unless a ruleset names some"),
         _line("rulesets", True, "# and what the default branch's rulesets require"),
         commands("build", build),
     ]
     no_lock = "the security audit reads lock files, and none was found: commit one, or write none and a line reason"
     audit = [_line("level", "high") if toolchain.lock_file else _fill("level", "high", no_lock)]
-    registry = [_fill("repository", f"docker.io/{application.name}", "registry and namespace of the images")]
+    registry = [
+        _line("repository", application.registry, f"# {application.registry_from}")
+        if application.registry
+        else _fill("repository", f"docker.io/{application.name}", "registry and namespace of the images")
+    ]
     tables = [_table("checks", checks), _table("validation.audit", audit), *_toolchain(toolchain)]
     return "\n\n".join([*tables, _table("build", [commands("commands", build)]), _table("registry", registry)])
 
@@ -111,58 +135,61 @@ def _hosts() -> str:
     return "\n\n".join([_table("target", [_line("kind", "docker_hosts")]), _table("target.docker_hosts", images)])
 
 
-def _smoke(public_url: str) -> str:
-    hint = "what must answer when a deployment is done; at least one"
-    return _table("smoke", [_fill("endpoints", [{"name": "front page", "url": f"{public_url}/"}], hint)])
+def _smoke(service: FoundService) -> str:
+    """Return the smoke tests: what is known to answer, until a person adds what matters."""
+    health = service.health_path or "/health"
+    comment = "# below public_url; add what users do first"
+    return _table("smoke", [_line("endpoints", [{"name": f"{service.title} health", "url": health}], comment)])
 
 
 def _example_service() -> FoundService:
-    return FoundService(
-        id="app",
-        context=".",
-        dockerfile="Dockerfile",
-        port=None,
-        health_path=None,
-        memory=None,
-        instances=None,
-        env={},
-        secrets=("PROD_DATABASE_URL",),
-        depends_on=(),
-    )
+    marks = {"title": "no compose file that builds, and no Dockerfile was found; one table for each service"}
+    return FoundService("app", ".", "Dockerfile", secrets={"PROD_DATABASE_URL": "PROD_DATABASE_URL"}, marks=marks)
 
 
-def _service(service: FoundService, public_url: str, services: Sequence[FoundService], *, listed: bool) -> str:
-    prefix = "/" if len(services) == 1 else f"/{service.id.removesuffix('_service').replace('_', '-')}"
-    health = service.health_path or "/health"
-    public = public_url + (health if prefix == "/" or health.startswith(f"{prefix}/") else prefix + health)
-    lines = [
-        _line("title", service.title) if listed else _fill("title", service.title, "no compose file was found; one table for each service"),
-        _fill("route_prefix", prefix, "the path prefix that the edge sends here"),
-        _line("health_path", health) if service.health_path else _fill("health_path", health, "the health endpoint of an instance"),
-        _fill("public_health_url", public, "the same endpoint as the public reaches it"),
-        _line("port", service.port) if service.port else _fill("port", DEFAULT_PORT, "the port inside the container"),
-        _line("context", service.context),
-        _line("dockerfile", service.dockerfile),
-    ]
-    optional = {name: getattr(service, name) for name in ("instances", "memory", "env", "secrets", "depends_on")}
-    lines += [_line(name, value) for name, value in optional.items() if value]
-    lines += _surroundings(service)
-    tables = [_table(f"services.{service.id}", lines)]
+def _service(service: FoundService, web: Sequence[FoundService]) -> str:
+    """Return the tables of one service. ``web``: those that take requests."""
+    lines = [_said(service, "title", service.title)]
+    if service.kind != WEB or "kind" in service.marks:
+        lines.append(_said(service, "kind", service.kind))
+    lines += _route(service, web) if service.kind == WEB else _checked(service)
+    lines += [_said(service, name, getattr(service, name)) for name in ("context", "dockerfile")]
+    secrets = [secret if variable == secret else {"env": variable, "secret": secret} for variable, secret in service.secrets.items()]
+    values = {name: getattr(service, name) for name in _OPTIONAL} | {"secrets": secrets}
+    lines += [_said(service, name, value) for name, value in values.items() if value]
+    if service.supports and not service.networks:
+        supports = ", ".join(service.supports)
+        lines.append(_fill("networks", [], f"the hosts' Docker networks that hold {supports}; none where its address is another one"))
+    heading = [f"# {service.source}"] if service.source else []
+    tables = ["\n".join([*heading, _table(f"services.{service.id}", lines)])]
     if service.build:
         tables.append(_table(f"services.{service.id}.build", [_line(name, value) for name, value in service.build.items()]))
     return "\n\n".join(tables)
 
 
-def _surroundings(service: FoundService) -> list[str]:
-    """Return the lines about what a container reaches and may do: each has a network of its own."""
-    lines = []
-    if service.talks_to:
-        addresses = ", ".join(f"http://{callee.replace('_', '-')}" for callee in service.talks_to)
-        lines.append(_fill("talks_to", service.talks_to, f"env must call {addresses}, without a port; remove what it does not call"))
-    if service.supports:
-        supports = ", ".join(service.supports)
-        lines.append(_fill("networks", [], f"the hosts' Docker networks that hold {supports}; none where its address is another one"))
-    if service.volumes:
-        lines.append(_fill("volumes", service.volumes, "as docker volume ls names them: compose put its project's name in front"))
-    lines += [_line("cap_drop", service.cap_drop)] if service.cap_drop else []
-    return lines + ([_line("read_only", True)] if service.read_only else [])
+def _said(service: FoundService, name: str, value: object) -> str:
+    """Return the line of a key with what is to be filled in, or else where its value was found."""
+    if name in service.marks:
+        return _fill(name, value, service.marks[name])
+    return _line(name, value, f"# {service.sources[name]}" if name in service.sources else "")
+
+
+def _route(service: FoundService, web: Sequence[FoundService]) -> list[str]:
+    prefix = service.route_prefix or ("/" if len(web) == 1 else f"/{service.id.removesuffix('_service').replace('_', '-')}")
+    health = service.health_path or "/health"
+    reached = prefix in {"/", health} or health.startswith(f"{prefix}/")
+    certain = service.route_prefix is not None or len(web) == 1
+    source = "# PathPrefix of its labels" if service.route_prefix else "# the only service that takes requests"
+    hint = f"the path that reaches {health} through the edge, which takes no prefix off"
+    return [
+        _line("route_prefix", prefix, source) if certain else _fill("route_prefix", prefix, "the path prefix that the edge sends here"),
+        _said(service, "health_path", health)
+        if service.health_path
+        else _fill("health_path", health, "the health endpoint of an instance"),
+        _line("public_health_url", health, "# below public_url") if reached else _fill("public_health_url", prefix + health, hint),
+        _said(service, "port", service.port) if service.port else _fill("port", DEFAULT_PORT, "the port inside the container"),
+    ]
+
+
+def _checked(service: FoundService) -> list[str]:
+    return [_said(service, name, getattr(service, name)) for name in ("health_path", "port") if getattr(service, name)]

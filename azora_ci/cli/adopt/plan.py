@@ -10,7 +10,7 @@ import difflib
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -200,10 +200,18 @@ def _digest(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def plan(folder: Path, action: SetupAction | None = None, *, reusable: bool | None = None) -> Adoption:
+def plan(
+    folder: Path,
+    action: SetupAction | None = None,
+    *,
+    reusable: bool | None = None,
+    compose_files: Sequence[str] = (),
+    profiles: Sequence[str] = (),
+) -> Adoption:
     """Return what adopting would write. Without ``action``, workflows keep the commit that they pin now. Raises BadInputError.
 
     ``reusable``: callers of the published workflows instead of copies; None: what is there already, else copies.
+    ``compose_files``: those to merge, in this order, by default what production uses by name; ``profiles``: those to deploy.
     """
     if not (folder / ".git").exists():
         raise BadInputError(
@@ -212,7 +220,7 @@ def plan(folder: Path, action: SetupAction | None = None, *, reusable: bool | No
             where="PATH",
             next_step="give the top folder of the application's git repository",
         )
-    application = discover(folder)
+    application = discover(folder, compose_files, profiles)
     configuration = _configuration(folder, application)
     named = names_in(configuration.content)
     pinned = action or pinned_action(folder)
@@ -227,11 +235,16 @@ def names_in(toml: str) -> Named:
     try:
         services = tomllib.loads(toml).get("services", {})
         return Named(
-            tuple(sorted({str(name) for service in services.values() for name in service.get("secrets", [])})),
+            tuple(sorted({_secret(entry) for service in services.values() for entry in service.get("secrets", [])})),
             tuple(sorted({str(name) for service in services.values() for name in service.get("build", {}).get("secrets", [])})),
         )
     except (tomllib.TOMLDecodeError, AttributeError, TypeError):
         return Named()  # check() reports the error in the configuration, with its line
+
+
+def _secret(entry: object) -> str:
+    """Return the secret's name of ``"X"`` or of ``{ env = "x", secret = "X" }``."""
+    return str(entry.get("secret") if isinstance(entry, dict) else entry)
 
 
 def pinned_action(folder: Path) -> SetupAction:

@@ -10,6 +10,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from azora_ci.cli.adopt import frameworks
+from azora_ci.cli.adopt.compose.found import WEB, FoundService
+from azora_ci.cli.adopt.discover import Application
 from azora_ci.cli.adopt.plan import CONFIG, WORKFLOW_FOLDER, Adoption
 from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.core.variables import Variable, declared_variables
@@ -86,14 +88,35 @@ def _discovered(adoption: Adoption) -> str:
     application = adoption.application
     lines = [f"Files in {adoption.folder}:"]
     lines += [f"  {file.path}  ({file.state})" for file in adoption.files]
-    lines += ["", f"Found in {application.compose_file}:" if application.compose_file else "No compose file was found."]
-    lines += [f"  {service.id} (port {service.port or '?'}, health {service.health_path or '?'})" for service in application.services]
-    lines += [f"  left out: {name}, {reason}" for name, reason in application.left_out.items()]
+    lines += ["", *_compose(application)]
     prisma = ", ".join(application.prisma) or "no schema.prisma"
     lines.append(f"Prisma: {prisma}{'' if application.prisma_dependency else '; package.json does not depend on it'}")
     if len(application.prisma) > 1:
         lines.append("  more than one: azora-ci migrates one database; choose the folder, or a command that migrates all of them")
     return "\n".join(lines)
+
+
+def _compose(application: Application) -> Iterator[str]:
+    files = ", ".join(application.compose_files)
+    if files:
+        yield f"Found in {files}{f' ({application.compose_reason})' if application.compose_reason else ''}:"
+    else:
+        yield "No compose file was found." if not application.other_compose_files else "No compose file is where production's usually are."
+    yield from (f"  {_described(service)}" for service in application.services)
+    if files and not any(service.source.startswith("service ") for service in application.services):
+        yield "  nothing is built here: all services run published images"
+    yield from (f"  left out: {name}, {reason}" for name, reason in application.left_out.items())
+    yield from (f"  not read: {note}" for note in application.notes)
+    if application.other_compose_files:
+        yield f"  not read: {', '.join(application.other_compose_files[:9])} (--compose FILE reads one, or merges several)"
+    if application.tags and not any(tag.startswith("v") for tag in application.tags):
+        yield f"Tags: {', '.join(application.tags)}: a tag without v in front starts no deployment; name releases v1.2.3"
+
+
+def _described(service: FoundService) -> str:
+    if service.kind != WEB:
+        return f"{service.id} ({service.kind}{', ' + service.when if service.when else ''}{', singleton' if service.singleton else ''})"
+    return f"{service.id} (port {service.port or '?'}, health {service.health_path or '?'})"
 
 
 def _lines(toml: str) -> str:

@@ -13,6 +13,8 @@ SECRET_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 SHARED = frozenset({"PROD_DATABASE_URL"})
 # Every secret of azora-ci is withheld from children, and DATABASE_URL, which is the application's own name.
 OWN_SECRETS = WITHHELD - {"DATABASE_URL"}
+# What every target tells an instance.
+GIVEN = frozenset({"DEPLOYMENT_ID", "HOST", "PORT", "SERVICE", "VERSION"})
 # What the target tells an instance, and what the runner, git, the shell, Python, libpq, boto3, Docker and the loader read of the step's
 # environment, into which a service's secret is put.
 _OTHERS = re.compile(
@@ -41,6 +43,10 @@ def _problems(service: Service, own: Collection[str]) -> Iterator[str]:
     for name in service.secrets:
         if not may_be_secret(name, own):
             yield f"services.{service.id}.secrets: {name!r} is read by azora-ci or the runner: a service's secret needs a name of its own"
+    for name in GIVEN & service.secret_variables.keys():
+        yield f"services.{service.id}.secrets: {name!r} is what azora-ci tells every instance: it cannot hold a secret"
+    for name in service.secret_variables.keys() & service.env.keys():
+        yield f"services.{service.id}.secrets: {name!r} is also in env"
     for name in service.env:
         if name in OWN_SECRETS:
             yield f"services.{service.id}.env: {name!r} is a secret of azora-ci: its value does not belong into this file, nor to a service"

@@ -57,6 +57,7 @@ def load(path: Path) -> DeployConfig:
         what, next_step = str(error), "correct the named line"
         raise BadInputError("Deployment configuration is not TOML", what=what, where=str(path), next_step=next_step) from error
     _refuse_replaced_keys(document, path)
+    _complete_addresses(document)
     schemas.validate(gates.dates_as_text(document), "deploy-config", where=str(path))
     try:
         loaded = _parse(document)
@@ -78,6 +79,20 @@ def _refuse_replaced_keys(document: dict[str, Any], path: Path) -> None:
             next_step='remove checks.audit; in its place write a table [validation.audit] with level = "high" (the default; or critical, '
             "moderate, low, none with a reason)",
         )
+
+
+def _complete_addresses(document: dict[str, Any]) -> None:
+    """Put ``public_url`` before addresses that are only a path. The schema judges what comes out."""
+    public_url, services, smoke = document.get("public_url"), document.get("services"), document.get("smoke")
+    if not isinstance(public_url, str):
+        return
+    tables = [*services.values()] if isinstance(services, dict) else []
+    endpoints = smoke.get("endpoints") if isinstance(smoke, dict) else None
+    tables += endpoints if isinstance(endpoints, list) else []
+    for table in (table for table in tables if isinstance(table, dict)):
+        for key in ("public_health_url", "url"):
+            if str(table.get(key)).startswith("/"):
+                table[key] = public_url.rstrip("/") + table[key]
 
 
 def _commands(values: list[list[str]]) -> tuple[Command, ...]:
@@ -241,8 +256,18 @@ def _health(name: str, table: dict[str, Any]) -> HealthSettings:
     return HealthSettings(**{**table, **({"healthy": tuple(table["healthy"])} if "healthy" in table else {})})
 
 
+def _secrets(name: str, table: dict[str, Any]) -> dict[str, str]:
+    """Return variable -> secret of ``["X", { env = "y", secret = "Y" }]``. Raises ValueError for a variable that is named twice."""
+    pairs = [(entry, entry) if isinstance(entry, str) else (entry["env"], entry["secret"]) for entry in table.get("secrets", [])]
+    twice = sorted({variable for variable, _ in pairs if [other for other, _ in pairs].count(variable) > 1})
+    if twice:
+        raise ValueError(f"services.{name}.secrets: {', '.join(twice)}: one variable cannot hold two secrets")
+    return dict(pairs)
+
+
 def _service(name: str, table: dict[str, Any]) -> Service:
     _check_volumes(name, table)
+    secrets = _secrets(name, table)
     return Service(
         id=name,
         title=table["title"],
@@ -255,7 +280,8 @@ def _service(name: str, table: dict[str, Any]) -> Service:
         dockerfile=Path(table.get("dockerfile", "Dockerfile")),
         command=tuple(table.get("command", [])),
         env=dict(table.get("env", {})),
-        secrets=tuple(table.get("secrets", [])),
+        secrets=tuple(dict.fromkeys(secrets.values())),
+        secret_variables=secrets,
         volumes=tuple(table.get("volumes", [])),
         memory=table.get("memory"),
         stop_grace_seconds=table.get("stop_grace_seconds", 30),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import date
 from pathlib import Path
 from urllib.parse import urlsplit
+
+from azora_ci.core.variables import Secret
 
 Command = tuple[str, ...]
 WEB, WORKER, JOB = "web", "worker", "job"  # kinds of services
@@ -263,6 +266,8 @@ class HealthSettings:
 class Service:
     """One deployed service. ``route_prefix``, ``health_path`` and ``public_health_url`` are "" where its kind has none.
 
+    ``secrets``: names of secrets; ``secret_variables``: variable of an instance -> the secret that it holds.
+
     ``entrypoint`` and ``command`` are empty where the image's own count. ``when``: the moment of a job. ``timeout_seconds``: of a route,
     or of a job.
     """
@@ -289,11 +294,16 @@ class Service:
     networks: tuple[str, ...] = ()
     cap_drop: tuple[str, ...] = ()
     read_only: bool = False
+    secret_variables: dict[str, str] = field(default_factory=dict)
     kind: str = WEB
     entrypoint: Command = ()
     singleton: bool = False
     when: str = BEFORE_ROLLOUT
     health: HealthSettings = HealthSettings()
+
+    def secret_values(self, secrets: Mapping[str, Secret]) -> dict[str, str]:
+        """Return variable -> value of the secrets that an instance gets. ``secrets``: those of the step by name."""
+        return {variable: secrets[name].reveal() for variable, name in self.secret_variables.items()}
 
     @property
     def argv(self) -> Command:

@@ -123,7 +123,7 @@ class Containers:
     def _environment(self, service: Service, release: Release) -> dict[str, str]:
         facts = {"PORT": str(service.port), "HOST": "0.0.0.0", "SERVICE": service.id}  # noqa: S104 - inside its own container
         facts |= {"VERSION": release.bare, "DEPLOYMENT_ID": release.id}
-        return {**service.env, **facts, **{name: self._context.secrets[name].reveal() for name in service.secrets}}
+        return {**service.env, **facts, **service.secret_values(self._context.secrets)}
 
     def address(self, facts: Facts) -> str:
         """Return ``host:port`` as the edge reaches it."""

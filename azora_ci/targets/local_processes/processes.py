@@ -108,7 +108,7 @@ def instance_environment(service: Service, facts: Mapping[str, str], secrets: Ma
     """Return the whole environment of an instance: ``facts`` (PORT, VERSION and others), and only those secrets that the service names."""
     own = process_environment()
     inherited = {name: own[name] for name in INHERITED if name in own}
-    return {**inherited, **service.env, **facts, **{name: secrets[name].reveal() for name in service.secrets}}
+    return {**inherited, **service.env, **facts, **service.secret_values(secrets)}
 
 
 def start(processes: Processes, service: Service, *, folder: Path, env: Mapping[str, str], log: Path) -> StartedProcess:

@@ -144,10 +144,10 @@ def test_services_of_the_compose_file_are_found(application):
     )
     assert (gateway.context, gateway.dockerfile, gateway.title) == ("services/api-gateway", "Dockerfile.prod", "API Gateway")
     assert gateway.depends_on == ("auth_service",)
-    assert gateway.env == {"AUTH_URL": "http://auth-service:3001"}
-    assert gateway.secrets == ("SESSION_SECRET", "DEBUG")
+    assert gateway.env == {"AUTH_URL": "http://auth-service"}
+    assert gateway.secrets == {"SESSION_SECRET": "SESSION_SECRET", "DEBUG": "DEBUG"}
     assert (auth.port, auth.health_path, auth.env) == (3001, None, {"STRICT": "true"})
-    assert auth.secrets == ("DATABASE_URL", "REPORT_URL")
+    assert auth.secrets == {"DATABASE_URL": "DATABASE_URL", "REPORT_URL": "REPORT_URL"}
     assert discovered.left_out == {"database": "not built here (image postgres:16-alpine)"}
     assert discovered.prisma == ("prisma/migrations",)
     assert discovered.name == "azora-os"
@@ -242,7 +242,7 @@ def test_a_repository_with_nothing_to_find_gets_a_configuration_to_fill_in(tmp_p
     text = (tmp_path / plan.CONFIG).read_text()
     assert schemas.problems(tomllib.loads(text), "deploy-config") == []
     gaps = " ".join(gap for _, gap in to_fill_in(text))
-    for missing in ("migrations", "compose file", "health endpoint", "security audit", "checks", "Envoy", "Python 3.11", "must answer"):
+    for missing in ("migrations", "compose file", "health endpoint", "security audit", "checks", "Envoy", "Python 3.11"):
         assert missing in gaps
 
 
@@ -274,13 +274,14 @@ services:
     services = tomllib.loads(text)["services"]
     api = services["api"]
     assert api["talks_to"] == ["auth_service"]
-    assert "env must call http://auth-service, without a port" in text
+    assert api["env"]["AUTH_URL"] == "http://auth-service/v1"
+    assert "named by AUTH_URL, there without a port" in text
     assert api["networks"] == []
     assert "networks that hold redis;" in text
     assert api["volumes"] == ["uploads:/data", "cache:/cache:ro"]
     assert (api["cap_drop"], api["read_only"]) == (["ALL"], True)
     assert api["build"] == {"target": "production", "args": {"NODE_ENV": "production"}}
-    assert {"api: /srv/shop:/shop:ro", "api: ./seed:/seed"} <= adoption.application.left_out.keys()
+    assert {"api: volume /srv/shop:/shop", "api: volume ./seed:/seed", "api: volume /tmp/a"} <= adoption.application.left_out.keys()
     assert not {"talks_to", "networks", "volumes", "cap_drop", "read_only", "build"} & services["auth_service"].keys()
     assert "not-to-be-copied" not in text
     plan.write(adoption)
@@ -371,16 +372,20 @@ def test_what_was_written_is_parsed_back_and_compared(application, monkeypatch):
             plan.workflow("deploy-production.yml", action, plan.Named(service_secrets=(name,)))
 
 
-def test_a_variable_of_ours_in_the_compose_file_is_left_out_and_named(application):
+def test_a_variable_of_ours_in_the_compose_file_gets_a_secret_of_another_name_or_is_left_out(application):
     path = application / "docker-compose.yml"
     path.write_text(
         path.read_text().replace("- SESSION_SECRET=", "- AWS_SECRET_ACCESS_KEY=${AWS}\n      - VERSION=$V\n      - SESSION_SECRET=")
     )
     found = discover(application)
-    assert found.services[0].secrets == ("SESSION_SECRET", "DEBUG")
-    assert {"api_gateway: AWS_SECRET_ACCESS_KEY", "api_gateway: VERSION"} <= set(found.left_out)
+    expected = {"AWS_SECRET_ACCESS_KEY": "AWS", "SESSION_SECRET": "SESSION_SECRET", "DEBUG": "DEBUG"}
+    assert found.services[0].secrets == expected
+    assert "api_gateway: VERSION" in found.left_out
     plan.adopt(application, action_ref=SHA)
-    assert "AWS_SECRET_ACCESS_KEY" not in (application / plan.CONFIG).read_text()
+    api = config.load(application / plan.CONFIG).service("api_gateway")
+    assert (api.secret_variables, api.secrets) == (expected, ("AWS", "SESSION_SECRET", "DEBUG"))
+    workflow = (application / ".github/workflows/deploy-production.yml").read_text()
+    assert "          AWS: ${{ secrets.AWS }}\n" in workflow
 
 
 # --- --check --------------------------------------------------------------------------------------------------------------------

@@ -1,0 +1,50 @@
+"""What a Dockerfile says about the service that runs its image: ports, health check, whether it has the stage. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+
+from azora_ci.cli.adopt.compose.variables import interpolate
+
+_INSTRUCTION = re.compile(r"^[ \t]*(FROM|EXPOSE|HEALTHCHECK|ARG|ENV)[ \t]+(.*)$", re.IGNORECASE)
+_FROM = re.compile(r"(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
+_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)[= ](\S+)")
+
+
+@dataclass(frozen=True)
+class Image:
+    """A stage of a Dockerfile with what it has from the stages below it. ``ports``: of EXPOSE; ``health``: its command's
+    text; ``base``: the image that it stands on.
+    """
+
+    base: str = ""
+    ports: tuple[int, ...] = ()
+    health: str | None = None
+
+
+def image(content: str, target: str | None) -> Image | None:
+    """Return what the stage ``target``, by default the last one, says; None when the Dockerfile has no such stage."""
+    stages: dict[str, Image] = {}
+    last: str | None = None
+    values: dict[str, str] = {}
+    for line in re.sub(r"\\[ \t]*\r?\n(?:[ \t]*#.*\r?\n)*", " ", content).splitlines():
+        instruction = _INSTRUCTION.match(line)
+        if instruction is None:
+            continue
+        word, rest = instruction[1].upper(), interpolate(instruction[2].strip(), values).text
+        if word == "FROM" and (stage := _FROM.match(rest)):
+            last = (stage[2] or str(len(stages))).lower()
+            stages[last] = stages.get(stage[1].lower(), Image(stage[1]))
+        elif word in {"ARG", "ENV"}:
+            values |= dict(_ASSIGNMENT.findall(rest))
+        elif last is not None:
+            stages[last] = _with(stages[last], word, rest)
+    return stages.get((target or last or "").lower())
+
+
+def _with(stage: Image, word: str, rest: str) -> Image:
+    if word == "EXPOSE":
+        ports = tuple(int(port[1]) for port in re.finditer(r"(?<!\S)(\d{1,5})(?:/tcp)?(?!\S)", rest))
+        return replace(stage, ports=(*stage.ports, *ports))
+    return replace(stage, health=None if rest.upper().startswith("NONE") else rest)

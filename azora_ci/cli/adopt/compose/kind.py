@@ -1,0 +1,74 @@
+"""Which kind a compose service is, with the reason: it takes requests, works beside, or runs once per deployment. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from azora_ci.cli.adopt.compose.found import JOB, WEB, WORKER
+
+_WORKS = re.compile(
+    r"(?:^|[^a-z])(?:workers?|consumers?|queues?|jobs?|processors?|sidekiq|celery|listeners?|background|bull|daemon)(?:$|[^a-z])"
+)
+_SCHEDULES = re.compile(r"(?:^|[^a-z])(?:schedulers?|cron|crond|crontab|beat|clock|timer)(?:$|[^a-z])")
+_MIGRATES = re.compile(r"\bprisma\s+(?:migrate\s+(?:deploy|dev)|db\s+push)\b")
+
+
+@dataclass(frozen=True)
+class Signs:
+    """What decides: name and command as texts; where ports were found; whether it answers HTTP; ``restart``; who waits for its end."""
+
+    name: str
+    command: str
+    published: bool = False  # ports, expose, PORT or labels of a proxy
+    exposed: bool = False  # EXPOSE of its Dockerfile
+    asked: bool = False  # by a health check over HTTP
+    called: bool = False  # by another service's environment
+    once: bool = False  # restart: "no"
+    awaited_by: Sequence[str] = ()
+    alone: bool = False  # no other service is built here
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind, why, and whether a person has to look (``mark``: what at). ``when`` is a job's moment."""
+
+    kind: str
+    source: str = ""
+    mark: str | None = None
+    when: str | None = None
+    when_source: str = ""
+    when_mark: str | None = None
+    singleton: bool = False
+
+
+def decide(signs: Signs) -> Kind:
+    """Return the kind of a service."""
+    takes_requests = signs.published or signs.asked
+    if signs.awaited_by:
+        waiting = f"{', '.join(signs.awaited_by)} waits until it has completed"
+        return Kind(JOB, "depends_on: service_completed_successfully", when="before-rollout", when_source=waiting)
+    if signs.once and not takes_requests:
+        return Kind(JOB, 'restart: "no"', when="before-rollout", when_mark="before-rollout or after-rollout")
+    if takes_requests:
+        return Kind(WEB)
+    if signs.called:
+        return Kind(WEB, "another service calls it")
+    singleton = bool(_SCHEDULES.search(_words(signs.name)) or re.search(r"\b(?:beat|crond?|scheduler)\b", signs.command))
+    if singleton:
+        return Kind(WORKER, "it is called a scheduler and has no port", singleton=True)
+    if signs.command or _WORKS.search(_words(signs.name)):
+        return Kind(WORKER, "it has no port" if not signs.command else "it has a command of its own and no port")
+    if signs.exposed or signs.alone:
+        return Kind(WEB, "EXPOSE of its Dockerfile" if signs.exposed else "")
+    return Kind(WORKER, "", "no port was found: worker, or web with route_prefix, health_path, public_health_url and port")
+
+
+def migrates(command: str) -> bool:
+    """Say whether a command applies Prisma's migrations, which the job database-migrations does."""
+    return bool(_MIGRATES.search(command))
+
+
+def _words(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower()
