@@ -8,6 +8,7 @@ from pathlib import Path
 SAMPLE = Path(__file__).resolve().parent / "sample"
 OLD_RELEASE = "1.0.0"
 NEW_RELEASE = "1.1.0"
+OLD_MIGRATIONS = ("20260901080000_accounts", "20260915080000_education", "20261001080000_marketplace")
 NEW_MIGRATIONS = ("20261120080000_course_ratings", "20261121080000_course_level")
 FAILING_MIGRATION = "20261122080000_order_totals"
 # The first statement succeeds; the second cannot, because old orders have no total.

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from azora_ci.cli.adopt import plan
-from azora_ci.rehearsal import repo
 from azora_ci.rehearsal.act.runner import RunRequest
 from azora_ci.rehearsal.world import World
 
@@ -17,8 +16,8 @@ REASON = 'checkout fails & "nobody" knows why: $HOME'  # characters that neither
 
 def request(world: World) -> RunRequest:
     """Return the request that rolls back the newest deployment; of the workflow's inputs only the reason is filled in."""
-    owner, name = repo.NAME.split("/")
-    repository = {"full_name": repo.NAME, "name": name, "owner": {"login": owner}, "default_branch": "main"}
+    owner, name = world.application.name.split("/")
+    repository = {"full_name": world.application.name, "name": name, "owner": {"login": owner}, "default_branch": "main"}
     inputs = {"reason": REASON, "deployment-id": "", "after-deadline": "false"}
     payload = {"repository": repository, "sender": {"login": PRESSED_BY}, "ref": "refs/heads/main", "inputs": inputs}
     return RunRequest(

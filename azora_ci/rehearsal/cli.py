@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import click
+from dotenv import dotenv_values
 
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, BadInputError
 from azora_ci.core.release import Version
-from azora_ci.rehearsal import repo, runs, scenarios
+from azora_ci.rehearsal import runs, scenarios
+from azora_ci.rehearsal.applications.adopted import Adopted
+from azora_ci.rehearsal.applications.sample import Sample
 from azora_ci.rehearsal.docker import machine
 from azora_ci.rehearsal.judge import report
 from azora_ci.rehearsal.rehearsal import Options, Rehearsal, with_tail
@@ -25,13 +31,18 @@ from azora_ci.rehearsal.rehearsal import Options, Rehearsal, with_tail
 @click.option("--rollback", is_flag=True, help="After the deployment press the button that takes it back, and judge that too.")
 @click.option("--docker", is_flag=True, help="Production is a host with sshd and dockerd; services are containers. Needs root.")
 @click.option("--reusable", is_flag=True, help="The application's workflows call the published ones instead of being copies.")
+@click.option("--application", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Rehearse this adopted repository.")
+@click.option("--from", "old_ref", metavar="REF", help="What production runs. [default: the newest tag v* before HEAD, else HEAD]")
+@click.option("--secrets", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="NAME=value lines of the services' secrets.")
+@click.option("--command", "commands", multiple=True, metavar="SERVICE=COMMAND", help="Start a service as a process so. Repeatable.")
 @click.option("--keep", is_flag=True, help="Leave everything running, and write one file of variables per job to replay it.")
 @click.option("--end", "end", is_flag=True, help="End what --keep left running, and nothing else.")
-def main(*, fail: str | None, dispatch: str | None, end: bool, **flags: bool) -> None:
+def main(*, fail: str | None, dispatch: str | None, end: bool, **more: Any) -> None:
     """Run the real deployment workflow with act against real software on this machine, and judge it from outside.
 
     Without options: a release tag goes to production and everything must be well. Exit code 0 means that the pipeline did what the
-    scenario demands; also when the scenario is that it must fail.
+    scenario demands; also when the scenario is that it must fail. With --application it is your own repository, as committed; its folder
+    is only read.
     """
     clock, base = Clock(), runs.base_folder()
     if end:
@@ -39,7 +50,7 @@ def main(*, fail: str | None, dispatch: str | None, end: bool, **flags: bool) ->
         click.echo(f"ended: {', '.join(ended) or 'nothing was running'}")
         return
     try:
-        options = _options(fail, dispatch, flags)
+        options = _options(fail, dispatch, more)
         if options.docker:
             machine.require()
         sys.exit(_rehearse(options, clock))
@@ -48,8 +59,10 @@ def main(*, fail: str | None, dispatch: str | None, end: bool, **flags: bool) ->
         sys.exit(error.exit_code)
 
 
-def _options(fail: str | None, dispatch: str | None, flags: Mapping[str, bool]) -> Options:
-    """Return the options. ``flags``: those without a value. Raises BadInputError for options that contradict each other."""
+def _options(fail: str | None, dispatch: str | None, more: Mapping[str, Any]) -> Options:
+    """Return the options. ``more``: the other ones. Raises BadInputError for options that contradict each other."""
+    flags: dict[str, Any] = {name: more[name] for name in ("rerun", "rollback", "docker", "reusable", "keep")}
+    application = _application(more)
     if flags["rollback"] and fail is not None:
         raise _bad("--rollback takes a deployment back that went well", "leave --fail out; --fail smoke-rollback goes back by itself")
     if scenarios.SCENARIOS[fail or "success"].needs_docker and not flags["docker"]:
@@ -64,9 +77,23 @@ def _options(fail: str | None, dispatch: str | None, flags: Mapping[str, bool]) 
             version = Version.parse(dispatch)
         except ValueError as error:
             raise _bad(f"--dispatch {dispatch!r} {error}", "give a version such as v1.2.3") from error
-        if version.text == repo.OLD_VERSION:
+        if version.text == Sample.old:
             raise _bad(f"{dispatch} is what production runs when the rehearsal begins", "give another version")
-    return Options(scenario=fail or "success", dispatch=dispatch, **flags)
+    if application is not None and (fail is not None or flags["rollback"]):
+        raise _bad("--fail and --rollback break and judge the sample application", "leave them out, or leave --application out")
+    return Options(fail or "success", dispatch, application=application or Sample(), **flags)
+
+
+def _application(more: Mapping[str, Any]) -> Adopted | None:
+    """Return the repository to rehearse, or None for the sample. Raises BadInputError."""
+    if more["application"] is None:
+        if more["old_ref"] or more["secrets"] or more["commands"]:
+            raise _bad("--from, --secrets and --command are about your own repository", "name it: --application PATH")
+        return None
+    commands = dict(command.partition("=")[::2] for command in more["commands"])
+    secrets = {name: value or "" for name, value in dotenv_values(more["secrets"], interpolate=False).items()} if more["secrets"] else {}
+    split = {service: tuple(shlex.split(command)) for service, command in commands.items()}
+    return Adopted(more["application"], more["docker"], more["old_ref"], secrets, split)
 
 
 def _bad(contradiction: str, next_step: str) -> BadInputError:

@@ -20,12 +20,12 @@ from azora_ci.clients.docker.buildkit import BuildKit, ImageBuild
 from azora_ci.core import config
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
-from azora_ci.rehearsal import node, repo
+from azora_ci.rehearsal import node
 from azora_ci.rehearsal.docker import local_images, machine
 from azora_ci.rehearsal.docker.machine import HOST, MACHINE, PUBLIC, MachineAddresses, Note
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
-from azora_ci.targets.base import Owner, TargetContext
+from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts.doors import socket_of
 from azora_ci.targets.docker_hosts.names import Names
 from azora_ci.targets.docker_hosts.target import DockerHosts
@@ -46,6 +46,7 @@ class DockerPlaces:
     repository: str
     fault_file: Path
     run_folder: Path  # the host's /run
+    runs_images: bool = True
 
     @property
     def public_url(self) -> str:
@@ -198,7 +199,7 @@ class DockerWorld(World):
         repository = f"{self.registry_address}/azora"
         run_folder = Path(self.note.run_folder)
         self.places = DockerPlaces(self.addresses, self.edge_image, self.guard_image, repository, fault_file, run_folder)
-        self.scratch.adopt(self.places, self.registry_url)
+        self.application.adopt(self.scratch, self.places, self.registry_url)
 
     def _docker(self) -> images.Docker:
         url = f"unix://{self.note.socket('builder')}"
@@ -206,11 +207,10 @@ class DockerWorld(World):
 
     def _deploy_old(self) -> None:
         deploy_config = config.load(self.scratch.folder / CONFIG)
-        release = Release(OLD_DEPLOYMENT, repo.OLD_VERSION, self._build_images(deploy_config))
-        secrets = {"PROD_DATABASE_URL": Secret(self.database_url)}
-        logs = self.run.path("logs/old")
+        release = Release(OLD_DEPLOYMENT, self.application.old, self._build_images(deploy_config))
+        secrets, logs = self._service_secrets(), self.run.path("logs/old")
         target = DockerHosts(TargetContext(deploy_config, self.processes, self.clock, logs, START_SECONDS, secrets, access=self._access()))
-        with target.locked(Owner(OLD_DEPLOYMENT, "https://github.com/azora/sample/actions/runs/1", "rehearsal")):
+        with target.locked(self._owner()):
             target.deploy(release, 100)
             target.set_weight(release, 100)
             target.promote(release)
@@ -222,9 +222,10 @@ class DockerWorld(World):
         commit = self.scratch.git("rev-parse", "HEAD")
         for service in deploy_config.services:
             folder = build_context.context_folder(service.context, self.run.folder / "old-release")
-            reference = f"{self.registry_address}/azora/{service.id}:{repo.OLD_VERSION}"
-            labels = images.ImageLabels(service.id, repo.OLD_VERSION, commit, OLD_DEPLOYMENT).labels
-            buildkit.build(ImageBuild(folder, service.dockerfile, reference, labels), echo=False)
+            reference = f"{self.registry_address}/azora/{service.id}:{self.application.old}"
+            labels = images.ImageLabels(service.id, self.application.old, commit, OLD_DEPLOYMENT).labels
+            build = ImageBuild(folder, service.dockerfile, reference, labels, target=service.build.target, args=service.build.args)
+            buildkit.build(build, echo=False)
             digests[service.id] = docker.push(reference, docker.image_id(reference)).digest
         return digests
 
@@ -247,7 +248,7 @@ class DockerWorld(World):
     def secrets(self) -> dict[str, str]:
         """Return the repository's secrets; the database's URL is the relay's, which the host can reach."""
         access = {"PROD_HOST": self.addresses.link_address(HOST), "PROD_USER": "root", "PROD_KEY": self.key}
-        return {**super().secrets(), "PROD_DATABASE_URL": self.database_url, **access}
+        return {**super().secrets(), **self._handed_over(self.database_url), "PROD_DATABASE_URL": self.database_url, **access}
 
     def variables(self) -> dict[str, str]:
         """Return the repository's variables: the host's key, and that the relay's address, which is no loopback, has no TLS."""

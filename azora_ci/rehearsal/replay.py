@@ -9,7 +9,7 @@ from pathlib import Path
 
 from azora_ci.cli.adopt.plan import CONFIG
 from azora_ci.core import pipeline, variables
-from azora_ci.rehearsal import button, repo
+from azora_ci.rehearsal import button
 from azora_ci.rehearsal.act.runner import JobRun, write_private
 from azora_ci.rehearsal.runs import CHECKOUT
 from azora_ci.rehearsal.world import World
@@ -50,7 +50,7 @@ def write(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], 
 
 
 def _values(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str], attempt: int) -> dict[str, str]:
-    version = release.get("version", repo.NEW_VERSION)
+    version = release.get("version", world.application.new)
     environment = world.environment(attempt)
     return {
         **environment,
@@ -65,7 +65,7 @@ def _values(world: World, jobs: Mapping[str, JobRun], release: Mapping[str, str]
         "DEPLOYMENT_ID": release.get("deployment-id", ""),
         "VERSION": version,
         "GIT_SHA": release.get("git-sha", ""),
-        "GITHUB_REPOSITORY": repo.NAME,
+        "GITHUB_REPOSITORY": world.application.name,
         "DEFAULT_BRANCH": "main",
         "GITHUB_ACTOR": "release-engineer",
         "GITHUB_EVENT_NAME": "push",

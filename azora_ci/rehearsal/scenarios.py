@@ -14,18 +14,18 @@ from typing import Any
 
 from azora_ci.core.clock import Clock
 from azora_ci.health.probes import ProbeRequest, fetch, unix_dial
-from azora_ci.rehearsal import application, repo
+from azora_ci.rehearsal import application
 from azora_ci.rehearsal.act.runner import JobRun
-from azora_ci.rehearsal.judge.deployment import OLD_MIGRATIONS, Demand
+from azora_ci.rehearsal.applications import sample
+from azora_ci.rehearsal.judge.deployment import Demand
 from azora_ci.rehearsal.world import OLD_DEPLOYMENT, World
 
 POLL_SECONDS = 0.05
 DUMP_LIMIT = 16 * 1024 * 1024  # bytes of Envoy's dump of its routes
 AFTER_ROLLOUT = ("smoke-tests", "deployment-record", "manual-rollback")
-FAULTY_PATH = repo.CRITICAL_PATHS["courses"]
+FAULTY_PATH = sample.CRITICAL_PATHS["courses"]
 _NEW = dict.fromkeys(application.NEW_MIGRATIONS, True)
-_OLD = dict.fromkeys(OLD_MIGRATIONS, True)
-HEALTHY = (("canary", "healthy"), ("progressive", "healthy"), ("full", "healthy"))
+_OLD = dict.fromkeys(application.OLD_MIGRATIONS, True)
 
 Break = Callable[[World], None]
 OnJob = Callable[[World, str, JobRun], None]
@@ -56,18 +56,8 @@ class Scenario:
 
 
 def demand(**changes: Any) -> Demand:
-    """Return the demand of a successful deployment, with some fields replaced."""
-    success = Demand(
-        old=application.OLD_RELEASE,
-        new=application.NEW_RELEASE,
-        skipped=("deployment-failure-handler",),
-        serving=application.NEW_RELEASE,
-        migrations={**_OLD, **_NEW},
-        backup=True,
-        stages=HEALTHY,
-        record="success",
-    )
-    return replace(success, **changes)
+    """Return the demand of a successful deployment of the sample, with some fields replaced."""
+    return replace(sample.Sample().demand(), **changes)
 
 
 def failure(job: str, *, skipped: Iterable[str], **changes: Any) -> Demand:
@@ -87,11 +77,11 @@ def mend(world: World) -> None:
     """Remove every fault of the world."""
     world.places.fault_file.unlink(missing_ok=True)
     world.s3_faults.write_text("[]", encoding="utf-8")
-    world.write_github(repo.REQUIRED_CHECKS)
+    world.write_github()
 
 
 def _fail_check(world: World) -> None:
-    world.write_github(repo.REQUIRED_CHECKS, red="test")
+    world.write_github(red="test")
 
 
 def _refuse_uploads(world: World) -> None:

@@ -10,9 +10,10 @@ import json
 import secrets
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from azora_ci.cli.adopt.plan import CONFIG
 from azora_ci.clients.docker import build_context
 from azora_ci.core import config
 from azora_ci.core.clock import Clock
+from azora_ci.core.config import ToolchainSettings
 from azora_ci.core.environment import child_environment
 from azora_ci.core.errors import UnreachableError
 from azora_ci.core.process import Processes, is_alive
@@ -27,8 +29,12 @@ from azora_ci.core.process.isolation import can_isolate
 from azora_ci.core.variables import Secret
 from azora_ci.database.cluster import free_port
 from azora_ci.health.probes import ProbeRequest, fetch, unix_dial
-from azora_ci.rehearsal import application, repo
+from azora_ci.rehearsal import repo
+from azora_ci.rehearsal.act.runner import dotenv
+from azora_ci.rehearsal.applications.base import Application
+from azora_ci.rehearsal.applications.sample import Sample
 from azora_ci.rehearsal.node import NodeJs, prepare
+from azora_ci.rehearsal.production import Places, Production
 from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run
 from azora_ci.rehearsal.standins import database
 from azora_ci.targets.base import Owner, TargetContext
@@ -39,6 +45,7 @@ from azora_ci.targets.release import Release
 START_SECONDS = 60.0
 ENVOY_ATTEMPTS = 5
 LOAD_RATE = 40.0  # requests a second
+RULESET_CHECK = "build"  # that the ruleset of the repository demands
 OLD_DEPLOYMENT = "1764000000-01d01d"
 ROLE = "arn:aws:iam::123456789012:role/azora-deploy"
 
@@ -51,8 +58,9 @@ class World:
     cache: Path
     processes: Processes
     clock: Clock
+    application: Application = field(default_factory=Sample)
     node: NodeJs = field(init=False)
-    places: repo.Production = field(init=False)
+    places: Production = field(init=False)
     scratch: repo.ScratchRepository = field(init=False)
     database: database.ProductionDatabase = field(init=False)
     s3_endpoint: str = ""
@@ -87,24 +95,34 @@ class World:
         """Return the file from which the GitHub stand-in answers."""
         return self.run.folder / "github.json"
 
+    def begin(self) -> None:
+        """Make the scratch repository. Raises BadInputError when the application cannot be rehearsed."""
+        self.scratch = repo.ScratchRepository(self.run.path("application"), self.processes)
+        self.application.begin(self.scratch)
+
     def start(self) -> None:
-        """Start every part. Raises an AzoraError that names the part that did not start."""
+        """Start every part, after ``begin``. Raises an AzoraError that names the part that did not start."""
         self.run_id = str(7_000_000_000 + secrets.randbelow(10**9))
         self.keys = {name: secrets.token_hex(16) for name in ("s3", "github", "slack")}
         for secret in self.keys.values():
             self.processes.log.add_secret(secret)
-        self.node = prepare(self.processes, self.cache / "node")
+        toolchain = ToolchainSettings(package_manager=self.application.package_manager)
+        self.node = prepare(self.processes, self.cache / "node").with_manager(self.processes, toolchain)
         old = self.run.folder / "old-release"
-        application.write_release(old, application.OLD_RELEASE)
-        self.node.install(self.processes, old)
+        self.application.write_old(self.scratch, old)
+        self.application.prepare(self._run_command, old)
         with ThreadPoolExecutor(3) as pool:
-            parts = (lambda: self._start_database(old), self._start_servers, lambda: self._build_old(old))
+            build = partial(self.application.build, self._run_command, old)
+            parts = (lambda: self._start_database(old), self._start_servers, build)
             for start in [pool.submit(part) for part in parts]:
                 start.result()
         self._start_edge()
-        self.write_github(repo.REQUIRED_CHECKS)  # again, with the configuration of the default branch
+        self.write_github()  # again, with the configuration of the default branch
         self._deploy_old()
         self._start_load()
+
+    def _run_command(self, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> str:
+        return self.node.run(self.processes, argv, folder, env)
 
     def remarks(self) -> tuple[str, ...]:
         """Return sentences about the started world that are printed for people."""
@@ -125,12 +143,13 @@ class World:
 
     def _start_database(self, old: Path) -> None:
         folder = self.run.path(DATABASE)
-        self.database = database.start(folder, old, processes=self.processes, node=self.node, detached=True)
+        migrate = partial(self.application.migrate, self._run_command, old)
+        self.database = database.start(folder, processes=self.processes, migrate=migrate, fill=self.application.fill, detached=True)
         self.run.note(DATABASE, self.database.cluster.pid)
 
     def _start_servers(self) -> None:
-        self.write_github(repo.REQUIRED_CHECKS)
-        self.advisories.write_text(json.dumps(repo.ADVISORIES), encoding="utf-8")
+        self.write_github()
+        self.advisories.write_text(json.dumps(self.application.advisories), encoding="utf-8")
         ready = self.run.folder / "s3.json"
         self.s3_faults.write_text("[]", encoding="utf-8")
         s3 = [
@@ -157,16 +176,17 @@ class World:
         path.touch(mode=0o600)
         path.write_text(credentials, encoding="utf-8")
 
-    def write_github(self, passed: tuple[str, ...], red: str | None = None) -> None:
-        """Write GitHub's answers about the release commit: checks that passed, a failed check ``red``, a ruleset, the run's own check."""
+    def write_github(self, red: str | None = None) -> None:
+        """Write GitHub's answers about the release commit: its checks, of which ``red`` failed, a ruleset, the run's own check."""
         suite = 4242
-        runs: list[dict[str, Any]] = [{"name": name, "conclusion": "failure" if name == red else "success"} for name in passed]
+        checks = self.application.checks
+        runs: list[dict[str, Any]] = [{"name": name, "conclusion": "failure" if name == red else "success"} for name in checks]
         runs.append({"name": "Validate release", "status": "in_progress", "suite": suite})
-        parameters = {"required_status_checks": [{"context": repo.RULESET_CHECK}]}
+        parameters = {"required_status_checks": [{"context": RULESET_CHECK}]}
         state = {
-            "repository": repo.NAME,
+            "repository": self.application.name,
             "check_runs": runs,
-            "statuses": [{"context": repo.RULESET_CHECK, "state": "success"}],
+            "statuses": [{"context": RULESET_CHECK, "state": "success"}],
             "rules": [{"type": "required_status_checks", "parameters": parameters}],
             "runs": {self.run_id: suite},
             "contents": {CONFIG.as_posix(): path.read_text(encoding="utf-8") for path in self._configuration()},
@@ -177,21 +197,15 @@ class World:
 
     def _configuration(self) -> list[Path]:
         """Return the configuration's file in the application's repository; none before the application is adopted."""
-        scratch = getattr(self, "scratch", None)
-        path = scratch.folder / CONFIG if scratch is not None else None
-        return [path] if path is not None and path.is_file() else []
-
-    def _build_old(self, old: Path) -> None:
-        self.node.run(self.processes, ("npm", "run", "build"), old)
-        self.scratch = repo.ScratchRepository(self.run.path("application"), self.processes)
-        self.scratch.begin()
+        path = self.scratch.folder / CONFIG
+        return [path] if path.is_file() else []
 
     def _start_edge(self) -> None:
         """Start Envoy; when another process took one of its ports meanwhile, try other ports."""
         sibling = Path(sys.executable).parent / "envoy"
         binary = str(sibling) if sibling.is_file() else shutil.which("envoy") or "envoy"
         for attempt in range(ENVOY_ATTEMPTS):
-            places = repo.Places(
+            places = Places(
                 edge_port=free_port(),
                 edge_folder=self.run.path(f"edge-{attempt}/files").absolute(),
                 state_folder=self.run.path("production/state"),
@@ -200,7 +214,7 @@ class World:
                 node=self.node.bin / "node",
             )
             self.places = places
-            self.scratch.adopt(places, self.registry_url)
+            self.application.adopt(self.scratch, places, self.registry_url)
             deploy_config = config.load(self.scratch.folder / CONFIG)
             bootstrap = install_edge(deploy_config, places.edge_folder, places.edge_port)
             pid = self._detached(f"envoy-{attempt}", list(command(bootstrap, binary=binary)))
@@ -220,18 +234,22 @@ class World:
             folder = build_context.context_folder(service.context, self.run.folder / "old-release")
             names = build_context.members(folder, dockerfile="")
             digests[service.id] = build_context.store(folder, names, self.run.path("production/archives"))[0].digest
-        url = Secret(self.database.url)
         context = TargetContext(
-            deploy_config, self.processes, self.clock, self.run.path("logs/old"), START_SECONDS, {"PROD_DATABASE_URL": url}
+            deploy_config, self.processes, self.clock, self.run.path("logs/old"), START_SECONDS, self._service_secrets()
         )
-        release = Release(OLD_DEPLOYMENT, repo.OLD_VERSION, digests)
-        deploy_at_once(
-            LocalProcesses(context), release, Owner(OLD_DEPLOYMENT, "https://github.com/azora/sample/actions/runs/1", "rehearsal")
-        )
+        deploy_at_once(LocalProcesses(context), Release(OLD_DEPLOYMENT, self.application.old, digests), self._owner())
+
+    def _service_secrets(self) -> dict[str, Secret]:
+        url = self.secrets()["PROD_DATABASE_URL"]
+        return {name: Secret(value) for name, value in {"PROD_DATABASE_URL": url, **self.application.secrets(url)}.items()}
+
+    def _owner(self) -> Owner:
+        return Owner(OLD_DEPLOYMENT, f"https://github.com/{self.application.name}/actions/runs/1", "rehearsal")
 
     def _start_load(self) -> None:
         module = "azora_ci.rehearsal.judge.load"
-        pid = self._detached("load", [sys.executable, "-m", module, self.places.public_url, str(self.load_log), f"{LOAD_RATE:g}"])
+        arguments = [self.places.public_url, str(self.load_log), f"{LOAD_RATE:g}", *self.application.load_paths]
+        pid = self._detached("load", [sys.executable, "-m", module, *arguments])
         self._until(lambda: self.load_log.exists() and self.load_log.stat().st_size > 0, "the load", pid)
 
     # --- waiting -------------------------------------------------------------------------------------------------------
@@ -271,7 +289,14 @@ class World:
 
     def secrets(self) -> dict[str, str]:
         """Return the secrets that the repository has on GitHub."""
-        return {"PROD_DATABASE_URL": self.database.url, "SLACK_WEBHOOK": self.slack_url, "GITHUB_TOKEN": self.keys["github"]}
+        own = {"PROD_DATABASE_URL": self.database.url, "SLACK_WEBHOOK": self.slack_url, "GITHUB_TOKEN": self.keys["github"]}
+        return {**self._handed_over(self.database.url), **own}
+
+    def _handed_over(self, database_url: str) -> dict[str, str]:
+        """Return the secrets of services as the workflow takes them: each by its name, or as lines of one where it calls the published."""
+        secrets = dict(self.application.secrets(database_url))
+        called = bool(secrets) and self.scratch.published(repo.WORKFLOW.name) is not None
+        return {"SERVICE_SECRETS": dotenv(secrets)} if called else secrets
 
     def variables(self) -> dict[str, str]:
         """Return the repository's variables: short stages, quick probes, and the S3 server's address."""
@@ -308,4 +333,5 @@ class World:
             "REHEARSAL_ARTIFACTS": str(self.run.artifacts),
             "REHEARSAL_REPOSITORY": str(self.scratch.folder),
             "REHEARSAL_CREDENTIALS": str(self.run.folder / "credentials.env"),
+            "REHEARSAL_MANAGER": str(self.node.manager or ""),
         }

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.rehearsal import application
+from azora_ci.rehearsal.applications.sample import Sample
 from azora_ci.rehearsal.standins import database
-from tests.support.sample import Sample
+from tests.support.sample import Sample as BuiltSample
 
 FOREIGN_KEYS = """SELECT conrelid::regclass::text, a.attname, confrelid::regclass::text, b.attname FROM pg_constraint
     JOIN pg_attribute a ON a.attrelid = conrelid AND a.attnum = conkey[1]
     JOIN pg_attribute b ON b.attrelid = confrelid AND b.attnum = confkey[1] WHERE contype = 'f'"""
 
 
-def test_production_has_related_rows_under_the_old_release(sample: Sample, tmp_path: Path) -> None:
+def test_production_has_related_rows_under_the_old_release(sample: BuiltSample, tmp_path: Path) -> None:
     old = sample.copy(tmp_path / "old", application.OLD_RELEASE)
-    with database.start(tmp_path / "postgres", old, processes=sample.processes, node=sample.node) as production:
+    migrate = partial(Sample().migrate, partial(sample.node.run, sample.processes), old)
+    with database.start(tmp_path / "postgres", processes=sample.processes, migrate=migrate, fill=database.seed) as production:
         assert sum(production.rows.values()) >= 100_000
         assert {table: production.rows[table] for table in database.ROWS} == database.ROWS
         assert production.rows["_prisma_migrations"] == 3

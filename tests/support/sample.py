@@ -7,6 +7,7 @@ import os
 import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.rehearsal import application, node
-from azora_ci.rehearsal.standins import database
+from azora_ci.rehearsal.applications import sample as applications
 
 if TYPE_CHECKING:
     from tests.conftest import DatabaseMaker
@@ -49,7 +50,7 @@ def migrated(sample: Sample, postgres_cluster: DatabaseMaker, tmp_path_factory: 
     """A database that the old release's Prisma migrated yesterday; use it as a template, do not change it."""
     url = postgres_cluster.fresh()
     old = sample.copy(tmp_path_factory.mktemp("old"), application.OLD_RELEASE)
-    database.migrate(url, old, processes=sample.processes, node=sample.node)
+    applications.Sample().migrate(partial(sample.node.run, sample.processes), old, url)
     yesterday = "finished_at = finished_at - interval '1 day', started_at = started_at - interval '1 day'"
     postgres_cluster.execute(url, f"UPDATE _prisma_migrations SET {yesterday}")
     return url

@@ -50,12 +50,9 @@ ARTIFACTS = dict(
         strict=True,
     )
 )
-# What jobs that run the application's code hand over, beside their evidence: its tree, and the images.
-HANDED_OVER = ("application-tree", "image-archives")
 # Lowest and highest share of answers from the new version in a stage (5 %, 50 %, 100 % with room for chance and for probes).
 SHARES = {"canary": (0.0, 0.30), "progressive": (0.25, 0.75), "full": (0.97, 1.0)}
 SETTLE_SECONDS = 0.5  # before and after a change of weights; requests in flight then may have used the other weights
-FEWEST_ROWS = 100_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +61,9 @@ class Demand:
 
     ``failing_paths``: where users may see errors (None: nowhere, empty: anywhere, but from the new version only). ``rerun_jobs``:
     the jobs that ran in attempt ``attempt`` when it is not the first. ``lost_job``: a job whose machine vanished; production may
-    take ``settle_seconds`` after the end of that job until the old version serves everything.
+    take ``settle_seconds`` after the end of that job until the old version serves everything. ``services``: ids of the deployed
+    services; ``old_migrations``: those that production had; ``tree``: whether jobs hand over the application's tree;
+    ``versioned_paths``: paths whose answers name a version (None: all do); ``fewest_rows`` that the backup must hold.
     """
 
     old: str
@@ -81,6 +80,21 @@ class Demand:
     rerun_jobs: tuple[str, ...] = ()
     lost_job: str | None = None
     settle_seconds: float = 0.0
+    services: tuple[str, ...]
+    old_migrations: tuple[str, ...] = ()
+    tree: bool = True
+    versioned_paths: tuple[str, ...] | None = None
+    fewest_rows: int = 0
+
+    def versioned(self, answers: Iterable[LoadAnswer]) -> list[LoadAnswer]:
+        """Return the answers that name a version."""
+        return [answer for answer in answers if self.versioned_paths is None or answer.path in self.versioned_paths]
+
+    @property
+    def handed_over(self) -> tuple[str, ...]:
+        """Return the artifacts that jobs which run the application's code hand over, beside their evidence."""
+        images = ("image-archives",) if self.result("images") == "success" else ()
+        return ("application-tree", *images) if self.tree else images
 
     @property
     def succeeded(self) -> bool:
@@ -141,9 +155,8 @@ def _artifacts(evidence: Evidence, demand: Demand, own_id: str) -> Iterable[str]
             stated = "no fragment" if fragment is None else f"status {fragment['status']} of {fragment['deployment_id']}"
             yield f"fragment of {job}: {stated}, demanded status {expected_status} of {own_id}"
     unidentified = {name for name in evidence.artifacts if own_id not in name}
-    expected_hand_over = set(HANDED_OVER if demand.result("images") == "success" else HANDED_OVER[:1])
-    if {name.partition("-attempt-")[0] for name in unidentified} != expected_hand_over:
-        yield f"artifacts handed over: {sorted(unidentified)}, demanded {sorted(expected_hand_over)}"
+    if {name.partition("-attempt-")[0] for name in unidentified} != set(demand.handed_over):
+        yield f"artifacts handed over: {sorted(unidentified)}, demanded {sorted(demand.handed_over)}"
     archived = [key for key in evidence.objects if any(f"/{name}" in key for name in unidentified)]
     if archived:
         yield f"what jobs hand over is archived: {archived}"
@@ -158,7 +171,7 @@ def _serving(evidence: Evidence, demand: Demand) -> Iterable[str]:
 
 
 def _requests(evidence: Evidence, demand: Demand) -> Iterable[str]:
-    unknown = set(counts(evidence.answers)) - {demand.old, demand.new}
+    unknown = set(counts(demand.versioned(evidence.answers))) - {demand.old, demand.new}
     if unknown:
         yield f"answers of unknown versions: {sorted(unknown)}"
     if len(evidence.answers) < 50:
@@ -193,7 +206,7 @@ def _stages(evidence: Evidence, demand: Demand) -> Iterable[str]:
     if reported != demand.stages:
         yield f"stages in the evidence: {reported or 'none'}, demanded {demand.stages or 'none'}"
     for stage in stages:
-        answers = within(evidence.answers, stage)
+        answers = demand.versioned(within(evidence.answers, stage))
         if stage["status"] != "healthy" or len(answers) < 40:
             if stage["status"] == "healthy":
                 yield f"stage {stage['stage']}: only {len(answers)} requests, too few to judge its traffic"
@@ -246,8 +259,8 @@ def _backup(evidence: Evidence, demand: Demand, own_id: str) -> Iterable[str]:
     if not dump.complete:
         yield f"{key} does not end as pg_dump ends a dump"
     total, rows_before = sum(dump.rows.values()), evidence.rows_before
-    if total != rows_before or total < FEWEST_ROWS:
-        yield f"{key} holds {total} rows; the database had {rows_before} before the deployment (at least {FEWEST_ROWS} are demanded)"
+    if total != rows_before or total < demand.fewest_rows:
+        yield f"{key} holds {total} rows; the database had {rows_before} before the deployment (at least {demand.fewest_rows} are demanded)"
 
 
 def expected_message(demand: Demand, own_id: str, public_url: str) -> str:
@@ -301,11 +314,11 @@ def _record_fields(record: Mapping[str, Any], demand: Demand, own_id: str) -> It
         "rollback_window_minutes": 60,
     }
     if demand.succeeded:
-        applied = sum(finished for name, finished in demand.migrations.items() if name not in OLD_MIGRATIONS)
+        applied = sum(finished for name, finished in demand.migrations.items() if name not in demand.old_migrations)
         expected |= {"migrations_applied": applied, "rollback_available": True, "previous_version": f"v{demand.old}"}
         services = record.get("services_deployed")
-        if not isinstance(services, list) or len(services) != 4:
-            yield f"record: services_deployed is {services}, demanded four services"
+        if not isinstance(services, list) or len(services) != len(demand.services):
+            yield f"record: services_deployed is {services}, demanded {len(demand.services)} services"
     for name, value in expected.items():
         if record.get(name) != value:
             yield f"record: {name} is {record.get(name)!r}, demanded {value!r}"
@@ -315,6 +328,3 @@ def _record_fields(record: Mapping[str, Any], demand: Demand, own_id: str) -> It
     stages = tuple((stage.get("stage"), stage.get("status")) for stage in record.get("rollout_stages", []))
     if stages != demand.stages:
         yield f"record: rollout_stages are {stages}, demanded {demand.stages}"
-
-
-OLD_MIGRATIONS = ("20260901080000_accounts", "20260915080000_education", "20261001080000_marketplace")

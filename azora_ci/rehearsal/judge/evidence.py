@@ -120,10 +120,13 @@ def artifacts(store: Path) -> tuple[dict[str, list[str]], dict[str, Any]]:
 
 
 def migrations(database_url: str) -> dict[str, bool]:
-    """Return which migrations the database has, and whether each finished."""
+    """Return which migrations of Prisma the database has, and whether each finished; none without its table."""
     import psycopg2
 
     with closing(psycopg2.connect(database_url)) as connection, connection.cursor() as cursor:
+        cursor.execute("SELECT to_regclass('_prisma_migrations') IS NOT NULL")
+        if cursor.fetchone() != (True,):
+            return {}
         cursor.execute('SELECT migration_name, finished_at IS NOT NULL FROM "_prisma_migrations" WHERE rolled_back_at IS NULL')
         return dict(cursor.fetchall())
 

@@ -10,6 +10,7 @@ import contextlib
 import http.client
 import json
 import queue
+import re
 import signal
 import threading
 from collections.abc import Iterable, Sequence
@@ -22,16 +23,6 @@ from azora_ci.core.clock import Clock
 WORKERS = 24
 TIMEOUT_SECONDS = 10.0
 NO_VERSION = "none"
-PATHS = (
-    "/api/sessions",
-    "/auth/users",
-    "/api/education/courses",
-    "/api/marketplace/listings",
-    "/api/health",
-    "/auth/health",
-    "/api/education/health",
-    "/api/marketplace/health",
-)
 
 
 @dataclass(frozen=True)
@@ -58,7 +49,7 @@ def version_in(body: bytes, header: str | None) -> str:
     except ValueError:
         document = None
     version = document.get("version") if isinstance(document, dict) else None
-    return str(version or header or NO_VERSION)
+    return re.sub(r"^v(?=\d)", "", str(version or header or NO_VERSION))
 
 
 def read(path: Path) -> list[LoadAnswer]:
@@ -91,7 +82,7 @@ class _Client:
 class Load:
     """Sends ``rate`` requests a second to ``base_url`` until stopped; answers go to ``log``."""
 
-    def __init__(self, base_url: str, log: Path, *, rate: float, paths: Sequence[str] = PATHS, clock: Clock | None = None) -> None:
+    def __init__(self, base_url: str, log: Path, *, rate: float, paths: Sequence[str], clock: Clock | None = None) -> None:
         self._address = urlsplit(base_url)
         self._log = log
         self._rate = rate
@@ -143,12 +134,12 @@ def counts(answers: Iterable[LoadAnswer]) -> dict[str, int]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run as ``python -m azora_ci.rehearsal.judge.load BASE_URL LOG RATE`` until SIGTERM or SIGINT."""
-    base_url, log, rate = arguments
+    """Run as ``python -m azora_ci.rehearsal.judge.load BASE_URL LOG RATE PATH…`` until SIGTERM or SIGINT."""
+    base_url, log, rate, *paths = arguments
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
-    Load(base_url, Path(log), rate=float(rate)).run(stop)
+    Load(base_url, Path(log), rate=float(rate), paths=paths).run(stop)
 
 
 if __name__ == "__main__":

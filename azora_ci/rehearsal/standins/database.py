@@ -1,8 +1,9 @@
-"""The rehearsal's production database: a real cluster whose tables the application's own migrations made, with over 100,000 rows."""
+"""The rehearsal's production database: a real cluster whose tables the application's own migrations made. Fills those of the sample."""
 
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -10,7 +11,6 @@ from types import TracebackType
 from azora_ci.core.process import Processes
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.rehearsal.node import NodeJs
 
 DATABASE = "azora"
 # Eight old and eight new instances with three connections each, a backup in parallel sessions, Prisma, and a person.
@@ -51,19 +51,21 @@ class ProductionDatabase:
         self.cluster.stop()
 
 
-def start(folder: Path, application: Path, *, processes: Processes, node: NodeJs, detached: bool = False) -> ProductionDatabase:
-    """Start a cluster below ``folder`` with a database that the release in ``application`` has migrated, and fill its tables.
+def start(
+    folder: Path, *, processes: Processes, migrate: Callable[[str], None], fill: Callable[[Cluster], object], detached: bool = False
+) -> ProductionDatabase:
+    """Start a cluster below ``folder`` with a database that ``migrate`` (called with its owner's address) and ``fill`` make.
 
-    ``application``: folder of a release with ``node_modules``, whose Prisma applies the migrations. ``detached``: the server
-    outlives this process. Raises BadInputError, UnreachableError, CommandFailedError.
+    ``detached``: the server outlives this process. Raises BadInputError, UnreachableError, CommandFailedError.
     """
     cluster = Cluster.start(folder, processes=processes, settings=SETTINGS, detached=detached)
     try:
         url = create_owned_database(cluster, DATABASE)
         for secret in (url, DatabaseUrl.parse(url).password):
             processes.log.add_secret(secret)
-        migrate(url, application, processes=processes, node=node)
-        return ProductionDatabase(cluster, url, seed(cluster))
+        migrate(url)
+        fill(cluster)
+        return ProductionDatabase(cluster, url, count(cluster.url(DATABASE)))
     except BaseException:
         cluster.stop()
         raise
@@ -85,24 +87,12 @@ def create_owned_database(cluster: Cluster, name: str) -> str:
     return DatabaseUrl("127.0.0.1", str(cluster.port), role, password, name).text
 
 
-def migrate(url: str, application: Path, *, processes: Processes, node: NodeJs) -> None:
-    """Apply the application's migrations with its own Prisma."""
-    processes.run(
-        (str(node.bin / "npx"), "prisma", "migrate", "deploy"),
-        env={**node.environment(), "DATABASE_URL": url},
-        cwd=application,
-        timeout=120,
-        echo=False,
-    )
-
-
-def seed(cluster: Cluster) -> dict[str, int]:
-    """Fill the tables and return the number of rows of each, as counted afterwards.
+def seed(cluster: Cluster) -> None:
+    """Fill the sample's tables.
 
     Foreign keys are not checked row by row, which takes ten times longer; restoring a backup checks them all.
     """
-    url = cluster.url(DATABASE)
-    connection = DatabaseUrl.parse(url).connect(autocommit=False)
+    connection = DatabaseUrl.parse(cluster.url(DATABASE)).connect(autocommit=False)
     try:
         with connection, connection.cursor() as cursor:
             cursor.execute("SET LOCAL session_replication_role = replica")
@@ -110,24 +100,23 @@ def seed(cluster: Cluster) -> dict[str, int]:
                 cursor.execute(statement, (ROWS[table],))
         with connection, connection.cursor() as cursor:
             cursor.execute("ANALYZE")
-        return count(url)
     finally:
         connection.close()
 
 
 def count(url: str) -> dict[str, int]:
-    """Return the number of rows of each table of the schema public."""
+    """Return the number of rows of each table, by its name; of one in another schema than public by ``<schema>.<table>``."""
     from psycopg2 import sql
 
     connection = DatabaseUrl.parse(url).connect()
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public' ORDER BY tablename")
+            cursor.execute("SELECT schemaname, tablename FROM pg_tables WHERE schemaname !~ '^(pg_|information_schema)' ORDER BY 1, 2")
             numbers: dict[str, int] = {}
-            for (table,) in cursor.fetchall():
-                cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(table)))
+            for schema, table in cursor.fetchall():
+                cursor.execute(sql.SQL("SELECT count(*) FROM {}").format(sql.Identifier(schema, table)))
                 row = cursor.fetchone()
-                numbers[table] = row[0] if row else 0
+                numbers[table if schema == "public" else f"{schema}.{table}"] = row[0] if row else 0
             return numbers
     finally:
         connection.close()

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from azora_ci.rehearsal.judge.deployment import ARTIFACTS, HANDED_OVER, JOBS, Demand, expected_message, findings
+from azora_ci.rehearsal.judge.deployment import ARTIFACTS, JOBS, Demand, expected_message, findings
 from azora_ci.rehearsal.judge.evidence import Dump, Evidence, JobResult, artifacts, leaks, read_dump
 from azora_ci.rehearsal.judge.load import LoadAnswer
 from azora_ci.rehearsal.judge.report import RehearsalOutcome, periods, render
@@ -73,7 +73,7 @@ def right_evidence(demand: Demand) -> Evidence:
     """Return evidence that meets every point of the demand."""
     jobs = {name: JobResult(demand.result(name), 1.0, START, START + 30) for name in JOBS}
     jobs["gradual-rollout"] = replace(jobs["gradual-rollout"], ended=START + 10 * len(demand.stages) + 1)
-    handed_over = HANDED_OVER if demand.result("images") == "success" else HANDED_OVER[:1]
+    handed_over = demand.handed_over
     files: dict[str, list[str]] = {name: ["part.tar.zst"] for name in handed_over}
     documents: dict[str, Any] = {}
     for job in JOBS:
@@ -285,7 +285,7 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
     "the record names three services": (
         "success",
         lambda s: documents(s, RECORD_FILE, services_deployed=["a", "b", "c"]),
-        "demanded four services",
+        "demanded 4 services",
     ),
     "the record names another backup": (
         "success",

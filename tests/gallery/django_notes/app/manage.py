@@ -1,0 +1,10 @@
+import os
+import sys
+
+import packages  # noqa: F401 - finds Django
+
+if __name__ == "__main__":
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "settings")
+    from django.core.management import execute_from_command_line
+
+    execute_from_command_line(sys.argv)
