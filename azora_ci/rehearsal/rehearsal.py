@@ -175,7 +175,7 @@ class Rehearsal:
     def _break_new_version(self, world: World) -> None:
         """Make the new version fail, and request it through the edge: with 5 % of traffic a second may pass before a user meets it."""
         scenarios.write_fault(world, answer="error", version=self.demand.new)
-        path = self.application.health_paths[1]
+        path = list(self.application.health_paths)[1]
         self.fault_observed = evidence.ask(world.places.public_url + path, {"x-azora-release": "canary"}) == f"500 {self.demand.new}"
 
     def _run_again(self, world: World) -> None:
@@ -247,10 +247,14 @@ class Rehearsal:
             secrets["the key of the production host"] = world.secrets()["PROD_KEY"].splitlines()[-2]
         logs = sorted(world.run.folder.glob("act-*/act.log"))
         healths = self.application.health_paths
+        before = evidence.served(world.places.admin_socket)
+        fresh = evidence.fresh_answers(world.places.public_url, healths)
+        serving = {name: number - before.get(name, 0) for name, number in evidence.served(world.places.admin_socket).items()}
         return Evidence(
             jobs={name: _job_result(job) for name, job in self.jobs.items()},
             answers=load.read(world.load_log),
-            fresh=evidence.fresh_answers(world.places.public_url, healths),
+            fresh=fresh,
+            serving=serving,
             fault_observed=self.fault_observed,
             messages=evidence.messages(world.slack_messages),
             artifacts=files,

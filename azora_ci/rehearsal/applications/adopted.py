@@ -23,6 +23,7 @@ from azora_ci.rehearsal.production import Production
 from azora_ci.rehearsal.repo import BUCKET, WORKFLOW, ScratchRepository
 
 FIRST = "v0.1.0"  # what production is said to run where no earlier tag says it
+IMAGE = "image"  # health.version_from of answers that name no version
 _DATABASE = re.compile(r"(?:DATABASE|POSTGRES(?:QL)?|PG|DB|DIRECT|SHADOW)(?:_[A-Z0-9]+)*_UR[IL]$|(?:^|_)DSN$")
 
 
@@ -65,16 +66,17 @@ class Adopted:
         return self._config.toolchain.package_manager
 
     @property
-    def health_paths(self) -> tuple[str, ...]:
-        """Return the paths of the public health addresses."""
-        return tuple(urlsplit(service.public_health_url).path for service in self._config.services if service.public_health_url)
+    def health_paths(self) -> Mapping[str, str]:
+        """Return the paths of the public health addresses, with the places of their versions."""
+        return {urlsplit(service.public_health_url).path: service.health.version_from for service in self._config.web}
 
     @property
     def load_paths(self) -> tuple[str, ...]:
         """Return the health endpoints, and the critical endpoints that answer 200."""
-        smoke = [endpoint for endpoint in self._config.smoke if endpoint.status == 200]
-        targets = [urlsplit(endpoint.url) for endpoint in smoke]
-        return tuple(dict.fromkeys([*self.health_paths, *(f"{url.path or '/'}{'?' if url.query else ''}{url.query}" for url in targets)]))
+        smoke = [urlsplit(endpoint.url) for endpoint in self._config.smoke if endpoint.status == 200]
+        paths = [f"{url.path or '/'}{'?' if url.query else ''}{url.query}" for url in smoke]
+        health = [f"{path} {source}" for path, source in self.health_paths.items()]
+        return (*health, *(path for path in dict.fromkeys(paths) if path not in self.health_paths))
 
     def demand(self) -> Demand:
         """Demand that every service and every migration of the release is deployed."""
@@ -91,7 +93,7 @@ class Adopted:
             services=tuple(service.id for service in self._config.services),
             old_migrations=old,
             tree=bool(self._config.database.prepare or new),
-            versioned_paths=self.health_paths,
+            versioned_paths=tuple(path for path, source in self.health_paths.items() if source != IMAGE),
         )
 
     def secrets(self, database_url: str) -> Mapping[str, str]:

@@ -52,12 +52,12 @@ class Application(Protocol):
         """Return the package manager beside npm, ``pnpm@9.12.0``; None where npm is enough."""
 
     @property
-    def health_paths(self) -> tuple[str, ...]:
-        """Return the public paths of the health endpoints."""
+    def health_paths(self) -> Mapping[str, str]:
+        """Return the public paths of the health endpoints, and where the version is in each answer (``judge.load.version_in``)."""
 
     @property
     def load_paths(self) -> tuple[str, ...]:
-        """Return the paths that the load requests in turn."""
+        """Return the paths that the load requests in turn, each with the source of its version behind a space."""
 
     def begin(self, scratch: ScratchRepository) -> None:
         """Fill the scratch repository and tag the old release. Raises BadInputError when it cannot be rehearsed."""

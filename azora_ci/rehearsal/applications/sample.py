@@ -44,7 +44,7 @@ SERVICES = {  # id -> (title, folder, route prefix, health path)
     "marketplace_service": ("Marketplace", "marketplace-service", "/api/marketplace", "/api/marketplace/health"),
 }
 CRITICAL_PATHS = {"courses": "/api/education/courses", "listings": "/api/marketplace/listings"}
-HEALTH_PATHS = tuple(health for _, _, _, health in SERVICES.values())
+HEALTH_PATHS = {health: "answer" for _, _, _, health in SERVICES.values()}
 LOAD_PATHS = ("/api/sessions", "/auth/users", *CRITICAL_PATHS.values(), *HEALTH_PATHS)
 
 
@@ -57,7 +57,7 @@ class Sample:
     checks = REQUIRED_CHECKS
     advisories: Mapping[str, Any] = ADVISORIES
     package_manager = None
-    health_paths = HEALTH_PATHS
+    health_paths: Mapping[str, str] = HEALTH_PATHS
     load_paths = LOAD_PATHS
 
     def begin(self, scratch: ScratchRepository) -> None:

@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Any
 
 from azora_ci.rehearsal.judge.evidence import Evidence
-from azora_ci.rehearsal.judge.load import LoadAnswer, counts
+from azora_ci.rehearsal.judge.load import NO_VERSION, LoadAnswer, counts
 
 JOBS = (
     "validate-release",
@@ -117,7 +117,7 @@ def findings(evidence: Evidence, demand: Demand, public_url: str) -> list[str]:
     return [
         *_jobs(evidence, demand),
         *_artifacts(evidence, demand, own_id),
-        *_serving(evidence, demand),
+        *_serving(evidence, demand, own_id),
         *_requests(evidence, demand),
         *_stages(evidence, demand),
         *_summaries(evidence, demand),
@@ -162,12 +162,16 @@ def _artifacts(evidence: Evidence, demand: Demand, own_id: str) -> Iterable[str]
         yield f"what jobs hand over is archived: {archived}"
 
 
-def _serving(evidence: Evidence, demand: Demand) -> Iterable[str]:
+def _serving(evidence: Evidence, demand: Demand, own_id: str) -> Iterable[str]:
     if not evidence.fresh:
         yield "no health endpoint was asked after the run"
     for path, answers in evidence.fresh.items():
-        if set(answers) != {f"200 {demand.serving}"}:
-            yield f"{path} answers {answers} after the run, demanded 200 and version {demand.serving} only"
+        version = demand.serving if demand.versioned_paths is None or path in demand.versioned_paths else NO_VERSION
+        if set(answers) != {f"200 {version}"}:
+            yield f"{path} answers {answers} after the run, demanded 200 and version {version} only"
+    others = [name for name, requests in evidence.serving.items() if requests and not name.endswith(own_id)]
+    if demand.succeeded and (others or not any(evidence.serving.values())):
+        yield f"requests after the run were answered by {evidence.serving}, demanded by instances of {own_id} only"
 
 
 def _requests(evidence: Evidence, demand: Demand) -> Iterable[str]:
@@ -207,6 +211,8 @@ def _stages(evidence: Evidence, demand: Demand) -> Iterable[str]:
         yield f"stages in the evidence: {reported or 'none'}, demanded {demand.stages or 'none'}"
     for stage in stages:
         answers = demand.versioned(within(evidence.answers, stage))
+        if demand.versioned_paths == ():
+            continue  # no answer says which version gave it
         if stage["status"] != "healthy" or len(answers) < 40:
             if stage["status"] == "healthy":
                 yield f"stage {stage['stage']}: only {len(answers)} requests, too few to judge its traffic"
@@ -215,7 +221,12 @@ def _stages(evidence: Evidence, demand: Demand) -> Iterable[str]:
         low, high = SHARES[stage["stage"]]
         if not low <= share <= high:
             yield f"stage {stage['stage']}: {share:.0%} of {len(answers)} requests came from {demand.new}, demanded {low:.0%} to {high:.0%}"
-    if stages and not evidence.fault_observed and not any(answer.version == demand.new for answer in evidence.answers):
+    if (
+        stages
+        and demand.versioned_paths != ()
+        and not evidence.fault_observed
+        and not any(answer.version == demand.new for answer in evidence.answers)
+    ):
         yield f"stages are in the evidence, but no request was answered by {demand.new}"
 
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import re
+import socket
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
@@ -20,6 +22,7 @@ from urllib.request import Request, urlopen
 from azora_ci.rehearsal.judge.load import LoadAnswer, version_in
 
 FRESH_REQUESTS = 12  # to each health endpoint after the run
+_COMPLETED = re.compile(r"^cluster\.(\S+?)\.upstream_rq_completed: ([0-9]+)", re.MULTILINE)
 TRAILER = b"-- PostgreSQL database dump complete"
 
 
@@ -48,6 +51,7 @@ class Evidence:
     jobs: dict[str, JobResult]
     answers: list[LoadAnswer] = field(default_factory=list)
     fresh: dict[str, dict[str, int]] = field(default_factory=dict)  # health path -> "<status> <version>" -> answers
+    serving: dict[str, int] = field(default_factory=dict)  # cluster of the edge -> fresh requests that it answered
     fault_observed: bool = False  # a request through the edge got the new version's error once the fault was set
     messages: list[str] = field(default_factory=list)
     artifacts: dict[str, list[str]] = field(default_factory=dict)  # artifact -> its files
@@ -67,13 +71,16 @@ class Evidence:
         return max(fragments, key=lambda fragment: (fragment.get("run_attempt", 0), str(fragment.get("ended_at"))), default=None)
 
 
-def fresh_answers(base_url: str, paths: Iterable[str], requests: int = FRESH_REQUESTS) -> dict[str, dict[str, int]]:
-    """Request each path ``requests`` times, each time on a new connection; return path -> ``<status> <version>`` -> answers."""
+def fresh_answers(base_url: str, paths: Mapping[str, str], requests: int = FRESH_REQUESTS) -> dict[str, dict[str, int]]:
+    """Request each path ``requests`` times, each time on a new connection; return path -> ``<status> <version>`` -> answers.
+
+    ``paths``: path -> source of its version, see ``version_in``.
+    """
     answers: dict[str, dict[str, int]] = {}
-    for path in paths:
+    for path, source in paths.items():
         counts: dict[str, int] = {}
         for _ in range(requests):
-            label = ask(base_url + path)
+            label = ask(base_url + path, source=source)
             counts[label] = counts.get(label, 0) + 1
         answers[path] = counts
     return answers
@@ -89,14 +96,24 @@ def instance_starts(base_url: str, paths: Iterable[str], requests: int = FRESH_R
     return starts
 
 
-def ask(url: str, headers: Mapping[str, str] | None = None) -> str:
+def served(admin_socket: Path) -> dict[str, int]:
+    """Return how many requests each of the edge's clusters has completed, from Envoy's statistics."""
+    with closing(socket.socket(socket.AF_UNIX)) as connection:
+        connection.settimeout(10)
+        connection.connect(str(admin_socket))
+        connection.sendall(b"GET /stats?filter=upstream_rq_completed HTTP/1.0\r\nHost: admin\r\n\r\n")
+        answer = b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()
+    return {name: int(number) for name, number in _COMPLETED.findall(answer)}
+
+
+def ask(url: str, headers: Mapping[str, str] | None = None, source: str = "answer") -> str:
     """Request a URL and return ``<status> <version>`` of the answer, or ``0 <error>`` without an answer."""
     request = Request(url, headers=dict(headers or {}))  # noqa: S310 - the rehearsal's edge on loopback
     try:
         with urlopen(request, timeout=10) as response:  # noqa: S310 - likewise
-            return f"{response.status} {version_in(response.read(), response.headers.get('x-azora-version'))}"
+            return f"{response.status} {version_in(response.read(), response.headers, source)}"
     except HTTPError as error:
-        return f"{error.code} {version_in(error.read(), error.headers.get('x-azora-version'))}"
+        return f"{error.code} {version_in(error.read(), error.headers, source)}"
     except OSError as error:
         return f"0 {type(error).__name__}"
 

@@ -13,8 +13,9 @@ import queue
 import re
 import signal
 import threading
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from email.message import Message
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -42,14 +43,21 @@ class LoadAnswer:
         return self.status != 200
 
 
-def version_in(body: bytes, header: str | None) -> str:
-    """Return the version that a response body names, else the header's (error pages have no JSON body), else ``none``."""
-    try:
-        document = json.loads(body)
-    except ValueError:
-        document = None
-    version = document.get("version") if isinstance(document, dict) else None
-    return re.sub(r"^v(?=\d)", "", str(version or header or NO_VERSION))
+def version_in(body: bytes, headers: Message | Mapping[str, str], source: str = "answer") -> str:
+    """Return the version that an answer names without a ``v`` in front, else ``none``.
+
+    ``source``: ``answer`` (the key version of its JSON, else the header x-azora-version), ``json:a.b``, ``header:<name>``, or ``image``
+    (it names none).
+    """
+    kind, _, place = source.partition(":")
+    version: object = headers.get(place) if kind == "header" else None
+    if kind in {"answer", "json"}:
+        with contextlib.suppress(ValueError):
+            version = json.loads(body)
+            for key in (place or "version").split("."):
+                version = version.get(key) if isinstance(version, dict) else None
+        version = version if isinstance(version, str) else headers.get("x-azora-version") if kind == "answer" else None
+    return re.sub(r"^v(?=\d)", "", str(version or NO_VERSION))
 
 
 def read(path: Path) -> list[LoadAnswer]:
@@ -67,8 +75,8 @@ class _Client:
     def __init__(self, host: str, port: int) -> None:
         self._connection = http.client.HTTPConnection(host, port, timeout=TIMEOUT_SECONDS)
 
-    def get(self, path: str) -> tuple[int, str]:
-        """Return status and version of an answer. Raises OSError or HTTPException."""
+    def get(self, path: str, source: str) -> tuple[int, str]:
+        """Return status and version of an answer, as ``source`` says where it is. Raises OSError or HTTPException."""
         try:
             self._connection.request("GET", path, headers={"user-agent": "rehearsal-load"})
             response = self._connection.getresponse()
@@ -76,17 +84,21 @@ class _Client:
         except (OSError, http.client.HTTPException):
             self._connection.close()
             raise
-        return response.status, version_in(body, response.getheader("x-azora-version"))
+        return response.status, version_in(body, response.headers, source)
 
 
 class Load:
-    """Sends ``rate`` requests a second to ``base_url`` until stopped; answers go to ``log``."""
+    """Sends ``rate`` requests a second to ``base_url`` until stopped; answers go to ``log``.
+
+    ``paths``: path, or path and source of its version (see ``version_in``) with a space between.
+    """
 
     def __init__(self, base_url: str, log: Path, *, rate: float, paths: Sequence[str], clock: Clock | None = None) -> None:
         self._address = urlsplit(base_url)
         self._log = log
         self._rate = rate
-        self._paths = tuple(paths)
+        self._sources = {path: source or "answer" for path, _, source in (entry.partition(" ") for entry in paths)}
+        self._paths = tuple(self._sources)
         self._clock = clock or Clock()
         self._due: queue.SimpleQueue[tuple[float, str] | None] = queue.SimpleQueue()
         self._answers: queue.SimpleQueue[LoadAnswer | None] = queue.SimpleQueue()
@@ -113,7 +125,7 @@ class Load:
         for at, path in iter(self._due.get, None):
             status, version, error = 0, NO_VERSION, ""
             try:
-                status, version = client.get(path)
+                status, version = client.get(path, self._sources[path])
             except (OSError, http.client.HTTPException) as problem:
                 error = f"{type(problem).__name__}: {problem}"
             milliseconds = round((self._clock.now().timestamp() - at) * 1000, 1)

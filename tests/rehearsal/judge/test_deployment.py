@@ -104,6 +104,7 @@ def right_evidence(demand: Demand) -> Evidence:
         jobs=jobs,
         answers=traffic(demand),
         fresh={path: {f"200 {demand.serving}": 12} for path in ("/api/health", "/auth/health")},
+        serving={f"auth_service-{OWN_ID}": 24, "auth_service-1764000000-01d01d": 0},
         messages=["the first attempt's"] * (demand.attempt - 1) + [expected_message(demand, OWN_ID, URL)],
         artifacts=files,
         documents=documents,
@@ -196,6 +197,12 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
         lambda s: documents(s, "/record/smoke-tests.json", deployment_id="1764000000-ffffff"),
         "fragment of smoke-tests",
     ),
+    "old instances answer after all": (
+        "success",
+        lambda s: replace(s, serving={**s.serving, "auth_service-1764000000-01d01d": 1}),
+        "requests after the run were answered by ",
+    ),
+    "no instance answered": ("success", lambda s: replace(s, serving={}), "requests after the run were answered by {}"),
     "the old version still serves": ("success", lambda s: replace(s, fresh={"/api/health": {"200 1.0.0": 12}}), "/api/health answers"),
     "both versions serve": ("canary", lambda s: replace(s, fresh={"/x": {"200 1.0.0": 11, "200 1.1.0": 1}}), "/x answers"),
     "an unhealthy answer": ("success", lambda s: replace(s, fresh={"/x": {"200 1.1.0": 11, "503 1.1.0": 1}}), "/x answers"),
@@ -425,3 +432,28 @@ def test_the_report_shows_findings() -> None:
     outcome = RehearsalOutcome("canary", "something", 1.0, {}, None, ["it is wrong"])
     assert outcome.document()["ok"] is False
     assert "FINDING: it is wrong" in render(outcome, {}, []) and "✗ canary: 1 findings" in render(outcome, {}, [])
+
+
+def without_versions(demand: Demand) -> Evidence:
+    """Return evidence of an application whose answers name no version."""
+    right = right_evidence(demand)
+    answers = [replace(answer, version="none") for answer in right.answers]
+    return replace(right, answers=answers, fresh={"/health": {"200 none": 12}})
+
+
+def test_an_application_without_versions_is_judged_by_what_the_edge_counted() -> None:
+    demand = replace(SCENARIOS["success"].demand, versioned_paths=())
+    right = without_versions(demand)
+    assert findings(right, demand, URL) == []
+    assert findings(replace(right, serving={"web-1764000000-01d01d": 12}), demand, URL) != []
+    assert findings(right, SCENARIOS["success"].demand, URL) != [], "the sample names them"
+
+
+def test_only_health_endpoints_must_name_a_version() -> None:
+    demand = replace(SCENARIOS["success"].demand, versioned_paths=("/auth/health",))
+    right = right_evidence(demand)
+    other = [replace(answer, version="none") if answer.path == "/api/education/courses" else answer for answer in right.answers]
+    health = [replace(answer, path="/auth/health") for answer in right.answers]
+    fresh = {"/auth/health": {f"200 {demand.serving}": 12}}
+    assert findings(replace(right, answers=[*other, *health], fresh=fresh), demand, URL) == []
+    assert findings(replace(right, answers=[*other, replace(health[0], version="9.9.9"), *health], fresh=fresh), demand, URL) != []

@@ -75,9 +75,15 @@ def test_slow_answers_do_not_slow_the_load(address: str, tmp_path: Path) -> None
 
 
 def test_versions_are_those_of_bodies() -> None:
-    assert version_in(b'{"version": "2.0.0"}', "1.0.0") == "2.0.0"
-    assert version_in(b"[1]", "1.0.0") == "1.0.0"
-    assert version_in(b"<p>", None) == "none"
+    header = {"x-azora-version": "1.0.0", "x-build": "v3.0.0"}
+    assert version_in(b'{"version": "2.0.0"}', header) == "2.0.0"
+    assert version_in(b"[1]", header) == "1.0.0"
+    assert version_in(b"<p>", {}) == "none"
+    assert version_in(b'{"version": "v2.0.0"}', {}) == "2.0.0"
+    assert version_in(b"ok", header, "header:x-build") == "3.0.0"
+    assert version_in(b'{"build": {"version": "4.0.0"}, "version": "5"}', header, "json:build.version") == "4.0.0"
+    assert version_in(b'{"build": "4.0.0"}', header, "json:build.version") == "none"
+    assert version_in(b'{"version": "2.0.0"}', header, "image") == "none"
 
 
 def test_a_line_that_is_being_written_is_left_out(tmp_path: Path) -> None:
