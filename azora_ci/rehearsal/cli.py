@@ -30,6 +30,9 @@ from azora_ci.rehearsal.rehearsal import Options, Rehearsal, with_tail
 @click.option("--rerun", is_flag=True, help="After --fail: repair what was broken and re-run the failed jobs.")
 @click.option("--rollback", is_flag=True, help="After the deployment press the button that takes it back, and judge that too.")
 @click.option("--docker", is_flag=True, help="Production is a host with sshd and dockerd; services are containers. Needs root.")
+@click.option(
+    "--base-image", "images", multiple=True, metavar="NAME=IMAGE", help="With --docker: build on IMAGE in place of NAME. Repeatable."
+)
 @click.option("--reusable", is_flag=True, help="The application's workflows call the published ones instead of being copies.")
 @click.option("--application", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Rehearse this adopted repository.")
 @click.option("--from", "old_ref", metavar="REF", help="What production runs. [default: the newest tag v* before HEAD, else HEAD]")
@@ -87,13 +90,14 @@ def _options(fail: str | None, dispatch: str | None, more: Mapping[str, Any]) ->
 def _application(more: Mapping[str, Any]) -> Adopted | None:
     """Return the repository to rehearse, or None for the sample. Raises BadInputError."""
     if more["application"] is None:
-        if more["old_ref"] or more["secrets"] or more["commands"]:
-            raise _bad("--from, --secrets and --command are about your own repository", "name it: --application PATH")
+        if any(more[name] for name in ("old_ref", "secrets", "commands", "images")):
+            raise _bad("--from, --secrets, --command and --base-image are about your own repository", "name it: --application PATH")
         return None
     commands = dict(command.partition("=")[::2] for command in more["commands"])
     secrets = {name: value or "" for name, value in dotenv_values(more["secrets"], interpolate=False).items()} if more["secrets"] else {}
     split = {service: tuple(shlex.split(command)) for service, command in commands.items()}
-    return Adopted(more["application"], more["docker"], more["old_ref"], secrets, split)
+    images = dict(image.partition("=")[::2] for image in more["images"])
+    return Adopted(more["application"], more["docker"], more["old_ref"], secrets, split, images)
 
 
 def _bad(contradiction: str, next_step: str) -> BadInputError:

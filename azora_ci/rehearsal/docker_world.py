@@ -18,6 +18,7 @@ from azora_ci.cli.adopt.plan import CONFIG
 from azora_ci.clients.docker import build_context, images
 from azora_ci.clients.docker.buildkit import BuildKit, ImageBuild
 from azora_ci.core import config
+from azora_ci.core.errors import BadInputError
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
 from azora_ci.rehearsal import node
@@ -31,7 +32,6 @@ from azora_ci.targets.docker_hosts.names import Names
 from azora_ci.targets.docker_hosts.target import DockerHosts
 from azora_ci.targets.release import Release
 
-BASE_IMAGE = "node:22-slim"  # what the sample's Dockerfiles begin with
 IMPORT_SECONDS = 300.0  # for one image
 FAULTS = "/faults"  # in the services' containers
 
@@ -91,6 +91,7 @@ class DockerWorld(World):
     edge_image: str = ""
     guard_image: str = ""
     known_hosts: str = ""
+    made_images: list[str] = field(default_factory=list)
     key: str = ""
 
     def start(self) -> None:
@@ -102,7 +103,8 @@ class DockerWorld(World):
 
     def remarks(self) -> tuple[str, ...]:
         """Return a sentence about the host's address and one about the origin of its images."""
-        images = f"{BASE_IMAGE}, Envoy's and the guard's image are made of this machine's binaries: nothing is pulled from elsewhere"
+        made = ", ".join([*self.made_images, "Envoy's and the guard's image"])
+        images = f"{made} are made of this machine's binaries: nothing of them is pulled from elsewhere"
         return f"its host is {self.addresses.link_address(HOST)}, with sshd and dockerd in network namespace {self.note.namespace}", images
 
     # --- the parts -----------------------------------------------------------------------------------------------------
@@ -163,14 +165,47 @@ class DockerWorld(World):
         return docker.DockerClient(base_url=url, timeout=IMPORT_SECONDS)
 
     def _start_builder(self) -> None:
-        """Start the build daemon with the base image of the services, and push that image once, so that later pushes are quick."""
-        client, tag = self._start_docker("builder"), f"{self.registry_address}/base:node"
-        accounts = self.run.path("docker/accounts/x").parent
-        local_images.node(client, self.processes, node.binary(self.processes), accounts, BASE_IMAGE)
-        client.images.get(BASE_IMAGE).tag(tag)
+        """Start the build daemon with the base images of the services, and push them once, so that later pushes are quick."""
+        client = self._start_docker("builder")
+        bases = self.application.base_images(self.run.folder / "old-release")
+        for number, (name, wanted) in enumerate(bases.items()):
+            tag = f"{self.registry_address}/base:{number}"
+            fetched = wanted is not None and self._fetched(client, wanted)
+            if not fetched:
+                self._make_node(client, name, wanted)
+            for alias in (name, tag):
+                client.images.get(wanted if fetched else name).tag(alias)
+            docker = self._docker()
+            docker.push(tag, docker.image_id(tag))
         client.close()
-        docker = self._docker()
-        docker.push(tag, docker.image_id(tag))
+
+    def _fetched(self, client: Any, image: str) -> bool:
+        """Load an image from this machine's own daemon, else pull it; say whether that was possible."""
+        import docker
+        from docker.errors import DockerException
+
+        with contextlib.suppress(DockerException):
+            own = docker.from_env(timeout=int(IMPORT_SECONDS))
+            with contextlib.closing(own):
+                client.images.load(b"".join(own.images.get(image).save(named=True)))
+            return True
+        with contextlib.suppress(DockerException):
+            client.images.pull(image, **({} if ":" in image.rpartition("/")[2] or "@" in image else {"tag": "latest"}))
+            return True
+        return False
+
+    def _make_node(self, client: Any, name: str, wanted: str | None) -> None:
+        """Make an image from this machine's Node.js, which has no shell and no npm. Raises BadInputError for another program's image."""
+        if wanted is not None and not re.match(r"(?:docker\.io/)?(?:library/)?node:", name):
+            raise BadInputError(
+                "A base image is not here",
+                what=f"{wanted}, which a Dockerfile begins with, is not in this machine's Docker and cannot be pulled",
+                where=name,
+                next_step=f"docker pull {wanted}; or build on another one: --base-image {name}=IMAGE",
+            )
+        accounts = self.run.path("docker/accounts/x").parent
+        local_images.node(client, self.processes, node.binary(self.processes), accounts, name)
+        self.made_images.append(name)
 
     def _start_host(self) -> None:
         client = self._start_docker("host", *self.note.on_host)

@@ -31,7 +31,8 @@ _DATABASE = re.compile(r"(?:DATABASE|POSTGRES(?:QL)?|PG|DB|DIRECT|SHADOW)(?:_[A-
 class Adopted:
     """The repository at ``path``. See ``base.Application`` for what each member means.
 
-    ``images``: services are containers, not processes. ``given_secrets``: name -> value; ``given_commands``: service -> its command.
+    ``images``: services are containers, not processes. ``given_secrets``: name -> value; ``given_commands``: service -> its command;
+    ``given_images``: base image of a Dockerfile -> the image in its place.
     """
 
     path: Path
@@ -39,6 +40,7 @@ class Adopted:
     old_ref: str | None = None
     given_secrets: Mapping[str, str] = field(default_factory=dict)
     given_commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    given_images: Mapping[str, str] = field(default_factory=dict)
     name: str = field(init=False)
     old: str = field(init=False)
     new: str = field(init=False)
@@ -120,6 +122,12 @@ class Adopted:
         return tuple(lines)
 
     # --- its releases --------------------------------------------------------------------------------------------------
+
+    def base_images(self, folder: Path) -> Mapping[str, str | None]:
+        """Return the base images of the services' Dockerfiles, each by itself unless another one was given."""
+        dockerfiles = {folder / service.context / service.dockerfile for service in self._config.services}
+        names = [name for path in sorted(dockerfiles) if path.is_file() for name in startup.bases(path.read_text(encoding="utf-8"))]
+        return {name: self.given_images.get(name, name) for name in names}
 
     def begin(self, scratch: ScratchRepository) -> None:
         """Clone its HEAD and choose the releases. Raises BadInputError for a folder that is not an adopted repository."""

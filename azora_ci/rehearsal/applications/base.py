@@ -59,6 +59,9 @@ class Application(Protocol):
     def load_paths(self) -> tuple[str, ...]:
         """Return the paths that the load requests in turn, each with the source of its version behind a space."""
 
+    def base_images(self, folder: Path) -> Mapping[str, str | None]:
+        """Return the images that the Dockerfiles of a release begin with -> the image that stands in; None: this machine's Node.js."""
+
     def begin(self, scratch: ScratchRepository) -> None:
         """Fill the scratch repository and tag the old release. Raises BadInputError when it cannot be rehearsed."""
 

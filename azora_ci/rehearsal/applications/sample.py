@@ -60,6 +60,10 @@ class Sample:
     health_paths: Mapping[str, str] = HEALTH_PATHS
     load_paths = LOAD_PATHS
 
+    def base_images(self, folder: Path) -> Mapping[str, str | None]:  # noqa: ARG002 - all four begin with the same one
+        """Return the image of Node.js, which this machine's own replaces."""
+        return {"node:22-slim": None}
+
     def begin(self, scratch: ScratchRepository) -> None:
         """Commit and tag the old release in a new repository."""
         application.write_release(scratch.folder, application.OLD_RELEASE)

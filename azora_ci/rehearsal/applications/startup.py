@@ -72,6 +72,13 @@ def read(text: str, target: str | None) -> Image:
     return image
 
 
+def bases(text: str) -> list[str]:
+    """Return the images that a Dockerfile begins with, in order; not its own stages, nor one whose name an argument holds."""
+    stages = dict(_stages(text))
+    found = [base for base, _ in stages.values()]
+    return [base for base in dict.fromkeys(found) if base not in stages and base != "scratch" and "$" not in base]
+
+
 def _endings(folder: str) -> list[str]:
     """Return the folders that a working directory of an image may stand for: ``/shop/apps/web``: ``apps/web``, ``web``."""
     parts = [part for part in folder.split("/") if part]

@@ -7,6 +7,7 @@ artifacts. The module imports none of the steps and decisions that are judged by
 from __future__ import annotations
 
 import gzip
+import http.client
 import json
 import re
 import socket
@@ -22,7 +23,7 @@ from urllib.request import Request, urlopen
 from azora_ci.rehearsal.judge.load import LoadAnswer, version_in
 
 FRESH_REQUESTS = 12  # to each health endpoint after the run
-_COMPLETED = re.compile(r"^cluster\.(\S+?)\.upstream_rq_completed: ([0-9]+)", re.MULTILINE)
+_COMPLETED = re.compile(r"^cluster\.([^.\s]+)\.upstream_rq_completed: ([0-9]+)", re.MULTILINE)
 TRAILER = b"-- PostgreSQL database dump complete"
 
 
@@ -96,14 +97,26 @@ def instance_starts(base_url: str, paths: Iterable[str], requests: int = FRESH_R
     return starts
 
 
+class _UnixConnection(http.client.HTTPConnection):
+    """A connection to a server that listens on a socket file."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__("admin", timeout=10)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket file."""
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
 def served(admin_socket: Path) -> dict[str, int]:
     """Return how many requests each of the edge's clusters has completed, from Envoy's statistics."""
-    with closing(socket.socket(socket.AF_UNIX)) as connection:
-        connection.settimeout(10)
-        connection.connect(str(admin_socket))
-        connection.sendall(b"GET /stats?filter=upstream_rq_completed HTTP/1.0\r\nHost: admin\r\n\r\n")
-        answer = b"".join(iter(lambda: connection.recv(1 << 16), b"")).decode()
-    return {name: int(number) for name, number in _COMPLETED.findall(answer)}
+    with closing(_UnixConnection(admin_socket)) as connection:
+        connection.request("GET", "/stats?filter=upstream_rq_completed")
+        statistics = connection.getresponse().read().decode()
+    return {name: int(number) for name, number in _COMPLETED.findall(statistics)}
 
 
 def ask(url: str, headers: Mapping[str, str] | None = None, source: str = "answer") -> str:

@@ -97,3 +97,10 @@ def test_secrets_are_given_or_the_database_or_made_up(theirs: Path, processes: P
     said = "\n".join(adopted.remarks())
     assert "secret SESSION_SECRET is made up" in said and "STRIPE_KEY" not in said
     assert not set(values.values()) & set(said.split())
+
+
+def test_base_images_are_themselves_or_what_was_given(theirs: Path, processes: Processes) -> None:
+    adopted, scratch = begun(theirs, processes)
+    assert adopted.base_images(scratch.folder) == {"node:22-slim": "node:22-slim"}
+    adopted.given_images = {"node:22-slim": "mirror.example/node:22"}
+    assert adopted.base_images(scratch.folder) == {"node:22-slim": "mirror.example/node:22"}

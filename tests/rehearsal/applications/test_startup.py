@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.rehearsal.applications.startup import find, read
+from azora_ci.rehearsal.applications.startup import bases, find, read
 
 
 @pytest.mark.parametrize(
@@ -81,3 +81,9 @@ def test_a_module_is_named_without_its_ending(tmp_path: Path) -> None:
     (tmp_path / "dist" / "main.js").touch()
     found = find(tmp_path, {"command": ["node", "dist/main"]})
     assert found is not None and found.command == ("node", "dist/main")
+
+
+def test_base_images_are_those_that_no_stage_makes() -> None:
+    text = "ARG BASE=x\nFROM node:22 AS build\nFROM --platform=linux/amd64 build AS again\nFROM $BASE\nFROM scratch\n"
+    text += "from nginx as web\nFROM node:22\n"
+    assert bases(text) == ["node:22", "nginx"]
