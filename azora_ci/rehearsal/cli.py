@@ -37,6 +37,7 @@ from azora_ci.rehearsal.rehearsal import Options, Rehearsal, with_tail
 @click.option("--application", type=click.Path(exists=True, file_okay=False, path_type=Path), help="Rehearse this adopted repository.")
 @click.option("--from", "old_ref", metavar="REF", help="What production runs. [default: the newest tag v* before HEAD, else HEAD]")
 @click.option("--secrets", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="NAME=value lines of the services' secrets.")
+@click.option("--rows", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="SQL that fills its tables before the release.")
 @click.option("--command", "commands", multiple=True, metavar="SERVICE=COMMAND", help="Start a service as a process so. Repeatable.")
 @click.option("--keep", is_flag=True, help="Leave everything running, and write one file of variables per job to replay it.")
 @click.option("--end", "end", is_flag=True, help="End what --keep left running, and nothing else.")
@@ -90,14 +91,14 @@ def _options(fail: str | None, dispatch: str | None, more: Mapping[str, Any]) ->
 def _application(more: Mapping[str, Any]) -> Adopted | None:
     """Return the repository to rehearse, or None for the sample. Raises BadInputError."""
     if more["application"] is None:
-        if any(more[name] for name in ("old_ref", "secrets", "commands", "images")):
-            raise _bad("--from, --secrets, --command and --base-image are about your own repository", "name it: --application PATH")
+        if any(more[name] for name in ("old_ref", "secrets", "rows", "commands", "images")):
+            raise _bad("--from, --secrets, --rows, --command and --base-image are about your own repository", "name it: --application PATH")
         return None
     commands = dict(command.partition("=")[::2] for command in more["commands"])
     secrets = {name: value or "" for name, value in dotenv_values(more["secrets"], interpolate=False).items()} if more["secrets"] else {}
     split = {service: tuple(shlex.split(command)) for service, command in commands.items()}
     images = dict(image.partition("=")[::2] for image in more["images"])
-    return Adopted(more["application"], more["docker"], more["old_ref"], secrets, split, images)
+    return Adopted(more["application"], more["docker"], more["old_ref"], secrets, split, images, more["rows"])
 
 
 def _bad(contradiction: str, next_step: str) -> BadInputError:

@@ -46,7 +46,7 @@ class DockerPlaces:
     repository: str
     fault_file: Path
     run_folder: Path  # the host's /run
-    runs_images: bool = True
+    path: str | None = None
 
     @property
     def public_url(self) -> str:

@@ -24,7 +24,7 @@ OLDEST_NODE = 20  # what Prisma 6 and the sample need
 INSTALL_SECONDS = 300.0
 INSTALL_MANAGER = Path(__file__).resolve().parents[2] / ".github" / "actions" / "toolchain" / "install.sh"
 WHEN_IT_FAILS = (
-    "read npm's message. Installing needs a package registry (npm config: registry, proxy; NODE_EXTRA_CA_CERTS for a certificate of "
+    "read its message. Installing needs a package registry (npm config: registry, proxy; NODE_EXTRA_CA_CERTS for a certificate of "
     "your own); what was installed once is used again without it"
 )
 

@@ -25,8 +25,8 @@ class Production(Protocol):
         """Return the file that the sample's services read at every request."""
 
     @property
-    def runs_images(self) -> bool:
-        """Say whether services are containers of images, not processes in their build context."""
+    def path(self) -> str | None:
+        """Return the PATH of services that are processes; None for containers."""
 
     def tables(self) -> dict[str, dict[str, object]]:
         """Return the configuration's tables that say where instances run."""
@@ -45,7 +45,7 @@ class Places:
     archive_folder: Path
     fault_file: Path
     node: Path
-    runs_images: bool = False
+    path: str | None = None
 
     @property
     def public_url(self) -> str:

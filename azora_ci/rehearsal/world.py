@@ -144,7 +144,8 @@ class World:
     def _start_database(self, old: Path) -> None:
         folder = self.run.path(DATABASE)
         migrate = partial(self.application.migrate, self._run_command, old)
-        self.database = database.start(folder, processes=self.processes, migrate=migrate, fill=self.application.fill, detached=True)
+        fill = partial(self.application.fill, self._run_command)
+        self.database = database.start(folder, processes=self.processes, migrate=migrate, fill=fill, detached=True)
         self.run.note(DATABASE, self.database.cluster.pid)
 
     def _start_servers(self) -> None:
@@ -212,6 +213,7 @@ class World:
                 archive_folder=self.run.path("production/archives"),
                 fault_file=self.run.folder / "fault.json",
                 node=self.node.bin / "node",
+                path=self.node.environment()["PATH"],
             )
             self.places = places
             self.application.adopt(self.scratch, places, self.registry_url)

@@ -15,12 +15,14 @@ from azora_ci.cli.adopt import deploy_toml, plan
 from azora_ci.core import config
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.release import Version, highest_release
-from azora_ci.database.cluster import Cluster
+from azora_ci.database.cluster import SUPERUSER, Cluster
+from azora_ci.database.postgres import find_binary
 from azora_ci.rehearsal.applications import overlay, startup, toml
 from azora_ci.rehearsal.applications.base import HEALTHY, Run
 from azora_ci.rehearsal.judge.deployment import Demand
 from azora_ci.rehearsal.production import Production
 from azora_ci.rehearsal.repo import BUCKET, WORKFLOW, ScratchRepository
+from azora_ci.rehearsal.standins import database
 
 FIRST = "v0.1.0"  # what production is said to run where no earlier tag says it
 IMAGE = "image"  # health.version_from of answers that name no version
@@ -32,7 +34,8 @@ class Adopted:
     """The repository at ``path``. See ``base.Application`` for what each member means.
 
     ``images``: services are containers, not processes. ``given_secrets``: name -> value; ``given_commands``: service -> its command;
-    ``given_images``: base image of a Dockerfile -> the image in its place.
+    ``given_images``: base image of a Dockerfile -> the image in its place; ``rows``:
+    SQL that fills the tables of production.
     """
 
     path: Path
@@ -41,6 +44,7 @@ class Adopted:
     given_secrets: Mapping[str, str] = field(default_factory=dict)
     given_commands: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     given_images: Mapping[str, str] = field(default_factory=dict)
+    rows: Path | None = None
     name: str = field(init=False)
     old: str = field(init=False)
     new: str = field(init=False)
@@ -202,8 +206,26 @@ class Adopted:
         if self._migrations[0]:
             run(self._config.database.migrate, folder, {"DATABASE_URL": url})
 
-    def fill(self, cluster: Cluster) -> None:
-        """Leave its tables empty."""
+    def fill(self, run: Run, cluster: Cluster) -> None:
+        """Run the SQL that was given; without any the tables stay empty."""
+        if self.rows is None:
+            self._remarks.append("its tables are empty, so that no migration meets rows (--rows FILE.sql fills them)")
+            return
+        psql = (str(find_binary("psql", cluster.major)), "-X", "-q", "-v", "ON_ERROR_STOP=1", "-f", str(self.rows.resolve()))
+        run(
+            psql,
+            self._old_tree,
+            {
+                f"PG{name}": value
+                for name, value in {
+                    "HOST": "127.0.0.1",
+                    "PORT": str(cluster.port),
+                    "USER": SUPERUSER,
+                    "PASSWORD": cluster.password,
+                    "DATABASE": database.DATABASE,
+                }.items()
+            },
+        )
 
     def build(self, run: Run, folder: Path) -> None:
         """Run ``build.commands``, except those that prepared the migrations."""
@@ -216,7 +238,7 @@ class Adopted:
     def adopt(self, scratch: ScratchRepository, places: Production, registry: str) -> None:
         """Overlay its configuration. Raises BadInputError naming every service whose start command was not found."""
         commands = {} if self.images else dict(self._commands())
-        values = overlay.Values(places.public_url, places.tables(), f"s3://{BUCKET}/prod", str(places.fault_file.parent))
+        values = overlay.Values(places.public_url, places.tables(), f"s3://{BUCKET}/prod", str(places.fault_file.parent), places.path)
         overlaid = overlay.overlay(self._document, values, registry, commands)
         (scratch.folder / plan.CONFIG).write_text(toml.render(overlaid.document), encoding="utf-8")
         self._config = config.load(scratch.folder / plan.CONFIG)

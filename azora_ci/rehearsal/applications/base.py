@@ -74,7 +74,7 @@ class Application(Protocol):
     def migrate(self, run: Run, folder: Path, url: str) -> None:
         """Apply the old release's migrations to the database ``url``."""
 
-    def fill(self, cluster: Cluster) -> None:
+    def fill(self, run: Run, cluster: Cluster) -> None:
         """Fill the migrated database with the rows of production."""
 
     def build(self, run: Run, folder: Path) -> None:

@@ -58,22 +58,28 @@ def overlay(document: Mapping[str, Any], values: Values, registry: str, commands
     result.set("checks.wait_minutes", 0.2)
     for key, value in ROLLOUT.items():
         result.set(f"rollout.{key}", value)
+    if "registry" not in values.tables:
+        result.set("registry", None)
     _without_production(result)
     _host_paths(result, values.host_paths)
     for service, command in commands.items():
         result.set(f"services.{service}.entrypoint", None)
         result.set(f"services.{service}.command", command)
+        result.set(f"services.{service}.env.PATH", values.path)
     return result
 
 
 @dataclass(frozen=True)
 class Values:
-    """The values of a rehearsal's production: public address, tables of edge and target, backup location, folder for host paths."""
+    """The values of a rehearsal's production: public address, tables of edge and target, location of backups, folder for paths of hosts,
+    PATH of processes.
+    """
 
     public_url: str
     tables: Mapping[str, Mapping[str, object]]
     backup_location: str
     host_paths: str
+    path: str | None = None
 
 
 def _addresses(result: Overlay, public_url: str) -> None:

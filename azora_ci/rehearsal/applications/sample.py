@@ -83,7 +83,7 @@ class Sample:
         """Apply the migrations with its own Prisma."""
         run(("npx", "prisma", "migrate", "deploy"), folder, {"DATABASE_URL": url})
 
-    def fill(self, cluster: Cluster) -> None:
+    def fill(self, run: Run, cluster: Cluster) -> None:  # noqa: ARG002 - the rows are generated
         """Insert over 100,000 rows."""
         database.seed(cluster)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,9 +11,8 @@ import pytest
 from azora_ci.rehearsal.applications import toml
 from azora_ci.rehearsal.applications.overlay import Overlay, Values, overlay
 
-VALUES = Values(
-    "http://127.0.0.1:4711", {"target": {"kind": "local_processes"}, "edge": {"config_dir": "/run/edge"}}, "s3://here/prod", "/run/x"
-)
+TABLES = {"target": {"kind": "local_processes"}, "edge": {"config_dir": "/run/edge"}}
+VALUES = Values("http://127.0.0.1:4711", TABLES, "s3://here/prod", "/run/x", "/node/bin:/bin")
 
 
 def production() -> dict[str, Any]:
@@ -71,6 +71,14 @@ def test_a_service_gets_no_path_of_this_machine_and_no_network_of_production() -
     web = overlaid(document, {"web": ["node", "x.js"]}).document["services"]["web"]
     assert web["volumes"] == ["/run/x/srv/files:/files:ro", "uploads:/up"] and web["allow_host_paths"] == ["/run/x/srv/files"]
     assert "networks" not in web and web["command"] == ["node", "x.js"]
+    assert web["env"] == {"PATH": "/node/bin:/bin"}
+
+
+def test_processes_have_no_registry_and_images_have_the_rehearsals() -> None:
+    document = {**production(), "registry": {"repository": "docker.io/shop"}}
+    assert "registry" not in overlaid(document).document
+    values = replace(VALUES, tables={"registry": {"repository": "127.0.0.1:5000/azora", "insecure": True}})
+    assert overlay(document, values, "x", {}).document["registry"] == {"repository": "127.0.0.1:5000/azora", "insecure": True}
 
 
 def test_toml_means_what_it_was_made_of() -> None:
