@@ -108,7 +108,8 @@ class Archive:
         say: Callable[[str], None] | None = None,
     ) -> Archive:
         """Return the archive of an environment, in the bucket of its backups. The options are those of ``open_bucket``."""
-        bucket = open_bucket(settings, backup.bucket, clock=clock, patience=patience, say=say)
+        checksums = backup.checksums == "full-object"
+        bucket = open_bucket(settings, backup.bucket, clock=clock, patience=patience, say=say, checksums=checksums)
         return cls(bucket, environment, backup.lock_mode, Signatures.of(bucket, backup.signing))
 
     def record_key(self, deployment_id: str, attempt: int) -> str:

@@ -64,14 +64,16 @@ class Settings(Deployment, Aws, DatabaseAccess, SshAccess, ProofPlace):
 def run(job: Job[Settings]) -> None:
     """Make sure that the bucket holds a proven backup of this deployment, and output its id and location."""
     from azora_ci.clients.s3.bucket import open_bucket
+    from azora_ci.clients.s3.trial import require_uploads
     from azora_ci.database.backup import manifest
     from azora_ci.database.postgres import DatabaseUrl
 
     settings, backup = job.settings, job.config.backup
     _require_reason(settings)
     DatabaseUrl.parse(settings.database_url.reveal())  # a bad URL is reported before any other step
-    bucket = open_bucket(settings, backup.bucket, clock=job.clock, say=job.say)
-    facts = bucket.facts().lines()
+    checksums = backup.checksums == "full-object"
+    bucket = open_bucket(settings, backup.bucket, clock=job.clock, say=job.say, checksums=checksums)
+    facts = (*bucket.facts().lines(), require_uploads(bucket, backup.key("trial")))
     job.evidence["bucket"] = list(facts)
     for line in facts:
         job.say(f"bucket {bucket.name}, {line}")

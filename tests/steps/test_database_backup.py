@@ -15,7 +15,7 @@ from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
-from tests.support import hostile_dumps
+from tests.support import deploy_config, hostile_dumps
 from tests.support.backup_world import ID, SIMPLE, BackupWorld
 
 
@@ -207,6 +207,22 @@ def test_proof_on_a_given_server_leaves_nothing_there(world: BackupWorld, simple
         left = "SELECT datname::text FROM pg_database UNION SELECT rolname::text FROM pg_roles WHERE rolname ~ 'Only'"
         names = postgres_cluster.execute(verify.url(), left)
         assert sorted(names) == [("postgres",), ("template0",), ("template1",)]
+
+
+def test_a_store_without_checksums_is_refused_until_somebody_agrees(world: BackupWorld, simple: str):
+    world.stores.boto3().delete_object(Bucket=world.bucket_name, Key="prod/trial.full-object")  # as if nobody had tried the store yet
+    lacks = {"header": "x-amz-checksum-type", "status": 400, "code": "InvalidPart", "times": None}
+    world.stores.fault("error", "CompleteMultipartUpload", **lacks)
+    outcome = world.run(simple)
+    assert outcome.code == 2
+    assert outcome.error["title"] == "The store lacks what a backup needs"
+    assert "InvalidPart" in outcome.error["what"] and 'checksums = "read-back"' in outcome.error["next"]
+    assert world.listing() == [] and world.uploads() == []
+    deploy_config.write(world.config, backup={"location": world.location, "checksums": "read-back"})
+    agreed = world.run(simple, BACKUP_PROOF="none", BACKUP_PROOF_REASON="to see who reads it back")
+    assert agreed.code == 0, agreed
+    assert 'checksums = "read-back"' in agreed.evidence["bucket"][-1]
+    assert "read_back" in agreed.evidence["seconds"], "nobody checked what the store keeps"
 
 
 def test_a_command_of_psql_in_an_unproven_backup_runs_nothing_and_is_never_proven(world: BackupWorld, simple: str):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.clients.s3.bucket import Bucket, open_bucket
+from azora_ci.clients.s3.trial import require_uploads
 from azora_ci.core.config import BackupSettings
 from azora_ci.database.backup import manifest
 from tests.support import ROOT, deploy_config
@@ -41,6 +42,7 @@ class BackupWorld:
         self.logs = folder / "logs"
         self.scratch = folder / "scratch"
         self.backup = BackupSettings(self.location, "GOVERNANCE", 365)
+        require_uploads(self.bucket, self.backup.key("trial"))  # so that a fault of a test meets the backup itself
 
     @property
     def bucket(self) -> Bucket:
@@ -91,7 +93,9 @@ class BackupWorld:
         return Outcome(self, code, output, script)
 
     def listing(self) -> list[str]:
-        return [stored.key.removeprefix("prod/") for stored in self.bucket.list("prod/")]
+        """Return the names below the location, without the object by which the store was tried."""
+        names = (stored.key.removeprefix("prod/") for stored in self.bucket.list("prod/"))
+        return [name for name in names if not name.startswith("trial.")]
 
     def uploads(self) -> list[str]:
         return [pending.key for pending in self.bucket.pending_uploads("")]

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -55,20 +56,23 @@ def open_bucket(
     clock: Clock | None = None,
     patience: Patience | None = None,
     say: Callable[[str], None] | None = None,
+    checksums: bool = True,
 ) -> Bucket:
     """Return a bucket that uses the settings' keys, or boto3's own chain of credentials when they are unset.
 
-    ``say`` is called with a line for every repeated call. No request is sent yet. Raises BadInputError for unusable settings.
+    ``say`` is called with a line for every repeated call; ``checksums``: the store checks and keeps a checksum of each object that is
+    written. No request is sent yet. Raises BadInputError for unusable settings.
     """
     clock = clock or Clock()
-    return Bucket(name, Calls(settings, clock=clock, patience=patience or Patience(), say=say), clock)
+    return Bucket(name, Calls(settings, clock=clock, patience=patience or Patience(), say=say), clock, checksums=checksums)
 
 
 class Bucket:
     """One bucket. Every method raises UnreachableError (exit 3) or BadInputError (exit 2) when the store cannot be used."""
 
-    def __init__(self, name: str, calls: Calls, clock: Clock) -> None:
+    def __init__(self, name: str, calls: Calls, clock: Clock, *, checksums: bool = True) -> None:
         self.name = name
+        self.checksums = checksums
         self.calls = calls
         self.clock = clock
         self._facts: BucketFacts | None = None
@@ -149,7 +153,7 @@ class Bucket:
         try:
             answer = self.calls.call(
                 "put_object", self.url(key), expected=frozenset({EXISTS}), transient=frozenset({CONFLICT}), Bucket=self.name, Key=key,
-                Body=data, ContentType=content_type, ChecksumCRC32=checksum, IfNoneMatch="*", **self.protection(lock_days, lock_mode),
+                Body=data, ContentType=content_type, IfNoneMatch="*", **self.check(data), **self.protection(lock_days, lock_mode),
             )  # fmt: skip
         except CallRefusedError as refused:
             existing = self.require(key)
@@ -160,6 +164,12 @@ class Bucket:
                 return existing
             raise AlreadyThereError(self.url(key), existing, identical=identical) from None
         return self.require(key, answer.get("VersionId"))
+
+    def check(self, data: bytes | bytearray) -> dict[str, Any]:
+        """Return the parameters of a request by which the store checks the bytes that arrive: our checksum, or S3's oldest means."""
+        if self.checksums:
+            return {"ChecksumCRC32": crc32(data)}
+        return {"ContentMD5": b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode("ascii")}
 
     def require(self, key: str, version_id: str | None = None) -> StoredObject:
         """Return an object's facts. Raises BadInputError when it does not exist."""

@@ -26,6 +26,7 @@ TRANSIENT = frozenset(
 EXPIRED = frozenset({"ExpiredToken", "ExpiredTokenException", "RequestExpired", "TokenRefreshRequired", "InvalidToken"})
 UNKNOWN_KEY = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidClientTokenId"})
 DENIED = frozenset({"403", "AccessDenied", "AccountProblem", "AllAccessDisabled", "Forbidden"})
+NOT_IMPLEMENTED = 501  # an answer of 5xx that stays
 ABSENT = frozenset({"404", "NoSuchKey", "NotFound", "NoSuchVersion"})
 
 
@@ -52,6 +53,10 @@ class CallRefusedError(Exception):
         super().__init__(code)
         self.code = code
         self.answer_lost = answer_lost
+
+
+class UnexpectedAnswerError(UnreachableError):
+    """The store answered with an error that no repetition removes and nothing here expects: it may lack what was asked of it."""
 
 
 class Calls:
@@ -99,8 +104,8 @@ class Calls:
                 code, status = _code(error), _status(error)
                 if code in expected:
                     raise CallRefusedError(code, answer_lost=answer_lost) from error
-                repeatable = status >= 500 or code in TRANSIENT | transient
-                answer_lost = answer_lost or status >= 500
+                repeatable = (status >= 500 and status != NOT_IMPLEMENTED) or code in TRANSIENT | transient
+                answer_lost = answer_lost or (repeatable and status >= 500)
             except (BotoCoreError, ResponseParserError) as error:
                 problem, code = error, type(error).__name__
                 repeatable = _connection_failed(error)
@@ -183,8 +188,16 @@ def failure(problem: Exception, operation: str, where: str, attempts: int) -> Az
         return BadInputError(
             "The object does not exist", what=details, where=where, next_step="check the key and, where one is named, the version"
         )
-    return UnreachableError(
-        "S3 could not be reached" if _connection_failed(problem) else "S3 did not answer as it should",
+    if _status(problem) == NOT_IMPLEMENTED or code == "NotImplemented":
+        return UnexpectedAnswerError(
+            f"The store lacks {operation}",
+            what=details,
+            where=where,
+            next_step="use a store that has it, or ask its vendor for a newer version",
+        )
+    connected = not _connection_failed(problem)
+    return (UnexpectedAnswerError if connected else UnreachableError)(
+        "S3 did not answer as it should" if connected else "S3 could not be reached",
         what=details,
         where=where,
         next_step="re-run the job; if it persists, check AWS_ENDPOINT_URL_S3, the network and the state of the store",

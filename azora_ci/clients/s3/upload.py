@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Any, Protocol
 
 from azora_ci.clients.s3.calls import CallRefusedError, Calls
-from azora_ci.clients.s3.objects import CONFLICT, EXISTS, AlreadyThereError, StartAgainError, StoredObject, crc32, encode_crc32
+from azora_ci.clients.s3.objects import CONFLICT, EXISTS, AlreadyThereError, StartAgainError, StoredObject, encode_crc32
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
 
@@ -39,7 +39,9 @@ class _Bucket(Protocol):
     name: str
     calls: Calls
     clock: Clock
+    checksums: bool
 
+    def check(self, data: bytes | bytearray) -> dict[str, Any]: ...
     def url(self, key: str) -> str: ...
     def protection(self, lock_days: int | None, lock_mode: str) -> dict[str, Any]: ...
     def head(self, key: str) -> StoredObject | None: ...
@@ -94,11 +96,11 @@ class MultipartUpload:
 
     def __enter__(self) -> MultipartUpload:
         lock_days, lock_mode = self._lock
+        kept_checksum: dict[str, Any] = {"ChecksumAlgorithm": "CRC32", "ChecksumType": "FULL_OBJECT"} if self._bucket.checksums else {}
         answer = self._call(
             "create_multipart_upload",
             ContentType=self._content_type,
-            ChecksumAlgorithm="CRC32",
-            ChecksumType="FULL_OBJECT",
+            **kept_checksum,
             Metadata={TOKEN: self._token},
             **self._bucket.protection(lock_days, lock_mode),
         )
@@ -162,10 +164,8 @@ class MultipartUpload:
                 persistent=True,
                 UploadId=self.upload_id,
                 MultipartUpload={"Parts": [self._acknowledged[number] for number in sorted(self._acknowledged)]},
-                ChecksumCRC32=self.checksum,
-                ChecksumType="FULL_OBJECT",
-                MpuObjectSize=self.size,
                 IfNoneMatch="*",
+                **self._whole(),
             )
         except CallRefusedError as refused:
             stored = self._recognise_own(refused)
@@ -241,7 +241,7 @@ class MultipartUpload:
             self._changed.notify_all()
 
     def _upload(self, part: _Part) -> dict[str, object]:
-        checksum = crc32(part.body)
+        check = self._bucket.check(part.body)
         answer = self._call(
             "upload_part",
             stop=self._stop,
@@ -250,9 +250,16 @@ class MultipartUpload:
             PartNumber=part.number,
             Body=part.body,
             ContentLength=len(part.body),
-            ChecksumCRC32=checksum,
+            **check,
         )
-        return {"PartNumber": part.number, "ETag": answer["ETag"], "ChecksumCRC32": checksum}
+        entry: dict[str, object] = {"PartNumber": part.number, "ETag": answer["ETag"]}
+        return {**entry, **check} if self._bucket.checksums else entry
+
+    def _whole(self) -> dict[str, Any]:
+        """Return the parameters by which the store checks the whole object, where it can."""
+        if not self._bucket.checksums:
+            return {}
+        return {"ChecksumCRC32": self.checksum, "ChecksumType": "FULL_OBJECT", "MpuObjectSize": self.size}
 
     def _end_workers(self) -> None:
         with self._changed:

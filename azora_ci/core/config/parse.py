@@ -138,6 +138,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
             lock_mode=backup.get("lock_mode", "GOVERNANCE"),
             lock_days=backup.get("lock_days", 365),
             signing=document.get("evidence", {}).get("signing", "none"),
+            checksums=backup.get("checksums", "full-object"),
         ),
         rollout=RolloutSettings(**{key: value for key, value in rollout.items() if key != "order"}),
         edge=_edge(edge),

@@ -164,6 +164,7 @@ class BackupSettings:
     lock_mode: str
     lock_days: int
     signing: str = "none"
+    checksums: str = "full-object"  # or read-back: the store lacks checksums of whole objects
 
     @property
     def bucket(self) -> str:

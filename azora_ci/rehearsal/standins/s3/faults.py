@@ -24,11 +24,15 @@ ACTIONS = {
 
 @dataclass
 class Fault:
-    """One rule: of the requests for ``operation`` and ``key`` (patterns), let ``skip`` pass, then fail ``times`` (None: always)."""
+    """One rule: of the requests for ``operation`` and ``key`` (patterns), let ``skip`` pass, then fail ``times`` (None: always).
+
+    ``header``: only requests that carry a header whose name (in lower case) fits this pattern; empty: all of them.
+    """
 
     action: str
     operation: str = "*"
     key: str = "*"
+    header: str = ""
     skip: int = 0
     times: int | None = 1
     status: int = 500
@@ -50,9 +54,11 @@ class Fault:
             raise ValueError(f"a fault has no {', '.join(sorted(unknown))}")
         return cls(**document)
 
-    def take(self, operation: str, key: str) -> bool:
+    def take(self, operation: str, key: str, headers: Iterable[str] = ()) -> bool:
         """Count a request and return whether it fails."""
         if not (fnmatchcase(operation, self.operation) and fnmatchcase(key, self.key)):
+            return False
+        if self.header and not any(fnmatchcase(name, self.header) for name in headers):
             return False
         if self.skip > 0:
             self.skip -= 1
@@ -83,11 +89,11 @@ class Faults:
         with self._lock:
             self._replace(())
 
-    def take(self, operation: str, key: str) -> Fault | None:
+    def take(self, operation: str, key: str, headers: Iterable[str] = ()) -> Fault | None:
         """Return the fault that this request meets, None when it meets none. Raises ValueError when the file cannot be used."""
         with self._lock:
             self._read_file()
-            return next((rule for rule in self._rules if rule.take(operation, key)), None)
+            return next((rule for rule in self._rules if rule.take(operation, key, headers)), None)
 
     def _replace(self, rules: Iterable[Fault]) -> None:
         for rule in self._rules:

@@ -122,7 +122,7 @@ class _Handler(BaseHTTPRequestHandler):
         for recorder in proxy.recorders:
             recorder.append(request)
         try:
-            fault = proxy.faults.take(request.operation, request.key)
+            fault = proxy.faults.take(request.operation, request.key, request.headers)
         except ValueError as error:
             self._refuse(500, "InternalError", str(error))
             return
