@@ -37,6 +37,8 @@ def signals_as_before() -> Iterator[None]:
 
 # --- a real PostgreSQL, one per session -----------------------------------------------------------------------------------
 
+SUPERUSER = "postgres"  # as everywhere; that of a cluster where backups are restored to prove them has another name
+
 
 class DatabaseMaker:
     """The session's cluster, and fresh databases in it: ``fresh()`` returns a connection string, ``execute(url, sql)`` runs SQL."""
@@ -75,7 +77,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def postgres_cluster(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[DatabaseMaker]:
     major = int(newest_of_the_distribution().parent.name) if request.config.getoption("postgres") == "distribution" else None
     processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
-    with Cluster.start(tmp_path_factory.mktemp("postgres"), processes=processes, major=major) as cluster:
+    with Cluster.start(tmp_path_factory.mktemp("postgres"), processes=processes, major=major, superuser=SUPERUSER) as cluster:
         yield DatabaseMaker(cluster)
     processes.end_all()
 

@@ -54,13 +54,14 @@ SCRATCH_SETTINGS: Mapping[str, str] = {
 class Cluster:
     """A running cluster; use it as a context manager or call ``stop()``."""
 
-    def __init__(self, processes: Processes, folder: Path, lock: IO[str]) -> None:
+    def __init__(self, processes: Processes, folder: Path, lock: IO[str], superuser: str) -> None:
         self._processes = processes
         self._lock = lock
         self._clock = Clock()
         self._child: Child | None = None
         self._folders: list[Path] = []
         self.folder = folder
+        self.superuser = superuser
         self.data = folder / "data"
         self.password = secrets.token_urlsafe(24)
         self.port = 0
@@ -76,6 +77,7 @@ class Cluster:
         major: int | None = None,
         settings: Mapping[str, str] | None = None,
         detached: bool = False,
+        superuser: str = SUPERUSER,
     ) -> Cluster:
         """Start a new, empty cluster with its files below ``folder`` and return it when it accepts connections.
 
@@ -85,7 +87,7 @@ class Cluster:
         UnreachableError when the server does not start.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        cluster = cls(processes, folder, _lock_folder(folder))
+        cluster = cls(processes, folder, _lock_folder(folder), superuser)
         try:
             cluster._initialise(major)
             cluster._start_server({**SCRATCH_SETTINGS, **(settings or {})}, detached)
@@ -102,7 +104,7 @@ class Cluster:
 
     def url(self, database: str = "postgres") -> str:
         """Return the superuser's connection string to a database, password included."""
-        return DatabaseUrl("127.0.0.1", str(self.port), SUPERUSER, self.password, database).text
+        return DatabaseUrl("127.0.0.1", str(self.port), self.superuser, self.password, database).text
 
     @property
     def running(self) -> bool:
@@ -140,7 +142,7 @@ class Cluster:
         _change_owner(password_file, self.user)
         self._processes.run(
             (
-                *(str(self.programs / "initdb"), "-D", str(self.data), "-U", SUPERUSER, f"--pwfile={password_file}"),
+                *(str(self.programs / "initdb"), "-D", str(self.data), "-U", self.superuser, f"--pwfile={password_file}"),
                 *("--auth=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync", "--no-instructions"),
             ),
             env={"HOME": str(self.sockets), "TZ": "UTC"},

@@ -8,9 +8,10 @@ receive the connection through libpq's environment variables.
 from __future__ import annotations
 
 import importlib.util
+import os
 import re
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -103,6 +104,12 @@ class DatabaseUrl:
     def with_database(self, name: str) -> DatabaseUrl:
         """Return the same connection to another database of the server."""
         return replace(self, database=name, ignored=(), schema="public", pgbouncer=False)
+
+    def with_options(self, settings: Iterable[str]) -> DatabaseUrl:
+        """Return the same connection with further settings of the server, ``name=value``, from its start."""
+        escaped = (re.sub(r"([\\\s])", r"\\\1", setting) for setting in settings)
+        options = " ".join([*filter(None, [self.parameters.get("options")]), *(f"-c {setting}" for setting in escaped)])
+        return replace(self, parameters={**self.parameters, "options": options} if options else self.parameters)
 
     def with_tunnel(self, tunnel_port: int) -> DatabaseUrl:
         """Return the same server, reached through a port on loopback; TLS still verifies the server's own name."""
@@ -260,10 +267,11 @@ def installations() -> Iterator[Path]:
     """Yield folders that may contain PostgreSQL's programs: the machine's packages, PATH, then wheels."""
     for pattern in ("/usr/lib/postgresql/*/bin", "/usr/pgsql-*/bin", "/opt/homebrew/opt/postgresql@*/bin"):
         yield from sorted(Path("/").glob(pattern[1:]), reverse=True)
-    for name in ("postgres", "pg_dump"):
-        program = shutil.which(name)
-        if program:
-            yield Path(program).resolve().parent
+    for folder in environment.process_environment().get("PATH", "").split(os.pathsep):
+        for name in ("postgres", "pg_dump"):
+            program = shutil.which(name, path=folder) if folder else None
+            if program:
+                yield Path(program).resolve().parent
     for wheel in WHEELS:
         spec = importlib.util.find_spec(wheel)
         for package_folder in spec.submodule_search_locations or [] if spec else []:

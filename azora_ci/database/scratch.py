@@ -8,15 +8,18 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import Processes
+from azora_ci.database import properties
 from azora_ci.database.cluster import Cluster, clear, data_folder
 from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.database.properties import DEFAULT_TABLESPACE, Properties
 from azora_ci.database.server import ServerFacts, server_facts
+from azora_ci.database.session import settle
 
 if TYPE_CHECKING:
     import psycopg2.extensions
@@ -133,29 +136,65 @@ def _missing_extensions(url: DatabaseUrl, required: tuple[str, ...]) -> list[str
 def fresh_database(scratch: Scratch, name: str, production: ServerFacts) -> Iterator[DatabaseUrl]:
     """Yield an empty database with production's encoding and locale, and the roles and tablespaces that its dump names.
 
+    The SQL of a dump runs as the scratch server's superuser, and a role becomes one where only a superuser may own what it owns.
     Database and roles are dropped at the end, except on a private cluster, which is removed as a whole.
     """
     from psycopg2 import sql
 
     connection = scratch.url.connect()
     roles = sorted(set(production.roles) - set(scratch.facts.roles))
-    drop = sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name))
+    database = scratch.url.with_database(name)
     try:
         with connection.cursor() as cursor:
+            as_superuser = _is_superuser(cursor)
+            database = database.with_options(
+                _session_options(cursor, production, event_triggers=scratch.facts.major >= 17 and as_superuser)
+            )
             for role in roles:
-                cursor.execute(sql.SQL("CREATE ROLE {} NOLOGIN").format(sql.Identifier(role)))
+                rank = sql.SQL("SUPERUSER" if as_superuser and role in production.superusers else "NOSUPERUSER")
+                cursor.execute(sql.SQL("CREATE ROLE {} NOLOGIN {}").format(sql.Identifier(role), rank))
             if scratch.private:
                 _create_tablespaces(cursor, production.tablespaces)
-            cursor.execute(drop)
-            _create_database(cursor, name, production)
-        yield scratch.url.with_database(name)
+            drop_database(cursor, database)
+            _create_database(cursor, name, production, scratch)
+        yield database
     finally:
         if not scratch.private:
             with connection.cursor() as cursor:
-                cursor.execute(drop)
+                drop_database(cursor, database)
                 for role in roles:
                     cursor.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
         connection.close()
+
+
+def carry_properties(scratch: Scratch, name: str, production: ServerFacts) -> list[str]:
+    """Give the restored database production's own properties; return a line for each that this server could not reproduce."""
+    if production.properties is None:
+        return ["settings, privileges, owner and locale of the database: the backup was made before they were kept"]
+    connection = scratch.url.connect()
+    try:
+        with connection.cursor() as cursor:
+            settle(cursor)
+            return properties.carry(cursor, name, production.properties)
+    finally:
+        connection.close()
+
+
+def _is_superuser(cursor: psycopg2.extensions.cursor) -> bool:
+    cursor.execute("SELECT rolsuper FROM pg_roles WHERE rolname = current_user")
+    return (cursor.fetchone() or (False,))[0] is True
+
+
+def _session_options(cursor: psycopg2.extensions.cursor, production: ServerFacts, *, event_triggers: bool) -> tuple[str, ...]:
+    """Return the settings with which sessions restore and read: amounts of money as in production, no trigger at login."""
+    import psycopg2
+
+    options = ("event_triggers=off",) if event_triggers else ()
+    try:
+        cursor.execute("SET lc_monetary = %s", (production.lc_monetary or "C",))
+    except psycopg2.Error:
+        return options  # a machine without this locale: where there are amounts, the comparison tells
+    return (*options, f"lc_monetary={production.lc_monetary or 'C'}")
 
 
 def _create_tablespaces(cursor: psycopg2.extensions.cursor, names: tuple[str, ...]) -> None:
@@ -167,19 +206,46 @@ def _create_tablespaces(cursor: psycopg2.extensions.cursor, names: tuple[str, ..
         cursor.execute(sql.SQL("CREATE TABLESPACE {} LOCATION ''").format(sql.Identifier(name)))
 
 
-def _create_database(cursor: psycopg2.extensions.cursor, name: str, production: ServerFacts) -> None:
+def _create_database(cursor: psycopg2.extensions.cursor, name: str, production: ServerFacts, scratch: Scratch) -> None:
     """Create the database with production's locale, or the nearest that this server has: constraints on text may depend on it."""
     import psycopg2
     from psycopg2 import sql
 
-    statement = sql.SQL("CREATE DATABASE {} TEMPLATE template0 ENCODING {} LC_COLLATE {} LC_CTYPE {}")
-    choices = [(production.collate, production.ctype), ("C", production.ctype), ("C.UTF-8", "C.UTF-8"), ("C", "C")]
-    for number, (collate, ctype) in enumerate(choices):
-        literals = (sql.Literal(production.encoding), sql.Literal(collate), sql.Literal(ctype))
+    wanted = production.properties or Properties.of_libc(production.encoding, production.collate, production.ctype)
+    if not scratch.private and wanted.tablespace not in scratch.facts.tablespaces:
+        wanted = replace(wanted, tablespace=DEFAULT_TABLESPACE)
+    of_libc = replace(wanted, provider="libc", locale=None, icu_rules=None)
+    locales = ((wanted.collate, wanted.ctype), ("C", wanted.ctype), ("C.UTF-8", "C.UTF-8"), ("C", "C"))
+    choices = [wanted, *(replace(of_libc, collate=collate, ctype=ctype) for collate, ctype in locales)]
+    for number, choice in enumerate(choices):
+        clause = properties.creation(choice, scratch.facts.major)
         try:
-            cursor.execute(statement.format(sql.Identifier(name), *literals))
+            cursor.execute(sql.SQL("CREATE DATABASE {} {}").format(sql.Identifier(name), clause))
         except psycopg2.Error:
             if number == len(choices) - 1:
                 raise
         else:
             return
+
+
+def drop_database(cursor: psycopg2.extensions.cursor, database: DatabaseUrl) -> None:
+    """Drop a database, if it is there; a subscription that was restored in it, never connected, would keep it."""
+    from psycopg2 import sql
+
+    cursor.execute(
+        "SELECT count(*) FROM pg_database d JOIN pg_subscription s ON s.subdbid = d.oid WHERE datname = %s", (database.database,)
+    )
+    if (cursor.fetchone() or (0,))[0]:
+        connection = database.connect()
+        try:
+            with connection.cursor() as inside:
+                inside.execute(
+                    "SELECT subname FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid AND datname = current_database()"
+                )
+                for (subscription,) in inside.fetchall():
+                    named = sql.Identifier(subscription)
+                    for change in ("ALTER SUBSCRIPTION {} DISABLE", "ALTER SUBSCRIPTION {} SET (slot_name = NONE)", "DROP SUBSCRIPTION {}"):
+                        inside.execute(sql.SQL(change).format(named))
+        finally:
+            connection.close()
+    cursor.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(database.database)))

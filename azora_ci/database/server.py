@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from azora_ci.core.errors import UnreachableError
 from azora_ci.database.postgres import DatabaseUrl
-
-if TYPE_CHECKING:
-    pass
+from azora_ci.database.properties import Properties, read_properties
+from azora_ci.database.session import settle
 
 
 @dataclass(frozen=True)
 class ServerFacts:
-    """A database as its server describes it. ``size_bytes``: the whole database on disk; ``system_identifier`` None: not readable."""
+    """A database as its server describes it. ``size_bytes``: the whole database on disk; ``system_identifier`` None: not readable.
+
+    ``superusers`` are the roles that only superusers may replace as owners: those of event triggers, foreign data wrappers and the like.
+    ``through_pooler``: somebody between invents the process id of the handshake, which says nothing of what works there.
+    """
 
     version: str
     major: int
@@ -29,14 +32,21 @@ class ServerFacts:
     extensions: tuple[str, ...]
     roles: tuple[str, ...]
     tablespaces: tuple[str, ...]
+    superusers: tuple[str, ...] = ()
+    properties: Properties | None = None  # None: in documents of before they were kept
+    lc_monetary: str | None = None  # the locale in which amounts of the type money are written
 
 
 FACTS = """SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int / 10000 AS major,
     d.datname AS database, pg_encoding_to_char(d.encoding) AS encoding, d.datcollate AS collate, d.datctype AS ctype,
-    pg_database_size(d.oid) AS size_bytes, pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS backend,
+    current_setting('lc_monetary') AS lc_monetary, pg_database_size(d.oid) AS size_bytes,
+    pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS backend,
     ARRAY(SELECT extname::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1) AS extensions,
     ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1) AS roles,
-    ARRAY(SELECT spcname::text FROM pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1) AS tablespaces
+    ARRAY(SELECT spcname::text FROM pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1) AS tablespaces,
+    ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname !~ '^pg_' AND (rolsuper OR oid IN (
+        SELECT evtowner FROM pg_event_trigger UNION SELECT fdwowner FROM pg_foreign_data_wrapper UNION SELECT pubowner FROM pg_publication
+        UNION SELECT subowner FROM pg_subscription)) ORDER BY 1) AS superusers
     FROM pg_database d WHERE d.datname = current_database()"""
 
 
@@ -47,6 +57,7 @@ def server_facts(url: DatabaseUrl) -> ServerFacts:
     connection = url.connect()
     try:
         with connection.cursor() as cursor:
+            settle(cursor)
             cursor.execute(FACTS)
             assert cursor.description is not None  # noqa: S101 - a SELECT has columns
             row: dict[str, Any] = dict(zip([column.name for column in cursor.description], cursor.fetchone() or (), strict=True))
@@ -55,7 +66,8 @@ def server_facts(url: DatabaseUrl) -> ServerFacts:
                 row["system_identifier"] = (cursor.fetchone() or (None,))[0]
             except psycopg2.Error:
                 row["system_identifier"] = None
-        # A pooler invents the process id in its handshake: it is the key of the pooler's own cancel protocol.
+            row["properties"] = read_properties(cursor, row["database"])
+        # A proxy may invent the process id in its handshake: it is the key of its own cancel protocol.
         row["through_pooler"] = connection.info.backend_pid != row.pop("backend")
         return facts_of_document(row)
     except psycopg2.Error as error:
@@ -67,6 +79,8 @@ def server_facts(url: DatabaseUrl) -> ServerFacts:
 def facts_of_document(document: dict[str, Any]) -> ServerFacts:
     """Return the facts from a mapping of their names to values; a list becomes a tuple."""
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
+    if isinstance(values.get("properties"), dict):
+        values["properties"] = Properties.of_document(values["properties"])
     return ServerFacts(**values)
 
 

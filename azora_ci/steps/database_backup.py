@@ -184,21 +184,16 @@ def _take_backup(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, names: Na
 
 
 def _check_server(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
-    """Return the production server's facts. Raises BadInputError for a connection pooler, before anything is dumped."""
+    """Return the production server's facts. Raises BadInputError where sessions cannot share a snapshot, before anything is dumped."""
     from azora_ci.database.postgres import find_binary
     from azora_ci.database.server import server_facts
+    from azora_ci.database.session import require_shared_snapshots
 
     if url.ignored:
         job.say(f"PROD_DATABASE_URL: libpq does not know {', '.join(url.ignored)}: left out")
+    require_shared_snapshots(url)
+    job.tick("sessions at this address share a snapshot")
     server = server_facts(url)
-    reason = url.pooler_hint or ("the session's process id is not the server's" if server.through_pooler else None)
-    if reason is not None:
-        raise BadInputError(
-            "PROD_DATABASE_URL leads to a connection pooler",
-            what=f"{reason}; a snapshot cannot be shared between sessions there",
-            where="PROD_DATABASE_URL",
-            next_step="use the server's direct address (Prisma calls it directUrl)",
-        )
     job.say(f"{url.location}: PostgreSQL {server.version}, {server.encoding}, {server.size_bytes / GIB:.3f} GiB")
     job.say(f"using {find_binary('pg_dump', server.major)} and {find_binary('psql', server.major)}")
     return server

@@ -126,6 +126,20 @@ def test_version_lines_of_packages(tmp_path: Path, line: str, major: int, end: b
     assert postgres.version_text(program) == line.replace("%s", "pg_dump")
 
 
+def test_every_folder_of_path_is_looked_into(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """An old client before a new one, as on a machine that somebody upgraded: the server's version decides."""
+    for major in (11, 12):
+        (tmp_path / str(major)).mkdir()
+        program = tmp_path / str(major) / "pg_dump"
+        program.write_bytes(f"pg_dump (PostgreSQL) {major}.22 (Debian {major}.22-1)\n".encode())
+        program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}/11::{tmp_path}/none:{tmp_path}/12:/usr/bin")
+    assert [postgres.find_binary("pg_dump", major).parent.name for major in (11, 12)] == ["11", "12"]
+    with pytest.raises(BadInputError, match="the server is PostgreSQL 19; pg_dump is here in major versions: 11, 12, ") as caught:
+        postgres.find_binary("pg_dump", 19)
+    assert "postgresql-client-19" in caught.value.next_step
+
+
 def test_missing_major_names_the_package():
     with pytest.raises(BadInputError) as caught:
         postgres.find_binary("pg_dump", 3)

@@ -15,8 +15,10 @@ from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
+from tests.database.test_session import hostile
 from tests.support import deploy_config, hostile_dumps
 from tests.support.backup_world import ID, SIMPLE, BackupWorld
+from tests.support.pooler import SessionProxy, TransactionPooler
 
 
 @pytest.fixture
@@ -155,10 +157,29 @@ def test_prisma_parameters_and_an_odd_password(world: BackupWorld, postgres_clus
     assert "p@ss/w%rd" not in outcome.output + outcome.log
 
 
-def test_pooler_is_refused(world: BackupWorld, simple: str):
-    outcome = world.run(f"{simple}?pgbouncer=true")
+def test_what_an_address_is_called_decides_nothing(world: BackupWorld, simple: str):
+    with SessionProxy(simple) as proxy:
+        outcome = world.run(f"{proxy.url}?pgbouncer=true")
+    assert outcome.code == 0, outcome
+    assert world.manifest()["server"]["through_pooler"]
+    assert "✓ sessions at this address share a snapshot" in outcome.output
+
+
+def test_a_pooler_of_transactions_is_refused_before_anything_is_made(world: BackupWorld, simple: str):
+    with TransactionPooler(simple) as pooler:
+        outcome = world.run(pooler.url)
     assert outcome.code == 2
-    assert "pooler" in outcome.error["title"]
+    assert outcome.error["title"] == "Two sessions cannot share a snapshot at this address"
+    assert "directUrl" in outcome.error["next"]
+    assert world.listing() == [] and world.uploads() == []
+
+
+def test_settings_of_the_database_end_no_session_and_change_no_row(world: BackupWorld, postgres_cluster):
+    outcome = world.run(hostile(postgres_cluster, SIMPLE + "INSERT INTO users (email, note) VALUES ('Ж', '\\x00'), ('ß', NULL);"))
+    assert outcome.code == 0, outcome
+    assert outcome.evidence["rows"] == 1503
+    drill = world.run("", "restore_drill")
+    assert drill.code == 0, drill
 
 
 def test_scratch_must_not_be_production(world: BackupWorld, simple: str, postgres_cluster):

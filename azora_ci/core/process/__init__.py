@@ -122,6 +122,7 @@ class IsolatedChild(Child):
 
 
 C = TypeVar("C", bound=Child)
+LineFilter = Callable[[str], str | None]
 
 
 class Processes:
@@ -225,16 +226,18 @@ class Processes:
         stdout_pipe: bool = False,
         echo: bool = False,
         user: int | None = None,
+        stderr_filter: LineFilter | None = None,
     ) -> Child:
         """Start a command and return at once. ``stdout_pipe``: its standard output is a binary pipe for the caller.
 
-        ``user`` is a numeric user id to run as. ``stdin`` True makes a binary pipe; an integer is a file descriptor. The caller ends
-        the child (``Child.end``) or leaves that to ``end_all``. Raises BadInputError when the program cannot be started.
+        ``user`` is a numeric user id to run as. ``stdin`` True makes a binary pipe; an integer is a file descriptor. ``stderr_filter``
+        returns what may be kept of a line of standard error. The caller ends the child (``Child.end``) or leaves that to ``end_all``.
+        Raises BadInputError when the program cannot be started.
         """
         stdin_source = subprocess.PIPE if stdin is True else subprocess.DEVNULL if stdin is False else stdin
         variables = child_environment(env, self._withheld)
         child = self._spawn(argv, argv, Child, env=variables, cwd=cwd, stdin=stdin_source, user=user)
-        self._pump_both(child, echo=echo, but_not_stdout=stdout_pipe)
+        self._pump_both(child, echo=echo, but_not_stdout=stdout_pipe, stderr_filter=stderr_filter)
         return child
 
     def _spawn(  # noqa: PLR0913 - the options of a command, all by keyword
@@ -268,9 +271,9 @@ class Processes:
             self._children.append(child)
         return child
 
-    def _pump_both(self, child: Child, *, echo: bool, but_not_stdout: bool = False) -> None:
+    def _pump_both(self, child: Child, *, echo: bool, but_not_stdout: bool = False, stderr_filter: LineFilter | None = None) -> None:
         assert child.popen.stderr is not None  # noqa: S101 - PIPE was asked for
-        self._pump(child, child.popen.stderr, "stderr", echo)
+        self._pump(child, child.popen.stderr, "stderr", echo, stderr_filter or str)
         if not but_not_stdout:
             assert child.popen.stdout is not None  # noqa: S101 - PIPE was asked for
             child.stdout = None
@@ -317,7 +320,7 @@ class Processes:
             if child in self._children:
                 self._children.remove(child)
 
-    def _pump(self, child: Child, stream: IO[bytes], name: str, echo: bool) -> None:
+    def _pump(self, child: Child, stream: IO[bytes], name: str, echo: bool, line_filter: LineFilter = str) -> None:
         lines = child.lines[name]
 
         def keep(line: str) -> None:
@@ -326,15 +329,18 @@ class Processes:
             while child.captured[name] > CAPTURE_LIMIT and len(lines) > 1:
                 child.captured[name] -= len(lines.pop(0))
 
-        pump = threading.Thread(target=self._pump_lines, args=(stream, keep, echo), daemon=True)
+        pump = threading.Thread(target=self._pump_lines, args=(stream, keep, echo, line_filter), daemon=True)
         child.pumps.append(pump)
         pump.start()
 
-    def _pump_lines(self, stream: IO[bytes], keep: Callable[[str], None], echo: bool) -> None:
+    def _pump_lines(self, stream: IO[bytes], keep: Callable[[str], None], echo: bool, line_filter: LineFilter) -> None:
         wrapping = self.log.actions.foreign_output() if echo else contextlib.nullcontext()
         with stream, wrapping:
             for raw in stream:
-                line = self.log.masked(raw.decode("utf-8", errors="replace"))
+                kept = line_filter(raw.decode("utf-8", errors="replace"))
+                if kept is None:
+                    continue
+                line = self.log.masked(kept)
                 keep(line)
                 self.log.write(line.rstrip("\r\n"))
                 if echo:

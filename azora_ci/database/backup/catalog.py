@@ -6,24 +6,12 @@ Objects that belong to an extension or to the system are left out, as in pg_dump
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import psycopg2.extensions
 
-# pg_dump's own session settings (setup_connection in pg_dump.c), and a time zone, so that both sides write values as the same text
-SESSION = (
-    "SET DATESTYLE = ISO",
-    "SET INTERVALSTYLE = POSTGRES",
-    "SET TIMEZONE = 'UTC'",
-    "SET extra_float_digits = 3",
-    "SET bytea_output = hex",
-    "SET synchronize_seqscans = off",
-    "SET row_security = off",  # an error instead of silently fewer rows
-    "SET lock_timeout = 0",
-    "SET idle_in_transaction_session_timeout = 0",
-)
 _USER_OBJECT = """n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
     AND NOT EXISTS (SELECT 1 FROM pg_depend d WHERE d.classid = '{catalog}'::regclass AND d.objid = {oid} AND d.deptype = 'e')"""
 _TABLE = _USER_OBJECT.format(catalog="pg_class", oid="c.oid")
@@ -33,12 +21,19 @@ TABLES = f"""SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON 
 SEQUENCES = f"""SELECT n.nspname, c.relname, s.seqincrement, pg_sequence_last_value(c.oid)
     FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relpersistence <> 't' AND {_TABLE}"""  # noqa: S608
-CONSTRAINTS = f"""SELECT n.nspname, c.relname, k.conname, k.contype::text, k.convalidated
+# PostgreSQL itself names the constraints that partitions inherit, and those of NOT NULL, by what was there at that moment: they are
+# identified by what they demand.
+CONSTRAINTS = f"""SELECT n.nspname, c.relname, k.conname,
+    CASE WHEN k.conparentid <> 0 OR k.contype = 'n' THEN pg_get_constraintdef(k.oid) END, k.contype::text, k.convalidated
     FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relpersistence <> 't' AND {_TABLE}"""  # noqa: S608
 INDEXES = f"""SELECT n.nspname, c.relname, i.relname FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
     JOIN pg_class c ON c.oid = x.indrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE x.indisvalid AND x.indisready AND c.relpersistence <> 't' AND c.relkind <> 't' AND {_TABLE}"""  # noqa: S608
+# What pg_extension_config_dump() names: of these tables of extensions pg_dump dumps the rows that the condition chooses.
+FILTERS = """SELECT n.nspname, c.relname, e.condition
+    FROM pg_extension x CROSS JOIN unnest(x.extconfig, x.extcondition) AS e (oid, condition)
+    JOIN pg_class c ON c.oid = e.oid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r'"""
 LARGE_OBJECTS = "SELECT count(*) FROM pg_largeobject_metadata"
 
 Table = tuple[str, str]  # schema, name
@@ -46,13 +41,19 @@ Table = tuple[str, str]  # schema, name
 
 @dataclass(frozen=True)
 class Catalog:
-    """The parts of a database that a restore must reproduce. Sequences: (increment, last value or None) by (schema, name)."""
+    """The parts of a database that a restore must reproduce. Sequences: (increment, last value or None) by (schema, name).
+
+    ``filters`` are the conditions (empty, or ``WHERE …``) of the rows that a dump holds of an extension's tables. ``named_constraints`` are
+    all constraints by their names, as manifests of before identify them.
+    """
 
     tables: tuple[Table, ...]
     sequences: dict[Table, tuple[int, int | None]]
     constraints: frozenset[tuple[Any, ...]]
     indexes: frozenset[tuple[Any, ...]]
     large_objects: int
+    filters: Mapping[Table, str] = field(default_factory=dict)
+    named_constraints: frozenset[tuple[Any, ...]] = frozenset()
 
 
 def read(cursor: psycopg2.extensions.cursor) -> Catalog:
@@ -62,13 +63,22 @@ def read(cursor: psycopg2.extensions.cursor) -> Catalog:
         cursor.execute(query)
         return cursor.fetchall()
 
+    constraints = rows(CONSTRAINTS)
     return Catalog(
         tables=tuple((schema, name) for schema, name in rows(TABLES)),
         sequences={(schema, name): (increment, last) for schema, name, increment, last in rows(SEQUENCES)},
-        constraints=frozenset(rows(CONSTRAINTS)),
+        constraints=frozenset((schema, table, demand or name, kind, valid) for schema, table, name, demand, kind, valid in constraints),
         indexes=frozenset(rows(INDEXES)),
         large_objects=rows(LARGE_OBJECTS)[0][0],
+        filters=read_filters(cursor),
+        named_constraints=frozenset((schema, table, name, kind, valid) for schema, table, name, _, kind, valid in constraints),
     )
+
+
+def read_filters(cursor: psycopg2.extensions.cursor) -> dict[Table, str]:
+    """Return the conditions under which the rows of extensions' tables are dumped, by table."""
+    cursor.execute(FILTERS)
+    return {(schema, name): condition for schema, name, condition in cursor.fetchall()}
 
 
 def quoted_name(table: Table) -> str:

@@ -49,6 +49,12 @@ class TableData:
     rows: int = 0
     hash: str | None = None
 
+    @property
+    def columns(self) -> bytes:
+        """Return the columns that the rows hold, as a list in SQL."""
+        table = _TABLE.fullmatch(self.statement)
+        return table[3][1:-1] if table and table[3] else b"*"
+
 
 class RowHash:
     """An order-independent hash of lines: the sum of each line's 128-bit BLAKE2b, modulo 2^128. It detects accidents, not forgery."""

@@ -58,17 +58,20 @@ class Dumped:
 
 @dataclass(frozen=True)
 class DumpPlan:
-    """How to dump: program, connection, snapshot, compression level and how many seconds the snapshot may be held."""
+    """How to dump: program, connection, encoding of the database (and of the dump, whatever the database sets for its clients), snapshot,
+    compression level and how many seconds the snapshot may be held.
+    """
 
     program: Path
     url: DatabaseUrl
+    encoding: str
     snapshot: str
     level: int
     limit_seconds: float
 
     def argv(self) -> tuple[str, ...]:
         """Return pg_dump's command line; the connection is in the environment."""
-        return (str(self.program), "--no-password", "--format=plain", f"--snapshot={self.snapshot}")
+        return (str(self.program), "--no-password", "--format=plain", f"--encoding={self.encoding}", f"--snapshot={self.snapshot}")
 
     def env(self) -> Mapping[str, str]:
         """Return pg_dump's environment: the connection, and UTC so that times read the same everywhere."""

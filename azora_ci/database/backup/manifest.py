@@ -241,6 +241,8 @@ def _summary(items: Any) -> dict[str, Any]:
 def catalog_findings(document: Mapping[str, Any], restored: catalog.Catalog) -> list[str]:
     """Return one line for every difference between a restored catalog and the catalog in a document."""
     restored_document = catalog_document(restored)
+    if document["constraints"] == _summary(restored.named_constraints):  # of before: every constraint by its name
+        restored_document["constraints"] = document["constraints"]
     findings = [
         f"{kind}: {document[kind]['count']} at the snapshot, {restored_document[kind]['count']} restored, not the same"
         for kind in ("tables", "constraints", "indexes")
@@ -255,7 +257,8 @@ def catalog_findings(document: Mapping[str, Any], restored: catalog.Catalog) -> 
 
 def server_document(facts: ServerFacts) -> dict[str, Any]:
     """Return a server's facts as JSON."""
-    return {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(facts).items()}
+    document: dict[str, Any] = json.loads(json.dumps(asdict(facts)))
+    return document
 
 
 def encoded(document: dict[str, Any]) -> bytes:

@@ -21,6 +21,7 @@ from azora_ci.database.backup.restore import Account, Restore
 from azora_ci.database.backup.setup import Background, BackupContext, Followers, ScratchSpace, follow, workbench
 from azora_ci.database.backup.source import Counter, Snapshot
 from azora_ci.database.postgres import DatabaseUrl, version_text
+from azora_ci.database.scratch import carry_properties
 from azora_ci.database.server import ServerFacts, facts_of_document
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ def _dump_database(
         stack.callback(counter.cancel)
         if context.depth != "none":
             counter.start()
-        plan = DumpPlan(origin.pg_dump, origin.url, snapshot.id, context.level, context.limit_seconds)
+        plan = DumpPlan(origin.pg_dump, origin.url, server.encoding, snapshot.id, context.level, context.limit_seconds)
         meter = Meter("dump", clock=context.clock, expected=server.size_bytes, tables=len(snapshot.catalog.tables))
         with context.phase("dump"), context.progress(meter), _disk_errors(followers):
             dumped = dump(plan, context.processes, *sinks, meter)
@@ -183,6 +184,7 @@ def _prove_new(
         restore_seconds = _finish_restore(context, followers.restore, size)
         restored_catalog = _compare_tables(context, bench.database, pending, expected.tables)
         proof.require_none(catalog.differences(expected.catalog, restored_catalog))
+        _carry_properties(context, bench, pending)
         download.result()
     elif not context.bucket.checksums:
         _read_back(context, stored, sha256)  # nobody else has checked what the store keeps
@@ -222,6 +224,17 @@ def _compare_tables(
     return restored_catalog
 
 
+def _carry_properties(context: BackupContext, bench: ScratchSpace, document: Mapping[str, Any]) -> None:
+    """Give the restored database what no dump holds of it, and say what cannot be reproduced there: it is proven for nothing then."""
+    assert bench.scratch is not None and bench.database is not None  # noqa: S101 - the callers restored into it
+    production = facts_of_document(dict(document["server"]))
+    with context.phase("properties"):
+        context.unreproduced = carry_properties(bench.scratch, bench.database.database, production)
+    if context.unreproduced:
+        lines = "\n".join(context.unreproduced)
+        context.processes.log.annotate("The scratch server is not like production", f"The rows are proven. Not reproduced there:\n{lines}")
+
+
 def conclude(
     context: BackupContext, names: documents.Names, pending: dict[str, Any], stored: StoredObject, restore_seconds: float | None
 ) -> documents.Manifest:
@@ -238,6 +251,7 @@ def conclude(
             "verified_at": verified_at,
             "reason": context.reason,
             "where": context.where,
+            "unreproduced": list(context.unreproduced),
         },
         "seconds": dict(context.seconds),
         "created_at": verified_at,
@@ -274,6 +288,7 @@ def prove_stored(context: BackupContext, document: Mapping[str, Any], stored: St
         seconds = _finish_restore(context, followers.restore, stored.size)
         restored_catalog = _compare_tables(context, bench.database, document, account.tables)
         proof.require_none(documents.catalog_findings(document["catalog"], restored_catalog))
+        _carry_properties(context, bench, document)
         return seconds
 
 

@@ -17,6 +17,7 @@ from azora_ci.database.backup.copy_stream import HASH_BITS, ObjectsHash, TableDa
 from azora_ci.database.backup.progress import Meter
 from azora_ci.database.backup.spool_reader import MIGRATIONS
 from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.database.session import settle
 
 if TYPE_CHECKING:
     import psycopg2.extensions
@@ -53,11 +54,12 @@ def restored_tables(
     restored = []
     try:
         with connection.cursor() as cursor:
-            for statement in catalog.SESSION:
-                cursor.execute(statement)
+            settle(cursor)
+            filters = catalog.read_filters(cursor)
             cursor.execute("SET client_encoding = %s", (encoding,))
             for table in tables:
-                restored.append(_read_table(cursor, table, meter))
+                condition = filters.get(text_name(table, encoding), "").encode(python_codec(encoding))
+                restored.append(_read_table(cursor, table, condition, meter))
                 meter.tables_done += 1
             cursor.execute("SET client_encoding = 'UTF8'" if encoding != "SQL_ASCII" else "SELECT 1")
             restored_catalog = catalog.read(cursor)
@@ -66,13 +68,15 @@ def restored_tables(
     return restored_catalog, restored
 
 
-def _read_table(cursor: psycopg2.extensions.cursor, table: TableData, meter: Meter) -> TableData:
+def _read_table(cursor: psycopg2.extensions.cursor, table: TableData, condition: bytes, meter: Meter) -> TableData:
+    """Return a table's rows as the dump holds them: of an extension's table those that its condition chooses."""
+    name = b".".join(b'"' + part.replace(b'"', b'""') + b'"' for part in (table.schema, table.name))
     if table.hash is not None:
         sink = _RowSink(meter)
-        cursor.copy_expert(b"COPY " + table.statement + b" TO STDOUT", sink)
+        rows = b"(SELECT %b FROM %b %b)" % (table.columns, name, condition) if condition else table.statement
+        cursor.copy_expert(b"COPY " + rows + b" TO STDOUT", sink)
         return TableData(table.schema, table.name, table.statement, sink.rows, sink.hexdigest())
-    name = b".".join(b'"' + part.replace(b'"', b'""') + b'"' for part in (table.schema, table.name))
-    cursor.execute(b"SELECT count(*) FROM ONLY " + name)
+    cursor.execute(b"SELECT count(*) FROM " + (b"%b %b" % (name, condition) if condition else b"ONLY " + name))
     return TableData(table.schema, table.name, table.statement, int((cursor.fetchone() or (0,))[0]))
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.process import Processes, ending
-from azora_ci.database.backup import spool_reader
+from azora_ci.database.backup import messages, spool_reader
 from azora_ci.database.backup.copy_stream import TableData
 from azora_ci.database.postgres import DatabaseUrl
 
@@ -27,9 +27,12 @@ class Account:
 
 
 def psql_argv(program: Path, script: Path) -> tuple[str, ...]:
-    """Return psql's command line: no start-up file, one transaction, stop at the first error, no rows in messages."""
+    """Return psql's command line: no start-up file, one transaction, stop at the first error, which is told with its context.
+
+    Such messages may hold rows: they are kept without them, see ``messages.WithoutRows``.
+    """
     options = ("--no-psqlrc", "--no-password", "--quiet", "--single-transaction", "--output=/dev/null")
-    return (str(program), *options, "--set=ON_ERROR_STOP=1", "--set=VERBOSITY=terse", f"--file={script}")
+    return (str(program), *options, "--set=ON_ERROR_STOP=1", "--set=SHOW_CONTEXT=errors", f"--file={script}")
 
 
 def knows_restrict(psql: Path) -> bool:
@@ -84,8 +87,10 @@ class Restore:
         self._start = self._clock.monotonic()
         fifo = spool.with_name("sql")
         os.mkfifo(fifo, 0o600)
-        self._psql = processes.start(psql_argv(psql, fifo), env={**database.libpq_env(), "PGAPPNAME": "azora-ci restore"})
-        mode = spool_reader.RESTRICTED if knows_restrict(psql) else spool_reader.UNRESTRICTED
+        self._spool = spool
+        env = {**database.libpq_env(), "PGAPPNAME": "azora-ci restore"}
+        self._psql = processes.start(psql_argv(psql, fifo), env=env, stderr_filter=messages.WithoutRows())
+        self._mode = mode = spool_reader.RESTRICTED if knows_restrict(psql) else spool_reader.UNRESTRICTED
         if mode == spool_reader.UNRESTRICTED:
             processes.log.say(f"{psql} does not know \\restrict (August 2025): the scanner alone keeps psql's commands out of the restore")
         self._follower = Follower(processes, "restore", str(spool), str(fifo), mode)
@@ -101,9 +106,10 @@ class Restore:
             self._psql.end()  # psql would mistake the end of its input for the end of the script
         elif feeder.poll() is None and self._psql.poll() != 0:
             feeder.end()  # psql no longer reads its output
-        if not input_cut:
-            self._require_success("psql", self._psql.wait(), self._psql.stderr_text)
-        self._require_success("reading the backup", feeder.wait(), feeder.stderr_text)
+        if not input_cut and (code := self._psql.wait()) != 0:
+            raise self._refused(code, self._psql.stderr_text, size)
+        if (code := feeder.wait()) != 0:
+            raise _failed("reading the backup", code, feeder.stderr_text)
         return self._clock.monotonic() - self._start
 
     def abandon(self) -> None:
@@ -111,9 +117,17 @@ class Restore:
         self._follower.child.end()
         self._psql.end()
 
-    def _require_success(self, program: str, code: int, output: str) -> None:
-        if code != 0:
-            raise _failed(program, code, output)
+    def _refused(self, code: int, output: str, size: int) -> NotTrueError:
+        """Return the error for what psql said, with the object that it could not restore."""
+        error = _failed("psql", code, output)
+        error.next_step = messages.next_step(output) or error.next_step
+        line = messages.line_of_error(output)
+        if line is not None:
+            line -= self._mode == spool_reader.RESTRICTED  # the line that this project puts before the dump
+            with contextlib.suppress(OSError, EOFError, ValueError):
+                pieces = spool_reader.inflate(spool_reader.pieces_of(self._spool, size))
+                error.where += f", restoring {messages.object_at(pieces, line) or 'the head of the dump'}"
+        return error
 
 
 def _failed(program: str, code: int, output: str) -> NotTrueError:

@@ -40,6 +40,7 @@ class BackupContext:
     verify_url: DatabaseUrl | None = None
     scratch_dir: Path | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    unreproduced: list[str] = field(default_factory=list)  # the database's own properties that the scratch server could not reproduce
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:

@@ -12,6 +12,7 @@ from azora_ci.core.errors import BadInputError
 from azora_ci.database.backup import catalog
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.database.server import session_error
+from azora_ci.database.session import settle
 
 if TYPE_CHECKING:
     import psycopg2.extensions
@@ -53,8 +54,7 @@ class Snapshot:
         return self
 
     def _export(self, cursor: psycopg2.extensions.cursor) -> None:
-        for statement in catalog.SESSION:
-            cursor.execute(statement)
+        settle(cursor)
         cursor.execute("SELECT pg_is_in_recovery()")
         standby = (cursor.fetchone() or (False,))[0]
         cursor.execute(f"SET statement_timeout = {int(self._wait * 1000)}")
@@ -84,22 +84,21 @@ class Snapshot:
         """Return another session that sees the same snapshot; each of its statements may take ``timeout_seconds``."""
         connection = self._url.connect(application="azora-ci counts")
         with connection.cursor() as cursor:
-            for statement in catalog.SESSION:
-                cursor.execute(statement)
-            cursor.execute(f"SET statement_timeout = {int(timeout_seconds * 1000)}")
+            settle(cursor, statement_timeout=str(int(timeout_seconds * 1000)))
             cursor.execute("BEGIN ISOLATION LEVEL REPEATABLE READ, READ ONLY")
             cursor.execute("SET TRANSACTION SNAPSHOT %s", (self.id,))
         return connection
 
 
 class Counter:
-    """Counts every table's rows on the snapshot in separate sessions while the dump runs."""
+    """Counts on the snapshot the rows that the dump is to hold of every table, in separate sessions while the dump runs."""
 
     def __init__(self, snapshot: Snapshot, url: DatabaseUrl, *, timeout_seconds: float) -> None:
         self._snapshot = snapshot
         self._url = url
         self._timeout = timeout_seconds
-        self._uncounted = list(reversed(snapshot.catalog.tables))
+        everything = {**dict.fromkeys(snapshot.catalog.tables), **snapshot.catalog.filters}
+        self._uncounted = list(reversed(everything.items()))
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._connections: list[psycopg2.extensions.connection] = []
@@ -118,15 +117,17 @@ class Counter:
     def _count(self, connection: psycopg2.extensions.connection) -> None:
         try:
             with connection.cursor() as cursor:
-                while (table := self._next_table()) is not None:
-                    cursor.execute(f"SELECT count(*) FROM ONLY {catalog.quoted_name(table)}")  # noqa: S608 - quoted name
+                while (next_table := self._next_table()) is not None:
+                    table, condition = next_table
+                    rows = f"ONLY {catalog.quoted_name(table)}" if condition is None else f"{catalog.quoted_name(table)} {condition}"
+                    cursor.execute(f"SELECT count(*) FROM {rows}")  # noqa: S608 - a quoted name, and the condition that pg_dump uses
                     self.counts[table] = int((cursor.fetchone() or (0,))[0])
         except Exception as error:
             self._failure = error
         finally:
             connection.close()
 
-    def _next_table(self) -> catalog.Table | None:
+    def _next_table(self) -> tuple[catalog.Table, str | None] | None:
         with self._lock:
             return self._uncounted.pop() if self._uncounted and self._failure is None else None
 

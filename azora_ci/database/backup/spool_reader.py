@@ -66,6 +66,13 @@ def follow(spool: Path, orders: Orders, clock: Clock) -> Iterator[bytes]:
                     orders.changed.clear()
 
 
+def pieces_of(spool: Path, size: int) -> Iterator[bytes]:
+    """Yield the bytes of a spool that is complete with ``size`` bytes."""
+    with spool.open("rb", buffering=0) as file:
+        while file.tell() < size and (piece := file.read(PIECE)):
+            yield piece
+
+
 def inflate(pieces: Iterator[bytes]) -> Iterator[bytes]:
     """Yield the content of exactly one gzip member and verify its checksum and length. Raises EOFError when it is truncated."""
     from isal import isal_zlib

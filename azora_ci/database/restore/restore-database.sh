@@ -125,27 +125,39 @@ gunzip -c "$file" | judge "$strict" > /dev/null || { echo "$file is refused. Not
 psql -X -q -v ON_ERROR_STOP=1 -v live="$live" -v restored="$restored" -d "$maintenance" <<'SQL'
 DROP DATABASE IF EXISTS :"restored";
 SELECT format('CREATE DATABASE %I TEMPLATE template0 OWNER %I ENCODING %L LC_COLLATE %L LC_CTYPE %L',
-              :'restored', pg_get_userbyid(datdba), pg_encoding_to_char(encoding), datcollate, datctype)
-  FROM pg_database WHERE datname = :'live' \gexec
+              :'restored', pg_get_userbyid(d.datdba), pg_encoding_to_char(d.encoding), d.datcollate, d.datctype)
+       || CASE row ->> 'datlocprovider' WHEN 'i' THEN ' LOCALE_PROVIDER icu' WHEN 'b' THEN ' LOCALE_PROVIDER builtin'
+                                        WHEN 'c' THEN ' LOCALE_PROVIDER libc' ELSE '' END
+       || CASE row ->> 'datlocprovider' WHEN 'i' THEN ' ICU_LOCALE ' || quote_literal(coalesce(row ->> 'datlocale', row ->> 'daticulocale'))
+                                        WHEN 'b' THEN ' BUILTIN_LOCALE ' || quote_literal(row ->> 'datlocale') ELSE '' END
+       || coalesce(' ICU_RULES ' || quote_literal(row ->> 'daticurules'), '')
+       || CASE t.spcname WHEN 'pg_default' THEN '' ELSE ' TABLESPACE ' || quote_ident(t.spcname) END
+  FROM pg_database d JOIN pg_tablespace t ON t.oid = d.dattablespace, to_jsonb(d) row WHERE d.datname = :'live' \gexec
 SQL
 
+# Amounts of money are written as the live database writes them.
+money=$(psql -X -q -A -t -d "$live" -c 'SHOW lc_monetary')
 {
   if [ "$strict" = 0 ]; then printf '\\restrict %s\n' "$word"; fi
   gunzip -c "$file" | judge 0
-} | psql -X -q -v ON_ERROR_STOP=1 -d "$restored" > /dev/null
+} | PGOPTIONS="${PGOPTIONS:-} ${money:+-c lc_monetary=${money// /\\ }}" psql -X -q -v ON_ERROR_STOP=1 -d "$restored" > /dev/null
 
-# The tables that pg_dump dumps are counted, as in the backup's manifest: without tables of extensions and of the system.
+# The tables that pg_dump dumps are counted, as in the backup's manifest: of extensions' tables the rows that they name for dumps.
 if [ -n "$tables" ] && [ -n "$rows" ]; then
 psql -X -q -v ON_ERROR_STOP=1 -d "$restored" <<SQL
 DO \$check\$
 DECLARE
   one record; n bigint; total bigint := 0; tables bigint := 0;
 BEGIN
-  FOR one IN SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  FOR one IN SELECT n.nspname, c.relname, 'ONLY ' AS only, '' AS condition FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
              WHERE c.relkind = 'r' AND c.relpersistence <> 't' AND n.nspname <> 'information_schema' AND n.nspname !~ '^pg_'
                AND NOT EXISTS (SELECT 1 FROM pg_depend d
-                               WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e') LOOP
-    EXECUTE format('SELECT count(*) FROM ONLY %I.%I', one.nspname, one.relname) INTO n;
+                               WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.deptype = 'e')
+             UNION ALL
+             SELECT n.nspname, c.relname, '', e.condition
+             FROM pg_extension x CROSS JOIN unnest(x.extconfig, x.extcondition) AS e (oid, condition)
+               JOIN pg_class c ON c.oid = e.oid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'r' LOOP
+    EXECUTE format('SELECT count(*) FROM %s%I.%I %s', one.only, one.nspname, one.relname, one.condition) INTO n;
     total := total + n; tables := tables + 1;
   END LOOP;
   IF (tables, total) IS DISTINCT FROM ($tables::bigint, $rows::bigint) THEN
@@ -153,6 +165,49 @@ BEGIN
   END IF;
 END \$check\$;
 SQL
+fi
+
+# What belongs to the database itself is in no dump of it: comment, privileges, settings and limit come from the live one.
+psql -X -q -v ON_ERROR_STOP=1 -v live="$live" -v restored="$restored" -d "$maintenance" > /dev/null <<'SQL'
+SELECT format('COMMENT ON DATABASE %I IS %L', :'restored', shobj_description(oid, 'pg_database')),
+       format('REVOKE ALL ON DATABASE %I FROM PUBLIC, %I', :'restored', pg_get_userbyid(datdba))
+  FROM pg_database WHERE datname = :'live' \gexec
+SELECT format('GRANT %s ON DATABASE %I TO %s', a.privilege_type, :'restored',
+              CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(a.grantee)) END)
+       || CASE WHEN a.is_grantable THEN ' WITH GRANT OPTION' ELSE '' END
+  FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a WHERE d.datname = :'live' \gexec
+-- A list of names, written as one literal, would be one name: such a value is set here first.
+SELECT CASE WHEN list THEN format('SELECT pg_catalog.set_config(%L, %L, false)', name, value) END,
+       format('ALTER %s SET %s %s', target, quoted, CASE WHEN list THEN 'FROM CURRENT' ELSE format('TO %L', value) END),
+       CASE WHEN list THEN 'RESET ' || quoted END
+  FROM (SELECT split_part(c, '=', 1) AS name, substr(c, strpos(c, '=') + 1) AS value,
+               CASE WHEN r.rolname IS NULL THEN '' ELSE format('ROLE %I IN ', r.rolname) END || format('DATABASE %I', :'restored') AS target
+          FROM pg_database d JOIN pg_db_role_setting s ON s.setdatabase = d.oid CROSS JOIN unnest(s.setconfig) c
+               LEFT JOIN pg_roles r ON r.oid = s.setrole
+         WHERE d.datname = :'live') setting,
+       LATERAL (SELECT string_agg(quote_ident(part), '.' ORDER BY number)
+                  FROM regexp_split_to_table(name, '\.') WITH ORDINALITY p (part, number)) q (quoted),
+       LATERAL (SELECT name IN ('local_preload_libraries', 'search_path', 'session_preload_libraries', 'temp_tablespaces')) l (list) \gexec
+SELECT format('ALTER DATABASE %I CONNECTION LIMIT %s', :'restored', datconnlimit) FROM pg_database WHERE datname = :'live' \gexec
+SQL
+
+described() {
+  psql -X -q -A -t -v ON_ERROR_STOP=1 -v name="$1" -d "$maintenance" <<'SQL'
+SELECT jsonb_pretty(to_jsonb(d) - '{oid,datname,datacl,datistemplate,datallowconn,dathasloginevt,datlastsysoid,datfrozenxid,datminmxid,
+                                    datcollversion}'::text[]) FROM pg_database d WHERE datname = :'name';
+SELECT 'comment', shobj_description(oid, 'pg_database') FROM pg_database WHERE datname = :'name';
+SELECT DISTINCT 'privilege', a.privilege_type, CASE a.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(a.grantee) END, a.is_grantable
+  FROM pg_database d, aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) a WHERE d.datname = :'name' ORDER BY 1, 2, 3, 4;
+SELECT 'setting', coalesce(r.rolname, ''), c
+  FROM pg_database d JOIN pg_db_role_setting s ON s.setdatabase = d.oid CROSS JOIN unnest(s.setconfig) c
+       LEFT JOIN pg_roles r ON r.oid = s.setrole WHERE d.datname = :'name' ORDER BY 1, 2, 3;
+SQL
+}
+expected=$(described "$live")
+found=$(described "$restored")
+if ! diff <(echo "$expected") <(echo "$found") >&2; then
+  echo "The rows are restored, but $restored itself is not as $live is: see above. Change it by hand before you swap." >&2
+  exit 1
 fi
 
 echo "Restored and compared: $restored. Look into it, then run swap-database.sh."
