@@ -157,18 +157,16 @@ def test_kinds_of_services(tmp_path):
 
 def test_every_key_that_a_kind_cannot_have_is_named_at_once(tmp_path):
     routed = 'route_prefix = "/m"\npublic_health_url = "https://azora.world/m"\ntimeout_seconds = 0'
-    mailer = f'{WORKER}\n{routed}\nport = 80\nsingleton = true\ninstances = 2\nwhen = "after-rollout"'
-    seed = f'{JOB}\n{routed}\nport = 80\nhealth_path = "/h"\ninstances = 1\nsingleton = false\ntalks_to = ["shop"]'
+    mailer = f'{WORKER}\n{routed}\nhealth = {{}}\nport = 80\nsingleton = true\ninstances = 2\nwhen = "after-rollout"'
+    seed = f'{JOB}\n{routed}\nhealth = {{}}\nport = 80\nhealth_path = "/h"\ninstances = 1\nsingleton = false\ntalks_to = ["shop"]'
     web = 'title = "Web"\nsingleton = true\nwhen = "after-rollout"\ntalks_to = ["mailer"]'
     with pytest.raises(BadInputError) as caught:
         load(tmp_path, f"{MINIMAL}[services.mailer]\n{mailer}\n[services.seed]\n{seed}\n[services.shop]\n{web}")
     named = {line.partition(": ")[0].removeprefix("services.") for line in caught.value.what.splitlines()}
     assert named == {
-        *(f"mailer.{key}" for key in ("route_prefix", "public_health_url", "timeout_seconds", "port", "instances", "when")),
-        *(
-            f"seed.{key}"
-            for key in ("route_prefix", "public_health_url", "timeout_seconds", "port", "health_path", "instances", "singleton", "talks_to")
-        ),
+        *(f"mailer.{key}" for key in ("route_prefix", "public_health_url", "timeout_seconds", "port", "instances", "when", "health")),
+        *(f"seed.{key}" for key in ("route_prefix", "public_health_url", "timeout_seconds", "port", "health_path", "health")),
+        *(f"seed.{key}" for key in ("instances", "singleton", "talks_to")),
         *(f"shop.{key}" for key in ("route_prefix", "health_path", "public_health_url", "singleton", "when", "talks_to")),
     }
 

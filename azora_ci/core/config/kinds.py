@@ -16,7 +16,7 @@ REFUSED: dict[str, dict[str, str]] = {
     JOB: _NO_ROUTE
     | dict.fromkeys(("instances", "singleton"), "it runs once per deployment")
     | {"talks_to": "the edge takes calls of instances only, whose version it knows"}
-    | dict.fromkeys(("health_path", "port"), "it is judged by its exit code, nothing is asked of it"),
+    | dict.fromkeys(("health_path", "health", "port"), "it is judged by its exit code, nothing is asked of it"),
 }
 
 
@@ -41,8 +41,9 @@ def _problems(name: str, table: Mapping[str, Any], services: Mapping[str, Mappin
     for key, reason in REFUSED[kind].items():
         if key in table:
             yield f"services.{name}.{key}: says nothing about a {kind}: {reason}"
-    if kind == WORKER and "port" in table and "health_path" not in table:
-        yield f"services.{name}.port: nothing asks a worker there without services.{name}.health_path"
+    for key in ("port", "health") if kind == WORKER and "health_path" not in table else ():
+        if key in table:
+            yield f"services.{name}.{key}: nothing asks a worker without services.{name}.health_path"
     if table.get("singleton") and table.get("instances", 1) > 1:
         yield f"services.{name}.instances: {table['instances']} of a singleton would run at once; it has one instance"
     if kind == JOB and table.get("timeout_seconds") == 0:
