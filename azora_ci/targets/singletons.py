@@ -8,6 +8,7 @@ may have started what no journal knows.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Protocol
@@ -20,6 +21,8 @@ from azora_ci.targets.journal import REMOVED, Deployed
 from azora_ci.targets.node_parts import Facts, Parts
 from azora_ci.targets.release import Release
 from azora_ci.targets.workers import Grace, Workers
+
+WITHDRAWN_SECONDS = 1.0  # of grace for what gives way to the old one, at the end of a cancelled run, too
 
 
 class Starter(Protocol):
@@ -59,12 +62,12 @@ class Singletons:
                 self._workers.rest(deployed, [facts], self._grace)
         self._clear(service_id, [facts for deployed, facts in self._of(service_id) if deployed.id == release_id])
 
-    def _clear(self, service_id: str, kept: Sequence[Facts]) -> None:
-        """Stop every instance but those ``kept``. Raises NotTrueError when one still runs then."""
+    def _clear(self, service_id: str, kept: Sequence[Facts], longest: float = math.inf) -> None:
+        """Stop every instance but those ``kept``, in ``longest`` seconds. Raises NotTrueError when one still runs then."""
         for attempt in range(2):
             running = [facts for facts in self._runner.running(service_id) if not any(facts.items() <= other.items() for other in kept)]
             if running and attempt == 0:
-                self._runner.stop([(facts, self._grace(service_id)) for facts in running], self._lock.renew)
+                self._runner.stop([(facts, min(longest, self._grace(service_id))) for facts in running], self._lock.renew)
         if running:
             raise NotTrueError(
                 "An instance of a singleton cannot be stopped",
@@ -84,7 +87,7 @@ class Singletons:
         for deployed, facts in list(self._of(service_id)):
             if deployed.id == release_id:
                 self._node.stop(deployed, [facts], quickly=True)
-        self._clear(service_id, [facts for _, facts in self._of(service_id) if not facts.get("resting")])
+        self._clear(service_id, [facts for _, facts in self._of(service_id) if not facts.get("resting")], WITHDRAWN_SECONDS)
 
     def resting(self, service_id: str, release_id: str) -> tuple[int, Deployed, Facts] | None:
         """Return the newest old one at rest, as the time in its release's id, release, and facts; None where what serves has none."""

@@ -18,6 +18,7 @@ import pytest
 
 from tests.support import ROOT
 from tests.support.edge_world import NEW, OLD, World
+from tests.support.waiting import until
 
 KILLER = ROOT / "tests/support/killer"
 TARGET = "azora_ci.targets.local_processes.target"
@@ -203,3 +204,19 @@ def test_a_run_that_is_cancelled_while_it_exchanges_leaves_the_old_one_running(w
     assert schedulers.most == 1
     assert world.fragment().status == "cancelled"
     assert any("v1.1.0 is promoted and keeps 100 % of traffic" in note for note in world.fragment().evidence["notes"])
+
+
+def test_a_run_that_is_cancelled_while_the_old_one_takes_its_time_has_it_started_again(world):
+    world.workers["scheduler"]["stop_grace_seconds"] = 60
+    world.configure_edge()
+    world.flag("1.0.0.scheduler.deaf")
+    with Schedulers(world) as schedulers:
+        step = world.start("gradual_rollout")
+        until(lambda: any(each.resting for each in world.target().instances(OLD)), "the old one is told to end", 60)
+        step.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        code, output = world.finish(step)
+        assert code == 1, output
+        assert time.monotonic() - begun < 8  # GitHub kills a cancelled job after 10 s
+        assert schedulers.running() == ["1.0.0"]
+    assert schedulers.most == 1
