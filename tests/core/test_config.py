@@ -11,6 +11,7 @@ import pytest
 from azora_ci.core import config, hosts
 from azora_ci.core.config import ImageSettings
 from azora_ci.core.errors import BadInputError
+from azora_ci.core.variables import Secret
 from azora_ci.steps.job import own_variables
 from tests.support import deploy_config
 
@@ -300,3 +301,38 @@ def test_a_network_that_is_not_the_applications_is_refused(tmp_path, network):
     service = deploy_config.service("API", networks=[network])
     with pytest.raises(BadInputError, match="networks"):
         config.load(deploy_config.write(tmp_path / "deploy.toml", services={"api": service}))
+
+
+def test_a_secret_may_be_handed_on_under_another_name(tmp_path):
+    entries = '["JWT", { env = "database__password", secret = "DATABASE__PASSWORD" }, { env = "AWS_ACCESS_KEY_ID", secret = "JWT" }]'
+    service = load(tmp_path, MINIMAL.replace('title = "API Gateway"', f'title = "API Gateway"\nsecrets = {entries}')).service("api_gateway")
+    assert service.secrets == ("JWT", "DATABASE__PASSWORD")
+    values = service.secret_values({"JWT": Secret("1"), "DATABASE__PASSWORD": Secret("2")})
+    assert values == {"JWT": "1", "database__password": "2", "AWS_ACCESS_KEY_ID": "1"}
+
+
+@pytest.mark.parametrize(
+    ("entries", "named"),
+    [
+        ('[{ env = "A", secret = "B" }, "A"]', "services.api_gateway.secrets: A: one variable cannot hold two secrets"),
+        ('[{ env = "PORT", secret = "B" }]', "services.api_gateway.secrets: 'PORT' is what azora-ci tells every instance"),
+        ('[{ env = "KEY", secret = "PROD_KEY" }]', "services.api_gateway.secrets: 'PROD_KEY' is read by azora-ci"),
+        ('[{ env = "KEY", secret = "key" }]', "services.api_gateway.secrets"),
+        ('[{ env = "KEY" }]', "services.api_gateway.secrets"),
+        ('["X"]\nenv = { X = "1" }', "services.api_gateway.secrets: 'X' is also in env"),
+    ],
+)
+def test_a_secret_that_cannot_be_handed_on_is_refused(tmp_path, entries, named):
+    with pytest.raises(BadInputError) as caught:
+        load(tmp_path, MINIMAL.replace('title = "API Gateway"', f'title = "API Gateway"\nsecrets = {entries}'))
+    assert named in caught.value.what
+
+
+def test_an_address_that_is_a_path_is_below_the_public_one(tmp_path):
+    text = MINIMAL.replace('"https://azora.world/api/health"', '"/api/health"') + '[smoke]\nendpoints = [{ name = "front", url = "/" }]\n'
+    loaded = load(tmp_path, text)
+    assert loaded.service("api_gateway").public_health_url == "https://azora.world/api/health"
+    assert loaded.smoke[0].url == "https://azora.world/"
+    with pytest.raises(BadInputError) as caught:
+        load(tmp_path, text.replace('public_url = "https://azora.world/"', 'public_url = "azora.world"'))
+    assert "public_url" in caught.value.what

@@ -84,11 +84,11 @@ def _refuse_replaced_keys(document: dict[str, Any], path: Path) -> None:
 def _complete_addresses(document: dict[str, Any]) -> None:
     """Put ``public_url`` before addresses that are only a path. The schema judges what comes out."""
     public_url, services, smoke = document.get("public_url"), document.get("services"), document.get("smoke")
-    if not isinstance(public_url, str):
-        return
     tables = [*services.values()] if isinstance(services, dict) else []
     endpoints = smoke.get("endpoints") if isinstance(smoke, dict) else None
     tables += endpoints if isinstance(endpoints, list) else []
+    if not isinstance(public_url, str):
+        return
     for table in (table for table in tables if isinstance(table, dict)):
         for key in ("public_health_url", "url"):
             if str(table.get(key)).startswith("/"):
