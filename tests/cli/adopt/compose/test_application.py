@@ -11,7 +11,7 @@ import pytest
 from azora_ci.cli.adopt import deploy_toml
 from azora_ci.cli.adopt.discover import Application, FoundService, discover
 from azora_ci.core import config
-from azora_ci.gates import readiness
+from azora_ci.gates.readiness import to_fill_in
 
 
 def repository(folder: Path, files: dict[str, str]) -> Path:
@@ -156,19 +156,19 @@ def test_each_service_gets_its_kind(tmp_path):
     assert loaded.service("worker").depends_on == ("api",)
     assert loaded.service("web").depends_on == ("api",)
     assert "web waits until it has completed" in text
-    assert [hint for _, hint in readiness.to_fill_in(text) if "before-rollout" in hint] == ["before-rollout or after-rollout"]
+    assert [hint for _, hint in to_fill_in(text) if "before-rollout" in hint] == ["before-rollout or after-rollout"]
     assert loaded.service("api").port == 4000
 
 
 def test_one_service_takes_requests_even_when_none_says_so(tmp_path):
     _, loaded, text = adopted(tmp_path, "worker: {build: ., command: node a.js}\ncron: {build: ., command: node b.js}")
     assert [(service.id, service.kind) for service in loaded.services] == [("worker", "web"), ("cron", "worker")]
-    assert any("one has to take requests" in hint for _, hint in readiness.to_fill_in(text))
+    assert any("one has to take requests" in hint for _, hint in to_fill_in(text))
 
 
 def test_a_service_without_any_sign_is_marked(tmp_path):
     _, _, text = adopted(tmp_path, "web: {build: ., ports: [80]}\nthing: {build: .}")
-    assert any("worker, or web with route_prefix" in hint for _, hint in readiness.to_fill_in(text))
+    assert any("worker, or web with route_prefix" in hint for _, hint in to_fill_in(text))
 
 
 def test_profiles_are_deployed_when_they_are_named(tmp_path):
@@ -466,7 +466,7 @@ def test_prefixes_are_those_of_the_proxy(tmp_path):
         """,
     )
     assert [service.route_prefix for service in loaded.services] == ["/shop", "/api"]
-    assert not [hint for _, hint in readiness.to_fill_in(text) if "prefix that the edge" in hint]
+    assert not [hint for _, hint in to_fill_in(text) if "prefix that the edge" in hint]
 
 
 def test_a_repository_whose_compose_file_only_runs_its_own_image_is_built_by_its_dockerfile(tmp_path):
