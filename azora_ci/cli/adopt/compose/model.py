@@ -66,7 +66,8 @@ def load_merged(root: Path, model: Model, merged: dict[str, Any]) -> Model:
     reader = _Reader(root, model.variables)
     folder = _parent(model.named[0])
     services = {name: reader.located(service, folder) for name, service in merged["services"].items() if isinstance(service, dict)}
-    return _with(root, replace(model, notes=()), merged | {"services": services})
+    # Its name of the project may be the folder's, which is another one where production runs: only what the files say counts.
+    return _with(root, replace(model, notes=()), merged | {"services": services, "name": model.name})
 
 
 def _with(root: Path, model: Model, merged: dict[str, Any]) -> Model:

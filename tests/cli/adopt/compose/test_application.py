@@ -8,10 +8,16 @@ from typing import Any
 
 import pytest
 
-from azora_ci.cli.adopt import deploy_toml
+from azora_ci.cli.adopt import deploy_toml, programs
 from azora_ci.cli.adopt.discover import Application, FoundService, discover
 from azora_ci.core import config
 from azora_ci.gates.readiness import to_fill_in
+
+
+@pytest.fixture(autouse=True)
+def without_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What git and docker know is for other tests: here it would be all that takes time."""
+    monkeypatch.setattr(programs, "run", lambda argv: None)
 
 
 def repository(folder: Path, files: dict[str, str]) -> Path:

@@ -97,7 +97,7 @@ def without_programs(monkeypatch):
     monkeypatch.setattr(programs, "run", lambda argv: None)
 
 
-@settings(max_examples=120, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow], deadline=None)
 @given(base=DOCUMENTS, override=st.none() | DOCUMENTS)
 @example(
     base={"services": {"web-app": {"build": "."}, "web_app": {"build": "."}, "сервер": {"build": "."}, "服务": {"build": "."}}},
