@@ -31,7 +31,7 @@ def find(repository: Path, contexts: Iterable[Path] = ()) -> list[LockFile]:
     Raises NotTrueError when there is none, BadInputError for one that cannot be read.
     """
     root = repository.resolve()
-    folders = {root} | set(_workspaces(root, root))
+    folders = {root} | set(workspaces(root, root))
     folders |= {root / context for context in contexts if _inside(root, root / context)}
     files = [
         _read(root, path, manager)
@@ -60,7 +60,7 @@ def _text(root: Path, path: Path) -> str:
     size = path.stat().st_size
     if size > LIMITS.size:
         raise ValueError(f"it has {size} bytes, more than {LIMITS.size}")
-    return path.read_text(encoding="utf-8")
+    return path.read_text(encoding="utf-8-sig")  # some editors begin a file with a byte order mark
 
 
 def _json(root: Path, path: Path) -> dict[str, Any]:
@@ -169,12 +169,12 @@ def _manifests(root: Path, folder: Path) -> dict[str, dict[str, Any]]:
     """Return folder (relative, ``.`` for the root of the workspaces) -> package.json, of a folder and of its workspaces."""
     return {
         workspace.relative_to(folder).as_posix(): _json(root, workspace / "package.json")
-        for workspace in [folder, *_workspaces(root, folder)]
+        for workspace in [folder, *workspaces(root, folder)]
         if (workspace / "package.json").is_file()
     }
 
 
-def _workspaces(root: Path, folder: Path) -> Iterator[Path]:
+def workspaces(root: Path, folder: Path) -> Iterator[Path]:
     """Yield the folders of the workspaces that package.json or pnpm-workspace.yaml names. Raises BadInputError."""
     for pattern in _patterns(root, folder):
         for path in folder.glob(pattern.strip("/")):
@@ -188,10 +188,10 @@ def _patterns(root: Path, folder: Path) -> list[str]:
         path = folder / name
         try:
             if path.exists() and name == "package.json":
-                workspaces = _json(root, path).get("workspaces", [])
-                patterns += mapping(workspaces).get("packages", []) if isinstance(workspaces, dict) else workspaces
+                named = _json(root, path).get("workspaces")
+                patterns += (mapping(named).get("packages") if isinstance(named, dict) else named) or []
             elif path.exists():
-                patterns += [pattern for document in _yaml(_text(root, path)) for pattern in document.get("packages", [])]
+                patterns += [pattern for document in _yaml(_text(root, path)) for pattern in document.get("packages") or []]
         except (ValueError, TypeError, OSError) as error:
             raise BadInputError(
                 f"{name} cannot be read", what=str(error)[:1000], where=str(path.relative_to(root)), next_step="correct it"

@@ -260,6 +260,14 @@ def test_lock_files_of_the_root_of_workspaces_and_of_services_are_read(tmp_path)
     assert found == ["package-lock.json", "packages/web/package-lock.json", "services/auth/package-lock.json"]
 
 
+@pytest.mark.parametrize("manifest", ["\ufeff{}", '{"workspaces": null}', '{"workspaces": {"packages": null}}'])
+def test_a_package_json_as_editors_and_people_leave_it_is_read(tmp_path, manifest):
+    (tmp_path / "package.json").write_text(manifest, encoding="utf-8")
+    (tmp_path / "pnpm-workspace.yaml").write_text("packages:\n")
+    small_lock(tmp_path, "lodash", "1.0.0")
+    assert [file.path for file in lock_files.find(tmp_path)] == ["package-lock.json"]
+
+
 def test_two_managers_in_one_folder_are_both_read(tmp_path):
     small_lock(tmp_path, "lodash", "4.17.11")
     (tmp_path / "yarn.lock").write_text("# yarn lockfile v1\n")
