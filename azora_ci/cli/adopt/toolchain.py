@@ -51,9 +51,10 @@ class FoundToolchain:
 def discover(folder: Path, package: Mapping[str, Any]) -> FoundToolchain:
     """Return the toolchain of a repository. ``package``: its package.json, which decides where it names a package manager."""
     lock_file = next((name for name in lock_files.FILES if (folder / name).is_file()), None)
-    named = re.match(rf"(npm|pnpm|yarn|bun)@({_EXACT})(?:\+.*)?$", str(package.get("packageManager", "")))
-    manager = named[1] if named else lock_files.FILES.get(lock_file or "")
-    version = named[2] if named else _version(folder, manager, package)
+    named = re.match(rf"(npm|pnpm|yarn|bun)@({_EXACT})?", str(package.get("packageManager", "")))
+    engine = _dev_engine(package, "packageManager")
+    manager = named[1] if named else engine.get("name") if engine.get("name") in EXAMPLES else lock_files.FILES.get(lock_file or "")
+    version = named[2] if named and named[2] else _version(folder, manager, package)
     return FoundToolchain(manager, version, _node(folder, package), lock_file)
 
 
@@ -62,26 +63,78 @@ def _version(folder: Path, manager: str | None, package: Mapping[str, Any]) -> s
     if manager == "yarn":
         lock = folder / "yarn.lock"
         if lock.is_file() and "__metadata:" not in lock.read_text(encoding="utf-8", errors="replace")[:2000]:
-            return LAST_YARN_1
+            return _of_tables(package, "yarn", "volta", "engines") or LAST_YARN_1
         release = re.search(rf"^yarnPath:.*/yarn-({_EXACT})\.c?js", _text(folder / ".yarnrc.yml"), re.MULTILINE)
-        return release[1] if release else None
-    engines = package.get("engines")
-    version = str(engines.get(manager, "")) if isinstance(engines, dict) else ""
-    return version if re.fullmatch(_EXACT, version) else None
+        if release:
+            return release[1]
+    if manager is None:
+        return None
+    engine = _dev_engine(package, "packageManager")
+    candidates = [
+        str(engine.get("version", "")) if engine.get("name") == manager else "",
+        _of_tables(package, manager, "volta", "engines") or "",
+        _of_version_managers(folder, manager) or "",
+        _text(folder / ".bun-version").strip().removeprefix("v") if manager == "bun" else "",
+    ]
+    return next((version for version in candidates if re.fullmatch(_EXACT, version)), None)
 
 
 def _node(folder: Path, package: Mapping[str, Any]) -> str | None:
-    """Return the version of Node.js that .nvmrc, .node-version or engines names; of a range the first major version in it."""
+    """Return the version of Node.js that a file names; of a range the first major version that is in it.
+
+    Files of version managers count first, then package.json, then the base of the Dockerfile at the top.
+    """
     for name in (".nvmrc", ".node-version"):
-        line = _text(folder / name).strip().lower()
-        if version := re.fullmatch(r"v?([1-9]\d*(?:\.\d+){0,2})", line):
-            return version[1]
+        line = re.sub(r"#.*", "", _text(folder / name)).strip().lower()
+        if version := _node_version(line):
+            return version
         if (code_name := line.removeprefix("lts/")) in CODE_NAMES:
             return CODE_NAMES[code_name]
-    engines = package.get("engines")
-    major = re.search(r"[1-9]\d*", str(engines.get("node", ""))) if isinstance(engines, dict) else None
-    return major[0] if major else None
+    engine = _dev_engine(package, "runtime")
+    named = [
+        _of_tables(package, "node", "volta"),
+        _of_version_managers(folder, "node"),
+        _of_range(str(engine.get("version", ""))) if engine.get("name") == "node" else None,
+        _of_range(str(_mapping(package.get("engines")).get("node", ""))),
+    ]
+    base = re.findall(r"^FROM\s+(?:--\S+\s+)*(?:[\w.-]+/)*node:([1-9]\d*(?:\.\d+){0,2})", _text(folder / "Dockerfile"), re.MULTILINE | re.I)
+    return next(filter(None, [*(_node_version(version or "") for version in named), *base]), None)
+
+
+def _node_version(text: str) -> str | None:
+    version = re.fullmatch(r"v?([1-9]\d*(?:\.\d+){0,2})", text.strip())
+    return version[1] if version else None
+
+
+def _of_range(text: str) -> str | None:
+    """Return the first major version in a range of npm's; ``<23`` alone names none."""
+    major = re.search(r"(?:^|[^<\d.])v?([1-9]\d*)", text)
+    return major[1] if major else None
+
+
+def _of_tables(package: Mapping[str, Any], name: str, *tables: str) -> str | None:
+    """Return the exact version of a program in tables of package.json."""
+    versions = (str(_mapping(package.get(table)).get(name, "")) for table in tables)
+    return next((version for version in versions if re.fullmatch(_EXACT, version)), None)
+
+
+def _of_version_managers(folder: Path, name: str) -> str | None:
+    """Return the version of a program that asdf's .tool-versions or mise's mise.toml names."""
+    asdf = re.search(rf"^{'(?:nodejs|node)' if name == 'node' else name}\s+v?(\d\S*)", _text(folder / ".tool-versions"), re.MULTILINE)
+    mise = "\n".join(_text(folder / file) for file in ("mise.toml", ".mise.toml"))
+    quoted = re.search(rf"^\"?{name}\"?\s*=\s*\"v?(\d[^\"]*)\"", mise, re.MULTILINE)
+    return asdf[1] if asdf else quoted[1] if quoted else None
+
+
+def _dev_engine(package: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Return ``devEngines`` of package.json for packageManager or runtime, the first where it is a list."""
+    engine = _mapping(package.get("devEngines")).get(kind)
+    return _mapping(engine[0] if isinstance(engine, list) and engine else engine)
+
+
+def _mapping(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
 
 
 def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    return path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
