@@ -10,7 +10,7 @@ JOBS: dict[str, str] = {
     "build": "Run the application's own build without any secret, and hand over the tree that its migrations need.",
     "pre-deployment-validation": "Check every gate of the release commit before anything is touched.",
     "database-backup": "Back the production database up to S3 and prove the backup by restoring it.",
-    "database-migrations": "Apply the application's Prisma migrations behind a verified backup.",
+    "database-migrations": "Apply the application's migrations behind a verified backup.",
     "images": "Run the production build and make one image per service, without any secret.",
     "build-and-push": "Push the images that were built, one per service, and name their digests.",
     "gradual-rollout": "Roll out to 5 %, 50 %, 100 % of traffic with health monitoring and automatic return.",

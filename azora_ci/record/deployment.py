@@ -91,6 +91,7 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
         "approval": pick(approval, "enforced", "reason", "distinct_person") if (approval := validation.get("approval")) else None,
         "audit": validation.get("audit"),
         "commands": [pick(command, "purpose", "argv", "exit_code", "seconds", "source") for command in validation.get("commands", [])],
+        "migration_tool": evidence["database-migrations"].get("tool"),
         "migrations": [pick(migration, "name", "checksum", "seconds") for migration in evidence["database-migrations"].get("applied", [])],
         "smoke_tests": [
             pick(test, "name", "kind", "url", "passed", "status", "version", "milliseconds", "detail")

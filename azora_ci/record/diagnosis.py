@@ -21,7 +21,7 @@ ADVICE: dict[str, str] = {
     "pre-deployment-validation": "look at the named checks of the commit, correct them, and re-run the failed jobs; nothing was touched",
     "database-backup": "check that the database answers, that the role may write to the bucket, and that there is room; "
     "then re-run the failed jobs",
-    "database-migrations": "read _prisma_migrations in the job's log; resolve a failed migration with prisma migrate resolve first; "
+    "database-migrations": "read in the job's log what is left in the database; resolve a failed migration first (prisma migrate resolve); "
     "restore the backup only when data is damaged",
     "images": "read the log of the production build and of the named images; correct it in a new release",
     "build-and-push": "re-run the failed jobs when the registry was down; images are handed over for one day, after that re-run all jobs",
@@ -221,6 +221,10 @@ def schema(by_job: Mapping[str, JobOutcome]) -> str:
         return "Schema: unchanged. The migrations did not run."
     if fragment is None:
         return f"Schema: unknown. database-migrations ({outcome.result}) left no evidence; read _prisma_migrations."
+    if evidence.get("tool") == "none":
+        return "Schema: unchanged. The application has no migrations."
+    if evidence.get("tool") == "command":
+        return _migrated_by_command(fragment)
     count, names = evidence.get("migrations_applied"), [str(migration.get("name")) for migration in evidence.get("applied") or []]
     listed = f" ({', '.join(names)})" if names else ""
     if fragment.status == "ok":
@@ -228,23 +232,38 @@ def schema(by_job: Mapping[str, JobOutcome]) -> str:
     return _half_migrated(fragment, f"{len(names)} applied{listed}" if names else "none recorded as applied")
 
 
+def _migrated_by_command(fragment: Fragment) -> str:
+    """Return what another tool's command changed, as the catalogues before and after it show."""
+    code = fragment.evidence.get("exit_code")
+    ended = f"the migrate command ended as {fragment.status}{'' if code is None else f', exit code {code}'}"
+    return f"Schema: {ended}. {_comparison(fragment.evidence) or 'What it changed is unknown: look at the database.'}"
+
+
 def _half_migrated(fragment: Fragment, applied: str) -> str:
     """Return what unfinished migrations changed in the schema, where the schema before and after them was compared."""
     evidence = fragment.evidence
     broken = f", failed: {', '.join(evidence['failed'])}" if evidence.get("failed") else ""
     ending = f"Schema: the migrations ended as {fragment.status}, {applied}{broken}."
-    if "schema_gained" not in evidence or "schema_lost" not in evidence:
+    comparison = _comparison(evidence)
+    if comparison is None:
         return f"{ending} Statements of an unfinished migration can have stayed: compare the database with its migration.sql."
+    return f"{ending} {comparison}"
+
+
+def _comparison(evidence: Mapping[str, Any]) -> str | None:
+    """Return how the schema differs from before, or None where it was not compared."""
+    if "schema_gained" not in evidence or "schema_lost" not in evidence:
+        return None
     gained, lost = evidence["schema_gained"], evidence["schema_lost"]
     if not gained and not lost:
-        return f"{ending} Compared before and after, the schema is unchanged; rows may not be."
+        return "Compared before and after, the schema is unchanged; rows may not be."
     changes = [f"gained {'; '.join(gained)}"] * bool(gained) + [f"lost {'; '.join(lost)}"] * bool(lost)
-    return f"{ending} Compared before and after, the schema {' and '.join(changes)}."
+    return f"Compared before and after, the schema {' and '.join(changes)}."
 
 
 def _old_code_on_new_schema(by_job: Mapping[str, JobOutcome]) -> tuple[str, ...]:
     migrations, rollout = by_job["database-migrations"], by_job["gradual-rollout"]
-    changed = bool(migrations.evidence.get("migrations_applied") or migrations.evidence.get("applied"))
+    changed = any(migrations.evidence.get(name) for name in ("migrations_applied", "applied", "schema_gained", "schema_lost"))
     is_back = rollout.evidence.get("rollout_status") == "rolled_back" or went_back(by_job["smoke-tests"].evidence)
     if not changed or not (rollout.result == "skipped" or is_back):
         return ()

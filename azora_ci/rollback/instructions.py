@@ -54,10 +54,17 @@ def _identity(record: Mapping[str, Any], plan: window.RollbackPlan) -> str:
         ("Environment", record["environment"]),
         ("Deployed", f"{record['timestamp']}, started by {record['triggered_by']}"),
         ("Status", record["status"]),
-        ("Migrations applied", _text(record["migrations_applied"])),
+        ("Migrations applied", _migrations(record)),
         ("Run", record["run_url"]),
     ]
     return f"# Rollback instructions: {escaped(record['version'])}\n\n{table(('', ''), rows)}\n"
+
+
+def _migrations(record: Mapping[str, Any]) -> str:
+    tool = record.get("migration_tool")
+    if tool == "none":
+        return "the application has none"
+    return _text(record["migrations_applied"]) + (", by another tool than Prisma" if tool == "command" else "")
 
 
 def _text(value: object) -> str:

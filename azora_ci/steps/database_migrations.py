@@ -1,24 +1,29 @@
-"""Apply the application's migrations behind a verified backup. The evidence is what the database reports before and after."""
+"""Apply the application's migrations behind a verified backup. The evidence is what the database reports before and after.
+
+Prisma's migrations are read, planned and compared with Prisma's table; of another tool's (``[migrations] command``) the exit code counts,
+and what it changed in the catalogue is shown.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from azora_ci.core import settings
 from azora_ci.core.clock import parse_rfc3339
-from azora_ci.core.errors import AzoraError, BadInputError, Explained, NotTrueError, UnreachableError
+from azora_ci.core.config import Command
+from azora_ci.core.errors import Explained, NotTrueError, UnreachableError
 from azora_ci.core.job_log import secrets_of_url
-from azora_ci.core.markdown import code, table
-from azora_ci.core.process import ending
+from azora_ci.core.markdown import code, listed, table
 from azora_ci.core.process.isolation import Isolation
-from azora_ci.core.variables import Secret, variable, whole_number
-from azora_ci.database.migrations import history, prisma, tree
+from azora_ci.core.variables import variable, whole_number
+from azora_ci.database.migrations import aftermath, catalogue, history, prisma, tree, variables
+from azora_ci.database.migrations.aftermath import Before, Database
+from azora_ci.database.migrations.catalogue import Change
 from azora_ci.database.migrations.history import Migration, Plan, Row
 from azora_ci.database.migrations.prisma import MigrateResult
 from azora_ci.database.migrations.risks import risks_of
@@ -50,44 +55,41 @@ class VerifiedBackup:
     database: str
     system_identifier: str | None
 
-
-@dataclass(frozen=True)
-class PrismaDatabase:
-    """The production database: parsed connection string, schema that holds Prisma's table, connection string for Prisma."""
-
-    url: DatabaseUrl
-    schema: str
-    prisma_url: Secret
-
-    def rows(self) -> list[Row]:
-        """Return the rows of Prisma's table."""
-        return prisma.read_table(self.url, self.schema)
-
-    def objects(self) -> frozenset[str]:
-        """Return the columns, indexes and constraints of the schema."""
-        return prisma.objects(self.url, self.schema)
+    def describe(self) -> str:
+        """Return a sentence that says what a restore can rely on."""
+        proof = "was never restored to prove it" if self.depth == "none" else f"is proven ({self.depth}) and can be restored"
+        return f"{self.id} (snapshot {self.snapshot:%Y-%m-%d %H:%M:%S %Z}) {proof}"
 
 
 def run(job: Job[Settings]) -> None:
     """Apply the pending migrations. Raises NotTrueError when the gate is closed or a migration failed."""
     started = job.clock.monotonic()
-    release = prisma.read_folder(job.config.database.migrations_dir)
+    database = job.config.database
+    job.evidence["tool"] = database.tool
+    release = prisma.read_folder(database.migrations_dir) if database.command is None else []
     backup = require_verified_backup(job)
     with production_database(job, job.evidence) as url:
-        migrate(job, release, backup, _make_database(job, url))
+        _require_same_database(url, backup)
+        if database.command is None:
+            migrate(job, release, backup, Database(url, prisma.schema_of(url, database.schema)))
+        elif database.command:
+            migrate_by_command(job, database.command, backup, url)
+        else:
+            _conclude_without(job, backup)
     job.evidence["seconds"] = round(job.clock.monotonic() - started, 3)
 
 
-def migrate(job: Job[Settings], release: list[Migration], backup: VerifiedBackup, database: PrismaDatabase) -> None:
+def migrate(job: Job[Settings], release: list[Migration], backup: VerifiedBackup, database: Database) -> None:
     """Apply the pending migrations of a release behind this backup."""
-    _require_same_database(database, backup)
+    _warn_of_pooler(job, database.url)
     plan = history.plan(release, database.rows())
     _show_plan(job, plan)
-    _refuse_unsafe(job, plan, backup)
+    _refuse_unsafe(job, plan)
     if plan.pending:
+        _refuse_old(job, backup, f"{len(plan.pending)} migrations are pending")
         _log_sql(job, plan.pending)
         with application_tree(job, database.url.ca_file) as isolation:
-            _apply(job, database, backup, plan, isolation)
+            _apply(job, database, Before(plan, catalogue.read(database.url), backup.snapshot, backup.describe()), isolation)
     outcome = history.plan(release, database.rows())
     _require_all_applied(outcome)
     applied = history.applied_since(outcome.applied, backup.snapshot, plan.applied)
@@ -119,30 +121,26 @@ def require_verified_backup(job: Job[Settings]) -> VerifiedBackup:
     return VerifiedBackup(backup_manifest.backup_id, snapshot, age, backup_manifest.depth, server["database"], server["system_identifier"])
 
 
-def _make_database(job: Job[Settings], url: DatabaseUrl) -> PrismaDatabase:
+def _warn_of_pooler(job: Job[Settings], url: DatabaseUrl) -> None:
     if url.pooler_hint:
         job.actions.warning(
             "Migrations through a connection pooler",
             f"{url.pooler_hint}: Prisma's lock may not hold there.\nUse the direct address of the database in PROD_DATABASE_URL",
         )
-    connection = prisma.address(job.settings.database_url.reveal(), url)
-    for secret in secrets_of_url(connection):
-        job.log.add_secret(secret)
-    return PrismaDatabase(url, prisma.schema_of(url, job.config.database.schema), Secret(connection))
 
 
-def _require_same_database(database: PrismaDatabase, backup: VerifiedBackup) -> None:
+def _require_same_database(url: DatabaseUrl, backup: VerifiedBackup) -> None:
     """Raise NotTrueError when the backup is of another database. The identifiers of the clusters are compared when both are known."""
     from azora_ci.database.server import server_facts
 
-    facts = server_facts(database.url)
+    facts = server_facts(url)
     identifiers = {backup.system_identifier, facts.system_identifier} - {None}
     if facts.database != backup.database or len(identifiers) > 1:
         raise NotTrueError(
             "The backup is of another database",
             what=f"{backup.id} holds {backup.database} of cluster {backup.system_identifier}, "
             f"PROD_DATABASE_URL names {facts.database} of cluster {facts.system_identifier}",
-            where=f"PROD_DATABASE_URL ({database.url.location})",
+            where=f"PROD_DATABASE_URL ({url.location})",
             next_step="give both jobs the same PROD_DATABASE_URL, then re-run all jobs",
         )
 
@@ -171,17 +169,20 @@ def _names(pending: tuple[Migration, ...]) -> str:
     return f": {', '.join(migration.name for migration in pending)}" if pending else ""
 
 
-def _refuse_unsafe(job: Job[Settings], plan: Plan, backup: VerifiedBackup) -> None:
+def _refuse_unsafe(job: Job[Settings], plan: Plan) -> None:
     reason = history.refusal(plan)
     if reason is not None:
         where = f"{job.config.database.migrations_dir} and {prisma.TABLE} of the production database"
         raise NotTrueError(reason.title, what=f"{reason.what}\nnothing was applied", where=where, next_step=reason.next_step)
+
+
+def _refuse_old(job: Job[Settings], backup: VerifiedBackup, waiting: str) -> None:
     limit = job.settings.backup_max_age
-    if plan.pending and backup.age_minutes > limit:
+    if backup.age_minutes > limit:
         raise NotTrueError(
             "The backup is too old",
             what=f"its snapshot was taken {backup.age_minutes:.0f} minutes ago, the limit is {limit}: what was written since would be "
-            f"lost in a restore; {len(plan.pending)} migrations are pending and nothing was applied",
+            f"lost in a restore; {waiting} and nothing was applied",
             where=f"{backup.id}, BACKUP_MAX_AGE_MINUTES",
             next_step="re-run all jobs (not only the failed ones), so that a new backup is made",
         )
@@ -215,27 +216,48 @@ def application_tree(job: Job[Settings], ca_file: str | None) -> Iterator[Isolat
         yield isolation_for(job, unpacked, owned=True, shown=(Path(ca_file),) if ca_file else ())
 
 
-def _apply(job: Job[Settings], database: PrismaDatabase, backup: VerifiedBackup, plan: Plan, isolation: Isolation) -> None:
+def _hand_over(job: Job[Settings], address: str, url: DatabaseUrl) -> Mapping[str, str]:
+    """Return the variables that name the database to the command; their values never reach a log."""
+    for secret in secrets_of_url(address):
+        job.log.add_secret(secret)
+    return variables.environment(job.config.database.variables, address, url)
+
+
+def _apply(job: Job[Settings], database: Database, before: Before, isolation: Isolation) -> None:
     """Run the migrate command. Every error that ends it describes the database as it is afterwards."""
-    objects = database.objects()
     try:
         deployed = _deploy(job, database, isolation)
     except Explained as error:  # a cancellation, too: the server may still run its statement
         with contextlib.suppress(UnreachableError):
-            aftermath = _read_aftermath(job, database, backup, plan, objects)
-            error.what += f"\n{aftermath.text}"
-            error.next_step = _advise_resolve(aftermath) if aftermath.failed else error.next_step
+            state = aftermath.of_prisma(database, before)
+            job.evidence |= state.evidence
+            error.what += f"\n{state.text}"
+            error.next_step = aftermath.advise_resolve(state) if state.failed else error.next_step
         raise
     if not deployed.ok:
-        raise _migration_error(job, deployed, lambda: _read_aftermath(job, database, backup, plan, objects))
+        job.evidence["code"] = deployed.code
+        try:
+            state = aftermath.of_prisma(database, before)
+        except UnreachableError as error:
+            raise _left_unknown(f"{aftermath.how_it_ended(deployed)}\n{aftermath.last_words(deployed.completed)}", error) from error
+        job.evidence |= state.evidence
+        raise aftermath.error_of_prisma(deployed, state, LOCK_ATTEMPTS, f"{job.name}.log")
 
 
-def _deploy(job: Job[Settings], database: PrismaDatabase, isolation: Isolation) -> MigrateResult:
+def _left_unknown(ended: str, error: UnreachableError) -> UnreachableError:
+    return UnreachableError(
+        "The database cannot be asked what the migration left", what=f"{ended}\n{error.what}", where=error.where,
+        next_step="reach the database, then read what its migrations left (_prisma_migrations) before anything else",
+    )  # fmt: skip
+
+
+def _deploy(job: Job[Settings], database: Database, isolation: Isolation) -> MigrateResult:
     """Run the migrate command. Repeat it when another session held Prisma's lock: such an attempt changed nothing."""
+    names = _hand_over(job, prisma.address(job.settings.database_url.reveal(), database.url), database.url)
     for attempt in job.clock.attempts(LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS, growth=1):
         job.evidence["attempts"] = attempt.number
         with job.actions.group(" ".join(job.config.database.migrate)):
-            deployed = prisma.deploy(job.processes, job.config.database.migrate, database.prisma_url.reveal(), isolation)
+            deployed = prisma.deploy(job.processes, job.config.database.migrate, names, isolation)
         if not deployed.lock_timeout:
             break
         holders = prisma.lock_holders(database.url)
@@ -244,104 +266,56 @@ def _deploy(job: Job[Settings], database: PrismaDatabase, isolation: Isolation) 
     return deployed
 
 
-# --- after a failure --------------------------------------------------------------------------------------------------------
+# --- another tool's migrations ----------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Aftermath:
-    """The state of the database after a failure: a description for people, and the rows of the migrations that failed."""
-
-    text: str
-    failed: tuple[Row, ...]
-
-
-def _read_aftermath(
-    job: Job[Settings], database: PrismaDatabase, backup: VerifiedBackup, plan: Plan, earlier_objects: frozenset[str]
-) -> Aftermath:
-    """Read the database again, record its state as evidence, and describe it. Nothing is assumed to have been rolled back."""
-    rows = database.rows()
-    applied = history.applied_since(rows, backup.snapshot, plan.applied)
-    failed = tuple(row for row in rows if row.failed)
-    objects = database.objects()
-    gained, lost = sorted(objects - earlier_objects), sorted(earlier_objects - objects)
-    job.evidence |= {
-        "applied": _describe_applied(applied),
-        "migrations_applied": len(applied),
-        "failed": [row.name for row in failed],
-        "schema_gained": gained[:100],
-        "schema_lost": lost[:100],
-    }
-    new = {row.name for row in rows if row.applied} - {row.name for row in plan.applied}
-    lines = [f"applied by this attempt: {', '.join(sorted(new)) or 'none'}", *map(history.describe_failed, failed)]
-    if gained or lost:
-        lines.append(f"since this attempt began the schema gained: {_join_some(gained)}; and lost: {_join_some(lost)}")
-    else:
-        lines.append("columns, indexes and constraints are as before; rows may have changed")
-    if failed:
-        lines.append("statements before the failing one may stay applied; Prisma refuses every migration until it is resolved (P3009)")
-    running = prisma.lock_holders(database.url)
-    if running:
-        lines.append(f"Prisma's lock is still held, the server may still be at work: {', '.join(running)}")
-    proof = "was never restored to prove it" if backup.depth == "none" else f"is proven ({backup.depth}) and can be restored"
-    lines.append(f"{backup.id} (snapshot {backup.snapshot:%Y-%m-%d %H:%M:%S %Z}) {proof}")
-    return Aftermath("\n".join(lines), failed)
-
-
-def _join_some(lines: list[str], most: int = 10) -> str:
-    return "; ".join(lines[:most]) + (f" and {len(lines) - most} more" if len(lines) > most else "") or "nothing"
-
-
-_UNREACHABLE = frozenset({"P1001", "P1002", "P1003", "P1008", "P1011", "P1017"})
-_REFUSED = frozenset({"P1000", "P1010"})
-
-
-def _migration_error(job: Job[Settings], deployed: MigrateResult, read_aftermath: Callable[[], Aftermath]) -> AzoraError:
-    """Return the error for a migrate command that failed; the state of the database and Prisma's error code decide which."""
-    command = " ".join(deployed.completed.argv)
-    last = (deployed.completed.stderr.strip() or deployed.completed.stdout.strip())[-1500:]
-    ended = f"{command}: {ending(deployed.completed.returncode)}{f', {deployed.code}' if deployed.code else ''}"
-    job.evidence["code"] = deployed.code
+def migrate_by_command(job: Job[Settings], command: Command, backup: VerifiedBackup, url: DatabaseUrl) -> None:
+    """Run another tool's command behind this backup, and compare the catalogue before and after. Raises NotTrueError when it fails."""
+    _refuse_old(job, backup, f"{' '.join(command)} was not started")
+    address = prisma.through_tunnel(variables.address(url), url.tunnel_port)
+    names = {**prisma.QUIET, **url.libpq_env(), **_hand_over(job, address, url)}
+    earlier = catalogue.read(url)
+    job.evidence |= {"applied": [], "migrations_applied": None, "attempts": 1}
+    with application_tree(job, url.ca_file) as isolation:
+        try:
+            with job.actions.group(" ".join(command)):
+                completed = job.processes.run_isolated(command, isolation, env=names, timeout=prisma.DEPLOY_SECONDS, check=False)
+        except Explained as error:  # a cancellation, too
+            with contextlib.suppress(UnreachableError):
+                error.what += f"\n{aftermath.of_command(_note_change(job, earlier, url), backup.describe())}"
+            raise
+    job.evidence["exit_code"] = completed.returncode
     try:
-        aftermath = read_aftermath()
+        change = _note_change(job, earlier, url)
     except UnreachableError as error:
-        return UnreachableError(
-            "The database cannot be asked what the migration left", what=f"{ended}\n{last}\n{error.what}", where=error.where,
-            next_step="reach the database, then read _prisma_migrations before anything else",
-        )  # fmt: skip
-    where = f"{prisma.TABLE} of the production database; {job.name}.log"
-    if deployed.lock_timeout:
-        return NotTrueError(
-            "Another migration holds Prisma's lock",
-            what=f"{ended} in each of {LOCK_ATTEMPTS} attempts: advisory lock {history.LOCK}\n{aftermath.text}",
-            where=where,
-            next_step="let that migration end, or end its session (pg_terminate_backend), then re-run the failed jobs",
-        )
-    if aftermath.failed:
-        return NotTrueError(
-            f"Migration {aftermath.failed[0].name} failed",
-            what=f"{ended}\n{aftermath.text}",
-            where=where,
-            next_step=_advise_resolve(aftermath),
-        )
-    error_class = UnreachableError if deployed.code in _UNREACHABLE else BadInputError if deployed.code in _REFUSED else NotTrueError
-    return error_class(
-        "The migrate command failed", what=f"{ended}\n{last}\n{aftermath.text}", where=where, next_step=_advice(deployed, last)
-    )
+        raise _left_unknown(aftermath.how_it_ended(MigrateResult(completed, None)), error) from error
+    if completed.returncode != 0:
+        raise aftermath.error_of_command(completed, aftermath.of_command(change, backup.describe()), f"{job.name}.log")
+    _conclude_command(job, command, backup, change)
 
 
-def _advise_resolve(aftermath: Aftermath) -> str:
-    return (
-        f"bring the schema to a known state by hand, then npx prisma migrate resolve --rolled-back {aftermath.failed[0].name} "
-        "(or --applied), correct the migration and release again; or restore the backup"
-    )
+def _note_change(job: Job[Settings], earlier: frozenset[str], url: DatabaseUrl) -> Change:
+    """Record what the database gained and lost since ``earlier``. An attempt before this one may have applied migrations, too."""
+    change = Change.between(earlier, catalogue.read(url))
+    job.evidence |= {**change.evidence(), "migrations_applied": change.applied if job.settings.run_attempt == 1 else None}
+    return change
 
 
-def _advice(deployed: MigrateResult, last: str) -> str:
-    if deployed.code == "P3005":
-        return "the database has tables but no history: mark what is there with npx prisma migrate resolve --applied NAME"
-    if "canceled due to missing packages" in last:
-        return "Prisma is not installed: correct database.prepare in the deployment configuration (npm ci)"
-    return "read the output above; nothing needs to be undone when nothing was applied"
+def _conclude_command(job: Job[Settings], command: Command, backup: VerifiedBackup, change: Change) -> None:
+    count = job.evidence["migrations_applied"]
+    job.actions.output("migrations-applied", "unknown" if count is None else count)
+    job.tick(f"{' '.join(command)} ended with exit code 0 behind {backup.id}")
+    job.tick(change.describe())
+    lines = [*(f"+ {line}" for line in change.gained), *(f"- {line}" for line in change.lost)][: catalogue.MOST]
+    changes = f"\n\n{listed(map(code, lines))}" if lines else "; the database defines what it did before"
+    job.actions.summary(f"### ✓ database-migrations: {code(' '.join(command))} behind {backup.id}{changes}")
+
+
+def _conclude_without(job: Job[Settings], backup: VerifiedBackup) -> None:
+    job.evidence |= {"applied": [], "migrations_applied": 0}
+    job.actions.output("migrations-applied", 0)
+    job.say("- no migrations: migrations.command is empty in the deployment configuration")
+    job.actions.summary(f"### database-migrations: the application has none ({backup.id} was made all the same)")
 
 
 # --- the end ----------------------------------------------------------------------------------------------------------------
@@ -360,13 +334,9 @@ def _require_all_applied(plan: Plan) -> None:
     )
 
 
-def _describe_applied(rows: tuple[Row, ...]) -> list[dict[str, Any]]:
-    return [{"name": row.name, "checksum": row.checksum, "seconds": round(row.seconds, 3)} for row in rows]
-
-
 def _conclude(job: Job[Settings], backup: VerifiedBackup, plan: Plan, applied: tuple[Row, ...]) -> None:
     job.evidence |= {
-        "applied": _describe_applied(applied),
+        "applied": aftermath.describe_applied(applied),
         "migrations_applied": len(applied),
         "already_applied": len(plan.applied) - len(applied),
     }

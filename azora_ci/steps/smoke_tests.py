@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci.core.config import WEB, SmokeEndpoint
+from azora_ci.core.config import WEB, DatabaseSettings, SmokeEndpoint
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.core.markdown import escaped, table
 from azora_ci.core.process import undisturbed
@@ -18,6 +18,8 @@ from azora_ci.core.settings import DatabaseAccess, Deployment, Health, Productio
 from azora_ci.core.variables import truth, variable
 from azora_ci.database.migrations import prisma
 from azora_ci.database.migrations.history import AT_LEAST_ONE, ExpectedMigrations, compare_with_expected
+from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.database.server import server_facts
 from azora_ci.health.answers import PROOF_NONE, Answer, EdgeProof, Endpoint, classify, public_endpoint
 from azora_ci.health.probes import Prober, ProbeRequest, request_of
 from azora_ci.rollback import previous_version
@@ -74,6 +76,8 @@ def expected_migrations(job: Job[Settings]) -> ExpectedMigrations:
     if fragment is None or fragment.status != "ok":
         job.say("- no evidence of database-migrations is here: only that the database has migrations can be tested")
         return AT_LEAST_ONE
+    if fragment.evidence["tool"] != "prisma":
+        return AT_LEAST_ONE  # of which ``_test_database`` asks Prisma's table only
     count = fragment.evidence["already_applied"] + fragment.evidence["migrations_applied"]
     return ExpectedMigrations("database-migrations left", count, tuple(migration["name"] for migration in fragment.evidence["applied"]))
 
@@ -191,14 +195,12 @@ def _run_http_tests(job: Job[Any], tests: list[HttpTest], evidence: dict[str, An
 
 
 def _test_database(job: Job[Any], evidence: dict[str, Any], expected: ExpectedMigrations) -> None:
-    """Connect with the production URL and compare Prisma's table of migrations with the expected migrations."""
+    """Connect with the production URL; where Prisma migrates, compare its table of migrations with the expected migrations."""
     start = job.clock.monotonic()
     connection: dict[str, Any] = {}  # the jobs before this one recorded the host keys
     try:
         with production_database(job, connection) as url:
-            schema = prisma.schema_of(url, job.config.database.schema)
-            standing = compare_with_expected(prisma.read_table(url, schema), expected)
-        passed, detail = standing.passed, f"{schema}.{prisma.TABLE}: {standing.detail}"
+            passed, detail = _look_into(url, job.config.database, expected)
     except AzoraError as error:
         passed, detail = False, f"{error.title}: {job.log.masked(error.what)}"
     milliseconds = round((job.clock.monotonic() - start) * 1000, 1)
@@ -207,6 +209,16 @@ def _test_database(job: Job[Any], evidence: dict[str, Any], expected: ExpectedMi
     evidence |= {name: connection[name] for name in ("database_transport",) if name in connection}
     evidence["health"]["database"] = "healthy" if passed else "unhealthy"
     job.say(f"{'✓' if passed else '✗'} Database connectivity: {detail} ({milliseconds:.0f} ms)")
+
+
+def _look_into(url: DatabaseUrl, settings: DatabaseSettings, expected: ExpectedMigrations) -> tuple[bool, str]:
+    """Return whether the database is as it must be, and the detail. Raises UnreachableError."""
+    if settings.tool != "prisma":
+        facts = server_facts(url)
+        return True, f"{facts.database} answers; {'another tool migrates it' if settings.tool == 'command' else 'it has no migrations'}"
+    schema = prisma.schema_of(url, settings.schema)
+    standing = compare_with_expected(prisma.read_table(url, schema), expected)
+    return standing.passed, f"{schema}.{prisma.TABLE}: {standing.detail}"
 
 
 def _write_table(job: Job[Any], evidence: dict[str, Any]) -> None:

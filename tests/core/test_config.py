@@ -114,6 +114,10 @@ def test_an_order_is_a_chain_of_waiting_beside_what_depends_on_says(tmp_path):
             "auth_service.build.platform",
         ),
         ('route_prefix = "/auth"', 'route_prefix = "/auth"\nbuild.args = { A = 1 }', "services.auth_service.build.args"),
+        ("[backup]", '[migrations]\ncommand = [""]\n[backup]', "migrations.command.0"),
+        ("[backup]", '[database.variables]\nDB_URL = "dsn"\n[backup]', "database.variables.DB_URL"),
+        ("[backup]", '[database.variables]\n"A=B" = "url"\n[backup]', "database.variables"),
+        ("[database]", '[migrations]\ncommand = []\n[database]\nmigrate = ["npx"]\nschema = "x"', "database.migrate, database.schema"),
         # One newline at the end: Python's $ lets it pass, and these become object keys, image tags and lines of instructions.
         ("s3://azora-backups/prod", "s3://azora-backups/prod\\n", "backup.location"),
         ('"docker.io/azora"', '"docker.io/azora\\n"', "registry.repository"),
@@ -170,6 +174,14 @@ def test_every_key_that_a_kind_cannot_have_is_named_at_once(tmp_path):
         *(f"seed.{key}" for key in ("instances", "singleton", "talks_to")),
         *(f"shop.{key}" for key in ("route_prefix", "health_path", "public_health_url", "singleton", "when", "talks_to")),
     }
+
+
+def test_whose_migrations_are_applied(tmp_path):
+    assert load(tmp_path, MINIMAL).database.tool == "prisma"
+    assert load(tmp_path, MINIMAL).database.variables == {"DATABASE_URL": "url"}
+    django = load(tmp_path, MINIMAL + '[migrations]\ncommand = ["python3", "manage.py", "migrate"]').database
+    assert (django.tool, django.command, django.prepare) == ("command", ("python3", "manage.py", "migrate"), ())
+    assert load(tmp_path, MINIMAL + "[migrations]\ncommand = []").database.tool == "none"
 
 
 def test_no_variable_of_any_job_is_a_secret_of_a_service(tmp_path):

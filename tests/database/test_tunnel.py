@@ -16,9 +16,10 @@ from azora_ci.core.variables import Secret
 from azora_ci.database.migrations.prisma import through_tunnel
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.database.tunnel import DatabaseTunnel
-from tests.steps.test_database_migrations import NEW, Deployment, production  # noqa: F401 - a release with pending migrations
+from tests.steps.test_database_migrations import NEW
 from tests.support import fragments_builder as build
 from tests.support.backup_world import ID, SIMPLE, BackupWorld
+from tests.support.migration_world import Deployment, production  # noqa: F401 - a release with pending migrations
 from tests.support.sshd import Sshd, free_port
 
 NAME = "db.internal"  # only the production host resolves this name

@@ -87,6 +87,26 @@ def test_record_holds_the_evidence_beyond_the_guide():
     assert set(document["evidence"]) == set(pipeline.EVIDENCE_JOBS)
 
 
+@pytest.mark.parametrize(
+    ("tool", "applied", "shown"),
+    [
+        ("command", None, "an unknown number applied by"),
+        ("command", 3, "3 applied by"),
+        ("none", 0, "the application has none"),
+    ],
+)
+def test_the_record_says_whose_migrations_they_are(tool, applied, shown):
+    document = success(m=build.fragment("database-migrations", tool=tool, migrations_applied=applied, applied=[]))
+    assert problems(document) == []
+    assert (document["migration_tool"], document["migrations_applied"], document["migrations"]) == (tool, applied, [])
+    assert f"| Migrations | {shown}" in deployment_page(document, "s3://b/r.json", "0" * 64, [])
+
+
+def test_prismas_migrations_are_counted_in_the_record_of_a_success():
+    document = success(m=build.fragment("database-migrations", migrations_applied=0, applied=[]))
+    assert problems({**document, "migrations_applied": None}) != []
+
+
 def test_evidence_hash_is_that_of_the_fragment():
     fragments = build.complete()
     document = deployment.assemble(fragments, FACTS, status="success")

@@ -91,6 +91,40 @@ def test_the_comparison_of_schemas_is_told(gained, lost, sentence):
     assert sentence in finding.production[1]
 
 
+CHANGED = {"schema_gained": ["table billing.invoices"], "schema_lost": []}
+
+
+@pytest.mark.parametrize(
+    ("status", "evidence", "sentence"),
+    [
+        (
+            "ok",
+            {"exit_code": 0, **CHANGED},
+            "exit code 0. Compared before and after, the schema gained table billing.invoices.",
+        ),
+        (
+            "failed",
+            {"exit_code": 1, "schema_gained": [], "schema_lost": []},
+            "ended as failed, exit code 1. Compared before and after,",
+        ),
+        ("cancelled", {}, "the migrate command ended as cancelled. What it changed is unknown: look at the database."),
+    ],
+)
+def test_another_tools_migrations_are_told_by_what_they_changed(status, evidence, sentence):
+    complete = {**build.evidence("database-migrations"), "applied": [], "migrations_applied": None} if status == "ok" else {}
+    migrations = build.fragment("database-migrations", status, evidence={**complete, "tool": "command", **evidence})
+    results = needs("build-and-push", database_migrations="success" if status == "ok" else "failure")
+    production = diagnose(results, fragments_of(*BEFORE_MIGRATIONS, m=migrations)).production
+    assert sentence in production[1]
+    assert any("Old code runs on the new schema" in line for line in production) == bool(evidence.get("schema_gained"))
+
+
+def test_an_application_without_migrations_has_an_unchanged_schema():
+    migrations = build.fragment("database-migrations", tool="none", migrations_applied=0, applied=[])
+    production = diagnose(needs("gradual-rollout"), fragments_of(*BEFORE_MIGRATIONS, m=migrations)).production
+    assert "Schema: unchanged. The application has no migrations." in production
+
+
 def test_a_known_risk_for_the_old_version_is_named():
     risk = {"migration": "m1", "kind": "old-version", "statement": "DROP COLUMN x", "why": "v1.2.2 may read it"}
     migrations = build.fragment("database-migrations", risks=[risk])

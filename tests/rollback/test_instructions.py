@@ -120,6 +120,20 @@ def test_without_migrations_no_restore_is_asked_for():
     assert "The migrations of this deployment stay applied" not in page
 
 
+@pytest.mark.parametrize(
+    ("tool", "applied", "row", "restore"),
+    [
+        ("command", None, "not known, by another tool than Prisma", "It is not known how many migrations were applied. If v1.2.2 works"),
+        ("command", 3, "3, by another tool than Prisma", "Migrations applied: 3. If v1.2.2 works with the new schema"),
+        ("none", 0, "the application has none", "This deployment applied **no migration**: going back needs no restore."),
+    ],
+)
+def test_migrations_of_another_tool_and_none(tool, applied, row, restore):
+    page = text(m=build.fragment("database-migrations", tool=tool, migrations_applied=applied, applied=[]))
+    assert f"| Migrations applied | {row} |" in page
+    assert restore in page
+
+
 def test_with_migrations_the_loss_of_writes_is_said():
     assert "**Every write after 2025-11-24T11:01:02.000Z is then lost from the live database**" in text()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -17,125 +18,23 @@ from typing import Any
 
 import pytest
 
-from azora_ci.core import config
+from azora_ci.core.process import CommandFailedError
 from azora_ci.core.variables import declared_variables
 from azora_ci.database.backup import manifest
 from azora_ci.database.migrations.history import LOCK
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.rehearsal import application
-from azora_ci.rehearsal.node import NodeJs
+from azora_ci.rehearsal.standins.database import migrate
 from azora_ci.steps import database_migrations, runner
 from azora_ci.steps.job import TOOLCHAIN
-from tests.conftest import DatabaseMaker
 from tests.core.test_markdown import cells
-from tests.support import ROOT, backups, deploy_config, fragments_builder, trees
+from tests.support import ROOT
+from tests.support.migration_world import ID, PRISMA, Deployment
 from tests.support.sample import Sample
-from tests.support.stores import Stores
 from tests.support.waiting import until
 
-ID = "1764000000-abc123"
-PRISMA = ["npx", "prisma", "migrate", "deploy"]
 NEW = list(application.NEW_MIGRATIONS)
 SCRIPT = ROOT / "scripts" / "database_migrations.py"
-
-
-class Deployment:
-    """A deployment holds an application folder, a production database and a verified backup, and runs the step on them."""
-
-    def __init__(self, folder: Path, url: str, stores: Stores, maker: DatabaseMaker, node: NodeJs) -> None:
-        self.folder = folder
-        self.url = url
-        self.stores = stores
-        self.maker = maker
-        self.node = node.environment()
-        self.shown = node.isolation_shown
-        self.bucket = stores.make_bucket()
-        self.received = folder / "received-artifacts"
-        self.logs = folder / "deployment-logs"
-        self.output = folder / "output.txt"
-        self.built = False  # whether a test handed a tree over by itself
-        self.configure()
-
-    def configure(self, migrate: list[str] | None = None, prepare: list[list[str]] | None = None) -> None:
-        database = {"migrate": migrate or PRISMA, "prepare": prepare or []}
-        self.config = deploy_config.write(
-            self.folder / "deploy.toml", database=database, backup={"location": f"s3://{self.bucket}/prod"}
-        )  # fmt: skip
-
-    def back_up(self, age: timedelta = timedelta(minutes=1), *, url: str | None = None, fragment: bool = True, depth: str = "full") -> None:
-        backup = config.load(self.config).backup
-        stored = backups.store(self.stores.open(self.bucket), backup, ID, url or self.url, age, depth)
-        if fragment:
-            backups.fragment(self.received, stored)
-
-    @property
-    def manifest(self) -> Path:
-        return self.received / f"backup-logs-{ID}" / manifest.HANDED_OVER
-
-    def hand_over(self, **changes: Any) -> Path:
-        """Hand the application over as the job build does; ``changes`` of its evidence."""
-        return trees.hand_over(self.folder, self.received, ID, left_out=("received-artifacts", "deployment-logs"), **changes)
-
-    def environ(self, **changes: str) -> dict[str, str]:
-        """Return the step's environment; the tree is handed over as the folder is now, unless a test did that."""
-        if not self.built:
-            self.hand_over()
-        return {
-            **os.environ,
-            **self.node,
-            **self.stores.environ,
-            "DEPLOYMENT_ID": ID,
-            "VERSION": "v1.1.0",
-            "GIT_SHA": "abc123" + "0" * 34,
-            "PROD_DATABASE_URL": self.url,
-            "DEPLOY_CONFIG": str(self.config),
-            "DEPLOYMENT_LOG_DIR": str(self.logs),
-            "RECEIVED_ARTIFACTS_DIR": str(self.received),
-            "GITHUB_OUTPUT": str(self.output),
-            "GITHUB_RUN_ID": "1",
-            "NEEDS": fragments_builder.needs_of(self.received, ID),
-            "ISOLATION_SHOWN": self.shown,
-            **changes,
-        }
-
-    def run(self, **changes: str) -> int:
-        return runner.execute("database-migrations", self.environ(**changes))
-
-    def fragment(self) -> dict[str, Any]:
-        return json.loads((self.logs / "record" / "database-migrations.json").read_text(encoding="utf-8"))
-
-    @property
-    def evidence(self) -> dict[str, Any]:
-        return self.fragment()["evidence"]
-
-    @property
-    def error(self) -> dict[str, Any]:
-        return self.fragment()["error"]
-
-    @property
-    def log(self) -> str:
-        return (self.logs / "database-migrations.log").read_text(encoding="utf-8")
-
-    def applied(self) -> list[object]:
-        rows = self.maker.execute(self.url, "SELECT migration_name FROM _prisma_migrations WHERE finished_at IS NOT NULL ORDER BY 1")
-        return [name for (name,) in rows]
-
-    def add(self, name: str, sql: str) -> None:
-        application.add_migration(self.folder, name, sql)
-
-
-@pytest.fixture
-def production(
-    sample: Sample, migrated: str, postgres_cluster: DatabaseMaker, s3_server: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Deployment:
-    """Return a deployment of v1.1.0 whose database is at v1.0.0 and has no backup yet."""
-    url = postgres_cluster.fresh(options=f"TEMPLATE {DatabaseUrl.parse(migrated).database}")
-    folder = sample.copy(tmp_path / "application")
-    monkeypatch.chdir(folder)
-    node = sample.node.environment()
-    for name, value in node.items():
-        monkeypatch.setenv(name, value)
-    return Deployment(folder, url, s3_server, postgres_cluster, sample.node)
 
 
 # --- the good day -----------------------------------------------------------------------------------------------------------
@@ -409,7 +308,60 @@ def test_a_failed_migration_says_what_stayed_and_blocks_the_next_attempt(product
     refused(production, "A failed migration blocks the database", f"{name}: began")
 
 
-def test_a_held_lock_is_waited_for_and_its_holder_named(production: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failure_in_another_schema_is_named_there(production: Deployment) -> None:
+    production.add("20261122080000_billing", "CREATE SCHEMA billing;\nCREATE TABLE billing.invoices (id int PRIMARY KEY, total int);\n")
+    production.add(
+        "20261123080000_vat", "ALTER TABLE billing.invoices ADD COLUMN vat int;\nALTER TABLE billing.nowhere ADD COLUMN x int;\n"
+    )
+    production.back_up()
+    assert production.run() == 1
+    what, evidence = production.error["what"], production.evidence
+    assert "column billing.invoices.vat integer" in what
+    assert {"table billing.invoices", "column billing.invoices.vat integer"} <= set(evidence["schema_gained"])
+    assert evidence["failed"] == ["20261123080000_vat"]
+    assert "as before" not in what
+
+
+ENCODINGS = {
+    "utf-16": "it is UTF-16",
+    "utf-8-sig": "it is UTF-8 with a byte order mark",
+    "cp1252": "byte 13 (line 2) is 0x97, which is no UTF-8",
+}
+
+
+@pytest.mark.parametrize(("encoding", "said"), ENCODINGS.items())
+def test_a_migration_in_another_encoding_is_refused_before_anything_runs(production: Deployment, encoding: str, said: str) -> None:
+    production.add("20261123080000_dash", "")
+    path = application.migrations(production.folder) / "20261123080000_dash/migration.sql"
+    path.write_bytes("SELECT 1;\n-- \u2014\nSELECT 2;\n".encode(encoding))
+    production.back_up()
+    refused(production, "A migration is not UTF-8", f"20261123080000_dash/migration.sql: {said}", 2)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "cp1252"])
+def test_prisma_itself_leaves_a_failed_migration_for_such_a_file(production: Deployment, sample: Sample, encoding: str) -> None:
+    """This is why they are refused: it shows what the application's own Prisma does with them."""
+    production.add("20261123080000_dash", "")
+    path = application.migrations(production.folder) / "20261123080000_dash/migration.sql"
+    path.write_bytes("SELECT 1;\n-- \u2014\nSELECT 2;\n".encode(encoding))
+    with contextlib.suppress(CommandFailedError):
+        migrate(production.url, production.folder, processes=sample.processes, node=sample.node)
+    assert "20261123080000_dash" not in production.applied()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        PRISMA,
+        ["env", "FORCE_COLOR=1", *PRISMA],
+        ["bash", "-o", "pipefail", "-c", "FORCE_COLOR=1 npx prisma migrate deploy 2>&1 | sed 's,^,@azora/db:migrate: ,'"],
+    ],
+    ids=["plain", "coloured", "prefixed"],
+)
+def test_a_held_lock_is_waited_for_and_its_holder_named(
+    production: Deployment, monkeypatch: pytest.MonkeyPatch, command: list[str]
+) -> None:
+    production.configure(migrate=command)
     monkeypatch.setattr(database_migrations, "LOCK_PAUSE_SECONDS", 0.1)
     production.back_up()
     holder = DatabaseUrl.parse(production.url).connect(application="another deployment")
@@ -466,6 +418,16 @@ def test_a_backup_that_was_never_restored_is_not_called_proven(production: Deplo
     production.back_up(depth="none")
     assert production.run() == 1
     assert "was never restored to prove it" in production.error["what"]
+
+
+@pytest.mark.parametrize("prefix", ["", "FORCE_COLOR=1 "])
+def test_a_server_that_only_the_command_cannot_reach(production: Deployment, prefix: str) -> None:
+    elsewhere = "postgresql://azora:x@127.0.0.1:1/azora"
+    production.configure(migrate=["sh", "-c", f"{prefix}DATABASE_URL={elsewhere} npx prisma migrate deploy"])
+    production.back_up()
+    assert production.run() == 3, production.log
+    assert production.error["title"] == "The migrate command failed"
+    assert len(production.applied()) == 3
 
 
 def test_an_unreachable_database(production: Deployment) -> None:

@@ -161,6 +161,7 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
         "server_version": "18.1",
     },
     "database-migrations": {
+        "tool": "prisma",
         "backup_id": BACKUP,
         "manifest_sha256": SHA256,
         "backup_age_minutes": 2.0,

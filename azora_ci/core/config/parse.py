@@ -101,7 +101,7 @@ def _commands(values: list[list[str]]) -> tuple[Command, ...]:
 
 def _parse(document: dict[str, Any]) -> DeployConfig:
     checks, rollout = document["checks"], document.get("rollout", {})
-    database, backup, registry = document["database"], document["backup"], document.get("registry")
+    backup, registry = document["backup"], document.get("registry")
     edge = document.get("edge", {})
     target = _target(document["target"])
     if target.kind != "local_processes" and registry is None:
@@ -126,13 +126,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
         toolchain=ToolchainSettings(**document.get("toolchain", {})),
         build=_build(document),
         registry=RegistrySettings(registry["repository"].rstrip("/"), registry.get("insecure", False)) if registry else None,
-        database=DatabaseSettings(
-            prepare=_commands(database.get("prepare", [["npm", "ci"]])),
-            migrate=tuple(database.get("migrate", ["npx", "prisma", "migrate", "deploy"])),
-            migrations_dir=Path(database.get("migrations_dir", "prisma/migrations")),
-            schema=database.get("schema", "public"),
-            via_ssh=database.get("via_ssh", False),
-        ),
+        database=_database(document),
         backup=BackupSettings(
             location=backup["location"],
             lock_mode=backup.get("lock_mode", "GOVERNANCE"),
@@ -148,6 +142,22 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
             for endpoint in document.get("smoke", {}).get("endpoints", [])
         ),
         services=in_order({name: _service(name, table) for name, table in document["services"].items()}, rollout.get("order", [])),
+    )
+
+
+def _database(document: dict[str, Any]) -> DatabaseSettings:
+    table, migrations = document["database"], document.get("migrations")
+    of_prisma = sorted({"migrate", "migrations_dir", "schema"} & table.keys())
+    if migrations is not None and of_prisma:
+        raise ValueError(f"migrations.command: another tool's; remove {', '.join(f'database.{key}' for key in of_prisma)}, or [migrations]")
+    return DatabaseSettings(
+        prepare=_commands(table.get("prepare", [["npm", "ci"]] if migrations is None else [])),
+        migrate=tuple(table.get("migrate", ["npx", "prisma", "migrate", "deploy"])),
+        migrations_dir=Path(table.get("migrations_dir", "prisma/migrations")),
+        schema=table.get("schema", "public"),
+        via_ssh=table.get("via_ssh", False),
+        variables=dict(table.get("variables", {"DATABASE_URL": "url"})),
+        command=None if migrations is None else tuple(migrations["command"]),
     )
 
 

@@ -142,8 +142,10 @@ class RegistrySettings:
 
 @dataclass(frozen=True)
 class DatabaseSettings:
-    """How migrations are applied: preparing commands, the migration command, the folder of the migrations, the schema, and whether
-    the database is reached through the production host over SSH.
+    """How migrations are applied: preparing commands, Prisma's command, the folder of its migrations, the schema of its table, whether
+    the database is reached through the production host over SSH, and in which variables the command finds it (name -> form).
+
+    ``command`` is ``migrations.command``: another tool's instead of Prisma's, empty where the application has no migrations.
     """
 
     prepare: tuple[Command, ...]
@@ -151,6 +153,13 @@ class DatabaseSettings:
     migrations_dir: Path
     schema: str
     via_ssh: bool
+    variables: dict[str, str]
+    command: Command | None = None
+
+    @property
+    def tool(self) -> str:
+        """Return whose migrations are applied: prisma, command (another tool's), or none."""
+        return "prisma" if self.command is None else "command" if self.command else "none"
 
 
 @dataclass(frozen=True)

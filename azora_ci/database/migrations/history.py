@@ -185,7 +185,7 @@ class ExpectedMigrations:
     names: tuple[str, ...] = ()
 
 
-# Every release has migrations (database-migrations refuses one without), so an empty table is always an error.
+# Where Prisma migrates, every release has migrations (database-migrations refuses one without): an empty table is an error.
 AT_LEAST_ONE = ExpectedMigrations("every release has at least", 1)
 
 

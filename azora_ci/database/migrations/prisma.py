@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import Completed, Processes
 from azora_ci.core.process.isolation import Isolation
 from azora_ci.database import transport
+from azora_ci.database.migrations import encoding
 from azora_ci.database.migrations.history import LOCK, Migration, Row
+from azora_ci.database.migrations.session import session
 from azora_ci.database.postgres import DatabaseUrl
-
-if TYPE_CHECKING:
-    import psycopg2.extensions
 
 TABLE = "_prisma_migrations"
 # Prisma checks for updates, and npx offers to download packages that are not installed: a deployment must do neither.
@@ -26,39 +23,34 @@ DEPLOY_SECONDS = 3300.0  # the job's limit is an hour
 
 
 def read_folder(folder: Path) -> list[Migration]:
-    """Return the migrations in a folder, in order of their names. Raises BadInputError when there are none or a file is missing."""
+    """Return the migrations in a folder, in order of their names. Raises BadInputError when there are none or one cannot be read."""
     folders = sorted(path for path in folder.iterdir() if path.is_dir()) if folder.is_dir() else []
     incomplete = [path.name for path in folders if not (path / "migration.sql").is_file()]
+    if next(folder.glob("*/*/ops.json"), None) is not None:
+        raise BadInputError(
+            "Migrations of Prisma 8 are not supported",
+            what="it holds ops.json and no migration.sql: Prisma 8 plans migrations from a contract, and notes them in other tables",
+            where=str(folder),
+            next_step="stay with Prisma 7 for now; or run Prisma 8's own command with [migrations] command, with the catalogue as evidence",
+        )
     if not folders or incomplete:
         raise BadInputError(
             "No migrations" if not folders else "A migration has no migration.sql",
             what=f"without migration.sql: {', '.join(incomplete)}" if incomplete else "no folder of a migration is there",
             where=str(folder),
             next_step="correct database.migrations_dir in the deployment configuration, or commit the missing files; to replay the step by "
-            "hand, run it in the application's folder",
+            "hand, run it in the application's folder; an application without Prisma has [migrations] command",
         )
-    return [Migration(path.name, (path / "migration.sql").read_bytes()) for path in folders]
-
-
-@contextlib.contextmanager
-def _session(url: DatabaseUrl) -> Iterator[psycopg2.extensions.cursor]:
-    """Yield a cursor of a new session whose statements may take 30 s. Raises UnreachableError for every error of the server."""
-    import psycopg2
-
-    connection = url.connect(application="azora-ci migrations")
-    try:
-        with connection.cursor() as cursor:
-            cursor.execute("SET statement_timeout = '30s'")
-            yield cursor
-    except psycopg2.Error as error:
-        raise UnreachableError(
-            "The production database did not answer",
-            what=str(error).strip() or type(error).__name__,
-            where=url.location,
-            next_step="check the server's log and what this user may read",
-        ) from error
-    finally:
-        connection.close()
+    migrations = [Migration(path.name, (path / "migration.sql").read_bytes()) for path in folders]
+    unreadable = [f"{migration.name}/migration.sql: {problem}" for migration in migrations if (problem := encoding.problem(migration.sql))]
+    if unreadable:
+        raise BadInputError(
+            "A migration is not UTF-8",
+            what="\n".join(unreadable),
+            where=str(folder),
+            next_step="save it as UTF-8 without a byte order mark (iconv -f UTF-16 -t UTF-8 OLD > migration.sql), then release again",
+        )
+    return migrations
 
 
 def schema_of(url: DatabaseUrl, configured: str) -> str:
@@ -74,7 +66,7 @@ def read_table(url: DatabaseUrl, schema: str) -> list[Row]:
     """Return the rows of ``_prisma_migrations``; empty when the table does not exist yet. Raises UnreachableError."""
     from psycopg2 import sql
 
-    with _session(url) as cursor:
+    with session(url) as cursor:
         cursor.execute("SELECT to_regclass(format('%%I.%%I', %s::text, %s::text)) IS NOT NULL", (schema, TABLE))
         if cursor.fetchone() != (True,):
             return []
@@ -90,25 +82,9 @@ _HOLDERS = """SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'),
 
 def lock_holders(url: DatabaseUrl) -> list[str]:
     """Return the holders of Prisma's advisory lock as text: process id, application, address, start. Raises UnreachableError."""
-    with _session(url) as cursor:
+    with session(url) as cursor:
         cursor.execute(_HOLDERS, (LOCK,))
         return [f"process {pid} ({name}, from {address}, since {since:%H:%M:%S %Z})" for pid, name, address, since in cursor.fetchall()]
-
-
-_OBJECTS = """SELECT concat('column ', table_name, '.', column_name, ' ', data_type, CASE is_nullable WHEN 'NO' THEN ' not null' END)
-    FROM information_schema.columns WHERE table_schema = %(schema)s AND table_name <> %(table)s
-    UNION ALL SELECT concat('index ', indexname, ' on ', tablename)
-    FROM pg_indexes WHERE schemaname = %(schema)s AND tablename <> %(table)s
-    UNION ALL SELECT concat('constraint ', conname, ' on ', conrelid::regclass)
-    FROM pg_constraint JOIN pg_namespace n ON n.oid = connamespace
-    WHERE n.nspname = %(schema)s AND contype IN ('c', 'f', 'x') AND conrelid <> 0"""
-
-
-def objects(url: DatabaseUrl, schema: str) -> frozenset[str]:
-    """Return the columns, indexes and constraints of a schema, one line each, to find the changes of a failed migration."""
-    with _session(url) as cursor:
-        cursor.execute(_OBJECTS, {"schema": schema, "table": TABLE})
-        return frozenset(line for (line,) in cursor.fetchall())
 
 
 @dataclass(frozen=True)
@@ -126,13 +102,13 @@ class MigrateResult:
     @property
     def lock_timeout(self) -> bool:
         """Return whether the command gave up waiting for the advisory lock and so changed nothing."""
-        return self.code == "P1002" and str(LOCK) in self.completed.stdout + self.completed.stderr
+        return self.code == "P1002" and str(LOCK) in plain(self.completed.stdout + self.completed.stderr)
 
 
 def through_tunnel(text: str, tunnel_port: int | None) -> str:
     """Return a connection string with ``127.0.0.1:tunnel_port`` in place of its host and port; unchanged if there is no tunnel.
 
-    Raises BadInputError if the string demands a check of the server's name: Prisma has no hostaddr and would check 127.0.0.1.
+    Raises BadInputError if the string demands a check of the server's name: without hostaddr, 127.0.0.1 would be checked.
     """
     if tunnel_port is None:
         return text
@@ -141,8 +117,8 @@ def through_tunnel(text: str, tunnel_port: int | None) -> str:
     parameters = [part for part in query.split("&") if part]
     if {"sslmode=verify-full", "sslaccept=strict"} & set(parameters):
         raise BadInputError(
-            "Prisma cannot verify the server's name through a tunnel",
-            what="the connection string asks for verify-full or sslaccept=strict, and Prisma connects to 127.0.0.1",
+            "Migrations cannot verify the server's name through a tunnel",
+            what="the connection string asks for verify-full or sslaccept=strict, and the migrate command connects to 127.0.0.1",
             where="PROD_DATABASE_URL, with database.via_ssh",
             next_step="use sslmode=require: SSH leads to a host whose key is known; or let the runner reach the database itself",
         )
@@ -161,14 +137,26 @@ def address(text: str, url: DatabaseUrl) -> str:
     return f"{credentials}@{location}{'?' if demanded else ''}{demanded}"
 
 
-def deploy(processes: Processes, command: tuple[str, ...], url: str, isolation: Isolation) -> MigrateResult:
-    """Run the application's migrate command, isolated; only that process gets the connection string, as ``DATABASE_URL``."""
-    env = {**QUIET, "DATABASE_URL": url}
-    completed = processes.run_isolated(command, isolation, env=env, timeout=DEPLOY_SECONDS, check=False)
+def deploy(processes: Processes, command: tuple[str, ...], database: Mapping[str, str], isolation: Isolation) -> MigrateResult:
+    """Run the application's migrate command, isolated; only that process gets the variables ``database``, which name the server."""
+    completed = processes.run_isolated(command, isolation, env={**QUIET, **database}, timeout=DEPLOY_SECONDS, check=False)
     return MigrateResult(completed, None if completed.returncode == 0 else error_code(completed.stdout + "\n" + completed.stderr))
+
+
+# Colours, other control sequences, and links of terminals: ECMA-48, 5.4 and 8.3.89.
+_CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
+# What task runners put in front of a line: "@acme/db:migrate: ", "packages/db migrate: ", "[db] ", "[0] ", "db | ", "│ ".
+_PREFIX = r"(?:[^\r\n]{0,120}?[:\]|│>]\s{1,4})?\s{0,8}"
+_ERROR = re.compile(rf"^{_PREFIX}Error: (?:.*\b)?(P\d{{4}})\b", re.MULTILINE)
+
+
+def plain(output: str) -> str:
+    """Return what a terminal would show of an output: without colours, the last of what one line was overwritten with."""
+    lines = _CONTROL.sub("", output).replace("\r\n", "\n").split("\n")
+    return "\n".join(line.rstrip("\r").rpartition("\r")[2] for line in lines)
 
 
 def error_code(output: str) -> str | None:
     """Return the error code that Prisma printed, ``P1002``, or None. https://www.prisma.io/docs/orm/reference/error-reference"""
-    matched = re.search(r"^Error: (?:.*\b)?(P\d{4})\b", output, re.MULTILINE)
+    matched = _ERROR.search(plain(output))
     return matched[1] if matched else None

@@ -49,7 +49,7 @@ def _facts(document: Document, location: str, sha256: str) -> str:
         ("Deployment ID", code(document["deployment_id"])),
         ("Commit", code(document["git_sha"])),
         ("Rollback", rollback),
-        ("Migrations", Markup(f"{document['migrations_applied']} applied {_names(document['migrations'])}")),
+        ("Migrations", _migrations(document)),
         ("Backup", Markup(f"{code(backup['backup_id'])}, {_rows(backup)}, proof: {(backup['proof'] or {}).get('depth', 'none')}")),
         ("Took", f"{duration(metrics['duration_seconds'])}; {duration(metrics['lead_time_seconds'])} from the commit"),
         ("Record", lines([code(location), Markup(f"SHA-256 {code(sha256)}")])),
@@ -64,8 +64,13 @@ def _facts(document: Document, location: str, sha256: str) -> str:
     return table(("", ""), rows)
 
 
-def _names(migrations: Iterable[Document]) -> str:
-    return ", ".join(code(migration["name"]) for migration in migrations)
+def _migrations(document: Document) -> Markup:
+    tool, count = document.get("migration_tool"), document["migrations_applied"]
+    if tool == "none":
+        return Markup("the application has none")
+    names = ", ".join(code(migration["name"]) for migration in document["migrations"])
+    applied = "an unknown number" if count is None else count
+    return Markup(f"{applied} applied {'by another tool than Prisma' if tool == 'command' else names}")
 
 
 def _rows(backup: Document) -> str:

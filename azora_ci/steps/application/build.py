@@ -74,8 +74,9 @@ def check_dockerfiles(job: Job[Settings]) -> None:
 
 
 def needs_tree(config: DeployConfig) -> bool:
-    """Say whether migrations need the tree: there are commands that prepare them, or a folder of migrations in the working folder."""
-    return bool(config.database.prepare) or config.database.migrations_dir.is_dir()
+    """Say whether migrations need the tree: a command of another tool's, commands that prepare, or a folder of Prisma's migrations."""
+    database = config.database
+    return database.tool == "command" or (database.tool == "prisma" and (bool(database.prepare) or database.migrations_dir.is_dir()))
 
 
 def tree_folder(settings: Common) -> Path:
@@ -87,7 +88,7 @@ def pack_tree(job: Job[Settings]) -> None:
     """Pack the workspace but .git for the job that migrates, where there is something to migrate with. Raises OSError."""
     folder = tree_folder(job.settings)
     if not needs_tree(job.config):
-        job.say("- no tree is handed over: database.prepare is empty and there is no folder of migrations")
+        job.say("- no tree is handed over: there are no migrations")
         return
     folder.mkdir(parents=True)
     own = build_context.names_below(Path.cwd(), (*job.own_folders, folder))

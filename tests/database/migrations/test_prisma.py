@@ -53,16 +53,6 @@ def test_a_table_that_may_not_be_read_is_said_so(postgres_cluster: DatabaseMaker
         prisma.read_table(url, "public")
 
 
-def test_objects_tell_what_changed(postgres_cluster: DatabaseMaker) -> None:
-    url = postgres_cluster.fresh("CREATE TABLE orders (id int primary key)")
-    before = prisma.objects(DatabaseUrl.parse(url), "public")
-    postgres_cluster.execute(url, "ALTER TABLE orders ADD COLUMN total int, ADD CONSTRAINT positive CHECK (total > 0)")
-    postgres_cluster.execute(url, "ALTER TABLE orders DROP CONSTRAINT orders_pkey; CREATE INDEX by_total ON orders (total)")
-    after = prisma.objects(DatabaseUrl.parse(url), "public")
-    assert after - before >= {"column orders.total integer", "constraint positive on orders", "index by_total on orders"}
-    assert "index orders_pkey on orders" in before - after
-
-
 def test_the_holder_of_the_lock_is_named(postgres_cluster: DatabaseMaker) -> None:
     url = DatabaseUrl.parse(postgres_cluster.fresh())
     other = DatabaseUrl.parse(postgres_cluster.fresh())
@@ -77,6 +67,25 @@ def test_the_holder_of_the_lock_is_named(postgres_cluster: DatabaseMaker) -> Non
         holder.close()
 
 
+def test_a_migration_in_another_encoding_is_named_with_its_file(tmp_path: Path) -> None:
+    application.add_migration(tmp_path, "1_a", "SELECT 1;\n")
+    application.add_migration(tmp_path, "2_b", "").write_bytes("SELECT 2;\n".encode("utf-16"))
+    application.add_migration(tmp_path, "3_c", "").write_bytes(b"-- caf\xe9\n")
+    with pytest.raises(BadInputError, match="it is UTF-16") as refused:
+        prisma.read_folder(application.migrations(tmp_path))
+    assert refused.value.what.splitlines()[0] == "2_b/migration.sql: it is UTF-16"
+    assert refused.value.what.splitlines()[1].startswith("3_c/migration.sql: byte 6 (line 1) is 0xE9")
+
+
+def test_the_layout_of_prisma_8_is_recognised(tmp_path: Path) -> None:
+    package = tmp_path / "migrations/app/20260101T1200_init"
+    package.mkdir(parents=True)
+    (package / "ops.json").write_text("[]", encoding="utf-8")
+    with pytest.raises(BadInputError, match="Prisma 8") as refused:
+        prisma.read_folder(tmp_path / "migrations")
+    assert "[migrations] command" in refused.value.next_step
+
+
 @pytest.mark.parametrize(
     ("output", "code"),
     [
@@ -84,6 +93,16 @@ def test_the_holder_of_the_lock_is_named(postgres_cluster: DatabaseMaker) -> Non
         ("Error: P1001: Can't reach database server", "P1001"),
         ("Error: external connector error\nNull constraint failed", None),
         ("read P1002 in the log", None),
+        ("\x1b[1m\x1b[31mError: \x1b[39m\x1b[22mP1002\n", "P1002"),
+        ("\x1b]8;;https://pris.ly\x07Error\x1b]8;;\x07: P1002", "P1002"),
+        ("@acme/db:migrate: Error: P1002", "P1002"),  # turbo
+        ("packages/db migrate: \x1b[31mError\x1b[39m: P1001: no server", "P1001"),  # pnpm -r
+        ("[db] Error: P1001", "P1001"),  # concurrently, nx
+        ("[@acme/db]: Error: P1001", "P1001"),  # yarn workspaces foreach
+        ("│ Error: P1002\r\n", "P1002"),  # pnpm -r, lines of one package together
+        ("migrate-1  | Error: P3018", "P3018"),  # docker compose
+        ("⠋ applying\rError: P1002", "P1002"),
+        ("warning: read about Error: P1002", None),
     ],
 )
 def test_error_codes_are_read_from_prismas_own_line(output: str, code: str | None) -> None:
@@ -96,6 +115,7 @@ def test_error_codes_are_read_from_prismas_own_line(output: str, code: str | Non
         ("Error: P1002\nTimed out trying to acquire a postgres advisory lock (SELECT pg_advisory_lock(72707369)).", True),
         ("Error: P1002\nThe database server was reached but timed out.", False),
         ("Error: P3009\n72707369", False),
+        ("db: Error: P1002\ndb: Timed out (SELECT pg_advisory_lock(\x1b[33m72707369\x1b[39m)).", True),
     ],
 )
 def test_only_prismas_own_lock_counts_as_a_lock_timeout(output: str, expected: bool) -> None:
