@@ -10,6 +10,7 @@ import pytest
 import yaml
 from moto.iam.access_control import IAMPolicy, PermissionResult
 
+from azora_ci.cli.adopt import plan
 from azora_ci.rehearsal.standins.s3.operations import OPERATIONS
 from azora_ci.rehearsal.standins.slack import SlackReceiver
 from tests.support import ROOT, record_world
@@ -152,6 +153,18 @@ def test_trust_policies_admit_one_environment_of_one_repository(form: str, subje
         "token.actions.githubusercontent.com:aud": "sts.amazonaws.com",
         "token.actions.githubusercontent.com:sub": subject,
     }
+
+
+def test_a_role_can_admit_the_published_workflows_alone():
+    (statement,) = json.loads((ROLES / "trust-policy.reusable.json").read_text(encoding="utf-8"))["Statement"]
+    assert statement["Condition"].keys() == {"StringEquals"}
+    published = [
+        plan.called(name, plan.SetupAction(plan.REPOSITORY, "1" * 40)).split("\n    uses: ")[1].split("\n")[0]
+        for name in ("deploy-production.yml", "rollback-production.yml")
+    ]
+    assert statement["Condition"]["StringEquals"]["token.actions.githubusercontent.com:sub"] == [
+        f"repo:OWNER/REPOSITORY:environment:production:job_workflow_ref:{workflow.replace('1' * 40, 'COMMIT')}" for workflow in published
+    ]
 
 
 def test_each_job_assumes_its_own_role_where_there_is_one():
