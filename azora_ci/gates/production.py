@@ -13,11 +13,13 @@ from azora_ci.core.variables import Secret
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.gates import reachability
 from azora_ci.gates.reachability import Reached
+from azora_ci.health.answers import NEW
 from azora_ci.health.workers import UNHEALTHY
 from azora_ci.targets.base import Target, TargetContext
 from azora_ci.targets.findings import Finding
 from azora_ci.targets.journal import PROMOTED, History
 from azora_ci.targets.registry import kind_of, target_of
+from azora_ci.targets.workers import look
 
 
 @dataclass(frozen=True)
@@ -215,5 +217,6 @@ def _instances(target: Target, history: History) -> Finding:
     running = [worker for worker in target.instances(serving.id) if worker.worker and worker not in dead]
     states = zip(running, target.states(running) if running else (), strict=True)
     sick = [f"not running: {', '.join(instance.name for instance in dead)}"] if dead else []
-    sick += [f"{worker.name}: {state.detail or state.health}" for worker, state in states if state.health == UNHEALTHY]
+    findings = [look(worker, NEW, state) for worker, state in states]
+    sick += [f"{finding.endpoint.name}: {finding.detail}" for finding in findings if finding.outcome == UNHEALTHY]
     return Finding("instances", not sick, "; ".join((text, *sick)) if sick else f"{text}, every instance runs", "deploy again", stops=False)
