@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
-from azora_ci.core.config import DeployConfig
+from azora_ci.core.config import DeployConfig, Service
 from azora_ci.core.errors import AzoraError, BadInputError
 from azora_ci.core.settings import Aws, DatabaseTransport
 from azora_ci.core.variables import Secret
@@ -18,6 +18,7 @@ from azora_ci.health.workers import UNHEALTHY
 from azora_ci.targets.base import Target, TargetContext
 from azora_ci.targets.findings import Finding
 from azora_ci.targets.journal import PROMOTED, History
+from azora_ci.targets.proofs import settings_by_service
 from azora_ci.targets.registry import kind_of, target_of
 from azora_ci.targets.workers import look
 
@@ -50,7 +51,7 @@ def consult(context: TargetContext, means: Means) -> Consultation:
     _ask_registry(consultation, context, means)
     consultation.first = history is not None and history.serving is None
     versions = expected_versions(history)
-    consultation.findings += [reachability.endpoint(service, versions) for service in config.web]
+    consultation.findings += [reachability.endpoint(service, versions) for service in as_serving(config.web, history)]
     return consultation
 
 
@@ -133,6 +134,13 @@ def expected_versions(history: History | None) -> frozenset[str]:
         return frozenset()
     running = [history.releases[history.serving], history.unfinished]
     return frozenset(deployed.release.bare for deployed in running if deployed is not None)
+
+
+def as_serving(services: Iterable[Service], history: History | None) -> list[Service]:
+    """Return services with the health settings of the release that serves: the one that is deployed may answer something else."""
+    serving = history.releases[history.serving] if history is not None and history.serving is not None else None
+    settings = settings_by_service(serving) if serving else {}
+    return [replace(service, health=settings.get(service.id, service.health)) for service in services]
 
 
 def _configuration(context: TargetContext) -> Iterator[Finding]:

@@ -6,6 +6,7 @@ Three sides are probed: every new instance directly, every old one directly (whi
 from __future__ import annotations
 
 import hmac
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -161,7 +162,7 @@ def _status_problem(health: HealthSettings, document: dict[str, Any] | None) -> 
         return []
     path, expected = _path(health.status_from), " or ".join(map(repr, health.healthy))
     status = _member(document, path)
-    text = str(status).lower() if isinstance(status, bool) else status
+    text = json.dumps(status) if isinstance(status, (bool, int)) else status
     if isinstance(text, str) and text in health.healthy:
         return []
     return [("unhealthy", f"has no JSON {path}" if status is None else f"says {path} {str(text)[:80]!r}, expected {expected}")]
@@ -172,7 +173,7 @@ def _version(endpoint: Endpoint, answer: Answer, document: dict[str, Any] | None
     if source == FROM_IMAGE and endpoint.side != PUBLIC:
         version, proof = endpoint.observed, PROOF_IMAGE
     elif source == FROM_IMAGE:
-        answered = answer.headers.get(PROOF_HEADER) if endpoint.edge else None
+        answered = answer.headers.get(PROOF_HEADER)
         version = endpoint.edge.version(endpoint.service, answered) if endpoint.edge and answered is not None else None
         proof = PROOF_EDGE
     elif path := _version_path(endpoint.health):

@@ -16,8 +16,8 @@ FILE_NAME = "ROLLBACK-INSTRUCTIONS.md"
 
 @dataclass(frozen=True)
 class Guide:
-    """Values from the configuration: whom to call, the application's URL, (title, health URL) of each service with a route, and the
-    titles of the workers.
+    """Values from the configuration: whom to call, the application's URL, (title, health URL) of each service with a route, the
+    titles of the workers, and (title, contract in words) of each service that does not answer the contract.
     """
 
     application: str
@@ -28,6 +28,7 @@ class Guide:
     workers: tuple[str, ...] = ()
     workflow: str = "deploy-production.yml"
     rollback_workflow: str = "rollback-production.yml"
+    otherwise: tuple[tuple[str, str], ...] = ()
 
 
 def render(record: Mapping[str, Any], guide: Guide) -> str:
@@ -288,9 +289,11 @@ a dump holds, on this machine. The script trusts nothing but the SHA-256 above, 
 def _verification(guide: Guide, plan: window.RollbackPlan) -> str:
     version = plan.version.removeprefix("v") if plan.version else "the version you deployed"
     lines = "\n".join(f"curl -fsS --max-time 10 {shlex.quote(url)}   # {title}" for title, url in guide.health_urls)
+    otherwise = "".join(f"\n- {escaped(title)}: {escaped(words)}" for title, words in guide.otherwise)
+    others = f"\n\nThese answer something else:\n{otherwise}" if otherwise else ""
     return f"""## Verify the services
 
-Each must answer `{{"status": "healthy", "version": "{version}"}}`:
+Each must answer `{{"status": "healthy", "version": "{version}"}}`:{others}
 
 ```bash
 {lines}

@@ -6,7 +6,7 @@ Uses edges (probes, the target) and decisions (health, rollout). It moves no tra
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from azora_ci.core.clock import Clock, rfc3339
@@ -238,7 +238,7 @@ class _Stage:
         endpoints += self._subject.public_endpoints(self._stage.percent, self._watch.edge)
         requests = [request_of(endpoint) for endpoint in endpoints] + self._synthetic_probes(synthetic)
         answers = self._watch.prober.fetch_all(requests, timeout)
-        findings = [classify(endpoint, answer) for endpoint, answer in zip(endpoints, answers, strict=False)]
+        findings = [classify(self._by_release(endpoint, answer), answer) for endpoint, answer in zip(endpoints, answers, strict=False)]
         findings += self._observe() + self._look_at_workers()
         self._count(findings, len(requests) - len(endpoints))
         self._watch.record.add(findings)
@@ -247,6 +247,13 @@ class _Stage:
             pairs = [(service.id, self._subject.old_of(service.id) is not None) for service in self._subject.services]
             return health, uncounted_traffic(pairs, self._rules.limits)
         return health, judge_traffic(self._watch.pairs(self._observation, self._start or {}), self._rules.limits, health.doubt)
+
+    def _by_release(self, endpoint: Endpoint, answer: Answer) -> Endpoint:
+        """Return a public endpoint as the old release was configured, where that answered."""
+        if endpoint.side != PUBLIC or self._subject.old_id is None or answer.deployment != self._subject.old_id:
+            return endpoint
+        settings = {instance.service: instance.health for instance in self._old}
+        return replace(endpoint, health=settings.get(endpoint.service, endpoint.health))
 
     def _observe(self) -> list[ProbeResult]:
         endpoint = Endpoint("edge counters", "edge", NEW, "", frozenset())

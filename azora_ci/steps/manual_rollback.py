@@ -10,6 +10,7 @@ from azora_ci.core import pipeline, schemas
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Deployment
 from azora_ci.database.restore import scripts
+from azora_ci.health.answers import CONTRACT, contract
 from azora_ci.record import chain, deployment, diagnosis
 from azora_ci.rollback import instructions, window
 from azora_ci.steps.job import Job
@@ -88,6 +89,7 @@ def _make_guide(job: Job[Any]) -> instructions.Guide:
         health_urls=tuple((service.title, service.public_health_url) for service in job.config.web),
         target=job.config.target.kind,
         workers=tuple(worker.title for worker in job.config.workers),
+        otherwise=tuple((service.title, contract(service.health)) for service in job.config.web if service.health != CONTRACT),
     )
 
 

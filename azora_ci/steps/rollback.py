@@ -28,7 +28,7 @@ from azora_ci.steps import smoke_tests
 from azora_ci.steps.job import Identity, Job
 from azora_ci.targets.base import AbortResult, Owner, Target, TargetContext
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
-from azora_ci.targets.proofs import edge_proof
+from azora_ci.targets.proofs import edge_proof, settings_by_service
 from azora_ci.targets.registry import kind_of, target_of
 
 
@@ -72,7 +72,7 @@ def run(job: Job[Settings]) -> None:
     job.say(f"looking at production ({job.config.target.kind}) …")
     with target.connected():
         previous = deployment_rollback.require_previous()
-        smoke_tests.http_tests(job, previous.version, previous.digests)
+        smoke_tests.http_tests(job, previous.version)
         problem = _find_problem(job, deployment_rollback.execute(previous), deployment_rollback.lost)
     try:
         _archive_record(job, archive, deployed)
@@ -254,8 +254,9 @@ class DeploymentRollback:
         self._report(returned)
         names = tuple(migration["name"] for migration in self.deployed["migrations"])  # the code goes back, the data stays
         expected = ExpectedMigrations(f"the record of {self.deployed['version']} names", max(1, len(names)), names)
+        services = settings_by_service(self.target.current().releases[previous.id])
         edge = edge_proof(self.target, self.job.config, self.job.log)
-        return smoke_tests.examine(self.job, previous.version, self.job.evidence, expected, previous.digests, edge=edge)
+        return smoke_tests.examine(self.job, previous.version, self.job.evidence, expected, services, edge=edge)
 
     def _take_back_unfinished(self) -> None:
         """Take back an unfinished deployment: one that this rollback has just fenced, or one whose run died."""

@@ -6,11 +6,11 @@ takes traffic back instead, under the target's lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
-from azora_ci.core.config import WEB, DatabaseSettings, SmokeEndpoint
+from azora_ci.core.config import WEB, DatabaseSettings, HealthSettings, SmokeEndpoint
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.core.markdown import escaped, table
 from azora_ci.core.process import undisturbed
@@ -96,7 +96,7 @@ def examine(
     version: str,
     evidence: dict[str, Any],
     expected: ExpectedMigrations,
-    services: Collection[str] | None = None,
+    services: Mapping[str, HealthSettings] | None = None,
     *,
     edge: EdgeProof | None = None,
 ) -> list[dict[str, Any]]:
@@ -128,10 +128,13 @@ def failure(failed: list[dict[str, Any]], state: str) -> NotTrueError:
     )
 
 
-def http_tests(job: Job[Any], version: str, services: Collection[str] | None = None, edge: EdgeProof | None = None) -> list[HttpTest]:
+def http_tests(
+    job: Job[Any], version: str, services: Mapping[str, HealthSettings] | None = None, edge: EdgeProof | None = None
+) -> list[HttpTest]:
     """Return the tests of URLs for this version (with v). Raises BadInputError when no critical endpoint is configured.
 
-    ``services``: ids of the services that this version has, None for all; the health of other services is not tested.
+    ``services``: ids of the services that this version has -> what they answer; the health of others is not tested. None: all, by the
+    configuration.
     """
     if not job.config.smoke:
         raise BadInputError(
@@ -140,9 +143,10 @@ def http_tests(job: Job[Any], version: str, services: Collection[str] | None = N
             where=str(job.settings.config_path),
             next_step='add at least one, such as endpoints = [{ name = "courses", url = "https://…/api/education/courses" }]',
         )
+    settings = services or {}
     health = [
         _make_health_test(f"{service.title} health", public_endpoint(service, service.id, [version], edge))
-        for service in job.config.web
+        for service in (replace(service, health=settings.get(service.id, service.health)) for service in job.config.web)
         if services is None or service.id in services
     ]
     return health + [_make_endpoint_test(endpoint) for endpoint in job.config.smoke]

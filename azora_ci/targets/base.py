@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from azora_ci.core.clock import Clock
-from azora_ci.core.config import DeployConfig
+from azora_ci.core.config import DeployConfig, HealthSettings
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
-from azora_ci.health.answers import Endpoint
+from azora_ci.health.answers import CONTRACT, Endpoint
 from azora_ci.health.traffic import Counters
 from azora_ci.health.workers import WorkerState
 from azora_ci.targets.findings import Finding
@@ -70,6 +70,7 @@ class Instance:
     host: str = ""
     worker: bool = False
     resting: bool = False
+    health: HealthSettings = CONTRACT  # what its release answers: another release's configuration may expect something else
 
     @property
     def name(self) -> str:
@@ -157,7 +158,7 @@ class Target(Watched, Protocol):
         """
 
     def edge_secret(self) -> str | None:
-        """Return the secret with which the edge is asked to prove which release answers; None where it has none."""
+        """Return the secret with which the edge is asked to prove which release answers; None where it has none. Needs ``connected``."""
 
     def edges(self) -> list[str]:
         """Return a line about the edge of each host; empty for a target whose edge is installed by a person."""

@@ -68,8 +68,8 @@ class Node:
         worker = facts.get("kind") == WORKER
         asked = not worker or (self._is_configured(facts["service"]) and self._config.service(facts["service"]).health_path)
         address = self._runner.address(facts) if asked else ""
-        resting = bool(facts.get("resting"))
-        return Instance(deployed.id, deployed.version, facts["service"], facts["number"], address, self._parts.host, worker, resting)
+        resting, host, health = bool(facts.get("resting")), self._parts.host, proofs.settings_of(facts)
+        return Instance(deployed.id, deployed.version, facts["service"], facts["number"], address, host, worker, resting, health)
 
     def _running(self, release_id: str) -> list[Instance]:
         return [instance for instance in self.instances(release_id) if not instance.resting]
@@ -158,11 +158,11 @@ class Node:
         self._keep_alive()
         self._runner.prepare(service, release)
         self._keep_alive()
-        number, worker = self.current().releases[release.id].started + 1, service.kind == WORKER
+        number = self.current().releases[release.id].started + 1
         with undisturbed():  # an instance that is not in the journal would never be stopped
             facts = self._runner.start(service, release, number)
             try:
-                self._note("instance", release.id, service=service.id, number=number, **facts, **({"kind": WORKER} if worker else {}))
+                self._note("instance", release.id, service=service.id, number=number, **facts, **proofs.noted(service))
             except NotTrueError:  # fenced: another owner has taken the lock
                 self._runner.discard(facts)
                 raise
@@ -219,10 +219,6 @@ class Node:
         """Return the address at which an instance itself reports its health."""
         service = self._config.service(instance.service)
         return proofs.instance_endpoint(service, instance, side, self._parts, self.current)
-
-    def edge_secret(self) -> str | None:
-        """Return the secret with which the edge in force proves which release answers."""
-        return self._edge.state().secret
 
     def _edge_state(self) -> EdgeState:
         """Return the state in force, with the services of the configuration of the release that is being deployed."""

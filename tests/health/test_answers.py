@@ -59,6 +59,7 @@ def test_only_a_healthy_answer_of_the_right_version_is_healthy(received, outcome
 IMAGE = HealthSettings(("ok", "UP"), "json:status", "image")
 HEADER = HealthSettings(("UP",), "json:status", "header:X-Version")
 NESTED = HealthSettings(("true", "green"), "json:data.state", "json:build.version")
+NUMBER = HealthSettings(("200", "None", "[200]"), "json:code", "answer")
 BY_CODE = HealthSettings(status_from="status-code", version_from="image")
 CODE_AND_HEADER = HealthSettings(status_from="status-code", version_from="header:x-version")
 CODE_AND_JSON = HealthSettings(status_from="status-code")
@@ -86,6 +87,10 @@ def sealed(release: str, service: str = "api", secret: str = SECRET) -> Answer:
         (HEADER, {}, replace(answer({"status": "up"}), headers={"x-version": "1.1.0"}), ("unhealthy", "1.1.0", "none")),
         (NESTED, {}, answer({"data": {"state": "green"}, "build": {"version": "1.1.0"}}), ("healthy", "1.1.0", "answer")),
         (NESTED, {}, answer({"data": {"state": True}, "build": {"version": "1.1.0"}}), ("healthy", "1.1.0", "answer")),
+        (NUMBER, {}, answer({"code": 200, "version": "1.1.0"}), ("healthy", "1.1.0", "answer")),
+        (NUMBER, {}, answer({"code": 503, "version": "1.1.0"}), ("unhealthy", "1.1.0", "none")),
+        (NUMBER, {}, answer({"code": None, "version": "1.1.0"}), ("unhealthy", "1.1.0", "none")),
+        (NUMBER, {}, answer({"code": [200], "version": "1.1.0"}), ("unhealthy", "1.1.0", "none")),
         (NESTED, {}, answer({"data": {"state": False}, "build": {"version": "1.1.0"}}), ("unhealthy", "1.1.0", "none")),
         (NESTED, {}, answer({"data": ["green"], "build": {"version": "1.1.0"}}), ("unhealthy", "1.1.0", "none")),
         (NESTED, {}, answer({"data.state": "green", "build": {"version": "1.1.0"}}), ("unhealthy", "1.1.0", "none")),

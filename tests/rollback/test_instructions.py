@@ -47,6 +47,13 @@ def text(**changed: Any) -> str:
     return instructions.render(document(**changed), GUIDE)
 
 
+def test_what_answers_something_else_is_named_in_words():
+    assert "something else" not in text()
+    guide = replace(GUIDE, otherwise=(("API *Gateway*", "any HTTP 2xx, and a version that its image proves"),))
+    verification = instructions.render(document(), guide).partition("Verify the services")[2]
+    assert "These answer something else:\n\n- API \\*Gateway\\*: any HTTP 2xx, and a version that its image proves\n" in verification
+
+
 # --- the text of the instructions -----------------------------------------------------------------------------------------------------
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from azora_ci.health.answers import NEW as NEW_SIDE
 from azora_ci.targets.base import Owner
+from azora_ci.targets.proofs import settings_by_service
 from tests.conftest import DatabaseMaker
 from tests.support.edge_world import NEW, OLD, SERVICES, Load, World, free_ports, get
 from tests.support.header_proxy import HeaderProxy
@@ -122,6 +123,27 @@ def test_another_release_in_public_fails_the_smoke_tests(world, database):
     assert code == 1
     assert "api gateway health: answers version 1.0.0, expected 1.1.0" in output
     assert proofs(world, "smoke-tests") == dict.fromkeys(SERVICES, "none")
+
+
+def test_a_release_that_keeps_the_contract_follows_one_that_did_not_and_goes_back_to_it(world, database):
+    world.health = {}  # the configuration of the new release; the old one goes on answering "ok"
+    world.configure_edge()
+    world.unflag("1.1.0.plain")
+    assert settings_by_service(world.target().current().releases[OLD])["api_gateway"].healthy == ("ok",)
+    with Load(world.port) as load:
+        code, output = world.finish(world.start("gradual_rollout"))
+    assert code == 0, output
+    assert load.failed == []
+    stages = world.fragment("gradual-rollout").evidence["stages"]
+    assert [stage["probes"]["failed"] for stage in stages] == [0, 0, 0]
+    assert stages[2]["version_proof"] == {name: {"instances": "answer", "public": "answer"} for name in SERVICES}
+    world.flag("1.1.0.api_gateway.error")
+    code, output = world.finish(
+        world.start("smoke_tests", attempt=2, PROD_DATABASE_URL=database, ROLLBACK_ON_SMOKE_FAILURE="true", **QUICK)
+    )
+    assert code == 1
+    assert world.fragment("smoke-tests", 2).evidence["rollback"]["proved"] is True, output
+    assert world.versions_now(5) == {"1.0.0"}
 
 
 @pytest.mark.parametrize("lost", ["secret", "seal"])

@@ -370,9 +370,8 @@ class DockerHosts:
         return host_node.node.endpoint(instance, side)
 
     def edge_secret(self) -> str | None:
-        """Return the secret of the edges, which all get the same in a deployment."""
-        with self.connected():
-            return self._nodes[0].node.edge_secret()
+        """Return the secret of the edges, which all get the same in a deployment, while ``connected``."""
+        return self._nodes[0].edge.state().secret
 
     def observe(self) -> Observation:
         """Return the sums of all edges' counters, their weights, and the dead instances of all hosts."""

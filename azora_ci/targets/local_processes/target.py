@@ -145,6 +145,10 @@ class LocalProcesses(Node):
         bootstrap = install_edge(config, config_dir, listen_port)
         return f"✓ {bootstrap} is written; start the edge with:\n{' '.join(command(bootstrap))}"
 
+    def edge_secret(self) -> str | None:
+        """Return the secret with which the edge in force proves which release answers."""
+        return self._edge.state().secret
+
     def edges(self) -> list[str]:
         """Return no lines: a person installs and starts the edge."""
         return []
