@@ -13,7 +13,7 @@ from tests.support.commands import git
 from tests.support.gallery import GALLERY, NAMES, GalleryApplication
 from tests.support.rehearsals import command, living, rehearse
 
-MEDIAN = 7
+MEDIAN = 4
 ALWAYS = ("nest_status_ok", "production_overrides", "scheduler")  # the others with scripts/test --all
 
 

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from azora_ci.cli.adopt import deploy_toml, plan
+from azora_ci.cli.adopt import plan
+from azora_ci.gates import readiness
 from tests.support import ROOT
 from tests.support.commands import git
 
@@ -84,7 +85,7 @@ class GalleryApplication:
     def by_hand(self, text: str) -> list[str]:
         """Return the lines that a person writes beyond host names and contacts: the edits, and every other line that is marked."""
         lines = text.splitlines()
-        marked = [lines[number - 1].partition("=")[0].strip() for number, _ in deploy_toml.to_fill_in(text)]
+        marked = [lines[number - 1].partition("=")[0].strip() for number, _ in readiness.to_fill_in(text)]
         return [*(f"[{edit.table}] {edit.key}" for edit in self.edits), *_without(marked, OWN)]
 
 

@@ -17,7 +17,7 @@ from azora_ci.core.errors import BadInputError
 from azora_ci.core.release import Version, highest_release
 from azora_ci.database.cluster import SUPERUSER, Cluster
 from azora_ci.database.postgres import find_binary
-from azora_ci.gates.readiness import to_fill_in
+from azora_ci.gates import readiness
 from azora_ci.rehearsal.applications import overlay, startup, toml
 from azora_ci.rehearsal.applications.base import HEALTHY, Run
 from azora_ci.rehearsal.judge.deployment import Demand
@@ -151,7 +151,7 @@ class Adopted:
         self._document = tomllib.loads(text)
         self._choose(scratch)
         self._migrations = self._migrations_of(scratch, self._old_commit), self._migrations_of(scratch, "HEAD")
-        marked = to_fill_in(text)
+        marked = readiness.to_fill_in(text)
         if marked:
             self._remarks.append(f"{plan.CONFIG} is still marked to be filled in at lines {', '.join(str(number) for number, _ in marked)}")
         node = self._config.toolchain.node

@@ -50,6 +50,8 @@ def overlay(document: Mapping[str, Any], values: Values, registry: str, commands
     result = Overlay(copy.deepcopy(dict(document)))
     result.set("public_url", values.public_url)
     _addresses(result, values.public_url)
+    if "target" in result.document:
+        result.set("target.docker_hosts", None)
     for name, table in values.tables.items():
         for key, value in table.items():
             result.set(f"{name}.{key}", value)

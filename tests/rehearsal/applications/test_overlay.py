@@ -19,7 +19,7 @@ def production() -> dict[str, Any]:
     return {
         "public_url": "https://shop.example",
         "backup": {"location": "s3://shop/prod", "lock_days": 30},
-        "target": {"kind": "docker_hosts"},
+        "target": {"kind": "docker_hosts", "docker_hosts": {"edge_image": "envoy@sha256:0"}},
         "services": {"web": {"title": "Web", "public_health_url": "https://api.shop.example/health?full=1"}},
     }
 
@@ -39,6 +39,7 @@ def test_every_address_leads_to_this_machine_and_keeps_its_path() -> None:
 def test_what_is_replaced_is_said_and_what_is_equal_is_not() -> None:
     result = overlaid(production())
     assert "target.kind: docker_hosts -> local_processes" in result.replaced
+    assert "docker_hosts" not in result.document["target"]
     assert "backup.location: s3://shop/prod -> s3://here/prod" in result.replaced
     assert "edge.config_dir: (nothing) -> /run/edge" in result.replaced
     assert result.document["backup"]["lock_days"] == 30 and not [line for line in result.replaced if "lock_days" in line]
