@@ -212,8 +212,8 @@ def _code(problem: Exception) -> str:
 
 
 def _status(problem: Exception) -> int:
-    response = getattr(problem, "response", {})
-    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+    response = getattr(problem, "response", None)  # botocore's errors without an answer have it, too: None
+    return int(response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)) if isinstance(response, dict) else 0
 
 
 def _text(problem: Exception) -> str:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from azora_ci.clients.s3.bucket import Bucket
 from azora_ci.clients.s3.calls import UnexpectedAnswerError
-from azora_ci.clients.s3.objects import AlreadyThereError, StartAgainError, StoredObject
+from azora_ci.clients.s3.objects import AlreadyThereError, StoredObject
 from azora_ci.core.errors import BadInputError
 
 BODY = b"This store takes objects in parts, writes each key once, and checked this one.\n"
@@ -22,7 +22,7 @@ def require_uploads(bucket: Bucket, key: str) -> str:
     """
     try:
         stored = _tried(bucket, key)
-    except (UnexpectedAnswerError, StartAgainError) as error:
+    except UnexpectedAnswerError as error:
         raise BadInputError(
             "The store lacks what a backup needs",
             what=f"a trial failed, before anything was dumped: {error.title}, {error.what}",
@@ -40,7 +40,7 @@ def _way_out(bucket: Bucket, key: str) -> str:
     if bucket.checksums:
         try:
             _tried(Bucket(bucket.name, bucket.calls, bucket.clock, checksums=False), key)
-        except (UnexpectedAnswerError, StartAgainError):
+        except UnexpectedAnswerError:
             pass
         else:
             return (
