@@ -43,7 +43,10 @@ SETTINGS: Mapping[str, str] = {
 }
 _APPLY = """SELECT set_config(s.name, w.value, false) FROM unnest(%s::text[], %s::text[]) AS w (name, value)
     JOIN pg_settings s ON lower(s.name) = w.name"""
-_MARK, _SEE_MARK = "SELECT set_config('azora_ci.session', %s, false)", "SELECT current_setting('azora_ci.session', true)"
+_MARK, _SEE_MARK = (
+    "SELECT pg_catalog.set_config('azora_ci.session', %s, false)",
+    "SELECT pg_catalog.current_setting('azora_ci.session', true)",
+)
 OTHERS = 3  # sessions beside the first one, each in a transaction: a pooler hands the first one's server connection to one of them
 
 
@@ -76,7 +79,7 @@ def require_shared_snapshots(url: DatabaseUrl) -> None:
                 if _ask(first, _SEE_MARK) != mark:
                     raise _refused(url, "a setting of a session was lost between two of its transactions")
             _begin(first)
-            snapshot = _ask(first, "SELECT pg_export_snapshot()")
+            snapshot = _ask(first, "SELECT pg_catalog.pg_export_snapshot()")
             for other in others:
                 _ask(other, "ROLLBACK")
                 _begin(other)

@@ -136,7 +136,7 @@ SELECT format('CREATE DATABASE %I TEMPLATE template0 OWNER %I ENCODING %L LC_COL
 SQL
 
 # Amounts of money are written as the live database writes them.
-money=$(psql -X -q -A -t -d "$live" -c 'SHOW lc_monetary')
+money=$(psql -X -q -A -t -d "$live" -c 'SHOW lc_monetary' < /dev/null) || true
 {
   if [ "$strict" = 0 ]; then printf '\\restrict %s\n' "$word"; fi
   gunzip -c "$file" | judge 0
