@@ -36,10 +36,9 @@ GRANT CONNECT ON DATABASE {name} TO reader WITH GRANT OPTION;
 GRANT CREATE ON DATABASE {name} TO reader;
 ALTER DATABASE {name} SET search_path TO "$user", "Odd, Schema", public, 'it''s';
 ALTER DATABASE {name} SET statement_timeout = '90s';
-ALTER DATABASE {name} SET "azora.Own setting" TO 'a=b, ''c''; DROP TABLE x';
+ALTER DATABASE {name} SET azora."Own_setting" TO 'a=b, ''c''; DROP TABLE x';
 ALTER DATABASE {name} SET default_transaction_read_only = on;
 ALTER DATABASE {name} SET temp_tablespaces = '';
-ALTER DATABASE {name} SET log_connections = 'on';
 ALTER ROLE reader IN DATABASE {name} SET search_path TO nothing;
 ALTER ROLE "shop Owner" IN DATABASE {name} SET work_mem = '7MB';
 ALTER DATABASE {name} CONNECTION LIMIT 17;
@@ -83,7 +82,7 @@ def test_everything_is_read(of_distribution: DatabaseMaker, shop: DatabaseUrl):
     found = read(of_distribution, shop.database)
     assert (found.provider, found.locale, found.owner, found.connection_limit) == ("icu", "sv-SE", "shop Owner", 17)
     assert found.comment == 'It\'s the \\ "shop"'
-    assert ("", "azora.Own setting", "a=b, 'c'; DROP TABLE x") in found.settings
+    assert ("", "azora.Own_setting", "a=b, 'c'; DROP TABLE x") in found.settings
     assert ("shop Owner", "work_mem", "7MB") in found.settings
     assert ("reader", "CONNECT", True) in found.grants and ("reader", "CREATE", False) in found.grants
     assert not [grant for grant in found.grants if grant[0] == ""]

@@ -240,7 +240,7 @@ CREATE TABLE @s.@c (v text COLLATE "de-x-icu");
 CREATE FUNCTION @s.@a(@b int, VARIADIC @c text[] DEFAULT '{}', OUT @d int, OUT @e text) RETURNS SETOF record LANGUAGE sql STABLE
   COST 7 ROWS 3 SET work_mem = '1MB' SET search_path = 'a"b', public AS $f$ SELECT 1, $$\! ls$$ $f$;
 CREATE FUNCTION @s.@f(x anyelement DEFAULT NULL::int) RETURNS anyarray LANGUAGE sql IMMUTABLE PARALLEL SAFE AS 'SELECT ARRAY[$1]';
-CREATE PROCEDURE @s.@a(INOUT x int) LANGUAGE sql BEGIN ATOMIC SELECT CASE WHEN x > 0 THEN 1 ELSE 2 END; SELECT 'a;b'; END;
+CREATE PROCEDURE @s.@a(INOUT x int) LANGUAGE sql BEGIN ATOMIC SELECT CASE WHEN x > 0 THEN 1 ELSE 2 END; SELECT length('a;b'); END;
 CREATE TABLE @s.@b (z int DEFAULT (@s.@f(3))[1]);
 
 --- aggregates
