@@ -51,6 +51,8 @@ def adopt(  # noqa: PLR0913 - the options of a command, all by keyword
         action = adoption.SetupAction(repository or _origin() or adoption.REPOSITORY, commit) if commit else None
         planned = adoption.plan(path, action, reusable=reusable, compose_files=compose_files, profiles=profiles)
         if instead["check"]:
+            for warning in report.bypasses(planned.application):
+                click.echo(f"Warning: {warning}", err=True)
             adoption.check(planned)
             click.echo(f"The adopted files are this version's, nothing is missing: {', '.join(str(file.path) for file in planned.files)}")
             return

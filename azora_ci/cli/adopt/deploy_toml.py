@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from azora_ci.cli.adopt.compose.found import WEB, FoundService
 from azora_ci.cli.adopt.discover import Application
+from azora_ci.cli.adopt.prisma import Prisma
 from azora_ci.cli.adopt.toolchain import EXAMPLES, FoundToolchain
 from azora_ci.gates.readiness import FILL_IN, NO_DIGEST
 
@@ -112,18 +113,62 @@ def _toolchain(toolchain: FoundToolchain) -> list[str]:
 
 
 def _data(application: Application) -> str:
-    folders = application.prisma
-    migrations = (
-        _line("migrations_dir", folders[0])
-        if len(folders) == 1
-        else _fill("migrations_dir", folders[0], f"one of {', '.join(folders)}")
-        if folders
-        else _fill("migrations_dir", "prisma/migrations", "the folder of Prisma's migrations; none was found")
-    )
-    install = _line("prepare", [list(application.toolchain.install)])
-    database = [install, _line("migrate", [*application.toolchain.execute, "prisma", "migrate", "deploy"]), migrations]
     backup = [_fill("location", f"s3://{application.name}-backups/prod", "bucket and prefix; records are archived beside it")]
-    return "\n\n".join([_table("database", database), _table("backup", backup), _hosts()])
+    return "\n\n".join([*_migrations(application), _table("backup", backup), _hosts()])
+
+
+def _migrations(application: Application) -> list[str]:
+    """Return the tables that say how the database is migrated: by Prisma, by another tool, or a question."""
+    if application.prisma:
+        return [_table("database", _prisma(application.prisma, application.toolchain))]
+    tool = application.migrator
+    if tool is None:
+        missing = (
+            "Prisma 8 is not supported yet: its own command"
+            if application.prisma.next
+            else "no Prisma and no other tool was found: the command"
+        )
+        return [
+            _table("database", []),
+            _table("migrations", [_fill("command", [], f"{missing} that applies migrations, or [] when the application has none")]),
+        ]
+    variables = dict.fromkeys(tool.variables or ("DATABASE_URL",), "url")
+    database = [
+        _line("prepare", tool.prepare),
+        _line("variables", variables, f"# {tool.variables_from}")
+        if tool.variables
+        else _fill("variables", variables, "the names by which the application finds its database; libpq's PGHOST, … are set, too"),
+    ]
+    source = f"{tool.tool}, found by {tool.source}"
+    command = _fill("command", tool.command, f"{source}; {tool.doubt}") if tool.doubt else _line("command", tool.command, f"# {source}")
+    return [_table("database", database), _table("migrations", [command])]
+
+
+def _prisma(found: Prisma, toolchain: FoundToolchain) -> list[str]:
+    schema = found.schemas[0]
+    folders = ", ".join(other.migrations for other in found.schemas)
+    command, variables = schema.command(toolchain), dict.fromkeys(schema.variables or ("DATABASE_URL",), "url")
+    lines = [_line("prepare", schema.prepare(toolchain))]
+    lines.append(
+        _fill("migrate", command, "add --schema: no file says where the schema is")
+        if "schema" in schema.open
+        else _line("migrate", command)
+    )
+    if not found.certain:
+        lines.append(_fill("migrations_dir", schema.migrations, f"one of {folders}; prepare and migrate belong to it"))
+    elif "migrations.path" in schema.open:
+        lines.append(_fill("migrations_dir", schema.migrations, "the folder that Prisma's configuration computes"))
+    elif not schema.applied:
+        lines.append(
+            _fill("migrations_dir", schema.migrations, "no migrations are there: prisma migrate dev makes them; or write [migrations]")
+        )
+    else:
+        lines.append(_line("migrations_dir", schema.migrations))
+    if "url" in schema.open:
+        lines.append(_fill("variables", variables, "the variables in which Prisma looks for the address: no file names them"))
+    elif schema.variables != ("DATABASE_URL",):
+        lines.append(_line("variables", variables))
+    return lines
 
 
 def _hosts() -> str:

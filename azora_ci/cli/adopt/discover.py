@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
-from azora_ci.cli.adopt import checks, programs, toolchain
+from azora_ci.cli.adopt import checks, migrators, prisma, programs, toolchain
 from azora_ci.cli.adopt.compose import application as compose
 from azora_ci.cli.adopt.compose import dockerfile, model, plugin, select
 from azora_ci.cli.adopt.compose.found import FoundService
 from azora_ci.cli.adopt.files import NOT_OURS, walk
+from azora_ci.cli.adopt.migrators import Migrator
+from azora_ci.cli.adopt.prisma import Prisma
+from azora_ci.cli.adopt.repository import Files
 from azora_ci.cli.adopt.toolchain import FoundToolchain
 from azora_ci.core.documents import Limits, UnreadableError, read_file
 from azora_ci.core.errors import BadInputError
@@ -40,8 +43,10 @@ class Application:
     notes: tuple[str, ...] = ()
     toolchain: FoundToolchain = FoundToolchain()
     build_script: bool = False
-    prisma: tuple[str, ...] = ()
+    prisma: Prisma = Prisma()
     prisma_dependency: bool = False
+    migrator: Migrator | None = None
+    self_migrating: dict[str, str] = field(default_factory=dict)  # service -> what migrates the database when it starts
     checks: tuple[str, ...] = ()
     checks_from: tuple[str, ...] = ()
     registry: str | None = None
@@ -61,6 +66,9 @@ def discover(folder: Path, compose_files: Sequence[str] = (), profiles: Sequence
     selection = _selection(folder, files, compose_files)
     read = _read(folder, selection, profiles, {name, origin.rpartition("/")[2]})
     dependencies = {**_mapping(package.get("dependencies")), **_mapping(package.get("devDependencies"))}
+    services = read.services or _of_dockerfile(folder, files, name)
+    repository, tools = Files(folder, files), toolchain.discover(folder, package)
+    found_prisma = prisma.discover(repository)
     required, workflows = checks.found(folder, files, OUR_WORKFLOWS)
     registry, registry_from = _registry(read, origin)
     return Application(
@@ -68,19 +76,27 @@ def discover(folder: Path, compose_files: Sequence[str] = (), profiles: Sequence
         compose_files=read.model.files,
         compose_reason=selection.reason,
         other_compose_files=selection.others,
-        services=read.services or _of_dockerfile(folder, files, name),
+        services=services,
         left_out=read.left_out,
         notes=read.model.notes,
-        toolchain=toolchain.discover(folder, package),
+        toolchain=tools,
         build_script="build" in _mapping(package.get("scripts")),
-        prisma=tuple(_prisma_folders(files, package)),
+        prisma=found_prisma,
         prisma_dependency=bool({"prisma", "@prisma/client"} & dependencies.keys()),
+        migrator=None if found_prisma else migrators.discover(repository, package, tools),
+        self_migrating=dict(_self_migrating(repository, services)),
         checks=required,
         checks_from=workflows,
         registry=registry,
         registry_from=registry_from,
         tags=_tags(folder),
     )
+
+
+def _self_migrating(files: Files, services: Iterable[FoundService]) -> Iterator[tuple[str, str]]:
+    for service in services:
+        if migrating := migrators.at_start(files, service.context, service.dockerfile, service.command, service.entrypoint):
+            yield service.id, migrating
 
 
 def _package(folder: Path) -> dict[str, Any]:
@@ -98,15 +114,6 @@ def _package(folder: Path) -> dict[str, Any]:
 
 def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
-
-
-def _prisma_folders(files: Sequence[str], package: dict[str, Any]) -> list[str]:
-    """Return folders of Prisma migrations: next to the schema that package.json names, or else next to every schema.prisma."""
-    named = _mapping(package.get("prisma")).get("schema")
-    schemas = (
-        [os.path.normpath(named)] if isinstance(named, str) else [path for path in files if PurePosixPath(path).name == "schema.prisma"]
-    )
-    return [(PurePosixPath(schema).parent / "migrations").as_posix() for schema in schemas if schema in files]
 
 
 # --- compose ------------------------------------------------------------------------------------------------------------

@@ -8,11 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from azora_ci.cli.adopt.discover import NOT_OURS
+from azora_ci.cli.adopt.files import NOT_OURS
 from azora_ci.core.documents import Limits, UnreadableError, read_json
 
 DEPTH = 2  # levels of folders below the repository in which packages are looked for
-SKIPPED = NOT_OURS | {"venv", ".venv"}
 PACKAGE = re.compile(r"package\.json|pyproject\.toml|requirements[\w.-]*\.txt")
 _JSON = '{ status: "healthy", version: process.env.VERSION }'
 _PYTHON = '{"status": "healthy", "version": os.environ.get("VERSION")}'
@@ -114,7 +113,7 @@ def _packages(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
     entries = sorted(folder.iterdir())
     yield from (path for path in entries if path.is_file() and PACKAGE.fullmatch(path.name))
     for path in entries if depth else ():
-        if path.is_dir() and not path.is_symlink() and path.name not in SKIPPED:
+        if path.is_dir() and not path.is_symlink() and path.name not in NOT_OURS:
             yield from _packages(path, depth - 1)
 
 

@@ -89,10 +89,7 @@ def _discovered(adoption: Adoption) -> str:
     lines = [f"Files in {adoption.folder}:"]
     lines += [f"  {file.path}  ({file.state})" for file in adoption.files]
     lines += ["", *_compose(application)]
-    prisma = ", ".join(application.prisma) or "no schema.prisma"
-    lines.append(f"Prisma: {prisma}{'' if application.prisma_dependency else '; package.json does not depend on it'}")
-    if len(application.prisma) > 1:
-        lines.append("  more than one: azora-ci migrates one database; choose the folder, or a command that migrates all of them")
+    lines += _migrations(application)
     return "\n".join(lines)
 
 
@@ -117,6 +114,28 @@ def _described(service: FoundService) -> str:
     if service.kind != WEB:
         return f"{service.id} ({service.kind}{', ' + service.when if service.when else ''}{', singleton' if service.singleton else ''})"
     return f"{service.id} (port {service.port or '?'}, health {service.health_path or '?'})"
+
+
+def _migrations(application: Application) -> Iterator[str]:
+    """Yield what was found of migrations, and what would bypass them."""
+    found, tool = application.prisma, application.migrator
+    if found:
+        yield f"Prisma: {found.schemas[0].describe()}{'' if application.prisma_dependency else '; package.json does not depend on it'}"
+    elif found.next:
+        yield f"Prisma 8 ({', '.join(found.next[:3])}): its migrations are not supported; [migrations] command can run its own command"
+    else:
+        yield f"No Prisma: {f'{tool.tool} migrates, found by {tool.source}' if tool else 'say in [migrations] what migrates the database'}"
+    if len(found.schemas) > 1:
+        yield "  more than one: azora-ci migrates one database; choose the folder, or a command that migrates all of them"
+        yield from (f"  {other.describe()}" for other in found.schemas[1:])
+    yield from (f"  left out: {schema}, its provider is {provider}" for schema, provider in found.others)
+    yield from (f"  {line}" for line in bypasses(application))
+
+
+def bypasses(application: Application) -> Iterator[str]:
+    """Yield a warning for every service whose image migrates the database when it starts."""
+    for service, migrating in application.self_migrating.items():
+        yield f"{service} migrates at its own start: {migrating}. That bypasses the backup's proof: take it out of the image"
 
 
 def _lines(toml: str) -> str:

@@ -149,7 +149,7 @@ def test_services_of_the_compose_file_are_found(application):
     assert (auth.port, auth.health_path, auth.env) == (3001, None, {"STRICT": "true"})
     assert auth.secrets == {"DATABASE_URL": "DATABASE_URL", "REPORT_URL": "REPORT_URL"}
     assert discovered.left_out == {"database": "not built here (image postgres:16-alpine)"}
-    assert discovered.prisma == ("prisma/migrations",)
+    assert [schema.migrations for schema in discovered.prisma.schemas] == ["prisma/migrations"]
     assert discovered.name == "azora-os"
 
 

@@ -1,0 +1,59 @@
+"""The files of a repository by name and as text. Nothing of them is executed, and no link out of it is followed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from azora_ci.core.documents import Limits, UnreadableError, read_json
+
+LARGEST = 1024 * 1024  # bytes of a file that is read
+
+
+class Files:
+    """The paths of a repository's files below its folder, without those of other people (``files.walk``)."""
+
+    def __init__(self, folder: Path, paths: Iterable[str]) -> None:
+        self.folder = folder
+        self.paths = tuple(map(PurePosixPath, paths))
+
+    def named(self, *names: str) -> Iterator[PurePosixPath]:
+        """Yield the files that have one of these names, the highest first."""
+        yield from sorted((path for path in self.paths if path.name in names), key=lambda path: (len(path.parts), path))
+
+    def ending(self, suffix: str) -> Iterator[PurePosixPath]:
+        """Yield the files whose names end so."""
+        yield from (path for path in self.paths if path.name.endswith(suffix))
+
+    def text(self, path: PurePosixPath | str) -> str:
+        """Return a file's text, without a byte order mark; what is no UTF-8 is replaced. Empty for no file and for a huge one."""
+        file = self.folder / path
+        try:
+            inside = file.resolve().is_relative_to(self.folder.resolve())
+            if not inside or not file.is_file() or file.stat().st_size > LARGEST:
+                return ""
+            return file.read_bytes().decode("utf-8-sig", errors="replace")
+        except OSError:
+            return ""
+
+    def mapping(self, path: PurePosixPath | str) -> dict[str, Any]:
+        """Return the object that a JSON file holds; empty for anything else."""
+        return mapping(self.text(path))
+
+    def nearest(self, start: PurePosixPath, name: str) -> PurePosixPath | None:
+        """Return the nearest folder at or above ``start`` that holds a file of this name, or None."""
+        have = self._folders_of(name)
+        return next((folder for folder in (start, *start.parents) if folder in have), None)
+
+    def _folders_of(self, name: str) -> set[PurePosixPath]:
+        return {path.parent for path in self.paths if path.name == name}
+
+
+def mapping(text: str) -> dict[str, Any]:
+    """Return the object that a text of JSON holds; empty for anything else. Of equal keys the last counts, as npm takes it."""
+    try:
+        document = read_json(text, Limits(unique_keys=False))
+    except UnreadableError:
+        return {}
+    return document if isinstance(document, dict) else {}
