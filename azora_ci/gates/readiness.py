@@ -164,7 +164,8 @@ def of_files(config: DeployConfig, folder: Path, is_ignored: Callable[[str], boo
         made = bool(config.build.commands) and is_ignored(f"{service.context.as_posix()}/{service.dockerfile.as_posix()}")
         yield from _build_files(service, folder, made=made, image=kind_of(config).artifact == IMAGES)
     try:
-        prisma.read_folder(folder / config.database.migrations_dir)
+        if config.database.tool == "prisma":
+            prisma.read_folder(folder / config.database.migrations_dir)
     except BadInputError as error:
         where = f"database.migrations_dir, {config.database.migrations_dir}"
         yield Problem(where, f"{error.title}: {error.what}", error.next_step)

@@ -49,6 +49,12 @@ def test_a_repository_that_lacks_nothing(problems: Callable[..., list[Problem]])
     assert problems() == []
 
 
+def test_a_migration_in_another_encoding_is_found_before_the_backup(tmp_path: Path, problems: Callable[..., list[Problem]]) -> None:
+    (tmp_path / "prisma/migrations/1_start/migration.sql").write_bytes("SELECT 1;".encode("utf-16"))
+    (problem,) = problems()
+    assert problem.what == "A migration is not UTF-8: 1_start/migration.sql: it is UTF-16"
+
+
 @pytest.mark.parametrize(
     ("keys", "places", "what"),
     [
@@ -58,6 +64,7 @@ def test_a_repository_that_lacks_nothing(problems: Callable[..., list[Problem]])
         ({"services": {"api": service(build={"target": "runner"})}}, [], ""),
         ({"services": {"api": service(build={"target": "1"})}}, [], ""),
         ({"database": {"migrations_dir": "db/migrations"}}, ["database.migrations_dir, db/migrations"], "No migrations"),
+        ({"migrations": {"command": ["migrate"]}}, [], ""),
         ({"database": {"prepare": [["pnpm", "install", "--frozen-lockfile"]]}}, ["database.prepare"], "there is no pnpm-lock.yaml"),
         ({"database": {"prepare": [["pnpm", "-C", "web", "install", "--frozen-lockfile"]]}}, [], ""),
         ({"database": {"prepare": [["npm", "install"], ["./make"]]}}, [], ""),
