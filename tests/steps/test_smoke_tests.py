@@ -157,6 +157,15 @@ def test_the_database_must_have_what_database_migrations_left(world, database):
     assert outcomes(world) == {"Database connectivity": False, "auth service health": True, "api gateway health": True, "work": True}
 
 
+@pytest.mark.parametrize(("command", "said"), [('["migrate"]', "another tool migrates it"), ("[]", "it has no migrations")])
+def test_where_prisma_does_not_migrate_the_database_must_answer(world, postgres_cluster, command, said):
+    with world.config_path.open("a") as file:
+        file.write(f"migrations = {{ command = {command} }}\n")
+    code, output = smoke(world, postgres_cluster.fresh("SELECT 1"))
+    assert code == 0, output
+    assert f"answers; {said}" in world.fragment("smoke-tests").evidence["tests"][0]["detail"]
+
+
 def test_a_database_that_cannot_be_reached_is_unhealthy_and_the_rest_is_tested(world):
     code, output = smoke(world, "postgresql://azora:very-secret@127.0.0.1:1/azora")
     assert code == 1

@@ -41,36 +41,22 @@ class FoundPrisma:
     provider: str | None = None
     variables: tuple[str, ...] = ()
     package: str = "."
-    package_name: str | None = None
     workspace: bool = False
     options: tuple[str, ...] = ()
     open: tuple[str, ...] = ()
 
+    @property
+    def _within(self) -> tuple[str, ...]:
+        """Return what has a command run in the folder of the package; every package manager finds its workspace from there."""
+        return () if self.package == "." else ("env", "-C", self.package)
+
     def command(self, toolchain: FoundToolchain) -> tuple[str, ...]:
         """Return the command that migrates, from the root of the repository."""
-        return (*self._within(toolchain), "prisma", "migrate", "deploy", *self.options)
-
-    def _within(self, toolchain: FoundToolchain) -> tuple[str, ...]:
-        if self.package == ".":
-            return toolchain.execute
-        if toolchain.name == "npm":
-            where = ("--workspace", self.package) if self.workspace else ("--prefix", self.package)
-            return ("npm", "exec", *where, "--")
-        if toolchain.name == "yarn" and self.workspace and self.package_name:
-            return ("yarn", "workspace", self.package_name, "run")
-        return {
-            "pnpm": ("pnpm", "--dir", self.package, "exec"),
-            "yarn": ("yarn", "--cwd", self.package, "run"),
-            "bun": ("bun", "--cwd", self.package, "run"),
-        }[toolchain.name]
+        return (*self._within, *toolchain.execute, "prisma", "migrate", "deploy", *self.options)
 
     def prepare(self, toolchain: FoundToolchain) -> tuple[tuple[str, ...], ...]:
         """Return the commands that install what the command needs, from the root of the repository."""
-        if self.package == "." or self.workspace:
-            return (toolchain.install,)
-        program, *arguments = toolchain.install
-        where = {"npm": "--prefix", "pnpm": "--dir", "yarn": "--cwd", "bun": "--cwd"}[toolchain.name]
-        return ((program, where, self.package, *arguments),)
+        return ((*(() if self.workspace else self._within), *toolchain.install),)
 
     def describe(self) -> str:
         """Return the schema, its provider, and where its migrations are, for people."""
@@ -185,7 +171,6 @@ class _Search:
             provider=source.provider or self._provider(folder),
             variables=variables,
             package=str(place),
-            package_name=str(self.packages.get(place, {}).get("name") or "") or None,
             workspace=str(place) in self.workspaces,
             options=options,
             open=tuple(open_keys),

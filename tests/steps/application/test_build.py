@@ -10,7 +10,9 @@ from typing import Any
 
 import pytest
 
+from azora_ci.core import config
 from azora_ci.core.process import is_alive, tree
+from azora_ci.steps.application import build
 from azora_ci.steps.runner import execute
 from tests.support import deploy_config
 
@@ -114,6 +116,12 @@ def test_no_tree_where_nothing_is_migrated(world: World) -> None:
     (world.root / "prisma" / "migrations").mkdir()
     assert world.run() == 0
     assert world.evidence["tree"] is not None
+
+
+@pytest.mark.parametrize(("command", "needed"), [(["python3", "manage.py", "migrate"], True), ([], False)])
+def test_another_tools_migrations_need_the_tree_and_none_do_not(tmp_path: Path, command: list[str], needed: bool) -> None:
+    path = deploy_config.write(tmp_path / "deploy.toml", database={"prepare": [["true"]]}, migrations={"command": command})
+    assert build.needs_tree(config.load(path)) is needed
 
 
 def test_a_dockerfile_that_cannot_be_built_is_evidence(world: World, docker_engine: str) -> None:
