@@ -1,4 +1,8 @@
-"""Whether Prisma can read a file of SQL: it takes every one for UTF-8, and leaves a failed migration in production for any other. Pure."""
+"""Whether Prisma can read a file of SQL: it takes every one for UTF-8. Pure.
+
+Of UTF-16 it leaves a failed migration in production; of any other encoding it refuses the file or stores other characters, as its engine
+is. A byte order mark before UTF-8 does no harm: Prisma 6 applies such a file, and an applied file must stay as it is.
+"""
 
 from __future__ import annotations
 
@@ -9,12 +13,11 @@ _MARKS = (  # byte order marks, the longer ones first: UTF-32's begins with UTF-
     (codecs.BOM_UTF32_BE, "UTF-32"),
     (codecs.BOM_UTF16_LE, "UTF-16"),
     (codecs.BOM_UTF16_BE, "UTF-16"),
-    (codecs.BOM_UTF8, "UTF-8 with a byte order mark, which PostgreSQL takes for a part of the first word"),
 )
 
 
 def problem(content: bytes) -> str | None:
-    """Return what is wrong with a file's encoding, such as ``it is UTF-16``, or None for UTF-8 without a byte order mark."""
+    """Return what is wrong with a file's encoding, such as ``it is UTF-16``, or None for UTF-8."""
     for mark, name in _MARKS:
         if content.startswith(mark):
             return f"it is {name}"

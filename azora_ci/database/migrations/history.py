@@ -30,8 +30,8 @@ class Migration:
 
     @property
     def text(self) -> str:
-        """Return the SQL as text; invalid UTF-8 is replaced."""
-        return self.sql.decode("utf-8", errors="replace")
+        """Return the SQL as text without a byte order mark; invalid UTF-8 is replaced."""
+        return self.sql.decode("utf-8-sig", errors="replace")
 
     def has_checksum(self, checksum: str) -> bool:
         """Return whether a recorded checksum is this file's; like Prisma, ignore whether lines end with LF or CRLF."""

@@ -48,7 +48,7 @@ def read_folder(folder: Path) -> list[Migration]:
             "A migration is not UTF-8",
             what="\n".join(unreadable),
             where=str(folder),
-            next_step="save it as UTF-8 without a byte order mark (iconv -f UTF-16 -t UTF-8 OLD > migration.sql), then release again",
+            next_step="save it as UTF-8 (iconv -f UTF-16 -t UTF-8 OLD > migration.sql), then release again",
         )
     return migrations
 
@@ -147,6 +147,11 @@ def deploy(processes: Processes, command: tuple[str, ...], database: Mapping[str
 _CONTROL = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\^_])")
 # What task runners put in front of a line: "@acme/db:migrate: ", "packages/db migrate: ", "[db] ", "[0] ", "db | ", "│ ".
 _PREFIX = r"(?:[^\r\n]{0,120}?[:\]|│>]\s{1,4})?\s{0,8}"
+# What the engine in JavaScript prints without a code, and what the driver does.
+_TEXTS = {
+    r"Can't reach database server|connect (?:ECONNREFUSED|ETIMEDOUT|EHOSTUNREACH|ENETUNREACH)|getaddrinfo (?:ENOTFOUND|EAI_AGAIN)": "P1001",
+    r"Authentication failed against (?:the )?database server": "P1000",
+}
 _ERROR = re.compile(rf"^{_PREFIX}Error: (?:.*\b)?(P\d{{4}})\b", re.MULTILINE)
 
 
@@ -157,6 +162,12 @@ def plain(output: str) -> str:
 
 
 def error_code(output: str) -> str | None:
-    """Return the error code that Prisma printed, ``P1002``, or None. https://www.prisma.io/docs/orm/reference/error-reference"""
-    matched = _ERROR.search(plain(output))
-    return matched[1] if matched else None
+    """Return the error code that Prisma printed, ``P1002``, or whose text it printed, or None.
+
+    https://www.prisma.io/docs/orm/reference/error-reference
+    """
+    text = plain(output)
+    if matched := _ERROR.search(text):
+        return matched[1]
+    codes = (code for words, code in _TEXTS.items() if re.search(rf"^{_PREFIX}Error: (?:{words})", text, re.MULTILINE))
+    return next(codes, None)

@@ -103,6 +103,10 @@ def test_the_layout_of_prisma_8_is_recognised(tmp_path: Path) -> None:
         ("migrate-1  | Error: P3018", "P3018"),  # docker compose
         ("⠋ applying\rError: P1002", "P1002"),
         ("warning: read about Error: P1002", None),
+        ("Error: Can't reach database server at `127.0.0.1:1`", "P1001"),
+        ("db: \x1b[31mError: connect ECONNREFUSED 127.0.0.1:1\x1b[0m", "P1001"),
+        ("Error: Authentication failed against the database server", "P1000"),
+        ("the log says: Can't reach database server", None),
     ],
 )
 def test_error_codes_are_read_from_prismas_own_line(output: str, code: str | None) -> None:
