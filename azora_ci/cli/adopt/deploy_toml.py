@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from azora_ci.cli.adopt.compose.found import WEB, FoundService
 from azora_ci.cli.adopt.discover import Application
-from azora_ci.cli.adopt.prisma import Prisma
+from azora_ci.cli.adopt.migrations.prisma import Prisma
 from azora_ci.cli.adopt.toolchain import EXAMPLES, FoundToolchain
 from azora_ci.gates.readiness import FILL_IN, NO_DIGEST
 

@@ -9,13 +9,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from azora_ci.cli.adopt import checks, migrators, prisma, programs, toolchain
+from azora_ci.cli.adopt import checks, programs, toolchain
 from azora_ci.cli.adopt.compose import application as compose
 from azora_ci.cli.adopt.compose import dockerfile, model, plugin, select
 from azora_ci.cli.adopt.compose.found import FoundService
 from azora_ci.cli.adopt.files import NOT_OURS, walk
-from azora_ci.cli.adopt.migrators import Migrator
-from azora_ci.cli.adopt.prisma import Prisma
+from azora_ci.cli.adopt.migrations import migrators, prisma
+from azora_ci.cli.adopt.migrations.migrators import Migrator
+from azora_ci.cli.adopt.migrations.prisma import Prisma
 from azora_ci.cli.adopt.repository import Files
 from azora_ci.cli.adopt.toolchain import FoundToolchain
 from azora_ci.core.documents import Limits, UnreadableError, read_file

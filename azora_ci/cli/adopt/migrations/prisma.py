@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import Any
 
-from azora_ci.cli.adopt import prisma_config
-from azora_ci.cli.adopt.prisma_config import Config, Datasource
+from azora_ci.cli.adopt.migrations import prisma_config
+from azora_ci.cli.adopt.migrations.prisma_config import Config, Datasource
 from azora_ci.cli.adopt.repository import Files
 from azora_ci.cli.adopt.toolchain import FoundToolchain
 from azora_ci.core.errors import BadInputError

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.cli.adopt import migrators
 from azora_ci.cli.adopt.files import walk
+from azora_ci.cli.adopt.migrations import migrators
 from azora_ci.cli.adopt.repository import Files
 from azora_ci.cli.adopt.toolchain import FoundToolchain
 

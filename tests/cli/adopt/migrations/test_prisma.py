@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.cli.adopt import prisma
 from azora_ci.cli.adopt.files import walk
-from azora_ci.cli.adopt.prisma import FoundPrisma, Prisma
+from azora_ci.cli.adopt.migrations import prisma
+from azora_ci.cli.adopt.migrations.prisma import FoundPrisma, Prisma
 from azora_ci.cli.adopt.repository import Files
 from azora_ci.cli.adopt.toolchain import FoundToolchain
 

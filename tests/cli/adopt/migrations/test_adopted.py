@@ -13,7 +13,7 @@ from azora_ci.cli.adopt import plan
 from azora_ci.cli.adopt.report import report
 from azora_ci.cli.main import main
 from azora_ci.core import config
-from tests.cli.adopt.test_prisma import MODELS, PACKAGE, SCHEMA, SQLITE, migrations, repository
+from tests.cli.adopt.migrations.test_prisma import MODELS, PACKAGE, SCHEMA, SQLITE, migrations, repository
 
 SHA = "0123456789abcdef0123456789abcdef01234567"
 
