@@ -75,12 +75,13 @@ def _pong(url: str) -> bool:
 
 
 @contextmanager
-def registry(folder: Path, *, login: bool = False, address: str = "127.0.0.1") -> Iterator[str]:
-    """Start a registry on a port of the kernel's choice; give its ``host:port``."""
+def registry(folder: Path, *, login: bool = False, address: str = "127.0.0.1", auth: str = "") -> Iterator[str]:
+    """Start a registry on a port of the kernel's choice; give its ``host:port``. ``auth``: another way to log in, as its YAML says it."""
     text = f"version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '{address}:0'}}\n"
     if login:
         (folder / "htpasswd").write_text(HTPASSWD)
         text += f"auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}\n"
+    text += f"auth: {auth}\n" if auth else ""
     (folder / "registry.yml").write_text(text)
     log = folder / "log"
     with running(["docker-registry", "serve", f"{folder}/registry.yml"], log) as process:

@@ -47,14 +47,17 @@ class Registry:
         if answer.status_code != 202:
             raise self._refusal(answer, f"POST {url}")
         who = self._names if self._login else "everybody"
-        return f"{who} may push: an upload was begun and {self._cancel(url, answer)}"
+        return f"{who} may push: an upload was begun and {self._cancel(name, url, answer)}"
 
-    def _cancel(self, url: str, begun: requests.Response) -> str:
+    def _cancel(self, name: str, url: str, begun: requests.Response) -> str:
+        """End an upload and say so. Registries may want the right to delete for it, which who pushes need not have."""
         session = urljoin(url, begun.headers.get("Location", ""))
         if urlsplit(session)[:2] != urlsplit(url)[:2]:  # the login is for this registry alone
             return "left to expire, for it is on another server"
-        headers = {"Authorization": begun.request.headers["Authorization"]} if "Authorization" in begun.request.headers else {}
-        status = self._send("DELETE", session, headers).status_code
+        try:
+            status = self._ask("DELETE", session, f"repository:{name}:delete").status_code
+        except AzoraError as error:
+            return f"left to expire: {error.title}"
         return "cancelled" if status == 204 else f"left to expire: the registry answers HTTP {status} to cancelling it"
 
     def _ask(self, method: str, url: str, scope: str) -> requests.Response:
