@@ -15,7 +15,7 @@ from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts.capacity import require_disk, require_memory, requirements_of
 from azora_ci.targets.docker_hosts.connection import Connection
-from azora_ci.targets.docker_hosts.host_node import HostNode
+from azora_ci.targets.docker_hosts.host_node import HostNode, settings_of
 from azora_ci.targets.docker_hosts.target import DockerHosts
 from azora_ci.targets.findings import Finding, check, failed
 from azora_ci.targets.guard.client import CLOCK_LIMIT
@@ -73,6 +73,7 @@ def examine(node: HostNode, context: TargetContext) -> Iterator[Finding]:
         yield check(f"{name}: clock", lambda: _clock(node, context))
         yield check(f"{name}: memory and disk", lambda: _room(node, context))
         yield check(f"{name}: port", lambda: _port(node))
+        yield check(f"{name}: images of edge and guard", lambda: _images(node, context))
         # A deployment installs or replaces these three.
         yield check(f"{name}: guard", lambda: _guard(node), stops=False)
         yield check(f"{name}: edge", lambda: _edge(node), stops=False)
@@ -140,6 +141,13 @@ def _room(node: HostNode, context: TargetContext) -> str:
     free = node.guard.ask("/status").get("disk_free_bytes") if node.edge_containers.is_installed() else None
     lines = require_memory(node.host, required) + require_disk(node.host, free, required)
     return "; ".join(line.removeprefix(f"{node.host.name}: ") for line in lines)
+
+
+def _images(node: HostNode, context: TargetContext) -> str:
+    settings = settings_of(context.config)
+    for image in (settings.edge_image, settings.guard_image):
+        node.host.require_image(image)
+    return "they are there, or their registries have them"
 
 
 def _port(node: HostNode) -> str:

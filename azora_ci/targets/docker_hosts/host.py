@@ -195,6 +195,18 @@ class DockerHost:
                 return False
             return True
 
+    def require_image(self, reference: str) -> None:
+        """Raise NotTrueError when the host neither has an image nor is told by the image's registry that it may pull it."""
+        from docker.errors import APIError
+
+        if self.has_image(reference):
+            return
+        with self.docker("ask a registry") as client:
+            try:
+                client.api.inspect_distribution(reference, auth_config=self._registry_auth())
+            except APIError as error:
+                raise self._missing(reference, str(error.explanation or error)) from error
+
     def runs_as_root(self, reference: str) -> bool:
         """Return whether a container of an image that is on the host runs as root."""
         with self.docker("look at an image") as client:
