@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, replace
 from typing import Any, TypeVar
 
+from azora_ci.core.documents import read_json
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.release import Version
 
@@ -224,6 +225,14 @@ def one_of(*choices: str) -> Callable[[str], str]:
         return text
 
     return parse
+
+
+def texts_by_name(text: str) -> dict[str, str]:
+    """Parse an object of JSON whose members are texts, as ``toJSON(vars)`` is one."""
+    document = read_json(text)
+    if not isinstance(document, dict) or not all(isinstance(value, str) for value in document.values()):
+        raise ValueError("is no object of texts")
+    return document
 
 
 def deployment_id(text: str) -> str:

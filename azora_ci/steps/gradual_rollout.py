@@ -38,8 +38,8 @@ SHORTEST_MINUTES = 1.0  # shortest stage in production; shorter ones need SHORT_
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Health, ProductionHosts, ServiceSecrets):
-    """What gradual-rollout reads, beyond the secrets that services.*.secrets name."""
+class Stages:
+    """How long the stages are to last."""
 
     canary_minutes: float = variable("CANARY_MINUTES", "minutes at 5 %, fractions allowed", example="5", parse=number(0, 1440), default="5")
     progressive_minutes: float = variable(
@@ -49,6 +49,25 @@ class Settings(Deployment, Health, ProductionHosts, ServiceSecrets):
     short_stages_reason: str | None = variable(
         "SHORT_STAGES_REASON", "why stages under a minute are right in production; lands in the record", example="rehearsal", required=False
     )
+
+    def durations(self, environment: str) -> tuple[float, float, float]:
+        """Return the minutes of the stages. Raises BadInputError for short ones in production without a reason."""
+        minutes = (self.canary_minutes, self.progressive_minutes, self.full_minutes)
+        if environment == "production" and min(minutes) < SHORTEST_MINUTES and not self.short_stages_reason:
+            spans = ", ".join(f"{span:g}" for span in minutes)
+            raise BadInputError(
+                "Stages are too short for production",
+                what=f"stages of {spans} minutes; under a minute nothing is learned about a new version",
+                where="CANARY_MINUTES, PROGRESSIVE_MINUTES, FULL_MINUTES",
+                next_step="use at least 1 minute each, or give SHORT_STAGES_REASON, which lands in the record",
+            )
+        return minutes
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Deployment, Health, ProductionHosts, ServiceSecrets, Stages):
+    """What gradual-rollout reads, beyond the secrets that services.*.secrets name."""
+
     dry_run: bool = variable("ROLLOUT_DRY_RUN", "true: print the plan and change nothing", example="true", parse=truth, default="false")
     database_url: Secret | None = variable(
         "PROD_DATABASE_URL",
@@ -61,7 +80,7 @@ class Settings(Deployment, Health, ProductionHosts, ServiceSecrets):
 
 def run(job: Job[Settings]) -> None:
     """Roll the release out. When a stage fails, take traffic back and raise NotTrueError."""
-    durations = _stage_durations(job.settings)
+    durations = job.settings.durations(job.settings.deploy_environment)
     release = _require_release(job)
     target = _make_target(job)
     rollout = Rollout(job, target, release, durations)
@@ -78,18 +97,6 @@ def run(job: Job[Settings]) -> None:
         else:
             rollout.announce_plan(history)
             rollout.run_stages(history)
-
-
-def _stage_durations(settings: Settings) -> tuple[float, float, float]:
-    minutes = (settings.canary_minutes, settings.progressive_minutes, settings.full_minutes)
-    if settings.deploy_environment == "production" and min(minutes) < SHORTEST_MINUTES and not settings.short_stages_reason:
-        raise BadInputError(
-            "Stages are too short for production",
-            what=f"stages of {', '.join(f'{span:g}' for span in minutes)} minutes; under a minute nothing is learned about a new version",
-            where="CANARY_MINUTES, PROGRESSIVE_MINUTES, FULL_MINUTES",
-            next_step="use at least 1 minute each, or give SHORT_STAGES_REASON, which lands in the record",
-        )
-    return minutes
 
 
 def _require_release(job: Job[Settings]) -> Release:

@@ -18,7 +18,7 @@ from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, isolation
 from azora_ci.core.process.isolation import Isolation
 from azora_ci.core.settings import Aws, Common
-from azora_ci.core.variables import declared_variables
+from azora_ci.core.variables import Variable, declared_variables
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.record import host_keys
 from azora_ci.record.archive import Archive
@@ -121,13 +121,18 @@ class Job(Generic[S]):
         self.say(f"✓ {fact}")
 
 
-def own_variables() -> frozenset[str]:
-    """Return the names of all variables that any step declares. Imports every step, which takes 0.2 s."""
+def declarations() -> dict[str, Variable]:
+    """Return name -> declaration of every variable that a step declares. Imports every step, which takes 0.2 s."""
     import azora_ci.steps
 
     modules = pkgutil.walk_packages(azora_ci.steps.__path__, f"{azora_ci.steps.__name__}.")
     groups = [getattr(importlib.import_module(module.name), "Settings", None) for module in modules if not module.ispkg]
-    return frozenset(variable.name for group in groups if group for _, variable in declared_variables(group))
+    return {variable.name: variable for group in groups if group for _, variable in declared_variables(group)}
+
+
+def own_variables() -> frozenset[str]:
+    """Return the names of all variables that any step declares."""
+    return frozenset(declarations())
 
 
 def recorded_host_keys(job: Job[Any]) -> str:

@@ -13,7 +13,7 @@ from azora_ci.core import environment
 from azora_ci.core.config import GateSettings
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.settings import Aws, DatabaseTransport, Deployment, ProductionHosts, ServiceSecrets
-from azora_ci.core.variables import Secret, load, number, texts_of, truth, unparsed, variable
+from azora_ci.core.variables import Secret, load, number, texts_by_name, texts_of, truth, unparsed, variable
 from azora_ci.gates import branch, checks, commands, production, readiness, report, results
 from azora_ci.gates.audit import gate
 from azora_ci.gates.audit.verdict import NO_LEVEL
@@ -25,7 +25,8 @@ from azora_ci.gates.report import Closed
 from azora_ci.record import host_keys
 from azora_ci.record.archive import Archive
 from azora_ci.steps.application import build
-from azora_ci.steps.job import Job, own_variables
+from azora_ci.steps.gradual_rollout import Stages
+from azora_ci.steps.job import Job, declarations, own_variables
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.registry import kind_of
 
@@ -46,6 +47,10 @@ class Settings(Deployment, Aws, DatabaseTransport, ProductionHosts, ServiceSecre
     may_be_down: bool = variable(
         "PRODUCTION_MAY_BE_DOWN", "true for the repair of an outage: endpoints that are not healthy close no gate",
         example="true", parse=truth, default="false",
+    )  # fmt: skip
+    variables: dict[str, str] | None = variable(
+        "VARIABLES", "the repository's variables, of which later jobs read theirs: toJSON(vars)", example='{"CANARY_MINUTES": "5"}',
+        parse=texts_by_name, required=False,
     )  # fmt: skip
     # What is wrong with these is one problem among others, so they are parsed by ``access_of``.
     prod_host: Secret | None = unparsed(ProductionHosts, "prod_host")
@@ -75,6 +80,7 @@ def try_gates(job: Job[Settings], closed: Closed) -> None:
         job.config  # noqa: B018 - read here; without it no other gate can be tried
     if closed.errors and "config" not in vars(job):
         return
+    closed.add("A variable cannot be used", variable_problems(job))
     examine_secrets(job, closed)
     examine_production(job, closed)
     with closed.tried():
@@ -98,6 +104,31 @@ def repository_problems(job: Job[Settings]) -> list[Problem]:
     problems = readiness.of_repository(Path(), path, own_variables(), Git(job.processes, Path()).ignores)
     if not problems:
         job.tick(f"{path} has no marks, placeholders or names of files that are not there")
+    return problems
+
+
+def variable_problems(job: Job[Settings]) -> list[Problem]:
+    """Return what later jobs would refuse of the repository's variables, some of them only after the migrations."""
+    values = job.settings.variables
+    if values is None:
+        return []
+    problems = []
+    for name, declaration in declarations().items():
+        try:
+            if values.get(name) and not declaration.secret:
+                declaration.parse(values[name])
+        except ValueError as error:
+            problems.append(
+                Problem(name, f"{values[name]!r} {error}: {declaration.help}", f"correct the variable, such as {declaration.example}")
+            )
+    if not problems:
+        try:
+            load(Stages, values).durations(job.settings.deploy_environment)
+        except BadInputError as error:
+            problems.append(readiness.of_error(error))
+    if job.config.database.via_ssh and values.get("DATABASE_VIA_SSH") != "true":
+        what = "is not true, so that no job gets the secrets of database.via_ssh"
+        problems.append(Problem("DATABASE_VIA_SSH", what, "set the variable to true, or take database.via_ssh out"))
     return problems
 
 

@@ -301,6 +301,20 @@ def test_all_that_is_wrong_is_reported_at_once(world: World, monkeypatch: pytest
     assert f"{len(world.evidence['problems'])} problems stop this deployment" == world.fragment["error"]["title"]
 
 
+@pytest.mark.parametrize(
+    ("variables", "said"),
+    [
+        ({"HEALTH_CHECK_RETRIES": "five"}, "HEALTH_CHECK_RETRIES: 'five' is not a whole number"),
+        ({"CANARY_MINUTES": "0.1"}, "stages of 0.1, 10, 15 minutes"),
+        ({"ISOLATION": "docker"}, "ISOLATION: 'docker' is none of namespaces, none"),
+    ],
+)
+def test_a_variable_that_a_later_job_would_refuse_closes_the_gate(world: World, variables: dict[str, str], said: str) -> None:
+    assert world.run(VARIABLES=json.dumps({"OF_THE_APPLICATION": "x", **variables})) in {1, 2}
+    assert said in world.error
+    assert world.run(VARIABLES=json.dumps({"OF_THE_APPLICATION": "x", "CANARY_MINUTES": "0.1", "SHORT_STAGES_REASON": "a test"})) == 0
+
+
 def test_pending_checks_are_not_waited_for_when_something_else_is_wrong(world: World) -> None:
     world.api.write(check_runs=[{"name": "test", "status": "in_progress"}], runs={"77": 5})
     world.gates, world.sections = {"wait_minutes": 60}, {"smoke": {"endpoints": []}}
