@@ -31,6 +31,17 @@ def backup(*, gib: float, rounds: int, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--files", default=50_000, show_default=True, type=click.IntRange(100), help="Files of the repository.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Rounds; the figure is the median.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def adopt(*, files: int, rounds: int, as_json: bool) -> None:
+    """Measure how long adopting a large repository takes."""
+    from tests.bench import adopt as measurement
+
+    measurement.run(files, rounds, as_json=as_json)
+
+
+@main.command()
 @click.option("--rounds", default=11, show_default=True, type=click.IntRange(1, 100), help="Rounds; every figure is the median.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def start(*, rounds: int, as_json: bool) -> None:

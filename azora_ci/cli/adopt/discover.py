@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from azora_ci.cli.adopt import checks, programs, toolchain
 from azora_ci.cli.adopt.compose import application as compose
 from azora_ci.cli.adopt.compose import dockerfile, model, plugin, select
-from azora_ci.cli.adopt.compose.found import FoundService
+from azora_ci.cli.adopt.compose.found import WEB, FoundService
 from azora_ci.cli.adopt.files import NOT_OURS, walk
 from azora_ci.cli.adopt.migrations import migrators, prisma
 from azora_ci.cli.adopt.migrations.migrators import Migrator
@@ -23,6 +23,11 @@ from azora_ci.core.documents import Limits, UnreadableError, read_file
 from azora_ci.core.errors import BadInputError
 
 __all__ = ["NOT_OURS", "Application", "FoundService", "discover"]
+_HEALTH = r"(?:health|healthz|healthcheck|health-check|livez|readyz|ready)"
+_ROUTE = re.compile(
+    rf"(?:^|/)(?:app/(?P<app>(?:[\w().-]+/)*{_HEALTH})/route|pages/(?P<pages>api/(?:[\w.-]+/)*{_HEALTH}(?=\.|/index)))(?:/index)?\.[jt]s$"
+)
+_REPOSITORY = re.compile(r"[a-z0-9.:-]+(/[a-z0-9._-]+)*")  # as in schemas/deploy-config.schema.json
 OUR_WORKFLOWS = ("deploy-production.yml", "rollback-production.yml", "restore-drill.yml")
 
 
@@ -67,7 +72,7 @@ def discover(folder: Path, compose_files: Sequence[str] = (), profiles: Sequence
     selection = _selection(folder, files, compose_files)
     read = _read(folder, selection, profiles, {name, origin.rpartition("/")[2]})
     dependencies = {**_mapping(package.get("dependencies")), **_mapping(package.get("devDependencies"))}
-    services = read.services or _of_dockerfile(folder, files, name)
+    services = _with_routes(read.services or _of_dockerfile(folder, files, name), files)
     repository, tools = Files(folder, files), toolchain.discover(folder, package)
     found_prisma = prisma.discover(repository)
     required, workflows = checks.found(folder, files, OUR_WORKFLOWS)
@@ -179,6 +184,33 @@ def _of_dockerfile(folder: Path, files: Sequence[str], name: str) -> tuple[Found
     return (compose.of_image(compose.identifier(name, "_"), image),) if image else ()
 
 
+def _with_routes(services: Sequence[FoundService], files: Sequence[str]) -> tuple[FoundService, ...]:
+    """Return the services with the health path of a file that is named like one, as Next has them: ``app/api/health/route.ts``."""
+    return tuple(_with_route(service, files) if _may_have_route(service, services) else service for service in services)
+
+
+def _may_have_route(service: FoundService, services: Sequence[FoundService]) -> bool:
+    alone = not any(other.context == service.context for other in services if other is not service and other.kind == WEB)
+    return service.kind == WEB and service.health_path is None and alone
+
+
+def _with_route(service: FoundService, files: Sequence[str]) -> FoundService:
+    below = "" if service.context == "." else f"{service.context}/"
+    routes = {route: path for path in files if path.startswith(below) and (route := _route_of(path))}
+    if len(routes) != 1:
+        return service
+    ((route, path),) = routes.items()
+    return replace(service, health_path=route, sources=service.sources | {"health_path": path})
+
+
+def _route_of(path: str) -> str | None:
+    """Return the address of a file's route, when it is called like a health endpoint; groups, such as ``(internal)``, are no part of it."""
+    match = _ROUTE.search(path)
+    if match is None:
+        return None
+    return "/" + re.sub(r"\([^/()]*\)/", "", match["app"] or match["pages"])
+
+
 # --- what git knows -------------------------------------------------------------------------------------------------------
 
 
@@ -211,7 +243,6 @@ def _registry(read: _Read, origin: str) -> tuple[str | None, str]:
 def _repository(image: str) -> str | None:
     """Return registry and namespace of an image: ``ghcr.io/acme`` of ``ghcr.io/acme/web:1``, ``docker.io/acme`` of ``acme/web``."""
     parts = image.partition("@")[0].split("/")
-    if len(parts) < 2 or not re.fullmatch(r"[a-z0-9][a-z0-9.:/_-]*", "/".join(parts[:-1])):
-        return None
     has_host = "." in parts[0] or ":" in parts[0] or parts[0] == "localhost"
-    return "/".join(parts[:-1]) if has_host else "/".join(["docker.io", *parts[:-1]])
+    repository = "/".join([*([] if has_host else ["docker.io"]), *parts[:-1]])
+    return repository if len(parts) > 1 and _REPOSITORY.fullmatch(repository) else None

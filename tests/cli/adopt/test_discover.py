@@ -187,6 +187,27 @@ def test_tags_that_start_nothing_are_said(repository):
     assert "Tags:" not in adopt(repository)[1]
 
 
+@pytest.mark.parametrize(
+    ("path", "route"),
+    [
+        ("app/api/health/route.ts", "/api/health"),
+        ("src/app/(internal)/healthz/route.js", "/healthz"),
+        ("pages/api/health.ts", "/api/health"),
+        ("src/pages/api/ready/index.js", "/api/ready"),
+        ("app/health/page.tsx", None),
+        ("lib/health.ts", None),
+        ("app/api/health/route.test.ts", None),
+    ],
+)
+def test_the_health_path_is_that_of_a_route_of_next(repository, path, route):
+    write(repository, "docker-compose.yml", WEB)
+    write(repository, path, "")
+    (service,) = discover(repository).services
+    assert (service.health_path, service.sources.get("health_path")) == (route, path if route else None)
+    write(repository, "docker-compose.yml", "services: {web: {build: elsewhere, ports: [80]}}\n")
+    assert discover(repository).services[0].health_path is None
+
+
 # --- the walk -------------------------------------------------------------------------------------------------------------------------
 
 

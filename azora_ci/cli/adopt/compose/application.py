@@ -112,10 +112,11 @@ def _built(
         raise reading.LeftOutError(f"only with the profile {' or '.join(needed)}: adopt with --profile {needed[0]}")
     if reading.replicas(service, model) == 0:
         raise reading.LeftOutError("it has 0 replicas")
-    command = _command(service, model)
-    if kinds.migrates(command) and not service.get("ports"):
+    described = reading.image_of(root, service, as_build(build) if build else images[image or ""], model)
+    started = f"{described.says.entrypoint} {described.says.command}" if described.says else ""
+    if kinds.migrates(_command(service, model) or started) and not service.get("ports") and not service.get("healthcheck"):
         raise reading.LeftOutError("its command applies Prisma's migrations: the job database-migrations does that, after the backup")
-    return reading.image_of(root, service, as_build(build) if build else images[image or ""], model)
+    return described
 
 
 def _command(service: Mapping[str, Any], model: Model) -> str:

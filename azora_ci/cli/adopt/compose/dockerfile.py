@@ -7,20 +7,22 @@ from dataclasses import dataclass, replace
 
 from azora_ci.cli.adopt.compose.variables import interpolate
 
-_INSTRUCTION = re.compile(r"^[ \t]*(FROM|EXPOSE|HEALTHCHECK|ARG|ENV)[ \t]+(.*)$", re.IGNORECASE)
+_INSTRUCTION = re.compile(r"^[ \t]*(FROM|EXPOSE|HEALTHCHECK|ENTRYPOINT|CMD|ARG|ENV)[ \t]+(.*)$", re.IGNORECASE)
 _FROM = re.compile(r"(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
 _ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)[= ](\S+)")
 
 
 @dataclass(frozen=True)
 class Image:
-    """A stage of a Dockerfile with what it has from the stages below it. ``ports``: of EXPOSE; ``health``: its command's
-    text; ``base``: the image that it stands on.
+    """A stage of a Dockerfile with what it has from the stages below it: the image that it stands on, the ports of EXPOSE, and the words
+    of HEALTHCHECK, ENTRYPOINT and CMD.
     """
 
     base: str = ""
     ports: tuple[int, ...] = ()
     health: str | None = None
+    entrypoint: str = ""
+    command: str = ""
 
 
 def image(content: str, target: str | None) -> Image | None:
@@ -47,4 +49,7 @@ def _with(stage: Image, word: str, rest: str) -> Image:
     if word == "EXPOSE":
         ports = tuple(int(port[1]) for port in re.finditer(r"(?<!\S)(\d{1,5})(?:/tcp)?(?!\S)", rest))
         return replace(stage, ports=(*stage.ports, *ports))
+    if word in {"ENTRYPOINT", "CMD"}:
+        words = " ".join(re.findall(r"[^\s\[\],\"]+", rest))
+        return replace(stage, entrypoint=words, command="") if word == "ENTRYPOINT" else replace(stage, command=words)
     return replace(stage, health=None if rest.upper().startswith("NONE") else rest)

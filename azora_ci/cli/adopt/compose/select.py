@@ -40,7 +40,7 @@ class Selection:
 
 def compose_files(files: Iterable[str]) -> list[str]:
     """Return those of a repository's files that are called like compose files, those in the usual folders first."""
-    found = [path for path in files if _COMPOSE.fullmatch(PurePosixPath(path).name)]
+    found = [path for path in files if _COMPOSE.fullmatch(path.rpartition("/")[2])]
     return sorted(found, key=lambda path: (_rank(path), path.count("/"), path))
 
 
@@ -93,7 +93,7 @@ def _is_beside(override: str, base: str) -> bool:
 
 
 def _variant(path: str) -> str:
-    match = _COMPOSE.fullmatch(PurePosixPath(path).name)
+    match = _COMPOSE.fullmatch(path.rpartition("/")[2])
     return (match["variant"] or "").lower() if match else ""
 
 

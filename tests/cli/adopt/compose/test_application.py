@@ -166,6 +166,13 @@ def test_each_service_gets_its_kind(tmp_path):
     assert loaded.service("api").port == 4000
 
 
+def test_an_image_that_only_migrates_is_left_out(tmp_path):
+    files = {"Dockerfile": 'FROM node AS web\nEXPOSE 80\nFROM node AS migrator\nCMD ["npx", "prisma", "migrate", "deploy"]\n'}
+    application, _, _ = adopted(tmp_path, "web: {build: {target: web}}\nmigrate: {build: {target: migrator}}", files)
+    assert [service.id for service in application.services] == ["web"]
+    assert "the job database-migrations does that" in application.left_out["migrate"]
+
+
 def test_one_service_takes_requests_even_when_none_says_so(tmp_path):
     _, loaded, text = adopted(tmp_path, "worker: {build: ., command: node a.js}\ncron: {build: ., command: node b.js}")
     assert [(service.id, service.kind) for service in loaded.services] == [("worker", "web"), ("cron", "worker")]

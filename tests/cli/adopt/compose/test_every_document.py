@@ -103,6 +103,7 @@ def without_programs(monkeypatch):
     base={"services": {"web-app": {"build": "."}, "web_app": {"build": "."}, "сервер": {"build": "."}, "服务": {"build": "."}}},
     override=None,
 )
+@example(base={"services": {"web": {"build": ".", "image": "http://web:80/x"}}}, override=None)
 def test_what_is_written_loads(base, override):
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
