@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from dotenv.parser import parse_stream
 
 _EXPRESSION = re.compile(r"\$(?:(?P<escaped>\$)|(?P<bare>[A-Za-z_][A-Za-z0-9_]*)|\{(?P<name>[A-Za-z_][A-Za-z0-9_]*)(?P<operator>:?[-?+])?)")
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]*")
 _DEPTH = 20
 
 
@@ -94,7 +95,7 @@ def parse_file(content: str, variables: Mapping[str, str] | None = None) -> dict
     values: dict[str, str | None] = {}
     known = dict(variables or {})
     for line in parse_stream(io.StringIO(content.removeprefix("\ufeff"))):
-        if line.key is None:
+        if line.key is None or not _NAME.fullmatch(line.key):
             continue
         literal = line.original.string.partition("=")[2].lstrip().startswith("'")
         value = line.value if line.value is None or literal else interpolate(line.value.replace("\\$", "$$"), known).text

@@ -100,7 +100,7 @@ def test_it_reads_what_the_library_reads():
         ("B=1\nA=$B", "1"),
         ("A='${B}'", "${B}"),
         ("A=$GIVEN", "by .env"),
-        ("A=#x", ""),
+        ("A=#x", "#x"),
         ("A=x\nA=y", "y"),
     ],
 )
