@@ -37,6 +37,8 @@ class Edit:
     def apply(self, text: str) -> str:
         """Return the configuration with this line."""
         header = f"[{self.table}]\n"
+        if header not in text:
+            return f"{text}\n{header}{self.key} = {self.value}\n"
         start = text.index(header) + len(header)
         end = text.find("\n[", start)
         table, rest = text[start : end if end != -1 else len(text)], text[end:] if end != -1 else ""

@@ -16,7 +16,8 @@ from azora_ci.core import config
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.release import Version, highest_release
 from azora_ci.database.cluster import SUPERUSER, Cluster
-from azora_ci.database.postgres import find_binary
+from azora_ci.database.migrations import variables
+from azora_ci.database.postgres import DatabaseUrl, find_binary
 from azora_ci.gates import readiness
 from azora_ci.rehearsal.applications import overlay, startup, toml
 from azora_ci.rehearsal.applications.base import HEALTHY, Run
@@ -87,7 +88,7 @@ class Adopted:
 
     def demand(self) -> Demand:
         """Demand that every service and every migration of the release is deployed."""
-        old, new = self._migrations
+        (old, new), tool = self._migrations, self._config.database.tool
         return Demand(
             old=self.old.removeprefix("v"),
             new=self.new.removeprefix("v"),
@@ -99,7 +100,8 @@ class Adopted:
             record="success",
             services=tuple(service.id for service in self._config.services),
             old_migrations=old,
-            tree=bool(self._config.database.prepare or new),
+            tree=tool == "command" or (tool == "prisma" and bool(self._config.database.prepare or new)),
+            migrations_counted=tool != "command",
             versioned_paths=tuple(path for path, source in self.health_paths.items() if source != IMAGE),
         )
 
@@ -186,6 +188,8 @@ class Adopted:
             self._remarks.append("the work tree has changes that are not committed: they are not rehearsed")
 
     def _migrations_of(self, scratch: ScratchRepository, commit: str) -> tuple[str, ...]:
+        if self._config.database.tool != "prisma":
+            return ()
         folder = self._config.database.migrations_dir.as_posix().strip("/")
         listed = scratch.git("ls-tree", "-r", "--name-only", commit, "--", f"{folder}/").splitlines()
         return tuple(sorted(path.split("/")[-2] for path in listed if path.endswith("/migration.sql")))
@@ -203,9 +207,11 @@ class Adopted:
             run(command, folder)
 
     def migrate(self, run: Run, folder: Path, url: str) -> None:
-        """Run the migrate command, where the old release has migrations."""
-        if self._migrations[0]:
-            run(self._config.database.migrate, folder, {"DATABASE_URL": url})
+        """Run the migrate command, where the old release has migrations; it finds the database in the variables that are configured."""
+        database = self._config.database
+        command = database.command if database.tool == "command" else database.migrate if self._migrations[0] else ()
+        if command:
+            run(command, folder, variables.environment(database.variables, url, DatabaseUrl.parse(url)))
 
     def fill(self, run: Run, cluster: Cluster) -> None:
         """Run the SQL that was given; without any the tables stay empty."""

@@ -63,7 +63,8 @@ class Demand:
     the jobs that ran in attempt ``attempt`` when it is not the first. ``lost_job``: a job whose machine vanished; production may
     take ``settle_seconds`` after the end of that job until the old version serves everything. ``services``: ids of the deployed
     services; ``old_migrations``: those that production had; ``tree``: whether jobs hand over the application's tree;
-    ``versioned_paths``: paths whose answers name a version (None: all do); ``fewest_rows`` that the backup must hold.
+    ``migrations_counted``: whether the record says how many migrations were applied; ``versioned_paths``: paths whose answers name a
+    version (None: all do); ``fewest_rows`` that the backup must hold.
     """
 
     old: str
@@ -83,6 +84,7 @@ class Demand:
     services: tuple[str, ...]
     old_migrations: tuple[str, ...] = ()
     tree: bool = True
+    migrations_counted: bool = True
     versioned_paths: tuple[str, ...] | None = None
     fewest_rows: int = 0
 
@@ -326,7 +328,8 @@ def _record_fields(record: Mapping[str, Any], demand: Demand, own_id: str) -> It
     }
     if demand.succeeded:
         applied = sum(finished for name, finished in demand.migrations.items() if name not in demand.old_migrations)
-        expected |= {"migrations_applied": applied, "rollback_available": True, "previous_version": f"v{demand.old}"}
+        expected |= {"rollback_available": True, "previous_version": f"v{demand.old}"}
+        expected |= {"migrations_applied": applied} if demand.migrations_counted else {}
         services = record.get("services_deployed")
         if not isinstance(services, list) or len(services) != len(demand.services):
             yield f"record: services_deployed is {services}, demanded {len(demand.services)} services"
