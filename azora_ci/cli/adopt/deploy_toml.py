@@ -34,7 +34,7 @@ _OPTIONAL = (
 
 def render(application: Application) -> str:
     """Return the text of the configuration. Lines that end in ``# fill in: …`` hold guesses or examples."""
-    services = application.services or (_example_service(),)
+    services = application.services or (_example_service(application),)
     web = [service for service in services if service.kind == WEB]
     parts = [_head(application), _gates(application), _data(application), _smoke(web[0])]
     parts += [_service(service, web) for service in services]
@@ -187,9 +187,12 @@ def _smoke(service: FoundService) -> str:
     return _table("smoke", [_line("endpoints", [{"name": f"{service.title} health", "url": health}], comment)])
 
 
-def _example_service() -> FoundService:
+def _example_service(application: Application) -> FoundService:
+    """Return a service to fill in; it finds the database by the names that Prisma or another tool has for it."""
+    tool = application.prisma.schemas[0] if application.prisma else application.migrator
+    names = (tool.variables if tool else ()) or ("PROD_DATABASE_URL",)
     marks = {"title": "no compose file that builds, and no Dockerfile was found; one table for each service"}
-    return FoundService("app", ".", "Dockerfile", secrets={"PROD_DATABASE_URL": "PROD_DATABASE_URL"}, marks=marks)
+    return FoundService("app", ".", "Dockerfile", secrets=dict.fromkeys(names, "PROD_DATABASE_URL"), marks=marks)
 
 
 def _service(service: FoundService, web: Sequence[FoundService]) -> str:

@@ -16,15 +16,18 @@ class Files:
 
     def __init__(self, folder: Path, paths: Iterable[str]) -> None:
         self.folder = folder
-        self.paths = tuple(map(PurePosixPath, paths))
+        self._by_name: dict[str, list[str]] = {}
+        for path in paths:
+            self._by_name.setdefault(path.rpartition("/")[2], []).append(path)
 
     def named(self, *names: str) -> Iterator[PurePosixPath]:
         """Yield the files that have one of these names, the highest first."""
-        yield from sorted((path for path in self.paths if path.name in names), key=lambda path: (len(path.parts), path))
+        found = (PurePosixPath(path) for name in dict.fromkeys(names) for path in self._by_name.get(name, []))
+        yield from sorted(found, key=lambda path: (len(path.parts), path))
 
     def ending(self, suffix: str) -> Iterator[PurePosixPath]:
         """Yield the files whose names end so."""
-        yield from (path for path in self.paths if path.name.endswith(suffix))
+        yield from (PurePosixPath(path) for name, paths in self._by_name.items() if name.endswith(suffix) for path in paths)
 
     def text(self, path: PurePosixPath | str) -> str:
         """Return a file's text, without a byte order mark; what is no UTF-8 is replaced. Empty for no file and for a huge one."""
@@ -43,11 +46,8 @@ class Files:
 
     def nearest(self, start: PurePosixPath, name: str) -> PurePosixPath | None:
         """Return the nearest folder at or above ``start`` that holds a file of this name, or None."""
-        have = self._folders_of(name)
-        return next((folder for folder in (start, *start.parents) if folder in have), None)
-
-    def _folders_of(self, name: str) -> set[PurePosixPath]:
-        return {path.parent for path in self.paths if path.name == name}
+        have = self._by_name.get(name, [])
+        return next((folder for folder in (start, *start.parents) if str(folder / name) in have), None)
 
 
 def mapping(text: str) -> dict[str, Any]:

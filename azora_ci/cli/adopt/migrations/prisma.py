@@ -15,7 +15,7 @@ from typing import Any
 
 from azora_ci.cli.adopt.migrations import prisma_config
 from azora_ci.cli.adopt.migrations.prisma_config import Config, Datasource
-from azora_ci.cli.adopt.repository import Files
+from azora_ci.cli.adopt.repository import Files, mapping
 from azora_ci.cli.adopt.toolchain import FoundToolchain
 from azora_ci.core.errors import BadInputError
 from azora_ci.gates.audit import lock_files
@@ -101,11 +101,9 @@ class _Search:
         self.empty = [path for path in files.named("schema.prisma") if path.parent not in with_source]
         self.migrated = {path.parent.parent for path in files.named("migration.sql")}
         self.locks = {path.parent: files.text(path) for path in files.named("migration_lock.toml")}
-        try:
-            self.workspaces = {folder.relative_to(files.folder).as_posix() for folder in _workspaces(files)}
-        except BadInputError:  # the audit names what is wrong with it
-            self.workspaces = set()
-        self.packages = {path.parent: files.mapping(path) for path in files.named("package.json")}
+        # Of a package that does not speak of Prisma only the place counts.
+        texts = {path.parent: files.text(path) for path in files.named("package.json")}
+        self.packages = {folder: mapping(text) if '"prisma"' in text else {} for folder, text in texts.items()}
 
     def schemas(self) -> Iterator[FoundPrisma]:
         """Yield the schemas that configurations name, then those that package.json names, those that lie about, and lone migrations."""
@@ -171,7 +169,7 @@ class _Search:
             provider=source.provider or self._provider(folder),
             variables=variables,
             package=str(place),
-            workspace=str(place) in self.workspaces,
+            workspace=place != ROOT and self._is_workspace(place),
             options=options,
             open=tuple(open_keys),
         )
@@ -205,15 +203,17 @@ class _Search:
         holding = [folder for folder in above if _depends_on_prisma(self.packages[folder])]
         return next(iter((*holding, *above)), ROOT)
 
+    def _is_workspace(self, folder: PurePosixPath) -> bool:
+        root = self.files.folder.resolve()
+        try:
+            return root / folder in lock_files.workspaces(root, root)
+        except BadInputError:  # the audit names what is wrong with package.json
+            return False
+
     def _below(self, base: PurePosixPath, relative: str) -> PurePosixPath | None:
         """Return a path that a file names, or None where it leads out of the repository."""
         path = PurePosixPath(posixpath.normpath(posixpath.join(str(base), relative)))
         return None if path.is_absolute() or path.parts[:1] == ("..",) else path
-
-
-def _workspaces(files: Files) -> Iterator[Any]:
-    root = files.folder.resolve()
-    yield from (files.folder / folder.relative_to(root) for folder in lock_files.workspaces(root, root))
 
 
 def _depends_on_prisma(package: dict[str, Any]) -> bool:

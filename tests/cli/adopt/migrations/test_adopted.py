@@ -42,6 +42,8 @@ def test_one_schema_leaves_nothing_to_fill_in(tmp_path: Path) -> None:
         "variables": {"APP_URL": "url", "DIRECT_URL": "url"},
     }
     assert "Prisma: prisma/schema (postgresql), prisma/schema/migrations\n" in said
+    secrets = document["services"]["app"]["secrets"]  # the service has its own names for the same secret
+    assert secrets == [{"env": name, "secret": "PROD_DATABASE_URL"} for name in ("APP_URL", "DIRECT_URL")]
 
 
 def test_several_schemas_are_offered_and_other_databases_left_out(tmp_path: Path) -> None:
