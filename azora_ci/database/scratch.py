@@ -169,13 +169,13 @@ def fresh_database(scratch: Scratch, name: str, production: ServerFacts) -> Iter
 
 def carry_properties(scratch: Scratch, name: str, production: ServerFacts) -> list[str]:
     """Give the restored database production's own properties; return a line for each that this server could not reproduce."""
-    if production.properties is None:
+    if production.database_properties is None:
         return ["settings, privileges, owner and locale of the database: the backup was made before they were kept"]
     connection = scratch.url.connect()
     try:
         with connection.cursor() as cursor:
             settle(cursor)
-            return properties.carry(cursor, name, production.properties)
+            return properties.carry(cursor, name, production.database_properties)
     finally:
         connection.close()
 
@@ -211,7 +211,7 @@ def _create_database(cursor: psycopg2.extensions.cursor, name: str, production: 
     import psycopg2
     from psycopg2 import sql
 
-    wanted = production.properties or Properties.of_libc(production.encoding, production.collate, production.ctype)
+    wanted = production.database_properties or Properties.of_libc(production.encoding, production.collate, production.ctype)
     if not scratch.private and wanted.tablespace not in scratch.facts.tablespaces:
         wanted = replace(wanted, tablespace=DEFAULT_TABLESPACE)
     of_libc = replace(wanted, provider="libc", locale=None, icu_rules=None)

@@ -33,7 +33,7 @@ class ServerFacts:
     roles: tuple[str, ...]
     tablespaces: tuple[str, ...]
     superusers: tuple[str, ...] = ()
-    properties: Properties | None = None  # None: in documents of before they were kept
+    database_properties: Properties | None = None  # None: in documents of before they were kept
     lc_monetary: str | None = None  # the locale in which amounts of the type money are written
 
 
@@ -66,7 +66,7 @@ def server_facts(url: DatabaseUrl) -> ServerFacts:
                 row["system_identifier"] = (cursor.fetchone() or (None,))[0]
             except psycopg2.Error:
                 row["system_identifier"] = None
-            row["properties"] = read_properties(cursor, row["database"])
+            row["database_properties"] = read_properties(cursor, row["database"])
         # A proxy may invent the process id in its handshake: it is the key of its own cancel protocol.
         row["through_pooler"] = connection.info.backend_pid != row.pop("backend")
         return facts_of_document(row)
@@ -79,8 +79,8 @@ def server_facts(url: DatabaseUrl) -> ServerFacts:
 def facts_of_document(document: dict[str, Any]) -> ServerFacts:
     """Return the facts from a mapping of their names to values; a list becomes a tuple."""
     values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in document.items()}
-    if isinstance(values.get("properties"), dict):
-        values["properties"] = Properties.of_document(values["properties"])
+    if isinstance(values.get("database_properties"), dict):
+        values["database_properties"] = Properties.of_document(values["database_properties"])
     return ServerFacts(**values)
 
 

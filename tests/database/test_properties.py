@@ -96,7 +96,7 @@ def test_a_proof_reproduces_it_and_the_manifest_keeps_it(tmp_path: Path, s3_serv
     document = world.manifest()
     assert document["client_version"].startswith(f"pg_dump (PostgreSQL) {of_distribution.cluster.major}.")
     assert document["proof"]["unreproduced"] == []
-    assert Properties.of_document(document["server"]["properties"]) == read(of_distribution, shop.database)
+    assert Properties.of_document(document["server"]["database_properties"]) == read(of_distribution, shop.database)
     drill = world.run("", "restore_drill")
     assert drill.code == 0, drill
     assert "is not like production" not in drill.output + outcome.output

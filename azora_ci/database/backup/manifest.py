@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from azora_ci.clients.signing.signatures import Signatures
 from azora_ci.core import schemas
-from azora_ci.core.documents import MEBIBYTE, Limits
+from azora_ci.core.documents import MEBIBYTE, Limits, read_json
 from azora_ci.core.errors import NotTrueError
 from azora_ci.database.backup import catalog
 from azora_ci.database.server import ServerFacts
@@ -257,7 +257,7 @@ def catalog_findings(document: Mapping[str, Any], restored: catalog.Catalog) -> 
 
 def server_document(facts: ServerFacts) -> dict[str, Any]:
     """Return a server's facts as JSON."""
-    document: dict[str, Any] = json.loads(json.dumps(asdict(facts)))
+    document: dict[str, Any] = read_json(json.dumps(asdict(facts)))
     return document
 
 
