@@ -45,7 +45,8 @@ class Schedulers:
     """Looks at the containers of the scheduler that run on any host."""
 
     def __init__(self, world: World) -> None:
-        self._machines, self._over, self.most = world.machines, threading.Event(), 0
+        self._machines, self._over = world.machines, threading.Event()
+        self.most, self.together = 0, ""  # the largest number at once, and what they were
         self._thread = threading.Thread(target=self._look, daemon=True)
 
     def running(self) -> list[tuple[Machine, str]]:
@@ -59,7 +60,9 @@ class Schedulers:
 
     def _look(self) -> None:
         while not self._over.is_set():
-            self.most = max(self.most, len(self.running()))
+            running = self.running()
+            if len(running) > self.most:
+                self.most, self.together = len(running), str([(time.time(), host.alias, version) for host, version in running])
             time.sleep(0.01)
 
     def __enter__(self) -> Schedulers:
@@ -96,7 +99,7 @@ def test_a_job_and_a_scheduler_run_on_one_of_two_hosts_and_going_back_brings_the
             returned = target.abort(world.release("1.1.0", NEW), "a test")
         assert returned.proved, returned.detail
         assert schedulers.running() == [(near, "v1.0.0")]
-    assert schedulers.most == 1
+    assert schedulers.most == 1, schedulers.together
 
 
 @pytest.mark.parametrize("point", [pytest.param(point, id=name) for name, point in POINTS.items()])
@@ -108,7 +111,7 @@ def test_a_later_run_finishes_what_a_killed_one_left(world, point):
         code, output = world.finish(world.start(attempt=2))
         assert code == 0, output
         assert schedulers.running() == [(world.machines[0], "v1.1.0")]
-    assert schedulers.most == 1
+    assert schedulers.most == 1, schedulers.together
     assert starts(world, "seed") == ["1.1.0"]
     assert world.versions_now() == {"1.1.0"}
 
