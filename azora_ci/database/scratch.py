@@ -186,10 +186,10 @@ def _is_superuser(cursor: psycopg2.extensions.cursor) -> bool:
 
 
 def _session_options(cursor: psycopg2.extensions.cursor, production: ServerFacts, *, event_triggers: bool) -> tuple[str, ...]:
-    """Return the settings with which sessions restore and read: amounts of money as in production, no trigger at login."""
+    """Return the settings with which sessions restore and read: bytes and amounts of money as in production, no trigger at login."""
     import psycopg2
 
-    options = ("event_triggers=off",) if event_triggers else ()
+    options = (f"bytea_output={production.bytea_output or 'hex'}", *(("event_triggers=off",) if event_triggers else ()))
     try:
         cursor.execute("SET lc_monetary = %s", (production.lc_monetary or "C",))
     except psycopg2.Error:

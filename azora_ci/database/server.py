@@ -34,12 +34,14 @@ class ServerFacts:
     tablespaces: tuple[str, ...]
     superusers: tuple[str, ...] = ()
     database_properties: Properties | None = None  # None: in documents of before they were kept
-    lc_monetary: str | None = None  # the locale in which amounts of the type money are written
+    # How pg_dump writes amounts of the type money, and bytes: it leaves that to what the database sets.
+    lc_monetary: str | None = None
+    bytea_output: str | None = None
 
 
 FACTS = """SELECT current_setting('server_version') AS version, current_setting('server_version_num')::int / 10000 AS major,
     d.datname AS database, pg_encoding_to_char(d.encoding) AS encoding, d.datcollate AS collate, d.datctype AS ctype,
-    current_setting('lc_monetary') AS lc_monetary, pg_database_size(d.oid) AS size_bytes,
+    current_setting('lc_monetary') AS lc_monetary, current_setting('bytea_output') AS bytea_output, pg_database_size(d.oid) AS size_bytes,
     pg_is_in_recovery() AS in_recovery, pg_backend_pid() AS backend,
     ARRAY(SELECT extname::text FROM pg_extension WHERE extname <> 'plpgsql' ORDER BY 1) AS extensions,
     ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname !~ '^pg_' ORDER BY 1) AS roles,

@@ -30,7 +30,6 @@ SETTINGS: Mapping[str, str] = {
     "intervalstyle": "postgres",
     "timezone": "UTC",
     "extra_float_digits": "3",
-    "bytea_output": "hex",
     "quote_all_identifiers": "off",
     "standard_conforming_strings": "on",
     # All rows, in the order in which they are stored, or an error.

@@ -175,9 +175,11 @@ def test_a_pooler_of_transactions_is_refused_before_anything_is_made(world: Back
 
 
 def test_settings_of_the_database_end_no_session_and_change_no_row(world: BackupWorld, postgres_cluster):
-    outcome = world.run(hostile(postgres_cluster, SIMPLE + "INSERT INTO users (email, note) VALUES ('Ж', '\\x00'), ('ß', NULL);"))
+    rows = r"INSERT INTO users (email, note) VALUES ('Ж', '\x00'), ('ß', NULL);"
+    blobs = r"CREATE TABLE blobs (b bytea); INSERT INTO blobs VALUES ('\x00ff5c');"
+    outcome = world.run(hostile(postgres_cluster, SIMPLE + rows + blobs))
     assert outcome.code == 0, outcome
-    assert outcome.evidence["rows"] == 1503
+    assert outcome.evidence["rows"] == 1504
     drill = world.run("", "restore_drill")
     assert drill.code == 0, drill
 
