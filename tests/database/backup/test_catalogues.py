@@ -36,7 +36,7 @@ from tests.support import catalogues
 from tests.support.stores import QUICK, Stores
 
 MANY = os.environ.get("AZORA_CATALOGUES")
-EXAMPLES = int(MANY or 12)
+EXAMPLES = int(MANY or 8)
 IDENTITY = {"version": "v1.2.3", "git_sha": "0" * 40, "environment": "production"}
 REFUSED = {"function that finds others by search_path", "check that reads another table"}
 
@@ -105,6 +105,7 @@ def workshop(tmp_path_factory: pytest.TempPathFactory, postgres_cluster: Databas
             postgres_cluster.execute(postgres_cluster.cluster.url(), f"DROP ROLE {catalogues.quoted(role)}")
 
 
+@pytest.mark.timeout(900)  # as many as are asked for
 @settings(
     max_examples=EXAMPLES, deadline=None, derandomize=MANY is None, database=None, print_blob=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
