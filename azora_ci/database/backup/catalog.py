@@ -21,10 +21,10 @@ TABLES = f"""SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON 
 SEQUENCES = f"""SELECT n.nspname, c.relname, s.seqincrement, pg_sequence_last_value(c.oid)
     FROM pg_sequence s JOIN pg_class c ON c.oid = s.seqrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relpersistence <> 't' AND {_TABLE}"""  # noqa: S608
-# PostgreSQL itself names the constraints that partitions inherit, and those of NOT NULL, by what was there at that moment: they are
-# identified by what they demand.
+# PostgreSQL itself names the constraints that partitions inherit by what was there at that moment: they are identified by what they demand.
+# Those of NOT NULL exist from PostgreSQL 18 on, and a backup of an older server may be proven on such a one: they are left out.
 CONSTRAINTS = f"""SELECT n.nspname, c.relname, k.conname,
-    CASE WHEN k.conparentid <> 0 OR k.contype = 'n' THEN pg_get_constraintdef(k.oid) END, k.contype::text, k.convalidated
+    CASE WHEN k.conparentid <> 0 THEN pg_get_constraintdef(k.oid) END, k.contype::text, k.convalidated
     FROM pg_constraint k JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace
     WHERE c.relpersistence <> 't' AND {_TABLE}"""  # noqa: S608
 INDEXES = f"""SELECT n.nspname, c.relname, i.relname FROM pg_index x JOIN pg_class i ON i.oid = x.indexrelid
@@ -67,7 +67,9 @@ def read(cursor: psycopg2.extensions.cursor) -> Catalog:
     return Catalog(
         tables=tuple((schema, name) for schema, name in rows(TABLES)),
         sequences={(schema, name): (increment, last) for schema, name, increment, last in rows(SEQUENCES)},
-        constraints=frozenset((schema, table, demand or name, kind, valid) for schema, table, name, demand, kind, valid in constraints),
+        constraints=frozenset(
+            (schema, table, demand or name, kind, valid) for schema, table, name, demand, kind, valid in constraints if kind != "n"
+        ),
         indexes=frozenset(rows(INDEXES)),
         large_objects=rows(LARGE_OBJECTS)[0][0],
         filters=read_filters(cursor),
