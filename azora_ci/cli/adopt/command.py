@@ -53,6 +53,8 @@ def adopt(  # noqa: PLR0913 - the options of a command, all by keyword
         if instead["check"]:
             for warning in report.bypasses(planned.application):
                 click.echo(f"Warning: {warning}", err=True)
+            for note in report.check_notes(planned):
+                click.echo(note)
             adoption.check(planned)
             click.echo(f"The adopted files are this version's, nothing is missing: {', '.join(str(file.path) for file in planned.files)}")
             return

@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from azora_ci.cli.adopt import frameworks
 from azora_ci.cli.adopt.compose.found import WEB, FoundService
 from azora_ci.cli.adopt.discover import Application
 from azora_ci.cli.adopt.plan import CONFIG, WORKFLOW_FOLDER, Adoption
+from azora_ci.core import config
+from azora_ci.core.errors import BadInputError
 from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.core.variables import Variable, declared_variables
 from azora_ci.gates.readiness import to_fill_in
@@ -106,8 +109,25 @@ def _compose(application: Application) -> Iterator[str]:
     yield from (f"  not read: {note}" for note in application.notes)
     if application.other_compose_files:
         yield f"  not read: {', '.join(application.other_compose_files[:9])} (--compose FILE reads one, or merges several)"
+    yield from notes(application)
+
+
+def notes(application: Application) -> Iterator[str]:
+    """Yield what stops nothing, and surprises at the first release."""
     if application.tags and not any(tag.startswith("v") for tag in application.tags):
         yield f"Tags: {', '.join(application.tags)}: a tag without v in front starts no deployment; name releases v1.2.3"
+
+
+def check_notes(adoption: Adoption) -> Iterator[str]:
+    """Yield what ``--check`` notes beside problems: tags, and required checks that no workflow gives the commit of a release."""
+    yield from notes(adoption.application)
+    with suppress(BadInputError):  # which is among the problems
+        for check in config.load(adoption.folder / CONFIG).checks.required:
+            if check.app in {None, "github-actions"} and check.name not in adoption.application.checks:
+                yield (
+                    f"Required check {check.name}: no workflow here has a job of this name that runs on every push to the default branch; "
+                    "without a result on the release's commit the gate stays closed"
+                )
 
 
 def _described(service: FoundService) -> str:

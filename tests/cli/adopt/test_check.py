@@ -9,6 +9,7 @@ import yaml
 
 from azora_ci.cli.adopt import plan
 from tests.cli.adopt.test_plan import SHA, application, filled_in, run  # noqa: F401 - a fixture
+from tests.support.commands import git
 
 ONES = "sha256:" + "1" * 64
 
@@ -45,6 +46,21 @@ def test_what_was_just_adopted_lacks_all_that_a_person_has_to_do(application: Pa
     ):
         assert said in output
     assert output.count("next: ") >= 8
+
+
+def test_tags_and_checks_that_nothing_gives_are_noted(application: Path) -> None:  # noqa: F811 - the fixture
+    plan.adopt(application, action_ref=SHA)
+    completed(application)
+    git(application, "tag", "1.2.3")
+    code, output = run(str(application), "--check", "--ref", SHA)
+    assert code == 0
+    assert "Tags: 1.2.3: a tag without v in front starts no deployment" in output
+    assert "Required check test: no workflow here has a job of this name" in output
+    (application / ".github/workflows/ci.yml").write_text("on: push\njobs: {test: {runs-on: x, steps: []}}\n")
+    git(application, "add", ".github")
+    git(application, "tag", "v1.2.4")
+    output = run(str(application), "--check", "--ref", SHA)[1]
+    assert "Tags" not in output and "Required check" not in output
 
 
 @pytest.mark.parametrize(("line", "said"), [("public_url", "reserved for examples"), ("edge_image", "all zeros")])
