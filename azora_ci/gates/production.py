@@ -25,12 +25,16 @@ from azora_ci.targets.workers import look
 
 @dataclass(frozen=True)
 class Means:
-    """What there is to ask with, beside the access to hosts: AWS, the database, user and password of the registry for pushing."""
+    """What there is to ask with, beside the access to hosts: AWS, the database, user and password of the registry for pushing.
+
+    ``withheld``: why none of it may be used, empty when it may.
+    """
 
     aws: Aws
     transport: DatabaseTransport
     database_url: Secret | None
     login: tuple[Secret | None, Secret | None]
+    withheld: str = ""
 
 
 @dataclass
@@ -47,8 +51,11 @@ def consult(context: TargetContext, means: Means) -> Consultation:
     """Ask database, bucket, registry, target and public health addresses; each finding is there, and none hides another."""
     consultation, config = Consultation(), context.config
     _ask_stores(consultation, context, means)
-    history = _ask_target(consultation, context)
+    history = _ask_target(consultation, context, means.withheld)
     _ask_registry(consultation, context, means)
+    if means.withheld and history is None:  # what ought to answer is not known
+        consultation.not_asked["public health addresses"] = means.withheld
+        return consultation
     consultation.first = history is not None and history.serving is None
     versions = expected_versions(history)
     consultation.findings += [reachability.endpoint(service, versions) for service in as_serving(config.web, history)]
@@ -61,6 +68,9 @@ def configuration(context: TargetContext) -> list[Finding]:
 
 
 def _ask_stores(consultation: Consultation, context: TargetContext, means: Means) -> None:
+    if means.withheld:
+        consultation.not_asked |= dict.fromkeys(("production database", "backup bucket"), means.withheld)
+        return
     via_ssh = context.config.database.via_ssh
     if means.database_url is None:
         consultation.not_asked["production database"] = "PROD_DATABASE_URL is not set"
@@ -92,9 +102,12 @@ def _opened(consultation: Consultation, context: TargetContext, means: Means) ->
         yield reachable
 
 
-def _ask_target(consultation: Consultation, context: TargetContext) -> History | None:
+def _ask_target(consultation: Consultation, context: TargetContext, withheld: str) -> History | None:
     """Ask the target; return its history where all of it could be asked. None: nobody knows what was deployed."""
     access, kind = context.access, kind_of(context.config)
+    if kind.needs_host_keys and withheld:
+        consultation.not_asked["production hosts"] = withheld
+        return None
     if kind.needs_host_keys and not (access and access.prod_host and access.prod_user and access.prod_key):
         consultation.not_asked["production hosts"] = "the settings for reaching them are not set, or cannot be used"
         return None
@@ -123,6 +136,9 @@ def _ask_registry(consultation: Consultation, context: TargetContext, means: Mea
             )
         push = (user, password) if user and password else None
         pull = context.access.registry_login if context.access is not None else None
+        if means.withheld:
+            consultation.not_asked["registry"] = means.withheld
+            return
         consultation.findings += reachability.registry(config.registry, config.services, push, pull if pull != push else None)
     except AzoraError as error:
         consultation.findings.append(reachability.failed("registry", "registry", error))

@@ -11,6 +11,7 @@ from azora_ci.clients.git import Git
 from azora_ci.clients.github import GitHub
 from azora_ci.core import environment
 from azora_ci.core.config import GateSettings
+from azora_ci.core.config.gates import ADDRESSES
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.settings import Aws, DatabaseTransport, Deployment, ProductionHosts, ServiceSecrets
 from azora_ci.core.variables import Secret, load, number, texts_by_name, texts_of, truth, unparsed, variable
@@ -31,6 +32,7 @@ from azora_ci.targets.base import TargetContext
 from azora_ci.targets.registry import kind_of
 
 ANSWER_SECONDS = 30.0  # for an instance, of which none is started here
+WITHHELD = "not tried: it takes a login, and the release is not approved and checked yet"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,7 +76,10 @@ def run(job: Job[Settings]) -> None:
 
 
 def try_gates(job: Job[Settings], closed: Closed) -> None:
-    """Try the gates that take no time first: the required checks are waited for only when nothing else is wrong."""
+    """Try the gates in the order in which they may be tried: production comes last, because it takes logins.
+
+    Who pushes a tag writes the addresses that logins are sent to, so they wait until the release is known to be approved and checked.
+    """
     closed.add("The repository is not ready", repository_problems(job))
     with closed.tried():
         job.config  # noqa: B018 - read here; without it no other gate can be tried
@@ -82,17 +87,31 @@ def try_gates(job: Job[Settings], closed: Closed) -> None:
         return
     closed.add("A variable cannot be used", variable_problems(job))
     examine_secrets(job, closed)
-    examine_production(job, closed)
     with closed.tried():
         pass_build(job)
-    with closed.tried():
+    examine_production(job, closed, withheld="" if examine_release(job, closed) else WITHHELD)
+
+
+def examine_release(job: Job[Settings], closed: Closed) -> bool:
+    """Try what GitHub and the default branch say of the release; return whether nothing of it is against using logins.
+
+    The required checks are waited for only when nothing else is wrong.
+    """
+    doubts = Closed()
+    with doubts.tried():
         github = open_github(job)
         gates = read_gates(job, github)
         with closed.tried():
             pass_audit(job, gates.settings)
-        with closed.tried():
+        with doubts.tried():
+            require_same_addresses(job, gates)
+        with doubts.tried():
             pass_approval(job, github, gates)
-        pass_required_checks(job, github, gates.settings, wait_minutes=0 if closed.errors else gates.settings.wait_minutes)
+        waiting = 0 if closed.errors or doubts.errors else gates.settings.wait_minutes
+        pass_required_checks(job, github, gates.settings, wait_minutes=waiting)
+    closed.errors += doubts.errors
+    closed.problems += doubts.problems
+    return not doubts.errors
 
 
 # --- the repository, and secrets ----------------------------------------------------------------------------------------
@@ -197,7 +216,7 @@ def read_gates(job: Job[Settings], github: GitHub) -> BranchGates:
     gates = branch.read_gates(github, job.settings.config_path)
     job.evidence["gates"] = gates.document()
     job.say(f"gates are those of {gates.branch} at {gates.commit[:12]}")
-    for difference in gates.differences:
+    for difference in (difference for difference in gates.differences if difference["key"] not in ADDRESSES):
         values = f"{difference['key']} is {difference['branch']} on {gates.branch}, {difference['tag']} in the tag"
         job.actions.warning("The tagged commit has other gates", f"{values}: what the branch says counts")
     if job.config.build.isolation == "none" and not gates.settings.builds_beside_secrets:
@@ -208,6 +227,19 @@ def read_gates(job: Job[Settings], github: GitHub) -> BranchGates:
             next_step=f"release a commit without it; or commit it to {gates.branch} first, with its reason",
         )
     return gates
+
+
+def require_same_addresses(job: Job[Settings], gates: BranchGates) -> None:
+    """Raise NotTrueError for a tag that has logins, backups or records sent elsewhere than the default branch says."""
+    others = [difference for difference in gates.differences if difference["key"] in ADDRESSES]
+    if others:
+        lines = [f"{other['key']} is {other['tag'] or 'unset'} in the tag, {other['branch'] or 'unset'} on {gates.branch}" for other in others]
+        raise NotTrueError(
+            "The tagged commit has secrets sent elsewhere",
+            what="\n".join(lines),
+            where=f"{job.settings.config_path} of {job.settings.git_sha}",
+            next_step=f"release a commit that names the addresses of {gates.branch}; or commit the new ones to {gates.branch} first",
+        )
 
 
 def pass_required_checks(job: Job[Settings], github: GitHub, gates: GateSettings, *, wait_minutes: float) -> None:
@@ -270,11 +302,11 @@ def pass_approval(job: Job[Settings], github: GitHub, gates: BranchGates) -> Non
 # --- production -------------------------------------------------------------------------------------------------------
 
 
-def examine_production(job: Job[Settings], closed: Closed) -> None:
-    """Try what later jobs need of production: each answer, and each failure, becomes evidence."""
+def examine_production(job: Job[Settings], closed: Closed, *, withheld: str) -> None:
+    """Try what later jobs need of production: each answer, and each failure, becomes evidence. ``withheld``: why no login may be used."""
     settings, recorded, access = job.settings, "", None
     with closed.tried():
-        recorded = read_recorded_host_keys(job)
+        recorded = "" if withheld else read_recorded_host_keys(job)
     with closed.tried():
         access = load(ProductionHosts, texts_of(ProductionHosts, settings))
     context = TargetContext(
@@ -282,7 +314,7 @@ def examine_production(job: Job[Settings], closed: Closed) -> None:
         rollback_window_minutes=settings.rollback_window_minutes,
     )  # fmt: skip
     login = settings.docker_username, settings.docker_password
-    consultation = production.consult(context, Means(settings, settings, settings.database_url, login))
+    consultation = production.consult(context, Means(settings, settings, settings.database_url, login, withheld))
     if consultation.database_transport is not None:
         job.evidence["database_transport"] = consultation.database_transport
     job.evidence["not_checked"] += [{"name": name, "reason": reason} for name, reason in consultation.not_asked.items()]

@@ -348,3 +348,16 @@ def test_an_address_that_is_a_path_is_below_the_public_one(tmp_path):
     with pytest.raises(BadInputError) as caught:
         load(tmp_path, text.replace('public_url = "https://azora.world/"', 'public_url = "azora.world"'))
     assert "public_url" in caught.value.what
+
+
+@pytest.mark.parametrize(
+    ("image", "held"),
+    [
+        ("ghcr.io/azora/shop/api@sha256:1", True),
+        ("ghcr.io/somebody/edge@sha256:1", True),
+        ("ghcr.io.evil.example/azora/edge@sha256:1", False),
+        ("envoyproxy/envoy@sha256:1", False),
+    ],
+)
+def test_the_login_is_for_images_of_its_own_registry_alone(image, held):
+    assert config.RegistrySettings("ghcr.io/azora/shop", insecure=False).holds(image) is held

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -286,7 +287,6 @@ def test_all_that_is_wrong_is_reported_at_once(world: World, monkeypatch: pytest
         "the workflow does not say whether it is set",
         "PROD_KEY has a passphrase",
         "one of DOCKER_USERNAME and DOCKER_PASSWORD is set",
-        "backup bucket",
         "test (failure)",
     ):
         assert expected in said, said
@@ -299,6 +299,8 @@ def test_all_that_is_wrong_is_reported_at_once(world: World, monkeypatch: pytest
     assert f"### {len(world.evidence['problems'])} problems to be repaired before v1.2.3 is deployed" in summary
     assert summary.count("| services.api.context | ") == 1
     assert f"{len(world.evidence['problems'])} problems stop this deployment" == world.fragment["error"]["title"]
+    not_tried = {entry["name"] for entry in world.evidence["not_checked"] if entry["reason"].startswith("not tried")}
+    assert {"backup bucket", "production database", "production hosts", "public health addresses"} <= not_tried
 
 
 @pytest.mark.parametrize(
@@ -719,6 +721,7 @@ def test_a_hostile_record_is_named_and_does_not_stop_the_gates(
 def branch_configuration(world: World, **gates: Any) -> str:
     """Return the text of a configuration whose [checks] have these keys, beside a table that this version does not know."""
     checks = {"required": ["test"], "build": [["true"]], "rulesets": False, "wait_minutes": 0}
+    gates = {"backup": {"location": f"s3://{world.bucket}/prod"}, **gates}
     path = deploy_config.write(world.folder / "branch.toml", checks=checks | gates.pop("checks", {}), **gates)
     return path.read_text() + "[of_a_later_version]\n"
 
@@ -787,6 +790,55 @@ def test_a_default_branch_without_a_readable_configuration_closes_the_gate(world
     assert execute("pre-deployment-validation", environment) == 2
     assert "deploy.toml on main" in json.dumps(world.fragment["error"])
     assert world.status_requests() == 0
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """Give a registry that nobody may show a login; it answers nothing."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.setblocking(False)
+        yield server
+
+
+def nobody_connected(listener: socket.socket) -> bool:
+    try:
+        listener.accept()[0].close()
+    except BlockingIOError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("doubt", ["a red check", "nobody approved", "another registry", "plain HTTP", "no registry"])
+def test_no_login_is_sent_for_a_release_that_is_in_doubt(world: World, listener: socket.socket, doubt: str) -> None:
+    registry = {"repository": f"127.0.0.1:{listener.getsockname()[1]}/x", "insecure": True}
+    if doubt == "nobody approved":
+        release_of(world, user={"login": "ada", "type": "User"})
+    world.sections["registry"] = registry
+    if doubt == "a red check":
+        world.api.write(check_runs=[{"name": "test", "conclusion": "failure"}], runs={"77": 5})
+    elif doubt == "another registry":
+        world.on_branch = branch_configuration(world, registry=registry | {"repository": "ghcr.io/azora/azora"})
+    elif doubt == "plain HTTP":
+        world.on_branch = branch_configuration(world, registry=registry | {"insecure": False})
+    elif doubt == "no registry":
+        world.on_branch = branch_configuration(world)
+    assert world.run(**LOGIN) == 1
+    assert nobody_connected(listener)
+    assert not [check for check in world.evidence["checks"] if check["kind"] in {"registry", "bucket", "database"}]
+    reasons = {entry["name"]: entry["reason"] for entry in world.evidence["not_checked"]}
+    wanted = {"registry", "backup bucket", "production database"}
+    assert {name for name, reason in reasons.items() if reason.startswith("not tried: it takes a login")} == wanted
+    assert ("registry.repository is" in world.error) == (doubt in {"another registry", "no registry"})
+
+
+def test_backups_go_nowhere_else_than_the_default_branch_says(world: World, s3_server: Stores) -> None:
+    world.on_branch = branch_configuration(world)
+    world.sections = {"backup": {"location": f"s3://{s3_server.make_bucket(object_lock=True)}/prod"}}
+    assert world.run() == 1
+    assert "backup.location is" in world.error
+    assert not [check for check in world.evidence["checks"] if check["kind"] == "bucket"]
+    world.sections = {}
+    assert world.run() == 0, world.error
 
 
 def test_a_check_of_another_app_does_not_count(world: World) -> None:

@@ -1,4 +1,4 @@
-"""The tables of the configuration that decide whether a release may begin: ``checks``, ``validation``, ``approval``, and where it is built.
+"""What of the configuration decides whether a release may begin: ``checks``, ``validation``, ``approval``, and single keys.
 
 They count as the default branch has them, because who pushes a tag writes the tagged commit. Other tables of that file may belong to
 another version of azora-ci than the one that reads it, so they are not looked at.
@@ -18,7 +18,9 @@ from azora_ci.core.config.tables import AuditException, AuditSettings, GateSetti
 from azora_ci.core.errors import BadInputError
 
 TABLES = ("checks", "validation", "approval")
-BUILT = ("isolation", "isolation_reason")  # the keys of [build] that count; its other keys are no gates
+# Of these tables only some keys count: where images are built, and where logins, backups and records are sent.
+PARTS = {"build": ("isolation", "isolation_reason"), "registry": ("repository", "insecure"), "backup": ("location",)}
+ADDRESSES = ("registry.repository", "registry.insecure", "backup.location")
 
 
 def parse(text: str, where: str) -> tuple[GateSettings, dict[str, Any]]:
@@ -30,17 +32,22 @@ def parse(text: str, where: str) -> tuple[GateSettings, dict[str, Any]]:
         raise BadInputError("Deployment configuration is not TOML", what=what, where=where, next_step=next_step) from error
     tables = {name: dates_as_text(document[name]) for name in TABLES if name in document}
     schemas.validate_part(tables, "deploy-config", TABLES, where=where)
-    build = document.get("build")
-    built = {key: build[key] for key in BUILT if key in build} if isinstance(build, dict) else {}
+    parts = {name: part for name, keys in PARTS.items() if (part := _part(document.get(name), keys))}
     try:
-        return gates_of(tables, built), tables | ({"build": built} if built else {})
+        return gates_of(tables, parts.get("build", {})), tables | parts
     except ValueError as error:
         what, next_step = str(error), "correct the named keys"
         raise BadInputError("Deployment configuration contradicts itself", what=what, where=where, next_step=next_step) from error
 
 
+def _part(table: Any, keys: tuple[str, ...]) -> dict[str, Any]:
+    """Return those keys of a table that are set; ``false`` is what a key says that is not there, and no address needs a last slash."""
+    values = {key: table[key] for key in keys if table.get(key, False) is not False} if isinstance(table, dict) else {}
+    return {key: value.rstrip("/") if isinstance(value, str) else value for key, value in values.items()}
+
+
 def gates_of(tables: dict[str, Any], built: dict[str, Any]) -> GateSettings:
-    """Return the gates of valid tables and of the keys ``BUILT``. Raises ValueError for an audit that contradicts itself."""
+    """Return the gates of valid tables and of the keys of [build] that count. Raises ValueError for an audit that contradicts itself."""
     checks, validation = tables["checks"], tables.get("validation", {})
     return GateSettings(
         branches=tuple(validation.get("branches", [])),

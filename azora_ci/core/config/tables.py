@@ -139,6 +139,10 @@ class RegistrySettings:
     repository: str
     insecure: bool
 
+    def holds(self, reference: str) -> bool:
+        """Say whether an image is in this registry: the login is for no other one."""
+        return reference.partition("/")[0] == self.repository.partition("/")[0]
+
 
 @dataclass(frozen=True)
 class DatabaseSettings:

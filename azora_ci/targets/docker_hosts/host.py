@@ -203,7 +203,7 @@ class DockerHost:
             return
         with self.docker("ask a registry") as client:
             try:
-                client.api.inspect_distribution(reference, auth_config=self._registry_auth())
+                client.api.inspect_distribution(reference, auth_config=self._registry_auth(reference))
             except APIError as error:
                 raise self._missing(reference, str(error.explanation or error)) from error
 
@@ -236,15 +236,16 @@ class DockerHost:
                 raise self._missing(reference, "it is not on the host, and an image id cannot be pulled")
             self._context.log.say(f"{self.name}: pulling {reference}")
             problem = ""
-            for answer in engine.pull(client.api, repository, digest, self._registry_auth()):
+            for answer in engine.pull(client.api, repository, digest, self._registry_auth(reference)):
                 problem = str(answer.get("error") or problem)
                 checkpoint()
             if problem:
                 raise self._missing(reference, problem)
 
-    def _registry_auth(self) -> dict[str, str] | None:
-        access = self._context.access
-        login = access.registry_login if access is not None else None
+    def _registry_auth(self, reference: str) -> dict[str, str] | None:
+        """Return the login for an image; it belongs to the configured registry, and edge and guard may come from another one."""
+        access, registry = self._context.access, self._context.config.registry
+        login = access.registry_login if access is not None and registry is not None and registry.holds(reference) else None
         return {"username": login[0].reveal(), "password": login[1].reveal()} if login else None
 
     def _missing(self, reference: str, problem: str) -> NotTrueError:
