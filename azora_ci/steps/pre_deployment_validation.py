@@ -233,10 +233,10 @@ def require_same_addresses(job: Job[Settings], gates: BranchGates) -> None:
     """Raise NotTrueError for a tag that has logins, backups or records sent elsewhere than the default branch says."""
     others = [difference for difference in gates.differences if difference["key"] in ADDRESSES]
     if others:
-        lines = [f"{other['key']} is {other['tag'] or 'unset'} in the tag, {other['branch'] or 'unset'} on {gates.branch}" for other in others]
+        named = [(other["key"], other["tag"] or "unset", other["branch"] or "unset") for other in others]
         raise NotTrueError(
             "The tagged commit has secrets sent elsewhere",
-            what="\n".join(lines),
+            what="\n".join(f"{key} is {tag} in the tag, {on_branch} on {gates.branch}" for key, tag, on_branch in named),
             where=f"{job.settings.config_path} of {job.settings.git_sha}",
             next_step=f"release a commit that names the addresses of {gates.branch}; or commit the new ones to {gates.branch} first",
         )
