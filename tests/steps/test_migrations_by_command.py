@@ -52,6 +52,7 @@ def test_a_command_migrates_and_a_second_run_changes_nothing(production: Deploym
     assert "history public.schema_migrations: (0001)" in evidence["schema_gained"]
     assert (evidence["migrations_applied"], evidence["applied"], evidence["schema_lost"]) == (1, [], [])
     assert "+ table billing.invoices" in summary.read_text(encoding="utf-8")
+    assert "are those of the commit" not in production.log and "is reported by the job build alone" in production.log
     assert production.output.read_text(encoding="utf-8").splitlines()[1] == "1"
 
     assert production.run() == 0, production.log
