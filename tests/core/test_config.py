@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.core import config, hosts
+from azora_ci.core import config, hosts, schemas
 from azora_ci.core.config import ImageSettings
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.variables import Secret
@@ -191,8 +191,48 @@ def test_no_variable_of_any_job_is_a_secret_of_a_service(tmp_path):
         services = load(tmp_path, MINIMAL).services
         with pytest.raises(ValueError, match=name):
             config.names.check([dataclasses.replace(services[0], secrets=(name,))], own)
-    for name in ("PROD_DATABASE_URL", "DATABASE_URL", "STRIPE_KEY", "PGVECTOR_KEY"):
+    for name in ("PROD_DATABASE_URL", "DATABASE_URL", "STRIPE_KEY", "PGVECTOR_KEY", "USER_KEY", "SLACK_TOKEN", "PROXY_KEY"):
         config.names.check([dataclasses.replace(services[0], secrets=(name,), env={"AWS_REGION": "eu"})], own)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "HTTPS_PROXY",
+        "NO_PROXY",
+        "SSLKEYLOGFILE",
+        "SSL_CERT_FILE",
+        "OPENSSL_CONF",
+        "CURL_CA_BUNDLE",
+        "REQUESTS_CA_BUNDLE",
+        "BOTO_CONFIG",
+        "NODE_OPTIONS",
+        "GCONV_PATH",
+        "NETRC",
+        "USER",
+        "TZ",
+        "LANG",
+        "LC_ALL",
+        "NEEDS",
+        "VARIABLES",
+        "SERVICE_SECRETS",
+        "AZORA_DEBUG",
+        "PRESENT_STRIPE_KEY",
+        "SUDO_ASKPASS",
+        "XDG_CONFIG_HOME",
+        "BUILDKIT_HOST",
+        "BUILDX_CONFIG",
+        "CONTAINER_HOST",
+        "HOSTALIASES",
+        "KRB5_CONFIG",
+    ],
+)
+def test_what_steers_a_step_is_no_secret_of_a_service(tmp_path, name):
+    entry = f'{{ env = "{name}", secret = "APP_{name}" }}'
+    text = MINIMAL.replace('title = "API Gateway"', 'title = "API Gateway"\nsecrets = [HERE]')
+    assert load(tmp_path, text.replace("HERE", entry)).service("api_gateway").secret_variables == {name: f"APP_{name}"}
+    with pytest.raises(BadInputError, match=f"'{name}' is read by azora-ci or the runner"):
+        load(tmp_path, text.replace("HERE", f'"{name}"'))
 
 
 def test_how_images_are_built(tmp_path):
@@ -264,7 +304,10 @@ def test_each_package_manager_has_its_name_in_the_registry(tmp_path, manager, pa
         ("/srv/../:/x", ["/srv/../"], "is a path of the host"),
         ("/srv/uploads/more:/x", ["/srv/uploads"], "is a path of the host"),
         ("./x:/x", ["/x"], "is a path of the host"),
-        ("azora-edge:/x", [], "holds the edge's routes"),
+        ("azora-edge:/x", [], "holds an edge's routes"),
+        ("shop-edge:/x:ro", [], "holds an edge's routes"),
+        ("a123456789012345678901-edge:/x", [], None),
+        ("my-shop-edge:/x", [], None),
         ("uploads:/data:ro", [], None),
         ("/srv/uploads:/data", ["/srv/uploads"], None),
     ],
@@ -308,11 +351,16 @@ def test_what_a_service_answers_when_it_is_healthy(tmp_path, health, problem):
             config.load(path)
 
 
-@pytest.mark.parametrize("network", ["host", "none", "bridge", "az-edge", "azora", "azora-to-auth_service", "container:azora-guard", ""])
+@pytest.mark.parametrize(
+    "network",
+    ["host", "none", "bridge", "az-edge", "azora", "azora-to-auth_service", "container:azora-guard", "", "shop-to-api", "0-shop-edge"],
+)
 def test_a_network_that_is_not_the_applications_is_refused(tmp_path, network):
     service = deploy_config.service("API", networks=[network])
     with pytest.raises(BadInputError, match="networks"):
         config.load(deploy_config.write(tmp_path / "deploy.toml", services={"api": service}))
+    pattern = schemas.load("deploy-config")["properties"]["services"]["additionalProperties"]["properties"]["networks"]["items"]["pattern"]
+    assert pattern == f"^{config.names.NETWORK.pattern}$"
 
 
 def test_a_secret_may_be_handed_on_under_another_name(tmp_path):

@@ -13,13 +13,20 @@ SECRET_NAME = re.compile(r"[A-Z][A-Z0-9_]*")
 SHARED = frozenset({"PROD_DATABASE_URL"})
 # Every secret of azora-ci is withheld from children, and DATABASE_URL, which is the application's own name.
 OWN_SECRETS = WITHHELD - {"DATABASE_URL"}
+# The volume of an edge with its routes and the guard's journal: who writes there forges both. An application's own name is its prefix, and
+# others on the host have theirs.
+EDGE_VOLUME = re.compile(r"[a-z][a-z0-9]{0,20}-edge")
+# A network of the hosts that a service may join: none of Docker's own, nor of an application's edge and services.
+NETWORK = re.compile(r"(?!(host|none|bridge|default|az-edge|azora.*|0-.*-edge|[a-z][a-z0-9]{0,20}-to-.*)$)[a-zA-Z0-9][a-zA-Z0-9_.-]*")
 # What every target tells an instance.
 GIVEN = frozenset({"DEPLOYMENT_ID", "HOST", "PORT", "SERVICE", "VERSION"})
-# What the target tells an instance, and what the runner, git, the shell, Python, libpq, boto3, Docker and the loader read of the step's
-# environment, into which a service's secret is put.
+# What the target tells an instance, and what the runner, git, the shell, Python, libpq, TLS, HTTP, boto3, Docker, Node.js, glibc and the
+# loader read of the step's environment, into which a service's secret is put.
 _OTHERS = re.compile(
-    r"(?:ACTIONS|AWS|DOCKER|GIT|GITHUB|INPUT|LD|PYTHON|RUNNER|SSH)_\w+|PG[A-Z]+|PYTHON[A-Z]+"
-    r"|BASH_ENV|CI|ENV|HOME|HOST|IFS|PATH|PORT|SERVICE|SHELL|TMPDIR"
+    r"(?:ACTIONS|AWS|AZORA|BOTO|BUILDKIT|BUILDX|CONTAINER|CURL|DOCKER|GIT|GITHUB|INPUT|LC|LD|NODE|OPENSSL|PRESENT|PYTHON|REQUESTS|RUNNER)_\w+"
+    r"|(?:SSH|SSL|SUDO|XDG)_\w+|KRB5\w+|MALLOC_\w+|PG[A-Z]+|PYTHON[A-Z]+|[A-Z0-9]+_PROXY"
+    r"|BASH_ENV|CI|ENV|GCONV_PATH|GLIBC_TUNABLES|GNUPGHOME|HOME|HOST|HOSTALIASES|IFS|LANG|LANGUAGE|LOCALDOMAIN|LOCPATH|LOGNAME|NEEDS|NETRC"
+    r"|NLSPATH|PATH|PORT|RES_OPTIONS|SERVICE|SHELL|SSLKEYLOGFILE|TMPDIR|TZ|TZDIR|USER|VARIABLES"
 )
 
 

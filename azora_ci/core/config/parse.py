@@ -38,7 +38,6 @@ from azora_ci.core.config.tables import (
 from azora_ci.core.errors import BadInputError
 
 VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a named volume: Docker takes everything else for a path of the host
-EDGE_VOLUME = "azora-edge"
 JOB_SECONDS = 900  # a job may take, unless its timeout_seconds says otherwise
 
 
@@ -252,8 +251,11 @@ def _check_volumes(name: str, table: dict[str, Any]) -> None:
     allowed = table.get("allow_host_paths", [])
     for volume in table.get("volumes", []):
         source = volume.partition(":")[0]
-        if source == EDGE_VOLUME:
-            raise ValueError(f"services.{name}.volumes: {volume}: {EDGE_VOLUME} holds the edge's routes and the guard's journal")
+        if names.EDGE_VOLUME.fullmatch(source):
+            raise ValueError(
+                f"services.{name}.volumes: {volume}: {source} holds an edge's routes and its guard's journal, here or of another "
+                "application on the host; give the volume another name"
+            )
         if not VOLUME_NAME.fullmatch(source) and (source not in allowed or ".." in source.split("/")):
             raise ValueError(
                 f"services.{name}.volumes: {volume}: {source} is a path of the host; name a volume (uploads:/data), or repeat the path in "

@@ -18,6 +18,7 @@ from azora_ci.cli.adopt.compose.found import JOB, WEB, WORKER, FoundService
 from azora_ci.cli.adopt.compose.kind import Kind, Signs
 from azora_ci.cli.adopt.compose.merge import as_build, as_list, as_mapping
 from azora_ci.cli.adopt.compose.model import Model
+from azora_ci.core.config.names import EDGE_VOLUME, NETWORK
 
 
 @dataclass(frozen=True)
@@ -198,7 +199,7 @@ def _found(part: Part, parts: Sequence[Part], model: Model, secrets: Mapping[str
         talks_to=tuple(dict.fromkeys(calling.values())),
         supports=supports,
         networks=_networks(supports, model),
-        volumes=_volumes(mounts, model, sources, marks),
+        volumes=_volumes(mounts, model, sources, marks, left),
         stop_grace_seconds=reading.seconds(model.plain(service.get("stop_grace_period"))),
         cap_drop=tuple(name for name in map(text, as_list(service.get("cap_drop"))) if re.fullmatch("[A-Z_]+", name)),
         read_only=service.get("read_only") is True,
@@ -285,10 +286,7 @@ def _networks(supports: Sequence[str], model: Model) -> tuple[str, ...]:
             if known is None:
                 return ()
             found.append(known)
-    valid = [
-        name for name in dict.fromkeys(found) if re.fullmatch(r"(?!(host|none|bridge|default|az-edge|azora.*)$)[a-zA-Z0-9][\w.-]*", name)
-    ]
-    return tuple(valid)
+    return tuple(name for name in dict.fromkeys(found) if NETWORK.fullmatch(name))
 
 
 def _real_name(name: str, declared: Any, model: Model) -> str | None:
@@ -303,10 +301,13 @@ def _real_name(name: str, declared: Any, model: Model) -> str | None:
     return f"{model.name}_{name}" if model.name else None
 
 
-def _volumes(mounts: reading.Mounts, model: Model, sources: dict[str, str], marks: dict[str, str]) -> tuple[str, ...]:
+def _volumes(mounts: reading.Mounts, model: Model, sources: dict[str, str], marks: dict[str, str], left: dict[str, str]) -> tuple[str, ...]:
     volumes = []
     for name, place in mounts.named:
         real = _real_name(name, model.volumes.get(name), model)
+        if EDGE_VOLUME.fullmatch(real or name):
+            left[f"volume {real or name}:{place}"] = "an edge's own volume is called like that: give this one another name"
+            continue
         if real is None:
             marks["volumes"] = "as docker volume ls names them: compose put its project's name in front"
         volumes.append(f"{real or name}:{place}")

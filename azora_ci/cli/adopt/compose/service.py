@@ -165,8 +165,6 @@ def mounts(service: Mapping[str, Any], model: Model) -> Mounts:
             left[shown] = "has no name: what is written there is gone with the container"
         elif not _VOLUME.fullmatch(source):
             left[shown] = "a path of the host: name it in volumes and allow_host_paths, where the service must have it"
-        elif source == "azora-edge":
-            left[shown] = "azora-edge is the edge's own volume: give this one another name"
         else:
             named.append((source, target + (":ro" if read_only else "")))
     return Mounts(tuple(dict.fromkeys(named)), left)

@@ -307,6 +307,8 @@ def test_values_stay_values_and_secrets_become_secrets(tmp_path):
             AWS_ACCESS_KEY_ID: ${AWS_ACCESS_KEY_ID}
             PROD_KEY: hunter2
             DOCKER_PASSWORD: ${DOCKER_PASSWORD}
+            NODE_AUTH_TOKEN: ${NODE_AUTH_TOKEN}
+            HTTPS_PROXY: ${HTTPS_PROXY}
             PROD_DATABASE_URL: ${PROD_DATABASE_URL}
         """,
         {".env": "PLAIN=from the file\nHIDDEN=hunter2\n"},
@@ -333,6 +335,8 @@ def test_values_stay_values_and_secrets_become_secrets(tmp_path):
         "AWS_ACCESS_KEY_ID": "APP_AWS_ACCESS_KEY_ID",
         "PROD_KEY": "APP_PROD_KEY",
         "DOCKER_PASSWORD": "APP_DOCKER_PASSWORD",
+        "NODE_AUTH_TOKEN": "APP_NODE_AUTH_TOKEN",
+        "HTTPS_PROXY": "APP_HTTPS_PROXY",
         "PROD_DATABASE_URL": "PROD_DATABASE_URL",
     }
     assert "hunter2" not in text
@@ -442,16 +446,18 @@ def test_volumes_and_networks_have_their_real_names_where_the_files_say_them(tmp
                 build: .
                 ports: [80]
                 environment: {CACHE: "redis:6379", SEARCH: "http://search:7700"}
-                volumes: [uploads:/u, shared:/s, own:/o]
-              redis: {image: redis}
+                volumes: [uploads:/u, shared:/s, own:/o, neighbour:/edge]
+              redis: {image: redis, networks: [default, edge]}
               search: {image: search, networks: [back]}
-            volumes: {uploads: null, shared: {external: true}, own: {name: my-own}}
-            networks: {back: {name: backend}}
+            volumes: {uploads: null, shared: {external: true}, own: {name: my-own}, neighbour: {name: shop-edge}}
+            networks: {back: {name: backend}, edge: {name: 0-web-edge}}
             """
         },
     )
-    (web,) = discover(tmp_path).services
+    found = discover(tmp_path)
+    (web,) = found.services
     assert web.volumes == ("shop_uploads:/u", "shared:/s", "my-own:/o")
+    assert "web: volume shop-edge:/edge" in found.left_out
     assert web.networks == ("shop_default", "backend")
     assert not web.marks
 
