@@ -45,7 +45,7 @@ def adopt(  # noqa: PLR0913 - the options of a command, all by keyword
     with reported_errors():
         _only_one(instead)
         if instead["remove"]:
-            click.echo(upgrade.removed(upgrade.remove(path, force=force)))
+            click.echo(upgrade.removed(upgrade.remove(path, force=force), path))
             return
         commit = ref or _git("rev-parse", "HEAD")
         action = adoption.SetupAction(repository or _origin() or adoption.REPOSITORY, commit) if commit else None

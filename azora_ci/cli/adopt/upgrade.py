@@ -8,8 +8,11 @@ from typing import Any
 
 from azora_ci.cli.adopt.plan import CONFIG, WORKFLOW_FOLDER, WORKFLOWS, Adoption, adopted_state, pinned_action
 from azora_ci.core import config
-from azora_ci.core.errors import NotTrueError
+from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.targets.docker_hosts.host import LABEL
+from azora_ci.targets.docker_hosts.names import DEFAULT_PREFIX, Names
 
+UNKNOWN = "PREFIX"  # of names on hosts, for a person to replace
 SCHEMA = "schemas/deploy-config.schema.json"
 
 
@@ -64,8 +67,22 @@ def remove(folder: Path, *, force: bool = False) -> list[Path]:
     return there
 
 
-def removed(paths: list[Path]) -> str:
-    """Return what is left to do after the workflows were deleted, as text."""
+def _names(folder: Path) -> Names:
+    """Return the names on the hosts, as the configuration that stays has them."""
+    try:
+        hosts = config.load(folder / CONFIG).target.docker_hosts
+    except (BadInputError, OSError):
+        return Names(UNKNOWN)
+    return Names(hosts.name) if hosts else Names()
+
+
+def removed(paths: list[Path], folder: Path) -> str:
+    """Return what is left to do in ``folder`` after the workflows were deleted, as text."""
+    names = _names(folder)
+    note = f"\n  {UNKNOWN} is target.docker_hosts.name; where that is not set it is {DEFAULT_PREFIX}, and {names.front} is {Names().front}"
+    unknown = f"{note}: {CONFIG} cannot be read" if names.prefix == UNKNOWN else ""
+    ours = f"--all --filter label={LABEL}image --filter name='{names.pattern}'"
+    networks = f"docker network rm {names.front} $(docker network ls --quiet --filter name='^{names.network('')}')"
     return f"""Deleted: {", ".join(map(str, paths)) or "nothing: no adopted workflow was there"}
 Left alone, because it is yours:
   {CONFIG}
@@ -73,5 +90,5 @@ Left alone, because it is yours:
   backups, and the records beside them, in the bucket of [backup] location: they are the evidence of what was deployed
   production itself. It keeps running as it is; on each host of docker_hosts this lists what azora-ci started there, and the second
   line ends it, with an interruption, once something else serves your users:
-    docker ps --all --filter label=world.azora.deployment-id --filter name=azora-
-    docker rm --force $(docker ps --all --quiet --filter name='^/?azora-') && docker network prune && docker volume rm azora-edge"""
+    docker ps {ours}
+    docker rm --force $(docker ps --quiet {ours}) && {networks} && docker volume rm {names.edge}{unknown}"""

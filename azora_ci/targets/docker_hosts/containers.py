@@ -231,7 +231,8 @@ class Containers:
     def clear(self, release_id: str) -> None:
         """Remove the containers of a release, and each of their images that no other container is made of."""
         with self._host.docker("remove old containers") as client:
-            containers = client.api.containers(all=True, filters={"label": f"{LABEL}deployment-id={release_id}"})
+            filters = {"label": f"{LABEL}deployment-id={release_id}", "name": self._host.names.pattern}  # an id may be another's, too
+            containers = client.api.containers(all=True, filters=filters)
             for container in containers:
                 client.api.remove_container(container["Id"], force=True, v=True)
         for image in sorted({container["Labels"][f"{LABEL}image"] for container in containers}):

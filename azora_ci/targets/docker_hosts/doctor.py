@@ -157,6 +157,7 @@ def _port(node: HostNode) -> str:
 
 def _guard(node: HostNode) -> str:
     image, _ = node.edge_containers.edge_image()
+    guard = node.host.names.guard
     if node.edge_containers.is_installed():
         node.guard.check_clock()
         return "runs and answers"
@@ -166,7 +167,7 @@ def _guard(node: HostNode) -> str:
         "The guard does not run",
         what="the edge is there without it: no route can be changed, and no lease is watched",
         where=node.host.name,
-        next_step="docker start azora-guard there, or let the next deployment install it; read docker logs azora-guard first",
+        next_step=f"docker start {guard} there, or let the next deployment install it; read docker logs {guard} first",
     )
 
 
@@ -179,7 +180,7 @@ def _edge(node: HostNode) -> str:
             "The edge does not run",
             what="its container is there, and users' port leads nowhere",
             where=node.host.name,
-            next_step="docker start azora-edge there; read docker logs azora-edge first",
+            next_step=f"docker start {node.host.names.edge} there; read docker logs {node.host.names.edge} first",
         )
     return f"runs, {image}" if configured else f"runs, {image}; the next deployment replaces it by the configured one"
 

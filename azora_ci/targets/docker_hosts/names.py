@@ -44,6 +44,11 @@ class Names:
         return f"{self.prefix}-wall"
 
     @property
+    def pattern(self) -> str:
+        """Return the filter of Docker's lists that names containers of this application alone."""
+        return f"^/{self.prefix}-"
+
+    @property
     def front(self) -> str:
         """Return the name of the network of the edge's own ports.
 

@@ -91,7 +91,7 @@ class GuardClient:
                 "The guard does not answer",
                 what=f"{type(error).__name__}: {error}",
                 where=f"guard of {self.host}, {path}",
-                next_step="traffic goes back by itself when the lease runs out; check the host, its sshd and the container azora-guard",
+                next_step="traffic goes back by itself when the lease runs out; check the host, its sshd and the guard's container",
             ) from error
         finally:
             connection.close()
@@ -110,7 +110,7 @@ class GuardClient:
             "The guard did not understand",
             what=problem,
             where=f"guard of {self.host}, {path}",
-            next_step="the guard may be of another version: see the container azora-guard on the host",
+            next_step="the guard may be of another version: see its container on the host",
         )
 
     def change(self, action: str, **document: Any) -> Any:

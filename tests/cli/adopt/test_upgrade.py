@@ -96,6 +96,25 @@ def test_nothing_but_the_adopted_workflows_is_removed(adopted):
     assert "nothing: no adopted workflow was there" in adopt(adopted, "--remove").stdout
 
 
+@pytest.mark.parametrize("name", [None, "shop"])
+def test_what_ends_production_names_this_application_alone(adopted, name):
+    prefix = name or "azora"
+    hosts = {"edge_image": "x/edge@sha256:" + "1" * 64, "guard_image": "x/guard@sha256:" + "2" * 64, **({"name": name} if name else {})}
+    target = {"kind": "docker_hosts", "docker_hosts": hosts}
+    deploy_config.write(adopted / plan.CONFIG, target=target, edge=None, registry={"repository": "ghcr.io/azora/shop"})
+    said = upgrade.removed([], adopted)
+    assert f"--filter label=world.azora.image --filter name='^/{prefix}-'" in said
+    assert f"docker volume rm {prefix}-edge" in said
+    assert "prune" not in said and "PREFIX" not in said
+    assert ("azora-edge" in said) == (name is None)
+
+
+def test_an_unreadable_configuration_leaves_the_prefix_to_the_reader(adopted):
+    (adopted / plan.CONFIG).write_text("[", encoding="utf-8")
+    said = upgrade.removed([], adopted)
+    assert "docker volume rm PREFIX-edge" in said and "PREFIX is target.docker_hosts.name" in said
+
+
 def test_two_things_at_once_are_refused(adopted):
     completed = adopt(adopted, "--remove", "--check")
     assert (completed.returncode, "do not go together" in completed.stderr) == (2, True)

@@ -15,7 +15,7 @@ from tests.support import load
 from tests.support.docker_world import HTTP_PORT, NEW, OLD, Lan, World
 
 SHOP_PORT = HTTP_PORT + 1
-OF_THE_SHOP = "1764000000-5e0e5e"
+OF_THE_SHOP = NEW  # two repositories may have one id
 
 
 class Shop(World):
