@@ -24,7 +24,7 @@ class ScratchRepository:
     def git(self, *arguments: str, folder: Path | None = None) -> str:
         """Run git without the machine's configuration and return its output. Raises CommandFailedError."""
         env = {f"GIT_{role}_{name}": value for role in ("AUTHOR", "COMMITTER") for name, value in _IDENTITY.items()}
-        env |= {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1"}
+        env |= {"GIT_CONFIG_GLOBAL": "/dev/null", "GIT_CONFIG_NOSYSTEM": "1", "GIT_ALLOW_PROTOCOL": "file"}
         return self.processes.run(("git", *arguments), env=env, cwd=folder or self.folder, timeout=60, echo=False).stdout.strip()
 
     def name_origin(self, name: str) -> None:

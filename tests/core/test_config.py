@@ -324,6 +324,28 @@ def test_a_part_of_the_host_is_no_volume_unless_it_is_allowed_by_name(tmp_path, 
 
 
 @pytest.mark.parametrize(
+    ("paths", "named"),
+    [
+        ({"context": "/etc"}, "context"),
+        ({"context": ".."}, "context"),
+        ({"context": "web/../../other"}, "context"),
+        ({"dockerfile": "/etc/passwd"}, "dockerfile"),
+        ({"context": "web", "dockerfile": "../../Dockerfile"}, "dockerfile"),
+        ({"context": "web", "dockerfile": "../Dockerfile"}, None),
+        ({"context": "..web"}, None),
+    ],
+)
+def test_images_are_built_of_the_repository_alone(tmp_path, paths, named):
+    path = deploy_config.write(tmp_path / "deploy.toml", services={"api": deploy_config.service("API", **paths)})
+    if named is None:
+        assert config.load(path).services[0].context == Path(paths["context"])
+        return
+    with pytest.raises(BadInputError, match="leads out of the repository") as refused:
+        config.load(path)
+    assert f"services.api.{named}" in refused.value.what
+
+
+@pytest.mark.parametrize(
     ("health", "problem"),
     [
         ({}, None),

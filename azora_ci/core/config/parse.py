@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import re
 import tomllib
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from azora_ci.core import schemas
@@ -263,6 +264,14 @@ def _check_volumes(name: str, table: dict[str, Any]) -> None:
             )
 
 
+def _check_build_paths(name: str, table: dict[str, Any]) -> None:
+    """Raise ValueError for a build context or a Dockerfile that leads out of the repository; links are followed when it is built."""
+    context = table.get("context", ".")
+    for key, path in (("context", context), ("dockerfile", str(PurePosixPath(context, table.get("dockerfile", "Dockerfile"))))):
+        if path.startswith("/") or os.path.normpath(path).split("/")[0] == "..":
+            raise ValueError(f"services.{name}.{key}: {path} leads out of the repository; name what is in it")
+
+
 def _health(name: str, table: dict[str, Any]) -> HealthSettings:
     if "healthy" in table and table.get("status_from") == "status-code":
         raise ValueError(f"services.{name}.health.healthy: no words are read where status_from is status-code")
@@ -280,6 +289,7 @@ def _secrets(name: str, table: dict[str, Any]) -> dict[str, str]:
 
 def _service(name: str, table: dict[str, Any]) -> Service:
     _check_volumes(name, table)
+    _check_build_paths(name, table)
     secrets = _secrets(name, table)
     return Service(
         id=name,

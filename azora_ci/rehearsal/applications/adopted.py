@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import re
 import secrets
 import tomllib
@@ -12,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from azora_ci.cli.adopt import plan
+from azora_ci.clients.docker import build_context
 from azora_ci.core import config
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.release import Version, highest_release
@@ -132,8 +134,10 @@ class Adopted:
 
     def base_images(self, folder: Path) -> Mapping[str, str | None]:
         """Return the base images of the services' Dockerfiles, each by itself unless another one was given."""
-        dockerfiles = {folder / service.context / service.dockerfile for service in self._config.services}
-        names = [name for path in sorted(dockerfiles) if path.is_file() for name in startup.bases(path.read_text(encoding="utf-8"))]
+        root = folder.resolve()
+        dockerfiles = {(context / service.dockerfile).resolve() for service, context in self._contexts(folder)}
+        inside = [path for path in sorted(dockerfiles) if path.is_relative_to(root) and path.is_file()]
+        names = [name for path in inside for name in startup.bases(path.read_text(encoding="utf-8"))]
         return {name: self.given_images.get(name, name) for name in names}
 
     def begin(self, scratch: ScratchRepository) -> None:
@@ -141,11 +145,12 @@ class Adopted:
         if not (self.path / ".git").exists():
             raise self._refusal("Not a repository", f"{self.path} has no .git", "give the top folder of a git repository")
         scratch.folder.parent.mkdir(parents=True, exist_ok=True)
-        clone = ("-c", "safe.directory=*", "clone", "--quiet", "--no-hardlinks", "--no-tags", str(self.path.resolve()), str(scratch.folder))
-        scratch.git(*clone, folder=scratch.folder.parent)
+        self._refuse_fetching(scratch)
+        clone = ("clone", "--quiet", "--no-hardlinks", "--no-tags", str(self.path.resolve()), str(scratch.folder))
+        scratch.git(*self._careful(), *clone, folder=scratch.folder.parent)
         scratch.git("checkout", "--quiet", "-B", "main")
         for path in (plan.CONFIG, WORKFLOW):
-            if not (scratch.folder / path).is_file():
+            if not (scratch.folder / path).is_file() or (scratch.folder / path).resolve() != scratch.folder.resolve() / path:  # a link
                 step = f"python -m azora_ci adopt {self.path}, fill in the configuration, and commit what it wrote"
                 raise self._refusal("The repository is not adopted", f"its HEAD holds no {path}", step)
         self._config = config.load(scratch.folder / plan.CONFIG)
@@ -163,7 +168,27 @@ class Adopted:
 
     def _their_git(self, scratch: ScratchRepository, *arguments: str) -> str:
         """Run a git command that only reads their repository."""
-        return scratch.git("--no-optional-locks", "-c", "safe.directory=*", "-C", str(self.path.resolve()), *arguments)
+        options = ("-c", "protocol.allow=never", "--no-optional-locks", "-C", str(self.path.resolve()))
+        return scratch.git(*self._careful(), *options, *arguments, folder=scratch.folder.parent)
+
+    def _careful(self) -> tuple[str, ...]:
+        """Return the options with which git takes their repository, and runs no program that its configuration names."""
+        settings = (f"safe.directory={self.path.resolve()}", "core.fsmonitor=false", "core.hooksPath=/dev/null")
+        return tuple(part for setting in settings for part in ("-c", setting))
+
+    def _refuse_fetching(self, scratch: ScratchRepository) -> None:
+        """Raise BadInputError for a repository of which git would fetch what is missing, by commands that its configuration names."""
+        names = self._their_git(scratch, "config", "--list", "--name-only").lower().splitlines()
+        if any(re.fullmatch(r"extensions\.partialclone|remote\..*\.(?:promisor|uploadpack)", name) for name in names):
+            what = f"the configuration of {self.path} says that objects are missing, and how they are fetched"
+            raise self._refusal("Not a whole repository", what, "give a whole clone of it: git clone without --filter")
+
+    def _has_changes(self, scratch: ScratchRepository) -> bool:
+        """Say whether their work tree has other files than HEAD. Git would run the filters that their configuration names."""
+        if self._their_git(scratch, "ls-files", "--others", "--exclude-standard"):
+            return True
+        names = filter(None, scratch.git("ls-files", "-z").split("\0"))
+        return any(_differ(scratch.folder / name, self.path / name) for name in names)
 
     def _choose(self, scratch: ScratchRepository) -> None:
         """Choose the releases: production runs the newest earlier tag, else HEAD itself; HEAD is deployed."""
@@ -184,7 +209,7 @@ class Adopted:
         self.name = origin[1] if origin else f"local/{re.sub(r'[^A-Za-z0-9._-]+', '-', self.path.resolve().name)}"
         came = f"{self.old} is {reference}" if reference else f"no earlier tag v*: {self.old} is HEAD, as if production ran it already"
         self._remarks.append(f"{came}; {self.new} is HEAD, {head[:12]} {scratch.git('log', '-1', '--format=%s')}")
-        if self._their_git(scratch, "status", "--porcelain"):
+        if self._has_changes(scratch):
             self._remarks.append("the work tree has changes that are not committed: they are not rehearsed")
 
     def _migrations_of(self, scratch: ScratchRepository, commit: str) -> tuple[str, ...]:
@@ -253,10 +278,11 @@ class Adopted:
         self._open_contexts(scratch.folder)
 
     def _commands(self) -> Iterator[tuple[str, list[str]]]:
-        missing = []
+        missing, contexts = [], {service.id: folder for service, folder in self._contexts(self._old_tree)}
         for name, service in self._document["services"].items():
             given = self.given_commands.get(name)
-            found = startup.Startup(given, "--command") if given else startup.find(self._old_tree / service.get("context", "."), service)
+            context = contexts.get(name, self._old_tree)
+            found = startup.Startup(given, "--command") if given else startup.find(context, service)
             if found is None:
                 missing.append(name)
             else:
@@ -267,10 +293,16 @@ class Adopted:
             what = f"neither Dockerfile nor package.json says how {', '.join(missing)} start as processes"
             raise self._refusal("A service cannot be started", what, f"say it ({options}), or build the images (--docker)")
 
+    def _contexts(self, folder: Path) -> Iterator[tuple[config.Service, Path]]:
+        """Yield each service whose build context is there, with its folder. Raises BadInputError for one that leads out of ``folder``."""
+        for service in self._config.services:
+            if (folder / service.context).is_dir():
+                yield service, build_context.context_folder(service.context, folder)
+
     def _open_contexts(self, folder: Path) -> None:
         """Remove the .dockerignore of contexts that processes run in: they need what is installed and built there."""
-        for service in [] if self.images else self._config.services:
-            ignored = folder / service.context / ".dockerignore"
+        for service, context in [] if self.images else self._contexts(folder):
+            ignored = context / ".dockerignore"
             if ignored.is_file():
                 ignored.unlink()
                 self._remarks.append(f"{service.context / '.dockerignore'} does not count: {service.id} runs in that folder")
@@ -280,13 +312,20 @@ class Adopted:
         """Commit the overlaid configuration and tag it."""
         if change is not None:
             change(scratch.folder)
-        for service in self._config.services if self._same else ():
-            if (scratch.folder / service.context).is_dir():
-                (scratch.folder / service.context / "rehearsed-version.txt").write_text(f"{version}\n", encoding="utf-8")
+        for _, context in self._contexts(scratch.folder) if self._same else ():
+            mark = context / "rehearsed-version.txt"
+            mark.unlink(missing_ok=True)  # theirs may be a link
+            mark.write_text(f"{version}\n", encoding="utf-8")
         scratch.commit(f"Rehearse {version}", version)
 
     def _refusal(self, title: str, what: str, next_step: str) -> BadInputError:
         return BadInputError(title, what=what, where=str(self.path), next_step=next_step)
+
+
+def _differ(committed: Path, theirs: Path) -> bool:
+    if committed.is_symlink() or theirs.is_symlink():
+        return not (committed.is_symlink() and theirs.is_symlink() and committed.readlink() == theirs.readlink())
+    return committed.is_file() and not (theirs.is_file() and filecmp.cmp(committed, theirs, shallow=False))
 
 
 def _next(version: Version) -> str:

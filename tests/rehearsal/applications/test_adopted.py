@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,6 +71,76 @@ def test_uncommitted_changes_are_left_out_and_said(theirs: Path, processes: Proc
     adopted, scratch = begun(theirs, processes)
     assert "broken" not in (scratch.folder / "server.mjs").read_text(encoding="utf-8")
     assert any("not committed" in remark for remark in adopted.remarks())
+
+
+def committed(theirs: Path, edit: Callable[[str], str]) -> None:
+    """Commit an edited configuration."""
+    path = theirs / plan.CONFIG
+    text = path.read_text(encoding="utf-8")
+    assert edit(text) != text
+    path.write_text(edit(text), encoding="utf-8")
+    git(theirs, "commit", "--quiet", "-a", "-m", "Edit")
+
+
+def test_no_program_of_their_git_configuration_is_run(theirs: Path, processes: Processes) -> None:
+    ran = theirs.parent / "ran"
+    program = theirs.parent / "program.sh"
+    program.write_text(f"#!/bin/sh\ntouch {ran}\ncat\n", encoding="utf-8")
+    program.chmod(0o755)
+    hook = theirs / ".git/hooks/post-index-change"
+    hook.symlink_to(program)
+    (theirs / ".git/info").mkdir(exist_ok=True)
+    (theirs / ".git/info/attributes").write_text("* filter=theirs\n", encoding="utf-8")
+    for key in ("filter.theirs.clean", "filter.theirs.smudge", "core.fsmonitor", "core.sshCommand", "core.pager", "diff.external"):
+        git(theirs, "config", key, str(program))
+    (theirs / "server.mjs").write_text((theirs / "server.mjs").read_text(encoding="utf-8"), encoding="utf-8")
+    ran.unlink(missing_ok=True)
+    adopted, _ = begun(theirs, processes)
+    assert not ran.exists()
+    assert not any("not committed" in remark for remark in adopted.remarks())
+
+
+def test_a_repository_that_would_fetch_what_is_missing_is_refused(theirs: Path, processes: Processes) -> None:
+    git(theirs, "config", "remote.origin.promisor", "true")
+    with pytest.raises(BadInputError, match="Not a whole repository"):
+        begun(theirs, processes)
+
+
+def test_nothing_outside_of_the_clone_is_written_or_removed(theirs: Path, processes: Processes) -> None:
+    outside = theirs.parent / "outside"
+    outside.mkdir()
+    (outside / ".dockerignore").write_text("keep\n", encoding="utf-8")
+    (theirs / "elsewhere").symlink_to(outside)
+    git(theirs, "add", "elsewhere")
+    git(theirs, "tag", "--delete", "v1.0.0")
+    committed(theirs, lambda text: re.sub(r'^context = ".*"$', 'context = "elsewhere"', text, flags=re.MULTILINE))
+    adopted, scratch = begun(theirs, processes)
+    for act in (
+        lambda: adopted.write_old(scratch, theirs.parent / "old"),
+        lambda: adopted.base_images(scratch.folder),
+        lambda: adopted.release(scratch, adopted.new, None),
+    ):
+        with pytest.raises(BadInputError, match="leads out"):
+            act()
+    assert [path.name for path in outside.iterdir()] == [".dockerignore"]
+
+
+def test_a_link_in_place_of_what_is_written_is_replaced(theirs: Path, processes: Processes) -> None:
+    outside = theirs.parent / "outside"
+    outside.write_text("keep\n", encoding="utf-8")
+    (theirs / "rehearsed-version.txt").symlink_to(outside)
+    git(theirs, "add", "rehearsed-version.txt")
+    git(theirs, "commit", "--quiet", "-m", "Link")
+    git(theirs, "tag", "--delete", "v1.0.0")
+    adopted, scratch = begun(theirs, processes)
+    adopted.release(scratch, adopted.new, None)
+    assert outside.read_text(encoding="utf-8") == "keep\n"
+    (theirs / plan.CONFIG).rename(theirs / "real.toml")
+    (theirs / plan.CONFIG).symlink_to(theirs / "real.toml")
+    git(theirs, "add", "--all")
+    git(theirs, "commit", "--quiet", "-m", "Link")
+    with pytest.raises(BadInputError, match="not adopted"):
+        begun(theirs, processes)
 
 
 def test_a_repository_that_is_not_adopted_is_refused(theirs: Path, processes: Processes) -> None:
