@@ -215,7 +215,8 @@ def _route_of(path: str) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    return programs.run(["git", "-C", str(folder.resolve()), *arguments]) or ""
+    no_programs = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")  # which the repository's own .git/config may name
+    return programs.run(["git", *no_programs, "-C", str(folder.resolve()), *arguments]) or ""
 
 
 def _origin(folder: Path) -> str:

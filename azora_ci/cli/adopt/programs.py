@@ -13,6 +13,8 @@ from azora_ci.core.process import Processes
 
 _TIMEOUT_SECONDS = 30.0
 _KEPT = ("PATH", "HOME", "DOCKER_CONFIG")  # the last two: where plug-ins of docker are
+# The repository's own .git/config may name programs for a fetch, and git fetches objects that are missing: nothing is to be fetched.
+_NO_FETCH = ("GIT_ALLOW_PROTOCOL=none", "GIT_NO_LAZY_FETCH=1")
 
 
 def run(argv: Sequence[str]) -> str | None:
@@ -21,7 +23,7 @@ def run(argv: Sequence[str]) -> str | None:
     variables = [f"{name}={own[name]}" for name in _KEPT if name in own]
     try:
         completed = Processes(JobLog(Actions(), Clock())).run(
-            ["env", "-i", *variables, *argv], check=False, echo=False, timeout=_TIMEOUT_SECONDS
+            ["env", "-i", *variables, *_NO_FETCH, *argv], check=False, echo=False, timeout=_TIMEOUT_SECONDS
         )
     except AzoraError:
         return None
