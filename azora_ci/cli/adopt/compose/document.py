@@ -31,6 +31,15 @@ class Override:
 class _Loader(yaml.SafeLoader):
     """YAML 1.2 scalars, as Compose's reader takes them: ``no`` and ``22:22`` are texts, and so is a date."""
 
+    merged = 0
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        """Put in what ``<<`` names. Raises ValueError for aliases of aliases that make it endless."""
+        super().flatten_mapping(node)  # type: ignore[no-untyped-call] # of the stubs
+        self.merged += len(node.value)
+        if self.merged > _VALUES:
+            raise ValueError(f"its merges (<<) make more than {_VALUES} values")
+
 
 # The numbers are bounded, so that no text of a thousand digits is counted in.
 _Loader.yaml_implicit_resolvers = {}
@@ -54,6 +63,12 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
     return loader.construct_object(yaml.ScalarNode(tag, node.value))
 
 
+def _scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
+    """Return the value of a number or a truth; the text itself for one that is only tagged so, such as ``!!int many``."""
+    tag = loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call] # of the stubs
+    return yaml.SafeLoader.yaml_constructors.get(tag, yaml.SafeLoader.construct_yaml_str)(loader, node)
+
+
 def _reset(_loader: yaml.SafeLoader, _node: yaml.Node) -> Reset:
     return Reset()
 
@@ -64,6 +79,10 @@ def _override(loader: yaml.SafeLoader, node: yaml.Node) -> Override:
 
 _Loader.add_constructor("!reset", _reset)
 _Loader.add_constructor("!override", _override)
+for _tag in ("bool", "int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _scalar)
+for _tag in ("timestamp", "binary", "set", "omap", "pairs"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _plain)
 _Loader.add_constructor(None, _plain)  # other tags say nothing about the value
 
 
