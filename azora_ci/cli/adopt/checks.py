@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.cli.adopt.compose import document
+from azora_ci.cli.adopt.files import regular
 from azora_ci.core.errors import BadInputError
 
 _FOLDER = ".github/workflows/"
@@ -23,7 +24,7 @@ def found(folder: Path, files: Iterable[str], ours: Iterable[str]) -> tuple[tupl
     sources: list[str] = []
     for path in files:
         if path.startswith(_FOLDER) and path.endswith((".yml", ".yaml")) and path.removeprefix(_FOLDER) not in set(ours):
-            jobs = list(_jobs(folder / path))
+            jobs = list(_jobs(folder / path)) if regular(folder, path) else []
             names += jobs
             sources += [path] if jobs else []
     return tuple(dict.fromkeys(names)), tuple(sources)

@@ -13,7 +13,7 @@ from azora_ci.cli.adopt import checks, programs, toolchain
 from azora_ci.cli.adopt.compose import application as compose
 from azora_ci.cli.adopt.compose import dockerfile, model, plugin, select
 from azora_ci.cli.adopt.compose.found import WEB, FoundService
-from azora_ci.cli.adopt.files import NOT_OURS, walk
+from azora_ci.cli.adopt.files import NOT_OURS, regular, walk
 from azora_ci.cli.adopt.migrations import migrators, prisma
 from azora_ci.cli.adopt.migrations.migrators import Migrator
 from azora_ci.cli.adopt.migrations.prisma import Prisma
@@ -106,8 +106,8 @@ def _self_migrating(files: Files, services: Iterable[FoundService]) -> Iterator[
 
 
 def _package(folder: Path) -> dict[str, Any]:
-    path = folder / "package.json"
-    if not path.is_file():
+    path = regular(folder, "package.json")
+    if path is None:
         return {}
     try:
         document = read_file(path, Limits(unique_keys=False))  # npm takes the last of two
@@ -132,7 +132,7 @@ def _selection(folder: Path, files: Sequence[str], named: Sequence[str]) -> sele
     own = model.variables_of(folder, "").get("COMPOSE_FILE")
     if own:
         paths = tuple(os.path.normpath(path) for path in re.split(r"[:;]", own) if path)
-        if all((folder / path).is_file() and not path.startswith("..") for path in paths):
+        if all(regular(folder, path) for path in paths):
             return select.Selection(paths, "COMPOSE_FILE in .env", tuple(path for path in select.compose_files(files) if path not in paths))
     return select.select(files, lambda path: _services_of(folder, path))
 

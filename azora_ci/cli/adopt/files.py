@@ -1,4 +1,4 @@
-"""The files of a repository, found by one walk: folders of other people's files are not entered, links are not followed."""
+"""The files of a repository, found by one walk: folders of other people's files are not entered, links do not lead out."""
 
 from __future__ import annotations
 
@@ -51,3 +51,12 @@ def _files(top: str) -> Iterator[str]:
         count += len(names)
         if count > LIMIT:
             return
+
+
+def regular(folder: Path, path: str | Path) -> Path | None:
+    """Return a file of a folder; None when it is not there, is a device or another thing that is no file, or a link leads out."""
+    file = folder / path
+    try:
+        return file if file.is_file() and file.resolve().is_relative_to(folder.resolve()) else None
+    except (OSError, ValueError, RuntimeError):  # a name that is too long or holds a NUL, a circle of links
+        return None

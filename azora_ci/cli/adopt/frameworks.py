@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from azora_ci.cli.adopt.files import NOT_OURS
+from azora_ci.cli.adopt.files import NOT_OURS, regular
 from azora_ci.core.documents import Limits, UnreadableError, read_json
 
 DEPTH = 2  # levels of folders below the repository in which packages are looked for
@@ -102,7 +102,7 @@ def discover(folder: Path) -> dict[str, str]:
     """Return dependency in ``FRAMEWORKS`` -> the first file that names it; of one file, only what the others are built on."""
     found: dict[str, str] = {}
     for path in _packages(folder):
-        names = _dependencies(path)
+        names = _dependencies(path) if regular(folder, path.relative_to(folder)) else ()
         framework = next((name for name in FRAMEWORKS if name in names), None)
         if framework is not None:
             found.setdefault(framework, path.relative_to(folder).as_posix())

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 import tomllib
 from collections.abc import Iterable, Iterator, Sequence
@@ -220,6 +221,7 @@ def plan(
             where="PATH",
             next_step="give the top folder of the application's git repository",
         )
+    refuse_links(folder)
     application = discover(folder, compose_files, profiles)
     configuration = _configuration(folder, application)
     named = names_in(configuration.content)
@@ -228,6 +230,22 @@ def plan(
     texts = {name: called(name, pinned) if calls else workflow(name, pinned, named) for name in WORKFLOWS}
     workflows = [_workflow_file(folder, name, text) for name, text in texts.items()]
     return Adoption(folder, (*workflows, configuration), application)
+
+
+def refuse_links(folder: Path) -> None:
+    """Raise BadInputError when an adopted file would be read or written outside of the repository, or something is in its way."""
+    top = folder.resolve()
+    for path in (CONFIG, *(WORKFLOW_FOLDER / name for name in WORKFLOWS)):
+        steps = [folder / path, *(folder / parent for parent in path.parents)]
+        link = next((step for step in steps if step.is_symlink() and not Path(os.path.realpath(step)).is_relative_to(top)), None)
+        blocked = [step for step in steps if os.path.lexists(step) and not (step.is_file() if step == folder / path else step.is_dir())]
+        if link or blocked:
+            raise BadInputError(
+                "A file of azora-ci cannot be where it belongs",
+                what=f"{link} is a link that leads out of the repository" if link else f"{blocked[0]} is in the way: of another kind",
+                where=str(folder / path),
+                next_step="put files and folders of the repository itself there; nothing was read or written",
+            )
 
 
 def names_in(toml: str) -> Named:

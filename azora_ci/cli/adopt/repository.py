@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from azora_ci.cli.adopt.files import regular
 from azora_ci.core.documents import Limits, UnreadableError, read_json
 
 LARGEST = 1024 * 1024  # bytes of a file that is read
@@ -31,10 +32,9 @@ class Files:
 
     def text(self, path: PurePosixPath | str) -> str:
         """Return a file's text, without a byte order mark; what is no UTF-8 is replaced. Empty for no file and for a huge one."""
-        file = self.folder / path
+        file = regular(self.folder, path)
         try:
-            inside = file.resolve().is_relative_to(self.folder.resolve())
-            if not inside or not file.is_file() or file.stat().st_size > LARGEST:
+            if file is None or file.stat().st_size > LARGEST:
                 return ""
             return file.read_bytes().decode("utf-8-sig", errors="replace")
         except OSError:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from azora_ci.cli.adopt.files import regular
 from azora_ci.gates.audit import lock_files
 
 LAST_YARN_1 = "1.22.22"
@@ -61,10 +62,10 @@ def discover(folder: Path, package: Mapping[str, Any]) -> FoundToolchain:
 def _version(folder: Path, manager: str | None, package: Mapping[str, Any]) -> str | None:
     """Return the exact version of a manager that packageManager does not name."""
     if manager == "yarn":
-        lock = folder / "yarn.lock"
-        if lock.is_file() and "__metadata:" not in lock.read_text(encoding="utf-8", errors="replace")[:2000]:
+        lock = _text(folder, "yarn.lock")
+        if lock and "__metadata:" not in lock[:2000]:
             return _of_tables(package, "yarn", "volta", "engines") or LAST_YARN_1
-        release = re.search(rf"^yarnPath:.*/yarn-({_EXACT})\.c?js", _text(folder / ".yarnrc.yml"), re.MULTILINE)
+        release = re.search(rf"^yarnPath:.*/yarn-({_EXACT})\.c?js", _text(folder, ".yarnrc.yml"), re.MULTILINE)
         if release:
             return release[1]
     if manager is None:
@@ -74,7 +75,7 @@ def _version(folder: Path, manager: str | None, package: Mapping[str, Any]) -> s
         str(engine.get("version", "")) if engine.get("name") == manager else "",
         _of_tables(package, manager, "volta", "engines") or "",
         _of_version_managers(folder, manager) or "",
-        _text(folder / ".bun-version").strip().removeprefix("v") if manager == "bun" else "",
+        _text(folder, ".bun-version").strip().removeprefix("v") if manager == "bun" else "",
     ]
     return next((version for version in candidates if re.fullmatch(_EXACT, version)), None)
 
@@ -85,7 +86,7 @@ def _node(folder: Path, package: Mapping[str, Any]) -> str | None:
     Files of version managers count first, then package.json, then the base of the Dockerfile at the top.
     """
     for name in (".nvmrc", ".node-version"):
-        line = re.sub(r"#.*", "", _text(folder / name)).strip().lower()
+        line = re.sub(r"#.*", "", _text(folder, name)).strip().lower()
         if version := _node_version(line):
             return version
         if (code_name := line.removeprefix("lts/")) in CODE_NAMES:
@@ -97,7 +98,7 @@ def _node(folder: Path, package: Mapping[str, Any]) -> str | None:
         _of_range(str(engine.get("version", ""))) if engine.get("name") == "node" else None,
         _of_range(str(_mapping(package.get("engines")).get("node", ""))),
     ]
-    base = re.findall(r"^FROM\s+(?:--\S+\s+)*(?:[\w.-]+/)*node:([1-9]\d*(?:\.\d+){0,2})", _text(folder / "Dockerfile"), re.MULTILINE | re.I)
+    base = re.findall(r"^FROM\s+(?:--\S+\s+)*(?:[\w.-]+/)*node:([1-9]\d*(?:\.\d+){0,2})", _text(folder, "Dockerfile"), re.MULTILINE | re.I)
     return next(filter(None, [*(_node_version(version or "") for version in named), *base]), None)
 
 
@@ -120,8 +121,8 @@ def _of_tables(package: Mapping[str, Any], name: str, *tables: str) -> str | Non
 
 def _of_version_managers(folder: Path, name: str) -> str | None:
     """Return the version of a program that asdf's .tool-versions or mise's mise.toml names."""
-    asdf = re.search(rf"^{'(?:nodejs|node)' if name == 'node' else name}\s+v?(\d\S*)", _text(folder / ".tool-versions"), re.MULTILINE)
-    mise = "\n".join(_text(folder / file) for file in ("mise.toml", ".mise.toml"))
+    asdf = re.search(rf"^{'(?:nodejs|node)' if name == 'node' else name}\s+v?(\d\S*)", _text(folder, ".tool-versions"), re.MULTILINE)
+    mise = "\n".join(_text(folder, file) for file in ("mise.toml", ".mise.toml"))
     quoted = re.search(rf"^\"?{name}\"?\s*=\s*\"v?(\d[^\"]*)\"", mise, re.MULTILINE)
     return asdf[1] if asdf else quoted[1] if quoted else None
 
@@ -136,5 +137,6 @@ def _mapping(value: object) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _text(path: Path) -> str:
-    return path.read_text(encoding="utf-8-sig", errors="replace") if path.is_file() else ""
+def _text(folder: Path, name: str) -> str:
+    file = regular(folder, name)
+    return file.read_text(encoding="utf-8-sig", errors="replace") if file else ""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from azora_ci.cli.adopt.plan import CONFIG, WORKFLOW_FOLDER, WORKFLOWS, Adoption, adopted_state, pinned_action
+from azora_ci.cli.adopt.plan import CONFIG, WORKFLOW_FOLDER, WORKFLOWS, Adoption, adopted_state, pinned_action, refuse_links
 from azora_ci.core import config
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.targets.docker_hosts.host import LABEL
@@ -52,6 +52,7 @@ def remove(folder: Path, *, force: bool = False) -> list[Path]:
 
     A rollback needs its workflow: what is deployed stays as it is, without a button.
     """
+    refuse_links(folder)
     states = {WORKFLOW_FOLDER / name: adopted_state(folder / WORKFLOW_FOLDER / name) for name in WORKFLOWS}
     changed = [str(path) for path, state in states.items() if state == "changed"]
     if changed and not force:

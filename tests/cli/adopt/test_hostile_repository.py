@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from azora_ci.cli.adopt import frameworks, plan, upgrade
 from azora_ci.cli.adopt.discover import discover
+from azora_ci.core.errors import BadInputError
 
 
 @pytest.fixture
@@ -40,3 +42,90 @@ def test_git_fetches_nothing_with_a_program_of_the_repository(repository, tmp_pa
     (repository / "compose.yaml").write_text("services: {web: {build: .}}\n")
     assert [service.id for service in discover(repository).services] == ["web"]
     assert not (tmp_path / "executed").exists()
+
+
+HOSTILE_DOCUMENTS = {
+    "!!bool": "services: {web: {build: ., x: !!bool maybe}}",
+    "!!timestamp": "services: {web: {build: ., x: !!timestamp x}}",
+    "!!int": "services: {web: {build: ., x: !!int ''}}",
+    "!!float": "services: {web: {build: ., x: !!float ''}}",
+    "!!set": "services: {web: {build: ., environment: !!set {A, B}}}",
+    "sexagesimal": f"services: {{web: {{build: ., environment: {{A: !!int {'1:' * 200_000}1}}}}}}",
+    "hexadecimal": f"services: {{web: {{build: ., environment: {{A: !!int 0x{'f' * 200_000}}}}}}}",
+    "NUL in a context": 'services: {web: {build: "a\\0b", image: x}, api: {build: .}}',
+    "NUL in a Dockerfile": 'services: {web: {build: {context: ., dockerfile: "a\\0b"}}, api: {build: .}}',
+    "NUL in an include": 'include: ["a\\0b"]\nservices: {web: {build: .}}',
+    "a long name of a file": f"services: {{web: {{build: ., env_file: {'x' * 5000}}}}}",
+    "a long name of an include": f"include: [{'x' * 5000}]\nservices: {{web: {{build: .}}}}",
+}
+
+
+@pytest.mark.parametrize("content", HOSTILE_DOCUMENTS.values(), ids=HOSTILE_DOCUMENTS.keys())
+def test_what_no_reader_expects_ends_without_a_traceback(repository, content):
+    (repository / "compose.yaml").write_text(content + "\n")
+    assert discover(repository).services
+
+
+def test_more_services_than_anybody_rolls_out_are_refused(repository):
+    services = "".join(f"  '{number:b}': {{build: .}}\n" for number in range(1, 1100)).replace("0", "—").replace("1", "–")
+    (repository / "compose.yaml").write_text(f"services:\n{services}")
+    with pytest.raises(BadInputError, match="1099 services"):
+        discover(repository)
+
+
+@pytest.mark.timeout(60)
+def test_merges_that_double_again_and_again_are_refused(repository):
+    doubling = "".join(f"x-{number}: &a{number} {{<<: [*a{number - 1}, *a{number - 1}]}}\n" for number in range(1, 40))
+    (repository / "compose.yaml").write_text(f"x-0: &a0 {{a: 1, b: 2}}\n{doubling}services: {{web: {{build: .}}}}\n")
+    with pytest.raises(BadInputError, match="merges"):
+        discover(repository)
+
+
+@pytest.mark.parametrize("name", [".github/deploy-production.toml", ".github", ".github/workflows", ".github/workflows/restore-drill.yml"])
+@pytest.mark.parametrize("there", [True, False])
+def test_nothing_is_written_or_read_through_a_link_that_leads_out(repository, tmp_path, name, there):
+    outside = tmp_path / "outside"
+    if there and "." in Path(name).name.lstrip("."):
+        outside.write_text("not ours\n")
+    elif there:
+        outside.mkdir()
+    link = repository / name
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(outside)
+    for act in (lambda: plan.adopt(repository, action_ref="a" * 40), lambda: upgrade.remove(repository, force=True)):
+        with pytest.raises(BadInputError, match="leads out of the repository") as raised:
+            act()
+        assert name in str(raised.value)
+    assert not there or outside.is_dir() or outside.read_text() == "not ours\n"
+    assert not outside.is_dir() or not list(outside.iterdir())
+    assert not (repository / ".github/workflows/deploy-production.yml").exists()
+
+
+def test_what_is_in_the_way_of_a_file_is_said(repository):
+    (repository / ".github").write_text("")
+    with pytest.raises(BadInputError, match="is in the way"):
+        plan.adopt(repository, action_ref="a" * 40)
+    (repository / ".github").unlink()
+    (repository / ".github").symlink_to(".github")
+    with pytest.raises(BadInputError, match="is in the way"):
+        plan.adopt(repository, action_ref="a" * 40)
+    (repository / ".github").unlink()
+    (repository / ".github/deploy-production.toml").mkdir(parents=True)
+    with pytest.raises(BadInputError, match="is in the way"):
+        plan.adopt(repository, action_ref="a" * 40)
+
+
+@pytest.mark.parametrize("target", ["/dev/tty", "/dev/zero", "outside"])
+def test_what_is_no_file_of_the_repository_is_not_read(repository, tmp_path, target):
+    outside = tmp_path / "outside"
+    outside.write_text(
+        '{"name": "hunter", "packageManager": "pnpm@9.1.2", "dependencies": {"express": "1"}, "services": {"web": {"build": "."}}}'
+    )
+    for name in ("package.json", ".nvmrc", ".env", "yarn.lock", "Dockerfile", "prisma.config.ts"):
+        (repository / name).symlink_to(outside if target == "outside" else target)
+    application = discover(repository)
+    assert (application.name, application.toolchain.version, application.services) == ("repository", None, ())
+    assert frameworks.discover(repository) == {}
+    (repository / "compose.yaml").symlink_to(outside if target == "outside" else target)
+    with pytest.raises(BadInputError, match="leads out"):
+        discover(repository)

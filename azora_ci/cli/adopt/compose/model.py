@@ -13,10 +13,12 @@ from azora_ci.cli.adopt.compose import document
 from azora_ci.cli.adopt.compose.document import text, unreadable
 from azora_ci.cli.adopt.compose.merge import as_build, as_list, merge, resolved
 from azora_ci.cli.adopt.compose.variables import Interpolated, interpolate, parse_file
+from azora_ci.cli.adopt.files import regular
 
 REMOTE = re.compile(r"(?i)[a-z][a-z+.-]*://|(?:[\w.-]+@)[\w.-]+:|github\.com/|oci:|git:")
 _DEPTH = 10  # files that include or extend one another
 _FILES = 100
+_SERVICES = 200
 _TEXT = 512 * 1024  # bytes of a file of variables
 
 
@@ -76,6 +78,8 @@ def _with(root: Path, model: Model, merged: dict[str, Any]) -> Model:
     broken = sorted(name for name, service in services.items() if not isinstance(service, dict))
     if broken or not services:
         raise unreadable(path, f"not a mapping: services.{', services.'.join(broken)}" if broken else "it has no mapping of services")
+    if len(services) > _SERVICES:
+        raise unreadable(path, f"it has {len(services)} services, and at most {_SERVICES} are read")
     return replace(
         model,
         services=services,
@@ -92,8 +96,8 @@ def variables_of(root: Path, folder: str) -> dict[str, str]:
 
 def read_text(root: Path, path: str) -> str | None:
     """Return the text of a file of the repository; None when it is not there, is no file, or lies outside."""
-    file = root / path
-    if path.startswith("..") or not file.is_file() or not file.resolve().is_relative_to(root.resolve()):
+    file = None if path.startswith("..") else regular(root, path)
+    if file is None:
         return None
     with file.open("rb") as opened:
         return opened.read(_TEXT).decode("utf-8", "replace")
@@ -137,6 +141,8 @@ class _Reader:
     def _read(self, path: str) -> list[dict[str, Any]]:
         if len(self.files) >= _FILES:
             raise unreadable(self.root / path, f"more than {_FILES} files include and extend one another")
+        if regular(self.root, path) is None:
+            raise unreadable(self.root / path, "it is not there, is no regular file, or a link leads out of the repository")
         self.files.append(path)
         return document.read(self.root / path)
 

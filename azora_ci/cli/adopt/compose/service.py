@@ -65,6 +65,8 @@ def image_of(root: Path, service: Mapping[str, Any], build: Mapping[str, Any], m
     if build.get("dockerfile_inline"):
         raise LeftOutError("its Dockerfile stands in the compose file (dockerfile_inline): write it into a file and name it")
     name = model.plain(build.get("dockerfile")) or "Dockerfile"
+    if "\0" in context + name:
+        raise LeftOutError("its build context or Dockerfile is no path")
     if name.startswith("/"):
         name = os.path.relpath(name, root.resolve() / context)
     left: dict[str, str] = {}
