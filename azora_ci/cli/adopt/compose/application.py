@@ -18,6 +18,7 @@ from azora_ci.cli.adopt.compose.found import JOB, WEB, WORKER, FoundService
 from azora_ci.cli.adopt.compose.kind import Kind, Signs
 from azora_ci.cli.adopt.compose.merge import as_build, as_list, as_mapping
 from azora_ci.cli.adopt.compose.model import Model
+from azora_ci.cli.adopt.migrations import migrators
 from azora_ci.core.config.names import EDGE_VOLUME, NETWORK
 
 
@@ -115,8 +116,9 @@ def _built(
         raise reading.LeftOutError("it has 0 replicas")
     described = reading.image_of(root, service, as_build(build) if build else images[image or ""], model)
     started = f"{described.says.entrypoint} {described.says.command}" if described.says else ""
-    if kinds.migrates(_command(service, model) or started) and not service.get("ports") and not service.get("healthcheck"):
-        raise reading.LeftOutError("its command applies Prisma's migrations: the job database-migrations does that, after the backup")
+    reached = any(service.get(key) for key in ("ports", "expose", "labels", "healthcheck"))
+    if migrators.only_migrates(_command(service, model) or started) and not reached:
+        raise reading.LeftOutError("its command applies migrations: the job database-migrations does that, after the backup")
     return described
 
 
@@ -143,11 +145,13 @@ def _signs(part: Part, parts: Sequence[Part], model: Model) -> Signs:
     return Signs(
         name=part.name,
         command=_command(part.service, model),
-        published=bool(part.ports) or any(label.endswith((".rule", ".loadbalancer.server.port")) for label in labels),
+        published=bool(part.ports)
+        or reading.has_unknown_port(part.service, model)
+        or any(label.endswith((".rule", ".loadbalancer.server.port")) for label in labels),
         exposed=bool(part.image.says and part.image.says.ports) and not own_command,
         asked=part.health[1] is not None and not (own_command and part.health[2].startswith("HEALTHCHECK")),
         called=any(host.search(value) for other in parts if other is not part for value in other.env.values.values()),
-        once=model.plain(part.service.get("restart")) in {"no", "false"},
+        restart=reading.restart(part.service, model),
         awaited_by=waiting,
         alone=len(parts) == 1,
     )

@@ -12,7 +12,8 @@ _WORKS = re.compile(
     r"(?:^|[^a-z])(?:workers?|consumers?|queues?|jobs?|processors?|sidekiq|celery|listeners?|background|bull|daemon)(?:$|[^a-z])"
 )
 _SCHEDULES = re.compile(r"(?:^|[^a-z])(?:schedulers?|cron|crond|crontab|beat|clock|timer)(?:$|[^a-z])")
-_MIGRATES = re.compile(r"\bprisma\s+(?:migrate\s+(?:deploy|dev)|db\s+push)\b")
+_RUNS_SCHEDULES = re.compile(r"\b(?:beat|crond?|scheduler|supercronic|clockwork|schedule:(?:work|run))\b|\bcelery\b.*\sworker\b.*\s-\w*B")
+_PREPARES = re.compile(r"(?:^|[^a-z])(?:seed(?:er|s|ing)?|init|initiali[sz]er?|setup|bootstrap|migrat\w*)(?:$|[^a-z])")
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Signs:
     exposed: bool = False  # EXPOSE of its Dockerfile
     asked: bool = False  # by a health check over HTTP
     called: bool = False  # by another service's environment
-    once: bool = False  # restart: "no"
+    restart: str | None = None  # no, always, unless-stopped, on-failure
     awaited_by: Sequence[str] = ()
     alone: bool = False  # no other service is built here
 
@@ -49,25 +50,22 @@ def decide(signs: Signs) -> Kind:
     if signs.awaited_by:
         waiting = f"{', '.join(signs.awaited_by)} waits until it has completed"
         return Kind(JOB, "depends_on: service_completed_successfully", when="before-rollout", when_source=waiting)
-    if signs.once and not takes_requests:
-        return Kind(JOB, 'restart: "no"', when="before-rollout", when_mark="before-rollout or after-rollout")
+    stays = signs.restart in {"always", "unless-stopped"} or signs.called or signs.exposed or signs.alone
+    prepares = _PREPARES.search(_words(signs.name)) and not stays
+    if (signs.restart == "no" or prepares) and not takes_requests:
+        source = 'restart: "no"' if signs.restart == "no" else "its name, and nothing restarts it"
+        return Kind(JOB, source, when="before-rollout", when_mark="before-rollout or after-rollout")
     if takes_requests:
         return Kind(WEB)
     if signs.called:
         return Kind(WEB, "another service calls it")
-    singleton = bool(_SCHEDULES.search(_words(signs.name)) or re.search(r"\b(?:beat|crond?|scheduler)\b", signs.command))
-    if singleton:
+    if _SCHEDULES.search(_words(signs.name)) or _RUNS_SCHEDULES.search(signs.command):
         return Kind(WORKER, "it is called a scheduler and has no port", singleton=True)
     if signs.command or _WORKS.search(_words(signs.name)):
         return Kind(WORKER, "it has no port" if not signs.command else "it has a command of its own and no port")
     if signs.exposed or signs.alone:
         return Kind(WEB, "EXPOSE of its Dockerfile" if signs.exposed else "")
     return Kind(WORKER, "", "no port was found: worker, or web with route_prefix, health_path, public_health_url and port")
-
-
-def migrates(command: str) -> bool:
-    """Say whether a command applies Prisma's migrations, which the job database-migrations does."""
-    return bool(_MIGRATES.search(command))
 
 
 def _words(name: str) -> str:

@@ -14,7 +14,7 @@ from azora_ci.cli.adopt.compose import dockerfile, endpoints
 from azora_ci.cli.adopt.compose.dockerfile import Image as StageImage
 from azora_ci.cli.adopt.compose.document import text
 from azora_ci.cli.adopt.compose.environment import Environment, pairs
-from azora_ci.cli.adopt.compose.merge import as_list
+from azora_ci.cli.adopt.compose.merge import as_list, as_mapping
 from azora_ci.cli.adopt.compose.model import REMOTE, Model, read_text
 from azora_ci.cli.adopt.compose.secret import is_secret
 
@@ -128,9 +128,25 @@ def asked_of(name: str, service: Mapping[str, Any], image: Image, env: Environme
     return *endpoints.asked((image.says.health if image.says else None) or "", name, values), "HEALTHCHECK of its Dockerfile"
 
 
+def listed_ports(service: Mapping[str, Any], model: Model) -> list[int]:
+    """Return the ports inside the container that ``ports`` and ``expose`` list. The host's may be a variable without a value."""
+    return endpoints.container_ports(dict(service), lambda value: _filled(value, model))
+
+
+def has_unknown_port(service: Mapping[str, Any], model: Model) -> bool:
+    """Say whether a published port of the container is a variable that has no value here."""
+    mappings = [entry.get("target") if isinstance(entry, dict) else entry for entry in as_list(service.get("ports"))]
+    return any("$" in text(mapping) and (_filled(mapping, model) or "").rpartition(":")[2] == "" for mapping in mappings)
+
+
+def _filled(value: Any, model: Model) -> str | None:
+    """Return a scalar with its variables put in, nothing for those without a value; None for what is no scalar."""
+    return None if value is None or isinstance(value, dict | list) else model.fill(text(value)).text
+
+
 def published(service: Mapping[str, Any], env: Environment, model: Model) -> list[int]:
     """Return the ports that a service takes requests at, the likeliest first: what PORT says, published ones, exposed ones, a proxy's."""
-    listed = endpoints.container_ports(dict(service), model.plain)
+    listed = listed_ports(service, model)
     of_labels = [value for label, value in pairs(service.get("labels")) if label.endswith(".loadbalancer.server.port")]
     proxied = [endpoints.port_number(model.plain(value)) for value in (*of_labels, env.values.get("VIRTUAL_PORT"))]
     own = endpoints.port_number(env.port)
@@ -215,6 +231,14 @@ def replicas(service: Mapping[str, Any], model: Model) -> int | None:
     deploy = service.get("deploy")
     value = model.plain((deploy if isinstance(deploy, dict) else {}).get("replicas", service.get("scale")))
     return int(value) if value and re.fullmatch(r"\d{1,4}", value) else None
+
+
+def restart(service: Mapping[str, Any], model: Model) -> str | None:
+    """Return when a service that has ended is started again: ``no``, ``always``, ``on-failure``, …; None where nothing says so."""
+    deploy = as_mapping(service.get("deploy"))
+    condition = model.plain(as_mapping(deploy.get("restart_policy")).get("condition"))
+    value = {"none": "no", "any": "always"}.get(condition or "", condition) or model.plain(service.get("restart"))
+    return "no" if value == "false" else value
 
 
 def memory_limit(service: Mapping[str, Any], model: Model) -> str | None:

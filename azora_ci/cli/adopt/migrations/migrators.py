@@ -107,6 +107,15 @@ def _python(files: Files, path: PurePosixPath) -> tuple[tuple[tuple[str, ...], .
 # --- images that migrate at their own start ---------------------------------------------------------------------------------
 
 
+def only_migrates(command: str) -> bool:
+    """Say whether a command applies migrations, and starts nothing after them."""
+    matched = _MIGRATES.search(command)
+    if matched is None:
+        return False
+    following = re.split(r"&&|\|\||[;\n]|(?<!>)&", command[matched.end() :])[1:]
+    return all(re.fullmatch(r"\s*(?:(?:echo|exit|true)\b.*)?[\s\"')]*", part) for part in following)
+
+
 def at_start(files: Files, context: str, dockerfile: str, command: Sequence[str] = (), entrypoint: Sequence[str] = ()) -> str | None:
     """Return what migrates the database when a container of an image starts, as text with its file, or None.
 

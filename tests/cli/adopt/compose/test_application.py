@@ -166,6 +166,57 @@ def test_each_service_gets_its_kind(tmp_path):
     assert loaded.service("api").port == 4000
 
 
+@pytest.mark.parametrize(
+    ("service", "kind", "singleton"),
+    [
+        ("ports: ['${API_PORT}:4000']", "web", False),
+        ("ports: ['80:${API_PORT}']", "web", False),
+        ("ports: [{target: '${API_PORT}'}]", "web", False),
+        ("ports: ['${DEBUG_PORT}:9229']\ncommand: node mail.js", "worker", False),
+        ('command: sh -c "npx prisma migrate deploy && node server.js"\nexpose: [3000]', "web", False),
+        ('command: sh -c "npx prisma migrate deploy && node worker.js"', "worker", False),
+        ("command: alembic upgrade head\nlabels: [traefik.enable=true]", "worker", False),
+        ("command: alembic upgrade head", None, False),
+        ('command: sh -c "python manage.py migrate --noinput 2>&1 || exit 1; echo done"\nrestart: on-failure', None, False),
+        ("command: node report.js\ndeploy: {restart_policy: {condition: none}}", "job", False),
+        ("command: php artisan schedule:work", "worker", True),
+        ("command: sh -c 'while true; do php artisan schedule:run; sleep 60; done'", "worker", True),
+        ("command: supercronic /app/crontab", "worker", True),
+        ("command: bundle exec clockwork clock.rb", "worker", True),
+        ("command: celery -A shop worker -l info -B", "worker", True),
+        ("command: celery -A shop worker --beat", "worker", True),
+        ("command: celery -A shop worker -Q Bulk", "worker", False),
+    ],
+)
+def test_what_a_service_says_decides_its_kind(tmp_path, service, kind, singleton):
+    application, _, _ = adopted(tmp_path, f"web: {{build: ., ports: [80]}}\nx:\n{textwrap.indent(f'build: .{chr(10)}{service}', '  ')}")
+    assert [(found.kind, found.singleton) for found in application.services if found.id == "x"] == ([(kind, singleton)] if kind else [])
+    assert ("x" in application.left_out) is (kind is None)
+
+
+@pytest.mark.parametrize(
+    ("name", "service", "kind"),
+    [
+        ("seed", "", "job"),
+        ("db-seed", ", command: npm run seed", "job"),
+        ("init-db", ", command: ./init.sh, restart: on-failure", "job"),
+        ("migrate", ", command: npm run migrate", "job"),
+        ("setup", ", command: ./setup.sh, restart: always", "worker"),
+        ("bootstrap", ", ports: [81]", "web"),
+        ("initial-api", ", command: node .", "worker"),
+    ],
+)
+def test_what_prepares_and_is_not_restarted_is_a_job(tmp_path, name, service, kind):
+    _, loaded, text = adopted(tmp_path, f"web: {{build: ., ports: [80]}}\n{name}: {{build: .{service}}}")
+    assert loaded.service(name.replace("-", "_")).kind == kind
+    assert bool([hint for _, hint in to_fill_in(text) if hint == "before-rollout or after-rollout"]) is (kind == "job")
+
+
+def test_a_port_that_is_a_variable_is_marked(tmp_path):
+    _, _, text = adopted(tmp_path, "web: {build: ., ports: ['80:${API_PORT}']}")
+    assert "the port inside the container" in [hint for _, hint in to_fill_in(text)]
+
+
 def test_an_image_that_only_migrates_is_left_out(tmp_path):
     files = {"Dockerfile": 'FROM node AS web\nEXPOSE 80\nFROM node AS migrator\nCMD ["npx", "prisma", "migrate", "deploy"]\n'}
     application, _, _ = adopted(tmp_path, "web: {build: {target: web}}\nmigrate: {build: {target: migrator}}", files)
@@ -216,6 +267,9 @@ def test_profiles_are_deployed_when_they_are_named(tmp_path):
         ("ports: [{target: 3000, published: 80}]", 3000),
         ("ports: [{target: 53, protocol: udp}, {target: '${T:-5000}'}]", 5000),
         ("ports: ['80:${NOBODY}']", None),
+        ("ports: ['${API_PORT}:4000']", 4000),
+        ("ports: ['${HOST}:${API_PORT}:4000/tcp']", 4000),
+        ("ports: [{target: 4000, published: '${API_PORT}'}]", 4000),
         ("ports: '80:80'", 80),
         ("ports: {a: b}", None),
         ("expose: ['3001']", 3001),
