@@ -32,7 +32,7 @@ class Files:
 
     def text(self, path: PurePosixPath | str) -> str:
         """Return a file's text, without a byte order mark; what is no UTF-8 is replaced. Empty for no file and for a huge one."""
-        file = regular(self.folder, path)
+        file = regular(self.folder, str(path))
         try:
             if file is None or file.stat().st_size > LARGEST:
                 return ""

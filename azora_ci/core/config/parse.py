@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-import os
+import posixpath
 import re
 import tomllib
 from pathlib import Path, PurePosixPath
@@ -268,7 +268,7 @@ def _check_build_paths(name: str, table: dict[str, Any]) -> None:
     """Raise ValueError for a build context or a Dockerfile that leads out of the repository; links are followed when it is built."""
     context = table.get("context", ".")
     for key, path in (("context", context), ("dockerfile", str(PurePosixPath(context, table.get("dockerfile", "Dockerfile"))))):
-        if path.startswith("/") or os.path.normpath(path).split("/")[0] == "..":
+        if path.startswith("/") or posixpath.normpath(path).split("/")[0] == "..":
             raise ValueError(f"services.{name}.{key}: {path} leads out of the repository; name what is in it")
 
 

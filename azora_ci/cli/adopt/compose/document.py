@@ -35,7 +35,7 @@ class _Loader(yaml.SafeLoader):
 
     def flatten_mapping(self, node: yaml.MappingNode) -> None:
         """Put in what ``<<`` names. Raises ValueError for aliases of aliases that make it endless."""
-        super().flatten_mapping(node)  # type: ignore[no-untyped-call] # of the stubs
+        super().flatten_mapping(node)
         self.merged += len(node.value)
         if self.merged > _VALUES:
             raise ValueError(f"its merges (<<) make more than {_VALUES} values")
@@ -59,13 +59,13 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return loader.construct_sequence(node, deep=True)
     style = getattr(node, "style", None)
-    tag = loader.resolve(yaml.ScalarNode, node.value, (style is None, style is not None))  # type: ignore[no-untyped-call] # of the stubs
+    tag = loader.resolve(yaml.ScalarNode, node.value, (style is None, style is not None))
     return loader.construct_object(yaml.ScalarNode(tag, node.value))
 
 
 def _scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
     """Return the value of a number or a truth; the text itself for one that is only tagged so, such as ``!!int many``."""
-    tag = loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call] # of the stubs
+    tag = loader.resolve(yaml.ScalarNode, node.value, (True, False))
     return yaml.SafeLoader.yaml_constructors.get(tag, yaml.SafeLoader.construct_yaml_str)(loader, node)
 
 
