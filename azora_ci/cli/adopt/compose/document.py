@@ -59,13 +59,13 @@ def _plain(loader: yaml.SafeLoader, node: yaml.Node) -> Any:
     if isinstance(node, yaml.SequenceNode):
         return loader.construct_sequence(node, deep=True)
     style = getattr(node, "style", None)
-    tag = loader.resolve(yaml.ScalarNode, node.value, (style is None, style is not None))
+    tag = loader.resolve(yaml.ScalarNode, node.value, (style is None, style is not None))  # type: ignore[no-untyped-call] # of the stubs
     return loader.construct_object(yaml.ScalarNode(tag, node.value))
 
 
 def _scalar(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> Any:
     """Return the value of a number or a truth; the text itself for one that is only tagged so, such as ``!!int many``."""
-    tag = loader.resolve(yaml.ScalarNode, node.value, (True, False))
+    tag = loader.resolve(yaml.ScalarNode, node.value, (True, False))  # type: ignore[no-untyped-call] # of the stubs
     return yaml.SafeLoader.yaml_constructors.get(tag, yaml.SafeLoader.construct_yaml_str)(loader, node)
 
 
