@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from azora_ci.cli.adopt import checks, programs, toolchain
@@ -171,7 +171,8 @@ def _read(folder: Path, selection: select.Selection, profiles: Sequence[str], ow
 
     if not selection.files:
         return _Read()
-    merged = plugin.ask(folder, model.load(folder, selection.files), programs.run)
+    variables = (PurePosixPath(selection.files[0]).parent / ".env").as_posix()
+    merged = plugin.ask(folder, model.load(folder, selection.files, untracked=_is_untracked(folder, variables)), programs.run)
     chosen = [*profiles, *filter(None, merged.variables.get("COMPOSE_PROFILES", "").split(","))]
     read = compose.read(folder, merged, chosen, own_variables(), own_images)
     return _Read(merged, read.services, read.left_out)
@@ -214,9 +215,21 @@ def _route_of(path: str) -> str | None:
 # --- what git knows -------------------------------------------------------------------------------------------------------
 
 
+def _is_untracked(folder: Path, path: str) -> bool:
+    """Say whether git does not track a file, as one that is ignored; so it is as well where git does not say."""
+    if not regular(folder, path) or not (folder / ".git").exists():
+        return False
+    listed = _asked(folder, "--literal-pathspecs", "ls-files", "--others", "--", path)
+    return listed is None or bool(listed)
+
+
 def _git(folder: Path, *arguments: str) -> str:
+    return _asked(folder, *arguments) or ""
+
+
+def _asked(folder: Path, *arguments: str) -> str | None:
     no_programs = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")  # which the repository's own .git/config may name
-    return programs.run(["git", *no_programs, "-C", str(folder.resolve()), *arguments]) or ""
+    return programs.run(["git", *no_programs, "-C", str(folder.resolve()), *arguments])
 
 
 def _origin(folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePath
 
 # Folders that hold other people's files, or what is made from this repository's own.
 # fmt: off - one line a folder would hide what the list says
@@ -53,7 +53,7 @@ def _files(top: str) -> Iterator[str]:
             return
 
 
-def regular(folder: Path, path: str | Path) -> Path | None:
+def regular(folder: Path, path: str | PurePath) -> Path | None:
     """Return a file of a folder; None when it is not there, is a device or another thing that is no file, or a link leads out."""
     file = folder / path
     try:

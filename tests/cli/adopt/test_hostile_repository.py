@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.cli.adopt import frameworks, plan, upgrade
+from azora_ci.cli.adopt import deploy_toml, frameworks, plan, upgrade
 from azora_ci.cli.adopt.discover import discover
 from azora_ci.core.errors import BadInputError
 
@@ -129,3 +129,117 @@ def test_what_is_no_file_of_the_repository_is_not_read(repository, tmp_path, tar
     (repository / "compose.yaml").symlink_to(outside if target == "outside" else target)
     with pytest.raises(BadInputError, match="leads out"):
         discover(repository)
+
+
+DOUBLING = "A0=xx\n" + "".join(f"A{number}=$A{number - 1}$A{number - 1}\n" for number in range(1, 40))
+MANY = f"A={'x' * 40_000}\n" + "".join(f"B{number}=$A\n" for number in range(20_000))
+COMPOSE = "services: {web: {build: ., ports: [80]}}\n"
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    "files",
+    [
+        {".env": DOUBLING, "compose.yaml": COMPOSE},
+        {".env": MANY, "compose.yaml": COMPOSE},
+        {"web.env": DOUBLING, "compose.yaml": "services: {web: {build: ., env_file: web.env}}\n"},
+        {"Dockerfile": "FROM x\n" + DOUBLING.replace("A", "ARG A", 1).replace("\nA", "\nARG A"), "compose.yaml": COMPOSE},
+        {"Dockerfile": "FROM x\n" + "".join(f"ARG {line}\n" for line in MANY.splitlines()), "compose.yaml": COMPOSE},
+        {".env": f"A={'x' * 60_000}\n", "compose.yaml": f"services: {{web: {{build: ., command: [{'$A, ' * 50_000}]}}}}\n"},
+        {".env": f"A={'x' * 60_000}\n", "compose.yaml": "services: {web: {build: ., environment: {A: $A$A}}}\n"},
+    ],
+    ids=["doubling", "many", "env_file", "ARG", "many ARG", "words", "a text"],
+)
+def test_variables_that_grow_without_bound_are_refused(repository, files):
+    for name, content in files.items():
+        (repository / name).write_text(content)
+    with pytest.raises(BadInputError, match="too long a text"):
+        discover(repository)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("text", ["${A:-" * 80_000, "${A:-" * 10_000 + "}" * 10_000, "$${" * 100_000])
+def test_braces_that_do_not_close_are_read_in_one_pass(repository, text):
+    (repository / "compose.yaml").write_text(f"services: {{web: {{build: ., ports: [80], environment: {{A: '{text}'}}}}}}\n")
+    assert discover(repository).services
+
+
+@pytest.mark.timeout(20)
+def test_a_long_word_of_a_dockerfile_is_read_in_one_pass(repository):
+    (repository / "Dockerfile").write_text(f"FROM x\nARG {'A' * 400_000}\nEXPOSE 80\n")
+    assert discover(repository).services[0].port == 80
+
+
+# --- secrets ------------------------------------------------------------------------------------------
+
+SECRETS = """\
+DB_PASSWORD=hunter2
+REDIS_AUTH=hunter2
+PLAIN=hunter2
+PIN=4711
+OTHER=$DB_PASSWORD
+DSN_PART=x://a:hunter2@db
+"""
+POSITIONS = [
+    "command: ['redis', '--requirepass', '{}']",
+    "command: 'redis --requirepass {}'",
+    "entrypoint: ['a', '{}']",
+    "healthcheck: {{test: 'curl -f http://localhost:80/{}/health'}}",
+    "labels: ['traefik.http.routers.a.rule=PathPrefix(`/{}`)']",
+    "volumes: ['data:/{}']",
+    "volumes: ['{}:/data']",
+    "volumes: [{{type: volume, source: '{}', target: /data}}]",
+    "image: 'ghcr.io/acme/{}/web'",
+    "platform: 'linux/{}'",
+    "build: {{context: '{}'}}",
+    "build: {{context: ., dockerfile: '{}'}}",
+    "build: {{context: ., target: '{}'}}",
+    "build: {{context: ., args: {{A: '{}'}}}}",
+    "environment: {{LEVEL: '{}'}}",
+    "environment: {{LEVEL: '/etc/{}'}}",
+    "env_file: ['{}.env']",
+    "env_file: [web.env]",
+]
+
+
+def adopted(repository: Path, service: str) -> str:
+    (repository / "web.env").write_text("LEVEL=$DB_PASSWORD\nOWN_PASSWORD=hunter2\nB=/etc/$OWN_PASSWORD\n")
+    own = "" if service.startswith("build:") else ", build: ."
+    document = (
+        f"volumes: {{data: {{name: 'x-${{OTHER}}'}}}}\nservices: {{web: {{{service}{own}, ports: [80]}}, api: {{build: ., ports: [81]}}}}\n"
+    )
+    (repository / "compose.yaml").write_text(document)
+    application = discover(repository)
+    assert "hunter2" not in f"{application.left_out}{application.notes}"
+    return deploy_toml.render(application)
+
+
+@pytest.mark.parametrize("position", POSITIONS)
+@pytest.mark.parametrize(
+    "variable", ["$DB_PASSWORD", "${REDIS_AUTH}", "${OTHER:?needed}", "${NO:-$OTHER}", "${DSN_PART}", "${DB_PASSWORD:+x$OTHER}"]
+)
+def test_no_secret_of_a_file_is_copied_whatever_names_it(repository, position, variable):
+    (repository / ".env").write_text(SECRETS)
+    subprocess.run(["git", "-C", repository, "add", ".env"], check=True)
+    assert "hunter2" not in adopted(repository, position.format(variable))
+
+
+@pytest.mark.parametrize("position", [position for position in POSITIONS if not position.startswith("environment")])
+@pytest.mark.parametrize("ignored", [True, False])
+def test_what_git_does_not_track_stays_where_it_is(repository, position, ignored):
+    (repository / ".env").write_text("PLAIN=hunter2\nOTHER=tracked\nCOMPOSE_PROJECT_NAME=hunter2\n")
+    if ignored:
+        (repository / ".gitignore").write_text(".env\n")
+    assert "hunter2" not in adopted(repository, position.format("$PLAIN"))
+
+
+def test_what_git_tracks_and_numbers_are_carried_over(repository):
+    service = "command: [node, $PLAIN], ports: ['${PORT}'], mem_limit: $MEMORY, environment: {LEVEL: $PLAIN}"
+    (repository / ".env").write_text("PLAIN=hunter\nPORT=3000\nMEMORY=512m\n")
+    (repository / "compose.yaml").write_text(f"services: {{web: {{build: ., {service}}}}}\n")
+    (web,) = discover(repository).services
+    assert (web.command, web.port, web.memory, web.env) == ((), 3000, "512m", {"LEVEL": "hunter"})
+    assert "not in git" in web.left["command"]
+    subprocess.run(["git", "-C", repository, "add", ".env"], check=True)
+    (web,) = discover(repository).services
+    assert (web.command, web.left) == (("node", "hunter"), {})

@@ -17,7 +17,7 @@ from azora_ci.cli.adopt.compose.environment import Environment, environment, nam
 from azora_ci.cli.adopt.compose.found import JOB, WEB, WORKER, FoundService
 from azora_ci.cli.adopt.compose.kind import Kind, Signs
 from azora_ci.cli.adopt.compose.merge import as_build, as_list, as_mapping
-from azora_ci.cli.adopt.compose.model import Model
+from azora_ci.cli.adopt.compose.model import UNKNOWN, Model
 from azora_ci.cli.adopt.migrations import migrators
 from azora_ci.core.config.names import EDGE_VOLUME, NETWORK
 
@@ -168,7 +168,7 @@ def _found(part: Part, parts: Sequence[Part], model: Model, secrets: Mapping[str
     ids = {other.name: other for other in parts}
     marks: dict[str, str] = {}
     sources: dict[str, str] = {"kind": decided.source, "when": decided.when_source}
-    left = part.image.left | part.env.left | dict(reading.not_carried(service))
+    left = part.image.left | part.env.left | dict(reading.not_carried(service, model))
     port, health_path = _port_and_path(part, sources)
     mounts = reading.mounts(service, model)
     left |= mounts.left
@@ -268,7 +268,7 @@ def _commands(service: Mapping[str, Any], model: Model, left: dict[str, str]) ->
     for key in ("entrypoint", "command"):
         value = reading.words(service.get(key), model)
         if value is None or "" in value or (not value and service.get(key) is not None):
-            left[key] = "is not carried over: it is empty, or names a variable that has no value here"
+            left[key] = f"is not carried over: it {UNKNOWN}"
         elif value:
             found[key] = value
     return found
@@ -297,7 +297,7 @@ def _real_name(name: str, declared: Any, model: Model) -> str | None:
     """Return what Docker calls a volume or network: its own ``name``, itself when it is external, else one behind the project's name."""
     table = declared if isinstance(declared, dict) else {}
     own = model.plain(table.get("name"))
-    if own:
+    if own or table.get("name") is not None:
         return own
     if table.get("external"):
         external = table["external"]

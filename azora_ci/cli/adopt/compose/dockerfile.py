@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from azora_ci.cli.adopt.compose.variables import interpolate
+from azora_ci.cli.adopt.compose.variables import bounded, interpolate
 
 _INSTRUCTION = re.compile(r"^[ \t]*(FROM|EXPOSE|HEALTHCHECK|ENTRYPOINT|CMD|ARG|ENV)[ \t]+(.*)$", re.IGNORECASE)
+_TEXTS = 1024 * 1024  # characters of all instructions, with their variables put in
 _FROM = re.compile(r"(?:--\S+\s+)*(\S+)(?:\s+AS\s+(\S+))?", re.IGNORECASE)
-_ASSIGNMENT = re.compile(r"([A-Za-z_][A-Za-z0-9_]*)[= ](\S+)")
+_ASSIGNMENT = re.compile(r"(?<![A-Za-z0-9_])([A-Za-z_][A-Za-z0-9_]*)[= ](\S+)")
 
 
 @dataclass(frozen=True)
@@ -30,11 +31,14 @@ def image(content: str, target: str | None) -> Image | None:
     stages: dict[str, Image] = {}
     last: str | None = None
     values: dict[str, str] = {}
+    count = 0
     for line in re.sub(r"\\[ \t]*\r?\n(?:[ \t]*#.*\r?\n)*", " ", content).splitlines():
         instruction = _INSTRUCTION.match(line)
         if instruction is None:
             continue
         word, rest = instruction[1].upper(), interpolate(instruction[2].strip(), values).text
+        count += len(rest)
+        bounded(count, ["ARG and ENV"], _TEXTS)
         if word == "FROM" and (stage := _FROM.match(rest)):
             last = (stage[2] or str(len(stages))).lower()
             stages[last] = stages.get(stage[1].lower(), Image(stage[1]))

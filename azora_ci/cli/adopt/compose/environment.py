@@ -12,7 +12,7 @@ from azora_ci.cli.adopt.compose import secret
 from azora_ci.cli.adopt.compose.document import text
 from azora_ci.cli.adopt.compose.merge import as_list
 from azora_ci.cli.adopt.compose.model import Model, read_text
-from azora_ci.cli.adopt.compose.variables import Interpolated, parse_file
+from azora_ci.cli.adopt.compose.variables import Interpolated, read_lines
 from azora_ci.core.config import names
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,99}")  # as in schemas/deploy-config.schema.json
@@ -65,10 +65,9 @@ def environment(root: Path, service: Mapping[str, Any], model: Model) -> Environ
                 f"not in the repository; its variables are those of {example}" if example else "not in the repository: name its variables"
             )
             found = replace(found, left={**found.left, f"env_file {path}": reason}, example=example or found.example)
-        parsed = parse_file(content or "", model.variables)
-        variables |= {name: _read(name, value, model) for name, value in parsed.items()}
+        variables |= {name: value or _given(name, None, model) for name, value in read_lines(content or "", model.variables)}
     variables |= {name: _given(name, value, model) for name, value in pairs(service.get("environment"))}
-    return _sorted(variables, found)
+    return _sorted(variables, found, {name: value.text for name, value in variables.items()} | model.variables)
 
 
 def _files(value: Any) -> Iterator[tuple[str, bool]]:
@@ -79,19 +78,15 @@ def _files(value: Any) -> Iterator[tuple[str, bool]]:
             yield text(entry), True
 
 
-def _read(name: str, value: str | None, model: Model) -> Interpolated:
-    return Interpolated(value) if value is not None else _given(name, None, model)
-
-
 def _given(name: str, value: str | None, model: Model) -> Interpolated:
     """Return a variable's value; one that is only named has that of ``.env``."""
     if value is not None:
         return model.fill(value)
     known = model.variables.get(name)
-    return Interpolated(known or "", (name,), () if known is not None else (name,), name)
+    return Interpolated(known or "", (name, *model.made_of.get(name, ())), () if known is not None else (name,), name)
 
 
-def _sorted(variables: Mapping[str, Interpolated], found: Environment) -> Environment:
+def _sorted(variables: Mapping[str, Interpolated], found: Environment, known: Mapping[str, str]) -> Environment:
     values, secrets, left, port = {}, {}, dict(found.left), None
     for name, value in variables.items():
         if name == "PORT":
@@ -102,19 +97,22 @@ def _sorted(variables: Mapping[str, Interpolated], found: Environment) -> Enviro
             left[name] = "azora-ci gives every instance a variable of that name: give the service's another one"
         elif not _VARIABLE.fullmatch(name) or "\0" in value.text:
             left[f"variable {name[:40]!r}"] = "its name or value is none that a container can be given"
-        elif _is_secret(name, value):
+        elif _is_secret(name, value, known):
             secrets[name] = Wanted(value.only or name, value.text if not value.names else f"{value.only}{value.names}{value.text}")
         else:
             values[name] = value.text
     return replace(found, values=values, secrets=secrets, left=left, port=port)
 
 
-def _is_secret(name: str, value: Interpolated) -> bool:
-    """Say whether a value is to be handed as a secret: it sounds like one, nobody knows it, or the name is one of azora-ci's secrets."""
+def _is_secret(name: str, value: Interpolated, known: Mapping[str, str]) -> bool:
+    """Say whether a value is to be handed as a secret: it sounds like one, nobody knows it, or the name is one of azora-ci's secrets.
+
+    ``known``: values of the variables that it may be made of.
+    """
     if value.missing or name in names.OWN_SECRETS:
         return True
     sounds = secret.is_secret(name, value.text) or (value.names and value.text == "" and secret.is_secret(name))
-    return bool(sounds) or any(secret.is_secret(other, value.text) for other in value.names)
+    return bool(sounds) or any(secret.is_secret(other, known.get(other) or value.text) for other in value.names)
 
 
 def named(services: Mapping[str, Mapping[str, Wanted]], own: Collection[str]) -> dict[str, dict[str, str]]:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from collections.abc import Sequence
 
 _WORDS = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
 _SECRET_WORDS = re.compile(
     r"APIKEY|APIKEYS|AUTHORIZATION|BEARER|CREDENTIAL|CREDENTIALS|CREDS|DSN|KEY|KEYS|MNEMONIC|PASS|PASSCODE|PASSPHRASE|PASSWD|"
     r"PASSWORD|PASSWORDS|PAT|PEPPER|PW|PWD|SALT|SECRET|SECRETS|TOKEN|TOKENS|WEBHOOK|WEBHOOKS"
 )
+# Words that are one at the end of a name, and say little before another: REDIS_AUTH, OTP_SEED, PIN_1, not AUTH_PROVIDER, SESSION_STORE.
+_SECRET_LAST = re.compile(r"AUTH|COOKIE|OTP|PIN|PRIVATE|SEED|SESSION")
+_FORM = re.compile(r"[0-9]+|BASE|CODE|HEX|PEM|PHRASE|PROD|PRODUCTION|STRING|VALUE|WORDS")
 # One word of two, without a joint: PGPASSWORD, JWTSECRET, SMTPPASS. Not COMPASS, BYPASS, MONKEY.
 _SECRET_ENDING = re.compile(
     r"(?:PASSWORD|PASSWD|PASSPHRASE|SECRET|TOKEN|PWD|(?:API|SECRET|PRIVATE|ACCESS|MASTER|ENCRYPTION|SIGNING|APP|AUTH|LICENSE)KEY"
@@ -31,7 +35,7 @@ _OPEN_KEYS = re.compile(r"CACHE|FOREIGN|IDEMPOTENCY|PARTITION|PRIMARY|PUB|PUBLIC
 _BUILT_IN = re.compile(r"(?:NEXT_PUBLIC|NUXT_PUBLIC|EXPO_PUBLIC|VITE|REACT_APP|GATSBY|PUBLIC)_")  # frameworks write them into pages
 # Nobody's secret: nothing, a switch, the path of a file that holds one.
 _HARMLESS = re.compile(
-    r"(?i)(?:|true|false|yes|no|on|off|none|null|enabled|disabled|/(?:run|etc|var|secrets?|certs?)/[\w./-]+|[\w./-]*/[\w.-]+\.[a-z]{2,5})"
+    r"(?i)(?:|true|false|yes|no|on|off|none|null|enabled|disabled|/(?:run|etc|var|secrets?|certs?)/[\w./-]+|\.{0,2}/[\w./-]+\.[a-z]{2,5})"
 )
 _WORKING_FOLDER = frozenset({"PWD", "OLDPWD", "INIT_CWD"})
 
@@ -69,7 +73,7 @@ def _names_one(name: str) -> bool:
     if name in _WORKING_FOLDER or _BUILT_IN.match(name.upper()):
         return False
     words = [word.upper() for word in _WORDS.findall(name)]
-    position = next((index for index in reversed(range(len(words))) if _is_word(words[index])), None)
+    position = next((index for index in reversed(range(len(words))) if _is_word(words, index)), None)
     if position is None or _ABOUT_FIRST.fullmatch(words[0]) or (position and _ABOUT_FIRST.fullmatch(words[position - 1])):
         return False
     word, before, after = words[position], words[:position], words[position + 1 :]
@@ -80,7 +84,10 @@ def _names_one(name: str) -> bool:
     return not (after and _ABOUT.fullmatch(after[-1]))
 
 
-def _is_word(word: str) -> bool:
+def _is_word(words: Sequence[str], index: int) -> bool:
+    word = words[index]
+    if _SECRET_LAST.fullmatch(word):
+        return all(_FORM.fullmatch(after) for after in words[index + 1 :])
     return bool(_SECRET_WORDS.fullmatch(word)) or (word not in _WORKING_FOLDER and bool(_SECRET_ENDING.search(word)))
 
 

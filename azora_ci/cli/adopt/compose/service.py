@@ -15,7 +15,7 @@ from azora_ci.cli.adopt.compose.dockerfile import Image as StageImage
 from azora_ci.cli.adopt.compose.document import text
 from azora_ci.cli.adopt.compose.environment import Environment, pairs
 from azora_ci.cli.adopt.compose.merge import as_list, as_mapping
-from azora_ci.cli.adopt.compose.model import REMOTE, Model, read_text
+from azora_ci.cli.adopt.compose.model import REMOTE, UNKNOWN, Model, read_text
 from azora_ci.cli.adopt.compose.secret import is_secret
 
 _PLATFORM = re.compile(r"[a-z0-9]+/[a-z0-9_]+(/v[0-9]+)?")
@@ -62,6 +62,8 @@ def image_of(root: Path, service: Mapping[str, Any], build: Mapping[str, Any], m
         raise LeftOutError("it is built from another repository: deploy it from there")
     if context.split("/")[0] == "..":
         raise LeftOutError(f"its build context {context} is outside of this repository: deploy it from there, or move it here")
+    if "$" in context:
+        raise LeftOutError(f"its build context {UNKNOWN}: write it into the compose file")
     if build.get("dockerfile_inline"):
         raise LeftOutError("its Dockerfile stands in the compose file (dockerfile_inline): write it into a file and name it")
     name = model.plain(build.get("dockerfile")) or "Dockerfile"
@@ -69,7 +71,8 @@ def image_of(root: Path, service: Mapping[str, Any], build: Mapping[str, Any], m
         raise LeftOutError("its build context or Dockerfile is no path")
     if name.startswith("/"):
         name = os.path.relpath(name, root.resolve() / context)
-    left: dict[str, str] = {}
+    unknown_keys = [key for key in ("dockerfile", "target") if build.get(key) is not None and model.plain(build[key]) is None]
+    left = {f"build.{key}": f"is not carried over: it {UNKNOWN}" for key in unknown_keys}
     target = model.plain(build.get("target"))
     described: dict[str, Any] = {"target": target} if target and _TARGET.fullmatch(target) else {}
     args, unknown = _arguments(build.get("args"), model)
@@ -90,20 +93,20 @@ def _arguments(value: Any, model: Model) -> tuple[dict[str, str], dict[str, str]
     """Return the build arguments whose values are known and no secrets, and why the others are not carried over."""
     known, unknown = {}, {}
     for name, raw in pairs(value):
-        filled = model.variables.get(name) if raw is None else model.plain(raw)
+        filled = model.plain(f"${{{name}}}" if raw is None else raw)
         if not _VARIABLE.fullmatch(name):
             unknown[name] = "no name of a variable"
-        elif filled is None:
-            unknown[name] = "its value comes from whoever builds: write it into build.args"
         elif is_secret(name, filled):
             unknown[name] = "stays readable in the image: mount it (RUN --mount=type=secret) and name it in build.secrets"
+        elif filled is None:
+            unknown[name] = f"it {UNKNOWN}: write it into build.args, or mount it where it is one"
         else:
             known[name] = filled
     return known, unknown
 
 
 def words(value: Any, model: Model) -> tuple[str, ...] | None:
-    """Return a command as Compose splits it; None when one of its variables has no value, empty when there is none."""
+    """Return a command as Compose splits it; None when one of its variables is not known or hidden, empty when there is none."""
     if value is None:
         return ()
     parts = [model.plain(part) for part in value] if isinstance(value, list) else [model.plain(value)]
@@ -124,7 +127,8 @@ def asked_of(name: str, service: Mapping[str, Any], image: Image, env: Environme
     command = endpoints.command_of(check)
     values = env.values | ({"PORT": env.port} if env.port else {})
     if command or (isinstance(check, dict) and check.get("disable")):
-        return *endpoints.asked(model.fill(command).text, name, values), "its healthcheck"
+        filled = model.fill(command)
+        return *(endpoints.asked(filled.text, name, values) if not model.hides(filled) else (None, None)), "its healthcheck"
     return *endpoints.asked((image.says.health if image.says else None) or "", name, values), "HEALTHCHECK of its Dockerfile"
 
 
@@ -177,7 +181,9 @@ def mounts(service: Mapping[str, Any], model: Model) -> Mounts:
     for entry in as_list(service.get("volumes")):
         source, target, read_only = _mount(entry, model)
         shown = f"volume {':'.join(part for part in (source, target) if part) or text(entry)[:60]}"
-        if not target or not target.startswith("/") or ":" in target:
+        if source == "$":
+            left[f"volume {text(entry)[:60]}"] = f"is not carried over: it {UNKNOWN}"
+        elif not target or not target.startswith("/") or ":" in target:
             left[shown] = "is not carried over: its place in the container cannot be read"
         elif not source:
             left[shown] = "has no name: what is written there is gone with the container"
@@ -192,12 +198,14 @@ def _mount(entry: Any, model: Model) -> tuple[str, str, bool]:
     """Return source, target and whether it is read-only, of ``name:/path:ro`` or of the long form."""
     if isinstance(entry, dict):
         kind = entry.get("type", "volume")
+        if any(entry.get(key) is not None and model.plain(entry[key]) is None for key in ("source", "target")):
+            return "$", "", False
         source = (model.plain(entry.get("source")) or "") if kind in {"volume", "bind"} else ""
         source = f"./{source}" if kind == "bind" and not source.startswith((".", "/", "~")) else source
         return source, model.plain(entry.get("target")) or "", entry.get("read_only") is True
     filled = model.plain(entry)
     if filled is None:
-        return "$", text(entry), False
+        return "$", "", False
     parts = filled.split(":")
     if len(parts) == 1:
         return "", parts[0], False
@@ -249,8 +257,13 @@ def memory_limit(service: Mapping[str, Any], model: Model) -> str | None:
     return memory(model.plain(service.get("mem_limit")) or model.plain(value))
 
 
-def not_carried(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def not_carried(service: Mapping[str, Any], model: Model) -> Iterator[tuple[str, str]]:
     """Yield what changes how a container runs, and is not carried over, with the reason."""
+    if model.hides(model.fill(endpoints.command_of(service.get("healthcheck")))):
+        yield "healthcheck", f"is not carried over: it {UNKNOWN}"
+    yield from (
+        (f"label {label}", f"is not read: it {UNKNOWN}") for label, value in pairs(service.get("labels")) if _is_hidden(label, value, model)
+    )
     for key, value in service.items():
         if not _NOT_CARRIED.fullmatch(key) or value in (None, [], {}, False, ""):
             continue
@@ -259,6 +272,10 @@ def not_carried(service: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             yield f"{key} {', '.join(listed)}", "a file inside the container: hand it on as a variable (secrets), or put it into the image"
         else:
             yield key, "is not carried over: nothing of the configuration says so"
+
+
+def _is_hidden(label: str, value: str | None, model: Model) -> bool:
+    return label.endswith(".rule") and value is not None and model.plain(value) is None
 
 
 def calls(env: Mapping[str, str], callees: Mapping[str, str]) -> tuple[dict[str, str], dict[str, str]]:

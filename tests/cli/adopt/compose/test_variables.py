@@ -9,7 +9,7 @@ from dotenv import dotenv_values
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci.cli.adopt.compose.variables import interpolate, parse_file
+from azora_ci.cli.adopt.compose.variables import interpolate, read_lines
 
 VARIABLES = {"A": "1", "EMPTY": "", "B": "two"}
 
@@ -85,8 +85,12 @@ URL=postgres://u:p@h/db?x=1&y=2
 """
 
 
+def parsed(content, variables=None):
+    return {name: value.text if value else None for name, value in read_lines(content, variables or {})}
+
+
 def test_it_reads_what_the_library_reads():
-    assert parse_file(ALIKE) == dotenv_values(stream=io.StringIO(ALIKE), interpolate=False)
+    assert parsed(ALIKE) == dotenv_values(stream=io.StringIO(ALIKE), interpolate=False)
 
 
 @pytest.mark.parametrize(
@@ -105,8 +109,8 @@ def test_it_reads_what_the_library_reads():
     ],
 )
 def test_a_value_is_read_as_compose_reads_it(line, value):
-    assert parse_file(line, {"GIVEN": "by .env"})["A"] == value
+    assert parsed(line, {"GIVEN": "by .env"})["A"] == value
 
 
 def test_what_is_no_variable_is_left_out():
-    assert parse_file("=x\n1A=x\n\x00\n[section]\nA-B.C=1") == {"A-B.C": "1"}
+    assert parsed("=x\n1A=x\n\x00\n[section]\nA-B.C=1") == {"A-B.C": "1"}
