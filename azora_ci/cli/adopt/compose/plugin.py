@@ -26,8 +26,8 @@ def argv(root: Path, files: Sequence[str]) -> tuple[str, ...]:
 
 def ask(root: Path, model: Model, run: Run) -> Model:
     """Return the model as the plug-in reads it; the given one, our own reading, where there is no plug-in or it cannot read the files."""
-    if any("://" in note for note in model.notes) or run(("docker", "compose", "version", "--short")) is None:
-        return model  # it would fetch an address
+    if not model.complete or run(("docker", "compose", "version", "--short")) is None:
+        return model  # it would fetch what lies elsewhere
     answer = run(argv(root, model.named))
     document = _document(answer)
     if document is None:

@@ -90,10 +90,39 @@ def test_without_an_answer_our_own_reading_counts_and_says_so(monkeypatch, repos
     assert "hunter2" not in str(application)
 
 
-def test_the_plugin_is_not_asked_about_files_that_it_would_fetch(monkeypatch, repository):
+@pytest.mark.parametrize(
+    "content",
+    [
+        "include: [https://x.example/a.git]\nservices: {web: {build: app}}",
+        "include: ['git@x.example:a/b.git']\nservices: {web: {build: app}}",
+        "include: [github.com/a/b]\nservices: {web: {build: app}}",
+        "include: [{path: ['oci://x.example/a']}]\nservices: {web: {build: app}}",
+        "include: ['oci:x.example/a']\nservices: {web: {build: app}}",
+        "include: !override ['git://x.example/a.git']\nservices: {web: {build: app}}",
+        "include: ['${REMOTE}']\nservices: {web: {build: app}}",
+        "include: ['${REMOTE_TOKEN}']\nservices: {web: {build: app}}",
+        "include: [{path: other.yml, env_file: /dev/zero}]\nservices: {web: {build: app}}",
+        "services: {web: {build: app, extends: {file: 'git@x.example:a/b.git', service: a}}}",
+        "services: {web: {build: app, extends: {file: github.com/a/b, service: a}}}",
+        "services: {web: !override {build: app, extends: {file: github.com/a/b, service: a}}}",
+        "services: !override {web: {build: app, extends: {file: github.com/a/b, service: a}}}",
+        "services: {web: {build: app}, api: {build: 'git@x.example:a/b.git'}}",
+        "services: {web: {build: app}, api: {build: {context: 'https://x.example/a.git'}}}",
+    ],
+)
+def test_the_plugin_is_not_asked_about_files_that_it_would_fetch(monkeypatch, repository, content):
     programs = stand_in(monkeypatch, repository, answer(repository))
-    (repository / "docker-compose.yml").write_text("include: [https://x.example/a.git]\nservices: {web: {build: app, ports: [80]}}\n")
-    assert "include https://x.example/a.git" in discover(repository).notes[0]
+    (repository / ".env").write_text("REMOTE=https://x.example/a.git\nREMOTE_TOKEN=git@x.example:a\n")
+    (repository / "other.yml").write_text("services: {other: {image: x}}\n")
+    (repository / "docker-compose.yml").write_text(content + "\n")
+    assert discover(repository).services[0].id == "web"
+    assert not (programs / "arguments").exists() or "config" not in (programs / "arguments").read_text()
+
+
+def test_the_plugin_is_not_asked_to_read_variables_elsewhere(monkeypatch, repository):
+    programs = stand_in(monkeypatch, repository, answer(repository))
+    (repository / ".env").symlink_to("/dev/zero")
+    assert discover(repository).services
     assert not (programs / "arguments").exists() or "config" not in (programs / "arguments").read_text()
 
 
