@@ -152,7 +152,7 @@ def test_github(answers, document):
 def test_a_public_endpoint(answers, document):
     answers.reset(document)
     service: Any = SimpleNamespace(public_health_url=f"http://127.0.0.1:{answers.port}/health", title="API", id="api", health=CONTRACT)
-    assert not reachability.endpoint(service).passed
+    assert not reachability.endpoint(service, frozenset()).passed
 
 
 def docker_doors(port: int) -> tuple[Callable[[], Any], ...]:
@@ -226,7 +226,7 @@ def test_a_bomb_of_gzip_is_not_inflated_at_any_door(answers, status):
     service: Any = SimpleNamespace(public_health_url=f"http://127.0.0.1:{answers.port}/health", title="API", id="api", health=CONTRACT)
     tracemalloc.start()
     try:
-        assert not reachability.endpoint(service).passed
+        assert not reachability.endpoint(service, frozenset()).passed
         for door in (github(answers.port).default_branch, *docker_doors(answers.port)):
             with contextlib.suppress(AzoraError):
                 door()

@@ -182,7 +182,7 @@ def test_a_version_before_that_answers_a_thousand_brackets_is_not_gone_back_to(p
 
 def test_after_the_deadline_only_if_somebody_insists(production):
     production.keep(minutes_ago=61)
-    refused(production, "::error title=After the deadline%3A manual intervention required", "1 minutes ago", "on-call@azora.example")
+    refused(production, "::error title=After the deadline%3A manual intervention required", "1 minutes ago", "call #on-call")
     code, output = production.back(ROLLBACK_AFTER_DEADLINE="true")
     assert code == 0, output
     assert production.evidence()["after_deadline"] is True

@@ -210,7 +210,7 @@ def test_the_doctor_says_when_the_wall_does_not_stand(world):
         (finding,) = (finding for finding in doctor.findings(context) if finding.name.endswith(": wall"))
         assert finding.passed is passed, finding
     wall.start()
-    assert "may reach the machine's metadata service" in finding.detail
+    assert "may reach the metadata service" in finding.detail
 
 
 def test_a_network_goes_with_the_last_instance_of_its_service(world):
