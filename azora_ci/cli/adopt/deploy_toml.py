@@ -211,14 +211,16 @@ def _service(service: FoundService, web: Sequence[FoundService]) -> str:
     heading = [f"# {service.source}"] if service.source else []
     tables = ["\n".join([*heading, _table(f"services.{service.id}", lines)])]
     if service.build:
-        tables.append(_table(f"services.{service.id}.build", [_line(name, value) for name, value in service.build.items()]))
+        tables.append(
+            _table(f"services.{service.id}.build", [_said(service, name, value, "build.") for name, value in service.build.items()])
+        )
     return "\n\n".join(tables)
 
 
-def _said(service: FoundService, name: str, value: object) -> str:
-    """Return the line of a key with what is to be filled in, or else where its value was found."""
-    if name in service.marks:
-        return _fill(name, value, service.marks[name])
+def _said(service: FoundService, name: str, value: object, table: str = "") -> str:
+    """Return the line of a key with what is to be filled in, or else where its value was found. ``table``: its subtable, ``build.``."""
+    if table + name in service.marks:
+        return _fill(name, value, service.marks[table + name])
     return _line(name, value, f"# {service.sources[name]}" if name in service.sources else "")
 
 

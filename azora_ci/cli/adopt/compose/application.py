@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from azora_ci.cli.adopt import development
 from azora_ci.cli.adopt.compose import dockerfile, endpoints
 from azora_ci.cli.adopt.compose import kind as kinds
 from azora_ci.cli.adopt.compose import service as reading
@@ -184,7 +185,8 @@ def _found(part: Part, parts: Sequence[Part], model: Model, secrets: Mapping[str
     supports = tuple(other for other in model.services if other not in ids and _is_named(other, service, part.env))
     prefix = reading.prefix_of(service, model)
     singleton = decided.kind == WORKER and decided.singleton
-    return FoundService(
+    says = part.image.says
+    found = FoundService(
         id=part.id,
         context=part.image.context,
         dockerfile=part.image.dockerfile,
@@ -213,6 +215,7 @@ def _found(part: Part, parts: Sequence[Part], model: Model, secrets: Mapping[str
         left=left,
         **commands,
     )
+    return replace(found, marks=development.marks(found, f"{says.entrypoint} {says.command}".strip() if says else "") | marks)
 
 
 def _without_circles(services: Sequence[FoundService]) -> list[FoundService]:

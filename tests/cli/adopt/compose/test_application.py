@@ -126,6 +126,41 @@ def test_a_service_that_runs_an_image_that_another_one_builds_is_built_too(tmp_p
     assert (worker.kind, str(worker.context), worker.build.target, worker.command) == ("worker", "app", "prod", ("node", "worker.js"))
 
 
+@pytest.mark.parametrize(
+    ("service", "dockerfile", "key"),
+    [
+        ("command: npm run dev", "", "command"),
+        ("command: pnpm start:dev", "", "command"),
+        ("command: python manage.py runserver 0.0.0.0:8000", "", "command"),
+        ("command: uvicorn shop:app --reload", "", "command"),
+        ("command: vite --host", "", "command"),
+        ("entrypoint: [nodemon]", "", "entrypoint"),
+        ("", "CMD npm run dev", "dockerfile"),
+        ("environment: {NODE_ENV: development}", "", "env"),
+        ("environment: {API_URL: 'http://localhost:3000/v1'}", "", "env"),
+        ("environment: {CACHE: '127.0.0.1:6379'}", "", "env"),
+        ("environment: {DJANGO_SETTINGS_MODULE: shop.settings.local}", "", "env"),
+        ("environment: {APP_DEBUG: 'true'}", "", "env"),
+        ("build: {context: ., target: dev}", "", "target"),
+        ("build: {context: ., dockerfile: Dockerfile.dev}", "", "dockerfile"),
+        ("build: {context: ., args: {API_URL: 'http://localhost:3000'}}", "", "args"),
+        ("command: npm run start", "CMD npm run dev", None),
+        ("command: vite preview", "", None),
+        ("command: npm run deviate", "", None),
+        ("environment: {NODE_ENV: production, DEBUG: 'shop:*', LOG_FORMAT: dev, URL: 'https://localhost.example', MODE: fast}", "", None),
+        ("build: {context: ., target: devices}", "", None),
+    ],
+)
+def test_values_of_development_are_marked(tmp_path, service, dockerfile, key):
+    build = "" if service.startswith("build:") else "build: .\n"
+    services = f"web:\n  ports: [80]\n{textwrap.indent(build + service, '  ')}"
+    _, _, text = adopted(
+        tmp_path, services, {"Dockerfile": f"FROM node AS dev\nFROM node AS devices\n{dockerfile}\n", "Dockerfile.dev": ""}
+    )
+    marked = [line.partition(" = ")[0] for line in text.splitlines() if "# fill in" in line and "development's value" in line]
+    assert marked == ([key] if key else [])
+
+
 # --- kinds -----------------------------------------------------------------------------------------------------------------------
 
 
