@@ -12,6 +12,7 @@ from azora_ci.cli.adopt.files import regular
 from azora_ci.core.errors import BadInputError
 
 _FOLDER = ".github/workflows/"
+_DELIVERS = re.compile(r"(?:^|[^a-z])(?:deploy|release|publish)", re.IGNORECASE)  # jobs that come after a release, or make one
 _DEFAULT_BRANCHES = {"main", "master", "trunk", "*", "**"}
 
 
@@ -43,7 +44,7 @@ def _jobs(path: Path) -> Iterator[str]:
         if not isinstance(job, dict) or {"if", "strategy", "uses", "environment"} & job.keys():
             continue
         name = str(job.get("name") or job_id)
-        if "${{" not in name and re.fullmatch(r"[^\r\n\"\\]{1,100}", name):
+        if not _DELIVERS.search(f"{job_id} {name}") and "${{" not in name and re.fullmatch(r"[^\r\n\"\\]{1,100}", name):
             yield name
 
 
@@ -54,6 +55,9 @@ def _runs_on_push(triggers: Any) -> bool:
         return False
     push = triggers["push"] or {}
     if not isinstance(push, dict) or {"paths", "paths-ignore"} & push.keys():
+        return False
+    ignored = push.get("branches-ignore")
+    if _DEFAULT_BRANCHES & set(map(str, ignored if isinstance(ignored, list) else [ignored])):
         return False
     branches = push.get("branches")
     return bool(_DEFAULT_BRANCHES & set(map(str, branches))) if isinstance(branches, list) else not {"tags", "tags-ignore"} & push.keys()

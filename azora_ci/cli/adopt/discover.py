@@ -255,8 +255,8 @@ def _registry(read: _Read, origin: str) -> tuple[str | None, str]:
 
 
 def _repository(image: str) -> str | None:
-    """Return registry and namespace of an image: ``ghcr.io/acme`` of ``ghcr.io/acme/web:1``, ``docker.io/acme`` of ``acme/web``."""
-    parts = image.partition("@")[0].split("/")
-    has_host = "." in parts[0] or ":" in parts[0] or parts[0] == "localhost"
-    repository = "/".join([*([] if has_host else ["docker.io"]), *parts[:-1]])
-    return repository if len(parts) > 1 and _REPOSITORY.fullmatch(repository) else None
+    """Return registry and namespace of an image, ``ghcr.io/acme`` of ``ghcr.io/acme/web:1``; None of one that names no registry."""
+    host, _, path = image.partition("@")[0].partition("/")
+    repository = f"{host}/{path}".rpartition("/")[0]
+    named = "." in host and not re.fullmatch(r"[\d.]+(?::\d+)?", host)
+    return repository if path and named and _REPOSITORY.fullmatch(repository) else None

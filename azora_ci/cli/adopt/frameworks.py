@@ -110,7 +110,10 @@ def discover(folder: Path) -> dict[str, str]:
 
 
 def _packages(folder: Path, depth: int = DEPTH) -> Iterator[Path]:
-    entries = sorted(folder.iterdir())
+    try:
+        entries = [path for path in sorted(folder.iterdir()) if path.exists()]
+    except OSError:  # another user's, such as a database's
+        return
     yield from (path for path in entries if path.is_file() and PACKAGE.fullmatch(path.name))
     for path in entries if depth else ():
         if path.is_dir() and not path.is_symlink() and path.name not in NOT_OURS:

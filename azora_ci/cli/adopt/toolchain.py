@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from azora_ci.cli.adopt.compose.variables import interpolate
 from azora_ci.cli.adopt.files import regular
 from azora_ci.gates.audit import lock_files
 
@@ -98,8 +99,15 @@ def _node(folder: Path, package: Mapping[str, Any]) -> str | None:
         _of_range(str(engine.get("version", ""))) if engine.get("name") == "node" else None,
         _of_range(str(_mapping(package.get("engines")).get("node", ""))),
     ]
-    base = re.findall(r"^FROM\s+(?:--\S+\s+)*(?:[\w.-]+/)*node:([1-9]\d*(?:\.\d+){0,2})", _text(folder, "Dockerfile"), re.MULTILINE | re.I)
+    base = re.findall(r"^FROM\s+(?:--\S+\s+)*(?:[\w.-]+/)*node:([1-9]\d*(?:\.\d+){0,2})", _dockerfile(folder), re.MULTILINE | re.I)
     return next(filter(None, [*(_node_version(version or "") for version in named), *base]), None)
+
+
+def _dockerfile(folder: Path) -> str:
+    """Return the Dockerfile at the top with the defaults of its arguments put in."""
+    content = _text(folder, "Dockerfile")
+    defaults = re.findall(r"^ARG\s+(\w+)=[\"']?([^\s\"']+)", content, re.MULTILINE | re.IGNORECASE)
+    return interpolate(content, dict(reversed(defaults))).text
 
 
 def _node_version(text: str) -> str | None:
@@ -108,7 +116,9 @@ def _node_version(text: str) -> str | None:
 
 
 def _of_range(text: str) -> str | None:
-    """Return the first major version in a range of npm's; ``<23`` alone names none."""
+    """Return the first major version in a range of npm's; one that is open at an end, ``<23`` or ``>=14``, names none."""
+    if ">" in text and "<" not in text:
+        return None
     major = re.search(r"(?:^|[^<\d.])v?([1-9]\d*)", text)
     return major[1] if major else None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,19 @@ def test_frameworks_are_found_where_they_are_depended_on(tmp_path, files, expect
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
     assert frameworks.discover(tmp_path) == expected
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every folder")
+@pytest.mark.parametrize("mode", [0o000, 0o400])
+def test_a_folder_of_another_user_is_skipped(tmp_path, mode):
+    (tmp_path / "pgdata/base").mkdir(parents=True)
+    (tmp_path / "web").mkdir()
+    (tmp_path / "web/package.json").write_text('{"dependencies": {"koa": "2"}}')
+    (tmp_path / "pgdata").chmod(mode)
+    try:
+        assert frameworks.discover(tmp_path) == {"koa": "web/package.json"}
+    finally:
+        (tmp_path / "pgdata").chmod(0o700)
 
 
 def test_the_contract_is_named_with_and_without_a_framework(tmp_path: Path):

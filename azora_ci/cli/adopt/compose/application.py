@@ -171,6 +171,9 @@ def _found(part: Part, parts: Sequence[Part], model: Model, secrets: Mapping[str
     sources: dict[str, str] = {"kind": decided.source, "when": decided.when_source}
     left = part.image.left | part.env.left | dict(reading.not_carried(service, model))
     port, health_path = _port_and_path(part, sources)
+    if decided.kind == WEB and health_path and port and reading.listed_ports(service, model) and port != part.ports[0]:
+        marks["port"] = f"its health is asked at {port}, and requests come in at {part.ports[0]}: one port has to do both"
+        port = part.ports[0]
     mounts = reading.mounts(service, model)
     left |= mounts.left
     commands = _commands(service, model, left)

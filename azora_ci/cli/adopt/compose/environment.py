@@ -47,6 +47,9 @@ def pairs(value: Any) -> Iterator[tuple[str, str | None]]:
         yield from ((text(name), None if item is None else text(item)) for name, item in value.items())
         return
     for line in as_list(value):
+        if isinstance(line, dict):  # "- NAME: value"
+            yield from pairs(line)
+            continue
         name, joint, item = text(line).partition("=")
         yield name, item if joint else None
 

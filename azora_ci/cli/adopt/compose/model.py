@@ -132,7 +132,7 @@ def read_text(root: Path, path: str) -> str | None:
     if file is None:
         return None
     with file.open("rb") as opened:
-        return opened.read(_TEXT).decode("utf-8", "replace")
+        return opened.read(_TEXT).decode("utf-8-sig", "replace")
 
 
 def _part(merged: Mapping[str, Any], name: str, path: Path) -> dict[str, Any]:

@@ -75,6 +75,9 @@ def image_of(root: Path, service: Mapping[str, Any], build: Mapping[str, Any], m
     left = {f"build.{key}": f"is not carried over: it {UNKNOWN}" for key in unknown_keys}
     target = model.plain(build.get("target"))
     described: dict[str, Any] = {"target": target} if target and _TARGET.fullmatch(target) else {}
+    for key, taken in (("target", "the last stage"), ("dockerfile", "Dockerfile")):
+        if build.get(key) and (model.plain(build[key]) is None or (key == "target" and not described)):
+            left[f"build.{key} {text(build[key])[:60]}"] = f"its value is not known here: {taken} is taken until you write it"
     args, unknown = _arguments(build.get("args"), model)
     left |= {f"build argument {argument}": reason for argument, reason in unknown.items()}
     platform = model.plain(service.get("platform")) or next((model.plain(value) for value in as_list(build.get("platforms"))), None)

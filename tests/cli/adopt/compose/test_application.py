@@ -102,6 +102,19 @@ def test_a_service_whose_image_keeps_data_is_left_out(tmp_path):
     assert "what keeps data does not change with a release" in application.left_out["db"]
 
 
+@pytest.mark.parametrize(
+    ("build", "named"),
+    [
+        ("{context: ., target: '${TARGET}'}", "web: build.target ${TARGET}"),
+        ("{context: ., dockerfile: 'Dockerfile.${APP_ENV}'}", "web: build.dockerfile Dockerfile.${APP_ENV}"),
+        ("{context: ., target: '${TARGET:-prod}', dockerfile: 'Dockerfile.${APP_ENV:-prod}'}", None),
+    ],
+)
+def test_how_it_is_built_is_named_where_it_is_not_known(tmp_path, build, named):
+    application, _, _ = adopted(tmp_path, f"web: {{build: {build}, ports: [80]}}")
+    assert list(application.left_out) == ([named] if named else [])
+
+
 def test_contexts_are_relative_to_the_repository(tmp_path):
     application, _, _ = adopted(
         tmp_path,
@@ -314,11 +327,16 @@ def test_profiles_are_deployed_when_they_are_named(tmp_path):
         ("environment: {PORT: '${WEB_PORT:-4100}'}", 4100),
         ("labels: [traefik.http.services.web.loadbalancer.server.port=8000]", 8000),
         ("environment: {VIRTUAL_PORT: 8001}", 8001),
-        ("healthcheck: {test: 'curl http://localhost:9000/x'}\nports: ['80:80']", 9000),
+        ("healthcheck: {test: 'curl http://localhost:9000/x'}\nports: ['80:80']", 80),
+        ("healthcheck: {test: 'curl http://localhost:8081/x'}\nports: ['8080:8080', '8081:8081']", 8080),
+        ("healthcheck: {test: 'curl http://localhost:9000/x'}", 9000),
+        ("environment: [PORT=4000]\nhealthcheck: {test: 'curl localhost:4000/x'}\nexpose: [5000, 4000]", 4000),
     ],
 )
 def test_the_port_is_found(tmp_path, service, port):
-    assert one(tmp_path, f"build: .\n{service}").port == port
+    found = one(tmp_path, f"build: .\n{service}")
+    assert found.port == port
+    assert ("port" in found.marks) is ("healthcheck" in service and "ports" in service)
 
 
 @pytest.mark.parametrize(
@@ -360,7 +378,7 @@ def test_the_health_check_says_port_and_path(tmp_path, test, port, path):
 
 
 def test_a_dockerfile_says_what_compose_does_not(tmp_path):
-    dockerfile = "FROM node AS base\nARG P=3100\nEXPOSE $P 53/udp\nFROM base AS dev\nEXPOSE 9229\n"
+    dockerfile = "\ufeffFROM node AS base\nARG P=3100\nEXPOSE $P 53/udp\nFROM base AS dev\nEXPOSE 9229\n"
     dockerfile += "FROM base\nHEALTHCHECK --interval=5s \\\n CMD curl -f http://localhost:3100/up\n"
     found = one(tmp_path, "build: .", {"Dockerfile": dockerfile})
     assert (found.kind, found.port, found.health_path) == ("web", 3100, "/up")
@@ -454,6 +472,13 @@ def test_a_file_of_variables_that_is_not_in_the_repository_is_named_and_its_exam
     assert "the values are those of .env.example" in text
     assert application.left_out["a: env_file .env"] == "not in the repository; its variables are those of .env.example"
     assert application.left_out["b: env_file other.env"] == "not in the repository: name its variables"
+
+
+def test_a_list_of_mappings_is_an_environment(tmp_path):
+    application, _, text = adopted(tmp_path, "a: {build: ., ports: [80], environment: [{PASSWORD: hunter2}, {A: b}, C=d]}")
+    (service,) = application.services
+    assert (service.env, service.secrets) == ({"A": "b", "C": "d"}, {"PASSWORD": "PASSWORD"})
+    assert "hunter2" not in text + str(application)
 
 
 def test_names_that_no_container_takes_are_named(tmp_path):

@@ -35,6 +35,13 @@ def written(folder: Path, files: dict[str, str]) -> Files:
         ),
         ({"api/manage.py": "# Django"}, {}, "Django", (".azora-venv/bin/python", "api/manage.py", "migrate", "--noinput"), (VENV,)),
         ({"alembic.ini": ""}, {}, "Alembic", (".azora-venv/bin/alembic", "-c", "alembic.ini", "upgrade", "head"), (VENV,)),
+        (
+            {"apps/api/alembic.ini": ""},
+            {},
+            "Alembic",
+            ("env", "-C", "apps/api", "../../.azora-venv/bin/alembic", "-c", "alembic.ini", "upgrade", "head"),
+            (VENV,),
+        ),
         ({}, {"dependencies": {"knex": "3"}}, "knex", ("npx", "knex", "migrate:latest"), (("npm", "ci"),)),
         ({}, {"devDependencies": {"drizzle-kit": "1"}}, "drizzle-kit", ("npx", "drizzle-kit", "migrate"), (("npm", "ci"),)),
         ({"flyway.conf": ""}, {}, "Flyway", ("flyway", "migrate"), ()),
