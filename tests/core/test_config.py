@@ -97,6 +97,7 @@ def test_an_order_is_a_chain_of_waiting_beside_what_depends_on_says(tmp_path):
         ("https://azora.world/auth/health", "https://user:password@azora.world/auth/health", "public_health_url"),
         ("[services.auth_service]", "[services.Auth]", "Auth"),
         ('public_health_url = "https://azora.world/auth/health"', "", "auth_service.public_health_url: is required of a web service"),
+        ('route_prefix = "/auth"', 'route_prefix = "/api"', "services.auth_service.route_prefix: /api is that of api_gateway, too"),
         ('title = "Auth Service"', 'title = "Auth"\nkind = "cron"', "services.auth_service.kind"),
         ('title = "Auth Service"', 'title = "Auth"\nentrypoint = []', "services.auth_service.entrypoint"),
         (MINIMAL[MINIMAL.index("[services.api") :], f"[services.mailer]\n{WORKER}", 'none is of kind "web"'),

@@ -191,7 +191,10 @@ def _example_service(application: Application) -> FoundService:
     """Return a service to fill in; it finds the database by the names that Prisma or another tool has for it."""
     tool = application.prisma.schemas[0] if application.prisma else application.migrator
     names = (tool.variables if tool else ()) or ("PROD_DATABASE_URL",)
-    marks = {"title": "no compose file that builds, and no Dockerfile was found; one table for each service"}
+    found = f"choose of {', '.join(application.dockerfiles[:9])}" if application.dockerfiles else "no Dockerfile was found"
+    if application.profiles:
+        found = f"nothing is deployed without a profile: adopt with --profile {application.profiles[0]}"
+    marks = {"title": f"no compose file that builds, and {found}; one table for each service"}
     return FoundService("app", ".", "Dockerfile", secrets=dict.fromkeys(names, "PROD_DATABASE_URL"), marks=marks)
 
 
@@ -225,10 +228,9 @@ def _said(service: FoundService, name: str, value: object, table: str = "") -> s
 
 
 def _route(service: FoundService, web: Sequence[FoundService]) -> list[str]:
-    prefix = service.route_prefix or ("/" if len(web) == 1 else f"/{service.id.removesuffix('_service').replace('_', '-')}")
+    prefix, certain = _prefixes(web)[service.id]
     health = service.health_path or "/health"
     reached = prefix in {"/", health} or health.startswith(f"{prefix}/")
-    certain = service.route_prefix is not None or len(web) == 1
     source = "# PathPrefix of its labels" if service.route_prefix else "# the only service that takes requests"
     hint = f"the path that reaches {health} through the edge, which takes no prefix off"
     return [
@@ -239,6 +241,20 @@ def _route(service: FoundService, web: Sequence[FoundService]) -> list[str]:
         _line("public_health_url", health, "# below public_url") if reached else _fill("public_health_url", prefix + health, hint),
         _said(service, "port", service.port) if service.port else _fill("port", DEFAULT_PORT, "the port inside the container"),
     ]
+
+
+def _prefixes(web: Sequence[FoundService]) -> dict[str, tuple[str, bool]]:
+    """Return service -> the path prefix that only it has, and whether that is known or a guess."""
+    said = [service.route_prefix for service in web if service.route_prefix]
+    found = {service.id: (service.route_prefix, True) for service in web if service.route_prefix and said.count(service.route_prefix) == 1}
+    if len(web) == 1:
+        return {web[0].id: (web[0].route_prefix or "/", True)}
+    for service in web:
+        path = service.id.replace("_", "-")
+        candidates = [f"/{path.removesuffix('-service')}", f"/{path}", *(f"/{path}-{number}" for number in range(2, len(web) + 2))]
+        taken = {prefix for prefix, _ in found.values()}
+        found.setdefault(service.id, (next(candidate for candidate in candidates if candidate not in taken), False))
+    return found
 
 
 def _checked(service: FoundService) -> list[str]:

@@ -9,10 +9,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from azora_ci.cli.adopt import checks, programs, toolchain
+from azora_ci.cli.adopt import checks, development, programs, toolchain
 from azora_ci.cli.adopt.compose import application as compose
-from azora_ci.cli.adopt.compose import dockerfile, model, plugin, select
+from azora_ci.cli.adopt.compose import dockerfile, document, model, plugin, select
 from azora_ci.cli.adopt.compose.found import WEB, FoundService
+from azora_ci.cli.adopt.compose.merge import as_list
 from azora_ci.cli.adopt.files import NOT_OURS, regular, walk
 from azora_ci.cli.adopt.migrations import migrators, prisma
 from azora_ci.cli.adopt.migrations.migrators import Migrator
@@ -27,6 +28,9 @@ _HEALTH = r"(?:health|healthz|healthcheck|health-check|livez|readyz|ready)"
 _ROUTE = re.compile(
     rf"(?:^|/)(?:app/(?P<app>(?:[\w().-]+/)*{_HEALTH})/route|pages/(?P<pages>api/(?:[\w.-]+/)*{_HEALTH}(?=\.|/index)))(?:/index)?\.[jt]s$"
 )
+_DOCKERFILE = re.compile(r"(?:[\w-]+\.)?Dockerfile(?!\.dockerignore)(?:[.-][\w.-]+)?", re.IGNORECASE)
+_ASIDE = re.compile(r"(?:^|[/._-])(?:dev|devel|development|debug|local|devcontainer|e2e|tests?|examples?|ci)(?:[/._-]|$)", re.IGNORECASE)
+_FOLDERS_OF_DOCKERFILES = {"docker", ".docker", "deploy", "deployment", "infra", "ops", "production"}
 _REPOSITORY = re.compile(r"[a-z0-9.:-]+(/[a-z0-9._-]+)*")  # as in schemas/deploy-config.schema.json
 OUR_WORKFLOWS = ("deploy-production.yml", "rollback-production.yml", "restore-drill.yml")
 
@@ -46,6 +50,8 @@ class Application:
     other_compose_files: tuple[str, ...] = ()
     services: tuple[FoundService, ...] = ()
     left_out: dict[str, str] = field(default_factory=dict)
+    profiles: tuple[str, ...] = ()  # without one of them nothing is deployed
+    dockerfiles: tuple[str, ...] = ()  # that are there, where none of them was chosen
     notes: tuple[str, ...] = ()
     toolchain: FoundToolchain = FoundToolchain()
     build_script: bool = False
@@ -72,7 +78,8 @@ def discover(folder: Path, compose_files: Sequence[str] = (), profiles: Sequence
     selection = _selection(folder, files, compose_files)
     read = _read(folder, selection, profiles, {name, origin.rpartition("/")[2]})
     dependencies = {**_mapping(package.get("dependencies")), **_mapping(package.get("devDependencies"))}
-    services = _with_routes(read.services or _of_dockerfile(folder, files, name), files)
+    needed = _needed_profiles(read)
+    services = _with_routes(read.services or (() if needed else _of_dockerfile(folder, files, name)), files)
     repository, tools = Files(folder, files), toolchain.discover(folder, package)
     found_prisma = prisma.discover(repository)
     required, workflows = checks.found(folder, files, OUR_WORKFLOWS)
@@ -84,6 +91,8 @@ def discover(folder: Path, compose_files: Sequence[str] = (), profiles: Sequence
         other_compose_files=selection.others,
         services=services,
         left_out=read.left_out,
+        profiles=needed,
+        dockerfiles=() if services else _dockerfiles(files),
         notes=read.model.notes,
         toolchain=tools,
         build_script="build" in _mapping(package.get("scripts")),
@@ -178,11 +187,37 @@ def _read(folder: Path, selection: select.Selection, profiles: Sequence[str], ow
     return _Read(merged, read.services, read.left_out)
 
 
+def _needed_profiles(read: _Read) -> tuple[str, ...]:
+    """Return the profiles of what is built here, where nothing is deployed without one."""
+    services = [] if read.services else [service for service in read.model.services.values() if service.get("build")]
+    return tuple(dict.fromkeys(document.text(profile) for service in services for profile in as_list(service.get("profiles"))))
+
+
+def _dockerfiles(files: Sequence[str]) -> tuple[str, ...]:
+    """Return the Dockerfiles of a repository, without those of examples, tests and development."""
+    found = [path for path in files if _DOCKERFILE.fullmatch(path.rpartition("/")[2]) and not _ASIDE.search(path)]
+    return tuple(found)
+
+
 def _of_dockerfile(folder: Path, files: Sequence[str], name: str) -> tuple[FoundService, ...]:
-    """Return the one service of a repository that has a Dockerfile at its top, and whose compose files build nothing."""
-    content = model.read_text(folder, "Dockerfile") if "Dockerfile" in files else None
+    """Return the one service of a repository whose compose files build nothing: of the Dockerfile at its top, or of the only one."""
+    found = _dockerfiles(files)
+    production = [path for path in found if ".prod" in path.lower()]
+    path = next((path for path in (["Dockerfile"] if "Dockerfile" in found else [], found, production) if len(path) == 1), [""])[0]
+    content = model.read_text(folder, path) if path else None
     image = dockerfile.image(content, None) if content is not None else None
-    return (compose.of_image(compose.identifier(name, "_"), image),) if image else ()
+    if image is None:
+        return ()
+    below, _, file = path.rpartition("/")
+    apart = below.rpartition("/")[2] in _FOLDERS_OF_DOCKERFILES
+    service = replace(
+        compose.of_image(compose.identifier(name, "_"), image),
+        context="." if apart else below or ".",
+        dockerfile=path if apart else file,
+        source=path if below else "the Dockerfile",
+    )
+    marks = {"context": "the folder that its COPY lines start from"} if apart else {}
+    return (replace(service, marks=marks | development.marks(service, f"{image.entrypoint} {image.command}".strip())),)
 
 
 def _with_routes(services: Sequence[FoundService], files: Sequence[str]) -> tuple[FoundService, ...]:

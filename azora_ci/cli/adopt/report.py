@@ -91,6 +91,10 @@ def _discovered(adoption: Adoption) -> str:
     application = adoption.application
     lines = [f"Files in {adoption.folder}:"]
     lines += [f"  {file.path}  ({file.state})" for file in adoption.files]
+    try:
+        config.load(adoption.folder / CONFIG)
+    except BadInputError as error:
+        lines.append(f"  it does not load: {error.what}")
     lines += ["", *_compose(application)]
     lines += _migrations(application)
     return "\n".join(lines)
@@ -104,7 +108,11 @@ def _compose(application: Application) -> Iterator[str]:
         yield "No compose file was found." if not application.other_compose_files else "No compose file is where production's usually are."
     yield from (f"  {_described(service)}" for service in application.services)
     if files and not any(service.source.startswith("service ") for service in application.services):
-        yield "  nothing is built here: all services run published images"
+        yield (
+            f"  nothing of it is deployed without the profile {' or '.join(application.profiles)}"
+            if application.profiles
+            else "  nothing is built here: all services run published images"
+        )
     yield from (f"  left out: {name}, {reason}" for name, reason in application.left_out.items())
     yield from (f"  not read: {note}" for note in application.notes)
     if application.other_compose_files:

@@ -25,6 +25,10 @@ def check(services: Mapping[str, Mapping[str, Any]]) -> None:
     problems = [problem for name, table in services.items() for problem in _problems(name, table, services)]
     if not any(_kind(table) == WEB for table in services.values()):
         problems.append('services: none is of kind "web": there is no traffic to move step by step, and nothing to compare')
+    prefixes: dict[str, str] = {}
+    for name, prefix in ((name, table["route_prefix"]) for name, table in services.items() if "route_prefix" in table):
+        if (other := prefixes.setdefault(prefix, name)) != name:
+            problems.append(f"services.{name}.route_prefix: {prefix} is that of {other}, too: requests would reach only one of them")
     if problems:
         raise ValueError("\n".join(problems))
 

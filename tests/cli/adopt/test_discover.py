@@ -108,6 +108,47 @@ def test_a_compose_file_without_builds_is_not_called_none(repository):
     assert "left out: app, not built here (image elsewhere/app)" in output
 
 
+def test_what_only_a_profile_deploys_is_said_and_nothing_invented(repository):
+    write(repository, "docker-compose.yml", "services: {app: {build: ., profiles: [production]}, db: {image: x, profiles: [production]}}")
+    write(repository, "Dockerfile", "FROM node\nEXPOSE 80\n")
+    _, output = adopt(repository)
+    assert "nothing of it is deployed without the profile production" in output
+    assert "published images" not in output
+    assert not discover(repository).services
+    assert "nothing is deployed without a profile: adopt with --profile production" in output
+    assert [service.id for service in discover(repository, profiles=["production"]).services] == ["app"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "context", "dockerfile"),
+    [
+        (["Dockerfile", "web/Dockerfile"], ".", "Dockerfile"),
+        (["backend/Dockerfile"], "backend", "Dockerfile"),
+        (["Dockerfile.prod", "Dockerfile.dev"], ".", "Dockerfile.prod"),
+        (["docker/Dockerfile", "docker/Dockerfile.dockerignore"], ".", "docker/Dockerfile"),
+        (["a/Dockerfile", "a/Dockerfile.production"], "a", "Dockerfile.production"),
+        (["examples/x/Dockerfile", ".devcontainer/Dockerfile"], None, None),
+        (["a/Dockerfile", "b/Dockerfile"], None, None),
+    ],
+)
+def test_the_only_dockerfile_is_taken_and_several_are_named(repository, paths, context, dockerfile):
+    for path in paths:
+        write(repository, path, "FROM node\nEXPOSE 80\n")
+    application = discover(repository)
+    assert [(service.context, service.dockerfile, service.port) for service in application.services] == (
+        [(context, dockerfile, 80)] if context else []
+    )
+    text = deploy_toml.render(application)
+    assert ("choose of a/Dockerfile, b/Dockerfile" in text) is ("b/Dockerfile" in paths)
+    assert ("no Dockerfile was found" in text) is ("examples/x/Dockerfile" in paths)
+    assert any("COPY" in hint for _, hint in to_fill_in(text)) is (dockerfile == "docker/Dockerfile")
+
+
+def test_a_kept_configuration_that_does_not_load_is_said(repository):
+    write(repository, ".github/deploy-production.toml", "schema_version =")
+    assert "it does not load: " in adopt(repository)[1]
+
+
 def test_compose_files_elsewhere_are_found_or_offered(repository):
     write(repository, "examples/x/docker-compose.yml", WEB)
     _, output = adopt(repository)

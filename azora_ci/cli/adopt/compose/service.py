@@ -164,9 +164,13 @@ def published(service: Mapping[str, Any], env: Environment, model: Model) -> lis
 
 def prefix_of(service: Mapping[str, Any], model: Model) -> str | None:
     """Return the path prefix that a proxy's labels give the service (Traefik); None when they say none, or more than one."""
+    if any(".stripprefix" in label for label, _ in pairs(service.get("labels"))):
+        return None  # the service does not know of it, and the edge takes no prefix off
     rules = [model.plain(value) or "" for label, value in pairs(service.get("labels")) if label.endswith(".rule")]
     prefixes = {prefix for rule in rules for prefix in re.findall(r"PathPrefix\([`'\"](/[^`'\"\s?#]*)[`'\"]", rule)}
-    return prefixes.pop().rstrip("/") or "/" if len(prefixes) == 1 else None
+    if len(prefixes) != 1 or "{" in "".join(prefixes):  # {name:pattern} stands for many
+        return None
+    return prefixes.pop().rstrip("/") or "/"
 
 
 @dataclass(frozen=True)

@@ -602,6 +602,22 @@ def test_prefixes_are_those_of_the_proxy(tmp_path):
     assert not [hint for _, hint in to_fill_in(text) if "prefix that the edge" in hint]
 
 
+@pytest.mark.parametrize(
+    ("labels", "prefixes", "marked"),
+    [
+        (["PathPrefix(`/`)", "PathPrefix(`/`)"], ["/a", "/a-service"], 2),
+        (["PathPrefix(`/a`)", None], ["/a", "/a-service"], 1),
+        (["PathPrefix(`/x/{id:[0-9]+}`)", "PathPrefix(`/y`)"], ["/a", "/y"], 1),
+        (["PathPrefix(`/x`)', 'traefik.http.middlewares.m.stripprefix.prefixes=/x", "PathPrefix(`/y`)"], ["/a", "/y"], 1),
+    ],
+)
+def test_a_prefix_that_does_not_tell_services_apart_is_a_guess(tmp_path, labels, prefixes, marked):
+    rules = [f", labels: ['traefik.http.routers.r.rule={rule}']" if rule else "" for rule in labels]
+    _, loaded, text = adopted(tmp_path, f"a: {{build: ., ports: [80]{rules[0]}}}\na_service: {{build: ., ports: [81]{rules[1]}}}")
+    assert [service.route_prefix for service in loaded.services] == prefixes
+    assert len([hint for _, hint in to_fill_in(text) if "prefix that the edge sends" in hint]) == marked
+
+
 def test_a_repository_whose_compose_file_only_runs_its_own_image_is_built_by_its_dockerfile(tmp_path):
     folder = tmp_path / "shop"
     folder.mkdir()
