@@ -78,7 +78,8 @@ def _head(application: Application) -> str:
 
 def _gates(application: Application) -> str:
     toolchain = application.toolchain
-    build = [toolchain.install, (toolchain.name, "run", "build")] if application.build_script else [toolchain.install]
+    own = [toolchain.install, (toolchain.name, "run", "build")] if application.build_script else [toolchain.install]
+    build = [(*toolchain.within, *command) for command in own]
     certain = toolchain.manager is not None and application.build_script
     commands = _line if certain else lambda name, value: _fill(name, value, "the commands of the production build")
     checks = [

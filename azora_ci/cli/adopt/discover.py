@@ -77,11 +77,12 @@ def discover(folder: Path, compose_files: Sequence[str] = (), profiles: Sequence
     name = compose.identifier(str(package.get("name") or folder.resolve().name).rsplit("/", 1)[-1], "-")
     selection = _selection(folder, files, compose_files)
     read = _read(folder, selection, profiles, {name, origin.rpartition("/")[2]})
-    dependencies = {**_mapping(package.get("dependencies")), **_mapping(package.get("devDependencies"))}
     needed = _needed_profiles(read)
     services = _with_routes(read.services or (() if needed else _of_dockerfile(folder, files, name)), files)
-    repository, tools = Files(folder, files), toolchain.discover(folder, package)
+    repository = Files(folder, files)
     found_prisma = prisma.discover(repository)
+    owner, tools = _toolchain(repository, package, found_prisma)
+    dependencies = {**_mapping(owner.get("dependencies")), **_mapping(owner.get("devDependencies"))}
     required, workflows = checks.found(folder, files, OUR_WORKFLOWS)
     registry, registry_from = _registry(read, origin)
     return Application(
@@ -95,10 +96,10 @@ def discover(folder: Path, compose_files: Sequence[str] = (), profiles: Sequence
         dockerfiles=() if services else _dockerfiles(files),
         notes=read.model.notes,
         toolchain=tools,
-        build_script="build" in _mapping(package.get("scripts")),
+        build_script="build" in _mapping(owner.get("scripts")),
         prisma=found_prisma,
         prisma_dependency=bool({"prisma", "@prisma/client"} & dependencies.keys()),
-        migrator=None if found_prisma else migrators.discover(repository, package, tools),
+        migrator=None if found_prisma else migrators.discover(repository, owner, tools),
         self_migrating=dict(_self_migrating(repository, services)),
         checks=required,
         checks_from=workflows,
@@ -106,6 +107,17 @@ def discover(folder: Path, compose_files: Sequence[str] = (), profiles: Sequence
         registry_from=registry_from,
         tags=_tags(folder),
     )
+
+
+def _toolchain(files: Files, package: dict[str, Any], found: Prisma) -> tuple[dict[str, Any], FoundToolchain]:
+    """Return the package.json of the application's package, and its toolchain; what the folder does not say, the top does."""
+    place = toolchain.place(files, package, found.schemas[0].package if found else ".")
+    tools = toolchain.discover(files.folder, package)
+    if place == PurePosixPath():
+        return package, tools
+    own = files.mapping(place / "package.json")
+    found_there = toolchain.discover(files.folder / place, own)
+    return own, replace(found_there, node=found_there.node or tools.node, folder=str(place))
 
 
 def _self_migrating(files: Files, services: Iterable[FoundService]) -> Iterator[tuple[str, str]]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from azora_ci.cli.adopt.compose.variables import interpolate
 from azora_ci.cli.adopt.files import regular
+from azora_ci.cli.adopt.repository import Files
 from azora_ci.gates.audit import lock_files
 
 LAST_YARN_1 = "1.22.22"
@@ -26,6 +27,12 @@ class FoundToolchain:
     version: str | None = None
     node: str | None = None
     lock_file: str | None = None
+    folder: str = "."  # of the package, below the repository
+
+    @property
+    def within(self) -> tuple[str, ...]:
+        """Return what has a command run in the folder of the package."""
+        return () if self.folder == "." else ("env", "-C", self.folder)
 
     @property
     def name(self) -> str:
@@ -48,6 +55,19 @@ class FoundToolchain:
     def execute(self) -> tuple[str, ...]:
         """Return what stands before a program of an installed package, such as prisma."""
         return {"npm": ("npx",), "pnpm": ("pnpm", "exec"), "yarn": ("yarn", "run"), "bun": ("bun", "run")}[self.name]
+
+
+def place(files: Files, package: Mapping[str, Any], prisma: str) -> PurePosixPath:
+    """Return the folder of the application's package: the top, unless the package there, if any, only serves those who develop.
+
+    Then it is that of Prisma's package ``prisma``, or else of the only package with a lock file.
+    """
+    top = PurePosixPath()
+    scripts = _mapping(package.get("scripts"))
+    if package.get("dependencies") or package.get("workspaces") or "build" in scripts or list(files.named("pnpm-workspace.yaml")):
+        return top
+    locked = {path.parent for path in files.named(*lock_files.FILES) if files.mapping(path.parent / "package.json")} - {top}
+    return PurePosixPath(prisma) if PurePosixPath(prisma) in locked else locked.pop() if len(locked) == 1 else top
 
 
 def discover(folder: Path, package: Mapping[str, Any]) -> FoundToolchain:

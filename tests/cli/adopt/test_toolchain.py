@@ -55,6 +55,48 @@ def test_node(tmp_path, files, package, node):
     assert found(tmp_path, files, package).node == node
 
 
+HUSKY = '{"devDependencies": {"husky": "9"}, "scripts": {"prepare": "husky"}}'
+BACKEND = '{"dependencies": {"knex": "3"}, "scripts": {"build": "tsc"}}'
+YARN = ("yarn", "install", "--frozen-lockfile")
+
+
+@pytest.mark.parametrize(
+    ("files", "within", "install"),
+    [
+        ({"backend/package.json": BACKEND, "backend/yarn.lock": "# v1\n"}, ("env", "-C", "backend"), YARN),
+        (
+            {"package.json": HUSKY, "package-lock.json": "{}", "backend/package.json": BACKEND, "backend/yarn.lock": "# v1"},
+            ("env", "-C", "backend"),
+            YARN,
+        ),
+        ({"package.json": BACKEND, "package-lock.json": "{}", "docs/package.json": "{}", "docs/yarn.lock": "# v1"}, (), ("npm", "ci")),
+        ({"a/package.json": BACKEND, "a/yarn.lock": "# v1", "b/package.json": BACKEND, "b/package-lock.json": "{}"}, (), ("npm", "ci")),
+        (
+            {
+                "a/package.json": '{"dependencies": {"prisma": "6"}, "scripts": {"build": "tsc"}}',
+                "a/yarn.lock": "# v1",
+                "a/prisma/schema.prisma": 'datasource db {\n  provider = "postgresql"\n  url = env("A")\n}\n',
+                "b/package.json": BACKEND,
+                "b/package-lock.json": "{}",
+            },
+            ("env", "-C", "a"),
+            YARN,
+        ),
+    ],
+)
+def test_the_package_that_is_deployed_has_its_own_toolchain(tmp_path, files, within, install):
+    for name, content in ({".nvmrc": "22\n"} | files).items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    (tmp_path / ".git").mkdir()
+    plan.adopt(tmp_path, action_ref="0" * 40)
+    adopted = config.load(tmp_path / plan.CONFIG)
+    assert adopted.build.commands[0] == (*within, *install)
+    assert adopted.toolchain.node == "22"
+    assert not adopted.database.prepare or adopted.database.prepare == ((*within, *install),)
+    assert not within or adopted.toolchain.package_manager == f"yarn@{toolchain.LAST_YARN_1}"
+
+
 @pytest.mark.parametrize(
     ("files", "package", "manager", "version"),
     [

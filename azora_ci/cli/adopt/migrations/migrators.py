@@ -88,10 +88,11 @@ def _discover(files: Files, package: Mapping[str, Any], toolchain: FoundToolchai
         return Migrator("Alembic", (*within, f"{up}{_VENV}/bin/alembic", "-c", path.name, "upgrade", "head"), *_python(files, path))
     tables = (package.get(name) for name in ("dependencies", "devDependencies"))
     dependencies = {name for table in tables if isinstance(table, dict) for name in table}
+    within = toolchain.within
     for name, arguments in _NODE_TOOLS.items():
         if name in dependencies:
             doubt = "its options, where package.json has a script with some"
-            return Migrator(name, (*toolchain.execute, *arguments), (toolchain.install,), "package.json", doubt)
+            return Migrator(name, (*within, *toolchain.execute, *arguments), ((*within, *toolchain.install),), "package.json", doubt)
     for path in files.named("flyway.conf", "flyway.toml"):
         return Migrator("Flyway", ("flyway", "migrate"), (), str(path), "how flyway comes onto the runner; FLYWAY_URL has the form jdbc")
     return None
