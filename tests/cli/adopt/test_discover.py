@@ -166,6 +166,13 @@ def test_a_compose_file_that_cannot_be_read_is_named_in_one_line(repository):
     assert not (repository / ".github").exists()
 
 
+def test_a_compose_file_in_another_encoding_is_named(repository):
+    write(repository, "docker-compose.yml", WEB.encode("utf-16"))
+    code, output = adopt(repository)
+    assert code == 2
+    assert "it is not UTF-8: save it as UTF-8" in output
+
+
 # --- what git and workflows say -----------------------------------------------------------------------------------------------------
 
 

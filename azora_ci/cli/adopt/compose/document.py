@@ -98,6 +98,8 @@ def read(path: Path) -> list[dict[str, Any]]:
     except yaml.MarkedYAMLError as error:
         line = f" in line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise unreadable(path, f"it is not YAML: {error.problem}{line}") from error
+    except UnicodeDecodeError as error:
+        raise unreadable(path, "it is not UTF-8: save it as UTF-8") from error
     except (yaml.YAMLError, OSError, ValueError, RecursionError, TypeError) as error:
         raise unreadable(path, f"{type(error).__name__} {error}"[:300]) from error
     for document in documents:
