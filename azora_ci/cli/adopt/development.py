@@ -21,13 +21,13 @@ _ITSELF = re.compile(r"(?:^|//|@|,|=)(?:localhost|127\.0\.0\.1|\[::1\]|host\.doc
 _SWITCHES = re.compile(r"(?:\w+_)?DEBUG")
 
 
-def marks(service: FoundService, starts: str) -> dict[str, str]:
-    """Return key -> mark of a service's values that are development's. ``starts``: what its image starts by itself."""
+def marks(service: FoundService) -> dict[str, str]:
+    """Return key -> mark of a service's values that are development's."""
     found = {key: MARK for key in ("entrypoint", "command") if _COMMAND.search(" ".join(getattr(service, key)))}
     if _STAGE.search(service.dockerfile.rpartition("/")[2]):
         found["dockerfile"] = MARK
-    elif not service.command and not service.entrypoint and _COMMAND.search(starts):
-        found["dockerfile"] = f"it starts {starts}: {MARK}"
+    elif not service.command and not service.entrypoint and _COMMAND.search(service.starts):
+        found["dockerfile"] = f"it starts {service.starts}: {MARK}"
     if _STAGE.search(service.build.get("target", "")):
         found["build.target"] = MARK
     for key, values in (("env", service.env), ("build.args", service.build.get("args", {}))):

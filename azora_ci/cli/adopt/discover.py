@@ -78,7 +78,8 @@ def discover(folder: Path, compose_files: Sequence[str] = (), profiles: Sequence
     selection = _selection(folder, files, compose_files)
     read = _read(folder, selection, profiles, {name, origin.rpartition("/")[2]})
     needed = _needed_profiles(read)
-    services = _with_routes(read.services or (() if needed else _of_dockerfile(folder, files, name)), files)
+    found = _with_routes(read.services or (() if needed else _of_dockerfile(folder, files, name)), files)
+    services = tuple(replace(service, marks=development.marks(service) | service.marks) for service in found)
     repository = Files(folder, files)
     found_prisma = prisma.discover(repository)
     owner, tools = _toolchain(repository, package, found_prisma)
@@ -229,7 +230,7 @@ def _of_dockerfile(folder: Path, files: Sequence[str], name: str) -> tuple[Found
         source=path if below else "the Dockerfile",
     )
     marks = {"context": "the folder that its COPY lines start from"} if apart else {}
-    return (replace(service, marks=marks | development.marks(service, f"{image.entrypoint} {image.command}".strip())),)
+    return (replace(service, marks=marks),)
 
 
 def _with_routes(services: Sequence[FoundService], files: Sequence[str]) -> tuple[FoundService, ...]:

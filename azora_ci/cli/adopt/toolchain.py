@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from azora_ci.cli.adopt.compose.variables import interpolate
 from azora_ci.cli.adopt.files import regular
 from azora_ci.cli.adopt.repository import Files
 from azora_ci.gates.audit import lock_files
@@ -127,7 +126,8 @@ def _dockerfile(folder: Path) -> str:
     """Return the Dockerfile at the top with the defaults of its arguments put in."""
     content = _text(folder, "Dockerfile")
     defaults = re.findall(r"^ARG\s+(\w+)=[\"']?([^\s\"']+)", content, re.MULTILINE | re.IGNORECASE)
-    return interpolate(content, dict(reversed(defaults))).text
+    values: dict[str, str] = dict(reversed(defaults))
+    return re.sub(r"\$\{?(\w+)(?::?-([^}\s]*)\})?\}?", lambda used: values.get(used[1], str(used[2] or "")), content)
 
 
 def _node_version(text: str) -> str | None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from azora_ci.cli.adopt import development
 from azora_ci.cli.adopt.compose import dockerfile, endpoints
 from azora_ci.cli.adopt.compose import kind as kinds
 from azora_ci.cli.adopt.compose import service as reading
@@ -63,7 +62,7 @@ def of_image(name: str, image: dockerfile.Image) -> FoundService:
         sources["port"] = where
     elif image.ports:
         port, sources["port"] = image.ports[0], "EXPOSE of the Dockerfile"
-    return FoundService(name, ".", "Dockerfile", source="the Dockerfile", port=port, health_path=path, sources=sources)
+    return FoundService(name, ".", "Dockerfile", source="the Dockerfile", starts=image.starts, port=port, health_path=path, sources=sources)
 
 
 def read(root: Path, model: Model, profiles: Sequence[str], own: Iterable[str], own_images: Collection[str] = ()) -> Read:
@@ -116,7 +115,7 @@ def _built(
     if reading.replicas(service, model) == 0:
         raise reading.LeftOutError("it has 0 replicas")
     described = reading.image_of(root, service, as_build(build) if build else images[image or ""], model)
-    started = f"{described.says.entrypoint} {described.says.command}" if described.says else ""
+    started = described.says.starts if described.says else ""
     reached = any(service.get(key) for key in ("ports", "expose", "labels", "healthcheck"))
     if migrators.only_migrates(_command(service, model) or started) and not reached:
         raise reading.LeftOutError("its command applies migrations: the job database-migrations does that, after the backup")
@@ -189,11 +188,12 @@ def _found(part: Part, parts: Sequence[Part], model: Model, secrets: Mapping[str
     prefix = reading.prefix_of(service, model)
     singleton = decided.kind == WORKER and decided.singleton
     says = part.image.says
-    found = FoundService(
+    return FoundService(
         id=part.id,
         context=part.image.context,
         dockerfile=part.image.dockerfile,
         source=f"service {part.name}",
+        starts=says.starts if says else "",
         kind=decided.kind,
         port=port,
         health_path=health_path,
@@ -218,7 +218,6 @@ def _found(part: Part, parts: Sequence[Part], model: Model, secrets: Mapping[str
         left=left,
         **commands,
     )
-    return replace(found, marks=development.marks(found, f"{says.entrypoint} {says.command}".strip() if says else "") | marks)
 
 
 def _without_circles(services: Sequence[FoundService]) -> list[FoundService]:

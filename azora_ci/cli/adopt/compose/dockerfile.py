@@ -25,6 +25,11 @@ class Image:
     entrypoint: str = ""
     command: str = ""
 
+    @property
+    def starts(self) -> str:
+        """Return what a container starts by itself."""
+        return f"{self.entrypoint} {self.command}".strip()
+
 
 def image(content: str, target: str | None) -> Image | None:
     """Return what the stage ``target``, by default the last one, says; None when the Dockerfile has no such stage."""

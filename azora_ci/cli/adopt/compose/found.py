@@ -20,6 +20,7 @@ class FoundService:
     context: str
     dockerfile: str
     source: str = ""
+    starts: str = ""  # what its image starts by itself
     kind: str = WEB
     port: int | None = None
     health_path: str | None = None

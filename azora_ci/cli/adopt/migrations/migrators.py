@@ -84,8 +84,8 @@ def _discover(files: Files, package: Mapping[str, Any], toolchain: FoundToolchai
             return Migrator("Django", (f"{_VENV}/bin/python", str(path), "migrate", "--noinput"), *_python(files, path))
     for path in files.named("alembic.ini"):
         up = "../" * len(path.parent.parts)  # its paths and modules are found from its folder
-        within = ("env", "-C", str(path.parent)) if up else ()
-        return Migrator("Alembic", (*within, f"{up}{_VENV}/bin/alembic", "-c", path.name, "upgrade", "head"), *_python(files, path))
+        there = ("env", "-C", str(path.parent)) if up else ()
+        return Migrator("Alembic", (*there, f"{up}{_VENV}/bin/alembic", "-c", path.name, "upgrade", "head"), *_python(files, path))
     tables = (package.get(name) for name in ("dependencies", "devDependencies"))
     dependencies = {name for table in tables if isinstance(table, dict) for name in table}
     within = toolchain.within
