@@ -21,6 +21,8 @@ from azora_ci.cli.adopt.compose.model import UNKNOWN, Model
 from azora_ci.cli.adopt.migrations import migrators
 from azora_ci.core.config.names import EDGE_VOLUME, NETWORK
 
+_DOCKER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # what Docker takes as the name of a volume or network
+
 
 @dataclass(frozen=True)
 class Part:
@@ -299,7 +301,13 @@ def _networks(supports: Sequence[str], model: Model) -> tuple[str, ...]:
 
 
 def _real_name(name: str, declared: Any, model: Model) -> str | None:
-    """Return what Docker calls a volume or network: its own ``name``, itself when it is external, else one behind the project's name."""
+    """Return what Docker calls a volume or network; None where that is not known, or no name that Docker takes."""
+    found = _compose_name(name, declared, model)
+    return found if found is not None and _DOCKER_NAME.fullmatch(found) else None
+
+
+def _compose_name(name: str, declared: Any, model: Model) -> str | None:
+    """Return its own ``name``, itself when it is external, else one behind the project's name."""
     table = declared if isinstance(declared, dict) else {}
     own = model.plain(table.get("name"))
     if own or table.get("name") is not None:
