@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 import statistics
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,16 +42,22 @@ def test_few_lines_are_written_by_hand(tmp_path: Path) -> None:
     assert len(counts) >= 8 and statistics.median(map(len, counts.values())) <= MEDIAN, shown
 
 
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """Provide a folder for a rehearsal, with a short name, as paths of sockets are."""
+    folder = Path(tempfile.mkdtemp(prefix="r"))
+    yield folder
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 @pytest.mark.rehearsal
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in ALWAYS else pytest.mark.gallery) for name in NAMES])
-def test_goes_through_a_rehearsal(name: str, tmp_path: Path) -> None:
+def test_goes_through_a_rehearsal(name: str, tmp_path: Path, base: Path) -> None:
     application = GalleryApplication(name)
     folder = application.repository(tmp_path / name)
     application.adopt(folder)
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    base = tmp_path / "rehearsal"
-    base.mkdir()
     try:
         rehearsed = rehearse(base, ("--application", str(folder), *application.options))
         rehearsed.well()
