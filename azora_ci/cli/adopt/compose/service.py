@@ -71,12 +71,11 @@ def image_of(root: Path, service: Mapping[str, Any], build: Mapping[str, Any], m
         raise LeftOutError("its build context or Dockerfile is no path")
     if name.startswith("/"):
         name = os.path.relpath(name, root.resolve() / context)
-    unknown_keys = [key for key in ("dockerfile", "target") if build.get(key) is not None and model.plain(build[key]) is None]
-    left = {f"build.{key}": f"is not carried over: it {UNKNOWN}" for key in unknown_keys}
+    left: dict[str, str] = {}
     target = model.plain(build.get("target"))
     described: dict[str, Any] = {"target": target} if target and _TARGET.fullmatch(target) else {}
     for key, taken in (("target", "the last stage"), ("dockerfile", "Dockerfile")):
-        if build.get(key) and (model.plain(build[key]) is None or (key == "target" and not described)):
+        if build.get(key) is not None and (model.plain(build[key]) is None or (key == "target" and not described)):
             left[f"build.{key} {text(build[key])[:60]}"] = f"its value is not known here: {taken} is taken until you write it"
     args, unknown = _arguments(build.get("args"), model)
     left |= {f"build argument {argument}": reason for argument, reason in unknown.items()}
