@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hypothesis import strategies as st
 
-ROLES = ("app", "App Owner", 'with"quote', "reader;--")
+ROLES = ("keeper", "Catalogue Keeper", 'with"quote', "reader;--")
 WORDS = (
     "plain", "Mixed Case", 'with"quote', "with'apostrophe", "new\nline", "semi;colon", "back\\slash", "ünïcode", "名前", "select", "$a$",
     "-- comment", "/* open", "%s %I", "a.b", "long" * 13, "COPY x FROM stdin;", "trailing ", "\\.", "tab\there", "(paren", "_under", "0",
