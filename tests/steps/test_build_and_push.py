@@ -59,7 +59,9 @@ class World:
 
     def step(self, job: str, **environ: str) -> int:
         services = {
-            name: deploy_config.service(name, context=self.contexts.format(name), command=["run"], **self.images.get(name, {}))
+            name: deploy_config.service(
+                name, route_prefix=f"/{name}", context=self.contexts.format(name), command=["run"], **self.images.get(name, {})
+            )
             for name in SERVICES
         }
         build = {"commands": self.build, **self.isolation}

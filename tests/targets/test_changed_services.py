@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from azora_ci.core.errors import NotTrueError
+from azora_ci.health.answers import CONTRACT
 from azora_ci.rollback import previous_version
 from azora_ci.steps import smoke_tests
 from azora_ci.targets.base import Owner
@@ -43,7 +44,7 @@ def looked_at(world: World) -> tuple[previous_version.KeptVersion, list[str]]:
     before = target.current().releases[OLD]
     kept = previous_version.look(target, world.config, world.clock, before=before, leaving=NEW)
     job: Any = SimpleNamespace(config=world.config, settings=SimpleNamespace(config_path=world.config_path))
-    tests = smoke_tests.http_tests(job, before.version, before.digests)
+    tests = smoke_tests.http_tests(job, before.version, {service: CONTRACT for service in before.digests})
     return kept, [test.service for test in tests if test.service]
 
 

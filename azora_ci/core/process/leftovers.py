@@ -62,20 +62,26 @@ def _adopt_orphans(*, on: bool) -> None:
 def _end(earlier: set[Process], clock: Clock) -> tuple[set[str], set[str]]:
     """Kill every child that is not an ``earlier`` one, with its descendants, until none is left. Return names of dead and survivors."""
     ended: set[str] = set()
-    running: set[str] = set()
+    left: dict[Process, tuple[str, int, str]] = {}
     for _ in clock.ticks(PAUSE_SECONDS, LONGEST_SECONDS):
         processes = _processes()
         left = _with_descendants(_children(processes) - earlier, processes)
-        running = {f"{name} [{pid}]" for (pid, _), (name, _, state) in left.items() if state not in "ZX"}
         if not left:
-            break
-        ended |= running
+            return ended, set()
+        ended |= _named(left, "ZX")
         for pid, _ in left:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.kill(pid, signal.SIGKILL)
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(pid, os.WNOHANG)
-    return ended - running, running
+    # Where only the dead are seen at the end, what they left is younger than the list of processes.
+    remaining = _named(left, "ZX") or _named(left)
+    return ended - remaining, remaining
+
+
+def _named(processes: dict[Process, tuple[str, int, str]], without: str = "") -> set[str]:
+    """Return the names of processes that are not in one of these states."""
+    return {f"{name} [{pid}]" for (pid, _), (name, _, state) in processes.items() if state not in without or not without}
 
 
 def _processes() -> dict[Process, tuple[str, int, str]]:

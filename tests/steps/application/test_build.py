@@ -125,7 +125,7 @@ def test_another_tools_migrations_need_the_tree_and_none_do_not(tmp_path: Path, 
 
 
 def test_a_dockerfile_that_cannot_be_built_is_evidence(world: World, docker_engine: str) -> None:
-    services = {name: deploy_config.service(name, context=name) for name in ("api", "auth", "made_later")}
+    services = {name: deploy_config.service(name, route_prefix=f"/{name}", context=name) for name in ("api", "auth", "made_later")}
     for name, text in (("api", "FROM scratch\n\nCOPY --link a /\n"), ("auth", "FROM node:22-slim\nRUN make\n")):
         (world.root / name).mkdir()
         (world.root / name / "Dockerfile").write_text(text)

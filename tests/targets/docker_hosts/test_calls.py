@@ -84,13 +84,13 @@ def test_the_health_of_a_new_instance_may_depend_on_what_it_calls(world):
     node_seen: list[set[str]] = []
     with target.locked(Owner(OLD, "https://runs.example/1", "tests")):
         node = target._nodes[0].node
-        usual = node._await_health
+        usual = node.await_health
 
         def await_health(services: list[str], release: Any) -> None:
             if "api_gateway" in services:
                 node_seen.append(called(world, OLD, "api_gateway", "auth_service"))
             usual(services, release)
 
-        node._await_health = await_health  # looks from inside at the moment that matters
+        node.await_health = await_health  # looks from inside at the moment that matters
         target.deploy(release, 100)
     assert node_seen == [{"1.0.0"}]
