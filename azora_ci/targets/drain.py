@@ -23,6 +23,9 @@ class RequestCounts(Protocol):
     def requests_to(self, addresses: set[str]) -> int:
         """Return how many requests went to these addresses."""
 
+    def waiting(self, addresses: set[str]) -> int:
+        """Return how many requests wait for a connection to these addresses: they are not counted yet, and will be sent."""
+
     def under_way(self, addresses: set[str]) -> int:
         """Return how many requests and upgraded connections are open at these addresses."""
 
@@ -39,14 +42,17 @@ class Proof:
     unhealthy: tuple[ProbeResult, ...]
 
 
-def await_standstill(count: Callable[[], int], clock: Clock, seconds: float) -> float:
-    """Wait until a count stands still, at most ``seconds``. Return the monotonic time of its last change, or of the start."""
+def await_standstill(count: Callable[[], int], clock: Clock, seconds: float, waiting: Callable[[], int] = lambda: 0) -> float:
+    """Wait until a count stands still and nothing waits to be counted, at most ``seconds``.
+
+    Return the monotonic time when either was last seen otherwise, or of the start.
+    """
     last, since = count(), clock.monotonic()
     deadline = since + seconds
     while (now := clock.monotonic()) - since < QUIET_SECONDS and now < deadline:
         clock.sleep(POLL_SECONDS)
         current = count()
-        if current != last:
+        if current != last or waiting():
             since, last = clock.monotonic(), current
     return since
 
@@ -58,7 +64,7 @@ def prove(
 
     Raises UnreachableError when the edge does not answer.
     """
-    last_request = await_standstill(lambda: edge.requests_to(addresses), clock, settle)
+    last_request = await_standstill(lambda: edge.requests_to(addresses), clock, settle, lambda: edge.waiting(addresses))
     baseline = edge.requests_to(addresses)
     deadline = clock.monotonic() + seconds
     while True:

@@ -124,7 +124,7 @@ class Machine:
         folder = self.folder
         argv = [*on_host(self.name, self.run_folder), "dockerd", "--data-root", f"{folder}/d", "--exec-root", f"{folder}/e"]
         argv += ["--pidfile", f"{folder}/p", "-H", "unix:///run/docker.sock", "--insecure-registry", self.lan.registry]
-        argv += ["--bridge=none", *self.options]
+        argv += ["--bridge=none", "--dns-opt=timeout:1", "--dns-opt=attempts:1", *self.options]  # no server answers here
         process = self._stack.enter_context(running(argv, folder / "log"))
 
         def answers() -> bool:

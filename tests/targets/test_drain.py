@@ -86,8 +86,28 @@ class Workers:
     def requests_to(self, addresses: set[str]) -> int:
         return int(1000 * min(self._seconds, time.monotonic() - self._begun))
 
+    def waiting(self, addresses: set[str]) -> int:
+        return 0
+
     def under_way(self, addresses: set[str]) -> int:
         return 0
+
+
+class Connecting(Workers):
+    """An edge with one request, chosen for an instance before the change, that gets its connection only later."""
+
+    def requests_to(self, addresses: set[str]) -> int:
+        return int(time.monotonic() - self._begun > self._seconds)
+
+    def waiting(self, addresses: set[str]) -> int:
+        return 1 - self.requests_to(addresses)
+
+
+def test_a_request_that_waits_for_its_connection_is_waited_for():
+    begun = time.monotonic()
+    proof = prove(Connecting(0.5), {"x"}, Clock(), settle=2, seconds=0.3, ask=lambda: [])
+    assert proof.requests_after == 0
+    assert 0.4 < proof.last_request - begun < 1.5
 
 
 def test_the_moment_is_the_last_request_not_the_configuration():

@@ -63,6 +63,12 @@ def cluster_hosts(clusters: Mapping[str, Any], stat: str = "rq_total") -> dict[s
     return requests
 
 
+def waiting_requests(stats: Mapping[str, Any]) -> dict[str, int]:
+    """Return cluster name -> how many requests wait for a connection, where any does, from ``/stats?format=json``."""
+    gauges = {stat["name"]: int(stat["value"]) for stat in stats["stats"] if "name" in stat}
+    return {name.removeprefix("cluster.").rpartition(".")[0]: value for name, value in gauges.items() if value}
+
+
 def expected_hosts(state: EdgeState) -> dict[str, set[str]]:
     """Return cluster name -> addresses that ``cluster_hosts`` must return once a state is in force."""
     hosts = {}

@@ -20,7 +20,15 @@ from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.health.probes import Dial, ProbeRequest, fetch, unix_dial
 from azora_ci.health.traffic import Counters
 from azora_ci.targets.envoy import config
-from azora_ci.targets.envoy.admin import certificate_days, cluster_hosts, counters, effective_weights, expected_hosts, expected_weights
+from azora_ci.targets.envoy.admin import (
+    certificate_days,
+    cluster_hosts,
+    counters,
+    effective_weights,
+    expected_hosts,
+    expected_weights,
+    waiting_requests,
+)
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeService, EdgeState
 
 T = TypeVar("T")
@@ -31,6 +39,7 @@ SOCKET_LENGTH = 107  # bytes of a Unix socket's path: the kernel's limit
 ADMIN_TIMEOUT = 5.0  # seconds, for one answer of the admin socket
 READ_BACK_SECONDS = 10.0  # Envoy reloads within milliseconds, on a loaded machine later
 STATS = r"^cluster\..*\.upstream_(rq_(total|retry|5xx|rx_reset|pending_failure_eject|time)|cx_connect_fail)$"
+WAITING = r"^cluster\..*\.upstream_rq_pending_active$"
 LIMITS = Limits(size=64 * MEBIBYTE, values=5_000_000)  # the admin socket is trusted, and answers grow with the number of clusters
 
 
@@ -164,6 +173,12 @@ class Edge:
     def requests_to(self, addresses: set[str]) -> int:
         """Return how many requests Envoy has sent to these addresses since its start, through any cluster. Raises UnreachableError."""
         return self._sum(addresses, "rq_total")
+
+    def waiting(self, addresses: set[str]) -> int:
+        """Return how many requests wait for a connection to these addresses, through any cluster. Raises UnreachableError."""
+        waiting = self._read(f"/stats?format=json&filter={quote(WAITING)}", waiting_requests)
+        hosts = self._read("/clusters?format=json", cluster_hosts) if waiting else {}
+        return sum(count for name, count in waiting.items() if not addresses.isdisjoint(hosts.get(name, {})))
 
     def under_way(self, addresses: set[str]) -> int:
         """Return how many requests and upgraded connections are open at these addresses. Raises UnreachableError."""
