@@ -11,6 +11,7 @@ from azora_ci.core.config import Service
 from azora_ci.health.probes import Dial
 from azora_ci.health.traffic import Counters
 from azora_ci.health.workers import WorkerState
+from azora_ci.targets.drain import RequestCounts
 from azora_ci.targets.envoy.edge import READ_BACK_SECONDS
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeState
 from azora_ci.targets.journal import History
@@ -103,7 +104,7 @@ class NodeJournal(Protocol):
         """Append an entry; it is stored durably when this returns."""
 
 
-class NodeEdge(Protocol):
+class NodeEdge(RequestCounts, Protocol):
     """An edge whose files are switched by a single rename; see ``edge.Edge``."""
 
     def state(self) -> EdgeState:
@@ -126,12 +127,6 @@ class NodeEdge(Protocol):
 
     def counters(self, state: EdgeState) -> dict[tuple[str, str], Counters]:
         """Return (service id, release id) -> counters."""
-
-    def requests_to(self, addresses: set[str]) -> int:
-        """Return how many requests went to these addresses."""
-
-    def under_way(self, addresses: set[str]) -> int:
-        """Return how many requests and upgraded connections are open at these addresses."""
 
 
 @dataclass(frozen=True)

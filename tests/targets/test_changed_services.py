@@ -44,7 +44,7 @@ def looked_at(world: World) -> tuple[previous_version.KeptVersion, list[str]]:
     before = target.current().releases[OLD]
     kept = previous_version.look(target, world.config, world.clock, before=before, leaving=NEW)
     job: Any = SimpleNamespace(config=world.config, settings=SimpleNamespace(config_path=world.config_path))
-    tests = smoke_tests.http_tests(job, before.version, {service: CONTRACT for service in before.digests})
+    tests = smoke_tests.http_tests(job, before.version, dict.fromkeys(before.digests, CONTRACT))
     return kept, [test.service for test in tests if test.service]
 
 
