@@ -8,8 +8,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from azora_ci.core.clock import rfc3339
-from azora_ci.core.errors import BadInputError
-from azora_ci.database.backup import catalog
+from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
+from azora_ci.database.backup import catalog, messages
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.database.server import session_error
 from azora_ci.database.session import settle
@@ -102,7 +102,7 @@ class Counter:
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
         self._connections: list[psycopg2.extensions.connection] = []
-        self._failure: Exception | None = None
+        self._failure: tuple[catalog.Table, Exception] | None = None
         self.counts: dict[catalog.Table, int] = {}
 
     def start(self) -> None:
@@ -118,26 +118,41 @@ class Counter:
         try:
             with connection.cursor() as cursor:
                 while (next_table := self._next_table()) is not None:
-                    table, condition = next_table
-                    rows = f"ONLY {catalog.quoted_name(table)}" if condition is None else f"{catalog.quoted_name(table)} {condition}"
-                    cursor.execute(f"SELECT count(*) FROM {rows}")  # noqa: S608 - a quoted name, and the condition that pg_dump uses
-                    self.counts[table] = int((cursor.fetchone() or (0,))[0])
-        except Exception as error:
-            self._failure = error
+                    self._count_rows(cursor, *next_table)
         finally:
             connection.close()
+
+    def _count_rows(self, cursor: psycopg2.extensions.cursor, table: catalog.Table, condition: str | None) -> None:
+        rows = f"ONLY {catalog.quoted_name(table)}" if condition is None else f"{catalog.quoted_name(table)} {condition}"
+        try:
+            cursor.execute(f"SELECT count(*) FROM {rows}")  # noqa: S608 - a quoted name, and the condition that pg_dump uses
+            self.counts[table] = int((cursor.fetchone() or (0,))[0])
+        except Exception as error:
+            self._failure = (table, error)
 
     def _next_table(self) -> tuple[catalog.Table, str | None] | None:
         with self._lock:
             return self._uncounted.pop() if self._uncounted and self._failure is None else None
 
     def result(self) -> dict[catalog.Table, int]:
-        """Wait for the end and return the row count of every table. Raises UnreachableError when counting failed."""
+        """Wait for the end and return the row count of every table. Raises the error of a count that failed."""
         for thread in self._threads:
             thread.join()
         if self._failure is not None:
-            raise session_error(self._url, self._failure)
+            raise self._error(*self._failure)
         return self.counts
+
+    def _error(self, table: catalog.Table, error: Exception) -> AzoraError:
+        """Return the error for a count that failed; an expression of the table's that needs a search_path fails here before a restore."""
+        step = messages.next_step(f"ERROR:  {error}")  # libpq adds the context to the message, as psql does
+        if step is None:
+            return session_error(self._url, error)
+        return NotTrueError(
+            "A table's expression works with a search_path only",
+            what=f"counting the rows of {catalog.quoted_name(table)}: {str(error).splitlines()[0]}",
+            where=f"{self._url.location}, table {'.'.join(table)}",
+            next_step=step,
+        )
 
     def cancel(self) -> None:
         """Stop counting."""
