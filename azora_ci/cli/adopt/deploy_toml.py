@@ -78,16 +78,13 @@ def _head(application: Application) -> str:
 
 def _gates(application: Application) -> str:
     toolchain = application.toolchain
-    own = [toolchain.install, (toolchain.name, "run", "build")] if application.build_script else [toolchain.install]
-    build = [(*toolchain.within, *command) for command in own]
-    certain = toolchain.manager is not None and application.build_script
-    commands = _line if certain else lambda name, value: _fill(name, value, "the commands of the production build")
+    shown, made = _build_commands(application)
     checks = [
         _line("required", application.checks, f"# jobs of {', '.join(application.checks_from)}")
         if application.checks
         else _fill("required", [], "names of checks of a release commit; empty is refused unless a ruleset names some"),
         _line("rulesets", True, "# and what the default branch's rulesets require"),
-        commands("build", build),
+        shown,
     ]
     no_lock = "the security audit reads lock files, and none was found: commit one, or write none and a line reason"
     audit = [_line("level", "high") if toolchain.lock_file else _fill("level", "high", no_lock)]
@@ -97,12 +94,26 @@ def _gates(application: Application) -> str:
         else _fill("repository", f"docker.io/{application.name}", "registry and namespace of the images")
     ]
     tables = [_table("checks", checks), _table("validation.audit", audit), *_toolchain(toolchain)]
-    return "\n\n".join([*tables, _table("build", [commands("commands", build)]), _table("registry", registry)])
+    return "\n\n".join([*tables, _table("build", [made]), _table("registry", registry)])
+
+
+def _build_commands(application: Application) -> tuple[str, str]:
+    """Return the lines of ``checks.build``, what shows that a commit builds, and of ``build.commands``, what is run before the images."""
+    toolchain = application.toolchain
+    if not toolchain.found and not application.build_script:
+        shown = _fill("build", [("true",)], "no package.json: what fails when the commit does not build, as go build ./... does")
+        return shown, _fill("commands", [], "what must run before the images are made; empty where their Dockerfiles do all of it")
+    own = [toolchain.install, (toolchain.name, "run", "build")] if application.build_script else [toolchain.install]
+    build = [(*toolchain.within, *command) for command in own]
+    if toolchain.manager is not None and application.build_script:
+        return _line("build", build), _line("commands", build)
+    reason = "the commands of the production build"
+    return _fill("build", build, reason), _fill("commands", build, reason)
 
 
 def _toolchain(toolchain: FoundToolchain) -> list[str]:
     """Return the table of what commands need on a runner; none for an application without packages. npm comes with Node.js."""
-    if toolchain.manager is None and toolchain.node is None:
+    if not toolchain.found:
         return []
     node = _line("node", toolchain.node) if toolchain.node else _fill("node", "22", "the version of Node.js that the application runs on")
     lines = [node]

@@ -29,6 +29,11 @@ class FoundToolchain:
     folder: str = "."  # of the package, below the repository
 
     @property
+    def found(self) -> bool:
+        """Tell whether the application has packages of Node.js, or names its version."""
+        return self.manager is not None or self.node is not None
+
+    @property
     def within(self) -> tuple[str, ...]:
         """Return what has a command run in the folder of the package."""
         return () if self.folder == "." else ("env", "-C", self.folder)

@@ -85,7 +85,7 @@ class DockerHosts:
 
     def _connect(self) -> None:
         credentials = self._access.credentials(self._context.recorded_host_keys)
-        self._nodes = self._unopened_nodes(credentials)
+        self._nodes = [self._host_node(address, credentials) for address in self._access.hosts]
         try:
             self._nodes = self._reachable_nodes(outcomes(self._nodes, self._open, self._clock))
         except BaseException:
@@ -99,10 +99,10 @@ class DockerHosts:
 
     def _open(self, host_node: HostNode) -> None:
         if not self._context.spare_lost_hosts:
-            return host_node.host.open()
-        host_node.host.open(SPARED_ATTEMPTS)
-        host_node.history()  # raises UnreachableError here when the host's daemon or guard does not answer
-        return None
+            host_node.host.open()
+        else:
+            host_node.host.open(SPARED_ATTEMPTS)
+            host_node.history()  # raises UnreachableError here when the host's daemon or guard does not answer
 
     def _reachable_nodes(self, openings: list[HostOutcome[HostNode, None]]) -> list[HostNode]:
         """Return the hosts to continue with: all of them, or with ``spare_lost_hosts`` those that could be reached."""
@@ -120,13 +120,10 @@ class DockerHosts:
             self._say(f"✗ {name} is not reached ({self.left_out[name]}); going on with {len(connected)} of {len(openings)} hosts")
         return [opening.item for opening in connected]
 
-    def _unopened_nodes(self, credentials: Credentials) -> list[HostNode]:
-        return [self._host_node(address, credentials) for address in self._access.hosts]
-
     def examine_hosts(self, examine: Callable[[HostNode], T]) -> list[HostOutcome[HostNode, T]]:
         """Return the outcome of ``examine``, which connects to a host itself, for each host; a failure on one host stops no other."""
         credentials = self._access.credentials(self._context.recorded_host_keys)
-        nodes = self._unopened_nodes(credentials)
+        nodes = [self._host_node(address, credentials) for address in self._access.hosts]
         try:
             return outcomes(nodes, examine, self._clock)
         finally:

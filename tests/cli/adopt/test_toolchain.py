@@ -28,6 +28,17 @@ def test_yarn_4_is_audited_by_its_lock_file_and_no_command_of_yarn(tmp_path):
     assert [file.manager for file in lock_files.find(tmp_path)] == ["yarn"]
 
 
+def test_without_packages_nothing_of_node_is_guessed(tmp_path):
+    (tmp_path / ".git").mkdir()
+    (tmp_path / "go.mod").write_text("module example.org/app\n")
+    plan.adopt(tmp_path, action_ref="0" * 40)
+    written = (tmp_path / plan.CONFIG).read_text()
+    adopted = config.load(tmp_path / plan.CONFIG)
+    assert (adopted.checks.build, adopted.build.commands) == ((("true",),), ())
+    assert "npm" not in written
+    assert written.count("# fill in: no package.json") == written.count("# fill in: what must run before the images are made") == 1
+
+
 @pytest.mark.parametrize(
     ("files", "package", "node"),
     [
