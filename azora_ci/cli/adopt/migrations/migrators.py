@@ -135,7 +135,7 @@ def at_start(files: Files, context: str, dockerfile: str, command: Sequence[str]
 
 def _starting_lines(dockerfile: str) -> Iterator[str]:
     """Yield the CMD and ENTRYPOINT of the last stage, as one line each; a later one replaces an earlier one."""
-    joined = re.sub(r"\\[ \t]*\n", " ", dockerfile)
+    joined = re.sub(r"\\[ \t]*\r?\n", " ", dockerfile)
     last = re.split(r"^\s*FROM\s", joined, flags=re.MULTILINE | re.IGNORECASE)[-1]
     for word in ("ENTRYPOINT", "CMD"):
         found = re.findall(rf"^\s*({word}\s.*)$", last, re.MULTILINE | re.IGNORECASE)
@@ -149,7 +149,7 @@ def _migrating(files: Files, context: PurePosixPath, source: str, line: str, dep
     if depth == 0:
         return None
     for name, script in _called(files, context, words):
-        for script_line in re.sub(r"\\[ \t]*\n", " ", script).splitlines():
+        for script_line in re.sub(r"\\[ \t]*\r?\n", " ", script).splitlines():
             if not script_line.lstrip().startswith("#") and (migrating := _migrating(files, context, name, script_line, depth - 1)):
                 return migrating
     return None

@@ -63,6 +63,7 @@ def test_nothing_is_invented(tmp_path, files):
         ('CMD ["sh", "-c", "npx prisma migrate deploy && node server.js"]', {}, "prisma migrate deploy (Dockerfile)"),
         ("CMD npx prisma db push --skip-generate && node .", {}, "prisma db push (Dockerfile)"),
         ("CMD node_modules/.bin/prisma migrate \\\n  deploy; node .", {}, "prisma migrate deploy (Dockerfile)"),
+        ("CMD node_modules/.bin/prisma migrate \\\r\n  deploy; node .\r\n", {}, "prisma migrate deploy (Dockerfile)"),
         (
             'ENTRYPOINT ["./docker-entrypoint.sh"]\nCMD ["node", "."]',
             {"docker-entrypoint.sh": '#!/bin/sh\nset -e\npython manage.py migrate --noinput\nexec "$@"\n'},
