@@ -133,6 +133,8 @@ class Host:
         if path.startswith("/config_dump"):
             routes = json.loads(files["routes.json"])["resources"] if files else []
             return _json({"configs": [{"route_config": route} for route in routes]})
+        if path.startswith("/stats"):
+            return _json({"stats": []})
         hosts = admin.expected_hosts(EdgeState.from_document(json.loads(files["edge.json"]))) if files else {}
         statuses = []
         for name, addresses in hosts.items():

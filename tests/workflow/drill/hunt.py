@@ -44,7 +44,8 @@ def ask(family: int, address: object, where: str) -> None:
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_STREAM) as connection:
         connection.settimeout(2)
         connection.connect(address)
-        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        with contextlib.suppress(OSError):  # a server that speaks first may have closed already; what it said can be read
+            connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         while answer := connection.recv(65536):
             report(answer, where)
 
