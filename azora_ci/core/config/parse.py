@@ -320,4 +320,6 @@ def _service(name: str, table: dict[str, Any]) -> Service:
         singleton=table.get("singleton", False),
         when=table.get("when", BEFORE_ROLLOUT),
         health=_health(name, table.get("health", {})),
+        max_connections=table.get("max_connections"),
+        max_pending_requests=table.get("max_pending_requests"),
     )

@@ -283,7 +283,7 @@ class Service:
     ``secrets``: names of secrets; ``secret_variables``: variable of an instance -> the secret that it holds.
 
     ``entrypoint`` and ``command`` are empty where the image's own count. ``when``: the moment of a job. ``timeout_seconds``: of a route,
-    or of a job.
+    or of a job. ``max_connections`` to each instance and ``max_pending_requests`` bound what the edge takes; None: the edge's defaults.
     """
 
     id: str
@@ -314,6 +314,8 @@ class Service:
     singleton: bool = False
     when: str = BEFORE_ROLLOUT
     health: HealthSettings = HealthSettings()
+    max_connections: int | None = None
+    max_pending_requests: int | None = None
 
     def secret_values(self, secrets: Mapping[str, Secret]) -> dict[str, str]:
         """Return variable -> value of the secrets that an instance gets. ``secrets``: those of the step by name."""

@@ -12,7 +12,7 @@ from typing import Any
 
 from azora_ci.targets.envoy import calls
 from azora_ci.targets.envoy.routes import ROUTES, redirect_configuration, route_configuration
-from azora_ci.targets.envoy.state import EdgeOptions, EdgeState, EdgeTls, cluster_name
+from azora_ci.targets.envoy.state import EdgeOptions, EdgeRelease, EdgeService, EdgeState, EdgeTls, cluster_name
 
 LISTENER, TLS_LISTENER, CERTIFICATE = "edge", "edge-tls", "edge"
 # Milliseconds. Envoy's own buckets are too coarse to compare a p95 by a factor.
@@ -20,6 +20,7 @@ BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 35, 40, 45, 50, 60, 70, 
            1000, 1500, 2000, 3000, 5000, 10000, 30000, 60000)  # fmt: skip
 # Node.js closes an idle connection after 5 s: the edge must close it first, or a request is sent on a closing connection.
 UPSTREAM_IDLE = "4s"
+UNBOUNDED = 100_000
 _TYPE = "type.googleapis.com/envoy"
 
 
@@ -42,8 +43,8 @@ def render(state: EdgeState, config_dir: Path, generation: str) -> dict[str, dic
 
     With TLS, another file names certificate and key.
     """
-    names = [(service.id, release) for service in state.routed for release in state.releases if release.endpoints.get(service.id)]
-    clusters = [_cluster(cluster_name(service, release.id), config_dir) for service, release in names]
+    names = [(service, release) for service in state.routed for release in state.releases if release.endpoints.get(service.id)]
+    clusters = [_cluster(service, release, config_dir) for service, release in names]
     clusters += calls.clusters(state)
     files = {
         "listeners.json": _response(generation, [*_listeners(state, config_dir), *filter(None, [calls.listener(state)])]),
@@ -55,8 +56,8 @@ def render(state: EdgeState, config_dir: Path, generation: str) -> dict[str, dic
         files["secrets.json"] = _response(generation, [_secret(state.options.tls)])
     for service, release in names:
         other = state.release(state.failover(release.id))
-        groups = [release.endpoints[service], other.endpoints.get(service, ()) if other else ()]
-        name = cluster_name(service, release.id)
+        groups = [release.endpoints[service.id], other.endpoints.get(service.id, ()) if other else ()]
+        name = cluster_name(service.id, release.id)
         files[f"endpoints-{name}.json"] = _response(generation, [_endpoints(name, groups)])
     return files
 
@@ -128,8 +129,13 @@ def _secret(tls: EdgeTls) -> dict[str, Any]:
     }
 
 
-def _cluster(name: str, config_dir: Path) -> dict[str, Any]:
-    limit = 100_000  # the default allows 3 retries at once: a dead instance under load needs more
+def _cluster(service: EdgeService, release: EdgeRelease, config_dir: Path) -> dict[str, Any]:
+    """Return the cluster of one release of one service.
+
+    What waits is bounded: with an endless queue, an overload leaves only requests that come too late. A request beyond the bounds is
+    refused with 503 at once and not tried again. Each instance has its own bound, so that one that hangs holds no other's connections.
+    """
+    name, (connections, pending) = cluster_name(service.id, release.id), service.bounds
     options = {
         "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {"http_protocol_options": {}},
@@ -143,7 +149,15 @@ def _cluster(name: str, config_dir: Path) -> dict[str, Any]:
         "connect_timeout": "1s",  # edge and instances are on one machine; three instances may be tried
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
         "circuit_breakers": {
-            "thresholds": [{"max_connections": limit, "max_pending_requests": limit, "max_requests": limit, "max_retries": limit}]
+            "thresholds": [
+                {
+                    "max_connections": UNBOUNDED,
+                    "max_pending_requests": pending or UNBOUNDED,
+                    "max_requests": UNBOUNDED,
+                    "max_retries": UNBOUNDED,  # the default is 3 at once: a dead instance under load needs more
+                }
+            ],
+            "per_host_thresholds": [{"max_connections": connections or UNBOUNDED}],
         },
     }
 

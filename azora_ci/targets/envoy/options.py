@@ -14,7 +14,14 @@ def edge_services(config: DeployConfig) -> tuple[EdgeService, ...]:
     calls = config.target.kind == "docker_hosts"
     callers = tuple(service for service in config.workers if service.talks_to) if calls else ()
     return tuple(
-        EdgeService(service.id, service.route_prefix, service.timeout_seconds, service.talks_to if calls else ())
+        EdgeService(
+            service.id,
+            service.route_prefix,
+            service.timeout_seconds,
+            service.talks_to if calls else (),
+            service.max_connections,
+            service.max_pending_requests,
+        )
         for service in (*config.web, *callers)
     )
 

@@ -12,18 +12,38 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+# An instance that answers 100 requests a second answers the last of these after less than a second.
+MAX_CONNECTIONS, MAX_PENDING_REQUESTS = 80, 160
+
 
 @dataclass(frozen=True)
 class EdgeService:
     """Which requests belong to one service, and which services it calls; ``timeout_seconds`` is 0 for streams, without a limit.
 
-    ``route_prefix`` is "" for a worker, which only calls others.
+    ``route_prefix`` is "" for a worker, which only calls others. ``max_connections`` bounds the edge's connections to each instance, and
+    ``max_pending_requests`` those requests to one release that wait for a connection; 0: not bounded, None: the default, see ``bounds``.
     """
 
     id: str
     route_prefix: str
     timeout_seconds: float
     talks_to: tuple[str, ...] = ()
+    max_connections: int | None = None
+    max_pending_requests: int | None = None
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """Return how many connections to each instance and how many waiting requests there may be at once; 0 is no bound.
+
+        More would not be answered sooner, and their users leave while the instances work for them. Streams hold a connection each, for
+        long: they are not bounded by default.
+        """
+        streams = self.timeout_seconds == 0
+        connections, pending = (0, 0) if streams else (MAX_CONNECTIONS, MAX_PENDING_REQUESTS)
+        return (
+            connections if self.max_connections is None else self.max_connections,
+            pending if self.max_pending_requests is None else self.max_pending_requests,
+        )
 
 
 @dataclass(frozen=True)
@@ -86,10 +106,11 @@ class EdgeState:
         document = asdict(self)
         if self.secret is None:
             del document["secret"]
-        for table, key in (("services", "talks_to"), ("releases", "started")):
+        for table, keys in (("services", ("talks_to", "max_connections", "max_pending_requests")), ("releases", ("started",))):
             for part in document[table]:
-                if not part[key]:
-                    del part[key]
+                for key in keys:
+                    if part[key] in ((), {}, None):
+                        del part[key]
         return document
 
     @staticmethod

@@ -46,6 +46,13 @@ def test_the_state_survives_its_document():
     assert EdgeState.from_document(json.loads(json.dumps(BOTH.document()))) == BOTH
 
 
+def test_bounds_survive_it_too_and_an_older_edge_has_the_defaults():
+    bounded = replace(BOTH, services=(replace(SERVICES[0], max_connections=0, max_pending_requests=7), *SERVICES[1:]))
+    assert EdgeState.from_document(json.loads(json.dumps(bounded.document()))) == bounded
+    assert "max_connections" not in json.dumps(BOTH.document())
+    assert [service.bounds for service in BOTH.services] == [(80, 160), (0, 0), (80, 160)]  # the second is one of streams
+
+
 def test_options_survive_it_too_and_an_older_edge_has_none():
     tls = EdgeTls("0.0.0.0:8443", "/tls/certificate.pem", "/tls/key.pem", 8443, redirect=False)
     chosen = replace(BOTH, attempt=4, options=EdgeOptions(tls, 1, "azora-release", secure_cookie=True))
