@@ -21,6 +21,9 @@ BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 35, 40, 45, 50, 60, 70, 
 # Node.js closes an idle connection after 5 s: the edge must close it first, or a request is sent on a closing connection.
 UPSTREAM_IDLE = "4s"
 UNBOUNDED = 100_000
+STAY = 100_000  # percent: a thousandth of a side's instances carry the whole side
+# An instance that takes no connection is left out after two checks, at most 4 s, and taken back after one.
+CHECKS = {"interval": "1s", "timeout": "1s", "unhealthy_threshold": 2, "healthy_threshold": 1}
 _TYPE = "type.googleapis.com/envoy"
 
 
@@ -147,6 +150,9 @@ def _cluster(service: EdgeService, release: EdgeRelease, config_dir: Path) -> di
         "type": "EDS",
         "eds_cluster_config": {"eds_config": _source(config_dir, f"endpoints-{name}.json")},
         "connect_timeout": "1s",  # edge and instances are on one machine; three instances may be tried
+        "health_checks": [{**CHECKS, "no_traffic_interval": CHECKS["interval"], "tcp_health_check": {}}],
+        "common_lb_config": {"update_merge_window": "0s"},  # an instance that is new counts as dead until its first check is known
+        "ignore_health_on_host_removal": True,  # whoever takes an instance out means it, also while it is healthy
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
         "circuit_breakers": {
             "thresholds": [
@@ -163,9 +169,27 @@ def _cluster(service: EdgeService, release: EdgeRelease, config_dir: Path) -> di
 
 
 def _endpoints(name: str, groups: Iterable[tuple[str, ...]]) -> dict[str, Any]:
+    """Return the addresses of both sides. Of each side, all instances but the first are checked, and left out while they are dead.
+
+    A side of which nothing is healthy would lose its users to the other, at once and unseen: so one instance always counts as healthy.
+    One dead instance at most is in turn, then, and a retry finds another. The factor keeps users on their side as long as one is healthy.
+    """
     localities = [
-        {"priority": priority, "lb_endpoints": [{"endpoint": {"address": _address(address)}} for address in addresses]}
+        {"priority": priority, "lb_endpoints": [_unchecked(addresses[0]), *map(_checked, addresses[1:])]}
         for priority, addresses in enumerate(groups)
         if addresses
     ]
-    return {"@type": f"{_TYPE}.config.endpoint.v3.ClusterLoadAssignment", "cluster_name": name, "endpoints": localities}
+    return {
+        "@type": f"{_TYPE}.config.endpoint.v3.ClusterLoadAssignment",
+        "cluster_name": name,
+        "endpoints": localities,
+        "policy": {"overprovisioning_factor": STAY},
+    }
+
+
+def _checked(address: str) -> dict[str, Any]:
+    return {"endpoint": {"address": _address(address)}}
+
+
+def _unchecked(address: str) -> dict[str, Any]:
+    return {"endpoint": {"address": _address(address), "health_check_config": {"disable_active_health_check": True}}}

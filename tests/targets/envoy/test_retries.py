@@ -42,7 +42,7 @@ def new(backends: dict[str, list[Backend]]) -> list[str]:
 
 @pytest.mark.parametrize("dead", [1, 2])
 def test_dead_old_instances_do_not_send_their_share_to_the_canary(lab, old, new, dead):
-    lab.put([*old[: 3 - dead], *(refusing() for _ in range(dead))], new, 5)
+    lab.put([*(refusing() for _ in range(dead)), *old[: 3 - dead]], new, 5)
     before = lab.edge.counters(lab.edge.state())["api", OLD]
     answers = send(lab.port, REQUESTS)
     assert set(answers) == {"1.0.0", "1.1.0"}
