@@ -22,6 +22,7 @@ SAFE_METHODS = "GET|HEAD|OPTIONS"
 # Conditions of a retry. A request that may change data is retried only when no part of it was sent: no change may happen twice.
 SAFE_RETRY, UNSENT_RETRY = "connect-failure,refused-stream,reset", "connect-failure,reset-before-request"
 ATTEMPTS_PER_SIDE = 3  # at most; each may wait for a connect timeout
+SAFE_ATTEMPTS_PER_SIDE = 2  # at most, of requests that an instance may have worked on
 _TYPE = "type.googleapis.com/envoy"
 
 
@@ -160,7 +161,14 @@ def _action(state: EdgeState, service: EdgeService, split: Split, conditions: st
     action: dict[str, Any] = {"weighted_clusters": {"clusters": clusters}, "timeout": f"{service.timeout_seconds:g}s"}
     if service.timeout_seconds == 0:
         action["idle_timeout"] = "0s"  # streams and upgraded connections may be silent for long
-    action["retry_policy"] = _retry(conditions, _attempts(state, service), stay=split.sealed)
+    has_other = any(state.addresses(state.failover(release_id), service.id) for release_id in split.shares)
+    attempts = _attempts(state, service)
+    if conditions == SAFE_RETRY:
+        attempts = min(attempts, SAFE_ATTEMPTS_PER_SIDE)
+        retries = attempts - 1 if split.sealed else attempts if has_other else 1
+    else:
+        retries = max(2, 2 * attempts - 1)
+    action["retry_policy"] = _retry(conditions, attempts, retries)
     return action
 
 
@@ -182,19 +190,22 @@ def _attempts(state: EdgeState, service: EdgeService) -> int:
     return min(largest, ATTEMPTS_PER_SIDE)
 
 
-def _retry(conditions: str, attempts: int, *, stay: bool = False) -> dict[str, Any]:
-    """Return the policy: first other instances of the chosen side, then the other side, which is priority 1 of the same cluster.
+def _retry(conditions: str, attempts: int, retries: int) -> dict[str, Any]:
+    """Return the policy: first another instance of the chosen side, then the other side, which is priority 1 of the same cluster.
 
     Retries never leave the weighted cluster that was chosen. If the other side were tried first, one dead instance among several would
-    send its whole share there: with one of three dead, a third of the users would get a canary at 5 %. Only retries reach priority 1:
-    without health checks all instances count as healthy, so that priority 0 never overflows. ``stay``: the other side is never tried,
-    because the answer is to prove which side gave it.
+    send its whole share there: with one of three dead, a third of the users would get a canary at 5 %. Without ``retries`` beyond
+    ``attempts`` the other side is never tried, as where the answer is to prove which side gave it.
+
+    A GET that kills whoever works on it kills two instances of its side and one of the other, and then it fails. What this costs: while
+    two of a side are dead and not left out yet, for some seconds, a GET that meets both goes to the other side, and fails without one.
+    What was never sent kills nobody, and is tried at each instance of both sides, up to a limit.
     """
     priorities = f"{_TYPE}.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
     hosts = f"{_TYPE}.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
     return {
         "retry_on": conditions,
-        "num_retries": attempts - 1 if stay else max(2, 2 * attempts - 1),
+        "num_retries": retries,
         "retry_back_off": {"base_interval": "0.005s", "max_interval": "0.05s"},
         "retry_priority": {
             "name": "envoy.retry_priorities.previous_priorities",

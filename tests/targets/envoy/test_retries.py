@@ -9,7 +9,8 @@ from typing import ClassVar
 import pytest
 
 from tests.support.edge_lab import Backend, Lab, black_hole, refusing, send
-from tests.support.edge_world import NEW, OLD
+from tests.support.edge_world import NEW, OLD, get
+from tests.support.waiting import until
 
 REQUESTS = 1000
 SPREAD = 0.035  # 5 standard deviations of a share of 5 % in so many requests
@@ -138,3 +139,28 @@ class Breaking(Backend):
 def test_a_release_without_a_fallback_is_tried_as_often_as_it_has_instances(lab, old):
     lab.put([refusing(), refusing(), old[0]], None)
     assert send(lab.port, 100) == {"1.0.0": 100}
+
+
+class Mortal(Backend):
+    """Dies of a request for ``/poison``."""
+
+    def answer(self, request):
+        if request.path == "/poison":
+            self.die()
+        else:
+            super().answer(request)
+
+
+@pytest.mark.parametrize(("canaries", "killed"), [(3, {"1.0.0": 2, "1.1.0": 1}), (1, {"1.0.0": 2, "1.1.0": 1}), (0, {"1.0.0": 2})])
+def test_a_get_that_kills_whoever_works_on_it_is_not_passed_through_all(tmp_path, canaries, killed):
+    lab = Lab(tmp_path)
+    old, new = [Mortal("1.0.0") for _ in range(3)], [Mortal("1.1.0") for _ in range(canaries)]
+    try:
+        lab.put([mortal.address for mortal in old], [mortal.address for mortal in new] or None)
+        assert get(lab.port, "/poison")[0] == 503
+        assert Counter(mortal.version for mortal in (*old, *new) if ("GET", "/poison") in mortal.requests) == killed
+        until(lambda: send(lab.port, 20) == {"1.0.0": 20}, "the dead are left out", 5)
+    finally:
+        lab.close()
+        for mortal in (*old, *new):
+            mortal.die()
