@@ -288,10 +288,12 @@ def ways(files: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def test_the_bootstrap_is_the_same_but_for_the_way_to_the_admin_interface():
-    written = envoy_config.bootstrap(EDGE_FOLDER, socket_of(Names().edge), 0o660)
+def test_the_bootstrap_is_the_same_but_for_limits_and_the_way_to_the_admin_interface():
+    written = envoy_config.bootstrap(EDGE_FOLDER, socket_of(Names().edge), 0o660, 20_000)
     recorded = json.loads((RECORDED.folder / "volume/bootstrap.json").read_text())
-    assert recorded | {"admin": {"address": {"pipe": {"path": "/run/azora/azora-edge/http.sock", "mode": 0o660}}}} == written
+    pipe = {"path": "/run/azora/azora-edge/http.sock", "mode": 0o660}
+    admin = {"address": {"pipe": pipe}, "ignore_global_conn_limit": True}
+    assert recorded | {"admin": admin, "overload_manager": written["overload_manager"]} == written
 
 
 def test_a_state_with_keys_of_a_later_version_is_refused_not_guessed():

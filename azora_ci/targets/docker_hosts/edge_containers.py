@@ -40,6 +40,7 @@ BOOTSTRAP = EDGE_FOLDER / "edge-bootstrap.json"
 SOCKET_MODE = 0o660
 ANSWER_SECONDS = 15.0  # limit for a new edge to answer
 EDGE_PORT, TLS_PORT = 8080, 8443  # inside its container
+FILES, MEMORY = 20_000, "1g"  # of the edge, at most; its heap has a limit of its own below that
 TLS_FOLDER = Path("/tls")  # inside the edge's container
 
 
@@ -267,6 +268,8 @@ class EdgeContainers:
             "entrypoint": list(state.command(BOOTSTRAP)),
             "binds": binds,
             "ports": ports if publish else {},
+            "files": FILES,
+            "memory": MEMORY,
             # Root without capabilities may not read files of others, as a certificate's key may be.
             "cage": Cage(add=("DAC_OVERRIDE",) if tls else (), read_only=True),
         }
@@ -286,7 +289,7 @@ class EdgeContainers:
 
     def _put_bootstrap(self, client: Any) -> None:
         """Write the edge's bootstrap to the volume, which only the guard can write to."""
-        bootstrap = json.dumps(envoy_config.bootstrap(EDGE_FOLDER, socket_of(self._names.edge), SOCKET_MODE))
+        bootstrap = json.dumps(envoy_config.bootstrap(EDGE_FOLDER, socket_of(self._names.edge), SOCKET_MODE, FILES))
         client.containers.get(self._names.guard).put_archive(str(EDGE_FOLDER), _tar(BOOTSTRAP.name, bootstrap))
 
     # --- network and guard ------------------------------------------------------------------------------------------------

@@ -127,12 +127,15 @@ class DockerHost:
         env: Mapping[str, str] | None = None,
         labels: Mapping[str, str] | None = None,
         memory: str | None = None,
+        files: int | None = None,
         user: str | None = None,
         restart: bool = True,
         cage: Cage = CLOSED,
         hosts: Mapping[str, str] | None = None,
     ) -> Any:
         """Create a container and return it, not started. ``hosts``: name -> address, of other machines as it shall know them.
+
+        ``files``: how many files and connections it may open; None: the daemon's default.
 
         ``endpoint``: (network, static address), (network, "") for a network that has none to give, None for no network.
         """
@@ -144,6 +147,7 @@ class DockerHost:
             network_mode=endpoint[0] if endpoint else "none",
             mem_limit=memory,
             pids_limit=PROCESSES,
+            ulimits=[{"Name": "nofile", "Soft": files, "Hard": files}] if files else None,
             extra_hosts=dict(hosts or {}),
             security_opt=["no-new-privileges"],
             cap_drop=list(cage.drop),

@@ -56,7 +56,13 @@ def listener(state: EdgeState) -> dict[str, Any] | None:
         return None
     host = state.listen.rpartition(":")[0]
     address = {"socket_address": {"address": host, "port_value": PORT}}
-    return {"@type": f"{_TYPE}.config.listener.v3.Listener", "name": LISTENER, "address": address, "filter_chains": chains}
+    return {
+        "@type": f"{_TYPE}.config.listener.v3.Listener",
+        "name": LISTENER,
+        "address": address,
+        "filter_chains": chains,
+        "ignore_global_conn_limit": True,  # which users' connections may have reached
+    }
 
 
 def _chain(state: EdgeState, release: EdgeRelease, caller: EdgeService) -> dict[str, Any] | None:

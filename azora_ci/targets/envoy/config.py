@@ -24,20 +24,72 @@ UNBOUNDED = 100_000
 STAY = 100_000  # percent: a thousandth of a side's instances carry the whole side
 # An instance that takes no connection is left out after two checks, at most 4 s, and taken back after one.
 CHECKS = {"interval": "1s", "timeout": "1s", "unhealthy_threshold": 2, "healthy_threshold": 1}
+MAX_USERS = 10_000  # connections of users at once
+MAX_HEAP = 800 * 1024**2  # bytes
+CONNECTION_BUFFER = 32 * 1024
+# Envoy's own advice for an edge, https://www.envoyproxy.io/docs/envoy/latest/configuration/best_practices/edge: whoever sends half a
+# request holds a connection, not the edge; and an instance sees the path by which its route was chosen.
+HARDENING = {
+    "request_headers_timeout": "10s",
+    "common_http_protocol_options": {"idle_timeout": "75s", "headers_with_underscores_action": "REJECT_REQUEST"},
+    "http2_protocol_options": {
+        "max_concurrent_streams": 100,
+        "initial_stream_window_size": 64 * 1024,
+        "initial_connection_window_size": 1024 * 1024,
+    },
+    "normalize_path": True,
+    "merge_slashes": True,
+    "path_with_escaped_slashes_action": "UNESCAPE_AND_REDIRECT",
+}
 _TYPE = "type.googleapis.com/envoy"
 
 
-def bootstrap(config_dir: Path, admin: Path, mode: int) -> dict[str, Any]:
-    """Return the static bootstrap: the Unix socket of the admin interface with its mode, and the paths of the files that change."""
+def bootstrap(config_dir: Path, admin: Path, mode: int, files: int) -> dict[str, Any]:
+    """Return the static bootstrap: the Unix socket of the admin interface with its mode, and the paths of the files that change.
+
+    ``files``: how many Envoy may open. Users get half of the connections that these make, so that each can have one to an instance, and
+    that the admin socket, which has no limit, always answers.
+    """
     return {
         "node": {"id": "azora-edge", "cluster": "azora"},
-        "admin": {"address": {"pipe": {"path": str(admin), "mode": mode}}},
+        "admin": {"address": {"pipe": {"path": str(admin), "mode": mode}}, "ignore_global_conn_limit": True},
+        "overload_manager": _overload_manager(min(files // 2, MAX_USERS)),
         "dynamic_resources": {
             "lds_config": _source(config_dir, "listeners.json"),
             "cds_config": _source(config_dir, "clusters.json"),
         },
         "stats_flush_interval": "0.5s",  # histograms are merged when counters are flushed
         "stats_config": {"histogram_bucket_settings": [{"match": {"suffix": "upstream_rq_time"}, "buckets": list(BUCKETS)}]},
+    }
+
+
+def _overload_manager(connections: int) -> dict[str, Any]:
+    """Return what happens when connections or memory run out: new connections are closed, the largest requests reset, new ones refused."""
+
+    def monitor(name: str, package: str, kind: str, **settings: int) -> dict[str, Any]:
+        config = {"@type": f"{_TYPE}.extensions.resource_monitors.{package}.v3.{kind}", **settings}
+        return {"name": f"envoy.resource_monitors.{name}", "typed_config": config}
+
+    def action(name: str, **trigger: Any) -> dict[str, Any]:
+        return {"name": f"envoy.overload_actions.{name}", "triggers": [{"name": "envoy.resource_monitors.fixed_heap", **trigger}]}
+
+    return {
+        "refresh_interval": "0.25s",
+        "buffer_factory_config": {"minimum_account_to_track_power_of_two": 20},  # a request of 1 MiB counts as large
+        "resource_monitors": [
+            monitor(
+                "global_downstream_max_connections",
+                "downstream_connections",
+                "DownstreamConnectionsConfig",
+                max_active_downstream_connections=connections,
+            ),
+            monitor("fixed_heap", "fixed_heap", "FixedHeapConfig", max_heap_size_bytes=MAX_HEAP),
+        ],
+        "actions": [
+            action("shrink_heap", threshold={"value": 0.8}),
+            action("reset_high_memory_stream", scaled={"scaling_threshold": 0.8, "saturation_threshold": 0.95}),
+            action("stop_accepting_requests", threshold={"value": 0.95}),
+        ],
     }
 
 
@@ -100,16 +152,36 @@ def _manager(options: EdgeOptions, routes: dict[str, Any]) -> dict[str, Any]:
         "use_remote_address": True,  # the edge sets x-forwarded-for and x-forwarded-proto, unless a trusted proxy does
         "xff_num_trusted_hops": options.trusted_proxies,
         "server_header_transformation": "PASS_THROUGH",
+        **HARDENING,
         "upgrade_configs": [{"upgrade_type": "websocket"}],
-        "http_filters": [{"name": "router", "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"}}],
+        "http_filters": [
+            _filter("header_mutation", "HeaderMutation", mutations={"request_mutations": _removed_headers(options)}),
+            _filter("router", "Router"),
+        ],
     }
+
+
+def _filter(name: str, kind: str, **settings: Any) -> dict[str, Any]:
+    return {"name": name, "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.{name}.v3.{kind}", **settings}}
+
+
+def _removed_headers(options: EdgeOptions) -> list[dict[str, Any]]:
+    """Return the removal of what users say of themselves. Their address is in x-forwarded-for; a trusted proxy may say it elsewhere."""
+    own = [] if options.trusted_proxies else [{"remove": name} for name in ("x-real-ip", "forwarded")]
+    return [*own, {"remove_on_match": {"key_matcher": {"prefix": "x-envoy-"}}}]
 
 
 def _listener(name: str, listen: str, manager: dict[str, Any], transport: dict[str, Any] | None = None) -> dict[str, Any]:
     chain: dict[str, Any] = {"filters": [{"name": "http", "typed_config": manager}]}
     if transport is not None:
         chain["transport_socket"] = {"name": "envoy.transport_sockets.tls", "typed_config": transport}
-    return {"@type": f"{_TYPE}.config.listener.v3.Listener", "name": name, "address": _address(listen), "filter_chains": [chain]}
+    return {
+        "@type": f"{_TYPE}.config.listener.v3.Listener",
+        "name": name,
+        "address": _address(listen),
+        "filter_chains": [chain],
+        "per_connection_buffer_limit_bytes": CONNECTION_BUFFER,
+    }
 
 
 def _transport(config_dir: Path) -> dict[str, Any]:
@@ -149,6 +221,7 @@ def _cluster(service: EdgeService, release: EdgeRelease, config_dir: Path) -> di
         "name": name,
         "type": "EDS",
         "eds_cluster_config": {"eds_config": _source(config_dir, f"endpoints-{name}.json")},
+        "per_connection_buffer_limit_bytes": CONNECTION_BUFFER,
         "connect_timeout": "1s",  # edge and instances are on one machine; three instances may be tried
         "health_checks": [{**CHECKS, "no_traffic_interval": CHECKS["interval"], "tcp_health_check": {}}],
         "common_lb_config": {"update_merge_window": "0s"},  # an instance that is new counts as dead until its first check is known

@@ -7,6 +7,7 @@ runner dies. A change counts when the admin socket answers that it is in force.
 from __future__ import annotations
 
 import json
+import resource
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -59,10 +60,16 @@ def install(config_dir: Path, *, listen: str, services: tuple[EdgeService, ...],
         )
     folder.mkdir(parents=True, exist_ok=True)
     bootstrap = folder / "bootstrap.json"
-    bootstrap.write_text(json.dumps(config.bootstrap(folder, admin, 0o600), indent=1), encoding="utf-8")
+    bootstrap.write_text(json.dumps(config.bootstrap(folder, admin, 0o600, _files()), indent=1), encoding="utf-8")
     if not (folder / "current").exists():
         switch(folder, EdgeState(services, listen, options=options))
     return bootstrap
+
+
+def _files() -> int:
+    """Return how many files a process of this user may open; Envoy raises its own limit to that."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    return 2 * config.MAX_USERS if hard == resource.RLIM_INFINITY else hard
 
 
 def switch(config_dir: Path, state: EdgeState) -> str:

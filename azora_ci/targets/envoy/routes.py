@@ -18,6 +18,7 @@ ROUTES = "edge"
 FULL = 100  # percent
 DRAWN_AT = tuple(percent for _, percent in STAGES)  # the weights at which users may have been drawn
 HTTPS_PORT = 443
+MAX_BODY = 16 * 1024**2  # bytes of a request
 SAFE_METHODS = "GET|HEAD|OPTIONS"
 # Conditions of a retry. A request that may change data is retried only when no part of it was sent: no change may happen twice.
 SAFE_RETRY, UNSENT_RETRY = "connect-failure,refused-stream,reset", "connect-failure,reset-before-request"
@@ -40,13 +41,22 @@ def route_configuration(state: EdgeState, generation: str) -> dict[str, Any]:
     """Return the routes of all services in one document, which one rename puts in force."""
     # Envoy takes the first match: the longest prefix comes first.
     ordered = sorted(state.routed, key=lambda service: (-len(service.route_prefix), service.route_prefix))
-    routes = [route for service in ordered for route in _routes(state, service)]
+    trace = _header(":method", {"exact": "TRACE"})  # echoes what scripts shall not see, such as cookies
+    routes = [{"match": _match("/", [trace]), "direct_response": {"status": 405}}]
+    routes += [route for service in ordered for route in _routes(state, service)]
     return {
         "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",
         "name": ROUTES,
         **({"request_headers_to_remove": [PROOF_HEADER]} if state.secret else {}),  # no service may see the secret
         # Envoy ignores an update without a difference. With the generation in it, each update can be read back.
-        "virtual_hosts": [{"name": f"generation-{generation}", "domains": ["*"], "routes": routes}],
+        "virtual_hosts": [
+            {
+                "name": f"generation-{generation}",
+                "domains": ["*"],
+                "routes": routes,
+                "request_body_buffer_limit": MAX_BODY,  # a larger one cannot be sent again
+            }
+        ],
     }
 
 

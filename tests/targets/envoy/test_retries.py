@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 from collections import Counter
 from collections.abc import Iterator
 from typing import ClassVar
@@ -88,6 +89,15 @@ def test_a_post_that_was_never_sent_is_tried_elsewhere(lab, old, new, dead):
     lab.put([*old, refusing()] if dead == "an old one" else old, new if dead == "an old one" else [refusing()], 50)
     answers = send(lab.port, 200, "POST")
     assert answers["1.0.0"] + answers["1.1.0"] == 200
+
+
+def test_a_large_post_that_was_never_sent_is_tried_elsewhere_too(lab, old):
+    lab.put([refusing(), old[0]], None)
+    for _ in range(6):
+        connection = http.client.HTTPConnection("127.0.0.1", lab.port, timeout=20)
+        connection.request("POST", "/", bytes(3 * 1024**2))
+        assert connection.getresponse().status == 200
+        connection.close()
 
 
 def test_no_post_is_executed_twice_when_connections_break(lab):
