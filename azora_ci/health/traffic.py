@@ -3,43 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+NUMBERS = ("requests", "errors", "failovers", "given_up", "broken", "timeouts", "connect_failures")
+SLOWEST_MS = 60_000.0  # the highest bound of a bucket
 
 
 @dataclass(frozen=True)
 class Counters:
     """The edge's counts for one release of one service since some moment.
 
-    ``requests`` by users, each counted once; ``errors``: 5xx answers; ``failovers``: failed attempts that failover made good;
-    ``buckets``: (upper bound in milliseconds, requests up to it), cumulative.
+    ``requests`` by users that have ended, each counted once. Those that failed, each in one of four: ``errors``: 5xx answers;
+    ``failovers``: only another attempt was answered; ``given_up``: the user left before an answer came; ``broken``: the answer broke off.
+    ``timeouts``: failed requests that nothing answered in the route's time. ``buckets``: (upper bound in milliseconds, requests up to it),
+    cumulative.
     """
 
     requests: int = 0
     errors: int = 0
     failovers: int = 0
-    resets: int = 0
+    given_up: int = 0
+    broken: int = 0
+    timeouts: int = 0
     connect_failures: int = 0
     buckets: tuple[tuple[float, int], ...] = ()
 
     @property
     def failed(self) -> int:
         """Return the number of requests that this release failed, at most ``requests``."""
-        return min(self.requests, self.errors + self.failovers)
+        return min(self.requests, self.errors + self.failovers + self.given_up + self.broken)
 
     @property
     def failed_share(self) -> float:
         """Return the share of failed requests, 0 without requests."""
         return self.failed / self.requests if self.requests else 0.0
 
+    def with_the_slowest(self) -> Counters:
+        """Return the counts with requests that nothing answered in the slowest bucket: they took longer than anybody waited."""
+        unanswered = self.given_up + self.timeouts
+        bound, count = self.buckets[-1] if self.buckets else (SLOWEST_MS, 0)
+        return replace(self, buckets=(*self.buckets[:-1], (bound, count + unanswered))) if unanswered else self
+
     def since(self, earlier: Counters) -> Counters:
         """Return the counts after ``earlier``. A proxy that restarted counts from 0: then all of its counts are new."""
         if self.requests < earlier.requests:
             return self
         earlier_buckets = dict(earlier.buckets)
-        numbers = {
-            name: max(0, getattr(self, name) - getattr(earlier, name))
-            for name in ("requests", "errors", "failovers", "resets", "connect_failures")
-        }
+        numbers = {name: max(0, getattr(self, name) - getattr(earlier, name)) for name in NUMBERS}
         return Counters(**numbers, buckets=tuple((bound, max(0, count - earlier_buckets.get(bound, 0))) for bound, count in self.buckets))
 
     def plus(self, other: Counters) -> Counters:
@@ -47,12 +57,8 @@ class Counters:
         other_buckets, own_buckets = dict(other.buckets), dict(self.buckets)
         bounds = sorted({*other_buckets, *own_buckets})
         return Counters(
-            self.requests + other.requests,
-            self.errors + other.errors,
-            self.failovers + other.failovers,
-            self.resets + other.resets,
-            self.connect_failures + other.connect_failures,
-            tuple((bound, own_buckets.get(bound, 0) + other_buckets.get(bound, 0)) for bound in bounds),
+            **{name: getattr(self, name) + getattr(other, name) for name in NUMBERS},
+            buckets=tuple((bound, own_buckets.get(bound, 0) + other_buckets.get(bound, 0)) for bound in bounds),
         )
 
 

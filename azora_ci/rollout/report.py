@@ -63,13 +63,13 @@ def stage_table(evidence: Mapping[str, Any]) -> str:
         f"probes {probes['total'] - probes['failed']} of {probes['total']} healthy ({rate:.2%}), "
         f"availability at the public endpoints {evidence['availability']:.2%}",
         "",
-        "| version | weight | requests | 5xx | made good by failover | failed | p50 | p95 |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        "| version | weight | requests | 5xx | given up by users | made good by failover | failed | p50 | p95 |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for version, row in evidence["traffic"].items():
         rows.append(
-            f"| {escaped(version)} | {_percent(row['weight'])} | {row['requests']} | {row['errors_5xx']} | {row['failover']} "
-            f"| {row['error_rate']:.2%} | {_milliseconds(row['p50_ms'])} | {_milliseconds(row['p95_ms'])} |"
+            f"| {escaped(version)} | {_percent(row['weight'])} | {row['requests']} | {row['errors_5xx']} | {row.get('given_up', 0)} "
+            f"| {row['failover']} | {row['error_rate']:.2%} | {_milliseconds(row['p50_ms'])} | {_milliseconds(row['p95_ms'])} |"
         )
     return "\n".join(rows)
 
@@ -99,7 +99,8 @@ def traffic_evidence(counters: Counters, weight: int | None = None) -> dict[str,
         "requests": counters.requests,
         "errors_5xx": counters.errors,
         "failover": counters.failovers,
-        "resets": counters.resets,
+        "given_up": counters.given_up,
+        "resets": counters.broken,
         "connect_failures": counters.connect_failures,
         "failed": counters.failed,
         "error_rate": round(counters.failed_share, 6),

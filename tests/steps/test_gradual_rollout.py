@@ -115,6 +115,17 @@ def test_work_that_fails_while_health_is_green_is_seen_in_the_edge_counters(worl
     back_on_old(world)
 
 
+def test_work_that_hangs_until_users_leave_while_health_is_green_is_seen(world):
+    world.flag("1.1.0.stuck")
+    with Load(world.port, pause=0.005, threads=4, patience=0.5):
+        code, output = world.finish(world.start("gradual_rollout", CANARY_MINUTES="0.3", PROGRESSIVE_MINUTES="0.3"))
+    assert code == 1, output
+    evidence = world.fragment().evidence
+    assert "new version failed" in evidence["abort"]["reason"]
+    assert evidence["stages"][-1]["traffic"]["v1.1.0"]["given_up"] > 0
+    back_on_old(world)
+
+
 def test_a_version_that_is_much_slower_is_taken_back(tmp_path):
     world = World(tmp_path, instances=1, rollout={"latency_factor": 3.0, "minimum_requests": 10})
     try:

@@ -55,8 +55,8 @@ def get(port: int, path: str, method: str = "GET", headers: dict[str, str] | Non
 class Load(load.Load):
     """A load through the edge at a port of this machine."""
 
-    def __init__(self, port: int, *, pause: float = 0.02, threads: int = 1) -> None:
-        super().__init__([(LOOPBACK, port)], ("/api/work", "/auth/work"), pause=pause, threads=threads)
+    def __init__(self, port: int, *, pause: float = 0.02, threads: int = 1, patience: float = load.PATIENCE) -> None:
+        super().__init__([(LOOPBACK, port)], ("/api/work", "/auth/work"), pause=pause, threads=threads, patience=patience)
 
 
 class World:

@@ -58,6 +58,7 @@ def _stage(name: str, percent: int, start: float, minutes: float) -> dict[str, A
             "requests": 60 * share,
             "errors_5xx": 0,
             "failover": 0,
+            "given_up": 0,
             "resets": 0,
             "connect_failures": 0,
             "failed": 0,

@@ -9,11 +9,14 @@ from collections import Counter
 from collections.abc import Sequence
 
 Address = tuple[str, int]
+PATIENCE = 20.0  # seconds that a user waits for an answer
 
 
-def get(address: Address, path: str, method: str = "GET", headers: dict[str, str] | None = None) -> tuple[int, dict[str, str], bytes]:
+def get(
+    address: Address, path: str, method: str = "GET", headers: dict[str, str] | None = None, *, patience: float = PATIENCE
+) -> tuple[int, dict[str, str], bytes]:
     """Return status, headers (names in lower case) and body of one answer, over a connection of its own."""
-    connection = http.client.HTTPConnection(*address, timeout=20)
+    connection = http.client.HTTPConnection(*address, timeout=patience)
     try:
         connection.request(method, path, headers=headers or {})
         response = connection.getresponse()
@@ -25,10 +28,12 @@ def get(address: Address, path: str, method: str = "GET", headers: dict[str, str
 class Load:
     """A light steady load on some addresses and paths in turn: which status and version came back, in order; 0 is no answer."""
 
-    def __init__(self, addresses: Sequence[Address], paths: Sequence[str], *, pause: float = 0.02, threads: int = 1) -> None:
+    def __init__(
+        self, addresses: Sequence[Address], paths: Sequence[str], *, pause: float = 0.02, threads: int = 1, patience: float = PATIENCE
+    ) -> None:
         self.answers: list[tuple[int, str]] = []
         self._targets = [(address, path) for path in paths for address in addresses]
-        self._pause = pause
+        self._pause, self._patience = pause, patience
         self._stop = threading.Event()
         self._threads = [threading.Thread(target=self._send, daemon=True) for _ in range(threads)]
 
@@ -43,7 +48,7 @@ class Load:
             thread.join(timeout=30)
 
     def _get(self, target: tuple[Address, str]) -> tuple[int, dict[str, str], bytes]:
-        return get(*target)
+        return get(*target, patience=self._patience)
 
     def _send(self) -> None:
         number = 0

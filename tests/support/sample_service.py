@@ -1,7 +1,7 @@
 """A small real service for rollout tests: PORT, VERSION, SERVICE from its environment, misbehaviour from flag files.
 
 ``$FLAGS/<version>.<behaviour>``, or ``<version>.<service>.<behaviour>``: error (500 on work), sick (500 on health), nested (1,000
-brackets on health), hang, html, liar (answers another version), plain (health is "ok" and
+brackets on health), hang, stuck (no answer to work), html, liar (answers another version), plain (health is "ok" and
 names no version), slow (a second of work), down (ends at start), deaf (does not end
 when told to).
 ``/…/chat`` echoes over an upgraded connection, ``/…/events`` streams a line every tenth of a second.
@@ -31,6 +31,8 @@ class Handler(BaseHTTPRequestHandler):
             return self.talk(chat=self.path.endswith("/chat"))
         health = self.path.endswith("/health")
         if flag("hang"):
+            time.sleep(30)
+        if flag("stuck") and not health:
             time.sleep(30)
         if flag("slow") and not health:
             time.sleep(1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from azora_ci.health.traffic import Counters
 from azora_ci.targets.envoy import calls
 from azora_ci.targets.envoy.routes import ROUTES
 from azora_ci.targets.envoy.state import EdgeState, cluster_name
@@ -79,45 +78,3 @@ def expected_hosts(state: EdgeState) -> dict[str, set[str]]:
             if own:
                 hosts[cluster_name(service.id, release.id)] = {*own, *(other.endpoints.get(service.id, ()) if other else ())}
     return hosts
-
-
-def counters(stats: Mapping[str, Any], state: EdgeState) -> dict[tuple[str, str], Counters]:
-    """Return (service id, release id) -> counters, from ``/stats?format=json&histogram_buckets=cumulative``.
-
-    A request counts for the release that was chosen first, also where failover answered it: failover is priority 1 of the same cluster.
-    """
-    values: dict[str, int] = {}
-    histograms: dict[str, list[dict[str, Any]]] = {}
-    for stat in stats.get("stats", []):
-        if "histograms" in stat:
-            for histogram in _histograms(stat["histograms"]):
-                histograms[histogram["name"]] = histogram.get("buckets", [])
-        else:
-            values[stat["name"]] = int(stat["value"])
-    result = {}
-    for service in state.routed:
-        for release in state.releases:
-            if release.endpoints.get(service.id):
-                prefix = f"cluster.{cluster_name(service.id, release.id)}"
-                result[service.id, release.id] = _counters(prefix, values, histograms.get(f"{prefix}.upstream_rq_time", []))
-    return result
-
-
-def _histograms(document: Any) -> list[dict[str, Any]]:
-    # Envoy answers a list for bucket modes and an object with "details" or "computed_quantiles" for others.
-    return list(document if isinstance(document, list) else document.get("details", []))
-
-
-def _counters(prefix: str, values: Mapping[str, int], buckets: list[dict[str, Any]]) -> Counters:
-    def value(name: str) -> int:
-        return values.get(f"{prefix}.{name}", 0)
-
-    retries = value("upstream_rq_retry")
-    return Counters(
-        requests=max(0, value("upstream_rq_total") + value("upstream_rq_pending_failure_eject") - retries),
-        errors=value("upstream_rq_5xx"),
-        failovers=retries,
-        resets=value("upstream_rq_rx_reset"),
-        connect_failures=value("upstream_cx_connect_fail"),
-        buckets=tuple((float(bucket["upper_bound"]), int(bucket["cumulative"])) for bucket in buckets),
-    )

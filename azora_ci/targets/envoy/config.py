@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from azora_ci.targets.envoy import calls
+from azora_ci.targets.envoy import calls, counting
 from azora_ci.targets.envoy.routes import ROUTES, redirect_configuration, route_configuration
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeRelease, EdgeService, EdgeState, EdgeTls, cluster_name
 
@@ -59,7 +59,7 @@ def bootstrap(config_dir: Path, admin: Path, mode: int, files: int) -> dict[str,
             "cds_config": _source(config_dir, "clusters.json"),
         },
         "stats_flush_interval": "0.5s",  # histograms are merged when counters are flushed
-        "stats_config": {"histogram_bucket_settings": [{"match": {"suffix": "upstream_rq_time"}, "buckets": list(BUCKETS)}]},
+        "stats_config": {"histogram_bucket_settings": [{"match": {"prefix": counting.PREFIX}, "buckets": list(BUCKETS)}]},
     }
 
 
@@ -151,6 +151,7 @@ def _manager(options: EdgeOptions, routes: dict[str, Any]) -> dict[str, Any]:
         **routes,
         "use_remote_address": True,  # the edge sets x-forwarded-for and x-forwarded-proto, unless a trusted proxy does
         "xff_num_trusted_hops": options.trusted_proxies,
+        "access_log": counting.loggers(),
         "server_header_transformation": "PASS_THROUGH",
         **HARDENING,
         "upgrade_configs": [{"upgrade_type": "websocket"}],

@@ -20,11 +20,10 @@ from azora_ci.core.documents import MEBIBYTE, Limits, expected_shape, read_file,
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.health.probes import Dial, ProbeRequest, fetch, unix_dial
 from azora_ci.health.traffic import Counters
-from azora_ci.targets.envoy import config
+from azora_ci.targets.envoy import config, counting
 from azora_ci.targets.envoy.admin import (
     certificate_days,
     cluster_hosts,
-    counters,
     effective_weights,
     expected_hosts,
     expected_weights,
@@ -39,7 +38,6 @@ ADMIN_SOCKET = "admin.sock"  # in the folder of files, of a local edge
 SOCKET_LENGTH = 107  # bytes of a Unix socket's path: the kernel's limit
 ADMIN_TIMEOUT = 5.0  # seconds, for one answer of the admin socket
 READ_BACK_SECONDS = 10.0  # Envoy reloads within milliseconds, on a loaded machine later
-STATS = r"^cluster\..*\.upstream_(rq_(total|retry|5xx|rx_reset|pending_failure_eject|time)|cx_connect_fail)$"
 WAITING = r"^cluster\..*\.upstream_rq_pending_active$"
 LIMITS = Limits(size=64 * MEBIBYTE, values=5_000_000)  # the admin socket is trusted, and answers grow with the number of clusters
 
@@ -174,8 +172,8 @@ class Edge:
 
     def counters(self, state: EdgeState) -> dict[tuple[str, str], Counters]:
         """Return (service, release id) -> counters since Envoy started. Raises UnreachableError."""
-        path = f"/stats?format=json&histogram_buckets=cumulative&filter={quote(STATS)}"
-        return self._read(path, lambda stats: counters(stats, state))
+        path = f"/stats?format=json&histogram_buckets=cumulative&filter={quote(counting.STATS)}"
+        return self._read(path, lambda stats: counting.counters(stats, state))
 
     def requests_to(self, addresses: set[str]) -> int:
         """Return how many requests Envoy has sent to these addresses since its start, through any cluster. Raises UnreachableError."""

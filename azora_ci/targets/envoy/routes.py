@@ -12,6 +12,7 @@ from typing import Any
 
 from azora_ci.core.pipeline import STAGES
 from azora_ci.health.answers import DEPLOYMENT_HEADER, PROOF_HEADER, RELEASE_HEADER, seal
+from azora_ci.targets.envoy.counting import USERS
 from azora_ci.targets.envoy.state import EdgeService, EdgeState, cluster_name
 
 ROUTES = "edge"
@@ -84,7 +85,7 @@ def _routes(state: EdgeState, service: EdgeService) -> list[dict[str, Any]]:
     for split in [*_sealed_splits(state, service, weights), *splits]:
         for method, conditions in [([safe], SAFE_RETRY)] + [([], UNSENT_RETRY)] * (not split.sealed):
             action = _action(state, service, split, conditions)
-            routes.append({"match": _match(service.route_prefix, [*split.headers, *method]), "route": action})
+            routes.append({"name": USERS, "match": _match(service.route_prefix, [*split.headers, *method]), "route": action})
     return routes
 
 

@@ -17,7 +17,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import send_signal
 from azora_ci.targets.base import Owner
-from azora_ci.targets.envoy import admin, config
+from azora_ci.targets.envoy import admin, config, counting
 from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeRelease, EdgeService, EdgeState, EdgeTls
 from tests.support.edge_world import NEW, OLD, World, free_ports, get
@@ -111,7 +111,7 @@ def test_a_release_that_is_taken_out_leaves_no_role_behind():
 
 
 def test_counters_of_an_edge_without_traffic_are_zero():
-    counters = admin.counters({"stats": []}, BOTH)
+    counters = counting.counters({"stats": []}, BOTH)
     assert set(counters) == {("api", OLD), ("edu", OLD), ("api", NEW)}
     assert all(counted.requests == 0 for counted in counters.values())
 

@@ -1,0 +1,125 @@
+"""What a real Envoy counts: each request once, by how it ended, for the version that owed the answer."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler
+
+import pytest
+
+from azora_ci.health.traffic import Counters, slower_than
+from tests.support.edge_lab import Backend, Lab, refusing
+from tests.support.edge_world import NEW, OLD, get
+from tests.support.waiting import until
+
+
+class Odd(Backend):
+    """A version whose answers end in every way, by the path."""
+
+    def answer(self, request: BaseHTTPRequestHandler) -> None:
+        if "hang" in request.path:
+            time.sleep(2)
+        elif "cut" in request.path:
+            request.send_response(200)
+            request.send_header("content-length", "100")
+            request.end_headers()
+            request.wfile.write(b"half")
+            self._hang_up(request)
+        elif "kill" in request.path:
+            self._hang_up(request)
+        elif "fail" in request.path:
+            request.send_error(500)
+        else:
+            super().answer(request)
+
+    @staticmethod
+    def _hang_up(request: BaseHTTPRequestHandler) -> None:
+        request.close_connection = True
+        request.wfile.flush()
+        request.connection.shutdown(socket.SHUT_RDWR)
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    edge_lab = Lab(tmp_path_factory.mktemp("edge"), timeout_seconds=0.8)
+    yield edge_lab
+    edge_lab.close()
+
+
+@pytest.fixture(scope="module")
+def odd() -> Iterator[Odd]:
+    backend = Odd("1.1.0")
+    yield backend
+    backend.die()
+
+
+def leave(lab: Lab, path: str, seconds: float = 0.1) -> None:
+    """Send a request and hang up after some time."""
+    with socket.create_connection(("127.0.0.1", lab.port), timeout=20) as user:
+        user.sendall(f"GET {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+        time.sleep(seconds)
+
+
+def counted(lab: Lab, release: str = NEW) -> Counters:
+    return lab.edge.counters(lab.edge.state())["api", release]
+
+
+def ended(lab: Lab, before: Counters, number: int) -> Counters:
+    """Return the counts since ``before``, once so many requests have ended and their latencies are merged."""
+    until(lambda: counted(lab).requests - before.requests >= number, "the requests have ended")
+    until(lambda: counted(lab).since(before).buckets[-1][1] >= number, "their latencies are merged")
+    return counted(lab).since(before)
+
+
+def test_a_request_that_its_user_gave_up_is_a_failure_and_slow(lab, odd):
+    lab.put([refusing()], [odd.address], 100)
+    get(lab.port, "/")
+    before = ended(lab, Counters(), 1)
+    for _ in range(5):
+        leave(lab, "/hang")
+    counters = ended(lab, before, 5)
+    assert (counters.requests, counters.given_up, counters.failed) == (5, 5, 5)
+    assert slower_than(counters.buckets, 30_000) == (5, 5), "however long they waited, an answer would have taken longer"
+
+
+def test_a_request_under_way_is_no_failure_yet(lab, odd):
+    lab.put([refusing()], [odd.address], 100)
+    before = counted(lab)
+    with socket.create_connection(("127.0.0.1", lab.port), timeout=20) as user:
+        user.sendall(b"GET /hang HTTP/1.1\r\nhost: x\r\n\r\n")
+        until(lambda: lab.edge.under_way({odd.address}), "the request is under way")
+        assert counted(lab).since(before).requests == 0
+        assert user.recv(4096).startswith(b"HTTP/1.1 504")
+    counters = ended(lab, before, 1)
+    assert (counters.requests, counters.errors, counters.given_up, counters.timeouts) == (1, 1, 0, 1)
+
+
+def test_an_answer_that_breaks_off_is_a_failure(lab, odd):
+    lab.put([refusing()], [odd.address], 100)
+    before = counted(lab)
+    leave(lab, "/cut", 0.5)
+    until(lambda: counted(lab).since(before).requests == 1, "the request has ended")
+    assert counted(lab).since(before).broken == counted(lab).since(before).failed == 1
+
+
+def test_leaving_a_stream_is_no_failure(tmp_path, odd):
+    lab = Lab(tmp_path, timeout_seconds=0)
+    try:
+        lab.put([odd.address], None)
+        leave(lab, "/hang")
+        get(lab.port, "/")
+        until(lambda: counted(lab, OLD).requests == 1, "the answered request is counted")
+        assert counted(lab, OLD).failed == 0
+    finally:
+        lab.close()
+
+
+def test_a_request_that_fails_at_every_attempt_is_one_failure(lab, odd):
+    lab.put([refusing()], [odd.address], 100)
+    before, asked = counted(lab), len(odd.requests)
+    assert get(lab.port, "/kill")[0] == 503
+    assert len(odd.requests) - asked > 1, "it was tried again"
+    until(lambda: counted(lab).since(before).requests, "the request has ended")
+    assert (counted(lab).since(before).requests, counted(lab).since(before).failed) == (1, 1)
