@@ -249,7 +249,7 @@ def _endpoints(name: str, groups: Iterable[tuple[str, ...]]) -> dict[str, Any]:
     One dead instance at most is in turn, then, and a retry finds another. The factor keeps users on their side as long as one is healthy.
     """
     localities = [
-        {"priority": priority, "lb_endpoints": [_unchecked(addresses[0]), *map(_checked, addresses[1:])]}
+        {"priority": priority, "lb_endpoints": [_endpoint(address, priority, number > 0) for number, address in enumerate(addresses)]}
         for priority, addresses in enumerate(groups)
         if addresses
     ]
@@ -261,9 +261,6 @@ def _endpoints(name: str, groups: Iterable[tuple[str, ...]]) -> dict[str, Any]:
     }
 
 
-def _checked(address: str) -> dict[str, Any]:
-    return {"endpoint": {"address": _address(address)}}
-
-
-def _unchecked(address: str) -> dict[str, Any]:
-    return {"endpoint": {"address": _address(address), "health_check_config": {"disable_active_health_check": True}}}
+def _endpoint(address: str, priority: int, checked: bool) -> dict[str, Any]:
+    endpoint = {"address": _address(address)} | ({} if checked else {"health_check_config": {"disable_active_health_check": True}})
+    return {"endpoint": endpoint} | ({"metadata": counting.OF_FAILOVER} if priority else {})

@@ -20,16 +20,22 @@ USERS = "users"  # name of the routes of users' requests
 PREFIX = "ended"
 ANSWERED, LEFT = "answered", "left"  # histograms: milliseconds to the end of the answer, and until the user left amid an answer
 STATS = rf"^{PREFIX}\.(requests|{ANSWERED}|{LEFT})\.route\.{USERS}\.|^cluster\..*\.upstream_cx_connect_fail$"
-_REQUESTS = re.compile(rf"{PREFIX}\.requests\.route\.{USERS}\.cluster\.([^.]+)\.code\.(\d+)\.flags\.([^.]+)\.attempts\.(\d+|-)")
+_REQUESTS = re.compile(rf"{PREFIX}\.requests\.route\.{USERS}\.cluster\.([^.]+)\.code\.(\d+)\.flags\.([^.]+)\.attempts\.(\d*)\.other\.(\w*)")
 _UPGRADED = 101
+OF_FAILOVER = {"filter_metadata": {"azora": {"other": "release"}}}  # of instances of the other release in a release's cluster
 _TYPE = "type.googleapis.com/envoy"
 
 
 def loggers() -> list[dict[str, Any]]:
     """Return the access logs of a listener that count requests when they end."""
     route = [{"name": "route", "value_format": "%ROUTE_NAME%"}, {"name": "cluster", "value_format": "%UPSTREAM_CLUSTER%"}]
-    end = [("code", "%RESPONSE_CODE%"), ("flags", "%RESPONSE_FLAGS%"), ("attempts", "%UPSTREAM_REQUEST_ATTEMPT_COUNT%")]
-    tags = [*route, *({"name": name, "value_format": value} for name, value in end)]
+    end = {
+        "code": "%RESPONSE_CODE%",
+        "flags": "%RESPONSE_FLAGS%",
+        "attempts": "%UPSTREAM_REQUEST_ATTEMPT_COUNT%",
+        "other": "%UPSTREAM_METADATA(azora:other)%",
+    }
+    tags = [*route, *({"name": name, "value_format": value} for name, value in end.items())]
     left_amid_answer = [
         {"response_flag_filter": {"flags": ["DC"]}},
         {"status_code_filter": {"comparison": {"op": "GE", "value": {"default_value": 200, "runtime_key": "none"}}}},
@@ -82,19 +88,21 @@ def _ended(values: Mapping[str, int], cluster: str, *, streams: bool) -> Counter
         match = _REQUESTS.fullmatch(name)
         if match is None or match[1] != cluster:
             continue
-        code, attempts = int(match[2]), int(match[4]) if match[4].isdigit() else 0
+        code, flags = int(match[2]), match[3].split(",")
         if code == 0 and streams:
             continue
-        flags = match[3].split(",")
+        helped = match[4] not in {"", "1"} or match[5] != ""
         counts["requests"] += number
         counts["timeouts"] += number * ("UT" in flags)
-        if outcome := _outcome(code, flags, attempts, whole=not streams and code != _UPGRADED):
+        if outcome := _outcome(code, flags, helped=helped, whole=not streams and code != _UPGRADED):
             counts[outcome] += number
     return Counters(**counts)
 
 
-def _outcome(code: int, flags: list[str], attempts: int, *, whole: bool) -> str | None:
-    """Return which counter of failures a request belongs to; None for a success. ``whole``: its answer must have come to its end.
+def _outcome(code: int, flags: list[str], *, helped: bool, whole: bool) -> str | None:
+    """Return which counter of failures a request belongs to; None for a success.
+
+    ``helped``: another attempt, or the other release, gave the answer; ``whole``: the answer must have come to its end.
 
     Flags that begin with U tell of the upstream side: the connection broke, or the time was over.
     """
@@ -102,7 +110,7 @@ def _outcome(code: int, flags: list[str], attempts: int, *, whole: bool) -> str 
         return "given_up"
     if code >= 500:
         return "errors"
-    if attempts > 1:
+    if helped:
         return "failovers"
     return "broken" if whole and any(flag.startswith("U") for flag in flags) else None
 

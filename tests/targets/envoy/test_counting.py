@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from azora_ci.health.traffic import Counters, slower_than
+from azora_ci.targets.envoy import counting
+from azora_ci.targets.envoy.state import EdgeRelease, EdgeService, EdgeState
 from tests.support.edge_lab import Backend, Lab, refusing
 from tests.support.edge_world import NEW, OLD, get
 from tests.support.waiting import until
@@ -123,3 +127,38 @@ def test_a_request_that_fails_at_every_attempt_is_one_failure(lab, odd):
     assert len(odd.requests) - asked > 1, "it was tried again"
     until(lambda: counted(lab).since(before).requests, "the request has ended")
     assert (counted(lab).since(before).requests, counted(lab).since(before).failed) == (1, 1)
+
+
+def test_what_the_old_version_answered_is_a_failure_of_the_new_one(lab, odd):
+    old = Backend("1.0.0")
+    try:
+        lab.put([old.address], [refusing()], 100)
+        before, before_old = counted(lab), counted(lab, OLD)
+        assert json.loads(get(lab.port, "/")[2])["version"] == "1.0.0"
+        until(lambda: counted(lab).since(before).requests, "the request has ended")
+        assert (counted(lab).since(before).failovers, counted(lab, OLD).since(before_old).requests) == (1, 0)
+        names = [stat["name"] for stat in lab.edge._get("/stats?format=json&filter=requests.route")["stats"]]
+        assert any(name.endswith(".code.200.flags.-.attempts.2.other.release") for name in names)
+    finally:
+        old.die()
+
+
+@pytest.mark.parametrize(
+    ("ended_as", "counters"),
+    [
+        ("200.flags.-.attempts.1.other.", Counters(7)),
+        ("404.flags.-.attempts.1.other.", Counters(7)),
+        ("200.flags.DC.attempts.1.other.", Counters(7)),
+        ("200.flags.-.attempts.2.other.", Counters(7, failovers=7)),
+        ("200.flags.-.attempts.1.other.release", Counters(7, failovers=7)),  # no instance of its own was healthy
+        ("503.flags.UO.attempts.1.other.", Counters(7, errors=7)),  # a limit refused it
+        ("503.flags.URX,UC.attempts.6.other.", Counters(7, errors=7)),
+        ("101.flags.UC.attempts.1.other.", Counters(7)),
+        ("0.flags.DC.attempts..other.", Counters(7, given_up=7)),
+    ],
+)
+def test_each_end_counts_once(ended_as, counters):
+    state = EdgeState((EdgeService("api", "/", 15),), "127.0.0.1:1", (EdgeRelease(NEW, "v1.1.0", {"api": ("127.0.0.1:2",)}),))
+    name = f"ended.requests.route.users.cluster.api-{NEW}.code.{ended_as}"
+    read = counting.counters({"stats": [{"name": name, "value": 7}]}, state)["api", NEW]
+    assert replace(read, buckets=()) == counters
