@@ -1,10 +1,9 @@
 """Rules of a rollout: its stages, the comparison of two versions' traffic, and the action after each tick. Pure.
 
-The error test: one-sided, 99 %. Exact (Clopper-Pearson) bounds of each version's share of failed requests are combined to a bound of
-their difference (Newcombe 1998, method 10, which takes any pair of bounds). A rollout aborts when the lower bound of ``new - old`` is
-above the limit both for the old version's requests since the rollout began (its baseline) and for those in the same stage: trouble of
-both versions is not the fault of the new one. A failed request is a 5xx answer, or one that only failover could answer. The latency
-test: the new version's p95 is above the limit when, with the same confidence, more than 5 % of its requests took longer than the limit.
+The new version's failed requests are compared with the old one's by a sequential test (``sequential.py``) that may be looked at after every
+tick; so is the share of requests that take longer than the latency limit. All services, both tests and all stages share one error budget:
+of rollouts whose new version is within the limits, at most that share is taken back, if failures are independent. A failed request is a 5xx
+answer, or one that only failover could answer.
 """
 
 from __future__ import annotations
@@ -17,15 +16,13 @@ from enum import Enum
 from azora_ci.core.pipeline import STAGES
 from azora_ci.health.answers import NEW, OLD
 from azora_ci.health.traffic import Counters, percentile, slower_than
-from azora_ci.rollout.statistics import CONFIDENCE, difference_lower_bound, share_bounds
+from azora_ci.rollout.sequential import Comparison
 from azora_ci.rollout.verdict import HealthVerdict
 
 LATENCY_FLOOR_MS = 100.0  # differences of p95 below this are scheduling noise of a small machine, whatever their factor
-TEST = (
-    f"failed requests: one-sided, {CONFIDENCE:.0%}, exact (Clopper-Pearson) bounds combined by Newcombe's method 10, "
-    f"compared with the old version since the rollout began and in the same stage; "
-    f"p95: share of requests slower than the limit (the factor, and {LATENCY_FLOOR_MS:g} ms more) above 5 % with the same confidence"
-)
+SLOW_SHARE = 0.05  # by definition of the p95
+# Shares of a service's error budget: both tests, and the old version's record, with which both are compared when it gets no more requests.
+ERROR_BUDGET, LATENCY_BUDGET, RECORD_BUDGET = 0.8, 0.14, 0.03
 
 
 @dataclass(frozen=True)
@@ -48,11 +45,31 @@ def stages(minutes: Sequence[float], *, first: bool) -> tuple[Stage, ...]:
 
 @dataclass(frozen=True)
 class Limits:
-    """Limits of the verdict: percentage points of failed requests above the old version, factor of its p95, samples needed."""
+    """Limits of the verdict: percentage points of failed requests above the old version, factor of its p95, samples needed.
+
+    ``false_abort_percent``: the error budget, the percentage of rollouts within the limits that may be taken back.
+    """
 
     error_points: float
     latency_factor: float
     minimum_requests: int
+    false_abort_percent: float = 1.0
+
+    @property
+    def confidence(self) -> str:
+        """Return the probability with which a rollout within the limits is not taken back, as a text."""
+        return f"{100 - self.false_abort_percent:g}%"
+
+    @property
+    def test(self) -> str:
+        """Return the tests in words, for the record."""
+        return (
+            f"sequential, valid at every tick: a betting martingale of both versions' requests, paired per tick; one-sided, "
+            f"{self.confidence} confidence for the whole rollout, all services and stages together; "
+            f"failed requests: more than {self.error_points:g} points above the old version's; p95: {SLOW_SHARE:.0%} more of the new "
+            f"version's requests than of the old one's slower than the limit (the factor, and {LATENCY_FLOOR_MS:g} ms more); "
+            f"at 100 % compared with the old version's record"
+        )
 
 
 @dataclass(frozen=True)
@@ -67,12 +84,40 @@ class Traffic:
     doubtful: tuple[str, ...] = ()
 
 
+class Trial:
+    """The tests of one service over the whole rollout. ``services``: how many share the error budget; ``has_old``: compare two versions."""
+
+    def __init__(self, limits: Limits, services: int, *, has_old: bool) -> None:
+        budget = limits.false_abort_percent / 100 / services
+        self._limits, self._record_budget = limits, RECORD_BUDGET * budget
+        self.errors = Comparison(limits.error_points / 100, ERROR_BUDGET * budget, None if has_old else 0.0)
+        self.slow = Comparison(SLOW_SHARE, LATENCY_BUDGET * budget)
+        self.slow_limit: float | None = None  # milliseconds, by the old version's record before this tick
+        self._old = Counters()
+
+    def add(self, new: Counters, old: Counters, *, alone: bool) -> None:
+        """Add what was counted since the tick before. ``alone``: the old version gets no requests, its record is what is compared with."""
+        if alone:
+            old = Counters()
+            if self.errors.ceiling is None:
+                self.errors.compare_with_record((self._old.failed, self._old.requests), self._record_budget)
+                self.slow.compare_with_record(slower_than(self._old.buckets, self.slow_limit or 0.0), self._record_budget)
+        self.errors.add((new.failed, new.requests), (old.failed, old.requests))
+        if self.slow_limit is not None:
+            self.slow.add(slower_than(new.buckets, self.slow_limit), slower_than(old.buckets, self.slow_limit))
+        self._old = self._old.plus(old)
+        old_p95 = percentile(self._old.buckets, 0.95)
+        if old_p95 is not None and self._old.requests >= self._limits.minimum_requests:
+            self.slow_limit = max(old_p95 * self._limits.latency_factor, old_p95 + LATENCY_FLOOR_MS)
+
+
 @dataclass(frozen=True)
 class Pair:
-    """Counters of a service that are compared: of the new version since the stage began, of the old one since the rollout began (its
-    baseline; None on a first deployment), and of the old one since the stage began: trouble of both is not the new version's fault.
+    """What is known of a service: its tests, and counters: of the new version since the stage began, of the old one since the rollout
+    began (its baseline; None on a first deployment), and of the old one since the stage began.
     """
 
+    trial: Trial
     new: Counters
     old: Counters | None
     old_in_stage: Counters = field(default_factory=Counters)
@@ -100,37 +145,36 @@ def judge_traffic(pairs: Mapping[str, Pair], limits: Limits, doubt: Collection[s
 
 def _errors(pair: Pair, limits: Limits) -> str | None:
     new, old, old_in_stage = pair.new, pair.old, pair.old_in_stage
+    if not pair.trial.errors.proved:
+        return None
     if old is None:  # nothing to compare with: the share itself must stay below the limit
-        lower_bound, against = share_bounds(new.failed, new.requests)[0], "no old version"
+        against = "no old version"
     else:
-        samples = [old, old_in_stage] if old_in_stage.requests else [old]
-        lower_bound = min(difference_lower_bound((new.failed, new.requests), (sample.failed, sample.requests)) for sample in samples)
         against = f"old {old.failed} of {old.requests} ({old.failed_share:.1%})"
         against += f", of which in this stage {old_in_stage.failed} of {old_in_stage.requests}" if old_in_stage.requests else ""
-    if lower_bound * 100 <= limits.error_points:
-        return None
     return (
-        f"new version failed {new.failed} of {new.requests} requests ({new.failed_share:.1%}), {against}; with {CONFIDENCE:.0%} confidence "
-        f"that is more than {lower_bound * 100:.1f} points worse, limit {limits.error_points:g} points"
+        f"new version failed {new.failed} of {new.requests} requests ({new.failed_share:.1%}), {against}; "
+        f"more than {limits.error_points:g} points worse, {_certainty(pair.trial.errors, limits)}"
     )
 
 
 def _latency(pair: Pair, limits: Limits) -> str | None:
-    new, old = pair.new, pair.old
-    if old is None or min(new.requests, old.requests) < limits.minimum_requests:
+    new, old, limit = pair.new, pair.old, pair.trial.slow_limit
+    if old is None or limit is None or not pair.trial.slow.proved or new.requests < limits.minimum_requests:
         return None
-    old_p95, new_p95 = percentile(old.buckets, 0.95), percentile(new.buckets, 0.95)
-    if old_p95 is None or new_p95 is None:
-        return None
-    old_p95 = max(old_p95, percentile(pair.old_in_stage.buckets, 0.95) or 0.0)
-    limit = max(old_p95 * limits.latency_factor, old_p95 + LATENCY_FLOOR_MS)
+    old_p95, new_p95 = percentile(old.buckets, 0.95) or 0.0, percentile(new.buckets, 0.95) or 0.0
     slow, total = slower_than(new.buckets, limit)
-    if share_bounds(slow, total)[0] <= 0.05:
-        return None
     return (
         f"new version's p95 is {new_p95:.0f} ms, old {old_p95:.0f} ms; {slow} of {total} requests took longer than {limit:.0f} ms "
-        f"(factor {limits.latency_factor:g}), with {CONFIDENCE:.0%} confidence more than 5 % do"
+        f"(factor {limits.latency_factor:g}), {SLOW_SHARE:.0%} more than of the old version's, {_certainty(pair.trial.slow, limits)}"
     )
+
+
+def _certainty(comparison: Comparison, limits: Limits) -> str:
+    text = f"with {limits.confidence} confidence for the whole rollout"
+    if comparison.ceiling:
+        text += f"; no old traffic runs beside it, it is compared with the old version's record, at most {comparison.ceiling:.1%}"
+    return text
 
 
 def synthetic_requests(missing: int, received: int, *, elapsed: float, left: float, interval: float) -> int:

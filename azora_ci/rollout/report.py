@@ -9,7 +9,6 @@ from typing import Any
 from azora_ci.core.markdown import escaped
 from azora_ci.health.traffic import Counters, percentile
 from azora_ci.rollout.decision import LATENCY_FLOOR_MS, Limits, Stage
-from azora_ci.rollout.statistics import CONFIDENCE
 
 
 def plan_lines(
@@ -37,7 +36,8 @@ def plan_lines(
         f"  back to {old or 'no version'} when: {conditions}; or the new version's share of failed requests is more than "
         f"{limits.error_points:g} points above the old one's, or its p95 more than {limits.latency_factor:g} times the old one's "
         f"and at least {LATENCY_FLOOR_MS:g} ms more, "
-        f"with {CONFIDENCE:.0%} confidence (exact bounds, one-sided); {limits.minimum_requests} requests per service and version needed"
+        f"with {limits.confidence} confidence for the whole rollout (a sequential test); "
+        f"{limits.minimum_requests} requests per service and version needed"
     )
     return lines
 

@@ -1,13 +1,11 @@
-"""Exact bounds for shares of failed requests, and for the difference of two shares. Pure."""
+"""Exact bounds for shares of failed requests. Pure."""
 
 from __future__ import annotations
 
 import math
 
-CONFIDENCE = 0.99  # one-sided; the tests are repeated every interval, so 95 % would give too many false alarms
 
-
-def share_bounds(failed: int, total: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
+def share_bounds(failed: float, total: float, confidence: float) -> tuple[float, float]:
     """Return the exact (Clopper-Pearson) one-sided lower and upper bound of a share; (0, 1) for a total of 0."""
     if total == 0:
         return 0.0, 1.0
@@ -15,14 +13,6 @@ def share_bounds(failed: int, total: int, confidence: float = CONFIDENCE) -> tup
     lower = 0.0 if failed == 0 else _beta_quantile(alpha, failed, total - failed + 1)
     upper = 1.0 if failed == total else _beta_quantile(1 - alpha, failed + 1, total - failed)
     return lower, upper
-
-
-def difference_lower_bound(new: tuple[int, int], old: tuple[int, int], confidence: float = CONFIDENCE) -> float:
-    """Return the lower bound of ``new - old`` for two (failed, total) counts."""
-    new_share, old_share = (failed / total if total else 0.0 for failed, total in (new, old))
-    new_lower, _ = share_bounds(*new, confidence)
-    _, old_upper = share_bounds(*old, confidence)
-    return new_share - old_share - math.hypot(new_share - new_lower, old_upper - old_share)
 
 
 def _beta_quantile(probability: float, a: float, b: float) -> float:

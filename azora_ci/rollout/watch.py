@@ -37,6 +37,7 @@ from azora_ci.rollout.decision import (
     Stage,
     StageProgress,
     Traffic,
+    Trial,
     judge_traffic,
     next_action,
     synthetic_requests,
@@ -128,11 +129,17 @@ class StageWatch:
     running: _Stage | None = None
     restarts: dict[str, int] = field(default_factory=dict)  # worker -> how often it had been started again before it was watched
     edge: EdgeProof | None = None  # what proves which release answers in public
+    trials: dict[str, Trial] = field(init=False)  # service -> its tests; their evidence spans stages
+    seen: Counts = field(default_factory=dict)  # the counters at the latest tick
 
     def __post_init__(self) -> None:
         self.prober = Prober(self.clock)
         self.record = Record(self.subject.new.id)
         self.base = self.target.observe().counters
+        services = [service.id for service in self.subject.services]
+        self.trials = {
+            service: Trial(self.rules.limits, len(services), has_old=self.subject.old_of(service) is not None) for service in services
+        }
 
     def begin(self, stage: Stage) -> None:
         """Note that a stage begins, before its weight is moved: if it is interrupted from then on, evidence tells of it."""
@@ -167,11 +174,21 @@ class StageWatch:
             old = self.subject.old_of(service.id)
             new = self._since(observation, start, service.id, self.subject.new.id)
             if old is None:
-                pairs[service.id] = Pair(new, None)
+                pairs[service.id] = Pair(self.trials[service.id], new, None)
             else:
                 baseline, old_in_stage = (self._since(observation, since, service.id, old) for since in (self.base, start))
-                pairs[service.id] = Pair(new, baseline, old_in_stage)
+                pairs[service.id] = Pair(self.trials[service.id], new, baseline, old_in_stage)
         return pairs
+
+    def add_tick(self, observation: Observation, *, alone: bool) -> None:
+        """Add to the tests what was counted since the tick before; ``alone``: all traffic goes to the new version."""
+        for service, trial in self.trials.items():
+            old = self.subject.old_of(service)
+            new_counters = self._since(observation, self.seen, service, self.subject.new.id)
+            trial.add(
+                new_counters, self._since(observation, self.seen, service, old) if old else Counters(), alone=alone and old is not None
+            )
+        self.seen = observation.counters
 
     def by_version(self, observation: Observation, start: Counts) -> dict[str, Counters]:
         """Return version -> counters of all services since the stage began."""
@@ -246,6 +263,7 @@ class _Stage:
         if self._observation is None:
             pairs = [(service.id, self._subject.old_of(service.id) is not None) for service in self._subject.services]
             return health, uncounted_traffic(pairs, self._rules.limits)
+        self._watch.add_tick(self._observation, alone=self._stage.percent == 100)
         return health, judge_traffic(self._watch.pairs(self._observation, self._start or {}), self._rules.limits, health.doubt)
 
     def _by_release(self, endpoint: Endpoint, answer: Answer) -> Endpoint:
@@ -262,7 +280,7 @@ class _Stage:
         except UnreachableError as error:
             return [classify(endpoint, Answer(0.0, failure="broken", detail=error.what))]
         if self._start is None:
-            self._start = self._observation.counters
+            self._start = self._watch.seen = self._observation.counters
         return [ProbeResult(endpoint, "healthy", "", 0.0)]
 
     def _look_at_workers(self) -> list[ProbeResult]:

@@ -23,7 +23,7 @@ from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.health.answers import NEW
 from azora_ci.health.probes import Prober
 from azora_ci.rollout import once, report
-from azora_ci.rollout.decision import TEST, Action, Limits, Stage, stages
+from azora_ci.rollout.decision import Action, Limits, Stage, stages
 from azora_ci.rollout.watch import Rules, StageWatch, Subject
 from azora_ci.steps.job import Job, recorded_host_keys
 from azora_ci.targets import jobs, workers
@@ -138,7 +138,8 @@ class Rollout:
 
     def __post_init__(self) -> None:
         config = self.job.config
-        self.limits = Limits(config.rollout.error_rate_points, config.rollout.latency_factor, config.rollout.minimum_requests)
+        rollout = config.rollout
+        self.limits = Limits(rollout.error_rate_points, rollout.latency_factor, rollout.minimum_requests, rollout.false_abort_percent)
         self.phase = "before the first stage"
         self.evidence: dict[str, Any] = self.job.evidence
         self.evidence.update(
@@ -149,7 +150,7 @@ class Rollout:
             abort=None,
             notes=[],
             host_keys=[],
-            test=TEST,
+            test=self.limits.test,
             override_reason=self.job.settings.short_stages_reason if min(self.minutes) < SHORTEST_MINUTES else None,
         )
 

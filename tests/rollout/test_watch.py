@@ -6,6 +6,7 @@ import io
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,7 @@ class Edge:
 
     def __init__(self, lost: Sequence[int], *, added: bool = False) -> None:
         self._lost, self._looks, self._added = lost, 0, added
+        self.failures: Callable[[int], int] = lambda _: 0  # of the new version, after so many readings
         self.workers: dict[Instance, Callable[[int], WorkerState]] = {}  # worker -> its state after so many readings
 
     def observe(self) -> Observation:
@@ -76,7 +78,7 @@ class Edge:
             raise UnreachableError("Lost", what="the connection broke", where="host", next_step="wait")
         counters = Counters(requests=10 * self._looks)
         old = {} if self._added else {("api_gateway", OLD): counters}
-        return Observation({("api_gateway", NEW): counters, **old}, {})
+        return Observation({("api_gateway", NEW): replace(counters, errors=self.failures(self._looks)), **old}, {})
 
     def instances(self, release: str) -> tuple[Instance, ...]:
         return tuple(worker for worker in self.workers if worker.release == release)
@@ -97,6 +99,7 @@ def watched(
     inconclusive: str = "pass",
     added: bool = False,
     workers: dict[Instance, Callable[[int], WorkerState]] | None = None,
+    failures: Callable[[int], int] | None = None,
 ) -> tuple[Decision, dict[str, Any]]:
     """Watch a stage of a minute, a tick every ten seconds, on an edge whose counters cannot be read at some looks.
 
@@ -114,6 +117,7 @@ def watched(
     processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
     edge = Edge(lost, added=added)
     edge.workers |= workers or {}
+    edge.failures = failures or edge.failures
     stage_watch = StageWatch(edge, subject, Rules(10, retries, LIMITS, inconclusive), processes, Virtual())  # type: ignore[arg-type] # it has only the members of a target that a watch uses
     stage_watch.begin(Stage("canary", 5, 60))
     return stage_watch.watch({})
@@ -155,6 +159,17 @@ def test_counters_that_were_never_read_pass_nothing(tmp_path, url):
     decision, evidence = watched(tmp_path, url, range(2, 1000), retries=1000)
     assert decision.action is Action.ABORT
     assert {tick["lacking"] for tick in evidence["decisions"]} == {10}
+
+
+def test_failed_requests_of_several_ticks_abort(tmp_path, url):
+    decision, evidence = watched(tmp_path, url, [], failures=lambda look: 5 * max(0, look - 3))
+    assert (decision.action, evidence["ticks"]) == (Action.ABORT, 5)
+    assert "api_gateway: new version failed 20 of 50 requests (40.0%), old 0 of 60" in decision.reason
+
+
+def test_failed_requests_of_one_moment_are_evidence_of_one_tick(tmp_path, url):
+    decision, _ = watched(tmp_path, url, [], failures=lambda look: 7 * (look > 3))
+    assert decision.action is Action.ADVANCE, decision.reason
 
 
 # --- workers -----------------------------------------------------------------------------------------------------------

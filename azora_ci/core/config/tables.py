@@ -197,13 +197,14 @@ class BackupSettings:
 @dataclass(frozen=True)
 class RolloutSettings:
     """Limits of the rollout's verdict: how many percentage points the new version's error share may exceed the old one's, by what
-    factor its p95 latency may, how many requests are needed, what fewer mean, and how long connections drain.
+    factor its p95 latency may, the error budget of both tests, how many requests are needed, what fewer mean, how long connections drain.
 
     ``rollout.order`` is in each service's ``depends_on``.
     """
 
     error_rate_points: float = 1.0
     latency_factor: float = 3.0
+    false_abort_percent: float = 1.0
     minimum_requests: int = 149
     inconclusive: str = "abort"  # "pass" | "abort"
     drain_seconds: float = 30

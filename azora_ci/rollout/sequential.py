@@ -1,0 +1,147 @@
+"""A test that may be looked at after every tick: does the new version fail more often than the old one, by more than a margin? Pure.
+
+It is a bet (a test martingale: Shafer 2021, "Testing by betting"; Waudby-Smith and Ramdas 2024, "Estimating means of bounded random
+variables by betting"). The null: at every tick, the new version's share of failures is at most the old one's plus the margin. Let y be 1
+for a failed request and 0 otherwise. At a tick with m requests of the new version and n of the old one, wealth is multiplied by
+
+    prod over new (1 + L (y - c - margin))  *  prod over old (1 - L m/n (y - c)),    L >= 0 and c chosen without the tick's failures.
+
+Under the null the expectation of this factor is at most 1 for any shares and any c: 1 + x <= exp(x), and what remains in the exponent is
+L m (new share - old share - margin) <= 0. So wealth that begins with 1 ever reaches 1/a with a probability of at most a, however often one
+looks (Ville's inequality). Both versions are paired inside a tick: trouble, trends and stalls that befall both at once are no evidence.
+The best c projects the expected shares to the null (Turner and Grünwald 2023, "Exact anytime-valid confidence intervals for contingency
+tables"); a poor one costs power, not validity. Several bets share the wealth, for small and for large rises, and a part of it enters
+tick by tick, so that a fault that begins late is not weighed against long good behaviour.
+
+Several failures of one cause (a clump) are not independent. The logarithm of a factor is therefore divided by the design effect: the
+variance of failures from tick to tick over that of independent ones. And the proof needs several ticks that agree, unless a single one
+would do even if its failures came in the largest clumps. Both only take wealth away: for independent failures the guarantee stays; for
+clumps it is as good as the estimate of the design effect, which ``scripts/bench verdict`` measures.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+from azora_ci.rollout.statistics import share_bounds
+
+Count = tuple[int, int]  # (failed, all) requests of a tick
+
+BETS = ((0.02, 0.15), (0.06, 0.50), (0.20, 0.25), (0.60, 0.10))  # (expected rise above the margin, share of the wealth)
+AT_ONCE = 0.9  # of the wealth is bet from the first tick on, the rest enters at later ticks
+AGREEING_TICKS = 3  # ticks with more failures than the null lets expect, without which nothing is proved
+LARGEST_CLUMP = 10.0  # failures of one cause
+PRIOR_REQUESTS, PRIOR_SHARE = 50.0, 0.01  # the old version, before anything is known of it
+PRIOR_VARIANCE = 2.0  # of independent failures, towards which the estimate of the design effect is shrunk
+SMALLEST_SHARE, LARGEST_SHARE = 0.001, 0.99
+MOST = 1e100  # a wealth that stands for all above
+
+
+@dataclass(slots=True)
+class Stream:
+    """Failures and requests of one version, and how much the failures vary from tick to tick.
+
+    The variance is that of differences between neighbouring ticks (von Neumann 1941), to which a lasting change adds only once.
+    """
+
+    failed: int = 0
+    requests: int = 0
+    variance: float = 0.0  # summed over pairs of ticks
+    independent: float = 0.0  # what it would be if failures were independent
+    last: Count = (0, 0)
+
+    def add(self, failed: int, requests: int) -> None:
+        """Add a tick that has requests."""
+        last_failed, last_requests = self.last
+        if last_requests:
+            both = requests + last_requests
+            share = (failed + last_failed) / both
+            self.variance += ((failed * last_requests - last_failed * requests) / both) ** 2
+            self.independent += requests * last_requests / both * share * (1 - share)
+        self.failed += failed
+        self.requests += requests
+        self.last = (failed, requests)
+
+
+@dataclass(slots=True)
+class Comparison:
+    """The evidence, over all stages of a rollout, that the new version's share is above the old one's by more than ``margin``.
+
+    ``budget``: the probability with which a version that is no worse may be called worse. ``ceiling``: a fixed share to compare with,
+    where no old requests come. All state is the ticks that were added: a rollout that starts again, at 0 %, starts with none.
+    """
+
+    margin: float
+    budget: float
+    ceiling: float | None = None
+    new: Stream = field(default_factory=Stream)
+    old: Stream = field(default_factory=Stream)
+    wealth: list[float] = field(default_factory=lambda: [0.0] * len(BETS))
+    design_effect: float = 1.0
+    ticks: int = 0
+    agreeing: int = 0
+
+    @property
+    def proved(self) -> bool:
+        """Return whether the new version is worse."""
+        return self.agreeing >= AGREEING_TICKS and sum(self.wealth) * self.budget >= 1
+
+    def compare_with_record(self, record: Count, budget: float) -> None:
+        """From now on compare with the old version's record: the upper bound of its share, wrong with a probability of ``budget``."""
+        failed, requests = record
+        self.ceiling = share_bounds(failed / self.design_effect, requests / self.design_effect, 1 - budget)[1]
+
+    def add(self, new: Count, old: Count) -> None:
+        """Add the (failed, all) requests of one tick."""
+        factors = self._factors(new, old) if new[1] else []
+        if new[1]:
+            self.new.add(*new)
+        if old[1]:
+            self.old.add(*old)
+        if not factors:
+            return
+        before = self.design_effect
+        variance, independent = self.new.variance + self.old.variance, self.new.independent + self.old.independent
+        self.design_effect = max(1.0, (variance + PRIOR_VARIANCE) / (independent + PRIOR_VARIANCE))
+        self.ticks += 1
+        # The shares that enter at all ticks add up to 1.
+        entering = AT_ONCE if self.ticks == 1 else (1 - AT_ONCE) * ((self.ticks - 1) ** -0.5 - self.ticks**-0.5)
+        needed, best = -math.log(self.budget), max(factors)
+        if best > 0:
+            self.agreeing += AGREEING_TICKS if best / LARGEST_CLUMP >= needed else 1
+        for index, (factor, (_, share)) in enumerate(zip(factors, BETS, strict=True)):
+            # Gains are divided by a design effect that includes this tick, losses by the one before: hindsight only harms.
+            most = max(needed, factor / LARGEST_CLUMP)
+            gain = min(most, factor / max(before, self.design_effect)) if factor > 0 else factor / before
+            self.wealth[index] = min(MOST, (self.wealth[index] + entering * share) * math.exp(min(gain, math.log(MOST))))
+
+    def _factors(self, new: Count, old: Count) -> list[float]:
+        """Return the logarithms of a tick's factors, one per bet; none when there is nothing to compare with."""
+        requests, old_requests = new[1], old[1]
+        if self.ceiling is not None:
+            limit = max(self.ceiling + self.margin, SMALLEST_SHARE)
+            rises = [min(rise, LARGEST_SHARE - limit) for rise, _ in BETS] if limit < LARGEST_SHARE else []
+            return [_logarithm(new, rise / (limit * (1 - limit)), limit) for rise in rises]
+        expected = (self.old.failed + PRIOR_SHARE * PRIOR_REQUESTS) / (self.old.requests + PRIOR_REQUESTS)
+        if not old_requests or expected + self.margin >= LARGEST_SHARE:
+            return []
+        factors = []
+        for rise, _ in BETS:
+            # The centre is the average of what both versions let expect, weighted by requests, then once by precision.
+            shifted = min(expected + rise, LARGEST_SHARE - self.margin)
+            center = (old_requests * expected + requests * shifted) / (old_requests + requests)
+            limit = center + self.margin
+            old_weight, weight = old_requests / (center * (1 - center)), requests / (limit * (1 - limit))
+            center = (old_weight * expected + weight * shifted) / (old_weight + weight)
+            limit = center + self.margin
+            old_stake = (center - expected) / (center * (1 - center))
+            stake = min((shifted - center) / (limit * (1 - limit)), old_stake * old_requests / requests)
+            old_stake = stake * requests / old_requests
+            factors.append(_logarithm(new, stake, limit) + _logarithm(old, -old_stake, center))
+        return factors
+
+
+def _logarithm(count: Count, stake: float, share: float) -> float:
+    failed, requests = count
+    return failed * math.log1p(stake * (1 - share)) + (requests - failed) * math.log1p(-stake * share)
