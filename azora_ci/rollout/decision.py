@@ -89,7 +89,7 @@ class Trial:
 
     def __init__(self, limits: Limits, services: int, *, has_old: bool) -> None:
         budget = limits.false_abort_percent / 100 / services
-        self._limits, self._record_budget = limits, RECORD_BUDGET * budget
+        self._limits, self.record_budget = limits, RECORD_BUDGET * budget
         self.errors = Comparison(limits.error_points / 100, ERROR_BUDGET * budget, None if has_old else 0.0)
         self.slow = Comparison(SLOW_SHARE, LATENCY_BUDGET * budget)
         self.slow_limit: float | None = None  # milliseconds, by the old version's record before this tick
@@ -100,8 +100,8 @@ class Trial:
         if alone:
             old = Counters()
             if self.errors.ceiling is None:
-                self.errors.compare_with_record((self._old.failed, self._old.requests), self._record_budget)
-                self.slow.compare_with_record(slower_than(self._old.buckets, self.slow_limit or 0.0), self._record_budget)
+                self.errors.compare_with_record((self._old.failed, self._old.requests), self.record_budget)
+                self.slow.compare_with_record(slower_than(self._old.buckets, self.slow_limit or 0.0), self.record_budget)
         self.errors.add((new.failed, new.requests), (old.failed, old.requests))
         if self.slow_limit is not None:
             self.slow.add(slower_than(new.buckets, self.slow_limit), slower_than(old.buckets, self.slow_limit))

@@ -22,6 +22,7 @@ clumps it is as good as the estimate of the design effect, which ``scripts/bench
 from __future__ import annotations
 
 import math
+from collections import deque
 from dataclasses import dataclass, field
 
 from azora_ci.rollout.statistics import share_bounds
@@ -31,6 +32,7 @@ Count = tuple[int, int]  # (failed, all) requests of a tick
 BETS = ((0.02, 0.15), (0.06, 0.50), (0.20, 0.25), (0.60, 0.10))  # (expected rise above the margin, share of the wealth)
 AT_ONCE = 0.9  # of the wealth is bet from the first tick on, the rest enters at later ticks
 AGREEING_TICKS = 3  # ticks with more failures than the null lets expect, without which nothing is proved
+LATEST_TICKS = 10
 LARGEST_CLUMP = 10.0  # failures of one cause
 PRIOR_REQUESTS, PRIOR_SHARE = 50.0, 0.01  # the old version, before anything is known of it
 PRIOR_VARIANCE = 2.0  # of independent failures, towards which the estimate of the design effect is shrunk
@@ -77,6 +79,7 @@ class Comparison:
     ceiling: float | None = None
     new: Stream = field(default_factory=Stream)
     old: Stream = field(default_factory=Stream)
+    latest: deque[Count] = field(default_factory=lambda: deque(maxlen=LATEST_TICKS))  # of the old version
     wealth: list[float] = field(default_factory=lambda: [0.0] * len(BETS))
     design_effect: float = 1.0
     ticks: int = 0
@@ -88,9 +91,15 @@ class Comparison:
         return self.agreeing >= AGREEING_TICKS and sum(self.wealth) * self.budget >= 1
 
     def compare_with_record(self, record: Count, budget: float) -> None:
-        """From now on compare with the old version's record: the upper bound of its share, wrong with a probability of ``budget``."""
-        failed, requests = record
-        self.ceiling = share_bounds(failed / self.design_effect, requests / self.design_effect, 1 - budget)[1]
+        """From now on compare with the old version's record: the upper bound of its share, wrong with a probability of ``budget``.
+
+        The share of its latest ticks counts where that is higher: failures may have become more frequent since the rollout began.
+        """
+        lately = (sum(failed for failed, _ in self.latest), sum(requests for _, requests in self.latest))
+        self.ceiling = max(
+            share_bounds(failed / self.design_effect, requests / self.design_effect, 1 - budget)[1]
+            for failed, requests in ((record, lately) if lately[1] else (record,))
+        )
 
     def add(self, new: Count, old: Count) -> None:
         """Add the (failed, all) requests of one tick."""
@@ -99,6 +108,7 @@ class Comparison:
             self.new.add(*new)
         if old[1]:
             self.old.add(*old)
+            self.latest.append(old)
         if not factors:
             return
         before = self.design_effect

@@ -105,6 +105,15 @@ def test_evidence_has_an_end():
     assert all(math.isfinite(wealth) for wealth in comparison.wealth)
 
 
+def test_a_record_that_became_worse_lately_is_taken_at_its_worst():
+    comparison = Comparison(0.01, BUDGET)
+    for tick in range(100):
+        comparison.add((0, 100), (1 if tick < 90 else 10, 100))
+    comparison.compare_with_record((comparison.old.failed, comparison.old.requests), 0.001)
+    assert comparison.ceiling is not None
+    assert 0.10 < comparison.ceiling < 0.25
+
+
 def test_a_record_of_nothing_proves_nothing():
     comparison = Comparison(0.01, BUDGET)
     comparison.compare_with_record((0, 0), 0.001)
