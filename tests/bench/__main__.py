@@ -52,6 +52,16 @@ def start(*, rounds: int, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--rollouts", default=5000, show_default=True, type=click.IntRange(10), help="Simulated rollouts a cell.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def verdict(*, rollouts: int, as_json: bool) -> None:
+    """Measure false aborts of the verdict on traffic, and how soon it finds a worse version."""
+    from tests.bench import verdict as measurement
+
+    measurement.run(rollouts, as_json=as_json)
+
+
+@main.command()
 @click.option("--scene", "scenes", multiple=True, help="load, shares, abort, fifty, kills, probes, overhead or compose; all without it.")
 @click.option(
     "--place", type=click.Choice(["local", "docker", "both"]), default="both", show_default=True, help="Processes, hosts, or both."
