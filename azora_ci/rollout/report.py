@@ -8,7 +8,9 @@ from typing import Any
 
 from azora_ci.core.markdown import escaped
 from azora_ci.health.traffic import Counters, percentile
-from azora_ci.rollout.decision import LATENCY_FLOOR_MS, Limits, Stage
+from azora_ci.rollout.decision import LATENCY_FLOOR_MS, Limits, Stage, Trial
+
+NOTICED_POINTS = (20, 5, 2)  # rises of the share of failed requests of which the outlook tells
 
 
 def plan_lines(
@@ -39,6 +41,23 @@ def plan_lines(
         f"with {limits.confidence} confidence for the whole rollout (a sequential test); "
         f"{limits.minimum_requests} requests per service and version needed"
     )
+    return lines
+
+
+def outlook_lines(stage: Stage, trials: Mapping[str, Trial], interval: float) -> list[str]:
+    """Return, for each service, which rise of failures this stage can notice with the traffic so far. ``interval``: seconds of a tick."""
+    lines = []
+    for service, trial in trials.items():
+        test = trial.errors
+        a_tick = (test.new.requests + test.old.requests) / test.ticks if test.ticks else 0.0
+        requests = int(a_tick * stage.percent / 100 * stage.seconds / interval)
+        parts = []
+        for points in NOTICED_POINTS:
+            needed = test.requests_needed(points / 100)
+            late = ", not within this stage" if test.ticks and needed > requests else ""
+            parts.append(f"limit + {points} points after about {needed:,} requests{late}")
+        expected = f"about {requests:,} requests of the new version expected" if test.ticks else "no traffic counted yet"
+        lines.append(f"  {service}: {expected}; noticed: {'; '.join(parts)}")
     return lines
 
 

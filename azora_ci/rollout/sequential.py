@@ -101,6 +101,17 @@ class Comparison:
             for failed, requests in ((record, lately) if lately[1] else (record,))
         )
 
+    def requests_needed(self, rise: float) -> int:
+        """Return about how many requests of the new version prove that it fails ``rise`` more often than the margin allows.
+
+        Wald's bound (1945), evidence over the Kullback-Leibler divergence of one request, with the wealth that other bets hold.
+        """
+        expected = (self.old.failed + PRIOR_SHARE * PRIOR_REQUESTS) / (self.old.requests + PRIOR_REQUESTS)
+        null = min(max((expected if self.ceiling is None else self.ceiling) + self.margin, SMALLEST_SHARE), LARGEST_SHARE)
+        worse = min(null + rise, (1 + null) / 2)
+        divergence = worse * math.log(worse / null) + (1 - worse) * math.log((1 - worse) / (1 - null))
+        return math.ceil((1.2 - math.log(self.budget)) * self.design_effect / divergence)
+
     def add(self, new: Count, old: Count) -> None:
         """Add the (failed, all) requests of one tick."""
         factors = self._factors(new, old) if new[1] else []

@@ -295,6 +295,8 @@ class Rollout:
     def _run_stage(self, stage: Stage, stage_watch: StageWatch) -> None:
         self.phase = stage.name
         self.job.say(f"--- {stage.name}: {stage.percent} %")
+        for line in report.outlook_lines(stage, stage_watch.trials, self.job.settings.health_interval):
+            self.job.say(line)
         instances = self.target.deploy(self.release, stage.percent)
         self.evidence["instances"] = [instance.name for instance in instances]
         stage_watch.edge = edge_proof(self.target, self.job.config, self.job.log)

@@ -347,6 +347,19 @@ def test_the_plan_names_order_shares_and_limits():
     assert "; a worker ends, is started again or is unhealthy; or" in last
 
 
+def test_the_outlook_tells_what_a_stage_can_notice():
+    trial, (canary, *_) = Trial(LIMITS, 1, has_old=True), stages((5, 10, 15), first=False)
+    (line,) = report.outlook_lines(canary, {"api": trial}, 10)
+    assert "api: no traffic counted yet; noticed: limit + 20 points after about" in line
+    for _ in range(10):
+        trial.add(counters(10), counters(190, 4), alone=False)
+    (line,) = report.outlook_lines(canary, {"api": trial}, 10)
+    assert "api: about 300 requests of the new version expected; noticed: limit + 20 points after about 2" in line
+    assert line.endswith(" requests, not within this stage")
+    assert "limit + 5 points after about 2" in line  # simulated: 200
+    assert line.count("not within this stage") == 1
+
+
 def test_a_stage_table_has_a_row_per_version():
     evidence = {
         "stage": "canary",
