@@ -3,7 +3,7 @@
 The new version's failed requests are compared with the old one's by a sequential test (``sequential.py``) that may be looked at after every
 tick; so is the share of requests that take longer than the latency limit. All services, both tests and all stages share one error budget:
 of rollouts whose new version is within the limits, at most that share is taken back, if failures are independent. A failed request is a 5xx
-answer, or one that only failover could answer.
+answer, one that only failover could answer, one that its user gave up, or one whose answer broke off.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.targets.envoy import calls, counting
-from azora_ci.targets.envoy.routes import ROUTES, redirect_configuration, route_configuration
+from azora_ci.targets.envoy.routes import BUFFER, MAX_BODY, ROUTES, redirect_configuration, route_configuration
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeRelease, EdgeService, EdgeState, EdgeTls, cluster_name
 
 LISTENER, TLS_LISTENER, CERTIFICATE = "edge", "edge-tls", "edge"
@@ -145,6 +145,8 @@ def _listeners(state: EdgeState, config_dir: Path) -> list[dict[str, Any]]:
 
 
 def _manager(options: EdgeOptions, routes: dict[str, Any]) -> dict[str, Any]:
+    mutation = _filter("header_mutation", "HeaderMutation", mutations={"request_mutations": _removed_headers(options)})
+    router = _filter("router", "Router")
     return {
         "@type": f"{_TYPE}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": "edge",
@@ -154,11 +156,9 @@ def _manager(options: EdgeOptions, routes: dict[str, Any]) -> dict[str, Any]:
         "access_log": counting.loggers(),
         "server_header_transformation": "PASS_THROUGH",
         **HARDENING,
-        "upgrade_configs": [{"upgrade_type": "websocket"}],
-        "http_filters": [
-            _filter("header_mutation", "HeaderMutation", mutations={"request_mutations": _removed_headers(options)}),
-            _filter("router", "Router"),
-        ],
+        "upgrade_configs": [{"upgrade_type": "websocket", "filters": [mutation, router]}],  # what is upgraded has no end to wait for
+        # An instance gets a request when all of it is there: who sends slowly holds up the edge alone.
+        "http_filters": [mutation, _filter(BUFFER, "Buffer", max_request_bytes=MAX_BODY), router],
     }
 
 

@@ -19,13 +19,15 @@ ROUTES = "edge"
 FULL = 100  # percent
 DRAWN_AT = tuple(percent for _, percent in STAGES)  # the weights at which users may have been drawn
 HTTPS_PORT = 443
-MAX_BODY = 16 * 1024**2  # bytes of a request
+BUFFER = "buffer"  # the filter that waits for the end of a request
+MAX_BODY = 16 * 1024**2  # bytes of a request, unless its service is one of streams
 SAFE_METHODS = "GET|HEAD|OPTIONS"
 # Conditions of a retry. A request that may change data is retried only when no part of it was sent: no change may happen twice.
 SAFE_RETRY, UNSENT_RETRY = "connect-failure,refused-stream,reset", "connect-failure,reset-before-request"
 ATTEMPTS_PER_SIDE = 3  # at most; each may wait for a connect timeout
 SAFE_ATTEMPTS_PER_SIDE = 2  # at most, of requests that an instance may have worked on
 _TYPE = "type.googleapis.com/envoy"
+STREAMED = {"typed_per_filter_config": {BUFFER: {"@type": f"{_TYPE}.extensions.filters.http.buffer.v3.BufferPerRoute", "disabled": True}}}
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ def route_configuration(state: EdgeState, generation: str) -> dict[str, Any]:
     # Envoy takes the first match: the longest prefix comes first.
     ordered = sorted(state.routed, key=lambda service: (-len(service.route_prefix), service.route_prefix))
     trace = _header(":method", {"exact": "TRACE"})  # echoes what scripts shall not see, such as cookies
-    routes = [{"match": _match("/", [trace]), "direct_response": {"status": 405}}]
+    refused: dict[str, Any] = {"direct_response": {"status": 405}, **STREAMED}
+    routes = [{"match": _match("/", [trace]), **refused}, {"match": {"connect_matcher": {}}, **refused}]
     routes += [route for service in ordered for route in _routes(state, service)]
     return {
         "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",
@@ -85,7 +88,9 @@ def _routes(state: EdgeState, service: EdgeService) -> list[dict[str, Any]]:
     for split in [*_sealed_splits(state, service, weights), *splits]:
         for method, conditions in [([safe], SAFE_RETRY)] + [([], UNSENT_RETRY)] * (not split.sealed):
             action = _action(state, service, split, conditions)
-            routes.append({"name": USERS, "match": _match(service.route_prefix, [*split.headers, *method]), "route": action})
+            match = _match(service.route_prefix, [*split.headers, *method])
+            streamed = {} if service.timeout_seconds else STREAMED
+            routes.append({"name": USERS, "match": match, "route": action, **streamed})
     return routes
 
 

@@ -35,7 +35,7 @@ BOTH = EdgeState(
 
 def routes(state: EdgeState) -> list[dict]:
     files = config.render(state, Path("/edge"), "7")
-    return files["routes.json"]["resources"][0]["virtual_hosts"][0]["routes"][1:]  # the first refuses TRACE
+    return files["routes.json"]["resources"][0]["virtual_hosts"][0]["routes"][2:]  # the first refuse TRACE and CONNECT
 
 
 def prefixes(state: EdgeState) -> list[str]:
