@@ -186,7 +186,7 @@ def _prisma(found: Prisma, toolchain: FoundToolchain) -> list[str]:
 def _hosts() -> str:
     pinned = "pinned by digest, as crane digest prints it"
     images = [
-        _fill("edge_image", f"docker.io/envoyproxy/envoy@{NO_DIGEST}", f"Envoy, {pinned}"),
+        _fill("edge_image", f"docker.io/envoyproxy/envoy@{NO_DIGEST}", f"Envoy 1.37 or newer, tried with 1.40, {pinned}"),
         _fill("guard_image", f"docker.io/library/python@{NO_DIGEST}", f"Python 3.11 or newer, {pinned}"),
     ]
     return "\n\n".join([_table("target", [_line("kind", "docker_hosts")]), _table("target.docker_hosts", images)])

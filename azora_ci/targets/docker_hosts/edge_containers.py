@@ -39,6 +39,7 @@ from azora_ci.targets.guard.client import EDGE_FOLDER
 BOOTSTRAP = EDGE_FOLDER / "edge-bootstrap.json"
 SOCKET_MODE = 0o660
 ANSWER_SECONDS = 15.0  # limit for a new edge to answer
+MOST_ANSWER = 64 * 1024  # bytes that are read of it
 EDGE_PORT, TLS_PORT = 8080, 8443  # inside its container
 FILES, MEMORY = 20_000, "1g"  # of the edge, at most; its heap has a limit of its own below that
 TLS_FOLDER = Path("/tls")  # inside the edge's container
@@ -233,17 +234,27 @@ class EdgeContainers:
             self._clock.sleep(0.02)
 
     def _answers(self, *, publish: bool) -> bool:
+        # Envoy is ready also when it refused its listeners, as an older version does with what it does not know.
+        if self._asked("/ready") is None or f"{envoy_config.LISTENER}::" not in (self._asked("/listeners") or ""):
+            return False
+        try:
+            for port in self.ports if publish else ():
+                self._host.dial("127.0.0.1", port, 2.0).close()
+        except (OSError, UnreachableError):
+            return False
+        return True
+
+    def _asked(self, path: str) -> str | None:
+        """Return the admin socket's answer; None without one."""
         connection = DialledConnection("admin", None, 2.0, self._admin.dial)
         try:
-            connection.request("GET", "/ready", headers={"connection": "close"})
-            live = connection.getresponse().status == 200
-            for port in self.ports if publish and live else ():
-                self._host.dial("127.0.0.1", port, 2.0).close()
+            connection.request("GET", path, headers={"connection": "close"})
+            answer = connection.getresponse()
+            return answer.read(MOST_ANSWER).decode(errors="replace") if answer.status == 200 else None
         except (OSError, http.client.HTTPException, UnreachableError):
-            return False
+            return None
         finally:
             connection.close()
-        return live
 
     def _not_up(self, problem: str) -> NotTrueError:
         return NotTrueError(
