@@ -32,7 +32,7 @@ Count = tuple[int, int]  # (failed, all) requests of a tick
 BETS = ((0.02, 0.15), (0.06, 0.50), (0.20, 0.25), (0.60, 0.10))  # (expected rise above the margin, share of the wealth)
 AT_ONCE = 0.9  # of the wealth is bet from the first tick on, the rest enters at later ticks
 AGREEING_TICKS = 3  # ticks with more failures than the null lets expect, without which nothing is proved
-LATEST_TICKS = 10
+LATEST_TICKS, LATEST_REQUESTS = 10, 500  # what an old version did lately counts apart; of fewer requests it says too little
 LARGEST_CLUMP = 10.0  # failures of one cause
 PRIOR_REQUESTS, PRIOR_SHARE = 50.0, 0.01  # the old version, before anything is known of it
 PRIOR_VARIANCE = 2.0  # of independent failures, towards which the estimate of the design effect is shrunk
@@ -98,7 +98,7 @@ class Comparison:
         lately = (sum(failed for failed, _ in self.latest), sum(requests for _, requests in self.latest))
         self.ceiling = max(
             share_bounds(failed / self.design_effect, requests / self.design_effect, 1 - budget)[1]
-            for failed, requests in ((record, lately) if lately[1] else (record,))
+            for failed, requests in ((record, lately) if lately[1] >= LATEST_REQUESTS else (record,))
         )
 
     def requests_needed(self, rise: float) -> int:

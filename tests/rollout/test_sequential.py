@@ -119,3 +119,12 @@ def test_a_record_of_nothing_proves_nothing():
     comparison.compare_with_record((0, 0), 0.001)
     comparison.add((100, 100), (0, 0))
     assert not comparison.proved
+
+
+def test_the_latest_ticks_of_little_traffic_do_not_hide_a_worse_version():
+    comparison = Comparison(0.01, BUDGET)
+    for tick in range(100):
+        comparison.add((0, 10), (int(tick % 5 == 0), 10))
+    comparison.compare_with_record((comparison.old.failed, comparison.old.requests), 0.001)
+    assert comparison.ceiling is not None
+    assert comparison.ceiling < 0.05
