@@ -223,7 +223,7 @@ def _cluster(service: EdgeService, release: EdgeRelease, config_dir: Path) -> di
         "type": "EDS",
         "eds_cluster_config": {"eds_config": _source(config_dir, f"endpoints-{name}.json")},
         "per_connection_buffer_limit_bytes": CONNECTION_BUFFER,
-        "connect_timeout": "1s",  # edge and instances are on one machine; three instances may be tried
+        "connect_timeout": "0.5s",  # edge and instances are on one machine; whoever waits for a dead one takes a place in the queue
         "health_checks": [{**CHECKS, "no_traffic_interval": CHECKS["interval"], "tcp_health_check": {}}],
         "common_lb_config": {"update_merge_window": "0s"},  # an instance that is new counts as dead until its first check is known
         "ignore_health_on_host_removal": True,  # whoever takes an instance out means it, also while it is healthy
