@@ -12,8 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-# One instance that answers 100 requests a second answers the last of these after 0.65 s: users who leave after 1 s still get theirs.
-MAX_CONNECTIONS, MAX_PENDING_REQUESTS = 25, 40
+# One instance that answers 100 requests a second answers the last of these after 0.9 s: users who leave after 1 s still get theirs.
+MAX_CONNECTIONS, MAX_PENDING_REQUESTS = 40, 50
 
 
 @dataclass(frozen=True)
