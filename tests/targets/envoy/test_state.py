@@ -50,7 +50,7 @@ def test_bounds_survive_it_too_and_an_older_edge_has_the_defaults():
     bounded = replace(BOTH, services=(replace(SERVICES[0], max_connections=0, max_pending_requests=7), *SERVICES[1:]))
     assert EdgeState.from_document(json.loads(json.dumps(bounded.document()))) == bounded
     assert "max_connections" not in json.dumps(BOTH.document())
-    assert [service.bounds for service in BOTH.services] == [(25, 40), (0, 0), (25, 40)]  # the second is one of streams
+    assert [service.bounds for service in BOTH.services] == [(40, 50), (0, 0), (40, 50)]  # the second is one of streams
 
 
 def test_options_survive_it_too_and_an_older_edge_has_none():
