@@ -83,7 +83,8 @@ class NodeJs:
     def run(self, processes: Processes, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> str:
         """Run a program, such as ``npm``, in a folder and return its output. Raises CommandFailedError, BadInputError."""
         variables = {**self.environment(), **(env or {})}
-        program = shutil.which(argv[0], path=variables["PATH"])
+        named = str(folder / argv[0]) if "/" in argv[0] else argv[0]  # a path begins in the folder in which the program runs
+        program = shutil.which(named, path=variables["PATH"])
         if program is None:
             next_step = "install it; the rehearsal brings Node.js, npm and the package manager that [toolchain] names"
             raise BadInputError(
