@@ -79,7 +79,7 @@ def _missing_error(missing: list[str], *, root: bool) -> BadInputError:
 
 @dataclass(frozen=True)
 class MachineAddresses:
-    """Two networks of 10.0.0.0/8: a /23 for the host's instances, and a /24 between this machine and the host."""
+    """Networks of 10.0.0.0/8: a /23 for the host's instances, a /24 between this machine and the host, and a /24 for what builds run."""
 
     second: int
     third: int
@@ -97,6 +97,11 @@ class MachineAddresses:
     def link_address(self, number: int) -> str:
         """Return an address of the network between this machine and the host."""
         return f"10.{self.second}.{self.third + 2}.{number}"
+
+    @property
+    def builds(self) -> str:
+        """Return the address of the bridge for what builds run."""
+        return f"10.{self.second}.{self.third + 3}.1/24"
 
 
 @dataclass(frozen=True)
@@ -121,6 +126,11 @@ class Note:
     def of(cls, run_folder: Path) -> Note:
         """Return the note that ``begin`` wrote for a run."""
         return cls(**json.loads((run_folder / NOTE).read_text(encoding="utf-8")))
+
+    @property
+    def bridge(self) -> str:
+        """Return the bridge on this machine without which no RUN of a Dockerfile starts; it leads nowhere."""
+        return f"{self.namespace}b"
 
     def socket(self, daemon: str) -> str:
         """Return the path of a daemon's socket."""
@@ -156,6 +166,9 @@ def network_commands(note: Note, addresses: MachineAddresses) -> Iterator[tuple[
         f"-n {name} link set eth0 up",
         f"-n {name} link set lo up",
         f"route add {addresses.network} via {addresses.link_address(HOST)}",
+        f"link add {note.bridge} type bridge",
+        f"addr add {addresses.builds} dev {note.bridge}",
+        f"link set {note.bridge} up",
     )
     for text in texts:
         yield (program("ip"), *text.split())
@@ -175,7 +188,7 @@ def dockerd(note: Note, daemon: str, data: Path, *, forwards: bool) -> tuple[str
         f"--exec-root={folder}/{daemon}",
         f"--pidfile={folder}/{daemon}.pid",
         f"--host=unix://{note.socket(daemon)}",
-        "--bridge=none",
+        f"--bridge={'none' if forwards else note.bridge}",
         f"--ip-forward={str(forwards).lower()}",
         "--iptables=false",
         "--ip-masq=false",
@@ -249,9 +262,9 @@ def _children(pid: int) -> list[int]:
 
 
 def remove(run_folder: Path, clock: Clock) -> None:
-    """Remove the namespace, its network link and the note's folder; call it after the daemons have ended."""
+    """Remove the namespace, its network link, the bridge and the note's folder; call it after the daemons have ended."""
     note = Note.of(run_folder)
     processes = Processes(JobLog(Actions(stream=io.StringIO()), clock))
-    for command in (("link", "del", f"{note.namespace}o"), ("netns", "del", note.namespace)):
+    for command in (("link", "del", f"{note.namespace}o"), ("link", "del", note.bridge), ("netns", "del", note.namespace)):
         processes.run((program("ip"), *command), check=False, echo=False, timeout=30)
     shutil.rmtree(note.folder, ignore_errors=True)
