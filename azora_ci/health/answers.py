@@ -14,7 +14,8 @@ from typing import Any
 from azora_ci.core.config import HealthSettings, Service
 from azora_ci.core.documents import Limits, UnreadableError, read_json
 
-RELEASE_HEADER = "x-azora-release"  # request header, canary|stable: a test through the real edge
+RELEASE_HEADER = "x-azora-release"  # of requests of ours through the edge: the ``pass_word`` of a side, which is new in each deployment
+CANARY, STABLE, ANY = "canary", "stable", "any"  # sides of the edge; any: by the shares of users
 DEPLOYMENT_HEADER = "x-azora-deployment"  # response header: the release that was chosen first, even if failover answered
 PROOF_HEADER = (
     "x-azora-proof"  # of requests: the deployment's secret; of the edge's answers to these: the seal of the release that answered
@@ -59,12 +60,18 @@ def seal(secret: str, service_id: str, release_id: str) -> str:
     return hmac.new(secret.encode(), f"{service_id} {release_id}".encode(), "sha256").hexdigest()
 
 
+def pass_word(secret: str, side: str) -> str:
+    """Return the value of the release header that leads to a side. An outsider can neither choose a version nor leave the users' counts."""
+    return hmac.new(secret.encode(), f"release {side}".encode(), "sha256").hexdigest()
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """One address that is probed. ``versions``: the versions (without v) that it may answer; empty: any.
 
     ``via``: how to connect to it (``probes.Dial``) when this machine cannot connect directly. ``observed``: the version whose image an
-    instance runs, None where that is not known; ``edge``: what proves the version that answers at a public address.
+    instance runs, None where that is not known; ``edge``: what proves the version that answers at a public address; ``secret``: of the
+    edge, which counts the request apart from those of users.
     """
 
     name: str
@@ -76,13 +83,14 @@ class Endpoint:
     health: HealthSettings = CONTRACT
     observed: str | None = None
     edge: EdgeProof | None = field(default=None, compare=False, repr=False)
+    secret: str | None = field(default=None, compare=False, repr=False)
 
 
 def public_endpoint(service: Service, name: str, versions: Iterable[str] = (), edge: EdgeProof | None = None) -> Endpoint:
     """Return a service's public address. ``versions``: those that may answer, with or without v; none: any."""
-    edge = edge if service.health.version_from == FROM_IMAGE else None
+    proof, secret = edge if service.health.version_from == FROM_IMAGE else None, edge.secret if edge else None
     expected = frozenset(map(bare, versions))
-    return Endpoint(name, service.id, PUBLIC, service.public_health_url, expected, health=service.health, edge=edge)
+    return Endpoint(name, service.id, PUBLIC, service.public_health_url, expected, health=service.health, edge=proof, secret=secret)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,18 @@ from typing import NamedTuple
 from urllib.parse import urlsplit
 
 from azora_ci.core.clock import Clock
-from azora_ci.health.answers import DEPLOYMENT_HEADER, LIMITS, PROOF_HEADER, Answer, Endpoint, ProbeResult, classify
+from azora_ci.health.answers import (
+    ANY,
+    DEPLOYMENT_HEADER,
+    LIMITS,
+    PROOF_HEADER,
+    RELEASE_HEADER,
+    Answer,
+    Endpoint,
+    ProbeResult,
+    classify,
+    pass_word,
+)
 
 BODY_LIMIT = LIMITS.size  # bytes of an answer that are read
 WORKERS = 32
@@ -48,7 +59,8 @@ class ProbeRequest(NamedTuple):
 
 def request_of(endpoint: Endpoint) -> ProbeRequest:
     """Return the request that asks an endpoint for its health."""
-    return ProbeRequest(endpoint.url, {PROOF_HEADER: endpoint.edge.secret} if endpoint.edge else {}, endpoint.via)
+    headers = {RELEASE_HEADER: pass_word(endpoint.secret, ANY)} if endpoint.secret else {}
+    return ProbeRequest(endpoint.url, {PROOF_HEADER: endpoint.edge.secret} if endpoint.edge else headers, endpoint.via)
 
 
 class DialledConnection(http.client.HTTPConnection):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-NUMBERS = ("requests", "errors", "failovers", "given_up", "broken", "timeouts", "connect_failures")
+NUMBERS = ("requests", "errors", "failovers", "given_up", "broken", "timeouts", "connect_failures", "ours", "ours_failed")
 SLOWEST_MS = 60_000.0  # the highest bound of a bucket
 
 
@@ -15,7 +15,8 @@ class Counters:
 
     ``requests`` by users that have ended, each counted once. Those that failed, each in one of four: ``errors``: 5xx answers;
     ``failovers``: only another attempt was answered; ``given_up``: the user left before an answer came; ``broken``: the answer broke off.
-    ``timeouts``: failed requests that nothing answered in the route's time. ``buckets``: (upper bound in milliseconds, requests up to it),
+    ``timeouts``: failed requests that nothing answered in the route's time. ``ours``: probes and synthetic requests, which are none of
+    ``requests``. ``buckets``: (upper bound in milliseconds, requests up to it),
     cumulative.
     """
 
@@ -26,6 +27,8 @@ class Counters:
     broken: int = 0
     timeouts: int = 0
     connect_failures: int = 0
+    ours: int = 0
+    ours_failed: int = 0
     buckets: tuple[tuple[float, int], ...] = ()
 
     @property
@@ -38,6 +41,15 @@ class Counters:
         """Return the share of failed requests, 0 without requests."""
         return self.failed / self.requests if self.requests else 0.0
 
+    @property
+    def samples(self) -> int:
+        """Return how many requests, of users and ours, show what this release does."""
+        return self.requests + self.ours
+
+    def of_ours(self) -> Counters:
+        """Return the counts of our own requests."""
+        return Counters(self.ours, self.ours_failed)
+
     def with_the_slowest(self) -> Counters:
         """Return the counts with requests that nothing answered in the slowest bucket: they took longer than anybody waited."""
         unanswered = self.given_up + self.timeouts
@@ -46,7 +58,7 @@ class Counters:
 
     def since(self, earlier: Counters) -> Counters:
         """Return the counts after ``earlier``. A proxy that restarted counts from 0: then all of its counts are new."""
-        if self.requests < earlier.requests:
+        if self.samples < earlier.samples:
             return self
         earlier_buckets = dict(earlier.buckets)
         numbers = {name: max(0, getattr(self, name) - getattr(earlier, name)) for name in NUMBERS}

@@ -85,10 +85,10 @@ class Traffic:
 
 
 class Trial:
-    """The tests of one service over the whole rollout. ``services``: how many share the error budget; ``has_old``: compare two versions."""
+    """The tests of one service over the whole rollout. ``sharing``: how many share the error budget; ``has_old``: compare two versions."""
 
-    def __init__(self, limits: Limits, services: int, *, has_old: bool) -> None:
-        budget = limits.false_abort_percent / 100 / services
+    def __init__(self, limits: Limits, sharing: int, *, has_old: bool) -> None:
+        budget = limits.false_abort_percent / 100 / sharing
         self._limits, self.record_budget = limits, RECORD_BUDGET * budget
         self.errors = Comparison(limits.error_points / 100, ERROR_BUDGET * budget, None if has_old else 0.0)
         self.slow = Comparison(SLOW_SHARE, LATENCY_BUDGET * budget)
@@ -111,6 +111,11 @@ class Trial:
             self.slow_limit = max(old_p95 * self._limits.latency_factor, old_p95 + LATENCY_FLOOR_MS)
 
 
+def trials(limits: Limits, has_old: Mapping[str, bool]) -> dict[str, Trial]:
+    """Return the tests of each service, ``has_old``: service -> whether it has an old version. Users' requests and ours share the budget."""
+    return {service: Trial(limits, 2 * len(has_old), has_old=old) for service, old in has_old.items()}
+
+
 @dataclass(frozen=True)
 class Pair:
     """What is known of a service: its tests, and counters: of the new version since the stage began, of the old one since the rollout
@@ -121,6 +126,10 @@ class Pair:
     new: Counters
     old: Counters | None
     old_in_stage: Counters = field(default_factory=Counters)
+
+    def of_ours(self, trial: Trial) -> Pair:
+        """Return the counters of our own requests with their tests: they must not dilute those of users, and are judged apart."""
+        return Pair(trial, self.new.of_ours(), self.old.of_ours() if self.old else None, self.old_in_stage.of_ours())
 
 
 def uncounted_traffic(pairs: Iterable[tuple[str, bool]], limits: Limits) -> Traffic:
@@ -138,8 +147,8 @@ def judge_traffic(pairs: Mapping[str, Pair], limits: Limits, doubt: Collection[s
         reasons = [f"{service}: {reason}" for reason in (_errors(pair, limits), _latency(pair, limits)) if reason]
         (doubtful if service in doubt else abort).extend(reasons)
         for side, counters in ((NEW, pair.new), (OLD, pair.old)):
-            if counters is not None and counters.requests < limits.minimum_requests:
-                missing[service, side] = limits.minimum_requests - counters.requests
+            if counters is not None and counters.samples < limits.minimum_requests:
+                missing[service, side] = limits.minimum_requests - counters.samples
     return Traffic(tuple(abort), missing, tuple(doubtful))
 
 

@@ -70,7 +70,8 @@ def tick_line(stage: Stage, elapsed: float, probes: tuple[int, int], sides: Mapp
 def _traffic(counters: Counters) -> str:
     p95 = percentile(counters.buckets, 0.95)
     latency = f", p95 {p95:.0f} ms" if p95 is not None else ""
-    return f"{counters.requests} requests, {counters.failed} failed ({counters.failed_share:.1%}){latency}"
+    ours = f", beside {counters.ours} of ours" if counters.ours else ""
+    return f"{counters.requests} requests, {counters.failed} failed ({counters.failed_share:.1%}){latency}{ours}"
 
 
 def stage_table(evidence: Mapping[str, Any]) -> str:
@@ -121,6 +122,8 @@ def traffic_evidence(counters: Counters, weight: int | None = None) -> dict[str,
         "given_up": counters.given_up,
         "resets": counters.broken,
         "connect_failures": counters.connect_failures,
+        "ours": counters.ours,
+        "ours_failed": counters.ours_failed,
         "failed": counters.failed,
         "error_rate": round(counters.failed_share, 6),
         **{name: None if value is None else round(value, 1) for name, value in latencies.items()},

@@ -14,16 +14,19 @@ from azora_ci.core.config import Service
 from azora_ci.core.errors import UnreachableError
 from azora_ci.core.process import Processes
 from azora_ci.health.answers import (
+    CANARY,
     NEW,
     OLD,
     PROOF_NONE,
     PUBLIC,
     RELEASE_HEADER,
+    STABLE,
     Answer,
     EdgeProof,
     Endpoint,
     ProbeResult,
     classify,
+    pass_word,
     public_endpoint,
 )
 from azora_ci.health.probes import Prober, ProbeRequest, request_of
@@ -41,6 +44,7 @@ from azora_ci.rollout.decision import (
     judge_traffic,
     next_action,
     synthetic_requests,
+    trials,
     uncounted_traffic,
 )
 from azora_ci.rollout.verdict import HealthVerdict, Record, judge
@@ -129,17 +133,16 @@ class StageWatch:
     running: _Stage | None = None
     restarts: dict[str, int] = field(default_factory=dict)  # worker -> how often it had been started again before it was watched
     edge: EdgeProof | None = None  # what proves which release answers in public
-    trials: dict[str, Trial] = field(init=False)  # service -> its tests; their evidence spans stages
+    trials: dict[str, Trial] = field(init=False)  # service -> the tests of users' requests; their evidence spans stages
+    own_trials: dict[str, Trial] = field(init=False)  # of our own requests
     seen: Counts = field(default_factory=dict)  # the counters at the latest tick
 
     def __post_init__(self) -> None:
         self.prober = Prober(self.clock)
         self.record = Record(self.subject.new.id)
         self.base = self.target.observe().counters
-        services = [service.id for service in self.subject.services]
-        self.trials = {
-            service: Trial(self.rules.limits, len(services), has_old=self.subject.old_of(service) is not None) for service in services
-        }
+        has_old = {service.id: self.subject.old_of(service.id) is not None for service in self.subject.services}
+        self.trials, self.own_trials = (trials(self.rules.limits, has_old) for _ in range(2))
 
     def begin(self, stage: Stage) -> None:
         """Note that a stage begins, before its weight is moved: if it is interrupted from then on, evidence tells of it."""
@@ -183,11 +186,11 @@ class StageWatch:
     def add_tick(self, observation: Observation, *, alone: bool) -> None:
         """Add to the tests what was counted since the tick before; ``alone``: all traffic goes to the new version."""
         for service, trial in self.trials.items():
-            old = self.subject.old_of(service)
-            new_counters = self._since(observation, self.seen, service, self.subject.new.id)
-            trial.add(
-                new_counters, self._since(observation, self.seen, service, old) if old else Counters(), alone=alone and old is not None
-            )
+            old_id = self.subject.old_of(service)
+            new = self._since(observation, self.seen, service, self.subject.new.id)
+            old = self._since(observation, self.seen, service, old_id) if old_id else Counters()
+            trial.add(new, old, alone=alone and old_id is not None)
+            self.own_trials[service].add(new.of_ours(), old.of_ours(), alone=False)
         self.seen = observation.counters
 
     def by_version(self, observation: Observation, start: Counts) -> dict[str, Counters]:
@@ -261,10 +264,14 @@ class _Stage:
         self._watch.record.add(findings)
         health = judge(self._watch.record, self._rules.retries)
         if self._observation is None:
-            pairs = [(service.id, self._subject.old_of(service.id) is not None) for service in self._subject.services]
-            return health, uncounted_traffic(pairs, self._rules.limits)
+            uncounted = [(service.id, self._subject.old_of(service.id) is not None) for service in self._subject.services]
+            return health, uncounted_traffic(uncounted, self._rules.limits)
         self._watch.add_tick(self._observation, alone=self._stage.percent == 100)
-        return health, judge_traffic(self._watch.pairs(self._observation, self._start or {}), self._rules.limits, health.doubt)
+        pairs = self._watch.pairs(self._observation, self._start or {})
+        users = judge_traffic(pairs, self._rules.limits, health.doubt)
+        own = {service: pair.of_ours(self._watch.own_trials[service]) for service, pair in pairs.items()}
+        reasons = tuple(f"of our own requests, {reason}" for reason in judge_traffic(own, self._rules.limits, health.doubt).abort)
+        return health, replace(users, abort=users.abort + reasons)
 
     def _by_release(self, endpoint: Endpoint, answer: Answer) -> Endpoint:
         """Return a public endpoint as the old release was configured, where that answered."""
@@ -297,7 +304,9 @@ class _Stage:
         return findings
 
     def _synthetic_probes(self, counts: Mapping[tuple[str, str], int]) -> list[ProbeRequest]:
-        words = {NEW: "canary", OLD: "stable"}
+        if self._watch.edge is None:
+            return []
+        words = {NEW: pass_word(self._watch.edge.secret, CANARY), OLD: pass_word(self._watch.edge.secret, STABLE)}
         urls = {service.id: service.public_health_url for service in self._subject.services}
         return [
             ProbeRequest(urls[service], {RELEASE_HEADER: words[side]})
@@ -313,7 +322,7 @@ class _Stage:
         counts = {}
         for (service, side), missing in traffic.missing.items():
             counters = (pairs[service].new if side == NEW else pairs[service].old) or Counters()
-            counts[service, side] = synthetic_requests(missing, counters.requests, elapsed=elapsed, left=left, interval=interval)
+            counts[service, side] = synthetic_requests(missing, counters.samples, elapsed=elapsed, left=left, interval=interval)
         return counts
 
     def _count(self, findings: list[ProbeResult], synthetic: int) -> None:

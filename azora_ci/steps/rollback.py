@@ -28,7 +28,7 @@ from azora_ci.steps import smoke_tests
 from azora_ci.steps.job import Identity, Job
 from azora_ci.targets.base import AbortResult, Owner, Target, TargetContext
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
-from azora_ci.targets.proofs import edge_proof, settings_by_service
+from azora_ci.targets.proofs import are_needed, edge_proof, settings_by_service
 from azora_ci.targets.registry import kind_of, target_of
 
 
@@ -255,7 +255,7 @@ class DeploymentRollback:
         names = tuple(migration["name"] for migration in self.deployed["migrations"])  # the code goes back, the data stays
         expected = ExpectedMigrations(f"the record of {self.deployed['version']} names", max(1, len(names)), names)
         services = settings_by_service(self.target.current().releases[previous.id])
-        edge = edge_proof(self.target, self.job.config, self.job.log)
+        edge = edge_proof(self.target, self.job.config, self.job.log) if are_needed(self.job.config) else None
         return smoke_tests.examine(self.job, previous.version, self.job.evidence, expected, services, edge=edge)
 
     def _take_back_unfinished(self) -> None:

@@ -226,7 +226,7 @@ class Node:
 
     def _warm(self, release: Release) -> None:
         # Options change only in a deployment: going back must not depend on new options, which may be the cause of the failure.
-        state = replace(self._edge_state(), options=self._parts.options, secret=proofs.secret_of(self._context))
+        state = replace(self._edge_state(), options=self._parts.options, secret=self._context.edge_secret.reveal())
         current = state.release(release.id)
         extended = state.with_release(EdgeRelease(release.id, release.version, self._addresses_of(release)))
         if release.id == state.stable:

@@ -13,7 +13,7 @@ from azora_ci.core.config import WORKER, DeployConfig, HealthSettings, Service
 from azora_ci.core.errors import AzoraError
 from azora_ci.core.job_log import JobLog
 from azora_ci.health.answers import CONTRACT, FROM_IMAGE, EdgeProof, Endpoint, bare
-from azora_ci.targets.base import Instance, Target, TargetContext
+from azora_ci.targets.base import Instance, Target
 from azora_ci.targets.journal import Deployed, History
 from azora_ci.targets.node_parts import Facts, Parts, Runner
 
@@ -21,11 +21,6 @@ from azora_ci.targets.node_parts import Facts, Parts, Runner
 def are_needed(config: DeployConfig) -> bool:
     """Return whether the version of any service is to be proved by its image."""
     return any(service.health.version_from == FROM_IMAGE for service in config.services)
-
-
-def secret_of(context: TargetContext) -> str | None:
-    """Return the secret that this deployment gives to the edge; None where nothing is to be proved."""
-    return context.edge_secret.reveal() if are_needed(context.config) else None
 
 
 def noted(service: Service) -> dict[str, Any]:
@@ -62,17 +57,17 @@ def _observed_version(runner: Runner, deployed: Deployed, instance: Instance) ->
 
 
 def edge_proof(target: Target, config: DeployConfig, log: JobLog) -> EdgeProof | None:
-    """Return what proves which release answers in public; None where nothing is to be proved, or, said in the log, nothing can be."""
-    if not are_needed(config):
-        return None
+    """Return what proves which release answers in public, and opens the edge; None where, said in the log if needed, nothing can be."""
     try:
         with target.connected():
             secret, history = target.edge_secret(), target.current()
     except AzoraError as error:
-        log.say(f"- which version answers in public is not proved: {error.title}: {error.what}")
-        return None
+        secret, problem = None, f"{error.title}: {error.what}"
+    else:
+        problem = "the edge was configured by a deployment that had nothing to prove"
     if secret is None:
-        log.say("- which version answers in public is not proved: the edge was configured by a deployment that had nothing to prove")
+        if are_needed(config):
+            log.say(f"- which version answers in public is not proved: {problem}")
         return None
     log.add_secret(secret)
     return EdgeProof(secret, {release.id: release.version for release in history.releases.values()})

@@ -49,7 +49,8 @@ def test_up_to_100_percent_without_a_failed_request(world):
     assert shares == [("canary", 5, 2, "healthy"), ("progressive", 50, 2, "healthy"), ("full", 100, 4, "healthy")]
     assert evidence["stages"][0]["weights"]["/api"] == {f"api_gateway-{OLD}": 95, f"api_gateway-{NEW}": 5}
     for stage in evidence["stages"]:
-        assert stage["requests"]["v1.1.0"] >= 20  # 10 for each of two services; synthetic requests fill the gap that users leave
+        traffic = stage["traffic"]["v1.1.0"]
+        assert traffic["requests"] + traffic["ours"] >= 20  # 10 for each of two services; synthetic ones fill the gap that users leave
         assert stage["probes"]["failed"] == 0
         assert [decision["decision"] for decision in stage["decisions"]][-1] == "advance"
         assert len(stage["decisions"]) == stage["ticks"]

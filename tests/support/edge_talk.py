@@ -13,8 +13,8 @@ from tests.support.docker_world import HTTP_PORT
 class Chat:
     """A WebSocket, as far as the edge is concerned: an upgraded connection on which every word is answered."""
 
-    def __init__(self, where: int | str, path: str, side: str = "") -> None:
-        self._socket = _connect(where, path, side, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
+    def __init__(self, where: int | str, path: str, headers: dict[str, str] | None = None) -> None:
+        self._socket = _connect(where, path, headers or {}, "Connection: Upgrade\r\nUpgrade: websocket\r\n")
         assert b" 101 " in _head(self._socket)
 
     def say(self, word: str) -> str:
@@ -31,11 +31,11 @@ class Chat:
 class Events:
     """A stream of events, read by a thread: how many came, and when it ended."""
 
-    def __init__(self, where: int | str, path: str, side: str = "") -> None:
+    def __init__(self, where: int | str, path: str, headers: dict[str, str] | None = None) -> None:
         self.count = 0
         self.version = ""
         self.ended: float | None = None  # monotonic seconds
-        self._socket = _connect(where, path, side, "Accept: text/event-stream\r\nConnection: close\r\n")
+        self._socket = _connect(where, path, headers or {}, "Accept: text/event-stream\r\nConnection: close\r\n")
         threading.Thread(target=self._read, daemon=True).start()
 
     def _read(self) -> None:
@@ -52,11 +52,11 @@ class Events:
         self._socket.close()
 
 
-def _connect(where: int | str, path: str, side: str, headers: str) -> socket.socket:
+def _connect(where: int | str, path: str, headers: dict[str, str], own_headers: str) -> socket.socket:
     address = ("127.0.0.1", where) if isinstance(where, int) else (where, HTTP_PORT)  # a port of this machine, or a host
     connection = socket.create_connection(address, timeout=30)
-    release_header = f"x-azora-release: {side}\r\n" if side else ""
-    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: azora.example\r\n{release_header}{headers}\r\n".encode())
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    connection.sendall(f"GET {path} HTTP/1.1\r\nHost: azora.example\r\n{lines}{own_headers}\r\n".encode())
     return connection
 
 

@@ -21,6 +21,7 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, birth, send_signal
+from azora_ci.health.answers import RELEASE_HEADER, pass_word
 from azora_ci.record import fragments
 from azora_ci.targets.base import Owner, TargetContext
 from azora_ci.targets.envoy import state as envoy
@@ -258,6 +259,12 @@ class World:
 
     def fragment(self, job: str = "gradual-rollout", attempt: int = 1) -> fragments.Fragment:
         return fragments.read(self.folder / f"job-{attempt}" / "record" / f"{job}.json")
+
+    def release_header(self, side: str) -> dict[str, str]:
+        """Return the header of requests of ours that leads to a side, canary or stable; users do not know its value."""
+        secret = self.edge.state().secret
+        assert secret is not None
+        return {RELEASE_HEADER: pass_word(secret, side)}
 
     # --- what users see ------------------------------------------------------------------------------------------------
 

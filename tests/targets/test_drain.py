@@ -150,9 +150,9 @@ def test_long_connections_survive_weights_and_are_drained_then_closed_by_an_abor
         target.deploy(release, 100)
         target.set_weight(release, 5)
         chat, events, kept = (
-            Chat(patient.port, "/api/chat", "canary"),
-            Events(patient.port, "/api/events", "canary"),
-            Chat(patient.port, "/api/chat", "stable"),
+            Chat(patient.port, "/api/chat", patient.release_header("canary")),
+            Events(patient.port, "/api/events", patient.release_header("canary")),
+            Chat(patient.port, "/api/chat", patient.release_header("stable")),
         )
         target.set_weight(release, 50)
         assert chat.say("hello") == "1.1.0 heard hello"
@@ -171,8 +171,11 @@ def test_connections_to_both_versions_survive_a_promotion(patient):
     with target.locked(OWNER):
         target.deploy(release, 100)
         target.set_weight(release, 50)
-        old, new = Chat(patient.port, "/api/chat", "stable"), Chat(patient.port, "/api/chat", "canary")
-        stream = Events(patient.port, "/api/events", "stable")
+        old, new = (
+            Chat(patient.port, "/api/chat", patient.release_header("stable")),
+            Chat(patient.port, "/api/chat", patient.release_header("canary")),
+        )
+        stream = Events(patient.port, "/api/events", patient.release_header("stable"))
         target.set_weight(release, 100)
         target.promote(release)
     assert (old.say("hello"), new.say("hello")) == ("1.0.0 heard hello", "1.1.0 heard hello")
@@ -190,7 +193,7 @@ def test_nobody_waits_for_connections_that_end_by_themselves(tmp_path):
         with target.locked(OWNER):
             target.deploy(release, 100)
             target.set_weight(release, 50)
-            chat = Chat(world.port, "/api/chat", "canary")
+            chat = Chat(world.port, "/api/chat", world.release_header("canary"))
             leaving = threading.Timer(3, chat.close)
             begun = time.monotonic()
             leaving.start()
@@ -209,7 +212,7 @@ def test_a_cancelled_run_does_not_wait_for_them(tmp_path):
         with target.locked(OWNER):
             target.deploy(release, 100)
             target.set_weight(release, 50)
-            chat = Chat(world.port, "/api/chat", "canary")
+            chat = Chat(world.port, "/api/chat", world.release_header("canary"))
             begun = time.monotonic()
             target.abort(release, "cancelled", hurry=True)
         assert time.monotonic() - begun < 30

@@ -16,11 +16,13 @@ from typing import Any
 from azora_ci.health.traffic import Counters
 from azora_ci.targets.envoy.state import EdgeState, cluster_name
 
-USERS = "users"  # name of the routes of users' requests
+USERS, OURS = "users", "ours"  # names of routes: of users' requests, and of those that carry the deployment's secret
 PREFIX = "ended"
 ANSWERED, LEFT = "answered", "left"  # histograms: milliseconds to the end of the answer, and until the user left amid an answer
-STATS = rf"^{PREFIX}\.(requests|{ANSWERED}|{LEFT})\.route\.{USERS}\.|^cluster\..*\.upstream_cx_connect_fail$"
-_REQUESTS = re.compile(rf"{PREFIX}\.requests\.route\.{USERS}\.cluster\.([^.]+)\.code\.(\d+)\.flags\.([^.]+)\.attempts\.(\d*)\.other\.(\w*)")
+STATS = rf"^{PREFIX}\.(requests\.route\.({USERS}|{OURS})|({ANSWERED}|{LEFT})\.route\.{USERS})\.|^cluster\..*\.upstream_cx_connect_fail$"
+_REQUESTS = re.compile(
+    rf"{PREFIX}\.requests\.route\.({USERS}|{OURS})\.cluster\.([^.]+)\.code\.(\d+)\.flags\.([^.]+)\.attempts\.(\d*)\.other\.(\w*)"
+)
 _UPGRADED = 101
 OF_FAILOVER = {"filter_metadata": {"azora": {"other": "release"}}}  # of instances of the other release in a release's cluster
 _TYPE = "type.googleapis.com/envoy"
@@ -86,15 +88,20 @@ def _ended(values: Mapping[str, int], cluster: str, *, streams: bool) -> Counter
     counts: dict[str, Any] = Counter()
     for name, number in values.items():
         match = _REQUESTS.fullmatch(name)
-        if match is None or match[1] != cluster:
+        if match is None or match[2] != cluster:
             continue
-        code, flags = int(match[2]), match[3].split(",")
+        code, flags = int(match[3]), match[4].split(",")
         if code == 0 and streams:
             continue
-        helped = match[4] not in {"", "1"} or match[5] != ""
+        helped = match[5] not in {"", "1"} or match[6] != ""
+        outcome = _outcome(code, flags, helped=helped, whole=not streams and code != _UPGRADED)
+        if match[1] == OURS:
+            counts["ours"] += number
+            counts["ours_failed"] += number * (outcome is not None)
+            continue
         counts["requests"] += number
         counts["timeouts"] += number * ("UT" in flags)
-        if outcome := _outcome(code, flags, helped=helped, whole=not streams and code != _UPGRADED):
+        if outcome is not None:
             counts[outcome] += number
     return Counters(**counts)
 

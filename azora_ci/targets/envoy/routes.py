@@ -11,13 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from azora_ci.core.pipeline import STAGES
-from azora_ci.health.answers import DEPLOYMENT_HEADER, PROOF_HEADER, RELEASE_HEADER, seal
-from azora_ci.targets.envoy.counting import USERS
+from azora_ci.health.answers import ANY, CANARY, DEPLOYMENT_HEADER, PROOF_HEADER, RELEASE_HEADER, STABLE, pass_word, seal
+from azora_ci.targets.envoy.counting import OURS, USERS
 from azora_ci.targets.envoy.state import EdgeService, EdgeState, cluster_name
 
 ROUTES = "edge"
 FULL = 100  # percent
 DRAWN_AT = tuple(percent for _, percent in STAGES)  # the weights at which users may have been drawn
+TICKET_LENGTH = 32  # hexadecimal digits: 128 bits
 HTTPS_PORT = 443
 BUFFER = "buffer"  # the filter that waits for the end of a request
 MAX_BODY = 16 * 1024**2  # bytes of a request, unless its service is one of streams
@@ -38,6 +39,7 @@ class Split:
     shares: Mapping[str, int]
     cookies: Mapping[str, str] = field(default_factory=dict)
     sealed: bool = False  # the answer proves which release gave it
+    users: bool = True  # they are users' requests
 
 
 def route_configuration(state: EdgeState, generation: str) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def route_configuration(state: EdgeState, generation: str) -> dict[str, Any]:
     return {
         "@type": f"{_TYPE}.config.route.v3.RouteConfiguration",
         "name": ROUTES,
-        **({"request_headers_to_remove": [PROOF_HEADER]} if state.secret else {}),  # no service may see the secret
+        **({"request_headers_to_remove": [PROOF_HEADER, RELEASE_HEADER]} if state.secret else {}),  # no service may see secrets
         # Envoy ignores an update without a difference. With the generation in it, each update can be read back.
         "virtual_hosts": [
             {
@@ -84,23 +86,30 @@ def _routes(state: EdgeState, service: EdgeService) -> list[dict[str, Any]]:
         return [{"match": _match(service.route_prefix), "direct_response": {"status": 503, "body": text}}]
     safe = _header(":method", {"safe_regex": {"regex": SAFE_METHODS}})
     routes = []
-    splits = [*_header_splits(state, service), *_cookie_splits(state, weights), Split((), weights, _draw_cookies(state, weights))]
+    splits = [*_header_splits(state, service, weights), *_cookie_splits(state, weights), Split((), weights, _draw_cookies(state, weights))]
     for split in [*_sealed_splits(state, service, weights), *splits]:
         for method, conditions in [([safe], SAFE_RETRY)] + [([], UNSENT_RETRY)] * (not split.sealed):
             action = _action(state, service, split, conditions)
             match = _match(service.route_prefix, [*split.headers, *method])
             streamed = {} if service.timeout_seconds else STREAMED
-            routes.append({"name": USERS, "match": match, "route": action, **streamed})
+            routes.append({"name": USERS if split.users else OURS, "match": match, "route": action, **streamed})
     return routes
 
 
-def _header_splits(state: EdgeState, service: EdgeService) -> list[Split]:
-    """Return a split for each value of the release header. It reaches a canary at 0 % as soon as that is warm, and none after an abort."""
-    sides = (("canary", state.canary), ("stable", state.stable))
-    return [
-        Split((_header(RELEASE_HEADER, {"exact": word}),), {release_id: FULL})
-        for word, release_id in sides
+def _header_splits(state: EdgeState, service: EdgeService, weights: Mapping[str, int]) -> list[Split]:
+    """Return a split for each value of the release header that the deployment's secret makes; any other value is no condition.
+
+    It reaches a canary at 0 % as soon as that is warm, and none after an abort.
+    """
+    if state.secret is None:
+        return []
+    shares = {ANY: weights} | {
+        side: {release_id: FULL}
+        for side, release_id in ((CANARY, state.canary), (STABLE, state.stable))
         if release_id is not None and state.addresses(release_id, service.id)
+    }
+    return [
+        Split((_header(RELEASE_HEADER, {"exact": pass_word(state.secret, side)}),), share, users=False) for side, share in shares.items()
     ]
 
 
@@ -109,7 +118,8 @@ def _sealed_splits(state: EdgeState, service: EdgeService, weights: Mapping[str,
     if state.secret is None:
         return []
     secret = _header(PROOF_HEADER, {"exact": state.secret})
-    return [Split((secret, *split.headers), split.shares, sealed=True) for split in (*_header_splits(state, service), Split((), weights))]
+    splits = (*_header_splits(state, service, weights), Split((), weights))
+    return [Split((secret, *split.headers), split.shares, sealed=True, users=False) for split in splits]
 
 
 # --- users who stay on a version -----------------------------------------------------------------------------------------
@@ -120,31 +130,37 @@ def _cookie_splits(state: EdgeState, weights: Mapping[str, int]) -> list[Split]:
 
     Users of the canary keep it. Users who got the old version when ``drawn`` % got the canary keep it while the weight stays. When the
     weight has risen to ``percent``, they are drawn again: the canary with (percent - drawn) / (100 - drawn), so that ``percent`` % of all
-    users have it. The cookie names the deployment and its attempt. After an abort it matches nothing, and is deleted.
+    users have it. Nobody can guess a cookie: it belongs to the deployment, its attempt and its secret. After an abort it matches nothing,
+    and is deleted.
     """
     name, canary, stable = state.options.sticky_cookie, state.canary, state.stable
     if name is None:
         return []
-    if canary is None or state.percent == 0:
+    if canary is None or state.percent == 0 or state.secret is None:
         return [Split((_cookie(name),), weights, dict.fromkeys(weights, f"{name}=; Max-Age=0"))]
     if stable is None or set(weights) != {canary, stable}:
         return []  # only one version has this service: there is nothing to draw
-    splits = [Split((_cookie(name, f"{canary}.{state.attempt}.canary"),), {canary: FULL})]
+    splits = [Split((_cookie(name, _ticket(state, canary)),), {canary: FULL})]
     for drawn in DRAWN_AT:
         if drawn < state.percent:
             shares = {stable: FULL - state.percent, canary: state.percent - drawn}
-            splits.append(Split((_cookie(name, f"{canary}.{state.attempt}.stable.{drawn}"),), shares, _draw_cookies(state, weights)))
+            splits.append(Split((_cookie(name, _ticket(state, stable, drawn)),), shares, _draw_cookies(state, weights)))
     if state.percent < FULL:
-        splits.append(Split((_cookie(name, f"{canary}.{state.attempt}.stable.{state.percent}"),), {stable: FULL}))
+        splits.append(Split((_cookie(name, _ticket(state, stable, state.percent)),), {stable: FULL}))
     return splits
 
 
 def _draw_cookies(state: EdgeState, weights: Mapping[str, int]) -> dict[str, str]:
     """Return release id -> the cookie of users for whom that release is drawn now."""
     name, canary, stable = state.options.sticky_cookie, state.canary, state.stable
-    if name is None or canary is None or stable is None or state.percent == 0 or set(weights) != {canary, stable}:
+    if name is None or canary is None or stable is None or state.percent == 0 or state.secret is None or set(weights) != {canary, stable}:
         return {}
-    return {canary: f"{name}={canary}.{state.attempt}.canary", stable: f"{name}={canary}.{state.attempt}.stable.{state.percent}"}
+    return {canary: f"{name}={_ticket(state, canary)}", stable: f"{name}={_ticket(state, stable, state.percent)}"}
+
+
+def _ticket(state: EdgeState, release_id: str, drawn: int | None = None) -> str:
+    """Return the value of the cookie of users for whom a release was drawn; ``drawn``: the canary's percent then, for the stable one."""
+    return seal(state.secret or "", "cookie", f"{state.canary} {state.attempt} {release_id} {drawn}")[:TICKET_LENGTH]
 
 
 def _cookie(name: str, value: str | None = None) -> dict[str, Any]:

@@ -99,7 +99,8 @@ class EdgeState:
     percent: int = 0
     attempt: int = 0
     options: EdgeOptions = EdgeOptions()
-    secret: str | None = field(default=None, repr=False)  # requests that carry it learn which release answers; see ``routes``
+    # Requests that carry it learn which release answers, and others that are made of it choose a release; see ``routes``.
+    secret: str | None = field(default=None, repr=False)
 
     def document(self) -> dict[str, Any]:
         """Return the state as a JSON document, which ``from_document`` reads; as an earlier version's where nothing new is used."""

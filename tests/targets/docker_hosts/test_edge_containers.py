@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core import config
+from azora_ci.health.answers import CANARY, RELEASE_HEADER, STABLE, pass_word
 from azora_ci.targets.base import Owner
 from tests.support import certificates
 from tests.support.docker_world import Lan, World, get
@@ -76,8 +77,11 @@ def test_open_connections_are_drained_and_closed_by_an_abort(world):
     with target.locked(Owner(NEW, "https://runs.example/2", "tests")):
         target.deploy(release, 100)
         target.set_weight(release, 50)
-        stable_chat = Chat(address, "/api/chat", "stable")
-        chat, events = Chat(address, "/api/chat", "canary"), Events(address, "/api/events", "canary")
+        secret = target.edge_secret()
+        assert secret is not None
+        canary, stable = ({RELEASE_HEADER: pass_word(secret, side)} for side in (CANARY, STABLE))
+        stable_chat = Chat(address, "/api/chat", stable)
+        chat, events = Chat(address, "/api/chat", canary), Events(address, "/api/events", canary)
         until(lambda: events.count > 3, "events arrive")
         assert target.abort(release, "a test").proved
         assert chat.say("hello") == ""

@@ -11,6 +11,7 @@ from http.server import BaseHTTPRequestHandler
 
 import pytest
 
+from azora_ci.health.answers import ANY, CANARY, PROOF_HEADER, RELEASE_HEADER, pass_word
 from azora_ci.health.traffic import Counters, slower_than
 from azora_ci.targets.envoy import counting
 from azora_ci.targets.envoy.state import EdgeRelease, EdgeService, EdgeState
@@ -166,3 +167,28 @@ def test_each_end_counts_once(ended_as, counters):
     name = f"ended.requests.route.users.cluster.api-{NEW}.code.{ended_as}"
     read = counting.counters({"stats": [{"name": name, "value": 7}]}, state)["api", NEW]
     assert replace(read, buckets=()) == counters
+
+
+SECRET = "5ec4e7" * 10
+
+
+def test_the_header_is_nothing_without_the_secret(lab, odd):
+    old = Backend("1.0.0")
+    try:
+        lab.put([old.address], [odd.address], 0, secret=SECRET)
+        before, before_old = counted(lab), counted(lab, OLD)
+        for outsider in ("canary", pass_word("x" * 60, CANARY), pass_word(SECRET, CANARY).upper(), SECRET):
+            answer = json.loads(get(lab.port, "/", headers={RELEASE_HEADER: outsider})[2])
+            assert answer["version"] == "1.0.0", "nobody reaches a canary at 0 %"
+            assert RELEASE_HEADER not in answer["headers"]
+        answer = json.loads(get(lab.port, "/", headers={RELEASE_HEADER: pass_word(SECRET, CANARY)})[2])
+        assert (answer["version"], RELEASE_HEADER in answer["headers"]) == ("1.1.0", False), "no service sees what opens the edge"
+        assert get(lab.port, "/fail", headers={RELEASE_HEADER: pass_word(SECRET, CANARY)})[0] == 500
+        get(lab.port, "/", headers={RELEASE_HEADER: pass_word(SECRET, ANY)})
+        get(lab.port, "/", headers={PROOF_HEADER: SECRET})
+        until(lambda: counted(lab, OLD).since(before_old).samples == 6, "all requests have ended")
+        new, stable = counted(lab).since(before), counted(lab, OLD).since(before_old)
+        assert (new.requests, new.failed, new.ours, new.ours_failed) == (0, 0, 2, 1)
+        assert (stable.requests, stable.ours) == (4, 2), "users are not diluted by our probes"
+    finally:
+        old.die()

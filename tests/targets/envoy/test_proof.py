@@ -11,7 +11,7 @@ import pytest
 
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import HealthSettings
-from azora_ci.health.answers import PROOF_HEADER, PUBLIC, EdgeProof, Endpoint, classify, seal
+from azora_ci.health.answers import PROOF_HEADER, PUBLIC, EdgeProof, Endpoint, classify, pass_word, seal
 from azora_ci.health.probes import fetch, request_of
 from azora_ci.targets.envoy.state import EdgeState
 from tests.support.edge_lab import Backend, Lab, refusing, send
@@ -59,15 +59,15 @@ def ask(lab: Lab, secret: str | None, method: str = "GET", **headers: str) -> tu
 @pytest.mark.parametrize(("word", "release"), [("canary", NEW), ("stable", OLD)])
 def test_an_answer_is_sealed_for_the_secret_alone(lab, backends, word, release):
     lab.put([backends[OLD].address], [backends[NEW].address], 5, secret=SECRET)
-    answered, seen = ask(lab, SECRET, x_azora_release=word)
+    answered, seen = ask(lab, SECRET, x_azora_release=pass_word(SECRET, word))
     assert (answered[PROOF_HEADER], answered["x-azora-deployment"]) == (seal(SECRET, "api", release), release)
     assert PROOF_HEADER not in seen, "the application sees no secret"
     for wrong in (None, "x", SECRET[:-1], SECRET + "0", SECRET.upper()):
-        answered, seen = ask(lab, wrong, x_azora_release=word)
+        answered, seen = ask(lab, wrong, x_azora_release=pass_word(SECRET, word))
         assert answered.get(PROOF_HEADER) == FORGED, "what the application says is left to it, and proves nothing"
         assert PROOF_HEADER not in seen
         assert SECRET not in str(answered)
-    answered, _ = ask(lab, SECRET, "POST", x_azora_release=word)
+    answered, _ = ask(lab, SECRET, "POST", x_azora_release=pass_word(SECRET, word))
     assert answered[PROOF_HEADER] == FORGED, "only what is safe is asked with a secret"
 
 

@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core import config
+from azora_ci.health.answers import CANARY, STABLE, pass_word
 from azora_ci.targets.base import Owner
-from azora_ci.targets.envoy import admin
+from azora_ci.targets.envoy import admin, routes
 from azora_ci.targets.envoy.options import edge_options
-from azora_ci.targets.envoy.routes import route_configuration
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeRelease, EdgeService, EdgeState
 from tests.support import deploy_config
 from tests.support.edge_lab import Backend, Lab
@@ -26,6 +26,7 @@ from tests.support.edge_world import NEW, OLD, World, get
 
 NAME = "azora-release"
 USERS = 800
+SECRET = "5ec4e7" * 10
 OPTIONS = EdgeOptions(sticky_cookie=NAME)
 
 
@@ -79,10 +80,19 @@ def backends() -> Iterator[list[Backend]]:
 def lab(tmp_path: Path, backends: list[Backend]) -> Iterator[Lab]:
     edge_lab = Lab(tmp_path)
     try:
-        edge_lab.put([backends[0].address], [backends[1].address], options=OPTIONS)
+        edge_lab.put([backends[0].address], [backends[1].address], options=OPTIONS, secret=SECRET)
         yield edge_lab
     finally:
         edge_lab.close()
+
+
+def cookie(lab: Lab, version: str) -> str:
+    """Return the cookie of a user for whom that version is drawn now."""
+    user, connection = User(), http.client.HTTPConnection("127.0.0.1", lab.port, timeout=20)
+    while user.ask(connection) != version:
+        user.cookie = None
+    assert user.cookie is not None
+    return user.cookie
 
 
 def share(versions: list[str]) -> float:
@@ -113,11 +123,11 @@ def test_users_stay_where_they_were_drawn_and_shares_of_users_are_exact(lab):
 def test_who_is_drawn_again_makes_up_the_difference_exactly(drawn, percent):
     releases = (EdgeRelease(OLD, "v1.0.0", {"api": ("127.0.0.1:1",)}), EdgeRelease(NEW, "v1.1.0", {"api": ("127.0.0.1:2",)}))
     services = (EdgeService("api", "/", 15),)
-    state = EdgeState(services, "127.0.0.1:8000", releases, stable=OLD, canary=NEW, percent=percent, options=OPTIONS)
-    cookie = f"{NAME}={NEW}.0.stable.{drawn}"
+    state = EdgeState(services, "127.0.0.1:8000", releases, stable=OLD, canary=NEW, percent=percent, options=OPTIONS, secret=SECRET)
+    cookie = f"{NAME}={routes._ticket(state, OLD, drawn)}"
     shares = next(
         {cluster["name"]: cluster["weight"] for cluster in route["route"]["weighted_clusters"]["clusters"]}
-        for route in route_configuration(state, "7")["virtual_hosts"][0]["routes"]
+        for route in routes.route_configuration(state, "7")["virtual_hosts"][0]["routes"]
         for header in route["match"].get("headers", [])
         if header["name"] == "cookie" and re.fullmatch(header["string_match"]["safe_regex"]["regex"], cookie)
     )
@@ -140,7 +150,9 @@ def test_a_cookie_is_only_believed_about_this_deployment(lab):
     user = User()
     connection = http.client.HTTPConnection("127.0.0.1", lab.port, timeout=20)
     lab.weigh(5)
-    for forged in (f"{OLD}.0.canary", f"{NEW}.1.canary", f"{NEW}.0.canaryx", "nonsense"):
+    drawn = cookie(lab, "1.1.0")
+    lab.edge.apply(replace(lab.edge.state(), secret=SECRET[::-1]))  # the next deployment
+    for forged in (drawn, f"{NEW}.0.canary", cookie(lab, "1.1.0") + "x", "nonsense"):
         versions = set()
         for _ in range(30):
             user.cookie, user.set = forged, 0
@@ -151,9 +163,10 @@ def test_a_cookie_is_only_believed_about_this_deployment(lab):
 
 def test_the_release_header_wins_and_changes_no_cookie(lab):
     lab.weigh(50)
-    for side, version in (("canary", "1.1.0"), ("stable", "1.0.0")):
-        for cookie in (f"{NEW}.0.canary", f"{NEW}.0.stable.50"):
-            status, headers, body = get(lab.port, "/", headers={"x-azora-release": side, "cookie": f"{NAME}={cookie}"})
+    for side, version in ((CANARY, "1.1.0"), (STABLE, "1.0.0")):
+        for drawn in (cookie(lab, "1.1.0"), cookie(lab, "1.0.0")):
+            release_header = {"x-azora-release": pass_word(SECRET, side)}
+            status, headers, body = get(lab.port, "/", headers={**release_header, "cookie": f"{NAME}={drawn}"})
             assert (status, json.loads(body)["version"]) == (200, version)
             assert "set-cookie" not in headers
 
