@@ -9,7 +9,7 @@ answer, one that only failover could answer, one that its user gave up, or one w
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -89,7 +89,7 @@ class Trial:
 
     def __init__(self, limits: Limits, sharing: int, *, has_old: bool) -> None:
         budget = limits.false_abort_percent / 100 / sharing
-        self._limits, self.record_budget = limits, RECORD_BUDGET * budget
+        self._limits, self.record_budget, self.has_old = limits, RECORD_BUDGET * budget, has_old
         self.errors = Comparison(limits.error_points / 100, ERROR_BUDGET * budget, None if has_old else 0.0)
         self.slow = Comparison(SLOW_SHARE, LATENCY_BUDGET * budget)
         self.slow_limit: float | None = None  # milliseconds, by the old version's record before this tick
@@ -112,7 +112,7 @@ class Trial:
 
 
 def trials(limits: Limits, has_old: Mapping[str, bool]) -> dict[str, Trial]:
-    """Return the tests of each service, ``has_old``: service -> whether it has an old version. Users' requests and ours share the budget."""
+    """Return the tests of services; ``has_old``: service -> whether it has an old version. Users' requests and ours share the budget."""
     return {service: Trial(limits, 2 * len(has_old), has_old=old) for service, old in has_old.items()}
 
 
@@ -132,9 +132,9 @@ class Pair:
         return Pair(trial, self.new.of_ours(), self.old.of_ours() if self.old else None, self.old_in_stage.of_ours())
 
 
-def uncounted_traffic(pairs: Iterable[tuple[str, bool]], limits: Limits) -> Traffic:
-    """Return the verdict while no counter could be read: all requests lack. ``pairs``: service, and whether it has an old version."""
-    sides = [(service, side) for service, has_old in pairs for side in ((NEW, OLD) if has_old else (NEW,))]
+def uncounted_traffic(tests: Mapping[str, Trial], limits: Limits) -> Traffic:
+    """Return the verdict while no counter could be read: all requests lack. ``tests``: those of each service."""
+    sides = [(service, side) for service, trial in tests.items() for side in ((NEW, OLD) if trial.has_old else (NEW,))]
     return Traffic(missing=dict.fromkeys(sides, limits.minimum_requests))
 
 

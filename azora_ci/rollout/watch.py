@@ -186,10 +186,9 @@ class StageWatch:
     def add_tick(self, observation: Observation, *, alone: bool) -> None:
         """Add to the tests what was counted since the tick before; ``alone``: all traffic goes to the new version."""
         for service, trial in self.trials.items():
-            old_id = self.subject.old_of(service)
-            new = self._since(observation, self.seen, service, self.subject.new.id)
-            old = self._since(observation, self.seen, service, old_id) if old_id else Counters()
-            trial.add(new, old, alone=alone and old_id is not None)
+            releases = (self.subject.new.id, self.subject.old_of(service) or "")
+            new, old = (self._since(observation, self.seen, service, release) for release in releases)
+            trial.add(new, old, alone=alone and trial.has_old)
             self.own_trials[service].add(new.of_ours(), old.of_ours(), alone=False)
         self.seen = observation.counters
 
@@ -264,8 +263,7 @@ class _Stage:
         self._watch.record.add(findings)
         health = judge(self._watch.record, self._rules.retries)
         if self._observation is None:
-            uncounted = [(service.id, self._subject.old_of(service.id) is not None) for service in self._subject.services]
-            return health, uncounted_traffic(uncounted, self._rules.limits)
+            return health, uncounted_traffic(self._watch.trials, self._rules.limits)
         self._watch.add_tick(self._observation, alone=self._stage.percent == 100)
         pairs = self._watch.pairs(self._observation, self._start or {})
         users = judge_traffic(pairs, self._rules.limits, health.doubt)

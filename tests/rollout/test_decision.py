@@ -27,6 +27,7 @@ from azora_ci.rollout.decision import (
     next_action,
     stages,
     synthetic_requests,
+    trials,
     uncounted_traffic,
 )
 from azora_ci.rollout.statistics import share_bounds
@@ -281,7 +282,13 @@ FINE, LACKING = Traffic(), Traffic(missing={("api", NEW): 9})
         (10, HealthVerdict(failing=("x",)), FINE, "abort", Action.WATCH),
         (60, HealthVerdict(failing=("x",)), FINE, "pass", Action.HOLD),  # no stage ends on a failed probe
         (90, HealthVerdict(failing=("x",)), FINE, "pass", Action.ABORT),
-        (60, HealthVerdict(), uncounted_traffic([("api", True)], LIMITS), "pass", Action.HOLD),  # counters never read are no pass
+        (
+            60,
+            HealthVerdict(),
+            uncounted_traffic({"api": Trial(LIMITS, 1, has_old=True)}, LIMITS),
+            "pass",
+            Action.HOLD,
+        ),  # counters never read are no pass
     ],
 )
 def test_what_happens_next(elapsed, health, traffic, inconclusive, action):
@@ -312,7 +319,7 @@ def test_no_verdict_with_a_reason_to_abort_ever_advances(elapsed, health, traffi
 
 def test_counters_that_were_never_read_lack_everything():
     missing = {("api", NEW): 149, ("api", OLD): 149, ("auth", NEW): 149}
-    assert uncounted_traffic([("api", True), ("auth", False)], LIMITS) == Traffic(missing=missing)
+    assert uncounted_traffic(trials(LIMITS, {"api": True, "auth": False}), LIMITS) == Traffic(missing=missing)
 
 
 def test_traffic_that_is_not_judged_while_the_old_version_fails_is_said():

@@ -13,7 +13,7 @@ import pytest
 
 from tests.support.edge_lab import Backend, Lab, send
 
-WORK_SECONDS, PATIENCE_SECONDS = 0.02, 1.0
+WORK_SECONDS, PATIENCE_SECONDS = 0.02, 3.0
 CAPACITY = 1 / WORK_SECONDS  # requests a second
 CONNECTIONS, PENDING = 8, 16
 
