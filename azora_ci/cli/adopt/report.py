@@ -220,4 +220,5 @@ Good to know:
   On the free plan a private repository has no environments and no rulesets: whoever may push a branch reaches its secrets.
   Required reviewers of an environment need GitHub Enterprise on a private repository; [approval] distinct_person = true does not.
   Images are handed over as artifacts of one day; the free plan has 500 MB for them: [build] isolation = "none" builds in place.
+  The edge bounds what is under way: services of WebSockets, streams or bodies above 16 MiB need timeout_seconds = 0.
   Tags pushed with GITHUB_TOKEN start no workflow: push release tags as a person or an app."""
