@@ -199,10 +199,9 @@ def _below(folder: str) -> list[psutil.Process]:
 
 def _name(process: psutil.Process) -> str:
     try:
-        words = process.cmdline()
+        return "service.py" if "service.py" in process.cmdline() else process.name()
     except psutil.NoSuchProcess:
         return ""
-    return "service.py" if "service.py" in words else process.name()
 
 
 def test_moments_of_kills_are_spread_over_every_phase():
