@@ -23,6 +23,7 @@ LATENCY_FLOOR_MS = 100.0  # differences of p95 below this are scheduling noise o
 SLOW_SHARE = 0.05  # by definition of the p95
 # Shares of a service's error budget: both tests, and the old version's record, with which both are compared when it gets no more requests.
 ERROR_BUDGET, LATENCY_BUDGET, RECORD_BUDGET = 0.8, 0.14, 0.03
+OWN_SHARE = 0.1  # of the whole budget, for the tests of our own requests: the probes among them are judged one by one, too
 
 
 @dataclass(frozen=True)
@@ -87,7 +88,7 @@ class Traffic:
 class Trial:
     """The tests of one service over the whole rollout. ``sharing``: how many share the error budget; ``has_old``: compare two versions."""
 
-    def __init__(self, limits: Limits, sharing: int, *, has_old: bool) -> None:
+    def __init__(self, limits: Limits, sharing: float, *, has_old: bool) -> None:
         budget = limits.false_abort_percent / 100 / sharing
         self._limits, self.record_budget, self.has_old = limits, RECORD_BUDGET * budget, has_old
         self.errors = Comparison(limits.error_points / 100, ERROR_BUDGET * budget, None if has_old else 0.0)
@@ -111,9 +112,9 @@ class Trial:
             self.slow_limit = max(old_p95 * self._limits.latency_factor, old_p95 + LATENCY_FLOOR_MS)
 
 
-def trials(limits: Limits, has_old: Mapping[str, bool]) -> dict[str, Trial]:
-    """Return the tests of services; ``has_old``: service -> whether it has an old version. Users' requests and ours share the budget."""
-    return {service: Trial(limits, 2 * len(has_old), has_old=old) for service, old in has_old.items()}
+def trials(limits: Limits, has_old: Mapping[str, bool], share: float = 1 - OWN_SHARE) -> dict[str, Trial]:
+    """Return the tests of services; ``has_old``: service -> whether it has an old version, ``share``: of the error budget."""
+    return {service: Trial(limits, len(has_old) / share, has_old=old) for service, old in has_old.items()}
 
 
 @dataclass(frozen=True)

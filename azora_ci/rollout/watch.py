@@ -33,6 +33,7 @@ from azora_ci.health.probes import Prober, ProbeRequest, request_of
 from azora_ci.health.traffic import Counters
 from azora_ci.rollout import report
 from azora_ci.rollout.decision import (
+    OWN_SHARE,
     Action,
     Decision,
     Limits,
@@ -142,7 +143,7 @@ class StageWatch:
         self.record = Record(self.subject.new.id)
         self.base = self.target.observe().counters
         has_old = {service.id: self.subject.old_of(service.id) is not None for service in self.subject.services}
-        self.trials, self.own_trials = (trials(self.rules.limits, has_old) for _ in range(2))
+        self.trials, self.own_trials = (trials(self.rules.limits, has_old, share) for share in (1 - OWN_SHARE, OWN_SHARE))
 
     def begin(self, stage: Stage) -> None:
         """Note that a stage begins, before its weight is moved: if it is interrupted from then on, evidence tells of it."""

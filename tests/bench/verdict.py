@@ -20,7 +20,7 @@ from typing import Any
 
 import click
 
-from azora_ci.rollout.decision import Limits, Trial
+from azora_ci.rollout.decision import Limits, trials
 from azora_ci.rollout.sequential import Comparison
 from azora_ci.rollout.statistics import share_bounds
 
@@ -149,7 +149,7 @@ def _simulate(cell: Cell, rollouts: int) -> list[int | None]:
 
 
 def _rollout(plan: list[tuple[list[float], ...]], clump: int, generator: random.Random) -> int | None:
-    trial = Trial(LIMITS, 1, has_old=True)
+    trial = trials(LIMITS, {"api": True})["api"]
     test: Comparison = trial.errors
     draw, place = generator.random, bisect.bisect
     for tick, (good, bad, old_good, old_bad) in enumerate(plan):

@@ -17,6 +17,7 @@ from azora_ci.health.answers import NEW, OLD
 from azora_ci.health.traffic import Counters, percentile, slower_than
 from azora_ci.rollout import report
 from azora_ci.rollout.decision import (
+    OWN_SHARE,
     Action,
     Limits,
     Pair,
@@ -178,6 +179,13 @@ def test_where_no_old_traffic_runs_beside_the_record_is_compared_with_and_the_re
     (reason,) = judged(counters(2000, 160), counters(5000, 100), alone=True).abort
     assert "no old traffic runs beside it, it is compared with the old version's record, at most 2." in reason
     assert judged(counters(200, milliseconds=640.0), counters(5000), alone=True).abort != ()
+
+
+def test_users_and_our_own_requests_share_one_budget():
+    services = {"api": True, "auth": True}
+    of_users, own = trials(LIMITS, services), trials(LIMITS, services, OWN_SHARE)
+    whole = Trial(LIMITS, 1, has_old=True).errors.budget
+    assert sum(trial.errors.budget for tests in (of_users, own) for trial in tests.values()) == pytest.approx(whole)
 
 
 def test_an_error_budget_is_shared_by_services_and_a_smaller_one_asks_for_more():
