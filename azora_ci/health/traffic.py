@@ -16,8 +16,7 @@ class Counters:
     ``requests`` by users that have ended, each counted once. Those that failed, each in one of four: ``errors``: 5xx answers;
     ``failovers``: only another attempt was answered; ``given_up``: the user left before an answer came; ``broken``: the answer broke off.
     ``timeouts``: failed requests that nothing answered in the route's time. ``ours``: probes and synthetic requests, which are none of
-    ``requests``. ``buckets``: (upper bound in milliseconds, requests up to it),
-    cumulative.
+    ``requests``. ``buckets``: (upper bound in milliseconds, requests up to it), cumulative.
     """
 
     requests: int = 0
