@@ -1,8 +1,9 @@
-"""The scripts, commands, options, files, variables and defaults that the README names exist."""
+"""The scripts, commands, options, files, variables and defaults that the README and the pages beside it name exist."""
 
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import click
 import pytest
@@ -14,24 +15,37 @@ from azora_ci.rehearsal import cli, scenarios
 from azora_ci.steps.runner import step_module
 from tests.support import ROOT
 
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+README = ROOT / "README.md"
+TEXT = README.read_text(encoding="utf-8")
 BLOCKS = "\n".join(re.findall(r"```bash\n(.*?)```", TEXT, re.DOTALL))
+PAGES = [README, *sorted((ROOT / ".github" / "docs").glob("*.md"))]
 VARIABLES = {variable.name: variable for job in (*JOBS, *TOOLS) for _, variable in variables.declared_variables(step_module(job).Settings)}
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 
 
 def test_it_is_short():
-    assert len(TEXT.splitlines()) <= 150
+    lines = TEXT.splitlines()
+    assert len(lines) <= 150
+    assert [line for line in lines if len(line) > 100 and "scripts/rehearse --fail" not in line] == []  # that command is one word
 
 
-def test_scripts_schemas_and_links_are_files():
-    paths = set(re.findall(r"\b((?:scripts|schemas)/[a-z_.-]+[a-z])", TEXT)) | set(re.findall(r"\]\(([^):]+)\)", TEXT))
-    assert {"scripts/rehearse", "scripts/test", "schemas/deploy-config.schema.json"} <= paths
-    assert [name for name in sorted(paths) if not (ROOT / name).is_file()] == []
+@each_page
+def test_scripts_schemas_and_links_are_files(page: Path):
+    text = page.read_text(encoding="utf-8")
+    named = {ROOT / name for name in re.findall(r"\b((?:scripts|schemas)/[a-z_.-]+[a-z])", text)}
+    linked = {page.parent / name for name in re.findall(r"\]\(([^):#]+)[^):]*\)", text)}
+    assert sorted(str(path) for path in named | linked if not path.is_file()) == []
 
 
-def test_commands_of_the_package_exist_with_their_options():
-    lines = re.findall(r"python -m azora_ci ([^#\n`]*)", TEXT)
-    assert len(lines) >= 5
+def test_every_page_is_reached_from_the_readme():
+    linked = {(README.parent / name).resolve() for name in re.findall(r"\]\(([^):]+)\)", TEXT)}
+    assert [page.name for page in PAGES if page != README and page not in linked] == []
+
+
+@each_page
+def test_commands_of_the_package_exist_with_their_options(page: Path):
+    lines = re.findall(r"python -m azora_ci ([^#\n`]*)", page.read_text(encoding="utf-8"))
     for line in lines:
         words = line.split()
         command: click.Command = main
@@ -48,8 +62,8 @@ def test_commands_of_the_package_exist_with_their_options():
         assert set(re.findall(r"--[a-z-]+", line)) <= options, line
 
 
-def test_who_has_only_python_is_told_how_to_run_commands_that_need_packages():
-    assert "python " in BLOCKS
+def test_the_readme_shows_commands_and_says_how_to_run_those_that_need_packages():
+    assert len(re.findall("python -m azora_ci ", BLOCKS)) >= 5
     assert TEXT.index(". .venv/bin/activate") < TEXT.index("python -m azora_ci")
 
 
@@ -74,6 +88,7 @@ def test_variables_have_the_defaults_that_are_shown(name: str, default: str):
     assert VARIABLES[full].default == documented or (full, documented) == ("BACKUP_PROOF", "full")
 
 
-def test_no_command_shows_a_password_to_the_machine():
+@each_page
+def test_no_command_shows_a_password_to_the_machine(page: Path):
     """A connection string on a command line can be read by everybody on the machine."""
-    assert not re.search(r"psql[^\n|]*(postgres(ql)?://|_URL)", TEXT)
+    assert not re.search(r"psql[^\n|]*(postgres(ql)?://|_URL)", page.read_text(encoding="utf-8"))
