@@ -14,6 +14,8 @@ from azora_ci.gates.audit.packages import LIMITS, Locked, mapping
 
 DEEPEST = 64  # levels of YAML; lock files have 5
 NOT_OURS = frozenset({"node_modules", ".git", ".yarn"})
+# What taking a document apart raises when it has another shape than expected, and what reading it raises.
+UNREADABLE = (LookupError, TypeError, ValueError, AttributeError, RecursionError, OSError)
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ def find(repository: Path, contexts: Iterable[Path] = ()) -> list[LockFile]:
 
 def _inside(root: Path, path: Path) -> bool:
     return path.resolve().is_relative_to(root)
+
+
+def _said(error: Exception) -> str:
+    """Return the sentence of one of ``UNREADABLE``; those without one of ours are of a document of another shape."""
+    return str(error)[:1000] if isinstance(error, ValueError | OSError) else f"it has another shape: {type(error).__name__}: {error}"[:300]
 
 
 def _text(root: Path, path: Path) -> str:
@@ -117,14 +124,11 @@ def _yarn(root: Path, path: Path) -> Locked:
     text, manifests = _text(root, path), _manifests(root, path.parent)
     if "__metadata:" not in text:
         return yarn_lock.read_classic(text, manifests)
-    return yarn_lock.read_berry(_yaml(text)[0], manifests)
+    return yarn_lock.read_berry(next(iter(_yaml(text)), {}), manifests)
 
 
 def _bun(root: Path, path: Path) -> Locked:
-    try:
-        return bun_lock.read(_text(root, path))
-    except RecursionError:
-        raise ValueError("it is nested too deeply") from None
+    return bun_lock.read(_text(root, path))
 
 
 def _binary_bun(_root: Path, _path: Path) -> Locked:
@@ -153,10 +157,10 @@ def _read(root: Path, path: Path, manager: str) -> LockFile:
     relative = path.relative_to(root).as_posix()
     try:
         return LockFile(relative, manager, _READERS[path.name](root, path))
-    except (ValueError, OSError) as error:
+    except UNREADABLE as error:
         raise BadInputError(
             "Lock file cannot be read",
-            what=str(error)[:1000],
+            what=_said(error),
             where=relative,
             next_step=f"write it again with {manager} and commit it",
         ) from error
@@ -177,7 +181,12 @@ def _manifests(root: Path, folder: Path) -> dict[str, dict[str, Any]]:
 def workspaces(root: Path, folder: Path) -> Iterator[Path]:
     """Yield the folders of the workspaces that package.json or pnpm-workspace.yaml names. Raises BadInputError."""
     for pattern in _patterns(root, folder):
-        for path in folder.glob(pattern.strip("/")):
+        try:
+            paths = list(folder.glob(pattern.strip("/")))
+        except UNREADABLE as error:
+            what, where = f"{pattern[:200]!r}: {_said(error)}", f"workspaces of {folder.relative_to(root).as_posix()}/package.json"
+            raise BadInputError("A pattern of workspaces cannot be read", what=what, where=where, next_step="correct it") from error
+        for path in paths:
             if path.is_dir() and _inside(root, path) and path.is_relative_to(folder) and not NOT_OURS & set(path.relative_to(folder).parts):
                 yield path
 
@@ -192,9 +201,9 @@ def _patterns(root: Path, folder: Path) -> list[str]:
                 patterns += (mapping(named).get("packages") if isinstance(named, dict) else named) or []
             elif path.exists():
                 patterns += [pattern for document in _yaml(_text(root, path)) for pattern in document.get("packages") or []]
-        except (ValueError, TypeError, OSError) as error:
+        except UNREADABLE as error:
             raise BadInputError(
-                f"{name} cannot be read", what=str(error)[:1000], where=str(path.relative_to(root)), next_step="correct it"
+                f"{name} cannot be read", what=_said(error), where=str(path.relative_to(root)), next_step="correct it"
             ) from error
     usable = [pattern for pattern in patterns if isinstance(pattern, str) and pattern.strip("./")]
     return [pattern for pattern in usable if not pattern.startswith(("!", "/")) and ".." not in Path(pattern).parts]

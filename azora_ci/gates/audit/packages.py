@@ -67,7 +67,10 @@ def production(manifest: Mapping[str, Any], *, peers: bool = False) -> dict[str,
     named = mapping(manifest.get("dependencies")) | mapping(manifest.get("optionalDependencies"))
     if peers:
         meta = mapping(manifest.get("peerDependenciesMeta"))
-        optional = {name for name in meta if mapping(meta[name]).get("optional")} | set(manifest.get("optionalPeers") or ())
+        listed = manifest.get("optionalPeers")
+        optional = {name for name in meta if mapping(meta[name]).get("optional")} | set(
+            map(str, listed if isinstance(listed, list) else ())
+        )
         named = {name: spec for name, spec in mapping(manifest.get("peerDependencies")).items() if name not in optional} | named
     return {name: str(spec) for name, spec in named.items()}
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from azora_ci.core.errors import BadInputError, NotTrueError
@@ -311,6 +311,8 @@ def text(name: str, content: str) -> Callable[[Path], None]:
         (text("pnpm-lock.yaml", "a: [\n"), ""),
         (text("yarn.lock", "lodash@1:\n   version 1\n"), "line 2"),
         (text("yarn.lock", "__metadata:\n  version: 8\n- x\n"), ""),
+        (text("yarn.lock", "# __metadata:\n"), "no __metadata"),
+        (text("yarn.lock", "- __metadata:\n"), "no __metadata"),
     ],
 )
 def test_a_file_that_is_no_lock_file_is_named_and_no_bug(tmp_path, prepare, named):
@@ -321,6 +323,15 @@ def test_a_file_that_is_no_lock_file_is_named_and_no_bug(tmp_path, prepare, name
         lock_files.find(folder)
     assert named in caught.value.what
     assert caught.value.where.endswith(("lock.json", ".lock", ".lockb", ".yaml"))
+
+
+@pytest.mark.parametrize("pattern", ["a**b", "a" * 5000, "*/" * 3000])
+def test_a_pattern_of_workspaces_that_no_folder_can_have_is_named_and_no_bug(tmp_path, pattern):
+    (tmp_path / "package.json").write_text(json.dumps({"workspaces": ["packages/*", pattern]}))
+    (tmp_path / "packages").mkdir()
+    with pytest.raises((BadInputError, NotTrueError)) as caught:  # later versions of Python take some of these, and find nothing
+        lock_files.find(tmp_path)
+    assert repr(pattern[:200]) in caught.value.what or caught.value.title == "Nothing to audit"
 
 
 def test_a_huge_file_is_not_read(tmp_path):
@@ -339,6 +350,8 @@ json_values = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(["packages", "dependencies", "importers", "workspaces", "snapshots", "x@workspace:."]), json_values))
+@example({"workspaces": {"": {"optionalPeers": 5}}})
+@example({"workspaces": {"": {"dependencies": {"a": "1"}}}, "packages": {"a": ["a@1.0.0", {"optionalPeers": [{}]}]}})
 def test_no_document_ends_in_a_bug(document):
     readers: list[Callable[[], object]] = [
         lambda: npm_lock.read({"lockfileVersion": 3, **document}),
