@@ -1,7 +1,8 @@
-"""The one reader of JSON that comes from outside: everything that could exhaust or confuse this process is checked before it is parsed.
+"""The one reader of JSON and TOML that come from outside: what could exhaust or confuse this process is refused with a sentence.
 
 Python's own reader raises RecursionError for deep lists, ValueError for integers of 4,301 digits, takes NaN, reads 1e999 as infinity
-and keeps the last of two equal keys. ``tests/core/test_documents.py`` forbids it, and ``response.json()``, elsewhere. Pure.
+and keeps the last of two equal keys; its reader of TOML shares all of that but the last. ``tests/core/test_documents.py`` forbids both,
+and ``response.json()``, elsewhere. Pure.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import tomllib
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -67,8 +69,37 @@ def read_json(document: bytes | bytearray | str, limits: Limits = LIMITS) -> Any
 
 def read_file(path: Path, limits: Limits = LIMITS) -> Any:
     """Return the value of a JSON file, of which no more is read than the limit. Raises UnreadableError, OSError."""
+    return read_json(content(path, limits), limits)
+
+
+def content(path: Path, limits: Limits = LIMITS) -> bytes:
+    """Return the bytes of a file, one more than the limit at most, which a reader then refuses. Raises OSError."""
     with path.open("rb") as file:
-        return read_json(file.read(limits.size + 1), limits)
+        return file.read(limits.size + 1)
+
+
+def read_toml(document: bytes | str, limits: Limits = LIMITS) -> dict[str, Any]:
+    """Return the tables of a TOML document in UTF-8, whose numbers are finite. Raises UnreadableError."""
+    if len(document) > limits.size:
+        raise UnreadableError(f"{len(document)} bytes, and at most {limits.size} are read")
+    try:
+        tables = tomllib.loads(document if isinstance(document, str) else document.decode("utf-8"), parse_float=_finite)
+    except RecursionError:
+        raise _too_deep(limits) from None
+    except UnreadableError:
+        raise
+    except ValueError as error:  # of tomllib, UnicodeError, and of an integer with thousands of digits
+        raise UnreadableError(str(error)[:300]) from error
+    level: list[Any] = [tables]
+    for _ in range(limits.depth + 1):
+        level = [item for value in level for item in _items(value)]
+    if level:
+        raise _too_deep(limits)
+    return tables
+
+
+def _items(value: object) -> Iterable[Any]:
+    return value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
 
 
 def inflated(body: bytes, encoding: str | None, limits: Limits = LIMITS) -> bytes:
@@ -115,11 +146,15 @@ def _check_skeleton(skeleton: str, limits: Limits) -> None:
     while brackets:
         depth += 1
         if depth > limits.depth:
-            raise UnreadableError(f"lists and objects are nested deeper than {limits.depth}")
+            raise _too_deep(limits)
         shorter = brackets.replace("[]", "")  # the innermost ones
         if len(shorter) == len(brackets):
             raise UnreadableError("no JSON: a bracket is not closed, or not opened")
         brackets = shorter
+
+
+def _too_deep(limits: Limits) -> UnreadableError:
+    return UnreadableError(f"lists and objects are nested deeper than {limits.depth}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -132,7 +167,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(number: str) -> float:
     value = float(number)
     if not math.isfinite(value):
-        raise UnreadableError("a number is too large")
+        raise UnreadableError("nan is no number" if math.isnan(value) else "a number is too large")
     return value
 
 

@@ -6,7 +6,6 @@ Here is what the repository and the names of secrets tell. Reads files of the re
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from azora_ci.core import config as configuration
 from azora_ci.core.config import Command, DeployConfig, Service
+from azora_ci.core.documents import UnreadableError, read_toml
 from azora_ci.core.errors import AzoraError, BadInputError
 from azora_ci.core.hosts import is_loopback
 from azora_ci.database.migrations import prisma
@@ -91,8 +91,8 @@ def placeholders(text: str, path: Path) -> list[Problem]:
     A line that is marked is reported by ``marks`` alone. A text that is no TOML has none: loading it says what is wrong.
     """
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError:
+        document = read_toml(text)
+    except UnreadableError:
         return []
     marked = {number for number, _ in to_fill_in(text)}
     target = document.get("target")

@@ -254,6 +254,28 @@ def test_no_file_and_no_toml(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ("a = " + "[" * 5000, "nested deeper than 64"),
+        ("a = " + "[" * 100 + "]" * 100, "nested deeper than 64"),
+        (".".join(["a"] * 3000) + " = 1", "nested deeper than 64"),
+        ("a = " + "9" * 5000, "4300 digits"),
+        ("a = nan", "nan is no number"),  # whatever is compared with it is false: no limit of a rollout would hold
+        ("a = -inf", "a number is too large"),
+        ("a = 1e999", "a number is too large"),
+        ("#" * (8 * 1024 * 1024 + 1), "bytes, and at most"),
+    ],
+)
+def test_a_hostile_file_is_refused_with_a_sentence_and_no_number_is_without_bounds(tmp_path, text, what):
+    path = tmp_path / "hostile.toml"
+    path.write_text(text)
+    for read in (lambda: config.load(path), lambda: config.gates.parse(text, "the default branch")):
+        with pytest.raises(BadInputError, match=what) as caught:
+            read()
+        assert caught.value.title == "Deployment configuration is not TOML"
+
+
+@pytest.mark.parametrize(
     ("url", "loopback"),
     [
         ("http://127.0.0.1:80/x", True),

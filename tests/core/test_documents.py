@@ -107,7 +107,7 @@ def test_no_more_of_a_file_is_read_than_the_limit(tmp_path):
 
 
 def test_nobody_reads_json_in_another_way():
-    """``json.load``, ``json.loads``, JSONDecoder and ``.json()`` stand in the reader only, so that no door is forgotten."""
+    """``json.load``, ``json.loads``, JSONDecoder, ``.json()`` and tomllib stand in the reader only, so that no door is forgotten."""
     trees = {path.relative_to(ROOT / "azora_ci").as_posix(): path for path in sorted((ROOT / "azora_ci").rglob("*.py"))}
     ours = {name: path for name, path in trees.items() if name not in READERS and not name.startswith("rehearsal/")}
     assert len(ours) > 100
@@ -122,8 +122,10 @@ def test_nobody_reads_json_in_another_way():
 
 def _reads_json(node: ast.AST) -> bool:
     if isinstance(node, ast.ImportFrom):
-        return node.module == "json"
+        return node.module in {"json", "tomllib"}
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "json":
         return True
     names = {"load", "loads", "JSONDecoder"}
-    return isinstance(node, ast.Attribute) and node.attr in names and isinstance(node.value, ast.Name) and node.value.id == "json"
+    return (
+        isinstance(node, ast.Attribute) and node.attr in names and isinstance(node.value, ast.Name) and node.value.id in {"json", "tomllib"}
+    )

@@ -18,13 +18,14 @@ import pytest
 from azora_ci.cli.adopt.discover import discover
 from azora_ci.clients.docker import engine
 from azora_ci.clients.github import GitHub
-from azora_ci.core import schemas
+from azora_ci.core import config, schemas
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import HealthSettings
 from azora_ci.core.errors import AzoraError, UnreachableError
 from azora_ci.core.variables import Secret
 from azora_ci.database.backup import manifest
 from azora_ci.gates import reachability
+from azora_ci.gates.audit import lock_files
 from azora_ci.health.answers import CONTRACT, PUBLIC, Answer, Endpoint, classify
 from azora_ci.health.probes import Dial
 from azora_ci.record import chain, fragments
@@ -122,6 +123,25 @@ def test_results_of_the_jobs(document):
 def test_package_json(tmp_path, document):
     (tmp_path / "package.json").write_bytes(document)
     judged(lambda: discover(tmp_path))
+
+
+@hostile
+def test_configuration(tmp_path, document):
+    path = tmp_path / "deploy.toml"
+    for text in (document, b"checks = " + document, b"[services.api]\nport = " + document):
+        path.write_bytes(text)
+        for read in (lambda: config.load(path), lambda: config.gates.parse(path.read_text(errors="replace"), "x")):
+            with pytest.raises(AzoraError):
+                read()
+
+
+@hostile
+def test_lock_files(tmp_path, document):
+    for name in lock_files.FILES:
+        folder = tmp_path / name.replace(".", "_")
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(document)
+        judged(lambda folder=folder: lock_files.find(folder))
 
 
 # --- doors of HTTP ----------------------------------------------------------------------------------------------------------

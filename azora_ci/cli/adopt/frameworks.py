@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from azora_ci.cli.adopt.files import NOT_OURS, regular
-from azora_ci.core.documents import Limits, UnreadableError, read_json
+from azora_ci.core.documents import Limits, UnreadableError, read_json, read_toml
 
 DEPTH = 2  # levels of folders below the repository in which packages are looked for
 PACKAGE = re.compile(r"package\.json|pyproject\.toml|requirements[\w.-]*\.txt")
@@ -126,8 +125,8 @@ def _dependencies(path: Path) -> set[str]:
         text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".json":
             return set(_mapping(_mapping(read_json(text, Limits(unique_keys=False))).get("dependencies")))
-        lines = _requirements(tomllib.loads(text)) if path.suffix == ".toml" else text.splitlines()
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, UnreadableError):
+        lines = _requirements(read_toml(text)) if path.suffix == ".toml" else text.splitlines()
+    except (OSError, UnicodeDecodeError, UnreadableError):
         return set()
     return {match[0].lower() for line in lines if (match := re.match(r"[A-Za-z0-9._-]+", line.strip()))}
 

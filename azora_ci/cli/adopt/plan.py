@@ -10,7 +10,6 @@ import difflib
 import hashlib
 import os
 import re
-import tomllib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from azora_ci.cli.adopt import caller, deploy_toml
 from azora_ci.cli.adopt.discover import Application, discover
 from azora_ci.cli.common import repository_problems
 from azora_ci.core import config
+from azora_ci.core.documents import UnreadableError, read_toml
 from azora_ci.core.environment import PRESENT
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.gates.readiness import Problem
@@ -251,12 +251,12 @@ def refuse_links(folder: Path) -> None:
 def names_in(toml: str) -> Named:
     """Return what a configuration names that the workflows must list."""
     try:
-        services = tomllib.loads(toml).get("services", {})
+        services = read_toml(toml).get("services", {})
         return Named(
             tuple(sorted({_secret(entry) for service in services.values() for entry in service.get("secrets", [])})),
             tuple(sorted({str(name) for service in services.values() for name in service.get("build", {}).get("secrets", [])})),
         )
-    except (tomllib.TOMLDecodeError, AttributeError, TypeError):
+    except (UnreadableError, AttributeError, TypeError):
         return Named()  # check() reports the error in the configuration, with its line
 
 

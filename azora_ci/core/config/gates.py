@@ -7,7 +7,6 @@ another version of azora-ci than the one that reads it, so they are not looked a
 from __future__ import annotations
 
 import json
-import tomllib
 from collections import Counter
 from collections.abc import Iterator
 from datetime import date
@@ -15,6 +14,7 @@ from typing import Any
 
 from azora_ci.core import schemas
 from azora_ci.core.config.tables import AuditException, AuditSettings, GateSettings, RequiredCheck
+from azora_ci.core.documents import UnreadableError, read_toml
 from azora_ci.core.errors import BadInputError
 
 TABLES = ("checks", "validation", "approval")
@@ -26,8 +26,8 @@ ADDRESSES = ("registry.repository", "registry.insecure", "backup.location")
 def parse(text: str, where: str) -> tuple[GateSettings, dict[str, Any]]:
     """Return the gates that a configuration's text describes, and their tables. Raises BadInputError that names ``where``."""
     try:
-        document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        document = read_toml(text)
+    except UnreadableError as error:
         what, next_step = str(error), "correct the named line"
         raise BadInputError("Deployment configuration is not TOML", what=what, where=where, next_step=next_step) from error
     tables = {name: dates_as_text(document[name]) for name in TABLES if name in document}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ipaddress
 import posixpath
 import re
-import tomllib
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -36,6 +35,7 @@ from azora_ci.core.config.tables import (
     ToolchainSettings,
     ValidationSettings,
 )
+from azora_ci.core.documents import UnreadableError, content, read_toml
 from azora_ci.core.errors import BadInputError
 
 VOLUME_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]*")  # of a named volume: Docker takes everything else for a path of the host
@@ -45,7 +45,7 @@ JOB_SECONDS = 900  # a job may take, unless its timeout_seconds says otherwise
 def load(path: Path) -> DeployConfig:
     """Read and validate a configuration file. Raises BadInputError that names the file and every bad key."""
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = read_toml(content(path))
     except FileNotFoundError:
         raise BadInputError(
             "No deployment configuration",
@@ -53,7 +53,7 @@ def load(path: Path) -> DeployConfig:
             where="DEPLOY_CONFIG",
             next_step="run this in the application's folder, or name the file (--config); python -m azora_ci adopt PATH writes a first one",
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except UnreadableError as error:
         what, next_step = str(error), "correct the named line"
         raise BadInputError("Deployment configuration is not TOML", what=what, where=str(path), next_step=next_step) from error
     _refuse_replaced_keys(document, path)
