@@ -841,6 +841,16 @@ def test_backups_go_nowhere_else_than_the_default_branch_says(world: World, s3_s
     assert world.run() == 0, world.error
 
 
+def test_a_tagged_commit_cannot_have_unsigned_records_believed(world: World) -> None:
+    """An older commit of the branch, from before signing was turned on, would have a forged record's host keys expected."""
+    world.on_branch = branch_configuration(world, evidence={"signing": "kms:alias/azora"})
+    assert world.run() == 1
+    assert 'evidence.signing is unset in the tag, "kms:alias/azora" on main' in world.error
+    assert not [check for check in world.evidence["checks"] if check["kind"] == "bucket"]
+    world.on_branch = branch_configuration(world, evidence={"signing": "none"})  # what its absence says
+    assert world.run() == 0, world.error
+
+
 def test_a_check_of_another_app_does_not_count(world: World) -> None:
     world.gates = {"required": [{"name": "test", "app": "github-actions"}]}
     world.api.write(check_runs=[{"name": "test", "app": "evil-app", "app_id": 666}], runs={"77": 5})

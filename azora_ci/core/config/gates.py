@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from datetime import date
+from datetime import date, time
 from typing import Any
 
 from azora_ci.core import schemas
@@ -18,9 +18,15 @@ from azora_ci.core.documents import UnreadableError, read_toml
 from azora_ci.core.errors import BadInputError
 
 TABLES = ("checks", "validation", "approval")
-# Of these tables only some keys count: where images are built, and where logins, backups and records are sent.
-PARTS = {"build": ("isolation", "isolation_reason"), "registry": ("repository", "insecure"), "backup": ("location",)}
-ADDRESSES = ("registry.repository", "registry.insecure", "backup.location")
+# Of these tables only some keys count, each with what it means where it is not set: where images are built, where logins, backups and
+# records are sent, and whose signature makes a manifest or record believed.
+PARTS: dict[str, dict[str, object]] = {
+    "build": {"isolation": "job", "isolation_reason": None},
+    "registry": {"repository": None, "insecure": False},
+    "backup": {"location": None},
+    "evidence": {"signing": "none"},
+}
+ADDRESSES = ("registry.repository", "registry.insecure", "backup.location", "evidence.signing")
 
 
 def parse(text: str, where: str) -> tuple[GateSettings, dict[str, Any]]:
@@ -32,7 +38,7 @@ def parse(text: str, where: str) -> tuple[GateSettings, dict[str, Any]]:
         raise BadInputError("Deployment configuration is not TOML", what=what, where=where, next_step=next_step) from error
     tables = {name: dates_as_text(document[name]) for name in TABLES if name in document}
     schemas.validate_part(tables, "deploy-config", TABLES, where=where)
-    parts = {name: part for name, keys in PARTS.items() if (part := _part(document.get(name), keys))}
+    parts = {name: part for name, keys in PARTS.items() if (part := _part(dates_as_text(document.get(name)), keys))}
     try:
         return gates_of(tables, parts.get("build", {})), tables | parts
     except ValueError as error:
@@ -40,9 +46,9 @@ def parse(text: str, where: str) -> tuple[GateSettings, dict[str, Any]]:
         raise BadInputError("Deployment configuration contradicts itself", what=what, where=where, next_step=next_step) from error
 
 
-def _part(table: Any, keys: tuple[str, ...]) -> dict[str, Any]:
-    """Return those keys of a table that are set; ``false`` is what a key says that is not there, and no address needs a last slash."""
-    values = {key: table[key] for key in keys if table.get(key, False) is not False} if isinstance(table, dict) else {}
+def _part(table: Any, keys: dict[str, object]) -> dict[str, Any]:
+    """Return those keys of a table that say another thing than their absence; no address needs a last slash."""
+    values = {key: table[key] for key, unset in keys.items() if table.get(key, unset) != unset} if isinstance(table, dict) else {}
     return {key: value.rstrip("/") if isinstance(value, str) else value for key, value in values.items()}
 
 
@@ -67,7 +73,7 @@ def dates_as_text(value: Any) -> Any:
         return {name: dates_as_text(item) for name, item in value.items()}
     if isinstance(value, list):
         return [dates_as_text(item) for item in value]
-    return value.isoformat() if isinstance(value, date) else value
+    return value.isoformat() if isinstance(value, date | time) else value
 
 
 def audit_settings(table: dict[str, Any]) -> AuditSettings:
