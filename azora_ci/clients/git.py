@@ -114,8 +114,17 @@ class Git:
         return self._run("rev-parse", "--verify", "--quiet", "--end-of-options", f"{object_id}^{{commit}}").stdout.strip() or None
 
     def commit_time(self, commit: str) -> datetime:
-        """Return when a commit was made (committer date), in UTC."""
-        return parse_rfc3339(self._run("show", "--no-patch", "--format=%cI", commit).stdout.strip())
+        """Return when a commit was made (committer date), in UTC. Raises BadInputError for a date that does not exist."""
+        text = self._run("show", "--no-patch", "--format=%cI", commit).stdout.strip()
+        try:
+            return parse_rfc3339(text)
+        except (ValueError, OverflowError):
+            raise BadInputError(
+                "The commit has no date",
+                what=f"git shows {text[:100]!r} as its committer date",
+                where=commit,
+                next_step="commit again with the right time, merge that, and tag what was merged",
+            ) from None
 
     def _run(self, *arguments: str) -> Completed:
         return self._processes.run(("git", *arguments), env=self._env, cwd=self._folder, timeout=TIMEOUT_SECONDS, check=False, echo=False)

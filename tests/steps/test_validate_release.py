@@ -247,6 +247,19 @@ def test_tag_of_a_blob_is_refused(repositories: Repositories, step: Step) -> Non
     assert "leads to no commit" in outcome.error
 
 
+@pytest.mark.parametrize("date", ["99999999999999 +0000", "1700000000 +9959", "no date"])
+def test_a_commit_of_no_date_is_refused(repositories: Repositories, step: Step, date: str) -> None:
+    by = "Test <test@example.com>"
+    lines = [f"tree {git(repositories.work, 'rev-parse', 'HEAD^{tree}')}", f"parent {git(repositories.work, 'rev-parse', 'HEAD')}"]
+    (repositories.folder / "commit").write_text("\n".join([*lines, f"author {by} 1 +0000", f"committer {by} {date}", "", "at no time\n"]))
+    commit = git(repositories.work, "hash-object", "-t", "commit", "-w", "--literally", str(repositories.folder / "commit"))
+    git(repositories.work, "push", "--quiet", "origin", f"{commit}:refs/heads/main")
+    repositories.tag("v1.2.3", target=commit)
+    repositories.check_out()
+    outcome = step()
+    assert (outcome.code, outcome.fragment["error"]["title"]) == (2, "The commit has no date")
+
+
 def test_tag_that_moved_after_the_checkout_is_refused(repositories: Repositories, step: Step) -> None:
     repositories.tag("v1.2.3")
     repositories.check_out()
