@@ -368,6 +368,14 @@ def test_images_are_built_of_the_repository_alone(tmp_path, paths, named):
     assert f"services.api.{named}" in refused.value.what
 
 
+def test_a_liveness_path_is_not_what_a_database_can_fail(tmp_path):
+    path = deploy_config.write(tmp_path / "deploy.toml", services={"api": deploy_config.service("API", liveness_path="/live")})
+    assert config.load(path).services[0].liveness_path == "/live"
+    same = deploy_config.service("API", health_path="/health", liveness_path="/health")
+    with pytest.raises(BadInputError, match="liveness_path: /health is the health_path"):
+        config.load(deploy_config.write(tmp_path / "deploy.toml", services={"api": same}))
+
+
 @pytest.mark.parametrize(
     ("health", "problem"),
     [

@@ -278,6 +278,16 @@ def _health(name: str, table: dict[str, Any]) -> HealthSettings:
     return HealthSettings(**{**table, **({"healthy": tuple(table["healthy"])} if "healthy" in table else {})})
 
 
+def _liveness(name: str, table: dict[str, Any]) -> str | None:
+    path: str | None = table.get("liveness_path")
+    if path is not None and path == table.get("health_path"):
+        raise ValueError(
+            f"services.{name}.liveness_path: {path} is the health_path, which fails on all instances at once when a database does: name "
+            "a path that an instance answers by itself, or leave it out"
+        )
+    return path
+
+
 def _secrets(name: str, table: dict[str, Any]) -> dict[str, str]:
     """Return variable -> secret of ``["X", { env = "y", secret = "Y" }]``. Raises ValueError for a variable that is named twice."""
     pairs = [(entry, entry) if isinstance(entry, str) else (entry["env"], entry["secret"]) for entry in table.get("secrets", [])]
@@ -322,4 +332,5 @@ def _service(name: str, table: dict[str, Any]) -> Service:
         health=_health(name, table.get("health", {})),
         max_connections=table.get("max_connections"),
         max_pending_requests=table.get("max_pending_requests"),
+        liveness_path=_liveness(name, table),
     )

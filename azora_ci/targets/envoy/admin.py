@@ -56,7 +56,8 @@ def cluster_hosts(clusters: Mapping[str, Any], stat: str = "rq_total") -> dict[s
             continue
         hosts = requests.setdefault(cluster["name"], {})
         for host in cluster.get("host_statuses", []):
-            address = host["address"]["socket_address"]
+            if (address := host["address"].get("socket_address")) is None:
+                continue  # the open way, see ``checks``: what it leads to is in a cluster of its own
             total = next((int(counter.get("value", 0)) for counter in host.get("stats", []) if counter["name"] == stat), 0)
             hosts[f"{address['address']}:{address['port_value']}"] = total
     return requests

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from azora_ci.targets.envoy.state import EdgeRelease, EdgeService, EdgeState, cluster_name
+from azora_ci.targets.envoy.state import EdgeRelease, EdgeService, EdgeState, cluster_name, socket_address
 
 LISTENER = "calls"
 PORT = 80
@@ -39,7 +39,7 @@ def clusters(state: EdgeState) -> Iterator[dict[str, Any]]:
         for service in _called(state):
             if targets := _targets(release, service.id):
                 name = PREFIX + cluster_name(service.id, release.id)
-                endpoints = [{"endpoint": {"address": _socket(address)}} for address in targets]
+                endpoints = [{"endpoint": {"address": socket_address(address)}} for address in targets]
                 yield {
                     "@type": f"{_TYPE}.config.cluster.v3.Cluster",
                     "name": name,
@@ -100,8 +100,3 @@ def _virtual_host(release: EdgeRelease, service: EdgeService) -> dict[str, Any]:
         text = {"inline_string": f"{release.version} has no instance of {service.id}\n"}
         route["direct_response"] = {"status": 503, "body": text}
     return {"name": service.id, "domains": domains, "routes": [route]}
-
-
-def _socket(address: str) -> dict[str, Any]:
-    host, _, port = address.rpartition(":")
-    return {"socket_address": {"address": host, "port_value": int(port)}}

@@ -6,13 +6,12 @@ Protocol: Envoy API v3, file-based xDS with ``path_config_source`` and ``watched
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from azora_ci.targets.envoy import calls, counting
+from azora_ci.targets.envoy import calls, checks, counting
 from azora_ci.targets.envoy.routes import BUFFER, MAX_BODY, ROUTES, redirect_configuration, route_configuration
-from azora_ci.targets.envoy.state import EdgeOptions, EdgeRelease, EdgeService, EdgeState, EdgeTls, cluster_name
+from azora_ci.targets.envoy.state import EdgeOptions, EdgeRelease, EdgeService, EdgeState, EdgeTls, cluster_name, socket_address
 
 LISTENER, TLS_LISTENER, CERTIFICATE = "edge", "edge-tls", "edge"
 # Milliseconds. Envoy's own buckets are too coarse to compare a p95 by a factor.
@@ -22,8 +21,6 @@ BUCKETS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 15, 20, 25, 30, 35, 40, 45, 50, 60, 70, 
 UPSTREAM_IDLE = "4s"
 UNBOUNDED = 100_000
 STAY = 100_000  # percent: a thousandth of a side's instances carry the whole side
-# An instance that takes no connection is left out after two checks, at most 4 s, and taken back after one.
-CHECKS = {"interval": "1s", "timeout": "1s", "unhealthy_threshold": 2, "healthy_threshold": 1}
 MAX_USERS = 10_000  # connections of users at once
 MAX_HEAP = 800 * 1024**2  # bytes
 CONNECTION_BUFFER = 32 * 1024
@@ -100,9 +97,11 @@ def render(state: EdgeState, config_dir: Path, generation: str) -> dict[str, dic
     """
     names = [(service, release) for service in state.routed for release in state.releases if release.endpoints.get(service.id)]
     clusters = [_cluster(service, release, config_dir) for service, release in names]
-    clusters += calls.clusters(state)
+    ways = [checks.open_way(service, release, config_dir) for service, release in names if service.liveness_path is not None]
+    clusters += [*calls.clusters(state), *(cluster for cluster, _ in ways)]
+    listeners = [*_listeners(state, config_dir), *filter(None, [calls.listener(state)]), *(listener for _, listener in ways)]
     files = {
-        "listeners.json": _response(generation, [*_listeners(state, config_dir), *filter(None, [calls.listener(state)])]),
+        "listeners.json": _response(generation, listeners),
         "routes.json": _response(generation, [route_configuration(state, generation)]),
         "clusters.json": _response(generation, clusters),
         "edge.json": state.document(),
@@ -111,9 +110,10 @@ def render(state: EdgeState, config_dir: Path, generation: str) -> dict[str, dic
         files["secrets.json"] = _response(generation, [_secret(state.options.tls)])
     for service, release in names:
         other = state.release(state.failover(release.id))
-        groups = [release.endpoints[service.id], other.endpoints.get(service.id, ()) if other else ()]
         name = cluster_name(service.id, release.id)
-        files[f"endpoints-{name}.json"] = _response(generation, [_endpoints(name, groups)])
+        own = checks.own_endpoints(service, name, release.endpoints[service.id], config_dir)
+        help_of = checks.endpoints(other.endpoints.get(service.id, ()) if other else ())
+        files[f"endpoints-{name}.json"] = _response(generation, [_endpoints(name, own, help_of)])
     return files
 
 
@@ -121,11 +121,6 @@ def _source(config_dir: Path, name: str) -> dict[str, Any]:
     # "current" is a symbolic link: renaming a new one over it reloads every file at once.
     watched = {"path": str(config_dir / "current" / name), "watched_directory": {"path": str(config_dir)}}
     return {"resource_api_version": "V3", "path_config_source": watched}
-
-
-def _address(text: str) -> dict[str, Any]:
-    host, _, port = text.rpartition(":")
-    return {"socket_address": {"address": host, "port_value": int(port)}}
 
 
 def _response(generation: str, resources: list[dict[str, Any]]) -> dict[str, Any]:
@@ -179,7 +174,7 @@ def _listener(name: str, listen: str, manager: dict[str, Any], transport: dict[s
     return {
         "@type": f"{_TYPE}.config.listener.v3.Listener",
         "name": name,
-        "address": _address(listen),
+        "address": socket_address(listen),
         "filter_chains": [chain],
         "per_connection_buffer_limit_bytes": CONNECTION_BUFFER,
     }
@@ -224,7 +219,7 @@ def _cluster(service: EdgeService, release: EdgeRelease, config_dir: Path) -> di
         "eds_cluster_config": {"eds_config": _source(config_dir, f"endpoints-{name}.json")},
         "per_connection_buffer_limit_bytes": CONNECTION_BUFFER,
         "connect_timeout": "0.5s",  # edge and instances are on one machine; whoever waits for a dead one takes a place in the queue
-        "health_checks": [{**CHECKS, "no_traffic_interval": CHECKS["interval"], "tcp_health_check": {}}],
+        "health_checks": checks.health_checks(service),
         "common_lb_config": {"update_merge_window": "0s"},  # an instance that is new counts as dead until its first check is known
         "ignore_health_on_host_removal": True,  # whoever takes an instance out means it, also while it is healthy
         "typed_extension_protocol_options": {"envoy.extensions.upstreams.http.v3.HttpProtocolOptions": options},
@@ -242,25 +237,14 @@ def _cluster(service: EdgeService, release: EdgeRelease, config_dir: Path) -> di
     }
 
 
-def _endpoints(name: str, groups: Iterable[tuple[str, ...]]) -> dict[str, Any]:
-    """Return the addresses of both sides. Of each side, all instances but the first are checked, and left out while they are dead.
-
-    A side of which nothing is healthy would lose its users to the other, at once and unseen: so one instance always counts as healthy.
-    One dead instance at most is in turn, then, and a retry finds another. The factor keeps users on their side as long as one is healthy.
-    """
-    localities = [
-        {"priority": priority, "lb_endpoints": [_endpoint(address, priority, number > 0) for number, address in enumerate(addresses)]}
-        for priority, addresses in enumerate(groups)
-        if addresses
-    ]
+def _endpoints(name: str, own: list[dict[str, Any]], others: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the endpoints of both sides. The factor keeps users on their side as long as one of its endpoints is healthy."""
+    localities: list[dict[str, Any]] = [{"priority": 0, "lb_endpoints": own}]
+    if others:
+        localities.append({"priority": 1, "lb_endpoints": [{**endpoint, "metadata": counting.OF_FAILOVER} for endpoint in others]})
     return {
         "@type": f"{_TYPE}.config.endpoint.v3.ClusterLoadAssignment",
         "cluster_name": name,
         "endpoints": localities,
         "policy": {"overprovisioning_factor": STAY},
     }
-
-
-def _endpoint(address: str, priority: int, checked: bool) -> dict[str, Any]:
-    endpoint = {"address": _address(address)} | ({} if checked else {"health_check_config": {"disable_active_health_check": True}})
-    return {"endpoint": endpoint} | ({"metadata": counting.OF_FAILOVER} if priority else {})

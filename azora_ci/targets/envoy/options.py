@@ -21,6 +21,7 @@ def edge_services(config: DeployConfig) -> tuple[EdgeService, ...]:
             service.talks_to if calls else (),
             service.max_connections,
             service.max_pending_requests,
+            service.liveness_path,
         )
         for service in (*config.web, *callers)
     )

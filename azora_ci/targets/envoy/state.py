@@ -14,6 +14,7 @@ from typing import Any
 
 # One instance that answers 100 requests a second answers the last of these after 0.9 s: users who leave after 1 s still get theirs.
 MAX_CONNECTIONS, MAX_PENDING_REQUESTS = 40, 50
+_OPTIONAL = ("talks_to", "max_connections", "max_pending_requests", "liveness_path")  # what earlier versions do not know
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class EdgeService:
 
     ``route_prefix`` is "" for a worker, which only calls others. ``max_connections`` bounds the edge's connections to each instance, and
     ``max_pending_requests`` those requests to one release that wait for a connection; 0: not bounded, None: the default, see ``bounds``.
+    ``liveness_path``: what an instance answers as long as it works, whatever it depends on; None: only its connections are checked.
     """
 
     id: str
@@ -30,6 +32,7 @@ class EdgeService:
     talks_to: tuple[str, ...] = ()
     max_connections: int | None = None
     max_pending_requests: int | None = None
+    liveness_path: str | None = None
 
     @property
     def bounds(self) -> tuple[int, int]:
@@ -107,7 +110,7 @@ class EdgeState:
         document = asdict(self)
         if self.secret is None:
             del document["secret"]
-        for table, keys in (("services", ("talks_to", "max_connections", "max_pending_requests")), ("releases", ("started",))):
+        for table, keys in (("services", _OPTIONAL), ("releases", ("started",))):
             for part in document[table]:
                 for key in keys:
                     if part[key] in ((), {}, None):
@@ -174,6 +177,12 @@ def _addresses(document: Mapping[str, Any]) -> dict[str, tuple[str, ...]]:
 def cluster_name(service: str, release_id: str) -> str:
     """Return the name of the cluster of one release of one service. Without dots: these separate the parts of counter names."""
     return f"{service}-{release_id}"
+
+
+def socket_address(text: str) -> dict[str, Any]:
+    """Return ``host:port`` as Envoy's configuration has it."""
+    host, _, port = text.rpartition(":")
+    return {"socket_address": {"address": host, "port_value": int(port)}}
 
 
 def command(bootstrap_file: Path, *, binary: str = "envoy") -> tuple[str, ...]:

@@ -14,12 +14,15 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core.clock import Clock
+from azora_ci.core.config import load
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import send_signal
 from azora_ci.targets.base import Owner
 from azora_ci.targets.envoy import admin, config, counting
 from azora_ci.targets.envoy.edge import Edge
+from azora_ci.targets.envoy.options import edge_services
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeRelease, EdgeService, EdgeState, EdgeTls
+from tests.support import deploy_config
 from tests.support.edge_world import NEW, OLD, World, free_ports, get
 
 SERVICES = (EdgeService("api", "/api", 15), EdgeService("edu", "/api/education", 0), EdgeService("web", "/", 30))
@@ -254,3 +257,11 @@ def test_only_so_many_generations_are_kept(tmp_path):
     assert len(kept) == edges.GENERATIONS_KEPT + 1
     assert edges.install(tmp_path, listen=state.listen, services=SERVICES) == tmp_path / "bootstrap.json"
     assert (tmp_path / "current").resolve().name == "31"  # installing again keeps what is in force
+
+
+def test_the_edge_learns_what_is_configured_of_a_service(tmp_path):
+    bounds = {"max_connections": 7, "max_pending_requests": 0, "liveness_path": "/live"}
+    service = deploy_config.service("API", timeout_seconds=3, **bounds)
+    (known,) = edge_services(load(deploy_config.write(tmp_path / "deploy.toml", services={"api": service})))
+    assert known == EdgeService("api", service["route_prefix"], 3, **bounds)
+    assert EdgeState.from_document(EdgeState((known,), "127.0.0.1:1").document()).services == (known,)
