@@ -172,22 +172,26 @@ class Processes:
         timeout: float | None = None,
         check: bool = True,
         echo: bool = True,
+        withheld: bool = False,
         next_step: str = "read the output above",
     ) -> Completed:
         """Run code of the application to its end; all that it started has ended, too, when this returns.
 
-        It gets ``env`` and what ``environment.application_environment`` allows, and sees what ``isolation`` says. Raises what ``run``
-        raises, and BadInputError when the machine cannot isolate it.
+        It gets ``env`` and what ``environment.application_environment`` allows, and sees what ``isolation`` says. What it prints is only
+        returned when it is ``withheld``: neither shown nor logged. Raises what ``run`` raises, and BadInputError when the machine cannot
+        isolate it.
         """
+        echo = echo and not withheld
         if not isolation.active:
             variables = isolation.environment(env)
             child = self._spawn(argv, argv, Child, env=variables, cwd=isolation.work, stdin=subprocess.DEVNULL, user=None)
-            self._pump_both(child, echo=echo)
+            self._pump_both(child, echo=echo, logged=not withheld)
             return self._finish(child, timeout, check=check, next_step=next_step)
         isolated.require_programs()
-        wrapped, document = isolated.argv(root=isolated.is_root()), isolation.document(argv, env)
+        wrapped = isolated.argv(root=isolated.is_root(), network=isolation.door is None)
+        document = isolation.document(argv, env)
         child = self._spawn(wrapped, argv, IsolatedChild, env=child_environment(), cwd=None, stdin=subprocess.PIPE, user=None)
-        self._pump_both(child, echo=echo)
+        self._pump_both(child, echo=echo, logged=not withheld)
         assert child.stdin is not None  # noqa: S101 - PIPE was asked for
         with contextlib.suppress(BrokenPipeError):
             child.stdin.write(document)
@@ -271,13 +275,16 @@ class Processes:
             self._children.append(child)
         return child
 
-    def _pump_both(self, child: Child, *, echo: bool, but_not_stdout: bool = False, stderr_filter: LineFilter | None = None) -> None:
+    def _pump_both(
+        self, child: Child, *, echo: bool, logged: bool = True, but_not_stdout: bool = False, stderr_filter: LineFilter | None = None
+    ) -> None:
         assert child.popen.stderr is not None  # noqa: S101 - PIPE was asked for
-        self._pump(child, child.popen.stderr, "stderr", echo, stderr_filter or str)
+        write = self.log.write if logged else _drop
+        self._pump(child, child.popen.stderr, "stderr", echo, write, stderr_filter or str)
         if not but_not_stdout:
             assert child.popen.stdout is not None  # noqa: S101 - PIPE was asked for
             child.stdout = None
-            self._pump(child, child.popen.stdout, "stdout", echo)
+            self._pump(child, child.popen.stdout, "stdout", echo, write)
 
     def start_detached(
         self,
@@ -320,7 +327,9 @@ class Processes:
             if child in self._children:
                 self._children.remove(child)
 
-    def _pump(self, child: Child, stream: IO[bytes], name: str, echo: bool, line_filter: LineFilter = str) -> None:
+    def _pump(
+        self, child: Child, stream: IO[bytes], name: str, echo: bool, write: Callable[[str], None], line_filter: LineFilter = str
+    ) -> None:
         lines = child.lines[name]
 
         def keep(line: str) -> None:
@@ -329,11 +338,13 @@ class Processes:
             while child.captured[name] > CAPTURE_LIMIT and len(lines) > 1:
                 child.captured[name] -= len(lines.pop(0))
 
-        pump = threading.Thread(target=self._pump_lines, args=(stream, keep, echo, line_filter), daemon=True)
+        pump = threading.Thread(target=self._pump_lines, args=(stream, keep, echo, write, line_filter), daemon=True)
         child.pumps.append(pump)
         pump.start()
 
-    def _pump_lines(self, stream: IO[bytes], keep: Callable[[str], None], echo: bool, line_filter: LineFilter) -> None:
+    def _pump_lines(
+        self, stream: IO[bytes], keep: Callable[[str], None], echo: bool, write: Callable[[str], None], line_filter: LineFilter
+    ) -> None:
         wrapping = self.log.actions.foreign_output() if echo else contextlib.nullcontext()
         with stream, wrapping:
             for raw in stream:
@@ -342,9 +353,13 @@ class Processes:
                     continue
                 line = self.log.masked(kept)
                 keep(line)
-                self.log.write(line.rstrip("\r\n"))
+                write(line.rstrip("\r\n"))
                 if echo:
                     self.log.actions.print(f"  {line.rstrip()}")
+
+
+def _drop(_line: str) -> None:
+    pass
 
 
 def _feed(child: Child, data: bytes) -> None:

@@ -10,13 +10,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import fcntl
 import json
 import os
 import select
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any, NoReturn
@@ -33,6 +37,7 @@ MS_BIND, MS_REC = 4096, 16384  # mount(2)
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000  # openat(2), mount_setattr(2)
 MOUNT_ATTR_RDONLY = 1
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture; Linux 5.12
+SIOCSIFFLAGS, IFF_UP = 0x8914, 1  # netdevice(7)
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -146,6 +151,50 @@ def block_metadata(uid: int) -> None:
             subprocess.run([str(ip), family, "rule", "add", *rule], stderr=subprocess.DEVNULL, check=False)
 
 
+def open_door(path: Path, port: int) -> None:
+    """Let what listens on the Unix socket ``path`` be reached at ``port`` of this network namespace's loopback, by a process of its own.
+
+    That runs as the owner of the socket's folder, whom the command can neither signal nor look at. Raises OSError.
+    """
+    with socket.socket() as interface:
+        fcntl.ioctl(interface, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", IFF_UP))
+    folder = os.open(path.parent, os.O_PATH)
+    listening = socket.create_server(("127.0.0.1", port), backlog=64)
+    if os.fork() != 0:
+        os.close(folder)
+        listening.close()
+        return
+    try:
+        os.setsid()
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the command, which is asked to end, may still need it
+        nothing = os.open(os.devnull, os.O_RDWR)
+        for descriptor in (0, 1, 2):
+            os.dup2(nothing, descriptor)
+        os.fchdir(folder)
+        owner = Path().stat()
+        os.setgroups([])
+        os.setgid(owner.st_gid)
+        os.setuid(owner.st_uid)
+        while True:
+            client, _ = listening.accept()
+            threading.Thread(target=forward, args=(client, path.name), daemon=True).start()
+    finally:
+        os._exit(FAILED)
+
+
+def forward(client: socket.socket, name: str) -> None:
+    """Pass bytes between a client and the Unix socket ``name`` of the present folder, until one of them ends."""
+    with client, socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
+        server.connect(name)
+        others = {client: server, server: client}
+        while True:
+            for ready in select.select([client, server], [], [])[0]:
+                data = ready.recv(65536)
+                if not data:
+                    return
+                others[ready].sendall(data)
+
+
 def drop(uid: int, command: list[str]) -> tuple[str, ...]:
     """Return the argv that runs a command as a user without groups, capabilities, or a way to gain any."""
     options = (f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs")
@@ -217,8 +266,11 @@ def main() -> NoReturn:
             line += os.read(0, 1) or b"\n"  # not a byte more: what follows is the signal to end
         document = json.loads(line)
         owner = Path(document["work"]).stat()
+        if document["door"]:
+            open_door(Path(document["door"]["socket"]), document["door"]["port"])
         uid = arrange(document)
-        block_metadata(uid)
+        if not document["door"]:  # no other address can be reached with one
+            block_metadata(uid)
         pid = start(document, uid)
     except (OSError, ValueError, KeyError, StopIteration) as error:
         print(f"{MARK} {type(error).__name__}: {error}", file=sys.stderr, flush=True)

@@ -27,13 +27,21 @@ HIDDEN = ("/home", "/root", "/tmp", "/var/tmp", "/dev/shm", "/run", "/var/run/do
 
 
 @dataclass(frozen=True)
+class Door:
+    """The only address that a command reaches: ``port`` on its own loopback, behind which ``socket`` listens, a Unix socket of ours."""
+
+    socket: Path
+    port: int
+
+
+@dataclass(frozen=True)
 class Isolation:
     """What an isolated command sees.
 
     ``work`` is a folder that it may use, shown under the name ``target``, its working directory; with ``owned`` it may write there, and
     everything in it changes its owner. ``hidden`` are paths out of its sight besides ``HIDDEN``; ``shown`` are folders and files in hidden
     ones that it may read, such as a toolchain in a home; of ``target`` it sees them in place of those in ``work``. ``active`` False leaves
-    only the environment: no namespaces, our own user.
+    only the environment: no namespaces, our own user. With a ``door`` the command has a network namespace in which that alone is reachable.
     """
 
     work: Path
@@ -42,6 +50,7 @@ class Isolation:
     hidden: tuple[Path, ...] = ()
     shown: tuple[Path, ...] = ()
     active: bool = True
+    door: Door | None = None
 
     def environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
         """Return the command's environment: what ``application_environment`` allows, and ``extra``."""
@@ -60,13 +69,24 @@ class Isolation:
             "owned": self.owned,
             "hidden": list(hidden),
             "shown": [str(path.absolute()) for path in self.shown],
+            "door": {"socket": str(self.door.socket), "port": self.door.port} if self.door else None,
         }
         return json.dumps(document).encode() + b"\n"
 
 
-def argv(*, root: bool, python: str = sys.executable) -> tuple[str, ...]:
-    """Return the command line that starts ``init`` in new namespaces, by sudo unless we are ``root``."""
-    namespaces = ("--mount", "--propagation", "private", "--pid", "--fork", "--kill-child=SIGKILL", "--mount-proc", "--ipc")
+def argv(*, root: bool, network: bool = True, python: str = sys.executable) -> tuple[str, ...]:
+    """Return the command line that starts ``init`` in new namespaces, by sudo unless we are ``root``; without ``network`` of that, too."""
+    namespaces: tuple[str, ...] = (
+        "--mount",
+        "--propagation",
+        "private",
+        "--pid",
+        "--fork",
+        "--kill-child=SIGKILL",
+        "--mount-proc",
+        "--ipc",
+    )
+    namespaces += () if network else ("--net",)
     prefix = () if root else ("sudo", "-n", "--")
     return (*prefix, "unshare", *namespaces, "--", python, "-I", "-S", "-B", str(INIT))
 

@@ -8,8 +8,10 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -22,7 +24,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import CommandFailedError, Processes, init, isolation
-from azora_ci.core.process.isolation import Isolation
+from azora_ci.core.process.isolation import Door, Isolation
 from tests.support import ROOT
 from tests.support.waiting import until
 
@@ -63,6 +65,7 @@ def work(tmp_path: Path) -> Path:
 def test_the_command_line_names_no_command_and_no_secret() -> None:
     assert isolation.argv(root=True, python="/p") == (*UNSHARE, "/p", *INIT)
     assert isolation.argv(root=False, python="/p") == ("sudo", "-n", "--", *UNSHARE, "/p", *INIT)
+    assert isolation.argv(root=True, network=False, python="/p") == (*UNSHARE[:-1], "--net", "--", "/p", *INIT)
 
 
 def test_the_user_is_dropped_to_without_groups_capabilities_or_a_way_back() -> None:
@@ -287,6 +290,59 @@ def test_a_killed_step_takes_its_command_along(work: Path, tmp_path: Path) -> No
         assert time.monotonic() < deadline
         counted = beats(work)
         time.sleep(0.3)
+
+
+# --- with a door, and nothing else to reach -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def echo(work: Path) -> Iterator[Path]:
+    """Yield a Unix socket in a folder that only we may enter, which answers each line with itself; ``outside`` beside it on TCP."""
+    with tempfile.TemporaryDirectory() as folder, socket.socket(socket.AF_UNIX) as server:
+        server.bind(f"{folder}/s")
+        server.listen()
+
+        def serve() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    client, _ = server.accept()
+                    with client:
+                        client.sendall(client.recv(100))
+
+        threading.Thread(target=serve, daemon=True).start()
+        yield Path(folder) / "s"
+
+
+TALK = """import socket, sys
+for port in map(int, sys.argv[1:]):
+    try:
+        with socket.create_connection(("127.0.0.1", port), 5) as talk:
+            talk.sendall(b"hello")
+            print(talk.recv(100).decode())
+    except OSError as error:
+        print(type(error).__name__)
+print(open("/proc/net/dev").read().count(":"))
+"""
+
+
+@possible
+def test_only_the_door_is_reached(processes: Processes, work: Path, echo: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as outside:
+        here = Isolation(work, work, door=Door(echo, 5432))
+        argv = ["/usr/bin/python3", "-c", TALK, "5432", str(outside.getsockname()[1]), "5432"]
+        assert processes.run_isolated(argv, here).stdout.split() == ["hello", "ConnectionRefusedError", "hello", "1"]
+        kill = "kill -9 -1; for p in /proc/[0-9]*; do cat $p/environ 2>/dev/null && ls $p/fd; done; ls -A /tmp"
+        processes.run_isolated(["sh", "-c", kill], here, check=False)
+        assert processes.run_isolated(["/usr/bin/python3", "-c", TALK, "5432"], here).stdout.split()[0] == "hello"
+
+
+@possible
+def test_what_is_withheld_is_returned_and_nowhere_else(processes: Processes, work: Path, tmp_path: Path, stream: io.StringIO) -> None:
+    for active in (True, False):
+        here = Isolation(work, work, active=active)
+        completed = processes.run_isolated(["sh", "-c", "echo a$((40 + 2))z; echo b$((40 + 2))z >&2"], here, withheld=True)
+        assert (completed.stdout, completed.stderr) == ("a42z\n", "b42z\n")
+    assert "42z" not in stream.getvalue() + (tmp_path / "job.log").read_text(encoding="utf-8")
 
 
 # --- what comes back, and what is refused ---------------------------------------------------------------------------------------
