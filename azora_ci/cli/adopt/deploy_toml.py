@@ -250,6 +250,7 @@ def _route(service: FoundService, web: Sequence[FoundService]) -> list[str]:
         _said(service, "health_path", health)
         if service.health_path
         else _fill("health_path", health, "the health endpoint of an instance"),
+        *([_said(service, "liveness_path", service.liveness_path)] if service.liveness_path else []),
         _line("public_health_url", health, "# below public_url") if reached else _fill("public_health_url", prefix + health, hint),
         _said(service, "port", service.port) if service.port else _fill("port", DEFAULT_PORT, "the port inside the container"),
     ]

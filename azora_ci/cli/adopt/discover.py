@@ -24,7 +24,8 @@ from azora_ci.core.documents import Limits, UnreadableError, read_file
 from azora_ci.core.errors import BadInputError
 
 __all__ = ["NOT_OURS", "Application", "FoundService", "discover"]
-_HEALTH = r"(?:health|healthz|healthcheck|health-check|livez|readyz|ready)"
+_HEALTH = r"(?:health|healthz|healthcheck|health-check|live|livez|readyz|ready)"
+_LIVE = re.compile(r"/livez?$")
 _ROUTE = re.compile(
     rf"(?:^|/)(?:app/(?P<app>(?:[\w().-]+/)*{_HEALTH})/route|pages/(?P<pages>api/(?:[\w.-]+/)*{_HEALTH}(?=\.|/index)))(?:/index)?\.[jt]s$"
 )
@@ -234,22 +235,27 @@ def _of_dockerfile(folder: Path, files: Sequence[str], name: str) -> tuple[Found
 
 
 def _with_routes(services: Sequence[FoundService], files: Sequence[str]) -> tuple[FoundService, ...]:
-    """Return the services with the health path of a file that is named like one, as Next has them: ``app/api/health/route.ts``."""
+    """Return the services with the paths of files that are named like them, as Next has them: ``app/api/health/route.ts``, ``live``."""
     return tuple(_with_route(service, files) if _may_have_route(service, services) else service for service in services)
 
 
 def _may_have_route(service: FoundService, services: Sequence[FoundService]) -> bool:
     alone = not any(other.context == service.context for other in services if other is not service and other.kind == WEB)
-    return service.kind == WEB and service.health_path is None and alone
+    return service.kind == WEB and alone
 
 
 def _with_route(service: FoundService, files: Sequence[str]) -> FoundService:
     below = "" if service.context == "." else f"{service.context}/"
     routes = {route: path for path in files if path.startswith(below) and (route := _route_of(path))}
-    if len(routes) != 1:
-        return service
-    ((route, path),) = routes.items()
-    return replace(service, health_path=route, sources=service.sources | {"health_path": path})
+    live = [route for route in routes if _LIVE.search(route) and route != service.health_path]
+    health = [route for route in routes if route not in live] or [route for route in live if route.endswith("z")]
+    found: dict[str, str] = {}
+    if service.health_path is None and len(health) == 1:
+        found["health_path"] = health[0]
+    if len(live) == 1 and found.get("health_path", service.health_path) not in {None, live[0]}:
+        found["liveness_path"] = live[0]
+    sources = service.sources | {key: routes[route] for key, route in found.items()}
+    return replace(service, **found, sources=sources)  # type: ignore[arg-type] # found has paths only
 
 
 def _route_of(path: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -262,6 +263,17 @@ def test_the_health_path_is_that_of_a_route_of_next(repository, path, route):
     assert (service.health_path, service.sources.get("health_path")) == (route, path if route else None)
     write(repository, "docker-compose.yml", "services: {web: {build: elsewhere, ports: [80]}}\n")
     assert discover(repository).services[0].health_path is None
+
+
+def test_what_an_instance_answers_by_itself_is_found_beside_its_health(repository):
+    write(repository, "docker-compose.yml", WEB)
+    write(repository, "app/api/livez/route.ts", "")
+    (service,) = discover(repository).services
+    assert (service.health_path, service.liveness_path) == ("/api/livez", None)
+    write(repository, "app/api/health/route.ts", "")
+    (service,) = discover(repository).services
+    assert (service.health_path, service.liveness_path) == ("/api/health", "/api/livez")
+    assert re.search(r'^liveness_path = "/api/livez" +# app/api/livez/route.ts$', deploy_toml.render(discover(repository)), re.MULTILINE)
 
 
 # --- the walk -------------------------------------------------------------------------------------------------------------------------

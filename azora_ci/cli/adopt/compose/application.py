@@ -199,6 +199,7 @@ def _found(part: Part, parts: Sequence[Part], model: Model, secrets: Mapping[str
         kind=decided.kind,
         port=port,
         health_path=health_path,
+        liveness_path=None,  # no compose file tells it
         route_prefix=prefix,
         memory=reading.memory_limit(service, model),
         instances=_instances(part, singleton, model),

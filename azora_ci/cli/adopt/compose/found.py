@@ -24,6 +24,7 @@ class FoundService:
     kind: str = WEB
     port: int | None = None
     health_path: str | None = None
+    liveness_path: str | None = None
     route_prefix: str | None = None
     memory: str | None = None
     instances: int | None = None
