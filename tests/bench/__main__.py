@@ -62,6 +62,18 @@ def verdict(*, rollouts: int, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--scene", "scenes", multiple=True, help="overload, canary, hung, kills, slow_connections or upgrade; all without it.")
+@click.option("--small", is_flag=True, help="As little as shows that everything runs; proves nothing.")
+@click.option("--set", "bounds", multiple=True, help="max_connections=NUMBER or another key of a service, instead of its default.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def edge(*, scenes: tuple[str, ...], small: bool, bounds: tuple[str, ...], as_json: bool) -> None:
+    """Measure what the edge bears: overload, instances that hang or die, an attack on its connections, its upgrade."""
+    from tests.bench.edge import command as measurement
+
+    measurement.run(scenes, measurement.bounds_of(bounds), small=small, as_json=as_json)
+
+
+@main.command()
 @click.option("--scene", "scenes", multiple=True, help="load, shares, abort, fifty, kills, probes, overhead or compose; all without it.")
 @click.option(
     "--place", type=click.Choice(["local", "docker", "both"]), default="both", show_default=True, help="Processes, hosts, or both."
