@@ -20,6 +20,7 @@ from azora_ci.core.process import Processes
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
 from azora_ci.health.answers import CONTRACT, Endpoint
+from azora_ci.health.failures import Failure
 from azora_ci.health.traffic import Counters
 from azora_ci.health.workers import WorkerState
 from azora_ci.targets.findings import Finding
@@ -162,6 +163,9 @@ class Target(Watched, Protocol):
 
     def edges(self) -> list[str]:
         """Return a line about the edge of each host; empty for a target whose edge is installed by a person."""
+
+    def edge_log(self, since: str) -> list[Failure]:
+        """Return what went wrong at the edges since a moment (RFC 3339), the oldest first; of much, the latest. Raises UnreachableError."""
 
     def current(self) -> History:
         """Return the history of deployments from the target's journal."""

@@ -8,12 +8,14 @@ from typing import TypeVar
 
 from azora_ci.core.config import DeployConfig, DockerHostsSettings
 from azora_ci.core.errors import AzoraError, BadInputError, UnreachableError
+from azora_ci.health.failures import Failure
 from azora_ci.health.traffic import Counters
 from azora_ci.targets.base import AbortResult, Observation
 from azora_ci.targets.docker_hosts.capacity import Requirements, require_disk, require_memory
 from azora_ci.targets.docker_hosts.edge_containers import EdgeContainers
 from azora_ci.targets.docker_hosts.host import DockerHost
 from azora_ci.targets.docker_hosts.takeover import Port
+from azora_ci.targets.envoy import access_log
 from azora_ci.targets.envoy.state import EdgeState
 from azora_ci.targets.guard.client import GuardClient, GuardedEdge, Lease
 from azora_ci.targets.journal import History
@@ -22,6 +24,7 @@ from azora_ci.targets.parallel import HostOutcome
 from azora_ci.targets.release import Release
 
 EDGE_START_SECONDS = 60.0
+LOG_LINES = 10_000  # of an edge, at most: a few megabytes
 
 T = TypeVar("T")
 MAY_PUSH = (
@@ -78,6 +81,13 @@ class HostNode:
             return f"{self.host.name}: no edge is installed"
         state = "as configured" if configured else "which is not what is configured: the next deployment, or edge install, replaces it"
         return f"{self.host.name}: the edge runs {image}, {state}"
+
+    def edge_log(self, since: str) -> list[Failure]:
+        """Return what the log of the edge's container tells of since a moment: of its latest lines, which Docker keeps."""
+        with self.host.docker("read the edge's log") as client:
+            container = self.host.find_container(client, self.host.names.edge)
+            text = container.logs(stderr=False, tail=LOG_LINES) if container is not None else b""
+        return access_log.read(text.decode(errors="replace").split("\n"), since, self.host.name)
 
     def run_with_reconnect(self, work: Callable[[Node], T]) -> T:
         """Return the result of ``work``, which must be repeatable: it is done again over a new connection when the first one breaks."""
@@ -147,6 +157,16 @@ def combined(nodes: Sequence[HostNode], weights: Sequence[Mapping[str, Mapping[s
         return weights[0]
     by_host = zip(nodes, weights, strict=True)
     return {f"{route} on {node.host.name}": shares for node, routes in by_host for route, shares in routes.items()}
+
+
+def silent(names: Sequence[str], seconds: float) -> UnreachableError:
+    """Return the error of hosts that did not answer in time."""
+    return UnreachableError(
+        "A production host is silent",
+        what=f"{', '.join(names)}: no answer within {seconds:g} s",
+        where="PROD_HOST",
+        next_step="check the host and the network; its guard takes traffic back by itself",
+    )
 
 
 def settings_of(config: DeployConfig) -> DockerHostsSettings:

@@ -19,6 +19,7 @@ from azora_ci.core.errors import UnreachableError
 from azora_ci.core.hosts import HostAddress
 from azora_ci.core.process import undisturbed
 from azora_ci.health.answers import Endpoint
+from azora_ci.health.failures import Failure
 from azora_ci.health.workers import WorkerState
 from azora_ci.targets import singletons
 from azora_ci.targets.base import AbortResult, FencedError, Instance, LockHolder, Observation, Owner, TargetContext
@@ -374,6 +375,10 @@ class DockerHosts:
         """Return the sums of all edges' counters, their weights, and the dead instances of all hosts."""
         return hosts.sum_of(self._nodes, self._read_all(lambda host_node: host_node.node.observe()))
 
+    def edge_log(self, since: str) -> list[Failure]:
+        """Return what the logs of all edges tell of since a moment."""
+        return sorted(itertools.chain(*self._read_all(lambda host_node: host_node.edge_log(since))), key=lambda failure: failure.time)
+
     def states(self, workers: Sequence[Instance]) -> list[WorkerState]:
         """Return the state of each worker, in their order."""
 
@@ -389,12 +394,6 @@ class DockerHosts:
         limit = min(OBSERVE_SECONDS, max(LEAST_OBSERVE_SECONDS, self._settings.lease_seconds * OBSERVE_SHARE))
         with self.connected():
             answers = outcomes(self._nodes, read, self._clock, seconds=limit, reads=True)
-        silent = [answer.item.host.name for answer in answers if not answer.finished]
-        if silent:
-            raise UnreachableError(
-                "A production host is silent",
-                what=f"{', '.join(silent)}: no answer within {limit:g} s",
-                where="PROD_HOST",
-                next_step="check the host and the network; its guard takes traffic back by itself",
-            )
+        if silent := [answer.item.host.name for answer in answers if not answer.finished]:
+            raise hosts.silent(silent, limit)
         return results(answers)

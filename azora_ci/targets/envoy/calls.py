@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from azora_ci.targets.envoy import access_log
 from azora_ci.targets.envoy.state import EdgeRelease, EdgeService, EdgeState, cluster_name, socket_address
 
 LISTENER = "calls"
 PORT = 80
-PREFIX = "call:"  # of the clusters' names; no other cluster has a colon in its name
+PREFIX = access_log.CALL  # of the clusters' names; no other cluster has a colon in its name
 _TYPE = "type.googleapis.com/envoy"
 
 
@@ -76,6 +77,7 @@ def _chain(state: EdgeState, release: EdgeRelease, caller: EdgeService) -> dict[
         "stat_prefix": LISTENER,
         # Listeners and clusters are files of their own, which may arrive in any order.
         "route_config": {"name": LISTENER, "validate_clusters": False, "virtual_hosts": hosts},
+        "access_log": access_log.loggers(state.options.log),
         "server_header_transformation": "PASS_THROUGH",
         "upgrade_configs": [{"upgrade_type": "websocket"}],
         "http_filters": [{"name": "router", "typed_config": {"@type": f"{_TYPE}.extensions.filters.http.router.v3.Router"}}],

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from azora_ci.targets.envoy import calls, checks, counting
+from azora_ci.targets.envoy import access_log, calls, checks, counting
 from azora_ci.targets.envoy.routes import BUFFER, MAX_BODY, ROUTES, redirect_configuration, route_configuration
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeRelease, EdgeService, EdgeState, EdgeTls, cluster_name, socket_address
 
@@ -148,7 +148,7 @@ def _manager(options: EdgeOptions, routes: dict[str, Any]) -> dict[str, Any]:
         **routes,
         "use_remote_address": True,  # the edge sets x-forwarded-for and x-forwarded-proto, unless a trusted proxy does
         "xff_num_trusted_hops": options.trusted_proxies,
-        "access_log": counting.loggers(),
+        "access_log": [*counting.loggers(), *access_log.loggers(options.log)],
         "server_header_transformation": "PASS_THROUGH",
         **HARDENING,
         "upgrade_configs": [{"upgrade_type": "websocket", "filters": [mutation, router]}],  # what is upgraded has no end to wait for

@@ -62,9 +62,9 @@ def require_kept_prefixes(state: EdgeState, config: DeployConfig) -> None:
                 )
 
 
-def edge_options(config: DeployConfig, tls: EdgeTls | None) -> EdgeOptions:
-    """Return the options of the edge that do not depend on releases; ``tls``: its TLS, with addresses and paths as the edge sees them."""
-    return EdgeOptions(tls, config.edge.trusted_proxies, config.edge.sticky_cookie, secure_cookie=_is_cookie_secure(config, tls))
+def edge_options(config: DeployConfig, tls: EdgeTls | None, log: str | None = None) -> EdgeOptions:
+    """Return the options of the edge that do not depend on releases; ``tls``, ``log``: with addresses and paths as the edge sees them."""
+    return EdgeOptions(tls, config.edge.trusted_proxies, config.edge.sticky_cookie, secure_cookie=_is_cookie_secure(config, tls), log=log)
 
 
 def _is_cookie_secure(config: DeployConfig, tls: EdgeTls | None) -> bool:

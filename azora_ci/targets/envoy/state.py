@@ -15,6 +15,7 @@ from typing import Any
 # One instance that answers 100 requests a second answers the last of these after 0.9 s: users who leave after 1 s still get theirs.
 MAX_CONNECTIONS, MAX_PENDING_REQUESTS = 40, 50
 _OPTIONAL = ("talks_to", "max_connections", "max_pending_requests", "liveness_path")  # what earlier versions do not know
+LOG_FLUSH = ("--file-flush-interval-msec", "500")  # after an abort, the log is read at once
 
 
 @dataclass(frozen=True)
@@ -78,12 +79,14 @@ class EdgeOptions:
     """Options of the edge that do not depend on releases. ``trusted_proxies``: how many proxies are in front of the edge.
 
     ``sticky_cookie``: name of the cookie that keeps users on a version, see ``envoy_routes``; ``secure_cookie``: users connect by HTTPS.
+    ``log``: the file, as the edge sees it, for a line about each request that goes wrong.
     """
 
     tls: EdgeTls | None = None
     trusted_proxies: int = 0
     sticky_cookie: str | None = None
     secure_cookie: bool = False
+    log: str | None = None
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,8 @@ class EdgeState:
         document = asdict(self)
         if self.secret is None:
             del document["secret"]
+        if self.options.log is None:
+            del document["options"]["log"]
         for table, keys in (("services", _OPTIONAL), ("releases", ("started",))):
             for part in document[table]:
                 for key in keys:
@@ -187,4 +192,4 @@ def socket_address(text: str) -> dict[str, Any]:
 
 def command(bootstrap_file: Path, *, binary: str = "envoy") -> tuple[str, ...]:
     """Return the command that starts Envoy with a bootstrap file."""
-    return (binary, "-c", str(bootstrap_file), "--disable-hot-restart", "--log-level", "warning", "--concurrency", "2")
+    return (binary, "-c", str(bootstrap_file), "--disable-hot-restart", "--log-level", "warning", "--concurrency", "2", *LOG_FLUSH)

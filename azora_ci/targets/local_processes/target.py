@@ -23,9 +23,11 @@ from azora_ci.core.config import JOB, WORKER, DeployConfig, Service
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.hosts import is_loopback
 from azora_ci.core.process import send_signal, undisturbed
+from azora_ci.health.failures import Failure
 from azora_ci.health.workers import WorkerState
 from azora_ci.targets import singletons
-from azora_ci.targets.base import AbortResult, Instance, LockHolder, Owner, TargetContext
+from azora_ci.targets.base import AbortResult, Instance, LockHolder, Observation, Owner, TargetContext
+from azora_ci.targets.envoy import access_log
 from azora_ci.targets.envoy import edge as edges
 from azora_ci.targets.envoy.edge import Edge
 from azora_ci.targets.envoy.options import edge_options, edge_services
@@ -33,6 +35,7 @@ from azora_ci.targets.envoy.state import EdgeOptions, EdgeState, EdgeTls, comman
 from azora_ci.targets.journal import DEPLOYING, History, Journal
 from azora_ci.targets.local_processes import claims
 from azora_ci.targets.local_processes import processes as local
+from azora_ci.targets.local_processes.edge_log import EdgeLog
 from azora_ci.targets.lock import Lock
 from azora_ci.targets.node import Node
 from azora_ci.targets.node_parts import Facts, JobStatus, Parts
@@ -42,16 +45,18 @@ from azora_ci.targets.release import Release
 def install_edge(config: DeployConfig, config_dir: Path, listen_port: int) -> Path:
     """Write the bootstrap and first files of an edge on loopback and return the bootstrap file (start it with ``envoy.command``)."""
     listen = f"{local.LOOPBACK}:{listen_port}"
+    EdgeLog(config_dir).prepare()
     return edges.install(config_dir, listen=listen, services=edge_services(config), options=options_of(config))
 
 
 def options_of(config: DeployConfig) -> EdgeOptions:
-    """Return the options of the edge, which listens on loopback and reads the configured files."""
-    tls = config.edge.tls
+    """Return the options of the edge, which listens on loopback, reads the configured files, and logs to its folder."""
+    tls, folder = config.edge.tls, config.edge.config_dir
+    log = str(EdgeLog(folder).path) if folder else None
     if tls is None:
-        return edge_options(config, None)
+        return edge_options(config, None, log)
     paths = (str(tls.certificate), str(tls.key))
-    return edge_options(config, EdgeTls(f"{local.LOOPBACK}:{tls.port}", *paths, tls.port, tls.redirect_http))
+    return edge_options(config, EdgeTls(f"{local.LOOPBACK}:{tls.port}", *paths, tls.port, tls.redirect_http), log)
 
 
 def deploy_at_once(target: LocalProcesses, release: Release, owner: Owner) -> tuple[Instance, ...]:
@@ -71,6 +76,7 @@ class LocalProcesses(Node):
         _refuse_anything_but_loopback(config)
         state_dir = settings.state_dir.resolve()
         self._file_lock = Lock(state_dir / "lock.json", context.clock)
+        self._edge_log = EdgeLog(config.edge.config_dir)
         edge = LockedEdge(config.edge.config_dir, self._file_lock, context)
         runner = LocalRunner(context, state_dir, settings.archive_dir)
         journal = LockedJournal(Journal(state_dir / "journal.jsonl"), self._file_lock)
@@ -153,6 +159,15 @@ class LocalProcesses(Node):
         """Return no lines: a person installs and starts the edge."""
         return []
 
+    def observe(self) -> Observation:
+        """Return counters, weights and dead instances, and keep the edge's log small."""
+        self._edge_log.bound()
+        return super().observe()
+
+    def edge_log(self, since: str) -> list[Failure]:
+        """Return what the edge's log tells of since a moment."""
+        return access_log.read(self._edge_log.lines(), since)
+
     def plan(self, release: Release) -> list[str]:  # noqa: ARG002 - the room on this machine is not checked
         """Return no lines."""
         return []
@@ -179,10 +194,11 @@ class LockedEdge(Edge):
 
     def __init__(self, config_dir: Path, lock: Lock, context: TargetContext) -> None:
         super().__init__(config_dir, context.clock)
-        self._lock = lock
+        self._lock, self._log = lock, EdgeLog(config_dir)
 
     def switch(self, state: EdgeState) -> str:
         """Put a state in force. Raises FencedError: who was fenced must not overwrite what a rollback has just put in force."""
+        self._log.prepare()
         with self._lock.while_owned():
             return super().switch(state)
 

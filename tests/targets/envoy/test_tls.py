@@ -139,10 +139,10 @@ def test_what_is_configured_is_what_the_edge_is_told(tmp_path):
     hosts = {"kind": "docker_hosts", "docker_hosts": {"edge_image": image, "guard_image": image}}
     registry = {"repository": "registry.example/azora"}
     options = edge_containers.options_of(settings(tmp_path, files | {"trusted_proxies": 1}, target=hosts, registry=registry))
-    assert options == EdgeOptions(EdgeTls("0.0.0.0:8443", "/tls/fullchain.pem", "/tls/privkey.pem", 443), 1)
+    assert options == EdgeOptions(EdgeTls("0.0.0.0:8443", "/tls/fullchain.pem", "/tls/privkey.pem", 443), 1, log="/dev/stdout")
     local = local_processes.options_of(settings(tmp_path, files | {"https_port": 8443, "redirect_http": False})).tls
     assert local == EdgeTls("127.0.0.1:8443", files["tls_certificate"], files["tls_key"], 8443, redirect=False)
-    assert local_processes.options_of(settings(tmp_path, {})) == EdgeOptions()
+    assert local_processes.options_of(settings(tmp_path, {})) == EdgeOptions(log="/edge/log/edge.jsonl")
 
 
 @pytest.mark.parametrize(
