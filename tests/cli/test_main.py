@@ -30,6 +30,7 @@ COMMANDS = (
     ["lock", "release"],
     ["clean"],
     ["edge", "status"],
+    ["edge", "log"],
     ["edge", "install"],
     ["doctor"],
     ["adopt"],
@@ -175,6 +176,26 @@ def test_the_edges_weights_versions_and_counters(world):
     (api,) = [line for line in lines if line.startswith("/api ")]
     assert re.match(rf"/api +api_gateway +v1\.2\.0 +{THIRD} +stable +100 % +[1-9]\d* +0 \(0\.0%\) ", api), api
     assert f"v1.1.0 ({NEW}, rollback target): 2 instances" in output
+
+
+def test_what_went_wrong_at_the_edge(world):
+    world.flag("1.2.0.error")
+    try:
+        assert get(world.port, "/api/orders?token=geheim")[0] == 500
+    finally:
+        world.unflag("1.2.0.error")
+    until(lambda: "/api/orders" in run("edge", "log", config=world.config_path)[1], "the request is logged")
+    code, output = run("edge", "log", "--since", "10m", "--version", "v1.2.0", config=world.config_path)
+    assert code == 0, output
+    assert "1 requests went wrong" in output
+    assert re.search(
+        r"^\S+Z +v1\.2\.0 +api_gateway#\d +GET /api/orders +500 +\d+ +1 +user +the service answered so$", output, re.MULTILINE
+    ), output
+    (line,) = run("edge", "log", "--json", "--release", THIRD, config=world.config_path)[1].splitlines()
+    assert (json.loads(line)["version"], json.loads(line)["path"]) == ("v1.2.0", "/api/orders")
+    assert "Nothing went wrong" in run("edge", "log", "--version", "v1.1.0", config=world.config_path)[1]
+    assert "Nothing went wrong" in run("edge", "log", "--host", "10.0.0.1", config=world.config_path)[1]
+    assert run("edge", "log", "--since", "yesterday", config=world.config_path)[0] == 2
 
 
 @pytest.mark.usefixtures("checkout")
