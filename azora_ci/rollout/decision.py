@@ -22,8 +22,8 @@ from azora_ci.rollout.verdict import HealthVerdict
 LATENCY_FLOOR_MS = 100.0  # differences of p95 below this are scheduling noise of a small machine, whatever their factor
 SLOW_SHARE = 0.05  # by definition of the p95
 # Shares of a service's error budget: both tests, and the old version's record, with which both are compared when it gets no more requests.
-ERROR_BUDGET, LATENCY_BUDGET, RECORD_BUDGET = 0.8, 0.14, 0.03
-OWN_SHARE = 0.1  # of the whole budget, for the tests of our own requests: the probes among them are judged one by one, too
+ERROR_BUDGET, LATENCY_BUDGET, RECORD_BUDGET = 0.86, 0.1, 0.02
+OWN_SHARE = 0.05  # of the whole budget, for the tests of our own requests: the probes among them are judged one by one, too
 
 
 @dataclass(frozen=True)
@@ -86,12 +86,15 @@ class Traffic:
 
 
 class Trial:
-    """The tests of one service over the whole rollout. ``sharing``: how many share the error budget; ``has_old``: compare two versions."""
+    """The tests of one service over the whole rollout. ``sharing``: how many share the error budget; ``before``: what was counted of
+    the old version before the rollout, None where there is none to compare with.
+    """
 
-    def __init__(self, limits: Limits, sharing: float, *, has_old: bool) -> None:
+    def __init__(self, limits: Limits, sharing: float, before: Counters | None) -> None:
         budget = limits.false_abort_percent / 100 / sharing
-        self._limits, self.record_budget, self.has_old = limits, RECORD_BUDGET * budget, has_old
-        self.errors = Comparison(limits.error_points / 100, ERROR_BUDGET * budget, None if has_old else 0.0)
+        self._limits, self.record_budget, self.has_old = limits, RECORD_BUDGET * budget, before is not None
+        known = (before.failed, before.requests) if before else (0, 0)
+        self.errors = Comparison(limits.error_points / 100, ERROR_BUDGET * budget, None if self.has_old else 0.0, known)
         self.slow = Comparison(SLOW_SHARE, LATENCY_BUDGET * budget)
         self.slow_limit: float | None = None  # milliseconds, by the old version's record before this tick
         self._old = Counters()
@@ -112,9 +115,15 @@ class Trial:
             self.slow_limit = max(old_p95 * self._limits.latency_factor, old_p95 + LATENCY_FLOOR_MS)
 
 
-def trials(limits: Limits, has_old: Mapping[str, bool], share: float = 1 - OWN_SHARE) -> dict[str, Trial]:
-    """Return the tests of services; ``has_old``: service -> whether it has an old version, ``share``: of the error budget."""
-    return {service: Trial(limits, len(has_old) / share, has_old=old) for service, old in has_old.items()}
+def trials(limits: Limits, before: Mapping[str, Counters | None], share: float = 1 - OWN_SHARE) -> dict[str, Trial]:
+    """Return the tests of services; ``before``: service -> what was counted of its old version, ``share``: of the error budget."""
+    return {service: Trial(limits, len(before) / share, counted) for service, counted in before.items()}
+
+
+def both_trials(limits: Limits, before: Mapping[str, Counters | None]) -> tuple[dict[str, Trial], dict[str, Trial]]:
+    """Return the tests of services for users' requests, and for ours."""
+    ours = {service: None if counted is None else counted.of_ours() for service, counted in before.items()}
+    return trials(limits, before), trials(limits, ours, OWN_SHARE)
 
 
 @dataclass(frozen=True)

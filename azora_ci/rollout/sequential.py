@@ -13,10 +13,14 @@ The best c projects the expected shares to the null (Turner and Grünwald 2023, 
 tables"); a poor one costs power, not validity. Several bets share the wealth, for small and for large rises, and a part of it enters
 tick by tick, so that a fault that begins late is not weighed against long good behaviour.
 
+The old version's share before the rollout only shifts the first guesses of c, so it may be wrong.
+
 Several failures of one cause (a clump) are not independent. The logarithm of a factor is therefore divided by the design effect: the
-variance of failures from tick to tick over that of independent ones. And the proof needs several ticks that agree, unless a single one
-would do even if its failures came in the largest clumps. Both only take wealth away: for independent failures the guarantee stays; for
-clumps it is as good as the estimate of the design effect, which ``scripts/bench verdict`` measures.
+variance of failures from tick to tick over that of independent ones, no more of it than chance alone would seldom show (a lower bound), as
+the proof must not wait for doubts that nothing supports. While that is little known, no tick counts for more than half a proof; and
+always several ticks must agree, unless one would do even if its failures came in the largest clumps. All this only takes wealth away
+(E[F ** (1 / d)] <= E[F] ** (1 / d) for a d >= 1 known before the tick): for independent failures the guarantee stays; for clumps it is as
+good as the estimate of the design effect, which ``scripts/bench verdict`` measures.
 """
 
 from __future__ import annotations
@@ -29,13 +33,15 @@ from azora_ci.rollout.statistics import share_bounds
 
 Count = tuple[int, int]  # (failed, all) requests of a tick
 
-BETS = ((0.02, 0.15), (0.06, 0.50), (0.20, 0.25), (0.60, 0.10))  # (expected rise above the margin, share of the wealth)
-AT_ONCE = 0.9  # of the wealth is bet from the first tick on, the rest enters at later ticks
+BETS = ((0.02, 0.10), (0.05, 0.60), (0.15, 0.30))  # (expected rise above the margin, share of the wealth)
+AT_ONCE = 0.95  # of the wealth is bet from the first tick on, the rest enters at later ticks
 AGREEING_TICKS = 3  # ticks with more failures than the null lets expect, without which nothing is proved
 LATEST_TICKS, LATEST_REQUESTS = 10, 500  # what an old version did lately counts apart; of fewer requests it says too little
 LARGEST_CLUMP = 10.0  # failures of one cause
+FIRST_TICKS = 15  # in which a tick counts for half a proof at most
+CHANCE = 1.75  # standard deviations of the variance of independent failures that are no sign of clumps
 PRIOR_REQUESTS, PRIOR_SHARE = 50.0, 0.01  # the old version, before anything is known of it
-PRIOR_VARIANCE = 2.0  # of independent failures, towards which the estimate of the design effect is shrunk
+MOST_KNOWN = 500.0  # requests for which its record before the rollout counts at most: it may be of other days
 SMALLEST_SHARE, LARGEST_SHARE = 0.001, 0.99
 MOST = 1e100  # a wealth that stands for all above
 
@@ -44,23 +50,27 @@ MOST = 1e100  # a wealth that stands for all above
 class Stream:
     """Failures and requests of one version, and how much the failures vary from tick to tick.
 
-    The variance is that of differences between neighbouring ticks (von Neumann 1941), to which a lasting change adds only once.
+    The variance is that of differences between neighbouring ticks (von Neumann 1941), to which a lasting change adds only once. Given the
+    failures of both ticks together, those of one are binomial if they are independent: a lone failure tells nothing of clumps.
     """
 
     failed: int = 0
     requests: int = 0
     variance: float = 0.0  # summed over pairs of ticks
     independent: float = 0.0  # what it would be if failures were independent
+    chance: float = 0.0  # the variance of ``variance`` if they were
     last: Count = (0, 0)
 
     def add(self, failed: int, requests: int) -> None:
         """Add a tick that has requests."""
         last_failed, last_requests = self.last
         if last_requests:
-            both = requests + last_requests
-            share = (failed + last_failed) / both
+            both, failures = requests + last_requests, failed + last_failed
+            product = requests * last_requests / both**2
+            independent = failures * product * (1 - failures / both)
             self.variance += ((failed * last_requests - last_failed * requests) / both) ** 2
-            self.independent += requests * last_requests / both * share * (1 - share)
+            self.independent += independent
+            self.chance += max(0.0, independent * (1 + 2 * product * (failures - 3)))
         self.failed += failed
         self.requests += requests
         self.last = (failed, requests)
@@ -77,6 +87,7 @@ class Comparison:
     margin: float
     budget: float
     ceiling: float | None = None
+    known: Count = (0, 0)  # of the old version, before the rollout
     new: Stream = field(default_factory=Stream)
     old: Stream = field(default_factory=Stream)
     latest: deque[Count] = field(default_factory=lambda: deque(maxlen=LATEST_TICKS))  # of the old version
@@ -106,7 +117,7 @@ class Comparison:
 
         Wald's bound (1945), evidence over the Kullback-Leibler divergence of one request, with the wealth that other bets hold.
         """
-        expected = (self.old.failed + PRIOR_SHARE * PRIOR_REQUESTS) / (self.old.requests + PRIOR_REQUESTS)
+        expected = self._expected
         null = min(max((expected if self.ceiling is None else self.ceiling) + self.margin, SMALLEST_SHARE), LARGEST_SHARE)
         worse = min(null + rise, (1 + null) / 2)
         divergence = worse * math.log(worse / null) + (1 - worse) * math.log((1 - worse) / (1 - null))
@@ -124,18 +135,26 @@ class Comparison:
             return
         before = self.design_effect
         variance, independent = self.new.variance + self.old.variance, self.new.independent + self.old.independent
-        self.design_effect = max(1.0, (variance + PRIOR_VARIANCE) / (independent + PRIOR_VARIANCE))
+        if independent > 0:
+            self.design_effect = max(1.0, (variance - CHANCE * math.sqrt(self.new.chance + self.old.chance)) / independent)
         self.ticks += 1
         # The shares that enter at all ticks add up to 1.
         entering = AT_ONCE if self.ticks == 1 else (1 - AT_ONCE) * ((self.ticks - 1) ** -0.5 - self.ticks**-0.5)
         needed, best = -math.log(self.budget), max(factors)
         if best > 0:
             self.agreeing += AGREEING_TICKS if best / LARGEST_CLUMP >= needed else 1
+        most = needed / 2 if self.ticks <= FIRST_TICKS else needed
         for index, (factor, (_, share)) in enumerate(zip(factors, BETS, strict=True)):
             # Gains are divided by a design effect that includes this tick, losses by the one before: hindsight only harms.
-            most = max(needed, factor / LARGEST_CLUMP)
-            gain = min(most, factor / max(before, self.design_effect)) if factor > 0 else factor / before
+            gain = min(max(most, factor / LARGEST_CLUMP), factor / max(before, self.design_effect)) if factor > 0 else factor / before
             self.wealth[index] = min(MOST, (self.wealth[index] + entering * share) * math.exp(min(gain, math.log(MOST))))
+
+    @property
+    def _expected(self) -> float:
+        """Return the old version's share of failures as far as it is known, before this tick."""
+        failed, requests = self.known[0] + PRIOR_SHARE * PRIOR_REQUESTS, self.known[1] + PRIOR_REQUESTS
+        weight = min(1.0, MOST_KNOWN / requests)
+        return (self.old.failed + failed * weight) / (self.old.requests + requests * weight)
 
     def _factors(self, new: Count, old: Count) -> list[float]:
         """Return the logarithms of a tick's factors, one per bet; none when there is nothing to compare with."""
@@ -144,7 +163,7 @@ class Comparison:
             limit = max(self.ceiling + self.margin, SMALLEST_SHARE)
             rises = [min(rise, LARGEST_SHARE - limit) for rise, _ in BETS] if limit < LARGEST_SHARE else []
             return [_logarithm(new, rise / (limit * (1 - limit)), limit) for rise in rises]
-        expected = (self.old.failed + PRIOR_SHARE * PRIOR_REQUESTS) / (self.old.requests + PRIOR_REQUESTS)
+        expected = self._expected
         if not old_requests or expected + self.margin >= LARGEST_SHARE:
             return []
         factors = []

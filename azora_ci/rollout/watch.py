@@ -33,7 +33,6 @@ from azora_ci.health.probes import Prober, ProbeRequest, request_of
 from azora_ci.health.traffic import Counters
 from azora_ci.rollout import report
 from azora_ci.rollout.decision import (
-    OWN_SHARE,
     Action,
     Decision,
     Limits,
@@ -42,10 +41,10 @@ from azora_ci.rollout.decision import (
     StageProgress,
     Traffic,
     Trial,
+    both_trials,
     judge_traffic,
     next_action,
     synthetic_requests,
-    trials,
     uncounted_traffic,
 )
 from azora_ci.rollout.verdict import HealthVerdict, Record, judge
@@ -142,8 +141,9 @@ class StageWatch:
         self.prober = Prober(self.clock)
         self.record = Record(self.subject.new.id)
         self.base = self.target.observe().counters
-        has_old = {service.id: self.subject.old_of(service.id) is not None for service in self.subject.services}
-        self.trials, self.own_trials = (trials(self.rules.limits, has_old, share) for share in (1 - OWN_SHARE, OWN_SHARE))
+        old = {service.id: self.subject.old_of(service.id) for service in self.subject.services}
+        before = {service: self.base.get((service, release), Counters()) if release else None for service, release in old.items()}
+        self.trials, self.own_trials = both_trials(self.rules.limits, before)
 
     def begin(self, stage: Stage) -> None:
         """Note that a stage begins, before its weight is moved: if it is interrupted from then on, evidence tells of it."""

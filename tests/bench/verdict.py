@@ -20,6 +20,7 @@ from typing import Any
 
 import click
 
+from azora_ci.health.traffic import Counters
 from azora_ci.rollout.decision import Limits, trials
 from azora_ci.rollout.sequential import Comparison
 from azora_ci.rollout.statistics import share_bounds
@@ -30,6 +31,7 @@ CANARY, PROGRESSIVE, FULL = 30, 60, 90  # ticks
 TICKS = CANARY + PROGRESSIVE + FULL
 SHARE_OF_BOTH_IN_A_STALL = 0.5
 STALL_TICKS = 3
+BEFORE = 2000  # requests of the old version before the rollout
 PROCESSES = 2
 
 
@@ -39,7 +41,7 @@ class Cell:
 
     ``end``: the old version's share after its trend, at tick ``until``; ``stall``: first tick at which both fail half of their requests;
     ``onset``: tick from which the new version is worse than the limit. ``attributable``: False where nothing runs beside that could
-    tell whose fault it is.
+    tell whose fault it is. ``known``: the edge has counts of the old version from before the rollout.
     """
 
     base: float
@@ -51,6 +53,7 @@ class Cell:
     stall: int | None = None
     onset: int = 0
     attributable: bool = True
+    known: bool = True
 
     def shares(self, tick: int) -> tuple[float, float]:
         """Return the shares of failures of the new and the old version at a tick."""
@@ -83,6 +86,7 @@ def worse_cells() -> list[Cell]:
     """Return the cells in which the new version is worse than the limit allows."""
     cells = [Cell(base, rise=LIMIT + points) for points in (0.05, 0.20) for base in (0.0, 0.01, 0.02, 0.05)]
     cells += [Cell(0.02, rate, rise=LIMIT + 0.05) for rate in (1, 100)] + [Cell(0.02, clump=5, rise=LIMIT + 0.05)]
+    cells += [Cell(0.02, rise=LIMIT + 0.05, known=False)]
     return cells + [Cell(0.02, rise=LIMIT + points, onset=onset) for points in (0.05, 0.20) for onset in (CANARY + 10, TICKS - FULL + 10)]
 
 
@@ -117,6 +121,7 @@ def _name(row: dict[str, Any]) -> str:
     text += f", trend to {row['end']:.1%} at tick {row['until']}" if row["end"] is not None else ""
     text += f", stall at tick {row['stall']}" if row["stall"] is not None else ""
     text += f", from tick {row['onset']}" if row["onset"] else ""
+    text += "" if row["known"] else ", nothing known before"
     return text + ("" if row["attributable"] else " (nothing beside)")
 
 
@@ -145,13 +150,15 @@ def _simulate(cell: Cell, rollouts: int) -> list[int | None]:
     generator = random.Random(zlib.crc32(repr(cell).encode()))
     tables: dict[float, list[float]] = {}
     plan = [_tables_of(cell, tick, tables) for tick in range(TICKS)]
-    return [_rollout(plan, cell.clump, generator) for _ in range(rollouts)]
+    bad_before = _poisson(BEFORE * cell.base / cell.clump if cell.known else 0.0)
+    return [_rollout(plan, cell, bad_before, generator) for _ in range(rollouts)]
 
 
-def _rollout(plan: list[tuple[list[float], ...]], clump: int, generator: random.Random) -> int | None:
-    trial = trials(LIMITS, {"api": True})["api"]
+def _rollout(plan: list[tuple[list[float], ...]], cell: Cell, bad_before: list[float], generator: random.Random) -> int | None:
+    draw, place, clump = generator.random, bisect.bisect, cell.clump
+    before = Counters(BEFORE, clump * place(bad_before, draw())) if cell.known else Counters()
+    trial = trials(LIMITS, {"api": before})["api"]
     test: Comparison = trial.errors
-    draw, place = generator.random, bisect.bisect
     for tick, (good, bad, old_good, old_bad) in enumerate(plan):
         if tick == TICKS - FULL:
             test.compare_with_record((test.old.failed, test.old.requests), trial.record_budget)

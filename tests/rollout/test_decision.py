@@ -17,13 +17,13 @@ from azora_ci.health.answers import NEW, OLD
 from azora_ci.health.traffic import Counters, percentile, slower_than
 from azora_ci.rollout import report
 from azora_ci.rollout.decision import (
-    OWN_SHARE,
     Action,
     Limits,
     Pair,
     StageProgress,
     Traffic,
     Trial,
+    both_trials,
     judge_traffic,
     next_action,
     stages,
@@ -109,7 +109,7 @@ def judged(
     limits: Limits = LIMITS,
 ) -> Traffic:
     """Return the verdict on a stage after some ticks. ``old``: since the rollout began, ``meanwhile``: in the stage."""
-    trial = Trial(limits, 1, has_old=old is not None)
+    trial = Trial(limits, 1, Counters() if old is not None else None)
     if meanwhile is None:
         meanwhile = Counters() if alone else old or Counters()
     if old is not None and meanwhile != old:
@@ -182,9 +182,9 @@ def test_where_no_old_traffic_runs_beside_the_record_is_compared_with_and_the_re
 
 
 def test_users_and_our_own_requests_share_one_budget():
-    services = {"api": True, "auth": True}
-    of_users, own = trials(LIMITS, services), trials(LIMITS, services, OWN_SHARE)
-    whole = Trial(LIMITS, 1, has_old=True).errors.budget
+    of_users, own = both_trials(LIMITS, {"api": Counters(), "auth": Counters(1000, 50, ours=200, ours_failed=4)})
+    assert (of_users["auth"].errors.known, own["auth"].errors.known) == ((50, 1000), (4, 200))
+    whole = Trial(LIMITS, 1, Counters()).errors.budget
     assert sum(trial.errors.budget for tests in (of_users, own) for trial in tests.values()) == pytest.approx(whole)
 
 
@@ -192,7 +192,7 @@ def test_an_error_budget_is_shared_by_services_and_a_smaller_one_asks_for_more()
     new, old = counters(60, 5), counters(1000)
     assert judged(new, old).abort != ()
     assert judged(new, old, limits=replace(LIMITS, false_abort_percent=0.01)).abort == ()
-    assert Trial(LIMITS, 4, has_old=True).errors.budget == pytest.approx(Trial(LIMITS, 1, has_old=True).errors.budget / 4)
+    assert Trial(LIMITS, 4, Counters()).errors.budget == pytest.approx(Trial(LIMITS, 1, Counters()).errors.budget / 4)
 
 
 def test_traffic_is_not_judged_of_a_service_whose_old_version_fails_its_probes():
@@ -208,7 +208,7 @@ def test_latency_of_too_few_requests_is_not_judged():
 
 
 def test_missing_samples_are_named_per_service_and_side():
-    trial = Trial(LIMITS, 2, has_old=True)
+    trial = Trial(LIMITS, 2, Counters())
     pairs = {"api": Pair(trial, counters(140), counters(10)), "auth": Pair(trial, counters(149), counters(149))}
     verdict = judge_traffic(pairs, LIMITS)
     assert verdict.missing == {("api", NEW): 9, ("api", OLD): 139}
@@ -293,7 +293,7 @@ FINE, LACKING = Traffic(), Traffic(missing={("api", NEW): 9})
         (
             60,
             HealthVerdict(),
-            uncounted_traffic({"api": Trial(LIMITS, 1, has_old=True)}, LIMITS),
+            uncounted_traffic({"api": Trial(LIMITS, 1, Counters())}, LIMITS),
             "pass",
             Action.HOLD,
         ),  # counters never read are no pass
@@ -327,7 +327,7 @@ def test_no_verdict_with_a_reason_to_abort_ever_advances(elapsed, health, traffi
 
 def test_counters_that_were_never_read_lack_everything():
     missing = {("api", NEW): 149, ("api", OLD): 149, ("auth", NEW): 149}
-    assert uncounted_traffic(trials(LIMITS, {"api": True, "auth": False}), LIMITS) == Traffic(missing=missing)
+    assert uncounted_traffic(trials(LIMITS, {"api": Counters(), "auth": None}), LIMITS) == Traffic(missing=missing)
 
 
 def test_traffic_that_is_not_judged_while_the_old_version_fails_is_said():
@@ -363,7 +363,7 @@ def test_the_plan_names_order_shares_and_limits():
 
 
 def test_the_outlook_tells_what_a_stage_can_notice():
-    trial, (canary, *_) = Trial(LIMITS, 1, has_old=True), stages((5, 10, 15), first=False)
+    trial, (canary, *_) = Trial(LIMITS, 1, Counters()), stages((5, 10, 15), first=False)
     (line,) = report.outlook_lines(canary, {"api": trial}, 10)
     assert "api: no traffic counted yet; noticed: limit + 20 points after about" in line
     for _ in range(10):
