@@ -25,8 +25,8 @@ from azora_ci.database.migrations import aftermath, catalogue, history, prisma, 
 from azora_ci.database.migrations.aftermath import Before, Database
 from azora_ci.database.migrations.catalogue import Change
 from azora_ci.database.migrations.history import Migration, Plan, Row
+from azora_ci.database.migrations.judgement.judge import risks_of
 from azora_ci.database.migrations.prisma import MigrateResult
-from azora_ci.database.migrations.risks import risks_of
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.steps.job import Job, isolation_for, production_database
 
