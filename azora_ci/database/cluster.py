@@ -49,6 +49,17 @@ SCRATCH_SETTINGS: Mapping[str, str] = {
     "log_error_verbosity": "terse",
     "log_min_error_statement": "panic",  # a failing statement may contain rows, which must not appear in a log
 }
+# What the server says then stays beside its data: with values, and with every statement of a role that asks for it.
+LOG_TO_FILE: Mapping[str, str] = {
+    "logging_collector": "on",
+    "log_destination": "csvlog",
+    "log_directory": "log",
+    "log_filename": "server",
+    "log_timezone": "UTC",
+    "log_rotation_age": "0",
+    "log_rotation_size": "0",
+    "max_logical_replication_workers": "0",
+}
 
 
 class Cluster:
@@ -105,6 +116,16 @@ class Cluster:
     def url(self, database: str = "postgres") -> str:
         """Return the superuser's connection string to a database, password included."""
         return DatabaseUrl("127.0.0.1", str(self.port), self.superuser, self.password, database).text
+
+    @property
+    def socket(self) -> Path:
+        """Return the Unix socket on which the server listens."""
+        return self.sockets / f".s.PGSQL.{self.port}"
+
+    @property
+    def server_log(self) -> Path:
+        """Return the file with the server's log, where it was started with ``LOG_TO_FILE``."""
+        return self.data / LOG_TO_FILE["log_directory"] / f"{LOG_TO_FILE['log_filename']}.csv"
 
     @property
     def running(self) -> bool:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import Processes
 from azora_ci.database import properties
-from azora_ci.database.cluster import Cluster, clear, data_folder
+from azora_ci.database.cluster import LOG_TO_FILE, Cluster, clear, data_folder
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.database.properties import DEFAULT_TABLESPACE, Properties
 from azora_ci.database.server import ServerFacts, server_facts
@@ -28,15 +28,20 @@ PREFIX = "azora-backup-"
 RESTORED_SHARE = 1.3  # restored database with the restore's temporary files, as a share of the original
 SPOOL_SHARE = 0.6  # compressed SQL as a share of the database on disk, estimated generously
 GIB = 1024**3
+SCRATCH_SUPERUSER = "azora_ci_scratch"  # no role of production's has this name, so that every one can be an ordinary one there
 
 
 @dataclass(frozen=True)
 class Scratch:
-    """A server to restore to. ``url`` leads to its administrator's database; ``private`` means that nobody else uses the server."""
+    """A server to restore to. ``url`` leads to its administrator's database; ``private`` means that nobody else uses the server.
+
+    ``cluster`` is the private server itself.
+    """
 
     url: DatabaseUrl
     private: bool
     facts: ServerFacts
+    cluster: Cluster | None = None
 
 
 @contextmanager
@@ -91,15 +96,23 @@ def require_space(folder: Path, database_bytes: int, *, private: bool) -> None:
 
 
 @contextmanager
-def open_scratch(verify_url: DatabaseUrl | None, folder: Path, production: ServerFacts, processes: Processes) -> Iterator[Scratch]:
-    """Yield a server to restore to. Raises BadInputError when it is unsuitable or production itself."""
+def open_scratch(
+    verify_url: DatabaseUrl | None, folder: Path, production: ServerFacts, processes: Processes, *, logs_to_file: bool = False
+) -> Iterator[Scratch]:
+    """Yield a server to restore to. Raises BadInputError when it is unsuitable or production itself.
+
+    ``logs_to_file``: a private server's log goes to a file beside its data, and with that.
+    """
     if verify_url is not None:
         yield _require_suitable(Scratch(verify_url, False, server_facts(verify_url)), production)
         return
-    with Cluster.start(folder / "cluster", processes=processes, major=production.major) as cluster:
+    settings = LOG_TO_FILE if logs_to_file else {}
+    with Cluster.start(
+        folder / "cluster", processes=processes, major=production.major, settings=settings, superuser=SCRATCH_SUPERUSER
+    ) as cluster:
         url = DatabaseUrl.parse(cluster.url())
         processes.log.add_secret(cluster.password)
-        yield _require_suitable(Scratch(url, True, server_facts(url)), production)
+        yield _require_suitable(Scratch(url, True, server_facts(url), cluster), production)
 
 
 def _require_suitable(scratch: Scratch, production: ServerFacts) -> Scratch:

@@ -33,6 +33,8 @@ class ServerFacts:
     roles: tuple[str, ...]
     tablespaces: tuple[str, ...]
     superusers: tuple[str, ...] = ()
+    role: str | None = None  # the session's own
+    memberships: tuple[str, ...] = ()  # roles whose rights it has
     database_properties: Properties | None = None  # None: in documents of before they were kept
     # How pg_dump writes amounts of the type money, and bytes: it leaves that to what the database sets.
     lc_monetary: str | None = None
@@ -48,7 +50,8 @@ FACTS = """SELECT current_setting('server_version') AS version, current_setting(
     ARRAY(SELECT spcname::text FROM pg_tablespace WHERE spcname !~ '^pg_' ORDER BY 1) AS tablespaces,
     ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname !~ '^pg_' AND (rolsuper OR oid IN (
         SELECT evtowner FROM pg_event_trigger UNION SELECT fdwowner FROM pg_foreign_data_wrapper UNION SELECT pubowner FROM pg_publication
-        UNION SELECT subowner FROM pg_subscription)) ORDER BY 1) AS superusers
+        UNION SELECT subowner FROM pg_subscription)) ORDER BY 1) AS superusers, current_user::text AS role,
+    ARRAY(SELECT rolname::text FROM pg_roles WHERE rolname <> current_user AND pg_has_role(oid, 'MEMBER') ORDER BY 1) AS memberships
     FROM pg_database d WHERE d.datname = current_database()"""
 
 

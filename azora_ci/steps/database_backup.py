@@ -2,6 +2,8 @@
 
 A proven backup of the same deployment from an earlier attempt is reused. An earlier attempt's unproven backup is proven now; if
 that fails, its object stays in the bucket, and a new backup is written under the next attempt's key.
+
+The copy that proved it is there: the pending migrations are tried on it, isolated and without a network, before production sees them.
 """
 
 from __future__ import annotations
@@ -11,15 +13,16 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from azora_ci.core.errors import BadInputError, NotTrueError
-from azora_ci.core.markdown import code, table
-from azora_ci.core.settings import Aws, DatabaseAccess, Deployment, ProofPlace, SshAccess
-from azora_ci.core.variables import number, one_of, variable, whole_number
-from azora_ci.steps.job import Job, production_database
+from azora_ci.core.markdown import code, escaped, listed, table
+from azora_ci.core.settings import Aws, DatabaseAccess, Deployment, Isolated, ProofPlace, SshAccess
+from azora_ci.core.variables import number, one_of, truth, variable, whole_number
+from azora_ci.steps.job import Job, application_tree, production_database
 
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket
     from azora_ci.database.backup.manifest import Attempt, Manifest, Names
     from azora_ci.database.backup.setup import BackupContext
+    from azora_ci.database.migrations.trial.run import Trial
     from azora_ci.database.postgres import DatabaseUrl
     from azora_ci.database.server import ServerFacts
 
@@ -29,7 +32,7 @@ CLOCKS_DIFFER = timedelta(minutes=10)  # the store's clock may be ahead of ours:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Aws, DatabaseAccess, SshAccess, ProofPlace):
+class Settings(Deployment, Aws, DatabaseAccess, SshAccess, ProofPlace, Isolated):
     """What database-backup reads."""
 
     proof: str | None = variable(
@@ -59,10 +62,18 @@ class Settings(Deployment, Aws, DatabaseAccess, SshAccess, ProofPlace):
     compression: int = variable(
         "BACKUP_COMPRESSION", "ISA-L compression level, 1 fast to 3 small", example="2", parse=whole_number(0, 3), default="2"
     )
+    trial: bool = variable(
+        "MIGRATIONS_TRIAL", "false: pending migrations are not tried on the restored copy before they run in production", example="true",
+        parse=truth, default="true",
+    )  # fmt: skip
+    trial_reason: str | None = variable(
+        "MIGRATIONS_TRIAL_REASON", "why MIGRATIONS_TRIAL is false; lands in the record", example="no rows of production on runners",
+        required=False,
+    )  # fmt: skip
 
 
 def run(job: Job[Settings]) -> None:
-    """Make sure that the bucket holds a proven backup of this deployment, and output its id and location."""
+    """Make sure that the bucket holds a proven backup of this deployment, output its id and location, and try the migrations on it."""
     from azora_ci.clients.s3.bucket import open_bucket
     from azora_ci.clients.s3.trial import require_uploads
     from azora_ci.database.backup import manifest
@@ -70,6 +81,7 @@ def run(job: Job[Settings]) -> None:
 
     settings, backup = job.settings, job.config.backup
     _require_reason(settings)
+    trial = _trial(job)
     DatabaseUrl.parse(settings.database_url.reveal())  # a bad URL is reported before any other step
     checksums = backup.checksums == "full-object"
     bucket = open_bucket(settings, backup.bucket, clock=job.clock, say=job.say, checksums=checksums)
@@ -83,9 +95,13 @@ def run(job: Job[Settings]) -> None:
     proven = _read_earlier(job, bucket, complete.names) if complete else None
     if proven is not None:
         _report(job, bucket, proven, reused=True)
-        return
-    with production_database(job, job.evidence) as url:
-        _report(job, bucket, _prove_or_take(job, bucket, url, attempts), reused=False)
+        if trial is not None:
+            _restore_for(job, bucket, proven, trial)
+    else:
+        with production_database(job, job.evidence) as url:
+            _report(job, bucket, _prove_or_take(job, bucket, url, attempts, trial), reused=False)
+    if trial is not None:
+        _conclude_trial(job, trial)
 
 
 def _read_earlier(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:
@@ -124,13 +140,13 @@ def _remove_dead_uploads(job: Job[Settings], bucket: Bucket) -> None:
         job.evidence["swept_uploads"] = [upload.key for upload in removed]
 
 
-def _prove_or_take(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, attempts: list[Attempt]) -> Manifest:
+def _prove_or_take(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, attempts: list[Attempt], trial: Trial | None) -> Manifest:
     """Prove the backup that an earlier attempt stored, or take a new one. Raises NotTrueError for an object of somebody else."""
     from azora_ci.database.backup.manifest import Names
 
     last = attempts[-1] if attempts else None
     if last is None:
-        return _take_backup(job, bucket, url, Names(job.config.backup, job.settings.deployment_id))
+        return _take_backup(job, bucket, url, Names(job.config.backup, job.settings.deployment_id), trial)
     if last.has_backup and not last.has_pending:
         stored = bucket.require(last.names.key)
         raise NotTrueError(
@@ -140,24 +156,24 @@ def _prove_or_take(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, attempt
             next_step="nothing was overwritten; find out who wrote it (bucket logs), then deploy with a new tag or dispatch",
         )
     if last.has_backup and not last.has_manifest:
-        proven = _prove_leftover(job, bucket, last.names)
+        proven = _prove_leftover(job, bucket, last.names, trial)
         if proven is not None:
             return proven
     elif not last.has_backup:
         job.say(f"an earlier attempt stopped before its upload was complete: {last.names.key} was never published")
     next_names = Names(job.config.backup, job.settings.deployment_id, last.names.attempt + 1)
     job.say(f"the next attempt is written beside it: {next_names.key}")
-    return _take_backup(job, bucket, url, next_names)
+    return _take_backup(job, bucket, url, next_names, trial)
 
 
-def _prove_leftover(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:
+def _prove_leftover(job: Job[Settings], bucket: Bucket, names: Names, trial: Trial | None) -> Manifest | None:
     """Return the manifest of a backup that an earlier attempt stored but did not prove; None when it cannot be proven."""
     from azora_ci.database.backup import manifest, pipeline
 
     pending = manifest.read_pending(bucket, names)
     stored = bucket.require(names.key)
     job.say(f"an earlier attempt stored {names.key} but did not prove it: proving it now")
-    context = _wire(job, bucket, pending["server"]["size_bytes"])
+    context = _wire(job, bucket, pending["server"]["size_bytes"], trial)
     try:
         seconds = pipeline.prove_stored(context, pending, stored)
     except pipeline.ForeignObjectError:
@@ -169,12 +185,12 @@ def _prove_leftover(job: Job[Settings], bucket: Bucket, names: Names) -> Manifes
     return pipeline.conclude(context, names, pending, stored, seconds)
 
 
-def _take_backup(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, names: Names) -> Manifest:
+def _take_backup(job: Job[Settings], bucket: Bucket, url: DatabaseUrl, names: Names, trial: Trial | None) -> Manifest:
     from azora_ci.database.backup import pipeline
     from azora_ci.database.postgres import find_binary
 
     server = _check_server(job, url)
-    context = _wire(job, bucket, server.size_bytes)
+    context = _wire(job, bucket, server.size_bytes, trial)
 
     def note_stored(location: str) -> None:
         job.evidence["unproven"] = location
@@ -199,7 +215,7 @@ def _check_server(job: Job[Settings], url: DatabaseUrl) -> ServerFacts:
     return server
 
 
-def _wire(job: Job[Settings], bucket: Bucket, size_bytes: int) -> BackupContext:
+def _wire(job: Job[Settings], bucket: Bucket, size_bytes: int, trial: Trial | None) -> BackupContext:
     from azora_ci.database.backup.setup import BackupContext, verify_server
 
     settings = job.settings
@@ -222,6 +238,7 @@ def _wire(job: Job[Settings], bucket: Bucket, size_bytes: int) -> BackupContext:
         limit_seconds=settings.snapshot_max_minutes * 60,
         verify_url=verify_server(settings, job.processes),
         scratch_dir=settings.scratch_dir,
+        use_copy=trial,
     )
 
 
@@ -266,3 +283,61 @@ def _report(job: Job[Settings], bucket: Bucket, backup_manifest: Manifest, *, re
         ("Locked until", evidence["lock_until"] or "no Object Lock"),
     ]
     job.actions.summary(f"### Backup {evidence['backup_id']}{' (recognised)' if reused else ''}\n\n{table(('', ''), rows)}")
+
+
+# --- the migrations on the copy --------------------------------------------------------------------------------------------
+
+
+def _trial(job: Job[Settings]) -> Trial | None:
+    """Return the trial of the release's migrations, None where there is none to make. Raises BadInputError for one without a reason."""
+    from azora_ci.database.migrations import prisma
+    from azora_ci.database.migrations.trial.run import OFF, Trial
+
+    settings, database = job.settings, job.config.database
+    if database.command == ():
+        return None
+    if not settings.trial:
+        if not settings.trial_reason:
+            raise BadInputError(
+                "Migrations without a trial need a reason",
+                what="MIGRATIONS_TRIAL is false and MIGRATIONS_TRIAL_REASON is empty",
+                where="MIGRATIONS_TRIAL_REASON",
+                next_step="say why in MIGRATIONS_TRIAL_REASON (it lands in the record), or let the migrations be tried",
+            )
+        job.evidence["trial"] = {"how": OFF, "reason": settings.trial_reason, "files": []}
+        job.actions.warning("Migrations are not tried", f"MIGRATIONS_TRIAL is false: {settings.trial_reason}")
+        return None
+    release = () if database.command else tuple(prisma.read_folder(database.migrations_dir))
+    return Trial(
+        processes=job.processes, clock=job.clock, settings=database, command=database.command or database.migrate, release=release,
+        connection_string=settings.database_url.reveal(),
+        tree=lambda: application_tree(job, None), tree_sha256=_tree_sha256(job),
+    )  # fmt: skip
+
+
+def _tree_sha256(job: Job[Settings]) -> str | None:
+    packed = job.fragments.require("build").evidence.get("tree")
+    return packed["sha256"] if packed else None
+
+
+def _restore_for(job: Job[Settings], bucket: Bucket, proven: Manifest, trial: Trial) -> None:
+    """Restore a backup that an earlier attempt proved once more, for the trial alone."""
+    from azora_ci.database.backup import manifest, pipeline
+
+    job.say("the migrations were not tried on it in this attempt: it is restored again for that")
+    context = _wire(job, bucket, proven.document["server"]["size_bytes"], trial)
+    pipeline.prove_stored(context, proven.document, manifest.require_object(bucket, proven))
+
+
+def _conclude_trial(job: Job[Settings], trial: Trial) -> None:
+    """Record the trial. Raises its failure: production is untouched then."""
+    from azora_ci.database.migrations.trial.run import describe
+
+    if trial.evidence:
+        job.evidence["trial"] = trial.evidence
+    if trial.failure is not None:
+        raise trial.failure
+    how = trial.evidence["how"]
+    tried = f"{' '.join(trial.command)} passed on a copy of production ({how})" if "passed" in trial.evidence else how
+    job.tick(f"migrations: {tried}")
+    job.actions.summary(f"Migrations: {escaped(tried)}\n\n{listed(describe(trial.evidence) if 'passed' in trial.evidence else ())}")

@@ -7,11 +7,9 @@ and what it changed in the catalogue is shown.
 from __future__ import annotations
 
 import contextlib
-import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
 from azora_ci.core import settings
 from azora_ci.core.clock import parse_rfc3339
@@ -21,14 +19,14 @@ from azora_ci.core.job_log import secrets_of_url
 from azora_ci.core.markdown import code, listed, table
 from azora_ci.core.process.isolation import Isolation
 from azora_ci.core.variables import variable, whole_number
-from azora_ci.database.migrations import aftermath, catalogue, history, prisma, tree, variables
+from azora_ci.database.migrations import aftermath, catalogue, history, prisma, variables
 from azora_ci.database.migrations.aftermath import Before, Database
 from azora_ci.database.migrations.catalogue import Change
 from azora_ci.database.migrations.history import Migration, Plan, Row
 from azora_ci.database.migrations.judgement.judge import risks_of
 from azora_ci.database.migrations.prisma import MigrateResult
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.steps.job import Job, isolation_for, production_database
+from azora_ci.steps.job import Job, application_tree, production_database
 
 LOCK_ATTEMPTS = 3  # Prisma itself waits 10 s for its lock each time
 LOCK_PAUSE_SECONDS = 5.0
@@ -198,25 +196,6 @@ def _log_sql(job: Job[Settings], pending: tuple[Migration, ...]) -> None:
         for line in migration.text.splitlines():
             job.log.write(f"    {line}")
     job.say(f"the SQL of {len(pending)} pending migrations is in {job.name}.log")
-
-
-@contextlib.contextmanager
-def application_tree(job: Job[Settings], ca_file: str | None) -> Iterator[Isolation]:
-    """Yield how the migrate command runs, on the application's files with all that it needs: those that the job build packed.
-
-    They lie in a folder of this block. ``ca_file`` is shown as it is here, wherever it lies. Raises NotTrueError for a tree that is not
-    the one that was built, or whose migrations are not those of the commit. Which files another tool's command reads is not known.
-    """
-    with tempfile.TemporaryDirectory(dir=job.settings.runner_temp, prefix="azora-ci-", ignore_cleanup_errors=True) as folder:
-        unpacked = Path(folder) / "tree"
-        tree.unpack(job.settings.received_dir, job.fragments.require("build").evidence.get("tree"), unpacked)
-        if job.config.database.command is None:
-            migrations_dir = job.config.database.migrations_dir
-            count = tree.require_same_migrations(migrations_dir, unpacked / migrations_dir)
-            job.tick(f"the tree is the one that build packed, and its {count} files of migrations are those of the commit")
-        else:
-            job.tick("the tree is the one that build packed; what its migrations are is reported by the job build alone")
-        yield isolation_for(job, unpacked, owned=True, shown=(Path(ca_file),) if ca_file else ())
 
 
 def _hand_over(job: Job[Settings], address: str, url: DatabaseUrl) -> Mapping[str, str]:

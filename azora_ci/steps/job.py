@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -19,6 +20,7 @@ from azora_ci.core.process import Processes, isolation
 from azora_ci.core.process.isolation import Isolation
 from azora_ci.core.settings import Aws, Common
 from azora_ci.core.variables import Variable, declared_variables
+from azora_ci.database.migrations import tree
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.record import host_keys
 from azora_ci.record.archive import Archive
@@ -164,6 +166,25 @@ def isolation_for(job: Job[Any], work: Path, *, owned: bool = False, shown: tupl
     shown += settings.isolation_shown or ()
     shown += (settings.runner_temp / TOOLCHAIN,) if settings.runner_temp else ()
     return Isolation(work, Path.cwd(), owned, tuple(hidden), shown, active)
+
+
+@contextmanager
+def application_tree(job: Job[Any], ca_file: str | None) -> Iterator[Isolation]:
+    """Yield how the migrate command runs, on the application's files with all that it needs: those that the job build packed.
+
+    They lie in a folder of this block. ``ca_file`` is shown as it is here, wherever it lies. Raises NotTrueError for a tree that is not
+    the one that was built, or whose migrations are not those of the commit. Which files another tool's command reads is not known.
+    """
+    with tempfile.TemporaryDirectory(dir=job.settings.runner_temp, prefix="azora-ci-", ignore_cleanup_errors=True) as folder:
+        unpacked = Path(folder) / "tree"
+        tree.unpack(job.settings.received_dir, job.fragments.require("build").evidence.get("tree"), unpacked)
+        if job.config.database.command is None:
+            migrations_dir = job.config.database.migrations_dir
+            count = tree.require_same_migrations(migrations_dir, unpacked / migrations_dir)
+            job.tick(f"the tree is the one that build packed, and its {count} files of migrations are those of the commit")
+        else:
+            job.tick("the tree is the one that build packed; what its migrations are is reported by the job build alone")
+        yield isolation_for(job, unpacked, owned=True, shown=(Path(ca_file),) if ca_file else ())
 
 
 @contextmanager

@@ -241,7 +241,7 @@ def test_a_store_without_checksums_is_refused_until_somebody_agrees(world: Backu
     assert outcome.error["title"] == "The store lacks what a backup needs"
     assert "InvalidPart" in outcome.error["what"] and 'checksums = "read-back"' in outcome.error["next"]
     assert world.listing() == [] and world.uploads() == []
-    deploy_config.write(world.config, backup={"location": world.location, "checksums": "read-back"})
+    deploy_config.write(world.config, backup={"location": world.location, "checksums": "read-back"}, migrations={"command": []})
     agreed = world.run(simple, BACKUP_PROOF="none", BACKUP_PROOF_REASON="to see who reads it back")
     assert agreed.code == 0, agreed
     assert 'checksums = "read-back"' in agreed.evidence["bucket"][-1]

@@ -81,7 +81,7 @@ def test_with_signing_on_only_what_kms_signed_is_restored(tmp_path: Path, s3_ser
     with signing.kms() as endpoint:
         world = BackupWorld(tmp_path, s3_server, object_lock=True)
         signed_by = f"kms:{signing.make_key(endpoint)}"
-        deploy_config.write(world.config, backup={"location": world.location}, evidence={"signing": signed_by})
+        deploy_config.write(world.config, backup={"location": world.location}, evidence={"signing": signed_by}, migrations={"command": []})
         made = world.run(url, AWS_ENDPOINT_URL_KMS=endpoint)
         assert made.code == 0, made
         assert json.loads(world.bucket.read(f"prod/backup-{ID}.manifest.json"))["signed_by"] == signed_by

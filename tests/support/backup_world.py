@@ -38,7 +38,7 @@ class BackupWorld:
         self.stores = stores
         self.bucket_name = stores.make_bucket(**bucket)
         self.location = f"s3://{self.bucket_name}/prod"
-        self.config = deploy_config.write(folder / "deploy-production.toml", backup={"location": self.location})
+        self.config = deploy_config.write(folder / "deploy-production.toml", backup={"location": self.location}, migrations={"command": []})
         self.logs = folder / "logs"
         self.scratch = folder / "scratch"
         self.backup = BackupSettings(self.location, "GOVERNANCE", 365)

@@ -39,6 +39,7 @@ class Deployment:
         self.received = folder / "received-artifacts"
         self.logs = folder / "deployment-logs"
         self.output = folder / "output.txt"
+        self.scratch = folder.parent / "scratch"
         self.built = False  # whether a test handed a tree over by itself
         self.configure()
 
@@ -87,6 +88,14 @@ class Deployment:
             "ISOLATION_SHOWN": self.shown,
             **changes,
         }
+
+    def try_out(self, **changes: str) -> dict[str, Any]:
+        """Run database-backup, as the workflow does before database-migrations, and return its fragment."""
+        logs = self.received / f"backup-logs-{ID}"
+        here = {"DEPLOYMENT_LOG_DIR": str(logs), "GITHUB_OUTPUT": "", "BACKUP_SCRATCH_DIR": str(self.scratch)}
+        runner.execute("database-backup", self.environ(**{**here, **changes}))
+        fragment: dict[str, Any] = json.loads((logs / "record" / "database-backup.json").read_text(encoding="utf-8"))
+        return fragment
 
     def run(self, **changes: str) -> int:
         return runner.execute("database-migrations", self.environ(**changes))

@@ -26,7 +26,7 @@ WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
 # Beside the jobs that must have succeeded: those whose outputs, which only a direct need hands over, or whose results a job reads.
 READS = {
     "pre-deployment-validation": ("audit", "build"),
-    "database-backup": ("pre-deployment-validation",),  # recorded host keys, as in the next ones
+    "database-backup": ("build", "pre-deployment-validation"),  # the tree; recorded host keys, as in the next ones
     "database-migrations": ("build", "pre-deployment-validation", "database-backup"),
     "build-and-push": ("images",),
     "gradual-rollout": ("pre-deployment-validation", "database-backup", "database-migrations", "build-and-push"),
@@ -293,7 +293,7 @@ def test_earlier_evidence_is_fetched_by_the_ids_of_the_jobs_that_are_read(job):
         else:
             # The comma behind each keeps the input from being empty, with which the action takes every artifact of the run.
             outputs = [(read, "artifact-id") for read in READS[job]]
-            outputs[1:1] = [("build", "tree-artifact-id")] if job == "database-migrations" else []
+            outputs[1:1] = [("build", "tree-artifact-id")] if job in {"database-backup", "database-migrations"} else []
             ids = " ".join(f"${{{{ needs.{read}.outputs.{output} }}}}," for read, output in outputs)
             assert {**step["with"], "artifact-ids": ids} == step["with"]
             assert not {"name", "pattern"} & set(step["with"])

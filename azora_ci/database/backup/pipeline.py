@@ -62,7 +62,9 @@ def take(context: BackupContext, names: documents.Names, origin: Origin, stored_
                 _write_pending(context, names, pending)
                 stored = upload.complete()
         stored_hook(pending["location"])
-        return _prove_new(context, names, bench, followers, (pending, expected, stored))
+        proven = _prove_new(context, names, bench, followers, (pending, expected, stored))
+        _lend_copy(context, bench, origin.server)
+        return proven
 
 
 def _new_upload(context: BackupContext, names: documents.Names) -> MultipartUpload:
@@ -235,6 +237,12 @@ def _carry_properties(context: BackupContext, bench: ScratchSpace, document: Map
         context.processes.log.annotate("The scratch server is not like production", f"The rows are proven. Not reproduced there:\n{lines}")
 
 
+def _lend_copy(context: BackupContext, bench: ScratchSpace, production: ServerFacts) -> None:
+    """Let the caller use the proven copy: whatever happens to it then says nothing of the backup."""
+    if context.use_copy is not None and bench.scratch is not None and bench.scratch.private and bench.database is not None:
+        context.use_copy(bench.scratch, bench.database, production)
+
+
 def conclude(
     context: BackupContext, names: documents.Names, pending: dict[str, Any], stored: StoredObject, restore_seconds: float | None
 ) -> documents.Manifest:
@@ -289,6 +297,7 @@ def prove_stored(context: BackupContext, document: Mapping[str, Any], stored: St
         restored_catalog = _compare_tables(context, bench.database, document, account.tables)
         proof.require_none(documents.catalog_findings(document["catalog"], restored_catalog))
         _carry_properties(context, bench, document)
+        _lend_copy(context, bench, server)
         return seconds
 
 

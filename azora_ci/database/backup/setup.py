@@ -24,9 +24,16 @@ if TYPE_CHECKING:
     from azora_ci.core.settings import ProofPlace
 
 
+# Called with a private scratch server, the proven copy on it, and production's facts, before both are removed.
+CopyUser = Callable[[Scratch, DatabaseUrl, ServerFacts], None]
+
+
 @dataclass
 class BackupContext:
-    """Settings and connections of one backup. ``identity`` holds deployment_id, version, git_sha and environment for the documents."""
+    """Settings and connections of one backup. ``identity`` holds deployment_id, version, git_sha and environment for the documents.
+
+    ``use_copy`` gets the proven copy on a private server.
+    """
 
     bucket: Bucket
     backup: BackupSettings
@@ -39,6 +46,7 @@ class BackupContext:
     limit_seconds: float = 3 * 3600.0
     verify_url: DatabaseUrl | None = None
     scratch_dir: Path | None = None
+    use_copy: CopyUser | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     unreproduced: list[str] = field(default_factory=list)  # the database's own properties that the scratch server could not reproduce
 
@@ -97,7 +105,9 @@ def workbench(context: BackupContext, server: ServerFacts, name: str) -> Iterato
                 yield ScratchSpace(folder, None, None)
                 return
             require_space(folder, server.size_bytes, private=context.verify_url is None)
-            scratch = stack.enter_context(open_scratch(context.verify_url, folder, server, context.processes))
+            scratch = stack.enter_context(
+                open_scratch(context.verify_url, folder, server, context.processes, logs_to_file=context.use_copy is not None)
+            )
             database = stack.enter_context(fresh_database(scratch, name.replace("-", "_"), server))
         yield ScratchSpace(folder, scratch, database)
 

@@ -1,0 +1,149 @@
+"""These tests run database-backup with pending migrations: they are tried on the copy, with real PostgreSQL, Prisma, S3 and isolation."""
+
+from __future__ import annotations
+
+import shutil
+from urllib.parse import urlsplit
+
+import pytest
+
+from azora_ci.database.migrations.history import Migration
+from azora_ci.database.postgres import DatabaseUrl, find_binary
+from azora_ci.rehearsal import application
+from tests.support.migration_world import Deployment
+
+NEW = list(application.NEW_MIGRATIONS)
+CANARY = "canary-5f3a"
+
+
+def artifact(production: Deployment) -> str:
+    """Return all that the job leaves for its artifact."""
+    folder = next(production.received.glob("backup-logs-*"))
+    return "".join(path.read_text(encoding="utf-8", errors="replace") for path in folder.rglob("*") if path.is_file())
+
+
+def test_pending_migrations_are_tried_on_the_copy(production: Deployment) -> None:
+    fragment = production.try_out()
+    assert fragment["status"] == "ok", fragment["error"]
+    trial = fragment["evidence"]["trial"]
+    assert (trial["how"], trial["passed"], trial["exit_code"], trial["unapplied"], trial["errors"]) == ("full copy", True, 0, [], [])
+    folder = application.migrations(production.folder)
+    assert trial["files"] == [
+        {"name": name, "sha256": Migration(name, (folder / name / "migration.sql").read_bytes()).checksum} for name in NEW
+    ]
+    added = next(statement for statement in trial["statements"] if statement["objects"] == ["table public.courses"])
+    assert (added["tag"], added["locks"]) == ("ALTER TABLE", [{"table": "courses", "mode": "AccessExclusiveLock"}])
+    assert trial["blocked"][0]["table"] == "courses"
+    assert any(line.startswith("column courses.level") for line in trial["catalogue"]["gained"])
+    assert trial["seconds"] > trial["statement_seconds"] >= 0
+    assert fragment["evidence"]["isolation"] == "namespaces"
+    assert production.applied() == list(application.OLD_MIGRATIONS), "production is untouched"
+    assert list(production.scratch.iterdir()) == []
+
+
+BREAKS = {
+    "a new constraint": ("23514", "ALTER TABLE users ADD CONSTRAINT no_canary CHECK (email NOT LIKE '%{canary}%');"),
+    "a unique index": ("23505", "CREATE UNIQUE INDEX one_name ON users (name);"),
+    "a cast": ("22P02", "ALTER TABLE users ALTER COLUMN email TYPE integer USING email::integer;"),
+}
+
+
+@pytest.mark.parametrize("how", BREAKS)
+def test_a_migration_that_production_s_rows_break_stops_here_and_shows_none_of_them(production: Deployment, how: str) -> None:
+    sqlstate, sql = BREAKS[how]
+    production.maker.execute(
+        production.url, f"INSERT INTO users (email, name) SELECT '{CANARY}' || n, '{CANARY}' FROM generate_series(1, 2) n"
+    )
+    production.add("20991231000000_breaks", "CREATE TABLE before_it (id int);\n" + sql.replace("{canary}", CANARY[:4]) + "\n")
+    before = production.maker.execute(production.url, "SELECT count(*) FROM pg_class")
+    fragment = production.try_out()
+    assert (fragment["status"], fragment["error"]["title"]) == ("failed", "The migration fails on a copy of production")
+    assert "production is untouched, the migration fails on a copy of production's data" in fragment["error"]["what"]
+    trial = fragment["evidence"]["trial"]
+    assert not trial["passed"]
+    assert [error["sqlstate"] for error in trial["errors"]] == [sqlstate]
+    assert trial["errors"][-1]["where"] == "in 20991231000000_breaks/migration.sql, line 2"
+    assert CANARY not in artifact(production)
+    assert fragment["evidence"]["proof"]["depth"] == "full", "the backup is proven all the same"
+    assert production.maker.execute(production.url, "SELECT count(*) FROM pg_class") == before
+    assert list(production.scratch.iterdir()) == []
+
+
+RAISED = "DO $$ BEGIN RAISE EXCEPTION 'bad: %', (SELECT max(email) FROM users){code}; END $$;"
+
+
+@pytest.mark.parametrize("code", ["", " USING ERRCODE = '22012'", " USING ERRCODE = 'check_violation'"])
+def test_what_a_migration_says_itself_is_withheld(production: Deployment, code: str) -> None:
+    production.maker.execute(production.url, f"INSERT INTO users (email, name) VALUES ('{CANARY}', 'x')")
+    psql = str(find_binary("psql", 18))
+    production.configure_command([psql, "-Xc", f"CREATE TABLE before_it (id int); {RAISED.replace('{code}', code)}"])
+    fragment = production.try_out()
+    trial = fragment["evidence"]["trial"]
+    assert [statement["objects"] for statement in trial["statements"]] == [["table public.before_it"]]
+    assert "withheld" in trial["errors"][0]["message"]
+    assert "done before it: 1 statements, the last CREATE TABLE (table public.before_it)" in fragment["error"]["what"]
+    assert CANARY not in artifact(production)
+
+
+REACH = """
+import os, socket, subprocess, sys
+def reached(*address):
+    try:
+        socket.create_connection(address, 3).close()
+        return "reached"
+    except OSError as error:
+        return type(error).__name__
+print(CANARY := "canary-5f3a", file=sys.stderr)
+found = [reached("127.0.0.1", PRODUCTION), reached("127.0.0.1", STORE), reached("169.254.169.254", 80), reached("1.1.1.1", 443)]
+sql = lambda text: subprocess.run([PSQL, "-XAtc", text], capture_output=True, text=True).stdout.strip()
+found += [sql("SELECT rolsuper FROM pg_roles WHERE rolname = current_user"), sql("COPY users FROM PROGRAM 'echo 1'") or "refused"]
+found += [sql("SELECT pg_read_file('/etc/hostname')") or "refused", sql("SELECT count(*) FROM pg_roles WHERE rolsuper")]
+found += [str(sorted(name for name in os.environ if "SECRET" in name or name.startswith(("AWS", "PROD", "GITHUB"))))]
+sql("CREATE TABLE found (" + ", ".join(f'"{n} {word}" int' for n, word in enumerate(found)) + ")")
+"""
+
+
+def test_the_command_reaches_the_copy_and_nothing_else(production: Deployment) -> None:
+    ports = {"PRODUCTION": DatabaseUrl.parse(production.url).port, "STORE": urlsplit(production.stores.environ["AWS_ENDPOINT_URL_S3"]).port}
+    script = REACH
+    for word, value in {**ports, "PSQL": repr(str(find_binary("psql", 18)))}.items():
+        script = script.replace(word, str(value))
+    (production.folder / "migrate.py").write_text(script, encoding="utf-8")
+    production.configure_command(["/usr/bin/python3", "migrate.py"])
+    fragment = production.try_out()
+    assert fragment["status"] == "ok", fragment["error"]
+    columns = [
+        line.split('"')[1].split(" ", 1)[1]
+        for line in fragment["evidence"]["trial"]["catalogue"]["gained"]
+        if line.startswith("column found")
+    ]
+    assert columns[0] == "ConnectionRefusedError"
+    assert columns[1] == "ConnectionRefusedError"
+    assert columns[2:] == ["OSError", "OSError", "f", "refused", "refused", "1", "[]"]
+    assert CANARY not in artifact(production)
+
+
+def test_what_a_command_prints_is_shown_when_it_never_asked_for_a_row(production: Deployment) -> None:
+    production.configure(migrate=["sh", "-c", "echo there is no prisma here; exit 9"])
+    fragment = production.try_out()
+    assert fragment["evidence"]["trial"]["exit_code"] == 9
+    assert "there is no prisma here" in artifact(production)
+
+
+def test_nothing_pending_and_no_trial_wanted(production: Deployment) -> None:
+    assert production.try_out(MIGRATIONS_TRIAL="false")["error"]["where"] == "MIGRATIONS_TRIAL_REASON"
+    off = production.try_out(MIGRATIONS_TRIAL="false", MIGRATIONS_TRIAL_REASON="no rows on runners")
+    assert (off["status"], off["evidence"]["trial"]) == ("ok", {"how": "off", "reason": "no rows on runners", "files": []})
+    for name in NEW:
+        shutil.rmtree(application.migrations(production.folder) / name)
+    recognised = production.try_out(GITHUB_RUN_ATTEMPT="2")
+    assert (recognised["status"], recognised["evidence"]["reused"]) == ("ok", True)
+    assert recognised["evidence"]["trial"]["how"] == "nothing pending"
+
+
+def test_a_recognised_backup_is_restored_again_for_the_trial(production: Deployment) -> None:
+    production.add("20991231000000_breaks", "ALTER TABLE nowhere ADD COLUMN x int;")
+    assert production.try_out()["error"]["title"] == "The migration fails on a copy of production"
+    (application.migrations(production.folder) / "20991231000000_breaks" / "migration.sql").write_text("SELECT 1;", encoding="utf-8")
+    again = production.try_out(GITHUB_RUN_ATTEMPT="2")
+    assert (again["status"], again["evidence"]["reused"], again["evidence"]["trial"]["passed"]) == ("ok", True, True)
