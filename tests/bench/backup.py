@@ -1,7 +1,8 @@
 """``scripts/bench backup``: six ways to back one database up, alternating, median of several rounds.
 
 a ``pg_dump > /dev/null``; b ``pg_dump | gzip | aws s3 cp -``; c the same with pigz; d this job without proof; e this job with
-full proof; f the steps and the proof of e, one after the other.
+full proof; f the steps and the proof of e, one after the other. The limit is what d could take at best on this machine: the CPU
+seconds of pg_dump, of the server's work for it and of one deflate at the job's level, spread over all cores; at least a.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import statistics
 import sys
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -42,6 +44,8 @@ KEY_ID, SECRET = "benchkey", "benchsecret"
 MIB = 1024 * 1024
 SAMPLE_SECONDS = 0.05
 START_SECONDS = 30.0
+LEVEL = 2  # the job's BACKUP_COMPRESSION
+CPU = ("pg_dump", "backend", "deflate")
 NAMES = {
     "pg_dump_seconds": "a  pg_dump > /dev/null",
     "gzip_pipe_seconds": "b  pg_dump | gzip | aws s3 cp -",
@@ -50,6 +54,13 @@ NAMES = {
     "backup_proven_seconds": "e  database-backup, full proof",
     "serial_proof_seconds": "f  the steps of e, one after the other",
 }
+# name, title, dividend, divisor, aim
+RATIOS = (
+    ("limit", "d / limit", "backup_seconds", "limit_seconds", "<= 1.25"),
+    ("proof", "e / f", "backup_proven_seconds", "serial_proof_seconds", "<= 0.8"),
+    ("gzip_pipe", "b / d", "gzip_pipe_seconds", "backup_seconds", ">= 3"),
+    ("pigz_pipe", "c / d", "pigz_pipe_seconds", "backup_seconds", ">= 1.7"),
+)
 CONFIG = """schema_version = 1
 application = "bench"
 public_url = "http://127.0.0.1"
@@ -74,12 +85,14 @@ class Bench:
 
     folder: Path
     url: DatabaseUrl
+    server: int  # process id of the database server
     processes: Processes
     clock: Clock
     aws: Mapping[str, str]
     number: int = 0
     peak_bytes: int = 0
     seconds: dict[str, list[float]] = field(default_factory=dict)
+    cpu: dict[str, list[float]] = field(default_factory=dict)  # CPU seconds of what the limit consists of
 
     def next_id(self) -> str:
         """Return a fresh deployment id."""
@@ -113,12 +126,15 @@ def run(gib: float, rounds: int, *, as_json: bool) -> None:
         production = stack.enter_context(Cluster.start(folder / "production", processes=processes, settings=settings))
         url = DatabaseUrl.parse(create_database(production, "bench"))
         size = database.fill(url.text, gib, say)
-        bench = Bench(folder, url, processes, clock, _store(folder, processes, clock))
+        server = int((folder / "production" / "data" / "postmaster.pid").read_text(encoding="utf-8").split()[0])
+        bench = Bench(folder, url, server, processes, clock, _store(folder, processes, clock))
         (folder / "deploy.toml").write_text(CONFIG, encoding="utf-8")
         for number in range(1, rounds + 1):
             for name, work in _competitors(bench).items():
                 bench.measure(name, work)
                 say(f"round {number}: {NAMES[name]}: {bench.seconds[name][-1]:.2f} s")
+            _measure_cpu(bench)
+            say(f"round {number}: CPU of the least work: {', '.join(f'{name} {bench.cpu[name][-1]:.2f} s' for name in CPU)}")
     _print(bench, size, as_json=as_json)
 
 
@@ -139,6 +155,44 @@ def _shell(bench: Bench, line: str) -> None:
     to = {"TO": f"s3://{BUCKET}/pipe-{bench.next_id()}.sql.gz"}
     argv = ("bash", "-c", f"set -o pipefail; {line}")
     bench.processes.run(argv, env={**bench.url.libpq_env(), **bench.aws, **programs, **to}, echo=False)
+
+
+def _measure_cpu(bench: Bench) -> None:
+    """Note the CPU seconds of the least work: pg_dump to nowhere, the server's processes meanwhile, and one deflate of the same SQL."""
+    from isal import isal_zlib
+
+    def server_cpu() -> float:
+        bench.clock.sleep(0.3)  # a session counts for the server when it has ended
+        return _server_cpu(bench.server)
+
+    before = server_cpu()
+    env = {**bench.url.libpq_env(), "PG_DUMP": str(find_binary("pg_dump", None)), "TIMEFORMAT": "%U %S"}
+    times = bench.processes.run(("bash", "-c", 'time "$PG_DUMP" > /dev/null'), env=env, echo=False).stderr.split()
+    cpu = {"pg_dump": float(times[0]) + float(times[1]), "backend": server_cpu() - before}
+    child = bench.processes.start((env["PG_DUMP"],), env=bench.url.libpq_env(), stdout_pipe=True)
+    engine, cpu["deflate"] = isal_zlib.compressobj(LEVEL, isal_zlib.DEFLATED, 31), 0.0
+    assert child.stdout is not None
+    while block := child.stdout.read(MIB):
+        start = time.thread_time()
+        engine.compress(block)
+        cpu["deflate"] += time.thread_time() - start
+    child.wait()
+    for name, seconds in cpu.items():
+        bench.cpu.setdefault(name, []).append(seconds)
+
+
+def _server_cpu(pid: int) -> float:
+    """Return the CPU seconds so far of a database server: of its processes, and of the sessions that have ended."""
+    import psutil
+
+    server = psutil.Process(pid)
+    times = [process.cpu_times() for process in (server, *server.children())]
+    return sum(t.user + t.system for t in times) + times[0].children_user + times[0].children_system
+
+
+def limit_seconds(pg_dump_wall: float, cpu: Iterable[float], cores: int) -> float:
+    """Return the least seconds that a backup can take here: all cores busy with nothing else, and never less than pg_dump alone."""
+    return max(pg_dump_wall, sum(cpu) / cores)
 
 
 def _job(bench: Bench, deployment_id: str, **more: str) -> None:
@@ -236,27 +290,41 @@ def _store(folder: Path, processes: Processes, clock: Clock) -> dict[str, str]:
             return variables
 
 
+def figures(bench: Bench, size: int, cores: int) -> dict[str, float | None]:
+    """Return what was measured: medians in seconds, what of them are CPU seconds, ratios, and the peak of memory in MiB."""
+
+    def median(values: Mapping[str, list[float]], name: str) -> float | None:
+        return round(statistics.median(values[name]), 3) if name in values else None
+
+    def ratio(upper: str, lower: str) -> float | None:
+        over, under = found[upper], found[lower]
+        return round(over / under, 3) if over is not None and under is not None else None
+
+    found = {"gib": round(size / database.GIB, 3), **{name: median(bench.seconds, name) for name in NAMES}}
+    cpu = {f"{name}_cpu_seconds": median(bench.cpu, name) for name in CPU}
+    found |= {**cpu, "limit_seconds": round(limit_seconds(found["pg_dump_seconds"] or 0, (value or 0 for value in cpu.values()), cores), 3)}
+    ratios = {f"{name}_ratio": ratio(upper, lower) for name, _title, upper, lower, _aim in RATIOS}
+    return {**found, **ratios, "peak_rss_mib": round(bench.peak_bytes / MIB, 1)}
+
+
+def table(found: Mapping[str, float | None], rounds: int, machine: str) -> str:
+    """Return the figures as a table in Markdown."""
+
+    def text(value: float | None, unit: str = "") -> str:
+        return "not measured" if value is None else f"{value:.2f}{unit}"
+
+    lines = [f"{text(found['gib'])} GiB on {machine}, median of {rounds}", "", "| | | aim |", "|---|---|---|"]
+    lines += [f"| {title} | {text(found[name], ' s')} | |" for name, title in NAMES.items()]
+    parts = ", ".join(f"{name} {text(found[f'{name}_cpu_seconds'])}" for name in CPU)
+    lines += [f"| limit of this machine (CPU seconds: {parts}) | {text(found['limit_seconds'], ' s')} | |"]
+    lines += [f"| {title} | {text(found[f'{name}_ratio'])} | {aim} |" for name, title, _upper, _lower, aim in RATIOS]
+    return "\n".join((*lines, f"| peak memory of our own Python | {found['peak_rss_mib']:.1f} MiB | <= 128 |"))
+
+
 def _print(bench: Bench, size: int, *, as_json: bool) -> None:
-    medians = {name: round(statistics.median(bench.seconds[name]), 3) if name in bench.seconds else None for name in NAMES}
-    peak = round(bench.peak_bytes / MIB, 1)
-    if as_json:
-        click.echo(json.dumps({"gib": round(size / database.GIB, 3), **medians, "peak_rss_mib": peak}))
-        return
-    click.echo(f"{size / database.GIB:.2f} GiB on {os.cpu_count()} x {_processor()}, median of {len(bench.seconds['backup_seconds'])}")
-    for name, title in NAMES.items():
-        seconds = medians[name]
-        click.echo(f"  {title:<42} " + ("not measured" if seconds is None else f"{seconds:8.2f} s"))
-    ratios = (
-        ("d / a", "backup_seconds", "pg_dump_seconds", "<= 1.15"),
-        ("b / d", "gzip_pipe_seconds", "backup_seconds", ">= 3"),
-        ("c / d", "pigz_pipe_seconds", "backup_seconds", ">= 1.7"),
-        ("e / f", "backup_proven_seconds", "serial_proof_seconds", "<= 0.8"),
-    )
-    for title, upper, lower, aim in ratios:
-        over, under = medians[upper], medians[lower]
-        if over is not None and under is not None:
-            click.echo(f"  {title:<42} {over / under:8.2f}    (aim {aim})")
-    click.echo(f"  {'peak memory of our own Python':<42} {peak:8.1f} MiB  (aim <= 128)")
+    cores = os.cpu_count() or 1
+    found = figures(bench, size, cores)
+    click.echo(json.dumps(found) if as_json else table(found, len(bench.seconds["backup_seconds"]), f"{cores} x {_processor()}"))
 
 
 def _processor() -> str:
