@@ -197,23 +197,24 @@ class Archive:
         first = max(0, place - LOOK_BACK)
         return [self._read(stored) for stored in records[first:]], place - first
 
-    def newest_sha256(self) -> str | None:
-        """Return the SHA-256 of the newest record, which the next record must name, or None without records."""
-        return next((archived.sha256 for archived in self._newest_first(self.records())), None)
+    def newest(self) -> Archived | None:
+        """Return the newest record, which the next record must name, or None without records."""
+        return next(self._newest_first(self.records()), None)
 
     def previous(self, deployment_id: str, attempt: int) -> Previous:
-        """Return the SHA-256 of the newest other record, and the last other deployment that succeeded."""
+        """Return SHA-256 and URL of the newest other record, and the last other deployment that succeeded."""
         own = self.record_key(deployment_id, attempt)
         earlier = [stored for stored in self.records() if stored.key != own]
-        newest: str | None = None
+        newest: Archived | None = None
         succeeded: Document = {}
         for archived in self._newest_first(earlier):
-            newest = newest or archived.sha256
+            newest = newest or archived
             document = archived.document
             if document["status"] == "success" and document["deployment_id"] != deployment_id:
                 succeeded = document
                 break
-        return Previous(newest, succeeded.get("deployment_id"), succeeded.get("version"), self.set_aside)
+        sha256, location = (newest.sha256, self.bucket.url(newest.key)) if newest else (None, None)
+        return Previous(sha256, succeeded.get("deployment_id"), succeeded.get("version"), self.set_aside, location)
 
     def keep_record(self, document: Document) -> KeptRecord:
         """Archive a record. A record already archived with the same bytes is recognised; one with other bytes raises NotTrueError."""

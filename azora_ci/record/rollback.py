@@ -17,11 +17,12 @@ COMPLETED, UNVERIFIED = "completed", "unverified"
 
 @dataclass(frozen=True, kw_only=True)
 class RollbackCircumstances:
-    """Facts of the record that the step did not observe: time, run, the previous record's SHA-256, who signs."""
+    """Facts of the record that the step did not observe: time, run, SHA-256 and URL of the previous record, who signs."""
 
     timestamp: str
     run: WorkflowRun
     previous_record_sha256: str | None
+    previous_record_location: str | None
     signed_by: str = "none"
 
 
@@ -57,6 +58,7 @@ def assemble(evidence: Mapping[str, Any], deployed: Mapping[str, Any], facts: Ro
         "migrations_applied": deployed["migrations_applied"],
         "deployment_record": dict(evidence["record"]),
         "previous_record_sha256": facts.previous_record_sha256,
+        **({"previous_record_location": facts.previous_record_location} if facts.previous_record_location else {}),
         "signed_by": facts.signed_by,
         "notes": list(evidence["notes"]),
     }

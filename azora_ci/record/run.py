@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Previous:
-    """Earlier records in the archive: SHA-256 of the newest record, and id and version of the last deployment that succeeded.
+    """Earlier records in the archive: SHA-256 and URL of the newest record, and id and version of the last deployment that succeeded.
 
     ``set_aside``: a line for each object that lay among them and is no record.
     """
@@ -16,6 +16,7 @@ class Previous:
     deployment_id: str | None = None
     version: str | None = None
     set_aside: tuple[str, ...] = ()
+    record_location: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

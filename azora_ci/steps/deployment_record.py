@@ -69,7 +69,7 @@ def _find_archived(job: Job[Settings], archive: Archive, job_fragments: dict[str
     """Return the record that an earlier attempt archived when its content is the same, so that it is not written twice; else None."""
     for attempt, data in archive.records_of(job.settings.deployment_id).items():
         document = _assemble(job, archive, job_fragments, attempt, None)
-        previous_keys = ("previous_record_sha256", "previous_deployment_id", "previous_version", "set_aside")
+        previous_keys = ("previous_record_sha256", "previous_record_location", "previous_deployment_id", "previous_version", "set_aside")
         if (archived := chain.with_keys_of(document, data, *previous_keys)) is not None:
             job.tick(f"the record of this deployment is archived already (attempt {attempt})")
             return archived

@@ -307,8 +307,13 @@ class DeploymentRollback:
 
 
 def _archive_record(job: Job[Settings], archive: Archive, deployed: chain.Document) -> None:
+    newest = archive.newest()
     facts = RollbackCircumstances(
-        timestamp=job.now(), run=job.workflow_run, previous_record_sha256=archive.newest_sha256(), signed_by=job.config.backup.signing
+        timestamp=job.now(),
+        run=job.workflow_run,
+        previous_record_sha256=newest.sha256 if newest else None,
+        previous_record_location=archive.bucket.url(newest.key) if newest else None,
+        signed_by=job.config.backup.signing,
     )
     document = assemble(job.evidence, deployed, facts)
     schemas.validate(document, ROLLBACK_SCHEMA, where=FILE_NAME)

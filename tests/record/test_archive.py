@@ -50,7 +50,7 @@ def test_previous_is_the_newest_record_and_the_last_success(archive):
     archive.keep_record(document(1764000000))
     failed = archive.keep_record(document(1764000100, status="failed"))
     previous = archive.previous("1764000200-abc123", 1)
-    assert previous == run.Previous(failed.sha256, "1764000000-abc123", build.VERSION)
+    assert previous == run.Previous(failed.sha256, "1764000000-abc123", build.VERSION, record_location=failed.location)
 
 
 def test_an_older_deployment_that_is_run_again_links_to_what_was_written_last(archive):
@@ -98,8 +98,9 @@ def test_what_is_no_record_is_set_aside_and_named_and_the_chain_goes_on_without_
     assert line.startswith(f"s3://{archive.bucket.name}/{NEWEST} ({len(data)} bytes")
     assert flaw in line
     assert (sha256(data) in line) is (poison != "huge")  # it is not even read
-    assert archive.previous("1764000200-abc123", 1) == run.Previous(kept.sha256, "1764000000-abc123", build.VERSION, (line,))
-    assert archive.newest_sha256() == kept.sha256
+    expected = run.Previous(kept.sha256, "1764000000-abc123", build.VERSION, (line,), kept.location)
+    assert archive.previous("1764000200-abc123", 1) == expected
+    assert archive.newest().sha256 == kept.sha256
     assert archive.record_to_take_back(None).sha256 == kept.sha256
     assert archive.newest_with("status").sha256 == kept.sha256
     entries, place = archive.around("records/production/1764000000-abc123/1.json")
@@ -195,12 +196,14 @@ def test_what_can_be_taken_back_is_the_newest_that_reached_production(archive):
 def test_records_of_rollbacks_lie_beside_the_deployments_and_are_links_of_the_same_chain(archive):
     kept = archive.keep_record(document(1764000000))
     rollback = {"deployment_id": "1764000000-abc123", "kind": "rollback", "version": "v1.2.3", "status": "completed"}
-    rollback["previous_record_sha256"] = archive.newest_sha256()
+    rollback["previous_record_sha256"] = archive.newest().sha256
     locations = [archive.keep_rollback({**rollback, "number": number}).location for number in (1, 2)]
     assert [location.rsplit("/", 1)[1] for location in locations] == ["rollback-1.json", "rollback-2.json"]
     entries, place = archive.around("records/production/1764000000-abc123/1.json")
     assert (place, entries[0].sha256, len(entries)) == (0, kept.sha256, 3)
-    assert archive.previous("1764000100-abc123", 1) == run.Previous(entries[2].sha256, "1764000000-abc123", build.VERSION)
-    assert archive.newest_sha256() == entries[2].sha256
+    assert archive.previous("1764000100-abc123", 1) == run.Previous(
+        entries[2].sha256, "1764000000-abc123", build.VERSION, record_location=archive.bucket.url(entries[2].key)
+    )
+    assert archive.newest().sha256 == entries[2].sha256
     assert archive.record_to_take_back(None).sha256 == kept.sha256
     assert list(archive.records_of("1764000000-abc123")) == [1]

@@ -35,6 +35,9 @@ FACTS = run.Circumstances(
 )
 
 
+BEFORE = "s3://azora-backups/records/production/1760000000-eeeeee/1.json"
+
+
 def success(**changed):
     return deployment.assemble(build.complete(**changed), FACTS, status="success")
 
@@ -70,11 +73,11 @@ def test_record_holds_every_field_of_the_guide_with_its_type():
 
 def test_record_holds_the_evidence_beyond_the_guide():
     document = deployment.assemble(
-        build.complete(), replace(FACTS, previous=run.Previous("a" * 64, "1760000000-eeeeee", "v1.0.0")), status="success"
+        build.complete(), replace(FACTS, previous=run.Previous("a" * 64, "1760000000-eeeeee", "v1.0.0", (), BEFORE)), status="success"
     )
     assert problems(document) == []
     assert document["image_digests"]["auth_service"] == build.digest("auth_service")
-    assert document["previous_record_sha256"] == "a" * 64
+    assert (document["previous_record_sha256"], document["previous_record_location"]) == ("a" * 64, BEFORE)
     # What the hosts say was there before counts more than what the archive remembers.
     assert (document["previous_deployment_id"], document["previous_version"]) == (build.PREVIOUS_ID, "v1.2.2")
     assert [migration["name"] for migration in document["migrations"]] == ["20261120000000_add_courses", "20261121000000_index_orders"]

@@ -41,7 +41,8 @@ def evidence(key: HostKey, source: str = "accepted") -> dict[str, object]:
 def keep(archive: Archive, seconds: int, *keys: HostKey) -> str:
     collected = build.complete()
     collected["gradual-rollout"].evidence["host_keys"] = [evidence(key) for key in keys]
-    previous = replace(FACTS.previous, record_sha256=archive.newest_sha256())
+    newest = archive.newest()
+    previous = replace(FACTS.previous, record_sha256=newest.sha256 if newest else None)
     document = assemble(collected, replace(FACTS, deployment_id=f"{seconds}-abc123", previous=previous), status="success")
     schemas.validate(document, "deployment-record", where="test")
     return archive.keep_record(document).location

@@ -56,7 +56,7 @@ def test_a_forged_newest_record_stops_neither_recording_nor_going_back(signed: S
     forger = getattr(signed, author)
     forged = {**document(1764000100), "previous_record_sha256": "0" * 64}
     forger.keep_record(forged)
-    assert signed.archive.newest_sha256() == kept.sha256
+    assert signed.archive.newest().sha256 == kept.sha256
     previous = signed.archive.previous("1764000200-abc123", 1)
     assert (previous.record_sha256, previous.deployment_id) == (kept.sha256, "1764000000-abc123")
     chosen = signed.archive.record_to_take_back(None)

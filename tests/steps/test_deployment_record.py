@@ -134,7 +134,9 @@ def test_a_second_attempt_after_other_evidence_writes_its_own_record(ready):
     assert rerun.code == 0
     first, second = sorted(ready.records().items())
     assert second[0].endswith("/2.json")
-    assert json.loads(second[1])["previous_record_sha256"] == hashlib.sha256(first[1]).hexdigest()
+    document = json.loads(second[1])
+    assert document["previous_record_sha256"] == hashlib.sha256(first[1]).hexdigest()
+    assert document["previous_record_location"] == ready.store.url(first[0])
 
 
 def test_another_record_under_the_key_is_refused_and_named(ready):

@@ -150,8 +150,11 @@ def once_more(production: Production, deployment_record: KeptRecord) -> None:
     for link in chain[1:]:
         schemas.validate(link.document, rollback.SCHEMA, where=link.key)
         assert link.document["deployment_record"]["sha256"] == deployment_record.sha256
+    before = [production.records.bucket.url(link.key) for link in chain]
+    assert [link.document["previous_record_location"] for link in chain[1:]] == before[:-1]
     assert [record["status"] for record in production.rollback_records()] == ["completed", "completed"]
-    assert production.records.previous(THIRD, 1) == run.Previous(chain[-1].sha256, NEW, "v1.1.0")
+    location = production.records.bucket.url(chain[-1].key)
+    assert production.records.previous(THIRD, 1) == run.Previous(chain[-1].sha256, NEW, "v1.1.0", record_location=location)
     assert list(production.records.records_of(NEW)) == [1]
 
 
