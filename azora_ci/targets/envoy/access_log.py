@@ -7,17 +7,17 @@ Protocol: Envoy API v3, ``envoy.access_loggers.file``; what its own filters cann
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from azora_ci.core.documents import Limits, read_json
 from azora_ci.health import failures
 from azora_ci.health.failures import LONGEST, NO_ANSWER, Failure
 from azora_ci.targets.envoy import counting
 
 STDOUT = "/dev/stdout"
 CALL = "call:"  # before the names of clusters for calls between services
-LONGEST_LINE = 4096  # characters; Envoy's lines are shorter
+LIMITS = Limits(size=4096, depth=2, values=100)  # of a line; Envoy's are shorter
 # To the first byte of an answer, so that streams and large downloads are not slow. Few users wait that long, and whoever does holds one of
 # the connections that an instance has.
 SLOW_SECONDS = 5
@@ -89,9 +89,8 @@ def read(lines: Iterable[str], since: str, host: str = "") -> list[Failure]:
 def _read(lines: Iterable[str], host: str) -> Iterator[Failure]:
     for line in lines:
         try:
-            document = json.loads(line[:LONGEST_LINE])
-            yield _failure(document, host)
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            yield _failure(read_json(line, LIMITS), host)
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue  # Envoy's own messages, and a line that was cut
 
 
