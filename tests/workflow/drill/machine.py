@@ -25,6 +25,7 @@ from typing import Any
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock, rfc3339
 from azora_ci.core.job_log import JobLog
+from azora_ci.core.pipeline import APPLICATION_JOBS
 from azora_ci.core.process import Processes
 from azora_ci.database.backup import manifest
 from azora_ci.database.cluster import Cluster
@@ -127,21 +128,14 @@ def run_step(argv: list[str], given: Mapping[str, str]) -> str:
     return completed.stdout + completed.stderr
 
 
-# The step of a secretless job starts code of the application in this way, whatever it is called: audit, build, images.
-AS_A_CHILD = """
-import azora_ci.core.hidden
-import json, sys
-from azora_ci.core.actions import Actions
-from azora_ci.core.clock import Clock
-from azora_ci.core.job_log import JobLog
-from azora_ci.core.process import Processes
-Processes(JobLog(Actions(), Clock())).run(json.loads(sys.argv[1]), check=False)
-"""
-
-
-def run_child(given: Mapping[str, str]) -> str:
-    """Run the hunt as a child of a step with this environment."""
-    return run_step([sys.executable, "-c", AS_A_CHILD, json.dumps(HUNT)], given)
+def run_application_job(job: str, given: Mapping[str, str]) -> str:
+    """Run the step of audit, build or images on a repository whose commands and install scripts are the hunt."""
+    scripts = dict.fromkeys(("preinstall", "install", "postinstall", "prepare"), " ".join(HUNT))
+    (WORKSPACE / "package.json").write_text(json.dumps({"name": "shop", "version": "1.0.0", "scripts": scripts}), encoding="utf-8")
+    (WORKSPACE / "package-lock.json").write_text(json.dumps({"lockfileVersion": 3, "packages": {}}), encoding="utf-8")
+    commands = {"checks": {"required": ["test"], "build": [HUNT]}, "build": {"commands": [HUNT]}, "validation": {}}
+    path = deploy_config.write(WORKSPACE / "deploy.toml", **commands)
+    return run_step([sys.executable, str(ROOT / "scripts" / f"{job}.py")], {**given, "DEPLOY_CONFIG": str(path)})
 
 
 def run_migrations(given: Mapping[str, str], password: str) -> str:
@@ -192,8 +186,8 @@ def main() -> None:
     with served(canaries):
         if task["how"] == "migrations":
             printed = run_migrations(task["environment"], canaries["PROD_DATABASE_URL"])
-        elif task["how"] == "child":
-            printed = run_child(task["environment"])
+        elif task["how"] in APPLICATION_JOBS:
+            printed = run_application_job(task["how"], task["environment"])
         else:
             printed = run_step(HUNT, task["environment"])
         outcome = {"printed": printed, "moment": rfc3339(datetime.now(UTC)), **later_step(canaries["ACTIONS_RUNTIME_TOKEN"])}
