@@ -1,6 +1,7 @@
 """images: run the production build and make one image (or archive) per service, for build-and-push to take over by digest.
 
-The job runs the application's code and holds no secret, so it cannot push. Each service's archive becomes an artifact of its own.
+The job runs the application's code and holds no secret, so it cannot push. One artifact holds a file for each service; a file
+counts by the SHA-256 that this job reports.
 """
 
 from __future__ import annotations
