@@ -1,7 +1,9 @@
 """A private PostgreSQL cluster: started with the machine's programs or those of a wheel; its files are removed when it stops.
 
-PostgreSQL refuses to run as root, so root starts it as ``nobody``. The cluster listens on a loopback port that the kernel
-chooses, with a random scram password; its Unix socket is in a separate folder with a short path (107 bytes is the limit).
+PostgreSQL refuses to run as root, so root starts it as ``nobody``. A server to which a dump is restored runs isolated: SQL of the dump
+runs there as a superuser, who may start programs, and whoever may write to the bucket or to production's schema may have written that SQL.
+The cluster listens on a loopback port that the kernel chooses, with a random scram password; its Unix socket is in a separate folder with a
+short path (107 bytes is the limit).
 """
 
 from __future__ import annotations
@@ -23,8 +25,9 @@ from typing import IO
 
 from azora_ci.core.clock import Clock
 from azora_ci.core.environment import child_environment
-from azora_ci.core.errors import BadInputError, UnreachableError
-from azora_ci.core.process import Child, Processes, is_alive, send_signal
+from azora_ci.core.errors import AzoraError, BadInputError, UnreachableError
+from azora_ci.core.process import Child, Processes, is_alive, isolation, send_signal
+from azora_ci.core.process.isolation import AsUser
 from azora_ci.database.postgres import DatabaseUrl, find_binary, major_of
 
 SUPERUSER = "azora"
@@ -70,6 +73,7 @@ class Cluster:
         self._lock = lock
         self._clock = Clock()
         self._child: Child | None = None
+        self._isolation: AsUser | None = None
         self._folders: list[Path] = []
         self.folder = folder
         self.superuser = superuser
@@ -80,7 +84,7 @@ class Cluster:
         self.major = 0
 
     @classmethod
-    def start(
+    def start(  # noqa: PLR0913 - the options of a server, all by keyword
         cls,
         folder: Path,
         *,
@@ -88,19 +92,21 @@ class Cluster:
         major: int | None = None,
         settings: Mapping[str, str] | None = None,
         detached: bool = False,
+        isolated: bool = False,
         superuser: str = SUPERUSER,
     ) -> Cluster:
         """Start a new, empty cluster with its files below ``folder`` and return it when it accepts connections.
 
-        ``settings`` are added to SCRATCH_SETTINGS; ``detached`` lets the server outlive this process. A cluster that a killed run
-        left in ``folder`` is stopped and removed first. If the unprivileged user cannot access ``folder``, the data is stored in
-        the machine's folder for temporary files. Raises BadInputError when programs are missing or the folder is in use,
+        ``settings`` are added to SCRATCH_SETTINGS; ``detached`` lets the server outlive this process; an ``isolated`` one sees neither
+        other processes nor homes and temporary files, where the machine can do that (else the log says that it cannot). A cluster that a
+        killed run left in ``folder`` is stopped and removed first. If the unprivileged user cannot access ``folder``, the data is stored
+        in the machine's folder for temporary files. Raises BadInputError when programs are missing or the folder is in use,
         UnreachableError when the server does not start.
         """
         folder.mkdir(parents=True, exist_ok=True)
         cluster = cls(processes, folder, _lock_folder(folder), superuser)
         try:
-            cluster._initialise(major)
+            cluster._initialise(major, isolated=isolated)
             cluster._start_server({**SCRATCH_SETTINGS, **(settings or {})}, detached)
         except BaseException:
             cluster.stop()
@@ -135,6 +141,10 @@ class Cluster:
     def stop(self) -> None:
         """Stop the server and remove its files. May be called twice."""
         if self.pid:
+            if self._child is not None and self._child.stdin is not None:  # its end is what ends an isolated server
+                with contextlib.suppress(OSError, TimeoutError):
+                    self._child.stdin.close()
+                    self._child.wait(STOP_SECONDS)
             _end_server(self.pid, self._clock)
             if self._child is not None:
                 self._child.end()
@@ -144,7 +154,7 @@ class Cluster:
         self._folders.clear()
         self._lock.close()
 
-    def _initialise(self, major: int | None) -> None:
+    def _initialise(self, major: int | None, *, isolated: bool) -> None:
         initdb = find_binary("initdb", major)
         self.major = _installed_major(initdb, find_binary("postgres", major))
         self.user = _unprivileged_user()
@@ -157,6 +167,7 @@ class Cluster:
         for folder in self._folders:
             _change_owner(folder, self.user)
         self.programs = self._readable_programs(initdb.parent)
+        self._isolation = self._isolate() if isolated else None
         password_file = self.sockets / "password"
         password_file.touch(mode=0o600)
         password_file.write_text(self.password, encoding="utf-8")
@@ -189,7 +200,7 @@ class Cluster:
         installation = programs.parent
         wheel = installation.parent
         shutil.copytree(installation, copy / wheel.name / installation.name, symlinks=True)
-        libraries = wheel.parent / f"{wheel.name}.libs"  # where auditwheel puts shared libraries, found relative to the programs
+        libraries = _libraries(installation)
         if libraries.is_dir():
             shutil.copytree(libraries, copy / libraries.name, symlinks=True)
         return copy / wheel.name / installation.name / programs.name
@@ -209,7 +220,7 @@ class Cluster:
                     argv, env={**child_environment(), **env}, log=log, cwd=self.sockets, user=self.user
                 )
             else:
-                self._child = self._processes.start(argv, env=env, cwd=self.sockets, user=self.user)
+                self._child = self._start_child(argv, env)
                 self.pid = self._child.pid
             if self._wait_until_accepting():
                 return
@@ -219,6 +230,34 @@ class Cluster:
             where=str(self.folder),
             next_step="read the server's message; disk, memory and shared memory must suffice",
         )
+
+    def _start_child(self, argv: list[str], env: Mapping[str, str]) -> Child:
+        if self._isolation is None:
+            return self._processes.start(argv, env=env, cwd=self.sockets, user=self.user)
+        child = self._processes.start(isolation.argv(root=isolation.is_root()), stdin=True)
+        assert child.stdin is not None  # noqa: S101 - a pipe was asked for
+        with contextlib.suppress(BrokenPipeError):
+            child.stdin.write(self._isolation.document(argv, env))
+            child.stdin.flush()
+        return child
+
+    def _isolate(self) -> AsUser | None:
+        """Return how the server runs, as the user that owns the data; None, with a warning, where the machine cannot isolate it."""
+        owner = os.getuid() if self.user is None else self.user
+        group = os.getgid() if self.user is None else pwd.getpwuid(self.user).pw_gid
+        installation = self.programs.parent
+        programs = (installation, _libraries(installation))  # shown where they are in a place that is hidden
+        workspace = () if Path.cwd() == Path("/") else (Path.cwd(),)
+        chosen = AsUser(self.sockets, self.sockets, hidden=workspace, shown=programs, user=(owner, group), writable=(self.data,))
+        try:
+            self._processes.run_isolated((str(self.programs / "postgres"), "--version"), chosen, echo=False)
+        except AzoraError as error:
+            self._processes.log.annotate(
+                "The backup is restored without isolation",
+                f"SQL of the dump can start programs as this user, beside this job's secrets: {error.what}",
+            )
+            return None
+        return chosen
 
     def _wait_until_accepting(self) -> bool:
         deadline = self._clock.monotonic() + START_SECONDS
@@ -316,6 +355,11 @@ def _is_accessible(path: Path, user: int) -> bool:
         if not status.st_mode & (0o100 if status.st_uid == user else 0o001):
             return False
     return True
+
+
+def _libraries(installation: Path) -> Path:
+    """Return where auditwheel puts shared libraries, which the programs of a wheel find relative to themselves."""
+    return installation.parent.with_name(f"{installation.parent.name}.libs")
 
 
 def _change_owner(path: Path, user: int | None) -> None:

@@ -108,7 +108,7 @@ def open_scratch(
         return
     settings = LOG_TO_FILE if logs_to_file else {}
     with Cluster.start(
-        folder / "cluster", processes=processes, major=production.major, settings=settings, superuser=SCRATCH_SUPERUSER
+        folder / "cluster", processes=processes, major=production.major, settings=settings, superuser=SCRATCH_SUPERUSER, isolated=True
     ) as cluster:
         url = DatabaseUrl.parse(cluster.url())
         processes.log.add_secret(cluster.password)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import psycopg2
@@ -14,9 +16,10 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.job_log import JobLog
-from azora_ci.core.process import Processes, is_alive
+from azora_ci.core.process import Processes, is_alive, isolation
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
+from tests.core.process.test_leftovers import command_lines
 
 
 @pytest.fixture
@@ -51,6 +54,44 @@ def test_folder_in_use_is_refused(tmp_path: Path, processes: Processes):
         subprocess.run([sys.executable, "-c", "import fcntl; fcntl.flock(0, 2)"], stdin=held, check=True)  # the lock is the open file's
         with pytest.raises(BadInputError, match="in use"):
             Cluster.start(tmp_path, processes=processes)
+
+
+LOOKS_AROUND = """
+ls -A /proc; ls -A {open}; cat {open}/secret && echo read; touch {open}/planted && echo wrote; sudo -n true && echo became root
+grep -h NoNewPrivs /proc/self/status | tr '\\t' ' '
+setsid sh -c 'sleep 600; echo {open}' > /dev/null 2>&1 &
+"""
+
+
+def test_a_program_that_sql_starts_in_an_isolated_server_sees_and_keeps_nothing(processes: Processes, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("PROD_KEY", "the-canary")
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as folder:  # where any user may enter
+        place = Path(folder)
+        place.chmod(0o777)
+        (place / "secret").write_text("the-canary")
+        with Cluster.start(place / "c", processes=processes, isolated=True) as cluster:
+            with contextlib.closing(psycopg2.connect(cluster.url())) as connection, connection.cursor() as cursor:
+                cursor.execute("CREATE TABLE said (line text)")
+                cursor.execute("COPY said FROM PROGRAM %s", (f"env; {LOOKS_AROUND.format(open=folder)}",))
+                cursor.execute("SELECT line FROM said")
+                said = {line for (line,) in cursor.fetchall()}
+            assert len(command_lines(f"echo {folder}")) == 1
+            assert (cluster.data / "base").stat().st_uid == cluster.data.stat().st_uid, "its files stay its user's"
+        assert not (place / "planted").exists()
+    assert "NoNewPrivs: 1" in said
+    assert not {"read", "wrote", "became root", "secret", str(os.getpid())} & said
+    assert not [line for line in said if "the-canary" in line]
+    assert command_lines(f"echo {folder}") == []
+    assert not cluster.running
+
+
+def test_a_machine_that_cannot_isolate_restores_nevertheless_and_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(isolation, "argv", lambda **_: ("sh", "-c", "echo 'unshare: unshare failed: not permitted' >&2; exit 1"))
+    printed = io.StringIO()
+    processes = Processes(JobLog(Actions(stream=printed, github=True), Clock()))
+    with Cluster.start(tmp_path / "c", processes=processes, isolated=True) as cluster:
+        psycopg2.connect(cluster.url()).close()
+    assert "::warning title=The backup is restored without isolation::" in printed.getvalue()
 
 
 LEAVE_ONE = """

@@ -115,8 +115,8 @@ def test_scratch_dies_and_the_next_run_proves_what_is_stored(world: BackupWorld,
         process = world.start(simple)
         until_dump_waits(simple)
         data = Path(next(world.scratch.glob("*/cluster/places")).read_text().splitlines()[0])
-        pid = (data / "postmaster.pid").read_text().split()[0]
-        os.kill(int(pid), signal.SIGKILL)
+        servers = [path for path in Path("/proc").glob("[0-9]*/cmdline") if f"/postgres\0-D\0{data}\0".encode() in path.read_bytes()]
+        os.kill(int(servers[0].parent.name), signal.SIGKILL)
     outcome = world.outcome(process.wait(60), process.stdout.read())
     assert outcome.code == 1, outcome
     assert outcome.evidence["unproven"].endswith(BACKUP)

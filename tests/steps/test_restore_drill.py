@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,26 @@ def test_a_backup_with_a_command_of_psql_runs_nothing_and_fails_the_drill(tmp_pa
     assert outcome.code == 1, outcome
     assert "a command of psql is in the dump" in outcome.error["what"]
     assert outcome.error["title"] == "The backup could not be restored"
+
+
+# Passes the scanner, which reads no bodies of functions. A check constraint of production's tables could do the same.
+STARTS_A_PROGRAM = b"DO $evil$ BEGIN EXECUTE 'COPY (SELECT 1) TO PROGRAM ''env > %b; true'''; END $evil$;\n"
+END = b"--\n-- PostgreSQL database dump complete"
+
+
+def test_a_program_that_the_sql_of_a_backup_starts_gets_nowhere(tmp_path: Path, s3_server, url: str):
+    world = BackupWorld(tmp_path, s3_server)
+    assert world.run(url).code == 0
+    planted = Path("/var/tmp") / f"azora-ci-{hostile_dumps.PLANTED}-{secrets.token_hex(8)}"  # where any user may write
+    command = STARTS_A_PROGRAM.replace(b"%b", str(planted).encode())
+    world.replace_backup(lambda sql: sql.replace(END, command + END))
+    outcome = world.run("", "restore_drill")
+    try:
+        assert not planted.exists(), outcome
+    finally:
+        planted.unlink(missing_ok=True)
+    assert outcome.code == 0, outcome
+    assert "without isolation" not in outcome.output
 
 
 def test_with_signing_on_only_what_kms_signed_is_restored(tmp_path: Path, s3_server, url: str):

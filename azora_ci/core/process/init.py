@@ -108,11 +108,12 @@ def arrange(document: dict[str, Any]) -> int:
     """Arrange the file system that the command sees, and return the user id that it gets. Raises OSError."""
     passwd, group = Path("/etc/passwd"), Path("/etc/group")
     accounts, groups = passwd.read_text(encoding="utf-8", errors="replace"), group.read_text(encoding="utf-8", errors="replace")
-    uid = free_uid(accounts)
+    uid, gid = document.get("user") or (free_uid(accounts),) * 2
     work, target = Path(document["work"]), Path(document["target"])
     resolver = Path(os.path.realpath("/etc/resolv.conf"))
     kept = [(os.open(path, os.O_PATH), Path(path)) for path in document["shown"] if Path(path).exists()]
     kept += [(os.open(resolver, os.O_PATH), resolver)] if resolver.exists() else []
+    writable = [(os.open(path, os.O_PATH), Path(path)) for path in document.get("writable", ())]
     tree = os.open(work, os.O_PATH)
     if document["owned"]:
         give(work, uid, uid)
@@ -131,10 +132,12 @@ def arrange(document: dict[str, Any]) -> int:
     for descriptor, path in kept:
         if target in path.parents:  # as it is in the folder that stands under this name for everybody else
             show(descriptor, path)
+    for descriptor, path in writable:
+        show(descriptor, path)
     HOME.mkdir(parents=True)
-    mount("tmpfs", HOME, "tmpfs", 0, f"mode=0700,uid={uid},gid={uid}")
+    mount("tmpfs", HOME, "tmpfs", 0, f"mode=0700,uid={uid},gid={gid}")
     set_read_only(Path("/"), recursive=True)
-    for path in (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), HOME, target, Path("/proc")):  # noqa: S108 - its own
+    for path in (Path("/tmp"), Path("/var/tmp"), Path("/dev/shm"), HOME, target, *dict(writable).values(), Path("/proc")):  # noqa: S108 - its own
         if path.is_dir():
             set_read_only(path, on=False)
     return uid
@@ -195,16 +198,16 @@ def forward(client: socket.socket, name: str) -> None:
                 others[ready].sendall(data)
 
 
-def drop(uid: int, command: list[str]) -> tuple[str, ...]:
-    """Return the argv that runs a command as a user without groups, capabilities, or a way to gain any."""
-    options = (f"--reuid={uid}", f"--regid={uid}", "--clear-groups", "--no-new-privs")
+def drop(uid: int, command: list[str], gid: int | None = None) -> tuple[str, ...]:
+    """Return the argv that runs a command as a user without further groups, capabilities, or a way to gain any."""
+    options = (f"--reuid={uid}", f"--regid={uid if gid is None else gid}", "--clear-groups", "--no-new-privs")
     none = ("--inh-caps=-all", "--ambient-caps=-all", "--bounding-set=-all")
     return (shutil.which("setpriv", path=TOOLS) or "setpriv", *options, *none, "--", *command)
 
 
 def start(document: dict[str, Any], uid: int) -> int:
     """Start the command and return its process id."""
-    argv = drop(uid, document["command"])
+    argv = drop(uid, document["command"], (document.get("user") or (uid, uid))[1])
     environment = {**document["environment"], "HOME": str(HOME), "USER": NAME, "LOGNAME": NAME, "SHELL": "/bin/sh", "TMPDIR": "/tmp"}  # noqa: S108 - its own
     os.chdir(document["cwd"])
     for descriptor in (1, 2):
@@ -269,7 +272,7 @@ def main() -> NoReturn:
         if document["door"]:
             open_door(Path(document["door"]["socket"]), document["door"]["port"])
         uid = arrange(document)
-        if not document["door"]:  # no other address can be reached with one
+        if not document["door"] and "user" not in document:  # no other address can be reached with a door; others ask as that user
             block_metadata(uid)
         pid = start(document, uid)
     except (OSError, ValueError, KeyError, StopIteration) as error:

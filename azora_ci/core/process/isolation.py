@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from azora_ci.core.documents import read_json
 from azora_ci.core.environment import application_environment
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import init
@@ -72,6 +73,22 @@ class Isolation:
             "door": {"socket": str(self.door.socket), "port": self.door.port} if self.door else None,
         }
         return json.dumps(document).encode() + b"\n"
+
+
+@dataclass(frozen=True)
+class AsUser(Isolation):
+    """Isolation of a server of ours that does what others wrote. It keeps a ``user`` (uid, gid), so that its files stay that user's.
+
+    ``writable`` are folders that it may write to besides ``work``. Metadata addresses are not kept from it: others ask as this user.
+    """
+
+    user: tuple[int, int] = (0, 0)
+    writable: tuple[Path, ...] = ()
+
+    def document(self, command: Sequence[str], extra: Mapping[str, str] | None) -> bytes:
+        """Return the line that ``init`` reads."""
+        further = {"user": list(self.user), "writable": [os.path.realpath(path) for path in self.writable]}
+        return json.dumps(read_json(super().document(command, extra)) | further).encode() + b"\n"
 
 
 def argv(*, root: bool, network: bool = True, python: str = sys.executable) -> tuple[str, ...]:
