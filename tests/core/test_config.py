@@ -121,6 +121,9 @@ def test_an_order_is_a_chain_of_waiting_beside_what_depends_on_says(tmp_path):
         ("[database]", '[migrations]\ncommand = []\n[database]\nmigrate = ["npx"]\nschema = "x"', "database.migrate, database.schema"),
         # One newline at the end: Python's $ lets it pass, and these become object keys, image tags and lines of instructions.
         ("s3://azora-backups/prod", "s3://azora-backups/prod\\n", "backup.location"),
+        # Whatever shortens such a path on the way to the store would write into another bucket.
+        ("s3://azora-backups/prod", "s3://azora-backups/prod/../../other/x", "backup.location"),
+        ("s3://azora-backups/prod", "s3://azora-backups/./prod", "backup.location"),
         ('"docker.io/azora"', '"docker.io/azora\\n"', "registry.repository"),
         ("[services.auth_service]", '[services."auth_service\\n"]', "auth_service"),
         ('title = "Auth Service"', 'title = "Auth\\nrm -rf /"', "services.auth_service.title"),
