@@ -8,7 +8,7 @@ from typing import Any
 from azora_ci.core.config.tables import JOB, WEB, WORKER
 
 NEEDED = {WEB: ("route_prefix", "health_path", "public_health_url"), WORKER: (), JOB: ()}
-_AT_THE_EDGE = ("route_prefix", "public_health_url", "max_connections", "max_pending_requests", "liveness_path")
+_AT_THE_EDGE = ("route_prefix", "public_health_url", "max_connections", "max_pending_requests", "liveness_path", "expected_latency_ms")
 _NO_ROUTE = dict.fromkeys(_AT_THE_EDGE, "it has no route at the edge")
 _NO_MOMENT = {"when": "only a job has a moment at which it runs"}
 REFUSED: dict[str, dict[str, str]] = {

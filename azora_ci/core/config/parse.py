@@ -333,4 +333,5 @@ def _service(name: str, table: dict[str, Any]) -> Service:
         max_connections=table.get("max_connections"),
         max_pending_requests=table.get("max_pending_requests"),
         liveness_path=_liveness(name, table),
+        expected_latency_ms=table.get("expected_latency_ms"),
     )

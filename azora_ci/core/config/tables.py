@@ -284,7 +284,8 @@ class Service:
     ``secrets``: names of secrets; ``secret_variables``: variable of an instance -> the secret that it holds.
 
     ``entrypoint`` and ``command`` are empty where the image's own count. ``when``: the moment of a job. ``timeout_seconds``: of a route,
-    or of a job. ``max_connections`` to each instance and ``max_pending_requests`` bound what the edge takes; None: the edge's defaults.
+    or of a job. ``max_connections`` to each instance and ``max_pending_requests`` bound what the edge takes; None: the edge's defaults,
+    which follow ``expected_latency_ms``.
     ``liveness_path``: what the edge asks each instance every second; None: it only connects.
     """
 
@@ -319,6 +320,7 @@ class Service:
     max_connections: int | None = None
     max_pending_requests: int | None = None
     liveness_path: str | None = None
+    expected_latency_ms: int | None = None
 
     def secret_values(self, secrets: Mapping[str, Secret]) -> dict[str, str]:
         """Return variable -> value of the secrets that an instance gets. ``secrets``: those of the step by name."""

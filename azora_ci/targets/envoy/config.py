@@ -206,7 +206,7 @@ def _cluster(service: EdgeService, release: EdgeRelease, config_dir: Path) -> di
     What waits is bounded: with an endless queue, an overload leaves only requests that come too late. A request beyond the bounds is
     refused with 503 at once and not tried again. Each instance has its own bound, so that one that hangs holds no other's connections.
     """
-    name, (connections, pending) = cluster_name(service.id, release.id), service.bounds
+    name, (connections, pending) = cluster_name(service.id, release.id), service.bounds(len(release.endpoints[service.id]))
     options = {
         "@type": f"{_TYPE}.extensions.upstreams.http.v3.HttpProtocolOptions",
         "explicit_http_config": {"http_protocol_options": {}},
@@ -218,7 +218,7 @@ def _cluster(service: EdgeService, release: EdgeRelease, config_dir: Path) -> di
         "type": "EDS",
         "eds_cluster_config": {"eds_config": _source(config_dir, f"endpoints-{name}.json")},
         "per_connection_buffer_limit_bytes": CONNECTION_BUFFER,
-        "connect_timeout": "0.5s",  # edge and instances are on one machine; whoever waits for a dead one takes a place in the queue
+        "connect_timeout": "0.25s",  # edge and instances are on one machine; whoever waits for a dead one takes a place in the queue
         "health_checks": checks.health_checks(service),
         "common_lb_config": {"update_merge_window": "0s"},  # an instance that is new counts as dead until its first check is known
         "ignore_health_on_host_removal": True,  # whoever takes an instance out means it, also while it is healthy

@@ -22,6 +22,7 @@ def edge_services(config: DeployConfig) -> tuple[EdgeService, ...]:
             service.max_connections,
             service.max_pending_requests,
             service.liveness_path,
+            service.expected_latency_ms,
         )
         for service in (*config.web, *callers)
     )

@@ -12,9 +12,20 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-# One instance that answers 100 requests a second answers the last of these after 0.9 s: users who leave after 1 s still get theirs.
-MAX_CONNECTIONS, MAX_PENDING_REQUESTS = 40, 50
-_OPTIONAL = ("talks_to", "max_connections", "max_pending_requests", "liveness_path")  # what earlier versions do not know
+# Of an instance that usually answers within EXPECTED_LATENCY, in milliseconds. Whoever waits longer than a user's patience leaves, and is
+# worked for in vain. `scripts/bench edge --scene overload`: one instance of 100 requests a second gets 2.5 times as many for 12 s, users
+# leave after 1 s, a perfect edge would serve 40 %. Connections/waiting, served: 30/25, 40/20, 25/25 and 20/20 41-43 %, none worked for in
+# vain; 40/25 39 %, 30/30 30 %, 40/30 28 %, 40/50 25 %. Waiting costs more than connections: Envoy's threads have queues of their own, and
+# one that has few of the connections is slow. Fewer than 25 would refuse the first requests of a page while connections are opened.
+EXPECTED_LATENCY, MAX_CONNECTIONS, MAX_PENDING_REQUESTS = 200, 30, 25
+_FEWEST = 10
+_OPTIONAL = (
+    "talks_to",
+    "max_connections",
+    "max_pending_requests",
+    "liveness_path",
+    "expected_latency_ms",
+)  # what earlier versions do not know
 LOG_FLUSH = ("--file-flush-interval-msec", "500")  # after an abort, the log is read at once
 
 
@@ -23,8 +34,9 @@ class EdgeService:
     """Which requests belong to one service, and which services it calls; ``timeout_seconds`` is 0 for streams, without a limit.
 
     ``route_prefix`` is "" for a worker, which only calls others. ``max_connections`` bounds the edge's connections to each instance, and
-    ``max_pending_requests`` those requests to one release that wait for a connection; 0: not bounded, None: the default, see ``bounds``.
-    ``liveness_path``: what an instance answers as long as it works, whatever it depends on; None: only its connections are checked.
+    ``max_pending_requests`` those requests to one release that wait for a connection; 0: not bounded, None: the default, which follows
+    ``expected_latency_ms``, see ``bounds``. ``liveness_path``: what an instance answers as long as it works, whatever it depends on; None:
+    only its connections are checked.
     """
 
     id: str
@@ -34,16 +46,17 @@ class EdgeService:
     max_connections: int | None = None
     max_pending_requests: int | None = None
     liveness_path: str | None = None
+    expected_latency_ms: int | None = None
 
-    @property
-    def bounds(self) -> tuple[int, int]:
-        """Return how many connections to each instance and how many waiting requests there may be at once; 0 is no bound.
+    def bounds(self, instances: int) -> tuple[int, int]:
+        """Return how many connections to each instance and how many requests that wait for one of them there may be; 0 is no bound.
 
-        More would not be answered sooner, and their users leave while the instances work for them. Streams hold a connection each, for
-        long: they are not bounded by default.
+        More would not be answered sooner, and their users leave while the instances work for them. Users of slow pages wait longer, so
+        both grow with the expected latency. Streams hold a connection each, for long: they are not bounded by default.
         """
-        streams = self.timeout_seconds == 0
-        connections, pending = (0, 0) if streams else (MAX_CONNECTIONS, MAX_PENDING_REQUESTS)
+        scale = 0.0 if self.timeout_seconds == 0 else (self.expected_latency_ms or EXPECTED_LATENCY) / EXPECTED_LATENCY
+        connections, each = (max(_FEWEST, round(scale * bound)) if scale else 0 for bound in (MAX_CONNECTIONS, MAX_PENDING_REQUESTS))
+        pending = each * instances
         return (
             connections if self.max_connections is None else self.max_connections,
             pending if self.max_pending_requests is None else self.max_pending_requests,

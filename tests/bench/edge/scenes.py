@@ -85,7 +85,7 @@ async def overload(folder: Path, size: Size, bounds: Bounds) -> Figures:
             "capacity_share": round(1 / SPIKE, 3),
             "recovery_seconds": round(max(failed, default=0.0), 2),
             "abandoned_work": instance.worked - served(before) - served(spike) - served(after),
-            "bound": sum(lab.service.bounds),
+            "bound": sum(lab.service.bounds(1)),
         }
 
 

@@ -53,7 +53,22 @@ def test_bounds_survive_it_too_and_an_older_edge_has_the_defaults():
     bounded = replace(BOTH, services=(replace(SERVICES[0], max_connections=0, max_pending_requests=7), *SERVICES[1:]))
     assert EdgeState.from_document(json.loads(json.dumps(bounded.document()))) == bounded
     assert "max_connections" not in json.dumps(BOTH.document())
-    assert [service.bounds for service in BOTH.services] == [(40, 50), (0, 0), (40, 50)]  # the second is one of streams
+    assert [service.bounds(2) for service in BOTH.services] == [(30, 50), (0, 0), (30, 50)]  # the second is one of streams
+
+
+@pytest.mark.parametrize(
+    ("service", "bounds"),
+    [
+        ({}, (30, 75)),
+        ({"expected_latency_ms": 1000}, (150, 375)),
+        ({"expected_latency_ms": 20}, (10, 30)),
+        ({"expected_latency_ms": 1000, "max_connections": 7}, (7, 375)),
+        ({"expected_latency_ms": 1000, "max_pending_requests": 0}, (150, 0)),
+        ({"expected_latency_ms": 1000, "timeout_seconds": 0}, (0, 0)),
+    ],
+)
+def test_bounds_follow_the_latency_and_the_number_of_instances(service, bounds):
+    assert replace(SERVICES[0], **service).bounds(3) == bounds
 
 
 def test_options_survive_it_too_and_an_older_edge_has_none():
@@ -260,7 +275,7 @@ def test_only_so_many_generations_are_kept(tmp_path):
 
 
 def test_the_edge_learns_what_is_configured_of_a_service(tmp_path):
-    bounds = {"max_connections": 7, "max_pending_requests": 0, "liveness_path": "/live"}
+    bounds = {"max_connections": 7, "max_pending_requests": 0, "liveness_path": "/live", "expected_latency_ms": 70}
     service = deploy_config.service("API", timeout_seconds=3, **bounds)
     (known,) = edge_services(load(deploy_config.write(tmp_path / "deploy.toml", services={"api": service})))
     assert known == EdgeService("api", service["route_prefix"], 3, **bounds)
