@@ -17,7 +17,6 @@ from azora_ci.health.answers import (
     CANARY,
     NEW,
     OLD,
-    PROOF_NONE,
     PUBLIC,
     RELEASE_HEADER,
     STABLE,
@@ -47,6 +46,7 @@ from azora_ci.rollout.decision import (
     synthetic_requests,
     uncounted_traffic,
 )
+from azora_ci.rollout.tally import Tally
 from azora_ci.rollout.verdict import HealthVerdict, Record, judge
 from azora_ci.targets.base import Instance, Observation, Watched
 from azora_ci.targets.release import Release
@@ -102,20 +102,6 @@ class Subject:
         """Return the public endpoints. Either version may answer while traffic is split, only the new one at 100 %."""
         old = [self.old_version] if percent < 100 and self.old_version else []
         return [public_endpoint(service, f"{service.id} public", [self.new.version, *old], edge) for service in self.services]
-
-
-@dataclass
-class Tally:
-    """Counts of a stage so far."""
-
-    probes: int = 0
-    failed: int = 0
-    public: int = 0
-    public_failed: int = 0
-    synthetic: int = 0
-    decisions: list[dict[str, Any]] = field(default_factory=list)  # one per tick, with the numbers on which it is based
-    failures: dict[str, str] = field(default_factory=dict)  # endpoint -> its last failure
-    proofs: dict[str, dict[str, str]] = field(default_factory=dict)  # service -> side -> what proved the version, at its weakest
 
 
 @dataclass
@@ -325,20 +311,8 @@ class _Stage:
         return counts
 
     def _count(self, findings: list[ProbeResult], synthetic: int) -> None:
-        tally = self._tally
-        tally.synthetic += synthetic
-        for finding in findings:
-            tally.probes += 1
-            tally.failed += not finding.passed
-            if finding.endpoint.side == PUBLIC:
-                tally.public += 1
-                tally.public_failed += not finding.passed
-            if not finding.passed:
-                tally.failures[finding.endpoint.name] = finding.detail
-            elif finding.endpoint.side != OLD and any(service.id == finding.endpoint.service for service in self._subject.services):
-                proofs = tally.proofs.setdefault(finding.endpoint.service, {})
-                side = "public" if finding.endpoint.side == PUBLIC else "instances"
-                proofs[side] = PROOF_NONE if proofs.get(side) == PROOF_NONE else finding.version_proof
+        self._tally.synthetic += synthetic
+        self._tally.add(findings, {service.id for service in self._subject.services})
         self._probe_counts = (sum(finding.passed for finding in findings), len(findings))
         times = ", ".join(f"{finding.endpoint.name} {finding.outcome} {finding.milliseconds:.0f} ms" for finding in findings)
         self._watch.processes.log.write(f"{self._stage.name} health: {times}")
@@ -371,7 +345,6 @@ class _Stage:
 
     def evidence(self, status: str, reason: str) -> dict[str, Any]:
         """Return the evidence of the stage so far."""
-        tally = self._tally
         sides = self._watch.by_version(self._observation, self._start or {}) if self._observation else {}
         return {
             "stage": self._stage.name,
@@ -384,17 +357,11 @@ class _Stage:
             "reason": reason,
             "weights": {route: dict(clusters) for route, clusters in self.weights.items()},
             "instances": [instance.name for instance in self._instances],
-            "probes": {"total": tally.probes, "failed": tally.failed},
-            "ticks": len(tally.decisions),
-            "decisions": tally.decisions,
-            "last_failures": dict(tally.failures),
-            "version_proof": {service: dict(proofs) for service, proofs in tally.proofs.items()},
-            "availability": round(1 - tally.public_failed / tally.public, 6) if tally.public else 0.0,
+            **self._tally.evidence(),
             "requests": {version: counters.requests for version, counters in sides.items()},
             "error_rate": {version: round(counters.failed_share, 6) for version, counters in sides.items()},
             "traffic": {
                 version: report.traffic_evidence(counters, report.weight_of(self._subject.ids[version], self.weights))
                 for version, counters in sides.items()
             },
-            "synthetic_requests": tally.synthetic,
         }
