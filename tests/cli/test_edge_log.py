@@ -55,6 +55,7 @@ def test_a_release_that_the_journal_forgot_is_shown_by_its_id():
     assert edge_log.version_of("1763000000-cccccc", HISTORY) == "1763000000-cccccc"
     assert edge_log.version_of("", HISTORY) == "–"
     assert edge_log.chosen([HUNG], HISTORY, host=None, release=NEW) == [HUNG]
+    assert edge_log.chosen([HUNG], HISTORY, host="10.0.0.2", release=None) == []
 
 
 @pytest.mark.parametrize(

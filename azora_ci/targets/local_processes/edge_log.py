@@ -25,8 +25,9 @@ class EdgeLog:
         self._older = self.path.with_suffix(".jsonl.1")
 
     def prepare(self) -> None:
-        """Have the folder: Envoy does not take listeners whose log it cannot open."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        """Have the folder: Envoy does not take listeners whose log it cannot open. Where it cannot be made, routes go on all the same."""
+        with contextlib.suppress(OSError):
+            self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def bound(self) -> None:
         """Put a file aside that has grown too large, and have Envoy begin a new one."""

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import pytest
+
+from azora_ci.core.errors import UnreachableError
 from azora_ci.targets.envoy import access_log
 from azora_ci.targets.local_processes import edge_log
 from azora_ci.targets.local_processes.edge_log import EdgeLog
@@ -44,3 +47,12 @@ def test_of_a_large_log_the_end_is_read(tmp_path, monkeypatch):
     lines = log.lines()
     assert lines[-2:] == ["9999", ""]
     assert len(lines) < 250
+
+
+def test_a_log_that_cannot_be_kept_hinders_no_change_of_routes_and_is_said(tmp_path):
+    log = EdgeLog(tmp_path)
+    (tmp_path / "log").touch()  # where its folder should be
+    log.prepare()
+    log.bound()
+    with pytest.raises(UnreachableError, match="NotADirectoryError"):
+        log.lines()
