@@ -94,6 +94,26 @@ def stage_table(evidence: Mapping[str, Any]) -> str:
     return "\n".join(rows)
 
 
+def cause_lines(cause: Mapping[str, Any]) -> list[str]:
+    """Return the lines that tell why a rollout went back, from its evidence."""
+    where = cause["endpoint"] or f"requests to {cause['service']}"
+    lines = [f"Cause ({cause['kind']}): {where}, since {cause['since']}"]
+    for version, row in cause["versions"].items():
+        failed = f"{row['failed']} of {row['requests']} requests failed ({row['error_rate']:.1%})"
+        lines.append(f"  {version}: {failed}, p95 {_milliseconds(row['p95_ms'])}")
+    lines.append(f"  {cause['test']}")
+    if cause["instance"]:
+        lines.append(f"  nearly all of it on one instance: {cause['instance']}")
+    if cause["paths"]:
+        paths = ", ".join(f"{row['path']} ({row['requests']})" for row in cause["paths"])
+        lines.append(f"  most often, of {cause['logged']} in the edge's log: {paths}")
+    if cause["log_problem"]:
+        lines.append(f"  {cause['log_problem']}")
+    elif not cause["logged"]:
+        lines.append("  the edge's log tells of no such request")
+    return [*lines, *(f"  for example {example}" for example in cause["examples"])]
+
+
 def _milliseconds(value: float | None) -> str:
     return "–" if value is None else f"{value:.0f} ms"
 

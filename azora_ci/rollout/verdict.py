@@ -15,6 +15,7 @@ class Streak:
     failures: int = 0
     of_old: int = 0
     detail: str = ""
+    since: str = ""  # when the first of them was seen
 
 
 @dataclass(frozen=True)
@@ -40,18 +41,18 @@ class Record:
     streaks: dict[str, Streak] = field(default_factory=dict)
     endpoints: dict[str, Endpoint] = field(default_factory=dict)
 
-    def add(self, findings: Iterable[ProbeResult]) -> None:
-        """Add the findings of one tick. Endpoints that are no longer probed are dropped."""
+    def add(self, findings: Iterable[ProbeResult], at: str = "") -> None:
+        """Add the findings of one tick at a moment. Endpoints that are no longer probed are dropped."""
         by_name = {finding.endpoint.name: finding for finding in findings}
-        self.streaks = {name: self._continue_streak(finding) for name, finding in by_name.items()}
+        self.streaks = {name: self._continue_streak(finding, at) for name, finding in by_name.items()}
         self.endpoints = {name: finding.endpoint for name, finding in by_name.items()}
 
-    def _continue_streak(self, finding: ProbeResult) -> Streak:
+    def _continue_streak(self, finding: ProbeResult, at: str) -> Streak:
         if finding.passed:
             return Streak()
         streak = self.streaks.get(finding.endpoint.name, Streak())
         old = finding.deployment is not None and finding.deployment != self.release
-        return Streak(streak.failures + 1, streak.of_old + old, finding.detail)
+        return Streak(streak.failures + 1, streak.of_old + old, finding.detail, streak.since or at)
 
 
 def judge(record: Record, retries: int) -> HealthVerdict:

@@ -31,6 +31,7 @@ from azora_ci.health.answers import (
 from azora_ci.health.probes import Prober, ProbeRequest, request_of
 from azora_ci.health.traffic import Counters
 from azora_ci.rollout import report
+from azora_ci.rollout.cause import Beginnings, Cause, of_probes
 from azora_ci.rollout.decision import (
     Action,
     Decision,
@@ -122,11 +123,14 @@ class StageWatch:
     trials: dict[str, Trial] = field(init=False)  # service -> the tests of users' requests; their evidence spans stages
     own_trials: dict[str, Trial] = field(init=False)  # of our own requests
     seen: Counts = field(default_factory=dict)  # the counters at the latest tick
+    beginnings: Beginnings = field(init=False)
+    cause: Cause | None = None  # why the latest stage was aborted
 
     def __post_init__(self) -> None:
         self.prober = Prober(self.clock)
         self.record = Record(self.subject.new.id)
         self.base = self.target.observe().counters
+        self.beginnings = Beginnings(rfc3339(self.clock.now()))
         old = {service.id: self.subject.old_of(service.id) for service in self.subject.services}
         before = {service: self.base.get((service, release), Counters()) if release else None for service, release in old.items()}
         self.trials, self.own_trials = both_trials(self.rules.limits, before)
@@ -144,6 +148,7 @@ class StageWatch:
         self.running.start_counting(weights)
         decision = self.running.watch()
         evidence = self.running.evidence("healthy" if decision.action is Action.ADVANCE else "aborted", decision.reason)
+        self.cause = self.running.cause() if decision.action is Action.ABORT else None
         self.running = None
         return decision, evidence
 
@@ -178,6 +183,11 @@ class StageWatch:
             trial.add(new, old, alone=alone and trial.has_old)
             self.own_trials[service].add(new.of_ours(), old.of_ours(), alone=False)
         self.seen = observation.counters
+        self.note_evidence(rfc3339(self.clock.now()))
+
+    def note_evidence(self, at: str) -> None:
+        """Note how much evidence the tests have at a moment: whatever is proved later has grown since."""
+        self.beginnings.note(at, self.trials, self.own_trials)
 
     def by_version(self, observation: Observation, start: Counts) -> dict[str, Counters]:
         """Return version -> counters of all services since the stage began."""
@@ -205,6 +215,7 @@ class _Stage:
         self._started_at = rfc3339(self._clock.now())
         self._probe_counts, self._failing = (0, 0), list[str]()  # of the latest tick: (passed, all) probes, texts of failed probes
         self._start_time = self._clock.monotonic()
+        self._verdicts = HealthVerdict(), Traffic()  # of the latest tick
         self._start: Counts | None = None  # until the edge's counters could be read
         self._observation: Observation | None = None
         self._instances: tuple[Instance, ...] = self._target.instances(self._subject.new.id)
@@ -218,6 +229,7 @@ class _Stage:
         self.weights = weights
         self._start_time, self._started_at = self._clock.monotonic(), rfc3339(self._clock.now())
         self._start = self._observation = None
+        self._watch.note_evidence(self._started_at)
         self._observe()  # an UnreachableError is tolerated here as at a tick
 
     def watch(self) -> Decision:
@@ -229,7 +241,7 @@ class _Stage:
         # Two intervals more than the hold: at the last tick, the hold must be over.
         for elapsed in self._clock.ticks(interval, self._stage.seconds + hold + 2 * interval):
             self._target.renew()
-            health, traffic = self._tick(synthetic, min(LONGEST_PROBE, max(1.0, interval)))
+            health, traffic = self._verdicts = self._tick(synthetic, min(LONGEST_PROBE, max(1.0, interval)))
             progress = StageProgress(elapsed, self._stage.seconds, hold)
             decision = next_action(progress, health, traffic, inconclusive=self._rules.inconclusive)
             self._record_decision(elapsed, decision, traffic)
@@ -247,7 +259,7 @@ class _Stage:
         findings = [classify(self._by_release(endpoint, answer), answer) for endpoint, answer in zip(endpoints, answers, strict=False)]
         findings += self._observe() + self._look_at_workers()
         self._count(findings, len(requests) - len(endpoints))
-        self._watch.record.add(findings)
+        self._watch.record.add(findings, rfc3339(self._clock.now()))
         health = judge(self._watch.record, self._rules.retries)
         if self._observation is None:
             return health, uncounted_traffic(self._watch.trials, self._rules.limits)
@@ -342,6 +354,21 @@ class _Stage:
         parts += [f"process ended: {instance.name}" for instance in self._observation.dead] if self._observation else []
         line = report.tick_line(self._stage, elapsed, self._probe_counts, sides, "; ".join(filter(None, parts)))
         self._watch.processes.log.say(line)
+
+    def cause(self) -> Cause | None:
+        """Return what decided that the stage is aborted; None where it was that too little could be seen."""
+        (health, traffic), watch = self._verdicts, self._watch
+        if traffic.abort and not health.abort and not health.hold:
+            finding = watch.beginnings.finding(traffic.abort, self._rules.limits, watch.trials, watch.own_trials)
+        else:
+            finding = of_probes(watch.record, self._rules.retries)
+        if finding is None:
+            return None
+        pair = watch.pairs(self._observation, self._start or {}).get(finding.service) if self._observation else None
+        sides = zip(self._subject.ids, (pair.new, pair.old), strict=False) if pair else ()
+        counters = {version: counted.of_ours() if finding.ours else counted for version, counted in sides if counted is not None}
+        own = {(each.address, each.host): each.name for each in self._instances if each.service == finding.service}
+        return Cause(finding, self._subject.new.id, self._started_at, counters, own)
 
     def evidence(self, status: str, reason: str) -> dict[str, Any]:
         """Return the evidence of the stage so far."""

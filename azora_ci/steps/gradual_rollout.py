@@ -23,6 +23,7 @@ from azora_ci.core.variables import Secret, number, truth, variable
 from azora_ci.health.answers import NEW
 from azora_ci.health.probes import Prober
 from azora_ci.rollout import once, report
+from azora_ci.rollout.cause import Cause
 from azora_ci.rollout.decision import Action, Limits, Stage, stages
 from azora_ci.rollout.watch import Rules, StageWatch, Subject
 from azora_ci.steps.job import Job, recorded_host_keys
@@ -331,7 +332,18 @@ class Rollout:
         except BaseException as error:
             with undisturbed(deliver=False):  # the second signal of a cancelled run must not interrupt this
                 self._handle_failure(error, stage_watch)
+            if isinstance(error, NotTrueError) and stage_watch.cause is not None:
+                self._explain(error, stage_watch.cause)
             raise
+
+    def _explain(self, error: NotTrueError, cause: Cause) -> None:
+        """Say why traffic went back, in the error and in the evidence. The edges' logs are read only now, when users are safe."""
+        document = cause.explained(self.target.edge_log)
+        if self.evidence["abort"] is not None:
+            self.evidence["abort"]["cause"] = document
+        lines = report.cause_lines(document)
+        error.what = "\n".join([error.what, *lines])
+        self.job.actions.summary(f"**Why**\n\n{fenced(self.job.log.masked(chr(10).join(lines)))}")
 
     def _handle_failure(self, error: BaseException, stage_watch: StageWatch) -> None:
         cancelled = isinstance(error, CancelledError)

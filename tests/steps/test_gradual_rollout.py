@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from azora_ci.core.process import send_signal
+from tests.support import load
 from tests.support.edge_world import NEW, OLD, Load, World, get
 from tests.support.waiting import until
 
@@ -98,6 +100,10 @@ def test_errors_of_the_new_version_take_all_traffic_back(world, stage, percent):
     assert (last["decision"], last["reason"] in evidence["abort"]["reason"]) == ("abort", True)
     assert last["probes"]["failed"] > 0 or last["failed"]["v1.1.0"] > 0
     assert evidence["rollback_available"] is False
+    cause = evidence["abort"]["cause"]
+    assert cause["service"] == "api_gateway"
+    assert cause["kind"] in {"health", "errors"}
+    assert cause["paths"][0]["path"] in {"GET /api/work", "GET /api/health"}
     assert {status for status, _ in load.failed} <= {500}  # the new version answered 500; the way back lost no request
     folders = [path.name for path in (world.folder / "job-1" / "instances").iterdir()]
     assert any(name.startswith(f"{NEW}-api_gateway-") for name in folders)
@@ -124,6 +130,8 @@ def test_work_that_hangs_until_users_leave_while_health_is_green_is_seen(world):
     evidence = world.fragment().evidence
     assert "new version failed" in evidence["abort"]["reason"]
     assert evidence["stages"][-1]["traffic"]["v1.1.0"]["given_up"] > 0
+    assert evidence["abort"]["cause"]["kind"] == "errors"
+    assert "no answer, given up after 0.5 s" in evidence["abort"]["cause"]["examples"][0]
     back_on_old(world)
 
 
@@ -136,7 +144,11 @@ def test_a_version_that_is_much_slower_is_taken_back(tmp_path):
         with Load(world.port, threads=8):
             code, output = world.finish(world.start("gradual_rollout", PROGRESSIVE_MINUTES="2"))
         assert code == 1, output
-        assert "new version's p95 is" in world.fragment().evidence["abort"]["reason"]
+        abort = world.fragment().evidence["abort"]
+        assert "new version's p95 is" in abort["reason"]
+        assert abort["cause"]["kind"] == "latency"
+        assert abort["cause"]["versions"]["v1.1.0"]["p95_ms"] > 3 * abort["cause"]["versions"]["v1.0.0"]["p95_ms"]
+        assert "slow requests" in abort["cause"]["test"]
         back_on_old(world)
     finally:
         world.close()
@@ -164,13 +176,50 @@ def test_an_instance_that_dies_costs_no_request_and_aborts(world):
         process = world.start("gradual_rollout", PROGRESSIVE_MINUTES="1")
         world.wait_for_weight(50, process)
         victim = next(iter(world.target().current().releases[NEW].instances.values()))
+        shutil.rmtree(world.folder / "edge/log")
+        (world.folder / "edge/log").touch()
         send_signal(victim["pid"], signal.SIGKILL)
         code, output = world.finish(process)
         back_on_old(world)
     assert code == 1, output
     assert load.failed == []
     assert "process ended" in output
-    assert world.fragment().evidence["abort"]["proved"] is True
+    abort = world.fragment().evidence["abort"]
+    assert abort["proved"] is True
+    assert (abort["cause"]["kind"], abort["cause"]["endpoint"] in abort["reason"]) == ("health", True)
+    assert "the edge's log could not be read" in abort["cause"]["log_problem"]
+    assert "the edge's log could not be read" in output
+
+
+def test_a_path_that_fails_on_one_instance_is_named_with_it_and_hostile_paths_stay_text(world):
+    paths = (
+        "/api/work", "/api/orders?token=geheim", "/api/%1b%5b31m%0a::error::/orders", f"/api/::error::/{'z' * 20_000}/orders",
+    )  # fmt: skip
+    with load.Load([("127.0.0.1", world.port)], paths, pause=0.005, threads=2):
+        process = world.start("gradual_rollout", FULL_MINUTES="1")
+        world.wait_for_weight(100, process)
+        instances = world.target().current().releases[NEW].instances
+        world.flag(f"1.1.0.orders.{instances['api_gateway', 2]['port']}")
+        code, output = world.finish(process)
+        assert code == 1, output
+        back_on_old(world)
+    fragment = world.fragment()
+    cause = fragment.evidence["abort"]["cause"]
+    assert (cause["kind"], cause["service"], cause["endpoint"]) == ("errors", "api_gateway", None)
+    assert cause["instance"].startswith("api_gateway#2 v1.1.0 (")
+    assert "GET /api/orders" in {row["path"] for row in cause["paths"]}
+    assert all(row["path"].endswith("/orders") or len(row["path"]) == len("GET ") + 200 for row in cause["paths"])
+    assert cause["versions"]["v1.1.0"]["failed"] > 0
+    assert cause["versions"]["v1.0.0"]["failed"] == 0
+    assert "to 1 was needed" in cause["test"]
+    assert fragment.evidence["stages"][-1]["started_at"] <= cause["since"] <= fragment.ended_at
+    assert "geheim" not in json.dumps(fragment.evidence)
+    assert fragment.error is not None
+    for text in (fragment.error["what"], output, (world.folder / "summary-1.md").read_text()):
+        assert f"nearly all of it on one instance: {cause['instance']}" in text.replace("%25", "%")
+        assert "\x1b" not in text
+        assert not any(line.lstrip().startswith("::error::/") for line in text.splitlines())
+        assert max(map(len, text.splitlines())) < 10_000
 
 
 def test_a_run_that_was_killed_is_taken_back_and_started_again(world):

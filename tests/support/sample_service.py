@@ -3,13 +3,15 @@
 ``$FLAGS/<version>.<behaviour>``, or ``<version>.<service>.<behaviour>``: error (500 on work), sick (500 on health), nested (1,000
 brackets on health), hang, stuck (no answer to work), html, liar (answers another version), plain (health is "ok" and
 names no version), slow (a second of work), down (ends at start), deaf (does not end
-when told to).
+when told to), orders.<port> and
+orders.<host name> (500 on …/orders, by that instance).
 ``/…/chat`` echoes over an upgraded connection, ``/…/events`` streams a line every tenth of a second.
 """
 
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -40,7 +42,9 @@ class Handler(BaseHTTPRequestHandler):
             return self.answer(200, b"<html>Welcome</html>", "text/html")
         if health and flag("nested"):
             return self.answer(200, b"[" * 1000)
-        if flag("sick") if health else flag("error"):
+        own = [flag(f"orders.{name}") for name in (os.environ["PORT"], socket.gethostname())]
+        orders = self.path.partition("?")[0].endswith("/orders") and any(own)
+        if flag("sick") if health else flag("error") or orders:
             return self.answer(500, b'{"status": "broken"}')
         version = "9.9.9" if flag("liar") else VERSION
         if health and flag("plain"):

@@ -18,7 +18,8 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
 from azora_ci.targets.base import FencedError, Owner
 from azora_ci.targets.release import Release
-from tests.support.docker_world import NEW, OLD, Lan, Load, World, get
+from tests.support import load
+from tests.support.docker_world import HTTP_PORT, NEW, OLD, Lan, Load, World, get
 from tests.support.rollback_world import MIGRATIONS, Surroundings
 from tests.support.rollback_world import evidence as rollback_evidence
 from tests.support.sshd import keygen
@@ -70,12 +71,12 @@ def test_from_an_empty_host_to_100_percent_without_a_failed_request_and_back(wor
 
 
 def people_can_look(world: World) -> None:
-    for words in (("edge", "status"), ("lock", "status"), ("doctor",)):
+    for words in (("edge", "log"), ("edge", "status"), ("lock", "status"), ("doctor",)):
         argv = [sys.executable, "-m", "azora_ci", *words, "--config", str(world.config_path)]
         completed = subprocess.run(argv, env=world.environ(3), cwd=world.folder, capture_output=True, text=True, timeout=120, check=False)
         # The doctor looks at the repository, too, and the folder of a test is none.
         assert completed.returncode == (1 if words == ("doctor",) else 0), completed.stdout + completed.stderr
-        assert "v1.1.0" in completed.stdout or words[0] == "lock"
+        assert "v1.1.0" in completed.stdout or words in {("edge", "log"), ("lock", "status")}
     host = world.machines[0].alias
     for name in ("connection", "host key", "AllowTcpForwarding", "AllowStreamLocalForwarding", "Docker", "clock", "memory and disk"):
         assert f"✓ {host}: {name}: " in completed.stdout, completed.stdout
@@ -143,6 +144,9 @@ def test_whatever_ends_a_rollout_takes_all_traffic_back(world):
     assert evidence["rollout_status"] == "rolled_back"
     assert evidence["abort"]["proved"] is True, evidence["abort"]
     assert evidence["abort"]["seconds_to_safe"] < 5
+    cause = evidence["abort"]["cause"]
+    assert (cause["kind"], cause["service"], cause["log_problem"]) == ("health", "api_gateway", None)
+    assert "GET /api/health: 500, the service answered so" in cause["examples"][0]  # read from the edge's container
     log_names = [path.name for path in (world.folder / "job-1" / "instances").iterdir()]
     assert any(f"{NEW}-api_gateway-" in name for name in log_names)
     stopped = world.machines[0].client.containers.list(all=True, filters={"label": f"world.azora.deployment-id={NEW}"})
@@ -238,6 +242,36 @@ def test_two_hosts_move_together_and_go_back_together(two_hosts):
     assert world.running() == {"v1.0.0": world.instances, "v1.1.0": world.instances}
     stages = world.fragment(attempt=3).evidence["stages"]
     assert [len(stage["instances"]) for stage in stages] == [2, 2, 4]  # every host has its share
+
+
+@pytest.mark.faults
+def test_a_path_that_fails_on_one_instance_is_named_with_it(network, tmp_path):
+    world = World(network, tmp_path, services=SMALL)
+    world.built()
+    try:
+        world.deploy_old()
+        (machine,) = world.machines
+        with load.Load([(machine.address, HTTP_PORT)], ("/api/work", "/api/orders?token=geheim"), pause=0.005, threads=2):
+            step = world.start(FULL_MINUTES="2")
+            world.wait_for_weight(100, step)
+            (sick,) = [container for container in machine.containers(NEW) if container.name.endswith("-2")]
+            world.flag(f"1.1.0.orders.{sick.id[:12]}")
+            code, output = world.finish(step)
+        assert code == 1, output
+        back_on_old(world)
+        cause = world.fragment().evidence["abort"]["cause"]
+        assert cause["kind"] == "errors"
+        assert cause["instance"].startswith("api_gateway#2 v1.1.0 (")
+        assert [row["path"] for row in cause["paths"]] == ["GET /api/orders"]
+        assert cause["instance"] in cause["examples"][0]
+        argv = [sys.executable, "-m", "azora_ci", "edge", "log", "--version", "v1.1.0", "--config", str(world.config_path)]
+        completed = subprocess.run(argv, env=world.environ(3), cwd=world.folder, capture_output=True, text=True, timeout=120, check=True)
+        assert "the service answered so" in completed.stdout
+        assert "geheim" not in completed.stdout + output
+        log_config = machine.client.containers.get("azora-edge").attrs["HostConfig"]["LogConfig"]
+        assert log_config == {"Type": "json-file", "Config": {"max-size": "20m", "max-file": "3"}}
+    finally:
+        world.close()
 
 
 # --- refused before anything moves -----------------------------------------------------------------------------------------
