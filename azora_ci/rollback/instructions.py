@@ -183,6 +183,7 @@ balancer, and run the same rollback again when it answers. To see where things s
 
 ```bash
 python -m azora_ci edge status    # which version serves where, with weights and counters
+python -m azora_ci edge log       # requests that failed, were given up, refused or slow
 python -m azora_ci lock status    # who deploys, or rolls back, just now
 python -m azora_ci doctor         # what production lacks, with the next step
 ```

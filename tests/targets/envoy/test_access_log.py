@@ -5,10 +5,12 @@ from __future__ import annotations
 import http.client
 import json
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -51,9 +53,9 @@ class Instance(Backend):
 class Logged:
     """A lab whose edge logs."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **service: Any) -> None:
         self.file = folder / "log.jsonl"
-        self.lab = Lab(folder)
+        self.lab = Lab(folder, **service)
         self.instance = Instance("v1.0.0")
         self.lab.put([self.instance.address], None, options=EdgeOptions(log=str(self.file)))
 
@@ -112,6 +114,20 @@ def test_each_way_to_fail_is_logged_in_plain_words_and_healthy_traffic_is_not(lo
     assert hung.words == f"given up after {hung.milliseconds / 1000:.1f} s"
     assert 400 < hung.milliseconds < 2000
     assert (failures["/closes"].attempts, failures["/closes"].helped) == (2, False)
+
+
+def test_what_a_limit_refuses_is_logged(tmp_path):
+    logged = Logged(tmp_path, max_connections=1, max_pending_requests=1)
+    try:
+        users = [threading.Thread(target=logged.get, args=("/hangs",)) for _ in range(4)]
+        for user in users:
+            user.start()
+        for user in users:
+            user.join()
+        (reason,) = {failure.reason for failure in logged.failures(2)}
+        assert reason == "refused: too many requests wait for an instance"
+    finally:
+        logged.lab.close()
 
 
 def test_an_answer_that_another_instance_gave_is_logged(logged):
