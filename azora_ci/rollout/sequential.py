@@ -51,7 +51,7 @@ class Stream:
     """Failures and requests of one version, and how much the failures vary from tick to tick.
 
     The variance is that of differences between neighbouring ticks (von Neumann 1941), to which a lasting change adds only once. Given the
-    failures of both ticks together, those of one are binomial if they are independent: a lone failure tells nothing of clumps.
+    failures of both ticks together, those of one are hypergeometric if they are independent: a lone failure tells nothing of clumps.
     """
 
     failed: int = 0
@@ -67,7 +67,7 @@ class Stream:
         if last_requests:
             both, failures = requests + last_requests, failed + last_failed
             product = requests * last_requests / both**2
-            independent = failures * product * (1 - failures / both)
+            independent = failures * product * (both - failures) / (both - 1)
             self.variance += ((failed * last_requests - last_failed * requests) / both) ** 2
             self.independent += independent
             self.chance += max(0.0, independent * (1 + 2 * product * (failures - 3)))
