@@ -70,6 +70,7 @@ class Edge:
     def __init__(self, lost: Sequence[int], *, added: bool = False) -> None:
         self._lost, self._looks, self._added = lost, 0, added
         self.failures: Callable[[int], int] = lambda _: 0  # of the new version, after so many readings
+        self.ours = 0  # requests of the new version at every reading that are our own, and well
         self.workers: dict[Instance, Callable[[int], WorkerState]] = {}  # worker -> its state after so many readings
 
     def observe(self) -> Observation:
@@ -78,7 +79,9 @@ class Edge:
             raise UnreachableError("Lost", what="the connection broke", where="host", next_step="wait")
         counters = Counters(requests=10 * self._looks)
         old = {} if self._added else {("api_gateway", OLD): counters}
-        return Observation({("api_gateway", NEW): replace(counters, errors=self.failures(self._looks)), **old}, {})
+        return Observation(
+            {("api_gateway", NEW): replace(counters, errors=self.failures(self._looks), ours=self.ours * self._looks), **old}, {}
+        )
 
     def instances(self, release: str) -> tuple[Instance, ...]:
         return tuple(worker for worker in self.workers if worker.release == release)
@@ -100,6 +103,7 @@ def watched(
     added: bool = False,
     workers: dict[Instance, Callable[[int], WorkerState]] | None = None,
     failures: Callable[[int], int] | None = None,
+    ours: int = 0,
 ) -> tuple[Decision, dict[str, Any]]:
     """Watch a stage of a minute, a tick every ten seconds, on an edge whose counters cannot be read at some looks.
 
@@ -117,7 +121,7 @@ def watched(
     processes = Processes(JobLog(Actions(stream=io.StringIO()), Clock()))
     edge = Edge(lost, added=added)
     edge.workers |= workers or {}
-    edge.failures = failures or edge.failures
+    edge.failures, edge.ours = failures or edge.failures, ours
     stage_watch = StageWatch(edge, subject, Rules(10, retries, LIMITS, inconclusive), processes, Virtual())  # type: ignore[arg-type] # it has only the members of a target that a watch uses
     stage_watch.begin(Stage("canary", 5, 60))
     return stage_watch.watch({})
@@ -165,6 +169,14 @@ def test_failed_requests_of_several_ticks_abort(tmp_path, url):
     decision, evidence = watched(tmp_path, url, [], failures=lambda look: 5 * max(0, look - 3))
     assert (decision.action, evidence["ticks"]) == (Action.ABORT, 5)
     assert "api_gateway: new version failed 20 of 50 requests (40.0%), old 0 of 60" in decision.reason
+
+
+def test_our_own_requests_do_not_dilute_those_of_users(tmp_path, url):
+    decision, evidence = watched(tmp_path, url, [], failures=lambda look: 5 * max(0, look - 2), ours=150)
+    assert decision.action is Action.ABORT
+    assert evidence["ticks"] <= 4
+    assert "of 20 requests (50.0%)" in decision.reason or "of 30 requests (50.0%)" in decision.reason
+    assert evidence["traffic"]["v1.1.0"]["ours"] >= 300
 
 
 def test_failed_requests_of_one_moment_are_evidence_of_one_tick(tmp_path, url):
