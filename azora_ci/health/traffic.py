@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-NUMBERS = ("requests", "errors", "failovers", "given_up", "broken", "timeouts", "connect_failures", "ours", "ours_failed")
+NUMBERS = ("requests", "errors", "failovers", "given_up", "broken", "timeouts", "not_found", "connect_failures", "ours", "ours_failed")
 SLOWEST_MS = 60_000.0  # the highest bound of a bucket
 
 
@@ -15,8 +15,9 @@ class Counters:
 
     ``requests`` by users that have ended, each counted once. Those that failed, each in one of four: ``errors``: 5xx answers;
     ``failovers``: only another attempt was answered; ``given_up``: the user left before an answer came; ``broken``: the answer broke off.
-    ``timeouts``: failed requests that nothing answered in the route's time. ``ours``: probes and synthetic requests, which are none of
-    ``requests``. ``buckets``: (upper bound in milliseconds, requests up to it), cumulative.
+    ``timeouts``: failed requests that nothing answered in the route's time. ``not_found``: 404 answers, no failures in themselves.
+    ``ours``: probes and synthetic requests, which are none of ``requests``. ``buckets``: (upper bound in milliseconds, requests up to
+    it), cumulative.
     """
 
     requests: int = 0
@@ -25,6 +26,7 @@ class Counters:
     given_up: int = 0
     broken: int = 0
     timeouts: int = 0
+    not_found: int = 0
     connect_failures: int = 0
     ours: int = 0
     ours_failed: int = 0
@@ -39,6 +41,11 @@ class Counters:
     def failed_share(self) -> float:
         """Return the share of failed requests, 0 without requests."""
         return self.failed / self.requests if self.requests else 0.0
+
+    @property
+    def not_found_share(self) -> float:
+        """Return the share of requests that were answered with 404, 0 without requests."""
+        return self.not_found / self.requests if self.requests else 0.0
 
     @property
     def samples(self) -> int:

@@ -1,9 +1,10 @@
 """Rules of a rollout: its stages, the comparison of two versions' traffic, and the action after each tick. Pure.
 
 The new version's failed requests are compared with the old one's by a sequential test (``sequential.py``) that may be looked at after every
-tick; so is the share of requests that take longer than the latency limit. All services, both tests and all stages share one error budget:
-of rollouts whose new version is within the limits, at most that share is taken back, if failures are independent. A failed request is a 5xx
-answer, one that only failover could answer, one that its user gave up, or one whose answer broke off.
+tick; so is the share of requests that take longer than the latency limit, and that of 404 answers, if a limit is configured. All services,
+tests and stages share one error budget: of rollouts whose new version is within the limits, at most that share is taken back, if failures
+are independent. A failed request is a 5xx answer, one that only failover could answer, one that its user gave up, or one whose answer broke
+off.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ LATENCY_FLOOR_MS = 100.0  # differences of p95 below this are scheduling noise o
 SLOW_SHARE = 0.05  # by definition of the p95
 # Shares of a service's error budget: both tests, and the old version's record, with which both are compared when it gets no more requests.
 ERROR_BUDGET, LATENCY_BUDGET, RECORD_BUDGET = 0.86, 0.1, 0.02
+NOT_FOUND_BUDGET = 0.15  # of which the share of 404 answers, where it is judged, takes its tests and record from failed requests
 OWN_SHARE = 0.05  # of the whole budget, for the tests of our own requests: the probes among them are judged one by one, too
 
 
@@ -49,12 +51,14 @@ class Limits:
     """Limits of the verdict: percentage points of failed requests above the old version, factor of its p95, samples needed.
 
     ``false_abort_percent``: the error budget, the percentage of rollouts within the limits that may be taken back.
+    ``not_found_points``: percentage points of 404 answers above the old version; None: they are shown, not judged.
     """
 
     error_points: float
     latency_factor: float
     minimum_requests: int
     false_abort_percent: float = 1.0
+    not_found_points: float | None = None
 
     @property
     def confidence(self) -> str:
@@ -64,10 +68,12 @@ class Limits:
     @property
     def test(self) -> str:
         """Return the tests in words, for the record."""
+        not_found = "" if self.not_found_points is None else f"404 answers: more than {self.not_found_points:g} points above; "
         return (
             f"sequential, valid at every tick: a betting martingale of both versions' requests, paired per tick; one-sided, "
             f"{self.confidence} confidence for the whole rollout, all services and stages together; "
-            f"failed requests: more than {self.error_points:g} points above the old version's; p95: {SLOW_SHARE:.0%} more of the new "
+            f"failed requests: more than {self.error_points:g} points above the old version's; {not_found}"
+            f"p95: {SLOW_SHARE:.0%} more of the new "
             f"version's requests than of the old one's slower than the limit (the factor, and {LATENCY_FLOOR_MS:g} ms more); "
             f"at 100 % compared with the old version's record"
         )
@@ -94,7 +100,13 @@ class Trial:
         budget = limits.false_abort_percent / 100 / sharing
         self._limits, self.record_budget, self.has_old = limits, RECORD_BUDGET * budget, before is not None
         known = (before.failed, before.requests) if before else (0, 0)
-        self.errors = Comparison(limits.error_points / 100, ERROR_BUDGET * budget, None if self.has_old else 0.0, known)
+        self.not_found: Comparison | None = None
+        error_budget = ERROR_BUDGET * budget
+        if limits.not_found_points is not None and before is not None:  # no number of 404 answers is right or wrong in itself
+            error_budget -= NOT_FOUND_BUDGET * budget
+            known_404 = (before.not_found, before.requests)
+            self.not_found = Comparison(limits.not_found_points / 100, (NOT_FOUND_BUDGET - RECORD_BUDGET) * budget, known=known_404)
+        self.errors = Comparison(limits.error_points / 100, error_budget, None if self.has_old else 0.0, known)
         self.slow = Comparison(SLOW_SHARE, LATENCY_BUDGET * budget)
         self.slow_limit: float | None = None  # milliseconds, by the old version's record before this tick
         self._old = Counters()
@@ -105,8 +117,12 @@ class Trial:
             old = Counters()
             if self.errors.ceiling is None:
                 self.errors.compare_with_record((self._old.failed, self._old.requests), self.record_budget)
+                if self.not_found:
+                    self.not_found.compare_with_record((self._old.not_found, self._old.requests), self.record_budget)
                 self.slow.compare_with_record(slower_than(self._old.buckets, self.slow_limit or 0.0), self.record_budget)
         self.errors.add((new.failed, new.requests), (old.failed, old.requests))
+        if self.not_found:
+            self.not_found.add((new.not_found, new.requests), (old.not_found, old.requests))
         if self.slow_limit is not None:
             self.slow.add(slower_than(new.buckets, self.slow_limit), slower_than(old.buckets, self.slow_limit))
         self._old = self._old.plus(old)
@@ -154,7 +170,7 @@ def judge_traffic(pairs: Mapping[str, Pair], limits: Limits, doubt: Collection[s
     doubtful: list[str] = []
     missing: dict[tuple[str, str], int] = {}
     for service, pair in pairs.items():
-        reasons = [f"{service}: {reason}" for reason in (_errors(pair, limits), _latency(pair, limits)) if reason]
+        reasons = [f"{service}: {reason}" for reason in (_errors(pair, limits), _not_found(pair, limits), _latency(pair, limits)) if reason]
         (doubtful if service in doubt else abort).extend(reasons)
         for side, counters in ((NEW, pair.new), (OLD, pair.old)):
             if counters is not None and counters.samples < limits.minimum_requests:
@@ -174,6 +190,17 @@ def _errors(pair: Pair, limits: Limits) -> str | None:
     return (
         f"new version failed {new.failed} of {new.requests} requests ({new.failed_share:.1%}), {against}; "
         f"more than {limits.error_points:g} points worse, {_certainty(pair.trial.errors, limits)}"
+    )
+
+
+def _not_found(pair: Pair, limits: Limits) -> str | None:
+    new, old, test = pair.new, pair.old, pair.trial.not_found
+    if old is None or test is None or not test.proved:
+        return None
+    return (
+        f"new version answered {new.not_found} of {new.requests} requests with 404 ({new.not_found_share:.1%}), "
+        f"old {old.not_found} of {old.requests} ({old.not_found_share:.1%}); "
+        f"more than {limits.not_found_points:g} points more often, {_certainty(test, limits)}"
     )
 
 

@@ -34,9 +34,11 @@ def plan_lines(
         lines.append(f"  workers ({', '.join(workers)}): those of {old} run until the promotion and are stopped then;")
         lines.append("    going back stops the new ones, then starts the old ones again")
     conditions = "an endpoint keeps failing" + ("; a worker ends, is started again or is unhealthy" if workers else "")
+    not_found = f"or its share of 404 answers more than {limits.not_found_points:g}, " if limits.not_found_points is not None else ""
     lines.append(
         f"  back to {old or 'no version'} when: {conditions}; or the new version's share of failed requests is more than "
-        f"{limits.error_points:g} points above the old one's, or its p95 more than {limits.latency_factor:g} times the old one's "
+        f"{limits.error_points:g} points above the old one's, {not_found}"
+        f"or its p95 more than {limits.latency_factor:g} times the old one's "
         f"and at least {LATENCY_FLOOR_MS:g} ms more, "
         f"with {limits.confidence} confidence for the whole rollout (a sequential test); "
         f"{limits.minimum_requests} requests per service and version needed"
@@ -70,8 +72,9 @@ def tick_line(stage: Stage, elapsed: float, probes: tuple[int, int], sides: Mapp
 def _traffic(counters: Counters) -> str:
     p95 = percentile(counters.buckets, 0.95)
     latency = f", p95 {p95:.0f} ms" if p95 is not None else ""
+    not_found = f", {counters.not_found} 404 ({counters.not_found_share:.1%})" if counters.not_found else ""
     ours = f", beside {counters.ours} of ours" if counters.ours else ""
-    return f"{counters.requests} requests, {counters.failed} failed ({counters.failed_share:.1%}){latency}{ours}"
+    return f"{counters.requests} requests, {counters.failed} failed ({counters.failed_share:.1%}){not_found}{latency}{ours}"
 
 
 def stage_table(evidence: Mapping[str, Any]) -> str:
@@ -83,13 +86,14 @@ def stage_table(evidence: Mapping[str, Any]) -> str:
         f"probes {probes['total'] - probes['failed']} of {probes['total']} healthy ({rate:.2%}), "
         f"availability at the public endpoints {evidence['availability']:.2%}",
         "",
-        "| version | weight | requests | 5xx | given up by users | made good by failover | failed | p50 | p95 |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
+        "| version | weight | requests | 5xx | given up by users | made good by failover | failed | 404 | p50 | p95 |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for version, row in evidence["traffic"].items():
         rows.append(
             f"| {escaped(version)} | {_percent(row['weight'])} | {row['requests']} | {row['errors_5xx']} | {row.get('given_up', 0)} "
-            f"| {row['failover']} | {row['error_rate']:.2%} | {_milliseconds(row['p50_ms'])} | {_milliseconds(row['p95_ms'])} |"
+            f"| {row['failover']} | {row['error_rate']:.2%} | {row.get('not_found', 0)} "
+            f"| {_milliseconds(row['p50_ms'])} | {_milliseconds(row['p95_ms'])} |"
         )
     return "\n".join(rows)
 
@@ -141,6 +145,7 @@ def traffic_evidence(counters: Counters, weight: int | None = None) -> dict[str,
         "failover": counters.failovers,
         "given_up": counters.given_up,
         "resets": counters.broken,
+        "not_found": counters.not_found,
         "connect_failures": counters.connect_failures,
         "ours": counters.ours,
         "ours_failed": counters.ours_failed,

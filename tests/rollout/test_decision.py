@@ -92,8 +92,8 @@ def part(count: Counters, tick: int, ticks: int) -> Counters:
 
     def total(number: int) -> Counters:
         buckets = tuple((bound, below * number // ticks) for bound, below in count.buckets)
-        requests, errors, failovers = (value * number // ticks for value in (count.requests, count.errors, count.failovers))
-        return Counters(requests, errors, failovers, buckets=buckets)
+        names = ("requests", "errors", "failovers", "not_found")
+        return Counters(**{name: getattr(count, name) * number // ticks for name in names}, buckets=buckets)
 
     return total(tick + 1).since(total(tick))
 
@@ -186,6 +186,35 @@ def test_users_and_our_own_requests_share_one_budget():
     assert (of_users["auth"].errors.known, own["auth"].errors.known) == ((50, 1000), (4, 200))
     whole = Trial(LIMITS, 1, Counters()).errors.budget
     assert sum(trial.errors.budget for tests in (of_users, own) for trial in tests.values()) == pytest.approx(whole)
+
+
+def test_eight_users_among_149_requests_decide_when_half_of_them_fail():
+    new, old = replace(counters(8, 4), ours=141), replace(counters(2000), ours=0)
+    trial = Trial(LIMITS, 1, Counters())
+    for tick in range(8):
+        trial.add(Counters(1, tick % 2, ours=18), part(old, tick, 8), alone=False)
+    verdict = judge_traffic({"api": Pair(trial, new, old)}, LIMITS)
+    assert "failed 4 of 8 requests (50.0%)" in verdict.abort[0]
+    assert verdict.missing == {}, "ours make up the number of samples"
+
+
+def test_404_answers_are_judged_when_a_limit_is_configured():
+    new, old = replace(counters(400), not_found=80), replace(counters(4000), not_found=40)
+    judging = replace(LIMITS, not_found_points=5.0)
+    assert judged(new, old).abort == ()
+    (reason,) = judged(new, old, limits=judging).abort
+    assert reason.startswith("api: new version answered 80 of 400 requests with 404 (20.0%), old 40 of 4000 (1.0%); more than 5 points")
+    assert judged(new, None, limits=judging).abort == (), "no number of 404 answers is right in itself"
+    assert judged(new, replace(old, not_found=800), limits=judging).abort == ()
+    assert judged(replace(counters(8000), not_found=1600), old, alone=True, limits=judging).abort != ()
+    assert "404 answers: more than 5 points" in judging.test
+
+
+def test_judging_404_answers_takes_a_part_of_the_same_budget():
+    plain, judging = Trial(LIMITS, 1, Counters()), Trial(replace(LIMITS, not_found_points=5.0), 1, Counters())
+    assert judging.not_found is not None
+    assert judging.errors.budget + judging.not_found.budget + judging.record_budget == pytest.approx(plain.errors.budget)
+    assert plain.errors.budget + plain.slow.budget + 2 * plain.record_budget == pytest.approx(0.01)
 
 
 def test_an_error_budget_is_shared_by_services_and_a_smaller_one_asks_for_more():
@@ -387,8 +416,8 @@ def test_a_stage_table_has_a_row_per_version():
     }
     table = report.stage_table(evidence)
     assert "probes 197 of 200 healthy (98.50%)" in table
-    assert "| v1.1.0 | 5 % | 10 | 1 | 0 | 0 | 10.00% | 15 ms | 20 ms |" in table
-    assert "| v1.0.0 | – | 0 | 0 | 0 | 0 | 0.00% | – | – |" in table
+    assert "| v1.1.0 | 5 % | 10 | 1 | 0 | 0 | 10.00% | 0 | 15 ms | 20 ms |" in table
+    assert "| v1.0.0 | – | 0 | 0 | 0 | 0 | 0.00% | 0 | – | – |" in table
 
 
 def test_a_weight_is_the_least_that_a_release_has_on_any_route():

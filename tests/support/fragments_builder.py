@@ -60,6 +60,7 @@ def _stage(name: str, percent: int, start: float, minutes: float) -> dict[str, A
             "failover": 0,
             "given_up": 0,
             "resets": 0,
+            "not_found": 0,
             "ours": 0,
             "ours_failed": 0,
             "connect_failures": 0,

@@ -203,6 +203,7 @@ class RolloutSettings:
     """
 
     error_rate_points: float = 1.0
+    not_found_points: float | None = None  # None: 404 answers are shown, not judged
     latency_factor: float = 3.0
     false_abort_percent: float = 1.0
     minimum_requests: int = 149

@@ -23,7 +23,7 @@ STATS = rf"^{PREFIX}\.(requests\.route\.({USERS}|{OURS})|({ANSWERED}|{LEFT})\.ro
 _REQUESTS = re.compile(
     rf"{PREFIX}\.requests\.route\.({USERS}|{OURS})\.cluster\.([^.]+)\.code\.(\d+)\.flags\.([^.]+)\.attempts\.(\d*)\.other\.(\w*)"
 )
-_UPGRADED = 101
+_UPGRADED, _NOT_FOUND = 101, 404
 OF_FAILOVER = {"filter_metadata": {"azora": {"other": "release"}}}  # of instances of the other release in a release's cluster
 _TYPE = "type.googleapis.com/envoy"
 
@@ -101,6 +101,7 @@ def _ended(values: Mapping[str, int], cluster: str, *, streams: bool) -> Counter
             continue
         counts["requests"] += number
         counts["timeouts"] += number * ("UT" in flags)
+        counts["not_found"] += number * (code == _NOT_FOUND)
         if outcome is not None:
             counts[outcome] += number
     return Counters(**counts)

@@ -6,6 +6,7 @@ import json
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler
 
@@ -34,6 +35,8 @@ class Odd(Backend):
             self._hang_up(request)
         elif "kill" in request.path:
             self._hang_up(request)
+        elif "missing" in request.path:
+            request.send_error(404)
         elif "fail" in request.path:
             request.send_error(500)
         else:
@@ -109,6 +112,33 @@ def test_an_answer_that_breaks_off_is_a_failure(lab, odd):
     assert counted(lab).since(before).broken == counted(lab).since(before).failed == 1
 
 
+def test_answers_of_404_are_counted_apart(lab, odd):
+    lab.put([refusing()], [odd.address], 100)
+    before = counted(lab)
+    for path in ("/", "/missing", "/missing/too"):
+        get(lab.port, path)
+    counters = ended(lab, before, 3)
+    assert (counters.requests, counters.not_found, counters.failed) == (3, 2, 0)
+
+
+def test_a_request_that_a_limit_refused_counts_for_the_version_that_owed_it(tmp_path, odd):
+    lab = Lab(tmp_path, timeout_seconds=2, max_connections=1, max_pending_requests=1)
+    old = Backend("1.0.0")
+    try:
+        lab.put([old.address], [odd.address], 100)
+        with ThreadPoolExecutor(8) as pool:
+            answers = [status for status, *_ in pool.map(lambda _: get(lab.port, "/hang"), range(8))]
+        refused = answers.count(503)
+        assert refused >= 4, "one is at work, one waits"
+        until(lambda: counted(lab).requests == 8, "all requests have ended")
+        assert (counted(lab).errors >= refused, counted(lab, OLD).requests) == (True, 0)
+        names = [stat["name"] for stat in lab.edge._get("/stats?format=json&filter=requests.route")["stats"]]
+        assert any(f".cluster.api-{NEW}.code.503.flags.UO" in name for name in names), names
+    finally:
+        lab.close()
+        old.die()
+
+
 def test_leaving_a_stream_is_no_failure(tmp_path, odd):
     lab = Lab(tmp_path, timeout_seconds=0)
     try:
@@ -152,7 +182,7 @@ def test_what_the_old_version_answered_is_a_failure_of_the_new_one(lab, odd):
     ("ended_as", "counters"),
     [
         ("200.flags.-.attempts.1.other.", Counters(7)),
-        ("404.flags.-.attempts.1.other.", Counters(7)),
+        ("404.flags.-.attempts.1.other.", Counters(7, not_found=7)),
         ("200.flags.DC.attempts.1.other.", Counters(7)),
         ("200.flags.-.attempts.2.other.", Counters(7, failovers=7)),
         ("200.flags.-.attempts.1.other.release", Counters(7, failovers=7)),  # no instance of its own was healthy
