@@ -92,17 +92,24 @@ def worse_cells() -> list[Cell]:
 
 def run(rollouts: int, *, as_json: bool) -> None:
     """Print false aborts, and how soon a worse version is found."""
+    from tests.bench import latency  # which needs the stages of this module
+
     begun = time.monotonic()
     with ProcessPoolExecutor(PROCESSES) as pool:
         null = list(pool.map(_false_aborts, null_cells(), [rollouts] * len(null_cells())))
         worse = list(pool.map(_detections, worse_cells(), [rollouts] * len(worse_cells())))
+        slow_null = list(pool.map(latency.false_aborts, latency.null_cells(), [rollouts] * len(latency.null_cells())))
+        slow_worse = list(pool.map(latency.detections, latency.worse_cells(), [rollouts] * len(latency.worse_cells())))
     figures = {
         "rollouts": rollouts,
         "seconds": round(time.monotonic() - begun, 1),
-        "worst_false_abort_independent": max(row["share"] for row in null if row["clump"] == 1 and row["attributable"]),
-        "worst_false_abort_clumps_of_5": max(row["share"] for row in null if row["clump"] == 5),
+        "worst_false_abort_independent": _worst([row for row in null if row["clump"] == 1 and row["attributable"]]),
+        "worst_false_abort_clumps_of_5": _worst([row for row in null if row["clump"] == 5]),
+        "worst_false_abort_latency": _worst(slow_null),
         "within_limit": null,
         "worse": worse,
+        "latency_within_limit": slow_null,
+        "latency_worse": slow_worse,
     }
     if as_json:
         click.echo(json.dumps(figures))
@@ -113,6 +120,15 @@ def run(rollouts: int, *, as_json: bool) -> None:
     click.echo("new version worse: found, median tick (Wald's test, which knows both shares), within 3 ticks")
     for row in worse:
         click.echo(f"  {_name(row):<66} {row['found']:7.2%}  {row['median']:5} ({row['wald']})  {row['within_3']:7.2%}")
+    click.echo("latency within the limit: aborts (upper 95 % bound); and worse: found, median tick")
+    for row in slow_null:
+        click.echo(f"  {row['name']:<66} {row['share']:7.2%} ({row['upper']:.2%})")
+    for row in slow_worse:
+        click.echo(f"  {row['name']:<66} {row['found']:7.2%}  {row['median']}")
+
+
+def _worst(rows: list[dict[str, Any]]) -> dict[str, float]:
+    return {name: max(row[name] for row in rows) for name in ("share", "upper")}
 
 
 def _name(row: dict[str, Any]) -> str:
@@ -150,7 +166,7 @@ def _simulate(cell: Cell, rollouts: int) -> list[int | None]:
     generator = random.Random(zlib.crc32(repr(cell).encode()))
     tables: dict[float, list[float]] = {}
     plan = [_tables_of(cell, tick, tables) for tick in range(TICKS)]
-    bad_before = _poisson(BEFORE * cell.base / cell.clump if cell.known else 0.0)
+    bad_before = poisson(BEFORE * cell.base / cell.clump if cell.known else 0.0)
     return [_rollout(plan, cell, bad_before, generator) for _ in range(rollouts)]
 
 
@@ -176,11 +192,11 @@ def _tables_of(cell: Cell, tick: int, tables: dict[float, list[float]]) -> tuple
         means += [requests * (1 - share), requests * share / cell.clump]
     for mean in means:
         if mean not in tables:
-            tables[mean] = _poisson(mean)
+            tables[mean] = poisson(mean)
     return tuple(tables[mean] for mean in means)
 
 
-def _poisson(mean: float) -> list[float]:
+def poisson(mean: float) -> list[float]:
     """Return the cumulative probabilities of a Poisson distribution: a uniform number's place among them is a draw."""
     if mean <= 0:
         return []
