@@ -209,17 +209,21 @@ def _latency(pair: Pair, limits: Limits) -> str | None:
     if old is None or limit is None or not pair.trial.slow.proved or new.requests < limits.minimum_requests:
         return None
     old_p95, new_p95 = percentile(old.buckets, 0.95) or 0.0, percentile(new.buckets, 0.95) or 0.0
-    slow, total = slower_than(new.buckets, limit)
+    (slow, total), (old_slow, old_total) = slower_than(new.buckets, limit), slower_than(old.buckets, limit)
     return (
-        f"new version's p95 is {new_p95:.0f} ms, old {old_p95:.0f} ms; {slow} of {total} requests took longer than {limit:.0f} ms "
-        f"(factor {limits.latency_factor:g}), {SLOW_SHARE:.0%} more than of the old version's, {_certainty(pair.trial.slow, limits)}"
+        f"new version's p95 is {new_p95:.0f} ms, old {old_p95:.0f} ms; {slow} of {total} requests took longer than {limit:.0f} ms, the "
+        f"limit (factor {limits.latency_factor:g}, at least {LATENCY_FLOOR_MS:g} ms more), or were given up, "
+        f"old {old_slow} of {old_total}; more than {SLOW_SHARE * 100:g} points worse, {_certainty(pair.trial.slow, limits)}"
     )
 
 
 def _certainty(comparison: Comparison, limits: Limits) -> str:
     text = f"with {limits.confidence} confidence for the whole rollout"
     if comparison.ceiling:
-        text += f"; no old traffic runs beside it, it is compared with the old version's record, at most {comparison.ceiling:.1%}"
+        text += (
+            f"; no old traffic runs beside it, it is compared with the old version's record, at most {comparison.ceiling:.1%}: "
+            "what troubles both versions is held against it"
+        )
     return text
 
 
