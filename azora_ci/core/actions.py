@@ -111,24 +111,26 @@ class Actions:
             with self._summary_file.open("ab") as file:
                 file.write(data)
 
-    def _annotate(self, level: str, title: str, message: str, file: str | None = None) -> None:
+    def _annotate(self, level: str, title: str, message: str, file: str | None = None, line: int | None = None) -> None:
         if self._github:
             place = f"file={escape_property(file)}," if file else ""
+            place += f"line={line}," if line else ""
             self._command(f"::{level} {place}title={escape_property(title)}::{escape_data(message[:ANNOTATION_LIMIT])}")
         else:
-            self.print(f"{level.upper()}: {title}{f' ({file})' if file else ''}\n{message}")
+            where = f" ({file}{f':{line}' if line else ''})" if file else ""
+            self.print(f"{level.upper()}: {title}{where}\n{message}")
 
-    def error(self, title: str, message: str, *, file: str | None = None) -> None:
+    def error(self, title: str, message: str, *, file: str | None = None, line: int | None = None) -> None:
         """Annotate the run, or a file of the repository, with an error."""
-        self._annotate("error", title, message, file)
+        self._annotate("error", title, message, file, line)
 
-    def warning(self, title: str, message: str, *, file: str | None = None) -> None:
+    def warning(self, title: str, message: str, *, file: str | None = None, line: int | None = None) -> None:
         """Annotate the run, or a file of the repository, with a warning."""
-        self._annotate("warning", title, message, file)
+        self._annotate("warning", title, message, file, line)
 
-    def notice(self, title: str, message: str) -> None:
-        """Annotate the run with a notice."""
-        self._annotate("notice", title, message)
+    def notice(self, title: str, message: str, *, file: str | None = None, line: int | None = None) -> None:
+        """Annotate the run, or a file of the repository, with a notice."""
+        self._annotate("notice", title, message, file, line)
 
     def mask(self, secret: str) -> None:
         """Tell the runner to mask a secret, line by line, before anything else is printed."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
@@ -27,7 +27,7 @@ from azora_ci.targets.workers import look
 class Means:
     """What there is to ask with, beside the access to hosts: AWS, the database, user and password of the registry for pushing.
 
-    ``withheld``: why none of it may be used, empty when it may.
+    ``withheld``: why none of it may be used, empty when it may. ``with_database`` is called with the address of a database that answers.
     """
 
     aws: Aws
@@ -35,6 +35,7 @@ class Means:
     database_url: Secret | None
     login: tuple[Secret | None, Secret | None]
     withheld: str = ""
+    with_database: Callable[[DatabaseUrl], None] | None = None
 
 
 @dataclass
@@ -77,7 +78,7 @@ def _ask_stores(consultation: Consultation, context: TargetContext, means: Means
     elif via_ssh and context.access is None:
         consultation.not_asked["production database"] = "it is behind the SSH host, whose settings cannot be used"
     else:
-        consultation.findings.append(reachability.database(lambda: _opened(consultation, context, means)))
+        consultation.findings.append(reachability.database(lambda: _opened(consultation, context, means), means.with_database))
     if means.aws.aws_access_key_id is None:
         consultation.not_asked["backup bucket"] = "no AWS credentials are set"
     else:

@@ -72,17 +72,23 @@ def of_target(findings: Iterable[Finding]) -> list[Reached]:
     return [Reached(found.name, "target", found.passed, found.detail, None, found.next_step, found.stops) for found in findings]
 
 
-def database(opened: Callable[[], AbstractContextManager[DatabaseUrl]]) -> Reached:
-    """Check that the database accepts a connection; the finding names its version and what protects the connection."""
+def database(opened: Callable[[], AbstractContextManager[DatabaseUrl]], also: Callable[[DatabaseUrl], None] | None = None) -> Reached:
+    """Check that the database accepts a connection; the finding names its version and what protects the connection.
+
+    ``also`` is called with its address as long as that leads there, and keeps its errors to itself.
+    """
 
     def request() -> str:
         with opened() as url:
             connection = url.connect()
             try:
                 hint = ", without a CA: PROD_DATABASE_CA" if url.protection.level == "require" else ""
-                return f"PostgreSQL {connection.server_version // 10000} answers (transport: {url.protection.level}{hint})"
+                conclusion = f"PostgreSQL {connection.server_version // 10000} answers (transport: {url.protection.level}{hint})"
             finally:
                 connection.close()
+            if also is not None:
+                also(url)
+            return conclusion
 
     return _check("production database", "database", request)
 

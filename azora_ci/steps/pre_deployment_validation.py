@@ -15,7 +15,8 @@ from azora_ci.core.config.gates import ADDRESSES
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.settings import Aws, DatabaseTransport, Deployment, ProductionHosts, ServiceSecrets
 from azora_ci.core.variables import Secret, load, number, texts_by_name, texts_of, truth, unparsed, variable
-from azora_ci.gates import branch, checks, commands, production, readiness, report, results
+from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.gates import branch, checks, commands, migrations, production, readiness, report, results, squawk
 from azora_ci.gates.audit import gate
 from azora_ci.gates.audit.verdict import NO_LEVEL
 from azora_ci.gates.branch import BranchGates
@@ -36,7 +37,7 @@ WITHHELD = "not tried: it takes a login, and the release is not approved and che
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Aws, DatabaseTransport, ProductionHosts, ServiceSecrets):
+class Settings(Deployment, Aws, DatabaseTransport, ProductionHosts, ServiceSecrets, migrations.Policy):
     """What pre-deployment-validation reads."""
 
     github_token: Secret = variable("GITHUB_TOKEN", "token that reads checks, statuses, actions and contents", example="ghs_…", secret=True)
@@ -314,7 +315,8 @@ def examine_production(job: Job[Settings], closed: Closed, *, withheld: str) -> 
         rollback_window_minutes=settings.rollback_window_minutes,
     )  # fmt: skip
     login = settings.docker_username, settings.docker_password
-    consultation = production.consult(context, Means(settings, settings, settings.database_url, login, withheld))
+    means = Means(settings, settings, settings.database_url, login, withheld, lambda url: judge_migrations(job, closed, url))
+    consultation = production.consult(context, means)
     if consultation.database_transport is not None:
         job.evidence["database_transport"] = consultation.database_transport
     job.evidence["not_checked"] += [{"name": name, "reason": reason} for name, reason in consultation.not_asked.items()]
@@ -331,6 +333,14 @@ def examine_production(job: Job[Settings], closed: Closed, *, withheld: str) -> 
             job.actions.warning("Production needs attention", f"{finding}\n{finding.next_step}")
     for skipped in job.evidence["not_checked"]:
         job.say(f"- not checked: {skipped['name']}, {skipped['reason']}")
+
+
+def judge_migrations(job: Job[Settings], closed: Closed, url: DatabaseUrl) -> None:
+    """Judge the pending migrations by production as it is now, which is only read: each finding stands at its file and line."""
+    judged = migrations.Gate(job.settings, job.actions, job.say)
+    evidence, problems = judged.judge(job.config.database, url, lambda names: squawk.remarks(names, job.processes))
+    job.evidence |= evidence
+    closed.add("The running version may not bear the migrations", problems)
 
 
 def read_recorded_host_keys(job: Job[Settings]) -> str:

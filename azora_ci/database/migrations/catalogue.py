@@ -106,7 +106,7 @@ class Change:
     def between(before: Iterable[str], after: Iterable[str]) -> Change:
         """Return the change from one catalogue to a later one."""
         earlier, later = frozenset(before), frozenset(after)
-        return Change(tuple(sorted(later - earlier)), tuple(sorted(earlier - later)), any(map(_is_history, later)))
+        return Change(tuple(sorted(later - earlier)), tuple(sorted(earlier - later)), any(map(is_history, later)))
 
     def __bool__(self) -> bool:
         return bool(self.gained or self.lost)
@@ -130,8 +130,8 @@ class Change:
         return f"since this attempt began the database gained: {_join_some(self.gained)}; and lost: {_join_some(self.lost)}"
 
 
-def _is_history(line: str) -> bool:
-    """Say whether a line is that of a table in which a tool notes what it applied; it may be empty."""
+def is_history(line: str) -> bool:
+    """Return whether a line is that of a table in which a tool notes what it applied; it may be empty."""
     kind, _, name = line.partition(",")[0].partition(" ")
     return kind == "table" and name.rpartition(".")[2].strip('"') in HISTORIES
 

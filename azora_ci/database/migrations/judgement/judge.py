@@ -29,7 +29,8 @@ def _judged(scope: Scope, name: str, parsed: Parsed) -> Statement:
         made = set(scope.made)
         actions = list(statements.judge(scope, parsed))
         actions = [_for_users(scope, made, action) for action in actions]
-    return Statement(name, parsed.line, " ".join(parsed.text.split()), tuple(actions))
+    last_line = parsed.line + parsed.text.count("\n")
+    return Statement(name, parsed.line, last_line, " ".join(parsed.text.split()), tuple(actions))
 
 
 def _for_users(scope: Scope, made: set[str], action: Action) -> Action:

@@ -69,10 +69,11 @@ class Action:
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement of a migration: its file, the line where it begins (1 is the first), its text, and its actions in order."""
+    """A statement of a migration: its file, its lines (1 is the first), its text on one line, and its actions in order."""
 
     file: str
     line: int
+    last_line: int
     text: str
     actions: tuple[Action, ...]
 
