@@ -122,7 +122,7 @@ def _add_column(scope: Scope, table: str, command: Any) -> Action:
     what = f"ADD COLUMN {column.colname}"
     made = _Made.of(scope, column)
     if not command.missing_ok or (scope.facts.known and (scope.in_production(table), column.colname) not in scope.facts.types):
-        scope.add_column(table, column.colname, Column(made.required, made.filled))
+        scope.add_column(table, column.colname, Column(made.required, made.filled, made.unique or bool(made.checks or made.foreign)))
     names = frozenset(scope.family(table))
     locks = dict.fromkeys(names, Lock.ACCESS_EXCLUSIVE)
     locks |= {scope.name(constraint.pktable): Lock.SHARE_ROW_EXCLUSIVE for constraint in made.foreign}
@@ -205,10 +205,13 @@ def _set_default(scope: Scope, table: str, command: Any) -> Action:
     given = getattr(command, "def")
     locks, column = _on(scope, table), scope.column(table, command.name)
     if given.WhichOneof("node") is not None and not sql.is_null(given):
+        what, rests = f"SET DEFAULT of {command.name}", column is not None and column.rests_on_empty
         if column is not None:
             column.filled = True
+        if rests and not scope.is_new(table):
+            return Action(what, OPEN, "a key or a check may refuse this value in rows that the running version writes", TRY, locks)
         why = "the running version gets this value where it leaves the column out"
-        return Action(f"SET DEFAULT of {command.name}", GOOD, NEW if scope.is_new(table) else why, locks=locks)
+        return Action(what, GOOD, NEW if scope.is_new(table) else why, locks=locks)
     what = f"DROP DEFAULT of {command.name}"
     borne = scope.is_new(table) or (column is not None and not column.required)
     if column is not None:

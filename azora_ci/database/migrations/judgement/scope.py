@@ -11,10 +11,13 @@ from azora_ci.database.migrations.judgement.model import Facts, Lock
 
 @dataclass
 class Column:
-    """A column that the release made: whether rows need a value, and whether one that is left out gets a value by itself."""
+    """A column that the release made: whether rows need a value, whether one that is left out gets a value by itself, and whether a key
+    or check was judged harmless because the version that runs leaves the column empty.
+    """
 
     required: bool
     filled: bool
+    rests_on_empty: bool = False
 
 
 @dataclass
@@ -23,7 +26,8 @@ class Scope:
 
     ``made``: relations with no rows of users; ``freed``: names of relations, columns and objects that the version that runs knows and the
     release took away, so that whatever it then makes under such a name is used at once; ``columns``: (relation, column) -> a column added
-    to a relation of production; ``objects``: (kind, name) of types, functions, schemas, indexes and constraints that the release made.
+    to a relation of production; ``temporary``: tables of this session, which hide others of their name; ``objects``: (kind, name) of
+    types, functions, schemas, indexes and constraints that the release made.
     """
 
     facts: Facts
@@ -32,6 +36,7 @@ class Scope:
     freed: set[str | tuple[str, str]] = field(default_factory=set)
     columns: dict[tuple[str, str], Column] = field(default_factory=dict)
     objects: set[tuple[str, str]] = field(default_factory=set)
+    temporary: set[str] = field(default_factory=set)
     indexes: dict[str, str] = field(default_factory=dict)
     before: dict[str, str] = field(default_factory=dict)  # name -> the name in production of what was renamed
 
@@ -41,7 +46,8 @@ class Scope:
 
     def qualified(self, parts: list[str]) -> str:
         """Return the name that these parts are, with its schema unless that is ``public``."""
-        schema, name = (parts[-2], parts[-1]) if len(parts) > 1 else (self.schema, parts[-1])
+        default = "pg_temp" if parts[-1] in self.temporary else self.schema
+        schema, name = (parts[-2], parts[-1]) if len(parts) > 1 else (default, parts[-1])
         return name if schema == "public" else f"{schema}.{name}"
 
     def in_production(self, name: str) -> str:
@@ -64,6 +70,7 @@ class Scope:
 
     def drop(self, name: str) -> None:
         """Note that a relation is gone."""
+        self.temporary.discard(name.removeprefix("pg_temp."))
         if not self.is_new(name):
             self.freed.add(name)
         self.made.discard(name)
@@ -116,8 +123,10 @@ class Scope:
 
     def unused(self, table: str, columns: Iterable[str]) -> bool:
         """Return whether the version that runs leaves one of these columns empty in every row that it writes."""
-        states = [self.column(table, name) for name in columns]
-        return any(state is not None and not state.filled for state in states)
+        empty = [state for name in columns if (state := self.column(table, name)) is not None and not state.filled]
+        for state in empty:
+            state.rests_on_empty = True
+        return bool(empty)
 
     def family(self, table: str) -> list[str]:
         """Return a table with its partitions and the tables that inherit from it."""

@@ -25,6 +25,7 @@ HARMLESS = _STABLE | frozenset(
     gen_random_bytes uuidv4 uuidv7 lpad rpad initcap array_append array_remove extract
     """.split()  # noqa: SIM905 - as above
 )
+_LONGEST = 30_000
 _SERIAL = {"serial", "bigserial", "smallserial", "serial2", "serial4", "serial8"}
 # Expressions that are NULL where a column is NULL: a CHECK of these alone holds for rows that leave the column out.
 _STRICT_KINDS = frozenset({"a_array_expr", "a_const", "a_expr", "bool_expr", "boolean", "column_ref", "float", "integer", "list", "string"})
@@ -52,32 +53,61 @@ class Parsed:
 def parse(text: str) -> list[Parsed]:
     """Return the statements of a text in order. What PostgreSQL's grammar refuses is one entry with ``error`` and no node."""
     import postgast
+    from google.protobuf.message import DecodeError
 
     source = text.removeprefix("\ufeff").replace("\r\n", "\n")  # the line ends of Windows; inside a literal they change nothing here
     content = source.encode("utf-8", errors="replace")
     if b"\0" in content:
         return [Parsed(content.count(b"\n", 0, content.index(b"\0")) + 1, "", error="it holds a NUL byte, where PostgreSQL would stop")]
     try:
-        statements = postgast.parse(source).stmts
+        if _longest(source) > _LONGEST:
+            return [Parsed(1, source[:200], error="an expression is too long to be read here")]
+        return [_placed(content, stmt.stmt_location, stmt.stmt_len or len(content), stmt.stmt) for stmt in postgast.parse(source).stmts]
     except postgast.PgQueryError as error:
         position = max(error.cursorpos - 1, 0)
         line = content.count(b"\n", 0, position) + 1
         return [Parsed(line, source.split("\n")[line - 1].strip() or source.strip(), error=error.message)]
-    return [_placed(content, statement) for statement in statements]
+    except DecodeError:
+        return list(_one_by_one(content, postgast.split(source)))
 
 
-def _placed(content: bytes, statement: Any) -> Parsed:
+def _one_by_one(content: bytes, texts: list[str]) -> Iterator[Parsed]:
+    """Yield statements of which one has a tree that is too deep for protobuf, which bears 100 levels: that one alone is not known."""
+    import postgast
+    from google.protobuf.message import DecodeError
+
+    begin = 0
+    for text in texts:
+        begin, length = content.index(text.encode("utf-8"), begin), len(text.encode("utf-8"))
+        try:
+            yield _placed(content, begin, length, postgast.parse(text).stmts[0].stmt)
+        except DecodeError:
+            yield _placed(content, begin, length, None, "it is nested too deeply to be read here")
+        begin += length
+
+
+def _longest(source: str) -> int:
+    """Return the most tokens without a comma or semicolon between: from some 100,000 on the parser overflows its stack."""
+    import postgast
+
+    longest = begin = 0
+    separators = {postgast.pg_query_pb2.Token.ASCII_44, postgast.pg_query_pb2.Token.ASCII_59}
+    for number, token in enumerate(postgast.scan(source).tokens):
+        begin = number if token.token in separators else begin
+        longest = max(longest, number - begin)
+    return longest
+
+
+def _placed(content: bytes, begin: int, length: int, node: Any, error: str = "") -> Parsed:
     """Return a statement with the place of its first token: its location is that of the comments and spaces before it."""
     import postgast
 
-    begin = statement.stmt_location
-    end = begin + statement.stmt_len if statement.stmt_len else len(content)
-    text = content[begin:end].decode("utf-8")
+    text = content[begin : begin + length].decode("utf-8")
     comments = {postgast.pg_query_pb2.Token.SQL_COMMENT, postgast.pg_query_pb2.Token.C_COMMENT}
     tokens = [token for token in postgast.scan(text).tokens if token.token not in comments]
-    first, last = (tokens[0].start, tokens[-1].end) if tokens else (0, len(text))
+    first, last = (tokens[0].start, tokens[-1].end) if tokens else (0, length)
     line = content.count(b"\n", 0, begin + first) + 1
-    return Parsed(line, text.encode("utf-8")[first:last].decode("utf-8"), statement.stmt)
+    return Parsed(line, content[begin + first : begin + last].decode("utf-8"), node, error)
 
 
 def label(enumeration: str, number: int) -> str:

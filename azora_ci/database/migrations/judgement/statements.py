@@ -13,6 +13,8 @@ from azora_ci.database.migrations.judgement.scope import Scope
 from azora_ci.database.migrations.judgement.sql import Parsed
 from azora_ci.database.migrations.judgement.words import ADDED, BAD, COPY, GOOD, NEW, OPEN, TRY, UNJUDGED, unless
 
+_CHANGE_ROWS = frozenset({"insert_stmt", "update_stmt", "delete_stmt", "merge_stmt"})
+_HOLD_OTHERS = _CHANGE_ROWS | {"select_stmt", "create_table_as_stmt", "copy_stmt"}  # those in WITH run, too
 _ADDS_ONLY = {  # statements that add something, or change nothing that an application sees
     "create_extension_stmt", "create_enum_stmt", "composite_type_stmt", "create_range_stmt", "create_schema_stmt", "create_seq_stmt",
     "create_cast_stmt", "create_role_stmt", "comment_stmt", "constraints_set_stmt", "variable_show_stmt", "check_point_stmt", "notify_stmt",
@@ -25,10 +27,15 @@ _ADDS_ONLY = {  # statements that add something, or change nothing that an appli
 def judge(scope: Scope, parsed: Parsed) -> Iterator[Action]:
     """Yield the actions of a statement, and note in the scope what it makes. What is not known is *unknown*."""
     kind = parsed.kind
+    statement = sql.inner(parsed.node)
+    if kind in _HOLD_OTHERS:
+        for inner_kind, node in sql.walk(statement):
+            if inner_kind in _CHANGE_ROWS:
+                yield from _JUDGES[inner_kind](scope, node)
     if kind in _JUDGES:
-        yield from _JUDGES[kind](scope, sql.inner(parsed.node))
+        yield from _JUDGES[kind](scope, statement)
     elif kind in _ADDS_ONLY:
-        yield from _adds(scope, kind, sql.inner(parsed.node))
+        yield from _adds(scope, kind, statement)
     else:
         yield Action(_title(kind), OPEN, UNJUDGED, TRY)
 
@@ -77,8 +84,10 @@ def _commented(scope: Scope, statement: Any) -> list[str]:
 
 
 def _create_table(scope: Scope, statement: Any) -> Iterator[Action]:
-    table = scope.name(statement.relation)
     temporary = statement.relation.relpersistence == "t"
+    if temporary:
+        scope.temporary.add(statement.relation.relname)
+    table = scope.name(statement.relation)
     locks: dict[str, Lock] = {}
     for constraint in (node for kind, node in sql.walk(statement) if kind == "constraint" and node.HasField("pktable")):
         locks[scope.name(constraint.pktable)] = Lock.SHARE_ROW_EXCLUSIVE
@@ -96,6 +105,8 @@ def _create_table(scope: Scope, statement: Any) -> Iterator[Action]:
 
 
 def _create_table_as(scope: Scope, statement: Any) -> Iterator[Action]:
+    if statement.into.rel.relpersistence == "t":
+        scope.temporary.add(statement.into.rel.relname)
     scope.make(scope.name(statement.into.rel), may_exist=statement.if_not_exists)
     yield rows.called(statement.query, Action("CREATE TABLE AS", GOOD, ADDED))
 
@@ -179,9 +190,6 @@ def _on_table(scope: Scope, relation: Any, what: str, lock: Lock, reason: str) -
 
 
 def _select(scope: Scope, statement: Any) -> Iterator[Action]:
-    for kind, node in sql.walk(statement):
-        if kind in {"insert_stmt", "update_stmt", "delete_stmt", "merge_stmt"}:
-            yield from _JUDGES[kind](scope, node)
     locks: dict[str, Lock] = {}
     for _, clause in ((kind, node) for kind, node in sql.walk(statement) if kind == "locking_clause"):
         named = [scope.name(node.range_var) for node in clause.locked_rels] or [
@@ -203,7 +211,8 @@ def _readable(scope: Scope, statement: Any) -> Iterator[Action]:
             yield Action("DO", OPEN, f"what its block runs cannot be read here: {parsed.error}", TRY)
         else:
             yield from judge(scope, parsed)
-    scope.made, scope.objects, scope.columns = known  # a branch that is not taken, or an exception, makes nothing
+        made, objects, columns = known  # a branch that is not taken, or an exception, makes nothing
+        scope.made, scope.objects, scope.columns = set(made), set(objects), dict(columns)
     if not inside:
         yield Action("DO", GOOD, "its block runs no statement")
 

@@ -30,6 +30,8 @@ def verdicts(sql: str, facts: Facts | None = None) -> list[str]:
         "ALTER TABLE x ADD COLUMN n SERIAL NOT NULL",
         'CREATE TABLE "n" ("id" INT);\nCREATE INDEX "i" ON "n"("id");\nALTER TABLE "n" ADD CONSTRAINT c CHECK (id > 0)',
         "CREATE TABLE n (id int); ALTER TABLE n RENAME TO m; ALTER TABLE m DROP COLUMN id; DROP TABLE m",
+        "CREATE TEMP TABLE x AS SELECT 1 AS id; UPDATE x SET id = 2; DELETE FROM x; ALTER TABLE x DROP COLUMN id; DROP TABLE x",
+        "ALTER TABLE x ADD COLUMN a int; ALTER TABLE x ALTER a SET DEFAULT 1",
         "DO $$ BEGIN CREATE TYPE s AS ENUM ('a'); EXCEPTION WHEN duplicate_object THEN null; END $$",
     ],
 )
@@ -65,6 +67,12 @@ def test_harmless_statements_are_compatible(sql: str):
         ("SELECT archive_everything()", "unknown"),
         ("CALL archive_everything()", "unknown"),
         ("CREATE TABLE n (id int); ROLLBACK; ALTER TABLE n DROP COLUMN id", "incompatible"),
+        ("CREATE TABLE n (id int); WITH gone AS (DELETE FROM x RETURNING *) INSERT INTO n SELECT id FROM gone", "incompatible"),
+        ("CREATE TEMP TABLE x (id int); ALTER TABLE public.x DROP COLUMN id", "incompatible"),
+        ("CREATE TEMP TABLE x (id int); DROP TABLE x; DROP TABLE x", "incompatible"),
+        ("DO $$ BEGIN BEGIN CREATE TABLE x (); EXCEPTION WHEN OTHERS THEN NULL; END; ALTER TABLE x DROP id; END $$", "incompatible"),
+        ("ALTER TABLE x ADD COLUMN a int UNIQUE; ALTER TABLE x ALTER a SET DEFAULT 1", "unknown"),
+        ("ALTER TABLE x ADD COLUMN a int; CREATE UNIQUE INDEX ON x (a); ALTER TABLE x ALTER a SET DEFAULT 1", "unknown"),
     ],
 )
 def test_what_the_running_version_may_not_bear_is_found(sql: str, expected: str):
@@ -151,6 +159,14 @@ def test_what_postgresql_cannot_parse_is_unknown_at_its_line(sql: str, line: int
     (statement,) = statements(sql)
     assert (statement.line, statement.verdict) == (line, Verdict.UNKNOWN)
     assert "grammar" in statement.worst.reason
+
+
+def test_one_statement_that_is_nested_too_deeply_hides_no_other():
+    chain = "||".join(["a"] * 200)
+    found = statements(f"SELECT 1;\n-- é\nSELECT {chain};\n\nDROP TABLE x;")
+    assert [(statement.line, str(statement.verdict)) for statement in found] == [(1, "compatible"), (3, "unknown"), (5, "incompatible")]
+    assert verdicts("SELECT " + "||".join(["a"] * 100_000)) == ["unknown"]
+    assert verdicts("INSERT INTO x VALUES " + ", ".join(["(1, 'a')"] * 20_000)) == ["compatible"]
 
 
 def test_names_are_those_of_the_search_path():
