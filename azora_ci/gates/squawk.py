@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from azora_ci.core.environment import process_environment
+from azora_ci.core.errors import AzoraError
 from azora_ci.core.process import Processes
 
 SECONDS = 60.0
@@ -29,16 +28,15 @@ class Remark:
 
 def remarks(files: Sequence[str], processes: Processes) -> list[Remark] | None:
     """Return squawk's remarks; None where it is not installed, or gives no answer that can be read."""
-    beside = Path(sys.executable).parent / "squawk"
-    program = str(beside) if beside.is_file() else shutil.which("squawk", path=process_environment().get("PATH"))
-    if program is None or not files:
+    program = Path(sys.executable).parent / "squawk"  # the package squawk-cli in azora-ci's own environment, nobody else's program
+    if not program.is_file() or not files:
         return None
-    completed = processes.run((program, "--reporter", "json", *files), timeout=SECONDS, check=False, echo=False)
     try:
+        completed = processes.run((str(program), "--reporter", "json", *files), timeout=SECONDS, check=False, echo=False)
         found = [
             Remark(entry["file"], entry["line"] + 1, entry["rule_name"], " ".join(filter(None, (entry["message"], entry["help"]))))
             for entry in json.loads(completed.stdout)
         ]
-    except (ValueError, LookupError, TypeError):
+    except (AzoraError, ValueError, LookupError, TypeError):
         return None
     return [remark for remark in found if not remark.rule.startswith(_NOT_OURS)]

@@ -51,11 +51,16 @@ class Risk:
 
 
 def risks_of(migration: Migration) -> Iterator[Risk]:
-    """Yield statements to review before they are applied, one entry each."""
-    for statement in judge([(migration.name, migration.text)]):
+    """Yield statements of one migration to review before it is applied."""
+    return risks_of_release([migration])
+
+
+def risks_of_release(migrations: Iterable[Migration]) -> Iterator[Risk]:
+    """Yield statements to review before they are applied, one entry each; what an earlier migration made is known to the later ones."""
+    for statement in judge((migration.name, migration.text) for migration in migrations):
         risk = kind_of(statement)
         if risk is not None:
-            yield Risk(migration.name, risk, statement.text[:SHORTENED], why(statement))
+            yield Risk(statement.file, risk, statement.text[:SHORTENED], why(statement))
 
 
 def kind_of(statement: Statement) -> str | None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azora_ci.database.migrations.history import Migration
-from azora_ci.database.migrations.judgement.judge import judge, risks_of
+from azora_ci.database.migrations.judgement.judge import judge, risks_of, risks_of_release
 from azora_ci.database.migrations.judgement.model import Facts, KnownConstraint, Lock, Relation, Verdict, worst
 
 
@@ -126,6 +126,12 @@ def test_risks_are_found_in_statements_only(sql: str, kind: str | None) -> None:
     findings = list(risks_of(Migration("1_a", sql.encode())))
     assert [risk.kind for risk in findings] == ([kind] if kind else [])
     assert all(risk.why and risk.statement in " ".join(sql.split()) for risk in findings)
+
+
+def test_a_later_migration_knows_what_an_earlier_one_of_the_release_made():
+    first, second = Migration("1_a", b"CREATE TABLE n (id int)"), Migration("2_b", b"ALTER TABLE n DROP COLUMN id; DROP TABLE x")
+    assert [risk.statement for risk in risks_of_release([first, second])] == ["DROP TABLE x"]
+    assert [risk.migration for risk in risks_of(second)] == ["2_b", "2_b"]
 
 
 # --- ways of writing ------------------------------------------------------------------------------------------------------
