@@ -227,6 +227,9 @@ def _override_reasons(evidence: Mapping[str, Document]) -> list[str]:
     proof = evidence["database-backup"].get("proof") or {}
     if proof.get("depth") in {"none", "counts"} and proof.get("reason"):
         reasons.append(f"database-backup: proof {proof['depth']}: {proof['reason']}")
+    trial = evidence["database-backup"].get("trial") or {}
+    if trial.get("reason"):
+        reasons.append(f"database-backup: trial of the migrations {trial['how']}: {trial['reason']}")
     return reasons
 
 

@@ -25,6 +25,8 @@ from azora_ci.database.migrations.catalogue import Change
 from azora_ci.database.migrations.history import Migration, Plan, Row
 from azora_ci.database.migrations.judgement.judge import risks_of
 from azora_ci.database.migrations.prisma import MigrateResult
+from azora_ci.database.migrations.trial import gate
+from azora_ci.database.migrations.trial.gate import Tried
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.steps.job import Job, application_tree, production_database
 
@@ -85,9 +87,13 @@ def migrate(job: Job[Settings], release: list[Migration], backup: VerifiedBackup
     _refuse_unsafe(job, plan)
     if plan.pending:
         _refuse_old(job, backup, f"{len(plan.pending)} migrations are pending")
+        tried = _require_tried(job, plan.pending)
         _log_sql(job, plan.pending)
+        before = Before(plan, catalogue.read(database.url), backup.snapshot, backup.describe())
         with application_tree(job, database.url.ca_file) as isolation:
-            _apply(job, database, Before(plan, catalogue.read(database.url), backup.snapshot, backup.describe()), isolation)
+            _apply(job, database, before, isolation)
+        whole = len(tried.evidence["files"]) == len(plan.pending)
+        _compare(job, tried.differences(before.catalogue, catalogue.read(database.url), whole=whole), ran=tried.ran)
     outcome = history.plan(release, database.rows())
     _require_all_applied(outcome)
     applied = history.applied_since(outcome.applied, backup.snapshot, plan.applied)
@@ -186,6 +192,27 @@ def _refuse_old(job: Job[Settings], backup: VerifiedBackup, waiting: str) -> Non
         )
 
 
+def _require_tried(job: Job[Settings], pending: tuple[Migration, ...]) -> Tried:
+    """Return the trial of exactly these migrations, and say what is to be expected. Raises NotTrueError."""
+    packed = job.fragments.require("build").evidence.get("tree") or {}
+    tried = gate.require(job.fragments.require("database-backup").evidence.get("trial"), pending, packed.get("sha256"))
+    job.evidence["trial"] = tried.summary()
+    for line in tried.expectations():
+        job.say(line)
+    return tried
+
+
+def _compare(job: Job[Settings], differences: list[str], *, ran: bool) -> None:
+    """Record in what production differs from the copy after the trial, and warn of it."""
+    if not ran:
+        return
+    job.evidence["differs"] = differences[: catalogue.MOST]
+    if differences:
+        job.actions.warning("Production is not what the copy became", "\n".join(differences[:20]))
+        return
+    job.tick("production defines exactly what the copy did after the trial")
+
+
 # --- applying -------------------------------------------------------------------------------------------------------------
 
 
@@ -254,6 +281,7 @@ def _deploy(job: Job[Settings], database: Database, isolation: Isolation) -> Mig
 def migrate_by_command(job: Job[Settings], command: Command, backup: VerifiedBackup, url: DatabaseUrl) -> None:
     """Run another tool's command behind this backup, and compare the catalogue before and after. Raises NotTrueError when it fails."""
     _refuse_old(job, backup, f"{' '.join(command)} was not started")
+    tried = _require_tried(job, ())
     address = prisma.through_tunnel(variables.address(url), url.tunnel_port)
     names = {**prisma.QUIET, **url.libpq_env(), **_hand_over(job, address, url)}
     earlier = catalogue.read(url)
@@ -273,6 +301,7 @@ def migrate_by_command(job: Job[Settings], command: Command, backup: VerifiedBac
         raise _left_unknown(aftermath.how_it_ended(MigrateResult(completed, None)), error) from error
     if completed.returncode != 0:
         raise aftermath.error_of_command(completed, aftermath.of_command(change, backup.describe()), f"{job.name}.log")
+    _compare(job, tried.differences(earlier, catalogue.read(url), whole=job.settings.run_attempt == 1), ran=tried.ran)
     _conclude_command(job, command, backup, change)
 
 

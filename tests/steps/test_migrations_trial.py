@@ -147,3 +147,34 @@ def test_a_recognised_backup_is_restored_again_for_the_trial(production: Deploym
     (application.migrations(production.folder) / "20991231000000_breaks" / "migration.sql").write_text("SELECT 1;", encoding="utf-8")
     again = production.try_out(GITHUB_RUN_ATTEMPT="2")
     assert (again["status"], again["evidence"]["reused"], again["evidence"]["trial"]["passed"]) == ("ok", True, True)
+
+
+# --- behind the trial ------------------------------------------------------------------------------------------------------------------
+
+
+def test_what_was_not_tried_is_not_applied(production: Deployment) -> None:
+    assert production.try_out()["status"] == "ok"
+    production.add("20991231000000_later", "SELECT 1;")
+    assert production.run() == 1
+    assert production.error["title"] == "The migrations were not tried"
+    assert "20991231000000_later" in production.error["what"]
+    assert production.applied() == list(application.OLD_MIGRATIONS)
+
+
+def test_what_production_has_and_the_copy_had_not_is_named(production: Deployment, capsys: pytest.CaptureFixture[str]) -> None:
+    by_place = "DO $$ BEGIN IF current_database() LIKE 'backup%' THEN CREATE TABLE a (id int); ELSE CREATE TABLE b (id int); END IF; END $$"
+    production.configure_command([str(find_binary("psql", 18)), "-Xc", by_place])
+    assert production.try_out()["status"] == "ok"
+    assert production.run() == 0
+    assert production.evidence["differs"] == [
+        "the copy has, production lacks: column a.id integer",
+        "the copy has, production lacks: table a",
+        "production gained, the copy did not: column b.id integer",
+        "production gained, the copy did not: table b",
+    ]
+    assert "Production is not what the copy became" in capsys.readouterr().out
+
+    (production.folder / "another-file").write_text("x", encoding="utf-8")
+    production.hand_over()
+    assert production.run(GITHUB_RUN_ATTEMPT="2") == 1
+    assert "it was tried in the tree" in production.error["what"]

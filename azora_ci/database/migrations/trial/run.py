@@ -139,12 +139,13 @@ def files_of(pending: Iterable[Migration]) -> list[dict[str, str]]:
 
 
 def _lines(url: DatabaseUrl) -> frozenset[str]:
-    """Return the catalogue's lines, without the rows of histories: they hold times."""
-    return frozenset(line for line in catalogue.read(url) if not line.startswith(HISTORY) and not _is_ours(line))
+    """Return what the copy defines, without what notes its statements."""
+    return frozenset(line for line in without_histories(catalogue.read(url)) if SCHEMA not in line)
 
 
-def _is_ours(line: str) -> bool:
-    return SCHEMA in line
+def without_histories(lines: Iterable[str]) -> frozenset[str]:
+    """Return a catalogue's lines without those of histories' rows: they hold times."""
+    return frozenset(line for line in lines if not line.startswith(HISTORY))
 
 
 def _is_rewritten(relation: Relation, later: Relation | None) -> bool:

@@ -1,0 +1,76 @@
+"""What a trial allows: these very migrations were tried, this is expected of them, and production must become what the copy did."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from azora_ci.core.errors import NotTrueError
+from azora_ci.database.migrations.history import Migration
+from azora_ci.database.migrations.trial import run
+
+
+@dataclass(frozen=True)
+class Tried:
+    """The evidence of a trial that passed, or was not wanted for a reason."""
+
+    evidence: Mapping[str, Any]
+
+    @property
+    def ran(self) -> bool:
+        """Return whether the command ran on a copy."""
+        return "passed" in self.evidence
+
+    def summary(self) -> dict[str, Any]:
+        """Return what the job that migrates records of it."""
+        return {"how": self.evidence["how"], "reason": self.evidence["reason"], "seconds": self.evidence.get("seconds")}
+
+    def expectations(self) -> list[str]:
+        """Return lines that say, before anything moves, what is to be expected of production."""
+        if not self.ran:
+            return [f"no trial: {self.evidence['how']}, {self.evidence['reason']}"]
+        return [f"tried on a copy ({self.evidence['how']}): {line}" for line in run.describe(self.evidence)]
+
+    def differences(self, before: Iterable[str], after: Iterable[str], *, whole: bool) -> list[str]:
+        """Return a line for each object in which production is not what the copy became. ``whole``: all that was tried was applied now.
+
+        ``before`` and ``after`` are production's catalogue.
+        """
+        if not self.ran:
+            return []
+        expected = self.evidence["catalogue"]
+        earlier, later = run.without_histories(before), run.without_histories(after)
+        lines = [f"the copy has, production lacks: {line}" for line in expected["gained"] if line not in later]
+        lines += [f"production has, the copy lost: {line}" for line in expected["lost"] if line in later]
+        if whole and expected["complete"]:
+            lines += [f"production gained, the copy did not: {line}" for line in sorted(later - earlier - set(expected["gained"]))]
+            lines += [f"production lost, the copy did not: {line}" for line in sorted(earlier - later - set(expected["lost"]))]
+        return lines
+
+
+def require(trial: Mapping[str, Any] | None, pending: Iterable[Migration], tree_sha256: str | None) -> Tried:
+    """Return the trial that database-backup recorded. Raises NotTrueError unless it passed with exactly these migrations and files.
+
+    ``pending`` may be fewer than were tried: an attempt before this one applied the others.
+    """
+    if trial is not None and trial["how"] == run.OFF:
+        return Tried(trial)
+    problems = []
+    if trial is None:
+        problems.append("database-backup recorded no trial")
+    else:
+        tried = {entry["name"]: entry["sha256"] for entry in trial["files"]}
+        untried = [migration.name for migration in pending if tried.get(migration.name) != migration.checksum]
+        problems += [f"not tried, or with other bytes: {', '.join(untried)}"] if untried else []
+        problems += ["the trial did not pass"] if trial.get("passed") is False else []
+        if "passed" in trial and trial["tree_sha256"] != tree_sha256:
+            problems.append(f"it was tried in the tree {trial['tree_sha256']}, this one is {tree_sha256}")
+    if trial is None or problems:
+        raise NotTrueError(
+            "The migrations were not tried",
+            what="\n".join([*problems, "nothing was applied"]),
+            where="evidence of database-backup: trial",
+            next_step="re-run all jobs, so that they are tried on a copy; MIGRATIONS_TRIAL=false leaves that out for a reason",
+        )
+    return Tried(trial)
