@@ -18,6 +18,15 @@ ALTER TABLE "orders" ADD COLUMN "total_cents" INTEGER;
 ALTER TABLE "orders" ALTER COLUMN "total_cents" SET NOT NULL;
 """
 
+LATE_MIGRATION = "20261123080000_named_users"
+# The first statement succeeds; the second cannot where somebody wrote a user without a name after the backup.
+_LATE_SQL = """\
+ALTER TABLE "users" ADD COLUMN "nick" TEXT;
+
+ALTER TABLE "users" ADD CONSTRAINT "users_named" CHECK ("name" <> '');
+"""
+LATE_ROW = "INSERT INTO users (email, name) VALUES ('late@azora.example', '')"
+
 
 def write_release(folder: Path, release: str = NEW_RELEASE) -> None:
     """Write the files of one release into a folder; files that are already there are overwritten, others stay."""
@@ -43,6 +52,11 @@ def add_migration(folder: Path, name: str, sql: str) -> Path:
 def add_failing_migration(folder: Path) -> None:
     """Add a typical faulty migration: its first statement is applied and stays, its second fails on existing rows."""
     add_migration(folder, FAILING_MIGRATION, _FAILING_SQL)
+
+
+def add_late_migration(folder: Path) -> None:
+    """Add a migration that every row of the backup allows, and ``LATE_ROW`` does not: its first statement is applied and stays."""
+    add_migration(folder, LATE_MIGRATION, _LATE_SQL)
 
 
 def break_build(folder: Path) -> None:

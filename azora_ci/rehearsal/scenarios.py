@@ -5,6 +5,7 @@ To add a scenario, append to SCENARIOS its name, its fault (in the release's fil
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.core.clock import Clock
+from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.health.probes import ProbeRequest, fetch, unix_dial
 from azora_ci.rehearsal import application
 from azora_ci.rehearsal.act.runner import JobRun
@@ -95,6 +97,13 @@ def _break_endpoint(world: World, job: str, run: JobRun) -> None:
         write_fault(world, answer="error", version=application.NEW_RELEASE, path=FAULTY_PATH)
 
 
+def _write_late_row(world: World, job: str, run: JobRun) -> None:
+    if job == "database-backup" and run.result == "success":
+        connection = DatabaseUrl.parse(world.database.url).connect()
+        with contextlib.closing(connection), connection.cursor() as cursor:
+            cursor.execute(application.LATE_ROW)
+
+
 def _rolled_back(*stages: tuple[str, str]) -> Demand:
     return failure("gradual-rollout", skipped=AFTER_ROLLOUT, stages=stages, record="rolled_back", failing_paths=())
 
@@ -149,10 +158,17 @@ SCENARIOS: dict[str, Scenario] = {
             name="migration",
             broken="the last migration fails on rows that production has",
             change=application.add_failing_migration,
+            demand=failure("database-backup", skipped=("database-migrations", "gradual-rollout", *AFTER_ROLLOUT), migrations=_OLD),
+        ),
+        Scenario(
+            name="migration-late",
+            broken="the last migration fails on a row that was written after the backup, in production alone",
+            change=application.add_late_migration,
+            on_job_end=_write_late_row,
             demand=failure(
                 "database-migrations",
                 skipped=("gradual-rollout", *AFTER_ROLLOUT),
-                migrations={**_OLD, **_NEW, application.FAILING_MIGRATION: False},
+                migrations={**_OLD, **_NEW, application.LATE_MIGRATION: False},
             ),
         ),
         Scenario(

@@ -150,8 +150,20 @@ def test_a_version_that_fails_in_a_stage_is_taken_back(rehearsed: Rehearsed) -> 
 @rehearses("--fail", "migration")
 def test_a_failing_migration_stops_before_any_traffic(rehearsed: Rehearsed) -> None:
     result = rehearsed.well()
-    assert results(result)["failure"] == {"database-migrations"} and result["failed_requests"] == 0
+    assert results(result)["failure"] == {"database-backup"} and result["failed_requests"] == 0
     assert set(result["traffic"]) == {"1.0.0"}
+    error = rehearsed.json("backup-logs-*/record/database-backup.json")["error"]
+    assert "production is untouched, the migration fails on a copy of production's data" in error["what"]
+    assert "order_totals/migration.sql, line 3" in error["what"]
+
+
+@rehearses("--fail", "migration-late")
+def test_a_migration_that_fails_in_production_alone_says_what_was_applied(rehearsed: Rehearsed) -> None:
+    result = rehearsed.well()
+    assert results(result)["failure"] == {"database-migrations"} and result["failed_requests"] == 0
+    fragment = rehearsed.json("migration-logs-*/record/database-migrations.json")
+    assert fragment["evidence"]["trial"]["how"] == "full copy"
+    assert "column users.nick text" in fragment["error"]["what"]
 
 
 @rehearses("--fail", "build", "--keep")
@@ -168,7 +180,7 @@ def test_a_failing_build_and_replaying_a_step_of_a_kept_world(rehearsed: Rehears
     environ = {"PATH": os.environ["PATH"], "HOME": str(folder)}
     replay = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
     assert replay.returncode == 0, replay.stdout + replay.stderr
-    script = f"set -a; . {folder}/database-backup.env; exec python scripts/database_backup.py"
+    script = f'set -a; . {folder}/database-backup.env; cd "$GITHUB_WORKSPACE"; exec python "$AZORA_CI/scripts/database_backup.py"'
     replay = subprocess.run(["bash", "-c", script], cwd=ROOT, env=environ, capture_output=True, text=True, check=False, timeout=120)
     assert replay.returncode == 0, replay.stdout + replay.stderr
     assert "nothing to do" in replay.stdout

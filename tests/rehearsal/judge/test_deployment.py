@@ -253,7 +253,7 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
         "migrations in the database",
     ),
     "the failing migration finished": (
-        "migration",
+        "migration-late",
         lambda s: replace(s, migrations=dict.fromkeys(s.migrations, True)),
         "migrations in the",
     ),
