@@ -315,6 +315,13 @@ def test_full_disk_under_the_spool(world: BackupWorld, bulky: str):
     next_run_gets_through(world, bulky)
 
 
+def test_a_backup_without_proof_needs_no_disk(world: BackupWorld, bulky: str):
+    process = world.start(bulky, BACKUP_PROOF="none", BACKUP_PROOF_REASON="nobody follows the spool")
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (20 * 1024 * 1024, 20 * 1024 * 1024))
+    outcome = world.outcome(process.wait(90), process.communicate()[0])
+    assert outcome.code == 0, outcome
+
+
 @pytest.mark.faults
 def test_server_restarted_during_the_dump(world: BackupWorld, tmp_path: Path):
     import io

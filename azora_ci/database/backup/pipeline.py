@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
@@ -55,7 +56,8 @@ def take(context: BackupContext, names: documents.Names, origin: Origin, stored_
     unproven backup stays there without a manifest.
     """
     with workbench(context, origin.server, names.backup_id) as bench, follow(context, bench, account=context.depth == "full") as followers:
-        with _new_upload(context, names) as upload, bench.spool.open("r+b", buffering=0) as spool:
+        spool_path = Path(os.devnull) if context.depth == "none" else bench.spool  # nobody follows it then
+        with _new_upload(context, names) as upload, spool_path.open("r+b", buffering=0) as spool:
             pending, expected = _dump_database(context, names, origin, (upload, spool), followers)
             with context.phase("complete"):
                 upload.finish()
