@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from hashlib import blake2b
+
+from azora_ci.database.backup.content_hash import ObjectsHash, RowHash
 
 _IDENTIFIER = rb'(?:"(?:[^"]|"")*"|[^".(\s]+)'
 _LETTER = rb"A-Za-z_\x80-\xff"
@@ -24,6 +25,8 @@ _ROUTINES = frozenset({b"function", b"procedure"})
 _HEADER = re.compile(rb'COPY ((?:"(?:[^"]|"")*"|[^";])*?) FROM stdin;\n')
 _OTHER_COPY = re.compile(rb'(?:"(?:[^"]|"")*"|\'(?:[^\']|\'\')*\'|[^"\';])*;[^\n]?', re.DOTALL)
 _TABLE = re.compile(rb"(" + _IDENTIFIER + rb")\.(" + _IDENTIFIER + rb")\s*(\(.*\))?\s*", re.DOTALL)
+END_OF_ROWS = b"\n\\."
+BACKSLASHES = 1000  # in a block of rows: beyond them a search for the whole end of rows is faster
 LONGEST_COMMAND = 300  # bytes; pg_dump's words have 63
 _OWN_COMMAND = re.compile(rb"\\(un)?restrict ([A-Za-z0-9]{1,256})(?=\n)")
 _END = re.compile(rb"\n--\n-- PostgreSQL database dump complete\n--\n\s*(?:\\unrestrict [A-Za-z0-9]+\s*)?\Z")
@@ -35,8 +38,9 @@ _COMMENT_MARK = re.compile(rb"/\*|\*/")
 _ESCAPE_OR_QUOTE = re.compile(rb"\\.|'", re.DOTALL)
 LONGEST_HEADER = 4 * 1024 * 1024  # 1600 columns with names of 63 bytes need 0.2 MiB
 TAIL = 1024
-HASH_BITS = 128
 SHOWN = 80  # bytes of a refused place in a message
+
+Judged = bytes | memoryview
 
 
 @dataclass
@@ -56,67 +60,6 @@ class TableData:
         return table[3][1:-1] if table and table[3] else b"*"
 
 
-class RowHash:
-    """An order-independent hash of lines: the sum of each line's 128-bit BLAKE2b, modulo 2^128. It detects accidents, not forgery."""
-
-    def __init__(self) -> None:
-        self._sum = 0
-        self._partial_line: blake2b | None = None  # hash of a line that continues in the next piece
-        self.rows = 0
-
-    def feed(self, piece: bytes) -> None:
-        """Add a piece of text; lines may be cut anywhere."""
-        lines = piece.split(b"\n")
-        last = lines.pop()
-        if self._partial_line is not None:
-            if not lines:
-                self._partial_line.update(last)
-                return
-            self._partial_line.update(lines[0])
-            lines[0] = b""
-            self._sum += int.from_bytes(self._partial_line.digest(), "little")
-            self.rows += 1
-            del lines[0]
-            self._partial_line = None
-        from_bytes = int.from_bytes
-        self._sum += sum([from_bytes(blake2b(line, digest_size=16).digest(), "little") for line in lines])
-        self.rows += len(lines)
-        if last:
-            self._partial_line = blake2b(last, digest_size=16)
-
-    def hexdigest(self) -> str:
-        """Return the hash of the lines so far as 32 hex digits."""
-        return f"{self._sum % (1 << HASH_BITS):032x}"
-
-
-class ObjectsHash:
-    """An order-independent hash of large objects: the sum of every object's 128-bit BLAKE2b of ``oid:hex digits``, modulo 2^128."""
-
-    def __init__(self) -> None:
-        self._sum = 0
-        self._current: blake2b | None = None
-
-    def begin(self, oid: bytes) -> None:
-        """Begin the object with this id; the previous object ends."""
-        self._end()
-        self._current = blake2b(oid + b":", digest_size=16)
-
-    def feed(self, piece: bytes) -> None:
-        """Add hex digits of the object's data, which may be cut anywhere; the ``\\x`` before them is ignored."""
-        if self._current is not None:
-            self._current.update(piece.translate(None, b"\\x"))
-
-    def _end(self) -> None:
-        if self._current is not None:
-            self._sum += int.from_bytes(self._current.digest(), "little")
-        self._current = None
-
-    def hexdigest(self) -> str:
-        """Return the hash of the objects so far as 32 hex digits."""
-        self._end()
-        return f"{self._sum % (1 << HASH_BITS):032x}"
-
-
 class CopyScanner:
     """Scans a dump block by block. ``tables`` are those read so far; rows are counted, and hashed where ``is_hashed`` returns True.
 
@@ -133,7 +76,7 @@ class CopyScanner:
         self._ended = False
         self._state: Callable[[bytes, int], int] = self._scan_sql
         self._tail = b""
-        self._judged: list[bytes] = []
+        self._judged: list[Judged] = []
         self._judged_to = 0  # index in the buffer up to which bytes are in _judged, or left out
         # The statement that is being read, as psql counts: nothing of it, depth of parentheses and of BEGIN … END, its first words.
         self._between_statements = True
@@ -152,16 +95,17 @@ class CopyScanner:
         self._at_first_row = False
         self._hash: RowHash | None = None
 
-    def feed(self, block: bytes) -> bytes:
+    def feed(self, block: bytes) -> list[Judged]:
         """Take the next bytes of the dump and return those judged now, for psql, without the dump's own pair of commands.
 
-        Raises ValueError for a command of psql, and for what cannot be judged: another COPY than pg_dump's, a NUL byte.
+        The pieces are views of the block: nothing is copied. Raises ValueError for a command of psql, and for what cannot be judged:
+        another COPY than pg_dump's, a NUL byte.
         """
         if b"\0" in block:
             raise ValueError("the dump holds a NUL byte, which no text of PostgreSQL does")
         self._tail = block[-TAIL:] if len(block) >= TAIL else (self._tail + block)[-TAIL:]
-        buffer, position = (self._unscanned + block) if self._unscanned else block, 0
         self._judged, self._judged_to = [], 0
+        buffer, position = self._joined(block), 0
         while True:
             state, start = self._state, position
             position = self._state(buffer, position)
@@ -171,9 +115,20 @@ class CopyScanner:
                 break
         self._unscanned = buffer[position:]
         self._scanned = (self._scanned + buffer[max(0, position - OBJECT_CALL) : position])[-OBJECT_CALL:]
-        return b"".join((*self._judged, buffer[self._judged_to : position]))
+        self._judged.append(memoryview(buffer)[self._judged_to : position])
+        return self._judged
 
-    def end(self) -> bytes:
+    def _joined(self, block: bytes) -> bytes:
+        """Return the block behind what was left unscanned. Rows leave three bytes, and no block is copied for them."""
+        left = self._unscanned
+        if self._state != self._scan_rows or self._at_first_row or len(block) < 2 or END_OF_ROWS in left + block[:2]:
+            return left + block if left else block
+        self._count_rows(left, 0, len(left))
+        self._judged.append(left)
+        self._scanned = (self._scanned + left)[-OBJECT_CALL:]
+        return block
+
+    def end(self) -> list[Judged]:
         """Judge what is left, after the last block; return and raise as ``feed`` does."""
         self._ended = True
         return self.feed(b"")
@@ -357,28 +312,40 @@ class CopyScanner:
         return matched.end() - 1  # at the newline, so that the end of an empty table is recognised like any other
 
     def _scan_rows(self, buffer: bytes, position: int) -> int:
-        end = buffer.find(b"\n\\.", position, len(buffer) - 1)
+        end = _find_end_of_rows(buffer, position)
         if end >= 0 and buffer[end + 3 : end + 4] != b"\n":  # psql also ends rows at \. and a carriage return; pg_dump never writes that
             raise ValueError(f"a row in the dump begins like the end of rows: {_shown(buffer, end + 1)}")
         stop = end + 1 if end >= 0 else max(position, len(buffer) - 3)
         start = position + 1 if self._at_first_row and stop > position else position
         self._at_first_row = self._at_first_row and stop == position
-        self._count_rows(buffer[start:stop])
+        self._count_rows(buffer, start, stop)
         if end >= 0:
             self._end_table()
             return end + 3  # at the newline after \.
         return stop
 
-    def _count_rows(self, piece: bytes) -> None:
+    def _count_rows(self, buffer: bytes, start: int, stop: int) -> None:
         if self._hash is not None:
-            self._hash.feed(piece)
+            self._hash.feed(buffer[start:stop])
         else:
-            self.tables[-1].rows += piece.count(b"\n")
+            self.tables[-1].rows += buffer.count(b"\n", start, stop)
 
     def _end_table(self) -> None:
         if self._hash is not None:
             self.tables[-1].rows, self.tables[-1].hash = self._hash.rows, self._hash.hexdigest()
         self._state = self._scan_sql
+
+
+def _find_end_of_rows(buffer: bytes, position: int) -> int:
+    """Return the index of the first end of rows that a byte follows, or -1. One byte is found ten times as fast as three are."""
+    last, place = len(buffer) - 2, position
+    for _ in range(BACKSLASHES):
+        place = buffer.find(b"\\", place + 1, last)
+        if place < 0:
+            return -1
+        if buffer.startswith(END_OF_ROWS, place - 1):
+            return place - 1
+    return buffer.find(END_OF_ROWS, place, len(buffer) - 1)
 
 
 def _shown(buffer: bytes, position: int) -> str:

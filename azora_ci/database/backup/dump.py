@@ -7,7 +7,6 @@ one table was dumped, every part was acknowledged.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import queue
 import threading
@@ -22,13 +21,11 @@ from azora_ci.core.process import Child, Processes, ending
 from azora_ci.database.backup.copy_stream import CopyScanner, TableData
 from azora_ci.database.backup.gzip_member import BLOCK, GzipMember
 from azora_ci.database.backup.progress import Meter
-from azora_ci.database.backup.spool_reader import MIGRATIONS
+from azora_ci.database.backup.spool_reader import MIGRATIONS, enlarge_pipe
 from azora_ci.database.postgres import DatabaseUrl
 
 QUEUE_BLOCKS = 2  # compressed blocks on their way to the upload
-PIPE_BYTES = 1024 * 1024  # size of the pipe from pg_dump; with the usual 64 KiB it spends more time waiting than working
 EXIT_SECONDS = 60.0  # for pg_dump to end after its last byte
-F_SETPIPE_SZ = 1031  # fcntl(2), Linux
 
 
 class Upload(Protocol):
@@ -134,7 +131,6 @@ def dump(plan: DumpPlan, processes: Processes, upload: Upload, spool: IO[bytes],
     clock = Clock()
     start = clock.monotonic()
     child = processes.start(plan.argv(), env=plan.env(), stdout_pipe=True)
-    _enlarge_pipe(child)
     sink = Sink(upload, spool, meter)
     limit_timer = threading.Timer(plan.limit_seconds, child.end)
     limit_timer.daemon = True
@@ -169,7 +165,7 @@ def _compress(child: Child, member: GzipMember, sink: Sink, meter: Meter) -> tup
     return digest.hexdigest(), scanner
 
 
-def _judge(read: Callable[..., bytes], *block: bytes) -> None:
+def _judge(read: Callable[..., object], *block: bytes) -> None:
     """Have the scanner read. Raises NotTrueError where it refuses the dump, because no restore would run it."""
     try:
         read(*block)
@@ -182,14 +178,9 @@ def _judge(read: Callable[..., bytes], *block: bytes) -> None:
         ) from error
 
 
-def _enlarge_pipe(child: Child) -> None:
-    assert child.stdout is not None  # noqa: S101 - a pipe was asked for
-    with contextlib.suppress(OSError):  # a smaller pipe is only slower
-        fcntl.fcntl(child.stdout.fileno(), F_SETPIPE_SZ, PIPE_BYTES)
-
-
 def _blocks(child: Child) -> Iterator[bytes]:
     assert child.stdout is not None  # noqa: S101 - a pipe was asked for
+    enlarge_pipe(child.stdout)
     while block := child.stdout.read(BLOCK):
         yield block
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
-BLOCK = 1024 * 1024  # bytes of SQL in one deflate block
+BLOCK = 512 * 1024  # bytes of SQL in one deflate block
 HEADER = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\xff"  # deflate, no name, no time (the same bytes give the same file), unknown system
 END_OF_DEFLATE = b"\x03\x00"  # a final block without content
 RAW_DEFLATE = -15

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from azora_ci.core.errors import NotTrueError
 from azora_ci.database.backup import catalog
-from azora_ci.database.backup.copy_stream import HASH_BITS, ObjectsHash, TableData
+from azora_ci.database.backup.content_hash import HASH_BITS, ObjectsHash
+from azora_ci.database.backup.copy_stream import TableData
 from azora_ci.database.backup.progress import Meter
 from azora_ci.database.backup.spool_reader import MIGRATIONS
 from azora_ci.database.postgres import DatabaseUrl

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes
-from azora_ci.database.backup.malloc import return_large_blocks
+from azora_ci.database.backup.malloc import reuse_blocks
 from azora_ci.database.backup.progress import Meter, Progress
 from azora_ci.database.backup.restore import Accountant, Restore
 from azora_ci.database.postgres import DatabaseUrl, find_binary
@@ -97,7 +97,7 @@ class ScratchSpace:
 @contextmanager
 def workbench(context: BackupContext, server: ServerFacts, name: str) -> Iterator[ScratchSpace]:
     """Yield the place of a proof of the context's depth, checked before anything is dumped; it is removed at the end."""
-    return_large_blocks()
+    reuse_blocks()
     with ExitStack() as stack:
         with context.phase("scratch"):
             folder = stack.enter_context(work_folder(context.scratch_dir))

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from azora_ci.database.backup.copy_stream import CopyScanner, RowHash
+from azora_ci.database.backup.content_hash import RowHash
+from azora_ci.database.backup.copy_stream import BACKSLASHES, CopyScanner
 from tests.support import hostile_dumps
 
 DUMP = rb"""--
@@ -176,8 +177,8 @@ def test_nothing_of_a_command_is_passed_on_wherever_blocks_are_cut(dump: hostile
     without_pair = dump.sql.replace(b"\\restrict aB3", b"").replace(b"\\unrestrict aB3", b"")
     try:
         for piece in cut(dump.sql, places):
-            judged += scanner.feed(piece)
-        judged += scanner.end()
+            judged += b"".join(scanner.feed(piece))
+        judged += b"".join(scanner.end())
     except ValueError:
         assert dump.rows is None
         assert without_pair.startswith(judged) and b"PWNED" not in judged and b"program" not in judged.lower()
@@ -195,3 +196,12 @@ def test_what_other_settings_read_differently_is_named(sql: bytes, doubt: str | 
     for pieces in ([sql], [sql[i : i + 1] for i in range(len(sql))]):
         found = scan(pieces).doubt
         assert (found is None) if doubt is None else (doubt in (found or ""))
+
+
+@pytest.mark.parametrize("backslashes", [3, BACKSLASHES - 1, BACKSLASHES, BACKSLASHES + 1, 3 * BACKSLASHES])
+def test_the_end_of_rows_is_found_behind_any_number_of_backslashes(backslashes: int):
+    rows = b"".join(b"\\\\x%d\n" % number for number in range(backslashes // 2)) + b"\\N\n" * (backslashes % 2)
+    before, copy, after = DUMP.partition(b"COPY public.t ")
+    sql = before + b"COPY public.r (a) FROM stdin;\n" + rows + b"\\.\n\n" + copy + after
+    for pieces in ([sql], [sql[i : i + 999] for i in range(0, len(sql), 999)]):
+        assert [table.rows for table in scan(pieces, hashing=False).tables] == [rows.count(b"\n"), *(rows for *_, rows in TABLES)]
