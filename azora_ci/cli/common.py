@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from azora_ci.core.process import Processes
     from azora_ci.core.settings import ProductionHosts
     from azora_ci.gates.readiness import Problem
+    from azora_ci.record.archive import Archive
     from azora_ci.targets.base import Owner, Target, TargetContext
 
 _Command = Callable[..., Any]
@@ -45,6 +46,14 @@ def config_option(command: _Command) -> _Command:
 def reason_option(command: _Command) -> _Command:
     """Add the required option ``--reason`` to a command."""
     return click.option("--reason", required=True, metavar="TEXT", help="Why; is kept with the lock's history.")(command)
+
+
+def environment_option(command: _Command) -> _Command:
+    """Add the option ``--environment`` to a command that reads the archive."""
+    return click.option(
+        "--environment", metavar="NAME", envvar="DEPLOY_ENVIRONMENT", show_envvar=True, default="production", show_default=True,
+        help="Whose records are read.",
+    )(command)  # fmt: skip
 
 
 def context_for(config_path: Path, window_minutes: float = 60.0) -> TargetContext:
@@ -116,6 +125,15 @@ def recorded_host_keys(access: ProductionHosts, deploy_config: DeployConfig, pro
         processes.log.add_secret(secret)
     archive = Archive.of(aws, environ.get("DEPLOY_ENVIRONMENT") or "production", deploy_config.backup)
     return host_keys.of_archive(archive)
+
+
+def open_archive(config_path: Path, environment_name: str) -> Archive:
+    """Return the archive of records of an environment; no request is sent yet. Raises BadInputError."""
+    from azora_ci.core import config, environment, settings, variables
+    from azora_ci.record.archive import Archive
+
+    aws = variables.load(settings.Aws, environment.process_environment())
+    return Archive.of(aws, environment_name, config.load(config_path).backup)
 
 
 def secrets_in(section: Any) -> list[str]:

@@ -9,6 +9,7 @@ from azora_ci.cli.clean import clean
 from azora_ci.cli.doctor import doctor
 from azora_ci.cli.edge import edge
 from azora_ci.cli.health import health
+from azora_ci.cli.history import history
 from azora_ci.cli.lock import lock
 from azora_ci.cli.migrations import migrations
 from azora_ci.cli.rollback import rollback
@@ -21,5 +22,5 @@ def main() -> None:
     """Production deployments in which every tick is evidence."""
 
 
-for command in (adopt, rollback, lock, clean, edge, doctor, health, migrations, toolchain):
+for command in (adopt, rollback, lock, clean, edge, doctor, health, history, migrations, toolchain):
     main.add_command(command)

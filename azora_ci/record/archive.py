@@ -11,6 +11,7 @@ from __future__ import annotations
 import mimetypes
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import cached_property
@@ -20,7 +21,7 @@ from pathlib import Path
 from azora_ci.clients.s3.bucket import Bucket, open_bucket
 from azora_ci.clients.s3.calls import Patience
 from azora_ci.clients.s3.objects import AlreadyThereError, StoredObject
-from azora_ci.clients.signing.signatures import Signatures
+from azora_ci.clients.signing.signatures import SUFFIX, Signatures
 from azora_ci.core import schemas
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import BackupSettings
@@ -34,6 +35,7 @@ LOCK_DAYS = 365  # the guide's retention of audit evidence
 LARGEST_ARTIFACT_BYTES = 64 * 1024 * 1024
 MOST_ROLLBACKS = 1000  # of one deployment
 LOOK_BACK = 20  # records read to find the last deployment that succeeded
+READERS = 8  # connections of the client
 MOST_SET_ASIDE = 200  # objects that are no records and are passed over on the way
 _RECORD_KEY = re.compile(r"records/[^/]+/([1-9][0-9]{0,11}-[0-9a-f]{6})/(rollback-)?([1-9][0-9]*)\.json")
 
@@ -124,6 +126,20 @@ class Archive:
         """Return the stored records of this environment, oldest first."""
         stored = [item for item in self.bucket.list(f"records/{self.environment}/") if _RECORD_KEY.fullmatch(item.key)]
         return sorted(stored, key=lambda item: (item.modified or datetime.min.replace(tzinfo=UTC), _order(item.key)))
+
+    def signed_keys(self) -> list[str]:
+        """Return the keys of this environment's records beside which a signature lies, whether the record is there or not."""
+        names = (item.key for item in self.bucket.list(f"records/{self.environment}/") if item.key.endswith(SUFFIX))
+        return [key for name in names if _RECORD_KEY.fullmatch(key := name.removesuffix(SUFFIX))]
+
+    def read_all(self, stored: Sequence[StoredObject]) -> list[Archived]:
+        """Return the objects in records' places, in this order, also those that are set aside."""
+        with ThreadPoolExecutor(READERS) as pool:
+            return list(pool.map(self._read, stored))
+
+    def put_aside(self, archived: Archived, flaw: str) -> None:
+        """Note an object that was read as set aside."""
+        self._put_aside(replace(archived, flaw=flaw), len(archived.data))
 
     def _read(self, stored: StoredObject) -> Archived:
         """Return the object in a record's place. One that is too large is not read; a damaged or wrongly signed one is set aside, too."""

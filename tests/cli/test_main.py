@@ -33,6 +33,7 @@ COMMANDS = (
     ["edge", "log"],
     ["edge", "install"],
     ["doctor"],
+    ["history"],
     ["adopt"],
 )
 

@@ -10,6 +10,7 @@ from azora_ci.clients.signing.kms import KmsSigner
 from azora_ci.core.errors import BadInputError, NotTrueError
 
 NONE = "none"
+SUFFIX = ".sig.json"
 
 
 class Signatures:
@@ -66,4 +67,4 @@ class Signatures:
 
 def signature_key(key: str) -> str:
     """Return the key under which the signature of an object lies."""
-    return f"{key}.sig.json"
+    return f"{key}{SUFFIX}"
