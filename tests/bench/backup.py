@@ -314,7 +314,7 @@ def table(found: Mapping[str, float | None], rounds: int, machine: str) -> str:
         return "not measured" if value is None else f"{value:.2f}{unit}"
 
     lines = [f"{text(found['gib'])} GiB on {machine}, median of {rounds}", "", "| | | aim |", "|---|---|---|"]
-    lines += [f"| {title} | {text(found[name], ' s')} | |" for name, title in NAMES.items()]
+    lines += [f"| {title.replace('|', '→')} | {text(found[name], ' s')} | |" for name, title in NAMES.items()]
     parts = ", ".join(f"{name} {text(found[f'{name}_cpu_seconds'])}" for name in CPU)
     lines += [f"| limit of this machine (CPU seconds: {parts}) | {text(found['limit_seconds'], ' s')} | |"]
     lines += [f"| {title} | {text(found[f'{name}_ratio'])} | {aim} |" for name, title, _upper, _lower, aim in RATIOS]

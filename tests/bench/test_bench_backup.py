@@ -45,5 +45,6 @@ def test_the_table_shows_every_figure_beside_its_aim():
     lines = backup.table(found, 3, "2 x a processor").splitlines()
     assert lines[0] == "2.00 GiB on 2 x a processor, median of 3"
     assert "| d / limit | 1.50 | <= 1.25 |" in lines
+    assert all(line.count("|") == 4 for line in lines[2:])
     assert "| c / d | not measured | >= 1.7 |" in lines
     assert lines[-1] == "| peak memory of our own Python | 2.0 MiB | <= 128 |"

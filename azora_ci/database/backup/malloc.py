@@ -1,4 +1,4 @@
-"""Keeps the memory of this process small while hundreds of gigabytes pass through it in blocks of one mebibyte."""
+"""Keeps the memory of this process small while hundreds of gigabytes pass through it in blocks of half a mebibyte."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ def reuse_blocks() -> None:
 
     with contextlib.suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None)
-        mallopt = libc.mallopt
-        mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
-        mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
-        mallopt(M_ARENA_MAX, 1)  # small blocks of a dozen threads need no arena each
+        libc.mallopt(M_MMAP_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_TRIM_THRESHOLD, KEPT_BYTES)
+        libc.mallopt(M_ARENA_MAX, 1)  # small blocks of a dozen threads need no arena each
         libc.malloc_trim(0)
