@@ -6,6 +6,7 @@ A "bug" here is any exception that is not an AzoraError: the runner would end in
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -18,6 +19,7 @@ import pytest
 from azora_ci.cli.adopt.discover import discover
 from azora_ci.clients.docker import engine
 from azora_ci.clients.github import GitHub
+from azora_ci.clients.signing import envelope
 from azora_ci.core import config, schemas
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import HealthSettings
@@ -38,6 +40,7 @@ from azora_ci.targets.guard.client import GuardClient, GuardedEdge, GuardedJourn
 from azora_ci.targets.journal import Journal
 from azora_ci.targets.lock import Lock
 from tests.support.hostile import BOMB, NESTED, Answering, answering, hostile
+from tests.support.signing import KeyFileSigner
 
 ID = "1764000000-abc123"
 SERVICE = EdgeService("api", "/", 15.0)
@@ -96,6 +99,18 @@ def test_manifests_records_and_fragments_by_their_schema(tmp_path, document):
     ):
         with pytest.raises(AzoraError):
             refused()
+
+
+@pytest.fixture(scope="module")
+def public_key(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    return KeyFileSigner(tmp_path_factory.mktemp("signer") / "key.pem").public_key
+
+
+@hostile
+def test_signatures(public_key, document):
+    signed = {"payload": "e30=", "signatures": [{"keyid": envelope.fingerprint(public_key), "sig": document.decode("latin-1")}]}
+    for text in (document, b'{"payload": "", "signatures": ' + document + b"}", json.dumps(signed).encode()):
+        assert envelope.doubt(text, "s3://bucket/key", b"{}", public_key)
 
 
 @hostile
