@@ -206,6 +206,7 @@ def test_a_healthy_production_and_one_that_lacks_everything(world, tmp_path):
     assert "every instance runs" in output
     assert "✓ repository: nothing is missing" in output
     assert re.search(r"✓ api gateway before the rollout: HTTP 200, healthy, version 1\.[12]\.0", output), output
+    assert "✓ signatures: none: whoever can write the bucket can forge manifests, records and recorded host keys" in output
     assert re.search(r"✓ build isolation: \d images are built without secrets .+ 500 MB of artifacts", output)
     (port,) = free_ports(1)
     service = deploy_config.service("API", f"http://127.0.0.1:{port}/health", command=["true"])
