@@ -144,14 +144,19 @@ def arrange(document: dict[str, Any]) -> int:
 
 
 def block_metadata(uid: int) -> None:
-    """Keep the user from the metadata addresses of clouds, where the machine has ``ip``. The rule names this user only and stays."""
+    """Keep the user from the metadata addresses of clouds, where the machine has ``ip``. The rule names this user only and stays.
+
+    A rule that cannot be made is said: the command's own output then shows it.
+    """
     ip = shutil.which("ip", path=TOOLS)
     for address in METADATA if ip else ():
         family = "-6" if ":" in address else "-4"
         rule = ("to", address, "uidrange", f"{uid}-{uid}", "prohibit")
         rules = subprocess.run([str(ip), family, "rule", "show", "to", address], capture_output=True, text=True, check=False).stdout
         if f"uidrange {uid}-{uid}" not in rules:
-            subprocess.run([str(ip), family, "rule", "add", *rule], stderr=subprocess.DEVNULL, check=False)
+            added = subprocess.run([str(ip), family, "rule", "add", *rule], capture_output=True, text=True, check=False)
+            if added.returncode != 0 and family == "-4":  # many machines have no IPv6
+                print(f"{address} is not kept from this command: {added.stderr.strip()}", file=sys.stderr, flush=True)
 
 
 def open_door(path: Path, port: int) -> None:

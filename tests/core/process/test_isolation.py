@@ -199,6 +199,16 @@ def test_a_tree_of_its_own_may_be_changed_and_appears_under_another_name(process
     assert (target / "of-the-checkout").stat().st_uid == os.geteuid()
 
 
+def test_a_metadata_address_that_cannot_be_kept_from_it_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "ip").write_text('#!/bin/sh\n[ "$3" = show ] || { echo "Operation not permitted" >&2; exit 2; }\n')
+    (tmp_path / "ip").chmod(0o755)
+    monkeypatch.setattr(init, "TOOLS", str(tmp_path))
+    init.block_metadata(init.FIRST_UID)
+    assert capsys.readouterr().err == "169.254.169.254 is not kept from this command: Operation not permitted\n"
+
+
 # --- that nothing of it goes on -------------------------------------------------------------------------------------------------
 
 DAEMON = """
