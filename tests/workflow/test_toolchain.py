@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 
 import pytest
@@ -20,6 +21,25 @@ def test_each_package_manager_is_installed_and_starts(spec, tmp_path):
     program = package_managers.program(spec)
     answered = subprocess.run([program, "--version"], check=False, capture_output=True, text=True, cwd=tmp_path)
     assert (program.name, answered.stdout.strip()) == (manager, version)
+
+
+RELEASE_THAT_HUNTS = """#!/bin/sh
+cd "$PWD/.." && mkdir -p bin lib/node_modules/yarn && echo '{"version": "1.22.22"}' > lib/node_modules/yarn/package.json
+printf '#!/bin/sh\\ntouch ran; echo 1.22.22\\n' > bin/yarn && chmod +x bin/yarn
+"""
+
+
+def test_nothing_of_the_package_manager_runs_while_it_is_set_up(tmp_path, monkeypatch):
+    """The step stands in database-migrations, too; a release of a package manager may be as malicious as any other package."""
+    npm = tmp_path / "bin" / "npm"
+    npm.parent.mkdir()
+    npm.write_text(RELEASE_THAT_HUNTS)
+    npm.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{npm.parent}:{os.environ['PATH']}")
+    completed = package_managers.install(package_managers.YARN_1, tmp_path / "runner")
+    assert completed.returncode == 0, completed.stdout + completed.stderr
+    assert "yarn 1.22.22 from" in completed.stdout
+    assert not list(tmp_path.rglob("ran"))
 
 
 def test_a_configuration_of_the_application_cannot_choose_the_registry(tmp_path):

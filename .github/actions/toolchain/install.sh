@@ -43,7 +43,10 @@ if [ -n "$native" ]; then
   ln -sfn "$native" "$folder/bin/$manager"
 fi
 
-observed=$("$folder/bin/$manager" --version) || fail "$manager does not start: read its message above"
+# It is not started to ask for its version: this action stands in jobs that hold secrets, too, where only isolated commands run it.
+[ -x "$folder/bin/$manager" ] || fail "$TOOLCHAIN_PACKAGE has no program $manager"
+observed=$(node -p 'require(process.argv[1]).version' "$folder/lib/node_modules/${TOOLCHAIN_PACKAGE%@*}/package.json") \
+  || fail "$TOOLCHAIN_PACKAGE does not say its version: read the message above"
 [ "$observed" = "$version" ] || fail "$manager says that it is $observed, not $version"
 printf '%s\n' "$folder/bin" >>"$GITHUB_PATH"
 printf '✓ %s %s from %s\n' "$manager" "$observed" "$folder/bin"
