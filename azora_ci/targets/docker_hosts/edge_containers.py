@@ -266,7 +266,7 @@ class EdgeContainers:
         )
 
     def _edge_digest(self, *, publish: bool) -> str:
-        parts = (self._settings.edge_image, self._edge_parts(publish=publish), str(self._settings.network))
+        parts = (self._settings.edge_image, self._edge_parts(publish=publish), str(self._settings.network), self._bootstrap())
         return hashlib.sha256(json.dumps(parts, sort_keys=True, default=str).encode()).hexdigest()
 
     def _edge_parts(self, *, publish: bool) -> dict[str, Any]:
@@ -301,8 +301,10 @@ class EdgeContainers:
 
     def _put_bootstrap(self, client: Any) -> None:
         """Write the edge's bootstrap to the volume, which only the guard can write to."""
-        bootstrap = json.dumps(envoy_config.bootstrap(EDGE_FOLDER, socket_of(self._names.edge), SOCKET_MODE, FILES))
-        client.containers.get(self._names.guard).put_archive(str(EDGE_FOLDER), _tar(BOOTSTRAP.name, bootstrap))
+        client.containers.get(self._names.guard).put_archive(str(EDGE_FOLDER), _tar(BOOTSTRAP.name, self._bootstrap()))
+
+    def _bootstrap(self) -> str:
+        return json.dumps(envoy_config.bootstrap(EDGE_FOLDER, socket_of(self._names.edge), SOCKET_MODE, FILES))
 
     # --- network and guard ------------------------------------------------------------------------------------------------
 
