@@ -318,7 +318,7 @@ class Rollout:
                 f"{stage.name}: worker {', '.join(sick)} not healthy" if sick else f"{stage.name}: not healthy",
                 what=f"{stage.name} at {stage.percent} %: {decision.reason}",
                 where=f"{self.release.version} ({self.release.id}) on target {self.evidence['target']}",
-                next_step="read the table of this stage and instances/ in the job's artifact; correct the release and tag a new version",
+                next_step="read the cause and instances/ in the job's artifact, run edge log; correct the release and tag a new version",
             )
         self.target.finish_stage(self.release, evidence)
         self.job.tick(f"{stage.name} was watched for {evidence['duration_minutes'] * 60:.0f} s: {decision.reason}")
