@@ -33,7 +33,7 @@ from azora_ci.rollout.statistics import share_bounds
 
 Count = tuple[int, int]  # (failed, all) requests of a tick
 
-BETS = ((0.02, 0.10), (0.05, 0.60), (0.15, 0.30))  # (expected rise above the margin, share of the wealth)
+BETS = ((0.02, 0.05), (0.05, 0.70), (0.15, 0.25))  # (expected rise above the margin, share of the wealth)
 AT_ONCE = 0.95  # of the wealth is bet from the first tick on, the rest enters at later ticks
 AGREEING_TICKS = 3  # ticks with more failures than the null lets expect, without which nothing is proved
 LATEST_TICKS, LATEST_REQUESTS = 10, 500  # what an old version did lately counts apart; of fewer requests it says too little
