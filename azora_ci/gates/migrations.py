@@ -208,3 +208,13 @@ class Gate:
 def _problem(finding: Finding) -> Problem:
     step = "have the running version bear it first (expand, then contract), or take MIGRATIONS_REQUIRE_COMPATIBLE out for this release"
     return Problem(f"{finding.file}:{finding.line}", f"{finding.verdict}: {finding.reason}", finding.instead or step)
+
+
+def row(document: dict[str, Any]) -> tuple[str, str, str]:
+    """Return the row of the page: what was judged, by what, and the verdict."""
+    judgement = document["judgement"]
+    if judgement is None:
+        return "pending migrations", "", f"not judged: {document['not_judged']}"
+    open_ = judgement["verdict"] == Verdict.COMPATIBLE or not document["require_compatible"]
+    counted = f"{len(judgement['files'])} pending, {len(judgement['findings'])} findings"
+    return "pending migrations", "the running version", f"{'✓' if open_ else '✗'} {judgement['verdict']}, {counted}"

@@ -9,7 +9,7 @@ from typing import Any
 
 from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.core.markdown import code, table
-from azora_ci.gates import readiness
+from azora_ci.gates import migrations, readiness
 from azora_ci.gates.audit import gate
 from azora_ci.gates.readiness import Problem
 
@@ -74,5 +74,7 @@ def _rows(evidence: Mapping[str, Any]) -> Iterable[tuple[Any, Any, Any]]:
     if "approval" in evidence:
         approval = evidence["approval"]
         yield "approval by environment", None, f"enforced: {str(approval['enforced']).lower()}, {approval['reason']}"
+    if "migrations" in evidence:
+        yield migrations.row(evidence["migrations"])
     for skipped in evidence["not_checked"]:
         yield skipped["name"], None, f"not checked: {skipped['reason']}"

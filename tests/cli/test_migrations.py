@@ -66,7 +66,7 @@ def test_other_tools_keep_their_files_otherwise(tmp_path: Path):
     folder.mkdir()
     (folder / "1_a.up.sql").write_text("CREATE TABLE a (id int);")
     (folder / "1_a.down.sql").write_text("DROP TABLE a;")
-    (folder / "2_b.sql").write_text("-- +goose Up\nALTER TABLE b ADD c int;\n-- +goose Down\nALTER TABLE b DROP c;\n")
+    (folder / "2_b.sql").write_text("-- +goose Up\nALTER TABLE b ADD c int;\n-- +goose Down\nDROP TABLE b;\n")
     result = check(tmp_path, "--json")
     assert result.exit_code == 0
     assert [Path(file).name for file in json.loads(result.stdout)["files"]] == ["1_a.up.sql", "2_b.sql"]

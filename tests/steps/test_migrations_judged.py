@@ -42,6 +42,7 @@ def test_an_incompatible_migration_is_told_at_its_line_and_recorded(
     assert f"::warning file={FILE},line=4,title=The running version does not bear this migration::ALTER TABLE orders DROP COLUMN" in output
     assert output.count(f"file={FILE}") == 1
     assert "MIGRATIONS_INCOMPATIBLE_REASON is not set" in world.log
+    assert "| pending migrations | the running version | ✓ incompatible, 1 pending, 1 findings |" in (world.folder / "summary").read_text()
     assert "override_reason" not in world.evidence
 
 

@@ -232,7 +232,9 @@ def _drop_not_null(scope: Scope, table: str, command: Any) -> Action:
     return _by_rule(scope, table, "DropNotNull", recurse=True)
 
 
-_WIDER = re.compile(r"(?P<name>varchar|character varying|numeric|varbit|bit varying|timestamp|timestamptz|time)(?:\((?P<sizes>[\d,]+)\))?")
+_WIDER = re.compile(
+    r"(?P<name>varchar|character varying|numeric|varbit|bit varying|timestamp|timestamptz|time|timetz)(?:\((?P<sizes>[\d,]+)\))?"
+)
 _LIKE_TEXT = frozenset({"text", "varchar", "character varying"})
 
 
@@ -250,6 +252,7 @@ def keeps_bytes(old: str, new: str) -> bool:
 
 
 def _short(name: str) -> str:
+    name = re.sub(r"^(time(?:stamp)?)(\(\d\))? with time zone", r"\1tz\2", name)
     return name.replace("character varying", "varchar").replace("bit varying", "varbit").replace(" without time zone", "")
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azora_ci.database.migrations.history import Migration
+from azora_ci.database.migrations.judgement.alter import keeps_bytes
 from azora_ci.database.migrations.judgement.judge import judge, risks_of, risks_of_release
 from azora_ci.database.migrations.judgement.model import Facts, KnownConstraint, Lock, Relation, Verdict, worst
 
@@ -203,6 +204,31 @@ def test_foreign_keys_of_production_lock_their_other_end():
     for sql in ("ALTER TABLE x DROP COLUMN a", "ALTER TABLE x DROP CONSTRAINT k", "DROP TABLE x", "ALTER TABLE x ALTER a TYPE text"):
         assert statements(sql, facts)[0].locks == both
     assert statements("ALTER TABLE x RENAME TO z; ALTER TABLE z DROP COLUMN a", facts)[1].locks["y"] is Lock.ACCESS_EXCLUSIVE
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kept"),
+    [
+        ("character varying(20)", "varchar(20)", True),
+        ("character varying(20)", "varchar(19)", False),
+        ("character varying", "varchar(19)", False),
+        ("character varying(20)", "varchar", True),
+        ("timestamp(3) with time zone", "timestamptz(6)", True),
+        ("timestamp(3) with time zone", "timestamp(6)", False),
+        ("timestamp(3) without time zone", "timestamp", True),
+        ("numeric(10,2)", "numeric(11,2)", True),
+        ("numeric(10,2)", "numeric(11,3)", False),
+        ("numeric(10,2)", "numeric(9,2)", False),
+        ("integer", "integer", True),
+        ("integer", "bigint", False),
+        ("inet", "cidr", False),
+        ("text", "varchar", True),
+        ("json", "text", False),
+        ("", "text", False),
+    ],
+)
+def test_only_a_wider_type_of_the_same_kind_keeps_the_rows_as_they_are(old: str, new: str, kept: bool):
+    assert keeps_bytes(old, new) is kept
 
 
 # --- nothing bad passes ---------------------------------------------------------------------------------------------------
