@@ -14,6 +14,7 @@ from azora_ci.core.variables import truth, variable
 from azora_ci.database.migrations import catalogue, files, history, prisma
 from azora_ci.database.migrations.judgement.judge import SHORTENED, judge, kind_of
 from azora_ci.database.migrations.judgement.model import Facts, Statement, Verdict, worst
+from azora_ci.database.migrations.judgement.words import NEW
 from azora_ci.database.migrations.production import read_facts
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.gates.readiness import Problem
@@ -110,7 +111,8 @@ def examine(pending: Sequence[tuple[str, str]], facts: Facts, remarks: Remarks) 
 
 def _finding(statement: Statement, facts: Facts, remarks: Sequence[Remark]) -> Finding | None:
     of_it = [remark for remark in remarks if remark.file == statement.file and statement.line <= remark.line <= statement.last_line]
-    kind = kind_of(statement) or ("remark" if of_it else None)
+    own = all(action.reason.startswith(NEW) for action in statement.actions)  # squawk looks at one file, and has warned of nothing
+    kind = kind_of(statement) or ("remark" if of_it and not own else None)
     if kind is None:
         return None
     reason = "; ".join(remark.message for remark in of_it) if kind == "remark" else statement.worst.reason

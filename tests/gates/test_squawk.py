@@ -27,6 +27,14 @@ def test_a_remark_stands_at_its_statement_and_ours_wins(tmp_path: Path):
     assert "the running version may use it" in judgement.findings[1].reason
 
 
+def test_what_the_release_itself_made_deserves_no_remark(tmp_path: Path):
+    file = tmp_path / "a.sql"
+    file.write_text("CREATE TABLE n (id int);\nALTER TABLE n ADD FOREIGN KEY (id) REFERENCES t (id) ON DELETE CASCADE;\n")
+    said = squawk.remarks([str(file)], own_processes())
+    assert said
+    assert examine([(str(file), file.read_text())], Facts(), lambda _: said).findings == ()
+
+
 @pytest.mark.parametrize("script", [None, "echo no JSON", 'echo "[{}]"', "exec nothing-of-that-name"])
 def test_without_an_answer_the_judgement_stands_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, script: str | None):
     if script is not None:
