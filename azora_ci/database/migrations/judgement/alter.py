@@ -38,7 +38,8 @@ _GENERATED = Rule(BAD, "the running version cannot write its own value any more"
 _RULE_OF: dict[str, Rule] = {
     **dict.fromkeys(("SetStatistics", "SetOptions", "ResetOptions", "ClusterOn", "DropCluster"), _LIGHT),
     **dict.fromkeys(("SetRelOptions", "ResetRelOptions"), _LIGHT),
-    **dict.fromkeys(("SetStorage", "SetCompression", "ReplicaIdentity"), _HEAVY),
+    **dict.fromkeys(("SetStorage", "SetCompression"), _HEAVY),
+    "ReplicaIdentity": Rule(OPEN, "with too little of it the running version cannot update rows of a published table", "FULL is enough"),
     **dict.fromkeys(("SetTableSpace", "SetLogged", "SetAccessMethod"), _STORED_ANEW),
     **{f"{how}Trig{which}": _TRIGGERS for how in ("Enable", "Disable") for which in ("", "All", "User")},
     **dict.fromkeys(("EnableAlwaysTrig", "EnableReplicaTrig"), _TRIGGERS),

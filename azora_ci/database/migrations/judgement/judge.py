@@ -35,7 +35,7 @@ def _judged(scope: Scope, name: str, parsed: Parsed) -> Statement:
 
 def _for_users(scope: Scope, made: set[str], action: Action) -> Action:
     """Return an action without the relations that the release made: nobody waits for them."""
-    locks = {name: lock for name, lock in action.locks.items() if name not in made and name not in scope.made}
+    locks = {name: lock for name, lock in action.locks.items() if name and name not in made | scope.made}
     names = frozenset(locks)
     return replace(action, locks=locks, rewrites=action.rewrites & names, scans=action.scans & names)
 

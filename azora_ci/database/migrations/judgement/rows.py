@@ -137,9 +137,14 @@ def _transaction(scope: Scope, statement: Any) -> Iterator[Action]:
         yield Action(kind, GOOD, "it begins or ends a transaction")
 
 
+def _grant_role(scope: Scope, statement: Any) -> Iterator[Action]:  # noqa: ARG001 - as its neighbours are called
+    judged = (GOOD, "more is allowed", "") if statement.is_grant else (BAD, "the running version may need the right", LATER)
+    yield Action("GRANT" if statement.is_grant else "REVOKE", *judged)
+
+
 def _grant(scope: Scope, statement: Any) -> Iterator[Action]:
     if statement.is_grant:
-        yield Action("GRANT", GOOD, "more is allowed")
+        yield from _grant_role(scope, statement)
     else:
         names = [scope.name(node.range_var) for node in statement.objects if node.WhichOneof("node") == "range_var"]
         own = bool(names) and all(map(scope.is_new, names))
@@ -160,7 +165,7 @@ JUDGES: dict[str, Callable[[Scope, Any], Iterator[Action]]] = {
     "copy_stmt": _copy,
     "delete_stmt": _delete,
     "grant_stmt": _grant,
-    "grant_role_stmt": _grant,
+    "grant_role_stmt": _grant_role,
     "insert_stmt": _insert,
     "lock_stmt": _lock,
     "merge_stmt": _merge,

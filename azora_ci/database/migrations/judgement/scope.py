@@ -45,7 +45,9 @@ class Scope:
         return self.qualified([part for part in (relation.schemaname, relation.relname) if part])
 
     def qualified(self, parts: list[str]) -> str:
-        """Return the name that these parts are, with its schema unless that is ``public``."""
+        """Return the name that these parts are, with its schema unless that is ``public``; empty where a statement names nothing."""
+        if not parts:
+            return ""
         default = "pg_temp" if parts[-1] in self.temporary else self.schema
         schema, name = (parts[-2], parts[-1]) if len(parts) > 1 else (default, parts[-1])
         return name if schema == "public" else f"{schema}.{name}"

@@ -17,9 +17,9 @@ _CHANGE_ROWS = frozenset({"insert_stmt", "update_stmt", "delete_stmt", "merge_st
 _HOLD_OTHERS = _CHANGE_ROWS | {"select_stmt", "create_table_as_stmt", "copy_stmt"}  # those in WITH run, too
 _ADDS_ONLY = {  # statements that add something, or change nothing that an application sees
     "create_extension_stmt", "create_enum_stmt", "composite_type_stmt", "create_range_stmt", "create_schema_stmt", "create_seq_stmt",
-    "create_cast_stmt", "create_role_stmt", "comment_stmt", "constraints_set_stmt", "variable_show_stmt", "check_point_stmt", "notify_stmt",
+    "create_role_stmt", "comment_stmt", "constraints_set_stmt", "variable_show_stmt", "check_point_stmt", "notify_stmt",
     "create_am_stmt", "create_fdw_stmt", "create_foreign_server_stmt", "create_user_mapping_stmt", "create_op_class_stmt",
-    "create_op_family_stmt", "create_plang_stmt", "define_stmt", "create_stats_stmt", "create_publication_stmt", "create_conversion_stmt",
+    "create_op_family_stmt", "create_plang_stmt", "define_stmt", "create_stats_stmt", "create_conversion_stmt",
     "create_transform_stmt", "create_table_space_stmt", "discard_stmt", "create_foreign_table_stmt", "listen_stmt", "unlisten_stmt",
 }  # fmt: skip
 
@@ -66,9 +66,6 @@ def _adds(scope: Scope, kind: str, statement: Any) -> Iterator[Action]:
         return
     elif kind == "create_stats_stmt":
         locks = dict.fromkeys([scope.name(node.range_var) for node in statement.relations], Lock.SHARE_UPDATE_EXCLUSIVE)
-    elif kind == "create_publication_stmt":
-        tables = [node.publication_obj_spec.pubtable.relation for node in statement.pubobjects]
-        locks = dict.fromkeys([scope.name(table) for table in tables if table.relname], Lock.SHARE_UPDATE_EXCLUSIVE)
     elif kind == "comment_stmt":
         locks = dict.fromkeys(_commented(scope, statement), Lock.SHARE_UPDATE_EXCLUSIVE)
     yield Action(_title(kind), GOOD, ADDED, locks=locks)
@@ -128,6 +125,13 @@ def _create_function(scope: Scope, statement: Any) -> Iterator[Action]:
         return
     scope.make_object("function", name)
     yield Action("CREATE FUNCTION", GOOD, "it is only defined here; what it does is not judged until a statement calls it")
+
+
+def _create_publication(scope: Scope, statement: Any) -> Iterator[Action]:
+    tables = [node.publication_obj_spec.pubtable.relation for node in statement.pubobjects]
+    locks = dict.fromkeys([scope.name(table) for table in tables if table.relname], Lock.SHARE_UPDATE_EXCLUSIVE)
+    reason = "the running version can no more update or delete rows of a published table without a replica identity"
+    yield Action("CREATE PUBLICATION", OPEN, reason, "give each table a primary key or REPLICA IDENTITY FULL first", locks)
 
 
 def _create_domain(scope: Scope, statement: Any) -> Iterator[Action]:
@@ -225,6 +229,7 @@ _JUDGES: dict[str, Callable[[Scope, Any], Iterator[Action]]] = {
     "create_domain_stmt": _create_domain,
     "create_function_stmt": _create_function,
     "create_policy_stmt": _create_policy,
+    "create_publication_stmt": _create_publication,
     "create_stmt": _create_table,
     "create_table_as_stmt": _create_table_as,
     "create_trig_stmt": _create_trigger,
