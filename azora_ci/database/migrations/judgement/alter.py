@@ -185,7 +185,8 @@ class _Made:
             return OPEN, "rows of the running version point to what the default names", "make sure that this row is never deleted"
         if not all(self._holds(check.raw_expr) for check in self.checks):
             return OPEN, "its CHECK may refuse rows that the running version writes", "add the CHECK in the release after this one"
-        return GOOD, "the running version leaves it out, and that is borne", ""
+        advice = "add it without the DEFAULT, SET DEFAULT, then fill the older rows in batches" if self.rewrites else ""
+        return GOOD, "the running version leaves it out, and that is borne", advice
 
     def _holds(self, expression: Any) -> bool:
         return not self.filled and sql.holds_for_null(expression)

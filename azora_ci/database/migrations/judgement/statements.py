@@ -88,6 +88,7 @@ def _create_table(scope: Scope, statement: Any) -> Iterator[Action]:
     locks: dict[str, Lock] = {}
     for constraint in (node for kind, node in sql.walk(statement) if kind == "constraint" and node.HasField("pktable")):
         locks[scope.name(constraint.pktable)] = Lock.SHARE_ROW_EXCLUSIVE
+    points = bool(set(locks) - {table})
     partition = statement.HasField("partbound")
     for parent in statement.inh_relations:
         lock = Lock.ACCESS_EXCLUSIVE if partition else Lock.SHARE_UPDATE_EXCLUSIVE
@@ -96,7 +97,7 @@ def _create_table(scope: Scope, statement: Any) -> Iterator[Action]:
     scope.make(table, may_exist=statement.if_not_exists and not temporary)
     locks.pop(table, None)
     reason = "the running version knew a table of this name" if known else ADDED
-    if locks and not partition and not known:
+    if points and not known:
         reason += "; rows that point to others keep the running version from deleting those"
     yield Action("CREATE TABLE", GOOD, reason, locks=locks)
 

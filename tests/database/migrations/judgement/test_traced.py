@@ -18,12 +18,26 @@ from azora_ci.database.migrations.judgement.model import worst
 from azora_ci.database.migrations.production import read_facts
 from azora_ci.database.postgres import DatabaseUrl
 from tests.conftest import DatabaseMaker
-from tests.database.migrations.judgement import traced
+from tests.database.migrations.judgement import told, traced
 from tests.support.databases import create_database
 
 
 def test_the_table_is_long():
     assert len(traced.cases()) >= 200
+
+
+def test_what_is_said_of_each_statement_is_as_it_was_read():
+    """A change of words is meant: read told.txt after ``python -m tests.database.migrations.judgement.told`` wrote it again."""
+    assert list(told.lines()) == told.FILE.read_text(encoding="utf-8").splitlines()
+
+
+def test_the_table_is_true_without_a_server_too():
+    for case in traced.cases():
+        statements = judge([("table", case.sql)], told.FACTS)
+        locks, rewrites = traced.predicted(statements)
+        locks = {name: lock for name, lock in locks.items() if told.FACTS.relations[name].kind != "S"}
+        expected = {name: lock for name, lock in locks.items() if name in case.locks} if case.alone else locks
+        assert (worst(statements), expected, rewrites) == (case.verdict, case.locks, case.rewrites), case.sql
 
 
 def test_prediction_and_trace_agree(postgres_cluster: DatabaseMaker):
