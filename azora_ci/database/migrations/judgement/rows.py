@@ -99,10 +99,9 @@ def _reindex(scope: Scope, statement: Any) -> Iterator[Action]:
     if name and sql.label("ReindexObjectType", statement.kind) == "REINDEX_OBJECT_INDEX":
         name = scope.table_of(name)
     lock = Lock.SHARE_UPDATE_EXCLUSIVE if concurrent else Lock.SHARE
-    names = [name] if name else []
-    yield Action(
-        "REINDEX", GOOD, "the same rows", "" if concurrent else "REINDEX CONCURRENTLY", dict.fromkeys(names, lock), scans=frozenset(names)
-    )
+    locks, advice = {name: lock} if name else {}, "" if concurrent else "REINDEX CONCURRENTLY"
+    reason = "the same rows" if concurrent else "the same rows; queries that may use the index wait, too"
+    yield Action("REINDEX", GOOD, reason, advice, locks, scans=frozenset(locks))
 
 
 def _refresh(scope: Scope, statement: Any) -> Iterator[Action]:

@@ -17,7 +17,7 @@ class Column:
 
     required: bool
     filled: bool
-    rests_on_empty: bool = False
+    rests_on_empty: bool
 
 
 @dataclass

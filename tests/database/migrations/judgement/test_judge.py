@@ -240,6 +240,18 @@ def test_risks_are_found_in_statements_only(sql: str, kind: str | None) -> None:
     assert all(risk.why and risk.statement in " ".join(sql.split()) for risk in findings)
 
 
+def test_a_risk_says_why():
+    (blocked,) = risks_of(Migration("1_a", b"CREATE INDEX i ON x (a)"))
+    assert blocked.why == "nobody can write in x until it is done (SHARE). nothing that the running version uses is changed"
+    (refused,) = risks_of(Migration("1_a", b"CREATE UNIQUE INDEX i ON x (a)"))
+    assert refused.why.startswith("CREATE UNIQUE INDEX: writes of the running version that it refuses fail")
+
+
+def test_an_index_follows_its_table():
+    told = statements("CREATE INDEX i ON x (a); CREATE INDEX j ON y (a); ALTER TABLE x RENAME TO z; DROP INDEX i; DROP INDEX j")
+    assert [statement.locks for statement in told[3:]] == [{"z": Lock.ACCESS_EXCLUSIVE}, {"y": Lock.ACCESS_EXCLUSIVE}]
+
+
 def test_a_later_migration_knows_what_an_earlier_one_of_the_release_made():
     first, second = Migration("1_a", b"CREATE TABLE n (id int)"), Migration("2_b", b"ALTER TABLE n DROP COLUMN id; DROP TABLE x")
     assert [risk.statement for risk in risks_of_release([first, second])] == ["DROP TABLE x"]
@@ -300,6 +312,7 @@ def test_names_are_those_of_the_search_path():
 def test_sizes_are_told():
     facts = Facts(known=True, relations={"x": Relation("r", 1_234_567, 5 * 1024**3), "y": Relation("r"), "z": Relation("r", None, 10)})
     assert facts.size("x") == "about 1,234,567 rows, 5 GiB"
+    assert Facts(relations={"x": Relation("r", 0, 1024), "y": Relation("r", 0, 1023)}).size("x") == "about 0 rows, 1 KiB"
     assert (facts.size("y"), facts.size("nothing"), facts.size("z")) == ("", "", "rows never counted, 10 bytes")
 
 
