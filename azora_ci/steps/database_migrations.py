@@ -18,10 +18,11 @@ from azora_ci.core.errors import Explained, NotTrueError, UnreachableError
 from azora_ci.core.job_log import secrets_of_url
 from azora_ci.core.markdown import code, listed, table
 from azora_ci.core.process.isolation import Isolation
-from azora_ci.core.variables import variable, whole_number
-from azora_ci.database.migrations import aftermath, catalogue, history, prisma, variables
+from azora_ci.core.variables import number, variable, whole_number
+from azora_ci.database.migrations import aftermath, catalogue, guard, history, prisma, variables
 from azora_ci.database.migrations.aftermath import Before, Database
 from azora_ci.database.migrations.catalogue import Change
+from azora_ci.database.migrations.guard import Timeouts, Watch
 from azora_ci.database.migrations.history import Migration, Plan, Row
 from azora_ci.database.migrations.judgement.judge import risks_of
 from azora_ci.database.migrations.prisma import MigrateResult
@@ -41,6 +42,14 @@ class Settings(settings.Deployment, settings.DatabaseAccess, settings.SshAccess,
     backup_max_age: int = variable(
         "BACKUP_MAX_AGE_MINUTES", "minutes after which a backup's snapshot is too old to migrate behind", example="120",
         parse=whole_number(1, 10080), default="120",
+    )  # fmt: skip
+    lock_timeout: float = variable(
+        "MIGRATIONS_LOCK_TIMEOUT_SECONDS", "seconds that a statement of a migration waits for a lock, with users behind it; 0: no limit",
+        example="5", parse=number(0, 3600), default="5",
+    )  # fmt: skip
+    statement_timeout: float = variable(
+        "MIGRATIONS_STATEMENT_TIMEOUT_SECONDS", "seconds that a statement of a migration may take; 0: no limit", example="1800",
+        parse=number(0, 86400), default="1800",
     )  # fmt: skip
 
 
@@ -70,13 +79,19 @@ def run(job: Job[Settings]) -> None:
     backup = require_verified_backup(job)
     with production_database(job, job.evidence) as url:
         _require_same_database(url, backup)
-        if database.command is None:
-            migrate(job, release, backup, Database(url, prisma.schema_of(url, database.schema)))
-        elif database.command:
-            migrate_by_command(job, database.command, backup, url)
-        else:
-            _conclude_without(job, backup)
+        with guard.deployment_lock(url, f"azora-ci deployment {job.settings.deployment_id}"):
+            _migrate(job, release, backup, url)
     job.evidence["seconds"] = round(job.clock.monotonic() - started, 3)
+
+
+def _migrate(job: Job[Settings], release: list[Migration], backup: VerifiedBackup, url: DatabaseUrl) -> None:
+    database = job.config.database
+    if database.command is None:
+        migrate(job, release, backup, Database(url, prisma.schema_of(url, database.schema)))
+    elif database.command:
+        migrate_by_command(job, database.command, backup, url)
+    else:
+        _conclude_without(job, backup)
 
 
 def migrate(job: Job[Settings], release: list[Migration], backup: VerifiedBackup, database: Database) -> None:
@@ -225,6 +240,11 @@ def _log_sql(job: Job[Settings], pending: tuple[Migration, ...]) -> None:
     job.say(f"the SQL of {len(pending)} pending migrations is in {job.name}.log")
 
 
+def _timeouts(job: Job[Settings], url: DatabaseUrl) -> Timeouts | None:
+    """Return the timeouts for the command's sessions; None behind a pooler, which may refuse a session that asks for any."""
+    return None if url.pooler_hint else Timeouts(job.settings.lock_timeout, job.settings.statement_timeout)
+
+
 def _hand_over(job: Job[Settings], address: str, url: DatabaseUrl) -> Mapping[str, str]:
     """Return the variables that name the database to the command; their values never reach a log."""
     for secret in secrets_of_url(address):
@@ -235,7 +255,7 @@ def _hand_over(job: Job[Settings], address: str, url: DatabaseUrl) -> Mapping[st
 def _apply(job: Job[Settings], database: Database, before: Before, isolation: Isolation) -> None:
     """Run the migrate command. Every error that ends it describes the database as it is afterwards."""
     try:
-        deployed = _deploy(job, database, isolation)
+        deployed = _deploy(job, database, before, isolation)
     except Explained as error:  # a cancellation, too: the server may still run its statement
         with contextlib.suppress(UnreachableError):
             state = aftermath.of_prisma(database, before)
@@ -260,18 +280,25 @@ def _left_unknown(ended: str, error: UnreachableError) -> UnreachableError:
     )  # fmt: skip
 
 
-def _deploy(job: Job[Settings], database: Database, isolation: Isolation) -> MigrateResult:
-    """Run the migrate command. Repeat it when another session held Prisma's lock: such an attempt changed nothing."""
-    names = _hand_over(job, prisma.address(job.settings.database_url.reveal(), database.url), database.url)
-    for attempt in job.clock.attempts(LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS, growth=1):
-        job.evidence["attempts"] = attempt.number
-        with job.actions.group(" ".join(job.config.database.migrate)):
-            deployed = prisma.deploy(job.processes, job.config.database.migrate, names, isolation)
-        if not deployed.lock_timeout:
-            break
-        holders = prisma.lock_holders(database.url)
-        job.evidence["lock_holders"] = holders
-        job.say(f"{attempt}: Prisma's lock {history.LOCK} is held by {', '.join(holders) or 'nobody any more'}")
+def _deploy(job: Job[Settings], database: Database, before: Before, isolation: Isolation) -> MigrateResult:
+    """Run the migrate command. Repeat it when a lock could not be had and nothing was applied."""
+    address, timeouts = prisma.address(job.settings.database_url.reveal(), database.url), _timeouts(job, database.url)
+    names = _hand_over(job, timeouts.within(address) if timeouts else address, database.url)
+    with Watch(database.url, before.plan.pending, job.say) as watch:
+        for attempt in job.clock.attempts(LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS, growth=1):
+            job.evidence["attempts"] = attempt.number
+            with job.actions.group(" ".join(job.config.database.migrate)):
+                deployed = prisma.deploy(job.processes, job.config.database.migrate, names, isolation)
+            job.evidence["observed"] = watch.statements
+            timed_out = not deployed.ok and guard.TIMED_OUT.search(deployed.completed.stdout + deployed.completed.stderr)
+            if not deployed.lock_timeout and not timed_out:
+                break
+            holders = prisma.lock_holders(database.url) or watch.holders
+            job.evidence["lock_holders"] = holders
+            held = ", ".join(holders) or "nobody any more"
+            job.say(f"{attempt}: {f'lock {history.LOCK} of Prisma' if deployed.lock_timeout else 'a lock'} is held by {held}")
+            if timed_out and not guard.nothing_applied(database, before, job.say):
+                break
     return deployed
 
 
@@ -283,18 +310,20 @@ def migrate_by_command(job: Job[Settings], command: Command, backup: VerifiedBac
     _refuse_old(job, backup, f"{' '.join(command)} was not started")
     tried = _require_tried(job, ())
     address = prisma.through_tunnel(variables.address(url), url.tunnel_port)
-    names = {**prisma.QUIET, **url.libpq_env(), **_hand_over(job, address, url)}
+    timeouts = _timeouts(job, url)
+    limited = timeouts.of(url) if timeouts else url
+    names = {**prisma.QUIET, **limited.libpq_env(), **_hand_over(job, timeouts.within(address) if timeouts else address, url)}
     earlier = catalogue.read(url)
     job.evidence |= {"applied": [], "migrations_applied": None, "attempts": 1}
     with application_tree(job, url.ca_file) as isolation:
         try:
-            with job.actions.group(" ".join(command)):
+            with job.actions.group(" ".join(command)), Watch(url, (), job.say) as watch:
                 completed = job.processes.run_isolated(command, isolation, env=names, timeout=prisma.DEPLOY_SECONDS, check=False)
         except Explained as error:  # a cancellation, too
             with contextlib.suppress(UnreachableError):
                 error.what += f"\n{aftermath.of_command(_note_change(job, earlier, url), backup.describe())}"
             raise
-    job.evidence["exit_code"] = completed.returncode
+    job.evidence |= {"exit_code": completed.returncode, "lock_holders": watch.holders}
     try:
         change = _note_change(job, earlier, url)
     except UnreachableError as error:

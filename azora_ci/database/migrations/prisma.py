@@ -74,6 +74,17 @@ def read_table(url: DatabaseUrl, schema: str) -> list[Row]:
         return [Row(*row) for row in cursor.fetchall()]
 
 
+_ROLLED_BACK = "UPDATE {} SET rolled_back_at = now() WHERE migration_name = %s AND finished_at IS NULL AND rolled_back_at IS NULL"
+
+
+def mark_rolled_back(url: DatabaseUrl, schema: str, name: str) -> None:
+    """Note that a failed attempt of a migration is undone, as ``prisma migrate resolve --rolled-back`` does. Raises UnreachableError."""
+    from psycopg2 import sql
+
+    with session(url) as cursor:
+        cursor.execute(sql.SQL(_ROLLED_BACK).format(sql.Identifier(schema, TABLE)), (name,))
+
+
 _HOLDERS = """SELECT a.pid, coalesce(nullif(a.application_name, ''), 'no name'), coalesce(a.client_addr::text, 'local'), a.backend_start
     FROM pg_locks l JOIN pg_stat_activity a USING (pid)
     WHERE l.locktype = 'advisory' AND l.granted AND l.classid = 0 AND l.objid = %s
