@@ -101,6 +101,8 @@ def run(job: Job[Settings]) -> None:
         with production_database(job, job.evidence) as url:
             _report(job, bucket, _prove_or_take(job, bucket, url, attempts, trial), reused=False)
     if trial is not None:
+        if not trial.evidence and trial.failure is None:
+            _try_on_schema(job, trial)
         _conclude_trial(job, trial)
 
 
@@ -327,6 +329,26 @@ def _restore_for(job: Job[Settings], bucket: Bucket, proven: Manifest, trial: Tr
     job.say("the migrations were not tried on it in this attempt: it is restored again for that")
     context = _wire(job, bucket, proven.document["server"]["size_bytes"], trial)
     pipeline.prove_stored(context, proven.document, manifest.require_object(bucket, proven))
+
+
+def _try_on_schema(job: Job[Settings], trial: Trial) -> None:
+    """Try the migrations on production's schema alone: the backup was not restored on this machine."""
+    from azora_ci.database.migrations import prisma
+    from azora_ci.database.migrations.trial.run import OFF, SCHEMA_ONLY
+    from azora_ci.database.migrations.trial.schema_copy import schema_copy
+    from azora_ci.database.server import server_facts
+
+    proof = job.evidence["proof"]
+    trial.how = SCHEMA_ONLY
+    trial.reason = "the backup was not restored" if proof["depth"] == "none" else f"it was restored on {proof['where']}"
+    with production_database(job, job.evidence) as url:
+        schema = prisma.schema_of(url, job.config.database.schema)
+        try:
+            with schema_copy(url, server_facts(url), schema, job.settings.scratch_dir, job.processes) as (scratch, database):
+                trial(scratch, database, server_facts(url))
+        except BadInputError as error:  # no server to start on this machine
+            trial.evidence = {"how": OFF, "reason": f"{trial.reason}, and no server starts here: {error.what}", "files": []}
+            job.actions.warning("Migrations are not tried", trial.evidence["reason"])
 
 
 def _conclude_trial(job: Job[Settings], trial: Trial) -> None:

@@ -141,6 +141,17 @@ def test_nothing_pending_and_no_trial_wanted(production: Deployment) -> None:
     assert recognised["evidence"]["trial"]["how"] == "nothing pending"
 
 
+def test_where_no_copy_is_here_the_schema_alone_is_tried(production: Deployment) -> None:
+    production.maker.execute(production.url, f"INSERT INTO users (email, name) VALUES ('{CANARY}', 'x')")
+    fragment = production.try_out(BACKUP_PROOF="none", BACKUP_PROOF_REASON="a test")
+    assert fragment["status"] == "ok", fragment["error"]
+    trial = fragment["evidence"]["trial"]
+    assert (trial["how"], trial["passed"], [entry["name"] for entry in trial["files"]]) == ("schema only", True, NEW)
+    assert trial["reason"] == "the backup was not restored"
+    assert CANARY not in artifact(production)
+    assert list(production.scratch.iterdir()) == []
+
+
 def test_a_recognised_backup_is_restored_again_for_the_trial(production: Deployment) -> None:
     production.add("20991231000000_breaks", "ALTER TABLE nowhere ADD COLUMN x int;")
     assert production.try_out()["error"]["title"] == "The migration fails on a copy of production"
