@@ -14,6 +14,7 @@ from azora_ci.cli.lock import lock
 from azora_ci.cli.migrations import migrations
 from azora_ci.cli.rollback import rollback
 from azora_ci.cli.toolchain import toolchain
+from azora_ci.cli.verify import verify
 
 
 @click.group()
@@ -22,5 +23,5 @@ def main() -> None:
     """Production deployments in which every tick is evidence."""
 
 
-for command in (adopt, rollback, lock, clean, edge, doctor, health, history, migrations, toolchain):
+for command in (adopt, rollback, lock, clean, edge, doctor, health, history, migrations, verify, toolchain):
     main.add_command(command)

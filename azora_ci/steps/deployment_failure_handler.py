@@ -23,6 +23,7 @@ from azora_ci.core.variables import deployment_id, git_sha, release_version, var
 from azora_ci.database.restore import scripts
 from azora_ci.record import chain, deployment, diagnosis, fragments
 from azora_ci.record.archive import Archive
+from azora_ci.record.audit.artifact import write_beside
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.needs import Need
 from azora_ci.record.pages.failure import JSON_FILE, MARKDOWN_FILE, SCHEMA, failure_page
@@ -236,6 +237,7 @@ def _archive_record(job: Job[Settings], finding: diagnosis.Diagnosis, job_fragme
         "location": artifacts.location, "files": artifacts.files, "size_bytes": artifacts.size_bytes, "problems": list(artifacts.problems),
     }  # fmt: skip
     kept_record = archive.keep_record(document)
+    write_beside(job.log_dir / "deployment-record.json", archive, kept_record.location)
     job.evidence["record_location"] = kept_record.location
     job.tick(f"the record ({document['status']}) is archived at {kept_record.location} (SHA-256 {kept_record.sha256})")
     return archive

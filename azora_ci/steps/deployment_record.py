@@ -12,6 +12,7 @@ from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Aws, Deployment, Notifications
 from azora_ci.record import chain, deployment
 from azora_ci.record.archive import Archive, KeptArtifacts, KeptRecord
+from azora_ci.record.audit.artifact import write_beside
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.pages.deployment import deployment_page
 from azora_ci.record.run import Previous
@@ -112,6 +113,7 @@ def _archive_artifacts(job: Job[Settings], archive: Archive) -> KeptArtifacts:
 
 def _archive_record(job: Job[Settings], archive: Archive, document: chain.Document) -> KeptRecord:
     kept_record = archive.keep_record(document)
+    write_beside(job.log_dir / FILE_NAME, archive, kept_record.location)
     lock_until = rfc3339(kept_record.lock_until) if kept_record.lock_until else None
     job.evidence.update(
         record_sha256=kept_record.sha256,

@@ -34,6 +34,7 @@ COMMANDS = (
     ["edge", "install"],
     ["doctor"],
     ["history"],
+    ["verify"],
     ["adopt"],
 )
 
@@ -77,7 +78,7 @@ def test_every_command_explains_itself(command):
         [sys.executable, "-m", "azora_ci", *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
     assert completed.returncode == 0, completed.stderr
-    assert command == ["adopt"] or "--config" in completed.stdout
+    assert command in (["adopt"], ["verify"]) or "--config" in completed.stdout
     assert len(completed.stdout.splitlines()) > 5
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+from pathlib import Path
 
 import pytest
 
 from azora_ci.core import schemas
 from azora_ci.record import deployment, fragments
+from azora_ci.record.audit import verify_record
 from azora_ci.record.pages import failure
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from tests.clients.test_slack import FAILURE
@@ -70,6 +72,7 @@ def test_a_record_of_the_failure_is_archived_with_the_artifacts(world):
     assert outcome.evidence["record_sha256"] == hashlib.sha256(data).hexdigest()
     assert outcome.evidence["record_location"] == f"s3://{world.bucket}/{KEY}"
     assert (outcome.logs / "deployment-record.json").read_bytes() == data
+    assert (outcome.logs / "verify_record.py").read_bytes() == Path(verify_record.__file__).read_bytes()
     document = json.loads(data)
     assert schemas.problems(document, deployment.SCHEMA) == []
     assert document["status"] == "failed"

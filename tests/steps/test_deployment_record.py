@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -57,6 +59,19 @@ def test_record_is_written_archived_locked_and_announced(ready):
     stored = ready.store.head(KEY)
     assert stored.lock_mode == "GOVERNANCE"
     assert (stored.lock_until - stored.modified).days in {364, 365}
+
+
+def test_the_artifact_verifies_itself_without_our_package(ready):
+    outcome = ready.run("deployment-record")
+    for damage, code, words in (
+        (b"", 0, "✓ deployment-record.json: it has a SHA-256 that you gave"),
+        (b" ", 1, "✗ deployment-record.json"),
+    ):
+        record = outcome.logs / "deployment-record.json"
+        record.write_bytes(record.read_bytes() + damage)
+        argv = [sys.executable, "-I", "-S", "verify_record.py", record.name, "--sha256", outcome.outputs["record-sha256"]]
+        completed = subprocess.run(argv, cwd=outcome.logs, env={}, capture_output=True, text=True, check=False, timeout=60)
+        assert (completed.returncode, completed.stdout.startswith(words)) == (code, True), completed.stdout + completed.stderr
 
 
 def document_signed_by(data: bytes) -> str:
