@@ -14,6 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
+from azora_ci.core.config import RolloutSettings
 from azora_ci.core.pipeline import STAGES
 from azora_ci.health.answers import NEW, OLD
 from azora_ci.health.traffic import Counters, percentile, slower_than
@@ -59,6 +60,12 @@ class Limits:
     minimum_requests: int
     false_abort_percent: float = 1.0
     not_found_points: float | None = None
+
+    @classmethod
+    def of(cls, settings: RolloutSettings) -> Limits:
+        """Return the limits that a deployment configuration sets."""
+        names = ("error_rate_points", "latency_factor", "minimum_requests", "false_abort_percent", "not_found_points")
+        return cls(*(getattr(settings, name) for name in names))
 
     @property
     def confidence(self) -> str:

@@ -140,13 +140,7 @@ class Rollout:
     def __post_init__(self) -> None:
         config = self.job.config
         rollout = config.rollout
-        self.limits = Limits(
-            rollout.error_rate_points,
-            rollout.latency_factor,
-            rollout.minimum_requests,
-            rollout.false_abort_percent,
-            rollout.not_found_points,
-        )
+        self.limits = Limits.of(rollout)
         self.phase = "before the first stage"
         self.evidence: dict[str, Any] = self.job.evidence
         self.evidence.update(
