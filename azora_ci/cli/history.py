@@ -48,8 +48,8 @@ def history(*, verify: bool, expected: tuple[str, ...], limit: int, as_json: boo
         stored = archive.records()
         chosen = stored if verify else stored[-limit:]
         archived = archive.read_all(chosen)
-        verification = _verify(archive, chosen, archived, expected) if verify else None
-        listed = records.entries(_valid(archive, archived[-limit:]))
+        verification = verification_of(archive, chosen, archived, expected) if verify else None
+        listed = records.entries(valid_records(archive, archived[-limit:]))
         url = archive.bucket.url(f"records/{environment}/")
         document = records.document(environment, url, len(stored), listed, archive.set_aside, verification)
         schemas.validate(document, records.SCHEMA, where="the history")
@@ -57,7 +57,7 @@ def history(*, verify: bool, expected: tuple[str, ...], limit: int, as_json: boo
     sys.exit(1 if verification and verification["findings"] else 0)
 
 
-def _valid(archive: Archive, archived: Sequence[Archived]) -> list[tuple[str, str, dict[str, Any]]]:
+def valid_records(archive: Archive, archived: Sequence[Archived]) -> list[tuple[str, str, dict[str, Any]]]:
     """Return (URL, SHA-256, record) of those that fit their schema; the archive names the others as set aside."""
     from azora_ci.record.history import schema_flaw
 
@@ -71,7 +71,9 @@ def _valid(archive: Archive, archived: Sequence[Archived]) -> list[tuple[str, st
     return fitting
 
 
-def _verify(archive: Archive, stored: Sequence[StoredObject], archived: Sequence[Archived], expected: Sequence[str]) -> dict[str, Any]:
+def verification_of(
+    archive: Archive, stored: Sequence[StoredObject], archived: Sequence[Archived], expected: Sequence[str]
+) -> dict[str, Any]:
     """Return the verification of all records as it stands in the history's document."""
     from azora_ci.clients.signing.signatures import NONE
     from azora_ci.record import verification

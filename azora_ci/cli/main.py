@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from azora_ci.cli.adopt.command import adopt
+from azora_ci.cli.audit import audit
 from azora_ci.cli.clean import clean
 from azora_ci.cli.doctor import doctor
 from azora_ci.cli.edge import edge
@@ -23,5 +24,5 @@ def main() -> None:
     """Production deployments in which every tick is evidence."""
 
 
-for command in (adopt, rollback, lock, clean, edge, doctor, health, history, migrations, verify, toolchain):
+for command in (adopt, rollback, lock, clean, edge, doctor, health, history, migrations, verify, audit, toolchain):
     main.add_command(command)

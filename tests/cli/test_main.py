@@ -35,6 +35,7 @@ COMMANDS = (
     ["doctor"],
     ["history"],
     ["verify"],
+    ["audit"],
     ["adopt"],
 )
 
