@@ -89,7 +89,7 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
         "build_isolation": build.get("isolation"),
         "image_digests": {name: image["digest"] for name, image in (build.get("services") or {}).items() if "digest" in image},
         "checks": [pick(check, "name", "source", "kind", "conclusion", "passed", "url") for check in validation.get("checks", [])],
-        "approval": pick(approval, "enforced", "reason", "distinct_person") if (approval := validation.get("approval")) else None,
+        "approval": _approval(validation.get("approval")),
         "audit": validation.get("audit"),
         "commands": [pick(command, "purpose", "argv", "exit_code", "seconds", "source") for command in validation.get("commands", [])],
         "migration_tool": evidence["database-migrations"].get("tool"),
@@ -107,6 +107,12 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
         "artifacts_location": facts.artifacts_location,
         **({"set_aside": list(facts.previous.set_aside)} if facts.previous.set_aside else {}),
     }
+
+
+def _approval(approval: Document | None) -> Document | None:
+    """Return who agreed to the release; its pull requests only where the gate asked for them."""
+    listed = [name for name in ("pull_requests",) if name in (approval or {})]
+    return pick(approval, "enforced", "reason", "distinct_person", *listed) if approval else None
 
 
 def _version_proof(rollout: Document) -> Document:

@@ -69,13 +69,12 @@ def _migrations(record: Document) -> Element:
 
 def _request(record: Document) -> Element:
     sha, home = record["git_sha"], record["run_url"].partition("/actions/")[0]
-    links = _web(f"{home}/commit/{sha}") if sha else []
+    pulls = (record["approval"] or {}).get("pull_requests") or []
+    links = [f"{home}/pull/{pull['number']}" for pull in pulls] or ([f"{home}/commit/{sha}"] if sha else [])
     detail = f"{record['version'] or 'no version'}, commit {sha or 'unknown'}, started by {record['triggered_by']} ({record['trigger']})"
-    # The record names no pull request: GitHub shows those of the commit.
-    return _element(
-        "request", UNKNOWN, f"{detail}; its pull requests stand beside the commit", "/version", "/git_sha", "/triggered_by", "/trigger",
-        links=links,
-    )  # fmt: skip
+    listed = ", ".join(f"#{pull['number']} of {pull['author']}" for pull in pulls) or "its pull requests stand beside the commit"
+    fields = ["/version", "/git_sha", "/triggered_by", "/trigger", *(["/approval/pull_requests"] if pulls else [])]
+    return _element("request", YES if pulls else UNKNOWN, f"{detail}; {listed}", *fields, links=_web(*links))
 
 
 def _approval(record: Document) -> Iterator[Element]:
@@ -84,13 +83,20 @@ def _approval(record: Document) -> Iterator[Element]:
         yield _element("approval was enforced", UNKNOWN, "the record has no evidence of it", "/approval")
         yield _element("author and approver differ", UNKNOWN, "the record has no evidence of it", "/approval")
         return
-    answer = {True: YES, False: NO}.get(approval["enforced"], UNKNOWN)
-    yield _element("approval was enforced", answer, approval["reason"], "/approval/enforced", "/approval/reason")
-    by_another = approval["distinct_person"] or (approval["enforced"] is True and NOT_BY_ONESELF in approval["reason"])
-    gate = "every pull request needs a second person" if approval["distinct_person"] else "pull requests need no second person"
-    detail = f"started by {record['triggered_by']}; {gate}; {approval['reason']}. Who approved is on the page of the run"
+    gate, distinct, pulls = approval["enforced"] is True, approval["distinct_person"], approval.get("pull_requests")
+    answer = YES if gate or distinct else {False: NO}.get(approval["enforced"], UNKNOWN)
+    demand = f"every pull request needs{'' if distinct else ' no'} approval by a second person"
+    fields = ("/approval/enforced", "/approval/reason", "/approval/distinct_person")
+    yield _element("approval was enforced", answer, f"{approval['reason']}; {demand}", *fields)
+    if pulls is not None:
+        alone = [pull for pull in pulls if not set(pull["approved_by"]) - {pull["author"]}]
+        detail = "; ".join(f"#{pull['number']} of {pull['author']}: {', '.join(pull['approved_by']) or 'nobody'}" for pull in pulls)
+        yield _element("author and approver differ", _yes(not alone), detail or "no pull request", "/approval/pull_requests")
+        return
+    differ = distinct or (gate and NOT_BY_ONESELF in approval["reason"])
+    detail = f"started by {record['triggered_by']}; {demand}; {approval['reason']}. Who approved is on the page of the run"
     fields = ("/approval/distinct_person", "/approval/reason", "/triggered_by")
-    yield _element("author and approver differ", YES if by_another else UNKNOWN, detail, *fields, links=_web(record["run_url"]))
+    yield _element("author and approver differ", YES if differ else UNKNOWN, detail, *fields, links=_web(record["run_url"]))
 
 
 def _checks(record: Document) -> Element:

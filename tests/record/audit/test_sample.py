@@ -18,6 +18,7 @@ from azora_ci.record.audit.elements import NOT_BY_ONESELF, elements_of
 from tests.record.test_archive import document
 from tests.record.test_deployment import success
 from tests.record.test_verification import location
+from tests.support import fragments_builder as build
 
 WHOLE = {"records": 3, "signing": "none", "signed": 0, "unsigned_before_signing": 0, "newest_sha256": None, "findings": []}
 DAY = date(2025, 11, 24)  # of every record of the builder
@@ -54,6 +55,22 @@ def test_the_sample_can_be_drawn_again_with_nothing_but_sha256():
     assert chosen != {change["location"] for change in audit(*records, size=5, seed="autumn")["changes"] if change["sampled"]}
 
 
+PULLS = {
+    "enforced": "unknown", "reason": "HTTP 403", "distinct_person": True,
+    "pull_requests": [{"number": 12, "author": "ada", "approved_by": ["grace"]}],
+}  # fmt: skip
+
+
+def test_pull_requests_with_author_and_approver_come_from_the_gate_through_the_record_to_the_audit():
+    validation = build.fragment("pre-deployment-validation", approval=PULLS | {"since": "v1.2.2", "commits": 3, "problems": []})
+    record = success(pre_deployment_validation=validation)
+    schemas.validate(record, "deployment-record", where="test")
+    assert record["approval"] == PULLS
+    request, enforced, differ = elements_of(record, [])[:3]
+    assert (request["answer"], request["links"]) == ("yes", ["https://github.com/azora/azora/pull/12"])
+    assert (enforced["answer"], differ["answer"], differ["detail"]) == ("yes", "yes", "#12 of ada: grace")
+
+
 def answers(**changes) -> dict[str, tuple[str, str]]:
     return {element["element"]: (element["answer"], element["detail"]) for element in elements_of({**success(), **changes}, [])}
 
@@ -84,8 +101,10 @@ def test_every_element_has_an_answer_and_fields_that_the_record_has():
         (APPROVED, {"approval": {"enforced": "unknown", "reason": "403", "distinct_person": False}}, "unknown",
          "403"),
         (DIFFER, {"approval": {"enforced": True, "reason": "also by who started the run", "distinct_person": False}}, "unknown", "also by"),
-        (DIFFER, {"approval": {"enforced": False, "reason": "no reviewers", "distinct_person": True}}, "yes", "needs a second person"),
+        (DIFFER, {"approval": {"enforced": False, "reason": "no reviewers", "distinct_person": True}}, "yes", "needs approval"),
+        (DIFFER, {"approval": PULLS | {"pull_requests": [{"number": 7, "author": "ada", "approved_by": ["ada"]}]}}, "no", "#7 of ada: ada"),
         (DIFFER, {"approval": None}, "unknown", "no evidence"),
+        ("request", {}, "unknown", "beside the commit"),
         (APPROVED, {"approval": None}, "unknown", "no evidence"),
         ("checks", {"checks": []}, "unknown", "0 of 0"),
         ("backup, proven by a restore", {"database_backup": None}, "no", "no backup"),
