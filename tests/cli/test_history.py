@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from azora_ci.cli.main import main
+from azora_ci.clients.signing.signatures import Signatures
 from azora_ci.core import schemas
 from azora_ci.record import rollback
 from azora_ci.record.archive import Archive
@@ -19,6 +20,7 @@ from tests.record.test_archive import document
 from tests.record.test_deployment import FACTS
 from tests.record.test_verification import location, records
 from tests.support import deploy_config
+from tests.support.signing import KeyFileSigner
 from tests.support.stores import Stores
 
 ID = "1764000000-abc123"
@@ -163,6 +165,21 @@ def test_verification_names_what_was_done_to_the_archive(archive: Archive):
     assert "✗ 5 records, 2 findings" in output
     code, output = run("--verify", "--expect", "0" * 64)
     assert (code, "no record has the SHA-256 0000" in output) == (1, True)
+
+
+def test_with_signatures_also_the_newest_and_what_was_removed_are_named(archive: Archive, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    signer = KeyFileSigner(tmp_path / "key.pem")
+    signed = Archive(archive.bucket, "production", signatures=Signatures(archive.bucket, signer))
+    places = [keep(signed, 1764000000 + 100 * number) for number in range(3)]
+    monkeypatch.setattr(Signatures, "of", classmethod(lambda cls, bucket, _signing: cls(bucket, signer)))
+    assert "✓ 3 records, 0 findings; 3 are signed by file:key.pem" in run("--verify")[1]
+    key = places[2].split("/", 3)[3]
+    replace(archive, key, archive.bucket.read(key).replace(b"octocat", b"mallory"))
+    code, output = run("--verify")
+    assert (code, f"✗ changed: {places[2]}: its signature is of another document" in output) == (1, True), output
+    archive.bucket.calls.call("delete_object", "test", Bucket=archive.bucket.name, Key=key)
+    code, output = run("--verify")
+    assert (code, f"✗ missing: {places[2]}: its signature is there, and no record" in output) == (1, True), output
 
 
 def test_many_records_are_read_at_once(archive: Archive):
