@@ -18,7 +18,7 @@ from tests.support.edge_lab import Backend, Lab
 from tests.support.edge_world import OLD, get
 from tests.support.waiting import until
 
-SLOW, MOST = 2000, 64  # connections
+SLOW, MOST = min(8000, resource.getrlimit(resource.RLIMIT_NOFILE)[1] * 2 // 5), 64  # connections; users may have half of the files
 PREFIXES = {"web": "/", "api": "/api", "education": "/api/education"}
 
 
@@ -123,6 +123,7 @@ def test_connections_that_say_nothing_hold_up_nobody(lab):
     with half_sent(lab.port, SLOW):
         assert get(lab.port, "/api/x")[0] == 200
         lab.edge.apply(lab.edge.state(), 2)
+        assert lab.edge.counters(lab.edge.state())["api", OLD].requests > 0
         assert get(lab.port, "/api/x")[0] == 200
 
 
@@ -132,7 +133,9 @@ def test_more_connections_than_there_may_be_hold_up_no_route_change(tmp_path, mo
     try:
         lab.put([backends["api"].address], None)
         with half_sent(lab.port, 4 * MOST) as connections:
+            assert not is_served(lab), "there is no room for another"
             lab.edge.apply(lab.edge.state(), 2)
+            lab.edge.counters(lab.edge.state())
             closed = [connection for connection in connections if is_closed(connection)]
             assert len(closed) >= 3 * MOST
         until(lambda: is_served(lab), "users are served when they have gone")
