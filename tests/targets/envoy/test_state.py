@@ -53,17 +53,17 @@ def test_bounds_survive_it_too_and_an_older_edge_has_the_defaults():
     bounded = replace(BOTH, services=(replace(SERVICES[0], max_connections=0, max_pending_requests=7), *SERVICES[1:]))
     assert EdgeState.from_document(json.loads(json.dumps(bounded.document()))) == bounded
     assert "max_connections" not in json.dumps(BOTH.document())
-    assert [service.bounds(2) for service in BOTH.services] == [(30, 50), (0, 0), (30, 50)]  # the second is one of streams
+    assert [service.bounds(2) for service in BOTH.services] == [(40, 40), (0, 0), (40, 40)]  # the second is one of streams
 
 
 @pytest.mark.parametrize(
     ("service", "bounds"),
     [
-        ({}, (30, 75)),
-        ({"expected_latency_ms": 1000}, (150, 375)),
+        ({}, (40, 60)),
+        ({"expected_latency_ms": 1000}, (200, 300)),
         ({"expected_latency_ms": 20}, (10, 30)),
-        ({"expected_latency_ms": 1000, "max_connections": 7}, (7, 375)),
-        ({"expected_latency_ms": 1000, "max_pending_requests": 0}, (150, 0)),
+        ({"expected_latency_ms": 1000, "max_connections": 7}, (7, 300)),
+        ({"expected_latency_ms": 1000, "max_pending_requests": 0}, (200, 0)),
         ({"expected_latency_ms": 1000, "timeout_seconds": 0}, (0, 0)),
     ],
 )
