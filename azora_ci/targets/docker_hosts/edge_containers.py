@@ -29,8 +29,8 @@ from azora_ci.targets.docker_hosts.doors import EARLIER_NETWORK, Door, socket_of
 from azora_ci.targets.docker_hosts.host import LABEL, Cage, DockerHost
 from azora_ci.targets.docker_hosts.networks import Networks, edge_address
 from azora_ci.targets.docker_hosts.wall import Wall
-from azora_ci.targets.envoy import access_log, state
 from azora_ci.targets.envoy import config as envoy_config
+from azora_ci.targets.envoy import state
 from azora_ci.targets.envoy.options import edge_options
 from azora_ci.targets.guard import lease, server, store
 from azora_ci.targets.guard.client import EDGE_FOLDER
@@ -49,9 +49,9 @@ def options_of(config: DeployConfig) -> state.EdgeOptions:
     """Return the options of a host's edge, which listens inside its container and reads the certificate from a mounted folder."""
     tls = config.edge.tls
     if tls is None:
-        return edge_options(config, None, access_log.STDOUT)
+        return edge_options(config, None)
     paths = (str(TLS_FOLDER / tls.certificate.name), str(TLS_FOLDER / tls.key.name))
-    return edge_options(config, state.EdgeTls(f"0.0.0.0:{TLS_PORT}", *paths, tls.port, tls.redirect_http), access_log.STDOUT)
+    return edge_options(config, state.EdgeTls(f"0.0.0.0:{TLS_PORT}", *paths, tls.port, tls.redirect_http))
 
 
 class EdgeContainers:

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import NotTrueError
+from azora_ci.targets.envoy.access_log import STDOUT
 from azora_ci.targets.envoy.state import EdgeOptions, EdgeService, EdgeState, EdgeTls
 
 
@@ -63,7 +64,7 @@ def require_kept_prefixes(state: EdgeState, config: DeployConfig) -> None:
                 )
 
 
-def edge_options(config: DeployConfig, tls: EdgeTls | None, log: str | None = None) -> EdgeOptions:
+def edge_options(config: DeployConfig, tls: EdgeTls | None, log: str | None = STDOUT) -> EdgeOptions:
     """Return the options of the edge that do not depend on releases; ``tls``, ``log``: with addresses and paths as the edge sees them."""
     return EdgeOptions(tls, config.edge.trusted_proxies, config.edge.sticky_cookie, secure_cookie=_is_cookie_secure(config, tls), log=log)
 

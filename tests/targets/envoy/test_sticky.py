@@ -233,7 +233,7 @@ def test_a_deployment_that_is_aborted_evicts_its_users(tmp_path):
 def test_the_cookie_is_secure_where_users_come_by_https(tmp_path):
     def options(public_url: str, **edge: object) -> EdgeOptions:
         path = deploy_config.write(tmp_path / "deploy.toml", public_url=public_url, edge={"config_dir": "/edge"} | edge)
-        return edge_options(config.load(path), None)
+        return edge_options(config.load(path), None, None)
 
     assert options("https://azora.example", sticky_cookie=NAME) == EdgeOptions(sticky_cookie=NAME, secure_cookie=True)
     assert options("http://127.0.0.1:8080", sticky_cookie=NAME) == EdgeOptions(sticky_cookie=NAME)
