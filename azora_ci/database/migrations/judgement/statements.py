@@ -55,8 +55,10 @@ def _adds(scope: Scope, kind: str, statement: Any) -> Iterator[Action]:
         scope.make_object("type", scope.name(statement.typevar))
     elif kind == "create_schema_stmt":
         scope.make_object("schema", statement.schemaname, may_exist=statement.if_not_exists)
+        before, scope.schema = scope.schema, statement.schemaname
         for element in statement.schema_elts:
             yield from judge(scope, Parsed(0, "", element))
+        scope.schema = before
     elif kind == "create_seq_stmt":
         scope.make(scope.name(statement.sequence), may_exist=statement.if_not_exists)
     elif kind == "create_foreign_table_stmt":

@@ -127,6 +127,10 @@ def test_what_the_release_itself_made_may_be_changed(sql: str):
     ("sql", "expected"),
     [
         ("ALTER TYPE t SET SCHEMA s", "incompatible"),
+        ("CREATE SCHEMA s2 CREATE TABLE x (id int); ALTER TABLE x DROP COLUMN id", "incompatible"),
+        ("CREATE SCHEMA s2 CREATE TABLE x (id int) GRANT SELECT ON x TO app; ALTER TABLE s2.x DROP COLUMN id", "compatible"),
+        ("ALTER TABLE x ADD COLUMN e int REFERENCES y; ALTER TABLE x ALTER e SET DEFAULT 1", "unknown"),
+        ("ALTER TABLE x ADD COLUMN e int CHECK (e > 5); ALTER TABLE x ALTER e SET DEFAULT 1", "unknown"),
         ("ALTER TABLE x SET SCHEMA s; ALTER TABLE s.x DROP COLUMN id", "incompatible"),
         ("CREATE OR REPLACE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 2'; DROP FUNCTION f()", "incompatible"),
         ("CREATE TABLE n (id int); DROP TABLE n CASCADE", "unknown"),
@@ -194,6 +198,15 @@ def test_tables_that_point_to_others_say_so():
 def test_a_table_under_an_old_name_is_used_at_once():
     sql = "ALTER TABLE a RENAME TO a_old; CREATE TABLE a (id int); ALTER TABLE a ADD b int NOT NULL; ALTER TABLE a_old DROP COLUMN id"
     assert verdicts(sql) == ["incompatible", "compatible", "incompatible", "incompatible"]
+
+
+def test_a_statement_knows_its_last_line():
+    assert [(found.line, found.last_line) for found in statements("SELECT 1;\nSELECT\n 2,\n 3; SELECT 4")] == [(1, 1), (2, 4), (4, 4)]
+
+
+def test_what_a_new_schema_brings_along_is_judged():
+    (statement,) = statements("CREATE SCHEMA s2 CREATE VIEW v AS SELECT 1 GRANT SELECT ON v TO app")
+    assert [action.what for action in statement.actions] == ["CREATE VIEW", "GRANT", "CREATE SCHEMA"]
 
 
 def test_every_action_of_an_alter_table_is_judged_in_its_order():
@@ -268,6 +281,7 @@ def test_a_later_migration_knows_what_an_earlier_one_of_the_release_made():
         ("/* a /* b; */ c; */\nSELECT 1; /* d */ SELECT 2 -- e;\n", [2, 2], ["SELECT 1", "SELECT 2"]),
         ("SELECT 1;\r\n-- é\r\nSELECT\r\n 2;\r\n", [1, 3], ["SELECT 1", "SELECT 2"]),
         ("\ufeffSELECT 1;\nSELECT 2", [1, 2], ["SELECT 1", "SELECT 2"]),
+        ("SELECT 1;\n\n\n-- a\n-- b\nSELECT 2;\n\n\n\n", [1, 6], ["SELECT 1", "SELECT 2"]),
         ("SELECT $a$ ; $b$ ; $a$;\n\n\nSELECT 2;", [1, 4], ["SELECT $a$ ; $b$ ; $a$", "SELECT 2"]),
         (
             "CREATE FUNCTION f() RETURNS int BEGIN ATOMIC SELECT 1; SELECT 2; END;\nSELECT 3",
@@ -282,6 +296,7 @@ def test_statements_are_split_as_postgresql_does(sql: str, lines: list[int], tex
     found = statements(sql)
     assert [statement.line for statement in found] == lines
     assert [statement.text for statement in found] == texts
+    assert all(statement.last_line >= statement.line for statement in found)
 
 
 @pytest.mark.parametrize(("sql", "line"), [("SELECT 1;\nSELEC 2;\nSELECT 3", 2), ("SELECT 1;\n\nSELECT é FROM ;", 3), ("SELECT\0 1", 1)])
