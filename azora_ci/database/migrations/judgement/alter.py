@@ -15,14 +15,13 @@ from azora_ci.database.migrations.judgement.words import BAD, GOOD, LATER, NEW, 
 
 @dataclass(frozen=True)
 class Rule:
-    """What an action does wherever it stands: verdict, reason, advice, lock, whether it writes the table again or reads all of it."""
+    """What an action does wherever it stands: verdict, reason, advice, lock, and whether it writes the table again."""
 
     verdict: Verdict
     reason: str
     instead: str = ""
     lock: Lock = Lock.ACCESS_EXCLUSIVE
     rewrites: bool = False
-    scans: bool = False
 
 
 _LIGHT = Rule(GOOD, "a setting of storage or planning, of which no statement knows", lock=Lock.SHARE_UPDATE_EXCLUSIVE)
@@ -92,23 +91,15 @@ def _of_index(scope: Scope, index: str, action: str) -> Action:
     return Action("ALTER INDEX", GOOD if known or ("index", index) in scope.objects else OPEN, _LIGHT.reason if known else _UNJUDGED.reason)
 
 
-def _on(scope: Scope, table: str, lock: Lock = Lock.ACCESS_EXCLUSIVE, *, recurse: bool = True) -> dict[str, Lock]:
-    return dict.fromkeys(scope.family(table) if recurse else [table], lock)
+def _on(scope: Scope, table: str) -> dict[str, Lock]:
+    return dict.fromkeys(scope.family(table), Lock.ACCESS_EXCLUSIVE)
 
 
 def _by_rule(scope: Scope, table: str, action: str, *, recurse: bool) -> Action:
     rule = _RULE_OF.get(action, _UNJUDGED)
     if scope.is_new(table):
         rule = Rule(GOOD, NEW, lock=rule.lock, rewrites=rule.rewrites)
-    inherited = action in {
-        "EnableTrig",
-        "DisableTrig",
-        "EnableTrigAll",
-        "DisableTrigAll",
-        "EnableTrigUser",
-        "DisableTrigUser",
-        "DropNotNull",
-    }
+    inherited = action == "DropNotNull" or action.startswith(("EnableTrig", "DisableTrig"))
     names = frozenset(scope.family(table) if recurse and (inherited or rule.rewrites) else [table])
     locks = dict.fromkeys(names, rule.lock)
     what = re.sub(r"(?<!^)(?=[A-Z])", " ", action).upper()

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
-from azora_ci.database.migrations.judgement.model import Facts, Lock
+from azora_ci.database.migrations.judgement.model import Facts
 
 
 @dataclass
@@ -152,7 +152,3 @@ class Scope:
             elif known.kind == "f" and known.references == table and constraint is None and column is None:
                 ends.add(known.table)
         return ends - {table}
-
-    def users(self, locks: dict[str, Lock]) -> dict[str, Lock]:
-        """Return the locks that users may meet: those on what the release made are left out."""
-        return {name: lock for name, lock in locks.items() if name not in self.made and not self.is_new(name)}
