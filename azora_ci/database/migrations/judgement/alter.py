@@ -99,8 +99,8 @@ def _by_rule(scope: Scope, table: str, action: str, *, recurse: bool) -> Action:
     rule = _RULE_OF.get(action, _UNJUDGED)
     if scope.is_new(table):
         rule = Rule(GOOD, NEW, lock=rule.lock, rewrites=rule.rewrites)
-    inherited = action == "DropNotNull" or action.startswith(("EnableTrig", "DisableTrig"))
-    names = frozenset(scope.family(table) if recurse and (inherited or rule.rewrites) else [table])
+    inherited = recurse and (rule.rewrites or action == "DropNotNull")  # the latter since PostgreSQL 18, where there is one
+    names = frozenset(scope.family(table) if inherited else [table])
     locks = dict.fromkeys(names, rule.lock)
     what = re.sub(r"(?<!^)(?=[A-Z])", " ", action).upper()
     return Action(what, rule.verdict, rule.reason, rule.instead, locks, names if rule.rewrites else frozenset())

@@ -127,6 +127,10 @@ def test_what_the_release_itself_made_may_be_changed(sql: str):
     ("sql", "expected"),
     [
         ("ALTER TYPE t SET SCHEMA s", "incompatible"),
+        ("CREATE SCHEMA IF NOT EXISTS s; ALTER TABLE s.x DROP COLUMN id", "incompatible"),
+        ("CREATE INDEX IF NOT EXISTS i ON x (a); DROP INDEX i", "unknown"),
+        ("DO $$ BEGIN EXECUTE NULL; END $$", "unknown"),
+        ("DO $$ BEGIN EXECUTE 5; END $$", "unknown"),
         ("CREATE SCHEMA s2 CREATE TABLE x (id int); ALTER TABLE x DROP COLUMN id", "incompatible"),
         ("CREATE SCHEMA s2 CREATE TABLE x (id int) GRANT SELECT ON x TO app; ALTER TABLE s2.x DROP COLUMN id", "compatible"),
         ("ALTER TABLE x ADD COLUMN e int REFERENCES y; ALTER TABLE x ALTER e SET DEFAULT 1", "unknown"),
