@@ -127,6 +127,8 @@ def test_what_the_release_itself_made_may_be_changed(sql: str):
     ("sql", "expected"),
     [
         ("ALTER TYPE t SET SCHEMA s", "incompatible"),
+        ("ALTER TABLE x ADD e int DEFAULT 1; ALTER TABLE x ALTER e DROP DEFAULT; ALTER TABLE x ALTER e SET NOT NULL", "incompatible"),
+        ("CREATE TABLE n AS SELECT 1 AS id; ALTER TABLE public.n DROP COLUMN id", "compatible"),
         ("CREATE SCHEMA IF NOT EXISTS s; ALTER TABLE s.x DROP COLUMN id", "incompatible"),
         ("CREATE INDEX IF NOT EXISTS i ON x (a); DROP INDEX i", "unknown"),
         ("DO $$ BEGIN EXECUTE NULL; END $$", "unknown"),
@@ -202,6 +204,11 @@ def test_tables_that_point_to_others_say_so():
 def test_a_table_under_an_old_name_is_used_at_once():
     sql = "ALTER TABLE a RENAME TO a_old; CREATE TABLE a (id int); ALTER TABLE a ADD b int NOT NULL; ALTER TABLE a_old DROP COLUMN id"
     assert verdicts(sql) == ["incompatible", "compatible", "incompatible", "incompatible"]
+
+
+def test_a_column_that_was_added_is_forgotten_with_its_table():
+    told = verdicts("ALTER TABLE x ADD e int; DROP TABLE x; CREATE TABLE x (id int, e int); ALTER TABLE x DROP e")
+    assert told == ["compatible", "incompatible", "compatible", "incompatible"]
 
 
 def test_a_statement_knows_its_last_line():
