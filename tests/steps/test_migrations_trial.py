@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -121,6 +123,29 @@ def test_the_command_reaches_the_copy_and_nothing_else(production: Deployment) -
     assert columns[1] == "ConnectionRefusedError"
     assert columns[2:] == ["OSError", "OSError", "f", "refused", "refused", "1", "[]"]
     assert CANARY not in artifact(production)
+
+
+TRAPS = """
+CREATE FUNCTION public.concat(text, text) RETURNS text LANGUAGE plpgsql AS $$
+    BEGIN EXECUTE $x$COPY (SELECT 1) TO PROGRAM 'touch {file}'$x$; RETURN pg_catalog.concat($1, $2); EXCEPTION WHEN OTHERS THEN
+    RETURN pg_catalog.concat($1, $2); END $$;
+CREATE OR REPLACE FUNCTION public.watches() RETURNS event_trigger LANGUAGE plpgsql AS $$
+    BEGIN EXECUTE $x$COPY (SELECT 1) TO PROGRAM 'touch {file}'$x$; EXCEPTION WHEN OTHERS THEN NULL; END $$;
+CREATE TEMP VIEW pg_locks AS SELECT public.concat('a', 'b');
+CREATE TABLE last (id int);
+"""
+
+
+def test_traps_for_our_own_sessions_run_no_program(production: Deployment) -> None:
+    production.maker.execute(production.url, "CREATE FUNCTION watches() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'")
+    production.maker.execute(production.url, "CREATE EVENT TRIGGER watches ON ddl_command_end EXECUTE FUNCTION watches()")
+    file = Path("/tmp") / f"azora-trap-{os.getpid()}"
+    production.configure_command([str(find_binary("psql", 18)), "-X", "-f", "traps.sql"])
+    (production.folder / "traps.sql").write_text(TRAPS.replace("{file}", str(file)), encoding="utf-8")
+    fragment = production.try_out()
+    assert fragment["status"] == "ok", fragment["error"]
+    assert "table last" in fragment["evidence"]["trial"]["catalogue"]["gained"]
+    assert not file.exists()
 
 
 def test_what_a_command_prints_is_shown_when_it_never_asked_for_a_row(production: Deployment) -> None:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from azora_ci.database.scratch import Scratch
     from azora_ci.database.server import ServerFacts
 
-SCHEMA = "azora_ci_trial"  # holds the function that notes; it is gone before the catalogue is read
+SCHEMA = "azora_ci_trial"  # holds the function that notes
 MARK = "azora-ci: "
 # Predefined roles whose rights end in the database itself; others lead to the server's files and programs.
 _HARMLESS = ("pg_read_all_data", "pg_write_all_data", "pg_maintain", "pg_monitor", "pg_read_all_settings", "pg_read_all_stats")
@@ -50,7 +50,7 @@ _CLOSING = """SELECT format('DROP USER MAPPING FOR %%s SERVER %%I', CASE umuser 
         WHERE (rolsuper OR rolcreaterole OR rolreplication) AND rolname <> current_user AND rolname !~ '^pg_'"""
 # At the end of each DDL statement: its objects, the locks that its transaction holds, and its seconds, as JSON in the server's log.
 _NOTING = f"""CREATE SCHEMA {SCHEMA};
-CREATE FUNCTION {SCHEMA}.note() RETURNS event_trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = pg_catalog AS $$
+CREATE FUNCTION {SCHEMA}.note() RETURNS event_trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
 DECLARE objects json; locks json;
 BEGIN
     IF tg_event = 'sql_drop' THEN
@@ -81,7 +81,10 @@ class Relation:
 
 @dataclass(frozen=True)
 class Copy:
-    """A copy that code of the application may change: the address of our own superuser there, the role it gets, and the server's files."""
+    """A copy that code of the application may change: the address of our own superuser there, the role it gets, and the server's files.
+
+    Once that code has run, our superuser does not connect there any more: a function or trigger of its making could run with his rights.
+    """
 
     url: DatabaseUrl
     role: str
@@ -101,17 +104,13 @@ class Copy:
         query = urlencode([*kept, ("sslmode", "disable")], quote_via=quote)
         return f"postgresql://{user}:{self.password}@127.0.0.1:{self.url.port}/{database}?{query}"
 
-    def relations(self) -> dict[int, Relation]:
-        """Return oid -> relation. Raises UnreachableError."""
-        with session(self.url) as cursor:
-            cursor.execute("SET search_path = public")
-            cursor.execute(_RELATIONS)
-            return {oid: Relation(name, kind, file) for oid, name, kind, file in cursor.fetchall()}
 
-    def stop_noting(self) -> None:
-        """Remove what ``prepare`` put there to note statements. Raises UnreachableError."""
-        with session(self.url) as cursor:
-            cursor.execute(f"DROP SCHEMA IF EXISTS {SCHEMA} CASCADE")
+def relations(url: DatabaseUrl) -> dict[int, Relation]:
+    """Return oid -> relation of a database. Raises UnreachableError."""
+    with session(url) as cursor:
+        cursor.execute("SET search_path = public")
+        cursor.execute(_RELATIONS)
+        return {oid: Relation(name, kind, file) for oid, name, kind, file in cursor.fetchall()}
 
 
 def prepare(scratch: Scratch, database: DatabaseUrl, production: DatabaseUrl, facts: ServerFacts) -> Copy:
@@ -120,9 +119,8 @@ def prepare(scratch: Scratch, database: DatabaseUrl, production: DatabaseUrl, fa
     Raises BadInputError where its functions could leave the server, UnreachableError.
     """
     assert scratch.cluster is not None  # noqa: S101 - the callers asked for a private server
-    url = replace(database, parameters={})  # those of the restore switch event triggers off
     password = secrets.token_urlsafe(24)
-    with session(url) as cursor:
+    with session(database) as cursor:
         role = _role(cursor, production.user, facts)
         _require_closable(cursor)
         cursor.execute(_CLOSING, (list(_REACHING),))
@@ -130,7 +128,7 @@ def prepare(scratch: Scratch, database: DatabaseUrl, production: DatabaseUrl, fa
             cursor.execute(statement)
         _let_in(cursor, role, password, facts)
         cursor.execute(_NOTING)
-    return Copy(url, role, password, scratch.cluster.socket, scratch.cluster.server_log)
+    return Copy(database, role, password, scratch.cluster.socket, scratch.cluster.server_log)
 
 
 def _role(cursor: psycopg2.extensions.cursor, user: str, facts: ServerFacts) -> str:

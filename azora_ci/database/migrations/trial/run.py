@@ -14,7 +14,7 @@ from azora_ci.core.process.isolation import Door
 from azora_ci.database.migrations import catalogue, history, prisma, variables
 from azora_ci.database.migrations.catalogue import HISTORY, Change
 from azora_ci.database.migrations.trial import server_log
-from azora_ci.database.migrations.trial.copy import SCHEMA, Copy, Relation, prepare
+from azora_ci.database.migrations.trial.copy import SCHEMA, Copy, Relation, prepare, relations
 from azora_ci.database.postgres import DatabaseUrl
 
 if TYPE_CHECKING:
@@ -85,18 +85,18 @@ class Trial:
         return plan.pending if history.refusal(plan) is None else ()
 
     def _run(self, copy: Copy, isolation: Isolation, pending: tuple[Migration, ...]) -> dict[str, Any]:
-        before, relations = _lines(copy.url), copy.relations()
+        before, earlier = _lines(copy.url), relations(copy.url)
         started = self.clock.monotonic()
         completed = self._migrate(copy, replace(isolation, door=Door(copy.socket, int(copy.url.port))))
         seconds = self.clock.monotonic() - started
-        copy.stop_noting()
-        after, files = _lines(copy.url), copy.relations()
+        url = copy.as_role(self.production)
+        after, later = _lines(url), relations(url)
         known = "\n".join([*(migration.text for migration in pending), *before, *after])
         with copy.log.open(encoding="utf-8", errors="replace", newline="") as log:
-            account = server_log.read(log, copy.role, relations, pending, known)
+            account = server_log.read(log, copy.role, earlier, pending, known)
         if not account.sessions:
             self._show_output(completed)
-        left = self._unapplied(copy, pending) if completed.returncode == 0 else []
+        left = self._unapplied(url, pending) if completed.returncode == 0 else []
         return {
             "passed": completed.returncode == 0 and not left,
             "seconds": round(seconds, 3),
@@ -105,7 +105,7 @@ class Trial:
             "statements": [_statement(statement) for statement in account.statements[:MOST_STATEMENTS]],
             "statement_seconds": round(sum(statement.seconds for statement in account.statements), 3),
             "blocked": account.blocked,
-            "rewritten": sorted(relation.name for oid, relation in relations.items() if _is_rewritten(relation, files.get(oid))),
+            "rewritten": sorted(relation.name for oid, relation in earlier.items() if _is_rewritten(relation, later.get(oid))),
             "errors": [vars(refused) for refused in account.refused[-5:]] if completed.returncode else [],
             "unapplied": left,
             "catalogue": _change(before, after),
@@ -125,11 +125,11 @@ class Trial:
         for line in (completed.stdout + completed.stderr).splitlines()[-50:]:
             self.processes.log.say(f"  {line}")
 
-    def _unapplied(self, copy: Copy, pending: tuple[Migration, ...]) -> list[str]:
+    def _unapplied(self, url: DatabaseUrl, pending: tuple[Migration, ...]) -> list[str]:
         """Return the pending migrations that a command which succeeded did not apply."""
         if not pending:
             return []
-        applied = {row.name for row in prisma.read_table(copy.url, prisma.schema_of(self.production, self.settings.schema)) if row.applied}
+        applied = {row.name for row in prisma.read_table(url, prisma.schema_of(self.production, self.settings.schema)) if row.applied}
         return [migration.name for migration in pending if migration.name not in applied]
 
 
