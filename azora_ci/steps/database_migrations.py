@@ -106,7 +106,7 @@ def migrate(job: Job[Settings], release: list[Migration], backup: VerifiedBackup
         _log_sql(job, plan.pending)
         before = Before(plan, catalogue.read(database.url), backup.snapshot, backup.describe())
         with application_tree(job, database.url.ca_file) as isolation:
-            _apply(job, database, before, isolation)
+            _apply(job, database, before, isolation, tried)
         whole = len(tried.evidence["files"]) == len(plan.pending)
         _compare(job, tried.differences(before.catalogue, catalogue.read(database.url), whole=whole), ran=tried.ran)
     outcome = history.plan(release, database.rows())
@@ -252,7 +252,7 @@ def _hand_over(job: Job[Settings], address: str, url: DatabaseUrl) -> Mapping[st
     return variables.environment(job.config.database.variables, address, url)
 
 
-def _apply(job: Job[Settings], database: Database, before: Before, isolation: Isolation) -> None:
+def _apply(job: Job[Settings], database: Database, before: Before, isolation: Isolation, tried: Tried) -> None:
     """Run the migrate command. Every error that ends it describes the database as it is afterwards."""
     try:
         deployed = _deploy(job, database, before, isolation)
@@ -270,7 +270,11 @@ def _apply(job: Job[Settings], database: Database, before: Before, isolation: Is
         except UnreachableError as error:
             raise _left_unknown(f"{aftermath.how_it_ended(deployed)}\n{aftermath.last_words(deployed.completed)}", error) from error
         job.evidence |= state.evidence
-        raise aftermath.error_of_prisma(deployed, state, LOCK_ATTEMPTS, f"{job.name}.log")
+        failure = aftermath.error_of_prisma(deployed, state, LOCK_ATTEMPTS, f"{job.name}.log")
+        if state.failed:
+            lines = gate.halfway(tried, before.catalogue, catalogue.read(database.url), state.failed[0].name)
+            failure.what += "".join(f"\n{line}" for line in lines)
+        raise failure
 
 
 def _left_unknown(ended: str, error: UnreachableError) -> UnreachableError:

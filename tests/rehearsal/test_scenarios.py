@@ -163,7 +163,7 @@ def test_a_migration_that_fails_in_production_alone_says_what_was_applied(rehear
     assert results(result)["failure"] == {"database-migrations"} and result["failed_requests"] == 0
     fragment = rehearsed.json("migration-logs-*/record/database-migrations.json")
     assert fragment["evidence"]["trial"]["how"] == "full copy"
-    assert "column users.nick text" in fragment["error"]["what"]
+    assert "to undo: ALTER TABLE users DROP COLUMN nick;" in fragment["error"]["what"]
 
 
 @rehearses("--fail", "build", "--keep")

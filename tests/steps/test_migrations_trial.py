@@ -214,3 +214,18 @@ def test_what_production_has_and_the_copy_had_not_is_named(production: Deploymen
     production.hand_over()
     assert production.run(GITHUB_RUN_ATTEMPT="2") == 1
     assert "it was tried in the tree" in production.error["what"]
+
+
+def test_what_fails_in_production_alone_is_told_statement_by_statement(production: Deployment) -> None:
+    application.add_late_migration(production.folder)
+    assert production.try_out()["status"] == "ok"
+    production.maker.execute(production.url, application.LATE_ROW)
+    assert production.run() == 1
+    lines = production.error["what"].splitlines()
+    late = application.LATE_MIGRATION
+    assert f"applied: ALTER TABLE (table public.users), {late}/migration.sql, line 1" in lines
+    assert f"not applied: ALTER TABLE (table public.users), {late}/migration.sql, line 3" in lines
+    assert f"to finish: run it by hand from {late}/migration.sql, line 3 on, then npx prisma migrate resolve --applied {late}" in lines
+    undo = next(line for line in lines if line.startswith("to undo: "))
+    assert undo == f"to undo: ALTER TABLE users DROP COLUMN nick; then npx prisma migrate resolve --rolled-back {late}"
+    production.maker.execute(production.url, "ALTER TABLE users DROP COLUMN nick;")

@@ -40,7 +40,6 @@ class Deployment:
         self.logs = folder / "deployment-logs"
         self.output = folder / "output.txt"
         self.scratch = folder.parent / "scratch"
-        self.trial = "left out"
         self.built = False  # whether a test handed a tree over by itself
         self.configure()
 
@@ -72,7 +71,6 @@ class Deployment:
         """Return the step's environment; the tree is handed over as the folder is now, unless a test did that."""
         if not self.built:
             self.hand_over()
-        self._leave_out_trial()
         return {
             **os.environ,
             **self.node,
@@ -91,17 +89,9 @@ class Deployment:
             **changes,
         }
 
-    def _leave_out_trial(self) -> None:
-        """Have a backup that was only stored say that migrations are not tried: tests of the trial make one."""
-        path = self.received / f"backup-logs-{ID}" / "record" / "database-backup.json"
-        if path.exists() and self.trial != "made":
-            document = json.loads(path.read_text(encoding="utf-8"))
-            document["evidence"]["trial"] = {"how": "off", "reason": "a test of something else", "files": []}
-            path.write_text(json.dumps(document), encoding="utf-8")
-
     def try_out(self, **changes: str) -> dict[str, Any]:
         """Run database-backup, as the workflow does before database-migrations, and return its fragment."""
-        logs, self.trial = self.received / f"backup-logs-{ID}", "made"
+        logs = self.received / f"backup-logs-{ID}"
         here = {"DEPLOYMENT_LOG_DIR": str(logs), "GITHUB_OUTPUT": "", "BACKUP_SCRATCH_DIR": str(self.scratch)}
         runner.execute("database-backup", self.environ(**{**here, **changes}))
         fragment: dict[str, Any] = json.loads((logs / "record" / "database-backup.json").read_text(encoding="utf-8"))

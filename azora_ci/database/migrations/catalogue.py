@@ -79,6 +79,11 @@ _HISTORIES = """SELECT n.nspname, c.relname FROM pg_class c JOIN pg_namespace n 
     WHERE c.relkind = 'r' AND c.relname = ANY(%s) AND has_table_privilege(c.oid, 'SELECT')"""
 
 
+def lines_query() -> str:
+    """Return the query of a catalogue's lines, without those of histories; names depend on ``search_path = public``."""
+    return _LINES.replace("%(prisma)s", f"'{_PRISMA}'")
+
+
 def read(url: DatabaseUrl) -> frozenset[str]:
     """Return the lines of a database as it is now, such as ``column billing.orders.total integer not null``. Raises UnreachableError."""
     from psycopg2 import sql

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, quote, urlencode
 
 from azora_ci.core.errors import BadInputError
+from azora_ci.database.migrations.catalogue import lines_query
 from azora_ci.database.migrations.session import session
 from azora_ci.database.postgres import DatabaseUrl
 
@@ -48,10 +49,16 @@ _CLOSING = """SELECT format('DROP USER MAPPING FOR %%s SERVER %%I', CASE umuser 
         JOIN pg_extension e ON e.oid = refobjid WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND extname = ANY(%s)
     UNION ALL SELECT format('ALTER ROLE %%I NOSUPERUSER NOCREATEROLE NOREPLICATION', rolname) FROM pg_roles
         WHERE (rolsuper OR rolcreaterole OR rolreplication) AND rolname <> current_user AND rolname !~ '^pg_'"""
-# At the end of each DDL statement: its objects, the locks that its transaction holds, and its seconds, as JSON in the server's log.
+# At the end of each DDL statement: its objects, the locks that its transaction holds, its seconds, and the lines that the catalogue gained
+# and lost by it, as JSON in the server's log. It runs as whoever migrates, who could shadow what it calls.
 _NOTING = f"""CREATE SCHEMA {SCHEMA};
-CREATE FUNCTION {SCHEMA}.note() RETURNS event_trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$
-DECLARE objects json; locks json;
+GRANT USAGE ON SCHEMA {SCHEMA} TO PUBLIC;
+SET search_path = public;
+CREATE TABLE {SCHEMA}.known AS SELECT line FROM ({lines_query()}) AS l (line) WHERE strpos(line, '{SCHEMA}') = 0;
+RESET search_path;
+GRANT ALL ON {SCHEMA}.known TO PUBLIC;
+CREATE FUNCTION {SCHEMA}.note() RETURNS event_trigger LANGUAGE plpgsql SET search_path = public, pg_temp AS $$
+DECLARE objects json; locks json; ended float := extract(epoch FROM clock_timestamp()); present text[]; gained text[]; lost text[];
 BEGIN
     IF tg_event = 'sql_drop' THEN
         SELECT json_agg(object_type || ' ' || object_identity) INTO objects FROM pg_event_trigger_dropped_objects() WHERE original;
@@ -61,8 +68,14 @@ BEGIN
     SELECT json_agg(DISTINCT object_type || ' ' || object_identity) INTO objects FROM pg_event_trigger_ddl_commands();
     SELECT json_agg(json_build_array(relation::bigint, mode)) INTO locks FROM pg_locks
         WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted AND relation >= 16384;
-    RAISE LOG '{MARK}%', json_build_object('tag', tg_tag, 'objects', objects, 'locks', locks,
-        'began', extract(epoch FROM statement_timestamp()), 'at', extract(epoch FROM clock_timestamp()));
+    SELECT array_agg(line) INTO present FROM ({lines_query()}) AS l (line) WHERE strpos(line, '{SCHEMA}') = 0;
+    SELECT array_agg(line) INTO gained FROM unnest(present) AS p (line)
+        WHERE NOT EXISTS (SELECT FROM {SCHEMA}.known k WHERE k.line = p.line);
+    SELECT array_agg(line) INTO lost FROM {SCHEMA}.known k WHERE line <> ALL (present);
+    DELETE FROM {SCHEMA}.known WHERE line = ANY (lost);
+    INSERT INTO {SCHEMA}.known SELECT unnest(gained);
+    RAISE LOG '{MARK}%', json_build_object('tag', tg_tag, 'objects', objects, 'locks', locks, 'gained', gained, 'lost', lost,
+        'began', extract(epoch FROM statement_timestamp()), 'at', ended, 'left', extract(epoch FROM clock_timestamp()));
 END $$;
 CREATE EVENT TRIGGER {SCHEMA}_dropped ON sql_drop EXECUTE FUNCTION {SCHEMA}.note();
 CREATE EVENT TRIGGER {SCHEMA}_ended ON ddl_command_end EXECUTE FUNCTION {SCHEMA}.note();"""  # noqa: S608 - constants

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -74,3 +75,60 @@ def require(trial: Mapping[str, Any] | None, pending: Iterable[Migration], tree_
             next_step="re-run all jobs, so that they are tried on a copy; MIGRATIONS_TRIAL=false leaves that out for a reason",
         )
     return Tried(trial)
+
+
+# --- half-way ---------------------------------------------------------------------------------------------------------------
+
+_UNDO = {
+    r"column (?P<table>.+)\.(?P<name>\"[^\"]+\"|\w+) .*": "ALTER TABLE {table} DROP COLUMN {name};",
+    r"table (?P<table>[^,]+)(,.*)?": "DROP TABLE {table};",
+    r"index (?P<name>\S+) on .*": "DROP INDEX {name};",
+    r"constraint (?P<name>\S+) on (?P<table>\S+) .*": "ALTER TABLE {table} DROP CONSTRAINT {name};",
+    r"type (?P<name>.+?)( of .*)?": "DROP TYPE {name};",
+}
+
+
+def halfway(tried: Tried, before: Iterable[str], after: Iterable[str], failed: str) -> list[str]:
+    """Return, statement by statement, what of the trial is in production after migration ``failed``, and how to finish or undo it.
+
+    Production's catalogue before and after is compared with what it was on the copy behind each statement: lines only where it is one of
+    these. A statement that changes rows alone leaves no trace in it.
+    """
+    statements = tried.evidence.get("statements") or []
+    state, later = set(run.without_histories(before)), run.without_histories(after)
+    matching = [0] if state == later else []
+    for number, statement in enumerate(statements, 1):
+        state = (state - set(statement["lost"])) | set(statement["gained"])
+        matching += [number] if state == later else []
+    if not matching:
+        return []
+    lines = []
+    for number, statement in enumerate(statements, 1):
+        word = "applied" if number <= matching[0] else "perhaps applied" if number <= matching[-1] else "not applied"
+        objects = f" ({', '.join(statement['objects'])})" if statement["objects"] else ""
+        lines.append(f"{word}: {statement['tag']}{objects}, {statement['where'] or 'no file'}")
+    of_failed = [statement for statement in statements if (statement["where"] or "").startswith(f"{failed}/")]
+    applied = [statement for statement in statements[: matching[0]] if statement in of_failed]
+    rest = [statement for statement in of_failed if statement not in applied]
+    if rest and len(matching) == 1:
+        lines.append(f"to finish: run it by hand from {rest[0]['where']} on, then npx prisma migrate resolve --applied {failed}")
+    undo = [_undo(line) for statement in reversed(applied) for line in _outermost(statement["gained"])]
+    if len(matching) == 1 and all(undo) and not any(statement["lost"] for statement in applied):
+        lines.append(f"to undo: {' '.join(filter(None, undo))} then npx prisma migrate resolve --rolled-back {failed}")
+    return lines
+
+
+def _outermost(gained: Iterable[str]) -> list[str]:
+    """Return the lines without those that go with a table that is gained itself."""
+    lines = list(gained)
+    tables = [line.removeprefix("table ").partition(",")[0] for line in lines if line.startswith("table ")]
+    return [
+        line for line in lines if line.startswith("table ") or not any(f" {table}." in line or f" on {table} " in line for table in tables)
+    ]
+
+
+def _undo(line: str) -> str | None:
+    for pattern, command in _UNDO.items():
+        if matched := re.fullmatch(pattern, line):
+            return command.format(**matched.groupdict())
+    return None

@@ -158,6 +158,9 @@ def _statement(statement: server_log.Statement) -> dict[str, Any]:
         "objects": list(statement.objects),
         "seconds": statement.seconds,
         "locks": [{"table": table, "mode": mode} for table, mode in statement.locks],
+        "gained": list(statement.gained),
+        "lost": list(statement.lost),
+        "where": statement.where,
     }
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import csv
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from azora_ci.core.documents import read_json
+from azora_ci.database.migrations.guard import place_of
 from azora_ci.database.migrations.history import Migration
 from azora_ci.database.migrations.trial.copy import MARK, Relation
 
@@ -32,13 +33,19 @@ NOBODY_WRITES = frozenset({"ShareLock", "ShareRowExclusiveLock", "ExclusiveLock"
 
 @dataclass(frozen=True)
 class Statement:
-    """A statement that the server carried out. ``locks``: (table, mode) that its transaction gained by it, of tables that were there."""
+    """A statement that the server carried out. ``locks``: (table, mode) that its transaction gained by it, of tables that were there.
+
+    ``gained`` and ``lost``: lines of the catalogue. ``where``: file and line, where its text is in the migrations.
+    """
 
     tag: str
     objects: tuple[str, ...]
     seconds: float
     locks: tuple[tuple[str, str], ...] = ()
     transaction: tuple[str, str] = ("", "")
+    gained: tuple[str, ...] = ()
+    lost: tuple[str, ...] = ()
+    where: str | None = None
 
     def describe(self) -> str:
         """Return its tag and objects."""
@@ -84,6 +91,7 @@ class _Session:
     last: float = 0.0
     noted: bool = False
     dropped: list[str] = field(default_factory=list)
+    unplaced: list[int] = field(default_factory=list)  # statements of which the text was not seen yet
     held: dict[str, set[tuple[int, str]]] = field(default_factory=dict)  # transaction -> locks
 
 
@@ -102,13 +110,18 @@ def read(lines: Iterable[str], role: str, relations: Mapping[int, Relation], mig
             if "dropped" in note:
                 session.dropped += note["dropped"] or ()
             else:
+                session.unplaced.append(len(statements))
                 statements.append(_of_note(note, session, (row[SESSION], row[TRANSACTION]), relations))
         elif matched := _DURATION.match(row[MESSAGE]):
             seconds = float(matched[1]) / 1000
             interesting = seconds >= _LONG_SECONDS or (row[TAG] not in _QUIET and _OWN_TABLE not in row[MESSAGE])
             if interesting and not session.noted:
+                session.unplaced.append(len(statements))
                 statements.append(Statement(row[TAG], (), round(seconds, 3), (), (row[SESSION], row[TRANSACTION])))
-            session.noted = False
+            place = place_of(row[MESSAGE][matched.end() :], migrations)
+            for number in session.unplaced:
+                statements[number] = replace(statements[number], where=place)
+            session.noted, session.unplaced = False, []
         elif row[SEVERITY] == "ERROR" and row[SQLSTATE] != _FOLLOWS:
             where = _where(row[QUERY], row[POSITION], migrations, row[TAG], statements[-1] if session.noted else None)
             refused.append(Refused(row[SQLSTATE], without_values(row[SQLSTATE], row[MESSAGE], row[CONTEXT], known), where))
@@ -123,8 +136,10 @@ def _of_note(note: Mapping[str, Any], session: _Session, transaction: tuple[str,
     held |= new
     tables = {(relations[oid].name, mode) for oid, mode in new if oid in relations and relations[oid].kind in "rpm"}
     hindering = sorted((table, mode) for table, mode in tables if mode == NOBODY_READS or mode in NOBODY_WRITES)
-    session.last, session.noted, session.dropped = note["at"], True, []
-    return Statement(note["tag"], objects, round(max(0.0, note["at"] - began), 3), tuple(hindering), transaction)
+    session.last, session.noted, session.dropped = note["left"], True, []
+    seconds = round(max(0.0, note["at"] - began), 3)
+    gained, lost = (tuple(sorted(note[name] or ())) for name in ("gained", "lost"))
+    return Statement(note["tag"], objects, seconds, tuple(hindering), transaction, gained, lost)
 
 
 def _where(query: str, position: str, migrations: Sequence[Migration], tag: str, last: Statement | None) -> str:
