@@ -48,7 +48,7 @@ def _list_removable(context: TargetContext, target: Target) -> list[tuple[str, s
 
 
 def _print_kept(target: Target, removable: set[str]) -> None:
-    from azora_ci.cli import edge_report
+    from azora_ci.cli.edge import report
 
     history = target.current()
     previous = history.before(history.serving) if history.serving else None
@@ -57,4 +57,4 @@ def _print_kept(target: Target, removable: set[str]) -> None:
         if instances and release.id not in removable:
             role = "is the rollback target" if previous and release.id == previous.id else "is kept"
             role = "serves" if release.id == history.serving else role
-            click.echo(f"{release.version} ({release.id}) {role}: {edge_report.counted(instances)}")
+            click.echo(f"{release.version} ({release.id}) {role}: {report.counted(instances)}")

@@ -99,7 +99,7 @@ def verification_of(
 
 
 def _show(document: dict[str, Any]) -> None:
-    from azora_ci.cli.edge_report import table
+    from azora_ci.cli.edge.report import table
     from azora_ci.record.history import HEAD, rows
 
     entries, found = document["entries"], document["verification"]

@@ -8,7 +8,7 @@ from azora_ci.cli.adopt.command import adopt
 from azora_ci.cli.audit import audit
 from azora_ci.cli.clean import clean
 from azora_ci.cli.doctor import doctor
-from azora_ci.cli.edge import edge
+from azora_ci.cli.edge.command import edge
 from azora_ci.cli.health import health
 from azora_ci.cli.history import history
 from azora_ci.cli.lock import lock

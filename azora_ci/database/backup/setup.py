@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from azora_ci.core.clock import Clock
 from azora_ci.core.process import Processes
-from azora_ci.database.backup.malloc import reuse_blocks
+from azora_ci.core.process.malloc import reuse_blocks
 from azora_ci.database.backup.progress import Meter, Progress
 from azora_ci.database.backup.restore import Accountant, Restore
 from azora_ci.database.postgres import DatabaseUrl, find_binary

@@ -19,8 +19,8 @@ from typing import IO, Any
 
 from azora_ci.core.clock import Clock
 from azora_ci.core.documents import MEBIBYTE, Limits, read_file
+from azora_ci.core.process.malloc import reuse_blocks
 from azora_ci.database.backup.copy_stream import CopyScanner, Judged, TableData
-from azora_ci.database.backup.malloc import reuse_blocks
 
 PIECE = 128 * 1024  # bytes of compressed data read at a time
 BLOCK = 256 * 1024  # bytes of SQL passed on at a time

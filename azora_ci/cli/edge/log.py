@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 
-from azora_ci.cli.edge_report import table
+from azora_ci.cli.edge.report import table
 from azora_ci.core.actions import harmless
 from azora_ci.health.failures import Failure
 from azora_ci.targets.base import Instance

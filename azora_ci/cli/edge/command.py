@@ -18,7 +18,7 @@ def edge() -> None:
 @config_option
 def edge_status(config_path: Path) -> None:
     """Show what the edge really has: weights, versions and counters of each route."""
-    from azora_ci.cli import edge_report
+    from azora_ci.cli.edge import report
 
     with reported_errors():
         target = open_target(read_only_context(config_path))
@@ -26,7 +26,7 @@ def edge_status(config_path: Path) -> None:
             history, observation = target.current(), target.observe()
             instances = {release.id: target.instances(release.id) for release in history.releases.values()}
             lines = target.edges()
-        click.echo("\n".join([edge_report.text(history, observation, instances), *lines]))
+        click.echo("\n".join([report.text(history, observation, instances), *lines]))
         require_every_host(target)
 
 
@@ -38,7 +38,7 @@ def edge_status(config_path: Path) -> None:
 @config_option
 def edge_log(since: str, host: str | None, release: str | None, as_json: bool, config_path: Path) -> None:
     """Show the requests that failed, were given up, refused or slow, by the edge's log."""
-    from azora_ci.cli import edge_log as log
+    from azora_ci.cli.edge import log
     from azora_ci.core.clock import rfc3339
 
     with reported_errors():

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from azora_ci.cli import edge_log
+from azora_ci.cli.edge import log
 from azora_ci.health.failures import GIVEN_UP, Failure
 from azora_ci.targets.base import Instance
 from azora_ci.targets.journal import PROMOTED, Deployed, History
@@ -24,7 +24,7 @@ HUNG = Failure(
 def test_reasons_and_versions_are_counted_and_instances_are_named():
     failed = replace(HUNG, release=OLD, status=500, reason="the service answered so", instance="10.1.0.8:80")
     instances = {NEW: (Instance(NEW, "v1.1.0", "api", 3, "10.1.0.9:80", "10.0.0.1"),)}
-    lines = edge_log.text([failed, HUNG, HUNG], HISTORY, instances, SINCE).splitlines()
+    lines = log.text([failed, HUNG, HUNG], HISTORY, instances, SINCE).splitlines()
     assert lines[:3] == [f"3 requests went wrong since {SINCE}.", "  2 given up, 1 the service answered so", "  2 api v1.1.0, 1 api v1.0.0"]
     assert "api#3 on 10.0.0.1" in lines[-1]
     assert lines[-1].endswith("user  given up after 1.0 s")
@@ -32,7 +32,7 @@ def test_reasons_and_versions_are_counted_and_instances_are_named():
 
 
 def test_of_very_much_the_latest_are_shown():
-    text = edge_log.text([replace(HUNG, path=f"/{number}") for number in range(10_000)], HISTORY, {}, SINCE)
+    text = log.text([replace(HUNG, path=f"/{number}") for number in range(10_000)], HISTORY, {}, SINCE)
     assert text.startswith("10000 requests went wrong")
     assert "The latest 100:" in text
     assert "GET /9999 " in text
@@ -42,20 +42,20 @@ def test_of_very_much_the_latest_are_shown():
 @pytest.mark.parametrize("path", ["\n::error::x", "\x1b[2J", "##[error]x", "\u202e", "/" * 100_000])
 def test_paths_of_users_stay_text(path):
     for text in (
-        edge_log.text([replace(HUNG, path=path)], HISTORY, {}, SINCE),
-        edge_log.lines_of_json([replace(HUNG, path=path)], HISTORY),
+        log.text([replace(HUNG, path=path)], HISTORY, {}, SINCE),
+        log.lines_of_json([replace(HUNG, path=path)], HISTORY),
     ):
         assert all(character.isprintable() or character == "\n" for character in text)
         assert not any(line.startswith("::") for line in text.splitlines())
         assert len(text) < 1000
-    assert "##[" not in edge_log.text([replace(HUNG, path=path)], HISTORY, {}, SINCE)
+    assert "##[" not in log.text([replace(HUNG, path=path)], HISTORY, {}, SINCE)
 
 
 def test_a_release_that_the_journal_forgot_is_shown_by_its_id():
-    assert edge_log.version_of("1763000000-cccccc", HISTORY) == "1763000000-cccccc"
-    assert edge_log.version_of("", HISTORY) == "–"
-    assert edge_log.chosen([HUNG], HISTORY, host=None, release=NEW) == [HUNG]
-    assert edge_log.chosen([HUNG], HISTORY, host="10.0.0.2", release=None) == []
+    assert log.version_of("1763000000-cccccc", HISTORY) == "1763000000-cccccc"
+    assert log.version_of("", HISTORY) == "–"
+    assert log.chosen([HUNG], HISTORY, host=None, release=NEW) == [HUNG]
+    assert log.chosen([HUNG], HISTORY, host="10.0.0.2", release=None) == []
 
 
 @pytest.mark.parametrize(
@@ -67,10 +67,10 @@ def test_a_release_that_the_journal_forgot_is_shown_by_its_id():
 )  # fmt: skip
 def test_moments(text, moment):
     now = datetime(2026, 11, 24, 12, tzinfo=UTC)
-    assert edge_log.moment(text, now).astimezone(UTC) == datetime.fromisoformat(moment).replace(tzinfo=UTC)
+    assert log.moment(text, now).astimezone(UTC) == datetime.fromisoformat(moment).replace(tzinfo=UTC)
 
 
 @pytest.mark.parametrize("text", ["yesterday", "", "5", "-5m", "999999d"])
 def test_what_is_no_moment_is_refused(text):
     with pytest.raises((ValueError, OverflowError)):
-        edge_log.moment(text, datetime(2026, 11, 24, 12, tzinfo=UTC))
+        log.moment(text, datetime(2026, 11, 24, 12, tzinfo=UTC))

@@ -1,0 +1,1 @@
+"""What a person types about the edge: ``edge status``, ``edge log``, ``edge install``."""
