@@ -236,7 +236,7 @@ def require_same_addresses(job: Job[Settings], gates: BranchGates) -> None:
     if others:
         named = [(other["key"], other["tag"] or "unset", other["branch"] or "unset") for other in others]
         raise NotTrueError(
-            "The tagged commit has secrets sent elsewhere",
+            "The tagged commit has secrets or evidence sent elsewhere",
             what="\n".join(f"{key} is {tag} in the tag, {on_branch} on {gates.branch}" for key, tag, on_branch in named),
             where=f"{job.settings.config_path} of {job.settings.git_sha}",
             next_step=f"release a commit that names the addresses of {gates.branch}; or commit the new ones to {gates.branch} first",
