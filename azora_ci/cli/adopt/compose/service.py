@@ -71,6 +71,9 @@ def image_of(root: Path, service: Mapping[str, Any], build: Mapping[str, Any], m
         raise LeftOutError("its build context or Dockerfile is no path")
     if name.startswith("/"):
         name = os.path.relpath(name, root.resolve() / context)
+    path = os.path.normpath(PurePosixPath(context, name))
+    if path.split("/")[0] == "..":
+        raise LeftOutError(f"its Dockerfile {path} is outside of this repository: move it here")
     left: dict[str, str] = {}
     target = model.plain(build.get("target"))
     described: dict[str, Any] = {"target": target} if target and _TARGET.fullmatch(target) else {}
@@ -83,7 +86,7 @@ def image_of(root: Path, service: Mapping[str, Any], build: Mapping[str, Any], m
     left |= {f"build.{key}": "is not carried over" for key in ("additional_contexts", "secrets", "ssh", "network") if build.get(key)}
     described |= {"args": args} if args else {}
     described |= {"platform": platform} if platform and _PLATFORM.fullmatch(platform) else {}
-    content = read_text(root, os.path.normpath(PurePosixPath(context, name)))
+    content = read_text(root, path)
     says = dockerfile.image(content, target) if content is not None else None
     base = says.base.partition("@")[0].partition(":")[0].rpartition("/")[2] if says else ""
     if _STORES.fullmatch(base):

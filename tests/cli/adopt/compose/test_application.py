@@ -81,6 +81,8 @@ def test_build_command_files_of_variables_and_volumes_are_carried_over(tmp_path)
     [
         ("../web", "outside of this repository"),
         ("{context: ../web}", "outside of this repository"),
+        ("{context: ., dockerfile: ..}", "outside of this repository"),
+        ("{context: web, dockerfile: ../../Dockerfile}", "its Dockerfile ../Dockerfile is outside of this repository"),
         ("https://github.com/acme/web.git#main", "another repository"),
         ("git@github.com:acme/web.git", "another repository"),
         ("{context: 'https://user:a-secret@git.example/web.git'}", "another repository"),
