@@ -166,7 +166,7 @@ def _require_same_database(url: DatabaseUrl, backup: VerifiedBackup) -> None:
 
 def _show_plan(job: Job[Settings], plan: Plan) -> None:
     """Record and print the plan before anything is changed."""
-    risks = [risk for migration in plan.pending for risk in risks_of(migration)]
+    risks = list(risks_of(plan.pending))
     job.evidence |= {
         "pending": [migration.name for migration in plan.pending],
         "already_applied": len(plan.applied),

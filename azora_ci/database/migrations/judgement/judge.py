@@ -50,12 +50,7 @@ class Risk:
     why: str
 
 
-def risks_of(migration: Migration) -> Iterator[Risk]:
-    """Yield statements of one migration to review before it is applied."""
-    return risks_of_release([migration])
-
-
-def risks_of_release(migrations: Iterable[Migration]) -> Iterator[Risk]:
+def risks_of(migrations: Iterable[Migration]) -> Iterator[Risk]:
     """Yield statements to review before they are applied, one entry each; what an earlier migration made is known to the later ones."""
     for statement in judge((migration.name, migration.text) for migration in migrations):
         risk = kind_of(statement)

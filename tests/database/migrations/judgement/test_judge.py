@@ -6,7 +6,7 @@ import pytest
 
 from azora_ci.database.migrations.history import Migration
 from azora_ci.database.migrations.judgement.alter import keeps_bytes
-from azora_ci.database.migrations.judgement.judge import judge, risks_of, risks_of_release
+from azora_ci.database.migrations.judgement.judge import judge, risks_of
 from azora_ci.database.migrations.judgement.model import Facts, KnownConstraint, Lock, Relation, Verdict, worst
 from tests.database.migrations.judgement import traced
 
@@ -259,15 +259,15 @@ def test_every_action_of_an_alter_table_is_judged_in_its_order():
     ],
 )
 def test_risks_are_found_in_statements_only(sql: str, kind: str | None) -> None:
-    findings = list(risks_of(Migration("1_a", sql.encode())))
+    findings = list(risks_of([Migration("1_a", sql.encode())]))
     assert [risk.kind for risk in findings] == ([kind] if kind else [])
     assert all(risk.why and risk.statement in " ".join(sql.split()) for risk in findings)
 
 
 def test_a_risk_says_why():
-    (blocked,) = risks_of(Migration("1_a", b"CREATE INDEX i ON x (a)"))
+    (blocked,) = risks_of([Migration("1_a", b"CREATE INDEX i ON x (a)")])
     assert blocked.why == "nobody can write in x until it is done (SHARE). nothing that the running version uses is changed"
-    (refused,) = risks_of(Migration("1_a", b"CREATE UNIQUE INDEX i ON x (a)"))
+    (refused,) = risks_of([Migration("1_a", b"CREATE UNIQUE INDEX i ON x (a)")])
     assert refused.why.startswith("CREATE UNIQUE INDEX: writes of the running version that it refuses fail")
 
 
@@ -278,8 +278,8 @@ def test_an_index_follows_its_table():
 
 def test_a_later_migration_knows_what_an_earlier_one_of_the_release_made():
     first, second = Migration("1_a", b"CREATE TABLE n (id int)"), Migration("2_b", b"ALTER TABLE n DROP COLUMN id; DROP TABLE x")
-    assert [risk.statement for risk in risks_of_release([first, second])] == ["DROP TABLE x"]
-    assert [risk.migration for risk in risks_of(second)] == ["2_b", "2_b"]
+    assert [risk.statement for risk in risks_of([first, second])] == ["DROP TABLE x"]
+    assert [risk.migration for risk in risks_of([second])] == ["2_b", "2_b"]
 
 
 # --- ways of writing ------------------------------------------------------------------------------------------------------
