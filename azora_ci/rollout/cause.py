@@ -18,7 +18,7 @@ from azora_ci.rollout.decision import SLOW_SHARE, Limits, Trial
 from azora_ci.rollout.sequential import AT_ONCE, Comparison
 from azora_ci.rollout.verdict import Record
 
-HEALTH, ERRORS, LATENCY = "health", "errors", "latency"
+HEALTH, ERRORS, LATENCY, NOT_FOUND = "health", "errors", "latency", "not_found"
 PATHS = 3  # at most
 # Failures of one instance by chance: of two instances, eight requests meet the same one once in 128 times.
 CONCENTRATED, CONCENTRATED_SHARE = 8, 0.9
@@ -133,8 +133,9 @@ class Beginnings:
         return None
 
 
-def _comparisons(trial: Trial) -> tuple[tuple[str, Comparison], ...]:
-    return (ERRORS, trial.errors), (LATENCY, trial.slow)
+def _comparisons(trial: Trial) -> list[tuple[str, Comparison]]:
+    tests = ((ERRORS, trial.errors), (LATENCY, trial.slow), (NOT_FOUND, trial.not_found))
+    return [(kind, comparison) for kind, comparison in tests if comparison is not None]
 
 
 def of_probes(record: Record, retries: int) -> Finding | None:
@@ -152,13 +153,14 @@ def sentence(kind: str, comparison: Comparison, limits: Limits) -> str:
     """Return in one sentence what was tested, what evidence was found, and how often such evidence may deceive."""
     evidence, needed = sum(comparison.wealth), 1 / comparison.budget
     against = "its record" if comparison.ceiling is not None else "the old version"
-    what = (
-        f"its share of failed requests is more than {limits.error_points:g} points above that of {against}"
-        if kind == ERRORS
-        else f"its share of slow requests is more than {SLOW_SHARE:.0%} above that of {against}"
-    )
+    what = {
+        ERRORS: f"share of failed requests is more than {limits.error_points:g} points",
+        LATENCY: f"share of slow requests is more than {SLOW_SHARE:.0%}",
+        NOT_FOUND: f"share of 404 answers, which the log leaves out, is more than {limits.not_found_points or 0:g} points",
+    }[kind]
     odds = f"{evidence:,.0f}" if evidence < MILLION else "more than a million"
     return (
-        f"Tested after each of {comparison.ticks} ticks, whether {what}: the evidence is {odds} to 1, {needed:,.0f} to 1 was needed, "
+        f"Tested after each of {comparison.ticks} ticks, whether its {what} above that of {against}: "
+        f"the evidence is {odds} to 1, {needed:,.0f} to 1 was needed, "
         f"so that at most {limits.false_abort_percent:g} % of rollouts within the limits are taken back"
     )

@@ -110,7 +110,7 @@ def test_hostile_paths_stay_text_and_bounded():
 
 
 def test_a_verdict_on_requests_says_since_when_and_what_the_test_found():
-    tests = trials(LIMITS, {"auth": True, "api": True}, 0.9)
+    tests = trials(LIMITS, {"auth": Counters(), "api": Counters()}, 0.9)
     beginnings = Beginnings("tick 0")
     beginnings.note("tick -1", tests)  # nothing was counted yet
     for number in range(1, 21):
