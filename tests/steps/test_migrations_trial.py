@@ -229,3 +229,21 @@ def test_what_fails_in_production_alone_is_told_statement_by_statement(productio
     undo = next(line for line in lines if line.startswith("to undo: "))
     assert undo == f"to undo: ALTER TABLE users DROP COLUMN nick; then npx prisma migrate resolve --rolled-back {late}"
     production.maker.execute(production.url, "ALTER TABLE users DROP COLUMN nick;")
+
+
+def test_statements_of_many_kinds(production: Deployment) -> None:
+    sql = (
+        "CREATE INDEX CONCURRENTLY i ON users (name)",
+        "CREATE EXTENSION pg_trgm",
+        "GRANT SELECT ON users TO PUBLIC",
+        "TRUNCATE users CASCADE",
+    )
+    production.configure_command(
+        [str(find_binary("psql", 18)), "-X", "-v", "ON_ERROR_STOP=1", *(part for text in sql for part in ("-c", text))]
+    )
+    fragment = production.try_out()
+    assert fragment["status"] == "ok", fragment["error"]
+    trial = fragment["evidence"]["trial"]
+    assert [statement["tag"] for statement in trial["statements"]] == ["CREATE INDEX", "CREATE EXTENSION", "GRANT", "TRUNCATE TABLE"]
+    assert trial["statements"][0]["objects"] == ["index public.i"]
+    assert "users" in trial["rewritten"]

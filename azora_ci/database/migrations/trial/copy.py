@@ -65,7 +65,11 @@ BEGIN
         RAISE LOG '{MARK}%', json_build_object('dropped', objects);
         RETURN;
     END IF;
-    SELECT json_agg(DISTINCT object_type || ' ' || object_identity) INTO objects FROM pg_event_trigger_ddl_commands();
+    IF (SELECT bool_and(in_extension) FROM pg_event_trigger_ddl_commands()) THEN
+        RETURN;
+    END IF;
+    SELECT json_agg(DISTINCT object_type || ' ' || object_identity) INTO objects FROM pg_event_trigger_ddl_commands()
+        WHERE object_identity IS NOT NULL;
     SELECT json_agg(json_build_array(relation::bigint, mode)) INTO locks FROM pg_locks
         WHERE pid = pg_backend_pid() AND locktype = 'relation' AND granted AND relation >= 16384;
     SELECT array_agg(line) INTO present FROM ({lines_query()}) AS l (line) WHERE strpos(line, '{SCHEMA}') = 0;
