@@ -68,6 +68,7 @@ on_call = "nobody"
 checks = { required = ["test"], build = [["true"]] }
 build = { commands = [["true"]] }
 database = {}
+migrations = { command = [] }
 backup = { location = "s3://bench/prod" }
 edge = { config_dir = "edge" }
 target = { kind = "local_processes", local_processes = { state_dir = "state", archive_dir = "archives" } }
