@@ -37,10 +37,24 @@ def test_pending_migrations_are_tried_on_the_copy(production: Deployment) -> Non
     assert (added["tag"], added["locks"]) == ("ALTER TABLE", [{"table": "courses", "mode": "AccessExclusiveLock"}])
     assert trial["blocked"][0]["table"] == "courses"
     assert any(line.startswith("column courses.level") for line in trial["catalogue"]["gained"])
+    assert trial["surprises"] == [], "each lock was foreseen"
     assert trial["seconds"] > trial["statement_seconds"] >= 0
     assert fragment["evidence"]["isolation"] == "namespaces"
     assert production.applied() == list(application.OLD_MIGRATIONS), "production is untouched"
     assert list(production.scratch.iterdir()) == []
+
+
+def test_what_the_judgement_did_not_foresee_is_said(production: Deployment) -> None:
+    hidden = "CREATE FUNCTION widen() RETURNS int LANGUAGE plpgsql AS $$BEGIN ALTER TABLE users ALTER id TYPE numeric; RETURN 1; END$$"
+    production.maker.execute(production.url, hidden)
+    production.add("20991231000000_hidden", "SELECT widen();\nALTER TABLE courses ADD COLUMN open boolean NOT NULL DEFAULT true;\n")
+    fragment = production.try_out()
+    assert fragment["status"] == "ok", fragment["error"]
+    unforeseen = fragment["evidence"]["trial"]["surprises"]
+    assert "users: expected that nobody can write, on the copy nobody can read or write" in unforeseen
+    assert "users: its rewriting was not expected" in unforeseen
+    assert not any(line.startswith("courses") for line in unforeseen)
+    assert "not as judged: users: its rewriting was not expected" in artifact(production)
 
 
 BREAKS = {

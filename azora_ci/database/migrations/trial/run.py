@@ -13,7 +13,10 @@ from azora_ci.core.process import ending
 from azora_ci.core.process.isolation import Door
 from azora_ci.database.migrations import catalogue, history, prisma, variables
 from azora_ci.database.migrations.catalogue import HISTORY, Change
+from azora_ci.database.migrations.judgement.judge import judge
+from azora_ci.database.migrations.production import read_facts
 from azora_ci.database.migrations.trial import server_log
+from azora_ci.database.migrations.trial.comparison import surprises
 from azora_ci.database.migrations.trial.copy import SCHEMA, Copy, Relation, prepare, relations
 from azora_ci.database.postgres import DatabaseUrl
 
@@ -86,6 +89,7 @@ class Trial:
 
     def _run(self, copy: Copy, isolation: Isolation, pending: tuple[Migration, ...]) -> dict[str, Any]:
         before, earlier = _lines(copy.url), relations(copy.url)
+        judged = judge([(migration.name, migration.text) for migration in pending], read_facts(copy.url)) if pending else None
         started = self.clock.monotonic()
         completed = self._migrate(copy, replace(isolation, door=Door(copy.socket, int(copy.url.port))))
         seconds = self.clock.monotonic() - started
@@ -96,17 +100,20 @@ class Trial:
             account = server_log.read(log, copy.role, earlier, pending, known)
         if not account.sessions:
             self._show_output(completed)
-        left = self._unapplied(url, pending) if completed.returncode == 0 else []
+        rewritten = sorted(relation.name for oid, relation in earlier.items() if _is_rewritten(relation, later.get(oid)))
+        succeeded = completed.returncode == 0
+        left = self._unapplied(url, pending) if succeeded else []
         return {
-            "passed": completed.returncode == 0 and not left,
+            "passed": succeeded and not left,
             "seconds": round(seconds, 3),
             "exit_code": completed.returncode,
-            "code": prisma.error_code(f"{completed.stdout}\n{completed.stderr}") if pending and completed.returncode else None,
+            "code": prisma.error_code(f"{completed.stdout}\n{completed.stderr}") if pending and not succeeded else None,
             "statements": [_statement(statement) for statement in account.statements[:MOST_STATEMENTS]],
             "statement_seconds": round(sum(statement.seconds for statement in account.statements), 3),
             "blocked": account.blocked,
-            "rewritten": sorted(relation.name for oid, relation in earlier.items() if _is_rewritten(relation, later.get(oid))),
-            "errors": [vars(refused) for refused in account.refused[-5:]] if completed.returncode else [],
+            "rewritten": rewritten,
+            "surprises": surprises(judged, earlier, account.blocked, rewritten) if judged is not None and succeeded else None,
+            "errors": [vars(refused) for refused in account.refused[-5:]] if not succeeded else [],
             "unapplied": left,
             "catalogue": _change(before, after),
         }
@@ -182,7 +189,8 @@ def describe(trial: Mapping[str, Any]) -> list[str]:
         f"{waiting[entry['mode'] == server_log.NOBODY_READS]} {entry['table']} for {entry['seconds']:.2f} s ({entry['mode']})"
         for entry in trial["blocked"]
     ]
-    return lines + ([f"rewritten: {', '.join(trial['rewritten'])}"] if trial["rewritten"] else [])
+    lines += [f"rewritten: {', '.join(trial['rewritten'])}"] if trial["rewritten"] else []
+    return lines + [f"not as judged: {line}" for line in trial.get("surprises") or ()]
 
 
 def error_of(trial: Mapping[str, Any], command: tuple[str, ...], *, powerful: bool) -> NotTrueError:
