@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import resource
 import socket
 import statistics
@@ -69,7 +70,7 @@ def served(visits: Sequence[Visit]) -> int:
 async def overload(folder: Path, size: Size, bounds: Bounds) -> Figures:
     """One instance gets far more than it can answer, for some seconds; users leave after 1 s."""
     (instance,) = instances = [Instance("1.0.0", size.capacity)]
-    async with edge(folder, instances, **bounds) as lab:
+    async with edge(folder, instances, (), **bounds) as lab:
         before = await come(lab.port, CALM * size.capacity, size.before)
 
         async def calm_again() -> list[Visit]:
@@ -116,7 +117,7 @@ async def hung(folder: Path, size: Size, bounds: Bounds) -> Figures:
 async def kills(folder: Path, size: Size, bounds: Bounds) -> Figures:
     """Instances are killed and come again, one after the other."""
     old = [Instance("1.0.0") for _ in range(3)]
-    async with edge(folder, old, **bounds) as lab:
+    async with edge(folder, old, (), **bounds) as lab:
 
         async def kill() -> None:
             for number in range(size.kills):
@@ -139,7 +140,7 @@ async def slow_connections(folder: Path, size: Size, bounds: Bounds) -> Figures:
             with contextlib.ExitStack() as stack:
                 await asyncio.to_thread(_attack, lab.port, size.connections, stack)
                 users = asyncio.create_task(come(lab.port, 50, size.attack, patience=20.0))
-                changes = [await _timed(lambda percent=percent: lab.weigh(percent)) for percent in (50, 100, 5)]
+                changes = [await _timed(functools.partial(lab.weigh, percent)) for percent in (50, 100, 5)]
                 reads = [await _timed(lambda: lab.edge.counters(lab.edge.state())) for _ in range(5)]
                 reads += [await _timed(lambda: lab.edge.under_way({"127.0.0.1:1"})) for _ in range(5)]
                 visits = await users
