@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from azora_ci.core.documents import read_json
 from azora_ci.core.errors import AzoraError
 from azora_ci.core.process import Processes
 
@@ -35,7 +35,7 @@ def remarks(files: Sequence[str], processes: Processes) -> list[Remark] | None:
         completed = processes.run((str(program), "--reporter", "json", *files), timeout=SECONDS, check=False, echo=False)
         found = [
             Remark(entry["file"], entry["line"] + 1, entry["rule_name"], " ".join(filter(None, (entry["message"], entry["help"]))))
-            for entry in json.loads(completed.stdout)
+            for entry in read_json(completed.stdout)
         ]
     except (AzoraError, ValueError, LookupError, TypeError):
         return None
