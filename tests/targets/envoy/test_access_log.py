@@ -119,13 +119,14 @@ def test_each_way_to_fail_is_logged_in_plain_words_and_healthy_traffic_is_not(lo
 def test_what_a_limit_refuses_is_logged(tmp_path):
     logged = Logged(tmp_path, max_connections=1, max_pending_requests=1)
     try:
-        users = [threading.Thread(target=logged.get, args=("/hangs",)) for _ in range(4)]
+        users = [threading.Thread(target=logged.get, args=("/hangs",)) for _ in range(8)]
         for user in users:
             user.start()
         for user in users:
             user.join()
-        (reason,) = {failure.reason for failure in logged.failures(2)}
-        assert reason == "refused: too many requests wait for an instance"
+        reasons = {failure.reason for failure in logged.failures(2)}  # those that are worked for, or wait, are given up
+        assert "refused: too many requests wait for an instance" in reasons
+        assert reasons <= {"refused: too many requests wait for an instance", "given up"}
     finally:
         logged.lab.close()
 
