@@ -124,9 +124,8 @@ def test_what_a_limit_refuses_is_logged(tmp_path):
             user.start()
         for user in users:
             user.join()
-        reasons = {failure.reason for failure in logged.failures(2)}  # those that are worked for, or wait, are given up
-        assert "refused: too many requests wait for an instance" in reasons
-        assert reasons <= {"refused: too many requests wait for an instance", "given up"}
+        (reason,) = {failure.reason for failure in logged.failures(2)}  # the others get their answer
+        assert reason == "refused: too many requests wait for an instance"
     finally:
         logged.lab.close()
 
