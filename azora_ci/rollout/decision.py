@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from enum import Enum
 
 from azora_ci.core.config import RolloutSettings
@@ -71,6 +71,11 @@ class Limits:
     def confidence(self) -> str:
         """Return the probability with which a rollout within the limits is not taken back, as a text."""
         return f"{100 - self.false_abort_percent:g}%"
+
+    @property
+    def evidence(self) -> dict[str, float | None]:
+        """Return the limits by name, for the record."""
+        return {**asdict(self), "latency_floor_ms": LATENCY_FLOOR_MS}
 
     @property
     def test(self) -> str:

@@ -8,9 +8,11 @@ from typing import Any
 
 from azora_ci.core.markdown import escaped
 from azora_ci.health.traffic import Counters, percentile
-from azora_ci.rollout.decision import LATENCY_FLOOR_MS, Limits, Stage, Trial
+from azora_ci.rollout.decision import LATENCY_FLOOR_MS, SLOW_SHARE, Decision, Limits, Pair, Stage, Trial
+from azora_ci.rollout.statistics import share_bounds
 
 NOTICED_POINTS = (20, 5, 2)  # rises of the share of failed requests of which the outlook tells
+SIDE_CONFIDENCE = 0.975  # of each of two bounds: with 95 % the truth lies between them
 
 
 def plan_lines(
@@ -152,6 +154,50 @@ def traffic_evidence(counters: Counters, weight: int | None = None) -> dict[str,
         "failed": counters.failed,
         "error_rate": round(counters.failed_share, 6),
         **{name: None if value is None else round(value, 1) for name, value in latencies.items()},
+    }
+
+
+def tick_evidence(
+    elapsed: float, decision: Decision, probes: tuple[int, int], sides: Mapping[str, Counters], lacking: int
+) -> dict[str, Any]:
+    """Return the evidence of a tick. ``probes``: (passed, all); ``sides``: version -> counters of this stage."""
+    p95 = {version: percentile(counters.buckets, 0.95) for version, counters in sides.items()}
+    return {
+        "after_seconds": round(elapsed, 3),
+        "decision": decision.action.value,
+        "reason": decision.reason,
+        "probes": {"total": probes[1], "failed": probes[1] - probes[0]},
+        "requests": {version: counters.requests for version, counters in sides.items()},
+        "failed": {version: counters.failed for version, counters in sides.items()},
+        "ours": {version: counters.ours for version, counters in sides.items()},
+        "p95_ms": {version: None if value is None else round(value, 1) for version, value in p95.items()},
+        "lacking": lacking,
+    }
+
+
+def service_evidence(versions: Iterable[str], pairs: Mapping[str, Pair]) -> dict[str, Any]:
+    """Return service -> version -> what was counted of it in a stage, with bounds. ``versions``: the new one, then the old one, if any."""
+    return {
+        service: {
+            version: _bounded(counters)
+            for version, counters in zip(versions, (pair.new, pair.old_in_stage if pair.old is not None else None), strict=False)
+            if counters is not None
+        }
+        for service, pair in pairs.items()
+    }
+
+
+def _bounded(counters: Counters) -> dict[str, Any]:
+    """Return counts with exact bounds of the share of failed requests, and with those of the p95, by the share of slower requests."""
+    names = ("requests", "failed", "error_rate", "not_found", "p50_ms", "p95_ms")
+    timed = counters.buckets[-1][1] if counters.buckets else 0
+    fewest, most = share_bounds(SLOW_SHARE * timed, timed, SIDE_CONFIDENCE)
+    p95 = [percentile(counters.buckets, 1 - share) for share in (most, fewest)]
+    evidence = traffic_evidence(counters)
+    return {
+        **{name: evidence[name] for name in names},
+        "error_bounds": [round(bound, 6) for bound in share_bounds(counters.failed, counters.requests, SIDE_CONFIDENCE)],
+        "p95_bounds_ms": [None if bound is None else round(bound, 1) for bound in p95],
     }
 
 

@@ -314,7 +314,7 @@ class _Stage:
     def _plan_synthetic(self, traffic: Traffic, elapsed: float, interval: float) -> dict[tuple[str, str], int]:
         if self._observation is None:
             return {}
-        pairs = self._watch.pairs(self._observation, self._start or {})
+        pairs = self._pairs()
         left = self._stage.seconds - elapsed
         counts = {}
         for (service, side), missing in traffic.missing.items():
@@ -332,17 +332,8 @@ class _Stage:
 
     def _record_decision(self, elapsed: float, decision: Decision, traffic: Traffic) -> None:
         sides = self._watch.by_version(self._observation, self._start or {}) if self._observation else {}
-        self._tally.decisions.append(
-            {
-                "after_seconds": round(elapsed, 3),
-                "decision": decision.action.value,
-                "reason": decision.reason,
-                "probes": {"total": self._probe_counts[1], "failed": self._probe_counts[1] - self._probe_counts[0]},
-                "requests": {version: counters.requests for version, counters in sides.items()},
-                "failed": {version: counters.failed for version, counters in sides.items()},
-                "lacking": sum(traffic.missing.values()),
-            }
-        )
+        lacking = sum(traffic.missing.values())
+        self._tally.decisions.append(report.tick_evidence(elapsed, decision, self._probe_counts, sides, lacking))
         self._print_tick(elapsed, decision, traffic, sides)
 
     def _print_tick(self, elapsed: float, decision: Decision, traffic: Traffic, sides: Mapping[str, Counters]) -> None:
@@ -355,6 +346,9 @@ class _Stage:
         line = report.tick_line(self._stage, elapsed, self._probe_counts, sides, "; ".join(filter(None, parts)))
         self._watch.processes.log.say(line)
 
+    def _pairs(self) -> dict[str, Pair]:
+        return self._watch.pairs(self._observation, self._start or {}) if self._observation else {}
+
     def cause(self) -> Cause | None:
         """Return what decided that the stage is aborted; None where it was that too little could be seen."""
         (health, traffic), watch = self._verdicts, self._watch
@@ -364,7 +358,7 @@ class _Stage:
             finding = of_probes(watch.record, self._rules.retries)
         if finding is None:
             return None
-        pair = watch.pairs(self._observation, self._start or {}).get(finding.service) if self._observation else None
+        pair = self._pairs().get(finding.service)
         sides = zip(self._subject.ids, (pair.new, pair.old), strict=False) if pair else ()
         counters = {version: counted.of_ours() if finding.ours else counted for version, counted in sides if counted is not None}
         own = {(each.address, each.host): each.name for each in self._instances if each.service == finding.service}
@@ -391,4 +385,5 @@ class _Stage:
                 version: report.traffic_evidence(counters, report.weight_of(self._subject.ids[version], self.weights))
                 for version, counters in sides.items()
             },
+            "by_service": report.service_evidence(self._subject.ids, self._pairs()),
         }

@@ -152,6 +152,7 @@ class Rollout:
             notes=[],
             host_keys=[],
             test=self.limits.test,
+            limits=self.limits.evidence,
             override_reason=self.job.settings.short_stages_reason if min(self.minutes) < SHORTEST_MINUTES else None,
         )
 
