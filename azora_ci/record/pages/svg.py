@@ -82,10 +82,10 @@ def path(points: Points, highest: float, height: float, *, stepped: bool = False
 
 
 def nice(highest: float) -> float:
-    """Return the next round number (1, 2 or 5 times a power of ten) for the top of an axis."""
+    """Return the next round number for the top of an axis."""
     if highest <= 0:
         return 1.0
     scale = 1e-9
     while scale * 10 < highest:
         scale *= 10
-    return next(factor * scale for factor in (1, 2, 5, 10) if factor * scale >= highest * 0.999999)
+    return next(factor * scale for factor in (1, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10) if factor * scale >= highest * 0.999999)

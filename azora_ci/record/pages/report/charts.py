@@ -13,6 +13,7 @@ from azora_ci.record.pages import svg
 from azora_ci.record.pages.html import milliseconds, share
 
 HEIGHT, TOP, BOTTOM = 84.0, 22.0, 20.0  # pixels of a panel: its drawing, the room above for marks, and below for the time
+FARTHEST_LIMIT = 5  # times the highest value, beyond which a limit would press the lines flat and is told in words
 VERDICTS = {"advance": "good", "abort": "bad"}
 
 Tick = Mapping[str, Any]
@@ -54,11 +55,12 @@ class Rollout:
         self.stages = stages
         self.limits = limits
         names = list(dict.fromkeys(version for stage in stages for version in stage["requests"] or {}))
-        self.new = new if new in names else next(iter(names), new or "the new version")
+        self.new: str = new if new is not None and new in names else next(iter(names), new or "the new version")
         self.old = next((name for name in names if name != self.new), None)
         self._begin = min(_seconds(stage["started_at"]) for stage in stages)
         self._length = max(0.001, max(_seconds(stage["ended_at"]) for stage in stages) - self._begin)
         self.verdicts = list(self._verdicts())
+        self.allowed = None if limits is None else points_text(limits)
 
     def figures(self) -> Iterator[Figure]:
         """Yield the charts. Those that need the ticks of the fragment are left out without them."""
@@ -68,7 +70,8 @@ class Rollout:
             if any("p95_ms" in tick for stage in self.stages for tick in stage["decisions"]):
                 yield self._latency()
             yield self._samples()
-            yield self._probes()
+            if any(tick["probes"]["failed"] for stage in self.stages for tick in stage["decisions"]):
+                yield self._probes()
 
     # --- what is drawn on every panel ---------------------------------------------------------------------------------------
 
@@ -105,7 +108,7 @@ class Rollout:
         return [svg.rule(TOP, form(top)), svg.lines(HEIGHT, TOP, *drawn)]
 
     def _series(self, value: Callable[[Tick], float | None]) -> list[svg.Points]:
-        series = []
+        series: list[svg.Points] = []
         for stage in self.stages:
             points = [(self._at(stage, tick["after_seconds"]), value(tick)) for tick in stage.get("decisions") or []]
             series.append([(at, number) for at, number in points if number is not None])
@@ -135,27 +138,39 @@ class Rollout:
             points_allowed = self.limits["error_points"] / 100
             limit = self._series(lambda tick: points_allowed + (_failed_share(tick, self.old) or 0))
             lines.append(("line limit", limit))
-            key.append(("line limit", f"limit: {self.limits['error_points']:g} points above the old version, when proved"))
+            key.append(("line limit", f"limit: {self.allowed} above the old version, when proved"))
             values += [value for points in limit for _, value in points]
         top = min(1.0, svg.nice(max(values, default=0.0) * 1.05))
-        label = f"Share of failed requests over time, highest {share(max((value for points in new for _, value in points), default=0))} for {self.new}"
-        return Figure(
-            "Failed requests since the stage began", self._panel(label, *self._lines([*lines, ("line new", new)], top, share)), key
-        )
+        worst = share(max((value for points in new for _, value in points), default=0))
+        label = f"Share of failed requests over time, highest {worst} for {self.new}"
+        drawn = self._lines([*lines, ("line new", new)], top, share)
+        return Figure("Failed requests since the stage began", self._panel(label, *drawn), key)
 
     def _latency(self) -> Figure:
         new, old = self._series(lambda tick: _p95(tick, self.new)), self._series(lambda tick: _p95(tick, self.old))
         values = [value for points in (*new, *old) for _, value in points]
         key = [("line new", self.new), *([("line old", self.old)] if self.old else [])]
-        caption = "95 of 100 requests were faster than (p95)"
-        if self.limits is not None and values:
-            caption += (
-                f"; the limit is {self.limits['latency_factor']:g} times the old version's and {self.limits['latency_floor_ms']:g} ms more"
-            )
-        top = svg.nice(max(values, default=1.0) * 1.05)
+        caption, highest = "95 of 100 requests were faster than (p95)", max(values, default=0.0)
         lines: list[Line] = [("line old", old), ("line new", new)]
-        label = f"95th percentile of latency over time, highest {milliseconds(max(values, default=None))}"
+        if self.limits is not None and highest and old:
+            limit = self._series(self._slow_limit)
+            limits = [value for points in limit for _, value in points]
+            text = f"limit: {self.limits['latency_factor']:g} times the old version's, at least {self.limits['latency_floor_ms']:g} ms more"
+            if limits and max(limits) <= FARTHEST_LIMIT * highest:
+                lines.insert(0, ("line limit", limit))
+                key.append(("line limit", f"{text}, when proved"))
+                values += limits
+            elif limits:
+                caption += f"; {text}, {milliseconds(min(limits))} and more, is above this chart"
+        top = svg.nice(max(values, default=1.0) * 1.05)
+        label = f"95th percentile of latency over time, highest {milliseconds(highest)}"
         return Figure(caption, self._panel(label, *self._lines(lines, top, milliseconds)), key)
+
+    def _slow_limit(self, tick: Tick) -> float | None:
+        old = _p95(tick, self.old)
+        if old is None or self.limits is None:
+            return None
+        return max(old * float(self.limits["latency_factor"]), old + float(self.limits["latency_floor_ms"]))
 
     def _samples(self) -> Figure:
         new = self._series(lambda tick: float(_samples_of(tick, self.new)))
@@ -180,9 +195,12 @@ class Rollout:
         total = sum(tick["probes"]["total"] for _, tick in ticks)
         failed = sum(tick["probes"]["failed"] for _, tick in ticks)
         label = f"Failed probes of each tick: {failed} of {total} in all"
-        axis = svg.rule(TOP, f"{most}") if most else Markup("")
-        caption = "Failed probes of each tick" if failed else "Probes: none failed at any tick"
-        return Figure(caption, self._panel(label, axis, *bars), ())
+        return Figure("Failed probes of each tick", self._panel(label, svg.rule(TOP, f"{most}"), *bars), ())
+
+
+def points_text(limits: Document) -> str:
+    """Return how many percentage points of failed requests are allowed."""
+    return f"{limits['error_points']:g} percentage point{'' if limits['error_points'] == 1 else 's'}"
 
 
 def interval(bounds: Sequence[float | None], value: float | None, top: float, class_: str, limit: float | None = None) -> Markup:

@@ -64,20 +64,29 @@ def _timeline(record: Document) -> list[dict[str, Any]]:
 def _stages(material: Material) -> Iterator[dict[str, Any]]:
     limits = material.rollout.get("limits")
     with_ticks = "stages" in material.rollout
-    for number, stage in enumerate(material.stages):
+    stages = material.stages
+    compared = [number for number, stage in enumerate(stages) if sum(1 for requests in (stage["requests"] or {}).values() if requests) > 1]
+    aborted = [number for number, stage in enumerate(stages) if stage["status"] != "healthy"]
+    telling = max(aborted or compared, default=len(stages) - 1)
+    for number, stage in enumerate(stages):
         source = material.place("gradual-rollout", f"/evidence/stages/{number}") if with_ticks else None
         yield {
             "stage": stage,
             "source": source,
             "services": list(_services(stage, limits)),
             "ticks": list(_ticks(stage)),
-            "decisive": stage["status"] != "healthy" or number == len(material.stages) - 1,
+            "telling": number == telling,
+            "decisive": number == max(aborted, default=len(stages) - 1),
         }
 
 
 def _services(stage: Document, limits: Document | None) -> Iterator[dict[str, Any]]:
     """Yield a row for each service and version, with the intervals of its failed requests and its p95 on the axes of the stage."""
-    counted = stage.get("by_service") or {}
+    alone = stage["traffic_percentage"] == 100  # then the old version gets no requests
+    counted = {
+        service: {version: row for version, row in versions.items() if row["requests"] or not alone}
+        for service, versions in (stage.get("by_service") or {}).items()
+    }
     rows = [(service, version, row) for service, versions in counted.items() for version, row in versions.items()]
     # Bounds of a handful of requests reach far: the axis ends where every value is seen.
     errors = max((row["error_bounds"][1] for *_, row in rows if row["requests"]), default=0.0)
