@@ -9,6 +9,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Any, TypeVar
 
 from azora_ci.clients import slack
@@ -21,7 +22,7 @@ from azora_ci.core.release import artifact_suffix
 from azora_ci.core.settings import Aws, Common, Notifications
 from azora_ci.core.variables import deployment_id, git_sha, release_version, variable
 from azora_ci.database.restore import scripts
-from azora_ci.record import chain, deployment, diagnosis, fragments
+from azora_ci.record import chain, deployment, diagnosis, fragments, report
 from azora_ci.record.archive import Archive
 from azora_ci.record.audit.artifact import write_beside
 from azora_ci.record.fragments import Fragment
@@ -72,9 +73,10 @@ def run(job: Job[Settings]) -> None:
     archive = _try_part(job, notes, "the record was not archived", lambda: _archive_record(job, finding, job_fragments))
     _notify(job, backup is not None and backup["verified"])
     job.actions.notice("State of production", "\n".join(finding.production))
+    page = _try_part(job, notes, "no HTML report was made", lambda: _write_page(job, finding, job_fragments, archive))
     _write_report(job, finding, backup)
     if archive is not None:
-        _try_part(job, notes, "the report was not archived", lambda: _archive_report(job, archive))
+        _try_part(job, notes, "the report was not archived", lambda: _archive_report(job, archive, page))
     job.actions.summary(failure_page(_make_report(job, finding, backup)))
 
 
@@ -247,10 +249,25 @@ def _open_archive(job: Job[Settings]) -> Archive:
     return Archive.of(job.settings, job.settings.deploy_environment, job.config.backup, clock=job.clock, patience=PATIENCE, say=job.say)
 
 
-def _archive_report(job: Job[Settings], archive: Archive) -> None:
+def _write_page(
+    job: Job[Settings], finding: diagnosis.Diagnosis, job_fragments: dict[str, Fragment], archive: Archive | None
+) -> Path | None:
+    """Write the HTML report of the record that this job wrote; the report of a deployment that has its own record lies beside that."""
+    record = job.log_dir / "deployment-record.json"
+    if not record.exists():
+        return None
+    migrations_dir = _try_part(job, job.evidence["notes"], "the report shows no SQL", lambda: job.config.database.migrations_dir)
+    origin = report.Origin(
+        data=record.read_bytes(), location=job.evidence["record_location"], fragments=job_fragments, migrations_dir=migrations_dir,
+        next_steps=finding.next_steps,
+    )  # fmt: skip
+    return report.write(job.log_dir, origin, archive)
+
+
+def _archive_report(job: Job[Settings], archive: Archive, page: Path | None) -> None:
     """Archive the report: this is the last job, so no other job archives its artifact."""
     own_id, attempt = job.identity.deployment_id or "", job.settings.run_attempt
-    names = (JSON_FILE, MARKDOWN_FILE, *(job.evidence["backup"] or {"scripts": []})["scripts"])
+    names = (JSON_FILE, MARKDOWN_FILE, *([page.name] if page else ()), *(job.evidence["backup"] or {"scripts": []})["scripts"])
     files = {f"deployment-failure-report-{artifact_suffix(own_id, '', attempt)}/{name}": job.log_dir / name for name in names}
     kept_report = archive.keep_files(files, own_id, attempt)
     job.tick(f"{kept_report.files} files of the report are archived below {kept_report.location}")

@@ -9,8 +9,9 @@ from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.config import RegistrySettings
 from azora_ci.core.errors import NotTrueError
+from azora_ci.core.release import artifact_suffix
 from azora_ci.core.settings import Aws, Deployment, Notifications
-from azora_ci.record import chain, deployment
+from azora_ci.record import chain, deployment, report
 from azora_ci.record.archive import Archive, KeptArtifacts, KeptRecord
 from azora_ci.record.audit.artifact import write_beside
 from azora_ci.record.fragments import Fragment
@@ -36,6 +37,7 @@ def run(job: Job[Settings]) -> None:
     artifacts = _archive_artifacts(job, archive)
     kept_record = _archive_record(job, archive, document)
     job.actions.output("record-sha256", kept_record.sha256)
+    _write_report(job, archive, document, kept_record.location, job_fragments)
     notification = _announce(job, document)
     for line in archive.set_aside:
         job.actions.warning("Not a record", f"{line}. It was set aside: the chain goes on without it. Find out who wrote it.")
@@ -125,6 +127,23 @@ def _archive_record(job: Job[Settings], archive: Archive, document: chain.Docume
     locked = f", locked until {lock_until}" if lock_until else ", not locked: the bucket has no Object Lock"
     job.tick(f"the record is archived at {kept_record.location} (SHA-256 {kept_record.sha256}{locked})")
     return kept_record
+
+
+def _write_report(
+    job: Job[Settings], archive: Archive, document: chain.Document, location: str, job_fragments: dict[str, Fragment]
+) -> None:
+    """Write the report beside the record and archive it: no later job archives this job's artifact."""
+    data, migrations_dir = chain.archived_bytes(document), job.config.database.migrations_dir
+    origin = report.Origin(data=data, location=location, fragments=job_fragments, migrations_dir=migrations_dir)
+    path = report.tried(lambda: report.write(job.log_dir, origin, archive), job.log.annotate)
+    if path is None:
+        return
+    settings = job.settings
+    artifact = f"{pipeline.ARTIFACTS[job.name]}-{artifact_suffix(settings.deployment_id, settings.run_id, settings.run_attempt)}"
+    kept = archive.keep_files({f"{artifact}/{path.name}": path}, settings.deployment_id, settings.run_attempt)
+    if kept.problems:
+        job.actions.warning("Report not archived", "\n".join(kept.problems))
+    job.tick(f"{path.name} shows the record and its evidence")
 
 
 def _announce(job: Job[Settings], document: chain.Document) -> slack.Notification:

@@ -212,8 +212,8 @@ class Rollout:
         self.job.actions.summary(f"### Rollout of {self.release.version}\n\n{fenced(plan)}")
 
     def _note_previous(self, previous: Deployed | None) -> None:
-        evidence = {"version": previous.version, "deployment_id": previous.id} if previous else None
-        self.evidence.update(previous=evidence, rollback_available=previous is not None)
+        self.evidence["previous"] = {"version": previous.version, "deployment_id": previous.id} if previous else None
+        self.evidence["rollback_available"] = previous is not None
 
     def _note(self, text: str) -> None:
         self.evidence["notes"].append(text)
@@ -320,8 +320,7 @@ class Rollout:
 
     def _record_stage(self, evidence: dict[str, Any]) -> None:
         self.evidence["stages"].append(evidence)
-        table = report.stage_table(evidence)
-        self.job.say(table)
+        self.job.say(table := report.stage_table(evidence))
         self.job.actions.summary(table)
 
     # --- taking traffic back ---------------------------------------------------------------------------------------------

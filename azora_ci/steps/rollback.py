@@ -8,6 +8,7 @@ The database is not changed: the rollback instructions say when and how to resto
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from azora_ci.clients import slack
@@ -18,8 +19,9 @@ from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts
 from azora_ci.core.variables import deployment_id, truth, variable
 from azora_ci.database.migrations.history import ExpectedMigrations
-from azora_ci.record import chain, host_keys
+from azora_ci.record import chain, host_keys, report
 from azora_ci.record.archive import Archive, Archived
+from azora_ci.record.audit.artifact import write_beside
 from azora_ci.record.deployment import SCHEMA
 from azora_ci.record.rollback import FILE_NAME, RollbackCircumstances, assemble
 from azora_ci.record.rollback import SCHEMA as ROLLBACK_SCHEMA
@@ -79,6 +81,7 @@ def run(job: Job[Settings]) -> None:
     except AzoraError as error:  # people are notified nevertheless
         problem = problem or error
     _notify(job, deployed, problem)
+    report.tried(lambda: _write_report(job, archive, deployed), job.log.annotate)
     if problem is not None:
         raise problem
 
@@ -321,6 +324,15 @@ def _archive_record(job: Job[Settings], archive: Archive, deployed: chain.Docume
     kept_record = archive.keep_rollback(document)
     job.evidence.update(rollback_record={"location": kept_record.location, "sha256": kept_record.sha256})
     job.tick(f"the record of this rollback is archived at {kept_record.location} (SHA-256 {kept_record.sha256})")
+    write_beside(job.log_dir / FILE_NAME, archive, kept_record.location)
+
+
+def _write_report(job: Job[Settings], archive: Archive, deployed: chain.Document) -> Path:
+    """Write the report of the deployment that was taken back, with the rollback; its evidence is in the archive."""
+    data, location = chain.archived_bytes(deployed), job.evidence["record"]["location"]
+    rollback = chain.parse_record((job.log_dir / FILE_NAME).read_bytes())
+    kept_fragments = report.archived_fragments(archive, deployed)
+    return report.write(job.log_dir, report.Origin(data=data, location=location, fragments=kept_fragments, rollback=rollback), archive)
 
 
 def _summary_rows(job: Job[Settings], deployed: chain.Document, notification: str) -> list[tuple[str, object]]:
