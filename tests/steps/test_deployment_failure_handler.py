@@ -81,6 +81,9 @@ def test_a_record_of_the_failure_is_archived_with_the_artifacts(world):
     assert document["timestamp"] == build.moment(185.2)  # the end of its last job
     report = f"artifacts/production/{build.DEPLOYMENT_ID}/1/deployment-failure-report-{build.DEPLOYMENT_ID}/deployment-failure-report.json"
     assert world.objects("artifacts/")[report] == (outcome.logs / "deployment-failure-report.json").read_bytes()
+    page = outcome.logs / f"deployment-report-{build.DEPLOYMENT_ID}.html"
+    assert world.objects("artifacts/")[f"{report.rpartition('/')[0]}/{page.name}"] == page.read_bytes()
+    assert f"The deployment of {build.VERSION} failed" in page.read_text() and outcome.evidence["record_sha256"] in page.read_text()
     assert f"artifacts/production/{build.DEPLOYMENT_ID}/1/migration-logs-{build.DEPLOYMENT_ID}/database-migrations.log" in world.objects("")
 
 

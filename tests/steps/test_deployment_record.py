@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -104,10 +105,43 @@ def test_artifacts_of_every_job_are_archived(ready):
     archived = ready.objects("artifacts/")
     prefix = f"artifacts/production/{build.DEPLOYMENT_ID}/1/"
     assert archived[f"{prefix}backup-logs-{build.DEPLOYMENT_ID}/database-backup.log"] == b"log of database-backup\n"
+    page = archived.pop(f"{prefix}deployment-record-{build.DEPLOYMENT_ID}/deployment-report-{build.DEPLOYMENT_ID}.html")
+    assert page == (outcome.logs / f"deployment-report-{build.DEPLOYMENT_ID}.html").read_bytes()
+    assert outcome.evidence["record_sha256"].encode() in page
     assert len(archived) == outcome.evidence["artifacts"]["files"] == 2 * len(pipeline.EVIDENCE_JOBS)
     fragment = json.loads(archived[f"{prefix}smoke-test-logs-{build.DEPLOYMENT_ID}/record/smoke-tests.json"])
     recorded = json.loads(ready.records()[KEY])["evidence"]["smoke-tests"]["fragment_sha256"]
     assert chain.sha256(schemas.canonical(fragment)) == recorded
+
+
+def test_the_report_shows_sql_that_was_applied_and_compares_with_the_deployment_before(ready, monkeypatch):
+    ready.run("deployment-record")
+    sql = "CREATE TABLE courses (id int);\n"
+    monkeypatch.chdir(ready.folder)
+    for name, text in (("20261120000000_add_courses", sql), ("20261121000000_index_orders", "DROP TABLE orders;\n")):
+        (ready.folder / "prisma" / "migrations" / name).mkdir(parents=True)
+        (ready.folder / "prisma" / "migrations" / name / "migration.sql").write_text(text)
+    applied = build.evidence("database-migrations")["applied"]
+    applied[0]["checksum"] = hashlib.sha256(sql.encode()).hexdigest()
+    later = {**build.complete(database_migrations=build.fragment("database-migrations", applied=applied))}
+    own_id, before = "1764099999-fedcba", {"version": build.VERSION, "deployment_id": build.DEPLOYMENT_ID}
+    later["gradual-rollout"].evidence["previous"] = before
+    build.receive(ready.folder / "later", *(replace(part, deployment_id=own_id) for part in later.values()))
+    outcome = ready.run("deployment-record", RECEIVED_ARTIFACTS_DIR=str(ready.folder / "later"), DEPLOYMENT_ID=own_id)
+    assert outcome.code == 0
+    page = (outcome.logs / f"deployment-report-{own_id}.html").read_text()
+    assert "CREATE TABLE courses" in page and "DROP TABLE" not in page, "only what has the SHA-256 that was applied"
+    assert f"Source: the record of {build.DEPLOYMENT_ID}" in page
+
+
+def test_a_report_that_cannot_be_made_stops_nothing(world, capfd):
+    stages = build.evidence("gradual-rollout")["stages"]
+    stages[0]["started_at"] = "yesterday"
+    build.receive(world.received, *build.complete(gradual_rollout=build.fragment("gradual-rollout", stages=stages)).values())
+    outcome = world.run("deployment-record")
+    assert outcome.code == 0 and outcome.evidence["notified"] is True and list(world.records()) == [KEY]
+    assert list(outcome.logs.glob("*.html")) == []
+    assert re.search("No HTML report.*could not be made: ValueError.*The record is complete without it", capfd.readouterr().out)
 
 
 def test_bucket_without_object_lock_is_said(tmp_path, s3_server):

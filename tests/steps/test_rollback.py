@@ -16,6 +16,7 @@ from azora_ci.core.markdown import escaped
 from azora_ci.core.process import send_signal
 from azora_ci.record import rollback, run
 from azora_ci.record.archive import Archive, KeptRecord
+from azora_ci.record.audit import verify_record
 from azora_ci.record.chain import archived_bytes, sha256
 from azora_ci.targets.base import Owner
 from tests.conftest import DatabaseMaker
@@ -135,6 +136,9 @@ def test_back_within_the_window_without_a_failed_request_and_once_more_is_recogn
     ):
         assert row in page, page
     assert f"| record of the rollback | {production.rollback_location()} |" in page
+    logs = next(production.folder.glob("**/rollback-record.json")).parent
+    assert (logs / "verify_record.py").read_bytes() == Path(verify_record.__file__).read_bytes()
+    assert "v1.1.0 was taken back by hand" in (logs / f"deployment-report-{NEW}.html").read_text()
     once_more(production, deployment_record)
 
 
