@@ -27,10 +27,12 @@ from azora_ci.record.archive import Archive
 from azora_ci.record.audit.artifact import write_beside
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.needs import Need
+from azora_ci.record.pages.deployment import timeline
 from azora_ci.record.pages.failure import JSON_FILE, MARKDOWN_FILE, SCHEMA, failure_page
 from azora_ci.steps.job import Identity, Job
 
 T = TypeVar("T")
+RECORD = "deployment-record.json"
 # People need the report soon, more than they need the archive: this job waits for the store for a shorter time than other jobs.
 PATIENCE = Patience(attempts=3, connect_timeout=5, read_timeout=20)
 
@@ -78,6 +80,9 @@ def run(job: Job[Settings]) -> None:
     if archive is not None:
         _try_part(job, notes, "the report was not archived", lambda: _archive_report(job, archive, page))
     job.actions.summary(failure_page(_make_report(job, finding, backup)))
+    if page is not None:
+        timed = timeline(chain.parse_record((job.log_dir / RECORD).read_bytes()))
+        job.actions.summary(f"## Jobs by time\n\n{timed}\n\nThe report with every tick is `{page.name}`, in this job's artifact.")
 
 
 # --- inputs ------------------------------------------------------------------------------------------------------------
@@ -239,7 +244,7 @@ def _archive_record(job: Job[Settings], finding: diagnosis.Diagnosis, job_fragme
         "location": artifacts.location, "files": artifacts.files, "size_bytes": artifacts.size_bytes, "problems": list(artifacts.problems),
     }  # fmt: skip
     kept_record = archive.keep_record(document)
-    write_beside(job.log_dir / "deployment-record.json", archive, kept_record.location)
+    write_beside(job.log_dir / RECORD, archive, kept_record.location)
     job.evidence["record_location"] = kept_record.location
     job.tick(f"the record ({document['status']}) is archived at {kept_record.location} (SHA-256 {kept_record.sha256})")
     return archive
@@ -253,7 +258,7 @@ def _write_page(
     job: Job[Settings], finding: diagnosis.Diagnosis, job_fragments: dict[str, Fragment], archive: Archive | None
 ) -> Path | None:
     """Write the HTML report of the record that this job wrote; the report of a deployment that has its own record lies beside that."""
-    record = job.log_dir / "deployment-record.json"
+    record = job.log_dir / RECORD
     if not record.exists():
         return None
     migrations_dir = _try_part(job, job.evidence["notes"], "the report shows no SQL", lambda: job.config.database.migrations_dir)
@@ -289,9 +294,9 @@ def _assemble_record(
 
 
 def _write_record(job: Job[Settings], document: chain.Document) -> None:
-    schemas.validate(document, deployment.SCHEMA, where="deployment-record.json")
+    schemas.validate(document, deployment.SCHEMA, where=RECORD)
     data = chain.archived_bytes(document)
-    (job.log_dir / "deployment-record.json").write_bytes(data)
+    (job.log_dir / RECORD).write_bytes(data)
     job.evidence["record_sha256"] = chain.sha256(data)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from azora_ci.clients import slack
 from azora_ci.core import pipeline, schemas
@@ -37,11 +38,12 @@ def run(job: Job[Settings]) -> None:
     artifacts = _archive_artifacts(job, archive)
     kept_record = _archive_record(job, archive, document)
     job.actions.output("record-sha256", kept_record.sha256)
-    _write_report(job, archive, document, kept_record.location, job_fragments)
+    page = _write_report(job, archive, document, kept_record.location, job_fragments)
     notification = _announce(job, document)
     for line in archive.set_aside:
         job.actions.warning("Not a record", f"{line}. It was set aside: the chain goes on without it. Find out who wrote it.")
     notes = [f"{artifacts.files} artifact files are archived below `{artifacts.location}`", *artifacts.problems, notification.detail]
+    notes += [f"the report with every tick is `{page.name}`, in this job's artifact"] if page else []
     notes += [f"set aside: {line}" for line in archive.set_aside]
     job.actions.summary(deployment_page(document, kept_record.location, kept_record.sha256, notes))
 
@@ -131,19 +133,20 @@ def _archive_record(job: Job[Settings], archive: Archive, document: chain.Docume
 
 def _write_report(
     job: Job[Settings], archive: Archive, document: chain.Document, location: str, job_fragments: dict[str, Fragment]
-) -> None:
-    """Write the report beside the record and archive it: no later job archives this job's artifact."""
+) -> Path | None:
+    """Write the report beside the record and archive it: no later job archives this job's artifact. None: it could not be made."""
     data, migrations_dir = chain.archived_bytes(document), job.config.database.migrations_dir
     origin = report.Origin(data=data, location=location, fragments=job_fragments, migrations_dir=migrations_dir)
     path = report.tried(lambda: report.write(job.log_dir, origin, archive), job.log.annotate)
     if path is None:
-        return
+        return None
     settings = job.settings
     artifact = f"{pipeline.ARTIFACTS[job.name]}-{artifact_suffix(settings.deployment_id, settings.run_id, settings.run_attempt)}"
     kept = archive.keep_files({f"{artifact}/{path.name}": path}, settings.deployment_id, settings.run_attempt)
     if kept.problems:
         job.actions.warning("Report not archived", "\n".join(kept.problems))
-    job.tick(f"{path.name} shows the record and its evidence")
+    job.say(f"{path.name} shows the record and its evidence")
+    return path
 
 
 def _announce(job: Job[Settings], document: chain.Document) -> slack.Notification:

@@ -18,6 +18,7 @@ import pytest
 
 from azora_ci.rehearsal.judge.deployment import JOBS
 from tests.support import ROOT
+from tests.support.provenance import unfounded
 from tests.support.rehearsals import Rehearsed, command, living, rehearse, start
 
 pytestmark = [pytest.mark.rehearsal, pytest.mark.timeout(600)]  # a test waits for the rehearsals before its own, too
@@ -90,11 +91,26 @@ def test_a_tag_goes_through_all_jobs_and_no_user_notices(rehearsed: Rehearsed) -
     assert set(result["traffic"]) == {"1.0.0", "1.1.0"} and sum(result["traffic"].values()) == result["requests"] > 500
     record = rehearsed.json("deployment-record-*/deployment-record.json")
     assert record["status"] == "success" and record["previous_version"] == "v1.0.0"
+    assert unfounded(rehearsed.base / "artifacts", record) == [], "each leaf has a fragment and a line of a log behind it"
+    assert_report_links_every_tick(rehearsed)
     assert next(rehearsed.base.glob("artifacts/rollback-instructions-*/ROLLBACK-INSTRUCTIONS.md")).is_file()
     assert re.search(r"canary \(5 %\) +\d+", rehearsed.output) and "actions/checkout@" in rehearsed.output
     assert {path.stem for path in (rehearsed.base / "summaries").iterdir()} == set(JOBS[:-1])
     assert "back to v1.0.0 when" in rehearsed.summary("gradual-rollout")
     assert living(rehearsed.base) == []
+
+
+def assert_report_links_every_tick(rehearsed: Rehearsed) -> None:
+    page = next(rehearsed.base.glob("artifacts/deployment-record-*/deployment-report-*.html"))
+    html = page.read_text(encoding="utf-8")
+    assert len(html.encode()) <= 250 * 1024 and "CREATE TABLE &#34;course_ratings&#34;" in html
+    links = re.findall(r'href="\.\./([^"#]+)#/evidence/stages/(\d+)/decisions/(\d+)"', html)
+    stages = rehearsed.json("rollout-logs-*/record/gradual-rollout.json")["evidence"]["stages"]
+    assert [(int(stage), int(tick)) for _, stage, tick in links] == [
+        (number, tick) for number, stage in enumerate(stages) for tick in range(len(stage["decisions"]))
+    ]
+    for path in re.findall(r'href="\.\./([^"#]+)', html):
+        assert (page.parent.parent / path).is_file(), f"a link leads to {path}, which is in no artifact"
 
 
 @rehearses("--fail", "canary", "--rerun")
@@ -114,6 +130,9 @@ def test_a_dispatch_deploys_the_highest_release_though_main_went_on_and_the_butt
     assert results(result)["success"] == {*JOBS[:-1], "rollback"}
     kept = rehearsed.json("rollback-logs-*/rollback-record.json")
     assert (kept["status"], kept["version"], kept["to"]["version"]) == ("completed", "v1.1.0", "v1.0.0")
+    (page,) = rehearsed.base.glob("artifacts/rollback-logs-*/deployment-report-*.html")
+    assert "v1.1.0 was taken back by hand" in page.read_text() and "#/evidence/stages/2/decisions/0" in page.read_text()
+    assert (page.parent / "verify_record.py").is_file()
     assert re.search(r"after the rollback +\d+ +0 +0", rehearsed.output)
     assert "v1.1.0 was taken back" in rehearsed.summary("rollback")
     fragment = rehearsed.json("release-logs-*/record/validate-release.json")

@@ -8,12 +8,14 @@ import re
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.config import RegistrySettings
 from azora_ci.record import chain, deployment, fragments
+from azora_ci.record import report as record_report
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from azora_ci.steps import deployment_record
 from tests.clients.test_slack import SUCCESS
@@ -88,6 +90,10 @@ def test_images_are_attested_by_the_digest_that_the_registry_has():
 
 def test_summary_tells_what_runs_where_and_until_when(ready):
     summary = ready.run("deployment-record").summary
+    gantt = summary.split("```mermaid\n")[1].split("```")[0]
+    seconds = {job: (int(end) - int(start)) / 1000 for job, start, end in re.findall(r"^  (\S+) :done, (\d+), (\d+)$", gantt, re.MULTILINE)}
+    assert seconds == {job: round(end - start, 3) for job, (start, end) in build.TIMES.items()}
+    assert f"deployment-report-{build.DEPLOYMENT_ID}.html`, in this job's artifact" in summary
     for part in (
         "## ✅ v1.2.3 is in production",
         "to v1.2.2 until **2025-11-24T12:36:00.125Z**",
@@ -134,14 +140,13 @@ def test_the_report_shows_sql_that_was_applied_and_compares_with_the_deployment_
     assert f"Source: the record of {build.DEPLOYMENT_ID}" in page
 
 
-def test_a_report_that_cannot_be_made_stops_nothing(world, capfd):
-    stages = build.evidence("gradual-rollout")["stages"]
-    stages[0]["started_at"] = "yesterday"
-    build.receive(world.received, *build.complete(gradual_rollout=build.fragment("gradual-rollout", stages=stages)).values())
-    outcome = world.run("deployment-record")
-    assert outcome.code == 0 and outcome.evidence["notified"] is True and list(world.records()) == [KEY]
-    assert list(outcome.logs.glob("*.html")) == []
-    assert re.search("No HTML report.*could not be made: ValueError.*The record is complete without it", capfd.readouterr().out)
+def test_a_report_that_cannot_be_made_stops_nothing(ready, capfd, monkeypatch):
+    monkeypatch.setattr(record_report, "verified_sql", lambda *_: Path("/dev/full").write_text("a full disk"))
+    outcome = ready.run("deployment-record")
+    assert outcome.code == 0 and outcome.evidence["notified"] is True and list(ready.records()) == [KEY]
+    assert "the report with every tick" not in outcome.summary
+    warning = "could not be made: OSError.*The record is complete without it"
+    assert re.search(warning, (outcome.logs / "deployment-record.log").read_text()) and "title=No HTML report" in capfd.readouterr().out
 
 
 def test_bucket_without_object_lock_is_said(tmp_path, s3_server):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from datetime import datetime
 from typing import Any
 
 from azora_ci.core.markdown import Markup, code, escaped, fenced, lines, listed, table
+from azora_ci.core.pipeline import EVIDENCE_JOBS
 
 Document = Mapping[str, Any]
 
@@ -20,6 +22,7 @@ def deployment_page(document: Document, location: str, sha256: str, notes: Itera
         "### Services",
         _services(document),
         "### Jobs",
+        timeline(document),
         _jobs(document),
         listed(notes),
         _whole_record(document),
@@ -111,6 +114,20 @@ def _services(document: Document) -> str:
 
 def _jobs(document: Document) -> str:
     return table(("Job", "Took"), ((job, duration(seconds)) for job, seconds in document["metrics"]["job_seconds"].items()))
+
+
+def timeline(document: Document) -> str:
+    """Return the jobs of a record on an axis of time, as a Mermaid chart, which GitHub draws; empty without jobs.
+
+    It holds names of jobs and numbers only: no text of others, and far less than Mermaid's 50,000 characters.
+    """
+    tasks = []
+    for job in filter(document["evidence"].get, EVIDENCE_JOBS):
+        part = document["evidence"][job]
+        start, end = (round(datetime.fromisoformat(part[name]).timestamp() * 1000) for name in ("started_at", "ended_at"))
+        tasks.append(f"  {job} :{'done' if part['status'] == 'ok' else 'crit'}, {start}, {max(start + 1, end)}")
+    head = "gantt\n  dateFormat x\n  axisFormat %H:%M:%S"
+    return fenced("\n".join([head, *tasks]), "mermaid") if tasks else ""
 
 
 def _whole_record(document: Document) -> str:
