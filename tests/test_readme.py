@@ -13,6 +13,7 @@ from azora_ci.core import variables
 from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.rehearsal import cli, scenarios
 from azora_ci.steps.runner import step_module
+from tests import picture
 from tests.support import ROOT
 
 README = ROOT / "README.md"
@@ -36,6 +37,13 @@ def test_scripts_schemas_and_links_are_files(page: Path):
     named = {ROOT / name for name in re.findall(r"\b((?:scripts|schemas)/[a-z_.-]+[a-z])", text)}
     linked = {page.parent / name for name in re.findall(r"\]\(([^):#]+)[^):]*\)", text)}
     assert sorted(str(path) for path in named | linked if not path.is_file()) == []
+
+
+def test_the_picture_is_small_and_its_command_makes_it():
+    shown = {ROOT / name for name in re.findall(r'(?:src|srcset)="([^"]+)"', TEXT)}
+    assert shown == {picture.path_of(scheme) for scheme in picture.SCHEMES}
+    assert all(path.read_bytes().startswith(b"\x89PNG") and path.stat().st_size <= picture.LARGEST_BYTES for path in shown)
+    assert "python -m tests.picture" in (ROOT / ".github" / "docs" / "operating.md").read_text(encoding="utf-8")
 
 
 def test_every_page_is_reached_from_the_readme():

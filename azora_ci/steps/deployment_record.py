@@ -43,7 +43,7 @@ def run(job: Job[Settings]) -> None:
     for line in archive.set_aside:
         job.actions.warning("Not a record", f"{line}. It was set aside: the chain goes on without it. Find out who wrote it.")
     notes = [f"{artifacts.files} artifact files are archived below `{artifacts.location}`", *artifacts.problems, notification.detail]
-    notes += [f"the report with every tick is `{page.name}`, in this job's artifact"] if page else []
+    notes += [f"the report with every tick is {page.name}, in this job's artifact"] if page else []
     notes += [f"set aside: {line}" for line in archive.set_aside]
     job.actions.summary(deployment_page(document, kept_record.location, kept_record.sha256, notes))
 

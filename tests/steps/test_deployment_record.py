@@ -93,7 +93,7 @@ def test_summary_tells_what_runs_where_and_until_when(ready):
     gantt = summary.split("```mermaid\n")[1].split("```")[0]
     seconds = {job: (int(end) - int(start)) / 1000 for job, start, end in re.findall(r"^  (\S+) :done, (\d+), (\d+)$", gantt, re.MULTILINE)}
     assert seconds == {job: round(end - start, 3) for job, (start, end) in build.TIMES.items()}
-    assert f"deployment-report-{build.DEPLOYMENT_ID}.html`, in this job's artifact" in summary
+    assert f"deployment-report-{build.DEPLOYMENT_ID}.html, in this job's artifact" in summary
     for part in (
         "## ✅ v1.2.3 is in production",
         "to v1.2.2 until **2025-11-24T12:36:00.125Z**",
