@@ -63,11 +63,12 @@ def tried(write_report: Callable[[], Path], warn: Callable[[str, str], None]) ->
 
 
 def last_record(archive: Archive, deployment_id: str) -> Document | None:
-    """Return the record of a deployment's last attempt, None when the archive has none that fits its schema."""
-    records = archive.records_of(deployment_id)
-    if not records:
+    """Return the record of a deployment's last attempt; None when the archive does not answer, or has none that fits its schema."""
+    try:
+        records = archive.records_of(deployment_id)
+    except AzoraError:
         return None
-    document = chain.parse_record(records[max(records)])
+    document = chain.parse_record(records[max(records)]) if records else {}
     return None if schemas.problems(document, SCHEMA) else document
 
 

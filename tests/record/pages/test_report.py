@@ -111,12 +111,36 @@ def test_smoke_tests_that_took_it_back_are_believed_only_with_proof():
     assert four(altered(lambda record: back(record, proved=False)))["live"].tone == "bad"
 
 
-def test_before_any_traffic_moved_production_is_as_before():
-    def stop(record: dict[str, Any]) -> None:
-        record |= {"status": "failed", "services_deployed": [], "rollout": None, "rollout_stages": [], "rollback_available": False}
+def without_rollout(not_run: list[str], rollout: dict[str, Any] | None = None) -> Material:
+    record = reports.material().record
+    record |= {"status": "failed", "services_deployed": [], "rollout": rollout, "rollout_stages": [], "rollback_available": False}
+    record["failure"] = {"failed_jobs": [], "not_run": not_run, "production_state": [], "unverified": []}
+    return Material(record=record, sha256=build.SHA256)
 
-    found = four(Material(record=altered(stop).record, sha256=build.SHA256))
-    assert (found["live"].headline, found["failed"].headline, found["back"].headline) == (reports.OLD, "None was moved", "Not needed")
+
+def test_before_any_traffic_moved_production_is_as_before():
+    early = {"rollout_status": None, "abort": None, "smoke_rollback": None, "target": "docker_hosts", "jobs": [], "notes": []}
+    for material in (without_rollout(["gradual-rollout"]), without_rollout([], early)):
+        found = four(material)
+        assert (found["live"].headline, found["failed"].headline, found["back"].headline) == (reports.OLD, "None was moved", "Not needed")
+        assert report(material)
+
+
+def test_a_rollout_that_was_killed_may_have_moved_traffic():
+    """Its job left no evidence: nobody knows where the traffic is, and no answer may say that all is as before."""
+    found = four(without_rollout(["smoke-tests"]))
+    assert (found["live"].headline, found["failed"].headline, found["back"].headline) == (
+        "not certain",
+        "Not known",
+        "Look at production first",
+    )
+    assert {found[name].tone for name in ("live", "failed", "back")} == {"bad"}
+
+
+def test_a_first_deployment_that_was_taken_back_leaves_nothing_live():
+    material = reports.material(reports.rolled_back())
+    material.record["previous_version"] = None
+    assert (four(material)["live"].headline, four(material)["back"].headline) == ("No version", "No")
 
 
 def test_a_rollback_by_hand_is_answered_from_its_own_record():

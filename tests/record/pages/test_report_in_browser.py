@@ -104,6 +104,7 @@ def test_without_scripts_nothing_is_missing_but_the_minutes_left(browser: Browse
         assert page.locator("details[open]").count() > 0 and heard == []
     with browser.new_context() as context:
         page, _ = opened(context, pages["success"])
+        assert "Not any more" in page.locator(".answer").nth(3).inner_text(), "the time has passed"
         assert "the window is closed" in page.locator(".answer").nth(3).inner_text()
 
 

@@ -65,12 +65,12 @@ def _live(material: Material) -> Answer:
         text = f"100 % of the traffic of {plural(len(record['services_deployed']), 'service')}"
         failed = record["health_checks"]["smoke_tests"] == "failed"
         return _answer(question, record["version"], BAD if failed else GOOD, text + (", with failed smoke tests" if failed else ""), record)
-    if abort is not None and previous is not None:
-        text = _after(abort, f"aborted in {abort['stage']}")
-        return _answer(question, previous if abort["proved"] else "not certain", GOOD if abort["proved"] else BAD, text, record)
-    if not record["rollout_stages"] and rollout.get("rollout_status") in {None, "failed", "cancelled"} and abort is None:
-        state = [Markup("As before: {}").format(line) for line in ("no traffic was moved",)]
-        return Answer(question, previous or "What ran before", GOOD, [*state, _as_of(record)])
+    if abort is not None and abort["proved"]:
+        return _answer(question, previous or "No version", GOOD if previous else BAD, _after(abort, f"aborted in {abort['stage']}"), record)
+    if abort is not None:
+        return _answer(question, "not certain", BAD, _after(abort, f"aborted in {abort['stage']}"), record)
+    if untouched(record):
+        return Answer(question, previous or "What ran before", GOOD, ["as before: no traffic was moved", _as_of(record)])
     return Answer(question, "not certain", BAD, ["look at the edge: python -m azora_ci edge status", _as_of(record)])
 
 
@@ -106,8 +106,11 @@ def failures(material: Material) -> dict[str, tuple[int, int]]:
 def _failed_traffic(material: Material) -> Answer:
     question, by_version = "How much traffic failed?", failures(material)
     failed, total = (sum(counts[index] for counts in by_version.values()) for index in (0, 1))
+    if not material.stages:
+        moved = "None was moved" if untouched(material.record) else "Not known"
+        return Answer(question, moved, GOOD if untouched(material.record) else BAD, [])
     if not total:
-        return Answer(question, "None was moved" if not material.stages else "No request came", GOOD if not material.stages else WARN, [])
+        return Answer(question, "No request came", WARN, ["while the rollout was watched"])
     headline = f"{count(failed)} of {plural(total, 'request')}"
     lines = [
         f"{version}: {count(bad)} of {count(requests)} ({share(bad / requests if requests else 0)})"
@@ -149,13 +152,14 @@ def _way_back(material: Material) -> Answer:
         tone, lines = _schema_safety(record)
         headline = f"Yes, to {record['previous_version']}"
         return Answer(question, headline, tone, [Markup("until {}").format(moment(until)), *lines], until)
+    if untouched(record):
+        return Answer(question, "Not needed", GOOD, ["no traffic was moved"])
     if not record["services_deployed"]:
-        rollout = record["rollout"] or {}
-        if record["previous_version"] is None and not rollout.get("abort"):
-            return Answer(question, "Not needed", GOOD, ["no traffic was moved"])
-        proved = _is_back(record)
-        text = "the version before has the traffic" if proved else "whether traffic is back is not proved"
-        return Answer(question, "Not needed" if proved else "Look at production first", GOOD if proved else BAD, [text])
+        if not _is_back(record):
+            return Answer(question, "Look at production first", BAD, ["whether traffic is back is not proved"])
+        if record["previous_version"] is None:
+            return Answer(question, "No", BAD, ["there is no previous version to go back to"])
+        return Answer(question, "Not needed", GOOD, ["the version before has the traffic"])
     return Answer(question, "No", BAD, ["there is no previous version to go back to"])
 
 
@@ -173,7 +177,17 @@ def _schema_safety(record: Document) -> tuple[str, list[str | Markup]]:
 
 
 def _is_back(record: Document) -> bool:
-    """Say whether the version before has the traffic: because it was proved, or because none was moved."""
+    """Say whether it was proved that the new version has no traffic any more."""
     rollout = record["rollout"] or {}
     back = rollout.get("smoke_rollback") or rollout.get("abort")
-    return bool(back["proved"]) if back else not record["rollout_stages"]
+    return bool(back and back["proved"])
+
+
+def untouched(record: Document) -> bool:
+    """Say whether no traffic was moved: the rollout did not run, or ended before its first stage. A rollout that left no evidence
+    may have moved it.
+    """
+    rollout = record["rollout"]
+    if rollout is None:
+        return "gradual-rollout" in (record["failure"] or {}).get("not_run", ())
+    return rollout["rollout_status"] in {None, "planned"} and not record["rollout_stages"] and not rollout["abort"]
