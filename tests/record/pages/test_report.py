@@ -211,7 +211,7 @@ def test_every_section_has_its_facts_and_every_tick_a_link():
     material = reports.material(before=reports.before())
     html = report(material)
     text, page = text_of(html), Page(html)
-    for words in ("AccessExclusiveLock on courses", "0.250 s", "0.300 s", "ADD COLUMN", "courses was blocked for 0.250 s", "npm run build"):
+    for words in ("AccessExclusiveLock on courses", "0.250 s", "0.300 s", "ADD COLUMN", "courses was locked for 0.250 s", "npm run build"):
         assert words in text, words
     ids = {attributes["id"] for _, attributes in page.tags if attributes.get("id")}
     links = {attributes["href"] for tag, attributes in page.tags if tag == "a"}

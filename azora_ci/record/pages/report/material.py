@@ -98,7 +98,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "code_rollback_safe": ("database-backup", "database-migrations"),
     "migrations_applied": ("database-migrations",),
     "migration_tool": ("database-migrations",),
-    "migrations": ("database-migrations",),
+    "migrations": ("database-migrations", "database-backup"),
     "artifact_kind": ("build-and-push",),
     "build_isolation": ("build-and-push",),
     "image_digests": ("build-and-push",),
