@@ -56,6 +56,8 @@ def test_what_the_wheel_holds(wheel):
     assert schemas <= names
     assert {f"azora_ci/_workflows/{name}" for name in WORKFLOWS} <= names
     assert {f"azora_ci/database/restore/{name}" for name in (RESTORE_SCRIPT, SWAP_SCRIPT)} <= names
+    pages = [path for path in (ROOT / "azora_ci/record/pages").rglob("*") if path.suffix in {".html", ".css", ".js"}]
+    assert len(pages) > 3 and {str(path.relative_to(ROOT)) for path in pages} <= names
     assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
 
 
