@@ -117,7 +117,7 @@ def material(rollout_fragment: Fragment | None = None, *, previous: Previous | N
     gradual = rollout_fragment or rollout()
     fragments = build.complete(
         gradual_rollout=gradual,
-        database_backup=build.fragment("database-backup", trial=TRIAL),
+        database_backup=build.fragment("database-backup", trial=copy.deepcopy(TRIAL)),
         database_migrations=build.fragment(
             "database-migrations", observed=[{"at": build.moment(183), "seconds": 0.3, "where": TRIAL["statements"][0]["where"]}]
         ),

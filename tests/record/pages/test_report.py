@@ -274,7 +274,14 @@ def test_an_old_record_without_fragments_still_makes_a_page():
         for tick in stage["decisions"]:
             del tick["ours"], tick["p95_ms"]
     del bare.fragments["gradual-rollout"].evidence["limits"]
+    for optional in ("where", "gained", "lost"):
+        del bare.fragments["database-backup"].evidence["trial"]["statements"][0][optional]
+    del bare.fragments["database-backup"].evidence["trial"]["blocked"], bare.record["rollout"]["jobs"]
     assert "Decision log" in text_of(report(bare))
+    failed = reports.material(reports.rolled_back())
+    failed.fragments["database-backup"].evidence["trial"] = {"how": "full copy", "reason": None, "passed": False}
+    del failed.record["failure"]["unverified"]
+    assert "The trial failed" in text_of(report(failed))
 
 
 def test_a_comparison_names_what_changed():

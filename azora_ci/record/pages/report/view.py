@@ -127,7 +127,7 @@ def _migrations(material: Material) -> Iterator[dict[str, Any]]:
     risks: Sequence[Mapping[str, Any]] = evidence.get("risks") or []
     statements = trial.get("statements") or []
     for name in dict.fromkeys([*applied, *tried]):
-        own = [statement for statement in statements if (statement["where"] or "").startswith(f"{name}/")]
+        own = [statement for statement in statements if (statement.get("where") or "").startswith(f"{name}/")]
         sql = material.sql.get(name)
         yield {
             "name": name,
