@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from azora_ci.clients import slack
 from azora_ci.clients.s3.bucket import open_bucket
 from azora_ci.clients.s3.calls import Patience
+from azora_ci.clients.slack import messages, webhook
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import AzoraError
@@ -24,6 +24,7 @@ from azora_ci.database.restore import scripts
 from azora_ci.record import chain, deployment, diagnosis, fragments
 from azora_ci.record.archive import Archive
 from azora_ci.record.audit.artifact import write_beside
+from azora_ci.record.evidence import can_go_back
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.needs import Need
 from azora_ci.record.pages.failure import JSON_FILE, MARKDOWN_FILE, SCHEMA, failure_page
@@ -70,7 +71,8 @@ def run(job: Job[Settings]) -> None:
     _write_report(job, finding, backup)
     job.evidence["artifacts"] = None
     archive = _try_part(job, notes, "the record was not archived", lambda: _archive_record(job, finding, job_fragments))
-    _notify(job, backup is not None and backup["verified"])
+    rollout, smoke = (job_fragments[name].evidence if name in job_fragments else {} for name in ("gradual-rollout", "smoke-tests"))
+    _notify(job, finding, backup is not None and backup["verified"], can_go_back=can_go_back(rollout, smoke))
     job.actions.notice("State of production", "\n".join(finding.production))
     _write_report(job, finding, backup)
     if archive is not None:
@@ -278,9 +280,22 @@ def _write_record(job: Job[Settings], document: chain.Document) -> None:
     job.evidence["record_sha256"] = chain.sha256(data)
 
 
-def _notify(job: Job[Settings], backup_available: bool) -> None:
-    text = slack.failure_text(version=job.identity.version, deployment_id=job.identity.deployment_id, backup_available=backup_available)
-    notification = slack.notify(job.settings.slack_webhook, text, job.clock)
+def _notify(job: Job[Settings], finding: diagnosis.Diagnosis, backup_available: bool, *, can_go_back: bool) -> None:
+    settings, masked = job.settings, job.log.masked
+    ending = messages.Ending(
+        status=finding.status,
+        findings=[(f"{failed.job}: {masked(failed.title)}", masked(failed.what)) for failed in finding.failed],
+        production=[masked(line) for line in finding.production],
+        next_steps=[masked(line) for line in finding.next_steps],
+    )
+    message = messages.failure(
+        version=job.identity.version,
+        deployment_id=job.identity.deployment_id,
+        backup_available=backup_available,
+        ending=ending,
+        urls=messages.links(settings.run_url, settings.server_url, settings.repository, rollback=can_go_back),
+    )
+    notification = webhook.notify(settings.slack_webhook, message, job.clock)
     job.evidence.update(notified=notification.sent, notification=notification.detail)
     if notification.sent:
         job.tick(notification.detail)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from azora_ci.clients import slack
+from azora_ci.clients.slack import messages, webhook
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.config import RegistrySettings
@@ -127,18 +127,20 @@ def _archive_record(job: Job[Settings], archive: Archive, document: chain.Docume
     return kept_record
 
 
-def _announce(job: Job[Settings], document: chain.Document) -> slack.Notification:
-    text = slack.success_text(
+def _announce(job: Job[Settings], document: chain.Document) -> webhook.Notification:
+    settings, available = job.settings, document["rollback_available"]
+    message = messages.success(
         version=document["version"],
         deployment_id=document["deployment_id"],
         public_url=job.config.public_url,
-        rollback_window_minutes=document["rollback_window_minutes"] if document["rollback_available"] else None,
+        rollback=(document["rollback_window_minutes"], document["rollback_deadline"]) if available else None,
+        urls=messages.links(settings.run_url, settings.server_url, settings.repository, rollback=available),
     )
-    notification = slack.notify(job.settings.slack_webhook, text, job.clock)
+    notification = webhook.notify(settings.slack_webhook, message, job.clock)
     job.evidence.update(notified=notification.sent, notification=notification.detail)
     if notification.sent:
         job.tick(notification.detail)
-    elif job.settings.slack_webhook is None:
+    elif settings.slack_webhook is None:
         job.say(notification.detail)
     else:
         job.actions.warning("Slack was not told", f"{notification.detail}. The deployment itself succeeded; tell the team.")

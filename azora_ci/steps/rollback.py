@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from azora_ci.clients import slack
+from azora_ci.clients.slack import messages, webhook
 from azora_ci.core import schemas
 from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, NotTrueError, UnreachableError
 from azora_ci.core.markdown import escaped, table
@@ -360,14 +360,15 @@ def _find_problem(job: Job[Settings], failed: list[dict[str, Any]], lost: tuple[
 
 
 def _notify(job: Job[Settings], deployed: chain.Document, problem: AzoraError | None) -> None:
-    text = slack.rollback_text(
+    settings = job.settings
+    message = messages.rollback(
         versions=(deployed["version"], job.evidence["to"]["version"]),
         deployment_id=deployed["deployment_id"],
-        reason=job.settings.reason,
-        actor=job.settings.actor,
-        problem=problem.title if problem else None,
+        started={"Reason": settings.reason, "Started by": settings.actor},
+        problem=(problem.title, job.log.masked(problem.what)) if problem else None,
+        urls=messages.links(settings.run_url, settings.server_url, settings.repository, rollback=problem is not None),
     )
-    notification = slack.notify(job.settings.slack_webhook, text, job.clock)
+    notification = webhook.notify(settings.slack_webhook, message, job.clock)
     job.evidence.update(notified=notification.sent)
     job.actions.summary(table(("what", "value"), _summary_rows(job, deployed, notification.detail)))
     job.say(f"Slack: {notification.detail}")

@@ -15,7 +15,7 @@ from azora_ci.core.config import RegistrySettings
 from azora_ci.record import chain, deployment, fragments
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from azora_ci.steps import deployment_record
-from tests.clients.test_slack import SUCCESS
+from tests.clients.slack.test_messages import SUCCESS
 from tests.support import fragments_builder as build
 from tests.support import record_world
 from tests.support.chain import broken_links
