@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from azora_ci.clients.deployments import ERROR, FAILURE, INACTIVE
 from azora_ci.clients.s3.bucket import open_bucket
 from azora_ci.clients.s3.calls import Patience
 from azora_ci.clients.slack import messages, webhook
@@ -18,16 +19,17 @@ from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import AzoraError
 from azora_ci.core.release import artifact_suffix
-from azora_ci.core.settings import Aws, Common, Notifications
+from azora_ci.core.settings import Aws, Common, GitHubDeployments, Notifications
 from azora_ci.core.variables import deployment_id, git_sha, release_version, variable
 from azora_ci.database.restore import scripts
 from azora_ci.record import chain, deployment, diagnosis, fragments
 from azora_ci.record.archive import Archive
 from azora_ci.record.audit.artifact import write_beside
-from azora_ci.record.evidence import can_go_back
+from azora_ci.record.evidence import can_go_back, went_back
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.needs import Need
 from azora_ci.record.pages.failure import JSON_FILE, MARKDOWN_FILE, SCHEMA, failure_page
+from azora_ci.steps import announcement
 from azora_ci.steps.job import Identity, Job
 
 T = TypeVar("T")
@@ -36,7 +38,7 @@ PATIENCE = Patience(attempts=3, connect_timeout=5, read_timeout=20)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Common, Aws, Notifications):
+class Settings(Common, Aws, Notifications, GitHubDeployments):
     """What deployment-failure-handler reads. Any of it may be missing: a run can fail before the values exist."""
 
     deployment_id: str | None = variable(
@@ -69,10 +71,11 @@ def run(job: Job[Settings]) -> None:
     backup = _check_backup(job, job_fragments, notes)
     job.evidence.update(backup=backup, record_sha256=None, record_location=None, notified=False, notification="not sent yet")
     _write_report(job, finding, backup)
-    job.evidence["artifacts"] = None
+    job.evidence.update(artifacts=None, github_deployment=None)
     archive = _try_part(job, notes, "the record was not archived", lambda: _archive_record(job, finding, job_fragments))
     rollout, smoke = (job_fragments[name].evidence if name in job_fragments else {} for name in ("gradual-rollout", "smoke-tests"))
     _notify(job, finding, backup is not None and backup["verified"], can_go_back=can_go_back(rollout, smoke))
+    _try_part(job, notes, "GitHub was not told", lambda: _set_states(job, finding, job_fragments))
     job.actions.notice("State of production", "\n".join(finding.production))
     _write_report(job, finding, backup)
     if archive is not None:
@@ -278,6 +281,18 @@ def _write_record(job: Job[Settings], document: chain.Document) -> None:
     data = chain.archived_bytes(document)
     (job.log_dir / "deployment-record.json").write_bytes(data)
     job.evidence["record_sha256"] = chain.sha256(data)
+
+
+def _set_states(job: Job[Settings], finding: diagnosis.Diagnosis, job_fragments: dict[str, Fragment]) -> None:
+    """Say on GitHub that the deployment failed; where its version serves nevertheless, the one before does not any more."""
+    if "deployment-record" in job_fragments and job_fragments["deployment-record"].status == "ok":
+        return  # it succeeded: what failed came afterwards
+    rollout, smoke = (job_fragments[name].evidence if name in job_fragments else {} for name in ("gradual-rollout", "smoke-tests"))
+    replaced = rollout.get("rollout_status") == "completed" and not went_back(smoke)
+    previous_id = (rollout.get("previous") or {}).get("deployment_id")
+    others = {previous_id: (INACTIVE, f"{job.identity.version} serves, though its deployment did not succeed")} if replaced else {}
+    reason = f"{finding.status.replace('_', ' ')}: {' '.join(finding.production)}"
+    announcement.set_states(job, ERROR if finding.status == "cancelled" else FAILURE, reason, others)
 
 
 def _notify(job: Job[Settings], finding: diagnosis.Diagnosis, backup_available: bool, *, can_go_back: bool) -> None:

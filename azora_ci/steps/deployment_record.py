@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from azora_ci.clients.deployments import INACTIVE, SUCCESS
 from azora_ci.clients.slack import messages, webhook
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.config import RegistrySettings
 from azora_ci.core.errors import NotTrueError
-from azora_ci.core.settings import Aws, Deployment, Notifications
+from azora_ci.core.settings import Aws, Deployment, GitHubDeployments, Notifications
 from azora_ci.record import chain, deployment
 from azora_ci.record.archive import Archive, KeptArtifacts, KeptRecord
 from azora_ci.record.audit.artifact import write_beside
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.pages.deployment import deployment_page
 from azora_ci.record.run import Previous
+from azora_ci.steps import announcement
 from azora_ci.steps.job import Job
 
 FILE_NAME = "deployment-record.json"
@@ -23,7 +25,7 @@ SUBJECTS_NAME = "attestation-subjects.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Aws, Notifications):
+class Settings(Deployment, Aws, Notifications, GitHubDeployments):
     """What deployment-record reads."""
 
 
@@ -37,10 +39,12 @@ def run(job: Job[Settings]) -> None:
     kept_record = _archive_record(job, archive, document)
     job.actions.output("record-sha256", kept_record.sha256)
     notification = _announce(job, document)
+    serves = f"{document['version']} serves"
+    announcement.set_states(job, SUCCESS, serves, {document["previous_deployment_id"]: (INACTIVE, serves)})
     for line in archive.set_aside:
         job.actions.warning("Not a record", f"{line}. It was set aside: the chain goes on without it. Find out who wrote it.")
     notes = [f"{artifacts.files} artifact files are archived below `{artifacts.location}`", *artifacts.problems, notification.detail]
-    notes += [f"set aside: {line}" for line in archive.set_aside]
+    notes += [job.evidence["github_deployment"]["detail"], *(f"set aside: {line}" for line in archive.set_aside)]
     job.actions.summary(deployment_page(document, kept_record.location, kept_record.sha256, notes))
 
 

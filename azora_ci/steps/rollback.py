@@ -10,12 +10,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from azora_ci.clients.deployments import ERROR, INACTIVE, SUCCESS
 from azora_ci.clients.slack import messages, webhook
 from azora_ci.core import schemas
 from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, NotTrueError, UnreachableError
 from azora_ci.core.markdown import escaped, table
 from azora_ci.core.process import undisturbed
-from azora_ci.core.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts
+from azora_ci.core.settings import Aws, Common, DatabaseAccess, GitHubDeployments, Health, Notifications, ProductionHosts
 from azora_ci.core.variables import deployment_id, truth, variable
 from azora_ci.database.migrations.history import ExpectedMigrations
 from azora_ci.record import chain, host_keys
@@ -24,7 +25,7 @@ from azora_ci.record.deployment import SCHEMA
 from azora_ci.record.rollback import FILE_NAME, RollbackCircumstances, assemble
 from azora_ci.record.rollback import SCHEMA as ROLLBACK_SCHEMA
 from azora_ci.rollback import previous_version, window
-from azora_ci.steps import smoke_tests
+from azora_ci.steps import announcement, smoke_tests
 from azora_ci.steps.job import Identity, Job
 from azora_ci.targets.base import AbortResult, Owner, Target, TargetContext
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
@@ -41,7 +42,7 @@ def parse_reason(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Common, Health, DatabaseAccess, Aws, Notifications, ProductionHosts):
+class Settings(Common, Health, DatabaseAccess, Aws, Notifications, GitHubDeployments, ProductionHosts):
     """What rollback reads."""
 
     reason: str = variable("ROLLBACK_REASON", "why; lands in the record", example="checkout fails for every user", parse=parse_reason)
@@ -79,6 +80,7 @@ def run(job: Job[Settings]) -> None:
     except AzoraError as error:  # people are notified nevertheless
         problem = problem or error
     _notify(job, deployed, problem)
+    _set_states(job, deployment_rollback.lost)
     if problem is not None:
         raise problem
 
@@ -357,6 +359,17 @@ def _find_problem(job: Job[Settings], failed: list[dict[str, Any]], lost: tuple[
     if failed:
         return smoke_tests.failure(failed, f"traffic is on {job.evidence['to']['version']}")
     return None
+
+
+def _set_states(job: Job[Settings], lost: tuple[str, ...]) -> None:
+    """Say on GitHub which deployment serves; after a rollback that is not proved, only that of this one nobody knows."""
+    evidence = job.evidence
+    if lost or not evidence["proved"]:
+        announcement.set_states(job, ERROR, f"taken back, NOT proved: {evidence['detail']}", {}, create=False)
+        return
+    back = f"{evidence['to']['version']} serves again: {job.identity.version} was taken back"
+    others: dict[str | None, tuple[str, str]] = {evidence["to"]["deployment_id"]: (SUCCESS, back)}
+    announcement.set_states(job, INACTIVE, f"taken back: {job.settings.reason}", others, create=False)
 
 
 def _notify(job: Job[Settings], deployed: chain.Document, problem: AzoraError | None) -> None:
