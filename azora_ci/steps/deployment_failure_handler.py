@@ -28,6 +28,7 @@ from azora_ci.record.audit.artifact import write_beside
 from azora_ci.record.evidence import can_go_back, went_back
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.needs import Need
+from azora_ci.record.pages import metrics
 from azora_ci.record.pages.failure import JSON_FILE, MARKDOWN_FILE, SCHEMA, failure_page
 from azora_ci.steps import announcement
 from azora_ci.steps.job import Identity, Job
@@ -73,6 +74,7 @@ def run(job: Job[Settings]) -> None:
     _write_report(job, finding, backup)
     job.evidence.update(artifacts=None, github_deployment=None)
     archive = _try_part(job, notes, "the record was not archived", lambda: _archive_record(job, finding, job_fragments))
+    _try_part(job, notes, "no metrics were written", lambda: _write_metrics(job))
     rollout, smoke = (job_fragments[name].evidence if name in job_fragments else {} for name in ("gradual-rollout", "smoke-tests"))
     _notify(job, finding, backup is not None and backup["verified"], can_go_back=can_go_back(rollout, smoke))
     _try_part(job, notes, "GitHub was not told", lambda: _set_states(job, finding, job_fragments))
@@ -255,7 +257,8 @@ def _open_archive(job: Job[Settings]) -> Archive:
 def _archive_report(job: Job[Settings], archive: Archive) -> None:
     """Archive the report: this is the last job, so no other job archives its artifact."""
     own_id, attempt = job.identity.deployment_id or "", job.settings.run_attempt
-    names = (JSON_FILE, MARKDOWN_FILE, *(job.evidence["backup"] or {"scripts": []})["scripts"])
+    written = [metrics.FILE_NAME] if (job.log_dir / metrics.FILE_NAME).is_file() else []
+    names = (JSON_FILE, MARKDOWN_FILE, *written, *(job.evidence["backup"] or {"scripts": []})["scripts"])
     files = {f"deployment-failure-report-{artifact_suffix(own_id, '', attempt)}/{name}": job.log_dir / name for name in names}
     kept_report = archive.keep_files(files, own_id, attempt)
     job.tick(f"{kept_report.files} files of the report are archived below {kept_report.location}")
@@ -281,6 +284,13 @@ def _write_record(job: Job[Settings], document: chain.Document) -> None:
     data = chain.archived_bytes(document)
     (job.log_dir / "deployment-record.json").write_bytes(data)
     job.evidence["record_sha256"] = chain.sha256(data)
+
+
+def _write_metrics(job: Job[Settings]) -> None:
+    path = job.log_dir / "deployment-record.json"
+    if path.is_file():
+        document = schemas.read(path.read_bytes(), deployment.SCHEMA, where=str(path), limits=chain.LIMITS)
+        (job.log_dir / metrics.FILE_NAME).write_text(metrics.metrics_text(document), encoding="utf-8")
 
 
 def _set_states(job: Job[Settings], finding: diagnosis.Diagnosis, job_fragments: dict[str, Fragment]) -> None:

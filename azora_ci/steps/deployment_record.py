@@ -15,6 +15,7 @@ from azora_ci.record import chain, deployment
 from azora_ci.record.archive import Archive, KeptArtifacts, KeptRecord
 from azora_ci.record.audit.artifact import write_beside
 from azora_ci.record.fragments import Fragment
+from azora_ci.record.pages import metrics
 from azora_ci.record.pages.deployment import deployment_page
 from azora_ci.record.run import Previous
 from azora_ci.steps import announcement
@@ -92,6 +93,7 @@ def _write(job: Job[Settings], document: chain.Document) -> None:
     path = job.log_dir / FILE_NAME
     path.write_bytes(chain.archived_bytes(document))
     (job.log_dir / SUBJECTS_NAME).write_text(subjects(document, job.config.registry), encoding="utf-8")
+    (job.log_dir / metrics.FILE_NAME).write_text(metrics.metrics_text(document), encoding="utf-8")
     job.tick(f"{path} is complete and fits its schema")
 
 
