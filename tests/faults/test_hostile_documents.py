@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from azora_ci.cli.adopt.discover import discover
+from azora_ci.clients.deployments import Deployments
 from azora_ci.clients.docker import engine
 from azora_ci.clients.github import GitHub
 from azora_ci.clients.signing import envelope
@@ -180,7 +181,11 @@ def test_github(answers, document):
         lambda: client.check_runs("0" * 40),
         lambda: client.job_attempts(7),
         lambda: client.check_suite_of_run("7"),
+        lambda: Deployments(client, "production").find(ID),
+        lambda: client.create_deployment_status(7, {}),
     )
+    answers.reset(document, status=201)
+    judged(lambda: client.create_deployment({}))
     answers.reset(document, status=404)
     with pytest.raises(AzoraError):
         client.default_branch()

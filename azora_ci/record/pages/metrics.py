@@ -65,7 +65,7 @@ def _samples(document: Document) -> dict[str, Samples]:
         "timestamp_seconds": [({}, datetime.fromisoformat(document["timestamp"]).timestamp())],
         "duration_seconds": [({}, metrics["duration_seconds"])],
         "job_duration_seconds": [({"job": job}, seconds) for job, seconds in metrics["job_seconds"].items()],
-        "stage_duration_seconds": [({"stage": stage["stage"]}, stage["duration_minutes"] * 60) for stage in stages],
+        "stage_duration_seconds": [({"stage": stage["stage"]}, round(stage["duration_minutes"] * 60, 3)) for stage in stages],
         "lead_time_seconds": [({}, metrics["lead_time_seconds"])],
         "health_check_success_ratio": [({}, metrics["health_check_success_rate"])],
         "health_checks": [({"result": "failed"}, probes["failed"]), ({"result": "healthy"}, probes["total"] - probes["failed"])],

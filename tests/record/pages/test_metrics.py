@@ -44,7 +44,7 @@ def test_the_guides_five_metrics_are_the_records_numbers():
     assert value(values, "migration_duration_seconds") == metrics["migration_seconds"]
     for stage in record["rollout_stages"]:
         labels = {"stage": stage["stage"]}
-        assert value(values, "stage_duration_seconds", **labels) == stage["duration_minutes"] * 60
+        assert value(values, "stage_duration_seconds", **labels) == round(stage["duration_minutes"] * 60, 3)
         # Service availability during rollout
         assert value(values, "availability_ratio", **labels) == stage["availability"]
         # Error rates during deployment
