@@ -47,12 +47,13 @@ def _set_states(
     if number is None:
         return f"GitHub has no deployment of {release.deployment_id}: it is left out"
     links = {"log_url": f"{settings.run_url}#artifacts"}  # report and record lie there
-    deployments.add(number, Status(*own, links | _environment_url(job)))
+    links |= _environment_url(job)
+    deployments.add(number, Status(own[0], job.log.masked(own[1]), links))  # nobody masks what GitHub's pages show
     document["number"] = number
     for other_id, status in others.items():
         other = deployments.find(other_id) if other_id else None
         if other_id and other is not None:
-            deployments.add(other, Status(*status, links | _environment_url(job)))
+            deployments.add(other, Status(status[0], job.log.masked(status[1]), links))
             document["others"][other_id] = status[0]
     return f"GitHub's deployment {number} is {own[0]}" + "".join(f", that of {name} {state}" for name, state in document["others"].items())
 

@@ -146,6 +146,17 @@ def test_what_fails_after_the_record_leaves_a_success_on_github_and_an_early_fai
         assert (api.deployments, outcome.code) == ([], 0)
 
 
+def test_no_secret_reaches_githubs_page_or_slack(world):
+    secret = world.environ["AWS_SECRET_ACCESS_KEY"]
+    back = {**TAKEN_BACK, "to": f"v1.2.2 of {secret}"}
+    needs = failed_at(world, "smoke-tests", rollback=back)
+    with world.github() as api:
+        world.run(JOB, NEEDS=needs)
+        (status,) = api.statuses_of(1000)
+    assert "***" in status["description"] and secret not in str(api.deployments) + str(status)
+    assert secret not in world.slack.messages.read_text()
+
+
 def test_what_a_watch_found_is_told_on_slack(world):
     world.run(JOB, NEEDS=failed_at(world, "gradual-rollout", evidence={}))
     payload = json.loads(world.slack.messages.read_text().splitlines()[0])["payload"]
