@@ -13,7 +13,7 @@ from typing import Any
 from azora_ci.clients.deployments import ERROR, INACTIVE, SUCCESS
 from azora_ci.clients.slack import messages, webhook
 from azora_ci.core import schemas
-from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, NotTrueError, UnreachableError
+from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError, UnreachableError
 from azora_ci.core.markdown import escaped, table
 from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import Aws, Common, DatabaseAccess, GitHubDeployments, Health, Notifications, ProductionHosts
@@ -74,7 +74,12 @@ def run(job: Job[Settings]) -> None:
     with target.connected():
         previous = deployment_rollback.require_previous()
         smoke_tests.http_tests(job, previous.version)
-        problem = _find_problem(job, deployment_rollback.execute(previous), deployment_rollback.lost)
+        try:
+            problem = _find_problem(job, deployment_rollback.execute(previous), deployment_rollback.lost)
+        except CancelledError as error:  # production may have changed: somebody must look
+            with undisturbed(deliver=False):
+                _notify(job, deployed, error, hurry=True)
+            raise
     try:
         _archive_record(job, archive, deployed)
     except AzoraError as error:  # people are notified nevertheless
@@ -372,7 +377,7 @@ def _set_states(job: Job[Settings], lost: tuple[str, ...]) -> None:
     announcement.set_states(job, INACTIVE, f"taken back: {job.settings.reason}", others, create=False)
 
 
-def _notify(job: Job[Settings], deployed: chain.Document, problem: AzoraError | None) -> None:
+def _notify(job: Job[Settings], deployed: chain.Document, problem: Explained | None, *, hurry: bool = False) -> None:
     settings = job.settings
     message = messages.rollback(
         versions=(deployed["version"], job.evidence["to"]["version"]),
@@ -381,7 +386,7 @@ def _notify(job: Job[Settings], deployed: chain.Document, problem: AzoraError | 
         problem=(problem.title, job.log.masked(problem.what)) if problem else None,
         urls=messages.links(settings.run_url, settings.server_url, settings.repository, rollback=problem is not None),
     )
-    notification = webhook.notify(settings.slack_webhook, message, job.clock)
+    notification = webhook.notify(settings.slack_webhook, message, job.clock, hurry=hurry)
     job.evidence.update(notified=notification.sent)
     job.actions.summary(table(("what", "value"), _summary_rows(job, deployed, notification.detail)))
     job.say(f"Slack: {notification.detail}")

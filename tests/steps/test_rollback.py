@@ -229,6 +229,7 @@ def test_a_cancelled_rollback_that_has_begun_is_finished_quickly(production):
     assert production.versions_now() == {"1.0.0"}, output
     assert (code, production.fragment("rollback").status) == (1, "cancelled")
     assert production.evidence()["to"]["version"] == "v1.0.0"
+    assert ["ACTION REQUIRED: Cancelled" in text for text in production.slack.texts()] == [True]
     code, output = production.back()
     assert code == 0, output
     assert production.rollback_records()[0]["status"] == "completed"

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     import requests
 
 ATTEMPTS = 4
-TIMEOUT_SECONDS = 10  # to connect, to the first byte, and for the body
+TIMEOUT_SECONDS = 10.0  # to connect, to the first byte, and for the body
+HURRY_SECONDS = 1.5  # likewise, when the job is cancelled and about to be killed
 LONGEST_WAIT_SECONDS = 60.0  # all waits together; after a longer Retry-After the message is not sent
 ANSWER = Limits(size=64 * 1024)  # Slack's have some bytes
 
@@ -34,25 +35,26 @@ class Notification:
     detail: str
 
 
-def notify(webhook: Secret | None, message: Message, clock: Clock) -> Notification:
+def notify(webhook: Secret | None, message: Message, clock: Clock, *, hurry: bool = False) -> Notification:
     """Send a message and return the result. Never raises for a failure of Slack or the network.
 
     Repeats after 429 (waiting as long as ``Retry-After`` asks, at most a minute altogether), after 5xx, and when no answer arrived. When
-    Slack refuses the blocks, the text is sent alone.
+    Slack refuses the blocks, the text is sent alone. ``hurry``: one attempt, and a few seconds at most.
     """
     if webhook is None:
         return Notification(False, 0, "SLACK_WEBHOOK is not set, nobody was notified")
     payload: dict[str, Any] = {"text": message.text, "blocks": list(message.blocks)} if message.blocks else {"text": message.text}
     refusal = ""
-    for attempt in clock.attempts(ATTEMPTS, patience=LONGEST_WAIT_SECONDS):
-        answer = _send_once(webhook.reveal(), payload, clock)
+    most, seconds = (1, HURRY_SECONDS) if hurry else (ATTEMPTS, TIMEOUT_SECONDS)
+    for attempt in clock.attempts(most, patience=LONGEST_WAIT_SECONDS):
+        answer = _send_once(webhook.reveal(), payload, clock, seconds)
         if answer.status == 400 and "blocks" in payload:
             refusal, payload = f"; it took the text alone: with blocks, {answer.detail}", {"text": message.text}
-            answer = _send_once(webhook.reveal(), payload, clock)
+            answer = _send_once(webhook.reveal(), payload, clock, seconds)
         if not answer.repeatable:
             return Notification(answer.sent, attempt.number, f"{answer.detail}{refusal if answer.sent else ''}")
         attempt.wait = answer.retry_after or attempt.wait
-    reason = f"gave up after {ATTEMPTS} attempts" if attempt.last else f"waiting {attempt.wait:g} s more is too long"
+    reason = f"gave up after {most} attempt{'s' if most > 1 else ''}" if attempt.last else f"waiting {attempt.wait:g} s more is too long"
     return Notification(False, attempt.number, f"{answer.detail}; {reason}")
 
 
@@ -65,14 +67,14 @@ class _Answer:
     status: int | None = None
 
 
-def _send_once(url: str, payload: dict[str, Any], clock: Clock) -> _Answer:
+def _send_once(url: str, payload: dict[str, Any], clock: Clock, seconds: float) -> _Answer:
     import requests
 
     try:
         # A redirect would lead the message to somebody else; an answer is read here, as far as its limit.
-        response = requests.post(url, json=payload, timeout=TIMEOUT_SECONDS, allow_redirects=False, stream=True)
+        response = requests.post(url, json=payload, timeout=seconds, allow_redirects=False, stream=True)
         with response:
-            http.take_body(response, ANSWER, clock=clock, seconds=TIMEOUT_SECONDS)
+            http.take_body(response, ANSWER, clock=clock, seconds=seconds)
     except UnreadableError as error:
         return _Answer(False, f"Slack's answer is not read: {error}")
     except ValueError:  # of requests, about the address

@@ -109,6 +109,12 @@ def test_server_errors_are_tried_again_a_bounded_number_of_times(receiver):
     assert result.detail == "Slack answered 500 'rollup_error'; gave up after 4 attempts"
 
 
+def test_a_cancelled_job_tries_once(receiver):
+    receiver.answer_next(*[ANSWERS["500"]] * 10)
+    result = webhook.notify(Secret(receiver.url), HELLO, PatientClock(), hurry=True)
+    assert (result.detail, receiver.requests) == ("Slack answered 500 'rollup_error'; gave up after 1 attempt", 1)
+
+
 def test_one_server_error_is_got_over(receiver):
     receiver.answer_next(ANSWERS["500"])
     assert webhook.notify(Secret(receiver.url), HELLO, PatientClock()).attempts == 2
