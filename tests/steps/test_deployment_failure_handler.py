@@ -32,9 +32,6 @@ def world(tmp_path, s3_server):
         yield record_world.world(tmp_path, s3_server, slack)
 
 
-TAKEN_BACK = {"to": "v1.2.2", "seconds_to_safe": 0.1, "proved": True, "detail": "x"}
-
-
 def failed_at(world, job, *, result="failure", backup=True, **changes):
     """Write the artifacts of a run whose ``job`` failed, and return the run's ``toJSON(needs)``."""
     at = ORDER.index(job)
@@ -111,56 +108,6 @@ def test_a_run_that_was_cancelled_in_any_job_is_recorded_as_one(world, job):
     assert report_of(outcome)["not_run"] == ORDER[ORDER.index(job) + 1 :]
     assert json.loads(world.records()[KEY])["status"] == "cancelled"
     assert world.slack.texts() == [WITH_BACKUP if ORDER.index(job) > BACKUP else WITHOUT_BACKUP]
-
-
-@pytest.mark.parametrize(
-    ("job", "result", "changes", "expected"),
-    [
-        ("database-migrations", "failure", {"evidence": {"applied": []}}, (["failure"], [])),
-        ("gradual-rollout", "cancelled", {"evidence": {}}, (["error"], [])),
-        ("smoke-tests", "failure", {"smoke_status": "failed"}, (["failure"], ["inactive"])),
-        (
-            "smoke-tests",
-            "failure",
-            {"rollback": {"to": "v1.2.2", "seconds_to_safe": 0.1, "proved": True, "detail": "x"}},
-            (["failure"], []),
-        ),
-    ],
-    ids=["before any traffic", "cancelled", "it serves nevertheless", "taken back"],
-)
-def test_github_is_told_that_it_failed_and_what_serves(world, job, result, changes, expected):
-    with world.github() as api:
-        outcome = world.run(JOB, NEEDS=failed_at(world, job, result=result, **changes))
-        own, before = ([status["state"] for status in api.statuses_of(number)] for number in (1000, 7))
-    assert outcome.code == 0
-    assert (own, before[1:]) == expected
-    assert api.deployments[0]["payload"]["deployment_id"] == build.DEPLOYMENT_ID
-    assert outcome.evidence["github_deployment"]["number"] == 1000
-    assert (world.slack.refusals, len(world.slack.texts())) == ([], 1)
-
-
-def test_what_fails_after_the_record_leaves_a_success_on_github_and_an_early_failure_nothing(world):
-    needs = failed_at(world, "validate-release", evidence={})
-    with world.github() as api:
-        outcome = world.run(JOB, NEEDS=needs, DEPLOYMENT_ID=None, VERSION=None, GIT_SHA=None)
-        assert (api.deployments, outcome.code) == ([], 0)
-
-
-def test_no_secret_reaches_githubs_page_or_slack(world):
-    secret = world.environ["AWS_SECRET_ACCESS_KEY"]
-    back = {**TAKEN_BACK, "to": f"v1.2.2 of {secret}"}
-    needs = failed_at(world, "smoke-tests", rollback=back)
-    with world.github() as api:
-        world.run(JOB, NEEDS=needs)
-        (status,) = api.statuses_of(1000)
-    assert "***" in status["description"] and secret not in str(api.deployments) + str(status)
-    assert secret not in world.slack.messages.read_text()
-
-
-def test_what_a_watch_found_is_told_on_slack(world):
-    world.run(JOB, NEEDS=failed_at(world, "gradual-rollout", evidence={}))
-    payload = json.loads(world.slack.messages.read_text().splitlines()[0])["payload"]
-    assert "exit code 7 after 3 of 5" in json.dumps(payload["blocks"]) and "exit code 7" not in payload["text"]
 
 
 def test_failed_smoke_tests_leave_the_new_version_and_say_so(world):

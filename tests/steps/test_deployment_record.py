@@ -13,7 +13,6 @@ import pytest
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.config import RegistrySettings
 from azora_ci.record import chain, deployment, fragments
-from azora_ci.rehearsal.standins.github import GitHubApi
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from azora_ci.steps import deployment_record
 from tests.clients.slack.test_messages import SUCCESS
@@ -273,49 +272,6 @@ def test_slack_takes_the_blocks_beside_the_text(ready):
     assert (outcome.evidence["notification"], ready.slack.refusals) == ("Slack answered ok", [])
     payload = json.loads(ready.slack.messages.read_text().splitlines()[0])["payload"]
     assert "2025-11-24T12:36:00.125Z" in json.dumps(payload["blocks"]), "until when going back is possible"
-
-
-def states(api: GitHubApi) -> dict[str, list[str]]:
-    """Return our deployment id -> the states that GitHub's deployment of it got, oldest first."""
-    deployments = [*json.loads(api.state.read_text())["deployments"], *api.deployments]
-    return {each["payload"]["deployment_id"]: [status["state"] for status in api.statuses_of(each["id"])] for each in deployments}
-
-
-def test_github_shows_what_serves_and_what_does_not_any_more(ready):
-    with ready.github() as api:
-        outcome = ready.run("deployment-record")
-        assert states(api) == {build.PREVIOUS_ID: ["success", "inactive"], build.DEPLOYMENT_ID: ["success"]}
-        status = api.statuses_of(1000)[-1]
-        assert status["environment_url"].startswith("https://") and status["log_url"].endswith("/actions/runs/1234567890#artifacts")
-        payload = api.deployments[0]["payload"]
-        assert payload["record_location"] == outcome.evidence["record_location"]
-        assert payload["record_sha256"] == outcome.evidence["record_sha256"]
-        again = ready.run("deployment-record", GITHUB_RUN_ATTEMPT="2")
-        assert states(api)[build.DEPLOYMENT_ID] == ["success", "success"] and len(api.deployments) == 1
-    assert outcome.evidence["github_deployment"] == again.evidence["github_deployment"] == {
-        "number": 1000, "state": "success", "others": {build.PREVIOUS_ID: "inactive"},
-        "detail": f"GitHub's deployment 1000 is success, that of {build.PREVIOUS_ID} inactive",
-    }  # fmt: skip
-    assert "the-token" not in (outcome.logs / "deployment-record.log").read_text()
-
-
-@pytest.mark.parametrize(
-    ("state", "words"),
-    [
-        ({"read_only": True}, "may not do this"),
-        ({"answers": [{"path": "/deployments", "status": 200, "body": "{}"}]}, "another shape"),
-        ({"answers": [{"path": "/deployments", "status": 200, "body": "[" * 1000}]}, "not read"),
-        ({"answers": [{"path": "/deployments", "status": 404}]}, "does not know this"),
-    ],
-)
-def test_a_github_that_takes_no_state_does_not_change_the_verdict(ready, state, words, capfd):
-    with ready.github(**state):
-        outcome = ready.run("deployment-record")
-    assert outcome.code == 0
-    assert outcome.evidence["github_deployment"]["number"] is None
-    assert "::warning title=GitHub's deployment has no state::" in capfd.readouterr().out
-    assert words in outcome.evidence["github_deployment"]["detail"]
-    assert ready.slack.texts() == [MESSAGE]
 
 
 def test_without_a_webhook_nobody_is_told(ready):

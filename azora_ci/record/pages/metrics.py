@@ -73,5 +73,7 @@ def _samples(document: Document) -> dict[str, Samples]:
         "error_ratio": per_version("error_rate"),
         "requests": per_version("requests"),
         "migration_duration_seconds": [({}, metrics["migration_seconds"])],
-        "one_migration_duration_seconds": [({"migration": each["name"]}, each.get("seconds")) for each in document["migrations"]],
+        "one_migration_duration_seconds": [
+            ({"migration": migration["name"]}, migration.get("seconds")) for migration in document["migrations"]
+        ],
     }

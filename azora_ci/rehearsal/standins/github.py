@@ -104,14 +104,11 @@ class GitHubApi:
     def _of_deployments(self, state: dict[str, Any], parts: list[str], query: dict[str, str], body: bytes | None) -> Answer:
         deployments = [*state.get("deployments", []), *self.deployments]
         if body is None and not parts:
-            fitting = [
-                one
-                for one in deployments
-                if all(one.get(name, query[name]) == query[name] for name in ("environment", "sha") & query.keys())
-            ]
-            return 200, [{"task": "deploy", **{key: one[key] for key in one if key != "statuses"}} for one in fitting][::-1]
+            selected = query.keys() & {"environment", "sha"}
+            fitting = [entry for entry in deployments if all(entry.get(name, query[name]) == query[name] for name in selected)]
+            return 200, [{"task": "deploy", **{key: entry[key] for key in entry if key != "statuses"}} for entry in fitting][::-1]
         number = int(parts[0]) if parts else 0
-        before = next((one.get("statuses", []) for one in deployments if one["id"] == number), None)
+        before = next((entry.get("statuses", []) for entry in deployments if entry["id"] == number), None)
         if parts and before is None:
             return NOT_FOUND
         statuses = self._statuses.setdefault(number, list(before or []))
