@@ -1,4 +1,4 @@
-"""A client of GitHub's REST API: read only, reads all pages, bounded retries, obeys rate limits.
+"""A client of GitHub's REST API: reads all pages, bounded retries, obeys rate limits; of what it could change, it adds deployments.
 
 Protocol: docs.github.com/rest, "Best practices for using the REST API" (``retry-after`` first, then ``x-ratelimit-reset``, else at
 least a minute) and "Using pagination in the REST API" (follow ``Link: rel="next"``).
@@ -31,7 +31,10 @@ PERMISSIONS = "checks: read, statuses: read, actions: read, contents: read and p
 
 
 class GitHub:
-    """A repository (``owner/name``). ``say`` is called with a line for every wait; ``pause``: seconds before the first retry."""
+    """A repository (``owner/name``). ``say`` is called with a line for every wait; ``pause``: seconds before the first retry.
+
+    Its ``patience`` may be set: the longest, in seconds, that one request waits for rate limits.
+    """
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class GitHub:
         self._clock = clock
         self._say = say
         self._pause = pause
+        self.patience = PATIENCE_SECONDS
         self._session: requests.Session | None = None
 
     def default_branch(self) -> str:
@@ -131,6 +135,23 @@ class GitHub:
         """Return the reviews of a pull request, in the order of time."""
         return self._pages(f"{self._base}/pulls/{int(number)}/reviews")
 
+    def deployments(self, environment: str) -> list[tuple[int, Any]]:
+        """Return number and payload of the newest deployments to an environment, a page of them."""
+        url = f"{self._base}/deployments"
+        response = self._request(url, {"environment": environment, "task": "deploy", "per_page": str(PAGE_SIZE)})
+        with expected_shape(lambda problem: self._other_shape(url, problem)):
+            return [(int(entry["id"]), entry.get("payload")) for entry in self._entries(response, None)]
+
+    def create_deployment(self, document: dict[str, Any]) -> int:
+        """Create a deployment and return its number."""
+        url = f"{self._base}/deployments"
+        with expected_shape(lambda problem: self._other_shape(url, problem)):
+            return int(self._json(self._request(url, {}, document))["id"])
+
+    def create_deployment_status(self, number: int, document: dict[str, Any]) -> None:
+        """Add a status to a deployment."""
+        self._request(f"{self._base}/deployments/{number}/statuses", {}, document)
+
     def _get(self, url: str, key: str | None = None, **parameters: str) -> Any:
         document = self._json(self._request(url, parameters))
         with expected_shape(lambda problem: self._other_shape(url, problem)):
@@ -175,31 +196,35 @@ class GitHub:
             )
         return url
 
-    def _request(self, url: str, query: dict[str, str]) -> requests.Response:
-        """Return the answer of status 200. Waits for rate limits, repeats 5xx and broken connections, raises for other statuses."""
+    def _request(self, url: str, query: dict[str, str], document: dict[str, Any] | None = None) -> requests.Response:
+        """Return the answer of status 200, or 201 where a document is sent, which is sent once: its answer may be lost, and it be there.
+
+        Waits for rate limits, repeats 5xx and broken connections, raises for other statuses.
+        """
         waited = 0.0
-        for attempt in self._clock.attempts(ATTEMPTS, self._pause):
-            response, problem = self._send(url, query)
+        attempts = ATTEMPTS if document is None else 1
+        for attempt in self._clock.attempts(attempts, self._pause):
+            response, problem = self._send(url, query, document)
             while response is not None and (wait := self._rate_limit_wait(response)) is not None:
                 waited += wait
-                if waited > PATIENCE_SECONDS:
+                if waited > self.patience:
                     raise self._rate_limit_error(url, wait)
                 self._say(f"GitHub's rate limit: waiting {wait:.0f} s")
                 self._clock.sleep(wait)
-                response, problem = self._send(url, query)
+                response, problem = self._send(url, query, document)
             if response is not None and response.status_code < 500:
-                self._require_success(url, response)
+                self._require_success(url, response, 200 if document is None else 201)
                 return response
             if not attempt.last:
                 self._say(f"GitHub: {problem}; {attempt}")
         raise UnreachableError(
             "GitHub does not answer",
-            what=f"{ATTEMPTS} attempts, the last one: {problem}",
+            what=f"{attempts} attempt{'s' if attempts > 1 else ''}, the last one: {problem}",
             where=url,
             next_step="look at githubstatus.com and run the job again",
         )
 
-    def _send(self, url: str, query: dict[str, str]) -> tuple[requests.Response | None, str]:
+    def _send(self, url: str, query: dict[str, str], document: dict[str, Any] | None) -> tuple[requests.Response | None, str]:
         import requests
 
         if self._session is None:
@@ -215,7 +240,10 @@ class GitHub:
                 }
             )
         try:
-            response = self._session.get(url, params=query, timeout=TIMEOUTS)
+            if document is None:
+                response = self._session.get(url, params=query, timeout=TIMEOUTS)
+            else:
+                response = self._session.post(url, json=document, timeout=TIMEOUTS, allow_redirects=False)
         except requests.RequestException as error:
             return None, f"{type(error).__name__}: {error}"
         except UnreadableError as error:
@@ -238,21 +266,22 @@ class GitHub:
     def _rate_limit_error(self, url: str, wait: float) -> UnreachableError:
         return UnreachableError(
             "GitHub's rate limit is used up",
-            what=f"the next {wait:.0f} s would pass the {PATIENCE_SECONDS:.0f} s that one request may wait",
+            what=f"the next {wait:.0f} s would pass the {self.patience:.0f} s that one request may wait",
             where=url,
             next_step="run the job again when the limit has been reset",
         )
 
-    def _require_success(self, url: str, response: requests.Response) -> None:
+    def _require_success(self, url: str, response: requests.Response, success: int) -> None:
+        needed = PERMISSIONS if success == 200 else "deployments: write"
         reasons = {
             401: ("GitHub refuses the token", "hand over a valid GITHUB_TOKEN"),
-            403: ("The token may not read this", f"give the job the permissions {PERMISSIONS}"),
+            403: ("The token may not do this", f"give the job the permissions {needed}"),
             404: (
                 "GitHub does not know this",
-                f"check GITHUB_REPOSITORY, and the permissions {PERMISSIONS}: without them GitHub answers 404",
+                f"check GITHUB_REPOSITORY, and the permissions {needed}: without them GitHub answers 404",
             ),
         }
-        if response.status_code == 200:
+        if response.status_code == success:
             return
         title, next_step = reasons.get(response.status_code, ("GitHub refuses the request", "read GitHub's message above"))
         raise BadInputError(title, what=f"HTTP {response.status_code}: {_message(response)}", where=url, next_step=next_step)

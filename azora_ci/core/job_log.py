@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote, unquote, urlsplit
@@ -75,6 +76,18 @@ class JobLog:
         if self._file is not None:
             with self._lock, self._file.open("a", encoding="utf-8") as file:
                 file.write(f"{rfc3339(self._clock.now())} {self.masked(line)}\n")
+
+    def write_json(self, name: str, documents: Iterable[Mapping[str, Any]]) -> None:
+        """Add flat documents as masked lines of JSON, with the time, to a file beside the job's log."""
+        if self._file is None:
+            return
+        at = rfc3339(self._clock.now())
+        lines = []
+        for document in documents:
+            masked = {key: self.masked(value) if isinstance(value, str) else value for key, value in document.items()}
+            lines.append(json.dumps({"at": at, **masked}, ensure_ascii=False) + "\n")
+        with self._lock, self._file.with_name(name).open("a", encoding="utf-8") as file:
+            file.writelines(lines)
 
     def say(self, line: str) -> None:
         """Print our own line and keep it in the log."""

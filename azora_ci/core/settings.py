@@ -369,6 +369,15 @@ class Notifications:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GitHubDeployments:
+    """What sets the state of GitHub's own deployment."""
+
+    github_token: Secret | None = variable(
+        "GITHUB_TOKEN", "token that adds deployment statuses; unset: none is added", example="ghs_…", required=False, secret=True
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class ServiceSecrets:
     """The secrets of services, of a caller of the reusable workflow, which cannot know their names."""
 

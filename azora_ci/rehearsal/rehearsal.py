@@ -259,6 +259,8 @@ class Rehearsal:
             serving=serving,
             fault_observed=self.fault_observed,
             messages=evidence.messages(world.slack_messages),
+            plain_messages=evidence.plain_messages(world.slack_messages),
+            deployments=evidence.deployments(world.github_url, self.application.name, world.keys["github"]),
             artifacts=files,
             documents=documents,
             objects=objects,

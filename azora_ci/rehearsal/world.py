@@ -190,6 +190,15 @@ class World:
             "statuses": [{"context": RULESET_CHECK, "state": "success"}],
             "rules": [{"type": "required_status_checks", "parameters": parameters}],
             "runs": {self.run_id: suite},
+            "deployments": [
+                {
+                    "id": 1,
+                    "environment": "production",
+                    "sha": "a" * 40,
+                    "payload": {"deployment_id": OLD_DEPLOYMENT},
+                    "statuses": [{"state": "success"}],
+                }
+            ],
             "contents": {CONFIG.as_posix(): path.read_text(encoding="utf-8") for path in self._configuration()},
         }
         part = self.github_state.with_suffix(".part")

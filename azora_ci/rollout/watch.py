@@ -28,6 +28,8 @@ from azora_ci.health.answers import (
     pass_word,
     public_endpoint,
 )
+from azora_ci.health.log import FILE_NAME as HEALTH_LOG
+from azora_ci.health.log import check_line
 from azora_ci.health.probes import Prober, ProbeRequest, request_of
 from azora_ci.health.traffic import Counters
 from azora_ci.rollout import report
@@ -328,6 +330,7 @@ class _Stage:
         self._probe_counts = (sum(finding.passed for finding in findings), len(findings))
         times = ", ".join(f"{finding.endpoint.name} {finding.outcome} {finding.milliseconds:.0f} ms" for finding in findings)
         self._watch.processes.log.write(f"{self._stage.name} health: {times}")
+        self._watch.processes.log.write_json(HEALTH_LOG, (check_line(self._stage.name, finding) for finding in findings))
         self._failing = [f"{finding.endpoint.name}: {finding.detail}" for finding in findings if not finding.passed]
 
     def _record_decision(self, elapsed: float, decision: Decision, traffic: Traffic) -> None:

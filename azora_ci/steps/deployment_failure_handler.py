@@ -12,23 +12,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-from azora_ci.clients import slack
+from azora_ci.clients.deployments import ERROR, FAILURE, INACTIVE
 from azora_ci.clients.s3.bucket import open_bucket
 from azora_ci.clients.s3.calls import Patience
+from azora_ci.clients.slack import messages, webhook
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.errors import AzoraError
 from azora_ci.core.release import artifact_suffix
-from azora_ci.core.settings import Aws, Common, Notifications
+from azora_ci.core.settings import Aws, Common, GitHubDeployments, Notifications
 from azora_ci.core.variables import deployment_id, git_sha, release_version, variable
 from azora_ci.database.restore import scripts
 from azora_ci.record import chain, deployment, diagnosis, fragments, report
 from azora_ci.record.archive import Archive
 from azora_ci.record.audit.artifact import write_beside
+from azora_ci.record.evidence import can_go_back, went_back
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.needs import Need
+from azora_ci.record.pages import metrics
 from azora_ci.record.pages.deployment import timeline
 from azora_ci.record.pages.failure import JSON_FILE, MARKDOWN_FILE, SCHEMA, failure_page
+from azora_ci.steps import announcement
 from azora_ci.steps.job import Identity, Job
 
 T = TypeVar("T")
@@ -38,7 +42,7 @@ PATIENCE = Patience(attempts=3, connect_timeout=5, read_timeout=20)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Common, Aws, Notifications):
+class Settings(Common, Aws, Notifications, GitHubDeployments):
     """What deployment-failure-handler reads. Any of it may be missing: a run can fail before the values exist."""
 
     deployment_id: str | None = variable(
@@ -71,9 +75,12 @@ def run(job: Job[Settings]) -> None:
     backup = _check_backup(job, job_fragments, notes)
     job.evidence.update(backup=backup, record_sha256=None, record_location=None, notified=False, notification="not sent yet")
     _write_report(job, finding, backup)
-    job.evidence["artifacts"] = None
+    job.evidence.update(artifacts=None, github_deployment=None)
     archive = _try_part(job, notes, "the record was not archived", lambda: _archive_record(job, finding, job_fragments))
-    _notify(job, backup is not None and backup["verified"])
+    _try_part(job, notes, "no metrics were written", lambda: _write_metrics(job))
+    rollout, smoke = (job_fragments[name].evidence if name in job_fragments else {} for name in ("gradual-rollout", "smoke-tests"))
+    _notify(job, finding, backup is not None and backup["verified"], can_go_back=can_go_back(rollout, smoke))
+    _try_part(job, notes, "GitHub was not told", lambda: _set_states(job, finding, job_fragments))
     job.actions.notice("State of production", "\n".join(finding.production))
     page = _try_part(job, notes, "no HTML report was made", lambda: _write_page(job, finding, job_fragments, archive))
     _write_report(job, finding, backup)
@@ -272,7 +279,8 @@ def _write_page(
 def _archive_report(job: Job[Settings], archive: Archive, page: Path | None) -> None:
     """Archive the report: this is the last job, so no other job archives its artifact."""
     own_id, attempt = job.identity.deployment_id or "", job.settings.run_attempt
-    names = (JSON_FILE, MARKDOWN_FILE, *([page.name] if page else ()), *(job.evidence["backup"] or {"scripts": []})["scripts"])
+    written = [metrics.FILE_NAME] if (job.log_dir / metrics.FILE_NAME).is_file() else []
+    names = (JSON_FILE, MARKDOWN_FILE, *written, *([page.name] if page else ()), *(job.evidence["backup"] or {"scripts": []})["scripts"])
     files = {f"deployment-failure-report-{artifact_suffix(own_id, '', attempt)}/{name}": job.log_dir / name for name in names}
     kept_report = archive.keep_files(files, own_id, attempt)
     job.tick(f"{kept_report.files} files of the report are archived below {kept_report.location}")
@@ -300,9 +308,41 @@ def _write_record(job: Job[Settings], document: chain.Document) -> None:
     job.evidence["record_sha256"] = chain.sha256(data)
 
 
-def _notify(job: Job[Settings], backup_available: bool) -> None:
-    text = slack.failure_text(version=job.identity.version, deployment_id=job.identity.deployment_id, backup_available=backup_available)
-    notification = slack.notify(job.settings.slack_webhook, text, job.clock)
+def _write_metrics(job: Job[Settings]) -> None:
+    path = job.log_dir / "deployment-record.json"
+    if path.is_file():
+        document = schemas.read(path.read_bytes(), deployment.SCHEMA, where=str(path), limits=chain.LIMITS)
+        (job.log_dir / metrics.FILE_NAME).write_text(metrics.metrics_text(document), encoding="utf-8")
+
+
+def _set_states(job: Job[Settings], finding: diagnosis.Diagnosis, job_fragments: dict[str, Fragment]) -> None:
+    """Say on GitHub that the deployment failed; where its version serves nevertheless, the one before does not any more."""
+    if "deployment-record" in job_fragments and job_fragments["deployment-record"].status == "ok":
+        return  # it succeeded: what failed came afterwards
+    rollout, smoke = (job_fragments[name].evidence if name in job_fragments else {} for name in ("gradual-rollout", "smoke-tests"))
+    replaced = rollout.get("rollout_status") == "completed" and not went_back(smoke)
+    previous_id = (rollout.get("previous") or {}).get("deployment_id")
+    others = {previous_id: (INACTIVE, f"{job.identity.version} serves, though its deployment did not succeed")} if replaced else {}
+    reason = f"{finding.status.replace('_', ' ')}: {' '.join(finding.production)}"
+    announcement.set_states(job, ERROR if finding.status == "cancelled" else FAILURE, reason, others)
+
+
+def _notify(job: Job[Settings], finding: diagnosis.Diagnosis, backup_available: bool, *, can_go_back: bool) -> None:
+    settings, masked = job.settings, job.log.masked
+    ending = messages.Ending(
+        status=finding.status,
+        findings=[(f"{failed.job}: {masked(failed.title)}", masked(failed.what)) for failed in finding.failed],
+        production=[masked(line) for line in finding.production],
+        next_steps=[masked(line) for line in finding.next_steps],
+    )
+    message = messages.failure(
+        version=job.identity.version,
+        deployment_id=job.identity.deployment_id,
+        backup_available=backup_available,
+        ending=ending,
+        urls=messages.links(settings.run_url, settings.server_url, settings.repository, rollback=can_go_back),
+    )
+    notification = webhook.notify(settings.slack_webhook, message, job.clock)
     job.evidence.update(notified=notification.sent, notification=notification.detail)
     if notification.sent:
         job.tick(notification.detail)

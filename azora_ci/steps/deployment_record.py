@@ -5,19 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from azora_ci.clients import slack
+from azora_ci.clients.deployments import INACTIVE, SUCCESS
+from azora_ci.clients.slack import messages, webhook
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.config import RegistrySettings
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.release import artifact_suffix
-from azora_ci.core.settings import Aws, Deployment, Notifications
+from azora_ci.core.settings import Aws, Deployment, GitHubDeployments, Notifications
 from azora_ci.record import chain, deployment, report
 from azora_ci.record.archive import Archive, KeptArtifacts, KeptRecord
 from azora_ci.record.audit.artifact import write_beside
 from azora_ci.record.fragments import Fragment
+from azora_ci.record.pages import metrics
 from azora_ci.record.pages.deployment import deployment_page
 from azora_ci.record.run import Previous
+from azora_ci.steps import announcement
 from azora_ci.steps.job import Job
 
 FILE_NAME = "deployment-record.json"
@@ -25,7 +28,7 @@ SUBJECTS_NAME = "attestation-subjects.txt"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Aws, Notifications):
+class Settings(Deployment, Aws, Notifications, GitHubDeployments):
     """What deployment-record reads."""
 
 
@@ -40,11 +43,13 @@ def run(job: Job[Settings]) -> None:
     job.actions.output("record-sha256", kept_record.sha256)
     page = _write_report(job, archive, document, kept_record.location, job_fragments)
     notification = _announce(job, document)
+    serves = f"{document['version']} serves"
+    announcement.set_states(job, SUCCESS, serves, {document["previous_deployment_id"]: (INACTIVE, serves)})
     for line in archive.set_aside:
         job.actions.warning("Not a record", f"{line}. It was set aside: the chain goes on without it. Find out who wrote it.")
     notes = [f"{artifacts.files} artifact files are archived below `{artifacts.location}`", *artifacts.problems, notification.detail]
     notes += [f"the report with every tick is {page.name}, in this job's artifact"] if page else []
-    notes += [f"set aside: {line}" for line in archive.set_aside]
+    notes += [job.evidence["github_deployment"]["detail"], *(f"set aside: {line}" for line in archive.set_aside)]
     job.actions.summary(deployment_page(document, kept_record.location, kept_record.sha256, notes))
 
 
@@ -92,6 +97,7 @@ def _write(job: Job[Settings], document: chain.Document) -> None:
     path = job.log_dir / FILE_NAME
     path.write_bytes(chain.archived_bytes(document))
     (job.log_dir / SUBJECTS_NAME).write_text(subjects(document, job.config.registry), encoding="utf-8")
+    (job.log_dir / metrics.FILE_NAME).write_text(metrics.metrics_text(document), encoding="utf-8")
     job.tick(f"{path} is complete and fits its schema")
 
 
@@ -149,18 +155,20 @@ def _write_report(
     return path
 
 
-def _announce(job: Job[Settings], document: chain.Document) -> slack.Notification:
-    text = slack.success_text(
+def _announce(job: Job[Settings], document: chain.Document) -> webhook.Notification:
+    settings, available = job.settings, document["rollback_available"]
+    message = messages.success(
         version=document["version"],
         deployment_id=document["deployment_id"],
         public_url=job.config.public_url,
-        rollback_window_minutes=document["rollback_window_minutes"] if document["rollback_available"] else None,
+        rollback=(document["rollback_window_minutes"], document["rollback_deadline"]) if available else None,
+        urls=messages.links(settings.run_url, settings.server_url, settings.repository, rollback=available),
     )
-    notification = slack.notify(job.settings.slack_webhook, text, job.clock)
+    notification = webhook.notify(settings.slack_webhook, message, job.clock)
     job.evidence.update(notified=notification.sent, notification=notification.detail)
     if notification.sent:
         job.tick(notification.detail)
-    elif job.settings.slack_webhook is None:
+    elif settings.slack_webhook is None:
         job.say(notification.detail)
     else:
         job.actions.warning("Slack was not told", f"{notification.detail}. The deployment itself succeeded; tell the team.")

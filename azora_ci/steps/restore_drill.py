@@ -120,18 +120,11 @@ def _wire(job: Job[Settings], bucket: Bucket) -> BackupContext:
 
 
 def _notify(job: Job[Settings], title: str, detail: str) -> None:
-    from azora_ci.clients import slack
+    from azora_ci.clients.slack import messages, webhook
 
     backup_name = job.evidence.get("backup_id") or job.settings.backup_id or "no backup"
     first_line = job.log.masked(detail.splitlines()[0] if detail else "")
-    text = "\n".join(
-        (
-            "🚨 Restore drill FAILED",
-            f"Backup: {slack.escape(backup_name)}",
-            f"{slack.escape(title)}: {slack.escape(first_line)}",
-            f"Run: {job.settings.run_url}",
-        )
-    )
-    notification = slack.notify(job.settings.slack_webhook, text, job.clock)
+    message = messages.drill(backup=backup_name, problem=(title, first_line), run_url=job.settings.run_url)
+    notification = webhook.notify(job.settings.slack_webhook, message, job.clock)
     job.evidence["notified"] = notification.sent
     job.say(f"Slack: {notification.detail}")

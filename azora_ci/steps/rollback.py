@@ -11,12 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from azora_ci.clients import slack
+from azora_ci.clients.deployments import ERROR, INACTIVE, SUCCESS
+from azora_ci.clients.slack import messages, webhook
 from azora_ci.core import schemas
-from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, NotTrueError, UnreachableError
+from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError, UnreachableError
 from azora_ci.core.markdown import escaped, table
 from azora_ci.core.process import undisturbed
-from azora_ci.core.settings import Aws, Common, DatabaseAccess, Health, Notifications, ProductionHosts
+from azora_ci.core.settings import Aws, Common, DatabaseAccess, GitHubDeployments, Health, Notifications, ProductionHosts
 from azora_ci.core.variables import deployment_id, truth, variable
 from azora_ci.database.migrations.history import ExpectedMigrations
 from azora_ci.record import chain, host_keys, report
@@ -26,7 +27,7 @@ from azora_ci.record.deployment import SCHEMA
 from azora_ci.record.rollback import FILE_NAME, RollbackCircumstances, assemble
 from azora_ci.record.rollback import SCHEMA as ROLLBACK_SCHEMA
 from azora_ci.rollback import previous_version, window
-from azora_ci.steps import smoke_tests
+from azora_ci.steps import announcement, smoke_tests
 from azora_ci.steps.job import Identity, Job
 from azora_ci.targets.base import AbortResult, Owner, Target, TargetContext
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
@@ -43,7 +44,7 @@ def parse_reason(text: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Common, Health, DatabaseAccess, Aws, Notifications, ProductionHosts):
+class Settings(Common, Health, DatabaseAccess, Aws, Notifications, GitHubDeployments, ProductionHosts):
     """What rollback reads."""
 
     reason: str = variable("ROLLBACK_REASON", "why; lands in the record", example="checkout fails for every user", parse=parse_reason)
@@ -75,12 +76,18 @@ def run(job: Job[Settings]) -> None:
     with target.connected():
         previous = deployment_rollback.require_previous()
         smoke_tests.http_tests(job, previous.version)
-        problem = _find_problem(job, deployment_rollback.execute(previous), deployment_rollback.lost)
+        try:
+            problem = _find_problem(job, deployment_rollback.execute(previous), deployment_rollback.lost)
+        except CancelledError as error:  # production may have changed: somebody must look
+            with undisturbed(deliver=False):
+                _notify(job, deployed, error, hurry=True)
+            raise
     try:
         _archive_record(job, archive, deployed)
     except AzoraError as error:  # people are notified nevertheless
         problem = problem or error
     _notify(job, deployed, problem)
+    _set_states(job, deployment_rollback.lost)
     report.tried(lambda: _write_report(job, archive, deployed), job.log.annotate)
     if problem is not None:
         raise problem
@@ -371,15 +378,27 @@ def _find_problem(job: Job[Settings], failed: list[dict[str, Any]], lost: tuple[
     return None
 
 
-def _notify(job: Job[Settings], deployed: chain.Document, problem: AzoraError | None) -> None:
-    text = slack.rollback_text(
+def _set_states(job: Job[Settings], lost: tuple[str, ...]) -> None:
+    """Say on GitHub which deployment serves; after a rollback that is not proved, only that of this one nobody knows."""
+    evidence = job.evidence
+    if lost or not evidence["proved"]:
+        announcement.set_states(job, ERROR, f"taken back, NOT proved: {evidence['detail']}", {}, create=False)
+        return
+    back = f"{evidence['to']['version']} serves again: {job.identity.version} was taken back"
+    others: dict[str | None, tuple[str, str]] = {evidence["to"]["deployment_id"]: (SUCCESS, back)}
+    announcement.set_states(job, INACTIVE, f"taken back: {job.settings.reason}", others, create=False)
+
+
+def _notify(job: Job[Settings], deployed: chain.Document, problem: Explained | None, *, hurry: bool = False) -> None:
+    settings = job.settings
+    message = messages.rollback(
         versions=(deployed["version"], job.evidence["to"]["version"]),
         deployment_id=deployed["deployment_id"],
-        reason=job.settings.reason,
-        actor=job.settings.actor,
-        problem=problem.title if problem else None,
+        started={"Reason": settings.reason, "Started by": settings.actor},
+        problem=(problem.title, job.log.masked(problem.what)) if problem else None,
+        urls=messages.links(settings.run_url, settings.server_url, settings.repository, rollback=problem is not None),
     )
-    notification = slack.notify(job.settings.slack_webhook, text, job.clock)
+    notification = webhook.notify(settings.slack_webhook, message, job.clock, hurry=hurry)
     job.evidence.update(notified=notification.sent)
     job.actions.summary(table(("what", "value"), _summary_rows(job, deployed, notification.detail)))
     job.say(f"Slack: {notification.detail}")

@@ -20,7 +20,8 @@ from azora_ci.database.migrations import prisma
 from azora_ci.database.migrations.history import AT_LEAST_ONE, ExpectedMigrations, compare_with_expected
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.database.server import server_facts
-from azora_ci.health.answers import PROOF_NONE, Answer, EdgeProof, Endpoint, classify, public_endpoint
+from azora_ci.health.answers import PROOF_NONE, PUBLIC, Answer, EdgeProof, Endpoint, classify, public_endpoint
+from azora_ci.health.log import FILE_NAME as HEALTH_LOG
 from azora_ci.health.probes import Prober, ProbeRequest, request_of
 from azora_ci.rollback import previous_version
 from azora_ci.steps.job import Job, production_database, recorded_host_keys
@@ -189,6 +190,7 @@ def _run_http_tests(job: Job[Any], tests: list[HttpTest], evidence: dict[str, An
             timing = {"milliseconds": round(answer.milliseconds, 1), "attempts": attempt.number, "detail": detail}
             results[test.name] = {"name": test.name, "kind": test.kind, **facts, **timing}
             job.say(f"{'✓' if passed else '✗'} {test.name}: {detail} ({answer.milliseconds:.0f} ms, attempt {attempt.number})")
+        job.log.write_json(HEALTH_LOG, (_health_line(test, results[test.name]) for test in pending))
         pending = [test for test in pending if not results[test.name]["passed"]]
         if not pending:
             break
@@ -196,6 +198,12 @@ def _run_http_tests(job: Job[Any], tests: list[HttpTest], evidence: dict[str, An
         evidence["tests"].append(results[test.name])
         if test.service:
             evidence["health"][test.service] = "healthy" if results[test.name]["passed"] else "unhealthy"
+
+
+def _health_line(test: HttpTest, result: Mapping[str, Any]) -> dict[str, Any]:
+    outcome = "healthy" if result["passed"] else "failed"
+    measured = {name: result[name] for name in ("status", "version", "milliseconds", "detail")}
+    return {"phase": "smoke-tests", "service": test.service, "endpoint": test.name, "side": PUBLIC, "outcome": outcome, **measured}
 
 
 def _test_database(job: Job[Any], evidence: dict[str, Any], expected: ExpectedMigrations) -> None:

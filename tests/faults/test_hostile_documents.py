@@ -17,9 +17,13 @@ from typing import Any
 import pytest
 
 from azora_ci.cli.adopt.discover import discover
+from azora_ci.clients.deployments import Deployments
 from azora_ci.clients.docker import engine
 from azora_ci.clients.github import GitHub
 from azora_ci.clients.signing import envelope
+from azora_ci.clients.signing.kms import KmsSigner
+from azora_ci.clients.slack import blocks, webhook
+from azora_ci.clients.slack.messages import Message
 from azora_ci.core import config, schemas
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import HealthSettings
@@ -177,10 +181,115 @@ def test_github(answers, document):
         lambda: client.check_runs("0" * 40),
         lambda: client.job_attempts(7),
         lambda: client.check_suite_of_run("7"),
+        lambda: Deployments(client, "production").find(ID),
+        lambda: client.create_deployment_status(7, {}),
     )
+    answers.reset(document, status=201)
+    judged(lambda: client.create_deployment({}))
     answers.reset(document, status=404)
     with pytest.raises(AzoraError):
         client.default_branch()
+
+
+class ImpatientClock(Clock):
+    """Real time without waits between attempts."""
+
+    def sleep(self, seconds: float) -> None:
+        """Go on at once."""
+
+
+def slack_door(port: int) -> webhook.Notification:
+    message = Message("hello", (blocks.header("hello"),))
+    return webhook.notify(Secret(f"http://127.0.0.1:{port}/services/T0/B0/hunter2"), message, ImpatientClock())
+
+
+@hostile
+def test_slack(answers, document):
+    for status in (200, 400, 429):
+        answers.reset(
+            document, status=status, headers={"Retry-After": document[:20].decode("latin-1").replace("\n", " ").replace("\r", " ")}
+        )
+        result = slack_door(answers.port)
+        assert not result.sent and len(result.detail) < 1000 and "hunter2" not in result.detail
+        result.detail.encode()
+
+
+@pytest.mark.parametrize("retry_after", ["nan", "inf", "-1", "1e999", "9" * 5000, "Wed, 21 Oct 2026 07:28:00 GMT", ""])
+def test_slack_asks_to_wait_for_ever(answers, retry_after):
+    answers.reset(b"rate_limited", status=429, headers={"Retry-After": retry_after})
+    result = slack_door(answers.port)
+    assert not result.sent and len(answers.requests) <= webhook.ATTEMPTS
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_slack_redirects_and_nobody_follows(answers, status):
+    with answering() as elsewhere:
+        answers.reset(b"", status=status, headers={"Location": f"http://127.0.0.1:{elsewhere.port}/steal"})
+        result = slack_door(answers.port)
+        assert (result.sent, elsewhere.requests) == (False, [])
+    assert f"Slack answered {status}" in result.detail
+
+
+def test_slack_answers_without_an_end(answers, monkeypatch):
+    answers.reset(b"ok" + b" " * (16 * 1024 * 1024))
+    assert "more than 65536 bytes" in slack_door(answers.port).detail
+    monkeypatch.setattr(webhook, "TIMEOUT_SECONDS", 0.2)
+    answers.reset(b"ok" + b" " * 400, drip=0.1)
+    result = slack_door(answers.port)
+    assert "did not answer (ConnectionError)" in result.detail and len(answers.requests) == webhook.ATTEMPTS
+
+
+@pytest.fixture
+def kms_signer(answers, monkeypatch):
+    monkeypatch.setenv("AWS_ENDPOINT_URL_KMS", f"http://127.0.0.1:{answers.port}")
+    monkeypatch.setattr("botocore.retries.standard.ExponentialBackoff.delay_amount", lambda *_: 0.0)
+    settings = SimpleNamespace(
+        aws_access_key_id=Secret("k"), aws_secret_access_key=Secret("s"), aws_session_token=None, aws_region="us-east-1"
+    )
+    return KmsSigner("alias/records", settings)
+
+
+KMS_SHAPES = [
+    {"SigningAlgorithms": 5, "PublicKey": "AA=="},
+    {"SigningAlgorithms": ["ECDSA_SHA_256"], "PublicKey": "AA=="},
+    {"SigningAlgorithms": ["ECDSA_SHA_256"], "PublicKey": 7, "Signature": 7},
+    {"SigningAlgorithms": ["ECDSA_SHA_256"], "PublicKey": "no base64!"},
+    {"SigningAlgorithms": ["ECDSA_SHA_256"]},
+    {"__type": 5},
+    {"__type": {"#": []}, "message": ["x"]},
+]
+
+
+def kms_fails(signer: KmsSigner, answers: Answering, body: bytes, status: int) -> None:
+    answers.reset(body, status=status)
+    for call in (lambda: signer.public_key, lambda: signer.sign(b"message")):
+        with pytest.raises(AzoraError) as caught:
+            call()
+        assert len(caught.value.what) <= 1000
+    assert len(answers.requests) <= 8  # two calls of four attempts
+
+
+@hostile
+def test_kms(kms_signer, answers, document):
+    kms_fails(kms_signer, answers, document, 200)
+    kms_fails(kms_signer, answers, document, 400)
+
+
+@pytest.mark.parametrize("shape", KMS_SHAPES, ids=str)
+def test_kms_with_other_types(kms_signer, answers, shape):
+    for status in (200, 400, 500):
+        kms_fails(kms_signer, answers, json.dumps(shape).encode(), status)
+
+
+def test_kms_redirects_and_answers_without_an_end(kms_signer, answers):
+    with answering() as elsewhere:
+        answers.reset(b"{}", status=307, headers={"Location": f"http://127.0.0.1:{elsewhere.port}/"})
+        with pytest.raises(AzoraError):
+            kms_signer.sign(b"message")
+        assert elsewhere.requests == []
+    answers.reset(b'{"Signature": "' + b"A" * (16 * 1024 * 1024) + b'"}')
+    with pytest.raises(UnreachableError, match="at most 65536 are read"):
+        kms_signer.sign(b"message")
 
 
 @hostile

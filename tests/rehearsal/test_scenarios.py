@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from azora_ci.rehearsal.judge.deployment import JOBS
+from tests.rehearsal import guide
 from tests.support import ROOT
 from tests.support.provenance import unfounded
 from tests.support.rehearsals import Rehearsed, command, living, rehearse, start
@@ -97,6 +98,8 @@ def test_a_tag_goes_through_all_jobs_and_no_user_notices(rehearsed: Rehearsed) -
     assert re.search(r"canary \(5 %\) +\d+", rehearsed.output) and "actions/checkout@" in rehearsed.output
     assert {path.stem for path in (rehearsed.base / "summaries").iterdir()} == set(JOBS[:-1])
     assert "back to v1.0.0 when" in rehearsed.summary("gradual-rollout")
+    for found in (*guide.METRICS, *guide.LOGS):
+        found(rehearsed)
     assert living(rehearsed.base) == []
 
 

@@ -13,7 +13,7 @@ from azora_ci.record import deployment, fragments
 from azora_ci.record.audit import verify_record
 from azora_ci.record.pages import failure
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
-from tests.clients.test_slack import FAILURE
+from tests.clients.slack.test_messages import FAILURE
 from tests.core.test_markdown import PARSER
 from tests.support import fragments_builder as build
 from tests.support import record_world

@@ -18,7 +18,7 @@ from azora_ci.record import chain, deployment, fragments
 from azora_ci.record import report as record_report
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackReceiver
 from azora_ci.steps import deployment_record
-from tests.clients.test_slack import SUCCESS
+from tests.clients.slack.test_messages import SUCCESS
 from tests.support import fragments_builder as build
 from tests.support import record_world
 from tests.support.chain import broken_links
@@ -304,6 +304,13 @@ def test_a_failure_to_notify_does_not_change_the_verdict(ready):
     assert outcome.evidence["notified"] is False
     assert "404 'no_service'" in outcome.evidence["notification"]
     assert "404 'no_service'" in outcome.summary
+
+
+def test_slack_takes_the_blocks_beside_the_text(ready):
+    outcome = ready.run("deployment-record")
+    assert (outcome.evidence["notification"], ready.slack.refusals) == ("Slack answered ok", [])
+    payload = json.loads(ready.slack.messages.read_text().splitlines()[0])["payload"]
+    assert "2025-11-24T12:36:00.125Z" in json.dumps(payload["blocks"]), "until when going back is possible"
 
 
 def test_without_a_webhook_nobody_is_told(ready):

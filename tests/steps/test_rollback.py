@@ -18,6 +18,7 @@ from azora_ci.record import rollback, run
 from azora_ci.record.archive import Archive, KeptRecord
 from azora_ci.record.audit import verify_record
 from azora_ci.record.chain import archived_bytes, sha256
+from azora_ci.rehearsal.standins.github import GitHubApi
 from azora_ci.targets.base import Owner
 from tests.conftest import DatabaseMaker
 from tests.support import signing
@@ -112,8 +113,10 @@ def refused(production: Production, *words: str, **more: str) -> None:
 
 def test_back_within_the_window_without_a_failed_request_and_once_more_is_recognised(production):
     deployment_record = production.keep()
-    with Load(production.port) as load:
-        code, output = production.back()
+    ours = [{"id": number, "environment": "production", "payload": {"deployment_id": name}} for number, name in ((1, OLD), (2, NEW))]
+    with GitHubApi(production.folder / "github.json", "the-token") as api, Load(production.port) as load:
+        api.write(deployments=ours)
+        code, output = production.back(GITHUB_API_URL=api.url, GITHUB_TOKEN="the-token", GITHUB_REPOSITORY="azora/azora")
         assert code == 0, output
         assert production.versions_now() == {"1.0.0"}
     assert load.failed == []
@@ -128,6 +131,9 @@ def test_back_within_the_window_without_a_failed_request_and_once_more_is_recogn
         f"↩️ Production rolled back\nVersion: v1.1.0 → v1.0.0\nDeployment ID: {NEW}\nReason: checkout fails &lt;everywhere&gt;\n"
         "Started by: octocat\nThe database was left as it is"
     ]
+    assert production.slack.refusals == []
+    assert [[status["state"] for status in api.statuses_of(number)] for number in (1, 2)] == [["success"], ["inactive"]]
+    assert evidence["github_deployment"]["others"] == {OLD: "success"}
     page = (production.folder / "summary-1.md").read_text()
     for row in (
         f"| deployment taken back | v1.1.0 ({NEW}) |",
@@ -227,6 +233,7 @@ def test_a_cancelled_rollback_that_has_begun_is_finished_quickly(production):
     assert production.versions_now() == {"1.0.0"}, output
     assert (code, production.fragment("rollback").status) == (1, "cancelled")
     assert production.evidence()["to"]["version"] == "v1.0.0"
+    assert ["ACTION REQUIRED: Cancelled" in text for text in production.slack.texts()] == [True]
     code, output = production.back()
     assert code == 0, output
     assert production.rollback_records()[0]["status"] == "completed"

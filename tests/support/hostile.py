@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -55,10 +57,16 @@ def hostile(test: Callable[..., None]) -> Callable[..., None]:
 
 
 class Answering:
-    """``body``, ``status`` and ``encoding`` of the next answers; ``port``."""
+    """``body``, ``status``, ``encoding`` and further ``headers`` of the next answers; ``port``; ``requests``: their paths.
+
+    ``drip``: seconds before each byte of the body.
+    """
 
     def __init__(self) -> None:
         self.body, self.status, self.encoding = b"", 200, ""
+        self.headers: dict[str, str] = {}
+        self.drip = 0.0
+        self.requests: list[str] = []
         answers = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -66,13 +74,20 @@ class Answering:
 
             def _answer(self) -> None:
                 self.rfile.read(int(self.headers.get("content-length") or 0))
+                answers.requests.append(self.path)
                 self.send_response(answers.status)
                 self.send_header("content-type", "application/json")
                 if answers.encoding:
                     self.send_header("content-encoding", answers.encoding)
+                for name, value in answers.headers.items():
+                    self.send_header(name, value)
                 self.send_header("content-length", str(len(answers.body)))
                 self.end_headers()
-                self.wfile.write(answers.body)
+                with contextlib.suppress(OSError):  # whoever asked has gone
+                    for byte in answers.body if answers.drip else ():
+                        time.sleep(answers.drip)
+                        self.wfile.write(bytes([byte]))
+                    self.wfile.write(b"" if answers.drip else answers.body)
 
             do_GET = do_POST = _answer  # noqa: N815 - names of http.server
 
@@ -82,8 +97,9 @@ class Answering:
         self.server.daemon_threads = True
         self.port = self.server.server_port
 
-    def reset(self, body: bytes, *, status: int = 200, encoding: str = "") -> Any:
-        self.body, self.status, self.encoding = body, status, encoding
+    def reset(self, body: bytes, *, status: int = 200, encoding: str = "", headers: dict[str, str] | None = None, drip: float = 0.0) -> Any:
+        self.body, self.status, self.encoding, self.headers, self.drip = body, status, encoding, headers or {}, drip
+        self.requests.clear()
         return self
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from azora_ci.clients.s3.bucket import Bucket
+from azora_ci.rehearsal.standins.github import GitHubApi
 from azora_ci.rehearsal.standins.slack import SlackReceiver
 from azora_ci.steps.runner import execute
 from tests.support import deploy_config
@@ -65,6 +66,14 @@ class World:
     @property
     def received(self) -> Path:
         return self.folder / "received"
+
+    def github(self, **state: Any) -> GitHubApi:
+        """Return the server of GitHub's API, not started yet, that the next steps ask. It knows the deployment before this one."""
+        api = GitHubApi(self.folder / "github.json", "the-token")
+        before = {"id": 7, "environment": "production", "sha": "b" * 40, "payload": {"deployment_id": build.PREVIOUS_ID}}
+        api.write(**{"deployments": [{**before, "statuses": [{"state": "success"}]}], **state})
+        self.environ |= {"GITHUB_API_URL": api.url, "GITHUB_TOKEN": "the-token"}
+        return api
 
     def put_backup(self, data: bytes = b"dump") -> dict[str, Any]:
         """Store a backup object and return the evidence that names it."""

@@ -79,6 +79,7 @@ EITHER = "${{{{ (vars.ROLLBACK_ON_SMOKE_FAILURE == 'true' || vars.DATABASE_VIA_S
 UNLESS_PULL = "!secrets.PULL_USERNAME && "
 GOING_BACK_UNLESS_PULL = GOING_BACK.replace("secrets.{}", f"{UNLESS_PULL}secrets.{{}}")
 READS_AWS = ["contents: read", "id-token: write"]
+SAYS_WHAT_SERVES = ["contents: read", "deployments: write", "id-token: write"]
 PERMISSIONS = {
     "pre-deployment-validation": [
         "actions: read",
@@ -89,8 +90,8 @@ PERMISSIONS = {
         "statuses: read",
     ],
     "database-backup": READS_AWS,
-    "deployment-record": ["attestations: write", *READS_AWS],
-    "deployment-failure-handler": READS_AWS,
+    "deployment-record": ["attestations: write", *SAYS_WHAT_SERVES],
+    "deployment-failure-handler": SAYS_WHAT_SERVES,
 }
 
 every_job = pytest.mark.parametrize("job", list(JOBS))
@@ -118,6 +119,16 @@ def declared(job: str) -> dict[str, Any]:
 
 def references(value: object, kind: str) -> list[str]:
     return re.findall(rf"\b{kind}\.([A-Za-z0-9_-]+)", str(value))
+
+
+def environment_of(definition: dict[str, Any]) -> str | None:
+    """Return the environment of a job, of which GitHub makes no deployment, unless it is the one that asks for approval."""
+    environment = definition.get("environment")
+    if isinstance(environment, dict):
+        assert environment == {"name": environment["name"], "deployment": "false"}
+        return str(environment["name"])
+    assert environment in {None, "production-approval"}
+    return environment
 
 
 def evidence_uploads(job: str) -> list[dict[str, Any]]:
@@ -228,7 +239,7 @@ def test_secrets_reach_only_the_step_that_declares_them(job):
 
 @every_job
 def test_jobs_with_secrets_are_in_the_environment_that_holds_them(job):
-    environment = DOCUMENT["jobs"][job].get("environment")
+    environment = environment_of(DOCUMENT["jobs"][job])
     reads = references(steps(job), "secrets") or "aws-actions/" in str(steps(job))
     expected = "production-approval" if job == "validate-release" else "production" if reads else None
     assert environment == expected

@@ -8,7 +8,7 @@ from typing import Any
 import yaml
 
 from tests.support import ROOT
-from tests.workflow.test_contract import DOCUMENT, OF_DEPLOYMENTS, READS_AWS, SET_BY_GITHUB, declared, references
+from tests.workflow.test_contract import DOCUMENT, OF_DEPLOYMENTS, SAYS_WHAT_SERVES, SET_BY_GITHUB, declared, environment_of, references
 
 ROLLBACK: dict[str, Any] = yaml.load((ROOT / ".github/workflows/rollback-production.yml").read_text("utf-8"), Loader=yaml.BaseLoader)
 
@@ -16,7 +16,7 @@ ROLLBACK: dict[str, Any] = yaml.load((ROOT / ".github/workflows/rollback-product
 def test_the_restore_drill_hands_over_what_it_declares():
     drill = yaml.load((ROOT / ".github/workflows/restore-drill.yml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     (job,) = drill["jobs"].values()
-    assert job["environment"] == "operations"
+    assert environment_of(job) == "operations"
     (step,) = [step for step in job["steps"] if "run" in step]
     assert step["run"] == 'exec "$AZORA_PYTHON" "$AZORA_CI/scripts/restore_drill.py"'
     environ, variables = {**drill["env"], **step["env"]}, declared("restore-drill")
@@ -42,14 +42,15 @@ def test_the_button_asks_for_a_reason_and_never_waits_for_a_deployment():
 
 def test_the_button_hands_over_what_the_rollback_declares():
     (job,) = ROLLBACK["jobs"].values()
-    assert job["environment"] == "production"
-    assert [f"{scope}: {level}" for scope, level in job["permissions"].items()] == READS_AWS
+    assert environment_of(job) == "production"
+    assert [f"{scope}: {level}" for scope, level in job["permissions"].items()] == SAYS_WHAT_SERVES
     (step,) = [step for step in job["steps"] if "run" in step]
     assert step["run"] == 'exec "$AZORA_PYTHON" "$AZORA_CI/scripts/rollback.py"'
     environ, variables = {**ROLLBACK["env"], **step["env"]}, declared("rollback")
     assert set(environ) == set(variables) - SET_BY_GITHUB - OF_DEPLOYMENTS
     secret = {name for name, value in environ.items() if references(value, "secrets")}
-    assert secret == {name for name, variable in variables.items() if variable.secret}
+    assert secret | {"GITHUB_TOKEN"} == {name for name, variable in variables.items() if variable.secret}
+    assert environ["GITHUB_TOKEN"] == "${{ github.token }}"
     assert not references([ROLLBACK["env"], {**job, "steps": [other for other in job["steps"] if other is not step]}], "secrets")
     inputs = {name: value for name, value in environ.items() if "inputs." in value}
     assert inputs == {

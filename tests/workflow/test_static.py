@@ -14,6 +14,7 @@ import yaml
 
 from azora_ci.core.pipeline import JOBS
 from azora_ci.database.restore.scripts import RESTORE_SCRIPT, SWAP_SCRIPT
+from azora_ci.rehearsal.act import workflow_text
 from tests.support import ROOT
 
 WORKFLOWS = sorted((ROOT / ".github/workflows").glob("*.yml"))
@@ -72,8 +73,10 @@ def test_no_finding_is_ignored():
     assert not list(ROOT.glob(".github/zizmor.y*ml")) + list(ROOT.glob("zizmor.y*ml"))
 
 
-def test_act_reads_every_job():
-    completed = run(tool("act"), "-l", "-W", ".github/workflows/deploy-production.yml")
+def test_act_reads_every_job(tmp_path):
+    path = tmp_path / "deploy-production.yml"
+    path.write_text(workflow_text.for_act((ROOT / ".github/workflows" / path.name).read_text(encoding="utf-8")), encoding="utf-8")
+    completed = run(tool("act"), "-l", "-W", path)
     assert completed.returncode == 0, completed.stdout + completed.stderr
     rows = [line.split() for line in completed.stdout.splitlines() if "deploy-production.yml" in line]
     assert {row[1] for row in rows} == set(JOBS)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from azora_ci.cli.adopt import frameworks
 from azora_ci.cli.adopt.compose.found import WEB, FoundService
@@ -47,6 +48,11 @@ class EnvironmentNeeds:
     variables: dict[str, str] = field(default_factory=dict)
 
 
+def _environment_name(job: Mapping[str, Any]) -> str:
+    environment = job.get("environment") or ""
+    return str(environment["name"] if isinstance(environment, dict) else environment)
+
+
 def environments(workflows: Mapping[str, str]) -> dict[str, EnvironmentNeeds]:
     """Return environment -> secrets and variables that its jobs read. ``workflows``: file name -> text.
 
@@ -57,7 +63,7 @@ def environments(workflows: Mapping[str, str]) -> dict[str, EnvironmentNeeds]:
     needs_by_environment: dict[str, EnvironmentNeeds] = {}
     for text in workflows.values():
         document = yaml.safe_load(text)
-        parts = [(job.get("environment") or "", job) for job in document["jobs"].values()]
+        parts = [(_environment_name(job), job) for job in document["jobs"].values()]
         for environment, part in [*parts, ("", document.get("env"))]:
             needs = needs_by_environment.setdefault(environment, EnvironmentNeeds())
             for kind, name, default in _references(part):

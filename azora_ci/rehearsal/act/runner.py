@@ -120,7 +120,7 @@ class Act:
     def command(self, request: RunRequest, replaced: Mapping[str, Path]) -> tuple[str, ...]:
         """Return the command line of a run, without any secret."""
         options = {
-            "--workflows": str(request.workflow),
+            "--workflows": str(self.folder / request.workflow.name),
             "--directory": str(request.repository),
             "--platform": PLATFORM,
             "--eventpath": str(self.folder / "event.json"),
@@ -177,6 +177,8 @@ class Act:
 
     def _write(self, request: RunRequest, replaced: Mapping[str, Path]) -> dict[str, Path]:
         """Write act's input files and return action -> local folder; an action in a subfolder of its repository is copied likewise."""
+        workflow = request.workflow.read_text(encoding="utf-8")
+        (self.folder / request.workflow.name).write_text(workflow_text.for_act(workflow), encoding="utf-8")
         (self.folder / "event.json").write_text(json.dumps(request.payload), encoding="utf-8")
         (self.folder / "vars.env").write_text(dotenv(request.variables), encoding="utf-8")
         (self.folder / "environment.env").write_text(dotenv(request.environment), encoding="utf-8")
@@ -191,9 +193,9 @@ class Act:
                 repositories[key] = self.folder / "repositories" / key.replace("/", "-")
                 shutil.copytree(local, repositories[key].joinpath(*folder), dirs_exist_ok=True)
         if request.published is not None:
-            key, file = workflow_text.called(request.workflow.read_text(encoding="utf-8"))
+            key, file = workflow_text.called(workflow)
             (repositories[key] / file).parent.mkdir(parents=True, exist_ok=True)
-            (repositories[key] / file).write_text(request.published, encoding="utf-8")
+            (repositories[key] / file).write_text(workflow_text.for_act(request.published), encoding="utf-8")
         return repositories
 
     def _end_late(self, child: Child, ended: threading.Event, timeout: float) -> None:

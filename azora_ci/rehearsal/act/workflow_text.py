@@ -12,7 +12,13 @@ import re
 from collections.abc import Mapping, Set
 
 _JOB = re.compile(r"^  ([A-Za-z0-9_-]+):[ \t]*$", re.MULTILINE)
+_ENVIRONMENT = re.compile(r"^    environment:\n      name: (\S+)\n      deployment: false.*\n", re.MULTILINE)
 _USES = re.compile(r"uses:\s*([\w.-]+/[\w.-]+)(/[\w./-]+)?@([0-9a-f]{40})")
+
+
+def for_act(text: str) -> str:
+    """Return a workflow without ``deployment: false`` of environments, which act does not know: it makes no deployments anyway."""
+    return _ENVIRONMENT.sub(r"    environment: \1\n", text)
 
 
 def blocks(text: str) -> dict[str, str]:

@@ -126,6 +126,7 @@ def findings(evidence: Evidence, demand: Demand, public_url: str) -> list[str]:
         *_database(evidence, demand),
         *_backup(evidence, demand, own_id),
         *_message(evidence, demand, own_id, public_url),
+        *_github(evidence, demand, own_id),
         *_record(evidence, demand, own_id),
         *(f"a secret can be read: {place}" for place in evidence.leaks),
     ]
@@ -293,8 +294,20 @@ def expected_message(demand: Demand, own_id: str, public_url: str) -> str:
 def _message(evidence: Evidence, demand: Demand, own_id: str, public_url: str) -> Iterable[str]:
     expected = expected_message(demand, own_id, public_url)
     messages = evidence.messages[demand.attempt - 1 :]  # every attempt sends one
+    if evidence.plain_messages:
+        yield f"Slack refused the blocks of {evidence.plain_messages} messages"
     if messages != [expected]:
         yield f"Slack received {evidence.messages}, demanded as message {demand.attempt}: {expected!r}"
+
+
+def _github(evidence: Evidence, demand: Demand, own_id: str) -> Iterable[str]:
+    """Check which deployment GitHub shows as active: the one whose version serves, and nothing else as a success."""
+    states = evidence.deployments.get(own_id, [])
+    if states[-1:] != ["success" if demand.succeeded else "failure"] or len(states) != demand.attempt:
+        yield f"GitHub's deployment of {own_id} got the states {states}, one demanded of each of {demand.attempt} attempts"
+    before = [given[-1] for name, given in evidence.deployments.items() if name != own_id]
+    if before != ["inactive" if demand.serving == demand.new else "success"]:
+        yield f"GitHub's deployment of {demand.old} is {before}, while {demand.serving} serves"
 
 
 def _record(evidence: Evidence, demand: Demand, own_id: str) -> Iterable[str]:

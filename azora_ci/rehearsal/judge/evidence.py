@@ -63,6 +63,8 @@ class Evidence:
     rows_before: int = 0
     leaks: list[str] = field(default_factory=list)  # where a secret was found
     summaries: dict[str, str] = field(default_factory=dict)  # job -> the step summary that the run's page shows
+    deployments: dict[str, list[str]] = field(default_factory=dict)  # our deployment id -> states of GitHub's deployment, oldest first
+    plain_messages: int = 0  # messages that Slack got without blocks
     instance_starts: dict[str, set[float]] = field(default_factory=dict)  # path -> start of each instance behind it (epoch seconds)
 
     def fragment(self, job: str, *, attempt: int | None = None) -> dict[str, Any] | None:
@@ -134,6 +136,27 @@ def ask(url: str, headers: Mapping[str, str] | None = None, source: str = "answe
 def messages(log: Path) -> list[str]:
     """Return the texts that Slack received, oldest first."""
     return [json.loads(line)["text"] for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
+
+
+def plain_messages(log: Path) -> int:
+    """Return how many of the messages that Slack received have no blocks."""
+    entries = log.read_text(encoding="utf-8").splitlines() if log.exists() else []
+    return sum(not json.loads(line)["payload"].get("blocks") for line in entries)
+
+
+def deployments(api_url: str, repository: str, token: str) -> dict[str, list[str]]:
+    """Return our deployment id -> states of GitHub's deployments to production that name it, oldest first."""
+
+    def get(path: str) -> Any:
+        request = Request(f"{api_url}/repos/{repository}/{path}", headers={"Authorization": f"Bearer {token}", "User-Agent": "judge"})  # noqa: S310 - the rehearsal's stand-in
+        with urlopen(request, timeout=10) as response:  # noqa: S310 - likewise
+            return json.loads(response.read())
+
+    states: dict[str, list[str]] = {}
+    for deployment in get("deployments?environment=production"):
+        newest_first = [str(status["state"]) for status in get(f"deployments/{deployment['id']}/statuses")]
+        states.setdefault(str(deployment["payload"]["deployment_id"]), []).extend(newest_first[::-1])
+    return states
 
 
 def artifacts(store: Path) -> tuple[dict[str, list[str]], dict[str, Any]]:

@@ -158,6 +158,11 @@ def _message(evidence: Evidence, pressed: Pressed, own_id: str) -> Iterable[str]
     expected = expected_message(pressed, own_id)
     if evidence.messages[1:] != [expected]:  # the first one is the deployment's
         yield f"Slack received {evidence.messages[1:]} of the rollback, demanded {expected!r}"
+    if evidence.plain_messages:
+        yield f"Slack refused the blocks of {evidence.plain_messages} messages"
+    states = {name: given[-1] for name, given in evidence.deployments.items()}
+    if states != {pressed.old_id: "success", own_id: "inactive"}:
+        yield f"GitHub's deployments are {states} after the rollback, demanded that of {pressed.old_id} active"
 
 
 def _summary(evidence: Evidence, pressed: Pressed) -> Iterable[str]:

@@ -1,4 +1,5 @@
-"""A server of the part of GitHub's API that the gates read, for one repository. It answers from a JSON file, read at each request.
+"""A server of the part of GitHub's API that this project asks, for one repository. It keeps deployments that it is given, and answers
+from a JSON file, read at each request.
 
 The file's keys, all optional (shapes are those of docs.github.com/rest; what is left out is filled in):
 
@@ -13,6 +14,8 @@ The file's keys, all optional (shapes are those of docs.github.com/rest; what is
 - ``commits``: ``[{"sha", "author": {"login"}, "parents"}]``: what a comparison or a list of commits gives
 - ``pulls``: ``[{"number", "user", "merged_at", "base", "head", "commits": ["<sha>"]}]``; ``reviews``: ``{"<number>": […]}``
 - ``runs``: ``{"<run id>": <check suite id>}``; ``page_size``: the most entries of one page
+- ``deployments``: ``[{"id", "environment", "sha", "payload", "statuses"}]``: those made before, ids below 1000
+- ``read_only``: true: the token may create nothing
 - ``answers``: ``[{"path": "<part of the path>", "status", "headers", "times", "body"}]``: each replaces ``times`` answers
 """
 
@@ -47,6 +50,8 @@ class GitHubApi:
         self.state = state
         self.token = token
         self.requests: list[str] = []
+        self.deployments: list[dict[str, Any]] = []  # those that were created
+        self._statuses: dict[int, list[dict[str, Any]]] = {}  # number of a deployment -> its statuses, oldest first
         self._replaced: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", port), _handler(self))
@@ -71,8 +76,8 @@ class GitHubApi:
         part.write_text(json.dumps(state), encoding="utf-8")
         part.replace(self.state)
 
-    def answer(self, target: str, headers: dict[str, str]) -> tuple[int, Any, dict[str, str]]:
-        """Return status, document and headers for a request."""
+    def answer(self, target: str, headers: dict[str, str], body: bytes | None = None) -> tuple[int, Any, dict[str, str]]:
+        """Return status, document and headers for a request; ``body``: of a POST."""
         path, query = unquote(urlsplit(target).path), parse_qs(urlsplit(target).query)
         state = json.loads(self.state.read_text(encoding="utf-8"))
         with self._lock:
@@ -84,8 +89,43 @@ class GitHubApi:
             return 403, {"message": "Request forbidden by administrative rules. Please set a User-Agent header."}, {}
         if headers.get("authorization") != f"Bearer {self.token}":
             return 401, {"message": "Bad credentials"}, {}
-        status, document = route(state, path, {name: values[0] for name, values in query.items()})
+        selected = {name: values[0] for name, values in query.items()}
+        if re.fullmatch(r"/repos/[^/]+/[^/]+/deployments(/[0-9]+/statuses)?", path):
+            with self._lock:
+                status, document = self._of_deployments(state, path.split("/")[5:], selected, body)
+        else:
+            status, document = route(state, path, selected) if body is None else NOT_FOUND
         return self._paged(target, path, query, state, status, document)
+
+    def statuses_of(self, number: int) -> list[dict[str, Any]]:
+        """Return the statuses of a deployment that got one here, oldest first."""
+        return list(self._statuses.get(number, []))
+
+    def _of_deployments(self, state: dict[str, Any], parts: list[str], query: dict[str, str], body: bytes | None) -> Answer:
+        deployments = [*state.get("deployments", []), *self.deployments]
+        if body is None and not parts:
+            selected = query.keys() & {"environment", "sha"}
+            fitting = [entry for entry in deployments if all(entry.get(name, query[name]) == query[name] for name in selected)]
+            return 200, [{"task": "deploy", **{key: entry[key] for key in entry if key != "statuses"}} for entry in fitting][::-1]
+        number = int(parts[0]) if parts else 0
+        before = next((entry.get("statuses", []) for entry in deployments if entry["id"] == number), None)
+        if parts and before is None:
+            return NOT_FOUND
+        statuses = self._statuses.setdefault(number, list(before or []))
+        if body is None:
+            return 200, statuses[::-1]
+        if state.get("read_only"):
+            return 403, {"message": "Resource not accessible by integration"}
+        document = json.loads(body)
+        refusal = (status_refusal if parts else deployment_refusal)(document, state)
+        if refusal is not None:
+            return refusal
+        if parts:
+            statuses.append({"id": len(statuses) + 1, **document})
+            return 201, statuses[-1]
+        created = {"id": 1000 + len(self.deployments), "sha": document["ref"], **document}
+        self.deployments.append(created)
+        return 201, created
 
     def _replacement(self, state: dict[str, Any], path: str) -> tuple[int, Any, dict[str, str]] | None:
         for number, answer in enumerate(state.get("answers", [])):
@@ -111,6 +151,54 @@ class GitHubApi:
             base = state.get("link_base", self.url)
             links = {"Link": f'<{base}{urlsplit(target).path}?{urlencode(following)}>; rel="next", <{base}{path}>; rel="last"'}
         return status, {**document, key: part} if key else part, links
+
+
+def deployment_refusal(document: Any, state: dict[str, Any]) -> Answer | None:
+    """Return why GitHub creates no deployment, None if it does. https://docs.github.com/rest/deployments/deployments"""
+    kinds = {
+        "ref": str, "task": str, "auto_merge": bool, "required_contexts": (list, type(None)), "payload": (dict, str), "environment": str,
+        "description": (str, type(None)), "transient_environment": bool, "production_environment": bool,
+    }  # fmt: skip
+    if (invalid := _invalid(document, kinds, ("ref",))) is not None:
+        return invalid
+    ref = document["ref"]
+    if not re.fullmatch(r"[0-9a-f]{40}", ref) and ref not in {state.get("default_branch", "main"), *state.get("tags", [])}:
+        return 422, {"message": f"No ref found for: {ref}"}
+    if document.get("auto_merge", True):
+        return 202, {"message": f"Auto-merged main into {ref} on deployment."}
+    # Without a list of its own, GitHub wants every check of the commit to have succeeded, this run's own ones too.
+    if document.get("required_contexts") is None and any(run.get("conclusion") != "success" for run in state.get("check_runs", [])):
+        return 409, {"message": f"Conflict: Commit status checks failed for {ref}."}
+    return None
+
+
+def status_refusal(document: Any, _state: dict[str, Any]) -> Answer | None:
+    """Return why GitHub adds no status, None if it does. https://docs.github.com/rest/deployments/statuses"""
+    links = ("log_url", "target_url", "environment_url")
+    kinds = {"state": str, "description": str, "environment": str, "auto_inactive": bool, **dict.fromkeys(links, str)}
+    if (invalid := _invalid(document, kinds, ("state",))) is not None:
+        return invalid
+    problems = [
+        f"{name} must use http(s) scheme" for name in links if not str(document.get(name) or "http://x").startswith(("https://", "http://"))
+    ]
+    if document["state"] not in {"error", "failure", "inactive", "in_progress", "queued", "pending", "success"}:
+        problems.append("state is not included in the list")
+    if len(document.get("description", "")) > 140:
+        problems.append("description is too long (maximum is 140 characters)")
+    return (422, {"message": "Validation Failed", "errors": problems}) if problems else None
+
+
+def _invalid(document: Any, kinds: dict[str, Any], required: tuple[str, ...]) -> Answer | None:
+    """Return the answer to a body of another shape."""
+    if not isinstance(document, dict):
+        return 400, {"message": "Problems parsing JSON"}
+    missing = [f'"{name}" wasn\'t supplied.' for name in required if name not in document]
+    wrong = [
+        f"For 'properties/{name}', {document[name]!r} is not of this type."
+        for name in kinds
+        if name in document and not isinstance(document[name], kinds[name])
+    ]
+    return (422, {"message": f"Invalid request.\n\n{' '.join(missing + wrong)}"}) if missing or wrong else None
 
 
 def route(state: dict[str, Any], path: str, query: dict[str, str]) -> Answer:
@@ -231,7 +319,14 @@ def _handler(api: GitHubApi) -> type[BaseHTTPRequestHandler]:
         disable_nagle_algorithm = True
 
         def do_GET(self) -> None:
-            status, document, headers = api.answer(self.path, {name.lower(): value for name, value in self.headers.items()})
+            self._answer(None)
+
+        def do_POST(self) -> None:
+            self._answer(self.rfile.read(int(self.headers.get("content-length") or 0)))
+
+        def _answer(self, received: bytes | None) -> None:
+            named = {name.lower(): value for name, value in self.headers.items()}
+            status, document, headers = api.answer(self.path, named, received)
             body = document.encode() if isinstance(document, str) else json.dumps(document).encode()
             self.send_response(status)
             for name, value in {"Content-Type": "application/json; charset=utf-8", "Content-Length": str(len(body)), **headers}.items():

@@ -45,6 +45,7 @@ class SlackReceiver:
     def __init__(self, messages: Path, *, port: int = 0, answers: Iterable[SlackAnswer] = ()) -> None:
         self.messages = messages
         self.requests = 0
+        self.refusals: list[str] = []  # why blocks were refused, of which Slack says nothing in its answer
         self._answers = list(answers)
         self._lock = threading.Lock()
         messages.parent.mkdir(parents=True, exist_ok=True)
@@ -98,10 +99,74 @@ class SlackReceiver:
                 return SlackAnswer(400, "invalid_payload")
             if not payload.get("text"):
                 return SlackAnswer(400, "no_text")
+            if (problem := blocks_problem(payload.get("blocks", []))) is not None:
+                self.refusals.append(problem)
+                return SlackAnswer(400, "invalid_blocks")
             entry = {"received_at": rfc3339(Clock().now()), "path": path, "text": payload["text"], "payload": payload}
             with self.messages.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(entry, ensure_ascii=False) + "\n")
             return SlackAnswer(200, "ok")
+
+
+def blocks_problem(blocks: object) -> str | None:
+    """Return why Slack refuses the blocks of a message, None if it takes them. Of its blocks it knows those that this project sends.
+
+    https://docs.slack.dev/reference/block-kit/blocks/: what is required, how long it may be, and that nothing else is there.
+    """
+    if not isinstance(blocks, list) or len(blocks) > 50:
+        return "blocks is no list of at most 50"
+    for number, block in enumerate(blocks):
+        kind = block.get("type") if isinstance(block, dict) else None
+        check = {"header": _header_problem, "section": _section_problem, "actions": _actions_problem}.get(str(kind))
+        problem = check({**block}) if check else "it is of no known type"
+        if problem is not None:
+            return f"block {number}: {problem}"
+    return None
+
+
+def _header_problem(block: dict[str, Any]) -> str | None:
+    return _keys_problem(block, {"type", "text"}) or _text_problem(block["text"], 150, ("plain_text",))
+
+
+def _section_problem(block: dict[str, Any]) -> str | None:
+    if ("text" in block) == ("fields" in block):
+        return "text or fields, one of them"
+    if "text" in block:
+        return _keys_problem(block, {"type", "text"}) or _text_problem(block["text"], 3000)
+    fields = block["fields"]
+    if not isinstance(fields, list) or not 1 <= len(fields) <= 10:
+        return "fields is no list of 1 to 10"
+    problems = (_text_problem(field, 2000) for field in fields)
+    return _keys_problem(block, {"type", "fields"}) or next(filter(None, problems), None)
+
+
+def _actions_problem(block: dict[str, Any]) -> str | None:
+    elements = block.get("elements")
+    if not isinstance(elements, list) or not 1 <= len(elements) <= 25:
+        return "elements is no list of 1 to 25"
+    for element in elements:
+        if not isinstance(element, dict) or element.get("type") != "button":
+            return "an element is no button"
+        problem = _keys_problem(element, {"type", "text", "url", "action_id"}) or _text_problem(element["text"], 75, ("plain_text",))
+        if problem or not 1 <= len(str(element["url"])) <= 3000 or not str(element["url"]).startswith(("https://", "http://")):
+            return problem or f"url {element['url']!r}"
+        if not 1 <= len(str(element["action_id"])) <= 255:
+            return "action_id"
+    if len({element["action_id"] for element in elements}) < len(elements):
+        return "an action_id stands twice"
+    return _keys_problem(block, {"type", "elements"})
+
+
+def _text_problem(text: object, most: int, kinds: tuple[str, ...] = ("plain_text", "mrkdwn")) -> str | None:
+    if not isinstance(text, dict) or text.get("type") not in kinds:
+        return f"a text is none of {kinds}"
+    if not isinstance(text.get("text"), str) or not 1 <= len(text["text"].encode("utf-16-le", "surrogatepass")) // 2 <= most:
+        return f"a text has not 1 to {most} characters"
+    return _keys_problem(text, {"type", "text", "emoji" if text["type"] == "plain_text" else "verbatim"})
+
+
+def _keys_problem(part: dict[str, Any], keys: set[str]) -> str | None:
+    return f"its keys are {sorted(part)}, not {sorted(keys)}" if set(part) != keys else None
 
 
 def _payload(body: bytes) -> dict[str, Any] | None:

@@ -105,6 +105,10 @@ def right_evidence(demand: Demand) -> Evidence:
         answers=traffic(demand),
         fresh={path: {f"200 {demand.serving}": 12} for path in ("/api/health", "/auth/health")},
         serving={f"auth_service-{OWN_ID}": 24, "auth_service-1764000000-01d01d": 0},
+        deployments={
+            "1764000000-01d01d": ["success", "inactive"] if demand.serving == demand.new else ["success"],
+            OWN_ID: ["failure"] * (demand.attempt - 1) + ["success" if demand.succeeded else "failure"],
+        },
         messages=["the first attempt's"] * (demand.attempt - 1) + [expected_message(demand, OWN_ID, URL)],
         artifacts=files,
         documents=documents,
@@ -267,6 +271,18 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
         lambda s: replace(s, dumps={KEY: Dump(True, {"users": 10})}, rows_before=10),
         "at least 100000",
     ),
+    "GitHub was not told": ("success", lambda s: replace(s, deployments={}), "GitHub's deployment of"),
+    "GitHub calls a failure a success": (
+        "canary",
+        lambda s: replace(s, deployments={**s.deployments, OWN_ID: ["success"]}),
+        "got the states ['success']",
+    ),
+    "the version before stays active on GitHub": (
+        "success",
+        lambda s: replace(s, deployments={**s.deployments, "1764000000-01d01d": ["success"]}),
+        "GitHub's deployment of 1.0.0 is ['success'], while 1.1.0 serves",
+    ),
+    "blocks were refused": ("success", lambda s: replace(s, plain_messages=1), "Slack refused the blocks of 1"),
     "no message": ("success", lambda s: replace(s, messages=[]), "Slack received []"),
     "two messages": ("success", lambda s: replace(s, messages=s.messages * 2), "Slack received"),
     "success is said of a failure": (

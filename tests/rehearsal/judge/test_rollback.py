@@ -65,6 +65,7 @@ def right_evidence(document: dict[str, Any] | None = None) -> Evidence:
         fresh={"/api/health": {"200 1.0.0": 12}},
         instance_starts={"/api/health": {START - 20, START - 10}},
         messages=["the deployment's", expected_message(PRESSED, OWN_ID)],
+        deployments={PRESSED.old_id: ["success", "inactive", "success"], OWN_ID: ["success", "inactive"]},
         artifacts={ARTIFACT: list(FILES)},
         documents={
             f"release-logs-{OWN_ID}/record/validate-release.json": {"deployment_id": OWN_ID},
@@ -94,6 +95,8 @@ WRONG: dict[str, tuple[Callable[[Evidence], Evidence], str]] = {
         lambda s: replace(s, jobs={**s.jobs, "rollback": replace(s.jobs["rollback"], result="failure")}),
         "job rollback: failure",
     ),
+    "GitHub shows it as active": (lambda s: replace(s, deployments={**s.deployments, OWN_ID: ["success"]}), "GitHub's deployments are"),
+    "blocks were refused": (lambda s: replace(s, plain_messages=1), "Slack refused the blocks of 1"),
     "it did not run": (lambda s: replace(s, jobs={"validate-release": s.jobs["validate-release"]}), "job rollback: missing"),
     "no artifact": (lambda s: replace(s, artifacts={}), f"artifact {ARTIFACT}: missing"),
     "no log in it": (lambda s: replace(s, artifacts={ARTIFACT: [FILES[0]]}), "demanded rollback-record.json, rollback.log in it"),

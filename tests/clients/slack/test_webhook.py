@@ -13,25 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from azora_ci.clients import slack
+from azora_ci.clients.slack import blocks, webhook
+from azora_ci.clients.slack.messages import Message
 from azora_ci.core.clock import Clock
 from azora_ci.core.variables import Secret
 from azora_ci.rehearsal.standins.slack import ANSWERS, SlackAnswer, SlackReceiver
 
-SUCCESS = """✅ Production deployment successful
-Version: v1.2.3
-Deployment ID: 1234567890-abc123
-Environment: https://azora.world
-All services healthy and operational
-Rollback available for 60 minutes"""
-FAILURE = """🚨 Production deployment FAILED
-Version: v1.2.3
-Deployment ID: 1234567890-abc123
-
-⚠️ ACTION REQUIRED: Manual investigation needed
-Database backup available for rollback
-Check workflow logs for failure details"""
-ID = "1234567890-abc123"
+HELLO = Message("hello")
+BLOCKS = Message("hello", (blocks.header("Hello"), blocks.lines(["to all"])))
 
 
 class PatientClock(Clock):
@@ -50,45 +39,46 @@ def receiver(tmp_path: Path):
         yield server
 
 
-def test_success_is_the_guides_text_letter_for_letter():
-    assert slack.success_text(version="v1.2.3", deployment_id=ID, public_url="https://azora.world", rollback_window_minutes=60) == SUCCESS
-
-
-def test_success_does_not_promise_a_rollback_that_is_not_possible():
-    text = slack.success_text(version="v1.2.3", deployment_id=ID, public_url="https://azora.world", rollback_window_minutes=None)
-    assert text == SUCCESS.removesuffix("\nRollback available for 60 minutes")
-
-
-def test_failure_is_the_guides_text_letter_for_letter():
-    assert slack.failure_text(version="v1.2.3", deployment_id=ID, backup_available=True) == FAILURE
-
-
-def test_failure_names_a_backup_only_when_there_is_a_verified_one():
-    text = slack.failure_text(version="v1.2.3", deployment_id=ID, backup_available=False)
-    assert text == FAILURE.replace("Database backup available for rollback\n", "")
-
-
-def test_failure_without_an_identity():
-    lines = slack.failure_text(version=None, deployment_id=None, backup_available=False).splitlines()
-    assert lines[1:3] == ["Version: unknown", "Deployment ID: none was assigned"]
-
-
 def test_message_arrives_as_it_was_written(receiver):
-    sent = slack.notify(Secret(receiver.url), SUCCESS, Clock())
+    text = "✅ Done\nVersion: v1.2.3 &amp; more"
+    sent = webhook.notify(Secret(receiver.url), Message(text), Clock())
     assert (sent.sent, sent.attempts) == (True, 1)
-    assert receiver.texts() == [SUCCESS]
+    assert receiver.texts() == [text]
 
 
-def test_markup_is_escaped():
-    text = slack.success_text(version="v1<2>&3", deployment_id=ID, public_url="https://a/?x=1&y=<b>", rollback_window_minutes=60)
-    assert "Version: v1&lt;2&gt;&amp;3\n" in text
-    assert "https://a/?x=1&amp;y=&lt;b&gt;\n" in text
+def payloads(receiver: SlackReceiver) -> list[dict[str, object]]:
+    return [json.loads(line)["payload"] for line in receiver.messages.read_text(encoding="utf-8").splitlines()]
+
+
+def test_blocks_arrive_beside_the_text(receiver):
+    assert webhook.notify(Secret(receiver.url), BLOCKS, Clock()).sent
+    assert payloads(receiver) == [{"text": "hello", "blocks": list(BLOCKS.blocks)}]
+
+
+def test_refused_blocks_do_not_cost_the_message(receiver):
+    sent = webhook.notify(Secret(receiver.url), Message("hello", ({"type": "marquee"},)), PatientClock())
+    assert (sent.sent, sent.attempts) == (True, 1)
+    assert sent.detail == "Slack answered ok; it took the text alone: with blocks, Slack answered 400 'invalid_blocks'"
+    assert payloads(receiver) == [{"text": "hello"}]
+
+
+def test_a_text_that_is_refused_too_is_said_and_not_sent_for_ever(receiver):
+    receiver.answer_next(SlackAnswer(400, "invalid_blocks"), SlackAnswer(400, "action_prohibited"))
+    sent = webhook.notify(Secret(receiver.url), BLOCKS, PatientClock())
+    assert (sent.sent, sent.detail, receiver.requests) == (False, "Slack answered 400 'action_prohibited'", 2)
+
+
+def test_after_refused_blocks_the_text_is_repeated_alone(receiver):
+    receiver.answer_next(SlackAnswer(400, "invalid_blocks"), ANSWERS["500"])
+    sent = webhook.notify(Secret(receiver.url), BLOCKS, PatientClock())
+    assert (sent.sent, sent.attempts, receiver.requests) == (True, 2, 3)
+    assert payloads(receiver) == [{"text": "hello"}]
 
 
 def test_retry_after_is_honoured(receiver):
     receiver.answer_next(SlackAnswer(429, "rate_limited", 7), SlackAnswer(429, "rate_limited", 3))
     clock = PatientClock()
-    assert slack.notify(Secret(receiver.url), "hello", clock).sent
+    assert webhook.notify(Secret(receiver.url), HELLO, clock).sent
     assert clock.waits == [7, 3]
     assert receiver.texts() == ["hello"]
 
@@ -96,7 +86,7 @@ def test_retry_after_is_honoured(receiver):
 def test_an_hour_is_too_long_to_wait(receiver):
     receiver.answer_next(SlackAnswer(429, "rate_limited", 3600))
     clock = PatientClock()
-    result = slack.notify(Secret(receiver.url), "hello", clock)
+    result = webhook.notify(Secret(receiver.url), HELLO, clock)
     assert not result.sent
     assert "429 'rate_limited'" in result.detail
     assert "3600 s more is too long" in result.detail
@@ -106,34 +96,40 @@ def test_an_hour_is_too_long_to_wait(receiver):
 def test_waits_are_bounded_together(receiver):
     receiver.answer_next(*[SlackAnswer(429, "rate_limited", 25)] * 4)
     clock = PatientClock()
-    assert not slack.notify(Secret(receiver.url), "hello", clock).sent
+    assert not webhook.notify(Secret(receiver.url), HELLO, clock).sent
     assert clock.waits == [25, 25]
 
 
 def test_server_errors_are_tried_again_a_bounded_number_of_times(receiver):
     receiver.answer_next(*[ANSWERS["500"]] * 10)
     clock = PatientClock()
-    result = slack.notify(Secret(receiver.url), "hello", clock)
+    result = webhook.notify(Secret(receiver.url), HELLO, clock)
     assert (result.sent, result.attempts, receiver.requests) == (False, 4, 4)
     assert clock.waits == [1, 2, 4]
     assert result.detail == "Slack answered 500 'rollup_error'; gave up after 4 attempts"
 
 
+def test_a_cancelled_job_tries_once(receiver):
+    receiver.answer_next(*[ANSWERS["500"]] * 10)
+    result = webhook.notify(Secret(receiver.url), HELLO, PatientClock(), hurry=True)
+    assert (result.detail, receiver.requests) == ("Slack answered 500 'rollup_error'; gave up after 1 attempt", 1)
+
+
 def test_one_server_error_is_got_over(receiver):
     receiver.answer_next(ANSWERS["500"])
-    assert slack.notify(Secret(receiver.url), "hello", PatientClock()).attempts == 2
+    assert webhook.notify(Secret(receiver.url), HELLO, PatientClock()).attempts == 2
     assert receiver.texts() == ["hello"]
 
 
 def test_success_is_the_body_ok_not_the_status(receiver):
     receiver.answer_next(ANSWERS["empty"])
-    result = slack.notify(Secret(receiver.url), "hello", PatientClock())
+    result = webhook.notify(Secret(receiver.url), HELLO, PatientClock())
     assert (result.sent, result.attempts) == (False, 1)
     assert "200 ''" in result.detail
 
 
 def test_a_removed_webhook_is_not_tried_again(receiver):
-    result = slack.notify(Secret(receiver.url.replace("/services/", "/gone/")), "hello", PatientClock())
+    result = webhook.notify(Secret(receiver.url.replace("/services/", "/gone/")), HELLO, PatientClock())
     assert (result.sent, result.attempts) == (False, 1)
     assert "404 'no_service'" in result.detail
 
@@ -142,28 +138,34 @@ def test_nobody_listens():
     with socket.socket() as held:
         held.bind(("127.0.0.1", 0))  # bound, not listening: connections are refused
         url = f"http://127.0.0.1:{held.getsockname()[1]}/services/T0/B0/secret-part"
-        result = slack.notify(Secret(url), "hello", PatientClock())
+        result = webhook.notify(Secret(url), HELLO, PatientClock())
     assert (result.sent, result.attempts) == (False, 4)
     assert "secret-part" not in result.detail
 
 
+def test_an_answer_that_repeats_the_address_does_not_show_it(receiver):
+    receiver.answer_next(SlackAnswer(403, "no /services/T0/B0/rehearsal here"))
+    sent = webhook.notify(Secret(receiver.url), HELLO, PatientClock())
+    assert sent.detail == "Slack answered 403 'no *** here'"
+
+
 @pytest.mark.parametrize("url", ["not a url secret-part", "http://[secret-part/", "ftp://secret-part/x", "https://secret-part:port/x"])
 def test_an_unusable_webhook_is_said_without_showing_it(url, capfd, caplog):
-    result = slack.notify(Secret(url), "hello", PatientClock())
+    result = webhook.notify(Secret(url), HELLO, PatientClock())
     assert (result.sent, result.attempts) == (False, 1)
     printed = result.detail + caplog.text + "".join(capfd.readouterr())
     assert "secret-part" not in printed
 
 
 def test_without_a_webhook_nobody_is_told_and_that_is_said():
-    assert slack.notify(None, "hello", Clock()) == slack.Notification(False, 0, "SLACK_WEBHOOK is not set, nobody was notified")
+    assert webhook.notify(None, HELLO, Clock()) == webhook.Notification(False, 0, "SLACK_WEBHOOK is not set, nobody was notified")
 
 
 def test_proxy_settings_do_not_swallow_a_loopback_message(receiver, monkeypatch):
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
     monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    assert slack.notify(Secret(receiver.url), "hello", PatientClock()).sent
+    assert webhook.notify(Secret(receiver.url), HELLO, PatientClock()).sent
 
 
 # --- the receiver ------------------------------------------------------------------------------------------------------
@@ -176,6 +178,7 @@ def test_proxy_settings_do_not_swallow_a_loopback_message(receiver, monkeypatch)
         (b'{"text": ""}', 400, b"no_text"),
         (b"no json", 400, b"invalid_payload"),
         (b"[]", 400, b"invalid_payload"),
+        (b'{"text": "hi", "blocks": [{"type": "header"}]}', 400, b"invalid_blocks"),
     ],
 )
 def test_receiver_answers_as_slack_does(receiver, body, status, answer):
@@ -189,7 +192,7 @@ def test_receiver_answers_as_slack_does(receiver, body, status, answer):
 
 
 def test_receiver_keeps_what_it_accepted_in_lines(receiver):
-    threads = [threading.Thread(target=slack.notify, args=(Secret(receiver.url), f"message {n}\n✅", Clock())) for n in range(8)]
+    threads = [threading.Thread(target=webhook.notify, args=(Secret(receiver.url), Message(f"message {n}\n✅"), Clock())) for n in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -206,7 +209,7 @@ def test_receiver_runs_as_a_program_and_can_be_told_to_fail(tmp_path):
     try:
         url = process.stdout.readline().strip()
         clock = PatientClock()
-        result = slack.notify(Secret(url), "hello", clock)
+        result = webhook.notify(Secret(url), HELLO, clock)
     finally:
         process.terminate()
         process.wait(timeout=30)
