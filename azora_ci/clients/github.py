@@ -31,7 +31,10 @@ PERMISSIONS = "checks: read, statuses: read, actions: read, contents: read and p
 
 
 class GitHub:
-    """A repository (``owner/name``). ``say`` is called with a line for every wait; ``pause``: seconds before the first retry."""
+    """A repository (``owner/name``). ``say`` is called with a line for every wait; ``pause``: seconds before the first retry.
+
+    ``patience``: the most seconds that one request may wait for rate limits; it may be changed.
+    """
 
     def __init__(
         self,
@@ -49,6 +52,7 @@ class GitHub:
         self._clock = clock
         self._say = say
         self._pause = pause
+        self.patience = PATIENCE_SECONDS
         self._session: requests.Session | None = None
 
     def default_branch(self) -> str:
@@ -84,6 +88,10 @@ class GitHub:
             ids = [int(run["id"]) for run in runs]
             jobs = [job for run_id in ids for job in self._pages(f"{self._base}/actions/runs/{run_id}/jobs", key="jobs", filter="all")]
             return {int(job["id"]): int(job["run_attempt"]) for job in jobs}
+
+    def jobs_of_attempt(self, run_id: str, attempt: int) -> list[dict[str, Any]]:
+        """Return the jobs of one attempt of a workflow run, each with ``name``, ``status`` and ``conclusion``."""
+        return self._pages(f"{self._base}/actions/runs/{quote(run_id)}/attempts/{attempt}/jobs", key="jobs")
 
     def statuses(self, commit: str) -> list[dict[str, Any]]:
         """Return all commit statuses of a commit, including replaced statuses of the same context."""
@@ -182,7 +190,7 @@ class GitHub:
             response, problem = self._send(url, query)
             while response is not None and (wait := self._rate_limit_wait(response)) is not None:
                 waited += wait
-                if waited > PATIENCE_SECONDS:
+                if waited > self.patience:
                     raise self._rate_limit_error(url, wait)
                 self._say(f"GitHub's rate limit: waiting {wait:.0f} s")
                 self._clock.sleep(wait)
@@ -238,7 +246,7 @@ class GitHub:
     def _rate_limit_error(self, url: str, wait: float) -> UnreachableError:
         return UnreachableError(
             "GitHub's rate limit is used up",
-            what=f"the next {wait:.0f} s would pass the {PATIENCE_SECONDS:.0f} s that one request may wait",
+            what=f"the next {wait:.0f} s would pass the {self.patience:.0f} s that one request may wait",
             where=url,
             next_step="run the job again when the limit has been reset",
         )

@@ -89,6 +89,7 @@ PERMISSIONS = {
         "statuses: read",
     ],
     "database-backup": READS_AWS,
+    "database-migrations": ["actions: read", "contents: read"],
     "deployment-record": ["attestations: write", *READS_AWS],
     "deployment-failure-handler": READS_AWS,
 }
