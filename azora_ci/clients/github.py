@@ -89,6 +89,10 @@ class GitHub:
             jobs = [job for run_id in ids for job in self._pages(f"{self._base}/actions/runs/{run_id}/jobs", key="jobs", filter="all")]
             return {int(job["id"]): int(job["run_attempt"]) for job in jobs}
 
+    def jobs_of_attempt(self, run_id: str, attempt: int) -> list[dict[str, Any]]:
+        """Return the jobs of one attempt of a workflow run, each with ``name``, ``status`` and ``conclusion``."""
+        return self._pages(f"{self._base}/actions/runs/{quote(run_id)}/attempts/{attempt}/jobs", key="jobs")
+
     def statuses(self, commit: str) -> list[dict[str, Any]]:
         """Return all commit statuses of a commit, including replaced statuses of the same context."""
         return self._pages(f"{self._base}/commits/{commit}/statuses")

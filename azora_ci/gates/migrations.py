@@ -9,7 +9,7 @@ from typing import Any
 
 from azora_ci.core.actions import Actions
 from azora_ci.core.config import DatabaseSettings
-from azora_ci.core.errors import AzoraError
+from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.core.variables import truth, variable
 from azora_ci.database.migrations import catalogue, files, history, prisma
 from azora_ci.database.migrations.judgement.judge import SHORTENED, judge, kind_of
@@ -17,7 +17,7 @@ from azora_ci.database.migrations.judgement.model import Facts, Statement, Verdi
 from azora_ci.database.migrations.judgement.words import NEW
 from azora_ci.database.migrations.production import read_facts
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.gates.readiness import Problem
+from azora_ci.gates.readiness import Problem, of_error
 from azora_ci.gates.squawk import Remark
 
 MOST = 100  # findings that are recorded
@@ -136,13 +136,17 @@ def _wait(facts: Facts, name: str, lock: str, stops: str) -> str:
 def pending_in_production(database: DatabaseSettings, url: DatabaseUrl) -> list[tuple[str, str]] | None:
     """Return (path, SQL) of the migrations that a deployment would apply; None where their tool alone knows which.
 
-    Raises UnreachableError, and BadInputError for files that cannot be read.
+    Raises UnreachableError, BadInputError for files that cannot be read, and NotTrueError for what the job that migrates
+    refuses.
     """
     if database.tool == "none":
         return []
     if database.tool == "prisma":
         release = prisma.read_folder(database.migrations_dir)
         plan = history.plan(release, prisma.read_table(url, prisma.schema_of(url, database.schema)))
+        if (refusal := history.refusal(plan)) is not None:
+            where = f"{database.migrations_dir} and {prisma.TABLE} of the production database"
+            raise NotTrueError(refusal.title, what=refusal.what, where=where, next_step=refusal.next_step)
         return files.read(Path(database.migrations_dir, migration.name, "migration.sql") for migration in plan.pending)
     lines = catalogue.read(url)
     if not any(map(catalogue.is_history, lines)):
@@ -154,7 +158,7 @@ def pending_in_production(database: DatabaseSettings, url: DatabaseUrl) -> list[
 
 
 def of_production(database: DatabaseSettings, url: DatabaseUrl, remarks: Remarks) -> Judgement | None:
-    """Judge what a deployment would apply to production; None where that is not known. Raises UnreachableError and BadInputError."""
+    """Judge what a deployment would apply to production; None where that is not known. Raises as ``pending_in_production`` does."""
     pending = pending_in_production(database, url)
     return None if pending is None else examine(pending, read_facts(url) if pending else Facts(known=True), remarks)
 
@@ -172,17 +176,21 @@ class Gate:
 
     def judge(self, database: DatabaseSettings, url: DatabaseUrl, remarks: Remarks) -> tuple[dict[str, Any], list[Problem]]:
         """Judge what is pending in production; return the evidence, and what closes the gate."""
-        why_not, judgement = "", None
+        why_not, judgement, closing = "", None, list[Problem]()
         try:
             judgement = of_production(database, url, remarks)
             why_not = "" if judgement else "which are pending is known to their tool alone; what it changes is shown after it ran"
+        except NotTrueError as error:
+            closing = [of_error(error)]
+            why_not = closing[0].what
         except AzoraError as error:
             why_not = f"{error.title}: {error.what}"
         evidence: dict[str, Any] = {"migrations": self._document(judgement, why_not)}
         if judgement is None:
             self.say(f"- migrations are not judged: {why_not}")
-            closing = [Problem("MIGRATIONS_REQUIRE_COMPATIBLE", f"migrations are not judged: {why_not}", "read them, and take it out")]
-            return evidence, closing if self.policy.require_compatible else []
+            if self.policy.require_compatible and not closing:
+                closing = [Problem("MIGRATIONS_REQUIRE_COMPATIBLE", f"migrations are not judged: {why_not}", "read them, and take it out")]
+            return evidence, closing
         self._annotate(judgement)
         doubtful = judgement.doubtful()
         if not doubtful:

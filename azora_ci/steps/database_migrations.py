@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
+from azora_ci.clients.github import GitHub
 from azora_ci.core import settings
 from azora_ci.core.clock import parse_rfc3339
 from azora_ci.core.config import Command
@@ -18,9 +18,10 @@ from azora_ci.core.errors import Explained, NotTrueError, UnreachableError
 from azora_ci.core.job_log import secrets_of_url
 from azora_ci.core.markdown import code, listed, table
 from azora_ci.core.process.isolation import Isolation
-from azora_ci.core.variables import number, variable, whole_number
+from azora_ci.core.variables import Secret, number, variable, whole_number
 from azora_ci.database.migrations import aftermath, catalogue, guard, history, prisma, variables
 from azora_ci.database.migrations.aftermath import Before, Database
+from azora_ci.database.migrations.backup import VerifiedBackup
 from azora_ci.database.migrations.catalogue import Change
 from azora_ci.database.migrations.guard import Timeouts, Watch
 from azora_ci.database.migrations.history import Migration, Plan, Row
@@ -29,6 +30,7 @@ from azora_ci.database.migrations.prisma import MigrateResult
 from azora_ci.database.migrations.trial import gate
 from azora_ci.database.migrations.trial.gate import Tried
 from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.gates.build_jobs import PATIENCE_SECONDS, BuildJobs
 from azora_ci.steps.job import Job, application_tree, production_database
 
 LOCK_ATTEMPTS = 3  # Prisma itself waits 10 s for its lock each time
@@ -51,23 +53,10 @@ class Settings(settings.Deployment, settings.DatabaseAccess, settings.SshAccess,
         "MIGRATIONS_STATEMENT_TIMEOUT_SECONDS", "seconds that a statement of a migration may take; 0: no limit", example="1800",
         parse=number(0, 86400), default="1800",
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class VerifiedBackup:
-    """The verified backup of this deployment: id, time and age of its snapshot, depth of its proof, and the database it was taken of."""
-
-    id: str
-    snapshot: datetime
-    age_minutes: float
-    depth: str
-    database: str
-    system_identifier: str | None
-
-    def describe(self) -> str:
-        """Return a sentence that says what a restore can rely on."""
-        proof = "was never restored to prove it" if self.depth == "none" else f"is proven ({self.depth}) and can be restored"
-        return f"{self.id} (snapshot {self.snapshot:%Y-%m-%d %H:%M:%S %Z}) {proof}"
+    github_token: Secret | None = variable(
+        "GITHUB_TOKEN", "token that reads the jobs of this run; unset: whether the build has failed meanwhile is not asked",
+        example="ghs_…", required=False, secret=True,
+    )  # fmt: skip
 
 
 def run(job: Job[Settings]) -> None:
@@ -78,7 +67,7 @@ def run(job: Job[Settings]) -> None:
     release = prisma.read_folder(database.migrations_dir) if database.command is None else []
     backup = require_verified_backup(job)
     with production_database(job, job.evidence) as url:
-        _require_same_database(url, backup)
+        backup.require_of(url)
         with guard.deployment_lock(url, f"azora-ci deployment {job.settings.deployment_id}"):
             _migrate(job, release, backup, url)
     job.evidence["seconds"] = round(job.clock.monotonic() - started, 3)
@@ -106,6 +95,7 @@ def migrate(job: Job[Settings], release: list[Migration], backup: VerifiedBackup
         _log_sql(job, plan.pending)
         before = Before(plan, catalogue.read(database.url), backup.snapshot, backup.describe())
         with application_tree(job, database.url.ca_file) as isolation:
+            _require_build(job)
             _apply(job, database, before, isolation, tried)
         whole = len(tried.evidence["files"]) == len(plan.pending)
         _compare(job, tried.differences(before.catalogue, catalogue.read(database.url), whole=whole), ran=tried.ran)
@@ -145,22 +135,6 @@ def _warn_of_pooler(job: Job[Settings], url: DatabaseUrl) -> None:
         job.actions.warning(
             "Migrations through a connection pooler",
             f"{url.pooler_hint}: Prisma's lock may not hold there.\nUse the direct address of the database in PROD_DATABASE_URL",
-        )
-
-
-def _require_same_database(url: DatabaseUrl, backup: VerifiedBackup) -> None:
-    """Raise NotTrueError when the backup is of another database. The identifiers of the clusters are compared when both are known."""
-    from azora_ci.database.server import server_facts
-
-    facts = server_facts(url)
-    identifiers = {backup.system_identifier, facts.system_identifier} - {None}
-    if facts.database != backup.database or len(identifiers) > 1:
-        raise NotTrueError(
-            "The backup is of another database",
-            what=f"{backup.id} holds {backup.database} of cluster {backup.system_identifier}, "
-            f"PROD_DATABASE_URL names {facts.database} of cluster {facts.system_identifier}",
-            where=f"PROD_DATABASE_URL ({url.location})",
-            next_step="give both jobs the same PROD_DATABASE_URL, then re-run all jobs",
         )
 
 
@@ -217,6 +191,16 @@ def _require_tried(job: Job[Settings], pending: tuple[Migration, ...]) -> Tried:
     return tried
 
 
+def _require_build(job: Job[Settings]) -> None:
+    """Raise NotTrueError when the build of this run has failed meanwhile: it is asked right before the command runs."""
+    settings, token = job.settings, job.settings.github_token
+    github = None
+    if token is not None and settings.repository is not None and settings.run_id != "0":
+        github = GitHub(settings.api_url, settings.repository, token, clock=job.clock, say=job.say)
+        github.patience = PATIENCE_SECONDS
+    BuildJobs(github, settings.run_id, settings.run_attempt, job.actions, job.say).require(job.evidence)
+
+
 def _compare(job: Job[Settings], differences: list[str], *, ran: bool) -> None:
     """Record in what production differs from the copy after the trial, and warn of it."""
     if not ran:
@@ -241,8 +225,16 @@ def _log_sql(job: Job[Settings], pending: tuple[Migration, ...]) -> None:
 
 
 def _timeouts(job: Job[Settings], url: DatabaseUrl) -> Timeouts | None:
-    """Return the timeouts for the command's sessions; None behind a pooler, which may refuse a session that asks for any."""
-    return None if url.pooler_hint else Timeouts(job.settings.lock_timeout, job.settings.statement_timeout)
+    """Return the timeouts for the command's sessions, None where the server cannot be given any; what does not reach it is said."""
+    timeouts = Timeouts(job.settings.lock_timeout, job.settings.statement_timeout)
+    missing = refused = timeouts.refused_at(url)
+    if refused is None and variables.WITH_PARAMETERS.isdisjoint(job.config.database.variables.values()):
+        missing = f"the command gets no connection string ({', '.join(job.config.database.variables)}): only a driver that reads PGOPTIONS,"
+        missing += " as libpq does, has them"
+    job.evidence["timeouts"] = {"lock_seconds": timeouts.lock, "statement_seconds": timeouts.statement, "missing": missing}
+    if missing is not None:
+        job.actions.warning("Timeouts may not reach the server", f"lock_timeout and statement_timeout of the migrations: {missing}")
+    return None if refused is not None else timeouts
 
 
 def _hand_over(job: Job[Settings], address: str, url: DatabaseUrl) -> Mapping[str, str]:
@@ -250,6 +242,11 @@ def _hand_over(job: Job[Settings], address: str, url: DatabaseUrl) -> Mapping[st
     for secret in secrets_of_url(address):
         job.log.add_secret(secret)
     return variables.environment(job.config.database.variables, address, url)
+
+
+def _in_environment(timeouts: Timeouts | None, url: DatabaseUrl) -> dict[str, str]:
+    """Return the timeouts as variables of libpq, for a command that makes its address out of host and port."""
+    return {name: value for name, value in timeouts.of(url).libpq_env().items() if name in {"PGOPTIONS", "PGAPPNAME"}} if timeouts else {}
 
 
 def _apply(job: Job[Settings], database: Database, before: Before, isolation: Isolation, tried: Tried) -> None:
@@ -287,7 +284,7 @@ def _left_unknown(ended: str, error: UnreachableError) -> UnreachableError:
 def _deploy(job: Job[Settings], database: Database, before: Before, isolation: Isolation) -> MigrateResult:
     """Run the migrate command. Repeat it when a lock could not be had and nothing was applied."""
     address, timeouts = prisma.address(job.settings.database_url.reveal(), database.url), _timeouts(job, database.url)
-    names = _hand_over(job, timeouts.within(address) if timeouts else address, database.url)
+    names = {**_in_environment(timeouts, database.url), **_hand_over(job, timeouts.within(address) if timeouts else address, database.url)}
     with Watch(database.url, before.plan.pending, job.say) as watch:
         for attempt in job.clock.attempts(LOCK_ATTEMPTS, LOCK_PAUSE_SECONDS, growth=1):
             job.evidence["attempts"] = attempt.number
@@ -320,6 +317,7 @@ def migrate_by_command(job: Job[Settings], command: Command, backup: VerifiedBac
     earlier = catalogue.read(url)
     job.evidence |= {"applied": [], "migrations_applied": None, "attempts": 1}
     with application_tree(job, url.ca_file) as isolation:
+        _require_build(job)
         try:
             with job.actions.group(" ".join(command)), Watch(url, (), job.say) as watch:
                 completed = job.processes.run_isolated(command, isolation, env=names, timeout=prisma.DEPLOY_SECONDS, check=False)

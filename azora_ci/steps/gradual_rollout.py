@@ -13,18 +13,20 @@ from typing import Any
 
 from azora_ci.core.config import AFTER_ROLLOUT, BEFORE_ROLLOUT
 from azora_ci.core.environment import named_secrets
-from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError, UnreachableError
+from azora_ci.core.errors import AzoraError, CancelledError, Explained, NotTrueError, UnreachableError
 from azora_ci.core.job_log import secrets_of_url
 from azora_ci.core.markdown import escaped, fenced
 from azora_ci.core.pipeline import instances_at
 from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import Deployment, Health, ProductionHosts, ServiceSecrets
-from azora_ci.core.variables import Secret, number, truth, variable
+from azora_ci.core.variables import Secret, truth, variable
+from azora_ci.gates.running_version import RunningVersion, healthy_before
 from azora_ci.health.answers import NEW
 from azora_ci.health.probes import Prober
 from azora_ci.rollout import once, report
 from azora_ci.rollout.cause import Cause
 from azora_ci.rollout.decision import Action, Limits, Stage, stages
+from azora_ci.rollout.durations import SHORTEST_MINUTES, Stages
 from azora_ci.rollout.watch import Rules, StageWatch, Subject
 from azora_ci.steps.job import Job, recorded_host_keys
 from azora_ci.targets import jobs, workers
@@ -35,34 +37,6 @@ from azora_ci.targets.registry import target_of
 from azora_ci.targets.release import Release
 
 PROBE_SECONDS = 5.0  # for the answers of a version that was promoted already
-SHORTEST_MINUTES = 1.0  # shortest stage in production; shorter ones need SHORT_STAGES_REASON
-
-
-@dataclass(frozen=True, kw_only=True)
-class Stages:
-    """How long the stages are to last."""
-
-    canary_minutes: float = variable("CANARY_MINUTES", "minutes at 5 %, fractions allowed", example="5", parse=number(0, 1440), default="5")
-    progressive_minutes: float = variable(
-        "PROGRESSIVE_MINUTES", "minutes at 50 %, fractions allowed", example="10", parse=number(0, 1440), default="10"
-    )
-    full_minutes: float = variable("FULL_MINUTES", "minutes at 100 %, fractions allowed", example="15", parse=number(0, 1440), default="15")
-    short_stages_reason: str | None = variable(
-        "SHORT_STAGES_REASON", "why stages under a minute are right in production; lands in the record", example="rehearsal", required=False
-    )
-
-    def durations(self, environment: str) -> tuple[float, float, float]:
-        """Return the minutes of the stages. Raises BadInputError for short ones in production without a reason."""
-        minutes = (self.canary_minutes, self.progressive_minutes, self.full_minutes)
-        if environment == "production" and min(minutes) < SHORTEST_MINUTES and not self.short_stages_reason:
-            spans = ", ".join(f"{span:g}" for span in minutes)
-            raise BadInputError(
-                "Stages are too short for production",
-                what=f"stages of {spans} minutes; under a minute nothing is learned about a new version",
-                where="CANARY_MINUTES, PROGRESSIVE_MINUTES, FULL_MINUTES",
-                next_step="use at least 1 minute each, or give SHORT_STAGES_REASON, which lands in the record",
-            )
-        return minutes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +71,7 @@ def run(job: Job[Settings]) -> None:
             rollout.recognise_promoted(history)
         else:
             rollout.announce_plan(history)
+            rollout.require_running_version(history)
             rollout.run_stages(history)
 
 
@@ -248,6 +223,17 @@ class Rollout:
                 where="direct probes of its instances",
                 next_step="read the instances' logs; go back with the rollback instructions, or start a new run",
             )
+
+    def require_running_version(self, history: History) -> None:
+        """Ask the running version's health where migrations were applied. Raises NotTrueError when they took it away."""
+        migrated, validated = (self.job.fragments.find(job) for job in ("database-migrations", "pre-deployment-validation"))
+        if history.serving is None or migrated is None or migrated.evidence.get("migrations_applied") == 0:
+            return
+        before = healthy_before(validated.evidence["checks"] if validated else ())
+        settings = self.job.settings
+        attempts = self.job.clock.attempts(settings.health_retries, settings.health_interval, growth=1)
+        running = RunningVersion(history, self.job.config.web, before, self.job.actions, self.job.say)
+        running.require_healthy(self.evidence, attempts)
 
     # --- the stages ------------------------------------------------------------------------------------------------------
 

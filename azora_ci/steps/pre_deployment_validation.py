@@ -26,8 +26,8 @@ from azora_ci.gates.readiness import Problem
 from azora_ci.gates.report import Closed
 from azora_ci.record import host_keys
 from azora_ci.record.archive import Archive
+from azora_ci.rollout.durations import Stages
 from azora_ci.steps.application import build
-from azora_ci.steps.gradual_rollout import Stages
 from azora_ci.steps.job import Job, declarations, own_variables
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.registry import kind_of

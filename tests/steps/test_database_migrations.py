@@ -22,6 +22,7 @@ from azora_ci.database.backup import manifest
 from azora_ci.database.migrations.history import LOCK
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.rehearsal import application
+from azora_ci.rehearsal.standins.github import GitHubApi
 from azora_ci.steps import database_migrations
 from azora_ci.steps.job import TOOLCHAIN
 from tests.core.test_markdown import cells
@@ -121,13 +122,17 @@ def test_the_migrate_command_is_alone_with_the_address_of_the_database(
     monkeypatch.setenv("SOME_SERVICE_KEY", "a-key-of-a-service")
     production.configure(migrate=["sh", "-c", LOOK.replace("$LOGS", str(production.logs))])
     production.back_up()
-    assert production.run(RUNNER_TEMP=str(temp)) == 1
+    with GitHubApi(tmp_path / "github.json", "a-token-that-reads-the-run") as api:
+        api.write()
+        environ = {"GITHUB_TOKEN": api.token, "GITHUB_API_URL": api.url, "GITHUB_REPOSITORY": "azora/azora"}
+        assert production.run(RUNNER_TEMP=str(temp), **environ) == 1
+    assert production.evidence["build_checked"]["checked"]
     assert production.evidence["isolation"] == "namespaces"
     assert "override_reason" not in production.evidence
     printed = production.log
     assert "DATABASE_URL=***" in printed
     assert "isolated" in printed.split()
-    for name in ("PROD_DATABASE_URL", "AWS_SECRET", "RUNNER_TEMP", "GITHUB_OUTPUT", "a-token-of-github", "a-key-of-a-service", "in-a-file"):
+    for name in ("PROD_DATABASE_URL", "AWS_SECRET", "RUNNER_TEMP", "GITHUB_OUTPUT", "a-token-", "a-key-of-a-service", "in-a-file"):
         assert name not in printed
 
 
@@ -279,6 +284,18 @@ def test_a_deleted_migration(production: Deployment) -> None:
     (folder / "migration.sql").unlink()
     folder.rmdir()
     refused(production, "Applied migrations are gone from the release", "20260915080000_education")
+
+
+def test_a_build_that_failed_meanwhile(production: Deployment, tmp_path: Path) -> None:
+    production.back_up()
+    with GitHubApi(tmp_path / "github.json", "x") as api:
+        api.write(run_jobs=[{"name": "production / Application images", "status": "completed", "conclusion": "failure"}])
+        environ = {"GITHUB_TOKEN": "x", "GITHUB_API_URL": api.url, "GITHUB_REPOSITORY": "azora/azora", "GITHUB_RUN_ATTEMPT": "2"}
+        assert production.run(**environ) == 1
+        assert "/repos/azora/azora/actions/runs/1/attempts/2/jobs" in api.requests
+    assert production.error["title"] == "The build has failed meanwhile"
+    assert production.applied() == list(application.OLD_MIGRATIONS)
+    assert "attempts" not in production.evidence
 
 
 # --- the bad day ------------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from azora_ci.database.postgres import DatabaseUrl, find_binary
 from azora_ci.rehearsal import application
 from azora_ci.steps import database_migrations
 from tests.support.migration_world import Deployment
+from tests.support.pooler import SessionProxy, TransactionPooler
 from tests.support.waiting import until
 
 NAME = "20991231000000_last"
@@ -48,6 +49,53 @@ def test_timeouts_reach_the_server_through_a_command(production: Deployment) -> 
     assert production.maker.execute(production.url, "SELECT * FROM seen") == [("5s", "90s", guard.APPLICATION)] or (
         production.maker.execute(production.url, "SELECT * FROM seen") == [("5s", "90s", "psql")]
     )
+
+
+PARTS = {"PGHOST": "host", "PGPORT": "port", "PGUSER": "user", "PGPASSWORD": "password", "PGDATABASE": "database"}
+FROM_PARTS = 'DATABASE_URL="postgresql://$PGUSER:$PGPASSWORD@$PGHOST:$PGPORT/$PGDATABASE" exec npx prisma migrate deploy'
+
+
+def test_timeouts_reach_a_command_that_gets_host_and_port_as_far_as_its_driver_reads_them_and_that_is_said(
+    production: Deployment, capsys: pytest.CaptureFixture[str]
+) -> None:
+    production.configure(migrate=["sh", "-c", FROM_PARTS], variables=PARTS)
+    only(production, SEEN)
+    assert production.run(MIGRATIONS_LOCK_TIMEOUT_SECONDS="7") == 0, production.log
+    assert production.maker.execute(production.url, "SELECT * FROM seen") == [("7s", "30min", guard.APPLICATION)]
+    timeouts = production.evidence["timeouts"]
+    assert (timeouts["lock_seconds"], timeouts["statement_seconds"]) == (7, 1800)
+    assert "the command gets no connection string (PGHOST, PGPORT" in timeouts["missing"]
+    assert "Timeouts may not reach the server" in capsys.readouterr().out
+
+
+def test_timeouts_through_a_pooler_are_tried(production: Deployment, capsys: pytest.CaptureFixture[str]) -> None:
+    only(production, SEEN)
+    with SessionProxy(production.url) as pooler:
+        assert production.run(PROD_DATABASE_URL=f"{pooler.url}?pgbouncer=true") == 0, production.log
+    assert production.maker.execute(production.url, "SELECT * FROM seen") == [("5s", "30min", guard.APPLICATION)]
+    assert production.evidence["timeouts"]["missing"] is None
+    assert "Timeouts may not" not in capsys.readouterr().out
+
+
+def test_a_pooler_that_drops_timeouts_is_told_of(production: Deployment, capsys: pytest.CaptureFixture[str]) -> None:
+    production.configure_command([str(find_binary("psql", 18)), "-Xc", SEEN])
+    production.back_up()
+    production.maker.execute(
+        production.url, "ALTER DATABASE " + DatabaseUrl.parse(production.url).database + " SET search_path = sales, public"
+    )
+    with TransactionPooler(production.url) as pooler:
+        assert production.run(PROD_DATABASE_URL=pooler.url) == 0, production.log
+        left = "SELECT current_setting('search_path'), (SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND objid = %d)"
+        assert production.maker.execute(pooler.url, left % guard.LOCK) == [("sales, public", 0)], "what we set and held is gone"
+    assert production.maker.execute(production.url, "SELECT lock, statement FROM seen") == [("0", "0")]
+    assert production.evidence["timeouts"]["missing"] == "the server's session does not have them: a pooler drops them"
+    assert "lock_timeout and statement_timeout of the migrations: the server's session" in capsys.readouterr().out
+
+
+def test_a_pooler_that_refuses_such_sessions_is_told_of(production: Deployment) -> None:
+    refused = guard.Timeouts(5, 60).refused_at(DatabaseUrl.parse(f"{production.url}?options=-c%20nothing.such%3D1%20-x"))
+    assert refused is not None
+    assert refused.startswith("a session that asks for them is refused: ")
 
 
 @pytest.mark.parametrize(

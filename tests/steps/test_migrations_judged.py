@@ -19,7 +19,9 @@ def deploy(world: World, maker: DatabaseMaker, sql: str, *, applied: tuple[str, 
     """Run the gates with a second migration; production has ``orders``, and has applied the first."""
     (world.folder / FILE).parent.mkdir(exist_ok=True)
     (world.folder / FILE).write_text(sql)
-    maker.execute(world.means["PROD_DATABASE_URL"], ORDERS + prisma_table.with_migrations(*applied))
+    maker.execute(
+        world.means["PROD_DATABASE_URL"], ORDERS + prisma_table.with_migrations(*applied, folder=world.folder / "prisma/migrations")
+    )
     return world.run(**environ)
 
 
@@ -97,3 +99,27 @@ def test_what_cannot_be_judged_closes_the_gate_only_where_that_is_asked(world: W
     assert world.run() == 0
     assert world.run(MIGRATIONS_REQUIRE_COMPATIBLE="true") == 1
     assert "migrations are not judged" in world.error
+
+
+EDITED = "UPDATE _prisma_migrations SET checksum = 'another' WHERE migration_name = '1_start';"
+REFUSED: dict[str, tuple[tuple[str, ...], str | None, str, str]] = {
+    "edited": (("1_start",), None, EDITED, "Applied migrations were edited: 1_start: applied with SHA-256 another"),
+    "deleted": (("1_gone", "1_start"), None, "", "Applied migrations are gone from the release: applied in the database"),
+    "failed": (("1_start",), "2_next", "", "A failed migration blocks the database: 2_next: began"),
+    "diverged": (("1_start", "3_other"), None, "", "Release and database have diverged: only the database has: 3_other"),
+}
+
+
+@pytest.mark.parametrize("how", REFUSED)
+def test_what_database_migrations_would_refuse_is_refused_before_the_backup(world: World, postgres_cluster: DatabaseMaker, how: str):
+    applied, failed, further, said = REFUSED[how]
+    table = prisma_table.with_migrations(*applied, failed=failed, folder=world.folder / "prisma/migrations") + further
+    (world.folder / FILE).parent.mkdir(exist_ok=True)
+    (world.folder / FILE).write_text("SELECT 1;")
+    postgres_cluster.execute(world.means["PROD_DATABASE_URL"], table)
+    assert world.run() == 1
+    (problem,) = world.evidence["problems"]
+    assert problem["where"] == "prisma/migrations and _prisma_migrations of the production database"
+    assert problem["what"].startswith(said)
+    assert problem["next"]
+    assert judged(world)["not_judged"] == problem["what"]

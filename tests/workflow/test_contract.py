@@ -92,6 +92,7 @@ PERMISSIONS = {
     "database-backup": READS_AWS,
     "deployment-record": ["attestations: write", *SAYS_WHAT_SERVES],
     "deployment-failure-handler": SAYS_WHAT_SERVES,
+    "database-migrations": ["actions: read", "contents: read"],
 }
 
 every_job = pytest.mark.parametrize("job", list(JOBS))

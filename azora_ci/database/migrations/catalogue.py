@@ -35,7 +35,7 @@ HISTORIES = (
 _PRISMA = "_prisma_migrations"  # its rows are read by themselves
 _ROWS = 10_000  # of one history
 # search_path: names of the schema public are written without it. What belongs to an extension comes and goes with that.
-_SETTINGS = "SET search_path = public; SET bytea_output = hex"
+_SETTINGS = "SET LOCAL search_path = public; SET LOCAL bytea_output = hex"
 _LINES = """WITH space AS (SELECT oid, nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema'),
     extended AS (SELECT classid, objid FROM pg_depend WHERE deptype = 'e'),
     relation AS (SELECT c.oid, c.relkind, relrowsecurity, relacl, c.oid::regclass::text AS name

@@ -32,6 +32,8 @@ _MAY_CHANGE_ROWS = re.compile(
 )
 _WHO = """SELECT pid, coalesce(nullif(application_name, ''), 'no name'), coalesce(client_addr::text, 'local'), backend_start,
     coalesce(state, 'unknown') FROM pg_stat_activity WHERE pid = ANY(%s)"""
+_UNLIMITED = """SELECT set_config(name, '0', true) FROM pg_settings
+    WHERE name IN ('idle_in_transaction_session_timeout', 'transaction_timeout', 'idle_session_timeout')"""
 _RUNNING = """SELECT pid, query_start, extract(epoch FROM clock_timestamp() - query_start)::float, query,
     CASE wait_event_type WHEN 'Lock' THEN pg_blocking_pids(pid) ELSE '{}' END
     FROM pg_stat_activity WHERE application_name = %s AND state = 'active' AND pid <> pg_backend_pid()
@@ -49,6 +51,19 @@ class Timeouts:
     def settings(self) -> tuple[str, ...]:
         """Return them as settings of the server."""
         return (f"lock_timeout={round(self.lock * 1000)}", f"statement_timeout={round(self.statement * 1000)}")
+
+    def refused_at(self, url: DatabaseUrl) -> str | None:
+        """Return why these timeouts do not reach the server at an address, None where they do: a session that asks for them is tried.
+
+        A pooler may refuse such a session, or lend it a connection that knows nothing of them.
+        """
+        try:
+            with closing(self.of(url).connect()) as connection, connection.cursor() as cursor:
+                cursor.execute("SELECT name || '=' || setting FROM pg_settings WHERE name IN ('lock_timeout', 'statement_timeout')")
+                found = {setting for (setting,) in cursor.fetchall()}
+        except UnreachableError as error:
+            return f"a session that asks for them is refused: {error.what.partition(chr(10))[0]}"
+        return None if set(self.settings) <= found else "the server's session does not have them: a pooler drops them"
 
     def of(self, url: DatabaseUrl) -> DatabaseUrl:
         """Return the same connection with these timeouts, under the name ``APPLICATION``."""
@@ -86,10 +101,14 @@ def nothing_applied(database: Database, before: Before, say: Callable[[str], Non
 
 @contextmanager
 def deployment_lock(url: DatabaseUrl, name: str) -> Iterator[None]:
-    """Hold this project's advisory lock in the database during the block. Raises NotTrueError when another deployment has it."""
-    connection = url.connect(application=name)
+    """Hold this project's advisory lock in the database during the block. Raises NotTrueError when another deployment has it.
+
+    It is held by a transaction, not by the session: a pooler keeps a session, and the lock with it, after we have gone.
+    """
+    connection = url.connect(application=name, autocommit=False)
     with closing(connection), connection.cursor() as cursor:
-        cursor.execute("SELECT pg_try_advisory_lock(%s)", (LOCK,))
+        cursor.execute(_UNLIMITED)
+        cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (LOCK,))
         if cursor.fetchone() != (True,):
             cursor.execute(
                 "SELECT array_agg(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted AND classid = 0 AND objid = %s", (LOCK,)

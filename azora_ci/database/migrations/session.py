@@ -15,14 +15,18 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def session(url: DatabaseUrl) -> Iterator[psycopg2.extensions.cursor]:
-    """Yield a cursor of a new session whose statements may take 30 s. Raises UnreachableError for every error of the server."""
+    """Yield a cursor of a new session whose statements may take 30 s. Raises UnreachableError for every error of the server.
+
+    The block is one transaction, and what is set in it is to be set with ``SET LOCAL``: behind a pooler the connection goes on to others.
+    """
     import psycopg2
 
-    connection = url.connect(application="azora-ci migrations")
+    connection = url.connect(application="azora-ci migrations", autocommit=False)
     try:
         with connection.cursor() as cursor:
-            cursor.execute("SET statement_timeout = '30s'")
+            cursor.execute("SET LOCAL statement_timeout = '30s'")
             yield cursor
+        connection.commit()
     except psycopg2.Error as error:
         raise UnreachableError(
             "The production database did not answer",

@@ -9,6 +9,9 @@ from azora_ci.database.postgres import DatabaseUrl
 
 DEFAULT = {"DATABASE_URL": "url"}
 _OF_TLS = ("sslmode", "sslrootcert")  # what clients without libpq know, too
+# https://jdbc.postgresql.org/documentation/use/ names these parameters of a jdbc address
+_OF_JDBC = {**{name: name for name in (*_OF_TLS, "options")}, "application_name": "ApplicationName"}
+WITH_PARAMETERS = frozenset({"url", "jdbc"})  # forms that carry settings of the session
 
 
 def environment(names: Mapping[str, str], address: str, url: DatabaseUrl) -> dict[str, str]:
@@ -18,11 +21,12 @@ def environment(names: Mapping[str, str], address: str, url: DatabaseUrl) -> dic
     """
     location, _, query = address.rpartition("@")[2].partition("?")
     hosts, _, database = location.partition("/")
-    tls = "&".join(part for part in query.split("&") if part.partition("=")[0] in _OF_TLS)
+    parameters = (part.partition("=") for part in query.split("&"))
+    jdbc = "&".join(f"{_OF_JDBC[name]}={value}" for name, _, value in parameters if name in _OF_JDBC)
     through_tunnel = url.tunnel_port is not None
     values = {
         "url": address,
-        "jdbc": f"jdbc:postgresql://{hosts}/{database}{'?' if tls else ''}{tls}",
+        "jdbc": f"jdbc:postgresql://{hosts}/{database}{'?' if jdbc else ''}{jdbc}",
         "host": "127.0.0.1" if through_tunnel else url.host,
         "port": str(url.tunnel_port) if through_tunnel else url.port or "5432",
         "user": url.user,

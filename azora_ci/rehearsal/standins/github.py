@@ -7,6 +7,7 @@ The file's keys, all optional (shapes are those of docs.github.com/rest; what is
 - ``check_runs``: ``[{"name", "status", "conclusion", "app_id", "suite", "attempt", "head_sha"}]`` (status ``completed``, conclusion
   ``success``; without ``head_sha`` it belongs to every commit); those of GitHub Actions are jobs of a workflow run, its id the suite's
 - ``workflow_runs``: ``[{"path", "status", "conclusion", "suite"}]``: what is listed for a commit
+- ``run_jobs``: ``[{"name", "status", "conclusion"}]``: jobs of whichever run and attempt; without it images are being built
 - ``statuses``: ``[{"context", "state", "head_sha"}]``
 - ``rules``: rules of rulesets; ``protection``: ``required_status_checks`` of classic protection
 - ``contents``: ``{"<path>": "<text>"}``: files of the default branch; ``branch_commit``: its commit
@@ -39,6 +40,10 @@ APP = 15368  # the id of GitHub Actions itself
 REPOSITORY = 1  # the id of the repository
 SUITE = 1000  # id of the check suite of runs that name none
 LISTS = ("check_runs", "workflow_runs", "jobs", "commits")  # keys under which answers hold a list
+RUN_JOBS = (
+    {"name": "Application build", "status": "completed", "conclusion": "success"},
+    {"name": "Application images", "status": "in_progress", "conclusion": None},
+)
 NOT_FOUND = 404, {"message": "Not Found"}
 Answer = tuple[int, Any]
 
@@ -213,6 +218,8 @@ def route(state: dict[str, Any], path: str, query: dict[str, str]) -> Answer:
         return 200, _workflow_runs(state, query)
     if run := re.fullmatch(r"/actions/runs/([0-9]+)/jobs", rest):
         return 200, {"jobs": [job for job in _jobs(state) if job["run_id"] == int(run[1])]}
+    if re.fullmatch(r"/actions/runs/[0-9]+/attempts/[0-9]+/jobs", rest):
+        return 200, {"jobs": state.get("run_jobs", list(RUN_JOBS))}
     if run := re.fullmatch(r"/actions/runs/([0-9]+)", rest):
         suite = state.get("runs", {}).get(run[1])
         return (200, {"id": int(run[1]), "check_suite_id": suite}) if suite else NOT_FOUND

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from azora_ci.database.migrations import prisma, variables
+from azora_ci.database.migrations.guard import Timeouts
 from azora_ci.database.postgres import DatabaseUrl
 
 TEXT = "postgresql://shop:p%40ss@db.example:5433/shop?schema=sales&connection_limit=5&connect_timeout=9"
@@ -24,6 +25,16 @@ def test_every_form() -> None:
         "F": "p@ss",
         "G": "shop",
     }
+
+
+def test_settings_of_the_session_are_in_each_form_that_carries_them() -> None:
+    url = DatabaseUrl.parse(TEXT)
+    values = variables.environment(FORMS, Timeouts(5, 60).within(variables.address(url)), url)
+    assert values["B"] == (
+        "jdbc:postgresql://db.example:5433/shop?sslmode=require&options=-c%20lock_timeout%3D5000%20-c%20statement_timeout%3D60000"
+        "&ApplicationName=azora-ci%20migrate"
+    )
+    assert {form for name, form in FORMS.items() if "60000" in values[name]} == variables.WITH_PARAMETERS
 
 
 def test_through_a_tunnel() -> None:

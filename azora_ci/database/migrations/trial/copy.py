@@ -125,7 +125,7 @@ class Copy:
 def relations(url: DatabaseUrl) -> dict[int, Relation]:
     """Return oid -> relation of a database. Raises UnreachableError."""
     with session(url) as cursor:
-        cursor.execute("SET search_path = public")
+        cursor.execute("SET LOCAL search_path = public")
         cursor.execute(_RELATIONS)
         return {oid: Relation(name, kind, file) for oid, name, kind, file in cursor.fetchall()}
 
