@@ -59,6 +59,8 @@ def _facts(document: Document, location: str, sha256: str) -> str:
         rows.append(("Host keys", lines(host_keys)))
     if jobs := document["rollout"].get("jobs"):
         rows.append(("Jobs of the release", lines(job["summary"] for job in jobs)))
+    if emergency := document.get("emergency"):
+        rows.append(("Emergency", f"{emergency['reason']} ({emergency['by']}); a person reviews it until {emergency['review_due']}"))
     if document["override_reasons"]:
         rows.append(("Overrides", "; ".join(document["override_reasons"])))
     return table(("", ""), rows)

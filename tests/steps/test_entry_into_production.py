@@ -1,0 +1,116 @@
+"""pre-deployment-validation asks the calendar and the archive of staging; an emergency passes both, and nothing else."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from azora_ci.core.clock import Clock
+from azora_ci.record.archive import Archive
+from tests.core.test_markdown import cells
+from tests.gates.test_entry import keep
+from tests.steps.test_pre_deployment_validation import SHA, World, branch_configuration, edge, site, world
+from tests.support.stores import Stores
+
+__all__ = ["edge", "site", "world"]  # fixtures
+REASON = "the login | fails for <b>everybody</b> ::error::4711"
+AUDIT = {"audit": {"level": "none", "reason": "a test without packages"}}
+STAGING = {"validation": {**AUDIT, "require_staging": True}}
+
+
+def frozen_now() -> dict[str, Any]:
+    """Return a calendar that is frozen from yesterday to tomorrow."""
+    day = datetime.now(UTC).date()
+    window = {"from": str(day - timedelta(days=1)), "to": str(day + timedelta(days=1)), "why": "the fair"}
+    return {"calendar": {"timezone": "Europe/Berlin", "frozen": [window]}}
+
+
+def summary_row(world: World, gate: str) -> list[str]:
+    return next(cells(line) for line in (world.folder / "summary").read_text().splitlines() if line.startswith(f"| {gate} |"))
+
+
+def test_a_frozen_calendar_closes_the_gate_and_checks_are_not_waited_for(world: World) -> None:
+    world.on_branch = branch_configuration(world, **frozen_now())  # the tag has no calendar: that of the branch counts
+    world.api.write(check_runs=[{"name": "test", "status": "in_progress"}], runs={"77": 5})
+    world.gates = {"wait_minutes": 60}
+    assert world.run() == 1
+    assert world.status_requests() == 1
+    places = {problem["where"] for problem in world.evidence["problems"]}
+    assert "[calendar] of the default branch" in places
+    assert len(places) == 2  # the pending check, too: all that is closed is said at once
+    assert "(the fair)" in world.error
+    assert {"key": "calendar.timezone", "branch": '"Europe/Berlin"', "tag": None} in world.evidence["gates"]["differences"]
+    assert world.evidence["calendar"]["open"] is False
+    assert (world.evidence["emergency"], world.evidence["staging"]) == (None, None)
+    assert "✗ it is frozen" in summary_row(world, "calendar")[-1]
+
+
+def test_an_emergency_passes_calendar_and_staging_and_no_other_gate(world: World) -> None:
+    world.sections = frozen_now() | STAGING
+    assert world.run() == 1
+    assert {problem["where"].split("[")[-1] for problem in world.evidence["problems"]} == {
+        "calendar] of the default branch",
+        "validation] require_staging of the default branch",
+    }
+    assert world.run(EMERGENCY_REASON=f"  {REASON} ", GITHUB_ACTOR="ada") == 0, world.error
+    assert world.evidence["emergency"] == {"reason": REASON, "by": "ada", "passed": ["calendar", "staging"]}
+    row = summary_row(world, "emergency")
+    assert (
+        row[-1]
+        == "the login &#124; fails for &lt;b>everybody&lt;/b> ::error::4711<br>passed: calendar and staging; " + row[-1].split("; ")[-1]
+    )
+    world.api.write(check_runs=[{"name": "test", "conclusion": "failure"}], runs={"77": 5})
+    assert world.run(EMERGENCY_REASON=REASON) == 1
+    assert [problem["what"] for problem in world.evidence["problems"]] == ["failed: test (failure)"]
+
+
+@pytest.mark.parametrize("reason", ["   ", "two\nlines", "a\u202etext that runs the other way", "x" * 501, "\x1b[2J"])
+def test_a_reason_is_one_line_that_says_something(world: World, reason: str) -> None:
+    world.sections = frozen_now()
+    assert world.run(EMERGENCY_REASON=reason) == 2
+    assert "EMERGENCY_REASON" in world.error
+
+
+def test_a_freeze_that_begins_while_checks_are_waited_for_closes_the_gate(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.sections = {"calendar": {"timezone": "UTC", "frozen": [{"days": ["fri"], "from": "14:00"}]}}
+    world.gates = {"wait_minutes": 1}
+    friday = datetime(2026, 12, 4, 13, 59, tzinfo=UTC)
+    monkeypatch.setattr(Clock, "now", lambda _: friday + timedelta(minutes=2 * (world.status_requests() > 0)))
+    assert world.run() == 1
+    assert "it is Fri 2026-12-04 14:01 in UTC" in world.error
+    log = world.log
+    assert log.index("✓ the calendar is open until Fri 2026-12-04 14:00") < log.index("✓ test (success) of")
+
+
+def test_the_same_commit_in_staging_opens_the_gate_and_staging_itself_needs_none(world: World, s3_server: Stores) -> None:
+    world.sections = STAGING
+    archive = Archive(s3_server.open(world.bucket), "staging")
+    keep(archive, 1763900000)
+    assert world.run() == 1
+    assert f"no successful deployment of {SHA} to staging is recorded" in world.error
+    assert "of other commits: 1763900000-abc123" in world.error
+    assert world.run(DEPLOY_ENVIRONMENT="staging") == 0, world.error
+    assert world.evidence["staging"] is None
+    location = keep(archive, 1764000000, deployment_id="1764000000-012345", git_sha=SHA)
+    assert world.run() == 0, world.error
+    assert world.evidence["staging"]["record"]["location"] == location
+    assert summary_row(world, "staging")[-1] == "✓ 1764000000-012345, v1.2.3"
+    assert world.run(AWS_ACCESS_KEY_ID="", AWS_SECRET_ACCESS_KEY="") in {1, 2, 3}  # nobody looked
+    assert world.evidence["staging"] is None
+
+
+def test_calendar_and_staging_of_a_tag_do_not_count(world: World) -> None:
+    world.on_branch = branch_configuration(world)
+    world.sections = frozen_now() | STAGING
+    assert world.run() == 0, world.error
+    assert (world.evidence["calendar"], world.evidence["staging"]) == (None, None)
+    keys = {difference["key"] for difference in world.evidence["gates"]["differences"]}
+    assert {"calendar.frozen", "validation.require_staging"} <= keys
+
+
+def test_a_time_zone_that_is_not_known_is_named(world: World) -> None:
+    world.sections = {"calendar": {"timezone": "Europe/Atlantis", "frozen": [{"days": ["fri"]}]}}
+    assert world.run() in {1, 2}
+    assert "calendar.timezone: Europe/Atlantis is no time zone" in world.error
