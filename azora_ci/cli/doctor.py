@@ -66,7 +66,7 @@ def _approval(context: TargetContext) -> Finding:
         return Finding("approval", True, "unknown: GITHUB_REPOSITORY and GITHUB_TOKEN are not set here, so GitHub was not asked")
     github = GitHub(environ.get("GITHUB_API_URL") or "https://api.github.com", repository, Secret(token), clock=context.clock)
     try:
-        facts = read_enforcement(github)
+        facts = read_enforcement(github, environ.get("DEPLOY_ENVIRONMENT") or "production")
     except AzoraError as error:
         facts = {"enforced": "unknown", "reason": f"{error.title}: {error.what}"}
     detail = f"enforced: {str(facts['enforced']).lower()}, {facts['reason']}"

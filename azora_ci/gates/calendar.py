@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, time, timedelta
+from zoneinfo import ZoneInfo
 
 from azora_ci.core.config.calendar import DAYS, END_OF_DAY, CalendarSettings, Once, Weekly, Window, Yearly
 
@@ -120,7 +121,7 @@ def describe(window: Window) -> str:
     return f"{days} {window.start:%H:%M}–{end}{why}"
 
 
-def in_both(calendar: CalendarSettings, moment: datetime) -> str:
-    """Return a moment as the calendar's zone and UTC show it: Mon 2026-11-30 09:00 in Europe/Berlin (2026-11-30T08:00Z)."""
-    local = moment.astimezone(calendar.timezone)
-    return f"{DAYS[local.weekday()].capitalize()} {local:%Y-%m-%d %H:%M} in {calendar.timezone} ({moment.astimezone(UTC):%Y-%m-%dT%H:%MZ})"
+def in_both(zone: ZoneInfo, moment: datetime) -> str:
+    """Return a moment as this zone and UTC show it: Mon 2026-11-30 09:00 in Europe/Berlin (2026-11-30T08:00Z)."""
+    local = moment.astimezone(zone)
+    return f"{DAYS[local.weekday()].capitalize()} {local:%Y-%m-%d %H:%M} in {zone} ({moment.astimezone(UTC):%Y-%m-%dT%H:%MZ})"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from azora_ci.clients.signing.signatures import NONE
 from azora_ci.core.actions import Actions
-from azora_ci.core.clock import Clock, rfc3339
+from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.core.config import GateSettings, StagingSettings
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.core.variables import one_line, variable
@@ -55,21 +57,20 @@ class Entry:
         """Raise NotTrueError while the calendar is closed, BadInputError where it never opens, unless this is an emergency."""
         if gates.calendar is None:
             return
-        now = self.clock.now()
+        now, zone = self.clock.now(), gates.calendar.timezone
         closed = calendar.closed_by(gates.calendar, now)
-        moment = calendar.next_open(gates.calendar, now) if closed else calendar.next_closed(gates.calendar, now)
-        text = rfc3339(moment) if moment else None
-        facts = {"next_open": text, "open_until": None} if closed else {"next_open": None, "open_until": text}
-        self.evidence["calendar"] = {"timezone": str(gates.calendar.timezone), "open": closed is None, "reason": closed, **facts}
+        closes = None if closed else calendar.next_closed(gates.calendar, now)
+        opens = calendar.next_open(gates.calendar, closes or now) if closed or closes else None
+        moments = {name: rfc3339(moment) if moment else None for name, moment in (("next_open", opens), ("open_until", closes))}
+        self.evidence["calendar"] = {"timezone": str(zone), "open": closed is None, "reason": closed, **moments}
         if closed is None:
-            until = f"until {calendar.in_both(gates.calendar, moment)}" if moment else "for a year at least"
-            self.say(f"✓ the calendar is open {until}")
-        elif moment is None:
+            self.say(f"✓ the calendar is open {f'until {calendar.in_both(zone, closes)}' if closes else 'for a year at least'}")
+        elif opens is None:
             self._refuse(CALENDAR, never_opens(closed))
         else:
-            opens = calendar.in_both(gates.calendar, moment)
-            wait = f"re-run failed jobs from {opens} on; {by_emergency(version)}"
-            self._refuse(CALENDAR, frozen(f"{closed}; it is {calendar.in_both(gates.calendar, now)} now, and open from {opens} on", wait))
+            what = f"{closed}; it is {calendar.in_both(zone, now)} now, and open from {calendar.in_both(zone, opens)} on"
+            wait = f"re-run failed jobs from {calendar.in_both(zone, opens)} on; {by_emergency(version)}"
+            self._refuse(CALENDAR, frozen(what, wait))
 
     def ask_staging(self, demanded: StagingSettings | None, open_archive: Callable[[str], Archive], version: str, commit: str) -> None:
         """Raise NotTrueError unless a believed record says that this commit was deployed to staging, or this is an emergency.
@@ -106,6 +107,24 @@ class Entry:
         if gate not in emergency["passed"]:
             emergency["passed"].append(gate)
         self.actions.warning(f"Passed as an emergency: {error.title}", error.what)
+
+
+def require_still_open(validation: Mapping[str, Any], now: datetime) -> None:
+    """Raise NotTrueError when the calendar has closed since pre-deployment-validation asked it, whose evidence this is.
+
+    An emergency is not asked. Nor is a deployment whose backup is done: half a deployment is riskier than one in a freeze.
+    """
+    asked = validation.get("calendar") or {}
+    until = asked.get("open_until")
+    if validation.get("emergency") or until is None or now < parse_rfc3339(until):
+        return
+    zone = ZoneInfo(asked["timezone"])
+    opens = f"from {calendar.in_both(zone, parse_rfc3339(asked['next_open']))} on" if asked["next_open"] else "when it is open again"
+    raise frozen(
+        f"this run waited: the calendar was open until {calendar.in_both(zone, parse_rfc3339(until))}, and it is "
+        f"{calendar.in_both(zone, now)} now. Production is as it was",
+        f"re-run all jobs {opens}; an emergency is a run of its own, started by hand with emergency_reason",
+    )
 
 
 def frozen(what: str, next_step: str) -> NotTrueError:

@@ -273,7 +273,7 @@ def await_verdict(job: Job[Settings], wait_minutes: float, look: Callable[[], Ch
 def pass_approval(job: Job[Settings], github: GitHub, gates: BranchGates) -> None:
     """Record whether GitHub enforces an approval. Raises NotTrueError when a second person must have approved a change and has not."""
     distinct = gates.settings.distinct_person
-    facts = job.evidence["approval"] = {**branch.read_enforcement(github), "distinct_person": distinct}
+    facts = job.evidence["approval"] = {**branch.read_enforcement(github, job.settings.deploy_environment), "distinct_person": distinct}
     job.say(f"approval by environment: {'enforced' if facts['enforced'] is True else 'NOT known to be enforced'}, {facts['reason']}")
     if not distinct:
         return

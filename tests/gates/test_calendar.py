@@ -62,7 +62,7 @@ def test_open_windows_are_the_only_ones_but_for_what_is_frozen():
     assert calendar.next_open(office, utc("2026-12-22T10:00")) == utc("2027-01-05T08:00")
     assert calendar.closed_by(office, utc("2026-12-03T15:00")) == "it is open tue, thu 09:00–16:00, and not else"
     assert calendar.closed_by(office, utc("2026-12-22T10:00")) == "it is frozen, each year 12-20 through 01-02 (the holidays)"
-    assert calendar.in_both(office, utc("2026-12-08T08:00")) == "Tue 2026-12-08 09:00 in Europe/Berlin (2026-12-08T08:00Z)"
+    assert calendar.in_both(office.timezone, utc("2026-12-08T08:00")) == "Tue 2026-12-08 09:00 in Europe/Berlin (2026-12-08T08:00Z)"
 
 
 def test_what_never_opens_or_never_closes_has_no_such_moment():

@@ -15,7 +15,8 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.config import GateSettings, StagingSettings
 from azora_ci.core.config.calendar import calendar_settings
 from azora_ci.core.errors import BadInputError, NotTrueError
-from azora_ci.gates.entry import Emergency, Entry
+from azora_ci.core.variables import load
+from azora_ci.gates.entry import Emergency, Entry, require_still_open
 from azora_ci.record.archive import LOOK_BACK, Archive
 from tests.record.test_archive import document
 from tests.support import fragments_builder as build
@@ -84,7 +85,8 @@ def test_an_open_calendar_says_until_when():
     asked = Asked()
     asked.calendar(FROZEN)
     assert asked.lines == ["✓ the calendar is open until Fri 2026-12-04 14:00 in Europe/Berlin (2026-12-04T13:00Z)"]
-    assert asked.evidence["calendar"]["open_until"] == "2026-12-04T13:00:00.000Z"
+    moments = asked.evidence["calendar"]["open_until"], asked.evidence["calendar"]["next_open"]
+    assert moments == ("2026-12-04T13:00:00.000Z", "2026-12-04T23:00:00.000Z")
     assert (asked.evidence["staging"], asked.evidence["emergency"]) == (None, None)
     without = Asked()
     without.calendar()
@@ -107,6 +109,32 @@ def test_an_emergency_passes_what_is_closed_and_is_noted_also_when_nothing_is():
     needless = Asked(THURSDAY, "the login fails")
     needless.calendar(FROZEN)
     assert needless.evidence["emergency"]["passed"] == []
+
+
+def test_a_freeze_that_begins_before_the_backup_is_done_stops_the_run_and_an_emergency_goes_on():
+    asked = Asked()
+    asked.calendar(FROZEN)
+    require_still_open(asked.evidence, FRIDAY - timedelta(minutes=31))
+    with pytest.raises(NotTrueError, match="was open until Fri 2026-12-04 14:00 in Europe/Berlin") as caught:
+        require_still_open(asked.evidence, FRIDAY)
+    assert caught.value.next_step.startswith(
+        "re-run all jobs from Sat 2026-12-05 00:00 in Europe/Berlin (2026-12-04T23:00Z) on; an emergency"
+    )
+    declared = Asked(THURSDAY, "the login fails")
+    declared.calendar(FROZEN)
+    for evidence in (declared.evidence, Asked().evidence, {}):
+        require_still_open(evidence, FRIDAY)
+
+
+@pytest.mark.parametrize("reason", ["   ", "two\nlines", "a\u202etext that runs the other way", "x" * 501, "\x1b[2J", "tab\there"])
+def test_a_reason_is_one_visible_line_that_says_something(reason: str):
+    with pytest.raises(BadInputError, match="EMERGENCY_REASON"):
+        load(Emergency, {"EMERGENCY_REASON": reason})
+
+
+def test_a_reason_is_taken_without_blanks_around_it_and_none_is_none():
+    assert load(Emergency, {"EMERGENCY_REASON": "  the login fails "}).emergency_reason == "the login fails"
+    assert load(Emergency, {"EMERGENCY_REASON": ""}).emergency_reason is None
 
 
 # --- staging ----------------------------------------------------------------------------------------------------------------
