@@ -51,6 +51,21 @@ def test_a_caller_is_short_pinned_and_passes_everything_on(name):
     assert set(job["permissions"]) == {scope for nested in called["jobs"].values() for scope in nested["permissions"]}
 
 
+def test_the_caller_for_staging_in_the_documentation_grants_and_gives_what_the_workflow_takes():
+    text = (ROOT / ".github/docs/adopting.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(# \.github/workflows/deploy-staging\.yml\n.*?)```", text, re.DOTALL)
+    staging = yaml.load(block, Loader=yaml.BaseLoader)
+    (job,) = staging["jobs"].values()
+    (granted,) = (
+        caller["permissions"] for caller in yaml.load(plan.called("deploy-production.yml", ACTION), yaml.BaseLoader)["jobs"].values()
+    )
+    assert (staging["permissions"], job["permissions"]) == ({}, granted)
+    assert (ROOT / job["uses"]).is_file()
+    assert set(job["with"]) <= set(published("deploy-production.yml")["on"]["workflow_call"]["inputs"])
+    assert job["with"]["environment"] == "staging"
+    assert staging["on"] == {"push": published("deploy-production.yml")["on"]["push"]}  # the tag that starts production, too
+
+
 def test_upgrading_a_caller_changes_one_line_and_its_stamp():
     for name in plan.WORKFLOWS:
         old, new = (plan.called(name, plan.SetupAction("azora/deployer", digit * 40)).splitlines() for digit in "12")
