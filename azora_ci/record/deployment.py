@@ -113,12 +113,11 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
 def _entry(validation: Document, ended_at: str) -> Document:
     """Return why the release might enter production when it did: calendar, staging, or an emergency, which a person reviews later."""
     emergency, staging = validation.get("emergency"), validation.get("staging") or {}
-    facts = {
-        "calendar": validation.get("calendar"),
-        "staging": staging.get("record"),
+    asked = {"calendar": validation.get("calendar"), "staging": staging.get("record")}
+    return {
+        **{name: fact for name, fact in asked.items() if fact is not None},
         "emergency": {**pick(emergency, "reason", "by"), "review_due": review_due(ended_at)} if emergency else None,
     }
-    return {name: fact for name, fact in facts.items() if fact is not None}
 
 
 def _approval(approval: Document | None) -> Document | None:
