@@ -13,7 +13,7 @@ Document = Mapping[str, Any]
 def deployment_page(document: Document, location: str, sha256: str, notes: Iterable[str]) -> str:
     """Return the page of a successful deployment: version, rollout, services, jobs, rollback deadline, and the record's location."""
     parts = [
-        f"## ✅ {document['version']} is in production",
+        f"## ✅ {document['version']} is in {escaped(document['environment'])}",
         _facts(document, location, sha256),
         "### Rollout",
         _stages(document),
