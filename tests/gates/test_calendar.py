@@ -49,6 +49,7 @@ def utc(text):
         ([{"from": "02:30", "to": "03:00"}], "2027-10-31T00:30", "2027-10-31T01:00"),  # open again when it is 02:00 again
         ([{"from": "02:30", "to": "03:00"}], "2027-10-31T01:30", "2027-10-31T02:00"),
         ([{"from": "01:00", "to": "03:00"}], "2027-10-31T00:30", "2027-10-31T02:00"),
+        ([{"from": "01:00", "to": "02:30"}], "2027-10-31T01:10", "2027-10-31T01:30"),  # frozen again, until it is 02:30 again
     ],
 )
 def test_the_next_open_moment(windows, moment, opens):
@@ -70,6 +71,7 @@ def test_what_never_opens_or_never_closes_has_no_such_moment():
     assert calendar.next_open(always, utc("2026-12-01T00:00")) is None
     assert calendar.next_closed(berlin({"from": "2020-01-01", "to": "2020-01-02"}), utc("2026-12-01T00:00")) is None
     assert calendar.next_closed(berlin(FRIDAY), utc("2026-12-01T00:00")) == utc("2026-12-04T13:00")
+    assert calendar.next_closed(berlin({"from": "02:30", "to": "03:00"}), utc("2027-10-31T01:00")) == utc("2027-10-31T01:30")
 
 
 TIMES = st.builds("{:02}:{:02}".format, st.integers(0, 23), st.sampled_from([0, 1, 30, 59]))

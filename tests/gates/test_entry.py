@@ -244,8 +244,12 @@ def test_with_signing_only_a_signed_record_counts(archive: Archive, tmp_path: Pa
     assert "is not signed" in refused(signed).what
     keep(Archive(archive.bucket, "staging", "GOVERNANCE", Signatures(archive.bucket, KeyFileSigner(tmp_path / "mallory.pem"))), 1764000100)
     assert refused(signed).what.count("is not believed") == 2
-    keep(signed, 1764000200)
+    location = keep(signed, 1764000200)
     Asked(archive=signed).staging()
+    keep(archive, 1764000300, previous_record_sha256="0" * 64, previous_record_location=location)  # an unsigned one accuses it
+    asked = Asked(archive=signed)
+    asked.staging()
+    assert asked.evidence["staging"]["record"]["location"] == location
 
 
 def test_an_emergency_passes_without_staging_and_leaves_a_note(archive: Archive):
