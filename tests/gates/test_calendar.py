@@ -95,7 +95,7 @@ MOMENTS = st.builds(lambda day, minutes: day + timedelta(minutes=minutes), st.sa
 )
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=30, deadline=None)
 @given(CALENDARS, MOMENTS)
 def test_the_next_open_moment_is_open_and_nothing_before_it_is(windows, moment):
     """Windows begin and end on minutes, and so every minute in between is looked at: of two days, then of every 17th minute."""
