@@ -12,6 +12,9 @@ import click
 from azora_ci.cli.common import config_option, context_for, reported_errors, repository_problems
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from azora_ci.core.config import CalendarSettings
     from azora_ci.targets.base import TargetContext
     from azora_ci.targets.findings import Finding
 
@@ -66,15 +69,28 @@ def _approval(context: TargetContext) -> Finding:
         return Finding("approval", True, "unknown: GITHUB_REPOSITORY and GITHUB_TOKEN are not set here, so GitHub was not asked")
     github = GitHub(environ.get("GITHUB_API_URL") or "https://api.github.com", repository, Secret(token), clock=context.clock)
     try:
-        facts = read_enforcement(github)
+        facts = read_enforcement(github, environ.get("DEPLOY_ENVIRONMENT") or "production")
     except AzoraError as error:
         facts = {"enforced": "unknown", "reason": f"{error.title}: {error.what}"}
     detail = f"enforced: {str(facts['enforced']).lower()}, {facts['reason']}"
     return Finding("approval", facts["enforced"] is True, detail, "name reviewers there, or set [approval] distinct_person = true")
 
 
+def _calendar(calendar: CalendarSettings, now: datetime) -> Finding:
+    """Say whether a deployment may begin now, and when the next one may. A freeze is nothing that is missing; one without an end is."""
+    from azora_ci.gates.calendar import HORIZON, closed_by, in_both, next_open
+    from azora_ci.targets.findings import Finding
+
+    closed, opens = closed_by(calendar, now), next_open(calendar, now)
+    if opens is None:
+        return Finding("calendar", False, f"{closed}; it does not open within {HORIZON.days} days", "correct the windows of [calendar]")
+    detail = f"closed now: {closed}; open from {in_both(calendar.timezone, opens)} on" if closed else "a deployment may begin now"
+    return Finding("calendar", True, detail)
+
+
 def _findings(config_path: Path) -> Iterator[Finding]:
     from azora_ci.core import config
+    from azora_ci.core.clock import Clock
     from azora_ci.core.errors import AzoraError
     from azora_ci.targets.findings import failed
 
@@ -82,9 +98,11 @@ def _findings(config_path: Path) -> Iterator[Finding]:
         config.load(config_path)  # says what to do
     yield from _repository(config_path)
     try:
-        config.load(config_path)
+        calendar = config.load(config_path).calendar
     except AzoraError:  # is among the findings
         return
+    if calendar is not None:
+        yield _calendar(calendar, Clock().now())
     try:
         context = context_for(config_path)
     except AzoraError as error:

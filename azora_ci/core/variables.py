@@ -227,6 +227,22 @@ def one_of(*choices: str) -> Callable[[str], str]:
     return parse
 
 
+def one_line(most: int) -> Callable[[str], str]:
+    """Return a parser for what a person wrote: one line of at most ``most`` visible characters, which is not blank."""
+
+    def parse(text: str) -> str:
+        line = text.strip()
+        if not line:
+            raise ValueError("is blank")
+        if len(line) > most:
+            raise ValueError(f"has {len(line)} characters, and at most {most} are taken")
+        if not line.isprintable():
+            raise ValueError("is not one line of visible characters")
+        return line
+
+    return parse
+
+
 def texts_by_name(text: str) -> dict[str, str]:
     """Parse an object of JSON whose members are texts, as ``toJSON(vars)`` is one."""
     document = read_json(text)

@@ -9,7 +9,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-ENVIRONMENT = "production-approval"  # validate-release waits for its reviewers
 MOST_COMMITS = 250  # of one release; two requests each
 WRITERS = frozenset({"OWNER", "MEMBER", "COLLABORATOR"})  # author_association; anybody may approve on a public repository
 UNKNOWN = "unknown"
@@ -23,14 +22,19 @@ class Consent:
     pull_requests: tuple[dict[str, Any], ...] = field(default=())
 
 
-def enforcement(environment: Mapping[str, Any]) -> tuple[bool, str]:
-    """Return whether GitHub waits for a reviewer before validate-release, and why, from its answer about the environment."""
+def environment_of(deploy_environment: str) -> str:
+    """Return the environment on GitHub for whose reviewers validate-release waits."""
+    return f"{deploy_environment}-approval"
+
+
+def enforcement(environment: Mapping[str, Any], name: str = "production-approval") -> tuple[bool, str]:
+    """Return whether GitHub waits for a reviewer before validate-release, and why, from its answer about the environment of this name."""
     for rule in environment.get("protection_rules") or []:
         if rule.get("type") == "required_reviewers" and rule.get("reviewers"):
             own = "not by who started the run" if rule.get("prevent_self_review") else "also by who started the run"
             bypass = "; administrators may pass it by" if environment.get("can_admins_bypass") else ""
-            return True, f"{ENVIRONMENT} demands one of {len(rule['reviewers'])} reviewers, {own}{bypass}"
-    return False, f"{ENVIRONMENT} demands no reviewer; on private repositories that needs GitHub Enterprise"
+            return True, f"{name} demands one of {len(rule['reviewers'])} reviewers, {own}{bypass}"
+    return False, f"{name} demands no reviewer; on private repositories that needs GitHub Enterprise"
 
 
 def consent(

@@ -53,12 +53,13 @@ def read_gates(github: GitHub, path: Path) -> BranchGates:
     return BranchGates(branch, commit, settings, gates.differences(on_branch, in_tag))
 
 
-def read_enforcement(github: GitHub) -> dict[str, Any]:
+def read_enforcement(github: GitHub, deploy_environment: str) -> dict[str, Any]:
     """Return ``enforced`` (true, false, unknown) and ``reason``: whether GitHub waits for a reviewer. Needs actions: read."""
+    name = approval.environment_of(deploy_environment)
     try:
-        enforced, reason = approval.enforcement(github.environment(approval.ENVIRONMENT))
+        enforced, reason = approval.enforcement(github.environment(name), name)
     except BadInputError as error:
-        return {"enforced": approval.UNKNOWN, "reason": f"{approval.ENVIRONMENT}: {error.what}"[:300]}
+        return {"enforced": approval.UNKNOWN, "reason": f"{name}: {error.what}"[:300]}
     return {"enforced": enforced, "reason": reason}
 
 

@@ -44,3 +44,23 @@ def require_success(reported: Sequence[Mapping[str, Any]], demanded: Mapping[str
             where=f"the log of the job {job}, whose evidence this is",
             next_step="repair what the command reports, and release a new version",
         )
+
+
+def require_build(evidence: Mapping[str, Any], demanded: Mapping[str, Sequence[Command]], *, needs_tree: bool) -> None:
+    """Raise NotTrueError unless the job build reports success of every demanded command, images that can be built, and the tree."""
+    require_success(evidence["commands"], demanded, "build")
+    problems = [entry["problem"] for entry in evidence["dockerfiles"] if entry["problem"]]
+    if problems:
+        raise NotTrueError(
+            "Images cannot be built",
+            what="\n".join(f"{problem['where']}: {problem['what']}" for problem in problems),
+            where=", ".join(problem["where"] for problem in problems),
+            next_step="\n".join(dict.fromkeys(problem["next"] for problem in problems)),
+        )
+    if evidence["tree"] is None and needs_tree:
+        raise NotTrueError(
+            "The application's tree is missing",
+            what="the job build handed no tree over, and the migrations need it",
+            where="fragment of build",
+            next_step="re-run all jobs",
+        )

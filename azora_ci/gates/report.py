@@ -74,7 +74,24 @@ def _rows(evidence: Mapping[str, Any]) -> Iterable[tuple[Any, Any, Any]]:
     if "approval" in evidence:
         approval = evidence["approval"]
         yield "approval by environment", None, f"enforced: {str(approval['enforced']).lower()}, {approval['reason']}"
+    yield from _entry_rows(evidence)
     if "migrations" in evidence:
         yield migrations.row(evidence["migrations"])
     for skipped in evidence["not_checked"]:
         yield skipped["name"], None, f"not checked: {skipped['reason']}"
+
+
+def _entry_rows(evidence: Mapping[str, Any]) -> Iterable[tuple[Any, Any, Any]]:
+    if emergency := evidence.get("emergency"):
+        passed = f"passed: {' and '.join(emergency['passed'])}" if emergency["passed"] else "no gate was closed"
+        yield "emergency", emergency["by"], f"{emergency['reason']}\n{passed}; a person reviews it within 24 hours of the deployment"
+    if calendar := evidence.get("calendar"):
+        until = f"until {calendar['open_until']}" if calendar["open_until"] else "for a year at least"
+        yield "calendar", calendar["timezone"], f"✓ open {until}" if calendar["open"] else f"✗ {calendar['reason']}"
+    if staging := evidence.get("staging"):
+        record = staging["record"]
+        yield (
+            staging["environment"],
+            staging["location"],
+            f"✓ {record['deployment_id']}, {record['version']}" if record else "✗ not deployed",
+        )

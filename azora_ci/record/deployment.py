@@ -14,7 +14,7 @@ from typing import Any
 from azora_ci.core import schemas
 from azora_ci.core.pipeline import APPLICATION_JOBS, CONNECTING_JOBS, EVIDENCE_JOBS
 from azora_ci.record.chain import Document, pick, sha256
-from azora_ci.record.evidence import can_go_back, rollback_deadline, went_back
+from azora_ci.record.evidence import can_go_back, review_due, rollback_deadline, went_back
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.run import Circumstances
 
@@ -66,6 +66,7 @@ def assemble(
         "rollback_window_minutes": facts.rollback_window_minutes,
         "rollback_deadline": rollback_deadline(ended_at, facts.rollback_window_minutes) if status == "success" or available else None,
         **_beyond_the_guide(fragments, evidence, facts),
+        **_entry(evidence["pre-deployment-validation"], ended_at),
         "failure": _failure(failure),
     }
 
@@ -106,6 +107,16 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
         "evidence": {job: _source(fragment) for job, fragment in fragments.items() if job in EVIDENCE_JOBS},
         "artifacts_location": facts.artifacts_location,
         **({"set_aside": list(facts.previous.set_aside)} if facts.previous.set_aside else {}),
+    }
+
+
+def _entry(validation: Document, ended_at: str) -> Document:
+    """Return why the release might enter production when it did: calendar, staging, or an emergency, which a person reviews later."""
+    emergency, staging = validation.get("emergency"), validation.get("staging") or {}
+    asked = {"calendar": validation.get("calendar"), "staging": staging.get("record")}
+    return {
+        **{name: fact for name, fact in asked.items() if fact is not None},
+        "emergency": {**pick(emergency, "reason", "by"), "review_due": review_due(ended_at)} if emergency else None,
     }
 
 
@@ -230,6 +241,11 @@ def _override_reasons(evidence: Mapping[str, Document]) -> list[str]:
     reasons = [f"{job}: {document['override_reason']}" for job, document in evidence.items() if document.get("override_reason")]
     plain = [job for job, document in evidence.items() if document.get("database_transport") == "plain"]
     reasons += [f"{job}: TLS to the database was not demanded (PROD_DATABASE_PLAIN=true)" for job in plain]
+    emergency = evidence["pre-deployment-validation"].get("emergency") or {}
+    reasons += [
+        f"pre-deployment-validation: {gate} was closed, passed as an emergency: {emergency['reason']}"
+        for gate in emergency.get("passed", [])
+    ]
     proof = evidence["database-backup"].get("proof") or {}
     if proof.get("depth") in {"none", "counts"} and proof.get("reason"):
         reasons.append(f"database-backup: proof {proof['depth']}: {proof['reason']}")

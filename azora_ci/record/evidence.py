@@ -1,10 +1,19 @@
-"""What follows from the evidence of a rollout, its smoke tests and its backup: until when, and whether, it can be taken back. Pure."""
+"""What follows from the evidence of a rollout, its smoke tests and its backup: until when, and whether, it can be taken back; and until
+when an emergency is to be reviewed. Pure.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
+
+REVIEW_MINUTES = 24 * 60  # from the end of an emergency deployment until a person must have reviewed it
+
+
+def review_due(timestamp: str) -> str:
+    """Return until when an emergency deployment that ended at this time is to be reviewed, as RFC 3339 in UTC."""
+    return rollback_deadline(timestamp, REVIEW_MINUTES)
 
 
 def rollback_deadline(timestamp: str, window_minutes: float) -> str:

@@ -81,6 +81,7 @@ def run(job: Job[Settings]) -> None:
 
     settings, backup = job.settings, job.config.backup
     _require_reason(settings)
+    _require_still_open(job)
     trial = _trial(job)
     DatabaseUrl.parse(settings.database_url.reveal())  # a bad URL is reported before any other step
     checksums = backup.checksums == "full-object"
@@ -104,6 +105,15 @@ def run(job: Job[Settings]) -> None:
         if not trial.evidence and trial.failure is None:
             _try_on_schema(job, trial)
         _conclude_trial(job, trial)
+    _require_still_open(job)  # a dump may take hours; behind this job production is changed, and what was begun is finished
+
+
+def _require_still_open(job: Job[Settings]) -> None:
+    """Raise NotTrueError when a freeze has begun since pre-deployment-validation."""
+    from azora_ci.gates import entry
+
+    validation = job.fragments.find("pre-deployment-validation")
+    entry.require_still_open(validation.evidence if validation else {}, job.clock.now())
 
 
 def _read_earlier(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from azora_ci.clients.git import Git
@@ -16,11 +16,11 @@ from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.settings import Aws, DatabaseTransport, Deployment, ProductionHosts, ServiceSecrets
 from azora_ci.core.variables import Secret, load, number, texts_by_name, texts_of, truth, unparsed, variable
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.gates import branch, checks, commands, migrations, production, readiness, report, results, squawk
+from azora_ci.gates import branch, checks, commands, entry, migrations, production, readiness, report, results, squawk
 from azora_ci.gates.audit import gate
-from azora_ci.gates.audit.verdict import NO_LEVEL
 from azora_ci.gates.branch import BranchGates
 from azora_ci.gates.checks import PASSED, PENDING, ChecksVerdict
+from azora_ci.gates.entry import Entry
 from azora_ci.gates.production import Means
 from azora_ci.gates.readiness import Problem
 from azora_ci.gates.report import Closed
@@ -37,7 +37,7 @@ WITHHELD = "not tried: it takes a login, and the release is not approved and che
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Aws, DatabaseTransport, ProductionHosts, ServiceSecrets, migrations.Policy):
+class Settings(Deployment, Aws, DatabaseTransport, ProductionHosts, ServiceSecrets, migrations.Policy, entry.Emergency):
     """What pre-deployment-validation reads."""
 
     github_token: Secret = variable("GITHUB_TOKEN", "token that reads checks, statuses, actions and contents", example="ghs_…", secret=True)
@@ -66,6 +66,7 @@ def run(job: Job[Settings]) -> None:
     """Try every gate. Raises one error for all that are closed: NotTrueError, BadInputError or UnreachableError."""
     job.evidence |= {"checks": [], "commands": [], "not_checked": [], "recorded_host_keys": None, "problems": []}
     closed = Closed()
+    entry_of(job).begin()
     try:
         try_gates(job, closed)
         error = closed.error()
@@ -108,8 +109,11 @@ def examine_release(job: Job[Settings], closed: Closed) -> bool:
             require_same_addresses(job, gates)
         with doubts.tried():
             pass_approval(job, github, gates)
+        examine_entry(job, closed, gates.settings, withheld=bool(doubts.errors))
         waiting = 0 if closed.errors or doubts.errors else gates.settings.wait_minutes
         pass_required_checks(job, github, gates.settings, wait_minutes=waiting)
+        if waiting:  # for so long that a freeze may have begun
+            entry_of(job).ask_calendar(gates.settings, job.settings.version)
     closed.errors += doubts.errors
     closed.problems += doubts.problems
     return not doubts.errors
@@ -177,22 +181,7 @@ def pass_build(job: Job[Settings]) -> None:
     """Judge what the job build reports of the application's commands. Raises NotTrueError for a failure, or without that evidence."""
     reported = job.fragments.require("build").evidence
     job.evidence["commands"] += [{**entry, "source": "reported"} for entry in reported["commands"]]
-    commands.require_success(reported["commands"], build.demanded_commands(job.config), "build")
-    problems = [entry["problem"] for entry in reported["dockerfiles"] if entry["problem"]]
-    if problems:
-        raise NotTrueError(
-            "Images cannot be built",
-            what="\n".join(f"{problem['where']}: {problem['what']}" for problem in problems),
-            where=", ".join(problem["where"] for problem in problems),
-            next_step="\n".join(dict.fromkeys(problem["next"] for problem in problems)),
-        )
-    if reported["tree"] is None and build.needs_tree(job.config):
-        raise NotTrueError(
-            "The application's tree is missing",
-            what="the job build handed no tree over, and the migrations need it",
-            where="fragment of build",
-            next_step="re-run all jobs",
-        )
+    commands.require_build(reported, build.demanded_commands(job.config), needs_tree=build.needs_tree(job.config))
     job.tick(f"build reports exit code 0 of {len(reported['commands'])} commands")
 
 
@@ -284,7 +273,7 @@ def await_verdict(job: Job[Settings], wait_minutes: float, look: Callable[[], Ch
 def pass_approval(job: Job[Settings], github: GitHub, gates: BranchGates) -> None:
     """Record whether GitHub enforces an approval. Raises NotTrueError when a second person must have approved a change and has not."""
     distinct = gates.settings.distinct_person
-    facts = job.evidence["approval"] = {**branch.read_enforcement(github), "distinct_person": distinct}
+    facts = job.evidence["approval"] = {**branch.read_enforcement(github, job.settings.deploy_environment), "distinct_person": distinct}
     job.say(f"approval by environment: {'enforced' if facts['enforced'] is True else 'NOT known to be enforced'}, {facts['reason']}")
     if not distinct:
         return
@@ -298,6 +287,32 @@ def pass_approval(job: Job[Settings], github: GitHub, gates: BranchGates) -> Non
             next_step="have somebody else with write access approve the last commit of each pull request, then re-run this job",
         )
     job.tick(f"a second person approved each of {len(consent.pull_requests)} pull requests with {commits} commits since {since}")
+
+
+# --- calendar and staging -----------------------------------------------------------------------------------------------
+
+
+def entry_of(job: Job[Settings]) -> Entry:
+    """Return the gates that an emergency passes."""
+    return Entry(emergency=job.settings, actor=job.settings.actor, evidence=job.evidence, actions=job.actions, clock=job.clock, say=job.say)
+
+
+def examine_entry(job: Job[Settings], closed: Closed, gates: GateSettings, *, withheld: bool) -> None:
+    """Try the calendar, and whether this commit was in staging, whose archive is read unless logins are withheld."""
+    with closed.tried():
+        entry_of(job).ask_calendar(gates, job.settings.version)
+    if gates.staging is None or gates.staging.environment == job.settings.deploy_environment:
+        return
+    if withheld:
+        job.evidence["not_checked"].append({"name": gates.staging.environment, "reason": WITHHELD})
+        return
+    with closed.tried():
+        entry_of(job).ask_staging(gates.staging, partial(open_archive, job), job.settings.version, job.settings.git_sha)
+
+
+def open_archive(job: Job[Settings], environment: str) -> Archive:
+    """Return the archive of an environment."""
+    return Archive.of(job.settings, environment, job.config.backup, clock=job.clock, say=job.say)
 
 
 # --- production -------------------------------------------------------------------------------------------------------
@@ -352,7 +367,7 @@ def read_recorded_host_keys(job: Job[Settings]) -> str:
     if job.settings.aws_access_key_id is None:
         job.evidence["not_checked"].append({"name": "recorded host keys", "reason": "no AWS credentials are handed to this job"})
         return ""
-    archive = Archive.of(job.settings, job.settings.deploy_environment, job.config.backup, clock=job.clock, say=job.say)
+    archive = open_archive(job, job.settings.deploy_environment)
     recorded = host_keys.newest(archive)
     for line in archive.set_aside:
         job.actions.warning("Not a record", f"{line}. It was set aside; find out who wrote it.")
@@ -375,12 +390,5 @@ def pass_audit(job: Job[Settings], gates: GateSettings) -> None:
     """
     evidence = job.fragments.require("audit").evidence
     job.evidence["audit"] = gate.recorded(evidence, gates.audit, reported=True)
-    asked, demanded = job.config.validation.audit.registry, gates.audit.registry
-    if gates.audit.level != NO_LEVEL and asked != demanded:
-        raise NotTrueError(
-            "Another registry was asked",
-            what=f"validation.audit.registry is {asked or 'unset'} in the tag and {demanded or 'unset'} on the default branch",
-            where=str(job.settings.config_path),
-            next_step="release a commit that names the registry of the default branch",
-        )
+    gate.require_registry(job.config.validation.audit.registry, gates.audit, str(job.settings.config_path))
     gate.close(evidence, gates.audit, job.clock.now().date(), actions=job.actions, say=job.say)

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import dataclasses
-from datetime import date
+from datetime import date, datetime, time, timedelta
 from pathlib import Path
 
 import pytest
 
 from azora_ci.core import config, hosts, schemas
 from azora_ci.core.config import ImageSettings
+from azora_ci.core.config.calendar import Once, Weekly, Yearly
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.variables import Secret
 from azora_ci.steps.job import own_variables
 from tests.support import deploy_config
 
 EXCEPTION = '{ id = "GHSA-jf85-cpcp-j695", reason = "not called", expires = 2027-01-31 }'
+CALENDAR = """[calendar]
+timezone = "Europe/Berlin"
+frozen = [
+  { days = ["fri"], from = "14:00", why = "nobody is on call" },
+  { days = ["sun", "sat"] },
+  { from = 2027-03-01T18:00:00, to = 2027-03-03 },
+  { from = "12-20", to = "01-02" },
+]
+"""
 MINIMAL = """
 schema_version = 1
 application = "azora"
@@ -90,6 +100,11 @@ def test_an_order_is_a_chain_of_waiting_beside_what_depends_on_says(tmp_path):
         ("[build]", '[validation.audit]\nlevel = "severe"\n[build]', "validation.audit.level"),
         ("[build]", f"[validation.audit]\nexceptions = [{EXCEPTION}, {EXCEPTION}]\n[build]", "is named more than once"),
         ("[build]", f"[validation.audit]\nexceptions = [{EXCEPTION.replace('-31', '-30T08:00:00')}]\n[build]", "exceptions.0.expires"),
+        ("[build]", f"{CALENDAR.replace('Berlin', 'Berlinn')}[build]", "calendar.timezone: Europe/Berlinn is no time zone"),
+        ("[build]", f"{CALENDAR.replace('14:00', '14:60')}[build]", "calendar.frozen.0.from"),
+        ("[build]", f"{CALENDAR.replace('2027-03-03', '2027-03-03T08:00:00Z')}[build]", "calendar.frozen.2.to"),
+        ("[build]", f"{CALENDAR.replace('sat', 'saturday')}[build]", "calendar.frozen.1.days"),
+        ("[build]", "[validation]\nstaging_max_age_days = 3\n[build]", "staging_max_age_days: says nothing without"),
         ("[build]", '[toolchain]\npackage_manager = "pnpm@9"\n[build]', "toolchain.package_manager"),
         ("[build]", '[toolchain]\npackage_manager = "pnpm@9.12.0 --registry=https://evil.example"\n[build]', "toolchain.package_manager"),
         ("[build]", '[toolchain]\nnode = "22; true"\n[build]', "toolchain.node"),
@@ -299,6 +314,29 @@ def test_an_old_audit_command_is_refused_with_what_to_write_instead(tmp_path):
         load(tmp_path, MINIMAL.replace("[checks]", '[checks]\naudit = [["npm", "audit"]]'))
     assert "validation.audit" in caught.value.title
     assert 'level = "high"' in caught.value.next_step
+
+
+def test_a_calendar_is_written_with_times_days_and_toml_dates(tmp_path):
+    calendar = load(tmp_path, MINIMAL.replace("[build]", f"{CALENDAR}[build]")).calendar
+    assert str(calendar.timezone) == "Europe/Berlin"
+    assert calendar.frozen == (
+        Weekly((4,), time(14), None, "nobody is on call"),
+        Weekly((5, 6), time(0), None),
+        Once(datetime(2027, 3, 1, 18), datetime(2027, 3, 4)),
+        Yearly((12, 20), (1, 2)),
+    )
+    assert load(tmp_path, MINIMAL).calendar is None
+
+
+def test_the_gates_of_the_default_branch_hold_calendar_and_staging():
+    demanded = '[validation]\nrequire_staging = true\nstaging_environment = "qa"\nstaging_max_age_days = 3\n'
+    strict, tables = config.gates.parse(MINIMAL + demanded + CALENDAR, "here")
+    assert strict.staging == config.StagingSettings("qa", timedelta(days=3))
+    assert strict.calendar and len(strict.calendar.frozen) == 4
+    lax, without = config.gates.parse(MINIMAL, "there")
+    assert (lax.staging, lax.calendar) == (None, None)
+    keys = {difference["key"] for difference in config.gates.differences(tables, without)}
+    assert {"calendar.frozen", "calendar.timezone", "validation.require_staging"} <= keys  # a tag that drops them is shown
 
 
 def test_exceptions_of_the_audit_have_a_last_day(tmp_path):

@@ -193,9 +193,46 @@ def test_success_refuses_what_is_not_evidence_of_success(path, value):
     assert problems(document)
 
 
+EMERGENCY = {"reason": "the login | fails for <b>everybody</b>", "by": "ada", "passed": ["calendar", "staging"]}
+OPEN = {"timezone": "Europe/Berlin", "open": True, "reason": None, "next_open": None, "open_until": None}
+STAGED = {
+    "deployment_id": "1763990000-abc123",
+    "version": "v1.2.3",
+    "timestamp": "2025-11-24T09:30:00.000Z",
+    "location": "s3://azora-backups/records/staging/1763990000-abc123/1.json",
+    "sha256": build.SHA256,
+}
+
+
+@pytest.mark.parametrize("status", ["success", "failed"])
+def test_an_emergency_is_reviewed_within_a_day_of_the_deployments_end(status):
+    closed = OPEN | {"open": False, "reason": "it is frozen, fri 14:00–24:00"}
+    gates = build.fragment("pre-deployment-validation", calendar=closed, emergency=EMERGENCY)
+    failure = None if status == "success" else FAILURE
+    document = deployment.assemble(build.complete(v=gates), FACTS, status=status, failure=failure)
+    assert problems(document) == []
+    assert document["timestamp"] == "2025-11-24T11:36:00.125Z"
+    assert document["emergency"] == {"reason": EMERGENCY["reason"], "by": "ada", "review_due": "2025-11-25T11:36:00.125Z"}
+    assert document["calendar"] == closed
+    assert document["override_reasons"] == [
+        f"pre-deployment-validation: {gate} was closed, passed as an emergency: {EMERGENCY['reason']}" for gate in ("calendar", "staging")
+    ]
+    page = deployment_page(document, "s3://azora-backups/records/x", build.SHA256, [])
+    assert "| Emergency | the login &#124; fails for &lt;b>everybody&lt;/b> (ada); a person reviews it until 2025-11-25T11:36" in page
+
+
+def test_a_record_says_by_which_calendar_and_after_which_staging_it_was_deployed():
+    staging = {"environment": "staging", "location": "s3://azora-backups/records/staging/", "record": STAGED}
+    document = success(v=build.fragment("pre-deployment-validation", calendar=OPEN, staging=staging))
+    assert problems(document) == []
+    assert (document["calendar"], document["staging"]) == (OPEN, STAGED)
+    assert document["emergency"] is None
+    assert not {"calendar", "staging"} & success().keys()  # where nothing demands them
+
+
 def test_every_key_is_required_and_unknown_keys_fail():
     document = success()
-    for name in document:
+    for name in document.keys() - {"emergency"}:  # which records from before there were emergencies lack
         assert problems({key: value for key, value in document.items() if key != name}), f"{name} may be left out"
     assert problems({**document, "surprise": 1})
 

@@ -12,6 +12,7 @@ import pytest
 
 from azora_ci.clients.signing.signatures import Signatures
 from azora_ci.core import schemas
+from azora_ci.core.config.calendar import DAYS
 from azora_ci.core.markdown import escaped
 from azora_ci.core.process import send_signal
 from azora_ci.record import rollback, run
@@ -32,12 +33,15 @@ from tests.support.waiting import until
 THIRD = "1764000200-cccccc"
 
 
+FROZEN = {"timezone": "UTC", "frozen": [{"days": list(DAYS), "why": "a freeze without end"}]}
+
+
 class Production(World):
-    """1.1.0 is in production after 1.0.0, and its record is archived."""
+    """1.1.0 is in production after 1.0.0, and its record is archived. Its calendar is frozen, which stops no rollback."""
 
     def __init__(self, folder: Path, stores: Stores, database: str) -> None:
         self.around = Surroundings(folder, stores, database)
-        super().__init__(folder, instances=1, backup=self.around.backup, workers={"mailer": {}})
+        super().__init__(folder, instances=1, backup=self.around.backup, workers={"mailer": {}}, calendar=FROZEN)
         self.keep, self.chain, self.rollback_records = self.around.keep, self.around.chain, self.around.rollback_records
         self.records, self.slack, self.variables = self.around.records, self.around.slack, self.around.variables
         self.attempt = 0

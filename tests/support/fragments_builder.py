@@ -144,6 +144,9 @@ _EVIDENCE: dict[str, dict[str, Any]] = {
         "commands": [{"purpose": "build", "argv": ["npm", "run", "build"], "exit_code": 0, "seconds": 20.1, "source": "reported"}],
         "not_checked": [],
         "waited_seconds": 0.0,
+        "calendar": None,
+        "staging": None,
+        "emergency": None,
     },
     "database-backup": {
         "backup_id": BACKUP,

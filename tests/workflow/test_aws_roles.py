@@ -11,8 +11,10 @@ import yaml
 from moto.iam.access_control import IAMPolicy, PermissionResult
 
 from azora_ci.cli.adopt import plan
+from azora_ci.record.archive import Archive
 from azora_ci.rehearsal.standins.s3.operations import OPERATIONS
 from azora_ci.rehearsal.standins.slack import SlackReceiver
+from tests.gates.test_entry import Asked, keep
 from tests.support import ROOT, record_world
 from tests.support import fragments_builder as build
 from tests.support.backup_world import ID, SIMPLE, BackupWorld
@@ -32,6 +34,7 @@ OWN_ROLE = {
 BUCKET = "arn:aws:s3:::azora-backups"
 KEY = "arn:aws:kms:eu-central-1:111122223333:key/11111111-2222-3333-4444-555555555555"
 RECORD = "records/production/1764000000-abc123/1.json"
+STAGED = "records/staging/1764000000-abc123/1.json"
 ARTIFACT = "artifacts/production/1764000000-abc123/1/build-logs/build.log"
 BACKUP = "prod/backup-1764000000-abc123.sql.gz"
 # S3 operation -> the action that a policy must allow (AWS, Service Authorization Reference, "Amazon S3").
@@ -61,7 +64,8 @@ TABLE = {
     ("write a record", "s3:PutObject", f"{BUCKET}/{RECORD}"): {"record-role"},
     ("write an artifact", "s3:PutObject", f"{BUCKET}/{ARTIFACT}"): {"record-role"},
     ("read a record", "s3:GetObject", f"{BUCKET}/{RECORD}"): {"record-role", "read-role"},
-    ("write a record of another environment", "s3:PutObject", f"{BUCKET}/records/staging/1764000000-abc123/1.json"): set(),
+    ("write a record of another environment", "s3:PutObject", f"{BUCKET}/{STAGED}"): set(),
+    ("read a record of staging", "s3:GetObject", f"{BUCKET}/{STAGED}"): {"read-role"},
     ("write elsewhere in the bucket", "s3:PutObject", f"{BUCKET}/index.html"): set(),
     ("write to another bucket", "s3:PutObject", f"{BUCKET}-of-others/{BACKUP}"): set(),
     ("delete a backup", "s3:DeleteObject", f"{BUCKET}/{BACKUP}"): set(),
@@ -135,6 +139,13 @@ def test_record_role_is_enough_for_records_of_success_and_failure(tmp_path, s3_s
         with requests_allowed_by("record-role", s3_server):
             assert world.run("deployment-failure-handler", GITHUB_RUN_ATTEMPT="2").code in {0, 1}
         assert len(world.records()) == 2
+
+
+def test_read_role_is_enough_to_ask_staging(s3_server):
+    archive = Archive(s3_server.open(s3_server.make_bucket(object_lock=True)), "staging")
+    keep(archive, 1764000000)
+    with requests_allowed_by("read-role", s3_server):
+        Asked(archive=archive).staging()
 
 
 @pytest.mark.parametrize(

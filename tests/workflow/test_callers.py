@@ -22,7 +22,10 @@ def published(name):
 def test_a_called_workflow_declares_the_inputs_of_a_person_and_every_secret_it_reads(name):
     text = (ROOT / ".github/workflows" / name).read_text(encoding="utf-8")
     triggers = published(name)["on"]
-    assert triggers["workflow_call"]["inputs"] == triggers["workflow_dispatch"]["inputs"]
+    of_callers = {"environment"} if name == "deploy-production.yml" else set()  # a person cannot send a run of production elsewhere
+    inputs = dict(triggers["workflow_call"]["inputs"])
+    assert {key: inputs.pop(key)["default"] for key in of_callers} == dict.fromkeys(of_callers, "production")
+    assert inputs == triggers["workflow_dispatch"]["inputs"]
     read = set(re.findall(r"\bsecrets\.([A-Z_]+)", text))
     assert triggers["workflow_call"]["secrets"] == {secret: {"required": "false"} for secret in sorted(read)}
     assert "toJSON(secrets)" not in text
@@ -41,11 +44,26 @@ def test_a_caller_is_short_pinned_and_passes_everything_on(name):
     assert caller["permissions"] == {}
     (job,) = caller["jobs"].values()
     assert job["uses"] == f"azora/deployer/.github/workflows/{name}@{'1' * 40}"
-    assert job["with"] == {key: f"${{{{ inputs.{key} }}}}" for key in called["on"]["workflow_call"]["inputs"]}
+    assert job["with"] == {key: f"${{{{ inputs.{key} }}}}" for key in called["on"]["workflow_dispatch"]["inputs"]}
     assert job["secrets"] == {key: f"${{{{ secrets.{key} }}}}" for key in called["on"]["workflow_call"]["secrets"]}
     asked = {scope: access for nested in called["jobs"].values() for scope, access in nested["permissions"].items() if access == "write"}
     assert {scope: access for scope, access in job["permissions"].items() if access == "write"} == asked
     assert set(job["permissions"]) == {scope for nested in called["jobs"].values() for scope in nested["permissions"]}
+
+
+def test_the_caller_for_staging_in_the_documentation_grants_and_gives_what_the_workflow_takes():
+    text = (ROOT / ".github/docs/adopting.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```yaml\n(# \.github/workflows/deploy-staging\.yml\n.*?)```", text, re.DOTALL)
+    staging = yaml.load(block, Loader=yaml.BaseLoader)
+    (job,) = staging["jobs"].values()
+    (granted,) = (
+        caller["permissions"] for caller in yaml.load(plan.called("deploy-production.yml", ACTION), yaml.BaseLoader)["jobs"].values()
+    )
+    assert (staging["permissions"], job["permissions"]) == ({}, granted)
+    assert (ROOT / job["uses"]).is_file()
+    assert set(job["with"]) <= set(published("deploy-production.yml")["on"]["workflow_call"]["inputs"])
+    assert job["with"]["environment"] == "staging"
+    assert staging["on"] == {"push": published("deploy-production.yml")["on"]["push"]}  # the tag that starts production, too
 
 
 def test_upgrading_a_caller_changes_one_line_and_its_stamp():

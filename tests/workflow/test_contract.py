@@ -95,6 +95,9 @@ PERMISSIONS = {
     "database-migrations": ["actions: read", "contents: read"],
 }
 
+# Environment, configuration and concurrency group: those of production, unless a caller names another environment.
+ENVIRONMENT = "${{ inputs.environment || 'production' }}"
+
 every_job = pytest.mark.parametrize("job", list(JOBS))
 every_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
@@ -128,7 +131,7 @@ def environment_of(definition: dict[str, Any]) -> str | None:
     if isinstance(environment, dict):
         assert environment == {"name": environment["name"], "deployment": "false"}
         return str(environment["name"])
-    assert environment in {None, "production-approval"}
+    assert environment in {None, f"{ENVIRONMENT}-approval"}
     return environment
 
 
@@ -145,12 +148,26 @@ def test_triggers_are_a_release_tag_and_a_person():
     triggers = DOCUMENT["on"]
     assert set(triggers) == {"push", "workflow_dispatch", "workflow_call"}
     assert triggers["push"] == {"tags": ["v*"]}
-    assert set(triggers["workflow_dispatch"]["inputs"]) == {"version"}
-    assert triggers["workflow_dispatch"]["inputs"]["version"]["required"] == "false"
+    inputs = triggers["workflow_dispatch"]["inputs"]
+    assert set(inputs) == {"version", "emergency_reason"}
+    assert {(field["required"], field["type"]) for field in inputs.values()} == {("false", "string")}
+
+
+def test_an_emergency_and_its_reason_reach_the_gates_alone_and_whoever_approves_sees_it():
+    assert [job for job in JOBS if "inputs.emergency_reason" in str(DOCUMENT["jobs"][job])] == ["pre-deployment-validation"]
+    assert run_step("pre-deployment-validation")["env"]["EMERGENCY_REASON"] == "${{ inputs.emergency_reason }}"
+    assert "inputs.emergency_reason && ' as an emergency'" in DOCUMENT["run-name"]
+
+
+def test_only_a_caller_chooses_another_environment_and_with_it_everything_that_differs():
+    assert "environment" not in DOCUMENT["on"]["workflow_dispatch"]["inputs"]
+    assert DOCUMENT["on"]["workflow_call"]["inputs"]["environment"]["default"] == "production"
+    assert DOCUMENT["env"]["DEPLOY_ENVIRONMENT"] == ENVIRONMENT
+    assert DOCUMENT["env"]["DEPLOY_CONFIG"] == f".github/deploy-{ENVIRONMENT}.toml"
 
 
 def test_a_running_deployment_is_never_cancelled_by_the_next():
-    assert DOCUMENT["concurrency"] == {"group": "deploy-production", "cancel-in-progress": "false"}
+    assert DOCUMENT["concurrency"] == {"group": f"deploy-{ENVIRONMENT}", "cancel-in-progress": "false"}
 
 
 @every_job
@@ -242,7 +259,7 @@ def test_secrets_reach_only_the_step_that_declares_them(job):
 def test_jobs_with_secrets_are_in_the_environment_that_holds_them(job):
     environment = environment_of(DOCUMENT["jobs"][job])
     reads = references(steps(job), "secrets") or "aws-actions/" in str(steps(job))
-    expected = "production-approval" if job == "validate-release" else "production" if reads else None
+    expected = f"{ENVIRONMENT}-approval" if job == "validate-release" else ENVIRONMENT if reads else None
     assert environment == expected
     assert not (reads and job == "validate-release")
 

@@ -6,7 +6,7 @@ from azora_ci.core.markdown import Markup, code, table
 from azora_ci.core.pipeline import APPLICATION_JOBS, JOBS
 from tests.support import ROOT
 from tests.workflow.test_application_jobs import WITH_CODE_BESIDE_SECRETS
-from tests.workflow.test_contract import DOCUMENT, environment_of, references
+from tests.workflow.test_contract import DOCUMENT, ENVIRONMENT, environment_of, references
 
 FILE = ROOT / ".github" / "SECURITY.md"
 BEGIN, END = "<!-- jobs: begin, made by tests/workflow/test_security.py -->\n", "<!-- jobs: end -->\n"
@@ -21,7 +21,13 @@ def jobs_table() -> str:
         secrets = [code(name) for name in sorted(set(references(definition, "secrets")))]
         permissions = ", ".join(f"{scope}: {level}" for scope, level in definition["permissions"].items())
         rows.append(
-            (code(job), environment_of(definition), Markup(", ".join(secrets)) if secrets else None, permissions, _application(job))
+            (
+                code(job),
+                (environment_of(definition) or "–").replace(ENVIRONMENT, "production"),
+                Markup(", ".join(secrets)) if secrets else None,
+                permissions,
+                _application(job),
+            )
         )
     return table(HEADS, rows)
 

@@ -25,7 +25,7 @@ def render(name: str, template: str, repository: str, commit: str) -> str:
     document = yaml.safe_load(template)
     head, triggers = _HEAD.search(template), _TRIGGERS.search(template)
     assert head and triggers  # noqa: S101 - tests/workflow: each of our workflows has them
-    call = document[True]["workflow_call"]  # YAML 1.1 reads `on` as true
+    call = document[True]["workflow_call"]  # YAML 1.1 reads `on` as true. Inputs that no person gives keep their defaults
     permissions = ", ".join(f"{scope}: {access}" for scope, access in sorted(_permissions(document).items()))
     lines = [
         f"{head[0]}on:\n{_REQUIRED.sub('', triggers[1])}permissions: {{}}",
@@ -34,7 +34,7 @@ def render(name: str, template: str, repository: str, commit: str) -> str:
         f"    permissions: {{ {permissions} }}",
         f"    uses: {repository}/.github/workflows/{name}@{commit}",
         "    with:",
-        *(f"      {key}: ${{{{ inputs.{key} }}}}" for key in call["inputs"]),
+        *(f"      {key}: ${{{{ inputs.{key} }}}}" for key in document[True]["workflow_dispatch"]["inputs"]),
         "    secrets:",
         *(f"      {key}: ${{{{ secrets.{key} }}}}" for key in call["secrets"]),
     ]

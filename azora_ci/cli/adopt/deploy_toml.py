@@ -59,6 +59,12 @@ def _fill(name: str, value: object, hint: str) -> str:
     return _line(name, value, f"{FILL_IN}: {hint}")
 
 
+CALENDAR = """\
+# [calendar]  # when deployments may begin; a rollback is never frozen
+# timezone = "Europe/Berlin"
+# frozen = [{ days = ["fri"], from = "14:00", why = "nobody is on call over the weekend" }, { days = ["sat", "sun"] }]"""
+
+
 def _table(name: str, lines: Iterable[str]) -> str:
     return "\n".join([f"[{name}]", *lines])
 
@@ -93,7 +99,7 @@ def _gates(application: Application) -> str:
         if application.registry
         else _fill("repository", f"docker.io/{application.name}", "registry and namespace of the images")
     ]
-    tables = [_table("checks", checks), _table("validation.audit", audit), *_toolchain(toolchain)]
+    tables = [_table("checks", checks), _table("validation.audit", audit), CALENDAR, *_toolchain(toolchain)]
     return "\n\n".join([*tables, _table("build", [made]), _table("registry", registry)])
 
 

@@ -1,6 +1,8 @@
 """``.github/deploy-production.toml`` as frozen values; ``schemas/deploy-config.schema.json`` describes every key."""
 
 from azora_ci.core.config import gates, names
+from azora_ci.core.config.calendar import CalendarSettings
+from azora_ci.core.config.gates import GateSettings, StagingSettings
 from azora_ci.core.config.order import start_groups
 from azora_ci.core.config.parse import load
 from azora_ci.core.config.tables import (
@@ -19,7 +21,6 @@ from azora_ci.core.config.tables import (
     DeployConfig,
     DockerHostsSettings,
     EdgeSettings,
-    GateSettings,
     HealthSettings,
     ImageSettings,
     LocalProcessesSettings,
@@ -44,6 +45,7 @@ __all__ = [
     "AuditSettings",
     "BackupSettings",
     "BuildSettings",
+    "CalendarSettings",
     "CheckSettings",
     "Command",
     "DatabaseSettings",
@@ -59,6 +61,7 @@ __all__ = [
     "RolloutSettings",
     "Service",
     "SmokeEndpoint",
+    "StagingSettings",
     "TargetSettings",
     "TlsSettings",
     "ToolchainSettings",

@@ -1,4 +1,5 @@
-"""What of the configuration decides whether a release may begin: ``checks``, ``validation``, ``approval``, and single keys.
+"""What of the configuration decides whether a release may begin: ``checks``, ``validation``, ``approval``, ``calendar``, and
+single keys.
 
 They count as the default branch has them, because who pushes a tag writes the tagged commit. Other tables of that file may belong to
 another version of azora-ci than the one that reads it, so they are not looked at.
@@ -9,15 +10,17 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator
-from datetime import date, time
+from dataclasses import dataclass
+from datetime import date, time, timedelta
 from typing import Any
 
 from azora_ci.core import schemas
-from azora_ci.core.config.tables import AuditException, AuditSettings, GateSettings, RequiredCheck
+from azora_ci.core.config.calendar import CalendarSettings, calendar_settings
+from azora_ci.core.config.tables import AuditException, AuditSettings, RequiredCheck
 from azora_ci.core.documents import UnreadableError, read_toml
 from azora_ci.core.errors import BadInputError
 
-TABLES = ("checks", "validation", "approval")
+TABLES = ("checks", "validation", "approval", "calendar")
 # Of these tables only some keys count, each with what it means where it is not set: where images are built, where logins, backups and
 # records are sent, and whose signature makes a manifest or record believed.
 PARTS: dict[str, dict[str, object]] = {
@@ -27,6 +30,34 @@ PARTS: dict[str, dict[str, object]] = {
     "evidence": {"signing": "none"},
 }
 ADDRESSES = ("registry.repository", "registry.insecure", "backup.location", "evidence.signing")
+
+
+@dataclass(frozen=True)
+class StagingSettings:
+    """The environment in which a release must have been deployed before, and how old that deployment may be (None: any age)."""
+
+    environment: str = "staging"
+    max_age: timedelta | None = None
+
+
+@dataclass(frozen=True)
+class GateSettings:
+    """What decides whether a release may begin, read from the default branch: branches that may hold releases (empty: the default
+    branch), required checks, whether rulesets add theirs, checks that may be skipped, minutes to wait, whether a person other than the
+    author must have approved every pull request, the audit, whether the application may be built in a job that holds secrets, what must
+    have been deployed elsewhere first (None: nothing), and when deployments may begin (None: always).
+    """
+
+    branches: tuple[str, ...]
+    required: tuple[RequiredCheck, ...]
+    rulesets: bool
+    allow_skipped: tuple[str, ...]
+    wait_minutes: float
+    distinct_person: bool
+    audit: AuditSettings
+    builds_beside_secrets: bool
+    staging: StagingSettings | None = None
+    calendar: CalendarSettings | None = None
 
 
 def parse(text: str, where: str) -> tuple[GateSettings, dict[str, Any]]:
@@ -53,7 +84,7 @@ def _part(table: Any, keys: dict[str, object]) -> dict[str, Any]:
 
 
 def gates_of(tables: dict[str, Any], built: dict[str, Any]) -> GateSettings:
-    """Return the gates of valid tables and of the keys of [build] that count. Raises ValueError for an audit that contradicts itself."""
+    """Return the gates of valid tables and of the keys of [build] that count. Raises ValueError for tables that contradict themselves."""
     checks, validation = tables["checks"], tables.get("validation", {})
     return GateSettings(
         branches=tuple(validation.get("branches", [])),
@@ -64,7 +95,20 @@ def gates_of(tables: dict[str, Any], built: dict[str, Any]) -> GateSettings:
         distinct_person=tables.get("approval", {}).get("distinct_person", False),
         audit=audit_settings(validation.get("audit", {})),
         builds_beside_secrets=built.get("isolation") == "none",
+        staging=staging_settings(validation),
+        calendar=calendar_settings(tables.get("calendar")),
     )
+
+
+def staging_settings(validation: dict[str, Any]) -> StagingSettings | None:
+    """Return what ``validation.require_staging`` demands. Raises ValueError for a key that says nothing without it."""
+    if not validation.get("require_staging", False):
+        idle = [f"validation.{key}" for key in ("staging_environment", "staging_max_age_days") if key in validation]
+        if idle:
+            raise ValueError(f"{', '.join(idle)}: says nothing without validation.require_staging = true")
+        return None
+    days = validation.get("staging_max_age_days")
+    return StagingSettings(validation.get("staging_environment", "staging"), None if days is None else timedelta(days=days))
 
 
 def dates_as_text(value: Any) -> Any:

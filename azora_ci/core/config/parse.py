@@ -10,6 +10,7 @@ from typing import Any
 
 from azora_ci.core import schemas
 from azora_ci.core.config import gates, kinds, names
+from azora_ci.core.config.calendar import calendar_settings
 from azora_ci.core.config.order import in_order
 from azora_ci.core.config.tables import (
     BEFORE_ROLLOUT,
@@ -100,7 +101,7 @@ def _commands(values: list[list[str]]) -> tuple[Command, ...]:
 
 
 def _parse(document: dict[str, Any]) -> DeployConfig:
-    checks, rollout = document["checks"], document.get("rollout", {})
+    checks, rollout, validation = document["checks"], document.get("rollout", {}), document.get("validation", {})
     backup, registry = document["backup"], document.get("registry")
     edge = document.get("edge", {})
     target = _target(document["target"])
@@ -111,6 +112,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
     kinds.check(document["services"])
     _check_redirect(document)
     _check_calls(document["services"])
+    gates.staging_settings(validation)
     return DeployConfig(
         application=document["application"],
         public_url=document["public_url"].rstrip("/"),
@@ -122,7 +124,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
             wait_minutes=checks.get("wait_minutes", 15),
             build=_commands(checks["build"]),
         ),
-        validation=ValidationSettings(gates.audit_settings(document.get("validation", {}).get("audit", {}))),
+        validation=ValidationSettings(gates.audit_settings(validation.get("audit", {}))),
         toolchain=ToolchainSettings(**document.get("toolchain", {})),
         build=_build(document),
         registry=RegistrySettings(registry["repository"].rstrip("/"), registry.get("insecure", False)) if registry else None,
@@ -142,6 +144,7 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
             for endpoint in document.get("smoke", {}).get("endpoints", [])
         ),
         services=in_order({name: _service(name, table) for name, table in document["services"].items()}, rollout.get("order", [])),
+        calendar=calendar_settings(gates.dates_as_text(document.get("calendar"))),
     )
 
 

@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from azora_ci.core.config.calendar import CalendarSettings
 from azora_ci.core.variables import Secret
 
 Command = tuple[str, ...]
@@ -59,23 +60,6 @@ class AuditSettings:
     reason: str | None = None
     exceptions: tuple[AuditException, ...] = ()
     registry: str | None = None
-
-
-@dataclass(frozen=True)
-class GateSettings:
-    """What decides whether a release may begin, read from the default branch: branches that may hold releases (empty: the default
-    branch), required checks, whether rulesets add theirs, checks that may be skipped, minutes to wait, whether a person other than the
-    author must have approved every pull request, the audit, and whether the application may be built in a job that holds secrets.
-    """
-
-    branches: tuple[str, ...]
-    required: tuple[RequiredCheck, ...]
-    rulesets: bool
-    allow_skipped: tuple[str, ...]
-    wait_minutes: float
-    distinct_person: bool
-    audit: AuditSettings
-    builds_beside_secrets: bool
 
 
 @dataclass(frozen=True)
@@ -362,6 +346,7 @@ class DeployConfig:
     target: TargetSettings
     smoke: tuple[SmokeEndpoint, ...]
     services: tuple[Service, ...]
+    calendar: CalendarSettings | None = None
 
     @property
     def web(self) -> tuple[Service, ...]:

@@ -117,3 +117,14 @@ def row(evidence: Mapping[str, Any]) -> tuple[str, str, str]:
     packages = sum(file["packages"] for file in evidence["lock_files"])
     files = ", ".join(file["path"] for file in evidence["lock_files"])
     return "audit", files, f"{packages} production packages, {len(evidence['findings'])} findings"
+
+
+def require_registry(asked: str | None, demanded: AuditSettings, where: str) -> None:
+    """Raise NotTrueError when the tagged commit had another registry asked than the default branch demands."""
+    if demanded.level != NO_LEVEL and asked != demanded.registry:
+        raise NotTrueError(
+            "Another registry was asked",
+            what=f"validation.audit.registry is {asked or 'unset'} in the tag and {demanded.registry or 'unset'} on the default branch",
+            where=where,
+            next_step="release a commit that names the registry of the default branch",
+        )

@@ -15,7 +15,7 @@ Document = Mapping[str, Any]
 def deployment_page(document: Document, location: str, sha256: str, notes: Iterable[str]) -> str:
     """Return the page of a successful deployment: version, rollout, services, jobs, rollback deadline, and the record's location."""
     parts = [
-        f"## ✅ {document['version']} is in production",
+        f"## ✅ {document['version']} is in {escaped(document['environment'])}",
         _facts(document, location, sha256),
         "### Rollout",
         _stages(document),
@@ -62,6 +62,8 @@ def _facts(document: Document, location: str, sha256: str) -> str:
         rows.append(("Host keys", lines(host_keys)))
     if jobs := document["rollout"].get("jobs"):
         rows.append(("Jobs of the release", lines(job["summary"] for job in jobs)))
+    if emergency := document.get("emergency"):
+        rows.append(("Emergency", f"{emergency['reason']} ({emergency['by']}); a person reviews it until {emergency['review_due']}"))
     if document["override_reasons"]:
         rows.append(("Overrides", "; ".join(document["override_reasons"])))
     return table(("", ""), rows)

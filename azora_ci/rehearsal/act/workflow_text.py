@@ -12,7 +12,7 @@ import re
 from collections.abc import Mapping, Set
 
 _JOB = re.compile(r"^  ([A-Za-z0-9_-]+):[ \t]*$", re.MULTILINE)
-_ENVIRONMENT = re.compile(r"^    environment:\n      name: (\S+)\n      deployment: false.*\n", re.MULTILINE)
+_ENVIRONMENT = re.compile(r"^    environment:\n      name: (.+)\n      deployment: false.*\n", re.MULTILINE)
 _USES = re.compile(r"uses:\s*([\w.-]+/[\w.-]+)(/[\w./-]+)?@([0-9a-f]{40})")
 
 
