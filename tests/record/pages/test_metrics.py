@@ -39,7 +39,9 @@ def test_the_guides_five_metrics_are_the_records_numbers():
     assert {job: value(values, "job_duration_seconds", job=job) for job in metrics["job_seconds"]} == metrics["job_seconds"]
     # Health check success rate
     assert value(values, "health_check_success_ratio") == metrics["health_check_success_rate"]
-    assert value(values, "health_checks", result="failed") == metrics["health_probes"]["failed"]
+    probes = metrics["health_probes"]
+    counts = {result: value(values, "health_checks", result=result) for result in ("failed", "healthy")}
+    assert counts == {"failed": probes["failed"], "healthy": probes["total"] - probes["failed"]}
     # Database migration duration
     assert value(values, "migration_duration_seconds") == metrics["migration_seconds"]
     for stage in record["rollout_stages"]:
