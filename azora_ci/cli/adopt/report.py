@@ -22,6 +22,7 @@ from azora_ci.gates.readiness import to_fill_in
 from azora_ci.steps.runner import step_module
 
 APPROVAL = "production-approval"
+_DEFAULT = re.compile(r"\$\{\{ inputs\.\w+ \|\| '([^']*)' \}\}")
 _REFERENCE = re.compile(r"\b(secrets|vars)\.([A-Za-z_][A-Za-z0-9_]*)(?:\s*\|\|\s*'([^']*)')?")
 # An OIDC role replaces these three, and GitHub makes the token.
 _ALTERNATIVE = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
@@ -57,7 +58,8 @@ def environments(workflows: Mapping[str, str]) -> dict[str, EnvironmentNeeds]:
     needs_by_environment: dict[str, EnvironmentNeeds] = {}
     for text in workflows.values():
         document = yaml.safe_load(text)
-        parts = [(job.get("environment") or "", job) for job in document["jobs"].values()]
+        # Only a caller's input names another environment than the default.
+        parts = [(_DEFAULT.sub(r"\1", job.get("environment") or ""), job) for job in document["jobs"].values()]
         for environment, part in [*parts, ("", document.get("env"))]:
             needs = needs_by_environment.setdefault(environment, EnvironmentNeeds())
             for kind, name, default in _references(part):
