@@ -52,6 +52,7 @@ def environment(job: str, canaries: Mapping[str, str]) -> dict[str, str]:
 
 
 def evaluate(text: str, canaries: Mapping[str, str]) -> str:
+    text = re.sub(r"\$\{\{ inputs\.\w+ \|\| '([^']*)' \}\}", r"\1", text)  # what only a caller names, also inside of a text
     expression = re.fullmatch(r"\$\{\{ (.*) \}\}", text)
     if expression is None:
         return text

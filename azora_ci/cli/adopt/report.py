@@ -23,6 +23,7 @@ from azora_ci.gates.readiness import to_fill_in
 from azora_ci.steps.runner import step_module
 
 APPROVAL = "production-approval"
+_DEFAULT = re.compile(r"\$\{\{ inputs\.\w+ \|\| '([^']*)' \}\}")
 _REFERENCE = re.compile(r"\b(secrets|vars)\.([A-Za-z_][A-Za-z0-9_]*)(?:\s*\|\|\s*'([^']*)')?")
 # An OIDC role replaces these three, and GitHub makes the token.
 _ALTERNATIVE = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
@@ -49,8 +50,9 @@ class EnvironmentNeeds:
 
 
 def _environment_name(job: Mapping[str, Any]) -> str:
+    """Return the environment of a job; of one that a caller's input names the default."""
     environment = job.get("environment") or ""
-    return str(environment["name"] if isinstance(environment, dict) else environment)
+    return _DEFAULT.sub(r"\1", environment["name"] if isinstance(environment, dict) else environment)
 
 
 def environments(workflows: Mapping[str, str]) -> dict[str, EnvironmentNeeds]:
