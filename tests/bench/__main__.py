@@ -94,5 +94,20 @@ def rollout(*, scenes: tuple[str, ...], place: str, small: bool, changes: tuple[
         sys.exit(error.exit_code)
 
 
+@main.command()
+@click.option("--gib", default=0.5, show_default=True, help="Size of the database.")
+@click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Rounds; seconds of backups are the median.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def migrations(*, gib: float, rounds: int, as_json: bool) -> None:
+    """Measure what trying migrations on the copy adds to the backup, and how well it predicts production's seconds."""
+    from tests.bench import migrations as measurement
+
+    try:
+        measurement.run(gib, rounds, as_json=as_json)
+    except AzoraError as error:
+        click.echo(f"{error.title}\n{error.message()}", err=True)
+        sys.exit(error.exit_code)
+
+
 if __name__ == "__main__":
     main(prog_name="bench")

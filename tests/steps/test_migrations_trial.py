@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
+import re
 import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -12,7 +19,9 @@ import pytest
 from azora_ci.database.migrations.history import Migration
 from azora_ci.database.postgres import DatabaseUrl, find_binary
 from azora_ci.rehearsal import application
-from tests.support.migration_world import Deployment
+from tests.support import ROOT
+from tests.support.migration_world import ID, Deployment
+from tests.support.waiting import until
 
 NEW = list(application.NEW_MIGRATIONS)
 CANARY = "canary-5f3a"
@@ -187,6 +196,12 @@ def test_where_no_copy_is_here_the_schema_alone_is_tried(production: Deployment)
     trial = fragment["evidence"]["trial"]
     assert (trial["how"], trial["passed"], [entry["name"] for entry in trial["files"]]) == ("schema only", True, NEW)
     assert trial["reason"] == "the backup was not restored"
+    printed = artifact(production)
+    assert "how many seconds they take in production is not known: there were no rows" in printed, (
+        "nothing is claimed of what was not tried"
+    )
+    assert "nobody could read or write courses (AccessExclusiveLock)" in printed
+    assert " s in the server" not in printed
     assert CANARY not in artifact(production)
     assert list(production.scratch.iterdir()) == []
 
@@ -243,6 +258,62 @@ def test_what_fails_in_production_alone_is_told_statement_by_statement(productio
     undo = next(line for line in lines if line.startswith("to undo: "))
     assert undo == f"to undo: ALTER TABLE users DROP COLUMN nick; then npx prisma migrate resolve --rolled-back {late}"
     production.maker.execute(production.url, "ALTER TABLE users DROP COLUMN nick;")
+
+
+def test_rows_that_change_are_counted_table_by_table(production: Deployment) -> None:
+    production.maker.execute(production.url, f"INSERT INTO users (email, name) SELECT '{CANARY}' || n, 'x' FROM generate_series(1, 30) n")
+    production.add(
+        "20991231000000_rows",
+        "CREATE TABLE kept (id int);\nINSERT INTO kept SELECT n FROM generate_series(1, 7) n;\n"
+        "UPDATE users SET name = 'y';\nDELETE FROM users WHERE id IN (SELECT id FROM users ORDER BY id LIMIT 4);\n",
+    )
+    fragment = production.try_out()
+    assert fragment["status"] == "ok", fragment["error"]
+    assert fragment["evidence"]["trial"]["rows"] == [
+        {"table": "kept", "inserted": 7, "updated": 0, "deleted": 0},
+        {"table": "users", "inserted": 0, "updated": 30, "deleted": 4},
+    ]
+    assert "users: 30 rows updated, 4 rows deleted" in artifact(production)
+    assert CANARY not in artifact(production)
+
+
+def _descendants(pid: int) -> dict[int, str]:
+    """Return process id -> command line of what a process started, and what that started."""
+    parents, lines = {}, {}
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            parents[int(process.name)] = int((process / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+            lines[int(process.name)] = (process / "cmdline").read_bytes().decode(errors="replace")
+    found = {pid}
+    while more := {child for child, parent in parents.items() if parent in found} - found:
+        found |= more
+    return {child: lines.get(child, "") for child in found - {pid}}
+
+
+def test_a_cancelled_trial_leaves_no_copy_no_server_and_no_process(
+    production: Deployment, running: Callable[..., subprocess.Popen[str]]
+) -> None:
+    production.add("20991231000000_slow", "SELECT pg_sleep(600);\n")
+    logs = production.received / f"backup-logs-{ID}"
+    here = {"DEPLOYMENT_LOG_DIR": str(logs), "GITHUB_OUTPUT": "", "BACKUP_SCRATCH_DIR": str(production.scratch)}
+    step = running([sys.executable, str(ROOT / "scripts/database_backup.py")], production.folder, production.environ(**here))
+    role, looks = DatabaseUrl.parse(production.url).user, list[bool]()
+
+    def sleeps() -> bool:
+        looks.append(any(re.match(rf"postgres: {role} .* SELECT", line) for line in _descendants(step.pid).values()))
+        return len(looks) > 5 and all(looks[-5:])
+
+    until(lambda: sleeps() or step.poll() is not None, "the sleep", 240)
+    started = _descendants(step.pid)
+    assert any("prisma" in line for line in started.values()), "the command is at work"
+    step.send_signal(signal.SIGTERM)
+    assert step.wait(30) == 1
+    fragment = json.loads((logs / "record" / "database-backup.json").read_text(encoding="utf-8"))
+    assert fragment["status"] == "cancelled"
+    assert fragment["evidence"]["unproven"].startswith("s3://")
+    assert list(production.scratch.iterdir()) == []
+    until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in started), "the end of every process", 10)
+    assert production.applied() == list(application.OLD_MIGRATIONS)
 
 
 def test_statements_of_many_kinds(production: Deployment) -> None:

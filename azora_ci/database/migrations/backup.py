@@ -26,9 +26,9 @@ class VerifiedBackup:
         return f"{self.id} (snapshot {self.snapshot:%Y-%m-%d %H:%M:%S %Z}) {proof}"
 
     def require_of(self, url: DatabaseUrl) -> None:
-        """Raise NotTrueError when it is of another database than ``url`` leads to.
+        """Raise NotTrueError when it is of another database than ``url`` leads to, or when that can only be read.
 
-        The identifiers of the clusters are compared when both are known.
+        The identifiers of the clusters are compared when both are known; a standby has that of its primary.
         """
         from azora_ci.database.server import server_facts
 
@@ -41,4 +41,12 @@ class VerifiedBackup:
                 f"PROD_DATABASE_URL names {facts.database} of cluster {facts.system_identifier}",
                 where=f"PROD_DATABASE_URL ({url.location})",
                 next_step="give both jobs the same PROD_DATABASE_URL, then re-run all jobs",
+            )
+        if facts.in_recovery:
+            raise NotTrueError(
+                "Migrations need the primary",
+                what=f"{url.location} is a standby, which can only be read; nothing was applied",
+                where="PROD_DATABASE_URL",
+                next_step="name the primary in PROD_DATABASE_URL (target_session_attrs=read-write chooses it among several hosts), then "
+                "re-run all jobs",
             )

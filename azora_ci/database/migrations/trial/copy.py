@@ -10,17 +10,19 @@ import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, quote, urlencode
 
 from azora_ci.core.errors import BadInputError
 from azora_ci.database.migrations.catalogue import lines_query
+from azora_ci.database.migrations.prisma import TABLE
 from azora_ci.database.migrations.session import session
 from azora_ci.database.postgres import DatabaseUrl
 
 if TYPE_CHECKING:
     import psycopg2.extensions
 
+    from azora_ci.core.clock import Clock
     from azora_ci.database.scratch import Scratch
     from azora_ci.database.server import ServerFacts
 
@@ -86,6 +88,11 @@ CREATE EVENT TRIGGER {SCHEMA}_ended ON ddl_command_end EXECUTE FUNCTION {SCHEMA}
 _RELATIONS = """SELECT c.oid, c.oid::regclass::text, relkind::text, relfilenode FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
     WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND relpersistence <> 't'"""
 
+_ROWS = """SELECT relid::regclass::text, n_tup_ins, n_tup_upd, n_tup_del FROM pg_stat_all_tables
+    WHERE schemaname !~ '^pg_' AND schemaname NOT IN ('information_schema', %s) AND relname <> %s"""
+_AT_WORK = "SELECT count(*) FROM pg_stat_activity WHERE usename = current_user AND pid <> pg_backend_pid()"
+_COUNTING_ATTEMPTS = 20  # at 0.1 s: a session counts its rows when it ends, a moment after its client has
+
 
 @dataclass(frozen=True)
 class Relation:
@@ -128,6 +135,31 @@ def relations(url: DatabaseUrl) -> dict[int, Relation]:
         cursor.execute("SET LOCAL search_path = public")
         cursor.execute(_RELATIONS)
         return {oid: Relation(name, kind, file) for oid, name, kind, file in cursor.fetchall()}
+
+
+def rows(url: DatabaseUrl) -> dict[str, tuple[int, int, int]]:
+    """Return table -> rows inserted, updated and deleted since the server began; a transaction that was taken back counts, too.
+
+    Raises UnreachableError.
+    """
+    with session(url) as cursor:
+        cursor.execute("SET LOCAL search_path = public")
+        cursor.execute(_ROWS, (SCHEMA, TABLE))
+        return {table: (inserted, updated, deleted) for table, inserted, updated, deleted in cursor.fetchall()}
+
+
+def changed_rows(before: Mapping[str, tuple[int, int, int]], url: DatabaseUrl, clock: Clock) -> list[dict[str, Any]]:
+    """Return what changed since ``before``, table by table, once no other session of this role is left. Raises UnreachableError."""
+    for _ in clock.attempts(_COUNTING_ATTEMPTS, 0.1, growth=1):
+        with session(url) as cursor:
+            cursor.execute(_AT_WORK)
+            if cursor.fetchone() == (0,):
+                break
+    changed = {
+        table: [new - old for new, old in zip(counts, before.get(table, (0, 0, 0)), strict=True)] for table, counts in rows(url).items()
+    }
+    kinds = ("inserted", "updated", "deleted")
+    return [{"table": table, **dict(zip(kinds, counts, strict=True))} for table, counts in sorted(changed.items()) if any(counts)]
 
 
 def prepare(scratch: Scratch, database: DatabaseUrl, production: DatabaseUrl, facts: ServerFacts) -> Copy:

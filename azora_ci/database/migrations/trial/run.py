@@ -17,7 +17,7 @@ from azora_ci.database.migrations.judgement.judge import judge
 from azora_ci.database.migrations.production import read_facts
 from azora_ci.database.migrations.trial import server_log
 from azora_ci.database.migrations.trial.comparison import surprises
-from azora_ci.database.migrations.trial.copy import SCHEMA, Copy, Relation, prepare, relations
+from azora_ci.database.migrations.trial.copy import SCHEMA, Copy, Relation, changed_rows, prepare, relations, rows
 from azora_ci.database.postgres import DatabaseUrl
 
 if TYPE_CHECKING:
@@ -90,11 +90,13 @@ class Trial:
     def _run(self, copy: Copy, isolation: Isolation, pending: tuple[Migration, ...]) -> dict[str, Any]:
         before, earlier = _lines(copy.url), relations(copy.url)
         judged = judge([(migration.name, migration.text) for migration in pending], read_facts(copy.url)) if pending else None
+        counted = rows(copy.url)
         started = self.clock.monotonic()
         completed = self._migrate(copy, replace(isolation, door=Door(copy.socket, int(copy.url.port))))
         seconds = self.clock.monotonic() - started
         url = copy.as_role(self.production)
         after, later = _lines(url), relations(url)
+        changed = changed_rows(counted, url, self.clock)
         known = "\n".join([*(migration.text for migration in pending), *before, *after])
         with copy.log.open(encoding="utf-8", errors="replace", newline="") as log:
             account = server_log.read(log, copy.role, earlier, pending, known)
@@ -110,6 +112,7 @@ class Trial:
             "code": prisma.error_code(f"{completed.stdout}\n{completed.stderr}") if pending and not succeeded else None,
             "statements": [_statement(statement) for statement in account.statements[:MOST_STATEMENTS]],
             "statement_seconds": round(sum(statement.seconds for statement in account.statements), 3),
+            "rows": changed[:MOST_STATEMENTS],
             "blocked": account.blocked,
             "rewritten": rewritten,
             "surprises": surprises(judged, earlier, account.blocked, rewritten) if judged is not None and succeeded else None,
@@ -182,12 +185,19 @@ def _change(before: frozenset[str], after: frozenset[str]) -> dict[str, Any]:
 
 
 def describe(trial: Mapping[str, Any]) -> list[str]:
-    """Return what was observed as lines for people: seconds, tables that nobody could use, what was rewritten."""
+    """Return what was observed as lines for people: seconds, tables that nobody could use, rows that changed, what was rewritten."""
     waiting = {True: "nobody could read or write", False: "nobody could write"}
-    lines = [f"{len(trial['statements'])} statements, {trial['statement_seconds']:.2f} s in the server, {trial['seconds']:.1f} s in all"]
+    counted = f"{len(trial['statements'])} statements"
+    if trial["how"] == SCHEMA_ONLY:  # empty tables say nothing of how long full ones take
+        lines = [f"{counted}; how many seconds they take in production is not known: there were no rows"]
+    else:
+        lines = [f"{counted}, {trial['statement_seconds']:.2f} s in the server, {trial['seconds']:.1f} s in all"]
+    for entry in trial["blocked"]:
+        seconds = "" if trial["how"] == SCHEMA_ONLY else f" for {entry['seconds']:.2f} s"
+        lines.append(f"{waiting[entry['mode'] == server_log.NOBODY_READS]} {entry['table']}{seconds} ({entry['mode']})")
     lines += [
-        f"{waiting[entry['mode'] == server_log.NOBODY_READS]} {entry['table']} for {entry['seconds']:.2f} s ({entry['mode']})"
-        for entry in trial["blocked"]
+        f"{entry['table']}: {', '.join(f'{entry[kind]:,} rows {kind}' for kind in ('inserted', 'updated', 'deleted') if entry[kind])}"
+        for entry in trial.get("rows") or ()
     ]
     lines += [f"rewritten: {', '.join(trial['rewritten'])}"] if trial["rewritten"] else []
     return lines + [f"not as judged: {line}" for line in trial.get("surprises") or ()]

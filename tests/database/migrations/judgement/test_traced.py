@@ -40,6 +40,16 @@ def test_the_table_is_true_without_a_server_too():
         assert (worst(statements), expected, rewrites) == (case.verdict, case.locks, case.rewrites), case.sql
 
 
+@pytest.mark.parametrize("line", traced.RELEASES)
+def test_what_earlier_statements_of_a_release_do_is_taken_into_account(line: str):
+    verdict, sql = line.split(" | ", 1)
+    assert worst(judge([("release", sql)], told.FACTS)) == verdict
+
+
+def test_nothing_at_all_is_compatible():
+    assert worst([]) == "compatible"
+
+
 def test_prediction_and_trace_agree(postgres_cluster: DatabaseMaker):
     url = postgres_cluster.fresh(traced.PRODUCTION.replace("CREATE ROLE reader;", "CREATE ROLE reader_of_statements;"))
     compare(url, postgres_cluster.cluster.major, role="reader_of_statements")

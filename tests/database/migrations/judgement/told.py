@@ -33,9 +33,10 @@ FACTS = Facts(
 
 
 def lines() -> Iterator[str]:
-    """Yield the statements of the table and of every kind, with what is said of each action."""
-    kinds = (line.split(" | ", 1)[1] for line in traced.KINDS)
-    for sql, facts in [*((case.sql, FACTS) for case in traced.cases()), *((sql, Facts()) for sql in kinds)]:
+    """Yield the statements of the table, of every kind and of releases, with what is said of each action."""
+    kinds, releases = ((line.split(" | ", 1)[1] for line in table) for table in (traced.KINDS, traced.RELEASES))
+    told = [*((case.sql, FACTS) for case in traced.cases()), *((sql, Facts()) for sql in kinds), *((sql, FACTS) for sql in releases)]
+    for sql, facts in told:
         yield sql
         for statement in judge([("table", sql)], facts):
             yield from (f"  {_line(action)}" for action in statement.actions)

@@ -16,6 +16,7 @@ from azora_ci.database.migrations.judgement.model import Lock, Statement
 FOLDER = Path(__file__).parent
 PRODUCTION = (FOLDER / "production.sql").read_text(encoding="utf-8")
 KINDS = (FOLDER / "kinds.txt").read_text(encoding="utf-8").splitlines()[1:]
+RELEASES = (FOLDER / "releases.txt").read_text(encoding="utf-8").splitlines()[1:]
 _RELATIONS = """SELECT c.oid, concat(nullif(nspname, 'public') || '.', relname), relkind::text, pg_relation_filenode(c.oid)
     FROM pg_class c JOIN pg_namespace n ON n.oid = relnamespace
     WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' AND relkind IN ('r', 'p', 'm', 'v', 'f')"""
