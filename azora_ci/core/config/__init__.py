@@ -1,6 +1,7 @@
 """``.github/deploy-production.toml`` as frozen values; ``schemas/deploy-config.schema.json`` describes every key."""
 
 from azora_ci.core.config import gates, names
+from azora_ci.core.config.old_version import OldVersionRequest, OldVersionSettings
 from azora_ci.core.config.order import start_groups
 from azora_ci.core.config.parse import load
 from azora_ci.core.config.tables import (
@@ -54,6 +55,8 @@ __all__ = [
     "HealthSettings",
     "ImageSettings",
     "LocalProcessesSettings",
+    "OldVersionRequest",
+    "OldVersionSettings",
     "RegistrySettings",
     "RequiredCheck",
     "RolloutSettings",
