@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from azora_ci.core.config import DeployConfig, Service
 from azora_ci.core.errors import AzoraError, BadInputError
@@ -13,11 +14,11 @@ from azora_ci.core.variables import Secret
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.gates import reachability
 from azora_ci.gates.reachability import Reached
-from azora_ci.health.answers import NEW
+from azora_ci.health.answers import CONTRACT, NEW
 from azora_ci.health.workers import UNHEALTHY
 from azora_ci.targets.base import Target, TargetContext
 from azora_ci.targets.findings import Finding
-from azora_ci.targets.journal import PROMOTED, History
+from azora_ci.targets.journal import PROMOTED, Deployed, History
 from azora_ci.targets.proofs import settings_by_service
 from azora_ci.targets.registry import kind_of, target_of
 from azora_ci.targets.workers import look
@@ -40,12 +41,15 @@ class Means:
 
 @dataclass
 class Consultation:
-    """What production answered. ``not_asked``: part -> why; ``first``: nothing was deployed yet, as the target's history says."""
+    """What production answered. ``not_asked``: part -> why; ``first``: nothing was deployed yet, as the target's history says; ``serving``:
+    the release that serves, as evidence.
+    """
 
     findings: list[Reached] = field(default_factory=list)
     not_asked: dict[str, str] = field(default_factory=dict)
     database_transport: str | None = None
     first: bool = False
+    serving: dict[str, Any] | None = None
 
 
 def consult(context: TargetContext, means: Means) -> Consultation:
@@ -58,6 +62,8 @@ def consult(context: TargetContext, means: Means) -> Consultation:
         consultation.not_asked["public health addresses"] = means.withheld
         return consultation
     consultation.first = history is not None and history.serving is None
+    if history is not None and history.serving is not None:
+        consultation.serving = _described(history.releases[history.serving])
     versions = expected_versions(history)
     consultation.findings += [reachability.endpoint(service, versions) for service in as_serving(config.web, history)]
     return consultation
@@ -151,6 +157,11 @@ def expected_versions(history: History | None) -> frozenset[str]:
         return frozenset()
     running = [history.releases[history.serving], history.unfinished]
     return frozenset(deployed.release.bare for deployed in running if deployed is not None)
+
+
+def _described(deployed: Deployed) -> dict[str, Any]:
+    health = {service: asdict(settings) for service, settings in settings_by_service(deployed).items() if settings != CONTRACT}
+    return {"deployment_id": deployed.id, "version": deployed.version, "digests": dict(deployed.digests), "health": health}
 
 
 def as_serving(services: Iterable[Service], history: History | None) -> list[Service]:

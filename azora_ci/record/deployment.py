@@ -60,6 +60,7 @@ def assemble(
         "services_deployed": sorted(rollout.get("services") or {}) if serves else [],
         "database_backup": _backup(fragments.get("database-backup")),
         "migrations_applied": evidence["database-migrations"].get("migrations_applied"),
+        "code_rollback_safe": evidence["database-backup"].get("code_rollback_safe"),
         "rollout_stages": [_stage(stage) for stage in rollout.get("stages", [])],
         "health_checks": _health(smoke),
         "rollback_available": available,

@@ -319,6 +319,8 @@ def examine_production(job: Job[Settings], closed: Closed, *, withheld: str) -> 
     consultation = production.consult(context, means)
     if consultation.database_transport is not None:
         job.evidence["database_transport"] = consultation.database_transport
+    if consultation.serving is not None:
+        job.evidence["serving"] = consultation.serving
     job.evidence["not_checked"] += [{"name": name, "reason": reason} for name, reason in consultation.not_asked.items()]
     for finding in consultation.findings:
         job.evidence["checks"].append(finding.document())

@@ -59,9 +59,9 @@ def old_version(document: Mapping[str, Any]) -> OldVersionSettings | None:
 
 
 def _request(key: str, entry: str | Mapping[str, Any], asked: Mapping[str, Mapping[str, Any]], method: str) -> OldVersionRequest:
-    table = {"path": entry} if isinstance(entry, str) else dict(entry)
+    table: dict[str, Any] = {"path": entry} if isinstance(entry, str) else dict(entry)
     service = table.pop("service", None) or _routed(table["path"], asked)
-    if service not in asked:
+    if service is None or service not in asked:
         where = f"migrations.old_version.{key}: {table['path']}"
         raise ValueError(f"{where}: {service or 'no service has that route'}: name a service of migrations.old_version.services")
     return OldVersionRequest(service, **{"method": method, **table})

@@ -47,8 +47,8 @@ class Isolation:
     ``work`` is a folder that it may use, shown under the name ``target``, its working directory; with ``owned`` it may write there, and
     everything in it changes its owner. ``hidden`` are paths out of its sight besides ``HIDDEN``; ``shown`` are folders and files in hidden
     ones that it may read, such as a toolchain in a home; of ``target`` it sees them in place of those in ``work``. ``active`` False leaves
-    only the environment: no namespaces, our own user. With a ``door`` the command has a network namespace in which that alone is reachable, and
-    with a ``window``, too, we reach it there.
+    only the environment: no namespaces, our own user. With a ``door`` the command has a network namespace in which that alone is reachable;
+    with a ``window``, too, we reach the command there.
     """
 
     work: Path

@@ -1,0 +1,235 @@
+"""database-backup with [migrations.old_version]: a real service, whose archive is in production, runs beside migrations on the copy."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from azora_ci.clients.docker import build_context
+from azora_ci.core.clock import rfc3339
+from azora_ci.database.postgres import DatabaseUrl, find_binary
+from azora_ci.record import fragments
+from azora_ci.rehearsal import application
+from tests.support import ROOT, deploy_config, fragments_builder
+from tests.support.migration_world import ID, Deployment
+from tests.support.sample import Sample
+from tests.support.waiting import until
+
+CANARY = "canary-7d1e"
+BEFORE = "1763000000-0f0f0f"
+# Says healthy when its database answers; reads and writes users as v1.0.0 knows them; prints and answers rows, which nobody may keep.
+SERVER = """
+import { createServer } from "node:http";
+import { connect } from "node:net";
+import pg from "pg";
+const pool = new pg.Pool({ connectionString: process.env.APP_URL });
+pool.on("error", () => {});
+if (process.env.NEEDS_KEY === "missing") { console.error("canary-7d1e: no key"); process.exit(3); }
+const reached = (host, port) => new Promise((done) => {
+  const socket = connect({ host, port, timeout: 3000 });
+  socket.on("connect", () => done("reached")).on("error", () => done("no")).on("timeout", () => done("no"));
+});
+const answers = {
+  "GET /health": async () => { await pool.query("SELECT 1"); return { status: "healthy", version: process.env.VERSION }; },
+  "GET /users": async () => (await pool.query("SELECT id, email, name FROM users ORDER BY id")).rows,
+  "GET /broken": async () => { throw new Error("always"); },
+  "POST /users": async (body) => (await pool.query("INSERT INTO users (email, name) VALUES ($1, $2) RETURNING id", body)).rows,
+  "GET /elsewhere": async () => {
+    const places = process.env.PLACES.split(" ").map((place) => reached(...place.split(":")));
+    const secrets = Object.keys(process.env).filter((name) => /SECRET|^AWS|^PROD|^GITHUB/.test(name));
+    const found = [...await Promise.all(places), ...secrets];
+    if (found.some((text) => text !== "no")) throw new Error(found);
+    return found;
+  },
+};
+createServer(async (request, response) => {
+  let text = "";
+  for await (const part of request) text += part;
+  let status = 200, body;
+  try { body = await answers[`${request.method} ${request.url}`](text && JSON.parse(text)); }
+  catch (error) { status = 500; body = error.message; console.error(error); }
+  console.log(JSON.stringify(body));
+  response.writeHead(status, { "content-type": "application/json" });
+  response.end(JSON.stringify(body));
+}).listen(process.env.PORT, process.env.HOST);
+"""
+WRITE = [{"path": "/users", "body": f'["{CANARY}-new", "{CANARY}"]'}]
+
+
+class Old:
+    """Production runs v1.0.0 of one service, whose archive is there; ``try_out`` deploys migrations to it."""
+
+    def __init__(self, production: Deployment, sample: Sample) -> None:
+        self.production = production
+        folder = production.folder.parent / "old"
+        shutil.copytree(sample.built / "services" / "education-service" / "dist" / "node_modules", folder / "node_modules")
+        (folder / "server.mjs").write_text(SERVER, encoding="utf-8")
+        self.archives = production.folder / "archives"
+        self.digest = build_context.store(folder, build_context.members(folder, dockerfile=""), self.archives)[0].digest
+        production.maker.execute(production.url, f"INSERT INTO users (email, name) VALUES ('{CANARY}', '{CANARY}')")
+
+    def configure(self, command: list[str] | None = None, **old_version: Any) -> None:
+        table = {"env": {"NEEDS_KEY": "made up"}, "variables": {"APP_URL": "url"}, "read": ["/users"], "seconds": 20, **old_version}
+        service = deploy_config.service("API", command=["node", "server.mjs"], secrets=["NEEDS_KEY"])
+        migrations = {"old_version": table, **({"command": command} if command is not None else {})}
+        folder = self.production.folder
+        target = {"kind": "local_processes", "local_processes": {"state_dir": str(folder / "state"), "archive_dir": str(self.archives)}}
+        tables = {"services": {"api": service}, "migrations": migrations, "target": target, "edge": {"config_dir": str(folder / "edge")}}
+        backup = {"location": f"s3://{self.production.bucket}/prod"}
+        self.production.config = deploy_config.write(folder / "deploy.toml", backup=backup, **tables)
+        self.hand_over({"deployment_id": BEFORE, "version": "v1.0.0", "digests": {"api": self.digest}, "health": {}})
+
+    def hand_over(self, serving: dict[str, Any] | None, **evidence: Any) -> None:
+        """Leave what pre-deployment-validation found."""
+        found = fragments_builder.evidence("pre-deployment-validation") | evidence | ({"serving": serving} if serving else {})
+        now = rfc3339(datetime.now(UTC))
+        job = fragments.Fragment("pre-deployment-validation", ID, "v1.1.0", "abc123" + "0" * 34, "1", 1, "ok", now, now, found)
+        fragments.write(job, self.production.received / f"validation-logs-{ID}")
+
+    def sql(self, text: str, **old_version: Any) -> None:
+        """Let a migration of one file be what is pending."""
+        self.configure([str(find_binary("psql", 18)), "-X", "-v", "ON_ERROR_STOP=1", "-c", text], **old_version)
+
+    def found(self, **changes: str) -> dict[str, Any]:
+        """Try the release out; return its evidence after looking whether a row of production is in what it leaves."""
+        fragment = self.production.try_out(**changes)
+        assert fragment["status"] == "ok", fragment["error"]
+        self.require_secrecy()
+        evidence: dict[str, Any] = fragment["evidence"]
+        return evidence
+
+    def require_secrecy(self) -> None:
+        folder = self.production.received / f"backup-logs-{ID}"
+        kept = "".join(path.read_text(encoding="utf-8", errors="replace") for path in folder.rglob("*") if path.is_file())
+        assert CANARY not in kept
+        assert list(self.production.scratch.iterdir()) == []
+        assert running() == []
+
+
+def running() -> list[str]:
+    """Return the services of these tests that run."""
+    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    return [line for line in listed.splitlines() if line.endswith("node server.mjs")]
+
+
+@pytest.fixture
+def old(production: Deployment, sample: Sample) -> Old:
+    return Old(production, sample)
+
+
+def test_a_version_that_works_before_and_after(old: Old) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as outside:
+        places = [f"127.0.0.1:{outside.getsockname()[1]}", f"127.0.0.1:{DatabaseUrl.parse(old.production.url).port}", "1.1.1.1:443"]
+        env = {"NEEDS_KEY": "made up", "PLACES": " ".join(places)}
+        old.configure(env=env, read=["/users", "/broken", {"path": "/elsewhere", "expect": 200}], write=WRITE)
+        evidence = old.found()
+    assert evidence["code_rollback_safe"] == {
+        "value": True,
+        "how": "tested",
+        "reasons": [
+            "v1.0.0 (api) is healthy on the migrated copy, and answers 3 reads and 1 writes as it should",
+            "GET /broken of api says nothing: it answers HTTP 500 on the copy before it is migrated, too",
+        ],
+    }
+    tried = evidence["old_version"]
+    assert (tried["version"], tried["deployment_id"], tried["services"]) == ("v1.0.0", BEFORE, ["api"])
+    assert tried["seconds"] > 0
+    assert [(entry["request"], entry["before"], entry["after"]) for entry in tried["requests"]] == [
+        ("GET /users of api", 200, 200),
+        ("GET /broken of api", 500, 500),
+        ("GET /elsewhere of api", 200, 200),
+        ("POST /users of api", None, 200),
+    ]
+    assert evidence["trial"]["passed"]
+    assert not any(statement["tag"] == "INSERT" for statement in evidence["trial"]["statements"]), "what it does is not the migrations'"
+    assert old.production.applied() == list(application.OLD_MIGRATIONS), "production is untouched"
+
+
+BREAKS = {
+    "a column that it reads": ("ALTER TABLE users RENAME name TO full_name", "GET /users of api: HTTP 500", 'column "name" does not exist'),
+    "a column that it does not write": ("ALTER TABLE users ADD c int NOT NULL DEFAULT 1; ALTER TABLE users ALTER c DROP DEFAULT",
+        "POST /users of api: HTTP 500 on the migrated copy, expected below 400", 'null value in column "c" of relation "users"'),
+    "its right to connect": ("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC; ALTER ROLE {role} NOLOGIN", "", ""),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", list(BREAKS)[:2])
+def test_a_version_that_breaks_is_named_with_the_request(old: Old, how: str) -> None:
+    sql, request, refused = BREAKS[how]
+    old.sql(sql, write=WRITE)
+    safe = old.found()["code_rollback_safe"]
+    assert (safe["value"], safe["how"]) == (False, "tested")
+    assert safe["reasons"][0].startswith(request)
+    assert refused in safe["reasons"][1]
+
+
+def test_the_gate_is_closed_where_compatibility_is_demanded_and_a_reason_opens_it(old: Old, capsys: pytest.CaptureFixture[str]) -> None:
+    old.sql(BREAKS["a column that it reads"][0])
+    fragment = old.production.try_out(MIGRATIONS_REQUIRE_COMPATIBLE="true")
+    assert fragment["error"]["title"] == "The version in production does not work on the migrated schema"
+    assert "production is untouched" in fragment["error"]["what"]
+    assert "GET /users of api: HTTP 500" in fragment["error"]["what"]
+    assert fragment["evidence"]["code_rollback_safe"]["value"] is False
+    old.require_secrecy()
+    capsys.readouterr()
+    reasoned = old.found(MIGRATIONS_INCOMPATIBLE_REASON="nobody reads names", GITHUB_RUN_ATTEMPT="2")
+    assert reasoned["override_reason"] == "the version in production does not work on the migrated schema: nobody reads names"
+    unexplained = old.found(GITHUB_RUN_ATTEMPT="3")
+    assert "override_reason" not in unexplained
+    assert "::warning title=The version in production does not work on the migrated schema" in capsys.readouterr().out
+
+
+def test_what_is_not_healthy_before_the_migration_is_not_its_fault(old: Old) -> None:
+    old.sql(BREAKS["a column that it reads"][0], env={"NEEDS_KEY": "missing"})
+    evidence = old.found(MIGRATIONS_REQUIRE_COMPATIBLE="true")
+    assert (evidence["code_rollback_safe"]["value"], evidence["code_rollback_safe"]["how"]) == (None, "unknown")
+    first, second = evidence["code_rollback_safe"]["reasons"]
+    assert first == (
+        "could not be tried: api of v1.0.0 is not healthy (its process ended, exit code 3; what it printed is withheld) "
+        "on the copy before it is migrated"
+    )
+    assert "[migrations.old_version] env" in second
+
+
+def test_nothing_pending_starts_nothing_and_other_ways_not_to_try(old: Old) -> None:
+    for name in application.NEW_MIGRATIONS:
+        shutil.rmtree(application.migrations(old.production.folder) / name)
+    old.configure()
+    shutil.rmtree(old.archives)  # whoever started something would fail
+    evidence = old.found()
+    assert evidence["code_rollback_safe"] == {
+        "value": True, "how": "classified", "reasons": ["no migration is pending: nothing was started"],
+    }  # fmt: skip
+
+    old.production.add("20991231000000_more", "ALTER TABLE users ADD more int;")
+    unreadable = old.found(GITHUB_RUN_ATTEMPT="2")["code_rollback_safe"]
+    assert (unreadable["value"], unreadable["how"]) == (None, "unknown")
+    assert "Archive cannot be read" in unreadable["reasons"][0]
+
+    old.hand_over(None)
+    first = old.found(GITHUB_RUN_ATTEMPT="3")["code_rollback_safe"]
+    assert first == {"value": None, "how": "unknown", "reasons": ["pre-deployment-validation found no version in production"]}
+
+
+def test_a_cancelled_trial_leaves_nothing(old: Old) -> None:
+    old.configure(command=["sleep", "60"], read=[])
+    logs = old.production.received / f"backup-logs-{ID}"
+    environ = old.production.environ(DEPLOYMENT_LOG_DIR=str(logs), BACKUP_SCRATCH_DIR=str(old.production.scratch), GITHUB_OUTPUT="")
+    script = [sys.executable, str(ROOT / "scripts" / "database_backup.py")]
+    process = subprocess.Popen(script, env=environ, cwd=old.production.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until(running, "the version in production runs", 60)
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 1
+    finally:
+        process.kill()
+    old.require_secrecy()
