@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from azora_ci.core.clock import Clock
-from azora_ci.core.config import DatabaseSettings, DeployConfig, HealthSettings, OldVersionRequest, OldVersionSettings, Service
+from azora_ci.core.config import DatabaseSettings, HealthSettings, OldVersionRequest, OldVersionSettings, Service
 from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.database.migrations.catalogue import Change
 from azora_ci.database.migrations.judgement.model import Verdict
@@ -21,8 +21,9 @@ from azora_ci.database.migrations.trial.run import NOTHING
 from azora_ci.gates.migrations import Policy
 from azora_ci.health.answers import CONTRACT, FROM_IMAGE, OLD, Endpoint, ProbeResult, classify
 from azora_ci.health.probes import ProbeRequest, fetch, request_of
+from azora_ci.targets.registry import kind_of
 from azora_ci.targets.release import Release
-from azora_ci.targets.trial.base import Apart, Started
+from azora_ci.targets.trial.base import Apart, Means, Started
 
 TESTED, CLASSIFIED, UNKNOWN = "tested", "classified", "unknown"
 ANSWER_SECONDS = 30.0  # for one answer
@@ -254,17 +255,19 @@ def _in_words(result: ProbeResult) -> str:
     return f"HTTP {result.status}, {result.outcome}" if result.status is not None else result.detail
 
 
-def of_production(
-    config: DeployConfig, settings: OldVersionSettings, serving: Mapping[str, Any], apart: Apart, clock: Clock
-) -> OldVersion | str:
+def of_production(means: Means, serving: Mapping[str, Any] | None) -> OldVersion | str:
     """Return the version in production, by what pre-deployment-validation found ``serving``, or why it cannot be tried."""
+    config, settings = means.config, means.config.database.old_version
+    assert settings is not None  # noqa: S101 - the caller asked
+    if serving is None:
+        return "pre-deployment-validation found no version in production"
     missing = [name for name in settings.services if name not in serving["digests"]]
     if missing:
         return f"{serving['version']} has no {', '.join(missing)}: name services that it has in [migrations.old_version] services"
     release = Release(serving["deployment_id"], serving["version"], serving["digests"])
     health = {name: HealthSettings(**{**table, "healthy": tuple(table["healthy"])}) for name, table in serving["health"].items()}
     services = tuple(replace(config.service(name), health=health.get(name, CONTRACT)) for name in settings.services)
-    return OldVersion(settings, config.database.variables, release, services, apart, clock)
+    return OldVersion(settings, config.database.variables, release, services, kind_of(config).apart(means), means.clock)
 
 
 # --- what follows -----------------------------------------------------------------------------------------------------------

@@ -267,6 +267,10 @@ def _old_code_on_new_schema(by_job: Mapping[str, JobOutcome]) -> tuple[str, ...]
     is_back = rollout.evidence.get("rollout_status") == "rolled_back" or went_back(by_job["smoke-tests"].evidence)
     if not changed or not (rollout.result == "skipped" or is_back):
         return ()
+    found = by_job["database-backup"].evidence.get("code_rollback_safe") or {}
+    if found.get("how") == "tested":
+        works = "does, it was tried on a migrated copy" if found["value"] else "does not, it was tried on a migrated copy"
+        return (f"Old code runs on the new schema; whether it works there: it {works}: {'; '.join(found['reasons'])}.",)
     risks = [
         f"{risk['migration']}: {risk['statement']} ({risk['why']})"
         for risk in migrations.evidence.get("risks") or []

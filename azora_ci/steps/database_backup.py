@@ -4,13 +4,14 @@ A proven backup of the same deployment from an earlier attempt is reused. An ear
 that fails, its object stays in the bucket, and a new backup is written under the next attempt's key.
 
 The copy that proved it is there: the pending migrations are tried on it, isolated and without a network, before production sees them;
-and where the configuration asks for it the version in production, on what they made.
+and where the configuration asks for it the version in production, before and behind them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from azora_ci.core.errors import BadInputError, NotTrueError
@@ -39,19 +40,13 @@ class Settings(Deployment, Aws, DatabaseAccess, ProductionHosts, ProofPlace, Iso
     """What database-backup reads."""
 
     proof: str | None = variable(
-        "BACKUP_PROOF",
-        "how the backup is proven: full (restored, rows counted and hashed), counts, none; unset: by size",
-        example="full",
-        parse=one_of("full", "counts", "none"),
-        required=False,
-    )
+        "BACKUP_PROOF", "how the backup is proven: full (restored, rows counted and hashed), counts, none; unset: by size", example="full",
+        parse=one_of("full", "counts", "none"), required=False,
+    )  # fmt: skip
     full_proof_max_gib: float = variable(
-        "BACKUP_FULL_PROOF_MAX_GIB",
-        "largest database in GiB that is proven in full unless BACKUP_PROOF says so",
-        example="10",
-        parse=number(),
-        default="10",
-    )
+        "BACKUP_FULL_PROOF_MAX_GIB", "largest database in GiB that is proven in full unless BACKUP_PROOF says so", example="10",
+        parse=number(), default="10",
+    )  # fmt: skip
     proof_reason: str | None = variable(
         "BACKUP_PROOF_REASON", "why the proof is less than full; lands in the record", example="incident 4711", required=False
     )
@@ -374,38 +369,30 @@ def _conclude_trial(job: Job[Settings], trial: Trial) -> None:
 
 def _old_version(job: Job[Settings]) -> OldVersion | str | None:
     """Return the version in production, to be tried beside the migrations; why that cannot be; or None where nobody asks for it."""
-    from azora_ci.gates import old_version
-    from azora_ci.targets.registry import kind_of
+    if job.config.database.old_version is None:
+        return None
+    from azora_ci.gates.old_version import of_production
     from azora_ci.targets.trial.base import Means
 
-    settings, database = job.settings, job.config.database
-    if database.old_version is None:
-        return None
-    validation = job.fragments.find("pre-deployment-validation")
-    serving = validation.evidence.get("serving") if validation else None
-    if serving is None:
-        return "pre-deployment-validation found no version in production"
-    means = Means(
-        job.config, job.processes, job.clock, lambda folder: isolation_for(job, folder, owned=True), settings.docker_host,
-        settings.registry_login,
-    )  # fmt: skip
-    return old_version.of_production(job.config, database.old_version, serving, kind_of(job.config).apart(means), job.clock)
+    settings, validation = job.settings, job.fragments.find("pre-deployment-validation")
+    isolated = partial(isolation_for, job, owned=True)
+    means = Means(job.config, job.processes, job.clock, isolated, settings.docker_host, settings.registry_login)
+    return of_production(means, validation.evidence.get("serving") if validation else None)
 
 
 def _conclude_code_rollback(job: Job[Settings], old_version: OldVersion | str | None) -> None:
     """Record whether code can go back without the database. Raises NotTrueError where it cannot, and that closes the gate."""
     from azora_ci.gates.old_version import OldVersion, decide, require_compatible
 
-    validation = job.fragments.find("pre-deployment-validation") if job.config.database.old_version is None else None
+    validation = job.fragments.find("pre-deployment-validation")
     found = decide(job.config.database, job.evidence.get("trial") or {}, old_version, validation.evidence if validation else {})
     if isinstance(old_version, OldVersion):
         job.evidence["old_version"] = old_version.document()
     job.evidence["code_rollback_safe"] = found.document()
     job.say(f"{'✓' if found.value else '-'} {found}")
     job.actions.summary(f"{escaped(found.headline)}\n\n{listed(found.reasons)}")
-    reason = require_compatible(found, job.settings)
+    reason, title = require_compatible(found, job.settings), "The version in production does not work on the migrated schema"
     if reason:
-        given = (job.evidence.get("override_reason"), f"the version in production does not work on the migrated schema: {reason}")
-        job.evidence["override_reason"] = "; ".join(filter(None, given))
+        job.evidence["override_reason"] = "; ".join(filter(None, (job.evidence.get("override_reason"), f"{title}: {reason}")))
     elif found.breaks:
-        job.actions.warning("The version in production does not work on the migrated schema", "\n".join(found.reasons))
+        job.actions.warning(title, "\n".join(found.reasons))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import socket
 import subprocess
 import sys
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -182,7 +180,7 @@ def test_the_gate_is_closed_where_compatibility_is_demanded_and_a_reason_opens_i
     old.require_secrecy()
     capsys.readouterr()
     reasoned = old.found(MIGRATIONS_INCOMPATIBLE_REASON="nobody reads names", GITHUB_RUN_ATTEMPT="2")
-    assert reasoned["override_reason"] == "the version in production does not work on the migrated schema: nobody reads names"
+    assert reasoned["override_reason"] == "The version in production does not work on the migrated schema: nobody reads names"
     unexplained = old.found(GITHUB_RUN_ATTEMPT="3")
     assert "override_reason" not in unexplained
     assert "::warning title=The version in production does not work on the migrated schema" in capsys.readouterr().out
