@@ -166,6 +166,18 @@ def test_a_migration_that_fails_in_production_alone_says_what_was_applied(rehear
     assert "to undo: ALTER TABLE users DROP COLUMN nick;" in fragment["error"]["what"]
 
 
+@rehearses("--fail", "old-version")
+def test_a_version_in_production_that_would_break_closes_the_gate(rehearsed: Rehearsed) -> None:
+    result = rehearsed.well()
+    assert results(result)["failure"] == {"database-backup"} and result["failed_requests"] == 0
+    fragment = rehearsed.json("backup-logs-*/record/database-backup.json")
+    assert fragment["evidence"]["trial"]["passed"], "the migration itself succeeds"
+    broken, refused = fragment["evidence"]["code_rollback_safe"]["reasons"]
+    assert broken.startswith("GET /api/marketplace/listings of marketplace_service: HTTP 500 on the migrated copy")
+    assert 'column reference "name" is ambiguous' in refused
+    assert "production is untouched" in fragment["error"]["what"]
+
+
 @rehearses("--fail", "build", "--keep")
 def test_a_failing_build_and_replaying_a_step_of_a_kept_world(rehearsed: Rehearsed) -> None:
     result = rehearsed.well()
