@@ -193,6 +193,15 @@ def test_success_refuses_what_is_not_evidence_of_success(path, value):
     assert problems(document)
 
 
+def test_whether_code_can_go_back_is_in_the_record_where_it_is_known():
+    assert "code_rollback_safe" not in success()
+    safe = {"value": False, "how": "tested", "reasons": ["GET / of api: HTTP 500"]}
+    record = success(b=build.fragment("database-backup", code_rollback_safe=safe))
+    assert record["code_rollback_safe"] == safe
+    assert problems(record) == []
+    assert problems(record | {"code_rollback_safe": safe | {"how": "guessed"}})
+
+
 def test_every_key_is_required_and_unknown_keys_fail():
     document = success()
     for name in document:

@@ -115,7 +115,7 @@ class Old:
 
 def running() -> list[str]:
     """Return the services of these tests that run."""
-    listed = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True).stdout
+    listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
     return [line for line in listed.splitlines() if line.endswith("node server.mjs")]
 
 
@@ -152,42 +152,38 @@ def test_a_version_that_works_before_and_after(old: Old) -> None:
     assert old.production.applied() == list(application.OLD_MIGRATIONS), "production is untouched"
 
 
-BREAKS = {
-    "a column that it reads": ("ALTER TABLE users RENAME name TO full_name", "GET /users of api: HTTP 500", 'column "name" does not exist'),
-    "a column that it does not write": ("ALTER TABLE users ADD c int NOT NULL DEFAULT 1; ALTER TABLE users ALTER c DROP DEFAULT",
-        "POST /users of api: HTTP 500 on the migrated copy, expected below 400", 'null value in column "c" of relation "users"'),
-    "its right to connect": ("REVOKE CONNECT ON DATABASE {database} FROM PUBLIC; ALTER ROLE {role} NOLOGIN", "", ""),
-}  # fmt: skip
+RENAMED = "ALTER TABLE users RENAME name TO full_name"
+DEMANDED = "ALTER TABLE users ADD c int NOT NULL DEFAULT 1; ALTER TABLE users ALTER c DROP DEFAULT"
 
 
-@pytest.mark.parametrize("how", list(BREAKS)[:2])
-def test_a_version_that_breaks_is_named_with_the_request(old: Old, how: str) -> None:
-    sql, request, refused = BREAKS[how]
-    old.sql(sql, write=WRITE)
-    safe = old.found()["code_rollback_safe"]
-    assert (safe["value"], safe["how"]) == (False, "tested")
-    assert safe["reasons"][0].startswith(request)
-    assert refused in safe["reasons"][1]
+def test_a_version_whose_writes_break_is_named_with_the_request(old: Old, capsys: pytest.CaptureFixture[str]) -> None:
+    old.sql(DEMANDED, write=WRITE)
+    assert old.found()["code_rollback_safe"] == {
+        "value": False,
+        "how": "tested",
+        "reasons": [
+            "POST /users of api: HTTP 500 on the migrated copy, expected below 400",
+            'the database refused: null value in column "c" of relation "users" violates not-null constraint (SQLSTATE 23502)',
+        ],
+    }
+    assert "The version in production does not work on the migrated schema" in capsys.readouterr().out
 
 
-def test_the_gate_is_closed_where_compatibility_is_demanded_and_a_reason_opens_it(old: Old, capsys: pytest.CaptureFixture[str]) -> None:
-    old.sql(BREAKS["a column that it reads"][0])
+def test_the_gate_is_closed_where_compatibility_is_demanded_and_a_reason_opens_it(old: Old) -> None:
+    old.sql(RENAMED)
     fragment = old.production.try_out(MIGRATIONS_REQUIRE_COMPATIBLE="true")
     assert fragment["error"]["title"] == "The version in production does not work on the migrated schema"
     assert "production is untouched" in fragment["error"]["what"]
-    assert "GET /users of api: HTTP 500" in fragment["error"]["what"]
+    assert "GET /users of api: HTTP 500 on the migrated copy, expected as before, HTTP 200" in fragment["error"]["what"]
+    assert 'column "name" does not exist (SQLSTATE 42703)' in fragment["error"]["what"]
     assert fragment["evidence"]["code_rollback_safe"]["value"] is False
     old.require_secrecy()
-    capsys.readouterr()
     reasoned = old.found(MIGRATIONS_INCOMPATIBLE_REASON="nobody reads names", GITHUB_RUN_ATTEMPT="2")
     assert reasoned["override_reason"] == "The version in production does not work on the migrated schema: nobody reads names"
-    unexplained = old.found(GITHUB_RUN_ATTEMPT="3")
-    assert "override_reason" not in unexplained
-    assert "::warning title=The version in production does not work on the migrated schema" in capsys.readouterr().out
 
 
 def test_what_is_not_healthy_before_the_migration_is_not_its_fault(old: Old) -> None:
-    old.sql(BREAKS["a column that it reads"][0], env={"NEEDS_KEY": "missing"})
+    old.sql(RENAMED, env={"NEEDS_KEY": "missing"})
     evidence = old.found(MIGRATIONS_REQUIRE_COMPATIBLE="true")
     assert (evidence["code_rollback_safe"]["value"], evidence["code_rollback_safe"]["how"]) == (None, "unknown")
     first, second = evidence["code_rollback_safe"]["reasons"]
@@ -198,7 +194,7 @@ def test_what_is_not_healthy_before_the_migration_is_not_its_fault(old: Old) -> 
     assert "[migrations.old_version] env" in second
 
 
-def test_nothing_pending_starts_nothing_and_other_ways_not_to_try(old: Old) -> None:
+def test_nothing_pending_starts_nothing_and_what_cannot_be_started_is_not_known(old: Old) -> None:
     for name in application.NEW_MIGRATIONS:
         shutil.rmtree(application.migrations(old.production.folder) / name)
     old.configure()
@@ -213,10 +209,6 @@ def test_nothing_pending_starts_nothing_and_other_ways_not_to_try(old: Old) -> N
     assert (unreadable["value"], unreadable["how"]) == (None, "unknown")
     assert "Archive cannot be read" in unreadable["reasons"][0]
 
-    old.hand_over(None)
-    first = old.found(GITHUB_RUN_ATTEMPT="3")["code_rollback_safe"]
-    assert first == {"value": None, "how": "unknown", "reasons": ["pre-deployment-validation found no version in production"]}
-
 
 def test_a_cancelled_trial_leaves_nothing(old: Old) -> None:
     old.configure(command=["sleep", "60"], read=[])
@@ -225,9 +217,9 @@ def test_a_cancelled_trial_leaves_nothing(old: Old) -> None:
     script = [sys.executable, str(ROOT / "scripts" / "database_backup.py")]
     process = subprocess.Popen(script, env=environ, cwd=old.production.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until(running, "the version in production runs", 60)
+        until(running, "the version in production runs", 240)
         process.send_signal(signal.SIGINT)
-        assert process.wait(20) == 1
+        assert process.wait(60) == 1
     finally:
         process.kill()
     old.require_secrecy()
