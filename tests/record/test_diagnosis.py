@@ -311,6 +311,7 @@ def test_a_job_that_left_nothing_says_so():
         (build.fragment("database-backup", proof={"depth": "none", "reason": "huge"}), False),
         (replace(build.fragment("database-backup"), status="failed"), False),
         (replace(build.fragment("database-backup", trial={"passed": False}), status="failed"), True),
+        (replace(build.fragment("database-backup", code_rollback_safe={"value": False}), status="failed"), True),
         (build.fragment("database-backup", evidence={}), False),
     ],
 )

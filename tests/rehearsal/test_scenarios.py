@@ -93,6 +93,8 @@ def test_a_tag_goes_through_all_jobs_and_no_user_notices(rehearsed: Rehearsed) -
     assert next(rehearsed.base.glob("artifacts/rollback-instructions-*/ROLLBACK-INSTRUCTIONS.md")).is_file()
     assert re.search(r"canary \(5 %\) +\d+", rehearsed.output) and "actions/checkout@" in rehearsed.output
     assert {path.stem for path in (rehearsed.base / "summaries").iterdir()} == set(JOBS[:-1])
+    safe = record["code_rollback_safe"]
+    assert (safe["value"], safe["how"]) == (True, "tested"), safe
     assert "back to v1.0.0 when" in rehearsed.summary("gradual-rollout")
     assert living(rehearsed.base) == []
 
