@@ -18,7 +18,7 @@ from azora_ci.health.answers import CONTRACT, NEW
 from azora_ci.health.workers import UNHEALTHY
 from azora_ci.targets.base import Target, TargetContext
 from azora_ci.targets.findings import Finding
-from azora_ci.targets.journal import PROMOTED, Deployed, History
+from azora_ci.targets.journal import PROMOTED, History
 from azora_ci.targets.proofs import settings_by_service
 from azora_ci.targets.registry import kind_of, target_of
 from azora_ci.targets.workers import look
@@ -62,8 +62,7 @@ def consult(context: TargetContext, means: Means) -> Consultation:
         consultation.not_asked["public health addresses"] = means.withheld
         return consultation
     consultation.first = history is not None and history.serving is None
-    if history is not None and history.serving is not None:
-        consultation.serving = _described(history.releases[history.serving])
+    consultation.serving = serving_release(history)
     versions = expected_versions(history)
     consultation.findings += [reachability.endpoint(service, versions) for service in as_serving(config.web, history)]
     return consultation
@@ -159,7 +158,11 @@ def expected_versions(history: History | None) -> frozenset[str]:
     return frozenset(deployed.release.bare for deployed in running if deployed is not None)
 
 
-def _described(deployed: Deployed) -> dict[str, Any]:
+def serving_release(history: History | None) -> dict[str, Any] | None:
+    """Return the release that serves as evidence: what it was deployed as, and what it answers where that is not the contract."""
+    if history is None or history.serving is None:
+        return None
+    deployed = history.releases[history.serving]
     health = {service: asdict(settings) for service, settings in settings_by_service(deployed).items() if settings != CONTRACT}
     return {"deployment_id": deployed.id, "version": deployed.version, "digests": dict(deployed.digests), "health": health}
 
