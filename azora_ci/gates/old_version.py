@@ -153,9 +153,13 @@ class OldVersion:
                     for service in self.services:
                         env = {**service.env, **self.settings.env, **place.environment(names)}
                         started[service.id] = stack.enter_context(self.apart.started(service, self.release, env, place.door))
+                    for service in self.services:  # each has a time of its own to end, and a cancelled job has little
+                        stack.callback(started[service.id].begin_to_end)
                     ask(started)
-            finally:
+            except (AzoraError, OSError):
                 place.settle()
+                raise
+            place.settle()
             refused = place.account(mark, {}, (), "\n".join([known, *self._catalogue])).refused if problems else ()
             errors = dict.fromkeys(f"the database refused: {entry.message} (SQLSTATE {entry.sqlstate})" for entry in refused)
             problems += list(errors)[:MOST]

@@ -199,6 +199,7 @@ def test_whether_code_can_go_back_is_in_the_record_where_it_is_known():
     record = success(b=build.fragment("database-backup", code_rollback_safe=safe))
     assert record["code_rollback_safe"] == safe
     assert problems(record) == []
+    assert "| Code can go back alone | no, tested: GET / of api: HTTP 500 |" in deployment_page(record, "s3://x", "0" * 64, [])
     assert problems(record | {"code_rollback_safe": safe | {"how": "guessed"}})
 
 

@@ -36,6 +36,7 @@ const reached = (host, port) => new Promise((done) => {
   const socket = connect({ host, port, timeout: 3000 });
   socket.on("connect", () => done("reached")).on("error", () => done("no")).on("timeout", () => done("no"));
 });
+if (process.env.MAKES) await pool.query(process.env.MAKES);
 const answers = {
   "GET /health": async () => { await pool.query("SELECT 1"); return { status: "healthy", version: process.env.VERSION }; },
   "GET /users": async () => (await pool.query("SELECT id, email, name FROM users ORDER BY id")).rows,
@@ -192,6 +193,17 @@ def test_what_is_not_healthy_before_the_migration_is_not_its_fault(old: Old) -> 
         "on the copy before it is migrated"
     )
     assert "[migrations.old_version] env" in second
+
+
+def test_a_version_that_changes_the_schema_by_itself_says_nothing_of_the_migrations(old: Old) -> None:
+    old.configure(env={"MAKES": "CREATE TABLE made (id int)"})
+    evidence = old.found()
+    assert evidence["code_rollback_safe"] == {
+        "value": None,
+        "how": "unknown",
+        "reasons": ["it changes the schema itself (gained: column made.id integer; gained: table made)"],
+    }
+    assert evidence["trial"]["passed"]
 
 
 def test_nothing_pending_starts_nothing_and_what_cannot_be_started_is_not_known(old: Old) -> None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from azora_ci.core.config import Service
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.process import ending
-from azora_ci.core.process.isolation import Door, Window
+from azora_ci.core.process.isolation import Door, Window, require_start
 from azora_ci.health.probes import unix_dial
 from azora_ci.targets.local_processes import processes as local
 from azora_ci.targets.release import Release
@@ -49,10 +51,13 @@ class ArchivesApart:
             )
 
             def ended() -> str | None:
-                code = child.poll()
-                return None if code is None else f"its process ended, {ending(code)}"
+                if child.poll() is None:
+                    return None
+                code = child.wait()
+                require_start(code, child.stderr_text)
+                return f"its process ended, {ending(code)}"
 
             try:
-                yield Started(unix_dial(window.socket), ended)
+                yield Started(unix_dial(window.socket), ended, partial(child.signal, signal.SIGTERM))
             finally:
                 child.end()

@@ -33,10 +33,13 @@ class Means:
 
 @dataclass(frozen=True)
 class Started:
-    """A service that was started apart: how this process connects to it, and ``ended``, which says how it ended (None: it runs)."""
+    """A service that was started apart: how this process connects to it, ``ended``, which says how it ended (None: it runs), and
+    ``begin_to_end``, which asks it to end and does not wait for that.
+    """
 
     dial: Dial
     ended: Callable[[], str | None]
+    begin_to_end: Callable[[], None]
 
 
 class Apart(Protocol):

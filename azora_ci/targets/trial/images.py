@@ -64,7 +64,7 @@ class ImagesApart:
                 ),
             )  # fmt: skip
             api.start(container)
-            yield Started(unix_dial(window.socket), lambda: _ended(api, container))
+            yield Started(unix_dial(window.socket), lambda: _ended(api, container), lambda: None)
 
     def _pull(self, api: Any, service: Service, release: Release, stack: ExitStack) -> str:
         """Pull the image, which is removed at the end unless it was there before, and return its name."""
