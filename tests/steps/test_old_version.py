@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import socket
@@ -71,14 +72,15 @@ class Old:
         self.production = production
         folder = production.folder.parent / "old"
         shutil.copytree(sample.built / "services" / "education-service" / "dist" / "node_modules", folder / "node_modules")
-        (folder / "server.mjs").write_text(SERVER, encoding="utf-8")
+        self.program = f"old-{os.urandom(6).hex()}.mjs"  # other tests run services of the same kind
+        (folder / self.program).write_text(SERVER, encoding="utf-8")
         self.archives = production.folder / "archives"
         self.digest = build_context.store(folder, build_context.members(folder, dockerfile=""), self.archives)[0].digest
         production.maker.execute(production.url, f"INSERT INTO users (email, name) VALUES ('{CANARY}', '{CANARY}')")
 
     def configure(self, command: list[str] | None = None, **old_version: Any) -> None:
-        table = {"env": {"NEEDS_KEY": "made up"}, "variables": {"APP_URL": "url"}, "read": ["/users"], "seconds": 20, **old_version}
-        service = deploy_config.service("API", command=["node", "server.mjs"], secrets=["NEEDS_KEY"])
+        table = {"env": {"NEEDS_KEY": "made up"}, "variables": {"APP_URL": "url"}, "read": ["/users"], "seconds": 120, **old_version}
+        service = deploy_config.service("API", command=["node", self.program], secrets=["NEEDS_KEY"])
         migrations = {"old_version": table, **({"command": command} if command is not None else {})}
         folder = self.production.folder
         target = {"kind": "local_processes", "local_processes": {"state_dir": str(folder / "state"), "archive_dir": str(self.archives)}}
@@ -111,13 +113,12 @@ class Old:
         kept = "".join(path.read_text(encoding="utf-8", errors="replace") for path in folder.rglob("*") if path.is_file())
         assert CANARY not in kept
         assert list(self.production.scratch.iterdir()) == []
-        assert running() == []
+        assert self.running() == []
 
-
-def running() -> list[str]:
-    """Return the services of these tests that run."""
-    listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
-    return [line for line in listed.splitlines() if line.endswith("node server.mjs")]
+    def running(self) -> list[str]:
+        """Return the processes of the version in production."""
+        listed = subprocess.run(["ps", "-ewwo", "args"], capture_output=True, text=True, check=True).stdout
+        return [line for line in listed.splitlines() if line.endswith(self.program)]
 
 
 @pytest.fixture
@@ -229,7 +230,7 @@ def test_a_cancelled_trial_leaves_nothing(old: Old) -> None:
     script = [sys.executable, str(ROOT / "scripts" / "database_backup.py")]
     process = subprocess.Popen(script, env=environ, cwd=old.production.folder, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        until(running, "the version in production runs", 240)
+        until(old.running, "the version in production runs", 240)
         process.send_signal(signal.SIGINT)
         assert process.wait(60) == 1
     finally:
