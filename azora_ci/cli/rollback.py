@@ -33,14 +33,27 @@ ROLLBACK_EXAMPLE = 'python -m azora_ci rollback --reason "checkout fails for eve
     help="The deployment to take back, such as 1764000000-abc123. [default: the newest one that reached production]",
 )  # fmt: skip
 @click.option("--after-deadline", is_flag=True, help="Go back although the rollback window has closed.")
+@click.option(
+    "--schema-reason", metavar="TEXT", envvar="ROLLBACK_SCHEMA_REASON",
+    help="Why to go back although the version before is known to break on the migrated schema, such as: the database was restored.",
+)  # fmt: skip
 @config_option
 @click.argument("more", nargs=-1, type=click.UNPROCESSED, metavar="")
-def rollback(*, reason: str | None, deployment_id: str | None, after_deadline: bool, config_path: Path, more: tuple[str, ...]) -> None:
+def rollback(
+    *,
+    reason: str | None,
+    deployment_id: str | None,
+    after_deadline: bool,
+    schema_reason: str | None,
+    config_path: Path,
+    more: tuple[str, ...],
+) -> None:
     """Take a deployment back to the version before it.
 
-    Nothing is changed before it is known that the deployment's record is genuine, that its window is open, and that every instance of
-    the version before is there and healthy. Then all traffic goes back by one rename a host, within seconds; it is proved that no
-    request reaches the new version any more; the smoke tests run; a record is written. A rollout that is under way is stopped first.
+    Nothing is changed before it is known that the deployment's record is genuine, that its window is open, that the version before was
+    not seen to break on the migrated schema, and that every instance of it is there and healthy. Then all traffic goes back by one
+    rename a host, within seconds; it is proved that no request reaches the new version any more; the smoke tests run; a record is
+    written. A rollout that is under way is stopped first.
     The database is left as it is. It may be run again at any time: what is done is recognised.
     """
     from azora_ci.steps import runner
@@ -55,4 +68,5 @@ def rollback(*, reason: str | None, deployment_id: str | None, after_deadline: b
             )
     arguments = ["--reason", str(reason), "--config", str(config_path), *(["--after-deadline"] if after_deadline else [])]
     arguments += ["--deployment-id", deployment_id] if deployment_id else []
+    arguments += ["--schema-reason", schema_reason] if schema_reason else []
     runner.command("rollback").main(args=[*arguments, *more], prog_name="python -m azora_ci rollback")

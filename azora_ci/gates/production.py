@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
 
 from azora_ci.core.config import DeployConfig, Service
 from azora_ci.core.errors import AzoraError, BadInputError
@@ -13,7 +14,7 @@ from azora_ci.core.variables import Secret
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.gates import reachability
 from azora_ci.gates.reachability import Reached
-from azora_ci.health.answers import NEW
+from azora_ci.health.answers import CONTRACT, NEW
 from azora_ci.health.workers import UNHEALTHY
 from azora_ci.targets.base import Target, TargetContext
 from azora_ci.targets.findings import Finding
@@ -40,12 +41,15 @@ class Means:
 
 @dataclass
 class Consultation:
-    """What production answered. ``not_asked``: part -> why; ``first``: nothing was deployed yet, as the target's history says."""
+    """What production answered. ``not_asked``: part -> why; ``first``: nothing was deployed yet, as the target's history says; ``serving``:
+    the release that serves, as evidence.
+    """
 
     findings: list[Reached] = field(default_factory=list)
     not_asked: dict[str, str] = field(default_factory=dict)
     database_transport: str | None = None
     first: bool = False
+    serving: dict[str, Any] | None = None
 
 
 def consult(context: TargetContext, means: Means) -> Consultation:
@@ -58,6 +62,7 @@ def consult(context: TargetContext, means: Means) -> Consultation:
         consultation.not_asked["public health addresses"] = means.withheld
         return consultation
     consultation.first = history is not None and history.serving is None
+    consultation.serving = serving_release(history)
     versions = expected_versions(history)
     consultation.findings += [reachability.endpoint(service, versions) for service in as_serving(config.web, history)]
     return consultation
@@ -151,6 +156,15 @@ def expected_versions(history: History | None) -> frozenset[str]:
         return frozenset()
     running = [history.releases[history.serving], history.unfinished]
     return frozenset(deployed.release.bare for deployed in running if deployed is not None)
+
+
+def serving_release(history: History | None) -> dict[str, Any] | None:
+    """Return the release that serves as evidence: what it was deployed as, and what it answers where that is not the contract."""
+    if history is None or history.serving is None:
+        return None
+    deployed = history.releases[history.serving]
+    health = {service: asdict(settings) for service, settings in settings_by_service(deployed).items() if settings != CONTRACT}
+    return {"deployment_id": deployed.id, "version": deployed.version, "digests": dict(deployed.digests), "health": health}
 
 
 def as_serving(services: Iterable[Service], history: History | None) -> list[Service]:

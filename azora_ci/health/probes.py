@@ -50,11 +50,13 @@ def unix_dial(path: Path) -> Dial:
 
 
 class ProbeRequest(NamedTuple):
-    """One GET: address, headers, and ``dial`` where this machine cannot connect directly."""
+    """One request, mostly a GET: address, headers, and ``dial`` where this machine cannot connect directly."""
 
     url: str
     headers: Mapping[str, str] = {}
     dial: Dial | None = None
+    method: str = "GET"
+    body: bytes | None = None
 
 
 def request_of(endpoint: Endpoint) -> ProbeRequest:
@@ -76,7 +78,7 @@ class DialledConnection(http.client.HTTPConnection):
 
 
 def fetch(request: ProbeRequest, timeout: float, clock: Clock, *, limit: int = BODY_LIMIT) -> Answer:
-    """Send a GET on a new connection and return the answer, also for network errors, which are not raised. Redirects are not followed.
+    """Send a request on a new connection and return the answer, also for network errors, which are not raised. Redirects are not followed.
 
     ``timeout``: seconds for the whole exchange; ``limit``: bytes of the body that are read.
     """
@@ -86,7 +88,9 @@ def fetch(request: ProbeRequest, timeout: float, clock: Clock, *, limit: int = B
     connection = _connection(request, timeout)
     try:
         path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-        connection.request("GET", path, headers={"connection": "close", "user-agent": "azora-ci-probe", **request.headers})
+        connection.request(
+            request.method, path, request.body, headers={"connection": "close", "user-agent": "azora-ci-probe", **request.headers}
+        )
         response = connection.getresponse()
         body = _read(response, limit, deadline, clock)
         milliseconds = (clock.monotonic() - start) * 1000

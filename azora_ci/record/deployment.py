@@ -100,6 +100,7 @@ def _beyond_the_guide(fragments: Mapping[str, Fragment], evidence: Mapping[str, 
             for test in evidence["smoke-tests"].get("tests", [])
         ],
         "rollout": _rollout(evidence["gradual-rollout"], evidence["smoke-tests"]),
+        **({"code_rollback_safe": safe} if (safe := evidence["database-backup"].get("code_rollback_safe")) else {}),
         **({"version_proof": proof} if (proof := _version_proof(evidence["gradual-rollout"])) else {}),
         "host_keys": _host_keys(evidence),
         "metrics": _metrics(fragments, evidence),

@@ -267,6 +267,10 @@ def _old_code_on_new_schema(by_job: Mapping[str, JobOutcome]) -> tuple[str, ...]
     is_back = rollout.evidence.get("rollout_status") == "rolled_back" or went_back(by_job["smoke-tests"].evidence)
     if not changed or not (rollout.result == "skipped" or is_back):
         return ()
+    found = by_job["database-backup"].evidence.get("code_rollback_safe") or {}
+    if found.get("how") == "tested":
+        works = "does, it was tried on a migrated copy" if found["value"] else "does not, it was tried on a migrated copy"
+        return (f"Old code runs on the new schema; whether it works there: it {works}: {'; '.join(found['reasons'])}.",)
     risks = [
         f"{risk['migration']}: {risk['statement']} ({risk['why']})"
         for risk in migrations.evidence.get("risks") or []
@@ -301,11 +305,13 @@ def _next_steps(failed: tuple[FailedJob, ...], by_job: Mapping[str, JobOutcome])
 def verified_backup(fragments: Mapping[str, Fragment]) -> dict[str, Any] | None:
     """Return the evidence of the backup when its job succeeded and the stored object was proven by a restore, else None.
 
-    A job that failed for the trial of the migrations, which comes after the proof, succeeded as far as the backup is concerned.
+    A job that failed for the trial of the migrations, or for that of the version in production, succeeded as far as the backup is
+    concerned: both come after the proof.
     """
     fragment = fragments.get("database-backup")
     if fragment is None or not is_proven(fragment.evidence):
         return None
-    if fragment.status != "ok" and (fragment.evidence.get("trial") or {}).get("passed") is not False:
+    tried = (fragment.evidence.get("trial") or {}).get("passed") is False or "code_rollback_safe" in fragment.evidence
+    if fragment.status != "ok" and not tried:
         return None
     return fragment.evidence

@@ -28,6 +28,11 @@ ALTER TABLE "users" ADD CONSTRAINT "users_named" CHECK ("name" <> '');
 LATE_ROW = "INSERT INTO users (email, name) VALUES ('late@azora.example', '')"
 
 
+AMBIGUOUS_MIGRATION = "20261124080000_listing_names"
+# Nothing is taken away: no reading of the migration finds a fault. But the old version says "name" where two tables have that column now.
+_AMBIGUOUS_SQL = 'ALTER TABLE "listings" ADD COLUMN "name" TEXT;\n'
+
+
 def write_release(folder: Path, release: str = NEW_RELEASE) -> None:
     """Write the files of one release into a folder; files that are already there are overwritten, others stay."""
     shutil.copytree(SAMPLE, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("node_modules", "dist", "__pycache__"))
@@ -57,6 +62,13 @@ def add_failing_migration(folder: Path) -> None:
 def add_late_migration(folder: Path) -> None:
     """Add a migration that every row of the backup allows, and ``LATE_ROW`` does not: its first statement is applied and stays."""
     add_migration(folder, LATE_MIGRATION, _LATE_SQL)
+
+
+def add_ambiguous_migration(folder: Path) -> None:
+    """Add a migration that breaks the old version, and correct the query of the new one."""
+    add_migration(folder, AMBIGUOUS_MIGRATION, _AMBIGUOUS_SQL)
+    service = folder / "services" / "marketplace-service" / "service.json"
+    service.write_text(service.read_text(encoding="utf-8").replace(" name AS", " u.name AS"), encoding="utf-8")
 
 
 def break_build(folder: Path) -> None:

@@ -18,7 +18,7 @@ def request(world: World) -> RunRequest:
     """Return the request that rolls back the newest deployment; of the workflow's inputs only the reason is filled in."""
     owner, name = world.application.name.split("/")
     repository = {"full_name": world.application.name, "name": name, "owner": {"login": owner}, "default_branch": "main"}
-    inputs = {"reason": REASON, "deployment-id": "", "after-deadline": "false"}
+    inputs = {"reason": REASON, "deployment-id": "", "after-deadline": "false", "schema-reason": ""}
     payload = {"repository": repository, "sender": {"login": PRESSED_BY}, "ref": "refs/heads/main", "inputs": inputs}
     return RunRequest(
         event="workflow_dispatch",

@@ -172,6 +172,13 @@ SCENARIOS: dict[str, Scenario] = {
             ),
         ),
         Scenario(
+            name="old-version",
+            broken="the last migration only adds a column, and a query of the version in production breaks by it",
+            change=application.add_ambiguous_migration,
+            variables={"MIGRATIONS_REQUIRE_COMPATIBLE": "true"},
+            demand=failure("database-backup", skipped=("database-migrations", "gradual-rollout", *AFTER_ROLLOUT), migrations=_OLD),
+        ),
+        Scenario(
             name="build",
             broken="a service's production build fails",
             change=application.break_build,

@@ -323,6 +323,7 @@ class World:
             "HEALTH_CHECK_RETRIES": "3",
             "HEALTH_CHECK_INTERVAL": "0.5",
             "CHECK_POLL_SECONDS": "1",
+            "MIGRATIONS_OLD_VERSION": "true",
             **self.isolation(),
         }
 

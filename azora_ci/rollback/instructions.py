@@ -9,7 +9,7 @@ from typing import Any
 
 from azora_ci.core.markdown import Markup, code, escaped, listed, table
 from azora_ci.database.restore import scripts
-from azora_ci.rollback import window
+from azora_ci.rollback import schema, window
 
 FILE_NAME = "ROLLBACK-INSTRUCTIONS.md"
 
@@ -136,11 +136,8 @@ def _traffic(record: Mapping[str, Any], guide: Guide, plan: window.RollbackPlan)
     if plan.version is None:
         return "There is no previous version to send traffic to. Deploy a corrected release, or take the application offline at its edge.\n"
     repository = f" --repo {shlex.quote(record['repository'])}" if record["repository"] else ""
-    caution = (
-        "\nThe migrations of this deployment stay applied: the previous version must be compatible with the new schema.\n"
-        if record["migrations_applied"] != 0
-        else ""
-    )
+    stay = f"The migrations of this deployment stay applied: {escaped(schema.check(record).text)}."
+    caution = f"\n{stay}\n" if record["migrations_applied"] != 0 else ""
     return f"""{_button(record, guide, plan, repository)}
 #### If it is refused because {plan.version} is not there any more
 
@@ -160,7 +157,14 @@ def _button(record: Mapping[str, Any], guide: Guide, plan: window.RollbackPlan, 
     name, own_id = shlex.quote(guide.rollback_workflow), shlex.quote(record["deployment_id"])
     page = f"{record['run_url'].split('/actions/')[0]}/actions/workflows/{guide.rollback_workflow}"
     button = f"[Roll production back]({page})" if repository else "Roll production back"
-    return f"""Press the button: **{button}** > *Run workflow*, with the deployment id `{record["deployment_id"]}` and the reason.
+    known = schema.check(record)
+    broken = f"""**{escaped(known.text)}.**
+Restore the database first (step 3), or release a correction. Then, or where going back is better all the same, give the button or the
+command its `schema-reason`: without it they refuse, and nothing is changed.
+
+"""
+    press = f"Press the button: **{button}** > *Run workflow*, with the deployment id `{record['deployment_id']}` and the reason."
+    return f"""{broken if known.breaks else ""}{press}
 There choose *Use workflow from*: tag `{record["version"]}`, whose configuration names the services of this deployment; or:
 
 ```bash
@@ -176,7 +180,8 @@ python -m azora_ci rollback --deployment-id {own_id} --reason "${{REASON:?say wh
 All traffic goes to {plan.version} by one rename at the edge, within seconds.{_workers(record, guide, plan)}
 First it is checked that this record is genuine and its window open, and that the instances of {plan.version} are healthy;
 afterwards it is proved that no request reaches {record["version"]}, and the smoke tests run. A deployment that is under way is stopped.
-After the deadline add `-f after-deadline=true`, or `--after-deadline`.
+After the deadline add `-f after-deadline=true`, or `--after-deadline`. A version that is known to break on the migrated schema needs
+`-f schema-reason="…"`, or `--schema-reason "…"`, which says why it goes back all the same.
 
 Of several production hosts, one that cannot be reached is left out and named, and the run ends red: take that host out of the
 balancer, and run the same rollback again when it answers. To see where things stand, also meanwhile:
@@ -219,7 +224,8 @@ def _whether_to_restore(record: Mapping[str, Any], plan: window.RollbackPlan) ->
     count = record["migrations_applied"]
     applied_sentence = "It is not known how many migrations were applied" if count is None else f"Migrations applied: {count}"
     return (
-        f"{applied_sentence}. If {plan.version or 'the version you go back to'} works with the new schema, leave the database alone.\n"
+        f"{applied_sentence}. If {plan.version or 'the version you go back to'} works with the new schema, leave the database alone:\n"
+        f"{escaped(schema.check(record).text)}.\n"
         "Restore when data is damaged, or when the old version cannot work with the schema.\n"
         f"**Every write after {snapshot_time} is then lost from the live database**; it stays in the database that is set aside.\n\n"
         "Stop what writes to the database first, then follow *Restore commands*.\n"

@@ -3,20 +3,23 @@
 A proven backup of the same deployment from an earlier attempt is reused. An earlier attempt's unproven backup is proven now; if
 that fails, its object stays in the bucket, and a new backup is written under the next attempt's key.
 
-The copy that proved it is there: the pending migrations are tried on it, isolated and without a network, before production sees them.
+The copy that proved it is there: the pending migrations are tried on it, isolated and without a network, before production sees them;
+and where the configuration asks for it the version in production, before and behind them.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING
 
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, escaped, listed, table
-from azora_ci.core.settings import Aws, DatabaseAccess, Deployment, Isolated, ProofPlace, SshAccess
+from azora_ci.core.settings import Aws, DatabaseAccess, Deployment, DockerDaemon, Isolated, ProductionHosts, ProofPlace
 from azora_ci.core.variables import number, one_of, truth, variable, whole_number
-from azora_ci.steps.job import Job, application_tree, production_database
+from azora_ci.gates.migrations import Policy
+from azora_ci.steps.job import Job, application_tree, isolation_for, production_database
 
 if TYPE_CHECKING:
     from azora_ci.clients.s3.bucket import Bucket
@@ -25,6 +28,7 @@ if TYPE_CHECKING:
     from azora_ci.database.migrations.trial.run import Trial
     from azora_ci.database.postgres import DatabaseUrl
     from azora_ci.database.server import ServerFacts
+    from azora_ci.gates.old_version import OldVersion
 
 GIB = 1024**3
 DEAD_AFTER = timedelta(hours=6)  # no job runs longer, so an unfinished upload of another deployment this old belongs to a dead run
@@ -32,23 +36,17 @@ CLOCKS_DIFFER = timedelta(minutes=10)  # the store's clock may be ahead of ours:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Aws, DatabaseAccess, SshAccess, ProofPlace, Isolated):
+class Settings(Deployment, Aws, DatabaseAccess, ProductionHosts, ProofPlace, Isolated, DockerDaemon, Policy):
     """What database-backup reads."""
 
     proof: str | None = variable(
-        "BACKUP_PROOF",
-        "how the backup is proven: full (restored, rows counted and hashed), counts, none; unset: by size",
-        example="full",
-        parse=one_of("full", "counts", "none"),
-        required=False,
-    )
+        "BACKUP_PROOF", "how the backup is proven: full (restored, rows counted and hashed), counts, none; unset: by size", example="full",
+        parse=one_of("full", "counts", "none"), required=False,
+    )  # fmt: skip
     full_proof_max_gib: float = variable(
-        "BACKUP_FULL_PROOF_MAX_GIB",
-        "largest database in GiB that is proven in full unless BACKUP_PROOF says so",
-        example="10",
-        parse=number(),
-        default="10",
-    )
+        "BACKUP_FULL_PROOF_MAX_GIB", "largest database in GiB that is proven in full unless BACKUP_PROOF says so", example="10",
+        parse=number(), default="10",
+    )  # fmt: skip
     proof_reason: str | None = variable(
         "BACKUP_PROOF_REASON", "why the proof is less than full; lands in the record", example="incident 4711", required=False
     )
@@ -78,11 +76,14 @@ def run(job: Job[Settings]) -> None:
     from azora_ci.clients.s3.trial import require_uploads
     from azora_ci.database.backup import manifest
     from azora_ci.database.postgres import DatabaseUrl
+    from azora_ci.gates.old_version import OldVersion
 
     settings, backup = job.settings, job.config.backup
     _require_reason(settings)
     _require_still_open(job)
-    trial = _trial(job)
+    trial, old_version = _trial(job), _old_version(job)
+    if trial is not None and isinstance(old_version, OldVersion):
+        trial.companion = old_version
     DatabaseUrl.parse(settings.database_url.reveal())  # a bad URL is reported before any other step
     checksums = backup.checksums == "full-object"
     bucket = open_bucket(settings, backup.bucket, clock=job.clock, say=job.say, checksums=checksums)
@@ -105,6 +106,7 @@ def run(job: Job[Settings]) -> None:
         if not trial.evidence and trial.failure is None:
             _try_on_schema(job, trial)
         _conclude_trial(job, trial)
+    _conclude_code_rollback(job, old_version)
     _require_still_open(job)  # a dump may take hours; behind this job production is changed, and what was begun is finished
 
 
@@ -373,3 +375,34 @@ def _conclude_trial(job: Job[Settings], trial: Trial) -> None:
     tried = f"{' '.join(trial.command)} passed on a copy of production ({how})" if "passed" in trial.evidence else how
     job.tick(f"migrations: {tried}")
     job.actions.summary(f"Migrations: {escaped(tried)}\n\n{listed(describe(trial.evidence) if 'passed' in trial.evidence else ())}")
+
+
+def _old_version(job: Job[Settings]) -> OldVersion | str | None:
+    """Return the version in production, to be tried beside the migrations; why that cannot be; or None where nobody asks for it."""
+    if job.config.database.old_version is None:
+        return None
+    from azora_ci.gates.old_version import of_production
+    from azora_ci.targets.trial.base import Means
+
+    settings, validation = job.settings, job.fragments.find("pre-deployment-validation")
+    isolated = partial(isolation_for, job, owned=True)
+    means = Means(job.config, job.processes, job.clock, isolated, settings.docker_host, settings.registry_login)
+    return of_production(means, validation.evidence.get("serving") if validation else None)
+
+
+def _conclude_code_rollback(job: Job[Settings], old_version: OldVersion | str | None) -> None:
+    """Record whether code can go back without the database. Raises NotTrueError where it cannot, and that closes the gate."""
+    from azora_ci.gates.old_version import OldVersion, decide, require_compatible
+
+    validation = job.fragments.find("pre-deployment-validation")
+    found = decide(job.config.database, job.evidence.get("trial") or {}, old_version, validation.evidence if validation else {})
+    if isinstance(old_version, OldVersion):
+        job.evidence["old_version"] = old_version.document()
+    job.evidence["code_rollback_safe"] = found.document()
+    job.say(f"{'✓' if found.value else '-'} {found}")
+    job.actions.summary(f"{escaped(found.headline)}\n\n{listed(found.reasons)}")
+    reason, title = require_compatible(found, job.settings), "The version in production does not work on the migrated schema"
+    if reason:
+        job.evidence["override_reason"] = "; ".join(filter(None, (job.evidence.get("override_reason"), f"{title}: {reason}")))
+    elif found.breaks:
+        job.actions.warning(title, "\n".join(found.reasons))

@@ -29,7 +29,7 @@ from azora_ci.record.archive import Archive
 from azora_ci.rollout.durations import Stages
 from azora_ci.steps.application import build
 from azora_ci.steps.job import Job, declarations, own_variables
-from azora_ci.targets.base import TargetContext
+from azora_ci.targets.base import IMAGES, TargetContext
 from azora_ci.targets.registry import kind_of
 
 ANSWER_SECONDS = 30.0  # for an instance, of which none is started here
@@ -153,6 +153,10 @@ def variable_problems(job: Job[Settings]) -> list[Problem]:
     if job.config.database.via_ssh and values.get("DATABASE_VIA_SSH") != "true":
         what = "is not true, so that no job gets the secrets of database.via_ssh"
         problems.append(Problem("DATABASE_VIA_SSH", what, "set the variable to true, or take database.via_ssh out"))
+    of_images = job.config.database.old_version and kind_of(job.config).artifact == IMAGES
+    if of_images and values.get("MIGRATIONS_OLD_VERSION") != "true":
+        what = "is not true, so that database-backup gets no login to pull the version in production"
+        problems.append(Problem("MIGRATIONS_OLD_VERSION", what, "set the variable to true, or take [migrations.old_version] out"))
     return problems
 
 
@@ -334,6 +338,8 @@ def examine_production(job: Job[Settings], closed: Closed, *, withheld: str) -> 
     consultation = production.consult(context, means)
     if consultation.database_transport is not None:
         job.evidence["database_transport"] = consultation.database_transport
+    if consultation.serving is not None:
+        job.evidence["serving"] = consultation.serving
     job.evidence["not_checked"] += [{"name": name, "reason": reason} for name, reason in consultation.not_asked.items()]
     for finding in consultation.findings:
         job.evidence["checks"].append(finding.document())

@@ -1,7 +1,8 @@
 """rollback: take a deployment back by hand, within its rollback window, with the same single rename as an abort.
 
-Four conditions are checked before anything is changed: the deployment's record is genuine, its window is open, the deployment
-serves, and the previous version's instances exist and are healthy. A deployment that is under way is fenced and taken back first.
+Five conditions are checked before anything is changed: the deployment's record is genuine, its window is open, the previous version was
+not seen to break on the migrated schema (or a reason is given), the deployment serves, and the previous version's instances exist and
+are healthy. A deployment that is under way is fenced and taken back first.
 The database is not changed: the rollback instructions say when and how to restore it.
 """
 
@@ -26,7 +27,7 @@ from azora_ci.record.audit.artifact import write_beside
 from azora_ci.record.deployment import SCHEMA
 from azora_ci.record.rollback import FILE_NAME, RollbackCircumstances, assemble
 from azora_ci.record.rollback import SCHEMA as ROLLBACK_SCHEMA
-from azora_ci.rollback import previous_version, window
+from azora_ci.rollback import previous_version, schema, window
 from azora_ci.steps import announcement, smoke_tests
 from azora_ci.steps.job import Identity, Job
 from azora_ci.targets.base import AbortResult, Owner, Target, TargetContext
@@ -62,6 +63,13 @@ class Settings(Common, Health, DatabaseAccess, Aws, Notifications, GitHubDeploym
         parse=truth,
         default="false",
     )
+    schema_reason: str | None = variable(
+        "ROLLBACK_SCHEMA_REASON",
+        "why the code goes back although the version before is known to break on the migrated schema; lands in the record",
+        example="the database was restored",
+        parse=parse_reason,
+        required=False,
+    )
 
 
 def run(job: Job[Settings]) -> None:
@@ -70,6 +78,7 @@ def run(job: Job[Settings]) -> None:
     archive = Archive.of(job.settings, job.settings.deploy_environment, job.config.backup, clock=job.clock, say=job.say)
     deployed = _require_genuine(job, archive, _find_record(job, archive))
     _require_open_window(job, deployed)
+    _require_schema(job, deployed)
     target = _make_target(job, archive, deployed)
     deployment_rollback = DeploymentRollback(job, target, deployed)
     job.say(f"looking at production ({job.config.target.kind}) …")
@@ -164,6 +173,23 @@ def _require_open_window(job: Job[Settings], document: chain.Document) -> None:
         )
     else:
         job.tick(f"{name}: {verdict.reason}")
+
+
+def _require_schema(job: Job[Settings], document: chain.Document) -> None:
+    """Say what is known of the version before on the migrated schema. Raises NotTrueError where it breaks and nobody says why to go on."""
+    found = schema.check(document)
+    if found.breaks and job.settings.schema_reason:
+        _note(job, f"{found.text}; going back nevertheless: {job.settings.schema_reason}")
+    elif found.breaks:
+        raise NotTrueError(
+            "The version before is known to break on the migrated schema",
+            what=f"{found.text}; nothing was changed",
+            where=job.evidence["record"]["location"],
+            next_step="restore the database first (ROLLBACK-INSTRUCTIONS.md says how), or release a correction. To go back then, or all "
+            'the same, say why with --schema-reason "…" (schema-reason in the workflow)',
+        )
+    else:
+        _note(job, found.text)
 
 
 def _make_target(job: Job[Settings], archive: Archive, deployed: chain.Document) -> Target:

@@ -26,6 +26,7 @@ from azora_ci.health.workers import WorkerState
 from azora_ci.targets.findings import Finding
 from azora_ci.targets.journal import History
 from azora_ci.targets.release import Release
+from azora_ci.targets.trial.base import Apart, Means
 
 IMAGES, ARCHIVES = "images", "archives"  # the artifacts of a build
 
@@ -248,6 +249,9 @@ class TargetKind(Protocol):
 
     def open(self, context: TargetContext) -> Target:
         """Return the target of a configuration. Raises BadInputError when the configuration or the access does not suffice."""
+
+    def apart(self, means: Means) -> Apart:
+        """Return what starts services of a release on this machine, to try them on a copy of the database."""
 
     def findings(self, context: TargetContext) -> Iterable[Finding]:
         """Yield the findings of doctor and validation about what the target needs. Changes nothing."""

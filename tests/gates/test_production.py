@@ -9,7 +9,7 @@ from typing import Any
 
 from azora_ci.core import config
 from azora_ci.core.config import HealthSettings, Service
-from azora_ci.gates.production import as_serving, expected_versions
+from azora_ci.gates.production import as_serving, expected_versions, serving_release
 from azora_ci.targets.journal import History, replay
 from tests.support import deploy_config
 
@@ -42,6 +42,16 @@ def test_the_running_release_is_judged_by_what_it_was_deployed_with(tmp_path):
     kept.releases[SERVING].digests["web"] = "sha256:1"  # it has no instance any more
     assert as_serving(services(tmp_path, health={"healthy": ["up"]}), kept)[1].health == HealthSettings()
     assert [service.health.healthy for service in found] == [("healthy",), ("up",)], "web is new: its configuration says what is expected"
+
+
+def test_the_running_release_is_evidence_from_which_it_can_be_tried():
+    assert serving_release(history(api=PLAIN, web=HealthSettings())) == {
+        "deployment_id": SERVING,
+        "version": "v1.0.0",
+        "digests": {"api": "sha256:0", "web": "sha256:0"},
+        "health": {"api": asdict(PLAIN)},
+    }
+    assert serving_release(None) is serving_release(History()) is None
 
 
 def test_without_a_history_the_configuration_counts(tmp_path):

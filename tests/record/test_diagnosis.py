@@ -132,6 +132,16 @@ def test_a_known_risk_for_the_old_version_is_named():
     assert finding.production[2] == "Old code runs on the new schema, which may break it: m1: DROP COLUMN x (v1.2.2 may read it)."
 
 
+@pytest.mark.parametrize(("value", "word"), [(True, "it does"), (False, "it does not")])
+def test_what_was_tried_on_a_copy_is_said_of_old_code_on_the_new_schema(value, word):
+    safe = {"value": value, "how": "tested", "reasons": ["GET /api of api_gateway: HTTP 500"]}
+    backup = build.fragment("database-backup", code_rollback_safe=safe)
+    results = needs("build-and-push", database_migrations="success")
+    parts = fragments_of(*BEFORE_MIGRATIONS, b=backup, m=build.fragment("database-migrations"))
+    tried = f"{word}, it was tried on a migrated copy: GET /api of api_gateway: HTTP 500."
+    assert diagnose(results, parts).production[2] == f"Old code runs on the new schema; whether it works there: {tried}"
+
+
 def test_migrations_without_evidence_are_unknown():
     production = diagnose(needs("database-migrations"), fragments_of(*BEFORE_MIGRATIONS)).production
     assert production[1] == "Schema: unknown. database-migrations (failure) left no evidence; read _prisma_migrations."
@@ -301,6 +311,7 @@ def test_a_job_that_left_nothing_says_so():
         (build.fragment("database-backup", proof={"depth": "none", "reason": "huge"}), False),
         (replace(build.fragment("database-backup"), status="failed"), False),
         (replace(build.fragment("database-backup", trial={"passed": False}), status="failed"), True),
+        (replace(build.fragment("database-backup", code_rollback_safe={"value": False}), status="failed"), True),
         (build.fragment("database-backup", evidence={}), False),
     ],
 )

@@ -97,6 +97,8 @@ def test_a_tag_goes_through_all_jobs_and_no_user_notices(rehearsed: Rehearsed) -
     assert next(rehearsed.base.glob("artifacts/rollback-instructions-*/ROLLBACK-INSTRUCTIONS.md")).is_file()
     assert re.search(r"canary \(5 %\) +\d+", rehearsed.output) and "actions/checkout@" in rehearsed.output
     assert {path.stem for path in (rehearsed.base / "summaries").iterdir()} == set(JOBS[:-1])
+    safe = record["code_rollback_safe"]
+    assert (safe["value"], safe["how"]) == (True, "tested"), safe
     assert "back to v1.0.0 when" in rehearsed.summary("gradual-rollout")
     for found in (*guide.METRICS, *guide.LOGS):
         found(rehearsed)
@@ -186,6 +188,18 @@ def test_a_migration_that_fails_in_production_alone_says_what_was_applied(rehear
     fragment = rehearsed.json("migration-logs-*/record/database-migrations.json")
     assert fragment["evidence"]["trial"]["how"] == "full copy"
     assert "to undo: ALTER TABLE users DROP COLUMN nick;" in fragment["error"]["what"]
+
+
+@rehearses("--fail", "old-version")
+def test_a_version_in_production_that_would_break_closes_the_gate(rehearsed: Rehearsed) -> None:
+    result = rehearsed.well()
+    assert results(result)["failure"] == {"database-backup"} and result["failed_requests"] == 0
+    fragment = rehearsed.json("backup-logs-*/record/database-backup.json")
+    assert fragment["evidence"]["trial"]["passed"], "the migration itself succeeds"
+    broken, refused = fragment["evidence"]["code_rollback_safe"]["reasons"]
+    assert broken.startswith("GET /api/marketplace/listings of marketplace_service: HTTP 500 on the migrated copy")
+    assert 'column reference "name" is ambiguous' in refused
+    assert "production is untouched" in fragment["error"]["what"]
 
 
 @rehearses("--fail", "build", "--keep")

@@ -121,6 +121,19 @@ def test_the_inputs_of_the_button_are_those_of_its_workflow():
     assert set(re.findall(r"-f ([a-z-]+)=", instructions._button(document(), GUIDE, window.plan(document()), ""))) == set(inputs)
 
 
+def test_a_version_that_is_known_to_break_on_the_schema_is_said_before_the_button():
+    safe = {"value": False, "how": "tested", "reasons": ["GET /api of api_gateway: HTTP 500 on the migrated copy"]}
+    page = text(b=build.fragment("database-backup", code_rollback_safe=safe))
+    known = "v1.2.2 was tried on a migrated copy of the database, and does not work there: GET /api of api_gateway: HTTP 500"
+    assert page.index(f"**{known}") < page.index("Press the button")
+    assert page.count(known) == 3, "before the button, behind it, and where restoring is decided"
+    assert "give the button or the\ncommand its `schema-reason`" in page
+
+    works = text(b=build.fragment("database-backup", code_rollback_safe=safe | {"value": True, "reasons": ["it answers"]}))
+    assert "v1.2.2 was tried on a migrated copy of the database, and works there: it answers." in works
+    assert "they refuse" not in works
+
+
 def test_without_migrations_no_restore_is_asked_for():
     page = text(m=build.fragment("database-migrations", migrations_applied=0, applied=[]))
     assert "applied **no migration**: going back needs no restore" in page

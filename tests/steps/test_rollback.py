@@ -197,6 +197,18 @@ def test_a_version_before_that_answers_a_thousand_brackets_is_not_gone_back_to(p
     refused(production, "The version before is not there any more")
 
 
+def test_a_version_that_broke_on_the_migrated_copy_comes_back_only_for_a_reason(production):
+    safe = {"value": False, "how": "tested", "reasons": ["GET /users of api: HTTP 500 on the migrated copy"]}
+    production.keep(code_rollback_safe=safe)
+    refused(production, "known to break on the migrated schema", "GET /users of api: HTTP 500", "--schema-reason", "nothing was changed")
+    code, output = production.back(ROLLBACK_SCHEMA_REASON="the database was restored")
+    assert code == 0, output
+    note = production.rollback_records()[0]["notes"][0]
+    assert "does not work there" in note
+    assert note.endswith("going back nevertheless: the database was restored")
+    assert production.versions_now(5) == {"1.0.0"}
+
+
 def test_after_the_deadline_only_if_somebody_insists(production):
     production.keep(minutes_ago=61)
     refused(production, "::error title=After the deadline%3A manual intervention required", "1 minutes ago", "call #on-call")

@@ -37,7 +37,7 @@ def machine(network: Lan) -> Machine:
     return machine
 
 
-def validate(gates: Gates, network: Lan, machine: Machine, registry: str, **changes: Any) -> int:
+def validate(gates: Gates, network: Lan, machine: Machine, registry: str, old_version: str = "true", **changes: Any) -> int:
     """Run the step for a release to the machine. ``changes``: keys of [target.docker_hosts] and ``memory`` of the service."""
     service = deploy_config.service("API", f"http://{machine.address}:{HTTP_PORT}/health", memory=changes.pop("memory", "64m"))
     hosts = {"edge_image": network.edge_image, "guard_image": network.guard_image, "http_port": HTTP_PORT, **changes}
@@ -49,8 +49,10 @@ def validate(gates: Gates, network: Lan, machine: Machine, registry: str, **chan
         "target": {"kind": "docker_hosts", "docker_hosts": hosts},
         "edge": None,
         "registry": {"repository": f"{registry}/azora", "insecure": True},
+        "migrations": {"command": ["true"], "old_version": {"read": ["/"]}},
     }
     access = {"PROD_HOST": machine.address, "PROD_USER": machine.sshd.user, "PROD_KEY": machine.sshd.key}
+    access["VARIABLES"] = json.dumps({"MIGRATIONS_OLD_VERSION": old_version, "CANARY_MINUTES": "5"})
     return execute("pre-deployment-validation", gates.environment() | access | {"PROD_KNOWN_HOSTS": machine.sshd.known_hosts})
 
 
@@ -76,11 +78,12 @@ def test_everything_that_a_host_lacks_is_reported_at_once(gates: Gates, network:
         network=machine.client.networks.create("strangers").name,
     )  # fmt: skip
     try:
-        assert validate(gates, network, machine, docker_registry, memory=f"{total + 1}m", guard_image=missing) == 1
+        assert validate(gates, network, machine, docker_registry, memory=f"{total + 1}m", guard_image=missing, old_version="") == 1
         problems = {problem["where"]: problem["what"] for problem in gates.evidence["problems"]}
         assert "too little memory for both versions" in problems["host-1: memory and disk"]
         assert "container stranger publishes it" in problems["host-1: port"]
         assert missing in problems["host-1: images of edge and guard"]
+        assert "no login to pull the version in production" in problems["MIGRATIONS_OLD_VERSION"]
         assert containers(machine) == ["stranger"]
     finally:
         stranger.remove(force=True)

@@ -16,7 +16,7 @@ from tests.workflow.test_contract import DOCUMENT, WORKFLOW, every_job, evidence
 ACTION = plan.SetupAction("Azora-OS/azora-ci", "a" * 40)
 # Steps that may run a command of the application beside a secret.
 WITH_CODE_BESIDE_SECRETS = {
-    "database_backup": "the migrate command on the copy: isolated, without a network",
+    "database_backup": "the migrate command and the version in production, on the copy: isolated, without a network",
     "database_migrations": "the migrate command, isolated",
     "build_and_push": 'only with build.isolation = "none", for a reason that is recorded',
 }

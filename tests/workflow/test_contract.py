@@ -78,6 +78,9 @@ EITHER = "${{{{ (vars.ROLLBACK_ON_SMOKE_FAILURE == 'true' || vars.DATABASE_VIA_S
 # Hosts pull with the login that pushes only where there is none that may only pull.
 UNLESS_PULL = "!secrets.PULL_USERNAME && "
 GOING_BACK_UNLESS_PULL = GOING_BACK.replace("secrets.{}", f"{UNLESS_PULL}secrets.{{}}")
+OLD_VERSION = "${{{{ vars.MIGRATIONS_OLD_VERSION == 'true' && secrets.{} || '' }}}}"
+OLD_VERSION_UNLESS_PULL = OLD_VERSION.replace("secrets.{}", f"{UNLESS_PULL}secrets.{{}}")
+GIVEN_WHERE_NEEDED = (VIA_SSH, GOING_BACK, EITHER, GOING_BACK_UNLESS_PULL, OLD_VERSION, OLD_VERSION_UNLESS_PULL)
 READS_AWS = ["contents: read", "id-token: write"]
 SAYS_WHAT_SERVES = ["contents: read", "deployments: write", "id-token: write"]
 PERMISSIONS = {
@@ -221,7 +224,7 @@ def test_defaults_in_the_workflow_are_the_settings_defaults(job):
         default = re.fullmatch(r"\$\{\{ vars\.\w+ \|\| '([^']*)' \}\}", value)
         if default:
             assert variables[name].default == default[1], name
-        elif value in {template.format(name) for template in (VIA_SSH, GOING_BACK, EITHER, GOING_BACK_UNLESS_PULL)}:
+        elif value in {template.format(name) for template in GIVEN_WHERE_NEEDED}:
             assert variables[name].secret, name
             assert not variables[name].required, name
         elif "vars." in value:
@@ -234,8 +237,8 @@ def test_defaults_in_the_workflow_are_the_settings_defaults(job):
 def test_hosts_get_the_login_that_pushes_only_where_there_is_no_other():
     rollback = yaml.load((ROOT / ".github/workflows/rollback-production.yml").read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     going_back = [step["env"] for job in rollback["jobs"].values() for step in job["steps"] if "DOCKER_PASSWORD" in step.get("env", {})]
-    environments = [run_step("gradual-rollout")["env"], run_step("smoke-tests")["env"], *going_back]
-    assert len(environments) == 3
+    environments = [*(run_step(job)["env"] for job in ("database-backup", "gradual-rollout", "smoke-tests")), *going_back]
+    assert len(environments) == 4
     for environ in environments:
         assert "secrets.PULL_PASSWORD" in environ["PULL_PASSWORD"]
         for name in ("DOCKER_USERNAME", "DOCKER_PASSWORD"):

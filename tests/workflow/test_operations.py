@@ -34,6 +34,7 @@ def test_the_button_asks_for_a_reason_and_never_waits_for_a_deployment():
         "reason": ("string", "true"),
         "deployment-id": ("string", "false"),
         "after-deadline": ("boolean", "false"),
+        "schema-reason": ("string", "false"),
     }
     assert inputs["after-deadline"]["default"] == "false"
     assert ROLLBACK["concurrency"] == {"group": "rollback-production", "cancel-in-progress": "false"}
@@ -57,6 +58,7 @@ def test_the_button_hands_over_what_the_rollback_declares():
         "DEPLOYMENT_ID": "${{ inputs.deployment-id }}",
         "ROLLBACK_REASON": "${{ inputs.reason }}",
         "ROLLBACK_AFTER_DEADLINE": "${{ inputs.after-deadline }}",
+        "ROLLBACK_SCHEMA_REASON": "${{ inputs.schema-reason }}",
     }
     for name, value in environ.items():
         default = re.fullmatch(r"\$\{\{ vars\.\w+ \|\| '([^']*)' \}\}", value)

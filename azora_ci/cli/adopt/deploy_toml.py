@@ -63,6 +63,14 @@ CALENDAR = """\
 # [calendar]  # when deployments may begin; a rollback is never frozen
 # timezone = "Europe/Berlin"
 # frozen = [{ days = ["fri"], from = "14:00", why = "nobody is on call over the weekend" }, { days = ["sat", "sun"] }]"""
+# Proposed, not switched on: the services need values in place of their secrets, which only a person knows.
+_OLD_VERSION = """\
+# Before migrations reach production, the version there can be tried on a migrated copy of its database: then it is tested, not guessed,
+# whether the code can go back without the database. Take the # away, and set the variable MIGRATIONS_OLD_VERSION=true.
+# [migrations.old_version]
+# env = { SESSION_KEY = "made-up" }      # what the services need to become healthy in place of their secrets and of other servers
+# read = ["/"]                           # requests that must answer as before the migration
+# write = [{ path = "/items", body = '{"title": "a test"}', expect = 201 }]  # on the copy alone, last of all"""
 
 
 def _table(name: str, lines: Iterable[str]) -> str:
@@ -132,7 +140,7 @@ def _toolchain(toolchain: FoundToolchain) -> list[str]:
 
 def _data(application: Application) -> str:
     backup = [_fill("location", f"s3://{application.name}-backups/prod", "bucket and prefix; records are archived beside it")]
-    return "\n\n".join([*_migrations(application), _table("backup", backup), _hosts()])
+    return "\n\n".join([*_migrations(application), _OLD_VERSION, _table("backup", backup), _hosts()])
 
 
 def _migrations(application: Application) -> list[str]:

@@ -11,6 +11,7 @@ from typing import Any
 from azora_ci.core import schemas
 from azora_ci.core.config import gates, kinds, names
 from azora_ci.core.config.calendar import calendar_settings
+from azora_ci.core.config.old_version import old_version
 from azora_ci.core.config.order import in_order
 from azora_ci.core.config.tables import (
     BEFORE_ROLLOUT,
@@ -149,18 +150,20 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
 
 
 def _database(document: dict[str, Any]) -> DatabaseSettings:
-    table, migrations = document["database"], document.get("migrations")
+    table, command = document["database"], document.get("migrations", {}).get("command")
     of_prisma = sorted({"migrate", "migrations_dir", "schema"} & table.keys())
-    if migrations is not None and of_prisma:
-        raise ValueError(f"migrations.command: another tool's; remove {', '.join(f'database.{key}' for key in of_prisma)}, or [migrations]")
+    if command is not None and of_prisma:
+        named = ", ".join(f"database.{key}" for key in of_prisma)
+        raise ValueError(f"migrations.command: another tool's; remove {named}, or migrations.command")
     return DatabaseSettings(
-        prepare=_commands(table.get("prepare", [["npm", "ci"]] if migrations is None else [])),
+        prepare=_commands(table.get("prepare", [["npm", "ci"]] if command is None else [])),
         migrate=tuple(table.get("migrate", ["npx", "prisma", "migrate", "deploy"])),
         migrations_dir=Path(table.get("migrations_dir", "prisma/migrations")),
         schema=table.get("schema", "public"),
         via_ssh=table.get("via_ssh", False),
         variables=dict(table.get("variables", {"DATABASE_URL": "url"})),
-        command=None if migrations is None else tuple(migrations["command"]),
+        command=None if command is None else tuple(command),
+        old_version=old_version(document),
     )
 
 

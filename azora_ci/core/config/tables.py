@@ -9,6 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from azora_ci.core.config.calendar import CalendarSettings
+from azora_ci.core.config.old_version import OldVersionSettings
 from azora_ci.core.variables import Secret
 
 Command = tuple[str, ...]
@@ -143,6 +144,7 @@ class DatabaseSettings:
     via_ssh: bool
     variables: dict[str, str]
     command: Command | None = None
+    old_version: OldVersionSettings | None = None
 
     @property
     def tool(self) -> str:

@@ -89,26 +89,44 @@ class Processes:
         returned when it is ``withheld``: neither shown nor logged. Raises what ``run`` raises, and BadInputError when the machine cannot
         isolate it.
         """
-        echo = echo and not withheld
+        child = self.start_isolated(argv, isolation, env=env, echo=echo, withheld=withheld)
         if not isolation.active:
-            variables = isolation.environment(env)
-            child = self._spawn(argv, argv, Child, env=variables, cwd=isolation.work, stdin=subprocess.DEVNULL, user=None)
-            self._pump_both(child, echo=echo, logged=not withheld)
             return self._finish(child, timeout, check=check, next_step=next_step)
-        isolated.require_programs()
-        wrapped = isolated.argv(root=isolated.is_root(), network=isolation.door is None)
-        document = isolation.document(argv, env)
-        child = self._spawn(wrapped, argv, IsolatedChild, env=child_environment(), cwd=None, stdin=subprocess.PIPE, user=None)
-        self._pump_both(child, echo=echo, logged=not withheld)
-        assert child.stdin is not None  # noqa: S101 - PIPE was asked for
-        with contextlib.suppress(BrokenPipeError):
-            child.stdin.write(document)
-            child.stdin.flush()
         completed = self._finish(child, timeout, check=False, next_step=next_step)
         isolated.require_start(completed.returncode, completed.stderr)
         if check and completed.returncode != 0:
             raise CommandFailedError(completed, next_step=next_step)
         return completed
+
+    def start_isolated(
+        self,
+        argv: Sequence[str],
+        isolation: Isolation,
+        *,
+        env: Mapping[str, str] | None = None,
+        echo: bool = True,
+        withheld: bool = False,
+    ) -> Child:
+        """Start code of the application, isolated as in ``run_isolated``, and return at once. The caller ends it, or ``end_all`` does.
+
+        Raises BadInputError when the machine cannot isolate it, or the program cannot be started.
+        """
+        echo = echo and not withheld
+        if not isolation.active:
+            variables = isolation.environment(env)
+            child = self._spawn(argv, argv, Child, env=variables, cwd=isolation.work, stdin=subprocess.DEVNULL, user=None)
+            self._pump_both(child, echo=echo, logged=not withheld)
+            return child
+        isolated.require_programs()
+        wrapped = isolated.argv(root=isolated.is_root(), network=isolation.door is None)
+        document = isolation.document(argv, env)
+        started = self._spawn(wrapped, argv, IsolatedChild, env=child_environment(), cwd=None, stdin=subprocess.PIPE, user=None)
+        self._pump_both(started, echo=echo, logged=not withheld)
+        assert started.stdin is not None  # noqa: S101 - PIPE was asked for
+        with contextlib.suppress(BrokenPipeError):
+            started.stdin.write(document)
+            started.stdin.flush()
+        return started
 
     def _finish(self, child: Child, timeout: float | None, *, check: bool, next_step: str) -> Completed:
         try:

@@ -22,6 +22,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -37,7 +38,8 @@ MS_BIND, MS_REC = 4096, 16384  # mount(2)
 AT_FDCWD, AT_RECURSIVE = -100, 0x8000  # openat(2), mount_setattr(2)
 MOUNT_ATTR_RDONLY = 1
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture; Linux 5.12
-SIOCSIFFLAGS, IFF_UP = 0x8914, 1  # netdevice(7)
+SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1  # netdevice(7)
+LOOPBACK = "127.0.0.1"
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -160,17 +162,30 @@ def block_metadata(uid: int) -> None:
 
 
 def open_door(path: Path, port: int) -> None:
-    """Let what listens on the Unix socket ``path`` be reached at ``port`` of this network namespace's loopback, by a process of its own.
-
-    That runs as the owner of the socket's folder, whom the command can neither signal nor look at. Raises OSError.
-    """
-    with socket.socket() as interface:
-        fcntl.ioctl(interface, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", IFF_UP))
+    """Let what listens on the Unix socket ``path`` be reached at ``port`` of this network namespace's loopback. Raises OSError."""
     folder = os.open(path.parent, os.O_PATH)
-    listening = socket.create_server(("127.0.0.1", port), backlog=64)
+    listening = socket.create_server((LOOPBACK, port), backlog=64)
+    relay(folder, lambda: listening, lambda: connected(socket.AF_UNIX, path.name))
+    os.close(folder)
+    listening.close()
+
+
+def open_window(path: Path, port: int) -> None:
+    """Let what listens at ``port`` of this network namespace's loopback be reached at the Unix socket ``path``, which is made.
+
+    Raises OSError.
+    """
+    folder = os.open(path.parent, os.O_PATH)
+    relay(folder, lambda: listen_unix(path.name), lambda: connected(socket.AF_INET, (LOOPBACK, port)))
+    os.close(folder)
+
+
+def relay(folder: int, listen: Callable[[], socket.socket], connect: Callable[[], socket.socket]) -> None:
+    """Start a process of its own that passes on what clients of a listening socket send, each by a connection of its own.
+
+    It works in an open folder as that folder's owner, whom the command can neither signal nor look at.
+    """
     if os.fork() != 0:
-        os.close(folder)
-        listening.close()
         return
     try:
         os.setsid()
@@ -179,21 +194,41 @@ def open_door(path: Path, port: int) -> None:
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)
         os.fchdir(folder)
-        owner = Path().stat()
-        os.setgroups([])
-        os.setgid(owner.st_gid)
-        os.setuid(owner.st_uid)
+        if os.geteuid() == 0:
+            owner = Path().stat()
+            os.setgroups([])
+            os.setgid(owner.st_gid)
+            os.setuid(owner.st_uid)
+        listening = listen()
         while True:
             client, _ = listening.accept()
-            threading.Thread(target=forward, args=(client, path.name), daemon=True).start()
+            threading.Thread(target=forward, args=(client, connect), daemon=True).start()
     finally:
         os._exit(FAILED)
 
 
-def forward(client: socket.socket, name: str) -> None:
-    """Pass bytes between a client and the Unix socket ``name`` of the present folder, until one of them ends."""
-    with client, socket.socket(socket.AF_UNIX) as server, contextlib.suppress(OSError):
-        server.connect(name)
+def listen_unix(name: str) -> socket.socket:
+    """Return a listening Unix socket of the present folder to which everybody may connect who gets there."""
+    os.umask(0)
+    listening = socket.socket(socket.AF_UNIX)
+    listening.bind(name)
+    listening.listen(64)
+    return listening
+
+
+def connected(family: int, address: Any) -> socket.socket:
+    """Return a connection to a Unix socket of the present folder, whose full path may be too long, or to a port. Raises OSError.
+
+    It imports nothing, as ``socket.create_connection`` would: the standard library may be hidden by now.
+    """
+    connection = socket.socket(family)
+    connection.connect(address)
+    return connection
+
+
+def forward(client: socket.socket, connect: Callable[[], socket.socket]) -> None:
+    """Pass bytes between a client and a new connection, until one of them ends."""
+    with client, contextlib.suppress(OSError), connect() as server:
         others = {client: server, server: client}
         while True:
             for ready in select.select([client, server], [], [])[0]:
@@ -201,6 +236,17 @@ def forward(client: socket.socket, name: str) -> None:
                 if not data:
                     return
                 others[ready].sendall(data)
+
+
+def open_all(document: dict[str, Any]) -> None:
+    """Open the doors and windows of a document. Raises OSError."""
+    with socket.socket() as interface:
+        fcntl.ioctl(interface, SIOCGIFFLAGS, request := bytearray(struct.pack("16sH22x", b"lo", 0)))
+        if not struct.unpack("16sH22x", request)[1] & IFF_UP:
+            fcntl.ioctl(interface, SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", IFF_UP))
+    for kind, opening in (("door", open_door), ("window", open_window)):
+        if document.get(kind):
+            opening(Path(document[kind]["socket"]), document[kind]["port"])
 
 
 def drop(uid: int, command: list[str], gid: int | None = None) -> tuple[str, ...]:
@@ -267,7 +313,14 @@ def end_all() -> None:
 
 
 def main() -> NoReturn:
-    """Run the command that the document on standard input describes, and exit with its exit code."""
+    """Run the command that the document on standard input describes, and exit with its exit code.
+
+    With a document on the command line no command is run: doors and windows stay open until this process is killed.
+    """
+    if len(sys.argv) > 1:
+        open_all(json.loads(sys.argv[1]))
+        while True:
+            signal.pause()
     try:
         line = bytearray()
         while not line.endswith(b"\n"):
@@ -275,7 +328,7 @@ def main() -> NoReturn:
         document = json.loads(line)
         owner = Path(document["work"]).stat()
         if document["door"]:
-            open_door(Path(document["door"]["socket"]), document["door"]["port"])
+            open_all(document)
         uid = arrange(document)
         if not document["door"] and "user" not in document:  # no other address can be reached with a door; others ask as that user
             block_metadata(uid)

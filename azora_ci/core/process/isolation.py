@@ -12,7 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from azora_ci.core.documents import read_json
 from azora_ci.core.environment import application_environment
@@ -36,13 +36,19 @@ class Door:
 
 
 @dataclass(frozen=True)
+class Window(Door):
+    """The other way round: ``socket``, which is made in a folder of ours, leads to what listens at ``port`` of a command's own loopback."""
+
+
+@dataclass(frozen=True)
 class Isolation:
     """What an isolated command sees.
 
     ``work`` is a folder that it may use, shown under the name ``target``, its working directory; with ``owned`` it may write there, and
     everything in it changes its owner. ``hidden`` are paths out of its sight besides ``HIDDEN``; ``shown`` are folders and files in hidden
     ones that it may read, such as a toolchain in a home; of ``target`` it sees them in place of those in ``work``. ``active`` False leaves
-    only the environment: no namespaces, our own user. With a ``door`` the command has a network namespace in which that alone is reachable.
+    only the environment: no namespaces, our own user. With a ``door`` the command has a network namespace in which that alone is reachable;
+    with a ``window``, too, we reach the command there.
     """
 
     work: Path
@@ -52,6 +58,7 @@ class Isolation:
     shown: tuple[Path, ...] = ()
     active: bool = True
     door: Door | None = None
+    window: Window | None = None
 
     def environment(self, extra: Mapping[str, str] | None) -> dict[str, str]:
         """Return the command's environment: what ``application_environment`` allows, and ``extra``."""
@@ -70,9 +77,15 @@ class Isolation:
             "owned": self.owned,
             "hidden": list(hidden),
             "shown": [str(path.absolute()) for path in self.shown],
-            "door": {"socket": str(self.door.socket), "port": self.door.port} if self.door else None,
+            **openings(self.door, self.window),
         }
         return json.dumps(document).encode() + b"\n"
+
+
+def openings(door: Door | None, window: Window | None) -> dict[str, Any]:
+    """Return doors and windows as ``init`` reads them."""
+    named = {"door": door, "window": window}
+    return {name: {"socket": str(opening.socket), "port": opening.port} if opening else None for name, opening in named.items()}
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,9 @@ def _facts(document: Document, location: str, sha256: str) -> str:
         ("Took", f"{duration(metrics['duration_seconds'])}; {duration(metrics['lead_time_seconds'])} from the commit"),
         ("Record", lines([code(location), Markup(f"SHA-256 {code(sha256)}")])),
     ]
+    if safe := document.get("code_rollback_safe"):
+        answer = {True: "yes", False: "no", None: "not known"}[safe["value"]]
+        rows.append(("Code can go back alone", f"{answer}, {safe['how']}: {'; '.join(safe['reasons'])}"))
     if document["host_keys"]:
         host_keys = (f"{key['key_type'] or 'authority'} {key['fingerprint']}, {key['source']}" for key in document["host_keys"])
         rows.append(("Host keys", lines(host_keys)))

@@ -43,6 +43,7 @@ SERVICES = {  # id -> (title, folder, route prefix, health path)
     "education_service": ("Education", "education-service", "/api/education", "/api/education/health"),
     "marketplace_service": ("Marketplace", "marketplace-service", "/api/marketplace", "/api/marketplace/health"),
 }
+TRIED = ("education_service", "marketplace_service")  # of the version in production, on the migrated copy
 CRITICAL_PATHS = {"courses": "/api/education/courses", "listings": "/api/marketplace/listings"}
 HEALTH_PATHS = {health: "answer" for _, _, _, health in SERVICES.values()}
 LOAD_PATHS = ("/api/sessions", "/auth/users", *CRITICAL_PATHS.values(), *HEALTH_PATHS)
@@ -152,6 +153,9 @@ def configuration(places: Production, registry: str) -> dict[str, Any]:
         "toolchain": {"node": "22"},
         "build": {"commands": [install, build]},
         "database": {"migrate": ["npx", "prisma", "migrate", "deploy"], "migrations_dir": "prisma/migrations"},
+        "migrations": {
+            "old_version": {"services": list(TRIED), "variables": {"PROD_DATABASE_URL": "url"}, "read": list(CRITICAL_PATHS.values())}
+        },
         "backup": {"location": f"s3://{BUCKET}/prod"},
         "rollout": {"minimum_requests": 30, "inconclusive": "abort", "latency_factor": 20, "drain_seconds": 2},
         "smoke": {

@@ -9,6 +9,7 @@ from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import AzoraError
 from azora_ci.targets.base import IMAGES, Target, TargetContext
 from azora_ci.targets.findings import Finding, failed
+from azora_ci.targets.trial.base import Apart, Means
 
 
 class DockerHostsKind:
@@ -28,6 +29,12 @@ class DockerHostsKind:
         from azora_ci.targets.docker_hosts.target import DockerHosts
 
         return DockerHosts(context)
+
+    def apart(self, means: Means) -> Apart:
+        """Return what starts its images."""
+        from azora_ci.targets.trial.images import ImagesApart
+
+        return ImagesApart(means)
 
     def findings(self, context: TargetContext) -> Iterable[Finding]:
         """Return the findings of all hosts."""

@@ -8,6 +8,7 @@ from typing import ClassVar
 from azora_ci.core.config import DeployConfig
 from azora_ci.targets.base import ARCHIVES, Target, TargetContext
 from azora_ci.targets.findings import Finding
+from azora_ci.targets.trial.base import Apart, Means
 
 
 class LocalProcessesKind:
@@ -24,6 +25,12 @@ class LocalProcessesKind:
         from azora_ci.targets.local_processes.target import LocalProcesses
 
         return LocalProcesses(context)
+
+    def apart(self, means: Means) -> Apart:
+        """Return what starts its archives."""
+        from azora_ci.targets.local_processes.trial import ArchivesApart
+
+        return ArchivesApart(means)
 
     def findings(self, context: TargetContext) -> Iterable[Finding]:
         """Yield the findings about folders, edge and addresses."""

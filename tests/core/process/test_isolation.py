@@ -24,7 +24,8 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import CommandFailedError, Processes, init, isolation
-from azora_ci.core.process.isolation import Door, Isolation
+from azora_ci.core.process.isolation import Door, Isolation, Window
+from azora_ci.health.probes import ProbeRequest, fetch, unix_dial
 from tests.support import ROOT
 from tests.support.waiting import until
 
@@ -344,6 +345,32 @@ def test_only_the_door_is_reached(processes: Processes, work: Path, echo: Path) 
         kill = "kill -9 -1; for p in /proc/[0-9]*; do cat $p/environ 2>/dev/null && ls $p/fd; done; ls -A /tmp"
         processes.run_isolated(["sh", "-c", kill], here, check=False)
         assert processes.run_isolated(["/usr/bin/python3", "-c", TALK, "5432"], here).stdout.split()[0] == "hello"
+
+
+ANSWER = """import http.server, socket, sys
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        with socket.create_connection(("127.0.0.1", 5432), 5) as talk:
+            talk.sendall(self.path.encode())
+            body = talk.recv(100)
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(body)
+http.server.HTTPServer(("127.0.0.1", 8080), Handler).serve_forever()
+"""
+
+
+@possible
+def test_a_window_leads_to_a_command_that_runs_on(processes: Processes, work: Path, echo: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        window = Window(Path(folder) / "w", 8080)
+        here = Isolation(work, work, door=Door(echo, 5432), window=window)
+        child = processes.start_isolated(["/usr/bin/python3", "-c", ANSWER], here, withheld=True)
+        request = ProbeRequest("http://service/from-within", dial=unix_dial(window.socket))
+        until(lambda: fetch(request, 5, Clock()).body == b"/from-within", "the command answers", 20)
+        child.end()
+        assert child.poll() is not None
+        assert fetch(request, 5, Clock()).failure == "refused"
 
 
 @possible

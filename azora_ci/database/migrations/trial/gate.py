@@ -10,6 +10,7 @@ from typing import Any
 from azora_ci.core.errors import NotTrueError
 from azora_ci.database.migrations.history import Migration
 from azora_ci.database.migrations.trial import run
+from azora_ci.database.migrations.trial.place import without_histories
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Tried:
         if not self.ran:
             return []
         expected = self.evidence["catalogue"]
-        earlier, later = run.without_histories(before), run.without_histories(after)
+        earlier, later = without_histories(before), without_histories(after)
         lines = [f"the copy has, production lacks: {line}" for line in expected["gained"] if line not in later]
         lines += [f"production has, the copy lost: {line}" for line in expected["lost"] if line in later]
         if whole and expected["complete"]:
@@ -95,7 +96,7 @@ def halfway(tried: Tried, before: Iterable[str], after: Iterable[str], failed: s
     these. A statement that changes rows alone leaves no trace in it.
     """
     statements = tried.evidence.get("statements") or []
-    state, later = set(run.without_histories(before)), run.without_histories(after)
+    state, later = set(without_histories(before)), without_histories(after)
     matching = [0] if state == later else []
     for number, statement in enumerate(statements, 1):
         state = (state - set(statement["lost"])) | set(statement["gained"])

@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.core.process import ending
 from azora_ci.core.process.isolation import Door
-from azora_ci.database.migrations import catalogue, history, prisma, variables
-from azora_ci.database.migrations.catalogue import HISTORY, Change
+from azora_ci.database.migrations import history, prisma
+from azora_ci.database.migrations.catalogue import Change
 from azora_ci.database.migrations.judgement.judge import judge
 from azora_ci.database.migrations.production import read_facts
 from azora_ci.database.migrations.trial import server_log
 from azora_ci.database.migrations.trial.comparison import surprises
-from azora_ci.database.migrations.trial.copy import SCHEMA, Copy, Relation, changed_rows, prepare, relations, rows
+from azora_ci.database.migrations.trial.copy import Copy, Relation, changed_rows, prepare, relations, rows
+from azora_ci.database.migrations.trial.place import Companion, Place, lines
 from azora_ci.database.postgres import DatabaseUrl
 
 if TYPE_CHECKING:
@@ -49,6 +50,7 @@ class Trial:
     connection_string: str
     tree: Callable[[], AbstractContextManager[Isolation]]
     tree_sha256: str | None
+    companion: Companion | None = None
     how: str = FULL
     reason: str | None = None
     evidence: dict[str, Any] = field(default_factory=dict)
@@ -88,23 +90,27 @@ class Trial:
         return plan.pending if history.refusal(plan) is None else ()
 
     def _run(self, copy: Copy, isolation: Isolation, pending: tuple[Migration, ...]) -> dict[str, Any]:
-        before, earlier = _lines(copy.url), relations(copy.url)
+        before, earlier = lines(copy.url), relations(copy.url)
         judged = judge([(migration.name, migration.text) for migration in pending], read_facts(copy.url)) if pending else None
-        counted = rows(copy.url)
-        started = self.clock.monotonic()
-        completed = self._migrate(copy, replace(isolation, door=Door(copy.socket, int(copy.url.port))))
+        place = self._place(copy)
+        if self.companion is not None:
+            self.companion.before(place)
+        counted = rows(place.url)
+        mark, started = place.mark(), self.clock.monotonic()
+        completed = self._migrate(place, isolation)
         seconds = self.clock.monotonic() - started
-        url = copy.as_role(self.production)
-        after, later = _lines(url), relations(url)
+        url = place.url
+        after, later = place.catalogue(), relations(url)
         changed = changed_rows(counted, url, self.clock)
         known = "\n".join([*(migration.text for migration in pending), *before, *after])
-        with copy.log.open(encoding="utf-8", errors="replace", newline="") as log:
-            account = server_log.read(log, copy.role, earlier, pending, known)
+        account = place.account(mark, earlier, pending, known)
         if not account.sessions:
             self._show_output(completed)
         rewritten = sorted(relation.name for oid, relation in earlier.items() if _is_rewritten(relation, later.get(oid)))
         succeeded = completed.returncode == 0
         left = self._unapplied(url, pending) if succeeded else []
+        if self.companion is not None and succeeded and not left:
+            self.companion.after(place, known)
         return {
             "passed": succeeded and not left,
             "seconds": round(seconds, 3),
@@ -121,14 +127,18 @@ class Trial:
             "catalogue": _change(before, after),
         }
 
-    def _migrate(self, copy: Copy, isolation: Isolation) -> Completed:
-        of_prisma = self.settings.command is None
+    def _place(self, copy: Copy) -> Place:
         url = copy.as_role(self.production)
-        address = copy.address(self.connection_string) if of_prisma else url.text
+        address = copy.address(self.connection_string) if self.settings.command is None else url.text
         for secret in (copy.password, address):
             self.processes.log.add_secret(secret)
-        env = {**prisma.QUIET, **({} if of_prisma else url.libpq_env()), **variables.environment(self.settings.variables, address, url)}
-        return self.processes.run_isolated(self.command, isolation, env=env, timeout=prisma.DEPLOY_SECONDS, check=False, withheld=True)
+        return Place(copy, url, address, Door(copy.socket, int(copy.url.port)))
+
+    def _migrate(self, place: Place, isolation: Isolation) -> Completed:
+        libpq = {} if self.settings.command is None else place.url.libpq_env()
+        env = {**prisma.QUIET, **libpq, **place.environment(self.settings.variables)}
+        alone = replace(isolation, door=place.door)
+        return self.processes.run_isolated(self.command, alone, env=env, timeout=prisma.DEPLOY_SECONDS, check=False, withheld=True)
 
     def _show_output(self, completed: Completed) -> None:
         """Show what a command printed that never got as far as a statement: it has seen no row."""
@@ -146,16 +156,6 @@ class Trial:
 def files_of(pending: Iterable[Migration]) -> list[dict[str, str]]:
     """Return the migrations as evidence: name and SHA-256."""
     return [{"name": migration.name, "sha256": migration.checksum} for migration in pending]
-
-
-def _lines(url: DatabaseUrl) -> frozenset[str]:
-    """Return what the copy defines, without what notes its statements."""
-    return frozenset(line for line in without_histories(catalogue.read(url)) if SCHEMA not in line)
-
-
-def without_histories(lines: Iterable[str]) -> frozenset[str]:
-    """Return a catalogue's lines without those of histories' rows: they hold times."""
-    return frozenset(line for line in lines if not line.startswith(HISTORY))
 
 
 def _is_rewritten(relation: Relation, later: Relation | None) -> bool:
