@@ -228,6 +228,8 @@ def test_a_record_says_by_which_calendar_and_after_which_staging_it_was_deployed
     assert (document["calendar"], document["staging"]) == (OPEN, STAGED)
     assert document["emergency"] is None
     assert not {"calendar", "staging"} & success().keys()  # where nothing demands them
+
+
 def test_whether_code_can_go_back_is_in_the_record_where_it_is_known():
     assert "code_rollback_safe" not in success()
     safe = {"value": False, "how": "tested", "reasons": ["GET / of api: HTTP 500"]}

@@ -10,7 +10,19 @@ import pytest
 
 from azora_ci.core.pipeline import JOBS
 
-HEAVY = ["boto3", "botocore", "requests", "jsonschema", "docker", "psycopg2", "prometheus_client", "isal", "hypothesis", "semver", "asyncssh"]
+HEAVY = [
+    "boto3",
+    "botocore",
+    "requests",
+    "jsonschema",
+    "docker",
+    "psycopg2",
+    "prometheus_client",
+    "isal",
+    "hypothesis",
+    "semver",
+    "asyncssh",
+]
 
 
 @pytest.mark.parametrize("job", JOBS)
