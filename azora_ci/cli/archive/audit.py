@@ -8,8 +8,8 @@ from pathlib import Path
 
 import click
 
-from azora_ci.cli.common import config_option, environment_option, open_archive, reported_errors
 from azora_ci.cli.archive.history import valid_records, verification_of
+from azora_ci.cli.common import config_option, environment_option, open_archive, reported_errors
 
 _DAY = click.DateTime(["%Y-%m-%d"])
 
