@@ -141,6 +141,11 @@ class Archive:
         """Note an object that was read as set aside."""
         self._put_aside(replace(archived, flaw=flaw), len(archived.data))
 
+    def believe(self, archived: Archived) -> Archived:
+        """Return an object that was set aside for its signature as a record: the verification shows that none is to be expected."""
+        self._set_aside.pop(archived.key, None)
+        return replace(archived, flaw=None)
+
     def _read(self, stored: StoredObject) -> Archived:
         """Return the object in a record's place. One that is too large is not read; a damaged or wrongly signed one is set aside, too."""
         match = _RECORD_KEY.fullmatch(stored.key)

@@ -112,9 +112,9 @@ class Chain:
         self._claimed = {self._key(claim) for claim in self._claims(self.links)}
         self._refuted = self._refute()
 
-    def unsigned_before(self) -> int:
-        """Return how many records are not signed because they were written before the first signed one."""
-        return sum(self._is_early(item) for item in self.links)
+    def unsigned_before(self) -> set[str]:
+        """Return the URLs of the records that are not signed because they were written before the first signed one."""
+        return {item.location for item in self.links if self._is_early(item)}
 
     def findings(self, expected: Collection[str] = (), signed: Collection[str] = ()) -> list[Finding]:
         """Return what is wrong, oldest first. ``expected``: SHA-256 of records that must be there; ``signed``: URLs with a signature."""

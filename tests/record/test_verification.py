@@ -201,7 +201,7 @@ def test_what_is_not_signed_is_inserted_but_for_records_from_before_signing():
     first = archived_bytes({**success(), "deployment_id": "1765000001-abc123"})
     since = Link(**{**vars(link(added.location, first, written(10))), "is_signed": True})
     chain = Chain([*early, since])
-    assert (chain.findings(), chain.unsigned_before()) == ([], 10)
+    assert (chain.findings(), len(chain.unsigned_before())) == ([], 10)
 
 
 # --- reordered ---------------------------------------------------------------------------------------------------------
