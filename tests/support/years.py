@@ -69,7 +69,9 @@ def stopped(when: datetime, **changes: Any) -> Document:
 
 def failed_smoke(when: datetime, **changes: Any) -> Document:
     """Return the record of a deployment whose smoke tests failed; its version stayed."""
-    return deployed(when, status="failed", failure=deployment._failure(FAILURE)) | changes
+    record = deployed(when, status="failed", failure=deployment._failure(FAILURE))
+    record["health_checks"] |= {"smoke_tests": "failed"}
+    return record | changes
 
 
 def taken_back(of: Document, when: datetime, place: tuple[str, str]) -> Document:
