@@ -7,6 +7,7 @@ import click
 from azora_ci.cli.adopt.command import adopt
 from azora_ci.cli.archive.audit import audit
 from azora_ci.cli.archive.history import history
+from azora_ci.cli.archive.site import site
 from azora_ci.cli.archive.verify import verify
 from azora_ci.cli.clean import clean
 from azora_ci.cli.doctor import doctor
@@ -24,5 +25,5 @@ def main() -> None:
     """Production deployments in which every tick is evidence."""
 
 
-for command in (adopt, rollback, lock, clean, edge, doctor, health, history, migrations, verify, audit, toolchain):
+for command in (adopt, rollback, lock, clean, edge, doctor, health, history, migrations, verify, audit, site, toolchain):
     main.add_command(command)

@@ -220,6 +220,11 @@ def measures(made: Sequence[Delivery], begin: datetime, end: datetime) -> Measur
     )
 
 
+def last_days(until: datetime, days: int) -> tuple[datetime, datetime]:
+    """Return begin and end of so many days up to a moment, which belongs to them."""
+    return until - timedelta(days=days), until + timedelta(milliseconds=1)
+
+
 def months(made: Sequence[Delivery], end: datetime, count: int = 12) -> list[Measures]:
     """Return the measures of the last calendar months (UTC), the one of ``end`` last and up to ``end``."""
     first = end.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
