@@ -36,6 +36,7 @@ COMMANDS = (
     ["history"],
     ["verify"],
     ["audit"],
+    ["site"],
     ["adopt"],
 )
 

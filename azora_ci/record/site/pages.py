@@ -69,7 +69,7 @@ def page(kept: Kept) -> str:
         before, back = kept.before and kept.before[1], kept.rollback and kept.rollback[1]
         made = report(Material(record=kept.record, sha256=kept.sha256 or "", location=kept.location, before=before, rollback=back))
     made = made.replace(_HEAD, f'{_HEAD}\n<meta name="made-of" content="{kept.mark}">', 1)
-    return made.replace(_BODY, _BODY + navigation, 1)
+    return made.replace(_BODY, _BODY + str(navigation), 1)
 
 
 @dataclass(frozen=True)
