@@ -59,16 +59,22 @@ def history(*, verify: bool, expected: tuple[str, ...], limit: int, as_json: boo
 
 def valid_records(archive: Archive, archived: Sequence[Archived]) -> list[tuple[str, str, dict[str, Any]]]:
     """Return (URL, SHA-256, record) of those that fit their schema; the archive names the others as set aside."""
-    from azora_ci.record.history import schema_flaw
+    from azora_ci.cli.archive.cores import spread
 
-    fitting = []
-    for item in archived:
-        problem = None if item.flaw else schema_flaw(item.document)
+    whole, fitting = [item for item in archived if not item.flaw], []
+    for item, problem in zip(whole, spread(_schema_flaw, [item.data for item in whole]), strict=True):
         if problem:
             archive.put_aside(item, problem)
-        elif not item.flaw:
+        else:
             fitting.append((archive.bucket.url(item.key), item.sha256, item.document))
     return fitting
+
+
+def _schema_flaw(data: bytes) -> str | None:
+    from azora_ci.record.chain import parse_record
+    from azora_ci.record.history import schema_flaw
+
+    return schema_flaw(parse_record(data))
 
 
 def verified(

@@ -107,19 +107,23 @@ def _strays(out: Path, paths: set[str]) -> Iterator[str]:
 
 def _write_pages(out: Path, kept: Iterable[Kept]) -> int:
     """Write the pages that are not there yet, or would be others, each with the bytes of its record beside it; return how many."""
+    from azora_ci.cli.archive.cores import spread
+
+    changed = [(out / item.path, item) for item in kept if item.mark.encode() not in _head(out / item.path)]
+    return sum(spread(_write_page, changed))
+
+
+def _write_page(change: tuple[Path, Kept]) -> bool:
     from azora_ci.record.site import pages
 
-    written = 0
-    for item in kept:
-        file = out / item.path
-        if item.mark.encode() in _head(file):
-            continue
-        file.parent.mkdir(parents=True, exist_ok=True)
-        if item.data is not None:
-            file.with_suffix(".json").write_bytes(item.data)
-        file.write_text(pages.page(item), encoding="utf-8")
-        written += 1
-    return written
+    file, item = change
+    file.parent.mkdir(parents=True, exist_ok=True)
+    if item.data is not None:
+        file.with_suffix(".json").write_bytes(item.data)
+    part = file.with_suffix(".part")
+    part.write_text(pages.page(item), encoding="utf-8")
+    part.replace(file)
+    return True
 
 
 def _head(file: Path) -> bytes:
