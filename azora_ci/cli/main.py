@@ -5,17 +5,18 @@ from __future__ import annotations
 import click
 
 from azora_ci.cli.adopt.command import adopt
-from azora_ci.cli.audit import audit
+from azora_ci.cli.archive.audit import audit
+from azora_ci.cli.archive.history import history
+from azora_ci.cli.archive.site import site
+from azora_ci.cli.archive.verify import verify
 from azora_ci.cli.clean import clean
 from azora_ci.cli.doctor import doctor
 from azora_ci.cli.edge.command import edge
 from azora_ci.cli.health import health
-from azora_ci.cli.history import history
 from azora_ci.cli.lock import lock
 from azora_ci.cli.migrations import migrations
 from azora_ci.cli.rollback import rollback
 from azora_ci.cli.toolchain import toolchain
-from azora_ci.cli.verify import verify
 
 
 @click.group()
@@ -24,5 +25,5 @@ def main() -> None:
     """Production deployments in which every tick is evidence."""
 
 
-for command in (adopt, rollback, lock, clean, edge, doctor, health, history, migrations, verify, audit, toolchain):
+for command in (adopt, rollback, lock, clean, edge, doctor, health, history, migrations, verify, audit, site, toolchain):
     main.add_command(command)

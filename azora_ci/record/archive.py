@@ -92,11 +92,16 @@ class Archive:
         self.lock_mode = lock_mode
         self.signatures = signatures or Signatures(bucket, None)
         self._set_aside: dict[str, str] = {}
+        self._reasons: dict[str, str | None] = {}
 
     @property
     def set_aside(self) -> tuple[str, ...]:
         """Return a line for every object that was passed over so far because it is no record: its URL, size and what is wrong with it."""
         return tuple(self._set_aside.values())
+
+    def reason(self, key: str) -> str | None:
+        """Return why the object under a key was set aside, None for one that was not."""
+        return self._reasons.get(key)
 
     @classmethod
     def of(
@@ -141,6 +146,12 @@ class Archive:
         """Note an object that was read as set aside."""
         self._put_aside(replace(archived, flaw=flaw), len(archived.data))
 
+    def believe(self, archived: Archived) -> Archived:
+        """Return an object that was set aside for its signature as a record: the verification shows that none is to be expected."""
+        self._set_aside.pop(archived.key, None)
+        self._reasons.pop(archived.key, None)
+        return replace(archived, flaw=None)
+
     def _read(self, stored: StoredObject) -> Archived:
         """Return the object in a record's place. One that is too large is not read; a damaged or wrongly signed one is set aside, too."""
         match = _RECORD_KEY.fullmatch(stored.key)
@@ -154,6 +165,7 @@ class Archive:
 
     def _put_aside(self, archived: Archived, size: int) -> Archived:
         checksum = f", SHA-256 {archived.sha256}" if archived.data else ""
+        self._reasons[archived.key] = archived.flaw
         self._set_aside[archived.key] = f"{self.bucket.url(archived.key)} ({size} bytes{checksum}): {archived.flaw}"
         return archived
 

@@ -18,6 +18,7 @@ from azora_ci.record.chain import Document, archived_bytes, flaw, parse_record, 
 CHANGED, MISSING, INSERTED, REORDERED = "changed", "missing", "inserted", "reordered"
 # A run looks for the newest record, archives its artifacts, then writes its own: what was written meanwhile it cannot name.
 WRITING = timedelta(hours=1)
+MOST_DIGITS = 12  # of the numbers in a record's URL
 NOT_CANONICAL = "its bytes are not canonical JSON, in which every record is written"
 _PLACE = re.compile(r".*/records/([^/]+)/([^/]+)/(rollback-)?([0-9]+)\.json")
 
@@ -71,13 +72,13 @@ def link(location: str, data: bytes, modified: datetime, *, damage: str | None =
     return Link(location, sha256(data), modified, names, problem or strayed, signature, is_signed, is_strayed=strayed is not None)
 
 
-def _here(named: str | None, location: str) -> str | None:
-    """Return the URL that a record names, in the bucket that is verified: an archive may be moved to another."""
-    path = named.partition("/records/")[2] if named else ""
+def _here(named: object, location: str) -> str | None:
+    """Return the URL that a record names, in the bucket that is verified: an archive may be moved to another. Forged ones name anything."""
+    path = named.partition("/records/")[2] if isinstance(named, str) else ""
     return f"{location.partition('/records/')[0]}/records/{path}" if path else None
 
 
-def _names(document: Document) -> Iterator[tuple[str | None, str]]:
+def _names(document: Document) -> Iterator[tuple[object, str]]:
     if document.get("previous_record_sha256"):
         yield document.get("previous_record_location"), document["previous_record_sha256"]
     deployed = document.get("deployment_record")
@@ -112,9 +113,9 @@ class Chain:
         self._claimed = {self._key(claim) for claim in self._claims(self.links)}
         self._refuted = self._refute()
 
-    def unsigned_before(self) -> int:
-        """Return how many records are not signed because they were written before the first signed one."""
-        return sum(self._is_early(item) for item in self.links)
+    def unsigned_before(self) -> set[str]:
+        """Return the URLs of the records that are not signed because they were written before the first signed one."""
+        return {item.location for item in self.links if self._is_early(item)}
 
     def findings(self, expected: Collection[str] = (), signed: Collection[str] = ()) -> list[Finding]:
         """Return what is wrong, oldest first. ``expected``: SHA-256 of records that must be there; ``signed``: URLs with a signature."""
@@ -268,7 +269,8 @@ def _place(location: str) -> tuple[int, int]:
     """Return the order that a record's URL shows: the second in which its deployment began, and its number."""
     match = _PLACE.fullmatch(location)
     seconds = match[2].split("-")[0] if match else ""
-    return (int(seconds), int(match[4])) if match and seconds.isdecimal() else (0, 0)
+    is_plain = match and seconds.isdecimal() and max(len(seconds), len(match[4])) <= MOST_DIGITS
+    return (int(seconds), int(match[4])) if match and is_plain else (0, 0)
 
 
 def texts(findings: Sequence[Finding]) -> list[str]:

@@ -36,6 +36,7 @@ class Deployed:
     stages: list[dict[str, Any]] = field(default_factory=list)
     instances: dict[tuple[str, int], dict[str, Any]] = field(default_factory=dict)
     started: int = 0  # highest number of an instance so far: numbers are not used again
+    began_at: str | None = None  # RFC 3339, of the first of its runs
     promoted_at: str | None = None  # RFC 3339
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
@@ -89,7 +90,8 @@ class History:
         if event == "begin":
             # What ran goes on, and what was done once is not done again.
             earlier = self.releases.pop(name, None)
-            kept = {key: getattr(earlier, key) for key in ("started", "instances", "jobs")} if earlier else {}
+            kept = {key: getattr(earlier, key) for key in ("started", "instances", "jobs", "began_at")} if earlier else {}
+            kept["began_at"] = kept.get("began_at") or entry.get("at")
             self.releases[name] = Deployed(name, entry["version"], dict(entry["digests"]), entry["previous"], **kept)
             return
         release = self.releases[name]

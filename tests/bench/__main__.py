@@ -52,6 +52,16 @@ def start(*, rounds: int, as_json: bool) -> None:
 
 
 @main.command()
+@click.option("--records", default=1000, show_default=True, type=click.IntRange(2), help="Signed records of the archive.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+def site(*, records: int, as_json: bool) -> None:
+    """Measure verifying, auditing and drawing a long history."""
+    from tests.bench import site as measurement
+
+    measurement.run(records, as_json=as_json)
+
+
+@main.command()
 @click.option("--rollouts", default=5000, show_default=True, type=click.IntRange(10), help="Simulated rollouts a cell.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
 def verdict(*, rollouts: int, as_json: bool) -> None:

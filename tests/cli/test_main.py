@@ -38,6 +38,7 @@ COMMANDS = (
     ["history"],
     ["verify"],
     ["audit"],
+    ["site"],
     ["adopt"],
 )
 

@@ -90,3 +90,12 @@ def test_a_changed_record_is_not_believed(signed: Signed, s3_server):
 def test_every_document_says_who_signs_it(name: str):
     schema: dict[str, Any] = schemas.load(name)
     assert schema["properties"]["signed_by"]["type"] == "string"
+
+
+def test_reading_a_signed_record_takes_two_requests(signed: Signed, s3_server):
+    for number in range(3):
+        signed.archive.keep_record(document(1764000000 + 100 * number))
+    stored = signed.archive.records()
+    with s3_server.server.recorded_requests() as requests:
+        assert [item.flaw for item in signed.archive.read_all(stored)] == [None] * 3
+    assert [request.operation for request in requests] == ["GetObject"] * 6

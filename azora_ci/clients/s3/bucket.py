@@ -15,10 +15,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from azora_ci.clients.s3.calls import ABSENT, DENIED, CallRefusedError, Calls, Patience, failure
-from azora_ci.clients.s3.objects import CONFLICT, EXISTS, AlreadyThereError, PendingUpload, StoredObject, crc32, encode_crc32
+from azora_ci.clients.s3.objects import CONFLICT, EXISTS, AlreadyThereError, NotThereError, PendingUpload, StoredObject, crc32, encode_crc32
 from azora_ci.clients.s3.upload import MultipartUpload
 from azora_ci.core.clock import Clock
-from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.errors import NotTrueError
 from azora_ci.core.settings import Aws
 
 SMALL = 64 * 1024 * 1024  # bytes of an object that is read as a whole
@@ -172,16 +172,19 @@ class Bucket:
         return {"ContentMD5": b64encode(hashlib.md5(data, usedforsecurity=False).digest()).decode("ascii")}
 
     def require(self, key: str, version_id: str | None = None) -> StoredObject:
-        """Return an object's facts. Raises BadInputError when it does not exist."""
+        """Return an object's facts. Raises NotThereError."""
         stored = self.head(key, version_id)
         if stored is None:
-            raise BadInputError(
-                "The object does not exist",
-                what=f"{self.url(key)}{f' version {version_id}' if version_id else ''} is not in the bucket",
-                where=self.url(key),
-                next_step="check the key and, where one is named, the version",
-            )
+            raise self._not_there(key, version_id)
         return stored
+
+    def _not_there(self, key: str, version_id: str | None) -> NotThereError:
+        return NotThereError(
+            "The object does not exist",
+            what=f"{self.url(key)}{f' version {version_id}' if version_id else ''} is not in the bucket",
+            where=self.url(key),
+            next_step="check the key and, where one is named, the version",
+        )
 
     def read(self, key: str, version_id: str | None = None, *, most: int = SMALL) -> bytes:
         """Return a small object's bytes, verified as in ``stream``. Raises NotTrueError when there are more than ``most``."""
@@ -190,12 +193,14 @@ class Bucket:
     def stream(self, key: str, version_id: str | None = None, *, most: int | None = None) -> Iterator[bytes]:
         """Yield an object's bytes in chunks of at most 1 MiB; a broken connection is resumed where it broke.
 
-        Raises BadInputError when the object does not exist, NotTrueError when the bytes do not match its size and checksum.
+        Raises NotThereError, and NotTrueError when the bytes do not match the object's size and checksum.
         """
         from isal import isal_zlib
 
-        stored = self.require(key, version_id)
+        answer = self._get(key, version_id)
+        stored, body = _stored_object(key, answer), answer["Body"]
         if most is not None and stored.size > most:
+            body.close()
             raise NotTrueError(
                 "The stored object is too large",
                 what=f"{stored.size} bytes, and at most {most} are read",
@@ -203,7 +208,7 @@ class Bucket:
                 next_step="find out who wrote it: none of this project's documents is so large",
             )
         position, checksum = 0, 0
-        for chunk in self._chunks(stored, version_id):
+        for chunk in self._chunks(stored, version_id, body):
             position += len(chunk)
             checksum = isal_zlib.crc32(chunk, checksum)
             yield chunk
@@ -215,16 +220,20 @@ class Bucket:
                 next_step="do not use this object; take another backup and check the store",
             )
 
-    def _chunks(self, stored: StoredObject, version_id: str | None) -> Iterator[bytes]:
+    def _get(self, key: str, version_id: str | None) -> dict[str, Any]:
+        """Return the store's answer with an object's facts and its bytes to come. Raises NotThereError."""
+        named = {"Bucket": self.name, "Key": key, **_version(version_id)}
+        try:
+            return self.calls.call("get_object", self.url(key), expected=ABSENT, ChecksumMode="ENABLED", **named)
+        except CallRefusedError:
+            raise self._not_there(key, version_id) from None
+
+    def _chunks(self, stored: StoredObject, version_id: str | None, body: Any) -> Iterator[bytes]:
         from botocore.exceptions import BotoCoreError
 
         where, position, failures = self.url(stored.key), 0, 0
-        while position < stored.size:
-            byte_range: dict[str, Any] = {"Range": f"bytes={position}-"} if position else {}
-            answer = self.calls.call(
-                "get_object", where, Bucket=self.name, Key=stored.key, IfMatch=f'"{stored.etag}"', **_version(version_id), **byte_range
-            )
-            body, resumed_at = answer["Body"], position
+        while True:
+            resumed_at = position
             try:
                 while chunk := body.read(CHUNK):
                     position += len(chunk)
@@ -235,10 +244,14 @@ class Bucket:
                     return
             except BotoCoreError as error:
                 failures = 1 if position > resumed_at else failures + 1
-                if failures >= self.calls.attempts:
+                if failures >= self.calls.attempts and position < stored.size:
                     raise failure(error, "get_object", where, failures) from error
             finally:
                 body.close()
+            if position >= stored.size:  # also when botocore finds that the bytes do not fit their checksum: our caller says so
+                return
+            parameters = {"IfMatch": f'"{stored.etag}"', **_version(version_id), "Range": f"bytes={position}-"}
+            body = self.calls.call("get_object", where, Bucket=self.name, Key=stored.key, **parameters)["Body"]
 
     def list(self, prefix: str) -> Iterator[StoredObject]:
         """Yield the objects under a prefix, in the order of their keys."""

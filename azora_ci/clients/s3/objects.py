@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from azora_ci.core.clock import rfc3339
-from azora_ci.core.errors import NotTrueError, UnreachableError
+from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
 
 EXISTS = "PreconditionFailed"
 CONFLICT = "ConditionalRequestConflict"
@@ -63,6 +63,10 @@ class AlreadyThereError(NotTrueError):
         )
         self.existing = existing
         self.identical = identical
+
+
+class NotThereError(BadInputError):
+    """There is no object under this key, or not this version of it."""
 
 
 class StartAgainError(UnreachableError):

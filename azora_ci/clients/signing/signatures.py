@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from azora_ci.clients.s3.bucket import Bucket
-from azora_ci.clients.s3.objects import AlreadyThereError
+from azora_ci.clients.s3.objects import AlreadyThereError, NotThereError
 from azora_ci.clients.signing import envelope
 from azora_ci.clients.signing.envelope import Signer
 from azora_ci.clients.signing.kms import KmsSigner
-from azora_ci.core.errors import BadInputError, NotTrueError
+from azora_ci.core.errors import NotTrueError
 
 NONE = "none"
 SUFFIX = ".sig.json"
+LIMIT = 64 * 1024  # bytes of a signature; ours have 1 KB
 
 
 class Signatures:
@@ -44,11 +45,11 @@ class Signatures:
         """Return why a document that was read under this key is not believed; None: it is signed, or nothing is signed here."""
         if self._signer is None:
             return None
-        if self._bucket.head(signature_key(key)) is None:
-            return f"it is not signed, and [evidence] signing is {self.name}"
         try:
-            signature = self._bucket.read(signature_key(key))
-        except BadInputError as error:  # it was removed since it was looked at
+            signature = self._bucket.read(signature_key(key), most=LIMIT)
+        except NotThereError:
+            return f"it is not signed, and [evidence] signing is {self.name}"
+        except NotTrueError as error:
             return f"its signature cannot be read: {error.what}"
         return envelope.doubt(signature, self._bucket.url(key), document, self._signer.public_key)
 

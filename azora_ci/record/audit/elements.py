@@ -9,6 +9,7 @@ from azora_ci.record.chain import Document
 
 YES, NO, UNKNOWN, NOT_NEEDED = "yes", "no", "unknown", "not needed"
 NOT_BY_ONESELF = "not by who started the run"  # as the gate writes it when GitHub prevents self-review
+BYPASS = "administrators may pass it by"  # likewise, when GitHub lets them
 Element = dict[str, Any]
 
 
@@ -55,8 +56,20 @@ def _of_deployment(record: Document, taken_back: list[str]) -> Iterator[Element]
         "/rollback_available", "/rollback_deadline", *(["/rollout/abort"] if parts.get("abort") else []),
         *(["/rollout/smoke_rollback"] if parts.get("smoke_rollback") else []),
     )  # fmt: skip
+    yield _emergency(record)
     reasons = record["override_reasons"]
     yield _element("no step was left out or weakened", _yes(not reasons), "; ".join(reasons) or "no override", "/override_reasons")
+
+
+def _emergency(record: Document) -> Element:
+    """Return whether the release was an emergency. The record is written before its review, so the answer is never more than a date."""
+    if "emergency" not in record:
+        return _element("emergency, with its review", UNKNOWN, "the record is of a version that knew none", "/schema_version")
+    emergency = record["emergency"]
+    if emergency is None:
+        return _element("emergency, with its review", NOT_NEEDED, "no emergency", "/emergency")
+    detail = f"{emergency['by']}: {emergency['reason']}; its review is due {emergency['review_due']}: ask for it"
+    return _element("emergency, with its review", UNKNOWN, detail, "/emergency/reason", "/emergency/by", "/emergency/review_due")
 
 
 def _migrations(record: Document) -> Element:
@@ -82,6 +95,7 @@ def _approval(record: Document) -> Iterator[Element]:
     if approval is None:
         yield _element("approval was enforced", UNKNOWN, "the record has no evidence of it", "/approval")
         yield _element("author and approver differ", UNKNOWN, "the record has no evidence of it", "/approval")
+        yield _element("that they differ was enforced", UNKNOWN, "the record has no evidence of it", "/approval")
         return
     gate, distinct, pulls = approval["enforced"] is True, approval["distinct_person"], approval.get("pull_requests")
     answer = YES if gate or distinct else {False: NO}.get(approval["enforced"], UNKNOWN)
@@ -92,11 +106,26 @@ def _approval(record: Document) -> Iterator[Element]:
         alone = [pull for pull in pulls if not set(pull["approved_by"]) - {pull["author"]}]
         detail = "; ".join(f"#{pull['number']} of {pull['author']}: {', '.join(pull['approved_by']) or 'nobody'}" for pull in pulls)
         yield _element("author and approver differ", _yes(not alone), detail or "no pull request", "/approval/pull_requests")
+        yield _separation(approval)
         return
     differ = distinct or (gate and NOT_BY_ONESELF in approval["reason"])
     detail = f"started by {record['triggered_by']}; {demand}; {approval['reason']}. Who approved is on the page of the run"
     fields = ("/approval/distinct_person", "/approval/reason", "/triggered_by")
     yield _element("author and approver differ", YES if differ else UNKNOWN, detail, *fields, links=_web(record["run_url"]))
+    yield _separation(approval)
+
+
+def _separation(approval: Document) -> Element:
+    """Return whether somebody could have approved a change of their own: a rule that administrators may pass by does not enforce it."""
+    fields = ("/approval/distinct_person", "/approval/enforced", "/approval/reason")
+    if approval["distinct_person"]:
+        detail = "the gate of this project refuses a release with a pull request that nobody else approved; the default branch says so"
+        return _element("that they differ was enforced", YES, detail, *fields)
+    if approval["enforced"] is True:
+        strict = NOT_BY_ONESELF in approval["reason"] and BYPASS not in approval["reason"]
+        return _element("that they differ was enforced", _yes(strict), approval["reason"], *fields)
+    answer = NO if approval["enforced"] is False else UNKNOWN
+    return _element("that they differ was enforced", answer, approval["reason"], *fields)
 
 
 def _checks(record: Document) -> Element:

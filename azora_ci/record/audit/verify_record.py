@@ -42,7 +42,7 @@ def signature_problem(envelope: bytes, data: bytes, record: dict[str, Any], key:
         signature, (subject,) = base64.b64decode(content["signatures"][0]["sig"]), json.loads(payload)["subject"]
         if subject["digest"]["sha256"] != sha256(data) or f"/{record['environment']}/{record['deployment_id']}/" not in subject["name"]:
             return "its signature is of another document"
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         return f"its signature cannot be read: {error!r}"
     with tempfile.NamedTemporaryFile() as file:
         Path(file.name).write_bytes(signature)
@@ -54,9 +54,9 @@ def signature_problem(envelope: bytes, data: bytes, record: dict[str, Any], key:
 
 def named(record: dict[str, Any]) -> dict[str, list[str]]:
     """Return SHA-256 -> the end of the URL of each record that a record names."""
-    deployed = record.get("deployment_record") or {}
-    links = {record["previous_record_sha256"]: record.get("previous_record_location"), deployed.get("sha256"): deployed.get("location")}
-    return {digest: str(url).split("/")[-3:] for digest, url in links.items() if digest}
+    deployed = found if isinstance(found := record.get("deployment_record"), dict) else {}
+    links = [(record["previous_record_sha256"], record.get("previous_record_location")), (deployed.get("sha256"), deployed.get("location"))]
+    return {str(digest): str(url).split("/")[-3:] for digest, url in links if digest}
 
 
 def verify(files: dict[Path, bytes], trusted: list[str], key: Path | None) -> tuple[dict[Path, str], dict[Path, str]]:

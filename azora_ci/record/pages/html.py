@@ -30,6 +30,11 @@ def render(template: str, title: str, *, script: str | None = None, **values: An
     return _environment().get_template(template).render(title=title, **own, **values)
 
 
+def fragment(template: str, **values: Any) -> Markup:
+    """Return a part of a page. ``template``: its path below this folder."""
+    return Markup(_environment().get_template(template).render(**values))  # noqa: S704 - made with autoescape
+
+
 @cache
 def _environment() -> Environment:
     environment = Environment(

@@ -18,7 +18,7 @@ from azora_ci.clients.signing.signatures import Signatures
 from azora_ci.record.archive import Archive
 from azora_ci.record.audit import verify_record
 from azora_ci.record.audit.artifact import write_beside
-from azora_ci.record.chain import parse_record, sha256
+from azora_ci.record.chain import archived_bytes, parse_record, sha256
 from tests.record.test_verification import location, records
 from tests.support.signing import KeyFileSigner
 
@@ -111,6 +111,36 @@ def test_records_alone_show_which_was_changed(folder: Path, verify):
     assert (code, [line[:8] for line in lines if line.startswith("✗")]) == (1, ["✗ 4.json"])
     (folder / "8.json").write_bytes(records()[8].replace(b":", b": ", 1))
     assert verify(folder, "8.json") == (1, ["✗ 8.json: its bytes are not canonical JSON"])
+
+
+@both
+def test_a_record_of_an_odd_form_proves_nothing_and_stops_nothing(folder: Path, verify):
+    odd = [
+        {"previous_record_sha256": [1]},
+        {"previous_record_sha256": {"a": 1}},
+        {"deployment_record": "x"},
+        {"environment": [], "timestamp": 1},
+    ]
+    odd += [{"deployment_record": {"sha256": [], "location": {}}}, {"run_attempt": None, "previous_record_location": 7}]
+    for number, changes in enumerate(odd):
+        (folder / f"odd-{number}.json").write_bytes(archived_bytes(parse_record(records()[3]) | changes))
+    (folder / "odd-0.json.sig.json").write_bytes(b"[" * 100_000)
+    (folder / "public.pem").write_bytes(pem(KeyFileSigner(folder / "key.pem")))
+    code, lines = verify(folder, *(f"odd-{number}.json" for number in range(len(odd))), *ALL, *NEWEST, "--public-key", "public.pem")
+    assert code != 0 and [line for line in lines if line.startswith("✓ odd")] == []
+    assert sum(line.startswith("✓") for line in lines) == COUNT, lines
+
+
+@both
+def test_a_record_of_another_environment_is_not_proved_by_this_ones_chain(folder: Path, verify):
+    foreign = archived_bytes(parse_record(records()[4]) | {"environment": "staging"})
+    (folder / "4.json").write_bytes(foreign)
+    code, lines = verify(folder, *ALL, *NEWEST)
+    assert code != 0 and not any(line.startswith("✓ 4.json") for line in lines), lines
+    signer = KeyFileSigner(folder / "key.pem")
+    (folder / "public.pem").write_bytes(pem(signer))
+    (folder / "4.json.sig.json").write_bytes(envelope.sign(signer, location(4), foreign))  # signed for production's place
+    assert verify(folder, "4.json", "--public-key", "public.pem") == (1, ["✗ 4.json: its signature is of another document"])
 
 
 def pem(signer: KeyFileSigner) -> bytes:

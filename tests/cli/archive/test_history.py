@@ -21,20 +21,8 @@ from tests.record.test_deployment import FACTS
 from tests.record.test_verification import location, records
 from tests.support import deploy_config
 from tests.support.signing import KeyFileSigner
-from tests.support.stores import Stores
 
 ID = "1764000000-abc123"
-
-
-@pytest.fixture
-def archive(s3_server: Stores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Archive:
-    bucket = s3_server.make_bucket(object_lock=True)
-    deploy_config.write(tmp_path / "deploy.toml", backup={"location": f"s3://{bucket}/prod"})
-    for name, value in s3_server.environ.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.delenv("DEPLOY_ENVIRONMENT", raising=False)
-    monkeypatch.chdir(tmp_path)
-    return Archive(s3_server.open(bucket), "production")
 
 
 def run(*arguments: str, command: str = "history") -> tuple[int, str]:
@@ -197,26 +185,3 @@ def test_many_records_are_read_at_once(archive: Archive):
     assert (found["records"], [(finding["record"], finding["finding"]) for finding in found["findings"]]) == (200, [newest])
     assert seconds < 30, "about 1 s on two quiet cores"
     assert archived_bytes(json.loads(output)) == output.encode()
-
-
-def test_an_audit_is_written_from_the_archive_and_says_when_that_is_not_whole(archive: Archive):
-    first = keep(archive, 1764000000)
-    back = take_back(archive, 1764000000)
-    period = ("--from", "2025-11-24", "--to", "2025-11-24", "--out", "out")
-    assert run(*period, command="audit") == (0, "2 changes from 2025-11-24 to 2025-11-24, 2 in the sample: out/audit.html\n")
-    audit = json.loads(Path("out/audit.json").read_bytes())
-    schemas.validate(audit, "audit", where="test")
-    assert [change["location"] for change in audit["changes"]] == [back, first]
-    elements = {element["element"]: element for change in audit["changes"] for element in change["elements"]}
-    assert elements["request"]["detail"].startswith("v1.2.3, commit ") and back in elements["way back"]["detail"]
-    assert elements["rollback"] | {"links": []} == {
-        "element": "rollback", "answer": "yes", "detail": "to v1.2.2 in 0.4 s: nothing reached it", "links": [],
-        "fields": ["/proved", "/detail", "/to", "/seconds_to_safe"],
-    }  # fmt: skip
-    assert f"{back}#/proved" in Path("out/audit.html").read_text() and f",{back}," in Path("out/audit.csv").read_text()
-    key = first.split("/", 3)[3]
-    replace(archive, key, archive.bucket.read(key).replace(b"octocat", b"mallory"))
-    code, output = run(*period, command="audit")
-    assert (code, f"✗ changed: {first}" in output, f"changed: {first}" in Path("out/audit.html").read_text()) == (1, True, True)
-    code, output = run("--from", "2025-11-25", "--to", "2025-11-24", command="audit")
-    assert (code, "--to is before --from" in output) == (2, True)

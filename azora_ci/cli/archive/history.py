@@ -48,7 +48,7 @@ def history(*, verify: bool, expected: tuple[str, ...], limit: int, as_json: boo
         stored = archive.records()
         chosen = stored if verify else stored[-limit:]
         archived = archive.read_all(chosen)
-        verification = verification_of(archive, chosen, archived, expected) if verify else None
+        archived, verification = verified(archive, chosen, archived, expected) if verify else (archived, None)
         listed = records.entries(valid_records(archive, archived[-limit:]))
         url = archive.bucket.url(f"records/{environment}/")
         document = records.document(environment, url, len(stored), listed, archive.set_aside, verification)
@@ -59,24 +59,34 @@ def history(*, verify: bool, expected: tuple[str, ...], limit: int, as_json: boo
 
 def valid_records(archive: Archive, archived: Sequence[Archived]) -> list[tuple[str, str, dict[str, Any]]]:
     """Return (URL, SHA-256, record) of those that fit their schema; the archive names the others as set aside."""
-    from azora_ci.record.history import schema_flaw
+    from azora_ci.cli.archive.cores import spread
 
-    fitting = []
-    for item in archived:
-        problem = None if item.flaw else schema_flaw(item.document)
+    whole, fitting = [item for item in archived if not item.flaw], []
+    for item, problem in zip(whole, spread(_schema_flaw, [item.data for item in whole]), strict=True):
         if problem:
             archive.put_aside(item, problem)
-        elif not item.flaw:
+        else:
             fitting.append((archive.bucket.url(item.key), item.sha256, item.document))
     return fitting
 
 
-def verification_of(
-    archive: Archive, stored: Sequence[StoredObject], archived: Sequence[Archived], expected: Sequence[str]
-) -> dict[str, Any]:
-    """Return the verification of all records as it stands in the history's document."""
+def _schema_flaw(data: bytes) -> str | None:
+    from azora_ci.record.chain import parse_record
+    from azora_ci.record.history import schema_flaw
+
+    return schema_flaw(parse_record(data))
+
+
+def verified(
+    archive: Archive, stored: Sequence[StoredObject], archived: Sequence[Archived], expected: Sequence[str] = ()
+) -> tuple[list[Archived], dict[str, Any]]:
+    """Return what was read, and the verification of all records as it stands in the history's document.
+
+    A record from before signing was turned on is no longer set aside, since the verification shows that it is one.
+    """
     from azora_ci.clients.signing.signatures import NONE
     from azora_ci.record import verification
+    from azora_ci.record.chain import parse_record
     from azora_ci.record.history import schema_flaw
 
     url, is_signing = archive.bucket.url, archive.signatures.name != NONE
@@ -86,16 +96,17 @@ def verification_of(
         for seen, item in zip(stored, archived, strict=True)
         if seen.modified is not None
     ]
-    chain = verification.Chain(links, lambda location: schema_flaw(records[location].document))
-    findings = chain.findings(expected, [url(key) for key in archive.signed_keys()])
-    return {
+    chain = verification.Chain(links, lambda location: schema_flaw(parse_record(records[location].data)))
+    findings, early = chain.findings(expected, [url(key) for key in archive.signed_keys()]), chain.unsigned_before()
+    document = {
         "records": len(links),
         "signing": archive.signatures.name,
         "signed": sum(item.is_signed for item in links),
-        "unsigned_before_signing": chain.unsigned_before(),
+        "unsigned_before_signing": len(early),
         "newest_sha256": chain.links[-1].sha256 if chain.links else None,
         "findings": verification.documents(findings),
     }
+    return [archive.believe(item) if url(item.key) in early else item for item in archived], document
 
 
 def _show(document: dict[str, Any]) -> None:

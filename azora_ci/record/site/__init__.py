@@ -1,0 +1,1 @@
+"""The static history: a list of all deployments with DORA's measures, and a page for each record."""
