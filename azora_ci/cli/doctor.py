@@ -78,7 +78,7 @@ def _approval(context: TargetContext) -> Finding:
 
 def _calendar(calendar: CalendarSettings, now: datetime) -> Finding:
     """Say whether a deployment may begin now, and when the next one may. A freeze is nothing that is missing; one without an end is."""
-    from azora_ci.gates.calendar import HORIZON, closed_by, in_both, next_open
+    from azora_ci.gates.entry.calendar import HORIZON, closed_by, in_both, next_open
     from azora_ci.targets.findings import Finding
 
     closed, opens = closed_by(calendar, now), next_open(calendar, now)

@@ -112,10 +112,10 @@ def run(job: Job[Settings]) -> None:
 
 def _require_still_open(job: Job[Settings]) -> None:
     """Raise NotTrueError when a freeze has begun since pre-deployment-validation."""
-    from azora_ci.gates import entry
+    from azora_ci.gates.entry import emergency
 
     validation = job.fragments.find("pre-deployment-validation")
-    entry.require_still_open(validation.evidence if validation else {}, job.clock.now())
+    emergency.require_still_open(validation.evidence if validation else {}, job.clock.now())
 
 
 def _read_earlier(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:

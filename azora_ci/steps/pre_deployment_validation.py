@@ -16,11 +16,11 @@ from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.settings import Aws, DatabaseTransport, Deployment, ProductionHosts, ServiceSecrets
 from azora_ci.core.variables import Secret, load, number, texts_by_name, texts_of, truth, unparsed, variable
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.gates import branch, checks, commands, entry, migrations, production, readiness, report, results, squawk
+from azora_ci.gates import branch, checks, commands, migrations, production, readiness, report, results, squawk
 from azora_ci.gates.audit import gate
 from azora_ci.gates.branch import BranchGates
 from azora_ci.gates.checks import PASSED, PENDING, ChecksVerdict
-from azora_ci.gates.entry import Entry
+from azora_ci.gates.entry.emergency import Emergency, Entry
 from azora_ci.gates.production import Means
 from azora_ci.gates.readiness import Problem
 from azora_ci.gates.report import Closed
@@ -37,7 +37,7 @@ WITHHELD = "not tried: it takes a login, and the release is not approved and che
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Aws, DatabaseTransport, ProductionHosts, ServiceSecrets, migrations.Policy, entry.Emergency):
+class Settings(Deployment, Aws, DatabaseTransport, ProductionHosts, ServiceSecrets, migrations.Policy, Emergency):
     """What pre-deployment-validation reads."""
 
     github_token: Secret = variable("GITHUB_TOKEN", "token that reads checks, statuses, actions and contents", example="ghs_…", secret=True)

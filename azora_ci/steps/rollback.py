@@ -15,21 +15,22 @@ from typing import Any
 from azora_ci.clients.deployments import ERROR, INACTIVE, SUCCESS
 from azora_ci.clients.slack import messages, webhook
 from azora_ci.core import schemas
-from azora_ci.core.errors import AzoraError, BadInputError, CancelledError, Explained, NotTrueError, UnreachableError
+from azora_ci.core.errors import AzoraError, CancelledError, Explained, NotTrueError
 from azora_ci.core.markdown import escaped, table
 from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import Aws, Common, DatabaseAccess, GitHubDeployments, Health, Notifications, ProductionHosts
 from azora_ci.core.variables import deployment_id, truth, variable
 from azora_ci.database.migrations.history import ExpectedMigrations
 from azora_ci.record import chain, host_keys, report
-from azora_ci.record.archive import Archive, Archived
+from azora_ci.record.archive import Archive
 from azora_ci.record.audit.artifact import write_beside
-from azora_ci.record.deployment import SCHEMA
 from azora_ci.record.rollback import FILE_NAME, RollbackCircumstances, assemble
 from azora_ci.record.rollback import SCHEMA as ROLLBACK_SCHEMA
-from azora_ci.rollback import previous_version, schema, window
+from azora_ci.rollback import previous_version
 from azora_ci.steps import announcement, smoke_tests
-from azora_ci.steps.job import Identity, Job
+from azora_ci.steps import rollback_permission as permission
+from azora_ci.steps.job import Job
+from azora_ci.steps.rollback_permission import note
 from azora_ci.targets.base import AbortResult, Owner, Target, TargetContext
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED, Deployed, History
 from azora_ci.targets.proofs import are_needed, edge_proof, settings_by_service
@@ -76,9 +77,7 @@ def run(job: Job[Settings]) -> None:
     """Take the deployment back. Raises NotTrueError when that is not allowed, not possible or not proved."""
     job.evidence.update(reason=job.settings.reason, notes=[], fenced=None, already_back=False)
     archive = Archive.of(job.settings, job.settings.deploy_environment, job.config.backup, clock=job.clock, say=job.say)
-    deployed = _require_genuine(job, archive, _find_record(job, archive))
-    _require_open_window(job, deployed)
-    _require_schema(job, deployed)
+    deployed = permission.require(job, archive)
     target = _make_target(job, archive, deployed)
     deployment_rollback = DeploymentRollback(job, target, deployed)
     job.say(f"looking at production ({job.config.target.kind}) …")
@@ -105,93 +104,6 @@ def run(job: Job[Settings]) -> None:
 # --- permission -------------------------------------------------------------------------------------------------------------
 
 
-def _find_record(job: Job[Settings], archive: Archive) -> Archived:
-    try:
-        return archive.record_to_take_back(job.settings.deployment_id)
-    except UnreachableError as error:
-        raise UnreachableError(
-            error.title,
-            what=f"{error.what}; nothing was changed",
-            where=error.where,
-            next_step="run the same again when the archive answers: without its record no deployment is taken back. python -m azora_ci "
-            "edge status shows what serves; check AWS_ENDPOINT_URL_S3, the network and the state of the store",
-        ) from error
-
-
-def _require_genuine(job: Job[Settings], archive: Archive, archived: Archived) -> chain.Document:
-    """Return the record after checking its schema and its chain of hashes. Raises NotTrueError when one of them does not fit."""
-    location = archive.bucket.url(archived.key)
-    records, position = archive.around(archived.key)
-    doubts = chain.doubts([entry.data for entry in records], position, [number for number, entry in enumerate(records) if entry.flaw])
-    for line in archive.set_aside:
-        _note(job, f"set aside: {line}")
-    document = archived.document
-    try:
-        schemas.validate(document, SCHEMA, where=location)
-    except BadInputError as error:
-        doubts.append(error.what)
-    if doubts:
-        raise NotTrueError(
-            "The record cannot be believed",
-            what="\n".join(doubts),
-            where=location,
-            next_step="find out who changed the archive; to go back without it, deploy the version before again",
-        )
-    job.identity = Identity(document["deployment_id"], document["version"], document["git_sha"])
-    job.actions.output("deployment-id", document["deployment_id"])
-    job.evidence.update(
-        record={"location": location, "sha256": archived.sha256},
-        rollback_deadline=document["rollback_deadline"],
-        status_of_deployment=document["status"],
-    )
-    job.tick(f"the record {location} fits its schema and its chain of hashes ({len(records)} records looked at, SHA-256 {archived.sha256})")
-    return document
-
-
-def _require_open_window(job: Job[Settings], document: chain.Document) -> None:
-    """Raise NotTrueError after the deadline, unless ROLLBACK_AFTER_DEADLINE is true, and when there is no version to go back to."""
-    verdict = window.check(document, job.clock.now())
-    late = document["rollback_available"] and verdict.deadline is not None and not verdict.allowed
-    job.evidence["after_deadline"] = bool(late)
-    name = f"{document['version']} ({document['deployment_id']}, {document['status']})"
-    if late and job.settings.after_deadline:
-        _note(job, f"{verdict.reason}; going back nevertheless, as was asked for")
-    elif late:
-        raise NotTrueError(
-            "After the deadline: manual intervention required",
-            what=f"{name}: {verdict.reason}",
-            where=job.evidence["record"]["location"],
-            next_step=f"call {job.config.on_call}: release a correction, or deploy the version before again. Going back nevertheless: "
-            "--after-deadline (after-deadline in the workflow)",
-        )
-    elif not verdict.allowed:
-        raise NotTrueError(
-            "There is nothing to go back to",
-            what=f"{name}: {verdict.reason}",
-            where=job.evidence["record"]["location"],
-            next_step="release a correction, or take the application offline at its edge",
-        )
-    else:
-        job.tick(f"{name}: {verdict.reason}")
-
-
-def _require_schema(job: Job[Settings], document: chain.Document) -> None:
-    """Say what is known of the version before on the migrated schema. Raises NotTrueError where it breaks and nobody says why to go on."""
-    found = schema.check(document)
-    if found.breaks and job.settings.schema_reason:
-        _note(job, f"{found.text}; going back nevertheless: {job.settings.schema_reason}")
-    elif found.breaks:
-        raise NotTrueError(
-            "The version before is known to break on the migrated schema",
-            what=f"{found.text}; nothing was changed",
-            where=job.evidence["record"]["location"],
-            next_step="restore the database first (ROLLBACK-INSTRUCTIONS.md says how), or release a correction. To go back then, or all "
-            'the same, say why with --schema-reason "…" (schema-reason in the workflow)',
-        )
-    else:
-        _note(job, found.text)
-
-
 def _make_target(job: Job[Settings], archive: Archive, deployed: chain.Document) -> Target:
     settings = job.settings
     needed = host_keys.are_needed(settings, job.config, by_target=kind_of(job.config).needs_host_keys)
@@ -201,11 +113,6 @@ def _make_target(job: Job[Settings], archive: Archive, deployed: chain.Document)
         recorded_host_keys=(host_keys.of_record(deployed) or host_keys.of_archive(archive)) if needed else "",
     )  # fmt: skip
     return target_of(context)
-
-
-def _note(job: Job[Settings], text: str) -> None:
-    job.evidence["notes"].append(text)
-    job.say(text)
 
 
 # --- the rollback -------------------------------------------------------------------------------------------------------------
@@ -298,7 +205,7 @@ class DeploymentRollback:
         """Take back an unfinished deployment: one that this rollback has just fenced, or one whose run died."""
         while (unfinished := self.target.current().unfinished) is not None and unfinished.id != self.id:
             text = f"{unfinished.version} ({unfinished.id}) was at {unfinished.percent} %; it goes back first"
-            _note(self.job, text)
+            note(self.job, text)
             self.job.evidence["fenced"] = unfinished.id
             with undisturbed():  # in a hurry, because users still wait for the rollback itself
                 returned = self.target.abort(unfinished.release, self.job.settings.reason, hurry=True)
@@ -327,7 +234,7 @@ class DeploymentRollback:
         self._note_returned(returned)
         self.lost = returned.lost
         if returned.lost:
-            _note(self.job, f"not reached, and not taken back: {', '.join(returned.lost)}")
+            note(self.job, f"not reached, and not taken back: {', '.join(returned.lost)}")
         already = " again (it had gone back before)" if self.job.evidence["already_back"] else ""
         traffic = "traffic of the other hosts" if returned.lost else "all traffic"
         text = f"{traffic} is on {returned.to} after {returned.seconds:.2f} s{already}: {returned.detail}"

@@ -1,4 +1,4 @@
-"""``[calendar]``: when deployments may begin, as windows on the clock of one time zone. ``gates/calendar`` judges a moment by it."""
+"""``[calendar]``: when deployments may begin, as windows on the clock of one time zone. ``gates/entry/calendar`` judges a moment by it."""
 
 from __future__ import annotations
 

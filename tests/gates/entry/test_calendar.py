@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from azora_ci.core.config.calendar import DAYS, calendar_settings
-from azora_ci.gates import calendar
+from azora_ci.gates.entry import calendar
 
 FRIDAY = {"days": ["fri"], "from": "14:00", "why": "nobody is on call"}
 WEEKEND = {"days": ["sat", "sun"]}

@@ -14,8 +14,8 @@ from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.core.config import GateSettings, StagingSettings
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.core.variables import one_line, variable
-from azora_ci.gates import calendar, staging
-from azora_ci.gates.staging import Seen
+from azora_ci.gates.entry import calendar, staging
+from azora_ci.gates.entry.staging import Seen
 from azora_ci.record import verification
 from azora_ci.record.archive import LOOK_BACK, Archive
 

@@ -16,7 +16,7 @@ from azora_ci.core.config import GateSettings, StagingSettings
 from azora_ci.core.config.calendar import calendar_settings
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.variables import load
-from azora_ci.gates.entry import Emergency, Entry, require_still_open
+from azora_ci.gates.entry.emergency import Emergency, Entry, require_still_open
 from azora_ci.record.archive import LOOK_BACK, Archive
 from tests.record.test_archive import document
 from tests.support import fragments_builder as build

@@ -1,0 +1,1 @@
+"""May a release enter production now: calendar, staging, and the emergency that passes both."""
