@@ -9,10 +9,11 @@ and where the configuration asks for it the version in production, before and be
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, escaped, listed, table
@@ -51,12 +52,9 @@ class Settings(Deployment, Aws, DatabaseAccess, ProductionHosts, ProofPlace, Iso
         "BACKUP_PROOF_REASON", "why the proof is less than full; lands in the record", example="incident 4711", required=False
     )
     snapshot_max_minutes: float = variable(
-        "BACKUP_SNAPSHOT_MAX_MINUTES",
-        "longest time in minutes that the dump may hold production's snapshot",
-        example="180",
-        parse=number(0.01, 10080),
-        default="180",
-    )
+        "BACKUP_SNAPSHOT_MAX_MINUTES", "longest time in minutes that the dump may hold production's snapshot", example="180",
+        parse=number(0.01, 10080), default="180",
+    )  # fmt: skip
     compression: int = variable(
         "BACKUP_COMPRESSION", "ISA-L compression level, 1 fast to 3 small", example="2", parse=whole_number(0, 3), default="2"
     )
@@ -76,12 +74,15 @@ def run(job: Job[Settings]) -> None:
     from azora_ci.clients.s3.trial import require_uploads
     from azora_ci.database.backup import manifest
     from azora_ci.database.postgres import DatabaseUrl
+    from azora_ci.gates.entry.emergency import require_still_open
     from azora_ci.gates.old_version import OldVersion
 
     settings, backup = job.settings, job.config.backup
     _require_reason(settings)
-    _require_still_open(job)
-    trial, old_version = _trial(job), _old_version(job)
+    fragment = job.fragments.find("pre-deployment-validation")
+    validation = fragment.evidence if fragment else {}
+    require_still_open(validation, job.clock.now())
+    trial, old_version = _trial(job), _old_version(job, validation)
     if trial is not None and isinstance(old_version, OldVersion):
         trial.companion = old_version
     DatabaseUrl.parse(settings.database_url.reveal())  # a bad URL is reported before any other step
@@ -106,16 +107,8 @@ def run(job: Job[Settings]) -> None:
         if not trial.evidence and trial.failure is None:
             _try_on_schema(job, trial)
         _conclude_trial(job, trial)
-    _conclude_code_rollback(job, old_version)
-    _require_still_open(job)  # a dump may take hours; behind this job production is changed, and what was begun is finished
-
-
-def _require_still_open(job: Job[Settings]) -> None:
-    """Raise NotTrueError when a freeze has begun since pre-deployment-validation."""
-    from azora_ci.gates.entry import emergency
-
-    validation = job.fragments.find("pre-deployment-validation")
-    emergency.require_still_open(validation.evidence if validation else {}, job.clock.now())
+    _conclude_code_rollback(job, old_version, validation)
+    require_still_open(validation, job.clock.now())  # a dump may take hours, and what is begun behind this job is finished
 
 
 def _read_earlier(job: Job[Settings], bucket: Bucket, names: Names) -> Manifest | None:
@@ -236,24 +229,16 @@ def _wire(job: Job[Settings], bucket: Bucket, size_bytes: int, trial: Trial | No
     depth, reason = _choose_depth(settings, size_bytes)
     job.say(f"proof: {depth}" + (f" ({reason})" if reason else ""))
     return BackupContext(
-        bucket=bucket,
-        backup=job.config.backup,
-        processes=job.processes,
-        clock=job.clock,
+        bucket=bucket, backup=job.config.backup, processes=job.processes, clock=job.clock,
         identity={
             "deployment_id": settings.deployment_id,
             "version": settings.version,
             "git_sha": settings.git_sha,
             "environment": settings.deploy_environment,
         },
-        depth=depth,
-        reason=reason,
-        level=settings.compression,
-        limit_seconds=settings.snapshot_max_minutes * 60,
-        verify_url=verify_server(settings, job.processes),
-        scratch_dir=settings.scratch_dir,
-        use_copy=trial,
-    )
+        depth=depth, reason=reason, level=settings.compression, limit_seconds=settings.snapshot_max_minutes * 60,
+        verify_url=verify_server(settings, job.processes), scratch_dir=settings.scratch_dir, use_copy=trial,
+    )  # fmt: skip
 
 
 def _choose_depth(settings: Settings, size_bytes: int) -> tuple[str, str | None]:
@@ -377,25 +362,24 @@ def _conclude_trial(job: Job[Settings], trial: Trial) -> None:
     job.actions.summary(f"Migrations: {escaped(tried)}\n\n{listed(describe(trial.evidence) if 'passed' in trial.evidence else ())}")
 
 
-def _old_version(job: Job[Settings]) -> OldVersion | str | None:
+def _old_version(job: Job[Settings], validation: Mapping[str, Any]) -> OldVersion | str | None:
     """Return the version in production, to be tried beside the migrations; why that cannot be; or None where nobody asks for it."""
     if job.config.database.old_version is None:
         return None
     from azora_ci.gates.old_version import of_production
     from azora_ci.targets.trial.base import Means
 
-    settings, validation = job.settings, job.fragments.find("pre-deployment-validation")
+    settings = job.settings
     isolated = partial(isolation_for, job, owned=True)
     means = Means(job.config, job.processes, job.clock, isolated, settings.docker_host, settings.registry_login)
-    return of_production(means, validation.evidence.get("serving") if validation else None)
+    return of_production(means, validation.get("serving"))
 
 
-def _conclude_code_rollback(job: Job[Settings], old_version: OldVersion | str | None) -> None:
+def _conclude_code_rollback(job: Job[Settings], old_version: OldVersion | str | None, validation: Mapping[str, Any]) -> None:
     """Record whether code can go back without the database. Raises NotTrueError where it cannot, and that closes the gate."""
     from azora_ci.gates.old_version import OldVersion, decide, require_compatible
 
-    validation = job.fragments.find("pre-deployment-validation")
-    found = decide(job.config.database, job.evidence.get("trial") or {}, old_version, validation.evidence if validation else {})
+    found = decide(job.config.database, job.evidence.get("trial") or {}, old_version, validation)
     if isinstance(old_version, OldVersion):
         job.evidence["old_version"] = old_version.document()
     job.evidence["code_rollback_safe"] = found.document()
