@@ -30,7 +30,7 @@ from azora_ci.database.migrations.prisma import MigrateResult
 from azora_ci.database.migrations.trial import gate
 from azora_ci.database.migrations.trial.gate import Tried
 from azora_ci.database.postgres import DatabaseUrl
-from azora_ci.gates.build_jobs import PATIENCE_SECONDS, BuildJobs
+from azora_ci.gates.later.build_jobs import PATIENCE_SECONDS, BuildJobs
 from azora_ci.steps.job import Job, application_tree, production_database
 
 LOCK_ATTEMPTS = 3  # Prisma itself waits 10 s for its lock each time

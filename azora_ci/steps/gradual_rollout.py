@@ -20,7 +20,7 @@ from azora_ci.core.pipeline import instances_at
 from azora_ci.core.process import undisturbed
 from azora_ci.core.settings import Deployment, Health, ProductionHosts, ServiceSecrets
 from azora_ci.core.variables import Secret, truth, variable
-from azora_ci.gates.running_version import RunningVersion, healthy_before
+from azora_ci.gates.later.running_version import RunningVersion, healthy_before
 from azora_ci.health.answers import NEW
 from azora_ci.health.probes import Prober
 from azora_ci.rollout import once, report

@@ -32,7 +32,10 @@ class Tried:
         """Return lines that say, before anything moves, what is to be expected of production."""
         if not self.ran:
             return [f"no trial: {self.evidence['how']}, {self.evidence['reason']}"]
-        return [f"tried on a copy ({self.evidence['how']}): {line}" for line in run.describe(self.evidence)]
+        lines = run.describe(self.evidence)
+        if self.evidence["how"] == run.FULL:  # its server never waits for the disk, and nobody else uses it
+            lines.append("production waits for its disk and has users: it may take several times as long")
+        return [f"tried on a copy ({self.evidence['how']}): {line}" for line in lines]
 
     def differences(self, before: Iterable[str], after: Iterable[str], *, whole: bool) -> list[str]:
         """Return a line for each object in which production is not what the copy became. ``whole``: all that was tried was applied now.

@@ -14,7 +14,7 @@ from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.core.variables import Secret
-from azora_ci.gates.build_jobs import NAMES, BuildJobs
+from azora_ci.gates.later.build_jobs import NAMES, BuildJobs
 from azora_ci.rehearsal.standins.github import GitHubApi
 from tests.workflow.test_contract import DOCUMENT
 
