@@ -37,7 +37,7 @@ MOST_ROLLBACKS = 1000  # of one deployment
 LOOK_BACK = 20  # records read to find the last deployment that succeeded
 READERS = 8  # connections of the client
 MOST_SET_ASIDE = 200  # objects that are no records and are passed over on the way
-_RECORD_KEY = re.compile(r"records/[^/]+/([1-9][0-9]{0,11}-[0-9a-f]{6})/(rollback-)?([1-9][0-9]*)\.json")
+RECORD_KEY = re.compile(r"records/[^/]+/([1-9][0-9]{0,11}-[0-9a-f]{6})/(rollback-)?([1-9][0-9]*)\.json")
 
 
 @dataclass(frozen=True)
@@ -129,13 +129,13 @@ class Archive:
 
     def records(self) -> list[StoredObject]:
         """Return the stored records of this environment, oldest first."""
-        stored = [item for item in self.bucket.list(f"records/{self.environment}/") if _RECORD_KEY.fullmatch(item.key)]
+        stored = [item for item in self.bucket.list(f"records/{self.environment}/") if RECORD_KEY.fullmatch(item.key)]
         return sorted(stored, key=lambda item: (item.modified or datetime.min.replace(tzinfo=UTC), _order(item.key)))
 
     def signed_keys(self) -> list[str]:
         """Return the keys of this environment's records beside which a signature lies, whether the record is there or not."""
         names = (item.key for item in self.bucket.list(f"records/{self.environment}/") if item.key.endswith(SUFFIX))
-        return [key for name in names if _RECORD_KEY.fullmatch(key := name.removesuffix(SUFFIX))]
+        return [key for name in names if RECORD_KEY.fullmatch(key := name.removesuffix(SUFFIX))]
 
     def read_all(self, stored: Sequence[StoredObject]) -> list[Archived]:
         """Return the objects in records' places, in this order, also those that are set aside."""
@@ -154,7 +154,7 @@ class Archive:
 
     def _read(self, stored: StoredObject) -> Archived:
         """Return the object in a record's place. One that is too large is not read; a damaged or wrongly signed one is set aside, too."""
-        match = _RECORD_KEY.fullmatch(stored.key)
+        match = RECORD_KEY.fullmatch(stored.key)
         deployment_id = match[1] if match else ""
         try:
             data = self.bucket.read(stored.key, most=LIMITS.size)
@@ -177,7 +177,7 @@ class Archive:
     def records_of(self, deployment_id: str) -> dict[int, bytes]:
         """Return the bytes of one deployment's records by attempt, without the records of its rollbacks."""
         listed = self.bucket.list(f"records/{self.environment}/{deployment_id}/")
-        matches = [(stored, match) for stored in listed if (match := _RECORD_KEY.fullmatch(stored.key)) and not match[2]]
+        matches = [(stored, match) for stored in listed if (match := RECORD_KEY.fullmatch(stored.key)) and not match[2]]
         return {int(match[3]): archived.data for stored, match in matches if (archived := self._read(stored)).flaw is None}
 
     def record_to_take_back(self, deployment_id: str | None) -> Archived:
@@ -188,7 +188,7 @@ class Archive:
         """
         chosen: Archived | None = None
         for stored in reversed(self.records()):
-            match = _RECORD_KEY.fullmatch(stored.key)
+            match = RECORD_KEY.fullmatch(stored.key)
             if match is None or match[2] or deployment_id not in {None, match[1]}:
                 continue
             archived = self._read(stored)
@@ -312,7 +312,7 @@ def _files(folder: Path) -> Iterator[Path]:
 
 
 def _order(key: str) -> tuple[int, int]:
-    match = _RECORD_KEY.fullmatch(key)
+    match = RECORD_KEY.fullmatch(key)
     assert match is not None  # noqa: S101 - records() keeps only keys of this form
     return int(match[1].split("-")[0]), int(match[3])
 

@@ -58,6 +58,8 @@ def site(*, out: Path, days: int, environment: str, config_path: Path) -> None:
     wrong = [item for item in kept if item.problems]
     for item in wrong:
         click.echo(f"✗ {item.location}: {'; '.join(item.problems)}")
+    for finding in pages.without_page(kept, verification):
+        click.echo(f"✗ {finding['finding']}: {finding['record'] or 'a record'}: {finding['detail']}")
     for path in strays:
         click.echo(f"✗ {out / path}: an earlier run made it, and the archive does not have its record any more")
     click.echo(f"{len(kept)} records, {written} pages written, {len(kept) - written} as they were: {out}/index.html")
@@ -68,6 +70,7 @@ def _kept(
     archive: Archive, archived: Sequence[Archived], valid: dict[str, Document], findings: Iterable[dict[str, Any]], prefix: str
 ) -> Iterator[Kept]:
     """Yield what lies in each record's place, oldest first, with what is wrong with it; then what should lie there, and does not."""
+    from azora_ci.record.archive import RECORD_KEY
     from azora_ci.record.site.pages import Kept
 
     problems: dict[str, list[str]] = {}
@@ -87,7 +90,8 @@ def _kept(
         if record and not wrong and record["status"] == "success":
             before = item.sha256, record
     for location, wrong in problems.items():
-        if location.startswith(prefix):
+        # A forged record can name any place as that of the one before; no page is written by such a name.
+        if location.startswith(prefix) and RECORD_KEY.fullmatch(location.removeprefix(archive.bucket.url(""))):
             yield Kept(location, None, None, None, tuple(wrong))
 
 

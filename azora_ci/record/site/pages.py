@@ -97,6 +97,7 @@ def index(kept: Sequence[Kept], facts: Circumstances) -> str:
         rows=list(_rows(kept, {entry["location"]: entry for entry in entries(records)})),
         facts=facts,
         verification=facts.verification,
+        loose=without_page(kept, facts.verification),
         doubted=[item for item in kept if item.problems],
         strays=facts.strays,
         period=period,
@@ -104,6 +105,12 @@ def index(kept: Sequence[Kept], facts: Circumstances) -> str:
         figures=charts.figures(period, monthly, dora.MEASURES),
         rate=charts.rate,
     )
+
+
+def without_page(kept: Iterable[Kept], verification: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the findings that are about no record with a page of its own."""
+    places = {item.location for item in kept}
+    return [finding for finding in verification["findings"] if finding["record"] not in places]
 
 
 def _rows(kept: Iterable[Kept], listed: Mapping[str, Document]) -> Iterable[tuple[Kept, tuple[str, ...], str]]:

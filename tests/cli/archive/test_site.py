@@ -118,6 +118,17 @@ def test_hostile_texts_stay_text_everywhere(archive: Archive):
         assert "img" not in parsed.tags and parsed.tags.count("script") <= 1 and "&lt;img src=x" in page(name)
 
 
+@pytest.mark.parametrize("place", ["../1.json", "1764000900-abc123/../../1.json", "../../../etc/x", "a/<b>.json"])
+def test_no_page_is_written_where_a_forged_record_points_to(archive: Archive, place: str):
+    link = {"previous_record_sha256": "0" * 64, "previous_record_location": archive.bucket.url(f"records/production/{place}")}
+    archive.keep_record({**years.deployed(years.START), **link})
+    before = sorted(Path().iterdir())
+    code, lines = made()
+    assert (code, lines[-1]) == (1, "1 records, 1 pages written, 0 as they were: site/index.html"), lines
+    assert sorted(Path().iterdir()) == sorted([*before, OUT])
+    assert "missing: " in lines[0] and "0000000000" in page("index.html") and "<b>.json" not in page("index.html")
+
+
 def test_an_empty_archive_knows_no_measure_and_says_so(archive: Archive):
     assert made() == (0, ["0 records, 0 pages written, 0 as they were: site/index.html"])
     answers = re.findall(r'<li class="answer"><h2>(.*?)</h2><p class="headline">(.*?)</p>', page("index.html"))
