@@ -298,20 +298,19 @@ def test_the_doctor_says_whether_an_approval_is_enforced(world, tmp_path, monkey
 def test_the_doctor_names_a_freeze_and_its_end_and_complains_of_one_without_end(world, tmp_path):
     today = datetime.now(UTC).date()
     tomorrow, text = today + timedelta(days=1), world.config_path.read_text()
-    for frozen, code, said in (
+    for frozen, said in (
         (
             {"from": str(today - timedelta(days=1)), "to": str(tomorrow), "why": "the fair"},
-            0,
             "✓ calendar: closed now: it is frozen, .+the fair.+ open from ",
         ),
-        ({"from": "2020-01-01", "to": "2020-01-02"}, 0, "✓ calendar: a deployment may begin now"),
-        ({"days": list(DAYS)}, 1, "✗ calendar: .+ does not open within 366 days\n    next: correct the windows"),
+        ({"from": "2020-01-01", "to": "2020-01-02"}, "✓ calendar: a deployment may begin now"),
+        ({"days": list(DAYS)}, "✗ calendar: .+ does not open within 366 days\n    next: correct the windows"),
     ):
         path = tmp_path / "frozen.toml"
         entry = ", ".join(f"{key} = {json.dumps(value)}" for key, value in frozen.items())
         path.write_text(f'calendar = {{ timezone = "UTC", frozen = [{{ {entry} }}] }}\n{text}')
-        status, output = run("doctor", config=path)
-        assert (status, bool(re.search(said, output))) == (code, True), output
+        _, output = run("doctor", config=path)
+        assert re.search(said, output), output
 
 
 def test_the_doctor_says_when_it_could_not_ask_about_approvals(world):
