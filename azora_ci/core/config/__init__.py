@@ -1,6 +1,7 @@
 """``.github/deploy-production.toml`` as frozen values; ``schemas/deploy-config.schema.json`` describes every key."""
 
 from azora_ci.core.config import gates, names
+from azora_ci.core.config.kubernetes import CounterSettings, KubernetesSettings, RolloutNames
 from azora_ci.core.config.order import start_groups
 from azora_ci.core.config.parse import load
 from azora_ci.core.config.tables import (
@@ -46,6 +47,7 @@ __all__ = [
     "BuildSettings",
     "CheckSettings",
     "Command",
+    "CounterSettings",
     "DatabaseSettings",
     "DeployConfig",
     "DockerHostsSettings",
@@ -53,9 +55,11 @@ __all__ = [
     "GateSettings",
     "HealthSettings",
     "ImageSettings",
+    "KubernetesSettings",
     "LocalProcessesSettings",
     "RegistrySettings",
     "RequiredCheck",
+    "RolloutNames",
     "RolloutSettings",
     "Service",
     "SmokeEndpoint",

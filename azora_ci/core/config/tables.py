@@ -8,6 +8,7 @@ from datetime import date
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from azora_ci.core.config.kubernetes import KubernetesSettings
 from azora_ci.core.variables import Secret
 
 Command = tuple[str, ...]
@@ -265,6 +266,7 @@ class TargetSettings:
     kind: str
     local_processes: LocalProcessesSettings | None
     docker_hosts: DockerHostsSettings | None = None
+    kubernetes: KubernetesSettings | None = None
 
 
 @dataclass(frozen=True)
