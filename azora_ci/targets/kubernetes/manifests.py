@@ -48,7 +48,7 @@ def objects(names: Names, *, proxy: bool) -> list[tuple[str, Document]]:
     roles, bindings = names.group(rbac, "roles"), names.group(rbac, "rolebindings")
     reader = [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"], "resourceNames": [names.lease]}]
     made: list[tuple[str, Document]] = []
-    for account, rules in ((names.reader, reader), (names.deployer, _rules(rights(names, proxy=proxy)))):
+    for account, rules in ((names.reader, reader), (names.deployer, rules(rights(names, proxy=proxy)))):
         meta = {"name": account, "namespace": namespace}
         made += [
             (names.core("serviceaccounts"), {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}),
@@ -77,7 +77,8 @@ def objects(names: Names, *, proxy: bool) -> list[tuple[str, Document]]:
     return made
 
 
-def _rules(needed: tuple[Right, ...]) -> list[Document]:
+def rules(needed: tuple[Right, ...]) -> list[Document]:
+    """Return rights as the rules of a Role."""
     rules: dict[tuple[str, str, str], list[str]] = {}
     for right in needed:
         rules.setdefault((right.group, right.resource, right.name), []).append(right.verb)
