@@ -102,7 +102,11 @@ class World:
         probe = {"httpGet": {"path": "/health", "port": 8080}}
         image = f"registry.example/{service}@{self.digests['good']}"
         container = {"name": "app", "image": image, "ports": [{"containerPort": 8080}], "readinessProbe": probe}
-        routing = {"trafficRouting": {"nginx": {"stableIngress": name}}, "stableService": f"{name}-stable", "canaryService": f"{name}-canary"}
+        routing = {
+            "trafficRouting": {"nginx": {"stableIngress": name}},
+            "stableService": f"{name}-stable",
+            "canaryService": f"{name}-canary",
+        }
         spec = {
             "replicas": self.replicas,
             "progressDeadlineSeconds": 600,
@@ -118,7 +122,10 @@ class World:
             rule = {"host": self.host(service), "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}
             ports = {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}
             documents = [
-                *({"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"{name}-{side}"}, "spec": ports} for side in ("stable", "canary")),
+                *(
+                    {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"{name}-{side}"}, "spec": ports}
+                    for side in ("stable", "canary")
+                ),
                 {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name}, "spec": {"rules": [rule]}},
                 *documents,
             ]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 
-from azora_ci.clients.kubernetes.api import Api
+from azora_ci.clients.kubernetes.api import Api, ConflictError
 from azora_ci.clients.kubernetes.objects import member
 from azora_ci.core.config.kubernetes import PROXY
 from azora_ci.targets.kubernetes import manifests, rollouts
 from azora_ci.targets.kubernetes.cluster import Names
 from azora_ci.targets.kubernetes.rollouts import RolloutState
 
+KEPT = frozenset({"Lease", "ConfigMap"})  # made where they are missing: who holds the lock, and the journal, are not ours to set back
 ANALYSIS = "/spec/strategy/canary/analysis"
 
 
@@ -22,7 +24,11 @@ def install(api: Api, names: Names, states: Mapping[str, RolloutState]) -> str:
     """
     made = manifests.objects(names, proxy=names.settings.probes == PROXY)
     for path, document in made:
-        api.apply(path, document)
+        if document["kind"] in KEPT:
+            with suppress(ConflictError):
+                api.create(path, document)
+        else:
+            api.apply(path, document)
     lines = [f"✓ {document['kind']} {document['metadata']['name']}" for _, document in made]
     for seen in states.values():
         if rollouts.has_watch(seen.document, names.settings):

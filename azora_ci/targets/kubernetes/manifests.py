@@ -48,11 +48,11 @@ def objects(names: Names, *, proxy: bool) -> list[tuple[str, Document]]:
     roles, bindings = names.group(rbac, "roles"), names.group(rbac, "rolebindings")
     reader = [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"], "resourceNames": [names.lease]}]
     made: list[tuple[str, Document]] = []
-    for account, rules in ((names.reader, reader), (names.deployer, rules(rights(names, proxy=proxy)))):
+    for account, granted in ((names.reader, reader), (names.deployer, rules(rights(names, proxy=proxy)))):
         meta = {"name": account, "namespace": namespace}
         made += [
             (names.core("serviceaccounts"), {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}),
-            (roles, {"apiVersion": rbac, "kind": "Role", "metadata": meta, "rules": rules}),
+            (roles, {"apiVersion": rbac, "kind": "Role", "metadata": meta, "rules": granted}),
             (
                 bindings,
                 {
@@ -71,7 +71,12 @@ def objects(names: Names, *, proxy: bool) -> list[tuple[str, Document]]:
         "metadata": {"name": names.reader, "namespace": namespace, "annotations": {"kubernetes.io/service-account.name": names.reader}},
     }
     made.append((names.core("secrets"), secret))
-    made.append((names.leases, {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": names.lease}, "spec": {}}))
+    made.append(
+        (
+            names.leases,
+            {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": names.lease}, "spec": {"holderIdentity": ""}},
+        )
+    )
     made.append((names.core("configmaps"), {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": names.journal}}))
     made.append((names.group("argoproj.io/v1alpha1", "analysistemplates"), watch(names)))
     return made
@@ -79,12 +84,12 @@ def objects(names: Names, *, proxy: bool) -> list[tuple[str, Document]]:
 
 def rules(needed: tuple[Right, ...]) -> list[Document]:
     """Return rights as the rules of a Role."""
-    rules: dict[tuple[str, str, str], list[str]] = {}
+    verbs: dict[tuple[str, str, str], list[str]] = {}
     for right in needed:
-        rules.setdefault((right.group, right.resource, right.name), []).append(right.verb)
+        verbs.setdefault((right.group, right.resource, right.name), []).append(right.verb)
     return [
-        {"apiGroups": [group], "resources": [resource], "verbs": verbs, **({"resourceNames": [name]} if name else {})}
-        for (group, resource, name), verbs in rules.items()
+        {"apiGroups": [group], "resources": [resource], "verbs": allowed, **({"resourceNames": [name]} if name else {})}
+        for (group, resource, name), allowed in verbs.items()
     ]
 
 

@@ -16,7 +16,10 @@ PEM = base64.b64encode(b"-----BEGIN CERTIFICATE-----\n").decode()
 def text(cluster=None, user=None, **more) -> str:
     document = {
         "current-context": "here",
-        "contexts": [{"name": "here", "context": {"cluster": "c", "user": "u"}}, {"name": "there", "context": {"cluster": "d", "user": "u"}}],
+        "contexts": [
+            {"name": "here", "context": {"cluster": "c", "user": "u"}},
+            {"name": "there", "context": {"cluster": "d", "user": "u"}},
+        ],
         "clusters": [
             {"name": "c", "cluster": {"server": "https://api.example:6443/", **(cluster or {})}},
             {"name": "d", "cluster": {"server": "https://there.example"}},
@@ -38,7 +41,12 @@ def test_a_certificate_a_file_and_a_program_show_who_we_are(tmp_path):
     pair = {"client-certificate-data": PEM, "client-key-data": PEM}
     assert parse(text(user=pair), None).certificate == "-----BEGIN CERTIFICATE-----\n\n-----BEGIN CERTIFICATE-----\n"
     assert parse(text(user={"tokenFile": str(tmp_path / "token")}), None).token_file == tmp_path / "token"
-    program = {"apiVersion": "client.authentication.k8s.io/v1", "command": "aws", "args": ["eks"], "env": [{"name": "AWS_PROFILE", "value": "p"}]}
+    program = {
+        "apiVersion": "client.authentication.k8s.io/v1",
+        "command": "aws",
+        "args": ["eks"],
+        "env": [{"name": "AWS_PROFILE", "value": "p"}],
+    }
     plugin = parse(text(user={"exec": program}), None).plugin
     assert (plugin.argv, plugin.env) == (("aws", "eks"), {"AWS_PROFILE": "p"})
 
