@@ -21,6 +21,7 @@ from azora_ci.targets.kubernetes.rollouts import Change, RolloutState
 
 POLL_SECONDS = 0.25
 SILENCE_SECONDS = 10.0  # of the controller, until it counts as down
+BEAT_SECONDS = 3.0  # between two looks at the controller's sign of life
 CONFLICTS = 5  # with the controller's own writes, which come in bursts of two or three
 
 States = Mapping[str, RolloutState]  # by service id
@@ -100,7 +101,7 @@ class Fleet:
 
         Raises NotTrueError when one is not done in time, UnreachableError when the controller does nothing.
         """
-        begun = self._clock.monotonic()
+        begun = heard = self._clock.monotonic()
         owed: dict[str, float] = {}  # since when the controller owes something
         while True:
             states = self.states()
@@ -112,6 +113,9 @@ class Fleet:
             late = [waiting[service] for service, since in owed.items() if now - since > SILENCE_SECONDS]
             if late:
                 raise silent(late[0], SILENCE_SECONDS)
+            if now - heard > BEAT_SECONDS:
+                self.heartbeat(waiting)
+                heard = now
             for service, seen in waiting.items():
                 meanwhile(service, seen)
             if now - begun > seconds:

@@ -10,8 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 
 from azora_ci.clients.kubernetes.objects import Document
 from azora_ci.core.errors import NotTrueError
+from azora_ci.targets.journal import Deployed
 from azora_ci.targets.kubernetes import rollouts
-from azora_ci.targets.kubernetes.fleet import Fleet
+from azora_ci.targets.kubernetes.fleet import Fleet, States
 from azora_ci.targets.kubernetes.rollouts import Change, RolloutState
 
 
@@ -89,3 +90,21 @@ class Return:
         """Put the stable template back where an aborted Rollout still names the release: its next change would start from that."""
         for service in services:
             self._fleet.change(service, self._put(service), status=False)
+
+
+def name_before(previous: Deployed | None, states: States, release_id: str) -> str | None:
+    """Return the version to which traffic went; of a first deployment what ran before us, None where that was nothing."""
+    if previous is not None:
+        return previous.version
+    stable = sorted(
+        {seen.stable for seen in states.values() if seen.stable and (seen.release != release_id or seen.stable != seen.current)}
+    )
+    return f"what ran before ({', '.join(stable)})" if stable else None
+
+
+def read_back(states: States) -> str:
+    """Return what the Rollouts say of the weights after going back."""
+    routed = [seen for seen in states.values() if seen.weight is not None]
+    text = f"the weight of the new version reads 0 on {len(routed)} of {len(states)} Rollouts" if routed else ""
+    unrouted = [seen.name for seen in states.values() if seen.weight is None]
+    return "; ".join(filter(None, (text, f"traffic of {', '.join(unrouted)} is not routed: its pods are back" if unrouted else "")))

@@ -27,25 +27,31 @@ from azora_ci.targets.journal import DEPLOYING, PROMOTED, Deployed, History
 from azora_ci.targets.kubernetes import install, pods, rollouts
 from azora_ci.targets.kubernetes.cluster import Names, connect, settings_of
 from azora_ci.targets.kubernetes.counters import Prometheus
-from azora_ci.targets.kubernetes.fleet import Fleet, States
+from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
 from azora_ci.targets.kubernetes.journal import ClusterJournal
 from azora_ci.targets.kubernetes.lock import ClusterLock
 from azora_ci.targets.kubernetes.releases import NUMBER, Releases, facts_of
-from azora_ci.targets.kubernetes.returning import Return
+from azora_ci.targets.kubernetes.returning import Return, name_before, read_back
 from azora_ci.targets.kubernetes.rollouts import RolloutState
 from azora_ci.targets.release import Release
 
 PROBE_SECONDS = 5.0  # for the answers of the version before, after going back
 RETURN_SECONDS, HURRIED_SECONDS = 120.0, 4.0  # for going back: normally (pods may have to be started again), and in a cancelled run
+REST_SECONDS = 15.0  # for Rollouts to come to rest before a plan says that they are not
 PROOF_SECONDS = 2.0  # in which no request may reach the new version, where requests are counted
 
 
 @dataclass(frozen=True)
 class Expected:
-    """Where every Rollout of a release was left: whoever moved one since was not us."""
+    """Where every Rollout of a release was left: whoever moved one since was not us. ``first``: services that had nothing before."""
 
     release: Release
     percent: int
+    first: frozenset[str]
+
+    def holds(self, service: str, seen: RolloutState) -> bool:
+        """Return whether a Rollout is where it was left. What had nothing before has no steps, and is finished at once."""
+        return seen.held_at(self.percent) or (service in self.first and seen.finished)
 
 
 class Kubernetes:
@@ -150,7 +156,7 @@ class Kubernetes:
 
     def plan(self, release: Release) -> list[str]:
         """Return what people should know of the Rollouts. Raises NotTrueError where one cannot be driven, or verdicts cannot be had."""
-        states = self._fleet.states()
+        states = self._at_rest(release)
         entries = self._settings.rollouts
         problems: list[str] = []
         lines: list[str] = []
@@ -173,6 +179,16 @@ class Kubernetes:
             )
         verb = "counted by Prometheus" if self._prometheus else "not counted: verdicts rest on probes alone"
         return [f"{len(states)} Rollouts in namespace {self._settings.namespace}, requests {verb}", *lines]
+
+    def _at_rest(self, release: Release) -> States:
+        """Return the states, as soon as no Rollout is on its way; an autoscaler or a release that was taken back may still move them."""
+        deadline = self._clock.monotonic() + REST_SECONDS
+        while True:
+            states = self._fleet.states()
+            moving = [seen for seen in states.values() if seen.stable and not seen.finished and seen.release != release.id]
+            if not moving or self._clock.monotonic() > deadline:
+                return states
+            self._clock.sleep(POLL_SECONDS)
 
     def deploy(self, release: Release, percent: int) -> tuple[Instance, ...]:
         """Give every Rollout the release and take its steps up to ``percent``; traffic follows as soon as the pods are ready."""
@@ -258,11 +274,13 @@ class Kubernetes:
         """Read back the weights to which ``deploy`` moved traffic. Raises NotTrueError where they are not these."""
         self._lock.renew()
         states = self._fleet.states()
-        for seen in states.values():
+        bases = facts_of(self.current().releases[release.id], "base")
+        expected = Expected(release, percent, frozenset(states) - frozenset(bases))
+        for service, seen in states.items():
             self._require_ours(release, seen)
-            if not (seen.held_at(percent) or seen.finished):
+            if not expected.holds(service, seen):
                 raise self._moved(seen, percent)
-        self._expected = Expected(release, percent)
+        self._expected = expected
         return self._releases.weights(states)
 
     def _moved(self, seen: RolloutState, percent: int) -> NotTrueError:
@@ -320,18 +338,8 @@ class Kubernetes:
         if deployed:
             self._note("abort", release.id, reason=reason)
         self.notes += way.notes
-        returned = AbortResult(self._name_before(previous, states, release), safe_after, True, None, _read_back(states))
+        returned = AbortResult(name_before(previous, states, release.id), safe_after, True, None, read_back(states))
         return self._proved(returned, release, previous, hurry=hurry)
-
-    @staticmethod
-    def _name_before(previous: Deployed | None, states: States, release: Release) -> str | None:
-        """Return the version to which traffic went; of a first deployment, what ran before us."""
-        if previous is not None:
-            return previous.version
-        stable = sorted(
-            {seen.stable for seen in states.values() if seen.stable and (seen.release != release.id or seen.stable != seen.current)}
-        )
-        return f"what ran before ({', '.join(stable)})" if stable else None
 
     def _proved(self, returned: AbortResult, release: Release, previous: Deployed | None, *, hurry: bool) -> AbortResult:
         """Add to what the Rollouts say what else is seen: counted requests, ready pods of what is not routed, the old version's health."""
@@ -361,9 +369,9 @@ class Kubernetes:
         """Return counters, weights and dead pods. While a stage is watched, raise NotTrueError when somebody else moved a Rollout."""
         states, history = self._fleet.states(), self.current()
         if self._expected is not None:
-            for seen in states.values():
+            for service, seen in states.items():
                 self._require_ours(self._expected.release, seen)
-                if not (seen.held_at(self._expected.percent) or seen.finished or not seen.settled):
+                if seen.settled and not self._expected.holds(service, seen):
                     raise self._moved(seen, self._expected.percent)
             self._fleet.heartbeat(states)
         shown = self._releases.shown(history, states)
@@ -380,10 +388,3 @@ class Kubernetes:
 
     def _explain(self, _service: str, seen: RolloutState) -> str:
         return pods.explain(self._pods.of([seen.current])[seen.current]) if seen.current else ""
-
-
-def _read_back(states: States) -> str:
-    routed = [seen for seen in states.values() if seen.weight is not None]
-    text = f"the weight of the new version reads 0 on {len(routed)} of {len(states)} Rollouts" if routed else ""
-    unrouted = [seen.name for seen in states.values() if seen.weight is None]
-    return "; ".join(filter(None, (text, f"traffic of {', '.join(unrouted)} is not routed: its pods are back" if unrouted else "")))
