@@ -37,15 +37,15 @@ class Prometheus:
         series = self._ask(query, given)
         if len(series) > 1:
             raise self._error(query, f"{len(series)} series answer; the query must sum them up to one")
-        return sum(int(value) for _, value in series)
+        return sum(value for _, value in series)
 
     def _buckets(self, given: Mapping[str, str]) -> tuple[tuple[float, int], ...]:
         if self._settings.latency is None:
             return ()
-        series = sorted((float(labels.get("le", "inf")) * 1000, int(value)) for labels, value in self._ask(self._settings.latency, given))
+        series = sorted((float(labels.get("le", "inf")) * 1000, value) for labels, value in self._ask(self._settings.latency, given))
         return tuple((SLOWEST_MS if math.isinf(bound) else bound, count) for bound, count in series)
 
-    def _ask(self, query: str, given: Mapping[str, str]) -> list[tuple[Mapping[str, str], float]]:
+    def _ask(self, query: str, given: Mapping[str, str]) -> list[tuple[Mapping[str, str], int]]:
         """Return the labels and the value of each series."""
         text = Template(query).safe_substitute(given)
         url = f"{self._settings.prometheus.rstrip('/')}/api/v1/query?{urlencode({'query': text})}"
@@ -60,7 +60,7 @@ class Prometheus:
             result = member(document, "data", "result")
             if document["status"] != "success" or member(document, "data", "resultType") != "vector":
                 raise self._error(text, f"the answer is no vector: {answer.body[:200].decode('utf-8', 'replace')}")
-            return [(each["metric"], float(each["value"][1])) for each in result]
+            return [(each["metric"], int(float(each["value"][1]))) for each in result]  # NaN is no count, and raises
 
     def _error(self, query: str, problem: str) -> UnreachableError:
         return UnreachableError(
