@@ -33,15 +33,16 @@ from tests.support.waiting import until
 
 ROLLOUTS = "/apis/argoproj.io/v1alpha1/namespaces/{}/rollouts"
 
-# Answers the contract with the version that its target told it; "sick" is never ready.
+# Answers the contract with the version that its target told it; "sick" is never ready, "later-sick" from two seconds on no more.
 APP = """#!{python} -S
-import json, os, signal, sys, threading
+import json, os, signal, sys, threading, time
+BEGUN = time.monotonic()
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 class Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     disable_nagle_algorithm = True
     def do_GET(self):
-        sick = "{behaviour}" == "sick"
+        sick = "{behaviour}" == "sick" or ("{behaviour}" == "later-sick" and time.monotonic() - BEGUN > 2 and self.path == "/health")
         body = json.dumps({{"status": "unhealthy" if sick else "healthy", "version": os.environ.get("VERSION", "0.0.1")}}).encode()
         self.send_response(500 if sick else 200)
         self.send_header("content-type", "application/json")
@@ -75,7 +76,7 @@ class World:
 
     def __post_init__(self) -> None:
         self.log = io.StringIO()
-        self.digests = {name: self.image(name) for name in ("good", "sick")}
+        self.digests = {name: self.image(name) for name in ("good", "sick", "later-sick")}
         for service in self.services:
             self.cluster.apply(self.manifests(service), self.namespace)
         for service in self.services:
@@ -94,8 +95,9 @@ class World:
     def rollout_name(service: str) -> str:
         return service.replace("_", "-")
 
-    def host(self, service: str) -> str:
-        return f"{self.rollout_name(service)}.{self.namespace}.example"
+    def route(self, service: str) -> str:
+        """Return the path at which the edge of all tests leads to a service."""
+        return f"/{self.namespace}/{self.rollout_name(service)}"
 
     def manifests(self, service: str) -> str:
         name = self.rollout_name(service)
@@ -119,7 +121,7 @@ class World:
         ]
         if self.routed:
             backend = {"service": {"name": f"{name}-stable", "port": {"number": 80}}}
-            rule = {"host": self.host(service), "http": {"paths": [{"path": "/", "pathType": "Prefix", "backend": backend}]}}
+            rule = {"http": {"paths": [{"path": self.route(service), "pathType": "Prefix", "backend": backend}]}}
             ports = {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}
             documents = [
                 *(
@@ -149,7 +151,11 @@ class World:
             registry={"repository": "registry.example"},
             rollout={"inconclusive": self.inconclusive},
             services={
-                service: {**deploy_config.service(service), "route_prefix": prefix, "health_path": "/health"}
+                service: {
+                    **deploy_config.service(service, f"http://{self.cluster.edge}{self.route(service)}/health"),
+                    "route_prefix": prefix,
+                    "instances": self.replicas,
+                }
                 for service, prefix in prefixes.items()
             },
         )
@@ -213,7 +219,7 @@ class World:
         answers: Counter[str] = Counter()
         connection = http.client.HTTPConnection(address, int(port), timeout=30)
         for _ in range(number):
-            connection.request("GET", "/health", headers={"host": self.host(service)})
+            connection.request("GET", f"{self.route(service)}/health")
             answer = connection.getresponse()
             body = answer.read()
             answers[json.loads(body)["version"] if answer.status == 200 else f"HTTP {answer.status}"] += 1
