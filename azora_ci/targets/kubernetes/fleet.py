@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Mapping
 from datetime import timedelta
 
 from azora_ci.clients.kubernetes.api import Api, ConflictError
-from azora_ci.clients.kubernetes.objects import Document, annotation, member
+from azora_ci.clients.kubernetes.objects import Document, member
 from azora_ci.core.clock import parse_rfc3339
 from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.targets.base import TargetContext
@@ -59,10 +59,7 @@ class Fleet:
     def stamp(self, token: str) -> None:
         """Write the lock's token on every Rollout: from now on its former owner can change none of them."""
         for seen in self.states().values():
-            path = f"{self.names.rollouts}/{seen.name}"
-            present = member(seen.document, "metadata", "annotations") is not None
-            whole = {"op": "add", "path": "/metadata/annotations", "value": {rollouts.FENCE: token}}
-            self._api.patch(path, [{"op": "add", "path": annotation(rollouts.FENCE), "value": token} if present else whole])
+            self._api.patch(f"{self.names.rollouts}/{seen.name}", rollouts.stamped(seen.document, token))
 
     # --- changes -------------------------------------------------------------------------------------------------------
 

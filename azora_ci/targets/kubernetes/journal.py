@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from azora_ci.clients.kubernetes.api import Api, ConflictError, NotFoundError
@@ -12,10 +13,11 @@ from azora_ci.core.documents import expected_shape
 from azora_ci.core.errors import BadInputError
 from azora_ci.targets.journal import History, replay
 from azora_ci.targets.kubernetes.cluster import Names
-from azora_ci.targets.kubernetes.rollouts import FENCE
+from azora_ci.targets.kubernetes.rollouts import FENCE, stamped
 
 KEY = "journal"
 LIMIT = 700_000  # bytes, of the 1 MiB that a ConfigMap may have
+EMPTY: Document = {"op": "add", "path": "/data", "value": {KEY: ""}}
 KEPT = 400_000  # bytes that are left of a journal that outgrew the limit
 
 
@@ -45,13 +47,13 @@ class ClusterJournal:
 
     def stamp(self, token: str) -> None:
         """Write the lock's token on the journal: from now on nobody else can extend it."""
-        if self._read() is None:
-            try:
-                meta = {"name": self._names.journal, "annotations": {FENCE: token}}
+        document = self._read()
+        if document is None:
+            meta = {"name": self._names.journal, "annotations": {FENCE: token}}
+            with suppress(ConflictError):  # another run makes it in this moment, and is stamped over below
                 self._api.create(self._names.core("configmaps"), {"metadata": meta, "data": {KEY: ""}})
-            except ConflictError:
-                pass  # another run made it in this moment, and is stamped over below
-        self._api.patch(self._path, [{"op": "add", "path": annotation(FENCE), "value": token}])
+            document = self._read()
+        self._api.patch(self._path, stamped(document, token) + ([] if member(document, "data", KEY) is not None else [EMPTY]))
 
     def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:
         """Append an entry. Raises FencedError when the lock was taken over."""

@@ -176,15 +176,25 @@ class ClusterLock:
 
     def break_open(self, reason: str, actor: str) -> LockHolder | None:
         """Take the lock from its holder, whose release Argo Rollouts then takes back; return that holder."""
-        lease = self._api.get(self._path)
-        held = self._holder(lease)
-        if held is None:
-            return None
-        noted = json.dumps({"at": rfc3339(self._api.now()), "by": actor, "reason": reason, "from": held.owner.deployment_id})
-        spec = {**lease["spec"], "holderIdentity": f"taken away by {actor}"[:200], "renewTime": PAST}
-        meta = {**lease["metadata"], "annotations": {**lease["metadata"]["annotations"], RELEASED: noted}}
-        self._api.replace(self._path, {**lease, "metadata": meta, "spec": spec})
-        return held
+        for attempt in self._clock.attempts(TRIES, 0.2):
+            try:
+                lease = self._api.get(self._path)
+            except NotFoundError:
+                return None
+            held = self._holder(lease)
+            if held is None:
+                return None
+            noted = json.dumps({"at": rfc3339(self._api.now()), "by": actor, "reason": reason, "from": held.owner.deployment_id})
+            spec = {**lease["spec"], "holderIdentity": f"taken away by {actor}"[:200], "renewTime": PAST}
+            meta = {**lease["metadata"], "annotations": {**lease["metadata"]["annotations"], RELEASED: noted}}
+            try:
+                self._api.replace(self._path, {**lease, "metadata": meta, "spec": spec})
+            except ConflictError:  # its holder renewed it in this moment
+                if attempt.last:
+                    raise
+            else:
+                return held
+        return None
 
     def _unreadable(self, problem: str) -> BadInputError:
         return BadInputError(

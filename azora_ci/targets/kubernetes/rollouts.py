@@ -196,6 +196,13 @@ def has_watch(document: Document, settings: KubernetesSettings) -> bool:
 Change = Callable[[RolloutState, str], Sequence[Document] | None]
 
 
+def stamped(document: Document | None, token: str) -> list[Document]:
+    """Return the patch that writes the lock's token on an object."""
+    if member(document, "metadata", "annotations") is None:
+        return [{"op": "add", "path": "/metadata/annotations", "value": {FENCE: token}}]
+    return [{"op": "add", "path": annotation(FENCE), "value": token}]
+
+
 def _if_fenced(token: str) -> Document:
     """Return the condition that the lock is still ours: the API server checks it in the same moment as it makes the change."""
     return {"op": "test", "path": annotation(FENCE), "value": token}

@@ -206,3 +206,14 @@ def test_the_api_server_restarts_in_the_middle(world):
     assert target.set_weight(second, 50)["/api-gateway"][f"api_gateway-{second.id}"] == 50
     assert target.abort(second, "enough").proved
     holding.__exit__(None, None, None)
+
+
+def test_a_lock_that_a_person_takes_away_ends_its_release(world):
+    deploy(world, world.release(1))
+    target, second, _ = at(world, 50)
+    held = world.target().unlock("its runner hangs", "octocat")
+    assert (held.owner.deployment_id, held.alive) == (second.id, True)
+    with pytest.raises(FencedError):
+        target.deploy(second, 100)
+    until(lambda: world.weights() == {"api_gateway": 0}, "traffic is back", 30)
+    assert world.target().holder() is None or not world.target().holder().alive
