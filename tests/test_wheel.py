@@ -56,6 +56,8 @@ def test_what_the_wheel_holds(wheel):
     assert schemas <= names
     assert {f"azora_ci/_workflows/{name}" for name in WORKFLOWS} <= names
     assert {f"azora_ci/database/restore/{name}" for name in (RESTORE_SCRIPT, SWAP_SCRIPT)} <= names
+    box = "azora_ci/rehearsal/kubernetes/box"  # sources of what is built on the machine that rehearses
+    assert {f"{box}/{name}" for name in ("go.mod", "go.sum", "requirements.txt", "cmd/kubebox/main.go", "cmd/podnode/main.go")} <= names
     assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
 
 
