@@ -116,6 +116,13 @@ def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 # --- a real Kubernetes cluster with Argo Rollouts, one per session --------------------------------------------------------------
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the fixtures of these tests out of the time that a test may take: whoever is the first may have to build the control plane."""
+    for item in items:
+        if item.get_closest_marker("kubernetes"):
+            item.add_marker(pytest.mark.timeout(300, func_only=True))
+
+
 @pytest.fixture(scope="session")
 def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesCluster]:
     """Give a cluster of two nodes. A test takes a namespace of its own, and leaves the cluster's parts running."""

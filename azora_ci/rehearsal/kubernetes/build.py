@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import importlib.util
+import io
 import os
 import shutil
 import signal
@@ -16,11 +17,14 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
 from azora_ci.core.environment import process_environment
-from azora_ci.core.errors import BadInputError, UnreachableError
+from azora_ci.core.errors import AzoraError, BadInputError, UnreachableError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, ending
 
 SOURCES = Path(__file__).resolve().parent / "box"
@@ -180,3 +184,21 @@ def install_go(processes: Processes, cache: Path, say: Say) -> Path:
         processes.run((sys.executable, "-m", "pip", "install", *options, "-r", str(REQUIREMENTS)), echo=False, timeout=600, next_step=hint)
         part.rename(folder)
     return folder / "go" / "bin" / "go"
+
+
+def main() -> int:
+    """Build what is missing; return the exit code. ``python -m azora_ci.rehearsal.kubernetes.build``, beside tests that do not need it."""
+    clock = Clock()
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), clock))
+    try:
+        ensure(processes, clock, say=partial(print, file=sys.stderr, flush=True))
+    except AzoraError as error:
+        print(f"{error.title}\n{error.message()}", file=sys.stderr)
+        return error.exit_code
+    finally:
+        processes.end_all()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -31,7 +31,7 @@ from azora_ci.core.errors import AzoraError, UnreachableError
 from azora_ci.core.process import Processes, is_alive, send_signal
 from azora_ci.database.cluster import free_port
 from azora_ci.health.probes import ProbeRequest, fetch, unix_dial
-from azora_ci.rehearsal.kubernetes.api import LIMITS, Api, Document, RefusedError
+from azora_ci.rehearsal.kubernetes.api import LIMITS, Api, Document
 from azora_ci.rehearsal.kubernetes.build import Binaries
 
 API_SERVER, MANAGER, SCHEDULER = "kube-apiserver", "kube-controller-manager", "kube-scheduler"
@@ -111,8 +111,9 @@ class Cluster:
 
     def apply(self, manifests: str, namespace: str = "default") -> None:
         """Have the objects of YAML documents exist as these say; their namespace as well."""
-        with suppress(RefusedError):
-            self.api.create("/api/v1/namespaces", {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}})
+        self.api.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}}])
+        account = f"/api/v1/namespaces/{namespace}/serviceaccounts/default"  # without it no pod is admitted
+        self._until(lambda: _is_success(lambda: self.api.get(account)), MANAGER)
         self.api.apply(manifests, namespace)
 
     def user(self, name: str, rules: list[Document], namespace: str = "default", seconds: int = TOKEN_SECONDS) -> Path:
@@ -197,8 +198,7 @@ class Cluster:
             self._start_node(name)
         self._install_argo()
         self._start_edge()
-        account = "/api/v1/namespaces/default/serviceaccounts/default"  # without it no pod is admitted
-        self._until(lambda: _is_success(lambda: self.api.get(account)), MANAGER)
+        self.apply("")
         for name in (CONTROLLER, ENVOY):
             self._wait(name)
 
@@ -287,10 +287,10 @@ class Cluster:
             self._start(name, self._binaries.kubebox, name, *access, "--authentication-skip-lookup=true", *own, *flags)
 
     def _start_node(self, name: str) -> None:
-        folders = (f"--images={self.folder / 'images'}", f"--logs={self.folder / 'pods'}")
-        self._start(
-            name, self._binaries.podnode, f"--kubeconfig={self.kubeconfig}", f"--name={name}", f"--network={self._network()}", *folders
-        )
+        flags = (f"--name={name}", f"--network={self._network()}", f"--images={self.folder / 'images'}", f"--logs={self.folder / 'pods'}")
+        # What it mounts for pods is gone with it.
+        space = (_program("unshare"), "--mount", "--propagation", "private") if os.geteuid() == 0 else ()
+        self._start(name, *space, self._binaries.podnode, f"--kubeconfig={self.kubeconfig}", *flags)
 
     def _network(self) -> str:
         """Return the first three bytes of addresses that nobody has."""

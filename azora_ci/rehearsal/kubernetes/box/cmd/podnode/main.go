@@ -1,5 +1,6 @@
 // podnode is a virtual node. Every pod that the scheduler binds to it runs as one process of this machine on an address of its own,
-// NETWORK.2 to NETWORK.254. An image is an executable, found by its digest: IMAGES/sha256/HEX.
+// NETWORK.2 to NETWORK.254. An image is an executable, found by its digest: IMAGES/sha256/HEX;
+// or an image of a registry on this machine, which is pulled by its digest and runs in a root file system of its own (needs root).
 //
 // It does what a deployment can observe of the kubelet: readiness probes, restarts with a back-off, SIGTERM and a grace period,
 // ErrImagePull, logs and port forwarding through the API server, and heartbeats of the node.
@@ -25,7 +26,7 @@ func main() {
 	kubeconfig := flag.String("kubeconfig", "", "how to reach the API server")
 	name := flag.String("name", "podnode", "name of the node")
 	network := flag.String("network", "127.77.0", "first three bytes of the addresses of the node (.1) and its pods")
-	images := flag.String("images", "", "folder of the executables")
+	images := flag.String("images", "", "folder of the images")
 	logs := flag.String("logs", "", "folder for what pods print; they work there, too")
 	flag.Parse()
 

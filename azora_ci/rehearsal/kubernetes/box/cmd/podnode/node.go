@@ -29,7 +29,7 @@ type node struct {
 	client  kubernetes.Interface
 	name    string
 	network string
-	images  string
+	images  *store
 	logs    string
 
 	mu      sync.Mutex
@@ -39,7 +39,7 @@ type node struct {
 }
 
 func newNode(client kubernetes.Interface, name, network, images, logs string) *node {
-	return &node{client: client, name: name, network: network, images: images, logs: logs, runners: map[types.UID]*runner{}, used: map[int]bool{}, last: 1}
+	return &node{client: client, name: name, network: network, images: &store{folder: images}, logs: logs, runners: map[types.UID]*runner{}, used: map[int]bool{}, last: 1}
 }
 
 func (n *node) address() string { return n.network + ".1" }
