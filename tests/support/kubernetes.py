@@ -42,6 +42,8 @@ class Handler(BaseHTTPRequestHandler):
         pass
 class Server(ThreadingHTTPServer):
     request_queue_size = 512
+    def handle_error(self, *_):
+        pass  # a client that hangs up is no news
 server = Server((os.environ["POD_IP"], 8080), Handler)
 def end(*_):
     print("SIGTERM", flush=True)

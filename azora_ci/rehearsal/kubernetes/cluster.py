@@ -7,6 +7,7 @@ process is root, so that the API server can reach them; else of 127.77.0.0/16, t
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -17,7 +18,7 @@ import socket
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -41,7 +42,6 @@ START_SECONDS = 120.0
 END_SECONDS = 5.0  # for a node to end its pods
 TOKEN_SECONDS = 24 * 3600
 POLL_SECONDS = 0.05
-KUBELET_PORT = 10250  # also of podnode
 # What makes pods of ReplicaSets, and what they need. Nothing that writes EndpointSlices, which refuse addresses of loopback.
 CONTROLLERS = (
     "garbage-collector-controller", "job-controller", "namespace-controller", "node-lifecycle-controller", "replicaset-controller",
@@ -66,7 +66,7 @@ class Cluster:
         self._pids: dict[str, int] = {}
         self._commands: dict[str, Sequence[str]] = {}
         self._ready: dict[str, Callable[[], bool]] = {}
-        self._routes: list[str] = []
+        self._reserved = ExitStack()  # what is given back at the end: addresses, and the routes to them
         self._sockets = ""
 
     def __enter__(self) -> Cluster:
@@ -177,9 +177,7 @@ class Cluster:
             self._clock.sleep(POLL_SECONDS)
         for name in list(self._pids):
             self.kill(name)
-        for route in self._routes:
-            self._processes.run((_ip(), "route", "del", "local", route, "dev", "lo"), echo=False, check=False)
-        self._routes.clear()
+        self._reserved.close()
         if self._sockets:
             shutil.rmtree(self._sockets, ignore_errors=True)
 
@@ -277,7 +275,7 @@ class Cluster:
                     f"--service-account-private-key-file={self.folder / 'accounts.key'}",
                     f"--root-ca-file={self.folder / 'certificates' / 'apiserver.crt'}",
                     "--node-monitor-period=1s",
-                    "--node-monitor-grace-period=10s",  # until a silent node counts as lost; usually 50
+                    "--node-monitor-grace-period=20s",  # until a silent node counts as lost; usually 50
                 ),
             ),
             (SCHEDULER, ()),
@@ -293,25 +291,25 @@ class Cluster:
         self._start(name, *space, self._binaries.podnode, f"--kubeconfig={self.kubeconfig}", *flags)
 
     def _network(self) -> str:
-        """Return the first three bytes of addresses that nobody has."""
+        """Return the first three bytes of addresses that no other cluster has, for as long as this process lives."""
         root = os.geteuid() == 0
         for third in range(256):
             network = f"{'198.18' if root else '127.77'}.{third}"
-            if root:
-                route = f"{network}.0/24"  # adding it fails when another cluster has added it
-                added = self._processes.run((_ip(), "route", "add", "local", route, "dev", "lo"), echo=False, check=False)
-                if added.returncode == 0:
-                    self._routes.append(route)
-                    return network
-            elif f"{network}." not in " ".join(map(str, self._commands.values())):
-                with suppress(OSError), socket.socket() as probe:
-                    probe.bind((f"{network}.1", KUBELET_PORT))
-                    return network
+            with suppress(OSError):  # it is another cluster's, or its file another person's
+                lock = Path(tempfile.gettempdir(), f"azora-pods-{network}.lock")
+                file = self._reserved.enter_context(lock.open("a", encoding="utf-8"))
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if root:
+                    route = (f"{network}.0/24", "dev", "lo")
+                    self._processes.run((_program("ip"), "route", "replace", "local", *route), echo=False)
+                    remove = (_program("ip"), "route", "del", "local", *route)
+                    self._reserved.callback(self._processes.run, remove, echo=False, check=False)
+                return network
         raise UnreachableError(
             "No addresses for pods",
-            what="each /24 of 198.18.0.0/16 or 127.77.0.0/16 is in use, or routes cannot be added",
-            where="this machine",
-            next_step="ip route show table local: remove the routes of clusters that are gone",
+            what="256 nodes of other clusters have all that there are",
+            where=f"{tempfile.gettempdir()}/azora-pods-*.lock",
+            next_step="end the clusters of other rehearsals",
         )
 
     def _install_argo(self) -> None:
@@ -396,10 +394,6 @@ def _program(name: str) -> str:
     if path is None:
         raise UnreachableError(f"{name} is missing", what="the cluster is started with it", where="this machine", next_step="install it")
     return path
-
-
-def _ip() -> str:
-    return _program("ip")
 
 
 def _envoy() -> str:

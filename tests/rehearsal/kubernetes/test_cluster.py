@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
+import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,12 @@ from azora_ci.rehearsal.kubernetes import cluster as clusters
 from azora_ci.rehearsal.kubernetes.api import Api, RefusedError
 from azora_ci.rehearsal.kubernetes.cluster import Cluster
 from tests.support import ROOT
+from tests.support.docker_engine import BUSYBOX
 from tests.support.kubernetes import Watched, app, ask, container, shop
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.kubernetes
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 def pod(image: str, name: str = "alone", grace: int = 5, **more: Any) -> str:
@@ -185,6 +190,7 @@ def test_the_controller_and_the_api_server_away_and_back(kubernetes: Cluster, tm
     until(lambda: ask(kubernetes, host, 50)["2"], "the edge follows the API server again")
 
 
+@pytest.mark.faults  # half a minute passes until a silent node counts as lost
 def test_a_lost_node(kubernetes: Cluster, tmp_path: Path):
     host, rollout = "lost.example", Watched(kubernetes, "lost")
     kubernetes.apply(shop(kubernetes.image(app(tmp_path, "1")), host=host, replicas=6), "lost")
@@ -195,9 +201,15 @@ def test_a_lost_node(kubernetes: Cluster, tmp_path: Path):
     lost = kubernetes.nodes[-1]
     kubernetes.kill(lost)
     assert ask(kubernetes, host, 200) == {"1": 200}
-    rollout.wait(lambda status: status.get("availableReplicas", 6) < 6, "the loss is noticed")
+    rollout.wait(lambda status: status.get("availableReplicas", 6) < 6, "the loss is noticed", 90)
     rollout.wait(lambda status: status.get("availableReplicas") == 6, "and made good on the other node")
     kubernetes.restart(lost)
+    until(lambda: _is_ready(kubernetes, lost), "the node is back")
+
+
+def _is_ready(cluster: Cluster, node: str) -> bool:
+    conditions = cluster.api.get(f"/api/v1/nodes/{node}")["status"]["conditions"]
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
 
 
 def test_nothing_outlives_whoever_started_it(tmp_path: Path):
@@ -225,3 +237,36 @@ def _answers(address: str) -> bool:
         return requests.get(f"http://{address}:8080/healthz", timeout=2).status_code == 200
     except requests.RequestException:
         return False
+
+
+def test_an_image_of_a_registry(kubernetes: Cluster, docker_registry: str):
+    root = io.BytesIO()
+    with tarfile.open(fileobj=root, mode="w:gz") as tar:
+        tar.add(BUSYBOX, "bin/busybox")
+        page = tarfile.TarInfo("pages/healthz")
+        page.size = 4
+        tar.addfile(page, io.BytesIO(b"here"))
+    layer = push(docker_registry, root.getvalue())
+    words = ["/bin/busybox", "sh", "-c", "exec /bin/busybox httpd -f -p $HOST:$PORT -h $PWD"]
+    config = push(docker_registry, json.dumps({"config": {"Cmd": words, "WorkingDir": "/pages", "Env": ["PORT=8080"]}}).encode())
+    manifest = json.dumps({"schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": [layer]}).encode()
+    digest = f"sha256:{hashlib.sha256(manifest).hexdigest()}"
+    address = f"http://{docker_registry}/v2/shop/manifests/{digest}"
+    assert requests.put(address, manifest, headers={"content-type": MANIFEST}, timeout=10).status_code == 201
+
+    kubernetes.apply(pod(f"{docker_registry}/shop@{digest}"), "pulled")
+    alone = Pod(kubernetes, "pulled")
+    until(lambda: alone.container.get("ready"), "an image is pulled and runs in its own root file system")
+    assert requests.get(f"http://{alone.status['podIP']}:8080/healthz", timeout=10).text == "here"
+    kubernetes.apply(pod(f"{docker_registry}/shop@sha256:{'1' * 64}", "unknown"), "pulled")
+    unknown = Pod(kubernetes, "pulled", "unknown")
+    until(lambda: unknown.waits_for == "ErrImagePull", "an image that the registry does not have is said so")
+    assert "404" in unknown.container["state"]["waiting"]["message"]
+
+
+def push(registry: str, content: bytes) -> dict[str, Any]:
+    """Push a blob; return how a manifest names it."""
+    digest = f"sha256:{hashlib.sha256(content).hexdigest()}"
+    begun = requests.post(f"http://{registry}/v2/shop/blobs/uploads/", timeout=10)
+    assert requests.put(begun.headers["location"], content, params={"digest": digest}, timeout=10).status_code == 201
+    return {"mediaType": "application/octet-stream", "size": len(content), "digest": digest}

@@ -73,7 +73,7 @@ func (n *node) register(ctx context.Context) error {
 	return err
 }
 
-// beat renews the node's lease; without it the node is soon said to be gone.
+// beat renews the node's lease; without it the node is soon said to be lost, which it takes back when it can.
 func (n *node) beat(ctx context.Context) {
 	leases, seconds := n.client.CoordinationV1().Leases(leaseSpace), int32(40)
 	for {
@@ -86,6 +86,9 @@ func (n *node) beat(ctx context.Context) {
 		} else if errors.IsNotFound(err) {
 			_, err = leases.Create(ctx, &coordination.Lease{ObjectMeta: metav1.ObjectMeta{Name: n.name}, Spec: spec}, metav1.CreateOptions{})
 		}
+		if err == nil && !n.isReady(ctx) {
+			err = n.register(ctx)
+		}
 		if err != nil && ctx.Err() == nil {
 			fmt.Fprintln(os.Stderr, "lease:", err)
 		}
@@ -95,6 +98,19 @@ func (n *node) beat(ctx context.Context) {
 		case <-time.After(beatSeconds * time.Second):
 		}
 	}
+}
+
+func (n *node) isReady(ctx context.Context) bool {
+	current, err := n.client.CoreV1().Nodes().Get(ctx, n.name, metav1.GetOptions{})
+	if err != nil {
+		return !errors.IsNotFound(err) // otherwise it is not known now
+	}
+	for _, condition := range current.Status.Conditions {
+		if condition.Type == core.NodeReady {
+			return condition.Status == core.ConditionTrue
+		}
+	}
+	return false
 }
 
 // OnAdd, OnUpdate and OnDelete are what the API server tells about pods. It tells every pod again every 30 s.
