@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import json
 import os
 import secrets
 import shutil
@@ -32,6 +31,7 @@ from azora_ci.core.errors import AzoraError, UnreachableError
 from azora_ci.core.process import Processes, is_alive, send_signal
 from azora_ci.database.cluster import free_port
 from azora_ci.health.probes import ProbeRequest, fetch, unix_dial
+from azora_ci.rehearsal.kubernetes import credentials
 from azora_ci.rehearsal.kubernetes.api import LIMITS, Api, Document
 from azora_ci.rehearsal.kubernetes.build import Binaries
 
@@ -68,6 +68,8 @@ class Cluster:
         self._ready: dict[str, Callable[[], bool]] = {}
         self._reserved = ExitStack()  # what is given back at the end: addresses, and the routes to them
         self._sockets = ""
+        self._server = ""
+        self._certificate = self.folder / "certificates" / "apiserver.crt"
 
     def __enter__(self) -> Cluster:
         try:
@@ -181,6 +183,9 @@ class Cluster:
         if self._sockets:
             shutil.rmtree(self._sockets, ignore_errors=True)
 
+    def _write_kubeconfig(self, name: str, token: str, namespace: str = "default") -> Path:
+        return credentials.kubeconfig(self.folder / name, self._server, self._certificate, token, namespace)
+
     # --- starting ------------------------------------------------------------------------------------------------------
 
     def _start_all(self) -> None:
@@ -233,10 +238,9 @@ class Cluster:
     def _start_api_server(self, token: str) -> None:
         client, peer, port = f"http://127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}", free_port()
         key, public, tokens = self.folder / "accounts.key", self.folder / "accounts.pub", self.folder / "tokens.csv"
-        _write_account_keys(key, public)
-        _write_private(tokens, f"{token},admin,admin,system:masters\n")
+        credentials.account_keys(key, public)
+        credentials.private(tokens, f"{token},admin,admin,system:masters\n")
         self._start(ETCD, self._binaries.kubebox, "etcd", self.folder / "etcd", client, peer)
-        certificates = self.folder / "certificates"
         self._server = f"https://127.0.0.1:{port}"
         # It writes the certificate, for itself, when it starts; nothing can be asked before.
         self._write_kubeconfig("kubeconfig", token)
@@ -249,7 +253,7 @@ class Cluster:
             "--bind-address=127.0.0.1",
             "--advertise-address=127.0.0.1",
             f"--secure-port={port}",
-            f"--cert-dir={certificates}",
+            f"--cert-dir={self._certificate.parent}",
             "--endpoint-reconciler-type=none",  # its own address is one of loopback
             "--service-cluster-ip-range=10.96.0.0/24",
             "--authorization-mode=RBAC",
@@ -262,7 +266,7 @@ class Cluster:
             "--default-unreachable-toleration-seconds=5",
             "--enable-priority-and-fairness=false",
             "--kubelet-preferred-address-types=InternalIP",
-            ready=lambda: (certificates / "apiserver.crt").exists() and _is_success(lambda: self.api.get("/readyz")),
+            ready=lambda: self._certificate.exists() and _is_success(lambda: self.api.get("/readyz")),
         )
         self._wait(API_SERVER)
 
@@ -273,7 +277,7 @@ class Cluster:
                 (
                     f"--controllers={','.join(CONTROLLERS)}",
                     f"--service-account-private-key-file={self.folder / 'accounts.key'}",
-                    f"--root-ca-file={self.folder / 'certificates' / 'apiserver.crt'}",
+                    f"--root-ca-file={self._certificate}",
                     "--node-monitor-period=1s",
                     "--node-monitor-grace-period=20s",  # until a silent node counts as lost; usually 50
                 ),
@@ -348,20 +352,6 @@ class Cluster:
         argv = (_envoy(), "-c", bootstrap, "--disable-hot-restart", "--log-level", "warning", "--concurrency", "1")
         self._start(ENVOY, *argv, ready=lambda: _listens(port))
 
-    # --- files ---------------------------------------------------------------------------------------------------------
-
-    def _write_kubeconfig(self, name: str, token: str, namespace: str = "default") -> Path:
-        certificate = str(self.folder / "certificates" / "apiserver.crt")
-        document = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "kubebox",
-            "clusters": [{"name": "kubebox", "cluster": {"server": self._server, "certificate-authority": certificate}}],
-            "users": [{"name": "kubebox", "user": {"token": token}}],
-            "contexts": [{"name": "kubebox", "context": {"cluster": "kubebox", "user": "kubebox", "namespace": namespace}}],
-        }
-        return _write_private(self.folder / name, json.dumps(document, indent=1))
-
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # yaml has the quick one where libyaml is
     """The quick reader: the manifest has 1.6 MB."""
@@ -399,21 +389,3 @@ def _program(name: str) -> str:
 def _envoy() -> str:
     sibling = Path(sys.executable).parent / "envoy"
     return str(sibling) if sibling.is_file() else shutil.which("envoy") or "envoy"
-
-
-def _write_private(path: Path, text: str) -> Path:
-    path.unlink(missing_ok=True)
-    path.touch(mode=0o600)
-    path.write_text(text, encoding="utf-8")
-    return path
-
-
-def _write_account_keys(private: Path, public: Path) -> None:
-    """Write the key pair that signs the tokens of service accounts."""
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    pem = serialization.Encoding.PEM
-    _write_private(private, key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()).decode())
-    public.write_bytes(key.public_key().public_bytes(pem, serialization.PublicFormat.SubjectPublicKeyInfo))

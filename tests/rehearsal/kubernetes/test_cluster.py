@@ -181,10 +181,14 @@ def test_the_controller_and_the_api_server_away_and_back(kubernetes: Cluster, tm
     until(lambda: ask(kubernetes, host) == {"1": 1}, "users get the first version")
     kubernetes.kill(clusters.CONTROLLER)
     rollout.release(kubernetes.image(app(tmp_path, "2")))
+    killed = kubernetes.api.get("/api/v1/namespaces/away/pods")["items"][0]
     kubernetes.kill(clusters.API_SERVER)
+    kubernetes.kill_pod(killed)
     assert ask(kubernetes, host, 100) == {"1": 100}  # neither is in the way of users
     kubernetes.restart(clusters.API_SERVER)
     assert rollout.status() == {}  # nobody has looked at the change
+    again = Pod(kubernetes, "away", killed["metadata"]["name"])
+    until(lambda: again.container["restartCount"] == 1 and again.container["ready"], "what the node could not say is said then")
     kubernetes.restart(clusters.CONTROLLER)
     rollout.wait_paused(1)
     until(lambda: ask(kubernetes, host, 50)["2"], "the edge follows the API server again")
