@@ -6,6 +6,7 @@ import hashlib
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -234,6 +235,11 @@ def test_nothing_outlives_whoever_started_it(tmp_path: Path):
         process.send_signal(signal.SIGKILL)
     until(lambda: not any(map(is_alive, cluster["components"].values())), "every component has ended")
     until(lambda: not _answers(address), "and so has the pod")
+    # What is no process stays until the next cluster takes it over.
+    shutil.rmtree(Path(cluster["admin"]).parent)
+    if os.geteuid() == 0:
+        route = f"{address.rpartition('.')[0]}.0/24"
+        subprocess.run(["ip", "route", "del", "local", route, "dev", "lo"], check=True)
 
 
 def _answers(address: str) -> bool:
