@@ -273,7 +273,15 @@ class Kubernetes:
     def set_weight(self, release: Release, percent: int) -> Mapping[str, Mapping[str, int]]:
         """Read back the weights to which ``deploy`` moved traffic. Raises NotTrueError where they are not these."""
         self._lock.renew()
-        states = self._fleet.states()
+        # An autoscaler may have changed a Rollout in this moment: its status counts again when the controller has seen that.
+        services = list(self._settings.rollouts)
+        states = self._fleet.await_all(
+            services,
+            lambda _, seen: seen.settled,
+            lambda _, seen: self._require_ours(release, seen),
+            seconds=REST_SECONDS,
+            purpose="settled",
+        )
         bases = facts_of(self.current().releases[release.id], "base")
         expected = Expected(release, percent, frozenset(states) - frozenset(bases))
         for service, seen in states.items():

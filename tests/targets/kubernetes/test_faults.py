@@ -199,12 +199,22 @@ def test_the_api_server_restarts_in_the_middle(world):
     deploy(world, world.release(1))
     target, second, holding = at(world, 5)
     world.cluster.kill("kube-apiserver")
-    thread = threading.Thread(target=lambda: target.deploy(second, 50), daemon=True)
+    said: list[str] = []
+
+    def go_on() -> None:
+        try:
+            target.deploy(second, 50)
+        except NotTrueError as error:
+            said.append(error.title)
+
+    thread = threading.Thread(target=go_on, daemon=True)
     thread.start()
     world.cluster.restart("kube-apiserver")  # here, since it ends with the thread that starts it
     thread.join(60)
-    assert target.set_weight(second, 50)["/api-gateway"][f"api_gateway-{second.id}"] == 50
+    # Argo's analysis may fail while no API server tells it the token: then the release goes back, which is said, and safe.
+    assert said in ([], ["A Rollout was taken back in the cluster"]), said
     assert target.abort(second, "enough").proved
+    assert set(world.ask("api_gateway", 10)) == {"1.0.1"}
     holding.__exit__(None, None, None)
 
 
