@@ -14,6 +14,7 @@ from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.rehearsal.kubernetes.cluster import Cluster as KubernetesCluster
 from tests.support.databases import create_database
 from tests.support.distribution import newest_of_the_distribution
 from tests.support.sample import migrated, running, sample  # noqa: F401 - the sample application, for every room
@@ -110,3 +111,22 @@ def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
     with registry(tmp_path_factory.mktemp("private-registry"), login=True) as host:
         yield host
+
+
+# --- a real Kubernetes cluster with Argo Rollouts, one per session --------------------------------------------------------------
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the fixtures of these tests out of the time that a test may take: whoever is the first may have to build the control plane."""
+    for item in items:
+        if item.get_closest_marker("kubernetes"):
+            item.add_marker(pytest.mark.timeout(300, func_only=True))
+
+
+@pytest.fixture(scope="session")
+def kubernetes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KubernetesCluster]:
+    """Give a cluster of two nodes. A test takes a namespace of its own, and leaves the cluster's parts running."""
+    from tests.support.kubernetes import running_cluster
+
+    with running_cluster(tmp_path_factory.mktemp("kubernetes"), nodes=2) as cluster:
+        yield cluster

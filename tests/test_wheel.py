@@ -58,6 +58,8 @@ def test_what_the_wheel_holds(wheel):
     assert {f"azora_ci/database/restore/{name}" for name in (RESTORE_SCRIPT, SWAP_SCRIPT)} <= names
     pages = [path for path in (ROOT / "azora_ci/record/pages").rglob("*") if path.suffix in {".html", ".css", ".js"}]
     assert len(pages) > 3 and {str(path.relative_to(ROOT)) for path in pages} <= names
+    box = "azora_ci/rehearsal/kubernetes/box"  # sources of what is built on the machine that rehearses
+    assert {f"{box}/{name}" for name in ("go.mod", "go.sum", "requirements.txt", "cmd/kubebox/main.go", "cmd/podnode/main.go")} <= names
     assert not [name for name in names if name.startswith(("tests/", "scripts/"))]
 
 

@@ -291,6 +291,11 @@ class ProductionHosts(SshAccess):
         "DOCKER_PASSWORD", "password or token of DOCKER_USERNAME", example="dckr_pat_…", required=False, secret=True
     )
 
+    kubeconfig_data: Secret | None = variable(
+        "KUBECONFIG_DATA", "kubeconfig of a user with the rights that doctor lists, its whole text; required by target.kind kubernetes",
+        example="apiVersion: v1…", required=False, secret=True,
+    )  # fmt: skip
+
     @property
     def registry_login(self) -> tuple[Secret, Secret] | None:
         """Return user and password with which hosts pull, or None. Raises BadInputError when PULL_USERNAME or PULL_PASSWORD is missing."""

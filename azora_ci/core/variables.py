@@ -31,6 +31,7 @@ WITHHELD = frozenset(
         "DOCKER_PASSWORD",
         "DOCKER_USERNAME",
         "GITHUB_TOKEN",
+        "KUBECONFIG_DATA",
         "PGPASSWORD",
         "PROD_DATABASE_URL",
         "PROD_HOST",

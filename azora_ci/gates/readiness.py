@@ -244,6 +244,9 @@ def own_secrets(config: DeployConfig) -> dict[str, str]:
     if kind_of(config).needs_host_keys or config.database.via_ssh:
         reason = "database.via_ssh" if config.database.via_ssh else f"target.kind {config.target.kind}"
         wanted |= dict.fromkeys(("PROD_HOST", "PROD_USER", "PROD_KEY"), reason)
+    kubernetes = config.target.kubernetes
+    if config.target.kind == "kubernetes" and kubernetes is not None and not kubernetes.in_cluster:
+        wanted["KUBECONFIG_DATA"] = "target.kind kubernetes"
     return wanted
 
 

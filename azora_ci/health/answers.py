@@ -71,7 +71,7 @@ class Endpoint:
 
     ``via``: how to connect to it (``probes.Dial``) when this machine cannot connect directly. ``observed``: the version whose image an
     instance runs, None where that is not known; ``edge``: what proves the version that answers at a public address; ``secret``: of the
-    edge, which counts the request apart from those of users.
+    edge, which counts the request apart from those of users. ``headers``: of the request, where what is ``via`` asks for some.
     """
 
     name: str
@@ -84,6 +84,7 @@ class Endpoint:
     observed: str | None = None
     edge: EdgeProof | None = field(default=None, compare=False, repr=False)
     secret: str | None = field(default=None, compare=False, repr=False)
+    headers: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
 
 
 def public_endpoint(service: Service, name: str, versions: Iterable[str] = (), edge: EdgeProof | None = None) -> Endpoint:

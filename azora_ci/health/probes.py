@@ -61,7 +61,7 @@ class ProbeRequest(NamedTuple):
 
 def request_of(endpoint: Endpoint) -> ProbeRequest:
     """Return the request that asks an endpoint for its health."""
-    headers = {RELEASE_HEADER: pass_word(endpoint.secret, ANY)} if endpoint.secret else {}
+    headers = {RELEASE_HEADER: pass_word(endpoint.secret, ANY)} if endpoint.secret else endpoint.headers
     return ProbeRequest(endpoint.url, {PROOF_HEADER: endpoint.edge.secret} if endpoint.edge else headers, endpoint.via)
 
 

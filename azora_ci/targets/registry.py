@@ -6,9 +6,14 @@ from azora_ci.core.config import DeployConfig
 from azora_ci.core.errors import BadInputError
 from azora_ci.targets.base import Target, TargetContext, TargetKind
 from azora_ci.targets.docker_hosts.kind import DockerHostsKind
+from azora_ci.targets.kubernetes.kind import KubernetesKind
 from azora_ci.targets.local_processes.kind import LocalProcessesKind
 
-TARGETS: dict[str, TargetKind] = {"local_processes": LocalProcessesKind(), "docker_hosts": DockerHostsKind()}
+TARGETS: dict[str, TargetKind] = {
+    "local_processes": LocalProcessesKind(),
+    "docker_hosts": DockerHostsKind(),
+    "kubernetes": KubernetesKind(),
+}
 
 
 def kind_of(config: DeployConfig) -> TargetKind:

@@ -15,7 +15,7 @@ from azora_ci.targets.base import ARCHIVES, IMAGES
 from azora_ci.targets.registry import TARGETS, kind_of
 from tests.support import deploy_config
 
-HEAVY = ["azora_ci.targets.node", "azora_ci.clients", "docker", "asyncssh", "http.client"]
+HEAVY = ["azora_ci.targets.node", "azora_ci.clients", "docker", "asyncssh", "http.client", "urllib3"]
 
 
 def loaded(folder, name: str) -> config.DeployConfig:
@@ -26,17 +26,19 @@ def loaded(folder, name: str) -> config.DeployConfig:
 def test_a_kind_is_known_by_its_name(tmp_path):
     kinds = {name: kind_of(loaded(tmp_path, name)) for name in TARGETS}
     facts = {name: (kind.artifact, kind.needs_host_keys) for name, kind in kinds.items()}
-    assert facts == {"local_processes": (ARCHIVES, False), "docker_hosts": (IMAGES, True)}
+    assert facts == {"local_processes": (ARCHIVES, False), "docker_hosts": (IMAGES, True), "kubernetes": (IMAGES, False)}
 
 
 def test_an_unknown_kind_is_refused(tmp_path):
-    with pytest.raises(BadInputError, match="'kubernetes' is not among local_processes, docker_hosts"):
-        kind_of(loaded(tmp_path, "kubernetes"))
+    with pytest.raises(BadInputError, match="'nomad' is not among local_processes, docker_hosts, kubernetes"):
+        kind_of(loaded(tmp_path, "nomad"))
 
 
 def test_hosts_without_a_configured_edge_are_refused_before_they_are_opened(tmp_path):
     with pytest.raises(BadInputError, match=r"target\.docker_hosts is missing"):
         TARGETS["docker_hosts"].check(loaded(tmp_path, "docker_hosts"))
+    with pytest.raises(BadInputError, match=r"target\.kubernetes is missing"):
+        TARGETS["kubernetes"].check(loaded(tmp_path, "kubernetes"))
     TARGETS["local_processes"].check(loaded(tmp_path, "local_processes"))
 
 

@@ -34,7 +34,7 @@ def test_a_called_workflow_declares_the_inputs_of_a_person_and_every_secret_it_r
 @every_workflow
 def test_a_caller_is_short_pinned_and_passes_everything_on(name):
     text = plan.called(name, ACTION)
-    assert len(text.splitlines()) <= 45
+    assert len(text.splitlines()) <= 47
     called, caller = published(name), yaml.load(text, Loader=yaml.BaseLoader)
     assert caller["on"] == {
         trigger: yaml.load(str(settings).replace("'required': 'false', ", ""), Loader=yaml.BaseLoader)

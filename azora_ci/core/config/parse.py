@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from azora_ci.core import schemas
-from azora_ci.core.config import gates, kinds, names
+from azora_ci.core.config import gates, kinds, kubernetes, names
 from azora_ci.core.config.calendar import calendar_settings
 from azora_ci.core.config.old_version import old_version
 from azora_ci.core.config.order import in_order
@@ -111,6 +111,8 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
     if target.kind == "local_processes" and "config_dir" not in edge:
         raise ValueError("edge.config_dir: is required by target.kind local_processes")
     kinds.check(document["services"])
+    if target.kind == "kubernetes":
+        kubernetes.check(target.kubernetes, document["services"])
     _check_redirect(document)
     _check_calls(document["services"])
     gates.staging_settings(validation)
@@ -221,7 +223,7 @@ def _target(document: dict[str, Any]) -> TargetSettings:
     if kind == "local_processes" and table is None:
         raise ValueError("target.local_processes: is required by target.kind local_processes")
     local_processes = LocalProcessesSettings(Path(table["state_dir"]), Path(table["archive_dir"])) if table else None
-    return TargetSettings(kind, local_processes, _docker_hosts(document.get("docker_hosts")))
+    return TargetSettings(kind, local_processes, _docker_hosts(document.get("docker_hosts")), kubernetes.parse(document.get("kubernetes")))
 
 
 def _docker_hosts(table: dict[str, Any] | None) -> DockerHostsSettings | None:

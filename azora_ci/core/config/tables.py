@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from azora_ci.core.config.calendar import CalendarSettings
 from azora_ci.core.config.old_version import OldVersionSettings
+from azora_ci.core.config.kubernetes import KubernetesSettings
 from azora_ci.core.variables import Secret
 
 Command = tuple[str, ...]
@@ -251,6 +252,7 @@ class TargetSettings:
     kind: str
     local_processes: LocalProcessesSettings | None
     docker_hosts: DockerHostsSettings | None = None
+    kubernetes: KubernetesSettings | None = None
 
 
 @dataclass(frozen=True)

@@ -497,7 +497,7 @@ def shown_keys(text: str) -> set[str]:
     table, shown = "", set()
     for line in text.splitlines():
         if heading := re.match(r"(?:# )?\[([a-z_.]+)\]", line):
-            table = re.sub(r"^services\.[a-z_]+", "services", heading[1]) + "."
+            table = re.sub(r"\bservices\.[a-z_]+", "services", heading[1]) + "."
         elif key := re.match(r"(?:# )?([a-z_]+) = ", line):
             shown.add(table + key[1])
     return shown

@@ -1,0 +1,1 @@
+"""A Kubernetes API server: who we are there, and requests with bounded answers."""

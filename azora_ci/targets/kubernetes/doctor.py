@@ -1,0 +1,72 @@
+"""The doctor's findings about the target ``kubernetes``: API server, every right by its verb, Rollouts, and the watch over the runner."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from azora_ci.clients.kubernetes.api import Api
+from azora_ci.clients.kubernetes.objects import member
+from azora_ci.core.config.kubernetes import PROXY
+from azora_ci.core.errors import AzoraError
+from azora_ci.targets.base import TargetContext
+from azora_ci.targets.findings import Finding, check, failed
+from azora_ci.targets.kubernetes import manifests, rollouts
+from azora_ci.targets.kubernetes.cluster import Names, connect, settings_of
+from azora_ci.targets.kubernetes.counters import Prometheus
+from azora_ci.targets.kubernetes.fleet import Fleet
+
+INSTALL = "python -m azora_ci edge install, with a kubeconfig that may create roles"
+
+
+def findings(context: TargetContext) -> Iterator[Finding]:
+    """Yield the findings. Changes nothing."""
+    settings = settings_of(context.config)
+    names = Names(settings)
+    try:
+        api = connect(context)
+        version = api.get("/version")
+    except AzoraError as error:
+        yield failed("API server", error)
+        return
+    yield Finding("API server", True, f"{api.host} answers, Kubernetes {version.get('gitVersion')}")
+    missing = _missing_rights(api, names)
+    yield Finding(
+        "rights", not missing, f"missing: {', '.join(missing)}" if missing else "every verb that a deployment uses is allowed", INSTALL
+    )
+    if missing:
+        return
+    try:
+        states = Fleet(api, names, context, lambda _service, _seen: "").states()
+    except AzoraError as error:
+        yield failed("rollouts", error)
+        return
+    for service, seen in states.items():
+        obstacles = list(rollouts.obstacles(seen.document, settings.rollouts[service], settings))
+        notes = list(rollouts.remarks(seen.document, settings.rollouts[service], context.rollback_window_minutes))
+        yield Finding(f"rollout {seen.name}", not obstacles, "; ".join(obstacles or [seen.text, *notes]), "correct its manifest")
+    if settings.counters is not None:
+        given = {"namespace": settings.namespace, "service": "", "rollout": "", "hash": "none"}
+        prometheus = Prometheus(settings.counters, context.clock)
+        yield check("counters", lambda: f"Prometheus answers, {prometheus.counters(given).requests} requests of a version that is none")
+    elif context.config.rollout.inconclusive == "pass":
+        yield Finding("counters", True, "none: verdicts rest on probes alone, and stages pass as inconclusive (rollout.inconclusive)")
+
+
+def _missing_rights(api: Api, names: Names) -> list[str]:
+    """Return the rights that our account lacks, as the API server judges them itself."""
+    missing = []
+    for right in manifests.rights(names, proxy=names.settings.probes == PROXY):
+        resource, _, subresource = right.resource.partition("/")
+        attributes = {
+            "namespace": names.settings.namespace,
+            "verb": right.verb,
+            "group": right.group,
+            "resource": resource,
+            "subresource": subresource,
+            "name": right.name,
+        }
+        review = {"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectAccessReview", "spec": {"resourceAttributes": attributes}}
+        answer = api.create("/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        if not member(answer, "status", "allowed"):
+            missing.append(str(right))
+    return missing

@@ -1,0 +1,164 @@
+"""All Rollouts of a configuration, driven together: one list is read at a time, and every change is fenced.
+
+A change that the API server refuses is judged by reading again: the lock may be somebody else's, somebody may have changed the Rollout,
+or the controller wrote its status in between; only then it is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from datetime import timedelta
+
+from azora_ci.clients.kubernetes.api import Api, ConflictError
+from azora_ci.clients.kubernetes.objects import Document, member
+from azora_ci.core.clock import parse_rfc3339
+from azora_ci.core.errors import NotTrueError, UnreachableError
+from azora_ci.targets.base import TargetContext
+from azora_ci.targets.kubernetes import rollouts
+from azora_ci.targets.kubernetes.cluster import Names
+from azora_ci.targets.kubernetes.lock import ClusterLock
+from azora_ci.targets.kubernetes.rollouts import Change, RolloutState
+
+POLL_SECONDS = 0.25
+SILENCE_SECONDS = 10.0  # of the controller, until it counts as down
+BEAT_SECONDS = 3.0  # between two looks at the controller's sign of life
+CONFLICTS = 5  # with the controller's own writes, which come in bursts of two or three
+
+States = Mapping[str, RolloutState]  # by service id
+
+
+class Fleet:
+    """The Rollouts by service id. ``explain``: service id and state -> what its new pods lack, for the error of one that is not ready."""
+
+    def __init__(self, api: Api, names: Names, context: TargetContext, explain: Callable[[str, RolloutState], str]) -> None:
+        self._api, self.names, self._clock, self._explain = api, names, context.clock, explain
+        self._settings = names.settings
+        self.lock: ClusterLock | None = None  # while a change is allowed
+
+    def states(self) -> dict[str, RolloutState]:
+        """Return every Rollout's state. Raises NotTrueError when one is missing."""
+        documents = {each["metadata"]["name"]: each for each in self._api.get(self.names.rollouts)["items"]}
+        missing = [entry.rollout for entry in self._settings.rollouts.values() if entry.rollout not in documents]
+        if missing:
+            raise NotTrueError(
+                "A Rollout is missing",
+                what=f"namespace {self._settings.namespace} has no Rollout {', '.join(missing)}, but {', '.join(documents) or 'none'}",
+                where="target.kubernetes.services",
+                next_step="create it (kubectl apply), or correct namespace and names; an absent namespace has no Rollouts, either",
+            )
+        return {service: rollouts.state(documents[entry.rollout]) for service, entry in self._settings.rollouts.items()}
+
+    def replica_sets(self, hashes: Collection[str]) -> dict[str, Document]:
+        """Return ReplicaSets by the hash of their template."""
+        if not hashes:
+            return {}
+        path = self.names.group("apps/v1", "replicasets")
+        items = self._api.get(path, labelSelector=f"{rollouts.HASH_LABEL} in ({','.join(sorted(hashes))})")["items"]
+        return {each["metadata"]["labels"][rollouts.HASH_LABEL]: each for each in items}
+
+    def stamp(self, token: str) -> None:
+        """Write the lock's token on every Rollout: from now on its former owner can change none of them."""
+        for seen in self.states().values():
+            self._api.patch(f"{self.names.rollouts}/{seen.name}", rollouts.stamped(seen.document, token))
+
+    # --- changes -------------------------------------------------------------------------------------------------------
+
+    def change(self, service: str, make: Change, *, status: bool = True) -> None:
+        """Change a Rollout by what ``make`` returns of its state and the lock's token; None: nothing is to be changed any more.
+
+        Raises FencedError, and NotTrueError when somebody else changes it again and again.
+        """
+        assert self.lock is not None  # noqa: S101 - ``locked`` comes first
+        path = f"{self.names.rollouts}/{self._settings.rollouts[service].rollout}"
+        for attempt in self._clock.attempts(CONFLICTS, 0.1):
+            operations = make(rollouts.state(self._api.get(path)), self.lock.token)
+            if operations is None:
+                return
+            try:
+                self._api.patch(path + ("/status" if status else ""), list(operations))
+            except ConflictError:
+                self.lock.confirm()
+                if attempt.last:
+                    raise
+            else:
+                return
+
+    # --- waiting -------------------------------------------------------------------------------------------------------
+
+    def await_all(
+        self,
+        services: Collection[str],
+        done: Callable[[str, RolloutState], bool],
+        meanwhile: Callable[[str, RolloutState], None],
+        *,
+        seconds: float,
+        purpose: str,
+    ) -> States:
+        """Wait until all are done, and return their states; ``meanwhile`` is called with each that is not, and may raise.
+
+        Raises NotTrueError when one is not done in time, UnreachableError when the controller does nothing.
+        """
+        begun = heard = self._clock.monotonic()
+        owed: dict[str, float] = {}  # since when the controller owes something
+        while True:
+            states = self.states()
+            waiting = {service: states[service] for service in services if not done(service, states[service])}
+            if not waiting:
+                return states
+            now = self._clock.monotonic()
+            owed = {service: owed.get(service, now) for service, seen in waiting.items() if seen.owed}
+            late = [waiting[service] for service, since in owed.items() if now - since > SILENCE_SECONDS]
+            if late:
+                raise silent(late[0], SILENCE_SECONDS)
+            if now - heard > BEAT_SECONDS:
+                self.heartbeat(waiting)
+                heard = now
+            for service, seen in waiting.items():
+                meanwhile(service, seen)
+            if now - begun > seconds:
+                service, seen = next(iter(waiting.items()))
+                raise NotTrueError(
+                    f"A Rollout is not {purpose}",
+                    what=f"{seen.text}; not within {seconds:g} s. {self._explain(service, seen)}",
+                    where=f"{self._settings.namespace}/{seen.name}",
+                    next_step="look at its pods and events (kubectl argo rollouts get rollout, kubectl describe pod)",
+                )
+            self._clock.sleep(POLL_SECONDS)
+
+    def heartbeat(self, states: States) -> None:
+        """Raise UnreachableError when the controller has not looked at the lease for SILENCE_SECONDS, although a release is under way.
+
+        It looks every few seconds, by the AnalysisRun that would take the release of a dead runner back.
+        """
+        runs = {_run_of(seen): seen for seen in states.values() if _run_of(seen)}
+        if not runs:
+            return
+        path = self.names.group("argoproj.io/v1alpha1", "analysisruns")
+        for document in self._api.get(path)["items"]:
+            seen = runs.get(document["metadata"]["name"])
+            if seen is None or member(document, "status", "phase") not in {None, "Running", "Pending"}:
+                continue
+            looks = [
+                measured.get("finishedAt")
+                for result in member(document, "status", "metricResults") or ()
+                for measured in result.get("measurements") or ()
+            ]
+            latest = max(filter(None, looks), default=document["metadata"]["creationTimestamp"])
+            age = self._api.now() - parse_rfc3339(latest)
+            if age > timedelta(seconds=SILENCE_SECONDS):
+                raise silent(seen, age.total_seconds())
+
+
+def _run_of(seen: RolloutState) -> str | None:
+    name: str | None = member(seen.document, "status", "canary", "currentBackgroundAnalysisRunStatus", "name")
+    return name
+
+
+def silent(seen: RolloutState, seconds: float) -> UnreachableError:
+    """Return the error about a controller that does nothing."""
+    return UnreachableError(
+        "The Argo Rollouts controller does nothing",
+        what=f"{seen.text}; nothing was done about it for {seconds:.0f} s. Traffic stays as it is until the controller runs again",
+        where=seen.name,
+        next_step="have the controller run (kubectl -n argo-rollouts get pods) and re-run the job; what was asked of it last happens then",
+    )

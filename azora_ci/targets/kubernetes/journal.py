@@ -1,0 +1,110 @@
+"""The journal: JSON lines in a ConfigMap, which only the owner of the lock can extend."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from azora_ci.clients.kubernetes.api import Api, ConflictError, NotFoundError
+from azora_ci.clients.kubernetes.objects import Document, annotation, member
+from azora_ci.core.documents import expected_shape
+from azora_ci.core.errors import BadInputError
+from azora_ci.targets.journal import History, replay
+from azora_ci.targets.kubernetes.cluster import Names
+from azora_ci.targets.kubernetes.rollouts import FENCE, stamped
+
+KEY = "journal"
+LIMIT = 700_000  # bytes, of the 1 MiB that a ConfigMap may have
+EMPTY: Document = {"op": "add", "path": "/data", "value": {KEY: ""}}
+KEPT = 400_000  # bytes that are left of a journal that outgrew the limit
+
+
+class ClusterJournal:
+    """The journal of a namespace. ``fence``: checks with the API server that the lock is still ours."""
+
+    def __init__(self, api: Api, names: Names, token: Callable[[], str], confirm: Callable[[], None]) -> None:
+        self._api, self._names, self._token, self._confirm = api, names, token, confirm
+        self._path = f"{names.core('configmaps')}/{names.journal}"
+
+    def history(self) -> History:
+        """Return the history; that of an absent ConfigMap is empty."""
+        return self._replay(self._text(self._read()))
+
+    def _read(self) -> Document | None:
+        try:
+            return self._api.get(self._path)
+        except NotFoundError:
+            return None
+
+    def _text(self, document: Document | None) -> str:
+        return member(document, "data", KEY) or ""
+
+    def _replay(self, text: str) -> History:
+        with expected_shape(self._unreadable):
+            return replay(text.splitlines())
+
+    def stamp(self, token: str) -> None:
+        """Write the lock's token on the journal: from now on nobody else can extend it."""
+        document = self._read()
+        if document is None:
+            meta = {"name": self._names.journal, "annotations": {FENCE: token}}
+            with suppress(ConflictError):  # another run makes it in this moment, and is stamped over below
+                self._api.create(self._names.core("configmaps"), {"metadata": meta, "data": {KEY: ""}})
+            document = self._read()
+        self._api.patch(self._path, stamped(document, token) + ([] if member(document, "data", KEY) is not None else [EMPTY]))
+
+    def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:
+        """Append an entry. Raises FencedError when the lock was taken over."""
+        line = json.dumps({"at": at, "event": event, "deployment_id": deployment_id, **facts}, ensure_ascii=False)
+        document = self._read()
+        text = self._text(document)
+        if line in text.splitlines()[-3:]:
+            return  # an answer was lost on its way, and the entry is there
+        operations = [
+            {"op": "test", "path": annotation(FENCE), "value": self._token()},
+            {"op": "test", "path": f"/data/{KEY}", "value": text},
+            {"op": "replace", "path": f"/data/{KEY}", "value": self._shortened(f"{text}{line}\n")},
+        ]
+        try:
+            self._api.patch(self._path, operations)
+        except ConflictError:
+            if self._text(self._read()).endswith(f"{line}\n"):
+                return  # this is the second try of a patch whose answer was lost
+            self._confirm()
+            raise
+
+    def _shortened(self, text: str) -> str:
+        """Return a journal without its oldest releases where it outgrew the limit; what serves, what was before and the newest stay."""
+        if len(text.encode()) <= LIMIT:
+            return text
+        history = self._replay(text)
+        before = history.before(history.serving) if history.serving else None
+        needed = {history.serving, before.id if before else None, next(reversed(history.releases), None)}
+        lines = [(line, json_id(line)) for line in text.splitlines()]
+        dropped: set[str] = set()
+        for release in history.releases:
+            if sum(len(line.encode()) + 1 for line, name in lines if name not in dropped) <= KEPT:
+                break
+            if release not in needed:
+                dropped.add(release)
+        return "".join(f"{line}\n" for line, name in lines if name not in dropped)
+
+    def _unreadable(self, problem: str) -> BadInputError:
+        return BadInputError(
+            "The journal cannot be read",
+            what=f"an entry has another shape: {problem}",
+            where=self._path,
+            next_step="find out who wrote it; without its journal nothing is known of the releases of this namespace",
+        )
+
+
+def json_id(line: str) -> str:
+    """Return the deployment id of a journal line, "" where it is cut."""
+    from azora_ci.core.documents import UnreadableError, read_json
+
+    try:
+        return str(read_json(line).get("deployment_id", ""))
+    except UnreadableError:
+        return ""

@@ -1,0 +1,122 @@
+"""The objects that this target needs in a namespace, beside lock and journal, and the least rights of our account.
+
+The AnalysisTemplate reads the Lease with a token that may read nothing else. TLS is not verified on the way, since Argo's web metric takes
+no CA: who could forge the answer would be inside the cluster's own network.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from azora_ci.clients.kubernetes.objects import Document
+from azora_ci.targets.kubernetes.cluster import Names
+
+HEARTBEAT_SECONDS = 3  # between two looks of the controller at the lease, by which we see that it runs
+ERRORS = 20  # of the look at the lease in a row, a minute in all: an API server that restarts is no dead runner
+
+
+class Right(NamedTuple):
+    """A right of our account in the namespace. ``name``: of the only object that it is for; "": of all."""
+
+    group: str
+    resource: str
+    verb: str
+    name: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.verb} {self.resource}{f'.{self.group}' if self.group else ''}{f' {self.name}' if self.name else ''}"
+
+
+def rights(names: Names, *, proxy: bool) -> tuple[Right, ...]:
+    """Return every right that a deployment uses; nothing more is granted."""
+    argo = "argoproj.io"
+    needed = [
+        *(Right(argo, "rollouts", verb) for verb in ("get", "list", "patch")),
+        Right(argo, "rollouts/status", "patch"),
+        Right(argo, "analysisruns", "list"),
+        Right("apps", "replicasets", "list"),
+        Right("", "pods", "list"),
+        *(Right("coordination.k8s.io", "leases", verb, names.lease) for verb in ("get", "update", "patch")),
+        *(Right("", "configmaps", verb, names.journal) for verb in ("get", "patch")),
+    ]
+    return (*needed, Right("", "pods/proxy", "get")) if proxy else tuple(needed)
+
+
+def objects(names: Names, *, proxy: bool) -> list[tuple[str, Document]]:
+    """Return (path of its kind, object) of everything that ``edge install`` makes, in order."""
+    rbac, namespace = "rbac.authorization.k8s.io/v1", names.settings.namespace
+    roles, bindings = names.group(rbac, "roles"), names.group(rbac, "rolebindings")
+    reader = [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"], "resourceNames": [names.lease]}]
+    made: list[tuple[str, Document]] = []
+    for account, granted in ((names.reader, reader), (names.deployer, rules(rights(names, proxy=proxy)))):
+        meta = {"name": account, "namespace": namespace}
+        made += [
+            (names.core("serviceaccounts"), {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}),
+            (roles, {"apiVersion": rbac, "kind": "Role", "metadata": meta, "rules": granted}),
+            (
+                bindings,
+                {
+                    "apiVersion": rbac,
+                    "kind": "RoleBinding",
+                    "metadata": meta,
+                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": account},
+                    "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
+                },
+            ),
+        ]
+    secret = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/service-account-token",
+        "metadata": {"name": names.reader, "namespace": namespace, "annotations": {"kubernetes.io/service-account.name": names.reader}},
+    }
+    made.append((names.core("secrets"), secret))
+    made.append(
+        (
+            names.leases,
+            {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": {"name": names.lease}, "spec": {"holderIdentity": ""}},
+        )
+    )
+    made.append((names.core("configmaps"), {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": names.journal}}))
+    made.append((names.group("argoproj.io/v1alpha1", "analysistemplates"), watch(names)))
+    return made
+
+
+def rules(needed: tuple[Right, ...]) -> list[Document]:
+    """Return rights as the rules of a Role."""
+    verbs: dict[tuple[str, str, str], list[str]] = {}
+    for right in needed:
+        verbs.setdefault((right.group, right.resource, right.name), []).append(right.verb)
+    return [
+        {"apiGroups": [group], "resources": [resource], "verbs": allowed, **({"resourceNames": [name]} if name else {})}
+        for (group, resource, name), allowed in verbs.items()
+    ]
+
+
+def watch(names: Names) -> Document:
+    """Return the AnalysisTemplate that takes a release back when the lease is held and was not renewed: its runner is dead."""
+    settings = names.settings
+    alive = f'result.holderIdentity == "" || now() - date(result.renewTime) < duration("{settings.lease_seconds}s")'
+    metric = {
+        "name": "runner-alive",
+        "interval": f"{HEARTBEAT_SECONDS}s",
+        "failureLimit": 0,
+        "consecutiveErrorLimit": ERRORS,
+        "successCondition": alive,
+        "provider": {
+            "web": {
+                "url": f"{settings.api_server.rstrip('/')}{names.leases}/{names.lease}",
+                "insecure": True,
+                "timeoutSeconds": 5,
+                "headers": [{"key": "Authorization", "value": "Bearer {{args.token}}"}],
+                "jsonPath": "{$.spec}",
+            }
+        },
+    }
+    token = {"name": "token", "valueFrom": {"secretKeyRef": {"name": names.reader, "key": "token"}}}
+    return {
+        "apiVersion": "argoproj.io/v1alpha1",
+        "kind": "AnalysisTemplate",
+        "metadata": {"name": names.watch, "namespace": settings.namespace},
+        "spec": {"args": [token], "metrics": [metric]},
+    }

@@ -1,0 +1,158 @@
+"""The releases of a namespace as they are seen: the journal's history, their pods, their shares of traffic, and their counters."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from azora_ci.clients.kubernetes.objects import Document, member
+from azora_ci.core.config import WORKER, DeployConfig
+from azora_ci.health.answers import Endpoint
+from azora_ci.health.traffic import Counters
+from azora_ci.health.workers import WorkerState
+from azora_ci.targets import proofs
+from azora_ci.targets.base import Instance
+from azora_ci.targets.journal import PROMOTED, Deployed, History
+from azora_ci.targets.kubernetes import pods
+from azora_ci.targets.kubernetes.cluster import Names
+from azora_ci.targets.kubernetes.counters import Prometheus
+from azora_ci.targets.kubernetes.fleet import Fleet, States
+from azora_ci.targets.kubernetes.journal import ClusterJournal
+from azora_ci.targets.kubernetes.rollouts import RolloutState
+
+NUMBER = 1  # of a service's entry in the journal: a Rollout is one thing
+
+
+class Releases:
+    """Reads releases. What it knows of their hashes and digests is of the last time that the journal was read."""
+
+    def __init__(
+        self, journal: ClusterJournal, fleet: Fleet, pods_of: pods.Pods, config: DeployConfig, prometheus: Prometheus | None
+    ) -> None:
+        self._journal, self._fleet, self._pods, self._config, self._prometheus = journal, fleet, pods_of, config, prometheus
+        self._names: Names = fleet.names
+        self._hashes: dict[str, dict[str, str]] = {}  # release id -> service id -> hash
+        self._digests: dict[str, dict[str, str]] = {}
+
+    def history(self) -> History:
+        """Return the history of the journal."""
+        history = self._journal.history()
+        for deployed in history.releases.values():
+            self._hashes[deployed.id], self._digests[deployed.id] = facts_of(deployed, "hash"), deployed.digests
+        return history
+
+    # --- pods ----------------------------------------------------------------------------------------------------------
+
+    def instances(self, release_id: str) -> tuple[Instance, ...]:
+        """Return a release's pods; of a service whose pods were stopped, while its ReplicaSet is kept, one instance at rest."""
+        deployed = self.history().releases.get(release_id)
+        if deployed is None or not self._hashes[release_id]:
+            return ()
+        running = self._pods.of(self._hashes[release_id].values())
+        found: list[Instance] = []
+        for service, hash_ in self._hashes[release_id].items():
+            found += [self._instance(deployed, service, number, pod) for number, pod in enumerate(running[hash_], start=1)]
+            if not running[hash_] and deployed.outcome == PROMOTED:
+                found.append(self._instance(deployed, service, NUMBER, None))
+        return tuple(found)
+
+    def _instance(self, deployed: Deployed, service_id: str, number: int, pod: Document | None) -> Instance:
+        facts = deployed.instances[service_id, NUMBER]
+        service = next((service for service in self._config.services if service.id == service_id), None)
+        address = ""
+        if pod is not None and service is not None and service.health_path:
+            address = f"{member(pod, 'status', 'podIP') or 'no address'}:{service.port}"
+        worker, health = facts.get("kind") == WORKER, proofs.settings_of(facts)
+        return Instance(deployed.id, deployed.version, service_id, number, address, "", worker, pod is None, health)
+
+    def _pod(self, instance: Instance) -> Document | None:
+        """Return the pod of an instance, or the one in its place: pods come and go with nodes and autoscalers."""
+        hash_ = self._hashes.get(instance.release, {}).get(instance.service)
+        present = self._pods.of([hash_], fresh=False)[hash_] if hash_ else []
+        return present[(instance.number - 1) % len(present)] if present else None
+
+    def endpoint(self, instance: Instance, side: str) -> Endpoint:
+        """Return where a pod answers: through the API server, or at its address."""
+        digest = self._digests.get(instance.release, {}).get(instance.service)
+        image = self.image(instance.service, digest) if digest else ""
+        return self._pods.endpoint(instance, side, self._pod(instance), image)
+
+    def image(self, service: str, digest: str) -> str:
+        """Return a service's image by digest."""
+        assert self._config.registry is not None  # noqa: S101 - the configuration's own check
+        return f"{self._config.registry.repository}/{service}@{digest}"
+
+    def states(self, workers: Sequence[Instance]) -> list[WorkerState]:
+        """Return the state of each worker's pod; of instances at rest, whether the ReplicaSet is there that starts them again."""
+        kept = self._fleet.replica_sets({self._hash(each) for each in workers if each.resting} - {""})
+        return [
+            WorkerState(False, detail="its ReplicaSet is gone", gone=self._hash(each) not in kept)
+            if each.resting
+            else pods.worker_state(self._pod(each))
+            for each in workers
+        ]
+
+    def _hash(self, instance: Instance) -> str:
+        return self._hashes.get(instance.release, {}).get(instance.service, "")
+
+    # --- traffic -------------------------------------------------------------------------------------------------------
+
+    def shown(self, history: History, states: States) -> list[Deployed]:
+        """Return the releases that a Rollout has as its stable or its newest template."""
+        hashes = {hash_ for seen in states.values() for hash_ in (seen.stable, seen.current)}
+        return [deployed for deployed in history.releases.values() if hashes & set(self._hashes[deployed.id].values())]
+
+    def troubled(self, shown: Sequence[Deployed]) -> tuple[Instance, ...]:
+        """Return the instances whose process ended or cannot start."""
+        present = self._pods.of({hash_ for deployed in shown for hash_ in self._hashes[deployed.id].values()})
+        return tuple(
+            self._instance(deployed, service, number, pod)
+            for deployed in shown
+            for service, hash_ in self._hashes[deployed.id].items()
+            for number, pod in enumerate(present[hash_], start=1)
+            if pods.trouble(pod)
+        )
+
+    def weights(self, states: States) -> dict[str, dict[str, int]]:
+        """Return route -> version -> percent; of a Rollout without traffic routing its pods -> version -> percent of its ready pods."""
+        ids = {hash_: release for release, hashes in self._hashes.items() for hash_ in hashes.values()}
+        result = {}
+        for service, seen in states.items():
+            routed = self._names.settings.rollouts[service].stable_service is not None
+            shares = self._shares(seen, routed=routed)
+            route = self._config.service(service).route_prefix if routed else f"pods of {seen.name}"
+            result[route] = {f"{service}-{ids.get(hash_, hash_)}": share for hash_, share in shares.items()}
+        return result
+
+    def _shares(self, seen: RolloutState, *, routed: bool) -> dict[str, int]:
+        if seen.stable in {"", seen.current}:
+            return {seen.current: 100}
+        if routed:
+            new = seen.weight or 0
+        else:
+            ready = {hash_: sum(map(pods.is_ready, found)) for hash_, found in self._pods.of([seen.current, seen.stable]).items()}
+            new = round(100 * ready[seen.current] / (sum(ready.values()) or 1))
+        return {seen.current: new, seen.stable: 100 - new}
+
+    def counters(self, release_ids: Sequence[str]) -> dict[tuple[str, str], Counters]:
+        """Return (service id, release id) -> counters; nothing where requests are not counted. Raises UnreachableError."""
+        if self._prometheus is None:
+            return {}
+        settings = self._names.settings
+        return {
+            (service, release): self._prometheus.counters(
+                {"namespace": settings.namespace, "service": service, "rollout": settings.rollouts[service].rollout, "hash": hash_}
+            )
+            for release in release_ids
+            for service, hash_ in self._hashes.get(release, {}).items()
+            if service in settings.rollouts
+        }
+
+    def ready(self, release_id: str) -> int:
+        """Return how many pods of a release get requests where traffic is not routed."""
+        hashes = self._hashes.get(release_id, {})
+        return sum(pods.is_ready(pod) for found in self._pods.of(hashes.values()).values() for pod in found)
+
+
+def facts_of(deployed: Deployed, name: str) -> dict[str, str]:
+    """Return service id -> a fact of its entry in the journal, where it has one."""
+    return {service: facts[name] for (service, _), facts in deployed.instances.items() if facts.get(name)}

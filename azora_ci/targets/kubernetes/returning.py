@@ -1,0 +1,110 @@
+"""Going back: every Rollout to the ReplicaSet that was stable before, whatever state somebody else or a dead run left it in.
+
+Before a promotion that is ``status.abort``, which moves traffic in one step, then the stable template is put back, since an aborted
+Rollout still names the release. After it, the template of the ReplicaSet that was stable before is put back and all steps are skipped.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from azora_ci.clients.kubernetes.objects import Document
+from azora_ci.core.errors import NotTrueError
+from azora_ci.targets.journal import Deployed
+from azora_ci.targets.kubernetes import rollouts
+from azora_ci.targets.kubernetes.fleet import Fleet, States
+from azora_ci.targets.kubernetes.rollouts import Change, RolloutState
+
+
+class Return:
+    """The way back of one release. ``bases``: service id -> hash of what was stable before it, where the journal has one."""
+
+    def __init__(self, fleet: Fleet, release_id: str, bases: Mapping[str, str]) -> None:
+        self._fleet, self._release_id, self._bases = fleet, release_id, bases
+        self._kept: dict[str, Document] = {}  # hash -> ReplicaSet
+        self.notes: list[str] = []
+
+    def require_goals(self) -> None:
+        """Read what every Rollout goes back to. Raises NotTrueError, before anything is changed, where that is not kept."""
+        states = self._fleet.states()
+        goals = {service: goal for service, seen in states.items() if self._is_ours(seen) and (goal := self._goal(service, seen))}
+        self._kept = self._fleet.replica_sets(set(goals.values()))
+        gone = [f"{states[service].name}: ReplicaSet {goal}" for service, goal in goals.items() if goal not in self._kept]
+        if gone:
+            raise NotTrueError(
+                "The version before is not kept any more",
+                what=f"{', '.join(gone)} is gone (spec.revisionHistoryLimit); nothing was changed",
+                where="ReplicaSets of the namespace",
+                next_step="deploy the version before again",
+            )
+        for service, seen in states.items():
+            if not self._is_ours(seen) and seen.current not in {seen.stable, self._bases.get(service)}:
+                self.notes.append(f"{seen.name} has another change under way, which is somebody else's and stays: {seen.text}")
+
+    def _is_ours(self, seen: RolloutState) -> bool:
+        return seen.release == self._release_id
+
+    def _goal(self, service: str, seen: RolloutState) -> str:
+        """Return the hash of what a Rollout goes back to, "" where there was nothing before."""
+        return seen.stable if seen.stable and seen.stable != seen.current else self._bases.get(service, "")
+
+    def is_safe(self, service: str, seen: RolloutState) -> bool:
+        """Return whether no traffic of a service reaches the release."""
+        base = self._bases.get(service)
+        if not self._is_ours(seen):
+            return seen.settled and (not base or seen.stable == base)
+        return not self._goal(service, seen) or (seen.stable != seen.current and seen.safe)
+
+    def move(self, service: str, seen: RolloutState) -> None:
+        """Have a Rollout do what it has not been asked for yet."""
+        if self._take_back(seen, "") is not None:
+            self._fleet.change(service, self._take_back)
+        elif self._is_ours(seen) and seen.stable == seen.current:
+            self._fleet.change(service, self._put(service), status=False)
+        elif self._skip(service)(seen, "") is not None:
+            self._fleet.change(service, self._skip(service))
+
+    def _take_back(self, seen: RolloutState, token: str) -> Sequence[Document] | None:
+        asked = (seen.document.get("status") or {}).get("abort")
+        on_its_way = self._is_ours(seen) and seen.stable and seen.stable != seen.current
+        return rollouts.take_back(seen, token) if on_its_way and not asked else None
+
+    def _put(self, service: str) -> Change:
+        def put(seen: RolloutState, token: str) -> Sequence[Document] | None:
+            goal = self._kept.get(self._goal(service, seen))
+            return rollouts.put_template(seen.document, token, goal) if goal is not None and self._is_ours(seen) else None
+
+        return put
+
+    def _skip(self, service: str) -> Change:
+        """Return the change that skips the steps of a Rollout that has the template of the version before."""
+
+        def skip(seen: RolloutState, token: str) -> Sequence[Document] | None:
+            skipping = (seen.document.get("status") or {}).get("promoteFull")
+            returns = seen.settled and seen.current == self._bases.get(service) != seen.stable and not self._is_ours(seen)
+            return rollouts.skip_steps(seen, token) if returns and not skipping else None
+
+        return skip
+
+    def put_back(self, services: Collection[str]) -> None:
+        """Put the stable template back where an aborted Rollout still names the release: its next change would start from that."""
+        for service in services:
+            self._fleet.change(service, self._put(service), status=False)
+
+
+def name_before(previous: Deployed | None, states: States, release_id: str) -> str | None:
+    """Return the version to which traffic went; of a first deployment what ran before us, None where that was nothing."""
+    if previous is not None:
+        return previous.version
+    stable = sorted(
+        {seen.stable for seen in states.values() if seen.stable and (seen.release != release_id or seen.stable != seen.current)}
+    )
+    return f"what ran before ({', '.join(stable)})" if stable else None
+
+
+def read_back(states: States) -> str:
+    """Return what the Rollouts say of the weights after going back."""
+    routed = [seen for seen in states.values() if seen.weight is not None]
+    text = f"the weight of the new version reads 0 on {len(routed)} of {len(states)} Rollouts" if routed else ""
+    unrouted = [seen.name for seen in states.values() if seen.weight is None]
+    return "; ".join(filter(None, (text, f"traffic of {', '.join(unrouted)} is not routed: its pods are back" if unrouted else "")))

@@ -1,0 +1,260 @@
+"""What a Rollout's document says, whether its steps can be driven, and the patches that drive it. Pure.
+
+The rules for trusting a status are those of argo-rollouts 1.10 (``utils/rollout``): its ``observedGeneration`` is a text, and a status
+with ``controllerPause`` and no ``pauseConditions`` is one that somebody has just promoted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from azora_ci.clients.kubernetes.objects import Document, annotation, member
+from azora_ci.core.config import KubernetesSettings, RolloutNames
+from azora_ci.core.pipeline import STAGES
+
+FENCE, RELEASE, VERSION = "azora-ci/fence", "azora-ci/deployment-id", "azora-ci/version"  # annotations: of a Rollout; of its pods
+HASH_LABEL = "rollouts-pod-template-hash"
+REVISION = "rollout.argoproj.io/revision"
+PERCENTS = tuple(percent for _, percent in STAGES)
+SCALE_DOWN_SECONDS = 30  # Argo's default of scaleDownDelaySeconds
+GIVEN = ("DEPLOYMENT_ID", "SERVICE", "VERSION")  # variables that every target tells an instance; HOST and PORT are the manifest's
+
+
+@dataclass(frozen=True)
+class RolloutState:
+    """A Rollout at one moment. ``settled``: its status belongs to its spec. ``weight``: percent of traffic of the pods of
+    ``weight_hash``; None without traffic routing. ``release``: deployment id in the pods' annotations.
+    """
+
+    name: str
+    settled: bool
+    phase: str
+    message: str
+    stable: str
+    current: str
+    step: int
+    held: bool  # in a pause without an end
+    aborted: bool  # the controller took it back
+    weight: int | None
+    stable_weight: int | None
+    release: str | None
+    fence: str | None
+    replicas: int
+    document: Document = field(repr=False, compare=False, default_factory=dict)
+
+    @property
+    def steps(self) -> Sequence[Document]:
+        """Return the steps of its canary."""
+        return member(self.document, "spec", "strategy", "canary", "steps") or ()
+
+    @property
+    def percent(self) -> int:
+        """Return the weight that the steps up to the current one set."""
+        weights = [step["setWeight"] for step in self.steps[: self.step + 1] if "setWeight" in step]
+        return weights[-1] if weights else 0
+
+    @property
+    def finished(self) -> bool:
+        """Return whether its newest template has everything, and no step is left."""
+        return self.settled and self.phase == "Healthy" and bool(self.stable) and self.stable == self.current and not self.weight
+
+    def held_at(self, percent: int) -> bool:
+        """Return whether it waits at this weight, which traffic has where it is routed."""
+        return self.settled and self.held and self.percent == percent and self.weight in {None, percent}
+
+    @property
+    def safe(self) -> bool:
+        """Return whether no traffic goes to pods of another template than the stable one's."""
+        return self.finished or (self.aborted and not self.weight)
+
+    @property
+    def owed(self) -> bool:
+        """Return whether the controller has something to do that it does at once when it runs."""
+        status = self.document.get("status") or {}
+        return not self.settled or (bool(status.get("abort")) and not status.get("abortedAt"))
+
+    @property
+    def text(self) -> str:
+        """Return a phrase about it for people."""
+        weight = "" if self.weight is None else f", {self.weight} % of traffic to {self.current}"
+        return f"{self.name}: {self.phase or 'no status yet'} at step {self.step}{weight}{f' ({self.message})' if self.message else ''}"
+
+
+def state(document: Document) -> RolloutState:
+    """Return what a Rollout's document says."""
+    status, meta = document.get("status") or {}, document["metadata"]
+    weights = member(status, "canary", "weights") or {}
+    pauses = status.get("pauseConditions") or []
+    observed = str(meta.get("generation")) == str(status.get("observedGeneration"))
+    return RolloutState(
+        name=meta["name"],
+        settled=observed and not (status.get("controllerPause") and not pauses),
+        phase=status.get("phase", ""),
+        message=status.get("message", ""),
+        stable=status.get("stableRS", ""),
+        current=status.get("currentPodHash", ""),
+        step=status.get("currentStepIndex") or 0,
+        held=any(pause.get("reason") == "CanaryPauseStep" for pause in pauses),
+        aborted=bool(status.get("abort") and status.get("abortedAt")),
+        weight=member(weights, "canary", "weight"),
+        stable_weight=member(weights, "stable", "weight"),
+        release=member(document, "spec", "template", "metadata", "annotations", RELEASE),
+        fence=member(document, "metadata", "annotations", FENCE),
+        replicas=member(document, "spec", "replicas") or 0,
+        document=document,
+    )
+
+
+# --- the plan ------------------------------------------------------------------------------------------------------------------
+
+
+def obstacles(document: Document, names: RolloutNames, settings: KubernetesSettings) -> Iterator[str]:
+    """Yield a sentence for each reason why a Rollout cannot be driven."""
+    canary = member(document, "spec", "strategy", "canary")
+    if canary is None:
+        yield f"{names.rollout}: its strategy is not canary, so there are no shares to move"
+        return
+    if member(document, "spec", "workloadRef"):
+        yield f"{names.rollout}: spec.workloadRef keeps its pods' template elsewhere; move the template into the Rollout"
+    elif container_index(document, names.container) is None:
+        found = ", ".join(each["name"] for each in member(document, "spec", "template", "spec", "containers") or ())
+        yield f"{names.rollout}: has no container {names.container}, but {found or 'none'}"
+    for key, expected in (("stableService", names.stable_service), ("canaryService", names.canary_service)):
+        if canary.get(key) != expected:
+            yield f"{names.rollout}: spec.strategy.canary.{key} is {canary.get(key)}, target.kubernetes says {expected}"
+    if names.stable_service and not canary.get("trafficRouting"):
+        yield f"{names.rollout}: spec.strategy.canary.trafficRouting is missing: its Services get no shares; leave both out"
+    yield from _step_obstacles(names.rollout, canary.get("steps") or [])
+    if member(document, "spec", "paused"):
+        yield f"{names.rollout}: spec.paused is true: somebody stopped it"
+    if member(document, "spec", "revisionHistoryLimit") == 0:
+        yield f"{names.rollout}: spec.revisionHistoryLimit is 0: nothing would be left to go back to"
+    if not has_watch(document, settings):
+        yield (
+            f"{names.rollout}: spec.strategy.canary.analysis does not name {watch_name(settings)}, so nothing would take a release back "
+            "when its run dies; python -m azora_ci edge install adds it"
+        )
+
+
+def _step_obstacles(name: str, steps: Sequence[Document]) -> Iterator[str]:
+    weight, paused = 0, []
+    for number, step in enumerate(steps):
+        weight = step.get("setWeight", weight)
+        if "pause" in step:
+            if (step["pause"] or {}).get("duration") is not None:
+                yield f"{name}: step {number} is a pause that ends by itself, whatever our verdict; write pause: {{}}"
+            paused.append(weight)
+    if tuple(paused) != PERCENTS:
+        wanted = ", ".join(f"setWeight: {percent}, pause: {{}}" for percent in PERCENTS)
+        yield f"{name}: its steps pause at {', '.join(f'{each} %' for each in paused) or 'no weight'}; our stages need {wanted}"
+
+
+def remarks(document: Document, names: RolloutNames, window_minutes: float) -> Iterator[str]:
+    """Yield what people should know of a Rollout that can be driven."""
+    canary = member(document, "spec", "strategy", "canary") or {}
+    others = sorted({key for step in canary.get("steps") or () for key in step} - {"setWeight", "pause"})
+    if others:
+        yield f"{names.rollout}: its steps also have {', '.join(others)}, which Argo takes by itself between ours"
+    if analyses := [each.get("templateName") for each in member(canary, "analysis", "templates") or ()][1:]:
+        yield f"{names.rollout}: its own analysis ({', '.join(map(str, analyses))}) may take it back, too"
+    if not names.stable_service:
+        yield f"{names.rollout}: traffic is not routed: shares are those of its {member(document, 'spec', 'replicas')} pods, rounded up"
+    kept = canary.get("scaleDownDelaySeconds", SCALE_DOWN_SECONDS)
+    if kept < window_minutes * 60:
+        history = member(document, "spec", "revisionHistoryLimit")
+        yield (
+            f"{names.rollout}: the version before runs for {kept} s after the promotion (scaleDownDelaySeconds); going back later, within "
+            f"the window of {window_minutes:g} minutes, first starts it again from its ReplicaSet ({history or 10} are kept)"
+        )
+    if canary.get("dynamicStableScale"):
+        yield f"{names.rollout}: dynamicStableScale stops pods of the version before while shares move: going back starts them again"
+
+
+def container_index(document: Document, container: str) -> int | None:
+    """Return the place of a container in a Rollout's template, None where there is none of this name."""
+    containers = member(document, "spec", "template", "spec", "containers") or ()
+    return next((index for index, each in enumerate(containers) if each.get("name") == container), None)
+
+
+def watch_name(settings: KubernetesSettings) -> str:
+    """Return the name of the AnalysisTemplate that takes a dead runner's release back."""
+    return f"{settings.name}-runner-alive"
+
+
+def has_watch(document: Document, settings: KubernetesSettings) -> bool:
+    """Return whether a Rollout is taken back when the lease runs out, from its first step on."""
+    analysis = member(document, "spec", "strategy", "canary", "analysis") or {}
+    named = [each.get("templateName") for each in analysis.get("templates") or () if not each.get("clusterScope")]
+    return watch_name(settings) in named and not analysis.get("startingStep")
+
+
+# --- patches -------------------------------------------------------------------------------------------------------------------
+
+
+# A state and the lock's token -> the patch that is to be made of that state, None when nothing is to be changed any more.
+Change = Callable[[RolloutState, str], Sequence[Document] | None]
+
+
+def stamped(document: Document | None, token: str) -> list[Document]:
+    """Return the patch that writes the lock's token on an object."""
+    if member(document, "metadata", "annotations") is None:
+        return [{"op": "add", "path": "/metadata/annotations", "value": {FENCE: token}}]
+    return [{"op": "add", "path": annotation(FENCE), "value": token}]
+
+
+def _if_fenced(token: str) -> Document:
+    """Return the condition that the lock is still ours: the API server checks it in the same moment as it makes the change."""
+    return {"op": "test", "path": annotation(FENCE), "value": token}
+
+
+def start(document: Document, token: str, container: int, image: str, given: Mapping[str, str]) -> list[Document]:
+    """Return the patch that gives a Rollout a release. ``given``: DEPLOYMENT_ID, SERVICE and VERSION.
+
+    The annotations make a template of its own even of an image that did not change, so that all services move together.
+    """
+    base = f"/spec/template/spec/containers/{container}"
+    template = document["spec"]["template"]
+    annotations = {**(member(template, "metadata", "annotations") or {}), RELEASE: given["DEPLOYMENT_ID"], VERSION: given["VERSION"]}
+    env = [each for each in template["spec"]["containers"][container].get("env") or () if each["name"] not in given]
+    return [
+        _if_fenced(token),
+        {"op": "test", "path": "/spec/template", "value": template},
+        {"op": "replace", "path": f"{base}/image", "value": image},
+        {"op": "add", "path": f"{base}/env", "value": [*env, *({"name": name, "value": value} for name, value in given.items())]},
+        {"op": "add", "path": "/spec/template/metadata/annotations", "value": annotations},
+    ]
+
+
+def go_on(seen: RolloutState, token: str) -> list[Document]:
+    """Return the patch of the status that ends the pause in which a Rollout was seen, and no other one."""
+    return [
+        _if_fenced(token),
+        {"op": "test", "path": "/status/currentPodHash", "value": seen.current},
+        {"op": "test", "path": "/status/currentStepIndex", "value": seen.step},
+        {"op": "remove", "path": "/status/pauseConditions"},
+    ]
+
+
+def take_back(seen: RolloutState, token: str) -> list[Document]:
+    """Return the patch of the status that gives all traffic back to the stable pods."""
+    same = {"op": "test", "path": "/status/currentPodHash", "value": seen.current}
+    return [_if_fenced(token), same, {"op": "add", "path": "/status/abort", "value": True}]
+
+
+def skip_steps(seen: RolloutState, token: str) -> list[Document]:
+    """Return the patch of the status that goes to the newest template at once."""
+    same = {"op": "test", "path": "/status/currentPodHash", "value": seen.current}
+    return [_if_fenced(token), same, {"op": "add", "path": "/status/promoteFull", "value": True}]
+
+
+def put_template(document: Document, token: str, replica_set: Document) -> list[Document]:
+    """Return the patch that gives a Rollout the template of one of its ReplicaSets."""
+    template = {**replica_set["spec"]["template"]}
+    meta = {**template["metadata"], "labels": {**template["metadata"]["labels"]}}
+    meta["labels"].pop(HASH_LABEL, None)
+    return [
+        _if_fenced(token),
+        {"op": "test", "path": "/spec/template", "value": document["spec"]["template"]},
+        {"op": "replace", "path": "/spec/template", "value": {**template, "metadata": meta}},
+    ]

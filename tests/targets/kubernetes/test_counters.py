@@ -1,0 +1,88 @@
+"""Counters from a server that speaks Prometheus' protocol (https://prometheus.io/docs/prometheus/latest/querying/api/)."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from azora_ci.core.clock import Clock
+from azora_ci.core.config import CounterSettings
+from azora_ci.core.errors import UnreachableError
+from azora_ci.targets.kubernetes.counters import Prometheus
+
+GIVEN = {"namespace": "shop", "service": "web", "rollout": "web", "hash": "abc"}
+
+
+def vector(*series: tuple[dict[str, str], str]) -> dict:
+    result = [{"metric": labels, "value": [1764000000.0, value]} for labels, value in series]
+    return {"status": "success", "data": {"resultType": "vector", "result": result}}
+
+
+class Server(ThreadingHTTPServer):
+    answers: dict[str, dict]
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            query = parse_qs(urlsplit(self.path).query)["query"][0]
+            body = json.dumps(self.server.answers.get(query, vector())).encode()
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, *_) -> None:
+            pass
+
+    made = Server(("127.0.0.1", 0), Handler)
+    made.answers = {}
+    threading.Thread(target=made.serve_forever, daemon=True).start()
+    yield made
+    made.shutdown()
+    made.server_close()
+
+
+def prometheus(server: Server) -> Prometheus:
+    queries = ('requests{hash="$hash"}', 'errors{hash="$hash"}', 'latency{hash="$hash"}')
+    return Prometheus(CounterSettings(f"http://127.0.0.1:{server.server_port}", *queries), Clock())
+
+
+def test_a_version_is_counted_by_its_hash(server):
+    server.answers['requests{hash="abc"}'] = vector(({}, "1000"))
+    server.answers['errors{hash="abc"}'] = vector(({}, "7"))
+    server.answers['latency{hash="abc"}'] = vector(({"le": "+Inf"}, "1000"), ({"le": "0.25"}, "900"))
+    counted = prometheus(server).counters(GIVEN)
+    assert (counted.requests, counted.errors, counted.buckets) == (1000, 7, ((250.0, 900), (60_000.0, 1000)))
+
+
+def test_what_has_no_series_yet_was_not_asked(server):
+    assert prometheus(server).counters(GIVEN).samples == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "words"),
+    [
+        (vector(({"pod": "a"}, "1"), ({"pod": "b"}, "2")), "2 series answer; the query must sum them up"),
+        (vector(({}, "NaN")), "ValueError"),
+        ({"status": "error", "error": "parse error"}, "KeyError|no vector"),
+        ({"status": "success", "data": {"resultType": "scalar", "result": []}}, "the answer is no vector"),
+    ],
+)
+def test_what_is_not_counted_is_an_error_and_no_zero(server, answer, words):
+    server.answers['requests{hash="abc"}'] = answer
+    with pytest.raises(UnreachableError, match=words):
+        prometheus(server).counters(GIVEN)
+
+
+def test_a_server_that_is_away_is_an_error(server):
+    away = prometheus(server)
+    server.shutdown()
+    server.server_close()
+    with pytest.raises(UnreachableError, match="connection refused"):
+        away.counters(GIVEN)

@@ -1,0 +1,229 @@
+"""What goes wrong around a release on a real cluster: dead runners, a controller that is down, other people, missing rights."""
+
+from __future__ import annotations
+
+import threading
+import time
+from contextlib import suppress
+
+import pytest
+
+from azora_ci.core.errors import AzoraError, NotTrueError, UnreachableError
+from azora_ci.rehearsal.kubernetes.cluster import CONTROLLER, Cluster
+from azora_ci.targets.base import FencedError
+from azora_ci.targets.kubernetes import doctor, manifests
+from azora_ci.targets.kubernetes.cluster import Names
+from tests.support.kubernetes_target import World, deploy, owner
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.kubernetes
+
+
+@pytest.fixture
+def world(cluster: Cluster, tmp_path) -> World:
+    made = World(cluster, tmp_path, services=("api_gateway",), lease_seconds=8)
+    made.install()
+    return made
+
+
+def at(world: World, percent: int, number: int = 2):
+    """Return a target that holds the lock with a release at a weight, and the context that frees it."""
+    target, release = world.target(), world.release(number)
+    holding = target.locked(owner(release.id))
+    holding.__enter__()
+    target.deploy(release, percent)
+    target.set_weight(release, percent)
+    return target, release, holding
+
+
+def die(target) -> None:
+    """Have a target do nothing any more, as a runner that was killed."""
+    target._lock._ended.set()
+
+
+def test_a_dead_runner_is_taken_back_by_the_cluster_itself(world):
+    first = world.release(1)
+    deploy(world, first)
+    target, _, _ = at(world, 50)
+    time.sleep(world.lease_seconds + 4)  # while it lives, nothing happens
+    assert world.weights() == {"api_gateway": 50}
+    target.observe()
+    die(target)
+    begun = time.monotonic()
+    until(lambda: world.weights() == {"api_gateway": 0}, "traffic is back", world.lease_seconds + 15)
+    assert time.monotonic() - begun < world.lease_seconds + 12  # 5 on a machine with nothing else to do
+    assert set(world.ask("api_gateway", 10)) == {"1.0.1"}
+    later = world.target()
+    until(lambda: not later.holder().alive, "the lease has run out")
+    with later.locked(owner("later")):
+        assert later.abort(later.current().unfinished.release, "its run died").proved
+    world.wait_healthy("api_gateway")
+    assert world.version("api_gateway") == "1.0.1"
+    assert later.current().unfinished is None
+
+
+def test_a_canary_of_a_person_without_a_run_goes_on(world):
+    deploy(world, world.release(1))
+    change = [{"op": "add", "path": "/spec/template/metadata/annotations/person", "value": "me"}]
+    world.cluster.api.patch(world.path("api_gateway"), change, "application/json-patch+json")
+    until(lambda: world.phase("api_gateway") == "Paused", "the canary waits")
+    time.sleep(world.lease_seconds + 4)
+    assert world.phase("api_gateway") == "Paused"
+    with pytest.raises(NotTrueError, match="it is not at rest"):
+        world.target().plan(world.release(2))
+
+
+def test_a_controller_that_is_down_is_noticed_and_what_was_asked_happens_later(world):
+    deploy(world, world.release(1))
+    target, second, holding = at(world, 5)
+    world.cluster.kill(CONTROLLER)
+    try:
+        begun = time.monotonic()
+
+        def noticed() -> bool:
+            try:
+                target.observe()
+            except UnreachableError as error:
+                return "controller does nothing" in error.title
+            return False
+
+        until(noticed, "a tick says that the controller is down", 20)
+        assert time.monotonic() - begun < 15
+        with pytest.raises(UnreachableError, match="controller does nothing"):
+            target.abort(second, "the controller is down")
+        assert world.weights() == {"api_gateway": 5}  # nothing moved, and nothing is said to have
+    finally:
+        world.cluster.restart(CONTROLLER)
+    until(lambda: world.weights() == {"api_gateway": 0}, "it happens when the controller runs again")
+    assert target.current().unfinished.going_back
+    assert target.abort(second, "again").proved
+    holding.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "words"),
+    [
+        ({"status": {"pauseConditions": None}}, True, "left waiting at 5 %, and is not there any more"),
+        ({"status": {"promoteFull": True}}, True, "left waiting at 5 %, and is not there any more"),
+        ({"status": {"abort": True}}, True, "was taken back in the cluster"),
+        (
+            {"spec": {"template": {"metadata": {"annotations": {"azora-ci/deployment-id": "somebody"}}}}},
+            False,
+            "its template is of somebody now",
+        ),
+    ],
+)
+def test_somebody_else_is_noticed_and_everything_goes_back(world, change, status, words):
+    deploy(world, world.release(1))
+    target, second, holding = at(world, 5)
+    world.cluster.api.patch(world.path("api_gateway") + ("/status" if status else ""), change)
+
+    def noticed() -> bool:
+        try:
+            target.observe()
+        except NotTrueError as error:
+            return words in f"{error.title} {error.what}"
+        return False
+
+    until(noticed, words, 20)
+    returned = target.abort(second, "somebody else")
+    assert returned.proved, returned
+    holding.__exit__(None, None, None)
+    if "somebody" not in words:
+        world.wait_healthy("api_gateway")
+        assert set(world.ask("api_gateway", 10)) == {"1.0.1"}
+
+
+def test_two_deployments_at_once_and_a_rollback_that_fences_one(world):
+    deploy(world, world.release(1))
+    target, second, holding = at(world, 5)
+    other = world.target()
+    with pytest.raises(NotTrueError, match=f"deployment {second.id} of octocat holds the lock"), other.locked(owner("other")):
+        pass
+    with other.locked(owner(second.id, fence="users complain")):
+        assert "fenced the deployment" in world.log.getvalue()
+        with pytest.raises(FencedError):
+            target.deploy(second, 50)  # it would have gone on
+        with pytest.raises(FencedError):
+            target.finish_stage(second, {})
+        with pytest.raises(FencedError):
+            target.abort(second, "not even this")
+        assert other.abort(second, "users complain").proved
+    holding.__exit__(None, None, None)
+    assert set(world.ask("api_gateway", 10)) == {"1.0.1"}
+
+
+def test_conflicts_with_other_writers_are_tried_again_while_the_lock_is_ours(world):
+    deploy(world, world.release(1))
+    stop = threading.Event()
+
+    def scribble() -> None:
+        number = 0
+        while not stop.is_set():
+            number += 1
+            with suppress(AzoraError):
+                world.cluster.api.patch(
+                    world.path("api_gateway"), {"metadata": {"annotations": {"other": str(number)}}, "spec": {"replicas": 2 + number % 2}}
+                )
+            time.sleep(0.3)
+
+    thread = threading.Thread(target=scribble, daemon=True)
+    thread.start()
+    try:
+        deploy(world, world.release(2))  # an autoscaler changes replicas all the while
+    finally:
+        stop.set()
+        thread.join()
+    assert set(world.ask("api_gateway", 10)) == {"1.0.2"}
+
+
+def test_every_right_that_is_missing_is_named(world):
+    deploy(world, world.release(1))
+    assert all(finding.passed for finding in doctor.findings(world.context(world.restricted())))
+    names = Names(world.config().target.kubernetes)
+    lacking = tuple(str(right) for right in manifests.rights(names, proxy=True))
+    poor = {finding.name: finding for finding in doctor.findings(world.context(world.restricted(without=lacking)))}
+    assert all(words in poor["rights"].detail for words in ("patch rollouts/status.argoproj.io", "get pods/proxy", "list replicasets.apps"))
+    assert len(poor["rights"].detail.split(", ")) == len(lacking)
+
+
+def test_what_is_not_there_is_said(world):
+    with pytest.raises(NotTrueError, match="has no Rollout api-gateway"):
+        world.target(namespace="nowhere").plan(world.release(1))
+    world.inconclusive = "abort"
+    with pytest.raises(NotTrueError, match="every stage is inconclusive"):
+        world.target().plan(world.release(1))
+
+
+def test_the_api_server_restarts_in_the_middle(world):
+    deploy(world, world.release(1))
+    target, second, holding = at(world, 5)
+    world.cluster.kill("kube-apiserver")
+    said: list[str] = []
+
+    def go_on() -> None:
+        try:
+            target.deploy(second, 50)
+        except NotTrueError as error:
+            said.append(error.title)
+
+    thread = threading.Thread(target=go_on, daemon=True)
+    thread.start()
+    world.cluster.restart("kube-apiserver")  # here, since it ends with the thread that starts it
+    thread.join(60)
+    # Argo's analysis may fail while no API server tells it the token: then the release goes back, which is said, and safe.
+    assert said in ([], ["A Rollout was taken back in the cluster"]), said
+    assert target.abort(second, "enough").proved
+    assert set(world.ask("api_gateway", 10)) == {"1.0.1"}
+    holding.__exit__(None, None, None)
+
+
+def test_a_lock_that_a_person_takes_away_ends_its_release(world):
+    deploy(world, world.release(1))
+    target, second, _ = at(world, 50)
+    held = world.target().unlock("its runner hangs", "octocat")
+    assert (held.owner.deployment_id, held.alive) == (second.id, True)
+    with pytest.raises(FencedError):
+        target.deploy(second, 100)
+    until(lambda: world.weights() == {"api_gateway": 0}, "traffic is back", 30)
+    assert world.target().holder() is None or not world.target().holder().alive

@@ -1,0 +1,119 @@
+"""What a Rollout's document says, and which Rollouts cannot be driven."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+
+from azora_ci.core.config import KubernetesSettings, RolloutNames
+from azora_ci.targets.kubernetes import rollouts
+
+NAMES = RolloutNames("web", "app", "web-stable", "web-canary")
+SETTINGS = KubernetesSettings("shop", {"web": NAMES})
+STEPS = [{"setWeight": 5}, {"pause": {}}, {"setWeight": 50}, {"pause": {}}, {"setWeight": 100}, {"pause": {}}]
+
+
+def document(canary: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
+    strategy = {
+        "steps": STEPS,
+        "stableService": "web-stable",
+        "canaryService": "web-canary",
+        "trafficRouting": {"nginx": {}},
+        "analysis": {"templates": [{"templateName": "azora-runner-alive"}]},
+    }
+    spec = {
+        "replicas": 4,
+        "strategy": {"canary": strategy | (canary or {})},
+        "template": {"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "app", "image": "old"}]}},
+    }
+    return {"metadata": {"name": "web", "generation": 3, "annotations": {}}, "spec": spec | more, "status": {"observedGeneration": "3"}}
+
+
+def with_status(**status: Any) -> rollouts.RolloutState:
+    made = document()
+    made["status"] |= status
+    return rollouts.state(made)
+
+
+def test_a_status_of_an_older_spec_is_not_believed():
+    paused = {"phase": "Paused", "currentStepIndex": 1, "pauseConditions": [{"reason": "CanaryPauseStep"}], "controllerPause": True}
+    weights = {"canary": {"weights": {"canary": {"weight": 5}, "stable": {"weight": 95}}}}
+    assert with_status(**paused, **weights).held_at(5)
+    assert not with_status(**paused, **weights).held_at(50)
+    assert not with_status(**paused, **weights, observedGeneration="2").held_at(5)
+    assert not with_status(**paused, canary={"weights": {"canary": {"weight": 0}}}).held_at(5)  # traffic has not moved yet
+    promoted = with_status(**{**paused, "pauseConditions": None}, **weights)
+    assert not promoted.settled  # somebody has just ended the pause
+    assert promoted.owed
+
+
+def test_an_abort_that_the_controller_did_not_take_is_not_safe():
+    asked = with_status(abort=True, phase="Degraded", stableRS="a", currentPodHash="b", canary={"weights": {"canary": {"weight": 0}}})
+    assert (asked.aborted, asked.safe, asked.owed) == (False, False, True)
+    done = with_status(abort=True, abortedAt="2026-11-24T11:00:00Z", phase="Degraded", canary={"weights": {"canary": {"weight": 0}}})
+    assert (done.aborted, done.safe, done.owed) == (True, True, False)
+    assert not with_status(abort=True, abortedAt="2026-11-24T11:00:00Z", canary={"weights": {"canary": {"weight": 5}}}).safe
+
+
+def test_a_rollout_with_our_steps_has_no_obstacle():
+    assert list(rollouts.obstacles(document(), NAMES, SETTINGS)) == []
+    inline = [*STEPS[:2], {"analysis": {"templates": []}}, {"setCanaryScale": {"weight": 60}}, *STEPS[2:]]
+    assert list(rollouts.obstacles(document({"steps": inline}), NAMES, SETTINGS)) == []
+    (remark, *_) = rollouts.remarks(document({"steps": inline}), NAMES, 60)
+    assert "analysis, setCanaryScale, which Argo takes by itself" in remark
+
+
+@pytest.mark.parametrize(
+    ("canary", "more", "words"),
+    [
+        ({"steps": STEPS[:4]}, {}, "its steps pause at 5 %, 50 %; our stages need"),
+        ({"steps": []}, {}, "its steps pause at no weight"),
+        ({"steps": [{"setWeight": 20}, *STEPS[1:]]}, {}, "pause at 20 %, 50 %, 100 %"),
+        ({"steps": [STEPS[0], {"pause": {"duration": 60}}, *STEPS[2:]]}, {}, "step 1 is a pause that ends by itself"),
+        ({"analysis": {}}, {}, "python -m azora_ci edge install adds it"),
+        ({"analysis": {"startingStep": 2, "templates": [{"templateName": "azora-runner-alive"}]}}, {}, "edge install adds it"),
+        ({"stableService": "other"}, {}, "stableService is other, target.kubernetes says web-stable"),
+        ({"trafficRouting": None}, {}, "trafficRouting is missing"),
+        ({}, {"paused": True}, "somebody stopped it"),
+        ({}, {"revisionHistoryLimit": 0}, "nothing would be left to go back to"),
+        ({}, {"workloadRef": {"kind": "Deployment"}}, "move the template into the Rollout"),
+        ({}, {"strategy": {"blueGreen": {}}}, "its strategy is not canary"),
+        ({}, {"template": {"spec": {"containers": [{"name": "sidecar"}]}}}, "has no container app, but sidecar"),
+    ],
+)
+def test_what_cannot_be_driven_is_named(canary, more, words):
+    problems = list(rollouts.obstacles(document(canary, **more), NAMES, SETTINGS))
+    assert len(problems) == 1, problems
+    assert words in problems[0]
+
+
+def test_what_goes_back_slowly_is_said():
+    (short,) = rollouts.remarks(document(revisionHistoryLimit=3), NAMES, 60)
+    assert "runs for 30 s after the promotion" in short
+    assert "(3 are kept)" in short
+    assert list(rollouts.remarks(document({"scaleDownDelaySeconds": 3600}), NAMES, 60)) == []
+    (pods, _) = rollouts.remarks(document(), RolloutNames("web", "app"), 60)
+    assert "shares are those of its 4 pods" in pods
+
+
+def test_a_patch_changes_one_container_and_keeps_its_other_variables():
+    made = document()
+    containers = made["spec"]["template"]["spec"]["containers"]
+    containers[0]["env"] = [{"name": "KEEP", "valueFrom": {}}, {"name": "VERSION", "value": "0"}]
+    before = copy.deepcopy(made)
+    given = {"DEPLOYMENT_ID": "1-a", "SERVICE": "web", "VERSION": "1.2.3"}
+    patch = rollouts.start(made, "token", 0, "new", given)
+    assert made == before
+    changes = {each["path"]: each["value"] for each in patch if each["op"] != "test"}
+    names = [each["name"] for each in changes["/spec/template/spec/containers/0/env"]]
+    assert names == ["KEEP", "DEPLOYMENT_ID", "SERVICE", "VERSION"]
+    assert patch[0] == {"op": "test", "path": "/metadata/annotations/azora-ci~1fence", "value": "token"}
+
+
+def test_the_template_of_a_replica_set_is_put_back_without_its_hash():
+    template = {"metadata": {"labels": {"app": "web", rollouts.HASH_LABEL: "abc"}}, "spec": {"containers": []}}
+    (*_, change) = rollouts.put_template(document(), "token", {"spec": {"template": template}})
+    assert change["value"]["metadata"]["labels"] == {"app": "web"}
+    assert template["metadata"]["labels"][rollouts.HASH_LABEL] == "abc"

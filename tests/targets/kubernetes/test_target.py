@@ -1,0 +1,96 @@
+"""Releases on a real API server with the real controller: stages, going back, the button, and what a later run finds."""
+
+from __future__ import annotations
+
+import pytest
+
+from azora_ci.core.errors import NotTrueError
+from azora_ci.rehearsal.kubernetes.cluster import Cluster
+from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED
+from tests.support.kubernetes_target import World, deploy, owner
+
+pytestmark = pytest.mark.kubernetes
+
+
+@pytest.fixture
+def world(cluster: Cluster, tmp_path) -> World:
+    made = World(cluster, tmp_path)
+    made.install()
+    return made
+
+
+def test_a_release_moves_by_stages_and_back_by_the_button(world):
+    first, second = world.release(1), world.release(2)
+    deploy(world, first)
+    target = world.target(world.restricted())  # with the rights that we ask for, and no others
+    with world.users("api_gateway") as answers:
+        with target.locked(owner(second.id)):
+            assert "2 Rollouts in namespace" in target.plan(second)[0]
+            for percent in (5, 50, 100):
+                instances = target.deploy(second, percent)
+                assert {instance.service for instance in instances} == {"api_gateway", "auth_service"}
+                weights = target.set_weight(second, percent)
+                assert weights["/api-gateway"] == {f"api_gateway-{second.id}": percent, f"api_gateway-{first.id}": 100 - percent}
+                assert world.weights() == dict.fromkeys(world.services, percent)  # both moved together
+                target.finish_stage(second, {"stage": percent})
+                observation = target.observe()
+                assert observation.dead == ()
+            target.promote(second)
+        assert set(world.ask("auth_service", 20)) == {"1.0.2"}
+        history = target.current()
+        assert (history.serving, history.releases[second.id].previous) == (second.id, first.id)
+        assert [stage["stage"] for stage in history.releases[second.id].stages] == [5, 50, 100]
+        with target.locked(owner(second.id, fence="checkout fails")):
+            returned = target.abort(second, "rollback: checkout fails")
+        assert (returned.to, returned.proved) == ("v1.0.1", True), returned
+        assert set(world.ask("api_gateway", 20)) == {"1.0.1"}
+    assert set(answers) <= {"1.0.1", "1.0.2"}, answers  # no request failed all the while
+    history = target.current()
+    assert (history.serving, history.releases[second.id].outcome, history.unfinished) == (first.id, ABORTED, None)
+    assert [world.version(service) for service in world.services] == ["1.0.1", "1.0.1"]
+
+
+@pytest.mark.parametrize("percent", [5, 100])
+def test_a_stage_that_fails_takes_all_services_back(world, percent):
+    first, second = world.release(1), world.release(2)
+    target = deploy(world, first)
+    with target.locked(owner(second.id)):
+        target.deploy(second, percent)
+        target.set_weight(second, percent)
+        returned = target.abort(second, "too many errors")
+    assert (returned.to, returned.proved) == ("v1.0.1", True), returned
+    assert "the weight of the new version reads 0 on 2 of 2 Rollouts" in returned.detail
+    for service in world.services:
+        world.wait_healthy(service)
+        assert world.version(service) == "1.0.1"  # and a later change does not start from what failed
+        assert set(world.ask(service, 10)) == {"1.0.1"}
+    deploy(world, world.release(3), target)
+    assert set(world.ask("api_gateway", 10)) == {"1.0.3"}
+
+
+def test_a_pod_that_is_never_ready_gets_no_traffic(world):
+    world.timeout = 8
+    first, second = world.release(1), world.release(2, "sick")
+    target = deploy(world, first)
+    with target.locked(owner(second.id)):
+        with pytest.raises(NotTrueError, match=r"not within 8 s\. pod .*: it is not ready"):
+            target.deploy(second, 5)
+        assert set(world.ask("api_gateway", 20)) == {"1.0.1"}
+        assert target.abort(second, "not ready").proved
+    assert target.current().unfinished is None
+
+
+def test_a_run_that_died_is_found_and_taken_back_by_the_next(world):
+    first, second = world.release(1), world.release(2)
+    target = deploy(world, first)
+    with target.locked(owner(second.id)):
+        target.deploy(second, 50)
+    later = world.target()
+    unfinished = later.current().unfinished
+    assert (unfinished.id, unfinished.percent, unfinished.outcome) == (second.id, 50, DEPLOYING)
+    with later.locked(owner(second.id)):
+        with pytest.raises(NotTrueError, match="it is not at rest"):
+            later.plan(world.release(3))
+        assert later.abort(unfinished.release, "its run died").proved
+    deploy(world, second, later)
+    assert later.current().releases[second.id].outcome == PROMOTED
