@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 from azora_ci.core import schemas
 from azora_ci.core.errors import BadInputError, NotTrueError, UnreachableError
@@ -12,11 +12,8 @@ from azora_ci.record.deployment import SCHEMA
 from azora_ci.rollback import schema, window
 from azora_ci.steps.job import Identity, Job
 
-if TYPE_CHECKING:
-    from azora_ci.steps.rollback import Settings
 
-
-def require(job: Job[Settings], archive: Archive) -> chain.Document:
+def require(job: Job[Any], archive: Archive) -> chain.Document:
     """Return the record of the deployment to take back. Raises NotTrueError where it may not be, UnreachableError without its archive."""
     deployed = _require_genuine(job, archive, _find_record(job, archive))
     _require_open_window(job, deployed)
@@ -24,13 +21,13 @@ def require(job: Job[Settings], archive: Archive) -> chain.Document:
     return deployed
 
 
-def note(job: Job[Settings], text: str) -> None:
+def note(job: Job[Any], text: str) -> None:
     """Say a line, and keep it in the evidence."""
     job.evidence["notes"].append(text)
     job.say(text)
 
 
-def _find_record(job: Job[Settings], archive: Archive) -> Archived:
+def _find_record(job: Job[Any], archive: Archive) -> Archived:
     try:
         return archive.record_to_take_back(job.settings.deployment_id)
     except UnreachableError as error:
@@ -43,7 +40,7 @@ def _find_record(job: Job[Settings], archive: Archive) -> Archived:
         ) from error
 
 
-def _require_genuine(job: Job[Settings], archive: Archive, archived: Archived) -> chain.Document:
+def _require_genuine(job: Job[Any], archive: Archive, archived: Archived) -> chain.Document:
     """Return the record after checking its schema and its chain of hashes. Raises NotTrueError when one of them does not fit."""
     location = archive.bucket.url(archived.key)
     records, position = archive.around(archived.key)
@@ -73,7 +70,7 @@ def _require_genuine(job: Job[Settings], archive: Archive, archived: Archived) -
     return document
 
 
-def _require_open_window(job: Job[Settings], document: chain.Document) -> None:
+def _require_open_window(job: Job[Any], document: chain.Document) -> None:
     """Raise NotTrueError after the deadline, unless ROLLBACK_AFTER_DEADLINE is true, and when there is no version to go back to."""
     verdict = window.check(document, job.clock.now())
     late = document["rollback_available"] and verdict.deadline is not None and not verdict.allowed
@@ -100,7 +97,7 @@ def _require_open_window(job: Job[Settings], document: chain.Document) -> None:
         job.tick(f"{name}: {verdict.reason}")
 
 
-def _require_schema(job: Job[Settings], document: chain.Document) -> None:
+def _require_schema(job: Job[Any], document: chain.Document) -> None:
     """Say what is known of the version before on the migrated schema. Raises NotTrueError where it breaks and nobody says why to go on."""
     found = schema.check(document)
     if found.breaks and job.settings.schema_reason:

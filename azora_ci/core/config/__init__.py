@@ -3,8 +3,8 @@
 from azora_ci.core.config import gates, names
 from azora_ci.core.config.calendar import CalendarSettings
 from azora_ci.core.config.gates import GateSettings, StagingSettings
-from azora_ci.core.config.old_version import OldVersionRequest, OldVersionSettings
 from azora_ci.core.config.kubernetes import CounterSettings, KubernetesSettings, RolloutNames
+from azora_ci.core.config.old_version import OldVersionRequest, OldVersionSettings
 from azora_ci.core.config.order import start_groups
 from azora_ci.core.config.parse import load
 from azora_ci.core.config.tables import (

@@ -9,8 +9,8 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from azora_ci.core.config.calendar import CalendarSettings
-from azora_ci.core.config.old_version import OldVersionSettings
 from azora_ci.core.config.kubernetes import KubernetesSettings
+from azora_ci.core.config.old_version import OldVersionSettings
 from azora_ci.core.variables import Secret
 
 Command = tuple[str, ...]

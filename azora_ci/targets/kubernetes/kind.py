@@ -8,6 +8,7 @@ from typing import ClassVar
 from azora_ci.core.config import DeployConfig
 from azora_ci.targets.base import IMAGES, Target, TargetContext
 from azora_ci.targets.findings import Finding
+from azora_ci.targets.trial.base import Apart, Means
 
 
 class KubernetesKind:
@@ -27,6 +28,12 @@ class KubernetesKind:
         from azora_ci.targets.kubernetes.target import Kubernetes
 
         return Kubernetes(context)
+
+    def apart(self, means: Means) -> Apart:
+        """Return what starts its images."""
+        from azora_ci.targets.trial.images import ImagesApart
+
+        return ImagesApart(means)
 
     def findings(self, context: TargetContext) -> Iterable[Finding]:
         """Return the findings about API server, rights and Rollouts."""
