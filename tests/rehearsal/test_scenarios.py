@@ -136,7 +136,7 @@ def test_a_dispatch_deploys_the_highest_release_though_main_went_on_and_the_butt
     kept = rehearsed.json("rollback-logs-*/rollback-record.json")
     assert (kept["status"], kept["version"], kept["to"]["version"]) == ("completed", "v1.1.0", "v1.0.0")
     (page,) = rehearsed.base.glob("artifacts/rollback-logs-*/deployment-report-*.html")
-    assert "v1.1.0 was taken back by hand" in page.read_text() and "#/evidence/stages/2/decisions/0" in page.read_text()
+    assert "v1.1.0 was rolled back by hand" in page.read_text() and "#/evidence/stages/2/decisions/0" in page.read_text()
     assert (page.parent / "verify_record.py").is_file()
     assert re.search(r"after the rollback +\d+ +0 +0", rehearsed.output)
     assert "v1.1.0 was taken back" in rehearsed.summary("rollback")

@@ -80,9 +80,9 @@ def test_after_a_rollback_by_itself_the_version_before_is_live():
     material = reports.material(reports.rolled_back())
     found = four(material)
     assert (found["live"].headline, found["live"].tone) == (reports.OLD, "good")
-    assert found["failed"].headline == "300 of 12,000 requests" and found["failed"].tone == "warn"
-    assert found["back"].headline == "Not needed"
-    assert title(material)[0] == f"{build.VERSION} was rolled back"
+    assert found["failed"].headline == "300 of 12,000 requests (2.5 %)" and found["failed"].tone == "warn"
+    assert found["back"].headline == f"Already back on {reports.OLD}"
+    assert title(material)[0] == f"{build.VERSION} was rolled back by itself"
 
 
 def test_what_is_not_proved_is_not_certain():

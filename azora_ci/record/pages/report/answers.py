@@ -37,11 +37,11 @@ def title(material: Material) -> tuple[str, str, str]:
     record, version = material.record, material.record["version"] or "An unknown version"
     if material.rollback is not None:
         proved = material.rollback["status"] == "completed"
-        return f"{version} was taken back by hand", "rolled back" if proved else "not verified", WARN if proved else BAD
+        return f"{version} was rolled back by hand", "rolled back" if proved else "not verified", WARN if proved else BAD
     if record["status"] == "success":
         return f"{version} is in production", "success", GOOD
     if record["status"] == "rolled_back":
-        return f"{version} was rolled back", "rolled back", WARN if _is_back(record) else BAD
+        return f"{version} was rolled back by itself", "rolled back", WARN if _is_back(record) else BAD
     if record["status"] == "cancelled":
         return f"The deployment of {version} was cancelled", "cancelled", WARN
     if record["services_deployed"]:
@@ -66,9 +66,9 @@ def _live(material: Material) -> Answer:
         failed = record["health_checks"]["smoke_tests"] == "failed"
         return _answer(question, record["version"], BAD if failed else GOOD, text + (", with failed smoke tests" if failed else ""), record)
     if abort is not None and abort["proved"]:
-        return _answer(question, previous or "No version", GOOD if previous else BAD, _after(abort, f"aborted in {abort['stage']}"), record)
+        return _answer(question, previous or "No version", GOOD if previous else BAD, _after(abort, f"stopped at {abort['stage']}"), record)
     if abort is not None:
-        return _answer(question, "not certain", BAD, _after(abort, f"aborted in {abort['stage']}"), record)
+        return _answer(question, "not certain", BAD, _after(abort, f"stopped at {abort['stage']}"), record)
     if untouched(record):
         return Answer(question, previous or "What ran before", GOOD, ["as before: no traffic was moved", _as_of(record)])
     return Answer(question, "not certain", BAD, ["look at the edge: python -m azora_ci edge status", _as_of(record)])
@@ -111,7 +111,7 @@ def _failed_traffic(material: Material) -> Answer:
         return Answer(question, moved, GOOD if untouched(material.record) else BAD, [])
     if not total:
         return Answer(question, "No request came", WARN, ["while the rollout was watched"])
-    headline = f"{count(failed)} of {plural(total, 'request')}"
+    headline = f"{count(failed)} of {plural(total, 'request')}" + (f" ({share(failed / total)})" if failed else "")
     lines = [
         f"{version}: {count(bad)} of {count(requests)} ({share(bad / requests if requests else 0)})"
         for version, (bad, requests) in by_version.items()
@@ -159,7 +159,9 @@ def _way_back(material: Material) -> Answer:
             return Answer(question, "Look at production first", BAD, ["whether traffic is back is not proved"])
         if record["previous_version"] is None:
             return Answer(question, "No", BAD, ["there is no previous version to go back to"])
-        return Answer(question, "Not needed", GOOD, ["the version before has the traffic"])
+        return Answer(
+            question, f"Already back on {record['previous_version']}", GOOD, ["the database stays as it is: migrations are not undone"]
+        )
     return Answer(question, "No", BAD, ["there is no previous version to go back to"])
 
 
