@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from azora_ci.cli.adopt.report import OF_WORKFLOWS
 from azora_ci.core.markdown import code, lines, table
 from azora_ci.core.pipeline import JOBS, TOOLS
 from azora_ci.core.variables import Variable, declared_variables
@@ -90,6 +91,8 @@ def variables_page() -> str:
             "What the entry points in `scripts/` read, made of their settings by `python -m tests.test_reference`; "
             "`python scripts/<job>.py --help` says the same of one job.",
             table(("Variable", "Meaning", "Default", "For example", "Read by"), rows),
+            "The workflows themselves read these, where they are set on GitHub:",
+            table(("Variable", "Meaning"), [(code(name), meaning) for name, meaning in OF_WORKFLOWS.items()]),
         ]
     ) + "\n"  # fmt: skip
 

@@ -36,7 +36,7 @@ def _production(context: TargetContext) -> Iterator[Finding]:
     from azora_ci.core.settings import Aws, DatabaseTransport
     from azora_ci.core.variables import Secret, load
     from azora_ci.gates import production
-    from azora_ci.targets.findings import Finding
+    from azora_ci.targets.findings import UNKNOWN, Finding
 
     environ = environment.process_environment()
     secrets = {
@@ -51,7 +51,7 @@ def _production(context: TargetContext) -> Iterator[Finding]:
         detail = f"{found.conclusion}{' (nothing was deployed yet)' * (accepted and not found.passed)}"
         yield Finding(found.name, found.passed or accepted, detail, found.next_step)
     for name, reason in consultation.not_asked.items():
-        yield Finding(name, True, f"unknown: {reason} here, so it was not asked")
+        yield Finding(name, True, f"{UNKNOWN}{reason} here, so it was not asked")
 
 
 def _approval(context: TargetContext) -> Finding:
@@ -61,12 +61,12 @@ def _approval(context: TargetContext) -> Finding:
     from azora_ci.core.errors import AzoraError
     from azora_ci.core.variables import Secret
     from azora_ci.gates.branch import read_enforcement
-    from azora_ci.targets.findings import Finding
+    from azora_ci.targets.findings import UNKNOWN, Finding
 
     environ = environment.process_environment()
     repository, token = environ.get("GITHUB_REPOSITORY"), environ.get("GITHUB_TOKEN")
     if not repository or not token:
-        return Finding("approval", True, "unknown: GITHUB_REPOSITORY and GITHUB_TOKEN are not set here, so GitHub was not asked")
+        return Finding("approval", True, f"{UNKNOWN}GITHUB_REPOSITORY and GITHUB_TOKEN are not set here, so GitHub was not asked")
     github = GitHub(environ.get("GITHUB_API_URL") or "https://api.github.com", repository, Secret(token), clock=context.clock)
     try:
         facts = read_enforcement(github, environ.get("DEPLOY_ENVIRONMENT") or "production")
@@ -119,9 +119,10 @@ def doctor(config_path: Path) -> None:
     with reported_errors():
         findings = list(_findings(config_path))
     for finding in findings:
-        click.echo(f"{'✓' if finding.passed else '✗'} {finding.name}: {finding.detail}")
+        click.echo(f"{'✗' if not finding.passed else '-' if finding.unknown else '✓'} {finding.name}: {finding.detail}")
         if not finding.passed:
             click.echo(f"    next: {finding.next_step}")
-    missing = sum(not finding.passed for finding in findings)
-    click.echo(f"{len(findings) - missing} of {len(findings)} are as they should be.")
+    missing, unknown = sum(not finding.passed for finding in findings), sum(finding.unknown for finding in findings)
+    asked = f"{len(findings) - missing - unknown} of {len(findings)} are as they should be"
+    click.echo(f"{asked}{f', {unknown} could not be asked here' if unknown else ''}.")
     sys.exit(1 if missing else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from azora_ci import __version__
 from azora_ci.cli.adopt.command import adopt
 from azora_ci.cli.archive.audit import audit
 from azora_ci.cli.archive.history import history
@@ -20,7 +21,7 @@ from azora_ci.cli.toolchain import toolchain
 
 
 @click.group()
-@click.version_option(package_name="azora-ci")
+@click.version_option(__version__, prog_name="azora-ci")
 def main() -> None:
     """Production deployments in which every tick is evidence."""
 

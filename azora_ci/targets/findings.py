@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from azora_ci.core.errors import AzoraError
 
+UNKNOWN = "unknown: "  # how the detail begins of what could not be asked
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -20,6 +22,11 @@ class Finding:
     detail: str
     next_step: str = ""
     stops: bool = True
+
+    @property
+    def unknown(self) -> bool:
+        """Return whether nobody could be asked."""
+        return self.detail.startswith(UNKNOWN)
 
 
 def check(name: str, question: Callable[[], str], next_step: str = "", *, stops: bool = True) -> Finding:

@@ -14,7 +14,7 @@ from typing import Any
 from azora_ci.cli.adopt import frameworks
 from azora_ci.cli.adopt.compose.found import WEB, FoundService
 from azora_ci.cli.adopt.discover import Application
-from azora_ci.cli.adopt.plan import CONFIG, WORKFLOW_FOLDER, Adoption
+from azora_ci.cli.adopt.plan import CONFIG, WORKFLOW_FOLDER, Adoption, template_folder
 from azora_ci.core import config
 from azora_ci.core.errors import BadInputError
 from azora_ci.core.pipeline import JOBS, TOOLS
@@ -29,7 +29,7 @@ _REFERENCE = re.compile(r"\b(secrets|vars)\.([A-Za-z_][A-Za-z0-9_]*)(?:\s*\|\|\s
 _ALTERNATIVE = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"}
 
 # Read by other actions or by the workflow itself, not by a step.
-_OTHERS = {
+OF_WORKFLOWS = {
     "ATTEST": "true: GitHub attests the record and the images; a private repository needs GitHub Enterprise for it",
     "AWS_BACKUP_ROLE_ARN": "role of database-backup alone (.github/aws/backup-role.json of azora-ci); AWS_ROLE_ARN counts without it",
     "AWS_READ_ROLE_ARN": "role of pre-deployment-validation alone (read-role.json); AWS_ROLE_ARN counts without it",
@@ -77,6 +77,11 @@ def environments(workflows: Mapping[str, str]) -> dict[str, EnvironmentNeeds]:
     return {name: needs for name, needs in needs_by_environment.items() if name or needs.secrets or needs.variables}
 
 
+def _defining(name: str, text: str) -> str:
+    """Return the text that says in which environment each job runs: of a caller that is the workflow it calls."""
+    return (template_folder() / name).read_text(encoding="utf-8") if f"/{WORKFLOW_FOLDER.as_posix()}/{name}@" in text else text
+
+
 def _references(part: object) -> Iterator[tuple[str, str, str]]:
     for match in _REFERENCE.finditer(str(part)):
         yield match[1], match[2], match[3] or ""
@@ -92,6 +97,7 @@ def report(adoption: Adoption) -> str:
     """Return everything that a person has to do as text, most urgent first."""
     texts = {file.path.name: file.content for file in adoption.files}
     toml = texts.pop(CONFIG.name)
+    texts = {name: _defining(name, text) for name, text in texts.items()}
     sections = [_discovered(adoption), frameworks.advice(adoption.folder), _lines(toml), *_environments(environments(texts)), _advice()]
     return "\n\n".join(section for section in sections if section) + "\n"
 
@@ -210,8 +216,8 @@ def _admitted(environment: str) -> str:
 
 
 def _explain(name: str, variables: Mapping[str, Variable]) -> str:
-    if name in _OTHERS:
-        return _OTHERS[name]
+    if name in OF_WORKFLOWS:
+        return OF_WORKFLOWS[name]
     variable = variables.get(name)
     text = f"{variable.help}, for example {variable.example}" if variable else "handed to the services that name it in [services.*] secrets"
     return f"{text} (not needed with AWS_ROLE_ARN)" if name in _ALTERNATIVE else text

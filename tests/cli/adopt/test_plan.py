@@ -439,8 +439,9 @@ def test_the_report_lists_what_is_left_to_do(application):
     assert "public repository" in output
 
 
-def test_the_production_environment_has_no_reviewers_and_the_approval_has_no_secrets(application):
-    _, output = run(str(application), "--ref", SHA)
+@pytest.mark.parametrize("form", ["--copy", "--reusable"])
+def test_the_production_environment_has_no_reviewers_and_the_approval_has_no_secrets(application, form):
+    _, output = run(str(application), "--ref", SHA, form)
     sections = {part.split(" ", 2)[1]: part for part in output.split("\n\n") if part.startswith("Environment ")}
     assert "required reviewers" in sections["production-approval"]
     assert "secret" not in sections["production-approval"]
