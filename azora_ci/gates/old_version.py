@@ -6,10 +6,10 @@ production and is kept nowhere: reasons name services, requests, statuses, and w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import DatabaseSettings, HealthSettings, OldVersionRequest, OldVersionSettings, Service
@@ -25,12 +25,16 @@ from azora_ci.targets.registry import kind_of
 from azora_ci.targets.release import Release
 from azora_ci.targets.trial.base import Apart, Means, Started
 
+if TYPE_CHECKING:
+    from azora_ci.record.archive import Archive
+
 TESTED, CLASSIFIED, UNKNOWN = "tested", "classified", "unknown"
 ANSWER_SECONDS = 30.0  # for one answer
 PAUSE_SECONDS = 0.25  # between two questions for health
 _WORDS = {True: "safe", False: "not safe", None: "not known"}
 MOST = 5  # objects and errors of the server that a reason names
 _WANTING = "what it needs beside its database, such as a key or another service, goes into [migrations.old_version] env"
+_RANK = (True, None, False)  # from the best answer to the worst
 _CLASSIFIED = {Verdict.COMPATIBLE: True, Verdict.INCOMPATIBLE: False, Verdict.UNKNOWN: None}
 
 
@@ -63,7 +67,7 @@ class CodeRollback:
 def decide(
     database: DatabaseSettings, trial: Mapping[str, Any], old_version: OldVersion | str | None, validation: Mapping[str, Any]
 ) -> CodeRollback:
-    """Return whether code can go back without the database.
+    """Return whether code can go back without the database, as far as the pending migrations go.
 
     ``trial``: evidence of the migrations' trial; ``old_version``: what was tried beside it, why nothing was, or None where nobody asks
     for it; ``validation``: evidence of pre-deployment-validation.
@@ -75,6 +79,41 @@ def decide(
     if isinstance(old_version, str):
         return CodeRollback(None, UNKNOWN, (old_version,))
     return old_version.result(trial)
+
+
+def with_earlier(found: CodeRollback, validation: Mapping[str, Any]) -> CodeRollback:
+    """Return the same, or what deployments since that of the version in production left where that is worse: they may have failed."""
+    earlier = (validation.get("serving") or {}).get("schema")
+    if earlier is None or found.how == TESTED:  # it was tried on the database as it is, whatever was applied since
+        return found
+    worse = CodeRollback(earlier["value"], earlier["how"], tuple(earlier["reasons"]))
+    return worse if _RANK.index(worse.value) > _RANK.index(found.value) else found
+
+
+def since(records: Iterable[Mapping[str, Any]]) -> CodeRollback | None:
+    """Return what records say of the version in production, of deployments since its own: they may have left migrations when they failed.
+
+    None where none of them applied any.
+    """
+    worst = None
+    for record in records:
+        if record.get("migrations_applied") == 0 or "database-migrations" in (record.get("failure") or {}).get("not_run", ()):
+            continue
+        known = record.get("code_rollback_safe") or {"value": None, "how": UNKNOWN, "reasons": []}
+        left = f"the deployment of {record['version']} ({record['deployment_id']}), which does not serve, may have left migrations"
+        found = CodeRollback(known["value"], known["how"], (left, *known["reasons"]))
+        worst = found if worst is None or _RANK.index(found.value) > _RANK.index(worst.value) else worst
+    return worst
+
+
+def left_since(archive: Archive | None, serving: str) -> dict[str, Any] | None:
+    """Return the same of the records that an archive holds, as a document. None: nobody may ask it here. Raises UnreachableError."""
+    if archive is None:
+        return CodeRollback(None, UNKNOWN, ("no AWS credentials are handed to this job: the archive was not asked",)).document()
+    began = int(serving.partition("-")[0])
+    later = [stored for stored in archive.records() if int(stored.key.split("/")[2].partition("-")[0]) > began]
+    found = since(archived.document for archived in archive.read_all(later) if archived.flaw is None)
+    return found.document() if found else None
 
 
 def classified(validation: Mapping[str, Any]) -> CodeRollback:
@@ -224,9 +263,18 @@ class OldVersion:
             return CodeRollback(None, UNKNOWN, (*self.untried, *less) or (f"{name} was not tried",))
         if self.broken:
             return CodeRollback(False, TESTED, (*self.broken, *less))
-        reads, writes = ([request for request in kind if request in self.answers] for kind in (self.settings.read, self.settings.write))
+        reads, writes = (
+            [request for request in kind if self._says_something(request)] for kind in (self.settings.read, self.settings.write)
+        )
         fact = f"{name} is healthy on the migrated copy, and answers {len(reads)} reads and {len(writes)} writes as it should"
+        if not reads and not writes:
+            asked = "no request of [migrations.old_version] says whether it works there"
+            return CodeRollback(None, UNKNOWN, (f"{name} is healthy on the migrated copy, but {asked}", *self.silent, *less))
         return CodeRollback(True, TESTED, (fact, *self.silent, *less))
+
+    def _says_something(self, request: OldVersionRequest) -> bool:
+        before = self.answers[request][0] if request in self.answers else None
+        return request in self.answers and (request in self.settings.write or _passes(request, before, before))
 
     def document(self) -> dict[str, Any]:
         """Return what was done as evidence."""
@@ -245,7 +293,9 @@ class OldVersion:
 
 def _passes(request: OldVersionRequest, status: int | None, before: int | None) -> bool:
     """Return whether a status is as it should be: the expected one, or of the class of ``before``, which is no error of a server's."""
-    if status is None or request.expect is not None:
+    if status is None:
+        return False
+    if request.expect is not None:
         return status == request.expect
     return status < 400 if before is None else status // 100 == before // 100 < 5
 

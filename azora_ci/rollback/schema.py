@@ -18,9 +18,10 @@ class SchemaCheck:
 def check(record: Mapping[str, Any]) -> SchemaCheck:
     """Return what the record of a deployment says about going back without touching the database."""
     previous = record.get("previous_version") or "the version before"
-    if record.get("migrations_applied") == 0:
+    found = record.get("code_rollback_safe")
+    if record.get("migrations_applied") == 0 and (found is None or found["value"] is True):
         return SchemaCheck(False, f"no migration was applied: the schema is the one that {previous} knows")
-    found = record.get("code_rollback_safe") or {"value": None, "how": "unknown", "reasons": ["the record does not say it"]}
+    found = found or {"value": None, "how": "unknown", "reasons": ["the record does not say it"]}
     facts = {
         ("tested", True): f"{previous} was tried on a migrated copy of the database, and works there",
         ("tested", False): f"{previous} was tried on a migrated copy of the database, and does not work there",

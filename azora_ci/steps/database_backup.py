@@ -377,14 +377,15 @@ def _old_version(job: Job[Settings], validation: Mapping[str, Any]) -> OldVersio
 
 def _conclude_code_rollback(job: Job[Settings], old_version: OldVersion | str | None, validation: Mapping[str, Any]) -> None:
     """Record whether code can go back without the database. Raises NotTrueError where it cannot, and that closes the gate."""
-    from azora_ci.gates.old_version import OldVersion, decide, require_compatible
+    from azora_ci.gates.old_version import OldVersion, decide, require_compatible, with_earlier
 
     found = decide(job.config.database, job.evidence.get("trial") or {}, old_version, validation)
     if isinstance(old_version, OldVersion):
         job.evidence["old_version"] = old_version.document()
-    job.evidence["code_rollback_safe"] = found.document()
-    job.say(f"{'✓' if found.value else '-'} {found}")
-    job.actions.summary(f"{escaped(found.headline)}\n\n{listed(found.reasons)}")
+    whole = with_earlier(found, validation)
+    job.evidence["code_rollback_safe"] = whole.document()
+    job.say(f"{'✓' if whole.value else '-'} {whole}")
+    job.actions.summary(f"{escaped(whole.headline)}\n\n{listed(whole.reasons)}")
     reason, title = require_compatible(found, job.settings), "The version in production does not work on the migrated schema"
     if reason:
         job.evidence["override_reason"] = "; ".join(filter(None, (job.evidence.get("override_reason"), f"{title}: {reason}")))

@@ -21,6 +21,7 @@ from azora_ci.gates.audit import gate
 from azora_ci.gates.branch import BranchGates
 from azora_ci.gates.checks import PASSED, PENDING, ChecksVerdict
 from azora_ci.gates.entry.emergency import Emergency, Entry
+from azora_ci.gates.old_version import left_since
 from azora_ci.gates.production import Means
 from azora_ci.gates.readiness import Problem
 from azora_ci.gates.report import Closed
@@ -339,7 +340,9 @@ def examine_production(job: Job[Settings], closed: Closed, *, withheld: str) -> 
     if consultation.database_transport is not None:
         job.evidence["database_transport"] = consultation.database_transport
     if consultation.serving is not None:
-        job.evidence["serving"] = consultation.serving
+        archive = open_archive(job, settings.deploy_environment) if settings.aws_access_key_id else None
+        with closed.tried():
+            job.evidence["serving"] = consultation.serving | {"schema": left_since(archive, consultation.serving["deployment_id"])}
     job.evidence["not_checked"] += [{"name": name, "reason": reason} for name, reason in consultation.not_asked.items()]
     for finding in consultation.findings:
         job.evidence["checks"].append(finding.document())
@@ -365,9 +368,7 @@ def judge_migrations(job: Job[Settings], closed: Closed, url: DatabaseUrl) -> No
 
 
 def read_recorded_host_keys(job: Job[Settings]) -> str:
-    """Record the host keys of the last deployment as evidence for the jobs that connect, and return them as the text of a known_hosts
-    file; empty where there are none, or others are pinned. Raises NotTrueError for a doubtful record.
-    """
+    """Return the last deployment's host keys as known_hosts, noted as evidence; empty: none needed. Raises NotTrueError where in doubt."""
     if not host_keys.are_needed(job.settings, job.config, by_target=kind_of(job.config).needs_host_keys):
         return ""
     if job.settings.aws_access_key_id is None:
@@ -381,8 +382,7 @@ def read_recorded_host_keys(job: Job[Settings]) -> str:
         job.say("- no deployment has recorded a host key yet: pin them, PROD_KNOWN_HOSTS")
         return ""
     job.evidence["recorded_host_keys"] = recorded.document()
-    fingerprints = ", ".join(key["fingerprint"] for key in recorded.host_keys)
-    job.tick(f"the hosts must show the keys that {recorded.location} recorded: {fingerprints}")
+    job.tick(f"the hosts must show what {recorded.location} recorded: {', '.join(key['fingerprint'] for key in recorded.host_keys)}")
     return recorded.known_hosts
 
 
