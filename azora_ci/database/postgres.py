@@ -168,16 +168,16 @@ class DatabaseUrl:
         env.setdefault("PGCONNECT_TIMEOUT", str(CONNECT_TIMEOUT_SECONDS))
         return {name: value for name, value in env.items() if value}
 
-    def connect(self, *, autocommit: bool = True, application: str = "azora-ci") -> psycopg2.extensions.connection:
+    def connect(self, *, autocommit: bool = True, application: str = "azora-ci", **options: int) -> psycopg2.extensions.connection:
         """Return a psycopg2 connection. Raises UnreachableError, whose text hides the password, when none can be made.
 
-        Raises BadInputError for a connection that would not be protected.
+        Raises BadInputError for a connection that would not be protected. ``options``: more of libpq's parameters.
         """
         import psycopg2
 
         environment.drop_libpq_variables()
         defaults = {"connect_timeout": str(CONNECT_TIMEOUT_SECONDS), "application_name": application}
-        parameters: dict[str, Any] = {**defaults, **self.protection.parameters}
+        parameters: dict[str, Any] = {**options, **defaults, **self.protection.parameters}
         address = {"host": self.host, "port": self.port, "user": self.user, "password": self.password, "dbname": self.database}
         try:
             connection: psycopg2.extensions.connection = psycopg2.connect(

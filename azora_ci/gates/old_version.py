@@ -306,7 +306,7 @@ def _status(status: int | None) -> str:
 
 def _in_words(result: ProbeResult) -> str:
     """Return what is wrong with an answer, without what stands in it."""
-    return f"HTTP {result.status}, {result.outcome}" if result.status is not None else result.detail
+    return f"HTTP {result.status}, {result.outcome}" if result.status is not None else result.detail.partition(":")[0]
 
 
 def of_production(means: Means, serving: Mapping[str, Any] | None) -> OldVersion | str:

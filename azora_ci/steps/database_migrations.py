@@ -68,7 +68,7 @@ def run(job: Job[Settings]) -> None:
     backup = require_verified_backup(job)
     with production_database(job, job.evidence) as url:
         backup.require_of(url)
-        with guard.deployment_lock(url, f"azora-ci deployment {job.settings.deployment_id}"):
+        with guard.deployment_lock(url, f"azora-ci deployment {job.settings.deployment_id}", job.actions.warning):
             _migrate(job, release, backup, url)
     job.evidence["seconds"] = round(job.clock.monotonic() - started, 3)
 

@@ -327,11 +327,16 @@ def _set_states(job: Job[Settings], finding: diagnosis.Diagnosis, job_fragments:
     announcement.set_states(job, ERROR if finding.status == "cancelled" else FAILURE, reason, others)
 
 
+def _for_many(job: str, what: str) -> str:
+    """Return what a channel may read: what a migrate command printed about production's rows stays in the job's log."""
+    return what.partition("\n")[0] if job == "database-migrations" else what
+
+
 def _notify(job: Job[Settings], finding: diagnosis.Diagnosis, backup_available: bool, *, can_go_back: bool) -> None:
     settings, masked = job.settings, job.log.masked
     ending = messages.Ending(
         status=finding.status,
-        findings=[(f"{failed.job}: {masked(failed.title)}", masked(failed.what)) for failed in finding.failed],
+        findings=[(f"{failed.job}: {masked(failed.title)}", _for_many(failed.job, masked(failed.what))) for failed in finding.failed],
         production=[masked(line) for line in finding.production],
         next_steps=[masked(line) for line in finding.next_steps],
     )

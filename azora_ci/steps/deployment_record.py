@@ -10,7 +10,7 @@ from azora_ci.clients.slack import messages, webhook
 from azora_ci.core import pipeline, schemas
 from azora_ci.core.clock import rfc3339
 from azora_ci.core.config import RegistrySettings
-from azora_ci.core.errors import NotTrueError
+from azora_ci.core.errors import AzoraError, NotTrueError
 from azora_ci.core.release import artifact_suffix
 from azora_ci.core.settings import Aws, Deployment, GitHubDeployments, Notifications
 from azora_ci.record import chain, deployment, report
@@ -148,9 +148,12 @@ def _write_report(
         return None
     settings = job.settings
     artifact = f"{pipeline.ARTIFACTS[job.name]}-{artifact_suffix(settings.deployment_id, settings.run_id, settings.run_attempt)}"
-    kept = archive.keep_files({f"{artifact}/{path.name}": path}, settings.deployment_id, settings.run_attempt)
-    if kept.problems:
-        job.actions.warning("Report not archived", "\n".join(kept.problems))
+    try:  # the record is archived: what happens to its report is no failure of the deployment
+        problems = archive.keep_files({f"{artifact}/{path.name}": path}, settings.deployment_id, settings.run_attempt).problems
+    except AzoraError as error:
+        problems = (error.what,)
+    if problems:
+        job.actions.warning("Report not archived", "\n".join(problems))
     job.say(f"{path.name} shows the record and its evidence")
     return path
 

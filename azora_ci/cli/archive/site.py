@@ -77,7 +77,8 @@ def _kept(
     for finding in findings:
         if finding["record"]:
             problems.setdefault(finding["record"], []).append(f"{finding['finding']}: {finding['detail']}")
-    back = _rollbacks(archive, archived, valid)
+    sound = {location: record for location, record in valid.items() if location not in problems}
+    back = _rollbacks(archive, archived, sound)
     before: tuple[str, Document] | None = None
     for item in archived:
         location, record = archive.bucket.url(item.key), valid.get(archive.bucket.url(item.key))
@@ -96,8 +97,8 @@ def _kept(
 
 
 def _rollbacks(archive: Archive, archived: Iterable[Archived], valid: dict[str, Document]) -> dict[str, tuple[str, Document]]:
-    """Return deployment id -> SHA-256 and record of its last rollback."""
-    listed = ((item.sha256, valid.get(archive.bucket.url(item.key))) for item in archived)
+    """Return deployment id -> SHA-256 and record of its last rollback that verifies."""
+    listed = ((item.sha256, valid.get(archive.bucket.url(item.key))) for item in archived if not archive.reason(item.key))
     return {record["deployment_id"]: (digest, record) for digest, record in listed if record and record.get("kind") == "rollback"}
 
 

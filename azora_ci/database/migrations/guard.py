@@ -100,13 +100,17 @@ def nothing_applied(database: Database, before: Before, say: Callable[[str], Non
 
 
 @contextmanager
-def deployment_lock(url: DatabaseUrl, name: str) -> Iterator[None]:
+def deployment_lock(url: DatabaseUrl, name: str, warn: Callable[[str, str], None]) -> Iterator[None]:
     """Hold this project's advisory lock in the database during the block. Raises NotTrueError when another deployment has it.
 
-    It is held by a transaction, not by the session: a pooler keeps a session, and the lock with it, after we have gone.
+    It is held by a transaction, not by the session: a pooler keeps a session, and the lock with it, after we have gone. That transaction
+    keeps no snapshot, for which CREATE INDEX CONCURRENTLY would wait. ``warn`` (title, text) is called when the lock was lost meanwhile.
     """
-    connection = url.connect(application=name, autocommit=False)
+    import psycopg2
+
+    connection = url.connect(application=name, autocommit=False, keepalives_idle=30, keepalives_interval=10)
     with closing(connection), connection.cursor() as cursor:
+        cursor.execute("SET TRANSACTION ISOLATION LEVEL READ COMMITTED")
         cursor.execute(_UNLIMITED)
         cursor.execute("SELECT pg_try_advisory_xact_lock(%s)", (LOCK,))
         if cursor.fetchone() != (True,):
@@ -121,6 +125,10 @@ def deployment_lock(url: DatabaseUrl, name: str) -> Iterator[None]:
                 next_step="let that deployment end, or end its session (pg_terminate_backend), then re-run the failed jobs",
             )
         yield
+        try:
+            cursor.execute("SELECT 1")
+        except psycopg2.Error as error:
+            warn("The deployment lock was lost", f"its session ended while the migrations ran: {error}. Make sure that no other ran then")
 
 
 def describe(cursor: psycopg2.extensions.cursor, pids: Sequence[int]) -> list[str]:

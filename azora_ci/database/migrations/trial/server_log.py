@@ -29,6 +29,7 @@ _FOLLOWS = "25P02"  # "current transaction is aborted": it follows another error
 # Modes of locks by what others cannot do meanwhile. https://www.postgresql.org/docs/current/explicit-locking.html
 NOBODY_READS = "AccessExclusiveLock"
 NOBODY_WRITES = frozenset({"ShareLock", "ShareRowExclusiveLock", "ExclusiveLock"})
+_PIECE = re.compile(r"""("[^"]*"|'[^']*'|["'])""")  # quoted text, or a quote without an end
 
 
 @dataclass(frozen=True)
@@ -168,8 +169,8 @@ def without_values(sqlstate: str, message: str, context: str, known: str) -> str
         message = re.sub(r'".*"', lambda matched: matched[0] if _is_known(matched[0], known) else '"…"', message, flags=re.DOTALL)
         message = re.sub(r"'.*'", lambda matched: matched[0] if _is_known(matched[0], known) else "'…'", message, flags=re.DOTALL)
     else:
-        quoted = re.compile(r'"[^"]*"|\'[^\']*\'')
-        message = quoted.sub(lambda matched: matched[0] if _is_known(matched[0], known) else '"…"', message)
+        unknown = next((piece for piece in _PIECE.finditer(message) if not _is_known(piece[0], known)), None)
+        message = f'{message[: unknown.start()]}"…"' if unknown else message  # to its end: a value may hold quotes itself
     return message.partition("\n")[0][:300]
 
 

@@ -58,9 +58,11 @@ def _live(material: Material) -> Answer:
     smoke, abort = rollout.get("smoke_rollback") or {}, rollout.get("abort")
     if (rollback := material.rollback) is not None:
         proved = "proved: " if rollback["proved"] else "not proved: "
-        return _answer(question, rollback["to"]["version"], GOOD if rollback["proved"] else BAD, proved + rollback["detail"], rollback)
+        headline = rollback["to"]["version"] if rollback["proved"] else "not certain"
+        return _answer(question, headline, GOOD if rollback["proved"] else BAD, proved + rollback["detail"], rollback)
     if smoke.get("to"):
-        return _answer(question, smoke["to"], GOOD if smoke["proved"] else BAD, _after(smoke, "smoke tests failed"), record)
+        headline = smoke["to"] if smoke["proved"] else "not certain"
+        return _answer(question, headline, GOOD if smoke["proved"] else BAD, _after(smoke, "smoke tests failed"), record)
     if record["services_deployed"]:
         text = f"100 % of the traffic of {plural(len(record['services_deployed']), 'service')}"
         failed = record["health_checks"]["smoke_tests"] == "failed"
@@ -146,11 +148,13 @@ def _way_back(material: Material) -> Answer:
     question, record = "Can I go back, and until when?", material.record
     if material.rollback is not None:
         lines = [f"{material.rollback['reason']}", "the database stays as it is: migrations are not undone"]
+        if not material.rollback["proved"]:
+            return Answer(question, "Look at production first", BAD, ["whether traffic is back is not proved", *lines])
         return Answer(question, f"Done: {material.rollback['to']['version']} is back", GOOD, lines)
     if record["rollback_available"]:
         until = record["rollback_deadline"]
         tone, lines = _schema_safety(record)
-        headline = f"Yes, to {record['previous_version']}"
+        headline = f"{'Only for a reason' if _is_refused(record) else 'Yes'}, to {record['previous_version']}"
         return Answer(question, headline, tone, [Markup("until {}").format(moment(until)), *lines], until)
     if untouched(record):
         return Answer(question, "Not needed", GOOD, ["no traffic was moved"])
@@ -169,13 +173,21 @@ def _schema_safety(record: Document) -> tuple[str, list[str | Markup]]:
     """Return how good the way back is, and what is known of the old code on the new schema."""
     known = record.get("code_rollback_safe")
     reasons: list[str | Markup] = [escape(reason) for reason in (known or {}).get("reasons") or ()]
-    if known is None:
+    if known is None and record["migrations_applied"] == 0:
         return GOOD, []
+    if known is None:
+        return WARN, ["whether the old code runs on the new schema was not examined"]
     if known["value"] is True:
         return GOOD, [f"the old code runs on the new schema ({known['how']})"]
     if known["value"] is False:
         return BAD, [f"the old code does not run on the new schema ({known['how']}):", *reasons]
     return WARN, ["whether the old code runs on the new schema is not known", *reasons]
+
+
+def _is_refused(record: Document) -> bool:
+    """Say whether the button asks for a reason, because the old code was seen to break on the new schema."""
+    known = record.get("code_rollback_safe") or {}
+    return known.get("how") == "tested" and known.get("value") is False
 
 
 def _is_back(record: Document) -> bool:
