@@ -207,11 +207,15 @@ def has_watch(document: Document, settings: KubernetesSettings) -> bool:
 Change = Callable[[RolloutState, str], Sequence[Document] | None]
 
 
-def stamped(document: Document | None, token: str) -> list[Document]:
-    """Return the patch that writes the lock's token on an object."""
-    if member(document, "metadata", "annotations") is None:
-        return [{"op": "add", "path": "/metadata/annotations", "value": {FENCE: token}}]
-    return [{"op": "add", "path": annotation(FENCE), "value": token}]
+def stamped(document: Document, token: str) -> list[Document]:
+    """Return the patch that writes the lock's token on an object, where that has the token still with which it was seen."""
+    annotations = member(document, "metadata", "annotations")
+    if annotations is not None and FENCE in annotations:
+        return [_if_fenced(annotations[FENCE]), {"op": "replace", "path": annotation(FENCE), "value": token}]
+    same = {"op": "test", "path": "/metadata/resourceVersion", "value": document["metadata"]["resourceVersion"]}
+    if annotations is None:
+        return [same, {"op": "add", "path": "/metadata/annotations", "value": {FENCE: token}}]
+    return [same, {"op": "add", "path": annotation(FENCE), "value": token}]
 
 
 def _if_fenced(token: str) -> Document:

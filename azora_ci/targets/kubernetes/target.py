@@ -7,7 +7,7 @@ of the pods' templates, and the Rollouts' own status.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -96,9 +96,9 @@ class Kubernetes:
                 self._fleet.lock = None
                 self._lock.release()
 
-    def _stamp(self, token: str) -> None:
-        self._journal.stamp(token)
-        self._fleet.stamp(token)
+    def _stamp(self, token: str, confirm: Callable[[], None]) -> None:
+        self._journal.stamp(self._clock, token, confirm)
+        self._fleet.stamp(token, confirm)
 
     def renew(self) -> None:
         """Check that this run still holds the lock."""
