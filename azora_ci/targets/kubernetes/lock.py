@@ -24,6 +24,7 @@ from azora_ci.core.documents import expected_shape, read_json
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
 from azora_ci.targets.base import FencedError, LockHolder, Owner
 from azora_ci.targets.kubernetes.cluster import Names
+from azora_ci.targets.kubernetes.manifests import PROMOTING
 from azora_ci.targets.kubernetes.rollouts import stamped
 
 OWNER, RELEASED = "azora-ci/owner", "azora-ci/released"  # annotations: who holds the lock, and who last took it away by hand
@@ -158,6 +159,15 @@ class ClusterLock:
         lease = self._api.get(self._path)
         if member(lease, "spec", "holderIdentity") != identity:
             raise self._lost_error(self._holder(lease))
+
+    def stop_watch(self) -> None:
+        """Have the analysis pass until the lock is next taken: what is promoted is not taken back when its runner dies."""
+        test = {"op": "test", "path": "/spec/holderIdentity", "value": self.token}
+        try:
+            self._api.patch(self._path, [test, {"op": "add", "path": "/spec/leaseTransitions", "value": PROMOTING}])
+        except ConflictError:
+            self.confirm()
+            raise
 
     def release(self) -> None:
         """Free the lock if it is still ours."""

@@ -67,9 +67,13 @@ class Releases:
 
     def _pod(self, instance: Instance) -> Document | None:
         """Return the pod of an instance, or the one in its place: pods come and go with nodes and autoscalers."""
-        hash_ = self._hashes.get(instance.release, {}).get(instance.service)
+        hash_ = self._hash(instance)
         present = self._pods.of([hash_], fresh=False)[hash_] if hash_ else []
-        return present[(instance.number - 1) % len(present)] if present else None
+        wanted = instance.number
+        if 0 < len(present) < instance.number:
+            wanted = member(self._fleet.replica_sets([hash_]).get(hash_), "spec", "replicas") or 0
+        index = pods.place(instance.number, len(present), wanted)
+        return None if index is None else present[index]
 
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
         """Return where a pod answers: through the API server, or at its address."""

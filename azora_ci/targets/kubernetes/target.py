@@ -307,6 +307,7 @@ class Kubernetes:
         """Note the promotion, so that a rerun goes forward from then on, and end the last pause of every Rollout."""
         self._expected = None
         self._lock.renew()
+        self._lock.stop_watch()  # before the note: from the note on Argo Rollouts must not undo it
         if self.current().releases[release.id].outcome != PROMOTED:
             self._note("promote", release.id)
 

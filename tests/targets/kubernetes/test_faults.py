@@ -63,6 +63,21 @@ def test_a_dead_runner_is_taken_back_by_the_cluster_itself(world):
     assert later.current().unfinished is None
 
 
+def test_a_runner_that_dies_while_it_promotes_is_not_taken_back(world):
+    deploy(world, world.release(1))
+    target, second, _ = at(world, 100)
+    target._fleet.change = lambda *_, **__: die(target)  # from the first change after the note on
+    target._fleet.await_all = lambda *_, **__: target._fleet.change()
+    target.promote(second)
+    time.sleep(world.lease_seconds + 8)
+    assert (world.weights(), world.phase("api_gateway")) == ({"api_gateway": 100}, "Paused")
+    later = world.target()
+    assert (later.holder().alive, later.current().serving) == (False, second.id)
+    with later.locked(owner(second.id)):
+        later.promote(second)
+    assert set(world.ask("api_gateway", 10)) == {"1.0.2"}
+
+
 def test_a_canary_of_a_person_without_a_run_goes_on(world):
     deploy(world, world.release(1))
     change = [{"op": "add", "path": "/spec/template/metadata/annotations/person", "value": "me"}]

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from azora_ci.core.config import KubernetesSettings, RolloutNames
-from azora_ci.targets.kubernetes import rollouts
+from azora_ci.targets.kubernetes import pods, rollouts
 from azora_ci.targets.kubernetes.returning import read_back, serving_pods
 
 NAMES = RolloutNames("web", "app", "web-stable", "web-canary")
@@ -150,3 +150,11 @@ def test_the_template_of_a_replica_set_is_put_back_without_its_hash():
     (*_, change) = rollouts.put_template(document(), "token", {"spec": {"template": template}})
     assert change["value"]["metadata"]["labels"] == {"app": "web"}
     assert template["metadata"]["labels"][rollouts.HASH_LABEL] == "abc"
+
+
+@pytest.mark.parametrize(
+    ("number", "present", "wanted", "asked"),
+    [(1, 2, 2, 0), (2, 1, 2, None), (2, 1, 1, 0), (4, 2, 2, 1), (4, 2, 4, None), (3, 2, 2, 0), (1, 0, 1, None), (1, 0, 0, None)],
+)
+def test_a_pod_that_vanished_is_nobody_else(number, present, wanted, asked):
+    assert pods.place(number, present, wanted) == asked
