@@ -171,6 +171,8 @@ def test_two_deployments_at_once_and_a_rollback_that_fences_one(world):
 
 def test_who_is_slow_after_taking_the_lock_stamps_over_nobody(world):
     slow, quick = world.target(), world.target()
+    with quick.locked(owner("first")):
+        pass  # everything has a token
     asked, entered = slow._lock.confirm, []
 
     def confirm() -> None:
