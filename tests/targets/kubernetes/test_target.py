@@ -127,13 +127,12 @@ def test_a_run_that_died_is_found_and_taken_back_by_the_next(world):
 def test_going_back_without_routing_waits_for_the_pods(cluster, tmp_path):
     world = World(cluster, tmp_path, services=("api_gateway",), routed=False)
     world.install()
-    target, second = deploy(world, world.release(1)), world.release(2)
+    first, second = world.release(1), world.release(2)
+    target = deploy(world, first)
     with target.locked(owner(second.id)):
-        target.deploy(second, 50)
-        assert target.set_weight(second, 50) == {
-            "pods of api-gateway": {f"api_gateway-{second.id}": 50, "api_gateway-1764000001-000001": 50}
-        }
-        assert len(target.instances(second.id)) == 1
+        target.deploy(second, 100)
+        assert target.set_weight(second, 100) == {"pods of api-gateway": {f"api_gateway-{second.id}": 100, f"api_gateway-{first.id}": 0}}
+        assert len(target.instances(second.id)) == 2
         returned = target.abort(second, "too many errors")
         assert returned.proved, returned
         assert "traffic of api-gateway is not routed: 0 pods of the new version are ready" in returned.detail
