@@ -111,8 +111,8 @@ def _opened(consultation: Consultation, context: TargetContext, means: Means) ->
 def _ask_target(consultation: Consultation, context: TargetContext, withheld: str) -> History | None:
     """Ask the target; return its history where all of it could be asked. None: nobody knows what was deployed."""
     access, kind = context.access, kind_of(context.config)
-    if kind.needs_host_keys and withheld:
-        consultation.not_asked["production hosts"] = withheld
+    if kind.needs_login and withheld:
+        consultation.not_asked["production hosts" if kind.needs_host_keys else "production cluster"] = withheld
         return None
     if kind.needs_host_keys and not (access and access.prod_host and access.prod_user and access.prod_key):
         consultation.not_asked["production hosts"] = "the settings for reaching them are not set, or cannot be used"

@@ -238,11 +238,13 @@ class TargetContext:
 class TargetKind(Protocol):
     """A kind of target: all that must be known of it before a target is opened. It imports heavy libraries only in its methods.
 
-    ``artifact``: IMAGES or ARCHIVES, which the build makes for it; ``needs_host_keys``: jobs connect to it over SSH.
+    ``artifact``: IMAGES or ARCHIVES, which the build makes for it; ``needs_host_keys``: jobs connect to it over SSH;
+    ``needs_login``: asking it anything uses credentials of production, which only an approved release may.
     """
 
     artifact: ClassVar[str]
     needs_host_keys: ClassVar[bool]
+    needs_login: ClassVar[bool]
 
     def check(self, config: DeployConfig) -> None:
         """Raise BadInputError when the configuration lacks something that is only needed after the migrations."""

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import io
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 from azora_ci.core import config
+from azora_ci.core.actions import Actions
+from azora_ci.core.clock import Clock
 from azora_ci.core.config import HealthSettings, Service
-from azora_ci.gates.production import as_serving, expected_versions, serving_release
+from azora_ci.core.job_log import JobLog
+from azora_ci.core.process import Processes
+from azora_ci.core.settings import Aws, DatabaseTransport, ProductionHosts
+from azora_ci.core.variables import load
+from azora_ci.gates.production import Means, as_serving, consult, expected_versions, serving_release
+from azora_ci.targets.base import TargetContext
 from azora_ci.targets.journal import History, replay
 from tests.support import deploy_config
 
@@ -60,3 +68,31 @@ def test_without_a_history_the_configuration_counts(tmp_path):
         assert as_serving(configured, nothing) == list(configured)
         assert expected_versions(nothing) == frozenset()
     assert expected_versions(history(api=PLAIN)) == {"1.0.0"}
+
+
+def test_no_credentials_of_a_cluster_are_used_while_they_are_withheld(tmp_path):
+    used = tmp_path / "used"
+    plugin = {"apiVersion": "client.authentication.k8s.io/v1", "command": "touch", "args": [str(used)]}
+    kubeconfig = {
+        "current-context": "it",
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+        "clusters": [{"name": "it", "cluster": {"server": "https://127.0.0.1:9"}}],
+        "users": [{"name": "it", "user": {"exec": plugin}}],
+    }
+    rollouts = {"namespace": "shop", "services": {"api": {"rollout": "api", "container": "app"}}}
+    path = deploy_config.write(
+        tmp_path / "deploy.toml",
+        target={"kind": "kubernetes", "kubernetes": rollouts},
+        registry={"repository": "127.0.0.1:9/shop"},
+        services={"api": deploy_config.service("api", "http://127.0.0.1:9/health")},
+    )
+    clock = Clock()
+    processes = Processes(JobLog(Actions(stream=io.StringIO()), clock))
+    access = load(ProductionHosts, {"KUBECONFIG_DATA": json.dumps(kubeconfig)})
+    context = TargetContext(config.load(path), processes, clock, tmp_path, 1.0, access=access)
+    means = Means(load(Aws, {}), load(DatabaseTransport, {}), None, (None, None), "the release is not approved")
+    consulted = consult(context, means)
+    assert consulted.not_asked["production cluster"] == consulted.not_asked["public health addresses"] == "the release is not approved"
+    assert not used.exists()
+    consult(context, replace(means, withheld=""))
+    assert used.exists()

@@ -25,8 +25,12 @@ def loaded(folder, name: str) -> config.DeployConfig:
 
 def test_a_kind_is_known_by_its_name(tmp_path):
     kinds = {name: kind_of(loaded(tmp_path, name)) for name in TARGETS}
-    facts = {name: (kind.artifact, kind.needs_host_keys) for name, kind in kinds.items()}
-    assert facts == {"local_processes": (ARCHIVES, False), "docker_hosts": (IMAGES, True), "kubernetes": (IMAGES, False)}
+    facts = {name: (kind.artifact, kind.needs_host_keys, kind.needs_login) for name, kind in kinds.items()}
+    assert facts == {
+        "local_processes": (ARCHIVES, False, False),
+        "docker_hosts": (IMAGES, True, True),
+        "kubernetes": (IMAGES, False, True),
+    }
 
 
 def test_an_unknown_kind_is_refused(tmp_path):

@@ -1,7 +1,7 @@
 """A kubeconfig -> where the API server is and how we prove who we are. Pure, but for files that a kubeconfig names.
 
-The official Python client was measured against this (November 2026): 126 MB and 18 packages in every job that holds a secret, 0.7 s to
-import, and its exec plug-ins inherit every secret of the job. What remains beside it are a few documents and one HTTPS connection.
+The official Python client was measured against this (November 2026): 126 MB in every job that holds a secret, 0.7 s to import, and its
+exec plug-ins inherit every secret of the job. What remains beside it are a few documents and one HTTPS connection.
 """
 
 from __future__ import annotations

@@ -25,12 +25,14 @@ class CounterSettings:
     """A Prometheus server and the queries that count one ReplicaSet's requests; each may name $namespace, $service, $rollout and $hash.
 
     Every query returns one counter (or, ``latency``, a histogram's buckets by ``le`` in seconds), which only grows.
+    ``scrape_seconds``: how old what it counted may be.
     """
 
     prometheus: str
     requests: str
     errors: str
     latency: str | None = None
+    scrape_seconds: float = 15.0
 
 
 @dataclass(frozen=True)

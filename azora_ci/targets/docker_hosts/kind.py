@@ -17,6 +17,7 @@ class DockerHostsKind:
 
     artifact: ClassVar[str] = IMAGES
     needs_host_keys: ClassVar[bool] = True
+    needs_login: ClassVar[bool] = True
 
     def check(self, config: DeployConfig) -> None:
         """Raise BadInputError when the configuration of edges and guards is missing."""

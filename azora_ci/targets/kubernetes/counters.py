@@ -33,6 +33,12 @@ class Prometheus:
         requests, errors = (self._number(query, given) for query in (self._settings.requests, self._settings.errors))
         return Counters(requests=requests, errors=min(errors, requests), buckets=self._buckets(given))
 
+    def answers(self, given: Mapping[str, str]) -> tuple[int | None, int | None]:
+        """Return requests and errors as ``counters`` does, None for a query that matches nothing. Raises UnreachableError."""
+        asked = self._settings.requests, self._settings.errors
+        requests, errors = (self._number(query, given) if self._ask(query, given) else None for query in asked)
+        return requests, errors
+
     def _number(self, query: str, given: Mapping[str, str]) -> int:
         series = self._ask(query, given)
         if len(series) > 1:

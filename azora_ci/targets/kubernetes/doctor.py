@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from azora_ci.clients.kubernetes.api import Api
 from azora_ci.clients.kubernetes.objects import member
 from azora_ci.core.config.kubernetes import PROXY
 from azora_ci.core.errors import AzoraError
 from azora_ci.targets.base import TargetContext
-from azora_ci.targets.findings import Finding, check, failed
+from azora_ci.targets.findings import Finding, failed
 from azora_ci.targets.kubernetes import manifests, rollouts
 from azora_ci.targets.kubernetes.cluster import Names, connect, settings_of
 from azora_ci.targets.kubernetes.counters import Prometheus
@@ -45,11 +45,28 @@ def findings(context: TargetContext) -> Iterator[Finding]:
         notes = list(rollouts.remarks(seen.document, settings.rollouts[service], context.rollback_window_minutes))
         yield Finding(f"rollout {seen.name}", not obstacles, "; ".join(obstacles or [seen.text, *notes]), "correct its manifest")
     if settings.counters is not None:
-        given = {"namespace": settings.namespace, "service": "", "rollout": "", "hash": "none"}
         prometheus = Prometheus(settings.counters, context.clock)
-        yield check("counters", lambda: f"Prometheus answers, {prometheus.counters(given).requests} requests of a version that is none")
+        for service, seen in states.items():
+            given = {"namespace": settings.namespace, "service": service, "rollout": seen.name, "hash": seen.stable or "none"}
+            yield _counted(prometheus, given)
     elif context.config.rollout.inconclusive == "pass":
         yield Finding("counters", True, "none: verdicts rest on probes alone, and stages pass as inconclusive (rollout.inconclusive)")
+
+
+def _counted(prometheus: Prometheus, given: Mapping[str, str]) -> Finding:
+    """Say what is counted of the version that serves: a query that matches nothing would find no fault in any version."""
+    name = f"counters of {given['rollout']}"
+    try:
+        requests, errors = prometheus.answers(given)
+    except AzoraError as error:
+        return failed(name, error)
+    detail = f"{requests or 0} requests of {given['hash']}, which serves"
+    if requests is None:
+        detail += ": the query requests matches no series"
+    if errors is None:
+        detail += "; the query errors matches no series: either none failed yet, or it never counts one (make it answer 0: … or vector(0))"
+    step = "send it requests, or correct the queries: what is not counted makes every stage inconclusive"
+    return Finding(name, bool(requests), detail, step, stops=False)
 
 
 def _missing_rights(api: Api, names: Names) -> list[str]:

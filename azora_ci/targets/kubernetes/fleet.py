@@ -16,7 +16,7 @@ from azora_ci.core.errors import NotTrueError, UnreachableError
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.kubernetes import rollouts
 from azora_ci.targets.kubernetes.cluster import Names
-from azora_ci.targets.kubernetes.lock import ClusterLock
+from azora_ci.targets.kubernetes.lock import ClusterLock, stamp_each
 from azora_ci.targets.kubernetes.rollouts import Change, RolloutState
 
 POLL_SECONDS = 0.25
@@ -56,10 +56,10 @@ class Fleet:
         items = self._api.get(path, labelSelector=f"{rollouts.HASH_LABEL} in ({','.join(sorted(hashes))})")["items"]
         return {each["metadata"]["labels"][rollouts.HASH_LABEL]: each for each in items}
 
-    def stamp(self, token: str) -> None:
-        """Write the lock's token on every Rollout: from now on its former owner can change none of them."""
+    def stamp(self, token: str, confirm: Callable[[], None]) -> None:
+        """Write the lock's token on every Rollout: from now on its former owner can change none of them. See ``lock.stamp_each``."""
         for seen in self.states().values():
-            self._api.patch(f"{self.names.rollouts}/{seen.name}", rollouts.stamped(seen.document, token))
+            stamp_each(self._api, self._clock, f"{self.names.rollouts}/{seen.name}", token, confirm)
 
     # --- changes -------------------------------------------------------------------------------------------------------
 

@@ -9,11 +9,13 @@ from typing import Any
 
 from azora_ci.clients.kubernetes.api import Api, ConflictError, NotFoundError
 from azora_ci.clients.kubernetes.objects import Document, annotation, member
+from azora_ci.core.clock import Clock
 from azora_ci.core.documents import expected_shape
 from azora_ci.core.errors import BadInputError
 from azora_ci.targets.journal import History, replay
 from azora_ci.targets.kubernetes.cluster import Names
-from azora_ci.targets.kubernetes.rollouts import FENCE, stamped
+from azora_ci.targets.kubernetes.lock import stamp_each
+from azora_ci.targets.kubernetes.rollouts import FENCE
 
 KEY = "journal"
 LIMIT = 700_000  # bytes, of the 1 MiB that a ConfigMap may have
@@ -45,15 +47,16 @@ class ClusterJournal:
         with expected_shape(self._unreadable):
             return replay(text.splitlines())
 
-    def stamp(self, token: str) -> None:
-        """Write the lock's token on the journal: from now on nobody else can extend it."""
+    def stamp(self, clock: Clock, token: str, confirm: Callable[[], None]) -> None:
+        """Write the lock's token on the journal: from now on nobody else can extend it. See ``lock.stamp_each``."""
         document = self._read()
-        if document is None:
-            meta = {"name": self._names.journal, "annotations": {FENCE: token}}
-            with suppress(ConflictError):  # another run makes it in this moment, and is stamped over below
-                self._api.create(self._names.core("configmaps"), {"metadata": meta, "data": {KEY: ""}})
-            document = self._read()
-        self._api.patch(self._path, stamped(document, token) + ([] if member(document, "data", KEY) is not None else [EMPTY]))
+        with suppress(ConflictError):  # another run makes it in this moment
+            if document is None:
+                self._api.create(self._names.core("configmaps"), {"metadata": {"name": self._names.journal}, "data": {KEY: ""}})
+            elif member(document, "data", KEY) is None:
+                same = {"op": "test", "path": "/metadata/resourceVersion", "value": document["metadata"]["resourceVersion"]}
+                self._api.patch(self._path, [same, EMPTY])
+        stamp_each(self._api, clock, self._path, token, confirm)
 
     def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:
         """Append an entry. Raises FencedError when the lock was taken over."""

@@ -16,6 +16,7 @@ class KubernetesKind:
 
     artifact: ClassVar[str] = IMAGES
     needs_host_keys: ClassVar[bool] = False
+    needs_login: ClassVar[bool] = True
 
     def check(self, config: DeployConfig) -> None:
         """Raise BadInputError when the target is not configured."""

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import timedelta
+from functools import partial
 
 from azora_ci.clients.kubernetes.api import Api, ConflictError, NotFoundError
 from azora_ci.clients.kubernetes.objects import Document, member
@@ -23,6 +24,8 @@ from azora_ci.core.documents import expected_shape, read_json
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
 from azora_ci.targets.base import FencedError, LockHolder, Owner
 from azora_ci.targets.kubernetes.cluster import Names
+from azora_ci.targets.kubernetes.manifests import PROMOTING
+from azora_ci.targets.kubernetes.rollouts import stamped
 
 OWNER, RELEASED = "azora-ci/owner", "azora-ci/released"  # annotations: who holds the lock, and who last took it away by hand
 RENEWALS = 6  # per lease: several may fail before it runs out
@@ -32,9 +35,9 @@ FREE = ""  # as the holder
 
 
 class ClusterLock:
-    """The lock of a namespace. ``stamp`` writes a token on everything that the lock protects."""
+    """The lock of a namespace. ``stamp`` writes a token on everything that the lock protects, by the rule of ``stamp_each``."""
 
-    def __init__(self, api: Api, names: Names, clock: Clock, stamp: Callable[[str], None]) -> None:
+    def __init__(self, api: Api, names: Names, clock: Clock, stamp: Callable[[str, Callable[[], None]], None]) -> None:
         self._api, self._names, self._clock, self._stamp = api, names, clock, stamp
         self._path = f"{names.leases}/{names.lease}"
         self._seconds = names.settings.lease_seconds
@@ -57,17 +60,24 @@ class ClusterLock:
         """Take the lock. Raises NotTrueError naming the owner when somebody else holds it and may not be fenced."""
         token = uuid.uuid4().hex
         self.taken_over = self.fenced = None
-        for attempt in self._clock.attempts(TRIES, 0.2):
-            try:
-                self._take(owner, token)
-                break
-            except ConflictError:  # somebody else took it between our read and our write; read again who
-                if attempt.last:
-                    raise
-        self._token, self._renewed = token, self._clock.monotonic()
-        self._lost.clear()
+        try:
+            for attempt in self._clock.attempts(TRIES, 0.2):
+                try:
+                    self._take(owner, token)
+                    break
+                except ConflictError:  # somebody else took it between our read and our write; read again who
+                    if attempt.last:
+                        raise
+            self._token, self._renewed = token, self._clock.monotonic()
+            self._lost.clear()
+            self._stamp(token, self.confirm)
+            self.confirm()
+        except BaseException:  # an answer may be lost after the lease became ours: nobody is to wait for its end
+            self._token = token
+            with suppress(AzoraError):
+                self.release()
+            raise
         self._ended.clear()
-        self._stamp(token)
         self._renewer = threading.Thread(target=self._keep_renewing, args=(token,), daemon=True)
         self._renewer.start()
 
@@ -78,6 +88,8 @@ class ClusterLock:
             meta = {"name": self._names.lease}
             lease = self._api.create(self._names.leases, self._document({"metadata": meta}, owner, token))
             return
+        if member(lease, "spec", "holderIdentity") == token:
+            return  # the answer to our own change was lost
         holder = self._holder(lease)
         if holder is not None:
             if holder.alive:
@@ -137,10 +149,25 @@ class ClusterLock:
 
     def confirm(self) -> None:
         """Ask the API server whether the lock is still ours. Raises FencedError when it is not."""
-        lease = self._api.get(self._path)
-        if self._token is None or member(lease, "spec", "holderIdentity") != self._token:
+        try:
+            self._require(self.token)
+        except FencedError:
             self._lost.set()
+            raise
+
+    def _require(self, identity: str) -> None:
+        lease = self._api.get(self._path)
+        if member(lease, "spec", "holderIdentity") != identity:
             raise self._lost_error(self._holder(lease))
+
+    def stop_watch(self) -> None:
+        """Have the analysis pass until the lock is next taken: what is promoted is not taken back when its runner dies."""
+        test = {"op": "test", "path": "/spec/holderIdentity", "value": self.token}
+        try:
+            self._api.patch(self._path, [test, {"op": "add", "path": "/spec/leaseTransitions", "value": PROMOTING}])
+        except ConflictError:
+            self.confirm()
+            raise
 
     def release(self) -> None:
         """Free the lock if it is still ours."""
@@ -185,7 +212,9 @@ class ClusterLock:
             if held is None:
                 return None
             noted = json.dumps({"at": rfc3339(self._api.now()), "by": actor, "reason": reason, "from": held.owner.deployment_id})
-            spec = {**lease["spec"], "holderIdentity": f"taken away by {actor}"[:200], "renewTime": PAST}
+            token = uuid.uuid4().hex
+            identity = f"{token} taken away by {actor}"[:200]
+            spec = {**lease["spec"], "holderIdentity": identity, "renewTime": PAST}
             meta = {**lease["metadata"], "annotations": {**lease["metadata"]["annotations"], RELEASED: noted}}
             try:
                 self._api.replace(self._path, {**lease, "metadata": meta, "spec": spec})
@@ -193,6 +222,8 @@ class ClusterLock:
                 if attempt.last:
                     raise
             else:
+                with suppress(FencedError):  # somebody has taken it since, and stamps
+                    self._stamp(token, partial(self._require, identity))
                 return held
         return None
 
@@ -213,6 +244,24 @@ class ClusterLock:
             where=self._path,
             next_step="read what the other deployment or rollback did before starting this one again",
         )
+
+
+def stamp_each(api: Api, clock: Clock, path: str, token: str, confirm: Callable[[], None]) -> None:
+    """Write the lock's token on an object. Raises FencedError when the lock is somebody else's by now.
+
+    Its former token is read before ``confirm`` asks whose the lock is, and must still be there: who took the lock since is not stamped
+    over.
+    """
+    for attempt in clock.attempts(TRIES, 0.1):
+        document = api.get(path)
+        confirm()
+        try:
+            api.patch(path, stamped(document, token))
+        except ConflictError:
+            if attempt.last:
+                raise
+        else:
+            return
 
 
 def _micro(moment: str) -> str:

@@ -13,6 +13,7 @@ from azora_ci.targets.kubernetes.cluster import Names
 
 HEARTBEAT_SECONDS = 3  # between two looks of the controller at the lease, by which we see that it runs
 ERRORS = 20  # of the look at the lease in a row, a minute in all: an API server that restarts is no dead runner
+PROMOTING = 1  # as leaseTransitions, the one field of a lease's spec that is free: its holder promotes, and is not watched any more
 
 
 class Right(NamedTuple):
@@ -94,9 +95,13 @@ def rules(needed: tuple[Right, ...]) -> list[Document]:
 
 
 def watch(names: Names) -> Document:
-    """Return the AnalysisTemplate that takes a release back when the lease is held and was not renewed: its runner is dead."""
+    """Return the AnalysisTemplate that takes a release back when the lease is held and was not renewed: its runner is dead.
+
+    A release that is being promoted is not taken back: a later run goes forward with it.
+    """
     settings = names.settings
-    alive = f'result.holderIdentity == "" || now() - date(result.renewTime) < duration("{settings.lease_seconds}s")'
+    fresh = f'now() - date(result.renewTime) < duration("{settings.lease_seconds}s")'
+    alive = f'result.holderIdentity == "" || result.leaseTransitions == {PROMOTING} || {fresh}'
     metric = {
         "name": "runner-alive",
         "interval": f"{HEARTBEAT_SECONDS}s",

@@ -65,6 +65,16 @@ class Pods:
         return Endpoint(name, service.id, side, url, expected, self._api.dial, instance.health, observed, headers=headers)
 
 
+def place(number: int, present: int, wanted: int) -> int | None:
+    """Return which of the pods that are present (from 0) is asked as instance ``number``; None where that vanished.
+
+    ``wanted``: pods that the ReplicaSet is to have. Above them an autoscaler or a step took it away, and another one is asked instead.
+    """
+    if number <= present:
+        return number - 1
+    return (number - 1) % present if present and number > wanted else None
+
+
 def image_of(pod: Document, container: str) -> str:
     """Return the image with which a pod's container was made."""
     return next((str(each["image"]) for each in pod["spec"]["containers"] if each["name"] == container), "")

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from azora_ci.clients.kubernetes.objects import Document, member
+from azora_ci.core.clock import Clock
 from azora_ci.core.config import WORKER, DeployConfig
 from azora_ci.health.answers import Endpoint
 from azora_ci.health.traffic import Counters
@@ -15,7 +16,7 @@ from azora_ci.targets.journal import PROMOTED, Deployed, History
 from azora_ci.targets.kubernetes import pods
 from azora_ci.targets.kubernetes.cluster import Names
 from azora_ci.targets.kubernetes.counters import Prometheus
-from azora_ci.targets.kubernetes.fleet import Fleet, States
+from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
 from azora_ci.targets.kubernetes.journal import ClusterJournal
 from azora_ci.targets.kubernetes.rollouts import RolloutState
 
@@ -66,9 +67,13 @@ class Releases:
 
     def _pod(self, instance: Instance) -> Document | None:
         """Return the pod of an instance, or the one in its place: pods come and go with nodes and autoscalers."""
-        hash_ = self._hashes.get(instance.release, {}).get(instance.service)
+        hash_ = self._hash(instance)
         present = self._pods.of([hash_], fresh=False)[hash_] if hash_ else []
-        return present[(instance.number - 1) % len(present)] if present else None
+        wanted = instance.number
+        if 0 < len(present) < instance.number:
+            wanted = member(self._fleet.replica_sets([hash_]).get(hash_), "spec", "replicas") or 0
+        index = pods.place(instance.number, len(present), wanted)
+        return None if index is None else present[index]
 
     def endpoint(self, instance: Instance, side: str) -> Endpoint:
         """Return where a pod answers: through the API server, or at its address."""
@@ -147,10 +152,33 @@ class Releases:
             if service in settings.rollouts
         }
 
-    def ready(self, release_id: str) -> int:
-        """Return how many pods of a release get requests where traffic is not routed."""
-        hashes = self._hashes.get(release_id, {})
-        return sum(pods.is_ready(pod) for found in self._pods.of(hashes.values()).values() for pod in found)
+    def hashes(self, release_id: str) -> dict[str, str]:
+        """Return service id -> hash of a release, where the journal has one."""
+        return self._hashes.get(release_id, {})
+
+    def await_unready(self, hashes: Collection[str], clock: Clock, deadline: float) -> int:
+        """Wait until no pod of these templates is ready; return how many still are at the deadline (monotonic seconds)."""
+        while (left := self._ready(hashes)) and clock.monotonic() < deadline:
+            clock.sleep(POLL_SECONDS)
+        return left
+
+    def _ready(self, hashes: Collection[str]) -> int:
+        return sum(pods.is_ready(pod) for found in self._pods.of(hashes).values() for pod in found)
+
+    def requests_after(self, release_id: str, clock: Clock, seconds: float) -> int:
+        """Return the requests that reach a release from now on. Prometheus knows those before now when it has scraped once more.
+
+        Raises UnreachableError.
+        """
+        assert self._names.settings.counters is not None  # noqa: S101 - the caller asked
+        scrape = self._names.settings.counters.scrape_seconds
+        clock.sleep(scrape)
+        baseline = self._requests(release_id)
+        clock.sleep(scrape + seconds)
+        return max(0, self._requests(release_id) - baseline)
+
+    def _requests(self, release_id: str) -> int:
+        return sum(counted.requests for counted in self.counters([release_id]).values())
 
 
 def facts_of(deployed: Deployed, name: str) -> dict[str, str]:

@@ -102,9 +102,27 @@ def name_before(previous: Deployed | None, states: States, release_id: str) -> s
     return f"what ran before ({', '.join(stable)})" if stable else None
 
 
-def read_back(states: States) -> str:
-    """Return what the Rollouts say of the weights after going back."""
-    routed = [seen for seen in states.values() if seen.weight is not None]
-    text = f"the weight of the new version reads 0 on {len(routed)} of {len(states)} Rollouts" if routed else ""
-    unrouted = [seen.name for seen in states.values() if seen.weight is None]
-    return "; ".join(filter(None, (text, f"traffic of {', '.join(unrouted)} is not routed: its pods are back" if unrouted else "")))
+def serving_pods(states: States, hashes: Mapping[str, str], release_id: str) -> set[str]:
+    """Return the hashes of the release whose pods get requests as long as they are ready, since traffic is not routed.
+
+    ``hashes``: service id -> hash of the release, where the journal has one.
+    """
+    found = set()
+    for service, seen in states.items():
+        own = {hashes.get(service, ""), seen.current if seen.release == release_id else ""} - {"", seen.stable}
+        found |= set() if seen.routed else own
+    return found
+
+
+def read_back(states: States, ready: int) -> tuple[str, bool]:
+    """Return what is read of the weights after going back, and whether that is a proof. ``ready``: pods of ``serving_pods``."""
+    routed = [seen for seen in states.values() if seen.routed]
+    unread = [seen.name for seen in routed if seen.weight is None or not seen.verified]
+    zero = [seen for seen in routed if seen.reads(0)]
+    unrouted = [seen.name for seen in states.values() if not seen.routed]
+    texts = (
+        f"the weight of the new version reads 0 on {len(zero)} of {len(states)} Rollouts" if routed else "",
+        f"the weight of {', '.join(unread)} cannot be read back" if unread else "",
+        f"traffic of {', '.join(unrouted)} is not routed: {ready} pods of the new version are ready" if unrouted else "",
+    )
+    return "; ".join(filter(None, texts)), not unread and ready == 0

@@ -24,7 +24,7 @@ GIVEN = ("DEPLOYMENT_ID", "SERVICE", "VERSION")  # variables that every target t
 @dataclass(frozen=True)
 class RolloutState:
     """A Rollout at one moment. ``settled``: its status belongs to its spec. ``weight``: percent of traffic of the pods of
-    ``weight_hash``; None without traffic routing. ``release``: deployment id in the pods' annotations.
+    ``current``; None where nothing says it. ``release``: deployment id in the pods' annotations.
     """
 
     name: str
@@ -38,6 +38,8 @@ class RolloutState:
     aborted: bool  # the controller took it back
     weight: int | None
     stable_weight: int | None
+    routed: bool  # traffic is shared by a router, which must say the weight
+    verified: bool  # what the controller wrote is what the router has, as far as that was asked
     release: str | None
     fence: str | None
     replicas: int
@@ -61,12 +63,19 @@ class RolloutState:
 
     def held_at(self, percent: int) -> bool:
         """Return whether it waits at this weight, which traffic has where it is routed."""
-        return self.settled and self.held and self.percent == percent and self.weight in {None, percent}
+        return self.settled and self.held and self.percent == percent and self.reads(percent)
+
+    def reads(self, percent: int) -> bool:
+        """Return whether the weight reads this much where traffic is routed. A weight that is missing was not read."""
+        return not self.routed or (self.weight == percent and self.verified)
 
     @property
     def safe(self) -> bool:
-        """Return whether no traffic goes to pods of another template than the stable one's."""
-        return self.finished or (self.aborted and not self.weight)
+        """Return whether its status sends no traffic to pods of another template than the stable one's.
+
+        Without routing, pods that are still ready get requests all the same: they must be counted.
+        """
+        return (self.finished or self.aborted) and self.reads(0)
 
     @property
     def owed(self) -> bool:
@@ -99,6 +108,8 @@ def state(document: Document) -> RolloutState:
         aborted=bool(status.get("abort") and status.get("abortedAt")),
         weight=member(weights, "canary", "weight"),
         stable_weight=member(weights, "stable", "weight"),
+        routed=bool(member(document, "spec", "strategy", "canary", "stableService")),
+        verified=weights.get("verified") is not False,
         release=member(document, "spec", "template", "metadata", "annotations", RELEASE),
         fence=member(document, "metadata", "annotations", FENCE),
         replicas=member(document, "spec", "replicas") or 0,
@@ -196,11 +207,15 @@ def has_watch(document: Document, settings: KubernetesSettings) -> bool:
 Change = Callable[[RolloutState, str], Sequence[Document] | None]
 
 
-def stamped(document: Document | None, token: str) -> list[Document]:
-    """Return the patch that writes the lock's token on an object."""
-    if member(document, "metadata", "annotations") is None:
-        return [{"op": "add", "path": "/metadata/annotations", "value": {FENCE: token}}]
-    return [{"op": "add", "path": annotation(FENCE), "value": token}]
+def stamped(document: Document, token: str) -> list[Document]:
+    """Return the patch that writes the lock's token on an object, where that has the token still with which it was seen."""
+    annotations = member(document, "metadata", "annotations")
+    if annotations is not None and FENCE in annotations:
+        return [_if_fenced(annotations[FENCE]), {"op": "replace", "path": annotation(FENCE), "value": token}]
+    same = {"op": "test", "path": "/metadata/resourceVersion", "value": document["metadata"]["resourceVersion"]}
+    if annotations is None:
+        return [same, {"op": "add", "path": "/metadata/annotations", "value": {FENCE: token}}]
+    return [same, {"op": "add", "path": annotation(FENCE), "value": token}]
 
 
 def _if_fenced(token: str) -> Document:

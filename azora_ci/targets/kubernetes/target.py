@@ -7,7 +7,7 @@ of the pods' templates, and the Rollouts' own status.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -31,7 +31,7 @@ from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
 from azora_ci.targets.kubernetes.journal import ClusterJournal
 from azora_ci.targets.kubernetes.lock import ClusterLock
 from azora_ci.targets.kubernetes.releases import NUMBER, Releases, facts_of
-from azora_ci.targets.kubernetes.returning import Return, name_before, read_back
+from azora_ci.targets.kubernetes.returning import Return, name_before, read_back, serving_pods
 from azora_ci.targets.kubernetes.rollouts import RolloutState
 from azora_ci.targets.release import Release
 
@@ -96,9 +96,9 @@ class Kubernetes:
                 self._fleet.lock = None
                 self._lock.release()
 
-    def _stamp(self, token: str) -> None:
-        self._journal.stamp(token)
-        self._fleet.stamp(token)
+    def _stamp(self, token: str, confirm: Callable[[], None]) -> None:
+        self._journal.stamp(self._clock, token, confirm)
+        self._fleet.stamp(token, confirm)
 
     def renew(self) -> None:
         """Check that this run still holds the lock."""
@@ -307,6 +307,7 @@ class Kubernetes:
         """Note the promotion, so that a rerun goes forward from then on, and end the last pause of every Rollout."""
         self._expected = None
         self._lock.renew()
+        self._lock.stop_watch()  # before the note: from the note on Argo Rollouts must not undo it
         if self.current().releases[release.id].outcome != PROMOTED:
             self._note("promote", release.id)
 
@@ -341,12 +342,15 @@ class Kubernetes:
         services = list(self._settings.rollouts)
         seconds = HURRIED_SECONDS if hurry else RETURN_SECONDS
         states = self._fleet.await_all(services, way.is_safe, way.move, seconds=seconds, purpose="back")
+        serving = serving_pods(states, self._releases.hashes(release.id), release.id)
+        left = self._releases.await_unready(serving, self._clock, begun + seconds)
         safe_after = self._clock.monotonic() - begun
         way.put_back(services)
         if deployed:
             self._note("abort", release.id, reason=reason)
         self.notes += way.notes
-        returned = AbortResult(name_before(previous, states, release.id), safe_after, True, None, read_back(states))
+        detail, proved = read_back(states, left)
+        returned = AbortResult(name_before(previous, states, release.id), safe_after, proved, None, detail)
         return self._proved(returned, release, previous, hurry=hurry)
 
     def _proved(self, returned: AbortResult, release: Release, previous: Deployed | None, *, hurry: bool) -> AbortResult:
@@ -354,12 +358,11 @@ class Kubernetes:
         details, proved, after = [returned.detail], returned.proved, None
         if self._prometheus is not None and not hurry:
             try:
-                baseline = self._count(release.id)
-                self._clock.sleep(PROOF_SECONDS)
-                after = max(0, self._count(release.id) - baseline)
+                after = self._releases.requests_after(release.id, self._clock, PROOF_SECONDS)
                 details.append(f"{after} requests were counted at the new version in the {PROOF_SECONDS:g} s after")
             except UnreachableError as error:
                 details.append(f"requests could not be counted: {error.what}")
+            proved = proved and after == 0
         if previous is not None and not hurry:
             old = [instance for instance in self.instances(previous.id) if not instance.resting]
             findings = workers.probe(self, Prober(self._clock), old, OLD, PROBE_SECONDS)
@@ -367,9 +370,6 @@ class Kubernetes:
             details += [f"{len(findings) - len(sick)} of {len(findings)} instances of {previous.version} are healthy", *sick[:1]]
             proved = proved and not sick and bool(findings)
         return replace(returned, proved=proved, requests_after=after, detail="; ".join(details))
-
-    def _count(self, release_id: str) -> int:
-        return sum(counted.requests for (_, release), counted in self._releases.counters([release_id]).items() if release == release_id)
 
     # --- observe -----------------------------------------------------------------------------------------------------------
 

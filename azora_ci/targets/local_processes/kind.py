@@ -16,6 +16,7 @@ class LocalProcessesKind:
 
     artifact: ClassVar[str] = ARCHIVES
     needs_host_keys: ClassVar[bool] = False
+    needs_login: ClassVar[bool] = False
 
     def check(self, config: DeployConfig) -> None:
         """Accept every configuration: what this kind requires is checked when it is loaded, and when the target is opened."""

@@ -14,6 +14,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.config import CounterSettings
 from azora_ci.core.errors import UnreachableError
 from azora_ci.targets.kubernetes.counters import Prometheus
+from azora_ci.targets.kubernetes.doctor import _counted
 
 GIVEN = {"namespace": "shop", "service": "web", "rollout": "web", "hash": "abc"}
 
@@ -63,6 +64,20 @@ def test_a_version_is_counted_by_its_hash(server):
 
 def test_what_has_no_series_yet_was_not_asked(server):
     assert prometheus(server).counters(GIVEN).samples == 0
+
+
+def test_the_doctor_says_which_query_matches_nothing(server):
+    found = _counted(prometheus(server), GIVEN)
+    assert (found.passed, found.stops) == (False, False)
+    assert "0 requests of abc, which serves: the query requests matches no series; the query errors matches no series" in found.detail
+    server.answers['requests{hash="abc"}'] = vector(({}, "1000"))
+    found = _counted(prometheus(server), GIVEN)
+    assert found.passed
+    assert "1000 requests of abc, which serves; the query errors matches no series" in found.detail
+    server.answers['errors{hash="abc"}'] = vector(({}, "0"))
+    assert _counted(prometheus(server), GIVEN).detail == "1000 requests of abc, which serves"
+    server.answers['requests{hash="abc"}'] = vector(({}, "0"))
+    assert not _counted(prometheus(server), GIVEN).passed
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ from contextlib import suppress
 
 import pytest
 
+from azora_ci.clients.kubernetes.api import ConflictError, NotFoundError
 from azora_ci.core.errors import AzoraError, NotTrueError, UnreachableError
 from azora_ci.rehearsal.kubernetes.cluster import CONTROLLER, Cluster
 from azora_ci.targets.base import FencedError
-from azora_ci.targets.kubernetes import doctor, manifests
+from azora_ci.targets.kubernetes import doctor, manifests, rollouts
 from azora_ci.targets.kubernetes.cluster import Names
 from tests.support.kubernetes_target import World, deploy, owner
 from tests.support.waiting import until
@@ -60,6 +61,21 @@ def test_a_dead_runner_is_taken_back_by_the_cluster_itself(world):
     world.wait_healthy("api_gateway")
     assert world.version("api_gateway") == "1.0.1"
     assert later.current().unfinished is None
+
+
+def test_a_runner_that_dies_while_it_promotes_is_not_taken_back(world):
+    deploy(world, world.release(1))
+    target, second, _ = at(world, 100)
+    target._fleet.change = lambda *_, **__: die(target)  # from the first change after the note on
+    target._fleet.await_all = lambda *_, **__: target._fleet.change()
+    target.promote(second)
+    time.sleep(world.lease_seconds + 8)
+    assert (world.weights(), world.phase("api_gateway")) == ({"api_gateway": 100}, "Paused")
+    later = world.target()
+    assert (later.holder().alive, later.current().serving) == (False, second.id)
+    with later.locked(owner(second.id)):
+        later.promote(second)
+    assert set(world.ask("api_gateway", 10)) == {"1.0.2"}
 
 
 def test_a_canary_of_a_person_without_a_run_goes_on(world):
@@ -153,6 +169,45 @@ def test_two_deployments_at_once_and_a_rollback_that_fences_one(world):
     assert set(world.ask("api_gateway", 10)) == {"1.0.1"}
 
 
+def test_who_is_slow_after_taking_the_lock_stamps_over_nobody(world):
+    slow, quick = world.target(), world.target()
+    with quick.locked(owner("first")):
+        pass  # everything has a token
+    asked, entered = slow._lock.confirm, []
+
+    def confirm() -> None:
+        asked()
+        if not entered:  # between the answer and the stamp that follows it
+            entered.append(quick.locked(owner("quick", fence="users complain")))
+            entered[0].__enter__()
+
+    slow._lock.confirm = confirm
+    with pytest.raises(FencedError), slow.locked(owner("slow")):
+        pass
+    journal = world.cluster.api.get(quick._journal._path)
+    for document in (world.rollout("api_gateway"), journal):
+        assert document["metadata"]["annotations"][rollouts.FENCE] == quick._lock.token
+    entered[0].__exit__(None, None, None)
+
+
+def test_a_lost_answer_leaves_no_lock_behind(world):
+    target = world.target()
+    replace = target._api.replace
+
+    def lost(*args):
+        replace(*args)
+        target._api.replace = replace
+        raise ConflictError("changed", what="the second try of what was done", where="", next_step="")
+
+    target._api.replace = lost
+    with target.locked(owner("lost")):
+        assert target.holder().owner.deployment_id == "lost"
+    target._lock._stamp = lambda *_: target._api.get("/api/v1/namespaces/none/pods/none")
+    with pytest.raises(NotFoundError), target.locked(owner("stamps nothing")):
+        pass
+    assert target.holder() is None
+
+
 def test_conflicts_with_other_writers_are_tried_again_while_the_lock_is_ours(world):
     deploy(world, world.release(1))
     stop = threading.Event()
@@ -223,6 +278,8 @@ def test_a_lock_that_a_person_takes_away_ends_its_release(world):
     target, second, _ = at(world, 50)
     held = world.target().unlock("its runner hangs", "octocat")
     assert (held.owner.deployment_id, held.alive) == (second.id, True)
+    with pytest.raises(FencedError):
+        target.finish_stage(second, {})  # at once, without having noticed
     with pytest.raises(FencedError):
         target.deploy(second, 100)
     until(lambda: world.weights() == {"api_gateway": 0}, "traffic is back", 30)

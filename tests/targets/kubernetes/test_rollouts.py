@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from azora_ci.core.config import KubernetesSettings, RolloutNames
-from azora_ci.targets.kubernetes import rollouts
+from azora_ci.targets.kubernetes import pods, rollouts
+from azora_ci.targets.kubernetes.returning import read_back, serving_pods
 
 NAMES = RolloutNames("web", "app", "web-stable", "web-canary")
 SETTINGS = KubernetesSettings("shop", {"web": NAMES})
@@ -55,6 +56,38 @@ def test_an_abort_that_the_controller_did_not_take_is_not_safe():
     done = with_status(abort=True, abortedAt="2026-11-24T11:00:00Z", phase="Degraded", canary={"weights": {"canary": {"weight": 0}}})
     assert (done.aborted, done.safe, done.owed) == (True, True, False)
     assert not with_status(abort=True, abortedAt="2026-11-24T11:00:00Z", canary={"weights": {"canary": {"weight": 5}}}).safe
+
+
+def test_a_weight_that_nobody_says_or_verified_is_not_read_back():
+    paused = {"phase": "Paused", "currentStepIndex": 1, "pauseConditions": [{"reason": "CanaryPauseStep"}], "controllerPause": True}
+    back = {"abort": True, "abortedAt": "2026-11-24T11:00:00Z", "stableRS": "a", "currentPodHash": "b"}
+    doubted = {"canary": {"weights": {"canary": {"weight": 0}, "verified": False}}}
+    assert not with_status(**paused).held_at(5)
+    assert not with_status(**paused, canary={"weights": {"canary": {"weight": 5}, "verified": False}}).held_at(5)
+    assert with_status(**paused, canary={"weights": {"canary": {"weight": 5}, "verified": True}}).held_at(5)
+    for status in ({}, doubted):
+        seen = with_status(**back, **status)
+        assert not seen.safe
+        assert read_back({"web": seen}, 0) == (
+            "the weight of the new version reads 0 on 0 of 1 Rollouts; the weight of web cannot be read back",
+            False,
+        )
+    finished = {"phase": "Healthy", "stableRS": "a", "currentPodHash": "a"}
+    assert not with_status(**finished).safe
+    assert with_status(**finished, canary={"weights": {"canary": {"weight": 0}}}).safe
+
+
+def test_pods_of_what_is_not_routed_serve_as_long_as_they_are_ready():
+    made = document({"stableService": None, "canaryService": None, "trafficRouting": None})
+    made["spec"]["template"]["metadata"]["annotations"] = {rollouts.RELEASE: "1-a"}
+    made["status"] |= {"abort": True, "abortedAt": "2026-11-24T11:00:00Z", "stableRS": "a", "currentPodHash": "b"}
+    seen = rollouts.state(made)
+    assert seen.safe  # as far as its status goes
+    assert serving_pods({"web": seen}, {}, "1-a") == {"b"}
+    assert serving_pods({"web": seen}, {"web": "c"}, "2-b") == {"c"}
+    assert serving_pods({"web": with_status(stableRS="a", currentPodHash="b")}, {"web": "b"}, "1-a") == set()  # routed: its weight is read
+    assert read_back({"web": seen}, 2) == ("traffic of web is not routed: 2 pods of the new version are ready", False)
+    assert read_back({"web": seen}, 0)[1]
 
 
 def test_a_rollout_with_our_steps_has_no_obstacle():
@@ -117,3 +150,11 @@ def test_the_template_of_a_replica_set_is_put_back_without_its_hash():
     (*_, change) = rollouts.put_template(document(), "token", {"spec": {"template": template}})
     assert change["value"]["metadata"]["labels"] == {"app": "web"}
     assert template["metadata"]["labels"][rollouts.HASH_LABEL] == "abc"
+
+
+@pytest.mark.parametrize(
+    ("number", "present", "wanted", "asked"),
+    [(1, 2, 2, 0), (2, 1, 2, None), (2, 1, 1, 0), (4, 2, 2, 1), (4, 2, 4, None), (3, 2, 2, 0), (1, 0, 1, None), (1, 0, 0, None)],
+)
+def test_a_pod_that_vanished_is_nobody_else(number, present, wanted, asked):
+    assert pods.place(number, present, wanted) == asked

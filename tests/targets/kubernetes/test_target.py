@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
 import pytest
 
 from azora_ci.core.errors import NotTrueError
@@ -50,6 +57,27 @@ def test_a_release_moves_by_stages_and_back_by_the_button(world):
     assert [world.version(service) for service in world.services] == ["1.0.1", "1.0.1"]
 
 
+@contextmanager
+def counting() -> Iterator[str]:
+    """Answer as a Prometheus that counts one request more each time that it is asked for both numbers; yield its address."""
+    asked = itertools.count()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            series = {"metric": {}, "value": [0, str(next(asked) // 2)]}
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"status": "success", "data": {"resultType": "vector", "result": [series]}}).encode())
+
+        def log_message(self, *_) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
 @pytest.mark.parametrize("percent", [5, 100])
 def test_a_stage_that_fails_takes_all_services_back(world, percent):
     first, second = world.release(1), world.release(2)
@@ -94,3 +122,29 @@ def test_a_run_that_died_is_found_and_taken_back_by_the_next(world):
         assert later.abort(unfinished.release, "its run died").proved
     deploy(world, second, later)
     assert later.current().releases[second.id].outcome == PROMOTED
+
+
+def test_going_back_without_routing_waits_for_the_pods(cluster, tmp_path):
+    world = World(cluster, tmp_path, services=("api_gateway",), routed=False)
+    world.install()
+    first, second = world.release(1), world.release(2)
+    target = deploy(world, first)
+    with target.locked(owner(second.id)):
+        target.deploy(second, 100)
+        assert target.set_weight(second, 100) == {"pods of api-gateway": {f"api_gateway-{second.id}": 100, f"api_gateway-{first.id}": 0}}
+        assert len(target.instances(second.id)) == 2
+        returned = target.abort(second, "too many errors")
+        assert returned.proved, returned
+        assert "traffic of api-gateway is not routed: 0 pods of the new version are ready" in returned.detail
+        assert target.instances(second.id) == ()
+    queries = dict.fromkeys(("requests", "errors"), '{hash="$hash"}') | {"scrape_seconds": 0.1}
+    with counting() as address:
+        counted = world.target(counters={"prometheus": address, **queries})
+        with counted.locked(owner("again")):
+            returned = counted.abort(second, "again")
+    assert (returned.proved, returned.requests_after) == (False, 1), returned
+    away = world.target(counters={"prometheus": address, **queries})
+    with away.locked(owner("again")):
+        returned = away.abort(second, "again")
+    assert (returned.proved, returned.requests_after) == (False, None), returned
+    assert "requests could not be counted" in returned.detail
