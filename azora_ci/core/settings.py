@@ -271,7 +271,7 @@ class SshAccess(PinnedHostKeys):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProductionHosts(SshAccess):
+class ImagePull(SshAccess):
     """How images get to production hosts that are reached by SSH: hosts pull, with a login that may do nothing else where there is one."""
 
     pull_username: Secret | None = variable(
@@ -291,11 +291,6 @@ class ProductionHosts(SshAccess):
         "DOCKER_PASSWORD", "password or token of DOCKER_USERNAME", example="dckr_pat_…", required=False, secret=True
     )
 
-    kubeconfig_data: Secret | None = variable(
-        "KUBECONFIG_DATA", "kubeconfig of a user with the rights that doctor lists, its whole text; required by target.kind kubernetes",
-        example="apiVersion: v1…", required=False, secret=True,
-    )  # fmt: skip
-
     @property
     def registry_login(self) -> tuple[Secret, Secret] | None:
         """Return user and password with which hosts pull, or None. Raises BadInputError when PULL_USERNAME or PULL_PASSWORD is missing."""
@@ -314,6 +309,16 @@ class ProductionHosts(SshAccess):
     def hosts_may_push(self) -> bool:
         """Return whether hosts pull with the login that pushes images."""
         return not self.pull_username and self.registry_login is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductionHosts(ImagePull):
+    """How production is reached, whatever the kind of target."""
+
+    kubeconfig_data: Secret | None = variable(
+        "KUBECONFIG_DATA", "kubeconfig of a user with the rights that doctor lists, its whole text; required by target.kind kubernetes",
+        example="apiVersion: v1…", required=False, secret=True,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -269,6 +269,7 @@ class DockerWorld(World):
     def _access(self) -> ProductionHosts:
         return ProductionHosts(
             prod_host=Secret(self.addresses.link_address(HOST)),
+            kubeconfig_data=None,
             prod_jump_host=None,
             prod_user=Secret("root"),
             prod_key=Secret(self.key),

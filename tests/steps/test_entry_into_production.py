@@ -16,7 +16,7 @@ from azora_ci.record.archive import Archive
 from azora_ci.steps.runner import execute
 from tests.conftest import DatabaseMaker
 from tests.core.test_markdown import cells
-from tests.gates.test_entry import keep
+from tests.gates.entry.test_emergency import keep
 from tests.steps.test_pre_deployment_validation import SHA, World, branch_configuration, edge, site, world
 from tests.support import fragments_builder
 from tests.support.backup_world import ID, SIMPLE, BackupWorld

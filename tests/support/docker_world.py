@@ -352,6 +352,7 @@ class World:
         access = self.access | changes
         settings = ProductionHosts(
             prod_host=Secret(access["PROD_HOST"]),
+            kubeconfig_data=None,
             prod_jump_host=None,
             prod_user=Secret(access["PROD_USER"]),
             prod_key=Secret(access["PROD_KEY"]),

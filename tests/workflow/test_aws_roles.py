@@ -14,7 +14,7 @@ from azora_ci.cli.adopt import plan
 from azora_ci.record.archive import Archive
 from azora_ci.rehearsal.standins.s3.operations import OPERATIONS
 from azora_ci.rehearsal.standins.slack import SlackReceiver
-from tests.gates.test_entry import Asked, keep
+from tests.gates.entry.test_emergency import Asked, keep
 from tests.support import ROOT, record_world
 from tests.support import fragments_builder as build
 from tests.support.backup_world import ID, SIMPLE, BackupWorld

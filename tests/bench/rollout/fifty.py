@@ -144,6 +144,7 @@ def _context(folder: Path, processes: Processes, clock: Clock, size: Size) -> Ta
     path.write_text(configuration(service, target, registry={"repository": "registry.example"}), encoding="utf-8")
     access = ProductionHosts(
         prod_host=Secret(",".join(f"h{number}" for number in range(size.hosts))),
+        kubeconfig_data=None,
         prod_jump_host=None,
         prod_user=Secret("bench"),
         prod_key=Secret(NO_KEY),

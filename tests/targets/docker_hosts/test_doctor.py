@@ -57,6 +57,7 @@ def access(hosts: dict[str, Host], addresses: list[str], known_hosts: str | None
     permissive = hosts["both"]
     return ProductionHosts(
         prod_host=Secret(",".join(addresses)),
+        kubeconfig_data=None,
         prod_jump_host=None,
         prod_user=Secret(permissive.user),
         prod_key=Secret(permissive.key),
