@@ -148,7 +148,7 @@ def test_back_within_the_window_without_a_failed_request_and_once_more_is_recogn
     assert f"| record of the rollback | {production.rollback_location()} |" in page
     logs = next(production.folder.glob("**/rollback-record.json")).parent
     assert (logs / "verify_record.py").read_bytes() == Path(verify_record.__file__).read_bytes()
-    assert "v1.1.0 was taken back by hand" in (logs / f"deployment-report-{NEW}.html").read_text()
+    assert "v1.1.0 was rolled back by hand" in (logs / f"deployment-report-{NEW}.html").read_text()
     once_more(production, deployment_record)
 
 

@@ -99,7 +99,7 @@ def test_everything_is_reached_and_opened_by_keyboard(browser: Browser, pages: d
 def test_without_scripts_nothing_is_missing_but_the_minutes_left(browser: Browser, pages: dict[str, Path]) -> None:
     with browser.new_context(java_script_enabled=False) as context:
         page, heard = opened(context, pages["success"])
-        assert page.locator(".answer").nth(3).inner_text().splitlines()[-1] == "until 24 Nov 2025, 12:36:00 UTC"
+        assert "until 24 Nov 2025, 12:36:00 UTC" in page.locator(".answer").nth(3).inner_text().splitlines()
         assert page.locator("#decisions table").count() == 3 and page.locator("#rollout svg[role=img]").count() == 4
         assert page.locator("details[open]").count() > 0 and heard == []
     with browser.new_context() as context:
