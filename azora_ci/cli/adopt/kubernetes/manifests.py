@@ -17,6 +17,7 @@ ROLLOUT, DEPLOYMENT = "Rollout", "Deployment"
 WORKLOADS = (ROLLOUT, DEPLOYMENT, "StatefulSet", "DaemonSet", "CronJob", "Job")
 _BYTES = 3 * 1024 * 1024  # of all documents that are parsed
 _DOCUMENTS = 3000
+_BUILDS = 1000  # of folders, where each may name many
 _KIND = re.compile(r"^[ \t]*(?:-[ \t]+)?[\"']?kind[\"']?[ \t]*:[ \t]*[\"']?([A-Za-z]{1,60})", re.MULTILINE)
 _API = re.compile(r"^[ \t]*(?:-[ \t]+)?[\"']?apiVersion[\"']?[ \t]*:", re.MULTILINE)
 
@@ -64,8 +65,11 @@ class Reader:
     paths: tuple[str, ...]
     notes: dict[str, str] = field(default_factory=dict)
     _read: dict[str, list[Manifest]] = field(default_factory=dict)
+    _mappings: dict[str, Document] = field(default_factory=dict)
+    _places: set[str] = field(default_factory=set)
     _bytes: int = 0
     _documents: int = 0
+    _builds: int = 0
 
     def text(self, path: str) -> str:
         """Return a file's text; empty for none, and for one that is no file of the repository."""
@@ -84,19 +88,21 @@ class Reader:
 
     def mapping(self, path: str) -> Document:
         """Return the one document of a file, such as a chart's values; empty for none."""
-        documents = self._parsed(path, self.text(path))
-        return documents[0] if documents else {}
+        if path not in self._mappings:
+            self._mappings[path] = next(iter(self.mappings(path, self.text(path))), {})
+        return self._mappings[path]
 
     def parse(self, path: str, text: str) -> list[Manifest]:
         """Return the objects of a text. ``path``: the file that it is made of."""
-        found = [Manifest(path, document) for document in _flat(self._parsed(path, text)) if isinstance(document.get("kind"), str)]
+        found = [Manifest(path, document) for document in _flat(self.mappings(path, text)) if isinstance(document.get("kind"), str)]
         self._documents += len(found)
         if self._documents > _DOCUMENTS:
             self.note(path, f"more than {_DOCUMENTS} objects are there")
             return []
         return found
 
-    def _parsed(self, path: str, text: str) -> list[Document]:
+    def mappings(self, path: str, text: str) -> list[Document]:
+        """Return the documents of a text, whatever they are."""
         content = text.encode(errors="replace")
         self._bytes += len(content)
         if self._bytes > _BYTES:
@@ -108,9 +114,20 @@ class Reader:
             self.note(path, error.what)
             return []
 
+    def may_build(self) -> bool:
+        """Count a folder that is built from others; say whether there are not yet too many."""
+        self._builds += 1
+        return self._builds <= _BUILDS
+
     def note(self, path: str, reason: str) -> None:
         """Note why a file is not read."""
         self.notes.setdefault(path, reason)
+
+    def has(self, path: str) -> bool:
+        """Say whether a file or a folder is there."""
+        if not self._places:
+            self._places.update(place for file in self.paths for place in (file, *map(str, PurePosixPath(file).parents)))
+        return path in self._places
 
     def below(self, folder: str) -> list[str]:
         """Return the YAML files of a folder and of those in it."""

@@ -36,7 +36,9 @@ def charts(reader: Reader) -> list[str]:
 
 def values_files(reader: Reader, folder: str) -> tuple[str, ...]:
     """Return the chart's files of values for production, beside its own or in a folder for them."""
-    beside = [path for path in reader.paths if PurePosixPath(path).parent.as_posix() in {folder, *(f"{folder}/{name}" for name in _FOLDERS)}]
+    beside = [
+        path for path in reader.paths if PurePosixPath(path).parent.as_posix() in {folder, *(f"{folder}/{name}" for name in _FOLDERS)}
+    ]
     named = [path for path in beside if _VALUES.fullmatch(PurePosixPath(path).name) and path != f"{folder}/values.yaml"]
     return tuple(path for path in named if "value" in path.removeprefix(folder) and environments.rank(PurePosixPath(path).name) == 2)[:1]
 

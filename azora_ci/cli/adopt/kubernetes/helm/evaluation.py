@@ -109,7 +109,7 @@ class Templates:
         token = reader.next
         if token is not None and token.kind == "word" and not token.text.startswith("$") and token.text not in _CONSTANTS:
             reader.position += 1
-            return self._called(token.text, [*self._arguments(reader, scope), *piped], scope)
+            return self._called(token.text, [*self._arguments(reader, scope), *piped])
         value = self._operand(reader, scope)
         list(self._arguments(reader, scope))  # of a method, such as .Capabilities.APIVersions.Has: nothing is known of a cluster
         return value
@@ -140,13 +140,13 @@ class Templates:
         elif token.text in _CONSTANTS:
             return _CONSTANTS[token.text]
         else:
-            return self._called(token.text, [], scope)
+            return self._called(token.text, [])
         while reader.next is not None and reader.next.kind == "field" and reader.next.glued:
             value = _member(value, reader.next.text)
             reader.position += 1
         return value
 
-    def _called(self, name: str, arguments: list[Any], scope: _Scope) -> Any:
+    def _called(self, name: str, arguments: list[Any]) -> Any:
         if name in {"include", "template"}:
             return self._included(arguments[0], arguments[1] if len(arguments) > 1 else None) if arguments else ""
         if name == "tpl":

@@ -45,7 +45,9 @@ def parse(text: str) -> list[Block]:
     """Return the blocks of a template. Raises TemplateError for one that does not close."""
     top: list[Block] = []
     growing = top
-    opened: list[tuple[Block, list[Block], bool]] = []  # a block, the list that it stands in, whether the end of the one above closes it, too
+    opened: list[
+        tuple[Block, list[Block], bool]
+    ] = []  # a block, the list that it stands in, whether the end of the one above closes it, too
     for kind, content in _parts(text):
         if kind == "text":
             growing.append(Block("text", content))
