@@ -316,10 +316,12 @@ def _route(service: FoundService, web: Sequence[FoundService]) -> list[str]:
     labels = service.sources.get("route_prefix", "PathPrefix of its labels")
     source = f"# {labels}" if service.route_prefix else "# the only service that takes requests"
     hint = f"the path that reaches {health} through the edge, which takes no prefix off"
+    prefix_hint = "the path prefix that the edge sends here"
     if service.rollout is not None:
-        hint = f"the public path that reaches {health} of its pods"
+        hint = f"the public path, or a whole address, that reaches {health} of its pods"
+        prefix_hint = "the path at which users reach it, each service its own"
     return [
-        _line("route_prefix", prefix, source) if certain else _fill("route_prefix", prefix, "the path prefix that the edge sends here"),
+        _line("route_prefix", prefix, source) if certain else _fill("route_prefix", prefix, prefix_hint),
         _said(service, "health_path", health)
         if service.health_path
         else _fill("health_path", health, "the health endpoint of an instance"),

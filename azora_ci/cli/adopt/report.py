@@ -120,7 +120,7 @@ def _kubernetes(application: Application) -> Iterator[str]:
     if cluster.files:
         yield f"Found in {', '.join(cluster.files)} ({', '.join(filter(None, (cluster.how, cluster.reason)))}):"
     else:
-        yield "No manifests that run what is built here were found: services are those of compose files and Dockerfiles, Rollouts to fill in."
+        yield "No manifests that run what is built here were found: its services are those of compose files and Dockerfiles."
     yield from (f"  {_described(service)}" for service in application.services)
     yield from (f"  left out: {name}, {reason}" for name, reason in application.left_out.items())
     if cluster.others:

@@ -87,8 +87,8 @@ def _unread(reader: Reader) -> tuple[str, ...]:
 def _of_values(selection: select.Selection) -> Iterator[str]:
     for unit in selection.units:
         if unit.how == select.HELM:
-            over = f" with {', '.join(unit.values)}" if unit.values else ""
-            yield f"{unit.path}: rendered from its values.yaml{over}, without helm: compare with helm template, where it does more"
+            values = ", ".join(dict.fromkeys((f"{unit.path}/values.yaml", *unit.values)))
+            yield f"{unit.path}: rendered without helm, from {values}: compare with helm template, where it does more"
 
 
 def _count_own(unit: select.Unit, images: Images) -> int:
@@ -193,7 +193,7 @@ def _found(part: Part, parts: Sequence[Part]) -> FoundService:
     marks |= {"dockerfile": build.doubt} if build.doubt else {}
     prefix, public, public_source = _public(part, parts, path)
     sources |= {"public_health_url": public_source} if public_source else {}
-    sources |= {"route_prefix": part.reached.routes[0].source} if prefix and part.reached.routes else {}
+    sources |= {"route_prefix": part.source} if prefix and part.source else {}
     return FoundService(
         id=part.id,
         context=build.context,
@@ -266,15 +266,18 @@ def _public(part: Part, parts: Sequence[Part], path: str | None) -> tuple[str | 
     prefix = part.reached.prefix
     prefixes = [other.reached.prefix for other in parts if other.kind == WEB]
     route = next((route for route in part.reached.routes if route.path == prefix), None)
-    if prefix is None or route is None or path is None:
-        return None if prefixes.count(prefix) > 1 else prefix, None, ""
+    alone = prefix if prefixes.count(prefix) == 1 else None
+    if prefix is not None and route is None and path is not None and part.reached.open:
+        return alone, path if alone else None, part.reached.open
+    if prefix is None or route is None or path is None or route.loses:
+        return alone, None, ""
     reaches = f"{'' if prefix == '/' else prefix}{path}" if route.rewrites else path
     known = route.rewrites or prefix in {"/", path} or path.startswith(f"{prefix}/")
     main = routes.public([each for other in parts for each in other.reached.routes])
     address = routes.public([route])
     if address and main and address[0] != main[0]:
         reaches = f"{address[0]}{reaches}"  # under a name of its own
-    return None if prefixes.count(prefix) > 1 else prefix, reaches if known else None, route.source
+    return alone, reaches if known else None, route.source
 
 
 def of_others(services: Sequence[FoundService], left_out: Mapping[str, str]) -> tuple[tuple[FoundService, ...], dict[str, str]]:

@@ -78,7 +78,7 @@ class Images:
         return None
 
     def with_only(self, images: Iterable[str]) -> Images:
-        """Return what is built here, where all that is run is one image that nobody else publishes, and one Dockerfile is there: that one."""
+        """Return what is built here, where all that runs is one image that nobody else publishes, and one Dockerfile is there."""
         run = {repository_of(image) for image in images} - {""}
         mine = [repository for repository in run if not _PUBLISHED.fullmatch(repository)]
         if self.top is None or not self.only or len(mine) != 1 or self.of(mine[0], "", "") is not None:
@@ -108,13 +108,13 @@ def discover(reader: Reader, dockerfiles: Sequence[str], composed: Mapping[str, 
         build = of_dockerfile(reader, path, path)
         if build is not None:
             for name in _names(path):
-                folders.setdefault(_plain(name), build)
+                folders.setdefault(_plain(name) or path, build)
     top = of_dockerfile(reader, "Dockerfile", "the Dockerfile at the top") if "Dockerfile" in dockerfiles else None
     if top is None and len(dockerfiles) == 1:
         top = of_dockerfile(reader, dockerfiles[0], f"{dockerfiles[0]}, the only one")
     return Images(
         {**dict(_of_skaffold(reader)), **composed},
-        {name: build for name, build in folders.items() if name},
+        folders,
         own,
         top,
         len(dockerfiles) == 1,

@@ -14,6 +14,7 @@ from azora_ci.cli.adopt.kubernetes.workload import Workload
 from azora_ci.clients.kubernetes.objects import Document, member
 
 _PREFIX = re.compile(r"/[^\s?#*\"\\^$()|\[\]]*")
+_REST = re.compile(r"(?:\(/\|\$\)\(\.\*\)|/\?\(\.\*\)|/\(\.\*\)|/\*)$")  # how patterns say "and what stands behind"
 _NOBODY = re.compile(
     r"localhost|.*\.(?:local|localhost|example|invalid|test|internal|nip\.io)|(?:.*\.)?example\.(?:com|net|org)|.*[*{}$].*"
 )
@@ -21,7 +22,9 @@ _NOBODY = re.compile(
 
 @dataclass(frozen=True)
 class Route:
-    """How users reach a Service. ``path``: the prefix, None where it is a pattern; ``rewrites``: the prefix is taken off on the way."""
+    """How users reach a Service. ``path``: the prefix, None where it is a pattern; ``rewrites``: the prefix is taken off on the way;
+    ``loses``: whatever is asked, the Service is asked for one path.
+    """
 
     service: str
     host: str
@@ -29,6 +32,7 @@ class Route:
     source: str
     tls: bool = False
     rewrites: bool = False
+    loses: bool = False
 
 
 @dataclass(frozen=True)
@@ -43,7 +47,7 @@ class Reached:
     def prefix(self) -> str | None:
         """Return the only path prefix that leads here; None for none and for several."""
         paths = {route.path for route in self.routes}
-        return paths.pop() if len(paths) == 1 else "/" if "/" in paths else None
+        return paths.pop() if len(paths) == 1 else "/" if "/" in paths or (self.open and not paths) else None
 
 
 def reached(workload: Workload, manifests: Sequence[Manifest], routes: Sequence[Route]) -> Reached:
@@ -86,11 +90,14 @@ def _of_ingress(manifest: Manifest) -> Iterator[Route]:
     source = f"Ingress {manifest.name} in {manifest.path}"
     secured = bool(spec.get("tls"))
     annotations = member(manifest.document, "metadata", "annotations")
-    rewrites = any("rewrite-target" in name or "strip" in text(value) for name, value in _items(annotations))
+    targets = [text(value) for name, value in _items(annotations) if name.endswith("/rewrite-target")]
+    rewrites = any("$" in target for target in targets) or any("strip" in text(value) for _, value in _items(annotations))
     for rule in as_list(spec.get("rules")):
         for path in as_list(member(rule, "http", "paths")) if isinstance(rule, dict) else ():
             if isinstance(path, dict) and (service := _backend(path.get("backend"))):
-                yield Route(service, text(rule.get("host")), _prefix(path.get("path")), source, secured, rewrites)
+                yield Route(
+                    service, text(rule.get("host")), _prefix(path.get("path")), source, secured, rewrites, bool(targets) and not rewrites
+                )
     if service := _backend(spec.get("defaultBackend") or spec.get("backend")):
         yield Route(service, "", "/", source, secured)
 
@@ -118,7 +125,7 @@ def _backend(backend: Any) -> str:
 
 
 def _prefix(path: Any) -> str | None:
-    written = text(path) or "/"
+    written = _REST.sub("", text(path)) or "/"
     return (written.rstrip("/") or "/") if _PREFIX.fullmatch(written) else None
 
 
