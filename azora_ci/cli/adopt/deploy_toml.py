@@ -54,8 +54,13 @@ def _toml(value: object) -> str:
 
 
 def _line(name: str, value: object, comment: str = "") -> str:
-    text = f"{name} = {_toml(value)}"
+    text, comment = f"{name} = {_toml(value)}", _one_line(comment)
     return f"{text:<{_WIDTH}}{comment}" if comment and len(text) < _WIDTH else f"{text}  {comment}".rstrip()
+
+
+def _one_line(comment: str) -> str:
+    """Return a comment that ends where its line does, whatever names of files and services are in it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in comment)
 
 
 def _fill(name: str, value: object, hint: str) -> str:
@@ -293,7 +298,7 @@ def _service(service: FoundService, web: Sequence[FoundService], *, with_contain
     if service.supports and not service.networks and with_containers:
         supports = ", ".join(service.supports)
         lines.append(_fill("networks", [], f"the hosts' Docker networks that hold {supports}; none where its address is another one"))
-    heading = [f"# {service.source}"] if service.source else []
+    heading = [_one_line(f"# {service.source}")] if service.source else []
     tables = ["\n".join([*heading, _table(f"services.{service.id}", lines)])]
     if service.build:
         tables.append(

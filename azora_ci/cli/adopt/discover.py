@@ -185,7 +185,8 @@ def _toolchain(files: Files, package: dict[str, Any], found: Prisma) -> tuple[di
 
 def _self_migrating(files: Files, services: Iterable[FoundService]) -> Iterator[tuple[str, str]]:
     for service in services:
-        if migrating := migrators.at_start(files, service.context, service.dockerfile, service.command, service.entrypoint):
+        named = "command of the compose file" if service.rollout is None else f"command of {service.source}"
+        if migrating := migrators.at_start(files, service.context, service.dockerfile, service.command, service.entrypoint, named):
             yield service.id, migrating
 
 

@@ -11,10 +11,11 @@ from azora_ci.cli.adopt.compose.application import identifier
 from azora_ci.cli.adopt.compose.document import text
 from azora_ci.cli.adopt.compose.endpoints import asked as asked_of_text
 from azora_ci.cli.adopt.compose.found import JOB, WEB, WORKER, FoundRollout, FoundService
-from azora_ci.cli.adopt.kubernetes import gitops, remarks, routes, select
+from azora_ci.cli.adopt.compose.service import keeps_data
+from azora_ci.cli.adopt.kubernetes import environments, gitops, remarks, routes, select
 from azora_ci.cli.adopt.kubernetes import workload as reading
 from azora_ci.cli.adopt.kubernetes.found import Cluster
-from azora_ci.cli.adopt.kubernetes.images import Build, Images, discover
+from azora_ci.cli.adopt.kubernetes.images import Build, Images, discover, repository_of
 from azora_ci.cli.adopt.kubernetes.manifests import DEPLOYMENT, ROLLOUT, Manifest, Reader
 from azora_ci.cli.adopt.kubernetes.part import Part, with_kinds
 from azora_ci.cli.adopt.kubernetes.workload import Workload
@@ -24,6 +25,7 @@ from azora_ci.clients.kubernetes.objects import Document
 _GITOPS = {"Application", "ApplicationSet", "HelmRelease", "Kustomization", "ImageUpdateAutomation", "ImageUpdater"}
 _NAMESPACE = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _SERVICES = 200
+_ANYBODY = {"", "api", "app", "application", "container", "main", "server", "web"}  # names of containers that say nothing
 
 
 def read(
@@ -33,13 +35,13 @@ def read(
 
     ``dockerfiles``: paths of Dockerfiles; ``composed``: image -> how compose files build it; ``own_names``: of the repository's images.
     """
-    entries = [path for path in reader.below(".") if reader.kinds(path) & _GITOPS]
+    entries = [path for path in reader.below(".") if environments.rank(path) != environments.ASIDE and reader.kinds(path) & _GITOPS]
     deployers = gitops.deployers(reader, entries)
     units, aside = select.candidates(reader, deployers, named)
     if not any(unit.workloads for unit in units):
         return Cluster(others=tuple(aside), notes=_unread(reader))
     run = (container for unit in units for workload in reading.workloads(unit.manifests) for container in workload.containers)
-    images = discover(reader, dockerfiles, composed, own_names).with_only(text(container.get("image")) for container in run)
+    images = discover(reader, dockerfiles, composed, own_names).of_run(text(container.get("image")) for container in run)
     selection = select.choose(units, aside, lambda unit: _count_own(unit, images), named=bool(named))
     manifests = [manifest for unit in selection.units for manifest in unit.manifests]
     used = [unit.deployer for unit in selection.units if unit.deployer is not None]
@@ -119,9 +121,17 @@ def _parts(manifests: Sequence[Manifest], images: Images) -> tuple[list[Part], d
         if reason or own is None or len(parts) >= _SERVICES:
             left_out[f"{workload.manifest.kind} {workload.name}"] = reason or f"more than {_SERVICES} services are there"
             continue
-        part_id = identifier(workload.name, "_", [part.id for part in parts])
+        part_id = identifier(_called(workload, own[0]), "_", [part.id for part in parts])
         parts.append(Part(part_id, workload, *own, routes.reached(workload, manifests, found_routes)))
     return parts, left_out
+
+
+def _called(workload: Workload, container: Document) -> str:
+    """Return what a service is called: like its workload, or, where that name is a guess, like its container or image."""
+    if not workload.manifest.guessed:
+        return workload.name
+    name = text(container.get("name"))
+    return repository_of(text(container.get("image"))).rpartition("/")[2] if name.lower() in _ANYBODY else name
 
 
 def _reason(workload: Workload, own: tuple[Document, Build] | None) -> str:
@@ -135,7 +145,9 @@ def _reason(workload: Workload, own: tuple[Document, Build] | None) -> str:
     if own is None:
         shown = ", ".join(re.sub(r"^[^/@]*@", "", text(container.get("image"))) or "unknown" for container in workload.containers)
         return f"not built here (image {shown or 'unknown'})"
-    if kind == "Job" and any(map(migrators.only_migrates, commands)):
+    if reason := keeps_data(own[1].says):
+        return reason
+    if kind == "Job" and (any(map(migrators.only_migrates, commands)) or "migrat" in workload.name):
         return "it applies migrations: the job database-migrations does that, after the backup; take it out of what is deployed"
     if not _moves(workload):
         return f"a {kind} stays with what deploys it now; its image is built here, and a release does not move it"
@@ -215,19 +227,20 @@ def _found(part: Part, parts: Sequence[Part]) -> FoundService:
 
 
 def _rollout(part: Part, sources: dict[str, str], marks: dict[str, str]) -> FoundRollout:
+    guessed = f"its name is made of {part.workload.manifest.guessed}" if part.workload.manifest.guessed else ""
     workload, names = part.workload, [text(container.get("name")) for container in part.workload.containers]
     if workload.refers_to:
         marks["rollout.rollout"] = f"it refers to Deployment {workload.refers_to} (workloadRef): move the pods' template into the Rollout"
     elif not workload.is_rollout:
-        marks["rollout.rollout"] = f"{workload.manifest.path} has a Deployment: make it a Rollout"
-    elif workload.manifest.guessed:
-        marks["rollout.rollout"] = f"made of {workload.manifest.guessed}: kubectl get rollouts"
+        marks["rollout.rollout"] = f"{workload.manifest.path} has a Deployment: make it a Rollout{f'; {guessed}' if guessed else ''}"
+    elif guessed:
+        marks["rollout.rollout"] = f"{guessed}: kubectl get rollouts"
     sources["rollout.container"] = "its only container" if len(names) == 1 else "its image is built here"
     split = routes.services_of(workload.manifest.document)
     for key in split:
         sources[f"rollout.{key}"] = workload.manifest.path
         if workload.manifest.guessed:
-            marks[f"rollout.{key}"] = f"made of {workload.manifest.guessed}"
+            marks[f"rollout.{key}"] = guessed
     return FoundRollout(workload.name, text(part.container.get("name")), split.get("stable_service"), split.get("canary_service"))
 
 

@@ -80,7 +80,7 @@ def _applications(reader: Reader, manifest: Manifest, spec: Document) -> Iterato
     for source in (spec.get("source"), *as_list(spec.get("sources"))):
         if not isinstance(source, dict) or not reader.has(folder := os.path.normpath(text(source.get("path")) or "-")):
             continue
-        helm = source.get("helm") if isinstance(source.get("helm"), dict) else {}
+        helm = found if isinstance(found := source.get("helm"), dict) else {}
         values = tuple(
             path for name in as_list(helm.get("valueFiles")) if (path := os.path.normpath(f"{folder}/{text(name)}")) in reader.paths
         )

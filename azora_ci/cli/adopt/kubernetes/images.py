@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import PurePosixPath
 from typing import Any
 
-from azora_ci.cli.adopt.compose import dockerfile
+from azora_ci.cli.adopt.compose.dockerfile import Image as Stage
+from azora_ci.cli.adopt.compose.dockerfile import image as stage_of
 from azora_ci.cli.adopt.compose.document import text
 from azora_ci.cli.adopt.compose.merge import as_list
 from azora_ci.cli.adopt.kubernetes.manifests import Reader
@@ -22,6 +24,8 @@ _PUBLISHED = re.compile(
     r"caddy|minio|kafka|zookeeper|elasticsearch|valkey|nats|node|python|ubuntu|debian)"
 )
 
+_BESIDE = frozenset({"agent", "cloud-sql-proxy", "envoy", "exporter", "proxy", "proxyv2", "sidecar"})  # images beside an application's
+
 
 @dataclass(frozen=True)
 class Build:
@@ -33,7 +37,7 @@ class Build:
     doubt: str = ""
     context_doubt: str = ""
     build: Mapping[str, Any] = field(default_factory=dict)
-    says: dockerfile.Image | None = None
+    says: Stage | None = None
 
 
 def repository_of(image: str) -> str:
@@ -57,6 +61,7 @@ class Images:
     own: Collection[str]  # what images of this repository may be called
     top: Build | None  # of the Dockerfile at the top, or of the only one
     only: bool = False  # there is no other Dockerfile
+    prefixes: Collection[str] = ()  # that stand before folders' names in the names of several images
 
     def of(self, image: str, workload: str, container: str) -> Build | None:
         """Return how the image of a workload's container is built; None for one that is not built here."""
@@ -71,28 +76,29 @@ class Images:
             return None
         for name in _endings(last):
             if build := self.folders.get(_plain(name)):
-                return _doubted(build, f"is {image} built from here? Its name ends like this folder's")
+                several = repository.removesuffix(name) in self.prefixes
+                return build if several else _doubted(build, f"is {image} built from here? Its name ends like this folder's")
         mine = next((build for name in (workload, container) if (build := self.folders.get(_plain(name)))), None)
-        if mine is not None and not self._is_others(repository):
+        if mine is not None and last not in _BESIDE:
             return _doubted(mine, f"is {image} built from here? The folder is called like the workload")
         return None
 
-    def with_only(self, images: Iterable[str]) -> Images:
-        """Return what is built here, where all that runs is one image that nobody else publishes, and one Dockerfile is there."""
+    def of_run(self, images: Iterable[str]) -> Images:
+        """Return it with what all images that run tell together: which prefix several of them have, or that there is one image only, and
+        one Dockerfile.
+        """
         run = {repository_of(image) for image in images} - {""}
         mine = [repository for repository in run if not _PUBLISHED.fullmatch(repository)]
         if self.top is None or not self.only or len(mine) != 1 or self.of(mine[0], "", "") is not None:
-            return self
+            ending = [next((name for name in _endings(each.rpartition("/")[2]) if _plain(name) in self.folders), "") for each in mine]
+            counted = Counter(each.removesuffix(name) for each, name in zip(mine, ending, strict=True) if name)
+            return replace(self, prefixes={prefix for prefix, count in counted.items() if count > 1})
         build = _doubted(self.top, f"is {mine[0]} built from here? It is the only image, and this the only Dockerfile")
-        return Images({**self.known, mine[0]: build}, self.folders, self.own, self.top, only=True)
-
-    def _is_others(self, repository: str) -> bool:
-        """Say whether an image has the name of somebody else's: of an organisation whose other images nobody builds here."""
-        return repository.rpartition("/")[2] in {"proxy", "agent", "exporter", "sidecar"}
+        return replace(self, known={**self.known, mine[0]: build})
 
 
 def _doubted(build: Build, doubt: str) -> Build:
-    return Build(build.context, build.dockerfile, build.source, doubt, build.context_doubt, build.build, build.says)
+    return replace(build, doubt=doubt)
 
 
 def _endings(name: str) -> Iterator[str]:
@@ -142,7 +148,7 @@ def _names(path: str) -> Iterator[str]:
 def of_dockerfile(reader: Reader, path: str, source: str, context: str | None = None) -> Build | None:
     """Return how the image of a Dockerfile is built; None for a file that is none. ``context``: where it is known."""
     content = reader.text(path)
-    says = dockerfile.image(content, None) if content else None
+    says = stage_of(content, None) if content else None
     if says is None:
         return None
     folder = PurePosixPath(path).parent.as_posix()

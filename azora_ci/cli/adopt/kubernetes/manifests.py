@@ -19,6 +19,7 @@ _BYTES = 3 * 1024 * 1024  # of all documents that are parsed
 _DOCUMENTS = 3000
 _BUILDS = 1000  # of folders, where each may name many
 _KIND = re.compile(r"^[ \t]*(?:-[ \t]+)?[\"']?kind[\"']?[ \t]*:[ \t]*[\"']?([A-Za-z]{1,60})", re.MULTILINE)
+_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
 _API = re.compile(r"^[ \t]*(?:-[ \t]+)?[\"']?apiVersion[\"']?[ \t]*:", re.MULTILINE)
 
 
@@ -37,20 +38,20 @@ class Manifest:
 
     @property
     def name(self) -> str:
-        """Return its name, nothing where it has none."""
-        value = member(self.document, "metadata", "name")
-        return str(value) if value is not None and not isinstance(value, dict | list) else ""
+        """Return its name, nothing where it has none, and for one that no object can have."""
+        value = str(member(self.document, "metadata", "name"))
+        return value if _NAME.fullmatch(value) and value != "None" else ""
 
     @property
     def namespace(self) -> str:
         """Return its namespace, nothing where it does not say one."""
         value = member(self.document, "metadata", "namespace")
-        return value if isinstance(value, str) else ""
+        return value if isinstance(value, str) and _NAME.fullmatch(value) else ""
 
     @property
     def is_workload(self) -> bool:
-        """Say whether it runs pods."""
-        return self.kind in WORKLOADS
+        """Say whether it runs pods, and has a name."""
+        return self.kind in WORKLOADS and bool(self.name)
 
     def with_guess(self, what: str) -> Manifest:
         """Return it with the mark that its name is made of something that nobody says."""
