@@ -33,7 +33,7 @@ def _lists(base: list[Any], patch: list[Any]) -> list[Any]:
     there = {str(item[key]) for item in base}
     kept = [merge(item, wanted[str(item[key])]) if str(item[key]) in wanted else item for item in base]
     added = [item for name, item in wanted.items() if name not in there]
-    return [item for item in [*kept, *added] if not _is_gone(wanted.get(str(item[key])))]
+    return [item for item in [*kept, *added] if str(item[key]) not in wanted or not _is_gone(wanted[str(item[key])])]
 
 
 def _all_have(key: str, items: Sequence[Any]) -> bool:

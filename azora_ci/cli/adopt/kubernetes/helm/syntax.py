@@ -10,6 +10,8 @@ _TOKEN = re.compile(
     r"\s*(?:(?P<string>\"(?:[^\"\\]|\\.)*\")|(?P<raw>`[^`]*`)|(?P<number>-?\d{1,17}(?:\.\d{1,17})?)(?![\w.])"
     r"|(?P<word>\$?[A-Za-z_][A-Za-z0-9_]*|\$)|(?P<field>\.[A-Za-z_][A-Za-z0-9_]*)|(?P<mark>:=|[().|,=]))"
 )
+_CLOSES = re.compile(r"\"(?:[^\"\\]|\\.)*\"|`[^`]*`|\}\}", re.DOTALL)
+_ACTION = 20_000  # characters of one
 _ESCAPES = {"n": "\n", "t": "\t", "r": "\r"}
 _BLOCKS = {"if", "with", "range", "define", "block"}
 _DEPTH = 60  # of brackets in an action, and of blocks in one another
@@ -79,8 +81,8 @@ def _parts(text: str) -> Iterator[tuple[str, str]]:
     position, trims = 0, False
     while (begin := text.find("{{", position)) >= 0:
         comment = re.compile(r"\{\{-?\s*/\*").match(text, begin)
-        end = text.find("*/", comment.end()) if comment else begin
-        end = text.find("}}", end) if end >= 0 else -1
+        end = text.find("*/", comment.end()) if comment else begin + 2
+        end = _end(text, end) if end >= 0 else -1
         if end < 0:
             raise TemplateError("an action does not close")
         before = text[position:begin].lstrip() if trims else text[position:begin]
@@ -97,6 +99,14 @@ def _parts(text: str) -> Iterator[tuple[str, str]]:
     rest = text[position:].lstrip() if trims else text[position:]
     if rest:
         yield "text", rest
+
+
+def _end(text: str, begin: int) -> int:
+    """Return where an action closes, outside of its texts; -1 where it does not."""
+    for match in _CLOSES.finditer(text, begin, begin + _ACTION):
+        if match[0] == "}}":
+            return match.start()
+    return -1
 
 
 def _tokens(action: str) -> Iterator[Token]:
