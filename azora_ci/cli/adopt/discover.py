@@ -109,7 +109,7 @@ def discover(folder: Path, compose_files: Sequence[str] = (), profiles: Sequence
     services = tuple(replace(service, marks=development.marks(service) | service.marks) for service in _with_routes(found, files))
     left_out = cluster.left_out if on_cluster else read.left_out
     if target == KUBERNETES and not on_cluster:
-        services, left_out = kubernetes.of_others(services, left_out)
+        services, left_out = kubernetes.of_others(services, left_out | cluster.left_out)
     found_prisma = prisma.discover(repository)
     owner, tools = _toolchain(repository, package, found_prisma)
     dependencies = {**_mapping(owner.get("dependencies")), **_mapping(owner.get("devDependencies"))}

@@ -134,7 +134,8 @@ def _choice(application: Application) -> Iterator[str]:
     if application.target_reason:
         yield f"Target {application.target}: {application.target_reason} (--target kubernetes or docker_hosts chooses)"
     elif application.cluster.others and not application.cluster.services:
-        yield f"Kubernetes manifests that are not read, or run nothing that is built here: {', '.join(application.cluster.others[:9])} (--manifests PATH reads them)"
+        others = ", ".join(application.cluster.others[:9])
+        yield f"Kubernetes manifests that are not read, or run nothing that is built here: {others} (--manifests PATH reads them)"
 
 
 def _compose(application: Application) -> Iterator[str]:

@@ -73,7 +73,7 @@ def read(
         advice=tuple(remarks.advice(parts, namespace)),
         notes=(
             *_of_values(selection),
-            *map(gitops.advice, dict.fromkeys(used)),
+            *dict.fromkeys(map(gitops.advice, used)),
             *gitops.writers(reader, entries),
             *remarks.secrets(parts),
             *_unread(reader),

@@ -10,6 +10,7 @@ from azora_ci.cli.adopt.kubernetes import environments, kustomize
 from azora_ci.cli.adopt.kubernetes.gitops import Deployer
 from azora_ci.cli.adopt.kubernetes.helm import chart
 from azora_ci.cli.adopt.kubernetes.manifests import ROLLOUT, WORKLOADS, Manifest, Reader, folder_of
+from azora_ci.clients.kubernetes.objects import member
 
 KUSTOMIZE, PLAIN, HELM = "Kustomize", "manifests", "Helm"
 _ORDER = {KUSTOMIZE: 2, PLAIN: 1, HELM: 0}
@@ -28,9 +29,10 @@ class Unit:
     values: tuple[str, ...] = ()
 
     @property
-    def workloads(self) -> set[tuple[str, str]]:
-        """Return namespace and name of everything that runs pods; a Rollout and the Deployment it refers to count as one."""
-        return {(manifest.namespace, manifest.name) for manifest in self.manifests if manifest.is_workload}
+    def workloads(self) -> set[tuple[str, str, bool]]:
+        """Return namespace and name of everything that runs pods, and whether its pods' template is another's (workloadRef)."""
+        running = (manifest for manifest in self.manifests if manifest.is_workload)
+        return {(each.namespace, each.name, member(each.document, "spec", "workloadRef") is not None) for each in running}
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,7 @@ def choose(units: Sequence[Unit], aside: Iterable[str], own: Callable[[Unit], in
 def _together(group: Sequence[Unit], own: Callable[[Unit], int]) -> list[Unit]:
     """Return the units that are deployed together: what repeats a name is another variant. Files without workloads come along."""
     taken: list[Unit] = []
-    names: set[tuple[str, str]] = set()
+    names: set[tuple[str, str, bool]] = set()
     running = [unit for unit in group if unit.workloads]
     for unit in sorted(running, key=lambda unit: (-own(unit), unit.path.count("/"), -len(unit.workloads), unit.path)):
         if not unit.workloads & names:
