@@ -15,7 +15,7 @@ from azora_ci.core.errors import BadInputError
 
 ROLLOUT, DEPLOYMENT = "Rollout", "Deployment"
 WORKLOADS = (ROLLOUT, DEPLOYMENT, "StatefulSet", "DaemonSet", "CronJob", "Job")
-_BYTES = 3 * 1024 * 1024  # of all documents that are parsed
+_BYTES = 2 * 1024 * 1024  # of all documents that are parsed
 _DOCUMENTS = 3000
 _BUILDS = 1000  # of folders, where each may name many
 _KIND = re.compile(r"^[ \t]*(?:-[ \t]+)?[\"']?kind[\"']?[ \t]*:[ \t]*[\"']?([A-Za-z]{1,60})", re.MULTILINE)
