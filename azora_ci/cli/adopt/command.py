@@ -23,6 +23,8 @@ _CHECKOUT = Path(__file__).resolve().parents[3]
 @click.option("--reusable/--copy", default=None, help="Call the published workflows, or copy them. [default: as it is; at first: copy]")
 @click.option("--compose", "compose_files", multiple=True, metavar="FILE", help="Compose file to read; several are merged in order.")
 @click.option("--profile", "profiles", multiple=True, metavar="NAME", help="Profile of the compose files that production runs.")
+@click.option("--target", type=click.Choice(["kubernetes", "docker_hosts"]), help="Where it runs. [default: by what is production's]")
+@click.option("--manifests", multiple=True, metavar="PATH", help="Kubernetes manifests to read: a file, a folder, an overlay or a chart.")
 @click.option("--upgrade", is_flag=True, help="Show what this version changes, and write it; the configuration stays as it is.")
 @click.option("--remove", is_flag=True, help="Delete the adopted workflows, and say what is left of azora-ci.")
 @click.option("--ref", metavar="SHA", help="Commit of azora-ci to pin. [default: this checkout's; else what is pinned already]")
@@ -34,6 +36,8 @@ def adopt(  # noqa: PLR0913 - the options of a command, all by keyword
     reusable: bool | None,
     compose_files: tuple[str, ...],
     profiles: tuple[str, ...],
+    target: str | None,
+    manifests: tuple[str, ...],
     ref: str | None,
     repository: str | None,
     **instead: bool,
@@ -41,6 +45,7 @@ def adopt(  # noqa: PLR0913 - the options of a command, all by keyword
     """Write the workflows and a first configuration into the repository at PATH, and list what is still to be done."""
     from azora_ci.cli.adopt import plan as adoption
     from azora_ci.cli.adopt import report, upgrade
+    from azora_ci.cli.adopt.discover import Wanted
 
     with reported_errors():
         _only_one(instead)
@@ -49,7 +54,7 @@ def adopt(  # noqa: PLR0913 - the options of a command, all by keyword
             return
         commit = ref or _git("rev-parse", "HEAD")
         action = adoption.SetupAction(repository or _origin() or adoption.REPOSITORY, commit) if commit else None
-        planned = adoption.plan(path, action, reusable=reusable, compose_files=compose_files, profiles=profiles)
+        planned = adoption.plan(path, action, reusable=reusable, wanted=Wanted(compose_files, profiles, target, manifests))
         if instead["check"]:
             for warning in report.bypasses(planned.application):
                 click.echo(f"Warning: {warning}", err=True)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Sequence
 
-from azora_ci.cli.adopt.compose.found import WEB, FoundService
-from azora_ci.cli.adopt.discover import Application
+from azora_ci.cli.adopt.compose.found import WEB, FoundRollout, FoundService
+from azora_ci.cli.adopt.discover import KUBERNETES, Application
+from azora_ci.cli.adopt.kubernetes.found import Cluster
 from azora_ci.cli.adopt.migrations.prisma import Prisma
 from azora_ci.cli.adopt.toolchain import EXAMPLES, FoundToolchain
 from azora_ci.gates.readiness import FILL_IN, NO_DIGEST
@@ -36,8 +37,10 @@ def render(application: Application) -> str:
     """Return the text of the configuration. Lines that end in ``# fill in: …`` hold guesses or examples."""
     services = application.services or (_example_service(application),)
     web = [service for service in services if service.kind == WEB]
+    on_cluster = application.target == KUBERNETES
     parts = [_head(application), _gates(application), _data(application), _smoke(web[0])]
-    parts += [_service(service, web) for service in services]
+    parts += [_service(service, web, with_containers=not on_cluster) for service in services]
+    parts += _rollouts(services) if on_cluster else []
     return "\n\n".join(parts) + "\n"
 
 
@@ -51,8 +54,13 @@ def _toml(value: object) -> str:
 
 
 def _line(name: str, value: object, comment: str = "") -> str:
-    text = f"{name} = {_toml(value)}"
+    text, comment = f"{name} = {_toml(value)}", _one_line(comment)
     return f"{text:<{_WIDTH}}{comment}" if comment and len(text) < _WIDTH else f"{text}  {comment}".rstrip()
+
+
+def _one_line(comment: str) -> str:
+    """Return a comment that ends where its line does, whatever names of files and services are in it."""
+    return "".join(letter if letter.isprintable() else "?" for letter in comment)
 
 
 def _fill(name: str, value: object, hint: str) -> str:
@@ -84,10 +92,17 @@ def _head(application: Application) -> str:
             f"# A line with `{FILL_IN}` holds a guess: correct it and remove the comment.",
             _line("schema_version", 1),
             _line("application", application.name),
-            _fill("public_url", f"https://{application.name}.example", "the public address"),
+            _public_url(application),
             _fill("on_call", "#on-call on Slack", "how the on-call engineer is reached"),
         ]
     )
+
+
+def _public_url(application: Application) -> str:
+    cluster = application.cluster
+    if application.target == KUBERNETES and cluster.public_url:
+        return _line("public_url", cluster.public_url, f"# {cluster.public_url_from}")
+    return _fill("public_url", f"https://{application.name}.example", "the public address")
 
 
 def _gates(application: Application) -> str:
@@ -140,7 +155,7 @@ def _toolchain(toolchain: FoundToolchain) -> list[str]:
 
 def _data(application: Application) -> str:
     backup = [_fill("location", f"s3://{application.name}-backups/prod", "bucket and prefix; records are archived beside it")]
-    return "\n\n".join([*_migrations(application), _OLD_VERSION, _table("backup", backup), _hosts()])
+    return "\n\n".join([*_migrations(application), _OLD_VERSION, _table("backup", backup), _target(application)])
 
 
 def _migrations(application: Application) -> list[str]:
@@ -197,6 +212,50 @@ def _prisma(found: Prisma, toolchain: FoundToolchain) -> list[str]:
     return lines
 
 
+def _target(application: Application) -> str:
+    return _cluster(application.cluster) if application.target == KUBERNETES else _hosts()
+
+
+def _cluster(cluster: Cluster) -> str:
+    """Return the tables of the target without those of its services, which stand behind the services."""
+    where = f"# {cluster.namespace_from}"
+    namespace = cluster.namespace or "default"
+    unsaid = "no manifest here names it: kubectl get rollouts --all-namespaces"
+    lines = [
+        _line("namespace", namespace, where)
+        if cluster.namespace and not cluster.namespace_doubt
+        else _fill("namespace", namespace, cluster.namespace_doubt or unsaid)
+    ]
+    address = f"as the runner reaches it; {cluster.prometheus_from} has this address" if cluster.prometheus else "as the runner reaches it"
+    instead = 'or, without this table, inconclusive = "pass" in [rollout]: probes alone are judged'
+    queries = [
+        _fill("prometheus", cluster.prometheus or "http://prometheus.example:9090", f"{address}; {instead}"),
+        _fill("requests", 'sum(requests_total{pod_hash="$hash"})', "what counts a ReplicaSet's requests, without those to its health path"),
+        _fill("errors", 'sum(requests_total{pod_hash="$hash",code=~"5.."}) or vector(0)', "and those that failed"),
+    ]
+    tables = [
+        _table("target", [_line("kind", KUBERNETES)]),
+        _table("target.kubernetes", lines),
+        _table("target.kubernetes.counters", queries),
+    ]
+    return "\n\n".join(tables)
+
+
+def _rollouts(services: Sequence[FoundService]) -> list[str]:
+    """Return the tables that name the services' Rollouts."""
+    tables = []
+    for service in services:
+        rollout = service.rollout or FoundRollout(service.id.replace("_", "-"), service.id.replace("_", "-"))
+        values = {name: getattr(rollout, name) for name in ("rollout", "container", "stable_service", "canary_service")}
+        lines = [
+            _fill(name, value, "as kubectl get rollouts shows it") if service.rollout is None else _said(service, name, value, "rollout.")
+            for name, value in values.items()
+            if value
+        ]
+        tables.append(_table(f"target.kubernetes.services.{service.id}", lines))
+    return tables
+
+
 def _hosts() -> str:
     pinned = "pinned by digest, as crane digest prints it"
     images = [
@@ -224,8 +283,10 @@ def _example_service(application: Application) -> FoundService:
     return FoundService("app", ".", "Dockerfile", secrets=dict.fromkeys(names, "PROD_DATABASE_URL"), marks=marks)
 
 
-def _service(service: FoundService, web: Sequence[FoundService]) -> str:
-    """Return the tables of one service. ``web``: those that take requests."""
+def _service(service: FoundService, web: Sequence[FoundService], *, with_containers: bool) -> str:
+    """Return the tables of one service. ``web``: those that take requests. ``with_containers``: and how its containers run, which on
+    Kubernetes is the manifests'.
+    """
     lines = [_said(service, "title", service.title)]
     if service.kind != WEB or "kind" in service.marks:
         lines.append(_said(service, "kind", service.kind))
@@ -233,11 +294,11 @@ def _service(service: FoundService, web: Sequence[FoundService]) -> str:
     lines += [_said(service, name, getattr(service, name)) for name in ("context", "dockerfile")]
     secrets = [secret if variable == secret else {"env": variable, "secret": secret} for variable, secret in service.secrets.items()]
     values = {name: getattr(service, name) for name in _OPTIONAL} | {"secrets": secrets}
-    lines += [_said(service, name, value) for name, value in values.items() if value]
-    if service.supports and not service.networks:
+    lines += [_said(service, name, value) for name, value in values.items() if value and with_containers]
+    if service.supports and not service.networks and with_containers:
         supports = ", ".join(service.supports)
         lines.append(_fill("networks", [], f"the hosts' Docker networks that hold {supports}; none where its address is another one"))
-    heading = [f"# {service.source}"] if service.source else []
+    heading = [_one_line(f"# {service.source}")] if service.source else []
     tables = ["\n".join([*heading, _table(f"services.{service.id}", lines)])]
     if service.build:
         tables.append(
@@ -250,24 +311,37 @@ def _said(service: FoundService, name: str, value: object, table: str = "") -> s
     """Return the line of a key with what is to be filled in, or else where its value was found. ``table``: its subtable, ``build.``."""
     if table + name in service.marks:
         return _fill(name, value, service.marks[table + name])
-    return _line(name, value, f"# {service.sources[name]}" if name in service.sources else "")
+    return _line(name, value, f"# {service.sources[table + name]}" if table + name in service.sources else "")
 
 
 def _route(service: FoundService, web: Sequence[FoundService]) -> list[str]:
     prefix, certain = _prefixes(web)[service.id]
     health = service.health_path or "/health"
     reached = prefix in {"/", health} or health.startswith(f"{prefix}/")
-    source = "# PathPrefix of its labels" if service.route_prefix else "# the only service that takes requests"
+    labels = service.sources.get("route_prefix", "PathPrefix of its labels")
+    source = f"# {labels}" if service.route_prefix else "# the only service that takes requests"
     hint = f"the path that reaches {health} through the edge, which takes no prefix off"
+    prefix_hint = "the path prefix that the edge sends here"
+    if service.rollout is not None:
+        hint = f"the public path, or a whole address, that reaches {health} of its pods"
+        prefix_hint = "the path at which users reach it, each service its own"
     return [
-        _line("route_prefix", prefix, source) if certain else _fill("route_prefix", prefix, "the path prefix that the edge sends here"),
+        _line("route_prefix", prefix, source) if certain else _fill("route_prefix", prefix, prefix_hint),
         _said(service, "health_path", health)
         if service.health_path
         else _fill("health_path", health, "the health endpoint of an instance"),
-        *([_said(service, "liveness_path", service.liveness_path)] if service.liveness_path else []),
-        _line("public_health_url", health, "# below public_url") if reached else _fill("public_health_url", prefix + health, hint),
+        *([_said(service, "liveness_path", service.liveness_path)] if service.liveness_path and service.rollout is None else []),
+        _public_health(service, prefix, health, hint, reached=reached),
         _said(service, "port", service.port) if service.port else _fill("port", DEFAULT_PORT, "the port inside the container"),
     ]
+
+
+def _public_health(service: FoundService, prefix: str, health: str, hint: str, *, reached: bool) -> str:
+    if service.public_health_url:
+        return _said(service, "public_health_url", service.public_health_url)
+    if reached and service.rollout is None:
+        return _line("public_health_url", health, "# below public_url")
+    return _fill("public_health_url", health if reached else prefix.rstrip("/") + health, hint)
 
 
 def _prefixes(web: Sequence[FoundService]) -> dict[str, tuple[str, bool]]:

@@ -13,8 +13,12 @@ from azora_ci.cli.adopt import checks, development, programs, toolchain
 from azora_ci.cli.adopt.compose import application as compose
 from azora_ci.cli.adopt.compose import dockerfile, document, model, plugin, select
 from azora_ci.cli.adopt.compose.found import WEB, FoundService
-from azora_ci.cli.adopt.compose.merge import as_list
+from azora_ci.cli.adopt.compose.merge import as_build, as_list
 from azora_ci.cli.adopt.files import NOT_OURS, regular, walk
+from azora_ci.cli.adopt.kubernetes import application as kubernetes
+from azora_ci.cli.adopt.kubernetes.found import Cluster
+from azora_ci.cli.adopt.kubernetes.images import Build, repository_of
+from azora_ci.cli.adopt.kubernetes.manifests import Reader
 from azora_ci.cli.adopt.migrations import migrators, prisma
 from azora_ci.cli.adopt.migrations.migrators import Migrator
 from azora_ci.cli.adopt.migrations.prisma import Prisma
@@ -33,6 +37,7 @@ _DOCKERFILE = re.compile(r"(?:[\w-]+\.)?Dockerfile(?!\.dockerignore)(?:[.-][\w.-
 _ASIDE = re.compile(r"(?:^|[/._-])(?:dev|devel|development|debug|local|devcontainer|e2e|tests?|examples?|ci)(?:[/._-]|$)", re.IGNORECASE)
 _FOLDERS_OF_DOCKERFILES = {"docker", ".docker", "deploy", "deployment", "infra", "ops", "production"}
 _REPOSITORY = re.compile(r"[a-z0-9.:-]+(/[a-z0-9._-]+)*")  # as in schemas/deploy-config.schema.json
+HOSTS, KUBERNETES = "docker_hosts", "kubernetes"  # targets that adopt can write
 OUR_WORKFLOWS = ("deploy-production.yml", "rollback-production.yml", "restore-drill.yml")
 
 
@@ -42,7 +47,8 @@ class Application:
 
     ``compose_files`` were read, for ``compose_reason``; ``other_compose_files`` were not. ``left_out``: compose service, or a part of
     one -> why it is not deployed; ``notes``: what could not be read. ``checks``: names of checks, from the workflows ``checks_from``.
-    ``registry``: repository of the images, from ``registry_from``. ``tags``: the newest ones, newest first.
+    ``registry``: repository of the images, from ``registry_from``. ``tags``: the newest ones, newest first. ``target``: where it runs, for
+    ``target_reason``; ``cluster``: what Kubernetes manifests say, also where they were not chosen.
     """
 
     name: str
@@ -65,35 +71,57 @@ class Application:
     registry: str | None = None
     registry_from: str = ""
     tags: tuple[str, ...] = ()
+    target: str = HOSTS
+    target_reason: str = ""
+    cluster: Cluster = Cluster()
 
 
-def discover(folder: Path, compose_files: Sequence[str] = (), profiles: Sequence[str] = ()) -> Application:
-    """Return the application of a repository. ``compose_files``: what to merge, in this order; by default what production uses by name.
+@dataclass(frozen=True)
+class Wanted:
+    """What a person chose: compose files to merge, in this order; profiles; the target; manifests. Empty: what looks like production's."""
 
-    Raises BadInputError for a compose file or package.json that cannot be read.
+    compose_files: Sequence[str] = ()
+    profiles: Sequence[str] = ()
+    target: str | None = None
+    manifests: Sequence[str] = ()
+
+
+def discover(folder: Path, compose_files: Sequence[str] = (), profiles: Sequence[str] = (), wanted: Wanted | None = None) -> Application:
+    """Return the application of a repository. ``wanted``: all that a person chose, in place of compose files and profiles alone.
+
+    Raises BadInputError for a compose file or package.json that cannot be read, and for a named file that is not there.
     """
+    wanted = wanted or Wanted(compose_files, profiles)
     files = walk(folder)
     package = _package(folder)
     origin = _origin(folder)
     name = compose.identifier(str(package.get("name") or folder.resolve().name).rsplit("/", 1)[-1], "-")
-    selection = _selection(folder, files, compose_files)
-    read = _read(folder, selection, profiles, {name, origin.rpartition("/")[2]})
+    selection = _selection(folder, files, wanted.compose_files)
+    own_names = {name, origin.rpartition("/")[2], folder.resolve().name} - {""}
+    read = _read(folder, selection, wanted.profiles, own_names)
     needed = _needed_profiles(read)
-    found = _with_routes(read.services or (() if needed else _of_dockerfile(folder, files, name)), files)
-    services = tuple(replace(service, marks=development.marks(service) | service.marks) for service in found)
     repository = Files(folder, files)
+    named = tuple(_inside(folder, path, "--manifests") for path in wanted.manifests)
+    cluster = kubernetes.read(Reader(repository, files), _dockerfiles(files), _composed(read), own_names, named)
+    target, reason = _target(wanted, selection, read, cluster)
+    on_cluster = target == KUBERNETES and bool(cluster.services)
+    found = cluster.services if on_cluster else read.services or (() if needed else _of_dockerfile(folder, files, name))
+    services = tuple(replace(service, marks=development.marks(service) | service.marks) for service in _with_routes(found, files))
+    left_out = cluster.left_out if on_cluster else read.left_out
+    if target == KUBERNETES and not on_cluster:
+        services, left_out = kubernetes.of_others(services, left_out | cluster.left_out)
     found_prisma = prisma.discover(repository)
     owner, tools = _toolchain(repository, package, found_prisma)
     dependencies = {**_mapping(owner.get("dependencies")), **_mapping(owner.get("devDependencies"))}
     required, workflows = checks.found(folder, files, OUR_WORKFLOWS)
-    registry, registry_from = _registry(read, origin)
+    registry, registry_from = (cluster.registry, cluster.registry_from) if on_cluster and cluster.registry else _registry(read, origin)
     return Application(
         name=name,
         compose_files=read.model.files,
         compose_reason=selection.reason,
         other_compose_files=selection.others,
         services=services,
-        left_out=read.left_out,
+        left_out=left_out,
         profiles=needed,
         dockerfiles=() if services else _dockerfiles(files),
         notes=read.model.notes,
@@ -102,13 +130,46 @@ def discover(folder: Path, compose_files: Sequence[str] = (), profiles: Sequence
         prisma=found_prisma,
         prisma_dependency=bool({"prisma", "@prisma/client"} & dependencies.keys()),
         migrator=None if found_prisma else migrators.discover(repository, owner, tools),
-        self_migrating=dict(_self_migrating(repository, services)),
+        self_migrating=dict(_self_migrating(repository, services)) | (cluster.self_migrating if on_cluster else {}),
         checks=required,
         checks_from=workflows,
         registry=registry,
         registry_from=registry_from,
         tags=_tags(folder),
+        target=target,
+        target_reason=reason,
+        cluster=cluster,
     )
+
+
+def _target(wanted: Wanted, selection: select.Selection, read: _Read, cluster: Cluster) -> tuple[str, str]:
+    """Return where the application runs, and why: as a person says, else by what is production's of compose files and manifests."""
+    if wanted.target is not None or wanted.manifests:
+        return wanted.target or KUBERNETES, "--target" if wanted.target else "--manifests"
+    if not cluster.services:
+        return HOSTS, ""
+    where = ", ".join(cluster.files)
+    if not read.services:
+        return KUBERNETES, f"{where} deploys what is built here, and no compose file does"
+    composed = ", ".join(selection.files)
+    if selection.reason.startswith("production") or wanted.compose_files:
+        return HOSTS, f"{composed} is production's"
+    if cluster.certain:
+        return KUBERNETES, f"{where}: {cluster.reason}; {composed} is not said to be production's"
+    if any(development.marks(service) for service in read.services):
+        return KUBERNETES, f"{composed} has values of development"
+    return HOSTS, f"nothing says that {where} is production's, nor that {composed} is development's"
+
+
+def _composed(read: _Read) -> dict[str, Build]:
+    """Return image -> how compose files build it, by the image's name and by its service's."""
+    names = {service.source.removeprefix("service "): service for service in read.services}
+    found: dict[str, Build] = {}
+    for name, service in names.items():
+        build = Build(service.context, service.dockerfile, f"{read.model.files[0]}, service {name}", build=service.build)
+        image = read.model.plain(as_build(read.model.services.get(name)).get("image"))
+        found |= {key: build for key in (name, repository_of(image or "")) if key}
+    return found
 
 
 def _toolchain(files: Files, package: dict[str, Any], found: Prisma) -> tuple[dict[str, Any], FoundToolchain]:
@@ -124,7 +185,8 @@ def _toolchain(files: Files, package: dict[str, Any], found: Prisma) -> tuple[di
 
 def _self_migrating(files: Files, services: Iterable[FoundService]) -> Iterator[tuple[str, str]]:
     for service in services:
-        if migrating := migrators.at_start(files, service.context, service.dockerfile, service.command, service.entrypoint):
+        named = "command of the compose file" if service.rollout is None else f"command of {service.source}"
+        if migrating := migrators.at_start(files, service.context, service.dockerfile, service.command, service.entrypoint, named):
             yield service.id, migrating
 
 
@@ -150,7 +212,7 @@ def _mapping(value: object) -> dict[str, Any]:
 
 def _selection(folder: Path, files: Sequence[str], named: Sequence[str]) -> select.Selection:
     if named:
-        paths = tuple(_inside(folder, name) for name in named)
+        paths = tuple(_inside(folder, name, "--compose") for name in named)
         return select.Selection(paths, "--compose", tuple(path for path in select.compose_files(files) if path not in paths))
     own = model.variables_of(folder, "").get("COMPOSE_FILE")
     if own:
@@ -160,15 +222,16 @@ def _selection(folder: Path, files: Sequence[str], named: Sequence[str]) -> sele
     return select.select(files, lambda path: _services_of(folder, path))
 
 
-def _inside(folder: Path, name: str) -> str:
+def _inside(folder: Path, name: str, option: str) -> str:
     """Return the path of a named file relative to the repository. Raises BadInputError for one that is not there, or outside."""
     candidates = [folder / name, Path(name)]
-    found = next((path.resolve() for path in candidates if path.is_file() and path.resolve().is_relative_to(folder.resolve())), None)
+    is_meant = Path.exists if option == "--manifests" else Path.is_file
+    found = next((path.resolve() for path in candidates if is_meant(path) and path.resolve().is_relative_to(folder.resolve())), None)
     if found is None:
         raise BadInputError(
-            "No such compose file",
+            "No such manifests" if option == "--manifests" else "No such compose file",
             what=f"{name} is no file of {folder}",
-            where="--compose",
+            where=option,
             next_step="give paths relative to the repository",
         )
     return found.relative_to(folder.resolve()).as_posix()

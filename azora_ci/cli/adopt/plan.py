@@ -10,12 +10,12 @@ import difflib
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from azora_ci.cli.adopt import caller, deploy_toml
-from azora_ci.cli.adopt.discover import Application, discover
+from azora_ci.cli.adopt.discover import HOSTS, KUBERNETES, Application, Wanted, discover
 from azora_ci.cli.common import repository_problems
 from azora_ci.core import config
 from azora_ci.core.documents import UnreadableError, read_toml
@@ -206,13 +206,12 @@ def plan(
     action: SetupAction | None = None,
     *,
     reusable: bool | None = None,
-    compose_files: Sequence[str] = (),
-    profiles: Sequence[str] = (),
+    wanted: Wanted | None = None,
 ) -> Adoption:
     """Return what adopting would write. Without ``action``, workflows keep the commit that they pin now. Raises BadInputError.
 
     ``reusable``: callers of the published workflows instead of copies; None: what is there already, else copies.
-    ``compose_files``: those to merge, in this order, by default what production uses by name; ``profiles``: those to deploy.
+    ``wanted``: what of the repository to read. A configuration that is there already says the target, unless a person does.
     """
     if not (folder / ".git").exists():
         raise BadInputError(
@@ -222,7 +221,8 @@ def plan(
             next_step="give the top folder of the application's git repository",
         )
     refuse_links(folder)
-    application = discover(folder, compose_files, profiles)
+    chosen = wanted or Wanted()
+    application = discover(folder, wanted=replace(chosen, target=chosen.target or _kept_target(folder)))
     configuration = _configuration(folder, application)
     named = names_in(configuration.content)
     pinned = action or pinned_action(folder)
@@ -230,6 +230,15 @@ def plan(
     texts = {name: called(name, pinned) if calls else workflow(name, pinned, named) for name in WORKFLOWS}
     workflows = [_workflow_file(folder, name, text) for name, text in texts.items()]
     return Adoption(folder, (*workflows, configuration), application)
+
+
+def _kept_target(folder: Path) -> str | None:
+    """Return the target of the configuration that is there; None without one, and for a target that adopt does not write."""
+    try:
+        kind = read_toml(_read(folder / CONFIG) or "").get("target", {}).get("kind")
+    except (UnreadableError, AttributeError):
+        return None
+    return kind if kind in {HOSTS, KUBERNETES} else None
 
 
 def refuse_links(folder: Path) -> None:

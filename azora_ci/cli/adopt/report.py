@@ -13,7 +13,7 @@ from typing import Any
 
 from azora_ci.cli.adopt import frameworks
 from azora_ci.cli.adopt.compose.found import WEB, FoundService
-from azora_ci.cli.adopt.discover import Application
+from azora_ci.cli.adopt.discover import KUBERNETES, Application
 from azora_ci.cli.adopt.plan import CONFIG, WORKFLOW_FOLDER, Adoption, template_folder
 from azora_ci.core import config
 from azora_ci.core.errors import BadInputError
@@ -110,9 +110,32 @@ def _discovered(adoption: Adoption) -> str:
         config.load(adoption.folder / CONFIG)
     except BadInputError as error:
         lines.append(f"  it does not load: {error.what}")
-    lines += ["", *_compose(application)]
+    lines += ["", *(_kubernetes(application) if application.target == KUBERNETES else _compose(application)), *_choice(application)]
     lines += _migrations(application)
     return "\n".join(lines)
+
+
+def _kubernetes(application: Application) -> Iterator[str]:
+    cluster = application.cluster
+    if cluster.files:
+        yield f"Found in {', '.join(cluster.files)} ({', '.join(filter(None, (cluster.how, cluster.reason)))}):"
+    else:
+        yield "No manifests that run what is built here were found: its services are those of compose files and Dockerfiles."
+    yield from (f"  {_described(service)}" for service in application.services)
+    yield from (f"  left out: {name}, {reason}" for name, reason in application.left_out.items())
+    if cluster.others:
+        yield f"  not read: {', '.join(cluster.others[:9])} (--manifests PATH reads one, or several)"
+    yield from (f"  {note}" for note in (*cluster.advice, *cluster.notes))
+    yield from notes(application)
+
+
+def _choice(application: Application) -> Iterator[str]:
+    """Yield why a target was chosen, where another one could have been, or a person said it."""
+    if application.target_reason:
+        yield f"Target {application.target}: {application.target_reason} (--target kubernetes or docker_hosts chooses)"
+    elif application.cluster.others and not application.cluster.services:
+        others = ", ".join(application.cluster.others[:9])
+        yield f"Kubernetes manifests that are not read, or run nothing that is built here: {others} (--manifests PATH reads them)"
 
 
 def _compose(application: Application) -> Iterator[str]:
@@ -144,6 +167,8 @@ def notes(application: Application) -> Iterator[str]:
 def check_notes(adoption: Adoption) -> Iterator[str]:
     """Yield what ``--check`` notes beside problems: tags, and required checks that no workflow gives the commit of a release."""
     yield from notes(adoption.application)
+    if adoption.application.target == KUBERNETES:
+        yield from (*adoption.application.cluster.advice, *adoption.application.cluster.notes)
     with suppress(BadInputError):  # which is among the problems
         for check in config.load(adoption.folder / CONFIG).checks.required:
             if check.app in {None, "github-actions"} and check.name not in adoption.application.checks:

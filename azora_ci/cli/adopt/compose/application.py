@@ -219,7 +219,8 @@ def _found(part: Part, parts: Sequence[Part], model: Model, secrets: Mapping[str
         sources={key: value for key, value in sources.items() if value},
         marks=marks,
         left=left,
-        **commands,
+        entrypoint=commands.get("entrypoint", ()),
+        command=commands.get("command", ()),
     )
 
 

@@ -91,6 +91,14 @@ def read(path: Path) -> list[dict[str, Any]]:
     try:
         with path.open("rb") as file:
             content = file.read(_SIZE + 1)
+    except OSError as error:
+        raise unreadable(path, f"{type(error).__name__} {error}"[:300]) from error
+    return parse(content, path)
+
+
+def parse(content: bytes, path: Path) -> list[dict[str, Any]]:
+    """Return the documents of a text of YAML, keys as texts. Raises BadInputError as ``read`` does; ``path`` is what it names."""
+    try:
         if len(content) > _SIZE:
             raise unreadable(path, f"it has more than {_SIZE} bytes")
         budget = [_VALUES]
@@ -100,7 +108,7 @@ def read(path: Path) -> list[dict[str, Any]]:
         raise unreadable(path, f"it is not YAML: {error.problem}{line}") from error
     except UnicodeDecodeError as error:
         raise unreadable(path, "it is not UTF-8: save it as UTF-8") from error
-    except (yaml.YAMLError, OSError, ValueError, RecursionError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError, TypeError) as error:
         raise unreadable(path, f"{type(error).__name__} {error}"[:300]) from error
     for document in documents:
         if not isinstance(document, dict | None):

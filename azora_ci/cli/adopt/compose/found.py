@@ -9,8 +9,21 @@ WEB, WORKER, JOB = "web", "worker", "job"
 
 
 @dataclass(frozen=True)
+class FoundRollout:
+    """What moves a service on Kubernetes: its Rollout, the container that runs its image, and the Services that traffic is split between.
+
+    What a person has to look at stands in the service's marks, as ``rollout.container``.
+    """
+
+    rollout: str
+    container: str
+    stable_service: str | None = None
+    canary_service: str | None = None
+
+
+@dataclass(frozen=True)
 class FoundService:
-    """A service that is built from this repository.
+    """A service that is built from this repository. ``rollout``: what moves it on Kubernetes, None elsewhere.
 
     ``sources``: key -> where its value was found; ``marks``: key -> what a person has to fill in; ``secrets``: variable -> name of the
     secret that it holds; ``left``: what of the compose file is not carried over -> reason.
@@ -26,6 +39,7 @@ class FoundService:
     health_path: str | None = None
     liveness_path: str | None = None
     route_prefix: str | None = None
+    public_health_url: str | None = None
     memory: str | None = None
     instances: int | None = None
     singleton: bool = False
@@ -43,6 +57,7 @@ class FoundService:
     cap_drop: tuple[str, ...] = ()
     read_only: bool = False
     build: dict[str, Any] = field(default_factory=dict)  # target, args and platform of its image
+    rollout: FoundRollout | None = None
     sources: dict[str, str] = field(default_factory=dict)
     marks: dict[str, str] = field(default_factory=dict)
     left: dict[str, str] = field(default_factory=dict)

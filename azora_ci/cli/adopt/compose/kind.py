@@ -59,13 +59,18 @@ def decide(signs: Signs) -> Kind:
         return Kind(WEB)
     if signs.called:
         return Kind(WEB, "another service calls it")
-    if _SCHEDULES.search(_words(signs.name)) or _RUNS_SCHEDULES.search(signs.command):
+    if is_scheduler(signs.name) or _RUNS_SCHEDULES.search(signs.command):
         return Kind(WORKER, "it is called a scheduler and has no port", singleton=True)
     if signs.command or _WORKS.search(_words(signs.name)):
         return Kind(WORKER, "it has no port" if not signs.command else "it has a command of its own and no port")
     if signs.exposed or signs.alone:
         return Kind(WEB, "EXPOSE of its Dockerfile" if signs.exposed else "")
     return Kind(WORKER, "", "no port was found: worker, or web with route_prefix, health_path, public_health_url and port")
+
+
+def is_scheduler(name: str) -> bool:
+    """Say whether a service is called like one of which two may not run at once."""
+    return bool(_SCHEDULES.search(_words(name)))
 
 
 def _words(name: str) -> str:

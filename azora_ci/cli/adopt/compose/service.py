@@ -88,10 +88,19 @@ def image_of(root: Path, service: Mapping[str, Any], build: Mapping[str, Any], m
     described |= {"platform": platform} if platform and _PLATFORM.fullmatch(platform) else {}
     content = read_text(root, path)
     says = dockerfile.image(content, target) if content is not None else None
-    base = says.base.partition("@")[0].partition(":")[0].rpartition("/")[2] if says else ""
-    if _STORES.fullmatch(base):
-        raise LeftOutError(f"its image is {base} with changes: what keeps data does not change with a release; run it beside")
+    if reason := keeps_data(says):
+        raise LeftOutError(reason)
     return Image(context, name, described, says, left)
+
+
+def keeps_data(says: StageImage | None) -> str:
+    """Return why a store's image with changes is not deployed; nothing for another image."""
+    base = says.base.partition("@")[0].partition(":")[0].rpartition("/")[2] if says else ""
+    return (
+        f"its image is {base} with changes: what keeps data does not change with a release; run it beside"
+        if _STORES.fullmatch(base)
+        else ""
+    )
 
 
 def _arguments(value: Any, model: Model) -> tuple[dict[str, str], dict[str, str]]:

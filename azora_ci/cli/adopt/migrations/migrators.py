@@ -119,17 +119,24 @@ def only_migrates(command: str) -> bool:
     return all(re.fullmatch(r"\s*(?:(?:echo|exit|true)\b.*)?[\s\"')]*", part) for part in following)
 
 
-def at_start(files: Files, context: str, dockerfile: str, command: Sequence[str] = (), entrypoint: Sequence[str] = ()) -> str | None:
+def at_start(
+    files: Files,
+    context: str,
+    dockerfile: str,
+    command: Sequence[str] = (),
+    entrypoint: Sequence[str] = (),
+    named: str = "command of the compose file",
+) -> str | None:
     """Return what migrates the database when a container of an image starts, as text with its file, or None.
 
-    ``command`` and ``entrypoint``: what a compose file starts in place of the image's own. Scripts that are started are read, those of
-    package.json, too.
+    ``command`` and ``entrypoint``: what a compose file or a manifest starts in place of the image's own, and is called ``named``. Scripts
+    that are started are read, those of package.json, too.
     """
     start = PurePosixPath(context) / dockerfile
     lines = [(str(start), line) for line in _starting_lines(files.text(start))]
     if command or entrypoint:
         kept = [] if entrypoint else [(source, line) for source, line in lines if line.upper().startswith("ENTRYPOINT")]
-        lines = [*kept, ("command of the compose file", shlex.join([*entrypoint, *command]))]
+        lines = [*kept, (named, shlex.join([*entrypoint, *command]))]
     return next(filter(None, (_migrating(files, PurePosixPath(context), source, line, _DEPTH) for source, line in lines)), None)
 
 

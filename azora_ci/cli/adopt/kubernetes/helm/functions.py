@@ -1,0 +1,158 @@
+"""The functions of Helm's templates that charts use to say what runs. Pure; what is not among them has no value."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import yaml
+
+from azora_ci.cli.adopt.compose.document import text as scalar
+
+LARGEST = 512 * 1024  # characters of a text
+
+
+def text(value: Any) -> str:
+    """Return a value as a template prints it."""
+    if isinstance(value, dict | list):
+        return f"map[{' '.join(map(str, value))}]" if isinstance(value, dict) else f"[{' '.join(map(text, value))}]"
+    return scalar(value)
+
+
+def to_yaml(value: Any) -> str:
+    """Return a value as YAML, without the last end of line."""
+    return yaml.safe_dump(value, sort_keys=False, width=1000).removesuffix("\n").removesuffix("\n...") if value is not None else "null"
+
+
+def printf(pattern: Any, *values: Any) -> str:
+    """Return a pattern with its ``%s``, ``%d``, ``%v`` and ``%q`` put in, in turn."""
+    parts = text(pattern).split("%")
+    rest, result = list(values), parts[0]
+    for part in parts[1:]:
+        value = text(rest.pop(0)) if rest and part[:1] in "sdvq" else ""
+        result += f'"{value}"{part[1:]}' if part[:1] == "q" else value + part[1:]
+    return result
+
+
+def quoted(value: Any) -> str:
+    """Return a text between quotes, as Go writes it."""
+    return '"' + text(value).replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def indented(count: Any, value: Any) -> str:
+    """Return a text whose lines are indented by ``count`` spaces."""
+    before = " " * min(int(count), 100)
+    return "\n".join(before + line for line in text(value).split("\n"))
+
+
+def index(value: Any, *keys: Any) -> Any:
+    """Return a member inside mappings and lists, None where there is none."""
+    for key in keys:
+        if isinstance(value, dict):
+            value = value.get(text(key))
+        elif isinstance(value, list) and isinstance(key, int) and 0 <= key < len(value):
+            value = value[key]
+        else:
+            return None
+    return value
+
+
+def merged(base: Any, over: Any) -> Any:
+    """Return ``over`` over ``base``, mappings key by key; what is null is taken away."""
+    if not isinstance(base, dict) or not isinstance(over, dict):
+        return over
+    both = base | {key: merged(base.get(key), value) for key, value in over.items()}
+    return {key: value for key, value in both.items() if value is not None or key not in over}
+
+
+def _default(given: Any, *value: Any) -> Any:
+    return value[0] if value and value[0] else given
+
+
+def _equal(first: Any, *others: Any) -> bool:
+    return any(type(first) is type(other) and first == other for other in others)
+
+
+def _pairs(*values: Any) -> dict[str, Any]:
+    return {text(key): value for key, value in zip(values[::2], values[1::2], strict=False)}
+
+
+def _both(*values: Any) -> Any:
+    return next((value for value in values if not value), values[-1])
+
+
+def _either(*values: Any) -> Any:
+    return next((value for value in values if value), values[-1])
+
+
+def _kind(value: Any) -> str:
+    kinds = ((bool, "bool"), (int, "int"), (float, "float64"), (str, "string"), (dict, "map"), (list, "slice"))
+    return next((name for kind, name in kinds if isinstance(value, kind)), "invalid")
+
+
+def _trunc(count: Any, value: Any) -> str:
+    return text(value)[: int(count)] if int(count) >= 0 else text(value)[int(count) :]
+
+
+def _number(value: Any) -> int:
+    return int(float(text(value) or 0))
+
+
+FUNCTIONS: dict[str, Callable[..., Any]] = {
+    "and": _both,
+    "b64enc": lambda _value: "",  # what is encoded is a secret's
+    "cat": lambda *values: " ".join(map(text, values)),
+    "coalesce": lambda *values: next((value for value in values if value), None),
+    "concat": lambda *lists: [item for each in lists for item in each],
+    "contains": lambda part, value: text(part) in text(value),
+    "default": _default,
+    "dict": _pairs,
+    "empty": lambda value: not value,
+    "eq": _equal,
+    "first": lambda values: values[0] if values else None,
+    "ge": lambda first, second: first >= second,
+    "get": index,
+    "gt": lambda first, second: first > second,
+    "has": lambda item, values: item in (values or ()),
+    "hasKey": lambda table, key: isinstance(table, dict) and key in table,
+    "hasPrefix": lambda part, value: text(value).startswith(text(part)),
+    "hasSuffix": lambda part, value: text(value).endswith(text(part)),
+    "indent": indented,
+    "index": index,
+    "int": _number,
+    "int64": _number,
+    "join": lambda joint, values: text(joint).join(map(text, values or ())),
+    "keys": lambda *tables: [key for table in tables for key in table],
+    "kindIs": lambda kind, value: kind == _kind(value),
+    "kindOf": _kind,
+    "last": lambda values: values[-1] if values else None,
+    "le": lambda first, second: first <= second,
+    "len": lambda value: len(value or ()),
+    "list": lambda *values: list(values),
+    "lower": lambda value: text(value).lower(),
+    "lt": lambda first, second: first < second,
+    "merge": lambda *tables: merged(merged({}, tables[-1]), tables[0]) if len(tables) > 1 else tables[0],
+    "mergeOverwrite": lambda *tables: merged(tables[0], tables[-1]),
+    "ne": lambda first, second: not _equal(first, second),
+    "nindent": lambda count, value: "\n" + indented(count, value),
+    "not": lambda value: not value,
+    "omit": lambda table, *keys: {key: value for key, value in table.items() if key not in keys},
+    "or": _either,
+    "print": lambda *values: "".join(map(text, values)),
+    "printf": printf,
+    "quote": quoted,
+    "replace": lambda old, new, value: text(value).replace(text(old), text(new)) if old else text(value),
+    "required": lambda _message, value: value,
+    "semverCompare": lambda _range, _version: True,  # the cluster is as new as the chart wishes
+    "squote": lambda value: "'" + text(value).replace("'", "''") + "'",
+    "ternary": lambda yes, no, truth: yes if truth else no,
+    "toString": text,
+    "toYaml": to_yaml,
+    "trim": lambda value: text(value).strip(),
+    "trimAll": lambda letters, value: text(value).strip(text(letters)),
+    "trimPrefix": lambda part, value: text(value).removeprefix(text(part)),
+    "trimSuffix": lambda part, value: text(value).removesuffix(text(part)),
+    "trunc": _trunc,
+    "tuple": lambda *values: list(values),
+    "upper": lambda value: text(value).upper(),
+}

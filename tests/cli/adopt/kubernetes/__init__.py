@@ -1,0 +1,1 @@
+"""Adopting what runs on Kubernetes."""
