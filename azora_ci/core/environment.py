@@ -48,12 +48,12 @@ def application_environment(extra: Mapping[str, str] | None = None, further: Ite
 def proxy_for(url: str) -> str | None:
     """Return the proxy that this machine's ``HTTPS_PROXY`` and ``NO_PROXY`` name for an address; None for none, and for loopback always."""
     from urllib.parse import urlsplit
-    from urllib.request import getproxies_environment, proxy_bypass_environment
+    from urllib.request import getproxies, proxy_bypass
 
-    host, proxies = urlsplit(url).hostname or "", getproxies_environment()
-    if host == "localhost" or host.startswith("127.") or host == "::1" or proxy_bypass_environment(host, proxies):
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.startswith("127.") or host == "::1" or proxy_bypass(host):
         return None
-    return proxies.get("https")
+    return getproxies().get("https")
 
 
 def drop_libpq_variables() -> None:

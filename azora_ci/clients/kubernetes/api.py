@@ -105,7 +105,7 @@ class Api:
         """Return what every path begins with, of an API server behind a gateway; mostly empty."""
         return urlsplit(self._access.server).path
 
-    def dial(self, _host: str, _port: int, timeout: float) -> socket.socket:
+    def dial(self, _host: str, _port: int, timeout: float) -> ssl.SSLSocket:
         """Return a TLS connection to the API server; see ``probes.Dial``."""
         server = urlsplit(self._access.server)
         host, port = str(server.hostname), server.port or 443
@@ -136,7 +136,7 @@ class Api:
                 continue
             if status in TEMPORARY and not attempt.last:
                 continue
-            return self._document(method, path, status, answer)
+            return self.document(method, path, status, answer)
         raise AssertionError("the last attempt returns or raises")
 
     def _once(self, method: str, path: str, data: bytes | None, content_type: str, token: str | None) -> tuple[int, bytes]:
@@ -172,7 +172,8 @@ class Api:
         skew = server - sent
         self._skew = skew if abs(skew) > timedelta(seconds=2) else timedelta(0)
 
-    def _document(self, method: str, path: str, status: int, answer: bytes) -> Document:
+    def document(self, method: str, path: str, status: int, answer: bytes) -> Document:
+        """Return the document of an answer to a request. Raises the error that its status stands for."""
         place = f"{method} {self._access.server}{urlsplit(path).path}"
         try:
             with expected_shape(lambda problem: self._no_answer(place, status, problem)):

@@ -119,7 +119,12 @@ class Credentials:
         )
         assert child.stdout is not None  # noqa: S101 - a pipe was asked for
         late = threading.Event()
-        timer = threading.Timer(PLUGIN_SECONDS, lambda: (late.set(), child.end()))
+
+        def stop() -> None:
+            late.set()
+            child.end()
+
+        timer = threading.Timer(PLUGIN_SECONDS, stop)
         timer.start()
         try:
             output = child.stdout.read(OUTPUT_BYTES)

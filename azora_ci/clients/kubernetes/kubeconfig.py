@@ -17,7 +17,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from azora_ci.core.config import KubernetesSettings
+from azora_ci.core.environment import process_environment
 from azora_ci.core.errors import BadInputError
+from azora_ci.core.variables import Secret
 
 SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")  # docs: "Accessing the Kubernetes API from a Pod"
 TOLD = ("server", "tls-server-name", "certificate-authority-data", "proxy-url")  # of a cluster, to a program that asks
@@ -49,6 +52,15 @@ class ClusterAccess:
     token_file: Path | None = None
     plugin: ExecPlugin | None = field(default=None, repr=False)
     proxy: str | None = None
+
+
+def access_of(settings: KubernetesSettings, kubeconfig: Secret | None, hint: str) -> ClusterAccess:
+    """Return the access that a configuration names. ``hint``: what to do where there is no kubeconfig. Raises BadInputError."""
+    if settings.in_cluster:
+        return in_cluster(process_environment())
+    if kubeconfig is None:
+        raise BadInputError("No access to the cluster", what="KUBECONFIG_DATA is not set", where="secrets of the job", next_step=hint)
+    return parse(kubeconfig.reveal(), settings.context)
 
 
 def parse(text: str, context: str | None) -> ClusterAccess:
