@@ -26,7 +26,7 @@ CONTINUATION, BINARY, CLOSE, PING, PONG = 0x0, 0x2, 0x8, 0x9, 0xA
 HANDSHAKE_SECONDS = 15.0
 PING_SECONDS = 20.0  # of silence; gateways in front of API servers end connections that are silent for 60 s or more
 DEAD_SECONDS = 60  # until the kernel gives up a peer that acknowledges nothing
-CHUNK = 64 * 1024
+CHUNK = 32 * 1024
 FULL = 1024 * 1024  # bytes that wait for a slow reader, in each direction; then TCP lets the other side wait
 LARGEST = 16 * 1024 * 1024  # bytes of a frame; servers send 32 KiB
 HEAD = 64 * 1024  # bytes of an answer that is no WebSocket
@@ -114,8 +114,11 @@ class Stream:
     def _send(self, opcode: int, payload: bytes) -> None:
         """Have a frame sent, masked as those of clients are."""
         size = len(payload)
-        head = struct.pack("!BB", 0x80 | opcode, 0x80 | size) if size < 126 else struct.pack("!BBH", 0x80 | opcode, 0x80 | 126, size)
-        if size > 0xFFFF:
+        if size < 126:
+            head = struct.pack("!BB", 0x80 | opcode, 0x80 | size)
+        elif size <= 0xFFFF:
+            head = struct.pack("!BBH", 0x80 | opcode, 0x80 | 126, size)
+        else:
             head = struct.pack("!BBQ", 0x80 | opcode, 0x80 | 127, size)
         mask = os.urandom(4)
         pattern = int.from_bytes((mask * (size // 4 + 1))[:size], "big")

@@ -44,6 +44,11 @@ class Names:
         """Return the name of the account of our jobs and of its role."""
         return f"{self.settings.name}-deployer"
 
+    @property
+    def database(self) -> str:
+        """Return the name of the role that lets our account reach the database, in the database's namespace, and of its binding."""
+        return f"{self.settings.name}-database"
+
     def core(self, kind: str) -> str:
         """Return the path of a kind of the core API, such as ``pods``."""
         return f"/api/v1/namespaces/{self.settings.namespace}/{kind}"
