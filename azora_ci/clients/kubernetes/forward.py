@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import struct
 import threading
 from collections.abc import Callable
 from typing import Self
@@ -74,11 +75,13 @@ class Forward:
                 with self.dial() as stream:
                     stream.join(client)
             except AzoraError as error:
-                self._note(f"{error.title}: {error.what}")
+                self._break(client, f"{error.title}: {error.what}")
             except OSError as error:
-                self._note(f"{type(error).__name__}: {error}")
+                self._break(client, str(error))
 
-    def _note(self, problem: str) -> None:
+    def _break(self, client: socket.socket, problem: str) -> None:
+        with contextlib.suppress(OSError):  # a reset: nobody shall take it for the end of what the pod had to say
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         self.broken.append(problem)
         self._say(f"a connection through {self.place} broke: {problem}")
 

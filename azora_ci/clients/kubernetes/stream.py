@@ -25,6 +25,7 @@ DATA, ERROR = 0, 1  # channels of the only port
 CONTINUATION, BINARY, CLOSE, PING, PONG = 0x0, 0x2, 0x8, 0x9, 0xA
 HANDSHAKE_SECONDS = 15.0
 PING_SECONDS = 20.0  # of silence; gateways in front of API servers end connections that are silent for 60 s or more
+KEEPALIVE_SECONDS = 20
 DEAD_SECONDS = 60  # until the kernel gives up a peer that acknowledges nothing
 CHUNK = 32 * 1024
 FULL = 1024 * 1024  # bytes that wait for a slow reader, in each direction; then TCP lets the other side wait
@@ -211,7 +212,7 @@ class Stream:
             opened = api.dial("", 0, HANDSHAKE_SECONDS)
             try:
                 opened.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, int(PING_SECONDS))
+                opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, KEEPALIVE_SECONDS)
                 opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, DEAD_SECONDS * 1000)
                 opened.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 opened.sendall(f"{head}\r\n".encode())
