@@ -25,7 +25,7 @@ ATTEMPTS = 4  # of opening a connection, while the API server restarts or a node
 
 
 class Forward:
-    """The port, as a context manager. ``port``: on loopback; ``broken``: why connections ended that their program had not closed."""
+    """The port, as a context manager. ``port``: on loopback; ``broken``: why connections ended that nobody here had closed."""
 
     def __init__(self, api: Api, settings: ForwardSettings, clock: Clock, say: Callable[[str], None]) -> None:
         self._api, self._settings, self._clock, self._say = api, settings, clock, say
@@ -73,7 +73,8 @@ class Forward:
         with client:
             try:
                 with self.dial() as stream:
-                    stream.join(client)
+                    if not stream.join(client):
+                        self._note(f"pod {stream.pod} closed it first: PostgreSQL ended the session, or the pod went away")
             except AzoraError as error:
                 self._break(client, f"{error.title}: {error.what}")
             except OSError as error:
@@ -82,8 +83,11 @@ class Forward:
     def _break(self, client: socket.socket, problem: str) -> None:
         with contextlib.suppress(OSError):  # a reset: nobody shall take it for the end of what the pod had to say
             client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._note(problem)
+
+    def _note(self, problem: str) -> None:
         self.broken.append(problem)
-        self._say(f"a connection through {self.place} broke: {problem}")
+        self._say(f"a connection through {self.place} ended: {problem}")
 
     def _pod(self) -> str:
         """Return the pod: the given one, or the first ready one, by name, that the Service selects."""

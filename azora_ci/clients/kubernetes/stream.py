@@ -54,9 +54,10 @@ class Stream:
     def __exit__(self, *_error: object) -> None:
         self._socket.close()
 
-    def join(self, client: socket.socket) -> None:
-        """Copy between the pod and a client until one of them closes. Raises ConnectionError, with a reason, when the way between breaks.
+    def join(self, client: socket.socket) -> bool:
+        """Copy between the pod and a client until one of them closes; return whether it was the client.
 
+        Raises ConnectionError, with a reason, when the way between breaks.
         One thread does it all: a TLS connection may not be used by two at once.
         """
         client.setblocking(False)
@@ -77,11 +78,10 @@ class Stream:
             except BlockingIOError:
                 pass
             except OSError:  # the client is gone, and wants nothing more
-                return
-            if leaving and self._ended:
-                return
+                return True
         if self._error and not leaving:
             raise ConnectionResetError(self._error[:500].decode("utf-8", "replace"))
+        return leaving
 
     # --- between the two -----------------------------------------------------------------------------------------------
 
