@@ -132,9 +132,9 @@ def test_the_servers_own_name_is_verified(kubernetes, tls_cluster, tmp_path):  #
     with opened(context, DatabaseUrl.parse(hidden(cluster.url(), ca))) as url:
         assert url.protection.level == "verify-full"
         url.connect().close()
-    with opened(context, DatabaseUrl.parse(hidden(cluster.url(), ca).replace(NAME, "other.example"))) as other:
-        with pytest.raises(UnreachableError, match="does not match host name"):
-            other.connect()
+    other = DatabaseUrl.parse(hidden(cluster.url(), ca).replace(NAME, "other.example"))
+    with opened(context, other) as url, pytest.raises(UnreachableError, match="does not match host name"):
+        url.connect()
     with opened(context, DatabaseUrl.parse(hidden(cluster.url()))) as url:
         assert url.protection.level == "require"  # the way through the cluster replaces no TLS
         url.connect().close()
