@@ -45,6 +45,17 @@ def application_environment(extra: Mapping[str, str] | None = None, further: Ite
     return {**inherited, **(extra or {})}
 
 
+def proxy_for(url: str) -> str | None:
+    """Return the proxy that this machine's ``HTTPS_PROXY`` and ``NO_PROXY`` name for an address; None for none, and for loopback always."""
+    from urllib.parse import urlsplit
+    from urllib.request import getproxies, proxy_bypass
+
+    host = urlsplit(url).hostname or ""
+    if host == "localhost" or host.startswith("127.") or host == "::1" or proxy_bypass(host):
+        return None
+    return getproxies().get("https")
+
+
 def drop_libpq_variables() -> None:
     """Remove ``PG*`` from this process's environment: PGSERVICE or PGOPTIONS could redirect a connection despite its full URL."""
     for name in [name for name in os.environ if name.startswith("PG")]:

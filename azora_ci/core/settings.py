@@ -312,13 +312,18 @@ class ImagePull(SshAccess):
 
 
 @dataclass(frozen=True, kw_only=True)
-class ProductionHosts(ImagePull):
-    """How production is reached, whatever the kind of target."""
+class Kubeconfig:
+    """How a cluster is reached."""
 
     kubeconfig_data: Secret | None = variable(
         "KUBECONFIG_DATA", "kubeconfig of a user with the rights that doctor lists, its whole text; required by target.kind kubernetes",
         example="apiVersion: v1…", required=False, secret=True,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProductionHosts(ImagePull, Kubeconfig):
+    """How production is reached, whatever the kind of target."""
 
 
 @dataclass(frozen=True, kw_only=True)

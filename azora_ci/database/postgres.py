@@ -64,6 +64,7 @@ class DatabaseUrl:
     schema: str = "public"
     pgbouncer: bool = False
     tunnel_port: int | None = None  # port on loopback that forwards to this server; connections use it instead
+    tunnel_protects: bool = True  # the tunnel's far end is trusted as the server itself, so that TLS is not demanded inside
     plain_accepted: bool = False  # somebody accepted a connection that does not demand TLS
 
     @staticmethod
@@ -111,9 +112,9 @@ class DatabaseUrl:
         options = " ".join([*filter(None, [self.parameters.get("options")]), *(f"-c {setting}" for setting in escaped)])
         return replace(self, parameters={**self.parameters, "options": options} if options else self.parameters)
 
-    def with_tunnel(self, tunnel_port: int) -> DatabaseUrl:
+    def with_tunnel(self, tunnel_port: int, *, protects: bool = True) -> DatabaseUrl:
         """Return the same server, reached through a port on loopback; TLS still verifies the server's own name."""
-        return replace(self, tunnel_port=tunnel_port)
+        return replace(self, tunnel_port=tunnel_port, tunnel_protects=protects)
 
     def with_transport(self, ca: str | None, *, plain_accepted: bool) -> DatabaseUrl:
         """Return the same server with the path of its CA's certificates (or ``system``), unless the connection string names another."""
@@ -134,7 +135,7 @@ class DatabaseUrl:
                 self.host,
                 self.parameters,
                 has_password=bool(self.password),
-                through_tunnel=self.tunnel_port is not None,
+                through_tunnel=self.tunnel_port is not None and self.tunnel_protects,
                 plain_accepted=self.plain_accepted,
             )
         except ValueError as error:

@@ -6,6 +6,7 @@ SSH forwards a port on loopback to the database. libpq still verifies the databa
 
 from __future__ import annotations
 
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -26,18 +27,32 @@ SSL_REQUEST = (8).to_bytes(4, "big") + (80877103).to_bytes(4, "big")  # a server
 DEFAULT_PORT = 5432
 
 
+def require_one_address(url: DatabaseUrl, required_by: str, connects: str) -> None:
+    """Raise BadInputError for an address that cannot be forwarded; ``connects``: who connects to it."""
+    if "," in url.host or url.host.startswith("/"):
+        raise BadInputError(
+            "This address cannot be forwarded",
+            what="the connection string names several hosts" if "," in url.host else "the connection string names a local socket",
+            where=f"PROD_DATABASE_URL, with {required_by}",
+            next_step=f"name the one host and port that {connects} connects to",
+        )
+
+
+def unlike_postgres(probe: socket.socket) -> str | None:
+    """Ask whether a server supports TLS, which only PostgreSQL answers with S, N or E; return what is wrong, None for nothing."""
+    probe.sendall(SSL_REQUEST)
+    answer = probe.recv(1)
+    if answer in {b"S", b"N", b"E"}:
+        return None
+    return f"it answered {answer!r}" if answer else "the connection was closed without an answer"
+
+
 def access_to(url: DatabaseUrl, settings: SshAccess) -> Access:
     """Return the SSH access through which a database is reached.
 
     Raises BadInputError for an address that cannot be forwarded, and when the settings do not describe the access.
     """
-    if "," in url.host or url.host.startswith("/"):
-        raise BadInputError(
-            "This address cannot be forwarded",
-            what="the connection string names several hosts" if "," in url.host else "the connection string names a local socket",
-            where="PROD_DATABASE_URL, with database.via_ssh",
-            next_step="name the one host and port that the production host connects to",
-        )
+    require_one_address(url, "database.via_ssh", "the production host")
     hint = "set them as secrets of the environment, and its variable DATABASE_VIA_SSH to true: it hands them to this step"
     return access_of(settings, "database.via_ssh in the deployment configuration", hint)
 
@@ -76,8 +91,7 @@ class DatabaseTunnel(Tunnel):
         """Ask whether the server supports TLS; only a PostgreSQL server answers S, N or E. Raises BadInputError or UnreachableError."""
         try:
             with self.dial(self._server, ANSWER_SECONDS) as probe:
-                probe.sendall(SSL_REQUEST)
-                answer = probe.recv(1)
+                problem = unlike_postgres(probe)
         except PermissionError as error:
             raise BadInputError(
                 "sshd forbids forwarding",
@@ -87,8 +101,8 @@ class DatabaseTunnel(Tunnel):
             ) from error
         except OSError as error:
             raise self._explain_failure(str(error)) from error
-        if answer not in {b"S", b"N", b"E"}:
-            raise self._explain_failure(f"it answered {answer!r}" if answer else "the connection was closed without an answer")
+        if problem is not None:
+            raise self._explain_failure(problem)
 
     def _explain_failure(self, observation: str) -> UnreachableError:
         return UnreachableError(

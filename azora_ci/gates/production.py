@@ -92,10 +92,18 @@ def _ask_stores(consultation: Consultation, context: TargetContext, means: Means
 
 @contextmanager
 def _opened(consultation: Consultation, context: TargetContext, means: Means) -> Iterator[DatabaseUrl]:
-    """Yield the address of the database; with database.via_ssh it leads through a tunnel that stays open during the block."""
+    """Yield the address of the database; where it leads through SSH or the cluster, that way stays open during the block."""
     assert means.database_url is not None  # noqa: S101 - the caller asked
     url = DatabaseUrl.parse(means.database_url.reveal())
     url = url.with_transport(means.transport.database_ca, plain_accepted=means.transport.database_plain)
+    if context.config.database_forward is not None:
+        from azora_ci.database.forward import forwarded_database
+
+        kubeconfig = context.access.kubeconfig_data if context.access else None
+        with forwarded_database(url, context.config, kubeconfig, context.processes, context.clock) as reachable:
+            consultation.database_transport = reachable.protection.level
+            yield reachable
+        return
     if not context.config.database.via_ssh or context.access is None:
         consultation.database_transport = url.protection.level
         yield url

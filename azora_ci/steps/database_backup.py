@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.markdown import code, escaped, listed, table
-from azora_ci.core.settings import Aws, DatabaseAccess, Deployment, DockerDaemon, ImagePull, Isolated, ProofPlace
+from azora_ci.core.settings import Aws, DatabaseAccess, Deployment, DockerDaemon, ImagePull, Isolated, Kubeconfig, ProofPlace
 from azora_ci.core.variables import number, one_of, truth, variable, whole_number
 from azora_ci.gates.migrations import Policy
 from azora_ci.steps.job import Job, application_tree, isolation_for, production_database
@@ -37,7 +37,7 @@ CLOCKS_DIFFER = timedelta(minutes=10)  # the store's clock may be ahead of ours:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(Deployment, Aws, DatabaseAccess, ImagePull, ProofPlace, Isolated, DockerDaemon, Policy):
+class Settings(Deployment, Aws, DatabaseAccess, ImagePull, Kubeconfig, ProofPlace, Isolated, DockerDaemon, Policy):
     """What database-backup reads."""
 
     proof: str | None = variable(

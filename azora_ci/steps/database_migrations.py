@@ -38,7 +38,7 @@ LOCK_PAUSE_SECONDS = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settings(settings.Deployment, settings.DatabaseAccess, settings.SshAccess, settings.Isolated):
+class Settings(settings.Deployment, settings.DatabaseAccess, settings.SshAccess, settings.Kubeconfig, settings.Isolated):
     """What database-migrations reads."""
 
     backup_max_age: int = variable(

@@ -189,14 +189,21 @@ def application_tree(job: Job[Any], ca_file: str | None) -> Iterator[Isolation]:
 
 @contextmanager
 def production_database(job: Job[Any], evidence: dict[str, Any]) -> Iterator[DatabaseUrl]:
-    """Yield the address of PROD_DATABASE_URL; with ``database.via_ssh`` it leads through a tunnel that stays open during the block.
+    """Yield the address of PROD_DATABASE_URL; where it leads through SSH or the cluster, that way stays open during the block.
 
-    The job's settings are ``DatabaseAccess`` and ``SshAccess``. ``evidence`` gets ``database_transport``, and ``host_keys`` from a tunnel.
-    Raises BadInputError, and the errors of ``reachable_database``.
+    The job's settings are ``DatabaseAccess``, ``SshAccess`` and ``Kubeconfig``. ``evidence`` gets ``database_transport``, and ``host_keys``
+    from SSH. Raises BadInputError, and the errors of ``reachable_database`` and ``forwarded_database``.
     """
     settings = job.settings
     url = DatabaseUrl.parse(settings.database_url.reveal()).with_transport(settings.database_ca, plain_accepted=settings.database_plain)
     job.log.add_secret(url.password)
+    if job.config.database_forward is not None:
+        from azora_ci.database.forward import forwarded_database
+
+        with forwarded_database(url, job.config, settings.kubeconfig_data, job.processes, job.clock) as reachable_url:
+            evidence["database_transport"] = reachable_url.protection.level
+            yield reachable_url
+        return
     if not job.config.database.via_ssh:
         evidence["database_transport"] = url.protection.level
         yield url

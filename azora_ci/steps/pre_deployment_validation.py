@@ -154,6 +154,10 @@ def variable_problems(job: Job[Settings]) -> list[Problem]:
     if job.config.database.via_ssh and values.get("DATABASE_VIA_SSH") != "true":
         what = "is not true, so that no job gets the secrets of database.via_ssh"
         problems.append(Problem("DATABASE_VIA_SSH", what, "set the variable to true, or take database.via_ssh out"))
+    in_cluster = job.config.target.kubernetes is not None and job.config.target.kubernetes.in_cluster
+    if job.config.database_forward and not in_cluster and values.get("DATABASE_VIA_KUBERNETES") != "true":
+        what = "is not true, so that no job gets the secret of target.kubernetes.database"
+        problems.append(Problem("DATABASE_VIA_KUBERNETES", what, "set the variable to true, or take the table out"))
     of_images = job.config.database.old_version and kind_of(job.config).artifact == IMAGES
     if of_images and values.get("MIGRATIONS_OLD_VERSION") != "true":
         what = "is not true, so that database-backup gets no login to pull the version in production"

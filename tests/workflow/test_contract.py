@@ -74,13 +74,24 @@ AT_A_KEYBOARD = {"ROLLOUT_DRY_RUN"}
 # A job gets these secrets only where a variable says that the job needs them.
 VIA_SSH = "${{{{ vars.DATABASE_VIA_SSH == 'true' && secrets.{} || '' }}}}"
 GOING_BACK = "${{{{ vars.ROLLBACK_ON_SMOKE_FAILURE == 'true' && secrets.{} || '' }}}}"
+VIA_KUBERNETES = VIA_SSH.replace("VIA_SSH", "VIA_KUBERNETES")
 EITHER = "${{{{ (vars.ROLLBACK_ON_SMOKE_FAILURE == 'true' || vars.DATABASE_VIA_SSH == 'true') && secrets.{} || '' }}}}"
 # Hosts pull with the login that pushes only where there is none that may only pull.
 UNLESS_PULL = "!secrets.PULL_USERNAME && "
 GOING_BACK_UNLESS_PULL = GOING_BACK.replace("secrets.{}", f"{UNLESS_PULL}secrets.{{}}")
 OLD_VERSION = "${{{{ vars.MIGRATIONS_OLD_VERSION == 'true' && secrets.{} || '' }}}}"
 OLD_VERSION_UNLESS_PULL = OLD_VERSION.replace("secrets.{}", f"{UNLESS_PULL}secrets.{{}}")
-GIVEN_WHERE_NEEDED = (VIA_SSH, GOING_BACK, EITHER, GOING_BACK_UNLESS_PULL, OLD_VERSION, OLD_VERSION_UNLESS_PULL)
+EITHER_KUBERNETES = EITHER.replace("VIA_SSH", "VIA_KUBERNETES")
+GIVEN_WHERE_NEEDED = (
+    VIA_SSH,
+    VIA_KUBERNETES,
+    GOING_BACK,
+    EITHER,
+    EITHER_KUBERNETES,
+    GOING_BACK_UNLESS_PULL,
+    OLD_VERSION,
+    OLD_VERSION_UNLESS_PULL,
+)
 READS_AWS = ["contents: read", "id-token: write"]
 SAYS_WHAT_SERVES = ["contents: read", "deployments: write", "id-token: write"]
 PERMISSIONS = {

@@ -36,6 +36,7 @@ OF_WORKFLOWS = {
     "AWS_RECORD_ROLE_ARN": "role of records and rollback (record-role.json); AWS_ROLE_ARN counts without it",
     "AWS_ROLE_ARN": "AWS role that GitHub's OIDC token for this environment may assume (sub repo:OWNER/NAME:environment:…)",
     "AWS_ROLE_SECONDS": "how long the role's session lasts, in seconds; a database that takes an hour to back up needs more",
+    "DATABASE_VIA_KUBERNETES": "true with target.kubernetes.database: hands KUBECONFIG_DATA to the jobs that reach the database",
     "DATABASE_VIA_SSH": "true with database.via_ssh: hands the SSH secrets (PROD_HOST, PROD_KEY, …) to the jobs that reach the database",
     "MIGRATIONS_OLD_VERSION": "true with [migrations.old_version]: hands the login that pulls images to database-backup, which tries them",
     "POSTGRESQL_MAJOR": "major version of the production database, such as 17, when the runner's image has another (ubuntu-24.04 has 16)",

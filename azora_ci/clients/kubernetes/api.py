@@ -6,21 +6,24 @@ Reads are repeated while the API server restarts. A change is repeated only wher
 
 from __future__ import annotations
 
+import base64
+import http.client
 import json
 import os
 import socket
 import ssl
-import threading
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import unquote, urlencode, urlsplit
 
-from azora_ci.clients.kubernetes.kubeconfig import ClusterAccess, ExecPlugin
+from azora_ci.clients.kubernetes.credentials import Credentials
+from azora_ci.clients.kubernetes.kubeconfig import ClusterAccess
 from azora_ci.clients.kubernetes.objects import Document
 from azora_ci.core.clock import Clock
 from azora_ci.core.documents import Limits, UnreadableError, expected_shape, read_json
-from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
+from azora_ci.core.environment import proxy_for
+from azora_ci.core.errors import AzoraError, NotTrueError, UnreachableError
 from azora_ci.core.process import Processes
 
 if TYPE_CHECKING:
@@ -30,7 +33,6 @@ MERGE, JSON_PATCH = "application/merge-patch+json", "application/json-patch+json
 LIMITS = Limits(size=64 * 1024 * 1024, values=4_000_000)  # a namespace with hundreds of Rollouts, with their managed fields
 SECONDS = 10.0  # for one request
 ATTEMPTS, WAIT, GROWTH = 8, 0.25, 1.6  # 16 s in all: an API server that restarts answers after 3 to 6 s
-PLUGIN_SECONDS = 60.0  # for a program that fetches credentials
 TEMPORARY = frozenset({429, 500, 502, 503, 504})
 
 
@@ -46,18 +48,21 @@ class ForbiddenError(NotTrueError):
     """The API server knows us, and does not allow this."""
 
 
+def bearer(token: str | None) -> dict[str, str]:
+    """Return the header that shows a token; nothing where there is none."""
+    return {"Authorization": f"Bearer {token}"} if token else {}
+
+
 class Api:
     """One API server. Safe in several threads."""
 
     def __init__(self, access: ClusterAccess, processes: Processes, clock: Clock) -> None:
-        self._access, self._processes, self._clock = access, processes, clock
-        self._token_lock = threading.Lock()
-        self._bought: str | None = None  # of the plug-in
+        self._access, self._clock = access, clock
+        self.credentials = Credentials(access, processes, clock)
+        self._proxy = access.proxy or proxy_for(access.server)
         self._pool: urllib3.PoolManager | None = None
         self._tls: ssl.SSLContext | None = None
         self._skew = timedelta(0)  # of this machine's clock behind the API server's
-        if access.token:
-            processes.log.add_secret(access.token)
 
     # --- requests ------------------------------------------------------------------------------------------------------
 
@@ -100,45 +105,44 @@ class Api:
         """Return what every path begins with, of an API server behind a gateway; mostly empty."""
         return urlsplit(self._access.server).path
 
-    def dial(self, _host: str, _port: int, timeout: float) -> socket.socket:
+    def dial(self, _host: str, _port: int, timeout: float) -> ssl.SSLSocket:
         """Return a TLS connection to the API server; see ``probes.Dial``."""
         server = urlsplit(self._access.server)
-        plain = socket.create_connection((server.hostname, server.port or 443), timeout)
+        host, port = str(server.hostname), server.port or 443
+        plain = self._through_proxy(host, port, timeout) if self._proxy else socket.create_connection((host, port), timeout)
         try:
-            return self._tls_context().wrap_socket(plain, server_hostname=server.hostname)
+            return self._tls_context().wrap_socket(plain, server_hostname=self._access.server_name or host)
         except BaseException:
             plain.close()
             raise
 
     def headers(self) -> dict[str, str]:
         """Return the headers that say who we are."""
-        token = self._token()
-        return {"Authorization": f"Bearer {token}"} if token else {}
+        return bearer(self.credentials.token())
 
     # --- inside --------------------------------------------------------------------------------------------------------
 
     def _send(self, method: str, path: str, body: Any = None, content_type: str = "application/json", *, repeat: bool = False) -> Document:
         data = None if body is None else json.dumps(body).encode()
-        renewed = False
         for attempt in self._clock.attempts(ATTEMPTS if repeat else 1, WAIT, growth=GROWTH):
             try:
-                status, answer = self._once(method, path, data, content_type)
+                token = self.credentials.token()
+                status, answer = self._once(method, path, data, content_type, token)
+                if status == 401 and self.credentials.refused(token):
+                    status, answer = self._once(method, path, data, content_type, self.credentials.token())
             except UnreachableError:
                 if attempt.last:
                     raise
                 continue
-            if status == 401 and not renewed and self._forget_token():
-                renewed = True
-                status, answer = self._once(method, path, data, content_type)
             if status in TEMPORARY and not attempt.last:
                 continue
-            return self._document(method, path, status, answer)
+            return self.document(method, path, status, answer)
         raise AssertionError("the last attempt returns or raises")
 
-    def _once(self, method: str, path: str, data: bytes | None, content_type: str) -> tuple[int, bytes]:
+    def _once(self, method: str, path: str, data: bytes | None, content_type: str, token: str | None) -> tuple[int, bytes]:
         import urllib3
 
-        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "azora-ci", **self.headers()}
+        headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "azora-ci", **bearer(token)}
         sent = self._clock.now()
         try:
             response = self._connections().request(
@@ -168,7 +172,8 @@ class Api:
         skew = server - sent
         self._skew = skew if abs(skew) > timedelta(seconds=2) else timedelta(0)
 
-    def _document(self, method: str, path: str, status: int, answer: bytes) -> Document:
+    def document(self, method: str, path: str, status: int, answer: bytes) -> Document:
+        """Return the document of an answer to a request. Raises the error that its status stands for."""
         place = f"{method} {self._access.server}{urlsplit(path).path}"
         try:
             with expected_shape(lambda problem: self._no_answer(place, status, problem)):
@@ -210,13 +215,23 @@ class Api:
             next_step="check that KUBECONFIG_DATA names an API server, and its state (kubectl get --raw /readyz)",
         )
 
+    def _through_proxy(self, host: str, port: int, timeout: float) -> socket.socket:
+        proxy = urlsplit(str(self._proxy))
+        if proxy.scheme != "http":
+            raise ConnectionError(f"connections through a proxy of the scheme {proxy.scheme} are not supported, only http")
+        connection = http.client.HTTPConnection(str(proxy.hostname), proxy.port or 80, timeout=timeout)
+        login = base64.b64encode(f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()).decode() if proxy.username else ""
+        connection.set_tunnel(host, port, {"Proxy-Authorization": f"Basic {login}"} if login else {})
+        connection.connect()
+        opened: socket.socket = connection.sock
+        return opened
+
     def _connections(self) -> urllib3.PoolManager:
         if self._pool is None:
             import urllib3
 
-            options: dict[str, Any] = {"ssl_context": self._tls_context(), "maxsize": 16}
-            proxy = self._access.proxy
-            self._pool = urllib3.ProxyManager(proxy, **options) if proxy else urllib3.PoolManager(**options)
+            options: dict[str, Any] = {"ssl_context": self._tls_context(), "maxsize": 16, "server_hostname": self._access.server_name}
+            self._pool = urllib3.ProxyManager(self._proxy, **options) if self._proxy else urllib3.PoolManager(**options)
         return self._pool
 
     def _tls_context(self) -> ssl.SSLContext:
@@ -232,53 +247,3 @@ class Api:
                     os.close(descriptor)
             self._tls = context
         return self._tls
-
-    # --- credentials ---------------------------------------------------------------------------------------------------
-
-    def _token(self) -> str | None:
-        if self._access.token_file is not None:
-            token = self._access.token_file.read_text(encoding="utf-8").strip()
-            self._processes.log.add_secret(token)
-            return token
-        if self._access.plugin is None:
-            return self._access.token
-        with self._token_lock:
-            if self._bought is None:
-                self._bought = self._buy(self._access.plugin)
-            return self._bought
-
-    def _forget_token(self) -> bool:
-        """Return whether another token can be had than the one that was refused."""
-        with self._token_lock:
-            self._bought = None
-        return self._access.plugin is not None or self._access.token_file is not None
-
-    def _buy(self, plugin: ExecPlugin) -> str:
-        info = {"apiVersion": plugin.api_version, "kind": "ExecCredential", "spec": {"interactive": False}}
-        env = {**plugin.env, "KUBERNETES_EXEC_INFO": json.dumps(info)}
-        child = self._processes.start(plugin.argv, env=env, stdout_pipe=True)  # its output holds the token, and is not logged
-        assert child.stdout is not None  # noqa: S101 - a pipe was asked for
-        timer = threading.Timer(PLUGIN_SECONDS, child.end)
-        timer.start()
-        try:
-            output = child.stdout.read(LIMITS.size)
-            code = child.wait(PLUGIN_SECONDS)
-        finally:
-            timer.cancel()
-            child.end()
-        problem = _plugin_problem(plugin, code, child.stderr_text)
-        with expected_shape(lambda _: problem):
-            token = read_json(output)["status"]["token"]
-        if code != 0 or not isinstance(token, str):
-            raise problem
-        self._processes.log.add_secret(token)
-        return token
-
-
-def _plugin_problem(plugin: ExecPlugin, code: int, stderr: str) -> BadInputError:
-    return BadInputError(
-        "The kubeconfig's program gives no token",
-        what=f"exit code {code}; standard error: {stderr.strip()[-500:] or '(none)'}",
-        where=f"users.exec.command of KUBECONFIG_DATA: {plugin.argv[0]}",
-        next_step="the program gets no secret of the job: name in users.exec.env what it needs, and have it in the runner's PATH",
-    )

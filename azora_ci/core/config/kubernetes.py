@@ -36,10 +36,20 @@ class CounterSettings:
 
 
 @dataclass(frozen=True)
+class ForwardSettings:
+    """A port of a pod that leads to the database: of a pod by name, or of one that a Service selects (``port`` is the pod's, too)."""
+
+    namespace: str
+    port: int
+    service: str | None = None
+    pod: str | None = None
+
+
+@dataclass(frozen=True)
 class KubernetesSettings:
     """The namespace and its Rollouts by service id; the context of the kubeconfig (None: its current one) or the pod's own account;
     how pods are probed; seconds of the lease after which a dead runner's release is taken back; the API server as the Argo Rollouts
-    controller reaches it; what the names of our own objects begin with.
+    controller reaches it; what the names of our own objects begin with; the way to the database (None: not through the cluster).
     """
 
     namespace: str
@@ -51,6 +61,7 @@ class KubernetesSettings:
     api_server: str = IN_CLUSTER_API
     name: str = "azora"
     counters: CounterSettings | None = None
+    database: ForwardSettings | None = None
 
 
 def parse(table: Mapping[str, Any] | None) -> KubernetesSettings | None:
@@ -69,11 +80,14 @@ def parse(table: Mapping[str, Any] | None) -> KubernetesSettings | None:
     for name, entry in services.items():
         if (other := taken.setdefault(entry["rollout"], name)) != name:
             raise ValueError(f"target.kubernetes.services.{name}.rollout: {entry['rollout']} is that of {other}, too")
-    counters = table.get("counters")
-    plain = {key: value for key, value in table.items() if key not in {"services", "counters"}}
+    counters, database = table.get("counters"), table.get("database")
+    if database and ("service" in database) == ("pod" in database):
+        raise ValueError("target.kubernetes.database: names a service or a pod, and not both")
+    plain = {key: value for key, value in table.items() if key not in {"services", "counters", "database"}}
     return KubernetesSettings(
         rollouts={name: RolloutNames(**entry) for name, entry in services.items()},
         counters=CounterSettings(**counters) if counters else None,
+        database=ForwardSettings(**{"namespace": table["namespace"], "port": 5432, **database}) if database else None,
         **plain,
     )
 

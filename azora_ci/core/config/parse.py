@@ -112,6 +112,8 @@ def _parse(document: dict[str, Any]) -> DeployConfig:
         raise ValueError("edge.config_dir: is required by target.kind local_processes")
     kinds.check(document["services"])
     if target.kind == "kubernetes":
+        if target.kubernetes and target.kubernetes.database and document["database"].get("via_ssh"):
+            raise ValueError("target.kubernetes.database: database.via_ssh leads to the database already; remove one of them")
         kubernetes.check(target.kubernetes, document["services"])
     _check_redirect(document)
     _check_calls(document["services"])

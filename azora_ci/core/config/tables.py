@@ -9,7 +9,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from azora_ci.core.config.calendar import CalendarSettings
-from azora_ci.core.config.kubernetes import KubernetesSettings
+from azora_ci.core.config.kubernetes import ForwardSettings, KubernetesSettings
 from azora_ci.core.config.old_version import OldVersionSettings
 from azora_ci.core.variables import Secret
 
@@ -351,6 +351,11 @@ class DeployConfig:
     smoke: tuple[SmokeEndpoint, ...]
     services: tuple[Service, ...]
     calendar: CalendarSettings | None = None
+
+    @property
+    def database_forward(self) -> ForwardSettings | None:
+        """Return the way to the database through the cluster, None where it is reached otherwise."""
+        return self.target.kubernetes.database if self.target.kind == "kubernetes" and self.target.kubernetes else None
 
     @property
     def web(self) -> tuple[Service, ...]:

@@ -151,6 +151,7 @@ class Processes:
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
+        only_env: Mapping[str, str] | None = None,
         cwd: Path | None = None,
         stdin: bool | int = False,
         stdout_pipe: bool = False,
@@ -160,12 +161,13 @@ class Processes:
     ) -> Child:
         """Start a command and return at once. ``stdout_pipe``: its standard output is a binary pipe for the caller.
 
-        ``user`` is a numeric user id to run as. ``stdin`` True makes a binary pipe; an integer is a file descriptor. ``stderr_filter``
+        ``env`` is added to the environment without secrets; ``only_env`` is all that the child gets, where given. ``user`` is a numeric
+        user id to run as. ``stdin`` True makes a binary pipe; an integer is a file descriptor. ``stderr_filter``
         returns what may be kept of a line of standard error. The caller ends the child (``Child.end``) or leaves that to ``end_all``.
         Raises BadInputError when the program cannot be started.
         """
         stdin_source = subprocess.PIPE if stdin is True else subprocess.DEVNULL if stdin is False else stdin
-        variables = child_environment(env, self._withheld)
+        variables = child_environment(env, self._withheld) if only_env is None else only_env
         child = self._spawn(argv, argv, Child, env=variables, cwd=cwd, stdin=stdin_source, user=user)
         self._pump_both(child, echo=echo, but_not_stdout=stdout_pipe, stderr_filter=stderr_filter)
         return child

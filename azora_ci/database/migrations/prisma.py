@@ -130,8 +130,9 @@ def through_tunnel(text: str, tunnel_port: int | None) -> str:
         raise BadInputError(
             "Migrations cannot verify the server's name through a tunnel",
             what="the connection string asks for verify-full or sslaccept=strict, and the migrate command connects to 127.0.0.1",
-            where="PROD_DATABASE_URL, with database.via_ssh",
-            next_step="use sslmode=require: SSH leads to a host whose key is known; or let the runner reach the database itself",
+            where="PROD_DATABASE_URL, with database.via_ssh or target.kubernetes.database",
+            next_step="use sslmode=require: SSH leads to a host whose key is known, and a cluster to the pod that is named; or let the "
+            "runner reach the database itself",
         )
     remaining = "&".join(part for part in parameters if part.partition("=")[0] not in {"host", "port", "hostaddr"})
     return f"{credentials}{at_sign}127.0.0.1:{tunnel_port}/{location.partition('/')[2]}{question_mark}{remaining}"

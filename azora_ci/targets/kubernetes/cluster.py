@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from azora_ci.clients.kubernetes import kubeconfig
 from azora_ci.clients.kubernetes.api import Api
+from azora_ci.clients.kubernetes.kubeconfig import access_of
 from azora_ci.core.config import DeployConfig, KubernetesSettings
-from azora_ci.core.environment import process_environment
 from azora_ci.core.errors import BadInputError
 from azora_ci.targets.base import TargetContext
+
+HINT = "set it to the kubeconfig of the account that edge install makes, or in_cluster for a runner in a pod"
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Names:
     def deployer(self) -> str:
         """Return the name of the account of our jobs and of its role."""
         return f"{self.settings.name}-deployer"
+
+    @property
+    def database(self) -> str:
+        """Return the name of the role that lets our account reach the database, in the database's namespace, and of its binding."""
+        return f"{self.settings.name}-database"
 
     def core(self, kind: str) -> str:
         """Return the path of a kind of the core API, such as ``pods``."""
@@ -76,15 +82,6 @@ def settings_of(config: DeployConfig) -> KubernetesSettings:
 
 def connect(context: TargetContext) -> Api:
     """Return the API server, to which nothing is sent yet. Raises BadInputError when the access does not suffice."""
-    settings = settings_of(context.config)
-    if settings.in_cluster:
-        return Api(kubeconfig.in_cluster(process_environment()), context.processes, context.clock)
-    data = context.access.kubeconfig_data if context.access else None
-    if data is None:
-        raise BadInputError(
-            "No access to the cluster",
-            what="KUBECONFIG_DATA is not set",
-            where="secrets of the environment",
-            next_step="set it to the kubeconfig of the account that edge install makes, or in_cluster for a runner in a pod",
-        )
-    return Api(kubeconfig.parse(data.reveal(), settings.context), context.processes, context.clock)
+    kubeconfig = context.access.kubeconfig_data if context.access else None
+    access = access_of(settings_of(context.config), kubeconfig, HINT)
+    return Api(access, context.processes, context.clock)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 from azora_ci.clients.kubernetes.api import Api
 from azora_ci.clients.kubernetes.objects import member
@@ -29,10 +29,14 @@ def findings(context: TargetContext) -> Iterator[Finding]:
         yield failed("API server", error)
         return
     yield Finding("API server", True, f"{api.host} answers, Kubernetes {version.get('gitVersion')}")
-    missing = _missing_rights(api, names)
+    missing = _missing(api, settings.namespace, manifests.rights(names, proxy=settings.probes == PROXY))
     yield Finding(
         "rights", not missing, f"missing: {', '.join(missing)}" if missing else "every verb that a deployment uses is allowed", INSTALL
     )
+    if settings.database is not None:
+        lacking = _missing(api, settings.database.namespace, manifests.rights_to_database(settings.database))
+        detail = f"missing: {', '.join(lacking)}" if lacking else "every verb that reaches the database is allowed"
+        yield Finding("rights to the database", not lacking, f"{detail}, in namespace {settings.database.namespace}", INSTALL)
     if missing:
         return
     try:
@@ -69,13 +73,13 @@ def _counted(prometheus: Prometheus, given: Mapping[str, str]) -> Finding:
     return Finding(name, bool(requests), detail, step, stops=False)
 
 
-def _missing_rights(api: Api, names: Names) -> list[str]:
-    """Return the rights that our account lacks, as the API server judges them itself."""
+def _missing(api: Api, namespace: str, needed: Iterable[manifests.Right]) -> list[str]:
+    """Return the rights in a namespace that our account lacks, as the API server judges them itself."""
     missing = []
-    for right in manifests.rights(names, proxy=names.settings.probes == PROXY):
+    for right in needed:
         resource, _, subresource = right.resource.partition("/")
         attributes = {
-            "namespace": names.settings.namespace,
+            "namespace": namespace,
             "verb": right.verb,
             "group": right.group,
             "resource": resource,

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from azora_ci.clients.kubernetes.objects import Document
+from azora_ci.core.config import ForwardSettings
 from azora_ci.targets.kubernetes.cluster import Names
 
 HEARTBEAT_SECONDS = 3  # between two looks of the controller at the lease, by which we see that it runs
@@ -43,28 +44,31 @@ def rights(names: Names, *, proxy: bool) -> tuple[Right, ...]:
     return (*needed, Right("", "pods/proxy", "get")) if proxy else tuple(needed)
 
 
+def rights_to_database(forward: ForwardSettings) -> tuple[Right, ...]:
+    """Return every right, in the database's namespace, with which a port is forwarded to it.
+
+    A WebSocket begins with a GET, for which Kubernetes up to 1.34 demands ``get`` and later ones ``create``, too.
+    """
+    forwarding = tuple(Right("", "pods/portforward", verb, forward.pod or "") for verb in ("create", "get"))
+    if forward.service is None:
+        return forwarding
+    return (Right("", "services", "get", forward.service), Right("", "pods", "list"), *forwarding)
+
+
 def objects(names: Names, *, proxy: bool) -> list[tuple[str, Document]]:
     """Return (path of its kind, object) of everything that ``edge install`` makes, in order."""
-    rbac, namespace = "rbac.authorization.k8s.io/v1", names.settings.namespace
-    roles, bindings = names.group(rbac, "roles"), names.group(rbac, "rolebindings")
+    namespace = names.settings.namespace
     reader = [{"apiGroups": ["coordination.k8s.io"], "resources": ["leases"], "verbs": ["get"], "resourceNames": [names.lease]}]
     made: list[tuple[str, Document]] = []
     for account, granted in ((names.reader, reader), (names.deployer, rules(rights(names, proxy=proxy)))):
         meta = {"name": account, "namespace": namespace}
         made += [
             (names.core("serviceaccounts"), {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": meta}),
-            (roles, {"apiVersion": rbac, "kind": "Role", "metadata": meta, "rules": granted}),
-            (
-                bindings,
-                {
-                    "apiVersion": rbac,
-                    "kind": "RoleBinding",
-                    "metadata": meta,
-                    "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "Role", "name": account},
-                    "subjects": [{"kind": "ServiceAccount", "name": account, "namespace": namespace}],
-                },
-            ),
+            *_granted(account, namespace, granted, {"kind": "ServiceAccount", **meta}),
         ]
+    if (forward := names.settings.database) is not None:
+        subject = {"kind": "ServiceAccount", "name": names.deployer, "namespace": namespace}
+        made += _granted(names.database, forward.namespace, rules(rights_to_database(forward)), subject)
     secret = {
         "apiVersion": "v1",
         "kind": "Secret",
@@ -81,6 +85,16 @@ def objects(names: Names, *, proxy: bool) -> list[tuple[str, Document]]:
     made.append((names.core("configmaps"), {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": names.journal}}))
     made.append((names.group("argoproj.io/v1alpha1", "analysistemplates"), watch(names)))
     return made
+
+
+def _granted(name: str, namespace: str, granted: list[Document], subject: Document) -> list[tuple[str, Document]]:
+    """Return a role and its binding."""
+    group, meta = "rbac.authorization.k8s.io", {"name": name, "namespace": namespace}
+    path = f"/apis/{group}/v1/namespaces/{namespace}"
+    role = {"apiVersion": f"{group}/v1", "kind": "Role", "metadata": meta, "rules": granted}
+    reference = {"apiGroup": group, "kind": "Role", "name": name}
+    binding = {"apiVersion": f"{group}/v1", "kind": "RoleBinding", "metadata": meta, "roleRef": reference, "subjects": [subject]}
+    return [(f"{path}/roles", role), (f"{path}/rolebindings", binding)]
 
 
 def rules(needed: tuple[Right, ...]) -> list[Document]:
