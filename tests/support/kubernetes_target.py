@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import sys
 import threading
 import time
 import uuid
@@ -72,6 +73,8 @@ class World:
     inconclusive: str = "pass"
     timeout: float = 60.0
     canary: dict[str, Any] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
+    clock: Clock = field(default_factory=Clock)  # of the runner
     namespace: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:8]}")
 
     def __post_init__(self) -> None:
@@ -85,8 +88,6 @@ class World:
     def image(self, behaviour: str) -> str:
         """Return the digest of the application."""
         path = self.folder / f"app-{behaviour}"
-        import sys
-
         path.write_text(APP.format(python=sys.executable, behaviour=behaviour))
         path.chmod(0o755)
         return self.cluster.image(path).partition("@")[2]
@@ -115,6 +116,7 @@ class World:
             "selector": {"matchLabels": {"app": name}},
             "template": {"metadata": {"labels": {"app": name}}, "spec": {"terminationGracePeriodSeconds": 3, "containers": [container]}},
             "strategy": {"canary": {"steps": STEPS, **(routing if self.routed else {}), **self.canary}},
+            **self.spec,
         }
         documents: list[dict[str, Any]] = [
             {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": {"name": name}, "spec": spec}
@@ -162,7 +164,7 @@ class World:
         return config.load(path)
 
     def context(self, kubeconfig: Path | None = None, **changes: Any) -> TargetContext:
-        clock = Clock()
+        clock = self.clock
         processes = Processes(JobLog(Actions(stream=self.log), clock))
         access = load(ProductionHosts, {"KUBECONFIG_DATA": (kubeconfig or self.cluster.kubeconfig).read_text()})
         assert isinstance(access.kubeconfig_data, Secret)

@@ -35,6 +35,7 @@ class RolloutState:
     current: str
     step: int
     held: bool  # in a pause without an end
+    undecided: bool  # in a pause for an analysis without a verdict: a person decides
     aborted: bool  # the controller took it back
     weight: int | None
     stable_weight: int | None
@@ -60,6 +61,23 @@ class RolloutState:
     def finished(self) -> bool:
         """Return whether its newest template has everything, and no step is left."""
         return self.settled and self.phase == "Healthy" and bool(self.stable) and self.stable == self.current and not self.weight
+
+    @property
+    def background(self) -> str | None:
+        """Return the name of the AnalysisRun that goes on beside its steps."""
+        name: str | None = member(self.document, "status", "canary", "currentBackgroundAnalysisRunStatus", "name")
+        return name
+
+    @property
+    def free(self) -> bool:
+        """Return whether it waits for us, and for nobody else."""
+        return self.settled and self.held and not self.undecided
+
+    @property
+    def analysing(self) -> bool:
+        """Return whether it is in a step that is an analysis, which measures still."""
+        inline = self.step < len(self.steps) and "analysis" in self.steps[self.step]
+        return inline and self.settled and self.phase == "Progressing"
 
     def held_at(self, percent: int) -> bool:
         """Return whether it waits at this weight, which traffic has where it is routed."""
@@ -95,6 +113,7 @@ def state(document: Document) -> RolloutState:
     status, meta = document.get("status") or {}, document["metadata"]
     weights = member(status, "canary", "weights") or {}
     pauses = status.get("pauseConditions") or []
+    reasons = {pause.get("reason") for pause in pauses}
     observed = str(meta.get("generation")) == str(status.get("observedGeneration"))
     return RolloutState(
         name=meta["name"],
@@ -104,7 +123,8 @@ def state(document: Document) -> RolloutState:
         stable=status.get("stableRS", ""),
         current=status.get("currentPodHash", ""),
         step=status.get("currentStepIndex") or 0,
-        held=any(pause.get("reason") == "CanaryPauseStep" for pause in pauses),
+        held="CanaryPauseStep" in reasons,
+        undecided="InconclusiveAnalysisRun" in reasons,
         aborted=bool(status.get("abort") and status.get("abortedAt")),
         weight=member(weights, "canary", "weight"),
         stable_weight=member(weights, "stable", "weight"),
@@ -247,6 +267,7 @@ def go_on(seen: RolloutState, token: str) -> list[Document]:
         _if_fenced(token),
         {"op": "test", "path": "/status/currentPodHash", "value": seen.current},
         {"op": "test", "path": "/status/currentStepIndex", "value": seen.step},
+        {"op": "test", "path": "/status/pauseConditions", "value": seen.document["status"]["pauseConditions"]},
         {"op": "remove", "path": "/status/pauseConditions"},
     ]
 

@@ -24,7 +24,7 @@ from azora_ci.health.workers import WorkerState
 from azora_ci.targets import proofs, workers
 from azora_ci.targets.base import AbortResult, Instance, LockHolder, Observation, Owner, TargetContext
 from azora_ci.targets.journal import DEPLOYING, PROMOTED, Deployed, History
-from azora_ci.targets.kubernetes import install, pods, rollouts
+from azora_ci.targets.kubernetes import manifests, pods, rollouts
 from azora_ci.targets.kubernetes.cluster import Names, connect, settings_of
 from azora_ci.targets.kubernetes.counters import Prometheus
 from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
@@ -38,6 +38,7 @@ from azora_ci.targets.release import Release
 PROBE_SECONDS = 5.0  # for the answers of the version before, after going back
 RETURN_SECONDS, HURRIED_SECONDS = 120.0, 4.0  # for going back: normally (pods may have to be started again), and in a cancelled run
 REST_SECONDS = 15.0  # for Rollouts to come to rest before a plan says that they are not
+BEYOND = 101  # percent: no weight is as high
 PROOF_SECONDS = 2.0  # in which no request may reach the new version, where requests are counted
 
 
@@ -90,7 +91,8 @@ class Kubernetes:
         elif self._lock.taken_over:
             self._say(f"took over the lock of {self._lock.taken_over}: it was not renewed any more")
         try:
-            yield
+            with self._fleet.others.pulse():
+                yield
         finally:
             with undisturbed():
                 self._fleet.lock = None
@@ -120,7 +122,7 @@ class Kubernetes:
 
     def install_edge(self, owner: Owner, listen: str | None) -> str:  # noqa: ARG002 - the router and its port are the cluster's
         """Have the lease's reader, its AnalysisTemplate and the account of our jobs, and each Rollout name the template."""
-        return install.install(self._api, self._names, self._fleet.states())
+        return manifests.install(self._api, self._names, self._fleet.states())
 
     def edge_secret(self) -> str | None:
         """Return None: the cluster's router proves nothing about who answers."""
@@ -201,12 +203,7 @@ class Kubernetes:
         def reached(_service: str, seen: RolloutState) -> bool:
             return seen.release == release.id and (seen.held_at(percent) or seen.finished)
 
-        def advance(service: str, seen: RolloutState) -> None:
-            self._require_ours(release, seen)
-            if seen.settled and seen.held and seen.percent < percent:
-                self._fleet.change(service, lambda now, token: rollouts.go_on(now, token) if now.step == seen.step and now.held else None)
-            self._lock.renew()
-
+        advance = self._advance(release, percent)
         states = self._fleet.await_all(started, reached, advance, seconds=self._context.health_timeout, purpose=f"at {percent} %")
         self._note_hashes(release, states)
         for seen in states.values():
@@ -246,20 +243,31 @@ class Kubernetes:
                 noted = {**kept, **proofs.noted(self._config.service(service)), "hash": states[service].current}
                 self._note("instance", release.id, service=service, number=NUMBER, **noted)
 
-    def _require_ours(self, release: Release, seen: RolloutState) -> None:
-        """Raise NotTrueError when a Rollout has another template by now, or was taken back in the cluster."""
-        if seen.release != release.id:
-            detail, title = f"its template is of {seen.release or 'no deployment of ours'} now: {seen.text}", "Somebody changed a Rollout"
-        elif (seen.document.get("status") or {}).get("abort"):
-            title, detail = "A Rollout was taken back in the cluster", f"by Argo Rollouts, an analysis or a person: {seen.text}"
-        else:
-            return
-        raise NotTrueError(
-            title,
-            what=f"{seen.name}: {detail}",
-            where=f"{self._settings.namespace}/{seen.name}",
-            next_step="find out who did it and why (kubectl describe rollout, analysisruns); all services go back together",
-        )
+    def _advance(self, release: Release, percent: int) -> Callable[[str, RolloutState], None]:
+        """Return what ends the pauses before a weight, but for one in which a person is to decide."""
+        waits: set[str] = set()
+
+        def advance(service: str, seen: RolloutState) -> None:
+            self._fleet.others.require_ours(release, seen)
+            if seen.free and seen.percent < percent:
+                self._fleet.change(service, lambda now, token: rollouts.go_on(now, token) if now.step == seen.step and now.free else None)
+            elif (seen.undecided or seen.analysing) and service not in waits:
+                waits.add(service)
+                self._say_waits(seen)
+            self._lock.renew()
+
+        return advance
+
+    def _say_waits(self, seen: RolloutState) -> None:
+        reason = "has no verdict: Argo pauses until a person decides (kubectl argo rollouts promote, or abort)"
+        text = reason if seen.undecided else "measures: its end is waited for"
+        lines = [f"{seen.name}: an analysis of its own {text}", *self._analyses(seen)]
+        self.notes += lines if seen.undecided else []
+        for line in lines:
+            self._say(line)
+
+    def _analyses(self, *states: RolloutState) -> list[str]:
+        return [each.text for each in self._fleet.others.analyses([seen.current for seen in states])]
 
     def run_once(self, service_id: str, release: Release) -> None:
         """Raise NotTrueError: the configuration refuses jobs and singletons on this target."""
@@ -278,35 +286,30 @@ class Kubernetes:
         states = self._fleet.await_all(
             services,
             lambda _, seen: seen.settled,
-            lambda _, seen: self._require_ours(release, seen),
+            lambda _, seen: self._fleet.others.require_ours(release, seen),
             seconds=REST_SECONDS,
             purpose="settled",
         )
         bases = facts_of(self.current().releases[release.id], "base")
         expected = Expected(release, percent, frozenset(states) - frozenset(bases))
         for service, seen in states.items():
-            self._require_ours(release, seen)
+            self._fleet.others.require_ours(release, seen)
             if not expected.holds(service, seen):
-                raise self._moved(seen, percent)
+                raise self._fleet.others.moved(seen, percent)
         self._expected = expected
         return self._releases.weights(states)
 
-    def _moved(self, seen: RolloutState, percent: int) -> NotTrueError:
-        return NotTrueError(
-            "Somebody moved a Rollout",
-            what=f"it was left waiting at {percent} %, and is not there any more: {seen.text}",
-            where=f"{self._settings.namespace}/{seen.name}",
-            next_step="find out who promoted or changed it (kubectl describe rollout); all services go back together",
-        )
-
     def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
-        """Store a stage's evidence in the journal."""
+        """Store a stage's evidence in the journal, and show what analyses of users say by now."""
         self._note("stage", release.id, stage=dict(evidence))
+        for line in self._analyses(*self._fleet.states().values()):
+            self._say(line)
 
     def promote(self, release: Release) -> None:
         """Note the promotion, so that a rerun goes forward from then on, and end the last pause of every Rollout."""
         self._expected = None
         self._lock.renew()
+        self.notes += self._analyses(*self._fleet.states().values())
         self._lock.stop_watch()  # before the note: from the note on Argo Rollouts must not undo it
         if self.current().releases[release.id].outcome != PROMOTED:
             self._note("promote", release.id)
@@ -314,13 +317,8 @@ class Kubernetes:
         def promoted(_service: str, seen: RolloutState) -> bool:
             return seen.release == release.id and seen.finished
 
-        def advance(service: str, seen: RolloutState) -> None:
-            self._require_ours(release, seen)
-            if seen.settled and seen.held:
-                self._fleet.change(service, lambda now, token: rollouts.go_on(now, token) if now.step == seen.step and now.held else None)
-            self._lock.renew()
-
         services = [service.id for service in self._config.staged]
+        advance = self._advance(release, BEYOND)
         self._fleet.await_all(services, promoted, advance, seconds=self._context.health_timeout, purpose="promoted")
 
     def remove(self, release_id: str) -> None:
@@ -378,10 +376,10 @@ class Kubernetes:
         states, history = self._fleet.states(), self.current()
         if self._expected is not None:
             for service, seen in states.items():
-                self._require_ours(self._expected.release, seen)
+                self._fleet.others.require_ours(self._expected.release, seen)
                 if seen.settled and not self._expected.holds(service, seen):
-                    raise self._moved(seen, self._expected.percent)
-            self._fleet.heartbeat(states)
+                    raise self._fleet.others.moved(seen, self._expected.percent)
+            self._fleet.require_controller()
         shown = self._releases.shown(history, states)
         counters = self._releases.counters([deployed.id for deployed in shown])
         return Observation(counters, self._releases.weights(states), self._releases.troubled(shown))
@@ -395,4 +393,6 @@ class Kubernetes:
         self._context.log.say(line)
 
     def _explain(self, _service: str, seen: RolloutState) -> str:
+        if seen.undecided:
+            return "; ".join(("an analysis has no verdict", *self._analyses(seen)))
         return pods.explain(self._pods.of([seen.current])[seen.current]) if seen.current else ""
