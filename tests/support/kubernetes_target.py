@@ -74,14 +74,15 @@ class World:
     timeout: float = 60.0
     canary: dict[str, Any] = field(default_factory=dict)
     spec: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[dict[str, Any], ...] = ()  # objects that are there before the Rollouts
     clock: Clock = field(default_factory=Clock)  # of the runner
     namespace: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:8]}")
 
     def __post_init__(self) -> None:
         self.log = io.StringIO()
         self.digests = {name: self.image(name) for name in ("good", "sick", "later-sick")}
-        for service in self.services:
-            self.cluster.apply(self.manifests(service), self.namespace)
+        for text in (*map(json.dumps, self.needs), *map(self.manifests, self.services)):
+            self.cluster.apply(text, self.namespace)
         for service in self.services:
             self.wait_healthy(service)
 
@@ -104,7 +105,13 @@ class World:
         name = self.rollout_name(service)
         probe = {"httpGet": {"path": "/health", "port": 8080}}
         image = f"registry.example/{service}@{self.digests['good']}"
-        container = {"name": "app", "image": image, "ports": [{"containerPort": 8080}], "readinessProbe": probe}
+        container = {
+            "name": "app",
+            "image": image,
+            "ports": [{"containerPort": 8080}],
+            "readinessProbe": probe,
+            "env": [{"name": "URL", "value": "a&b<é>"}],
+        }
         routing = {
             "trafficRouting": {"nginx": {"stableIngress": name}},
             "stableService": f"{name}-stable",

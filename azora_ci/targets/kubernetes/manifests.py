@@ -162,8 +162,7 @@ def install(api: Api, names: Names, states: Mapping[str, RolloutState]) -> str:
         analysis = member(seen.document, "spec", "strategy", "canary", "analysis")
         value = {**(analysis or {}), "templates": [entry, *(templates or [])]}
         value.pop("startingStep", None)
-        condition = {"op": "test", "path": "/metadata/resourceVersion", "value": seen.document["metadata"]["resourceVersion"]}
-        api.patch(f"{names.rollouts}/{seen.name}", [condition, {"op": "add", "path": ANALYSIS, "value": value}])
+        api.patch(f"{names.rollouts}/{seen.name}", [rollouts.unchanged(seen.document), {"op": "add", "path": ANALYSIS, "value": value}])
         lines.append(f"✓ Rollout {seen.name} names it: write spec.strategy.canary.analysis = {json.dumps(value)} into its manifest, too")
     text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [document for _, document in made]}, indent=1)
     lines.append(f"The account of our jobs is {names.deployer}; make its kubeconfig the secret KUBECONFIG_DATA. What was applied:\n{text}")

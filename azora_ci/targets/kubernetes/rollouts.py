@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from azora_ci.clients.kubernetes.objects import Document, annotation, member
 from azora_ci.core.config import KubernetesSettings, RolloutNames
@@ -15,8 +16,9 @@ from azora_ci.core.pipeline import STAGES
 
 FENCE, RELEASE, VERSION = "azora-ci/fence", "azora-ci/deployment-id", "azora-ci/version"  # annotations: of a Rollout; of its pods
 HASH_LABEL = "rollouts-pod-template-hash"
-REVISION = "rollout.argoproj.io/revision"
+SCALE_DOWN = "scale-down-deadline"  # annotation of an old ReplicaSet
 PERCENTS = tuple(percent for _, percent in STAGES)
+FEWEST_REVISIONS = 2  # what was before, and a release that was taken back since
 SCALE_DOWN_SECONDS = 30  # Argo's default of scaleDownDelaySeconds
 GIVEN = ("DEPLOYMENT_ID", "SERVICE", "VERSION")  # variables that every target tells an instance; HOST and PORT are the manifest's
 
@@ -191,15 +193,31 @@ def remarks(document: Document, names: RolloutNames, window_minutes: float) -> I
         yield f"{names.rollout}: its own analysis ({', '.join(map(str, analyses))}) may take it back, too"
     if not names.stable_service:
         yield f"{names.rollout}: traffic is not routed: shares are those of its {member(document, 'spec', 'replicas')} pods, rounded up"
-    kept = canary.get("scaleDownDelaySeconds", SCALE_DOWN_SECONDS)
+    kept = canary.get("scaleDownDelaySeconds", SCALE_DOWN_SECONDS) if names.stable_service else 0
     if kept < window_minutes * 60:
-        history = member(document, "spec", "revisionHistoryLimit")
+        change = f"write scaleDownDelaySeconds: {window_minutes * 60:.0f} to have it warm all the while"
         yield (
-            f"{names.rollout}: the version before runs for {kept} s after the promotion (scaleDownDelaySeconds); going back later, within "
-            f"the window of {window_minutes:g} minutes, first starts it again from its ReplicaSet ({history or 10} are kept)"
+            f"{names.rollout}: the version before runs for {kept} s after the promotion; going back later, within the window of "
+            f"{window_minutes:g} minutes, first starts it again from its ReplicaSet; "
+            f"{change if names.stable_service else 'without trafficRouting nothing keeps it warm'}"
+        )
+    history = member(document, "spec", "revisionHistoryLimit")
+    if history is not None and history < FEWEST_REVISIONS:
+        yield (
+            f"{names.rollout}: revisionHistoryLimit is {history}: one release that is taken back, and there is nothing left to go back to "
+            f"from what serves; write revisionHistoryLimit: {FEWEST_REVISIONS} or more"
         )
     if canary.get("dynamicStableScale"):
         yield f"{names.rollout}: dynamicStableScale stops pods of the version before while shares move: going back starts them again"
+
+
+def runs_until(replica_set: Document, document: Document, now: datetime) -> str:
+    """Return until when (RFC 3339) the pods of an old ReplicaSet of a Rollout run on; the controller notes it a moment after promoting."""
+    noted: str | None = member(replica_set, "metadata", "annotations", SCALE_DOWN)
+    stopped = not member(replica_set, "spec", "replicas") or not member(document, "spec", "strategy", "canary", "trafficRouting")
+    delay = member(document, "spec", "strategy", "canary", "scaleDownDelaySeconds")
+    seconds = 0 if stopped else SCALE_DOWN_SECONDS if delay is None else delay
+    return noted if noted and not stopped else (now + timedelta(seconds=seconds)).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def container_index(document: Document, container: str) -> int | None:
@@ -232,10 +250,22 @@ def stamped(document: Document, token: str) -> list[Document]:
     annotations = member(document, "metadata", "annotations")
     if annotations is not None and FENCE in annotations:
         return [_if_fenced(annotations[FENCE]), {"op": "replace", "path": annotation(FENCE), "value": token}]
-    same = {"op": "test", "path": "/metadata/resourceVersion", "value": document["metadata"]["resourceVersion"]}
     if annotations is None:
-        return [same, {"op": "add", "path": "/metadata/annotations", "value": {FENCE: token}}]
-    return [same, {"op": "add", "path": annotation(FENCE), "value": token}]
+        return [unchanged(document), {"op": "add", "path": "/metadata/annotations", "value": {FENCE: token}}]
+    return [unchanged(document), {"op": "add", "path": annotation(FENCE), "value": token}]
+
+
+def unchanged(document: Document) -> Document:
+    """Return the condition that an object is as it was read.
+
+    Its version is compared, and not its texts: the API server compares JSON as it is written, and writes ``<``, ``>`` and ``&`` as escapes.
+    """
+    return {"op": "test", "path": "/metadata/resourceVersion", "value": document["metadata"]["resourceVersion"]}
+
+
+def _same_spec(document: Document) -> Document:
+    """Return the condition that nobody has changed the spec since it was read; for its texts see ``unchanged``."""
+    return {"op": "test", "path": "/metadata/generation", "value": document["metadata"]["generation"]}
 
 
 def _if_fenced(token: str) -> Document:
@@ -254,7 +284,7 @@ def start(document: Document, token: str, container: int, image: str, given: Map
     env = [each for each in template["spec"]["containers"][container].get("env") or () if each["name"] not in given]
     return [
         _if_fenced(token),
-        {"op": "test", "path": "/spec/template", "value": template},
+        _same_spec(document),
         {"op": "replace", "path": f"{base}/image", "value": image},
         {"op": "add", "path": f"{base}/env", "value": [*env, *({"name": name, "value": value} for name, value in given.items())]},
         {"op": "add", "path": "/spec/template/metadata/annotations", "value": annotations},
@@ -291,6 +321,6 @@ def put_template(document: Document, token: str, replica_set: Document) -> list[
     meta["labels"].pop(HASH_LABEL, None)
     return [
         _if_fenced(token),
-        {"op": "test", "path": "/spec/template", "value": document["spec"]["template"]},
+        _same_spec(document),
         {"op": "replace", "path": "/spec/template", "value": {**template, "metadata": meta}},
     ]

@@ -26,7 +26,7 @@ from azora_ci.targets.base import AbortResult, Instance, LockHolder, Observation
 from azora_ci.targets.journal import DEPLOYING, PROMOTED, Deployed, History
 from azora_ci.targets.kubernetes import manifests, pods, rollouts
 from azora_ci.targets.kubernetes.cluster import Names, connect, settings_of
-from azora_ci.targets.kubernetes.counters import Prometheus
+from azora_ci.targets.kubernetes.counters import counting
 from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
 from azora_ci.targets.kubernetes.journal import ClusterJournal
 from azora_ci.targets.kubernetes.lock import ClusterLock
@@ -65,10 +65,10 @@ class Kubernetes:
         self._api: Api = connect(context)
         self._fleet = Fleet(self._api, self._names, context, self._explain)
         self._lock = ClusterLock(self._api, self._names, context.clock, self._stamp)
-        self._journal = ClusterJournal(self._api, self._names, lambda: self._lock.token, self._lock.confirm)
-        self._prometheus = Prometheus(self._settings.counters, context.clock) if self._settings.counters else None
+        self._journal = ClusterJournal(self._api, self._names, context.clock, lambda: self._lock.token, self._lock.confirm)
+        self._counting = counting(self._settings, context.clock)
         self._pods = pods.Pods(self._api, self._names, context.config, context.clock)
-        self._releases = Releases(self._journal, self._fleet, self._pods, context.config, self._prometheus)
+        self._releases = Releases(self._journal, self._fleet, self._pods, context.config, self._counting)
         self._expected: Expected | None = None
         self.notes: list[str] = []
         self.host_keys: list[dict[str, Any]] = []
@@ -99,7 +99,7 @@ class Kubernetes:
                 self._lock.release()
 
     def _stamp(self, token: str, confirm: Callable[[], None]) -> None:
-        self._journal.stamp(self._clock, token, confirm)
+        self._journal.stamp(token, confirm)
         self._fleet.stamp(token, confirm)
 
     def renew(self) -> None:
@@ -167,10 +167,10 @@ class Kubernetes:
             if seen.stable and not seen.finished and seen.release != release.id:
                 problems.append(f"{seen.text}: it is not at rest, and nothing is begun beside what is under way")
             lines += rollouts.remarks(seen.document, entries[service], self._context.rollback_window_minutes)
-        if self._prometheus is None and self._config.rollout.inconclusive != "pass":
+        if self._counting is None and self._config.rollout.inconclusive != "pass":
             problems.append(
-                "target.kubernetes.counters is missing: without counted requests every stage is inconclusive, and rollout.inconclusive "
-                '= "abort" would take every release back; count requests, or accept probes alone with inconclusive = "pass"'
+                "target.kubernetes.counters and edge are missing: without counted requests every stage is inconclusive, and rollout."
+                'inconclusive = "abort" would take every release back; count requests, or accept probes alone with inconclusive = "pass"'
             )
         if problems:
             raise NotTrueError(
@@ -179,7 +179,7 @@ class Kubernetes:
                 where=f"namespace {self._settings.namespace}",
                 next_step="change what the lines above name, and re-run the job: nothing was begun",
             )
-        verb = "counted by Prometheus" if self._prometheus else "not counted: verdicts rest on probes alone"
+        verb = f"counted by {self._counting.name}" if self._counting else "not counted: verdicts rest on probes alone"
         return [f"{len(states)} Rollouts in namespace {self._settings.namespace}, requests {verb}", *lines]
 
     def _at_rest(self, release: Release) -> States:
@@ -319,7 +319,9 @@ class Kubernetes:
 
         services = [service.id for service in self._config.staged]
         advance = self._advance(release, BEYOND)
-        self._fleet.await_all(services, promoted, advance, seconds=self._context.health_timeout, purpose="promoted")
+        states = self._fleet.await_all(services, promoted, advance, seconds=self._context.health_timeout, purpose="promoted")
+        if previous := self.current().before(release.id):
+            self._note("kept", previous.id, **self._releases.kept(previous.id, states, self._api.now()))
 
     def remove(self, release_id: str) -> None:
         """Note that a release is not gone back to any more; its ReplicaSets are Argo Rollouts' to remove."""
@@ -354,7 +356,7 @@ class Kubernetes:
     def _proved(self, returned: AbortResult, release: Release, previous: Deployed | None, *, hurry: bool) -> AbortResult:
         """Add to what the Rollouts say what else is seen: counted requests, ready pods of what is not routed, the old version's health."""
         details, proved, after = [returned.detail], returned.proved, None
-        if self._prometheus is not None and not hurry:
+        if self._counting is not None and not hurry:
             try:
                 after = self._releases.requests_after(release.id, self._clock, PROOF_SECONDS)
                 details.append(f"{after} requests were counted at the new version in the {PROOF_SECONDS:g} s after")
@@ -381,7 +383,7 @@ class Kubernetes:
                     raise self._fleet.others.moved(seen, self._expected.percent)
             self._fleet.require_controller()
         shown = self._releases.shown(history, states)
-        counters = self._releases.counters([deployed.id for deployed in shown])
+        counters = self._releases.counters([deployed.id for deployed in shown], states)
         return Observation(counters, self._releases.weights(states), self._releases.troubled(shown))
 
     # --- inside ------------------------------------------------------------------------------------------------------------

@@ -55,8 +55,7 @@ def made(cluster: Cluster, folder, shop: Shop, *, inline: bool, timeout: float =
     }
     analysis = {"templates": [{"templateName": "errors"}]}
     canary = {"steps": [*STEPS[:2], {"analysis": analysis}, *STEPS[2:]]} if inline else {"analysis": analysis}
-    world = World(cluster, folder, services=("api_gateway",), timeout=timeout, canary=canary)
-    cluster.apply(json.dumps(template), world.namespace)
+    world = World(cluster, folder, services=("api_gateway",), timeout=timeout, canary=canary, needs=(template,))
     world.install()
     deploy(world, world.release(1))
     return world
@@ -110,7 +109,7 @@ def test_an_analysis_without_a_verdict_pauses_until_a_person_decides(cluster, tm
             target.observe()  # the stage is watched on
         target._context = world.context()
         object.__setattr__(target._context, "health_timeout", 20 if decides else 5)
-        person = threading.Thread(target=resume, args=(world, said), daemon=True)
+        person = threading.Thread(target=resume, args=(world, shop, said), daemon=True)
         if decides:
             person.start()
             target.deploy(second, 50)
@@ -123,9 +122,10 @@ def test_an_analysis_without_a_verdict_pauses_until_a_person_decides(cluster, tm
     assert set(world.ask("api_gateway", 10)) == {"1.0.1"}
 
 
-def resume(world: World, said: str) -> None:
+def resume(world: World, shop: Shop, said: str) -> None:
     """Do what ``kubectl argo rollouts promote`` does, once the run says that it waits for it."""
     until(lambda: said in world.log.getvalue(), "it is said")
+    shop.share = GOOD  # an analysis in a step is measured again
     world.cluster.api.patch(world.path("api_gateway") + "/status", {"status": {"pauseConditions": None}})
 
 

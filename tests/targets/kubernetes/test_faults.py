@@ -70,7 +70,7 @@ def test_a_dead_runner_is_taken_back_by_the_cluster_itself(world, ahead):
     print(f"a dead runner, {ahead} s ahead: back after {seconds:.1f} s with a lease of {world.lease_seconds} s")
     assert seconds < world.lease_seconds + 5
     assert set(world.ask("api_gateway", 10)) == {"1.0.1"}
-    with pytest.raises(NotTrueError, match="the lease of this run was not renewed in time: AnalysisRun .*: metric runner-alive is Failed"):
+    with pytest.raises(NotTrueError, match=r"the lease of this run was not renewed in time: AnalysisRun .*: metric runner-alive is Failed"):
         target.observe()  # said of our own watch, and of no analysis of the user
     world.clock = Clock()
     later = world.target()
