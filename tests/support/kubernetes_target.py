@@ -62,7 +62,7 @@ server.serve_forever(0.02)
 
 @dataclass
 class World:
-    """One namespace with a Rollout per service. ``routed``: an Ingress shares its traffic."""
+    """One namespace with a Rollout per service. ``routed``: an Ingress shares its traffic; else a Service leads to all its pods."""
 
     cluster: Cluster
     folder: Path
@@ -125,21 +125,15 @@ class World:
             "strategy": {"canary": {"steps": STEPS, **(routing if self.routed else {}), **self.canary}},
             **self.spec,
         }
-        documents: list[dict[str, Any]] = [
-            {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": {"name": name}, "spec": spec}
+        services = [f"{name}-stable", f"{name}-canary"] if self.routed else [name]
+        backend = {"service": {"name": services[0], "port": {"number": 80}}}
+        rule = {"http": {"paths": [{"path": self.route(service), "pathType": "Prefix", "backend": backend}]}}
+        ports = {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}
+        documents = [
+            *({"apiVersion": "v1", "kind": "Service", "metadata": {"name": each}, "spec": ports} for each in services),
+            {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name}, "spec": {"rules": [rule]}},
+            {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": {"name": name}, "spec": spec},
         ]
-        if self.routed:
-            backend = {"service": {"name": f"{name}-stable", "port": {"number": 80}}}
-            rule = {"http": {"paths": [{"path": self.route(service), "pathType": "Prefix", "backend": backend}]}}
-            ports = {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}
-            documents = [
-                *(
-                    {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"{name}-{side}"}, "spec": ports}
-                    for side in ("stable", "canary")
-                ),
-                {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name}, "spec": {"rules": [rule]}},
-                *documents,
-            ]
         return "\n---\n".join(map(json.dumps, documents))
 
     # --- the target ----------------------------------------------------------------------------------------------------

@@ -108,7 +108,7 @@ def test_an_analysis_without_a_verdict_pauses_until_a_person_decides(cluster, tm
             until(lambda: target._fleet.states()["api_gateway"].undecided, "the analysis has no verdict")
             target.observe()  # the stage is watched on
         target._context = world.context()
-        object.__setattr__(target._context, "health_timeout", 20 if decides else 5)
+        object.__setattr__(target._context, "health_timeout", 60 if decides else 5)
         person = threading.Thread(target=resume, args=(world, shop, said), daemon=True)
         if decides:
             person.start()
