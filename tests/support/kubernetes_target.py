@@ -11,7 +11,7 @@ import time
 import uuid
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -265,8 +265,3 @@ def deploy(world: World, release: Release, target: Kubernetes | None = None) -> 
             target.finish_stage(release, {"stage": percent})
         target.promote(release)
     return target
-
-
-def without_sizes(release: Release) -> Release:
-    """Return a release as a journal has it."""
-    return replace(release, sizes={})

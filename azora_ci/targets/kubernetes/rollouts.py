@@ -20,7 +20,6 @@ SCALE_DOWN = "scale-down-deadline"  # annotation of an old ReplicaSet
 PERCENTS = tuple(percent for _, percent in STAGES)
 FEWEST_REVISIONS = 2  # what was before, and a release that was taken back since
 SCALE_DOWN_SECONDS = 30  # Argo's default of scaleDownDelaySeconds
-GIVEN = ("DEPLOYMENT_ID", "SERVICE", "VERSION")  # variables that every target tells an instance; HOST and PORT are the manifest's
 
 
 @dataclass(frozen=True)
@@ -40,12 +39,9 @@ class RolloutState:
     undecided: bool  # in a pause for an analysis without a verdict: a person decides
     aborted: bool  # the controller took it back
     weight: int | None
-    stable_weight: int | None
     routed: bool  # traffic is shared by a router, which must say the weight
     verified: bool  # what the controller wrote is what the router has, as far as that was asked
     release: str | None
-    fence: str | None
-    replicas: int
     document: Document = field(repr=False, compare=False, default_factory=dict)
 
     @property
@@ -129,12 +125,9 @@ def state(document: Document) -> RolloutState:
         undecided="InconclusiveAnalysisRun" in reasons,
         aborted=bool(status.get("abort") and status.get("abortedAt")),
         weight=member(weights, "canary", "weight"),
-        stable_weight=member(weights, "stable", "weight"),
         routed=bool(member(document, "spec", "strategy", "canary", "stableService")),
         verified=weights.get("verified") is not False,
         release=member(document, "spec", "template", "metadata", "annotations", RELEASE),
-        fence=member(document, "metadata", "annotations", FENCE),
-        replicas=member(document, "spec", "replicas") or 0,
         document=document,
     )
 

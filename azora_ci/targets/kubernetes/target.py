@@ -245,14 +245,14 @@ class Kubernetes:
 
     def _advance(self, release: Release, percent: int) -> Callable[[str, RolloutState], None]:
         """Return what ends the pauses before a weight, but for one in which a person is to decide."""
-        waits: set[str] = set()
+        said: set[tuple[str, bool]] = set()
 
         def advance(service: str, seen: RolloutState) -> None:
             self._fleet.others.require_ours(release, seen)
             if seen.free and seen.percent < percent:
                 self._fleet.change(service, lambda now, token: rollouts.go_on(now, token) if now.step == seen.step and now.free else None)
-            elif (seen.undecided or seen.analysing) and service not in waits:
-                waits.add(service)
+            elif (seen.undecided or seen.analysing) and (service, seen.undecided) not in said:
+                said.add((service, seen.undecided))
                 self._say_waits(seen)
             self._lock.renew()
 

@@ -116,9 +116,10 @@ def test_the_edge_that_shares_traffic_counts_both_versions(world):
             before = target.observe().counters
             answers = world.ask("api_gateway", 60)
             counted = target.observe().counters
-            sides = {release: ("api_gateway", release.id) for release in (first, second)}
-            seen = {release: counted[key].since(before[key]) for release, key in sides.items()}
-            assert {release.bare: seen[release].requests for release in sides} == dict(answers)
+            seen = {
+                release.bare: counted["api_gateway", release.id].since(before["api_gateway", release.id]) for release in (first, second)
+            }
+            assert {version: each.requests for version, each in seen.items()} == dict(answers)
             assert all(each.failed == 0 and each.buckets for each in seen.values())
             returned = target.abort(second, "a test")
         assert (returned.proved, returned.requests_after) == (True, 0), returned
