@@ -14,7 +14,7 @@ from typing import Any
 from azora_ci.core import schemas
 from azora_ci.core.pipeline import APPLICATION_JOBS, CONNECTING_JOBS, EVIDENCE_JOBS
 from azora_ci.record.chain import Document, pick, sha256
-from azora_ci.record.evidence import can_go_back, review_due, rollback_deadline, went_back
+from azora_ci.record.evidence import can_go_back, review_due, rollback_deadline, warm_until, went_back
 from azora_ci.record.fragments import Fragment
 from azora_ci.record.run import Circumstances
 
@@ -46,6 +46,7 @@ def assemble(
         raise ValueError("a record without fragments needs a timestamp")
     rollout, smoke = evidence["gradual-rollout"], evidence["smoke-tests"]
     available = can_go_back(rollout, smoke)
+    deadline = rollback_deadline(ended_at, facts.rollback_window_minutes) if status == "success" or available else None
     serves = rollout.get("rollout_status") == "completed" and not went_back(smoke)
     return {
         "schema_version": SCHEMA_VERSION,
@@ -64,7 +65,8 @@ def assemble(
         "health_checks": _health(smoke),
         "rollback_available": available,
         "rollback_window_minutes": facts.rollback_window_minutes,
-        "rollback_deadline": rollback_deadline(ended_at, facts.rollback_window_minutes) if status == "success" or available else None,
+        "rollback_deadline": deadline,
+        **({"rollback_warm_until": warm} if available and (warm := warm_until(rollout, deadline)) else {}),
         **_beyond_the_guide(fragments, evidence, facts),
         **_entry(evidence["pre-deployment-validation"], ended_at),
         "failure": _failure(failure),

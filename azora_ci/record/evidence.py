@@ -25,6 +25,13 @@ def rollback_deadline(timestamp: str, window_minutes: float) -> str:
     return closes_at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def warm_until(rollout: Mapping[str, Any], deadline: str | None) -> str | None:
+    """Return until when the previous version runs on, from the evidence of gradual-rollout; None where that is until the deadline."""
+    warm: str | None = rollout.get("warm_until")
+    earlier = warm and deadline and datetime.fromisoformat(warm) < datetime.fromisoformat(deadline)
+    return warm if earlier else None
+
+
 def can_go_back(rollout: Mapping[str, Any], smoke: Mapping[str, Any] | None = None) -> bool:
     """Say whether there is a previous version to roll back to, from the evidence of gradual-rollout and of smoke-tests.
 

@@ -87,8 +87,14 @@ be done is to deploy a corrected release, and to restore the database from its b
     return f"""## Rollback window
 
 {record["rollback_window_minutes"]} minutes from completion. **Deadline: {record["rollback_deadline"]}**
-(`date -u` shows the present time). Until then {plan.version} is kept running and ready.
+(`date -u` shows the present time). {_kept(record, str(plan.version))}
 """
+
+
+def _kept(record: Mapping[str, Any], version: str) -> str:
+    if warm := record.get("rollback_warm_until"):
+        return f"{version} runs on until {warm}.\nAfter that, until the deadline, going back starts its pods again first."
+    return f"Until then {version} is kept running and ready."
 
 
 def _when(record: Mapping[str, Any]) -> str:

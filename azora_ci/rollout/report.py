@@ -48,6 +48,13 @@ def plan_lines(
     return lines
 
 
+def fallback(version: str, warm_until: str | None) -> str:
+    """Return what is kept to go back to. ``warm_until``: when it stops running; None: as long as it is kept."""
+    if warm_until is None:
+        return f"{version} keeps running at 0 % as the rollback target"
+    return f"{version} keeps running at 0 % until {warm_until}; going back later starts it again first"
+
+
 def outlook_lines(stage: Stage, trials: Mapping[str, Trial], interval: float) -> list[str]:
     """Return, for each service, which rise of failures this stage can notice with the traffic so far. ``interval``: seconds of a tick."""
     lines = []
@@ -126,6 +133,15 @@ def _milliseconds(value: float | None) -> str:
 
 def _percent(value: int | None) -> str:
     return "–" if value is None else f"{value} %"
+
+
+def share_text(release_id: str, version: str, weights: Mapping[str, Mapping[str, int]], percent: int) -> str:
+    """Return what was read back of a release's share. Where nothing routes traffic by percent, pods are named, whatever was asked for."""
+    shares = {route: weight_of(release_id, {route: clusters}) or 0 for route, clusters in weights.items()}
+    if all(route.startswith("/") and share == percent for route, share in shares.items()):
+        return f"the edge answers that {percent} % of traffic goes to {version}"
+    parts = ", ".join(f"{share} % of {route}" for route, share in shares.items())
+    return f"{percent} % were asked for; {version} has {parts}"
 
 
 def weight_of(release_id: str, weights: Mapping[str, Mapping[str, int]]) -> int | None:

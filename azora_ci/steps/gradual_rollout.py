@@ -188,7 +188,9 @@ class Rollout:
 
     def _note_previous(self, previous: Deployed | None) -> None:
         self.evidence["previous"] = {"version": previous.version, "deployment_id": previous.id} if previous else None
-        self.evidence["rollback_available"] = previous is not None
+        self.evidence["rollback_available"] = previous is not None and not previous.gone
+        if previous and previous.warm_until:
+            self.evidence["warm_until"] = previous.warm_until
 
     def _note(self, text: str) -> None:
         self.evidence["notes"].append(text)
@@ -253,7 +255,8 @@ class Rollout:
                 self._run_stage(stage, stage_watch)
             self.phase = "promotion"
             self.target.promote(self.release)
-        fallback = f"{previous.version} keeps running at 0 % as the rollback target" if previous else "there is no version to go back to"
+        self._note_previous(previous := self.target.current().before(self.release.id))
+        fallback = report.fallback(previous.version, previous.warm_until) if previous else "there is no version to go back to"
         self.job.tick(f"{self.release.version} is promoted; {fallback}")
         resting = [instance.name for instance in self.target.instances(previous.id) if instance.resting] if previous else []
         if resting:
@@ -290,7 +293,7 @@ class Rollout:
         stage_watch.edge = edge_proof(self.target, self.job.config, self.job.log)
         stage_watch.begin(stage)
         weights = self.target.set_weight(self.release, stage.percent)
-        self.job.tick(f"the edge answers that {stage.percent} % of traffic goes to {self.release.version}")
+        self.job.tick(report.share_text(self.release.id, self.release.version, weights, stage.percent))
         decision, evidence = stage_watch.watch(weights)
         self._record_stage(evidence)
         if decision.action is Action.ABORT:

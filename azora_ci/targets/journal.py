@@ -15,6 +15,7 @@ from azora_ci.core.documents import UnreadableError, expected_shape, read_json
 from azora_ci.core.errors import BadInputError
 from azora_ci.targets.release import Release
 
+PLAIN = {"weight": ("percent",), "kept": ("gone", "warm_until")}  # event -> what it says of its release, by the same names
 DEPLOYING, PROMOTED, ABORTED, REMOVED = "deploying", "promoted", "aborted", "removed"
 
 
@@ -38,6 +39,8 @@ class Deployed:
     started: int = 0  # highest number of an instance so far: numbers are not used again
     began_at: str | None = None  # RFC 3339, of the first of its runs
     promoted_at: str | None = None  # RFC 3339
+    gone: bool = False  # there is nothing of it left to go back to
+    warm_until: str | None = None  # RFC 3339, of what was before: until when it runs on; None: as long as it is kept
     jobs: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
@@ -104,8 +107,8 @@ class History:
             release.instances[entry["service"], entry["number"]]["resting"] = True
         elif event == "job":
             release.jobs[entry["service"]] = dict(entry)
-        elif event == "weight":
-            release.percent = entry["percent"]
+        elif event in PLAIN:
+            vars(release).update({key: entry[key] for key in PLAIN[event]})
         elif event == "stage":
             release.stages.append(entry["stage"])
         elif event == "promote":

@@ -230,6 +230,14 @@ def test_a_record_says_by_which_calendar_and_after_which_staging_it_was_deployed
     assert not {"calendar", "staging"} & success().keys()  # where nothing demands them
 
 
+@pytest.mark.parametrize(("until", "recorded"), [("2025-11-24T12:00:00Z", True), ("2025-11-24T13:00:00Z", False), (None, False)])
+def test_a_version_that_stops_running_before_the_deadline_is_recorded_so(until, recorded):
+    warm = {"warm_until": until} if until else {}
+    document = success(gradual_rollout=build.fragment("gradual-rollout", **warm))
+    assert problems(document) == []
+    assert document.get("rollback_warm_until") == (until if recorded else None)
+
+
 def test_whether_code_can_go_back_is_in_the_record_where_it_is_known():
     assert "code_rollback_safe" not in success()
     safe = {"value": False, "how": "tested", "reasons": ["GET / of api: HTTP 500"]}

@@ -164,6 +164,13 @@ def test_jobs_are_named_as_not_undone():
     assert f"**Not undone by going back**, look at what they changed:\n\n- {build.JOB['summary']}\n" in page
 
 
+def test_a_version_that_stops_before_the_deadline_is_promised_warm_no_longer():
+    assert "is kept running and ready." in text()
+    page = text(r=build.fragment("gradual-rollout", warm_until="2025-11-24T11:40:00Z"))
+    assert "runs on until 2025-11-24T11:40:00Z.\nAfter that, until the deadline, going back starts its pods again first." in page
+    assert "kept running and ready" not in page
+
+
 def test_first_deployment_promises_no_way_back():
     page = text(r=build.fragment("gradual-rollout", previous=None, rollback_available=False))
     assert "**There is no previous version to go back to.**" in page

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from azora_ci.health.traffic import Counters
 from azora_ci.rollout.decision import Action, Decision, Limits, Pair, Trial
-from azora_ci.rollout.report import service_evidence, tick_evidence
+from azora_ci.rollout.report import service_evidence, share_text, tick_evidence
 
 
 def pair(new: Counters, old: Counters | None, in_stage: Counters | None = None) -> Pair:
@@ -35,3 +35,11 @@ def test_a_tick_tells_of_our_own_requests_and_of_latency():
     assert evidence["probes"] == {"total": 6, "failed": 1} and (evidence["after_seconds"], evidence["lacking"]) == (1.0, 7)
     assert evidence["ours"] == {"v2": 9, "v1": 0} and evidence["failed"]["v2"] == 1
     assert evidence["p95_ms"] == {"v2": 19.5, "v1": None}
+
+
+def test_a_share_that_is_one_of_pods_is_no_share_of_traffic():
+    routed = {"/api": {"api-1-a": 5, "api-0-b": 95}}
+    assert share_text("1-a", "v2", routed, 5) == "the edge answers that 5 % of traffic goes to v2"
+    pods = routed | {"pods of jobs": {"jobs-1-a": 50, "jobs-0-b": 50}}
+    assert share_text("1-a", "v2", pods, 5) == "5 % were asked for; v2 has 5 % of /api, 50 % of pods of jobs"
+    assert "were asked for" in share_text("1-a", "v2", {"pods of jobs": {"jobs-1-a": 100}}, 100)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import http.client
 import io
 import json
+import sys
 import threading
 import time
 import uuid
 from collections import Counter
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +62,7 @@ server.serve_forever(0.02)
 
 @dataclass
 class World:
-    """One namespace with a Rollout per service. ``routed``: an Ingress shares its traffic."""
+    """One namespace with a Rollout per service. ``routed``: an Ingress shares its traffic; else a Service leads to all its pods."""
 
     cluster: Cluster
     folder: Path
@@ -72,21 +73,22 @@ class World:
     inconclusive: str = "pass"
     timeout: float = 60.0
     canary: dict[str, Any] = field(default_factory=dict)
+    spec: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[dict[str, Any], ...] = ()  # objects that are there before the Rollouts
+    clock: Clock = field(default_factory=Clock)  # of the runner
     namespace: str = field(default_factory=lambda: f"test-{uuid.uuid4().hex[:8]}")
 
     def __post_init__(self) -> None:
         self.log = io.StringIO()
         self.digests = {name: self.image(name) for name in ("good", "sick", "later-sick")}
-        for service in self.services:
-            self.cluster.apply(self.manifests(service), self.namespace)
+        for text in (*map(json.dumps, self.needs), *map(self.manifests, self.services)):
+            self.cluster.apply(text, self.namespace)
         for service in self.services:
             self.wait_healthy(service)
 
     def image(self, behaviour: str) -> str:
         """Return the digest of the application."""
         path = self.folder / f"app-{behaviour}"
-        import sys
-
         path.write_text(APP.format(python=sys.executable, behaviour=behaviour))
         path.chmod(0o755)
         return self.cluster.image(path).partition("@")[2]
@@ -103,7 +105,13 @@ class World:
         name = self.rollout_name(service)
         probe = {"httpGet": {"path": "/health", "port": 8080}}
         image = f"registry.example/{service}@{self.digests['good']}"
-        container = {"name": "app", "image": image, "ports": [{"containerPort": 8080}], "readinessProbe": probe}
+        container = {
+            "name": "app",
+            "image": image,
+            "ports": [{"containerPort": 8080}],
+            "readinessProbe": probe,
+            "env": [{"name": "URL", "value": "a&b<é>"}],
+        }
         routing = {
             "trafficRouting": {"nginx": {"stableIngress": name}},
             "stableService": f"{name}-stable",
@@ -115,22 +123,17 @@ class World:
             "selector": {"matchLabels": {"app": name}},
             "template": {"metadata": {"labels": {"app": name}}, "spec": {"terminationGracePeriodSeconds": 3, "containers": [container]}},
             "strategy": {"canary": {"steps": STEPS, **(routing if self.routed else {}), **self.canary}},
+            **self.spec,
         }
-        documents: list[dict[str, Any]] = [
-            {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": {"name": name}, "spec": spec}
+        services = [f"{name}-stable", f"{name}-canary"] if self.routed else [name]
+        backend = {"service": {"name": services[0], "port": {"number": 80}}}
+        rule = {"http": {"paths": [{"path": self.route(service), "pathType": "Prefix", "backend": backend}]}}
+        ports = {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}
+        documents = [
+            *({"apiVersion": "v1", "kind": "Service", "metadata": {"name": each}, "spec": ports} for each in services),
+            {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name}, "spec": {"rules": [rule]}},
+            {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": {"name": name}, "spec": spec},
         ]
-        if self.routed:
-            backend = {"service": {"name": f"{name}-stable", "port": {"number": 80}}}
-            rule = {"http": {"paths": [{"path": self.route(service), "pathType": "Prefix", "backend": backend}]}}
-            ports = {"selector": {"app": name}, "ports": [{"port": 80, "targetPort": 8080}]}
-            documents = [
-                *(
-                    {"apiVersion": "v1", "kind": "Service", "metadata": {"name": f"{name}-{side}"}, "spec": ports}
-                    for side in ("stable", "canary")
-                ),
-                {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": name}, "spec": {"rules": [rule]}},
-                *documents,
-            ]
         return "\n---\n".join(map(json.dumps, documents))
 
     # --- the target ----------------------------------------------------------------------------------------------------
@@ -162,7 +165,7 @@ class World:
         return config.load(path)
 
     def context(self, kubeconfig: Path | None = None, **changes: Any) -> TargetContext:
-        clock = Clock()
+        clock = self.clock
         processes = Processes(JobLog(Actions(stream=self.log), clock))
         access = load(ProductionHosts, {"KUBECONFIG_DATA": (kubeconfig or self.cluster.kubeconfig).read_text()})
         assert isinstance(access.kubeconfig_data, Secret)
@@ -262,8 +265,3 @@ def deploy(world: World, release: Release, target: Kubernetes | None = None) -> 
             target.finish_stage(release, {"stage": percent})
         target.promote(release)
     return target
-
-
-def without_sizes(release: Release) -> Release:
-    """Return a release as a journal has it."""
-    return replace(release, sizes={})

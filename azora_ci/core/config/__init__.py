@@ -3,7 +3,7 @@
 from azora_ci.core.config import gates, names
 from azora_ci.core.config.calendar import CalendarSettings
 from azora_ci.core.config.gates import GateSettings, StagingSettings
-from azora_ci.core.config.kubernetes import CounterSettings, ForwardSettings, KubernetesSettings, RolloutNames
+from azora_ci.core.config.kubernetes import CounterSettings, EnvoySettings, ForwardSettings, KubernetesSettings, RolloutNames
 from azora_ci.core.config.old_version import OldVersionRequest, OldVersionSettings
 from azora_ci.core.config.order import start_groups
 from azora_ci.core.config.parse import load
@@ -55,6 +55,7 @@ __all__ = [
     "DeployConfig",
     "DockerHostsSettings",
     "EdgeSettings",
+    "EnvoySettings",
     "ForwardSettings",
     "GateSettings",
     "HealthSettings",

@@ -46,6 +46,17 @@ class ForwardSettings:
 
 
 @dataclass(frozen=True)
+class EnvoySettings:
+    """The admin addresses of every Envoy that shares traffic, and the names of its clusters of a Rollout's stable and canary Service;
+    each may name $namespace, $service and $rollout.
+    """
+
+    admin: tuple[str, ...]
+    stable: str
+    canary: str
+
+
+@dataclass(frozen=True)
 class KubernetesSettings:
     """The namespace and its Rollouts by service id; the context of the kubeconfig (None: its current one) or the pod's own account;
     how pods are probed; seconds of the lease after which a dead runner's release is taken back; the API server as the Argo Rollouts
@@ -62,6 +73,7 @@ class KubernetesSettings:
     name: str = "azora"
     counters: CounterSettings | None = None
     database: ForwardSettings | None = None
+    edge: EnvoySettings | None = None  # in the place of counters
 
 
 def parse(table: Mapping[str, Any] | None) -> KubernetesSettings | None:
@@ -80,13 +92,16 @@ def parse(table: Mapping[str, Any] | None) -> KubernetesSettings | None:
     for name, entry in services.items():
         if (other := taken.setdefault(entry["rollout"], name)) != name:
             raise ValueError(f"target.kubernetes.services.{name}.rollout: {entry['rollout']} is that of {other}, too")
-    counters, database = table.get("counters"), table.get("database")
+    counters, edge, database = table.get("counters"), table.get("edge"), table.get("database")
+    if counters and edge:
+        raise ValueError("target.kubernetes.edge: requests are counted by Prometheus (counters) or by the edge, not by both")
     if database and ("service" in database) == ("pod" in database):
         raise ValueError("target.kubernetes.database: names a service or a pod, and not both")
-    plain = {key: value for key, value in table.items() if key not in {"services", "counters", "database"}}
+    plain = {key: value for key, value in table.items() if key not in {"services", "counters", "edge", "database"}}
     return KubernetesSettings(
         rollouts={name: RolloutNames(**entry) for name, entry in services.items()},
         counters=CounterSettings(**counters) if counters else None,
+        edge=EnvoySettings(tuple(edge["admin"]), edge["stable"], edge["canary"]) if edge else None,
         database=ForwardSettings(**{"namespace": table["namespace"], "port": 5432, **database}) if database else None,
         **plain,
     )

@@ -67,7 +67,7 @@ def counters(stats: Mapping[str, Any], state: EdgeState) -> dict[tuple[str, str]
     A request counts for the release that was chosen first, also where failover answered it: failover is priority 1 of the same cluster.
     """
     values = {stat["name"]: int(stat["value"]) for stat in stats.get("stats", []) if "value" in stat}
-    histograms = dict(_histograms(stats))
+    by_name = dict(histograms(stats))
     result = {}
     for service in state.routed:
         streams = service.timeout_seconds == 0
@@ -76,7 +76,7 @@ def counters(stats: Mapping[str, Any], state: EdgeState) -> dict[tuple[str, str]
                 name = cluster_name(service.id, release.id)
                 counted = _ended(values, name, streams=streams)
                 for histogram in (ANSWERED,) if streams else (ANSWERED, LEFT):
-                    buckets = histograms.get(f"{PREFIX}.{histogram}.route.{USERS}.cluster.{name}", ())
+                    buckets = by_name.get(f"{PREFIX}.{histogram}.route.{USERS}.cluster.{name}", ())
                     counted = counted.plus(Counters(buckets=buckets))
                 failures = values.get(f"cluster.{name}.upstream_cx_connect_fail", 0)
                 result[service.id, release.id] = replace(counted.with_the_slowest(), connect_failures=failures)
@@ -123,7 +123,8 @@ def _outcome(code: int, flags: list[str], *, helped: bool, whole: bool) -> str |
     return "broken" if whole and any(flag.startswith("U") for flag in flags) else None
 
 
-def _histograms(stats: Mapping[str, Any]) -> Iterator[tuple[str, tuple[tuple[float, int], ...]]]:
+def histograms(stats: Mapping[str, Any]) -> Iterator[tuple[str, tuple[tuple[float, int], ...]]]:
+    """Yield the name of each histogram and its buckets: (upper bound, values up to it), cumulative."""
     for stat in stats.get("stats", []):
         document = stat.get("histograms", [])
         # Envoy answers a list for bucket modes and an object with "details" or "computed_quantiles" for others.

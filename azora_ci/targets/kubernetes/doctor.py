@@ -12,8 +12,9 @@ from azora_ci.targets.base import TargetContext
 from azora_ci.targets.findings import Finding, failed
 from azora_ci.targets.kubernetes import manifests, rollouts
 from azora_ci.targets.kubernetes.cluster import Names, connect, settings_of
-from azora_ci.targets.kubernetes.counters import Prometheus
+from azora_ci.targets.kubernetes.counters import Counting, counting
 from azora_ci.targets.kubernetes.fleet import Fleet
+from azora_ci.targets.kubernetes.releases import asked
 
 INSTALL = "python -m azora_ci edge install, with a kubeconfig that may create roles"
 
@@ -48,20 +49,19 @@ def findings(context: TargetContext) -> Iterator[Finding]:
         obstacles = list(rollouts.obstacles(seen.document, settings.rollouts[service], settings))
         notes = list(rollouts.remarks(seen.document, settings.rollouts[service], context.rollback_window_minutes))
         yield Finding(f"rollout {seen.name}", not obstacles, "; ".join(obstacles or [seen.text, *notes]), "correct its manifest")
-    if settings.counters is not None:
-        prometheus = Prometheus(settings.counters, context.clock)
+    counted = counting(settings, context.clock)
+    if counted is not None:
         for service, seen in states.items():
-            given = {"namespace": settings.namespace, "service": service, "rollout": seen.name, "hash": seen.stable or "none"}
-            yield _counted(prometheus, given)
+            yield _counted(counted, asked(names, service, seen, seen.stable or "none"))
     elif context.config.rollout.inconclusive == "pass":
         yield Finding("counters", True, "none: verdicts rest on probes alone, and stages pass as inconclusive (rollout.inconclusive)")
 
 
-def _counted(prometheus: Prometheus, given: Mapping[str, str]) -> Finding:
+def _counted(counted: Counting, given: Mapping[str, str]) -> Finding:
     """Say what is counted of the version that serves: a query that matches nothing would find no fault in any version."""
     name = f"counters of {given['rollout']}"
     try:
-        requests, errors = prometheus.answers(given)
+        requests, errors = counted.answers(given)
     except AzoraError as error:
         return failed(name, error)
     detail = f"{requests or 0} requests of {given['hash']}, which serves"

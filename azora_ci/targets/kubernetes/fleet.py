@@ -7,20 +7,19 @@ or the controller wrote its status in between; only then it is tried again.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
-from datetime import timedelta
 
 from azora_ci.clients.kubernetes.api import Api, ConflictError
-from azora_ci.clients.kubernetes.objects import Document, member
-from azora_ci.core.clock import parse_rfc3339
-from azora_ci.core.errors import NotTrueError, UnreachableError
+from azora_ci.clients.kubernetes.objects import Document
+from azora_ci.core.errors import NotTrueError
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.kubernetes import rollouts
 from azora_ci.targets.kubernetes.cluster import Names
 from azora_ci.targets.kubernetes.lock import ClusterLock, stamp_each
+from azora_ci.targets.kubernetes.others import Others, silent
 from azora_ci.targets.kubernetes.rollouts import Change, RolloutState
 
 POLL_SECONDS = 0.25
-SILENCE_SECONDS = 10.0  # of the controller, until it counts as down
+OWED_SECONDS = 9.0  # in which the controller does what it does at once when it runs
 BEAT_SECONDS = 3.0  # between two looks at the controller's sign of life
 CONFLICTS = 5  # with the controller's own writes, which come in bursts of two or three
 
@@ -33,6 +32,7 @@ class Fleet:
     def __init__(self, api: Api, names: Names, context: TargetContext, explain: Callable[[str, RolloutState], str]) -> None:
         self._api, self.names, self._clock, self._explain = api, names, context.clock, explain
         self._settings = names.settings
+        self.others = Others(api, names, context.clock, context.log.say)
         self.lock: ClusterLock | None = None  # while a change is allowed
 
     def states(self) -> dict[str, RolloutState]:
@@ -46,7 +46,9 @@ class Fleet:
                 where="target.kubernetes.services",
                 next_step="create it (kubectl apply), or correct namespace and names; an absent namespace has no Rollouts, either",
             )
-        return {service: rollouts.state(documents[entry.rollout]) for service, entry in self._settings.rollouts.items()}
+        states = {service: rollouts.state(documents[entry.rollout]) for service, entry in self._settings.rollouts.items()}
+        self.others.watched = next(filter(None, (seen.background for seen in states.values())), None)
+        return states
 
     def replica_sets(self, hashes: Collection[str]) -> dict[str, Document]:
         """Return ReplicaSets by the hash of their template."""
@@ -107,12 +109,14 @@ class Fleet:
                 return states
             now = self._clock.monotonic()
             owed = {service: owed.get(service, now) for service, seen in waiting.items() if seen.owed}
-            late = [waiting[service] for service, since in owed.items() if now - since > SILENCE_SECONDS]
+            late = [waiting[service] for service, since in owed.items() if now - since > OWED_SECONDS]
             if late:
-                raise silent(late[0], SILENCE_SECONDS)
+                raise silent(late[0].text, OWED_SECONDS)
             if now - heard > BEAT_SECONDS:
-                self.heartbeat(waiting)
+                self.require_controller()
                 heard = now
+            if any(seen.analysing for seen in waiting.values()):
+                begun = now  # a user's own analysis between our stages takes the time that it takes
             for service, seen in waiting.items():
                 meanwhile(service, seen)
             if now - begun > seconds:
@@ -125,40 +129,7 @@ class Fleet:
                 )
             self._clock.sleep(POLL_SECONDS)
 
-    def heartbeat(self, states: States) -> None:
-        """Raise UnreachableError when the controller has not looked at the lease for SILENCE_SECONDS, although a release is under way.
-
-        It looks every few seconds, by the AnalysisRun that would take the release of a dead runner back.
-        """
-        runs = {_run_of(seen): seen for seen in states.values() if _run_of(seen)}
-        if not runs:
-            return
-        path = self.names.group("argoproj.io/v1alpha1", "analysisruns")
-        for document in self._api.get(path)["items"]:
-            seen = runs.get(document["metadata"]["name"])
-            if seen is None or member(document, "status", "phase") not in {None, "Running", "Pending"}:
-                continue
-            looks = [
-                measured.get("finishedAt")
-                for result in member(document, "status", "metricResults") or ()
-                for measured in result.get("measurements") or ()
-            ]
-            latest = max(filter(None, looks), default=document["metadata"]["creationTimestamp"])
-            age = self._api.now() - parse_rfc3339(latest)
-            if age > timedelta(seconds=SILENCE_SECONDS):
-                raise silent(seen, age.total_seconds())
-
-
-def _run_of(seen: RolloutState) -> str | None:
-    name: str | None = member(seen.document, "status", "canary", "currentBackgroundAnalysisRunStatus", "name")
-    return name
-
-
-def silent(seen: RolloutState, seconds: float) -> UnreachableError:
-    """Return the error about a controller that does nothing."""
-    return UnreachableError(
-        "The Argo Rollouts controller does nothing",
-        what=f"{seen.text}; nothing was done about it for {seconds:.0f} s. Traffic stays as it is until the controller runs again",
-        where=seen.name,
-        next_step="have the controller run (kubectl -n argo-rollouts get pods) and re-run the job; what was asked of it last happens then",
-    )
+    def require_controller(self) -> None:
+        """Raise UnreachableError when the controller has fallen silent."""
+        if error := self.others.silence():
+            raise error

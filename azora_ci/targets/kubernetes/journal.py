@@ -13,8 +13,9 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.documents import expected_shape
 from azora_ci.core.errors import BadInputError
 from azora_ci.targets.journal import History, replay
+from azora_ci.targets.kubernetes import rollouts
 from azora_ci.targets.kubernetes.cluster import Names
-from azora_ci.targets.kubernetes.lock import stamp_each
+from azora_ci.targets.kubernetes.lock import TRIES, stamp_each
 from azora_ci.targets.kubernetes.rollouts import FENCE
 
 KEY = "journal"
@@ -26,8 +27,8 @@ KEPT = 400_000  # bytes that are left of a journal that outgrew the limit
 class ClusterJournal:
     """The journal of a namespace. ``fence``: checks with the API server that the lock is still ours."""
 
-    def __init__(self, api: Api, names: Names, token: Callable[[], str], confirm: Callable[[], None]) -> None:
-        self._api, self._names, self._token, self._confirm = api, names, token, confirm
+    def __init__(self, api: Api, names: Names, clock: Clock, token: Callable[[], str], confirm: Callable[[], None]) -> None:
+        self._api, self._names, self._clock, self._token, self._confirm = api, names, clock, token, confirm
         self._path = f"{names.core('configmaps')}/{names.journal}"
 
     def history(self) -> History:
@@ -47,36 +48,37 @@ class ClusterJournal:
         with expected_shape(self._unreadable):
             return replay(text.splitlines())
 
-    def stamp(self, clock: Clock, token: str, confirm: Callable[[], None]) -> None:
+    def stamp(self, token: str, confirm: Callable[[], None]) -> None:
         """Write the lock's token on the journal: from now on nobody else can extend it. See ``lock.stamp_each``."""
         document = self._read()
         with suppress(ConflictError):  # another run makes it in this moment
             if document is None:
                 self._api.create(self._names.core("configmaps"), {"metadata": {"name": self._names.journal}, "data": {KEY: ""}})
             elif member(document, "data", KEY) is None:
-                same = {"op": "test", "path": "/metadata/resourceVersion", "value": document["metadata"]["resourceVersion"]}
-                self._api.patch(self._path, [same, EMPTY])
-        stamp_each(self._api, clock, self._path, token, confirm)
+                self._api.patch(self._path, [rollouts.unchanged(document), EMPTY])
+        stamp_each(self._api, self._clock, self._path, token, confirm)
 
     def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:
         """Append an entry. Raises FencedError when the lock was taken over."""
         line = json.dumps({"at": at, "event": event, "deployment_id": deployment_id, **facts}, ensure_ascii=False)
-        document = self._read()
-        text = self._text(document)
-        if line in text.splitlines()[-3:]:
-            return  # an answer was lost on its way, and the entry is there
-        operations = [
-            {"op": "test", "path": annotation(FENCE), "value": self._token()},
-            {"op": "test", "path": f"/data/{KEY}", "value": text},
-            {"op": "replace", "path": f"/data/{KEY}", "value": self._shortened(f"{text}{line}\n")},
-        ]
-        try:
-            self._api.patch(self._path, operations)
-        except ConflictError:
-            if self._text(self._read()).endswith(f"{line}\n"):
-                return  # this is the second try of a patch whose answer was lost
-            self._confirm()
-            raise
+        for attempt in self._clock.attempts(TRIES, 0.1):
+            document = self._api.get(self._path)
+            text = self._text(document)
+            if line in text.splitlines()[-3:]:
+                return  # an answer was lost on its way, and the entry is there
+            operations = [
+                {"op": "test", "path": annotation(FENCE), "value": self._token()},
+                rollouts.unchanged(document),
+                {"op": "replace", "path": f"/data/{KEY}", "value": self._shortened(f"{text}{line}\n")},
+            ]
+            try:
+                self._api.patch(self._path, operations)
+            except ConflictError:
+                self._confirm()
+                if attempt.last and not self._text(self._read()).endswith(f"{line}\n"):
+                    raise
+            else:
+                return
 
     def _shortened(self, text: str) -> str:
         """Return a journal without its oldest releases where it outgrew the limit; what serves, what was before and the newest stay."""

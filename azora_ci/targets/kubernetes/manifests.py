@@ -6,13 +6,23 @@ no CA: who could forge the answer would be inside the cluster's own network.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import NamedTuple
 
-from azora_ci.clients.kubernetes.objects import Document
+from azora_ci.clients.kubernetes.api import Api, ConflictError
+from azora_ci.clients.kubernetes.objects import Document, member
 from azora_ci.core.config import ForwardSettings
+from azora_ci.core.config.kubernetes import PROXY
+from azora_ci.targets.kubernetes import rollouts
 from azora_ci.targets.kubernetes.cluster import Names
+from azora_ci.targets.kubernetes.rollouts import RolloutState
 
 HEARTBEAT_SECONDS = 3  # between two looks of the controller at the lease, by which we see that it runs
+METRIC = "runner-alive"  # by its name our metric is told from those of users beside it
+KEPT = frozenset({"Lease", "ConfigMap"})  # made where they are missing: who holds the lock, and the journal, are not ours to set back
+ANALYSIS = "/spec/strategy/canary/analysis"
 ERRORS = 20  # of the look at the lease in a row, a minute in all: an API server that restarts is no dead runner
 PROMOTING = 1  # as leaseTransitions, the one field of a lease's spec that is free: its holder promotes, and is not watched any more
 
@@ -111,13 +121,14 @@ def rules(needed: tuple[Right, ...]) -> list[Document]:
 def watch(names: Names) -> Document:
     """Return the AnalysisTemplate that takes a release back when the lease is held and was not renewed: its runner is dead.
 
-    A release that is being promoted is not taken back: a later run goes forward with it.
+    A release that is being promoted is not taken back: a later run goes forward with it. What counts as not renewed is younger than the
+    lease by the time between two looks: the look that finds it comes at the latest when the lease runs out.
     """
     settings = names.settings
-    fresh = f'now() - date(result.renewTime) < duration("{settings.lease_seconds}s")'
+    fresh = f'now() - date(result.renewTime) < duration("{settings.lease_seconds - HEARTBEAT_SECONDS}s")'
     alive = f'result.holderIdentity == "" || result.leaseTransitions == {PROMOTING} || {fresh}'
     metric = {
-        "name": "runner-alive",
+        "name": METRIC,
         "interval": f"{HEARTBEAT_SECONDS}s",
         "failureLimit": 0,
         "consecutiveErrorLimit": ERRORS,
@@ -139,3 +150,34 @@ def watch(names: Names) -> Document:
         "metadata": {"name": names.watch, "namespace": settings.namespace},
         "spec": {"args": [token], "metrics": [metric]},
     }
+
+
+def install(api: Api, names: Names, states: Mapping[str, RolloutState]) -> str:
+    """Make what is missing and return a text about it, with every object that was applied as JSON, which kubectl takes, too.
+
+    A Rollout that waits in a step is not touched: a changed strategy would not be part of what was begun.
+    """
+    made = objects(names, proxy=names.settings.probes == PROXY)
+    for path, document in made:
+        if document["kind"] in KEPT:
+            with suppress(ConflictError):
+                api.create(path, document)
+        else:
+            api.apply(path, document)
+    lines = [f"✓ {document['kind']} {document['metadata']['name']}" for _, document in made]
+    for seen in states.values():
+        if rollouts.has_watch(seen.document, names.settings):
+            continue
+        if seen.stable and not seen.finished:
+            lines.append(f"✗ {seen.text}: it is under way; run this again afterwards")
+            continue
+        entry = {"templateName": names.watch}
+        templates = member(seen.document, "spec", "strategy", "canary", "analysis", "templates")
+        analysis = member(seen.document, "spec", "strategy", "canary", "analysis")
+        value = {**(analysis or {}), "templates": [entry, *(templates or [])]}
+        value.pop("startingStep", None)
+        api.patch(f"{names.rollouts}/{seen.name}", [rollouts.unchanged(seen.document), {"op": "add", "path": ANALYSIS, "value": value}])
+        lines.append(f"✓ Rollout {seen.name} names it: write spec.strategy.canary.analysis = {json.dumps(value)} into its manifest, too")
+    text = json.dumps({"apiVersion": "v1", "kind": "List", "items": [document for _, document in made]}, indent=1)
+    lines.append(f"The account of our jobs is {names.deployer}; make its kubeconfig the secret KUBECONFIG_DATA. What was applied:\n{text}")
+    return "\n".join(lines)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from datetime import datetime
+from typing import Any
 
 from azora_ci.clients.kubernetes.objects import Document, member
 from azora_ci.core.clock import Clock
@@ -13,9 +15,9 @@ from azora_ci.health.workers import WorkerState
 from azora_ci.targets import proofs
 from azora_ci.targets.base import Instance
 from azora_ci.targets.journal import PROMOTED, Deployed, History
-from azora_ci.targets.kubernetes import pods
+from azora_ci.targets.kubernetes import pods, rollouts
 from azora_ci.targets.kubernetes.cluster import Names
-from azora_ci.targets.kubernetes.counters import Prometheus
+from azora_ci.targets.kubernetes.counters import CANARY, STABLE, Counting
 from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
 from azora_ci.targets.kubernetes.journal import ClusterJournal
 from azora_ci.targets.kubernetes.rollouts import RolloutState
@@ -26,10 +28,8 @@ NUMBER = 1  # of a service's entry in the journal: a Rollout is one thing
 class Releases:
     """Reads releases. What it knows of their hashes and digests is of the last time that the journal was read."""
 
-    def __init__(
-        self, journal: ClusterJournal, fleet: Fleet, pods_of: pods.Pods, config: DeployConfig, prometheus: Prometheus | None
-    ) -> None:
-        self._journal, self._fleet, self._pods, self._config, self._prometheus = journal, fleet, pods_of, config, prometheus
+    def __init__(self, journal: ClusterJournal, fleet: Fleet, pods_of: pods.Pods, config: DeployConfig, counting: Counting | None) -> None:
+        self._journal, self._fleet, self._pods, self._config, self._counting = journal, fleet, pods_of, config, counting
         self._names: Names = fleet.names
         self._hashes: dict[str, dict[str, str]] = {}  # release id -> service id -> hash
         self._digests: dict[str, dict[str, str]] = {}
@@ -99,6 +99,13 @@ class Releases:
     def _hash(self, instance: Instance) -> str:
         return self._hashes.get(instance.release, {}).get(instance.service, "")
 
+    def kept(self, release_id: str, states: States, now: datetime) -> dict[str, Any]:
+        """Return what the cluster keeps of the release before: whether a ReplicaSet is ``gone``, and until when all its pods run on."""
+        hashes = self._hashes.get(release_id, {})
+        found = self._fleet.replica_sets(hashes.values())
+        ends = [rollouts.runs_until(found[hash_], states[service].document, now) for service, hash_ in hashes.items() if hash_ in found]
+        return {"gone": not hashes or not found.keys() >= set(hashes.values()), "warm_until": min(ends, default=None)}
+
     # --- traffic -------------------------------------------------------------------------------------------------------
 
     def shown(self, history: History, states: States) -> list[Deployed]:
@@ -138,18 +145,15 @@ class Releases:
             new = round(100 * ready[seen.current] / (sum(ready.values()) or 1))
         return {seen.current: new, seen.stable: 100 - new}
 
-    def counters(self, release_ids: Sequence[str]) -> dict[tuple[str, str], Counters]:
+    def counters(self, release_ids: Sequence[str], states: States) -> dict[tuple[str, str], Counters]:
         """Return (service id, release id) -> counters; nothing where requests are not counted. Raises UnreachableError."""
-        if self._prometheus is None:
+        if self._counting is None:
             return {}
-        settings = self._names.settings
         return {
-            (service, release): self._prometheus.counters(
-                {"namespace": settings.namespace, "service": service, "rollout": settings.rollouts[service].rollout, "hash": hash_}
-            )
+            (service, release): self._counting.counters(asked(self._names, service, states[service], hash_))
             for release in release_ids
             for service, hash_ in self._hashes.get(release, {}).items()
-            if service in settings.rollouts
+            if service in states
         }
 
     def hashes(self, release_id: str) -> dict[str, str]:
@@ -166,19 +170,21 @@ class Releases:
         return sum(pods.is_ready(pod) for found in self._pods.of(hashes).values() for pod in found)
 
     def requests_after(self, release_id: str, clock: Clock, seconds: float) -> int:
-        """Return the requests that reach a release from now on. Prometheus knows those before now when it has scraped once more.
-
-        Raises UnreachableError.
-        """
-        assert self._names.settings.counters is not None  # noqa: S101 - the caller asked
-        scrape = self._names.settings.counters.scrape_seconds
-        clock.sleep(scrape)
+        """Return the requests that reach a release from now on; those before now must be known first. Raises UnreachableError."""
+        assert self._counting is not None  # noqa: S101 - the caller asked
+        clock.sleep(self._counting.delay)
         baseline = self._requests(release_id)
-        clock.sleep(scrape + seconds)
+        clock.sleep(self._counting.delay + seconds)
         return max(0, self._requests(release_id) - baseline)
 
     def _requests(self, release_id: str) -> int:
-        return sum(counted.requests for counted in self.counters([release_id]).values())
+        return sum(counted.requests for counted in self.counters([release_id], self._fleet.states()).values())
+
+
+def asked(names: Names, service: str, seen: RolloutState, hash_: str) -> dict[str, str]:
+    """Return what a count of a ReplicaSet is asked for."""
+    side = STABLE if hash_ == seen.stable else CANARY
+    return {"namespace": names.settings.namespace, "service": service, "rollout": seen.name, "hash": hash_, "side": side}
 
 
 def facts_of(deployed: Deployed, name: str) -> dict[str, str]:

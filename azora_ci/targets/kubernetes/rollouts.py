@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 
 from azora_ci.clients.kubernetes.objects import Document, annotation, member
 from azora_ci.core.config import KubernetesSettings, RolloutNames
@@ -15,10 +16,10 @@ from azora_ci.core.pipeline import STAGES
 
 FENCE, RELEASE, VERSION = "azora-ci/fence", "azora-ci/deployment-id", "azora-ci/version"  # annotations: of a Rollout; of its pods
 HASH_LABEL = "rollouts-pod-template-hash"
-REVISION = "rollout.argoproj.io/revision"
+SCALE_DOWN = "scale-down-deadline"  # annotation of an old ReplicaSet
 PERCENTS = tuple(percent for _, percent in STAGES)
+FEWEST_REVISIONS = 2  # what was before, and a release that was taken back since
 SCALE_DOWN_SECONDS = 30  # Argo's default of scaleDownDelaySeconds
-GIVEN = ("DEPLOYMENT_ID", "SERVICE", "VERSION")  # variables that every target tells an instance; HOST and PORT are the manifest's
 
 
 @dataclass(frozen=True)
@@ -35,14 +36,12 @@ class RolloutState:
     current: str
     step: int
     held: bool  # in a pause without an end
+    undecided: bool  # in a pause for an analysis without a verdict: a person decides
     aborted: bool  # the controller took it back
     weight: int | None
-    stable_weight: int | None
     routed: bool  # traffic is shared by a router, which must say the weight
     verified: bool  # what the controller wrote is what the router has, as far as that was asked
     release: str | None
-    fence: str | None
-    replicas: int
     document: Document = field(repr=False, compare=False, default_factory=dict)
 
     @property
@@ -60,6 +59,23 @@ class RolloutState:
     def finished(self) -> bool:
         """Return whether its newest template has everything, and no step is left."""
         return self.settled and self.phase == "Healthy" and bool(self.stable) and self.stable == self.current and not self.weight
+
+    @property
+    def background(self) -> str | None:
+        """Return the name of the AnalysisRun that goes on beside its steps."""
+        name: str | None = member(self.document, "status", "canary", "currentBackgroundAnalysisRunStatus", "name")
+        return name
+
+    @property
+    def free(self) -> bool:
+        """Return whether it waits for us, and for nobody else."""
+        return self.settled and self.held and not self.undecided
+
+    @property
+    def analysing(self) -> bool:
+        """Return whether it is in a step that is an analysis, which measures still."""
+        inline = self.step < len(self.steps) and "analysis" in self.steps[self.step]
+        return inline and self.settled and self.phase == "Progressing"
 
     def held_at(self, percent: int) -> bool:
         """Return whether it waits at this weight, which traffic has where it is routed."""
@@ -95,6 +111,7 @@ def state(document: Document) -> RolloutState:
     status, meta = document.get("status") or {}, document["metadata"]
     weights = member(status, "canary", "weights") or {}
     pauses = status.get("pauseConditions") or []
+    reasons = {pause.get("reason") for pause in pauses}
     observed = str(meta.get("generation")) == str(status.get("observedGeneration"))
     return RolloutState(
         name=meta["name"],
@@ -104,15 +121,13 @@ def state(document: Document) -> RolloutState:
         stable=status.get("stableRS", ""),
         current=status.get("currentPodHash", ""),
         step=status.get("currentStepIndex") or 0,
-        held=any(pause.get("reason") == "CanaryPauseStep" for pause in pauses),
+        held="CanaryPauseStep" in reasons,
+        undecided="InconclusiveAnalysisRun" in reasons,
         aborted=bool(status.get("abort") and status.get("abortedAt")),
         weight=member(weights, "canary", "weight"),
-        stable_weight=member(weights, "stable", "weight"),
         routed=bool(member(document, "spec", "strategy", "canary", "stableService")),
         verified=weights.get("verified") is not False,
         release=member(document, "spec", "template", "metadata", "annotations", RELEASE),
-        fence=member(document, "metadata", "annotations", FENCE),
-        replicas=member(document, "spec", "replicas") or 0,
         document=document,
     )
 
@@ -171,15 +186,31 @@ def remarks(document: Document, names: RolloutNames, window_minutes: float) -> I
         yield f"{names.rollout}: its own analysis ({', '.join(map(str, analyses))}) may take it back, too"
     if not names.stable_service:
         yield f"{names.rollout}: traffic is not routed: shares are those of its {member(document, 'spec', 'replicas')} pods, rounded up"
-    kept = canary.get("scaleDownDelaySeconds", SCALE_DOWN_SECONDS)
+    kept = canary.get("scaleDownDelaySeconds", SCALE_DOWN_SECONDS) if names.stable_service else 0
     if kept < window_minutes * 60:
-        history = member(document, "spec", "revisionHistoryLimit")
+        change = f"write scaleDownDelaySeconds: {window_minutes * 60:.0f} to have it warm all the while"
         yield (
-            f"{names.rollout}: the version before runs for {kept} s after the promotion (scaleDownDelaySeconds); going back later, within "
-            f"the window of {window_minutes:g} minutes, first starts it again from its ReplicaSet ({history or 10} are kept)"
+            f"{names.rollout}: the version before runs for {kept} s after the promotion; going back later, within the window of "
+            f"{window_minutes:g} minutes, first starts it again from its ReplicaSet; "
+            f"{change if names.stable_service else 'without trafficRouting nothing keeps it warm'}"
+        )
+    history = member(document, "spec", "revisionHistoryLimit")
+    if history is not None and history < FEWEST_REVISIONS:
+        yield (
+            f"{names.rollout}: revisionHistoryLimit is {history}: one release that is taken back, and there is nothing left to go back to "
+            f"from what serves; write revisionHistoryLimit: {FEWEST_REVISIONS} or more"
         )
     if canary.get("dynamicStableScale"):
         yield f"{names.rollout}: dynamicStableScale stops pods of the version before while shares move: going back starts them again"
+
+
+def runs_until(replica_set: Document, document: Document, now: datetime) -> str:
+    """Return until when (RFC 3339) the pods of an old ReplicaSet of a Rollout run on; the controller notes it a moment after promoting."""
+    noted: str | None = member(replica_set, "metadata", "annotations", SCALE_DOWN)
+    stopped = not member(replica_set, "spec", "replicas") or not member(document, "spec", "strategy", "canary", "trafficRouting")
+    delay = member(document, "spec", "strategy", "canary", "scaleDownDelaySeconds")
+    seconds = 0 if stopped else SCALE_DOWN_SECONDS if delay is None else delay
+    return noted if noted and not stopped else (now + timedelta(seconds=seconds)).isoformat(timespec="seconds").replace("+00:00", "Z")
 
 
 def container_index(document: Document, container: str) -> int | None:
@@ -212,10 +243,22 @@ def stamped(document: Document, token: str) -> list[Document]:
     annotations = member(document, "metadata", "annotations")
     if annotations is not None and FENCE in annotations:
         return [_if_fenced(annotations[FENCE]), {"op": "replace", "path": annotation(FENCE), "value": token}]
-    same = {"op": "test", "path": "/metadata/resourceVersion", "value": document["metadata"]["resourceVersion"]}
     if annotations is None:
-        return [same, {"op": "add", "path": "/metadata/annotations", "value": {FENCE: token}}]
-    return [same, {"op": "add", "path": annotation(FENCE), "value": token}]
+        return [unchanged(document), {"op": "add", "path": "/metadata/annotations", "value": {FENCE: token}}]
+    return [unchanged(document), {"op": "add", "path": annotation(FENCE), "value": token}]
+
+
+def unchanged(document: Document) -> Document:
+    """Return the condition that an object is as it was read.
+
+    Its version is compared, and not its texts: the API server compares JSON as it is written, and writes ``<``, ``>`` and ``&`` as escapes.
+    """
+    return {"op": "test", "path": "/metadata/resourceVersion", "value": document["metadata"]["resourceVersion"]}
+
+
+def _same_spec(document: Document) -> Document:
+    """Return the condition that nobody has changed the spec since it was read; for its texts see ``unchanged``."""
+    return {"op": "test", "path": "/metadata/generation", "value": document["metadata"]["generation"]}
 
 
 def _if_fenced(token: str) -> Document:
@@ -234,7 +277,7 @@ def start(document: Document, token: str, container: int, image: str, given: Map
     env = [each for each in template["spec"]["containers"][container].get("env") or () if each["name"] not in given]
     return [
         _if_fenced(token),
-        {"op": "test", "path": "/spec/template", "value": template},
+        _same_spec(document),
         {"op": "replace", "path": f"{base}/image", "value": image},
         {"op": "add", "path": f"{base}/env", "value": [*env, *({"name": name, "value": value} for name, value in given.items())]},
         {"op": "add", "path": "/spec/template/metadata/annotations", "value": annotations},
@@ -247,6 +290,7 @@ def go_on(seen: RolloutState, token: str) -> list[Document]:
         _if_fenced(token),
         {"op": "test", "path": "/status/currentPodHash", "value": seen.current},
         {"op": "test", "path": "/status/currentStepIndex", "value": seen.step},
+        {"op": "test", "path": "/status/pauseConditions", "value": seen.document["status"]["pauseConditions"]},
         {"op": "remove", "path": "/status/pauseConditions"},
     ]
 
@@ -270,6 +314,6 @@ def put_template(document: Document, token: str, replica_set: Document) -> list[
     meta["labels"].pop(HASH_LABEL, None)
     return [
         _if_fenced(token),
-        {"op": "test", "path": "/spec/template", "value": document["spec"]["template"]},
+        _same_spec(document),
         {"op": "replace", "path": "/spec/template", "value": {**template, "metadata": meta}},
     ]

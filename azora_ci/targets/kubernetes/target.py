@@ -24,9 +24,9 @@ from azora_ci.health.workers import WorkerState
 from azora_ci.targets import proofs, workers
 from azora_ci.targets.base import AbortResult, Instance, LockHolder, Observation, Owner, TargetContext
 from azora_ci.targets.journal import DEPLOYING, PROMOTED, Deployed, History
-from azora_ci.targets.kubernetes import install, pods, rollouts
+from azora_ci.targets.kubernetes import manifests, pods, rollouts
 from azora_ci.targets.kubernetes.cluster import Names, connect, settings_of
-from azora_ci.targets.kubernetes.counters import Prometheus
+from azora_ci.targets.kubernetes.counters import counting
 from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
 from azora_ci.targets.kubernetes.journal import ClusterJournal
 from azora_ci.targets.kubernetes.lock import ClusterLock
@@ -38,6 +38,7 @@ from azora_ci.targets.release import Release
 PROBE_SECONDS = 5.0  # for the answers of the version before, after going back
 RETURN_SECONDS, HURRIED_SECONDS = 120.0, 4.0  # for going back: normally (pods may have to be started again), and in a cancelled run
 REST_SECONDS = 15.0  # for Rollouts to come to rest before a plan says that they are not
+BEYOND = 101  # percent: no weight is as high
 PROOF_SECONDS = 2.0  # in which no request may reach the new version, where requests are counted
 
 
@@ -64,10 +65,10 @@ class Kubernetes:
         self._api: Api = connect(context)
         self._fleet = Fleet(self._api, self._names, context, self._explain)
         self._lock = ClusterLock(self._api, self._names, context.clock, self._stamp)
-        self._journal = ClusterJournal(self._api, self._names, lambda: self._lock.token, self._lock.confirm)
-        self._prometheus = Prometheus(self._settings.counters, context.clock) if self._settings.counters else None
+        self._journal = ClusterJournal(self._api, self._names, context.clock, lambda: self._lock.token, self._lock.confirm)
+        self._counting = counting(self._settings, context.clock)
         self._pods = pods.Pods(self._api, self._names, context.config, context.clock)
-        self._releases = Releases(self._journal, self._fleet, self._pods, context.config, self._prometheus)
+        self._releases = Releases(self._journal, self._fleet, self._pods, context.config, self._counting)
         self._expected: Expected | None = None
         self.notes: list[str] = []
         self.host_keys: list[dict[str, Any]] = []
@@ -90,14 +91,15 @@ class Kubernetes:
         elif self._lock.taken_over:
             self._say(f"took over the lock of {self._lock.taken_over}: it was not renewed any more")
         try:
-            yield
+            with self._fleet.others.pulse():
+                yield
         finally:
             with undisturbed():
                 self._fleet.lock = None
                 self._lock.release()
 
     def _stamp(self, token: str, confirm: Callable[[], None]) -> None:
-        self._journal.stamp(self._clock, token, confirm)
+        self._journal.stamp(token, confirm)
         self._fleet.stamp(token, confirm)
 
     def renew(self) -> None:
@@ -120,7 +122,7 @@ class Kubernetes:
 
     def install_edge(self, owner: Owner, listen: str | None) -> str:  # noqa: ARG002 - the router and its port are the cluster's
         """Have the lease's reader, its AnalysisTemplate and the account of our jobs, and each Rollout name the template."""
-        return install.install(self._api, self._names, self._fleet.states())
+        return manifests.install(self._api, self._names, self._fleet.states())
 
     def edge_secret(self) -> str | None:
         """Return None: the cluster's router proves nothing about who answers."""
@@ -165,10 +167,10 @@ class Kubernetes:
             if seen.stable and not seen.finished and seen.release != release.id:
                 problems.append(f"{seen.text}: it is not at rest, and nothing is begun beside what is under way")
             lines += rollouts.remarks(seen.document, entries[service], self._context.rollback_window_minutes)
-        if self._prometheus is None and self._config.rollout.inconclusive != "pass":
+        if self._counting is None and self._config.rollout.inconclusive != "pass":
             problems.append(
-                "target.kubernetes.counters is missing: without counted requests every stage is inconclusive, and rollout.inconclusive "
-                '= "abort" would take every release back; count requests, or accept probes alone with inconclusive = "pass"'
+                "target.kubernetes.counters and edge are missing: without counted requests every stage is inconclusive, and rollout."
+                'inconclusive = "abort" would take every release back; count requests, or accept probes alone with inconclusive = "pass"'
             )
         if problems:
             raise NotTrueError(
@@ -177,7 +179,7 @@ class Kubernetes:
                 where=f"namespace {self._settings.namespace}",
                 next_step="change what the lines above name, and re-run the job: nothing was begun",
             )
-        verb = "counted by Prometheus" if self._prometheus else "not counted: verdicts rest on probes alone"
+        verb = f"counted by {self._counting.name}" if self._counting else "not counted: verdicts rest on probes alone"
         return [f"{len(states)} Rollouts in namespace {self._settings.namespace}, requests {verb}", *lines]
 
     def _at_rest(self, release: Release) -> States:
@@ -201,12 +203,7 @@ class Kubernetes:
         def reached(_service: str, seen: RolloutState) -> bool:
             return seen.release == release.id and (seen.held_at(percent) or seen.finished)
 
-        def advance(service: str, seen: RolloutState) -> None:
-            self._require_ours(release, seen)
-            if seen.settled and seen.held and seen.percent < percent:
-                self._fleet.change(service, lambda now, token: rollouts.go_on(now, token) if now.step == seen.step and now.held else None)
-            self._lock.renew()
-
+        advance = self._advance(release, percent)
         states = self._fleet.await_all(started, reached, advance, seconds=self._context.health_timeout, purpose=f"at {percent} %")
         self._note_hashes(release, states)
         for seen in states.values():
@@ -246,20 +243,31 @@ class Kubernetes:
                 noted = {**kept, **proofs.noted(self._config.service(service)), "hash": states[service].current}
                 self._note("instance", release.id, service=service, number=NUMBER, **noted)
 
-    def _require_ours(self, release: Release, seen: RolloutState) -> None:
-        """Raise NotTrueError when a Rollout has another template by now, or was taken back in the cluster."""
-        if seen.release != release.id:
-            detail, title = f"its template is of {seen.release or 'no deployment of ours'} now: {seen.text}", "Somebody changed a Rollout"
-        elif (seen.document.get("status") or {}).get("abort"):
-            title, detail = "A Rollout was taken back in the cluster", f"by Argo Rollouts, an analysis or a person: {seen.text}"
-        else:
-            return
-        raise NotTrueError(
-            title,
-            what=f"{seen.name}: {detail}",
-            where=f"{self._settings.namespace}/{seen.name}",
-            next_step="find out who did it and why (kubectl describe rollout, analysisruns); all services go back together",
-        )
+    def _advance(self, release: Release, percent: int) -> Callable[[str, RolloutState], None]:
+        """Return what ends the pauses before a weight, but for one in which a person is to decide."""
+        said: set[tuple[str, bool]] = set()
+
+        def advance(service: str, seen: RolloutState) -> None:
+            self._fleet.others.require_ours(release, seen)
+            if seen.free and seen.percent < percent:
+                self._fleet.change(service, lambda now, token: rollouts.go_on(now, token) if now.step == seen.step and now.free else None)
+            elif (seen.undecided or seen.analysing) and (service, seen.undecided) not in said:
+                said.add((service, seen.undecided))
+                self._say_waits(seen)
+            self._lock.renew()
+
+        return advance
+
+    def _say_waits(self, seen: RolloutState) -> None:
+        reason = "has no verdict: Argo pauses until a person decides (kubectl argo rollouts promote, or abort)"
+        text = reason if seen.undecided else "measures: its end is waited for"
+        lines = [f"{seen.name}: an analysis of its own {text}", *self._analyses(seen)]
+        self.notes += lines if seen.undecided else []
+        for line in lines:
+            self._say(line)
+
+    def _analyses(self, *states: RolloutState) -> list[str]:
+        return [each.text for each in self._fleet.others.analyses([seen.current for seen in states])]
 
     def run_once(self, service_id: str, release: Release) -> None:
         """Raise NotTrueError: the configuration refuses jobs and singletons on this target."""
@@ -278,35 +286,30 @@ class Kubernetes:
         states = self._fleet.await_all(
             services,
             lambda _, seen: seen.settled,
-            lambda _, seen: self._require_ours(release, seen),
+            lambda _, seen: self._fleet.others.require_ours(release, seen),
             seconds=REST_SECONDS,
             purpose="settled",
         )
         bases = facts_of(self.current().releases[release.id], "base")
         expected = Expected(release, percent, frozenset(states) - frozenset(bases))
         for service, seen in states.items():
-            self._require_ours(release, seen)
+            self._fleet.others.require_ours(release, seen)
             if not expected.holds(service, seen):
-                raise self._moved(seen, percent)
+                raise self._fleet.others.moved(seen, percent)
         self._expected = expected
         return self._releases.weights(states)
 
-    def _moved(self, seen: RolloutState, percent: int) -> NotTrueError:
-        return NotTrueError(
-            "Somebody moved a Rollout",
-            what=f"it was left waiting at {percent} %, and is not there any more: {seen.text}",
-            where=f"{self._settings.namespace}/{seen.name}",
-            next_step="find out who promoted or changed it (kubectl describe rollout); all services go back together",
-        )
-
     def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
-        """Store a stage's evidence in the journal."""
+        """Store a stage's evidence in the journal, and show what analyses of users say by now."""
         self._note("stage", release.id, stage=dict(evidence))
+        for line in self._analyses(*self._fleet.states().values()):
+            self._say(line)
 
     def promote(self, release: Release) -> None:
         """Note the promotion, so that a rerun goes forward from then on, and end the last pause of every Rollout."""
         self._expected = None
         self._lock.renew()
+        self.notes += self._analyses(*self._fleet.states().values())
         self._lock.stop_watch()  # before the note: from the note on Argo Rollouts must not undo it
         if self.current().releases[release.id].outcome != PROMOTED:
             self._note("promote", release.id)
@@ -314,14 +317,11 @@ class Kubernetes:
         def promoted(_service: str, seen: RolloutState) -> bool:
             return seen.release == release.id and seen.finished
 
-        def advance(service: str, seen: RolloutState) -> None:
-            self._require_ours(release, seen)
-            if seen.settled and seen.held:
-                self._fleet.change(service, lambda now, token: rollouts.go_on(now, token) if now.step == seen.step and now.held else None)
-            self._lock.renew()
-
         services = [service.id for service in self._config.staged]
-        self._fleet.await_all(services, promoted, advance, seconds=self._context.health_timeout, purpose="promoted")
+        advance = self._advance(release, BEYOND)
+        states = self._fleet.await_all(services, promoted, advance, seconds=self._context.health_timeout, purpose="promoted")
+        if previous := self.current().before(release.id):
+            self._note("kept", previous.id, **self._releases.kept(previous.id, states, self._api.now()))
 
     def remove(self, release_id: str) -> None:
         """Note that a release is not gone back to any more; its ReplicaSets are Argo Rollouts' to remove."""
@@ -356,7 +356,7 @@ class Kubernetes:
     def _proved(self, returned: AbortResult, release: Release, previous: Deployed | None, *, hurry: bool) -> AbortResult:
         """Add to what the Rollouts say what else is seen: counted requests, ready pods of what is not routed, the old version's health."""
         details, proved, after = [returned.detail], returned.proved, None
-        if self._prometheus is not None and not hurry:
+        if self._counting is not None and not hurry:
             try:
                 after = self._releases.requests_after(release.id, self._clock, PROOF_SECONDS)
                 details.append(f"{after} requests were counted at the new version in the {PROOF_SECONDS:g} s after")
@@ -378,12 +378,12 @@ class Kubernetes:
         states, history = self._fleet.states(), self.current()
         if self._expected is not None:
             for service, seen in states.items():
-                self._require_ours(self._expected.release, seen)
+                self._fleet.others.require_ours(self._expected.release, seen)
                 if seen.settled and not self._expected.holds(service, seen):
-                    raise self._moved(seen, self._expected.percent)
-            self._fleet.heartbeat(states)
+                    raise self._fleet.others.moved(seen, self._expected.percent)
+            self._fleet.require_controller()
         shown = self._releases.shown(history, states)
-        counters = self._releases.counters([deployed.id for deployed in shown])
+        counters = self._releases.counters([deployed.id for deployed in shown], states)
         return Observation(counters, self._releases.weights(states), self._releases.troubled(shown))
 
     # --- inside ------------------------------------------------------------------------------------------------------------
@@ -395,4 +395,6 @@ class Kubernetes:
         self._context.log.say(line)
 
     def _explain(self, _service: str, seen: RolloutState) -> str:
+        if seen.undecided:
+            return "; ".join(("an analysis has no verdict", *self._analyses(seen)))
         return pods.explain(self._pods.of([seen.current])[seen.current]) if seen.current else ""

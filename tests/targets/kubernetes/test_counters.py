@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from azora_ci.core.clock import Clock
-from azora_ci.core.config import CounterSettings
+from azora_ci.core.config import CounterSettings, EnvoySettings
 from azora_ci.core.errors import UnreachableError
-from azora_ci.targets.kubernetes.counters import Prometheus
+from azora_ci.targets.kubernetes.counters import Envoys, Prometheus, of_cluster
 from azora_ci.targets.kubernetes.doctor import _counted
 
 GIVEN = {"namespace": "shop", "service": "web", "rollout": "web", "hash": "abc"}
@@ -26,14 +27,16 @@ def vector(*series: tuple[dict[str, str], str]) -> dict:
 
 class Server(ThreadingHTTPServer):
     answers: dict[str, dict]
+    everything: dict  # what an Envoy answers
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
-            query = parse_qs(urlsplit(self.path).query)["query"][0]
-            body = json.dumps(self.server.answers.get(query, vector())).encode()
+            asked = parse_qs(urlsplit(self.path).query)
+            answer = self.server.answers.get(asked["query"][0], vector()) if "query" in asked else self.server.everything
+            body = json.dumps(answer).encode()
             self.send_response(200)
             self.end_headers()
             self.wfile.write(body)
@@ -101,3 +104,23 @@ def test_a_server_that_is_away_is_an_error(server):
     server.server_close()
     with pytest.raises(UnreachableError, match="connection refused"):
         away.counters(GIVEN)
+
+
+def stats(**numbers: int) -> dict:
+    return {"stats": [{"name": f"cluster.shop.web.upstream_rq_{name}", "value": number} for name, number in numbers.items()]}
+
+
+def test_a_request_of_the_edge_that_was_given_up_is_counted_as_failed():
+    counted = of_cluster(stats(total=109, completed=100, active=2, retry=4, retry_success=3, **{"5xx": 7, "404": 1}), "shop.web")
+    assert (counted.requests, counted.given_up, counted.errors, counted.failovers, counted.failed) == (103, 3, 7, 3, 13)
+    assert of_cluster({"stats": []}, "shop.web") is None
+
+
+def test_all_envoys_are_added_up_and_one_that_is_away_is_an_error(server):
+    edge = EnvoySettings((f"http://127.0.0.1:{server.server_port}",) * 2, "shop.web", "shop.canary")
+    server.everything = stats(total=10, completed=10)
+    assert Envoys(edge, Clock()).counters(GIVEN | {"side": "stable"}).requests == 20
+    with pytest.raises(UnreachableError, match=r"no cluster shop\.canary"):
+        Envoys(edge, Clock()).counters(GIVEN | {"side": "canary"})
+    with pytest.raises(UnreachableError, match="connection refused"):
+        Envoys(replace(edge, admin=(*edge.admin, "http://127.0.0.1:9")), Clock()).counters(GIVEN | {"side": "stable"})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -125,10 +126,29 @@ def test_what_cannot_be_driven_is_named(canary, more, words):
 def test_what_goes_back_slowly_is_said():
     (short,) = rollouts.remarks(document(revisionHistoryLimit=3), NAMES, 60)
     assert "runs for 30 s after the promotion" in short
-    assert "(3 are kept)" in short
+    assert "write scaleDownDelaySeconds: 3600" in short
     assert list(rollouts.remarks(document({"scaleDownDelaySeconds": 3600}), NAMES, 60)) == []
-    (pods, _) = rollouts.remarks(document(), RolloutNames("web", "app"), 60)
+    (few,) = rollouts.remarks(document({"scaleDownDelaySeconds": 3600}, revisionHistoryLimit=1), NAMES, 60)
+    assert "write revisionHistoryLimit: 2 or more" in few
+    (pods, cold) = rollouts.remarks(document(), RolloutNames("web", "app"), 60)
     assert "shares are those of its 4 pods" in pods
+    assert "runs for 0 s" in cold
+    assert "without trafficRouting nothing keeps it warm" in cold
+
+
+@pytest.mark.parametrize(
+    ("canary", "replicas", "noted", "until"),
+    [
+        ({}, 2, "2026-11-24T11:00:40Z", "2026-11-24T11:00:40Z"),  # the controller has noted it
+        ({}, 2, None, "2026-11-24T11:00:30Z"),
+        ({"scaleDownDelaySeconds": 600}, 2, None, "2026-11-24T11:10:00Z"),
+        ({}, 0, "2026-11-24T11:00:40Z", "2026-11-24T11:00:00Z"),  # its pods are stopped already
+        ({"trafficRouting": None}, 2, None, "2026-11-24T11:00:00Z"),  # they are replaced, and not kept
+    ],
+)
+def test_until_when_the_version_before_runs_is_what_the_cluster_keeps(canary, replicas, noted, until):
+    replica_set = {"metadata": {"annotations": {rollouts.SCALE_DOWN: noted} if noted else {}}, "spec": {"replicas": replicas}}
+    assert rollouts.runs_until(replica_set, document(canary), datetime(2026, 11, 24, 11, tzinfo=UTC)) == until
 
 
 def test_a_patch_changes_one_container_and_keeps_its_other_variables():

@@ -97,6 +97,7 @@ def test_the_step_rolls_out_recognises_it_and_shows_it(world):
         assert stage["probes"]["failed"] == 0
         assert "inconclusive" in stage["reason"]  # nothing counts requests here: said, and never taken for a verdict
     assert "runs for 30 s after the promotion" in output
+    assert f"v1.0.1 keeps running at 0 % until {told['warm_until']}; going back later starts it again first" in output
     token = json.loads(world.restricted().read_text())["users"][0]["user"]["token"]
     artifacts = "".join(path.read_text() for path in (world.folder / "job-1").rglob("*") if path.is_file())
     assert token not in output + artifacts
@@ -127,3 +128,16 @@ def test_a_version_that_is_sick_after_its_start_is_taken_back(world):
     assert (told["rollout_status"], told["abort"]["stage"]) == ("rolled_back", "canary"), output
     assert told["abort"]["proved"]
     assert set(world.ask("api_gateway", 10)) == {"1.0.1"}
+
+
+def test_without_routing_the_record_has_the_share_that_pods_really_have(cluster, tmp_path):
+    made = World(cluster, tmp_path, services=("api_gateway",), routed=False, lease_seconds=10)
+    made.install()
+    deploy(made, made.release(1))
+    code, output = finish(start(made))
+    assert code == 0, output
+    assert "5 % were asked for; v1.0.2 has 50 % of pods of api-gateway" in output  # one of two pods: there is no smaller share
+    canary, *_ = evidence(made)["stages"]
+    new, old = made.release(2).id, made.release(1).id
+    assert canary["weights"] == {"pods of api-gateway": {f"api_gateway-{new}": 50, f"api_gateway-{old}": 50}}
+    assert canary["traffic"]["v1.0.2"]["weight"] == 50

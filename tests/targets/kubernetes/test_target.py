@@ -11,9 +11,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from azora_ci.core.errors import NotTrueError
+from azora_ci.core.clock import Clock
+from azora_ci.core.errors import NotTrueError, UnreachableError
+from azora_ci.health.probes import ProbeRequest, fetch, unix_dial
 from azora_ci.rehearsal.kubernetes.cluster import Cluster
 from azora_ci.targets.journal import ABORTED, DEPLOYING, PROMOTED
+from azora_ci.targets.kubernetes import doctor
+from azora_ci.targets.kubernetes.counters import LIMIT
 from tests.support.kubernetes_target import World, deploy, owner
 
 pytestmark = pytest.mark.kubernetes
@@ -76,6 +80,55 @@ def counting() -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+@contextmanager
+def admin(cluster: Cluster) -> Iterator[str]:
+    """Hand on what the edge's admin socket answers; yield the address."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answer = fetch(ProbeRequest(f"http://admin{self.path}", dial=unix_dial(cluster._admin)), 5.0, Clock(), limit=LIMIT)
+            self.send_response(answer.status)
+            self.end_headers()
+            self.wfile.write(answer.body)
+
+        def log_message(self, *_) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_the_edge_that_shares_traffic_counts_both_versions(world):
+    first, second = world.release(1), world.release(2)
+    deploy(world, first)
+    world.inconclusive = "abort"
+    with admin(world.cluster) as address:
+        edge = {"admin": [address], "stable": "$namespace.$rollout-stable.80", "canary": "$namespace.$rollout-canary.80"}
+        target = world.target(edge=edge)
+        with target.locked(owner(second.id)):
+            assert "requests counted by the edge" in target.plan(second)[0]
+            target.deploy(second, 50)
+            target.set_weight(second, 50)
+            before = target.observe().counters
+            answers = world.ask("api_gateway", 60)
+            counted = target.observe().counters
+            seen = {
+                release.bare: counted["api_gateway", release.id].since(before["api_gateway", release.id]) for release in (first, second)
+            }
+            assert {version: each.requests for version, each in seen.items()} == dict(answers)
+            assert all(each.failed == 0 and each.buckets for each in seen.values())
+            returned = target.abort(second, "a test")
+        assert (returned.proved, returned.requests_after) == (True, 0), returned
+        with pytest.raises(UnreachableError, match="no cluster typo"):
+            world.target(edge=edge | {"stable": "typo"}).observe()
+        finding = next(
+            each for each in doctor.findings(world.context(edge=edge | {"admin": ["http://127.0.0.1:9"]})) if "counters" in each.name
+        )
+        assert not finding.passed
 
 
 @pytest.mark.parametrize("percent", [5, 100])

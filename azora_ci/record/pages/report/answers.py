@@ -155,6 +155,8 @@ def _way_back(material: Material) -> Answer:
         until = record["rollback_deadline"]
         tone, lines = _schema_safety(record)
         headline = f"{'Only for a reason' if _is_refused(record) else 'Yes'}, to {record['previous_version']}"
+        if warm := record.get("rollback_warm_until"):
+            lines = [Markup("at once until {}, then after a start of its pods").format(moment(warm)), *lines]
         return Answer(question, headline, tone, [Markup("until {}").format(moment(until)), *lines], until)
     if untouched(record):
         return Answer(question, "Not needed", GOOD, ["no traffic was moved"])
