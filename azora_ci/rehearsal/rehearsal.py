@@ -45,6 +45,7 @@ class Options:
     rollback: bool = False
     keep: bool = False
     docker: bool = False
+    kubernetes: bool = False
     reusable: bool = False
     application: Application = field(default_factory=Sample)
 
@@ -52,7 +53,8 @@ class Options:
     def name(self) -> str:
         """Return the name of the outcome: the scenario and the options that are set, joined with ``+``."""
         dispatched = "+dispatch" if self.dispatch is not None else ""
-        flags = {"rerun": self.rerun, "rollback": self.rollback, "docker": self.docker, "reusable": self.reusable}
+        flags = {"rerun": self.rerun, "rollback": self.rollback, "docker": self.docker}
+        flags |= {"kubernetes": self.kubernetes, "reusable": self.reusable}
         return "+".join([self.scenario + dispatched, *(name for name, enabled in flags.items() if enabled)])
 
 
@@ -80,6 +82,7 @@ class Rehearsal:
         run = Run.begin(self.base, self.clock)
         self.processes = Processes(JobLog(Actions(stream=io.StringIO()), self.clock, run.path("logs/harness.log")))
         world = self._world_class()(run, cache_folder(self.base), self.processes, self.clock, self.application)
+        world.say = self.say
         try:
             self._rehearse(world, outcome)
         except AzoraError as error:
@@ -95,11 +98,15 @@ class Rehearsal:
         return outcome
 
     def _world_class(self) -> type[World]:
-        if not self.options.docker:
-            return World
-        from azora_ci.rehearsal.docker_world import DockerWorld
+        if self.options.docker:
+            from azora_ci.rehearsal.docker_world import DockerWorld
 
-        return DockerWorld
+            return DockerWorld
+        if self.options.kubernetes:
+            from azora_ci.rehearsal.kubernetes_world import KubernetesWorld
+
+            return KubernetesWorld
+        return World
 
     # --- the story -----------------------------------------------------------------------------------------------------
 

@@ -20,7 +20,7 @@ from azora_ci.rehearsal import application
 from azora_ci.rehearsal.act.runner import JobRun
 from azora_ci.rehearsal.applications import sample
 from azora_ci.rehearsal.judge.deployment import Demand
-from azora_ci.rehearsal.world import OLD_DEPLOYMENT, World
+from azora_ci.rehearsal.world import World
 
 POLL_SECONDS = 0.05
 DUMP_LIMIT = 16 * 1024 * 1024  # bytes of Envoy's dump of its routes
@@ -52,9 +52,9 @@ class Scenario:
     lose_runner_at_percent: int | None = None
 
     @property
-    def needs_docker(self) -> bool:
-        """Say whether the scenario needs hosts with a guard, which only ``--docker`` has."""
-        return self.lose_runner_at_percent is not None
+    def needed(self) -> tuple[str, ...]:
+        """Return the options of which the scenario needs one: what goes back without a runner, and a controller, are not in every world."""
+        return ("docker", "kubernetes") if self.lose_runner_at_percent is not None else ()
 
 
 def demand(**changes: Any) -> Demand:
@@ -230,6 +230,7 @@ class WeightTrigger:
     def __init__(self, world: World, percent: int, act: Callable[[], None], clock: Clock) -> None:
         dial = unix_dial(world.places.admin_socket)
         self._request = ProbeRequest("http://admin/config_dump?resource=dynamic_route_configs", dial=dial)
+        self._is_new = world.is_new
         self._percent = percent
         self._act = act
         self._clock = clock
@@ -248,7 +249,7 @@ class WeightTrigger:
     def _watch(self) -> None:
         while not self._clock.wait(self._end, POLL_SECONDS):
             try:
-                shares = new_shares(json.loads(fetch(self._request, 2.0, self._clock, limit=DUMP_LIMIT).body))
+                shares = new_shares(json.loads(fetch(self._request, 2.0, self._clock, limit=DUMP_LIMIT).body), self._is_new)
             except ValueError:  # no answer, or half of one
                 continue
             if shares and all(share == self._percent for share in shares):
@@ -257,7 +258,7 @@ class WeightTrigger:
                 return
 
 
-def new_shares(dump: Mapping[str, Any]) -> list[int]:
+def new_shares(dump: Mapping[str, Any], is_new: Callable[[str], bool]) -> list[int]:
     """Return the new release's percentage of traffic in each route for users, from Envoy's dump of its route configurations."""
     shares = []
     for config in dump.get("configs", []):
@@ -265,5 +266,5 @@ def new_shares(dump: Mapping[str, Any]) -> list[int]:
             for route in host.get("routes", []):
                 if "headers" not in route["match"] and "route" in route:
                     clusters = route["route"]["weighted_clusters"]["clusters"]
-                    shares.append(sum(cluster.get("weight", 0) for cluster in clusters if not cluster["name"].endswith(OLD_DEPLOYMENT)))
+                    shares.append(sum(cluster.get("weight", 0) for cluster in clusters if is_new(cluster["name"])))
     return shares

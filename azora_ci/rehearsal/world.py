@@ -67,6 +67,7 @@ class World:
     github_url: str = ""
     slack_url: str = ""
     registry_url: str = ""
+    say: Callable[[str], None] = print
     run_id: str = ""
     keys: dict[str, str] = field(default_factory=dict)
 
@@ -120,6 +121,10 @@ class World:
         self.write_github()  # again, with the configuration of the default branch
         self._deploy_old()
         self._start_load()
+
+    def is_new(self, cluster: str) -> bool:
+        """Return whether a cluster of the edge is that of the release to deploy."""
+        return not cluster.endswith(OLD_DEPLOYMENT)
 
     def _run_command(self, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> str:
         return self.node.run(self.processes, argv, folder, env)

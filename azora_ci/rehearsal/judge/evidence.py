@@ -23,7 +23,8 @@ from urllib.request import Request, urlopen
 from azora_ci.rehearsal.judge.load import LoadAnswer, version_in
 
 FRESH_REQUESTS = 12  # to each health endpoint after the run
-_COMPLETED = re.compile(r"^cluster\.([^.\s]+)\.upstream_rq_completed: ([0-9]+)", re.MULTILINE)
+# Beside the counter of a cluster Envoy has those of its requests' origins, which are parts of it.
+_COMPLETED = re.compile(r"^cluster\.(\S+?)(?<!\.external)(?<!\.internal)(?<!\.canary)\.upstream_rq_completed: ([0-9]+)", re.MULTILINE)
 TRAILER = b"-- PostgreSQL database dump complete"
 
 

@@ -1,0 +1,78 @@
+"""The manifests of a rehearsed application, as its team would write them: a Rollout, two Services and an Ingress for each service. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from azora_ci.core.config import RolloutNames, Service
+from azora_ci.core.pipeline import STAGES
+
+Document = dict[str, Any]
+SECRET = "application"  # noqa: S105 - the name of an object
+FAULTS = "/faults"  # in the containers
+# As long as one can go back: pods of the version before stay warm.
+WINDOW_SECONDS = 3600
+# The node of a rehearsal asks five times a second: pods get as long as a kubelet's defaults (three failures, ten seconds apart) are patient.
+PATIENCE = 30  # failed probes
+
+
+def names(service: str) -> Document:
+    """Return what ``target.kubernetes.services`` says of a service."""
+    name = service.replace("_", "-")
+    return {"rollout": name, "container": "app", "stable_service": name, "canary_service": f"{name}-canary"}
+
+
+def secret(values: Mapping[str, str]) -> Document:
+    """Return the Secret with the services' secrets."""
+    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": dict(values)}
+
+
+def of_service(service: Service, rollout: RolloutNames, image: str, faults: Path) -> Iterator[Document]:
+    """Yield a service's manifests. ``image``: that of its first version, by digest; ``faults``: the file that tells it to fail."""
+    yield from (_service(str(name), rollout.rollout, service.port) for name in (rollout.stable_service, rollout.canary_service))
+    backend = {"service": {"name": rollout.stable_service, "port": {"number": 80}}}
+    rule = {"http": {"paths": [{"path": service.route_prefix, "pathType": "Prefix", "backend": backend}]}}
+    yield {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": rollout.rollout}, "spec": {"rules": [rule]}}
+    yield _rollout(service, rollout, _container(service, rollout.container, image, faults), faults.parent)
+
+
+def _service(name: str, application: str, port: int) -> Document:
+    spec = {"selector": {"app": application}, "ports": [{"port": 80, "targetPort": port}]}
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
+
+
+def _container(service: Service, name: str, image: str, faults: Path) -> Document:
+    secrets = [{"name": key, "valueFrom": {"secretKeyRef": {"name": SECRET, "key": key}}} for key in service.secrets]
+    return {
+        "name": name,
+        "image": image,
+        "env": [{"name": "FAULT_FILE", "value": f"{FAULTS}/{faults.name}"}, *secrets],
+        "ports": [{"containerPort": service.port}],
+        "readinessProbe": {"httpGet": {"path": service.health_path, "port": service.port}, "failureThreshold": PATIENCE},
+        "volumeMounts": [{"name": "faults", "mountPath": FAULTS, "readOnly": True}],
+    }
+
+
+def _rollout(service: Service, rollout: RolloutNames, container: Document, faults: Path) -> Document:
+    labels = {"app": rollout.rollout}
+    pods = {
+        "terminationGracePeriodSeconds": int(service.stop_grace_seconds),
+        "containers": [container],
+        "volumes": [{"name": "faults", "hostPath": {"path": str(faults)}}],
+    }
+    canary = {
+        "stableService": rollout.stable_service,
+        "canaryService": rollout.canary_service,
+        "trafficRouting": {"nginx": {"stableIngress": rollout.rollout}},
+        "steps": [step for _, percent in STAGES for step in ({"setWeight": percent}, {"pause": {}})],
+        "scaleDownDelaySeconds": WINDOW_SECONDS,
+    }
+    spec = {
+        "replicas": service.instances,
+        "selector": {"matchLabels": labels},
+        "template": {"metadata": {"labels": labels}, "spec": pods},
+        "strategy": {"canary": canary},
+    }
+    return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": {"name": rollout.rollout}, "spec": spec}
