@@ -22,6 +22,7 @@ from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import load
 from azora_ci.rehearsal.applications.sample import SERVICES
 from azora_ci.rehearsal.images_world import ImagesWorld
+from azora_ci.rehearsal.judge.cluster import RolloutFacts, rollouts
 from azora_ci.rehearsal.kubernetes import build, credentials, manifests
 from azora_ci.rehearsal.kubernetes.api import Api, Document, RefusedError
 from azora_ci.rehearsal.kubernetes.cluster import CONTROLLER
@@ -179,6 +180,12 @@ class KubernetesWorld(ImagesWorld):
         self.keys["deployer"] = answer["status"]["token"]
         self.processes.log.add_secret(self.keys["deployer"])
         return credentials.portable_kubeconfig(self.api.server, Path(self.api.certificate), self.keys["deployer"], NAMESPACE)
+
+    # --- for the judge -------------------------------------------------------------------------------------------------
+
+    def rollouts(self) -> tuple[RolloutFacts, ...]:
+        """Return the Rollouts, as an administrator of the cluster sees them."""
+        return rollouts(self.api, NAMESPACE)
 
     # --- faults --------------------------------------------------------------------------------------------------------
 

@@ -33,6 +33,7 @@ from azora_ci.rehearsal import repo
 from azora_ci.rehearsal.act.runner import dotenv
 from azora_ci.rehearsal.applications.base import Application
 from azora_ci.rehearsal.applications.sample import Sample
+from azora_ci.rehearsal.judge.cluster import RolloutFacts
 from azora_ci.rehearsal.node import NodeJs, prepare
 from azora_ci.rehearsal.production import Places, Production
 from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run
@@ -125,6 +126,16 @@ class World:
     def is_new(self, cluster: str) -> bool:
         """Return whether a cluster of the edge is that of the release to deploy."""
         return not cluster.endswith(OLD_DEPLOYMENT)
+
+    def rollouts(self) -> tuple[RolloutFacts, ...]:
+        """Return the Rollouts of the cluster; a world without one has none."""
+        return ()
+
+    def stop_controller(self) -> None:
+        """End what moves traffic at once, as a crash would, where that is a process beside the edge."""
+
+    def start_controller(self) -> None:
+        """Start again what ``stop_controller`` ended."""
 
     def _run_command(self, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> str:
         return self.node.run(self.processes, argv, folder, env)

@@ -62,7 +62,8 @@ class Demand:
     ``failing_paths``: where users may see errors (None: nowhere, empty: anywhere, but from the new version only). ``rerun_jobs``:
     the jobs that ran in attempt ``attempt`` when it is not the first. ``lost_job``: a job whose machine vanished; production may
     take ``settle_seconds`` after the end of that job until the old version serves everything. ``services``: ids of the deployed
-    services; ``old_migrations``: those that production had; ``tree``: whether jobs hand over the application's tree;
+    services; ``silence_seconds``: within which the run must say that nothing moves traffic any more; ``old_migrations``: those that
+    production had; ``tree``: whether jobs hand over the application's tree;
     ``migrations_counted``: whether the record says how many migrations were applied; ``versioned_paths``: paths whose answers name a
     version (None: all do); ``fewest_rows`` that the backup must hold.
     """
@@ -81,6 +82,7 @@ class Demand:
     rerun_jobs: tuple[str, ...] = ()
     lost_job: str | None = None
     settle_seconds: float = 0.0
+    silence_seconds: float | None = None
     services: tuple[str, ...]
     old_migrations: tuple[str, ...] = ()
     tree: bool = True
@@ -103,6 +105,11 @@ class Demand:
         """Say whether the deployment must have succeeded."""
         return not self.failed
 
+    @property
+    def unattended(self) -> bool:
+        """Say whether traffic goes back without a run that still lives or still can: nobody puts the old template back then."""
+        return self.lost_job is not None or self.silence_seconds is not None
+
     def result(self, job: str) -> str:
         """Return the result that a job must have: failure, skipped or success."""
         if job in self.failed:
@@ -122,6 +129,7 @@ def findings(evidence: Evidence, demand: Demand, public_url: str) -> list[str]:
         *_serving(evidence, demand, own_id),
         *_requests(evidence, demand),
         *_stages(evidence, demand),
+        *_silence(evidence, demand),
         *_summaries(evidence, demand),
         *_database(evidence, demand),
         *_backup(evidence, demand, own_id),
@@ -231,6 +239,14 @@ def _stages(evidence: Evidence, demand: Demand) -> Iterable[str]:
         and not any(answer.version == demand.new for answer in evidence.answers)
     ):
         yield f"stages are in the evidence, but no request was answered by {demand.new}"
+
+
+def _silence(evidence: Evidence, demand: Demand) -> Iterable[str]:
+    """Check how soon the run said that what moves traffic does nothing."""
+    limit, noticed = demand.silence_seconds, evidence.silence_noticed
+    if limit is not None and (noticed is None or noticed > limit):
+        said = "never" if noticed is None else f"after {noticed:.1f} s"
+        yield f"that the controller does nothing was said {said}, demanded within {limit:g} s"
 
 
 def _summaries(evidence: Evidence, demand: Demand) -> Iterable[str]:

@@ -16,11 +16,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from azora_ci.rehearsal.judge.load import LoadAnswer, version_in
+
+if TYPE_CHECKING:
+    from azora_ci.rehearsal.judge.cluster import RolloutFacts
 
 FRESH_REQUESTS = 12  # to each health endpoint after the run
 # Beside the counter of a cluster Envoy has those of its requests' origins, which are parts of it.
@@ -67,6 +70,8 @@ class Evidence:
     deployments: dict[str, list[str]] = field(default_factory=dict)  # our deployment id -> states of GitHub's deployment, oldest first
     plain_messages: int = 0  # messages that Slack got without blocks
     instance_starts: dict[str, set[float]] = field(default_factory=dict)  # path -> start of each instance behind it (epoch seconds)
+    rollouts: tuple[RolloutFacts, ...] = ()  # of a Kubernetes cluster
+    silence_noticed: float | None = None  # seconds from the controller's end to the line in the job's log that says so
 
     def fragment(self, job: str, *, attempt: int | None = None) -> dict[str, Any] | None:
         """Return a job's newest fragment in the artifacts (of ``attempt``, if given); None without any."""
