@@ -14,6 +14,7 @@ import click
 from dotenv import dotenv_values
 
 from azora_ci.core.clock import Clock
+from azora_ci.core.environment import process_environment
 from azora_ci.core.errors import AzoraError, BadInputError
 from azora_ci.core.release import Version
 from azora_ci.rehearsal import runs, scenarios
@@ -21,6 +22,7 @@ from azora_ci.rehearsal.applications.adopted import Adopted
 from azora_ci.rehearsal.applications.sample import Sample
 from azora_ci.rehearsal.docker import machine
 from azora_ci.rehearsal.judge import report
+from azora_ci.rehearsal.kubernetes import context
 from azora_ci.rehearsal.rehearsal import Options, Rehearsal, with_tail
 
 
@@ -31,6 +33,7 @@ from azora_ci.rehearsal.rehearsal import Options, Rehearsal, with_tail
 @click.option("--rollback", is_flag=True, help="After the deployment press the button that takes it back, and judge that too.")
 @click.option("--docker", is_flag=True, help="Production is a host with sshd and dockerd; services are containers. Needs root.")
 @click.option("--kubernetes", is_flag=True, help="Production is a Kubernetes cluster; services are Argo Rollouts. Needs root.")
+@click.option("--context", "kube_context", metavar="NAME", help="With --kubernetes: a cluster of your kubeconfig. Not there yet.")
 @click.option(
     "--base-image", "images", multiple=True, metavar="NAME=IMAGE", help="With --docker: build on IMAGE in place of NAME. Repeatable."
 )
@@ -56,6 +59,9 @@ def main(*, fail: str | None, dispatch: str | None, end: bool, **more: Any) -> N
         return
     try:
         options = _options(fail, dispatch, more)
+        if more["kube_context"] is not None:
+            name = more["kube_context"]
+            raise context.refusal(name, context.require(name, process_environment()))
         for enabled, option in ((options.docker, machine.DOCKER), (options.kubernetes, machine.KUBERNETES)):
             if enabled:
                 machine.require(option)
@@ -74,6 +80,8 @@ def _options(fail: str | None, dispatch: str | None, more: Mapping[str, Any]) ->
     needed = scenarios.SCENARIOS[fail or "success"].needed
     if needed and not any(flags[option] for option in needed):
         raise _bad(f"--fail {fail} needs what local processes do not have", f"add {' or '.join(f'--{option}' for option in needed)}")
+    if more["kube_context"] is not None and not flags["kubernetes"]:
+        raise _bad("--context names a Kubernetes cluster", "add --kubernetes")
     if flags["docker"] and flags["kubernetes"]:
         raise _bad("--docker and --kubernetes are two productions", "leave one of them out")
     if flags["kubernetes"] and application is not None:

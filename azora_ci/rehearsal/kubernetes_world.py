@@ -22,7 +22,8 @@ from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import load
 from azora_ci.rehearsal.applications.sample import SERVICES
 from azora_ci.rehearsal.images_world import ImagesWorld
-from azora_ci.rehearsal.judge.cluster import RolloutFacts, rollouts
+from azora_ci.rehearsal.judge.cluster import rollouts
+from azora_ci.rehearsal.judge.evidence import RolloutFacts
 from azora_ci.rehearsal.kubernetes import build, credentials, manifests
 from azora_ci.rehearsal.kubernetes.api import Api, Document, RefusedError
 from azora_ci.rehearsal.kubernetes.cluster import CONTROLLER
@@ -89,9 +90,9 @@ class KubernetesWorld(ImagesWorld):
 
     def remarks(self) -> tuple[str, ...]:
         """Return sentences about the cluster, the rights of the jobs, and what is not counted."""
+        version = self.api.get("/version")["gitVersion"]
         return (
-            f"its cluster is Kubernetes {self.api.get('/version')['gitVersion']} with the official controller of Argo Rollouts; its pods are "
-            "processes in their images' file systems",
+            f"its cluster is Kubernetes {version} with the official controller of Argo Rollouts; pods are processes in their images' files",
             "the jobs have the kubeconfig of the account azora-deployer, which edge install made, and no other",
             "verdicts rest on probes alone: there is no Prometheus that counts requests",
         )
@@ -150,7 +151,9 @@ class KubernetesWorld(ImagesWorld):
     def _target(self, deploy_config: config.DeployConfig, access: dict[str, str]) -> Kubernetes:
         logs = self.run.path("logs/old")
         hosts = load(ProductionHosts, access)
-        return Kubernetes(TargetContext(deploy_config, self.processes, self.clock, logs, START_SECONDS, self._service_secrets(), access=hosts))
+        return Kubernetes(
+            TargetContext(deploy_config, self.processes, self.clock, logs, START_SECONDS, self._service_secrets(), access=hosts)
+        )
 
     def _apply(self, deploy_config: config.DeployConfig, digests: dict[str, str]) -> None:
         settings = settings_of(deploy_config)
@@ -160,11 +163,11 @@ class KubernetesWorld(ImagesWorld):
         self.api.apply([manifests.secret({name: value.reveal() for name, value in self._service_secrets().items()})], NAMESPACE)
         for service in deploy_config.services:
             image = f"{self.repository}/{service.id}@{digests[service.id]}"
-            self.api.apply(
-                manifests.of_service(service, settings.rollouts[service.id], image, self.places.fault_file), NAMESPACE
-            )
+            self.api.apply(manifests.of_service(service, settings.rollouts[service.id], image, self.places.fault_file), NAMESPACE)
         path = Names(settings).rollouts
-        self._until(lambda: all(_is_healthy(rollout) for rollout in self.api.get(path)["items"]), "an image of the old version", self.cluster_pid)
+        self._until(
+            lambda: all(_is_healthy(rollout) for rollout in self.api.get(path)["items"]), "an image of the old version", self.cluster_pid
+        )
 
     def _exists(self, path: str) -> bool:
         try:

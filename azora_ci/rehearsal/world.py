@@ -33,7 +33,7 @@ from azora_ci.rehearsal import repo
 from azora_ci.rehearsal.act.runner import dotenv
 from azora_ci.rehearsal.applications.base import Application
 from azora_ci.rehearsal.applications.sample import Sample
-from azora_ci.rehearsal.judge.cluster import RolloutFacts
+from azora_ci.rehearsal.judge.evidence import RolloutFacts
 from azora_ci.rehearsal.node import NodeJs, prepare
 from azora_ci.rehearsal.production import Places, Production
 from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run

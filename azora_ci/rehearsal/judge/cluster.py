@@ -7,32 +7,15 @@ the evidence and the demand.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from azora_ci.rehearsal.judge.deployment import Demand
+from azora_ci.rehearsal.judge.evidence import RolloutFacts
 from azora_ci.rehearsal.judge.load import NO_VERSION
 from azora_ci.rehearsal.kubernetes.api import Api
 
 HASH = "rollouts-pod-template-hash"  # label of ReplicaSets, in the selectors of Services
 INSTANCES = 2  # of each service
-
-
-@dataclass(frozen=True)
-class RolloutFacts:
-    """A Rollout at rest or not. ``stable``, ``newest`` and the keys of ``ready`` (number of ready pods) are bare versions, as their pods
-    were told; ``weight``: percent of traffic that the status gives the newest; ``selected``: Service -> deployment id of its pods.
-    """
-
-    name: str
-    phase: str
-    message: str
-    aborted: bool
-    stable: str
-    newest: str
-    weight: int | None
-    ready: Mapping[str, int]
-    selected: Mapping[str, str]
 
 
 def rollouts(api: Api, namespace: str) -> tuple[RolloutFacts, ...]:

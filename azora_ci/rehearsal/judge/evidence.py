@@ -16,14 +16,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from urllib.error import HTTPError
 from urllib.request import Request, urlopen
 
 from azora_ci.rehearsal.judge.load import LoadAnswer, version_in
-
-if TYPE_CHECKING:
-    from azora_ci.rehearsal.judge.cluster import RolloutFacts
 
 FRESH_REQUESTS = 12  # to each health endpoint after the run
 # Beside the counter of a cluster Envoy has those of its requests' origins, which are parts of it.
@@ -47,6 +44,23 @@ class Dump:
 
     complete: bool
     rows: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RolloutFacts:
+    """A Rollout at rest or not. ``stable``, ``newest`` and the keys of ``ready`` (number of ready pods) are bare versions, as their pods
+    were told; ``weight``: percent of traffic that the status gives the newest; ``selected``: Service -> deployment id of its pods.
+    """
+
+    name: str
+    phase: str
+    message: str
+    aborted: bool
+    stable: str
+    newest: str
+    weight: int | None
+    ready: Mapping[str, int]
+    selected: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,8 @@ SECRET = "application"  # noqa: S105 - the name of an object
 FAULTS = "/faults"  # in the containers
 # As long as one can go back: pods of the version before stay warm.
 WINDOW_SECONDS = 3600
-# The node of a rehearsal asks five times a second: pods get as long as a kubelet's defaults (three failures, ten seconds apart) are patient.
+# The node of a rehearsal asks five times a second; a kubelet by default every ten seconds, and lets three failures pass. Pods that fail are
+# to be seen by users before they are taken out of their Service, as there.
 PATIENCE = 30  # failed probes
 
 
