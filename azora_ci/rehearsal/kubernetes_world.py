@@ -28,7 +28,7 @@ from azora_ci.rehearsal.kubernetes import build, credentials, manifests
 from azora_ci.rehearsal.kubernetes.api import Api, Document, RefusedError
 from azora_ci.rehearsal.kubernetes.cluster import CONTROLLER
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
-from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS
+from azora_ci.rehearsal.world import OLD_DEPLOYMENT
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.kubernetes.cluster import Names, settings_of
 from azora_ci.targets.kubernetes.target import Kubernetes
@@ -36,6 +36,7 @@ from azora_ci.targets.release import Release
 
 NAMESPACE = "production"
 TOKEN_SECONDS = 24 * 3600
+PODS_SECONDS = 180.0  # for a control plane, or for pods whose images a node unpacks one by one, on a busy machine
 CLUSTER = "cluster"  # folder in the run's, and the name of the process
 
 
@@ -114,7 +115,7 @@ class KubernetesWorld(ImagesWorld):
     def _start_cluster(self) -> None:
         argv = [sys.executable, "-m", "azora_ci.rehearsal.kubernetes", str(self._folder)]
         self.cluster_pid = self._detached(CLUSTER, argv)
-        self._until((self._folder / "cluster.json").exists, "the cluster", self.cluster_pid)
+        self._until((self._folder / "cluster.json").exists, "the cluster", self.cluster_pid, PODS_SECONDS)
         self.api = Api(Path(self.cluster()["kubeconfig"]))
 
     @property
@@ -136,12 +137,11 @@ class KubernetesWorld(ImagesWorld):
     def _deploy_old(self) -> None:
         """Apply the manifests, have our objects installed as an administrator does, and deploy the old version as our account."""
         deploy_config = config.load(self.scratch.folder / CONFIG)
-        digests = self._build_images(deploy_config)
-        self._apply(deploy_config, digests)
+        release = Release(OLD_DEPLOYMENT, self.application.old, self._build_images(deploy_config))
+        self._apply(deploy_config, release)
         administrator = {"KUBECONFIG_DATA": Path(self.cluster()["kubeconfig"]).read_text(encoding="utf-8")}
         self._target(deploy_config, administrator).install_edge(self._owner(), None)
         self.kubeconfig = self._deployer(Names(settings_of(deploy_config)).deployer)
-        release = Release(OLD_DEPLOYMENT, self.application.old, digests)
         target = self._target(deploy_config, {"KUBECONFIG_DATA": self.kubeconfig})
         with target.locked(self._owner()):
             target.deploy(release, 100)
@@ -152,22 +152,20 @@ class KubernetesWorld(ImagesWorld):
         logs = self.run.path("logs/old")
         hosts = load(ProductionHosts, access)
         return Kubernetes(
-            TargetContext(deploy_config, self.processes, self.clock, logs, START_SECONDS, self._service_secrets(), access=hosts)
+            TargetContext(deploy_config, self.processes, self.clock, logs, PODS_SECONDS, self._service_secrets(), access=hosts)
         )
 
-    def _apply(self, deploy_config: config.DeployConfig, digests: dict[str, str]) -> None:
-        settings = settings_of(deploy_config)
+    def _apply(self, deploy_config: config.DeployConfig, release: Release) -> None:
+        settings, faults = settings_of(deploy_config), self.places.fault_file
         self.api.apply([{"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}])
         account = f"/api/v1/namespaces/{NAMESPACE}/serviceaccounts/default"  # without it no pod is admitted
         self._until(lambda: self._exists(account), "the controller manager", self.cluster_pid)
         self.api.apply([manifests.secret({name: value.reveal() for name, value in self._service_secrets().items()})], NAMESPACE)
         for service in deploy_config.services:
-            image = f"{self.repository}/{service.id}@{digests[service.id]}"
-            self.api.apply(manifests.of_service(service, settings.rollouts[service.id], image, self.places.fault_file), NAMESPACE)
+            documents = manifests.of_service(service, settings.rollouts[service.id], release, self.repository, faults)
+            self.api.apply(documents, NAMESPACE)
         path = Names(settings).rollouts
-        self._until(
-            lambda: all(_is_healthy(rollout) for rollout in self.api.get(path)["items"]), "an image of the old version", self.cluster_pid
-        )
+        self._until(lambda: all(map(_is_healthy, self.api.get(path)["items"])), "the old version", self.cluster_pid, PODS_SECONDS)
 
     def _exists(self, path: str) -> bool:
         try:
@@ -205,6 +203,11 @@ class KubernetesWorld(ImagesWorld):
     def secrets(self) -> dict[str, str]:
         """Return the repository's secrets; the kubeconfig is the only access to the cluster."""
         return {**super().secrets(), "KUBECONFIG_DATA": self.kubeconfig}
+
+    def variables(self) -> dict[str, str]:
+        """Return the repository's variables: stages half as long, since one in which no requests are counted is held for as long again."""
+        stages = {"CANARY_MINUTES": "0.03", "PROGRESSIVE_MINUTES": "0.03", "FULL_MINUTES": "0.04"}
+        return {**super().variables(), **stages, "HEALTH_CHECK_TIMEOUT": f"{PODS_SECONDS:g}"}
 
 
 def _is_healthy(rollout: Document) -> bool:

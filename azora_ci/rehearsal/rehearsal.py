@@ -209,6 +209,7 @@ class Rehearsal:
         while self.clock.monotonic() - begun < NOTICED_SECONDS and self.silence_noticed is None:
             if SILENCE in log.read_text(encoding="utf-8"):
                 self.silence_noticed = self.clock.monotonic() - begun
+                self.say(f"  the run said {self.silence_noticed:.1f} s after the controller's end that it does nothing")
             self.clock.sleep(scenarios.POLL_SECONDS)
 
     def _run_again(self, world: World) -> None:

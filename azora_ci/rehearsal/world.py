@@ -286,14 +286,14 @@ class World:
         self._until(lambda: log.exists() and "\n" in log.read_text(encoding="utf-8"), name, pid)
         return log.read_text(encoding="utf-8").splitlines()[0].strip()
 
-    def _until(self, condition: Callable[[], object], server: str, pid: int) -> None:
-        deadline = self.clock.monotonic() + START_SECONDS
+    def _until(self, condition: Callable[[], object], server: str, pid: int, seconds: float = START_SECONDS) -> None:
+        deadline = self.clock.monotonic() + seconds
         while not condition():
             if not is_alive(pid) or self.clock.monotonic() > deadline:
                 state = "still runs" if is_alive(pid) else "ended"
                 raise UnreachableError(
                     f"{server} does not answer",
-                    what=f"process {pid} {state}; nothing within {START_SECONDS:g} s",
+                    what=f"process {pid} {state}; nothing within {seconds:g} s",
                     where=str(self.run.folder / "logs"),
                     next_step="read its log there",
                 )

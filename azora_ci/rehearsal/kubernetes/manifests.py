@@ -1,4 +1,8 @@
-"""The manifests of a rehearsed application, as its team would write them: a Rollout, two Services and an Ingress for each service. Pure."""
+"""The manifests of a rehearsed application, as its team would write them: a Rollout, two Services and an Ingress for each service. Pure.
+
+Their pods are those of the version that production runs when the rehearsal begins, told what a deployment tells them: deploying that
+version then starts nothing again.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,8 @@ from typing import Any
 
 from azora_ci.core.config import RolloutNames, Service
 from azora_ci.core.pipeline import STAGES
+from azora_ci.targets.kubernetes.rollouts import RELEASE, VERSION
+from azora_ci.targets.release import Release
 
 Document = dict[str, Any]
 SECRET = "application"  # noqa: S105 - the name of an object
@@ -30,13 +36,18 @@ def secret(values: Mapping[str, str]) -> Document:
     return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}, "stringData": dict(values)}
 
 
-def of_service(service: Service, rollout: RolloutNames, image: str, faults: Path) -> Iterator[Document]:
-    """Yield a service's manifests. ``image``: that of its first version, by digest; ``faults``: the file that tells it to fail."""
+def of_service(service: Service, rollout: RolloutNames, release: Release, repository: str, faults: Path) -> Iterator[Document]:
+    """Yield a service's manifests. ``release``: what it runs; ``faults``: the file that tells it to fail."""
     yield from (_service(str(name), rollout.rollout, service.port) for name in (rollout.stable_service, rollout.canary_service))
     backend = {"service": {"name": rollout.stable_service, "port": {"number": 80}}}
     rule = {"http": {"paths": [{"path": service.route_prefix, "pathType": "Prefix", "backend": backend}]}}
     yield {"apiVersion": "networking.k8s.io/v1", "kind": "Ingress", "metadata": {"name": rollout.rollout}, "spec": {"rules": [rule]}}
-    yield _rollout(service, rollout, _container(service, rollout.container, image, faults), faults.parent)
+    given = {"DEPLOYMENT_ID": release.id, "SERVICE": service.id, "VERSION": release.bare}
+    container = _container(service, rollout.container, given, faults) | {
+        "image": f"{repository}/{service.id}@{release.digests[service.id]}"
+    }
+    annotations = {RELEASE: given["DEPLOYMENT_ID"], VERSION: given["VERSION"]}
+    yield _rollout(service, rollout, {"annotations": annotations}, container, faults.parent)
 
 
 def _service(name: str, application: str, port: int) -> Document:
@@ -44,19 +55,19 @@ def _service(name: str, application: str, port: int) -> Document:
     return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}
 
 
-def _container(service: Service, name: str, image: str, faults: Path) -> Document:
+def _container(service: Service, name: str, given: Mapping[str, str], faults: Path) -> Document:
     secrets = [{"name": key, "valueFrom": {"secretKeyRef": {"name": SECRET, "key": key}}} for key in service.secrets]
+    variables = {"FAULT_FILE": f"{FAULTS}/{faults.name}", **given}
     return {
         "name": name,
-        "image": image,
-        "env": [{"name": "FAULT_FILE", "value": f"{FAULTS}/{faults.name}"}, *secrets],
+        "env": [*secrets, *({"name": key, "value": value} for key, value in variables.items())],
         "ports": [{"containerPort": service.port}],
         "readinessProbe": {"httpGet": {"path": service.health_path, "port": service.port}, "failureThreshold": PATIENCE},
         "volumeMounts": [{"name": "faults", "mountPath": FAULTS, "readOnly": True}],
     }
 
 
-def _rollout(service: Service, rollout: RolloutNames, container: Document, faults: Path) -> Document:
+def _rollout(service: Service, rollout: RolloutNames, meta: Document, container: Document, faults: Path) -> Document:
     labels = {"app": rollout.rollout}
     pods = {
         "terminationGracePeriodSeconds": int(service.stop_grace_seconds),
@@ -73,7 +84,7 @@ def _rollout(service: Service, rollout: RolloutNames, container: Document, fault
     spec = {
         "replicas": service.instances,
         "selector": {"matchLabels": labels},
-        "template": {"metadata": {"labels": labels}, "spec": pods},
+        "template": {"metadata": {"labels": labels, **meta}, "spec": pods},
         "strategy": {"canary": canary},
     }
     return {"apiVersion": "argoproj.io/v1alpha1", "kind": "Rollout", "metadata": {"name": rollout.rollout}, "spec": spec}
