@@ -76,6 +76,7 @@ class Rehearsal:
         self.replaced: dict[str, Path] = {}
         self.attempt = 1
         self.fault_observed = False
+        self.lost_at: float | None = None
         self.silence_noticed: float | None = None
 
     def run(self) -> report.RehearsalOutcome:
@@ -161,7 +162,7 @@ class Rehearsal:
         ended = self.jobs[self.demand.failed[0]].ended if self.demand.unattended else None
         seconds = (ended or 0.0) + self.demand.settle_seconds - self.clock.now().timestamp()
         if seconds > 0:
-            begun = "the machine is gone" if self.demand.lost_job else "the controller was started again"
+            begun = "the machine is gone" if self.lost_at else "the controller was started again"
             self.say(f"{begun}; production has {self.demand.settle_seconds:g} s to be on the old version again")
             self.clock.sleep(seconds)
 
@@ -188,7 +189,9 @@ class Rehearsal:
             if self.scenario.fail_at_percent is not None:
                 stack.enter_context(WeightTrigger(world, self.scenario.fail_at_percent, lambda: self._break_new_version(world), self.clock))
             if self.scenario.lose_runner_at_percent is not None:
-                stack.enter_context(WeightTrigger(world, self.scenario.lose_runner_at_percent, lambda: lose_runner(world.run), self.clock))
+                stack.enter_context(
+                    WeightTrigger(world, self.scenario.lose_runner_at_percent, lambda: self._lose_runner(world), self.clock)
+                )
             if self.scenario.stop_controller_at_percent is not None:
                 stop = partial(self._stop_controller, world)
                 stack.enter_context(WeightTrigger(world, self.scenario.stop_controller_at_percent, stop, self.clock))
@@ -200,6 +203,10 @@ class Rehearsal:
         path = list(self.application.health_paths)[1]
         url, failed = world.places.public_url + path, f"500 {self.demand.new}"
         self.fault_observed = any(evidence.ask(url) == failed for _ in range(USERS_UNTIL_FAULT))
+
+    def _lose_runner(self, world: World) -> None:
+        lose_runner(world.run)
+        self.lost_at = self.clock.now().timestamp()
 
     def _stop_controller(self, world: World) -> None:
         """End the controller in the middle of a stage, and note when the run says that it does nothing."""
@@ -305,6 +312,7 @@ class Rehearsal:
             summaries={name: job.summary for name, job in self.jobs.items()},
             instance_starts=evidence.instance_starts(world.places.public_url, healths),
             rollouts=rollouts,
+            lost_at=self.lost_at,
             silence_noticed=self.silence_noticed,
         )
 

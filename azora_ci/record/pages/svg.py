@@ -8,18 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 Points = Sequence[tuple[float, float]]  # (share of the width, value)
 
 
 def element(name: str, *content: object, **attributes: object) -> Markup:
     """Return an element. A trailing underscore of an attribute is dropped (``class_``), other underscores become hyphens."""
-    listed = Markup("").join(
-        Markup(' {}="{}"').format(key.rstrip("_").replace("_", "-"), value) for key, value in attributes.items() if value is not None
-    )
-    inner = Markup("").join(Markup.escape(part) for part in content)
-    return Markup("<{0}{1}>{2}</{0}>").format(Markup(name), listed, inner)  # noqa: S704 - names of elements are ours
+    listed = "".join(f' {key.rstrip("_").replace("_", "-")}="{escape(value)}"' for key, value in attributes.items() if value is not None)
+    return Markup(f"<{name}{listed}>{''.join(map(escape, content))}</{name}>")  # noqa: S704 - names are ours, values are escaped
 
 
 def percent(share: float) -> str:

@@ -61,7 +61,7 @@ class Demand:
 
     ``failing_paths``: where users may see errors (None: nowhere, empty: anywhere, but from the new version only). ``rerun_jobs``:
     the jobs that ran in attempt ``attempt`` when it is not the first. ``lost_job``: a job whose machine vanished; production may
-    take ``settle_seconds`` after the end of that job until the old version serves everything. ``services``: ids of the deployed
+    take ``settle_seconds`` from then on (without such a job: after the failed one) until the old version serves everything. ``services``: ids of the deployed
     services; ``silence_seconds``: within which the run must say that nothing moves traffic any more; ``old_migrations``: those that
     production had; ``tree``: whether jobs hand over the application's tree;
     ``migrations_counted``: whether the record says how many migrations were applied; ``versioned_paths``: paths whose answers name a
@@ -204,11 +204,14 @@ def _requests(evidence: Evidence, demand: Demand) -> Iterable[str]:
             yield f"{len(wrong)} requests failed that the fault did not touch; the first: {wrong[0]}"
     job = "gradual-rollout" if "gradual-rollout" in demand.failed else "smoke-tests"  # the job that took traffic back, if any did
     job_run = evidence.jobs.get(job)
+    if demand.lost_job is not None and evidence.lost_at is None:
+        yield f"the machine of {demand.lost_job} never vanished, so that nothing was tried"
     if job in demand.failed and demand.serving == demand.old and job_run and job_run.ended:
-        later = [answer for answer in evidence.answers if answer.at > job_run.ended + demand.settle_seconds]
+        moment, event = (job_run.ended, f"the end of {job}") if evidence.lost_at is None else (evidence.lost_at, "the loss of its machine")
+        later = [answer for answer in evidence.answers if answer.at > moment + demand.settle_seconds]
         wrong = [answer for answer in later if answer.failed or answer.version != demand.old]
         if wrong or not later:
-            subject = f"{len(wrong)} of {len(later)} requests more than {demand.settle_seconds:g} s after the end of {job}"
+            subject = f"{len(wrong)} of {len(later)} requests more than {demand.settle_seconds:g} s after {event}"
             yield f"{subject} were not answered well by {demand.old}; the first: {wrong[:1]}"
     if "gradual-rollout" in demand.skipped and any(answer.version == demand.new for answer in evidence.answers):
         yield f"version {demand.new} got traffic without a rollout"

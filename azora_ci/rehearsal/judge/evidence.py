@@ -85,6 +85,7 @@ class Evidence:
     plain_messages: int = 0  # messages that Slack got without blocks
     instance_starts: dict[str, set[float]] = field(default_factory=dict)  # path -> start of each instance behind it (epoch seconds)
     rollouts: tuple[RolloutFacts, ...] = ()  # of a Kubernetes cluster
+    lost_at: float | None = None  # when the machine that deploys vanished (epoch seconds)
     silence_noticed: float | None = None  # seconds from the controller's end to the line in the job's log that says so
 
     def fragment(self, job: str, *, attempt: int | None = None) -> dict[str, Any] | None:
