@@ -212,4 +212,4 @@ class KubernetesWorld(ImagesWorld):
 
 def _is_healthy(rollout: Document) -> bool:
     status = rollout.get("status", {})
-    return status.get("phase") == "Healthy" and str(rollout["metadata"]["generation"]) == status.get("observedGeneration")
+    return bool(status.get("phase") == "Healthy") and str(rollout["metadata"]["generation"]) == status.get("observedGeneration")

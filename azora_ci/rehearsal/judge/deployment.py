@@ -61,11 +61,11 @@ class Demand:
 
     ``failing_paths``: where users may see errors (None: nowhere, empty: anywhere, but from the new version only). ``rerun_jobs``:
     the jobs that ran in attempt ``attempt`` when it is not the first. ``lost_job``: a job whose machine vanished; production may
-    take ``settle_seconds`` from then on (without such a job: after the failed one) until the old version serves everything. ``services``: ids of the deployed
-    services; ``silence_seconds``: within which the run must say that nothing moves traffic any more; ``old_migrations``: those that
-    production had; ``tree``: whether jobs hand over the application's tree;
-    ``migrations_counted``: whether the record says how many migrations were applied; ``versioned_paths``: paths whose answers name a
-    version (None: all do); ``fewest_rows`` that the backup must hold.
+    take ``settle_seconds`` from then on (without such a job: after the failed one) until the old version serves everything.
+    ``silence_seconds``: within which the run must say that nothing moves traffic any more. ``services``: ids of the deployed services;
+    ``old_migrations``: those that production had; ``tree``: whether jobs hand over the application's tree; ``migrations_counted``:
+    whether the record says how many migrations were applied; ``versioned_paths``: paths whose answers name a version (None: all do);
+    ``fewest_rows`` that the backup must hold.
     """
 
     old: str

@@ -74,11 +74,12 @@ def _rollout(service: Service, rollout: RolloutNames, meta: Document, container:
         "containers": [container],
         "volumes": [{"name": "faults", "hostPath": {"path": str(faults)}}],
     }
+    steps: list[Document] = [step for _, percent in STAGES for step in ({"setWeight": percent}, {"pause": {}})]
     canary = {
         "stableService": rollout.stable_service,
         "canaryService": rollout.canary_service,
         "trafficRouting": {"nginx": {"stableIngress": rollout.rollout}},
-        "steps": [step for _, percent in STAGES for step in ({"setWeight": percent}, {"pause": {}})],
+        "steps": steps,
         "scaleDownDelaySeconds": WINDOW_SECONDS,
     }
     spec = {
