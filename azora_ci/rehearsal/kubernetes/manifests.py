@@ -74,7 +74,9 @@ def _rollout(service: Service, rollout: RolloutNames, meta: Document, container:
         "containers": [container],
         "volumes": [{"name": "faults", "hostPath": {"path": str(faults)}}],
     }
-    steps: list[Document] = [step for _, percent in STAGES for step in ({"setWeight": percent}, {"pause": {}})]
+    steps: list[Document] = []
+    for _, percent in STAGES:
+        steps += [{"setWeight": percent}, {"pause": {}}]
     canary = {
         "stableService": rollout.stable_service,
         "canaryService": rollout.canary_service,
