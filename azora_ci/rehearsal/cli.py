@@ -14,6 +14,7 @@ import click
 from dotenv import dotenv_values
 
 from azora_ci.core.clock import Clock
+from azora_ci.core.environment import process_environment
 from azora_ci.core.errors import AzoraError, BadInputError
 from azora_ci.core.release import Version
 from azora_ci.rehearsal import runs, scenarios
@@ -21,6 +22,7 @@ from azora_ci.rehearsal.applications.adopted import Adopted
 from azora_ci.rehearsal.applications.sample import Sample
 from azora_ci.rehearsal.docker import machine
 from azora_ci.rehearsal.judge import report
+from azora_ci.rehearsal.kubernetes import context
 from azora_ci.rehearsal.rehearsal import Options, Rehearsal, with_tail
 
 
@@ -30,6 +32,8 @@ from azora_ci.rehearsal.rehearsal import Options, Rehearsal, with_tail
 @click.option("--rerun", is_flag=True, help="After --fail: repair what was broken and re-run the failed jobs.")
 @click.option("--rollback", is_flag=True, help="After the deployment press the button that takes it back, and judge that too.")
 @click.option("--docker", is_flag=True, help="Production is a host with sshd and dockerd; services are containers. Needs root.")
+@click.option("--kubernetes", is_flag=True, help="Production is a Kubernetes cluster; services are Argo Rollouts. Needs root.")
+@click.option("--context", "kube_context", metavar="NAME", help="With --kubernetes: a cluster of your kubeconfig. Not there yet.")
 @click.option(
     "--base-image", "images", multiple=True, metavar="NAME=IMAGE", help="With --docker: build on IMAGE in place of NAME. Repeatable."
 )
@@ -55,8 +59,12 @@ def main(*, fail: str | None, dispatch: str | None, end: bool, **more: Any) -> N
         return
     try:
         options = _options(fail, dispatch, more)
-        if options.docker:
-            machine.require()
+        if more["kube_context"] is not None:
+            name = more["kube_context"]
+            raise context.refusal(name, context.require(name, process_environment()))
+        for enabled, option in ((options.docker, machine.DOCKER), (options.kubernetes, machine.KUBERNETES)):
+            if enabled:
+                machine.require(option)
         sys.exit(_rehearse(options, clock))
     except AzoraError as error:
         click.echo(f"{error.title}\n{error.message()}", err=True)
@@ -65,12 +73,19 @@ def main(*, fail: str | None, dispatch: str | None, end: bool, **more: Any) -> N
 
 def _options(fail: str | None, dispatch: str | None, more: Mapping[str, Any]) -> Options:
     """Return the options. ``more``: the other ones. Raises BadInputError for options that contradict each other."""
-    flags: dict[str, Any] = {name: more[name] for name in ("rerun", "rollback", "docker", "reusable", "keep")}
+    flags: dict[str, Any] = {name: more[name] for name in ("rerun", "rollback", "docker", "kubernetes", "reusable", "keep")}
     application = _application(more)
     if flags["rollback"] and fail is not None:
         raise _bad("--rollback takes a deployment back that went well", "leave --fail out; --fail smoke-rollback goes back by itself")
-    if scenarios.SCENARIOS[fail or "success"].needs_docker and not flags["docker"]:
-        raise _bad(f"--fail {fail} needs a guard, which local processes do not have", "add --docker")
+    needed = scenarios.SCENARIOS[fail or "success"].needed
+    if needed and not any(flags[option] for option in needed):
+        raise _bad(f"--fail {fail} needs what local processes do not have", f"add {' or '.join(f'--{option}' for option in needed)}")
+    if more["kube_context"] is not None and not flags["kubernetes"]:
+        raise _bad("--context names a Kubernetes cluster", "add --kubernetes")
+    if flags["docker"] and flags["kubernetes"]:
+        raise _bad("--docker and --kubernetes are two productions", "leave one of them out")
+    if flags["kubernetes"] and application is not None:
+        raise _bad("--kubernetes has manifests of the sample application only", "leave --application out, or rehearse it with --docker")
     if flags["rerun"] and flags["reusable"]:
         raise _bad("act cannot run some jobs of a called workflow again", "leave --reusable or --rerun out")
     if flags["rerun"] and (fail is None or scenarios.SCENARIOS[fail].repair is None):

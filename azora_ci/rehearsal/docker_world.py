@@ -1,38 +1,31 @@
 """The world of ``scripts/rehearse --docker``: production is a host with sshd and dockerd, and services are containers.
 
-Database, S3, GitHub, Slack, the sample application and the load are the same as in ``world``. A separate daemon builds the images and
-pushes them to a registry. No image can be pulled, so the base image is made from this machine's Node.js.
+Database, S3, GitHub, Slack, the sample application and the load are the same as in ``world``.
 """
 
 from __future__ import annotations
 
-import contextlib
-import re
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from azora_ci.cli.adopt.plan import CONFIG
-from azora_ci.clients.docker import build_context, images
-from azora_ci.clients.docker.buildkit import BuildKit, ImageBuild
 from azora_ci.core import config
-from azora_ci.core.errors import BadInputError
 from azora_ci.core.settings import ProductionHosts
 from azora_ci.core.variables import Secret
-from azora_ci.rehearsal import node
 from azora_ci.rehearsal.docker import local_images, machine
-from azora_ci.rehearsal.docker.machine import HOST, MACHINE, PUBLIC, MachineAddresses, Note
+from azora_ci.rehearsal.docker.machine import HOST, MACHINE, PUBLIC, MachineAddresses
+from azora_ci.rehearsal.images_world import ImagesWorld
 from azora_ci.rehearsal.scenarios import LEASE_SECONDS
-from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS, World
+from azora_ci.rehearsal.world import OLD_DEPLOYMENT, START_SECONDS
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.docker_hosts.doors import socket_of
 from azora_ci.targets.docker_hosts.names import Names
 from azora_ci.targets.docker_hosts.target import DockerHosts
 from azora_ci.targets.release import Release
 
-IMPORT_SECONDS = 300.0  # for one image
 FAULTS = "/faults"  # in the services' containers
 
 
@@ -81,25 +74,18 @@ class DockerPlaces:
 
 
 @dataclass
-class DockerWorld(World):
+class DockerWorld(ImagesWorld):
     """A started world with a production host."""
 
-    note: Note = field(init=False)
-    addresses: MachineAddresses = field(init=False)
-    registry_address: str = ""
     database_url: str = ""
     edge_image: str = ""
     guard_image: str = ""
     known_hosts: str = ""
-    made_images: list[str] = field(default_factory=list)
     key: str = ""
 
-    def start(self) -> None:
-        """Start every part. Raises an AzoraError that names the part that did not start."""
-        self.note, self.addresses = Note.begin(self.run.folder), MachineAddresses.choose()
-        for command in machine.network_commands(self.note, self.addresses):
-            self.processes.run(command, echo=False, timeout=60, next_step="is this a container without the right to make networks?")
-        super().start()
+    def _network_commands(self) -> Iterator[tuple[str, ...]]:
+        yield from machine.host_commands(self.note, self.addresses)
+        yield from super()._network_commands()
 
     def remarks(self) -> tuple[str, ...]:
         """Return a sentence about the host's address and one about the origin of its images."""
@@ -125,87 +111,16 @@ class DockerWorld(World):
             for start in starts:
                 start.result()
 
+    def _start_registry(self) -> None:
+        """Start the registry, and a relay to it on the host's loopback, where it needs no certificate, either."""
+        super()._start_registry()
+        relay_address = self._relay("relay-registry", f"{self.addresses.link_address(MACHINE)}:0", self.registry_address)
+        self._relay("relay-registry-host", self.registry_address, relay_address, *self.note.inside)
+
     def _relay(self, name: str, listen: str, target: str, *prefix: str) -> str:
         """Start a relay and return the address it listens at. ``prefix``: a command that enters the namespace, or nothing."""
         argv = [*prefix, sys.executable, "-m", "azora_ci.rehearsal.docker.relay", listen, target]
         return self._first_line(name, self._detached(name, argv))
-
-    def _daemon(self, name: str, argv: tuple[str, ...]) -> int:
-        # Outside the run's folder: everything that works below it is ended at once, and dockerd would restart an ended containerd.
-        return self._detached(name, list(argv), {"PATH": machine.search_path()}, cwd=Path(self.note.folder))
-
-    def _start_registry(self) -> None:
-        """Start a registry on this machine's loopback, where it needs no certificate, and a relay to it on the host's loopback."""
-        settings = self.run.path("docker/registry.yml")
-        settings.write_text(machine.registry_configuration(self.run.folder / "docker" / "registry"), encoding="utf-8")
-        pid = self._daemon("registry", (machine.program("docker-registry"), "serve", str(settings)))
-        log = self.run.folder / "logs" / "registry.log"
-        listens = re.compile(r"listening on (127\.0\.0\.1:[0-9]+)")
-        self._until(lambda: listens.search(log.read_text(encoding="utf-8")), "docker-registry", pid)
-        self.registry_address = listens.findall(log.read_text(encoding="utf-8"))[0]
-        relay_address = self._relay("relay-registry", f"{self.addresses.link_address(MACHINE)}:0", self.registry_address)
-        self._relay("relay-registry-host", self.registry_address, relay_address, *self.note.inside)
-
-    def _start_docker(self, name: str, *prefix: str) -> Any:
-        """Start a daemon and return a client of it."""
-        import docker
-        from docker.errors import DockerException
-
-        data = self.run.path(f"docker/{name}/x").parent
-        pid = self._daemon(f"dockerd-{name}", (*prefix, *machine.dockerd(self.note, name, data, forwards=bool(prefix))))
-        url = f"unix://{self.note.socket(name)}"
-
-        def answers() -> bool:
-            with contextlib.suppress(DockerException):
-                docker.DockerClient(base_url=url, timeout=10).close()
-                return True
-            return False
-
-        self._until(answers, f"dockerd ({name})", pid)
-        return docker.DockerClient(base_url=url, timeout=IMPORT_SECONDS)
-
-    def _start_builder(self) -> None:
-        """Start the build daemon with the base images of the services, and push them once, so that later pushes are quick."""
-        client = self._start_docker("builder")
-        bases = self.application.base_images(self.run.folder / "old-release")
-        for number, (name, wanted) in enumerate(bases.items()):
-            tag = f"{self.registry_address}/base:{number}"
-            fetched = wanted is not None and self._fetched(client, wanted)
-            if not fetched:
-                self._make_node(client, name, wanted)
-            for alias in (name, tag):
-                client.images.get(wanted if fetched else name).tag(alias)
-            docker = self._docker()
-            docker.push(tag, docker.image_id(tag))
-        client.close()
-
-    def _fetched(self, client: Any, image: str) -> bool:
-        """Load an image from this machine's own daemon, else pull it; say whether that was possible."""
-        import docker
-        from docker.errors import DockerException
-
-        with contextlib.suppress(DockerException):
-            own = docker.from_env(timeout=int(IMPORT_SECONDS))
-            with contextlib.closing(own):
-                client.images.load(b"".join(own.images.get(image).save(named=True)))
-            return True
-        with contextlib.suppress(DockerException):
-            client.images.pull(image, **({} if ":" in image.rpartition("/")[2] or "@" in image else {"tag": "latest"}))
-            return True
-        return False
-
-    def _make_node(self, client: Any, name: str, wanted: str | None) -> None:
-        """Make an image from this machine's Node.js, which has no shell and no npm. Raises BadInputError for another program's image."""
-        if wanted is not None and not re.match(r"(?:docker\.io/)?(?:library/)?node:", name):
-            raise BadInputError(
-                "A base image is not here",
-                what=f"{wanted}, which a Dockerfile begins with, is not in this machine's Docker and cannot be pulled",
-                where=name,
-                next_step=f"docker pull {wanted}; or build on another one: --base-image {name}=IMAGE",
-            )
-        accounts = self.run.path("docker/accounts/x").parent
-        local_images.node(client, self.processes, node.binary(self.processes), accounts, name)
-        self.made_images.append(name)
 
     def _start_host(self) -> None:
         client = self._start_docker("host", *self.note.on_host)
@@ -231,14 +146,9 @@ class DockerWorld(World):
     def _start_edge(self) -> None:
         """Write the deployment configuration; the first deployment installs the edge."""
         fault_file = self.run.path("faults/fault.json")
-        repository = f"{self.registry_address}/azora"
         run_folder = Path(self.note.run_folder)
-        self.places = DockerPlaces(self.addresses, self.edge_image, self.guard_image, repository, fault_file, run_folder)
+        self.places = DockerPlaces(self.addresses, self.edge_image, self.guard_image, self.repository, fault_file, run_folder)
         self.application.adopt(self.scratch, self.places, self.registry_url)
-
-    def _docker(self) -> images.Docker:
-        url = f"unix://{self.note.socket('builder')}"
-        return images.Docker(url, credentials=None, log=self.processes.log.write, clock=self.clock)
 
     def _deploy_old(self) -> None:
         deploy_config = config.load(self.scratch.folder / CONFIG)
@@ -249,20 +159,6 @@ class DockerWorld(World):
             target.deploy(release, 100)
             target.set_weight(release, 100)
             target.promote(release)
-
-    def _build_images(self, deploy_config: config.DeployConfig) -> dict[str, str]:
-        """Build and push the old version's images; return their digests."""
-        docker, digests = self._docker(), {}
-        buildkit = BuildKit.find(self.processes, f"unix://{self.note.socket('builder')}")
-        commit = self.scratch.git("rev-parse", "HEAD")
-        for service in deploy_config.services:
-            folder = build_context.context_folder(service.context, self.run.folder / "old-release")
-            reference = f"{self.registry_address}/azora/{service.id}:{self.application.old}"
-            labels = images.ImageLabels(service.id, self.application.old, commit, OLD_DEPLOYMENT).labels
-            build = ImageBuild(folder, service.dockerfile, reference, labels, target=service.build.target, args=service.build.args)
-            buildkit.build(build, echo=False)
-            digests[service.id] = docker.push(reference, docker.image_id(reference)).digest
-        return digests
 
     # --- for act -------------------------------------------------------------------------------------------------------
 
@@ -289,7 +185,3 @@ class DockerWorld(World):
     def variables(self) -> dict[str, str]:
         """Return the repository's variables: the host's key, and that the relay's address, which is no loopback, has no TLS."""
         return {**super().variables(), "PROD_KNOWN_HOSTS": self.known_hosts, "PROD_DATABASE_PLAIN": "true"}
-
-    def environment(self, attempt: int) -> dict[str, str]:
-        """Return the environment of every step; DOCKER_HOST names the build daemon, which on a real runner is the machine's."""
-        return {**super().environment(attempt), "DOCKER_HOST": f"unix://{self.note.socket('builder')}"}

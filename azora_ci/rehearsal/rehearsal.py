@@ -9,6 +9,7 @@ import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from azora_ci.rehearsal.act import workflow_text
 from azora_ci.rehearsal.act.runner import Act, JobRun, RunRequest, replaced_actions
 from azora_ci.rehearsal.applications.base import Application
 from azora_ci.rehearsal.applications.sample import Sample
-from azora_ci.rehearsal.judge import deployment, evidence, load, report, rollback
+from azora_ci.rehearsal.judge import cluster, deployment, evidence, load, report, rollback
 from azora_ci.rehearsal.judge.evidence import Evidence, JobResult
 from azora_ci.rehearsal.judge.rollback import Pressed
 from azora_ci.rehearsal.runs import Run, cache_folder, end_leftovers, lose_runner, point_to, publish
@@ -33,6 +34,9 @@ RUN_SECONDS = 400.0  # for one run of the workflow
 USERS_UNTIL_FAULT = 400  # that 400 users at 5 % all get the old version has a chance of 1 in 800 million
 AFTERMATH_SECONDS = 1.5  # of load after the last job
 LOAD_END_SECONDS = 15.0
+MID_STAGE_SECONDS = 1.5  # after the weights of a stage were seen at the edge
+NOTICED_SECONDS = 60.0  # at most, to wait for the run to say so
+SILENCE = "nothing was done about it for"  # how it says that the controller does nothing
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,7 @@ class Options:
     rollback: bool = False
     keep: bool = False
     docker: bool = False
+    kubernetes: bool = False
     reusable: bool = False
     application: Application = field(default_factory=Sample)
 
@@ -52,7 +57,8 @@ class Options:
     def name(self) -> str:
         """Return the name of the outcome: the scenario and the options that are set, joined with ``+``."""
         dispatched = "+dispatch" if self.dispatch is not None else ""
-        flags = {"rerun": self.rerun, "rollback": self.rollback, "docker": self.docker, "reusable": self.reusable}
+        flags = {"rerun": self.rerun, "rollback": self.rollback, "docker": self.docker}
+        flags |= {"kubernetes": self.kubernetes, "reusable": self.reusable}
         return "+".join([self.scenario + dispatched, *(name for name, enabled in flags.items() if enabled)])
 
 
@@ -70,6 +76,8 @@ class Rehearsal:
         self.replaced: dict[str, Path] = {}
         self.attempt = 1
         self.fault_observed = False
+        self.lost_at: float | None = None
+        self.silence_noticed: float | None = None
 
     def run(self) -> report.RehearsalOutcome:
         """Rehearse and return the outcome. Every started process has ended by then, unless ``--keep`` is set."""
@@ -80,6 +88,7 @@ class Rehearsal:
         run = Run.begin(self.base, self.clock)
         self.processes = Processes(JobLog(Actions(stream=io.StringIO()), self.clock, run.path("logs/harness.log")))
         world = self._world_class()(run, cache_folder(self.base), self.processes, self.clock, self.application)
+        world.say = self.say
         try:
             self._rehearse(world, outcome)
         except AzoraError as error:
@@ -95,11 +104,15 @@ class Rehearsal:
         return outcome
 
     def _world_class(self) -> type[World]:
-        if not self.options.docker:
-            return World
-        from azora_ci.rehearsal.docker_world import DockerWorld
+        if self.options.docker:
+            from azora_ci.rehearsal.docker_world import DockerWorld
 
-        return DockerWorld
+            return DockerWorld
+        if self.options.kubernetes:
+            from azora_ci.rehearsal.kubernetes_world import KubernetesWorld
+
+            return KubernetesWorld
+        return World
 
     # --- the story -----------------------------------------------------------------------------------------------------
 
@@ -136,22 +149,28 @@ class Rehearsal:
         outcome.evidence = self._gather_evidence(world)
         if self.options.rollback:
             pressed = Pressed(
-                old=self.demand.old, new=self.demand.new, old_id=OLD_DEPLOYMENT, reason=button.REASON, actor=button.PRESSED_BY
-            )
+                old=self.demand.old, new=self.demand.new, old_id=OLD_DEPLOYMENT, reason=button.REASON, actor=button.PRESSED_BY,
+                counted=not self.options.kubernetes,
+            )  # fmt: skip
             outcome.findings += rollback.findings(outcome.evidence, pressed)
+            outcome.findings += self._judge_cluster(outcome.evidence, replace(self.demand, serving=self.demand.old))
         else:
             outcome.findings += self._judge(world, outcome.evidence)
 
     def _wait_for_settling(self) -> None:
-        """After a lost runner, wait the time in which production must be on the old version again."""
-        ended = self.jobs[self.demand.lost_job].ended if self.demand.lost_job else None
+        """After a lost runner or controller, wait the time in which production must be on the old version again."""
+        ended = self.jobs[self.demand.failed[0]].ended if self.demand.unattended else None
         seconds = (ended or 0.0) + self.demand.settle_seconds - self.clock.now().timestamp()
         if seconds > 0:
-            self.say(f"the machine is gone; production has {self.demand.settle_seconds:g} s to be on the old version again")
+            begun = "the machine is gone" if self.lost_at else "the controller was started again"
+            self.say(f"{begun}; production has {self.demand.settle_seconds:g} s to be on the old version again")
             self.clock.sleep(seconds)
 
     def _judge(self, world: World, evidence: Evidence) -> list[str]:
-        return deployment.findings(evidence, self.demand, world.places.public_url)
+        return deployment.findings(evidence, self.demand, world.places.public_url) + self._judge_cluster(evidence, self.demand)
+
+    def _judge_cluster(self, evidence: Evidence, demand: deployment.Demand) -> list[str]:
+        return list(cluster.findings(evidence.rollouts, demand)) if self.options.kubernetes else []
 
     def _press(self, world: World) -> None:
         self.say(f"pressing the button: {button.WORKFLOW.name}, reason: {button.REASON}")
@@ -170,7 +189,12 @@ class Rehearsal:
             if self.scenario.fail_at_percent is not None:
                 stack.enter_context(WeightTrigger(world, self.scenario.fail_at_percent, lambda: self._break_new_version(world), self.clock))
             if self.scenario.lose_runner_at_percent is not None:
-                stack.enter_context(WeightTrigger(world, self.scenario.lose_runner_at_percent, lambda: lose_runner(world.run), self.clock))
+                stack.enter_context(
+                    WeightTrigger(world, self.scenario.lose_runner_at_percent, lambda: self._lose_runner(world), self.clock)
+                )
+            if self.scenario.stop_controller_at_percent is not None:
+                stop = partial(self._stop_controller, world)
+                stack.enter_context(WeightTrigger(world, self.scenario.stop_controller_at_percent, stop, self.clock))
             self.jobs = self._act(world, self._request(world, workflow), "1")
 
     def _break_new_version(self, world: World) -> None:
@@ -179,6 +203,21 @@ class Rehearsal:
         path = list(self.application.health_paths)[1]
         url, failed = world.places.public_url + path, f"500 {self.demand.new}"
         self.fault_observed = any(evidence.ask(url) == failed for _ in range(USERS_UNTIL_FAULT))
+
+    def _lose_runner(self, world: World) -> None:
+        lose_runner(world.run)
+        self.lost_at = self.clock.now().timestamp()
+
+    def _stop_controller(self, world: World) -> None:
+        """End the controller in the middle of a stage, and note when the run says that it does nothing."""
+        self.clock.sleep(MID_STAGE_SECONDS)
+        world.stop_controller()
+        begun, log = self.clock.monotonic(), world.run.folder / "act-1" / "act.log"
+        while self.clock.monotonic() - begun < NOTICED_SECONDS and self.silence_noticed is None:
+            if SILENCE in log.read_text(encoding="utf-8"):
+                self.silence_noticed = self.clock.monotonic() - begun
+                self.say(f"  the run said {self.silence_noticed:.1f} s after the controller's end that it does nothing")
+            self.clock.sleep(scenarios.POLL_SECONDS)
 
     def _run_again(self, world: World) -> None:
         """Repair the fault and run the workflow as GitHub's "re-run failed jobs" does."""
@@ -245,18 +284,20 @@ class Rehearsal:
         password = world.database.url.split("@", maxsplit=1)[0].rsplit(":", 1)[1]
         secrets = {"the database password": password, "the S3 key": world.keys["s3"], "the GitHub token": world.keys["github"]}
         secrets["the Slack webhook"] = world.slack_url.split("/services/", 1)[1]
+        if self.options.kubernetes:
+            secrets["the token of the cluster's account"] = world.keys["deployer"]
         if self.options.docker:
             secrets["the key of the production host"] = world.secrets()["PROD_KEY"].splitlines()[-2]
         logs = sorted(world.run.folder.glob("act-*/act.log"))
         healths = self.application.health_paths
-        before = evidence.served(world.places.admin_socket)
+        before, rollouts = evidence.served(world.places.admin_socket), world.rollouts()
         fresh = evidence.fresh_answers(world.places.public_url, healths)
         serving = {name: number - before.get(name, 0) for name, number in evidence.served(world.places.admin_socket).items()}
         return Evidence(
             jobs={name: _job_result(job) for name, job in self.jobs.items()},
             answers=load.read(world.load_log),
             fresh=fresh,
-            serving=serving,
+            serving=cluster.by_release(serving, rollouts) if rollouts else serving,
             fault_observed=self.fault_observed,
             messages=evidence.messages(world.slack_messages),
             plain_messages=evidence.plain_messages(world.slack_messages),
@@ -270,6 +311,9 @@ class Rehearsal:
             leaks=evidence.leaks(secrets, [world.run.artifacts, world.run.folder / "summaries", *logs], objects),
             summaries={name: job.summary for name, job in self.jobs.items()},
             instance_starts=evidence.instance_starts(world.places.public_url, healths),
+            rollouts=rollouts,
+            lost_at=self.lost_at,
+            silence_noticed=self.silence_noticed,
         )
 
     def _close(self, world: World, outcome: report.RehearsalOutcome) -> None:

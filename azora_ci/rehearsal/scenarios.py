@@ -20,7 +20,7 @@ from azora_ci.rehearsal import application
 from azora_ci.rehearsal.act.runner import JobRun
 from azora_ci.rehearsal.applications import sample
 from azora_ci.rehearsal.judge.deployment import Demand
-from azora_ci.rehearsal.world import OLD_DEPLOYMENT, World
+from azora_ci.rehearsal.world import World
 
 POLL_SECONDS = 0.05
 DUMP_LIMIT = 16 * 1024 * 1024  # bytes of Envoy's dump of its routes
@@ -37,7 +37,8 @@ OnJob = Callable[[World, str, JobRun], None]
 class Scenario:
     """A fault and the demand: ``change`` alters the release's files, ``break_world`` is called before the run, ``on_job_end`` at the
     end of each job, ``repair`` before a re-run. At ``fail_at_percent`` of traffic the new version starts to fail; at
-    ``lose_runner_at_percent`` the machine that deploys is lost. ``variables`` are set in the repository.
+    ``lose_runner_at_percent`` the machine that deploys is lost, at ``stop_controller_at_percent`` what moves traffic in the cluster, until
+    the rollout's end. ``variables`` are set in the repository.
     """
 
     name: str
@@ -50,11 +51,14 @@ class Scenario:
     repair: Break | None = None
     variables: Mapping[str, str] = field(default_factory=dict)
     lose_runner_at_percent: int | None = None
+    stop_controller_at_percent: int | None = None
 
     @property
-    def needs_docker(self) -> bool:
-        """Say whether the scenario needs hosts with a guard, which only ``--docker`` has."""
-        return self.lose_runner_at_percent is not None
+    def needed(self) -> tuple[str, ...]:
+        """Return the options of which the scenario needs one: what goes back without a runner, and a controller, are not in every world."""
+        if self.stop_controller_at_percent is not None:
+            return ("kubernetes",)
+        return ("docker", "kubernetes") if self.lose_runner_at_percent is not None else ()
 
 
 def demand(**changes: Any) -> Demand:
@@ -119,8 +123,8 @@ def _stage_failure(name: str, percent: int, *earlier_stages: str) -> Scenario:
     )
 
 
-LEASE_SECONDS = 20.0  # of the guard on a rehearsal's host
-GUARD_SECONDS = 5.0  # in which the guard must go back after the lease has run out
+LEASE_SECONDS = 20.0  # of the guard on a rehearsal's host, and of the Lease in its cluster
+GUARD_SECONDS = 5.0  # in which the guard, or Argo's analysis, must go back after the lease has run out
 
 
 def _lost_runner(percent: int) -> Scenario:
@@ -129,6 +133,30 @@ def _lost_runner(percent: int) -> Scenario:
         name="runner",
         broken=f"the machine that deploys vanishes when the new version has {percent} % of traffic",
         lose_runner_at_percent=percent,
+        demand=expected,
+    )
+
+
+SILENCE_SECONDS = 10.0 + 2.0  # until the run says that the controller does nothing, and for a tick and the log on a busy machine
+CONTROLLER_SECONDS = 20.0  # in which the controller, started again, must have done what was asked of it
+
+
+def _start_controller(world: World, job: str, run: JobRun) -> None:  # noqa: ARG001 - whatever its result was
+    if job == "gradual-rollout":
+        world.start_controller()
+
+
+def _stopped_controller(percent: int) -> Scenario:
+    stages = (("canary", "healthy"), ("progressive", "aborted"))
+    expected = failure(
+        "gradual-rollout", skipped=AFTER_ROLLOUT, stages=stages, settle_seconds=CONTROLLER_SECONDS, silence_seconds=SILENCE_SECONDS
+    )
+    return Scenario(
+        name="controller",
+        broken=f"the controller of Argo Rollouts ends when the new version has {percent} % of traffic, and runs again after the rollout",
+        stop_controller_at_percent=percent,
+        variables={"PROGRESSIVE_MINUTES": "0.5"},
+        on_job_end=_start_controller,
         demand=expected,
     )
 
@@ -195,6 +223,7 @@ SCENARIOS: dict[str, Scenario] = {
             repair=mend,
         ),
         _lost_runner(5),
+        _stopped_controller(50),
         Scenario(
             name="smoke-rollback",
             broken=f"{FAULTY_PATH} answers 500 once the rollout is over, and ROLLBACK_ON_SMOKE_FAILURE is true",
@@ -230,6 +259,7 @@ class WeightTrigger:
     def __init__(self, world: World, percent: int, act: Callable[[], None], clock: Clock) -> None:
         dial = unix_dial(world.places.admin_socket)
         self._request = ProbeRequest("http://admin/config_dump?resource=dynamic_route_configs", dial=dial)
+        self._is_new = world.is_new
         self._percent = percent
         self._act = act
         self._clock = clock
@@ -248,7 +278,7 @@ class WeightTrigger:
     def _watch(self) -> None:
         while not self._clock.wait(self._end, POLL_SECONDS):
             try:
-                shares = new_shares(json.loads(fetch(self._request, 2.0, self._clock, limit=DUMP_LIMIT).body))
+                shares = new_shares(json.loads(fetch(self._request, 2.0, self._clock, limit=DUMP_LIMIT).body), self._is_new)
             except ValueError:  # no answer, or half of one
                 continue
             if shares and all(share == self._percent for share in shares):
@@ -257,7 +287,7 @@ class WeightTrigger:
                 return
 
 
-def new_shares(dump: Mapping[str, Any]) -> list[int]:
+def new_shares(dump: Mapping[str, Any], is_new: Callable[[str], bool]) -> list[int]:
     """Return the new release's percentage of traffic in each route for users, from Envoy's dump of its route configurations."""
     shares = []
     for config in dump.get("configs", []):
@@ -265,5 +295,5 @@ def new_shares(dump: Mapping[str, Any]) -> list[int]:
             for route in host.get("routes", []):
                 if "headers" not in route["match"] and "route" in route:
                     clusters = route["route"]["weighted_clusters"]["clusters"]
-                    shares.append(sum(cluster.get("weight", 0) for cluster in clusters if not cluster["name"].endswith(OLD_DEPLOYMENT)))
+                    shares.append(sum(cluster.get("weight", 0) for cluster in clusters if is_new(cluster["name"])))
     return shares

@@ -33,6 +33,7 @@ from azora_ci.rehearsal import repo
 from azora_ci.rehearsal.act.runner import dotenv
 from azora_ci.rehearsal.applications.base import Application
 from azora_ci.rehearsal.applications.sample import Sample
+from azora_ci.rehearsal.judge.evidence import RolloutFacts
 from azora_ci.rehearsal.node import NodeJs, prepare
 from azora_ci.rehearsal.production import Places, Production
 from azora_ci.rehearsal.runs import CHECKOUT, DATABASE, Run
@@ -67,6 +68,7 @@ class World:
     github_url: str = ""
     slack_url: str = ""
     registry_url: str = ""
+    say: Callable[[str], None] = print
     run_id: str = ""
     keys: dict[str, str] = field(default_factory=dict)
 
@@ -120,6 +122,20 @@ class World:
         self.write_github()  # again, with the configuration of the default branch
         self._deploy_old()
         self._start_load()
+
+    def is_new(self, cluster: str) -> bool:
+        """Return whether a cluster of the edge is that of the release to deploy."""
+        return not cluster.endswith(OLD_DEPLOYMENT)
+
+    def rollouts(self) -> tuple[RolloutFacts, ...]:
+        """Return the Rollouts of the cluster; a world without one has none."""
+        return ()
+
+    def stop_controller(self) -> None:
+        """End what moves traffic at once, as a crash would, where that is a process beside the edge."""
+
+    def start_controller(self) -> None:
+        """Start again what ``stop_controller`` ended."""
 
     def _run_command(self, argv: Sequence[str], folder: Path, env: Mapping[str, str] | None = None) -> str:
         return self.node.run(self.processes, argv, folder, env)
@@ -270,14 +286,14 @@ class World:
         self._until(lambda: log.exists() and "\n" in log.read_text(encoding="utf-8"), name, pid)
         return log.read_text(encoding="utf-8").splitlines()[0].strip()
 
-    def _until(self, condition: Callable[[], object], server: str, pid: int) -> None:
-        deadline = self.clock.monotonic() + START_SECONDS
+    def _until(self, condition: Callable[[], object], server: str, pid: int, seconds: float = START_SECONDS) -> None:
+        deadline = self.clock.monotonic() + seconds
         while not condition():
             if not is_alive(pid) or self.clock.monotonic() > deadline:
                 state = "still runs" if is_alive(pid) else "ended"
                 raise UnreachableError(
                     f"{server} does not answer",
-                    what=f"process {pid} {state}; nothing within {START_SECONDS:g} s",
+                    what=f"process {pid} {state}; nothing within {seconds:g} s",
                     where=str(self.run.folder / "logs"),
                     next_step="read its log there",
                 )

@@ -1,4 +1,5 @@
-"""Machine side of ``--docker``: a production host in its own network namespace, a build daemon, and a registry.
+"""Machine side of ``--docker``: a production host in its own network namespace, a build daemon, and a registry; ``--kubernetes`` has the
+last two as well.
 
 The host has a real dockerd and a real sshd that sees its socket at ``/var/run/docker.sock``. This module holds addresses, command lines
 and configuration files, checks the machine's programs, and ends everything, also after the rehearsal was killed.
@@ -36,7 +37,14 @@ PACKAGES = {  # program -> its package in Debian
     "ip": "iproute2",
     "nsenter": "util-linux",
     "unshare": "util-linux",
+    "setpriv": "util-linux",
 }
+DOCKER, KUBERNETES = "--docker", "--kubernetes"  # the options that need them
+NEEDED = {
+    DOCKER: ("dockerd", "docker-registry", "sshd", "ssh", "ssh-keygen", "ip", "nsenter", "unshare"),
+    KUBERNETES: ("dockerd", "docker-registry", "ip", "unshare", "setpriv"),
+}
+ROOT_FOR = {DOCKER: "dockerd, sshd and a network namespace", KUBERNETES: "dockerd, pods and their addresses"}
 SYSTEM_FOLDERS = "/usr/local/sbin:/usr/sbin:/sbin"  # where daemons lie, often not on a person's PATH
 MACHINE, HOST, PUBLIC = 1, 10, 80  # last byte of an address: this machine, the host's sshd, the host's edge
 API_SECONDS = 30.0
@@ -53,27 +61,30 @@ def program(name: str) -> str:
     """Return the path of a program. Raises BadInputError naming its package."""
     path = shutil.which(name, path=search_path())
     if path is None:
-        raise _missing_error([name], root=True)
+        raise _missing_error(DOCKER, [name], root=True)
     return path
 
 
-def require() -> None:
-    """Raise BadInputError naming every program and right that this machine lacks for ``--docker``."""
-    missing = [name for name in PACKAGES if shutil.which(name, path=search_path()) is None]
+def require(option: str) -> None:
+    """Raise BadInputError naming every program and right that this machine lacks for ``--docker`` or ``--kubernetes``."""
+    missing = [name for name in NEEDED[option] if shutil.which(name, path=search_path()) is None]
     root = os.geteuid() == 0
     if missing or not root:
-        raise _missing_error(missing, root=root)
+        raise _missing_error(option, missing, root=root)
 
 
-def _missing_error(missing: list[str], *, root: bool) -> BadInputError:
+def _missing_error(option: str, missing: list[str], *, root: bool) -> BadInputError:
     packages = " ".join(dict.fromkeys(PACKAGES[name] for name in missing))
     gaps = [f"not installed: {', '.join(missing)}"] if missing else []
     steps = [f"apt-get install --no-install-recommends {packages}"] if missing else []
     if not root:
-        gaps.append("not root: dockerd, sshd and a network namespace need its rights")
-        steps.append("run it as root: sudo scripts/rehearse --docker")
+        gaps.append(f"not root: {ROOT_FOR[option]} need its rights")
+        steps.append(f"run it as root: sudo scripts/rehearse {option}")
     return BadInputError(
-        "This machine cannot rehearse with Docker", what="; ".join(gaps), where="scripts/rehearse --docker", next_step=", then ".join(steps)
+        f"This machine cannot rehearse with {option}",
+        what="; ".join(gaps),
+        where=f"scripts/rehearse {option}",
+        next_step=", then ".join(steps),
     )
 
 
@@ -153,8 +164,8 @@ class Note:
         return (*self.inside, program("unshare"), "--mount", "--propagation", "private", "sh", "-c", mounts, self.run_folder)
 
 
-def network_commands(note: Note, addresses: MachineAddresses) -> Iterator[tuple[str, ...]]:
-    """Yield the ``ip`` commands that make the namespace, a veth pair to it, and the route to the instances."""
+def host_commands(note: Note, addresses: MachineAddresses) -> Iterator[tuple[str, ...]]:
+    """Yield the ``ip`` commands that make the host's namespace, a veth pair to it, and the route to the instances."""
     name, outside = note.namespace, f"{note.namespace}o"
     texts = (
         f"netns add {name}",
@@ -166,11 +177,14 @@ def network_commands(note: Note, addresses: MachineAddresses) -> Iterator[tuple[
         f"-n {name} link set eth0 up",
         f"-n {name} link set lo up",
         f"route add {addresses.network} via {addresses.link_address(HOST)}",
-        f"link add {note.bridge} type bridge",
-        f"addr add {addresses.builds} dev {note.bridge}",
-        f"link set {note.bridge} up",
     )
     for text in texts:
+        yield (program("ip"), *text.split())
+
+
+def bridge_commands(note: Note, addresses: MachineAddresses) -> Iterator[tuple[str, ...]]:
+    """Yield the ``ip`` commands that make the bridge of the build daemon."""
+    for text in (f"link add {note.bridge} type bridge", f"addr add {addresses.builds} dev {note.bridge}", f"link set {note.bridge} up"):
         yield (program("ip"), *text.split())
 
 

@@ -61,10 +61,11 @@ class Demand:
 
     ``failing_paths``: where users may see errors (None: nowhere, empty: anywhere, but from the new version only). ``rerun_jobs``:
     the jobs that ran in attempt ``attempt`` when it is not the first. ``lost_job``: a job whose machine vanished; production may
-    take ``settle_seconds`` after the end of that job until the old version serves everything. ``services``: ids of the deployed
-    services; ``old_migrations``: those that production had; ``tree``: whether jobs hand over the application's tree;
-    ``migrations_counted``: whether the record says how many migrations were applied; ``versioned_paths``: paths whose answers name a
-    version (None: all do); ``fewest_rows`` that the backup must hold.
+    take ``settle_seconds`` from then on (without such a job: after the failed one) until the old version serves everything.
+    ``silence_seconds``: within which the run must say that nothing moves traffic any more. ``services``: ids of the deployed services;
+    ``old_migrations``: those that production had; ``tree``: whether jobs hand over the application's tree; ``migrations_counted``:
+    whether the record says how many migrations were applied; ``versioned_paths``: paths whose answers name a version (None: all do);
+    ``fewest_rows`` that the backup must hold.
     """
 
     old: str
@@ -81,6 +82,7 @@ class Demand:
     rerun_jobs: tuple[str, ...] = ()
     lost_job: str | None = None
     settle_seconds: float = 0.0
+    silence_seconds: float | None = None
     services: tuple[str, ...]
     old_migrations: tuple[str, ...] = ()
     tree: bool = True
@@ -103,6 +105,11 @@ class Demand:
         """Say whether the deployment must have succeeded."""
         return not self.failed
 
+    @property
+    def unattended(self) -> bool:
+        """Say whether traffic goes back without a run that still lives or still can: nobody puts the old template back then."""
+        return self.lost_job is not None or self.silence_seconds is not None
+
     def result(self, job: str) -> str:
         """Return the result that a job must have: failure, skipped or success."""
         if job in self.failed:
@@ -122,6 +129,7 @@ def findings(evidence: Evidence, demand: Demand, public_url: str) -> list[str]:
         *_serving(evidence, demand, own_id),
         *_requests(evidence, demand),
         *_stages(evidence, demand),
+        *_silence(evidence, demand),
         *_summaries(evidence, demand),
         *_database(evidence, demand),
         *_backup(evidence, demand, own_id),
@@ -196,11 +204,14 @@ def _requests(evidence: Evidence, demand: Demand) -> Iterable[str]:
             yield f"{len(wrong)} requests failed that the fault did not touch; the first: {wrong[0]}"
     job = "gradual-rollout" if "gradual-rollout" in demand.failed else "smoke-tests"  # the job that took traffic back, if any did
     job_run = evidence.jobs.get(job)
+    if demand.lost_job is not None and evidence.lost_at is None:
+        yield f"the machine of {demand.lost_job} never vanished, so that nothing was tried"
     if job in demand.failed and demand.serving == demand.old and job_run and job_run.ended:
-        later = [answer for answer in evidence.answers if answer.at > job_run.ended + demand.settle_seconds]
+        moment, event = (job_run.ended, f"the end of {job}") if evidence.lost_at is None else (evidence.lost_at, "the loss of its machine")
+        later = [answer for answer in evidence.answers if answer.at > moment + demand.settle_seconds]
         wrong = [answer for answer in later if answer.failed or answer.version != demand.old]
         if wrong or not later:
-            subject = f"{len(wrong)} of {len(later)} requests more than {demand.settle_seconds:g} s after the end of {job}"
+            subject = f"{len(wrong)} of {len(later)} requests more than {demand.settle_seconds:g} s after {event}"
             yield f"{subject} were not answered well by {demand.old}; the first: {wrong[:1]}"
     if "gradual-rollout" in demand.skipped and any(answer.version == demand.new for answer in evidence.answers):
         yield f"version {demand.new} got traffic without a rollout"
@@ -231,6 +242,14 @@ def _stages(evidence: Evidence, demand: Demand) -> Iterable[str]:
         and not any(answer.version == demand.new for answer in evidence.answers)
     ):
         yield f"stages are in the evidence, but no request was answered by {demand.new}"
+
+
+def _silence(evidence: Evidence, demand: Demand) -> Iterable[str]:
+    """Check how soon the run said that what moves traffic does nothing."""
+    limit, noticed = demand.silence_seconds, evidence.silence_noticed
+    if limit is not None and (noticed is None or noticed > limit):
+        said = "never" if noticed is None else f"after {noticed:.1f} s"
+        yield f"that the controller does nothing was said {said}, demanded within {limit:g} s"
 
 
 def _summaries(evidence: Evidence, demand: Demand) -> Iterable[str]:

@@ -23,7 +23,8 @@ from urllib.request import Request, urlopen
 from azora_ci.rehearsal.judge.load import LoadAnswer, version_in
 
 FRESH_REQUESTS = 12  # to each health endpoint after the run
-_COMPLETED = re.compile(r"^cluster\.([^.\s]+)\.upstream_rq_completed: ([0-9]+)", re.MULTILINE)
+# Beside the counter of a cluster Envoy has those of its requests' origins, which are parts of it.
+_COMPLETED = re.compile(r"^cluster\.(\S+?)(?<!\.external)(?<!\.internal)(?<!\.canary)\.upstream_rq_completed: ([0-9]+)", re.MULTILINE)
 TRAILER = b"-- PostgreSQL database dump complete"
 
 
@@ -43,6 +44,23 @@ class Dump:
 
     complete: bool
     rows: dict[str, int]
+
+
+@dataclass(frozen=True)
+class RolloutFacts:
+    """A Rollout at rest or not. ``stable``, ``newest`` and the keys of ``ready`` (number of ready pods) are bare versions, as their pods
+    were told; ``weight``: percent of traffic that the status gives the newest; ``selected``: Service -> deployment id of its pods.
+    """
+
+    name: str
+    phase: str
+    message: str
+    aborted: bool
+    stable: str
+    newest: str
+    weight: int | None
+    ready: Mapping[str, int]
+    selected: Mapping[str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +84,9 @@ class Evidence:
     deployments: dict[str, list[str]] = field(default_factory=dict)  # our deployment id -> states of GitHub's deployment, oldest first
     plain_messages: int = 0  # messages that Slack got without blocks
     instance_starts: dict[str, set[float]] = field(default_factory=dict)  # path -> start of each instance behind it (epoch seconds)
+    rollouts: tuple[RolloutFacts, ...] = ()  # of a Kubernetes cluster
+    lost_at: float | None = None  # when the machine that deploys vanished (epoch seconds)
+    silence_noticed: float | None = None  # seconds from the controller's end to the line in the job's log that says so
 
     def fragment(self, job: str, *, attempt: int | None = None) -> dict[str, Any] | None:
         """Return a job's newest fragment in the artifacts (of ``attempt``, if given); None without any."""

@@ -23,13 +23,17 @@ FILES = ("record/rollback.json", "rollback-record.json", "rollback.log")
 
 @dataclass(frozen=True, kw_only=True)
 class Pressed:
-    """The requested rollback: bare versions ``new`` -> ``old``, the old deployment's id, the reason, and who pressed the button."""
+    """The requested rollback: bare versions ``new`` -> ``old``, the old deployment's id, the reason, and who pressed the button.
+
+    ``counted``: whether the requests of each version are counted, which proves that the new one gets none.
+    """
 
     old: str
     new: str
     old_id: str
     reason: str
     actor: str
+    counted: bool = True
 
 
 def findings(evidence: Evidence, pressed: Pressed) -> list[str]:
@@ -132,7 +136,7 @@ def _fields(record: Mapping[str, Any], pressed: Pressed, own_id: str) -> Iterabl
         "reason": pressed.reason,
         "triggered_by": pressed.actor,
         "proved": True,
-        "requests_after": 0,
+        "requests_after": 0 if pressed.counted else None,
         "smoke_status": "passed",
         "already_back": False,
         "after_deadline": False,

@@ -1,7 +1,8 @@
 """Start a cluster and keep it until SIGTERM: ``python -m azora_ci.rehearsal.kubernetes FOLDER [NODES]``.
 
 One line of JSON says where it is: ``{"kubeconfig": …, "edge": "127.0.0.1:…", "images": …, "components": {name: process id}}``; the same
-document is written to ``FOLDER/cluster.json``. An image is an executable, ``images/sha256/HEX``.
+document is written to ``FOLDER/cluster.json``. An image is an executable, ``images/sha256/HEX``. SIGHUP starts each component again that
+somebody ended, and writes the document anew.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from azora_ci.rehearsal.kubernetes.cluster import Cluster
 def main(arguments: list[str]) -> int:
     """Run a cluster; return the exit code."""
     folder, nodes = Path(arguments[0]), int(arguments[1]) if len(arguments) > 1 else 1
-    ended = threading.Event()
+    ended, again = threading.Event(), threading.Event()
+    signal.signal(signal.SIGHUP, lambda *_: again.set())
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: ended.set())
     clock = Clock()
@@ -34,17 +36,24 @@ def main(arguments: list[str]) -> int:
     try:
         binaries = build.ensure(processes, clock, say=partial(print, file=sys.stderr, flush=True))
         with Cluster(folder, binaries, processes, clock, nodes=nodes) as cluster:
-            document = json.dumps(cluster.document())
-            part = folder / "cluster.part"
-            part.write_text(document, encoding="utf-8")
-            part.rename(folder / "cluster.json")
-            print(document, flush=True)
-            while not clock.wait(ended, 1.0):  # signals arrive between waits
-                pass
+            print(_write(cluster), flush=True)
+            while not clock.wait(ended, 0.2):  # signals arrive between waits
+                if again.is_set():
+                    again.clear()
+                    cluster.restart_ended()
+                    _write(cluster)
     except AzoraError as error:
         print(f"{error.title}\n{error.message()}", file=sys.stderr)
         return error.exit_code
     return 0
+
+
+def _write(cluster: Cluster) -> str:
+    document = json.dumps(cluster.document())
+    part = cluster.folder / "cluster.part"
+    part.write_text(document, encoding="utf-8")
+    part.rename(cluster.folder / "cluster.json")
+    return document
 
 
 if __name__ == "__main__":

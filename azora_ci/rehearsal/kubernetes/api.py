@@ -43,7 +43,7 @@ class Api:
     def __init__(self, kubeconfig: Path) -> None:
         document = read_json(kubeconfig.read_bytes())
         self.server: str = document["clusters"][0]["cluster"]["server"]
-        self._certificate: str = document["clusters"][0]["cluster"]["certificate-authority"]
+        self.certificate: str = document["clusters"][0]["cluster"]["certificate-authority"]
         self._token: str = document["users"][0]["user"]["token"]
         self._sessions = threading.local()
         self._resources: dict[tuple[str, str], tuple[str, bool]] = {}
@@ -52,7 +52,7 @@ class Api:
         if not hasattr(self._sessions, "session"):
             session = requests.Session()
             session.trust_env = False  # no proxy, and no other certificates
-            session.verify = self._certificate
+            session.verify = self.certificate
             session.headers["Authorization"] = f"Bearer {self._token}"
             self._sessions.session = session
         session = self._sessions.session

@@ -68,6 +68,7 @@ class Cluster:
         self._ready: dict[str, Callable[[], bool]] = {}
         self._reserved = ExitStack()  # what is given back at the end: addresses, and the routes to them
         self._sockets = ""
+        self._networks: list[str] = []  # first three bytes of the addresses of each node and its pods
         self._server = ""
         self._certificate = self.folder / "certificates" / "apiserver.crt"
 
@@ -168,6 +169,11 @@ class Cluster:
         self.kill(component)
         self._run(component)
         self._wait(component)
+
+    def restart_ended(self) -> None:
+        """Start each component again that has ended."""
+        for component in [name for name, pid in self._pids.items() if not is_alive(pid)]:
+            self.restart(component)
 
     def close(self) -> None:
         """End everything: nodes first, with their pods."""
@@ -308,6 +314,7 @@ class Cluster:
                     self._processes.run((_program("ip"), "route", "replace", "local", *route), echo=False)
                     remove = (_program("ip"), "route", "del", "local", *route)
                     self._reserved.callback(self._processes.run, remove, echo=False, check=False)
+                self._networks.append(network)
                 return network
         raise UnreachableError(
             "No addresses for pods",
@@ -343,14 +350,16 @@ class Cluster:
         )
 
     def _start_edge(self) -> None:
-        folder, port = self.folder / "edge", free_port()
-        self.edge = f"127.0.0.1:{port}"
+        folder = self.folder / "edge"
+        # Users do not reach loopback; the last address of the first node's is no pod's.
+        address, port = (f"{self._networks[0]}.255", 80) if os.geteuid() == 0 else ("127.0.0.1", free_port())
+        self.edge = f"{address}:{port}"
         self._start(ROUTER, sys.executable, "-m", "azora_ci.rehearsal.kubernetes.router", self.kubeconfig, folder, self.edge, self._admin)
         bootstrap = folder / "bootstrap.json"
         self._until(bootstrap.exists, ROUTER)
         # At the default priority of its threads: one is enough, and takes less of a small machine.
         argv = (_envoy(), "-c", bootstrap, "--disable-hot-restart", "--log-level", "warning", "--concurrency", "1")
-        self._start(ENVOY, *argv, ready=lambda: _listens(port))
+        self._start(ENVOY, *argv, ready=lambda: _listens(address, port))
 
 
 class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc] # yaml has the quick one where libyaml is
@@ -373,8 +382,8 @@ def _answers(url: str, clock: Clock) -> bool:
     return fetch(ProbeRequest(url), 2.0, clock).status == 200
 
 
-def _listens(port: int) -> bool:
-    with suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+def _listens(address: str, port: int) -> bool:
+    with suppress(OSError), socket.create_connection((address, port), timeout=1):
         return True
     return False
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from pathlib import Path
+from typing import Any
 
 
 def private(path: Path, text: str) -> Path:
@@ -16,15 +18,24 @@ def private(path: Path, text: str) -> Path:
 
 def kubeconfig(path: Path, server: str, certificate: Path, token: str, namespace: str) -> Path:
     """Write the access of a user with a token; JSON is YAML."""
-    document = {
+    return private(path, json.dumps(_document(server, {"certificate-authority": str(certificate)}, token, namespace), indent=1))
+
+
+def portable_kubeconfig(server: str, certificate: Path, token: str, namespace: str) -> str:
+    """Return the access of a user with a token as a text that names no files, as secrets of repositories must."""
+    data = base64.b64encode(certificate.read_bytes()).decode()
+    return json.dumps(_document(server, {"certificate-authority-data": data}, token, namespace))
+
+
+def _document(server: str, authority: dict[str, str], token: str, namespace: str) -> dict[str, Any]:
+    return {
         "apiVersion": "v1",
         "kind": "Config",
         "current-context": "kubebox",
-        "clusters": [{"name": "kubebox", "cluster": {"server": server, "certificate-authority": str(certificate)}}],
+        "clusters": [{"name": "kubebox", "cluster": {"server": server, **authority}}],
         "users": [{"name": "kubebox", "user": {"token": token}}],
         "contexts": [{"name": "kubebox", "context": {"cluster": "kubebox", "user": "kubebox", "namespace": namespace}}],
     }
-    return private(path, json.dumps(document, indent=1))
 
 
 def account_keys(key_file: Path, public_file: Path) -> None:

@@ -16,16 +16,33 @@ from azora_ci.rehearsal.docker import machine
 from azora_ci.rehearsal.docker.machine import MachineAddresses
 
 
-def test_what_a_machine_lacks_is_named_with_its_packages(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("option", "programs", "packages"),
+    [
+        (machine.DOCKER, "dockerd, docker-registry, sshd, ssh, ssh-keygen, nsenter, unshare", "docker.io docker-registry openssh-server "
+         "openssh-client util-linux"),
+        (machine.KUBERNETES, "dockerd, docker-registry, unshare, setpriv", "docker.io docker-registry util-linux"),
+    ],
+)  # fmt: skip
+def test_what_a_machine_lacks_is_named_with_its_packages(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, option: str, programs: str, packages: str
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(machine, "SYSTEM_FOLDERS", str(tmp_path))
     (tmp_path / "ip").touch(mode=0o755)
     with pytest.raises(BadInputError) as caught:
-        machine.require()
-    assert "not installed: dockerd, docker-registry, sshd, ssh, ssh-keygen, nsenter, unshare" in caught.value.what
-    packages = "docker.io docker-registry openssh-server openssh-client util-linux"
+        machine.require(option)
+    assert f"not installed: {programs}" in caught.value.what
     assert f"apt-get install --no-install-recommends {packages}" in caught.value.next_step
     assert caught.value.exit_code == 2
+
+
+@pytest.mark.parametrize("option", [machine.DOCKER, machine.KUBERNETES])
+def test_who_is_not_root_is_told_so(monkeypatch: pytest.MonkeyPatch, option: str) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(BadInputError, match="not root") as caught:
+        machine.require(option)
+    assert f"sudo scripts/rehearse {option}" in caught.value.next_step
 
 
 def test_networks_of_a_rehearsal_do_not_overlap() -> None:

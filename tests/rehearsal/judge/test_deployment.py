@@ -51,7 +51,7 @@ def traffic(demand: Demand) -> list[LoadAnswer]:
     for number, (name, status) in enumerate(demand.stages):
         for n in range(200):
             new = n % 100 < PERCENT[name]
-            bad = new and status == "aborted"
+            bad = new and status == "aborted" and demand.failing_paths is not None
             version = demand.new if new else demand.old
             load.append(LoadAnswer(START + 10 * number + n / 20, "/api/education/courses", 500 if bad else 200, version, 30.0))
     end = START + 10 * len(demand.stages) + 2 + demand.settle_seconds
@@ -117,6 +117,8 @@ def right_evidence(demand: Demand) -> Evidence:
         migrations=dict(demand.migrations),
         rows_before=120_000,
         summaries=summaries_of(demand),
+        lost_at=jobs["gradual-rollout"].ended if demand.lost_job else None,
+        silence_noticed=9.0 if demand.silence_seconds else None,
     )
 
 
@@ -225,6 +227,9 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
     "all traffic to the canary": ("success", always("1.1.0", 0), "stage canary: 100%"),
     "nothing moved at 50 %": ("success", always("1.0.0", 1), "stage progressive: 0%"),
     "the old version at 100 %": ("success", always("1.0.0", 2), "stage full: 0%"),
+    "the machine did not vanish": ("runner", lambda s: replace(s, lost_at=None), "never vanished"),
+    "a silent controller is noticed late": ("controller", lambda s: replace(s, silence_noticed=40.0), "was said after 40.0 s, demanded"),
+    "a silent controller is never noticed": ("controller", lambda s: replace(s, silence_noticed=None), "was said never"),
     "a stage is missing": (
         "success",
         lambda s: documents(s, "/record/gradual-rollout.json", evidence={"stages": []}),
@@ -341,7 +346,7 @@ WRONG: dict[str, tuple[str, Damage, str]] = {
     "the guard took too long": (
         "runner",
         lambda s: answers(s, lambda answer: replace(answer, version="1.1.0") if answer.at > START + 26.5 else answer),
-        "more than 25 s after the end of gradual-rollout",
+        "more than 25 s after the loss of its machine",
     ),
     "nobody asked after the lease": (
         "runner",
