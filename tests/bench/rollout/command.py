@@ -138,13 +138,17 @@ def places_of(place: str) -> tuple[str, ...]:
 
 def size_of(changes: Sequence[str], *, small: bool) -> Size:
     """Return how much is measured, after changes NAME=NUMBER. Raises BadInputError for a change that changes nothing."""
-    size = rollout_scenes.SMALL if small else Size()
+    return changed(rollout_scenes.SMALL if small else Size(), changes)
+
+
+def changed(size: Size, changes: Sequence[str]) -> Size:
+    """Return a size after changes NAME=NUMBER. Raises BadInputError for a change that changes nothing."""
     for text in changes:
         name, _, number = text.partition("=")
         try:
             size = replace(size, **{name: type(getattr(size, name))(float(number))})
         except (AttributeError, TypeError, ValueError):
-            raise _bad(f"{text!r} changes nothing", f"--set NAME=NUMBER: {', '.join(figure.name for figure in fields(Size))}") from None
+            raise _bad(f"{text!r} changes nothing", f"--set NAME=NUMBER: {', '.join(figure.name for figure in fields(size))}") from None
     return size
 
 
