@@ -24,15 +24,15 @@ Document = dict[str, Any]
 
 @dataclass(frozen=True)
 class Rollout:
-    """A Rollout at one moment. ``release``: deployment id of its template; ``serving``: that of its stable template is the same.
-    ``weight``: percent of traffic to the pods of its template; None where the controller has not said it.
+    """A Rollout at one moment. ``release``: deployment id of its template; ``weight``: percent of traffic to the pods of that template as a
+    canary; None where the controller has not said it.
     """
 
     name: str
     release: str
     stable: bool  # its template is the stable one
     weight: int | None
-    resting: bool  # the controller has done all that it can do without being asked: it waits in a pause, or is finished
+    resting: bool  # the controller has nothing left to do: it waits in a pause, is finished, or took the release back
 
     @property
     def percent(self) -> int:
@@ -49,12 +49,13 @@ def rollout(document: Document) -> Rollout:
     observed = str(document["metadata"]["generation"]) == str(status.get("observedGeneration"))
     waits = any(pause["reason"] == "CanaryPauseStep" for pause in status.get("pauseConditions") or ())
     finished = status.get("phase") == "Healthy" and current == stable and not weight
+    taken_back = bool(status.get("abort") and status.get("abortedAt")) and not weight
     return Rollout(
         name=document["metadata"]["name"],
         release=(template["metadata"].get("annotations") or {}).get(RELEASE, ""),
         stable=observed and bool(stable) and current == stable,
         weight=weight,
-        resting=observed and (waits or finished),
+        resting=observed and (waits or finished or taken_back),
     )
 
 

@@ -38,14 +38,15 @@ ACCOUNT = "deployer-0"  # as whom our process speaks to the API server
 class ClusterWorld:
     """One service on a real cluster, with 1.1.0 in production. ``close`` ends the pods' followers; the cluster is the place's.
 
-    It implements ``scenes.World`` and ``kills.HostsWorld``. ``revives``: the node starts a killed pod's process again.
+    It implements ``scenes.World`` and ``kills.HostsWorld``. ``revives``: the node starts a killed pod's process again, but where it was the
+    only new pod, Argo Rollouts may give its traffic back first, and then the release goes back.
     """
 
-    revives = True
+    revives = None
+    hold_seconds = LEASE_SECONDS + 6.0  # until a watch over a dead runner would have taken back what it must leave
 
-    def __init__(self, cluster: Cluster, folder: Path, processes: Processes, *, lease_seconds: int = LEASE_SECONDS) -> None:
+    def __init__(self, cluster: Cluster, folder: Path, processes: Processes) -> None:
         self.clock, self.cluster, self.folder, self.processes = Clock(), cluster, folder, processes
-        self.lease_seconds = lease_seconds
         self.sick = folder / "sick"
         self._stack = ExitStack()
         try:
@@ -57,7 +58,7 @@ class ClusterWorld:
     def _start(self) -> None:
         postgres = self._stack.enter_context(database(self.folder / "database", self.processes))
         variables = {"DATABASE_URL": postgres.url(DATABASE), "SICK": str(self.sick), "PORT": "8080", "VERSION": "0.0.1"}
-        self._inner = namespace(self.cluster, self.folder, variables, lease_seconds=self.lease_seconds)
+        self._inner = namespace(self.cluster, self.folder, variables, lease_seconds=LEASE_SECONDS)
         self._inner.install()
         self.seen = Seen(self.cluster.api, self._inner.namespace, self.clock)
         self._stack.callback(self.seen.close)
@@ -86,11 +87,20 @@ class ClusterWorld:
         return all((each.release, each.percent) == (release.id, percent) and each.resting for each in self.seen.rollouts())
 
     def states(self) -> list[dict[str, Any]]:
-        """Return, as routes of hosts are told, which release each Rollout's stable pods and canary have; "" is any that is not its template's."""
+        """Return which release the stable pods and the canary of each Rollout have; "" is one that its template does not name."""
         return [
             {"stable": each.release if each.stable else "", "canary": None if each.stable else each.release, "percent": each.percent}
             for each in self.seen.rollouts()
         ]
+
+    def at_rest(self) -> bool:
+        """Say whether no Rollout moves any more by itself; one that waits for its dead runner at a weight counts as at rest, too."""
+        return all(each.resting for each in self.seen.rollouts())
+
+    def await_lock(self) -> None:
+        """Wait until the lease of a dead run has run out: another run is refused until then."""
+        target = self.target()
+        until(lambda: (holder := target.holder()) is None or not holder.alive, "the lease runs out", self.clock)
 
     def promoted(self, release: Release) -> bool:
         """Say whether the journal holds the promotion."""
@@ -126,7 +136,8 @@ class ClusterWorld:
 
     def started(self, release: Release) -> list[datetime]:
         """Return nothing: what a cluster takes is measured by ``Seen``."""
-        return [] if release else []
+        del release
+        return []
 
     def close(self) -> None:
         """Remove the pods, and end what was started beside the cluster."""
@@ -164,7 +175,7 @@ def namespace(cluster: Cluster, folder: Path, variables: Mapping[str, str], **mo
             path.chmod(0o755)
             return str(self.cluster.image(path).partition("@")[2])
 
-        def route(self, service: str) -> str:  # noqa: ARG002 - there is one
+        def route(self, service: str) -> str:
             return ""
 
         def manifests(self, service: str) -> str:
@@ -173,9 +184,11 @@ def namespace(cluster: Cluster, folder: Path, variables: Mapping[str, str], **mo
                 if document["kind"] == "Ingress":
                     document["spec"]["rules"][0]["http"]["paths"][0]["path"] = "/"
                 elif document["kind"] == "Rollout":
-                    given = [{"name": name, "value": value} for name, value in variables.items()]
+                    given: list[dict[str, Any]] = [{"name": name, "value": value} for name, value in variables.items()]
                     given.append({"name": "HOST", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}})
-                    document["spec"]["template"]["spec"]["containers"][0]["env"] = given
+                    container = document["spec"]["template"]["spec"]["containers"][0]
+                    container["env"] = given
+                    container["readinessProbe"]["httpGet"]["path"] = "/work"  # what is sick stays ready: only a verdict takes it back
             return "\n---\n".join(map(json.dumps, documents))
 
     return Namespace(cluster, folder, services=(SERVICE,), replicas=REPLICAS, **more)
@@ -188,13 +201,14 @@ def remove(cluster: Cluster, name: str, clock: Clock) -> None:
 
 
 @contextmanager
-def control_plane(folder: Path) -> Iterator[tuple[Cluster, Processes]]:
+def control_plane(folder: Path) -> Iterator[tuple[Audited, Processes]]:
     """Provide a cluster whose API server keeps an account of its requests."""
     clock = Clock()
     processes = Processes(JobLog(Actions(stream=io.StringIO()), clock, folder / "bench.log"))
     binaries = build.ensure(processes, clock, say=lambda line: print(line, file=sys.stderr, flush=True))
+    cluster = Audited(folder / "cluster", binaries, processes, clock, nodes=NODES)
     try:
-        with Audited(folder / "cluster", binaries, processes, clock, nodes=NODES) as cluster:
+        with cluster:
             yield cluster, processes
     finally:
         processes.end_all()
