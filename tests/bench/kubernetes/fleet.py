@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,6 +23,22 @@ SAMPLE_SECONDS = 0.05
 SECONDS = 1200.0  # for a release
 WINDOW = 10.0  # seconds of the busiest window that is told
 
+APP = """#!{python} -S
+import os, socket
+body = b'{{"status": "healthy", "version": "%s"}}' % os.environ.get("VERSION", "0.0.1").encode()
+head = b"HTTP/1.1 200 OK\\r\\ncontent-type: application/json\\r\\nconnection: close\\r\\ncontent-length: %d\\r\\n\\r\\n" % len(body)
+server = socket.create_server((os.environ["POD_IP"], 8080), backlog=128)
+while True:
+    link, _ = server.accept()
+    with link:
+        link.settimeout(1)
+        try:
+            if link.recv(65536):
+                link.sendall(head + body)
+        except OSError:
+            pass
+"""
+
 
 class Place(Protocol):
     """Where the Rollouts are made."""
@@ -40,8 +57,7 @@ def fleet(place: Place, size: Size) -> dict[str, Any]:
     """
     clock = Clock()
     services = tuple(f"svc_{number:02}" for number in range(1, size.rollouts + 1))
-    tests: Any = importlib.import_module("tests.support.kubernetes_target")
-    inner = tests.World(place.cluster, place.folder, services=services, replicas=PODS, timeout=SECONDS, lease_seconds=30)
+    inner = small_pods()(place.cluster, place.folder, services=services, replicas=PODS, timeout=SECONDS, lease_seconds=30)
     inner.install()
     steps = world.steps(inner, place.folder, place.processes)
     try:
@@ -72,6 +88,20 @@ def fleet(place: Place, size: Size) -> dict[str, Any]:
         "busiest_per_second_without_probes": busiest(driving),
         "by_kind": dict(Counter(each.kind for each in requests).most_common()),
     }
+
+
+def small_pods() -> Any:
+    """Return the project's own namespace of tests with pods that take little of the machine: nodes ask each five times a second."""
+    tests: Any = importlib.import_module("tests.support.kubernetes_target")
+
+    class Small(tests.World):  # type: ignore[misc] # of the tests, which have no types
+        def image(self, behaviour: str) -> str:
+            path = self.folder / f"app-{behaviour}"
+            path.write_text(APP.format(python=sys.executable), encoding="utf-8")
+            path.chmod(0o755)
+            return str(self.cluster.image(path).partition("@")[2])
+
+    return Small
 
 
 def cpu_seconds(step: Child, clock: Clock) -> float:
