@@ -52,9 +52,9 @@ WORK: dict[str, Callable[[Any, Any], dict[str, Any]]] = {
     "load": rollout_scenes.load,
     "shares": rollout_scenes.shares,
     "verdict": scenes.verdict,
+    "overhead": scenes.overhead,
     "kills": scenes.kills,
     "fleet": fleet.fleet,
-    "overhead": scenes.overhead,
 }
 
 
