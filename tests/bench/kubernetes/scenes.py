@@ -118,8 +118,9 @@ def _spread(values: Sequence[float]) -> Mapping[str, float]:
 def kills(world: ClusterWorld, size: Size) -> dict[str, Any]:
     """Kill the step at moments spread over a rollout and at the points of ``POINTS``; see which version gets the traffic, and rerun it.
 
-    A moment counts by what the journal says: until the promotion is noted there, all traffic has to come back to the old version, at
-    most the lease and 5 s after the kill. From then on the new version keeps it, and that is told apart (``moments_promoted``).
+    A moment counts by what the cluster says: until the lease says that the release is being promoted, all traffic has to come back to the
+    old version, at most the lease and 5 s after the kill. From then on the new version keeps it, which is told apart
+    (``moments_promoted``). Between the lease and the note in the journal nobody takes it back either; the rerun does, and starts again.
     """
     figures = rollout_kills.kills(world, size)
     results = Kills(next(iter(world.versions_now())), {})

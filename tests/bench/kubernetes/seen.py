@@ -1,4 +1,4 @@
-"""What anybody sees of a namespace: its Rollouts and the journal, followed by a watch, without a line of the target's own code.
+"""What anybody sees of a namespace: its Rollouts, the journal and the lease, followed by a watch, without a line of the target's own code.
 
 A watch costs the API server nothing while nothing changes, unlike a loop of requests, and tells the moment of each change.
 """
@@ -17,6 +17,8 @@ from azora_ci.core.errors import AzoraError
 from azora_ci.rehearsal.kubernetes.api import Api
 
 RELEASE = "azora-ci/deployment-id"  # annotation of a template
+OWNER = "azora-ci/owner"  # annotation of the lease
+PROMOTING = 1  # as its leaseTransitions: who holds it promotes, and Argo Rollouts takes nothing back
 AGAIN_SECONDS = 0.2
 
 Document = dict[str, Any]
@@ -69,12 +71,14 @@ class Seen:
         self._api, self._clock = api, clock
         self._rollouts: dict[str, Rollout] = {}
         self._journals: dict[str, str] = {}
+        self._promoting: dict[str, str] = {}  # name of a lease -> the deployment whose holder promotes
         self.changes: list[tuple[float, Rollout]] = []
         self._lock = threading.Lock()
         self._ended = threading.Event()
         for path, take in (
             (f"/apis/argoproj.io/v1alpha1/namespaces/{namespace}/rollouts", self._take_rollout),
             (f"/api/v1/namespaces/{namespace}/configmaps", self._take_journal),
+            (f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases", self._take_lease),
         ):
             threading.Thread(target=self._follow, args=(path, take), daemon=True).start()
 
@@ -106,6 +110,17 @@ class Seen:
     def _take_journal(self, document: Document) -> None:
         with self._lock:
             self._journals[document["metadata"]["name"]] = (document.get("data") or {}).get("journal", "")
+
+    def _take_lease(self, document: Document) -> None:
+        owner = json.loads((document["metadata"].get("annotations") or {}).get(OWNER, "{}"))
+        promotes = document["spec"].get("leaseTransitions") == PROMOTING
+        with self._lock:
+            self._promoting[document["metadata"]["name"]] = owner.get("deployment_id", "") if promotes else ""
+
+    def promoting(self, release_id: str) -> bool:
+        """Say whether the lease says that a release is being promoted, or was."""
+        with self._lock:
+            return release_id in self._promoting.values()
 
     def rollouts(self) -> list[Rollout]:
         """Return every Rollout as it was last seen."""
