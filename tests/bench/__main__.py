@@ -105,6 +105,25 @@ def rollout(*, scenes: tuple[str, ...], place: str, small: bool, changes: tuple[
 
 
 @main.command()
+@click.option("--scene", "scenes", multiple=True, help="load, shares, verdict, kills, fleet or overhead; all without it.")
+@click.option("--small", is_flag=True, help="As little as shows that everything runs; proves nothing, and its bounds do not hold.")
+@click.option(
+    "--set", "changes", multiple=True, help="NAME=NUMBER of what is measured: requests, rate, stage, rounds, moments, rollouts, …"
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")
+@click.option("--output", type=click.Path(path_type=Path, dir_okay=False), help="A file that keeps every figure, scene by scene.")
+def kubernetes(*, scenes: tuple[str, ...], small: bool, changes: tuple[str, ...], as_json: bool, output: Path | None) -> None:
+    """Measure what releases through Argo Rollouts cost users and the API server, and how they come back."""
+    from tests.bench.kubernetes import command as measurement
+
+    try:
+        measurement.run(measurement.chosen(scenes), measurement.size_of(changes, small=small), as_json=as_json, output=output)
+    except AzoraError as error:
+        click.echo(f"{error.title}\n{error.message()}", err=True)
+        sys.exit(error.exit_code)
+
+
+@main.command()
 @click.option("--gib", default=0.5, show_default=True, help="Size of the database.")
 @click.option("--rounds", default=3, show_default=True, type=click.IntRange(1, 20), help="Rounds; seconds of backups are the median.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object instead of a table.")

@@ -138,13 +138,17 @@ def places_of(place: str) -> tuple[str, ...]:
 
 def size_of(changes: Sequence[str], *, small: bool) -> Size:
     """Return how much is measured, after changes NAME=NUMBER. Raises BadInputError for a change that changes nothing."""
-    size = rollout_scenes.SMALL if small else Size()
+    return changed(rollout_scenes.SMALL if small else Size(), changes)
+
+
+def changed(size: Size, changes: Sequence[str]) -> Size:
+    """Return a size after changes NAME=NUMBER. Raises BadInputError for a change that changes nothing."""
     for text in changes:
         name, _, number = text.partition("=")
         try:
             size = replace(size, **{name: type(getattr(size, name))(float(number))})
         except (AttributeError, TypeError, ValueError):
-            raise _bad(f"{text!r} changes nothing", f"--set NAME=NUMBER: {', '.join(figure.name for figure in fields(Size))}") from None
+            raise _bad(f"{text!r} changes nothing", f"--set NAME=NUMBER: {', '.join(figure.name for figure in fields(size))}") from None
     return size
 
 
@@ -155,8 +159,7 @@ def _bad(what: str, next_step: str) -> BadInputError:
 def run(scenes: Sequence[str], places: Sequence[str], size: Size, *, as_json: bool, output: Path | None = None) -> None:
     """Play the scenes and print what was measured. Ends with 1 when one could not be measured to its end."""
     results = Results(output=output)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _end)
+    end_on_signals()
     programme = [(place, scene) for place in places for scene in scenes if scene in _scenes_of(place)]
     say = _progress(programme, size)
     for place in places:
@@ -167,6 +170,17 @@ def run(scenes: Sequence[str], places: Sequence[str], size: Size, *, as_json: bo
         _print(results)
     if results.broken:
         sys.exit(1)
+
+
+def end_on_signals() -> None:
+    """Have SIGINT and SIGTERM end this process in order, with all that it started."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)
+
+
+def tell(line: str) -> None:
+    """Print progress, with the machine's load."""
+    click.echo(f"[load {os.getloadavg()[0]:.2f}] {line}", err=True)
 
 
 def _end(number: int, _frame: object) -> None:
@@ -181,12 +195,12 @@ def _progress(programme: Sequence[tuple[str, str]], size: Size) -> Callable[[str
     remaining = list(programme)
 
     def say(line: str) -> None:
-        text = f"[load {os.getloadavg()[0]:.2f}] {line}"
+        text = line
         if line.endswith(" begins"):
             minutes = sum(MINUTES[scene] for scene in remaining)
             remaining.pop(0)
             text += f"; about {minutes:.0f} min left" if size == Size() else ""
-        click.echo(text, err=True)
+        tell(text)
 
     return say
 

@@ -43,6 +43,7 @@ class HostsWorld:
     """One or several hosts with 1.0.0 in production."""
 
     revives = True
+    hold_seconds = 0.0
 
     def __init__(self, lan: Any, folder: Path, machines: int) -> None:
         self.clock = Clock()
@@ -123,6 +124,14 @@ class HostsWorld:
     def states(self) -> list[dict[str, Any]]:
         """Return the routes in force on each host, from its volume."""
         return [self._inner.edge_state(machine) for machine in self.machines]
+
+    @staticmethod
+    def at_rest() -> bool:
+        """Say that routes do not move by themselves: only a guard moves them, at once."""
+        return True
+
+    def await_lock(self) -> None:
+        """Do nothing: a run takes over what its own deployment left."""
 
     def at(self, release: Release, percent: int) -> bool:
         """Say whether that share of traffic goes to a release on every host."""

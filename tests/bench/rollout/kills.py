@@ -48,10 +48,18 @@ PHASES = (
 
 
 class HostsWorld(scenes.World, Protocol):
-    """Hosts: where a journal and routes can be read from outside."""
+    """Where a journal and routes can be read from outside. ``hold_seconds``: for which a promoted release is watched after a kill."""
+
+    hold_seconds: float
 
     def states(self) -> list[dict[str, Any]]:
         """Return the routes in force on each host."""
+
+    def at_rest(self) -> bool:
+        """Say whether no route is on its way, as one may be after a kill where something else than the runner moves them."""
+
+    def await_lock(self) -> None:
+        """Wait until a run may begin, where a dead one keeps the lock for as long as its lease runs."""
 
     def promoted(self, release: Release) -> bool:
         """Say whether a host's journal holds the promotion."""
@@ -157,28 +165,44 @@ def kill(world: HostsWorld, results: Kills, moment: Moment) -> bool:
     alive = step.poll() is None
     at, seconds = world.clock.now().timestamp(), world.clock.monotonic() - begun
     lose(step)
-    facts = {"seconds": round(seconds, 3), "planned": moment.phase.name, "phase": phase_of(world, release)}
+    recover(world, results, client, Killed(release, moment.phase.name, at, round(seconds, 3)), counts=alive)
+    return alive
+
+
+class Killed(NamedTuple):
+    """A kill. ``planned``: phase or point; ``at``: seconds since the epoch; ``seconds``: after the step's start."""
+
+    release: Release
+    planned: str
+    at: float
+    seconds: float
+
+
+def recover(world: HostsWorld, results: Kills, client: Client, killed: Killed, *, counts: bool) -> None:
+    """Wait until one version has all traffic after a kill, run the step again, and note the facts when the kill ``counts``."""
+    release = killed.release
+    facts: dict[str, Any] = {"seconds": killed.seconds, "planned": killed.planned, "phase": phase_of(world, release)}
     try:
-        forward = settle(world, release, results.old)
-        settled = world.clock.now().timestamp() - at
-        counts = client.finish(60)
+        forward, settled_at = settle(world, release, results.old)
+        answers = client.finish(60)
+        world.await_lock()
         world.steps.finish(world.steps.start(release, (RERUN_STAGE,) * 3), 0)
         if world.versions_now() != {release.bare}:
             raise NotTrueError("A rerun did not finish", what=str(world.versions_now()), where="users' answers", next_step="read its log")
     except AzoraError as error:
         results.failures.append(f"killed at {facts}: {error.title}: {error.what[-1500:]}")
         results.old = next(iter(world.versions_now()))
-        return True
-    results.sent.update(counts["sent"])
-    results.failed.update(counts["failed"])
+        return
+    results.sent.update(answers["sent"])
+    results.failed.update(answers["failed"])
     serving = release.bare if forward else results.old
-    last_wrong = max((sent_at for version, sent_at in counts["last_sent"].items() if version != serving), default=0.0)
-    wrongly = round(max(0.0, last_wrong - at), 2)  # seconds in which users still got the version that is on its way out
-    facts |= {"traffic": NEW if forward else OLD, "recovery_seconds": max(round(settled, 2), wrongly), "last_wrong_answer": wrongly}
+    last_wrong = max((sent_at for version, sent_at in answers["last_sent"].items() if version != serving), default=0.0)
+    wrongly = round(max(0.0, last_wrong - killed.at), 2)  # seconds in which users still got the version that is on its way out
+    settled = max(round(settled_at - killed.at, 2), wrongly)
+    facts |= {"traffic": NEW if forward else OLD, "recovery_seconds": settled, "last_wrong_answer": wrongly}
     results.old = release.bare
-    if alive:
+    if counts:
         results.moments.append(facts)
-    return alive
 
 
 def phase_of(world: HostsWorld, release: Release) -> str:
@@ -201,10 +225,11 @@ def lose(step: Child) -> None:
     step.wait(30)
 
 
-def settle(world: HostsWorld, release: Release, old: str) -> bool:
+def settle(world: HostsWorld, release: Release, old: str) -> tuple[bool, float]:
     """Wait until all traffic is where it belongs after a kill: on the old version, or, once promotion is journalled, on the new one.
 
-    Returns whether the promotion was journalled. Raises NotTrueError.
+    Returns whether the promotion was journalled, and when traffic was there (seconds since the epoch). Raises NotTrueError, also where
+    a promoted release does not keep its traffic for the world's ``hold_seconds``.
     """
     forward = False
 
@@ -216,7 +241,14 @@ def settle(world: HostsWorld, release: Release, old: str) -> bool:
             on_old = routes["stable"] != release.id and (routes["canary"] is None or routes["percent"] == 0)
             if not (on_new if forward else on_old):
                 return False
-        return world.versions_now() == {release.bare if forward else old}
+        return world.at_rest() and world.versions_now() == {release.bare if forward else old}
 
     until(settled, f"one version has all traffic after the kill of {release.id}", world.clock, SETTLE_SECONDS)
-    return forward
+    settled_at = world.clock.now().timestamp()
+    held_until = world.clock.monotonic() + (world.hold_seconds if forward else 0.0)
+    while world.clock.monotonic() < held_until:
+        if not settled():
+            what = f"{world.states()} and {world.versions_now()} answer"
+            raise NotTrueError("A promoted release did not keep its traffic", what=what, where=release.id, next_step="see the journal")
+        world.clock.sleep(0.5)
+    return forward, settled_at

@@ -34,7 +34,10 @@ class World(Protocol):
     clock: Clock
     processes: Processes
     steps: Steps
-    revives: bool  # whether a killed instance is started again
+
+    @property
+    def revives(self) -> bool | None:
+        """Return whether a killed instance is started again; None: something else may take the release back before that."""
 
     @property
     def addresses(self) -> list[tuple[str, int]]:
@@ -102,17 +105,19 @@ SMALL = Size(
 def load(world: World, size: Size) -> dict[str, Any]:
     """Send while releases climb and go back, one from each stage, and while a new instance is killed at each stage.
 
-    Where killed instances are started again the release goes on; where they are not, it goes back. That is one round; rounds are
-    repeated until all requests were due. A rollout that ends otherwise than it should is listed in ``failures``.
+    Where killed instances are started again the release goes on; where they are not, it goes back; where something else decides, it does
+    one of both. That is one round; rounds are repeated until all requests were due. A rollout that ends otherwise than it should is listed
+    in ``failures``.
     """
     begun, rounds = world.clock.monotonic(), 0
     failures: list[str] = []
+    outcomes: Counter[str] = Counter()
     requests = math.ceil(size.requests * size.post_every / (size.post_every - 1))  # so many that the GETs among them suffice
     client = Client(world.processes, world.addresses, rate=size.rate, requests=requests, post_every=size.post_every)
     while rounds == 0 or (world.clock.monotonic() - begun) < min(requests / size.rate, size.seconds):
         for name, move in _round(world, size):
             try:
-                move()
+                outcomes[f"{name}: {move()['rollout_status']}"] += 1
             except AzoraError as error:
                 world.steps.stop()
                 world.make_sick("")
@@ -127,7 +132,8 @@ def load(world: World, size: Size) -> dict[str, Any]:
         "failed": counts["failed"].get("GET", 0),
         "posts": counts["sent"].get("POST", 0),
         "posts_failed": counts["failed"].get("POST", 0),
-        "killed_at_each_stage": "goes on" if world.revives else "goes back",
+        "killed_at_each_stage": {True: "goes on", False: "goes back", None: "goes on or back"}[world.revives],
+        "outcomes": dict(outcomes),
         "versions": dict(sum((Counter(versions) for versions in counts["versions"]), Counter())),
         "rounds": rounds,
         "failures": failures,
@@ -136,15 +142,16 @@ def load(world: World, size: Size) -> dict[str, Any]:
     }
 
 
-def _round(world: World, size: Size) -> Iterator[tuple[str, Callable[[], object]]]:
+def _round(world: World, size: Size) -> Iterator[tuple[str, Callable[[], dict[str, Any]]]]:
     """Yield what happens in one round, each with its name. The last climb leaves no dead instance in production."""
     for percent in PERCENTS[: size.back]:
         yield f"back from {percent} %", lambda percent=percent: go_back(world, size, percent)  # type: ignore[misc] # bound now
     if world.revives:
         yield "an instance killed at each stage", lambda: climb(world, size, killing=True)
     else:
+        killed = go_back if world.revives is False else survive
         for percent in PERCENTS[: size.back]:
-            yield f"killed at {percent} %", lambda percent=percent: go_back(world, size, percent, killing=True)  # type: ignore[misc] # bound now
+            yield f"killed at {percent} %", lambda percent=percent: killed(world, size, percent, killing=True)  # type: ignore[misc] # bound now
     yield "up to 100 %", lambda: climb(world, size)
 
 
@@ -186,6 +193,20 @@ def go_back(world: World, size: Size, percent: int, *, killing: bool = False) ->
     world.make_sick("")
     if evidence["rollout_status"] != "rolled_back" or not evidence["abort"]["proved"]:
         raise NotTrueError("It did not go back", what=str(evidence["abort"]), where=f"{percent} %", next_step="read the step's log")
+    return evidence
+
+
+def survive(world: World, size: Size, percent: int, *, killing: bool = True) -> dict[str, Any]:
+    """Kill an instance of the next release at a stage, and see it finish or go back. Returns the evidence."""
+    release = world.steps.next_release()
+    step = world.steps.start(release, (size.stage,) * 3, HEALTH_CHECK_INTERVAL=str(size.interval), **PATIENT)
+    reach(world, step, release, percent)
+    world.clock.sleep(size.stage / 3)
+    if killing:
+        world.kill_new_instance(release)
+    evidence = world.steps.finish(step, None)
+    if evidence["rollout_status"] != "completed" and not (evidence["abort"] and evidence["abort"]["proved"]):
+        raise NotTrueError("It neither finished nor went back", what=str(evidence["abort"]), where=f"{percent} %", next_step="read its log")
     return evidence
 
 

@@ -114,6 +114,7 @@ class Steps:
     attempt: int = 0
     access: Mapping[str, str] = field(default_factory=dict)
     digest: Callable[[str], str] = lambda _version: ""
+    services: Sequence[str] = (SERVICE,)
     last: Release = field(default_factory=lambda: Release("", "", {}))
     running: Child | None = None
 
@@ -121,7 +122,8 @@ class Steps:
         """Return the next version with its digest; it is ``last`` until the next."""
         self.number += 1
         version = f"1.{self.number}.0"
-        self.last = Release(f"{FIRST_ID + 100 * self.number}-{self.number:06x}", f"v{version}", {SERVICE: self.digest(version)})
+        digests = dict.fromkeys(self.services, self.digest(version))
+        self.last = Release(f"{FIRST_ID + 100 * self.number}-{self.number:06x}", f"v{version}", digests)
         return self.last
 
     def start(self, release: Release, seconds: tuple[float, float, float], **more: str) -> Child:
@@ -164,8 +166,10 @@ class Steps:
         return self.folder / f"job-{attempt}"
 
     def _built(self, release: Release) -> None:
-        digest = release.digests[SERVICE]
-        services = {SERVICE: {"digest": digest, "reference": digest, "size_bytes": 1, "seconds": 0.1, "reused": False}}
+        services = {
+            name: {"digest": digest, "reference": digest, "size_bytes": 1, "seconds": 0.1, "reused": False}
+            for name, digest in release.digests.items()
+        }
         now, built = rfc3339(Clock().now()), {"services": services, "commands": [], "seconds": 0.1}
         evidence: dict[str, Any] = {"kind": "archives", "isolation": "job", "builder": None, **built}
         fragment = fragments.Fragment("build-and-push", release.id, release.version, SHA, "1", 1, "ok", now, now, evidence)
