@@ -172,6 +172,7 @@ def test_the_written_configuration_loads_and_is_checked(shop):
     assert "is still to be filled in: deploy/production/mailer.yaml has a Deployment: make it a Rollout" in output
     assert "Deployments to make Rollouts of (kubernetes.md has the lines): mailer" in output
     assert "docker_hosts" not in output
+    assert "runner-alive" not in output  # which edge install adds
 
 
 def test_what_stays_in_the_cluster_and_what_bypasses_the_backup_is_said(shop):
@@ -388,7 +389,7 @@ def test_health_is_asked_where_the_probes_ask(tmp_path, probe, expected):
         ("", "/", "/health"),
         ("", "/api", None),
         ("annotations: {nginx.ingress.kubernetes.io/rewrite-target: /$2}, ", "/api(/|$)(.*)", "/api/health"),
-        ("annotations: {nginx.ingress.kubernetes.io/rewrite-target: /}, ", "/api", None),
+        ("annotations: {nginx.ingress.kubernetes.io/rewrite-target: /}, ", "/", None),
     ],
 )
 def test_the_public_health_address_is_what_the_ingress_leads_to_it(tmp_path, annotations, path, public):
