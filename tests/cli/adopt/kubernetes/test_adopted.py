@@ -241,6 +241,14 @@ def test_manifests_may_be_named_and_must_be_there(tmp_path):
         assert (code, "No such manifests" in output) == (2, True)
 
 
+def test_manifests_that_run_nothing_of_the_repository_are_named(tmp_path):
+    folder = write(
+        tmp_path, {"k8s/a.yaml": deployment("api"), "examples/b.yaml": deployment("b"), "web/Dockerfile": DOCKERFILE, "x/Dockerfile": ""}
+    )
+    output = run(folder)[1]
+    assert "Kubernetes manifests that are not read, or run nothing that is built here: k8s, examples (--manifests PATH" in output
+
+
 # --- Kustomize, Helm, GitOps ---------------------------------------------------------------------------------------------------
 
 
