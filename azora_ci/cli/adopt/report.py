@@ -134,8 +134,8 @@ def _choice(application: Application) -> Iterator[str]:
     """Yield why a target was chosen, where another one could have been, or a person said it."""
     if application.target_reason:
         yield f"Target {application.target}: {application.target_reason} (--target kubernetes or docker_hosts chooses)"
-    elif application.cluster.others and not application.cluster.services:
-        others = ", ".join(application.cluster.others[:9])
+    elif (found := (*application.cluster.files, *application.cluster.others)) and not application.cluster.services:
+        others = ", ".join(found[:9])
         yield f"Kubernetes manifests that are not read, or run nothing that is built here: {others} (--manifests PATH reads them)"
 
 

@@ -15,6 +15,7 @@ from azora_ci.cli.adopt.kubernetes.helm.syntax import Block, TemplateError, pars
 from azora_ci.cli.adopt.kubernetes.manifests import Manifest, Reader
 
 _VALUES = re.compile(r"(?:values[._-])?(?P<variant>[\w.-]+?)(?:[._-]values)?\.ya?ml")
+_CHARTS = 50
 _OTHER = "another-release"  # a release of this name shows which names are made of the release's
 
 
@@ -31,6 +32,9 @@ class Release:
 def charts(reader: Reader) -> list[str]:
     """Return the folders of charts that have templates, those of other charts' ``charts`` folders without their own ones."""
     found = [str(path.parent) for path in reader.files.named("Chart.yaml")]
+    if len(found) > _CHARTS:
+        reader.note("Chart.yaml", f"of {len(found)} charts the first {_CHARTS} are read")
+        found = found[:_CHARTS]
     return [folder for folder in found if any(_templates(reader, folder)) and "/charts/" not in f"/{folder.partition('charts/')[2]}"]
 
 
