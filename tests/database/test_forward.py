@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import threading
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +19,8 @@ from azora_ci.core.process import Processes
 from azora_ci.core.settings import Aws, DatabaseTransport, ProductionHosts
 from azora_ci.core.variables import Secret, load
 from azora_ci.database.forward import forwarded_database
-from azora_ci.database.migrations import prisma
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.gates import production as gates
-from azora_ci.rehearsal import application
-from azora_ci.rehearsal.applications import sample as applications
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.kubernetes import doctor, install, manifests
 from azora_ci.targets.kubernetes.cluster import Names
@@ -124,20 +120,6 @@ def test_migrations_are_applied_through_the_cluster(kubernetes, production: Depl
     access = place.user("migrate").read_text()
     assert production.run(PROD_DATABASE_URL=hidden(production.url), PROD_DATABASE_PLAIN="true", KUBECONFIG_DATA=access) == 0, production.log
     assert production.applied()[-2:] == NEW
-
-
-def test_prisma_speaks_tls_through_the_cluster(kubernetes, tls_cluster, sample, tmp_path):  # noqa: F811 - the fixture
-    cluster, certificate = tls_cluster
-    plain = create_database(cluster, "for_prisma")
-    place, text = behind(kubernetes, tmp_path, plain), hidden(plain)
-    folder = sample.copy(tmp_path / "old", application.OLD_RELEASE)
-    with opened(context_of(place, tmp_path), DatabaseUrl.parse(text).with_transport(str(certificate), plain_accepted=False)) as url:
-        address = prisma.address(text, url)
-        assert "sslmode=require&sslaccept=accept_invalid_certs&channel_binding=require" in address
-        applications.Sample().migrate(partial(sample.node.run, sample.processes), folder, address)
-        assert len(prisma.read_table(url, "public")) > 0
-        with pytest.raises(BadInputError, match="cannot verify the server's name"):
-            prisma.address(text, replace(url, password=""))
 
 
 # --- TLS, and many at once -----------------------------------------------------------------------------------------------
