@@ -13,7 +13,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.hosts import HostAddress
 from azora_ci.core.variables import Secret
-from azora_ci.database.migrations.prisma import through_tunnel
+from azora_ci.database.migrations.prisma import address, through_tunnel
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.database.tunnel import DatabaseTunnel
 from tests.steps.test_database_migrations import NEW
@@ -178,3 +178,17 @@ def test_prisma_is_led_into_the_tunnel(text, tunnelled):
 def test_what_prisma_could_not_verify_is_refused(option):
     with pytest.raises(BadInputError, match="cannot verify the server's name"):
         through_tunnel(f"postgresql://u:p@db.example/azora?schema=a&{option}", 4711)
+
+
+@pytest.mark.parametrize(
+    ("protects", "query"),
+    [(True, ""), (False, "?sslmode=require&sslaccept=accept_invalid_certs&channel_binding=require")],
+)
+def test_behind_a_tunnel_that_replaces_no_tls_prisma_binds_its_proof_to_it(protects, query):
+    text = "postgresql://u:p@db.example/azora"
+    url = DatabaseUrl.parse(text).with_transport("/ca.pem", plain_accepted=False).with_tunnel(4711, protects=protects)
+    assert address(text, url) == f"postgresql://u:p@127.0.0.1:4711/azora{query}"
+    if not protects:
+        nobody = DatabaseUrl.parse("postgresql://u@db.example/azora").with_transport("/ca.pem", plain_accepted=False)
+        with pytest.raises(BadInputError, match="cannot verify the server's name"):
+            address("postgresql://u@db.example/azora", nobody.with_tunnel(4711, protects=False))

@@ -15,6 +15,7 @@ from azora_ci.database.migrations import encoding
 from azora_ci.database.migrations.history import LOCK, Migration, Row
 from azora_ci.database.migrations.session import session
 from azora_ci.database.postgres import DatabaseUrl
+from azora_ci.database.transport import Protection
 
 TABLE = "_prisma_migrations"
 # Prisma checks for updates, and npx offers to download packages that are not installed: a deployment must do neither.
@@ -116,6 +117,16 @@ class MigrateResult:
         return self.code == "P1002" and str(LOCK) in plain(self.completed.stdout + self.completed.stderr)
 
 
+def _unverified(why: str) -> BadInputError:
+    return BadInputError(
+        "Migrations cannot verify the server's name through a tunnel",
+        what=f"{why}, and the migrate command connects to 127.0.0.1",
+        where="PROD_DATABASE_URL, with database.via_ssh or target.kubernetes.database",
+        next_step="use sslmode=require and a password: SSH leads to a host whose key is known, a cluster to the pod that is named; or let "
+        "the runner reach the database itself",
+    )
+
+
 def through_tunnel(text: str, tunnel_port: int | None) -> str:
     """Return a connection string with ``127.0.0.1:tunnel_port`` in place of its host and port; unchanged if there is no tunnel.
 
@@ -127,13 +138,7 @@ def through_tunnel(text: str, tunnel_port: int | None) -> str:
     location, question_mark, query = address.partition("?")
     parameters = [part for part in query.split("&") if part]
     if {"sslmode=verify-full", "sslaccept=strict"} & set(parameters):
-        raise BadInputError(
-            "Migrations cannot verify the server's name through a tunnel",
-            what="the connection string asks for verify-full or sslaccept=strict, and the migrate command connects to 127.0.0.1",
-            where="PROD_DATABASE_URL, with database.via_ssh or target.kubernetes.database",
-            next_step="use sslmode=require: SSH leads to a host whose key is known, and a cluster to the pod that is named; or let the "
-            "runner reach the database itself",
-        )
+        raise _unverified("the connection string asks for verify-full or sslaccept=strict")
     remaining = "&".join(part for part in parameters if part.partition("=")[0] not in {"host", "port", "hostaddr"})
     return f"{credentials}{at_sign}127.0.0.1:{tunnel_port}/{location.partition('/')[2]}{question_mark}{remaining}"
 
@@ -141,11 +146,17 @@ def through_tunnel(text: str, tunnel_port: int | None) -> str:
 def address(text: str, url: DatabaseUrl) -> str:
     """Return the connection string ``text`` of ``url`` as Prisma gets it: through the tunnel, and with the same demands as libpq's.
 
-    Raises the errors of ``through_tunnel`` and of ``DatabaseUrl.protection``.
+    Behind a tunnel a certificate is for another name than 127.0.0.1. There SCRAM, bound to the TLS channel, shows in place of the CA that
+    the server knows the password. Raises the errors of ``through_tunnel`` and of ``DatabaseUrl.protection``.
     """
     location, _, query = through_tunnel(text.strip(), url.tunnel_port).rpartition("@")[2].partition("?")
     credentials = text.strip().rpartition("@")[0]
-    demanded = transport.prisma_query(query, url.protection, url.ca_file)
+    protection, ca_file = url.protection, url.ca_file
+    if url.tunnel_port is not None and protection.level == transport.VERIFY_FULL:
+        if not url.password:
+            raise _unverified("a CA is named, and the connection string has no password")
+        protection, ca_file = Protection(transport.REQUIRE, {"channel_binding": "require"}), None
+    demanded = transport.prisma_query(query, protection, ca_file)
     return f"{credentials}@{location}{'?' if demanded else ''}{demanded}"
 
 
