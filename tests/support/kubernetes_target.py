@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import http.client
 import io
 import json
 import sys
@@ -29,10 +28,8 @@ from azora_ci.targets.kubernetes.cluster import Names
 from azora_ci.targets.kubernetes.target import Kubernetes
 from azora_ci.targets.release import Release
 from tests.support import deploy_config
-from tests.support.kubernetes import STEPS
+from tests.support.kubernetes import ROLLOUTS, STEPS, ask
 from tests.support.waiting import until
-
-ROLLOUTS = "/apis/argoproj.io/v1alpha1/namespaces/{}/rollouts"
 
 # Answers the contract with the version that its target told it; "sick" is never ready, "later-sick" from two seconds on no more.
 APP = """#!{python} -S
@@ -218,16 +215,7 @@ class World:
 
     def ask(self, service: str, number: int = 1) -> Counter[str]:
         """Send requests as users do; return how many each version answered."""
-        address, port = self.cluster.edge.split(":")
-        answers: Counter[str] = Counter()
-        connection = http.client.HTTPConnection(address, int(port), timeout=30)
-        for _ in range(number):
-            connection.request("GET", f"{self.route(service)}/health")
-            answer = connection.getresponse()
-            body = answer.read()
-            answers[json.loads(body)["version"] if answer.status == 200 else f"HTTP {answer.status}"] += 1
-        connection.close()
-        return answers
+        return ask(self.cluster, self.cluster.edge, number, f"{self.route(service)}/health")
 
     @contextmanager
     def users(self, service: str):

@@ -77,9 +77,13 @@ class RolloutState:
         inline = self.step < len(self.steps) and "analysis" in self.steps[self.step]
         return inline and self.settled and self.phase == "Progressing"
 
+    def waits_at(self, percent: int) -> bool:
+        """Return whether it waits in the pause of this weight. Argo keeps traffic away from pods that are lost meanwhile: it may be 0."""
+        return self.settled and self.held and self.percent == percent
+
     def held_at(self, percent: int) -> bool:
         """Return whether it waits at this weight, which traffic has where it is routed."""
-        return self.settled and self.held and self.percent == percent and self.reads(percent)
+        return self.waits_at(percent) and self.reads(percent)
 
     def reads(self, percent: int) -> bool:
         """Return whether the weight reads this much where traffic is routed. A weight that is missing was not read."""

@@ -52,7 +52,7 @@ class Expected:
 
     def holds(self, service: str, seen: RolloutState) -> bool:
         """Return whether a Rollout is where it was left. What had nothing before has no steps, and is finished at once."""
-        return seen.held_at(self.percent) or (service in self.first and seen.finished)
+        return seen.waits_at(self.percent) or (service in self.first and seen.finished)
 
 
 class Kubernetes:
@@ -294,7 +294,7 @@ class Kubernetes:
         expected = Expected(release, percent, frozenset(states) - frozenset(bases))
         for service, seen in states.items():
             self._fleet.others.require_ours(release, seen)
-            if not expected.holds(service, seen):
+            if not expected.holds(service, seen) or not (seen.finished or seen.reads(percent)):
                 raise self._fleet.others.moved(seen, percent)
         self._expected = expected
         return self._releases.weights(states)

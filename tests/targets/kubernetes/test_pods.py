@@ -51,7 +51,6 @@ def test_pods_are_probed_at_their_addresses_with_fewer_rights(cluster, tmp_path)
         assert len(findings) == 1 and all(finding.passed for finding in findings), findings
         returned = target.abort(second, "a test")
     assert returned.proved, returned
-    assert not any(finding.passed for finding in workers.probe(target, Prober(Clock()), instances, NEW, 2))  # nobody answers there now
 
 
 @pytest.mark.parametrize(
