@@ -118,7 +118,7 @@ class Api:
     # --- inside --------------------------------------------------------------------------------------------------------
 
     def _send(self, method: str, path: str, body: Any = None, content_type: str = "application/json", *, repeat: bool = False) -> Document:
-        data = None if body is None else json.dumps(body).encode()
+        data = None if body is None else _encoded(body)
         renewed = False
         for attempt in self._clock.attempts(ATTEMPTS if repeat else 1, WAIT, growth=GROWTH):
             try:
@@ -282,3 +282,11 @@ def _plugin_problem(plugin: ExecPlugin, code: int, stderr: str) -> BadInputError
         where=f"users.exec.command of KUBECONFIG_DATA: {plugin.argv[0]}",
         next_step="the program gets no secret of the job: name in users.exec.env what it needs, and have it in the runner's PATH",
     )
+
+
+def _encoded(body: Any) -> bytes:
+    """Return a document in Go's spelling of JSON: a patch's ``test`` compares texts as they are spelled, and "&" is not "\\u0026" there."""
+    text = json.dumps(body, ensure_ascii=False)
+    for character in "&<>\u2028\u2029":  # outside of strings JSON has none of them
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return text.encode(errors="replace")
