@@ -150,7 +150,7 @@ class Rehearsal:
         if self.options.rollback:
             pressed = Pressed(
                 old=self.demand.old, new=self.demand.new, old_id=OLD_DEPLOYMENT, reason=button.REASON, actor=button.PRESSED_BY,
-                counted=not self.options.kubernetes,
+                cluster=self.options.kubernetes,
             )  # fmt: skip
             outcome.findings += rollback.findings(outcome.evidence, pressed)
             outcome.findings += self._judge_cluster(outcome.evidence, replace(self.demand, serving=self.demand.old))

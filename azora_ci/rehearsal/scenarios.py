@@ -153,7 +153,7 @@ def _stopped_controller(percent: int) -> Scenario:
     )
     return Scenario(
         name="controller",
-        broken=f"the controller of Argo Rollouts ends when the new version has {percent} % of traffic, and runs again after the rollout",
+        broken=f"Argo's controller ends at {percent} % and runs again after the rollout",
         stop_controller_at_percent=percent,
         variables={"PROGRESSIVE_MINUTES": "0.5"},
         on_job_end=_start_controller,
