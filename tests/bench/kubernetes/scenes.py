@@ -118,16 +118,17 @@ def _spread(values: Sequence[float]) -> Mapping[str, float]:
 def kills(world: ClusterWorld, size: Size) -> dict[str, Any]:
     """Kill the step at moments spread over a rollout and at the points of ``POINTS``; see which version gets the traffic, and rerun it.
 
-    A moment counts by what the cluster says: until the lease says that the release is being promoted, all traffic has to come back to the
-    old version, at most the lease and 5 s after the kill. From then on the new version keeps it, which is told apart
-    (``moments_promoted``). Between the lease and the note in the journal nobody takes it back either; the rerun does, and starts again.
+    A moment counts by what the journal says: until the promotion is noted there, all traffic has to come back to the old version, at
+    most the lease and 5 s after the kill. From then on the new version keeps it, which is told apart (``moments_promoted``). A release
+    that has all traffic, and that nobody takes back although its promotion is not noted, is neither: ``kills_left_unnoted``.
     """
     figures = rollout_kills.kills(world, size)
     results = Kills(next(iter(world.versions_now())), {})
     for name, point in list(POINTS.items())[: size.points]:
         _kill_at(world, results, name, point)
     moments = [*figures["moments"], *results.moments]
-    back, kept = ([each["recovery_seconds"] for each in moments if each["traffic"] == side] for side in (OLD, NEW))
+    back = [each["recovery_seconds"] for each in moments if each["traffic"] == OLD]
+    kept = [each["recovery_seconds"] for each in moments if each["traffic"] == NEW and each["journalled"]]
     return {
         **figures,
         "kill_moments": len(moments),
@@ -136,6 +137,7 @@ def kills(world: ClusterWorld, size: Size) -> dict[str, Any]:
         "median_recovery_seconds": round(statistics.median(back), 2) if back else None,
         "lease_seconds": LEASE_SECONDS,
         "moments_promoted": len(kept),
+        "kills_left_unnoted": len(moments) - len(back) - len(kept),
         "worst_seconds_promoted": max(kept, default=None),
         "moments": moments,
         "failures": [*figures["failures"], *results.failures],
