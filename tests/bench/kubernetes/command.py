@@ -44,6 +44,7 @@ BOUNDS = {
     "verdict_seconds": Bound("verdict", "<= 1", lambda value, _: value <= 1),
     "kills_before_promotion": Bound("kills", ">= 15", lambda value, _: value >= 15),
     "worst_recovery_seconds": Bound("kills", "<= lease + 5", lambda value, of: value <= of["lease_seconds"] + 5),
+    "kills_left_unnoted": Bound("kills", "0", lambda value, _: value == 0),
     "cpu_share": Bound("fleet", "<= 0.25", lambda value, _: value <= 0.25),
     "requests_per_second": Bound("fleet", "<= 20", lambda value, _: value <= 20),
     "overhead_seconds": Bound("overhead", "<= 5", lambda value, _: value <= 5),

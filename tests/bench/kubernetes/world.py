@@ -103,8 +103,12 @@ class ClusterWorld:
         until(lambda: (holder := target.holder()) is None or not holder.alive, "the lease runs out", self.clock)
 
     def promoted(self, release: Release) -> bool:
-        """Say whether the journal holds the promotion, or the lease says that it has begun: Argo Rollouts takes nothing back then."""
-        return self.seen.promoting(release.id) or "promote" in self.seen.events(release.id)
+        """Say whether the journal holds the promotion."""
+        return "promote" in self.seen.events(release.id)
+
+    def left(self, release: Release) -> bool:
+        """Say whether the lease says that the release is being promoted: Argo Rollouts takes nothing back then, journalled or not."""
+        return self.seen.promoting(release.id)
 
     def versions_now(self) -> set[str]:
         """Return the versions that answer users now."""

@@ -55,6 +55,9 @@ class HostsWorld(scenes.World, Protocol):
     def states(self) -> list[dict[str, Any]]:
         """Return the routes in force on each host."""
 
+    def left(self, release: Release) -> bool:
+        """Say whether a dead run left a release so that nobody takes it back, although its promotion is not journalled."""
+
     def at_rest(self) -> bool:
         """Say whether no route is on its way, as one may be after a kill where something else than the runner moves them."""
 
@@ -183,7 +186,8 @@ def recover(world: HostsWorld, results: Kills, client: Client, killed: Killed, *
     release = killed.release
     facts: dict[str, Any] = {"seconds": killed.seconds, "planned": killed.planned, "phase": phase_of(world, release)}
     try:
-        forward, settled_at = settle(world, release, results.old)
+        forward, settled_at, confirmed_at = settle(world, release, results.old)
+        noted = world.promoted(release)
         answers = client.finish(60)
         world.await_lock()
         world.steps.finish(world.steps.start(release, (RERUN_STAGE,) * 3), 0)
@@ -199,7 +203,8 @@ def recover(world: HostsWorld, results: Kills, client: Client, killed: Killed, *
     last_wrong = max((sent_at for version, sent_at in answers["last_sent"].items() if version != serving), default=0.0)
     wrongly = round(max(0.0, last_wrong - killed.at), 2)  # seconds in which users still got the version that is on its way out
     settled = max(round(settled_at - killed.at, 2), wrongly)
-    facts |= {"traffic": NEW if forward else OLD, "recovery_seconds": settled, "last_wrong_answer": wrongly}
+    facts |= {"traffic": NEW if forward else OLD, "journalled": noted, "recovery_seconds": settled, "last_wrong_answer": wrongly}
+    facts["confirmed_seconds"] = round(confirmed_at - killed.at, 2)
     results.old = release.bare
     if counts:
         results.moments.append(facts)
@@ -225,30 +230,35 @@ def lose(step: Child) -> None:
     step.wait(30)
 
 
-def settle(world: HostsWorld, release: Release, old: str) -> tuple[bool, float]:
+def settle(world: HostsWorld, release: Release, old: str) -> tuple[bool, float, float]:
     """Wait until all traffic is where it belongs after a kill: on the old version, or, once promotion is journalled, on the new one.
 
-    Returns whether the promotion was journalled, and when traffic was there (seconds since the epoch). Raises NotTrueError, also where
-    a promoted release does not keep its traffic for the world's ``hold_seconds``.
+    Returns whether it is on the new one; when routes were first seen there, after which one version alone answered; and when it had
+    answered every request of the look (seconds since the epoch). Raises NotTrueError, also where a promoted release does not keep its
+    traffic for the world's ``hold_seconds``.
     """
-    forward = False
+    forward, routed_at = False, 0.0
 
     def settled() -> bool:
-        nonlocal forward
-        forward = world.promoted(release)
+        nonlocal forward, routed_at
+        looked_at = world.clock.now().timestamp()
+        forward = world.promoted(release) or world.left(release)
         for routes in world.states():
             on_new = routes["stable"] == release.id or (routes["canary"] == release.id and routes["percent"] == 100)
             on_old = routes["stable"] != release.id and (routes["canary"] is None or routes["percent"] == 0)
             if not (on_new if forward else on_old):
                 return False
-        return world.at_rest() and world.versions_now() == {release.bare if forward else old}
+        if not world.at_rest() or world.versions_now() != {release.bare if forward else old}:
+            return False
+        routed_at = looked_at  # every answer of the look was after this
+        return True
 
     until(settled, f"one version has all traffic after the kill of {release.id}", world.clock, SETTLE_SECONDS)
-    settled_at = world.clock.now().timestamp()
+    first, confirmed_at = routed_at, world.clock.now().timestamp()
     held_until = world.clock.monotonic() + (world.hold_seconds if forward else 0.0)
     while world.clock.monotonic() < held_until:
         if not settled():
             what = f"{world.states()} and {world.versions_now()} answer"
             raise NotTrueError("A promoted release did not keep its traffic", what=what, where=release.id, next_step="see the journal")
         world.clock.sleep(0.5)
-    return forward, settled_at
+    return forward, first, confirmed_at
