@@ -131,7 +131,8 @@ class Releases:
         for service, seen in states.items():
             routed = self._names.settings.rollouts[service].stable_service is not None
             shares = self._shares(seen, routed=routed)
-            route = self._config.service(service).route_prefix if routed else f"pods of {seen.name}"
+            # A worker has no route; its Rollout may have routing all the same.
+            route = (self._config.service(service).route_prefix or seen.name) if routed else f"pods of {seen.name}"
             result[route] = {f"{service}-{ids.get(hash_, hash_)}": share for hash_, share in shares.items()}
         return result
 
