@@ -6,6 +6,7 @@ import io
 import threading
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,6 +22,7 @@ from azora_ci.core.variables import Secret, load
 from azora_ci.database.forward import forwarded_database
 from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.gates import production as gates
+from azora_ci.steps.pre_deployment_validation import variable_problems
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.kubernetes import doctor, install, manifests
 from azora_ci.targets.kubernetes.cluster import Names
@@ -198,6 +200,21 @@ def test_what_contradicts_itself_is_refused(tmp_path, database, words):
     path = deploy_config.write(tmp_path / "deploy.toml", database={"via_ssh": via_ssh}, **tables(Nowhere, **database))
     with pytest.raises(BadInputError, match=words):
         config.load(path)
+
+
+@pytest.mark.parametrize(
+    ("variables", "in_cluster", "found"), [({}, False, True), ({"DATABASE_VIA_KUBERNETES": "true"}, False, False), ({}, True, False)]
+)
+def test_a_variable_without_which_no_job_gets_the_secret_is_missed(tmp_path, variables, in_cluster, found):
+    class Nowhere:
+        namespace = "databases"
+
+    written = tables(Nowhere)
+    written["target"]["kubernetes"]["in_cluster"] = in_cluster
+    loaded = config.load(deploy_config.write(tmp_path / "deploy.toml", **written))
+    settings = SimpleNamespace(variables={"CANARY_MINUTES": "5", **variables}, deploy_environment="production")
+    problems = variable_problems(SimpleNamespace(settings=settings, config=loaded))
+    assert ("DATABASE_VIA_KUBERNETES" in {problem.where for problem in problems}) is found
 
 
 # --- rights ---------------------------------------------------------------------------------------------------------------
