@@ -111,6 +111,7 @@ SOURCES: Mapping[str, tuple[str, ...]] = {
     "rollout": ("gradual-rollout", "smoke-tests"),
     "version_proof": ("gradual-rollout",),
     "rollback_available": ("gradual-rollout", "smoke-tests"),
+    "rollback_warm_until": ("gradual-rollout",),
     "health_checks": ("smoke-tests",),
     "smoke_tests": ("smoke-tests",),
     "host_keys": ("gradual-rollout", "database-migrations", "database-backup"),
