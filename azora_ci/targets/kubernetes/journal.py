@@ -10,12 +10,12 @@ from typing import Any
 from azora_ci.clients.kubernetes.api import Api, ConflictError, NotFoundError
 from azora_ci.clients.kubernetes.objects import Document, annotation, member
 from azora_ci.core.clock import Clock
-from azora_ci.core.documents import expected_shape
+from azora_ci.core.documents import UnreadableError, expected_shape, read_json
 from azora_ci.core.errors import BadInputError
-from azora_ci.targets.journal import History, replay
+from azora_ci.targets.journal import DEPLOYING, PROMOTED, History, replay
 from azora_ci.targets.kubernetes import rollouts
 from azora_ci.targets.kubernetes.cluster import Names
-from azora_ci.targets.kubernetes.lock import TRIES, stamp_each
+from azora_ci.targets.kubernetes.lock import TRIES, ClusterLock, stamp_each
 from azora_ci.targets.kubernetes.rollouts import FENCE
 
 KEY = "journal"
@@ -25,15 +25,35 @@ KEPT = 400_000  # bytes that are left of a journal that outgrew the limit
 
 
 class ClusterJournal:
-    """The journal of a namespace. ``fence``: checks with the API server that the lock is still ours."""
+    """The journal of a namespace.
 
-    def __init__(self, api: Api, names: Names, clock: Clock, token: Callable[[], str], confirm: Callable[[], None]) -> None:
-        self._api, self._names, self._clock, self._token, self._confirm = api, names, clock, token, confirm
+    A promotion is noted in the lease first, by the change with which the watch over a dead runner ends: a runner that dies between that
+    and the journal's own entry leaves a promoted release, not one with all traffic that nobody takes back.
+    """
+
+    def __init__(self, api: Api, names: Names, clock: Clock, lock: ClusterLock) -> None:
+        self._api, self._names, self._clock, self._lock = api, names, clock, lock
         self._path = f"{names.core('configmaps')}/{names.journal}"
 
     def history(self) -> History:
         """Return the history; that of an absent ConfigMap is empty."""
-        return self._replay(self._text(self._read()))
+        text = self._text(self._read())
+        history = self._replay(text)
+        release = history.unfinished
+        if release is not None and release.outcome == DEPLOYING and not release.going_back:
+            with expected_shape(self._unreadable):
+                entry = read_json(self._lock.promotion() or "{}")
+                if entry.get("deployment_id") == release.id and entry["begun"] == _begun(text, release.id):
+                    history.apply(entry)
+        return history
+
+    def promote(self, at: str, deployment_id: str) -> None:
+        """End the watch over a dead runner and note a promotion, in this order. Raises FencedError when the lock was taken over."""
+        text = self._text(self._read())
+        entry = {"at": at, "event": "promote", "deployment_id": deployment_id, "begun": _begun(text, deployment_id)}
+        self._lock.stop_watch(json.dumps(entry))
+        if self._replay(text).releases[deployment_id].outcome != PROMOTED:
+            self.add(at, "promote", deployment_id)
 
     def _read(self) -> Document | None:
         try:
@@ -67,14 +87,14 @@ class ClusterJournal:
             if line in text.splitlines()[-3:]:
                 return  # an answer was lost on its way, and the entry is there
             operations = [
-                {"op": "test", "path": annotation(FENCE), "value": self._token()},
+                {"op": "test", "path": annotation(FENCE), "value": self._lock.token},
                 rollouts.unchanged(document),
                 {"op": "replace", "path": f"/data/{KEY}", "value": self._shortened(f"{text}{line}\n")},
             ]
             try:
                 self._api.patch(self._path, operations)
             except ConflictError:
-                self._confirm()
+                self._lock.confirm()
                 if attempt.last and not self._text(self._read()).endswith(f"{line}\n"):
                     raise
             else:
@@ -105,10 +125,14 @@ class ClusterJournal:
         )
 
 
+def _begun(text: str, deployment_id: str) -> int:
+    """Return how often a release was begun: a lease's promotion is of one of these times."""
+    entries = [read_json(line) for line in text.splitlines()]
+    return sum(entry["event"] == "begin" and entry["deployment_id"] == deployment_id for entry in entries)
+
+
 def json_id(line: str) -> str:
     """Return the deployment id of a journal line, "" where it is cut."""
-    from azora_ci.core.documents import UnreadableError, read_json
-
     try:
         return str(read_json(line).get("deployment_id", ""))
     except UnreadableError:

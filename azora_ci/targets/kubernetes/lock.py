@@ -18,7 +18,7 @@ from datetime import timedelta
 from functools import partial
 
 from azora_ci.clients.kubernetes.api import Api, ConflictError, NotFoundError
-from azora_ci.clients.kubernetes.objects import Document, member
+from azora_ci.clients.kubernetes.objects import Document, annotation, member
 from azora_ci.core.clock import Clock, parse_rfc3339, rfc3339
 from azora_ci.core.documents import expected_shape, read_json
 from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError, UnreachableError
@@ -27,7 +27,8 @@ from azora_ci.targets.kubernetes.cluster import Names
 from azora_ci.targets.kubernetes.manifests import PROMOTING
 from azora_ci.targets.kubernetes.rollouts import stamped
 
-OWNER, RELEASED = "azora-ci/owner", "azora-ci/released"  # annotations: who holds the lock, and who last took it away by hand
+# Annotations: who holds the lock, who last took it away by hand, and the journal's entry of the promotion at which the watch last ended.
+OWNER, RELEASED, PROMOTION = "azora-ci/owner", "azora-ci/released", "azora-ci/promotion"
 RENEWALS = 6  # per lease: several may fail before it runs out
 TRIES = 5  # to take a lock for which others try, too
 PAST = "1970-01-01T00:00:00.000000Z"  # as the time of the last renewal: whoever held the lock is dead
@@ -160,14 +161,26 @@ class ClusterLock:
         if member(lease, "spec", "holderIdentity") != identity:
             raise self._lost_error(self._holder(lease))
 
-    def stop_watch(self) -> None:
-        """Have the analysis pass until the lock is next taken: what is promoted is not taken back when its runner dies."""
+    def stop_watch(self, promotion: str) -> None:
+        """Have the analysis pass until the lock is next taken: what is promoted is not taken back when its runner dies.
+
+        ``promotion``: what ``promotion()`` returns from then on.
+        """
         test = {"op": "test", "path": "/spec/holderIdentity", "value": self.token}
+        noted = {"op": "add", "path": annotation(PROMOTION), "value": promotion}
         try:
-            self._api.patch(self._path, [test, {"op": "add", "path": "/spec/leaseTransitions", "value": PROMOTING}])
+            self._api.patch(self._path, [test, noted, {"op": "add", "path": "/spec/leaseTransitions", "value": PROMOTING}])
         except ConflictError:
             self.confirm()
             raise
+
+    def promotion(self) -> str | None:
+        """Return what was noted when the watch last ended, whoever held the lock."""
+        try:
+            noted: str | None = member(self._api.get(self._path), "metadata", "annotations", PROMOTION)
+        except NotFoundError:
+            return None
+        return noted
 
     def release(self) -> None:
         """Free the lock if it is still ours."""

@@ -23,7 +23,7 @@ from azora_ci.health.probes import Prober
 from azora_ci.health.workers import WorkerState
 from azora_ci.targets import proofs, workers
 from azora_ci.targets.base import AbortResult, Instance, LockHolder, Observation, Owner, TargetContext
-from azora_ci.targets.journal import DEPLOYING, PROMOTED, Deployed, History
+from azora_ci.targets.journal import DEPLOYING, Deployed, History
 from azora_ci.targets.kubernetes import manifests, pods, rollouts
 from azora_ci.targets.kubernetes.cluster import Names, connect, settings_of
 from azora_ci.targets.kubernetes.counters import counting
@@ -65,7 +65,7 @@ class Kubernetes:
         self._api: Api = connect(context)
         self._fleet = Fleet(self._api, self._names, context, self._explain)
         self._lock = ClusterLock(self._api, self._names, context.clock, self._stamp)
-        self._journal = ClusterJournal(self._api, self._names, context.clock, lambda: self._lock.token, self._lock.confirm)
+        self._journal = ClusterJournal(self._api, self._names, context.clock, self._lock)
         self._counting = counting(self._settings, context.clock)
         self._pods = pods.Pods(self._api, self._names, context.config, context.clock)
         self._releases = Releases(self._journal, self._fleet, self._pods, context.config, self._counting)
@@ -310,9 +310,7 @@ class Kubernetes:
         self._expected = None
         self._lock.renew()
         self.notes += self._analyses(*self._fleet.states().values())
-        self._lock.stop_watch()  # before the note: from the note on Argo Rollouts must not undo it
-        if self.current().releases[release.id].outcome != PROMOTED:
-            self._note("promote", release.id)
+        self._journal.promote(rfc3339(self._api.now()), release.id)
 
         def promoted(_service: str, seen: RolloutState) -> bool:
             return seen.release == release.id and seen.finished

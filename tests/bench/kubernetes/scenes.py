@@ -27,7 +27,7 @@ POINTS = {
     "the release is begun in the journal": f"after {_TARGET}.journal:ClusterJournal.add begin",
     "the first Rollout is changed": f"after {_TARGET}.fleet:Fleet.change",
     "all is ready for the promotion": f"before {_TARGET}.lock:ClusterLock.stop_watch",
-    "the watch is stopped, the promotion is not noted": f"before {_TARGET}.journal:ClusterJournal.add promote",
+    "the watch is stopped, the promotion is noted in the lease alone": f"before {_TARGET}.journal:ClusterJournal.add promote",
     "the promotion is noted": f"after {_TARGET}.journal:ClusterJournal.add promote",
 }
 
@@ -119,7 +119,7 @@ def _spread(values: Sequence[float]) -> Mapping[str, float]:
 def kills(world: ClusterWorld, size: Size) -> dict[str, Any]:
     """Kill the step at moments spread over a rollout and at the points of ``POINTS``; see which version gets the traffic, and rerun it.
 
-    A moment counts by what the journal says: until the promotion is noted there, all traffic has to come back to the old version, at
+    A moment counts by what the journal says: until the promotion is noted, all traffic has to come back to the old version, at
     most the lease and 5 s after the kill. From then on the new version keeps it, which is told apart (``moments_promoted``). A release
     that has all traffic, and that nobody takes back although its promotion is not noted, is neither: ``kills_left_unnoted``.
     """

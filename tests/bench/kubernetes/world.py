@@ -22,6 +22,7 @@ from azora_ci.core.process import Processes
 from azora_ci.rehearsal.kubernetes import build
 from azora_ci.rehearsal.kubernetes.cluster import Cluster
 from azora_ci.targets.base import Owner, Target
+from azora_ci.targets.journal import PROMOTED
 from azora_ci.targets.release import Release
 from tests.bench.kubernetes.audit import Audited
 from tests.bench.kubernetes.seen import RELEASE, Seen
@@ -103,8 +104,10 @@ class ClusterWorld:
         until(lambda: (holder := target.holder()) is None or not holder.alive, "the lease runs out", self.clock)
 
     def promoted(self, release: Release) -> bool:
-        """Say whether the journal holds the promotion."""
-        return "promote" in self.seen.events(release.id)
+        """Say whether the promotion is noted: in the journal, or in the lease, where a later run reads it."""
+        if "promote" in self.seen.events(release.id):
+            return True
+        return self.seen.promoting(release.id) and self.target().current().releases[release.id].outcome == PROMOTED
 
     def left(self, release: Release) -> bool:
         """Say whether the lease says that the release is being promoted: Argo Rollouts takes nothing back then, journalled or not."""
