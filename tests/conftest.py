@@ -119,7 +119,7 @@ def private_registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Leave the fixtures of these tests out of the time that a test may take: whoever is the first may have to build the control plane."""
     for item in items:
-        if item.get_closest_marker("kubernetes"):
+        if item.get_closest_marker("kubernetes") and not item.get_closest_marker("rehearsal"):  # those have limits of their own
             item.add_marker(pytest.mark.timeout(300, func_only=True))
 
 
