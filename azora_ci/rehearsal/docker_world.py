@@ -5,7 +5,6 @@ Database, S3, GitHub, Slack, the sample application and the load are the same as
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -116,11 +115,6 @@ class DockerWorld(ImagesWorld):
         super()._start_registry()
         relay_address = self._relay("relay-registry", f"{self.addresses.link_address(MACHINE)}:0", self.registry_address)
         self._relay("relay-registry-host", self.registry_address, relay_address, *self.note.inside)
-
-    def _relay(self, name: str, listen: str, target: str, *prefix: str) -> str:
-        """Start a relay and return the address it listens at. ``prefix``: a command that enters the namespace, or nothing."""
-        argv = [*prefix, sys.executable, "-m", "azora_ci.rehearsal.docker.relay", listen, target]
-        return self._first_line(name, self._detached(name, argv))
 
     def _start_host(self) -> None:
         client = self._start_docker("host", *self.note.on_host)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +53,11 @@ class ImagesWorld(World):
     def _daemon(self, name: str, argv: tuple[str, ...]) -> int:
         # Outside the run's folder: everything that works below it is ended at once, and dockerd would restart an ended containerd.
         return self._detached(name, list(argv), {"PATH": machine.search_path()}, cwd=Path(self.note.folder))
+
+    def _relay(self, name: str, listen: str, target: str, *prefix: str) -> str:
+        """Start a relay and return the address it listens at. ``prefix``: a command that enters the namespace, or nothing."""
+        argv = [*prefix, sys.executable, "-m", "azora_ci.rehearsal.docker.relay", listen, target]
+        return self._first_line(name, self._detached(name, argv))
 
     def _start_registry(self) -> None:
         """Start a registry on this machine's loopback, where it needs no certificate."""

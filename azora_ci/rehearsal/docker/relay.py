@@ -1,4 +1,4 @@
-"""Forward TCP connections from one address to another: ``python -m azora_ci.rehearsal.docker.relay HOST:PORT HOST:PORT``.
+"""Forward TCP connections from one address to another: ``python -m azora_ci.rehearsal.docker.relay HOST:PORT HOST:PORT|SOCKET``.
 
 A network namespace and this machine use it to reach servers on each other's loopback or inner networks. It prints its own address.
 """
@@ -27,12 +27,16 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write_eof()
 
 
-async def serve(listen: tuple[str, int], target: tuple[str, int]) -> None:
+async def _connected(target: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    return await (asyncio.open_unix_connection(target) if target.startswith("/") else asyncio.open_connection(*address(target)))
+
+
+async def serve(listen: tuple[str, int], target: str) -> None:
     """Forward until this process ends. A connection is closed when the target cannot be reached."""
 
     async def forward(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.closing(writer), contextlib.suppress(OSError):
-            target_reader, target_writer = await asyncio.open_connection(*target)
+            target_reader, target_writer = await _connected(target)
             with contextlib.closing(target_writer):
                 await asyncio.gather(_copy(reader, target_writer), _copy(target_reader, writer))
 
@@ -43,4 +47,4 @@ async def serve(listen: tuple[str, int], target: tuple[str, int]) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(address(sys.argv[1]), address(sys.argv[2])))
+    asyncio.run(serve(address(sys.argv[1]), sys.argv[2]))

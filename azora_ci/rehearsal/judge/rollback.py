@@ -25,8 +25,8 @@ FILES = ("record/rollback.json", "rollback-record.json", "rollback.log")
 class Pressed:
     """The requested rollback: bare versions ``new`` -> ``old``, the old deployment's id, the reason, and who pressed the button.
 
-    ``cluster``: whether production is a Kubernetes cluster. There requests are not counted in a rehearsal; and pods of the old version are
-    started again, since Argo gives its ReplicaSet for a moment the size of the first step.
+    ``cluster``: whether production is a Kubernetes cluster. There pods of the old version are started again, since Argo gives its
+    ReplicaSet for a moment the size of the first step.
     """
 
     old: str
@@ -137,7 +137,7 @@ def _fields(record: Mapping[str, Any], pressed: Pressed, own_id: str) -> Iterabl
         "reason": pressed.reason,
         "triggered_by": pressed.actor,
         "proved": True,
-        "requests_after": None if pressed.cluster else 0,
+        "requests_after": 0,
         "smoke_status": "passed",
         "already_back": False,
         "after_deadline": False,

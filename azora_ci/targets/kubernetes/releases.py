@@ -154,7 +154,7 @@ class Releases:
             (service, release): self._counting.counters(asked(self._names, service, states[service], hash_))
             for release in release_ids
             for service, hash_ in self._hashes.get(release, {}).items()
-            if service in states
+            if service in states and self._config.service(service).route_prefix  # workers have no users
         }
 
     def hashes(self, release_id: str) -> dict[str, str]:
