@@ -64,7 +64,7 @@ class Kubernetes:
         self._names = Names(self._settings)
         self._api: Api = connect(context)
         self._fleet = Fleet(self._api, self._names, context, self._explain)
-        self._lock = ClusterLock(self._api, self._names, context.clock, self._stamp)
+        self._lock = ClusterLock(self._api, self._names, context.clock, self._stamp, lambda: self._releases.under_way)
         self._journal = ClusterJournal(self._api, self._names, context.clock, self._lock)
         self._counting = counting(self._settings, context.clock)
         self._pods = pods.Pods(self._api, self._names, context.config, context.clock)
@@ -337,13 +337,12 @@ class Kubernetes:
         way.require_goals()
         if deployed:
             self._note("going-back", release.id, reason=reason)
-        services = list(self._settings.rollouts)
         seconds = HURRIED_SECONDS if hurry else RETURN_SECONDS
-        states = self._fleet.await_all(services, way.is_safe, way.move, seconds=seconds, purpose="back")
+        states = way.go(seconds)
         serving = serving_pods(states, self._releases.hashes(release.id), release.id)
         left = self._releases.await_unready(serving, self._clock, begun + seconds)
         safe_after = self._clock.monotonic() - begun
-        way.put_back(services)
+        way.finish(states)
         if deployed:
             self._note("abort", release.id, reason=reason)
         self.notes += way.notes
