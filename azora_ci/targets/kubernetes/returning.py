@@ -156,15 +156,28 @@ def serving_pods(states: States, hashes: Mapping[str, str], release_id: str) -> 
     return found
 
 
-def read_back(states: States, ready: int) -> tuple[str, bool]:
-    """Return what is read of the weights after going back, and whether that is a proof. ``ready``: pods of ``serving_pods``."""
+def read_back(states: States, ready: int, release_id: str, hashes: Mapping[str, str]) -> tuple[str, bool]:
+    """Return what is read of the weights after going back, and whether that is a proof.
+
+    ``ready``: pods of ``serving_pods``; ``hashes``: service id -> hash of the release, where the journal has one. A weight is that of the
+    newest template: what is stable gets the rest, and is no proof where it is the release itself, as when there was nothing before.
+    """
     routed = [seen for seen in states.values() if seen.routed]
-    unread = [seen.name for seen in routed if seen.weight is None or not seen.verified]
     zero = [seen for seen in routed if seen.reads(0)]
+    unread = [seen.name for seen in routed if seen.weight is None or not seen.verified]
+    other = [seen.text for seen in routed if seen not in zero and seen.name not in unread]
     unrouted = [seen.name for seen in states.values() if not seen.routed]
+    still = [seen.name for service, seen in states.items() if seen.stable and seen.stable == _own(seen, hashes.get(service), release_id)]
     texts = (
         f"the weight of the new version reads 0 on {len(zero)} of {len(states)} Rollouts" if routed else "",
+        f"not 0 is the weight of {', '.join(other)}" if other else "",
         f"the weight of {', '.join(unread)} cannot be read back" if unread else "",
         f"traffic of {', '.join(unrouted)} is not routed: {ready} pods of the new version are ready" if unrouted else "",
+        f"the release itself is what is stable on {', '.join(still)}, and has its traffic: nothing was before" if still else "",
     )
-    return "; ".join(filter(None, texts)), not unread and ready == 0
+    return "; ".join(filter(None, texts)), len(zero) == len(routed) and not still and ready == 0
+
+
+def _own(seen: RolloutState, noted: str | None, release_id: str) -> str | None:
+    """Return the hash of a release's template on a Rollout."""
+    return seen.current if seen.release == release_id else noted

@@ -346,7 +346,7 @@ class Kubernetes:
         if deployed:
             self._note("abort", release.id, reason=reason)
         self.notes += way.notes
-        detail, proved = read_back(states, left)
+        detail, proved = read_back(states, left, release.id, self._releases.hashes(release.id))
         returned = AbortResult(name_before(previous, states, release.id), safe_after, proved, None, detail)
         return self._proved(returned, release, previous, hurry=hurry)
 

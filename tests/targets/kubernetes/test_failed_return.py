@@ -96,3 +96,30 @@ def test_a_run_that_cannot_mark_everything_leaves_a_dead_runners_release_to_argo
     with pytest.raises(ForbiddenError), world.target.locked(owner("later")):
         pass
     assert is_taken_back_by_argo(world)
+
+
+def test_a_weight_of_somebody_elses_template_is_no_proof():
+    world = World("api", "web")
+    with world.target.locked(owner(RELEASE)):
+        world.begin()
+        web = world.api.objects[world.path("web")]
+        web["spec"]["template"]["metadata"]["annotations"] = {}
+        returned = world.target.abort(BAD, "sick")
+    assert (world.taken_back(), returned.proved) == (["api"], False)
+    assert "reads 0 on 1 of 2 Rollouts; not 0 is the weight of web: Paused at step 3, 50 % of traffic to h2" in returned.detail
+
+
+@pytest.mark.parametrize("covered", [False, True])
+def test_a_release_that_keeps_all_traffic_is_not_proved_to_have_none(covered):
+    world = World("api")
+    with world.target.locked(owner(RELEASE)):
+        world.begin()
+        world.target._note("instance", RELEASE, service="api", number=1, base="", hash="h2")
+        api = world.api.objects[world.path("api")]
+        api["status"] |= {"stableRS": "h2", "canary": {"weights": {"canary": {"weight": 0}}}}
+        if covered:  # by a template of somebody else, whose weight is 0 still
+            api["status"]["currentPodHash"] = "h9"
+            api["spec"]["template"]["metadata"]["annotations"] = {}
+        returned = world.target.abort(BAD, "sick")
+    assert not returned.proved
+    assert "the release itself is what is stable on api, and has its traffic" in returned.detail
