@@ -28,7 +28,7 @@ from azora_ci.targets.kubernetes import manifests, pods, rollouts
 from azora_ci.targets.kubernetes.cluster import Names, connect, settings_of
 from azora_ci.targets.kubernetes.counters import counting
 from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
-from azora_ci.targets.kubernetes.journal import ClusterJournal
+from azora_ci.targets.kubernetes.journal import ClusterJournal, brief
 from azora_ci.targets.kubernetes.lock import ClusterLock
 from azora_ci.targets.kubernetes.releases import NUMBER, Releases, facts_of
 from azora_ci.targets.kubernetes.returning import Return, name_before, read_back, serving_pods
@@ -300,8 +300,8 @@ class Kubernetes:
         return self._releases.weights(states)
 
     def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
-        """Store a stage's evidence in the journal, and show what analyses of users say by now."""
-        self._note("stage", release.id, stage=dict(evidence))
+        """Store a stage's evidence in the journal, but for its ticks, and show what analyses of users say by now."""
+        self._note("stage", release.id, stage=brief(evidence))
         for line in self._analyses(*self._fleet.states().values()):
             self._say(line)
 
@@ -336,7 +336,7 @@ class Kubernetes:
         way = Return(self._fleet, release.id, facts_of(deployed, "base") if deployed else {})
         way.require_goals()
         if deployed:
-            self._note("going-back", release.id, reason=reason)
+            self.notes += self._journal.attempt(rfc3339(self._api.now()), "going-back", release.id, reason=reason)
         seconds = HURRIED_SECONDS if hurry else RETURN_SECONDS
         states = way.go(seconds)
         serving = serving_pods(states, self._releases.hashes(release.id), release.id)
@@ -344,7 +344,7 @@ class Kubernetes:
         safe_after = self._clock.monotonic() - begun
         way.finish(states)
         if deployed:
-            self._note("abort", release.id, reason=reason)
+            self.notes += self._journal.attempt(rfc3339(self._api.now()), "abort", release.id, reason=reason)
         self.notes += way.notes
         detail, proved = read_back(states, left, release.id, self._releases.hashes(release.id))
         returned = AbortResult(name_before(previous, states, release.id), safe_after, proved, None, detail)
