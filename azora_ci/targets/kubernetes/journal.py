@@ -13,7 +13,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.documents import UnreadableError, expected_shape, read_json
 from azora_ci.core.errors import AzoraError, BadInputError
 from azora_ci.targets.base import FencedError
-from azora_ci.targets.journal import DEPLOYING, PROMOTED, History, replay
+from azora_ci.targets.journal import DEPLOYING, PROMOTED, History, lines_of, replay
 from azora_ci.targets.kubernetes import rollouts
 from azora_ci.targets.kubernetes.cluster import Names
 from azora_ci.targets.kubernetes.lock import TRIES, ClusterLock, stamp_each
@@ -69,7 +69,7 @@ class ClusterJournal:
 
     def _replay(self, text: str) -> History:
         with expected_shape(self._unreadable):
-            return replay(text.splitlines())
+            return replay(lines_of(text))
 
     def stamp(self, token: str, confirm: Callable[[], None]) -> None:
         """Write the lock's token on the journal: from now on nobody else can extend it. See ``lock.stamp_each``."""
@@ -88,7 +88,7 @@ class ClusterJournal:
         for attempt in self._clock.attempts(TRIES, 0.1):
             document = self._api.get(self._path)
             text = self._text(document)
-            if line in text.splitlines()[-3:]:
+            if line in lines_of(text)[-3:]:
                 return  # an answer was lost on its way, and the entry is there
             operations = [
                 {"op": "test", "path": annotation(FENCE), "value": self._lock.token},
@@ -125,7 +125,7 @@ class ClusterJournal:
         before = history.before(history.serving) if history.serving else None
         unfinished = history.unfinished
         needed = {history.serving, *(each.id for each in (before, unfinished) if each), next(reversed(history.releases), None)}
-        lines = [(line, _member_of(line, "deployment_id")) for line in text.splitlines()]
+        lines = [(line, _member_of(line, "deployment_id")) for line in lines_of(text)]
         for release in history.releases:
             if _size(lines) <= KEPT:
                 break
@@ -146,7 +146,7 @@ class ClusterJournal:
 
 def _begun(text: str, deployment_id: str) -> int:
     """Return how often a release was begun: a lease's promotion is of one of these times."""
-    entries = [read_json(line) for line in text.splitlines()]
+    entries = [read_json(line) for line in lines_of(text)]
     return sum(entry["event"] == "begin" and entry["deployment_id"] == deployment_id for entry in entries)
 
 

@@ -90,3 +90,13 @@ def test_nothing_is_changed_when_the_lock_is_somebody_elses():
         with pytest.raises(FencedError):
             world.target.abort(BAD, "sick")
     assert (world.taken_back(), world.lease["holderIdentity"]) == ([], "other")
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085"])
+def test_a_reason_may_have_any_separator_of_lines(separator):
+    world = World("api")
+    with world.target.locked(owner(RELEASE)):
+        world.begin()
+        world.target.abort(BAD, f"sick{separator}very")
+        assert world.target.current().releases[RELEASE].reason == f"sick{separator}very"
+    assert world.target.current().unfinished is None
