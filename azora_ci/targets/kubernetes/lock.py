@@ -78,6 +78,9 @@ class ClusterLock:
                         raise
             self._token, self._renewed = token, self._clock.monotonic()
             self._lost.clear()
+            self._ended.clear()
+            self._renewer = threading.Thread(target=self._keep_renewing, args=(token,), daemon=True)
+            self._renewer.start()  # before the stamps, which may take longer than the lease where there are many Rollouts
             self._stamp(token, self.confirm)
             self.confirm()
         except BaseException:  # an answer may be lost after the lease became ours: nobody is to wait for its end
@@ -85,9 +88,6 @@ class ClusterLock:
             with suppress(AzoraError):
                 self.release()
             raise
-        self._ended.clear()
-        self._renewer = threading.Thread(target=self._keep_renewing, args=(token,), daemon=True)
-        self._renewer.start()
 
     def _take(self, owner: Owner, token: str) -> None:
         try:
