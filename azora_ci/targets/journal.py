@@ -158,6 +158,11 @@ def _merged_release(releases: list[Deployed]) -> Deployed:
     return replace(chosen, going_back=going_back, jobs=jobs)
 
 
+def lines_of(text: str) -> list[str]:
+    """Return the lines of a journal. ``str.splitlines`` would cut an entry at characters that JSON leaves as they are, such as U+2028."""
+    return [line for line in text.split("\n") if line]
+
+
 def replay(lines: Iterable[str]) -> History:
     """Return the history that journal lines add up to. A line that was cut when its writer died is ignored."""
     history = History()
@@ -179,7 +184,7 @@ class Journal:
     def history(self) -> History:
         """Return the history; that of an absent file is empty."""
         try:
-            lines = self._path.read_text(encoding="utf-8", errors="replace").splitlines()
+            lines = lines_of(self._path.read_text(encoding="utf-8", errors="replace"))
         except (FileNotFoundError, NotADirectoryError):
             return History()
         with expected_shape(self._unreadable):

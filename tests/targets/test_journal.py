@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 from datetime import UTC, datetime
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from azora_ci.targets.journal import Journal, replay
+from azora_ci.targets.journal import ABORTED, Journal, replay
 
 OLD, NEW = "1764000000-aaaaaa", "1764000100-bbbbbb"
 AT = "2026-11-24T11:00:00.000Z"
@@ -91,6 +92,15 @@ def test_a_writer_that_dies_in_the_middle_of_a_line_loses_that_line_only(tmp_pat
     replayed = journal.history()
     assert replayed.serving == OLD
     assert "1764000200-cccccc" in replayed.releases
+
+
+@pytest.mark.parametrize("separator", ["\u2028", "\u2029", "\u0085"])
+def test_a_reason_may_have_any_separator_of_lines(tmp_path, separator):
+    journal, reason = Journal(tmp_path / "journal.jsonl"), f"customers see{separator}errors"
+    journal.add(AT, "begin", NEW, version="v1", digests={}, previous=None)
+    journal.add(AT, "abort", NEW, reason=reason)
+    release = journal.history().releases[NEW]
+    assert (release.outcome, release.reason) == (ABORTED, reason)
 
 
 def test_what_nobody_goes_back_to_any_more_is_superseded_once_the_window_has_closed():

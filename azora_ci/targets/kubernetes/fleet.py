@@ -9,14 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 
 from azora_ci.clients.kubernetes.api import Api, ConflictError
-from azora_ci.clients.kubernetes.objects import Document
+from azora_ci.clients.kubernetes.objects import Document, member
 from azora_ci.core.errors import NotTrueError
 from azora_ci.targets.base import TargetContext
 from azora_ci.targets.kubernetes import rollouts
 from azora_ci.targets.kubernetes.cluster import Names
 from azora_ci.targets.kubernetes.lock import ClusterLock, stamp_each
 from azora_ci.targets.kubernetes.others import Others, silent
-from azora_ci.targets.kubernetes.rollouts import Change, RolloutState
+from azora_ci.targets.kubernetes.rollouts import FENCE, Change, RolloutState
 
 POLL_SECONDS = 0.25
 OWED_SECONDS = 9.0  # in which the controller does what it does at once when it runs
@@ -37,16 +37,27 @@ class Fleet:
 
     def states(self) -> dict[str, RolloutState]:
         """Return every Rollout's state. Raises NotTrueError when one is missing."""
-        documents = {each["metadata"]["name"]: each for each in self._api.get(self.names.rollouts)["items"]}
-        missing = [entry.rollout for entry in self._settings.rollouts.values() if entry.rollout not in documents]
+        states = self.present()
+        self.require_all(states)
+        return states
+
+    def require_all(self, states: States) -> None:
+        """Raise NotTrueError when a Rollout is missing."""
+        missing = [entry.rollout for service, entry in self._settings.rollouts.items() if service not in states]
         if missing:
+            present = ", ".join(seen.name for seen in states.values())
             raise NotTrueError(
                 "A Rollout is missing",
-                what=f"namespace {self._settings.namespace} has no Rollout {', '.join(missing)}, but {', '.join(documents) or 'none'}",
+                what=f"namespace {self._settings.namespace} has no Rollout {', '.join(missing)}, but {present or 'none'}",
                 where="target.kubernetes.services",
                 next_step="create it (kubectl apply), or correct namespace and names; an absent namespace has no Rollouts, either",
             )
-        states = {service: rollouts.state(documents[entry.rollout]) for service, entry in self._settings.rollouts.items()}
+
+    def present(self) -> dict[str, RolloutState]:
+        """Return the states of the Rollouts that are there."""
+        documents = {each["metadata"]["name"]: each for each in self._api.get(self.names.rollouts)["items"]}
+        entries = {service: entry.rollout for service, entry in self._settings.rollouts.items() if entry.rollout in documents}
+        states = {service: rollouts.state(documents[name]) for service, name in entries.items()}
         self.others.watched = next(filter(None, (seen.background for seen in states.values())), None)
         return states
 
@@ -59,8 +70,11 @@ class Fleet:
         return {each["metadata"]["labels"][rollouts.HASH_LABEL]: each for each in items}
 
     def stamp(self, token: str, confirm: Callable[[], None]) -> None:
-        """Write the lock's token on every Rollout: from now on its former owner can change none of them. See ``lock.stamp_each``."""
-        for seen in self.states().values():
+        """Write the lock's token on every Rollout: from now on its former owner can change none of them. See ``lock.stamp_each``.
+
+        One that is missing is not waited for: the others may have to go back.
+        """
+        for seen in self.present().values():
             stamp_each(self._api, self._clock, f"{self.names.rollouts}/{seen.name}", token, confirm)
 
     # --- changes -------------------------------------------------------------------------------------------------------
@@ -73,7 +87,8 @@ class Fleet:
         assert self.lock is not None  # noqa: S101 - ``locked`` comes first
         path = f"{self.names.rollouts}/{self._settings.rollouts[service].rollout}"
         for attempt in self._clock.attempts(CONFLICTS, 0.1):
-            operations = make(rollouts.state(self._api.get(path)), self.lock.token)
+            document = self._api.get(path)
+            operations = make(rollouts.state(document), self.lock.token)
             if operations is None:
                 return
             try:
@@ -82,6 +97,8 @@ class Fleet:
                 self.lock.confirm()
                 if attempt.last:
                     raise
+                if not member(document, "metadata", "annotations", FENCE):  # somebody applied a manifest without it
+                    stamp_each(self._api, self._clock, path, self.lock.token, self.lock.confirm)
             else:
                 return
 
@@ -95,16 +112,18 @@ class Fleet:
         *,
         seconds: float,
         purpose: str,
+        partly: bool = False,
     ) -> States:
         """Wait until all are done, and return their states; ``meanwhile`` is called with each that is not, and may raise.
 
-        Raises NotTrueError when one is not done in time, UnreachableError when the controller does nothing.
+        ``partly``: as far as they are there. Raises NotTrueError when one is not done in time, UnreachableError when the controller does
+        nothing.
         """
         begun = heard = self._clock.monotonic()
         owed: dict[str, float] = {}  # since when the controller owes something
         while True:
-            states = self.states()
-            waiting = {service: states[service] for service in services if not done(service, states[service])}
+            states = self.present() if partly else self.states()
+            waiting = {service: states[service] for service in services if service in states and not done(service, states[service])}
             if not waiting:
                 return states
             now = self._clock.monotonic()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,8 +11,9 @@ from azora_ci.clients.kubernetes.api import Api, ConflictError, NotFoundError
 from azora_ci.clients.kubernetes.objects import Document, annotation, member
 from azora_ci.core.clock import Clock
 from azora_ci.core.documents import UnreadableError, expected_shape, read_json
-from azora_ci.core.errors import BadInputError
-from azora_ci.targets.journal import DEPLOYING, PROMOTED, History, replay
+from azora_ci.core.errors import AzoraError, BadInputError
+from azora_ci.targets.base import FencedError
+from azora_ci.targets.journal import DEPLOYING, PROMOTED, History, lines_of, replay
 from azora_ci.targets.kubernetes import rollouts
 from azora_ci.targets.kubernetes.cluster import Names
 from azora_ci.targets.kubernetes.lock import TRIES, ClusterLock, stamp_each
@@ -22,6 +23,8 @@ KEY = "journal"
 LIMIT = 700_000  # bytes, of the 1 MiB that a ConfigMap may have
 EMPTY: Document = {"op": "add", "path": "/data", "value": {KEY: ""}}
 KEPT = 400_000  # bytes that are left of a journal that outgrew the limit
+STAGE = 20_000  # characters of a stage's evidence: three stages of each of three releases are far below the limit
+TEXT = 2_000  # characters of a text in an entry, such as a reason
 
 
 class ClusterJournal:
@@ -66,7 +69,7 @@ class ClusterJournal:
 
     def _replay(self, text: str) -> History:
         with expected_shape(self._unreadable):
-            return replay(text.splitlines())
+            return replay(lines_of(text))
 
     def stamp(self, token: str, confirm: Callable[[], None]) -> None:
         """Write the lock's token on the journal: from now on nobody else can extend it. See ``lock.stamp_each``."""
@@ -80,11 +83,12 @@ class ClusterJournal:
 
     def add(self, at: str, event: str, deployment_id: str, **facts: Any) -> None:
         """Append an entry. Raises FencedError when the lock was taken over."""
-        line = json.dumps({"at": at, "event": event, "deployment_id": deployment_id, **facts}, ensure_ascii=False)
+        cut = {name: _cut(value) for name, value in facts.items()}
+        line = json.dumps({"at": at, "event": event, "deployment_id": deployment_id, **cut}, ensure_ascii=False)
         for attempt in self._clock.attempts(TRIES, 0.1):
             document = self._api.get(self._path)
             text = self._text(document)
-            if line in text.splitlines()[-3:]:
+            if line in lines_of(text)[-3:]:
                 return  # an answer was lost on its way, and the entry is there
             operations = [
                 {"op": "test", "path": annotation(FENCE), "value": self._lock.token},
@@ -100,21 +104,36 @@ class ClusterJournal:
             else:
                 return
 
+    def attempt(self, at: str, event: str, deployment_id: str, **facts: Any) -> list[str]:
+        """Append an entry without which traffic goes back all the same; return a note where that failed. Raises FencedError."""
+        try:
+            self.add(at, event, deployment_id, **facts)
+        except FencedError:
+            raise
+        except AzoraError as error:
+            return [f"the journal could not be written ({event}), so that a later run goes back once more: {error.title}: {error.what}"]
+        return []
+
     def _shortened(self, text: str) -> str:
-        """Return a journal without its oldest releases where it outgrew the limit; what serves, what was before and the newest stay."""
+        """Return a journal without its oldest releases where it outgrew the limit; what serves, what was before and the newest stay.
+
+        These stay without the evidence of their stages where they alone are more than is left.
+        """
         if len(text.encode()) <= LIMIT:
             return text
         history = self._replay(text)
         before = history.before(history.serving) if history.serving else None
-        needed = {history.serving, before.id if before else None, next(reversed(history.releases), None)}
-        lines = [(line, json_id(line)) for line in text.splitlines()]
-        dropped: set[str] = set()
+        unfinished = history.unfinished
+        needed = {history.serving, *(each.id for each in (before, unfinished) if each), next(reversed(history.releases), None)}
+        lines = [(line, _member_of(line, "deployment_id")) for line in lines_of(text)]
         for release in history.releases:
-            if sum(len(line.encode()) + 1 for line, name in lines if name not in dropped) <= KEPT:
+            if _size(lines) <= KEPT:
                 break
             if release not in needed:
-                dropped.add(release)
-        return "".join(f"{line}\n" for line, name in lines if name not in dropped)
+                lines = [(line, name) for line, name in lines if name != release]
+        if _size(lines) > KEPT:
+            lines = [(line, name) for line, name in lines if _member_of(line, "event") != "stage"]
+        return "".join(f"{line}\n" for line, _ in lines)
 
     def _unreadable(self, problem: str) -> BadInputError:
         return BadInputError(
@@ -127,13 +146,29 @@ class ClusterJournal:
 
 def _begun(text: str, deployment_id: str) -> int:
     """Return how often a release was begun: a lease's promotion is of one of these times."""
-    entries = [read_json(line) for line in text.splitlines()]
+    entries = [read_json(line) for line in lines_of(text)]
     return sum(entry["event"] == "begin" and entry["deployment_id"] == deployment_id for entry in entries)
 
 
-def json_id(line: str) -> str:
-    """Return the deployment id of a journal line, "" where it is cut."""
+def _size(lines: Sequence[tuple[str, str]]) -> int:
+    return sum(len(line.encode()) + 1 for line, _ in lines)
+
+
+def brief(evidence: Mapping[str, object]) -> dict[str, object]:
+    """Return a stage's evidence without its ticks, which are in the job's fragment; of one that is still too long, its plain values."""
+    stage = {**evidence, **({"decisions": []} if "decisions" in evidence else {})}
+    if len(json.dumps(stage)) <= STAGE:
+        return stage
+    return {name: type(value)() if isinstance(value, dict | list) else _cut(value) for name, value in stage.items()}
+
+
+def _cut(value: Any) -> Any:
+    return f"{value[:TEXT]}…" if isinstance(value, str) and len(value) > TEXT else value
+
+
+def _member_of(line: str, name: str) -> str:
+    """Return a member of a journal line, "" where the line is cut."""
     try:
-        return str(read_json(line).get("deployment_id", ""))
+        return str(read_json(line).get(name, ""))
     except UnreadableError:
         return ""

@@ -33,13 +33,20 @@ RENEWALS = 6  # per lease: several may fail before it runs out
 TRIES = 5  # to take a lock for which others try, too
 PAST = "1970-01-01T00:00:00.000000Z"  # as the time of the last renewal: whoever held the lock is dead
 FREE = ""  # as the holder
+LEFT = " left a release under way"  # after a holder's token
 
 
 class ClusterLock:
-    """The lock of a namespace. ``stamp`` writes a token on everything that the lock protects, by the rule of ``stamp_each``."""
+    """The lock of a namespace.
 
-    def __init__(self, api: Api, names: Names, clock: Clock, stamp: Callable[[str, Callable[[], None]], None]) -> None:
-        self._api, self._names, self._clock, self._stamp = api, names, clock, stamp
+    ``stamp`` writes a token on everything that the lock protects, by the rule of ``stamp_each``. ``under_way`` says whether a release that
+    changed Rollouts is unfinished: then the lock is not freed, but left as a dead runner's, so that Argo Rollouts takes the release back.
+    """
+
+    def __init__(
+        self, api: Api, names: Names, clock: Clock, stamp: Callable[[str, Callable[[], None]], None], under_way: Callable[[], bool]
+    ) -> None:
+        self._api, self._names, self._clock, self._stamp, self._under_way = api, names, clock, stamp, under_way
         self._path = f"{names.leases}/{names.lease}"
         self._seconds = names.settings.lease_seconds
         self._token: str | None = None
@@ -71,6 +78,9 @@ class ClusterLock:
                         raise
             self._token, self._renewed = token, self._clock.monotonic()
             self._lost.clear()
+            self._ended.clear()
+            self._renewer = threading.Thread(target=self._keep_renewing, args=(token,), daemon=True)
+            self._renewer.start()  # before the stamps, which may take longer than the lease where there are many Rollouts
             self._stamp(token, self.confirm)
             self.confirm()
         except BaseException:  # an answer may be lost after the lease became ours: nobody is to wait for its end
@@ -78,9 +88,6 @@ class ClusterLock:
             with suppress(AzoraError):
                 self.release()
             raise
-        self._ended.clear()
-        self._renewer = threading.Thread(target=self._keep_renewing, args=(token,), daemon=True)
-        self._renewer.start()
 
     def _take(self, owner: Owner, token: str) -> None:
         try:
@@ -183,16 +190,21 @@ class ClusterLock:
         return noted
 
     def release(self) -> None:
-        """Free the lock if it is still ours."""
+        """Free the lock if it is still ours; where a release is under way, have Argo Rollouts take that back, as a dead runner's."""
         self._ended.set()
         if self._renewer is not None:
             self._renewer.join(timeout=self._seconds / RENEWALS)
         if self._token is None:
             return
         test = {"op": "test", "path": "/spec/holderIdentity", "value": self._token}
+        try:
+            left = self._under_way()
+        except AzoraError:  # what cannot be read may be under way
+            left = True
+        spec = {"holderIdentity": f"{self._token}{LEFT}", "renewTime": PAST, "leaseTransitions": 0} if left else {"holderIdentity": FREE}
         self._token = None
         with suppress(ConflictError):  # somebody else's by now
-            self._api.patch(self._path, [test, {"op": "replace", "path": "/spec/holderIdentity", "value": FREE}])
+            self._api.patch(self._path, [test, *({"op": "add", "path": f"/spec/{name}", "value": value} for name, value in spec.items())])
 
     # --- who holds it --------------------------------------------------------------------------------------------------
 

@@ -23,7 +23,7 @@ HEARTBEAT_SECONDS = 3  # between two looks of the controller at the lease, by wh
 METRIC = "runner-alive"  # by its name our metric is told from those of users beside it
 KEPT = frozenset({"Lease", "ConfigMap"})  # made where they are missing: who holds the lock, and the journal, are not ours to set back
 ANALYSIS = "/spec/strategy/canary/analysis"
-ERRORS = 20  # of the look at the lease in a row, a minute in all: an API server that restarts is no dead runner
+ERRORS = 20  # of the look at the lease in a row, 200 s in all (others.RETRY_SECONDS): an API server that restarts is no dead runner
 PROMOTING = 1  # as leaseTransitions, the one field of a lease's spec that is free: its holder promotes, and is not watched any more
 
 

@@ -41,6 +41,12 @@ class Releases:
             self._hashes[deployed.id], self._digests[deployed.id] = facts_of(deployed, "hash"), deployed.digests
         return history
 
+    @property
+    def under_way(self) -> bool:
+        """Return whether a release is unfinished for which a Rollout was changed, or may have been."""
+        unfinished = self.history().unfinished
+        return unfinished is not None and bool(unfinished.instances)
+
     # --- pods ----------------------------------------------------------------------------------------------------------
 
     def instances(self, release_id: str) -> tuple[Instance, ...]:

@@ -10,10 +10,13 @@ from collections.abc import Collection, Mapping, Sequence
 
 from azora_ci.clients.kubernetes.objects import Document
 from azora_ci.core.errors import NotTrueError
+from azora_ci.targets.base import FencedError
 from azora_ci.targets.journal import Deployed
 from azora_ci.targets.kubernetes import rollouts
 from azora_ci.targets.kubernetes.fleet import Fleet, States
 from azora_ci.targets.kubernetes.rollouts import Change, RolloutState
+
+REFUSALS = 20  # of a change, at one look each, until Argo Rollouts is left to take the release back
 
 
 class Return:
@@ -22,27 +25,67 @@ class Return:
     def __init__(self, fleet: Fleet, release_id: str, bases: Mapping[str, str]) -> None:
         self._fleet, self._release_id, self._bases = fleet, release_id, bases
         self._kept: dict[str, Document] = {}  # hash -> ReplicaSet
+        self._gone: NotTrueError | None = None
+        self._refused: dict[str, int] = {}  # service id -> how often it could not be changed since it last could
+        self._services: list[str] = []
         self.notes: list[str] = []
 
     def require_goals(self) -> None:
-        """Read what every Rollout goes back to. Raises NotTrueError, before anything is changed, where that is not kept."""
-        states = self._fleet.states()
+        """Read what every Rollout goes back to. Raises NotTrueError, before anything is changed, where that is not kept.
+
+        Where other Rollouts are on their way to the release, these go back first: see ``finish``.
+        """
+        states = self._fleet.present()
         goals = {service: goal for service, seen in states.items() if self._is_ours(seen) and (goal := self._goal(service, seen))}
         self._kept = self._fleet.replica_sets(set(goals.values()))
-        gone = [f"{states[service].name}: ReplicaSet {goal}" for service, goal in goals.items() if goal not in self._kept]
+        gone = {service: f"{states[service].name}: ReplicaSet {goal}" for service, goal in goals.items() if goal not in self._kept}
+        self._services = [service for service in states if service not in gone or self._is_on_its_way(states[service])]
         if gone:
-            raise NotTrueError(
+            others = any(self._is_on_its_way(seen) for seen in states.values())
+            done = "the others went back" if others else "nothing was changed"
+            self._gone = NotTrueError(
                 "The version before is not kept any more",
-                what=f"{', '.join(gone)} is gone (spec.revisionHistoryLimit); nothing was changed",
+                what=f"{', '.join(gone.values())} is gone (spec.revisionHistoryLimit); {done}",
                 where="ReplicaSets of the namespace",
                 next_step="deploy the version before again",
             )
+            if not others:
+                raise self._gone
         for service, seen in states.items():
             if not self._is_ours(seen) and seen.current not in {seen.stable, self._bases.get(service)}:
                 self.notes.append(f"{seen.name} has another change under way, which is somebody else's and stays: {seen.text}")
 
     def _is_ours(self, seen: RolloutState) -> bool:
         return seen.release == self._release_id
+
+    def _is_on_its_way(self, seen: RolloutState) -> bool:
+        return self._is_ours(seen) and bool(seen.stable) and seen.stable != seen.current
+
+    def go(self, seconds: float) -> States:
+        """Have the Rollouts that are there go back, and return their states. Raises NotTrueError when one is not back in time.
+
+        One that cannot be changed is tried again, and keeps none of the others from going back.
+        """
+        return self._fleet.await_all(self._services, self.is_safe, self._try, seconds=seconds, purpose="back", partly=True)
+
+    def finish(self, states: States) -> None:
+        """Put the stable template back where it belongs. Raises NotTrueError when a Rollout is missing, or what it was before."""
+        self.put_back(states)
+        self._fleet.require_all(states)
+        if self._gone is not None:
+            raise self._gone
+
+    def _try(self, service: str, seen: RolloutState) -> None:
+        try:
+            self.move(service, seen)
+        except FencedError:
+            raise
+        except NotTrueError:
+            self._refused[service] = self._refused.get(service, 0) + 1
+            if self._refused[service] > REFUSALS:
+                raise
+        else:
+            self._refused.pop(service, None)
 
     def _goal(self, service: str, seen: RolloutState) -> str:
         """Return the hash of what a Rollout goes back to, "" where there was nothing before."""
@@ -66,8 +109,7 @@ class Return:
 
     def _take_back(self, seen: RolloutState, token: str) -> Sequence[Document] | None:
         asked = (seen.document.get("status") or {}).get("abort")
-        on_its_way = self._is_ours(seen) and seen.stable and seen.stable != seen.current
-        return rollouts.take_back(seen, token) if on_its_way and not asked else None
+        return rollouts.take_back(seen, token) if self._is_on_its_way(seen) and not asked else None
 
     def _put(self, service: str) -> Change:
         def put(seen: RolloutState, token: str) -> Sequence[Document] | None:
@@ -114,15 +156,28 @@ def serving_pods(states: States, hashes: Mapping[str, str], release_id: str) -> 
     return found
 
 
-def read_back(states: States, ready: int) -> tuple[str, bool]:
-    """Return what is read of the weights after going back, and whether that is a proof. ``ready``: pods of ``serving_pods``."""
+def read_back(states: States, ready: int, release_id: str, hashes: Mapping[str, str]) -> tuple[str, bool]:
+    """Return what is read of the weights after going back, and whether that is a proof.
+
+    ``ready``: pods of ``serving_pods``; ``hashes``: service id -> hash of the release, where the journal has one. A weight is that of the
+    newest template: what is stable gets the rest, and is no proof where it is the release itself, as when there was nothing before.
+    """
     routed = [seen for seen in states.values() if seen.routed]
-    unread = [seen.name for seen in routed if seen.weight is None or not seen.verified]
     zero = [seen for seen in routed if seen.reads(0)]
+    unread = [seen.name for seen in routed if seen.weight is None or not seen.verified]
+    other = [seen.text for seen in routed if seen not in zero and seen.name not in unread]
     unrouted = [seen.name for seen in states.values() if not seen.routed]
+    still = [seen.name for service, seen in states.items() if seen.stable and seen.stable == _own(seen, hashes.get(service), release_id)]
     texts = (
         f"the weight of the new version reads 0 on {len(zero)} of {len(states)} Rollouts" if routed else "",
+        f"not 0 is the weight of {', '.join(other)}" if other else "",
         f"the weight of {', '.join(unread)} cannot be read back" if unread else "",
         f"traffic of {', '.join(unrouted)} is not routed: {ready} pods of the new version are ready" if unrouted else "",
+        f"the release itself is what is stable on {', '.join(still)}, and has its traffic: nothing was before" if still else "",
     )
-    return "; ".join(filter(None, texts)), not unread and ready == 0
+    return "; ".join(filter(None, texts)), len(zero) == len(routed) and not still and ready == 0
+
+
+def _own(seen: RolloutState, noted: str | None, release_id: str) -> str | None:
+    """Return the hash of a release's template on a Rollout."""
+    return seen.current if seen.release == release_id else noted

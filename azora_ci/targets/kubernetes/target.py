@@ -28,7 +28,7 @@ from azora_ci.targets.kubernetes import manifests, pods, rollouts
 from azora_ci.targets.kubernetes.cluster import Names, connect, settings_of
 from azora_ci.targets.kubernetes.counters import counting
 from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
-from azora_ci.targets.kubernetes.journal import ClusterJournal
+from azora_ci.targets.kubernetes.journal import ClusterJournal, brief
 from azora_ci.targets.kubernetes.lock import ClusterLock
 from azora_ci.targets.kubernetes.releases import NUMBER, Releases, facts_of
 from azora_ci.targets.kubernetes.returning import Return, name_before, read_back, serving_pods
@@ -64,7 +64,7 @@ class Kubernetes:
         self._names = Names(self._settings)
         self._api: Api = connect(context)
         self._fleet = Fleet(self._api, self._names, context, self._explain)
-        self._lock = ClusterLock(self._api, self._names, context.clock, self._stamp)
+        self._lock = ClusterLock(self._api, self._names, context.clock, self._stamp, lambda: self._releases.under_way)
         self._journal = ClusterJournal(self._api, self._names, context.clock, self._lock)
         self._counting = counting(self._settings, context.clock)
         self._pods = pods.Pods(self._api, self._names, context.config, context.clock)
@@ -300,8 +300,8 @@ class Kubernetes:
         return self._releases.weights(states)
 
     def finish_stage(self, release: Release, evidence: Mapping[str, object]) -> None:
-        """Store a stage's evidence in the journal, and show what analyses of users say by now."""
-        self._note("stage", release.id, stage=dict(evidence))
+        """Store a stage's evidence in the journal, but for its ticks, and show what analyses of users say by now."""
+        self._note("stage", release.id, stage=brief(evidence))
         for line in self._analyses(*self._fleet.states().values()):
             self._say(line)
 
@@ -336,18 +336,17 @@ class Kubernetes:
         way = Return(self._fleet, release.id, facts_of(deployed, "base") if deployed else {})
         way.require_goals()
         if deployed:
-            self._note("going-back", release.id, reason=reason)
-        services = list(self._settings.rollouts)
+            self.notes += self._journal.attempt(rfc3339(self._api.now()), "going-back", release.id, reason=reason)
         seconds = HURRIED_SECONDS if hurry else RETURN_SECONDS
-        states = self._fleet.await_all(services, way.is_safe, way.move, seconds=seconds, purpose="back")
+        states = way.go(seconds)
         serving = serving_pods(states, self._releases.hashes(release.id), release.id)
         left = self._releases.await_unready(serving, self._clock, begun + seconds)
         safe_after = self._clock.monotonic() - begun
-        way.put_back(services)
+        way.finish(states)
         if deployed:
-            self._note("abort", release.id, reason=reason)
+            self.notes += self._journal.attempt(rfc3339(self._api.now()), "abort", release.id, reason=reason)
         self.notes += way.notes
-        detail, proved = read_back(states, left)
+        detail, proved = read_back(states, left, release.id, self._releases.hashes(release.id))
         returned = AbortResult(name_before(previous, states, release.id), safe_after, proved, None, detail)
         return self._proved(returned, release, previous, hurry=hurry)
 
