@@ -127,14 +127,18 @@ class Others:
         """Raise NotTrueError when a Rollout has another template by now, was taken back in the cluster, or cannot go on."""
         status = seen.document.get("status") or {}
         if seen.release != release.id:
-            detail, title = f"its template is of {seen.release or 'no deployment of ours'} now: {seen.text}", "Somebody changed a Rollout"
-        elif status.get("abort"):
+            raise self.changed(seen, f"its template is of {seen.release or 'no deployment of ours'} now: {seen.text}")
+        if status.get("abort"):
             title, detail = self._taken_back(seen)
         elif seen.settled and seen.phase == "Degraded":
             title, detail = "A Rollout is degraded", seen.text
         else:
             return
         raise self._error(seen, title, f"{seen.name}: {detail}")
+
+    def changed(self, seen: RolloutState, detail: str) -> NotTrueError:
+        """Return the error about a Rollout that has somebody else's template."""
+        return self._error(seen, "Somebody changed a Rollout", f"{seen.name}: {detail}")
 
     def _taken_back(self, seen: RolloutState) -> tuple[str, str]:
         for run in self.runs([seen.current]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
@@ -21,8 +22,22 @@ from azora_ci.targets.kubernetes.counters import CANARY, STABLE, Counting
 from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
 from azora_ci.targets.kubernetes.journal import ClusterJournal
 from azora_ci.targets.kubernetes.rollouts import RolloutState
+from azora_ci.targets.release import Release
 
 NUMBER = 1  # of a service's entry in the journal: a Rollout is one thing
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Where every Rollout of a release was left: whoever moved one since was not us. ``first``: services that had nothing before."""
+
+    release: Release
+    percent: int
+    first: frozenset[str]
+
+    def holds(self, service: str, seen: RolloutState) -> bool:
+        """Return whether a Rollout is where it was left. What had nothing before has no steps, and is finished at once."""
+        return seen.waits_at(self.percent) or (service in self.first and seen.finished)
 
 
 class Releases:
@@ -105,6 +120,25 @@ class Releases:
         found = self._fleet.replica_sets(hashes.values())
         ends = [rollouts.runs_until(found[hash_], states[service].document, now) for service, hash_ in hashes.items() if hash_ in found]
         return {"gone": not hashes or not found.keys() >= set(hashes.values()), "warm_until": min(ends, default=None)}
+
+    # --- whose a Rollout is ---------------------------------------------------------------------------------------------
+
+    def is_own(self, service: str, release: Release, seen: RolloutState) -> bool:
+        """Return whether a Rollout has a release's template: its annotation, its image, and its hash as soon as that is noted.
+
+        ``kubectl argo rollouts set image`` leaves our annotation on somebody else's image.
+        """
+        noted, container = self.hashes(release.id).get(service), self._names.settings.rollouts[service].container
+        index = rollouts.container_index(seen.document, container)
+        image = None if index is None else seen.document["spec"]["template"]["spec"]["containers"][index].get("image")
+        same = image == self.image(service, release.digests[service])
+        return seen.release == release.id and same and (noted is None or not seen.settled or seen.current == noted)
+
+    def require_own(self, service: str, release: Release, seen: RolloutState) -> None:
+        """Raise NotTrueError when a Rollout has another template by now, was taken back in the cluster, or cannot go on."""
+        self._fleet.others.require_ours(release, seen)
+        if not self.is_own(service, release, seen):
+            raise self._fleet.others.changed(seen, f"its image or its template is not that of {release.version} any more: {seen.text}")
 
     # --- traffic -------------------------------------------------------------------------------------------------------
 

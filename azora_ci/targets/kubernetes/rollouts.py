@@ -299,6 +299,16 @@ def go_on(seen: RolloutState, token: str) -> list[Document]:
     ]
 
 
+def going_on(seen: RolloutState) -> Change:
+    """Return the change that ends the pause in which a Rollout was seen, where nothing else has happened since."""
+
+    def change(now: RolloutState, token: str) -> Sequence[Document] | None:
+        same = now.current == seen.current and now.step == seen.step and now.release == seen.release
+        return go_on(now, token) if same and now.free else None
+
+    return change
+
+
 def take_back(seen: RolloutState, token: str) -> list[Document]:
     """Return the patch of the status that gives all traffic back to the stable pods."""
     same = {"op": "test", "path": "/status/currentPodHash", "value": seen.current}
