@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -46,15 +46,36 @@ class Releases:
     def __init__(self, journal: ClusterJournal, fleet: Fleet, pods_of: pods.Pods, config: DeployConfig, counting: Counting | None) -> None:
         self._journal, self._fleet, self._pods, self._config, self._counting = journal, fleet, pods_of, config, counting
         self._names: Names = fleet.names
-        self._hashes: dict[str, dict[str, str]] = {}  # release id -> service id -> hash
+        self._noted: dict[str, dict[str, str]] = {}  # release id -> service id -> hash of its own template
+        self._hashes: dict[str, dict[str, str]] = {}  # the same, but for a release before of what ran in its place, see ``_in_place``
         self._digests: dict[str, dict[str, str]] = {}
 
     def history(self) -> History:
         """Return the history of the journal."""
         history = self._journal.history()
         for deployed in history.releases.values():
-            self._hashes[deployed.id], self._digests[deployed.id] = facts_of(deployed, "hash"), deployed.digests
+            self._noted[deployed.id], self._digests[deployed.id] = facts_of(deployed, "hash"), deployed.digests
+        self._hashes = self._in_place(history)
         return history
+
+    def _in_place(self, history: History) -> dict[str, dict[str, str]]:
+        """Return the hashes of releases; of one that another followed, those that were stable when that began: people change templates."""
+        hashes: dict[str, dict[str, str]] = {}
+        for deployed in history.releases.values():
+            hashes[deployed.id] = self._noted[deployed.id].copy()
+            before = hashes.get(deployed.previous or "", {})  # nothing where that was begun again since
+            before |= {service: base for service, base in facts_of(deployed, "base").items() if service in before}
+        return hashes
+
+    def changed_since(self, states: States) -> list[str]:
+        """Return a line about each Rollout whose stable template is not that of the release that serves."""
+        serving = self.history().serving
+        return [
+            f"{states[service].name}: {states[service].stable} serves, and not {hash_}, which {serving} left: it was changed since; "
+            "going back leads to what serves now"
+            for service, hash_ in self._noted.get(serving or "", {}).items()
+            if service in states and states[service].stable not in {"", hash_}
+        ]
 
     # --- pods ----------------------------------------------------------------------------------------------------------
 
@@ -94,7 +115,10 @@ class Releases:
         """Return where a pod answers: through the API server, or at its address."""
         digest = self._digests.get(instance.release, {}).get(instance.service)
         image = self.image(instance.service, digest) if digest else ""
-        return self._pods.endpoint(instance, side, self._pod(instance), image)
+        endpoint = self._pods.endpoint(instance, side, self._pod(instance), image)
+        own = self._noted.get(instance.release, {}).get(instance.service, "")
+        # Of what people put in the place of a release no version is known: it is to be healthy.
+        return endpoint if self._hash(instance) == own else replace(endpoint, versions=frozenset())
 
     def image(self, service: str, digest: str) -> str:
         """Return a service's image by digest."""
@@ -192,8 +216,8 @@ class Releases:
         }
 
     def hashes(self, release_id: str) -> dict[str, str]:
-        """Return service id -> hash of a release, where the journal has one."""
-        return self._hashes.get(release_id, {})
+        """Return service id -> hash of a release's own template, where the journal has one."""
+        return self._noted.get(release_id, {})
 
     def await_unready(self, hashes: Collection[str], clock: Clock, deadline: float) -> int:
         """Wait until no pod of these templates is ready; return how many still are at the deadline (monotonic seconds)."""

@@ -148,7 +148,7 @@ class Kubernetes:
         states = self._at_rest(release)
         entries = self._settings.rollouts
         problems: list[str] = []
-        lines: list[str] = []
+        lines = self._releases.changed_since(states)
         for service, seen in states.items():
             problems += rollouts.obstacles(seen.document, entries[service], self._settings)
             if seen.stable and not seen.finished and seen.release != release.id:
@@ -336,7 +336,8 @@ class Kubernetes:
             self._note("abort", release.id, reason=reason)
         self.notes += way.notes
         detail, proved = read_back(states, left)
-        returned = AbortResult(name_before(previous, states, release.id), safe_after, proved, None, detail)
+        name = name_before(previous, states, release.id, self._releases.hashes(previous.id) if previous else {})
+        returned = AbortResult(name, safe_after, proved, None, detail)
         return self._proved(returned, release, previous, hurry=hurry)
 
     def _proved(self, returned: AbortResult, release: Release, previous: Deployed | None, *, hurry: bool) -> AbortResult:
