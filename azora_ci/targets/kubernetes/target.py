@@ -193,6 +193,7 @@ class Kubernetes:
         advance = self._advance(release, percent)
         states = self._fleet.await_all(started, reached, advance, seconds=self._context.health_timeout, purpose=f"at {percent} %")
         self._note_hashes(release, states)
+        self._fleet.others.require_watch(states.values())
         for seen in states.values():
             self._say(f"✓ {seen.text}")
         return self.instances(release.id)

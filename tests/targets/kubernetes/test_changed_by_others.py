@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 from azora_ci.core.config import KubernetesSettings, RolloutNames
 from azora_ci.core.errors import NotTrueError
 from azora_ci.targets.journal import replay
-from azora_ci.targets.kubernetes import rollouts
+from azora_ci.targets.kubernetes import manifests, rollouts
 from azora_ci.targets.kubernetes.cluster import Names
 from azora_ci.targets.kubernetes.others import Others
 from azora_ci.targets.kubernetes.releases import Releases
@@ -122,3 +123,27 @@ def test_a_plan_says_when_something_else_is_stable():
     (line,) = known.changed_since({"web": seen(stableRS="hX")})
     assert "web: hX serves, and not hA, which 1-a left" in line
     assert known.changed_since({"web": seen(stableRS="hA")}) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "passes"),
+    [
+        ({}, True),
+        ({"dryRun": [{"metricName": "latency"}]}, True),
+        ({"dryRun": [{"metricName": ".*"}]}, False),
+        ({"lease_seconds": 40}, False),  # the AnalysisTemplate is of other settings
+        ({"metrics": []}, False),
+    ],
+)
+def test_a_watch_that_would_not_take_the_release_back_is_found(changes, passes):
+    settings = replace(NAMES.settings, lease_seconds=changes.pop("lease_seconds", NAMES.settings.lease_seconds))
+    spec = manifests.watch(Names(settings))["spec"] | changes
+    meta = {"name": "run-1", "creationTimestamp": "2026-11-24T11:00:00Z", "ownerReferences": [{"name": "web"}]}
+    api = SimpleNamespace(get=lambda _path, **_selector: {"items": [{"metadata": meta, "spec": spec}]})
+    others = Others(api, NAMES, None, lambda _line: None)  # type: ignore[arg-type] # it does not wait
+    state = seen(canary={"currentBackgroundAnalysisRunStatus": {"name": "run-1"}})
+    if passes:
+        others.require_watch([state])
+        return
+    with pytest.raises(NotTrueError, match="The watch over the runner is another one"):
+        others.require_watch([state])
