@@ -17,10 +17,9 @@ from azora_ci.core.config import ForwardSettings
 from azora_ci.core.config.kubernetes import PROXY
 from azora_ci.targets.kubernetes import rollouts
 from azora_ci.targets.kubernetes.cluster import Names
-from azora_ci.targets.kubernetes.rollouts import RolloutState
+from azora_ci.targets.kubernetes.rollouts import METRIC, RolloutState
 
 HEARTBEAT_SECONDS = 3  # between two looks of the controller at the lease, by which we see that it runs
-METRIC = "runner-alive"  # by its name our metric is told from those of users beside it
 KEPT = frozenset({"Lease", "ConfigMap"})  # made where they are missing: who holds the lock, and the journal, are not ours to set back
 ANALYSIS = "/spec/strategy/canary/analysis"
 ERRORS = 20  # of the look at the lease in a row, 200 s in all (others.RETRY_SECONDS): an API server that restarts is no dead runner

@@ -6,7 +6,7 @@ Argo puts our watch over the runner and the analysis of the user's own templates
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -16,8 +16,8 @@ from azora_ci.clients.kubernetes.objects import Document, member
 from azora_ci.core.clock import Clock, parse_rfc3339
 from azora_ci.core.errors import AzoraError, NotTrueError, UnreachableError
 from azora_ci.targets.kubernetes.cluster import Names
-from azora_ci.targets.kubernetes.manifests import HEARTBEAT_SECONDS, METRIC
-from azora_ci.targets.kubernetes.rollouts import HASH_LABEL, RolloutState
+from azora_ci.targets.kubernetes.manifests import HEARTBEAT_SECONDS, watch
+from azora_ci.targets.kubernetes.rollouts import HASH_LABEL, METRIC, RolloutState, is_dry
 from azora_ci.targets.release import Release
 
 LATE_SECONDS = 4.0  # a look of the controller at the lease may come, until it counts as down
@@ -84,6 +84,27 @@ class Others:
         """Return what the user's own metrics say of templates."""
         return [each for run in self.runs(hashes) for each in measured(run) if not each.ours] if hashes else []
 
+    def require_watch(self, states: Iterable[RolloutState]) -> None:
+        """Raise NotTrueError where an analysis that goes on beside the steps does not watch over the runner as the settings say.
+
+        Argo joins what every template of a Rollout says, and copies it into the run: that is what counts.
+        """
+        expected = [_judged(each) for each in watch(self._names)["spec"]["metrics"]]
+        under_way = {seen.background: seen for seen in states if seen.background}
+        for run in self.runs([seen.current for seen in under_way.values()]) if under_way else ():
+            name, spec = run["metadata"]["name"], run["spec"]
+            if name not in under_way or (
+                [_judged(each) for each in spec["metrics"] if each["name"] == METRIC] == expected and not is_dry(spec)
+            ):
+                continue
+            raise NotTrueError(
+                "The watch over the runner is another one",
+                what=f"AnalysisRun {name} would not take the release back when this run dies: its metric {METRIC} is only pretended "
+                "(dryRun), or not that of target.kubernetes",
+                where=f"{self._names.settings.namespace}/{under_way[name].name}",
+                next_step="run python -m azora_ci edge install, which writes the AnalysisTemplate again, and take out dryRun; then re-run",
+            )
+
     # --- the controller ------------------------------------------------------------------------------------------------
 
     def silence(self) -> UnreachableError | None:
@@ -127,14 +148,18 @@ class Others:
         """Raise NotTrueError when a Rollout has another template by now, was taken back in the cluster, or cannot go on."""
         status = seen.document.get("status") or {}
         if seen.release != release.id:
-            detail, title = f"its template is of {seen.release or 'no deployment of ours'} now: {seen.text}", "Somebody changed a Rollout"
-        elif status.get("abort"):
+            raise self.changed(seen, f"its template is of {seen.release or 'no deployment of ours'} now: {seen.text}")
+        if status.get("abort"):
             title, detail = self._taken_back(seen)
         elif seen.settled and seen.phase == "Degraded":
             title, detail = "A Rollout is degraded", seen.text
         else:
             return
         raise self._error(seen, title, f"{seen.name}: {detail}")
+
+    def changed(self, seen: RolloutState, detail: str) -> NotTrueError:
+        """Return the error about a Rollout that has somebody else's template."""
+        return self._error(seen, "Somebody changed a Rollout", f"{seen.name}: {detail}")
 
     def _taken_back(self, seen: RolloutState) -> tuple[str, str]:
         for run in self.runs([seen.current]):
@@ -160,6 +185,12 @@ class Others:
             where=f"{self._names.settings.namespace}/{seen.name}",
             next_step="find out who did it and why (kubectl describe rollout, analysisruns); all services go back together",
         )
+
+
+def _judged(metric: Document) -> tuple[object, ...]:
+    """Return what decides when a metric takes a release back."""
+    names = ("interval", "failureLimit", "consecutiveErrorLimit", "initialDelay", "count", "successCondition", "failureCondition")
+    return (*(metric.get(name) for name in names), *(member(metric, "provider", "web", name) for name in ("url", "jsonPath")))
 
 
 def _next_look(run: Document) -> datetime | None:

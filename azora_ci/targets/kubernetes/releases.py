@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
@@ -21,8 +22,22 @@ from azora_ci.targets.kubernetes.counters import CANARY, STABLE, Counting
 from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
 from azora_ci.targets.kubernetes.journal import ClusterJournal
 from azora_ci.targets.kubernetes.rollouts import RolloutState
+from azora_ci.targets.release import Release
 
 NUMBER = 1  # of a service's entry in the journal: a Rollout is one thing
+
+
+@dataclass(frozen=True)
+class Expected:
+    """Where every Rollout of a release was left: whoever moved one since was not us. ``first``: services that had nothing before."""
+
+    release: Release
+    percent: int
+    first: frozenset[str]
+
+    def holds(self, service: str, seen: RolloutState) -> bool:
+        """Return whether a Rollout is where it was left. What had nothing before has no steps, and is finished at once."""
+        return seen.waits_at(self.percent) or (service in self.first and seen.finished)
 
 
 class Releases:
@@ -31,14 +46,16 @@ class Releases:
     def __init__(self, journal: ClusterJournal, fleet: Fleet, pods_of: pods.Pods, config: DeployConfig, counting: Counting | None) -> None:
         self._journal, self._fleet, self._pods, self._config, self._counting = journal, fleet, pods_of, config, counting
         self._names: Names = fleet.names
-        self._hashes: dict[str, dict[str, str]] = {}  # release id -> service id -> hash
+        self._noted: dict[str, dict[str, str]] = {}  # release id -> service id -> hash of its own template
+        self._hashes: dict[str, dict[str, str]] = {}  # the same, but for a release before of what ran in its place, see ``_in_place``
         self._digests: dict[str, dict[str, str]] = {}
 
     def history(self) -> History:
         """Return the history of the journal."""
         history = self._journal.history()
         for deployed in history.releases.values():
-            self._hashes[deployed.id], self._digests[deployed.id] = facts_of(deployed, "hash"), deployed.digests
+            self._noted[deployed.id], self._digests[deployed.id] = facts_of(deployed, "hash"), deployed.digests
+        self._hashes = self._in_place(history)
         return history
 
     @property
@@ -46,6 +63,25 @@ class Releases:
         """Return whether a release is unfinished for which a Rollout was changed, or may have been."""
         unfinished = self.history().unfinished
         return unfinished is not None and bool(unfinished.instances)
+
+    def _in_place(self, history: History) -> dict[str, dict[str, str]]:
+        """Return the hashes of releases; of one that another followed, those that were stable when that began: people change templates."""
+        hashes: dict[str, dict[str, str]] = {}
+        for deployed in history.releases.values():
+            hashes[deployed.id] = self._noted[deployed.id].copy()
+            before = hashes.get(deployed.previous or "", {})  # nothing where that was begun again since
+            before |= {service: base for service, base in facts_of(deployed, "base").items() if service in before}
+        return hashes
+
+    def changed_since(self, states: States) -> list[str]:
+        """Return a line about each Rollout whose stable template is not that of the release that serves."""
+        serving = self.history().serving
+        return [
+            f"{states[service].name}: {states[service].stable} serves, and not {hash_}, which {serving} left: it was changed since; "
+            "going back leads to what serves now"
+            for service, hash_ in self._noted.get(serving or "", {}).items()
+            if service in states and states[service].stable not in {"", hash_}
+        ]
 
     # --- pods ----------------------------------------------------------------------------------------------------------
 
@@ -85,7 +121,10 @@ class Releases:
         """Return where a pod answers: through the API server, or at its address."""
         digest = self._digests.get(instance.release, {}).get(instance.service)
         image = self.image(instance.service, digest) if digest else ""
-        return self._pods.endpoint(instance, side, self._pod(instance), image)
+        endpoint = self._pods.endpoint(instance, side, self._pod(instance), image)
+        own = self._noted.get(instance.release, {}).get(instance.service, "")
+        # Of what people put in the place of a release no version is known: it is to be healthy.
+        return endpoint if self._hash(instance) == own else replace(endpoint, versions=frozenset())
 
     def image(self, service: str, digest: str) -> str:
         """Return a service's image by digest."""
@@ -111,6 +150,25 @@ class Releases:
         found = self._fleet.replica_sets(hashes.values())
         ends = [rollouts.runs_until(found[hash_], states[service].document, now) for service, hash_ in hashes.items() if hash_ in found]
         return {"gone": not hashes or not found.keys() >= set(hashes.values()), "warm_until": min(ends, default=None)}
+
+    # --- whose a Rollout is ---------------------------------------------------------------------------------------------
+
+    def is_own(self, service: str, release: Release, seen: RolloutState) -> bool:
+        """Return whether a Rollout has a release's template: its annotation, its image, and its hash as soon as that is noted.
+
+        ``kubectl argo rollouts set image`` leaves our annotation on somebody else's image.
+        """
+        noted, container = self.hashes(release.id).get(service), self._names.settings.rollouts[service].container
+        index = rollouts.container_index(seen.document, container)
+        image = None if index is None else seen.document["spec"]["template"]["spec"]["containers"][index].get("image")
+        same = image == self.image(service, release.digests[service])
+        return seen.release == release.id and same and (noted is None or not seen.settled or seen.current == noted)
+
+    def require_own(self, service: str, release: Release, seen: RolloutState) -> None:
+        """Raise NotTrueError when a Rollout has another template by now, was taken back in the cluster, or cannot go on."""
+        self._fleet.others.require_ours(release, seen)
+        if not self.is_own(service, release, seen):
+            raise self._fleet.others.changed(seen, f"its image or its template is not that of {release.version} any more: {seen.text}")
 
     # --- traffic -------------------------------------------------------------------------------------------------------
 
@@ -164,8 +222,8 @@ class Releases:
         }
 
     def hashes(self, release_id: str) -> dict[str, str]:
-        """Return service id -> hash of a release, where the journal has one."""
-        return self._hashes.get(release_id, {})
+        """Return service id -> hash of a release's own template, where the journal has one."""
+        return self._noted.get(release_id, {})
 
     def await_unready(self, hashes: Collection[str], clock: Clock, deadline: float) -> int:
         """Wait until no pod of these templates is ready; return how many still are at the deadline (monotonic seconds)."""

@@ -134,9 +134,12 @@ class Return:
             self._fleet.change(service, self._put(service), status=False)
 
 
-def name_before(previous: Deployed | None, states: States, release_id: str) -> str | None:
-    """Return the version to which traffic went; of a first deployment what ran before us, None where that was nothing."""
-    if previous is not None:
+def name_before(previous: Deployed | None, states: States, release_id: str, hashes: Mapping[str, str]) -> str | None:
+    """Return the version to which traffic went; of a first deployment what ran before us, None where that was nothing.
+
+    ``hashes``: service id -> hash of the version before; where another one is stable, somebody has changed its template since.
+    """
+    if previous is not None and all(seen.stable == hashes.get(service, seen.stable) for service, seen in states.items()):
         return previous.version
     stable = sorted(
         {seen.stable for seen in states.values() if seen.stable and (seen.release != release_id or seen.stable != seen.current)}

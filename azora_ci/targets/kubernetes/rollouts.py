@@ -6,6 +6,7 @@ with ``controllerPause`` and no ``pauseConditions`` is one that somebody has jus
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -15,6 +16,7 @@ from azora_ci.core.config import KubernetesSettings, RolloutNames
 from azora_ci.core.pipeline import STAGES
 
 FENCE, RELEASE, VERSION = "azora-ci/fence", "azora-ci/deployment-id", "azora-ci/version"  # annotations: of a Rollout; of its pods
+METRIC = "runner-alive"  # by its name our metric is told from those of users beside it
 HASH_LABEL = "rollouts-pod-template-hash"
 SCALE_DOWN = "scale-down-deadline"  # annotation of an old ReplicaSet
 PERCENTS = tuple(percent for _, percent in STAGES)
@@ -155,6 +157,8 @@ def obstacles(document: Document, names: RolloutNames, settings: KubernetesSetti
             yield f"{names.rollout}: spec.strategy.canary.{key} is {canary.get(key)}, target.kubernetes says {expected}"
     if names.stable_service and not canary.get("trafficRouting"):
         yield f"{names.rollout}: spec.strategy.canary.trafficRouting is missing: its Services get no shares; leave both out"
+    if (most := member(canary, "trafficRouting", "maxTrafficWeight")) not in {None, 100}:
+        yield f"{names.rollout}: trafficRouting.maxTrafficWeight is {most}: our percents would be parts of that; leave it out"
     yield from _step_obstacles(names.rollout, canary.get("steps") or [])
     if member(document, "spec", "paused"):
         yield f"{names.rollout}: spec.paused is true: somebody stopped it"
@@ -165,6 +169,8 @@ def obstacles(document: Document, names: RolloutNames, settings: KubernetesSetti
             f"{names.rollout}: spec.strategy.canary.analysis does not name {watch_name(settings)}, so nothing would take a release back "
             "when its run dies; python -m azora_ci edge install adds it"
         )
+    if is_dry(member(canary, "analysis")):
+        yield f"{names.rollout}: spec.strategy.canary.analysis.dryRun covers the metric {METRIC}: nothing would take a release back"
 
 
 def _step_obstacles(name: str, steps: Sequence[Document]) -> Iterator[str]:
@@ -235,6 +241,17 @@ def has_watch(document: Document, settings: KubernetesSettings) -> bool:
     return watch_name(settings) in named and not analysis.get("startingStep")
 
 
+def is_dry(analysis: Document | None) -> bool:
+    """Return whether an analysis, or the spec of its run, only pretends to measure our metric: dryRun has patterns, found anywhere."""
+    for each in (analysis or {}).get("dryRun") or ():
+        try:
+            if re.search(each["metricName"], METRIC):
+                return True
+        except re.error:  # the controller's patterns are those of Go, of which Python reads most
+            return True
+    return False
+
+
 # --- patches -------------------------------------------------------------------------------------------------------------------
 
 
@@ -297,6 +314,16 @@ def go_on(seen: RolloutState, token: str) -> list[Document]:
         {"op": "test", "path": "/status/pauseConditions", "value": seen.document["status"]["pauseConditions"]},
         {"op": "remove", "path": "/status/pauseConditions"},
     ]
+
+
+def going_on(seen: RolloutState) -> Change:
+    """Return the change that ends the pause in which a Rollout was seen, where nothing else has happened since."""
+
+    def change(now: RolloutState, token: str) -> Sequence[Document] | None:
+        same = now.current == seen.current and now.step == seen.step and now.release == seen.release
+        return go_on(now, token) if same and now.free else None
+
+    return change
 
 
 def take_back(seen: RolloutState, token: str) -> list[Document]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from azora_ci.clients.kubernetes.api import Api
@@ -30,7 +30,7 @@ from azora_ci.targets.kubernetes.counters import counting
 from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
 from azora_ci.targets.kubernetes.journal import ClusterJournal, brief
 from azora_ci.targets.kubernetes.lock import ClusterLock
-from azora_ci.targets.kubernetes.releases import NUMBER, Releases, facts_of
+from azora_ci.targets.kubernetes.releases import NUMBER, Expected, Releases, facts_of
 from azora_ci.targets.kubernetes.returning import Return, name_before, read_back, serving_pods
 from azora_ci.targets.kubernetes.rollouts import RolloutState
 from azora_ci.targets.release import Release
@@ -40,19 +40,6 @@ RETURN_SECONDS, HURRIED_SECONDS = 120.0, 4.0  # for going back: normally (pods m
 REST_SECONDS = 15.0  # for Rollouts to come to rest before a plan says that they are not
 BEYOND = 101  # percent: no weight is as high
 PROOF_SECONDS = 2.0  # in which no request may reach the new version, where requests are counted
-
-
-@dataclass(frozen=True)
-class Expected:
-    """Where every Rollout of a release was left: whoever moved one since was not us. ``first``: services that had nothing before."""
-
-    release: Release
-    percent: int
-    first: frozenset[str]
-
-    def holds(self, service: str, seen: RolloutState) -> bool:
-        """Return whether a Rollout is where it was left. What had nothing before has no steps, and is finished at once."""
-        return seen.waits_at(self.percent) or (service in self.first and seen.finished)
 
 
 class Kubernetes:
@@ -161,7 +148,7 @@ class Kubernetes:
         states = self._at_rest(release)
         entries = self._settings.rollouts
         problems: list[str] = []
-        lines: list[str] = []
+        lines = self._releases.changed_since(states)
         for service, seen in states.items():
             problems += rollouts.obstacles(seen.document, entries[service], self._settings)
             if seen.stable and not seen.finished and seen.release != release.id:
@@ -200,12 +187,13 @@ class Kubernetes:
         self._note("weight", release.id, percent=percent)
         started = [service.id for service in self._config.staged]
 
-        def reached(_service: str, seen: RolloutState) -> bool:
-            return seen.release == release.id and (seen.held_at(percent) or seen.finished)
+        def reached(service: str, seen: RolloutState) -> bool:
+            return self._releases.is_own(service, release, seen) and (seen.held_at(percent) or seen.finished)
 
         advance = self._advance(release, percent)
         states = self._fleet.await_all(started, reached, advance, seconds=self._context.health_timeout, purpose=f"at {percent} %")
         self._note_hashes(release, states)
+        self._fleet.others.require_watch(states.values())
         for seen in states.values():
             self._say(f"✓ {seen.text}")
         return self.instances(release.id)
@@ -221,6 +209,7 @@ class Kubernetes:
             facts = {"base": seen.stable, **proofs.noted(self._config.service(service))}
             self._note("instance", release.id, service=service, number=NUMBER, **facts)  # before the change: going back needs the base
             self._start(service, release)
+        self.current()  # the hashes of an earlier attempt do not count any more
 
     def _start(self, service: str, release: Release) -> None:
         image = self._releases.image(service, release.digests[service])
@@ -248,9 +237,9 @@ class Kubernetes:
         said: set[tuple[str, bool]] = set()
 
         def advance(service: str, seen: RolloutState) -> None:
-            self._fleet.others.require_ours(release, seen)
+            self._releases.require_own(service, release, seen)
             if seen.free and seen.percent < percent:
-                self._fleet.change(service, lambda now, token: rollouts.go_on(now, token) if now.step == seen.step and now.free else None)
+                self._fleet.change(service, rollouts.going_on(seen))
             elif (seen.undecided or seen.analysing) and (service, seen.undecided) not in said:
                 said.add((service, seen.undecided))
                 self._say_waits(seen)
@@ -286,14 +275,14 @@ class Kubernetes:
         states = self._fleet.await_all(
             services,
             lambda _, seen: seen.settled,
-            lambda _, seen: self._fleet.others.require_ours(release, seen),
+            lambda service, seen: self._releases.require_own(service, release, seen),
             seconds=REST_SECONDS,
             purpose="settled",
         )
         bases = facts_of(self.current().releases[release.id], "base")
         expected = Expected(release, percent, frozenset(states) - frozenset(bases))
         for service, seen in states.items():
-            self._fleet.others.require_ours(release, seen)
+            self._releases.require_own(service, release, seen)
             if not expected.holds(service, seen) or not (seen.finished or seen.reads(percent)):
                 raise self._fleet.others.moved(seen, percent)
         self._expected = expected
@@ -312,8 +301,8 @@ class Kubernetes:
         self.notes += self._analyses(*self._fleet.states().values())
         self._journal.promote(rfc3339(self._api.now()), release.id)
 
-        def promoted(_service: str, seen: RolloutState) -> bool:
-            return seen.release == release.id and seen.finished
+        def promoted(service: str, seen: RolloutState) -> bool:
+            return self._releases.is_own(service, release, seen) and seen.finished
 
         services = [service.id for service in self._config.staged]
         advance = self._advance(release, BEYOND)
@@ -347,7 +336,8 @@ class Kubernetes:
             self.notes += self._journal.attempt(rfc3339(self._api.now()), "abort", release.id, reason=reason)
         self.notes += way.notes
         detail, proved = read_back(states, left, release.id, self._releases.hashes(release.id))
-        returned = AbortResult(name_before(previous, states, release.id), safe_after, proved, None, detail)
+        name = name_before(previous, states, release.id, self._releases.hashes(previous.id) if previous else {})
+        returned = AbortResult(name, safe_after, proved, None, detail)
         return self._proved(returned, release, previous, hurry=hurry)
 
     def _proved(self, returned: AbortResult, release: Release, previous: Deployed | None, *, hurry: bool) -> AbortResult:
@@ -375,7 +365,7 @@ class Kubernetes:
         states, history = self._fleet.states(), self.current()
         if self._expected is not None:
             for service, seen in states.items():
-                self._fleet.others.require_ours(self._expected.release, seen)
+                self._releases.require_own(service, self._expected.release, seen)
                 if seen.settled and not self._expected.holds(service, seen):
                     raise self._fleet.others.moved(seen, self._expected.percent)
             self._fleet.require_controller()

@@ -16,6 +16,8 @@ NAMES = RolloutNames("web", "app", "web-stable", "web-canary")
 SETTINGS = KubernetesSettings("shop", {"web": NAMES})
 STEPS = [{"setWeight": 5}, {"pause": {}}, {"setWeight": 50}, {"pause": {}}, {"setWeight": 100}, {"pause": {}}]
 
+WATCH = {"templates": [{"templateName": "azora-runner-alive"}]}
+
 
 def document(canary: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
     strategy = {
@@ -23,7 +25,7 @@ def document(canary: dict[str, Any] | None = None, **more: Any) -> dict[str, Any
         "stableService": "web-stable",
         "canaryService": "web-canary",
         "trafficRouting": {"nginx": {}},
-        "analysis": {"templates": [{"templateName": "azora-runner-alive"}]},
+        "analysis": WATCH,
     }
     spec = {
         "replicas": 4,
@@ -93,6 +95,8 @@ def test_pods_of_what_is_not_routed_serve_as_long_as_they_are_ready():
 
 def test_a_rollout_with_our_steps_has_no_obstacle():
     assert list(rollouts.obstacles(document(), NAMES, SETTINGS)) == []
+    fine = {"trafficRouting": {"nginx": {}, "maxTrafficWeight": 100}, "analysis": WATCH | {"dryRun": [{"metricName": "latency"}]}}
+    assert list(rollouts.obstacles(document(fine), NAMES, SETTINGS)) == []
     inline = [*STEPS[:2], {"analysis": {"templates": []}}, {"setCanaryScale": {"weight": 60}}, *STEPS[2:]]
     assert list(rollouts.obstacles(document({"steps": inline}), NAMES, SETTINGS)) == []
     (remark, *_) = rollouts.remarks(document({"steps": inline}), NAMES, 60)
@@ -110,6 +114,9 @@ def test_a_rollout_with_our_steps_has_no_obstacle():
         ({"analysis": {"startingStep": 2, "templates": [{"templateName": "azora-runner-alive"}]}}, {}, "edge install adds it"),
         ({"stableService": "other"}, {}, "stableService is other, target.kubernetes says web-stable"),
         ({"trafficRouting": None}, {}, "trafficRouting is missing"),
+        ({"trafficRouting": {"nginx": {}, "maxTrafficWeight": 1000}}, {}, "maxTrafficWeight is 1000"),
+        ({"analysis": WATCH | {"dryRun": [{"metricName": "other"}, {"metricName": ".*"}]}}, {}, "analysis.dryRun covers the metric"),
+        ({"analysis": WATCH | {"dryRun": [{"metricName": "\\pL+"}]}}, {}, "analysis.dryRun covers the metric"),  # not read by Python
         ({}, {"paused": True}, "somebody stopped it"),
         ({}, {"revisionHistoryLimit": 0}, "nothing would be left to go back to"),
         ({}, {"workloadRef": {"kind": "Deployment"}}, "move the template into the Rollout"),
