@@ -6,9 +6,11 @@ https://kubernetes.io/docs/reference/config-api/client-authentication.v1/). It i
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import threading
+from collections.abc import Iterator
 from contextlib import suppress
 from typing import NamedTuple
 
@@ -17,6 +19,7 @@ from azora_ci.core.clock import Clock, parse_rfc3339
 from azora_ci.core.documents import MEBIBYTE, expected_shape, read_json
 from azora_ci.core.environment import application_environment
 from azora_ci.core.errors import AzoraError, BadInputError, UnreachableError
+from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, ending
 
 PLUGIN_SECONDS = 30.0  # for a program that fetches a token; aws and gcloud take 1 to 3 s
@@ -34,6 +37,8 @@ INHERITED = (
 )  # fmt: skip
 # A secret key of AWS has 40 characters, tokens have more; what a program says of itself seldom has such a word.
 TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/_=.~-]{40,}")
+SECRET_NAME = re.compile(r"secret|passw|token|key|credential", re.IGNORECASE)  # of an option or a variable
+SHORTEST_HIDDEN = 8  # characters of a value that is hidden in what a program says; shorter ones are parts of words
 
 
 class Bought(NamedTuple):
@@ -42,6 +47,21 @@ class Bought(NamedTuple):
     token: str
     renew_at: float | None
     expires: float | None
+
+
+class ProgramLog(JobLog):
+    """A job's log for one program, whose arguments it does not show: a kubeconfig is a secret, and so may they be."""
+
+    def __init__(self, log: JobLog, plugin: ExecPlugin) -> None:
+        self.actions, self._log, self._arguments = log.actions, log, frozenset(plugin.argv[1:])
+
+    def masked(self, text: str) -> str:
+        """Return ``text`` as the job's log masks it; nothing of an argument."""
+        return "***" if text in self._arguments else self._log.masked(text)
+
+    def write(self, line: str) -> None:
+        """Add a line to the job's log."""
+        self._log.write(line)
 
 
 class Credentials:
@@ -54,6 +74,10 @@ class Credentials:
         self._worked = False  # whether the program gave a token before
         if access.token:
             processes.log.add_secret(access.token)
+        # Only what is named a secret is masked everywhere: the runner withholds outputs that hold a masked text, such as a region.
+        for name, value in _values(access.plugin) if access.plugin else ():
+            if SECRET_NAME.search(name) and len(value) >= SHORTEST_HIDDEN:
+                processes.log.add_secret(value)
 
     def token(self) -> str | None:
         """Return the token of now; None where a certificate shows who we are.
@@ -114,9 +138,9 @@ class Credentials:
             info["spec"] = {"interactive": False, "cluster": dict(plugin.cluster)}
         own = application_environment({**plugin.env, "KUBERNETES_EXEC_INFO": json.dumps(info)}, INHERITED)
         # Its standard output holds the token, and is not logged; what looks like one elsewhere is not either.
-        child = self._processes.start(
-            plugin.argv, only_env=own, stdout_pipe=True, stderr_filter=lambda line: self._without_secrets(plugin, line)
-        )
+        processes = copy.copy(self._processes)  # it shares the list of children, which are ended with the job
+        processes.log = ProgramLog(self._processes.log, plugin)
+        child = processes.start(plugin.argv, only_env=own, stdout_pipe=True, stderr_filter=lambda line: self._without_secrets(plugin, line))
         assert child.stdout is not None  # noqa: S101 - a pipe was asked for
         late = threading.Event()
 
@@ -156,8 +180,9 @@ class Credentials:
         return Bought(token, None, None)  # it is used until it is refused
 
     def _without_secrets(self, plugin: ExecPlugin, line: str) -> str:
-        for value in plugin.env.values():
-            line = line.replace(value, "***") if len(value) >= 8 else line
+        parts = {part for _, value in _values(plugin) for part in value.splitlines() if len(part) >= SHORTEST_HIDDEN}
+        for part in sorted(parts, key=len, reverse=True):
+            line = line.replace(part, "***")
         return TOKEN_LIKE.sub("***", line)
 
     def _problem(self, plugin: ExecPlugin, what: str) -> AzoraError:
@@ -169,3 +194,18 @@ class Credentials:
             where=f"users.exec.command of KUBECONFIG_DATA: {plugin.argv[0]}",
             next_step="the program gets no secret of the job: name in users.exec.env what it needs, and have it in the runner's PATH",
         )
+
+
+def _values(plugin: ExecPlugin) -> Iterator[tuple[str, str]]:
+    """Yield the values that a program is given, each with the name of its variable or option; "" where it has none."""
+    yield from plugin.env.items()
+    before = ""
+    for argument in plugin.argv[1:]:
+        name, equals, value = argument.partition("=")
+        if equals:
+            yield name, value
+        elif not argument.startswith("-"):
+            yield before, argument
+        elif not argument.startswith("--"):
+            yield argument[:2], argument[2:]  # a value right behind a letter
+        before = argument if argument.startswith("-") and not equals else ""

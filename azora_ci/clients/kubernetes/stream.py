@@ -23,6 +23,9 @@ from azora_ci.core.errors import UnreachableError
 PROTOCOL = "v4.channel.k8s.io"
 DATA, ERROR = 0, 1  # channels of the only port
 CONTINUATION, BINARY, CLOSE, PING, PONG = 0x0, 0x2, 0x8, 0x9, 0xA
+CONTROL = frozenset({CLOSE, PING, PONG})
+FINAL, RESERVED, OPCODE = 0x80, 0x70, 0x0F  # bits of a frame's first byte
+LARGEST_CONTROL = 125  # bytes; RFC 6455, 5.5
 HANDSHAKE_SECONDS = 15.0
 PING_SECONDS = 20.0  # of silence; gateways in front of API servers end connections that are silent for 60 s or more
 KEEPALIVE_SECONDS = 20
@@ -31,6 +34,7 @@ CHUNK = 32 * 1024
 FULL = 1024 * 1024  # bytes that wait for a slow reader, in each direction; then TCP lets the other side wait
 LARGEST = 16 * 1024 * 1024  # bytes of a frame; servers send 32 KiB
 HEAD = 64 * 1024  # bytes of an answer that is no WebSocket
+REASON = 64 * 1024  # bytes kept of what the node says of a connection
 GUID = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11"  # RFC 6455, 1.3
 
 
@@ -42,7 +46,9 @@ class Stream:
         self._path = f"/api/v1/namespaces/{namespace}/pods/{pod}/portforward"
         self._received = bytearray()  # of frames that are not complete
         self._sent = bytearray()  # frames that are not sent yet
-        self._channel: int | None = None  # of the message that continues
+        self._pong: bytes | None = None  # what the last PING asks for
+        self._continues = False  # whether the last frame's message does
+        self._channel: int | None = None  # of that message; None while its first byte is still to come
         self._preambles = {DATA: 2, ERROR: 2}  # bytes of the port number that are still to come
         self._error = bytearray()  # what the node says of the connection
         self._ended = False
@@ -92,7 +98,9 @@ class Stream:
         wanted = (select.POLLIN if reads_client else 0) | (select.POLLOUT if arrived else 0)
         if wanted:
             poll.register(client, wanted)
-        wanted = (select.POLLIN if len(arrived) < FULL and not self._ended else 0) | (select.POLLOUT if self._sent else 0)
+        wanted = (select.POLLIN if len(arrived) < FULL and not self._ended else 0) | (
+            select.POLLOUT if self._sent or self._pong is not None else 0
+        )
         if wanted:
             poll.register(self._socket, wanted)
         buffered = len(arrived) < FULL and not self._ended and self._socket.pending()
@@ -126,6 +134,10 @@ class Stream:
         self._sent += head + mask + (int.from_bytes(payload, "big") ^ pattern).to_bytes(size, "big")
 
     def _flush(self) -> None:
+        # RFC 6455, 5.5.3: of several PINGs the last one may be answered alone. Not to read while others wait would stop both directions.
+        if self._pong is not None and len(self._sent) < FULL:
+            self._send(PONG, self._pong)
+            self._pong = None
         while self._sent:
             try:
                 del self._sent[: self._socket.send(self._sent[:CHUNK])]
@@ -148,29 +160,46 @@ class Stream:
         self._parse(arrived)
 
     def _parse(self, arrived: bytearray) -> None:
-        while (frame := self._frame()) is not None:
-            opcode, payload = frame
+        while not self._ended and (frame := self._frame()) is not None:
+            first, payload = frame
+            opcode = first & OPCODE
             if opcode == PING:
-                self._send(PONG, payload)
+                self._pong = payload
             elif opcode == CLOSE:
                 self._ended = True
-            elif opcode in {BINARY, CONTINUATION} and payload:
-                if opcode == BINARY:
-                    self._channel, payload = payload[0], payload[1:]
-                self._sort(payload, arrived)
+            elif opcode != PONG:
+                self._take_part(first, payload, arrived)
+
+    def _take_part(self, first: int, payload: bytes, arrived: bytearray) -> None:
+        """Take a frame of a message, whose first byte, in whichever frame it comes, names the channel."""
+        if (first & OPCODE == CONTINUATION) != self._continues:
+            raise ConnectionResetError(
+                "what the API server sends is no WebSocket: a message begins inside another, or goes on after its end"
+            )
+        if not self._continues:
+            self._channel = None
+        self._continues = not first & FINAL
+        if payload and self._channel is None:
+            self._channel, payload = payload[0], payload[1:]
+        if payload:
+            self._sort(payload, arrived)
 
     def _sort(self, payload: bytes, arrived: bytearray) -> None:
         if self._channel not in self._preambles:
             raise ConnectionResetError(f"the API server sends on a channel {self._channel}, which nobody asked for")
         skipped = min(self._preambles[self._channel], len(payload))
         self._preambles[self._channel] -= skipped
-        (arrived if self._channel == DATA else self._error).extend(payload[skipped:])
+        if self._channel == DATA:
+            arrived += payload[skipped:]
+        else:
+            self._error += payload[skipped : skipped + REASON - len(self._error)]
 
     def _frame(self) -> tuple[int, bytes] | None:
-        """Return the next complete frame's kind and content, None where it has not arrived."""
+        """Return the next complete frame's first byte and content, None where it has not arrived."""
         buffer = self._received
         if len(buffer) < 2:
             return None
+        self._require_known(buffer[0], buffer[1])
         size, start = buffer[1] & 0x7F, 2
         if size >= 126:
             start = 4 if size == 126 else 10
@@ -181,9 +210,17 @@ class Stream:
             raise ConnectionResetError("what the API server sends is no WebSocket")
         if len(buffer) < start + size:
             return None
-        frame = buffer[0] & 0x0F, bytes(buffer[start : start + size])
+        frame = buffer[0], bytes(buffer[start : start + size])
         del buffer[: start + size]
         return frame
+
+    @staticmethod
+    def _require_known(first: int, second: int) -> None:
+        """Raise ConnectionError for a frame that nobody may send, or that nobody asked for: texts, extensions."""
+        opcode = first & OPCODE
+        known = opcode in {CONTINUATION, BINARY} or (opcode in CONTROL and first & FINAL and second & 0x7F <= LARGEST_CONTROL)
+        if first & RESERVED or not known:
+            raise ConnectionResetError(f"what the API server sends is no WebSocket of {PROTOCOL}: a frame that begins with {first:#04x}")
 
     # --- opening -------------------------------------------------------------------------------------------------------
 

@@ -153,6 +153,44 @@ def test_a_program_that_fails_or_hangs_is_said_without_what_it_should_not_have_p
         Client({"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-program"}}).api.get("/version")
 
 
+def test_what_a_program_is_given_is_not_shown(plugin, monkeypatch):
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    arguments = ("login", "--client-secret=s3cret-behind=equals", "--password", "s3cret-in-a-word", "-ps3cret-of-a-letter", "eu-central-1")
+    plugin.act('echo "bad: $*" >&2; exit 7')
+    plugin.path.write_text(plugin.path.read_text().replace(". ./act", '. ./act "$@"'))
+    client = Client(bought(plugin, *arguments, env={"OWN_KEY": "s3cret-in-a-variable", "REGION": "eu-central-1"}))
+    with pytest.raises(BadInputError) as failed:
+        client.api.get("/version")
+    absent = {"exec": {"apiVersion": "client.authentication.k8s.io/v1", "command": "no-such-program", "args": list(arguments)}}
+    other = Client(absent)
+    with pytest.raises(BadInputError, match="cannot be started") as missing:
+        other.api.get("/version")
+    for text in (failed.value.message(), missing.value.message(), client.shown, other.shown):
+        assert "s3cret" not in text
+    assert f"$ {plugin.path} *** *** *** *** *** ***" in client.shown
+    assert "bad: login --client-secret=*** --password *** -p*** ***" in failed.value.what
+    log = client.processes.log
+    assert log.masked("s3cret-behind=equals s3cret-in-a-word s3cret-in-a-variable") == "*** *** ***"
+    assert log.masked("s3://backups-eu-central-1/login") == "s3://backups-eu-central-1/login"
+
+
+def test_a_program_that_hangs_is_ended_with_the_job(plugin):
+    plugin.act("exec sleep 60")
+    client = Client(bought(plugin))
+    outcome: list[BadInputError] = []
+
+    def buy() -> None:
+        try:
+            client.api.credentials.token()
+        except BadInputError as error:
+            outcome.append(error)
+
+    threading.Thread(target=buy, daemon=True).start()
+    until(lambda: plugin.calls, "it runs")
+    client.processes.end_all()
+    until(lambda: outcome, "it is over", 10)
+
+
 def test_a_token_is_renewed_before_it_expires_and_a_slow_program_holds_nobody_up(plugin, monkeypatch):
     monkeypatch.setattr(credentials, "SHORTEST_SECONDS", 0.3)
     plugin.give("first", seconds=4)
