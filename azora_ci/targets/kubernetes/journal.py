@@ -11,7 +11,7 @@ from azora_ci.clients.kubernetes.api import Api, ConflictError, NotFoundError
 from azora_ci.clients.kubernetes.objects import Document, annotation, member
 from azora_ci.core.clock import Clock
 from azora_ci.core.documents import UnreadableError, expected_shape, read_json
-from azora_ci.core.errors import AzoraError, BadInputError
+from azora_ci.core.errors import AzoraError, BadInputError, NotTrueError
 from azora_ci.targets.base import FencedError
 from azora_ci.targets.journal import DEPLOYING, PROMOTED, History, lines_of, replay
 from azora_ci.targets.kubernetes import rollouts
@@ -104,15 +104,29 @@ class ClusterJournal:
             else:
                 return
 
-    def attempt(self, at: str, event: str, deployment_id: str, **facts: Any) -> list[str]:
-        """Append an entry without which traffic goes back all the same; return a note where that failed. Raises FencedError."""
+    def go_back(self, at: str, deployment_id: str, reason: str) -> list[str]:
+        """Note that traffic is to go back, which it does all the same where that fails: return a note then. Raises FencedError."""
         try:
-            self.add(at, event, deployment_id, **facts)
+            self.add(at, "going-back", deployment_id, reason=reason)
         except FencedError:
             raise
         except AzoraError as error:
-            return [f"the journal could not be written ({event}), so that a later run goes back once more: {error.title}: {error.what}"]
+            return [f"traffic goes back although the journal could not be written: {error.title}: {error.what}"]
         return []
+
+    def end(self, at: str, deployment_id: str, reason: str) -> None:
+        """Note that traffic went back. Raises FencedError, and NotTrueError which says that it did."""
+        try:
+            self.add(at, "abort", deployment_id, reason=reason)
+        except FencedError:
+            raise
+        except AzoraError as error:
+            raise NotTrueError(
+                "Traffic went back, but the journal could not be written",
+                what=f"{error.title}: {error.what}",
+                where=self._path,
+                next_step="see to its size, quotas and rights, and re-run the job: it goes back once more, then goes on",
+            ) from error
 
     def _shortened(self, text: str) -> str:
         """Return a journal without its oldest releases where it outgrew the limit; what serves, what was before and the newest stay.

@@ -325,7 +325,7 @@ class Kubernetes:
         way = Return(self._fleet, release.id, facts_of(deployed, "base") if deployed else {})
         way.require_goals()
         if deployed:
-            self.notes += self._journal.attempt(rfc3339(self._api.now()), "going-back", release.id, reason=reason)
+            self.notes += self._journal.go_back(rfc3339(self._api.now()), release.id, reason)
         seconds = HURRIED_SECONDS if hurry else RETURN_SECONDS
         states = way.go(seconds)
         serving = serving_pods(states, self._releases.hashes(release.id), release.id)
@@ -333,7 +333,7 @@ class Kubernetes:
         safe_after = self._clock.monotonic() - begun
         way.finish(states)
         if deployed:
-            self.notes += self._journal.attempt(rfc3339(self._api.now()), "abort", release.id, reason=reason)
+            self._journal.end(rfc3339(self._api.now()), release.id, reason)
         self.notes += way.notes
         detail, proved = read_back(states, left, release.id, self._releases.hashes(release.id))
         name = name_before(previous, states, release.id, self._releases.hashes(previous.id) if previous else {})
