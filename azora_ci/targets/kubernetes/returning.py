@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from azora_ci.clients.kubernetes.objects import Document
+from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.targets.journal import Deployed
 from azora_ci.targets.kubernetes import rollouts
-from azora_ci.targets.kubernetes.fleet import Fleet, States
+from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
 from azora_ci.targets.kubernetes.rollouts import Change, RolloutState
 
 
@@ -86,10 +87,25 @@ class Return:
 
         return skip
 
-    def put_back(self, services: Collection[str]) -> None:
-        """Put the stable template back where an aborted Rollout still names the release: its next change would start from that."""
+    def put_back(self, services: Collection[str], clock: Clock, seconds: float) -> None:
+        """Put the stable template back where an aborted Rollout still names the release: its next change would start from that.
+
+        Argo is to find the ReplicaSet of that template, and no new one: where it does not within ``seconds``, a note says so.
+        """
+        states = self._fleet.states()
+        goals = {service: goal for service in services if (goal := self._goal(service, states[service])) and self._is_ours(states[service])}
         for service in services:
             self._fleet.change(service, self._put(service), status=False)
+        deadline = clock.monotonic() + seconds
+        while True:
+            states = self._fleet.states()
+            restless = [
+                states[service] for service, goal in goals.items() if not (states[service].finished and states[service].current == goal)
+            ]
+            if not restless or clock.monotonic() >= deadline:
+                break
+            clock.sleep(POLL_SECONDS)
+        self.notes += [f"{seen.text}: its stable template was put back, and it is not at rest with it yet" for seen in restless if seconds]
 
 
 def name_before(previous: Deployed | None, states: States, release_id: str, hashes: Mapping[str, str]) -> str | None:
