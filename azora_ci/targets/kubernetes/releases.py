@@ -234,16 +234,21 @@ class Releases:
     def _ready(self, hashes: Collection[str]) -> int:
         return sum(pods.is_ready(pod) for found in self._pods.of(hashes).values() for pod in found)
 
-    def requests_after(self, release_id: str, clock: Clock, seconds: float) -> int:
-        """Return the requests that reach a release from now on; those before now must be known first. Raises UnreachableError."""
+    def requests_after(self, release_id: str, clock: Clock, seconds: float) -> int | None:
+        """Return the requests that reach a release from now on; None where a counter fell, which tells nothing. Raises UnreachableError.
+
+        Those before now must be known first.
+        """
         assert self._counting is not None  # noqa: S101 - the caller asked
         clock.sleep(self._counting.delay)
-        baseline = self._requests(release_id)
+        before = self._requests(release_id)
         clock.sleep(self._counting.delay + seconds)
-        return max(0, self._requests(release_id) - baseline)
+        after = self._requests(release_id)
+        fell = any(after.get(service, 0) < count for service, count in before.items())
+        return None if fell else sum(after.values()) - sum(before.values())
 
-    def _requests(self, release_id: str) -> int:
-        return sum(counted.requests for counted in self.counters([release_id], self._fleet.states()).values())
+    def _requests(self, release_id: str) -> dict[str, int]:
+        return {service: counted.requests for (service, _), counted in self.counters([release_id], self._fleet.states()).items()}
 
 
 def asked(names: Names, service: str, seen: RolloutState, hash_: str) -> dict[str, str]:

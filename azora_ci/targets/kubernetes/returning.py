@@ -9,11 +9,12 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from azora_ci.clients.kubernetes.objects import Document
+from azora_ci.core.clock import Clock
 from azora_ci.core.errors import NotTrueError
 from azora_ci.targets.base import FencedError
 from azora_ci.targets.journal import Deployed
 from azora_ci.targets.kubernetes import rollouts
-from azora_ci.targets.kubernetes.fleet import Fleet, States
+from azora_ci.targets.kubernetes.fleet import POLL_SECONDS, Fleet, States
 from azora_ci.targets.kubernetes.rollouts import Change, RolloutState
 
 REFUSALS = 20  # of a change, at one look each, until Argo Rollouts is left to take the release back
@@ -68,9 +69,12 @@ class Return:
         """
         return self._fleet.await_all(self._services, self.is_safe, self._try, seconds=seconds, purpose="back", partly=True)
 
-    def finish(self, states: States) -> None:
-        """Put the stable template back where it belongs. Raises NotTrueError when a Rollout is missing, or what it was before."""
-        self.put_back(states)
+    def finish(self, states: States, clock: Clock, seconds: float) -> None:
+        """Put the stable template back where it belongs. Raises NotTrueError when a Rollout is missing, or what it was before.
+
+        ``seconds``: see ``put_back``.
+        """
+        self.put_back(states, clock, seconds)
         self._fleet.require_all(states)
         if self._gone is not None:
             raise self._gone
@@ -128,10 +132,28 @@ class Return:
 
         return skip
 
-    def put_back(self, services: Collection[str]) -> None:
-        """Put the stable template back where an aborted Rollout still names the release: its next change would start from that."""
+    def put_back(self, services: Collection[str], clock: Clock, seconds: float) -> None:
+        """Put the stable template back where an aborted Rollout still names the release: its next change would start from that.
+
+        Argo is to find the ReplicaSet of that template, and no new one: where it does not within ``seconds``, a note says so.
+        """
+        states = self._fleet.present()
+        goals = {
+            service: goal
+            for service, seen in states.items()
+            if service in services and self._is_ours(seen) and (goal := self._goal(service, seen))
+        }
         for service in services:
             self._fleet.change(service, self._put(service), status=False)
+        deadline = clock.monotonic() + seconds
+        while True:
+            states = self._fleet.present()
+            waited = {service: seen for service, seen in states.items() if service in goals}
+            restless = [seen for service, seen in waited.items() if not (seen.finished and seen.current == goals[service])]
+            if not restless or clock.monotonic() >= deadline:
+                break
+            clock.sleep(POLL_SECONDS)
+        self.notes += [f"{seen.text}: its stable template was put back, and it is not at rest with it yet" for seen in restless if seconds]
 
 
 def name_before(previous: Deployed | None, states: States, release_id: str, hashes: Mapping[str, str]) -> str | None:

@@ -6,6 +6,8 @@ with ``controllerPause`` and no ``pauseConditions`` is one that somebody has jus
 
 from __future__ import annotations
 
+import copy
+import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,6 +20,7 @@ from azora_ci.core.pipeline import STAGES
 FENCE, RELEASE, VERSION = "azora-ci/fence", "azora-ci/deployment-id", "azora-ci/version"  # annotations: of a Rollout; of its pods
 METRIC = "runner-alive"  # by its name our metric is told from those of users beside it
 HASH_LABEL = "rollouts-pod-template-hash"
+EPHEMERAL = "rollout.argoproj.io/ephemeral-metadata"  # annotation of a ReplicaSet: what Argo added to its template, as JSON
 SCALE_DOWN = "scale-down-deadline"  # annotation of an old ReplicaSet
 PERCENTS = tuple(percent for _, percent in STAGES)
 FEWEST_REVISIONS = 2  # what was before, and a release that was taken back since
@@ -340,11 +343,37 @@ def skip_steps(seen: RolloutState, token: str) -> list[Document]:
 
 def put_template(document: Document, token: str, replica_set: Document) -> list[Document]:
     """Return the patch that gives a Rollout the template of one of its ReplicaSets."""
-    template = {**replica_set["spec"]["template"]}
-    meta = {**template["metadata"], "labels": {**template["metadata"]["labels"]}}
-    meta["labels"].pop(HASH_LABEL, None)
     return [
         _if_fenced(token),
         _same_spec(document),
-        {"op": "replace", "path": "/spec/template", "value": {**template, "metadata": meta}},
+        {"op": "replace", "path": "/spec/template", "value": _without_injected(replica_set)},
     ]
+
+
+def _without_injected(replica_set: Document) -> Document:
+    """Return a ReplicaSet's template as the Rollout had it; else Argo finds no equal ReplicaSet, and starts a new canary.
+
+    Argo adds the hash, the labels and annotations of stableMetadata or canaryMetadata, which it notes, and the rule of
+    ``antiAffinity`` against pods of one hash (``FindNewReplicaSet``).
+    """
+    template = copy.deepcopy(replica_set["spec"]["template"])
+    injected = json.loads(member(replica_set, "metadata", "annotations", EPHEMERAL) or "{}")
+    for kind, names in (("labels", {HASH_LABEL, *(injected.get("labels") or {})}), ("annotations", {*(injected.get("annotations") or {})})):
+        for name in names & (template["metadata"].get(kind) or {}).keys():
+            del template["metadata"][kind][name]
+    rules = member(template, "spec", "affinity", "podAntiAffinity") or {}
+    for kind in [kind for kind, terms in rules.items() if any(map(_is_injected, terms or ()))]:
+        rules[kind] = [term for term in rules[kind] if not _is_injected(term)]
+        if not rules[kind]:
+            del rules[kind]
+        if not rules:
+            del template["spec"]["affinity"]["podAntiAffinity"]
+        if not template["spec"]["affinity"]:
+            del template["spec"]["affinity"]
+    return template
+
+
+def _is_injected(term: Document) -> bool:
+    """Return whether a rule against pods is of ``antiAffinity``, weighted or not."""
+    expressions = member(term.get("podAffinityTerm", term), "labelSelector", "matchExpressions") or ()
+    return any(each.get("key") == HASH_LABEL for each in expressions)

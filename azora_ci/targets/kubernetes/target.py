@@ -331,7 +331,7 @@ class Kubernetes:
         serving = serving_pods(states, self._releases.hashes(release.id), release.id)
         left = self._releases.await_unready(serving, self._clock, begun + seconds)
         safe_after = self._clock.monotonic() - begun
-        way.finish(states)
+        way.finish(states, self._clock, 0 if hurry else REST_SECONDS)
         if deployed:
             self._journal.end(rfc3339(self._api.now()), release.id, reason)
         self.notes += way.notes
@@ -342,14 +342,18 @@ class Kubernetes:
 
     def _proved(self, returned: AbortResult, release: Release, previous: Deployed | None, *, hurry: bool) -> AbortResult:
         """Add to what the Rollouts say what else is seen: counted requests, ready pods of what is not routed, the old version's health."""
-        details, proved, after = [returned.detail], returned.proved, None
+        details, proved, after, ended = [returned.detail], returned.proved, None, False
         if self._counting is not None and not hurry:
             try:
                 after = self._releases.requests_after(release.id, self._clock, PROOF_SECONDS)
-                details.append(f"{after} requests were counted at the new version in the {PROOF_SECONDS:g} s after")
+                counted = f"{after} requests were counted at the new version in the {PROOF_SECONDS:g} s after"
+                # Prometheus forgets what is counted of pods that are no more: their end is the proof then, and nothing else is.
+                ended = after is None and not self._releases.await_unready(self._releases.hashes(release.id).values(), self._clock, 0)
+                unknown = f"the counters of the new version fell: {'its pods ended' if ended else 'its requests are not known'}"
+                details.append(unknown if after is None else counted)
             except UnreachableError as error:
                 details.append(f"requests could not be counted: {error.what}")
-            proved = proved and after == 0
+            proved = proved and (after == 0 or ended)
         if previous is not None and not hurry:
             old = [instance for instance in self.instances(previous.id) if not instance.resting]
             findings = workers.probe(self, Prober(self._clock), old, OLD, PROBE_SECONDS)

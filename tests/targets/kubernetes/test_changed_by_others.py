@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from datetime import UTC, datetime
+from itertools import count
 from types import SimpleNamespace
 from typing import Any
 
@@ -17,7 +18,7 @@ from azora_ci.targets.kubernetes import manifests, rollouts
 from azora_ci.targets.kubernetes.cluster import Names
 from azora_ci.targets.kubernetes.others import Others
 from azora_ci.targets.kubernetes.releases import Releases
-from azora_ci.targets.kubernetes.returning import name_before
+from azora_ci.targets.kubernetes.returning import Return, name_before
 from azora_ci.targets.release import Release
 from tests.targets.kubernetes.test_rollouts import document
 
@@ -147,3 +148,67 @@ def test_a_watch_that_would_not_take_the_release_back_is_found(changes, passes):
         return
     with pytest.raises(NotTrueError, match="The watch over the runner is another one"):
         others.require_watch([state])
+
+
+@pytest.mark.parametrize(("numbers", "after"), [((500, 500), 0), ((500, 503), 3), ((500, 0), None), ((500, None), None)])
+def test_counters_that_fall_prove_nothing(numbers, after):
+    left = iter(numbers)
+
+    def counters(_ids, _states):
+        number = next(left)
+        return (
+            {}
+            if number is None
+            else {("web", "2-b"): SimpleNamespace(requests=number), ("api", "2-b"): SimpleNamespace(requests=number or 900)}
+        )
+
+    fleet = FakeFleet()
+    fleet.states = dict  # type: ignore[attr-defined] # they are passed on
+    known = releases(fleet, counting=SimpleNamespace(delay=0))
+    known.counters = counters  # type: ignore[method-assign]
+    expected = after * 2 if after else after
+    assert known.requests_after("2-b", SimpleNamespace(sleep=lambda _seconds: None), 0) == expected
+
+
+RULE = {"labelSelector": {"matchExpressions": [{"key": rollouts.HASH_LABEL, "operator": "In", "values": ["h0"]}]}}
+OWN_RULE = {"labelSelector": {"matchLabels": {"app": "web"}}}
+REQUIRED, PREFERRED = "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution"
+
+
+@pytest.mark.parametrize(
+    ("injected", "own"),
+    [
+        ({"podAntiAffinity": {REQUIRED: [RULE]}}, None),
+        (
+            {"podAntiAffinity": {PREFERRED: [{"weight": 1, "podAffinityTerm": RULE}], REQUIRED: [OWN_RULE]}},
+            {"podAntiAffinity": {REQUIRED: [OWN_RULE]}},
+        ),
+        (
+            {"podAntiAffinity": {REQUIRED: [OWN_RULE, RULE]}, "nodeAffinity": {"a": 1}},
+            {"podAntiAffinity": {REQUIRED: [OWN_RULE]}, "nodeAffinity": {"a": 1}},
+        ),
+        ({"podAntiAffinity": {REQUIRED: [RULE]}, "nodeAffinity": {"a": 1}}, {"nodeAffinity": {"a": 1}}),
+    ],
+)
+def test_what_argo_injected_is_not_put_back(injected, own):
+    noted = json.dumps({"labels": {"role": "stable"}, "annotations": {"note": "stable"}})
+    meta = {"labels": {"app": "web", "role": "stable", rollouts.HASH_LABEL: "h1"}, "annotations": {"note": "stable", "mine": "kept"}}
+    template = {"metadata": meta, "spec": {"containers": [], "affinity": injected}}
+    replica_set = {"metadata": {"annotations": {rollouts.EPHEMERAL: noted}}, "spec": {"template": template}}
+    (*_, change) = rollouts.put_template(document(), "token", replica_set)
+    spec = {"containers": []} if own is None else {"containers": [], "affinity": own}
+    assert change["value"] == {"metadata": {"labels": {"app": "web"}, "annotations": {"mine": "kept"}}, "spec": spec}
+    assert meta["labels"]["role"] == "stable"
+
+
+@pytest.mark.parametrize(("current", "said"), [("h1", 0), ("h9", 1)])
+def test_a_new_canary_after_the_template_was_put_back_is_said(current, said):
+    back = {"pauseConditions": None, "controllerPause": False, "abort": True, "abortedAt": "2026-11-24T11:00:00Z", "phase": "Degraded"}
+    rest = {"pauseConditions": None, "controllerPause": False, "phase": "Healthy", "canary": {"weights": {"canary": {"weight": 0}}}}
+    states = [{"web": seen(**back)}, {"web": seen(**back)}, {"web": seen(release="1-a", **rest | {"currentPodHash": current})}]
+    fleet = FakeFleet()
+    fleet.states = lambda: states.pop(0) if len(states) > 1 else states[0]  # type: ignore[attr-defined]
+    fleet.change = lambda *_, **__: None  # type: ignore[attr-defined]
+    way, seconds = Return(fleet, "2-b", {"web": "h1"}), count()  # type: ignore[arg-type]
+    way.put_back(["web"], SimpleNamespace(monotonic=lambda: next(seconds), sleep=lambda _seconds: None), 5)  # type: ignore[arg-type]
+    assert len([note for note in way.notes if "not at rest" in note]) == said
