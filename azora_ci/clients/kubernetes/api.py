@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlencode, urlsplit
 
 from azora_ci.clients.kubernetes.credentials import Credentials
+from azora_ci.clients.kubernetes.deadline import DeadlineSocket
 from azora_ci.clients.kubernetes.kubeconfig import ClusterAccess
 from azora_ci.clients.kubernetes.objects import Document
 from azora_ci.core.clock import Clock
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 
 MERGE, JSON_PATCH = "application/merge-patch+json", "application/json-patch+json"
 LIMITS = Limits(size=64 * 1024 * 1024, values=4_000_000)  # a namespace with hundreds of Rollouts, with their managed fields
-SECONDS = 10.0  # for one request
+SECONDS = 10.0  # for one request; as much again where a new connection's handshake takes all of it
 ATTEMPTS, WAIT, GROWTH = 8, 0.25, 1.6  # 16 s in all: an API server that restarts answers after 3 to 6 s
 TEMPORARY = frozenset({429, 500, 502, 503, 504})
 
@@ -146,8 +147,8 @@ class Api:
         sent = self._clock.now()
         try:
             response = self._connections().request(
-                method, self._access.server + path, body=data, headers=headers, timeout=SECONDS, retries=False, redirect=False,
-                preload_content=False,
+                method, self._access.server + path, body=data, headers=headers, timeout=urllib3.Timeout(total=SECONDS), retries=False,
+                redirect=False, preload_content=False,
             )  # fmt: skip
             answer = response.read(LIMITS.size + 1)
             response.release_conn()
@@ -237,6 +238,7 @@ class Api:
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
             context = ssl.create_default_context(cadata=self._access.ca)
+            context.sslsocket_class = DeadlineSocket
             if self._access.certificate:
                 # Python reads keys from files only; this one is in memory, and nobody else can open it.
                 descriptor = os.memfd_create("certificate")
