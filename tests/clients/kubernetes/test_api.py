@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import socket
 import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from pathlib import Path
 
 import pytest
@@ -118,3 +121,54 @@ def test_a_time_limit_begins_anew_with_each_request_of_a_connection(server, monk
         assert client.create("/x", {})["kind"] == "x"
         time.sleep(0.8)
     assert client._connections().connection_from_url(server.access.server).num_connections == 1
+
+
+class Fast(Clock):
+    """A clock whose answers take long, as nobody waits for them. ``step``: seconds between two looks."""
+
+    def __init__(self, step: float) -> None:
+        self.step, self.looks = step, 0
+
+    def monotonic(self) -> float:
+        self.looks += 1
+        return self.looks * self.step
+
+
+def dated(seconds: float) -> bytes:
+    moment = datetime.now(UTC) + timedelta(seconds=seconds)
+    return ANSWER.replace(b"\r\n\r\n", f"\r\nDate: {format_datetime(moment, usegmt=True)}\r\n\r\n".encode())
+
+
+@pytest.mark.parametrize(
+    ("took", "apart", "noted"),
+    [(0.1, 60, 60), (1.9, 2.4, 0), (0.1, 4, 4), (2.1, 60, 0), (8, 8, 0)],
+)
+def test_a_slow_answer_does_not_move_our_clock(server, took, apart, noted):
+    client = client_of(server.access, Fast(took))
+    server.act = lambda connection: connection.sendall(dated(apart))
+    client.create("/x", {})
+    assert abs(client._skew.total_seconds() - noted) <= (1.5 if noted else 0)
+
+
+def test_a_proxy_with_a_login_is_told_it_and_the_password_is_masked():
+    asked: list[bytes] = []
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def refuse() -> None:
+            for _ in range(2):
+                connection, _ = listener.accept()
+                with connection:
+                    asked.append(connection.recv(65536))
+                    connection.sendall(b"HTTP/1.1 407 Proxy Authentication Required\r\n\r\n")
+
+        threading.Thread(target=refuse, daemon=True).start()
+        proxy = f"http://me:p%40ssw%C3%B6rd@127.0.0.1:{listener.getsockname()[1]}"
+        log = JobLog(Actions(stream=io.StringIO()), Clock())
+        client = Api(ClusterAccess("https://api.example", proxy=proxy), Processes(log), Clock())
+        with pytest.raises(UnreachableError):
+            client.create("/x", {})
+        with pytest.raises(OSError, match="407"):
+            client.dial("", 0, 5)
+    login = b"Proxy-Authorization: Basic " + base64.b64encode("me:p@sswörd".encode())
+    assert [login in each for each in asked] == [True, True]
+    assert log.masked(f"{proxy} p@sswörd p%40ssw%C3%B6rd") == "*** *** ***"
