@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import ssl
-import time
 from typing import Any
+
+from azora_ci.core.clock import Clock
+
+CLOCK = Clock()  # TLS itself makes the sockets, and hands nothing over
 
 
 class DeadlineSocket(ssl.SSLSocket):
@@ -14,7 +17,7 @@ class DeadlineSocket(ssl.SSLSocket):
 
     def settimeout(self, value: float | None) -> None:
         """Begin a time limit; None or 0 for none."""
-        self._deadline = time.monotonic() + value if value else None
+        self._deadline = CLOCK.monotonic() + value if value else None
         super().settimeout(value)
 
     def setblocking(self, flag: bool) -> None:
@@ -35,7 +38,7 @@ class DeadlineSocket(ssl.SSLSocket):
     def _limit(self) -> None:
         if self._deadline is None:
             return
-        left = self._deadline - time.monotonic()
+        left = self._deadline - CLOCK.monotonic()
         if left <= 0:
             raise TimeoutError("The time limit of the whole exchange is over")
         super().settimeout(left)
