@@ -15,15 +15,17 @@ import ssl
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlencode, urlsplit
+from urllib.parse import SplitResult, unquote, urlencode, urlsplit
 
 from azora_ci.clients.kubernetes.credentials import Credentials
+from azora_ci.clients.kubernetes.deadline import DeadlineSocket
 from azora_ci.clients.kubernetes.kubeconfig import ClusterAccess
 from azora_ci.clients.kubernetes.objects import Document
 from azora_ci.core.clock import Clock
 from azora_ci.core.documents import Limits, UnreadableError, expected_shape, read_json
 from azora_ci.core.environment import proxy_for
 from azora_ci.core.errors import AzoraError, NotTrueError, UnreachableError
+from azora_ci.core.job_log import secrets_of_url
 from azora_ci.core.process import Processes
 
 if TYPE_CHECKING:
@@ -31,8 +33,9 @@ if TYPE_CHECKING:
 
 MERGE, JSON_PATCH = "application/merge-patch+json", "application/json-patch+json"
 LIMITS = Limits(size=64 * 1024 * 1024, values=4_000_000)  # a namespace with hundreds of Rollouts, with their managed fields
-SECONDS = 10.0  # for one request
+SECONDS = 10.0  # for one request; as much again where a new connection's handshake takes all of it
 ATTEMPTS, WAIT, GROWTH = 8, 0.25, 1.6  # 16 s in all: an API server that restarts answers after 3 to 6 s
+PROMPT = 2.0  # seconds; a slower answer says too little of when the server looked at its clock
 TEMPORARY = frozenset({429, 500, 502, 503, 504})
 
 
@@ -60,6 +63,8 @@ class Api:
         self._access, self._clock = access, clock
         self.credentials = Credentials(access, processes, clock)
         self._proxy = access.proxy or proxy_for(access.server)
+        for secret in secrets_of_url(self._proxy) if self._proxy and urlsplit(self._proxy).password else ():
+            processes.log.add_secret(secret)
         self._pool: urllib3.PoolManager | None = None
         self._tls: ssl.SSLContext | None = None
         self._skew = timedelta(0)  # of this machine's clock behind the API server's
@@ -143,12 +148,13 @@ class Api:
         import urllib3
 
         headers = {"Accept": "application/json", "Content-Type": content_type, "User-Agent": "azora-ci", **bearer(token)}
-        sent = self._clock.now()
+        sent, begun = self._clock.now(), self._clock.monotonic()
         try:
             response = self._connections().request(
-                method, self._access.server + path, body=data, headers=headers, timeout=SECONDS, retries=False, redirect=False,
-                preload_content=False,
+                method, self._access.server + path, body=data, headers=headers, timeout=urllib3.Timeout(total=SECONDS), retries=False,
+                redirect=False, preload_content=False,
             )  # fmt: skip
+            took = self._clock.monotonic() - begun
             answer = response.read(LIMITS.size + 1)
             response.release_conn()
         except (urllib3.exceptions.HTTPError, OSError) as error:
@@ -158,18 +164,21 @@ class Api:
                 where=self._access.server,
                 next_step="check the address, the network and the certificate of the kubeconfig in KUBECONFIG_DATA",
             ) from error
-        self._note_time(response.headers.get("Date"), sent)
+        self._note_time(response.headers.get("Date"), sent, took)
         return response.status, answer
 
-    def _note_time(self, date: str | None, sent: datetime) -> None:
-        """Note how far the clocks are apart, where that is more than the second to which the server tells the time."""
-        if date is None:
+    def _note_time(self, date: str | None, sent: datetime, took: float) -> None:
+        """Note how far the clocks are apart, where that is more than the second to which the server tells the time.
+
+        ``took``: seconds until the answer's head arrived; the server looked at its clock in the midst of them.
+        """
+        if date is None or took > PROMPT:
             return
         try:
             server = parsedate_to_datetime(date).astimezone(UTC)
         except ValueError:
             return
-        skew = server - sent
+        skew = server - (sent + timedelta(seconds=took / 2))
         self._skew = skew if abs(skew) > timedelta(seconds=2) else timedelta(0)
 
     def document(self, method: str, path: str, status: int, answer: bytes) -> Document:
@@ -220,8 +229,7 @@ class Api:
         if proxy.scheme != "http":
             raise ConnectionError(f"connections through a proxy of the scheme {proxy.scheme} are not supported, only http")
         connection = http.client.HTTPConnection(str(proxy.hostname), proxy.port or 80, timeout=timeout)
-        login = base64.b64encode(f"{unquote(proxy.username)}:{unquote(proxy.password or '')}".encode()).decode() if proxy.username else ""
-        connection.set_tunnel(host, port, {"Proxy-Authorization": f"Basic {login}"} if login else {})
+        connection.set_tunnel(host, port, _login(proxy))
         connection.connect()
         opened: socket.socket = connection.sock
         return opened
@@ -231,12 +239,16 @@ class Api:
             import urllib3
 
             options: dict[str, Any] = {"ssl_context": self._tls_context(), "maxsize": 16, "server_hostname": self._access.server_name}
-            self._pool = urllib3.ProxyManager(self._proxy, **options) if self._proxy else urllib3.PoolManager(**options)
+            if self._proxy:
+                self._pool = urllib3.ProxyManager(self._proxy, proxy_headers=_login(urlsplit(self._proxy)), **options)
+            else:
+                self._pool = urllib3.PoolManager(**options)
         return self._pool
 
     def _tls_context(self) -> ssl.SSLContext:
         if self._tls is None:
             context = ssl.create_default_context(cadata=self._access.ca)
+            context.sslsocket_class = DeadlineSocket
             if self._access.certificate:
                 # Python reads keys from files only; this one is in memory, and nobody else can open it.
                 descriptor = os.memfd_create("certificate")
@@ -247,6 +259,14 @@ class Api:
                     os.close(descriptor)
             self._tls = context
         return self._tls
+
+
+def _login(proxy: SplitResult) -> dict[str, str]:
+    """Return the header that a proxy wants; nothing where its address has no login."""
+    if not proxy.username:
+        return {}
+    login = f"{unquote(proxy.username)}:{unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": f"Basic {base64.b64encode(login.encode()).decode()}"}
 
 
 def _encoded(body: Any) -> bytes:
