@@ -69,7 +69,7 @@ def test_a_weight_that_nobody_says_or_verified_is_not_read_back():
     for status in ({}, doubted):
         seen = with_status(**back, **status)
         assert not seen.safe
-        assert read_back({"web": seen}, 0) == (
+        assert read_back({"web": seen}, 0, "1-a", {}) == (
             "the weight of the new version reads 0 on 0 of 1 Rollouts; the weight of web cannot be read back",
             False,
         )
@@ -87,8 +87,8 @@ def test_pods_of_what_is_not_routed_serve_as_long_as_they_are_ready():
     assert serving_pods({"web": seen}, {}, "1-a") == {"b"}
     assert serving_pods({"web": seen}, {"web": "c"}, "2-b") == {"c"}
     assert serving_pods({"web": with_status(stableRS="a", currentPodHash="b")}, {"web": "b"}, "1-a") == set()  # routed: its weight is read
-    assert read_back({"web": seen}, 2) == ("traffic of web is not routed: 2 pods of the new version are ready", False)
-    assert read_back({"web": seen}, 0)[1]
+    assert read_back({"web": seen}, 2, "1-a", {}) == ("traffic of web is not routed: 2 pods of the new version are ready", False)
+    assert read_back({"web": seen}, 0, "1-a", {})[1]
 
 
 def test_a_rollout_with_our_steps_has_no_obstacle():
