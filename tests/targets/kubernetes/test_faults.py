@@ -302,3 +302,15 @@ def test_a_lock_that_a_person_takes_away_ends_its_release(world):
         target.deploy(second, 100)
     until(lambda: world.weights() == {"api_gateway": 0}, "traffic is back", 30)
     assert world.target().holder() is None or not world.target().holder().alive
+
+
+def test_a_run_that_ends_with_a_release_under_way_leaves_it_to_argo(world):
+    deploy(world, world.release(1))
+    target, second, holding = at(world, 50)
+    holding.__exit__(None, None, None)
+    assert not target.holder().alive
+    until(lambda: world.weights() == {"api_gateway": 0}, "traffic is back", world.lease_seconds)
+    later = world.target()
+    with later.locked(owner("later")):
+        assert later.abort(second, "its run failed").proved
+    assert (later.holder(), later.current().unfinished) == (None, None)
