@@ -17,7 +17,7 @@ from azora_ci.cli.adopt.kubernetes.manifests import Reader
 
 # Folders that are not called like the application in them: the one above is.
 _NAMELESS = frozenset({".docker", "app", "build", "container", "deploy", "docker", "image", "prod", "production", "server", "src"})
-_COPY = re.compile(r"^[ \t]*(?:COPY|ADD)[ \t]+(?P<rest>[^\n<]+)$", re.IGNORECASE | re.MULTILINE)
+_COPY = re.compile(r"^[ \t]*(?:COPY|ADD)[ \t]+(?P<rest>[^\s<][^\n<]*)$", re.IGNORECASE | re.MULTILINE)
 _VARIANT = re.compile(r"(?:(?P<before>[\w-]+)\.)?Dockerfile(?:[.-](?P<behind>[\w.-]+))?", re.IGNORECASE)
 _PUBLISHED = re.compile(
     r"(?:docker\.io/)?(?:library/)?(?:busybox|alpine|nginx|redis|postgres|mysql|mariadb|mongo|rabbitmq|memcached|httpd|haproxy|traefik|envoy|"
@@ -25,6 +25,9 @@ _PUBLISHED = re.compile(
 )
 
 _BESIDE = frozenset({"agent", "cloud-sql-proxy", "envoy", "exporter", "proxy", "proxyv2", "sidecar"})  # images beside an application's
+
+
+LONGEST = 1000  # characters of an image with its tag and digest
 
 
 @dataclass(frozen=True)
@@ -41,8 +44,11 @@ class Build:
 
 
 def repository_of(image: str) -> str:
-    """Return an image's name without its tag and digest."""
-    return re.sub(r"(?<=[^/]):[^/]*$", "", image.partition("@")[0])
+    """Return an image's name without its tag and digest; nothing for a text that is too long to be one."""
+    if len(image) > LONGEST:
+        return ""
+    folder, slash, last = image.partition("@")[0].rpartition("/")
+    return f"{folder}{slash}{last.partition(':')[0]}"
 
 
 def _plain(name: str) -> str:

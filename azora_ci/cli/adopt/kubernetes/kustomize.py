@@ -17,6 +17,7 @@ from azora_ci.cli.adopt.compose.document import text
 from azora_ci.cli.adopt.compose.merge import as_list
 from azora_ci.cli.adopt.compose.model import REMOTE
 from azora_ci.cli.adopt.kubernetes import patches
+from azora_ci.cli.adopt.kubernetes.images import LONGEST, repository_of
 from azora_ci.cli.adopt.kubernetes.manifests import Manifest, Reader, folder_of
 from azora_ci.clients.kubernetes.objects import member
 
@@ -24,6 +25,7 @@ NAMES = ("kustomization.yaml", "kustomization.yml", "Kustomization")
 _DEPTH = 12  # of folders that name one another
 _OBJECTS = 3000  # of one folder
 _PATCHES = 500
+_NAME = 253  # characters of an object's name
 _RESOURCES = ("resources", "bases", "components")
 _NO_NAMESPACE = re.compile(r"(?:Namespace|Cluster\w*|CustomResourceDefinition|PersistentVolume|StorageClass|\w+WebhookConfiguration)")
 
@@ -93,6 +95,9 @@ def _built(reader: Reader, document: Mapping[str, Any], before: list[Manifest], 
         reader.note(f"helmCharts of {folder}", "charts that Kustomize inflates are not rendered")
     for patch in list(_patches(reader, document, folder))[:_PATCHES]:
         found = [changed for manifest in found if (changed := _patch(reader, manifest, patch, folder)) is not None]
+    if not reader.may_copy(*(manifest.document for manifest in found)):
+        reader.note(folder, "builds of Kustomize copy too much")
+        return []
     return _renamed([_with_namespace(_with_images(manifest, document), document) for manifest in found], document)
 
 
@@ -133,6 +138,9 @@ def _patch(reader: Reader, manifest: Manifest, patch: tuple[Mapping[str, Any] | 
     """Return an object after a patch; None for one that the patch deletes."""
     target, change = patch
     if not _is_meant(manifest, target if target is not None else change if isinstance(change, dict) else {}):
+        return manifest
+    if not reader.may_copy(change, [] if isinstance(change, dict) else manifest.document):
+        reader.note(f"a patch of {folder}", "builds of Kustomize copy too much")
         return manifest
     if isinstance(change, dict):
         if change.get("$patch") == "delete":
@@ -182,9 +190,11 @@ def _with_images(manifest: Manifest, document: Mapping[str, Any]) -> Manifest:
     if manifest.name in counts and isinstance(changed.get("spec"), dict):
         changed["spec"]["replicas"] = counts[manifest.name]
     for container in _containers(changed):
-        name, joint, tag = re.match(r"([^@]*?)(?:([:@])([^/]*))?$", text(container.get("image"))).groups()  # type: ignore[union-attr] # it fits all
-        if entry := images.get(name):
-            container["image"] = f"{text(entry.get('newName')) or name}{joint or ''}{tag or ''}"
+        image = text(container.get("image"))
+        name = repository_of(image)
+        entry = images.get(name)
+        if entry is not None and name and len(new := text(entry.get("newName")) or name) <= LONGEST:
+            container["image"] = f"{new}{image[len(name) :]}"
     return replace(manifest, document=changed)
 
 
@@ -201,7 +211,7 @@ def _containers(value: Any) -> Iterator[dict[str, Any]]:
 def _renamed(found: list[Manifest], document: Mapping[str, Any]) -> list[Manifest]:
     """Return the objects with prefix and suffix at their names, and at the names of Services and workloads by which others call them."""
     prefix, suffix = text(document.get("namePrefix")), text(document.get("nameSuffix"))
-    if not prefix and not suffix:
+    if (not prefix and not suffix) or len(prefix) + len(suffix) > _NAME:  # no object has a longer name
         return found
     called = {manifest.name for manifest in found if manifest.kind == "Service" or manifest.is_workload}
     return [
@@ -213,7 +223,8 @@ def _with_name(document: dict[str, Any], prefix: str, suffix: str) -> dict[str, 
     metadata = document.get("metadata")
     if not isinstance(metadata, dict) or _NO_NAMESPACE.fullmatch(text(document.get("kind"))):
         return document
-    return {**document, "metadata": {**metadata, "name": f"{prefix}{text(metadata.get('name'))}{suffix}"}}
+    name = text(metadata.get("name"))
+    return {**document, "metadata": {**metadata, "name": f"{prefix}{name}{suffix}" if len(name) <= _NAME else name}}
 
 
 _REFERENCES = ("stableService", "canaryService", "activeService", "previewService", "serviceName", "stableIngress")

@@ -17,6 +17,7 @@ ROLLOUT, DEPLOYMENT = "Rollout", "Deployment"
 WORKLOADS = (ROLLOUT, DEPLOYMENT, "StatefulSet", "DaemonSet", "CronJob", "Job")
 _BYTES = 2 * 1024 * 1024  # of all documents that are parsed
 _DOCUMENTS = 3000
+_COPIED = 5_000_000  # values of all objects that builds and patches copy
 _BUILDS = 1000  # of folders, where each may name many
 _KIND = re.compile(r"^[ \t]*(?:-[ \t]+)?[\"']?kind[\"']?[ \t]*:[ \t]*[\"']?([A-Za-z]{1,60})", re.MULTILINE)
 _NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
@@ -71,6 +72,7 @@ class Reader:
     _bytes: int = 0
     _documents: int = 0
     _builds: int = 0
+    _copied: int = 0
 
     def text(self, path: str) -> str:
         """Return a file's text; empty for none, and for one that is no file of the repository."""
@@ -120,6 +122,11 @@ class Reader:
         self._builds += 1
         return self._builds <= _BUILDS
 
+    def may_copy(self, *values: Any) -> bool:
+        """Count the values that a build or a patch copies; say whether there are not yet too many."""
+        self._copied += sum(map(_weight, values)) if self._copied <= _COPIED else 0
+        return self._copied <= _COPIED
+
     def note(self, path: str, reason: str) -> None:
         """Note why a file is not read."""
         self.notes.setdefault(path, reason)
@@ -134,6 +141,11 @@ class Reader:
         """Return the YAML files of a folder and of those in it."""
         start = "" if folder == "." else f"{folder}/"
         return [path for path in self.paths if path.startswith(start) and path.endswith((".yaml", ".yml"))]
+
+
+def _weight(value: Any) -> int:
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(_weight, inner))
 
 
 def _flat(documents: Iterable[Any]) -> list[Document]:

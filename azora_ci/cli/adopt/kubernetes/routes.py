@@ -133,7 +133,7 @@ def public(found: Sequence[Route]) -> tuple[str, str] | None:
     """Return the address that users reach the application at, and what says so; None where no route has a real host."""
     counted: dict[str, Route] = {}
     for route in sorted(found, key=lambda route: route.path != "/"):
-        if route.host and not _NOBODY.fullmatch(route.host) and re.fullmatch(r"[A-Za-z0-9.-]{1,253}", route.host):
+        if re.fullmatch(r"[A-Za-z0-9.-]{1,253}", route.host) and not _NOBODY.fullmatch(route.host):
             counted.setdefault(route.host, route)
     if not counted:
         return None

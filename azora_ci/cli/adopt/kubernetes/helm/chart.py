@@ -10,7 +10,7 @@ from typing import Any
 
 from azora_ci.cli.adopt.kubernetes import environments
 from azora_ci.cli.adopt.kubernetes.helm.evaluation import Templates
-from azora_ci.cli.adopt.kubernetes.helm.functions import merged, text
+from azora_ci.cli.adopt.kubernetes.helm.functions import merged
 from azora_ci.cli.adopt.kubernetes.helm.syntax import Block, TemplateError, parse
 from azora_ci.cli.adopt.kubernetes.manifests import Manifest, Reader
 
@@ -73,7 +73,7 @@ def _rendered(reader: Reader, folder: str, release: Release, name: str | None) -
         "Values": values,
         "Chart": chart,
         "Release": {
-            "Name": name or text(about.get("name")),
+            "Name": name or (called if isinstance(called := about.get("name"), str) else ""),
             "Namespace": release.namespace or "",
             "Service": "Helm",
             "IsInstall": True,

@@ -6,10 +6,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from azora_ci.cli.adopt.kubernetes.helm.functions import FUNCTIONS, LARGEST, text
+from azora_ci.cli.adopt.kubernetes.helm.functions import FREE, FUNCTIONS, LARGEST, text
+from azora_ci.cli.adopt.kubernetes.helm.sizes import Sizes
 from azora_ci.cli.adopt.kubernetes.helm.syntax import Block, TemplateError, Token, parse
 
-_STEPS = 200_000  # blocks and calls of one chart
+_STEPS = 300_000  # blocks, values, calls, turns of ranges of one chart
+_WORK = 20_000_000  # characters and values that all calls of one chart are given
+_PARSING = 20  # times the work of another call that a character takes which tpl parses
 _PRINTED = 4 * 1024 * 1024  # characters of all texts that one chart makes
 _DEPTH = 40  # of templates that include templates
 
@@ -34,6 +37,8 @@ class Templates:
     _steps: int = 0
     _printed: int = 0
     _depth: int = 0
+    _work: int = 0
+    _sizes: Sizes = field(default_factory=Sizes)
 
     def add(self, blocks: Sequence[Block]) -> None:
         """Take the named templates out of a file's blocks."""
@@ -62,6 +67,7 @@ class Templates:
                 yield from self._parts(block.body if self._action(block.tokens, scope, declares=True) else block.otherwise, scope)
             elif block.kind == "with":
                 value = self._action(block.tokens, scope, declares=True)
+                self._spend(len(scope.variables))
                 yield from self._parts(block.body, scope.inner(value)) if value else self._parts(block.otherwise, scope)
             elif block.kind == "range":
                 yield from self._range(block, scope)
@@ -73,6 +79,8 @@ class Templates:
         value = self._action(block.tokens[_assignment(block.tokens) :], scope)
         entries = list(value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ())
         for key, item in entries:
+            self._count()
+            self._spend(len(scope.variables))
             given = {names[0]: key, names[1]: item} if len(names) > 1 else {names[0]: item} if names else {}
             yield from self._parts(block.body, _Scope(item, scope.variables | given))
         if not entries:
@@ -119,6 +127,7 @@ class Templates:
             yield self._operand(reader, scope)
 
     def _operand(self, reader: _Reader, scope: _Scope) -> Any:
+        self._count()
         token = reader.next
         if token is None:
             raise TemplateError("a value is missing")
@@ -150,15 +159,19 @@ class Templates:
         if name in {"include", "template"}:
             return self._included(arguments[0], arguments[1] if len(arguments) > 1 else None) if arguments else ""
         if name == "tpl":
+            self._spend(*(_PARSING * self._sizes.of(argument) for argument in arguments[:1]))
             return self._bounded(self.render(parse(text(arguments[0])), arguments[1])) if len(arguments) > 1 else ""
         function: Callable[..., Any] | None = FUNCTIONS.get(name)
         if function is None:
             self.unknown.add(name)
             return None
+        if name not in FREE:
+            self._spend(*map(self._sizes.of, arguments))
         try:
             value = function(*arguments)
         except (TypeError, ValueError, IndexError, KeyError, AttributeError, OverflowError):
             return None  # of a value that the files do not say, such as the length of nothing
+        self._sizes.of(value)  # so that none grows without end
         return self._bounded(value) if isinstance(value, str) else value
 
     # --- bounds -------------------------------------------------------------------------------------------------------------
@@ -167,6 +180,11 @@ class Templates:
         self._steps += 1
         if self._steps > _STEPS:
             raise TemplateError(f"it takes more than {_STEPS} steps")
+
+    def _spend(self, *units: int) -> None:
+        self._work += sum(units)
+        if self._work > _WORK:
+            raise TemplateError(f"its calls are given more than {_WORK} characters and values")
 
     def _bounded(self, printed: str) -> str:
         self._printed += len(printed)
