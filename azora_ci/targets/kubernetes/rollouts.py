@@ -7,7 +7,6 @@ with ``controllerPause`` and no ``pauseConditions`` is one that somebody has jus
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from datetime import datetime, timedelta
 
 from azora_ci.clients.kubernetes.objects import Document, annotation, member
 from azora_ci.core.config import KubernetesSettings, RolloutNames
+from azora_ci.core.documents import read_json
 from azora_ci.core.pipeline import STAGES
 
 FENCE, RELEASE, VERSION = "azora-ci/fence", "azora-ci/deployment-id", "azora-ci/version"  # annotations: of a Rollout; of its pods
@@ -357,7 +357,7 @@ def _without_injected(replica_set: Document) -> Document:
     ``antiAffinity`` against pods of one hash (``FindNewReplicaSet``).
     """
     template = copy.deepcopy(replica_set["spec"]["template"])
-    injected = json.loads(member(replica_set, "metadata", "annotations", EPHEMERAL) or "{}")
+    injected: Document = read_json(member(replica_set, "metadata", "annotations", EPHEMERAL) or "{}")
     for kind, names in (("labels", {HASH_LABEL, *(injected.get("labels") or {})}), ("annotations", {*(injected.get("annotations") or {})})):
         for name in names & (template["metadata"].get(kind) or {}).keys():
             del template["metadata"][kind][name]

@@ -207,7 +207,7 @@ def test_a_new_canary_after_the_template_was_put_back_is_said(current, said):
     rest = {"pauseConditions": None, "controllerPause": False, "phase": "Healthy", "canary": {"weights": {"canary": {"weight": 0}}}}
     states = [{"web": seen(**back)}, {"web": seen(**back)}, {"web": seen(release="1-a", **rest | {"currentPodHash": current})}]
     fleet = FakeFleet()
-    fleet.states = lambda: states.pop(0) if len(states) > 1 else states[0]  # type: ignore[attr-defined]
+    fleet.present = lambda: states.pop(0) if len(states) > 1 else states[0]  # type: ignore[attr-defined]
     fleet.change = lambda *_, **__: None  # type: ignore[attr-defined]
     way, seconds = Return(fleet, "2-b", {"web": "h1"}), count()  # type: ignore[arg-type]
     way.put_back(["web"], SimpleNamespace(monotonic=lambda: next(seconds), sleep=lambda _seconds: None), 5)  # type: ignore[arg-type]
