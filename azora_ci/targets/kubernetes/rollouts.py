@@ -162,6 +162,8 @@ def obstacles(document: Document, names: RolloutNames, settings: KubernetesSetti
         yield f"{names.rollout}: spec.strategy.canary.trafficRouting is missing: its Services get no shares; leave both out"
     if (most := member(canary, "trafficRouting", "maxTrafficWeight")) not in {None, 100}:
         yield f"{names.rollout}: trafficRouting.maxTrafficWeight is {most}: our percents would be parts of that; leave it out"
+    if canary.get("antiAffinity"):
+        yield f"{names.rollout}: spec.strategy.canary.antiAffinity changes what would be put back after a release; leave it out"
     yield from _step_obstacles(names.rollout, canary.get("steps") or [])
     if member(document, "spec", "paused"):
         yield f"{names.rollout}: spec.paused is true: somebody stopped it"
@@ -353,27 +355,12 @@ def put_template(document: Document, token: str, replica_set: Document) -> list[
 def _without_injected(replica_set: Document) -> Document:
     """Return a ReplicaSet's template as the Rollout had it; else Argo finds no equal ReplicaSet, and starts a new canary.
 
-    Argo adds the hash, the labels and annotations of stableMetadata or canaryMetadata, which it notes, and the rule of
-    ``antiAffinity`` against pods of one hash (``FindNewReplicaSet``).
+    Argo adds the hash, the labels and annotations of stableMetadata or canaryMetadata, which it notes (``FindNewReplicaSet``);
+    what ``antiAffinity`` adds cannot be told apart so, and is an obstacle.
     """
-    template = copy.deepcopy(replica_set["spec"]["template"])
+    template: Document = copy.deepcopy(replica_set["spec"]["template"])
     injected: Document = read_json(member(replica_set, "metadata", "annotations", EPHEMERAL) or "{}")
     for kind, names in (("labels", {HASH_LABEL, *(injected.get("labels") or {})}), ("annotations", {*(injected.get("annotations") or {})})):
         for name in names & (template["metadata"].get(kind) or {}).keys():
             del template["metadata"][kind][name]
-    rules = member(template, "spec", "affinity", "podAntiAffinity") or {}
-    for kind in [kind for kind, terms in rules.items() if any(map(_is_injected, terms or ()))]:
-        rules[kind] = [term for term in rules[kind] if not _is_injected(term)]
-        if not rules[kind]:
-            del rules[kind]
-        if not rules:
-            del template["spec"]["affinity"]["podAntiAffinity"]
-        if not template["spec"]["affinity"]:
-            del template["spec"]["affinity"]
     return template
-
-
-def _is_injected(term: Document) -> bool:
-    """Return whether a rule against pods is of ``antiAffinity``, weighted or not."""
-    expressions = member(term.get("podAffinityTerm", term), "labelSelector", "matchExpressions") or ()
-    return any(each.get("key") == HASH_LABEL for each in expressions)

@@ -170,34 +170,13 @@ def test_counters_that_fall_prove_nothing(numbers, after):
     assert known.requests_after("2-b", SimpleNamespace(sleep=lambda _seconds: None), 0) == expected
 
 
-RULE = {"labelSelector": {"matchExpressions": [{"key": rollouts.HASH_LABEL, "operator": "In", "values": ["h0"]}]}}
-OWN_RULE = {"labelSelector": {"matchLabels": {"app": "web"}}}
-REQUIRED, PREFERRED = "requiredDuringSchedulingIgnoredDuringExecution", "preferredDuringSchedulingIgnoredDuringExecution"
-
-
-@pytest.mark.parametrize(
-    ("injected", "own"),
-    [
-        ({"podAntiAffinity": {REQUIRED: [RULE]}}, None),
-        (
-            {"podAntiAffinity": {PREFERRED: [{"weight": 1, "podAffinityTerm": RULE}], REQUIRED: [OWN_RULE]}},
-            {"podAntiAffinity": {REQUIRED: [OWN_RULE]}},
-        ),
-        (
-            {"podAntiAffinity": {REQUIRED: [OWN_RULE, RULE]}, "nodeAffinity": {"a": 1}},
-            {"podAntiAffinity": {REQUIRED: [OWN_RULE]}, "nodeAffinity": {"a": 1}},
-        ),
-        ({"podAntiAffinity": {REQUIRED: [RULE]}, "nodeAffinity": {"a": 1}}, {"nodeAffinity": {"a": 1}}),
-    ],
-)
-def test_what_argo_injected_is_not_put_back(injected, own):
+def test_what_argo_injected_is_not_put_back():
     noted = json.dumps({"labels": {"role": "stable"}, "annotations": {"note": "stable"}})
     meta = {"labels": {"app": "web", "role": "stable", rollouts.HASH_LABEL: "h1"}, "annotations": {"note": "stable", "mine": "kept"}}
-    template = {"metadata": meta, "spec": {"containers": [], "affinity": injected}}
+    template = {"metadata": meta, "spec": {"containers": []}}
     replica_set = {"metadata": {"annotations": {rollouts.EPHEMERAL: noted}}, "spec": {"template": template}}
     (*_, change) = rollouts.put_template(document(), "token", replica_set)
-    spec = {"containers": []} if own is None else {"containers": [], "affinity": own}
-    assert change["value"] == {"metadata": {"labels": {"app": "web"}, "annotations": {"mine": "kept"}}, "spec": spec}
+    assert change["value"] == {"metadata": {"labels": {"app": "web"}, "annotations": {"mine": "kept"}}, "spec": {"containers": []}}
     assert meta["labels"]["role"] == "stable"
 
 

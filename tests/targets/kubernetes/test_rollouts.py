@@ -117,6 +117,7 @@ def test_a_rollout_with_our_steps_has_no_obstacle():
         ({"trafficRouting": {"nginx": {}, "maxTrafficWeight": 1000}}, {}, "maxTrafficWeight is 1000"),
         ({"analysis": WATCH | {"dryRun": [{"metricName": "other"}, {"metricName": ".*"}]}}, {}, "analysis.dryRun covers the metric"),
         ({"analysis": WATCH | {"dryRun": [{"metricName": "\\pL+"}]}}, {}, "analysis.dryRun covers the metric"),  # not read by Python
+        ({"antiAffinity": {"preferredDuringSchedulingIgnoredDuringExecution": {"weight": 1}}}, {}, "canary.antiAffinity changes what"),
         ({}, {"paused": True}, "somebody stopped it"),
         ({}, {"revisionHistoryLimit": 0}, "nothing would be left to go back to"),
         ({}, {"workloadRef": {"kind": "Deployment"}}, "move the template into the Rollout"),

@@ -202,3 +202,53 @@ def test_going_back_without_routing_waits_for_the_pods(cluster, tmp_path):
         returned = away.abort(second, "again")
     assert (returned.proved, returned.requests_after) == (False, None), returned
     assert "requests could not be counted" in returned.detail
+
+
+def test_what_argo_adds_to_templates_does_not_begin_a_new_canary(cluster, tmp_path):
+    added = {
+        "stableMetadata": {"labels": {"role": "stable"}, "annotations": {"note": "stable"}},
+        "canaryMetadata": {"labels": {"role": "canary"}},
+    }
+    world = World(cluster, tmp_path, services=("api_gateway",), canary=added)
+    world.install()
+    first, second, third = (world.release(number) for number in (1, 2, 3))
+    deploy(world, first)
+    target = deploy(world, second)
+    hash_ = target._releases.hashes(second.id)["api_gateway"]
+    with target.locked(owner(third.id)):
+        target.deploy(third, 5)
+        assert target.abort(third, "a test").proved
+    state = target._fleet.states()["api_gateway"]
+    assert (state.finished, state.current) == (True, hash_), (state, target.notes)
+    with target.locked(owner(second.id, fence="a test")):
+        assert target.abort(second, "a test").to == first.version
+    state = target._fleet.states()["api_gateway"]
+    assert (state.finished, state.current) == (True, target._releases.hashes(first.id)["api_gateway"]), (state, target.notes)
+
+
+def test_a_watch_of_other_settings_and_a_foreign_image_are_found(cluster, tmp_path):
+    world = World(cluster, tmp_path, services=("api_gateway",))
+    world.install()
+    first, second = world.release(1), world.release(2)
+    deploy(world, first)
+    world.lease_seconds = 40  # without edge install
+    target = world.target()
+    with target.locked(owner(second.id)):
+        with pytest.raises(NotTrueError, match="The watch over the runner is another one"):
+            target.deploy(second, 5)
+        target.abort(second, "a test")
+    world.lease_seconds = 20
+    target = world.target()
+    with target.locked(owner(second.id)):
+        target.deploy(second, 5)
+        target.set_weight(second, 5)
+        image = [
+            {"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": f"registry.example/other@{world.digests['good']}"}
+        ]
+        target._api.patch(f"{target._names.rollouts}/{world.rollout_name('api_gateway')}", image)
+        with pytest.raises(NotTrueError, match="Somebody changed a Rollout"):
+            target.observe()
+        with pytest.raises(NotTrueError, match="Somebody changed a Rollout"):
+            target.deploy(second, 50)
+        target.abort(second, "a test")
+    assert set(world.ask("api_gateway", 10)) == {"1.0.1"}
