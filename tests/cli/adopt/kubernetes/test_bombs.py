@@ -19,7 +19,7 @@ from tests.cli.adopt.kubernetes.test_adopted import deployment, write
 
 
 def doubled(name: str, times: int, step: str) -> str:
-    return "".join("{{$%s = %s}}" % (name, step) for _ in range(times))
+    return "".join(f"{{{{${name} = {step}}}}}" for _ in range(times))
 
 
 TEXT = '{{$a := "aaaaaaaaaaaaaaaa"}}' + doubled("a", 14, "print $a $a")
@@ -39,7 +39,7 @@ BOMBS = {
     "indent": '{{$n := "\\n\\n\\n\\n"}}' + doubled("n", 16, "print $n $n") + "{{indent 100 $n}}",
     "a name of a mapping": DEEP + '{{$x := dict $d "x"}}{{toYaml (dict "k" $d)}}',
     "turns of nothing": LIST + "{{range $l}}{{range $l}}{{range $l}}{{end}}{{end}}{{end}}",
-    "trimAll": '{{trimAll "%s" "%s"}}' % ("".join(map(chr, range(0x4E00, 0x5E00))), "\u5dff" * 4000),
+    "trimAll": '{{trimAll "' + "".join(map(chr, range(0x4E00, 0x5E00))) + '" "' + "\u5dff" * 4000 + '"}}',
     "tpl of nothing": '{{$t := "{{}}{{}}{{}}{{}}"}}'
     + doubled("t", 14, "print $t $t")
     + "{{range list"
