@@ -210,4 +210,26 @@ FUNCTIONS: dict[str, Callable[..., Any]] = {
 }
 
 # These look at no more of what they are given than that it is there, or put it into one more list or mapping.
-FREE = frozenset("and coalesce default dict empty first get hasKey index kindIs kindOf last len list not or required ternary tuple".split())
+FREE = frozenset(
+    [
+        "and",
+        "coalesce",
+        "default",
+        "dict",
+        "empty",
+        "first",
+        "get",
+        "hasKey",
+        "index",
+        "kindIs",
+        "kindOf",
+        "last",
+        "len",
+        "list",
+        "not",
+        "or",
+        "required",
+        "ternary",
+        "tuple",
+    ]
+)
