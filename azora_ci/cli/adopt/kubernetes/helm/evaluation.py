@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from azora_ci.cli.adopt.kubernetes.helm.functions import FREE, FUNCTIONS, LARGEST, text
-from azora_ci.cli.adopt.kubernetes.helm.sizes import Sizes
+from azora_ci.cli.adopt.kubernetes.helm.functions import FREE, FUNCTIONS, text
+from azora_ci.cli.adopt.kubernetes.helm.sizes import LARGEST, Sizes
 from azora_ci.cli.adopt.kubernetes.helm.syntax import Block, TemplateError, Token, parse
 
 _STEPS = 300_000  # blocks, values, calls, turns of ranges of one chart
