@@ -137,31 +137,28 @@ def variable_problems(job: Job[Settings]) -> list[Problem]:
     values = job.settings.variables
     if values is None:
         return []
-    problems = []
+    problems: list[Problem] = []
     for name, declaration in declarations().items():
         try:
             if values.get(name) and not declaration.secret:
                 declaration.parse(values[name])
         except ValueError as error:
-            problems.append(
-                Problem(name, f"{values[name]!r} {error}: {declaration.help}", f"correct the variable, such as {declaration.example}")
-            )
+            what = f"{values[name]!r} {error}: {declaration.help}"
+            problems.append(Problem(name, what, f"correct the variable, such as {declaration.example}"))
     if not problems:
         try:
             load(Stages, values).durations(job.settings.deploy_environment)
         except BadInputError as error:
             problems.append(readiness.of_error(error))
-    if job.config.database.via_ssh and values.get("DATABASE_VIA_SSH") != "true":
-        what = "is not true, so that no job gets the secrets of database.via_ssh"
-        problems.append(Problem("DATABASE_VIA_SSH", what, "set the variable to true, or take database.via_ssh out"))
-    in_cluster = job.config.target.kubernetes is not None and job.config.target.kubernetes.in_cluster
-    if job.config.database_forward and not in_cluster and values.get("DATABASE_VIA_KUBERNETES") != "true":
-        what = "is not true, so that no job gets the secret of target.kubernetes.database"
-        problems.append(Problem("DATABASE_VIA_KUBERNETES", what, "set the variable to true, or take the table out"))
-    of_images = job.config.database.old_version and kind_of(job.config).artifact == IMAGES
-    if of_images and values.get("MIGRATIONS_OLD_VERSION") != "true":
-        what = "is not true, so that database-backup gets no login to pull the version in production"
-        problems.append(Problem("MIGRATIONS_OLD_VERSION", what, "set the variable to true, or take [migrations.old_version] out"))
+    cluster, of_images = job.config.target.kubernetes, job.config.database.old_version and kind_of(job.config).artifact == IMAGES
+    forwards = job.config.database_forward and not (cluster and cluster.in_cluster)
+    for needed, name, consequence, table in (
+        (job.config.database.via_ssh, "DATABASE_VIA_SSH", "no job gets the secrets of database.via_ssh", "database.via_ssh"),
+        (forwards, "DATABASE_VIA_KUBERNETES", "no job gets the secret of target.kubernetes.database", "[target.kubernetes.database]"),
+        (of_images, "MIGRATIONS_OLD_VERSION", "database-backup gets no login to pull what is in production", "[migrations.old_version]"),
+    ):
+        if needed and values.get(name) != "true":
+            problems.append(Problem(name, f"is not true, so that {consequence}", f"set the variable to true, or take {table} out"))
     return problems
 
 
@@ -176,9 +173,8 @@ def examine_secrets(job: Job[Settings], closed: Closed) -> None:
     problems = readiness.of_secrets(wanted | of_services, present, settings.deploy_environment)
     closed.add("A secret is missing", problems)
     job.evidence["secrets"] = {name: name not in readiness.places(problems) for name in sorted(wanted | of_services)}
-    for name, is_set in job.evidence["secrets"].items():
-        if is_set:
-            job.tick(f"secret {name} is set")
+    for name in (name for name, is_set in job.evidence["secrets"].items() if is_set):
+        job.tick(f"secret {name} is set")
     if environment.presence(["SLACK_WEBHOOK"])["SLACK_WEBHOOK"] is False:
         job.say("- SLACK_WEBHOOK is not set: nobody is notified")
 
