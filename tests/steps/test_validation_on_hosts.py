@@ -83,7 +83,7 @@ def test_everything_that_a_host_lacks_is_reported_at_once(gates: Gates, network:
         assert "too little memory for both versions" in problems["host-1: memory and disk"]
         assert "container stranger publishes it" in problems["host-1: port"]
         assert missing in problems["host-1: images of edge and guard"]
-        assert "no login to pull the version in production" in problems["MIGRATIONS_OLD_VERSION"]
+        assert "no login to pull what is in production" in problems["MIGRATIONS_OLD_VERSION"]
         assert containers(machine) == ["stranger"]
     finally:
         stranger.remove(force=True)
