@@ -37,6 +37,7 @@ def bench(folder: Path, names: tuple[str, ...], *words: str, seconds: float) -> 
 
 
 @pytest.mark.kubernetes
+@pytest.mark.faults  # of minutes
 @pytest.mark.timeout(600)
 def test_every_scene_is_measured_on_a_real_cluster(tmp_path):
     document = bench(tmp_path, QUICK, "--small", seconds=540)
