@@ -24,7 +24,7 @@ from azora_ci.database.postgres import DatabaseUrl
 from azora_ci.gates import production as gates
 from azora_ci.steps.pre_deployment_validation import variable_problems
 from azora_ci.targets.base import TargetContext
-from azora_ci.targets.kubernetes import doctor, install, manifests
+from azora_ci.targets.kubernetes import doctor, manifests
 from azora_ci.targets.kubernetes.cluster import Names
 from tests.database.test_transport import tls_cluster  # noqa: F401 - a server whose certificate is for db.azora.example
 from tests.steps.test_database_migrations import NEW
@@ -237,7 +237,7 @@ def test_doctor_names_the_verbs_and_edge_install_grants_them(kubernetes, postgre
     assert not findings["rights to the database"].passed
     assert f"missing: list pods, create pods/portforward, in namespace {place.namespace}" in findings["rights to the database"].detail
 
-    text = install.install(api_of(kubernetes.kubeconfig), names, {})
+    text = manifests.install(api_of(kubernetes.kubeconfig), names, {})
     assert "✓ Role azora-database" in text
     deployer = kubernetes._write_kubeconfig("kubeconfig-deployer", kubernetes.token("azora-deployer", "default"), "default")
     findings = {finding.name: finding for finding in doctor.findings(context_of(place, tmp_path, deployer))}
