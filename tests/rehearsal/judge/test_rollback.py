@@ -80,11 +80,13 @@ def test_right_evidence_has_no_findings() -> None:
     assert findings(right_evidence(), PRESSED) == []
 
 
-def test_in_a_cluster_nothing_is_counted_and_pods_may_be_new() -> None:
+def test_in_a_cluster_pods_may_be_new_and_requests_are_counted() -> None:
     pressed = replace(PRESSED, cluster=True)
-    evidence = replace(right_evidence(rollback_record(requests_after=None)), instance_starts={"/api/health": {START + 115}})
-    assert findings(evidence, pressed) == []
-    assert any("requests_after" in problem for problem in findings(right_evidence(), pressed))
+    new = {"/api/health": {START + 115}}
+    assert findings(replace(right_evidence(), instance_starts=new), PRESSED) != []
+    assert findings(replace(right_evidence(), instance_starts=new), pressed) == []
+    uncounted = replace(right_evidence(rollback_record(requests_after=None)), instance_starts=new)
+    assert any("requests_after" in problem for problem in findings(uncounted, pressed))
 
 
 def test_without_a_deployment_there_is_nothing_to_judge() -> None:
