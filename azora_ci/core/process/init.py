@@ -29,6 +29,7 @@ from typing import Any, NoReturn
 MARK = "isolation failed:"  # begins the line on standard error when the command was never started
 FAILED = 125  # exit code then, as that of env, nohup and docker run
 GRACE_SECONDS = 2.0  # between SIGTERM and the end of everything
+BUSY_SECONDS = 5.0  # for which a mount that is to be read-only may be written to
 FIRST_UID = 59870  # the first free one from here on; below the ranges that systemd gives out dynamically
 NAME = "isolated"
 HOME = Path("/home") / NAME
@@ -56,9 +57,12 @@ def set_read_only(target: Path, *, recursive: bool = False, on: bool = True) -> 
     """Make a mount, or all below it, read-only or writable. Raises OSError."""
     change = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY if on else 0, 0 if on else MOUNT_ATTR_RDONLY, 0, 0)
     flags = AT_RECURSIVE if recursive else 0
-    if _LIBC.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, os.fsencode(target), flags, ctypes.byref(change), ctypes.sizeof(change)) != 0:
+    latest = time.monotonic() + BUSY_SECONDS
+    while _LIBC.syscall(SYS_MOUNT_SETATTR, AT_FDCWD, os.fsencode(target), flags, ctypes.byref(change), ctypes.sizeof(change)) != 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), str(target))
+        if number != errno.EBUSY or time.monotonic() > latest:
+            raise OSError(number, os.strerror(number), str(target))
+        time.sleep(0.02)  # somebody writes there in this moment
 
 
 def free_uid(passwd: str) -> int:
