@@ -387,7 +387,7 @@ class Notifications:
 class GitHubDeployments:
     """What sets the state of GitHub's own deployment."""
 
-    github_token: Secret | None = variable("GITHUB_TOKEN", "adds deployment statuses", example="ghs_…", required=False, secret=True)
+    github_token: Secret | None = variable("GITHUB_TOKEN", "sets deployment statuses, if set", example="ghs_…", required=False, secret=True)
 
 
 @dataclass(frozen=True, kw_only=True)

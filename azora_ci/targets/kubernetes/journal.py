@@ -42,13 +42,18 @@ class ClusterJournal:
         """Return the history; that of an absent ConfigMap is empty."""
         text = self._text(self._read())
         history = self._replay(text)
-        release = history.unfinished
-        if release is not None and release.outcome == DEPLOYING and not release.going_back:
-            with expected_shape(self._unreadable):
-                entry = read_json(self._lock.promotion() or "{}")
-                if entry.get("deployment_id") == release.id and entry["begun"] == _begun(text, release.id):
-                    history.apply(entry)
+        if (entry := self._only_in_lease(text, history)) is not None:
+            history.apply(entry)
         return history
+
+    def _only_in_lease(self, text: str, history: History) -> Document | None:
+        """Return the entry of a promotion that the lease has and the journal has not."""
+        release = history.unfinished
+        if release is None or release.outcome != DEPLOYING or release.going_back:
+            return None
+        with expected_shape(self._unreadable):
+            entry: Document = read_json(self._lock.promotion() or "{}")
+            return entry if entry.get("deployment_id") == release.id and entry["begun"] == _begun(text, release.id) else None
 
     def promote(self, at: str, deployment_id: str) -> None:
         """End the watch over a dead runner and note a promotion, in this order. Raises FencedError when the lock was taken over."""
@@ -90,6 +95,9 @@ class ClusterJournal:
             text = self._text(document)
             if line in lines_of(text)[-3:]:
                 return  # an answer was lost on its way, and the entry is there
+            # The lease keeps one promotion, which that of the release that begins here will replace.
+            if event == "begin" and (promotion := self._only_in_lease(text, self._replay(text))) is not None:
+                text += f"{json.dumps(promotion)}\n"
             operations = [
                 {"op": "test", "path": annotation(FENCE), "value": self._lock.token},
                 rollouts.unchanged(document),

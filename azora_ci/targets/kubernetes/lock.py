@@ -203,7 +203,7 @@ class ClusterLock:
             left = True
         spec = {"holderIdentity": f"{self._token}{LEFT}", "renewTime": PAST, "leaseTransitions": 0} if left else {"holderIdentity": FREE}
         self._token = None
-        with suppress(ConflictError):  # somebody else's by now
+        with suppress(ConflictError, NotFoundError):  # somebody else's by now, or gone with its namespace
             self._api.patch(self._path, [test, *({"op": "add", "path": f"/spec/{name}", "value": value} for name, value in spec.items())])
 
     # --- who holds it --------------------------------------------------------------------------------------------------

@@ -104,3 +104,23 @@ def test_a_reason_may_have_any_separator_of_lines(separator):
         world.target.abort(BAD, f"sick{separator}very")
         assert world.target.current().releases[RELEASE].reason == f"sick{separator}very"
     assert world.target.current().unfinished is None
+
+
+def test_a_promotion_that_only_the_lease_has_outlives_the_next_release():
+    """Its runner died between the two, nobody ran it again, and another release begins, whose promotion the lease notes in its place."""
+    world = World("api")
+    journal = world.target._journal
+    with world.target.locked(owner(RELEASE)):
+        world.begin()
+        world.api.refused[path_of(world)] = ForbiddenError("Refused", what="the runner died", where="-", next_step="-")
+        with pytest.raises(ForbiddenError):
+            journal.promote("2026-11-24T12:00:00Z", RELEASE)
+    world.api.refused.clear()
+    assert "promote" not in text_of(world)
+    assert (world.target.current().serving, world.target.current().unfinished) == (RELEASE, None)
+    with world.target.locked(owner("later")):
+        at = "2026-11-24T12:01:00Z"
+        journal.add(at, "begin", "later", version="v1.2.0", digests={}, previous=RELEASE)
+        journal.promote(at, "later")
+    history = world.target.current()
+    assert (history.serving, history.unfinished, history.releases[RELEASE].promoted_at) == ("later", None, "2026-11-24T12:00:00Z")
