@@ -186,12 +186,14 @@ def read_back(states: States, ready: int, release_id: str, hashes: Mapping[str, 
 
     ``ready``: pods of ``serving_pods``; ``hashes``: service id -> hash of the release, where the journal has one. A weight is that of the
     newest template: what is stable gets the rest, and is no proof where it is the release itself, as when there was nothing before.
+    Nor is it one where somebody else's template is on its way: it has 0 % only until its pods are ready.
     """
     routed = [seen for seen in states.values() if seen.routed]
     zero = [seen for seen in routed if seen.reads(0)]
     unread = [seen.name for seen in routed if seen.weight is None or not seen.verified]
     other = [seen.text for seen in routed if seen not in zero and seen.name not in unread]
     unrouted = [seen.name for seen in states.values() if not seen.routed]
+    begun = [seen.name for seen in states.values() if seen.release != release_id and seen.current != seen.stable and not seen.aborted]
     still = [seen.name for service, seen in states.items() if seen.stable and seen.stable == _own(seen, hashes.get(service), release_id)]
     texts = (
         f"the weight of the new version reads 0 on {len(zero)} of {len(states)} Rollouts" if routed else "",
@@ -199,8 +201,9 @@ def read_back(states: States, ready: int, release_id: str, hashes: Mapping[str, 
         f"the weight of {', '.join(unread)} cannot be read back" if unread else "",
         f"traffic of {', '.join(unrouted)} is not routed: {ready} pods of the new version are ready" if unrouted else "",
         f"the release itself is what is stable on {', '.join(still)}, and has its traffic: nothing was before" if still else "",
+        f"a change of somebody else is under way on {', '.join(begun)}, and its traffic moves by itself" if begun else "",
     )
-    return "; ".join(filter(None, texts)), len(zero) == len(routed) and not still and ready == 0
+    return "; ".join(filter(None, texts)), len(zero) == len(routed) and not still and not begun and ready == 0
 
 
 def _own(seen: RolloutState, noted: str | None, release_id: str) -> str | None:

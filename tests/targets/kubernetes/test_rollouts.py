@@ -80,6 +80,16 @@ def test_a_weight_that_nobody_says_or_verified_is_not_read_back():
     assert with_status(**finished, canary={"weights": {"canary": {"weight": 0}}}).safe
 
 
+def test_a_change_of_somebody_else_that_has_no_traffic_yet_is_no_proof():
+    weights = {"canary": {"weights": {"canary": {"weight": 0}}}}
+    theirs = with_status(phase="Progressing", stableRS="a", currentPodHash="c", **weights)
+    told, proved = read_back({"web": theirs}, 0, "1-a", {"web": "b"})
+    assert not proved
+    assert "a change of somebody else is under way on web, and its traffic moves by itself" in told
+    taken_back = with_status(abort=True, abortedAt="2026-11-24T11:00:00Z", stableRS="a", currentPodHash="c", **weights)
+    assert read_back({"web": taken_back}, 0, "1-a", {"web": "b"})[1]
+
+
 def test_pods_of_what_is_not_routed_serve_as_long_as_they_are_ready():
     made = document({"stableService": None, "canaryService": None, "trafficRouting": None})
     made["spec"]["template"]["metadata"]["annotations"] = {rollouts.RELEASE: "1-a"}
