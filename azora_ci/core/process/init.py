@@ -41,6 +41,7 @@ MOUNT_ATTR_RDONLY = 1
 SYS_MOUNT_SETATTR = 442  # the same number on every architecture; Linux 5.12
 SIOCGIFFLAGS, SIOCSIFFLAGS, IFF_UP = 0x8913, 0x8914, 1  # netdevice(7)
 LOOPBACK = "127.0.0.1"
+LISTENING = "listening"
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
 
@@ -187,9 +188,16 @@ def open_window(path: Path, port: int) -> None:
 def relay(folder: int, listen: Callable[[], socket.socket], connect: Callable[[], socket.socket]) -> None:
     """Start a process of its own that passes on what clients of a listening socket send, each by a connection of its own.
 
-    It works in an open folder as that folder's owner, whom the command can neither signal nor look at.
+    It works in an open folder as that folder's owner, whom the command can neither signal nor look at. Raises OSError unless it listens:
+    no socket can be made any more once mounts are read-only, which comes next.
     """
+    reading, told = os.pipe()
     if os.fork() != 0:
+        os.close(told)
+        with os.fdopen(reading, encoding="utf-8") as answer:
+            said = answer.read()
+        if said != LISTENING:
+            raise OSError(said or "what opens doors and windows ended")
         return
     try:
         os.setsid()
@@ -203,7 +211,13 @@ def relay(folder: int, listen: Callable[[], socket.socket], connect: Callable[[]
             os.setgroups([])
             os.setgid(owner.st_gid)
             os.setuid(owner.st_uid)
-        listening = listen()
+        try:
+            listening = listen()
+        except OSError as error:
+            os.write(told, str(error).encode())
+            raise
+        os.write(told, LISTENING.encode())
+        os.close(told)
         while True:
             client, _ = listening.accept()
             threading.Thread(target=forward, args=(client, connect), daemon=True).start()

@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, NotTrueError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import CommandFailedError, Processes, init, isolation
-from azora_ci.core.process.isolation import Door, Isolation, Window
+from azora_ci.core.process.isolation import Door, Isolation, Window, require_start
 from azora_ci.health.probes import ProbeRequest, fetch, unix_dial
 from tests.support import ROOT
 from tests.support.waiting import until
@@ -371,6 +372,37 @@ def test_a_window_leads_to_a_command_that_runs_on(processes: Processes, work: Pa
         child.end()
         assert child.poll() is not None
         assert fetch(request, 5, Clock()).failure == "refused"
+
+
+@possible
+def test_a_window_that_cannot_be_made_is_an_error(processes: Processes, work: Path, echo: Path) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "w").touch()
+        here = Isolation(work, work, door=Door(echo, 5432), window=Window(Path(folder) / "w", 8080))
+        child = processes.start_isolated(["sleep", "60"], here, withheld=True)
+        with pytest.raises(BadInputError, match="cannot be isolated") as caught:
+            require_start(child.wait(20), child.stderr_text)
+    assert "Address already in use" in caught.value.what
+
+
+SLOW = """import os, sys, time
+from pathlib import Path
+from azora_ci.core.process import init
+listen = init.listen_unix
+init.listen_unix = lambda name: time.sleep(0.5) or listen(name)
+init.open_window(Path(sys.argv[1]), 8080)
+print(Path(sys.argv[1]).exists())
+"""
+
+
+def test_a_window_is_open_before_mounts_are_made_read_only(tmp_path: Path) -> None:
+    window = tmp_path / "w"
+    with subprocess.Popen([sys.executable, "-c", SLOW, str(window)], stdout=subprocess.PIPE, text=True) as opener:
+        assert opener.communicate(timeout=20)[0] == "True\n"
+    with socket.socket(socket.AF_UNIX) as client:
+        client.connect(str(window))
+        relay = struct.unpack("3i", client.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+    os.kill(relay, signal.SIGKILL)
 
 
 @possible
