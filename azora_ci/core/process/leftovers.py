@@ -67,7 +67,7 @@ def _end(earlier: set[Process], clock: Clock) -> tuple[set[str], set[str]]:
     for _ in clock.ticks(PAUSE_SECONDS, LONGEST_SECONDS):
         processes = _processes()
         left = _with_descendants(_children(processes) - earlier, processes)
-        if not left:
+        if not left and _outrun({pid for pid, _ in earlier}):
             return ended, set()
         ended |= _named(left, "ZX")
         for pid, _ in left:
@@ -78,17 +78,21 @@ def _end(earlier: set[Process], clock: Clock) -> tuple[set[str], set[str]]:
     return ended - remaining, remaining
 
 
-def _outrun(earlier: set[int]) -> None:
-    """Kill children as they come, faster than a process forks: listing all of the machine is too slow for what only lives to do that."""
-    for _ in range(OUTRUN_ROUNDS):
+def _outrun(earlier: set[int]) -> bool:
+    """Kill children as they come, faster than a process forks: listing all of the machine is too slow for what only lives to do that.
+
+    Return whether there was none from the first look on: a list of all of the machine, which takes a while, may have missed one.
+    """
+    for looks in range(OUTRUN_ROUNDS):
         found: set[int] = set()
         for path in Path("/proc/self/task").glob("*/children"):  # proc(5); one file for each thread
             with contextlib.suppress(OSError):
                 found |= {int(pid) for pid in path.read_text(encoding="ascii").split()}
         if not found - earlier:
-            return
+            return looks == 0
         for pid in found - earlier:
             _kill(pid)
+    return False
 
 
 def _kill(pid: int) -> None:
