@@ -92,8 +92,9 @@ GIVEN_WHERE_NEEDED = (
     OLD_VERSION,
     OLD_VERSION_UNLESS_PULL,
 )
-READS_AWS = ["contents: read", "id-token: write"]
+MAY_SHOW_WHO_IT_IS = ["contents: read", "id-token: write"]
 SAYS_WHAT_SERVES = ["contents: read", "deployments: write", "id-token: write"]
+REACHES_CLUSTERS = ("gradual-rollout", "smoke-tests")  # and nothing of AWS
 PERMISSIONS = {
     "pre-deployment-validation": [
         "actions: read",
@@ -103,10 +104,11 @@ PERMISSIONS = {
         "pull-requests: read",
         "statuses: read",
     ],
-    "database-backup": READS_AWS,
+    "database-backup": MAY_SHOW_WHO_IT_IS,
     "deployment-record": ["attestations: write", *SAYS_WHAT_SERVES],
     "deployment-failure-handler": SAYS_WHAT_SERVES,
     "database-migrations": ["actions: read", "contents: read"],
+    **dict.fromkeys(REACHES_CLUSTERS, MAY_SHOW_WHO_IT_IS),
 }
 
 # Environment, configuration and concurrency group: those of production, unless a caller names another environment.
@@ -366,8 +368,10 @@ def test_the_least_permissions(job):
     assert DOCUMENT["permissions"] == {}
     permissions = [f"{scope}: {level}" for scope, level in DOCUMENT["jobs"][job]["permissions"].items()]
     assert sorted(permissions) == PERMISSIONS.get(job, ["contents: read"])
-    assert bool(using(job, "aws-actions/configure-aws-credentials")) == ("id-token: write" in permissions)
-    assert ("AWS_ACCESS_KEY_ID" in run_step(job)["env"]) == ("id-token: write" in permissions)
+    uses_aws = "id-token: write" in permissions and job not in REACHES_CLUSTERS
+    assert bool(using(job, "aws-actions/configure-aws-credentials")) == uses_aws
+    assert ("AWS_ACCESS_KEY_ID" in run_step(job)["env"]) == uses_aws
+    assert job not in REACHES_CLUSTERS or "KUBECONFIG_DATA" in run_step(job)["env"]
 
 
 def test_the_rollout_has_room_for_thirty_minutes_of_monitoring():

@@ -1,7 +1,8 @@
 """The token that shows an API server who we are: given, in a file that somebody renews, or printed by a program.
 
 Such a program is ``aws eks get-token``, ``gke-gcloud-auth-plugin`` or any other that speaks client.authentication.k8s.io (ExecCredential:
-https://kubernetes.io/docs/reference/config-api/client-authentication.v1/). It inherits nothing but what ``INHERITED`` names.
+https://kubernetes.io/docs/reference/config-api/client-authentication.v1/). It inherits nothing but what ``INHERITED`` names, and gets an
+OIDC token of GitHub's where the kubeconfig asks for that (``identity``).
 """
 
 from __future__ import annotations
@@ -10,14 +11,15 @@ import copy
 import json
 import re
 import threading
-from collections.abc import Iterator
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, suppress
 from typing import NamedTuple
 
+from azora_ci.clients.kubernetes import identity
 from azora_ci.clients.kubernetes.kubeconfig import ClusterAccess, ExecPlugin
 from azora_ci.core.clock import Clock, parse_rfc3339
 from azora_ci.core.documents import MEBIBYTE, expected_shape, read_json
-from azora_ci.core.environment import application_environment
+from azora_ci.core.environment import application_environment, process_environment
 from azora_ci.core.errors import AzoraError, BadInputError, UnreachableError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, ending
@@ -133,10 +135,16 @@ class Credentials:
             self._buying.release()
 
     def _buy(self, plugin: ExecPlugin) -> Bought:
+        audience = plugin.env.get(identity.AUDIENCE)
+        with ExitStack() as stack:
+            asked = identity.files(audience, process_environment(), self._processes.log.add_secret) if audience else None
+            return self._run(plugin, stack.enter_context(asked) if asked else {})
+
+    def _run(self, plugin: ExecPlugin, files: Mapping[str, str]) -> Bought:
         info = {"apiVersion": plugin.api_version, "kind": "ExecCredential", "spec": {"interactive": False}}
         if plugin.cluster is not None:
             info["spec"] = {"interactive": False, "cluster": dict(plugin.cluster)}
-        own = application_environment({**plugin.env, "KUBERNETES_EXEC_INFO": json.dumps(info)}, INHERITED)
+        own = application_environment({**files, **plugin.env, "KUBERNETES_EXEC_INFO": json.dumps(info)}, INHERITED)
         # Its standard output holds the token, and is not logged; what looks like one elsewhere is not either.
         processes = copy.copy(self._processes)  # it shares the list of children, which are ended with the job
         processes.log = ProgramLog(self._processes.log, plugin)
