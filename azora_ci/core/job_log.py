@@ -45,9 +45,10 @@ class JobLog:
         """Mask a secret in the log and on the screen from now on. Evidence is masked, too, unless it ``is_name`` of a user or host."""
         self.actions.mask(secret)
         parts = {secret, *secret.splitlines()}
-        self._names |= parts if is_name else set()
-        maskable = {part for part in parts if len(part.strip()) >= SHORTEST_SECRET} | set(self._secrets)
-        self._secrets = sorted(maskable, key=len, reverse=True)
+        with self._lock:  # tokens are bought in threads of their own
+            self._names |= parts if is_name else set()
+            maskable = {part for part in parts if len(part.strip()) >= SHORTEST_SECRET} | set(self._secrets)
+            self._secrets = sorted(maskable, key=len, reverse=True)
 
     def masked_evidence(self, value: Any) -> Any:
         """Return evidence with every secret in its sentences replaced by ``***``: a server's answer may quote a secret.

@@ -12,10 +12,11 @@ from contextlib import contextmanager
 
 from azora_ci.clients.kubernetes.api import Api
 from azora_ci.clients.kubernetes.forward import Forward
-from azora_ci.clients.kubernetes.kubeconfig import access_of
+from azora_ci.clients.kubernetes.identity import AUDIENCE
+from azora_ci.clients.kubernetes.kubeconfig import ClusterAccess, access_of
 from azora_ci.core.clock import Clock
 from azora_ci.core.config import DeployConfig
-from azora_ci.core.errors import UnreachableError
+from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.process import Processes
 from azora_ci.core.variables import Secret
 from azora_ci.database.postgres import DatabaseUrl
@@ -35,11 +36,25 @@ def forwarded_database(
     settings, forward = config.target.kubernetes, config.database_forward
     assert settings is not None and forward is not None  # noqa: S101 - callers asked
     require_one_address(url, "target.kubernetes.database", "the pod")
-    api = Api(access_of(settings, kubeconfig, HINT), processes, clock)
+    access = access_of(settings, kubeconfig, HINT)
+    _require_own_identity(access)
+    api = Api(access, processes, clock)
     with Forward(api, forward, clock, processes.log.say) as opened:
         _check(opened)
         processes.log.say(f"the database is reached through the cluster: {opened.place}")
         yield url.with_tunnel(opened.port, protects=False)
+
+
+def _require_own_identity(access: ClusterAccess) -> None:
+    """Raise BadInputError, in the first job that reaches the database, where one of them may have no OIDC token: it runs others' code."""
+    if access.plugin is not None and AUDIENCE in access.plugin.env:
+        raise BadInputError(
+            "The database cannot be reached with this kubeconfig",
+            what="its program is given an OIDC token, and database-migrations may ask for none, since it runs the migrate command",
+            where=f"DATABASE_VIA_KUBERNETES; {AUDIENCE} in users.exec.env of KUBECONFIG_DATA",
+            next_step="let KUBECONFIG_DATA hold a token of the account that edge install makes, use a runner that has a role, or reach the "
+            "database directly or by SSH",
+        )
 
 
 def _check(forward: Forward) -> None:

@@ -10,7 +10,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import yaml
 
+from azora_ci.clients.kubernetes.identity import AUDIENCE
 from azora_ci.core import config
 from azora_ci.core.actions import Actions
 from azora_ci.core.clock import Clock
@@ -72,6 +74,26 @@ def context_of(place: Place, folder: Path, access: Path | None = None, **databas
 
 def opened(context, url: DatabaseUrl):
     return forwarded_database(url, context.config, context.access.kubeconfig_data, context.processes, context.clock)
+
+
+def test_an_identity_that_one_of_the_jobs_may_not_have_is_refused_in_the_first(kubernetes, tmp_path):
+    user = {
+        "exec": {
+            "apiVersion": "client.authentication.k8s.io/v1",
+            "command": "aws",
+            "env": [{"name": AUDIENCE, "value": "sts.amazonaws.com"}],
+        }
+    }
+    document = yaml.safe_load(kubernetes.kubeconfig.read_text())
+    document["users"][0]["user"] = user
+    (tmp_path / "kubeconfig").write_text(yaml.safe_dump(document))
+    place = Place(kubernetes, tmp_path)
+    url = DatabaseUrl.parse(f"postgresql://u:p@{NAME}:5432/d")
+    with (
+        pytest.raises(BadInputError, match="database-migrations may ask for none"),
+        opened(context_of(place, tmp_path, tmp_path / "kubeconfig"), url),
+    ):
+        pass
 
 
 # --- the steps ------------------------------------------------------------------------------------------------------------

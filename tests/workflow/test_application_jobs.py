@@ -66,3 +66,14 @@ def test_what_is_handed_over_is_kept_for_a_day_under_a_name_that_nothing_archive
     }
     (fetch,) = [step for step in steps("build-and-push") if step["name"] == "Fetch the images"]
     assert fetch["with"] == {"pattern": "image-archives*", "path": "${{ runner.temp }}/images", "merge-multiple": "false"}
+
+
+@pytest.mark.parametrize("cluster", [True, False])
+def test_only_where_production_is_a_cluster_a_rollout_may_show_who_it_is(cluster):
+    """A token of the environment is good for every role that trusts it: an adopted workflow asks for none that it does not need."""
+    adopted = yaml.load(plan.workflow(WORKFLOW.name, ACTION, plan.Named(cluster=cluster)), Loader=yaml.BaseLoader)
+    for job in plan.REACH_CLUSTERS:
+        assert adopted["jobs"][job]["permissions"] == {"contents": "read", **({"id-token": "write"} if cluster else {})}
+    assert adopted["jobs"]["database-backup"]["permissions"]["id-token"] == "write"
+    assert plan.names_in('[target]\nkind = "kubernetes"').cluster
+    assert not plan.names_in('[target]\nkind = "docker_hosts"').cluster

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from azora_ci.cli.adopt.plan import REACH_CLUSTERS
 from azora_ci.core import pipeline
 from azora_ci.core.pipeline import JOBS
 from azora_ci.core.variables import declared_variables
@@ -94,7 +95,6 @@ GIVEN_WHERE_NEEDED = (
 )
 MAY_SHOW_WHO_IT_IS = ["contents: read", "id-token: write"]
 SAYS_WHAT_SERVES = ["contents: read", "deployments: write", "id-token: write"]
-REACHES_CLUSTERS = ("gradual-rollout", "smoke-tests")  # and nothing of AWS
 PERMISSIONS = {
     "pre-deployment-validation": [
         "actions: read",
@@ -108,7 +108,7 @@ PERMISSIONS = {
     "deployment-record": ["attestations: write", *SAYS_WHAT_SERVES],
     "deployment-failure-handler": SAYS_WHAT_SERVES,
     "database-migrations": ["actions: read", "contents: read"],
-    **dict.fromkeys(REACHES_CLUSTERS, MAY_SHOW_WHO_IT_IS),
+    **dict.fromkeys(REACH_CLUSTERS, MAY_SHOW_WHO_IT_IS),
 }
 
 # Environment, configuration and concurrency group: those of production, unless a caller names another environment.
@@ -368,10 +368,10 @@ def test_the_least_permissions(job):
     assert DOCUMENT["permissions"] == {}
     permissions = [f"{scope}: {level}" for scope, level in DOCUMENT["jobs"][job]["permissions"].items()]
     assert sorted(permissions) == PERMISSIONS.get(job, ["contents: read"])
-    uses_aws = "id-token: write" in permissions and job not in REACHES_CLUSTERS
+    uses_aws = "id-token: write" in permissions and job not in REACH_CLUSTERS
     assert bool(using(job, "aws-actions/configure-aws-credentials")) == uses_aws
     assert ("AWS_ACCESS_KEY_ID" in run_step(job)["env"]) == uses_aws
-    assert job not in REACHES_CLUSTERS or "KUBECONFIG_DATA" in run_step(job)["env"]
+    assert job not in REACH_CLUSTERS or "KUBECONFIG_DATA" in run_step(job)["env"]
 
 
 def test_the_rollout_has_room_for_thirty_minutes_of_monitoring():

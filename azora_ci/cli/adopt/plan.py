@@ -35,6 +35,8 @@ _STAMP = re.compile(r"# Adopted from (?P<action>\S+@[0-9a-f]{40}); sha256 of wha
 _SERVICE_SECRETS = re.compile(r"^(?P<indent> *)# Secrets of services:.*\n", re.MULTILINE)
 _BUILD_SECRETS = re.compile(r"^(?P<indent> *)# Secrets of builds:.*\n", re.MULTILINE)
 _PRESENCE = re.compile(r"^(?P<indent> *)# Presence of secrets:.*\n", re.MULTILINE)
+_CLUSTERS = re.compile(r"^ *id-token: write # where KUBECONFIG_DATA .*\n", re.MULTILINE)
+REACH_CLUSTERS = ("gradual-rollout", "smoke-tests")  # jobs that need no OIDC token for anything else
 _PACKAGE = Path(__file__).resolve().parents[2]
 
 
@@ -90,10 +92,14 @@ def template_folder() -> Path:
 
 @dataclass(frozen=True)
 class Named:
-    """What a configuration names that copies of the workflows must list: secrets of the services' instances, and of their builds."""
+    """What a configuration names that copies of the workflows must list: secrets of the services' instances, and of their builds.
+
+    ``cluster``: whether the target is one, to which jobs may have to show who they are.
+    """
 
     service_secrets: tuple[str, ...] = ()
     build_secrets: tuple[str, ...] = ()
+    cluster: bool = False
 
 
 def workflow(name: str, action: SetupAction, named: Named = Named()) -> str:
@@ -105,6 +111,7 @@ def workflow(name: str, action: SetupAction, named: Named = Named()) -> str:
     _refuse_names([*named.service_secrets, *named.build_secrets])
     template = (template_folder() / name).read_text(encoding="utf-8")
     text = pinned(template, action)
+    text = text if named.cluster else _CLUSTERS.sub("", text)
     text = _SERVICE_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, named.service_secrets)), text)
     text = _BUILD_SECRETS.sub(lambda marker: "".join(_secret_lines(text, marker, named.build_secrets)), text)
     text = _PRESENCE.sub(lambda marker: "".join(_presence_lines(text, marker, named)), text)
@@ -177,6 +184,8 @@ def _compare(name: str, template: str, text: str, action: SetupAction, named: Na
     import yaml
 
     expected = yaml.safe_load(pinned(template, action))
+    for job in () if named.cluster else REACH_CLUSTERS:
+        expected["jobs"].get(job, {}).get("permissions", {}).pop("id-token", None)
     for step in (step for job in expected["jobs"].values() for step in job.get("steps", [])):
         for script, secrets in SECRETS_TO.items():
             if str(step.get("run", "")).endswith(script):
@@ -260,10 +269,12 @@ def refuse_links(folder: Path) -> None:
 def names_in(toml: str) -> Named:
     """Return what a configuration names that the workflows must list."""
     try:
-        services = read_toml(toml).get("services", {})
+        document = read_toml(toml)
+        services = document.get("services", {})
         return Named(
             tuple(sorted({_secret(entry) for service in services.values() for entry in service.get("secrets", [])})),
             tuple(sorted({str(name) for service in services.values() for name in service.get("build", {}).get("secrets", [])})),
+            document.get("target", {}).get("kind") == KUBERNETES,
         )
     except (UnreadableError, AttributeError, TypeError):
         return Named()  # check() reports the error in the configuration, with its line

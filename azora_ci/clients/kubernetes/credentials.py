@@ -28,14 +28,18 @@ PLUGIN_SECONDS = 30.0  # for a program that fetches a token; aws and gcloud take
 OUTPUT_BYTES = MEBIBYTE
 RENEWED_AFTER = 0.8  # of a token's life
 SHORTEST_SECONDS = 10.0  # between two calls of the program for a token that is not refused
+# How to reach a cloud.
+NETWORK = (
+    "TMPDIR", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
+    "AWS_CA_BUNDLE", "AWS_DEFAULT_REGION", "AWS_REGION", "AWS_STS_REGIONAL_ENDPOINTS", "AZURE_AUTHORITY_HOST",
+)  # fmt: skip
 # Where to find credentials, never credentials themselves: what the programs of the clouds need for OIDC and for roles of machines and pods.
 INHERITED = (
-    "HOME", "TMPDIR", "HTTPS_PROXY", "https_proxy", "NO_PROXY", "no_proxy",
-    "AWS_CA_BUNDLE", "AWS_CONFIG_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
-    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_DEFAULT_REGION", "AWS_PROFILE", "AWS_REGION", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME",
-    "AWS_STS_REGIONAL_ENDPOINTS", "AWS_WEB_IDENTITY_TOKEN_FILE",
+    *NETWORK, "HOME",
+    "AWS_CONFIG_FILE", "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", "AWS_CONTAINER_CREDENTIALS_FULL_URI",
+    "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_PROFILE", "AWS_ROLE_ARN", "AWS_ROLE_SESSION_NAME", "AWS_WEB_IDENTITY_TOKEN_FILE",
     "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE", "CLOUDSDK_CONFIG", "CLOUDSDK_CORE_PROJECT", "GOOGLE_APPLICATION_CREDENTIALS",
-    "AZURE_AUTHORITY_HOST", "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_TENANT_ID",
+    "AZURE_CLIENT_ID", "AZURE_FEDERATED_TOKEN_FILE", "AZURE_TENANT_ID",
 )  # fmt: skip
 # A secret key of AWS has 40 characters, tokens have more; what a program says of itself seldom has such a word.
 TOKEN_LIKE = re.compile(r"[A-Za-z0-9+/_=.~-]{40,}")
@@ -136,15 +140,25 @@ class Credentials:
 
     def _buy(self, plugin: ExecPlugin) -> Bought:
         audience = plugin.env.get(identity.AUDIENCE)
-        with ExitStack() as stack:
-            asked = identity.files(audience, process_environment(), self._processes.log.add_secret) if audience else None
-            return self._run(plugin, stack.enter_context(asked) if asked else {})
+        try:
+            with ExitStack() as stack:
+                asked = identity.files(audience, process_environment(), self._processes.log.add_secret) if audience else None
+                return self._run(plugin, stack.enter_context(asked) if asked else {})
+        except OSError as error:  # a full disk may be empty again when somebody asks next
+            raise UnreachableError(
+                "The kubeconfig's program cannot be run",
+                what=f"{type(error).__name__}: {error}",
+                where="temporary files and processes of this machine",
+                next_step="give the machine room, and re-run the job",
+            ) from error
 
     def _run(self, plugin: ExecPlugin, files: Mapping[str, str]) -> Bought:
         info = {"apiVersion": plugin.api_version, "kind": "ExecCredential", "spec": {"interactive": False}}
         if plugin.cluster is not None:
             info["spec"] = {"interactive": False, "cluster": dict(plugin.cluster)}
-        own = application_environment({**files, **plugin.env, "KUBERNETES_EXEC_INFO": json.dumps(info)}, INHERITED)
+        # Who is given an identity finds no other one.
+        inherited = NETWORK if files else INHERITED
+        own = application_environment({**files, **plugin.env, "KUBERNETES_EXEC_INFO": json.dumps(info)}, inherited)
         # Its standard output holds the token, and is not logged; what looks like one elsewhere is not either.
         processes = copy.copy(self._processes)  # it shares the list of children, which are ended with the job
         processes.log = ProgramLog(self._processes.log, plugin)

@@ -21,7 +21,7 @@ AUDIENCE = "GITHUB_OIDC_AUDIENCE"  # in users.exec.env of a kubeconfig; no progr
 ADDRESS, BEARER = "ACTIONS_ID_TOKEN_REQUEST_URL", "ACTIONS_ID_TOKEN_REQUEST_TOKEN"  # GitHub's names
 GOOGLE = "//iam.googleapis.com/"  # begins the name of a provider of workload identity
 GOOGLE_TOKENS = "https://sts.googleapis.com/v1/token"
-RETRIES, PAUSE, TIMEOUTS = 3, 0.5, (10.0, 10.0)  # seconds to connect, to read
+TIMEOUTS, BODY_SECONDS = (5.0, 5.0), 10.0  # to connect, and between two bytes; whoever wants the token asks again
 WHERE = f"{AUDIENCE} in users.exec.env of KUBECONFIG_DATA"
 
 
@@ -29,19 +29,21 @@ WHERE = f"{AUDIENCE} in users.exec.env of KUBECONFIG_DATA"
 def files(audience: str, environment: Mapping[str, str], hide: Callable[[str], None]) -> Iterator[dict[str, str]]:
     """Ask for a token, and yield the variables that name its files during the block: of AWS, of Azure, and where it is Google's, of Google.
 
+    HOME is among them: programs keep what they get for the token below it, and prefer an identity that they find there.
     ``environment``: that of a job of GitHub Actions; ``hide`` is called with the token. Raises BadInputError where the job may not have
-    one, UnreachableError where GitHub does not give one.
+    one, UnreachableError where GitHub does not give one, and OSError.
     """
     token = _token(audience, environment)
     hide(token)
     with tempfile.TemporaryDirectory(prefix="azora-ci-") as folder:  # of this user alone
         path = Path(folder) / "token"
         path.write_text(token, encoding="ascii")
-        named = {"AWS_WEB_IDENTITY_TOKEN_FILE": str(path), "AZURE_FEDERATED_TOKEN_FILE": str(path)}
+        named = {"HOME": folder, "AWS_WEB_IDENTITY_TOKEN_FILE": str(path), "AZURE_FEDERATED_TOKEN_FILE": str(path)}
         if audience.startswith(GOOGLE):
             source = Path(folder) / "google.json"
             source.write_text(json.dumps(_external_account(audience, path)), encoding="utf-8")
-            named["GOOGLE_APPLICATION_CREDENTIALS"] = str(source)
+            # Of client libraries, and of gcloud, which gke-gcloud-auth-plugin asks.
+            named |= dict.fromkeys(("GOOGLE_APPLICATION_CREDENTIALS", "CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE"), str(source))
         yield named
 
 
@@ -58,7 +60,6 @@ def _external_account(audience: str, token: Path) -> dict[str, object]:
 
 def _token(audience: str, environment: Mapping[str, str]) -> str:
     import requests
-    from requests.adapters import HTTPAdapter, Retry
 
     address, bearer = environment.get(ADDRESS), environment.get(BEARER)
     if not address or not bearer:
@@ -66,19 +67,20 @@ def _token(audience: str, environment: Mapping[str, str]) -> str:
             "This job gets no OIDC token",
             what=f"a token for {audience} is wanted, and {ADDRESS} is not set: this is no job of GitHub Actions with id-token: write",
             where=WHERE,
-            next_step=f"give the caller's job id-token: write; outside of GitHub Actions leave {AUDIENCE} out",
+            next_step=f"run python -m azora_ci adopt again, which gives it to the jobs that may have it; outside of GitHub Actions, leave "
+            f"{AUDIENCE} out",
         )
-    retries = Retry(RETRIES, backoff_factor=PAUSE, status_forcelist=(500, 502, 503, 504))
-    with requests.Session() as session:
-        session.mount(address, HTTPAdapter(max_retries=retries))
-        try:
-            answer = session.get(
-                f"{address}{'&' if '?' in address else '?'}audience={quote(audience, safe='')}",
-                headers={"authorization": f"bearer {bearer}"}, timeout=TIMEOUTS, allow_redirects=False, stream=True,
-            )  # fmt: skip
-            http.take_body(answer)
-        except (requests.RequestException, UnreadableError) as error:
-            raise _refusal(audience, type(error).__name__) from error
+
+    def authorized(request: requests.PreparedRequest) -> requests.PreparedRequest:
+        request.headers["authorization"] = f"bearer {bearer}"  # as a plain header, a .netrc would replace it
+        return request
+
+    url = f"{address}{'&' if '?' in address else '?'}audience={quote(audience, safe='')}"
+    try:
+        answer = requests.get(url, auth=authorized, timeout=TIMEOUTS, allow_redirects=False, stream=True)
+        http.take_body(answer, seconds=BODY_SECONDS)
+    except (requests.RequestException, UnreadableError) as error:
+        raise _refusal(audience, type(error).__name__) from error
     with expected_shape(lambda _: _refusal(audience, f"HTTP {answer.status_code}")):
         token = read_json(answer.content)["value"]
     if not isinstance(token, str) or not token.isascii() or answer.status_code != requests.codes.ok:

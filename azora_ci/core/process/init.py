@@ -205,13 +205,13 @@ def relay(folder: int, listen: Callable[[], socket.socket], connect: Callable[[]
         nothing = os.open(os.devnull, os.O_RDWR)
         for descriptor in (0, 1, 2):
             os.dup2(nothing, descriptor)
-        os.fchdir(folder)
-        if os.geteuid() == 0:
-            owner = Path().stat()
-            os.setgroups([])
-            os.setgid(owner.st_gid)
-            os.setuid(owner.st_uid)
         try:
+            os.fchdir(folder)
+            if os.geteuid() == 0:
+                owner = Path().stat()
+                os.setgroups([])
+                os.setgid(owner.st_gid)
+                os.setuid(owner.st_uid)
             listening = listen()
         except OSError as error:
             os.write(told, str(error).encode())

@@ -193,7 +193,8 @@ def read_back(states: States, ready: int, release_id: str, hashes: Mapping[str, 
     unread = [seen.name for seen in routed if seen.weight is None or not seen.verified]
     other = [seen.text for seen in routed if seen not in zero and seen.name not in unread]
     unrouted = [seen.name for seen in states.values() if not seen.routed]
-    begun = [seen.name for seen in states.values() if seen.release != release_id and seen.current != seen.stable and not seen.aborted]
+    others = [seen for seen in states.values() if seen.release != release_id and not seen.aborted]
+    begun = [seen.name for seen in others if seen.stable and seen.current != seen.stable]
     still = [seen.name for service, seen in states.items() if seen.stable and seen.stable == _own(seen, hashes.get(service), release_id)]
     texts = (
         f"the weight of the new version reads 0 on {len(zero)} of {len(states)} Rollouts" if routed else "",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tempfile
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -12,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
-from azora_ci.clients.kubernetes import credentials, identity
+from azora_ci.clients.kubernetes import credentials
 from azora_ci.clients.kubernetes.credentials import Credentials
 from azora_ci.clients.kubernetes.kubeconfig import ClusterAccess, ExecPlugin
 from azora_ci.core.actions import Actions
@@ -92,6 +93,9 @@ class Job:
 
 def test_each_call_of_a_program_gets_a_new_token(tmp_path, github, monkeypatch):
     monkeypatch.setattr(credentials, "SHORTEST_SECONDS", 0.1)
+    for name in ("AWS_PROFILE", "AWS_CONFIG_FILE", "CLOUDSDK_CONFIG"):
+        monkeypatch.setenv(name, "of the machine")
+    monkeypatch.setenv("AWS_REGION", "eu-central-1")
     job = Job(tmp_path, GITHUB_OIDC_AUDIENCE="sts.amazonaws.com", AWS_ROLE_ARN="arn:aws:iam::1:role/deployer")
     assert job.credentials.token() == "for-jwt-1"
     until(lambda: job.credentials.token() == "for-jwt-2", "it is renewed with a new token", 10)
@@ -101,6 +105,8 @@ def test_each_call_of_a_program_gets_a_new_token(tmp_path, github, monkeypatch):
     assert seen["AWS_WEB_IDENTITY_TOKEN_FILE"] == seen["AZURE_FEDERATED_TOKEN_FILE"]
     assert not Path(seen["AWS_WEB_IDENTITY_TOKEN_FILE"]).exists()
     assert (tmp_path / "mode").read_text() == "700\n"
+    assert (seen["HOME"], seen["AWS_REGION"]) == (str(Path(seen["AWS_WEB_IDENTITY_TOKEN_FILE"]).parent), "eu-central-1")
+    assert "of the machine" not in seen.values()
     assert "GOOGLE_APPLICATION_CREDENTIALS" not in seen
     assert BEARER not in str(seen)
     shown = [line for line in job.output.getvalue().splitlines() if not line.startswith("::add-mask::")]
@@ -109,12 +115,11 @@ def test_each_call_of_a_program_gets_a_new_token(tmp_path, github, monkeypatch):
 
 def test_google_is_told_where_the_token_is(tmp_path, github):
     job = Job(tmp_path, GITHUB_OIDC_AUDIENCE=GOOGLE)
-    github.answers = [(503, "")]  # asked again
-    assert job.credentials.token() == "for-jwt-2"
+    assert job.credentials.token() == "for-jwt-1"
+    seen = dict(line.split("=", 1) for line in job.environments[0].splitlines())
+    assert seen["CLOUDSDK_AUTH_CREDENTIAL_FILE_OVERRIDE"] == seen["GOOGLE_APPLICATION_CREDENTIALS"]
     document = json.loads((tmp_path / "google").read_text())
-    assert document.pop("credential_source") == {
-        "file": dict(line.split("=", 1) for line in job.environments[0].splitlines())["AWS_WEB_IDENTITY_TOKEN_FILE"]
-    }
+    assert document.pop("credential_source") == {"file": seen["AWS_WEB_IDENTITY_TOKEN_FILE"]}
     assert document == {
         "type": "external_account",
         "audience": GOOGLE,
@@ -125,7 +130,15 @@ def test_google_is_told_where_the_token_is(tmp_path, github):
 
 @pytest.mark.parametrize(
     ("status", "body"),
-    [(403, '{"value": "jwt-of-nobody"}'), (200, "{}"), (200, '{"value": 7}'), (200, "<html>"), (302, ""), (200, '{"value": "jwt-ä"}')],
+    [
+        (503, ""),
+        (403, '{"value": "jwt-of-nobody"}'),
+        (200, "{}"),
+        (200, '{"value": 7}'),
+        (200, "<html>"),
+        (302, ""),
+        (200, '{"value": "jwt-ä"}'),
+    ],
 )
 def test_where_github_gives_none_the_program_is_not_called(tmp_path, github, status, body):
     github.answers = [(status, body)]
@@ -135,11 +148,11 @@ def test_where_github_gives_none_the_program_is_not_called(tmp_path, github, sta
     assert "asked for a b&c" in caught.value.what
     assert github.asked == ["a b&c"]
     assert (job.environments, BEARER in caught.value.message()) == ([], False)
+    assert job.credentials.token() == "for-jwt-2"  # who asks again is answered
 
 
 def test_github_that_is_down_or_does_not_know_this_job(tmp_path, github, monkeypatch):
     job = Job(tmp_path, GITHUB_OIDC_AUDIENCE="x")
-    monkeypatch.setattr(identity, "PAUSE", 0)
     monkeypatch.setenv("ACTIONS_ID_TOKEN_REQUEST_URL", "http://127.0.0.1:9/?x")
     with pytest.raises(UnreachableError, match="ConnectionError") as caught:
         job.credentials.token()
@@ -148,3 +161,18 @@ def test_github_that_is_down_or_does_not_know_this_job(tmp_path, github, monkeyp
     with pytest.raises(BadInputError, match="id-token: write"):
         job.credentials.token()
     assert job.environments == []
+
+
+def test_a_login_of_netrc_is_not_shown_to_github(tmp_path, github, monkeypatch):
+    (tmp_path / "netrc").write_text("default login someone password of-the-machine\n")
+    monkeypatch.setenv("NETRC", str(tmp_path / "netrc"))
+    assert Job(tmp_path, GITHUB_OIDC_AUDIENCE="x").credentials.token() == "for-jwt-1"
+
+
+def test_a_disk_that_is_full_is_tried_again(tmp_path, github, monkeypatch):
+    job = Job(tmp_path, GITHUB_OIDC_AUDIENCE="x")
+    with monkeypatch.context() as full:
+        full.setattr(tempfile, "tempdir", str(tmp_path / "missing"))
+        with pytest.raises(UnreachableError, match="FileNotFoundError"):
+            job.credentials.token()
+    assert job.credentials.token() == "for-jwt-2"

@@ -73,6 +73,14 @@ def test_a_relay_of_short_lives_is_outrun(tmp_path: Path) -> None:
             process.wait()
 
 
+def test_what_is_seen_and_never_listed_is_not_called_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(leftovers, "LONGEST_SECONDS", 0.1)
+    monkeypatch.setattr(leftovers, "_outrun", lambda _: False)
+    with pytest.raises(NotTrueError, match="cannot be ended") as caught, leftovers.none_left(Clock(), lambda _: None):
+        pass
+    assert leftovers.UNLISTED in caught.value.what
+
+
 def test_what_cannot_be_ended_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     mark = str(tmp_path / "mark")
     monkeypatch.setattr(leftovers, "LONGEST_SECONDS", 0.1)

@@ -88,6 +88,8 @@ def test_a_change_of_somebody_else_that_has_no_traffic_yet_is_no_proof():
     assert "a change of somebody else is under way on web, and its traffic moves by itself" in told
     taken_back = with_status(abort=True, abortedAt="2026-11-24T11:00:00Z", stableRS="a", currentPodHash="c", **weights)
     assert read_back({"web": taken_back}, 0, "1-a", {"web": "b"})[1]
+    never_stable = with_status(phase="Progressing", currentPodHash="c", **weights)  # a service that is new, and not begun with
+    assert read_back({"web": never_stable}, 0, "1-a", {})[1]
 
 
 def test_pods_of_what_is_not_routed_serve_as_long_as_they_are_ready():
