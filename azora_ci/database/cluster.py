@@ -35,6 +35,7 @@ START_SECONDS = 90.0
 STOP_SECONDS = 3.0  # a cancelled step has 7 s in all
 START_ATTEMPTS = 5
 FOLDER_LIST = "places"  # name of the file that lists the folders of a cluster
+LOWEST_PORT, CLIENTS_PORTS = 15_000, 32_768
 # The data exists elsewhere too, so: no flush to disk, as little WAL as possible, no background work.
 # https://www.postgresql.org/docs/current/populate.html and non-durability.html
 SCRATCH_SETTINGS: Mapping[str, str] = {
@@ -311,11 +312,16 @@ def _end_server(pid: int, clock: Clock) -> None:
 
 
 def free_port() -> int:
-    """Return a loopback port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
+    """Return a loopback port that was free a moment ago, and that the kernel gives no client meanwhile, or while a server restarts.
+
+    It takes clients' ports from ``net.ipv4.ip_local_port_range``, by default from 32768 on; who asks a closed port of that range again and
+    again may even be connected to itself.
+    """
+    while True:
+        port = LOWEST_PORT + secrets.randbelow(CLIENTS_PORTS - LOWEST_PORT)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _lock_folder(folder: Path) -> IO[str]:

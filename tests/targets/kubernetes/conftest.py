@@ -14,6 +14,7 @@ NAMESPACES = "/api/v1/namespaces"
 @pytest.fixture
 def cluster(kubernetes: Cluster) -> Iterator[Cluster]:
     """Give the cluster, and remove the test's namespace: pods that went on would share two cores with the tests that follow."""
+    kubernetes.restart_ended()  # one test that breaks it must not break all that follow
     yield kubernetes
     for item in kubernetes.api.get(NAMESPACES)["items"]:
         meta = item["metadata"]

@@ -100,7 +100,8 @@ class Production:
         self.apart: Apart = kind_of(self.config).apart(means)
 
     def left(self) -> list[str]:
-        return [container.name for container in self.client.containers.list(all=True)] + [str(image) for image in self.client.images.list()]
+        images = sorted(map(str, self.client.images.list()))  # the engine sorts by seconds, in which several may be made
+        return [container.name for container in self.client.containers.list(all=True)] + images
 
 
 def ask(started: Started, path: str = "/") -> str:
