@@ -82,7 +82,7 @@ def test_users_are_shared_as_the_rollout_says(kubernetes: Cluster, tmp_path: Pat
         assert low <= answers["2"] / 20 <= high, answers
         rollout.go_on()
     rollout.wait_healthy()
-    assert ask(kubernetes, host, 200) == {"2": 200}
+    until(lambda: ask(kubernetes, host, 200) == {"2": 200}, "the edge has followed, and all users get the new version")
 
     rollout.release(three)
     rollout.wait_paused(1)
