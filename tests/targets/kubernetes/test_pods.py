@@ -77,7 +77,7 @@ def test_nothing_begins_beside_a_rollout_that_is_degraded_already(cluster, tmp_p
     world = made(cluster, tmp_path, spec={"progressDeadlineSeconds": 2})
     image = [{"op": "replace", "path": "/spec/template/spec/containers/0/image", "value": f"registry.example/api_gateway@{NOWHERE}"}]
     world.cluster.api.patch(world.path("api_gateway"), image, "application/json-patch+json")
-    until(lambda: world.phase("api_gateway") == "Degraded", "it is degraded")
+    until(lambda: world.phase("api_gateway") == "Degraded", "it is degraded", 90)
     with pytest.raises(NotTrueError, match=r"api-gateway: Degraded .*ProgressDeadlineExceeded.*it is not at rest"):
         world.target().plan(world.release(2))
     assert world.version("api_gateway") == "1.0.1"
