@@ -85,7 +85,10 @@ def _outrun(earlier: set[int]) -> bool:
     Return whether there was none from the first look on: a list of all of the machine, which takes a while, may have missed one.
     """
     # Of a process's threads it is the main one that inherits orphans. The files of all, of which there may be dozens, take too long.
-    with Path(f"/proc/self/task/{os.getpid()}/children").open(encoding="ascii") as children:  # proc(5)
+    path = Path(f"/proc/self/task/{os.getpid()}/children")  # proc(5)
+    if not path.exists():  # a kernel without CONFIG_PROC_CHILDREN: the list alone tells
+        return True
+    with path.open(encoding="ascii") as children:
         for looks in range(OUTRUN_ROUNDS):
             children.seek(0)
             found = {int(pid) for pid in children.read().split()} - earlier
