@@ -9,6 +9,7 @@ short path (107 bytes is the limit).
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import hashlib
 import os
@@ -35,7 +36,7 @@ START_SECONDS = 90.0
 STOP_SECONDS = 3.0  # a cancelled step has 7 s in all
 START_ATTEMPTS = 5
 FOLDER_LIST = "places"  # name of the file that lists the folders of a cluster
-LOWEST_PORT, CLIENTS_PORTS = 15_000, 32_768
+LOWEST_PORT, CLIENTS_PORTS = 15_000, 32_768  # from the second on they are clients', see free_port
 # The data exists elsewhere too, so: no flush to disk, as little WAL as possible, no background work.
 # https://www.postgresql.org/docs/current/populate.html and non-durability.html
 SCRATCH_SETTINGS: Mapping[str, str] = {
@@ -319,9 +320,14 @@ def free_port() -> int:
     """
     while True:
         port = LOWEST_PORT + secrets.randbelow(CLIENTS_PORTS - LOWEST_PORT)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE:
+                    raise
+            else:
+                return port
 
 
 def _lock_folder(folder: Path) -> IO[str]:

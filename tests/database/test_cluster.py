@@ -4,6 +4,7 @@ import contextlib
 import io
 import os
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from azora_ci.core.clock import Clock
 from azora_ci.core.errors import BadInputError, UnreachableError
 from azora_ci.core.job_log import JobLog
 from azora_ci.core.process import Processes, is_alive, isolation
+from azora_ci.database import cluster
 from azora_ci.database.cluster import Cluster
 from azora_ci.database.postgres import DatabaseUrl
 from tests.core.process.test_leftovers import command_lines
@@ -116,3 +118,12 @@ def test_leftover_of_a_killed_run_is_stopped_by_the_next(tmp_path: Path, process
     with Cluster.start(tmp_path, processes=processes) as cluster:
         assert not is_alive(left)
         psycopg2.connect(cluster.url()).close()
+
+
+def test_a_free_port_is_nobodys_and_below_those_of_clients(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", cluster.free_port()))
+        port = taken.getsockname()[1]
+        drawn = iter((port - cluster.LOWEST_PORT, port - cluster.LOWEST_PORT, cluster.free_port() - cluster.LOWEST_PORT))
+        monkeypatch.setattr(cluster.secrets, "randbelow", lambda _: next(drawn))
+        assert cluster.LOWEST_PORT <= cluster.free_port() != port
